@@ -1,0 +1,2 @@
+//! The `heimdall` command.
+fn main() {}
