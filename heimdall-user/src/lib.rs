@@ -1,1 +1,6 @@
 //! Heimdall.
+pub mod answer;
+pub mod cache;
+pub mod dns;
+pub mod forward;
+pub mod stats;

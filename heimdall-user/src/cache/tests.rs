@@ -1,0 +1,166 @@
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+use std::collections::HashMap;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::dns::{NameHasher, TtlLimits};
+
+/// A question of one label, and an upstream's response to it that is `fill` octets of TXT.
+fn response(label: &[u8], fill: usize, ttl: u32) -> (Vec<u8>, Answer) {
+    let mut question = vec![label.len() as u8];
+    question.extend_from_slice(label);
+    question.extend_from_slice(&[0, 0, 16, 0, 1]);
+    let mut msg = vec![0, 1, 0x80, 0x80, 0, 1, 0, 1, 0, 0, 0, 0];
+    msg.extend_from_slice(&question);
+    msg.extend_from_slice(&[0xc0, 12, 0, 16, 0, 1]);
+    msg.extend_from_slice(&ttl.to_be_bytes());
+    msg.extend_from_slice(&(fill as u16).to_be_bytes());
+    msg.extend((0..fill).map(|i| label[i % label.len()]));
+    let answer = Answer::from_response(&msg, &question, &TtlLimits::default()).unwrap();
+    (question, answer)
+}
+
+struct Names {
+    hasher: NameHasher,
+}
+
+impl Names {
+    fn key<'a>(&self, question: &'a [u8], flags: u8) -> Key<'a> {
+        let name = &question[..question.len() - 4];
+        Key {
+            hash: self.hasher.hash(name, u64::from(flags)),
+            question,
+            flags,
+        }
+    }
+}
+
+#[test]
+fn keeps_until_expiry_and_ages() {
+    let names = Names {
+        hasher: NameHasher::default(),
+    };
+    let mut cache = Cache::new(0).unwrap();
+    let (question, answer) = response(b"Name", 20, 30);
+    cache.insert(&names.key(&question, 0), &answer, 100);
+    let asked = question.to_ascii_lowercase();
+    let hit = cache.get(&names.key(&asked, 0), 129).unwrap();
+    assert_eq!((hit.age, hit.answer.body()), (29, answer.as_ref().body()));
+    assert!(cache.get(&names.key(&asked, 0), 130).is_none(), "expired");
+    assert!(
+        cache.get(&names.key(&asked, 1), 101).is_none(),
+        "DO is another key"
+    );
+}
+
+#[test]
+fn type_octets_are_not_letters() {
+    let names = Names {
+        hasher: NameHasher::default(),
+    };
+    let mut cache = Cache::new(0).unwrap();
+    let (mut question, answer) = response(b"n", 20, 30);
+    let len = question.len();
+    question[len - 3] = b'A';
+    let hash = names.key(&question, 0).hash;
+    cache.insert(
+        &Key {
+            hash,
+            question: &question,
+            flags: 0,
+        },
+        &answer,
+        0,
+    );
+    question[len - 3] = b'a';
+    assert!(
+        cache
+            .get(
+                &Key {
+                    hash,
+                    question: &question,
+                    flags: 0
+                },
+                0
+            )
+            .is_none()
+    );
+}
+
+#[test]
+fn entries_that_are_asked_for_outlive_a_scan() {
+    let names = Names {
+        hasher: NameHasher::default(),
+    };
+    let mut cache = Cache::new(MIN_BYTES).unwrap();
+    let (popular, answer) = response(b"popular", 40, 3600);
+    cache.insert(&names.key(&popular, 0), &answer, 0);
+    for i in 0..20_000 {
+        let (question, answer) = response(format!("scan{i}").as_bytes(), 40, 3600);
+        cache.insert(&names.key(&question, 0), &answer, 0);
+        if i % 100 == 0 {
+            assert!(
+                cache.get(&names.key(&popular, 0), 0).is_some(),
+                "lost after {i}"
+            );
+        }
+    }
+    assert!(cache.evictions() > 10_000);
+}
+
+#[test]
+fn the_largest_answers_fit() {
+    let names = Names {
+        hasher: NameHasher::default(),
+    };
+    let mut cache = Cache::new(MIN_BYTES).unwrap();
+    for i in 0..50u8 {
+        let (question, answer) = response(&[b'a', i], 65_400, 60);
+        cache.insert(&names.key(&question, 0), &answer, 0);
+        assert_eq!(
+            cache
+                .get(&names.key(&question, 0), 1)
+                .unwrap()
+                .answer
+                .body(),
+            answer.as_ref().body()
+        );
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+
+    /// Against a plain map with a clock: whatever the cache gives is what was put in last and is
+    /// still good. It may forget, but never lies.
+    #[test]
+    fn never_gives_anything_but_the_last_good_answer(
+        ops in prop::collection::vec((0..400u16, 1..3000usize, 0..60u32, 0..3u32, any::<bool>()), 1..2000)
+    ) {
+        let names = Names { hasher: NameHasher::default() };
+        let mut cache = Cache::new(MIN_BYTES).unwrap();
+        let mut model: HashMap<(u16, u8), (Answer, u32)> = HashMap::new();
+        let mut now = 0;
+        for (name, fill, ttl, step, put) in ops {
+            now += step;
+            let flags = (name % 4) as u8;
+            let (question, answer) = response(name.to_string().as_bytes(), fill, ttl);
+            let key = names.key(&question, flags);
+            if put {
+                cache.insert(&key, &answer, now);
+                if ttl > 0 {
+                    prop_assert!(cache.get(&key, now).is_some(), "what was just put in is there");
+                    model.insert((name, flags), (answer, now));
+                }
+            } else if let Some(hit) = cache.get(&key, now) {
+                let (expected, stored) = &model[&(name, flags)];
+                prop_assert_eq!(hit.answer.body(), expected.as_ref().body());
+                prop_assert_eq!(hit.age, now - stored);
+                prop_assert!(hit.age < expected.as_ref().life());
+            }
+        }
+        prop_assert!(cache.insertions() >= cache.entries());
+    }
+}

@@ -1,0 +1,348 @@
+//! Answers in the flat form in which they are cached, handed about and sent.
+//!
+//! ```text
+//!  0  life        u32   seconds from its arrival for which the answer may be used; 0: not at all
+//!  4  body_len    u16
+//!  6  ttl_count   u16
+//!  8  counts      3×u16 ANCOUNT, NSCOUNT, ARCOUNT, big-endian as in a header
+//! 14  rcode       u8
+//! 15  flags       u8    bit 0: AD
+//! 16  body              the octets after the question, without OPT
+//!     ttls        u16…  offsets in the body of the TTL fields, little-endian
+//! ```
+//!
+//! Names in the body may point back to the question at offset 12, and to one another: the
+//! question of every client that asks for this answer has the same length, so all offsets hold.
+
+use thiserror::Error;
+
+use super::{
+    header::{self, field, rcode},
+    name::{end_of_record_name, eq_ignore_case},
+    rrtype, u16_at, u32_at,
+};
+
+/// Octets before the body.
+const FIXED: usize = 16;
+const FLAG_AD: u8 = 1;
+
+/// Bounds on the lives of answers, in seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TtlLimits {
+    /// Lives below this are raised to it. Zero keeps RFC behaviour; TTL 0 is never raised.
+    pub min: u32,
+    /// TTLs above this are lowered to it (RFC 2181 section 8 allows any cap).
+    pub max: u32,
+    /// The same for negative answers (RFC 2308 section 5).
+    pub max_negative: u32,
+}
+
+impl Default for TtlLimits {
+    fn default() -> Self {
+        Self {
+            min: 0,
+            max: 86_400,
+            max_negative: 3_600,
+        }
+    }
+}
+
+/// Why an upstream's response was not taken.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+pub enum BadResponse {
+    /// Cut short, not a response, or its records cannot be read.
+    #[error("malformed response")]
+    Malformed,
+    /// It answers another question.
+    #[error("response to another question")]
+    Question,
+    /// TC is set: the whole answer has to be fetched over TCP.
+    #[error("truncated response")]
+    Truncated,
+    /// A response code that is no answer: neither NOERROR nor NXDOMAIN.
+    #[error("response code {0}")]
+    Rcode(u8),
+}
+
+/// An answer that owns its octets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer(Box<[u8]>);
+
+impl Answer {
+    /// Takes an upstream's response to `question` (wire form, any letter case).
+    ///
+    /// TTLs with the top bit set count as 0 (RFC 2181 section 8); all are lowered to the limits.
+    /// Without a SOA record a negative answer has no life (RFC 2308 section 5). The OPT record is
+    /// left out, and with it whatever follows it in the additional section.
+    ///
+    /// # Errors
+    /// [`BadResponse`]; the caller has already matched the ID and the sender.
+    pub fn from_response(
+        msg: &[u8],
+        question: &[u8],
+        limits: &TtlLimits,
+    ) -> Result<Self, BadResponse> {
+        let flags = u16_at(msg, field::FLAGS).ok_or(BadResponse::Malformed)?;
+        let count = |at| u16_at(msg, at).ok_or(BadResponse::Malformed);
+        let counts = [
+            count(field::ANCOUNT)?,
+            count(field::NSCOUNT)?,
+            count(field::ARCOUNT)?,
+        ];
+        if flags & header::QR == 0 || flags & header::OPCODE != 0 || count(field::QDCOUNT)? != 1 {
+            return Err(BadResponse::Malformed);
+        }
+        let body_start = header::LEN + question.len();
+        if !msg
+            .get(header::LEN..body_start)
+            .is_some_and(|echoed| same_question(echoed, question))
+        {
+            return Err(BadResponse::Question);
+        }
+        if flags & header::TC != 0 {
+            return Err(BadResponse::Truncated);
+        }
+        let code = (flags & header::RCODE) as u8;
+        if code != rcode::NOERROR && code != rcode::NXDOMAIN {
+            return Err(BadResponse::Rcode(code));
+        }
+        let records = Records::read(msg, body_start, counts)?;
+        if records.extended_rcode != 0 {
+            return Err(BadResponse::Rcode(records.extended_rcode << 4 | code));
+        }
+        let negative = code == rcode::NXDOMAIN || counts[0] == 0;
+        let body = msg
+            .get(body_start..records.end)
+            .ok_or(BadResponse::Malformed)?;
+        let ad = flags & header::AD != 0;
+        Ok(Self::pack(body, &records, negative, code, ad, limits))
+    }
+
+    fn pack(
+        body: &[u8],
+        records: &Records,
+        negative: bool,
+        code: u8,
+        ad: bool,
+        limits: &TtlLimits,
+    ) -> Self {
+        let cap = if negative {
+            limits.max_negative.min(limits.max)
+        } else {
+            limits.max
+        };
+        let mut flat = vec![0; FIXED];
+        flat.extend_from_slice(body);
+        let mut least = cap;
+        for &offset in &records.ttl_offsets {
+            let at = FIXED + usize::from(offset);
+            let Some(ttl) = flat
+                .get_mut(at..)
+                .and_then(|rest| rest.first_chunk_mut::<4>())
+            else {
+                continue;
+            };
+            let mut value = u32::from_be_bytes(*ttl);
+            if value > i32::MAX as u32 {
+                value = 0;
+            }
+            value = value.min(cap);
+            if negative && let Some(minimum) = records.soa_minimum {
+                value = value.min(minimum);
+            }
+            least = least.min(value);
+            *ttl = value.to_be_bytes();
+        }
+        let life = match (negative, records.soa_minimum) {
+            (true, None) => 0,
+            _ if records.ttl_offsets.is_empty() => 0,
+            _ if least == 0 => 0,
+            _ => least.max(limits.min),
+        };
+        let fixed = [
+            &life.to_le_bytes()[..],
+            &(body.len() as u16).to_le_bytes(),
+            &(records.ttl_offsets.len() as u16).to_le_bytes(),
+            &records.counts.map(u16::to_be_bytes).concat(),
+            &[code, if ad { FLAG_AD } else { 0 }],
+        ]
+        .concat();
+        if let Some(head) = flat.get_mut(..FIXED) {
+            head.copy_from_slice(&fixed);
+        }
+        for offset in &records.ttl_offsets {
+            flat.extend_from_slice(&offset.to_le_bytes());
+        }
+        Self(flat.into_boxed_slice())
+    }
+
+    /// The answer's octets, to be kept and read again with [`AnswerRef::read`].
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// A view of the answer.
+    pub fn as_ref(&self) -> AnswerRef<'_> {
+        AnswerRef::read(&self.0).unwrap_or(AnswerRef::EMPTY)
+    }
+}
+
+/// Whether two questions are the same but for the letter case of the name.
+fn same_question(a: &[u8], b: &[u8]) -> bool {
+    match (a.split_last_chunk::<4>(), b.split_last_chunk::<4>()) {
+        (Some((a_name, a_rest)), Some((b_name, b_rest))) => {
+            a_rest == b_rest && eq_ignore_case(a_name, b_name)
+        }
+        _ => false,
+    }
+}
+
+/// What a walk over a response's records finds.
+struct Records {
+    /// Offset of the end of the last record that is kept.
+    end: usize,
+    /// Records kept, by section.
+    counts: [u16; 3],
+    /// Offsets of the TTL fields from the end of the question.
+    ttl_offsets: Vec<u16>,
+    /// MINIMUM of the SOA record in the authority section.
+    soa_minimum: Option<u32>,
+    extended_rcode: u8,
+}
+
+impl Records {
+    fn read(msg: &[u8], start: usize, sections: [u16; 3]) -> Result<Self, BadResponse> {
+        let mut found = Self {
+            end: start,
+            counts: [0; 3],
+            ttl_offsets: Vec::new(),
+            soa_minimum: None,
+            extended_rcode: 0,
+        };
+        let mut at = start;
+        let mut opt_seen = false;
+        for (section, (count, kept)) in sections.into_iter().zip(&mut found.counts).enumerate() {
+            for _ in 0..count {
+                let fixed = end_of_record_name(msg, at).ok_or(BadResponse::Malformed)?;
+                let rtype = u16_at(msg, fixed).ok_or(BadResponse::Malformed)?;
+                let rdlen = u16_at(msg, fixed + 8).ok_or(BadResponse::Malformed)?;
+                let next = fixed + 10 + usize::from(rdlen);
+                let rdata = msg.get(fixed + 10..next).ok_or(BadResponse::Malformed)?;
+                if rtype == rrtype::OPT {
+                    if section != 2 || opt_seen {
+                        return Err(BadResponse::Malformed);
+                    }
+                    opt_seen = true;
+                    found.extended_rcode = *msg.get(fixed + 4).ok_or(BadResponse::Malformed)?;
+                } else if !opt_seen {
+                    if rtype == rrtype::SOA && section == 1 {
+                        let minimum = rdata.last_chunk().map(|b| u32::from_be_bytes(*b));
+                        found.soa_minimum = minimum.filter(|_| rdata.len() >= 22);
+                    }
+                    let offset =
+                        u16::try_from(fixed + 4 - start).map_err(|_| BadResponse::Malformed)?;
+                    found.ttl_offsets.push(offset);
+                    *kept += 1;
+                    found.end = next;
+                }
+                at = next;
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// A view of an answer in its flat form. If [`read`](Self::read) returned `Some`, every accessor
+/// is within bounds.
+#[derive(Clone, Copy, Debug)]
+pub struct AnswerRef<'a> {
+    fixed: &'a [u8; FIXED],
+    body: &'a [u8],
+    ttls: &'a [u8],
+}
+
+impl<'a> AnswerRef<'a> {
+    const EMPTY: AnswerRef<'static> = AnswerRef {
+        fixed: &[0; FIXED],
+        body: &[],
+        ttls: &[],
+    };
+
+    /// Reads what [`Answer::as_bytes`] gave, which may be followed by other octets.
+    #[inline]
+    pub fn read(bytes: &'a [u8]) -> Option<Self> {
+        let (fixed, rest) = bytes.split_first_chunk::<FIXED>()?;
+        let [_, _, _, _, b0, b1, t0, t1, ..] = *fixed;
+        let (body, rest) = rest.split_at_checked(usize::from(u16::from_le_bytes([b0, b1])))?;
+        let ttls = rest.get(..2 * usize::from(u16::from_le_bytes([t0, t1])))?;
+        Some(Self { fixed, body, ttls })
+    }
+
+    /// Seconds from its arrival for which the answer may be used; 0: it must not be kept.
+    #[inline]
+    pub fn life(&self) -> u32 {
+        let [l0, l1, l2, l3, ..] = *self.fixed;
+        u32::from_le_bytes([l0, l1, l2, l3])
+    }
+
+    /// ANCOUNT, NSCOUNT and ARCOUNT as they stand in a header.
+    #[inline]
+    pub fn counts(&self) -> [u8; 6] {
+        let [.., a0, a1, n0, n1, r0, r1, _, _] = *self.fixed;
+        [a0, a1, n0, n1, r0, r1]
+    }
+
+    /// Records in the additional section.
+    #[inline]
+    pub fn additional(&self) -> u16 {
+        let [.., r0, r1, _, _] = *self.fixed;
+        u16::from_be_bytes([r0, r1])
+    }
+
+    /// The response code.
+    #[inline]
+    pub fn rcode(&self) -> u8 {
+        let [.., code, _] = *self.fixed;
+        code
+    }
+
+    /// The upstream says that the data are authentic.
+    #[inline]
+    pub fn authentic(&self) -> bool {
+        let [.., flags] = *self.fixed;
+        flags & FLAG_AD != 0
+    }
+
+    /// The octets that follow the question.
+    #[inline]
+    pub fn body(&self) -> &'a [u8] {
+        self.body
+    }
+
+    /// Lowers the TTLs in `body`, a copy of [`body`](Self::body), by `age` seconds, to 0 at least.
+    #[inline]
+    pub fn age_ttls(&self, body: &mut [u8], age: u32) {
+        let (offsets, _) = self.ttls.as_chunks::<2>();
+        for offset in offsets {
+            let at = usize::from(u16::from_le_bytes(*offset));
+            if let Some(ttl) = body
+                .get_mut(at..)
+                .and_then(|rest| rest.first_chunk_mut::<4>())
+            {
+                *ttl = u32::from_be_bytes(*ttl).saturating_sub(age).to_be_bytes();
+            }
+        }
+    }
+
+    /// The TTL of the first record, if there is one, before ageing.
+    pub fn first_ttl(&self) -> Option<u32> {
+        let at = usize::from(u16::from_le_bytes(*self.ttls.first_chunk()?));
+        u32_at(self.body, at)
+    }
+
+    /// Octets of the flat form.
+    #[inline]
+    pub fn flat_len(&self) -> usize {
+        FIXED + self.body.len() + self.ttls.len()
+    }
+}

@@ -1,0 +1,69 @@
+//! The message header, RFC 1035 section 4.1.1, with the AD and CD bits of RFC 4035 section 3.2:
+//!
+//! ```text
+//!  0  1  2  3  4  5  6  7  8  9 10 11 12 13 14 15
+//! +--+--+--+--+--+--+--+--+--+--+--+--+--+--+--+--+
+//! |                      ID                       |  0
+//! |QR|   OPCODE  |AA|TC|RD|RA| Z|AD|CD|   RCODE   |  2
+//! |                    QDCOUNT                    |  4
+//! |                    ANCOUNT                    |  6
+//! |                    NSCOUNT                    |  8
+//! |                    ARCOUNT                    | 10
+//! +--+--+--+--+--+--+--+--+--+--+--+--+--+--+--+--+
+//! ```
+
+/// Octets of the header.
+pub const LEN: usize = 12;
+
+/// Named octet ranges of the header.
+pub mod field {
+    use core::ops::Range;
+
+    /// Transaction ID.
+    pub const ID: Range<usize> = 0..2;
+    /// Flags, opcode and response code.
+    pub const FLAGS: usize = 2;
+    /// Entries in the question section.
+    pub const QDCOUNT: usize = 4;
+    /// Entries in the answer section.
+    pub const ANCOUNT: usize = 6;
+    /// Entries in the authority section.
+    pub const NSCOUNT: usize = 8;
+    /// Entries in the additional section.
+    pub const ARCOUNT: usize = 10;
+}
+
+/// This message is a response.
+pub const QR: u16 = 0x8000;
+/// Mask of the opcode.
+pub const OPCODE: u16 = 0x7800;
+/// The answer was cut to fit.
+pub const TC: u16 = 0x0200;
+/// Recursion is desired.
+pub const RD: u16 = 0x0100;
+/// Recursion is available.
+pub const RA: u16 = 0x0080;
+/// The data are authentic (RFC 4035, RFC 6840 section 5.7).
+pub const AD: u16 = 0x0020;
+/// Checking is disabled (RFC 4035).
+pub const CD: u16 = 0x0010;
+/// Mask of the response code.
+pub const RCODE: u16 = 0x000f;
+
+/// Response codes (RFC 1035 section 4.1.1, RFC 6891 section 9).
+pub mod rcode {
+    /// No error.
+    pub const NOERROR: u8 = 0;
+    /// The query could not be read.
+    pub const FORMERR: u8 = 1;
+    /// The server could not get an answer.
+    pub const SERVFAIL: u8 = 2;
+    /// The name does not exist.
+    pub const NXDOMAIN: u8 = 3;
+    /// The kind of query is not supported.
+    pub const NOTIMP: u8 = 4;
+    /// The server will not answer this.
+    pub const REFUSED: u8 = 5;
+    /// The EDNS version is not supported; its upper eight bits travel in the OPT record.
+    pub const BADVERS: u8 = 16;
+}

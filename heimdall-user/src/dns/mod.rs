@@ -1,0 +1,53 @@
+//! The DNS wire format, read and written in place.
+//!
+//! This room knows bytes and nothing else: no I/O, no threads, no clock, no allocation while a
+//! query is read or answered. The answer core reads a query through [`DnsPacketView`], and writes
+//! the reply over it through [`reply`]; the forwarder turns an upstream's response into an
+//! [`Answer`], the form in which answers are cached and handed about.
+//!
+//! Every reader takes untrusted bytes: lengths are checked where they are read, every loop is
+//! bounded by the message's length, and nothing panics.
+
+pub mod answer;
+pub mod edns;
+pub mod header;
+pub mod name;
+pub mod reply;
+pub mod view;
+
+pub use answer::{Answer, AnswerRef, TtlLimits};
+pub use edns::Edns;
+pub use name::NameHasher;
+pub use view::{DnsPacketView, Malformed, Query};
+
+/// Octets of the type and class that follow the name in a question (RFC 1035 section 4.1.2).
+pub const QUESTION_FIXED: usize = 4;
+
+/// Longest question on the wire: a 255-octet name, its type and its class.
+pub const MAX_QUESTION: usize = name::MAX_NAME + QUESTION_FIXED;
+
+/// Reads a big-endian 16-bit field, or `None` past the end.
+#[inline]
+pub(crate) fn u16_at(msg: &[u8], at: usize) -> Option<u16> {
+    msg.get(at..)?.first_chunk().map(|b| u16::from_be_bytes(*b))
+}
+
+/// Reads a big-endian 32-bit field, or `None` past the end.
+#[inline]
+pub(crate) fn u32_at(msg: &[u8], at: usize) -> Option<u32> {
+    msg.get(at..)?.first_chunk().map(|b| u32::from_be_bytes(*b))
+}
+
+/// Resource record and query types that Heimdall treats specially (IANA, DNS parameters).
+pub mod rrtype {
+    /// Start of authority (RFC 1035).
+    pub const SOA: u16 = 6;
+    /// The EDNS pseudo-record (RFC 6891).
+    pub const OPT: u16 = 41;
+    /// First and last of the meta types TKEY, TSIG, IXFR, AXFR, MAILB, MAILA, which ask for
+    /// something other than records (RFC 6895 section 3.1).
+    pub const META: core::ops::RangeInclusive<u16> = 249..=254;
+}
+
+/// The Internet class, the only one that is forwarded.
+pub const CLASS_IN: u16 = 1;

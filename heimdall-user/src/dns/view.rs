@@ -1,0 +1,220 @@
+//! A zero-copy view of a DNS query.
+
+use super::{
+    CLASS_IN, Edns, QUESTION_FIXED,
+    header::{self, field},
+    name::{end_of_question_name, end_of_record_name},
+    rrtype, u16_at,
+};
+
+/// Why a message cannot be taken as a query, and so what it gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Malformed {
+    /// Shorter than a header: nothing to answer to. Dropped.
+    Runt,
+    /// QR is set: answering a response can start a loop. Dropped.
+    Response,
+    /// An opcode other than QUERY. NOTIMP, header only.
+    Opcode,
+    /// No question that can be read. FORMERR, header only.
+    Question,
+    /// The question, which ends at this offset, can be read, what follows it cannot, or breaks
+    /// the rules for OPT. FORMERR with the question.
+    Records(u16),
+}
+
+/// A query, checked once: if [`parse`](Self::parse) returned `Ok`, every accessor is within
+/// bounds and cannot panic.
+///
+/// Octets after the last record are tolerated (some clients pad).
+#[derive(Clone, Copy, Debug)]
+pub struct DnsPacketView<'a> {
+    msg: &'a [u8],
+    question_end: usize,
+    flags: u16,
+    qtype: u16,
+    qclass: u16,
+    edns: Option<Edns>,
+}
+
+/// Creation.
+impl<'a> DnsPacketView<'a> {
+    /// Checks a message and finds its question and its OPT record.
+    ///
+    /// # Errors
+    /// [`Malformed`] says what is wrong, worst first.
+    #[inline]
+    pub fn parse(msg: &'a [u8]) -> Result<Self, Malformed> {
+        let head: &[u8; header::LEN] = msg.first_chunk().ok_or(Malformed::Runt)?;
+        let [_, _, f0, f1, q0, q1, a0, a1, n0, n1, r0, r1] = *head;
+        let flags = u16::from_be_bytes([f0, f1]);
+        if flags & header::QR != 0 {
+            return Err(Malformed::Response);
+        }
+        if flags & header::OPCODE != 0 {
+            return Err(Malformed::Opcode);
+        }
+        if u16::from_be_bytes([q0, q1]) != 1 {
+            return Err(Malformed::Question);
+        }
+        let name_end = end_of_question_name(msg, header::LEN).ok_or(Malformed::Question)?;
+        let qtype = u16_at(msg, name_end).ok_or(Malformed::Question)?;
+        let qclass = u16_at(msg, name_end + 2).ok_or(Malformed::Question)?;
+        let mut view = Self {
+            msg,
+            question_end: name_end + QUESTION_FIXED,
+            flags,
+            qtype,
+            qclass,
+            edns: None,
+        };
+        let before =
+            u32::from(u16::from_be_bytes([a0, a1])) + u32::from(u16::from_be_bytes([n0, n1]));
+        let additional = u16::from_be_bytes([r0, r1]);
+        if before != 0 || additional != 0 {
+            view.edns = read_records(msg, view.question_end, before, additional)
+                .map_err(|BadRecords| Malformed::Records(view.question_end as u16))?;
+        }
+        Ok(view)
+    }
+}
+
+struct BadRecords;
+
+/// Walks the records after the question for the one OPT that the additional section may hold
+/// (RFC 6891 section 6.1.1). Each record takes at least 11 octets, so the walk is bounded by the
+/// message whatever the counts say.
+fn read_records(
+    msg: &[u8],
+    start: usize,
+    before: u32,
+    additional: u16,
+) -> Result<Option<Edns>, BadRecords> {
+    let mut at = start;
+    let mut edns = None;
+    for index in 0..before + u32::from(additional) {
+        let fixed = end_of_record_name(msg, at).ok_or(BadRecords)?;
+        let rtype = u16_at(msg, fixed).ok_or(BadRecords)?;
+        let rdlen = usize::from(u16_at(msg, fixed + 8).ok_or(BadRecords)?);
+        let rdata = msg.get(fixed + 10..fixed + 10 + rdlen).ok_or(BadRecords)?;
+        if rtype == rrtype::OPT {
+            let root_owner = fixed == at + 1;
+            if !root_owner || index < before || edns.is_some() {
+                return Err(BadRecords);
+            }
+            edns = Some(Edns::read(msg, fixed, rdata).ok_or(BadRecords)?);
+        }
+        at = fixed + 10 + rdlen;
+    }
+    Ok(edns)
+}
+
+/// Field access.
+impl<'a> DnsPacketView<'a> {
+    /// Transaction ID.
+    pub fn id(&self) -> u16 {
+        u16_at(self.msg, field::ID.start).unwrap_or_default()
+    }
+
+    /// The header's flags word, opcode and response code included.
+    pub fn flags(&self) -> u16 {
+        self.flags
+    }
+
+    /// The queried name in wire form, in the client's letter case.
+    #[inline]
+    pub fn qname(&self) -> &'a [u8] {
+        self.msg
+            .get(header::LEN..self.question_end - QUESTION_FIXED)
+            .unwrap_or_default()
+    }
+
+    /// The question section as it stands in the message: name, type, class.
+    #[inline]
+    pub fn question(&self) -> &'a [u8] {
+        self.msg
+            .get(header::LEN..self.question_end)
+            .unwrap_or_default()
+    }
+
+    /// The queried type.
+    pub fn qtype(&self) -> u16 {
+        self.qtype
+    }
+
+    /// The queried class.
+    pub fn qclass(&self) -> u16 {
+        self.qclass
+    }
+
+    /// What the OPT record says, if there is one.
+    pub fn edns(&self) -> Option<Edns> {
+        self.edns
+    }
+}
+
+/// What the answer core keeps of a query once the view is gone: no borrow, so that a batch of
+/// them can be held while the frames are written to.
+#[derive(Clone, Copy, Debug)]
+pub struct Query {
+    /// Hash of the key: name, type, class, DO, CD.
+    pub hash: u64,
+    /// Offset after the question, 17 to 271.
+    pub question_end: u16,
+    /// The header's flags word.
+    pub flags: u16,
+    /// The queried type.
+    pub qtype: u16,
+    /// The queried class.
+    pub qclass: u16,
+    /// What the OPT record says, if there is one.
+    pub edns: Option<Edns>,
+}
+
+impl Query {
+    /// Takes a view's findings and hashes its key.
+    #[inline]
+    pub fn new(view: &DnsPacketView<'_>, hasher: &super::NameHasher) -> Self {
+        let mut query = Self {
+            hash: 0,
+            question_end: view.question_end as u16,
+            flags: view.flags,
+            qtype: view.qtype,
+            qclass: view.qclass,
+            edns: view.edns,
+        };
+        query.hash = hasher.hash(view.qname(), query.key_rest());
+        query
+    }
+
+    /// The client wants DNSSEC records.
+    #[inline]
+    pub fn dnssec_ok(&self) -> bool {
+        self.edns.is_some_and(|edns| edns.dnssec_ok)
+    }
+
+    /// The client does the checking itself.
+    #[inline]
+    pub fn checking_disabled(&self) -> bool {
+        self.flags & header::CD != 0
+    }
+
+    /// The part of the key beside name, type and class: answers for DO and for CD are kept apart
+    /// (RFC 4035 sections 3.2.1 and 3.2.2).
+    #[inline]
+    pub fn key_flags(&self) -> u8 {
+        u8::from(self.dnssec_ok()) | u8::from(self.checking_disabled()) << 1
+    }
+
+    #[inline]
+    fn key_rest(&self) -> u64 {
+        u64::from(self.qtype) << 32 | u64::from(self.qclass) << 16 | u64::from(self.key_flags())
+    }
+
+    /// Whether the question can be forwarded at all: Internet class, and a type that asks for
+    /// records.
+    #[inline]
+    pub fn is_forwardable(&self) -> bool {
+        self.qclass == CLASS_IN && !rrtype::META.contains(&self.qtype) && self.qtype != rrtype::OPT
+    }
+}
