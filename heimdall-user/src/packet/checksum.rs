@@ -63,7 +63,10 @@ mod tests {
         let mut sum = 0u32;
         for pair in data.chunks(2) {
             let low = pair.get(1).copied().unwrap_or_default();
-            sum += u32::from(u16::from_be_bytes([pair.first().copied().unwrap_or_default(), low]));
+            sum += u32::from(u16::from_be_bytes([
+                pair.first().copied().unwrap_or_default(),
+                low,
+            ]));
         }
         while sum > 0xffff {
             sum = (sum & 0xffff) + (sum >> 16);
@@ -88,8 +91,15 @@ mod tests {
 
     #[test]
     fn extremes() {
-        assert_eq!(fold(add(0, &[0xff; 65_535])), plain(&[0xff; 65_535]).to_be_bytes());
+        assert_eq!(
+            fold(add(0, &[0xff; 65_535])),
+            plain(&[0xff; 65_535]).to_be_bytes()
+        );
         assert_eq!(fold(u64::MAX), [0xff, 0xff]);
-        assert_eq!(finish_udp(add(0, &[0xff, 0xff])), [0xff, 0xff], "zero is sent as all ones");
+        assert_eq!(
+            finish_udp(add(0, &[0xff, 0xff])),
+            [0xff, 0xff],
+            "zero is sent as all ones"
+        );
     }
 }

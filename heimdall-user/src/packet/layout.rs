@@ -51,7 +51,11 @@ impl Layout {
     /// # Errors
     /// [`BadPacket`] says why the frame has to be dropped.
     #[inline]
-    pub fn read(frame: &[u8], sources: &SourceFilter, verify_checksums: bool) -> Result<Self, BadPacket> {
+    pub fn read(
+        frame: &[u8],
+        sources: &SourceFilter,
+        verify_checksums: bool,
+    ) -> Result<Self, BadPacket> {
         let mut ip = ETHERNET;
         let mut ethertype = at::<2>(frame, ip - 2)?;
         for _ in 0..2 {
@@ -70,7 +74,25 @@ impl Layout {
         match ethertype {
             [0x08, 0x00] => {
                 let header = at::<IPV4>(frame, ip)?;
-                let [version_ihl, _, l0, l1, _, _, f0, f1, _, protocol, _, _, s0, s1, s2, s3, ..] = header;
+                let [
+                    version_ihl,
+                    _,
+                    l0,
+                    l1,
+                    _,
+                    _,
+                    f0,
+                    f1,
+                    _,
+                    protocol,
+                    _,
+                    _,
+                    s0,
+                    s1,
+                    s2,
+                    s3,
+                    ..,
+                ] = header;
                 let len = u16::from_be_bytes([l0, l1]);
                 let fragment = u16::from_be_bytes([f0, f1]) & 0x3fff != 0;
                 if version_ihl != 0x45 || fragment || protocol != PROTO_UDP {
@@ -81,13 +103,39 @@ impl Layout {
                 if !sources.allows_v4([s0, s1, s2, s3]) {
                     return Err(BadPacket::Source);
                 }
-                bad_ip_sum = verify_checksums && checksum::fold(checksum::add(0, &header)) != [0xff, 0xff];
+                bad_ip_sum =
+                    verify_checksums && checksum::fold(checksum::add(0, &header)) != [0xff, 0xff];
                 pseudo = checksum::add(0, &at::<8>(frame, ip + 12)?);
             }
             [0x86, 0xdd] => {
                 let header = at::<IPV6>(frame, ip)?;
-                let [version, _, _, _, l0, l1, next, _, source @ .., _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _] =
-                    header;
+                let [
+                    version,
+                    _,
+                    _,
+                    _,
+                    l0,
+                    l1,
+                    next,
+                    _,
+                    source @ ..,
+                    _,
+                    _,
+                    _,
+                    _,
+                    _,
+                    _,
+                    _,
+                    _,
+                    _,
+                    _,
+                    _,
+                    _,
+                    _,
+                    _,
+                    _,
+                    _,
+                ] = header;
                 if version >> 4 != 6 || next != PROTO_UDP {
                     return Err(BadPacket::Length);
                 }
@@ -100,7 +148,9 @@ impl Layout {
             }
             _ => return Err(BadPacket::Length),
         }
-        let segment = frame.get(dns - UDP..dns - UDP + usize::from(udp_len)).ok_or(BadPacket::Length)?;
+        let segment = frame
+            .get(dns - UDP..dns - UDP + usize::from(udp_len))
+            .ok_or(BadPacket::Length)?;
         let [p0, p1, _, _, u0, u1, c0, c1] = at::<UDP>(segment, 0)?;
         if u16::from_be_bytes([u0, u1]) != udp_len {
             return Err(BadPacket::Length);
@@ -110,13 +160,19 @@ impl Layout {
             return Err(BadPacket::Source);
         }
         if verify_checksums {
-            let pseudo = checksum::add_u16(checksum::add_u16(pseudo, u16::from(PROTO_UDP)), udp_len);
+            let pseudo =
+                checksum::add_u16(checksum::add_u16(pseudo, u16::from(PROTO_UDP)), udp_len);
             let v4 = ethertype == [0x08, 0x00];
             if bad_ip_sum || !udp_sum_is_good(segment, [c0, c1], pseudo, v4) {
                 return Err(BadPacket::Checksum);
             }
         }
-        Ok(Self { ip: ip as u8, dns: dns as u8, dns_len: udp_len - UDP as u16, source_port })
+        Ok(Self {
+            ip: ip as u8,
+            dns: dns as u8,
+            dns_len: udp_len - UDP as u16,
+            source_port,
+        })
     }
 
     /// Offset of the DNS message in the frame.
@@ -140,7 +196,9 @@ impl Layout {
     /// The query's octets.
     #[inline]
     pub fn query<'a>(&self, frame: &'a [u8]) -> &'a [u8] {
-        frame.get(self.dns()..self.dns() + self.dns_len()).unwrap_or_default()
+        frame
+            .get(self.dns()..self.dns() + self.dns_len())
+            .unwrap_or_default()
     }
 
     /// Room for the reply: from the start of the DNS message to the end of the frame, or to where
@@ -198,7 +256,9 @@ fn turn_ipv4(header: &mut [u8; IPV4], udp_len: u16) -> u64 {
     let [.., s0, s1, s2, s3, d0, d1, d2, d3] = *header;
     let [l0, l1] = (IPV4 as u16).saturating_add(udp_len).to_be_bytes();
     // A packet that is never fragmented needs no ID (RFC 6864 section 4.1); DF says so.
-    let fresh = [0x45, 0, l0, l1, 0, 0, 0x40, 0, TTL, PROTO_UDP, 0, 0, d0, d1, d2, d3, s0, s1, s2, s3];
+    let fresh = [
+        0x45, 0, l0, l1, 0, 0, 0x40, 0, TTL, PROTO_UDP, 0, 0, d0, d1, d2, d3, s0, s1, s2, s3,
+    ];
     let [c0, c1] = checksum::finish(checksum::add(0, &fresh));
     *header = fresh;
     let [_, _, _, _, _, _, _, _, _, _, h0, h1, ..] = header;
@@ -220,7 +280,11 @@ fn turn_ipv6(header: &mut [u8; IPV6], udp_len: u16) -> u64 {
 
 #[inline]
 fn at<const N: usize>(bytes: &[u8], offset: usize) -> Result<[u8; N], BadPacket> {
-    bytes.get(offset..).and_then(<[u8]>::first_chunk).copied().ok_or(BadPacket::Length)
+    bytes
+        .get(offset..)
+        .and_then(<[u8]>::first_chunk)
+        .copied()
+        .ok_or(BadPacket::Length)
 }
 
 #[cfg(test)]

@@ -49,7 +49,9 @@ mod tests {
 
     #[test]
     fn refuses_what_must_not_be_answered() {
-        let filter = SourceFilter::new(["10.0.0.1", "10.0.0.255", "fe80::1"].map(|own| own.parse().expect("address")));
+        let filter = SourceFilter::new(
+            ["10.0.0.1", "10.0.0.255", "fe80::1"].map(|own| own.parse().expect("address")),
+        );
         for (address, allowed) in [
             ("10.0.0.2", true),
             ("10.0.0.1", false),
@@ -60,12 +62,25 @@ mod tests {
             ("255.255.255.255", false),
             ("223.255.255.254", true),
         ] {
-            assert_eq!(filter.allows_v4(address.parse::<Ipv4Addr>().expect("address").octets()), allowed, "{address}");
+            assert_eq!(
+                filter.allows_v4(address.parse::<Ipv4Addr>().expect("address").octets()),
+                allowed,
+                "{address}"
+            );
         }
-        for (address, allowed) in
-            [("fe80::2", true), ("fe80::1", false), ("::", false), ("::1", false), ("ff02::fb", false), ("2001:db8::1", true)]
-        {
-            assert_eq!(filter.allows_v6(address.parse::<Ipv6Addr>().expect("address").octets()), allowed, "{address}");
+        for (address, allowed) in [
+            ("fe80::2", true),
+            ("fe80::1", false),
+            ("::", false),
+            ("::1", false),
+            ("ff02::fb", false),
+            ("2001:db8::1", true),
+        ] {
+            assert_eq!(
+                filter.allows_v6(address.parse::<Ipv6Addr>().expect("address").octets()),
+                allowed,
+                "{address}"
+            );
         }
     }
 }
