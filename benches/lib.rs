@@ -1,1 +1,1 @@
-//! Criterion benches of the hot path.
+//! Criterion benches of the hot path; each file is a bench target named after what it measures.
