@@ -5,6 +5,7 @@ pub mod clock;
 pub mod dns;
 pub mod forward;
 pub mod packet;
+pub mod socket;
 pub mod stats;
 pub mod worker;
 pub mod xdp;
