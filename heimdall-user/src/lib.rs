@@ -1,6 +1,7 @@
 //! Heimdall.
 pub mod answer;
 pub mod cache;
+pub mod config;
 pub mod dns;
 pub mod forward;
 pub mod stats;
