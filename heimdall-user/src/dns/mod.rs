@@ -51,3 +51,6 @@ pub mod rrtype {
 
 /// The Internet class, the only one that is forwarded.
 pub const CLASS_IN: u16 = 1;
+
+#[cfg(test)]
+mod tests;

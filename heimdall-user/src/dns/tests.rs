@@ -1,0 +1,289 @@
+//! The wire format against an independent implementation, hickory-proto.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+use hickory_proto::{
+    op::{Message, MessageType, OpCode, Query as OracleQuery, ResponseCode},
+    rr::{DNSClass, Name, RData, Record, RecordType, rdata},
+    serialize::binary::BinDecodable,
+};
+use proptest::prelude::*;
+
+use super::{reply::Server, *};
+
+const SERVER: Server = Server {
+    udp_size: 1232,
+    trust_ad: true,
+};
+
+fn arb_name() -> impl Strategy<Value = Name> {
+    prop::collection::vec(prop::collection::vec(any::<u8>(), 1..20), 0..6)
+        .prop_map(|labels| Name::from_labels(labels).unwrap())
+}
+
+prop_compose! {
+    fn arb_query()(
+        name in arb_name(),
+        rtype in prop_oneof![Just(1u16), Just(28), Just(16), Just(255), 256..60_000u16],
+        class in prop_oneof![Just(1u16), Just(3)],
+        id: u16, rd: bool, cd: bool, ad: bool,
+        edns in prop::option::of((any::<u16>(), any::<bool>(), 0..2u8, prop::collection::vec((10..200u16, prop::collection::vec(any::<u8>(), 0..20)), 0..3))),
+    ) -> Vec<u8> {
+        let mut message = Message::new(id, MessageType::Query, OpCode::Query);
+        message.metadata.recursion_desired = rd;
+        message.metadata.checking_disabled = cd;
+        message.metadata.authentic_data = ad;
+        let mut query = OracleQuery::query(name, RecordType::from(rtype));
+        query.set_query_class(DNSClass::from(class));
+        message.add_query(query);
+        let mut bytes = message.to_vec().unwrap();
+        if let Some((size, dnssec_ok, version, options)) = edns {
+            bytes[11] = 1;
+            bytes.extend_from_slice(&[0, 0, 41]);
+            bytes.extend_from_slice(&size.to_be_bytes());
+            bytes.extend_from_slice(&[0, version, if dnssec_ok { 0x80 } else { 0 }, 0]);
+            let rdata: Vec<u8> = options.iter().flat_map(|(code, data)| {
+                [&code.to_be_bytes()[..], &(data.len() as u16).to_be_bytes(), data].concat()
+            }).collect();
+            bytes.extend_from_slice(&(rdata.len() as u16).to_be_bytes());
+            bytes.extend_from_slice(&rdata);
+        }
+        bytes
+    }
+}
+
+prop_compose! {
+    /// A response to `name`, of records that the oracle encodes with compression.
+    fn arb_response(name: Name)(
+        count in 0..30usize, ttls in prop::collection::vec(any::<u32>(), 30), opt: bool, soa: bool, nx: bool, ad: bool,
+    ) -> Message {
+        let mut message = Message::new(1, MessageType::Response, OpCode::Query);
+        let code = if nx { ResponseCode::NXDomain } else { ResponseCode::NoError };
+        message.metadata.response_code = code;
+        message.metadata.recursion_available = true;
+        message.metadata.authentic_data = ad;
+        message.add_query(OracleQuery::query(name.clone(), RecordType::A));
+        for (i, ttl) in ttls.iter().take(if nx { 0 } else { count }).enumerate() {
+            let record = match i % 3 {
+                0 => Record::from_rdata(name.clone(), *ttl, RData::A(rdata::A::new(10, 0, 0, i as u8))),
+                1 => Record::from_rdata(name.clone(), *ttl, RData::NS(rdata::NS(name.clone()))),
+                _ => Record::from_rdata(name.clone(), *ttl, RData::TXT(rdata::TXT::new(vec!["x".repeat(i * 8)]))),
+            };
+            message.add_answer(record);
+        }
+        if soa {
+            let soa = rdata::SOA::new(name.clone(), name.clone(), 1, 2, 3, 4, ttls[1] >> 8);
+            message.add_authority(Record::from_rdata(name.clone(), ttls[0], RData::SOA(soa)));
+        }
+        message.add_additional(Record::from_rdata(name.clone(), ttls[2], RData::A(rdata::A::new(192, 0, 2, 1))));
+        if opt {
+            let mut edns = hickory_proto::op::Edns::new();
+            edns.set_max_payload(1232);
+            message.set_edns(edns);
+        }
+        message
+    }
+}
+
+fn view_query(bytes: &[u8]) -> Query {
+    Query::new(
+        &DnsPacketView::parse(bytes).unwrap(),
+        &NameHasher::default(),
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn reads_what_the_oracle_reads(bytes in arb_query()) {
+        let view = DnsPacketView::parse(&bytes).unwrap();
+        let oracle = Message::from_bytes(&bytes).unwrap();
+        let question = &oracle.queries[0];
+        prop_assert_eq!(view.id(), oracle.metadata.id);
+        prop_assert_eq!(view.qtype(), u16::from(question.query_type()));
+        prop_assert_eq!(view.qclass(), u16::from(question.query_class()));
+        let mut labels = vec![];
+        let mut rest = view.qname();
+        while let Some((len, tail)) = rest.split_first() {
+            let (label, tail) = tail.split_at(usize::from(*len));
+            if !label.is_empty() { labels.push(label.to_vec()); }
+            rest = tail;
+        }
+        let expected: Vec<Vec<u8>> = question.name().iter().map(<[u8]>::to_vec).collect();
+        prop_assert_eq!(labels, expected);
+        match (view.edns(), &oracle.edns) {
+            (None, None) => {}
+            (Some(ours), Some(theirs)) => {
+                prop_assert_eq!(ours.udp_size, theirs.max_payload().max(512));
+                prop_assert_eq!(ours.version, theirs.version());
+                prop_assert_eq!(ours.dnssec_ok, theirs.flags().dnssec_ok);
+            }
+            other => prop_assert!(false, "{:?}", other),
+        }
+    }
+
+    /// Arbitrary and damaged messages: nothing panics, and what is accepted is within bounds.
+    #[test]
+    fn damage_is_refused_or_read_within_bounds(mut bytes in arb_query(), flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4), cut in any::<prop::sample::Index>()) {
+        for (at, value) in flips {
+            let at = at.index(bytes.len());
+            bytes[at] = value;
+        }
+        bytes.truncate(cut.index(bytes.len() + 1));
+        if let Ok(view) = DnsPacketView::parse(&bytes) {
+            prop_assert!(view.question().len() <= MAX_QUESTION);
+            prop_assert_eq!(view.qname().len() + QUESTION_FIXED, view.question().len());
+        }
+        let _ = Answer::from_response(&bytes, b"\0\0\x01\0\x01", &TtlLimits::default());
+    }
+
+    /// An upstream's response, taken in and sent on, says the same to the oracle.
+    #[test]
+    fn replies_say_what_the_upstream_said(
+        (name, message) in arb_name().prop_flat_map(|name| (Just(name.clone()), arb_response(name))),
+        age in 0..100_000u32, edns: bool, limit in prop_oneof![Just(65_535usize), 512..2000usize],
+    ) {
+        let upstream = message.to_vec().unwrap();
+        let mut query = Message::new(77, MessageType::Query, OpCode::Query);
+        query.metadata.recursion_desired = true;
+        query.add_query(OracleQuery::query(name, RecordType::A));
+        if edns {
+            query.set_edns(hickory_proto::op::Edns::new());
+        }
+        let mut buf = query.to_vec().unwrap();
+        let query = view_query(&buf);
+        let limits = TtlLimits { min: 0, max: 86_400, max_negative: 3600 };
+        let question = buf[12..usize::from(query.question_end)].to_vec();
+        let answer = Answer::from_response(&upstream, &question, &limits).unwrap();
+        buf.resize(65_535, 0xee);
+        let len = reply::answer(&mut buf, &query, answer.as_ref(), age, limit, &SERVER).unwrap();
+        prop_assert!(len <= limit);
+        let reply = Message::from_bytes(&buf[..len]).unwrap();
+        prop_assert_eq!(reply.metadata.id, 77);
+        prop_assert_eq!(reply.metadata.response_code, message.metadata.response_code);
+        prop_assert!(reply.metadata.recursion_desired && reply.metadata.recursion_available);
+        prop_assert!(!reply.metadata.authoritative);
+        prop_assert!(!reply.metadata.authentic_data, "nobody asked for AD");
+        prop_assert_eq!(reply.edns.is_some(), edns);
+        prop_assert_eq!(&reply.queries[0].name().to_lowercase(), &message.queries[0].name().to_lowercase());
+        if reply.metadata.truncation {
+            prop_assert!(reply.answers.is_empty() && reply.authorities.is_empty());
+            return Ok(());
+        }
+        let negative = message.answers.is_empty();
+        let minimum = message.authorities.iter().find_map(|record| match &record.data {
+            RData::SOA(soa) if negative => Some(soa.minimum),
+            _ => None,
+        });
+        let cap = if negative { minimum.unwrap_or(3600).min(3600) } else { 86_400 };
+        for (ours, theirs) in [(&reply.answers, &message.answers), (&reply.authorities, &message.authorities), (&reply.additionals, &message.additionals)] {
+            prop_assert_eq!(ours.len(), theirs.len());
+            for (ours, theirs) in ours.iter().zip(theirs) {
+                prop_assert_eq!(&ours.name, &theirs.name);
+                prop_assert_eq!(&ours.data, &theirs.data);
+                let sane = if theirs.ttl > i32::MAX as u32 { 0 } else { theirs.ttl };
+                prop_assert_eq!(ours.ttl, sane.min(cap).saturating_sub(age));
+
+            }
+        }
+    }
+
+    #[test]
+    fn life_is_the_least_ttl((name, message) in arb_name().prop_flat_map(|name| (Just(name.clone()), arb_response(name)))) {
+        let upstream = message.to_vec().unwrap();
+        let question = {
+            let mut query = Message::new(1, MessageType::Query, OpCode::Query);
+            query.add_query(OracleQuery::query(name, RecordType::A));
+            query.to_vec().unwrap()[12..].to_vec()
+        };
+        let limits = TtlLimits { min: 0, max: 86_400, max_negative: 3600 };
+        let answer = Answer::from_response(&upstream, &question, &limits).unwrap();
+        let sane = |ttl: u32| if ttl > i32::MAX as u32 { 0 } else { ttl };
+        let least = message.answers.iter().chain(&message.authorities).chain(&message.additionals).map(|record| sane(record.ttl)).min().unwrap();
+        let negative = message.answers.is_empty();
+        let expected = match (negative, message.authorities.first().map(|soa| &soa.data)) {
+            (true, Some(RData::SOA(soa))) => least.min(soa.minimum).min(3600),
+            (true, _) => 0,
+            _ => least.min(86_400),
+        };
+        prop_assert_eq!(answer.as_ref().life(), expected);
+    }
+}
+
+#[test]
+fn malformed_queries_and_what_they_are() {
+    let good = b"\0\x01\x01\0\0\x01\0\0\0\0\0\0\x01a\0\0\x01\0\x01".to_vec();
+    let with = |change: &dyn Fn(&mut Vec<u8>)| {
+        let mut bytes = good.clone();
+        change(&mut bytes);
+        DnsPacketView::parse(&bytes).map(|view| view.edns())
+    };
+    const OPT: [u8; 11] = [0, 0, 41, 4, 0xd0, 0, 0, 0x80, 0, 0, 0];
+    assert_eq!(with(&|_| {}), Ok(None));
+    assert_eq!(with(&|m| m.truncate(11)), Err(Malformed::Runt));
+    assert_eq!(with(&|m| m[2] |= 0x80), Err(Malformed::Response));
+    assert_eq!(with(&|m| m[2] |= 0x28), Err(Malformed::Opcode));
+    assert_eq!(with(&|m| m[5] = 0), Err(Malformed::Question));
+    assert_eq!(with(&|m| m[5] = 2), Err(Malformed::Question));
+    assert_eq!(with(&|m| m.truncate(18)), Err(Malformed::Question));
+    assert_eq!(with(&|m| m[12] = 0xc0), Err(Malformed::Question));
+    assert_eq!(with(&|m| m[12] = 0x41), Err(Malformed::Question));
+    assert_eq!(
+        with(&|m| m[11] = 1),
+        Err(Malformed::Records(19)),
+        "count without record"
+    );
+    assert_eq!(
+        with(&|m| m.extend_from_slice(b"padding")),
+        Ok(None),
+        "trailing octets"
+    );
+    let edns = Some(Edns {
+        udp_size: 1232,
+        version: 0,
+        dnssec_ok: true,
+    });
+    assert_eq!(
+        with(&|m| {
+            m[11] = 1;
+            m.extend_from_slice(&OPT);
+        }),
+        Ok(edns)
+    );
+    assert_eq!(
+        with(&|m| {
+            m[11] = 2;
+            m.extend_from_slice(&[OPT, OPT].concat());
+        }),
+        Err(Malformed::Records(19)),
+        "two OPT"
+    );
+    assert_eq!(
+        with(&|m| {
+            m[7] = 1;
+            m.extend_from_slice(&OPT);
+        }),
+        Err(Malformed::Records(19)),
+        "OPT as answer"
+    );
+    assert_eq!(
+        with(&|m| {
+            m[11] = 1;
+            m.extend_from_slice(&[1, b'a']);
+            m.extend_from_slice(&OPT);
+        }),
+        Err(Malformed::Records(19)),
+        "OPT with an owner"
+    );
+    assert_eq!(
+        with(&|m| {
+            m[11] = 1;
+            m.extend_from_slice(&OPT);
+            let at = m.len() - 1;
+            m[at] = 4;
+            m.extend_from_slice(&[0, 3, 0, 9]);
+        }),
+        Err(Malformed::Records(19)),
+        "option past the record"
+    );
+}

@@ -1,0 +1,291 @@
+//! Where things are in a frame, and how to turn it round.
+//!
+//! ```text
+//! Ethernet  dst(6) src(6) [TPID(2) TCI(2)]×0–2 type(2)
+//! IPv4      ver|ihl tos len(2) id(2) frag(2) ttl proto csum(2) src(4) dst(4)   RFC 791
+//! IPv6      ver|class|flow(4) len(2) next hop src(16) dst(16)                   RFC 8200
+//! UDP       src(2) dst(2) len(2) csum(2)                                        RFC 768
+//! ```
+
+use core::mem::swap;
+
+use super::{SourceFilter, checksum};
+
+const ETHERNET: usize = 14;
+const VLAN_TAG: usize = 4;
+const IPV4: usize = 20;
+const IPV6: usize = 40;
+const UDP: usize = 8;
+const PROTO_UDP: u8 = 17;
+const TTL: u8 = 64;
+
+/// Why a frame is dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BadPacket {
+    /// Headers or lengths that cannot be read; not what the XDP program steers.
+    Length,
+    /// A wrong IPv4 or UDP checksum.
+    Checksum,
+    /// A source address or port that no reply may go to.
+    Source,
+}
+
+/// Where the headers of a checked frame are.
+///
+/// If [`read`](Self::read) returned `Ok`, the headers it stands for are within the frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// Offset of the IP header.
+    ip: u8,
+    /// Offset of the DNS message, after the UDP header.
+    dns: u8,
+    /// Octets of the DNS message; padding after it is none of it.
+    dns_len: u16,
+    source_port: u16,
+}
+
+impl Layout {
+    /// Checks a received frame. Padding after the IP packet is allowed. With `verify_checksums`,
+    /// the IPv4 header's and UDP's checksums have to be right.
+    ///
+    /// # Errors
+    /// [`BadPacket`] says why the frame has to be dropped.
+    #[inline]
+    pub fn read(
+        frame: &[u8],
+        sources: &SourceFilter,
+        verify_checksums: bool,
+    ) -> Result<Self, BadPacket> {
+        let mut ip = ETHERNET;
+        let mut ethertype = at::<2>(frame, ip - 2)?;
+        for _ in 0..2 {
+            if matches!(ethertype, [0x81, 0x00] | [0x88, 0xa8]) {
+                ip += VLAN_TAG;
+                ethertype = at(frame, ip - 2)?;
+            }
+        }
+        // A packet to one host in a frame to many is not for us to answer (RFC 1122 section
+        // 3.2.1.3): the reply's source would be a group's address.
+        let [group, ..] = at::<6>(frame, 0)?;
+        let pseudo;
+        let dns;
+        let udp_len;
+        let mut bad_ip_sum = false;
+        match ethertype {
+            [0x08, 0x00] => {
+                let header = at::<IPV4>(frame, ip)?;
+                let [
+                    version_ihl,
+                    _,
+                    l0,
+                    l1,
+                    _,
+                    _,
+                    f0,
+                    f1,
+                    _,
+                    protocol,
+                    _,
+                    _,
+                    s0,
+                    s1,
+                    s2,
+                    s3,
+                    ..,
+                ] = header;
+                let len = u16::from_be_bytes([l0, l1]);
+                let fragment = u16::from_be_bytes([f0, f1]) & 0x3fff != 0;
+                if version_ihl != 0x45 || fragment || protocol != PROTO_UDP {
+                    return Err(BadPacket::Length);
+                }
+                udp_len = len.checked_sub(IPV4 as u16).ok_or(BadPacket::Length)?;
+                dns = ip + IPV4 + UDP;
+                if !sources.allows_v4([s0, s1, s2, s3]) {
+                    return Err(BadPacket::Source);
+                }
+                bad_ip_sum =
+                    verify_checksums && checksum::fold(checksum::add(0, &header)) != [0xff, 0xff];
+                pseudo = checksum::add(0, &at::<8>(frame, ip + 12)?);
+            }
+            [0x86, 0xdd] => {
+                let header = at::<IPV6>(frame, ip)?;
+                let [
+                    version,
+                    _,
+                    _,
+                    _,
+                    l0,
+                    l1,
+                    next,
+                    _,
+                    source @ ..,
+                    _,
+                    _,
+                    _,
+                    _,
+                    _,
+                    _,
+                    _,
+                    _,
+                    _,
+                    _,
+                    _,
+                    _,
+                    _,
+                    _,
+                    _,
+                    _,
+                ] = header;
+                if version >> 4 != 6 || next != PROTO_UDP {
+                    return Err(BadPacket::Length);
+                }
+                udp_len = u16::from_be_bytes([l0, l1]);
+                dns = ip + IPV6 + UDP;
+                if !sources.allows_v6(source) {
+                    return Err(BadPacket::Source);
+                }
+                pseudo = checksum::add(0, &at::<32>(frame, ip + 8)?);
+            }
+            _ => return Err(BadPacket::Length),
+        }
+        let segment = frame
+            .get(dns - UDP..dns - UDP + usize::from(udp_len))
+            .ok_or(BadPacket::Length)?;
+        let [p0, p1, _, _, u0, u1, c0, c1] = at::<UDP>(segment, 0)?;
+        if u16::from_be_bytes([u0, u1]) != udp_len {
+            return Err(BadPacket::Length);
+        }
+        let source_port = u16::from_be_bytes([p0, p1]);
+        if source_port == 0 || group & 1 != 0 {
+            return Err(BadPacket::Source);
+        }
+        if verify_checksums {
+            let pseudo =
+                checksum::add_u16(checksum::add_u16(pseudo, u16::from(PROTO_UDP)), udp_len);
+            let v4 = ethertype == [0x08, 0x00];
+            if bad_ip_sum || !udp_sum_is_good(segment, [c0, c1], pseudo, v4) {
+                return Err(BadPacket::Checksum);
+            }
+        }
+        Ok(Self {
+            ip: ip as u8,
+            dns: dns as u8,
+            dns_len: udp_len - UDP as u16,
+            source_port,
+        })
+    }
+
+    /// Offset of the DNS message in the frame.
+    #[inline]
+    pub fn dns(&self) -> usize {
+        usize::from(self.dns)
+    }
+
+    /// Octets of the DNS message.
+    #[inline]
+    pub fn dns_len(&self) -> usize {
+        usize::from(self.dns_len)
+    }
+
+    /// The sender's port.
+    #[inline]
+    pub fn source_port(&self) -> u16 {
+        self.source_port
+    }
+
+    /// The query's octets.
+    #[inline]
+    pub fn query<'a>(&self, frame: &'a [u8]) -> &'a [u8] {
+        frame
+            .get(self.dns()..self.dns() + self.dns_len())
+            .unwrap_or_default()
+    }
+
+    /// Room for the reply: from the start of the DNS message to the end of the frame, or to where
+    /// the IP packet would exceed `mtu`.
+    #[inline]
+    pub fn reply_room<'a>(&self, frame: &'a mut [u8], mtu: usize) -> &'a mut [u8] {
+        let end = frame.len().min(usize::from(self.ip) + mtu);
+        frame.get_mut(self.dns()..end).unwrap_or_default()
+    }
+
+    /// Makes the frame that brought the query carry a reply of `dns_len` octets, which stand where
+    /// the query stood: addresses and ports swapped, VLAN tags kept, lengths and checksums set.
+    /// Returns the length of the frame, or `None` if the frame is not the one that was read.
+    #[inline]
+    pub fn turn_round(&self, frame: &mut [u8], dns_len: usize) -> Option<usize> {
+        let ip = usize::from(self.ip);
+        let end = self.dns() + dns_len;
+        let frame = frame.get_mut(..end)?;
+        let udp_len = u16::try_from(UDP + dns_len).ok()?;
+        let (ethernet, packet) = frame.split_at_mut_checked(ip)?;
+        let macs: &mut [u8; 12] = ethernet.first_chunk_mut()?;
+        let [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5] = *macs;
+        *macs = [s0, s1, s2, s3, s4, s5, d0, d1, d2, d3, d4, d5];
+        let (ip_header, segment) = packet.split_at_mut_checked(self.dns() - ip - UDP)?;
+        let pseudo = match <&mut [u8; IPV4]>::try_from(&mut *ip_header) {
+            Ok(header) => turn_ipv4(header, udp_len),
+            Err(_) => turn_ipv6(ip_header.first_chunk_mut()?, udp_len),
+        };
+        let udp: &mut [u8; UDP] = segment.first_chunk_mut()?;
+        let [s0, s1, d0, d1, ..] = *udp;
+        let [l0, l1] = udp_len.to_be_bytes();
+        *udp = [d0, d1, s0, s1, l0, l1, 0, 0];
+        let sum = checksum::add_u16(checksum::add_u16(pseudo, u16::from(PROTO_UDP)), udp_len);
+        let field = checksum::finish_udp(checksum::add(sum, segment));
+        let [.., c0, c1] = segment.first_chunk_mut::<UDP>()?;
+        [*c0, *c1] = field;
+        Some(end)
+    }
+}
+
+/// Whether a received UDP checksum is right, absent where it may be (IPv4, RFC 768), or half done.
+///
+/// A sender on this host (veth) leaves the last step to a device that never comes: the field then
+/// holds the bare sum of the pseudo-header (Linux `CHECKSUM_PARTIAL`, skbuff.h).
+#[inline]
+fn udp_sum_is_good(segment: &[u8], field: [u8; 2], pseudo: u64, v4: bool) -> bool {
+    checksum::fold(checksum::add(pseudo, segment)) == [0xff, 0xff] && (v4 || field != [0, 0])
+        || v4 && field == [0, 0]
+        || field == checksum::fold(pseudo)
+}
+
+/// Turns an IPv4 header round; returns the sum of its addresses.
+#[inline]
+fn turn_ipv4(header: &mut [u8; IPV4], udp_len: u16) -> u64 {
+    let [.., s0, s1, s2, s3, d0, d1, d2, d3] = *header;
+    let [l0, l1] = (IPV4 as u16).saturating_add(udp_len).to_be_bytes();
+    // A packet that is never fragmented needs no ID (RFC 6864 section 4.1); DF says so.
+    let fresh = [
+        0x45, 0, l0, l1, 0, 0, 0x40, 0, TTL, PROTO_UDP, 0, 0, d0, d1, d2, d3, s0, s1, s2, s3,
+    ];
+    let [c0, c1] = checksum::finish(checksum::add(0, &fresh));
+    *header = fresh;
+    let [_, _, _, _, _, _, _, _, _, _, h0, h1, ..] = header;
+    (*h0, *h1) = (c0, c1);
+    checksum::add(0, &[d0, d1, d2, d3, s0, s1, s2, s3])
+}
+
+/// Turns an IPv6 header round; returns the sum of its addresses.
+#[inline]
+fn turn_ipv6(header: &mut [u8; IPV6], udp_len: u16) -> u64 {
+    let [l0, l1] = udp_len.to_be_bytes();
+    let (fixed, addresses) = header.split_at_mut(8);
+    fixed.copy_from_slice(&[0x60, 0, 0, 0, l0, l1, PROTO_UDP, TTL]);
+    if let ([source, destination], _) = addresses.as_chunks_mut::<16>() {
+        swap(source, destination);
+    }
+    checksum::add(0, addresses)
+}
+
+#[inline]
+fn at<const N: usize>(bytes: &[u8], offset: usize) -> Result<[u8; N], BadPacket> {
+    bytes
+        .get(offset..)
+        .and_then(<[u8]>::first_chunk)
+        .copied()
+        .ok_or(BadPacket::Length)
+}
+
+#[cfg(test)]
+mod tests;

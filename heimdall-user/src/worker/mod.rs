@@ -1,0 +1,544 @@
+//! The queue worker: one pinned thread for one AF_XDP socket.
+//!
+//! It owns the socket, its UMEM, an answer core with its cache, and its counters, and shares none
+//! of them. Each turn of its loop takes back the frames that were sent, gives free ones to the
+//! kernel, receives a batch, answers it, and takes what the forwarder has ready. A reply is
+//! written in the frame that brought the query; after a miss the frame waits here, in
+//! [`Pending`], until the forwarder's outcome comes.
+//!
+//! A frame is in one place at any time: the fill ring, the tx ring, waiting for the forwarder, or
+//! in the free list. [`Places::check`] proves it every turn in debug builds, and once a second in
+//! all, into the counter `frames_missing`.
+
+mod pending;
+
+use std::{
+    io, mem,
+    os::fd::AsFd,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwap;
+use nix::{
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sched::{CpuSet, sched_setaffinity},
+    unistd::Pid,
+};
+
+use crate::{
+    answer::{Core, Transport, Verdict},
+    clock::Clock,
+    dns::{Malformed, Query},
+    forward::{Handle, Mailbox, Request},
+    packet::{BadPacket, Layout, SourceFilter},
+    stats::{DropCounters, counters},
+    xdp::socket::{BATCH, Frame, Xsk},
+};
+use pending::{Pending, Waiting};
+
+counters! {
+    /// What a worker counts, beside what its answer core counts.
+    pub struct WorkerCounters {
+        /// Packets received from the rx ring.
+        received,
+        /// Replies given to the tx ring.
+        answered,
+        /// Replies SERVFAIL because too many queries wait for the forwarder, or its queue is full.
+        overflow,
+        /// System calls that told the kernel to send.
+        tx_wakeups,
+        /// System calls that told the kernel that the fill ring has frames again.
+        fill_wakeups,
+        /// Times that the worker found nothing to do and slept.
+        sleeps,
+        /// Frames in all.
+        frames_total,
+        /// Frames with the kernel, to receive into.
+        frames_fill,
+        /// Frames with the kernel, being sent.
+        frames_tx,
+        /// Frames that wait for the forwarder.
+        frames_pending,
+        /// Frames that nobody uses.
+        frames_free,
+        /// Frames that are nowhere: always 0.
+        frames_missing,
+        /// Packets that the kernel dropped for lack of a frame or of memory.
+        rx_dropped,
+        /// Packets that the kernel dropped because the rx ring was full.
+        rx_ring_full,
+        /// Times that the kernel found the fill ring empty.
+        rx_fill_ring_empty_descs,
+        /// Descriptors in the fill ring that the kernel refused: always 0.
+        rx_invalid_descs,
+        /// Descriptors in the tx ring that the kernel refused: always 0.
+        tx_invalid_descs,
+        /// Times that the kernel found the tx ring empty when it was asked to send.
+        tx_ring_empty_descs,
+    }
+}
+
+/// What a worker needs to know, beside what it owns.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Thread name.
+    pub name: String,
+    /// Core to run on.
+    pub cpu: Option<usize>,
+    /// The interface's MTU in octets: no reply is larger.
+    pub mtu: usize,
+    /// Check the IPv4 header's and UDP's checksums of queries.
+    pub verify_checksums: bool,
+    /// How long to look for work before going to sleep.
+    pub spin: Duration,
+}
+
+/// What a worker owns.
+#[derive(Debug)]
+pub struct Parts {
+    /// The socket.
+    pub xsk: Xsk,
+    /// All the frames of its UMEM.
+    pub frames: Vec<Frame>,
+    /// The answer core.
+    pub core: Core,
+    /// The way to the forwarder.
+    pub forwarder: Handle,
+    /// The number of `mailbox` with the forwarder.
+    pub front: u16,
+    /// The way back.
+    pub mailbox: Arc<Mailbox>,
+    /// Senders that are not answered; replaced when the interface's addresses change.
+    pub sources: Arc<ArcSwap<SourceFilter>>,
+    /// Queries that were dropped.
+    pub drops: Arc<DropCounters>,
+}
+
+/// Queries that a worker with so many frames lets wait for the forwarder: half of the frames, so
+/// that the kernel always has some to receive into.
+pub fn max_pending(frames: usize) -> usize {
+    frames / 2
+}
+
+/// A running worker.
+#[derive(Debug)]
+pub struct Worker {
+    thread: JoinHandle<io::Result<()>>,
+    stop: Arc<AtomicBool>,
+    mailbox: Arc<Mailbox>,
+    counters: Arc<WorkerCounters>,
+}
+
+impl Worker {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// The thread cannot be made.
+    pub fn start(settings: Settings, parts: Parts, clock: Clock) -> io::Result<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let counters = Arc::new(WorkerCounters::default());
+        let mailbox = parts.mailbox.clone();
+        let mut state = State::new(settings, parts, clock, counters.clone());
+        let thread = thread::Builder::new()
+            .name(state.settings.name.clone())
+            .spawn({
+                let stop = stop.clone();
+                move || {
+                    let result = state.run(&stop);
+                    if let Err(error) = &result {
+                        tracing::error!(
+                            "worker {} stopped: {error}; its queue goes on over sockets",
+                            state.settings.name
+                        );
+                    }
+                    result
+                }
+            })?;
+        Ok(Self {
+            thread,
+            stop,
+            mailbox,
+            counters,
+        })
+    }
+
+    /// The worker's counters.
+    pub fn counters(&self) -> &Arc<WorkerCounters> {
+        &self.counters
+    }
+
+    /// Whether the thread has ended, which it should not before [`stop`](Self::stop).
+    pub fn is_finished(&self) -> bool {
+        self.thread.is_finished()
+    }
+
+    /// Stops the thread. Its socket is closed, and so leaves the XSKMAP: from then on the XDP
+    /// program passes its queue's packets to the kernel.
+    ///
+    /// # Errors
+    /// What the thread died of, if it did.
+    pub fn stop(self) -> io::Result<()> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.mailbox.ring();
+        self.thread
+            .join()
+            .unwrap_or_else(|_| Err(io::Error::other("a worker panicked")))
+    }
+}
+
+/// A packet between the two stages of a batch.
+struct Staged {
+    frame: Frame,
+    layout: Layout,
+    query: Result<Query, Malformed>,
+}
+
+/// How many frames are with the kernel.
+#[derive(Debug, Default)]
+struct Places {
+    total: usize,
+    fill: usize,
+    tx: usize,
+}
+
+impl Places {
+    /// Frames that are nowhere, given those that the worker holds. Zero, or something is wrong.
+    fn missing(&self, held: usize) -> usize {
+        self.total.abs_diff(self.fill + self.tx + held)
+    }
+}
+
+struct State {
+    settings: Settings,
+    xsk: Xsk,
+    core: Core,
+    forwarder: Handle,
+    front: u16,
+    mailbox: Arc<Mailbox>,
+    sources: Arc<ArcSwap<SourceFilter>>,
+    drops: Arc<DropCounters>,
+    counters: Arc<WorkerCounters>,
+    clock: Clock,
+    places: Places,
+    free: Vec<Frame>,
+    received: Vec<Frame>,
+    staged: Vec<Staged>,
+    replies: Vec<Frame>,
+    pending: Pending,
+}
+
+impl State {
+    fn new(settings: Settings, parts: Parts, clock: Clock, counters: Arc<WorkerCounters>) -> Self {
+        let Parts {
+            xsk,
+            frames,
+            core,
+            forwarder,
+            front,
+            mailbox,
+            sources,
+            drops,
+        } = parts;
+        let total = frames.len();
+        counters.frames_total.set(total as u64);
+        Self {
+            settings,
+            xsk,
+            core,
+            forwarder,
+            front,
+            mailbox,
+            sources,
+            drops,
+            counters,
+            clock,
+            places: Places {
+                total,
+                fill: 0,
+                tx: 0,
+            },
+            free: frames,
+            received: Vec::with_capacity(BATCH),
+            staged: Vec::with_capacity(BATCH),
+            replies: Vec::with_capacity(2 * BATCH),
+            pending: Pending::new(max_pending(total)),
+        }
+    }
+
+    fn run(&mut self, stop: &AtomicBool) -> io::Result<()> {
+        if let Some(cpu) = self.settings.cpu {
+            let mut set = CpuSet::new();
+            if let Err(error) = set
+                .set(cpu)
+                .and_then(|()| sched_setaffinity(Pid::from_raw(0), &set))
+            {
+                tracing::warn!(
+                    "worker {} cannot run on core {cpu}: {error}",
+                    self.settings.name
+                );
+            }
+        }
+        let mut idle_since = None;
+        let mut accounted = u32::MAX;
+        while !stop.load(Ordering::Relaxed) {
+            let now = self.clock.seconds();
+            let work = self.turn(now)?;
+            if now != accounted {
+                accounted = now;
+                self.account();
+            }
+            if work > 0 {
+                idle_since = None;
+                continue;
+            }
+            let since = *idle_since.get_or_insert_with(Instant::now);
+            if since.elapsed() >= self.settings.spin {
+                self.sleep()?;
+                idle_since = None;
+            } else {
+                std::hint::spin_loop();
+            }
+        }
+        Ok(())
+    }
+
+    /// One turn of the loop. Returns how many packets and outcomes it handled.
+    fn turn(&mut self, now: u32) -> io::Result<usize> {
+        let mut reaped = 0;
+        loop {
+            let count = self.xsk.reap(&mut self.free);
+            reaped += count;
+            if count < BATCH {
+                break;
+            }
+        }
+        self.places.tx -= reaped;
+        if !self.free.is_empty() {
+            self.places.fill += self.xsk.refill(&mut self.free);
+        }
+        if self.xsk.fill_needs_wakeup() {
+            self.counters.fill_wakeups.add(1);
+            self.xsk.wake_fill()?;
+        }
+        let received = self.xsk.receive(&mut self.received);
+        self.places.fill -= received;
+        if received > 0 {
+            self.counters.received.add(received as u64);
+            self.stage();
+            self.answer(now);
+        }
+        let completed = self.complete(now);
+        if !self.replies.is_empty() {
+            let sent = self.xsk.send(&mut self.replies);
+            self.places.tx += sent;
+            self.counters.answered.add(sent as u64);
+        }
+        if self.xsk.kick()? {
+            self.counters.tx_wakeups.add(1);
+        }
+        debug_assert_eq!(self.places.missing(self.free.len() + self.pending.len()), 0);
+        Ok(received + completed + reaped)
+    }
+
+    /// Stage 1: reads each packet, and starts to fetch what answering it will need.
+    #[inline]
+    fn stage(&mut self) {
+        let sources = self.sources.load();
+        for frame in self.received.drain(..) {
+            let packet = self.xsk.packet(&frame);
+            match Layout::read(packet, &sources, self.settings.verify_checksums) {
+                Ok(layout) => {
+                    let query = self.core.read(layout.query(packet));
+                    if let Ok(query) = &query {
+                        self.core.prefetch(query);
+                    }
+                    self.staged.push(Staged {
+                        frame,
+                        layout,
+                        query,
+                    });
+                }
+                Err(bad) => {
+                    match bad {
+                        BadPacket::Length => &self.drops.bad_length,
+                        BadPacket::Checksum => &self.drops.bad_checksum,
+                        BadPacket::Source => &self.drops.bad_source,
+                    }
+                    .add(1);
+                    self.free.push(frame);
+                }
+            }
+        }
+    }
+
+    /// Stage 2: answers each packet, or hands its question to the forwarder.
+    #[inline]
+    fn answer(&mut self, now: u32) {
+        let mut missed = false;
+        let mut staged = mem::take(&mut self.staged);
+        for Staged {
+            mut frame,
+            layout,
+            query,
+        } in staged.drain(..)
+        {
+            let transport = Transport::Udp {
+                source_port: layout.source_port(),
+            };
+            let mut verdict = Verdict::Drop;
+            self.xsk.edit(&mut frame, |octets| {
+                let room = layout.reply_room(octets, self.settings.mtu);
+                verdict = match &query {
+                    Ok(query) => self.core.answer(query, room, transport, now),
+                    Err(malformed) => self.core.reject(*malformed, room, transport),
+                };
+                match verdict {
+                    Verdict::Reply(len) => layout.turn_round(octets, len),
+                    Verdict::Drop | Verdict::Miss => None,
+                }
+            });
+            match (verdict, query) {
+                (Verdict::Reply(_), _) => self.replies.push(frame),
+                (Verdict::Miss, Ok(query)) => {
+                    missed = true;
+                    let waiting = Waiting {
+                        frame,
+                        layout,
+                        query,
+                    };
+                    if let Some(waiting) = self.forward(waiting) {
+                        self.counters.overflow.add(1);
+                        self.reply(waiting, |core, query, room, transport| {
+                            core.complete(query, room, transport, None)
+                        });
+                    }
+                }
+                _ => self.free.push(frame),
+            }
+        }
+        self.staged = staged;
+        if missed {
+            self.forwarder.flush();
+        }
+    }
+
+    /// Hands a question to the forwarder; gives it back if there is no room for it.
+    fn forward(&mut self, waiting: Waiting) -> Option<Waiting> {
+        let Some(token) = self.pending.next_token() else {
+            return Some(waiting);
+        };
+        let message = waiting.layout.query(self.xsk.packet(&waiting.frame));
+        let request = Request::new(&waiting.query, message, self.front, token);
+        match request.map(|request| self.forwarder.submit(request)) {
+            Some(Ok(())) => self.pending.insert(token, waiting),
+            _ => Some(waiting),
+        }
+    }
+
+    /// Writes a reply in the frame of a query that has waited.
+    fn reply(
+        &mut self,
+        waiting: Waiting,
+        write: impl FnOnce(&mut Core, &Query, &mut [u8], Transport) -> Verdict,
+    ) {
+        let Waiting {
+            mut frame,
+            layout,
+            query,
+        } = waiting;
+        let transport = Transport::Udp {
+            source_port: layout.source_port(),
+        };
+        let mut replied = false;
+        self.xsk.edit(&mut frame, |octets| {
+            let room = layout.reply_room(octets, self.settings.mtu);
+            let Verdict::Reply(len) = write(&mut self.core, &query, room, transport) else {
+                return None;
+            };
+            let len = layout.turn_round(octets, len);
+            replied = len.is_some();
+            len
+        });
+        if replied {
+            self.replies.push(frame);
+        } else {
+            self.free.push(frame);
+        }
+    }
+
+    /// Replies to the queries for which the forwarder has an outcome.
+    fn complete(&mut self, now: u32) -> usize {
+        let mut completed = 0;
+        while completed < BATCH
+            && let Some(outcome) = self.mailbox.take()
+        {
+            completed += 1;
+            let Some(waiting) = self.pending.remove(outcome.token) else {
+                continue;
+            };
+            self.reply(waiting, |core, query, room, transport| {
+                if let Some(answer) = &outcome.answer {
+                    core.learn(query, room, answer, now);
+                }
+                core.complete(query, room, transport, outcome.answer.as_deref())
+            });
+        }
+        completed
+    }
+
+    /// Sleeps until a packet or an outcome comes, or a second has passed.
+    fn sleep(&mut self) -> io::Result<()> {
+        self.counters.sleeps.add(1);
+        let mut fds = [
+            PollFd::new(self.xsk.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.mailbox.as_fd(), PollFlags::POLLIN),
+        ];
+        match poll(&mut fds, PollTimeout::from(1000u16)) {
+            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let [xsk, mailbox] = &fds;
+        if xsk
+            .revents()
+            .is_some_and(|events| events.intersects(PollFlags::POLLERR | PollFlags::POLLNVAL))
+        {
+            return Err(io::Error::other(
+                "the AF_XDP socket failed; is the interface gone?",
+            ));
+        }
+        if mailbox.any().unwrap_or_default() {
+            self.mailbox.silence();
+        }
+        Ok(())
+    }
+
+    /// Brings the gauges up to date.
+    #[cold]
+    fn account(&self) {
+        let counters = &self.counters;
+        counters.frames_fill.set(self.places.fill as u64);
+        counters.frames_tx.set(self.places.tx as u64);
+        counters.frames_pending.set(self.pending.len() as u64);
+        counters.frames_free.set(self.free.len() as u64);
+        counters
+            .frames_missing
+            .set(self.places.missing(self.free.len() + self.pending.len()) as u64);
+        if let Ok(kernel) = self.xsk.statistics() {
+            counters.rx_dropped.set(kernel.rx_dropped());
+            counters.rx_ring_full.set(kernel.rx_ring_full());
+            counters
+                .rx_fill_ring_empty_descs
+                .set(kernel.rx_fill_ring_empty_descs());
+            counters.rx_invalid_descs.set(kernel.rx_invalid_descs());
+            counters.tx_invalid_descs.set(kernel.tx_invalid_descs());
+            counters
+                .tx_ring_empty_descs
+                .set(kernel.tx_ring_empty_descs());
+        }
+    }
+}

@@ -1,0 +1,488 @@
+//! AF_XDP sockets: one for a queue, with its UMEM and four rings, through xsk-rs.
+//!
+//! A frame of the UMEM is a [`Frame`], a token that cannot be copied: whoever holds it is the
+//! only one to use the frame's memory. Giving it to a ring consumes it, and a ring gives it back.
+//! This is what makes the unsafe calls below sound, and it is the whole of Heimdall's unsafe use
+//! of AF_XDP.
+//!
+//! The fill and completion rings, and rx and tx, have as many entries as the UMEM has frames, so
+//! that none of them can ever be too full to take a frame.
+//!
+//! Kernel documentation: Documentation/networking/af_xdp.rst. Needs Linux 5.11.
+
+use std::{
+    fmt, io,
+    num::NonZeroU32,
+    os::fd::{AsRawFd, BorrowedFd, RawFd},
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use thiserror::Error;
+use xsk_rs::{
+    CompQueue, FillQueue, FrameDesc, RxQueue, Socket, TxQueue, Umem,
+    config::{BindFlags, FrameSize, Interface, LibxdpFlags, QueueSize, SocketConfig, UmemConfig},
+};
+
+/// Octets of a frame. An Ethernet frame of the usual MTU, two VLAN tags and XDP's headroom of 256
+/// octets fit twice into a page.
+pub const FRAME_SIZE: u32 = 2048;
+
+/// Largest interface MTU for which a frame holds a packet: the frame less XDP's headroom, and the
+/// Ethernet header with two tags.
+pub const MAX_MTU: u32 = FRAME_SIZE - 256 - 22;
+
+/// Frames handled in one batch.
+pub const BATCH: usize = 64;
+
+/// How the kernel moves packets between the NIC and the UMEM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// The NIC reads and writes the UMEM itself.
+    ZeroCopy,
+    /// The kernel copies.
+    Copy,
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ZeroCopy => "zero-copy",
+            Self::Copy => "copy",
+        })
+    }
+}
+
+/// Why a queue got no AF_XDP socket.
+#[derive(Debug, Error)]
+pub enum XskError {
+    /// No memory for the UMEM, or the kernel did not take it.
+    #[error(
+        "queue {queue} of {interface}: cannot register {frames} frames of UMEM: {source}; {advice}"
+    )]
+    Umem {
+        /// The interface.
+        interface: String,
+        /// The queue.
+        queue: u32,
+        /// Frames asked for.
+        frames: u32,
+        /// What the kernel said.
+        source: io::Error,
+        /// What to do.
+        advice: &'static str,
+    },
+    /// The socket could not be bound in any mode.
+    #[error("queue {queue} of {interface}: cannot bind an AF_XDP socket: {source}; {advice}")]
+    Bind {
+        /// The interface.
+        interface: String,
+        /// The queue.
+        queue: u32,
+        /// What the kernel said.
+        source: io::Error,
+        /// What to do.
+        advice: &'static str,
+    },
+}
+
+/// One frame of one socket's UMEM: the right to read and write its memory.
+#[derive(Debug)]
+pub struct Frame {
+    desc: FrameDesc,
+    /// The socket that it belongs to. Another one's memory must not be reached with it.
+    owner: u32,
+}
+
+impl Frame {
+    /// Octets of the packet that was received into the frame, or is to be sent from it.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.desc.lengths().data()
+    }
+
+    /// Whether the frame holds no packet.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Ring statistics that the kernel keeps (`XDP_STATISTICS`).
+pub use xsk_rs::socket::XdpStatistics;
+
+/// An AF_XDP socket, bound to one queue.
+#[derive(Debug)]
+pub struct Xsk {
+    umem: Umem,
+    rx: RxQueue,
+    tx: TxQueue,
+    fill: FillQueue,
+    completion: CompQueue,
+    frames: u32,
+    id: u32,
+    mode: Mode,
+    why_not_better: Option<String>,
+    /// Descriptors on their way to or from a ring.
+    scratch: [FrameDesc; BATCH],
+}
+
+/// Creation.
+impl Xsk {
+    /// Opens a socket on `queue` of `interface` with a UMEM of `frames` frames (a power of two):
+    /// zero-copy if the driver can and `try_zero_copy` allows it, else copy mode. Gives all the
+    /// frames besides.
+    ///
+    /// # Errors
+    /// [`XskError`], one line that says what to do.
+    pub fn open(
+        interface: &str,
+        queue: u32,
+        frames: u32,
+        try_zero_copy: bool,
+    ) -> Result<(Self, Vec<Frame>), XskError> {
+        let mut why_not_better =
+            (!try_zero_copy).then(|| "the XDP program runs in generic mode".to_owned());
+        if try_zero_copy {
+            match Self::bind(interface, queue, frames, Mode::ZeroCopy, None) {
+                Ok(opened) => return Ok(opened),
+                Err(error) => match error {
+                    XskError::Bind { ref source, .. } if lacks_zero_copy(source) => {
+                        why_not_better = Some(format!(
+                            "the driver has no zero-copy for this queue ({source})"
+                        ));
+                    }
+                    other => return Err(other),
+                },
+            }
+        }
+        Self::bind(interface, queue, frames, Mode::Copy, why_not_better)
+    }
+
+    fn bind(
+        interface: &str,
+        queue: u32,
+        frames: u32,
+        mode: Mode,
+        why_not_better: Option<String>,
+    ) -> Result<(Self, Vec<Frame>), XskError> {
+        static NEXT_ID: AtomicU32 = AtomicU32::new(0);
+        let umem_error = |source| XskError::Umem {
+            interface: interface.to_owned(),
+            queue,
+            frames,
+            source,
+            advice: "raise the memory lock limit (LimitMEMLOCK=infinity), or use fewer --frames",
+        };
+        let bind_error = |source: io::Error| XskError::Bind {
+            interface: interface.to_owned(),
+            queue,
+            advice: advice(&source),
+            source,
+        };
+        let invalid = |_| io::Error::from_raw_os_error(libc::EINVAL);
+        let count = NonZeroU32::new(frames)
+            .ok_or_else(|| umem_error(io::Error::from_raw_os_error(libc::EINVAL)))?;
+        let ring = QueueSize::new(frames)
+            .map_err(|_| umem_error(io::Error::from_raw_os_error(libc::EINVAL)))?;
+        let umem_config = UmemConfig::builder()
+            .frame_size(
+                FrameSize::new(FRAME_SIZE)
+                    .map_err(|_| umem_error(io::Error::from_raw_os_error(libc::EINVAL)))?,
+            )
+            .fill_queue_size(ring)
+            .comp_queue_size(ring)
+            .build()
+            .map_err(|_| umem_error(io::Error::from_raw_os_error(libc::EINVAL)))?;
+        // Huge pages are tried first; without any reserved the kernel says ENOMEM.
+        let (umem, descs) = Umem::new(umem_config, count, true)
+            .or_else(|_| Umem::new(umem_config, count, false))
+            .map_err(|error| umem_error(os_error(&error)))?;
+        let bind_flag = match mode {
+            Mode::ZeroCopy => BindFlags::XDP_ZEROCOPY,
+            Mode::Copy => BindFlags::XDP_COPY,
+        };
+        let config = SocketConfig::builder()
+            .rx_queue_size(ring)
+            .tx_queue_size(ring)
+            // The program that steers is our own.
+            .libxdp_flags(LibxdpFlags::XSK_LIBXDP_FLAGS_INHIBIT_PROG_LOAD)
+            .bind_flags(bind_flag | BindFlags::XDP_USE_NEED_WAKEUP)
+            .build();
+        let name = interface
+            .parse::<Interface>()
+            .map_err(|_| bind_error(io::Error::from_raw_os_error(libc::ENODEV)))?;
+        // SAFETY: the UMEM was made above and no other socket was ever created on it, which is
+        // what sharing a UMEM between sockets would need care for.
+        let (tx, rx, rings) = unsafe { Socket::new(config, &umem, &name, queue) }
+            .map_err(|error| bind_error(os_error(&error)))?;
+        let (fill, completion) = rings.ok_or_else(|| bind_error(invalid(())))?;
+        let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
+        let mode = match socket_options(rx.fd().as_raw_fd()) {
+            Ok(options) if options & libc::XDP_OPTIONS_ZEROCOPY != 0 => Mode::ZeroCopy,
+            _ => Mode::Copy,
+        };
+        // One system call then sends a whole batch; Linux before 6.17 sends 32 and is asked again.
+        let _ = set_tx_budget(rx.fd().as_raw_fd(), BATCH as u32);
+        let xsk = Self {
+            umem,
+            rx,
+            tx,
+            fill,
+            completion,
+            frames,
+            id,
+            mode,
+            why_not_better,
+            scratch: [FrameDesc::default(); BATCH],
+        };
+        Ok((
+            xsk,
+            descs
+                .into_iter()
+                .map(|desc| Frame { desc, owner: id })
+                .collect(),
+        ))
+    }
+
+    /// How packets are moved, as the kernel itself says (`XDP_OPTIONS`).
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// Why the mode is not the best one, in words.
+    pub fn why_not_better(&self) -> Option<&str> {
+        self.why_not_better.as_deref()
+    }
+
+    /// The socket, to be put into an XSKMAP or polled.
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: the descriptor is open as long as the socket in `self` lives.
+        unsafe { BorrowedFd::borrow_raw(self.rx.fd().as_raw_fd()) }
+    }
+
+    /// The kernel's counters for this socket.
+    ///
+    /// # Errors
+    /// The kernel is older than 5.9.
+    pub fn statistics(&self) -> io::Result<XdpStatistics> {
+        self.rx.fd().xdp_statistics()
+    }
+}
+
+/// Frames and rings.
+impl Xsk {
+    /// Lets `edit` work on a frame's memory from the packet's start to the frame's end. Sets the
+    /// packet's length to what `edit` returns, or leaves it if that is `None`.
+    #[inline]
+    pub fn edit(&self, frame: &mut Frame, edit: impl FnOnce(&mut [u8]) -> Option<usize>) {
+        if frame.owner != self.id {
+            return;
+        }
+        let len = frame.len();
+        // SAFETY: the frame is of this UMEM, and its token, mutably borrowed here, is the only one
+        // for its memory; no ring holds the frame while the token exists.
+        let mut data = unsafe { self.umem.data_mut(&mut frame.desc) };
+        // The position is clamped to the frame's end.
+        data.cursor().set_pos(usize::MAX);
+        let new_len = edit(data.contents_mut()).unwrap_or(len);
+        data.cursor().set_pos(new_len);
+    }
+
+    /// The packet in a frame.
+    #[inline]
+    pub fn packet<'a>(&'a self, frame: &'a Frame) -> &'a [u8] {
+        if frame.owner != self.id {
+            return &[];
+        }
+        // SAFETY: the frame is of this UMEM, its length was set by the kernel on receipt or by
+        // `edit` and lies within it, and while its token is borrowed nobody writes to it.
+        unsafe { self.umem.data(&frame.desc) }.contents()
+    }
+
+    /// Receives up to [`BATCH`] packets, behind what `batch` already holds.
+    #[inline]
+    pub fn receive(&mut self, batch: &mut Vec<Frame>) -> usize {
+        // SAFETY: the descriptors in `scratch` are only used as places to write to.
+        let count = unsafe { self.rx.consume(&mut self.scratch) };
+        self.take(count, batch);
+        count
+    }
+
+    /// Takes back up to [`BATCH`] frames whose packets have been sent.
+    #[inline]
+    pub fn reap(&mut self, free: &mut Vec<Frame>) -> usize {
+        // SAFETY: as in `receive`.
+        let count = unsafe { self.completion.consume(&mut self.scratch) };
+        self.take(count, free);
+        count
+    }
+
+    #[inline]
+    fn take(&self, count: usize, frames: &mut Vec<Frame>) {
+        let owner = self.id;
+        frames.extend(
+            self.scratch
+                .iter()
+                .take(count)
+                .map(|desc| Frame { desc: *desc, owner }),
+        );
+    }
+
+    /// Gives free frames to the kernel to receive into. In aligned mode the kernel brings their
+    /// addresses back to the start of their chunks (`xp_check_aligned`).
+    #[inline]
+    pub fn refill(&mut self, free: &mut Vec<Frame>) -> usize {
+        let mut given = 0;
+        while !free.is_empty() {
+            let count = self.stage(free);
+            // SAFETY: `stage` consumed the tokens of these frames: nobody uses them any more, and
+            // they are of this UMEM.
+            let produced = unsafe {
+                self.fill
+                    .produce(self.scratch.get(..count).unwrap_or_default())
+            };
+            debug_assert_eq!(produced, count, "the fill ring has room for all frames");
+            given += produced;
+        }
+        given
+    }
+
+    /// Hands packets to the kernel to be sent; [`kick`](Self::kick) makes it do so.
+    #[inline]
+    pub fn send(&mut self, packets: &mut Vec<Frame>) -> usize {
+        let mut sent = 0;
+        while !packets.is_empty() {
+            let count = self.stage(packets);
+            // SAFETY: as in `refill`.
+            let produced = unsafe {
+                self.tx
+                    .produce(self.scratch.get(..count).unwrap_or_default())
+            };
+            debug_assert_eq!(produced, count, "the tx ring has room for all frames");
+            sent += produced;
+        }
+        sent
+    }
+
+    /// Moves up to [`BATCH`] descriptors from the end of `frames` to `scratch`, consuming their
+    /// tokens. Frames of another socket are left out.
+    #[inline]
+    fn stage(&mut self, frames: &mut Vec<Frame>) -> usize {
+        let owner = self.id;
+        let first = frames.len().saturating_sub(BATCH);
+        let mut count = 0;
+        for (slot, frame) in self
+            .scratch
+            .iter_mut()
+            .zip(frames.drain(first..).filter(|frame| frame.owner == owner))
+        {
+            *slot = frame.desc;
+            count += 1;
+        }
+        count
+    }
+
+    /// Makes the kernel send what is in the tx ring, if it needs to be told. Returns whether a
+    /// system call was made.
+    ///
+    /// # Errors
+    /// Sending failed for good, for instance because the interface is gone.
+    #[inline]
+    pub fn kick(&mut self) -> io::Result<bool> {
+        let pending = self.tx.nb_free_exact() < self.frames;
+        let needed = pending && self.tx.needs_wakeup();
+        if needed {
+            self.tx.wakeup()?;
+        }
+        Ok(needed)
+    }
+
+    /// Whether the kernel waits to be told that the fill ring has frames again. Until then it
+    /// receives nothing.
+    #[inline]
+    pub fn fill_needs_wakeup(&self) -> bool {
+        self.fill.needs_wakeup()
+    }
+
+    /// Tells it.
+    ///
+    /// # Errors
+    /// Polling failed.
+    pub fn wake_fill(&mut self) -> io::Result<()> {
+        self.fill.wakeup(self.rx.fd_mut(), 0)
+    }
+}
+
+/// Whether a failed bind means no more than that zero-copy is not to be had: EOPNOTSUPP or EINVAL
+/// by driver.
+fn lacks_zero_copy(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EINVAL))
+}
+
+fn advice(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EBUSY) => "another AF_XDP socket has this queue: stop the program that holds it",
+        Some(libc::EPERM | libc::EACCES) => {
+            "run as root or give CAP_NET_RAW, CAP_NET_ADMIN and CAP_BPF"
+        }
+        Some(libc::EAFNOSUPPORT) => {
+            "this kernel has no AF_XDP (CONFIG_XDP_SOCKETS): use --backend socket"
+        }
+        Some(libc::EINVAL) => "check that the queue exists (ethtool -l), or use --backend socket",
+        _ => "use --backend socket to run without AF_XDP",
+    }
+}
+
+/// The operating system's error behind one of xsk-rs.
+fn os_error(error: &(dyn std::error::Error + 'static)) -> io::Error {
+    let code = error
+        .source()
+        .and_then(|source| source.downcast_ref::<io::Error>())
+        .and_then(io::Error::raw_os_error);
+    code.map_or_else(
+        || io::Error::other(error.to_string()),
+        io::Error::from_raw_os_error,
+    )
+}
+
+/// Reads `XDP_OPTIONS` (Linux 5.3).
+fn socket_options(fd: RawFd) -> io::Result<u32> {
+    let mut options = 0u32;
+    let mut len = size_of::<u32>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` octets to `options`, a structure of one u32
+    // (struct xdp_options), and the descriptor is open.
+    let result = unsafe {
+        libc::getsockopt(
+            fd,
+            libc::SOL_XDP,
+            libc::XDP_OPTIONS,
+            (&raw mut options).cast(),
+            &raw mut len,
+        )
+    };
+    if result == 0 {
+        Ok(options)
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// Sets how many packets one call sends in copy mode (`XDP_MAX_TX_SKB_BUDGET`, Linux 6.17).
+fn set_tx_budget(fd: RawFd, budget: u32) -> io::Result<()> {
+    const XDP_MAX_TX_SKB_BUDGET: libc::c_int = 9;
+    let len = size_of::<u32>() as libc::socklen_t;
+    // SAFETY: the kernel reads `len` octets from `budget`, and the descriptor is open.
+    let result = unsafe {
+        libc::setsockopt(
+            fd,
+            libc::SOL_XDP,
+            XDP_MAX_TX_SKB_BUDGET,
+            (&raw const budget).cast(),
+            len,
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
