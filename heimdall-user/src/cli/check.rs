@@ -60,7 +60,11 @@ fn describe(config: &Config) -> String {
             forward.timeout.as_millis(),
             forward.queue,
             forward.max_in_flight,
-            if forward.trust_ad { "trusted" } else { "cleared" },
+            if forward.trust_ad {
+                "trusted"
+            } else {
+                "cleared"
+            },
         ),
     );
     if config.backend != Backend::Socket && !config.interfaces.is_empty() {
@@ -76,7 +80,9 @@ fn backend(config: &Config) -> String {
         Backend::Auto if config.interfaces.is_empty() => {
             "socket (auto, and no interface is given)".to_owned()
         }
-        Backend::Auto => format!("auto: AF_XDP on {interfaces} if it works there, sockets beside it"),
+        Backend::Auto => {
+            format!("auto: AF_XDP on {interfaces} if it works there, sockets beside it")
+        }
         Backend::Xdp => format!("xdp: AF_XDP on {interfaces}, sockets beside it"),
     }
 }
@@ -91,7 +97,11 @@ fn workers(config: &Config) -> String {
         "{cpus}; {} frames a queue; spin {} µs; checksums {}",
         xdp.frames,
         xdp.spin.as_micros(),
-        if xdp.verify_checksums { "verified" } else { "not verified" },
+        if xdp.verify_checksums {
+            "verified"
+        } else {
+            "not verified"
+        },
     )
 }
 

@@ -28,7 +28,7 @@ Examples:
 
 /// A DNS caching front on AF_XDP.
 #[derive(Debug, Parser)]
-#[command(name = "heimdall", version, after_help = EXAMPLES, max_term_width = 100)]
+#[command(name = "heimdall", version, after_help = EXAMPLES)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -52,7 +52,8 @@ pub fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("heimdall: {error:#}");
+            // Every error of the library says in its own line what caused it.
+            eprintln!("heimdall: {error}");
             ExitCode::FAILURE
         }
     }

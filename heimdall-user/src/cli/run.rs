@@ -1,6 +1,8 @@
 //! `heimdall run`: the server, in the foreground, until a signal ends it.
 
-use anyhow::Context;
+use std::io::{self, IsTerminal};
+
+use anyhow::anyhow;
 use clap::Args;
 use signal_hook::{
     consts::{SIGINT, SIGTERM},
@@ -47,7 +49,8 @@ pub(super) struct Run {
 impl Run {
     pub(super) fn execute(self) -> anyhow::Result<()> {
         // First of all, so that a signal during the start is not lost.
-        let mut signals = Signals::new([SIGTERM, SIGINT]).context("cannot catch signals")?;
+        let mut signals = Signals::new([SIGTERM, SIGINT])
+            .map_err(|error| anyhow!("cannot catch signals: {error}"))?;
         let config = Config::load(&self.flags, &Host::read())?;
         log_to_stderr(self.log.as_deref());
         let server = Server::start(&config)?;
@@ -75,7 +78,8 @@ fn log_to_stderr(filter: Option<&str>) {
     };
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
         .with_target(false)
         .init();
 }

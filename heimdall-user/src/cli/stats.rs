@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 
-use anyhow::Context;
 use clap::Args;
 use serde_json::{Map, Value};
 
@@ -36,10 +35,13 @@ pub(super) struct Stats {
 
 impl Stats {
     pub(super) fn execute(self) -> anyhow::Result<()> {
-        let path = self.control.or_else(default_control).ok_or(Problem::NoControl)?;
+        let path = self
+            .control
+            .or_else(default_control)
+            .ok_or(Problem::NoControl)?;
         let stats = control::ask(&path, "stats")?;
         let text = if self.json {
-            let mut text = serde_json::to_string_pretty(&stats).context("stats")?;
+            let mut text = serde_json::to_string_pretty(&stats)?;
             text.push('\n');
             text
         } else {
@@ -73,7 +75,11 @@ fn list(items: &[Value]) -> String {
     let mut details = Vec::new();
     for item in items.iter().filter_map(Value::as_object) {
         if details.is_empty() {
-            table.row(item.iter().filter(|(_, value)| !value.is_object()).map(|(key, _)| key.clone()));
+            table.row(
+                item.iter()
+                    .filter(|(_, value)| !value.is_object())
+                    .map(|(key, _)| key.clone()),
+            );
         }
         table.row(item.values().filter(|value| !value.is_object()).map(scalar));
         details.push(parts(item, "    "));

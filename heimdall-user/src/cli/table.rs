@@ -14,17 +14,24 @@ impl Table {
     }
 
     fn widths(&self) -> Vec<usize> {
-        let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
-        let cell_width = |column| {
-            let cells = self.rows.iter().filter_map(move |row| row.get(column));
-            cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
-        };
-        (0..columns).map(cell_width).collect()
+        let mut widths = Vec::new();
+        for row in &self.rows {
+            widths.resize(widths.len().max(row.len()), 0);
+            for (width, cell) in widths.iter_mut().zip(row) {
+                *width = cell.chars().count().max(*width);
+            }
+        }
+        widths
     }
 
     /// Whether a column holds numbers, its head aside.
     fn is_numeric(&self, column: usize) -> bool {
-        let mut cells = self.rows.iter().skip(1).filter_map(|row| row.get(column)).peekable();
+        let mut cells = self
+            .rows
+            .iter()
+            .skip(1)
+            .filter_map(|row| row.get(column))
+            .peekable();
         cells.peek().is_some() && cells.all(|cell| cell.chars().all(|c| c.is_ascii_digit()))
     }
 }
@@ -32,7 +39,9 @@ impl Table {
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let widths = self.widths();
-        let numeric: Vec<bool> = (0..widths.len()).map(|column| self.is_numeric(column)).collect();
+        let numeric: Vec<bool> = (0..widths.len())
+            .map(|column| self.is_numeric(column))
+            .collect();
         for row in &self.rows {
             let mut line = String::new();
             for ((cell, width), numeric) in row.iter().zip(&widths).zip(&numeric) {

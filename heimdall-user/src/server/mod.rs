@@ -48,7 +48,9 @@ pub enum ServerError {
         source: io::Error,
     },
     /// Threads, eventfds and the like.
-    #[error("cannot start {what}: {source}; check the limits on threads and open files (ulimit -a)")]
+    #[error(
+        "cannot start {what}: {source}; check the limits on threads and open files (ulimit -a)"
+    )]
     Start {
         /// What.
         what: &'static str,
@@ -90,8 +92,8 @@ impl Server {
         mailboxes.extend(open_xdp.iter().flat_map(OpenXdp::mailboxes));
 
         let summary = summary(&listeners, open_xdp.as_ref());
-        let forwarder =
-            Forwarder::start(forward_settings(config), mailboxes).map_err(start("the forwarder"))?;
+        let forwarder = Forwarder::start(forward_settings(config), mailboxes)
+            .map_err(start("the forwarder"))?;
         let sockets = SocketFront::start(
             listeners,
             socket_core,

@@ -84,8 +84,12 @@ impl WorkerReport {
         fields.insert("cpu".to_owned(), json!(self.cpu));
         put(&mut fields, self.counters.list(), |name| match name {
             // What XDP_STATISTICS tells.
-            "rx_dropped" | "rx_ring_full" | "rx_fill_ring_empty_descs" | "rx_invalid_descs"
-            | "tx_invalid_descs" | "tx_ring_empty_descs" => Some(("ring", name)),
+            "rx_dropped"
+            | "rx_ring_full"
+            | "rx_fill_ring_empty_descs"
+            | "rx_invalid_descs"
+            | "tx_invalid_descs"
+            | "tx_ring_empty_descs" => Some(("ring", name)),
             _ => name.strip_prefix("frames_").map(|place| ("frames", place)),
         });
         put_core(&mut fields, &self.core);
@@ -117,7 +121,8 @@ fn forwarder(threads: &[Arc<ForwardCounters>]) -> Value {
     }
     let mut fields = Map::new();
     put(&mut fields, sums, |name| {
-        name.strip_prefix("rejected_").map(|reason| ("rejected", reason))
+        name.strip_prefix("rejected_")
+            .map(|reason| ("rejected", reason))
     });
     Value::Object(fields)
 }
@@ -132,7 +137,10 @@ fn put_core(fields: &mut Map<String, Value>, core: &CoreCounters) {
             None => ("rcodes", name),
         }),
     });
-    fields.insert("dropped".to_owned(), Value::Object(counts(core.drops.list())));
+    fields.insert(
+        "dropped".to_owned(),
+        Value::Object(counts(core.drops.list())),
+    );
 }
 
 /// Puts counts among the fields, or into the object that `group` names, under the name that it
