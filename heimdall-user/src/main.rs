@@ -1,2 +1,7 @@
 //! The `heimdall` command.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    heimdall_user::cli::main()
+}

@@ -35,12 +35,19 @@ pub enum AttachMode {
     Generic,
 }
 
-impl fmt::Display for AttachMode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl AttachMode {
+    /// The mode's name.
+    pub fn name(self) -> &'static str {
+        match self {
             Self::Native => "native",
             Self::Generic => "generic",
-        })
+        }
+    }
+}
+
+impl fmt::Display for AttachMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 

@@ -43,12 +43,19 @@ pub enum Mode {
     Copy,
 }
 
-impl fmt::Display for Mode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Mode {
+    /// The mode's name.
+    pub fn name(self) -> &'static str {
+        match self {
             Self::ZeroCopy => "zero-copy",
             Self::Copy => "copy",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 

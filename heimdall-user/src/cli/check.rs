@@ -1,0 +1,111 @@
+//! `heimdall check`: are the settings good, and what do they come to?
+
+use std::fmt::Display;
+
+use clap::Args;
+
+use super::{print, table::Table};
+use crate::config::{Backend, Config, Flags, Host, Size};
+
+const EXAMPLES: &str = "\
+Examples:
+  heimdall check --config /etc/heimdall/heimdall.toml
+  heimdall check --config heimdall.toml --interface eth0:0-3 && systemctl restart heimdall
+
+Exit code 0: the settings are good. 1: they are not, and a line on stderr says where and why.
+It opens no socket and touches no interface.";
+
+/// Check the settings, and say what would be used
+#[derive(Args, Debug)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Check {
+    #[command(flatten)]
+    flags: Flags,
+}
+
+impl Check {
+    pub(super) fn execute(self) -> anyhow::Result<()> {
+        let config = Config::load(&self.flags, &Host::read())?;
+        print(&describe(&config))
+    }
+}
+
+/// What the settings come to, a line each.
+fn describe(config: &Config) -> String {
+    let seconds = |seconds: u32| format!("{seconds} s");
+    let forward = &config.forward;
+    let mut table = Table::default();
+    let mut row = |name: &str, value: String| table.row([name.to_owned(), value]);
+    row("backend", backend(config));
+    row("listen", join(&config.listen));
+    row("upstream", join(&config.upstreams));
+    row("control", config.control.display().to_string());
+    row("max UDP reply", format!("{} octets", config.max_udp_size));
+    row("cache", format!("{} a thread", Size(config.cache_bytes)));
+    row(
+        "TTLs",
+        format!(
+            "{} to {}, negative to {}",
+            seconds(config.ttl.min),
+            seconds(config.ttl.max),
+            seconds(config.ttl.max_negative)
+        ),
+    );
+    row(
+        "forwarder",
+        format!(
+            "{} thread(s), {} attempt(s) of {} ms, {} waiting and {} under way at most, upstream's AD bit {}",
+            forward.threads,
+            forward.attempts,
+            forward.timeout.as_millis(),
+            forward.queue,
+            forward.max_in_flight,
+            if forward.trust_ad {
+                "trusted"
+            } else {
+                "cleared"
+            },
+        ),
+    );
+    if config.backend != Backend::Socket && !config.interfaces.is_empty() {
+        row("workers", workers(config));
+    }
+    format!("{table}\nThe settings are good.\n")
+}
+
+fn backend(config: &Config) -> String {
+    let interfaces = join(&config.interfaces);
+    match config.backend {
+        Backend::Socket => "socket".to_owned(),
+        Backend::Auto if config.interfaces.is_empty() => {
+            "socket (auto, and no interface is given)".to_owned()
+        }
+        Backend::Auto => {
+            format!("auto: AF_XDP on {interfaces} if it works there, sockets beside it")
+        }
+        Backend::Xdp => format!("xdp: AF_XDP on {interfaces}, sockets beside it"),
+    }
+}
+
+fn workers(config: &Config) -> String {
+    let xdp = &config.xdp;
+    let cpus = match &xdp.cpus {
+        Some(cpus) => format!("pinned to core {}", join(cpus)),
+        None => "pinned to every core in turn".to_owned(),
+    };
+    format!(
+        "{cpus}; {} frames a queue; spin {} µs; checksums {}",
+        xdp.frames,
+        xdp.spin.as_micros(),
+        if xdp.verify_checksums {
+            "verified"
+        } else {
+            "not verified"
+        },
+    )
+}
+
+fn join(items: &[impl Display]) -> String {
+    let items: Vec<String> = items.iter().map(ToString::to_string).collect();
+    items.join(", ")
+}

@@ -1,0 +1,78 @@
+//! The command line: one file a subcommand.
+//!
+//! Subcommands read flags, call the library and print; they hold no logic of their own. What goes
+//! wrong ends here, as one line on stderr. Exit codes: 0 done, 1 failed, 2 wrong usage.
+
+mod check;
+mod run;
+mod stats;
+mod table;
+
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use clap::{Parser, Subcommand};
+
+const EXAMPLES: &str = "\
+Examples:
+  Answer on kernel sockets, on any machine, without privileges:
+    heimdall run --backend socket --listen 127.0.0.1:5300 --upstream 9.9.9.9
+  Answer on AF_XDP on all receive queues of eth0, as root:
+    heimdall run --interface eth0 --upstream 9.9.9.9 --upstream 149.112.112.112
+  See whether a file is good, and what it means:
+    heimdall check --config /etc/heimdall/heimdall.toml
+  Look into the running server:
+    heimdall stats";
+
+/// A DNS caching front on AF_XDP.
+#[derive(Debug, Parser)]
+#[command(name = "heimdall", version, after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Run(run::Run),
+    Check(check::Check),
+    Stats(stats::Stats),
+}
+
+/// Runs the command that the process was given.
+pub fn main() -> ExitCode {
+    // Wrong usage ends here, with exit code 2.
+    let outcome = match Cli::parse().command {
+        Command::Run(run) => run.execute(),
+        Command::Check(check) => check.execute(),
+        Command::Stats(stats) => stats.execute(),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Every error of the library says in its own line what caused it.
+            eprintln!("heimdall: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Prints to stdout. A reader that has seen enough (`heimdall stats | head`) is no error.
+fn print(text: &str) -> anyhow::Result<()> {
+    match io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        super::Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,85 @@
+//! `heimdall run`: the server, in the foreground, until a signal ends it.
+
+use std::io::{self, IsTerminal};
+
+use anyhow::anyhow;
+use clap::Args;
+use signal_hook::{
+    consts::{SIGINT, SIGTERM},
+    iterator::Signals,
+};
+use tracing::info;
+use tracing_subscriber::{
+    EnvFilter,
+    filter::{LevelFilter, ParseError},
+};
+
+use crate::{
+    config::{Config, Flags, Host},
+    server::Server,
+};
+
+const EXAMPLES: &str = "\
+Examples:
+  Kernel sockets only, no privileges:
+    heimdall run --backend socket --listen 127.0.0.1:5300 --upstream 9.9.9.9
+  AF_XDP on every receive queue of eth0; what XDP does not take, the sockets answer:
+    heimdall run --interface eth0 --upstream 9.9.9.9
+  Queues 0 to 3 of one interface and queue 0 of another, or do not start:
+    heimdall run --backend xdp --interface eth0:0-3 --interface eth1:0 --upstream 192.0.2.53:5353
+  A file, with one setting overridden:
+    heimdall run --config /etc/heimdall/heimdall.toml --cache-size 1G
+
+It logs to stderr, and says `ready` when it answers. TERM and INT stop it; no XDP program is left
+behind, however it ends. It answers only names that an upstream resolves: give it at least one.";
+
+/// Answer queries until TERM or INT
+#[derive(Args, Debug)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Run {
+    #[command(flatten)]
+    flags: Flags,
+
+    /// What to log: error, warn, info, debug or trace, or a filter like heimdall_user::forward=debug
+    /// [default: RUST_LOG, or else info]
+    #[arg(long, value_name = "FILTER", value_parser = filter)]
+    log: Option<String>,
+}
+
+impl Run {
+    pub(super) fn execute(self) -> anyhow::Result<()> {
+        // First of all, so that a signal during the start is not lost.
+        let mut signals = Signals::new([SIGTERM, SIGINT])
+            .map_err(|error| anyhow!("cannot catch signals: {error}"))?;
+        let config = Config::load(&self.flags, &Host::read())?;
+        log_to_stderr(self.log.as_deref());
+        let server = Server::start(&config)?;
+        info!("ready: {}", server.summary());
+        if let Some(signal) = signals.forever().next() {
+            let name = if signal == SIGINT { "INT" } else { "TERM" };
+            info!("{name}: stopping");
+        }
+        server.stop();
+        info!("stopped");
+        Ok(())
+    }
+}
+
+/// Takes a filter that can be read.
+fn filter(text: &str) -> Result<String, ParseError> {
+    EnvFilter::try_new(text).map(|_| text.to_owned())
+}
+
+fn log_to_stderr(filter: Option<&str>) {
+    let builder = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into());
+    let filter = match filter {
+        Some(filter) => builder.parse_lossy(filter),
+        None => builder.from_env_lossy(),
+    };
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .with_target(false)
+        .init();
+}

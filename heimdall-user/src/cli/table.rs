@@ -1,0 +1,60 @@
+//! Columns of text.
+
+use std::fmt;
+
+/// Rows of cells, each column as wide as its widest cell. Numbers stand to the right.
+#[derive(Debug, Default)]
+pub(super) struct Table {
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    pub(super) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
+        self.rows.push(cells.into_iter().collect());
+    }
+
+    fn widths(&self) -> Vec<usize> {
+        let mut widths = Vec::new();
+        for row in &self.rows {
+            widths.resize(widths.len().max(row.len()), 0);
+            for (width, cell) in widths.iter_mut().zip(row) {
+                *width = cell.chars().count().max(*width);
+            }
+        }
+        widths
+    }
+
+    /// Whether a column holds numbers, its head aside.
+    fn is_numeric(&self, column: usize) -> bool {
+        let mut cells = self
+            .rows
+            .iter()
+            .skip(1)
+            .filter_map(|row| row.get(column))
+            .peekable();
+        cells.peek().is_some() && cells.all(|cell| cell.chars().all(|c| c.is_ascii_digit()))
+    }
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let widths = self.widths();
+        let numeric: Vec<bool> = (0..widths.len())
+            .map(|column| self.is_numeric(column))
+            .collect();
+        for row in &self.rows {
+            let mut line = String::new();
+            for ((cell, width), numeric) in row.iter().zip(&widths).zip(&numeric) {
+                if !line.is_empty() {
+                    line.push_str("  ");
+                }
+                line.push_str(&match numeric {
+                    true => format!("{cell:>width$}"),
+                    false => format!("{cell:<width$}"),
+                });
+            }
+            writeln!(f, "{}", line.trim_end())?;
+        }
+        Ok(())
+    }
+}

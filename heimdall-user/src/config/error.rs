@@ -1,0 +1,153 @@
+//! Where a bad value stands and what is wrong with it.
+
+use std::{fmt, io, net::SocketAddr, path::PathBuf};
+
+use thiserror::Error;
+
+/// Why there is no configuration to run with. One line each.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read {}: {source}; check --config", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A value is bad.
+    #[error("{place}{problem}")]
+    Bad {
+        /// Where it stands.
+        place: Place,
+        /// What is wrong with it.
+        problem: Problem,
+    },
+}
+
+/// Where a value stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In no one place: something is missing.
+    Nowhere,
+    /// On the command line.
+    Flag(&'static str),
+    /// In the file.
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Counted from 1.
+        line: usize,
+        /// With the table that it is in. Empty if the error is not in any key's value.
+        key: String,
+    },
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nowhere => Ok(()),
+            Self::Flag(flag) => write!(f, "{flag}: "),
+            Self::File { path, line, key } if key.is_empty() => {
+                write!(f, "{}:{line}: ", path.display())
+            }
+            Self::File { path, line, key } => {
+                write!(f, "{}:{line}: key `{key}`: ", path.display())
+            }
+        }
+    }
+}
+
+/// What is wrong with a value.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum Problem {
+    /// No TOML, an unknown key, or a value of the wrong type.
+    #[error("{0}")]
+    Toml(String),
+    /// Not an address and port.
+    #[error("{0:?} is not an address and port; write ADDR:PORT, an IPv6 address in [brackets]")]
+    Listen(String),
+    /// Not an address.
+    #[error(
+        "{0:?} is not an address; write ADDR or ADDR:PORT, an IPv6 address with a port in [brackets]"
+    )]
+    Upstream(String),
+    /// A name that no interface can have.
+    #[error("{0:?} is not an interface name; write IF or IF:QUEUES, like eth0 or eth0:0-3")]
+    Interface(String),
+    /// Not a list of queues.
+    #[error("{0:?} is not a list of queues; write numbers and ranges, like 0 or 0-3 or 0,2")]
+    Queues(String),
+    /// One queue twice.
+    #[error("queue {0} is given twice; name each queue once")]
+    QueueTwice(u32),
+    /// Not a size.
+    #[error("{0:?} is not a size; write octets, with K, M or G for powers of 1024, like 64M")]
+    Size(String),
+    /// Not a backend.
+    #[error("{0:?} is not a backend; write auto, xdp or socket")]
+    Backend(String),
+    /// A number out of its range.
+    #[error("{value} is out of range; choose {min} to {max}")]
+    Range {
+        /// What was given.
+        value: i64,
+        /// The least allowed.
+        min: i64,
+        /// The most allowed.
+        max: i64,
+    },
+    /// Not a power of two.
+    #[error("{0} is not a power of two; choose 4096, or twice or half of it")]
+    PowerOfTwo(i64),
+    /// Too small a cache.
+    #[error("{0} octets are too few for a cache; give at least {least}", least = crate::cache::MIN_BYTES)]
+    CacheSize(usize),
+    /// Nobody to ask.
+    #[error("no upstream to forward to; give --upstream ADDR, or the key `upstream` in a file")]
+    NoUpstream,
+    /// The upstream is ourselves.
+    #[error(
+        "upstream {upstream} is our own listen address {listen}: queries would go round for ever; name another resolver, or listen elsewhere"
+    )]
+    Loop {
+        /// The upstream.
+        upstream: SocketAddr,
+        /// The listen address that it reaches.
+        listen: SocketAddr,
+    },
+    /// No host has this address.
+    #[error("{0} is the address of no one host; name a resolver's address")]
+    NotUnicast(SocketAddr),
+    /// An empty list.
+    #[error("the list is empty; leave the key out for the default")]
+    Empty,
+    /// One value twice.
+    #[error("{0} is given twice; name it once")]
+    Twice(String),
+    /// One interface twice.
+    #[error("interface {0} is given twice; name it once, with all its queues, like {0}:0,1")]
+    InterfaceTwice(String),
+    /// XDP without an interface.
+    #[error("backend xdp needs an interface; give --interface IF, or use backend socket")]
+    NoInterface,
+    /// A core that there is not, or that we may not use.
+    #[error("core {core} is not ours to run on; choose from {allowed}")]
+    Core {
+        /// What was given.
+        core: i64,
+        /// The cores that can be had.
+        allowed: String,
+    },
+    /// A minimum above the maximum.
+    #[error("min-ttl {min} is above max-ttl {max}; lower the one or raise the other")]
+    TtlOrder {
+        /// The minimum.
+        min: u32,
+        /// The maximum.
+        max: u32,
+    },
+    /// No place for the control socket.
+    #[error("no place for the control socket: XDG_RUNTIME_DIR is not set; give --control PATH")]
+    NoControl,
+}

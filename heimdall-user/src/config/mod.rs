@@ -1,0 +1,158 @@
+//! What the operator set: the TOML file, the flags that override it, the defaults, and the checks.
+//!
+//! The rest of the house sees only [`Config`], whose values are in range and agree with one
+//! another. Every error is one line that says where the bad value stands (file, line and key, or
+//! the flag), what is wrong with it and what to write instead. This room reads the file and a few
+//! facts about the host ([`Host`]); it opens no socket and starts nothing.
+
+mod error;
+mod file;
+mod flags;
+mod resolve;
+mod values;
+
+use std::{
+    collections::BTreeSet, net::IpAddr, net::SocketAddr, path::Path, path::PathBuf, time::Duration,
+};
+
+pub use error::{ConfigError, Place, Problem};
+pub use flags::Flags;
+pub use values::{Backend, InterfaceConfig, ListenAddr, Size, UpstreamAddr};
+
+use crate::dns::TtlLimits;
+
+/// Checked settings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Interfaces whose queues are served by AF_XDP, each at most once.
+    pub interfaces: Vec<InterfaceConfig>,
+    /// Addresses to answer on, by UDP and TCP. Never empty, no port 0.
+    pub listen: Vec<SocketAddr>,
+    /// Resolvers to ask, in order of preference. Never empty, none of them ourselves.
+    pub upstreams: Vec<SocketAddr>,
+    /// What carries the packets.
+    pub backend: Backend,
+    /// Path of the control socket.
+    pub control: PathBuf,
+    /// Largest UDP reply, in octets: 512 to 4096.
+    pub max_udp_size: u16,
+    /// Memory of each thread's cache, in octets.
+    pub cache_bytes: usize,
+    /// Bounds on the lives of answers.
+    pub ttl: TtlLimits,
+    /// Asking upstream.
+    pub forward: ForwardConfig,
+    /// The AF_XDP workers.
+    pub xdp: XdpConfig,
+}
+
+/// How upstreams are asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ForwardConfig {
+    /// Threads: 1 to 64.
+    pub threads: usize,
+    /// How long to wait for an upstream before the next attempt.
+    pub timeout: Duration,
+    /// Attempts for a question, the first included: 1 to 16.
+    pub attempts: u32,
+    /// Questions that may wait for a thread.
+    pub queue: usize,
+    /// Questions that a thread may have under way.
+    pub max_in_flight: usize,
+    /// Believe the upstream's AD bit: only for a trusted path to a validating resolver.
+    pub trust_ad: bool,
+}
+
+/// How AF_XDP workers run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct XdpConfig {
+    /// Cores to pin workers to, in turn. `None`: all that the process may use, in turn.
+    pub cpus: Option<Vec<usize>>,
+    /// UMEM frames of each queue, a power of two.
+    pub frames: u32,
+    /// How long an idle worker spins before it sleeps.
+    pub spin: Duration,
+    /// Drop packets with a wrong IPv4 or UDP checksum.
+    pub verify_checksums: bool,
+}
+
+/// What the checks need to know about the machine.
+#[derive(Clone, Debug, Default)]
+pub struct Host {
+    /// Addresses of all interfaces.
+    pub addresses: Vec<IpAddr>,
+    /// Cores that this process may run on.
+    pub cores: BTreeSet<usize>,
+    /// Where the control socket goes unless told otherwise.
+    pub control: Option<PathBuf>,
+}
+
+impl Host {
+    /// Asks the kernel. What it does not tell is left empty, and the check of it skipped.
+    pub fn read() -> Self {
+        use nix::{ifaddrs::getifaddrs, sched, unistd::Pid};
+        let addresses = getifaddrs()
+            .into_iter()
+            .flatten()
+            .filter_map(|interface| {
+                let address = interface.address?;
+                let v4 = address.as_sockaddr_in().map(|v4| IpAddr::from(v4.ip()));
+                v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::from(v6.ip())))
+            })
+            .collect();
+        let cores = sched::sched_getaffinity(Pid::from_raw(0))
+            .map(|set| {
+                (0..sched::CpuSet::count())
+                    .filter(|&core| set.is_set(core).unwrap_or(false))
+                    .collect()
+            })
+            .unwrap_or_default();
+        Self {
+            addresses,
+            cores,
+            control: default_control(),
+        }
+    }
+}
+
+/// Where the control socket is unless told otherwise: for root in `/run/heimdall`, for others in
+/// their own runtime directory, if they have one.
+pub fn default_control() -> Option<PathBuf> {
+    if nix::unistd::geteuid().is_root() {
+        return Some(PathBuf::from("/run/heimdall/control.sock"));
+    }
+    let directory = std::env::var_os("XDG_RUNTIME_DIR").filter(|path| !path.is_empty())?;
+    Some(Path::new(&directory).join("heimdall.sock"))
+}
+
+impl Config {
+    /// Reads the file that `flags` name, if any, and puts the flags on top of it.
+    ///
+    /// # Errors
+    /// The file cannot be read, or a value in it or in the flags is bad.
+    pub fn load(flags: &Flags, host: &Host) -> Result<Self, ConfigError> {
+        let text = match &flags.config {
+            Some(path) => {
+                std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
+                    path: path.clone(),
+                    source,
+                })?
+            }
+            None => String::new(),
+        };
+        Self::resolve(flags, &text, host)
+    }
+
+    /// As [`load`](Self::load), with the file's text already read.
+    fn resolve(flags: &Flags, text: &str, host: &Host) -> Result<Self, ConfigError> {
+        let path = flags
+            .config
+            .as_deref()
+            .unwrap_or(Path::new("heimdall.toml"));
+        let file = file::parse(path, text)?;
+        resolve::resolve(flags, path, text, file, host)
+    }
+}
+
+#[cfg(test)]
+mod tests;

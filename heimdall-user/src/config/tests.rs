@@ -1,0 +1,324 @@
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn host() -> Host {
+    Host {
+        addresses: vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
+        cores: BTreeSet::from([0, 1]),
+        control: Some(PathBuf::from("/run/heimdall/control.sock")),
+    }
+}
+
+fn from_file(text: &str) -> Result<Config, ConfigError> {
+    Config::resolve(&Flags::default(), text, &host())
+}
+
+fn flags(args: &[&str]) -> Flags {
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        flags: Flags,
+    }
+    let args = std::iter::once("heimdall").chain(args.iter().copied());
+    <Line as clap::Parser>::try_parse_from(args).unwrap().flags
+}
+
+/// Text of a file, and the one line that it gets.
+const BAD: &[(&str, &str)] = &[
+    // Not TOML, or not our keys.
+    (
+        "[forward\n",
+        "heimdall.toml:1: unclosed table, expected `]`",
+    ),
+    (
+        "\nbackend = \"a",
+        "heimdall.toml:2: invalid basic string, expected `\"`",
+    ),
+    (
+        "backend = \"xdp\"\nbackend = \"xdp\"",
+        "heimdall.toml:2: duplicate key",
+    ),
+    (
+        "[forward]\nthread = 3",
+        "heimdall.toml:2: key `forward`: unknown key `thread`, expected one of `threads`, `timeout-ms`, `attempts`, `queue`, `max-in-flight`, `trust-ad`",
+    ),
+    (
+        "listen = \"0.0.0.0:53\"",
+        "heimdall.toml:1: key `listen`: invalid type: string \"0.0.0.0:53\", expected a list",
+    ),
+    (
+        "upstream = [\n  \"192.0.2.53\",\n  5,\n]",
+        "heimdall.toml:3: key `upstream`: invalid type: integer `5`, expected a string",
+    ),
+    (
+        "cache = 5",
+        "heimdall.toml:1: key `cache`: invalid type: integer `5`, expected a table",
+    ),
+    (
+        "[forward]\ntrust-ad = 1",
+        "heimdall.toml:2: key `forward.trust-ad`: invalid type: integer `1`, expected a boolean",
+    ),
+    (
+        "max-udp-size = \"big\"",
+        "heimdall.toml:1: key `max-udp-size`: invalid type: string \"big\", expected a whole number",
+    ),
+    // Addresses.
+    (
+        "listen = [\n  \"0.0.0.0:53\",\n  \"10.0.0.1:99999\",\n]",
+        "heimdall.toml:3: key `listen`: \"10.0.0.1:99999\" is not an address and port; write ADDR:PORT, an IPv6 address in [brackets]",
+    ),
+    (
+        "listen = [\"10.0.0.1:53\", \"10.0.0.1:53\"]",
+        "heimdall.toml:1: key `listen`: 10.0.0.1:53 is given twice; name it once",
+    ),
+    (
+        "upstream = []",
+        "heimdall.toml:1: key `upstream`: the list is empty; leave the key out for the default",
+    ),
+    (
+        "upstream = [\"dns.example\"]",
+        "heimdall.toml:1: key `upstream`: \"dns.example\" is not an address; write ADDR or ADDR:PORT, an IPv6 address with a port in [brackets]",
+    ),
+    (
+        "upstream = [\"0.0.0.0\"]",
+        "heimdall.toml:1: key `upstream`: 0.0.0.0:53 is the address of no one host; name a resolver's address",
+    ),
+    (
+        "upstream = [\"192.0.2.53\",\n\"192.0.2.53:53\"]",
+        "heimdall.toml:2: key `upstream`: 192.0.2.53:53 is given twice; name it once",
+    ),
+    (
+        "\n\nupstream = [\"192.0.2.1\"]",
+        "heimdall.toml:3: key `upstream`: upstream 192.0.2.1:53 is our own listen address 0.0.0.0:53: queries would go round for ever; name another resolver, or listen elsewhere",
+    ),
+    (
+        "",
+        "no upstream to forward to; give --upstream ADDR, or the key `upstream` in a file",
+    ),
+    // Interfaces and backend.
+    (
+        "interface = [\"eth0:0-x\"]",
+        "heimdall.toml:1: key `interface`: \"0-x\" is not a list of queues; write numbers and ranges, like 0 or 0-3 or 0,2",
+    ),
+    (
+        "interface = [\"eth0:0-3,2\"]",
+        "heimdall.toml:1: key `interface`: queue 2 is given twice; name each queue once",
+    ),
+    (
+        "interface = [\"a-very-long-name\"]",
+        "heimdall.toml:1: key `interface`: \"a-very-long-name\" is not an interface name; write IF or IF:QUEUES, like eth0 or eth0:0-3",
+    ),
+    (
+        "interface = [\"eth0:0\", \"eth0:1\"]",
+        "heimdall.toml:1: key `interface`: interface eth0 is given twice; name it once, with all its queues, like eth0:0,1",
+    ),
+    (
+        "backend = \"dpdk\"",
+        "heimdall.toml:1: key `backend`: \"dpdk\" is not a backend; write auto, xdp or socket",
+    ),
+    (
+        "backend = \"xdp\"",
+        "heimdall.toml:1: key `backend`: backend xdp needs an interface; give --interface IF, or use backend socket",
+    ),
+    // Numbers.
+    (
+        "max-udp-size = 4097",
+        "heimdall.toml:1: key `max-udp-size`: 4097 is out of range; choose 512 to 4096",
+    ),
+    (
+        "[cache]\nsize = \"64Q\"",
+        "heimdall.toml:2: key `cache.size`: \"64Q\" is not a size; write octets, with K, M or G for powers of 1024, like 64M",
+    ),
+    (
+        "[cache]\nsize = true",
+        "heimdall.toml:2: key `cache.size`: invalid type: boolean `true`, expected a size like 67108864 or \"64M\"",
+    ),
+    (
+        "[cache]\nsize = 5",
+        "heimdall.toml:2: key `cache.size`: 5 octets are too few for a cache; give at least 262144",
+    ),
+    (
+        "[cache]\nmax-ttl = 60\nmin-ttl = 61",
+        "heimdall.toml:3: key `cache.min-ttl`: min-ttl 61 is above max-ttl 60; lower the one or raise the other",
+    ),
+    (
+        "[forward]\ntimeout-ms = 0",
+        "heimdall.toml:2: key `forward.timeout-ms`: 0 is out of range; choose 10 to 60000",
+    ),
+    (
+        "[xdp]\nframes = 5000",
+        "heimdall.toml:2: key `xdp.frames`: 5000 is not a power of two; choose 4096, or twice or half of it",
+    ),
+    (
+        "[xdp]\ncpus = [0,\n 9]",
+        "heimdall.toml:3: key `xdp.cpus`: core 9 is not ours to run on; choose from 0, 1",
+    ),
+];
+
+#[test]
+fn bad_files_get_one_line_that_names_the_place() {
+    for (text, line) in BAD {
+        let about_upstreams = text.is_empty() || text.contains("upstream");
+        let flags = if about_upstreams {
+            Flags::default()
+        } else {
+            flags(&["--upstream", "192.0.2.53"])
+        };
+        let error = Config::resolve(&flags, text, &host()).unwrap_err();
+        assert_eq!(error.to_string(), *line, "for {text:?}");
+    }
+}
+
+/// Flags, and the one line that they get.
+const BAD_FLAGS: &[(&[&str], &str)] = &[
+    (
+        &["--upstream", "[::1]:53"],
+        "--upstream: upstream [::1]:53 is our own listen address [::]:53: queries would go round for ever; name another resolver, or listen elsewhere",
+    ),
+    (
+        &["--upstream", "192.0.2.53", "--backend", "xdp"],
+        "--backend: backend xdp needs an interface; give --interface IF, or use backend socket",
+    ),
+    (
+        &["--upstream", "192.0.2.53", "--cache-size", "1K"],
+        "--cache-size: 1024 octets are too few for a cache; give at least 262144",
+    ),
+    (
+        &["--interface", "eth0", "--interface", "eth0:1"],
+        "--interface: interface eth0 is given twice; name it once, with all its queues, like eth0:0,1",
+    ),
+];
+
+#[test]
+fn bad_flags_are_named() {
+    for (args, line) in BAD_FLAGS {
+        let error = Config::resolve(&flags(args), "", &host()).unwrap_err();
+        assert_eq!(error.to_string(), *line, "for {args:?}");
+    }
+}
+
+#[test]
+fn defaults() {
+    let config = from_file("upstream = [\"9.9.9.9\"]").unwrap();
+    let expected = Config {
+        interfaces: Vec::new(),
+        listen: vec!["0.0.0.0:53".parse().unwrap(), "[::]:53".parse().unwrap()],
+        upstreams: vec!["9.9.9.9:53".parse().unwrap()],
+        backend: Backend::Auto,
+        control: PathBuf::from("/run/heimdall/control.sock"),
+        max_udp_size: 1232,
+        cache_bytes: 64 << 20,
+        ttl: TtlLimits::default(),
+        forward: ForwardConfig {
+            threads: 1,
+            timeout: Duration::from_secs(1),
+            attempts: 3,
+            queue: 4096,
+            max_in_flight: 4096,
+            trust_ad: false,
+        },
+        xdp: XdpConfig {
+            cpus: None,
+            frames: 4096,
+            spin: Duration::from_micros(50),
+            verify_checksums: true,
+        },
+    };
+    assert_eq!(config, expected);
+}
+
+#[test]
+fn flags_override_the_file() {
+    let text = r#"
+        interface = ["eth0:0-3", "eth1"]
+        listen = ["192.0.2.1:53"]
+        upstream = ["9.9.9.9", "[2620:fe::fe]:5353"]
+        backend = "socket"
+        control = "/tmp/a"
+        [cache]
+        size = "1G"
+    "#;
+    let config = from_file(text).unwrap();
+    assert_eq!(
+        config.interfaces[0].queues,
+        Some(BTreeSet::from([0, 1, 2, 3]))
+    );
+    assert_eq!(config.interfaces[1].queues, None);
+    assert_eq!(config.cache_bytes, 1 << 30);
+    let args = [
+        "--interface",
+        "veth0:1",
+        "--listen",
+        "[::1]:5300",
+        "--upstream",
+        "2620:fe::9",
+        "--backend",
+        "auto",
+        "--control",
+        "/tmp/b",
+        "--cache-size",
+        "512k",
+    ];
+    let config = Config::resolve(&flags(&args), text, &host()).unwrap();
+    assert_eq!(config.interfaces, ["veth0:1".parse().unwrap()]);
+    assert_eq!(config.listen, ["[::1]:5300".parse().unwrap()]);
+    assert_eq!(config.upstreams, ["[2620:fe::9]:53".parse().unwrap()]);
+    assert_eq!(config.backend, Backend::Auto);
+    assert_eq!(config.control, PathBuf::from("/tmp/b"));
+    assert_eq!(config.cache_bytes, 512 << 10);
+}
+
+#[test]
+fn another_port_or_family_is_no_loop() {
+    for args in [
+        ["--listen", "127.0.0.1:5300", "--upstream", "127.0.0.1:53"],
+        ["--listen", "127.0.0.2:53", "--upstream", "127.0.0.1:53"],
+        ["--listen", "[::]:53", "--upstream", "127.0.0.1:53"],
+    ] {
+        assert!(
+            Config::resolve(&flags(&args), "", &host()).is_ok(),
+            "{args:?}"
+        );
+    }
+}
+
+#[test]
+fn the_example_file_is_good_and_shows_the_defaults() {
+    let text = include_str!("../../../deploy/heimdall.toml");
+    let config = from_file(text).unwrap();
+    // Its commented keys are the defaults: with them the outcome is the same.
+    let uncommented: String = text
+        .lines()
+        .map(|line| line.strip_prefix("#= ").unwrap_or(line))
+        .flat_map(|line| [line, "\n"])
+        .collect();
+    assert_ne!(text, uncommented);
+    assert_eq!(from_file(&uncommented).unwrap(), config);
+}
+
+proptest! {
+    #[test]
+    fn sizes_read_back(bytes in 0_usize..1 << 45) {
+        let size = Size(bytes);
+        prop_assert_eq!(size.to_string().parse::<Size>().unwrap(), size);
+    }
+
+    #[test]
+    fn interfaces_read_back(
+        name in "[a-z][a-z0-9._-]{0,14}",
+        queues in proptest::option::of(proptest::collection::btree_set(0_u32..4096, 1..20)),
+    ) {
+        let interface = InterfaceConfig { name, queues };
+        prop_assert_eq!(interface.to_string().parse::<InterfaceConfig>().unwrap(), interface);
+    }
+
+    #[test]
+    fn any_text_gives_a_config_or_one_line(text in "(listen|upstream|\\[cache\\]|size|=|\\[|\\]|\"|\n|[ -~]){0,40}") {
+        if let Err(error) = from_file(&text) {
+            prop_assert_eq!(error.to_string().lines().count(), 1);
+        }
+    }
+}

@@ -1,0 +1,103 @@
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+use std::{
+    io::{Read, Write},
+    net::Shutdown,
+    os::unix::net::UnixStream,
+    time::{Duration, Instant},
+};
+
+use serde_json::json;
+
+use super::*;
+
+fn serve(path: &Path) -> ControlServer {
+    let control = Control::bind(path).unwrap();
+    control.serve(|_| json!({ "backend": "socket" })).unwrap()
+}
+
+#[test]
+fn answers_and_leaves_nothing_behind() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("new/control.sock");
+    let server = serve(&path);
+    assert_eq!(
+        fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+        0o660
+    );
+    assert_eq!(ask(&path, "stats").unwrap(), json!({ "backend": "socket" }));
+    let error = ask(&path, "shutdown").unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "the server says: unknown request \"shutdown\"; it may be of another version"
+    );
+    server.stop();
+    assert!(!path.exists());
+    let error = ask(&path, "stats").unwrap_err();
+    assert!(matches!(error, ControlError::NotRunning(_)), "{error}");
+}
+
+#[test]
+fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("control.sock");
+    drop(UnixListener::bind(&path).unwrap());
+    assert!(path.exists());
+    let control = Control::bind(&path).unwrap();
+    // Live from the bind on, even before it serves.
+    let error = Control::bind(&path).unwrap_err();
+    assert!(matches!(error, ControlError::Taken(_)), "{error}");
+    let server = control.serve(|_| json!({})).unwrap();
+    assert_eq!(ask(&path, "stats").unwrap(), json!({}));
+    server.stop();
+}
+
+#[test]
+fn what_is_no_socket_is_left_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("control.sock");
+    fs::write(&path, "precious").unwrap();
+    let error = Control::bind(&path).unwrap_err();
+    assert!(matches!(error, ControlError::NotASocket(_)), "{error}");
+    assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
+}
+
+#[test]
+fn a_path_that_is_too_long_is_an_error() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("x".repeat(120));
+    assert!(matches!(
+        Control::bind(&path),
+        Err(ControlError::Bind { .. })
+    ));
+    assert!(matches!(ask(&path, "stats"), Err(ControlError::Ask { .. })));
+}
+
+#[test]
+fn no_client_can_hold_up_the_next() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("control.sock");
+    let control = Control::bind(&path).unwrap();
+    // More than a socket's buffer, so that a client that does not read fills it.
+    let long = "x".repeat(4 << 20);
+    let server = control.serve(move |_| json!({ "long": long })).unwrap();
+    let silent = UnixStream::connect(&path).unwrap();
+    let mut deaf = UnixStream::connect(&path).unwrap();
+    deaf.write_all(b"stats\n").unwrap();
+    let mut endless = UnixStream::connect(&path).unwrap();
+    endless.write_all(&[b'x'; 300]).unwrap();
+    let mut short = UnixStream::connect(&path).unwrap();
+    short.write_all(b"sta").unwrap();
+    short.shutdown(Shutdown::Write).unwrap();
+    let begin = Instant::now();
+    let answer = ask(&path, "stats").unwrap();
+    assert_eq!(answer["long"].as_str().unwrap().len(), 4 << 20);
+    assert!(begin.elapsed() < Duration::from_secs(3));
+    let mut rest = Vec::new();
+    short.read_to_end(&mut rest).unwrap();
+    assert!(rest.is_empty());
+    drop((silent, deaf, endless));
+    let begin = Instant::now();
+    server.stop();
+    assert!(begin.elapsed() < Duration::from_secs(2));
+}

@@ -1,0 +1,168 @@
+//! What `heimdall stats` shows, gathered from everybody's counters.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use serde_json::{Map, Value, json};
+
+use super::CoreCounters;
+use crate::{forward::ForwardCounters, socket::SocketCounters, worker::WorkerCounters};
+
+/// Where all counters are.
+pub(super) struct Report {
+    pub(super) xdp: Option<XdpReport>,
+    pub(super) sockets: SocketReport,
+    /// One set for each thread.
+    pub(super) forwarder: Vec<Arc<ForwardCounters>>,
+}
+
+pub(super) struct XdpReport {
+    pub(super) interfaces: Vec<InterfaceReport>,
+    pub(super) workers: Vec<WorkerReport>,
+}
+
+pub(super) struct InterfaceReport {
+    pub(super) name: String,
+    /// How the program is attached: `native` or `generic`.
+    pub(super) attach: &'static str,
+    pub(super) program_id: u32,
+    /// Reads the program's verdicts, summed over the CPUs.
+    pub(super) verdicts: Box<dyn Fn() -> Vec<(&'static str, u64)> + Send>,
+}
+
+pub(super) struct WorkerReport {
+    pub(super) interface: String,
+    pub(super) queue: u32,
+    /// `zero-copy` or `copy`.
+    pub(super) mode: &'static str,
+    pub(super) cpu: Option<usize>,
+    pub(super) counters: Arc<WorkerCounters>,
+    pub(super) core: CoreCounters,
+}
+
+pub(super) struct SocketReport {
+    pub(super) counters: Arc<SocketCounters>,
+    pub(super) core: CoreCounters,
+}
+
+impl Report {
+    /// The counters of this moment.
+    pub(super) fn json(&self) -> Value {
+        let (interfaces, workers) = match &self.xdp {
+            Some(xdp) => (
+                xdp.interfaces.iter().map(InterfaceReport::json).collect(),
+                xdp.workers.iter().map(WorkerReport::json).collect(),
+            ),
+            None => (Vec::new(), Vec::new()),
+        };
+        json!({
+            "backend": if self.xdp.is_some() { "xdp" } else { "socket" },
+            "interfaces": interfaces,
+            "workers": workers,
+            "sockets": self.sockets.json(),
+            "forwarder": forwarder(&self.forwarder),
+        })
+    }
+}
+
+impl InterfaceReport {
+    fn json(&self) -> Value {
+        json!({
+            "name": self.name,
+            "attach": self.attach,
+            "program_id": self.program_id,
+            "verdicts": Value::Object(counts((self.verdicts)())),
+        })
+    }
+}
+
+impl WorkerReport {
+    fn json(&self) -> Value {
+        let mut fields = Map::new();
+        fields.insert("interface".to_owned(), json!(self.interface));
+        fields.insert("queue".to_owned(), json!(self.queue));
+        fields.insert("mode".to_owned(), json!(self.mode));
+        fields.insert("cpu".to_owned(), json!(self.cpu));
+        put(&mut fields, self.counters.list(), |name| match name {
+            // What XDP_STATISTICS tells.
+            "rx_dropped"
+            | "rx_ring_full"
+            | "rx_fill_ring_empty_descs"
+            | "rx_invalid_descs"
+            | "tx_invalid_descs"
+            | "tx_ring_empty_descs" => Some(("ring", name)),
+            _ => name.strip_prefix("frames_").map(|place| ("frames", place)),
+        });
+        put_core(&mut fields, &self.core);
+        Value::Object(fields)
+    }
+}
+
+impl SocketReport {
+    fn json(&self) -> Value {
+        let mut fields = Map::new();
+        put(&mut fields, self.counters.list(), |_| None);
+        put_core(&mut fields, &self.core);
+        Value::Object(fields)
+    }
+}
+
+/// The threads' counters, summed.
+fn forwarder(threads: &[Arc<ForwardCounters>]) -> Value {
+    let mut sums: Vec<(&'static str, u64)> = Vec::new();
+    let mut places = BTreeMap::new();
+    for (name, count) in threads.iter().flat_map(|thread| thread.list()) {
+        let place = *places.entry(name).or_insert_with(|| {
+            sums.push((name, 0));
+            sums.len() - 1
+        });
+        if let Some((_, sum)) = sums.get_mut(place) {
+            *sum += count;
+        }
+    }
+    let mut fields = Map::new();
+    put(&mut fields, sums, |name| {
+        name.strip_prefix("rejected_")
+            .map(|reason| ("rejected", reason))
+    });
+    Value::Object(fields)
+}
+
+/// What an answer core counts: the cache's counts, the response codes and the drops by reason as
+/// objects of their own.
+fn put_core(fields: &mut Map<String, Value>, core: &CoreCounters) {
+    put(fields, core.answers.list(), |name| match name {
+        "hits" | "misses" | "truncated" => None,
+        _ => Some(match name.strip_prefix("cache_") {
+            Some(count) => ("cache", count),
+            None => ("rcodes", name),
+        }),
+    });
+    fields.insert(
+        "dropped".to_owned(),
+        Value::Object(counts(core.drops.list())),
+    );
+}
+
+/// Puts counts among the fields, or into the object that `group` names, under the name that it
+/// gives.
+fn put(
+    fields: &mut Map<String, Value>,
+    counts: Vec<(&'static str, u64)>,
+    group: impl Fn(&'static str) -> Option<(&'static str, &'static str)>,
+) {
+    for (name, count) in counts {
+        let Some((group, name)) = group(name) else {
+            fields.insert(name.to_owned(), json!(count));
+            continue;
+        };
+        let object = fields.entry(group).or_insert_with(|| json!({}));
+        if let Some(object) = object.as_object_mut() {
+            object.insert(name.to_owned(), json!(count));
+        }
+    }
+}
+
+fn counts(counts: Vec<(&'static str, u64)>) -> Map<String, Value> {
+    let count = |(name, count): (&'static str, u64)| (name.to_owned(), json!(count));
+    counts.into_iter().map(count).collect()
+}

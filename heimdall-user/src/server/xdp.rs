@@ -1,0 +1,427 @@
+//! AF_XDP, put together: a program for each interface, a socket and a worker for each queue, and
+//! a thread that follows the interfaces' addresses.
+
+use std::{
+    fmt, io,
+    net::SocketAddr,
+    os::fd::AsFd,
+    sync::{Arc, Mutex, PoisonError},
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use nix::{
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sched::{CpuSet, sched_getaffinity},
+    sys::eventfd::{EfdFlags, EventFd},
+    unistd::Pid,
+};
+use thiserror::Error;
+use tracing::{info, warn};
+
+use super::{
+    CoreCounters, CoreParts, ServerError,
+    report::{InterfaceReport, WorkerReport, XdpReport},
+    start,
+};
+use crate::{
+    config::{Config, XdpConfig},
+    forward::{Forwarder, Mailbox},
+    packet::SourceFilter,
+    worker::{Parts, Settings, Worker, WorkerCounters, max_pending},
+    xdp::{
+        Interface, Program,
+        nic::AddressWatch,
+        program::{self, AttachMode},
+        served,
+        socket::{Frame, MAX_MTU, Mode, Xsk, XskError},
+    },
+};
+
+/// Why AF_XDP is not to be had.
+#[derive(Debug, Error)]
+pub enum XdpError {
+    /// The interface or its program.
+    #[error(transparent)]
+    Program(#[from] program::XdpError),
+    /// A queue's socket.
+    #[error(transparent)]
+    Socket(#[from] XskError),
+    /// The kernel does not tell of changed addresses.
+    #[error("cannot follow the interfaces' addresses: {0}; is netlink (AF_NETLINK) allowed here?")]
+    Watch(io::Error),
+    /// No eventfd.
+    #[error("cannot make an eventfd: {0}; raise the limit on open files (ulimit -n)")]
+    Mailbox(io::Error),
+}
+
+/// How long to wait for the link to come back after the program was attached.
+const CARRIER_WAIT: Duration = Duration::from_secs(5);
+
+/// An interface with its program.
+struct Attached {
+    interface: Interface,
+    program: Mutex<Program>,
+    sources: Arc<ArcSwap<SourceFilter>>,
+    listen: Vec<SocketAddr>,
+}
+
+impl Attached {
+    fn program(&self) -> std::sync::MutexGuard<'_, Program> {
+        self.program.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the interface's addresses of this moment: which to serve, and which to refuse as
+    /// senders.
+    fn follow_addresses(&self) -> Result<(), program::XdpError> {
+        let own = self.interface.addresses();
+        let senders = own.iter().copied().chain(self.interface.broadcasts());
+        self.sources.store(Arc::new(SourceFilter::new(senders)));
+        self.program().serve(served::endpoints(&self.listen, &own))
+    }
+}
+
+/// A queue with its socket, and no worker yet.
+struct Queue {
+    attached: Arc<Attached>,
+    queue: u32,
+    xsk: Xsk,
+    frames: Vec<Frame>,
+    mailbox: Arc<Mailbox>,
+}
+
+/// Programs attached and sockets bound, and no thread yet.
+pub(super) struct OpenXdp {
+    attached: Vec<Arc<Attached>>,
+    queues: Vec<Queue>,
+    watch: AddressWatch,
+}
+
+impl OpenXdp {
+    /// Attaches the program to every interface, to steer what is sent to `addresses`, and binds a
+    /// socket to every queue. Nothing is steered yet.
+    pub(super) fn open(config: &Config, addresses: &[SocketAddr]) -> Result<Self, XdpError> {
+        let watch = AddressWatch::new().map_err(XdpError::Watch)?;
+        let mut attached = Vec::new();
+        let mut queues = Vec::new();
+        for wanted in &config.interfaces {
+            let interface = Interface::find(&wanted.name).map_err(program::XdpError::from)?;
+            let numbers: Vec<u32> = match &wanted.queues {
+                Some(numbers) => numbers.iter().copied().collect(),
+                None => (0..interface.queues).collect(),
+            };
+            if let Some(&queue) = numbers.iter().find(|queue| **queue >= interface.queues) {
+                let (queues, interface) = (interface.queues, interface.name);
+                return Err(program::XdpError::NoQueue {
+                    interface,
+                    queue,
+                    queues,
+                }
+                .into());
+            }
+            if interface.mtu > MAX_MTU {
+                let (mtu, interface) = (interface.mtu, interface.name);
+                return Err(program::XdpError::Mtu {
+                    interface,
+                    mtu,
+                    max: MAX_MTU,
+                }
+                .into());
+            }
+            let program = Program::attach(&interface)?;
+            if interface.up && !interface.wait_carrier(CARRIER_WAIT) {
+                warn!(
+                    "{}: no carrier since the XDP program was attached",
+                    interface.name
+                );
+            }
+            let native = program.mode() == AttachMode::Native;
+            let one = Arc::new(Attached {
+                interface,
+                program: Mutex::new(program),
+                sources: Arc::default(),
+                listen: addresses.to_vec(),
+            });
+            for queue in numbers {
+                let (xsk, frames) =
+                    Xsk::open(&one.interface.name, queue, config.xdp.frames, native)?;
+                let mailbox = Mailbox::new(max_pending(frames.len())).map_err(XdpError::Mailbox)?;
+                let attached = Arc::clone(&one);
+                queues.push(Queue {
+                    attached,
+                    queue,
+                    xsk,
+                    frames,
+                    mailbox: Arc::new(mailbox),
+                });
+            }
+            attached.push(one);
+        }
+        Ok(Self {
+            attached,
+            queues,
+            watch,
+        })
+    }
+
+    /// The mailbox of each queue's worker, in their order.
+    pub(super) fn mailboxes(&self) -> impl Iterator<Item = Arc<Mailbox>> {
+        self.queues.iter().map(|queue| Arc::clone(&queue.mailbox))
+    }
+
+    /// The interfaces, and in which mode each queue runs.
+    pub(super) fn summary(&self) -> String {
+        let one = |queue: &Queue| {
+            let mode = queue.attached.program().mode();
+            format!(
+                "{} queue {} ({mode} XDP, {})",
+                queue.attached.interface.name,
+                queue.queue,
+                queue.xsk.mode()
+            )
+        };
+        self.queues.iter().map(one).collect::<Vec<_>>().join(", ")
+    }
+
+    /// Starts the workers, and then the steering. Theirs are the numbers from `front` on with the
+    /// forwarder.
+    pub(super) fn start(
+        self,
+        config: &Config,
+        parts: &CoreParts,
+        forwarder: &Forwarder,
+        front: u16,
+    ) -> Result<Xdp, ServerError> {
+        let cpus = cpus(&config.xdp);
+        let mut workers = Vec::new();
+        for (i, (queue, front)) in self.queues.into_iter().zip(front..).enumerate() {
+            let (core, counters) = parts.core()?;
+            let cpu = (!cpus.is_empty())
+                .then(|| cpus.get(i % cpus.len()).copied())
+                .flatten();
+            let attached = Arc::clone(&queue.attached);
+            say_mode(&attached, &queue);
+            let settings = Settings {
+                name: format!("{}:{}", attached.interface.name, queue.queue),
+                cpu,
+                mtu: attached.interface.mtu as usize,
+                verify_checksums: config.xdp.verify_checksums,
+                spin: config.xdp.spin,
+            };
+            let mode = queue.xsk.mode();
+            attached
+                .program()
+                .register(queue.queue, queue.xsk.as_fd())
+                .map_err(XdpError::from)?;
+            let worker = Worker::start(
+                settings,
+                Parts {
+                    xsk: queue.xsk,
+                    frames: queue.frames,
+                    core,
+                    forwarder: forwarder.handle(),
+                    front,
+                    mailbox: queue.mailbox,
+                    sources: Arc::clone(&attached.sources),
+                    drops: Arc::clone(&counters.drops),
+                },
+                parts.clock,
+            )
+            .map_err(start("a worker"))?;
+            workers.push(Running {
+                worker,
+                attached,
+                queue: queue.queue,
+                mode,
+                cpu,
+                counters,
+            });
+        }
+        for attached in &self.attached {
+            attached.follow_addresses().map_err(XdpError::from)?;
+        }
+        let follower =
+            Follower::start(self.watch, self.attached.clone()).map_err(start("a thread"))?;
+        Ok(Xdp {
+            attached: self.attached,
+            workers,
+            follower,
+        })
+    }
+}
+
+/// Says which mode a queue got, and why not a better one.
+fn say_mode(attached: &Attached, queue: &Queue) {
+    let name = &attached.interface.name;
+    let program = attached.program();
+    let mut why = Vec::new();
+    why.extend(
+        program
+            .why_not_native()
+            .map(|why| format!("not native: {why}")),
+    );
+    if queue.xsk.mode() == Mode::Copy {
+        why.extend(
+            queue
+                .xsk
+                .why_not_better()
+                .map(|why| format!("not zero-copy: {why}")),
+        );
+    }
+    let why = if why.is_empty() {
+        String::new()
+    } else {
+        format!(" ({})", why.join("; "))
+    };
+    info!(
+        "{name} queue {}: {} XDP, {}{why}",
+        queue.queue,
+        program.mode(),
+        queue.xsk.mode()
+    );
+}
+
+/// Cores for the workers to take in turn.
+fn cpus(config: &XdpConfig) -> Vec<usize> {
+    if let Some(cpus) = &config.cpus {
+        return cpus.clone();
+    }
+    let Ok(allowed) = sched_getaffinity(Pid::from_raw(0)) else {
+        return Vec::new();
+    };
+    (0..CpuSet::count())
+        .filter(|cpu| allowed.is_set(*cpu).unwrap_or_default())
+        .collect()
+}
+
+struct Running {
+    worker: Worker,
+    attached: Arc<Attached>,
+    queue: u32,
+    mode: Mode,
+    cpu: Option<usize>,
+    counters: CoreCounters,
+}
+
+/// Running workers.
+pub(super) struct Xdp {
+    attached: Vec<Arc<Attached>>,
+    workers: Vec<Running>,
+    follower: Follower,
+}
+
+impl fmt::Debug for Xdp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Xdp")
+            .field("workers", &self.workers.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Xdp {
+    /// Where to read their counters.
+    pub(super) fn report(&self) -> XdpReport {
+        let interface = |attached: &Arc<Attached>| {
+            let (attach, program_id) = {
+                let program = attached.program();
+                (program.mode().name(), program.id())
+            };
+            // The programs go when the server stops, whoever still holds a report.
+            let attached_now = Arc::downgrade(attached);
+            InterfaceReport {
+                name: attached.interface.name.clone(),
+                attach,
+                program_id,
+                verdicts: Box::new(move || {
+                    attached_now
+                        .upgrade()
+                        .map(|attached| attached.program().verdicts())
+                        .unwrap_or_default()
+                }),
+            }
+        };
+        let worker = |running: &Running| WorkerReport {
+            interface: running.attached.interface.name.clone(),
+            queue: running.queue,
+            mode: running.mode.name(),
+            cpu: running.cpu,
+            counters: Arc::<WorkerCounters>::clone(running.worker.counters()),
+            core: running.counters.clone(),
+        };
+        XdpReport {
+            interfaces: self.attached.iter().map(interface).collect(),
+            workers: self.workers.iter().map(worker).collect(),
+        }
+    }
+
+    /// Detaches the programs and ends the workers.
+    pub(super) fn stop(self) {
+        self.follower.stop();
+        for attached in &self.attached {
+            // Nothing more is steered, so that the workers leave no packet behind in their rings.
+            if let Err(error) = attached.program().serve(Default::default()) {
+                warn!("{error}");
+            }
+        }
+        for running in self.workers {
+            if let Err(error) = running.worker.stop() {
+                warn!(
+                    "{} queue {}: {error}",
+                    running.attached.interface.name, running.queue
+                );
+            }
+        }
+    }
+}
+
+/// The thread that follows the interfaces' addresses.
+struct Follower {
+    thread: JoinHandle<()>,
+    stop: Arc<EventFd>,
+}
+
+impl Follower {
+    fn start(watch: AddressWatch, attached: Vec<Arc<Attached>>) -> io::Result<Self> {
+        let stop = Arc::new(EventFd::from_flags(
+            EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK,
+        )?);
+        let thread = thread::Builder::new().name("addresses".to_owned()).spawn({
+            let stop = Arc::clone(&stop);
+            move || follow(&watch, &attached, &stop)
+        })?;
+        Ok(Self { thread, stop })
+    }
+
+    fn stop(self) {
+        let _ = self.stop.write(1);
+        let _ = self.thread.join();
+    }
+}
+
+fn follow(watch: &AddressWatch, attached: &[Arc<Attached>], stop: &EventFd) {
+    loop {
+        let mut fds = [
+            PollFd::new(watch.as_fd(), PollFlags::POLLIN),
+            PollFd::new(stop.as_fd(), PollFlags::POLLIN),
+        ];
+        match poll(&mut fds, PollTimeout::NONE) {
+            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+            Err(error) => {
+                warn!("no longer following the interfaces' addresses: {error}");
+                return;
+            }
+        }
+        let [_, stopped] = &fds;
+        if stopped.any().unwrap_or_default() {
+            return;
+        }
+        if watch.changed() {
+            for attached in attached {
+                if let Err(error) = attached.follow_addresses() {
+                    warn!("{error}");
+                }
+            }
+        }
+    }
+}
