@@ -203,7 +203,7 @@ fn open_xdp(config: &Config, listeners: &Listeners) -> Result<Option<OpenXdp>, S
         info!("backend socket: no --interface is given, so AF_XDP is not used");
         return Ok(None);
     }
-    match OpenXdp::open(config, listeners.local_addresses()) {
+    match OpenXdp::open(config, &listeners.local_addresses()) {
         Ok(open) => Ok(Some(open)),
         Err(error) if config.backend == Backend::Auto => {
             warn!("backend socket: {error}");
