@@ -188,7 +188,7 @@ impl Answer {
 }
 
 /// Whether two questions are the same but for the letter case of the name.
-fn same_question(a: &[u8], b: &[u8]) -> bool {
+pub(crate) fn same_question(a: &[u8], b: &[u8]) -> bool {
     match (a.split_last_chunk::<4>(), b.split_last_chunk::<4>()) {
         (Some((a_name, a_rest)), Some((b_name, b_rest))) => {
             a_rest == b_rest && eq_ignore_case(a_name, b_name)

@@ -153,6 +153,12 @@ impl<'a> DnsPacketView<'a> {
     }
 }
 
+/// DO in [`Query::key_flags`].
+pub const KEY_FLAG_DO: u8 = 1;
+
+/// CD in [`Query::key_flags`].
+pub const KEY_FLAG_CD: u8 = 2;
+
 /// What the answer core keeps of a query once the view is gone: no borrow, so that a batch of
 /// them can be held while the frames are written to.
 #[derive(Clone, Copy, Debug)]
@@ -203,7 +209,13 @@ impl Query {
     /// (RFC 4035 sections 3.2.1 and 3.2.2).
     #[inline]
     pub fn key_flags(&self) -> u8 {
-        u8::from(self.dnssec_ok()) | u8::from(self.checking_disabled()) << 1
+        let dnssec_ok = if self.dnssec_ok() { KEY_FLAG_DO } else { 0 };
+        let checking_disabled = if self.checking_disabled() {
+            KEY_FLAG_CD
+        } else {
+            0
+        };
+        dnssec_ok | checking_disabled
     }
 
     #[inline]

@@ -5,115 +5,167 @@
 //! [`Outcome`] back through its [`Mailbox`]; neither side ever waits for the other. A question
 //! always goes to the same thread, chosen by its hash, so that identical questions meet there
 //! and share one upstream query, whichever front they came from.
+//!
+//! Every query has a socket of its own, connected to the upstream: the kernel chooses the source
+//! port at random from `net.ipv4.ip_local_port_range` (28,232 ports, 14.8 bits, unless that was
+//! changed) and drops what comes from any other address. With the random ID that makes some 31
+//! bits that someone who cannot see the query has to guess (RFC 5452); after a few wrong guesses
+//! the query goes over TCP, where guessing does not help.
+//!
+//! Everything is bounded: the queue, the queries in flight, the tries and the time of each. A
+//! request ends in an answer or in SERVFAIL, never in silence.
+
+mod counters;
+mod exchange;
+mod handle;
+mod inflight;
+mod message;
+mod request;
+mod shard;
+mod upstreams;
 
 use std::{
     io,
-    os::fd::{AsFd, BorrowedFd},
+    net::SocketAddr,
     sync::Arc,
+    thread::{self, JoinHandle},
+    time::Duration,
 };
 
-use crossbeam_queue::ArrayQueue;
-use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use crate::dns::{Answer, MAX_QUESTION, Query};
+pub use counters::ForwardCounters;
+pub use handle::{Handle, QueueFull};
+pub use request::{Mailbox, Outcome, Request};
 
-/// A question that a front could not answer itself. Holds its octets, so that no memory is
-/// shared and none is allocated.
-#[derive(Clone, Copy, Debug)]
-pub struct Request {
-    /// The key's hash.
-    pub hash: u64,
-    /// DO and CD, [`Query::key_flags`].
-    pub flags: u8,
-    /// The front's mailbox, by its number.
-    pub front: u16,
-    /// What the front knows the query by; comes back in the [`Outcome`].
-    pub token: u64,
-    question_len: u16,
-    question: [u8; MAX_QUESTION],
-}
+use crate::dns::TtlLimits;
+use handle::Inbox;
+use shard::Shard;
 
-impl Request {
-    /// A request for `query`, which was read from `msg`. `None` if `msg` does not hold it.
-    pub fn new(query: &Query, msg: &[u8], front: u16, token: u64) -> Option<Self> {
-        let asked = msg.get(crate::dns::header::LEN..usize::from(query.question_end))?;
-        let mut question = [0; MAX_QUESTION];
-        question.get_mut(..asked.len())?.copy_from_slice(asked);
-        Some(Self {
-            hash: query.hash,
-            flags: query.key_flags(),
-            front,
-            token,
-            question_len: asked.len() as u16,
-            question,
-        })
-    }
-
-    /// The question in wire form, in the client's letter case.
-    pub fn question(&self) -> &[u8] {
-        self.question
-            .get(..usize::from(self.question_len))
-            .unwrap_or_default()
-    }
-}
-
-/// What became of a request.
+/// How the forwarder works.
 #[derive(Clone, Debug)]
-pub struct Outcome {
-    /// The request's token.
-    pub token: u64,
-    /// The answer, or nothing if no upstream gave one.
-    pub answer: Option<Arc<Answer>>,
+pub struct Settings {
+    /// The upstream resolvers, best first. At least one.
+    pub upstreams: Vec<SocketAddr>,
+    /// Threads. 1 suffices for some ten thousand misses a second.
+    pub threads: usize,
+    /// Requests that may wait for each thread.
+    pub queue: usize,
+    /// Upstream queries that each thread may have under way; each holds a file descriptor.
+    pub max_in_flight: usize,
+    /// Time that an upstream has to respond.
+    pub attempt_timeout: Duration,
+    /// Tries that one question gets. A try whose response is truncated goes on over TCP, with
+    /// the same time once more; so a question is settled after at most 2 × `attempts` ×
+    /// `attempt_timeout`.
+    pub attempts: u32,
+    /// Bounds on the lives of answers.
+    pub limits: TtlLimits,
+    /// Ask upstreams for the AD bit. Only for upstreams that validate, on a path that is trusted.
+    pub trust_ad: bool,
 }
 
-/// Where a front gets its outcomes: a queue, and an eventfd that is readable when there may be
-/// some.
+impl Default for Settings {
+    /// All but the upstreams. A question is settled within 4 s, before common clients (5 s) give
+    /// up.
+    fn default() -> Self {
+        Self {
+            upstreams: Vec::new(),
+            threads: 1,
+            queue: 4096,
+            max_in_flight: 4096,
+            attempt_timeout: Duration::from_millis(650),
+            attempts: 3,
+            limits: TtlLimits::default(),
+            trust_ad: false,
+        }
+    }
+}
+
+/// The running forwarder.
 #[derive(Debug)]
-pub struct Mailbox {
-    outcomes: ArrayQueue<Outcome>,
-    event: EventFd,
+pub struct Forwarder {
+    inboxes: Arc<[Arc<Inbox>]>,
+    counters: Vec<Arc<ForwardCounters>>,
+    threads: Vec<JoinHandle<()>>,
 }
 
-impl Mailbox {
-    /// A mailbox for a front that has at most `capacity` requests under way. Every request has
-    /// exactly one outcome, so it cannot overflow.
+impl Forwarder {
+    /// Starts the threads. [`Request::front`] is the place of the front's mailbox in `mailboxes`.
+    ///
+    /// Raises the process's soft limit on open files to the hard one, as every upstream query
+    /// holds a descriptor.
     ///
     /// # Errors
-    /// No eventfd is to be had.
-    pub fn new(capacity: usize) -> io::Result<Self> {
-        let event = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
-        Ok(Self {
-            outcomes: ArrayQueue::new(capacity.max(1)),
-            event,
-        })
+    /// There is no upstream, or a thread or its epoll instance is not to be had.
+    pub fn start(settings: Settings, mailboxes: Vec<Arc<Mailbox>>) -> io::Result<Self> {
+        if settings.upstreams.is_empty() {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "there is no upstream to forward to",
+            ));
+        }
+        raise_file_limit();
+        let mailboxes: Arc<[_]> = mailboxes.into();
+        let shards = (0..settings.threads.max(1))
+            .map(|_| Shard::new(settings.clone(), mailboxes.clone()))
+            .collect::<io::Result<Vec<_>>>()?;
+        let mut forwarder = Self {
+            inboxes: shards.iter().map(Shard::inbox).collect(),
+            counters: shards.iter().map(Shard::counters).collect(),
+            threads: Vec::new(),
+        };
+        for (number, shard) in shards.into_iter().enumerate() {
+            let started = thread::Builder::new()
+                .name(format!("forward-{number}"))
+                .spawn(move || shard.run());
+            match started {
+                Ok(thread) => forwarder.threads.push(thread),
+                Err(error) => {
+                    forwarder.stop();
+                    return Err(error);
+                }
+            }
+        }
+        Ok(forwarder)
     }
 
-    /// The next outcome, if there is one.
-    #[inline]
-    pub fn take(&self) -> Option<Outcome> {
-        self.outcomes.pop()
+    /// A way in for one front.
+    pub fn handle(&self) -> Handle {
+        Handle::new(self.inboxes.clone())
     }
 
-    /// Makes the eventfd unreadable until the next [`ring`](Self::ring).
-    pub fn silence(&self) {
-        // EAGAIN: it was not readable.
-        let _ = self.event.read();
+    /// The counters of each thread.
+    pub fn counters(&self) -> Vec<Arc<ForwardCounters>> {
+        self.counters.clone()
     }
 
-    /// Makes the eventfd readable, to wake the front.
-    pub fn ring(&self) {
-        // EAGAIN: it is readable as can be.
-        let _ = self.event.write(1);
-    }
-
-    /// Delivers an outcome, without waking the front.
-    fn put(&self, outcome: Outcome) -> bool {
-        self.outcomes.push(outcome).is_ok()
+    /// Ends the threads. Requests that are under way get SERVFAIL; later ones are turned away.
+    pub fn stop(self) {
+        for inbox in self.inboxes.iter() {
+            inbox.close();
+        }
+        for thread in self.threads {
+            if thread.join().is_err() {
+                tracing::error!("a forwarder thread had panicked");
+            }
+        }
+        for inbox in self.inboxes.iter() {
+            inbox.turn_away();
+        }
     }
 }
 
-impl AsFd for Mailbox {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.event.as_fd()
+/// Not being able to is no error: the limit is then met, and counted, when it is reached.
+fn raise_file_limit() {
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < hard
+    {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
     }
 }
+
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;

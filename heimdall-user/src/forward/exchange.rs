@@ -1,0 +1,287 @@
+//! One query to one upstream, over UDP or TCP, and the checks on what comes back.
+
+use std::{
+    io::{self, ErrorKind, Read, Write},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+};
+
+use mio::{
+    Interest, Registry, Token,
+    net::{TcpStream, UdpSocket},
+};
+use nix::libc;
+
+use super::ForwardCounters;
+use crate::dns::{
+    Answer, TtlLimits,
+    answer::BadResponse,
+    header::{self, field, rcode},
+    u16_at,
+};
+
+/// Datagrams that may be rejected before the query goes over TCP: someone is guessing.
+const MAX_REJECTED: u32 = 8;
+
+/// Why a query could not be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Trouble {
+    /// This host is out of descriptors, ports or memory; another upstream would not help.
+    Local,
+    /// The upstream cannot be reached.
+    Upstream,
+}
+
+impl From<io::Error> for Trouble {
+    fn from(error: io::Error) -> Self {
+        match error.raw_os_error() {
+            Some(
+                libc::EMFILE
+                | libc::ENFILE
+                | libc::ENOBUFS
+                | libc::ENOMEM
+                | libc::ENOSPC
+                | libc::EADDRINUSE
+                | libc::EADDRNOTAVAIL,
+            ) => Self::Local,
+            _ => Self::Upstream,
+        }
+    }
+}
+
+/// How an exchange stands.
+#[derive(Debug)]
+pub(super) enum Progress {
+    /// Nothing yet.
+    Waiting,
+    Answer(Answer),
+    /// The query has to be repeated over TCP.
+    UseTcp,
+    /// The upstream responded, with an error.
+    Error,
+    /// The upstream cannot be reached, or the connection broke.
+    Unreachable,
+}
+
+/// A query that was sent.
+#[derive(Debug)]
+pub(super) struct Exchange {
+    /// Tells this exchange from earlier ones of the same look-up, for its deadline.
+    pub(super) serial: u64,
+    id: u16,
+    rejected: u32,
+    socket: Socket,
+}
+
+#[derive(Debug)]
+enum Socket {
+    Udp {
+        socket: UdpSocket,
+        upstream: SocketAddr,
+    },
+    Tcp(Stream),
+}
+
+#[derive(Debug)]
+struct Stream {
+    stream: TcpStream,
+    output: Vec<u8>,
+    written: usize,
+    input: Vec<u8>,
+}
+
+/// What the checks found.
+enum Judgement {
+    Answer(Answer),
+    Truncated,
+    Error,
+    Rejected,
+}
+
+impl Exchange {
+    /// Sends `query` as a datagram, from a port that the kernel chooses at random.
+    pub(super) fn udp(
+        registry: &Registry,
+        token: Token,
+        upstream: SocketAddr,
+        serial: u64,
+        id: u16,
+        query: &[u8],
+    ) -> Result<Self, Trouble> {
+        let any = match upstream {
+            SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
+            SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
+        };
+        let mut socket = UdpSocket::bind(any)?;
+        socket.connect(upstream)?;
+        registry.register(&mut socket, token, Interest::READABLE)?;
+        socket.send(query)?;
+        Ok(Self {
+            serial,
+            id,
+            rejected: 0,
+            socket: Socket::Udp { socket, upstream },
+        })
+    }
+
+    /// Opens a connection for `query`, which is sent once the connection stands.
+    pub(super) fn tcp(
+        registry: &Registry,
+        token: Token,
+        upstream: SocketAddr,
+        serial: u64,
+        id: u16,
+        query: &[u8],
+    ) -> Result<Self, Trouble> {
+        let mut stream = TcpStream::connect(upstream)?;
+        registry.register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
+        let mut output = Vec::with_capacity(2 + query.len());
+        output.extend_from_slice(&(query.len() as u16).to_be_bytes());
+        output.extend_from_slice(query);
+        Ok(Self {
+            serial,
+            id,
+            rejected: 0,
+            socket: Socket::Tcp(Stream {
+                stream,
+                output,
+                written: 0,
+                input: Vec::new(),
+            }),
+        })
+    }
+
+    /// Takes what has arrived. Called when the socket is ready, or may be; `scratch` holds the
+    /// largest message.
+    pub(super) fn progress(
+        &mut self,
+        scratch: &mut [u8],
+        question: &[u8],
+        limits: &TtlLimits,
+        counters: &ForwardCounters,
+    ) -> Progress {
+        let judge = |msg: &[u8], id| judge(msg, id, question, limits, counters);
+        match &mut self.socket {
+            Socket::Udp { socket, upstream } => loop {
+                match socket.recv_from(scratch) {
+                    // Datagrams that arrived before connect() are not filtered by the kernel.
+                    Ok((_, from)) if !same_endpoint(from, *upstream) => {
+                        counters.rejected_source.add(1);
+                    }
+                    Ok((len, _)) => match judge(scratch.get(..len).unwrap_or_default(), self.id) {
+                        Judgement::Answer(answer) => return Progress::Answer(answer),
+                        Judgement::Truncated => return Progress::UseTcp,
+                        Judgement::Error => return Progress::Error,
+                        Judgement::Rejected => {}
+                    },
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                        return Progress::Waiting;
+                    }
+                    Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                    Err(_) => return Progress::Unreachable,
+                }
+                self.rejected += 1;
+                if self.rejected >= MAX_REJECTED {
+                    return Progress::UseTcp;
+                }
+            },
+            Socket::Tcp(stream) => match stream.message(scratch) {
+                Ok(None) => Progress::Waiting,
+                // Nothing better will follow on this connection.
+                Ok(Some(msg)) => match judge(msg, self.id) {
+                    Judgement::Answer(answer) => Progress::Answer(answer),
+                    _ => Progress::Error,
+                },
+                Err(_) => Progress::Unreachable,
+            },
+        }
+    }
+}
+
+impl Stream {
+    /// Writes what is left of the query, then reads; the response once it is whole.
+    fn message(&mut self, scratch: &mut [u8]) -> io::Result<Option<&[u8]>> {
+        while let Some(rest) = self
+            .output
+            .get(self.written..)
+            .filter(|rest| !rest.is_empty())
+        {
+            match self.stream.write(rest) {
+                Ok(0) => return Err(ErrorKind::WriteZero.into()),
+                Ok(len) => self.written += len,
+                // Also while the connection is being made.
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        // Bounded: at most one message is kept, and what came in the same read.
+        while !self.is_whole() {
+            match self.stream.read(scratch) {
+                Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+                Ok(len) => self
+                    .input
+                    .extend_from_slice(scratch.get(..len).unwrap_or_default()),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let len = self.len().unwrap_or_default();
+        Ok(self.input.get(2..2 + len))
+    }
+
+    /// The two octets before a message (RFC 1035 section 4.2.2).
+    fn len(&self) -> Option<usize> {
+        u16_at(&self.input, 0).map(usize::from)
+    }
+
+    fn is_whole(&self) -> bool {
+        self.len().is_some_and(|len| self.input.len() >= 2 + len)
+    }
+}
+
+/// The kernel adds flow labels and scopes that were not in the list.
+fn same_endpoint(a: SocketAddr, b: SocketAddr) -> bool {
+    a.ip() == b.ip() && a.port() == b.port()
+}
+
+/// Checks a response, and counts why it was rejected.
+fn judge(
+    msg: &[u8],
+    id: u16,
+    question: &[u8],
+    limits: &TtlLimits,
+    counters: &ForwardCounters,
+) -> Judgement {
+    let got = u16_at(msg, field::ID.start);
+    if got.is_some_and(|got| got != id) {
+        counters.rejected_id.add(1);
+        return Judgement::Rejected;
+    }
+    match Answer::from_response(msg, question, limits) {
+        Ok(answer) => Judgement::Answer(answer),
+        Err(BadResponse::Truncated) => Judgement::Truncated,
+        Err(BadResponse::Rcode(_)) => Judgement::Error,
+        Err(BadResponse::Question) => {
+            counters.rejected_question.add(1);
+            Judgement::Rejected
+        }
+        Err(BadResponse::Malformed) if is_bare_error(msg) => Judgement::Error,
+        Err(BadResponse::Malformed) => {
+            counters.rejected_malformed.add(1);
+            Judgement::Rejected
+        }
+    }
+}
+
+/// An error response without a question, as some servers send to what they cannot read.
+fn is_bare_error(msg: &[u8]) -> bool {
+    let flags = u16_at(msg, field::FLAGS).unwrap_or_default();
+    msg.len() >= header::LEN
+        && u16_at(msg, field::QDCOUNT) == Some(0)
+        && flags & (header::QR | header::OPCODE) == header::QR
+        && !matches!(
+            (flags & header::RCODE) as u8,
+            rcode::NOERROR | rcode::NXDOMAIN
+        )
+}

@@ -1,0 +1,130 @@
+//! The way into the forwarder.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU64, Ordering},
+};
+
+use crossbeam_queue::ArrayQueue;
+use mio::Waker;
+use thiserror::Error;
+
+use super::{Mailbox, Outcome, Request};
+
+/// The request was not taken: the front answers it itself, with SERVFAIL.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+#[error("the forwarder's queue is full")]
+pub struct QueueFull;
+
+/// What a forwarder thread shares with the fronts.
+#[derive(Debug)]
+pub(super) struct Inbox {
+    queue: ArrayQueue<Request>,
+    waker: Waker,
+    closed: AtomicBool,
+    /// Requests turned away, by any front. Written only when the queue is full, so a shared
+    /// counter costs nothing that matters.
+    pub(super) turned_away: AtomicU64,
+    pub(super) mailboxes: Arc<[Arc<Mailbox>]>,
+}
+
+impl Inbox {
+    pub(super) fn new(capacity: usize, waker: Waker, mailboxes: Arc<[Arc<Mailbox>]>) -> Self {
+        Self {
+            queue: ArrayQueue::new(capacity.max(1)),
+            waker,
+            closed: AtomicBool::new(false),
+            turned_away: AtomicU64::new(0),
+            mailboxes,
+        }
+    }
+
+    pub(super) fn take(&self) -> Option<Request> {
+        self.queue.pop()
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+        self.wake();
+    }
+
+    fn wake(&self) {
+        if let Err(error) = self.waker.wake() {
+            // An eventfd that exists can always be written to, but for a full counter, which mio
+            // resets.
+            tracing::error!(%error, "cannot wake a forwarder thread");
+        }
+    }
+
+    fn push(&self, request: Request) -> Result<(), QueueFull> {
+        if self.is_closed() || self.queue.push(request).is_err() {
+            self.turned_away.fetch_add(1, Ordering::Relaxed);
+            return Err(QueueFull);
+        }
+        // The thread may have ended in between. Either it, or stop(), or this sees the request
+        // in a closed inbox, and pop() gives it to one of them only.
+        if self.is_closed() {
+            self.turn_away();
+        }
+        Ok(())
+    }
+
+    /// Gives every request that waits here SERVFAIL.
+    #[cold]
+    pub(super) fn turn_away(&self) {
+        while let Some(request) = self.take() {
+            if let Some(mailbox) = self.mailboxes.get(usize::from(request.front)) {
+                mailbox.put(Outcome {
+                    token: request.token,
+                    answer: None,
+                });
+                mailbox.ring();
+            }
+        }
+    }
+}
+
+/// One front's way in: what [`Forwarder::handle`](super::Forwarder::handle) gives.
+#[derive(Debug)]
+pub struct Handle {
+    inboxes: Arc<[Arc<Inbox>]>,
+    /// Which inboxes got something since the last flush.
+    filled: Box<[bool]>,
+}
+
+impl Handle {
+    pub(super) fn new(inboxes: Arc<[Arc<Inbox>]>) -> Self {
+        let filled = vec![false; inboxes.len()].into();
+        Self { inboxes, filled }
+    }
+
+    /// Queues a request. It is sure to be seen only after the next [`flush`](Self::flush).
+    ///
+    /// Every request that is taken has exactly one [`Outcome`].
+    ///
+    /// # Errors
+    /// [`QueueFull`]; also once the forwarder has stopped.
+    pub fn submit(&mut self, request: Request) -> Result<(), QueueFull> {
+        // Caches use the hash's low bits for the place and its high bits for the tag.
+        let shard = (request.hash >> 32) as u16 as usize % self.inboxes.len().max(1);
+        self.inboxes.get(shard).ok_or(QueueFull)?.push(request)?;
+        if let Some(filled) = self.filled.get_mut(shard) {
+            *filled = true;
+        }
+        Ok(())
+    }
+
+    /// Wakes the threads that got something since the last flush. One system call for each of
+    /// them, so this is called once a batch.
+    pub fn flush(&mut self) {
+        for (inbox, filled) in self.inboxes.iter().zip(&mut self.filled) {
+            if std::mem::take(filled) {
+                inbox.wake();
+            }
+        }
+    }
+}

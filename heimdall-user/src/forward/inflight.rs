@@ -1,0 +1,121 @@
+//! The questions that are with an upstream now, and who waits for each.
+
+use hashbrown::HashTable;
+use slab::Slab;
+
+use super::{Request, exchange::Exchange};
+use crate::dns::answer::same_question;
+
+/// Requests that may wait for one upstream query. The fronts bound theirs too; this bounds what
+/// one popular name can hold.
+const MAX_WAITERS: usize = 16_384;
+
+/// Whom to tell.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Waiter {
+    pub(super) front: u16,
+    pub(super) token: u64,
+}
+
+/// A question on its way.
+#[derive(Debug)]
+pub(super) struct Lookup {
+    /// The request that started it; its letter case goes upstream.
+    pub(super) request: Request,
+    pub(super) waiters: Vec<Waiter>,
+    /// The try under way.
+    pub(super) exchange: Option<Exchange>,
+    /// The upstream asked, by its place in the list.
+    pub(super) upstream: usize,
+    /// Tries begun, the present one included.
+    pub(super) tries: u32,
+    /// Tries that an upstream ended with an error.
+    pub(super) errors: usize,
+}
+
+/// The table of look-ups. The key is the question, in any letter case, with DO and CD; its hash
+/// comes with the request, seeded and computed once by the front (foldhash).
+#[derive(Debug)]
+pub(super) struct InFlight {
+    lookups: Slab<Lookup>,
+    index: HashTable<usize>,
+    capacity: usize,
+}
+
+impl InFlight {
+    pub(super) fn new(capacity: usize) -> Self {
+        Self {
+            lookups: Slab::new(),
+            index: HashTable::new(),
+            capacity,
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.lookups.len()
+    }
+
+    /// Adds `request` to the look-up of its question, if there is one. `Some(false)`: there is,
+    /// but too many wait for it.
+    pub(super) fn join(&mut self, request: &Request) -> Option<bool> {
+        let slot = *self.index.find(request.hash, |&slot| {
+            self.lookups.get(slot).is_some_and(|lookup| {
+                lookup.request.hash == request.hash
+                    && lookup.request.flags == request.flags
+                    && same_question(lookup.request.question(), request.question())
+            })
+        })?;
+        let waiters = &mut self.lookups.get_mut(slot)?.waiters;
+        let room = waiters.len() < MAX_WAITERS;
+        if room {
+            waiters.push(request.waiter());
+        }
+        Some(room)
+    }
+
+    /// Makes a look-up for `request`, whose question has none. `None`: too many are in flight.
+    pub(super) fn begin(&mut self, request: Request) -> Option<usize> {
+        if self.lookups.len() >= self.capacity {
+            return None;
+        }
+        let slot = self.lookups.insert(Lookup {
+            request,
+            waiters: vec![request.waiter()],
+            exchange: None,
+            upstream: 0,
+            tries: 0,
+            errors: 0,
+        });
+        let lookups = &self.lookups;
+        self.index.insert_unique(request.hash, slot, |&slot| {
+            lookups.get(slot).map_or(0, |lookup| lookup.request.hash)
+        });
+        Some(slot)
+    }
+
+    pub(super) fn get(&self, slot: usize) -> Option<&Lookup> {
+        self.lookups.get(slot)
+    }
+
+    pub(super) fn get_mut(&mut self, slot: usize) -> Option<&mut Lookup> {
+        self.lookups.get_mut(slot)
+    }
+
+    /// Ends a look-up. Its socket closes when it is dropped.
+    pub(super) fn end(&mut self, slot: usize) -> Option<Lookup> {
+        let lookup = self.lookups.try_remove(slot)?;
+        if let Ok(entry) = self
+            .index
+            .find_entry(lookup.request.hash, |&other| other == slot)
+        {
+            entry.remove();
+        }
+        Some(lookup)
+    }
+
+    /// Ends all look-ups.
+    pub(super) fn end_all(&mut self) -> Vec<Lookup> {
+        self.index.clear();
+        self.lookups.drain().collect()
+    }
+}

@@ -1,0 +1,35 @@
+//! The query that goes upstream.
+//!
+//! Only the client's question travels, in its own letter case. The rest is ours: a fresh ID, an
+//! OPT record of our own, and of the flags those that are part of the cache key.
+
+use crate::dns::{
+    Edns,
+    header::{self, rcode},
+    view::KEY_FLAG_CD,
+    view::KEY_FLAG_DO,
+};
+
+/// Our UDP payload size towards upstreams, in octets: what passes any path without fragments
+/// (DNS flag day 2020; RFC 9715 recommends 1400 or less).
+const UDP_SIZE: u16 = 1232;
+
+/// Writes the query for `question` into `out`, over what was there.
+///
+/// `flags` are the key's, DO and CD. `want_ad` asks for the AD bit (RFC 6840 section 5.7).
+pub(super) fn write(out: &mut Vec<u8>, id: u16, question: &[u8], flags: u8, want_ad: bool) {
+    let mut word = header::RD;
+    if flags & KEY_FLAG_CD != 0 {
+        word |= header::CD;
+    }
+    if want_ad {
+        word |= header::AD;
+    }
+    out.clear();
+    out.extend_from_slice(&id.to_be_bytes());
+    out.extend_from_slice(&word.to_be_bytes());
+    out.extend_from_slice(&[0, 1, 0, 0, 0, 0, 0, 1]);
+    out.extend_from_slice(question);
+    let dnssec_ok = flags & KEY_FLAG_DO != 0;
+    out.extend_from_slice(&Edns::write(UDP_SIZE, rcode::NOERROR, dnssec_ok));
+}

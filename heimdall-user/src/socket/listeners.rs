@@ -1,0 +1,197 @@
+//! Bound sockets, and what to say when they cannot be bound.
+
+use std::{
+    io,
+    net::{SocketAddr, TcpListener, UdpSocket},
+    os::fd::{AsRawFd, OwnedFd},
+};
+
+use nix::{
+    errno::Errno,
+    sys::socket::{
+        AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, listen, setsockopt,
+        socket, sockopt,
+    },
+};
+use thiserror::Error;
+
+/// Receive buffer of a UDP socket, in octets. The kernel caps it at `net.core.rmem_max`.
+const RECEIVE_BUFFER: usize = 4 << 20;
+
+/// Why a listener could not be made. One line: what is wrong, and what to do.
+#[derive(Debug, Error)]
+pub enum SocketError {
+    /// Another socket has the port.
+    #[error("{protocol} {address} is taken by another program; {}", holder(*address))]
+    Taken {
+        /// UDP or TCP.
+        protocol: &'static str,
+        /// The address asked for.
+        address: SocketAddr,
+    },
+    /// The port needs a privilege.
+    #[error(
+        "no permission to listen on {protocol} {address}; run with CAP_NET_BIND_SERVICE, or listen on a port from 1024 up"
+    )]
+    Permission {
+        /// UDP or TCP.
+        protocol: &'static str,
+        /// The address asked for.
+        address: SocketAddr,
+    },
+    /// No interface has the address.
+    #[error(
+        "this host has no address {}, so nothing can listen on {protocol} {address}; `ip address` lists those it has", address.ip()
+    )]
+    NotHere {
+        /// UDP or TCP.
+        protocol: &'static str,
+        /// The address asked for.
+        address: SocketAddr,
+    },
+    /// The kernel does not do IPv6.
+    #[error(
+        "this kernel has no IPv6, which {protocol} {address} needs; listen on IPv4 addresses only"
+    )]
+    NoFamily {
+        /// UDP or TCP.
+        protocol: &'static str,
+        /// The address asked for.
+        address: SocketAddr,
+    },
+    /// Anything else.
+    #[error("cannot listen on {protocol} {address}: {}; check the address", error.desc())]
+    Other {
+        /// UDP or TCP.
+        protocol: &'static str,
+        /// The address asked for.
+        address: SocketAddr,
+        /// What the kernel says.
+        error: Errno,
+    },
+}
+
+impl SocketError {
+    fn new(protocol: &'static str, address: SocketAddr, error: Errno) -> Self {
+        match error {
+            Errno::EADDRINUSE => Self::Taken { protocol, address },
+            Errno::EACCES | Errno::EPERM => Self::Permission { protocol, address },
+            Errno::EADDRNOTAVAIL => Self::NotHere { protocol, address },
+            Errno::EAFNOSUPPORT => Self::NoFamily { protocol, address },
+            error => Self::Other {
+                protocol,
+                address,
+                error,
+            },
+        }
+    }
+}
+
+/// What to do about a taken port. On port 53 the usual holder is systemd-resolved's stub.
+fn holder(address: SocketAddr) -> String {
+    let port = address.port();
+    let find = format!("`ss -lnptu sport = :{port}` shows which, stop it or listen elsewhere");
+    if port == 53 && std::path::Path::new("/run/systemd/resolve").exists() {
+        format!(
+            "systemd-resolved may be it (DNSStubListener=no in resolved.conf frees the port); {find}"
+        )
+    } else {
+        find
+    }
+}
+
+/// Sockets that are bound, over UDP and TCP on every address.
+#[derive(Debug)]
+pub struct Listeners {
+    pub(super) udp: Vec<UdpSocket>,
+    pub(super) tcp: Vec<TcpListener>,
+    addresses: Vec<SocketAddr>,
+}
+
+impl Listeners {
+    /// Binds UDP and TCP on every address. Port 0 takes a free one, the same for both.
+    ///
+    /// A port is never shared with another process (no SO_REUSEPORT): a second server that took
+    /// part of the queries would not be noticed.
+    ///
+    /// # Errors
+    /// [`SocketError`], for the first address that cannot be had.
+    pub fn bind(addresses: &[SocketAddr]) -> Result<Self, SocketError> {
+        let mut listeners = Self {
+            udp: Vec::new(),
+            tcp: Vec::new(),
+            addresses: Vec::new(),
+        };
+        for &address in addresses {
+            let (udp, tcp, local) = bind_both(address)?;
+            listeners.udp.push(udp);
+            listeners.tcp.push(tcp);
+            listeners.addresses.push(local);
+        }
+        Ok(listeners)
+    }
+
+    /// The addresses that are listened on, with the ports that port 0 became.
+    pub fn local_addresses(&self) -> Vec<SocketAddr> {
+        self.addresses.clone()
+    }
+}
+
+fn bind_both(address: SocketAddr) -> Result<(UdpSocket, TcpListener, SocketAddr), SocketError> {
+    /// Free ports of UDP to try until one is free for TCP as well.
+    const TRIES: u32 = 8;
+    let mut tries = 1;
+    loop {
+        let udp = bind_udp(address).map_err(|error| SocketError::new("UDP", address, error))?;
+        let local = udp
+            .local_addr()
+            .map_err(|error| SocketError::new("UDP", address, errno(&error)))?;
+        match bind_tcp(local) {
+            Ok(tcp) => return Ok((udp, tcp, local)),
+            Err(Errno::EADDRINUSE) if address.port() == 0 && tries < TRIES => tries += 1,
+            Err(error) => return Err(SocketError::new("TCP", local, error)),
+        }
+    }
+}
+
+fn errno(error: &io::Error) -> Errno {
+    Errno::from_raw(error.raw_os_error().unwrap_or_default())
+}
+
+fn open(address: SocketAddr, kind: SockType) -> Result<OwnedFd, Errno> {
+    let family = match address {
+        SocketAddr::V4(_) => AddressFamily::Inet,
+        SocketAddr::V6(_) => AddressFamily::Inet6,
+    };
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let fd = socket(family, kind, flags, None)?;
+    if address.is_ipv6() {
+        // IPv4 has listeners of its own; mapped addresses would only blur which one replies.
+        setsockopt(&fd, sockopt::Ipv6V6Only, &true)?;
+    }
+    Ok(fd)
+}
+
+fn bind_udp(address: SocketAddr) -> Result<UdpSocket, Errno> {
+    let fd = open(address, SockType::Datagram)?;
+    if address.ip().is_unspecified() {
+        // A reply has to come from the address that was asked, which only the kernel knows here.
+        match address {
+            SocketAddr::V4(_) => setsockopt(&fd, sockopt::Ipv4PacketInfo, &true)?,
+            SocketAddr::V6(_) => setsockopt(&fd, sockopt::Ipv6RecvPacketInfo, &true)?,
+        }
+    }
+    // A smaller buffer loses datagrams in bursts sooner; it is no reason not to start.
+    let _ = setsockopt(&fd, sockopt::RcvBuf, &RECEIVE_BUFFER);
+    bind(fd.as_raw_fd(), &SockaddrStorage::from(address))?;
+    Ok(fd.into())
+}
+
+fn bind_tcp(address: SocketAddr) -> Result<TcpListener, Errno> {
+    let fd = open(address, SockType::Stream)?;
+    // Connections of an earlier run may still be in TIME_WAIT.
+    setsockopt(&fd, sockopt::ReuseAddr, &true)?;
+    bind(fd.as_raw_fd(), &SockaddrStorage::from(address))?;
+    listen(&fd, Backlog::MAXCONN)?;
+    Ok(fd.into())
+}

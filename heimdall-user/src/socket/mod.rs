@@ -1,0 +1,21 @@
+//! The kernel-socket front: UDP and TCP listeners.
+//!
+//! It answers what the XDP program passes on (TCP, fragments, IP options) and everything where
+//! there is no XDP, through the same answer core as the AF_XDP workers. One thread with an epoll
+//! loop serves all listeners. Misses wait in a bounded table while the forwarder is at work; the
+//! thread itself never waits for anything but its sockets.
+//!
+//! Its caller binds the [`Listeners`] first, so that a taken port is found before anything else
+//! is started, and then starts the [`SocketFront`].
+
+mod counters;
+mod front;
+mod listeners;
+mod pending;
+mod service;
+mod tcp;
+mod udp;
+
+pub use counters::SocketCounters;
+pub use front::SocketFront;
+pub use listeners::{Listeners, SocketError};

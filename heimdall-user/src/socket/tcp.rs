@@ -1,0 +1,150 @@
+//! A client's TCP connection (RFC 7766): any number of queries, one behind the other, and their
+//! replies in whatever order they become ready.
+//!
+//! Only octets are handled here; the front answers the messages. A connection whose replies are
+//! not read, or with many queries under way, is not read from until that changes, so that its
+//! buffers stay bounded.
+
+use std::{
+    io::{self, ErrorKind, Read, Write},
+    time::Instant,
+};
+
+use mio::net::TcpStream;
+
+use crate::dns::u16_at;
+
+/// Octets of replies that may wait to be read before no more queries are taken.
+const MAX_OUTPUT: usize = 128 << 10;
+
+/// Queries of one connection that may wait for the forwarder.
+const MAX_PENDING: usize = 128;
+
+/// Octets read from one connection before others get their turn.
+const READ_AT_ONCE: usize = 64 << 10;
+
+/// How reading ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Input {
+    /// There is no more for now.
+    Drained,
+    /// There may be more.
+    More,
+}
+
+/// A connection.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) stream: TcpStream,
+    pub(super) serial: u64,
+    /// Queries that wait for the forwarder.
+    pub(super) pending: usize,
+    /// When a query was last completed or a reply was last taken. Single octets do not count, or
+    /// a client could hold a connection with very few.
+    pub(super) last_used: Instant,
+    /// The client sends no more.
+    pub(super) ended: bool,
+    input: Vec<u8>,
+    /// Octets of `input` that were taken.
+    taken: usize,
+    output: Vec<u8>,
+    /// Octets of `output` that were sent.
+    sent: usize,
+}
+
+impl Connection {
+    pub(super) fn new(stream: TcpStream, serial: u64, now: Instant) -> Self {
+        Self {
+            stream,
+            serial,
+            pending: 0,
+            last_used: now,
+            ended: false,
+            input: Vec::new(),
+            taken: 0,
+            output: Vec::new(),
+            sent: 0,
+        }
+    }
+
+    /// Whether more queries may be taken.
+    pub(super) fn has_room(&self) -> bool {
+        self.output.len() - self.sent <= MAX_OUTPUT && self.pending < MAX_PENDING
+    }
+
+    /// Nothing is under way, and all replies were sent.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.pending == 0 && self.sent == self.output.len()
+    }
+
+    /// Reads what there is, up to a bound.
+    pub(super) fn read(&mut self, scratch: &mut [u8]) -> io::Result<Input> {
+        let mut total = 0;
+        while total < READ_AT_ONCE {
+            match self.stream.read(scratch) {
+                Ok(0) => {
+                    self.ended = true;
+                    return Ok(Input::Drained);
+                }
+                Ok(len) => {
+                    total += len;
+                    self.input
+                        .extend_from_slice(scratch.get(..len).unwrap_or_default());
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Input::Drained),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Input::More)
+    }
+
+    /// Takes the next whole message: copies it to the start of `buf`, and gives its length.
+    pub(super) fn message(&mut self, buf: &mut [u8]) -> Option<usize> {
+        let input = self.input.get(self.taken..)?;
+        let whole = u16_at(input, 0).map(usize::from).and_then(|len| {
+            let msg = input.get(2..2 + len)?;
+            buf.get_mut(..len)?.copy_from_slice(msg);
+            Some(len)
+        });
+        match whole {
+            Some(len) => self.taken += 2 + len,
+            None => {
+                self.input.drain(..self.taken);
+                self.taken = 0;
+            }
+        }
+        whole
+    }
+
+    /// Queues a reply.
+    pub(super) fn reply(&mut self, msg: &[u8]) {
+        self.output
+            .extend_from_slice(&(msg.len() as u16).to_be_bytes());
+        self.output.extend_from_slice(msg);
+    }
+
+    /// Sends what the client takes of the replies.
+    pub(super) fn write(&mut self, now: Instant) -> io::Result<()> {
+        while let Some(rest) = self.output.get(self.sent..).filter(|rest| !rest.is_empty()) {
+            match self.stream.write(rest) {
+                Ok(0) => return Err(ErrorKind::WriteZero.into()),
+                Ok(len) => {
+                    self.sent += len;
+                    self.last_used = now;
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if self.sent == self.output.len() {
+            self.output.clear();
+            self.sent = 0;
+        } else if self.sent >= MAX_OUTPUT {
+            self.output.drain(..self.sent);
+            self.sent = 0;
+        }
+        Ok(())
+    }
+}
