@@ -89,12 +89,9 @@ fn backend(config: &Config) -> String {
 
 fn workers(config: &Config) -> String {
     let xdp = &config.xdp;
-    let cpus = match &xdp.cpus {
-        Some(cpus) => format!("pinned to core {}", join(cpus)),
-        None => "pinned to every core in turn".to_owned(),
-    };
     format!(
-        "{cpus}; {} frames a queue; spin {} µs; checksums {}",
+        "pinned to core {} in turn; {} frames a queue; spin {} µs; checksums {}",
+        join(&xdp.cpus),
         xdp.frames,
         xdp.spin.as_micros(),
         if xdp.verify_checksums {

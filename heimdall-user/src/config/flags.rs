@@ -15,7 +15,7 @@ pub struct Flags {
     #[arg(long, value_name = "IF[:QUEUES]")]
     pub interface: Vec<InterfaceConfig>,
 
-    /// Answer on this address and port, by UDP and TCP (repeatable) [default: 0.0.0.0:53 and [::]:53]
+    /// Answer on this address and port, by UDP and TCP (repeatable) [default: port 53 of all addresses]
     #[arg(long, value_name = "ADDR:PORT")]
     pub listen: Vec<ListenAddr>,
 

@@ -66,14 +66,24 @@ pub struct ForwardConfig {
 /// How AF_XDP workers run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct XdpConfig {
-    /// Cores to pin workers to, in turn. `None`: all that the process may use, in turn.
-    pub cpus: Option<Vec<usize>>,
+    /// Cores to pin workers to, in turn; see [`cpu`](Self::cpu). Those that the process may use,
+    /// unless some are named.
+    pub cpus: Vec<usize>,
     /// UMEM frames of each queue, a power of two.
     pub frames: u32,
     /// How long an idle worker spins before it sleeps.
     pub spin: Duration,
     /// Drop packets with a wrong IPv4 or UDP checksum.
     pub verify_checksums: bool,
+}
+
+impl XdpConfig {
+    /// The core of the worker with this number, counted over all interfaces. `None`: it is not
+    /// pinned, because the kernel would not say which cores there are.
+    pub fn cpu(&self, worker: usize) -> Option<usize> {
+        let turn = worker.checked_rem(self.cpus.len())?;
+        self.cpus.get(turn).copied()
+    }
 }
 
 /// What the checks need to know about the machine.

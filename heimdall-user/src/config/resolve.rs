@@ -331,12 +331,15 @@ fn xdp(source: &Source<'_>, table: XdpTable, host: &Host) -> Result<XdpConfig, C
     }
     let spin: u64 = source.number("xdp.spin-us", table.spin_us, 50, 0, 1_000_000)?;
     let cpus = source.items("xdp.cpus", table.cpus)?;
-    let cpus = cpus
-        .into_iter()
-        .map(|item| core(&item, host))
+    let mut cpus = cpus
+        .iter()
+        .map(|item| core(item, host))
         .collect::<Result<Vec<_>, _>>()?;
+    if cpus.is_empty() {
+        cpus.extend(&host.cores);
+    }
     Ok(XdpConfig {
-        cpus: Some(cpus).filter(|cpus| !cpus.is_empty()),
+        cpus,
         frames,
         spin: Duration::from_micros(spin),
         verify_checksums: table.verify_checksums.unwrap_or(true),

@@ -221,7 +221,7 @@ fn defaults() {
             trust_ad: false,
         },
         xdp: XdpConfig {
-            cpus: None,
+            cpus: vec![0, 1],
             frames: 4096,
             spin: Duration::from_micros(50),
             verify_checksums: true,
@@ -269,6 +269,29 @@ fn flags_override_the_file() {
     assert_eq!(config.backend, Backend::Auto);
     assert_eq!(config.control, PathBuf::from("/tmp/b"));
     assert_eq!(config.cache_bytes, 512 << 10);
+}
+
+#[test]
+fn workers_take_the_cores_in_turn() {
+    let flags = flags(&["--upstream", "9.9.9.9"]);
+    let all = Config::resolve(&flags, "", &host()).unwrap().xdp;
+    assert_eq!(
+        [0, 1, 2].map(|worker| all.cpu(worker)),
+        [Some(0), Some(1), Some(0)]
+    );
+    let one = Config::resolve(&flags, "xdp.cpus = [1]", &host())
+        .unwrap()
+        .xdp;
+    assert_eq!([0, 1].map(|worker| one.cpu(worker)), [Some(1), Some(1)]);
+    let unknown = Config::resolve(
+        &flags,
+        "",
+        &Host {
+            cores: BTreeSet::new(),
+            ..host()
+        },
+    );
+    assert_eq!(unknown.unwrap().xdp.cpu(0), None);
 }
 
 #[test]

@@ -166,3 +166,79 @@ fn counts(counts: Vec<(&'static str, u64)>) -> Map<String, Value> {
     let count = |(name, count): (&'static str, u64)| (name.to_owned(), json!(count));
     counts.into_iter().map(count).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::indexing_slicing)]
+
+    use super::*;
+
+    #[test]
+    fn the_document_has_the_fields_that_operators_rely_on() {
+        let core = CoreCounters {
+            answers: Arc::default(),
+            drops: Arc::default(),
+        };
+        core.drops.runt.add(2);
+        let worker = WorkerReport {
+            interface: "veth0".to_owned(),
+            queue: 3,
+            mode: "copy",
+            cpu: Some(1),
+            counters: Arc::default(),
+            core: core.clone(),
+        };
+        worker.counters.frames_total.set(4096);
+        let interface = InterfaceReport {
+            name: "veth0".to_owned(),
+            attach: "native",
+            program_id: 12,
+            verdicts: Box::new(|| vec![("steered", 5)]),
+        };
+        let threads: [Arc<ForwardCounters>; 2] = Default::default();
+        threads.iter().for_each(|thread| thread.rejected_id.add(2));
+        let document = Report {
+            xdp: Some(XdpReport {
+                interfaces: vec![interface],
+                workers: vec![worker],
+            }),
+            sockets: SocketReport {
+                counters: Arc::default(),
+                core,
+            },
+            forwarder: threads.to_vec(),
+        }
+        .json();
+        assert_eq!(document["backend"], "xdp");
+        assert_eq!(document["interfaces"][0]["verdicts"]["steered"], 5);
+        let worker = &document["workers"][0];
+        assert_eq!(worker["queue"], 3);
+        assert_eq!(worker["dropped"]["runt"], 2);
+        assert_eq!(worker["frames"]["total"], 4096);
+        for field in ["received", "answered", "hits", "misses", "truncated"] {
+            assert_eq!(worker[field], 0, "{field}");
+        }
+        for field in [
+            "rx_dropped",
+            "rx_invalid_descs",
+            "tx_invalid_descs",
+            "rx_ring_full",
+            "rx_fill_ring_empty_descs",
+            "tx_ring_empty_descs",
+        ] {
+            assert_eq!(worker["ring"][field], 0, "{field}");
+        }
+        let sockets = &document["sockets"];
+        for field in [
+            "udp_received",
+            "udp_answered",
+            "tcp_connections",
+            "tcp_received",
+            "tcp_answered",
+        ] {
+            assert_eq!(sockets[field], 0, "{field}");
+        }
+        // Summed over the threads.
+        assert_eq!(document["forwarder"]["rejected"]["id"], 4);
+    }
+}

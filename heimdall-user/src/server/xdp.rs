@@ -13,9 +13,7 @@ use std::{
 use arc_swap::ArcSwap;
 use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
-    sched::{CpuSet, sched_getaffinity},
     sys::eventfd::{EfdFlags, EventFd},
-    unistd::Pid,
 };
 use thiserror::Error;
 use tracing::{info, warn};
@@ -26,7 +24,7 @@ use super::{
     start,
 };
 use crate::{
-    config::{Config, XdpConfig},
+    config::Config,
     forward::{Forwarder, Mailbox},
     packet::SourceFilter,
     worker::{Parts, Settings, Worker, WorkerCounters, max_pending},
@@ -193,13 +191,10 @@ impl OpenXdp {
         forwarder: &Forwarder,
         front: u16,
     ) -> Result<Xdp, ServerError> {
-        let cpus = cpus(&config.xdp);
         let mut workers = Vec::new();
         for (i, (queue, front)) in self.queues.into_iter().zip(front..).enumerate() {
             let (core, counters) = parts.core()?;
-            let cpu = (!cpus.is_empty())
-                .then(|| cpus.get(i % cpus.len()).copied())
-                .flatten();
+            let cpu = config.xdp.cpu(i);
             let attached = Arc::clone(&queue.attached);
             say_mode(&attached, &queue);
             let settings = Settings {
@@ -280,19 +275,6 @@ fn say_mode(attached: &Attached, queue: &Queue) {
         program.mode(),
         queue.xsk.mode()
     );
-}
-
-/// Cores for the workers to take in turn.
-fn cpus(config: &XdpConfig) -> Vec<usize> {
-    if let Some(cpus) = &config.cpus {
-        return cpus.clone();
-    }
-    let Ok(allowed) = sched_getaffinity(Pid::from_raw(0)) else {
-        return Vec::new();
-    };
-    (0..CpuSet::count())
-        .filter(|cpu| allowed.is_set(*cpu).unwrap_or_default())
-        .collect()
 }
 
 struct Running {

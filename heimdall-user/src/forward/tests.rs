@@ -1,0 +1,413 @@
+//! The forwarder against upstreams on loopback.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+use std::{collections::HashSet, net::UdpSocket, thread, time::Instant};
+
+use super::{
+    testing::{Seen, Upstream, bare, closed_address, query, response},
+    *,
+};
+use crate::dns::{Answer, DnsPacketView, NameHasher, Query};
+
+/// A forwarder with two fronts.
+struct Bench {
+    forwarder: Forwarder,
+    handle: Handle,
+    mailboxes: Vec<Arc<Mailbox>>,
+    hasher: NameHasher,
+}
+
+impl Bench {
+    fn new(settings: Settings) -> Self {
+        let mailboxes: Vec<_> = (0..2)
+            .map(|_| Arc::new(Mailbox::new(4096).unwrap()))
+            .collect();
+        let forwarder = Forwarder::start(settings, mailboxes.clone()).unwrap();
+        Self {
+            handle: forwarder.handle(),
+            forwarder,
+            mailboxes,
+            hasher: NameHasher::default(),
+        }
+    }
+
+    fn request(&self, msg: &[u8], front: u16, token: u64) -> Request {
+        let query = Query::new(&DnsPacketView::parse(msg).unwrap(), &self.hasher);
+        Request::new(&query, msg, front, token).unwrap()
+    }
+
+    fn ask(&mut self, msg: &[u8], token: u64) {
+        let request = self.request(msg, 0, token);
+        self.handle.submit(request).unwrap();
+        self.handle.flush();
+    }
+
+    /// The next outcomes of a front; fails when they do not come at all.
+    fn outcomes(&self, front: usize, count: usize) -> Vec<Outcome> {
+        let patience = Instant::now() + Duration::from_secs(30);
+        let mut outcomes = Vec::new();
+        while outcomes.len() < count {
+            assert!(
+                Instant::now() < patience,
+                "{} of {count} outcomes",
+                outcomes.len()
+            );
+            match self.mailboxes[front].take() {
+                Some(outcome) => outcomes.push(outcome),
+                None => thread::sleep(Duration::from_millis(1)),
+            }
+        }
+        outcomes
+    }
+
+    fn outcome(&self) -> Outcome {
+        self.outcomes(0, 1).remove(0)
+    }
+
+    fn count(&self, name: &str) -> u64 {
+        let sets = self.forwarder.counters();
+        let lists = sets.iter().flat_map(|set| set.list());
+        lists
+            .filter(|(n, _)| *n == name)
+            .map(|(_, value)| value)
+            .sum()
+    }
+
+    /// No outcome came twice.
+    fn finish(self) {
+        self.forwarder.stop();
+        assert!(
+            self.mailboxes
+                .iter()
+                .all(|mailbox| mailbox.take().is_none())
+        );
+    }
+}
+
+fn settings(upstreams: Vec<SocketAddr>) -> Settings {
+    Settings {
+        upstreams,
+        // Long enough for a loaded machine: only what is meant to time out does.
+        attempt_timeout: Duration::from_secs(5),
+        ..Settings::default()
+    }
+}
+
+fn impatient(upstreams: Vec<SocketAddr>) -> Settings {
+    Settings {
+        attempt_timeout: Duration::from_millis(300),
+        ..settings(upstreams)
+    }
+}
+
+fn answers() -> Upstream {
+    Upstream::start(|seen| vec![response(&seen.msg, 20)])
+}
+
+#[test]
+fn sends_the_question_and_nothing_else_of_the_client() {
+    let upstream = answers();
+    let mut bench = Bench::new(Settings {
+        trust_ad: true,
+        ..settings(vec![upstream.address])
+    });
+    let mut msg = query(7, "NaMe", Some(4096));
+    msg[3] |= 0x10; // CD
+    let at = msg.len() - 4;
+    msg[at] = 0x80; // DO
+    let end = msg.len() - 11;
+    let options = [0, 8, 0, 4, 0, 1, 0, 0]; // a client subnet
+    let len = msg.len();
+    msg[len - 1] = options.len() as u8;
+    msg.extend_from_slice(&options);
+    bench.ask(&msg, 1);
+    let outcome = bench.outcome();
+    assert_eq!(outcome.token, 1);
+    assert_eq!(Answer::as_ref(&outcome.answer.unwrap()).life(), 300);
+    let seen = &upstream.seen()[0].msg;
+    assert_eq!(seen[2..4], [1, 0x30], "RD, AD, CD");
+    assert_eq!(seen[12..end], msg[12..end]);
+    assert_eq!(
+        seen[end..],
+        [0, 0, 41, 4, 208, 0, 0, 0x80, 0, 0, 0],
+        "1232 octets, DO"
+    );
+    assert_eq!(bench.count("sent_udp"), 1);
+    bench.finish();
+}
+
+#[test]
+fn identical_questions_share_one_query_across_fronts() {
+    let upstream = Upstream::start(|seen| {
+        thread::sleep(Duration::from_millis(100));
+        vec![response(&seen.msg, 20)]
+    });
+    let mut bench = Bench::new(settings(vec![upstream.address]));
+    for token in 0..50 {
+        let label = if token % 2 == 0 { "same" } else { "SAME" };
+        let request = bench.request(&query(9, label, None), (token % 2) as u16, token);
+        bench.handle.submit(request).unwrap();
+    }
+    let mut cd = query(9, "same", None);
+    cd[3] |= 0x10;
+    let request = bench.request(&cd, 0, 50);
+    bench.handle.submit(request).unwrap();
+    bench.handle.flush();
+    let even = bench.outcomes(0, 26);
+    let odd = bench.outcomes(1, 25);
+    assert!(
+        even.iter()
+            .chain(&odd)
+            .all(|outcome| outcome.answer.is_some())
+    );
+    assert!(odd.iter().all(|outcome| outcome.token % 2 == 1));
+    assert_eq!(upstream.seen().len(), 2, "one for each of CD set and not");
+    assert_eq!(bench.count("coalesced"), 49);
+    bench.finish();
+}
+
+#[test]
+fn wrong_responses_are_ignored() {
+    let upstream = Upstream::start(|seen| {
+        let right = response(&seen.msg, 20);
+        let mut wrong_id = right.clone();
+        wrong_id[0] ^= 1;
+        let mut wrong_question = right.clone();
+        wrong_question[13] = b'z';
+        let mut not_a_response = right.clone();
+        not_a_response[2] &= 0x7f;
+        let mut bad_record = right.clone();
+        bad_record.truncate(right.len() - 1);
+        vec![
+            wrong_id,
+            wrong_question,
+            not_a_response,
+            bad_record,
+            vec![seen.msg[0]],
+            right,
+        ]
+    });
+    let mut bench = Bench::new(settings(vec![upstream.address]));
+    bench.ask(&query(9, "name", None), 1);
+    assert!(bench.outcome().answer.is_some());
+    assert_eq!(upstream.seen().len(), 1);
+    assert_eq!(bench.count("rejected_id"), 1);
+    assert_eq!(bench.count("rejected_question"), 1);
+    assert_eq!(bench.count("rejected_malformed"), 3);
+    bench.finish();
+}
+
+#[test]
+fn after_many_wrong_ids_the_query_goes_over_tcp() {
+    let upstream = Upstream::start(|seen| {
+        let right = response(&seen.msg, 20);
+        if seen.tcp {
+            return vec![right];
+        }
+        let guess = |n: u8| {
+            let mut wrong = right.clone();
+            wrong[1] ^= n;
+            wrong
+        };
+        (1..50).map(guess).collect()
+    });
+    let mut bench = Bench::new(settings(vec![upstream.address]));
+    bench.ask(&query(9, "name", None), 1);
+    assert!(bench.outcome().answer.is_some());
+    assert_eq!(bench.count("rejected_id"), 8);
+    assert_eq!(bench.count("sent_tcp"), 1);
+    bench.finish();
+}
+
+#[test]
+fn a_response_from_another_address_is_ignored() {
+    let upstream = Upstream::start(|seen| {
+        let mut forged = response(&seen.msg, 20);
+        *forged.last_mut().unwrap() = b'!';
+        let other = UdpSocket::bind("127.0.0.1:0").unwrap();
+        other.send_to(&forged, seen.from).unwrap();
+        let other = UdpSocket::bind("127.0.0.2:0").unwrap();
+        other.send_to(&forged, seen.from).unwrap();
+        vec![response(&seen.msg, 20)]
+    });
+    let mut bench = Bench::new(settings(vec![upstream.address]));
+    bench.ask(&query(9, "name", None), 1);
+    let answer = bench.outcome().answer.unwrap();
+    assert_eq!(Answer::as_ref(&answer).body().last(), Some(&b'x'));
+    bench.finish();
+}
+
+#[test]
+fn truncated_responses_are_fetched_over_tcp() {
+    let upstream = Upstream::start(|seen| match seen.tcp {
+        false => vec![bare(&seen.msg, 0x200)],
+        true => vec![response(&seen.msg, 20_000)],
+    });
+    let mut bench = Bench::new(settings(vec![upstream.address]));
+    bench.ask(&query(9, "name", None), 1);
+    assert!(
+        Answer::as_ref(&bench.outcome().answer.unwrap())
+            .body()
+            .len()
+            > 20_000
+    );
+    let seen = upstream.seen();
+    assert_eq!(
+        seen.iter().map(|seen| seen.tcp).collect::<Vec<_>>(),
+        [false, true]
+    );
+    assert_ne!(seen[0].msg[..2], seen[1].msg[..2], "a fresh ID");
+    bench.finish();
+}
+
+#[test]
+fn a_silent_upstream_is_left_and_then_passed_over() {
+    let silent = Upstream::start(|_| Vec::new());
+    let good = answers();
+    let mut bench = Bench::new(impatient(vec![silent.address, good.address]));
+    bench.ask(&query(9, "one", None), 1);
+    assert!(bench.outcome().answer.is_some());
+    assert_eq!(bench.count("timeouts"), 1);
+    bench.ask(&query(9, "two", None), 2);
+    assert!(bench.outcome().answer.is_some());
+    assert_eq!(silent.seen().len(), 1, "not asked again so soon");
+    assert_eq!(good.seen().len(), 2);
+    bench.finish();
+}
+
+#[test]
+fn errors_lead_to_the_next_upstream_at_once() {
+    let bare_formerr = |seen: &Seen| {
+        let mut msg = seen.msg[..12].to_vec();
+        msg[2..12].copy_from_slice(&[0x80, 1, 0, 0, 0, 0, 0, 0, 0, 0]);
+        vec![msg]
+    };
+    for failing in [
+        Upstream::start(|seen| vec![bare(&seen.msg, 2)]),
+        Upstream::start(|seen| vec![bare(&seen.msg, 5)]),
+        Upstream::start(bare_formerr),
+        Upstream::start(|seen| {
+            vec![if seen.tcp {
+                vec![0; 5]
+            } else {
+                bare(&seen.msg, 0x200)
+            }]
+        }),
+    ] {
+        let good = answers();
+        let mut bench = Bench::new(settings(vec![failing.address, good.address]));
+        bench.ask(&query(9, "name", None), 1);
+        assert!(bench.outcome().answer.is_some());
+        assert_eq!(bench.count("upstream_errors"), 1);
+        assert_eq!(bench.count("timeouts"), 0);
+        bench.finish();
+    }
+    let good = answers();
+    let mut bench = Bench::new(settings(vec![closed_address(), good.address]));
+    bench.ask(&query(9, "name", None), 1);
+    assert!(bench.outcome().answer.is_some());
+    assert_eq!(bench.count("upstream_errors"), 1);
+    bench.finish();
+}
+
+#[test]
+fn servfail_when_nothing_works() {
+    let refusing = Upstream::start(|seen| vec![bare(&seen.msg, 5)]);
+    let mut bench = Bench::new(settings(vec![closed_address(), refusing.address]));
+    bench.ask(&query(9, "one", None), 1);
+    assert!(bench.outcome().answer.is_none());
+    assert_eq!(refusing.seen().len(), 1);
+    bench.finish();
+
+    let silent = Upstream::start(|_| Vec::new());
+    let mut bench = Bench::new(impatient(vec![silent.address]));
+    bench.ask(&query(9, "two", None), 2);
+    assert!(bench.outcome().answer.is_none());
+    assert_eq!(silent.seen().len(), 3, "all attempts");
+    assert_eq!(bench.count("servfail"), 1);
+    bench.finish();
+}
+
+#[test]
+fn full_tables_and_queues_are_told() {
+    let silent = Upstream::start(|_| Vec::new());
+    let mut bench = Bench::new(Settings {
+        queue: 4,
+        max_in_flight: 2,
+        ..settings(vec![silent.address])
+    });
+    // Without a flush nobody takes them out.
+    let requests: Vec<_> = (0..6)
+        .map(|token| bench.request(&query(9, &format!("n{token}"), None), 0, token))
+        .collect();
+    let taken = requests
+        .into_iter()
+        .map(|request| bench.handle.submit(request).is_ok())
+        .collect::<Vec<_>>();
+    assert_eq!(taken, [true, true, true, true, false, false]);
+    bench.handle.flush();
+    let turned_down = bench.outcomes(0, 2);
+    assert!(turned_down.iter().all(|outcome| outcome.answer.is_none()));
+    let late = bench.request(&query(9, "late", None), 0, 9);
+    let mailbox = bench.mailboxes[0].clone();
+    let counters = bench.forwarder.counters();
+    bench.forwarder.stop();
+    assert_eq!(counters[0].queue_full.get(), 2);
+    let mut left: Vec<_> = std::iter::from_fn(|| mailbox.take().map(|o| o.token)).collect();
+    left.extend(turned_down.iter().map(|outcome| outcome.token));
+    left.sort_unstable();
+    assert_eq!(
+        left,
+        [0, 1, 2, 3],
+        "each request that was taken has one outcome"
+    );
+    assert_eq!(bench.handle.submit(late), Err(QueueFull), "after the end");
+}
+
+#[test]
+fn stopping_under_fire_loses_no_request() {
+    let upstream = Upstream::start(|seen| vec![response(&seen.msg, 20)]);
+    let bench = Bench::new(Settings {
+        threads: 2,
+        ..settings(vec![upstream.address])
+    });
+    let requests: Vec<_> = (0..3000)
+        .map(|token| bench.request(&query(9, &format!("n{token}"), None), 0, token))
+        .collect();
+    let mut handle = bench.handle;
+    let sender = thread::spawn(move || {
+        let mut taken = 0;
+        for request in requests {
+            taken += usize::from(handle.submit(request).is_ok());
+            handle.flush();
+        }
+        taken
+    });
+    thread::sleep(Duration::from_millis(20));
+    bench.forwarder.stop();
+    let taken = sender.join().unwrap();
+    let mut tokens = HashSet::new();
+    while let Some(outcome) = bench.mailboxes[0].take() {
+        assert!(tokens.insert(outcome.token));
+    }
+    assert_eq!(tokens.len(), taken);
+}
+
+#[test]
+fn ports_and_ids_are_random() {
+    let upstream = answers();
+    let mut bench = Bench::new(settings(vec![upstream.address]));
+    for token in 0..500 {
+        bench.ask(&query(9, &format!("n{token}"), None), token);
+        bench.outcome();
+    }
+    let seen = upstream.seen();
+    let ports: Vec<_> = seen.iter().map(|seen| seen.from.port()).collect();
+    let ids: Vec<_> = seen.iter().map(|seen| [seen.msg[0], seen.msg[1]]).collect();
+    // Of 28,232 ports, 500 draws hit some 4 twice; of 65,536 IDs, 2.
+    assert!(ports.iter().collect::<HashSet<_>>().len() > 450);
+    assert!(ids.iter().collect::<HashSet<_>>().len() > 450);
+    let steps: HashSet<_> = ports.windows(2).map(|w| w[1].wrapping_sub(w[0])).collect();
+    assert!(steps.len() > 400, "not in sequence");
+    bench.finish();
+}
