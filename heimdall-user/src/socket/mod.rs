@@ -19,3 +19,6 @@ mod udp;
 pub use counters::SocketCounters;
 pub use front::SocketFront;
 pub use listeners::{Listeners, SocketError};
+
+#[cfg(test)]
+mod tests;
