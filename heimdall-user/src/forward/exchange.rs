@@ -285,3 +285,17 @@ fn is_bare_error(msg: &[u8]) -> bool {
             rcode::NOERROR | rcode::NXDOMAIN
         )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn want_of_descriptors_is_no_fault_of_the_upstream() {
+        let trouble = |errno| Trouble::from(io::Error::from_raw_os_error(errno));
+        assert_eq!(trouble(libc::EMFILE), Trouble::Local);
+        assert_eq!(trouble(libc::EADDRNOTAVAIL), Trouble::Local);
+        assert_eq!(trouble(libc::ENETUNREACH), Trouble::Upstream);
+        assert_eq!(trouble(libc::ECONNREFUSED), Trouble::Upstream);
+    }
+}

@@ -378,6 +378,60 @@ fn a_client_that_is_gone_harms_nobody() {
 }
 
 #[test]
+fn idle_connections_are_closed_and_busy_ones_are_not() {
+    let silent = Upstream::start(|_| Vec::new());
+    let listeners = Listeners::bind(&["127.0.0.1:0".parse().unwrap()]).unwrap();
+    let address = listeners.local_addresses()[0];
+    let mailbox = Arc::new(Mailbox::new(4).unwrap());
+    let settings = Settings {
+        upstreams: vec![silent.address],
+        ..Settings::default()
+    };
+    let forwarder = Forwarder::start(settings, vec![mailbox.clone()]).unwrap();
+    let counters = Arc::<SocketCounters>::default();
+    let core = Core::new(
+        Cache::new(0).unwrap(),
+        NameHasher::default(),
+        Server {
+            udp_size: 1232,
+            trust_ad: false,
+        },
+        Arc::default(),
+        Arc::default(),
+    );
+    let service = service::Service::new(
+        core,
+        forwarder.handle(),
+        mailbox,
+        0,
+        4,
+        Clock::start(),
+        counters.clone(),
+    );
+    let poll = mio::Poll::new().unwrap();
+    // The loop is not run: the test says what time it is.
+    let mut turn =
+        front::Loop::new(listeners, service, poll, Arc::default(), counters.clone()).unwrap();
+    let now = std::time::Instant::now();
+    let [mut idle, mut busy] = [(); 2].map(|()| TcpStream::connect(address).unwrap());
+    busy.write_all(&frame(&query(1, "name", None))).unwrap();
+    while turn.connections.len() < 2 {
+        turn.accept(0, now);
+    }
+    while counters.tcp_received.get() < 1 {
+        turn.serve(0, now);
+        turn.serve(1, now);
+    }
+    turn.sweep(now + Duration::from_secs(9));
+    assert_eq!(turn.connections.len(), 2);
+    turn.sweep(now + Duration::from_secs(11));
+    assert_eq!(turn.connections.len(), 1, "its query is under way");
+    assert!(is_closed(&mut idle));
+    assert_eq!(counters.tcp_closed_idle.get(), 1);
+    forwarder.stop();
+}
+
+#[test]
 fn many_connections_push_out_the_idle_ones() {
     let upstream = answers();
     let bench = Bench::new(&["127.0.0.1:0"], vec![upstream.address], 64);
