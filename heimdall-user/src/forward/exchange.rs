@@ -48,6 +48,11 @@ impl From<io::Error> for Trouble {
     }
 }
 
+/// Begins an exchange: with the look-up's token, the upstream, the exchange's serial number, the
+/// query's ID and the query.
+pub(super) type Open =
+    fn(&Registry, Token, SocketAddr, u64, u16, &[u8]) -> Result<Exchange, Trouble>;
+
 /// How an exchange stands.
 #[derive(Debug)]
 pub(super) enum Progress {
