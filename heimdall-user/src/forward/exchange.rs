@@ -48,6 +48,11 @@ impl From<io::Error> for Trouble {
     }
 }
 
+/// Begins an exchange: with the look-up's token, the upstream, the exchange's serial number, the
+/// query's ID and the query.
+pub(super) type Open =
+    fn(&Registry, Token, SocketAddr, u64, u16, &[u8]) -> Result<Exchange, Trouble>;
+
 /// How an exchange stands.
 #[derive(Debug)]
 pub(super) enum Progress {
@@ -284,4 +289,18 @@ fn is_bare_error(msg: &[u8]) -> bool {
             (flags & header::RCODE) as u8,
             rcode::NOERROR | rcode::NXDOMAIN
         )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn want_of_descriptors_is_no_fault_of_the_upstream() {
+        let trouble = |errno| Trouble::from(io::Error::from_raw_os_error(errno));
+        assert_eq!(trouble(libc::EMFILE), Trouble::Local);
+        assert_eq!(trouble(libc::EADDRNOTAVAIL), Trouble::Local);
+        assert_eq!(trouble(libc::ENETUNREACH), Trouble::Upstream);
+        assert_eq!(trouble(libc::ECONNREFUSED), Trouble::Upstream);
+    }
 }

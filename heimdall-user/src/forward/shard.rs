@@ -14,7 +14,7 @@ use mio::{Events, Poll, Token, Waker};
 
 use super::{
     ForwardCounters, Mailbox, Outcome, Request, Settings,
-    exchange::{Exchange, Progress, Trouble},
+    exchange::{Exchange, Open, Progress, Trouble},
     handle::Inbox,
     inflight::{InFlight, Lookup, Waiter},
     message,
@@ -223,19 +223,7 @@ impl Shard {
         }
     }
 
-    fn send(
-        &mut self,
-        slot: usize,
-        now: Instant,
-        open: impl Fn(
-            &mio::Registry,
-            Token,
-            std::net::SocketAddr,
-            u64,
-            u16,
-            &[u8],
-        ) -> Result<Exchange, Trouble>,
-    ) -> Result<(), Trouble> {
+    fn send(&mut self, slot: usize, now: Instant, open: Open) -> Result<(), Trouble> {
         let lookup = self.in_flight.get_mut(slot).ok_or(Trouble::Local)?;
         let upstream = self.upstreams.address(lookup.upstream);
         // The thread's generator is a CSPRNG: IDs cannot be foretold from earlier ones.

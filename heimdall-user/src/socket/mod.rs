@@ -8,6 +8,7 @@
 //! Its caller binds the [`Listeners`] first, so that a taken port is found before anything else
 //! is started, and then starts the [`SocketFront`].
 
+mod connections;
 mod counters;
 mod front;
 mod listeners;
@@ -19,3 +20,6 @@ mod udp;
 pub use counters::SocketCounters;
 pub use front::SocketFront;
 pub use listeners::{Listeners, SocketError};
+
+#[cfg(test)]
+mod tests;

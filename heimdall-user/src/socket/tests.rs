@@ -1,0 +1,480 @@
+//! The socket front over loopback, with a real forwarder and an upstream that does as it is told.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+use std::{
+    io::{Read, Write},
+    net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
+    sync::Arc,
+    thread,
+    time::Duration,
+};
+
+use hickory_proto::op::Message;
+
+use super::*;
+use crate::{
+    answer::Core,
+    cache::Cache,
+    clock::Clock,
+    dns::{NameHasher, reply::Server},
+    forward::{
+        Forwarder, Mailbox, Settings,
+        testing::{Seen, Upstream, bare, closed_address, query, response},
+    },
+    stats::{AnswerCounters, DropCounters},
+};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A server: socket front and forwarder.
+struct Bench {
+    front: SocketFront,
+    forwarder: Forwarder,
+    addresses: Vec<SocketAddr>,
+    answers: Arc<AnswerCounters>,
+    drops: Arc<DropCounters>,
+}
+
+impl Bench {
+    fn new(listen: &[&str], upstreams: Vec<SocketAddr>, max_pending: usize) -> Self {
+        let listen: Vec<_> = listen
+            .iter()
+            .map(|address| address.parse().unwrap())
+            .collect();
+        let listeners = Listeners::bind(&listen).unwrap();
+        let addresses = listeners.local_addresses();
+        let answers = Arc::<AnswerCounters>::default();
+        let drops = Arc::<DropCounters>::default();
+        let core = Core::new(
+            Cache::new(0).unwrap(),
+            NameHasher::default(),
+            Server {
+                udp_size: 1232,
+                trust_ad: false,
+            },
+            answers.clone(),
+            drops.clone(),
+        );
+        let mailbox = Arc::new(Mailbox::new(max_pending).unwrap());
+        let settings = Settings {
+            upstreams,
+            attempt_timeout: Duration::from_secs(5),
+            ..Settings::default()
+        };
+        let forwarder = Forwarder::start(settings, vec![mailbox.clone()]).unwrap();
+        let handle = forwarder.handle();
+        let clock = Clock::start();
+        let front =
+            SocketFront::start(listeners, core, handle, mailbox, 0, max_pending, clock).unwrap();
+        Self {
+            front,
+            forwarder,
+            addresses,
+            answers,
+            drops,
+        }
+    }
+
+    fn count(&self, name: &str) -> u64 {
+        let list = self.front.counters().list();
+        list.iter().find(|(n, _)| *n == name).unwrap().1
+    }
+
+    fn tcp(&self) -> TcpStream {
+        let stream = TcpStream::connect(self.addresses[0]).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream
+    }
+
+    fn finish(self) {
+        self.front.stop();
+        self.forwarder.stop();
+    }
+}
+
+/// A client's UDP socket, connected: it hears replies from the very address that it asks.
+fn client(server: SocketAddr) -> UdpSocket {
+    let any = if server.is_ipv4() {
+        "0.0.0.0:0"
+    } else {
+        "[::]:0"
+    };
+    let socket = UdpSocket::bind(any).unwrap();
+    socket.connect(server).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket
+}
+
+fn ask(socket: &UdpSocket, msg: &[u8]) -> Vec<u8> {
+    socket.send(msg).unwrap();
+    let mut buf = vec![0; 65_535];
+    let len = socket.recv(&mut buf).unwrap();
+    buf.truncate(len);
+    buf
+}
+
+fn frame(msg: &[u8]) -> Vec<u8> {
+    [&(msg.len() as u16).to_be_bytes()[..], msg].concat()
+}
+
+fn read_frame(stream: &mut TcpStream) -> Vec<u8> {
+    let mut len = [0; 2];
+    stream.read_exact(&mut len).unwrap();
+    let mut msg = vec![0; usize::from(u16::from_be_bytes(len))];
+    stream.read_exact(&mut msg).unwrap();
+    msg
+}
+
+fn ask_tcp(stream: &mut TcpStream, msg: &[u8]) -> Vec<u8> {
+    stream.write_all(&frame(msg)).unwrap();
+    read_frame(stream)
+}
+
+/// The stream was closed by the server: an end, or a reset if it had not read all.
+fn is_closed(stream: &mut TcpStream) -> bool {
+    match stream.read(&mut [0; 16]) {
+        Ok(len) => len == 0,
+        Err(error) => error.kind() == std::io::ErrorKind::ConnectionReset,
+    }
+}
+
+/// Whether `reply` is a well-formed answer to `query` with one record.
+fn assert_answers(query: &[u8], reply: &[u8]) {
+    let asked = Message::from_vec(query).unwrap();
+    let message = Message::from_vec(reply).unwrap();
+    assert_eq!(message.id, asked.id);
+    assert_eq!(message.queries, asked.queries);
+    assert_eq!(message.answers.len(), 1);
+    assert!(!message.truncation);
+    assert_eq!(message.edns.is_some(), asked.edns.is_some());
+}
+
+fn rcode(reply: &[u8]) -> u8 {
+    reply[3] & 0xf
+}
+
+fn answers() -> Upstream {
+    Upstream::start(|seen| vec![response(&seen.msg, 20)])
+}
+
+#[test]
+fn cold_and_warm_over_udp_and_tcp() {
+    let upstream = answers();
+    let bench = Bench::new(&["127.0.0.1:0", "[::1]:0"], vec![upstream.address], 64);
+    for &address in &bench.addresses {
+        let socket = client(address);
+        for id in [1, 2] {
+            let msg = query(id, "udp", Some(1232));
+            assert_answers(&msg, &ask(&socket, &msg));
+        }
+        let mut stream = TcpStream::connect(address).unwrap();
+        for id in [3, 4] {
+            let msg = query(id, "tcp", None);
+            assert_answers(&msg, &ask_tcp(&mut stream, &msg));
+        }
+    }
+    assert_eq!(upstream.seen().len(), 2);
+    assert_eq!(
+        (bench.answers.hits.get(), bench.answers.misses.get()),
+        (6, 2)
+    );
+    assert_eq!(bench.count("udp_received"), 4);
+    assert_eq!(bench.count("tcp_received"), 4);
+    bench.finish();
+}
+
+#[test]
+fn wildcards_reply_from_the_address_that_was_asked() {
+    let upstream = answers();
+    let bench = Bench::new(&["0.0.0.0:0", "[::]:0"], vec![upstream.address], 64);
+    let [v4, v6] = bench.addresses[..] else {
+        panic!()
+    };
+    for server in ["127.0.0.1", "127.0.0.5", "127.9.8.7", "::1"] {
+        let ip: IpAddr = server.parse().unwrap();
+        let port = if ip.is_ipv4() { v4.port() } else { v6.port() };
+        let socket = client(SocketAddr::new(ip, port));
+        // A miss and a hit.
+        for id in [1, 2] {
+            let msg = query(id, &server.replace(['.', ':'], "-"), None);
+            assert_answers(&msg, &ask(&socket, &msg));
+        }
+    }
+    bench.finish();
+}
+
+#[test]
+fn large_answers_are_cut_over_udp_and_whole_over_tcp() {
+    let upstream = Upstream::start(|seen: &Seen| match seen.tcp {
+        false => vec![bare(&seen.msg, 0x200)],
+        true => vec![response(&seen.msg, 20_000)],
+    });
+    let bench = Bench::new(&["127.0.0.1:0"], vec![upstream.address], 64);
+    let socket = client(bench.addresses[0]);
+    for id in [1, 2] {
+        let msg = query(id, "large", Some(4096));
+        let reply = Message::from_vec(&ask(&socket, &msg)).unwrap();
+        assert!(reply.truncation && reply.answers.is_empty());
+    }
+    let msg = query(3, "large", None);
+    let reply = ask_tcp(&mut bench.tcp(), &msg);
+    assert!(reply.len() > 20_000);
+    assert_answers(&msg, &reply);
+    assert_eq!(
+        upstream.seen().len(),
+        2,
+        "one look-up, over UDP and then TCP"
+    );
+    bench.finish();
+}
+
+#[test]
+fn tcp_queries_are_pipelined() {
+    let upstream = Upstream::start(|seen| {
+        if seen.msg[13] == b's' {
+            thread::sleep(Duration::from_millis(200));
+        }
+        vec![response(&seen.msg, 20)]
+    });
+    let bench = Bench::new(&["127.0.0.1:0"], vec![upstream.address], 4096);
+    let mut stream = bench.tcp();
+    let warm = query(1, "warm", None);
+    ask_tcp(&mut stream, &warm);
+    // More than may wait for the forwarder at a time.
+    let queries: Vec<_> = (0..300)
+        .map(|id| match id {
+            0 => query(id, "slow", None),
+            id if id % 2 == 0 => query(id, "warm", None),
+            id => query(id, &format!("n{id}"), None),
+        })
+        .collect();
+    let frames: Vec<u8> = queries.iter().flat_map(|msg| frame(msg)).collect();
+    stream.write_all(&frames).unwrap();
+    // The client is done with sending, and gets all its replies nevertheless.
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut seen = vec![false; queries.len()];
+    for place in 0..queries.len() {
+        let reply = read_frame(&mut stream);
+        let id = usize::from(u16::from_be_bytes([reply[0], reply[1]]));
+        assert_answers(&queries[id], &reply);
+        assert!(!std::mem::replace(&mut seen[id], true));
+        assert!(place > 0 || id != 0, "a slow answer holds up no others");
+    }
+    assert!(is_closed(&mut stream));
+    bench.finish();
+}
+
+#[test]
+fn tcp_octet_by_octet_and_a_reader_that_does_not_read() {
+    let upstream = Upstream::start(|seen: &Seen| match (seen.tcp, seen.msg[12]) {
+        (false, 5) => vec![bare(&seen.msg, 0x200)],
+        (true, _) => vec![response(&seen.msg, 50_000)],
+        _ => vec![response(&seen.msg, 20)],
+    });
+    let bench = Bench::new(&["127.0.0.1:0"], vec![upstream.address], 64);
+    // 400 × 50 kB: more than the kernel's buffers take.
+    let mut lazy = bench.tcp();
+    let large = query(7, "large", None);
+    ask_tcp(&mut lazy, &large);
+    let mut writer = lazy.try_clone().unwrap();
+    let frames = frame(&large).repeat(400);
+    let writing = thread::spawn(move || writer.write_all(&frames).unwrap());
+
+    let mut stream = bench.tcp();
+    stream.set_nodelay(true).unwrap();
+    let msg = query(8, "bits", None);
+    for octet in frame(&msg) {
+        stream.write_all(&[octet]).unwrap();
+        thread::sleep(Duration::from_millis(1));
+    }
+    assert_answers(&msg, &read_frame(&mut stream));
+
+    for _ in 0..400 {
+        assert_answers(&large, &read_frame(&mut lazy));
+    }
+    writing.join().unwrap();
+    bench.finish();
+}
+
+#[test]
+fn bad_messages() {
+    let upstream = answers();
+    let bench = Bench::new(&["127.0.0.1:0"], vec![upstream.address], 64);
+    let socket = client(bench.addresses[0]);
+    let good = query(1, "name", None);
+    let mut two_questions = good.clone();
+    two_questions[5] = 2;
+    assert_eq!(rcode(&ask(&socket, &two_questions)), 1, "FORMERR");
+    let mut update = good.clone();
+    update[2] = 5 << 3;
+    assert_eq!(rcode(&ask(&socket, &update)), 4, "NOTIMP");
+    assert_eq!(rcode(&ask(&socket, &good[..20])), 1, "FORMERR");
+    // No reply to these: the next one belongs to the good query.
+    let mut response = good.clone();
+    response[2] |= 0x80;
+    socket.send(&response).unwrap();
+    socket.send(&good[..11]).unwrap();
+    socket.send(&[]).unwrap();
+    assert_answers(&good, &ask(&socket, &good));
+    assert_eq!(bench.drops.response.get(), 1);
+    assert_eq!(bench.drops.runt.get(), 2);
+
+    let mut stream = bench.tcp();
+    assert_eq!(rcode(&ask_tcp(&mut stream, &two_questions)), 1, "FORMERR");
+    assert_eq!(rcode(&ask_tcp(&mut stream, &update)), 4, "NOTIMP");
+    assert_answers(&good, &ask_tcp(&mut stream, &good));
+    stream.write_all(&[0, 0]).unwrap();
+    assert!(is_closed(&mut stream), "an empty message");
+    let mut stream = bench.tcp();
+    stream.write_all(&frame(&response)).unwrap();
+    assert!(is_closed(&mut stream), "a response");
+    let mut stream = bench.tcp();
+    stream.write_all(&frame(&good)[..9]).unwrap();
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    assert!(is_closed(&mut stream), "half a message");
+    bench.finish();
+}
+
+#[test]
+fn servfail_when_the_upstream_is_dead_or_too_many_wait() {
+    let bench = Bench::new(&["127.0.0.1:0"], vec![closed_address()], 64);
+    let socket = client(bench.addresses[0]);
+    assert_eq!(rcode(&ask(&socket, &query(1, "name", None))), 2);
+    assert_eq!(
+        rcode(&ask_tcp(&mut bench.tcp(), &query(1, "name", None))),
+        2
+    );
+    bench.finish();
+
+    let silent = Upstream::start(|_| Vec::new());
+    let bench = Bench::new(&["127.0.0.1:0"], vec![silent.address], 2);
+    let socket = client(bench.addresses[0]);
+    socket.send(&query(1, "one", None)).unwrap();
+    socket.send(&query(2, "two", None)).unwrap();
+    let reply = ask(&socket, &query(3, "three", None));
+    assert_eq!((reply[1], rcode(&reply)), (3, 2));
+    assert_eq!(bench.count("overflow"), 1);
+    bench.finish();
+}
+
+#[test]
+fn a_client_that_is_gone_harms_nobody() {
+    let upstream = answers();
+    let bench = Bench::new(&["127.0.0.1:0"], vec![upstream.address], 64);
+    for id in 0..20 {
+        // Its port is closed when the reply comes: an ICMP error returns.
+        let socket = client(bench.addresses[0]);
+        socket.send(&query(id, &format!("n{id}"), None)).unwrap();
+        drop(socket);
+        let mut stream = bench.tcp();
+        stream
+            .write_all(&frame(&query(id, &format!("t{id}"), None)))
+            .unwrap();
+    }
+    let msg = query(9, "name", None);
+    assert_answers(&msg, &ask(&client(bench.addresses[0]), &msg));
+    assert_answers(&msg, &ask_tcp(&mut bench.tcp(), &msg));
+    bench.finish();
+}
+
+#[test]
+fn idle_connections_are_closed_and_busy_ones_are_not() {
+    let silent = Upstream::start(|_| Vec::new());
+    let listeners = Listeners::bind(&["127.0.0.1:0".parse().unwrap()]).unwrap();
+    let address = listeners.local_addresses()[0];
+    let mailbox = Arc::new(Mailbox::new(4).unwrap());
+    let settings = Settings {
+        upstreams: vec![silent.address],
+        ..Settings::default()
+    };
+    let forwarder = Forwarder::start(settings, vec![mailbox.clone()]).unwrap();
+    let counters = Arc::<SocketCounters>::default();
+    let core = Core::new(
+        Cache::new(0).unwrap(),
+        NameHasher::default(),
+        Server {
+            udp_size: 1232,
+            trust_ad: false,
+        },
+        Arc::default(),
+        Arc::default(),
+    );
+    let service = service::Service::new(
+        core,
+        forwarder.handle(),
+        mailbox,
+        0,
+        4,
+        Clock::start(),
+        counters.clone(),
+    );
+    let poll = mio::Poll::new().unwrap();
+    // The loop is not run: the test says what time it is.
+    let mut turn =
+        front::Loop::new(listeners, service, poll, Arc::default(), counters.clone()).unwrap();
+    let now = std::time::Instant::now();
+    let [mut idle, mut busy] = [(); 2].map(|()| TcpStream::connect(address).unwrap());
+    busy.write_all(&frame(&query(1, "name", None))).unwrap();
+    while turn.connections.len() < 2 {
+        turn.accept(0, now);
+    }
+    while counters.tcp_received.get() < 1 {
+        turn.serve(0, now);
+        turn.serve(1, now);
+    }
+    turn.sweep(now + Duration::from_secs(9));
+    assert_eq!(turn.connections.len(), 2);
+    turn.sweep(now + Duration::from_secs(11));
+    assert_eq!(turn.connections.len(), 1, "its query is under way");
+    assert!(is_closed(&mut idle));
+    assert_eq!(counters.tcp_closed_idle.get(), 1);
+    forwarder.stop();
+}
+
+#[test]
+fn many_connections_push_out_the_idle_ones() {
+    let upstream = answers();
+    let bench = Bench::new(&["127.0.0.1:0"], vec![upstream.address], 64);
+    let limit = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE);
+    if limit.unwrap().0 < 4096 {
+        eprintln!("skipped: too few file descriptors");
+        return bench.finish();
+    }
+    let mut first = bench.tcp();
+    let others: Vec<_> = (0..1024).map(|_| bench.tcp()).collect();
+    assert!(is_closed(&mut first));
+    let msg = query(9, "name", None);
+    assert_answers(&msg, &ask_tcp(&mut bench.tcp(), &msg));
+    assert!(bench.count("tcp_closed_idle") >= 1);
+    drop(others);
+    bench.finish();
+}
+
+#[test]
+fn what_cannot_be_bound_is_told_in_one_line() {
+    let holder = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = holder.local_addr().unwrap();
+    let error = Listeners::bind(&[address]).unwrap_err().to_string();
+    assert_eq!(
+        error,
+        format!(
+            "UDP {address} is taken by another program; `ss -lnptu sport = :{}` shows which, \
+             stop it or listen elsewhere",
+            address.port()
+        )
+    );
+    let absent: SocketAddr = "192.0.2.1:5353".parse().unwrap();
+    let error = Listeners::bind(&[absent]).unwrap_err();
+    assert!(matches!(error, SocketError::NotHere { .. }));
+    assert!(
+        error
+            .to_string()
+            .starts_with("this host has no address 192.0.2.1")
+    );
+    let held = Listeners::bind(&["0.0.0.0:0".parse().unwrap()]).unwrap();
+    let again = Listeners::bind(&held.local_addresses());
+    assert!(
+        matches!(again, Err(SocketError::Taken { .. })),
+        "not shared with ourselves"
+    );
+}
