@@ -1,11 +1,13 @@
 //! The index: a hash table of cache-line buckets that point into the log.
 
+use std::io;
+
 /// Entries in a bucket.
 const WAYS: usize = 10;
 
-/// Octets of budget for which the index has one bucket: about five common entries, so that half
-/// of the ways are in use and a full bucket is rare.
-const BUDGET_PER_BUCKET: usize = 1024;
+/// Octets of budget for which the index has one bucket, at most: about five small entries, so
+/// that half of the ways are in use and a full bucket is rare.
+const BUDGET_PER_BUCKET: usize = 512;
 
 /// One cache line.
 #[derive(Clone, Copy, Debug, Default)]
@@ -37,11 +39,19 @@ pub(super) struct Index {
 
 impl Index {
     /// An index for a cache of `budget` octets in all.
-    pub(super) fn for_budget(budget: usize) -> Self {
-        let buckets = (budget / BUDGET_PER_BUCKET).max(1).next_power_of_two();
-        Self {
-            buckets: vec![Bucket::default(); buckets].into_boxed_slice(),
-        }
+    ///
+    /// # Errors
+    /// Not enough memory.
+    pub(super) fn for_budget(budget: usize) -> io::Result<Self> {
+        let count = (budget / BUDGET_PER_BUCKET).max(1).next_power_of_two();
+        let mut buckets = Vec::new();
+        buckets
+            .try_reserve_exact(count)
+            .map_err(|_| io::ErrorKind::OutOfMemory)?;
+        buckets.resize(count, Bucket::default());
+        Ok(Self {
+            buckets: buckets.into_boxed_slice(),
+        })
     }
 
     /// Octets that the index itself takes.

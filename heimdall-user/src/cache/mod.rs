@@ -15,7 +15,7 @@ mod prefetch;
 
 use std::io;
 
-use crate::dns::{Answer, AnswerRef, name::eq_ignore_case};
+use crate::dns::{Answer, AnswerRef, answer::same_question};
 use index::{Index, Slot};
 use log::{Entry, Log};
 
@@ -59,7 +59,7 @@ impl Cache {
     /// The memory cannot be reserved.
     pub fn new(bytes: usize) -> io::Result<Self> {
         let bytes = bytes.max(MIN_BYTES);
-        let index = Index::for_budget(bytes);
+        let index = Index::for_budget(bytes)?;
         let log = Log::new(bytes - index.bytes())?;
         Ok(Self {
             index,
@@ -120,7 +120,7 @@ impl Cache {
     /// Frees `len` octets at the log's head.
     fn make_room(&mut self, len: usize, now: u32) -> bool {
         /// Entries that may go round again for one insertion: bounds its cost.
-        const MAX_REINSERTIONS: u32 = 8;
+        const MAX_REINSERTIONS: u32 = 64;
         let mut reinsertions = 0;
         while !self.log.has_room(len) {
             let Some((offset, entry)) = self.log.oldest() else {
@@ -174,17 +174,6 @@ fn find<'a>(index: &Index, log: &'a Log, key: &Key<'_>) -> Option<(Slot, Entry<'
             && same_question(entry.question, key.question))
         .then_some((slot, entry))
     })
-}
-
-/// The type and class octets may not be folded: type 0x41 is not type 0x61.
-#[inline]
-fn same_question(a: &[u8], b: &[u8]) -> bool {
-    match (a.split_last_chunk::<4>(), b.split_last_chunk::<4>()) {
-        (Some((a_name, a_rest)), Some((b_name, b_rest))) => {
-            a_rest == b_rest && eq_ignore_case(a_name, b_name)
-        }
-        _ => false,
-    }
 }
 
 #[cfg(test)]

@@ -187,7 +187,9 @@ impl Answer {
     }
 }
 
-/// Whether two questions are the same but for the letter case of the name.
+/// Whether two questions are the same but for the letter case of the name. Type and class are not
+/// folded: type 0x41 is not type 0x61.
+#[inline]
 pub(crate) fn same_question(a: &[u8], b: &[u8]) -> bool {
     match (a.split_last_chunk::<4>(), b.split_last_chunk::<4>()) {
         (Some((a_name, a_rest)), Some((b_name, b_rest))) => {

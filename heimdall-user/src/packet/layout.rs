@@ -245,8 +245,10 @@ impl Layout {
 /// holds the bare sum of the pseudo-header (Linux `CHECKSUM_PARTIAL`, skbuff.h).
 #[inline]
 fn udp_sum_is_good(segment: &[u8], field: [u8; 2], pseudo: u64, v4: bool) -> bool {
-    checksum::fold(checksum::add(pseudo, segment)) == [0xff, 0xff] && (v4 || field != [0, 0])
-        || v4 && field == [0, 0]
+    if field == [0, 0] {
+        return v4;
+    }
+    checksum::fold(checksum::add(pseudo, segment)) == [0xff, 0xff]
         || field == checksum::fold(pseudo)
 }
 

@@ -4,10 +4,10 @@
 //! of them. Each turn of its loop takes back the frames that were sent, gives free ones to the
 //! kernel, receives a batch, answers it, and takes what the forwarder has ready. A reply is
 //! written in the frame that brought the query; after a miss the frame waits here, in
-//! [`Pending`], until the forwarder's outcome comes.
+//! a table, until the forwarder's outcome comes.
 //!
 //! A frame is in one place at any time: the fill ring, the tx ring, waiting for the forwarder, or
-//! in the free list. [`Places::check`] proves it every turn in debug builds, and once a second in
+//! in the free list. A sum proves it every turn in debug builds, and once a second in
 //! all, into the counter `frames_missing`.
 
 mod pending;
