@@ -1,0 +1,238 @@
+//! What clients get, cold and warm.
+
+use xtask::lab::{Kdig, Knot, Kxdpgun, SERVER_V4, SERVER_V6, UPSTREAM, sum};
+
+use crate::{heimdall, lab};
+
+/// Questions of every kind.
+const QUESTIONS: &[[&str; 2]] = &[
+    ["example.com", "A"],
+    ["example.com", "AAAA"],
+    ["example.com", "MX"],
+    ["example.com", "SOA"],
+    ["www.example.com", "A"],
+    ["text.example.com", "TXT"],
+    ["_dns._udp.example.com", "SRV"],
+    ["anything.wild.example.com", "A"],
+    ["n4711.example.com", "A"],
+    ["n4711.example.com", "AAAA"],
+    ["nowhere.example.com", "A"],
+    ["1.0.53.10.in-addr.arpa", "PTR"],
+];
+
+fn sorted(mut records: Vec<String>) -> Vec<String> {
+    records.sort();
+    records
+}
+
+#[test]
+fn answers_are_the_upstreams_cold_and_warm_on_af_xdp() {
+    let Some(lab) = lab("answers_are_the_upstreams") else {
+        return;
+    };
+    let _knot = Knot::upstream(&lab).unwrap();
+    let heimdall = heimdall(&lab);
+    let port = UPSTREAM.split(':').nth(1).unwrap();
+    let mut asked = 0;
+    for [name, rtype] in QUESTIONS {
+        let expected = Kdig::ask_on_server(&lab, &["@127.0.0.1", "-p", port, name, rtype]).unwrap();
+        for round in ["cold", "warm"] {
+            for server in [SERVER_V4, SERVER_V6] {
+                let got = Kdig::ask(&lab, &[&format!("@{server}"), name, rtype]).unwrap();
+                asked += 1;
+                assert_eq!(got.status, expected.status, "{name} {rtype} {round}");
+                assert_eq!(
+                    sorted(got.answer),
+                    sorted(expected.answer.clone()),
+                    "{name} {rtype} {round}"
+                );
+                assert_eq!(
+                    got.authority.len(),
+                    expected.authority.len(),
+                    "{name} {rtype} {round}"
+                );
+                assert_eq!(got.flags, "qr rd ra", "{name} {rtype} {round}");
+                assert_eq!(got.transport, "UDP");
+            }
+        }
+    }
+    let stats = heimdall.stats().unwrap();
+    assert_eq!(stats["backend"], "xdp");
+    assert_eq!(stats["interfaces"][0]["attach"], "native");
+    assert_eq!(
+        stats["interfaces"][0]["verdicts"]["steered"], asked,
+        "the kernel's program steered them all"
+    );
+    assert_eq!(stats["workers"][0]["mode"], "copy");
+    assert_eq!(sum(&stats, "received"), asked);
+    assert_eq!(sum(&stats, "answered"), asked);
+    assert_eq!(sum(&stats, "misses"), QUESTIONS.len() as u64);
+    assert_eq!(sum(&stats, "hits"), asked - QUESTIONS.len() as u64);
+    assert_eq!(
+        stats["sockets"]["udp_received"], 0,
+        "nothing went over sockets"
+    );
+    assert_eq!(stats["forwarder"]["requests"], QUESTIONS.len());
+    assert!(lab.has_xdp().unwrap());
+}
+
+#[test]
+fn the_question_comes_back_in_the_clients_letters() {
+    let Some(lab) = lab("the_question_comes_back") else {
+        return;
+    };
+    let _knot = Knot::upstream(&lab).unwrap();
+    let _heimdall = heimdall(&lab);
+    let server = format!("@{SERVER_V4}");
+    for name in ["n1.example.com", "N1.eXample.COM"] {
+        let got = Kdig::ask(&lab, &[&server, name, "A"]).unwrap();
+        assert_eq!(got.answer, [format!("{name}. 3600 IN A 10.0.0.1")]);
+    }
+}
+
+#[test]
+fn ttls_count_down_and_run_out() {
+    let Some(lab) = lab("ttls_count_down") else {
+        return;
+    };
+    let _knot = Knot::upstream(&lab).unwrap();
+    let heimdall = heimdall(&lab);
+    let server = format!("@{SERVER_V4}");
+    let ttl = || -> u32 {
+        let got = Kdig::ask(&lab, &[&server, "short.example.com", "A"]).unwrap();
+        got.answer[0].split(' ').nth(1).unwrap().parse().unwrap()
+    };
+    assert_eq!(ttl(), 2);
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    assert!(ttl() <= 1, "a second has passed");
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    assert_eq!(ttl(), 2, "asked for again");
+    assert_eq!(heimdall.stats().unwrap()["forwarder"]["requests"], 2);
+}
+
+#[test]
+fn large_answers_are_cut_over_udp_and_whole_over_tcp() {
+    let Some(lab) = lab("large_answers") else {
+        return;
+    };
+    let _knot = Knot::upstream(&lab).unwrap();
+    let heimdall = heimdall(&lab);
+    let server = format!("@{SERVER_V6}");
+    for round in ["cold", "warm"] {
+        let cut = Kdig::ask(
+            &lab,
+            &[
+                &server,
+                "big.example.com",
+                "TXT",
+                "+bufsize=4096",
+                "+ignore",
+            ],
+        )
+        .unwrap();
+        assert_eq!(
+            (cut.flags.as_str(), cut.answer.len()),
+            ("qr tc rd ra", 0),
+            "{round}"
+        );
+        // kdig goes on over TCP by itself.
+        let whole = Kdig::ask(&lab, &[&server, "big.example.com", "TXT"]).unwrap();
+        assert_eq!(
+            (whole.transport.as_str(), whole.answer.len()),
+            ("TCP", 60),
+            "{round}"
+        );
+    }
+    let stats = heimdall.stats().unwrap();
+    assert_eq!(sum(&stats, "truncated"), 4);
+    assert_eq!(stats["sockets"]["tcp_answered"], 2);
+}
+
+#[test]
+fn nothing_is_lost_under_load_and_every_frame_is_accounted_for() {
+    let Some(lab) = lab("nothing_is_lost_under_load") else {
+        return;
+    };
+    let _knot = Knot::upstream(&lab).unwrap();
+    let heimdall = heimdall(&lab);
+    // Cold, at a rate that an unoptimised build on a shared machine can follow.
+    for round in ["cold", "warm"] {
+        let load = Kxdpgun::run(&lab, SERVER_V4, 8_000, 2).unwrap();
+        assert!(
+            load.answered() >= 0.999,
+            "{round}: {load:?}\n{}",
+            heimdall.stats_text().unwrap()
+        );
+        assert_eq!(load.noerror, load.replies, "{round}");
+    }
+    // The gauges are brought up to date once a second.
+    std::thread::sleep(std::time::Duration::from_millis(2200));
+    let stats = heimdall.stats().unwrap();
+    assert_eq!(
+        stats["interfaces"][0]["verdicts"]["steered"]
+            .as_u64()
+            .unwrap(),
+        sum(&stats, "received")
+    );
+    assert_eq!(sum(&stats, "received"), sum(&stats, "answered"));
+    assert_eq!(sum(&stats, "frames/missing"), 0);
+    let places =
+        ["fill", "tx", "pending", "free"].map(|place| sum(&stats, &format!("frames/{place}")));
+    assert_eq!(
+        places.iter().sum::<u64>(),
+        sum(&stats, "frames/total"),
+        "{places:?}"
+    );
+    assert_eq!(sum(&stats, "frames/pending"), 0);
+    assert_eq!(
+        sum(&stats, "ring/rx_invalid_descs") + sum(&stats, "ring/tx_invalid_descs"),
+        0
+    );
+}
+
+#[test]
+fn follows_the_interfaces_addresses() {
+    let Some(lab) = lab("follows_the_interfaces_addresses") else {
+        return;
+    };
+    let _knot = Knot::upstream(&lab).unwrap();
+    let arguments = [
+        "--backend",
+        "xdp",
+        "--interface",
+        &lab.server_if,
+        "--listen",
+        "0.0.0.0:53",
+        "--upstream",
+        UPSTREAM,
+    ];
+    let heimdall = xtask::lab::Heimdall::start(
+        lab.on_server(crate::program()),
+        crate::program(),
+        &arguments,
+    )
+    .unwrap();
+    let add = |address: &str, what: &str| {
+        xtask::lab::run(
+            lab.on_server("ip")
+                .args(["addr", what, address, "dev", &lab.server_if]),
+        )
+        .unwrap()
+    };
+    let steered = || {
+        heimdall.stats().unwrap()["interfaces"][0]["verdicts"]["steered"]
+            .as_u64()
+            .unwrap()
+    };
+    let ask = |server: &str| Kdig::ask(&lab, &[server, "n1.example.com", "A"]).unwrap();
+    ask("@10.53.0.1");
+    assert_eq!(steered(), 1, "a wildcard is the interface's addresses");
+    add("10.53.0.77/24", "add");
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    assert_eq!(ask("@10.53.0.77").from, "10.53.0.77@53");
+    assert_eq!(steered(), 2, "a new address is steered");
+    add("10.53.0.77/24", "del");
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    ask("@10.53.0.1");
+    assert_eq!(steered(), 3, "the others were not disturbed");
+}

@@ -1,0 +1,142 @@
+//! Upstreams that misbehave.
+
+use xtask::lab::{FakeUpstream, Heimdall, Kdig, Lab, QueryFrame, SERVER_V4, sum};
+
+use crate::{lab, program};
+
+const FIRST: &str = "127.0.0.1:5301";
+const SECOND: &str = "127.0.0.1:5302";
+const DEAD: &str = "127.0.0.1:5309";
+
+fn ask(lab: &Lab, name: &str, rtype: &str) -> Kdig {
+    Kdig::ask(lab, &[&format!("@{SERVER_V4}"), name, rtype]).unwrap()
+}
+
+#[test]
+fn forged_and_broken_replies_are_not_taken() {
+    let Some(lab) = lab("forged_and_broken_replies") else {
+        return;
+    };
+    let upstream = FakeUpstream::start(&lab, FIRST).unwrap();
+    let heimdall = Heimdall::on_xdp(&lab, program(), &["--upstream", FIRST]).unwrap();
+    for label in ["wrongid", "wrongquestion", "garbage"] {
+        let name = format!("{label}.test");
+        let got = ask(&lab, &name, "A");
+        assert_eq!(got.answer, [format!("{name}. 300 IN A 192.0.2.1")]);
+        assert_eq!(
+            upstream.queries(&name),
+            1,
+            "the right reply to the same query was waited for"
+        );
+    }
+    let rejected = &heimdall.stats().unwrap()["forwarder"]["rejected"];
+    assert_eq!(
+        (
+            &rejected["id"],
+            &rejected["question"],
+            &rejected["malformed"]
+        ),
+        (&1.into(), &1.into(), &1.into())
+    );
+}
+
+#[test]
+fn a_truncated_reply_is_fetched_over_tcp() {
+    let Some(lab) = lab("a_truncated_reply") else {
+        return;
+    };
+    let _upstream = FakeUpstream::start(&lab, FIRST).unwrap();
+    let heimdall = Heimdall::on_xdp(&lab, program(), &["--upstream", FIRST]).unwrap();
+    let got = ask(&lab, "truncate.test", "TXT");
+    assert_eq!(
+        (got.transport.as_str(), got.answer.len()),
+        ("TCP", 1),
+        "3000 octets"
+    );
+    // The worker and the socket front each learnt it.
+    assert_eq!(heimdall.stats().unwrap()["forwarder"]["sent_tcp"], 2);
+}
+
+#[test]
+fn the_second_upstream_answers_when_the_first_does_not() {
+    let Some(lab) = lab("the_second_upstream") else {
+        return;
+    };
+    let first = FakeUpstream::start(&lab, FIRST).unwrap();
+    let second = FakeUpstream::start(&lab, SECOND).unwrap();
+    let heimdall =
+        Heimdall::on_xdp(&lab, program(), &["--upstream", DEAD, "--upstream", SECOND]).unwrap();
+    assert_eq!(
+        ask(&lab, "plain.test", "A").status,
+        "NOERROR",
+        "nobody listens at the first"
+    );
+    assert_eq!(second.queries("plain.test"), 1);
+    drop(heimdall);
+    let _heimdall = Heimdall::on_xdp(
+        &lab,
+        program(),
+        &["--upstream", FIRST, "--upstream", SECOND],
+    )
+    .unwrap();
+    // Both refuse this one; the first is asked first.
+    assert_eq!(ask(&lab, "refused.test", "A").status, "SERVFAIL");
+    assert_eq!(
+        (
+            first.queries("refused.test"),
+            second.queries("refused.test")
+        ),
+        (1, 1)
+    );
+}
+
+#[test]
+fn servfail_when_nothing_works_and_hits_go_on() {
+    let Some(lab) = lab("servfail_when_nothing_works") else {
+        return;
+    };
+    let upstream = FakeUpstream::start(&lab, FIRST).unwrap();
+    let heimdall = Heimdall::on_xdp(&lab, program(), &["--upstream", FIRST]).unwrap();
+    assert_eq!(ask(&lab, "warm.test", "A").status, "NOERROR");
+    let (silent, warm) = std::thread::scope(|scope| {
+        let silent = scope.spawn(|| ask(&lab, "drop.test", "A"));
+        let warm: Vec<Kdig> = (0..20).map(|_| ask(&lab, "warm.test", "A")).collect();
+        (silent.join().unwrap(), warm)
+    });
+    assert_eq!(silent.status, "SERVFAIL");
+    assert!(warm.iter().all(|reply| reply.status == "NOERROR"));
+    assert!(upstream.queries("drop.test") >= 2, "it was tried again");
+    let stats = heimdall.stats().unwrap();
+    assert_eq!(stats["forwarder"]["servfail"], 1);
+    assert_eq!(sum(&stats, "hits"), 20);
+}
+
+#[test]
+fn the_same_question_is_asked_upstream_once() {
+    let Some(lab) = lab("the_same_question") else {
+        return;
+    };
+    let upstream = FakeUpstream::start(&lab, FIRST).unwrap();
+    let heimdall = Heimdall::on_xdp(&lab, program(), &["--upstream", FIRST]).unwrap();
+    let frames = xtask::lab::Frames::open(&lab).unwrap();
+    for id in 0..50 {
+        let query = QueryFrame {
+            id,
+            port: 41_000 + id,
+            ..QueryFrame::new(frames.macs, "slow-300.test", 1)
+        };
+        frames.send(&query.bytes()).unwrap();
+    }
+    // Over sockets, too.
+    let over_tcp = Kdig::ask(
+        &lab,
+        &[&format!("@{SERVER_V4}"), "slow-300.test", "A", "+tcp"],
+    )
+    .unwrap();
+    assert_eq!(over_tcp.status, "NOERROR");
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    assert_eq!(upstream.queries("slow-300.test"), 1);
+    let stats = heimdall.stats().unwrap();
+    assert_eq!(stats["forwarder"]["coalesced"], 50);
+    assert_eq!(sum(&stats, "answered"), 50);
+}

@@ -1,0 +1,92 @@
+//! Starting, stopping and being killed.
+
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use xtask::lab::{Heimdall, Kdig, Knot, Kxdpgun, SERVER_V4, UPSTREAM};
+
+use crate::{heimdall, lab, program};
+
+#[test]
+fn signals_stop_it_and_leave_nothing_behind() {
+    let Some(lab) = lab("signals_stop_it") else {
+        return;
+    };
+    let _knot = Knot::upstream(&lab).unwrap();
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let mut heimdall = heimdall(&lab);
+        assert!(lab.has_xdp().unwrap());
+        Kdig::ask(&lab, &[&format!("@{SERVER_V4}"), "n1.example.com"]).unwrap();
+        let sent = Instant::now();
+        heimdall.process.signal(signal).unwrap();
+        let status = heimdall.process.wait(Duration::from_secs(10)).unwrap();
+        assert!(status.success(), "{signal}: {status}");
+        assert!(
+            sent.elapsed() < Duration::from_secs(2),
+            "the promise to stop within 2 s"
+        );
+        assert!(
+            !lab.has_xdp().unwrap(),
+            "{signal}: {}",
+            lab.server_link().unwrap()
+        );
+    }
+}
+
+#[test]
+fn killed_under_load_it_leaves_the_queries_to_the_kernel() {
+    let Some(lab) = lab("killed_under_load") else {
+        return;
+    };
+    let _knot = Knot::upstream(&lab).unwrap();
+    let mut first = heimdall(&lab);
+    let server = format!("@{SERVER_V4}");
+    let load = std::thread::scope(|scope| {
+        let load = scope.spawn(|| Kxdpgun::run(&lab, SERVER_V4, 5_000, 3).unwrap());
+        std::thread::sleep(Duration::from_millis(1500));
+        first.process.signal(Signal::SIGKILL).unwrap();
+        first.process.wait(Duration::from_secs(5)).unwrap();
+        // The link goes with its last reference, which the kernel drops a moment later.
+        let end = Instant::now() + Duration::from_secs(2);
+        while lab.has_xdp().unwrap() && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        assert!(!lab.has_xdp().unwrap(), "{}", lab.server_link().unwrap());
+        load.join().unwrap()
+    });
+    assert!(load.replies > 0, "it answered before");
+    assert!(load.answered() < 0.95, "and not after");
+
+    // Whatever listens there answers: here another one, on sockets.
+    let listen = format!("{SERVER_V4}:53");
+    let arguments = [
+        "--backend",
+        "socket",
+        "--listen",
+        &listen,
+        "--upstream",
+        UPSTREAM,
+    ];
+    let second = Heimdall::start(lab.on_server(program()), program(), &arguments).unwrap();
+    assert_eq!(
+        Kdig::ask(&lab, &[&server, "n2.example.com"])
+            .unwrap()
+            .status,
+        "NOERROR"
+    );
+    assert_eq!(second.stats().unwrap()["sockets"]["udp_answered"], 1);
+    drop(second);
+
+    // A restart takes over again.
+    let third = heimdall(&lab);
+    assert_eq!(
+        Kdig::ask(&lab, &[&server, "n3.example.com"])
+            .unwrap()
+            .status,
+        "NOERROR"
+    );
+    assert_eq!(
+        third.stats().unwrap()["interfaces"][0]["verdicts"]["steered"],
+        1
+    );
+}

@@ -1,0 +1,31 @@
+//! Journeys: a real `heimdall` on a real veth, with real clients and upstreams.
+//!
+//! Every test makes a lab of its own (two network namespaces) and needs root, and Debian's
+//! packages knot, knot-dnsutils, tcpdump, tshark and ethtool; `cargo xtask test` installs them.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+mod answers;
+mod errors;
+mod faults;
+mod lifecycle;
+mod sockets;
+mod wire;
+
+use std::path::Path;
+
+use xtask::lab::{Heimdall, Lab, UPSTREAM, available};
+
+/// The program under test.
+fn program() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_heimdall"))
+}
+
+/// A lab, unless the test has to be skipped.
+fn lab(test: &str) -> Option<Lab> {
+    available(test).then(|| Lab::new().unwrap())
+}
+
+/// The server on AF_XDP, which asks the lab's upstream.
+fn heimdall(lab: &Lab) -> Heimdall {
+    Heimdall::on_xdp(lab, program(), &["--upstream", UPSTREAM]).unwrap()
+}

@@ -1,0 +1,249 @@
+//! Real clients: kdig, kxdpgun, dnsperf.
+
+use std::{fs, path::PathBuf};
+
+use anyhow::{Context, Result, bail};
+use tempfile::TempDir;
+
+use super::{Lab, knot::HOSTS, run};
+
+/// What kdig got.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Kdig {
+    /// Response code, as `NOERROR`.
+    pub status: String,
+    /// Flags, as `qr rd ra`.
+    pub flags: String,
+    /// The answer section, a record a line, blanks squeezed.
+    pub answer: Vec<String>,
+    /// The authority section.
+    pub authority: Vec<String>,
+    /// `UDP` or `TCP`.
+    pub transport: String,
+    /// Who answered, as kdig writes it.
+    pub from: String,
+    /// Milliseconds.
+    pub time: f64,
+}
+
+impl Kdig {
+    /// Asks from the lab's client: `["@10.53.0.1", "example.com", "MX", "+dnssec"]`.
+    ///
+    /// # Errors
+    /// kdig (Debian: `knot-dnsutils`) is missing or got no reply.
+    pub fn ask(lab: &Lab, arguments: &[&str]) -> Result<Self> {
+        Self::read(&run(lab
+            .on_client("kdig")
+            .args(["+timeout=5", "+retry=0"])
+            .args(arguments))?)
+    }
+
+    /// Asks from the lab's server, as the forwarder would.
+    ///
+    /// # Errors
+    /// As for [`ask`](Self::ask).
+    pub fn ask_on_server(lab: &Lab, arguments: &[&str]) -> Result<Self> {
+        Self::read(&run(lab
+            .on_server("kdig")
+            .args(["+timeout=5", "+retry=0"])
+            .args(arguments))?)
+    }
+
+    /// Reads kdig's output.
+    ///
+    /// # Errors
+    /// It holds no reply.
+    pub fn read(text: &str) -> Result<Self> {
+        let after = |mark: &str| {
+            text.split(mark)
+                .nth(1)
+                .map(|rest| rest.lines().next().unwrap_or_default().trim())
+        };
+        let status = after("status: ").and_then(|rest| rest.split(';').next());
+        let Some(status) = status else {
+            bail!("kdig got no reply:\n{text}")
+        };
+        let section = |title: &str| -> Vec<String> {
+            let Some(rest) = text.split(title).nth(1) else {
+                return Vec::new();
+            };
+            let lines = rest
+                .lines()
+                .skip(1)
+                .take_while(|line| !line.is_empty() && !line.starts_with(";;"));
+            lines
+                .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
+                .collect()
+        };
+        let from = after(";; From ").unwrap_or_default();
+        Ok(Self {
+            status: status.to_owned(),
+            flags: after(";; Flags: ")
+                .and_then(|rest| rest.split(';').next())
+                .unwrap_or_default()
+                .to_owned(),
+            answer: section(";; ANSWER SECTION:"),
+            authority: section(";; AUTHORITY SECTION:"),
+            transport: if from.contains("(TCP)") { "TCP" } else { "UDP" }.to_owned(),
+            from: from.split('(').next().unwrap_or_default().to_owned(),
+            time: from
+                .split(" in ")
+                .nth(1)
+                .and_then(|rest| rest.split(' ').next()?.parse().ok())
+                .unwrap_or_default(),
+        })
+    }
+}
+
+/// A file of queries for every host of the upstream's zone.
+fn queries() -> Result<(TempDir, PathBuf)> {
+    let directory = tempfile::tempdir()?;
+    let path = directory.path().join("queries");
+    fs::write(
+        &path,
+        (0..HOSTS)
+            .map(|i| format!("n{i}.example.com. A\n"))
+            .collect::<String>(),
+    )?;
+    Ok((directory, path))
+}
+
+/// What kxdpgun sent and got: an open loop at a given rate.
+#[derive(Debug, Clone, Copy)]
+pub struct Kxdpgun {
+    /// Queries sent.
+    pub queries: u64,
+    /// Replies received.
+    pub replies: u64,
+    /// Replies of NOERROR.
+    pub noerror: u64,
+    /// Seconds that it sent for.
+    pub seconds: f64,
+}
+
+impl Kxdpgun {
+    /// Asks `server` for the upstream's hosts, `rate` times a second, for `seconds`.
+    ///
+    /// # Errors
+    /// kxdpgun (Debian: `knot-dnsutils`) is missing or fails.
+    pub fn run(lab: &Lab, server: &str, rate: u64, seconds: u64) -> Result<Self> {
+        let (_directory, path) = queries()?;
+        let output = run(lab
+            .on_client("kxdpgun")
+            .args([
+                "-t",
+                &seconds.to_string(),
+                "-Q",
+                &rate.to_string(),
+                "-I",
+                &lab.client_if,
+                "-i",
+            ])
+            .arg(&path)
+            .arg(server))?;
+        Self::read(&output).with_context(|| output)
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        let number = |mark: &str| -> Option<f64> {
+            text.split(mark)
+                .nth(1)?
+                .split_whitespace()
+                .next()?
+                .parse()
+                .ok()
+        };
+        Some(Self {
+            queries: number("total queries:")? as u64,
+            replies: number("total replies:")? as u64,
+            noerror: number("responded NOERROR:").unwrap_or_default() as u64,
+            seconds: number("duration:")?,
+        })
+    }
+
+    /// Replies for each query, 0 to 1.
+    pub fn answered(&self) -> f64 {
+        self.replies as f64 / self.queries.max(1) as f64
+    }
+}
+
+/// What dnsperf measured: a closed loop of clients.
+#[derive(Debug, Clone, Copy)]
+pub struct Dnsperf {
+    /// Queries a second.
+    pub rate: f64,
+    /// Queries that got no reply.
+    pub lost: u64,
+    /// Queries sent.
+    pub sent: u64,
+    /// Mean latency in seconds.
+    pub mean: f64,
+    /// 50th, 99th and 99.9th percentile of the latency, in seconds.
+    pub percentiles: [f64; 3],
+}
+
+impl Dnsperf {
+    /// Runs `clients` clients against `server` for `seconds`, at `rate` queries a second at most.
+    ///
+    /// # Errors
+    /// dnsperf is missing or fails.
+    pub fn run(
+        lab: &Lab,
+        server: &str,
+        clients: u32,
+        rate: Option<u64>,
+        seconds: u64,
+    ) -> Result<Self> {
+        let (_directory, path) = queries()?;
+        let mut command = lab.on_client("dnsperf");
+        command.args([
+            "-s",
+            server,
+            "-l",
+            &seconds.to_string(),
+            "-c",
+            &clients.to_string(),
+            "-T",
+            "2",
+            "-v",
+            "-d",
+        ]);
+        command.arg(&path);
+        if let Some(rate) = rate {
+            command.args(["-Q", &rate.to_string()]);
+        }
+        let output = run(&mut command)?;
+        Self::read(&output)
+            .with_context(|| output.lines().rev().take(30).collect::<Vec<_>>().join("\n"))
+    }
+
+    /// With `-v` every query has a line: `> NOERROR n1.example.com A 0.000123`.
+    fn read(text: &str) -> Option<Self> {
+        let number = |mark: &str| -> Option<f64> {
+            text.split(mark)
+                .nth(1)?
+                .split_whitespace()
+                .next()?
+                .parse()
+                .ok()
+        };
+        let mut latencies: Vec<f64> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("> ")?.rsplit(' ').next()?.parse().ok())
+            .collect();
+        latencies.sort_unstable_by(f64::total_cmp);
+        let at = |part: f64| {
+            latencies
+                .get((latencies.len() as f64 * part) as usize)
+                .copied()
+                .unwrap_or_default()
+        };
+        Some(Self {
+            rate: number("Queries per second:")?,
+            lost: number("Queries lost:")? as u64,
+            sent: number("Queries sent:")? as u64,
+            mean: number("Average Latency (s):")?,
+            percentiles: [at(0.5), at(0.99), at(0.999)],
+        })
+    }
+}

@@ -1,0 +1,297 @@
+//! Frames sent and received as they are, from the lab's client: VLAN tags, padding, fragments and
+//! options that no ordinary client sends.
+
+use std::{
+    io,
+    net::{Ipv4Addr, Ipv6Addr},
+    os::fd::{AsRawFd, OwnedFd},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, anyhow};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, setsockopt, socket,
+    sockopt::ReceiveTimeout,
+};
+
+use super::{CLIENT_V4, CLIENT_V6, Lab, SERVER_V4, SERVER_V6, enter, run};
+
+/// A packet socket on the client's interface.
+#[derive(Debug)]
+pub struct Frames {
+    socket: OwnedFd,
+    /// The server's and the client's link addresses: the first octets of a frame to the server.
+    pub macs: [u8; 12],
+}
+
+impl Frames {
+    /// Opens one.
+    ///
+    /// # Errors
+    /// It cannot be opened.
+    pub fn open(lab: &Lab) -> Result<Self> {
+        let (namespace, interface) = (lab.client.clone(), lab.client_if.clone());
+        let opened = thread::spawn(move || -> Result<OwnedFd> {
+            enter(&namespace)?;
+            let socket = socket(
+                AddressFamily::Packet,
+                SockType::Raw,
+                SockFlag::SOCK_CLOEXEC,
+                SockProtocol::EthAll,
+            )?;
+            let index = nix::net::if_::if_nametoindex(interface.as_str())?;
+            bind(&socket, index).context("bind")?;
+            setsockopt(
+                &socket,
+                ReceiveTimeout,
+                &nix::sys::time::TimeVal::new(0, 200_000),
+            )?;
+            Ok(socket)
+        });
+        let socket = opened
+            .join()
+            .map_err(|_| anyhow!("the thread that opens the packet socket died"))??;
+        let server = mac(&run(lab
+            .on_server("cat")
+            .arg(format!("/sys/class/net/{}/address", lab.server_if)))?)?;
+        let client = mac(&run(lab
+            .on_client("cat")
+            .arg(format!("/sys/class/net/{}/address", lab.client_if)))?)?;
+        let mut macs = [0; 12];
+        macs[..6].copy_from_slice(&server);
+        macs[6..].copy_from_slice(&client);
+        Ok(Self { socket, macs })
+    }
+
+    /// Sends a frame.
+    ///
+    /// # Errors
+    /// The kernel refuses it.
+    pub fn send(&self, frame: &[u8]) -> Result<()> {
+        loop {
+            match send(self.socket.as_raw_fd(), frame, MsgFlags::empty()) {
+                Err(nix::errno::Errno::ENOBUFS) => thread::sleep(Duration::from_millis(1)),
+                result => return Ok(result.map(drop)?),
+            }
+        }
+    }
+
+    /// The next frame, sent ones included; `None` if none comes for 200 ms. The kernel takes the
+    /// outer VLAN tag out.
+    pub fn receive(&self) -> Option<Vec<u8>> {
+        let mut buffer = vec![0; 4096];
+        let len = recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::empty()).ok()?;
+        buffer.truncate(len);
+        Some(buffer)
+    }
+}
+
+fn mac(text: &str) -> Result<[u8; 6]> {
+    let octets: Vec<u8> = text
+        .trim()
+        .split(':')
+        .map(|octet| u8::from_str_radix(octet, 16))
+        .collect::<Result<_, _>>()?;
+    octets
+        .try_into()
+        .map_err(|_| anyhow!("not a link address: {text}"))
+}
+
+/// Binds a packet socket to an interface, for all protocols (packet(7)).
+fn bind(socket: &OwnedFd, index: u32) -> io::Result<()> {
+    let address = nix::libc::sockaddr_ll {
+        sll_family: nix::libc::AF_PACKET as u16,
+        sll_protocol: (nix::libc::ETH_P_ALL as u16).to_be(),
+        sll_ifindex: index as i32,
+        sll_hatype: 0,
+        sll_pkttype: 0,
+        sll_halen: 0,
+        sll_addr: [0; 8],
+    };
+    let len = size_of_val(&address) as nix::libc::socklen_t;
+    // SAFETY: the kernel reads `len` octets from `address`, which has so many, and the descriptor
+    // is open.
+    let result = unsafe { nix::libc::bind(socket.as_raw_fd(), (&raw const address).cast(), len) };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// A DNS query in a frame from the lab's client to its server.
+#[derive(Debug, Clone)]
+pub struct QueryFrame {
+    /// Link addresses, [`Frames::macs`].
+    pub macs: [u8; 12],
+    /// VLAN tag protocol identifiers, outermost first.
+    pub tags: Vec<[u8; 2]>,
+    /// IPv6, not IPv4.
+    pub v6: bool,
+    /// The client's port.
+    pub port: u16,
+    /// The query's ID.
+    pub id: u16,
+    /// The queried name, `.` for the root.
+    pub name: String,
+    /// The queried type.
+    pub qtype: u16,
+    /// EDNS payload size; `None`: no OPT record.
+    pub udp_size: Option<u16>,
+    /// Fill the frame up to this length.
+    pub padded_to: usize,
+    /// IPv4 options, a multiple of four octets.
+    pub options: Vec<u8>,
+}
+
+impl QueryFrame {
+    /// A plain query.
+    pub fn new(macs: [u8; 12], name: &str, qtype: u16) -> Self {
+        let name = name.to_owned();
+        Self {
+            macs,
+            tags: vec![],
+            v6: false,
+            port: 40_000,
+            id: 1,
+            name,
+            qtype,
+            udp_size: Some(1232),
+            padded_to: 0,
+            options: vec![],
+        }
+    }
+
+    /// The DNS message.
+    pub fn dns(&self) -> Vec<u8> {
+        let mut dns = self.id.to_be_bytes().to_vec();
+        dns.extend_from_slice(&[1, 0, 0, 1, 0, 0, 0, 0, 0, u8::from(self.udp_size.is_some())]);
+        for label in self.name.split('.').filter(|label| !label.is_empty()) {
+            dns.push(label.len() as u8);
+            dns.extend_from_slice(label.as_bytes());
+        }
+        dns.push(0);
+        dns.extend_from_slice(&self.qtype.to_be_bytes());
+        dns.extend_from_slice(&[0, 1]);
+        if let Some(size) = self.udp_size {
+            dns.extend_from_slice(&[0, 0, 41]);
+            dns.extend_from_slice(&size.to_be_bytes());
+            dns.extend_from_slice(&[0; 6]);
+        }
+        dns
+    }
+
+    /// The UDP datagram.
+    fn datagram(&self) -> Vec<u8> {
+        let dns = self.dns();
+        let len = (8 + dns.len()) as u16;
+        let mut datagram = [
+            self.port.to_be_bytes(),
+            53u16.to_be_bytes(),
+            len.to_be_bytes(),
+            [0; 2],
+        ]
+        .concat();
+        datagram.extend_from_slice(&dns);
+        let addresses = if self.v6 {
+            v6_addresses().to_vec()
+        } else {
+            v4_addresses().to_vec()
+        };
+        let sum = checksum(&[&addresses[..], &[0, 17], &len.to_be_bytes(), &datagram].concat());
+        datagram[6..8].copy_from_slice(&sum.to_be_bytes());
+        datagram
+    }
+
+    /// An IPv4 packet that carries a part of the datagram.
+    fn ipv4(&self, part: &[u8], fragment: u16) -> Vec<u8> {
+        let words = 5 + self.options.len() / 4;
+        let len = ((words * 4 + part.len()) as u16).to_be_bytes();
+        let mut packet = vec![0x40 | words as u8, 0, len[0], len[1], 0x12, self.id as u8];
+        packet.extend_from_slice(&fragment.to_be_bytes());
+        packet.extend_from_slice(&[64, 17, 0, 0]);
+        packet.extend_from_slice(&v4_addresses());
+        packet.extend_from_slice(&self.options);
+        let sum = checksum(&packet);
+        packet[10..12].copy_from_slice(&sum.to_be_bytes());
+        packet.extend_from_slice(part);
+        packet
+    }
+
+    fn frame(&self, packet: &[u8]) -> Vec<u8> {
+        let mut frame = self.macs.to_vec();
+        for tpid in &self.tags {
+            frame.extend_from_slice(tpid);
+            frame.extend_from_slice(&[0, 7]);
+        }
+        frame.extend_from_slice(if self.v6 { &[0x86, 0xdd] } else { &[8, 0] });
+        frame.extend_from_slice(packet);
+        if frame.len() < self.padded_to {
+            frame.resize(self.padded_to, 0xaa);
+        }
+        frame
+    }
+
+    /// The frame.
+    pub fn bytes(&self) -> Vec<u8> {
+        let datagram = self.datagram();
+        if !self.v6 {
+            return self.frame(&self.ipv4(&datagram, 0x4000));
+        }
+        let len = (datagram.len() as u16).to_be_bytes();
+        let packet = [
+            &[0x60, 0, 0, 0, len[0], len[1], 17, 64],
+            &v6_addresses()[..],
+            &datagram,
+        ]
+        .concat();
+        self.frame(&packet)
+    }
+
+    /// The query over IPv4 in two fragments.
+    pub fn fragments(&self) -> [Vec<u8>; 2] {
+        let datagram = self.datagram();
+        let (first, second) = datagram.split_at(16);
+        [
+            self.frame(&self.ipv4(first, 0x2000)),
+            self.frame(&self.ipv4(second, 2)),
+        ]
+    }
+}
+
+fn v4_addresses() -> [u8; 8] {
+    let octets = |text: &str| {
+        text.parse::<Ipv4Addr>()
+            .map(|address| address.octets())
+            .unwrap_or_default()
+    };
+    let mut both = [0; 8];
+    both[..4].copy_from_slice(&octets(CLIENT_V4));
+    both[4..].copy_from_slice(&octets(SERVER_V4));
+    both
+}
+
+fn v6_addresses() -> [u8; 32] {
+    let octets = |text: &str| {
+        text.parse::<Ipv6Addr>()
+            .map(|address| address.octets())
+            .unwrap_or_default()
+    };
+    let mut both = [0; 32];
+    both[..16].copy_from_slice(&octets(CLIENT_V6));
+    both[16..].copy_from_slice(&octets(SERVER_V6));
+    both
+}
+
+/// RFC 1071, the plain way.
+fn checksum(data: &[u8]) -> u16 {
+    let mut sum: u32 = data
+        .chunks(2)
+        .map(|pair| u32::from(pair[0]) << 8 | u32::from(pair.get(1).copied().unwrap_or_default()))
+        .sum();
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    !(sum as u16)
+}

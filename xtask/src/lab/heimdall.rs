@@ -1,0 +1,105 @@
+//! The server under test.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::{Lab, Process, SERVER_V4, SERVER_V6, run};
+
+/// A running `heimdall`.
+#[derive(Debug)]
+pub struct Heimdall {
+    /// Its process.
+    pub process: Process,
+    program: PathBuf,
+    control: PathBuf,
+    _directory: TempDir,
+}
+
+impl Heimdall {
+    /// Starts `program` with `heimdall run` on the lab's server, on AF_XDP, listening on port 53
+    /// of the server's addresses, with `arguments` besides, and waits until it answers.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn on_xdp(lab: &Lab, program: &Path, arguments: &[&str]) -> Result<Self> {
+        let listen = [format!("{SERVER_V4}:53"), format!("[{SERVER_V6}]:53")];
+        let fixed = [
+            "--backend",
+            "xdp",
+            "--interface",
+            &lab.server_if,
+            "--listen",
+            &listen[0],
+            "--listen",
+            &listen[1],
+        ];
+        Self::start(
+            lab.on_server(program),
+            program,
+            &[&fixed, arguments].concat(),
+        )
+    }
+
+    /// Starts `command`, which is to run `program`, with `heimdall run` and these arguments.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn start(mut command: Command, program: &Path, arguments: &[&str]) -> Result<Self> {
+        let directory = tempfile::tempdir()?;
+        let control = directory.path().join("control.sock");
+        command
+            .arg("run")
+            .args(arguments)
+            .arg("--control")
+            .arg(&control);
+        let mut process = Process::start(&mut command)?;
+        process.wait_for("ready", Duration::from_secs(20))?;
+        Ok(Self {
+            process,
+            program: program.to_owned(),
+            control,
+            _directory: directory,
+        })
+    }
+
+    /// `heimdall stats --json`.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub fn stats(&self) -> Result<Value> {
+        let output = run(Command::new(&self.program)
+            .args(["stats", "--json", "--control"])
+            .arg(&self.control))?;
+        serde_json::from_str(&output).with_context(|| format!("not JSON: {output}"))
+    }
+
+    /// `heimdall stats` as a person would read it.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub fn stats_text(&self) -> Result<String> {
+        run(Command::new(&self.program)
+            .args(["stats", "--control"])
+            .arg(&self.control))
+    }
+}
+
+/// Sum of a counter over all workers, or of its place in an object of theirs: `"hits"`,
+/// `"frames/total"`.
+pub fn sum(stats: &Value, counter: &str) -> u64 {
+    let workers = stats["workers"]
+        .as_array()
+        .map(Vec::as_slice)
+        .unwrap_or_default();
+    workers
+        .iter()
+        .filter_map(|worker| worker.pointer(&format!("/{counter}"))?.as_u64())
+        .sum()
+}

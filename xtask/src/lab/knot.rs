@@ -1,0 +1,106 @@
+//! Knot DNS as an upstream with real zones.
+
+use std::{fmt::Write as _, fs, path::Path, process::Command, time::Duration};
+
+use anyhow::Result;
+use tempfile::TempDir;
+
+use super::{Lab, Process, UPSTREAM};
+
+/// Names `n0` to `n9999` of `example.com` have addresses.
+pub const HOSTS: usize = 10_000;
+
+/// A running `knotd`.
+#[derive(Debug)]
+pub struct Knot {
+    _process: Process,
+    _directory: TempDir,
+}
+
+impl Knot {
+    /// Starts one on the lab's server, at [`UPSTREAM`].
+    ///
+    /// # Errors
+    /// `knotd` (Debian: `knot`) is missing or does not start.
+    pub fn upstream(lab: &Lab) -> Result<Self> {
+        let listen = format!("    listen: {}", UPSTREAM.replace(':', "@"));
+        Self::start(lab.on_server("knotd"), &listen)
+    }
+
+    /// Starts one on loopback, without a lab.
+    ///
+    /// # Errors
+    /// As for [`upstream`](Self::upstream).
+    pub fn on_loopback(port: u16) -> Result<Self> {
+        Self::start(
+            Command::new("knotd"),
+            &format!("    listen: 127.0.0.1@{port}"),
+        )
+    }
+
+    /// Starts one on the lab's server that answers from AF_XDP itself, to be measured against.
+    ///
+    /// # Errors
+    /// As for [`upstream`](Self::upstream), or it has no XDP.
+    pub fn on_xdp(lab: &Lab, core: usize) -> Result<Self> {
+        let server = format!(
+            "    udp-workers: 1\n    tcp-workers: 1\n    listen: {}@53",
+            super::SERVER_V4
+        );
+        let mut command = lab.on_server("taskset");
+        command.args(["-c", &core.to_string(), "knotd"]);
+        Self::start(
+            command,
+            &format!(
+                "{server}\nxdp:\n    listen: {}@53\n    udp: on",
+                lab.server_if
+            ),
+        )
+    }
+
+    fn start(mut command: Command, server: &str) -> Result<Self> {
+        let directory = tempfile::tempdir()?;
+        let path = directory.path();
+        fs::write(path.join("example.com.zone"), forward_zone())?;
+        fs::write(path.join("reverse.zone"), reverse_zone())?;
+        fs::write(path.join("knot.conf"), configuration(path, server))?;
+        command.arg("-c").arg(path.join("knot.conf"));
+        let mut process = Process::start(&mut command)?;
+        process.wait_for("server started", Duration::from_secs(20))?;
+        Ok(Self {
+            _process: process,
+            _directory: directory,
+        })
+    }
+}
+
+fn configuration(path: &Path, server: &str) -> String {
+    let path = path.display();
+    format!(
+        "server:\n    rundir: {path}\n{server}\nlog:\n  - target: stderr\n    any: info\ndatabase:\n    storage: {path}/db\n\
+         zone:\n  - domain: example.com\n    storage: {path}\n    file: example.com.zone\n\
+         \x20 - domain: 53.10.in-addr.arpa\n    storage: {path}\n    file: reverse.zone\n"
+    )
+}
+
+fn forward_zone() -> String {
+    let mut zone = String::from(
+        "$ORIGIN example.com.\n$TTL 3600\n\
+         @ SOA ns hostmaster 1 3600 600 86400 300\n@ NS ns\nns A 10.53.0.1\n\
+         @ A 192.0.2.1\n@ AAAA 2001:db8::1\n@ MX 10 mail\nmail A 192.0.2.2\n\
+         www CNAME @\n_dns._udp SRV 0 5 53 ns\ntext TXT \"one\" \"two\"\n\
+         short 2 A 192.0.2.3\n*.wild A 192.0.2.4\n",
+    );
+    for i in 0..60 {
+        let _ = writeln!(zone, "big TXT \"{i} {}\"", "x".repeat(200));
+    }
+    for i in 0..HOSTS {
+        let _ = writeln!(zone, "n{i} A 10.0.{}.{}", i / 256, i % 256);
+    }
+    zone
+}
+
+fn reverse_zone() -> &'static str {
+    "$ORIGIN 53.10.in-addr.arpa.\n$TTL 3600\n@ SOA ns.example.com. hostmaster.example.com. 1 3600 600 86400 300\n\
+     @ NS ns.example.com.\n1.0 PTR ns.example.com.\n"
+}

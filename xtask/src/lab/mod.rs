@@ -1,0 +1,258 @@
+//! The lab: two hosts on one machine, made of network namespaces and a veth pair, with real
+//! servers and real clients in them.
+//!
+//! ```text
+//!  client namespace                       server namespace
+//!  kdig, kxdpgun, dnsperf, raw frames     heimdall, and its upstream on 127.0.0.1:5300
+//!  10.53.0.2, fd53::2  ── hdcN ─ veth ─ hdsN ── 10.53.0.1, fd53::1
+//! ```
+//!
+//! Tests and the demo make one each; everything goes when it is dropped. Needs root.
+
+mod clients;
+mod fake;
+mod frames;
+mod heimdall;
+mod knot;
+mod process;
+
+use std::{
+    env, fs,
+    path::Path,
+    process::Command,
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use anyhow::{Context, Result, bail};
+pub use clients::{Dnsperf, Kdig, Kxdpgun};
+pub use fake::FakeUpstream;
+pub use frames::{Frames, QueryFrame};
+pub use heimdall::{Heimdall, sum};
+pub use knot::{HOSTS, Knot};
+pub use process::Process;
+
+/// The server's IPv4 address.
+pub const SERVER_V4: &str = "10.53.0.1";
+/// The server's IPv6 address.
+pub const SERVER_V6: &str = "fd53::1";
+/// The client's IPv4 address.
+pub const CLIENT_V4: &str = "10.53.0.2";
+/// The client's IPv6 address.
+pub const CLIENT_V6: &str = "fd53::2";
+/// Where the upstream listens, in the server namespace.
+pub const UPSTREAM: &str = "127.0.0.1:5300";
+
+/// Whether a test that needs the lab can run. Without root it says that it is skipped, and in CI,
+/// where nothing may be, it panics.
+///
+/// # Panics
+/// In CI without root.
+pub fn available(test: &str) -> bool {
+    let root = nix::unistd::geteuid().is_root();
+    if !root {
+        assert!(env::var_os("CI").is_none(), "{test}: CI has to run as root");
+        eprintln!("SKIPPED {test}: it needs root to make network namespaces");
+    }
+    root
+}
+
+/// Two namespaces and the veth pair between them.
+#[derive(Debug)]
+pub struct Lab {
+    /// Name of the client's namespace.
+    pub client: String,
+    /// Name of the server's namespace.
+    pub server: String,
+    /// The client's interface.
+    pub client_if: String,
+    /// The server's interface.
+    pub server_if: String,
+}
+
+impl Lab {
+    /// Makes a lab. Leftovers of labs whose process is gone are removed first.
+    ///
+    /// # Errors
+    /// `ip` or `ethtool` is missing or fails, for instance without root.
+    pub fn new() -> Result<Self> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        remove_stale();
+        let pid = std::process::id();
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let lab = Self {
+            client: format!("heimdall-{pid}-{number}-c"),
+            server: format!("heimdall-{pid}-{number}-s"),
+            client_if: format!("hdc{number}"),
+            server_if: format!("hds{number}"),
+        };
+        let Self {
+            client,
+            server,
+            client_if,
+            server_if,
+        } = &lab;
+        for namespace in [client, server] {
+            ip(&["netns", "add", namespace])?;
+            ip(&["-n", namespace, "link", "set", "lo", "up"])?;
+        }
+        let link = [
+            "link", "add", server_if, "netns", server, "type", "veth", "peer", "name", client_if,
+        ];
+        ip(&[&link[..], &["netns", client]].concat())?;
+        for (namespace, interface, v4, v6) in [
+            (server, server_if, SERVER_V4, SERVER_V6),
+            (client, client_if, CLIENT_V4, CLIENT_V6),
+        ] {
+            ip(&[
+                "-n",
+                namespace,
+                "addr",
+                "add",
+                &format!("{v4}/24"),
+                "dev",
+                interface,
+            ])?;
+            ip(&[
+                "-n",
+                namespace,
+                "-6",
+                "addr",
+                "add",
+                &format!("{v6}/64"),
+                "dev",
+                interface,
+                "nodad",
+            ])?;
+            // XDP sees a VLAN tag only where it is left in the packet.
+            run(lab
+                .exec(namespace, "ethtool")
+                .args(["-K", interface, "rxvlan", "off", "txvlan", "off"]))?;
+            ip(&["-n", namespace, "link", "set", interface, "up"])?;
+        }
+        Ok(lab)
+    }
+
+    /// A command in the server's namespace.
+    pub fn on_server(&self, program: impl AsRef<Path>) -> Command {
+        self.exec(&self.server, program)
+    }
+
+    /// A command in the client's namespace.
+    pub fn on_client(&self, program: impl AsRef<Path>) -> Command {
+        self.exec(&self.client, program)
+    }
+
+    fn exec(&self, namespace: &str, program: impl AsRef<Path>) -> Command {
+        let mut command = Command::new("ip");
+        command
+            .args(["netns", "exec", namespace])
+            .arg(program.as_ref());
+        command
+    }
+
+    /// What `ip -details link` says of the server's interface: `prog/xdp` or `xdpgeneric` in it
+    /// means that a program is attached.
+    ///
+    /// # Errors
+    /// `ip` fails.
+    pub fn server_link(&self) -> Result<String> {
+        run(Command::new("ip").args([
+            "-n",
+            &self.server,
+            "-details",
+            "link",
+            "show",
+            "dev",
+            &self.server_if,
+        ]))
+    }
+
+    /// Whether the kernel has an XDP program on the server's interface.
+    ///
+    /// # Errors
+    /// `ip` fails.
+    pub fn has_xdp(&self) -> Result<bool> {
+        Ok(self.server_link()?.contains("xdp"))
+    }
+
+    /// Lets veth hand packets over in threads of their own, each on a given core: so the server's
+    /// share of the work is not done on the client's core.
+    ///
+    /// # Errors
+    /// The kernel has no threaded NAPI (Linux 5.12).
+    pub fn thread_napi(&self, server_core: usize, client_core: usize) -> Result<()> {
+        for (namespace, interface, core) in [
+            (&self.server, &self.server_if, server_core),
+            (&self.client, &self.client_if, client_core),
+        ] {
+            let script = format!("echo 1 > /sys/class/net/{interface}/threaded");
+            run(self.exec(namespace, "sh").args(["-c", &script]))?;
+            for pid in threads_named(&format!("napi/{interface}-"))? {
+                run(Command::new("taskset").args(["-pc", &core.to_string(), &pid]))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        for namespace in [&self.client, &self.server] {
+            let _ = ip(&["netns", "del", namespace]);
+        }
+    }
+}
+
+/// Kernel threads whose name begins so.
+fn threads_named(prefix: &str) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc")?.flatten() {
+        if fs::read_to_string(entry.path().join("comm")).is_ok_and(|name| name.starts_with(prefix))
+        {
+            found.push(entry.file_name().to_string_lossy().into_owned());
+        }
+    }
+    Ok(found)
+}
+
+/// Removes the namespaces of processes that are gone.
+fn remove_stale() {
+    for entry in fs::read_dir("/run/netns").into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let pid = name
+            .strip_prefix("heimdall-")
+            .and_then(|rest| rest.split('-').next());
+        if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+            let _ = ip(&["netns", "del", &name]);
+        }
+    }
+}
+
+/// Runs a command to its end; its standard output.
+///
+/// # Errors
+/// It cannot be started, or fails; what it wrote to standard error is part of the error.
+pub fn run(command: &mut Command) -> Result<String> {
+    let output = command
+        .output()
+        .with_context(|| format!("cannot run {command:?}; is it installed?"))?;
+    if !output.status.success() {
+        bail!(
+            "{command:?}: {}: {}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+fn ip(args: &[&str]) -> Result<String> {
+    run(Command::new("ip").args(args))
+}
+
+/// Makes the calling thread, and no other, live in a namespace.
+fn enter(namespace: &str) -> Result<()> {
+    let file = fs::File::open(Path::new("/run/netns").join(namespace))?;
+    nix::sched::setns(file, nix::sched::CloneFlags::CLONE_NEWNET)
+        .with_context(|| format!("cannot enter namespace {namespace}"))
+}
