@@ -31,6 +31,7 @@ fn a_dissector_finds_nothing_wrong_with_any_reply() {
                 "-Z",
                 "root",
                 "-U",
+                "--immediate-mode",
                 "-B",
                 "65536",
                 "-s",

@@ -11,7 +11,7 @@
 //! | `wrongquestion` | first a reply to another question, then the right one |
 //! | `servfail`, `refused`, `formerr` | that response code |
 //! | `truncate` | TC over UDP, the whole answer over TCP |
-//! | `garbage` | octets that are no message, then the right reply |
+//! | `cut` | first a reply that ends too soon, then the right one |
 //! | anything else | one A record, 192.0.2.1, TTL 300 |
 
 use std::{
@@ -239,7 +239,7 @@ impl Query {
                 wrong[HEADER + 1] ^= 1;
                 vec![wrong, good]
             }
-            "garbage" if !over_tcp => vec![vec![0x42; 7], good],
+            "cut" if !over_tcp => vec![good[..good.len() - 3].to_vec(), good],
             "servfail" => vec![self.reply(2, None)],
             "refused" => vec![self.reply(5, None)],
             "formerr" => vec![self.reply(1, None)],
