@@ -1,2 +1,48 @@
-//! xtask.
-fn main() {}
+//! Heimdall's own tools.
+// A tool may stop at once when something is wrong with it.
+#![allow(clippy::indexing_slicing, clippy::unwrap_used)]
+
+mod demo;
+mod ebpf;
+mod setup;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Heimdall's own tools
+///
+/// Each does the set-up that is missing, as root with apt-get, and says what it installs;
+/// --no-install makes it name the packages instead.
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// See Heimdall work: a server on AF_XDP, an upstream, questions, load, and a table
+    Demo(demo::Demo),
+    /// Run everything that CI runs: format, lints, all tests, documentation
+    Test(test::Test),
+    /// Rebuild the XDP program's committed object from its source
+    Ebpf(ebpf::Ebpf),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Demo(demo) => demo.run(),
+        Command::Test(test) => test.run(),
+        Command::Ebpf(ebpf) => ebpf.run(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

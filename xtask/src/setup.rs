@@ -1,0 +1,163 @@
+//! What the tools need on the machine, and how to get it.
+
+use std::{env, path::Path, process::Command};
+
+use anyhow::{Result, bail};
+use clap::Args;
+use xtask::digest::workspace;
+
+/// A file that shows that a Debian package is installed, and the package.
+type Need = (&'static str, &'static str);
+
+/// To build Heimdall: xsk-rs compiles libxdp and libbpf.
+pub(crate) const BUILD: &[Need] = &[
+    ("/usr/bin/clang", "clang"),
+    ("/usr/bin/llvm-strip", "llvm"),
+    ("/usr/lib/llvm-*/lib/libclang*.so*", "libclang-dev"),
+    ("/usr/bin/m4", "m4"),
+    ("/usr/bin/make", "make"),
+    ("/usr/bin/pkg-config", "pkg-config"),
+    ("/usr/include/libelf.h", "libelf-dev"),
+    ("/usr/include/zlib.h", "zlib1g-dev"),
+    ("/usr/include/linux/if_xdp.h", "linux-libc-dev"),
+    ("/usr/include/*/sys/types.h", "libc6-dev"),
+];
+
+/// To make the lab and ask questions in it.
+pub(crate) const LAB: &[Need] = &[
+    ("/usr/sbin/ip", "iproute2"),
+    ("/usr/sbin/ethtool", "ethtool"),
+    ("/usr/sbin/knotd", "knot"),
+    ("/usr/bin/kdig", "knot-dnsutils"),
+    ("/usr/sbin/kxdpgun", "knot-dnsutils"),
+    ("/usr/bin/dnsperf", "dnsperf"),
+];
+
+/// To look into what the tests capture.
+pub(crate) const CAPTURE: &[Need] = &[
+    ("/usr/bin/tcpdump", "tcpdump"),
+    ("/usr/bin/tshark", "tshark"),
+];
+
+/// Debian's toolchain for the XDP program.
+pub(crate) const EBPF: &[Need] = &[
+    ("/usr/share/doc/rustc-web", "rustc-web"),
+    ("/usr/share/doc/cargo-web", "cargo-web"),
+    ("/usr/share/doc/rust-web-src", "rust-web-src"),
+    ("/usr/lib/llvm-22/include/llvm-c/Core.h", "llvm-22-dev"),
+    ("/usr/lib/llvm-22/bin/llvm-objcopy", "llvm-22"),
+];
+
+/// How to deal with what is missing.
+#[derive(Args, Clone, Copy)]
+pub(crate) struct Setup {
+    /// Install nothing: name what is missing, and stop
+    #[arg(long)]
+    no_install: bool,
+}
+
+impl Setup {
+    /// Installs the packages that are missing.
+    pub(crate) fn packages(self, needs: &[&[Need]]) -> Result<()> {
+        let mut missing: Vec<&str> = needs
+            .iter()
+            .copied()
+            .flatten()
+            .filter(|(file, _)| !exists(file))
+            .map(|(_, package)| *package)
+            .collect();
+        missing.sort_unstable();
+        missing.dedup();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let list = missing.join(" ");
+        if self.no_install || !nix::unistd::geteuid().is_root() || !exists("/usr/bin/apt-get") {
+            bail!("not installed: {list}; as root: apt-get install --no-install-recommends {list}");
+        }
+        println!("installing with apt-get: {list}");
+        run(apt().arg("update"))?;
+        run(apt()
+            .args(["install", "--yes", "--no-install-recommends"])
+            .args(&missing))
+    }
+
+    /// Installs bpf-linker, which links the XDP program.
+    pub(crate) fn bpf_linker(self) -> Result<()> {
+        if Command::new("bpf-linker").arg("--version").output().is_ok() {
+            return Ok(());
+        }
+        let arguments = [
+            "install",
+            "bpf-linker",
+            "--locked",
+            "--no-default-features",
+            "--features",
+            "llvm-22",
+        ];
+        if self.no_install {
+            bail!(
+                "not installed: bpf-linker; LLVM_PREFIX=/usr/lib/llvm-22 cargo {}",
+                arguments.join(" ")
+            );
+        }
+        println!("installing with cargo: bpf-linker");
+        run(Command::new("cargo")
+            .env("LLVM_PREFIX", "/usr/lib/llvm-22")
+            .args(arguments))
+    }
+}
+
+fn apt() -> Command {
+    let mut command = Command::new("apt-get");
+    command
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .arg("--quiet=2");
+    command
+}
+
+/// Whether a file is there; one `*` stands for anything in one part of its path.
+fn exists(pattern: &str) -> bool {
+    fn walk(base: &Path, parts: &[&str]) -> bool {
+        let Some((part, rest)) = parts.split_first() else {
+            return base.exists();
+        };
+        if !part.contains('*') {
+            return walk(&base.join(part), rest);
+        }
+        let pieces: Vec<&str> = part.split('*').collect();
+        let fits = |name: &str| {
+            name.starts_with(pieces[0]) && pieces[1..].iter().all(|piece| name.contains(piece))
+        };
+        base.read_dir()
+            .into_iter()
+            .flatten()
+            .flatten()
+            .any(|entry| fits(&entry.file_name().to_string_lossy()) && walk(&entry.path(), rest))
+    }
+    walk(
+        Path::new("/"),
+        &pattern
+            .split('/')
+            .filter(|part| !part.is_empty())
+            .collect::<Vec<_>>(),
+    )
+}
+
+/// Cargo, in the workspace.
+pub(crate) fn cargo() -> Command {
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(workspace());
+    command
+}
+
+/// Runs a command that shows its own output.
+pub(crate) fn run(command: &mut Command) -> Result<()> {
+    let status = command
+        .status()
+        .map_err(|error| anyhow::anyhow!("cannot run {command:?}: {error}"))?;
+    if !status.success() {
+        bail!("{command:?}: {status}");
+    }
+    Ok(())
+}
