@@ -227,23 +227,33 @@ impl Dnsperf {
                 .parse()
                 .ok()
         };
-        let mut latencies: Vec<f64> = text
+        let latencies = text
             .lines()
-            .filter_map(|line| line.strip_prefix("> ")?.rsplit(' ').next()?.parse().ok())
-            .collect();
+            .filter_map(|line| line.strip_prefix("> ")?.rsplit(' ').next()?.parse().ok());
+        Some(Self {
+            rate: number("Queries per second:")?,
+            sent: number("Queries sent:")? as u64,
+            mean: number("Average Latency (s):")?,
+            ..Self::from_latencies(latencies.collect(), number("Queries lost:")? as u64, 1.0)
+        })
+    }
+
+    /// What a closed loop of another make measured in so many seconds.
+    pub fn from_latencies(mut latencies: Vec<f64>, lost: u64, seconds: f64) -> Self {
         latencies.sort_unstable_by(f64::total_cmp);
+        let count = latencies.len();
         let at = |part: f64| {
             latencies
-                .get((latencies.len() as f64 * part) as usize)
+                .get((count as f64 * part) as usize)
                 .copied()
                 .unwrap_or_default()
         };
-        Some(Self {
-            rate: number("Queries per second:")?,
-            lost: number("Queries lost:")? as u64,
-            sent: number("Queries sent:")? as u64,
-            mean: number("Average Latency (s):")?,
+        Self {
+            rate: count as f64 / seconds,
+            lost,
+            sent: count as u64 + lost,
+            mean: latencies.iter().sum::<f64>() / count.max(1) as f64,
             percentiles: [at(0.5), at(0.99), at(0.999)],
-        })
+        }
     }
 }
