@@ -296,6 +296,11 @@ impl State {
                 idle_since = None;
                 continue;
             }
+            if self.xsk.has_unsent() {
+                // The device is full. Whoever empties it may need this core.
+                thread::yield_now();
+                continue;
+            }
             let since = *idle_since.get_or_insert_with(Instant::now);
             if since.elapsed() >= self.settings.spin {
                 self.sleep()?;
@@ -341,8 +346,13 @@ impl State {
         if self.xsk.kick()? {
             self.counters.tx_wakeups.add(1);
         }
-        debug_assert_eq!(self.places.missing(self.free.len() + self.pending.len()), 0);
+        debug_assert_eq!(self.places.missing(self.held()), 0);
         Ok(received + completed + reaped)
+    }
+
+    /// Frames that the worker itself holds between turns.
+    fn held(&self) -> usize {
+        self.free.len() + self.replies.len() + self.pending.len()
     }
 
     /// Stage 1: reads each packet, and starts to fetch what answering it will need.
@@ -527,7 +537,7 @@ impl State {
         counters.frames_free.set(self.free.len() as u64);
         counters
             .frames_missing
-            .set(self.places.missing(self.free.len() + self.pending.len()) as u64);
+            .set(self.places.missing(self.held()) as u64);
         if let Ok(kernel) = self.xsk.statistics() {
             counters.rx_dropped.set(kernel.rx_dropped());
             counters.rx_ring_full.set(kernel.rx_ring_full());

@@ -5,8 +5,9 @@
 //! This is what makes the unsafe calls below sound, and it is the whole of Heimdall's unsafe use
 //! of AF_XDP.
 //!
-//! The fill and completion rings, and rx and tx, have as many entries as the UMEM has frames, so
-//! that none of them can ever be too full to take a frame.
+//! The fill and completion rings, and rx and tx, have as many entries as the UMEM has frames. Even
+//! so a ring can seem full for a moment: the kernel gives a packet to the rx ring before it says
+//! that it has taken the frame from the fill ring (`xsk_flush`).
 //!
 //! Kernel documentation: Documentation/networking/af_xdp.rst. Needs Linux 5.11.
 
@@ -334,8 +335,9 @@ impl Xsk {
         );
     }
 
-    /// Gives free frames to the kernel to receive into. In aligned mode the kernel brings their
-    /// addresses back to the start of their chunks (`xp_check_aligned`).
+    /// Gives free frames to the kernel to receive into; those that it has no room for stay in
+    /// `free`. In aligned mode the kernel brings their addresses back to the start of their chunks
+    /// (`xp_check_aligned`).
     #[inline]
     pub fn refill(&mut self, free: &mut Vec<Frame>) -> usize {
         let mut given = 0;
@@ -343,31 +345,46 @@ impl Xsk {
             let count = self.stage(free);
             // SAFETY: `stage` consumed the tokens of these frames: nobody uses them any more, and
             // they are of this UMEM.
-            let produced = unsafe {
+            let taken = unsafe {
                 self.fill
                     .produce(self.scratch.get(..count).unwrap_or_default())
             };
-            debug_assert_eq!(produced, count, "the fill ring has room for all frames");
-            given += produced;
+            given += taken;
+            if taken < count {
+                self.unstage(taken, count, free);
+                break;
+            }
         }
         given
     }
 
-    /// Hands packets to the kernel to be sent; [`kick`](Self::kick) makes it do so.
+    /// Hands packets to the kernel to be sent; those that it has no room for stay in `packets`.
+    /// [`kick`](Self::kick) makes it send.
     #[inline]
     pub fn send(&mut self, packets: &mut Vec<Frame>) -> usize {
         let mut sent = 0;
         while !packets.is_empty() {
             let count = self.stage(packets);
             // SAFETY: as in `refill`.
-            let produced = unsafe {
+            let taken = unsafe {
                 self.tx
                     .produce(self.scratch.get(..count).unwrap_or_default())
             };
-            debug_assert_eq!(produced, count, "the tx ring has room for all frames");
-            sent += produced;
+            sent += taken;
+            if taken < count {
+                self.unstage(taken, count, packets);
+                break;
+            }
         }
         sent
+    }
+
+    /// Makes tokens again of the staged frames from `taken` on, which the ring did not take.
+    #[cold]
+    fn unstage(&self, taken: usize, count: usize, frames: &mut Vec<Frame>) {
+        let owner = self.id;
+        let left = self.scratch.get(taken..count).unwrap_or_default();
+        frames.extend(left.iter().map(|desc| Frame { desc: *desc, owner }));
     }
 
     /// Moves up to [`BATCH`] descriptors from the end of `frames` to `scratch`, consuming their
@@ -388,15 +405,20 @@ impl Xsk {
         count
     }
 
+    /// Whether packets in the tx ring wait for the kernel to take them.
+    #[inline]
+    pub fn has_unsent(&mut self) -> bool {
+        self.tx.nb_free_exact() < self.frames
+    }
+
     /// Makes the kernel send what is in the tx ring, if it needs to be told. Returns whether a
-    /// system call was made.
+    /// system call was made. One call need not send all of it.
     ///
     /// # Errors
     /// Sending failed for good, for instance because the interface is gone.
     #[inline]
     pub fn kick(&mut self) -> io::Result<bool> {
-        let pending = self.tx.nb_free_exact() < self.frames;
-        let needed = pending && self.tx.needs_wakeup();
+        let needed = self.has_unsent() && self.tx.needs_wakeup();
         if needed {
             self.tx.wakeup()?;
         }

@@ -124,9 +124,9 @@ impl Lab {
                 "nodad",
             ])?;
             // XDP sees a VLAN tag only where it is left in the packet.
-            run(lab
-                .exec(namespace, "ethtool")
-                .args(["-K", interface, "rxvlan", "off", "txvlan", "off"]))?;
+            run(lab.exec(namespace, "ethtool").args([
+                "-K", interface, "rxvlan", "off", "txvlan", "off", "gro", "on",
+            ]))?;
             ip(&["-n", namespace, "link", "set", interface, "up"])?;
         }
         Ok(lab)
