@@ -1,1 +1,33 @@
-//! placeholder
+//! What the XDP program and userspace agree on: the names and layouts of their maps.
+//!
+//! The program is the binary target of this crate (`src/program.rs`). This library has no
+//! dependencies and builds for BPF and for the host, so that neither side can hold an idea of a
+//! map that the other does not share. It must not parse packets and must not talk to the kernel.
+//!
+//! Used by `src/program.rs` on the kernel's side and by `heimdall-user/src/xdp/` on the other.
+#![no_std]
+
+mod served;
+mod verdict;
+
+pub use served::ServedKey;
+pub use verdict::Verdict;
+
+/// Name of the program in the object, and in `bpftool prog`.
+pub const PROGRAM: &str = "heimdall";
+
+/// Name of the XSKMAP: receive queue index → AF_XDP socket.
+pub const SOCKETS_MAP: &str = "SOCKETS";
+
+/// Name of the hash map whose keys are the served addresses ([`ServedKey`]); its values say
+/// nothing (one byte, 1).
+pub const SERVED_MAP: &str = "SERVED";
+
+/// Name of the per-CPU array of `u64` counters, indexed by [`Verdict`].
+pub const VERDICTS_MAP: &str = "VERDICTS";
+
+/// Most receive queues of one interface that can be steered; the size of [`SOCKETS_MAP`].
+pub const MAX_QUEUES: u32 = 256;
+
+/// Most (address, port) pairs that one interface can serve; the size of [`SERVED_MAP`].
+pub const MAX_SERVED: u32 = 1024;
