@@ -10,53 +10,56 @@ use core::net::{IpAddr, SocketAddr};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct ServedKey {
-    /// The address as on the wire; IPv4 as `::ffff:a.b.c.d`. Words, so that the program copies
-    /// and clears it by words.
-    address: [u32; 4],
+    /// The address as on the wire; IPv4 as `::ffff:a.b.c.d`. Two words, because the program
+    /// builds the key on its stack, where the verifier wants every access aligned.
+    address: [u64; 2],
     /// The port as on the wire.
     port: [u8; 2],
     /// 4 or 6: the version of the packet's IP header.
     version: u16,
+    /// Padding, always 0.
+    zero: u32,
 }
 
 const _: () = assert!(size_of::<ServedKey>() == ServedKey::SIZE);
 
 impl ServedKey {
     /// Size of the key in bytes.
-    pub const SIZE: usize = 20;
+    pub const SIZE: usize = 24;
 
     /// The key of an IPv4 destination; address and port as on the wire.
     #[inline(always)]
-    pub const fn v4(address: [u8; 4], port: [u8; 2]) -> Self {
-        let address = [0, 0, 0xffff_u32.to_be(), u32::from_ne_bytes(address)];
-        Self {
-            address,
+    pub const fn v4([a, b, c, d]: [u8; 4], port: [u8; 2]) -> Self {
+        Self::new(
+            [0, u64::from_ne_bytes([0, 0, 0xff, 0xff, a, b, c, d])],
             port,
-            version: 4,
-        }
+            4,
+        )
     }
 
     /// The key of an IPv6 destination; address and port as on the wire.
     #[inline(always)]
     pub const fn v6(address: [u8; 16], port: [u8; 2]) -> Self {
         let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = address;
-        let address = [
-            u32::from_ne_bytes([a, b, c, d]),
-            u32::from_ne_bytes([e, f, g, h]),
-            u32::from_ne_bytes([i, j, k, l]),
-            u32::from_ne_bytes([m, n, o, p]),
-        ];
+        let high = u64::from_ne_bytes([a, b, c, d, e, f, g, h]);
+        let low = u64::from_ne_bytes([i, j, k, l, m, n, o, p]);
+        Self::new([high, low], port, 6)
+    }
+
+    #[inline(always)]
+    const fn new(address: [u64; 2], port: [u8; 2], version: u16) -> Self {
         Self {
             address,
             port,
-            version: 6,
+            version,
+            zero: 0,
         }
     }
 
-    /// The key as the kernel sees it, to write into the map from userspace.
+    /// The key as the kernel sees it, to write into the map from userspace. Padding is 0.
     pub fn to_bytes(self) -> [u8; Self::SIZE] {
         let mut bytes = [0; Self::SIZE];
-        let address = self.address.into_iter().flat_map(u32::to_ne_bytes);
+        let address = self.address.into_iter().flat_map(u64::to_ne_bytes);
         let fields = address.chain(self.port).chain(self.version.to_ne_bytes());
         for (byte, field) in bytes.iter_mut().zip(fields) {
             *byte = field;

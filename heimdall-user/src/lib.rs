@@ -1,1 +1,3 @@
 //! Heimdall.
+
+pub mod xdp;

@@ -1,0 +1,26 @@
+//! The kernel's side of the fast path: network interfaces, the XDP program, AF_XDP sockets.
+//!
+//! This room loads and attaches the program of `heimdall-ebpf`, tells it which addresses to steer
+//! and which socket serves which queue, and opens those sockets. It reads no packets and knows no
+//! DNS. Called by the command line (to set up, and to follow address changes) and by the workers
+//! (for their sockets).
+//!
+//! An [`Interface`] is looked up by name; [`Program::attach`] puts the program on it; [`served`]
+//! resolves wildcards for [`Program::set_served`], again whenever an [`AddressWatch`] reports a
+//! change; [`Program::register`] hands the program a queue's socket. Dropping the [`Program`], or
+//! dying with it, leaves the interface as it was.
+
+mod error;
+mod ethtool;
+mod link;
+mod netlink;
+mod nic;
+mod program;
+mod served;
+mod watch;
+
+pub use error::XdpError;
+pub use nic::Interface;
+pub use program::{AttachMode, AttachPolicy, Program};
+pub use served::served;
+pub use watch::AddressWatch;

@@ -1,0 +1,315 @@
+//! The XDP program on one interface: load, attach, tell it whom to serve, read its counters.
+
+use std::{
+    collections::BTreeSet,
+    fmt, io,
+    net::SocketAddr,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+};
+
+use aya::{
+    Ebpf, EbpfError,
+    maps::{HashMap, Map, MapData, MapError, PerCpuArray, XskMap},
+    programs::{ProgramError, Xdp, loaded_links, loaded_programs},
+    util::KernelVersion,
+};
+use heimdall_ebpf::{
+    MAX_QUEUES, MAX_SERVED, PROGRAM, SERVED_MAP, SOCKETS_MAP, ServedKey, VERDICTS_MAP, Verdict,
+};
+
+use super::{
+    Interface, XdpError,
+    error::errno,
+    link::{self, Mode},
+    nic::Attached,
+};
+
+/// The object that `cargo xtask ebpf` builds from the sources beside it.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/../heimdall-ebpf/heimdall.bpf.o"
+));
+
+/// Which modes [`Program::attach`] may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AttachPolicy {
+    /// Native if the driver can, else generic.
+    NativeThenGeneric,
+    /// Generic, whatever the driver can.
+    GenericOnly,
+}
+
+/// Where packets meet the program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AttachMode {
+    /// In the driver, before the kernel makes an skb.
+    Native,
+    /// In the network stack; works with every driver, and costs most of what XDP saves.
+    Generic {
+        /// Why it is not native, in words.
+        why: String,
+    },
+}
+
+impl AttachMode {
+    /// `native` or `generic`.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Generic { .. } => "generic",
+        }
+    }
+}
+
+impl fmt::Display for AttachMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Native => f.write_str("native"),
+            Self::Generic { why } => write!(f, "generic (not native: {why})"),
+        }
+    }
+}
+
+/// The XDP program on one interface, with maps of its own.
+///
+/// It stays attached as long as this lives, and no longer: a bpf_link holds it, which the kernel
+/// takes down with its last descriptor, even after kill -9. Needs Linux 5.9.
+pub struct Program {
+    interface: String,
+    id: u32,
+    mode: AttachMode,
+    sockets: XskMap<MapData>,
+    served: HashMap<MapData, [u8; ServedKey::SIZE], u8>,
+    /// What `served` holds.
+    keys: BTreeSet<[u8; ServedKey::SIZE]>,
+    verdicts: PerCpuArray<MapData, u64>,
+    _link: OwnedFd,
+}
+
+impl Program {
+    /// Loads the program and attaches it to `interface`. It passes every packet until it has
+    /// addresses to serve ([`Program::set_served`]) and sockets ([`Program::register`]).
+    ///
+    /// Some drivers reset the link on this: [`Interface::wait_carrier`].
+    ///
+    /// # Errors
+    ///
+    /// [`XdpError::Occupied`] if a program is attached already, [`XdpError::NoPrivilege`],
+    /// [`XdpError::KernelTooOld`], [`XdpError::Load`], [`XdpError::Attach`].
+    pub fn attach(interface: &Interface, policy: AttachPolicy) -> Result<Self, XdpError> {
+        refuse_if_occupied(interface)?;
+        let mut ebpf = Ebpf::load(OBJECT).map_err(load_error)?;
+        let program: &mut Xdp = ebpf
+            .program_mut(PROGRAM)
+            .ok_or_else(|| incomplete(PROGRAM))?
+            .try_into()
+            .map_err(program_error)?;
+        program.load().map_err(program_error)?;
+        let id = program.info().map_err(program_error)?.id();
+        let fd = program.fd().map_err(program_error)?.as_fd();
+        let (link, mode) = attach_link(fd, interface, policy)?;
+        Ok(Self {
+            interface: interface.name.clone(),
+            id,
+            mode,
+            sockets: take_map(&mut ebpf, SOCKETS_MAP)?,
+            served: take_map(&mut ebpf, SERVED_MAP)?,
+            keys: BTreeSet::new(),
+            verdicts: take_map(&mut ebpf, VERDICTS_MAP)?,
+            _link: link,
+        })
+    }
+
+    /// The mode it is attached in.
+    pub fn attach_mode(&self) -> &AttachMode {
+        &self.mode
+    }
+
+    /// The program's id, as `bpftool prog` and `ip link` show it.
+    pub fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// Gives the program the AF_XDP socket that serves `queue`. The kernel takes the entry out
+    /// when the socket closes, so there is nothing to undo. The socket must be bound to that
+    /// queue of this interface, else the kernel drops what is steered to it.
+    ///
+    /// # Errors
+    ///
+    /// [`XdpError::QueueOutOfRange`], or [`XdpError::System`] if `xsk` is no AF_XDP socket.
+    pub fn register(&mut self, queue: u32, xsk: BorrowedFd<'_>) -> Result<(), XdpError> {
+        if queue >= MAX_QUEUES {
+            let interface = self.interface.clone();
+            return Err(XdpError::QueueOutOfRange {
+                interface,
+                queue,
+                limit: MAX_QUEUES,
+            });
+        }
+        self.sockets
+            .set(queue, xsk.as_raw_fd(), 0)
+            .map_err(|error| XdpError::map("give the XDP program an AF_XDP socket", error))
+    }
+
+    /// Makes `addresses` what the program serves, from the next packet on. Only what differs from
+    /// before is written, so packets to an address that stays are steered without a gap.
+    ///
+    /// # Errors
+    ///
+    /// [`XdpError::TooManyServed`] (nothing is changed), [`XdpError::System`].
+    pub fn set_served(&mut self, addresses: &BTreeSet<SocketAddr>) -> Result<(), XdpError> {
+        let wanted: BTreeSet<_> = addresses
+            .iter()
+            .map(|address| ServedKey::from(*address).to_bytes())
+            .collect();
+        if wanted.len() > MAX_SERVED as usize {
+            let (interface, count) = (self.interface.clone(), wanted.len());
+            return Err(XdpError::TooManyServed {
+                interface,
+                count,
+                limit: MAX_SERVED,
+            });
+        }
+        let refused = |error| XdpError::map("change the addresses that XDP serves", error);
+        let gone: Vec<_> = self.keys.difference(&wanted).copied().collect();
+        for key in gone {
+            self.served.remove(&key).map_err(refused)?;
+            self.keys.remove(&key);
+        }
+        for key in wanted {
+            if !self.keys.contains(&key) {
+                self.served.insert(key, 1, 0).map_err(refused)?;
+                self.keys.insert(key);
+            }
+        }
+        Ok(())
+    }
+
+    /// How many packets got each verdict since the program was loaded, summed over the CPUs;
+    /// indexed by [`Verdict`].
+    ///
+    /// # Errors
+    ///
+    /// [`XdpError::System`] if the map cannot be read.
+    pub fn verdicts(&self) -> Result<[u64; Verdict::COUNT], XdpError> {
+        let mut counts = [0; Verdict::COUNT];
+        for (verdict, count) in Verdict::ALL.into_iter().zip(&mut counts) {
+            let per_cpu = self
+                .verdicts
+                .get(&(verdict as u32), 0)
+                .map_err(|error| XdpError::map("read the XDP program's counters", error))?;
+            *count = per_cpu.iter().sum();
+        }
+        Ok(counts)
+    }
+}
+
+/// Attaches in the best mode that `policy` allows and the kernel grants.
+fn attach_link(
+    program: BorrowedFd<'_>,
+    interface: &Interface,
+    policy: AttachPolicy,
+) -> Result<(OwnedFd, AttachMode), XdpError> {
+    let why = match policy {
+        AttachPolicy::GenericOnly => "generic mode was asked for".to_owned(),
+        AttachPolicy::NativeThenGeneric => {
+            match link::attach(program, interface.index, Mode::Native) {
+                Ok(link) => return Ok((link, AttachMode::Native)),
+                Err(error) => {
+                    // What no other mode can mend.
+                    attach_obstacle(interface, &error)?;
+                    format!("the driver said: {error}")
+                }
+            }
+        }
+    };
+    match link::attach(program, interface.index, Mode::Generic) {
+        Ok(link) => Ok((link, AttachMode::Generic { why })),
+        Err(error) => {
+            attach_obstacle(interface, &error)?;
+            let why = format!("generic mode: {error}; native mode: {why}");
+            Err(XdpError::Attach {
+                interface: interface.name.clone(),
+                why,
+            })
+        }
+    }
+}
+
+/// Is `error` about something else than the mode that was tried?
+fn attach_obstacle(interface: &Interface, error: &io::Error) -> Result<(), XdpError> {
+    match error.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES) => Err(XdpError::NoPrivilege {
+            action: "attach an XDP program",
+        }),
+        // Someone has been quicker.
+        Some(libc::EBUSY | libc::EEXIST) => refuse_if_occupied(interface),
+        Some(libc::EINVAL) => match KernelVersion::current() {
+            Ok(release) if release < KernelVersion::new(5, 9, 0) => Err(XdpError::KernelTooOld {
+                release: format!("{release:?}"),
+            }),
+            _ => Ok(()),
+        },
+        _ => Ok(()),
+    }
+}
+
+fn refuse_if_occupied(interface: &Interface) -> Result<(), XdpError> {
+    let programs = interface.xdp_programs()?;
+    let Some(Attached { id, generic }) = programs.first().copied() else {
+        return Ok(());
+    };
+    let name = loaded_programs()
+        .filter_map(Result::ok)
+        .find(|info| info.id() == id)
+        .and_then(|info| Some(info.name_as_str()?.to_owned()));
+    let program = name.map_or_else(|| id.to_string(), |name| format!("{id} ({name})"));
+    let link = loaded_links()
+        .filter_map(Result::ok)
+        .find(|link| link.program_id() == id);
+    let remedy = match link {
+        Some(link) => format!(
+            "stop the process that owns it, or run `bpftool link detach id {}`",
+            link.id()
+        ),
+        None => format!(
+            "stop the program that owns it, or run `ip link set dev {} {} off`",
+            interface.name,
+            if generic { "xdpgeneric" } else { "xdp" }
+        ),
+    };
+    Err(XdpError::Occupied {
+        interface: interface.name.clone(),
+        program,
+        remedy,
+    })
+}
+
+fn take_map<M>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, XdpError>
+where
+    M: TryFrom<Map, Error = MapError>,
+{
+    let map = ebpf.take_map(name).ok_or_else(|| incomplete(name))?;
+    M::try_from(map).map_err(|error| load_error(error.into()))
+}
+
+fn incomplete(name: &str) -> XdpError {
+    XdpError::Load {
+        reason: format!("the object has no {name}"),
+    }
+}
+
+fn program_error(error: ProgramError) -> XdpError {
+    load_error(error.into())
+}
+
+fn load_error(error: EbpfError) -> XdpError {
+    match errno(&error) {
+        Some(libc::EPERM | libc::EACCES) => XdpError::NoPrivilege {
+            action: "load an XDP program",
+        },
+        _ => XdpError::Load {
+            reason: error.to_string().lines().collect::<Vec<_>>().join(" / "),
+        },
+    }
+}
