@@ -218,7 +218,7 @@ fn attach_link(
                 Err(error) => {
                     // What no other mode can mend.
                     attach_obstacle(interface, &error)?;
-                    format!("the driver said: {error}")
+                    why_not_native(interface, &error)
                 }
             }
         }
@@ -233,6 +233,18 @@ fn attach_link(
                 why,
             })
         }
+    }
+}
+
+/// The refusal of native mode, in words.
+fn why_not_native(interface: &Interface, error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(libc::EOPNOTSUPP) => "the driver has no native XDP".to_owned(),
+        Some(libc::ERANGE | libc::EINVAL | libc::E2BIG) => format!(
+            "the driver refuses it ({error}), mostly because an MTU is too large; that of {} is {}",
+            interface.name, interface.mtu
+        ),
+        _ => format!("the driver refuses it ({error})"),
     }
 }
 
