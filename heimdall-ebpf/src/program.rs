@@ -63,11 +63,12 @@ fn heimdall(ctx: XdpContext) -> u32 {
 #[inline(always)]
 fn claim(frame: Frame) -> Result<(), Verdict> {
     let (ethertype, ip) = untag(frame)?;
-    match ethertype {
-        IPV4 => claim_ipv4(frame, ip),
-        IPV6 => claim_ipv6(frame, ip),
-        _ => Err(Verdict::NotIp),
-    }
+    let datagram = match ethertype {
+        IPV4 => ipv4(frame, ip)?,
+        IPV6 => ipv6(frame, ip)?,
+        _ => return Err(Verdict::NotIp),
+    };
+    claim_udp(frame, datagram)
 }
 
 /// Ethertype and start of what the frame carries, behind at most two VLAN tags.
@@ -90,9 +91,19 @@ fn untag(frame: Frame) -> Result<(u16, usize), Verdict> {
     Ok((ethertype, offset))
 }
 
+/// A UDP datagram, as IP describes it.
+struct Datagram {
+    /// Where in the frame it starts.
+    offset: usize,
+    /// Its length as IP has it; what the frame holds beyond is Ethernet's padding.
+    length: usize,
+    /// Whom it is for, but for the port.
+    destination: ServedKey,
+}
+
 /// RFC 791, section 3.1.
 #[inline(always)]
-fn claim_ipv4(frame: Frame, offset: usize) -> Result<(), Verdict> {
+fn ipv4(frame: Frame, offset: usize) -> Result<Datagram, Verdict> {
     let ip: &[u8; IPV4_LEN] = frame.header(offset).ok_or(Verdict::BadLength)?;
     if ip[0] >> 4 != 4 {
         return Err(Verdict::NotIp);
@@ -110,18 +121,20 @@ fn claim_ipv4(frame: Frame, offset: usize) -> Result<(), Verdict> {
         return Err(Verdict::Fragment);
     }
     let total: usize = be16(ip[2], ip[3]).into();
-    let Some(payload) = total.checked_sub(IPV4_LEN) else {
+    let Some(length) = total.checked_sub(IPV4_LEN) else {
         return Err(Verdict::BadLength);
     };
-    let destination = [ip[16], ip[17], ip[18], ip[19]];
-    claim_udp(frame, offset + IPV4_LEN, payload, |port| {
-        ServedKey::v4(destination, port)
+    let destination = ServedKey::v4([ip[16], ip[17], ip[18], ip[19]]);
+    Ok(Datagram {
+        offset: offset + IPV4_LEN,
+        length,
+        destination,
     })
 }
 
 /// RFC 8200, section 3.
 #[inline(always)]
-fn claim_ipv6(frame: Frame, offset: usize) -> Result<(), Verdict> {
+fn ipv6(frame: Frame, offset: usize) -> Result<Datagram, Verdict> {
     let ip: &[u8; IPV6_LEN] = frame.header(offset).ok_or(Verdict::BadLength)?;
     if ip[0] >> 4 != 6 {
         return Err(Verdict::NotIp);
@@ -133,31 +146,35 @@ fn claim_ipv6(frame: Frame, offset: usize) -> Result<(), Verdict> {
         0 | 43 | 50 | 51 | 60 | 135 | 139 | 140 | 253 | 254 => return Err(Verdict::Ipv6Extension),
         _ => return Err(Verdict::NotUdp),
     }
-    let payload: usize = be16(ip[4], ip[5]).into();
+    let length: usize = be16(ip[4], ip[5]).into();
     let mut destination = [0; 16];
     destination.copy_from_slice(&ip[24..]);
-    claim_udp(frame, offset + IPV6_LEN, payload, |port| {
-        ServedKey::v6(destination, port)
+    let destination = ServedKey::v6(destination);
+    Ok(Datagram {
+        offset: offset + IPV6_LEN,
+        length,
+        destination,
     })
 }
 
-/// RFC 768, and the first octets of RFC 1035, section 4.1.1. `payload` is the length of the
-/// datagram as IP has it; what the frame holds beyond is Ethernet's padding.
+/// RFC 768, and the first octets of RFC 1035, section 4.1.1.
 #[inline(always)]
-fn claim_udp(
-    frame: Frame,
-    offset: usize,
-    payload: usize,
-    key: impl FnOnce([u8; 2]) -> ServedKey,
-) -> Result<(), Verdict> {
+fn claim_udp(frame: Frame, datagram: Datagram) -> Result<(), Verdict> {
+    let Datagram {
+        offset,
+        length,
+        destination,
+    } = datagram;
     let udp: &[u8; UDP_LEN] = frame.header(offset).ok_or(Verdict::BadLength)?;
-    let key = key([udp[2], udp[3]]);
-    if SERVED.get_ptr(&key).is_none() {
+    if SERVED
+        .get_ptr(&destination.with_port([udp[2], udp[3]]))
+        .is_none()
+    {
         return Err(Verdict::NotServed);
     }
     let dns: &[u8; DNS_LEN] = frame.header(offset + UDP_LEN).ok_or(Verdict::BadLength)?;
-    let length: usize = be16(udp[4], udp[5]).into();
-    if length != payload || length < UDP_LEN + DNS_LEN || offset + length > frame.len() {
+    let udp_length: usize = be16(udp[4], udp[5]).into();
+    if udp_length != length || length < UDP_LEN + DNS_LEN || offset + length > frame.len() {
         return Err(Verdict::BadLength);
     }
     if dns[2] & 0x80 != 0 {

@@ -27,30 +27,33 @@ impl ServedKey {
     /// Size of the key in bytes.
     pub const SIZE: usize = 24;
 
-    /// The key of an IPv4 destination; address and port as on the wire.
+    /// The key of an IPv4 destination, at port 0; the address as on the wire.
     #[inline(always)]
-    pub const fn v4([a, b, c, d]: [u8; 4], port: [u8; 2]) -> Self {
-        Self::new(
-            [0, u64::from_ne_bytes([0, 0, 0xff, 0xff, a, b, c, d])],
-            port,
-            4,
-        )
+    pub const fn v4([a, b, c, d]: [u8; 4]) -> Self {
+        let low = u64::from_ne_bytes([0, 0, 0xff, 0xff, a, b, c, d]);
+        Self::new([0, low], 4)
     }
 
-    /// The key of an IPv6 destination; address and port as on the wire.
+    /// The key of an IPv6 destination, at port 0; the address as on the wire.
     #[inline(always)]
-    pub const fn v6(address: [u8; 16], port: [u8; 2]) -> Self {
+    pub const fn v6(address: [u8; 16]) -> Self {
         let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = address;
         let high = u64::from_ne_bytes([a, b, c, d, e, f, g, h]);
         let low = u64::from_ne_bytes([i, j, k, l, m, n, o, p]);
-        Self::new([high, low], port, 6)
+        Self::new([high, low], 6)
+    }
+
+    /// The same address with another port, as on the wire.
+    #[inline(always)]
+    pub const fn with_port(self, port: [u8; 2]) -> Self {
+        Self { port, ..self }
     }
 
     #[inline(always)]
-    const fn new(address: [u64; 2], port: [u8; 2], version: u16) -> Self {
+    const fn new(address: [u64; 2], version: u16) -> Self {
         Self {
             address,
-            port,
+            port: [0; 2],
             version,
             zero: 0,
         }
@@ -74,13 +77,14 @@ impl From<SocketAddr> for ServedKey {
     fn from(address: SocketAddr) -> Self {
         let port = address.port().to_be_bytes();
         match address.ip().to_canonical() {
-            IpAddr::V4(ip) => Self::v4(ip.octets(), port),
-            IpAddr::V6(ip) => Self::v6(ip.octets(), port),
+            IpAddr::V4(ip) => Self::v4(ip.octets()).with_port(port),
+            IpAddr::V6(ip) => Self::v6(ip.octets()).with_port(port),
         }
     }
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
@@ -97,17 +101,13 @@ mod tests {
     #[test]
     fn a_mapped_listen_address_means_ipv4_packets() {
         let mapped: SocketAddr = "[::ffff:192.0.2.1]:53".parse().unwrap();
-        assert_eq!(
-            ServedKey::from(mapped),
-            ServedKey::v4([192, 0, 2, 1], [0, 53])
-        );
-        let on_the_wire = ServedKey::v6(
-            "::ffff:192.0.2.1"
-                .parse::<core::net::Ipv6Addr>()
-                .unwrap()
-                .octets(),
-            [0, 53],
-        );
-        assert_ne!(ServedKey::from(mapped), on_the_wire);
+        let ipv4 = ServedKey::v4([192, 0, 2, 1]).with_port([0, 53]);
+        assert_eq!(ServedKey::from(mapped), ipv4);
+        let SocketAddr::V6(v6) = mapped else {
+            unreachable!()
+        };
+        let on_the_wire = ServedKey::v6(v6.ip().octets()).with_port([0, 53]);
+        assert_eq!(on_the_wire.address, ipv4.address);
+        assert_ne!(on_the_wire, ipv4);
     }
 }
