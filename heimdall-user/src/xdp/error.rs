@@ -41,12 +41,12 @@ pub enum XdpError {
     },
     /// The kernel has no bpf_link for XDP.
     #[error(
-        "this kernel ({release}) cannot hold an XDP program by a bpf_link, and one attached \
+        "this kernel ({version}) cannot hold an XDP program by a bpf_link, and one attached \
          otherwise would outlive a crash; use Linux 5.9 or newer, or --backend socket"
     )]
     KernelTooOld {
         /// The kernel's version.
-        release: String,
+        version: String,
     },
     /// The kernel refuses the program on this interface, in every mode that was tried.
     #[error("cannot attach the XDP program to {interface} ({why}); use --backend socket")]

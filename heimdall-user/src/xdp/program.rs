@@ -257,8 +257,8 @@ fn attach_obstacle(interface: &Interface, error: &io::Error) -> Result<(), XdpEr
         // Someone has been quicker.
         Some(libc::EBUSY | libc::EEXIST) => refuse_if_occupied(interface),
         Some(libc::EINVAL) => match KernelVersion::current() {
-            Ok(release) if release < KernelVersion::new(5, 9, 0) => Err(XdpError::KernelTooOld {
-                release: format!("{release:?}"),
+            Ok(version) if version < KernelVersion::new(5, 9, 0) => Err(XdpError::KernelTooOld {
+                version: version.to_string(),
             }),
             _ => Ok(()),
         },
