@@ -1,17 +1,17 @@
-//! The committed XDP object was built from the committed source.
+//! The committed XDP object belongs to the sources beside it.
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
 
-use xtask::digest::{DIGESTS, OBJECT, expected, workspace};
+use xtask::ebpf::{MANIFEST, OBJECT, manifest, program_dir};
 
 #[test]
-fn the_object_and_its_source_have_not_drifted_apart() {
-    let root = workspace();
-    let committed = fs::read_to_string(root.join(DIGESTS)).unwrap();
-    let now = expected(&root.join(OBJECT)).unwrap();
+fn object_and_sources_have_not_drifted_apart() {
+    let committed = fs::read_to_string(program_dir().join(MANIFEST)).unwrap();
+    let actual = manifest(&program_dir().join(OBJECT)).unwrap();
     assert_eq!(
-        committed, now,
-        "the XDP program's source or object has changed: run cargo xtask ebpf"
+        committed, actual,
+        "the XDP object was not built from these sources; run `cargo xtask ebpf` and commit {OBJECT} \
+         and {MANIFEST}"
     );
 }

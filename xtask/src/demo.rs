@@ -19,11 +19,11 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
 use signal_hook::{consts::SIGINT, consts::SIGTERM, flag};
 use xtask::{
-    digest::workspace,
     lab::{
         Dnsperf, FakeUpstream, Heimdall, Kdig, Knot, Kxdpgun, Lab, QueryFrame, SERVER_V4,
         SERVER_V6, UPSTREAM, run, sum,
     },
+    workspace,
 };
 
 use crate::setup::{self, BUILD, LAB, Setup, cargo};

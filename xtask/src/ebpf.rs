@@ -1,160 +1,215 @@
-//! `cargo xtask ebpf`: the XDP program's object.
+//! `cargo xtask ebpf`: rebuild the XDP program's object, which is committed beside its source.
 //!
-//! Built with rustup's nightly and rust-src, or else with Debian's rustc-web, cargo-web and
-//! rust-web-src. The object names no path of the machine that built it.
+//! `cargo build` must need no eBPF toolchain, so the object is in the repository, with a manifest
+//! of the digests of its sources and of itself; a test fails when they drift apart. This room
+//! finds a toolchain (or installs one, if told to), builds, strips, and writes both files. It does
+//! not load the object: the tests of heimdall-user do.
 
 use std::{
-    env, fs,
+    fs,
     path::{Path, PathBuf},
     process::Command,
 };
 
-use anyhow::{Context, Result, bail};
-use clap::Args;
-use xtask::digest::{DIGESTS, OBJECT, expected, workspace};
+use anyhow::{Context, Result, bail, ensure};
+use sha2::{Digest, Sha256};
 
-use crate::setup::{EBPF, Setup, run};
+use crate::workspace;
 
-#[derive(Args)]
-pub(crate) struct Ebpf {
-    /// Only rebuild it aside, and say whether the committed one is the same
+mod toolchain;
+
+use toolchain::Toolchain;
+
+/// File name of the committed object in the program's crate.
+pub const OBJECT: &str = "heimdall.bpf.o";
+
+/// File name of its manifest: lines as `sha256sum` writes and `sha256sum -c` checks.
+pub const MANIFEST: &str = "heimdall.bpf.o.sources";
+
+const TARGET: &str = "bpfel-unknown-none";
+
+/// Arguments of `cargo xtask ebpf`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Install what is missing of the toolchain (Debian packages and bpf-linker), saying what
     #[arg(long)]
+    install: bool,
+    /// Rebuild, and fail if the committed object is not what this toolchain makes of its source
+    #[arg(long, conflicts_with = "out")]
     check: bool,
-
-    #[command(flatten)]
-    setup: Setup,
+    /// Write the object here, and leave the committed one alone
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
 }
 
-impl Ebpf {
-    pub(crate) fn run(self) -> Result<()> {
-        let root = workspace();
-        let built = build(self.setup)?;
-        let digests = expected(&built)?;
-        let committed = fs::read_to_string(root.join(DIGESTS)).unwrap_or_default();
-        if self.check {
-            if digests.lines().next() != committed.lines().next() {
-                bail!(
-                    "the XDP program's source has changed since its object was built: run cargo xtask ebpf"
-                );
-            }
-            let same = digests == committed;
-            println!(
-                "the committed object is {}",
-                if same {
-                    "the same"
-                } else {
-                    "another compiler's"
-                }
-            );
-            return Ok(());
-        }
-        fs::copy(&built, root.join(OBJECT))?;
-        fs::write(root.join(DIGESTS), &digests)?;
-        println!(
-            "{OBJECT}: {} octets\n{digests}",
-            fs::metadata(root.join(OBJECT))?.len()
-        );
-        Ok(())
+/// Runs the command.
+///
+/// # Errors
+///
+/// No toolchain, a failed build, or with `--check` an object that differs; the text says what to
+/// do.
+pub fn run(args: &Args) -> Result<()> {
+    if args.install {
+        install()?;
     }
+    if let Some(out) = &args.out {
+        build(out)?;
+        println!("wrote {}", out.display());
+        return Ok(());
+    }
+    if args.check {
+        return check();
+    }
+    let object = program_dir().join(OBJECT);
+    build(&object)?;
+    fs::write(program_dir().join(MANIFEST), manifest(&object)?)?;
+    println!("wrote {} and its manifest", object.display());
+    Ok(())
 }
 
-/// Builds the object, and gives its path under `target/`.
-pub(crate) fn build(setup: Setup) -> Result<PathBuf> {
-    let root = workspace();
-    let target = root.join("target/ebpf");
-    let mut cargo = if has_nightly() {
-        let mut cargo = Command::new("rustup");
-        cargo.args(["run", "nightly", "cargo"]);
-        cargo
-    } else {
-        setup.packages(&[EBPF])?;
-        let mut cargo = Command::new("/usr/bin/cargo");
-        cargo
-            .env("RUSTC", "/usr/bin/rustc")
-            .env("RUSTC_BOOTSTRAP", "1");
-        cargo
-    };
-    setup.bpf_linker()?;
-    let home = env::var_os("CARGO_HOME").map(PathBuf::from);
-    let home = home
-        .or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cargo")))
-        .context("HOME is not set")?;
-    let registry = home.join("registry/src");
-    // Each registry has a directory of its own, whose name tells its host.
-    let registries = registry
-        .read_dir()
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|entry| entry.path());
-    let remap = |from: &Path, to: &str| format!("--remap-path-prefix={}={to}", from.display());
-    let flags: Vec<String> = ["-Clinker=bpf-linker", "-Clink-arg=--btf", "-Cdebuginfo=2"]
-        .map(str::to_owned)
-        .into_iter()
-        .chain([remap(&root, ".")])
-        .chain(registries.map(|path| remap(&path, "registry")))
-        .collect();
-    cargo
-        .current_dir(&root)
-        .env("CARGO_TARGET_DIR", &target)
-        .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
-        // Set by the cargo that runs this tool; the one that it runs is another.
-        .env_remove("RUSTUP_TOOLCHAIN")
-        .env_remove("CARGO")
+/// Installs what is missing of a toolchain, and says what.
+///
+/// # Errors
+///
+/// Not root, or an installation fails.
+pub fn install() -> Result<()> {
+    toolchain::install()
+}
+
+/// The program's crate.
+pub fn program_dir() -> PathBuf {
+    workspace().join("heimdall-ebpf")
+}
+
+/// Builds the program with the toolchain found here, and writes the stripped object to `out`.
+///
+/// # Errors
+///
+/// No toolchain (the text says what to install), or a failed build.
+pub fn build(out: &Path) -> Result<()> {
+    let toolchain = Toolchain::find()?;
+    println!("building with {toolchain}");
+    let target_dir = workspace().join("target/ebpf");
+    let status = toolchain
+        .cargo()
+        .current_dir(workspace())
         .args([
             "build",
-            "--release",
             "--locked",
+            "--release",
             "-Z",
             "build-std=core",
             "--target",
-            "bpfel-unknown-none",
+            TARGET,
         ])
         .args([
             "--package",
             "heimdall-ebpf",
-            "--features",
-            "program",
             "--bin",
             "heimdall-xdp",
-        ]);
-    run(&mut cargo)?;
-    let linked = target.join("bpfel-unknown-none/release/heimdall-xdp");
-    let object = target.join("heimdall.bpf.o");
-    // What debuggers need goes; BTF, which the kernel needs, stays.
-    let objcopy = [
-        "/usr/lib/llvm-22/bin/llvm-objcopy",
-        "llvm-objcopy",
-        "rust-objcopy",
-    ]
-    .into_iter()
-    .find(|tool| Command::new(tool).arg("--version").output().is_ok())
-    .context("no llvm-objcopy: install llvm")?;
-    run(Command::new(objcopy)
-        .arg("--strip-debug")
-        .args([&linked, &object]))?;
-    let bytes = fs::read(&object)?;
-    for path in [root.as_path(), home.as_path()] {
-        let path = path.to_string_lossy().into_owned();
-        if bytes
-            .windows(path.len())
-            .any(|window| window == path.as_bytes())
-        {
-            bail!("the object names {path}, a path of this machine");
-        }
-    }
-    Ok(object)
+            "--target-dir",
+        ])
+        .arg(&target_dir)
+        .env(
+            "CARGO_ENCODED_RUSTFLAGS",
+            rustflags(&toolchain)?.join("\x1f"),
+        )
+        .status()
+        .context("cannot run cargo")?;
+    ensure!(status.success(), "the eBPF build failed; see above");
+
+    // BTF stays: it is what `bpftool prog dump` and the verifier's log show source lines from.
+    let built = target_dir.join(TARGET).join("release/heimdall-xdp");
+    let status = Command::new(&toolchain.objcopy)
+        .args(["--strip-debug", "--strip-unneeded"])
+        .args([built.as_path(), out])
+        .status()
+        .with_context(|| format!("cannot run {}", toolchain.objcopy.display()))?;
+    ensure!(status.success(), "stripping the object failed; see above");
+    Ok(())
 }
 
-/// Whether rustup has a nightly toolchain with the standard library's source.
-fn has_nightly() -> bool {
-    let output = Command::new("rustup")
-        .args(["component", "list", "--toolchain", "nightly", "--installed"])
-        .output();
-    output.is_ok_and(|output| {
-        output.status.success()
-            && String::from_utf8_lossy(&output.stdout)
-                .lines()
-                .any(|line| line == "rust-src")
-    })
+/// The manifest that belongs to the program's sources as they are now and to `object`: one line a
+/// file, sources in the order of their paths, the object last.
+///
+/// # Errors
+///
+/// A file cannot be read.
+pub fn manifest(object: &Path) -> Result<String> {
+    let dir = program_dir();
+    let mut sources = vec![dir.join("Cargo.toml")];
+    collect_sources(&dir.join("src"), &mut sources)?;
+    sources.sort();
+    let mut text = String::new();
+    for source in &sources {
+        let name = source.strip_prefix(&dir)?.display().to_string();
+        text += &format!("{}  {name}\n", digest(source)?);
+    }
+    text += &format!("{}  {OBJECT}\n", digest(object)?);
+    Ok(text)
+}
+
+fn check() -> Result<()> {
+    let committed = program_dir().join(OBJECT);
+    let scratch = tempfile::tempdir()?;
+    let rebuilt = scratch.path().join(OBJECT);
+    build(&rebuilt)?;
+    if fs::read_to_string(program_dir().join(MANIFEST))? != manifest(&committed)? {
+        bail!(
+            "{MANIFEST} is not that of the sources; run `cargo xtask ebpf` and commit both files"
+        );
+    }
+    let (old, new) = (digest(&committed)?, digest(&rebuilt)?);
+    ensure!(
+        old == new,
+        "the committed object ({old}) is not what this toolchain builds ({new}); another compiler \
+         explains that, else run `cargo xtask ebpf`"
+    );
+    println!("the committed object is what its source gives: {new}");
+    Ok(())
+}
+
+/// No path of the building machine may get into the object, so that machines agree on it.
+fn rustflags(toolchain: &Toolchain) -> Result<Vec<String>> {
+    let mut flags: Vec<String> = [
+        "-Clinker=bpf-linker",
+        "-Clink-arg=--btf",
+        "-Clink-arg=--disable-memory-builtins",
+        // Headers are read by words where they lie, as C programs do. x86-64 and arm64 allow it.
+        "-Clink-arg=--cpu-features=+allows-misaligned-mem-access",
+        // Linux 5.1; 32-bit registers and jumps.
+        "-Ctarget-cpu=v3",
+        // BTF is made from it.
+        "-Cdebuginfo=2",
+    ]
+    .map(String::from)
+    .into();
+    let mut remap = |from: &Path, to: &str| {
+        flags.push(format!("--remap-path-prefix={}={to}", from.display()));
+    };
+    remap(&toolchain::cargo_home()?.join("registry/src"), "/crates");
+    remap(&workspace(), "/heimdall");
+    remap(&toolchain.rust_src, "/rust");
+    remap(&toolchain.rust_src.canonicalize()?, "/rust");
+    Ok(flags)
+}
+
+fn collect_sources(dir: &Path, into: &mut Vec<PathBuf>) -> Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            collect_sources(&path, into)?;
+        } else {
+            into.push(path);
+        }
+    }
+    Ok(())
+}
+
+fn digest(path: &Path) -> Result<String> {
+    let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(Sha256::digest(bytes)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect())
 }

@@ -3,13 +3,13 @@
 #![allow(clippy::indexing_slicing, clippy::unwrap_used)]
 
 mod demo;
-mod ebpf;
 mod setup;
 mod test;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use xtask::ebpf;
 
 /// Heimdall's own tools
 ///
@@ -29,14 +29,14 @@ enum Command {
     /// Run everything that CI runs: format, lints, all tests, documentation
     Test(test::Test),
     /// Rebuild the XDP program's committed object from its source
-    Ebpf(ebpf::Ebpf),
+    Ebpf(ebpf::Args),
 }
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Demo(demo) => demo.run(),
         Command::Test(test) => test.run(),
-        Command::Ebpf(ebpf) => ebpf.run(),
+        Command::Ebpf(args) => ebpf::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

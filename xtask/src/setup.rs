@@ -4,7 +4,7 @@ use std::{env, path::Path, process::Command};
 
 use anyhow::{Result, bail};
 use clap::Args;
-use xtask::digest::workspace;
+use xtask::workspace;
 
 /// A file that shows that a Debian package is installed, and the package.
 type Need = (&'static str, &'static str);
@@ -37,15 +37,6 @@ pub(crate) const LAB: &[Need] = &[
 pub(crate) const CAPTURE: &[Need] = &[
     ("/usr/bin/tcpdump", "tcpdump"),
     ("/usr/bin/tshark", "tshark"),
-];
-
-/// Debian's toolchain for the XDP program.
-pub(crate) const EBPF: &[Need] = &[
-    ("/usr/share/doc/rustc-web", "rustc-web"),
-    ("/usr/share/doc/cargo-web", "cargo-web"),
-    ("/usr/share/doc/rust-web-src", "rust-web-src"),
-    ("/usr/lib/llvm-22/include/llvm-c/Core.h", "llvm-22-dev"),
-    ("/usr/lib/llvm-22/bin/llvm-objcopy", "llvm-22"),
 ];
 
 /// How to deal with what is missing.
@@ -82,29 +73,13 @@ impl Setup {
             .args(&missing))
     }
 
-    /// Installs bpf-linker, which links the XDP program.
-    pub(crate) fn bpf_linker(self) -> Result<()> {
-        if Command::new("bpf-linker").arg("--version").output().is_ok() {
-            return Ok(());
-        }
-        let arguments = [
-            "install",
-            "bpf-linker",
-            "--locked",
-            "--no-default-features",
-            "--features",
-            "llvm-22",
-        ];
+    /// Installs what rebuilding the XDP program needs.
+    pub(crate) fn ebpf_toolchain(self) -> Result<()> {
         if self.no_install {
-            bail!(
-                "not installed: bpf-linker; LLVM_PREFIX=/usr/lib/llvm-22 cargo {}",
-                arguments.join(" ")
-            );
+            Ok(())
+        } else {
+            xtask::ebpf::install()
         }
-        println!("installing with cargo: bpf-linker");
-        run(Command::new("cargo")
-            .env("LLVM_PREFIX", "/usr/lib/llvm-22")
-            .args(arguments))
     }
 }
 

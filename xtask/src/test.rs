@@ -4,11 +4,9 @@ use std::{process::Command, time::Instant};
 
 use anyhow::{Context, Result};
 use clap::Args;
+use xtask::{ebpf, workspace};
 
-use crate::{
-    ebpf,
-    setup::{BUILD, CAPTURE, EBPF, LAB, Setup, cargo, run},
-};
+use crate::setup::{BUILD, CAPTURE, LAB, Setup, cargo, run};
 
 #[derive(Args)]
 #[command(after_help = "\
@@ -21,8 +19,8 @@ pub(crate) struct Test {
 impl Test {
     pub(crate) fn run(self) -> Result<()> {
         let start = Instant::now();
-        self.setup.packages(&[BUILD, LAB, CAPTURE, EBPF])?;
-        self.setup.bpf_linker()?;
+        self.setup.packages(&[BUILD, LAB, CAPTURE])?;
+        self.setup.ebpf_toolchain()?;
         let step = |title: &str, command: &mut Command| {
             println!("\n==> {title} ({} s)", start.elapsed().as_secs());
             run(command).with_context(|| format!("{title} failed"))
@@ -48,7 +46,8 @@ impl Test {
             "\n==> the XDP program, rebuilt ({} s)",
             start.elapsed().as_secs()
         );
-        let object = ebpf::build(self.setup)?;
+        let object = workspace().join("target/ebpf/heimdall.bpf.o");
+        ebpf::build(&object)?;
         step(
             "packet vectors through the rebuilt XDP program",
             cargo().env("HEIMDALL_EBPF_OBJECT", object).args([

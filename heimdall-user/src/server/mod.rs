@@ -25,7 +25,7 @@ use crate::{
     stats::{AnswerCounters, DropCounters},
 };
 use report::{Report, SocketReport};
-use xdp::{OpenXdp, Xdp, XdpError};
+use xdp::{AfXdpError, OpenXdp, Xdp};
 
 /// Why the server does not start. One line each.
 #[derive(Debug, Error)]
@@ -38,7 +38,7 @@ pub enum ServerError {
     Socket(#[from] SocketError),
     /// AF_XDP, and the backend is `xdp`.
     #[error(transparent)]
-    Xdp(#[from] XdpError),
+    Xdp(#[from] AfXdpError),
     /// Memory for a cache.
     #[error("cannot reserve {bytes} octets for a cache: {source}; lower --cache-size")]
     Cache {

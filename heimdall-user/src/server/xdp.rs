@@ -2,6 +2,7 @@
 //! a thread that follows the interfaces' addresses.
 
 use std::{
+    collections::BTreeSet,
     fmt, io,
     net::SocketAddr,
     os::fd::AsFd,
@@ -11,6 +12,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use heimdall_ebpf::Verdict;
 use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::eventfd::{EfdFlags, EventFd},
@@ -29,26 +31,20 @@ use crate::{
     packet::SourceFilter,
     worker::{Parts, Settings, Worker, WorkerCounters, max_pending},
     xdp::{
-        Interface, Program,
-        nic::AddressWatch,
-        program::{self, AttachMode},
-        served,
+        AddressWatch, AttachMode, AttachPolicy, Interface, Program, XdpError, served,
         socket::{Frame, MAX_MTU, Mode, Xsk, XskError},
     },
 };
 
 /// Why AF_XDP is not to be had.
 #[derive(Debug, Error)]
-pub enum XdpError {
+pub enum AfXdpError {
     /// The interface or its program.
     #[error(transparent)]
-    Program(#[from] program::XdpError),
+    Program(#[from] XdpError),
     /// A queue's socket.
     #[error(transparent)]
     Socket(#[from] XskError),
-    /// The kernel does not tell of changed addresses.
-    #[error("cannot follow the interfaces' addresses: {0}; is netlink (AF_NETLINK) allowed here?")]
-    Watch(io::Error),
     /// No eventfd.
     #[error("cannot make an eventfd: {0}; raise the limit on open files (ulimit -n)")]
     Mailbox(io::Error),
@@ -72,11 +68,11 @@ impl Attached {
 
     /// Takes the interface's addresses of this moment: which to serve, and which to refuse as
     /// senders.
-    fn follow_addresses(&self) -> Result<(), program::XdpError> {
-        let own = self.interface.addresses();
+    fn follow_addresses(&self) -> Result<(), XdpError> {
+        let own = self.interface.addresses()?;
         let senders = own.iter().copied().chain(self.interface.broadcasts());
         self.sources.store(Arc::new(SourceFilter::new(senders)));
-        self.program().serve(served::endpoints(&self.listen, &own))
+        self.program().set_served(&served(&self.listen, &own))
     }
 }
 
@@ -99,19 +95,19 @@ pub(super) struct OpenXdp {
 impl OpenXdp {
     /// Attaches the program to every interface, to steer what is sent to `addresses`, and binds a
     /// socket to every queue. Nothing is steered yet.
-    pub(super) fn open(config: &Config, addresses: &[SocketAddr]) -> Result<Self, XdpError> {
-        let watch = AddressWatch::new().map_err(XdpError::Watch)?;
+    pub(super) fn open(config: &Config, addresses: &[SocketAddr]) -> Result<Self, AfXdpError> {
+        let watch = AddressWatch::new()?;
         let mut attached = Vec::new();
         let mut queues = Vec::new();
         for wanted in &config.interfaces {
-            let interface = Interface::find(&wanted.name).map_err(program::XdpError::from)?;
+            let interface = Interface::find(&wanted.name)?;
             let numbers: Vec<u32> = match &wanted.queues {
                 Some(numbers) => numbers.iter().copied().collect(),
-                None => (0..interface.queues).collect(),
+                None => (0..interface.rx_queues).collect(),
             };
-            if let Some(&queue) = numbers.iter().find(|queue| **queue >= interface.queues) {
-                let (queues, interface) = (interface.queues, interface.name);
-                return Err(program::XdpError::NoQueue {
+            if let Some(&queue) = numbers.iter().find(|queue| **queue >= interface.rx_queues) {
+                let (queues, interface) = (interface.rx_queues, interface.name);
+                return Err(XdpError::NoQueue {
                     interface,
                     queue,
                     queues,
@@ -120,21 +116,22 @@ impl OpenXdp {
             }
             if interface.mtu > MAX_MTU {
                 let (mtu, interface) = (interface.mtu, interface.name);
-                return Err(program::XdpError::Mtu {
+                return Err(XdpError::Mtu {
                     interface,
                     mtu,
                     max: MAX_MTU,
                 }
                 .into());
             }
-            let program = Program::attach(&interface)?;
-            if interface.up && !interface.wait_carrier(CARRIER_WAIT) {
+            let carrier = interface.has_carrier()?;
+            let program = Program::attach(&interface, AttachPolicy::NativeThenGeneric)?;
+            if carrier && !interface.wait_carrier(CARRIER_WAIT)? {
                 warn!(
                     "{}: no carrier since the XDP program was attached",
                     interface.name
                 );
             }
-            let native = program.mode() == AttachMode::Native;
+            let native = program.attach_mode() == &AttachMode::Native;
             let one = Arc::new(Attached {
                 interface,
                 program: Mutex::new(program),
@@ -144,7 +141,8 @@ impl OpenXdp {
             for queue in numbers {
                 let (xsk, frames) =
                     Xsk::open(&one.interface.name, queue, config.xdp.frames, native)?;
-                let mailbox = Mailbox::new(max_pending(frames.len())).map_err(XdpError::Mailbox)?;
+                let mailbox =
+                    Mailbox::new(max_pending(frames.len())).map_err(AfXdpError::Mailbox)?;
                 let attached = Arc::clone(&one);
                 queues.push(Queue {
                     attached,
@@ -171,7 +169,7 @@ impl OpenXdp {
     /// The interfaces, and in which mode each queue runs.
     pub(super) fn summary(&self) -> String {
         let one = |queue: &Queue| {
-            let mode = queue.attached.program().mode();
+            let mode = queue.attached.program().attach_mode().name();
             format!(
                 "{} queue {} ({mode} XDP, {})",
                 queue.attached.interface.name,
@@ -208,7 +206,7 @@ impl OpenXdp {
             attached
                 .program()
                 .register(queue.queue, queue.xsk.as_fd())
-                .map_err(XdpError::from)?;
+                .map_err(AfXdpError::from)?;
             let worker = Worker::start(
                 settings,
                 Parts {
@@ -234,7 +232,7 @@ impl OpenXdp {
             });
         }
         for attached in &self.attached {
-            attached.follow_addresses().map_err(XdpError::from)?;
+            attached.follow_addresses().map_err(AfXdpError::from)?;
         }
         let follower =
             Follower::start(self.watch, self.attached.clone()).map_err(start("a thread"))?;
@@ -249,32 +247,28 @@ impl OpenXdp {
 /// Says which mode a queue got, and why not a better one.
 fn say_mode(attached: &Attached, queue: &Queue) {
     let name = &attached.interface.name;
-    let program = attached.program();
-    let mut why = Vec::new();
-    why.extend(
-        program
-            .why_not_native()
-            .map(|why| format!("not native: {why}")),
-    );
-    if queue.xsk.mode() == Mode::Copy {
-        why.extend(
-            queue
-                .xsk
-                .why_not_better()
-                .map(|why| format!("not zero-copy: {why}")),
-        );
+    // Generic mode says itself why it is not native.
+    let attach = attached.program().attach_mode().to_string();
+    let mode = queue.xsk.mode();
+    match queue.xsk.why_not_better() {
+        Some(why) if mode == Mode::Copy => {
+            info!(
+                "{name} queue {}: {attach} XDP, {mode} (not zero-copy: {why})",
+                queue.queue
+            );
+        }
+        _ => info!("{name} queue {}: {attach} XDP, {mode}", queue.queue),
     }
-    let why = if why.is_empty() {
-        String::new()
-    } else {
-        format!(" ({})", why.join("; "))
-    };
-    info!(
-        "{name} queue {}: {} XDP, {}{why}",
-        queue.queue,
-        program.mode(),
-        queue.xsk.mode()
-    );
+}
+
+/// The program's counters by name; nothing if the kernel does not give them.
+fn verdicts(program: &Program) -> Vec<(&'static str, u64)> {
+    let counts = program.verdicts().unwrap_or_default();
+    Verdict::ALL
+        .iter()
+        .map(|verdict| verdict.name())
+        .zip(counts)
+        .collect()
 }
 
 struct Running {
@@ -307,7 +301,7 @@ impl Xdp {
         let interface = |attached: &Arc<Attached>| {
             let (attach, program_id) = {
                 let program = attached.program();
-                (program.mode().name(), program.id())
+                (program.attach_mode().name(), program.id())
             };
             // The programs go when the server stops, whoever still holds a report.
             let attached_now = Arc::downgrade(attached);
@@ -318,7 +312,7 @@ impl Xdp {
                 verdicts: Box::new(move || {
                     attached_now
                         .upgrade()
-                        .map(|attached| attached.program().verdicts())
+                        .map(|attached| verdicts(&attached.program()))
                         .unwrap_or_default()
                 }),
             }
@@ -342,7 +336,7 @@ impl Xdp {
         self.follower.stop();
         for attached in &self.attached {
             // Nothing more is steered, so that the workers leave no packet behind in their rings.
-            if let Err(error) = attached.program().serve(Default::default()) {
+            if let Err(error) = attached.program().set_served(&BTreeSet::new()) {
                 warn!("{error}");
             }
         }
@@ -398,7 +392,11 @@ fn follow(watch: &AddressWatch, attached: &[Arc<Attached>], stop: &EventFd) {
         if stopped.any().unwrap_or_default() {
             return;
         }
-        if watch.changed() {
+        let changed = watch.drain().unwrap_or_else(|error| {
+            warn!("{error}");
+            false
+        });
+        if changed {
             for attached in attached {
                 if let Err(error) = attached.follow_addresses() {
                     warn!("{error}");

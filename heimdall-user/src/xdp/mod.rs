@@ -1,13 +1,27 @@
-//! XDP and AF_XDP: the NIC, the program on it, the sockets behind it.
+//! The kernel's side of the fast path: network interfaces, the XDP program, AF_XDP sockets.
 //!
-//! This room loads and attaches the program ([`program`]), tells it what is served ([`served`]),
-//! looks interfaces up ([`nic`]), and owns the sockets and their memory ([`socket`]). It knows
-//! nothing of DNS. The server composes it; the worker drives a socket.
+//! This room loads and attaches the program of `heimdall-ebpf`, tells it which addresses to steer
+//! and which socket serves which queue, and opens those sockets. It reads no packets and knows no
+//! DNS. Called by the command line (to set up, and to follow address changes) and by the workers
+//! (for their sockets).
+//!
+//! An [`Interface`] is looked up by name; [`Program::attach`] puts the program on it; [`served`]
+//! resolves wildcards for [`Program::set_served`], again whenever an [`AddressWatch`] reports a
+//! change; [`Program::register`] hands the program a queue's socket. Dropping the [`Program`], or
+//! dying with it, leaves the interface as it was.
 
-pub mod nic;
-pub mod program;
-pub mod served;
+mod error;
+mod ethtool;
+mod link;
+mod netlink;
+mod nic;
+mod program;
+mod served;
 pub mod socket;
+mod watch;
 
+pub use error::XdpError;
 pub use nic::Interface;
-pub use program::Program;
+pub use program::{AttachMode, AttachPolicy, Program};
+pub use served::served;
+pub use watch::AddressWatch;

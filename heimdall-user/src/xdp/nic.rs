@@ -1,225 +1,202 @@
-//! Network interfaces, as the kernel describes them over netlink.
+//! A network interface: what it is called, how it is built, which addresses it has.
 
 use std::{
-    io,
+    fs, io,
     net::IpAddr,
-    os::fd::{AsFd, AsRawFd, BorrowedFd},
     thread,
     time::{Duration, Instant},
 };
 
-use netlink_packet_core::{NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
-use netlink_packet_route::{
-    RouteNetlinkMessage,
-    link::{LinkAttribute, LinkMessage, LinkXdp, State},
-};
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
-use nix::{ifaddrs::getifaddrs, net::if_::if_nameindex};
-use thiserror::Error;
+use netlink_packet_route::link::{LinkAttribute, LinkLayerType, LinkMessage, LinkXdp, XdpAttached};
+use nix::ifaddrs::getifaddrs;
 
-/// Why an interface cannot be used.
-#[derive(Debug, Error)]
-pub enum NicError {
-    /// There is none of that name.
-    #[error("no interface {name}; there are: {others}")]
-    Unknown {
-        /// The name asked for.
-        name: String,
-        /// Those there are.
-        others: String,
-    },
-    /// The kernel did not answer.
-    #[error(
-        "cannot ask the kernel about interface {name}: {source}; is netlink (AF_NETLINK) allowed here?"
-    )]
-    Netlink {
-        /// The name asked for.
-        name: String,
-        /// What went wrong.
-        source: io::Error,
-    },
-}
+use super::{XdpError, ethtool, netlink};
 
-/// An interface.
+/// How often [`Interface::wait_carrier`] looks.
+const CARRIER_INTERVAL: Duration = Duration::from_millis(10);
+
+/// An Ethernet interface of this network namespace, as it was when it was looked up.
 #[derive(Clone, Debug)]
 pub struct Interface {
-    /// Its name.
+    /// Name, as `ip link` shows it.
     pub name: String,
-    /// Its index.
+    /// Index, 1 or more.
     pub index: u32,
-    /// Its MTU in octets.
+    /// Largest IP packet, in bytes.
     pub mtu: u32,
-    /// Receive queues that it has.
-    pub queues: u32,
-    /// Whether it can carry packets now.
-    pub up: bool,
-    /// The XDP program that is attached to it.
-    pub xdp_program: Option<u32>,
+    /// Hardware address.
+    pub mac: [u8; 6],
+    /// Receive queues in use, 1 or more. The kernel binds AF_XDP sockets to queues below this
+    /// number (and to send-only ones, if there are more of those).
+    pub rx_queues: u32,
+}
+
+/// An XDP program on an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Attached {
+    /// The program's id.
+    pub(super) id: u32,
+    /// Is it in generic mode?
+    pub(super) generic: bool,
 }
 
 impl Interface {
-    /// Looks an interface up.
+    /// Looks an interface up by name.
     ///
     /// # Errors
-    /// [`NicError`]
-    pub fn find(name: &str) -> Result<Self, NicError> {
-        let index = nix::net::if_::if_nametoindex(name).map_err(|_| NicError::Unknown {
-            name: name.to_owned(),
-            others: names(),
-        })?;
-        let link = get_link(index).map_err(|source| NicError::Netlink {
-            name: name.to_owned(),
-            source,
-        })?;
+    ///
+    /// [`XdpError::UnknownInterface`], [`XdpError::NotEthernet`], and [`XdpError::System`] if the
+    /// kernel does not answer.
+    pub fn find(name: &str) -> Result<Self, XdpError> {
+        let link = link(name)?;
+        if !matches!(
+            link.header.link_layer_type,
+            LinkLayerType::Ether | LinkLayerType::Loopback
+        ) {
+            return Err(XdpError::NotEthernet {
+                interface: name.to_owned(),
+            });
+        }
         let mut interface = Self {
             name: name.to_owned(),
-            index,
-            mtu: 1500,
-            queues: 1,
-            up: false,
-            xdp_program: None,
+            index: link.header.index,
+            mtu: 0,
+            mac: [0; 6],
+            rx_queues: rx_queues(name, link.header.index),
         };
-        for attribute in &link.attributes {
+        for attribute in link.attributes {
             match attribute {
-                LinkAttribute::Mtu(mtu) => interface.mtu = *mtu,
-                LinkAttribute::NumRxQueues(queues) => interface.queues = *queues,
-                LinkAttribute::OperState(state) => {
-                    interface.up = matches!(state, State::Up | State::Unknown)
-                }
-                LinkAttribute::Xdp(xdp) => {
-                    interface.xdp_program = xdp.iter().find_map(|attribute| match attribute {
-                        LinkXdp::ProgId(id) if *id != 0 => Some(*id),
-                        _ => None,
-                    });
-                }
+                LinkAttribute::Mtu(mtu) => interface.mtu = mtu,
+                LinkAttribute::Address(mac) => interface.mac = mac.try_into().unwrap_or_default(),
                 _ => {}
             }
-        }
-        // IFLA_NUM_RX_QUEUES counts the queues that there could be; those that there are have a
-        // directory. (Of the network namespace in which /sys was mounted, which need not be ours.)
-        if let Ok(entries) = std::fs::read_dir(format!("/sys/class/net/{name}/queues")) {
-            let rx = entries
-                .flatten()
-                .filter(|entry| entry.file_name().as_encoded_bytes().starts_with(b"rx-"));
-            interface.queues = (rx.count() as u32).clamp(1, interface.queues.max(1));
         }
         Ok(interface)
     }
 
-    /// Its addresses.
-    pub fn addresses(&self) -> Vec<IpAddr> {
-        let Ok(all) = getifaddrs() else {
-            return Vec::new();
-        };
-        all.filter(|entry| entry.interface_name == self.name)
-            .filter_map(|entry| {
-                let address = entry.address?;
-                let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
-                v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
-            })
-            .collect()
-    }
-
-    /// Its subnets' broadcast addresses.
-    pub fn broadcasts(&self) -> Vec<IpAddr> {
-        let Ok(all) = getifaddrs() else {
-            return Vec::new();
-        };
-        all.filter(|entry| entry.interface_name == self.name)
-            .filter_map(|entry| Some(IpAddr::V4(entry.broadcast?.as_sockaddr_in()?.ip())))
-            .collect()
-    }
-
-    /// Waits until it can carry packets, for at most `limit`: attaching a program resets some
-    /// NICs' link. Returns whether it can.
-    pub fn wait_carrier(&self, limit: Duration) -> bool {
-        let end = Instant::now() + limit;
-        loop {
-            if Self::find(&self.name).is_ok_and(|now| now.up) {
-                return true;
-            }
-            if Instant::now() >= end {
-                return false;
-            }
-            thread::sleep(Duration::from_millis(20));
-        }
-    }
-}
-
-/// Names of all interfaces.
-fn names() -> String {
-    let Ok(all) = if_nameindex() else {
-        return "none that can be listed".to_owned();
-    };
-    let names: Vec<_> = all
-        .iter()
-        .map(|interface| interface.name().to_string_lossy().into_owned())
-        .collect();
-    names.join(", ")
-}
-
-/// RTM_GETLINK (rtnetlink(7)).
-fn get_link(index: u32) -> io::Result<LinkMessage> {
-    let mut link = LinkMessage::default();
-    link.header.index = index;
-    let mut header = NetlinkHeader::default();
-    header.flags = NLM_F_REQUEST;
-    let mut request = NetlinkMessage::new(
-        header,
-        NetlinkPayload::from(RouteNetlinkMessage::GetLink(link)),
-    );
-    request.finalize();
-    let mut bytes = vec![0; request.buffer_len()];
-    request.serialize(&mut bytes);
-    let mut socket = Socket::new(NETLINK_ROUTE)?;
-    socket.bind_auto()?;
-    socket.connect(&SocketAddr::new(0, 0))?;
-    socket.send(&bytes, 0)?;
-    let (reply, _) = socket.recv_from_full()?;
-    let reply =
-        NetlinkMessage::<RouteNetlinkMessage>::deserialize(&reply).map_err(io::Error::other)?;
-    match reply.payload {
-        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => Ok(link),
-        NetlinkPayload::Error(error) => Err(error.to_io()),
-        _ => Err(io::Error::from(io::ErrorKind::InvalidData)),
-    }
-}
-
-/// Tells when the addresses of some interface have changed.
-#[derive(Debug)]
-pub struct AddressWatch(Socket);
-
-impl AddressWatch {
-    /// Starts to watch.
+    /// The addresses that the interface has now, both families, link-local ones included.
     ///
     /// # Errors
-    /// No netlink socket is to be had.
-    pub fn new() -> io::Result<Self> {
-        let mut socket = Socket::new(NETLINK_ROUTE)?;
-        let groups = (libc::RTMGRP_IPV4_IFADDR | libc::RTMGRP_IPV6_IFADDR) as u32;
-        socket.bind(&SocketAddr::new(0, groups))?;
-        socket.set_non_blocking(true)?;
-        Ok(Self(socket))
+    ///
+    /// [`XdpError::System`] if the kernel does not list them.
+    pub fn addresses(&self) -> Result<Vec<IpAddr>, XdpError> {
+        let all = getifaddrs()
+            .map_err(|errno| XdpError::system("list the addresses of interfaces", errno.into()))?;
+        // IPv4 addresses go by their label, which may have a suffix: `eth0:backup`.
+        let is_mine = |label: &str| label.split(':').next() == Some(self.name.as_str());
+        let mine = all.filter(|entry| is_mine(&entry.interface_name));
+        Ok(mine
+            .filter_map(|entry| {
+                let address = entry.address?;
+                let v4 = address.as_sockaddr_in().map(|v4| IpAddr::from(v4.ip()));
+                v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::from(v6.ip())))
+            })
+            .collect())
     }
 
-    /// Reads what has come in; whether there was anything. What it said does not matter: the
-    /// addresses are read anew, and so nothing is missed when the socket overflows.
-    pub fn changed(&self) -> bool {
-        let mut any = false;
+    /// The broadcast addresses of its subnets; none if the kernel does not list them.
+    pub fn broadcasts(&self) -> Vec<IpAddr> {
+        let mine = getifaddrs()
+            .into_iter()
+            .flatten()
+            .filter(|entry| entry.interface_name == self.name);
+        mine.filter_map(|entry| Some(IpAddr::from(entry.broadcast?.as_sockaddr_in()?.ip())))
+            .collect()
+    }
+
+    /// Whether the interface has a carrier now.
+    ///
+    /// # Errors
+    ///
+    /// [`XdpError::UnknownInterface`] if the interface went away.
+    pub fn has_carrier(&self) -> Result<bool, XdpError> {
+        Ok(link(&self.name)?
+            .attributes
+            .contains(&LinkAttribute::Carrier(1)))
+    }
+
+    /// Waits until the interface has a carrier, for `timeout` at most; says whether it has.
+    /// Attaching XDP takes it away for a moment with some drivers.
+    ///
+    /// # Errors
+    ///
+    /// [`XdpError::UnknownInterface`] if the interface went away.
+    pub fn wait_carrier(&self, timeout: Duration) -> Result<bool, XdpError> {
+        let deadline = Instant::now() + timeout;
         loop {
-            match self.0.recv_from_full() {
-                Ok(_) => any = true,
-                // ENOBUFS: some were lost.
-                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => any = true,
-                Err(_) => return any,
+            if self.has_carrier()? {
+                return Ok(true);
+            }
+            if Instant::now() >= deadline {
+                return Ok(false);
+            }
+            thread::sleep(CARRIER_INTERVAL);
+        }
+    }
+
+    /// The XDP programs on the interface; empty if it is free.
+    pub(super) fn xdp_programs(&self) -> Result<Vec<Attached>, XdpError> {
+        let mut programs = Vec::new();
+        for attribute in link(&self.name)?.attributes {
+            let LinkAttribute::Xdp(xdp) = attribute else {
+                continue;
+            };
+            let generic = xdp.contains(&LinkXdp::Attached(XdpAttached::SocketBuffer));
+            for nla in xdp {
+                // One program: PROG_ID. One in each mode: an id each, and no PROG_ID.
+                let (id, generic) = match nla {
+                    LinkXdp::ProgId(id) => (id, generic),
+                    LinkXdp::DrvProgId(id) | LinkXdp::HwProgId(id) => (id, false),
+                    LinkXdp::SkbProgId(id) => (id, true),
+                    _ => continue,
+                };
+                let attached = Attached { id, generic };
+                if id != 0 && !programs.contains(&attached) {
+                    programs.push(attached);
+                }
             }
         }
+        Ok(programs)
     }
 }
 
-impl AsFd for AddressWatch {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: the descriptor is open as long as the socket in `self` lives.
-        unsafe { BorrowedFd::borrow_raw(self.0.as_raw_fd()) }
+fn link(name: &str) -> Result<LinkMessage, XdpError> {
+    netlink::link(name).map_err(|error| match error.raw_os_error() {
+        // ERANGE, EINVAL: a name longer than a name can be, or none.
+        Some(libc::ENODEV | libc::ERANGE | libc::EINVAL) => XdpError::UnknownInterface {
+            name: name.to_owned(),
+            present: interface_names(),
+        },
+        _ => XdpError::system("read interfaces over netlink", error),
+    })
+}
+
+fn interface_names() -> String {
+    let names = nix::net::if_::if_nameindex().map(|interfaces| {
+        let names = interfaces
+            .iter()
+            .map(|one| one.name().to_string_lossy().into_owned());
+        names.collect::<Vec<_>>().join(", ")
+    });
+    names.unwrap_or_default()
+}
+
+/// The driver knows; where it does not tell, sysfs does, if it shows this namespace; else there is
+/// one queue, as with most drivers that have no choice.
+fn rx_queues(name: &str, index: u32) -> u32 {
+    ethtool::rx_queues(name)
+        .or_else(|_| rx_queues_in_sysfs(name, index))
+        .map_or(1, |n| n.max(1))
+}
+
+fn rx_queues_in_sysfs(name: &str, index: u32) -> io::Result<u32> {
+    let dir = format!("/sys/class/net/{name}");
+    if fs::read_to_string(format!("{dir}/ifindex"))?.trim() != index.to_string() {
+        return Err(io::ErrorKind::NotFound.into());
     }
+    let mut queues = 0;
+    for entry in fs::read_dir(format!("{dir}/queues"))? {
+        queues += u32::from(entry?.file_name().as_encoded_bytes().starts_with(b"rx-"));
+    }
+    Ok(queues)
 }

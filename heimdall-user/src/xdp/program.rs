@@ -1,370 +1,327 @@
-//! The XDP program: loaded, attached to one interface, told what to steer.
-//!
-//! It is attached by a bpf_link (Linux 5.9), which goes when its file descriptor does: whether
-//! Heimdall stops or is killed, no program stays behind.
+//! The XDP program on one interface: load, attach, tell it whom to serve, read its counters.
 
 use std::{
     collections::BTreeSet,
     fmt, io,
-    os::fd::{AsRawFd, BorrowedFd},
+    net::SocketAddr,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
 };
 
 use aya::{
-    Ebpf,
-    maps::{HashMap, MapData, MapError, PerCpuArray, XskMap},
-    programs::{
-        Xdp,
-        links::FdLink,
-        xdp::{XdpLink, XdpMode},
-    },
+    Ebpf, EbpfError,
+    maps::{HashMap, Map, MapData, MapError, PerCpuArray, XskMap},
+    programs::{ProgramError, Xdp, loaded_links, loaded_programs},
+    util::KernelVersion,
 };
-use heimdall_ebpf::{MAX_QUEUES, PROGRAM, SERVED, SOCKETS, Served, VERDICTS, Verdict};
-use thiserror::Error;
+use heimdall_ebpf::{
+    MAX_QUEUES, MAX_SERVED, PROGRAM, SERVED_MAP, SOCKETS_MAP, ServedKey, VERDICTS_MAP, Verdict,
+};
 
-use super::nic::{Interface, NicError};
+use super::{
+    Interface, XdpError,
+    error::errno,
+    link::{self, Mode},
+    nic::Attached,
+};
 
-/// The object that `cargo xtask ebpf` built and that is committed beside its source.
-pub static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../heimdall-ebpf/heimdall.bpf.o");
+/// The object that `cargo xtask ebpf` builds from the sources beside it.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/../heimdall-ebpf/heimdall.bpf.o"
+));
 
-/// How the program is attached.
+/// Which modes [`Program::attach`] may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AttachPolicy {
+    /// Native if the driver can, else generic.
+    NativeThenGeneric,
+    /// Generic, whatever the driver can.
+    GenericOnly,
+}
+
+/// Where packets meet the program.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AttachMode {
-    /// In the driver: before the kernel makes a socket buffer.
+    /// In the driver, before the kernel makes an skb.
     Native,
-    /// In the network stack: works with every driver, and is slower.
-    Generic,
+    /// In the network stack; works with every driver, and costs most of what XDP saves.
+    Generic {
+        /// Why it is not native, in words.
+        why: String,
+    },
 }
 
 impl AttachMode {
-    /// The mode's name.
-    pub fn name(self) -> &'static str {
+    /// `native` or `generic`.
+    pub fn name(&self) -> &'static str {
         match self {
             Self::Native => "native",
-            Self::Generic => "generic",
+            Self::Generic { .. } => "generic",
         }
     }
 }
 
 impl fmt::Display for AttachMode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
+        match self {
+            Self::Native => f.write_str("native"),
+            Self::Generic { why } => write!(f, "generic (not native: {why})"),
+        }
     }
 }
 
-/// Why XDP cannot be used on an interface.
-#[derive(Debug, Error)]
-pub enum XdpError {
-    /// The interface cannot be used.
-    #[error(transparent)]
-    Nic(#[from] NicError),
-    /// Someone else's program is there.
-    #[error(
-        "interface {interface} already has an XDP program, {name} (id {id}): stop the program that owns it, or remove \
-         it with: ip link set dev {interface} xdp off"
-    )]
-    Occupied {
-        /// The interface.
-        interface: String,
-        /// Its program's name.
-        name: String,
-        /// Its program's number, as bpftool shows it.
-        id: u32,
-    },
-    /// No such queue.
-    #[error(
-        "interface {interface} has no queue {queue}: it has {queues}, numbered from 0; see ethtool -l {interface}"
-    )]
-    NoQueue {
-        /// The interface.
-        interface: String,
-        /// The queue asked for.
-        queue: u32,
-        /// Queues that there are.
-        queues: u32,
-    },
-    /// Frames would not hold the interface's packets.
-    #[error(
-        "interface {interface} has an MTU of {mtu}, and AF_XDP frames hold {max}: ip link set dev {interface} mtu {max}"
-    )]
-    Mtu {
-        /// The interface.
-        interface: String,
-        /// Its MTU.
-        mtu: u32,
-        /// The largest that fits.
-        max: u32,
-    },
-    /// No right to.
-    #[error(
-        "no permission to load an XDP program on {interface}: run as root, or give CAP_NET_ADMIN, CAP_NET_RAW and \
-         CAP_BPF, or use --backend socket"
-    )]
-    Privilege {
-        /// The interface.
-        interface: String,
-    },
-    /// The kernel would attach the program, but only so that it outlives its owner.
-    #[error(
-        "this kernel attaches XDP programs only for good, without bpf_link: Linux 5.9 is needed, or use --backend socket"
-    )]
-    NoLink,
-    /// The kernel refused.
-    #[error("cannot {what} on {interface}: {source}; use --backend socket to run without XDP")]
-    Kernel {
-        /// What was attempted.
-        what: &'static str,
-        /// The interface.
-        interface: String,
-        /// What the kernel said.
-        source: io::Error,
-    },
-}
-
-/// The program on one interface.
+/// The XDP program on one interface, with maps of its own.
+///
+/// It stays attached as long as this lives, and no longer: a bpf_link holds it, which the kernel
+/// takes down with its last descriptor, even after kill -9. Needs Linux 5.9.
 pub struct Program {
     interface: String,
-    mode: AttachMode,
-    why_not_native: Option<String>,
     id: u32,
-    served: BTreeSet<Served>,
-    served_map: HashMap<MapData, ServedKey, u8>,
+    mode: AttachMode,
     sockets: XskMap<MapData>,
+    served: HashMap<MapData, [u8; ServedKey::SIZE], u8>,
+    /// What `served` holds.
+    keys: BTreeSet<[u8; ServedKey::SIZE]>,
     verdicts: PerCpuArray<MapData, u64>,
-    // Dropping it detaches the program, and so comes before the rest is torn down.
-    _link: FdLink,
-    _ebpf: Ebpf,
-}
-
-/// [`Served`] as the octets that the kernel compares.
-#[derive(Clone, Copy, Debug)]
-#[repr(transparent)]
-struct ServedKey([u8; 20]);
-
-const _: () = assert!(size_of::<ServedKey>() == size_of::<Served>());
-
-// SAFETY: an array of octets has no padding, and every value of it is valid.
-unsafe impl aya::Pod for ServedKey {}
-
-impl From<Served> for ServedKey {
-    fn from(served: Served) -> Self {
-        let [p0, p1] = served.port;
-        let mut key = [0; 20];
-        for (to, from) in key
-            .iter_mut()
-            .zip(served.address.into_iter().chain([p0, p1]))
-        {
-            *to = from;
-        }
-        Self(key)
-    }
+    _link: OwnedFd,
 }
 
 impl Program {
-    /// Loads the program and attaches it to an interface: native, or else generic. It steers
-    /// nothing yet.
+    /// Loads the program and attaches it to `interface`. It passes every packet until it has
+    /// addresses to serve ([`Program::set_served`]) and sockets ([`Program::register`]).
+    ///
+    /// Some drivers reset the link on this: [`Interface::wait_carrier`].
     ///
     /// # Errors
-    /// [`XdpError`]; nothing is attached then.
-    pub fn attach(interface: &Interface) -> Result<Self, XdpError> {
-        if let Some(id) = interface.xdp_program {
-            return Err(XdpError::Occupied {
-                interface: interface.name.clone(),
-                name: program_name(id),
-                id,
-            });
-        }
-        let refused = |what, source: io::Error| refusal(interface, what, source);
-        let mut ebpf = Ebpf::load(OBJECT)
-            .map_err(|error| refused("create the XDP program's maps", os_error(&error)))?;
+    ///
+    /// [`XdpError::Occupied`] if a program is attached already, [`XdpError::NoPrivilege`],
+    /// [`XdpError::KernelTooOld`], [`XdpError::Load`], [`XdpError::Attach`].
+    pub fn attach(interface: &Interface, policy: AttachPolicy) -> Result<Self, XdpError> {
+        refuse_if_occupied(interface)?;
+        let mut ebpf = Ebpf::load(OBJECT).map_err(load_error)?;
         let program: &mut Xdp = ebpf
             .program_mut(PROGRAM)
-            .and_then(|program| program.try_into().ok())
-            .ok_or_else(|| refused("find the XDP program", io::ErrorKind::NotFound.into()))?;
-        program
-            .load()
-            .map_err(|error| refused("load the XDP program", os_error(&error)))?;
-        let id = program
-            .info()
-            .map_err(|error| refused("ask for the XDP program", os_error(&error)))?
-            .id();
-        let (link, mode, why_not_native) =
-            match program.attach_to_if_index(interface.index, XdpMode::Driver) {
-                Ok(link) => (link, AttachMode::Native, None),
-                Err(error) => {
-                    let native = os_error(&error);
-                    if matches!(
-                        native.raw_os_error(),
-                        Some(libc::EBUSY | libc::EEXIST | libc::EPERM | libc::EACCES)
-                    ) {
-                        return Err(refused("attach the XDP program", native));
-                    }
-                    let link = program
-                        .attach_to_if_index(interface.index, XdpMode::Skb)
-                        .map_err(|error| refused("attach the XDP program", os_error(&error)))?;
-                    (
-                        link,
-                        AttachMode::Generic,
-                        Some(format!("the driver did not take the program ({native})")),
-                    )
-                }
-            };
-        let link: XdpLink = program
-            .take_link(link)
-            .map_err(|error| refused("hold the XDP program", os_error(&error)))?;
-        let link = FdLink::try_from(link).map_err(|_| XdpError::NoLink)?;
-        let mut take = |name: &'static str| {
-            ebpf.take_map(name).ok_or_else(|| {
-                refused(
-                    "find the XDP program's maps",
-                    io::ErrorKind::NotFound.into(),
-                )
-            })
-        };
-        let (served_map, sockets, verdicts) = (take(SERVED)?, take(SOCKETS)?, take(VERDICTS)?);
-        let map_refused =
-            |error: MapError| refused("open the XDP program's maps", os_error(&error));
+            .ok_or_else(|| incomplete(PROGRAM))?
+            .try_into()
+            .map_err(program_error)?;
+        program.load().map_err(program_error)?;
+        let id = program.info().map_err(program_error)?.id();
+        let fd = program.fd().map_err(program_error)?.as_fd();
+        let (link, mode) = attach_link(fd, interface, policy)?;
         Ok(Self {
             interface: interface.name.clone(),
-            mode,
-            why_not_native,
             id,
-            served: BTreeSet::new(),
-            served_map: served_map.try_into().map_err(map_refused)?,
-            sockets: sockets.try_into().map_err(map_refused)?,
-            verdicts: verdicts.try_into().map_err(map_refused)?,
+            mode,
+            sockets: take_map(&mut ebpf, SOCKETS_MAP)?,
+            served: take_map(&mut ebpf, SERVED_MAP)?,
+            keys: BTreeSet::new(),
+            verdicts: take_map(&mut ebpf, VERDICTS_MAP)?,
             _link: link,
-            _ebpf: ebpf,
         })
     }
 
-    /// How it is attached.
-    pub fn mode(&self) -> AttachMode {
-        self.mode
+    /// The mode it is attached in.
+    pub fn attach_mode(&self) -> &AttachMode {
+        &self.mode
     }
 
-    /// Why it is not attached in native mode, in words.
-    pub fn why_not_native(&self) -> Option<&str> {
-        self.why_not_native.as_deref()
-    }
-
-    /// Its number, as bpftool and `ip link` show it.
+    /// The program's id, as `bpftool prog` and `ip link` show it.
     pub fn id(&self) -> u32 {
         self.id
     }
 
-    /// The interface's name.
-    pub fn interface(&self) -> &str {
-        &self.interface
-    }
-
-    /// Gives a queue's packets to an AF_XDP socket, until that is closed.
+    /// Gives the program the AF_XDP socket that serves `queue`. The kernel takes the entry out
+    /// when the socket closes, so there is nothing to undo. The socket must be bound to that
+    /// queue of this interface, else the kernel drops what is steered to it.
     ///
     /// # Errors
-    /// [`XdpError`]
-    pub fn register(&mut self, queue: u32, socket: BorrowedFd<'_>) -> Result<(), XdpError> {
-        debug_assert!(queue < MAX_QUEUES);
+    ///
+    /// [`XdpError::QueueOutOfRange`], or [`XdpError::System`] if `xsk` is no AF_XDP socket.
+    pub fn register(&mut self, queue: u32, xsk: BorrowedFd<'_>) -> Result<(), XdpError> {
+        if queue >= MAX_QUEUES {
+            let interface = self.interface.clone();
+            return Err(XdpError::QueueOutOfRange {
+                interface,
+                queue,
+                limit: MAX_QUEUES,
+            });
+        }
         self.sockets
-            .set(queue, socket.as_raw_fd(), 0)
-            .map_err(|error| self.kernel("put the socket into the XSKMAP", os_error(&error)))
+            .set(queue, xsk.as_raw_fd(), 0)
+            .map_err(|error| XdpError::map("give the XDP program an AF_XDP socket", error))
     }
 
-    /// Makes exactly these endpoints be steered. What is served already is not interrupted.
+    /// Makes `addresses` what the program serves, from the next packet on. Only what differs from
+    /// before is written, so packets to an address that stays are steered without a gap.
     ///
     /// # Errors
-    /// [`XdpError`]
-    pub fn serve(&mut self, endpoints: BTreeSet<Served>) -> Result<(), XdpError> {
-        for gone in self.served.difference(&endpoints) {
-            self.served_map
-                .remove(&ServedKey::from(*gone))
-                .map_err(|error| self.kernel("stop to steer an address", os_error(&error)))?;
+    ///
+    /// [`XdpError::TooManyServed`] (nothing is changed), [`XdpError::System`].
+    pub fn set_served(&mut self, addresses: &BTreeSet<SocketAddr>) -> Result<(), XdpError> {
+        let wanted: BTreeSet<_> = addresses
+            .iter()
+            .map(|address| ServedKey::from(*address).to_bytes())
+            .collect();
+        if wanted.len() > MAX_SERVED as usize {
+            let (interface, count) = (self.interface.clone(), wanted.len());
+            return Err(XdpError::TooManyServed {
+                interface,
+                count,
+                limit: MAX_SERVED,
+            });
         }
-        for new in endpoints.difference(&self.served) {
-            self.served_map
-                .insert(ServedKey::from(*new), 0, 0)
-                .map_err(|error| {
-                    refusal_by_name(&self.interface, "steer an address", os_error(&error))
-                })?;
+        let refused = |error| XdpError::map("change the addresses that XDP serves", error);
+        let gone: Vec<_> = self.keys.difference(&wanted).copied().collect();
+        for key in gone {
+            self.served.remove(&key).map_err(refused)?;
+            self.keys.remove(&key);
         }
-        self.served = endpoints;
+        for key in wanted {
+            if !self.keys.contains(&key) {
+                self.served.insert(key, 1, 0).map_err(refused)?;
+                self.keys.insert(key);
+            }
+        }
         Ok(())
     }
 
-    /// What the program made of the packets so far, summed over all CPUs.
-    pub fn verdicts(&self) -> Vec<(&'static str, u64)> {
-        Verdict::ALL
-            .iter()
-            .map(|verdict| {
-                let per_cpu = self.verdicts.get(&(*verdict as u32), 0);
-                (
-                    verdict.name(),
-                    per_cpu
-                        .map(|counts| counts.iter().sum())
-                        .unwrap_or_default(),
-                )
-            })
-            .collect()
-    }
-
-    fn kernel(&self, what: &'static str, source: io::Error) -> XdpError {
-        refusal_by_name(&self.interface, what, source)
-    }
-}
-
-/// Name of a loaded program.
-fn program_name(id: u32) -> String {
-    aya::programs::loaded_programs()
-        .flatten()
-        .find(|program| program.id() == id)
-        .and_then(|program| program.name_as_str().map(str::to_owned))
-        .unwrap_or_else(|| "of unknown name".to_owned())
-}
-
-fn refusal(interface: &Interface, what: &'static str, source: io::Error) -> XdpError {
-    if source.raw_os_error() == Some(libc::EBUSY)
-        && let Some(id) = Interface::find(&interface.name)
-            .ok()
-            .and_then(|now| now.xdp_program)
-    {
-        return XdpError::Occupied {
-            interface: interface.name.clone(),
-            name: program_name(id),
-            id,
-        };
-    }
-    refusal_by_name(&interface.name, what, source)
-}
-
-fn refusal_by_name(interface: &str, what: &'static str, source: io::Error) -> XdpError {
-    match source.raw_os_error() {
-        Some(libc::EPERM | libc::EACCES) => XdpError::Privilege {
-            interface: interface.to_owned(),
-        },
-        _ => XdpError::Kernel {
-            what,
-            interface: interface.to_owned(),
-            source,
-        },
-    }
-}
-
-/// The operating system's error at the root of another one, or its words if there is none.
-fn os_error(error: &(dyn std::error::Error + 'static)) -> io::Error {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(code) = error
-            .downcast_ref::<io::Error>()
-            .and_then(io::Error::raw_os_error)
-        {
-            return io::Error::from_raw_os_error(code);
+    /// How many packets got each verdict since the program was loaded, summed over the CPUs;
+    /// indexed by [`Verdict`].
+    ///
+    /// # Errors
+    ///
+    /// [`XdpError::System`] if the map cannot be read.
+    pub fn verdicts(&self) -> Result<[u64; Verdict::COUNT], XdpError> {
+        let mut counts = [0; Verdict::COUNT];
+        for (verdict, count) in Verdict::ALL.into_iter().zip(&mut counts) {
+            let per_cpu = self
+                .verdicts
+                .get(&(verdict as u32), 0)
+                .map_err(|error| XdpError::map("read the XDP program's counters", error))?;
+            *count = per_cpu.iter().sum();
         }
-        next = error.source();
+        Ok(counts)
     }
-    io::Error::other(
-        error
-            .to_string()
-            .lines()
-            .next()
-            .unwrap_or_default()
-            .to_owned(),
-    )
+}
+
+/// Attaches in the best mode that `policy` allows and the kernel grants.
+fn attach_link(
+    program: BorrowedFd<'_>,
+    interface: &Interface,
+    policy: AttachPolicy,
+) -> Result<(OwnedFd, AttachMode), XdpError> {
+    let why = match policy {
+        AttachPolicy::GenericOnly => "generic mode was asked for".to_owned(),
+        AttachPolicy::NativeThenGeneric => {
+            match link::attach(program, interface.index, Mode::Native) {
+                Ok(link) => return Ok((link, AttachMode::Native)),
+                Err(error) => {
+                    // What no other mode can mend.
+                    attach_obstacle(interface, &error)?;
+                    why_not_native(interface, &error)
+                }
+            }
+        }
+    };
+    match link::attach(program, interface.index, Mode::Generic) {
+        Ok(link) => Ok((link, AttachMode::Generic { why })),
+        Err(error) => {
+            attach_obstacle(interface, &error)?;
+            let why = format!("generic mode: {error}; native mode: {why}");
+            Err(XdpError::Attach {
+                interface: interface.name.clone(),
+                why,
+            })
+        }
+    }
+}
+
+/// The refusal of native mode, in words.
+fn why_not_native(interface: &Interface, error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(libc::EOPNOTSUPP) => "the driver has no native XDP".to_owned(),
+        Some(libc::ERANGE | libc::EINVAL | libc::E2BIG) => format!(
+            "the driver refuses it ({error}), mostly because an MTU is too large; that of {} is {}",
+            interface.name, interface.mtu
+        ),
+        _ => format!("the driver refuses it ({error})"),
+    }
+}
+
+/// Is `error` about something else than the mode that was tried?
+fn attach_obstacle(interface: &Interface, error: &io::Error) -> Result<(), XdpError> {
+    match error.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES) => Err(XdpError::NoPrivilege {
+            action: "attach an XDP program",
+        }),
+        // Someone has been quicker.
+        Some(libc::EBUSY | libc::EEXIST) => refuse_if_occupied(interface),
+        Some(libc::EINVAL) => match KernelVersion::current() {
+            Ok(version) if version < KernelVersion::new(5, 9, 0) => Err(XdpError::KernelTooOld {
+                version: version.to_string(),
+            }),
+            _ => Ok(()),
+        },
+        _ => Ok(()),
+    }
+}
+
+fn refuse_if_occupied(interface: &Interface) -> Result<(), XdpError> {
+    let programs = interface.xdp_programs()?;
+    let Some(Attached { id, generic }) = programs.first().copied() else {
+        return Ok(());
+    };
+    let name = loaded_programs()
+        .filter_map(Result::ok)
+        .find(|info| info.id() == id)
+        .and_then(|info| Some(info.name_as_str()?.to_owned()));
+    let program = name.map_or_else(|| id.to_string(), |name| format!("{id} ({name})"));
+    let link = loaded_links()
+        .filter_map(Result::ok)
+        .find(|link| link.program_id() == id);
+    let remedy = match link {
+        Some(link) => format!(
+            "stop the process that owns it, or run `bpftool link detach id {}`",
+            link.id()
+        ),
+        None => format!(
+            "stop the program that owns it, or run `ip link set dev {} {} off`",
+            interface.name,
+            if generic { "xdpgeneric" } else { "xdp" }
+        ),
+    };
+    Err(XdpError::Occupied {
+        interface: interface.name.clone(),
+        program,
+        remedy,
+    })
+}
+
+fn take_map<M>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, XdpError>
+where
+    M: TryFrom<Map, Error = MapError>,
+{
+    let map = ebpf.take_map(name).ok_or_else(|| incomplete(name))?;
+    M::try_from(map).map_err(|error| load_error(error.into()))
+}
+
+fn incomplete(name: &str) -> XdpError {
+    XdpError::Load {
+        reason: format!("the object has no {name}"),
+    }
+}
+
+fn program_error(error: ProgramError) -> XdpError {
+    load_error(error.into())
+}
+
+fn load_error(error: EbpfError) -> XdpError {
+    match errno(&error) {
+        Some(libc::EPERM | libc::EACCES) => XdpError::NoPrivilege {
+            action: "load an XDP program",
+        },
+        _ => XdpError::Load {
+            reason: error.to_string().lines().collect::<Vec<_>>().join(" / "),
+        },
+    }
 }

@@ -1,68 +1,64 @@
-//! Which endpoints an interface serves.
+//! Which destinations the XDP program claims.
 
 use std::{
     collections::BTreeSet,
     net::{IpAddr, SocketAddr},
 };
 
-use heimdall_ebpf::Served;
-
-/// The endpoints to steer on an interface that has the addresses `own`: a listen address as it is
-/// if the interface has it, a wildcard as all the interface's addresses of its family. Nothing
-/// else, or a router would take the DNS that it forwards for its own.
-pub fn endpoints(listen: &[SocketAddr], own: &[IpAddr]) -> BTreeSet<Served> {
-    let matches = |listen: &SocketAddr, own: &IpAddr| match listen.ip() {
-        wildcard if wildcard.is_unspecified() => wildcard.is_ipv4() == own.is_ipv4(),
-        address => address == *own,
-    };
-    let served = |own: &IpAddr, port: u16| match own {
-        IpAddr::V4(v4) => Served::v4(v4.octets(), port.to_be_bytes()),
-        IpAddr::V6(v6) => Served::v6(v6.octets(), port.to_be_bytes()),
-    };
-    listen
-        .iter()
-        .flat_map(|listen| {
-            own.iter()
-                .filter(|own| matches(listen, own))
-                .map(|own| served(own, listen.port()))
-        })
-        .collect()
+/// The addresses to steer on an interface that has `addresses`, when Heimdall listens on `listen`.
+///
+/// 0.0.0.0 stands for the interface's IPv4 addresses and `[::]` for its IPv6 ones, link-local
+/// included; `[::]` does not stand for IPv4 too. Any other address is served as it is, for it may
+/// be routed here without being the interface's own (anycast, loopback). The result has no scope
+/// ids.
+pub fn served(listen: &[SocketAddr], addresses: &[IpAddr]) -> BTreeSet<SocketAddr> {
+    let mut served = BTreeSet::new();
+    for listen in listen {
+        let (ip, port) = (listen.ip(), listen.port());
+        if ip.is_unspecified() {
+            let same_family = addresses.iter().filter(|own| own.is_ipv4() == ip.is_ipv4());
+            served.extend(same_family.map(|own| SocketAddr::new(*own, port)));
+        } else {
+            served.insert(SocketAddr::new(ip, port));
+        }
+    }
+    served
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
 
-    fn served(listen: &[&str], own: &[&str]) -> BTreeSet<Served> {
-        let listen: Vec<SocketAddr> = listen.iter().map(|text| text.parse().unwrap()).collect();
-        let own: Vec<IpAddr> = own.iter().map(|text| text.parse().unwrap()).collect();
-        endpoints(&listen, &own)
+    /// Addresses separated by spaces, of any type that parses.
+    fn list<C: FromIterator<T>, T: std::str::FromStr<Err: std::fmt::Debug>>(text: &str) -> C {
+        text.split_whitespace()
+            .map(|one| one.parse().unwrap())
+            .collect()
     }
 
     #[test]
-    fn wildcards_become_the_interfaces_addresses() {
-        let own = ["10.0.0.1", "10.0.0.2", "fe80::1"];
-        let four = served(&["0.0.0.0:53"], &own);
-        assert_eq!(
-            four,
-            [
-                Served::v4([10, 0, 0, 1], [0, 53]),
-                Served::v4([10, 0, 0, 2], [0, 53])
-            ]
-            .into()
-        );
-        let six = served(&["[::]:5353"], &own);
-        let link_local = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
-        assert_eq!(six, [Served::v6(link_local, 5353u16.to_be_bytes())].into());
+    fn listen_addresses_become_destinations() {
+        let own: Vec<IpAddr> = list("192.0.2.1 198.51.100.1 2001:db8::1 fe80::1");
+        let cases = [
+            ("", ""),
+            ("0.0.0.0:53", "192.0.2.1:53 198.51.100.1:53"),
+            ("[::]:53", "[2001:db8::1]:53 [fe80::1]:53"),
+            ("0.0.0.0:53 192.0.2.1:53", "192.0.2.1:53 198.51.100.1:53"),
+            ("192.0.2.1:53 192.0.2.1:5353", "192.0.2.1:53 192.0.2.1:5353"),
+            // not the interface's own: anycast
+            ("203.0.113.53:53", "203.0.113.53:53"),
+            ("[fe80::1%3]:53", "[fe80::1]:53"),
+        ];
+        for (listen, expected) in cases {
+            let listen: Vec<SocketAddr> = list(listen);
+            assert_eq!(served(&listen, &own), list(expected), "{listen:?}");
+        }
     }
 
     #[test]
-    fn other_interfaces_addresses_are_not_served() {
-        assert_eq!(
-            served(&["10.0.0.9:53", "10.0.0.1:53"], &["10.0.0.1"]).len(),
-            1
-        );
-        assert!(served(&["0.0.0.0:53"], &[]).is_empty());
+    fn an_interface_without_addresses_serves_no_wildcard() {
+        let listen: Vec<SocketAddr> = list("0.0.0.0:53 [::]:53");
+        assert!(served(&listen, &[]).is_empty());
     }
 }

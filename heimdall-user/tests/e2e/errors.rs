@@ -46,7 +46,7 @@ fn what_cannot_work_is_said_in_one_line() {
                 "--upstream",
                 UPSTREAM,
             ],
-            "no interface nonesuch0; there are: lo, ",
+            "there is no interface nonesuch0; use one of: lo, ",
         ),
         (
             &[
@@ -57,7 +57,7 @@ fn what_cannot_work_is_said_in_one_line() {
                 "--upstream",
                 UPSTREAM,
             ],
-            "has no queue 7",
+            "has no queue 7, but 1",
         ),
         (
             &[
@@ -162,7 +162,8 @@ fn taken_ports_and_other_programs_are_named() {
         .unwrap();
     let line = complaint(command);
     assert!(
-        line.contains(&format!("heimdall (id {id})")) && line.contains("xdp off"),
+        line.contains(&format!("XDP program {id} (heimdall) is already attached"))
+            && line.contains("stop the process that owns it"),
         "another program: {line}"
     );
     assert!(lab.has_xdp().unwrap(), "which stays");

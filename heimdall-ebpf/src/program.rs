@@ -1,0 +1,226 @@
+//! The XDP program: steer a DNS query for Heimdall to its queue's AF_XDP socket, pass all else.
+//!
+//! It never drops: what it does not claim, the kernel's stack answers or refuses as it would
+//! without Heimdall. It steers only what the workers can answer in place; each condition is a
+//! [`Verdict`], and each packet counts once. It does not verify checksums: userspace does, for it
+//! reads the payload anyhow.
+//!
+//! Loaded by `heimdall-user/src/xdp/program.rs`. Needs Linux 5.9 (for the bpf_link that holds it).
+//! See <https://docs.kernel.org/networking/af_xdp.html>.
+
+use aya_ebpf::{
+    bindings::xdp_action::{XDP_PASS, XDP_REDIRECT},
+    macros::{map, xdp},
+    maps::{HashMap, PerCpuArray, XskMap},
+    programs::XdpContext,
+};
+use heimdall_ebpf::{MAX_QUEUES, MAX_SERVED, ServedKey, Verdict};
+
+// Names as in `heimdall_ebpf::{SOCKETS_MAP, SERVED_MAP, VERDICTS_MAP}`.
+#[map]
+static SOCKETS: XskMap = XskMap::with_max_entries(MAX_QUEUES, 0);
+#[map]
+static SERVED: HashMap<ServedKey, u8> = HashMap::with_max_entries(MAX_SERVED, 0);
+#[map]
+static VERDICTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Verdict::COUNT as u32, 0);
+
+/// IEEE 802.1Q and 802.1ad tag protocol identifiers.
+const VLAN: u16 = 0x8100;
+const QINQ: u16 = 0x88a8;
+const IPV4: u16 = 0x0800;
+const IPV6: u16 = 0x86dd;
+
+const ETHERNET_LEN: usize = 14;
+const TAG_LEN: usize = 4;
+const IPV4_LEN: usize = 20;
+const IPV6_LEN: usize = 40;
+const UDP_LEN: usize = 8;
+const DNS_LEN: usize = 12;
+
+const PROTOCOL_UDP: u8 = 17;
+
+/// Entry point.
+#[xdp]
+fn heimdall(ctx: XdpContext) -> u32 {
+    let (action, verdict) = match claim(Frame {
+        start: ctx.data(),
+        end: ctx.data_end(),
+    }) {
+        Ok(()) => match SOCKETS.redirect(ctx.rx_queue_index(), XDP_PASS.into()) {
+            Ok(_) => (XDP_REDIRECT, Verdict::Steered),
+            Err(_) => (XDP_PASS, Verdict::NoSocket),
+        },
+        Err(reason) => (XDP_PASS, reason),
+    };
+    if let Some(counter) = VERDICTS.get_ptr_mut(verdict as u32) {
+        // SAFETY: the pointer is to this CPU's slot, and XDP runs to its end on one CPU.
+        unsafe { *counter += 1 };
+    }
+    action
+}
+
+/// Is this frame a query that Heimdall can answer in place?
+#[inline(always)]
+fn claim(frame: Frame) -> Result<(), Verdict> {
+    let (ethertype, ip) = untag(frame)?;
+    let datagram = match ethertype {
+        IPV4 => ipv4(frame, ip)?,
+        IPV6 => ipv6(frame, ip)?,
+        _ => return Err(Verdict::NotIp),
+    };
+    claim_udp(frame, datagram)
+}
+
+/// Ethertype and start of what the frame carries, behind at most two VLAN tags.
+#[inline(always)]
+fn untag(frame: Frame) -> Result<(u16, usize), Verdict> {
+    let ethernet: &[u8; ETHERNET_LEN] = frame.header(0).ok_or(Verdict::NotIp)?;
+    let mut ethertype = be16(ethernet[12], ethernet[13]);
+    let mut offset = ETHERNET_LEN;
+    for _ in 0..2 {
+        if ethertype != VLAN && ethertype != QINQ {
+            return Ok((ethertype, offset));
+        }
+        let tag: &[u8; TAG_LEN] = frame.header(offset).ok_or(Verdict::NotIp)?;
+        ethertype = be16(tag[2], tag[3]);
+        offset += TAG_LEN;
+    }
+    if ethertype == VLAN || ethertype == QINQ {
+        return Err(Verdict::TooManyTags);
+    }
+    Ok((ethertype, offset))
+}
+
+/// A UDP datagram, as IP describes it.
+struct Datagram {
+    /// Where in the frame it starts.
+    offset: usize,
+    /// Its length as IP has it; what the frame holds beyond is Ethernet's padding.
+    length: usize,
+    /// Whom it is for, but for the port.
+    destination: ServedKey,
+}
+
+/// RFC 791, section 3.1.
+#[inline(always)]
+fn ipv4(frame: Frame, offset: usize) -> Result<Datagram, Verdict> {
+    let ip: &[u8; IPV4_LEN] = frame.header(offset).ok_or(Verdict::BadLength)?;
+    if ip[0] >> 4 != 4 {
+        return Err(Verdict::NotIp);
+    }
+    if ip[9] != PROTOCOL_UDP {
+        return Err(Verdict::NotUdp);
+    }
+    match ip[0] & 0x0f {
+        0..5 => return Err(Verdict::BadLength),
+        5 => {}
+        _ => return Err(Verdict::Ipv4Options),
+    }
+    // More Fragments and the offset; Don't Fragment may be set.
+    if be16(ip[6], ip[7]) & 0x3fff != 0 {
+        return Err(Verdict::Fragment);
+    }
+    let total: usize = be16(ip[2], ip[3]).into();
+    let Some(length) = total.checked_sub(IPV4_LEN) else {
+        return Err(Verdict::BadLength);
+    };
+    let destination = ServedKey::v4([ip[16], ip[17], ip[18], ip[19]]);
+    Ok(Datagram {
+        offset: offset + IPV4_LEN,
+        length,
+        destination,
+    })
+}
+
+/// RFC 8200, section 3.
+#[inline(always)]
+fn ipv6(frame: Frame, offset: usize) -> Result<Datagram, Verdict> {
+    let ip: &[u8; IPV6_LEN] = frame.header(offset).ok_or(Verdict::BadLength)?;
+    if ip[0] >> 4 != 6 {
+        return Err(Verdict::NotIp);
+    }
+    match ip[6] {
+        PROTOCOL_UDP => {}
+        44 => return Err(Verdict::Fragment),
+        // The IANA registry of IPv6 extension header types.
+        0 | 43 | 50 | 51 | 60 | 135 | 139 | 140 | 253 | 254 => return Err(Verdict::Ipv6Extension),
+        _ => return Err(Verdict::NotUdp),
+    }
+    let length: usize = be16(ip[4], ip[5]).into();
+    let mut destination = [0; 16];
+    destination.copy_from_slice(&ip[24..]);
+    let destination = ServedKey::v6(destination);
+    Ok(Datagram {
+        offset: offset + IPV6_LEN,
+        length,
+        destination,
+    })
+}
+
+/// RFC 768, and the first octets of RFC 1035, section 4.1.1.
+#[inline(always)]
+fn claim_udp(frame: Frame, datagram: Datagram) -> Result<(), Verdict> {
+    let Datagram {
+        offset,
+        length,
+        destination,
+    } = datagram;
+    let udp: &[u8; UDP_LEN] = frame.header(offset).ok_or(Verdict::BadLength)?;
+    if SERVED
+        .get_ptr(&destination.with_port([udp[2], udp[3]]))
+        .is_none()
+    {
+        return Err(Verdict::NotServed);
+    }
+    let dns: &[u8; DNS_LEN] = frame.header(offset + UDP_LEN).ok_or(Verdict::BadLength)?;
+    let udp_length: usize = be16(udp[4], udp[5]).into();
+    if udp_length != length || length < UDP_LEN + DNS_LEN || offset + length > frame.len() {
+        return Err(Verdict::BadLength);
+    }
+    if dns[2] & 0x80 != 0 {
+        return Err(Verdict::NotQuery);
+    }
+    Ok(())
+}
+
+#[inline(always)]
+fn be16(high: u8, low: u8) -> u16 {
+    u16::from_be_bytes([high, low])
+}
+
+/// The packet, between the two addresses that the kernel gives.
+#[derive(Clone, Copy)]
+struct Frame {
+    start: usize,
+    end: usize,
+}
+
+impl Frame {
+    #[inline(always)]
+    fn len(self) -> usize {
+        self.end - self.start
+    }
+
+    /// The `N` bytes at `offset`, if the frame has them. The comparison is of the form that the
+    /// verifier takes as proof.
+    #[inline(always)]
+    fn header<'a, const N: usize>(self, offset: usize) -> Option<&'a [u8; N]> {
+        let at = self.start + offset;
+        if at + N > self.end {
+            return None;
+        }
+        // SAFETY: the `N` bytes lie within the packet, which no one else writes while the
+        // program runs; bytes have no alignment and no invalid value.
+        Some(unsafe { &*(at as *const [u8; N]) })
+    }
+}
+
+/// "GPL" in it opens the kernel's GPL-only helpers; the crate's licence allows both.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}

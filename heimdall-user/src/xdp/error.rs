@@ -1,0 +1,154 @@
+//! What can go wrong, each in one line: what is wrong; what to do.
+
+use std::{error::Error, io};
+
+/// An error of this room. [`std::fmt::Display`] gives one line that says what is wrong and,
+/// after a semicolon, what to do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum XdpError {
+    /// No interface has that name in this network namespace.
+    #[error("there is no interface {name}; use one of: {present}")]
+    UnknownInterface {
+        /// The name asked for.
+        name: String,
+        /// The names that there are, joined by commas.
+        present: String,
+    },
+    /// The interface does not carry Ethernet frames.
+    #[error("{interface} is not an Ethernet interface; use one that is, or --backend socket")]
+    NotEthernet {
+        /// The interface's name.
+        interface: String,
+    },
+    /// Another XDP program is on the interface.
+    #[error("XDP program {program} is already attached to {interface}; {remedy}")]
+    Occupied {
+        /// The interface's name.
+        interface: String,
+        /// Id and, where the kernel tells, name of that program.
+        program: String,
+        /// How to remove it.
+        remedy: String,
+    },
+    /// The process lacks a capability.
+    #[error(
+        "no permission to {action}; run as root, or grant CAP_NET_ADMIN, CAP_BPF and CAP_NET_RAW \
+         (CAP_SYS_ADMIN before Linux 5.8), or use --backend socket"
+    )]
+    NoPrivilege {
+        /// What was refused.
+        action: &'static str,
+    },
+    /// The kernel has no bpf_link for XDP.
+    #[error(
+        "this kernel ({version}) cannot hold an XDP program by a bpf_link, and one attached \
+         otherwise would outlive a crash; use Linux 5.9 or newer, or --backend socket"
+    )]
+    KernelTooOld {
+        /// The kernel's version.
+        version: String,
+    },
+    /// The kernel refuses the program on this interface, in every mode that was tried.
+    #[error("cannot attach the XDP program to {interface} ({why}); use --backend socket")]
+    Attach {
+        /// The interface's name.
+        interface: String,
+        /// Mode by mode, why not.
+        why: String,
+    },
+    /// The kernel does not load the program.
+    #[error(
+        "the kernel does not load the XDP program ({reason}); use a kernel with CONFIG_BPF_SYSCALL \
+         and CONFIG_XDP_SOCKETS, or --backend socket"
+    )]
+    Load {
+        /// What the kernel said.
+        reason: String,
+    },
+    /// The interface has no such queue.
+    #[error(
+        "{interface} has no queue {queue}, but {queues}, numbered from 0; see ethtool -l {interface}"
+    )]
+    NoQueue {
+        /// The interface's name.
+        interface: String,
+        /// The queue's index.
+        queue: u32,
+        /// How many queues there are.
+        queues: u32,
+    },
+    /// A frame of the UMEM would not hold the interface's largest packet.
+    #[error(
+        "the MTU of {interface} is {mtu}, and AF_XDP frames hold {max}; ip link set dev {interface} mtu {max}"
+    )]
+    Mtu {
+        /// The interface's name.
+        interface: String,
+        /// Its MTU in octets.
+        mtu: u32,
+        /// The largest that fits.
+        max: u32,
+    },
+    /// A queue's index is beyond what the program can steer.
+    #[error("queue {queue} of {interface} cannot be steered; use queues below {limit}")]
+    QueueOutOfRange {
+        /// The interface's name.
+        interface: String,
+        /// The queue's index.
+        queue: u32,
+        /// The first index that is too large.
+        limit: u32,
+    },
+    /// More addresses to serve than the program's map holds.
+    #[error("{count} addresses to serve on {interface} are too many; listen on at most {limit}")]
+    TooManyServed {
+        /// The interface's name.
+        interface: String,
+        /// How many there were.
+        count: usize,
+        /// How many there may be.
+        limit: u32,
+    },
+    /// The kernel refused an operation that does not fail in a healthy system.
+    #[error("cannot {action}: {source}; see the kernel's log (dmesg)")]
+    System {
+        /// What was refused.
+        action: &'static str,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+}
+
+impl XdpError {
+    /// The error of a system call: a lack of privilege, or else [`XdpError::System`].
+    pub(super) fn system(action: &'static str, source: io::Error) -> Self {
+        match source.raw_os_error() {
+            Some(libc::EPERM | libc::EACCES) => Self::NoPrivilege { action },
+            _ => Self::System { action, source },
+        }
+    }
+
+    /// The error of a map operation.
+    pub(super) fn map(action: &'static str, error: aya::maps::MapError) -> Self {
+        let source = match errno(&error) {
+            Some(errno) => io::Error::from_raw_os_error(errno),
+            None => io::Error::other(error),
+        };
+        Self::system(action, source)
+    }
+}
+
+/// The errno at the bottom of a chain of errors.
+pub(super) fn errno(error: &(dyn Error + 'static)) -> Option<i32> {
+    let mut error = Some(error);
+    while let Some(this) = error {
+        if let Some(errno) = this
+            .downcast_ref::<io::Error>()
+            .and_then(io::Error::raw_os_error)
+        {
+            return Some(errno);
+        }
+        error = this.source();
+    }
+    None
+}

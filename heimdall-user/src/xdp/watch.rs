@@ -1,0 +1,63 @@
+//! Notice when addresses come and go.
+
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd},
+};
+
+use netlink_sys::{Socket, protocols::NETLINK_ROUTE};
+
+use super::XdpError;
+
+/// Reports that addresses of some interface of this network namespace have changed. It does not
+/// say which: ask [`super::Interface::addresses`] again.
+pub struct AddressWatch {
+    socket: Socket,
+}
+
+impl AddressWatch {
+    /// Starts to watch. Changes from now on are reported, so list the addresses after this.
+    ///
+    /// # Errors
+    ///
+    /// [`XdpError::System`] if the kernel has no rtnetlink.
+    pub fn new() -> Result<Self, XdpError> {
+        let open = || {
+            let mut socket = Socket::new(NETLINK_ROUTE)?;
+            socket.bind_auto()?;
+            socket.set_non_blocking(true)?;
+            for group in [libc::RTNLGRP_IPV4_IFADDR, libc::RTNLGRP_IPV6_IFADDR] {
+                socket.add_membership(group)?;
+            }
+            Ok(Self { socket })
+        };
+        open().map_err(|error| XdpError::system("watch addresses over netlink", error))
+    }
+
+    /// Takes what has been reported so far; true if that was anything. Never blocks.
+    ///
+    /// # Errors
+    ///
+    /// [`XdpError::System`] if the socket fails.
+    pub fn drain(&self) -> Result<bool, XdpError> {
+        let mut changed = false;
+        let mut sink = [0; 4096];
+        loop {
+            match self.socket.recv(&mut sink.as_mut_slice(), 0) {
+                Ok(_) => changed = true,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(changed),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // More was reported than the socket holds; the rest is still to come.
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => changed = true,
+                Err(error) => return Err(XdpError::system("watch addresses over netlink", error)),
+            }
+        }
+    }
+}
+
+impl AsFd for AddressWatch {
+    /// Readable when there is something to [`AddressWatch::drain`].
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}

@@ -1,0 +1,314 @@
+//! Interfaces and the attached program, on veth pairs in network namespaces of their own.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+mod support;
+
+use std::{
+    net::{IpAddr, UdpSocket},
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd},
+    process::Command,
+    sync::mpsc,
+    thread,
+    time::Duration,
+};
+
+use heimdall_ebpf::Verdict;
+use heimdall_user::xdp::{AddressWatch, AttachMode, AttachPolicy, Interface, Program, XdpError};
+use nix::{
+    poll::{PollFd, PollFlags, poll},
+    sched::{CloneFlags, unshare},
+};
+use xsk_rs::{
+    RxQueue, Socket, TxQueue, Umem,
+    config::{BindFlags, LibxdpFlags, SocketConfig, UmemConfig},
+};
+
+/// `. IN NS`.
+const QUERY: [u8; 17] = [0xbe, 0xef, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 1];
+
+/// Runs `test` in a network namespace that no one else sees and that goes away with its thread;
+/// it has a veth pair hde0, hde1 whose ends have `queues` queues. `/sys` shows another namespace,
+/// as it does after `unshare -n`.
+fn in_namespace(name: &str, queues: u32, test: fn()) {
+    if !support::privileged(name) {
+        return;
+    }
+    let run = move || {
+        unshare(CloneFlags::CLONE_NEWNET).unwrap();
+        let q = format!("numrxqueues {queues} numtxqueues {queues}");
+        ip(&format!("link add hde0 {q} type veth peer name hde1 {q}"));
+        ip("addr add 192.0.2.1/24 dev hde0");
+        ip("addr add 2001:db8::1/64 dev hde0 nodad");
+        ip("link set hde0 up");
+        ip("link set hde1 up");
+        test();
+    };
+    thread::spawn(run).join().unwrap();
+}
+
+fn ip(arguments: &str) -> String {
+    let output = Command::new("ip")
+        .args(arguments.split(' '))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "ip {arguments}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Id of the XDP program on hde0, as `ip` has it.
+fn attached_id() -> Option<u64> {
+    let links: serde_json::Value = serde_json::from_str(&ip("-d -j link show hde0")).unwrap();
+    links[0]["xdp"]["prog"]["id"].as_u64()
+}
+
+#[test]
+fn the_program_is_attached_as_long_as_it_lives() {
+    in_namespace("the_program_is_attached_as_long_as_it_lives", 1, || {
+        let interface = Interface::find("hde0").unwrap();
+        for (policy, name) in [
+            (AttachPolicy::NativeThenGeneric, "native"),
+            (AttachPolicy::GenericOnly, "generic"),
+        ] {
+            let program = Program::attach(&interface, policy).unwrap();
+            assert_eq!(program.attach_mode().name(), name);
+            assert_eq!(attached_id(), Some(program.id().into()));
+            assert!(interface.wait_carrier(Duration::from_secs(2)).unwrap());
+
+            let second = Program::attach(&interface, AttachPolicy::NativeThenGeneric);
+            let Err(XdpError::Occupied {
+                program: whose,
+                remedy,
+                ..
+            }) = second
+            else {
+                panic!("a second program was not refused");
+            };
+            assert_eq!(whose, format!("{} (heimdall)", program.id()));
+            assert!(remedy.contains("bpftool link detach id"), "{remedy}");
+            assert_eq!(
+                attached_id(),
+                Some(program.id().into()),
+                "the first one is still there"
+            );
+
+            drop(program);
+            assert_eq!(attached_id(), None, "nothing stays behind");
+        }
+    });
+}
+
+#[test]
+fn generic_mode_says_why() {
+    in_namespace("generic_mode_says_why", 1, || {
+        // veth takes no native XDP when frames from its peer do not fit a page.
+        ip("link set hde1 mtu 9000");
+        let interface = Interface::find("hde0").unwrap();
+        let program = Program::attach(&interface, AttachPolicy::NativeThenGeneric).unwrap();
+        let AttachMode::Generic { why } = program.attach_mode() else {
+            panic!("{}", program.attach_mode());
+        };
+        assert!(why.contains("MTU"), "{why}");
+    });
+}
+
+#[test]
+fn served_addresses_can_change() {
+    in_namespace("served_addresses_can_change", 1, || {
+        let interface = Interface::find("hde0").unwrap();
+        let mut program = Program::attach(&interface, AttachPolicy::NativeThenGeneric).unwrap();
+        let served = ["192.0.2.1:53", "[2001:db8::1]:53"].map(|address| address.parse().unwrap());
+        program.set_served(&served.into()).unwrap();
+        program
+            .set_served(&served[..1].iter().copied().collect())
+            .unwrap();
+        program.set_served(&served.into()).unwrap();
+        let too_many = (0..1025)
+            .map(|port| ([192, 0, 2, 1], port).into())
+            .collect();
+        let error = program.set_served(&too_many).unwrap_err();
+        assert!(matches!(error, XdpError::TooManyServed { .. }), "{error}");
+    });
+}
+
+/// The other end of the veth pair, in a namespace of its own.
+struct Peer {
+    queries: mpsc::Sender<()>,
+}
+
+impl Peer {
+    fn start() -> Self {
+        let (queries, asked) = mpsc::channel();
+        let (say, ready) = mpsc::channel();
+        thread::spawn(move || {
+            unshare(CloneFlags::CLONE_NEWNET).unwrap();
+            say.send(nix::unistd::gettid()).unwrap();
+            asked.recv().unwrap();
+            ip("addr add 192.0.2.2/24 dev hde1");
+            ip("link set hde1 up");
+            let socket = UdpSocket::bind("192.0.2.2:0").unwrap();
+            while asked.recv().is_ok() {
+                socket.send_to(&QUERY, "192.0.2.1:53").unwrap();
+            }
+        });
+        ip(&format!("link set hde1 netns {}", ready.recv().unwrap()));
+        queries.send(()).unwrap();
+        Self { queries }
+    }
+
+    fn ask(&self) {
+        self.queries.send(()).unwrap();
+    }
+}
+
+/// Waits until a packet has got `verdict`.
+fn wait_for(program: &Program, verdict: Verdict) {
+    for _ in 0..200 {
+        if program.verdicts().unwrap()[verdict as usize] == 1 {
+            return;
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    panic!("no {}: {:?}", verdict.name(), program.verdicts().unwrap());
+}
+
+#[test]
+fn a_query_goes_to_the_kernel_until_an_af_xdp_socket_takes_it() {
+    in_namespace(
+        "a_query_goes_to_the_kernel_until_an_af_xdp_socket_takes_it",
+        1,
+        || {
+            let interface = Interface::find("hde0").unwrap();
+            let mut program = Program::attach(&interface, AttachPolicy::NativeThenGeneric).unwrap();
+            let kernel = UdpSocket::bind("192.0.2.1:53").unwrap();
+            kernel
+                .set_read_timeout(Some(Duration::from_secs(2)))
+                .unwrap();
+            let peer = Peer::start();
+            let mut buffer = [0; 64];
+
+            peer.ask();
+            assert_eq!(
+                kernel.recv(&mut buffer).unwrap(),
+                QUERY.len(),
+                "not served: to the kernel"
+            );
+            wait_for(&program, Verdict::NotServed);
+
+            program
+                .set_served(&["192.0.2.1:53".parse().unwrap()].into())
+                .unwrap();
+            peer.ask();
+            assert_eq!(
+                kernel.recv(&mut buffer).unwrap(),
+                QUERY.len(),
+                "no socket: to the kernel"
+            );
+            wait_for(&program, Verdict::NoSocket);
+
+            let (_umem, tx, _rx) = bind(0).unwrap();
+            // SAFETY: the socket lives as long as `tx`.
+            let xsk = unsafe { BorrowedFd::borrow_raw(tx.fd().as_raw_fd()) };
+            program.register(0, xsk).unwrap();
+            peer.ask();
+            wait_for(&program, Verdict::Steered);
+            kernel.set_nonblocking(true).unwrap();
+            assert!(
+                kernel.recv(&mut buffer).is_err(),
+                "steered: not to the kernel"
+            );
+        },
+    );
+}
+
+#[test]
+fn a_queue_beyond_the_map_is_refused() {
+    in_namespace("a_queue_beyond_the_map_is_refused", 1, || {
+        let interface = Interface::find("hde0").unwrap();
+        let mut program = Program::attach(&interface, AttachPolicy::GenericOnly).unwrap();
+        let no_socket = std::fs::File::open("/dev/null").unwrap();
+        let error = program.register(256, no_socket.as_fd()).unwrap_err();
+        assert!(matches!(error, XdpError::QueueOutOfRange { .. }), "{error}");
+        let error = program.register(0, no_socket.as_fd()).unwrap_err();
+        assert!(matches!(error, XdpError::System { .. }), "{error}");
+    });
+}
+
+#[test]
+fn rx_queues_bounds_what_the_kernel_binds() {
+    in_namespace("rx_queues_bounds_what_the_kernel_binds", 4, || {
+        assert_eq!(Interface::find("hde0").unwrap().rx_queues, 4);
+        // Fewer in use than there could be.
+        let set = Command::new("ethtool")
+            .args(["-L", "hde0", "rx", "2", "tx", "2"])
+            .status();
+        if !set.is_ok_and(|status| status.success()) {
+            return;
+        }
+        let queues = Interface::find("hde0").unwrap().rx_queues;
+        assert_eq!(queues, 2);
+        for queue in 0..queues {
+            assert!(bind(queue).is_some(), "queue {queue} of {queues}");
+        }
+        assert!(bind(queues).is_none(), "queue {queues} of {queues}");
+    });
+}
+
+/// Binds an AF_XDP socket to this queue of hde0.
+fn bind(queue: u32) -> Option<(Umem, TxQueue, RxQueue)> {
+    let (umem, _frames) = Umem::new(UmemConfig::default(), 64.try_into().unwrap(), false).unwrap();
+    let config = SocketConfig::builder()
+        .libxdp_flags(LibxdpFlags::XSK_LIBXDP_FLAGS_INHIBIT_PROG_LOAD)
+        .bind_flags(BindFlags::XDP_COPY)
+        .build();
+    let interface = "hde0".parse().unwrap();
+    // SAFETY: the UMEM is new and shared with no other socket.
+    let (tx, rx, _) = unsafe { Socket::new(config, &umem, &interface, queue) }.ok()?;
+    Some((umem, tx, rx))
+}
+
+#[test]
+fn an_interface_is_described_and_an_unknown_one_named() {
+    in_namespace(
+        "an_interface_is_described_and_an_unknown_one_named",
+        1,
+        || {
+            let interface = Interface::find("hde0").unwrap();
+            assert_eq!((interface.name.as_str(), interface.mtu), ("hde0", 1500));
+            assert_ne!(interface.mac, [0; 6]);
+            let addresses = interface.addresses().unwrap();
+            for expected in ["192.0.2.1", "2001:db8::1"] {
+                assert!(
+                    addresses.contains(&expected.parse::<IpAddr>().unwrap()),
+                    "{addresses:?}"
+                );
+            }
+            for name in ["hde9", "", "a-name-longer-than-any-interface"] {
+                let error = Interface::find(name).unwrap_err();
+                assert!(
+                    matches!(&error, XdpError::UnknownInterface { present, .. }
+                if present.contains("hde0")),
+                    "{name}: {error}"
+                );
+            }
+        },
+    );
+}
+
+#[test]
+fn address_changes_are_noticed() {
+    in_namespace("address_changes_are_noticed", 1, || {
+        let interface = Interface::find("hde0").unwrap();
+        let watch = AddressWatch::new().unwrap();
+        for (change, present) in [("add", true), ("del", false)] {
+            while watch.drain().unwrap() {}
+            ip(&format!(
+                "addr {change} 198.51.100.1/24 dev hde0 label hde0:more"
+            ));
+            let mut fds = [PollFd::new(watch.as_fd(), PollFlags::POLLIN)];
+            assert_eq!(poll(&mut fds, 1000_u16).unwrap(), 1, "{change}");
+            assert!(watch.drain().unwrap());
+            let address: IpAddr = "198.51.100.1".parse().unwrap();
+            assert_eq!(interface.addresses().unwrap().contains(&address), present);
+        }
+    });
+}
