@@ -306,7 +306,9 @@ impl State {
                 self.sleep()?;
                 idle_since = None;
             } else {
-                std::hint::spin_loop();
+                // Where the kernel's receive thread shares the core, it has to get its turn: the
+                // device's queue may hold no more than a millisecond's packets.
+                thread::yield_now();
             }
         }
         Ok(())
