@@ -96,7 +96,5 @@ counters! {
         bad_source,
         /// No room to write the reply.
         no_room,
-        /// The reply could not be sent.
-        send_failed,
     }
 }
