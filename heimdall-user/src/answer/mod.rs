@@ -269,3 +269,6 @@ fn count_rcode(counters: &AnswerCounters, code: u8) {
     }
     .add(1);
 }
+
+#[cfg(test)]
+mod tests;

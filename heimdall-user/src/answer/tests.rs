@@ -1,0 +1,257 @@
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+use super::*;
+use crate::{cache::MIN_BYTES, dns::TtlLimits};
+
+const UDP: Transport = Transport::Udp {
+    source_port: 40_000,
+};
+
+fn core() -> Core {
+    let server = Server {
+        udp_size: 1232,
+        trust_ad: true,
+    };
+    Core::new(
+        Cache::new(MIN_BYTES).unwrap(),
+        NameHasher::default(),
+        server,
+        Arc::default(),
+        Arc::default(),
+    )
+}
+
+/// A query for `a.` with these flags, type and class, and an OPT record if a payload size, version
+/// and DO are given.
+fn query(flags: u16, qtype: u16, qclass: u16, edns: Option<(u16, u8, bool)>) -> Vec<u8> {
+    let mut msg = vec![0xab, 0xcd];
+    msg.extend_from_slice(&flags.to_be_bytes());
+    msg.extend_from_slice(&[0, 1, 0, 0, 0, 0, 0, u8::from(edns.is_some()), 1, b'a', 0]);
+    msg.extend_from_slice(&qtype.to_be_bytes());
+    msg.extend_from_slice(&qclass.to_be_bytes());
+    if let Some((size, version, dnssec_ok)) = edns {
+        msg.extend_from_slice(&[0, 0, 41]);
+        msg.extend_from_slice(&size.to_be_bytes());
+        msg.extend_from_slice(&[0, version, if dnssec_ok { 0x80 } else { 0 }, 0, 0, 0]);
+    }
+    msg
+}
+
+/// An upstream's answer to `query`, of so many octets of TXT data, with AD.
+fn answer_to(query: &[u8], octets: usize) -> Answer {
+    let mut msg = query[..19].to_vec();
+    msg[2..12].copy_from_slice(&[0x81, 0xa0, 0, 1, 0, 1, 0, 0, 0, 0]);
+    msg.extend_from_slice(&[0xc0, 12, 0, 16, 0, 1, 0, 0, 0, 60]);
+    msg.extend_from_slice(&(octets as u16).to_be_bytes());
+    msg.extend(vec![0; octets]);
+    Answer::from_response(&msg, &query[12..19], &TtlLimits::default()).unwrap()
+}
+
+struct Reply {
+    verdict: Verdict,
+    octets: Vec<u8>,
+}
+
+impl Reply {
+    fn flags(&self) -> u16 {
+        u16::from_be_bytes([self.octets[2], self.octets[3]])
+    }
+
+    fn rcode(&self) -> u8 {
+        self.octets[3] & 0xf
+    }
+}
+
+fn ask(core: &mut Core, msg: &[u8], transport: Transport, now: u32) -> Reply {
+    let mut octets = msg.to_vec();
+    octets.resize(65_535, 0);
+    let verdict = match core.read(msg) {
+        Ok(query) => core.answer(&query, &mut octets, transport, now),
+        Err(malformed) => core.reject(malformed, &mut octets, transport),
+    };
+    if let Verdict::Reply(len) = verdict {
+        octets.truncate(len);
+    }
+    Reply { verdict, octets }
+}
+
+fn learn(core: &mut Core, msg: &[u8], octets: usize) {
+    let query = core.read(msg).unwrap();
+    core.learn(&query, msg, &answer_to(msg, octets), 0);
+}
+
+#[test]
+fn what_cannot_be_forwarded_is_refused() {
+    for (qtype, qclass) in [
+        (1, 3),
+        (1, 255),
+        (251, 1),
+        (252, 1),
+        (249, 1),
+        (250, 1),
+        (253, 1),
+        (254, 1),
+        (41, 1),
+    ] {
+        let reply = ask(&mut core(), &query(0x0100, qtype, qclass, None), UDP, 0);
+        assert_eq!(
+            (reply.verdict, reply.rcode()),
+            (Verdict::Reply(19), rcode::REFUSED),
+            "{qtype} {qclass}"
+        );
+    }
+    for qtype in [1, 28, 65, 255, 257, 65_280] {
+        assert_eq!(
+            ask(&mut core(), &query(0x0100, qtype, 1, None), UDP, 0).verdict,
+            Verdict::Miss,
+            "{qtype}"
+        );
+    }
+}
+
+#[test]
+fn other_edns_versions_are_badvers() {
+    let reply = ask(
+        &mut core(),
+        &query(0x0100, 1, 1, Some((1232, 1, true))),
+        UDP,
+        0,
+    );
+    assert_eq!(reply.verdict, Verdict::Reply(30));
+    // The lower four bits in the header, the upper eight in our OPT record of version 0.
+    assert_eq!(
+        (reply.rcode(), &reply.octets[19..]),
+        (0, &[0, 0, 41, 4, 0xd0, 1, 0, 0x80, 0, 0, 0][..])
+    );
+}
+
+#[test]
+fn flags_of_a_hit() {
+    let mut core = core();
+    for (flags, edns, expected) in [
+        (0x0100, None, 0x8180),
+        (0x0000, None, 0x8080),
+        (0x0120, None, 0x81a0),
+        (0x0100, Some((1232, 0, true)), 0x81a0),
+        (0x0110, None, 0x8190),
+        (0x0140, None, 0x8180),
+        (0x0780, None, 0x8180),
+    ] {
+        let msg = query(flags, 16, 1, edns);
+        learn(&mut core, &msg, 10);
+        let reply = ask(&mut core, &msg, UDP, 1);
+        assert_eq!(reply.flags(), expected, "flags {flags:#06x}");
+        assert_eq!(reply.octets[..2], [0xab, 0xcd]);
+        assert_eq!(reply.octets[12..19], msg[12..19]);
+    }
+}
+
+#[test]
+fn do_and_cd_are_other_questions() {
+    let mut core = core();
+    learn(&mut core, &query(0x0100, 16, 1, None), 10);
+    assert!(matches!(
+        ask(
+            &mut core,
+            &query(0x0100, 16, 1, Some((512, 0, false))),
+            UDP,
+            0
+        )
+        .verdict,
+        Verdict::Reply(_)
+    ));
+    assert_eq!(
+        ask(
+            &mut core,
+            &query(0x0100, 16, 1, Some((512, 0, true))),
+            UDP,
+            0
+        )
+        .verdict,
+        Verdict::Miss
+    );
+    assert_eq!(
+        ask(&mut core, &query(0x0110, 16, 1, None), UDP, 0).verdict,
+        Verdict::Miss
+    );
+}
+
+#[test]
+fn the_limit_is_the_least_of_client_server_and_room() {
+    let mut core = core();
+    let fixed = 19 + 12;
+    for (edns, limit) in [
+        (None, 512),
+        (Some((100, 0, false)), 512),
+        (Some((600, 0, false)), 600),
+        (Some((4096, 0, false)), 1232),
+    ] {
+        let msg = query(0x0100, 16, 1, edns);
+        let opt = if edns.is_some() { 11 } else { 0 };
+        for (len, cut) in [(limit, false), (limit + 1, true)] {
+            let mut core = self::core();
+            learn(&mut core, &msg, len - fixed - opt);
+            let reply = ask(&mut core, &msg, UDP, 0);
+            let expected = if cut { 19 + opt } else { len };
+            assert_eq!(reply.verdict, Verdict::Reply(expected), "{edns:?}");
+            assert_eq!(reply.flags() & header::TC != 0, cut);
+        }
+    }
+    let msg = query(0x0100, 16, 1, None);
+    learn(&mut core, &msg, 60_000);
+    assert_eq!(
+        ask(&mut core, &msg, Transport::Tcp, 0).verdict,
+        Verdict::Reply(fixed + 60_000)
+    );
+    let mut room = msg.clone();
+    let query = core.read(&msg).unwrap();
+    assert_eq!(
+        core.answer(&query, &mut room, Transport::Tcp, 0),
+        Verdict::Reply(19),
+        "no room but for the question"
+    );
+}
+
+#[test]
+fn errors_do_not_go_where_they_could_loop() {
+    let core = &mut core();
+    let mut notimp = query(0x2800, 1, 1, None);
+    for port in [0, 7, 19, 53, 123, 5353] {
+        let from = Transport::Udp { source_port: port };
+        assert_eq!(ask(core, &notimp, from, 0).verdict, Verdict::Drop, "{port}");
+        assert_eq!(
+            ask(core, &query(0x0100, 252, 1, None), from, 0).verdict,
+            Verdict::Drop,
+            "{port}"
+        );
+    }
+    assert_eq!(ask(core, &notimp, UDP, 0).verdict, Verdict::Reply(12));
+    assert_eq!(
+        ask(core, &notimp, Transport::Tcp, 0).verdict,
+        Verdict::Reply(12)
+    );
+    notimp[2] = 0x80;
+    assert_eq!(
+        ask(core, &notimp, UDP, 0).verdict,
+        Verdict::Drop,
+        "a response"
+    );
+    assert_eq!(
+        ask(core, &notimp[..11], UDP, 0).verdict,
+        Verdict::Drop,
+        "a runt"
+    );
+}
+
+#[test]
+fn without_an_answer_it_is_servfail() {
+    let core = core();
+    let msg = query(0x0110, 1, 1, Some((1232, 0, true)));
+    let query = core.read(&msg).unwrap();
+    let mut buf = msg.clone();
+    assert_eq!(
+        core.complete(&query, &mut buf, UDP, None),
+        Verdict::Reply(30)
+    );
+    assert_eq!((buf[2], buf[3]), (0x81, 0x92));
+}
