@@ -12,13 +12,13 @@ type Need = (&'static str, &'static str);
 /// To build Heimdall: xsk-rs compiles libxdp and libbpf.
 pub(crate) const BUILD: &[Need] = &[
     ("/usr/bin/clang", "clang"),
-    ("/usr/bin/llvm-strip", "llvm"),
-    ("/usr/lib/llvm-*/lib/libclang*.so*", "libclang-dev"),
+    ("/usr/bin/llc", "llvm"),
     ("/usr/bin/m4", "m4"),
     ("/usr/bin/make", "make"),
     ("/usr/bin/pkg-config", "pkg-config"),
     ("/usr/include/libelf.h", "libelf-dev"),
     ("/usr/include/zlib.h", "zlib1g-dev"),
+    ("/usr/include/pcap/pcap.h", "libpcap-dev"),
     ("/usr/include/linux/if_xdp.h", "linux-libc-dev"),
     ("/usr/include/*/sys/types.h", "libc6-dev"),
 ];
