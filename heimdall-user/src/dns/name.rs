@@ -20,20 +20,7 @@ const MAX_LABEL: u8 = 63;
 /// another type (RFC 1035 section 4.1.4, RFC 6891 section 5).
 #[inline]
 pub fn end_of_question_name(msg: &[u8], start: usize) -> Option<usize> {
-    let mut at = start;
-    loop {
-        let len = *msg.get(at)?;
-        if len > MAX_LABEL {
-            return None;
-        }
-        at += 1 + usize::from(len);
-        if at - start > MAX_NAME {
-            return None;
-        }
-        if len == 0 {
-            return Some(at);
-        }
-    }
+    end_of_name(msg, start, false)
 }
 
 /// Finds where the possibly compressed name at `start` ends in the message.
@@ -41,15 +28,18 @@ pub fn end_of_question_name(msg: &[u8], start: usize) -> Option<usize> {
 /// A pointer ends the name; it must point backwards (RFC 1035 section 4.1.4, "a prior
 /// occurrence"), and is not followed. `None` as for [`end_of_question_name`].
 pub fn end_of_record_name(msg: &[u8], start: usize) -> Option<usize> {
+    end_of_name(msg, start, true)
+}
+
+#[inline(always)]
+fn end_of_name(msg: &[u8], start: usize, may_be_compressed: bool) -> Option<usize> {
     let mut at = start;
     loop {
         let len = *msg.get(at)?;
-        if len & 0xc0 == 0xc0 {
-            let target = usize::from(super::u16_at(msg, at)? & 0x3fff);
-            return (target < at).then_some(at + 2);
-        }
         if len > MAX_LABEL {
-            return None;
+            let pointer = super::u16_at(msg, at)?;
+            let backwards = pointer >= 0xc000 && usize::from(pointer & 0x3fff) < at;
+            return (may_be_compressed && backwards).then_some(at + 2);
         }
         at += 1 + usize::from(len);
         if at - start > MAX_NAME {

@@ -178,7 +178,7 @@ impl Xsk {
             queue,
             frames,
             source,
-            advice: "raise the memory lock limit (LimitMEMLOCK=infinity), or use fewer --frames",
+            advice: "raise the memory lock limit (LimitMEMLOCK=infinity), or lower xdp.frames",
         };
         let bind_error = |source: io::Error| XskError::Bind {
             interface: interface.to_owned(),
@@ -186,20 +186,15 @@ impl Xsk {
             advice: advice(&source),
             source,
         };
-        let invalid = |_| io::Error::from_raw_os_error(libc::EINVAL);
-        let count = NonZeroU32::new(frames)
-            .ok_or_else(|| umem_error(io::Error::from_raw_os_error(libc::EINVAL)))?;
-        let ring = QueueSize::new(frames)
-            .map_err(|_| umem_error(io::Error::from_raw_os_error(libc::EINVAL)))?;
+        let invalid = || io::Error::from_raw_os_error(libc::EINVAL);
+        let count = NonZeroU32::new(frames).ok_or_else(|| umem_error(invalid()))?;
+        let ring = QueueSize::new(frames).map_err(|_| umem_error(invalid()))?;
         let umem_config = UmemConfig::builder()
-            .frame_size(
-                FrameSize::new(FRAME_SIZE)
-                    .map_err(|_| umem_error(io::Error::from_raw_os_error(libc::EINVAL)))?,
-            )
+            .frame_size(FrameSize::new(FRAME_SIZE).map_err(|_| umem_error(invalid()))?)
             .fill_queue_size(ring)
             .comp_queue_size(ring)
             .build()
-            .map_err(|_| umem_error(io::Error::from_raw_os_error(libc::EINVAL)))?;
+            .map_err(|_| umem_error(invalid()))?;
         // Huge pages are tried first; without any reserved the kernel says ENOMEM.
         let (umem, descs) = Umem::new(umem_config, count, true)
             .or_else(|_| Umem::new(umem_config, count, false))
@@ -217,12 +212,12 @@ impl Xsk {
             .build();
         let name = interface
             .parse::<Interface>()
-            .map_err(|_| bind_error(io::Error::from_raw_os_error(libc::ENODEV)))?;
+            .map_err(|_| bind_error(invalid()))?;
         // SAFETY: the UMEM was made above and no other socket was ever created on it, which is
         // what sharing a UMEM between sockets would need care for.
         let (tx, rx, rings) = unsafe { Socket::new(config, &umem, &name, queue) }
             .map_err(|error| bind_error(os_error(&error)))?;
-        let (fill, completion) = rings.ok_or_else(|| bind_error(invalid(())))?;
+        let (fill, completion) = rings.ok_or_else(|| bind_error(invalid()))?;
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         let mode = match socket_options(rx.fd().as_raw_fd()) {
             Ok(options) if options & libc::XDP_OPTIONS_ZEROCOPY != 0 => Mode::ZeroCopy,

@@ -108,6 +108,16 @@ fn queries() -> Result<(TempDir, PathBuf)> {
     Ok((directory, path))
 }
 
+/// The number that follows `mark`.
+fn number_after(text: &str, mark: &str) -> Option<f64> {
+    text.split(mark)
+        .nth(1)?
+        .split_whitespace()
+        .next()?
+        .parse()
+        .ok()
+}
+
 /// What kxdpgun sent and got: an open loop at a given rate.
 #[derive(Debug, Clone, Copy)]
 pub struct Kxdpgun {
@@ -145,14 +155,7 @@ impl Kxdpgun {
     }
 
     fn read(text: &str) -> Option<Self> {
-        let number = |mark: &str| -> Option<f64> {
-            text.split(mark)
-                .nth(1)?
-                .split_whitespace()
-                .next()?
-                .parse()
-                .ok()
-        };
+        let number = |mark| number_after(text, mark);
         Some(Self {
             queries: number("total queries:")? as u64,
             replies: number("total replies:")? as u64,
@@ -219,14 +222,7 @@ impl Dnsperf {
 
     /// With `-v` every query has a line: `> NOERROR n1.example.com A 0.000123`.
     fn read(text: &str) -> Option<Self> {
-        let number = |mark: &str| -> Option<f64> {
-            text.split(mark)
-                .nth(1)?
-                .split_whitespace()
-                .next()?
-                .parse()
-                .ok()
-        };
+        let number = |mark| number_after(text, mark);
         let latencies = text
             .lines()
             .filter_map(|line| line.strip_prefix("> ")?.rsplit(' ').next()?.parse().ok());
