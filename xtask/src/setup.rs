@@ -9,7 +9,8 @@ use xtask::workspace;
 /// A file that shows that a Debian package is installed, and the package.
 type Need = (&'static str, &'static str);
 
-/// To build Heimdall: xsk-rs compiles libxdp and libbpf.
+/// To build Heimdall: xsk-rs compiles libxdp and libbpf, whose `configure` stops without libpcap,
+/// although nothing of it is linked.
 pub(crate) const BUILD: &[Need] = &[
     ("/usr/bin/clang", "clang"),
     ("/usr/bin/llc", "llvm"),
@@ -70,7 +71,14 @@ impl Setup {
         run(apt().arg("update"))?;
         run(apt()
             .args(["install", "--yes", "--no-install-recommends"])
-            .args(&missing))
+            .args(&missing))?;
+        // Debian starts a server when it installs it; here only the program is wanted, and port 53
+        // of this machine stays as it was.
+        if missing.contains(&"knot") && exists("/run/systemd/system") {
+            println!("stopping and disabling the service that the package knot has started");
+            run(Command::new("systemctl").args(["disable", "--now", "--quiet", "knot"]))?;
+        }
+        Ok(())
     }
 
     /// Installs what rebuilding the XDP program needs.

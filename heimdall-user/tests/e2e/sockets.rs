@@ -1,11 +1,22 @@
 //! What XDP leaves to the kernel is answered over sockets, from the address that was asked.
 
-use xtask::lab::{Frames, Knot, QueryFrame, SERVER_V4};
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use xtask::lab::{Frames, Kdig, Knot, QueryFrame, SERVER_V4, SERVER_V6};
 
 use crate::{heimdall, lab};
 
-/// Waits for the reply to a query with this ID and port; its source port.
-fn reply(frames: &Frames, id: u16, port: u16) -> Option<u16> {
+/// Waits for the reply to a query; its source port, if it comes from the server's address.
+fn reply(frames: &Frames, query: &QueryFrame) -> Option<u16> {
+    let (source, udp) = if query.v6 {
+        let address: Ipv6Addr = SERVER_V6.parse().unwrap();
+        (address.octets().to_vec(), 14 + 40)
+    } else {
+        let address: Ipv4Addr = SERVER_V4.parse().unwrap();
+        (address.octets().to_vec(), 14 + 20)
+    };
+    // In both versions the addresses end the header.
+    let source_at = udp - 2 * source.len();
     // Some frames of our own and of the network's come in between.
     for _ in 0..50 {
         let frame = frames.receive()?;
@@ -14,11 +25,12 @@ fn reply(frames: &Frames, id: u16, port: u16) -> Option<u16> {
                 .get(at..at + 2)
                 .map(|octets| u16::from_be_bytes([octets[0], octets[1]]))
         };
-        let from_server =
-            frame.get(26..30) == Some(&SERVER_V4.parse::<std::net::Ipv4Addr>().unwrap().octets());
-        if from_server && u16_at(36) == Some(port) && u16_at(42) == Some(id) {
-            assert_eq!(frame[44] & 0x80, 0x80, "a response");
-            return u16_at(34);
+        if frame.get(source_at..source_at + source.len()) == Some(&source)
+            && u16_at(udp + 2) == Some(query.port)
+            && u16_at(udp + 8) == Some(query.id)
+        {
+            assert_eq!(frame[udp + 10] & 0x80, 0x80, "a response");
+            return u16_at(udp);
         }
     }
     None
@@ -33,43 +45,52 @@ fn fragments_and_options_are_answered_over_sockets() {
     let heimdall = heimdall(&lab);
     let frames = Frames::open(&lab).unwrap();
 
-    let query = QueryFrame {
-        id: 77,
-        port: 41_077,
-        ..QueryFrame::new(frames.macs, "n7.example.com", 1)
-    };
-    for fragment in query.fragments() {
-        frames.send(&fragment).unwrap();
+    // The two get to know each other's link addresses, which may take IPv6 a second at first.
+    let server = format!("@{SERVER_V6}");
+    Kdig::ask(&lab, &[&server, "n1.example.com", "A"]).unwrap();
+    let mut id = 70;
+    for v6 in [false, true] {
+        // Router alert, and PadN: options that change nothing for a host.
+        let options = if v6 {
+            vec![1, 4, 0, 0, 0, 0]
+        } else {
+            vec![0x94, 4, 0, 0]
+        };
+        for (shape, options, fragmented) in [
+            ("in two fragments", vec![], true),
+            ("with options", options, false),
+            ("plain", vec![], false),
+        ] {
+            id += 1;
+            let query = QueryFrame {
+                id,
+                v6,
+                options,
+                port: 41_000 + id,
+                ..QueryFrame::new(frames.macs, &format!("n{id}.example.com"), 1)
+            };
+            if fragmented {
+                for fragment in query.fragments() {
+                    frames.send(&fragment).unwrap();
+                }
+            } else {
+                frames.send(&query.bytes()).unwrap();
+            }
+            assert_eq!(reply(&frames, &query), Some(53), "{shape}, IPv6: {v6}");
+        }
     }
-    assert_eq!(reply(&frames, 77, 41_077), Some(53), "in two fragments");
-
-    // Router alert.
-    let options = vec![0x94, 4, 0, 0];
-    let query = QueryFrame {
-        id: 78,
-        port: 41_078,
-        options,
-        ..QueryFrame::new(frames.macs, "n8.example.com", 1)
-    };
-    frames.send(&query.bytes()).unwrap();
-    assert_eq!(reply(&frames, 78, 41_078), Some(53), "with options");
-
-    let query = QueryFrame {
-        id: 79,
-        port: 41_079,
-        ..QueryFrame::new(frames.macs, "n9.example.com", 1)
-    };
-    frames.send(&query.bytes()).unwrap();
-    assert_eq!(reply(&frames, 79, 41_079), Some(53), "plain");
 
     let stats = heimdall.stats().unwrap();
     let verdicts = &stats["interfaces"][0]["verdicts"];
-    assert_eq!(
-        (&verdicts["fragment"], &verdicts["ipv4_options"]),
-        (&2.into(), &1.into())
-    );
-    assert_eq!(verdicts["steered"], 1);
-    assert_eq!(stats["sockets"]["udp_answered"], 2);
+    for (verdict, count) in [
+        ("fragment", 4),
+        ("ipv4_options", 1),
+        ("ipv6_extension", 1),
+        ("steered", 3),
+    ] {
+        assert_eq!(verdicts[verdict], count, "{verdict}");
+    }
+    assert_eq!(stats["sockets"]["udp_answered"], 4);
 }
 
 #[test]
@@ -87,38 +108,28 @@ fn bad_queries_over_af_xdp_get_what_the_rfcs_say() {
     let sum_at = 14 + 20 + 6;
     let dns = 14 + 20 + 8;
     // The UDP checksum is left out, which IPv4 allows, so that only the DNS is wrong.
-    let send = |id: u16, port: u16, edit: &dyn Fn(&mut Vec<u8>)| {
-        let mut frame = QueryFrame {
+    let replied = |id: u16, port: u16, edit: &dyn Fn(&mut Vec<u8>)| {
+        let query = QueryFrame {
             id,
             port,
             ..base.clone()
-        }
-        .bytes();
+        };
+        let mut frame = query.bytes();
         frame[sum_at..sum_at + 2].fill(0);
         edit(&mut frame);
         frames.send(&frame).unwrap();
+        reply(&frames, &query).is_some()
     };
-    send(1, 41_001, &|frame| frame[dns + 2] = 0x28);
-    assert!(
-        reply(&frames, 1, 41_001).is_some(),
-        "another opcode: NOTIMP"
-    );
-    send(2, 41_002, &|frame| frame[dns + 12] = 0xc0);
-    assert!(
-        reply(&frames, 2, 41_002).is_some(),
-        "a pointer as name: FORMERR"
-    );
-    send(3, 41_003, &|frame| frame[dns + 5] = 2);
-    assert!(
-        reply(&frames, 3, 41_003).is_some(),
-        "two questions: FORMERR"
-    );
-    send(4, 53, &|frame| frame[dns + 5] = 2);
-    assert!(reply(&frames, 4, 53).is_none(), "no error to port 53");
-    send(5, 41_005, &|frame| frame[sum_at] = 0x55);
-    assert!(reply(&frames, 5, 41_005).is_none(), "a wrong checksum");
-    send(6, 0, &|_| {});
-    assert!(reply(&frames, 6, 0).is_none(), "source port 0");
+    let other_opcode = |frame: &mut Vec<u8>| frame[dns + 2] = 0x28;
+    assert!(replied(1, 41_001, &other_opcode), "NOTIMP");
+    let pointer_as_name = |frame: &mut Vec<u8>| frame[dns + 12] = 0xc0;
+    assert!(replied(2, 41_002, &pointer_as_name), "FORMERR");
+    let two_questions = |frame: &mut Vec<u8>| frame[dns + 5] = 2;
+    assert!(replied(3, 41_003, &two_questions), "FORMERR");
+    assert!(!replied(4, 53, &two_questions), "no error to port 53");
+    let wrong_checksum = |frame: &mut Vec<u8>| frame[sum_at] = 0x55;
+    assert!(!replied(5, 41_005, &wrong_checksum), "dropped");
+    assert!(!replied(6, 0, &|_| {}), "source port 0: dropped");
     let stats = heimdall.stats().unwrap();
     let worker = &stats["workers"][0];
     assert_eq!(

@@ -10,9 +10,32 @@ use crate::{lab, program};
 
 const UPSTREAM: &str = "127.0.0.1:5303";
 
-/// The shortest reply is that to a query for the root without EDNS; the longest is the EDNS limit.
-const LONGEST: u16 = 1232;
+/// The shortest reply repeats a question for the root and no more.
+const ROOT: u16 = 17;
+/// From here on a TXT record makes up the length; below, the name in the question does.
 const SHORTEST_TEXT: u16 = 54;
+/// The EDNS limit.
+const LONGEST: u16 = 1232;
+
+/// Every length that a reply can have. No name is two octets long, so no reply is 18.
+fn lengths() -> impl Iterator<Item = u16> {
+    std::iter::once(ROOT).chain(ROOT + 2..=LONGEST)
+}
+
+/// A question for TXT whose reply has this length.
+fn question(macs: [u8; 12], len: u16) -> QueryFrame {
+    let (name, udp_size) = match len {
+        ROOT => (".".to_owned(), None),
+        ..SHORTEST_TEXT => ("a".repeat(usize::from(len - ROOT - 1)), None),
+        _ => (format!("len-{len}.x"), Some(LONGEST)),
+    };
+    QueryFrame {
+        id: len,
+        port: 20_000 + len,
+        udp_size,
+        ..QueryFrame::new(macs, &name, 16)
+    }
+}
 
 #[test]
 fn a_dissector_finds_nothing_wrong_with_any_reply() {
@@ -78,13 +101,8 @@ fn a_dissector_finds_nothing_wrong_with_any_reply() {
             });
         }
     }
-    for len in SHORTEST_TEXT..=LONGEST {
-        let query = QueryFrame::new(frames.macs, &format!("len-{len}.x"), 16);
-        sent = ask(QueryFrame {
-            id: len,
-            port: 20_000 + len,
-            ..query
-        });
+    for len in lengths() {
+        sent = ask(question(frames.macs, len));
         // No faster than an unoptimised build answers.
         while sum(&heimdall.stats().unwrap(), "answered") + 500 < sent {
             std::thread::sleep(Duration::from_millis(5));
@@ -146,9 +164,9 @@ fn a_dissector_finds_nothing_wrong_with_any_reply() {
         bad.first()
     );
     // Every length came, in all twelve shapes.
-    let lengths = dissect("udp.srcport == 53 && dns.qry.type == 16");
-    for len in SHORTEST_TEXT..=LONGEST {
-        let of_len = lengths
+    let texts = dissect("udp.srcport == 53 && dns.qry.type == 16");
+    for len in lengths() {
+        let of_len = texts
             .iter()
             .filter(|line| line.ends_with(&format!("\t{}", len + 8)))
             .count();

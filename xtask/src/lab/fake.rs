@@ -12,7 +12,7 @@
 //! | `servfail`, `refused`, `formerr` | that response code |
 //! | `truncate` | TC over UDP, the whole answer over TCP |
 //! | `cut` | first a reply that ends too soon, then the right one |
-//! | anything else | one A record, 192.0.2.1, TTL 300 |
+//! | anything else | one A record, 192.0.2.1, TTL 300; no record to a question for TXT |
 
 use std::{
     collections::HashMap,
@@ -249,6 +249,7 @@ impl Query {
                 vec![cut]
             }
             "truncate" => vec![self.reply(0, Some((16, &text(3000))))],
+            _ if self.head.ends_with(&[0, 16, 0, 1]) => vec![self.reply(0, None)],
             _ => vec![good],
         }
     }

@@ -141,7 +141,8 @@ pub struct QueryFrame {
     pub udp_size: Option<u16>,
     /// Fill the frame up to this length.
     pub padded_to: usize,
-    /// IPv4 options, a multiple of four octets.
+    /// IPv4 options, a multiple of four octets; over IPv6 the options of a Destination Options
+    /// header (RFC 8200, section 4.6), six octets or eight more than that, and so on.
     pub options: Vec<u8>,
 }
 
@@ -219,6 +220,25 @@ impl QueryFrame {
         packet
     }
 
+    /// An IPv6 packet that carries the datagram, or a part of it behind a Fragment header with this
+    /// offset and flag (RFC 8200, section 4.5).
+    fn ipv6(&self, part: &[u8], fragment: Option<u16>) -> Vec<u8> {
+        let (mut next, mut payload) = (17, part.to_vec());
+        if let Some(fragment) = fragment {
+            let id = u32::from(self.id).to_be_bytes();
+            payload = [&[next, 0][..], &fragment.to_be_bytes(), &id, &payload].concat();
+            next = 44;
+        }
+        if !self.options.is_empty() {
+            let units = (self.options.len() + 2) / 8 - 1;
+            payload = [&[next, units as u8][..], &self.options, &payload].concat();
+            next = 60;
+        }
+        let len = (payload.len() as u16).to_be_bytes();
+        let header = [0x60, 0, 0, 0, len[0], len[1], next, 64];
+        [&header[..], &v6_addresses(), &payload].concat()
+    }
+
     fn frame(&self, packet: &[u8]) -> Vec<u8> {
         let mut frame = self.macs.to_vec();
         for tpid in &self.tags {
@@ -236,27 +256,24 @@ impl QueryFrame {
     /// The frame.
     pub fn bytes(&self) -> Vec<u8> {
         let datagram = self.datagram();
-        if !self.v6 {
-            return self.frame(&self.ipv4(&datagram, 0x4000));
-        }
-        let len = (datagram.len() as u16).to_be_bytes();
-        let packet = [
-            &[0x60, 0, 0, 0, len[0], len[1], 17, 64],
-            &v6_addresses()[..],
-            &datagram,
-        ]
-        .concat();
-        self.frame(&packet)
+        self.frame(&if self.v6 {
+            self.ipv6(&datagram, None)
+        } else {
+            self.ipv4(&datagram, 0x4000)
+        })
     }
 
-    /// The query over IPv4 in two fragments.
+    /// The query in two fragments.
     pub fn fragments(&self) -> [Vec<u8>; 2] {
         let datagram = self.datagram();
+        // Offsets count units of eight octets; IPv6 has its flag, more fragments, below them.
         let (first, second) = datagram.split_at(16);
-        [
-            self.frame(&self.ipv4(first, 0x2000)),
-            self.frame(&self.ipv4(second, 2)),
-        ]
+        if self.v6 {
+            [(first, 1), (second, 2 << 3)]
+                .map(|(part, field)| self.frame(&self.ipv6(part, Some(field))))
+        } else {
+            [(first, 0x2000), (second, 2)].map(|(part, field)| self.frame(&self.ipv4(part, field)))
+        }
     }
 }
 
