@@ -13,8 +13,7 @@ type Need = (&'static str, &'static str);
 /// although nothing of it is linked.
 pub(crate) const BUILD: &[Need] = &[
     ("/usr/bin/clang", "clang"),
-    ("/usr/bin/llvm-strip", "llvm"),
-    ("/usr/lib/llvm-*/lib/libclang*.so*", "libclang-dev"),
+    ("/usr/bin/llc", "llvm"),
     ("/usr/bin/m4", "m4"),
     ("/usr/bin/make", "make"),
     ("/usr/bin/pkg-config", "pkg-config"),

@@ -283,7 +283,7 @@ impl State {
                 );
             }
         }
-        let mut idle_since = None;
+        let mut idle_since: Option<Instant> = None;
         let mut accounted = u32::MAX;
         while !stop.load(Ordering::Relaxed) {
             let now = self.clock.seconds();
@@ -292,24 +292,17 @@ impl State {
                 accounted = now;
                 self.account();
             }
-            if work > 0 {
+            let idle = work == 0 && !self.xsk.has_unsent();
+            if !idle {
                 idle_since = None;
-                continue;
-            }
-            if self.xsk.has_unsent() {
-                // The device is full. Whoever empties it may need this core.
-                thread::yield_now();
-                continue;
-            }
-            let since = *idle_since.get_or_insert_with(Instant::now);
-            if since.elapsed() >= self.settings.spin {
+            } else if idle_since.get_or_insert_with(Instant::now).elapsed() >= self.settings.spin {
                 self.sleep()?;
                 idle_since = None;
-            } else {
-                // Where the kernel's receive thread shares the core, it has to get its turn: the
-                // device's queue may hold no more than a millisecond's packets.
-                thread::yield_now();
+                continue;
             }
+            // Where the kernel's receive thread shares the core, it has to get its turn: the
+            // device's queue may hold no more than a millisecond's packets.
+            thread::yield_now();
         }
         Ok(())
     }
