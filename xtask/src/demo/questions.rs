@@ -81,11 +81,8 @@ pub(super) fn ask_all(
                 .with_context(|| format!("no answer for {:?} from {server}", question.arguments))?;
             let answer = match reply.answer.as_slice() {
                 [] => String::new(),
-                [one] => one.clone(),
-                [first, rest @ ..] => {
-                    let first: String = first.chars().take(60).collect();
-                    format!("{first} … and {} more", rest.len())
-                }
+                [one] => brief(one),
+                [first, rest @ ..] => format!("{} … and {} more", brief(first), rest.len()),
             };
             println!(
                 "  {round} {:3} {server:9} {:28} {:8} {:6.2} ms  {answer}",
@@ -108,4 +105,9 @@ pub(super) fn ask_all(
         }
     }
     Ok(())
+}
+
+/// As much of a record as fits in a line.
+fn brief(record: &str) -> String {
+    record.chars().take(60).collect()
 }

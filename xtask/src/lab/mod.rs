@@ -228,11 +228,12 @@ fn remove_stale() {
     }
 }
 
-/// Runs a command to its end; its standard output.
+/// Runs a command to its end, or to this thread's, if that comes first; its standard output.
 ///
 /// # Errors
 /// It cannot be started, or fails; what it wrote to standard error is part of the error.
 pub fn run(command: &mut Command) -> Result<String> {
+    process::die_with_parent(command);
     let output = command
         .output()
         .with_context(|| format!("cannot run {command:?}; is it installed?"))?;
