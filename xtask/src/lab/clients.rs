@@ -253,3 +253,78 @@ impl Dnsperf {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_kdig() {
+        let text = "\
+;; ->>HEADER<<- opcode: QUERY; status: NOERROR; id: 4322
+;; Flags: qr rd ra; QUERY: 1; ANSWER: 2; AUTHORITY: 0; ADDITIONAL: 1
+
+;; EDNS PSEUDOSECTION:
+;; Version: 0; flags: ; UDP size: 1232 B; ext-rcode: NOERROR
+
+;; QUESTION SECTION:
+;; www.example.com.    \t\tIN\tA
+
+;; ANSWER SECTION:
+www.example.com.    \t3600\tIN\tCNAME\texample.com.
+example.com.        \t3600\tIN\tA\t192.0.2.1
+
+;; Received 75 B
+;; Time 2026-01-01 00:00:00 UTC
+;; From fd53::1@53(TCP) in 5.7 ms
+";
+        let reply = Kdig::read(text).unwrap();
+        assert_eq!(
+            reply,
+            Kdig {
+                status: "NOERROR".into(),
+                flags: "qr rd ra".into(),
+                answer: vec![
+                    "www.example.com. 3600 IN CNAME example.com.".into(),
+                    "example.com. 3600 IN A 192.0.2.1".into(),
+                ],
+                authority: vec![],
+                transport: "TCP".into(),
+                from: "fd53::1@53".into(),
+                time: 5.7,
+            }
+        );
+        assert!(Kdig::read(";; WARNING: response timeout").is_err());
+    }
+
+    #[test]
+    fn reads_kxdpgun() {
+        let text = "\
+using interface hdc0, XDP threads 1, UDP, native mode
+thread#00: sent 40010, received 40000
+total queries:     40010 (20005 pps)
+total replies:     40000 (20000 pps) (99%)
+average DNS reply size: 48 B
+average Ethernet reply rate: 14403600 bps (14.40 Mbps)
+responded NOERROR:   39990
+responded SERVFAIL:   10
+duration: 2 s
+";
+        let load = Kxdpgun::read(text).unwrap();
+        assert_eq!(
+            (load.queries, load.replies, load.noerror),
+            (40_010, 40_000, 39_990)
+        );
+        assert_eq!(load.seconds, 2.0);
+        assert!(load.answered() > 0.999 && load.answered() < 1.0);
+        assert!(Kxdpgun::read("error: cannot load BPF program").is_none());
+    }
+
+    #[test]
+    fn percentiles_are_of_the_sorted_latencies() {
+        let latencies = (1..=1000).rev().map(f64::from).collect();
+        let measured = Dnsperf::from_latencies(latencies, 3, 2.0);
+        assert_eq!(measured.percentiles, [501.0, 991.0, 1000.0]);
+        assert_eq!((measured.rate, measured.sent), (500.0, 1003));
+    }
+}
