@@ -187,7 +187,10 @@ fn rustflags(toolchain: &Toolchain) -> Result<Vec<String>> {
     let mut remap = |from: &Path, to: &str| {
         flags.push(format!("--remap-path-prefix={}={to}", from.display()));
     };
-    remap(&toolchain::cargo_home()?.join("registry/src"), "/crates");
+    // Each registry has a directory of its own, which is named after its host.
+    for registry in fs::read_dir(toolchain::cargo_home()?.join("registry/src"))? {
+        remap(&registry?.path(), "/crates");
+    }
     remap(&workspace(), "/heimdall");
     remap(&toolchain.rust_src, "/rust");
     remap(&toolchain.rust_src.canonicalize()?, "/rust");
