@@ -123,19 +123,19 @@ fn the_same_question_is_asked_upstream_once() {
         let query = QueryFrame {
             id,
             port: 41_000 + id,
-            ..QueryFrame::new(frames.macs, "slow-300.test", 1)
+            ..QueryFrame::new(frames.macs, "slow-500.test", 1)
         };
         frames.send(&query.bytes()).unwrap();
     }
     // Over sockets, too.
     let over_tcp = Kdig::ask(
         &lab,
-        &[&format!("@{SERVER_V4}"), "slow-300.test", "A", "+tcp"],
+        &[&format!("@{SERVER_V4}"), "slow-500.test", "A", "+tcp"],
     )
     .unwrap();
     assert_eq!(over_tcp.status, "NOERROR");
-    std::thread::sleep(std::time::Duration::from_millis(300));
-    assert_eq!(upstream.queries("slow-300.test"), 1);
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    assert_eq!(upstream.queries("slow-500.test"), 1);
     let stats = heimdall.stats().unwrap();
     assert_eq!(stats["forwarder"]["coalesced"], 50);
     assert_eq!(sum(&stats, "answered"), 50);
