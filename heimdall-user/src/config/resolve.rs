@@ -322,7 +322,7 @@ fn forward(source: &Source<'_>, table: ForwardTable) -> Result<ForwardConfig, Co
 
 fn xdp(source: &Source<'_>, table: XdpTable, host: &Host) -> Result<XdpConfig, ConfigError> {
     /// The rings' sizes are powers of two (Linux, Documentation/networking/af_xdp.rst).
-    const DEFAULT_FRAMES: u32 = 4096;
+    const DEFAULT_FRAMES: u32 = 8192;
     let given = table.frames.clone();
     let frames: u32 = source.number("xdp.frames", table.frames, DEFAULT_FRAMES, 256, 1 << 18)?;
     if let Some(given) = given.filter(|_| !frames.is_power_of_two()) {

@@ -222,7 +222,7 @@ fn defaults() {
         },
         xdp: XdpConfig {
             cpus: vec![0, 1],
-            frames: 4096,
+            frames: 8192,
             spin: Duration::from_micros(50),
             verify_checksums: true,
         },
