@@ -82,14 +82,11 @@ fn fragments_and_options_are_answered_over_sockets() {
 
     let stats = heimdall.stats().unwrap();
     let verdicts = &stats["interfaces"][0]["verdicts"];
-    for (verdict, count) in [
-        ("fragment", 4),
-        ("ipv4_options", 1),
-        ("ipv6_extension", 1),
-        ("steered", 3),
-    ] {
+    for (verdict, count) in [("fragment", 4), ("ipv4_options", 1), ("steered", 3)] {
         assert_eq!(verdicts[verdict], count, "{verdict}");
     }
+    // The client's kernel sends multicast listener reports with a hop-by-hop option, too.
+    assert!(verdicts["ipv6_extension"].as_u64().unwrap() >= 1);
     assert_eq!(stats["sockets"]["udp_answered"], 4);
 }
 
