@@ -1,8 +1,6 @@
 //! Interfaces and the attached program, on veth pairs in network namespaces of their own.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
-mod support;
-
 use std::{
     net::{IpAddr, UdpSocket},
     os::fd::{AsFd as _, AsRawFd as _, BorrowedFd},
@@ -30,7 +28,7 @@ const QUERY: [u8; 17] = [0xbe, 0xef, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 1
 /// it has a veth pair hde0, hde1 whose ends have `queues` queues. `/sys` shows another namespace,
 /// as it does after `unshare -n`.
 fn in_namespace(name: &str, queues: u32, test: fn()) {
-    if !support::privileged(name) {
+    if !xtask::lab::available(name) {
         return;
     }
     let run = move || {

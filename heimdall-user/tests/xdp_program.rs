@@ -5,8 +5,6 @@
 //! tests' are not one person's.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
-mod support;
-
 use std::{
     env, fs,
     net::SocketAddr,
@@ -159,7 +157,7 @@ fn add16(frame: &mut [u8], at: usize, by: i16) {
 
 #[test]
 fn queries_to_served_addresses_are_steered() {
-    if !support::privileged("queries_to_served_addresses_are_steered") {
+    if !xtask::lab::available("queries_to_served_addresses_are_steered") {
         return;
     }
     let (kernel, _socket) = Kernel::load().with_socket();
@@ -177,7 +175,7 @@ fn queries_to_served_addresses_are_steered() {
 
 #[test]
 fn without_a_socket_queries_pass() {
-    if !support::privileged("without_a_socket_queries_pass") {
+    if !xtask::lab::available("without_a_socket_queries_pass") {
         return;
     }
     let kernel = Kernel::load();
@@ -430,7 +428,7 @@ const IPV6: &[(&str, Change, Verdict)] = &[
 
 #[test]
 fn what_cannot_be_answered_in_place_passes() {
-    if !support::privileged("what_cannot_be_answered_in_place_passes") {
+    if !xtask::lab::available("what_cannot_be_answered_in_place_passes") {
         return;
     }
     let (kernel, _socket) = Kernel::load().with_socket();
@@ -449,7 +447,7 @@ fn what_cannot_be_answered_in_place_passes() {
 
 #[test]
 fn both_lengths_one_beyond_the_frame_pass_unless_padding_covers_them() {
-    if !support::privileged("both_lengths_one_beyond_the_frame_pass_unless_padding_covers_them") {
+    if !xtask::lab::available("both_lengths_one_beyond_the_frame_pass_unless_padding_covers_them") {
         return;
     }
     let (kernel, _socket) = Kernel::load().with_socket();
@@ -470,7 +468,7 @@ fn both_lengths_one_beyond_the_frame_pass_unless_padding_covers_them() {
 /// The kernel takes no test frame below 14 bytes.
 #[test]
 fn a_frame_cut_anywhere_passes() {
-    if !support::privileged("a_frame_cut_anywhere_passes") {
+    if !xtask::lab::available("a_frame_cut_anywhere_passes") {
         return;
     }
     let (kernel, _socket) = Kernel::load().with_socket();
@@ -493,7 +491,7 @@ fn a_frame_cut_anywhere_passes() {
 
 #[test]
 fn other_frames_pass() {
-    if !support::privileged("other_frames_pass") {
+    if !xtask::lab::available("other_frames_pass") {
         return;
     }
     let (kernel, _socket) = Kernel::load().with_socket();

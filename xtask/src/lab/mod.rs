@@ -18,6 +18,7 @@ mod process;
 
 use std::{
     env, fs,
+    io::{self, Write as _},
     path::Path,
     process::Command,
     sync::atomic::{AtomicU32, Ordering},
@@ -51,7 +52,11 @@ pub fn available(test: &str) -> bool {
     let root = nix::unistd::geteuid().is_root();
     if !root {
         assert!(env::var_os("CI").is_none(), "{test}: CI has to run as root");
-        eprintln!("SKIPPED {test}: it needs root to make network namespaces");
+        // Past the test harness, which would keep it from the terminal.
+        let _ = writeln!(
+            io::stderr(),
+            "SKIPPED {test}: it needs root, for network namespaces and XDP programs"
+        );
     }
     root
 }
