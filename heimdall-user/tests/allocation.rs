@@ -109,7 +109,7 @@ fn the_hot_path_does_not_allocate() {
         response[11] = 0;
         let question = response[12..].to_vec();
         response.extend_from_slice(b"\xc0\x0c\0\x01\0\x01\0\0\0\x3c\0\x04\x0a\x01\x02\x03");
-        let answer = Answer::from_response(&response, &question, &TtlLimits::default()).unwrap();
+        let answer = Answer::from_response(&response, &question, 0, &TtlLimits::default()).unwrap();
         // The answer is made when it is learnt; to keep it allocates nothing more.
         assert_eq!(allocations(|| core.learn(&query, &response, &answer, 0)), 0);
     }

@@ -178,18 +178,14 @@ impl Core {
         }
     }
 
-    /// Replies to a query that was a [`Verdict::Miss`]: with what the forwarder got, or SERVFAIL
-    /// if it got nothing. The reply is fresh; nothing is taken from the cache.
+    /// Replies to a query that was a [`Verdict::Miss`]: with what the forwarder got. The reply is fresh; nothing is taken from the cache.
     pub fn complete(
         &self,
         query: &Query,
         buf: &mut [u8],
         transport: Transport,
-        answer: Option<&Answer>,
+        answer: &Answer,
     ) -> Verdict {
-        let Some(answer) = answer else {
-            return self.error(query, buf, transport, rcode::SERVFAIL);
-        };
         let limit = limit(query, transport, &self.server);
         let answer = answer.as_ref();
         count_rcode(&self.counters, answer.rcode());

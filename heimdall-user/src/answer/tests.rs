@@ -44,7 +44,7 @@ fn answer_to(query: &[u8], octets: usize) -> Answer {
     msg.extend_from_slice(&[0xc0, 12, 0, 16, 0, 1, 0, 0, 0, 60]);
     msg.extend_from_slice(&(octets as u16).to_be_bytes());
     msg.extend(vec![0; octets]);
-    Answer::from_response(&msg, &query[12..19], &TtlLimits::default()).unwrap()
+    Answer::from_response(&msg, &query[12..19], 0, &TtlLimits::default()).unwrap()
 }
 
 struct Reply {
@@ -250,7 +250,12 @@ fn without_an_answer_it_is_servfail() {
     let query = core.read(&msg).unwrap();
     let mut buf = msg.clone();
     assert_eq!(
-        core.complete(&query, &mut buf, UDP, None),
+        core.complete(
+            &query,
+            &mut buf,
+            UDP,
+            &Answer::failure(rcode::SERVFAIL, None, 0)
+        ),
         Verdict::Reply(30)
     );
     assert_eq!((buf[2], buf[3]), (0x81, 0x92));

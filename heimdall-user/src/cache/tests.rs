@@ -18,7 +18,7 @@ fn response(label: &[u8], fill: usize, ttl: u32) -> (Vec<u8>, Answer) {
     msg.extend_from_slice(&ttl.to_be_bytes());
     msg.extend_from_slice(&(fill as u16).to_be_bytes());
     msg.extend((0..fill).map(|i| label[i % label.len()]));
-    let answer = Answer::from_response(&msg, &question, &TtlLimits::default()).unwrap();
+    let answer = Answer::from_response(&msg, &question, 0, &TtlLimits::default()).unwrap();
     (question, answer)
 }
 

@@ -7,7 +7,8 @@
 //!  8  counts      3×u16 ANCOUNT, NSCOUNT, ARCOUNT, big-endian as in a header
 //! 14  rcode       u8
 //! 15  flags       u8    bit 0: AD
-//! 16  body              the octets after the question, without OPT
+//! 16  ede         u16   info-code of an Extended DNS Error, plus 1; 0: none
+//! 18  body              the octets after the question, without OPT
 //!     ttls        u16…  offsets in the body of the TTL fields, little-endian
 //! ```
 //!
@@ -17,14 +18,19 @@
 use thiserror::Error;
 
 use super::{
+    edns::ede,
     header::{self, field, rcode},
     name::{end_of_record_name, eq_ignore_case},
     rrtype, u16_at, u32_at,
 };
 
 /// Octets before the body.
-const FIXED: usize = 16;
+const FIXED: usize = 18;
 const FLAG_AD: u8 = 1;
+
+/// TTL of an answer that is served although its life is over (RFC 8767 section 4). It is kept as
+/// long, so that the upstreams are not asked for it more often (section 5, failure recheck).
+pub const STALE_TTL: u32 = 30;
 
 /// Bounds on the lives of answers, in seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,12 +70,33 @@ pub enum BadResponse {
     Rcode(u8),
 }
 
+/// What an answer is made of. All in all it holds at most 64 KiB, as a message does.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Parts<'a> {
+    /// The response code.
+    pub rcode: u8,
+    /// ANCOUNT, NSCOUNT and ARCOUNT.
+    pub counts: [u16; 3],
+    /// The records, as they follow the question. Names in them may point back to the question at
+    /// offset 12, and to one another.
+    pub body: &'a [u8],
+    /// Offsets of the TTL fields in the body.
+    pub ttl_offsets: &'a [u16],
+    /// Seconds for which the answer may be used; 0: it must not be kept.
+    pub life: u32,
+    /// The upstream says that the data are authentic.
+    pub authentic: bool,
+    /// Info-code of an Extended DNS Error that goes with the answer (RFC 8914).
+    pub ede: Option<u16>,
+}
+
 /// An answer that owns its octets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer(Box<[u8]>);
 
 impl Answer {
-    /// Takes an upstream's response to `question` (wire form, any letter case).
+    /// Takes an upstream's response to `question` (wire form, any letter case), asked with the DO
+    /// and CD bits of `key_flags`.
     ///
     /// TTLs with the top bit set count as 0 (RFC 2181 section 8); all are lowered to the limits.
     /// Without a SOA record a negative answer has no life (RFC 2308 section 5). The OPT record is
@@ -80,6 +107,7 @@ impl Answer {
     pub fn from_response(
         msg: &[u8],
         question: &[u8],
+        _key_flags: u8,
         limits: &TtlLimits,
     ) -> Result<Self, BadResponse> {
         let flags = u16_at(msg, field::FLAGS).ok_or(BadResponse::Malformed)?;
@@ -131,49 +159,87 @@ impl Answer {
         } else {
             limits.max
         };
-        let mut flat = vec![0; FIXED];
-        flat.extend_from_slice(body);
+        let mut answer = Self::new(&Parts {
+            rcode: code,
+            counts: records.counts,
+            body,
+            ttl_offsets: &records.ttl_offsets,
+            life: 0,
+            authentic: ad,
+            ede: None,
+        });
         let mut least = cap;
-        for &offset in &records.ttl_offsets {
-            let at = FIXED + usize::from(offset);
-            let Some(ttl) = flat
-                .get_mut(at..)
-                .and_then(|rest| rest.first_chunk_mut::<4>())
-            else {
-                continue;
-            };
-            let mut value = u32::from_be_bytes(*ttl);
-            if value > i32::MAX as u32 {
-                value = 0;
+        answer.edit_ttls(|mut ttl| {
+            if ttl > i32::MAX as u32 {
+                ttl = 0;
             }
-            value = value.min(cap);
+            ttl = ttl.min(cap);
             if negative && let Some(minimum) = records.soa_minimum {
-                value = value.min(minimum);
+                ttl = ttl.min(minimum);
             }
-            least = least.min(value);
-            *ttl = value.to_be_bytes();
-        }
-        let life = match (negative, records.soa_minimum) {
+            least = least.min(ttl);
+            ttl
+        });
+        answer.set_life(match (negative, records.soa_minimum) {
             (true, None) => 0,
             _ if records.ttl_offsets.is_empty() => 0,
             _ if least == 0 => 0,
             _ => least.max(limits.min),
-        };
-        let fixed = [
-            &life.to_le_bytes()[..],
-            &(body.len() as u16).to_le_bytes(),
-            &(records.ttl_offsets.len() as u16).to_le_bytes(),
-            &records.counts.map(u16::to_be_bytes).concat(),
-            &[code, if ad { FLAG_AD } else { 0 }],
+        });
+        answer
+    }
+
+    /// Puts an answer together.
+    pub fn new(parts: &Parts<'_>) -> Self {
+        let flags = if parts.authentic { FLAG_AD } else { 0 };
+        let mut flat = [
+            &parts.life.to_le_bytes()[..],
+            &(parts.body.len() as u16).to_le_bytes(),
+            &(parts.ttl_offsets.len() as u16).to_le_bytes(),
+            &parts.counts.map(u16::to_be_bytes).concat(),
+            &[parts.rcode, flags],
+            &parts
+                .ede
+                .map_or(0, |code| code.saturating_add(1))
+                .to_le_bytes(),
+            parts.body,
         ]
         .concat();
-        if let Some(head) = flat.get_mut(..FIXED) {
-            head.copy_from_slice(&fixed);
-        }
-        for offset in &records.ttl_offsets {
+        for offset in parts.ttl_offsets {
             flat.extend_from_slice(&offset.to_le_bytes());
         }
         Self(flat.into_boxed_slice())
+    }
+
+    /// An answer of no records: an error that may be repeated for `life` seconds.
+    pub fn failure(rcode: u8, ede: Option<u16>, life: u32) -> Self {
+        Self::new(&Parts {
+            rcode,
+            life,
+            ede,
+            ..Parts::default()
+        })
+    }
+
+    fn set_life(&mut self, life: u32) {
+        if let Some(field) = self.0.first_chunk_mut() {
+            *field = life.to_le_bytes();
+        }
+    }
+
+    /// Puts every TTL through `edit`.
+    fn edit_ttls(&mut self, mut edit: impl FnMut(u32) -> u32) {
+        let offsets: Vec<u16> = self.as_ref().ttl_offsets().collect();
+        for offset in offsets {
+            let at = FIXED + usize::from(offset);
+            if let Some(ttl) = self
+                .0
+                .get_mut(at..)
+                .and_then(|rest| rest.first_chunk_mut::<4>())
+            {
+                *ttl = edit(u32::from_be_bytes(*ttl)).to_be_bytes();
+            }
+        }
     }
 
     /// The answer's octets, to be kept and read again with [`AnswerRef::read`].
@@ -290,28 +356,28 @@ impl<'a> AnswerRef<'a> {
     /// ANCOUNT, NSCOUNT and ARCOUNT as they stand in a header.
     #[inline]
     pub fn counts(&self) -> [u8; 6] {
-        let [.., a0, a1, n0, n1, r0, r1, _, _] = *self.fixed;
+        let [.., a0, a1, n0, n1, r0, r1, _, _, _, _] = *self.fixed;
         [a0, a1, n0, n1, r0, r1]
     }
 
     /// Records in the additional section.
     #[inline]
     pub fn additional(&self) -> u16 {
-        let [.., r0, r1, _, _] = *self.fixed;
+        let [.., r0, r1, _, _, _, _] = *self.fixed;
         u16::from_be_bytes([r0, r1])
     }
 
     /// The response code.
     #[inline]
     pub fn rcode(&self) -> u8 {
-        let [.., code, _] = *self.fixed;
+        let [.., code, _, _, _] = *self.fixed;
         code
     }
 
     /// The upstream says that the data are authentic.
     #[inline]
     pub fn authentic(&self) -> bool {
-        let [.., flags] = *self.fixed;
+        let [.., flags, _, _] = *self.fixed;
         flags & FLAG_AD != 0
     }
 
@@ -340,6 +406,62 @@ impl<'a> AnswerRef<'a> {
     pub fn first_ttl(&self) -> Option<u32> {
         let at = usize::from(u16::from_le_bytes(*self.ttls.first_chunk()?));
         u32_at(self.body, at)
+    }
+
+    /// Info-code of the Extended DNS Error that goes with the answer (RFC 8914).
+    #[inline]
+    pub fn ede(&self) -> Option<u16> {
+        let [.., e0, e1] = *self.fixed;
+        u16::from_le_bytes([e0, e1]).checked_sub(1)
+    }
+
+    /// Whether it says that there is nothing: NXDOMAIN, or NOERROR without records.
+    pub fn is_negative(&self) -> bool {
+        let [a0, a1, ..] = self.counts();
+        self.rcode() == rcode::NXDOMAIN || (self.rcode() == rcode::NOERROR && [a0, a1] == [0, 0])
+    }
+
+    fn ttl_offsets(&self) -> impl Iterator<Item = u16> + 'a {
+        let (offsets, _) = self.ttls.as_chunks::<2>();
+        offsets.iter().map(|offset| u16::from_le_bytes(*offset))
+    }
+
+    fn to_answer(self) -> Answer {
+        Answer(
+            [&self.fixed[..], self.body, self.ttls]
+                .concat()
+                .into_boxed_slice(),
+        )
+    }
+
+    /// The answer as it is `age` seconds later: TTLs and life are less by so much.
+    pub fn aged(&self, age: u32) -> Answer {
+        let mut answer = self.to_answer();
+        answer.edit_ttls(|ttl| ttl.saturating_sub(age));
+        answer.set_life(self.life().saturating_sub(age));
+        answer
+    }
+
+    /// The answer as it is served when its life is over and no upstream gives a newer one
+    /// (RFC 8767): with [`STALE_TTL`], the Extended DNS Error 3 or 19, and without AD.
+    pub fn stale(&self) -> Answer {
+        let offsets: Vec<u16> = self.ttl_offsets().collect();
+        let [a0, a1, n0, n1, r0, r1] = self.counts();
+        let stale = match self.rcode() {
+            rcode::NXDOMAIN => ede::STALE_NXDOMAIN,
+            _ => ede::STALE,
+        };
+        let mut answer = Answer::new(&Parts {
+            rcode: self.rcode(),
+            counts: [[a0, a1], [n0, n1], [r0, r1]].map(u16::from_be_bytes),
+            body: self.body,
+            ttl_offsets: &offsets,
+            life: STALE_TTL,
+            authentic: false,
+            ede: Some(stale),
+        });
+        answer.edit_ttls(|_| STALE_TTL);
+        answer
     }
 
     /// Octets of the flat form.

@@ -15,6 +15,26 @@ pub const OPT_LEN: usize = 11;
 /// The DO bit, as it stands in the TTL field (RFC 3225).
 const DO: u32 = 0x0000_8000;
 
+/// Info-codes of Extended DNS Errors (RFC 8914 section 4) that Heimdall gives.
+pub mod ede {
+    /// The answer's life is over, and no upstream gave a newer one.
+    pub const STALE: u16 = 3;
+    /// The failure is remembered: no upstream was asked now.
+    pub const CACHED_ERROR: u16 = 13;
+    /// The name is on a blocklist.
+    pub const BLOCKED: u16 = 15;
+    /// The client may not ask here.
+    pub const PROHIBITED: u16 = 18;
+    /// As [`STALE`], for a name that did not exist.
+    pub const STALE_NXDOMAIN: u16 = 19;
+    /// The kind of question is not supported.
+    pub const NOT_SUPPORTED: u16 = 21;
+    /// No upstream gave an answer.
+    pub const NO_REACHABLE_AUTHORITY: u16 = 22;
+    /// No upstream could be reached.
+    pub const NETWORK_ERROR: u16 = 23;
+}
+
 /// What a query's OPT record asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Edns {

@@ -134,7 +134,7 @@ proptest! {
             prop_assert!(view.question().len() <= MAX_QUESTION);
             prop_assert_eq!(view.qname().len() + QUESTION_FIXED, view.question().len());
         }
-        let _ = Answer::from_response(&bytes, b"\0\0\x01\0\x01", &TtlLimits::default());
+        let _ = Answer::from_response(&bytes, b"\0\0\x01\0\x01", 0, &TtlLimits::default());
     }
 
     /// An upstream's response, taken in and sent on, says the same to the oracle.
@@ -154,7 +154,7 @@ proptest! {
         let query = view_query(&buf);
         let limits = TtlLimits { min: 0, max: 86_400, max_negative: 3600 };
         let question = buf[12..usize::from(query.question_end)].to_vec();
-        let answer = Answer::from_response(&upstream, &question, &limits).unwrap();
+        let answer = Answer::from_response(&upstream, &question, 0, &limits).unwrap();
         buf.resize(65_535, 0xee);
         let len = reply::answer(&mut buf, &query, answer.as_ref(), age, limit, &SERVER).unwrap();
         prop_assert!(len <= limit);
@@ -197,7 +197,7 @@ proptest! {
             query.to_vec().unwrap()[12..].to_vec()
         };
         let limits = TtlLimits { min: 0, max: 86_400, max_negative: 3600 };
-        let answer = Answer::from_response(&upstream, &question, &limits).unwrap();
+        let answer = Answer::from_response(&upstream, &question, 0, &limits).unwrap();
         let sane = |ttl: u32| if ttl > i32::MAX as u32 { 0 } else { ttl };
         let least = message.answers.iter().chain(&message.authorities).chain(&message.additionals).map(|record| sane(record.ttl)).min().unwrap();
         let negative = message.answers.is_empty();

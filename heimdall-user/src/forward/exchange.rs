@@ -161,10 +161,11 @@ impl Exchange {
         &mut self,
         scratch: &mut [u8],
         question: &[u8],
+        flags: u8,
         limits: &TtlLimits,
         counters: &ForwardCounters,
     ) -> Progress {
-        let judge = |msg: &[u8], id| judge(msg, id, question, limits, counters);
+        let judge = |msg: &[u8], id| judge(msg, id, question, flags, limits, counters);
         match &mut self.socket {
             Socket::Udp { socket, upstream } => loop {
                 match socket.recv_from(scratch) {
@@ -255,6 +256,7 @@ fn judge(
     msg: &[u8],
     id: u16,
     question: &[u8],
+    flags: u8,
     limits: &TtlLimits,
     counters: &ForwardCounters,
 ) -> Judgement {
@@ -263,7 +265,7 @@ fn judge(
         counters.rejected_id.add(1);
         return Judgement::Rejected;
     }
-    match Answer::from_response(msg, question, limits) {
+    match Answer::from_response(msg, question, flags, limits) {
         Ok(answer) => Judgement::Answer(answer),
         Err(BadResponse::Truncated) => Judgement::Truncated,
         Err(BadResponse::Rcode(_)) => Judgement::Error,

@@ -10,6 +10,7 @@ use mio::Waker;
 use thiserror::Error;
 
 use super::{Mailbox, Outcome, Request};
+use crate::dns::{Answer, header::rcode};
 
 /// The request was not taken: the front answers it itself, with SERVFAIL.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
@@ -76,11 +77,12 @@ impl Inbox {
     /// Gives every request that waits here SERVFAIL.
     #[cold]
     pub(super) fn turn_away(&self) {
+        let failure = Arc::new(Answer::failure(rcode::SERVFAIL, None, 0));
         while let Some(request) = self.take() {
             if let Some(mailbox) = self.mailboxes.get(usize::from(request.front)) {
                 mailbox.put(Outcome {
                     token: request.token,
-                    answer: None,
+                    answer: Arc::clone(&failure),
                 });
                 mailbox.ring();
             }

@@ -64,8 +64,9 @@ impl Request {
 pub struct Outcome {
     /// The request's token.
     pub token: u64,
-    /// The answer, or nothing if no upstream gave one.
-    pub answer: Option<Arc<Answer>>,
+    /// The answer; a failure, with its response code and Extended DNS Error, if no upstream gave
+    /// one.
+    pub answer: Arc<Answer>,
 }
 
 /// Where a front gets its outcomes: a queue, and an eventfd that is readable when there may be

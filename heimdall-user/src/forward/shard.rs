@@ -20,7 +20,7 @@ use super::{
     message,
     upstreams::Upstreams,
 };
-use crate::dns::Answer;
+use crate::dns::{Answer, edns::ede, header::rcode};
 
 /// Not a look-up's slot.
 const WAKE: Token = Token(usize::MAX);
@@ -264,6 +264,7 @@ impl Shard {
         let progress = exchange.progress(
             &mut self.scratch,
             lookup.request.question(),
+            lookup.request.flags,
             &self.settings.limits,
             &self.counters,
         );
@@ -321,20 +322,25 @@ impl Shard {
     }
 
     fn deliver(&mut self, lookup: Lookup, answer: Option<Arc<Answer>>) {
-        if answer.is_none() {
+        let answer = answer.unwrap_or_else(|| {
             self.counters.servfail.add(lookup.waiters.len() as u64);
-        }
+            Arc::new(Answer::failure(
+                rcode::SERVFAIL,
+                Some(ede::NO_REACHABLE_AUTHORITY),
+                0,
+            ))
+        });
         for waiter in lookup.waiters {
-            self.tell(waiter, answer.clone());
+            self.tell(waiter, Arc::clone(&answer));
         }
     }
 
     fn turn_down(&mut self, waiter: Waiter) {
         self.counters.servfail.add(1);
-        self.tell(waiter, None);
+        self.tell(waiter, Arc::new(Answer::failure(rcode::SERVFAIL, None, 0)));
     }
 
-    fn tell(&mut self, waiter: Waiter, answer: Option<Arc<Answer>>) {
+    fn tell(&mut self, waiter: Waiter, answer: Arc<Answer>) {
         let front = usize::from(waiter.front);
         if let Some(mailbox) = self.inbox.mailboxes.get(front)
             && !mailbox.put(Outcome {

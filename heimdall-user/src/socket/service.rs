@@ -112,17 +112,11 @@ impl Service {
             Client::Tcp { .. } => Transport::Tcp,
         };
         let query = &waiting.query;
-        let verdict = self
-            .core
-            .complete(query, buf, transport, outcome.answer.as_deref());
-        if let Some(answer) = outcome.answer
-            && !self
-                .learnt
-                .as_ref()
-                .is_some_and(|last| Arc::ptr_eq(last, &answer))
-        {
-            self.core.learn(query, buf, &answer, self.now);
-            self.learnt = Some(answer);
+        let verdict = self.core.complete(query, buf, transport, &outcome.answer);
+        let known = self.learnt.as_ref();
+        if !known.is_some_and(|last| Arc::ptr_eq(last, &outcome.answer)) {
+            self.core.learn(query, buf, &outcome.answer, self.now);
+            self.learnt = Some(outcome.answer);
         }
         match verdict {
             Verdict::Reply(len) => Some((waiting.client, len)),

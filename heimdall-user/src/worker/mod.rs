@@ -33,7 +33,7 @@ use nix::{
 use crate::{
     answer::{Core, Transport, Verdict},
     clock::Clock,
-    dns::{Malformed, Query},
+    dns::{Malformed, Query, header::rcode},
     forward::{Handle, Mailbox, Request},
     packet::{BadPacket, Layout, SourceFilter},
     stats::{DropCounters, counters},
@@ -419,7 +419,7 @@ impl State {
                     if let Some(waiting) = self.forward(waiting) {
                         self.counters.overflow.add(1);
                         self.reply(waiting, |core, query, room, transport| {
-                            core.complete(query, room, transport, None)
+                            core.error(query, room, transport, rcode::SERVFAIL)
                         });
                     }
                 }
@@ -487,10 +487,8 @@ impl State {
                 continue;
             };
             self.reply(waiting, |core, query, room, transport| {
-                if let Some(answer) = &outcome.answer {
-                    core.learn(query, room, answer, now);
-                }
-                core.complete(query, room, transport, outcome.answer.as_deref())
+                core.learn(query, room, &outcome.answer, now);
+                core.complete(query, room, transport, &outcome.answer)
             });
         }
         completed
