@@ -4,11 +4,16 @@
 //! and those of the reply computed, reported a packet; names are asked for in random order.
 #![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing)]
 
-use std::{hint::black_box, sync::Arc, time::Duration};
+use std::{
+    hint::black_box,
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+    time::Duration,
+};
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use heimdall_user::{
-    answer::{Core, Transport, Verdict},
+    answer::{Client, Core, Transport, Verdict},
     cache::Cache,
     dns::{Answer, DnsPacketView, NameHasher, Query, TtlLimits, reply::Server},
     packet::{Layout, SourceFilter, checksum},
@@ -16,8 +21,11 @@ use heimdall_user::{
 };
 
 const BATCH: usize = 64;
-const TRANSPORT: Transport = Transport::Udp {
-    source_port: 40_000,
+const CLIENT: Client = Client {
+    address: IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2)),
+    transport: Transport::Udp {
+        source_port: 40_000,
+    },
 };
 
 fn query(name: &str) -> Vec<u8> {
@@ -58,6 +66,7 @@ fn core(names: usize) -> Core {
             udp_size: 1232,
             trust_ad: false,
         },
+        Arc::default(),
         Arc::new(AnswerCounters::default()),
         Arc::new(DropCounters::default()),
     );
@@ -71,7 +80,7 @@ fn core(names: usize) -> Core {
         message[11] = 0;
         message.extend_from_slice(b"\xc0\x0c\0\x01\0\x01\0\0\x0e\x10\0\x04\x0a\x01\x02\x03");
         let answer = Answer::from_response(&message, &question, 0, &TtlLimits::default()).unwrap();
-        core.learn(&query, &message, &answer, 0);
+        core.learn(&query, &message, &answer);
     }
     core
 }
@@ -98,7 +107,7 @@ fn stages(c: &mut Criterion) {
     let query = core.read(layout.query(&frame)).unwrap();
     group.bench_function("look-up and reply", |b| {
         let mut frame = frame.clone();
-        b.iter(|| core.answer(&query, layout.reply_room(&mut frame, 1500), TRANSPORT, 1));
+        b.iter(|| core.answer(&query, layout.reply_room(&mut frame, 1500), &CLIENT));
     });
     group.bench_function("turn round", |b| {
         let mut frame = frame.clone();
@@ -138,8 +147,7 @@ fn whole(c: &mut Criterion) {
                     }
                     for (i, layout, query) in staged.drain(..) {
                         let frame = &mut batch[i];
-                        let verdict =
-                            core.answer(&query, layout.reply_room(frame, 1500), TRANSPORT, 1);
+                        let verdict = core.answer(&query, layout.reply_room(frame, 1500), &CLIENT);
                         // One name in some thousands has lost its place in a full bucket.
                         if let Verdict::Reply(len) = verdict {
                             black_box(layout.turn_round(frame, len));

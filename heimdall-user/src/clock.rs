@@ -1,9 +1,18 @@
 //! The clock that caches and fronts share.
 
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-/// Whole seconds since the process started, the same in every thread that was given a copy.
-/// Monotonic: setting the system's time does not age an answer.
+/// The time of one round of a front's loop.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Now {
+    /// Whole seconds since the process started. Monotonic: setting the system's time does not age
+    /// an answer.
+    pub seconds: u32,
+    /// Whole seconds since 1970, modulo 2³², which cookies carry (RFC 9018 section 4.3).
+    pub unix: u32,
+}
+
+/// Counts from the process's start, the same in every thread that was given a copy.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock(Instant);
 
@@ -17,5 +26,15 @@ impl Clock {
     #[inline]
     pub fn seconds(&self) -> u32 {
         self.0.elapsed().as_secs() as u32
+    }
+
+    /// The time, on both scales. No system call (vDSO).
+    #[inline]
+    pub fn now(&self) -> Now {
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH);
+        Now {
+            seconds: self.seconds(),
+            unix: unix.unwrap_or_default().as_secs() as u32,
+        }
     }
 }

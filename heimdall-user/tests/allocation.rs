@@ -8,7 +8,7 @@ use std::{
 };
 
 use heimdall_user::{
-    answer::{Core, Transport, Verdict},
+    answer::{Client, Core, Transport, Verdict},
     cache::Cache,
     dns::{Answer, NameHasher, TtlLimits, reply::Server},
     packet::{Layout, SourceFilter},
@@ -67,17 +67,20 @@ fn frame(name: &[u8]) -> Vec<u8> {
 /// What a worker does with a packet.
 fn handle(core: &mut Core, sources: &SourceFilter, frame: &mut [u8]) -> Verdict {
     let layout = Layout::read(frame, sources, false).unwrap();
-    let transport = Transport::Udp {
-        source_port: layout.source_port(),
+    let client = Client {
+        address: layout.source(frame),
+        transport: Transport::Udp {
+            source_port: layout.source_port(),
+        },
     };
     let query = core.read(layout.query(frame));
     let room = layout.reply_room(frame, 1500);
     let verdict = match &query {
         Ok(query) => {
             core.prefetch(query);
-            core.answer(query, room, transport, 5)
+            core.answer(query, room, &client)
         }
-        Err(malformed) => core.reject(*malformed, room, transport),
+        Err(malformed) => core.reject(*malformed, room, &client),
     };
     if let Verdict::Reply(len) = verdict {
         layout.turn_round(frame, len).unwrap();
@@ -94,6 +97,7 @@ fn the_hot_path_does_not_allocate() {
             udp_size: 1232,
             trust_ad: true,
         },
+        Arc::default(),
         Arc::new(AnswerCounters::default()),
         Arc::new(DropCounters::default()),
     );
@@ -111,7 +115,7 @@ fn the_hot_path_does_not_allocate() {
         response.extend_from_slice(b"\xc0\x0c\0\x01\0\x01\0\0\0\x3c\0\x04\x0a\x01\x02\x03");
         let answer = Answer::from_response(&response, &question, 0, &TtlLimits::default()).unwrap();
         // The answer is made when it is learnt; to keep it allocates nothing more.
-        assert_eq!(allocations(|| core.learn(&query, &response, &answer, 0)), 0);
+        assert_eq!(allocations(|| core.learn(&query, &response, &answer)), 0);
     }
     let mut frames: Vec<Vec<u8>> = names.iter().map(|name| frame(name)).collect();
     let count = allocations(|| {

@@ -1,32 +1,62 @@
 //! The answer core: what a query gets, whatever carried it.
 //!
-//! AF_XDP workers, UDP sockets and TCP all call [`Core`]. It takes octets, a cache and a clock
-//! value and gives a verdict; it does no I/O, knows no thread, and neither allocates nor blocks
-//! for a hit. A query passes through it in two or three steps, so that a batch can overlap the
-//! memory latency of its look-ups:
+//! AF_XDP workers, UDP sockets and TCP all call [`Core`]. It takes octets, a cache, the operator's
+//! [`Policy`] and a clock value and gives a verdict; it does no I/O, knows no thread, and neither
+//! allocates nor blocks for a hit. A front calls [`Core::begin`] once a round; then a query passes
+//! through in two or three steps, so that a batch can overlap the memory latency of its look-ups:
 //!
 //! 1. [`Core::read`] checks the message and hashes its key; [`Core::prefetch`].
 //! 2. [`Core::answer`] writes the reply over the query, or says [`Verdict::Miss`].
 //! 3. After a miss, [`Core::complete`] writes the reply once the forwarder has the answer, and
 //!    [`Core::learn`] keeps it.
+//!
+//! Who may ask and how much is checked for every query. What the policy says of *names* is asked
+//! only after a look-up that found nothing, and then cached like any answer, so that local data
+//! and blocklists cost a hit nothing; a new policy starts with an empty cache.
 
-use std::sync::Arc;
+pub mod access;
+pub mod blocklist;
+pub mod cookie;
+pub mod identity;
+pub mod limit;
+pub mod local;
+pub mod policy;
+
+use std::{net::IpAddr, sync::Arc};
+
+use arc_swap::ArcSwap;
 
 use crate::{
     cache::{Cache, Key},
+    clock::Now,
     dns::{
-        Answer, DnsPacketView, Malformed, NameHasher, Query,
+        Answer, AnswerRef, CLASS_CH, CLASS_IN, DnsPacketView, Malformed, NameHasher, Options,
+        QUESTION_FIXED, Query,
+        edns::{ServerCookie, ede},
         header::{self, rcode},
         reply::{self, Server},
+        rrtype,
     },
     stats::{AnswerCounters, DropCounters},
 };
+use access::Decision;
+use cookie::Check;
+use limit::{Allowance, Limiter};
+use policy::{Policy, Source};
 
-/// What carried the query, as far as it matters to the answer.
+/// Who asks, as far as it matters to the answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Client {
+    /// The client's address; over UDP it may be forged.
+    pub address: IpAddr,
+    /// What carried the query.
+    pub transport: Transport,
+}
+
+/// What carried the query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
-    /// A datagram: the reply is bounded by the client's payload size, and the sender's address
-    /// may be forged.
+    /// A datagram: the reply is bounded by the client's payload size.
     Udp {
         /// The client's port.
         source_port: u16,
@@ -52,36 +82,101 @@ pub struct Core {
     cache: Cache,
     hasher: NameHasher,
     server: Server,
+    shared_policy: Arc<ArcSwap<Policy>>,
+    policy: Arc<Policy>,
+    limiter: Limiter,
+    load: Load,
+    now: Now,
     counters: Arc<AnswerCounters>,
     drops: Arc<DropCounters>,
+}
+
+/// Queries that came as datagrams, counted by the second.
+#[derive(Debug, Default)]
+struct Load {
+    this_second: u32,
+    last_second: u32,
+}
+
+/// On what terms a client gets its reply.
+#[derive(Clone, Copy, Debug)]
+struct Terms {
+    /// Largest reply, in octets.
+    limit: usize,
+    /// The COOKIE option of the reply.
+    cookie: Option<[u8; 24]>,
+    /// The client has shown that its address is not forged.
+    proven: bool,
 }
 
 /// Ports of UDP services that answer whatever they get: an error reply to one of them could
 /// travel to and fro for ever. (echo, discard, systat, daytime, qotd, chargen, time, DNS, TFTP,
 /// sunrpc, NTP, NetBIOS, SNMP, CLDAP, mDNS, memcached)
-const SERVICE_PORTS: [u16; 18] = [
-    0, 7, 9, 11, 13, 17, 19, 37, 53, 69, 111, 123, 137, 138, 161, 389, 5353, 11211,
+const SERVICE_PORTS: [u16; 17] = [
+    7, 9, 11, 13, 17, 19, 37, 53, 69, 111, 123, 137, 138, 161, 389, 5353, 11211,
 ];
 
+/// Largest reply, in octets, to a client that has used up half of its allowance: what every
+/// client takes (RFC 1035 section 4.2.1), and little more than it sent.
+const SMALL_REPLY: usize = 512;
+
+/// Creation, and what comes before a round.
 impl Core {
     /// A core with its own cache. All cores of a process share `hasher`, so that a key hashes
-    /// alike in every thread.
+    /// alike in every thread, and `policy`, which may be replaced while they run.
     pub fn new(
         cache: Cache,
         hasher: NameHasher,
         server: Server,
+        policy: Arc<ArcSwap<Policy>>,
         counters: Arc<AnswerCounters>,
         drops: Arc<DropCounters>,
     ) -> Self {
+        let now = policy.load_full();
         Self {
             cache,
             hasher,
             server,
+            limiter: Limiter::new(&now.limit),
+            policy: now,
+            shared_policy: policy,
+            load: Load::default(),
+            now: Now::default(),
             counters,
             drops,
         }
     }
 
+    /// Begins a round: all that is answered and learnt until the next one happens `now`. Takes a
+    /// new policy if there is one.
+    #[inline]
+    pub fn begin(&mut self, now: Now) {
+        if now.seconds != self.now.seconds {
+            self.load.last_second = match now.seconds.wrapping_sub(self.now.seconds) {
+                1 => self.load.this_second,
+                _ => 0,
+            };
+            self.load.this_second = 0;
+        }
+        self.now = now;
+        if !Arc::ptr_eq(&self.shared_policy.load(), &self.policy) {
+            self.take_policy();
+        }
+    }
+
+    #[cold]
+    fn take_policy(&mut self) {
+        let policy = self.shared_policy.load_full();
+        if policy.limit != self.policy.limit {
+            self.limiter = Limiter::new(&policy.limit);
+        }
+        self.policy = policy;
+        self.cache.forget(self.now.seconds);
+    }
+}
+
+/// Answering.
+impl Core {
     /// Reads a query.
     ///
     /// # Errors
@@ -98,23 +193,16 @@ impl Core {
     }
 
     /// Answers a query in place if that can be done here and now. `buf` holds the message that
-    /// `query` was read from, and the room for a reply after it; `now` is in seconds, on the
-    /// clock that [`learn`](Self::learn) is given.
+    /// `query` was read from, and the room for a reply after it.
     #[inline]
-    pub fn answer(
-        &mut self,
-        query: &Query,
-        buf: &mut [u8],
-        transport: Transport,
-        now: u32,
-    ) -> Verdict {
-        if query.edns.is_some_and(|edns| edns.version != 0) {
-            return self.error(query, buf, transport, rcode::BADVERS);
+    pub fn answer(&mut self, query: &Query, buf: &mut [u8], client: &Client) -> Verdict {
+        let terms = match self.admit(query, buf, client) {
+            Ok(terms) => terms,
+            Err(verdict) => return verdict,
+        };
+        if !query.is_forwardable() || query.edns.is_some_and(|edns| edns.version != 0) {
+            return self.special(query, buf, client, &terms);
         }
-        if !query.is_forwardable() {
-            return self.error(query, buf, transport, rcode::REFUSED);
-        }
-        let limit = limit(query, transport, &self.server);
         let Some(question) = buf.get(header::LEN..usize::from(query.question_end)) else {
             return self.no_room();
         };
@@ -123,21 +211,74 @@ impl Core {
             question,
             flags: query.key_flags(),
         };
-        let Some(hit) = self.cache.get(&key, now) else {
-            self.counters.misses.add(1);
-            return Verdict::Miss;
+        let Some(hit) = self.cache.get(&key, self.now.seconds) else {
+            return self.missed(query, buf, client, &terms);
         };
         self.counters.hits.add(1);
-        count_rcode(&self.counters, hit.answer.rcode());
-        match reply::answer(buf, query, hit.answer, hit.age, limit, &self.server) {
-            Some(len) => sent(&self.counters, buf, len),
-            None => self.no_room(),
+        let writer = Writer {
+            policy: &self.policy,
+            server: &self.server,
+            counters: &self.counters,
+            drops: &self.drops,
+        };
+        writer.reply(query, buf, client, &terms, hit.answer, hit.age)
+    }
+
+    /// Replies to a query that was a [`Verdict::Miss`], with what the forwarder got. The reply is
+    /// fresh; nothing is taken from the cache.
+    pub fn complete(
+        &self,
+        query: &Query,
+        buf: &mut [u8],
+        client: &Client,
+        answer: &Answer,
+    ) -> Verdict {
+        let mut terms = self.terms(query, client);
+        if self.limits(client, &terms)
+            && self.limiter.peek(client.address, self.now.seconds) != Allowance::Full
+        {
+            terms.limit = terms.limit.min(SMALL_REPLY);
         }
+        self.writer()
+            .reply(query, buf, client, &terms, answer.as_ref(), 0)
+    }
+
+    /// Keeps an answer. `msg` is the query, or its reply: the question stands in both.
+    pub fn learn(&mut self, query: &Query, msg: &[u8], answer: &Answer) {
+        let Some(question) = msg.get(header::LEN..usize::from(query.question_end)) else {
+            return;
+        };
+        if self.policy.decide(qname(query, msg), query.qtype).is_some() {
+            // The policy has changed while the upstream was asked.
+            return;
+        }
+        let key = Key {
+            hash: query.hash,
+            question,
+            flags: query.key_flags(),
+        };
+        self.cache.insert(&key, answer, self.now.seconds);
+        count_cache(&self.counters, &self.cache);
+    }
+
+    /// Replies SERVFAIL: there is no room to wait for the forwarder.
+    #[cold]
+    pub fn overload(&self, query: &Query, buf: &mut [u8], client: &Client) -> Verdict {
+        let terms = self.terms(query, client);
+        self.writer()
+            .error(query, buf, client, &terms, rcode::SERVFAIL, None)
+    }
+
+    /// Replies that the answer is too large for this path, and has to be asked for over TCP.
+    #[cold]
+    pub fn truncate(&self, query: &Query, buf: &mut [u8], client: &Client) -> Verdict {
+        self.writer()
+            .truncated(query, buf, &self.terms(query, client))
     }
 
     /// Answers, or drops, a message that is no query that could be read.
     #[cold]
-    pub fn reject(&self, malformed: Malformed, buf: &mut [u8], transport: Transport) -> Verdict {
+    pub fn reject(&mut self, malformed: Malformed, buf: &mut [u8], client: &Client) -> Verdict {
         let (question_end, code) = match malformed {
             Malformed::Runt => {
                 self.drops.runt.add(1);
@@ -151,7 +292,22 @@ impl Core {
             Malformed::Question => (None, rcode::FORMERR),
             Malformed::Records(question_end) => (Some(question_end), rcode::FORMERR),
         };
-        if self.may_loop(transport) {
+        if self.policy.access.decide(client.address) != Decision::Allow {
+            self.drops.access.add(1);
+            return Verdict::Drop;
+        }
+        if client.transport != Transport::Tcp
+            && self.limiter.is_on()
+            && matches!(
+                self.limiter.check(client.address, self.now.seconds),
+                Allowance::Slip | Allowance::Drop
+            )
+        {
+            self.drops.rate_limited.add(1);
+            return Verdict::Drop;
+        }
+        let writer = self.writer();
+        if writer.may_loop(client) {
             return Verdict::Drop;
         }
         match reply::unreadable(buf, question_end, code) {
@@ -162,60 +318,276 @@ impl Core {
             None => self.no_room(),
         }
     }
+}
 
-    /// Replies with an error to a query that could be read.
-    #[cold]
-    pub fn error(&self, query: &Query, buf: &mut [u8], transport: Transport, code: u8) -> Verdict {
-        if self.may_loop(transport) {
-            return Verdict::Drop;
+/// The steps of an answer.
+impl Core {
+    /// Whether the client is answered at all, and on what terms.
+    #[inline]
+    fn admit(&mut self, query: &Query, buf: &mut [u8], client: &Client) -> Result<Terms, Verdict> {
+        match self.policy.access.decide(client.address) {
+            Decision::Allow => {}
+            decision => return Err(self.turn_away(query, buf, client, decision)),
         }
-        match reply::error(buf, query, code, &self.server) {
-            Some(len) => {
-                count_rcode(&self.counters, code);
-                Verdict::Reply(len)
+        let mut terms = self.terms(query, client);
+        let Transport::Udp { source_port } = client.transport else {
+            return Ok(terms);
+        };
+        if source_port == 0 {
+            self.drops.bad_source.add(1);
+            return Err(Verdict::Drop);
+        }
+        self.load.this_second = self.load.this_second.saturating_add(1);
+        if self.limits(client, &terms) {
+            match self.limiter.check(client.address, self.now.seconds) {
+                Allowance::Full => {}
+                Allowance::Small => terms.limit = terms.limit.min(SMALL_REPLY),
+                Allowance::Slip => {
+                    self.counters.slipped.add(1);
+                    return Err(self.writer().truncated(query, buf, &terms));
+                }
+                Allowance::Drop => {
+                    self.drops.rate_limited.add(1);
+                    return Err(Verdict::Drop);
+                }
             }
-            None => self.no_room(),
         }
+        if terms.cookie.is_some() && !terms.proven && query.has_question() && self.demands_cookie()
+        {
+            let code = rcode::BADCOOKIE;
+            return Err(self.writer().error(query, buf, client, &terms, code, None));
+        }
+        Ok(terms)
     }
 
-    /// Replies to a query that was a [`Verdict::Miss`]: with what the forwarder got. The reply is fresh; nothing is taken from the cache.
-    pub fn complete(
+    #[cold]
+    fn turn_away(
         &self,
         query: &Query,
         buf: &mut [u8],
-        transport: Transport,
-        answer: &Answer,
+        client: &Client,
+        decision: Decision,
     ) -> Verdict {
-        let limit = limit(query, transport, &self.server);
-        let answer = answer.as_ref();
-        count_rcode(&self.counters, answer.rcode());
-        match reply::answer(buf, query, answer, 0, limit, &self.server) {
-            Some(len) => sent(&self.counters, buf, len),
-            None => self.no_room(),
+        if decision == Decision::Drop {
+            self.drops.access.add(1);
+            return Verdict::Drop;
+        }
+        self.counters.prohibited.add(1);
+        // No cookie for those who may not ask.
+        let terms = Terms {
+            limit: limit(query, client.transport, &self.server),
+            cookie: None,
+            proven: false,
+        };
+        let why = Some(ede::PROHIBITED);
+        self.writer()
+            .error(query, buf, client, &terms, rcode::REFUSED, why)
+    }
+
+    #[inline]
+    fn terms(&self, query: &Query, client: &Client) -> Terms {
+        let mut terms = Terms {
+            limit: limit(query, client.transport, &self.server),
+            cookie: None,
+            proven: false,
+        };
+        if query.edns.is_some_and(|edns| edns.cookie.is_some()) {
+            self.check_cookie(query, client, &mut terms);
+        }
+        terms
+    }
+
+    /// Checks the client's cookies, and makes those of the reply (RFC 7873 section 5.2).
+    fn check_cookie(&self, query: &Query, client: &Client, terms: &mut Terms) {
+        let Some(cookies) = &self.policy.cookies else {
+            return;
+        };
+        let Some(cookie) = query.edns.and_then(|edns| edns.cookie) else {
+            return;
+        };
+        let (maker, unix) = (&cookies.maker, self.now.unix);
+        let kept = match cookie.server {
+            ServerCookie::Sixteen(server) => {
+                match maker.check(&cookie.client, &server, client.address, unix) {
+                    Check::Valid => Some((true, server)),
+                    Check::Renew => Some((true, maker.make(&cookie.client, client.address, unix))),
+                    Check::Invalid => None,
+                }
+            }
+            ServerCookie::Absent | ServerCookie::Foreign => None,
+        };
+        let (proven, server) =
+            kept.unwrap_or_else(|| (false, maker.make(&cookie.client, client.address, unix)));
+        let mut both = [0; 24];
+        let (first, second) = both.split_at_mut(8);
+        first.copy_from_slice(&cookie.client);
+        second.copy_from_slice(&server);
+        terms.cookie = Some(both);
+        terms.proven = proven;
+    }
+
+    /// Whether the rate limit applies: datagrams only, and not to clients who have shown that
+    /// their address is theirs.
+    #[inline]
+    fn limits(&self, client: &Client, terms: &Terms) -> bool {
+        self.limiter.is_on() && client.transport != Transport::Tcp && !terms.proven
+    }
+
+    fn demands_cookie(&self) -> bool {
+        let load = self.load.last_second.max(self.load.this_second);
+        self.policy
+            .cookies
+            .as_ref()
+            .is_some_and(|cookies| cookies.demand_above > 0 && load > cookies.demand_above)
+    }
+
+    /// Questions that are answered here or not at all.
+    #[cold]
+    fn special(&self, query: &Query, buf: &mut [u8], client: &Client, terms: &Terms) -> Verdict {
+        let writer = self.writer();
+        let error = |buf: &mut [u8], code, ede| writer.error(query, buf, client, terms, code, ede);
+        if query.edns.is_some_and(|edns| edns.version != 0) {
+            return error(buf, rcode::BADVERS, None);
+        }
+        if !query.has_question() {
+            return error(buf, self.cookie_only(query, terms), None);
+        }
+        let answer = match (query.qclass, query.qtype) {
+            (CLASS_CH, qtype) => self.policy.identity.lookup(qname(query, buf), qtype),
+            (CLASS_IN, rrtype::ANY) => Some(&self.policy.any),
+            _ => None,
+        };
+        match answer {
+            Some(answer) => writer.reply(query, buf, client, terms, answer.as_ref(), 0),
+            None => error(buf, rcode::REFUSED, Some(ede::NOT_SUPPORTED)),
         }
     }
 
-    /// Keeps an answer. `msg` is the query, or its reply: the question stands in both.
-    pub fn learn(&mut self, query: &Query, msg: &[u8], answer: &Answer, now: u32) {
-        let Some(question) = msg.get(header::LEN..usize::from(query.question_end)) else {
-            return;
+    /// What a query without a question gets that asks for a cookie, or whether the one it has is
+    /// good (RFC 7873 section 5.4).
+    fn cookie_only(&self, query: &Query, terms: &Terms) -> u8 {
+        let cookie = query.edns.and_then(|edns| edns.cookie);
+        match cookie.map(|cookie| cookie.server) {
+            // Cookies are off: no question, no answer.
+            _ if terms.cookie.is_none() => rcode::FORMERR,
+            None | Some(ServerCookie::Absent) => rcode::NOERROR,
+            Some(_) if terms.proven => rcode::NOERROR,
+            Some(_) => rcode::BADCOOKIE,
+        }
+    }
+
+    /// The policy's answer to a question that is not in the cache, if it has one.
+    #[inline(never)]
+    fn missed(&mut self, query: &Query, buf: &mut [u8], client: &Client, terms: &Terms) -> Verdict {
+        let Some((answer, source)) = self.policy.decide(qname(query, buf), query.qtype) else {
+            self.counters.misses.add(1);
+            return Verdict::Miss;
         };
-        self.cache.insert(
-            &Key {
+        match source {
+            Source::Local => &self.counters.local,
+            Source::Blocklist => &self.counters.blocked,
+        }
+        .add(1);
+        if let Some(question) = buf.get(header::LEN..usize::from(query.question_end)) {
+            let key = Key {
                 hash: query.hash,
                 question,
                 flags: query.key_flags(),
-            },
-            answer,
-            now,
-        );
-        self.counters.cache_entries.set(self.cache.entries());
-        self.counters.cache_insertions.set(self.cache.insertions());
-        self.counters.cache_evictions.set(self.cache.evictions());
+            };
+            self.cache.insert(&key, answer, self.now.seconds);
+            count_cache(&self.counters, &self.cache);
+        }
+        self.writer()
+            .reply(query, buf, client, terms, answer.as_ref(), 0)
     }
 
-    fn may_loop(&self, transport: Transport) -> bool {
-        let Transport::Udp { source_port } = transport else {
+    #[inline]
+    fn writer(&self) -> Writer<'_> {
+        Writer {
+            policy: &self.policy,
+            server: &self.server,
+            counters: &self.counters,
+            drops: &self.drops,
+        }
+    }
+
+    #[cold]
+    fn no_room(&self) -> Verdict {
+        self.drops.no_room.add(1);
+        Verdict::Drop
+    }
+}
+
+/// Writes replies and counts them. Borrows of the core all but the cache, in which the answer may
+/// stand that it writes.
+struct Writer<'a> {
+    policy: &'a Policy,
+    server: &'a Server,
+    counters: &'a AnswerCounters,
+    drops: &'a DropCounters,
+}
+
+impl<'a> Writer<'a> {
+    #[inline]
+    fn reply(
+        &self,
+        query: &Query,
+        buf: &mut [u8],
+        client: &Client,
+        terms: &Terms,
+        answer: AnswerRef<'_>,
+        age: u32,
+    ) -> Verdict {
+        let code = answer.rcode();
+        if !matches!(code, rcode::NOERROR | rcode::NXDOMAIN) && self.may_loop(client) {
+            return Verdict::Drop;
+        }
+        let options = self.options(query, terms, answer.ede());
+        let len = reply::answer(buf, query, answer, age, terms.limit, self.server, &options);
+        self.sent(buf, len, code)
+    }
+
+    /// An error that has no records.
+    #[cold]
+    fn error(
+        &self,
+        query: &Query,
+        buf: &mut [u8],
+        client: &Client,
+        terms: &Terms,
+        code: u8,
+        ede: Option<u16>,
+    ) -> Verdict {
+        if self.may_loop(client) {
+            return Verdict::Drop;
+        }
+        let options = self.options(query, terms, ede);
+        let len = reply::error(buf, query, code, self.server, &options);
+        self.sent(buf, len, code)
+    }
+
+    #[cold]
+    fn truncated(&self, query: &Query, buf: &mut [u8], terms: &Terms) -> Verdict {
+        let options = self.options(query, terms, None);
+        let len = reply::truncated(buf, query, self.server, &options);
+        self.sent(buf, len, rcode::NOERROR)
+    }
+
+    #[inline]
+    fn options(&self, query: &Query, terms: &Terms, ede: Option<u16>) -> Options<'a> {
+        Options {
+            ede,
+            nsid: query
+                .edns
+                .filter(|edns| edns.nsid)
+                .and_then(|_| self.policy.identity.nsid()),
+            cookie: terms.cookie,
+        }
+    }
+
+    /// An error to this client could start a loop.
+    fn may_loop(&self, client: &Client) -> bool {
+        let Transport::Udp { source_port } = client.transport else {
             return false;
         };
         let may = SERVICE_PORTS.contains(&source_port);
@@ -225,10 +597,21 @@ impl Core {
         may
     }
 
-    #[cold]
-    fn no_room(&self) -> Verdict {
-        self.drops.no_room.add(1);
-        Verdict::Drop
+    #[inline]
+    fn sent(&self, buf: &[u8], len: Option<usize>, code: u8) -> Verdict {
+        const TC_OCTET: u8 = (header::TC >> 8) as u8;
+        let Some(len) = len else {
+            self.drops.no_room.add(1);
+            return Verdict::Drop;
+        };
+        count_rcode(self.counters, code);
+        if buf
+            .get(header::field::FLAGS)
+            .is_some_and(|octet| octet & TC_OCTET != 0)
+        {
+            self.counters.truncated.add(1);
+        }
+        Verdict::Reply(len)
     }
 }
 
@@ -240,16 +623,16 @@ fn limit(query: &Query, transport: Transport, server: &Server) -> usize {
     }
 }
 
-#[inline]
-fn sent(counters: &AnswerCounters, buf: &[u8], len: usize) -> Verdict {
-    const TC_OCTET: u8 = (header::TC >> 8) as u8;
-    if buf
-        .get(header::field::FLAGS)
-        .is_some_and(|octet| octet & TC_OCTET != 0)
-    {
-        counters.truncated.add(1);
-    }
-    Verdict::Reply(len)
+/// The queried name, which stands in the query and in its reply alike.
+fn qname<'a>(query: &Query, msg: &'a [u8]) -> &'a [u8] {
+    let end = usize::from(query.question_end).saturating_sub(QUESTION_FIXED);
+    msg.get(header::LEN..end).unwrap_or_default()
+}
+
+fn count_cache(counters: &AnswerCounters, cache: &Cache) {
+    counters.cache_entries.set(cache.entries());
+    counters.cache_insertions.set(cache.insertions());
+    counters.cache_evictions.set(cache.evictions());
 }
 
 #[inline]
@@ -261,6 +644,7 @@ fn count_rcode(counters: &AnswerCounters, code: u8) {
         rcode::NXDOMAIN => &counters.nxdomain,
         rcode::NOTIMP => &counters.notimp,
         rcode::BADVERS => &counters.badvers,
+        rcode::BADCOOKIE => &counters.badcookie,
         _ => &counters.refused,
     }
     .add(1);

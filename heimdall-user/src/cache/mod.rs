@@ -50,6 +50,8 @@ pub struct Cache {
     entries: u64,
     insertions: u64,
     evictions: u64,
+    /// What was learnt before this second is forgotten.
+    since: u32,
 }
 
 impl Cache {
@@ -67,6 +69,7 @@ impl Cache {
             entries: 0,
             insertions: 0,
             evictions: 0,
+            since: 0,
         })
     }
 
@@ -80,7 +83,7 @@ impl Cache {
     #[inline]
     pub fn get(&mut self, key: &Key<'_>, now: u32) -> Option<Hit<'_>> {
         let (slot, entry) = find(&self.index, &self.log, key)?;
-        if now >= entry.expires {
+        if now >= entry.expires || entry.stored < self.since {
             return None;
         }
         self.index.mark(slot);
@@ -88,6 +91,12 @@ impl Cache {
             answer: entry.answer()?,
             age: now.saturating_sub(entry.stored),
         })
+    }
+
+    /// Forgets all that was learnt until `now`, that second included. What is forgotten leaves as
+    /// room is needed.
+    pub fn forget(&mut self, now: u32) {
+        self.since = now.saturating_add(1);
     }
 
     /// Keeps `answer` under `key`. An answer without a life, or too large for the log, is not

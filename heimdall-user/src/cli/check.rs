@@ -5,7 +5,7 @@ use std::fmt::Display;
 use clap::Args;
 
 use super::{print, table::Table};
-use crate::config::{Backend, Config, Flags, Host, Size};
+use crate::config::{Backend, Config, Flags, Host, PolicyConfig, Size};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -67,6 +67,22 @@ fn describe(config: &Config) -> String {
             },
         ),
     );
+    row(
+        "stale",
+        match forward.stale_max_age {
+            0 => "never".to_owned(),
+            age => format!(
+                "for {age} s after the end of their life, if no upstream answers within {} ms",
+                forward.client_response_timeout.as_millis()
+            ),
+        },
+    );
+    row(
+        "failures",
+        format!("remembered for 1 s to {} s", forward.failure_ttl_max),
+    );
+    row("client subnet", or_none(forward.client_subnet.as_ref()));
+    policy(&config.policy, &mut row);
     if config.backend != Backend::Socket && !config.interfaces.is_empty() {
         row("workers", workers(config));
     }
@@ -85,6 +101,63 @@ fn backend(config: &Config) -> String {
         }
         Backend::Xdp => format!("xdp: AF_XDP on {interfaces}, sockets beside it"),
     }
+}
+
+fn policy(policy: &PolicyConfig, row: &mut impl FnMut(&str, String)) {
+    row("allow", join(&policy.allow));
+    for (name, prefixes) in [("refuse", &policy.refuse), ("drop", &policy.drop)] {
+        if !prefixes.is_empty() {
+            row(name, join(prefixes));
+        }
+    }
+    let public = policy.access().public().len();
+    if public > 0 {
+        let warning = format!("{public} prefix(es) of public addresses may ask");
+        row("WARNING", warning);
+    }
+    let limit = &policy.limit;
+    row(
+        "rate limit",
+        match limit.per_second {
+            0 => "none".to_owned(),
+            per_second => format!(
+                "{per_second} replies a second, {} at once, to each IPv4 /{} and IPv6 /{}; slip {}; not for: {}",
+                limit.burst,
+                limit.v4_prefix,
+                limit.v6_prefix,
+                limit.slip,
+                join(&limit.exempt)
+            ),
+        },
+    );
+    let cookies = &policy.cookies;
+    row(
+        "cookies",
+        match (cookies.enabled, cookies.secrets.len(), cookies.demand_above) {
+            (false, ..) => "off".to_owned(),
+            (true, 0, 0) => "on, with random secrets".to_owned(),
+            (true, count, 0) => format!("on, with {count} secret(s)"),
+            (true, count, rate) => {
+                format!("on, with {count} secret(s) given; demanded above {rate} queries a second")
+            }
+        },
+    );
+    row("version", or_none(policy.identity.version.as_ref()));
+    row("server ID", or_none(policy.identity.server_id.as_ref()));
+    for hosts in &policy.hosts {
+        row("hosts file", hosts.display().to_string());
+    }
+    if !policy.records.is_empty() {
+        row("local records", policy.records.len().to_string());
+    }
+    for list in &policy.blocklists {
+        let what = format!("{} ({:?})", list.file.display(), list.action);
+        row("blocklist", what);
+    }
+}
+
+fn or_none(value: Option<&impl Display>) -> String {
+    value.map_or_else(|| "none".to_owned(), ToString::to_string)
 }
 
 fn workers(config: &Config) -> String {

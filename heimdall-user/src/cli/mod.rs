@@ -4,6 +4,7 @@
 //! wrong ends here, as one line on stderr. Exit codes: 0 done, 1 failed, 2 wrong usage.
 
 mod check;
+mod reload;
 mod run;
 mod stats;
 mod table;
@@ -24,7 +25,9 @@ Examples:
   See whether a file is good, and what it means:
     heimdall check --config /etc/heimdall/heimdall.toml
   Look into the running server:
-    heimdall stats";
+    heimdall stats
+  Give it new rules without a pause:
+    heimdall reload";
 
 /// A DNS caching front on AF_XDP.
 #[derive(Debug, Parser)]
@@ -39,6 +42,7 @@ enum Command {
     Run(run::Run),
     Check(check::Check),
     Stats(stats::Stats),
+    Reload(reload::Reload),
 }
 
 /// Runs the command that the process was given.
@@ -48,6 +52,7 @@ pub fn main() -> ExitCode {
         Command::Run(run) => run.execute(),
         Command::Check(check) => check.execute(),
         Command::Stats(stats) => stats.execute(),
+        Command::Reload(reload) => reload.execute(),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

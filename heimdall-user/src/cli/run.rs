@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal};
 use anyhow::anyhow;
 use clap::Args;
 use signal_hook::{
-    consts::{SIGINT, SIGTERM},
+    consts::{SIGHUP, SIGINT, SIGTERM},
     iterator::Signals,
 };
 use tracing::info;
@@ -31,9 +31,11 @@ Examples:
     heimdall run --config /etc/heimdall/heimdall.toml --cache-size 1G
 
 It logs to stderr, and says `ready` when it answers. TERM and INT stop it; no XDP program is left
-behind, however it ends. It answers only names that an upstream resolves: give it at least one.";
+behind, however it ends. HUP does what `heimdall reload` does. It answers only names that an upstream
+resolves: give it at least one. Clients with public addresses are refused unless --allow, or the
+file, names them.";
 
-/// Answer queries until TERM or INT
+/// Answer queries until TERM or INT; HUP takes the policy anew
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Run {
@@ -49,15 +51,23 @@ pub(super) struct Run {
 impl Run {
     pub(super) fn execute(self) -> anyhow::Result<()> {
         // First of all, so that a signal during the start is not lost.
-        let mut signals = Signals::new([SIGTERM, SIGINT])
+        let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])
             .map_err(|error| anyhow!("cannot catch signals: {error}"))?;
-        let config = Config::load(&self.flags, &Host::read())?;
+        let flags = self.flags;
+        let settings = move || Config::load(&flags, &Host::read());
+        let config = settings()?;
         log_to_stderr(self.log.as_deref());
-        let server = Server::start(&config)?;
+        let server = Server::start(&config, settings)?;
         info!("ready: {}", server.summary());
-        if let Some(signal) = signals.forever().next() {
+        for signal in signals.forever() {
+            if signal == SIGHUP {
+                // What came of it is in the log.
+                let _ = server.reload();
+                continue;
+            }
             let name = if signal == SIGINT { "INT" } else { "TERM" };
             info!("{name}: stopping");
+            break;
         }
         server.stop();
         info!("stopped");

@@ -4,6 +4,8 @@ use std::{fmt, io, net::SocketAddr, path::PathBuf};
 
 use thiserror::Error;
 
+use crate::answer::access::PrefixError;
+
 /// Why there is no configuration to run with. One line each.
 #[derive(Debug, Error)]
 pub enum ConfigError {
@@ -147,6 +149,18 @@ pub enum Problem {
         /// The maximum.
         max: u32,
     },
+    /// Not a prefix.
+    #[error(transparent)]
+    Prefix(#[from] PrefixError),
+    /// No secret.
+    #[error("a secret is 32 hexadecimal digits; `openssl rand -hex 16` makes one")]
+    Secret,
+    /// A text that fits into no TXT record's string.
+    #[error("{0} octets are none that fit; give 1 to 255")]
+    Text(usize),
+    /// No action.
+    #[error("{0:?} is no action; write nxdomain, null, refused or allow")]
+    Action(String),
     /// No place for the control socket.
     #[error("no place for the control socket: XDG_RUNTIME_DIR is not set; give --control PATH")]
     NoControl,

@@ -29,6 +29,66 @@ pub(super) struct File {
     pub(super) forward: ForwardTable,
     #[serde(default)]
     pub(super) xdp: XdpTable,
+    #[serde(default)]
+    pub(super) access: AccessTable,
+    #[serde(default)]
+    pub(super) rate_limit: RateLimitTable,
+    #[serde(default)]
+    pub(super) cookies: CookiesTable,
+    #[serde(default)]
+    pub(super) identity: IdentityTable,
+    #[serde(default)]
+    pub(super) local: LocalTable,
+    #[serde(default)]
+    pub(super) blocklist: Vec<BlocklistTable>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table", rename_all = "kebab-case")]
+pub(super) struct AccessTable {
+    pub(super) allow: List<String>,
+    pub(super) refuse: List<String>,
+    pub(super) drop: List<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table", rename_all = "kebab-case")]
+pub(super) struct RateLimitTable {
+    pub(super) responses_per_second: Key<i64>,
+    pub(super) burst: Key<i64>,
+    pub(super) slip: Key<i64>,
+    pub(super) ipv4_prefix: Key<i64>,
+    pub(super) ipv6_prefix: Key<i64>,
+    pub(super) exempt: List<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table", rename_all = "kebab-case")]
+pub(super) struct CookiesTable {
+    pub(super) enabled: Option<bool>,
+    pub(super) secrets: List<String>,
+    pub(super) demand_above: Key<i64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table", rename_all = "kebab-case")]
+pub(super) struct IdentityTable {
+    pub(super) version: Key<String>,
+    pub(super) server_id: Key<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table", rename_all = "kebab-case")]
+pub(super) struct LocalTable {
+    pub(super) hosts: List<String>,
+    pub(super) records: List<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table", rename_all = "kebab-case")]
+pub(super) struct BlocklistTable {
+    pub(super) file: Spanned<String>,
+    pub(super) action: Key<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -38,6 +98,8 @@ pub(super) struct CacheTable {
     pub(super) min_ttl: Key<i64>,
     pub(super) max_ttl: Key<i64>,
     pub(super) max_negative_ttl: Key<i64>,
+    pub(super) stale_max_age: Key<i64>,
+    pub(super) nxdomain_cut: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -49,6 +111,9 @@ pub(super) struct ForwardTable {
     pub(super) queue: Key<i64>,
     pub(super) max_in_flight: Key<i64>,
     pub(super) trust_ad: Option<bool>,
+    pub(super) client_response_timeout_ms: Key<i64>,
+    pub(super) failure_ttl_max: Key<i64>,
+    pub(super) client_subnet: Key<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]

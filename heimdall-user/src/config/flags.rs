@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::{Backend, InterfaceConfig, ListenAddr, Size, UpstreamAddr};
+use crate::answer::access::Prefix;
 
 /// Settings from the command line. Each overrides the file's key of the same name.
 #[derive(Args, Clone, Debug, Default)]
@@ -38,6 +39,13 @@ pub struct Flags {
     /// $XDG_RUNTIME_DIR/heimdall.sock]
     #[arg(long, value_name = "PATH")]
     pub control: Option<PathBuf>,
+
+    /// Answer clients with these addresses, like 192.0.2.0/24 (repeatable) [default: private and
+    /// local addresses]
+    ///
+    /// Others are refused. Prefixes that hold the whole world make an open resolver.
+    #[arg(long, value_name = "PREFIX")]
+    pub allow: Vec<Prefix>,
 
     /// Memory of each thread's cache, like 512K, 64M or 1G [default: 64M]
     #[arg(long, value_name = "BYTES")]

@@ -8,6 +8,7 @@
 mod error;
 mod file;
 mod flags;
+mod policy;
 mod resolve;
 mod values;
 
@@ -17,9 +18,10 @@ use std::{
 
 pub use error::{ConfigError, Place, Problem};
 pub use flags::Flags;
+pub use policy::{BlocklistConfig, CookieConfig, IdentityConfig, PolicyConfig, RecordConfig};
 pub use values::{Backend, InterfaceConfig, ListenAddr, Size, UpstreamAddr};
 
-use crate::dns::TtlLimits;
+use crate::{answer::access::Prefix, dns::TtlLimits};
 
 /// Checked settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +44,8 @@ pub struct Config {
     pub ttl: TtlLimits,
     /// Asking upstream.
     pub forward: ForwardConfig,
+    /// What clients and names get. The only part that a reload changes.
+    pub policy: PolicyConfig,
     /// The AF_XDP workers.
     pub xdp: XdpConfig,
 }
@@ -61,6 +65,16 @@ pub struct ForwardConfig {
     pub max_in_flight: usize,
     /// Believe the upstream's AD bit: only for a trusted path to a validating resolver.
     pub trust_ad: bool,
+    /// How long a client waits before it gets an answer whose life is over, if there is one.
+    pub client_response_timeout: Duration,
+    /// Seconds after the end of its life for which an answer may still be given; 0: never.
+    pub stale_max_age: u32,
+    /// Longest time, in seconds, for which a failure is remembered: 1 to 300.
+    pub failure_ttl_max: u32,
+    /// A name that does not exist stands for all below it.
+    pub nxdomain_cut: bool,
+    /// The one client subnet that upstreams are told, if any.
+    pub client_subnet: Option<Prefix>,
 }
 
 /// How AF_XDP workers run.

@@ -13,13 +13,14 @@ use super::{
     Backend, Config, ConfigError, Flags, ForwardConfig, Host, InterfaceConfig, Place, Problem,
     Size, XdpConfig,
     file::{CacheTable, File, ForwardTable, Key, List, XdpTable, place},
+    policy,
 };
 use crate::{cache, dns::TtlLimits};
 
 /// A value, and where it came from.
-struct Sourced<T> {
-    value: T,
-    place: Place,
+pub(super) struct Sourced<T> {
+    pub(super) value: T,
+    pub(super) place: Place,
 }
 
 impl<T> Sourced<T> {
@@ -30,19 +31,19 @@ impl<T> Sourced<T> {
         }
     }
 
-    fn bad(&self, problem: Problem) -> ConfigError {
+    pub(super) fn bad(&self, problem: Problem) -> ConfigError {
         bad(self.place.clone(), problem)
     }
 }
 
 impl Sourced<String> {
-    fn parse<T: FromStr<Err = Problem>>(self) -> Result<Sourced<T>, ConfigError> {
+    fn parse<T: FromStr<Err: Into<Problem>>>(self) -> Result<Sourced<T>, ConfigError> {
         match self.value.parse() {
             Ok(value) => Ok(Sourced {
                 value,
                 place: self.place,
             }),
-            Err(problem) => Err(bad(self.place, problem)),
+            Err(problem) => Err(bad(self.place, problem.into())),
         }
     }
 }
@@ -52,13 +53,13 @@ fn bad(place: Place, problem: Problem) -> ConfigError {
 }
 
 /// The file being read.
-struct Source<'a> {
+pub(super) struct Source<'a> {
     path: &'a Path,
     text: &'a str,
 }
 
 impl Source<'_> {
-    fn value<T>(&self, key: &str, spanned: Spanned<T>) -> Sourced<T> {
+    pub(super) fn value<T>(&self, key: &str, spanned: Spanned<T>) -> Sourced<T> {
         Sourced {
             place: place(self.path, self.text, spanned.span(), key.to_owned()),
             value: spanned.into_inner(),
@@ -66,7 +67,11 @@ impl Source<'_> {
     }
 
     /// The items of a list in the file.
-    fn items<T>(&self, key: &str, list: List<T>) -> Result<Vec<Sourced<T>>, ConfigError> {
+    pub(super) fn items<T>(
+        &self,
+        key: &str,
+        list: List<T>,
+    ) -> Result<Vec<Sourced<T>>, ConfigError> {
         let Some(list) = list else {
             return Ok(Vec::new());
         };
@@ -82,7 +87,7 @@ impl Source<'_> {
     }
 
     /// A list from the flags if they have any, or else from the file.
-    fn list<T: Clone + FromStr<Err = Problem>>(
+    pub(super) fn list<T: Clone + FromStr<Err: Into<Problem>>>(
         &self,
         (flag, given): (&'static str, &[T]),
         key: &str,
@@ -100,7 +105,7 @@ impl Source<'_> {
     }
 
     /// A number within `min..=max`, or `default`.
-    fn number<N: TryFrom<i64>>(
+    pub(super) fn number<N: TryFrom<i64>>(
         &self,
         key: &str,
         number: Key<i64>,
@@ -124,10 +129,11 @@ pub(super) fn resolve(
     flags: &Flags,
     path: &Path,
     text: &str,
-    file: File,
+    mut file: File,
     host: &Host,
 ) -> Result<Config, ConfigError> {
     let source = Source { path, text };
+    let policy = policy::resolve(&source, &flags.allow, &mut file)?;
     let interfaces = source.list(
         ("--interface", &flags.interface),
         "interface",
@@ -145,6 +151,7 @@ pub(super) fn resolve(
         host,
     )?;
     Ok(Config {
+        policy,
         backend: backend(&source, flags.backend, file.backend, &interfaces)?,
         interfaces,
         listen,
@@ -152,8 +159,8 @@ pub(super) fn resolve(
         control: control(flags.control.clone(), file.control, host)?,
         max_udp_size: source.number("max-udp-size", file.max_udp_size, 1232, 512, 4096)?,
         cache_bytes: cache_bytes(&source, flags.cache_size, &file.cache)?,
+        forward: forward(&source, file.forward, &file.cache)?,
         ttl: ttl(&source, file.cache)?,
-        forward: forward(&source, file.forward)?,
         xdp: xdp(&source, file.xdp, host)?,
     })
 }
@@ -301,7 +308,20 @@ fn ttl(source: &Source<'_>, table: CacheTable) -> Result<TtlLimits, ConfigError>
     }
 }
 
-fn forward(source: &Source<'_>, table: ForwardTable) -> Result<ForwardConfig, ConfigError> {
+fn forward(
+    source: &Source<'_>,
+    table: ForwardTable,
+    cache: &CacheTable,
+) -> Result<ForwardConfig, ConfigError> {
+    /// RFC 8767 section 5 suggests one to three days, and allows a week.
+    const WEEK: i64 = 604_800;
+    let patience: u64 = source.number(
+        "forward.client-response-timeout-ms",
+        table.client_response_timeout_ms,
+        1800,
+        10,
+        60_000,
+    )?;
     let timeout: u64 = source.number("forward.timeout-ms", table.timeout_ms, 1000, 10, 60_000)?;
     Ok(ForwardConfig {
         threads: source.number("forward.threads", table.threads, 1, 1, 64)?,
@@ -317,6 +337,30 @@ fn forward(source: &Source<'_>, table: ForwardTable) -> Result<ForwardConfig, Co
             32_768,
         )?,
         trust_ad: table.trust_ad.unwrap_or(false),
+        client_response_timeout: Duration::from_millis(patience),
+        stale_max_age: source.number(
+            "cache.stale-max-age",
+            cache.stale_max_age.clone(),
+            86_400,
+            0,
+            WEEK,
+        )?,
+        // RFC 9520 section 3.2.
+        failure_ttl_max: source.number(
+            "forward.failure-ttl-max",
+            table.failure_ttl_max,
+            300,
+            1,
+            300,
+        )?,
+        nxdomain_cut: cache.nxdomain_cut.unwrap_or(false),
+        client_subnet: match table.client_subnet {
+            None => None,
+            Some(key) => {
+                let prefix = source.value("forward.client-subnet", key).parse()?;
+                Some(prefix.value)
+            }
+        },
     })
 }
 

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::answer::blocklist::Action;
 
 fn host() -> Host {
     Host {
@@ -43,7 +44,7 @@ const BAD: &[(&str, &str)] = &[
     ),
     (
         "[forward]\nthread = 3",
-        "heimdall.toml:2: key `forward`: unknown key `thread`, expected one of `threads`, `timeout-ms`, `attempts`, `queue`, `max-in-flight`, `trust-ad`",
+        "heimdall.toml:2: key `forward`: unknown key `thread`, expected one of `threads`, `timeout-ms`, `attempts`, `queue`, `max-in-flight`, `trust-ad`, `client-response-timeout-ms`, `failure-ttl-max`, `client-subnet`",
     ),
     (
         "listen = \"0.0.0.0:53\"",
@@ -64,6 +65,35 @@ const BAD: &[(&str, &str)] = &[
     (
         "max-udp-size = \"big\"",
         "heimdall.toml:1: key `max-udp-size`: invalid type: string \"big\", expected a whole number",
+    ),
+    // The policy.
+    (
+        "[access]\nallow = [\n\"10.0.0.1/8\"]",
+        "heimdall.toml:3: key `access.allow`: 10.0.0.1/8 has bits set beyond its length; write 10.0.0.0/8, or the address alone if one is meant",
+    ),
+    (
+        "[access]\ndrop = [\"lan\"]",
+        "heimdall.toml:2: key `access.drop`: \"lan\" is not a prefix; write ADDR/BITS, like 192.0.2.0/24 or 2001:db8::/32, or ADDR",
+    ),
+    (
+        "[rate-limit]\nresponses-per-second = 100\nburst = 99",
+        "heimdall.toml:3: key `rate-limit.burst`: 99 is out of range; choose 100 to 65535",
+    ),
+    (
+        "[cookies]\nsecrets = [\"00\"]",
+        "heimdall.toml:2: key `cookies.secrets`: a secret is 32 hexadecimal digits; `openssl rand -hex 16` makes one",
+    ),
+    (
+        "identity.version = \"\"",
+        "heimdall.toml:1: key `identity.version`: 0 octets are none that fit; give 1 to 255",
+    ),
+    (
+        "[[blocklist]]\nfile = \"a\"\naction = \"drop\"",
+        "heimdall.toml:3: key `blocklist.action`: \"drop\" is no action; write nxdomain, null, refused or allow",
+    ),
+    (
+        "[[blocklist]]\naction = \"null\"",
+        "heimdall.toml:1: key `blocklist`: missing field `file`",
     ),
     // Addresses.
     (
@@ -219,6 +249,15 @@ fn defaults() {
             queue: 4096,
             max_in_flight: 4096,
             trust_ad: false,
+            client_response_timeout: Duration::from_millis(1800),
+            stale_max_age: 86_400,
+            failure_ttl_max: 300,
+            nxdomain_cut: false,
+            client_subnet: None,
+        },
+        policy: PolicyConfig {
+            allow: crate::answer::access::private(),
+            ..PolicyConfig::default()
         },
         xdp: XdpConfig {
             cpus: vec![0, 1],
@@ -269,6 +308,66 @@ fn flags_override_the_file() {
     assert_eq!(config.backend, Backend::Auto);
     assert_eq!(config.control, PathBuf::from("/tmp/b"));
     assert_eq!(config.cache_bytes, 512 << 10);
+}
+
+#[test]
+fn a_policy() {
+    let text = r#"
+        upstream = ["9.9.9.9"]
+        forward.client-subnet = "192.0.2.0/24"
+        [access]
+        allow = ["192.0.2.0/24"]
+        drop = ["192.0.2.66"]
+        [rate-limit]
+        responses-per-second = 100
+        exempt = ["10.0.0.0/8"]
+        [cookies]
+        enabled = false
+        secrets = ["000102030405060708090A0b0c0d0e0f"]
+        [identity]
+        server-id = "ams-1"
+        [local]
+        hosts = ["/etc/hosts"]
+        records = [
+            "a.lan. A 10.0.0.1",
+            "b.lan. A 10.0.0.2",
+        ]
+        [[blocklist]]
+        file = "one"
+        [[blocklist]]
+        file = "two"
+        action = "allow"
+    "#;
+    let config = from_file(text).unwrap();
+    assert_eq!(
+        config.forward.client_subnet,
+        Some("192.0.2.0/24".parse().unwrap())
+    );
+    let policy = config.policy;
+    assert_eq!(policy.allow, ["192.0.2.0/24".parse().unwrap()]);
+    assert_eq!(policy.drop, ["192.0.2.66/32".parse().unwrap()]);
+    let limit = &policy.limit;
+    assert_eq!((limit.per_second, limit.burst, limit.slip), (100, 200, 2));
+    assert_eq!(limit.exempt, ["10.0.0.0/8".parse().unwrap()]);
+    assert!(!policy.cookies.enabled);
+    assert_eq!(
+        policy.cookies.secrets,
+        [std::array::from_fn::<u8, 16, _>(|i| i as u8)]
+    );
+    assert_eq!(policy.identity.version, None);
+    assert_eq!(policy.identity.server_id.as_deref(), Some("ams-1"));
+    assert_eq!(policy.hosts, [PathBuf::from("/etc/hosts")]);
+    assert_eq!(policy.records[1].text, "b.lan. A 10.0.0.2");
+    assert_eq!(
+        policy.records[1].place.to_string(),
+        "heimdall.toml:19: key `local.records`: "
+    );
+    assert_eq!(policy.blocklists[0].action, Action::NxDomain);
+    assert_eq!(policy.blocklists[1].action, Action::Allow);
+
+    let args = ["--upstream", "9.9.9.9", "--allow", "198.51.100.0/24"];
+    let config = Config::resolve(&flags(&args), text, &host()).unwrap();
+    assert_eq!(config.policy.allow, ["198.51.100.0/24".parse().unwrap()]);
 }
 
 #[test]

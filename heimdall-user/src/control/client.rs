@@ -14,8 +14,9 @@ use serde_json::Value;
 
 use super::ControlError;
 
-/// How long a server may take to answer. It needs a moment; another client may be before us.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a server may take to answer. It needs a moment, or for a reload with long lists some
+/// more; and another client may be before us.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Sends the server behind `path` a request and reads its answer.
 ///

@@ -1,4 +1,4 @@
-//! The control socket: how `heimdall stats` talks to a running server.
+//! The control socket: how `heimdall stats` and `heimdall reload` talk to a running server.
 //!
 //! A Unix stream socket. A client sends one line, gets one JSON document and the end of the
 //! stream. [`Control`] owns the socket's file; [`ControlServer`] answers on a thread of its own, so
@@ -28,6 +28,8 @@ pub use server::ControlServer;
 pub enum Request {
     /// Every counter.
     Stats,
+    /// Take the policy anew.
+    Reload,
 }
 
 impl Request {
@@ -35,6 +37,7 @@ impl Request {
     fn parse(line: &[u8]) -> Option<Self> {
         match line.trim_ascii() {
             b"stats" => Some(Self::Stats),
+            b"reload" => Some(Self::Reload),
             _ => None,
         }
     }

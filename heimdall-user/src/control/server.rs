@@ -21,7 +21,7 @@ use super::{Control, Request};
 /// Longest request, its newline included, in octets.
 const MAX_REQUEST: usize = 256;
 
-/// How long one client may take, from its connection to the last octet of its answer.
+/// How long one client may take to ask, and then to read its answer.
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// The thread that answers on the control socket.
@@ -97,6 +97,8 @@ fn answer(client: &UnixStream, respond: &impl Fn(&Request) -> Value) -> io::Resu
         Some(request) => respond(&request),
         None => json!({ "error": format!("unknown request {:?}", String::from_utf8_lossy(line)) }),
     };
+    // The answer itself may have taken its time: a reload reads whole lists.
+    let deadline = Instant::now() + PATIENCE;
     write_all(client, format!("{answer}\n").as_bytes(), deadline)
 }
 

@@ -21,7 +21,8 @@ use super::{
     edns::ede,
     header::{self, field, rcode},
     name::{end_of_record_name, eq_ignore_case},
-    rrtype, u16_at, u32_at,
+    rewrite, rrtype, u16_at, u32_at,
+    view::KEY_FLAG_DO,
 };
 
 /// Octets before the body.
@@ -107,7 +108,7 @@ impl Answer {
     pub fn from_response(
         msg: &[u8],
         question: &[u8],
-        _key_flags: u8,
+        key_flags: u8,
         limits: &TtlLimits,
     ) -> Result<Self, BadResponse> {
         let flags = u16_at(msg, field::FLAGS).ok_or(BadResponse::Malformed)?;
@@ -134,7 +135,18 @@ impl Answer {
         if code != rcode::NOERROR && code != rcode::NXDOMAIN {
             return Err(BadResponse::Rcode(code));
         }
-        let records = Records::read(msg, body_start, counts)?;
+        // DNSSEC's records are only for those who asked for them (RFC 4035 section 3.2.1).
+        let qtype = question
+            .last_chunk::<4>()
+            .map_or(0, |[t0, t1, _, _]| u16::from_be_bytes([*t0, *t1]));
+        let dnssec_ok = key_flags & KEY_FLAG_DO != 0;
+        let unwanted = |rtype| !dnssec_ok && rtype != qtype && rrtype::DNSSEC.contains(&rtype);
+        let records = Records::read(msg, body_start, counts, unwanted)?;
+        if records.unwanted {
+            let rest = rewrite::only(msg, body_start, |rtype| !unwanted(rtype));
+            let rest = rest.ok_or(BadResponse::Malformed)?;
+            return Self::from_response(&rest, question, key_flags, limits);
+        }
         if records.extended_rcode != 0 {
             return Err(BadResponse::Rcode(records.extended_rcode << 4 | code));
         }
@@ -276,16 +288,24 @@ struct Records {
     /// MINIMUM of the SOA record in the authority section.
     soa_minimum: Option<u32>,
     extended_rcode: u8,
+    /// There are records that the client must not get.
+    unwanted: bool,
 }
 
 impl Records {
-    fn read(msg: &[u8], start: usize, sections: [u16; 3]) -> Result<Self, BadResponse> {
+    fn read(
+        msg: &[u8],
+        start: usize,
+        sections: [u16; 3],
+        unwanted: impl Fn(u16) -> bool,
+    ) -> Result<Self, BadResponse> {
         let mut found = Self {
             end: start,
             counts: [0; 3],
             ttl_offsets: Vec::new(),
             soa_minimum: None,
             extended_rcode: 0,
+            unwanted: false,
         };
         let mut at = start;
         let mut opt_seen = false;
@@ -303,6 +323,7 @@ impl Records {
                     opt_seen = true;
                     found.extended_rcode = *msg.get(fixed + 4).ok_or(BadResponse::Malformed)?;
                 } else if !opt_seen {
+                    found.unwanted |= unwanted(rtype);
                     if rtype == rrtype::SOA && section == 1 {
                         let minimum = rdata.last_chunk().map(|b| u32::from_be_bytes(*b));
                         found.soa_minimum = minimum.filter(|_| rdata.len() >= 22);

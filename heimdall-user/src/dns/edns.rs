@@ -35,6 +35,16 @@ pub mod ede {
     pub const NETWORK_ERROR: u16 = 23;
 }
 
+/// Option codes (IANA, DNS EDNS0 option codes).
+pub mod option {
+    /// Name server identifier (RFC 5001).
+    pub const NSID: u16 = 3;
+    /// DNS cookies (RFC 7873).
+    pub const COOKIE: u16 = 10;
+    /// Extended DNS Error (RFC 8914).
+    pub const EDE: u16 = 15;
+}
+
 /// What a query's OPT record asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Edns {
@@ -44,25 +54,131 @@ pub struct Edns {
     pub version: u8,
     /// The requestor wants DNSSEC records (DO).
     pub dnssec_ok: bool,
+    /// The requestor wants to know which server answers (RFC 5001).
+    pub nsid: bool,
+    /// The first COOKIE option.
+    pub cookie: Option<Cookie>,
+}
+
+/// A COOKIE option (RFC 7873 section 4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cookie {
+    /// The client's cookie.
+    pub client: [u8; 8],
+    /// The server cookie that the client has from an earlier reply, as it believes from us.
+    pub server: ServerCookie,
+}
+
+/// The server's part of a COOKIE option.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServerCookie {
+    /// The client has none yet.
+    Absent,
+    /// Of the length that ours have (RFC 9018 section 4).
+    Sixteen([u8; 16]),
+    /// Of another length: not from us.
+    Foreign,
+}
+
+impl Cookie {
+    /// Reads an option's data. `None`: no cookie has this length.
+    fn read(data: &[u8]) -> Option<Self> {
+        let (&client, server) = data.split_first_chunk()?;
+        let server = match server.len() {
+            0 => ServerCookie::Absent,
+            16 => ServerCookie::Sixteen(*server.first_chunk()?),
+            8..=32 => ServerCookie::Foreign,
+            _ => return None,
+        };
+        Some(Self { client, server })
+    }
+}
+
+/// What the OPT record of a reply holds beside its fixed part.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options<'a> {
+    /// Info-code of an Extended DNS Error.
+    pub ede: Option<u16>,
+    /// The name server identifier, if one is to be told.
+    pub nsid: Option<&'a [u8]>,
+    /// The client's cookie and ours.
+    pub cookie: Option<[u8; 24]>,
+}
+
+impl Options<'_> {
+    /// Octets that the options take.
+    #[inline]
+    pub fn len(&self) -> usize {
+        let ede = if self.ede.is_some() { 6 } else { 0 };
+        let nsid = self.nsid.map_or(0, |nsid| 4 + nsid.len());
+        let cookie = if self.cookie.is_some() { 28 } else { 0 };
+        ede + nsid + cookie
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Writes the options at `at`. The offset after them.
+    fn write(&self, buf: &mut [u8], at: usize) -> Option<usize> {
+        let mut end = at;
+        let mut put = |code: u16, data: &[u8]| {
+            let (head, rest) = buf.get_mut(end..)?.split_first_chunk_mut::<4>()?;
+            let [c0, c1] = code.to_be_bytes();
+            let [l0, l1] = (data.len() as u16).to_be_bytes();
+            *head = [c0, c1, l0, l1];
+            rest.get_mut(..data.len())?.copy_from_slice(data);
+            end += 4 + data.len();
+            Some(())
+        };
+        if let Some(code) = self.ede {
+            put(option::EDE, &code.to_be_bytes())?;
+        }
+        if let Some(nsid) = self.nsid {
+            put(option::NSID, nsid)?;
+        }
+        if let Some(cookie) = &self.cookie {
+            put(option::COOKIE, cookie)?;
+        }
+        Some(end)
+    }
 }
 
 impl Edns {
     /// Reads an OPT record from its TYPE field at `at`; `rdata` is its options.
     ///
-    /// Returns `None` if an option's length runs past the record. Options themselves are not
-    /// interpreted (section 6.1.2: unknown options are ignored).
-    pub(super) fn read(msg: &[u8], at: usize, mut rdata: &[u8]) -> Option<Self> {
-        while !rdata.is_empty() {
-            let len = usize::from(u16_at(rdata, 2)?);
-            rdata = rdata.get(4 + len..)?;
-        }
+    /// Returns `None` if an option's length runs past the record, or a cookie has a length that
+    /// none can have (RFC 7873 section 5.2.2). Other options are ignored (RFC 6891 section
+    /// 6.1.2), and so are all of a version that is not ours.
+    pub(super) fn read(msg: &[u8], at: usize, rdata: &[u8]) -> Option<Self> {
         let ttl = u32_at(msg, at + 4)?;
         let [_, version, _, _] = ttl.to_be_bytes();
-        Some(Self {
+        let mut edns = Self {
             udp_size: u16_at(msg, at + 2)?.max(512),
             version,
             dnssec_ok: ttl & DO != 0,
-        })
+            nsid: false,
+            cookie: None,
+        };
+        if version == 0 {
+            edns.read_options(rdata)?;
+        }
+        Some(edns)
+    }
+
+    fn read_options(&mut self, mut rdata: &[u8]) -> Option<()> {
+        while !rdata.is_empty() {
+            let (code, len) = (u16_at(rdata, 0)?, usize::from(u16_at(rdata, 2)?));
+            let (data, rest) = rdata.get(4..)?.split_at_checked(len)?;
+            match code {
+                option::NSID => self.nsid = true,
+                option::COOKIE if self.cookie.is_none() => self.cookie = Some(Cookie::read(data)?),
+                _ => {}
+            }
+            rdata = rest;
+        }
+        Some(())
     }
 
     /// The OPT record of a message of ours: our payload size, the upper bits of `rcode`, the DO
@@ -84,5 +200,27 @@ impl Edns {
             0,
             0,
         ]
+    }
+
+    /// Writes the OPT record of a reply to this requestor at `at`. The offset after it.
+    #[inline]
+    pub(super) fn reply(
+        self,
+        buf: &mut [u8],
+        at: usize,
+        udp_size: u16,
+        rcode: u8,
+        options: &Options<'_>,
+    ) -> Option<usize> {
+        let opt = buf.get_mut(at..)?.first_chunk_mut::<OPT_LEN>()?;
+        *opt = Self::write(udp_size, rcode, self.dnssec_ok);
+        let start = at + OPT_LEN;
+        if options.is_empty() {
+            return Some(start);
+        }
+        let end = options.write(buf, start)?;
+        let rdlen = u16::try_from(end - start).ok()?;
+        *buf.get_mut(start - 2..)?.first_chunk_mut()? = rdlen.to_be_bytes();
+        Some(end)
     }
 }

@@ -66,4 +66,6 @@ pub mod rcode {
     pub const REFUSED: u8 = 5;
     /// The EDNS version is not supported; its upper eight bits travel in the OPT record.
     pub const BADVERS: u8 = 16;
+    /// The server wants a cookie of its own first (RFC 7873); extended as BADVERS is.
+    pub const BADCOOKIE: u8 = 23;
 }

@@ -13,10 +13,11 @@ pub mod edns;
 pub mod header;
 pub mod name;
 pub mod reply;
+mod rewrite;
 pub mod view;
 
 pub use answer::{Answer, AnswerRef, TtlLimits};
-pub use edns::Edns;
+pub use edns::{Edns, Options};
 pub use name::NameHasher;
 pub use view::{DnsPacketView, Malformed, Query};
 
@@ -40,17 +41,31 @@ pub(crate) fn u32_at(msg: &[u8], at: usize) -> Option<u32> {
 
 /// Resource record and query types that Heimdall treats specially (IANA, DNS parameters).
 pub mod rrtype {
+    /// Reserved; no record has it (RFC 6895 section 3.1).
+    pub const RESERVED: u16 = 0;
     /// Start of authority (RFC 1035).
     pub const SOA: u16 = 6;
+    /// Host information (RFC 1035), which also stands in for ANY (RFC 8482).
+    pub const HINFO: u16 = 13;
+    /// Text (RFC 1035).
+    pub const TXT: u16 = 16;
+    /// The records of DNSSEC that only those get who set DO or ask for them (RFC 4035 section
+    /// 3.2.1, RFC 5155 section 7.1): RRSIG, NSEC, NSEC3.
+    pub const DNSSEC: [u16; 3] = [46, 47, 50];
     /// The EDNS pseudo-record (RFC 6891).
     pub const OPT: u16 = 41;
     /// First and last of the meta types TKEY, TSIG, IXFR, AXFR, MAILB, MAILA, which ask for
     /// something other than records (RFC 6895 section 3.1).
     pub const META: core::ops::RangeInclusive<u16> = 249..=254;
+    /// All records of a name (RFC 1035 section 3.2.3, RFC 8482).
+    pub const ANY: u16 = 255;
 }
 
 /// The Internet class, the only one that is forwarded.
 pub const CLASS_IN: u16 = 1;
+
+/// The Chaos class, in which servers tell about themselves (RFC 4892).
+pub const CLASS_CH: u16 = 3;
 
 #[cfg(test)]
 mod tests;

@@ -5,9 +5,9 @@
 //! other.
 
 use super::{
-    AnswerRef, Edns, Query,
+    AnswerRef, Options, Query,
     edns::OPT_LEN,
-    header::{self, field},
+    header::{self, field, rcode},
 };
 
 /// What the server says of itself in every reply.
@@ -43,21 +43,22 @@ pub fn answer(
     age: u32,
     limit: usize,
     server: &Server,
+    options: &Options<'_>,
 ) -> Option<usize> {
-    let mut flags = header::QR
-        | header::RA
-        | (query.flags & (header::RD | header::CD))
-        | u16::from(answer.rcode());
+    let start = usize::from(query.question_end);
+    let end = start + answer.body().len();
+    let opt_len = match query.edns {
+        Some(_) => OPT_LEN + options.len(),
+        None => 0,
+    };
+    if end + opt_len > limit.min(buf.len()) {
+        return truncated(buf, query, server, options);
+    }
+    let mut flags = base_flags(query) | u16::from(answer.rcode() & 0xf);
     // AD only for those who asked to see it (RFC 6840 section 5.8).
     let asked_ad = query.flags & header::AD != 0 || query.dnssec_ok();
     if server.trust_ad && asked_ad && answer.authentic() {
         flags |= header::AD;
-    }
-    let start = usize::from(query.question_end);
-    let opt_len = if query.edns.is_some() { OPT_LEN } else { 0 };
-    let end = start + answer.body().len();
-    if end + opt_len > limit.min(buf.len()) {
-        return write(buf, query, flags & !header::AD | header::TC, 0, server);
     }
     let body = buf.get_mut(start..end)?;
     body.copy_from_slice(answer.body());
@@ -69,7 +70,7 @@ pub fn answer(
     let [r0, r1] = additional.to_be_bytes();
     write_header(buf, flags, [0, 1, a0, a1, n0, n1, r0, r1])?;
     match query.edns {
-        Some(edns) => write_opt(buf, end, edns, 0, server),
+        Some(edns) => edns.reply(buf, end, server.udp_size, answer.rcode(), options),
         None => Some(end),
     }
 }
@@ -77,12 +78,26 @@ pub fn answer(
 /// Writes a reply that has no records: an error, with the question and, for a client that sent
 /// one, an OPT record. `rcode` may be an extended one.
 #[inline]
-pub fn error(buf: &mut [u8], query: &Query, rcode: u8, server: &Server) -> Option<usize> {
-    let flags = header::QR
-        | header::RA
-        | (query.flags & (header::RD | header::CD))
-        | u16::from(rcode & 0xf);
-    write(buf, query, flags, rcode, server)
+pub fn error(
+    buf: &mut [u8],
+    query: &Query,
+    rcode: u8,
+    server: &Server,
+    options: &Options<'_>,
+) -> Option<usize> {
+    let flags = base_flags(query) | u16::from(rcode & 0xf);
+    write(buf, query, flags, rcode, server, options)
+}
+
+/// Writes a reply that tells the client to ask over TCP.
+pub fn truncated(
+    buf: &mut [u8],
+    query: &Query,
+    server: &Server,
+    options: &Options<'_>,
+) -> Option<usize> {
+    let flags = base_flags(query) | header::TC;
+    write(buf, query, flags, rcode::NOERROR, server, options)
 }
 
 /// Writes a reply to a query whose question, if `question_end` is given, can be read, and nothing
@@ -95,15 +110,26 @@ pub fn unreadable(buf: &mut [u8], question_end: Option<u16>, rcode: u8) -> Optio
     Some(question_end.map_or(header::LEN, usize::from))
 }
 
-fn write(buf: &mut [u8], query: &Query, flags: u16, rcode: u8, server: &Server) -> Option<usize> {
+/// The flags of every reply: RD and CD come back as they were sent.
+#[inline]
+fn base_flags(query: &Query) -> u16 {
+    header::QR | header::RA | (query.flags & (header::RD | header::CD))
+}
+
+fn write(
+    buf: &mut [u8],
+    query: &Query,
+    flags: u16,
+    rcode: u8,
+    server: &Server,
+    options: &Options<'_>,
+) -> Option<usize> {
     let end = usize::from(query.question_end);
-    write_header(
-        buf,
-        flags,
-        [0, 1, 0, 0, 0, 0, 0, u8::from(query.edns.is_some())],
-    )?;
+    let questions = u8::from(query.has_question());
+    let additional = u8::from(query.edns.is_some());
+    write_header(buf, flags, [0, questions, 0, 0, 0, 0, 0, additional])?;
     match query.edns {
-        Some(edns) => write_opt(buf, end, edns, rcode, server),
+        Some(edns) => edns.reply(buf, end, server.udp_size, rcode, options),
         None => Some(end),
     }
 }
@@ -116,11 +142,4 @@ fn write_header(buf: &mut [u8], flags: u16, counts: [u8; 8]) -> Option<()> {
     let [q0, q1, a0, a1, n0, n1, r0, r1] = counts;
     *head = [id0, id1, f0, f1, q0, q1, a0, a1, n0, n1, r0, r1];
     Some(())
-}
-
-#[inline]
-fn write_opt(buf: &mut [u8], at: usize, client: Edns, rcode: u8, server: &Server) -> Option<usize> {
-    let opt = buf.get_mut(at..)?.first_chunk_mut::<OPT_LEN>()?;
-    *opt = Edns::write(server.udp_size, rcode, client.dnssec_ok);
-    Some(at + OPT_LEN)
 }

@@ -3,12 +3,17 @@
 
 use hickory_proto::{
     op::{Message, MessageType, OpCode, Query as OracleQuery, ResponseCode},
-    rr::{DNSClass, Name, RData, Record, RecordType, rdata},
+    rr::{DNSClass, Name, RData, Record, RecordType, rdata, rdata::opt::EdnsCode},
     serialize::binary::BinDecodable,
 };
 use proptest::prelude::*;
 
-use super::{reply::Server, *};
+use super::{
+    edns::{Cookie, ServerCookie},
+    reply::Server,
+    view::KEY_FLAG_DO,
+    *,
+};
 
 const SERVER: Server = Server {
     udp_size: 1232,
@@ -20,13 +25,24 @@ fn arb_name() -> impl Strategy<Value = Name> {
         .prop_map(|labels| Name::from_labels(labels).unwrap())
 }
 
+/// An EDNS option: of any code, NSID, or a cookie of a length that cookies have.
+fn arb_option() -> impl Strategy<Value = (u16, Vec<u8>)> {
+    let octets = |len| prop::collection::vec(any::<u8>(), len);
+    let cookie = prop_oneof![octets(8..=8), octets(16..=40)];
+    prop_oneof![
+        (11..200u16, octets(0..=20)),
+        Just((3, vec![])),
+        cookie.prop_map(|data| (10, data)),
+    ]
+}
+
 prop_compose! {
     fn arb_query()(
         name in arb_name(),
         rtype in prop_oneof![Just(1u16), Just(28), Just(16), Just(255), 256..60_000u16],
         class in prop_oneof![Just(1u16), Just(3)],
         id: u16, rd: bool, cd: bool, ad: bool,
-        edns in prop::option::of((any::<u16>(), any::<bool>(), 0..2u8, prop::collection::vec((10..200u16, prop::collection::vec(any::<u8>(), 0..20)), 0..3))),
+        edns in prop::option::of((any::<u16>(), any::<bool>(), 0..2u8, prop::collection::vec(arb_option(), 0..4))),
     ) -> Vec<u8> {
         let mut message = Message::new(id, MessageType::Query, OpCode::Query);
         message.metadata.recursion_desired = rd;
@@ -117,6 +133,11 @@ proptest! {
                 prop_assert_eq!(ours.udp_size, theirs.max_payload().max(512));
                 prop_assert_eq!(ours.version, theirs.version());
                 prop_assert_eq!(ours.dnssec_ok, theirs.flags().dnssec_ok);
+                let known = ours.version == 0;
+                prop_assert_eq!(ours.nsid, known && theirs.option(EdnsCode::NSID).is_some());
+                let cookie = theirs.option(EdnsCode::Cookie).filter(|_| known);
+                let cookie = cookie.map(|cookie| Vec::<u8>::try_from(cookie).unwrap());
+                prop_assert_eq!(ours.cookie.map(|cookie| cookie.client.to_vec()), cookie.map(|data| data[..8].to_vec()));
             }
             other => prop_assert!(false, "{:?}", other),
         }
@@ -141,7 +162,7 @@ proptest! {
     #[test]
     fn replies_say_what_the_upstream_said(
         (name, message) in arb_name().prop_flat_map(|name| (Just(name.clone()), arb_response(name))),
-        age in 0..100_000u32, edns: bool, limit in prop_oneof![Just(65_535usize), 512..2000usize],
+        age in 0..100_000u32, edns: bool, ede: Option<u8>, nsid in prop::option::of(prop::collection::vec(any::<u8>(), 1..20)), cookie: Option<[u8; 24]>, limit in prop_oneof![Just(65_535usize), 512..2000usize],
     ) {
         let upstream = message.to_vec().unwrap();
         let mut query = Message::new(77, MessageType::Query, OpCode::Query);
@@ -156,7 +177,8 @@ proptest! {
         let question = buf[12..usize::from(query.question_end)].to_vec();
         let answer = Answer::from_response(&upstream, &question, 0, &limits).unwrap();
         buf.resize(65_535, 0xee);
-        let len = reply::answer(&mut buf, &query, answer.as_ref(), age, limit, &SERVER).unwrap();
+        let options = Options { ede: ede.map(u16::from), nsid: nsid.as_deref(), cookie };
+        let len = reply::answer(&mut buf, &query, answer.as_ref(), age, limit, &SERVER, &options).unwrap();
         prop_assert!(len <= limit);
         let reply = Message::from_bytes(&buf[..len]).unwrap();
         prop_assert_eq!(reply.metadata.id, 77);
@@ -165,6 +187,12 @@ proptest! {
         prop_assert!(!reply.metadata.authoritative);
         prop_assert!(!reply.metadata.authentic_data, "nobody asked for AD");
         prop_assert_eq!(reply.edns.is_some(), edns);
+        if let Some(edns) = &reply.edns {
+            let data = |code: u16| edns.option(code.into()).map(|option| Vec::<u8>::try_from(option).unwrap());
+            prop_assert_eq!(data(15), ede.map(|code| vec![0, code]));
+            prop_assert_eq!(data(3), nsid);
+            prop_assert_eq!(data(10), cookie.map(|cookie| cookie.to_vec()));
+        }
         prop_assert_eq!(&reply.queries[0].name().to_lowercase(), &message.queries[0].name().to_lowercase());
         if reply.metadata.truncation {
             prop_assert!(reply.answers.is_empty() && reply.authorities.is_empty());
@@ -242,6 +270,8 @@ fn malformed_queries_and_what_they_are() {
         udp_size: 1232,
         version: 0,
         dnssec_ok: true,
+        nsid: false,
+        cookie: None,
     });
     assert_eq!(
         with(&|m| {
@@ -286,4 +316,128 @@ fn malformed_queries_and_what_they_are() {
         Err(Malformed::Records(19)),
         "option past the record"
     );
+}
+
+/// An OPT record with these octets of options.
+fn opt(version: u8, options: &[u8]) -> Vec<u8> {
+    let mut opt = vec![0, 0, 41, 4, 0xd0, 0, version, 0, 0];
+    opt.extend_from_slice(&(options.len() as u16).to_be_bytes());
+    opt.extend_from_slice(options);
+    opt
+}
+
+#[test]
+fn cookies_have_lengths_that_cookies_can_have() {
+    for len in 0..=48usize {
+        let options = [&[0, 10, 0, len as u8][..], &vec![7; len]].concat();
+        let mut msg = b"\0\x01\x01\0\0\x01\0\0\0\0\0\x01\x01a\0\0\x01\0\x01".to_vec();
+        msg.extend(opt(0, &options));
+        let server = match len {
+            8 => Some(ServerCookie::Absent),
+            24 => Some(ServerCookie::Sixteen([7; 16])),
+            16..=40 => Some(ServerCookie::Foreign),
+            _ => None,
+        };
+        match DnsPacketView::parse(&msg) {
+            Ok(view) => assert_eq!(
+                view.edns().unwrap().cookie,
+                Some(Cookie {
+                    client: [7; 8],
+                    server: server.expect("a length that no cookie has"),
+                }),
+                "{len}"
+            ),
+            Err(malformed) => {
+                assert_eq!((malformed, server), (Malformed::Records(19), None), "{len}");
+            }
+        }
+        let at = msg.len() - options.len() - 5;
+        msg[at] = 1;
+        assert!(
+            DnsPacketView::parse(&msg).is_ok(),
+            "options of another version are not ours to judge"
+        );
+    }
+}
+
+#[test]
+fn only_a_cookie_makes_up_for_a_missing_question() {
+    let bare = |count: u8, rest: Vec<u8>| {
+        let mut msg = vec![0, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, count];
+        msg.extend(rest);
+        DnsPacketView::parse(&msg).map(|view| (view.question().len(), view.edns().is_some()))
+    };
+    let cookie = [&[0, 10, 0, 8][..], &[7; 8]].concat();
+    assert_eq!(bare(1, opt(0, &cookie)), Ok((0, true)));
+    assert_eq!(bare(1, opt(0, &[])), Err(Malformed::Question));
+    assert_eq!(bare(1, opt(0, &[0, 3, 0, 0])), Err(Malformed::Question));
+    assert_eq!(bare(2, opt(0, &cookie)), Err(Malformed::Question));
+    assert_eq!(bare(0, vec![]), Err(Malformed::Question));
+}
+
+/// What DNSSEC adds is for those who asked for it; the rest of the answer stays whole, compressed
+/// names included that pointed into what was left out.
+#[test]
+fn dnssec_records_go_to_those_who_asked() {
+    let name = Name::from_ascii("www.Example.com.").unwrap();
+    let mut message = Message::new(1, MessageType::Response, OpCode::Query);
+    message.add_query(OracleQuery::query(name.clone(), RecordType::A));
+    let unknown = |code: u16, data: &[u8]| RData::Unknown {
+        code: RecordType::from(code),
+        rdata: rdata::NULL::with(data.to_vec()),
+    };
+    let signature = [&[0, 1, 8, 3, 0, 0, 0, 60][..], &[9; 30]].concat();
+    let target = Name::from_ascii("target.example.com.").unwrap();
+    let records = [
+        Record::from_rdata(name.clone(), 60, RData::CNAME(rdata::CNAME(target.clone()))),
+        Record::from_rdata(name.clone(), 60, unknown(46, &signature)),
+        Record::from_rdata(target.clone(), 60, RData::A(rdata::A::new(10, 0, 0, 1))),
+        Record::from_rdata(target.clone(), 60, unknown(46, &signature)),
+        Record::from_rdata(
+            target.clone(),
+            60,
+            RData::MX(rdata::MX::new(10, target.clone())),
+        ),
+    ];
+    for record in &records {
+        message.add_answer(record.clone());
+    }
+    let soa = rdata::SOA::new(target.clone(), name.clone(), 1, 2, 3, 4, 5);
+    for data in [
+        unknown(47, &[0, 0, 1, 2]),
+        RData::SOA(soa),
+        unknown(50, &[1, 0, 0, 0]),
+    ] {
+        message.add_authority(Record::from_rdata(target.clone(), 60, data));
+    }
+    let mut upstream = message.to_vec().unwrap();
+    upstream[2] |= 0x80;
+    for (qtype, flags, answers, authorities) in [
+        (1u16, 0u8, 3, 1),
+        (1, KEY_FLAG_DO, 5, 3),
+        (46, 0, 5, 1),
+        (47, 0, 3, 2),
+    ] {
+        let mut upstream = upstream.clone();
+        let end = 12 + 17;
+        upstream[end..end + 2].copy_from_slice(&qtype.to_be_bytes());
+        let question = upstream[12..end + 4].to_vec();
+        let answer =
+            Answer::from_response(&upstream, &question, flags, &TtlLimits::default()).unwrap();
+        let answer = answer.as_ref();
+        let counts = answer.counts();
+        assert_eq!((counts[1], counts[3]), (answers, authorities), "{qtype}");
+        let mut whole = upstream[..end + 4].to_vec();
+        whole[6..12].copy_from_slice(&counts);
+        whole.extend_from_slice(answer.body());
+        let read = Message::from_bytes(&whole).unwrap();
+        let wanted = |record: &&Record| {
+            let rtype = u16::from(record.record_type());
+            flags & KEY_FLAG_DO != 0 || rtype == qtype || !rrtype::DNSSEC.contains(&rtype)
+        };
+        let expected: Vec<_> = message.answers.iter().filter(wanted).collect();
+        assert_eq!(read.answers.iter().collect::<Vec<_>>(), expected);
+        let expected: Vec<_> = message.authorities.iter().filter(wanted).collect();
+        assert_eq!(read.authorities.iter().collect::<Vec<_>>(), expected);
+    }
 }

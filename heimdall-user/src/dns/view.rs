@@ -16,7 +16,7 @@ pub enum Malformed {
     Response,
     /// An opcode other than QUERY. NOTIMP, header only.
     Opcode,
-    /// No question that can be read. FORMERR, header only.
+    /// No question that can be read, or more than one (RFC 9619). FORMERR, header only.
     Question,
     /// The question, which ends at this offset, can be read, what follows it cannot, or breaks
     /// the rules for OPT. FORMERR with the question.
@@ -54,8 +54,8 @@ impl<'a> DnsPacketView<'a> {
         if flags & header::OPCODE != 0 {
             return Err(Malformed::Opcode);
         }
-        if u16::from_be_bytes([q0, q1]) != 1 {
-            return Err(Malformed::Question);
+        if [q0, q1] != [0, 1] {
+            return Self::without_question(msg);
         }
         let name_end = end_of_question_name(msg, header::LEN).ok_or(Malformed::Question)?;
         let qtype = u16_at(msg, name_end).ok_or(Malformed::Question)?;
@@ -76,6 +76,29 @@ impl<'a> DnsPacketView<'a> {
                 .map_err(|BadRecords| Malformed::Records(view.question_end as u16))?;
         }
         Ok(view)
+    }
+
+    /// A message without a question is taken if it has a COOKIE option: its sender wants a server
+    /// cookie and nothing else (RFC 7873 section 5.4).
+    #[cold]
+    fn without_question(msg: &'a [u8]) -> Result<Self, Malformed> {
+        let count = |at| u16_at(msg, at).ok_or(Malformed::Runt);
+        if count(field::QDCOUNT)? != 0 {
+            return Err(Malformed::Question);
+        }
+        let before = u32::from(count(field::ANCOUNT)?) + u32::from(count(field::NSCOUNT)?);
+        let edns = read_records(msg, header::LEN, before, count(field::ARCOUNT)?)
+            .map_err(|BadRecords| Malformed::Question)?
+            .filter(|edns| edns.cookie.is_some())
+            .ok_or(Malformed::Question)?;
+        Ok(Self {
+            msg,
+            question_end: header::LEN,
+            flags: count(field::FLAGS)?,
+            qtype: 0,
+            qclass: 0,
+            edns: Some(edns),
+        })
     }
 }
 
@@ -165,7 +188,7 @@ pub const KEY_FLAG_CD: u8 = 2;
 pub struct Query {
     /// Hash of the key: name, type, class, DO, CD.
     pub hash: u64,
-    /// Offset after the question, 17 to 271.
+    /// Offset after the question, 17 to 271; 12 for a query without one, which asks for a cookie.
     pub question_end: u16,
     /// The header's flags word.
     pub flags: u16,
@@ -223,10 +246,18 @@ impl Query {
         u64::from(self.qtype) << 32 | u64::from(self.qclass) << 16 | u64::from(self.key_flags())
     }
 
-    /// Whether the question can be forwarded at all: Internet class, and a type that asks for
-    /// records.
+    /// Whether there is a question at all.
+    #[inline]
+    pub fn has_question(&self) -> bool {
+        usize::from(self.question_end) > header::LEN
+    }
+
+    /// Whether this is a query that a cache or an upstream may answer: Internet class, and a type
+    /// that stands for records.
     #[inline]
     pub fn is_forwardable(&self) -> bool {
-        self.qclass == CLASS_IN && !rrtype::META.contains(&self.qtype) && self.qtype != rrtype::OPT
+        let meta = rrtype::META.contains(&self.qtype);
+        let special = matches!(self.qtype, rrtype::RESERVED | rrtype::OPT | rrtype::ANY);
+        self.qclass == CLASS_IN && !meta && !special
     }
 }

@@ -7,7 +7,7 @@
 //! UDP       src(2) dst(2) len(2) csum(2)                                        RFC 768
 //! ```
 
-use core::mem::swap;
+use core::{mem::swap, net::IpAddr};
 
 use super::{SourceFilter, checksum};
 
@@ -185,6 +185,17 @@ impl Layout {
     #[inline]
     pub fn dns_len(&self) -> usize {
         usize::from(self.dns_len)
+    }
+
+    /// The sender's address.
+    #[inline]
+    pub fn source(&self, frame: &[u8]) -> IpAddr {
+        let ip = usize::from(self.ip);
+        if usize::from(self.dns - self.ip) == IPV4 + UDP {
+            IpAddr::from(at::<4>(frame, ip + 12).unwrap_or_default())
+        } else {
+            IpAddr::from(at::<16>(frame, ip + 8).unwrap_or_default())
+        }
     }
 
     /// The sender's port.

@@ -5,25 +5,30 @@
 //! forwarder, and the fronts that hand it their misses. This room holds no logic of packets or
 //! answers; `heimdall run` calls it.
 
+mod policy;
 mod report;
 mod xdp;
 
 use std::{io, sync::Arc};
 
+use arc_swap::ArcSwap;
+use serde_json::json;
 use thiserror::Error;
 use tracing::{info, warn};
 
 use crate::{
-    answer::Core,
+    answer::{Core, policy::Policy},
     cache::Cache,
     clock::Clock,
-    config::{Backend, Config},
-    control::{Control, ControlError, ControlServer},
+    config::{Backend, Config, ConfigError},
+    control::{Control, ControlError, ControlServer, Request},
     dns::{NameHasher, reply},
     forward::{self, Forwarder, Mailbox},
     socket::{Listeners, SocketError, SocketFront},
     stats::{AnswerCounters, DropCounters},
 };
+use policy::Reloader;
+pub use policy::{PolicyError, PolicyLoader, ReloadError};
 use report::{Report, SocketReport};
 use xdp::{AfXdpError, OpenXdp, Xdp};
 
@@ -33,6 +38,9 @@ pub enum ServerError {
     /// The control socket.
     #[error(transparent)]
     Control(#[from] ControlError),
+    /// The policy.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
     /// The listen addresses.
     #[error(transparent)]
     Socket(#[from] SocketError),
@@ -69,6 +77,7 @@ const MAX_SOCKET_PENDING: usize = 4096;
 #[derive(Debug)]
 pub struct Server {
     control: ControlServer,
+    reloader: Arc<Reloader>,
     xdp: Option<Xdp>,
     sockets: SocketFront,
     forwarder: Forwarder,
@@ -80,11 +89,17 @@ impl Server {
     ///
     /// # Errors
     /// [`ServerError`]; nothing stays attached, bound or on disk.
-    pub fn start(config: &Config) -> Result<Self, ServerError> {
+    ///
+    /// `settings` reads the settings anew, for a reload.
+    pub fn start(
+        config: &Config,
+        settings: impl Fn() -> Result<Config, ConfigError> + Send + Sync + 'static,
+    ) -> Result<Self, ServerError> {
+        let reloader = Arc::new(Reloader::start(config, settings)?);
         let control = Control::bind(&config.control)?;
         let listeners = Listeners::bind(&config.listen)?;
         let open_xdp = open_xdp(config, &listeners)?;
-        let parts = CoreParts::new(config);
+        let parts = CoreParts::new(config, Arc::clone(reloader.policy()));
         let (socket_core, socket_counters) = parts.core()?;
 
         let socket_mailbox = Arc::new(mailbox(MAX_SOCKET_PENDING)?);
@@ -118,10 +133,20 @@ impl Server {
             forwarder: forwarder.counters(),
         };
         let control = control
-            .serve(move |_stats| report.json())
+            .serve({
+                let reloader = Arc::clone(&reloader);
+                move |request| match request {
+                    Request::Stats => report.json(),
+                    Request::Reload => match reload(&reloader) {
+                        Ok(done) => json!({ "reloaded": done }),
+                        Err(error) => json!({ "failed": error.to_string() }),
+                    },
+                }
+            })
             .map_err(start("the control thread"))?;
         Ok(Self {
             control,
+            reloader,
             xdp,
             sockets,
             forwarder,
@@ -132,6 +157,15 @@ impl Server {
     /// What it answers on, in words.
     pub fn summary(&self) -> &str {
         &self.summary
+    }
+
+    /// Takes the policy anew, from the settings and the files that they name, and logs what came
+    /// of it. Queries go on being answered.
+    ///
+    /// # Errors
+    /// Settings or files are bad; the old policy stays.
+    pub fn reload(&self) -> Result<&'static str, ReloadError> {
+        reload(&self.reloader)
     }
 
     /// Stops everything, the XDP programs first: from then on packets go to the kernel.
@@ -145,10 +179,20 @@ impl Server {
     }
 }
 
+fn reload(reloader: &Reloader) -> Result<&'static str, ReloadError> {
+    let outcome = reloader.reload();
+    match &outcome {
+        Ok(done) => info!("{done}"),
+        Err(error) => warn!("not reloaded, the old policy stays: {error}"),
+    }
+    outcome
+}
+
 /// What all answer cores of the process have in common.
 struct CoreParts {
     hasher: NameHasher,
     server: reply::Server,
+    policy: Arc<ArcSwap<Policy>>,
     cache_bytes: usize,
     clock: Clock,
 }
@@ -161,13 +205,14 @@ struct CoreCounters {
 }
 
 impl CoreParts {
-    fn new(config: &Config) -> Self {
+    fn new(config: &Config, policy: Arc<ArcSwap<Policy>>) -> Self {
         Self {
             hasher: NameHasher::default(),
             server: reply::Server {
                 udp_size: config.max_udp_size,
                 trust_ad: config.forward.trust_ad,
             },
+            policy,
             cache_bytes: config.cache_bytes,
             clock: Clock::start(),
         }
@@ -187,6 +232,7 @@ impl CoreParts {
             cache,
             self.hasher.clone(),
             self.server,
+            Arc::clone(&self.policy),
             Arc::clone(&counters.answers),
             Arc::clone(&counters.drops),
         );

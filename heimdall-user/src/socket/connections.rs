@@ -2,6 +2,7 @@
 
 use std::{
     io::{self, ErrorKind},
+    net::IpAddr,
     time::{Duration, Instant},
 };
 
@@ -9,10 +10,10 @@ use mio::{Interest, Token, net::TcpStream};
 
 use super::{
     front::{LISTENERS, Loop, SWEEP},
-    pending::Client,
+    pending::Origin,
     tcp::{Connection, Input},
 };
-use crate::answer::{Transport, Verdict};
+use crate::answer::Verdict;
 
 /// Connections accepted before others get their turn.
 const ACCEPT_BATCH: usize = 64;
@@ -34,7 +35,7 @@ impl Loop {
                 return;
             };
             match socket.accept() {
-                Ok((stream, _)) => self.open(stream, now),
+                Ok((stream, peer)) => self.open(stream, peer.ip(), now),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
                 Err(error) if is_about_one_connection(&error) => {}
                 Err(_) => {
@@ -56,7 +57,7 @@ impl Loop {
         }
     }
 
-    fn open(&mut self, mut stream: TcpStream, now: Instant) {
+    fn open(&mut self, mut stream: TcpStream, peer: IpAddr, now: Instant) {
         self.counters.tcp_connections.add(1);
         if self.connections.len() >= MAX_CONNECTIONS && !self.close_oldest() {
             return;
@@ -74,7 +75,7 @@ impl Loop {
         {
             self.serial += 1;
             self.connections
-                .insert(Connection::new(stream, self.serial, now));
+                .insert(Connection::new(stream, peer, self.serial, now));
         }
     }
 
@@ -107,9 +108,12 @@ impl Loop {
                 };
                 self.counters.tcp_received.add(1);
                 open.last_used = now;
-                let serial = open.serial;
-                let client = Client::Tcp { connection, serial };
-                match self.service.ask(&mut self.buf, len, Transport::Tcp, client) {
+                let origin = Origin::Tcp {
+                    connection,
+                    serial: open.serial,
+                    address: open.peer,
+                };
+                match self.service.ask(&mut self.buf, len, origin) {
                     Verdict::Reply(len) => {
                         open.reply(self.buf.get(..len).unwrap_or_default());
                         self.counters.tcp_answered.add(1);

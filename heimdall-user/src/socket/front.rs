@@ -23,13 +23,13 @@ use slab::Slab;
 
 use super::{
     Listeners, SocketCounters,
-    pending::Client,
+    pending::Origin,
     service::Service,
     tcp::Connection,
     udp::{self, Control},
 };
 use crate::{
-    answer::{Core, Transport, Verdict},
+    answer::{Core, Verdict},
     clock::Clock,
     forward::{Handle, Mailbox},
 };
@@ -217,12 +217,14 @@ impl Loop {
         // Before the queue is emptied: what is put in later rings again.
         mailbox.silence();
         while let Some(outcome) = mailbox.take() {
-            let Some((client, len)) = self.service.outcome(outcome, &mut self.buf) else {
+            let Some((origin, len)) = self.service.outcome(outcome, &mut self.buf) else {
                 continue;
             };
-            match client {
-                Client::Udp { listener, path } => self.send(listener, len, &path),
-                Client::Tcp { connection, serial } => {
+            match origin {
+                Origin::Udp { listener, path } => self.send(listener, len, &path),
+                Origin::Tcp {
+                    connection, serial, ..
+                } => {
                     let Some(open) = self
                         .connections
                         .get_mut(connection)
@@ -257,11 +259,8 @@ impl Loop {
                 Err(_) => continue,
             };
             self.counters.udp_received.add(1);
-            let transport = Transport::Udp {
-                source_port: path.peer.port(),
-            };
-            let client = Client::Udp { listener, path };
-            if let Verdict::Reply(len) = self.service.ask(&mut self.buf, len, transport, client) {
+            let origin = Origin::Udp { listener, path };
+            if let Verdict::Reply(len) = self.service.ask(&mut self.buf, len, origin) {
                 self.send(listener, len, &path);
             }
         }
@@ -276,14 +275,27 @@ impl Loop {
         }
     }
 
-    fn send(&self, listener: usize, len: usize, path: &udp::Path) {
-        let (Some(socket), Some(msg)) = (self.udp.get(listener), self.buf.get(..len)) else {
+    /// Sends the reply in the buffer. One that is larger than the path's MTU gives way to one that
+    /// tells the client to come over TCP.
+    fn send(&mut self, listener: usize, len: usize, path: &udp::Path) {
+        let Some(socket) = self.udp.get(listener).map(AsRawFd::as_raw_fd) else {
             return;
         };
-        if msg.is_empty() {
+        let send = |msg: Option<&[u8]>| match msg {
+            Some(msg) if !msg.is_empty() => udp::send(socket, msg, path),
+            _ => Err(ErrorKind::InvalidInput.into()),
+        };
+        if len == 0 {
             return;
         }
-        match udp::send(socket.as_raw_fd(), msg, path) {
+        let mut sent = send(self.buf.get(..len));
+        if let Err(error) = &sent
+            && error.raw_os_error() == Some(nix::libc::EMSGSIZE)
+            && let Some(len) = self.service.truncate(&mut self.buf)
+        {
+            sent = send(self.buf.get(..len));
+        }
+        match sent {
             Ok(()) => self.counters.udp_answered.add(1),
             Err(_) => self.counters.udp_send_failed.add(1),
         }

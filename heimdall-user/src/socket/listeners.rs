@@ -15,6 +15,8 @@ use nix::{
 };
 use thiserror::Error;
 
+use super::mtu;
+
 /// Receive buffer of a UDP socket, in octets. The kernel caps it at `net.core.rmem_max`.
 const RECEIVE_BUFFER: usize = 4 << 20;
 
@@ -181,6 +183,7 @@ fn bind_udp(address: SocketAddr) -> Result<UdpSocket, Errno> {
             SocketAddr::V6(_) => setsockopt(&fd, sockopt::Ipv6RecvPacketInfo, &true)?,
         }
     }
+    mtu::never_fragment(&fd, address)?;
     // A smaller buffer loses datagrams in bursts sooner; it is no reason not to start.
     let _ = setsockopt(&fd, sockopt::RcvBuf, &RECEIVE_BUFFER);
     bind(fd.as_raw_fd(), &SockaddrStorage::from(address))?;

@@ -12,6 +12,7 @@ mod connections;
 mod counters;
 mod front;
 mod listeners;
+mod mtu;
 mod pending;
 mod service;
 mod tcp;

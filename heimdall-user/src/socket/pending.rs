@@ -1,13 +1,18 @@
 //! Queries that wait for the forwarder.
 
+use std::net::IpAddr;
+
 use slab::Slab;
 
 use super::udp::Path;
-use crate::dns::{Query, header};
+use crate::{
+    answer::{Client, Transport},
+    dns::{Query, header},
+};
 
-/// Whom the reply goes to.
+/// Where a query came from, and its reply goes to.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Client {
+pub(super) enum Origin {
     Udp {
         /// The listener's number.
         listener: usize,
@@ -17,25 +22,45 @@ pub(super) enum Client {
         connection: usize,
         /// Tells the connection from a later one in the same place.
         serial: u64,
+        /// The client's address.
+        address: IpAddr,
     },
+}
+
+impl Origin {
+    /// The client as the answer core knows it.
+    pub(super) fn client(&self) -> Client {
+        match self {
+            Self::Udp { path, .. } => Client {
+                address: path.peer.ip(),
+                transport: Transport::Udp {
+                    source_port: path.peer.port(),
+                },
+            },
+            Self::Tcp { address, .. } => Client {
+                address: *address,
+                transport: Transport::Tcp,
+            },
+        }
+    }
 }
 
 /// A query that waits: what is needed to write its reply.
 #[derive(Debug)]
 pub(super) struct Waiting {
     pub(super) query: Query,
-    pub(super) client: Client,
+    pub(super) origin: Origin,
     /// The header and the question.
     head: Box<[u8]>,
 }
 
 impl Waiting {
     /// Keeps of `msg` what the reply needs.
-    pub(super) fn new(query: &Query, msg: &[u8], client: Client) -> Self {
+    pub(super) fn new(query: &Query, msg: &[u8], origin: Origin) -> Self {
         debug_assert!(msg.len() >= header::LEN);
         Self {
             query: *query,
-            client,
+            origin,
             head: msg
                 .get(..usize::from(query.question_end))
                 .unwrap_or_default()

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use super::{
     SocketCounters,
-    pending::{Client, Pending, Waiting},
+    pending::{Origin, Pending, Waiting},
 };
 use crate::{
-    answer::{Core, Transport, Verdict},
+    answer::{Client, Core, Verdict},
     clock::Clock,
-    dns::{Answer, Query, header::rcode},
+    dns::{Answer, Query},
     forward::{Handle, Mailbox, Outcome, Request},
 };
 
@@ -20,13 +20,13 @@ pub(super) struct Service {
     pub(super) mailbox: Arc<Mailbox>,
     front: u16,
     clock: Clock,
-    /// The time of this round of the loop, in seconds.
-    now: u32,
     pending: Pending,
     counters: Arc<SocketCounters>,
     /// The answer that was learnt last. The requests that shared an upstream query come back one
     /// behind the other; it is kept once.
     learnt: Option<Arc<Answer>>,
+    /// The query that was answered last.
+    last: Option<(Query, Client)>,
 }
 
 impl Service {
@@ -44,17 +44,17 @@ impl Service {
             forwarder,
             mailbox,
             front,
-            now: clock.seconds(),
             clock,
             pending: Pending::new(max_pending),
             counters,
             learnt: None,
+            last: None,
         }
     }
 
     /// Begins a round of the loop.
     pub(super) fn begin(&mut self) {
-        self.now = self.clock.seconds();
+        self.core.begin(self.clock.now());
     }
 
     /// Ends a round of the loop: what was asked in it goes out.
@@ -66,26 +66,23 @@ impl Service {
 
     /// Answers the message in the first `len` octets of `buf`, over it. After a
     /// [`Verdict::Miss`] the reply comes from [`outcome`](Self::outcome).
-    pub(super) fn ask(
-        &mut self,
-        buf: &mut [u8],
-        len: usize,
-        transport: Transport,
-        client: Client,
-    ) -> Verdict {
+    pub(super) fn ask(&mut self, buf: &mut [u8], len: usize, origin: Origin) -> Verdict {
+        let client = origin.client();
+        self.last = None;
         let query = match self.core.read(buf.get(..len).unwrap_or_default()) {
             Ok(query) => query,
-            Err(malformed) => return self.core.reject(malformed, buf, transport),
+            Err(malformed) => return self.core.reject(malformed, buf, &client),
         };
-        match self.core.answer(&query, buf, transport, self.now) {
-            Verdict::Miss if self.forward(&query, buf, client) => Verdict::Miss,
-            Verdict::Miss => self.core.error(&query, buf, transport, rcode::SERVFAIL),
+        self.last = Some((query, client));
+        match self.core.answer(&query, buf, &client) {
+            Verdict::Miss if self.forward(&query, buf, origin) => Verdict::Miss,
+            Verdict::Miss => self.core.overload(&query, buf, &client),
             verdict => verdict,
         }
     }
 
     /// Hands a query to the forwarder, if there is room for it here and there.
-    fn forward(&mut self, query: &Query, msg: &[u8], client: Client) -> bool {
+    fn forward(&mut self, query: &Query, msg: &[u8], origin: Origin) -> bool {
         let Some(token) = self.pending.next_token() else {
             self.counters.overflow.add(1);
             return false;
@@ -95,32 +92,38 @@ impl Service {
         };
         let taken = self.forwarder.submit(request).is_ok();
         if taken {
-            self.pending.add(Waiting::new(query, msg, client));
+            self.pending.add(Waiting::new(query, msg, origin));
         }
         taken
     }
 
     /// Writes the reply to a query that waited into `buf`: whom it goes to, and its length, 0 if
     /// there is none to send.
-    pub(super) fn outcome(&mut self, outcome: Outcome, buf: &mut [u8]) -> Option<(Client, usize)> {
+    pub(super) fn outcome(&mut self, outcome: Outcome, buf: &mut [u8]) -> Option<(Origin, usize)> {
         let waiting = self.pending.remove(outcome.token)?;
         waiting.restore(buf);
-        let transport = match waiting.client {
-            Client::Udp { path, .. } => Transport::Udp {
-                source_port: path.peer.port(),
-            },
-            Client::Tcp { .. } => Transport::Tcp,
-        };
+        let client = waiting.origin.client();
         let query = &waiting.query;
-        let verdict = self.core.complete(query, buf, transport, &outcome.answer);
+        self.last = Some((*query, client));
+        let verdict = self.core.complete(query, buf, &client, &outcome.answer);
         let known = self.learnt.as_ref();
         if !known.is_some_and(|last| Arc::ptr_eq(last, &outcome.answer)) {
-            self.core.learn(query, buf, &outcome.answer, self.now);
+            self.core.learn(query, buf, &outcome.answer);
             self.learnt = Some(outcome.answer);
         }
         match verdict {
-            Verdict::Reply(len) => Some((waiting.client, len)),
-            Verdict::Drop | Verdict::Miss => Some((waiting.client, 0)),
+            Verdict::Reply(len) => Some((waiting.origin, len)),
+            Verdict::Drop | Verdict::Miss => Some((waiting.origin, 0)),
+        }
+    }
+
+    /// Writes over the last reply, which still stands in `buf` but was too large for the path, one
+    /// that tells the client to ask over TCP. Its length.
+    pub(super) fn truncate(&mut self, buf: &mut [u8]) -> Option<usize> {
+        let (query, client) = self.last.take()?;
+        match self.core.truncate(&query, buf, &client) {
+            Verdict::Reply(len) => Some(len),
+            Verdict::Drop | Verdict::Miss => None,
         }
     }
 }

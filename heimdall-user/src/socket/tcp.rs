@@ -7,6 +7,7 @@
 
 use std::{
     io::{self, ErrorKind, Read, Write},
+    net::IpAddr,
     time::Instant,
 };
 
@@ -36,6 +37,8 @@ pub(super) enum Input {
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) stream: TcpStream,
+    /// The client's address.
+    pub(super) peer: IpAddr,
     pub(super) serial: u64,
     /// Queries that wait for the forwarder.
     pub(super) pending: usize,
@@ -53,9 +56,10 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    pub(super) fn new(stream: TcpStream, serial: u64, now: Instant) -> Self {
+    pub(super) fn new(stream: TcpStream, peer: IpAddr, serial: u64, now: Instant) -> Self {
         Self {
             stream,
+            peer,
             serial,
             pending: 0,
             last_used: now,

@@ -52,6 +52,7 @@ impl Bench {
                 udp_size: 1232,
                 trust_ad: false,
             },
+            Arc::default(),
             answers.clone(),
             drops.clone(),
         );
@@ -396,6 +397,7 @@ fn idle_connections_are_closed_and_busy_ones_are_not() {
             udp_size: 1232,
             trust_ad: false,
         },
+        Arc::default(),
         Arc::default(),
         Arc::default(),
     );

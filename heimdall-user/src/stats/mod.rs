@@ -70,6 +70,16 @@ counters! {
         refused,
         /// Replies of BADVERS.
         badvers,
+        /// Replies of BADCOOKIE.
+        badcookie,
+        /// Queries refused because the client may not ask here.
+        prohibited,
+        /// Replies cut because the client's prefix asks too much.
+        slipped,
+        /// Queries that local data answered, and no cache yet.
+        local,
+        /// Queries that a blocklist answered, and no cache yet.
+        blocked,
         /// Answers now in the cache.
         cache_entries,
         /// Answers put in the cache.
@@ -94,6 +104,11 @@ counters! {
         bad_checksum,
         /// A source address or port that no reply may go to.
         bad_source,
+        /// Clients that the operator wants to be dropped, or that sent something unreadable and may
+        /// not ask here.
+        access,
+        /// The client's prefix asks too much.
+        rate_limited,
         /// No room to write the reply.
         no_room,
     }

@@ -31,9 +31,9 @@ use nix::{
 };
 
 use crate::{
-    answer::{Core, Transport, Verdict},
+    answer::{Client, Core, Transport, Verdict},
     clock::Clock,
-    dns::{Malformed, Query, header::rcode},
+    dns::{Malformed, Query},
     forward::{Handle, Mailbox, Request},
     packet::{BadPacket, Layout, SourceFilter},
     stats::{DropCounters, counters},
@@ -198,6 +198,17 @@ struct Staged {
     query: Result<Query, Malformed>,
 }
 
+/// The sender of a packet.
+#[inline]
+fn client(layout: &Layout, packet: &[u8]) -> Client {
+    Client {
+        address: layout.source(packet),
+        transport: Transport::Udp {
+            source_port: layout.source_port(),
+        },
+    }
+}
+
 /// How many frames are with the kernel.
 #[derive(Debug, Default)]
 struct Places {
@@ -286,10 +297,11 @@ impl State {
         let mut idle_since: Option<Instant> = None;
         let mut accounted = u32::MAX;
         while !stop.load(Ordering::Relaxed) {
-            let now = self.clock.seconds();
-            let work = self.turn(now)?;
-            if now != accounted {
-                accounted = now;
+            let now = self.clock.now();
+            self.core.begin(now);
+            let work = self.turn()?;
+            if now.seconds != accounted {
+                accounted = now.seconds;
                 self.account();
             }
             let idle = work == 0 && !self.xsk.has_unsent();
@@ -308,7 +320,7 @@ impl State {
     }
 
     /// One turn of the loop. Returns how many packets and outcomes it handled.
-    fn turn(&mut self, now: u32) -> io::Result<usize> {
+    fn turn(&mut self) -> io::Result<usize> {
         let mut reaped = 0;
         loop {
             let count = self.xsk.reap(&mut self.free);
@@ -330,9 +342,9 @@ impl State {
         if received > 0 {
             self.counters.received.add(received as u64);
             self.stage();
-            self.answer(now);
+            self.answer();
         }
-        let completed = self.complete(now);
+        let completed = self.complete();
         if !self.replies.is_empty() {
             let sent = self.xsk.send(&mut self.replies);
             self.places.tx += sent;
@@ -383,7 +395,7 @@ impl State {
 
     /// Stage 2: answers each packet, or hands its question to the forwarder.
     #[inline]
-    fn answer(&mut self, now: u32) {
+    fn answer(&mut self) {
         let mut missed = false;
         let mut staged = mem::take(&mut self.staged);
         for Staged {
@@ -392,15 +404,13 @@ impl State {
             query,
         } in staged.drain(..)
         {
-            let transport = Transport::Udp {
-                source_port: layout.source_port(),
-            };
             let mut verdict = Verdict::Drop;
             self.xsk.edit(&mut frame, |octets| {
+                let client = client(&layout, octets);
                 let room = layout.reply_room(octets, self.settings.mtu);
                 verdict = match &query {
-                    Ok(query) => self.core.answer(query, room, transport, now),
-                    Err(malformed) => self.core.reject(*malformed, room, transport),
+                    Ok(query) => self.core.answer(query, room, &client),
+                    Err(malformed) => self.core.reject(*malformed, room, &client),
                 };
                 match verdict {
                     Verdict::Reply(len) => layout.turn_round(octets, len),
@@ -418,8 +428,8 @@ impl State {
                     };
                     if let Some(waiting) = self.forward(waiting) {
                         self.counters.overflow.add(1);
-                        self.reply(waiting, |core, query, room, transport| {
-                            core.error(query, room, transport, rcode::SERVFAIL)
+                        self.reply(waiting, |core, query, room, client| {
+                            core.overload(query, room, client)
                         });
                     }
                 }
@@ -449,20 +459,18 @@ impl State {
     fn reply(
         &mut self,
         waiting: Waiting,
-        write: impl FnOnce(&mut Core, &Query, &mut [u8], Transport) -> Verdict,
+        write: impl FnOnce(&mut Core, &Query, &mut [u8], &Client) -> Verdict,
     ) {
         let Waiting {
             mut frame,
             layout,
             query,
         } = waiting;
-        let transport = Transport::Udp {
-            source_port: layout.source_port(),
-        };
         let mut replied = false;
         self.xsk.edit(&mut frame, |octets| {
+            let client = client(&layout, octets);
             let room = layout.reply_room(octets, self.settings.mtu);
-            let Verdict::Reply(len) = write(&mut self.core, &query, room, transport) else {
+            let Verdict::Reply(len) = write(&mut self.core, &query, room, &client) else {
                 return None;
             };
             let len = layout.turn_round(octets, len);
@@ -477,7 +485,7 @@ impl State {
     }
 
     /// Replies to the queries for which the forwarder has an outcome.
-    fn complete(&mut self, now: u32) -> usize {
+    fn complete(&mut self) -> usize {
         let mut completed = 0;
         while completed < BATCH
             && let Some(outcome) = self.mailbox.take()
@@ -486,9 +494,9 @@ impl State {
             let Some(waiting) = self.pending.remove(outcome.token) else {
                 continue;
             };
-            self.reply(waiting, |core, query, room, transport| {
-                core.learn(query, room, &outcome.answer, now);
-                core.complete(query, room, transport, &outcome.answer)
+            self.reply(waiting, |core, query, room, client| {
+                core.learn(query, room, &outcome.answer);
+                core.complete(query, room, client, &outcome.answer)
             });
         }
         completed

@@ -8,6 +8,7 @@ mod answers;
 mod errors;
 mod faults;
 mod lifecycle;
+mod scenarios;
 mod sockets;
 mod wire;
 

@@ -43,13 +43,30 @@ pub struct FakeUpstream {
 
 type Counts = Arc<Mutex<HashMap<String, u64>>>;
 
+/// What an upstream sends back for a message, over TCP or not.
+type Respond = Arc<dyn Fn(&[u8], bool) -> Vec<Vec<u8>> + Send + Sync>;
+
 impl FakeUpstream {
     /// Starts one at an address in the lab's server namespace.
     ///
     /// # Errors
     /// The address cannot be bound.
     pub fn start(lab: &Lab, address: &str) -> Result<Self> {
-        Self::start_in(Some(lab.server.clone()), address)
+        Self::asking_names(Some(lab.server.clone()), address)
+    }
+
+    /// Starts one in the lab's server namespace that sends back what `respond` makes of a message,
+    /// given whether it came over TCP. It does not count.
+    ///
+    /// # Errors
+    /// The address cannot be bound.
+    pub fn answering(
+        lab: &Lab,
+        address: &str,
+        respond: impl Fn(&[u8], bool) -> Vec<Vec<u8>> + Send + Sync + 'static,
+    ) -> Result<Self> {
+        let namespace = Some(lab.server.clone());
+        Self::start_in(namespace, address, Counts::default(), Arc::new(respond))
     }
 
     /// Starts one in this process's own namespace.
@@ -57,18 +74,37 @@ impl FakeUpstream {
     /// # Errors
     /// The address cannot be bound.
     pub fn on_loopback(address: &str) -> Result<Self> {
-        Self::start_in(None, address)
+        Self::asking_names(None, address)
     }
 
-    fn start_in(namespace: Option<String>, address: &str) -> Result<Self> {
+    /// Starts one that does as the names say.
+    fn asking_names(namespace: Option<String>, address: &str) -> Result<Self> {
+        let counts = Counts::default();
+        let respond = {
+            let counts = counts.clone();
+            move |message: &[u8], over_tcp: bool| {
+                Query::read(message, &counts)
+                    .map(|query| query.replies(over_tcp))
+                    .unwrap_or_default()
+            }
+        };
+        Self::start_in(namespace, address, counts, Arc::new(respond))
+    }
+
+    fn start_in(
+        namespace: Option<String>,
+        address: &str,
+        counts: Counts,
+        respond: Respond,
+    ) -> Result<Self> {
         let address: SocketAddr = address.parse()?;
         let upstream = Self {
-            counts: Counts::default(),
+            counts,
             stop: Arc::default(),
         };
         let (ready, started) = mpsc::channel();
         thread::spawn({
-            let (counts, stop) = (upstream.counts.clone(), upstream.stop.clone());
+            let stop = upstream.stop.clone();
             move || {
                 let bound = || -> Result<(UdpSocket, TcpListener)> {
                     if let Some(namespace) = namespace {
@@ -84,9 +120,9 @@ impl FakeUpstream {
                 match bound() {
                     Ok((udp, tcp)) => {
                         let _ = ready.send(Ok(()));
-                        let (tcp_counts, tcp_stop) = (counts.clone(), stop.clone());
-                        thread::spawn(move || serve_tcp(&tcp, &tcp_counts, &tcp_stop));
-                        serve_udp(&udp, &counts, &stop);
+                        let (tcp_respond, tcp_stop) = (respond.clone(), stop.clone());
+                        thread::spawn(move || serve_tcp(&tcp, &tcp_respond, &tcp_stop));
+                        serve_udp(&udp, &respond, &stop);
                     }
                     Err(error) => {
                         let _ = ready.send(Err(error));
@@ -117,19 +153,17 @@ impl Drop for FakeUpstream {
     }
 }
 
-fn serve_udp(socket: &UdpSocket, counts: &Counts, stop: &AtomicBool) {
+fn serve_udp(socket: &UdpSocket, respond: &Respond, stop: &AtomicBool) {
     let mut buffer = [0; 4096];
     while !stop.load(Ordering::Relaxed) {
         let Ok((len, from)) = socket.recv_from(&mut buffer) else {
             continue;
         };
-        let Some(query) = Query::read(&buffer[..len], counts) else {
-            continue;
-        };
+        let (respond, query) = (respond.clone(), buffer[..len].to_vec());
         let socket = socket.try_clone();
         // Only the slow ones need a thread of their own.
         let reply = move || {
-            for message in query.replies(false) {
+            for message in respond(&query, false) {
                 let _ = socket.as_ref().map(|socket| socket.send_to(&message, from));
             }
         };
@@ -141,19 +175,19 @@ fn serve_udp(socket: &UdpSocket, counts: &Counts, stop: &AtomicBool) {
     }
 }
 
-fn serve_tcp(listener: &TcpListener, counts: &Counts, stop: &AtomicBool) {
+fn serve_tcp(listener: &TcpListener, respond: &Respond, stop: &AtomicBool) {
     while !stop.load(Ordering::Relaxed) {
         match listener.accept() {
             Ok((stream, _)) => {
-                let counts = counts.clone();
-                thread::spawn(move || serve_stream(stream, &counts));
+                let respond = respond.clone();
+                thread::spawn(move || serve_stream(stream, &respond));
             }
             Err(_) => thread::sleep(Duration::from_millis(5)),
         }
     }
 }
 
-fn serve_stream(mut stream: TcpStream, counts: &Counts) -> Option<()> {
+fn serve_stream(mut stream: TcpStream, respond: &Respond) -> Option<()> {
     stream.set_nonblocking(false).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(2))).ok()?;
     loop {
@@ -161,7 +195,7 @@ fn serve_stream(mut stream: TcpStream, counts: &Counts) -> Option<()> {
         stream.read_exact(&mut len).ok()?;
         let mut message = vec![0; usize::from(u16::from_be_bytes(len))];
         stream.read_exact(&mut message).ok()?;
-        for reply in Query::read(&message, counts)?.replies(true) {
+        for reply in respond(&message, true) {
             stream.write_all(&(reply.len() as u16).to_be_bytes()).ok()?;
             stream.write_all(&reply).ok()?;
         }

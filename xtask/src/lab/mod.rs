@@ -22,6 +22,7 @@ use std::{
     path::Path,
     process::Command,
     sync::atomic::{AtomicU32, Ordering},
+    thread,
 };
 
 use anyhow::{Context, Result, bail};
@@ -145,6 +146,19 @@ impl Lab {
     /// A command in the client's namespace.
     pub fn on_client(&self, program: impl AsRef<Path>) -> Command {
         self.exec(&self.client, program)
+    }
+
+    /// Does some work on a thread that lives in the client's namespace.
+    ///
+    /// # Errors
+    /// The namespace cannot be entered.
+    ///
+    /// # Panics
+    /// If the work does.
+    pub fn in_client<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
+        let worked =
+            thread::scope(|scope| scope.spawn(|| enter(&self.client).map(|()| work())).join());
+        worked.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 
     fn exec(&self, namespace: &str, program: impl AsRef<Path>) -> Command {

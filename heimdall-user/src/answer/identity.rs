@@ -1,0 +1,85 @@
+//! What the server tells about itself, to those who ask in the Chaos class (RFC 4892) or with the
+//! NSID option (RFC 5001), and the one record that stands in for all (RFC 8482).
+
+use crate::dns::{Answer, CLASS_CH, CLASS_IN, answer::Parts, name::eq_ignore_case, rrtype};
+
+/// Names under which the server tells its version.
+const VERSION: [&[u8]; 2] = [b"\x07version\x04bind\0", b"\x07version\x06server\0"];
+/// Names under which it tells which of several servers it is.
+const SERVER_ID: [&[u8]; 2] = [b"\x02id\x06server\0", b"\x08hostname\x04bind\0"];
+
+/// What may be told. Nothing, unless the operator wants it.
+#[derive(Debug, Default)]
+pub struct Identity {
+    version: Option<Answer>,
+    server_id: Option<Answer>,
+    nsid: Option<Box<[u8]>>,
+}
+
+impl Identity {
+    /// Tells `version` as version.bind, and `server_id` as id.server, hostname.bind and NSID. Of
+    /// each the first 255 octets.
+    pub fn new(version: Option<&str>, server_id: Option<&str>) -> Self {
+        Self {
+            version: version.map(chaos_text),
+            server_id: server_id.map(chaos_text),
+            nsid: server_id.map(|id| character_string(id).into()),
+        }
+    }
+
+    /// The answer to a question in the Chaos class. Only TXT is answered.
+    pub fn lookup(&self, qname: &[u8], qtype: u16) -> Option<&Answer> {
+        let is = |names: &[&[u8]]| names.iter().any(|name| eq_ignore_case(name, qname));
+        if qtype != rrtype::TXT {
+            None
+        } else if is(&VERSION) {
+            self.version.as_ref()
+        } else if is(&SERVER_ID) {
+            self.server_id.as_ref()
+        } else {
+            None
+        }
+    }
+
+    /// The name server identifier.
+    pub fn nsid(&self) -> Option<&[u8]> {
+        self.nsid.as_deref()
+    }
+}
+
+fn character_string(text: &str) -> &[u8] {
+    let text = text.as_bytes();
+    text.get(..255).unwrap_or(text)
+}
+
+/// A TXT record of the Chaos class, for the question's name, that is not to be kept.
+fn chaos_text(text: &str) -> Answer {
+    let text = character_string(text);
+    let rdata = [&[text.len() as u8], text].concat();
+    one_record(rrtype::TXT, CLASS_CH, 0, &rdata)
+}
+
+/// The answer to ANY: a HINFO record that names the RFC, so that nobody gets more than he sent
+/// (RFC 8482 section 4.2).
+pub fn minimal_any() -> Answer {
+    one_record(rrtype::HINFO, CLASS_IN, 3_600, b"\x07RFC8482\0")
+}
+
+fn one_record(rtype: u16, class: u16, ttl: u32, rdata: &[u8]) -> Answer {
+    let body = [
+        &[0xc0, 12][..],
+        &rtype.to_be_bytes(),
+        &class.to_be_bytes(),
+        &ttl.to_be_bytes(),
+        &(rdata.len() as u16).to_be_bytes(),
+        rdata,
+    ]
+    .concat();
+    Answer::new(&Parts {
+        counts: [1, 0, 0],
+        body: &body,
+        ttl_offsets: &[6],
+        life: ttl,
+        ..Parts::default()
+    })
+}

@@ -1,0 +1,244 @@
+//! The settings of the policy: `[access]`, `[rate-limit]`, `[cookies]`, `[identity]`, `[local]` and
+//! `[[blocklist]]`.
+
+use std::path::PathBuf;
+
+use toml::Spanned;
+
+use super::{
+    ConfigError, Place, Problem,
+    file::{AccessTable, BlocklistTable, CookiesTable, File, IdentityTable, Key, RateLimitTable},
+    resolve::{Source, Sourced},
+};
+use crate::answer::{
+    access::{Access, Prefix, private},
+    blocklist::Action,
+    limit::LimitSettings,
+};
+
+/// What the operator has decided about clients and names. Files are named here and read later.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PolicyConfig {
+    /// Prefixes that may ask.
+    pub allow: Vec<Prefix>,
+    /// Prefixes that get REFUSED.
+    pub refuse: Vec<Prefix>,
+    /// Prefixes that get nothing.
+    pub drop: Vec<Prefix>,
+    /// How much a client prefix may ask for.
+    pub limit: LimitSettings,
+    /// DNS cookies.
+    pub cookies: CookieConfig,
+    /// What the server tells about itself.
+    pub identity: IdentityConfig,
+    /// Hosts files.
+    pub hosts: Vec<PathBuf>,
+    /// Records in presentation format.
+    pub records: Vec<RecordConfig>,
+    /// Lists of names that are not answered as the world would; the first has precedence.
+    pub blocklists: Vec<BlocklistConfig>,
+}
+
+/// How DNS cookies are handled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CookieConfig {
+    /// Give and check cookies.
+    pub enabled: bool,
+    /// Secrets: the first makes cookies, all check them. Empty: random ones, new every day.
+    pub secrets: Vec<[u8; 16]>,
+    /// Queries a second and thread above which cookies are demanded; 0: never.
+    pub demand_above: u32,
+}
+
+impl Default for CookieConfig {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            secrets: Vec::new(),
+            demand_above: 0,
+        }
+    }
+}
+
+/// What the server tells about itself: at most 255 octets each.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct IdentityConfig {
+    /// For version.bind and version.server.
+    pub version: Option<String>,
+    /// For id.server, hostname.bind and NSID.
+    pub server_id: Option<String>,
+}
+
+/// A record that is answered from here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecordConfig {
+    /// In presentation format.
+    pub text: String,
+    /// Where it stands.
+    pub place: Place,
+}
+
+/// A list of names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BlocklistConfig {
+    /// The list.
+    pub file: PathBuf,
+    /// What its names get.
+    pub action: Action,
+}
+
+impl PolicyConfig {
+    /// Who may ask.
+    pub fn access(&self) -> Access {
+        Access::new(&self.allow, &self.refuse, &self.drop)
+    }
+}
+
+pub(super) fn resolve(
+    source: &Source<'_>,
+    flag: &[Prefix],
+    file: &mut File,
+) -> Result<PolicyConfig, ConfigError> {
+    let access = std::mem::take(&mut file.access);
+    let (allow, refuse, drop) = who_may_ask(source, flag, access)?;
+    let local = std::mem::take(&mut file.local);
+    let hosts = source.items("local.hosts", local.hosts)?;
+    let records = source.items("local.records", local.records)?;
+    Ok(PolicyConfig {
+        allow,
+        refuse,
+        drop,
+        limit: limit(source, std::mem::take(&mut file.rate_limit))?,
+        cookies: cookies(source, std::mem::take(&mut file.cookies))?,
+        identity: identity(source, std::mem::take(&mut file.identity))?,
+        hosts: hosts.into_iter().map(|item| item.value.into()).collect(),
+        records: records
+            .into_iter()
+            .map(|item| RecordConfig {
+                text: item.value,
+                place: item.place,
+            })
+            .collect(),
+        blocklists: std::mem::take(&mut file.blocklist)
+            .into_iter()
+            .map(|table| blocklist(source, table))
+            .collect::<Result<_, _>>()?,
+    })
+}
+
+type Prefixes = Vec<Prefix>;
+
+fn who_may_ask(
+    source: &Source<'_>,
+    flag: &[Prefix],
+    table: AccessTable,
+) -> Result<(Prefixes, Prefixes, Prefixes), ConfigError> {
+    let plain = |items: Vec<Sourced<Prefix>>| items.into_iter().map(|item| item.value).collect();
+    let mut allow: Prefixes = plain(source.list(("--allow", flag), "access.allow", table.allow)?);
+    if allow.is_empty() {
+        allow = private();
+    }
+    let refuse = plain(source.list(("", &[]), "access.refuse", table.refuse)?);
+    let drop = plain(source.list(("", &[]), "access.drop", table.drop)?);
+    Ok((allow, refuse, drop))
+}
+
+fn limit(source: &Source<'_>, table: RateLimitTable) -> Result<LimitSettings, ConfigError> {
+    /// The table counts in 16 bits.
+    const MOST: i64 = u16::MAX as i64;
+    let default = LimitSettings::default();
+    let given = table.responses_per_second;
+    let per_second: u16 = source.number("rate-limit.responses-per-second", given, 0, 0, MOST)?;
+    let twice = per_second.saturating_mul(2);
+    let least = i64::from(per_second);
+    let exempt = source.list(("", &[]), "rate-limit.exempt", table.exempt)?;
+    Ok(LimitSettings {
+        per_second,
+        burst: source.number("rate-limit.burst", table.burst, twice, least, MOST)?,
+        slip: source.number("rate-limit.slip", table.slip, default.slip, 0, 100)?,
+        v4_prefix: source.number(
+            "rate-limit.ipv4-prefix",
+            table.ipv4_prefix,
+            default.v4_prefix,
+            0,
+            32,
+        )?,
+        v6_prefix: source.number(
+            "rate-limit.ipv6-prefix",
+            table.ipv6_prefix,
+            default.v6_prefix,
+            0,
+            64,
+        )?,
+        exempt: exempt.into_iter().map(|item| item.value).collect(),
+    })
+}
+
+fn cookies(source: &Source<'_>, table: CookiesTable) -> Result<CookieConfig, ConfigError> {
+    let default = CookieConfig::default();
+    let secrets = source.items("cookies.secrets", table.secrets)?;
+    Ok(CookieConfig {
+        enabled: table.enabled.unwrap_or(default.enabled),
+        secrets: secrets
+            .iter()
+            .map(|item| secret(&item.value).ok_or_else(|| item.bad(Problem::Secret)))
+            .collect::<Result<_, _>>()?,
+        demand_above: source.number(
+            "cookies.demand-above",
+            table.demand_above,
+            default.demand_above,
+            0,
+            i64::from(u32::MAX),
+        )?,
+    })
+}
+
+/// Reads 32 hexadecimal digits.
+fn secret(text: &str) -> Option<[u8; 16]> {
+    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+    let digit = |octet: u8| char::from(octet).to_digit(16);
+    let octets = pairs
+        .iter()
+        .map(|[high, low]| Some((digit(*high)? << 4 | digit(*low)?) as u8))
+        .collect::<Option<Vec<u8>>>()?;
+    octets.try_into().ok().filter(|_| rest.is_empty())
+}
+
+fn identity(source: &Source<'_>, table: IdentityTable) -> Result<IdentityConfig, ConfigError> {
+    let text = |name: &str, key: Key<String>| {
+        let Some(key) = key else {
+            return Ok(None);
+        };
+        let key: Sourced<String> = source.value(name, key);
+        match key.value.len() {
+            1..=255 => Ok(Some(key.value)),
+            len => Err(key.bad(Problem::Text(len))),
+        }
+    };
+    Ok(IdentityConfig {
+        version: text("identity.version", table.version)?,
+        server_id: text("identity.server-id", table.server_id)?,
+    })
+}
+
+fn blocklist(source: &Source<'_>, table: BlocklistTable) -> Result<BlocklistConfig, ConfigError> {
+    let action = match table.action {
+        None => Action::NxDomain,
+        Some(key) => action(source, key)?,
+    };
+    Ok(BlocklistConfig {
+        file: table.file.into_inner().into(),
+        action,
+    })
+}
+
+fn action(source: &Source<'_>, key: Spanned<String>) -> Result<Action, ConfigError> {
+    let key = source.value("blocklist.action", key);
+    match key.value.as_str() {
+        "nxdomain" => Ok(Action::NxDomain),
+        "null" => Ok(Action::NullAddress),
+        "refused" => Ok(Action::Refused),
+        "allow" => Ok(Action::Allow),
+        _ => Err(key.bad(Problem::Action(key.value.clone()))),
+    }
+}

