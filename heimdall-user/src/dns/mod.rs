@@ -9,9 +9,11 @@
 //! bounded by the message's length, and nothing panics.
 
 pub mod answer;
+pub mod cut;
 pub mod edns;
 pub mod header;
 pub mod name;
+pub mod options;
 pub mod reply;
 pub mod view;
 
@@ -44,6 +46,12 @@ pub mod rrtype {
     pub const SOA: u16 = 6;
     /// The EDNS pseudo-record (RFC 6891).
     pub const OPT: u16 = 41;
+    /// Signature (RFC 4034).
+    pub const RRSIG: u16 = 46;
+    /// Denial of existence (RFC 4034).
+    pub const NSEC: u16 = 47;
+    /// Denial of existence by hashed names (RFC 5155).
+    pub const NSEC3: u16 = 50;
     /// First and last of the meta types TKEY, TSIG, IXFR, AXFR, MAILB, MAILA, which ask for
     /// something other than records (RFC 6895 section 3.1).
     pub const META: core::ops::RangeInclusive<u16> = 249..=254;

@@ -224,6 +224,7 @@ fn forward_settings(config: &Config) -> forward::Settings {
         attempts: forward.attempts,
         limits: config.ttl,
         trust_ad: forward.trust_ad,
+        ..forward::Settings::default()
     }
 }
 
