@@ -64,7 +64,9 @@ fn an_answer_ends_the_row_of_failures() {
     for token in 0..3 {
         bench.ask(&query(9, "name", None), token);
         lives.push(bench.outcome().answer.as_ref().as_ref().life());
-        thread::sleep(Duration::from_millis(1_050));
+        if token == 0 {
+            thread::sleep(Duration::from_millis(1_050));
+        }
     }
     assert_eq!(lives, [1, 0, 1], "failure, answer of TTL 0, failure");
     bench.finish();

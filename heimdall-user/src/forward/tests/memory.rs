@@ -1,25 +1,7 @@
 //! What a thread was told, it remembers for all fronts.
 
 use super::*;
-
-/// The response to `query` that the name does not exist, of `ttl` seconds.
-pub(super) fn denial(query: &[u8], ttl: u8) -> Vec<u8> {
-    let mut msg = bare(query, 3);
-    msg[9] = 1;
-    // The SOA of `test.`, at the end of the question's name.
-    let owner = (msg.len() - 4 - 6) as u8;
-    msg.extend_from_slice(&[0xc0, owner, 0, 6, 0, 1, 0, 0, 0, ttl, 0, 24]);
-    msg.extend_from_slice(&[0xc0, owner, 0xc0, owner]);
-    msg.extend_from_slice(&[0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, ttl]);
-    msg
-}
-
-/// `query` for another type.
-fn of_type(mut query: Vec<u8>, qtype: u8) -> Vec<u8> {
-    let end = query.len();
-    query[end - 3] = qtype;
-    query
-}
+use crate::forward::testing::{denial, of_type};
 
 #[test]
 fn what_one_front_learnt_costs_the_other_nothing() {

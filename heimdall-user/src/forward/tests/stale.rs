@@ -2,8 +2,11 @@
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use super::{memory::denial, *};
-use crate::dns::{answer::STALE_TTL, edns::ede};
+use super::*;
+use crate::{
+    dns::{answer::STALE_TTL, edns::ede},
+    forward::testing::denial,
+};
 
 const ANSWER: u8 = 0;
 const FAIL: u8 = 1;
@@ -77,25 +80,6 @@ fn a_failure_brings_the_last_answer() {
 }
 
 #[test]
-fn nothing_is_served_beyond_the_maximum_age() {
-    for (stale_max_age, is_stale) in [(0, false), (1, false), (60, true)] {
-        let (upstream, mode) = fickle();
-        let mut bench = Bench::new(Settings {
-            stale_max_age,
-            ..settings(vec![upstream.address])
-        });
-        bench.ask(&query(9, "name", None), 1);
-        bench.outcome();
-        wait();
-        wait();
-        mode.store(FAIL, Ordering::SeqCst);
-        bench.ask(&query(9, "name", None), 2);
-        assert_eq!(said(&bench.outcome()) == STALE, is_stale, "{stale_max_age}");
-        bench.finish();
-    }
-}
-
-#[test]
 fn clients_do_not_wait_for_a_slow_upstream() {
     let (upstream, mode) = fickle();
     let mut bench = Bench::new(Settings {
@@ -144,7 +128,7 @@ fn without_an_earlier_answer_clients_wait() {
 }
 
 #[test]
-fn denials_go_stale_and_end_staleness() {
+fn denials_end_staleness_and_go_stale() {
     let (upstream, mode) = fickle();
     let mut bench = Bench::new(impatient(vec![upstream.address]));
     bench.ask(&query(9, "name", None), 1);
@@ -158,29 +142,5 @@ fn denials_go_stale_and_end_staleness() {
     bench.ask(&query(9, "name", None), 3);
     let denied = (3, Some(ede::STALE_NXDOMAIN), STALE_TTL, Some(STALE_TTL));
     assert_eq!(said(&bench.outcome()), denied, "not the answer before it");
-    bench.finish();
-}
-
-#[test]
-fn an_answer_that_may_not_be_kept_ends_staleness_too() {
-    let (upstream, mode) = fickle();
-    let mut bench = Bench::new(settings(vec![upstream.address]));
-    bench.ask(&query(9, "name", None), 1);
-    bench.outcome();
-    wait();
-    mode.store(DENY, Ordering::SeqCst);
-    bench.ask(&query(9, "name", None), 2);
-    bench.outcome();
-    wait();
-    mode.store(ANSWER, Ordering::SeqCst);
-    bench.ask(&query(9, "name", None), 3);
-    bench.outcome();
-    wait();
-    mode.store(FAIL, Ordering::SeqCst);
-    let mut other_type = query(9, "name", None);
-    let end = other_type.len();
-    other_type[end - 3] = 1;
-    bench.ask(&other_type, 4);
-    assert!(!answered(&bench.outcome()), "the name does exist");
     bench.finish();
 }
