@@ -135,3 +135,16 @@ fn the_cut_answers_below_a_name_that_does_not_exist() {
         bench.finish();
     }
 }
+
+#[test]
+fn a_cache_that_cannot_be_had_is_an_error() {
+    let settings = Settings {
+        cache_bytes: 1 << 60,
+        ..settings(vec![closed_address()])
+    };
+    let error = Forwarder::start(settings, Vec::new()).unwrap_err();
+    assert!(
+        error.to_string().contains("the forwarder's cache"),
+        "{error}"
+    );
+}

@@ -144,3 +144,22 @@ fn denials_end_staleness_and_go_stale() {
     assert_eq!(said(&bench.outcome()), denied, "not the answer before it");
     bench.finish();
 }
+
+#[test]
+fn too_much_work_brings_the_last_answer() {
+    let (upstream, mode) = fickle();
+    let mut bench = Bench::new(Settings {
+        max_in_flight: 1,
+        ..settings(vec![upstream.address])
+    });
+    bench.ask(&query(9, "name", None), 1);
+    bench.outcome();
+    wait();
+    mode.store(SILENT, Ordering::SeqCst);
+    bench.ask(&query(9, "other", None), 2);
+    bench.ask(&query(9, "name", None), 3);
+    let outcome = bench.outcome();
+    assert_eq!((outcome.token, said(&outcome)), (3, STALE));
+    assert_eq!(bench.count("failure_hits"), 0);
+    bench.forwarder.stop();
+}
