@@ -47,6 +47,8 @@ pub const MIN_BYTES: usize = 1 << 18;
 pub struct Cache {
     index: Index,
     log: Log,
+    /// Seconds for which an entry is still of use after its end of life.
+    grace: u32,
     entries: u64,
     insertions: u64,
     evictions: u64,
@@ -60,12 +62,22 @@ impl Cache {
     /// # Errors
     /// The memory cannot be reserved.
     pub fn new(bytes: usize) -> io::Result<Self> {
+        Self::with_grace(bytes, 0)
+    }
+
+    /// As [`new`](Self::new); answers whose lives are over are not the first to leave during
+    /// `grace` seconds more, in which [`get_stale`](Self::get_stale) finds them.
+    ///
+    /// # Errors
+    /// The memory cannot be reserved.
+    pub fn with_grace(bytes: usize, grace: u32) -> io::Result<Self> {
         let bytes = bytes.max(MIN_BYTES);
         let index = Index::for_budget(bytes)?;
         let log = Log::new(bytes - index.bytes())?;
         Ok(Self {
             index,
             log,
+            grace,
             entries: 0,
             insertions: 0,
             evictions: 0,
@@ -97,6 +109,28 @@ impl Cache {
     /// room is needed.
     pub fn forget(&mut self, now: u32) {
         self.since = now.saturating_add(1);
+    }
+
+    /// Finds the answer kept under `key`, also one whose life ended less than the grace ago:
+    /// then the hit's age is not below the answer's life.
+    pub fn get_stale(&mut self, key: &Key<'_>, now: u32) -> Option<Hit<'_>> {
+        let (slot, entry) = find(&self.index, &self.log, key)?;
+        if now >= entry.expires && now - entry.expires >= self.grace {
+            return None;
+        }
+        self.index.mark(slot);
+        Some(Hit {
+            answer: entry.answer()?,
+            age: now.saturating_sub(entry.stored),
+        })
+    }
+
+    /// Forgets what is kept under `key`.
+    pub fn remove(&mut self, key: &Key<'_>) {
+        if let Some((slot, _)) = find(&self.index, &self.log, key) {
+            self.index.clear(slot);
+            self.entries -= 1;
+        }
     }
 
     /// Keeps `answer` under `key`. An answer without a life, or too large for the log, is not
@@ -135,7 +169,7 @@ impl Cache {
             let Some((offset, entry)) = self.log.oldest() else {
                 return false;
             };
-            let expired = now >= entry.expires;
+            let expired = now >= entry.expires.saturating_add(self.grace);
             let Some(slot) = self.index.find_offset(entry.hash, offset) else {
                 self.log.pop();
                 continue;
@@ -168,7 +202,7 @@ impl Cache {
         self.insertions
     }
 
-    /// Answers that made room for others before they expired.
+    /// Answers that made room for others before they expired, and their grace was over.
     pub fn evictions(&self) -> u64 {
         self.evictions
     }

@@ -137,6 +137,62 @@ fn the_largest_answers_fit() {
     }
 }
 
+#[test]
+fn expired_answers_are_found_for_their_grace() {
+    let names = Names {
+        hasher: NameHasher::default(),
+    };
+    let (question, answer) = response(b"name", 20, 30);
+    let key = names.key(&question, 0);
+    let mut cache = Cache::with_grace(0, 100).unwrap();
+    cache.insert(&key, &answer, 1000);
+    assert_eq!(cache.get_stale(&key, 1029).unwrap().age, 29);
+    assert!(cache.get(&key, 1030).is_none());
+    assert_eq!(cache.get_stale(&key, 1129).unwrap().age, 129);
+    assert!(cache.get_stale(&key, 1130).is_none());
+    let mut graceless = Cache::new(0).unwrap();
+    graceless.insert(&key, &answer, 1000);
+    assert!(graceless.get_stale(&key, 1029).is_some());
+    assert!(graceless.get_stale(&key, 1030).is_none());
+}
+
+#[test]
+fn expired_answers_that_are_asked_for_outlive_a_scan_during_their_grace() {
+    let names = Names {
+        hasher: NameHasher::default(),
+    };
+    let (popular, answer) = response(b"popular", 40, 1);
+    for (grace, kept) in [(1000, true), (5, false)] {
+        let mut cache = Cache::with_grace(MIN_BYTES, grace).unwrap();
+        cache.insert(&names.key(&popular, 0), &answer, 0);
+        let mut found = true;
+        for i in 0..20_000 {
+            let (question, answer) = response(format!("scan{i}").as_bytes(), 40, 3600);
+            cache.insert(&names.key(&question, 0), &answer, 10);
+            found = cache.get_stale(&names.key(&popular, 0), 10).is_some();
+        }
+        assert_eq!(found, kept);
+    }
+}
+
+#[test]
+fn what_is_removed_is_gone() {
+    let names = Names {
+        hasher: NameHasher::default(),
+    };
+    let mut cache = Cache::with_grace(MIN_BYTES, 10).unwrap();
+    for i in 0..20_000 {
+        let (question, answer) = response(format!("n{i}").as_bytes(), 40, 60);
+        let key = names.key(&question, 0);
+        cache.insert(&key, &answer, 0);
+        cache.remove(&key);
+        assert!(cache.get_stale(&key, 0).is_none());
+        cache.remove(&key);
+        assert_eq!(cache.entries(), 0);
+    }
+    assert_eq!(cache.evictions(), 0);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(40))]
 

@@ -39,6 +39,8 @@ pub mod ede {
 pub mod option {
     /// Name server identifier (RFC 5001).
     pub const NSID: u16 = 3;
+    /// Client subnet (RFC 7871).
+    pub const CLIENT_SUBNET: u16 = 8;
     /// DNS cookies (RFC 7873).
     pub const COOKIE: u16 = 10;
     /// Extended DNS Error (RFC 8914).

@@ -9,9 +9,11 @@
 //! bounded by the message's length, and nothing panics.
 
 pub mod answer;
+pub mod cut;
 pub mod edns;
 pub mod header;
 pub mod name;
+pub mod options;
 pub mod reply;
 mod rewrite;
 pub mod view;
@@ -49,11 +51,16 @@ pub mod rrtype {
     pub const HINFO: u16 = 13;
     /// Text (RFC 1035).
     pub const TXT: u16 = 16;
-    /// The records of DNSSEC that only those get who set DO or ask for them (RFC 4035 section
-    /// 3.2.1, RFC 5155 section 7.1): RRSIG, NSEC, NSEC3.
-    pub const DNSSEC: [u16; 3] = [46, 47, 50];
     /// The EDNS pseudo-record (RFC 6891).
     pub const OPT: u16 = 41;
+    /// Signature (RFC 4034).
+    pub const RRSIG: u16 = 46;
+    /// Denial of existence (RFC 4034).
+    pub const NSEC: u16 = 47;
+    /// Denial of existence by hashed names (RFC 5155).
+    pub const NSEC3: u16 = 50;
+    /// What only those get who set DO or ask for it (RFC 4035 section 3.2.1, RFC 5155 section 7.1).
+    pub const DNSSEC: [u16; 3] = [RRSIG, NSEC, NSEC3];
     /// First and last of the meta types TKEY, TSIG, IXFR, AXFR, MAILB, MAILA, which ask for
     /// something other than records (RFC 6895 section 3.1).
     pub const META: core::ops::RangeInclusive<u16> = 249..=254;

@@ -25,11 +25,32 @@ counters! {
         rejected_question,
         /// Responses that cannot be read.
         rejected_malformed,
+        /// Responses that speak of another client subnet than the query did.
+        rejected_subnet,
         /// Tries that an upstream ended with an error: a response code that is no answer, a
         /// refused or broken connection.
         upstream_errors,
+        /// Queries repeated without EDNS because the upstream could not read the first.
+        retried_plain,
         /// Requests that got SERVFAIL.
         servfail,
+        /// Requests that got SERVFAIL, or an answer whose life is over, because of an earlier
+        /// failure, without an upstream query.
+        failure_hits,
+        /// Requests that got an answer whose life is over.
+        stale,
+        /// Requests answered from the thread's cache, under their own question.
+        cache_hits,
+        /// Requests answered NXDOMAIN from the thread's cache, for another type of the name.
+        nxdomain_hits,
+        /// Requests answered NXDOMAIN from the thread's cache, for a name above theirs.
+        nxdomain_cut_hits,
+        /// Answers now in the thread's cache.
+        cache_entries,
+        /// Answers put in the thread's cache.
+        cache_insertions,
+        /// Answers that made room for others while they were of use.
+        cache_evictions,
         /// Requests that were turned away because the queue was full.
         queue_full,
         /// Upstream queries under way now.

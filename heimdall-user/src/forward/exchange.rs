@@ -11,12 +11,13 @@ use mio::{
 };
 use nix::libc;
 
-use super::ForwardCounters;
+use super::{ForwardCounters, subnet::Subnet};
 use crate::dns::{
     Answer, TtlLimits,
     answer::BadResponse,
+    edns::option,
     header::{self, field, rcode},
-    u16_at,
+    options, u16_at,
 };
 
 /// Datagrams that may be rejected before the query goes over TCP: someone is guessing.
@@ -62,9 +63,29 @@ pub(super) enum Progress {
     /// The query has to be repeated over TCP.
     UseTcp,
     /// The upstream responded, with an error.
-    Error,
+    Error(ErrorResponse),
     /// The upstream cannot be reached, or the connection broke.
     Unreachable,
+}
+
+/// An upstream's error.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct ErrorResponse {
+    /// It could not read the query (FORMERR).
+    pub(super) formerr: bool,
+    /// Info-code of the Extended DNS Error that came with it.
+    pub(super) ede: Option<u16>,
+}
+
+/// What was asked, which a response has to match.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked<'a> {
+    pub(super) question: &'a [u8],
+    /// DO and CD.
+    pub(super) flags: u8,
+    pub(super) subnet: Option<&'a Subnet>,
+    /// Bounds on the life of the answer.
+    pub(super) limits: &'a TtlLimits,
 }
 
 /// A query that was sent.
@@ -98,7 +119,7 @@ struct Stream {
 enum Judgement {
     Answer(Answer),
     Truncated,
-    Error,
+    Error(ErrorResponse),
     Rejected,
 }
 
@@ -160,12 +181,10 @@ impl Exchange {
     pub(super) fn progress(
         &mut self,
         scratch: &mut [u8],
-        question: &[u8],
-        flags: u8,
-        limits: &TtlLimits,
+        asked: &Asked<'_>,
         counters: &ForwardCounters,
     ) -> Progress {
-        let judge = |msg: &[u8], id| judge(msg, id, question, flags, limits, counters);
+        let judge = |msg: &[u8], id| judge(msg, id, asked, counters);
         match &mut self.socket {
             Socket::Udp { socket, upstream } => loop {
                 match socket.recv_from(scratch) {
@@ -176,7 +195,7 @@ impl Exchange {
                     Ok((len, _)) => match judge(scratch.get(..len).unwrap_or_default(), self.id) {
                         Judgement::Answer(answer) => return Progress::Answer(answer),
                         Judgement::Truncated => return Progress::UseTcp,
-                        Judgement::Error => return Progress::Error,
+                        Judgement::Error(error) => return Progress::Error(error),
                         Judgement::Rejected => {}
                     },
                     Err(error) if error.kind() == ErrorKind::WouldBlock => {
@@ -195,7 +214,8 @@ impl Exchange {
                 // Nothing better will follow on this connection.
                 Ok(Some(msg)) => match judge(msg, self.id) {
                     Judgement::Answer(answer) => Progress::Answer(answer),
-                    _ => Progress::Error,
+                    Judgement::Error(error) => Progress::Error(error),
+                    _ => Progress::Error(ErrorResponse::default()),
                 },
                 Err(_) => Progress::Unreachable,
             },
@@ -252,32 +272,39 @@ fn same_endpoint(a: SocketAddr, b: SocketAddr) -> bool {
 }
 
 /// Checks a response, and counts why it was rejected.
-fn judge(
-    msg: &[u8],
-    id: u16,
-    question: &[u8],
-    flags: u8,
-    limits: &TtlLimits,
-    counters: &ForwardCounters,
-) -> Judgement {
+fn judge(msg: &[u8], id: u16, asked: &Asked<'_>, counters: &ForwardCounters) -> Judgement {
     let got = u16_at(msg, field::ID.start);
     if got.is_some_and(|got| got != id) {
         counters.rejected_id.add(1);
         return Judgement::Rejected;
     }
-    match Answer::from_response(msg, question, flags, limits) {
+    if let Some(subnet) = asked.subnet
+        && options::find(msg, option::CLIENT_SUBNET).is_some_and(|data| !subnet.is_echoed(data))
+    {
+        counters.rejected_subnet.add(1);
+        return Judgement::Rejected;
+    }
+    match Answer::from_response(msg, asked.question, asked.flags, asked.limits) {
         Ok(answer) => Judgement::Answer(answer),
         Err(BadResponse::Truncated) => Judgement::Truncated,
-        Err(BadResponse::Rcode(_)) => Judgement::Error,
+        Err(BadResponse::Rcode(_)) => Judgement::Error(error_response(msg)),
         Err(BadResponse::Question) => {
             counters.rejected_question.add(1);
             Judgement::Rejected
         }
-        Err(BadResponse::Malformed) if is_bare_error(msg) => Judgement::Error,
+        Err(BadResponse::Malformed) if is_bare_error(msg) => Judgement::Error(error_response(msg)),
         Err(BadResponse::Malformed) => {
             counters.rejected_malformed.add(1);
             Judgement::Rejected
         }
+    }
+}
+
+fn error_response(msg: &[u8]) -> ErrorResponse {
+    let flags = u16_at(msg, field::FLAGS).unwrap_or_default();
+    ErrorResponse {
+        formerr: (flags & header::RCODE) as u8 == rcode::FORMERR,
+        ede: options::extended_error(msg),
     }
 }
 

@@ -10,7 +10,7 @@ use mio::Waker;
 use thiserror::Error;
 
 use super::{Mailbox, Outcome, Request};
-use crate::dns::{Answer, header::rcode};
+use crate::dns::{Answer, NameHasher, header::rcode};
 
 /// The request was not taken: the front answers it itself, with SERVFAIL.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
@@ -96,12 +96,17 @@ pub struct Handle {
     inboxes: Arc<[Arc<Inbox>]>,
     /// Which inboxes got something since the last flush.
     filled: Box<[bool]>,
+    hasher: NameHasher,
 }
 
 impl Handle {
-    pub(super) fn new(inboxes: Arc<[Arc<Inbox>]>) -> Self {
+    pub(super) fn new(inboxes: Arc<[Arc<Inbox>]>, hasher: NameHasher) -> Self {
         let filled = vec![false; inboxes.len()].into();
-        Self { inboxes, filled }
+        Self {
+            inboxes,
+            filled,
+            hasher,
+        }
     }
 
     /// Queues a request. It is sure to be seen only after the next [`flush`](Self::flush).
@@ -111,8 +116,10 @@ impl Handle {
     /// # Errors
     /// [`QueueFull`]; also once the forwarder has stopped.
     pub fn submit(&mut self, request: Request) -> Result<(), QueueFull> {
+        // By name: one thread then knows all there is to know of it, whatever the type.
+        let hash = self.hasher.hash(request.name(), 0);
         // Caches use the hash's low bits for the place and its high bits for the tag.
-        let shard = (request.hash >> 32) as u16 as usize % self.inboxes.len().max(1);
+        let shard = (hash >> 32) as u16 as usize % self.inboxes.len().max(1);
         self.inboxes.get(shard).ok_or(QueueFull)?.push(request)?;
         if let Some(filled) = self.filled.get_mut(shard) {
             *filled = true;

@@ -4,7 +4,7 @@ use hashbrown::HashTable;
 use slab::Slab;
 
 use super::{Request, exchange::Exchange};
-use crate::dns::answer::same_question;
+use crate::dns::{answer::same_question, edns::ede};
 
 /// Requests that may wait for one upstream query. The fronts bound theirs too; this bounds what
 /// one popular name can hold.
@@ -31,6 +31,29 @@ pub(super) struct Lookup {
     pub(super) tries: u32,
     /// Tries that an upstream ended with an error.
     pub(super) errors: usize,
+    /// The upstream could not read the query with EDNS, and is asked without.
+    pub(super) plain: bool,
+    /// An upstream sent an error, or was silent; else none could be reached.
+    pub(super) heard: bool,
+    /// What an upstream said of its error (RFC 8914), the last one that did.
+    pub(super) ede: Option<u16>,
+    /// The client response timer has fired: its requests got an answer whose life is over, as
+    /// those get that are yet to come.
+    pub(super) late: bool,
+    /// Tells this look-up from earlier ones in the same slot.
+    pub(super) serial: u64,
+}
+
+impl Lookup {
+    /// The Extended DNS Error of its failure.
+    pub(super) fn failure(&self) -> u16 {
+        let ours = if self.heard {
+            ede::NO_REACHABLE_AUTHORITY
+        } else {
+            ede::NETWORK_ERROR
+        };
+        self.ede.unwrap_or(ours)
+    }
 }
 
 /// The table of look-ups. The key is the question, in any letter case, with DO and CD; its hash
@@ -55,26 +78,31 @@ impl InFlight {
         self.lookups.len()
     }
 
-    /// Adds `request` to the look-up of its question, if there is one. `Some(false)`: there is,
-    /// but too many wait for it.
-    pub(super) fn join(&mut self, request: &Request) -> Option<bool> {
-        let slot = *self.index.find(request.hash, |&slot| {
+    /// The look-up of the request's question, if there is one.
+    pub(super) fn find(&self, request: &Request) -> Option<usize> {
+        let slot = self.index.find(request.hash, |&slot| {
             self.lookups.get(slot).is_some_and(|lookup| {
                 lookup.request.hash == request.hash
                     && lookup.request.flags == request.flags
                     && same_question(lookup.request.question(), request.question())
             })
-        })?;
-        let waiters = &mut self.lookups.get_mut(slot)?.waiters;
-        let room = waiters.len() < MAX_WAITERS;
-        if room {
-            waiters.push(request.waiter());
-        }
-        Some(room)
+        });
+        slot.copied()
+    }
+
+    /// Adds to those who wait for a look-up. Whether there was room.
+    pub(super) fn join(&mut self, slot: usize, waiter: Waiter) -> bool {
+        self.lookups.get_mut(slot).is_some_and(|lookup| {
+            let room = lookup.waiters.len() < MAX_WAITERS;
+            if room {
+                lookup.waiters.push(waiter);
+            }
+            room
+        })
     }
 
     /// Makes a look-up for `request`, whose question has none. `None`: too many are in flight.
-    pub(super) fn begin(&mut self, request: Request) -> Option<usize> {
+    pub(super) fn begin(&mut self, request: Request, serial: u64) -> Option<usize> {
         if self.lookups.len() >= self.capacity {
             return None;
         }
@@ -85,6 +113,11 @@ impl InFlight {
             upstream: 0,
             tries: 0,
             errors: 0,
+            plain: false,
+            heard: false,
+            ede: None,
+            late: false,
+            serial,
         });
         let lookups = &self.lookups;
         self.index.insert_unique(request.hash, slot, |&slot| {

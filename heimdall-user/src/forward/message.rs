@@ -17,7 +17,15 @@ const UDP_SIZE: u16 = 1232;
 /// Writes the query for `question` into `out`, over what was there.
 ///
 /// `flags` are the key's, DO and CD. `want_ad` asks for the AD bit (RFC 6840 section 5.7).
-pub(super) fn write(out: &mut Vec<u8>, id: u16, question: &[u8], flags: u8, want_ad: bool) {
+/// `options` stand in the OPT record; without any there is no such record.
+pub(super) fn write(
+    out: &mut Vec<u8>,
+    id: u16,
+    question: &[u8],
+    flags: u8,
+    want_ad: bool,
+    options: Option<&[u8]>,
+) {
     let mut word = header::RD;
     if flags & KEY_FLAG_CD != 0 {
         word |= header::CD;
@@ -28,8 +36,15 @@ pub(super) fn write(out: &mut Vec<u8>, id: u16, question: &[u8], flags: u8, want
     out.clear();
     out.extend_from_slice(&id.to_be_bytes());
     out.extend_from_slice(&word.to_be_bytes());
-    out.extend_from_slice(&[0, 1, 0, 0, 0, 0, 0, 1]);
+    out.extend_from_slice(&[0, 1, 0, 0, 0, 0, 0, u8::from(options.is_some())]);
     out.extend_from_slice(question);
-    let dnssec_ok = flags & KEY_FLAG_DO != 0;
-    out.extend_from_slice(&Edns::write(UDP_SIZE, rcode::NOERROR, dnssec_ok));
+    if let Some(options) = options {
+        let dnssec_ok = flags & KEY_FLAG_DO != 0;
+        let mut opt = Edns::write(UDP_SIZE, rcode::NOERROR, dnssec_ok);
+        if let Some(len) = opt.last_chunk_mut() {
+            *len = (options.len() as u16).to_be_bytes();
+        }
+        out.extend_from_slice(&opt);
+        out.extend_from_slice(options);
+    }
 }

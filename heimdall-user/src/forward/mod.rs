@@ -3,8 +3,12 @@
 //! It runs on threads of its own, each with an epoll loop, no async runtime. A front (an AF_XDP
 //! worker or the socket front) hands it a [`Request`] over a bounded lock-free queue and gets an
 //! [`Outcome`] back through its [`Mailbox`]; neither side ever waits for the other. A question
-//! always goes to the same thread, chosen by its hash, so that identical questions meet there
-//! and share one upstream query, whichever front they came from.
+//! always goes to the same thread, chosen by its name's hash, so that identical questions meet
+//! there and share one upstream query, whichever front they came from.
+//!
+//! Each thread remembers what it was told, for all fronts: the answers, also for some time after
+//! their lives are over (RFC 8767), and the failures (RFC 9520). A name that one front has learnt
+//! costs no upstream query on another.
 //!
 //! Every query has a socket of its own, connected to the upstream: the kernel chooses the source
 //! port at random from `net.ipv4.ip_local_port_range` (28,232 ports, 14.8 bits, unless that was
@@ -16,20 +20,23 @@
 //! request ends in an answer or in SERVFAIL, never in silence.
 
 mod counters;
+mod deadlines;
 mod exchange;
+mod failures;
 mod handle;
 mod inflight;
+mod memory;
 mod message;
 mod request;
+mod settings;
 mod shard;
+mod subnet;
 mod upstreams;
 
 use std::{
     io,
-    net::SocketAddr,
     sync::Arc,
     thread::{self, JoinHandle},
-    time::Duration,
 };
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -37,50 +44,11 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 pub use counters::ForwardCounters;
 pub use handle::{Handle, QueueFull};
 pub use request::{Mailbox, Outcome, Request};
+pub use settings::Settings;
 
-use crate::dns::TtlLimits;
+use crate::{clock::Clock, dns::NameHasher};
 use handle::Inbox;
 use shard::Shard;
-
-/// How the forwarder works.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// The upstream resolvers, best first. At least one.
-    pub upstreams: Vec<SocketAddr>,
-    /// Threads. 1 suffices for some ten thousand misses a second.
-    pub threads: usize,
-    /// Requests that may wait for each thread.
-    pub queue: usize,
-    /// Upstream queries that each thread may have under way; each holds a file descriptor.
-    pub max_in_flight: usize,
-    /// Time that an upstream has to respond.
-    pub attempt_timeout: Duration,
-    /// Tries that one question gets. A try whose response is truncated goes on over TCP, with
-    /// the same time once more; so a question is settled after at most 2 × `attempts` ×
-    /// `attempt_timeout`.
-    pub attempts: u32,
-    /// Bounds on the lives of answers.
-    pub limits: TtlLimits,
-    /// Ask upstreams for the AD bit. Only for upstreams that validate, on a path that is trusted.
-    pub trust_ad: bool,
-}
-
-impl Default for Settings {
-    /// All but the upstreams. A question is settled within 4 s, before common clients (5 s) give
-    /// up.
-    fn default() -> Self {
-        Self {
-            upstreams: Vec::new(),
-            threads: 1,
-            queue: 4096,
-            max_in_flight: 4096,
-            attempt_timeout: Duration::from_millis(650),
-            attempts: 3,
-            limits: TtlLimits::default(),
-            trust_ad: false,
-        }
-    }
-}
 
 /// The running forwarder.
 #[derive(Debug)]
@@ -88,6 +56,8 @@ pub struct Forwarder {
     inboxes: Arc<[Arc<Inbox>]>,
     counters: Vec<Arc<ForwardCounters>>,
     threads: Vec<JoinHandle<()>>,
+    /// Chooses a name's thread.
+    hasher: NameHasher,
 }
 
 impl Forwarder {
@@ -97,7 +67,8 @@ impl Forwarder {
     /// holds a descriptor.
     ///
     /// # Errors
-    /// There is no upstream, or a thread or its epoll instance is not to be had.
+    /// There is no upstream, or a thread, its epoll instance or the memory for its cache is not to
+    /// be had.
     pub fn start(settings: Settings, mailboxes: Vec<Arc<Mailbox>>) -> io::Result<Self> {
         if settings.upstreams.is_empty() {
             return Err(io::Error::new(
@@ -107,13 +78,16 @@ impl Forwarder {
         }
         raise_file_limit();
         let mailboxes: Arc<[_]> = mailboxes.into();
+        let hasher = NameHasher::default();
+        let clock = Clock::start();
         let shards = (0..settings.threads.max(1))
-            .map(|_| Shard::new(settings.clone(), mailboxes.clone()))
+            .map(|_| Shard::new(settings.clone(), mailboxes.clone(), hasher.clone(), clock))
             .collect::<io::Result<Vec<_>>>()?;
         let mut forwarder = Self {
             inboxes: shards.iter().map(Shard::inbox).collect(),
             counters: shards.iter().map(Shard::counters).collect(),
             threads: Vec::new(),
+            hasher,
         };
         for (number, shard) in shards.into_iter().enumerate() {
             let started = thread::Builder::new()
@@ -132,7 +106,7 @@ impl Forwarder {
 
     /// A way in for one front.
     pub fn handle(&self) -> Handle {
-        Handle::new(self.inboxes.clone())
+        Handle::new(self.inboxes.clone(), self.hasher.clone())
     }
 
     /// The counters of each thread.

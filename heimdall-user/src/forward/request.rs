@@ -10,7 +10,7 @@ use crossbeam_queue::ArrayQueue;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::inflight::Waiter;
-use crate::dns::{Answer, MAX_QUESTION, Query};
+use crate::dns::{Answer, MAX_QUESTION, QUESTION_FIXED, Query};
 
 /// A question that a front could not answer itself. Holds its octets, so that no memory is
 /// shared and none is allocated.
@@ -56,6 +56,13 @@ impl Request {
         self.question
             .get(..usize::from(self.question_len))
             .unwrap_or_default()
+    }
+
+    /// The queried name in wire form, in the client's letter case.
+    pub(super) fn name(&self) -> &[u8] {
+        let question = self.question();
+        let end = question.len().saturating_sub(QUESTION_FIXED);
+        question.get(..end).unwrap_or_default()
     }
 }
 

@@ -1,10 +1,8 @@
-//! A forwarder thread: its loop, and the course of a look-up.
-//!
-//! Deadlines need no timer of the kernel's and no heap: every try gets the same time, so they
-//! fall due in the order in which the tries began, and a queue holds them sorted.
+//! A forwarder thread: what it owns, and its loop.
+
+mod course;
 
 use std::{
-    collections::VecDeque,
     io,
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
@@ -13,14 +11,19 @@ use std::{
 use mio::{Events, Poll, Token, Waker};
 
 use super::{
-    ForwardCounters, Mailbox, Outcome, Request, Settings,
-    exchange::{Exchange, Open, Progress, Trouble},
+    ForwardCounters, Mailbox, Settings,
+    deadlines::{Deadline, Deadlines},
+    failures::Failures,
     handle::Inbox,
-    inflight::{InFlight, Lookup, Waiter},
-    message,
+    inflight::InFlight,
+    memory::Memory,
+    subnet::Subnet,
     upstreams::Upstreams,
 };
-use crate::dns::{Answer, edns::ede, header::rcode};
+use crate::{
+    clock::Clock,
+    dns::{Answer, NameHasher, header::rcode},
+};
 
 /// Not a look-up's slot.
 const WAKE: Token = Token(usize::MAX);
@@ -31,13 +34,6 @@ const INTAKE: usize = 256;
 /// Largest message, over UDP or TCP.
 const MAX_MESSAGE: usize = u16::MAX as usize;
 
-#[derive(Clone, Copy)]
-struct Deadline {
-    at: Instant,
-    slot: usize,
-    serial: u64,
-}
-
 pub(super) struct Shard {
     poll: Poll,
     inbox: Arc<Inbox>,
@@ -45,8 +41,16 @@ pub(super) struct Shard {
     counters: Arc<ForwardCounters>,
     in_flight: InFlight,
     upstreams: Upstreams,
-    deadlines: VecDeque<Deadline>,
-    /// Of the last exchange.
+    memory: Memory,
+    failures: Failures,
+    subnet: Option<Subnet>,
+    /// The clock of the memory.
+    clock: Clock,
+    /// When the tries under way end.
+    tries: Deadlines,
+    /// When the clients of look-ups under way get what the memory has.
+    patience: Deadlines,
+    /// Of the last exchange or look-up.
     serial: u64,
     query: Vec<u8>,
     scratch: Box<[u8]>,
@@ -56,7 +60,12 @@ pub(super) struct Shard {
 
 /// Creation.
 impl Shard {
-    pub(super) fn new(settings: Settings, mailboxes: Arc<[Arc<Mailbox>]>) -> io::Result<Self> {
+    pub(super) fn new(
+        settings: Settings,
+        mailboxes: Arc<[Arc<Mailbox>]>,
+        hasher: NameHasher,
+        clock: Clock,
+    ) -> io::Result<Self> {
         let poll = Poll::new()?;
         let waker = Waker::new(poll.registry(), WAKE)?;
         Ok(Self {
@@ -66,7 +75,14 @@ impl Shard {
             counters: Arc::default(),
             in_flight: InFlight::new(settings.max_in_flight),
             upstreams: Upstreams::new(&settings.upstreams),
-            deadlines: VecDeque::new(),
+            memory: Memory::new(&settings, hasher)?,
+            failures: Failures::new(settings.failure_min, settings.failure_max),
+            subnet: settings
+                .client_subnet
+                .map(|(address, prefix)| Subnet::new(address, prefix)),
+            clock,
+            tries: Deadlines::new(settings.attempt_timeout),
+            patience: Deadlines::new(settings.client_response_timeout),
             serial: 0,
             query: Vec::new(),
             scratch: vec![0; MAX_MESSAGE].into(),
@@ -107,13 +123,14 @@ impl Shard {
                 }
             }
             self.expire(now);
+            self.lose_patience(now);
             more = self.take_in(now);
             self.ring();
             self.publish();
         }
         self.inbox.close();
         for lookup in self.in_flight.end_all() {
-            self.deliver(lookup, None);
+            self.deliver(&lookup.waiters, Answer::failure(rcode::SERVFAIL, None, 0));
         }
         self.ring();
         self.inbox.turn_away();
@@ -122,20 +139,11 @@ impl Shard {
 
     /// Time until the next deadline that still matters.
     fn time_left(&mut self) -> Option<Duration> {
-        while let Some(next) = self.deadlines.front() {
-            if self.is_current(next.slot, next.serial) {
-                return Some(next.at.saturating_duration_since(Instant::now()));
-            }
-            self.deadlines.pop_front();
-        }
-        None
-    }
-
-    fn is_current(&self, slot: usize, serial: u64) -> bool {
-        self.in_flight
-            .get(slot)
-            .and_then(|lookup| lookup.exchange.as_ref())
-            .is_some_and(|exchange| exchange.serial == serial)
+        let in_flight = &self.in_flight;
+        let next_try = self.tries.next(|next| is_try(in_flight, next));
+        let next_patience = self.patience.next(|next| is_awaited(in_flight, next));
+        let next = next_try.into_iter().chain(next_patience).min()?;
+        Some(next.saturating_duration_since(Instant::now()))
     }
 
     /// Takes requests from the fronts. Whether there may be more.
@@ -162,197 +170,24 @@ impl Shard {
         self.counters
             .queue_full
             .set(self.inbox.turned_away.load(Ordering::Relaxed));
+        let [entries, insertions, evictions] = self.memory.counts();
+        self.counters.cache_entries.set(entries);
+        self.counters.cache_insertions.set(insertions);
+        self.counters.cache_evictions.set(evictions);
     }
 }
 
-/// The course of a look-up.
-impl Shard {
-    fn begin(&mut self, request: Request, now: Instant) {
-        self.counters.requests.add(1);
-        match self.in_flight.join(&request) {
-            Some(true) => return self.counters.coalesced.add(1),
-            Some(false) => return self.turn_down(request.waiter()),
-            None => {}
-        }
-        let waiter = request.waiter();
-        match self.in_flight.begin(request) {
-            Some(slot) => {
-                let first = self.upstreams.first(now);
-                if let Some(lookup) = self.in_flight.get_mut(slot) {
-                    lookup.upstream = first;
-                }
-                self.try_udp(slot, now);
-            }
-            None => self.turn_down(waiter),
-        }
-    }
+/// Whether the deadline is that of a try under way.
+fn is_try(in_flight: &InFlight, deadline: Deadline) -> bool {
+    in_flight
+        .get(deadline.slot)
+        .and_then(|lookup| lookup.exchange.as_ref())
+        .is_some_and(|exchange| exchange.serial == deadline.serial)
+}
 
-    /// Tries the look-up's upstream, and if that cannot be reached, those after it.
-    ///
-    /// A look-up has failed once as many tries ended with an error as there are upstreams, or
-    /// all its tries are used up.
-    fn try_udp(&mut self, slot: usize, now: Instant) {
-        while let Some(lookup) = self.in_flight.get_mut(slot) {
-            if lookup.tries >= self.settings.attempts || lookup.errors >= self.upstreams.len() {
-                return self.finish(slot, None);
-            }
-            lookup.tries += 1;
-            match self.send(slot, now, Exchange::udp) {
-                Ok(()) => return self.counters.sent_udp.add(1),
-                Err(Trouble::Local) => {
-                    self.counters.socket_errors.add(1);
-                    return self.finish(slot, None);
-                }
-                Err(Trouble::Upstream) => self.move_on(slot, now, true),
-            }
-        }
-    }
-
-    /// Repeats the query to the same upstream over TCP.
-    fn try_tcp(&mut self, slot: usize, now: Instant) {
-        match self.send(slot, now, Exchange::tcp) {
-            Ok(()) => self.counters.sent_tcp.add(1),
-            Err(Trouble::Local) => {
-                self.counters.socket_errors.add(1);
-                self.finish(slot, None);
-            }
-            Err(Trouble::Upstream) => {
-                self.move_on(slot, now, true);
-                self.try_udp(slot, now);
-            }
-        }
-    }
-
-    fn send(&mut self, slot: usize, now: Instant, open: Open) -> Result<(), Trouble> {
-        let lookup = self.in_flight.get_mut(slot).ok_or(Trouble::Local)?;
-        let upstream = self.upstreams.address(lookup.upstream);
-        // The thread's generator is a CSPRNG: IDs cannot be foretold from earlier ones.
-        let id = rand::random();
-        message::write(
-            &mut self.query,
-            id,
-            lookup.request.question(),
-            lookup.request.flags,
-            self.settings.trust_ad,
-        );
-        self.serial += 1;
-        lookup.exchange = None;
-        lookup.exchange = Some(open(
-            self.poll.registry(),
-            Token(slot),
-            upstream.ok_or(Trouble::Local)?,
-            self.serial,
-            id,
-            &self.query,
-        )?);
-        self.deadlines.push_back(Deadline {
-            at: now + self.settings.attempt_timeout,
-            slot,
-            serial: self.serial,
-        });
-        Ok(())
-    }
-
-    /// The socket of a look-up is ready, or was when the event was made.
-    fn ready(&mut self, slot: usize, now: Instant) {
-        let Some(lookup) = self.in_flight.get_mut(slot) else {
-            return;
-        };
-        let Some(exchange) = &mut lookup.exchange else {
-            return;
-        };
-        let progress = exchange.progress(
-            &mut self.scratch,
-            lookup.request.question(),
-            lookup.request.flags,
-            &self.settings.limits,
-            &self.counters,
-        );
-        match progress {
-            Progress::Waiting => {}
-            Progress::Answer(answer) => {
-                self.counters.answers.add(1);
-                self.upstreams.worked(lookup.upstream);
-                self.finish(slot, Some(Arc::new(answer)));
-            }
-            Progress::UseTcp => self.try_tcp(slot, now),
-            Progress::Error => {
-                self.move_on(slot, now, false);
-                self.try_udp(slot, now);
-            }
-            Progress::Unreachable => {
-                self.move_on(slot, now, true);
-                self.try_udp(slot, now);
-            }
-        }
-    }
-
-    /// Leaves the look-up's upstream, which ended the try with an error.
-    fn move_on(&mut self, slot: usize, now: Instant, unreachable: bool) {
-        self.counters.upstream_errors.add(1);
-        if let Some(lookup) = self.in_flight.get_mut(slot) {
-            if unreachable {
-                self.upstreams.failed(lookup.upstream, now);
-            }
-            lookup.errors += 1;
-            lookup.upstream = self.upstreams.after(lookup.upstream);
-        }
-    }
-
-    /// Ends the tries whose time is up.
-    fn expire(&mut self, now: Instant) {
-        while let Some(&deadline) = self.deadlines.front().filter(|next| next.at <= now) {
-            self.deadlines.pop_front();
-            if !self.is_current(deadline.slot, deadline.serial) {
-                continue;
-            }
-            self.counters.timeouts.add(1);
-            if let Some(lookup) = self.in_flight.get_mut(deadline.slot) {
-                self.upstreams.failed(lookup.upstream, now);
-                lookup.upstream = self.upstreams.after(lookup.upstream);
-            }
-            self.try_udp(deadline.slot, now);
-        }
-    }
-
-    fn finish(&mut self, slot: usize, answer: Option<Arc<Answer>>) {
-        if let Some(lookup) = self.in_flight.end(slot) {
-            self.deliver(lookup, answer);
-        }
-    }
-
-    fn deliver(&mut self, lookup: Lookup, answer: Option<Arc<Answer>>) {
-        let answer = answer.unwrap_or_else(|| {
-            self.counters.servfail.add(lookup.waiters.len() as u64);
-            Arc::new(Answer::failure(
-                rcode::SERVFAIL,
-                Some(ede::NO_REACHABLE_AUTHORITY),
-                0,
-            ))
-        });
-        for waiter in lookup.waiters {
-            self.tell(waiter, Arc::clone(&answer));
-        }
-    }
-
-    fn turn_down(&mut self, waiter: Waiter) {
-        self.counters.servfail.add(1);
-        self.tell(waiter, Arc::new(Answer::failure(rcode::SERVFAIL, None, 0)));
-    }
-
-    fn tell(&mut self, waiter: Waiter, answer: Arc<Answer>) {
-        let front = usize::from(waiter.front);
-        if let Some(mailbox) = self.inbox.mailboxes.get(front)
-            && !mailbox.put(Outcome {
-                token: waiter.token,
-                answer,
-            })
-        {
-            // Only a front with more requests under way than its mailbox holds gets here.
-            tracing::error!(front, "a mailbox is full");
-        }
-        if let Some(delivered) = self.delivered.get_mut(front) {
-            *delivered = true;
-        }
-    }
+/// Whether the deadline is that of a look-up that somebody waits for.
+fn is_awaited(in_flight: &InFlight, deadline: Deadline) -> bool {
+    in_flight
+        .get(deadline.slot)
+        .is_some_and(|lookup| lookup.serial == deadline.serial && !lookup.late)
 }

@@ -183,3 +183,22 @@ pub(crate) fn bare(query: &[u8], flags: u16) -> Vec<u8> {
     msg[4..12].copy_from_slice(&[0, 1, 0, 0, 0, 0, 0, 0]);
     msg
 }
+
+/// `query` for another type.
+pub(crate) fn of_type(mut query: Vec<u8>, qtype: u8) -> Vec<u8> {
+    let end = query.len();
+    query[end - 3] = qtype;
+    query
+}
+
+/// The response to `query` that the name does not exist, of `ttl` seconds.
+pub(crate) fn denial(query: &[u8], ttl: u8) -> Vec<u8> {
+    let mut msg = bare(query, 3);
+    msg[9] = 1;
+    // The SOA of `test.`, at the end of the question's name.
+    let owner = (msg.len() - 4 - 6) as u8;
+    msg.extend_from_slice(&[0xc0, owner, 0, 6, 0, 1, 0, 0, 0, ttl, 0, 24]);
+    msg.extend_from_slice(&[0xc0, owner, 0xc0, owner]);
+    msg.extend_from_slice(&[0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, ttl]);
+    msg
+}

@@ -1,7 +1,16 @@
 //! The forwarder against upstreams on loopback.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
-use std::{collections::HashSet, net::UdpSocket, thread, time::Instant};
+mod failing;
+mod memory;
+mod stale;
+
+use std::{
+    collections::HashSet,
+    net::{SocketAddr, UdpSocket},
+    thread,
+    time::{Duration, Instant},
+};
 
 use super::{
     testing::{Seen, Upstream, bare, closed_address, query, response},
@@ -89,6 +98,7 @@ fn settings(upstreams: Vec<SocketAddr>) -> Settings {
         upstreams,
         // Long enough for a loaded machine: only what is meant to time out does.
         attempt_timeout: Duration::from_secs(5),
+        cache_bytes: 1 << 20,
         ..Settings::default()
     }
 }

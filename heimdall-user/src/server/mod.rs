@@ -270,6 +270,13 @@ fn forward_settings(config: &Config) -> forward::Settings {
         attempts: forward.attempts,
         limits: config.ttl,
         trust_ad: forward.trust_ad,
+        cache_bytes: config.cache_bytes,
+        failure_max: forward.failure_ttl_max,
+        stale_max_age: forward.stale_max_age,
+        client_response_timeout: forward.client_response_timeout,
+        nxdomain_cut: forward.nxdomain_cut,
+        client_subnet: forward.client_subnet.map(|prefix| prefix.parts()),
+        ..forward::Settings::default()
     }
 }
 

@@ -121,8 +121,9 @@ fn forwarder(threads: &[Arc<ForwardCounters>]) -> Value {
     }
     let mut fields = Map::new();
     put(&mut fields, sums, |name| {
-        name.strip_prefix("rejected_")
-            .map(|reason| ("rejected", reason))
+        let rejected = name.strip_prefix("rejected_");
+        let cache = || name.strip_prefix("cache_").map(|count| ("cache", count));
+        rejected.map(|reason| ("rejected", reason)).or_else(cache)
     });
     Value::Object(fields)
 }
@@ -240,5 +241,6 @@ mod tests {
         }
         // Summed over the threads.
         assert_eq!(document["forwarder"]["rejected"]["id"], 4);
+        assert_eq!(document["forwarder"]["cache"]["hits"], 0);
     }
 }

@@ -1,0 +1,217 @@
+//! The questions that no upstream answered lately (RFC 9520).
+//!
+//! Such a question is not asked again before its time is up, and each further failure in a row
+//! doubles that time. The memory is bounded: the oldest failure is forgotten for a new one.
+
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
+
+use hashbrown::{HashTable, hash_table::Entry};
+
+use super::Request;
+use crate::dns::answer::same_question;
+
+/// Failures that one thread remembers: a few megabytes at most.
+const CAPACITY: usize = 16_384;
+
+/// Seconds that RFC 9520 section 3.2 bounds the time by.
+const BOUNDS: (u32, u32) = (1, 300);
+
+#[derive(Debug)]
+struct Failure {
+    hash: u64,
+    flags: u8,
+    question: Box<[u8]>,
+    /// When the question may be asked again.
+    until: Instant,
+    /// Seconds that the question was put off for the last time.
+    back_off: u32,
+    /// Tells the entry of the queue that stands for this failure from older ones.
+    serial: u64,
+}
+
+impl Failure {
+    fn is_of(&self, request: &Request) -> bool {
+        self.hash == request.hash
+            && self.flags == request.flags
+            && same_question(&self.question, request.question())
+    }
+}
+
+/// The memory of failures.
+#[derive(Debug)]
+pub(super) struct Failures {
+    table: HashTable<Failure>,
+    /// Hash and serial number of each failure, oldest first, also of those that have been
+    /// forgotten or renewed since.
+    queue: VecDeque<(u64, u64)>,
+    capacity: usize,
+    serial: u64,
+    min: u32,
+    max: u32,
+}
+
+impl Failures {
+    /// A memory that puts a question off for `min` seconds at first, and never for more than
+    /// `max`.
+    pub(super) fn new(min: u32, max: u32) -> Self {
+        let min = min.clamp(BOUNDS.0, BOUNDS.1);
+        Self {
+            table: HashTable::new(),
+            queue: VecDeque::new(),
+            capacity: CAPACITY,
+            serial: 0,
+            min,
+            max: max.clamp(min, BOUNDS.1),
+        }
+    }
+
+    /// Time for which the question must not be asked. `None`: it may be.
+    pub(super) fn time_left(&self, request: &Request, now: Instant) -> Option<Duration> {
+        let failure = self
+            .table
+            .find(request.hash, |failure| failure.is_of(request))?;
+        let left = failure.until.checked_duration_since(now)?;
+        (!left.is_zero()).then_some(left)
+    }
+
+    /// Notes that no upstream answered. Returns the seconds for which the question must not be
+    /// asked, `least` or more.
+    ///
+    /// A failure counts as one in a row if the time of the one before it ended no longer than
+    /// the longest such time ago.
+    pub(super) fn record(&mut self, request: &Request, now: Instant, least: u32) -> u32 {
+        self.serial += 1;
+        let (serial, min, max) = (self.serial, self.min, self.max);
+        let entry = self.table.entry(
+            request.hash,
+            |failure| failure.is_of(request),
+            |failure| failure.hash,
+        );
+        let seconds = match entry {
+            Entry::Occupied(mut entry) => {
+                let failure = entry.get_mut();
+                let pause = now.saturating_duration_since(failure.until);
+                failure.back_off = if pause > Duration::from_secs(max.into()) {
+                    min
+                } else {
+                    failure.back_off.saturating_mul(2).min(max)
+                };
+                let seconds = failure.back_off.max(least);
+                failure.until = now + Duration::from_secs(seconds.into());
+                failure.serial = serial;
+                seconds
+            }
+            Entry::Vacant(entry) => {
+                let seconds = min.max(least);
+                entry.insert(Failure {
+                    hash: request.hash,
+                    flags: request.flags,
+                    question: request.question().into(),
+                    until: now + Duration::from_secs(seconds.into()),
+                    back_off: min,
+                    serial,
+                });
+                seconds
+            }
+        };
+        self.queue.push_back((request.hash, serial));
+        if self.queue.len() > self.capacity {
+            self.drop_oldest();
+        }
+        seconds
+    }
+
+    /// Forgets the failures of a question that has been answered.
+    pub(super) fn clear(&mut self, request: &Request) {
+        if let Ok(entry) = self
+            .table
+            .find_entry(request.hash, |failure| failure.is_of(request))
+        {
+            entry.remove();
+        }
+    }
+
+    fn drop_oldest(&mut self) {
+        if let Some((hash, serial)) = self.queue.pop_front()
+            && let Ok(entry) = self
+                .table
+                .find_entry(hash, |failure| failure.serial == serial)
+        {
+            entry.remove();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::{
+        dns::{DnsPacketView, NameHasher, Query},
+        forward::testing::query,
+    };
+
+    fn request(hasher: &NameHasher, label: &str) -> Request {
+        let msg = query(1, label, None);
+        let query = Query::new(&DnsPacketView::parse(&msg).unwrap(), hasher);
+        Request::new(&query, &msg, 0, 0).unwrap()
+    }
+
+    #[test]
+    fn the_time_doubles_up_to_its_bound() {
+        let hasher = NameHasher::default();
+        let [name, upper, other] = ["name", "NAME", "other"].map(|label| request(&hasher, label));
+        let mut failures = Failures::new(1, 300);
+        let mut now = Instant::now();
+        let mut times = Vec::new();
+        for _ in 0..11 {
+            assert_eq!(failures.time_left(&name, now), None);
+            let seconds = failures.record(&name, now, 0);
+            let time = Duration::from_secs(seconds.into());
+            assert_eq!(failures.time_left(&upper, now), Some(time));
+            assert_eq!(failures.time_left(&other, now), None);
+            now += time;
+            times.push(seconds);
+        }
+        assert_eq!(times, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]);
+        failures.clear(&upper);
+        assert_eq!(failures.record(&name, now, 0), 1, "an answer ends the row");
+        assert_eq!(failures.record(&name, now, 0), 2);
+        now += Duration::from_secs(303);
+        assert_eq!(failures.record(&name, now, 0), 1, "so does a long pause");
+        assert_eq!(failures.record(&name, now, 30), 30);
+        assert_eq!(failures.record(&name, now, 0), 4);
+    }
+
+    #[test]
+    fn settings_are_held_to_the_bounds_of_the_rfc() {
+        let request = request(&NameHasher::default(), "name");
+        let now = Instant::now();
+        assert_eq!(Failures::new(0, 0).record(&request, now, 0), 1);
+        assert_eq!(Failures::new(900, 9).record(&request, now, 0), 300);
+    }
+
+    #[test]
+    fn the_oldest_is_forgotten_for_a_new_one() {
+        let hasher = NameHasher::default();
+        let now = Instant::now();
+        let mut failures = Failures::new(1, 300);
+        failures.capacity = 3;
+        let requests: Vec<_> = (0..5).map(|i| request(&hasher, &format!("n{i}"))).collect();
+        for request in &requests {
+            failures.record(request, now, 0);
+        }
+        let known: Vec<_> = requests
+            .iter()
+            .map(|request| failures.time_left(request, now).is_some())
+            .collect();
+        assert_eq!(known, [false, false, true, true, true]);
+        for request in requests.iter().cycle().take(1000) {
+            failures.record(request, now, 0);
+            assert!(failures.queue.len() <= 3 && failures.table.len() <= 3);
+        }
+    }
+}

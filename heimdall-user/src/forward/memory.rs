@@ -1,0 +1,196 @@
+//! What a forwarder thread was told by the upstreams: one cache for all fronts.
+//!
+//! An answer is kept under its question, but NXDOMAIN under its name and class alone, as it
+//! holds for every type (RFC 2308 section 5). Answers stay for some time after their lives are
+//! over, to be served when no upstream gives a newer one (RFC 8767).
+
+use std::io;
+
+use super::{Request, Settings};
+use crate::{
+    cache::{Cache, Key},
+    dns::{Answer, MAX_QUESTION, NameHasher, QUESTION_FIXED, cut, header::rcode},
+};
+
+/// In [`Key::flags`], beside DO and CD: the entry is for all types.
+const ANY_TYPE: u8 = 0x80;
+
+/// The memory of one thread. Times are in seconds, on one clock.
+#[derive(Debug)]
+pub(super) struct Memory {
+    cache: Cache,
+    /// Hashes the keys that no front has hashed.
+    hasher: NameHasher,
+    cut: bool,
+}
+
+/// Where an answer was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// Under the question.
+    Question,
+    /// Under the name: it does not exist.
+    Name,
+    /// Under a name above it, which does not exist.
+    Ancestor,
+}
+
+/// A name that is kept without a type.
+struct AnyType {
+    hash: u64,
+    flags: u8,
+    len: usize,
+    question: [u8; MAX_QUESTION],
+}
+
+impl AnyType {
+    /// The key of `name`, in wire form, under the class and the flags of `request`.
+    fn new(hasher: &NameHasher, name: &[u8], request: &Request) -> Option<Self> {
+        let [class_high, class_low] = *request.question().last_chunk()?;
+        let mut question = [0; MAX_QUESTION];
+        let len = name.len() + QUESTION_FIXED;
+        question.get_mut(..name.len())?.copy_from_slice(name);
+        let [_, _, high, low] = question.get_mut(..len)?.last_chunk_mut()?;
+        [*high, *low] = [class_high, class_low];
+        let flags = request.flags | ANY_TYPE;
+        let class = u16::from_be_bytes([class_high, class_low]);
+        Some(Self {
+            hash: hasher.hash(name, u64::from(class) << 16 | u64::from(flags)),
+            flags,
+            len,
+            question,
+        })
+    }
+
+    fn key(&self) -> Key<'_> {
+        Key {
+            hash: self.hash,
+            question: self.question.get(..self.len).unwrap_or_default(),
+            flags: self.flags,
+        }
+    }
+}
+
+fn key(request: &Request) -> Key<'_> {
+    Key {
+        hash: request.hash,
+        question: request.question(),
+        flags: request.flags,
+    }
+}
+
+impl Memory {
+    /// Reserves the memory that `settings` give it.
+    ///
+    /// # Errors
+    /// It is not to be had.
+    pub(super) fn new(settings: &Settings, hasher: NameHasher) -> io::Result<Self> {
+        let bytes = settings.cache_bytes;
+        let cache = Cache::with_grace(bytes, settings.stale_max_age).map_err(|error| {
+            let reason = format!("{bytes} octets for the forwarder's cache: {error}");
+            io::Error::new(error.kind(), reason)
+        })?;
+        Ok(Self {
+            cache,
+            hasher,
+            cut: settings.nxdomain_cut,
+        })
+    }
+
+    /// The answer to `request` as it is at `now`, if its life is not over.
+    pub(super) fn recall(&mut self, request: &Request, now: u32) -> Option<(Found, Answer)> {
+        if let Some(hit) = self.cache.get(&key(request), now) {
+            return Some((Found::Question, hit.answer.aged(hit.age)));
+        }
+        let name = request.name();
+        if let Some(answer) = self.denial(request, name, now) {
+            return Some((Found::Name, answer));
+        }
+        if !self.cut {
+            return None;
+        }
+        // At most 127 labels, most often three or four.
+        let mut ancestor = parent(name)?;
+        while ancestor.len() > 1 {
+            if let Some(answer) = self.denial(request, ancestor, now) {
+                let from = ancestor.len() + QUESTION_FIXED;
+                let moved = cut::move_down(answer.as_ref(), from, request.question().len())?;
+                return Some((Found::Ancestor, moved));
+            }
+            ancestor = parent(ancestor)?;
+        }
+        None
+    }
+
+    /// NXDOMAIN for `name`, if it is known at `now`.
+    fn denial(&mut self, request: &Request, name: &[u8], now: u32) -> Option<Answer> {
+        let any = AnyType::new(&self.hasher, name, request)?;
+        let hit = self.cache.get(&any.key(), now)?;
+        Some(hit.answer.aged(hit.age))
+    }
+
+    /// The last answer to `request`, as it is served when its life is over.
+    pub(super) fn stale(&mut self, request: &Request, now: u32) -> Option<Answer> {
+        let any = AnyType::new(&self.hasher, request.name(), request)?;
+        let named = self.cache.get_stale(&any.key(), now);
+        let named = named.map(|hit| (hit.age, hit.answer.stale()));
+        match (self.cache.get_stale(&key(request), now), named) {
+            (Some(hit), Some((age, named))) if age < hit.age => Some(named),
+            (Some(hit), _) => Some(hit.answer.stale()),
+            (None, named) => named.map(|(_, answer)| answer),
+        }
+    }
+
+    /// Whether [`stale`](Self::stale) has something.
+    pub(super) fn has_stale(&mut self, request: &Request, now: u32) -> bool {
+        self.cache.get_stale(&key(request), now).is_some()
+            || AnyType::new(&self.hasher, request.name(), request)
+                .is_some_and(|any| self.cache.get_stale(&any.key(), now).is_some())
+    }
+
+    /// Keeps what an upstream answered. It takes the place of what was known before, also if it
+    /// may not be kept itself.
+    pub(super) fn keep(&mut self, request: &Request, answer: &Answer, now: u32) {
+        let Some(any) = AnyType::new(&self.hasher, request.name(), request) else {
+            return;
+        };
+        let (kept, gone) = if denies_name(answer) {
+            (any.key(), key(request))
+        } else {
+            (key(request), any.key())
+        };
+        self.cache.remove(&gone);
+        if answer.as_ref().life() == 0 {
+            self.cache.remove(&kept);
+        } else {
+            self.cache.insert(&kept, answer, now);
+        }
+    }
+
+    /// Answers kept now, so far, and those that had to make room.
+    pub(super) fn counts(&self) -> [u64; 3] {
+        [
+            self.cache.entries(),
+            self.cache.insertions(),
+            self.cache.evictions(),
+        ]
+    }
+}
+
+/// Whether the answer says that the queried name does not exist: NXDOMAIN after a CNAME speaks of
+/// its target.
+fn denies_name(answer: &Answer) -> bool {
+    let answer = answer.as_ref();
+    answer.rcode() == rcode::NXDOMAIN && matches!(answer.counts(), [0, 0, ..])
+}
+
+/// The name without its first label. `None` for the root.
+fn parent(name: &[u8]) -> Option<&[u8]> {
+    match *name.first()? {
+        0 => None,
+        len => name.get(1 + usize::from(len)..),
+    }
+}
+
+#[cfg(test)]
+mod tests;

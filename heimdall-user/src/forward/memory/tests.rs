@@ -1,0 +1,172 @@
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+use super::*;
+use crate::{
+    dns::{DnsPacketView, Query, TtlLimits, edns::ede},
+    forward::testing::{denial, of_type, query, response},
+};
+
+/// A memory, and what the fronts and upstreams of a test do with it.
+struct Bench {
+    memory: Memory,
+    hasher: NameHasher,
+}
+
+impl Bench {
+    fn new(settings: Settings) -> Self {
+        let settings = Settings {
+            cache_bytes: 0,
+            ..settings
+        };
+        Self {
+            memory: Memory::new(&settings, NameHasher::default()).unwrap(),
+            hasher: NameHasher::default(),
+        }
+    }
+
+    fn request(&self, msg: &[u8]) -> Request {
+        let query = Query::new(&DnsPacketView::parse(msg).unwrap(), &self.hasher);
+        Request::new(&query, msg, 0, 0).unwrap()
+    }
+
+    /// An upstream's answer of `ttl` seconds to `query` arrives at `now`.
+    fn answer(&mut self, query: &[u8], ttl: u8, now: u32) {
+        let mut msg = response(query, 20);
+        let at = msg.len() - 21 - 6;
+        msg[at..at + 4].copy_from_slice(&[0, 0, 0, ttl]);
+        self.keep(query, &msg, now);
+    }
+
+    fn deny(&mut self, query: &[u8], ttl: u8, now: u32) {
+        self.keep(query, &denial(query, ttl), now);
+    }
+
+    fn keep(&mut self, query: &[u8], response: &[u8], now: u32) {
+        let request = self.request(query);
+        let question = request.question();
+        let answer = Answer::from_response(response, question, 0, &TtlLimits::default()).unwrap();
+        self.memory.keep(&request, &answer, now);
+    }
+
+    fn found(&mut self, query: &[u8], now: u32) -> Option<Found> {
+        let request = self.request(query);
+        self.memory.recall(&request, now).map(|(found, _)| found)
+    }
+
+    /// The Extended DNS Error of the stale answer, if there is one.
+    fn stale(&mut self, query: &[u8], now: u32) -> Option<u16> {
+        let request = self.request(query);
+        let stale = self.memory.stale(&request, now);
+        assert_eq!(stale.is_some(), self.memory.has_stale(&request, now));
+        stale.map(|answer| answer.as_ref().ede().unwrap())
+    }
+}
+
+#[test]
+fn answers_may_be_served_until_their_maximum_age() {
+    let mut bench = Bench::new(Settings {
+        stale_max_age: 100,
+        ..Settings::default()
+    });
+    let name = query(1, "name", None);
+    bench.answer(&name, 10, 0);
+    assert_eq!(bench.found(&name, 9), Some(Found::Question));
+    assert_eq!(bench.found(&name, 10), None);
+    assert_eq!(bench.stale(&name, 10), Some(ede::STALE));
+    assert_eq!(bench.stale(&name, 109), Some(ede::STALE));
+    assert_eq!(bench.stale(&name, 110), None);
+    bench.deny(&name, 10, 200);
+    assert_eq!(bench.stale(&name, 309), Some(ede::STALE_NXDOMAIN));
+    assert_eq!(bench.stale(&name, 310), None);
+}
+
+#[test]
+fn no_maximum_age_means_no_stale_answers() {
+    let mut bench = Bench::new(Settings {
+        stale_max_age: 0,
+        ..Settings::default()
+    });
+    let name = query(1, "name", None);
+    bench.answer(&name, 10, 0);
+    assert_eq!(bench.stale(&name, 10), None);
+}
+
+#[test]
+fn a_denial_is_for_all_types_and_an_answer_ends_it() {
+    let mut bench = Bench::new(Settings::default());
+    let text = query(1, "name", None);
+    let address = of_type(query(1, "NAME", None), 1);
+    bench.deny(&text, 10, 0);
+    assert_eq!(bench.found(&text, 0), Some(Found::Name));
+    assert_eq!(bench.found(&address, 0), Some(Found::Name));
+    assert_eq!(
+        bench.found(&query(1, "name", Some(512)), 0),
+        Some(Found::Name)
+    );
+    assert_eq!(bench.found(&query(1, "other", None), 0), None);
+    assert_eq!(bench.stale(&address, 10), Some(ede::STALE_NXDOMAIN));
+    bench.answer(&address, 10, 10);
+    assert_eq!(bench.found(&address, 10), Some(Found::Question));
+    assert_eq!(bench.stale(&text, 10), None);
+}
+
+#[test]
+fn of_two_stale_answers_the_younger_is_served() {
+    let mut bench = Bench::new(Settings::default());
+    let text = query(1, "name", None);
+    let address = of_type(text.clone(), 1);
+    bench.answer(&text, 10, 0);
+    bench.deny(&address, 10, 50);
+    assert_eq!(bench.stale(&text, 100), Some(ede::STALE_NXDOMAIN));
+    bench.answer(&text, 10, 100);
+    assert_eq!(bench.stale(&text, 200), Some(ede::STALE));
+    assert_eq!(bench.stale(&address, 200), None);
+}
+
+#[test]
+fn an_answer_that_may_not_be_kept_replaces_nonetheless() {
+    let mut bench = Bench::new(Settings::default());
+    let name = query(1, "name", None);
+    for ttl in [0, 10] {
+        bench.answer(&name, 10, 0);
+        bench.answer(&name, ttl, 20);
+        assert_eq!(bench.stale(&name, 40).is_some(), ttl > 0);
+        bench.deny(&name, 10, 50);
+        bench.deny(&name, ttl, 70);
+        assert_eq!(bench.stale(&name, 90).is_some(), ttl > 0);
+    }
+}
+
+#[test]
+fn the_cut_holds_below_the_name_while_it_lives() {
+    let mut bench = Bench::new(Settings {
+        nxdomain_cut: true,
+        ..Settings::default()
+    });
+    let name = query(1, "name", None);
+    bench.deny(&name, 10, 0);
+    let mut below = name.clone();
+    below.splice(12..12, *b"\x01b\x01a");
+    assert_eq!(bench.found(&below, 9), Some(Found::Ancestor));
+    assert_eq!(bench.found(&below, 10), None);
+    assert_eq!(bench.stale(&below, 10), None, "only what was asked for");
+    let mut cd = below.clone();
+    cd[3] |= 0x10;
+    assert_eq!(bench.found(&cd, 9), None);
+    let mut beside = query(1, "xname", None);
+    beside.splice(12..12, *b"\x01a");
+    assert_eq!(bench.found(&beside, 9), None);
+    bench.answer(&below, 100, 0);
+    assert_eq!(bench.found(&below, 9), Some(Found::Question));
+    let mut root = query(1, "", None);
+    root.splice(12..18, [0]);
+    assert_eq!(bench.found(&root[..17], 9), None);
+}
+
+#[test]
+fn parents() {
+    assert_eq!(parent(b"\x01a\x02bc\0"), Some(&b"\x02bc\0"[..]));
+    assert_eq!(parent(b"\x02bc\0"), Some(&b"\0"[..]));
+    assert_eq!(parent(b"\0"), None);
+    assert_eq!(parent(b""), None);
+}

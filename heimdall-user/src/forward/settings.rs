@@ -1,0 +1,76 @@
+//! What the operator can set about forwarding.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use crate::dns::TtlLimits;
+
+/// How the forwarder works.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The upstream resolvers, best first. At least one.
+    pub upstreams: Vec<SocketAddr>,
+    /// Threads. 1 suffices for some ten thousand misses a second.
+    pub threads: usize,
+    /// Requests that may wait for each thread.
+    pub queue: usize,
+    /// Upstream queries that each thread may have under way; each holds a file descriptor.
+    pub max_in_flight: usize,
+    /// Time that an upstream has to respond.
+    pub attempt_timeout: Duration,
+    /// Tries that one question gets. A try whose response is truncated goes on over TCP, one
+    /// whose response is FORMERR goes on without EDNS, each with the same time once more; so a
+    /// question is settled after at most 3 × `attempts` × `attempt_timeout`.
+    pub attempts: u32,
+    /// Bounds on the lives of answers.
+    pub limits: TtlLimits,
+    /// Ask upstreams for the AD bit. Only for upstreams that validate, on a path that is trusted.
+    pub trust_ad: bool,
+    /// Octets of the cache that each thread keeps for all fronts together, 256 KiB at least.
+    pub cache_bytes: usize,
+    /// Seconds, 1 to 300, for which a question that no upstream answered is not asked again
+    /// (RFC 9520 section 3.2). Each further failure in a row doubles the time.
+    pub failure_min: u32,
+    /// Seconds, 1 to 300, beyond which that time does not grow.
+    pub failure_max: u32,
+    /// Seconds after its end of life for which an answer may still be served when no upstream
+    /// gives a newer one (RFC 8767 section 5 suggests 1 to 3 days); 0: never.
+    pub stale_max_age: u32,
+    /// Time after which a client gets an answer whose life is over, if there is one, while the
+    /// upstreams are still being asked (RFC 8767 section 5, client response timer: 1.8 s).
+    pub client_response_timeout: Duration,
+    /// Whether NXDOMAIN for a name also answers for every name below it (RFC 8020). Known names
+    /// below it are still served. With several threads, each knows only what it was told itself.
+    pub nxdomain_cut: bool,
+    /// The client subnet, an address and the length of its prefix in bits, that every upstream
+    /// query carries (RFC 7871); none by default, and never a client's own. All clients share
+    /// it, so an answer that was made for it is right for all of them: it cannot poison the
+    /// cache. Bits beyond the prefix are not sent; 0 bits ask the upstream to use none either.
+    pub client_subnet: Option<(IpAddr, u8)>,
+}
+
+impl Default for Settings {
+    /// All but the upstreams. A question is commonly settled within 4 s, before clients (5 s)
+    /// give up.
+    fn default() -> Self {
+        Self {
+            upstreams: Vec::new(),
+            threads: 1,
+            queue: 4096,
+            max_in_flight: 4096,
+            attempt_timeout: Duration::from_millis(650),
+            attempts: 3,
+            limits: TtlLimits::default(),
+            trust_ad: false,
+            cache_bytes: 64 << 20,
+            failure_min: 1,
+            failure_max: 300,
+            stale_max_age: 86_400,
+            client_response_timeout: Duration::from_millis(1_800),
+            nxdomain_cut: false,
+            client_subnet: None,
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! Questions that no upstream answers (RFC 9520, RFC 8914), and those without EDNS.
+
+use super::*;
+use crate::dns::edns::ede;
+
+fn failure(outcome: &Outcome) -> (Option<u16>, u32) {
+    assert!(!answered(outcome));
+    let answer = outcome.answer.as_ref().as_ref();
+    (answer.ede(), answer.life())
+}
+
+/// SERVFAIL, with an Extended DNS Error if the script is asked for it.
+fn servfail(query: &[u8], info_code: Option<u16>) -> Vec<u8> {
+    let mut msg = bare(query, 2);
+    if let Some(code) = info_code {
+        msg[11] = 1;
+        msg.extend_from_slice(&[0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 6, 0, 15, 0, 2]);
+        msg.extend_from_slice(&code.to_be_bytes());
+    }
+    msg
+}
+
+#[test]
+fn a_failure_is_remembered() {
+    let refusing = Upstream::start(|seen| vec![bare(&seen.msg, 5)]);
+    let mut bench = Bench::new(Settings {
+        failure_min: 60,
+        ..settings(vec![refusing.address])
+    });
+    bench.ask(&query(9, "name", None), 1);
+    let fresh = (Some(ede::NO_REACHABLE_AUTHORITY), 60);
+    assert_eq!(failure(&bench.outcome()), fresh);
+    bench.ask(&query(9, "NAME", None), 2);
+    let (code, life) = failure(&bench.outcome());
+    assert_eq!(code, Some(ede::CACHED_ERROR));
+    assert!((1..60).contains(&life), "the whole seconds left");
+    assert_eq!(refusing.seen().len(), 1);
+    let mut cd = query(9, "name", None);
+    cd[3] |= 0x10;
+    bench.ask(&cd, 3);
+    assert_eq!(failure(&bench.outcome()), fresh, "another question");
+    assert_eq!(refusing.seen().len(), 2);
+    assert_eq!(bench.count("failure_hits"), 1);
+    assert_eq!(bench.count("servfail"), 3);
+    bench.finish();
+}
+
+#[test]
+fn when_its_time_is_up_the_question_is_asked_again() {
+    let refusing = Upstream::start(|seen| vec![bare(&seen.msg, 5)]);
+    let mut bench = Bench::new(settings(vec![refusing.address]));
+    for life in [1, 2] {
+        bench.ask(&query(9, "name", None), 1);
+        let fresh = (Some(ede::NO_REACHABLE_AUTHORITY), life);
+        assert_eq!(failure(&bench.outcome()), fresh);
+        thread::sleep(Duration::from_millis(1_050));
+    }
+    assert_eq!(refusing.seen().len(), 2);
+    bench.finish();
+}
+
+#[test]
+fn an_answer_ends_the_row_of_failures() {
+    let failing = std::sync::atomic::AtomicUsize::new(0);
+    let upstream = Upstream::start(move |seen| {
+        let turn = failing.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let mut good = response(&seen.msg, 20);
+        let ttl = good.len() - 21 - 6;
+        good[ttl..ttl + 4].fill(0);
+        vec![if turn == 1 { good } else { bare(&seen.msg, 2) }]
+    });
+    let mut bench = Bench::new(settings(vec![upstream.address]));
+    let mut lives = Vec::new();
+    for token in 0..3 {
+        bench.ask(&query(9, "name", None), token);
+        lives.push(bench.outcome().answer.as_ref().as_ref().life());
+        if token == 0 {
+            thread::sleep(Duration::from_millis(1_050));
+        }
+    }
+    assert_eq!(lives, [1, 0, 1], "failure, answer of TTL 0, failure");
+    bench.finish();
+}
+
+#[test]
+fn failures_say_why() {
+    let explains = Upstream::start(|seen| vec![servfail(&seen.msg, Some(9))]);
+    let silent = Upstream::start(|_| Vec::new());
+    let fails = Upstream::start(|seen| vec![servfail(&seen.msg, None)]);
+    let gone = closed_address();
+    for (upstreams, code) in [
+        (vec![fails.address, explains.address, fails.address], 9),
+        (vec![gone, fails.address], ede::NO_REACHABLE_AUTHORITY),
+        (vec![silent.address], ede::NO_REACHABLE_AUTHORITY),
+        (vec![gone], ede::NETWORK_ERROR),
+    ] {
+        let mut bench = Bench::new(impatient(upstreams));
+        bench.ask(&query(9, "name", None), 1);
+        assert_eq!(failure(&bench.outcome()), (Some(code), 1));
+        bench.finish();
+    }
+}
+
+#[test]
+fn trouble_of_this_host_is_not_remembered() {
+    let silent = Upstream::start(|_| Vec::new());
+    let mut bench = Bench::new(Settings {
+        max_in_flight: 0,
+        ..settings(vec![silent.address])
+    });
+    for token in 0..2 {
+        bench.ask(&query(9, "name", None), token);
+        assert_eq!(failure(&bench.outcome()), (None, 0));
+    }
+    assert_eq!(bench.count("failure_hits"), 0);
+    bench.finish();
+}
+
+#[test]
+fn an_upstream_that_knows_no_edns_is_asked_without() {
+    let old = Upstream::start(|seen| match seen.msg[11] {
+        0 => vec![response(&seen.msg, 20)],
+        _ => vec![bare(&seen.msg, 1)],
+    });
+    let mut bench = Bench::new(settings(vec![old.address]));
+    bench.ask(&query(9, "name", Some(1232)), 1);
+    assert!(answered(&bench.outcome()));
+    let seen = old.seen();
+    assert_eq!(seen.len(), 2);
+    assert_eq!(seen[1].msg[2..], query(9, "name", None)[2..]);
+    assert_ne!(seen[0].msg[..2], seen[1].msg[..2], "a fresh ID");
+    assert_eq!(bench.count("retried_plain"), 1);
+    assert_eq!(bench.count("upstream_errors"), 0);
+
+    let mut dnssec_ok = query(9, "signed", Some(1232));
+    let len = dnssec_ok.len();
+    dnssec_ok[len - 4] = 0x80;
+    bench.ask(&dnssec_ok, 2);
+    assert!(!answered(&bench.outcome()), "signatures need EDNS");
+    assert_eq!(old.seen().len(), 3);
+    bench.finish();
+}
+
+#[test]
+fn an_upstream_that_reads_nothing_is_asked_twice() {
+    let broken = Upstream::start(|seen| vec![bare(&seen.msg, 1)]);
+    let good = answers();
+    let mut bench = Bench::new(settings(vec![broken.address, good.address]));
+    bench.ask(&query(9, "name", None), 1);
+    assert!(answered(&bench.outcome()));
+    assert_eq!(broken.seen().len(), 2);
+    assert_eq!(good.seen()[0].msg[11], 1, "the next one is asked with EDNS");
+    assert_eq!(bench.count("upstream_errors"), 1);
+    bench.finish();
+}
+
+/// The response to `query` with an OPT record that holds a client subnet.
+fn with_subnet(query: &[u8], data: &[u8]) -> Vec<u8> {
+    let mut msg = response(query, 20);
+    msg[11] = 1;
+    let len = data.len() as u8;
+    msg.extend_from_slice(&[0, 0, 41, 4, 208, 0, 0, 0, 0, 0, len + 4, 0, 8, 0, len]);
+    msg.extend_from_slice(data);
+    msg
+}
+
+#[test]
+fn the_fixed_client_subnet_travels_and_has_to_come_back() {
+    let upstream = Upstream::start(|seen| {
+        vec![
+            with_subnet(&seen.msg, &[0, 1, 24, 24, 192, 0, 9]),
+            with_subnet(&seen.msg, &[0, 1, 20, 20, 192, 0, 0]),
+            with_subnet(&seen.msg, &[0, 2, 24, 24, 192, 0, 2]),
+            with_subnet(&seen.msg, &[0, 1]),
+            with_subnet(&seen.msg, &[0, 1, 24, 16, 192, 0, 2]),
+        ]
+    });
+    let mut bench = Bench::new(Settings {
+        client_subnet: Some(("192.0.2.255".parse().unwrap(), 24)),
+        ..settings(vec![upstream.address])
+    });
+    bench.ask(&query(9, "name", None), 1);
+    assert!(answered(&bench.outcome()));
+    assert_eq!(bench.count("rejected_subnet"), 4);
+    let seen = &upstream.seen()[0].msg;
+    let opt = [0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 11];
+    let option = [0, 8, 0, 7, 0, 1, 24, 0, 192, 0, 2];
+    assert_eq!(seen[seen.len() - 22..], [opt, option].concat());
+    bench.finish();
+
+    let generic = answers();
+    let mut bench = Bench::new(Settings {
+        client_subnet: Some(("2001:db8::".parse().unwrap(), 32)),
+        ..settings(vec![generic.address])
+    });
+    bench.ask(&query(9, "name", None), 1);
+    assert!(
+        answered(&bench.outcome()),
+        "an upstream may not know subnets"
+    );
+    bench.finish();
+}

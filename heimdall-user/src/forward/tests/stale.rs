@@ -1,0 +1,172 @@
+//! Answers served after their lives are over (RFC 8767).
+
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use super::*;
+use crate::{
+    dns::{answer::STALE_TTL, edns::ede},
+    forward::testing::denial,
+};
+
+const ANSWER: u8 = 0;
+const FAIL: u8 = 1;
+const SILENT: u8 = 2;
+const DENY: u8 = 3;
+/// Answers when it is told to do otherwise.
+const SLOW: u8 = 4;
+
+/// An upstream whose answers live for a second, and which can be told to behave otherwise.
+fn fickle() -> (Upstream, Arc<AtomicU8>) {
+    let mode = Arc::<AtomicU8>::default();
+    let mode_of_upstream = mode.clone();
+    let upstream = Upstream::start(move |seen| {
+        let mut good = response(&seen.msg, 20);
+        let ttl = good.len() - 21 - 6;
+        good[ttl..ttl + 4].copy_from_slice(&[0, 0, 0, 1]);
+        match mode_of_upstream.load(Ordering::SeqCst) {
+            FAIL => vec![bare(&seen.msg, 2)],
+            SILENT => Vec::new(),
+            DENY => vec![denial(&seen.msg, 1)],
+            SLOW => {
+                let patience = Instant::now() + Duration::from_secs(20);
+                while mode_of_upstream.load(Ordering::SeqCst) == SLOW && Instant::now() < patience {
+                    thread::sleep(Duration::from_millis(5));
+                }
+                vec![response(&seen.msg, 30)]
+            }
+            _ => vec![good],
+        }
+    });
+    (upstream, mode)
+}
+
+/// What an outcome says: response code, Extended DNS Error, life, first TTL.
+fn said(outcome: &Outcome) -> (u8, Option<u16>, u32, Option<u32>) {
+    let answer = outcome.answer.as_ref().as_ref();
+    (
+        answer.rcode(),
+        answer.ede(),
+        answer.life(),
+        answer.first_ttl(),
+    )
+}
+
+const STALE: (u8, Option<u16>, u32, Option<u32>) =
+    (rcode::NOERROR, Some(ede::STALE), STALE_TTL, Some(STALE_TTL));
+
+/// Lets an answer of one second die.
+fn wait() {
+    thread::sleep(Duration::from_millis(1_100));
+}
+
+#[test]
+fn a_failure_brings_the_last_answer() {
+    let (upstream, mode) = fickle();
+    let mut bench = Bench::new(settings(vec![upstream.address]));
+    bench.ask(&query(9, "name", None), 1);
+    assert_eq!(said(&bench.outcome()), (0, None, 1, Some(1)));
+    wait();
+    mode.store(FAIL, Ordering::SeqCst);
+    bench.ask(&query(9, "name", None), 2);
+    assert_eq!(said(&bench.outcome()), STALE);
+    assert_eq!(upstream.seen().len(), 2);
+    // Beyond the first time of a failure, and yet no new try.
+    wait();
+    mode.store(ANSWER, Ordering::SeqCst);
+    bench.ask(&query(9, "name", None), 3);
+    assert_eq!(said(&bench.outcome()), STALE);
+    assert_eq!(upstream.seen().len(), 2);
+    assert_eq!(bench.count("stale"), 2);
+    assert_eq!(bench.count("failure_hits"), 1);
+    assert_eq!(bench.count("servfail"), 0);
+    bench.finish();
+}
+
+#[test]
+fn clients_do_not_wait_for_a_slow_upstream() {
+    let (upstream, mode) = fickle();
+    let mut bench = Bench::new(Settings {
+        client_response_timeout: Duration::from_millis(200),
+        ..settings(vec![upstream.address])
+    });
+    bench.ask(&query(9, "name", None), 1);
+    bench.outcome();
+    wait();
+    mode.store(SLOW, Ordering::SeqCst);
+    let asked = Instant::now();
+    bench.ask(&query(9, "name", None), 2);
+    bench.ask(&query(9, "name", None), 3);
+    let both = bench.outcomes(0, 2);
+    assert!(asked.elapsed() >= Duration::from_millis(200));
+    assert!(both.iter().all(|outcome| said(outcome) == STALE));
+    // The look-up goes on; those who come late do not wait for it either.
+    bench.ask(&query(9, "name", None), 4);
+    assert_eq!(said(&bench.outcome()), STALE);
+    assert_eq!(bench.count("answers"), 1);
+    mode.store(ANSWER, Ordering::SeqCst);
+    let patience = Instant::now() + Duration::from_secs(30);
+    while bench.count("answers") < 2 {
+        assert!(Instant::now() < patience, "no answer");
+        thread::sleep(Duration::from_millis(1));
+    }
+    bench.ask(&query(9, "name", None), 5);
+    let (code, ede, life, _) = said(&bench.outcome());
+    assert_eq!((code, ede), (0, None), "the new answer");
+    assert!((200..=300).contains(&life));
+    assert_eq!(upstream.seen().len(), 2);
+    assert_eq!(bench.count("stale"), 3);
+    bench.finish();
+}
+
+#[test]
+fn without_an_earlier_answer_clients_wait() {
+    let (upstream, mode) = fickle();
+    mode.store(SLOW, Ordering::SeqCst);
+    let mut bench = Bench::new(Settings {
+        client_response_timeout: Duration::from_millis(50),
+        ..settings(vec![upstream.address])
+    });
+    bench.ask(&query(9, "name", None), 1);
+    thread::sleep(Duration::from_millis(150));
+    assert!(bench.mailboxes[0].take().is_none());
+    mode.store(ANSWER, Ordering::SeqCst);
+    assert_eq!(said(&bench.outcome()), (0, None, 300, Some(300)));
+    bench.finish();
+}
+
+#[test]
+fn denials_end_staleness_and_go_stale() {
+    let (upstream, mode) = fickle();
+    let mut bench = Bench::new(impatient(vec![upstream.address]));
+    bench.ask(&query(9, "name", None), 1);
+    bench.outcome();
+    wait();
+    mode.store(DENY, Ordering::SeqCst);
+    bench.ask(&query(9, "name", None), 2);
+    assert_eq!(said(&bench.outcome()), (3, None, 1, Some(1)));
+    wait();
+    mode.store(SILENT, Ordering::SeqCst);
+    bench.ask(&query(9, "name", None), 3);
+    let denied = (3, Some(ede::STALE_NXDOMAIN), STALE_TTL, Some(STALE_TTL));
+    assert_eq!(said(&bench.outcome()), denied, "not the answer before it");
+    bench.finish();
+}
+
+#[test]
+fn too_much_work_brings_the_last_answer() {
+    let (upstream, mode) = fickle();
+    let mut bench = Bench::new(Settings {
+        max_in_flight: 1,
+        ..settings(vec![upstream.address])
+    });
+    bench.ask(&query(9, "name", None), 1);
+    bench.outcome();
+    wait();
+    mode.store(SILENT, Ordering::SeqCst);
+    bench.ask(&query(9, "other", None), 2);
+    bench.ask(&query(9, "name", None), 3);
+    let outcome = bench.outcome();
+    assert_eq!((outcome.token, said(&outcome)), (3, STALE));
+    assert_eq!(bench.count("failure_hits"), 0);
+    bench.forwarder.stop();
+}
