@@ -37,6 +37,29 @@ fn hex(text: &str) -> Vec<u8> {
         .collect()
 }
 
+/// A name in wire form. An octet may be written as `\DDD`.
+fn name(text: &str) -> Vec<u8> {
+    let mut wire = Vec::new();
+    for label in text.split('.').filter(|label| !label.is_empty()) {
+        let mut octets = Vec::new();
+        let mut rest = label.as_bytes();
+        while let [octet, after @ ..] = rest {
+            if *octet == b'\\' {
+                let (digits, after) = after.split_at(3);
+                octets.push(std::str::from_utf8(digits).unwrap().parse().unwrap());
+                rest = after;
+            } else {
+                octets.push(*octet);
+                rest = after;
+            }
+        }
+        wire.push(octets.len() as u8);
+        wire.extend(octets);
+    }
+    wire.push(0);
+    wire
+}
+
 fn rtype(text: &str) -> u16 {
     match text.strip_prefix("TYPE") {
         Some(number) => number.parse().unwrap(),
@@ -47,7 +70,7 @@ fn rtype(text: &str) -> u16 {
 /// The message that a query's text stands for.
 pub(super) fn query(text: &str) -> Vec<u8> {
     let mut words = text.split_whitespace();
-    let name = Name::from_ascii(words.next().unwrap()).unwrap();
+    let name = name(words.next().unwrap());
     let qtype = rtype(words.next().unwrap());
     let (mut flags, mut qdcount, mut class) = (0u16, 1u16, 1u16);
     let (mut edns, mut ttl, mut options, mut owner) = (None, [0u8; 4], vec![], vec![0]);
@@ -89,11 +112,7 @@ pub(super) fn query(text: &str) -> Vec<u8> {
         msg.extend_from_slice(&field.to_be_bytes());
     }
     if !bare {
-        for label in name.iter() {
-            msg.push(label.len() as u8);
-            msg.extend_from_slice(label);
-        }
-        msg.push(0);
+        msg.extend_from_slice(&name);
         msg.extend_from_slice(&qtype.to_be_bytes());
         msg.extend_from_slice(&class.to_be_bytes());
     }
@@ -182,6 +201,8 @@ pub(super) fn reply(octets: &[u8], query: &[u8]) -> String {
         edns(&message),
     ]
     .join(" | ")
+    .replace("|  |", "| |")
+    .replace("|  |", "| |")
     .trim_end_matches([' ', '|'])
     .to_owned()
 }
@@ -210,7 +231,7 @@ fn show(record: &Record, name: Option<&Name>) -> String {
             }
         }
         RData::Unknown { rdata, .. } => {
-            let octets = rdata.anything();
+            let octets = &rdata.anything;
             octets.iter().map(|octet| format!("{octet:02x}")).collect()
         }
         data => data.to_string(),
