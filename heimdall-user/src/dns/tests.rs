@@ -177,7 +177,7 @@ proptest! {
         let question = buf[12..usize::from(query.question_end)].to_vec();
         let answer = Answer::from_response(&upstream, &question, 0, &limits).unwrap();
         buf.resize(65_535, 0xee);
-        let options = Options { ede: ede.map(u16::from), nsid: nsid.as_deref(), cookie };
+        let options = Options { ede: ede.map(u16::from), nsid: nsid.as_deref(), cookie: cookie.as_ref() };
         let len = reply::answer(&mut buf, &query, answer.as_ref(), age, limit, &SERVER, &options).unwrap();
         prop_assert!(len <= limit);
         let reply = Message::from_bytes(&buf[..len]).unwrap();
