@@ -16,6 +16,7 @@
 
 pub mod access;
 pub mod blocklist;
+mod body;
 pub mod cookie;
 pub mod identity;
 pub mod limit;
