@@ -235,8 +235,8 @@ impl Access {
     /// before refuse and refuse before allow. Who is in none is refused.
     pub fn new(allow: &[Prefix], refuse: &[Prefix], drop: &[Prefix]) -> Self {
         let with = |prefixes: &[Prefix], decision| {
-            let prefixes = prefixes.to_vec().into_iter();
-            prefixes.map(move |prefix| (prefix, decision))
+            let prefixes: Vec<_> = prefixes.iter().map(|prefix| (*prefix, decision)).collect();
+            prefixes.into_iter()
         };
         let all = with(allow, Decision::Allow)
             .chain(with(refuse, Decision::Refuse))
@@ -272,7 +272,7 @@ impl Access {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
     use proptest::prelude::*;
 
     use super::*;

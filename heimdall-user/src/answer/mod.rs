@@ -87,7 +87,7 @@ pub struct Core {
     policy: Arc<Policy>,
     limiter: Limiter,
     /// IPv4 addresses that are allowed because the last client that was looked up is.
-    allowed_v4: RangeInclusive<u32>,
+    allowed_v4: Option<RangeInclusive<u32>>,
     /// The COOKIE option's data of the reply under way.
     cookie: [u8; 24],
     load: Load,
@@ -122,9 +122,6 @@ enum CookieState {
     Proven,
 }
 
-/// An empty range.
-const NOBODY: RangeInclusive<u32> = 1..=0;
-
 /// Ports of UDP services that answer whatever they get: an error reply to one of them could
 /// travel to and fro for ever. (echo, discard, systat, daytime, qotd, chargen, time, DNS, TFTP,
 /// sunrpc, NTP, NetBIOS, SNMP, CLDAP, mDNS, memcached)
@@ -156,7 +153,7 @@ impl Core {
             limiter: Limiter::new(&now.limit),
             policy: now,
             shared_policy: policy,
-            allowed_v4: NOBODY,
+            allowed_v4: None,
             cookie: [0; 24],
             load: Load::default(),
             now: Now::default(),
@@ -189,7 +186,7 @@ impl Core {
             self.limiter = Limiter::new(&policy.limit);
         }
         self.policy = policy;
-        self.allowed_v4 = NOBODY;
+        self.allowed_v4 = None;
         self.cache.forget(self.now.seconds);
     }
 }
@@ -345,9 +342,9 @@ impl Core {
     /// Whether the client is answered at all, and on what terms.
     #[inline]
     fn admit(&mut self, query: &Query, buf: &mut [u8], client: &Client) -> Result<Terms, Verdict> {
-        let known = match client.address {
-            IpAddr::V4(v4) => self.allowed_v4.contains(&u32::from(v4)),
-            IpAddr::V6(_) => false,
+        let known = match (client.address, &self.allowed_v4) {
+            (IpAddr::V4(v4), Some(allowed)) => allowed.contains(&u32::from(v4)),
+            _ => false,
         };
         if !known {
             match self.policy.access.decide(client.address) {
@@ -387,7 +384,7 @@ impl Core {
 
     fn remember(&mut self, allowed: IpAddr) {
         if let IpAddr::V4(v4) = allowed {
-            self.allowed_v4 = self.policy.access.range_v4(v4);
+            self.allowed_v4 = Some(self.policy.access.range_v4(v4));
         }
     }
 

@@ -258,11 +258,3 @@ fn edns(message: &Message) -> String {
     }
     words.join(" ")
 }
-
-/// The COOKIE option of a reply, in hex.
-pub(super) fn cookie(octets: &[u8]) -> Option<String> {
-    let message = Message::from_bytes(octets).ok()?;
-    let edns = message.edns?;
-    let data = Vec::<u8>::try_from(edns.option(EdnsCode::Cookie)?).ok()?;
-    Some(data.iter().map(|octet| format!("{octet:02x}")).collect())
-}
