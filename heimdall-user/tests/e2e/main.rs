@@ -5,9 +5,11 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 mod answers;
+mod asking;
 mod errors;
 mod faults;
 mod lifecycle;
+mod policy;
 mod scenarios;
 mod sockets;
 mod wire;
