@@ -12,6 +12,7 @@ mod lifecycle;
 mod policy;
 mod scenarios;
 mod sockets;
+mod stale;
 mod wire;
 
 use std::path::Path;
