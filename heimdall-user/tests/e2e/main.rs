@@ -10,6 +10,7 @@ mod errors;
 mod faults;
 mod lifecycle;
 mod policy;
+mod reload;
 mod scenarios;
 mod sockets;
 mod stale;
