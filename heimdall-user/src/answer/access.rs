@@ -7,6 +7,7 @@ use std::{
     collections::BTreeMap,
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    ops::RangeInclusive,
     str::FromStr,
 };
 
@@ -234,8 +235,8 @@ impl Access {
     /// before refuse and refuse before allow. Who is in none is refused.
     pub fn new(allow: &[Prefix], refuse: &[Prefix], drop: &[Prefix]) -> Self {
         let with = |prefixes: &[Prefix], decision| {
-            let prefixes = prefixes.to_vec().into_iter();
-            prefixes.map(move |prefix| (prefix, decision))
+            let prefixes: Vec<_> = prefixes.iter().map(|prefix| (*prefix, decision)).collect();
+            prefixes.into_iter()
         };
         let all = with(allow, Decision::Allow)
             .chain(with(refuse, Decision::Refuse))
@@ -254,6 +255,15 @@ impl Access {
         self.decisions.get(address)
     }
 
+    /// Addresses around this one, itself among them, that get the same.
+    pub fn range_v4(&self, address: Ipv4Addr) -> RangeInclusive<u32> {
+        let ranges = &self.decisions.v4;
+        let after = ranges.partition_point(|(first, _)| *first <= u32::from(address));
+        let first = after.checked_sub(1).and_then(|at| ranges.get(at));
+        let next = ranges.get(after);
+        first.map_or(0, |(first, _)| *first)..=next.map_or(u32::MAX, |(next, _)| next - 1)
+    }
+
     /// The allowed prefixes in which there are strangers.
     pub fn public(&self) -> &[Prefix] {
         &self.public
@@ -262,7 +272,7 @@ impl Access {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
     use proptest::prelude::*;
 
     use super::*;
@@ -358,6 +368,13 @@ mod tests {
                     .max_by_key(|(prefix, kind)| (prefix.len, *kind))
                     .map_or(Decision::Refuse, |(_, kind)| [Decision::Allow, Decision::Refuse, Decision::Drop][*kind]);
                 prop_assert_eq!(access.decide(address), expected);
+                if let IpAddr::V4(v4) = address {
+                    let range = access.range_v4(v4);
+                    prop_assert!(range.contains(&u32::from(v4)));
+                    for end in [*range.start(), *range.end()] {
+                        prop_assert_eq!(access.decide(Ipv4Addr::from(end).into()), expected);
+                    }
+                }
             }
         }
     }

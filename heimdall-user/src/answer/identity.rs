@@ -1,7 +1,8 @@
 //! What the server tells about itself, to those who ask in the Chaos class (RFC 4892) or with the
 //! NSID option (RFC 5001), and the one record that stands in for all (RFC 8482).
 
-use crate::dns::{Answer, CLASS_CH, CLASS_IN, answer::Parts, name::eq_ignore_case, rrtype};
+use super::body::{Body, QUESTION};
+use crate::dns::{Answer, CLASS_CH, CLASS_IN, header::rcode, name::eq_ignore_case, rrtype};
 
 /// Names under which the server tells its version.
 const VERSION: [&[u8]; 2] = [b"\x07version\x04bind\0", b"\x07version\x06server\0"];
@@ -66,20 +67,7 @@ pub fn minimal_any() -> Answer {
 }
 
 fn one_record(rtype: u16, class: u16, ttl: u32, rdata: &[u8]) -> Answer {
-    let body = [
-        &[0xc0, 12][..],
-        &rtype.to_be_bytes(),
-        &class.to_be_bytes(),
-        &ttl.to_be_bytes(),
-        &(rdata.len() as u16).to_be_bytes(),
-        rdata,
-    ]
-    .concat();
-    Answer::new(&Parts {
-        counts: [1, 0, 0],
-        body: &body,
-        ttl_offsets: &[6],
-        life: ttl,
-        ..Parts::default()
-    })
+    let mut body = Body::default();
+    body.answer(QUESTION, rtype, class, ttl, rdata);
+    body.into_small_answer(rcode::NOERROR, None)
 }

@@ -1,11 +1,377 @@
-use crate::dns::Answer;
+//! Names that are answered from here: hosts files and records that the operator gives.
+//!
+//! All answers are made when the data are read; a look-up finds one and copies nothing. A type that
+//! a local name does not have gets no data; a name that is not local is somebody else's.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+};
+
+use domain::{
+    base::{iana::Class, name::ToName, rdata::ComposeRecordData},
+    zonefile::inplace::{Entry, Zonefile},
+};
+use thiserror::Error;
+
+use super::body::{Body, QUESTION};
+use crate::dns::{Answer, CLASS_IN, header::rcode, name::MAX_NAME, rrtype};
+
+/// TTL of local records that have none of their own, in seconds.
+const TTL: u32 = 300;
+
+/// Aliases that may lead to one another.
+const MAX_ALIASES: usize = 8;
+
+/// What is wrong with local data.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum LocalError {
+    /// A line of a hosts file does not begin with an address.
+    #[error("{line}: {word:?} is not an address; write ADDRESS NAME...")]
+    Address {
+        /// Counted from 1.
+        line: usize,
+        /// What stands there.
+        word: String,
+    },
+    /// A line of a hosts file has an address alone.
+    #[error("{line}: the address has no name; write ADDRESS NAME...")]
+    NoName {
+        /// Counted from 1.
+        line: usize,
+    },
+    /// No domain name.
+    #[error("{line}: {word:?} is not a domain name; labels have 1 to 63 octets, a name up to 255")]
+    Name {
+        /// Counted from 1.
+        line: usize,
+        /// What stands there.
+        word: String,
+    },
+    /// Not a record.
+    #[error(
+        "{0:?} is not a record: {1}; write it as in a zone file, like \"printer.lan. 300 IN A 192.168.1.9\""
+    )]
+    Record(String, String),
+    /// A class but IN, or a type that only DNS itself uses.
+    #[error("{0:?} cannot be answered from here; give records of class IN that hold data")]
+    Kind(String),
+    /// An alias beside other data (RFC 1034 section 3.6.2).
+    #[error("{0} is an alias and has other data; a name with CNAME has nothing else")]
+    AliasWithData(String),
+    /// An alias to a name of others, or in a circle.
+    #[error(
+        "{0} is an alias of {1}, which is not local, or leads back to it; give {1} local data, or {0} records of its own"
+    )]
+    AliasToNowhere(String, String),
+    /// Too many records of a type.
+    #[error("{0} has more data of one type than a message holds; leave some out")]
+    TooLarge(String),
+}
+
+/// Names, in wire form and small letters, and what they are answered with.
 #[derive(Debug, Default)]
-pub struct LocalData;
-#[derive(Debug, thiserror::Error)]
-#[error("x")]
-pub struct LocalError;
+pub struct LocalData {
+    names: HashMap<Box<[u8]>, Answers>,
+}
+
+/// The answers of one name.
+#[derive(Debug)]
+struct Answers {
+    by_type: Vec<(u16, Answer)>,
+    /// For types that the name does not have.
+    otherwise: Answer,
+}
+
 impl LocalData {
-    pub fn lookup(&self, _: &[u8], _: u16) -> Option<&Answer> {
-        None
+    /// Starts with nothing.
+    pub fn builder() -> LocalDataBuilder {
+        LocalDataBuilder::default()
+    }
+
+    /// The answer to a question of class IN, if its name (wire form, any case) is local.
+    pub fn lookup(&self, qname: &[u8], qtype: u16) -> Option<&Answer> {
+        if self.names.is_empty() {
+            return None;
+        }
+        let mut folded = [0; MAX_NAME];
+        let folded = folded.get_mut(..qname.len())?;
+        folded.copy_from_slice(qname);
+        folded.make_ascii_lowercase();
+        let answers = self.names.get(&*folded)?;
+        let typed = answers.by_type.iter().find(|(rtype, _)| *rtype == qtype);
+        Some(typed.map_or(&answers.otherwise, |(_, answer)| answer))
+    }
+
+    /// How many names are answered from here.
+    pub fn names(&self) -> usize {
+        self.names.len()
     }
 }
+
+/// Records of one name and type.
+#[derive(Clone, Debug, Default)]
+struct RrSet {
+    ttl: Option<u32>,
+    rdata: Vec<Vec<u8>>,
+}
+
+type Name = Vec<u8>;
+
+/// Local data that are being read.
+#[derive(Debug, Default)]
+pub struct LocalDataBuilder {
+    names: BTreeMap<Name, BTreeMap<u16, RrSet>>,
+    /// Reverse names of addresses, and the first name that each was given to.
+    reverse: BTreeMap<Name, (Name, u32)>,
+}
+
+impl LocalDataBuilder {
+    /// Adds the lines of a hosts file: an address, then names; `#` begins a comment. The first name
+    /// of an address's first line is the address's own.
+    ///
+    /// # Errors
+    /// A line is no such line; what is before it has been added.
+    pub fn hosts(&mut self, text: &[u8]) -> Result<(), LocalError> {
+        for (line, text) in (1..).zip(text.split(|octet| *octet == b'\n')) {
+            let text = text.split(|octet| *octet == b'#').next();
+            let text = String::from_utf8_lossy(text.unwrap_or_default());
+            let mut words = text.split_ascii_whitespace();
+            let Some(first) = words.next() else {
+                continue;
+            };
+            let address: IpAddr = first.parse().map_err(|_| LocalError::Address {
+                line,
+                word: first.to_owned(),
+            })?;
+            let mut named = false;
+            for word in words {
+                let name = wire(word).ok_or_else(|| LocalError::Name {
+                    line,
+                    word: word.to_owned(),
+                })?;
+                self.address(name, address, TTL);
+                named = true;
+            }
+            if !named {
+                return Err(LocalError::NoName { line });
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds a record in the format of zone files. Names are taken from the root, whether they end
+    /// in a dot or not.
+    ///
+    /// # Errors
+    /// It is no record, or not one that can be answered from here.
+    pub fn record(&mut self, text: &str) -> Result<(), LocalError> {
+        let bad = |why: String| LocalError::Record(text.to_owned(), why);
+        let mut zone = Zonefile::from(format!("$TTL {TTL}\n{text}\n").as_bytes());
+        zone.set_origin(domain::base::Name::root());
+        zone.set_default_class(Class::IN);
+        let record = match zone.next_entry().map_err(|error| bad(reason(&error)))? {
+            Some(Entry::Record(record)) => record,
+            _ => return Err(bad("there is none".to_owned())),
+        };
+        if zone
+            .next_entry()
+            .map_err(|error| bad(reason(&error)))?
+            .is_some()
+        {
+            return Err(bad("there is more than one".to_owned()));
+        }
+        let rtype = record.rtype().to_int();
+        let meta = (128..=255).contains(&rtype) || matches!(rtype, 0 | rrtype::OPT);
+        if record.class() != Class::IN || meta {
+            return Err(LocalError::Kind(text.to_owned()));
+        }
+        let mut owner = Vec::new();
+        let mut rdata = Vec::new();
+        // Into memory: cannot fail.
+        let _ = record.owner().compose_canonical(&mut owner);
+        let _ = record.data().compose_canonical_rdata(&mut rdata);
+        let ttl = record.ttl().as_secs();
+        let address = match (rtype, rdata.as_slice()) {
+            (1, octets) => <[u8; 4]>::try_from(octets).ok().map(IpAddr::from),
+            (28, octets) => <[u8; 16]>::try_from(octets).ok().map(IpAddr::from),
+            _ => None,
+        };
+        match address {
+            Some(address) => self.address(owner, address, ttl),
+            None => self.add(owner, rtype, ttl, rdata),
+        }
+        Ok(())
+    }
+
+    fn address(&mut self, name: Name, address: IpAddr, ttl: u32) {
+        let (rtype, rdata) = match address {
+            IpAddr::V4(v4) => (1, v4.octets().to_vec()),
+            IpAddr::V6(v6) => (28, v6.octets().to_vec()),
+        };
+        self.reverse
+            .entry(reverse(address))
+            .or_insert_with(|| (name.clone(), ttl));
+        self.add(name, rtype, ttl, rdata);
+    }
+
+    fn add(&mut self, name: Name, rtype: u16, ttl: u32, rdata: Vec<u8>) {
+        let set = self
+            .names
+            .entry(name)
+            .or_default()
+            .entry(rtype)
+            .or_default();
+        // The records of a set have one TTL (RFC 2181 section 5.2).
+        set.ttl = Some(set.ttl.map_or(ttl, |other| other.min(ttl)));
+        if !set.rdata.contains(&rdata) {
+            set.rdata.push(rdata);
+        }
+    }
+
+    /// Makes the answers.
+    ///
+    /// # Errors
+    /// An alias leads nowhere, or a set of records is too large.
+    pub fn build(mut self) -> Result<LocalData, LocalError> {
+        for (reverse, (name, ttl)) in std::mem::take(&mut self.reverse) {
+            let explicit = self
+                .names
+                .get(&reverse)
+                .is_some_and(|sets| sets.contains_key(&PTR) || sets.contains_key(&CNAME));
+            if !explicit {
+                self.add(reverse, PTR, ttl, name);
+            }
+        }
+        let names = self
+            .names
+            .keys()
+            .map(|name| Ok((name.clone().into_boxed_slice(), self.answers(name)?)))
+            .collect::<Result<_, LocalError>>()?;
+        Ok(LocalData { names })
+    }
+
+    /// The answers of a name: its own records, or its alias and the records of the name that the
+    /// alias leads to.
+    fn answers(&self, name: &Name) -> Result<Answers, LocalError> {
+        let mut chain = Body::default();
+        let mut owner = QUESTION.to_vec();
+        let mut at = name;
+        for _ in 0..=MAX_ALIASES {
+            let nowhere = || LocalError::AliasToNowhere(text(name), text(at));
+            let sets = self.names.get(at).ok_or_else(nowhere)?;
+            let Some(alias) = sets.get(&CNAME) else {
+                return self.finish(name, chain, &owner, sets);
+            };
+            let [target] = alias.rdata.as_slice() else {
+                return Err(LocalError::AliasWithData(text(at)));
+            };
+            if sets.len() > 1 {
+                return Err(LocalError::AliasWithData(text(at)));
+            }
+            chain.answer(&owner, CNAME, CLASS_IN, alias.ttl.unwrap_or(TTL), target);
+            owner.clone_from(target);
+            at = target;
+        }
+        Err(LocalError::AliasToNowhere(text(name), text(at)))
+    }
+
+    fn finish(
+        &self,
+        name: &Name,
+        chain: Body,
+        owner: &[u8],
+        sets: &BTreeMap<u16, RrSet>,
+    ) -> Result<Answers, LocalError> {
+        let whole = |body: Body| {
+            body.into_answer(rcode::NOERROR, None)
+                .ok_or_else(|| LocalError::TooLarge(text(name)))
+        };
+        let mut by_type = Vec::new();
+        if owner != QUESTION {
+            // To a question for the alias itself, that alone.
+            let mut alias = Body::default();
+            if let Some(set) = self.names.get(name).and_then(|sets| sets.get(&CNAME)) {
+                for rdata in &set.rdata {
+                    alias.answer(QUESTION, CNAME, CLASS_IN, set.ttl.unwrap_or(TTL), rdata);
+                }
+            }
+            by_type.push((CNAME, whole(alias)?));
+        }
+        for (rtype, set) in sets {
+            let mut body = chain.clone();
+            for rdata in &set.rdata {
+                body.answer(owner, *rtype, CLASS_IN, set.ttl.unwrap_or(TTL), rdata);
+            }
+            by_type.push((*rtype, whole(body)?));
+        }
+        let mut nothing = chain;
+        nothing.soa(owner);
+        Ok(Answers {
+            by_type,
+            otherwise: whole(nothing)?,
+        })
+    }
+}
+
+const CNAME: u16 = 5;
+const PTR: u16 = 12;
+
+/// A name in wire form and small letters.
+pub(super) fn wire(text: &str) -> Option<Name> {
+    let mut wire = Vec::with_capacity(text.len() + 2);
+    for label in text.strip_suffix('.').unwrap_or(text).split('.') {
+        if !(1..=63).contains(&label.len()) {
+            return None;
+        }
+        wire.push(label.len() as u8);
+        wire.extend(label.bytes().map(|octet| octet.to_ascii_lowercase()));
+    }
+    wire.push(0);
+    (wire.len() <= MAX_NAME).then_some(wire)
+}
+
+/// The name under which the name of an address is found (RFC 1035 section 3.5, RFC 3596 section
+/// 2.5).
+fn reverse(address: IpAddr) -> Name {
+    let text = match address {
+        IpAddr::V4(v4) => {
+            let [a, b, c, d] = v4.octets();
+            format!("{d}.{c}.{b}.{a}.in-addr.arpa")
+        }
+        IpAddr::V6(v6) => {
+            let nibbles = v6.octets().into_iter().rev();
+            let nibbles = nibbles.map(|octet| format!("{:x}.{:x}.", octet & 15, octet >> 4));
+            format!("{}ip6.arpa", nibbles.collect::<String>())
+        }
+    };
+    wire(&text).unwrap_or_default()
+}
+
+/// What a zone file's error says; the place in front of it is in a text that nobody wrote.
+fn reason(error: &domain::zonefile::inplace::Error) -> String {
+    let text = error.to_string();
+    match text.split_once(": ") {
+        Some((_, reason)) => reason.to_owned(),
+        None => text,
+    }
+}
+
+/// A name in wire form as text, for errors.
+fn text(mut name: &[u8]) -> String {
+    let mut text = String::new();
+    while let Some((len, rest)) = name.split_first() {
+        let Some((label, rest)) = rest.split_at_checked(usize::from(*len)) else {
+            break;
+        };
+        text.push_str(&label.escape_ascii().to_string());
+        if !rest.is_empty() || text.is_empty() {
+            text.push('.');
+        }
+        name = rest;
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests;

@@ -16,13 +16,14 @@
 
 pub mod access;
 pub mod blocklist;
+mod body;
 pub mod cookie;
 pub mod identity;
 pub mod limit;
 pub mod local;
 pub mod policy;
 
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, ops::RangeInclusive, sync::Arc};
 
 use arc_swap::ArcSwap;
 
@@ -32,7 +33,7 @@ use crate::{
     dns::{
         Answer, AnswerRef, CLASS_CH, CLASS_IN, DnsPacketView, Malformed, NameHasher, Options,
         QUESTION_FIXED, Query,
-        edns::{ServerCookie, ede},
+        edns::{Cookie, ServerCookie, ede},
         header::{self, rcode},
         reply::{self, Server},
         rrtype,
@@ -85,6 +86,10 @@ pub struct Core {
     shared_policy: Arc<ArcSwap<Policy>>,
     policy: Arc<Policy>,
     limiter: Limiter,
+    /// IPv4 addresses that are allowed because the last client that was looked up is.
+    allowed_v4: Option<RangeInclusive<u32>>,
+    /// The COOKIE option's data of the reply under way.
+    cookie: [u8; 24],
     load: Load,
     now: Now,
     counters: Arc<AnswerCounters>,
@@ -103,10 +108,18 @@ struct Load {
 struct Terms {
     /// Largest reply, in octets.
     limit: usize,
-    /// The COOKIE option of the reply.
-    cookie: Option<[u8; 24]>,
-    /// The client has shown that its address is not forged.
-    proven: bool,
+    cookie: CookieState,
+}
+
+/// What a client's cookies are worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum CookieState {
+    /// It has sent none.
+    Absent,
+    /// It has sent its own, and no good one of ours.
+    Unproven,
+    /// It has shown that its address is not forged.
+    Proven,
 }
 
 /// Ports of UDP services that answer whatever they get: an error reply to one of them could
@@ -140,6 +153,8 @@ impl Core {
             limiter: Limiter::new(&now.limit),
             policy: now,
             shared_policy: policy,
+            allowed_v4: None,
+            cookie: [0; 24],
             load: Load::default(),
             now: Now::default(),
             counters,
@@ -171,6 +186,7 @@ impl Core {
             self.limiter = Limiter::new(&policy.limit);
         }
         self.policy = policy;
+        self.allowed_v4 = None;
         self.cache.forget(self.now.seconds);
     }
 }
@@ -218,6 +234,7 @@ impl Core {
         let writer = Writer {
             policy: &self.policy,
             server: &self.server,
+            cookie: &self.cookie,
             counters: &self.counters,
             drops: &self.drops,
         };
@@ -227,7 +244,7 @@ impl Core {
     /// Replies to a query that was a [`Verdict::Miss`], with what the forwarder got. The reply is
     /// fresh; nothing is taken from the cache.
     pub fn complete(
-        &self,
+        &mut self,
         query: &Query,
         buf: &mut [u8],
         client: &Client,
@@ -263,7 +280,7 @@ impl Core {
 
     /// Replies SERVFAIL: there is no room to wait for the forwarder.
     #[cold]
-    pub fn overload(&self, query: &Query, buf: &mut [u8], client: &Client) -> Verdict {
+    pub fn overload(&mut self, query: &Query, buf: &mut [u8], client: &Client) -> Verdict {
         let terms = self.terms(query, client);
         self.writer()
             .error(query, buf, client, &terms, rcode::SERVFAIL, None)
@@ -271,9 +288,9 @@ impl Core {
 
     /// Replies that the answer is too large for this path, and has to be asked for over TCP.
     #[cold]
-    pub fn truncate(&self, query: &Query, buf: &mut [u8], client: &Client) -> Verdict {
-        self.writer()
-            .truncated(query, buf, &self.terms(query, client))
+    pub fn truncate(&mut self, query: &Query, buf: &mut [u8], client: &Client) -> Verdict {
+        let terms = self.terms(query, client);
+        self.writer().truncated(query, buf, &terms)
     }
 
     /// Answers, or drops, a message that is no query that could be read.
@@ -325,9 +342,15 @@ impl Core {
     /// Whether the client is answered at all, and on what terms.
     #[inline]
     fn admit(&mut self, query: &Query, buf: &mut [u8], client: &Client) -> Result<Terms, Verdict> {
-        match self.policy.access.decide(client.address) {
-            Decision::Allow => {}
-            decision => return Err(self.turn_away(query, buf, client, decision)),
+        let known = match (client.address, &self.allowed_v4) {
+            (IpAddr::V4(v4), Some(allowed)) => allowed.contains(&u32::from(v4)),
+            _ => false,
+        };
+        if !known {
+            match self.policy.access.decide(client.address) {
+                Decision::Allow => self.remember(client.address),
+                decision => return Err(self.turn_away(query, buf, client, decision)),
+            }
         }
         let mut terms = self.terms(query, client);
         let Transport::Udp { source_port } = client.transport else {
@@ -352,12 +375,17 @@ impl Core {
                 }
             }
         }
-        if terms.cookie.is_some() && !terms.proven && query.has_question() && self.demands_cookie()
-        {
+        if terms.cookie == CookieState::Unproven && query.has_question() && self.demands_cookie() {
             let code = rcode::BADCOOKIE;
             return Err(self.writer().error(query, buf, client, &terms, code, None));
         }
         Ok(terms)
+    }
+
+    fn remember(&mut self, allowed: IpAddr) {
+        if let IpAddr::V4(v4) = allowed {
+            self.allowed_v4 = Some(self.policy.access.range_v4(v4));
+        }
     }
 
     #[cold]
@@ -376,8 +404,7 @@ impl Core {
         // No cookie for those who may not ask.
         let terms = Terms {
             limit: limit(query, client.transport, &self.server),
-            cookie: None,
-            proven: false,
+            cookie: CookieState::Absent,
         };
         let why = Some(ede::PROHIBITED);
         self.writer()
@@ -385,52 +412,48 @@ impl Core {
     }
 
     #[inline]
-    fn terms(&self, query: &Query, client: &Client) -> Terms {
-        let mut terms = Terms {
-            limit: limit(query, client.transport, &self.server),
-            cookie: None,
-            proven: false,
+    fn terms(&mut self, query: &Query, client: &Client) -> Terms {
+        let cookie = match query.edns.and_then(|edns| edns.cookie) {
+            None => CookieState::Absent,
+            Some(cookie) => self.check_cookie(&cookie, client),
         };
-        if query.edns.is_some_and(|edns| edns.cookie.is_some()) {
-            self.check_cookie(query, client, &mut terms);
+        Terms {
+            limit: limit(query, client.transport, &self.server),
+            cookie,
         }
-        terms
     }
 
     /// Checks the client's cookies, and makes those of the reply (RFC 7873 section 5.2).
-    fn check_cookie(&self, query: &Query, client: &Client, terms: &mut Terms) {
+    #[inline(never)]
+    fn check_cookie(&mut self, cookie: &Cookie, client: &Client) -> CookieState {
         let Some(cookies) = &self.policy.cookies else {
-            return;
-        };
-        let Some(cookie) = query.edns.and_then(|edns| edns.cookie) else {
-            return;
+            return CookieState::Absent;
         };
         let (maker, unix) = (&cookies.maker, self.now.unix);
-        let kept = match cookie.server {
+        let fresh = || maker.make(&cookie.client, client.address, unix);
+        let (state, server) = match cookie.server {
             ServerCookie::Sixteen(server) => {
                 match maker.check(&cookie.client, &server, client.address, unix) {
-                    Check::Valid => Some((true, server)),
-                    Check::Renew => Some((true, maker.make(&cookie.client, client.address, unix))),
-                    Check::Invalid => None,
+                    Check::Valid => (CookieState::Proven, server),
+                    Check::Renew => (CookieState::Proven, fresh()),
+                    Check::Invalid => (CookieState::Unproven, fresh()),
                 }
             }
-            ServerCookie::Absent | ServerCookie::Foreign => None,
+            ServerCookie::Absent | ServerCookie::Foreign => (CookieState::Unproven, fresh()),
         };
-        let (proven, server) =
-            kept.unwrap_or_else(|| (false, maker.make(&cookie.client, client.address, unix)));
-        let mut both = [0; 24];
-        let (first, second) = both.split_at_mut(8);
+        let (first, second) = self.cookie.split_at_mut(cookie.client.len());
         first.copy_from_slice(&cookie.client);
         second.copy_from_slice(&server);
-        terms.cookie = Some(both);
-        terms.proven = proven;
+        state
     }
 
     /// Whether the rate limit applies: datagrams only, and not to clients who have shown that
     /// their address is theirs.
     #[inline]
     fn limits(&self, client: &Client, terms: &Terms) -> bool {
-        self.limiter.is_on() && client.transport != Transport::Tcp && !terms.proven
+        self.limiter.is_on()
+            && client.transport != Transport::Tcp
+            && terms.cookie != CookieState::Proven
     }
 
     fn demands_cookie(&self) -> bool {
@@ -469,9 +492,9 @@ impl Core {
         let cookie = query.edns.and_then(|edns| edns.cookie);
         match cookie.map(|cookie| cookie.server) {
             // Cookies are off: no question, no answer.
-            _ if terms.cookie.is_none() => rcode::FORMERR,
+            _ if terms.cookie == CookieState::Absent => rcode::FORMERR,
             None | Some(ServerCookie::Absent) => rcode::NOERROR,
-            Some(_) if terms.proven => rcode::NOERROR,
+            Some(_) if terms.cookie == CookieState::Proven => rcode::NOERROR,
             Some(_) => rcode::BADCOOKIE,
         }
     }
@@ -506,6 +529,7 @@ impl Core {
         Writer {
             policy: &self.policy,
             server: &self.server,
+            cookie: &self.cookie,
             counters: &self.counters,
             drops: &self.drops,
         }
@@ -523,6 +547,7 @@ impl Core {
 struct Writer<'a> {
     policy: &'a Policy,
     server: &'a Server,
+    cookie: &'a [u8; 24],
     counters: &'a AnswerCounters,
     drops: &'a DropCounters,
 }
@@ -581,7 +606,7 @@ impl<'a> Writer<'a> {
                 .edns
                 .filter(|edns| edns.nsid)
                 .and_then(|_| self.policy.identity.nsid()),
-            cookie: terms.cookie,
+            cookie: (terms.cookie != CookieState::Absent).then_some(self.cookie),
         }
     }
 

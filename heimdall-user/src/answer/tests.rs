@@ -265,7 +265,7 @@ fn errors_do_not_go_where_they_could_loop() {
 
 #[test]
 fn without_an_answer_it_is_servfail() {
-    let core = core();
+    let mut core = core();
     let msg = query(0x0110, 1, 1, Some((1232, 0, true)));
     let query = core.read(&msg).unwrap();
     let mut buf = msg.clone();
@@ -279,4 +279,216 @@ fn without_an_answer_it_is_servfail() {
         Verdict::Reply(30)
     );
     assert_eq!((buf[2], buf[3]), (0x81, 0x92));
+}
+
+/// Asks from an address, with a COOKIE option of these octets if there are any.
+fn ask_from(core: &mut Core, address: &str, transport: Transport, cookie: &[u8]) -> Reply {
+    let mut msg = query(0x0100, 16, 1, Some((1232, 0, false)));
+    if !cookie.is_empty() {
+        let at = msg.len() - 1;
+        msg[at] = 4 + cookie.len() as u8;
+        msg.extend_from_slice(&[0, 10, 0, cookie.len() as u8]);
+        msg.extend_from_slice(cookie);
+    }
+    let mut octets = msg.clone();
+    octets.resize(65_535, 0);
+    let client = Client {
+        address: address.parse().unwrap(),
+        transport,
+    };
+    let query = core.read(&msg).unwrap();
+    let verdict = core.answer(&query, &mut octets, &client);
+    if let Verdict::Reply(len) = verdict {
+        octets.truncate(len);
+    }
+    Reply { verdict, octets }
+}
+
+impl Reply {
+    /// The octets of the reply's OPT record's options.
+    fn options(&self) -> &[u8] {
+        let at = self.octets.windows(3).rposition(|part| part == [0, 0, 41]);
+        &self.octets[at.unwrap() + 11..]
+    }
+
+    fn is_truncated(&self) -> bool {
+        self.flags() & header::TC != 0
+    }
+}
+
+fn prefixes<const N: usize>(list: [&str; N]) -> Vec<access::Prefix> {
+    list.map(|text| text.parse().unwrap()).to_vec()
+}
+
+#[test]
+fn strangers_are_refused_and_told_why() {
+    let core = &mut core_with(Policy {
+        access: access::Access::new(
+            &prefixes(["192.0.2.0/24", "2001:db8::/32"]),
+            &prefixes(["192.0.2.64/26"]),
+            &prefixes(["192.0.2.99"]),
+        ),
+        ..Policy::default()
+    });
+    learn(core, &query(0x0100, 16, 1, Some((1232, 0, false))), 10);
+    for transport in [UDP, Transport::Tcp] {
+        for (address, expected) in [
+            ("192.0.2.1", Some(rcode::NOERROR)),
+            ("192.0.2.63", Some(rcode::NOERROR)),
+            ("192.0.2.64", Some(rcode::REFUSED)),
+            ("192.0.2.99", None),
+            ("192.0.2.100", Some(rcode::REFUSED)),
+            ("192.0.2.128", Some(rcode::NOERROR)),
+            ("10.0.0.1", Some(rcode::REFUSED)),
+            ("2001:db8::1", Some(rcode::NOERROR)),
+            ("::1", Some(rcode::REFUSED)),
+            ("192.0.2.99", None),
+        ] {
+            let reply = ask_from(core, address, transport, &[]);
+            match expected {
+                None => assert_eq!(reply.verdict, Verdict::Drop, "{address}"),
+                Some(code) => assert_eq!(reply.rcode(), code, "{address}"),
+            }
+            if expected == Some(rcode::REFUSED) {
+                assert_eq!(reply.options(), [0, 15, 0, 2, 0, 18], "{address}");
+            }
+        }
+        let stranger = Client {
+            address: "10.0.0.1".parse().unwrap(),
+            transport,
+        };
+        let mut unreadable = vec![0; 12];
+        assert_eq!(
+            core.reject(Malformed::Question, &mut unreadable, &stranger),
+            Verdict::Drop,
+            "no FORMERR to strangers"
+        );
+    }
+}
+
+#[test]
+fn a_prefix_that_asks_too_much_gets_less_and_then_nothing() {
+    let limit = limit::LimitSettings {
+        per_second: 4,
+        burst: 4,
+        slip: 2,
+        ..limit::LimitSettings::default()
+    };
+    let core = &mut core_with(Policy {
+        limit,
+        ..Policy::default()
+    });
+    learn(core, &query(0x0100, 16, 1, Some((1232, 0, false))), 600);
+    let outcome = |reply: &Reply| match reply.verdict {
+        Verdict::Drop => "nothing",
+        _ if reply.is_truncated() => "TC",
+        _ => "whole",
+    };
+    let got = ["10.0.0.1", "10.0.0.2"].repeat(4);
+    let got: Vec<_> = got
+        .into_iter()
+        .map(|address| outcome(&ask_from(core, address, UDP, &[])))
+        .collect();
+    let expected = [
+        "whole", "whole", "TC", "TC", "nothing", "TC", "nothing", "TC",
+    ];
+    assert_eq!(got, expected, "600 octets are too large for the third");
+    for _ in 0..10 {
+        let tcp = ask_from(core, "10.0.0.1", Transport::Tcp, &[]);
+        assert_eq!(outcome(&tcp), "whole", "a stream cannot be forged");
+        let malformed = Malformed::Question;
+        let client = Client {
+            address: "10.0.0.1".parse().unwrap(),
+            transport: UDP,
+        };
+        assert_eq!(
+            core.reject(malformed, &mut [0; 12], &client),
+            Verdict::Drop,
+            "errors count, too"
+        );
+    }
+}
+
+#[test]
+fn cookies_prove_an_address_and_are_demanded_under_load() {
+    let policy = Policy {
+        limit: limit::LimitSettings {
+            per_second: 1,
+            burst: 1,
+            slip: 0,
+            ..limit::LimitSettings::default()
+        },
+        cookies: Some(policy::Cookies {
+            maker: cookie::CookieMaker::new(cookie::Secrets::configured(&[[7; 16]])),
+            demand_above: 10,
+        }),
+        ..Policy::default()
+    };
+    let core = &mut core_with(policy);
+    learn(core, &query(0x0100, 16, 1, Some((1232, 0, false))), 10);
+    let first = ask_from(core, "10.0.0.1", UDP, &[9; 8]);
+    let both = first.options()[4..].to_vec();
+    assert_eq!(first.options()[..4], [0, 10, 0, 24]);
+    assert_eq!(both[..9], [9, 9, 9, 9, 9, 9, 9, 9, 1]);
+    // The allowance of one is used up; but not for those who are known.
+    assert_eq!(
+        ask_from(core, "10.0.0.1", UDP, &[9; 8]).verdict,
+        Verdict::Drop
+    );
+    for _ in 0..20 {
+        let known = ask_from(core, "10.0.0.1", UDP, &both);
+        assert_eq!((known.rcode(), known.options()), (0, first.options()));
+    }
+    // More than ten in this second: who has a cookie needs one of ours, who has none does not.
+    let other = ask_from(core, "10.1.0.1", UDP, &[9; 8]);
+    assert_eq!(other.rcode(), rcode::BADCOOKIE & 0xf);
+    assert_eq!(other.octets[19 + 5], rcode::BADCOOKIE >> 4);
+    let retry = other.options()[4..].to_vec();
+    assert_eq!(ask_from(core, "10.1.0.1", UDP, &retry).rcode(), 0);
+    assert_eq!(ask_from(core, "10.2.0.1", UDP, &[]).rcode(), 0);
+    assert_eq!(
+        ask_from(core, "10.3.0.1", Transport::Tcp, &[9; 8]).rcode(),
+        0
+    );
+    // Two seconds later all is quiet.
+    core.begin(Now {
+        seconds: 2,
+        unix: 2,
+    });
+    assert_eq!(ask_from(core, "10.1.0.1", UDP, &[9; 8]).rcode(), 0);
+}
+
+#[test]
+fn a_new_policy_starts_with_an_empty_cache() {
+    let shared = Arc::new(ArcSwap::from_pointee(Policy::default()));
+    let core = &mut core_with(Policy::default());
+    core.shared_policy = Arc::clone(&shared);
+    let msg = query(0x0100, 16, 1, None);
+    learn(core, &msg, 10);
+    assert_eq!(ask(core, &msg, UDP, 0).verdict, Verdict::Miss, "a new one");
+    learn(core, &msg, 10);
+    assert_eq!(
+        ask(core, &msg, UDP, 0).verdict,
+        Verdict::Miss,
+        "same second"
+    );
+    ask(core, &msg, UDP, 1);
+    learn_at(core, &msg, 1);
+    assert!(matches!(ask(core, &msg, UDP, 1).verdict, Verdict::Reply(_)));
+    let closed = Policy {
+        access: access::Access::new(&prefixes(["192.0.2.0/24"]), &[], &[]),
+        ..Policy::default()
+    };
+    shared.store(Arc::new(closed));
+    assert_eq!(ask(core, &msg, UDP, 1).rcode(), rcode::REFUSED);
+    shared.store(Arc::new(Policy::default()));
+    assert_eq!(ask(core, &msg, UDP, 1).verdict, Verdict::Miss);
+}
+
+fn learn_at(core: &mut Core, msg: &[u8], now: u32) {
+    core.begin(Now {
+        seconds: now,
+        unix: UNIX + now,
+    });
+    learn(core, msg, 10);
 }

@@ -24,6 +24,13 @@ struct Bucket {
 
 const _: () = assert!(size_of::<Bucket>() == 64);
 
+const EMPTY: &Bucket = &Bucket {
+    offsets: [0; WAYS],
+    tags: [0; WAYS],
+    marks: 0,
+    _unused: 0,
+};
+
 /// One way of one bucket.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Slot {
@@ -82,16 +89,11 @@ impl Index {
     pub(super) fn candidates(&self, hash: u64) -> impl Iterator<Item = (Slot, u32)> {
         let place = self.place(hash);
         let tag = Self::tag(hash);
-        self.buckets.get(place).into_iter().flat_map(move |bucket| {
-            bucket
-                .offsets
-                .iter()
-                .zip(&bucket.tags)
-                .enumerate()
-                .filter_map(move |(way, (&stored, &stored_tag))| {
-                    let offset = stored.checked_sub(1)?;
-                    (stored_tag == tag).then_some((Slot { bucket: place, way }, offset))
-                })
+        let bucket = self.buckets.get(place).unwrap_or(EMPTY);
+        let ways = bucket.offsets.iter().zip(&bucket.tags).enumerate();
+        ways.filter_map(move |(way, (&stored, &stored_tag))| {
+            let offset = stored.checked_sub(1)?;
+            (stored_tag == tag).then_some((Slot { bucket: place, way }, offset))
         })
     }
 

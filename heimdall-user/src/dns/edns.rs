@@ -104,7 +104,7 @@ pub struct Options<'a> {
     /// The name server identifier, if one is to be told.
     pub nsid: Option<&'a [u8]>,
     /// The client's cookie and ours.
-    pub cookie: Option<[u8; 24]>,
+    pub cookie: Option<&'a [u8; 24]>,
 }
 
 impl Options<'_> {
@@ -140,7 +140,7 @@ impl Options<'_> {
         if let Some(nsid) = self.nsid {
             put(option::NSID, nsid)?;
         }
-        if let Some(cookie) = &self.cookie {
+        if let Some(cookie) = self.cookie {
             put(option::COOKIE, cookie)?;
         }
         Some(end)

@@ -107,6 +107,44 @@ fn view_query(bytes: &[u8]) -> Query {
     )
 }
 
+/// The labels of a name in wire form.
+fn labels(mut name: &[u8]) -> Vec<&[u8]> {
+    let mut labels = vec![];
+    while let [len @ 1..=63, rest @ ..] = name {
+        let (label, rest) = rest.split_at(usize::from(*len));
+        labels.push(label);
+        name = rest;
+    }
+    labels
+}
+
+/// The oracle rejects, and we accept:
+fn why_we_accept(view: &DnsPacketView<'_>) -> bool {
+    let count = |at| u16_at(view.msg(), at).unwrap();
+    // records beside the OPT record, whose data are nobody's business in a query;
+    let records = count(6) + count(8) > 0 || count(10) > u16::from(view.edns().is_some());
+    // options, which we do not look into unless they are our own (RFC 6891 section 6.1.2).
+    records || view.edns().is_some()
+}
+
+/// The oracle accepts, and we reject:
+fn why_we_reject(malformed: Malformed, bytes: &[u8]) -> bool {
+    match malformed {
+        // what is a response,
+        Malformed::Response => bytes[2] & 0x80 != 0,
+        // or of another opcode;
+        Malformed::Opcode => bytes[2] & 0x78 != 0,
+        // any number of questions but one (RFC 9619), or a compressed name in the question;
+        Malformed::Question => {
+            bytes[4..6] != [0, 1] || bytes[12..].iter().any(|octet| octet & 0xc0 == 0xc0)
+        }
+        // a second OPT record, one in another section, one with an owner (RFC 6891 section 6.1.1),
+        // or a cookie of a length that no cookie has (RFC 7873 section 5.2.2).
+        Malformed::Records(_) => bytes[6..12].iter().any(|count| *count != 0),
+        Malformed::Runt => false,
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
@@ -158,6 +196,38 @@ proptest! {
         let _ = Answer::from_response(&bytes, b"\0\0\x01\0\x01", 0, &TtlLimits::default());
     }
 
+    /// What we accept, the oracle reads as the same question and EDNS, and what it rejects, we
+    /// reject; but for the exceptions that [`why_we_accept`] and [`why_we_reject`] list.
+    #[test]
+    fn agrees_with_the_oracle_on_what_is_a_query(
+        mut bytes in arb_query(),
+        flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..3),
+        cut in prop::option::of(any::<prop::sample::Index>()),
+    ) {
+        for (at, value) in flips {
+            let at = at.index(bytes.len());
+            bytes[at] = value;
+        }
+        if let Some(cut) = cut {
+            bytes.truncate(cut.index(bytes.len() + 1));
+        }
+        match (DnsPacketView::parse(&bytes), Message::from_bytes(&bytes)) {
+            (Ok(view), Ok(oracle)) if !view.question().is_empty() => {
+                prop_assert_eq!(oracle.queries.len(), 1);
+                prop_assert_eq!(view.qtype(), u16::from(oracle.queries[0].query_type()));
+                prop_assert_eq!(view.qclass(), u16::from(oracle.queries[0].query_class()));
+                let labels: Vec<&[u8]> = oracle.queries[0].name().iter().collect();
+                prop_assert_eq!(self::labels(view.qname()), labels);
+                let edns = oracle.edns.map(|edns| (edns.max_payload().max(512), edns.version(), edns.flags().dnssec_ok));
+                prop_assert_eq!(view.edns().map(|edns| (edns.udp_size, edns.version, edns.dnssec_ok)), edns);
+            }
+            (Ok(_), Ok(_)) => {}
+            (Ok(view), Err(error)) => prop_assert!(why_we_accept(&view), "{error}: {bytes:02x?}"),
+            (Err(malformed), Ok(_)) => prop_assert!(why_we_reject(malformed, &bytes), "{malformed:?}: {bytes:02x?}"),
+            (Err(_), Err(_)) => {}
+        }
+    }
+
     /// An upstream's response, taken in and sent on, says the same to the oracle.
     #[test]
     fn replies_say_what_the_upstream_said(
@@ -177,7 +247,7 @@ proptest! {
         let question = buf[12..usize::from(query.question_end)].to_vec();
         let answer = Answer::from_response(&upstream, &question, 0, &limits).unwrap();
         buf.resize(65_535, 0xee);
-        let options = Options { ede: ede.map(u16::from), nsid: nsid.as_deref(), cookie };
+        let options = Options { ede: ede.map(u16::from), nsid: nsid.as_deref(), cookie: cookie.as_ref() };
         let len = reply::answer(&mut buf, &query, answer.as_ref(), age, limit, &SERVER, &options).unwrap();
         prop_assert!(len <= limit);
         let reply = Message::from_bytes(&buf[..len]).unwrap();

@@ -134,6 +134,12 @@ fn read_records(
 
 /// Field access.
 impl<'a> DnsPacketView<'a> {
+    /// The whole message.
+    #[cfg(test)]
+    pub(super) fn msg(&self) -> &'a [u8] {
+        self.msg
+    }
+
     /// Transaction ID.
     pub fn id(&self) -> u16 {
         u16_at(self.msg, field::ID.start).unwrap_or_default()

@@ -45,6 +45,9 @@ pub enum PolicyError {
         /// What is wrong.
         error: LocalError,
     },
+    /// Local data do not fit together.
+    #[error("[local]: {0}")]
+    Local(LocalError),
     /// The blocklists cannot be put together.
     #[error("cannot make the table of blocked names: {0}; is there room for temporary files?")]
     Blocklists(io::Error),
@@ -190,11 +193,43 @@ fn read(path: &PathBuf) -> Result<Vec<u8>, PolicyError> {
 }
 
 fn local(config: &PolicyConfig) -> Result<LocalData, PolicyError> {
-    let _ = config;
-    Ok(LocalData::default())
+    let mut data = LocalData::builder();
+    for path in &config.hosts {
+        data.hosts(&read(path)?)
+            .map_err(|error| PolicyError::Hosts {
+                path: path.clone(),
+                error,
+            })?;
+    }
+    for record in &config.records {
+        data.record(&record.text)
+            .map_err(|error| PolicyError::Record {
+                place: record.place.clone(),
+                error,
+            })?;
+    }
+    let data = data.build().map_err(PolicyError::Local)?;
+    if data.names() > 0 {
+        info!("local data: {} names", data.names());
+    }
+    Ok(data)
 }
 
 fn blocklists(config: &PolicyConfig) -> Result<Blocklists, PolicyError> {
-    let _ = config;
-    Ok(Blocklists::default())
+    let mut texts = Vec::new();
+    for list in &config.blocklists {
+        texts.push(read(&list.file)?);
+    }
+    let actions = config.blocklists.iter().map(|list| list.action);
+    let lists = texts.iter().map(Vec::as_slice).zip(actions);
+    let (blocklists, reports) = Blocklists::build(lists).map_err(PolicyError::Blocklists)?;
+    for (list, report) in config.blocklists.iter().zip(&reports) {
+        let path = list.file.display();
+        info!("blocklist {path}: {} names", report.names);
+        if let Some(line) = report.first_skipped {
+            let count = report.skipped;
+            warn!("blocklist {path}: {count} lines hold no name, the first is line {line}");
+        }
+    }
+    Ok(blocklists)
 }

@@ -1,0 +1,158 @@
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+use std::collections::HashMap;
+
+use hickory_proto::{
+    op::{Message, ResponseCode},
+    serialize::binary::BinDecodable,
+};
+use proptest::prelude::*;
+
+use super::{super::local::wire, *};
+
+fn lists(texts: &[(&str, Action)]) -> (Blocklists, Vec<Report>) {
+    let texts = texts
+        .iter()
+        .map(|(text, action)| (text.as_bytes(), *action));
+    Blocklists::build(texts).unwrap()
+}
+
+#[test]
+fn both_formats_are_read() {
+    let hosts = "# a hosts file\r\n127.0.0.1 localhost\r\n0.0.0.0\tads.example  Banner.example # why\r\n\
+                 ::1 ip6-localhost ip6-loopback\n:: six.example\n";
+    let domains = "! a list\n\ntracker.example\n  *.star.example.  \nTLD\n_dmarc.under.example\n\
+                   two words\n||adblock.example^\nb\u{fc}cher.example\n..\n.\nnothing..here\n";
+    let (lists, reports) = lists(&[(hosts, Action::Refused), (domains, Action::NxDomain)]);
+    assert_eq!(reports[0].names, 3);
+    assert_eq!(reports[0].skipped, 0);
+    assert_eq!(reports[1].names, 4);
+    assert_eq!((reports[1].skipped, reports[1].first_skipped), (6, Some(7)));
+    for (name, expected) in [
+        ("ads.example", Some(Action::Refused)),
+        ("ADS.Example", Some(Action::Refused)),
+        ("www.ads.example", None),
+        ("banner.example", Some(Action::Refused)),
+        ("six.example", Some(Action::Refused)),
+        ("localhost", None),
+        ("tracker.example", Some(Action::NxDomain)),
+        ("a.b.tracker.example", Some(Action::NxDomain)),
+        ("nottracker.example", None),
+        ("tracker.example.com", None),
+        ("example", None),
+        ("star.example", Some(Action::NxDomain)),
+        ("any.star.example", Some(Action::NxDomain)),
+        ("some.tld", Some(Action::NxDomain)),
+        ("_dmarc.under.example", Some(Action::NxDomain)),
+    ] {
+        assert_eq!(lists.lookup(&wire_as_is(name)), expected, "{name}");
+    }
+    assert_eq!(lists.lookup(&[0]), None, "the root");
+    assert_eq!(lists.lookup(&[3, b'a']), None, "not a name");
+}
+
+fn wire_as_is(name: &str) -> Vec<u8> {
+    let mut wire: Vec<u8> = Vec::new();
+    for label in name.split('.') {
+        wire.push(label.len() as u8);
+        wire.extend(label.bytes());
+    }
+    wire.push(0);
+    wire
+}
+
+#[test]
+fn the_most_specific_name_decides_and_exceptions_come_first() {
+    let (lists, _) = lists(&[
+        ("bad.example\nboth.example", Action::NxDomain),
+        ("0.0.0.0 both.example deep.bad.example", Action::NullAddress),
+        ("good.bad.example\n", Action::Allow),
+        ("worse.good.bad.example\nboth.example", Action::Refused),
+        ("0.0.0.0 exempt.both.example\nboth.test", Action::Allow),
+        ("both.test", Action::NxDomain),
+    ]);
+    for (name, expected) in [
+        ("bad.example", Action::NxDomain),
+        ("x.bad.example", Action::NxDomain),
+        ("deep.bad.example", Action::NullAddress),
+        ("below.deep.bad.example", Action::NxDomain),
+        ("good.bad.example", Action::Allow),
+        ("x.good.bad.example", Action::Allow),
+        ("x.worse.good.bad.example", Action::Refused),
+        ("both.example", Action::NxDomain),
+        ("x.both.example", Action::NxDomain),
+        ("exempt.both.example", Action::Allow),
+        ("below.exempt.both.example", Action::NxDomain),
+        ("both.test", Action::Allow),
+    ] {
+        assert_eq!(lists.lookup(&wire(name).unwrap()), Some(expected), "{name}");
+    }
+    assert!(lists.bytes() > 0);
+    assert_eq!(Blocklists::default().lookup(b"\x01a\0"), None);
+}
+
+#[test]
+fn blocked_answers_are_what_they_say() {
+    let lists = Blocklists::default();
+    for (action, qtype, code, answers, authorities) in [
+        (Action::NxDomain, A, ResponseCode::NXDomain, 0, 1),
+        (Action::NullAddress, A, ResponseCode::NoError, 1, 0),
+        (Action::NullAddress, AAAA, ResponseCode::NoError, 1, 0),
+        (Action::NullAddress, 15, ResponseCode::NoError, 0, 1),
+        (Action::Refused, A, ResponseCode::Refused, 0, 0),
+    ] {
+        let answer = lists.answer(action, qtype).unwrap().as_ref();
+        let mut msg = vec![0, 1, 0x80, answer.rcode(), 0, 1];
+        msg.extend_from_slice(&answer.counts());
+        msg.extend_from_slice(b"\x03ads\x07example\0");
+        msg.extend_from_slice(&qtype.to_be_bytes());
+        msg.extend_from_slice(&[0, 1]);
+        msg.extend_from_slice(answer.body());
+        let read = Message::from_bytes(&msg).unwrap();
+        assert_eq!(read.metadata.response_code, code);
+        assert_eq!(
+            (read.answers.len(), read.authorities.len()),
+            (answers, authorities)
+        );
+        for record in read.answers.iter().chain(&read.authorities) {
+            assert_eq!(record.name.to_string(), "ads.example.");
+            assert_eq!(record.ttl, 60);
+        }
+        assert_eq!((answer.life(), answer.ede()), (60, Some(ede::BLOCKED)));
+    }
+    assert!(lists.answer(Action::Allow, A).is_none());
+}
+
+proptest! {
+    /// Against a table of names that is asked for every suffix.
+    #[test]
+    fn agrees_with_a_plain_table(
+        lines in prop::collection::vec(("[ab](\\.[abc]){0,4}", any::<bool>(), 0..4usize), 0..40),
+        questions in prop::collection::vec("[abc](\\.[abc]){0,5}", 20),
+    ) {
+        let texts: Vec<(String, Action)> = lines.iter().map(|(name, exact, action)| {
+            let line = if *exact { format!("0.0.0.0 {name}") } else { name.clone() };
+            (line, Action::ALL[*action])
+        }).collect();
+        let texts: Vec<_> = texts.iter().map(|(text, action)| (text.as_str(), *action)).collect();
+        let (lists, _) = self::lists(&texts);
+        let mut own: HashMap<&str, Action> = HashMap::new();
+        let mut below: HashMap<&str, Action> = HashMap::new();
+        for (name, exact, action) in &lines {
+            let action = Action::ALL[*action];
+            let tables = if *exact { vec![&mut own] } else { vec![&mut own, &mut below] };
+            for table in tables {
+                let entry = table.entry(name).or_insert(action);
+                if action == Action::Allow {
+                    *entry = action;
+                }
+            }
+        }
+        for name in &questions {
+            let parents = name.match_indices('.').map(|(at, _)| &name[at + 1..]);
+            let expected = own.get(name.as_str()).or_else(|| {
+                parents.into_iter().find_map(|parent| below.get(parent))
+            });
+            prop_assert_eq!(lists.lookup(&wire(name).unwrap()), expected.copied(), "{}", name);
+        }
+    }
+}

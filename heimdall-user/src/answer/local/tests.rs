@@ -1,0 +1,236 @@
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+use hickory_proto::{op::Message, rr::RecordType, serialize::binary::BinDecodable};
+
+use super::*;
+
+fn records(records: &[&str]) -> Result<LocalData, LocalError> {
+    let mut builder = LocalData::builder();
+    for record in records {
+        builder.record(record)?;
+    }
+    builder.build()
+}
+
+/// What a question gets, as the oracle reads it: a record a line.
+fn ask(data: &LocalData, name: &str, rtype: &str) -> Option<Vec<String>> {
+    let qtype: RecordType = rtype.parse().unwrap();
+    let qname = wire(name).unwrap_or(vec![0]);
+    let answer = data.lookup(&qname, qtype.into())?.as_ref();
+    let mut msg = vec![0, 1, 0x80, answer.rcode(), 0, 1];
+    msg.extend_from_slice(&answer.counts());
+    msg.extend_from_slice(&qname);
+    msg.extend_from_slice(&u16::from(qtype).to_be_bytes());
+    msg.extend_from_slice(&[0, 1]);
+    msg.extend_from_slice(answer.body());
+    let read = Message::from_bytes(&msg).unwrap();
+    let least = read.all_sections().map(|record| record.ttl).min();
+    assert_eq!(Some(answer.life()), least);
+    let show = |record: &hickory_proto::rr::Record| {
+        let (rtype, data) = (record.record_type(), &record.data);
+        format!("{} {} {rtype} {data}", record.name, record.ttl)
+    };
+    let authorities = read
+        .authorities
+        .iter()
+        .map(|record| format!("({})", show(record)));
+    Some(read.answers.iter().map(show).chain(authorities).collect())
+}
+
+const SOA: &str = "60 SOA . . 1 3600 600 86400 60";
+
+#[test]
+fn records_of_the_common_types() {
+    let data = records(&[
+        "printer.lan. 300 IN A 192.168.1.9",
+        "printer.lan. 120 A 192.168.1.10",
+        "Printer.Lan AAAA fd00::9",
+        "printer.lan. TXT \"two words\" second",
+        "lan. MX 10 Mail.lan.",
+        "_ipp._tcp.lan. 60 IN SRV 0 5 631 printer.lan.",
+        "lan. NS ns.lan.",
+        "lan. CAA 0 issue \"ca.example\"",
+        "web.lan. HTTPS 1 . alpn=h2",
+        "odd.lan. TYPE65280 \\# 3 010203",
+        "9.0.0.10.in-addr.arpa. PTR given.lan.",
+        "derived.lan. A 10.0.0.9",
+        "derived.lan. A 10.0.0.10",
+    ])
+    .unwrap();
+    for (name, rtype, expected) in [
+        (
+            "PRINTER.lan",
+            "A",
+            &[
+                "printer.lan. 120 A 192.168.1.9",
+                "printer.lan. 120 A 192.168.1.10",
+            ][..],
+        ),
+        ("printer.lan", "AAAA", &["printer.lan. 300 AAAA fd00::9"]),
+        ("lan", "MX", &["lan. 300 MX 10 mail.lan."]),
+        (
+            "_ipp._tcp.lan",
+            "SRV",
+            &["_ipp._tcp.lan. 60 SRV 0 5 631 printer.lan."],
+        ),
+        ("lan", "NS", &["lan. 300 NS ns.lan."]),
+        (
+            "9.1.168.192.in-addr.arpa",
+            "PTR",
+            &["9.1.168.192.in-addr.arpa. 300 PTR printer.lan."],
+        ),
+        (
+            "9.0.0.10.in-addr.arpa",
+            "PTR",
+            &["9.0.0.10.in-addr.arpa. 300 PTR given.lan."],
+        ),
+        (
+            "10.0.0.10.in-addr.arpa",
+            "PTR",
+            &["10.0.0.10.in-addr.arpa. 300 PTR derived.lan."],
+        ),
+    ] {
+        let got = ask(&data, name, rtype).unwrap();
+        let got: Vec<String> = got.iter().map(|line| line.to_lowercase()).collect();
+        let expected: Vec<String> = expected.iter().map(|line| line.to_lowercase()).collect();
+        assert_eq!(got, expected, "{name} {rtype}");
+    }
+    for (name, rtype) in [("printer.lan", "TXT"), ("lan", "CAA"), ("web.lan", "HTTPS")] {
+        assert_eq!(ask(&data, name, rtype).unwrap().len(), 1, "{name}");
+    }
+    let reverse = format!("9.{}0.0.d.f.ip6.arpa", "0.".repeat(27));
+    assert_eq!(ask(&data, &reverse, "PTR").unwrap().len(), 1);
+    let odd = data.lookup(&wire("odd.lan").unwrap(), 65_280).unwrap();
+    assert!(odd.as_ref().body().ends_with(&[0, 3, 1, 2, 3]));
+    assert_eq!(
+        ask(&data, "printer.lan", "MX").unwrap(),
+        [format!("(printer.lan. {SOA})")]
+    );
+    for foreign in ["www.printer.lan", "example.com", "tcp.lan"] {
+        assert_eq!(ask(&data, foreign, "A"), None, "{foreign}");
+    }
+    assert_eq!(data.lookup(&[0], 1), None, "the root");
+    assert_eq!(LocalData::default().lookup(&[0], 1), None);
+}
+
+#[test]
+fn aliases_bring_what_they_lead_to() {
+    let data = records(&[
+        "a.lan. 100 CNAME B.lan.",
+        "b.lan. 200 CNAME c.lan.",
+        "c.lan. 50 A 10.0.0.1",
+    ])
+    .unwrap();
+    assert_eq!(
+        ask(&data, "a.lan", "A").unwrap(),
+        [
+            "a.lan. 100 CNAME b.lan.",
+            "b.lan. 200 CNAME c.lan.",
+            "c.lan. 50 A 10.0.0.1"
+        ]
+    );
+    assert_eq!(
+        ask(&data, "a.lan", "CNAME").unwrap(),
+        ["a.lan. 100 CNAME b.lan."]
+    );
+    assert_eq!(
+        ask(&data, "b.lan", "AAAA").unwrap(),
+        [
+            "b.lan. 200 CNAME c.lan.".to_owned(),
+            format!("(c.lan. {SOA})")
+        ]
+    );
+    for (list, error) in [
+        (
+            &["a.lan. CNAME example.com."][..],
+            "a.lan. is an alias of example.com., which is not local, or leads back to it; give example.com. local data, or a.lan. records of its own",
+        ),
+        (
+            &["a.lan. CNAME b.lan.", "b.lan. CNAME a.lan."],
+            "a.lan. is an alias of b.lan., which is not local, or leads back to it; give b.lan. local data, or a.lan. records of its own",
+        ),
+        (
+            &[
+                "a.lan. CNAME b.lan.",
+                "a.lan. A 10.0.0.1",
+                "b.lan. A 10.0.0.1",
+            ],
+            "a.lan. is an alias and has other data; a name with CNAME has nothing else",
+        ),
+        (
+            &["a.lan. CNAME b.lan.", "a.lan. CNAME c.lan."],
+            "a.lan. is an alias and has other data; a name with CNAME has nothing else",
+        ),
+    ] {
+        assert_eq!(records(list).unwrap_err().to_string(), error);
+    }
+}
+
+#[test]
+fn bad_records_are_told() {
+    for (record, part) in [
+        ("printer.lan. A 10.0.0", "is not a record"),
+        ("printer.lan.", "is not a record"),
+        ("", "there is none"),
+        (
+            "a.lan. A 10.0.0.1\nb.lan. A 10.0.0.2",
+            "there is more than one",
+        ),
+        (
+            "a.lan. CH TXT x",
+            "not a record: different class: CH != IN; write",
+        ),
+        ("a.lan. TYPE255 \\# 0", "class IN"),
+        ("$INCLUDE /etc/passwd", "there is none"),
+    ] {
+        let error = records(&[record]).unwrap_err().to_string();
+        assert!(error.contains(part), "{error}");
+        assert_eq!(error.lines().count(), 1, "{error}");
+    }
+    let many: Vec<String> = (0..300)
+        .map(|i| format!("big.lan. TXT \"{i}{}\"", "x".repeat(240)))
+        .collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    assert_eq!(
+        records(&many).unwrap_err(),
+        LocalError::TooLarge("big.lan.".to_owned())
+    );
+}
+
+#[test]
+fn hosts_files() {
+    let text = b"127.0.0.1\tlocalhost\n\n# comment\n10.0.0.5 NAS.lan nas # the disks\r\n10.0.0.6 nas.lan\n\
+                 10.0.0.5 again.lan\nfd00::5 nas.lan\n";
+    let mut builder = LocalData::builder();
+    builder.hosts(text).unwrap();
+    let data = builder.build().unwrap();
+    assert_eq!(
+        ask(&data, "nas.lan", "A").unwrap(),
+        ["nas.lan. 300 A 10.0.0.5", "nas.lan. 300 A 10.0.0.6"]
+    );
+    assert_eq!(ask(&data, "nas", "A").unwrap(), ["nas. 300 A 10.0.0.5"]);
+    assert_eq!(
+        ask(&data, "nas.lan", "AAAA").unwrap(),
+        ["nas.lan. 300 AAAA fd00::5"]
+    );
+    assert_eq!(
+        ask(&data, "5.0.0.10.in-addr.arpa", "PTR").unwrap(),
+        ["5.0.0.10.in-addr.arpa. 300 PTR nas.lan."]
+    );
+    for (text, error) in [
+        (
+            "10.0.0.1 a\nnas 10.0.0.5",
+            "2: \"nas\" is not an address; write ADDRESS NAME...",
+        ),
+        (
+            "10.0.0.1 # a",
+            "1: the address has no name; write ADDRESS NAME...",
+        ),
+        (
+            "10.0.0.1 a..b",
+            "1: \"a..b\" is not a domain name; labels have 1 to 63 octets, a name up to 255",
+        ),
+    ] {
+        let got = LocalData::builder().hosts(text.as_bytes()).unwrap_err();
+        assert_eq!(got.to_string(), error);
+    }
+}
