@@ -130,3 +130,49 @@ fn a_bad_file_changes_nothing() {
         .wait_for("need a restart", Duration::from_secs(1))
         .unwrap();
 }
+
+#[test]
+fn names_are_blocked_and_answered_anew_though_they_are_cached() {
+    let Some(lab) = lab("names_are_blocked_and_answered_anew") else {
+        return;
+    };
+    let _upstream = FakeUpstream::start(&lab, UPSTREAM).unwrap();
+    let lists = tempfile::tempdir().unwrap();
+    let list = lists.path().join("list");
+    let block = |names: &str| std::fs::write(&list, names).unwrap();
+    block("other.test\n");
+    let blocklist = format!("[[blocklist]]\nfile = {list:?}\n");
+    let settings = Settings::new(&blocklist);
+    let heimdall = settings.on_xdp(&lab);
+    let asker = Asker::v4(&lab);
+    let expect = |expected: &str, when: &str| {
+        // The second finds what the first has left.
+        for _ in 0..2 {
+            assert_eq!(asker.udp(QUERY), expected, "{when}, AF_XDP");
+            assert_eq!(asker.tcp(QUERY), expected, "{when}, TCP");
+        }
+    };
+    let reload = || assert!(heimdall.reload().unwrap().status.success());
+    expect(ANSWER, "another name is blocked");
+    block("www.test\n");
+    expect(ANSWER, "the list is not read by itself");
+    reload();
+    for _ in 0..2 {
+        for reply in [asker.udp(QUERY), asker.tcp(QUERY)] {
+            // EDE 15, Blocked.
+            assert!(reply.starts_with("NXDOMAIN "), "{reply}");
+            assert!(reply.ends_with(" ede=15"), "{reply}");
+        }
+    }
+    settings.write(&format!(
+        "{blocklist}[local]\nrecords = [\"www.test. 300 IN A 192.0.2.99\"]"
+    ));
+    reload();
+    expect(
+        &ANSWER.replace("192.0.2.1 ", "192.0.2.99 "),
+        "local data have precedence",
+    );
+    settings.write("");
+    reload();
+    expect(ANSWER, "nothing is blocked or local any more");
+}

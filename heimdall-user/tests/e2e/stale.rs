@@ -188,7 +188,7 @@ fn an_upstream_that_is_gone_is_not_asked_again_at_once() {
         assert!(heimdall.reload().unwrap().status.success());
         assert_eq!(asker.udp(HERE), STALE);
         assert_eq!(asker.tcp(HERE), STALE);
-        thread::sleep(Duration::from_millis(200));
+        thread::sleep(Duration::from_millis(400));
     }
     assert!(
         puppet.asked().is_empty(),
