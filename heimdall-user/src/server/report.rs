@@ -132,7 +132,7 @@ fn forwarder(threads: &[Arc<ForwardCounters>]) -> Value {
 /// objects of their own.
 fn put_core(fields: &mut Map<String, Value>, core: &CoreCounters) {
     put(fields, core.answers.list(), |name| match name {
-        "hits" | "misses" | "truncated" => None,
+        "hits" | "misses" | "truncated" | "prohibited" | "slipped" | "local" | "blocked" => None,
         _ => Some(match name.strip_prefix("cache_") {
             Some(count) => ("cache", count),
             None => ("rcodes", name),
@@ -216,8 +216,21 @@ mod tests {
         assert_eq!(worker["queue"], 3);
         assert_eq!(worker["dropped"]["runt"], 2);
         assert_eq!(worker["frames"]["total"], 4096);
-        for field in ["received", "answered", "hits", "misses", "truncated"] {
+        for field in [
+            "received",
+            "answered",
+            "hits",
+            "misses",
+            "truncated",
+            "prohibited",
+            "slipped",
+            "local",
+            "blocked",
+        ] {
             assert_eq!(worker[field], 0, "{field}");
+        }
+        for field in ["noerror", "refused", "badcookie"] {
+            assert_eq!(worker["rcodes"][field], 0, "{field}");
         }
         for field in [
             "rx_dropped",

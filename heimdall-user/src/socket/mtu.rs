@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     // That a reply larger than the path's MTU becomes TC is shown end to end, where the MTU can be
-    // set: `e2e::sockets`.
+    // set: `e2e::sockets::replies_are_never_fragmented`.
     #[test]
     fn the_kernel_has_taken_the_option() {
         for address in ["127.0.0.1:0", "[::1]:0"] {

@@ -257,7 +257,7 @@ impl State {
         } = parts;
         let total = frames.len();
         counters.frames_total.set(total as u64);
-        Self {
+        let mut state = Self {
             settings,
             xsk,
             core,
@@ -278,7 +278,11 @@ impl State {
             staged: Vec::with_capacity(BATCH),
             replies: Vec::with_capacity(2 * BATCH),
             pending: Pending::new(max_pending(total)),
-        }
+        };
+        // Before there is a thread: a packet may be steered here sooner than that gets to run, and
+        // without a frame to receive into it is lost.
+        state.places.fill = state.xsk.refill(&mut state.free);
+        state
     }
 
     fn run(&mut self, stop: &AtomicBool) -> io::Result<()> {

@@ -5,11 +5,15 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 mod answers;
+mod asking;
 mod errors;
 mod faults;
 mod lifecycle;
+mod policy;
+mod reload;
 mod scenarios;
 mod sockets;
+mod stale;
 mod wire;
 
 use std::path::Path;

@@ -1,10 +1,16 @@
-//! What XDP leaves to the kernel is answered over sockets, from the address that was asked.
+//! What XDP leaves to the kernel is answered over sockets, from the address that was asked; and
+//! what is too large for a packet is asked for again over TCP.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use xtask::lab::{Frames, Kdig, Knot, QueryFrame, SERVER_V4, SERVER_V6};
+use xtask::lab::{
+    FakeUpstream, Frames, Kdig, Knot, Lab, QueryFrame, SERVER_V4, SERVER_V6, UPSTREAM, run,
+};
 
-use crate::{heimdall, lab};
+use crate::{
+    asking::{Asker, Settings},
+    heimdall, lab,
+};
 
 /// Waits for the reply to a query; its source port, if it comes from the server's address.
 fn reply(frames: &Frames, query: &QueryFrame) -> Option<u16> {
@@ -142,4 +148,74 @@ fn bad_queries_over_af_xdp_get_what_the_rfcs_say() {
         ),
         (&1.into(), &1.into(), &1.into())
     );
+}
+
+/// Fragments that the server's kernel has made so far.
+fn fragments(lab: &Lab) -> u64 {
+    let v4 = run(lab.on_server("cat").arg("/proc/net/snmp")).unwrap();
+    let mut lines = v4.lines().filter_map(|line| line.strip_prefix("Ip: "));
+    let (names, counts) = (lines.next().unwrap(), lines.next().unwrap());
+    let v4 = names
+        .split(' ')
+        .zip(counts.split(' '))
+        .find(|(name, _)| *name == "FragCreates");
+    let v6 = run(lab.on_server("cat").arg("/proc/net/snmp6")).unwrap();
+    let v6 = v6
+        .lines()
+        .find_map(|line| line.strip_prefix("Ip6FragCreates"));
+    v4.unwrap().1.parse::<u64>().unwrap() + v6.unwrap().trim().parse::<u64>().unwrap()
+}
+
+/// Replies of these sizes, that fit into packets of 1280 octets or do not.
+fn whole_or_cut(lab: &Lab, backend: &str) {
+    for (asker, headers) in [(Asker::v4(lab), 20 + 8), (Asker::v6(lab), 40 + 8)] {
+        for (size, fits) in [
+            (1280 - headers, true),
+            (1281 - headers, false),
+            (2000, false),
+            (4000, false),
+        ] {
+            let name = format!("len-{size}.test");
+            let query = format!("{name} TXT rd edns=4096");
+            for round in ["cold", "warm"] {
+                let reply = asker.udp(&query);
+                let cut = format!("NOERROR qr tc rd ra | {name}. TXT | | | | opt 4096");
+                assert_eq!(reply == cut, !fits, "{backend}, {size}, {round}: {reply}");
+                assert!(reply.contains(&name), "{backend}, {size}, {round}: {reply}");
+            }
+            let whole = asker.tcp(&query);
+            let expected = format!("NOERROR qr rd ra | {name}. TXT | 300 TXT (");
+            assert!(whole.starts_with(&expected), "{backend}, {size}: {whole}");
+        }
+    }
+}
+
+#[test]
+fn replies_are_never_fragmented() {
+    let Some(lab) = lab("replies_are_never_fragmented") else {
+        return;
+    };
+    let _upstream = FakeUpstream::start(&lab, UPSTREAM).unwrap();
+    let settings = Settings::new("max-udp-size = 4096");
+    let ip = |arguments: &[&str]| {
+        run(lab.on_server("ip").args(arguments)).unwrap();
+    };
+    {
+        // Somewhere on the path, packets have to be smaller than on the interface.
+        for client in ["10.53.0.2/32", "fd53::2/128"] {
+            ip(&["route", "add", client, "dev", &lab.server_if, "mtu", "1280"]);
+        }
+        let heimdall = settings.on_sockets(&lab);
+        whole_or_cut(&lab, "sockets");
+        let stats = heimdall.stats().unwrap();
+        assert_eq!(stats["sockets"]["udp_send_failed"], 0);
+        for client in ["10.53.0.2/32", "fd53::2/128"] {
+            ip(&["route", "del", client, "dev", &lab.server_if]);
+        }
+    }
+    ip(&["link", "set", &lab.server_if, "mtu", "1280"]);
+    let heimdall = settings.on_xdp(&lab);
+    whole_or_cut(&lab, "AF_XDP");
+    assert_eq!(heimdall.stats().unwrap()["sockets"]["udp_received"], 0);
+    assert_eq!(fragments(&lab), 0);
 }

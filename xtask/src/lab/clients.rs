@@ -49,11 +49,12 @@ impl Kdig {
             .args(arguments))?)
     }
 
-    /// Reads kdig's output.
+    /// Reads kdig's output: the last reply, if it asked again with the cookie that it was given.
     ///
     /// # Errors
     /// It holds no reply.
     pub fn read(text: &str) -> Result<Self> {
+        let text = &text[text.rfind(";; ->>HEADER<<-").unwrap_or_default()..];
         let after = |mark: &str| {
             text.split(mark)
                 .nth(1)

@@ -2,7 +2,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Output},
     time::Duration,
 };
 
@@ -47,6 +47,28 @@ impl Heimdall {
         )
     }
 
+    /// Starts `program` with `heimdall run` on the lab's server, on sockets alone, otherwise as
+    /// [`on_xdp`](Self::on_xdp).
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn on_sockets(lab: &Lab, program: &Path, arguments: &[&str]) -> Result<Self> {
+        let listen = [format!("{SERVER_V4}:53"), format!("[{SERVER_V6}]:53")];
+        let fixed = [
+            "--backend",
+            "socket",
+            "--listen",
+            &listen[0],
+            "--listen",
+            &listen[1],
+        ];
+        Self::start(
+            lab.on_server(program),
+            program,
+            &[&fixed, arguments].concat(),
+        )
+    }
+
     /// Starts `command`, which is to run `program`, with `heimdall run` and these arguments.
     ///
     /// # Errors
@@ -78,6 +100,16 @@ impl Heimdall {
             .args(["stats", "--json", "--control"])
             .arg(&self.control))?;
         serde_json::from_str(&output).with_context(|| format!("not JSON: {output}"))
+    }
+
+    /// `heimdall reload`: how it ended and what it said.
+    ///
+    /// # Errors
+    /// It cannot be run.
+    pub fn reload(&self) -> Result<Output> {
+        let mut command = Command::new(&self.program);
+        command.args(["reload", "--control"]).arg(&self.control);
+        Ok(command.output()?)
     }
 
     /// `heimdall stats` as a person would read it.

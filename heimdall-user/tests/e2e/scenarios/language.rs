@@ -68,7 +68,7 @@ fn rtype(text: &str) -> u16 {
 }
 
 /// The message that a query's text stands for.
-pub(super) fn query(text: &str) -> Vec<u8> {
+pub(crate) fn query(text: &str) -> Vec<u8> {
     let mut words = text.split_whitespace();
     let name = name(words.next().unwrap());
     let qtype = rtype(words.next().unwrap());
@@ -140,7 +140,7 @@ pub(super) fn query(text: &str) -> Vec<u8> {
 }
 
 /// A reply as text. What goes wrong with reading it is told instead.
-pub(super) fn reply(octets: &[u8], query: &[u8]) -> String {
+pub(crate) fn reply(octets: &[u8], query: &[u8]) -> String {
     if octets.get(..2) != query.get(..2) {
         return "another ID".to_owned();
     }
@@ -257,4 +257,12 @@ fn edns(message: &Message) -> String {
         });
     }
     words.join(" ")
+}
+
+/// The COOKIE option of a reply, in hex.
+pub(crate) fn cookie(octets: &[u8]) -> Option<String> {
+    let message = Message::from_bytes(octets).ok()?;
+    let edns = message.edns?;
+    let data = Vec::<u8>::try_from(edns.option(EdnsCode::Cookie)?).ok()?;
+    Some(data.iter().map(|octet| format!("{octet:02x}")).collect())
 }

@@ -1,7 +1,7 @@
 //! Every rule of docs/protocol.md as a line in a table, through the answer core, over AF_XDP, over
 //! a kernel UDP socket and over TCP. The replies have to be the same.
 
-mod language;
+pub(crate) mod language;
 mod table;
 mod upstream;
 

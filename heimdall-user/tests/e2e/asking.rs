@@ -1,0 +1,160 @@
+//! A client that asks in the scenarios' words (`scenarios/language.rs`), and a file of settings
+//! that can be changed under a running server.
+
+use std::{
+    fs,
+    io::{self, ErrorKind, Read, Write},
+    net::{TcpStream, UdpSocket},
+    path::Path,
+    time::Duration,
+};
+
+use tempfile::TempDir;
+use xtask::lab::{CLIENT_V4, CLIENT_V6, Heimdall, Lab, SERVER_V4, SERVER_V6, UPSTREAM};
+
+use crate::{program, scenarios::language};
+
+/// What a client gets to read instead of a reply.
+pub(crate) const NOTHING: &str = "nothing";
+/// The server ended the connection.
+pub(crate) const CLOSED: &str = "closed";
+
+/// A client in the lab with one UDP socket.
+pub(crate) struct Asker<'a> {
+    lab: &'a Lab,
+    server: &'static str,
+    udp: UdpSocket,
+}
+
+impl<'a> Asker<'a> {
+    /// One that asks over IPv4.
+    pub(crate) fn v4(lab: &'a Lab) -> Self {
+        Self::new(lab, CLIENT_V4, SERVER_V4)
+    }
+
+    /// One that asks over IPv6.
+    pub(crate) fn v6(lab: &'a Lab) -> Self {
+        Self::new(lab, CLIENT_V6, SERVER_V6)
+    }
+
+    fn new(lab: &'a Lab, client: &str, server: &'static str) -> Self {
+        // A socket stays in the namespace that it was made in.
+        let connect = || {
+            let socket = UdpSocket::bind((client, 0)).unwrap();
+            socket.connect((server, 53)).unwrap();
+            socket
+        };
+        let udp = lab.in_client(connect).unwrap();
+        Self { lab, server, udp }
+    }
+
+    /// Asks in a datagram: the reply as text, or [`NOTHING`].
+    pub(crate) fn udp(&self, query: &str) -> String {
+        let query = language::query(query);
+        match self.udp_octets(&query) {
+            Some(reply) => language::reply(&reply, &query),
+            None => NOTHING.to_owned(),
+        }
+    }
+
+    /// Sends a message in a datagram, and waits for the reply.
+    pub(crate) fn udp_octets(&self, msg: &[u8]) -> Option<Vec<u8>> {
+        self.udp.send(msg).unwrap();
+        self.receive(Duration::from_secs(5))
+    }
+
+    /// Asks in a datagram what is not answered; whatever comes in a moment, as text.
+    pub(crate) fn udp_in_vain(&self, query: &str) -> String {
+        let query = language::query(query);
+        self.udp.send(&query).unwrap();
+        let reply = self.receive(Duration::from_millis(200));
+        reply.map_or(NOTHING.to_owned(), |reply| language::reply(&reply, &query))
+    }
+
+    /// Asks so many times at once: the replies, as text.
+    pub(crate) fn udp_at_once(&self, query: &str, times: usize) -> Vec<String> {
+        let query = language::query(query);
+        for _ in 0..times {
+            self.udp.send(&query).unwrap();
+        }
+        std::iter::from_fn(|| self.receive(Duration::from_millis(500)))
+            .take(times)
+            .map(|reply| language::reply(&reply, &query))
+            .collect()
+    }
+
+    fn receive(&self, patience: Duration) -> Option<Vec<u8>> {
+        self.udp.set_read_timeout(Some(patience)).unwrap();
+        let mut buf = vec![0; 65_535];
+        let len = self.udp.recv(&mut buf).ok()?;
+        buf.truncate(len);
+        Some(buf)
+    }
+
+    /// Asks on a connection of its own: the reply as text, or [`NOTHING`] or [`CLOSED`].
+    pub(crate) fn tcp(&self, query: &str) -> String {
+        let query = language::query(query);
+        match self.tcp_octets(&query) {
+            Ok(reply) => language::reply(&reply, &query),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => NOTHING.to_owned(),
+            Err(_) => CLOSED.to_owned(),
+        }
+    }
+
+    /// Sends a message on a connection of its own, and waits for the reply.
+    pub(crate) fn tcp_octets(&self, msg: &[u8]) -> io::Result<Vec<u8>> {
+        let connect = || TcpStream::connect((self.server, 53));
+        let mut stream = self.lab.in_client(connect).unwrap()?;
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        let len = (msg.len() as u16).to_be_bytes();
+        stream.write_all(&[&len[..], msg].concat())?;
+        let mut len = [0; 2];
+        stream.read_exact(&mut len)?;
+        let mut reply = vec![0; usize::from(u16::from_be_bytes(len))];
+        stream.read_exact(&mut reply)?;
+        Ok(reply)
+    }
+}
+
+/// A file of settings.
+pub(crate) struct Settings {
+    directory: TempDir,
+    path: String,
+}
+
+impl Settings {
+    /// One that says this.
+    pub(crate) fn new(text: &str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("heimdall.toml").display().to_string();
+        let settings = Self { directory, path };
+        settings.write(text);
+        settings
+    }
+
+    /// Lets it say something else, from one moment to the next.
+    pub(crate) fn write(&self, text: &str) {
+        let new = self.directory.path().join("new.toml");
+        fs::write(&new, text).unwrap();
+        fs::rename(new, Path::new(&self.path)).unwrap();
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// Starts a server with it, which answers datagrams over AF_XDP and asks the lab's upstream.
+    pub(crate) fn on_xdp(&self, lab: &Lab) -> Heimdall {
+        Heimdall::on_xdp(lab, program(), &self.arguments()).unwrap()
+    }
+
+    /// Starts one that has sockets only.
+    pub(crate) fn on_sockets(&self, lab: &Lab) -> Heimdall {
+        Heimdall::on_sockets(lab, program(), &self.arguments()).unwrap()
+    }
+
+    fn arguments(&self) -> [&str; 4] {
+        ["--upstream", UPSTREAM, "--config", &self.path]
+    }
+}

@@ -1,0 +1,178 @@
+//! A new policy is taken without a pause, or not at all.
+
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use nix::sys::signal::Signal;
+use xtask::lab::{FakeUpstream, UPSTREAM};
+
+use crate::{
+    asking::{Asker, Settings},
+    lab,
+};
+
+const QUERY: &str = "www.test A rd edns";
+const ANSWER: &str = "NOERROR qr rd ra | www.test. A | 300 A 192.0.2.1 | | | opt 1232";
+/// EDE 18, Prohibited.
+const REFUSED: &str = "REFUSED qr rd ra | www.test. A | | | | opt 1232 ede=18";
+
+const ALL: &str = "[access]\nallow = [\"10.0.0.0/8\", \"fd00::/8\"]";
+const ONLY_V6: &str = "[access]\nallow = [\"fd00::/8\"]";
+
+#[test]
+fn a_reload_takes_the_new_policy_and_disturbs_nobody() {
+    let Some(lab) = lab("a_reload_takes_the_new_policy") else {
+        return;
+    };
+    let _upstream = FakeUpstream::start(&lab, UPSTREAM).unwrap();
+    let settings = Settings::new(ALL);
+    let heimdall = settings.on_xdp(&lab);
+    let asker = Asker::v4(&lab);
+    let reload = || {
+        let output = heimdall.reload().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let said = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(said, "reloaded: the new policy holds\n");
+    };
+    let over = AtomicBool::new(false);
+    let answered = thread::scope(|scope| {
+        let background = scope.spawn(|| {
+            let other = Asker::v6(&lab);
+            let mut answered = 0u32;
+            while !over.load(Ordering::Relaxed) {
+                // Old names and new ones.
+                let name = format!("n{}.test", answered % 500);
+                let reply = other.udp(&format!("{name} A rd"));
+                let expected = format!("NOERROR qr rd ra | {name}. A | 300 A 192.0.2.1");
+                assert_eq!(reply, expected, "after {answered} queries");
+                answered += 1;
+            }
+            answered
+        });
+        for _ in 0..10 {
+            for (text, expected) in [(ONLY_V6, REFUSED), (ALL, ANSWER)] {
+                settings.write(text);
+                reload();
+                assert_eq!(asker.udp(QUERY), expected, "AF_XDP");
+                assert_eq!(asker.tcp(QUERY), expected, "TCP");
+            }
+        }
+        over.store(true, Ordering::Relaxed);
+        background.join().unwrap()
+    });
+    assert!(answered > 20, "{answered}");
+
+    // The signal does the same, some time later.
+    for (text, expected) in [(ONLY_V6, REFUSED), (ALL, ANSWER)] {
+        settings.write(text);
+        heimdall.process.signal(Signal::SIGHUP).unwrap();
+        let end = Instant::now() + Duration::from_secs(5);
+        while asker.udp(QUERY) != expected && Instant::now() < end {
+            thread::sleep(Duration::from_millis(10));
+        }
+        assert_eq!(asker.udp(QUERY), expected);
+    }
+}
+
+#[test]
+fn a_bad_file_changes_nothing() {
+    let Some(lab) = lab("a_bad_file_changes_nothing") else {
+        return;
+    };
+    let _upstream = FakeUpstream::start(&lab, UPSTREAM).unwrap();
+    let settings = Settings::new(ALL);
+    let mut heimdall = settings.on_xdp(&lab);
+    let asker = Asker::v4(&lab);
+    assert_eq!(asker.udp(QUERY), ANSWER);
+    for (text, line, what) in [
+        ("[access]\n\nallow = [\"192.0.2.0/33\"]", 3, "not a prefix"),
+        ("[access]\nalow = [\"192.0.2.0/24\"]", 2, "alow"),
+        ("[access]\nallow = [", 2, ""),
+    ] {
+        settings.write(text);
+        let output = heimdall.reload().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{text}: {said}");
+        let place = format!("{}:{line}: ", settings.path());
+        assert!(
+            said.contains(&place) && said.contains(what),
+            "{text}: {said}"
+        );
+        assert!(said.contains("the old policy stays"), "{text}: {said}");
+        assert_eq!(asker.udp(QUERY), ANSWER, "{text}");
+    }
+    heimdall.process.signal(Signal::SIGHUP).unwrap();
+    let end = Instant::now() + Duration::from_secs(5);
+    while heimdall.process.output().matches("not reloaded").count() < 4 && Instant::now() < end {
+        thread::sleep(Duration::from_millis(10));
+    }
+    let log = heimdall.process.output();
+    assert_eq!(log.matches("not reloaded").count(), 4, "{log}");
+    assert_eq!(asker.udp(QUERY), ANSWER, "after the signal");
+
+    settings.write(&format!("max-udp-size = 1400\n{ONLY_V6}"));
+    let output = heimdall.reload().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert!(
+        String::from_utf8_lossy(&output.stdout).contains("need a restart"),
+        "{output:?}"
+    );
+    assert_eq!(
+        asker.udp(QUERY),
+        REFUSED,
+        "the policy holds, the size does not"
+    );
+    heimdall
+        .process
+        .wait_for("need a restart", Duration::from_secs(1))
+        .unwrap();
+}
+
+#[test]
+fn names_are_blocked_and_answered_anew_though_they_are_cached() {
+    let Some(lab) = lab("names_are_blocked_and_answered_anew") else {
+        return;
+    };
+    let _upstream = FakeUpstream::start(&lab, UPSTREAM).unwrap();
+    let lists = tempfile::tempdir().unwrap();
+    let list = lists.path().join("list");
+    let block = |names: &str| std::fs::write(&list, names).unwrap();
+    block("other.test\n");
+    let blocklist = format!("[[blocklist]]\nfile = {list:?}\n");
+    let settings = Settings::new(&blocklist);
+    let heimdall = settings.on_xdp(&lab);
+    let asker = Asker::v4(&lab);
+    let expect = |expected: &str, when: &str| {
+        // The second finds what the first has left.
+        for _ in 0..2 {
+            assert_eq!(asker.udp(QUERY), expected, "{when}, AF_XDP");
+            assert_eq!(asker.tcp(QUERY), expected, "{when}, TCP");
+        }
+    };
+    let reload = || assert!(heimdall.reload().unwrap().status.success());
+    expect(ANSWER, "another name is blocked");
+    block("www.test\n");
+    expect(ANSWER, "the list is not read by itself");
+    reload();
+    for _ in 0..2 {
+        for reply in [asker.udp(QUERY), asker.tcp(QUERY)] {
+            // EDE 15, Blocked.
+            assert!(reply.starts_with("NXDOMAIN "), "{reply}");
+            assert!(reply.ends_with(" ede=15"), "{reply}");
+        }
+    }
+    settings.write(&format!(
+        "{blocklist}[local]\nrecords = [\"www.test. 300 IN A 192.0.2.99\"]"
+    ));
+    reload();
+    expect(
+        &ANSWER.replace("192.0.2.1 ", "192.0.2.99 "),
+        "local data have precedence",
+    );
+    settings.write("");
+    reload();
+    expect(ANSWER, "nothing is blocked or local any more");
+}
