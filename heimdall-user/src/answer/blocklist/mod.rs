@@ -44,6 +44,14 @@ impl Action {
         1 + self as u64
     }
 
+    /// What counts for a name once another list says this, too.
+    fn after(self, earlier: Option<Self>) -> Option<Self> {
+        match earlier {
+            Some(first) if self != Self::Allow => Some(first),
+            _ => Some(self),
+        }
+    }
+
     fn from_code(code: u64) -> Option<Self> {
         Self::ALL.get((code & 7).checked_sub(1)? as usize).copied()
     }
@@ -209,6 +217,8 @@ struct Names {
 
 #[derive(Clone, Copy)]
 struct Entry {
+    /// The key's first octets as a number: most comparisons end here, without a look at the key.
+    head: u64,
     start: usize,
     len: u8,
     action: Action,
@@ -217,7 +227,12 @@ struct Entry {
 
 impl Names {
     fn add(&mut self, key: &[u8], action: Action, below: bool) {
+        let mut head = [0; 8];
+        for (to, from) in head.iter_mut().zip(key) {
+            *to = *from;
+        }
         self.entries.push(Entry {
+            head: u64::from_be_bytes(head),
             start: self.octets.len(),
             len: key.len() as u8,
             action,
@@ -234,16 +249,18 @@ impl Names {
             octets.get(entry.start..end).unwrap_or_default()
         };
         // Entries of one name stay in the order of their lists, which is that of their places.
-        self.entries
-            .sort_unstable_by(|a, b| key(a).cmp(key(b)).then(a.start.cmp(&b.start)));
+        self.entries.sort_unstable_by(|a, b| {
+            let by_key = a.head.cmp(&b.head).then_with(|| key(a).cmp(key(b)));
+            by_key.then(a.start.cmp(&b.start))
+        });
         for same in self.entries.chunk_by(|a, b| key(a) == key(b)) {
-            let first = |mut entries: Box<dyn Iterator<Item = &Entry> + '_>| {
-                let first = entries.next()?.action;
-                let allowed = entries.any(|entry| entry.action == Action::Allow);
-                Some(if allowed { Action::Allow } else { first })
-            };
-            let own = first(Box::new(same.iter()));
-            let below = first(Box::new(same.iter().filter(|entry| entry.below)));
+            let (mut own, mut below) = (None, None);
+            for entry in same {
+                own = entry.action.after(own);
+                if entry.below {
+                    below = entry.action.after(below);
+                }
+            }
             let code = |action: Option<Action>| action.map_or(0, Action::code);
             if let Some(entry) = same.first() {
                 give(key(entry), code(own) | code(below) << 3)?;
