@@ -3,6 +3,7 @@
 #![allow(clippy::indexing_slicing, clippy::unwrap_used)]
 
 mod demo;
+mod fuzz;
 mod setup;
 mod test;
 
@@ -28,6 +29,8 @@ enum Command {
     Demo(demo::Demo),
     /// Run everything that CI runs: format, lints, all tests, documentation
     Test(test::Test),
+    /// Run the fuzz targets, or make their corpus from real traffic
+    Fuzz(fuzz::Fuzz),
     /// Rebuild the XDP program's committed object from its source
     Ebpf(ebpf::Args),
 }
@@ -36,6 +39,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Demo(demo) => demo.run(),
         Command::Test(test) => test.run(),
+        Command::Fuzz(fuzz) => fuzz.run(),
         Command::Ebpf(args) => ebpf::run(&args),
     };
     match result {

@@ -164,11 +164,14 @@ impl Config {
             }
             None => String::new(),
         };
-        Self::resolve(flags, &text, host)
+        Self::from_text(flags, &text, host)
     }
 
     /// As [`load`](Self::load), with the file's text already read.
-    fn resolve(flags: &Flags, text: &str, host: &Host) -> Result<Self, ConfigError> {
+    ///
+    /// # Errors
+    /// A value in it or in the flags is bad.
+    pub fn from_text(flags: &Flags, text: &str, host: &Host) -> Result<Self, ConfigError> {
         let path = flags
             .config
             .as_deref()

@@ -14,7 +14,7 @@ fn host() -> Host {
 }
 
 fn from_file(text: &str) -> Result<Config, ConfigError> {
-    Config::resolve(&Flags::default(), text, &host())
+    Config::from_text(&Flags::default(), text, &host())
 }
 
 fn flags(args: &[&str]) -> Flags {
@@ -197,7 +197,7 @@ fn bad_files_get_one_line_that_names_the_place() {
         } else {
             flags(&["--upstream", "192.0.2.53"])
         };
-        let error = Config::resolve(&flags, text, &host()).unwrap_err();
+        let error = Config::from_text(&flags, text, &host()).unwrap_err();
         assert_eq!(error.to_string(), *line, "for {text:?}");
     }
 }
@@ -225,7 +225,7 @@ const BAD_FLAGS: &[(&[&str], &str)] = &[
 #[test]
 fn bad_flags_are_named() {
     for (args, line) in BAD_FLAGS {
-        let error = Config::resolve(&flags(args), "", &host()).unwrap_err();
+        let error = Config::from_text(&flags(args), "", &host()).unwrap_err();
         assert_eq!(error.to_string(), *line, "for {args:?}");
     }
 }
@@ -301,7 +301,7 @@ fn flags_override_the_file() {
         "--cache-size",
         "512k",
     ];
-    let config = Config::resolve(&flags(&args), text, &host()).unwrap();
+    let config = Config::from_text(&flags(&args), text, &host()).unwrap();
     assert_eq!(config.interfaces, ["veth0:1".parse().unwrap()]);
     assert_eq!(config.listen, ["[::1]:5300".parse().unwrap()]);
     assert_eq!(config.upstreams, ["[2620:fe::9]:53".parse().unwrap()]);
@@ -366,23 +366,23 @@ fn a_policy() {
     assert_eq!(policy.blocklists[1].action, Action::Allow);
 
     let args = ["--upstream", "9.9.9.9", "--allow", "198.51.100.0/24"];
-    let config = Config::resolve(&flags(&args), text, &host()).unwrap();
+    let config = Config::from_text(&flags(&args), text, &host()).unwrap();
     assert_eq!(config.policy.allow, ["198.51.100.0/24".parse().unwrap()]);
 }
 
 #[test]
 fn workers_take_the_cores_in_turn() {
     let flags = flags(&["--upstream", "9.9.9.9"]);
-    let all = Config::resolve(&flags, "", &host()).unwrap().xdp;
+    let all = Config::from_text(&flags, "", &host()).unwrap().xdp;
     assert_eq!(
         [0, 1, 2].map(|worker| all.cpu(worker)),
         [Some(0), Some(1), Some(0)]
     );
-    let one = Config::resolve(&flags, "xdp.cpus = [1]", &host())
+    let one = Config::from_text(&flags, "xdp.cpus = [1]", &host())
         .unwrap()
         .xdp;
     assert_eq!([0, 1].map(|worker| one.cpu(worker)), [Some(1), Some(1)]);
-    let unknown = Config::resolve(
+    let unknown = Config::from_text(
         &flags,
         "",
         &Host {
@@ -401,7 +401,7 @@ fn another_port_or_family_is_no_loop() {
         ["--listen", "[::]:53", "--upstream", "127.0.0.1:53"],
     ] {
         assert!(
-            Config::resolve(&flags(&args), "", &host()).is_ok(),
+            Config::from_text(&flags(&args), "", &host()).is_ok(),
             "{args:?}"
         );
     }

@@ -1,0 +1,21 @@
+//! What must hold for any octets, a function a target. A function panics if it does not; what calls
+//! it, the fuzzer or a test that replays the corpus, is not its business.
+
+mod answers;
+mod packets;
+mod queries;
+mod texts;
+
+pub use answers::upstream_answer;
+pub use packets::packet_view;
+pub use queries::dns_view;
+pub use texts::{config, lists};
+
+/// Every target by name.
+pub const TARGETS: [(&str, fn(&[u8])); 5] = [
+    ("packet_view", packet_view),
+    ("dns_view", dns_view),
+    ("upstream_answer", upstream_answer),
+    ("config", config),
+    ("lists", lists),
+];

@@ -1,0 +1,48 @@
+//! What operators write.
+
+use heimdall_user::{
+    answer::{
+        blocklist::{Action, Blocklists},
+        local::LocalData,
+    },
+    config::{Config, Flags, Host},
+};
+
+/// Any text is settings, or gives an error of one line.
+pub fn config(text: &[u8]) {
+    let Ok(text) = std::str::from_utf8(text) else {
+        return;
+    };
+    let host = Host {
+        addresses: vec![[10, 0, 0, 1].into()],
+        cores: [0, 1].into(),
+        control: Some("/run/heimdall/control.sock".into()),
+    };
+    match Config::from_text(&Flags::default(), text, &host) {
+        Ok(config) => assert!(!config.listen.is_empty() && !config.upstreams.is_empty()),
+        Err(error) => assert_eq!(error.to_string().lines().count(), 1, "{error}"),
+    }
+}
+
+/// Any text is a hosts file, a record or a blocklist, or gives an error; and what is read can be
+/// asked for.
+pub fn lists(text: &[u8]) {
+    let text = &text[..text.len().min(4096)];
+    let mut data = LocalData::builder();
+    let _ = data.hosts(text);
+    if let Ok(text) = std::str::from_utf8(text) {
+        for line in text.lines() {
+            let _ = data.record(line);
+        }
+    }
+    if let Ok(data) = data.build() {
+        let _ = data.lookup(b"\x01a\x03lan\0", 1);
+    }
+    let Ok((lists, reports)) = Blocklists::build([(text, Action::NxDomain)]) else {
+        panic!("no temporary file");
+    };
+    let lines = text.split(|octet| *octet == b'\n').count();
+    assert!(reports[0].skipped <= lines);
+    let _ = lists.lookup(text);
+    assert_eq!(lists.lookup(b"\0"), None);
+}
