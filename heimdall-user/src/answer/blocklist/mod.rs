@@ -217,8 +217,6 @@ struct Names {
 
 #[derive(Clone, Copy)]
 struct Entry {
-    /// The key's first octets as a number: most comparisons end here, without a look at the key.
-    head: u64,
     start: usize,
     len: u8,
     action: Action,
@@ -227,12 +225,7 @@ struct Entry {
 
 impl Names {
     fn add(&mut self, key: &[u8], action: Action, below: bool) {
-        let mut head = [0; 8];
-        for (to, from) in head.iter_mut().zip(key) {
-            *to = *from;
-        }
         self.entries.push(Entry {
-            head: u64::from_be_bytes(head),
             start: self.octets.len(),
             len: key.len() as u8,
             action,
@@ -249,10 +242,8 @@ impl Names {
             octets.get(entry.start..end).unwrap_or_default()
         };
         // Entries of one name stay in the order of their lists, which is that of their places.
-        self.entries.sort_unstable_by(|a, b| {
-            let by_key = a.head.cmp(&b.head).then_with(|| key(a).cmp(key(b)));
-            by_key.then(a.start.cmp(&b.start))
-        });
+        self.entries
+            .sort_unstable_by(|a, b| key(a).cmp(key(b)).then(a.start.cmp(&b.start)));
         for same in self.entries.chunk_by(|a, b| key(a) == key(b)) {
             let (mut own, mut below) = (None, None);
             for entry in same {
