@@ -14,11 +14,17 @@ use domain::{
 };
 use thiserror::Error;
 
-use super::body::{Body, QUESTION};
+use super::{
+    body::{Body, QUESTION},
+    hostname,
+};
 use crate::dns::{Answer, CLASS_IN, header::rcode, name::MAX_NAME, rrtype};
 
 /// TTL of local records that have none of their own, in seconds.
 const TTL: u32 = 300;
+
+/// Longest TTL, in seconds (RFC 2181 section 8).
+const MAX_TTL: u32 = i32::MAX as u32;
 
 /// Aliases that may lead to one another.
 const MAX_ALIASES: usize = 8;
@@ -40,8 +46,11 @@ pub enum LocalError {
         /// Counted from 1.
         line: usize,
     },
-    /// No domain name.
-    #[error("{line}: {word:?} is not a domain name; labels have 1 to 63 octets, a name up to 255")]
+    /// No host name.
+    #[error(
+        "{line}: {word:?} is not a host name; labels have 1 to 63 letters, digits, hyphens and \
+         underscores, a name up to 253 with the dots, and international ones are written as xn--"
+    )]
     Name {
         /// Counted from 1.
         line: usize,
@@ -56,6 +65,9 @@ pub enum LocalError {
     /// A class but IN, or a type that only DNS itself uses.
     #[error("{0:?} cannot be answered from here; give records of class IN that hold data")]
     Kind(String),
+    /// A wildcard (RFC 4592), which would only be asked for by its own name.
+    #[error("{0:?} is a wildcard, which local data do not have; give each name a record")]
+    Wildcard(String),
     /// An alias beside other data (RFC 1034 section 3.6.2).
     #[error("{0} is an alias and has other data; a name with CNAME has nothing else")]
     AliasWithData(String),
@@ -146,7 +158,7 @@ impl LocalDataBuilder {
             })?;
             let mut named = false;
             for word in words {
-                let name = wire(word).ok_or_else(|| LocalError::Name {
+                let name = hostname::wire(word.as_bytes()).ok_or_else(|| LocalError::Name {
                     line,
                     word: word.to_owned(),
                 })?;
@@ -190,8 +202,14 @@ impl LocalDataBuilder {
         let mut rdata = Vec::new();
         // Into memory: cannot fail.
         let _ = record.owner().compose_canonical(&mut owner);
-        let _ = record.data().compose_canonical_rdata(&mut rdata);
+        let _ = record.data().compose_rdata(&mut rdata);
         let ttl = record.ttl().as_secs();
+        if ttl > MAX_TTL {
+            return Err(bad(format!("its TTL is above {MAX_TTL}")));
+        }
+        if owner.starts_with(b"\x01*") {
+            return Err(LocalError::Wildcard(text.to_owned()));
+        }
         let address = match (rtype, rdata.as_slice()) {
             (1, octets) => <[u8; 4]>::try_from(octets).ok().map(IpAddr::from),
             (28, octets) => <[u8; 16]>::try_from(octets).ok().map(IpAddr::from),
@@ -256,24 +274,24 @@ impl LocalDataBuilder {
     fn answers(&self, name: &Name) -> Result<Answers, LocalError> {
         let mut chain = Body::default();
         let mut owner = QUESTION.to_vec();
-        let mut at = name;
+        let mut at = name.clone();
         for _ in 0..=MAX_ALIASES {
-            let nowhere = || LocalError::AliasToNowhere(text(name), text(at));
-            let sets = self.names.get(at).ok_or_else(nowhere)?;
+            let nowhere = || LocalError::AliasToNowhere(text(name), text(&at));
+            let sets = self.names.get(&at).ok_or_else(nowhere)?;
             let Some(alias) = sets.get(&CNAME) else {
                 return self.finish(name, chain, &owner, sets);
             };
             let [target] = alias.rdata.as_slice() else {
-                return Err(LocalError::AliasWithData(text(at)));
+                return Err(LocalError::AliasWithData(text(&at)));
             };
             if sets.len() > 1 {
-                return Err(LocalError::AliasWithData(text(at)));
+                return Err(LocalError::AliasWithData(text(&at)));
             }
             chain.answer(&owner, CNAME, CLASS_IN, alias.ttl.unwrap_or(TTL), target);
             owner.clone_from(target);
-            at = target;
+            at = target.to_ascii_lowercase();
         }
-        Err(LocalError::AliasToNowhere(text(name), text(at)))
+        Err(LocalError::AliasToNowhere(text(name), text(&at)))
     }
 
     fn finish(
@@ -317,20 +335,6 @@ impl LocalDataBuilder {
 const CNAME: u16 = 5;
 const PTR: u16 = 12;
 
-/// A name in wire form and small letters.
-pub(super) fn wire(text: &str) -> Option<Name> {
-    let mut wire = Vec::with_capacity(text.len() + 2);
-    for label in text.strip_suffix('.').unwrap_or(text).split('.') {
-        if !(1..=63).contains(&label.len()) {
-            return None;
-        }
-        wire.push(label.len() as u8);
-        wire.extend(label.bytes().map(|octet| octet.to_ascii_lowercase()));
-    }
-    wire.push(0);
-    (wire.len() <= MAX_NAME).then_some(wire)
-}
-
 /// The name under which the name of an address is found (RFC 1035 section 3.5, RFC 3596 section
 /// 2.5).
 fn reverse(address: IpAddr) -> Name {
@@ -345,7 +349,7 @@ fn reverse(address: IpAddr) -> Name {
             format!("{}ip6.arpa", nibbles.collect::<String>())
         }
     };
-    wire(&text).unwrap_or_default()
+    hostname::wire(text.as_bytes()).unwrap_or_default()
 }
 
 /// What a zone file's error says; the place in front of it is in a text that nobody wrote.

@@ -44,6 +44,14 @@ impl Action {
         1 + self as u64
     }
 
+    /// What counts for a name once another list says this, too.
+    fn after(self, earlier: Option<Self>) -> Option<Self> {
+        match earlier {
+            Some(first) if self != Self::Allow => Some(first),
+            _ => Some(self),
+        }
+    }
+
     fn from_code(code: u64) -> Option<Self> {
         Self::ALL.get((code & 7).checked_sub(1)? as usize).copied()
     }
@@ -237,13 +245,13 @@ impl Names {
         self.entries
             .sort_unstable_by(|a, b| key(a).cmp(key(b)).then(a.start.cmp(&b.start)));
         for same in self.entries.chunk_by(|a, b| key(a) == key(b)) {
-            let first = |mut entries: Box<dyn Iterator<Item = &Entry> + '_>| {
-                let first = entries.next()?.action;
-                let allowed = entries.any(|entry| entry.action == Action::Allow);
-                Some(if allowed { Action::Allow } else { first })
-            };
-            let own = first(Box::new(same.iter()));
-            let below = first(Box::new(same.iter().filter(|entry| entry.below)));
+            let (mut own, mut below) = (None, None);
+            for entry in same {
+                own = entry.action.after(own);
+                if entry.below {
+                    below = entry.action.after(below);
+                }
+            }
             let code = |action: Option<Action>| action.map_or(0, Action::code);
             if let Some(entry) = same.first() {
                 give(key(entry), code(own) | code(below) << 3)?;

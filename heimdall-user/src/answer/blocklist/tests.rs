@@ -7,7 +7,7 @@ use hickory_proto::{
 };
 use proptest::prelude::*;
 
-use super::{super::local::wire, *};
+use super::{super::hostname::wire, *};
 
 fn lists(texts: &[(&str, Action)]) -> (Blocklists, Vec<Report>) {
     let texts = texts
@@ -50,6 +50,48 @@ fn both_formats_are_read() {
     assert_eq!(lists.lookup(&[3, b'a']), None, "not a name");
 }
 
+/// Lines as real lists have them, with what is taken and whether the line counts as skipped.
+#[test]
+fn lines_that_are_hard_to_read() {
+    for (line, names, skipped) in [
+        ("\u{feff}ads.example", &["ads.example"][..], 0),
+        ("example.com##.banner", &[], 1),
+        ("example.com#@#.banner", &[], 1),
+        ("ads.example #why", &["ads.example"], 0),
+        ("0.0.0.0 ads.example#why other.example", &["ads.example"], 0),
+        (
+            "0.0.0.0 ads.example b@d.example other.example",
+            &["ads.example", "other.example"],
+            1,
+        ),
+        ("127.0.0.1 LocalHost IP6-loopback LOCAL", &[], 0),
+        ("fe80::1%lo0 localhost", &[], 0),
+        ("0.0.0.0 0.0.0.0", &[], 0),
+        ("192.0.2.1", &[], 1),
+        ("192.0.2.1 # why", &[], 1),
+        ("https://ads.example/", &[], 1),
+        ("*.*.example", &[], 1),
+    ] {
+        let (lists, reports) = lists(&[(line, Action::NxDomain)]);
+        assert_eq!(
+            (reports[0].names, reports[0].skipped),
+            (names.len(), skipped),
+            "{line}"
+        );
+        for name in names {
+            assert_eq!(
+                lists.lookup(&wire_as_is(name)),
+                Some(Action::NxDomain),
+                "{line}"
+            );
+        }
+        assert_eq!(lists.lookup(b"\x09localhost\0"), None, "{line}");
+    }
+    let latin1 = b"0.0.0.0 ads.example # caf\xe9\n";
+    let (_, reports) = Blocklists::build([(&latin1[..], Action::NxDomain)]).unwrap();
+    assert_eq!((reports[0].names, reports[0].skipped), (1, 0));
+}
+
 fn wire_as_is(name: &str) -> Vec<u8> {
     let mut wire: Vec<u8> = Vec::new();
     for label in name.split('.') {
@@ -84,7 +126,11 @@ fn the_most_specific_name_decides_and_exceptions_come_first() {
         ("below.exempt.both.example", Action::NxDomain),
         ("both.test", Action::Allow),
     ] {
-        assert_eq!(lists.lookup(&wire(name).unwrap()), Some(expected), "{name}");
+        assert_eq!(
+            lists.lookup(&wire(name.as_bytes()).unwrap()),
+            Some(expected),
+            "{name}"
+        );
     }
     assert!(lists.bytes() > 0);
     assert_eq!(Blocklists::default().lookup(b"\x01a\0"), None);
@@ -152,7 +198,7 @@ proptest! {
             let expected = own.get(name.as_str()).or_else(|| {
                 parents.into_iter().find_map(|parent| below.get(parent))
             });
-            prop_assert_eq!(lists.lookup(&wire(name).unwrap()), expected.copied(), "{}", name);
+            prop_assert_eq!(lists.lookup(&wire(name.as_bytes()).unwrap()), expected.copied(), "{}", name);
         }
     }
 }

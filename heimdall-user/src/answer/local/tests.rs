@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 use hickory_proto::{op::Message, rr::RecordType, serialize::binary::BinDecodable};
 
-use super::*;
+use super::{super::hostname::wire, *};
 
 fn records(records: &[&str]) -> Result<LocalData, LocalError> {
     let mut builder = LocalData::builder();
@@ -14,7 +14,7 @@ fn records(records: &[&str]) -> Result<LocalData, LocalError> {
 /// What a question gets, as the oracle reads it: a record a line.
 fn ask(data: &LocalData, name: &str, rtype: &str) -> Option<Vec<String>> {
     let qtype: RecordType = rtype.parse().unwrap();
-    let qname = wire(name).unwrap_or(vec![0]);
+    let qname = wire(name.as_bytes()).unwrap_or(vec![0]);
     let answer = data.lookup(&qname, qtype.into())?.as_ref();
     let mut msg = vec![0, 1, 0x80, answer.rcode(), 0, 1];
     msg.extend_from_slice(&answer.counts());
@@ -99,7 +99,7 @@ fn records_of_the_common_types() {
     }
     let reverse = format!("9.{}0.0.d.f.ip6.arpa", "0.".repeat(27));
     assert_eq!(ask(&data, &reverse, "PTR").unwrap().len(), 1);
-    let odd = data.lookup(&wire("odd.lan").unwrap(), 65_280).unwrap();
+    let odd = data.lookup(&wire(b"odd.lan").unwrap(), 65_280).unwrap();
     assert!(odd.as_ref().body().ends_with(&[0, 3, 1, 2, 3]));
     assert_eq!(
         ask(&data, "printer.lan", "MX").unwrap(),
@@ -123,14 +123,14 @@ fn aliases_bring_what_they_lead_to() {
     assert_eq!(
         ask(&data, "a.lan", "A").unwrap(),
         [
-            "a.lan. 100 CNAME b.lan.",
-            "b.lan. 200 CNAME c.lan.",
+            "a.lan. 100 CNAME B.lan.",
+            "B.lan. 200 CNAME c.lan.",
             "c.lan. 50 A 10.0.0.1"
         ]
     );
     assert_eq!(
         ask(&data, "a.lan", "CNAME").unwrap(),
-        ["a.lan. 100 CNAME b.lan."]
+        ["a.lan. 100 CNAME B.lan."]
     );
     assert_eq!(
         ask(&data, "b.lan", "AAAA").unwrap(),
@@ -181,6 +181,8 @@ fn bad_records_are_told() {
         ),
         ("a.lan. TYPE255 \\# 0", "class IN"),
         ("$INCLUDE /etc/passwd", "there is none"),
+        ("a.lan. 2147483648 A 10.0.0.1", "TTL is above 2147483647"),
+        ("*.lan. A 10.0.0.1", "give each name a record"),
     ] {
         let error = records(&[record]).unwrap_err().to_string();
         assert!(error.contains(part), "{error}");
@@ -227,10 +229,39 @@ fn hosts_files() {
         ),
         (
             "10.0.0.1 a..b",
-            "1: \"a..b\" is not a domain name; labels have 1 to 63 octets, a name up to 255",
+            "1: \"a..b\" is not a host name; labels have 1 to 63 letters, digits, hyphens and underscores, a name up to 253 with the dots, and international ones are written as xn--",
         ),
     ] {
         let got = LocalData::builder().hosts(text.as_bytes()).unwrap_err();
         assert_eq!(got.to_string(), error);
+    }
+}
+
+#[test]
+fn data_keep_their_letter_case() {
+    // People read the names of services (RFC 6763 section 4.1.1).
+    let data = records(&[
+        "_ipp._tcp.lan. PTR Big\\032Printer._ipp._tcp.lan.",
+        "Alias.lan. CNAME HOST.lan.",
+        "host.LAN. A 10.0.0.1",
+    ])
+    .unwrap();
+    let service = data.lookup(&wire(b"_ipp._tcp.lan").unwrap(), PTR).unwrap();
+    let body = service.as_ref().body();
+    assert!(body.ends_with(b"\x0bBig Printer\x04_ipp\x04_tcp\x03lan\0"));
+    assert_eq!(
+        ask(&data, "alias.lan", "A").unwrap(),
+        ["alias.lan. 300 CNAME HOST.lan.", "HOST.lan. 300 A 10.0.0.1"]
+    );
+}
+
+#[test]
+fn hosts_files_name_only_what_can_be_asked_for() {
+    for word in ["b\u{fc}cher", "*.lan", "a/b"] {
+        let error = LocalData::builder().hosts(format!("10.0.0.1 {word}").as_bytes());
+        assert!(
+            matches!(error, Err(LocalError::Name { line: 1, .. })),
+            "{word}"
+        );
     }
 }
