@@ -56,7 +56,7 @@ fn limit(c: &mut Criterion) {
         b.iter(|| limiter.check(black_box(one), 1))
     });
     group.bench_function("100,000 prefixes", |b| {
-        b.iter(|| limiter.check(Ipv4Addr::from(next(&mut state) % 100_000 << 8).into(), 1))
+        b.iter(|| limiter.check(Ipv4Addr::from((next(&mut state) % 100_000) << 8).into(), 1))
     });
     group.bench_function("any prefix", |b| {
         b.iter(|| limiter.check(Ipv4Addr::from(next(&mut state)).into(), 1))

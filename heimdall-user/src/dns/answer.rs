@@ -20,7 +20,7 @@ use thiserror::Error;
 use super::{
     edns::ede,
     header::{self, field, rcode},
-    name::{end_of_record_name, eq_ignore_case},
+    name::{end_of_record_name, eq_ignore_case, is_whole},
     rewrite, rrtype, u16_at, u32_at,
     view::KEY_FLAG_DO,
 };
@@ -316,6 +316,9 @@ impl Records {
                 let rdlen = u16_at(msg, fixed + 8).ok_or(BadResponse::Malformed)?;
                 let next = fixed + 10 + usize::from(rdlen);
                 let rdata = msg.get(fixed + 10..next).ok_or(BadResponse::Malformed)?;
+                if !is_whole(msg, at) || !rewrite::names_are_whole(msg, rtype, fixed + 10, next) {
+                    return Err(BadResponse::Malformed);
+                }
                 if rtype == rrtype::OPT {
                     if section != 2 || opt_seen {
                         return Err(BadResponse::Malformed);

@@ -31,6 +31,42 @@ pub fn end_of_record_name(msg: &[u8], start: usize) -> Option<usize> {
     end_of_name(msg, start, true)
 }
 
+/// Whether the name at `start` is a name, with all that its compression pointers lead to.
+///
+/// Each pointer leads before the part of the name that it ends, and behind the header, which holds
+/// no names and changes on the way through (RFC 1035 section 4.1.4); so the walk comes to an end.
+pub(super) fn is_whole(msg: &[u8], start: usize) -> bool {
+    walk(msg, start, |_| ()).is_some()
+}
+
+/// Gives `take` every label of the name at `start`, its length before it, the root's included.
+/// `None` as [`is_whole`] would be false.
+pub(super) fn walk(msg: &[u8], start: usize, mut take: impl FnMut(&[u8])) -> Option<()> {
+    let (mut at, mut part, mut octets) = (start, start, 0);
+    loop {
+        let len = *msg.get(at)?;
+        if len > MAX_LABEL {
+            let pointer = super::u16_at(msg, at)?;
+            let target = usize::from(pointer & 0x3fff);
+            if pointer < 0xc000 || target >= part || target < super::header::LEN {
+                return None;
+            }
+            (at, part) = (target, target);
+            continue;
+        }
+        let label = msg.get(at..=at + usize::from(len))?;
+        octets += label.len();
+        if octets > MAX_NAME {
+            return None;
+        }
+        take(label);
+        if len == 0 {
+            return Some(());
+        }
+        at += label.len();
+    }
+}
+
 #[inline(always)]
 fn end_of_name(msg: &[u8], start: usize, may_be_compressed: bool) -> Option<usize> {
     let mut at = start;

@@ -5,7 +5,7 @@
 
 use super::{
     header::{self, field},
-    name::{MAX_NAME, end_of_record_name},
+    name::{end_of_record_name, is_whole, walk},
     u16_at,
 };
 
@@ -80,30 +80,19 @@ fn write_rdata(out: &mut Vec<u8>, msg: &[u8], rtype: u16, rdata: usize) -> Optio
 }
 
 /// The name at `at`, in full.
-///
-/// A pointer leads to an earlier place than the part of the name it ends (RFC 1035 section 4.1.4),
-/// so the walk comes to an end; and a name has at most 255 octets.
 fn expand(msg: &[u8], at: usize) -> Option<Vec<u8>> {
     let mut name = Vec::new();
-    let (mut at, mut part) = (at, at);
-    loop {
-        let len = *msg.get(at)?;
-        if len >= 0xc0 {
-            let target = usize::from(u16_at(msg, at)? & 0x3fff);
-            if target >= part {
-                return None;
-            }
-            (at, part) = (target, target);
-            continue;
-        }
-        let label = msg.get(at..=at + usize::from(len))?;
-        name.extend_from_slice(label);
-        if len >= 0x40 || name.len() > MAX_NAME {
-            return None;
-        }
-        if len == 0 {
-            return Some(name);
-        }
-        at += label.len();
-    }
+    walk(msg, at, |label| name.extend_from_slice(label))?;
+    Some(name)
+}
+
+/// Whether the names in the data of a record, which starts at `rdata` and ends at `end`, are names.
+pub(super) fn names_are_whole(msg: &[u8], rtype: u16, rdata: usize, end: usize) -> bool {
+    let (before, names) = names_in(rtype);
+    let mut at = rdata + before;
+    (0..names).all(|_| {
+        let whole = is_whole(msg, at);
+        at = end_of_record_name(msg, at).unwrap_or(usize::MAX);
+        whole && at <= end
+    })
 }

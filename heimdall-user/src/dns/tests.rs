@@ -511,3 +511,31 @@ fn dnssec_records_go_to_those_who_asked() {
         assert_eq!(read.authorities.iter().collect::<Vec<_>>(), expected);
     }
 }
+
+/// Names have to be names wherever they point: the header, which is not the client's, holds none.
+#[test]
+fn pointers_lead_to_names() {
+    let response = |records: &[u8]| {
+        let mut msg = vec![
+            0, 7, 0x81, 0x80, 0, 1, 0, 1, 0, 0, 0, 0, 1, b'a', 0, 0, 1, 0, 1,
+        ];
+        msg.extend_from_slice(records);
+        Answer::from_response(&msg, &msg[12..19], 0, &TtlLimits::default()).is_ok()
+    };
+    let address = |owner: &[u8]| [owner, &[0, 1, 0, 1, 0, 0, 0, 9, 0, 4, 10, 0, 0, 1]].concat();
+    let alias = |target: &[u8]| {
+        let fixed = [0xc0, 12, 0, 5, 0, 1, 0, 0, 0, 9, 0, target.len() as u8];
+        [&fixed[..], target].concat()
+    };
+    assert!(response(&address(&[0xc0, 12])));
+    assert!(!response(&address(&[0xc0, 1])), "into the header");
+    assert!(!response(&address(&[0xc0, 19])), "to itself");
+    assert!(
+        !response(&address(&[1, b'b', 0xc0, 19])),
+        "to its own beginning"
+    );
+    assert!(!response(&address(&[0xc0, 15])), "no name there");
+    assert!(response(&alias(&[1, b'b', 0xc0, 12])));
+    assert!(!response(&alias(&[1, b'b', 0xc0, 2])), "into the header");
+    assert!(!response(&alias(&[1, b'b'])), "past the record");
+}
