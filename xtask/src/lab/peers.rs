@@ -29,7 +29,8 @@ impl Peer {
         let directory = tempfile::tempdir()?;
         let file = directory.path().join("unbound.conf");
         fs::write(&file, unbound_configuration())?;
-        let mut process = Process::start(lab.on_server("unbound").args(["-d", "-p", "-c"]).arg(file))?;
+        let mut process =
+            Process::start(lab.on_server("unbound").args(["-d", "-p", "-c"]).arg(file))?;
         process.wait_for("start of service", Duration::from_secs(20))?;
         Ok(Self {
             _process: process,
@@ -79,7 +80,7 @@ fn unbound_configuration() -> String {
         "server:
     interface: {}
     port: {UNBOUND_PORT}
-    access-control: 0.0.0.0/0 allow
+    access-control: 0.0.0.0/0 allow_setrd
     username: \"\"
     chroot: \"\"
     directory: \"\"

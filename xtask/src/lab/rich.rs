@@ -56,7 +56,12 @@ pub fn zones() -> Vec<Zone> {
 
 /// Owner names in [`zones`], as a zone file writes them, and the types that they have.
 pub const OWNERS: &[(&str, &[&str])] = &[
-    ("rich.example", &["A", "AAAA", "MX", "NS", "SOA", "TXT", "CAA", "HTTPS", "DNSKEY", "DS"]),
+    (
+        "rich.example",
+        &[
+            "A", "AAAA", "MX", "NS", "SOA", "TXT", "CAA", "HTTPS", "DNSKEY", "DS",
+        ],
+    ),
     ("ns.rich.example", &["A"]),
     ("mail.rich.example", &["A", "AAAA"]),
     ("txt.rich.example", &["TXT"]),
@@ -98,14 +103,22 @@ pub const OWNERS: &[(&str, &[&str])] = &[
     ("many.rich.example", &["A", "AAAA"]),
     ("bulky.rich.example", &["TXT"]),
     ("huge.rich.example", &["TXT"]),
-    ("signed.example", &["A", "MX", "NS", "SOA", "DNSKEY", "CDS", "CDNSKEY", "NSEC", "DS"]),
+    (
+        "signed.example",
+        &[
+            "A", "MX", "NS", "SOA", "DNSKEY", "CDS", "CDNSKEY", "NSEC", "DS",
+        ],
+    ),
     ("host.signed.example", &["A", "RRSIG", "NSEC"]),
     ("alias.signed.example", &["A", "CNAME"]),
     ("any.wild.signed.example", &["A", "TXT"]),
     ("secure.signed.example", &["NS", "DS"]),
     ("insecure.signed.example", &["NS", "DS"]),
     ("large.signed.example", &["TXT"]),
-    ("signed3.example", &["A", "SOA", "DNSKEY", "NSEC3PARAM", "DS"]),
+    (
+        "signed3.example",
+        &["A", "SOA", "DNSKEY", "NSEC3PARAM", "DS"],
+    ),
     ("host.signed3.example", &["A", "RRSIG"]),
     ("any.wild.signed3.example", &["A", "TXT"]),
     ("insecure.signed3.example", &["NS", "DS"]),
