@@ -3,6 +3,7 @@
 #![allow(clippy::indexing_slicing, clippy::unwrap_used)]
 
 mod demo;
+mod differ;
 mod fuzz;
 mod setup;
 mod test;
@@ -31,6 +32,8 @@ enum Command {
     Test(test::Test),
     /// Run the fuzz targets, or make their corpus from real traffic
     Fuzz(fuzz::Fuzz),
+    /// Compare Heimdall's replies with those of unbound and dnsmasq, for 10,000 generated queries
+    Differ(differ::Differ),
     /// Rebuild the XDP program's committed object from its source
     Ebpf(ebpf::Args),
 }
@@ -38,6 +41,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Demo(demo) => demo.run(),
+        Command::Differ(differ) => differ.run(),
         Command::Test(test) => test.run(),
         Command::Fuzz(fuzz) => fuzz.run(),
         Command::Ebpf(args) => ebpf::run(&args),

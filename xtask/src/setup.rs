@@ -34,6 +34,15 @@ pub(crate) const LAB: &[Need] = &[
     ("/usr/bin/dnsperf", "dnsperf"),
 ];
 
+/// The resolvers that Heimdall is compared with.
+pub(crate) const PEERS: &[Need] = &[
+    ("/usr/sbin/unbound", "unbound"),
+    ("/usr/sbin/dnsmasq", "dnsmasq-base"),
+];
+
+/// Packages that come with a service of the same name, which Debian starts at once.
+const SERVICES: &[&str] = &["knot", "unbound"];
+
 /// To look into what the tests capture.
 pub(crate) const CAPTURE: &[Need] = &[
     ("/usr/bin/tcpdump", "tcpdump"),
@@ -74,9 +83,13 @@ impl Setup {
             .args(&missing))?;
         // Debian starts a server when it installs it; here only the program is wanted, and port 53
         // of this machine stays as it was.
-        if missing.contains(&"knot") && exists("/run/systemd/system") {
-            println!("stopping and disabling the service that the package knot has started");
-            run(Command::new("systemctl").args(["disable", "--now", "--quiet", "knot"]))?;
+        if exists("/run/systemd/system") {
+            for service in SERVICES {
+                if missing.contains(service) {
+                    println!("stopping and disabling the service that {service} has started");
+                    run(Command::new("systemctl").args(["disable", "--now", "--quiet", service]))?;
+                }
+            }
         }
         Ok(())
     }

@@ -5,7 +5,10 @@ use std::{fmt::Write as _, fs, path::Path, process::Command, time::Duration};
 use anyhow::Result;
 use tempfile::TempDir;
 
-use super::{Lab, Process, UPSTREAM};
+use super::{
+    Lab, Process, UPSTREAM,
+    rich::{self, Signing, Zone},
+};
 
 /// Names `n0` to `n9999` of `example.com` have addresses.
 pub const HOSTS: usize = 10_000;
@@ -24,7 +27,17 @@ impl Knot {
     /// `knotd` (Debian: `knot`) is missing or does not start.
     pub fn upstream(lab: &Lab) -> Result<Self> {
         let listen = format!("    listen: {}", UPSTREAM.replace(':', "@"));
-        Self::start(lab.on_server("knotd"), &listen)
+        Self::start(lab.on_server("knotd"), &listen, &plain_zones())
+    }
+
+    /// Starts one on the lab's server, at [`UPSTREAM`], that has the zones of [`rich`] besides.
+    ///
+    /// # Errors
+    /// As for [`upstream`](Self::upstream).
+    pub fn rich_upstream(lab: &Lab) -> Result<Self> {
+        let listen = format!("    listen: {}", UPSTREAM.replace(':', "@"));
+        let zones = [plain_zones(), rich::zones()].concat();
+        Self::start(lab.on_server("knotd"), &listen, &zones)
     }
 
     /// Starts one on loopback, without a lab.
@@ -35,6 +48,7 @@ impl Knot {
         Self::start(
             Command::new("knotd"),
             &format!("    listen: 127.0.0.1@{port}"),
+            &plain_zones(),
         )
     }
 
@@ -55,15 +69,17 @@ impl Knot {
                 "{server}\nxdp:\n    listen: {}@53\n    udp: on",
                 lab.server_if
             ),
+            &plain_zones(),
         )
     }
 
-    fn start(mut command: Command, server: &str) -> Result<Self> {
+    fn start(mut command: Command, server: &str, zones: &[Zone]) -> Result<Self> {
         let directory = tempfile::tempdir()?;
         let path = directory.path();
-        fs::write(path.join("example.com.zone"), forward_zone())?;
-        fs::write(path.join("reverse.zone"), reverse_zone())?;
-        fs::write(path.join("knot.conf"), configuration(path, server))?;
+        for zone in zones {
+            fs::write(path.join(zone.file()), &zone.text)?;
+        }
+        fs::write(path.join("knot.conf"), configuration(path, server, zones))?;
         command.arg("-c").arg(path.join("knot.conf"));
         let mut process = Process::start(&mut command)?;
         process.wait_for("server started", Duration::from_secs(20))?;
@@ -74,13 +90,34 @@ impl Knot {
     }
 }
 
-fn configuration(path: &Path, server: &str) -> String {
+fn configuration(path: &Path, server: &str, zones: &[Zone]) -> String {
     let path = path.display();
-    format!(
+    let mut text = format!(
         "server:\n    rundir: {path}\n{server}\nlog:\n  - target: stderr\n    any: info\ndatabase:\n    storage: {path}/db\n\
-         zone:\n  - domain: example.com\n    storage: {path}\n    file: example.com.zone\n\
-         \x20 - domain: 53.10.in-addr.arpa\n    storage: {path}\n    file: reverse.zone\n"
-    )
+         policy:\n  - id: nsec\n  - id: nsec3\n    nsec3: on\nzone:\n"
+    );
+    for zone in zones {
+        let _ = writeln!(
+            text,
+            "  - domain: {}\n    storage: {path}\n    file: {}\n    zonefile-sync: -1",
+            zone.domain,
+            zone.file()
+        );
+        let policy = match zone.signing {
+            Signing::None => continue,
+            Signing::Nsec => "nsec",
+            Signing::Nsec3 => "nsec3",
+        };
+        let _ = writeln!(text, "    dnssec-signing: on\n    dnssec-policy: {policy}");
+    }
+    text
+}
+
+fn plain_zones() -> Vec<Zone> {
+    vec![
+        Zone::plain("example.com", forward_zone()),
+        Zone::plain("53.10.in-addr.arpa", reverse_zone().to_owned()),
+    ]
 }
 
 fn forward_zone() -> String {

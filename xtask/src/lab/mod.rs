@@ -14,7 +14,9 @@ mod fake;
 mod frames;
 mod heimdall;
 mod knot;
+mod peers;
 mod process;
+pub mod rich;
 
 use std::{
     env, fs,
@@ -25,12 +27,13 @@ use std::{
     thread,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 pub use clients::{Dnsperf, Kdig, Kxdpgun};
 pub use fake::FakeUpstream;
 pub use frames::{Frames, QueryFrame};
 pub use heimdall::{Heimdall, sum};
 pub use knot::{HOSTS, Knot};
+pub use peers::{DNSMASQ_PORT, Peer, UNBOUND_PORT};
 pub use process::Process;
 
 /// The server's IPv4 address.
@@ -167,6 +170,20 @@ impl Lab {
             .args(["netns", "exec", namespace])
             .arg(program.as_ref());
         command
+    }
+
+    /// Does some work of this process in the client's namespace: sockets that it opens are the
+    /// client's.
+    ///
+    /// # Errors
+    /// The namespace cannot be entered, or the work fails.
+    pub fn as_client<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        let entered = || {
+            enter(&self.client)?;
+            work()
+        };
+        thread::scope(|scope| scope.spawn(entered).join())
+            .map_err(|_| anyhow!("a thread of the lab's client died"))?
     }
 
     /// What `ip -details link` says of the server's interface: `prog/xdp` or `xdpgeneric` in it
