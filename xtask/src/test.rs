@@ -6,7 +6,11 @@ use anyhow::{Context, Result};
 use clap::Args;
 use xtask::{ebpf, workspace};
 
-use crate::setup::{BUILD, CAPTURE, LAB, Setup, cargo, run};
+use crate::{
+    differ::Differ,
+    fuzz,
+    setup::{BUILD, CAPTURE, LAB, PEERS, Setup, cargo, run},
+};
 
 #[derive(Args)]
 #[command(after_help = "\
@@ -19,7 +23,7 @@ pub(crate) struct Test {
 impl Test {
     pub(crate) fn run(self) -> Result<()> {
         let start = Instant::now();
-        self.setup.packages(&[BUILD, LAB, CAPTURE])?;
+        self.setup.packages(&[BUILD, LAB, PEERS, CAPTURE])?;
         self.setup.ebpf_toolchain()?;
         let step = |title: &str, command: &mut Command| {
             println!("\n==> {title} ({} s)", start.elapsed().as_secs());
@@ -68,6 +72,16 @@ impl Test {
                 "--no-deps",
             ]),
         )?;
+        println!(
+            "\n==> fuzz targets, briefly ({} s)",
+            start.elapsed().as_secs()
+        );
+        fuzz::brief()?;
+        println!(
+            "\n==> beside other resolvers ({} s)",
+            start.elapsed().as_secs()
+        );
+        Differ::brief(self.setup).run()?;
         println!("\neverything passed in {} s", start.elapsed().as_secs());
         Ok(())
     }

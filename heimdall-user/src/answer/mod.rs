@@ -287,11 +287,14 @@ impl Core {
             .error(query, buf, client, &terms, rcode::SERVFAIL, None)
     }
 
-    /// Replies that the answer is too large for this path, and has to be asked for over TCP.
+    /// Replies that the answer, which stands in `buf`, is too large for this path, and has to be
+    /// asked for over TCP.
     #[cold]
     pub fn truncate(&mut self, query: &Query, buf: &mut [u8], client: &Client) -> Verdict {
         let terms = self.terms(query, client);
-        self.writer().truncated(query, buf, &terms)
+        let flags = buf.get(header::field::FLAGS + 1).copied();
+        let code = flags.unwrap_or_default() & header::RCODE as u8;
+        self.writer().truncated(query, buf, &terms, code)
     }
 
     /// Answers, or drops, a message that is no query that could be read.
@@ -368,7 +371,7 @@ impl Core {
                 Allowance::Small => terms.limit = terms.limit.min(SMALL_REPLY),
                 Allowance::Slip => {
                     self.counters.slipped.add(1);
-                    return Err(self.writer().truncated(query, buf, &terms));
+                    return Err(self.writer().truncated(query, buf, &terms, rcode::NOERROR));
                 }
                 Allowance::Drop => {
                     self.drops.rate_limited.add(1);
@@ -593,10 +596,10 @@ impl<'a> Writer<'a> {
     }
 
     #[cold]
-    fn truncated(&self, query: &Query, buf: &mut [u8], terms: &Terms) -> Verdict {
+    fn truncated(&self, query: &Query, buf: &mut [u8], terms: &Terms, code: u8) -> Verdict {
         let options = self.options(query, terms, None);
-        let len = reply::truncated(buf, query, self.server, &options);
-        self.sent(buf, len, rcode::NOERROR)
+        let len = reply::truncated(buf, query, code, self.server, &options);
+        self.sent(buf, len, code)
     }
 
     #[inline]

@@ -141,7 +141,7 @@ impl Answer {
             .map_or(0, |[t0, t1, _, _]| u16::from_be_bytes([*t0, *t1]));
         let dnssec_ok = key_flags & KEY_FLAG_DO != 0;
         let unwanted = |rtype| !dnssec_ok && rtype != qtype && rrtype::DNSSEC.contains(&rtype);
-        let records = Records::read(msg, body_start, counts, unwanted)?;
+        let records = Records::read(msg, body_start, counts, qtype, unwanted)?;
         if records.unwanted {
             let rest = rewrite::only(msg, body_start, |rtype| !unwanted(rtype));
             let rest = rest.ok_or(BadResponse::Malformed)?;
@@ -150,7 +150,9 @@ impl Answer {
         if records.extended_rcode != 0 {
             return Err(BadResponse::Rcode(records.extended_rcode << 4 | code));
         }
-        let negative = code == rcode::NXDOMAIN || counts[0] == 0;
+        // Also when aliases lead to a name that has nothing (RFC 2308 section 2.2).
+        let nothing = counts[0] == 0 || (!records.answered && records.soa_minimum.is_some());
+        let negative = code == rcode::NXDOMAIN || nothing;
         let body = msg
             .get(body_start..records.end)
             .ok_or(BadResponse::Malformed)?;
@@ -166,11 +168,15 @@ impl Answer {
         ad: bool,
         limits: &TtlLimits,
     ) -> Self {
-        let cap = if negative {
-            limits.max_negative.min(limits.max)
-        } else {
-            limits.max
-        };
+        // What is denied lives as long as the SOA record says; the aliases before it are as they
+        // are.
+        let negative_cap = records
+            .soa_minimum
+            .unwrap_or(u32::MAX)
+            .min(limits.max_negative)
+            .min(limits.max);
+        let [answers, ..] = records.counts;
+        let mut positive = if negative { answers } else { u16::MAX };
         let mut answer = Self::new(&Parts {
             rcode: code,
             counts: records.counts,
@@ -180,15 +186,18 @@ impl Answer {
             authentic: ad,
             ede: None,
         });
-        let mut least = cap;
+        let mut least = limits.max;
         answer.edit_ttls(|mut ttl| {
             if ttl > i32::MAX as u32 {
                 ttl = 0;
             }
+            let cap = if positive > 0 {
+                limits.max
+            } else {
+                negative_cap
+            };
+            positive = positive.saturating_sub(1);
             ttl = ttl.min(cap);
-            if negative && let Some(minimum) = records.soa_minimum {
-                ttl = ttl.min(minimum);
-            }
             least = least.min(ttl);
             ttl
         });
@@ -290,6 +299,8 @@ struct Records {
     extended_rcode: u8,
     /// There are records that the client must not get.
     unwanted: bool,
+    /// There are records of the type that was asked for.
+    answered: bool,
 }
 
 impl Records {
@@ -297,6 +308,7 @@ impl Records {
         msg: &[u8],
         start: usize,
         sections: [u16; 3],
+        qtype: u16,
         unwanted: impl Fn(u16) -> bool,
     ) -> Result<Self, BadResponse> {
         let mut found = Self {
@@ -306,6 +318,7 @@ impl Records {
             soa_minimum: None,
             extended_rcode: 0,
             unwanted: false,
+            answered: false,
         };
         let mut at = start;
         let mut opt_seen = false;
@@ -327,6 +340,7 @@ impl Records {
                     found.extended_rcode = *msg.get(fixed + 4).ok_or(BadResponse::Malformed)?;
                 } else if !opt_seen {
                     found.unwanted |= unwanted(rtype);
+                    found.answered |= section == 0 && rtype == qtype;
                     if rtype == rrtype::SOA && section == 1 {
                         let minimum = rdata.last_chunk().map(|b| u32::from_be_bytes(*b));
                         found.soa_minimum = minimum.filter(|_| rdata.len() >= 22);
@@ -437,12 +451,6 @@ impl<'a> AnswerRef<'a> {
     pub fn ede(&self) -> Option<u16> {
         let [.., e0, e1] = *self.fixed;
         u16::from_le_bytes([e0, e1]).checked_sub(1)
-    }
-
-    /// Whether it says that there is nothing: NXDOMAIN, or NOERROR without records.
-    pub fn is_negative(&self) -> bool {
-        let [a0, a1, ..] = self.counts();
-        self.rcode() == rcode::NXDOMAIN || (self.rcode() == rcode::NOERROR && [a0, a1] == [0, 0])
     }
 
     fn ttl_offsets(&self) -> impl Iterator<Item = u16> + 'a {

@@ -7,7 +7,7 @@
 use super::{
     AnswerRef, Options, Query,
     edns::OPT_LEN,
-    header::{self, field, rcode},
+    header::{self, field},
 };
 
 /// What the server says of itself in every reply.
@@ -52,7 +52,7 @@ pub fn answer(
         None => 0,
     };
     if end + opt_len > limit.min(buf.len()) {
-        return truncated(buf, query, server, options);
+        return truncated(buf, query, answer.rcode(), server, options);
     }
     let mut flags = base_flags(query) | u16::from(answer.rcode() & 0xf);
     // AD only for those who asked to see it (RFC 6840 section 5.8).
@@ -89,15 +89,16 @@ pub fn error(
     write(buf, query, flags, rcode, server, options)
 }
 
-/// Writes a reply that tells the client to ask over TCP.
+/// Writes a reply that tells the client to ask over TCP for an answer with this response code.
 pub fn truncated(
     buf: &mut [u8],
     query: &Query,
+    rcode: u8,
     server: &Server,
     options: &Options<'_>,
 ) -> Option<usize> {
-    let flags = base_flags(query) | header::TC;
-    write(buf, query, flags, rcode::NOERROR, server, options)
+    let flags = base_flags(query) | header::TC | u16::from(rcode & 0xf);
+    write(buf, query, flags, rcode, server, options)
 }
 
 /// Writes a reply to a query whose question, if `question_end` is given, can be read, and nothing

@@ -538,3 +538,27 @@ fn pointers_lead_to_names() {
     assert!(!response(&alias(&[1, b'b', 0xc0, 2])), "into the header");
     assert!(!response(&alias(&[1, b'b'])), "past the record");
 }
+
+/// Aliases that lead to nothing: the SOA record rules how long that is believed, and the aliases'
+/// own TTLs stay as they are (RFC 2308 sections 2.1 and 2.2).
+#[test]
+fn aliases_to_nothing_live_as_long_as_the_soa_says() {
+    for (code, soa, life) in [
+        (3u8, true, 60),
+        (0, true, 60),
+        (0, false, 900),
+        (3, false, 0),
+    ] {
+        let mut msg = vec![0, 7, 0x81, 0x80 | code, 0, 1, 0, 1, 0, u8::from(soa), 0, 0];
+        msg.extend_from_slice(&[1, b'a', 0, 0, 1, 0, 1]);
+        msg.extend_from_slice(&[0xc0, 12, 0, 5, 0, 1, 0, 0, 3, 132, 0, 3, 1, b'b', 0]);
+        if soa {
+            msg.extend_from_slice(&[0, 0, 6, 0, 1, 0, 0, 2, 88, 0, 22, 0, 0]);
+            msg.extend_from_slice(&[0; 19]);
+            msg.push(60);
+        }
+        let answer = Answer::from_response(&msg, &msg[12..19], 0, &TtlLimits::default()).unwrap();
+        assert_eq!(answer.as_ref().life(), life, "{code} {soa}");
+        assert_eq!(answer.as_ref().first_ttl(), Some(900), "{code} {soa}");
+    }
+}

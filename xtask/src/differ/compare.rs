@@ -126,13 +126,14 @@ pub(super) fn differences<'a>(
             vec![difference(Aspect::Unreadable)]
         };
     };
+    if our_reply.rcode != their_reply.rcode {
+        // All the rest follows from this.
+        return vec![difference(Aspect::Rcode)];
+    }
     let mut found: Vec<_> = header_and_opt(our_reply, their_reply)
         .into_iter()
         .map(difference)
         .collect();
-    if our_reply.rcode != their_reply.rcode {
-        return found;
-    }
     // A truncated reply need not hold anything; what counts is what TCP brings then.
     let (our_records, their_records) = match (whole(ours), whole(theirs)) {
         (Some(ours), Some(theirs)) => (ours, theirs),
@@ -171,9 +172,6 @@ fn read(said: &Option<Result<Reply, String>>) -> Option<&Reply> {
 
 fn header_and_opt(ours: &Reply, theirs: &Reply) -> Vec<Aspect> {
     let mut aspects = Vec::new();
-    if ours.rcode != theirs.rcode {
-        aspects.push(Aspect::Rcode);
-    }
     for flag in [QR, OPCODE, AA, TC, RD, RA, Z, AD, CD] {
         if (ours.flags ^ theirs.flags) & flag != 0 {
             aspects.push(Aspect::Flag(flag));

@@ -102,11 +102,6 @@ impl Reply {
         self.flags & flag != 0
     }
 
-    /// Whether a section is without records.
-    pub(super) fn is_empty(&self) -> bool {
-        self.sections.iter().all(Vec::is_empty)
-    }
-
     /// The reply in lines, for a person.
     pub(super) fn text(&self) -> String {
         let mut text = format!("rcode {} flags {:#06x}", self.rcode, self.flags);

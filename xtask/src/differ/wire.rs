@@ -238,12 +238,6 @@ impl Query {
         self.opt.as_ref().is_some_and(|opt| opt.flags & DO != 0)
     }
 
-    /// Whether its OPT has an option.
-    pub(super) fn has_option(&self, code: u16) -> bool {
-        let options = self.opt.iter().flat_map(|opt| &opt.options);
-        options.into_iter().any(|(found, _)| *found == code)
-    }
-
     /// The question section.
     fn question(&self) -> Vec<u8> {
         let mut name = self.name.clone();

@@ -80,9 +80,15 @@ impl Knot {
             fs::write(path.join(zone.file()), &zone.text)?;
         }
         fs::write(path.join("knot.conf"), configuration(path, server, zones))?;
+        // Keys are kept there; knotd does not make it.
+        fs::create_dir(path.join("db"))?;
         command.arg("-c").arg(path.join("knot.conf"));
         let mut process = Process::start(&mut command)?;
         process.wait_for("server started", Duration::from_secs(20))?;
+        for zone in zones.iter().filter(|zone| zone.signing != Signing::None) {
+            let signed = format!("[{}.] DNSSEC, next signing", zone.domain);
+            process.wait_for(&signed, Duration::from_secs(20))?;
+        }
         Ok(Self {
             _process: process,
             _directory: directory,

@@ -168,6 +168,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     udp("the server's size: one too many", "big-1181.s5. TXT rd edns=4096", "NOERROR qr tc rd ra | big-1181.s5. TXT | | | | opt 1232"),
     udp("the server's size: just so many", "big-1180.s5. TXT rd edns=4096", "NOERROR qr rd ra | big-1180.s5. TXT | 300 TXT (1175 octets) | | | opt 1232"),
     udp("larger than the server's size", "big-3000.s6. TXT rd edns=4096", "NOERROR qr tc rd ra | big-3000.s6. TXT | | | | opt 1232"),
+    udp("what is cut keeps its response code", "nxlong.s9. A rd", "NXDOMAIN qr tc rd ra | nxlong.s9. A"),
     tcp("whole over TCP", "big-3000.s7. TXT rd", "NOERROR qr rd ra | big-3000.s7. TXT | 300 TXT (2988 octets)"),
     tcp("whole over TCP, large", "big-60000.s8. TXT rd edns", "NOERROR qr rd ra | big-60000.s8. TXT | 300 TXT (59765 octets) | | | opt 1232"),
     // TTLs.

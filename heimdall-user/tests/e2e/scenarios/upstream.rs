@@ -100,6 +100,14 @@ pub(super) fn respond(query: &[u8], over_tcp: bool) -> Option<Vec<u8>> {
             response.flags |= 3;
             response.soa(600, 60);
         }
+        // Proof of absence, more than fits without EDNS.
+        "nxlong" => {
+            response.flags |= 3;
+            response.soa(600, 60);
+            for _ in 0..40 {
+                response.add(1, &[0xc0, 12], 99, 60, &[0; 8]);
+            }
+        }
         "nxnosoa" => response.flags |= 3,
         "nodata" => response.soa(60, 600),
         "nodatanosoa" => {}
