@@ -43,7 +43,9 @@ fn question(msg: &[u8]) -> Option<&[u8]> {
 fn check(msg: &[u8], question: &[u8], flags: u8, answer: &Answer) {
     let view = answer.as_ref();
     assert_eq!(
-        AnswerRef::read(answer.as_bytes()).expect("whole").flat_len(),
+        AnswerRef::read(answer.as_bytes())
+            .expect("whole")
+            .flat_len(),
         answer.as_bytes().len()
     );
     assert!(view.life() <= 86_400);
@@ -82,6 +84,15 @@ fn check(msg: &[u8], question: &[u8], flags: u8, answer: &Answer) {
     }
 }
 
+/// A record's data. Names that point to the question have the letters of whoever asks.
+fn data(record: &Record) -> Option<Vec<u8>> {
+    record
+        .data
+        .to_bytes()
+        .ok()
+        .map(|data| data.to_ascii_lowercase())
+}
+
 /// Whether the records say the same, but for their TTLs, and for those of DNSSEC to those who have
 /// not asked for them.
 fn same(ours: &[Record], theirs: &[Record], question: &[u8], flags: u8) {
@@ -97,6 +108,6 @@ fn same(ours: &[Record], theirs: &[Record], question: &[u8], flags: u8) {
         assert_eq!(ours.name, theirs.name);
         assert_eq!(ours.record_type(), theirs.record_type());
         assert_eq!(ours.dns_class, theirs.dns_class);
-        assert_eq!(ours.data.to_bytes().ok(), theirs.data.to_bytes().ok());
+        assert_eq!(data(ours), data(theirs));
     }
 }

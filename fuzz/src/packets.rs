@@ -36,7 +36,11 @@ pub fn packet_view(frame: &[u8]) {
         assert_eq!(replied.source, asked.destination);
         assert_eq!(replied.destination, asked.source);
         assert_eq!(replied.payload, reply);
-        assert!(replied.sums_are_right, "checksums of {:02x?}", &octets[..end]);
+        assert!(
+            replied.sums_are_right,
+            "checksums of {:02x?}",
+            &octets[..end]
+        );
     }
 }
 

@@ -37,7 +37,12 @@ pub fn dns_view(msg: &[u8]) {
         assert_eq!(view.edns().is_some(), oracle.edns.is_some());
     }
     CORE.with_borrow_mut(|core| {
-        for transport in [Transport::Udp { source_port: 40_000 }, Transport::Tcp] {
+        for transport in [
+            Transport::Udp {
+                source_port: 40_000,
+            },
+            Transport::Tcp,
+        ] {
             ask(core, msg, transport);
         }
     });

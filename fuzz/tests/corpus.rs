@@ -5,7 +5,9 @@ use std::{fs, path::Path};
 #[test]
 fn the_corpus_runs_clean() {
     for (name, target) in heimdall_fuzz::TARGETS {
-        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(name);
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("corpus")
+            .join(name);
         let mut count = 0;
         for entry in fs::read_dir(&directory).expect("a corpus").flatten() {
             target(&fs::read(entry.path()).expect("a file"));

@@ -23,15 +23,12 @@ use signal_hook::{
     consts::{SIGHUP, SIGINT, SIGTERM},
     flag,
 };
-use xtask::{
-    lab::{
-        Dnsperf, FakeUpstream, Heimdall, Kdig, Knot, Kxdpgun, Lab, QueryFrame, SERVER_V4,
-        SERVER_V6, UPSTREAM, run, sum,
-    },
-    workspace,
+use xtask::lab::{
+    Dnsperf, FakeUpstream, Heimdall, Kdig, Knot, Kxdpgun, Lab, QueryFrame, SERVER_V4, SERVER_V6,
+    UPSTREAM, run, sum,
 };
 
-use crate::setup::{self, BUILD, LAB, Setup, cargo};
+use crate::setup::{self, BUILD, LAB, Setup};
 
 const CLIENTS: u32 = 300;
 
@@ -88,17 +85,7 @@ impl Demo {
             );
             self.setup.packages(&[BUILD])?;
         }
-        println!("Building heimdall …");
-        setup::run(cargo().args([
-            "build",
-            "--locked",
-            "--release",
-            "--package",
-            "heimdall-user",
-            "--bin",
-            "heimdall",
-        ]))?;
-        let program = workspace().join("target/release/heimdall");
+        let program = setup::build_heimdall()?;
         stop.check()?;
         if root {
             self.on_xdp(&program, &stop)

@@ -1,6 +1,10 @@
 //! What the tools need on the machine, and how to get it.
 
-use std::{env, path::Path, process::Command};
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Result, bail};
 use clap::Args;
@@ -145,6 +149,21 @@ pub(crate) fn cargo() -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(workspace());
     command
+}
+
+/// Builds `heimdall` as users would; its path.
+pub(crate) fn build_heimdall() -> Result<PathBuf> {
+    println!("Building heimdall …");
+    run(cargo().args([
+        "build",
+        "--locked",
+        "--release",
+        "--package",
+        "heimdall-user",
+        "--bin",
+        "heimdall",
+    ]))?;
+    Ok(workspace().join("target/release/heimdall"))
 }
 
 /// Runs a command that shows its own output.

@@ -220,13 +220,8 @@ impl Core {
         if !query.is_forwardable() || query.edns.is_some_and(|edns| edns.version != 0) {
             return self.special(query, buf, client, &terms);
         }
-        let Some(question) = buf.get(header::LEN..usize::from(query.question_end)) else {
+        let Some(key) = key(query, buf) else {
             return self.no_room();
-        };
-        let key = Key {
-            hash: query.hash,
-            question,
-            flags: query.key_flags(),
         };
         let Some(hit) = self.cache.get(&key, self.now.seconds) else {
             return self.missed(query, buf, client, &terms);
@@ -263,20 +258,14 @@ impl Core {
 
     /// Keeps an answer. `msg` is the query, or its reply: the question stands in both.
     pub fn learn(&mut self, query: &Query, msg: &[u8], answer: &Answer) {
-        let Some(question) = msg.get(header::LEN..usize::from(query.question_end)) else {
+        let Some(key) = key(query, msg) else {
             return;
         };
         if self.policy.decide(qname(query, msg), query.qtype).is_some() {
             // The policy has changed while the upstream was asked.
             return;
         }
-        let key = Key {
-            hash: query.hash,
-            question,
-            flags: query.key_flags(),
-        };
-        self.cache.insert(&key, answer, self.now.seconds);
-        count_cache(&self.counters, &self.cache);
+        keep(&mut self.cache, &self.counters, &key, answer, self.now);
     }
 
     /// Replies SERVFAIL: there is no room to wait for the forwarder.
@@ -515,14 +504,8 @@ impl Core {
             Source::Blocklist => &self.counters.blocked,
         }
         .add(1);
-        if let Some(question) = buf.get(header::LEN..usize::from(query.question_end)) {
-            let key = Key {
-                hash: query.hash,
-                question,
-                flags: query.key_flags(),
-            };
-            self.cache.insert(&key, answer, self.now.seconds);
-            count_cache(&self.counters, &self.cache);
+        if let Some(key) = key(query, buf) {
+            keep(&mut self.cache, &self.counters, &key, answer, self.now);
         }
         self.writer()
             .reply(query, buf, client, terms, answer.as_ref(), 0)
@@ -658,7 +641,18 @@ fn qname<'a>(query: &Query, msg: &'a [u8]) -> &'a [u8] {
     msg.get(header::LEN..end).unwrap_or_default()
 }
 
-fn count_cache(counters: &AnswerCounters, cache: &Cache) {
+/// What the answer to a query is kept under; the question stands in the query and in its reply.
+#[inline]
+fn key<'a>(query: &Query, msg: &'a [u8]) -> Option<Key<'a>> {
+    Some(Key {
+        hash: query.hash,
+        question: msg.get(header::LEN..usize::from(query.question_end))?,
+        flags: query.key_flags(),
+    })
+}
+
+fn keep(cache: &mut Cache, counters: &AnswerCounters, key: &Key<'_>, answer: &Answer, now: Now) {
+    cache.insert(key, answer, now.seconds);
     counters.cache_entries.set(cache.entries());
     counters.cache_insertions.set(cache.insertions());
     counters.cache_evictions.set(cache.evictions());

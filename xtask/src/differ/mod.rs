@@ -28,12 +28,9 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use normal::Reply;
 use rules::{RULES, explain};
 use wire::{Query, TC, hex};
-use xtask::{
-    lab::{self, DNSMASQ_PORT, Heimdall, Knot, Lab, SERVER_V4, UNBOUND_PORT, UPSTREAM},
-    workspace,
-};
+use xtask::lab::{self, DNSMASQ_PORT, Heimdall, Knot, Lab, SERVER_V4, UNBOUND_PORT, UPSTREAM};
 
-use crate::setup::{self, BUILD, LAB, PEERS, Setup, cargo};
+use crate::setup::{self, BUILD, LAB, PEERS, Setup};
 
 /// Unexplained differences that are shown in full.
 const SHOWN: usize = 20;
@@ -84,7 +81,7 @@ impl Differ {
         self.setup.packages(&[BUILD, LAB, PEERS])?;
         let program = match &self.program {
             Some(program) => program.clone(),
-            None => build()?,
+            None => setup::build_heimdall()?,
         };
         println!("{} queries, seed {}", self.queries, self.seed);
         let queries = generate::queries(self.queries.into(), self.seed);
@@ -102,20 +99,6 @@ impl Differ {
         println!("done in {} s", start.elapsed().as_secs());
         tally.report(queries.len())
     }
-}
-
-fn build() -> Result<PathBuf> {
-    println!("Building heimdall …");
-    setup::run(cargo().args([
-        "build",
-        "--locked",
-        "--release",
-        "--package",
-        "heimdall-user",
-        "--bin",
-        "heimdall",
-    ]))?;
-    Ok(workspace().join("target/release/heimdall"))
 }
 
 /// What Heimdall, unbound and dnsmasq said to each query.

@@ -91,19 +91,11 @@ pub(super) const RULES: &[Rule] = &[
     },
     Rule {
         name: "aliases that the upstream does not follow",
-        fits: |it| {
-            matches!(it.aspect, Aspect::Rcode | Aspect::Section(_) | Aspect::Ttl)
-                && it.peer == Peer::Unbound
-                && has_alias(it)
-        },
+        fits: |it| it.peer == Peer::Unbound && is_about_an_alias(it),
     },
     Rule {
         name: "aliases that dnsmasq answers from its cache",
-        fits: |it| {
-            matches!(it.aspect, Aspect::Rcode | Aspect::Section(_) | Aspect::Ttl)
-                && it.peer == Peer::Dnsmasq
-                && has_alias(it)
-        },
+        fits: |it| it.peer == Peer::Dnsmasq && is_about_an_alias(it),
     },
     Rule {
         name: "referrals",
@@ -245,9 +237,11 @@ fn is_not_forwarded(it: &Difference<'_>) -> bool {
     it.query.qclass != IN || matches!(it.query.qtype, 0 | 41 | 249..=254)
 }
 
-fn has_alias(it: &Difference<'_>) -> bool {
-    it.ours
-        .is_some_and(|ours| ours.sections[0].iter().any(|rr| rr.rtype == CNAME))
+/// Whether records differ in an answer that has an alias.
+fn is_about_an_alias(it: &Difference<'_>) -> bool {
+    let alias = |ours: &super::normal::Reply| ours.sections[0].iter().any(|rr| rr.rtype == CNAME);
+    matches!(it.aspect, Aspect::Rcode | Aspect::Section(_) | Aspect::Ttl)
+        && it.ours.is_some_and(alias)
 }
 
 /// Whether Heimdall's options are those that it gives: an error's reason, and a cookie for a cookie;

@@ -34,8 +34,7 @@ const QUESTIONS: &[&str] = &[
 
 fn capture(lab: &Lab, corpus: &Path) -> Result<()> {
     let _knot = Knot::upstream(lab)?;
-    setup::run(setup::cargo().args(["build", "--package", "heimdall-user", "--bin", "heimdall"]))?;
-    let program = workspace().join("target/debug/heimdall");
+    let program = setup::build_heimdall()?;
     let heimdall = Heimdall::on_xdp(lab, &program, &["--upstream", UPSTREAM])?;
     let directory = tempfile::tempdir()?;
     let (outside, inside) = (directory.path().join("veth"), directory.path().join("lo"));

@@ -29,22 +29,8 @@ impl Heimdall {
     /// # Errors
     /// It does not start.
     pub fn on_xdp(lab: &Lab, program: &Path, arguments: &[&str]) -> Result<Self> {
-        let listen = [format!("{SERVER_V4}:53"), format!("[{SERVER_V6}]:53")];
-        let fixed = [
-            "--backend",
-            "xdp",
-            "--interface",
-            &lab.server_if,
-            "--listen",
-            &listen[0],
-            "--listen",
-            &listen[1],
-        ];
-        Self::start(
-            lab.on_server(program),
-            program,
-            &[&fixed, arguments].concat(),
-        )
+        let fixed = ["--backend", "xdp", "--interface", &lab.server_if];
+        Self::on_server(lab, program, &[&fixed, arguments].concat())
     }
 
     /// Starts `program` with `heimdall run` on the lab's server, on sockets alone, otherwise as
@@ -53,20 +39,15 @@ impl Heimdall {
     /// # Errors
     /// It does not start.
     pub fn on_sockets(lab: &Lab, program: &Path, arguments: &[&str]) -> Result<Self> {
+        let fixed = ["--backend", "socket"];
+        Self::on_server(lab, program, &[&fixed, arguments].concat())
+    }
+
+    fn on_server(lab: &Lab, program: &Path, arguments: &[&str]) -> Result<Self> {
         let listen = [format!("{SERVER_V4}:53"), format!("[{SERVER_V6}]:53")];
-        let fixed = [
-            "--backend",
-            "socket",
-            "--listen",
-            &listen[0],
-            "--listen",
-            &listen[1],
-        ];
-        Self::start(
-            lab.on_server(program),
-            program,
-            &[&fixed, arguments].concat(),
-        )
+        let fixed = ["--listen", &listen[0], "--listen", &listen[1]];
+        let arguments = [&fixed, arguments].concat();
+        Self::start(lab.on_server(program), program, &arguments)
     }
 
     /// Starts `command`, which is to run `program`, with `heimdall run` and these arguments.
