@@ -179,6 +179,9 @@ impl LocalDataBuilder {
     /// It is no record, or not one that can be answered from here.
     pub fn record(&mut self, text: &str) -> Result<(), LocalError> {
         let bad = |why: String| LocalError::Record(text.to_owned(), why);
+        if let Some(why) = unreadable(text) {
+            return Err(bad(why.to_owned()));
+        }
         let mut zone = Zonefile::from(format!("$TTL {TTL}\n{text}\n").as_bytes());
         zone.set_origin(domain::base::Name::root());
         zone.set_default_class(Class::IN);
@@ -350,6 +353,29 @@ fn reverse(address: IpAddr) -> Name {
         }
     };
     hostname::wire(text.as_bytes()).unwrap_or_default()
+}
+
+/// What keeps a text from being one line of a zone file. The parser of zone files is made for whole
+/// ones, and panics over some of these (domain 0.12.3).
+fn unreadable(text: &str) -> Option<&'static str> {
+    let mut octets = text.bytes();
+    let (mut quoted, mut before) = (false, b' ');
+    while let Some(octet) = octets.next() {
+        let blank = matches!(before, b' ' | b'\t');
+        match octet {
+            b'\n' | b'\r' => return Some("it has more than one line"),
+            b'\\' => drop(octets.next()),
+            b'"' if !quoted && !blank => return Some("there is no blank before a quoted string"),
+            b'"' => quoted = !quoted,
+            _ if quoted => {}
+            b'(' | b')' => return Some("parentheses are for records of several lines"),
+            b' ' | b'\t' => {}
+            _ if before == b'"' => return Some("there is no blank behind a quoted string"),
+            _ => {}
+        }
+        before = octet;
+    }
+    quoted.then_some("a quoted string has no end")
 }
 
 /// What a zone file's error says; the place in front of it is in a text that nobody wrote.

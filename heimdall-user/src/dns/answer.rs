@@ -68,7 +68,7 @@ pub enum BadResponse {
     Truncated,
     /// A response code that is no answer: neither NOERROR nor NXDOMAIN.
     #[error("response code {0}")]
-    Rcode(u8),
+    Rcode(u16),
 }
 
 /// What an answer is made of. All in all it holds at most 64 KiB, as a message does.
@@ -133,7 +133,7 @@ impl Answer {
         }
         let code = (flags & header::RCODE) as u8;
         if code != rcode::NOERROR && code != rcode::NXDOMAIN {
-            return Err(BadResponse::Rcode(code));
+            return Err(BadResponse::Rcode(code.into()));
         }
         // DNSSEC's records are only for those who asked for them (RFC 4035 section 3.2.1).
         let qtype = question
@@ -148,7 +148,9 @@ impl Answer {
             return Self::from_response(&rest, question, key_flags, limits);
         }
         if records.extended_rcode != 0 {
-            return Err(BadResponse::Rcode(records.extended_rcode << 4 | code));
+            return Err(BadResponse::Rcode(
+                u16::from(records.extended_rcode) << 4 | u16::from(code),
+            ));
         }
         // Also when aliases lead to a name that has nothing (RFC 2308 section 2.2).
         let nothing = counts[0] == 0 || (!records.answered && records.soa_minimum.is_some());

@@ -173,8 +173,12 @@ fn bad_records_are_told() {
         ("", "there is none"),
         (
             "a.lan. A 10.0.0.1\nb.lan. A 10.0.0.2",
-            "there is more than one",
+            "it has more than one line",
         ),
+        ("a.lan. TXT \"n.y\"(z", "parentheses"),
+        ("a.lan. TXT \"x\"y", "no blank behind"),
+        ("a.lan. TXT x\"y\"", "no blank before"),
+        ("a.lan. TXT \"x", "no end"),
         (
             "a.lan. CH TXT x",
             "not a record: different class: CH != IN; write",
