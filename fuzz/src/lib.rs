@@ -11,8 +11,11 @@ pub use packets::packet_view;
 pub use queries::dns_view;
 pub use texts::{config, lists};
 
+/// What must hold for any octets.
+pub type Target = fn(&[u8]);
+
 /// Every target by name.
-pub const TARGETS: [(&str, fn(&[u8])); 5] = [
+pub const TARGETS: [(&str, Target); 5] = [
     ("packet_view", packet_view),
     ("dns_view", dns_view),
     ("upstream_answer", upstream_answer),

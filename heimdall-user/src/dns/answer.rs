@@ -331,9 +331,6 @@ impl Records {
                 let rdlen = u16_at(msg, fixed + 8).ok_or(BadResponse::Malformed)?;
                 let next = fixed + 10 + usize::from(rdlen);
                 let rdata = msg.get(fixed + 10..next).ok_or(BadResponse::Malformed)?;
-                if !is_whole(msg, at) || !rewrite::names_are_whole(msg, rtype, fixed + 10, next) {
-                    return Err(BadResponse::Malformed);
-                }
                 if rtype == rrtype::OPT {
                     if section != 2 || opt_seen {
                         return Err(BadResponse::Malformed);
@@ -350,6 +347,24 @@ impl Records {
                     let offset =
                         u16::try_from(fixed + 4 - start).map_err(|_| BadResponse::Malformed)?;
                     found.ttl_offsets.push(offset);
+                    // The fields so far, in order: names point backwards.
+                    let is_ttl = |place: usize| {
+                        let place = place.checked_sub(start);
+                        let after = |place| {
+                            found
+                                .ttl_offsets
+                                .partition_point(|at| usize::from(*at) <= place)
+                        };
+                        let last = |place| found.ttl_offsets.get(after(place).checked_sub(1)?);
+                        place.is_some_and(|place| {
+                            last(place).is_some_and(|at| place < usize::from(*at) + 4)
+                        })
+                    };
+                    if !is_whole(msg, at, is_ttl)
+                        || !rewrite::names_are_whole(msg, rtype, fixed + 10, next, is_ttl)
+                    {
+                        return Err(BadResponse::Malformed);
+                    }
                     *kept += 1;
                     found.end = next;
                 }

@@ -31,17 +31,22 @@ pub fn end_of_record_name(msg: &[u8], start: usize) -> Option<usize> {
     end_of_name(msg, start, true)
 }
 
-/// Whether the name at `start` is a name, with all that its compression pointers lead to.
+/// Whether the name at `start` is a name, with all that its compression pointers lead to, and has
+/// no octets in a TTL field, which changes as time passes. `is_ttl` tells of a place whether it is.
+pub(super) fn is_whole(msg: &[u8], start: usize, is_ttl: impl Fn(usize) -> bool) -> bool {
+    let mut stays = true;
+    let whole = walk(msg, start, |at, label| {
+        stays &= !(at..at + label.len()).any(&is_ttl);
+    });
+    whole.is_some() && stays
+}
+
+/// Gives `take` every label of the name at `start`, its length before it, the root's included, with
+/// its place in the message. `None` if the name does not come to an end.
 ///
 /// Each pointer leads before the part of the name that it ends, and behind the header, which holds
 /// no names and changes on the way through (RFC 1035 section 4.1.4); so the walk comes to an end.
-pub(super) fn is_whole(msg: &[u8], start: usize) -> bool {
-    walk(msg, start, |_| ()).is_some()
-}
-
-/// Gives `take` every label of the name at `start`, its length before it, the root's included.
-/// `None` as [`is_whole`] would be false.
-pub(super) fn walk(msg: &[u8], start: usize, mut take: impl FnMut(&[u8])) -> Option<()> {
+pub(super) fn walk(msg: &[u8], start: usize, mut take: impl FnMut(usize, &[u8])) -> Option<()> {
     let (mut at, mut part, mut octets) = (start, start, 0);
     loop {
         let len = *msg.get(at)?;
@@ -59,7 +64,7 @@ pub(super) fn walk(msg: &[u8], start: usize, mut take: impl FnMut(&[u8])) -> Opt
         if octets > MAX_NAME {
             return None;
         }
-        take(label);
+        take(at, label);
         if len == 0 {
             return Some(());
         }

@@ -82,16 +82,23 @@ fn write_rdata(out: &mut Vec<u8>, msg: &[u8], rtype: u16, rdata: usize) -> Optio
 /// The name at `at`, in full.
 fn expand(msg: &[u8], at: usize) -> Option<Vec<u8>> {
     let mut name = Vec::new();
-    walk(msg, at, |label| name.extend_from_slice(label))?;
+    walk(msg, at, |_, label| name.extend_from_slice(label))?;
     Some(name)
 }
 
-/// Whether the names in the data of a record, which starts at `rdata` and ends at `end`, are names.
-pub(super) fn names_are_whole(msg: &[u8], rtype: u16, rdata: usize, end: usize) -> bool {
+/// Whether the names in the data of a record, which starts at `rdata` and ends at `end`, are names;
+/// `is_ttl` is as [`is_whole`] wants it.
+pub(super) fn names_are_whole(
+    msg: &[u8],
+    rtype: u16,
+    rdata: usize,
+    end: usize,
+    is_ttl: impl Fn(usize) -> bool,
+) -> bool {
     let (before, names) = names_in(rtype);
     let mut at = rdata + before;
     (0..names).all(|_| {
-        let whole = is_whole(msg, at);
+        let whole = is_whole(msg, at, &is_ttl);
         at = end_of_record_name(msg, at).unwrap_or(usize::MAX);
         whole && at <= end
     })

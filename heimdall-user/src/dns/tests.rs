@@ -537,6 +537,10 @@ fn pointers_lead_to_names() {
     assert!(response(&alias(&[1, b'b', 0xc0, 12])));
     assert!(!response(&alias(&[1, b'b', 0xc0, 2])), "into the header");
     assert!(!response(&alias(&[1, b'b'])), "past the record");
+    assert!(
+        !response(&alias(&[1, b'b', 0xc0, 26])),
+        "into the record's own TTL"
+    );
 }
 
 /// Aliases that lead to nothing: the SOA record rules how long that is believed, and the aliases'

@@ -78,17 +78,27 @@ impl Fuzz {
         } else {
             self.targets
         };
-        fuzz(&targets, self.seconds)
+        fuzz(&targets, Effort::Seconds(self.seconds))
     }
 }
 
-/// What `cargo xtask test` runs: every target for a moment.
+/// How long a target runs.
+#[derive(Clone, Copy)]
+enum Effort {
+    /// So many seconds, each time on other ways.
+    Seconds(u32),
+    /// So many executions, each time on the same ways, as far as they are ours to choose.
+    Runs(u32),
+}
+
+/// What `cargo xtask test` runs: every target for a moment. What a longer run finds is for those who
+/// look for it, and not for whoever tests a change.
 pub(crate) fn brief() -> Result<()> {
-    fuzz(&TARGETS.map(str::to_owned), 8)
+    fuzz(&TARGETS.map(str::to_owned), Effort::Runs(20_000))
 }
 
 /// Runs the corpus once without the fuzzer, and then every target for a while.
-fn fuzz(targets: &[String], seconds: u32) -> Result<()> {
+fn fuzz(targets: &[String], effort: Effort) -> Result<()> {
     let directory = workspace().join("target/fuzz");
     println!("the corpus, as tests");
     run(cargo()
@@ -100,8 +110,8 @@ fn fuzz(targets: &[String], seconds: u32) -> Result<()> {
     let mut broken = Vec::new();
     for (number, target) in targets.iter().enumerate() {
         let of = format!("{}/{}", number + 1, targets.len());
-        println!("[{of}] {target}: {seconds} s");
-        if let Some(how) = fuzz_one(&directory, target, seconds)? {
+        println!("[{of}] {target}");
+        if let Some(how) = fuzz_one(&directory, target, effort)? {
             broken.push(how);
         }
     }
@@ -134,7 +144,7 @@ fn build(directory: &Path) -> Result<()> {
 }
 
 /// Runs a target. What to do about it, if it broke.
-fn fuzz_one(directory: &Path, target: &str, seconds: u32) -> Result<Option<String>> {
+fn fuzz_one(directory: &Path, target: &str, effort: Effort) -> Result<Option<String>> {
     let found = directory.join("corpus").join(target);
     let artifacts = directory.join("artifacts").join(target);
     fs::create_dir_all(&found)?;
@@ -144,7 +154,10 @@ fn fuzz_one(directory: &Path, target: &str, seconds: u32) -> Result<Option<Strin
     let output = Command::new(&program)
         .arg(&found)
         .arg(workspace().join("fuzz/corpus").join(target))
-        .arg(format!("-max_total_time={seconds}"))
+        .args(match effort {
+            Effort::Seconds(seconds) => vec![format!("-max_total_time={seconds}")],
+            Effort::Runs(runs) => vec![format!("-runs={runs}"), "-seed=1".to_owned()],
+        })
         .arg(format!("-artifact_prefix={}/", artifacts.display()))
         .args(["-max_len=4096", "-timeout=10", "-print_final_stats=1"])
         // The cache and the tables of the targets' cores live as long as the process.
