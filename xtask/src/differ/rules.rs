@@ -2,7 +2,7 @@
 
 use super::{
     compare::{AA, Aspect, Difference, Peer},
-    wire::{AD, CD, Oddity, RD, TC, Z},
+    wire::{Oddity, RD, TC, Z},
 };
 
 /// A class of differences.
@@ -140,14 +140,6 @@ pub(super) const RULES: &[Rule] = &[
             it.aspect == Aspect::Flag(AA)
                 && it.peer == Peer::Dnsmasq
                 && it.ours.is_some_and(|ours| !ours.has(AA))
-        },
-    },
-    Rule {
-        name: "AD and CD",
-        fits: |it| {
-            let right =
-                |ours: &super::normal::Reply| !ours.has(AD) && ours.has(CD) == asked(it, CD);
-            matches!(it.aspect, Aspect::Flag(AD | CD)) && it.ours.is_some_and(right)
         },
     },
     Rule {
