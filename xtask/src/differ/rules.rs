@@ -2,7 +2,7 @@
 
 use super::{
     compare::{AA, Aspect, Difference, Peer},
-    wire::{Oddity, RD, TC, Z},
+    wire::{CD, Oddity, RD, TC, Z},
 };
 
 /// A class of differences.
@@ -164,10 +164,14 @@ pub(super) const RULES: &[Rule] = &[
         },
     },
     Rule {
-        name: "letters of the question",
+        name: "the question of another client",
         fits: |it| {
-            let echoed = |ours: &super::normal::Reply| ours.question.starts_with(&it.query.name);
-            it.aspect == Aspect::Question && it.peer == Peer::Dnsmasq && it.ours.is_some_and(echoed)
+            let echoed = |ours: &super::normal::Reply| {
+                ours.question.starts_with(&it.query.name) && ours.has(RD) == asked(it, RD)
+            };
+            matches!(it.aspect, Aspect::Question | Aspect::Flag(RD | CD))
+                && it.peer == Peer::Dnsmasq
+                && it.ours.is_some_and(echoed)
         },
     },
     Rule {
