@@ -12,12 +12,14 @@
 mod index;
 mod log;
 mod prefetch;
+mod record;
 
 use std::io;
 
 use crate::dns::{Answer, AnswerRef, answer::same_question};
 use index::{Index, Slot};
 use log::{Entry, Log};
+pub use record::Record;
 
 /// What an answer is kept under.
 #[derive(Clone, Copy, Debug)]

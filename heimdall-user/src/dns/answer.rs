@@ -513,6 +513,13 @@ impl<'a> AnswerRef<'a> {
         answer
     }
 
+    /// Writes the flat form behind what is in `out`.
+    pub fn append_to(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(self.fixed);
+        out.extend_from_slice(self.body);
+        out.extend_from_slice(self.ttls);
+    }
+
     /// Octets of the flat form.
     #[inline]
     pub fn flat_len(&self) -> usize {

@@ -1,0 +1,68 @@
+//! An entry as it leaves a cache, and comes back into one.
+//!
+//! ```text
+//!  0  len       u32   octets of the record, these included
+//!  4  age       u32   seconds since the answer was learnt
+//!  8  question  u16   octets of the question
+//! 10  flags     u8    the key's flags
+//! 11  unused    u8    0
+//! 12  question, then the answer in its flat form
+//! ```
+//!
+//! Little-endian. Nothing in it depends on the process: no seeded hash, no clock's start.
+
+use crate::dns::{AnswerRef, MAX_QUESTION};
+
+/// Octets before the question.
+const FIXED: usize = 12;
+
+/// A copy of an entry.
+#[derive(Clone, Copy, Debug)]
+pub struct Record<'a> {
+    /// The question in wire form, in the letter case that it was first asked in.
+    pub question: &'a [u8],
+    /// [`Key::flags`](super::Key::flags).
+    pub flags: u8,
+    /// Whole seconds since the answer was learnt; it may be older than its life.
+    pub age: u32,
+    /// The answer, as it was learnt.
+    pub answer: AnswerRef<'a>,
+}
+
+impl<'a> Record<'a> {
+    /// Octets that [`append_to`](Self::append_to) adds.
+    pub fn len(&self) -> usize {
+        FIXED + self.question.len() + self.answer.flat_len()
+    }
+
+    /// Writes the record behind what is in `out`.
+    pub fn append_to(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&(self.len() as u32).to_le_bytes());
+        out.extend_from_slice(&self.age.to_le_bytes());
+        out.extend_from_slice(&(self.question.len() as u16).to_le_bytes());
+        out.extend_from_slice(&[self.flags, 0]);
+        out.extend_from_slice(self.question);
+        self.answer.append_to(out);
+    }
+
+    /// Takes the first record off `bytes`. `None`: there is none that can be read.
+    pub fn take(bytes: &mut &'a [u8]) -> Option<Self> {
+        let (&fixed, rest) = bytes.split_first_chunk::<FIXED>()?;
+        let [l0, l1, l2, l3, a0, a1, a2, a3, q0, q1, flags, _] = fixed;
+        let len = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
+        let (rest, left) = rest.split_at_checked(len.checked_sub(FIXED)?)?;
+        let question_len = usize::from(u16::from_le_bytes([q0, q1]));
+        let (question, flat) = rest.split_at_checked(question_len)?;
+        let answer = AnswerRef::read(flat)?;
+        if question.len() > MAX_QUESTION || answer.flat_len() != flat.len() {
+            return None;
+        }
+        *bytes = left;
+        Some(Self {
+            question,
+            flags,
+            age: u32::from_le_bytes([a0, a1, a2, a3]),
+            answer,
+        })
+    }
+}
