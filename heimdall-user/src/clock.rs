@@ -5,27 +5,31 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 /// The time of one round of a front's loop.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Now {
-    /// Whole seconds since the process started. Monotonic: setting the system's time does not age
-    /// an answer.
+    /// Whole seconds on a clock of the process's own. Monotonic: setting the system's time does not
+    /// age an answer.
     pub seconds: u32,
     /// Whole seconds since 1970, modulo 2³², which cookies carry (RFC 9018 section 4.3).
     pub unix: u32,
 }
 
-/// Counts from the process's start, the same in every thread that was given a copy.
+/// What the clock shows when it is started: eight years, so that what was learnt before the process
+/// began has its time, too.
+const START: u32 = 1 << 28;
+
+/// Counts seconds, the same in every thread that was given a copy.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock(Instant);
 
 impl Clock {
-    /// Starts the clock, at 0. Once a process.
+    /// Starts the clock. Once a process.
     pub fn start() -> Self {
         Self(Instant::now())
     }
 
-    /// Seconds since the start. No system call (vDSO).
+    /// The clock's seconds. No system call (vDSO).
     #[inline]
     pub fn seconds(&self) -> u32 {
-        self.0.elapsed().as_secs() as u32
+        START + self.0.elapsed().as_secs() as u32
     }
 
     /// The time, on both scales. No system call (vDSO).

@@ -5,8 +5,10 @@
 //! allocates nor blocks for a hit. A front calls [`Core::begin`] once a round; then a query passes
 //! through in two or three steps, so that a batch can overlap the memory latency of its look-ups:
 //!
-//! 1. [`Core::read`] checks the message and hashes its key; [`Core::prefetch`].
-//! 2. [`Core::answer`] writes the reply over the query, or says [`Verdict::Miss`].
+//! 1. [`Core::read`] checks the message and hashes its key; [`Core::prefetch`], and when the rest
+//!    of the batch has been read, [`Core::prefetch_entry`].
+//! 2. [`Core::answer`] writes the reply over the query, or says [`Verdict::Miss`]. It may find that
+//!    the answer should be got anew before its life is over: [`Core::take_refresh`].
 //! 3. After a miss, [`Core::complete`] writes the reply once the forwarder has the answer, and
 //!    [`Core::learn`] keeps it.
 //!
@@ -91,6 +93,8 @@ pub struct Core {
     allowed_v4: Option<RangeInclusive<u32>>,
     /// The COOKIE option's data of the reply under way.
     cookie: [u8; 24],
+    /// See [`take_refresh`](Self::take_refresh).
+    refresh: bool,
     load: Load,
     now: Now,
     counters: Arc<AnswerCounters>,
@@ -156,6 +160,7 @@ impl Core {
             shared_policy: policy,
             allowed_v4: None,
             cookie: [0; 24],
+            refresh: false,
             load: Load::default(),
             now: Now::default(),
             counters,
@@ -209,6 +214,13 @@ impl Core {
         self.cache.prefetch(query.hash);
     }
 
+    /// Starts to fetch what [`answer`](Self::answer) will look at next, as what
+    /// [`prefetch`](Self::prefetch) fetched says.
+    #[inline]
+    pub fn prefetch_entry(&self, query: &Query) {
+        self.cache.prefetch_entry(query.hash);
+    }
+
     /// Answers a query in place if that can be done here and now. `buf` holds the message that
     /// `query` was read from, and the room for a reply after it.
     #[inline]
@@ -227,6 +239,7 @@ impl Core {
             return self.missed(query, buf, client, &terms);
         };
         self.counters.hits.add(1);
+        self.refresh = hit.refresh && is_refreshable(&hit.answer);
         let writer = Writer {
             policy: &self.policy,
             server: &self.server,
@@ -235,6 +248,20 @@ impl Core {
             drops: &self.drops,
         };
         writer.reply(query, buf, client, &terms, hit.answer, hit.age)
+    }
+
+    /// Whether the answer that was given last should be got from the forwarder anew, for
+    /// [`relearn`](Self::relearn): it is asked for again and again, and soon it will be too old.
+    /// One hit of an answer's life says so, and only the first call.
+    #[inline]
+    pub fn take_refresh(&mut self, query: &Query, msg: &[u8]) -> bool {
+        std::mem::take(&mut self.refresh) && self.is_foreign(query, msg)
+    }
+
+    /// Whether the policy has no answer of its own.
+    #[cold]
+    fn is_foreign(&self, query: &Query, msg: &[u8]) -> bool {
+        self.policy.decide(qname(query, msg), query.qtype).is_none()
     }
 
     /// Replies to a query that was a [`Verdict::Miss`], with what the forwarder got. The reply is
@@ -258,14 +285,33 @@ impl Core {
 
     /// Keeps an answer. `msg` is the query, or its reply: the question stands in both.
     pub fn learn(&mut self, query: &Query, msg: &[u8], answer: &Answer) {
-        let Some(key) = key(query, msg) else {
+        if let Some(key) = key(query, msg) {
+            self.learn_key(&key, answer);
+        }
+    }
+
+    /// Keeps the answer to a question that was asked before its old answer's life was over. If
+    /// nothing better came of it than a failure, the old answer stays.
+    pub fn relearn(&mut self, key: &Key<'_>, answer: &Answer) {
+        if is_refreshable(&answer.as_ref()) {
+            self.learn_key(key, answer);
+        }
+    }
+
+    fn learn_key(&mut self, key: &Key<'_>, answer: &Answer) {
+        let Some((name, [t0, t1, _, _])) = key.question.split_last_chunk() else {
             return;
         };
-        if self.policy.decide(qname(query, msg), query.qtype).is_some() {
-            // The policy has changed while the upstream was asked.
-            return;
+        // Only if the policy has changed while the upstream was asked has it an answer now.
+        let qtype = u16::from_be_bytes([*t0, *t1]);
+        if self.policy.decide(name, qtype).is_none() {
+            keep(&mut self.cache, &self.counters, key, answer, self.now);
         }
-        keep(&mut self.cache, &self.counters, &key, answer, self.now);
+    }
+
+    /// Has the kernel find the cache's memory now, on the caller's NUMA node.
+    pub fn populate(&self) {
+        self.cache.populate();
     }
 
     /// Replies SERVFAIL: there is no room to wait for the forwarder.
@@ -633,6 +679,12 @@ fn limit(query: &Query, transport: Transport, server: &Server) -> usize {
         Transport::Udp { .. } => reply::udp_limit(query, server),
         Transport::Tcp => usize::from(u16::MAX),
     }
+}
+
+/// Whether an upstream may have something newer: failures and what is served stale have their own
+/// time.
+fn is_refreshable(answer: &AnswerRef<'_>) -> bool {
+    matches!(answer.rcode(), rcode::NOERROR | rcode::NXDOMAIN) && answer.ede().is_none()
 }
 
 /// The queried name, which stands in the query and in its reply alike.

@@ -467,14 +467,8 @@ fn a_new_policy_starts_with_an_empty_cache() {
     learn(core, &msg, 10);
     assert_eq!(ask(core, &msg, UDP, 0).verdict, Verdict::Miss, "a new one");
     learn(core, &msg, 10);
-    assert_eq!(
-        ask(core, &msg, UDP, 0).verdict,
-        Verdict::Miss,
-        "same second"
-    );
-    ask(core, &msg, UDP, 1);
-    learn_at(core, &msg, 1);
-    assert!(matches!(ask(core, &msg, UDP, 1).verdict, Verdict::Reply(_)));
+    let verdict = ask(core, &msg, UDP, 0).verdict;
+    assert!(matches!(verdict, Verdict::Reply(_)), "same second");
     let closed = Policy {
         access: access::Access::new(&prefixes(["192.0.2.0/24"]), &[], &[]),
         ..Policy::default()
@@ -483,12 +477,4 @@ fn a_new_policy_starts_with_an_empty_cache() {
     assert_eq!(ask(core, &msg, UDP, 1).rcode(), rcode::REFUSED);
     shared.store(Arc::new(Policy::default()));
     assert_eq!(ask(core, &msg, UDP, 1).verdict, Verdict::Miss);
-}
-
-fn learn_at(core: &mut Core, msg: &[u8], now: u32) {
-    core.begin(Now {
-        seconds: now,
-        unix: UNIX + now,
-    });
-    learn(core, msg, 10);
 }

@@ -2,34 +2,62 @@
 
 use std::io;
 
-/// Entries in a bucket.
-const WAYS: usize = 10;
+use super::memory::{self, Array, Plain};
 
-/// Octets of budget for which the index has one bucket, at most: about five small entries, so
-/// that half of the ways are in use and a full bucket is rare.
+/// Entries in a bucket.
+const WAYS: usize = 12;
+
+/// Octets of budget for which the index has one bucket: some five small entries, so that less
+/// than half of the ways are in use and a full bucket is rare.
 const BUDGET_PER_BUCKET: usize = 512;
+
+/// Largest count of an entry's uses.
+pub(super) const MAX_USES: u8 = 3;
 
 /// One cache line.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C, align(64))]
-struct Bucket {
+pub(super) struct Bucket {
+    /// Bits of the hashes that do not choose the bucket.
+    tags: [u8; WAYS],
+    /// Two bits a way: how often it was asked for, up to [`MAX_USES`].
+    uses: u32,
     /// Places in the log plus 1, so that 0 is a free way.
     offsets: [u32; WAYS],
-    /// Bits of the hashes that do not choose the bucket.
-    tags: [u16; WAYS],
-    /// One bit a way: asked for since it was last looked at.
-    marks: u16,
-    _unused: u16,
 }
 
 const _: () = assert!(size_of::<Bucket>() == 64);
 
-const EMPTY: &Bucket = &Bucket {
-    offsets: [0; WAYS],
-    tags: [0; WAYS],
-    marks: 0,
-    _unused: 0,
-};
+// SAFETY: integers without padding between them (the sizes above add up to 64).
+unsafe impl Plain for Bucket {}
+
+impl Bucket {
+    const EMPTY: &Self = &Self {
+        tags: [0; WAYS],
+        uses: 0,
+        offsets: [0; WAYS],
+    };
+
+    /// The ways that have `tag`, a bit each.
+    #[inline]
+    fn matches(&self, tag: u8) -> u32 {
+        let mut found = 0;
+        for (way, stored) in self.tags.iter().enumerate() {
+            found |= u32::from(*stored == tag) << way;
+        }
+        found
+    }
+
+    #[inline]
+    fn uses(&self, way: usize) -> u8 {
+        (self.uses >> (2 * way)) as u8 & MAX_USES
+    }
+
+    fn set_uses(&mut self, way: usize, uses: u8) {
+        let shift = 2 * way;
+        self.uses = self.uses & !(u32::from(MAX_USES) << shift) | u32::from(uses) << shift;
+    }
+}
 
 /// One way of one bucket.
 #[derive(Clone, Copy, Debug)]
@@ -38,10 +66,33 @@ pub(super) struct Slot {
     way: usize,
 }
 
+/// The ways of a bucket that may hold an entry, one after another.
+pub(super) struct Candidates<'a> {
+    bucket: &'a Bucket,
+    place: usize,
+    ways: u32,
+}
+
+impl Iterator for Candidates<'_> {
+    type Item = (Slot, u32);
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        while self.ways != 0 {
+            let way = self.ways.trailing_zeros() as usize;
+            self.ways &= self.ways - 1;
+            if let Some(offset) = self.bucket.offsets.get(way)?.checked_sub(1) {
+                let bucket = self.place;
+                return Some((Slot { bucket, way }, offset));
+            }
+        }
+        None
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Index {
-    /// A power of two of buckets.
-    buckets: Box<[Bucket]>,
+    buckets: Array<Bucket>,
 }
 
 impl Index {
@@ -50,30 +101,31 @@ impl Index {
     /// # Errors
     /// Not enough memory.
     pub(super) fn for_budget(budget: usize) -> io::Result<Self> {
-        let count = (budget / BUDGET_PER_BUCKET).max(1).next_power_of_two();
-        let mut buckets = Vec::new();
-        buckets
-            .try_reserve_exact(count)
-            .map_err(|_| io::ErrorKind::OutOfMemory)?;
-        buckets.resize(count, Bucket::default());
+        let bytes = memory::whole_pages(budget / BUDGET_PER_BUCKET * size_of::<Bucket>());
+        let count = bytes / size_of::<Bucket>();
         Ok(Self {
-            buckets: buckets.into_boxed_slice(),
+            buckets: Array::new(count.max(1))?,
         })
     }
 
     /// Octets that the index itself takes.
     pub(super) fn bytes(&self) -> usize {
-        size_of_val(&*self.buckets)
+        self.buckets.bytes()
     }
 
+    pub(super) fn populate(&self) {
+        self.buckets.populate();
+    }
+
+    /// The hash's upper half, scaled to the number of buckets.
     #[inline]
     fn place(&self, hash: u64) -> usize {
-        hash as usize & (self.buckets.len() - 1)
+        (((hash >> 32) * self.buckets.len() as u64) >> 32) as usize
     }
 
     #[inline]
-    fn tag(hash: u64) -> u16 {
-        (hash >> 48) as u16
+    fn tag(hash: u64) -> u8 {
+        hash as u8
     }
 
     /// Asks the processor for the line that holds `hash`.
@@ -86,15 +138,14 @@ impl Index {
 
     /// The entries that may be the one for `hash`.
     #[inline]
-    pub(super) fn candidates(&self, hash: u64) -> impl Iterator<Item = (Slot, u32)> {
+    pub(super) fn candidates(&self, hash: u64) -> Candidates<'_> {
         let place = self.place(hash);
-        let tag = Self::tag(hash);
-        let bucket = self.buckets.get(place).unwrap_or(EMPTY);
-        let ways = bucket.offsets.iter().zip(&bucket.tags).enumerate();
-        ways.filter_map(move |(way, (&stored, &stored_tag))| {
-            let offset = stored.checked_sub(1)?;
-            (stored_tag == tag).then_some((Slot { bucket: place, way }, offset))
-        })
+        let bucket = self.buckets.get(place).unwrap_or(Bucket::EMPTY);
+        Candidates {
+            bucket,
+            place,
+            ways: bucket.matches(Self::tag(hash)),
+        }
     }
 
     /// The way that points to `offset`, if one still does.
@@ -104,63 +155,74 @@ impl Index {
             .map(|(slot, _)| slot)
     }
 
-    /// Remembers that the entry was asked for. Writes only the first time.
+    /// Notes that the entry was asked for; tells how often it had been before. Writes only until
+    /// the count is at its largest.
     #[inline]
-    pub(super) fn mark(&mut self, slot: Slot) {
-        if let Some(bucket) = self.buckets.get_mut(slot.bucket) {
-            let bit = 1 << slot.way;
-            if bucket.marks & bit == 0 {
-                bucket.marks |= bit;
-            }
+    pub(super) fn touch(&mut self, slot: Slot) -> u8 {
+        let Some(bucket) = self.buckets.get_mut(slot.bucket) else {
+            return 0;
+        };
+        let uses = bucket.uses(slot.way);
+        if uses < MAX_USES {
+            bucket.uses += 1 << (2 * slot.way);
         }
+        uses
     }
 
-    /// Forgets that the entry was asked for; tells whether it was.
-    pub(super) fn unmark(&mut self, slot: Slot) -> bool {
-        self.buckets.get_mut(slot.bucket).is_some_and(|bucket| {
-            let bit = 1 << slot.way;
-            let marked = bucket.marks & bit != 0;
-            bucket.marks &= !bit;
-            marked
-        })
+    /// How often the entry was asked for.
+    pub(super) fn uses(&self, slot: Slot) -> u8 {
+        self.buckets
+            .get(slot.bucket)
+            .map_or(0, |bucket| bucket.uses(slot.way))
+    }
+
+    /// Sets how often the entry counts as asked for, [`MAX_USES`] at most.
+    pub(super) fn set_uses(&mut self, slot: Slot, uses: u8) {
+        if let Some(bucket) = self.buckets.get_mut(slot.bucket) {
+            bucket.set_uses(slot.way, uses.min(MAX_USES));
+        }
     }
 
     /// Points a way to another place in the log.
     pub(super) fn set(&mut self, slot: Slot, offset: u32) {
-        if let Some(way) = self
-            .buckets
-            .get_mut(slot.bucket)
-            .and_then(|bucket| bucket.offsets.get_mut(slot.way))
-        {
-            *way = offset + 1;
-        }
+        self.write(slot, offset + 1);
     }
 
     /// Frees a way.
     pub(super) fn clear(&mut self, slot: Slot) {
-        self.unmark(slot);
+        self.set_uses(slot, 0);
+        self.write(slot, 0);
+    }
+
+    fn write(&mut self, slot: Slot, stored: u32) {
         if let Some(way) = self
             .buckets
             .get_mut(slot.bucket)
             .and_then(|bucket| bucket.offsets.get_mut(slot.way))
         {
-            *way = 0;
+            *way = stored;
         }
     }
 
-    /// Puts an entry into a free way. In a full bucket it takes the place of one that was not
-    /// asked for, or else of the first; the answer tells whether it had to.
-    pub(super) fn insert(&mut self, hash: u64, offset: u32) -> bool {
+    /// Puts an entry into a free way. In a full bucket it takes the place of the one with the least
+    /// `worth`, given its offset and how often it was asked for; the answer tells whether it had
+    /// to.
+    pub(super) fn insert<W: Ord>(
+        &mut self,
+        hash: u64,
+        offset: u32,
+        worth: impl Fn(u32, u8) -> W,
+    ) -> bool {
         let place = self.place(hash);
         let Some(bucket) = self.buckets.get_mut(place) else {
             return false;
         };
         let free = bucket.offsets.iter().position(|stored| *stored == 0);
-        let way = free.unwrap_or_else(|| {
-            let unmarked = (0..WAYS).find(|way| bucket.marks & 1 << way == 0);
-            unmarked.unwrap_or_default()
-        });
-        bucket.marks &= !(1 << way);
+        let worths = bucket.offsets.iter().enumerate();
+        let worths = worths.map(|(way, stored)| (worth(*stored - 1, bucket.uses(way)), way));
+        let way = free.or_else(|| worths.min().map(|(_, way)| way));
+        let way = way.unwrap_or_default();
+        bucket.set_uses(way, 0);
         if let (Some(stored), Some(tag)) = (bucket.offsets.get_mut(way), bucket.tags.get_mut(way)) {
             *stored = offset + 1;
             *tag = Self::tag(hash);

@@ -1,4 +1,4 @@
-//! The log: entries one after another in a circle of memory.
+//! The log: entries one after another, in two circular queues that share one memory.
 //!
 //! ```text
 //!  0  hash      u64
@@ -7,22 +7,50 @@
 //! 12  stored    u32   seconds
 //! 16  expires   u32   seconds
 //! 20  question  u16   octets of the question; 0: padding
-//! 22  flags     u8    DO and CD
-//! 23  unused    u8
+//! 22  flags     u8    of the key
+//! 23  state     u8    bits 0–6: epoch; bit 7: a refresh has been asked for
 //! 24  question, then the answer in its flat form
 //! ```
 
 use std::io;
 
-use memmap2::MmapMut;
-
-use super::Key;
+use super::{
+    Key,
+    memory::{self, Array},
+};
 use crate::dns::{AnswerRef, MAX_QUESTION};
 
 /// Entries start at multiples of this.
 const ALIGN: usize = 16;
 /// Octets before the question.
 const FIXED: usize = 24;
+/// Place of the state in an entry.
+const STATE: usize = 23;
+const REFRESH_ASKED: u8 = 0x80;
+
+/// One of this many parts of the log is the small queue.
+const SMALL_PART: usize = 10;
+
+/// Larger entries than one in so many of the small queue's octets go past it.
+const SMALL_ENTRIES: usize = 8;
+
+/// Which queue an entry stands in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Queue {
+    /// What is new.
+    Small,
+    /// What was asked for again.
+    Main,
+}
+
+/// When an answer was learnt, and until when it is good, in seconds of the caller's clock; and in
+/// which epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Times {
+    pub(super) stored: u32,
+    pub(super) expires: u32,
+    pub(super) epoch: u8,
+}
 
 /// An entry, as it stands in the log.
 #[derive(Clone, Copy, Debug)]
@@ -31,6 +59,7 @@ pub(super) struct Entry<'a> {
     pub(super) stored: u32,
     pub(super) expires: u32,
     pub(super) flags: u8,
+    state: u8,
     pub(super) question: &'a [u8],
     answer: &'a [u8],
     len: usize,
@@ -64,9 +93,8 @@ impl<'a> Entry<'a> {
             q0,
             q1,
             flags,
-            _,
+            state,
         ] = *fixed;
-        let len = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
         let (question, answer) =
             rest.split_at_checked(usize::from(u16::from_le_bytes([q0, q1])))?;
         Some(Self {
@@ -74,9 +102,10 @@ impl<'a> Entry<'a> {
             stored: u32::from_le_bytes([s0, s1, s2, s3]),
             expires: u32::from_le_bytes([e0, e1, e2, e3]),
             flags,
+            state,
             question,
             answer,
-            len,
+            len: u32::from_le_bytes([l0, l1, l2, l3]) as usize,
         })
     }
 
@@ -89,26 +118,77 @@ impl<'a> Entry<'a> {
     pub(super) fn answer(&self) -> Option<AnswerRef<'a>> {
         AnswerRef::read(self.answer)
     }
+
+    #[inline]
+    pub(super) fn epoch(&self) -> u8 {
+        self.state & !REFRESH_ASKED
+    }
+
+    /// Octets in the log.
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
 }
 
+/// A circle in the log's memory.
 #[derive(Debug)]
-pub(super) struct Log {
-    memory: MmapMut,
+struct Ring {
+    start: usize,
+    capacity: usize,
     /// Octets ever written, and ever freed; their difference is in use. Both are multiples of
-    /// [`ALIGN`], as the capacity is, and so are the places that they stand for.
+    /// [`ALIGN`], as start and capacity are, and so are the places that they stand for.
     head: u64,
     tail: u64,
 }
 
+impl Ring {
+    fn place(&self, position: u64) -> usize {
+        self.start + (position % self.capacity as u64) as usize
+    }
+
+    fn in_use(&self) -> usize {
+        (self.head - self.tail) as usize
+    }
+
+    /// Octets to skip at the head so that an entry of `len` does not wrap.
+    fn padding(&self, len: usize) -> usize {
+        let to_end = self.start + self.capacity - self.place(self.head);
+        if to_end < len { to_end } else { 0 }
+    }
+
+    fn has_room(&self, len: usize) -> bool {
+        self.in_use() + self.padding(len) + len <= self.capacity
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Log {
+    memory: Array<u8>,
+    small: Ring,
+    main: Ring,
+}
+
+/// Creation, and what it holds.
 impl Log {
-    /// Reserves `bytes` octets, rounded down.
+    /// Reserves `bytes` octets, or a little less.
     pub(super) fn new(bytes: usize) -> io::Result<Self> {
-        let memory = MmapMut::map_anon(bytes / ALIGN * ALIGN)?;
-        Ok(Self {
-            memory,
+        let bytes = memory::whole_pages(bytes) / ALIGN * ALIGN;
+        let small = bytes / SMALL_PART / ALIGN * ALIGN;
+        let ring = |start, capacity| Ring {
+            start,
+            capacity,
             head: 0,
             tail: 0,
+        };
+        Ok(Self {
+            memory: Array::new(bytes)?,
+            small: ring(0, small),
+            main: ring(small, bytes - small),
         })
+    }
+
+    pub(super) fn populate(&self) {
+        self.memory.populate();
     }
 
     /// Octets that an entry takes, or `None` if it is larger than an entry may be.
@@ -119,27 +199,46 @@ impl Log {
         (question <= MAX_QUESTION && len <= MAX).then_some(len)
     }
 
-    fn capacity(&self) -> usize {
-        self.memory.len()
+    /// Whether an entry of `len` octets may go through the small queue.
+    pub(super) fn is_small(&self, len: usize) -> bool {
+        len <= self.small.capacity / SMALL_ENTRIES
     }
 
-    fn place(&self, position: u64) -> usize {
-        (position % self.capacity() as u64) as usize
+    /// The queue in which `offset` lies.
+    pub(super) fn queue_of(&self, offset: u32) -> Queue {
+        if offset as usize * ALIGN < self.main.start {
+            Queue::Small
+        } else {
+            Queue::Main
+        }
     }
 
-    fn in_use(&self) -> usize {
-        (self.head - self.tail) as usize
+    fn ring(&self, queue: Queue) -> &Ring {
+        match queue {
+            Queue::Small => &self.small,
+            Queue::Main => &self.main,
+        }
     }
 
-    /// Octets to skip at the head so that an entry of `len` does not wrap.
-    fn padding(&self, len: usize) -> usize {
-        let to_end = self.capacity() - self.place(self.head);
-        if to_end < len { to_end } else { 0 }
+    fn ring_mut(&mut self, queue: Queue) -> &mut Ring {
+        match queue {
+            Queue::Small => &mut self.small,
+            Queue::Main => &mut self.main,
+        }
     }
 
     /// Whether an entry of `len` octets can be appended.
-    pub(super) fn has_room(&self, len: usize) -> bool {
-        self.in_use() + self.padding(len) + len <= self.capacity()
+    pub(super) fn has_room(&self, queue: Queue, len: usize) -> bool {
+        self.ring(queue).has_room(len)
+    }
+
+    /// Asks the processor for the first lines of an entry.
+    #[inline]
+    pub(super) fn prefetch(&self, offset: u32) {
+        let at = offset as usize * ALIGN;
+        if let Some(lines) = self.memory.get(at..).and_then(<[u8]>::first_chunk::<128>) {
+            super::prefetch::two_lines(lines);
+        }
     }
 
     /// The entry at an offset that the index gave.
@@ -148,54 +247,86 @@ impl Log {
         Entry::read(self.memory.get(offset as usize * ALIGN..)?)
     }
 
-    /// The oldest entry and its offset; padding before it is freed.
-    pub(super) fn oldest(&mut self) -> Option<(u32, Entry<'_>)> {
-        while self.tail < self.head {
-            let at = self.place(self.tail);
-            // An end too short for an entry's fixed part is padding, too.
-            let padding = match Entry::read(self.memory.get(at..)?) {
-                None => Some(self.capacity() - at),
-                Some(entry) if entry.is_padding() => Some(entry.len),
-                Some(_) => None,
-            };
-            match padding {
-                Some(len) => self.tail += len as u64,
-                None => return Some(((at / ALIGN) as u32, Entry::read(self.memory.get(at..)?)?)),
+    /// Notes that a refresh of the entry has been asked for. Whether it is the first.
+    pub(super) fn ask_refresh(&mut self, offset: u32) -> bool {
+        let at = offset as usize * ALIGN + STATE;
+        self.memory.get_mut(at).is_some_and(|state| {
+            let first = *state & REFRESH_ASKED == 0;
+            *state |= REFRESH_ASKED;
+            first
+        })
+    }
+}
+
+/// Leaving.
+impl Log {
+    /// The oldest entry of a queue and its offset; padding before it is freed.
+    pub(super) fn oldest(&mut self, queue: Queue) -> Option<(u32, Entry<'_>)> {
+        let tail = self.ring(queue).tail;
+        let (position, _) = self.next(queue, tail)?;
+        self.ring_mut(queue).tail = position;
+        let offset = self.offset(queue, position);
+        Some((offset, self.entry(offset)?))
+    }
+
+    /// The first entry at or behind `position`, with its own position. Positions count the octets
+    /// that ever went through the queue.
+    pub(super) fn next(&self, queue: Queue, position: u64) -> Option<(u64, Entry<'_>)> {
+        let ring = self.ring(queue);
+        let mut position = position.max(ring.tail);
+        while position < ring.head {
+            let place = ring.place(position);
+            let end = ring.start + ring.capacity;
+            match Entry::read(self.memory.get(place..end)?) {
+                // An end too short for an entry's fixed part is padding, too.
+                None => position += (end - place) as u64,
+                Some(entry) if entry.is_padding() => position += entry.len as u64,
+                Some(entry) => return Some((position, entry)),
             }
         }
         None
     }
 
+    /// The offset of a position in the queue.
+    pub(super) fn offset(&self, queue: Queue, position: u64) -> u32 {
+        (self.ring(queue).place(position) / ALIGN) as u32
+    }
+
     /// Frees the oldest entry.
-    pub(super) fn pop(&mut self) {
-        if let Some(len) = self.oldest().map(|(_, entry)| entry.len) {
-            self.tail += len as u64;
+    pub(super) fn pop(&mut self, queue: Queue) {
+        if let Some(len) = self.oldest(queue).map(|(_, entry)| entry.len) {
+            self.ring_mut(queue).tail += len as u64;
         }
     }
 
-    /// Moves the oldest entry to the head. Returns its new offset, or `None` if it had to be
-    /// freed because padding left no room for it.
-    pub(super) fn rotate(&mut self) -> Option<u32> {
-        let (offset, len) = self.oldest().map(|(offset, entry)| (offset, entry.len))?;
-        self.pop();
-        if !self.has_room(len) {
+    /// Moves the oldest entry of a queue to the main queue's head. Returns its new offset, or
+    /// `None` if it had to be freed because there is no room for it.
+    pub(super) fn promote(&mut self, queue: Queue) -> Option<u32> {
+        let (offset, len) = self
+            .oldest(queue)
+            .map(|(offset, entry)| (offset, entry.len))?;
+        self.pop(queue);
+        if !self.main.has_room(len) {
             return None;
         }
         let from = offset as usize * ALIGN;
-        let to = self.reserve(len)?;
+        let to = self.reserve(Queue::Main, len);
         // The two may overlap; nothing is written in between.
         self.memory.copy_within(from..from + len, to);
         Some((to / ALIGN) as u32)
     }
+}
 
+/// Coming.
+impl Log {
     /// Advances the head over padding and an entry of `len`; returns the entry's place.
-    fn reserve(&mut self, len: usize) -> Option<usize> {
-        let padding = self.padding(len);
+    fn reserve(&mut self, queue: Queue, len: usize) -> usize {
+        let ring = self.ring(queue);
+        let (padding, at) = (ring.padding(len), ring.place(ring.head));
         if padding > 0 {
-            let at = self.place(self.head);
             if let Some(fixed) = self
                 .memory
-                .get_mut(at..)
+                .get_mut(at..at + padding)
                 .and_then(|rest| rest.first_chunk_mut::<FIXED>())
             {
                 let [l0, l1, l2, l3] = (padding as u32).to_le_bytes();
@@ -203,40 +334,55 @@ impl Log {
                     0, 0, 0, 0, 0, 0, 0, 0, l0, l1, l2, l3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
                 ];
             }
-            self.head += padding as u64;
+            self.ring_mut(queue).head += padding as u64;
         }
-        let at = self.place(self.head);
-        self.head += len as u64;
-        Some(at)
+        let ring = self.ring_mut(queue);
+        let at = ring.place(ring.head);
+        ring.head += len as u64;
+        at
     }
 
     /// Writes an entry at the head. The caller has made room.
     pub(super) fn append(
         &mut self,
+        queue: Queue,
         key: &Key<'_>,
-        answer: &[u8],
-        stored: u32,
-        expires: u32,
+        answer: AnswerRef<'_>,
+        times: Times,
     ) -> Option<u32> {
-        let len = Self::entry_len(key.question.len(), answer.len())?;
-        if !self.has_room(len) {
+        let len = Self::entry_len(key.question.len(), answer.flat_len())?;
+        if !self.has_room(queue, len) {
             return None;
         }
-        let at = self.reserve(len)?;
+        let offset = (self.reserve(queue, len) / ALIGN) as u32;
+        self.write(offset, key, answer, times)?;
+        Some(offset)
+    }
+
+    /// Writes an entry over one that takes as many octets.
+    pub(super) fn write(
+        &mut self,
+        offset: u32,
+        key: &Key<'_>,
+        answer: AnswerRef<'_>,
+        times: Times,
+    ) -> Option<()> {
+        let len = Self::entry_len(key.question.len(), answer.flat_len())?;
+        let at = offset as usize * ALIGN;
         let entry = self.memory.get_mut(at..at + len)?;
         let (fixed, rest) = entry.split_first_chunk_mut::<FIXED>()?;
         let (question, rest) = rest.split_at_mut_checked(key.question.len())?;
         let [h0, h1, h2, h3, h4, h5, h6, h7] = key.hash.to_le_bytes();
         let [l0, l1, l2, l3] = (len as u32).to_le_bytes();
-        let [s0, s1, s2, s3] = stored.to_le_bytes();
-        let [e0, e1, e2, e3] = expires.to_le_bytes();
+        let [s0, s1, s2, s3] = times.stored.to_le_bytes();
+        let [e0, e1, e2, e3] = times.expires.to_le_bytes();
         let [q0, q1] = (key.question.len() as u16).to_le_bytes();
+        let state = times.epoch & !REFRESH_ASKED;
         *fixed = [
             h0, h1, h2, h3, h4, h5, h6, h7, l0, l1, l2, l3, s0, s1, s2, s3, e0, e1, e2, e3, q0, q1,
-            key.flags, 0,
+            key.flags, state,
         ];
         question.copy_from_slice(key.question);
-        rest.get_mut(..answer.len())?.copy_from_slice(answer);
-        Some((at / ALIGN) as u32)
+        answer.copy_to(rest.get_mut(..answer.flat_len())?)
     }
 }

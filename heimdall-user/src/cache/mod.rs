@@ -1,25 +1,35 @@
 //! The answers that one thread has learnt, in memory of a fixed size.
 //!
-//! An index of 64-byte buckets points into a circular log of entries. A look-up touches one line
-//! of the index, then the entry. New entries go to the log's head; when the log is full, the
-//! oldest entry leaves, unless it was asked for since it was last looked at: then it goes round
-//! once more (FIFO with reinsertion, a CLOCK). A hit so writes one bit, in a line it has read
-//! anyway.
+//! An index of 64-byte buckets points into a log of entries. A look-up touches one line of the
+//! index, then the entry.
+//!
+//! What leaves when memory is full is decided as in S3-FIFO (Yang et al., SOSP 2023). The log is
+//! two queues. What is new goes to the small one, a tenth of the memory. What was asked for again
+//! by the time that it reaches the end of that goes on to the main queue; all else leaves, and only
+//! a fingerprint stays, a ghost: if it comes back, it goes to the main queue at once. At the main
+//! queue's end an entry goes round again once for each time that it was asked for, three at most.
+//! So a flood of names that nobody asks for twice passes through the small queue and leaves the
+//! main one alone. A hit writes at most two bits, in a line it has read anyway.
 //!
 //! All memory is reserved when the cache is made. The room does no I/O, knows no thread and has
 //! no clock: callers pass the time in whole seconds.
 
+mod ghost;
 mod index;
 mod log;
+mod memory;
 mod prefetch;
 mod record;
+mod walk;
 
 use std::io;
 
-use crate::dns::{Answer, AnswerRef, answer::same_question};
+use crate::dns::{Answer, AnswerRef, NameHasher, answer::same_question, question_hash};
+use ghost::Ghosts;
 use index::{Index, Slot};
-use log::{Entry, Log};
+use log::{Entry, Log, Queue, Times};
 pub use record::Record;
+pub use walk::{Visit, Walk};
 
 /// What an answer is kept under.
 #[derive(Clone, Copy, Debug)]
@@ -32,6 +42,17 @@ pub struct Key<'a> {
     pub flags: u8,
 }
 
+impl<'a> Key<'a> {
+    /// The key of a question, in wire form.
+    pub fn new(hasher: &NameHasher, question: &'a [u8], flags: u8) -> Self {
+        Self {
+            hash: question_hash(hasher, question, flags),
+            question,
+            flags,
+        }
+    }
+}
+
 /// A cached answer.
 #[derive(Clone, Copy, Debug)]
 pub struct Hit<'a> {
@@ -39,25 +60,47 @@ pub struct Hit<'a> {
     pub answer: AnswerRef<'a>,
     /// Whole seconds since it was learnt.
     pub age: u32,
+    /// The answer is in the last tenth of its life.
+    pub late: bool,
+    /// It is late, was asked for before, and this is the first hit to say so: the time to get a
+    /// new one, before anybody has to wait for it.
+    pub refresh: bool,
 }
 
-/// Smallest budget: room for two entries of the largest size and an index.
+/// Whether an answer with `left` seconds of its life left is in the last tenth of it. Lives below
+/// ten seconds have none.
+#[inline]
+fn is_late(left: u32, life: u32) -> bool {
+    left <= life / 10
+}
+
+/// Smallest budget: room for an entry of the largest size and an index.
 pub const MIN_BYTES: usize = 1 << 18;
+
+/// Times that an entry has to be asked for in the small queue to go on to the main one.
+const PROMOTION: u8 = 1;
+
+/// Entries that may be moved for one insertion: bounds its cost.
+const MAX_MOVES: u32 = 64;
 
 /// The cache.
 #[derive(Debug)]
 pub struct Cache {
     index: Index,
     log: Log,
+    ghosts: Ghosts,
     /// Seconds for which an entry is still of use after its end of life.
     grace: u32,
+    /// What was learnt before this second is forgotten; in this second, what was learnt before
+    /// this epoch.
+    since: u32,
+    epoch: u8,
     entries: u64,
     insertions: u64,
     evictions: u64,
-    /// What was learnt before this second is forgotten.
-    since: u32,
 }
 
+/// Creation.
 impl Cache {
     /// Reserves a cache of `bytes` octets, index included, at least [`MIN_BYTES`].
     ///
@@ -75,125 +118,233 @@ impl Cache {
     pub fn with_grace(bytes: usize, grace: u32) -> io::Result<Self> {
         let bytes = bytes.max(MIN_BYTES);
         let index = Index::for_budget(bytes)?;
-        let log = Log::new(bytes - index.bytes())?;
+        let ghosts = Ghosts::for_budget(bytes)?;
+        let log = Log::new(bytes - index.bytes() - ghosts.bytes())?;
         Ok(Self {
             index,
             log,
+            ghosts,
             grace,
+            since: 0,
+            epoch: 0,
             entries: 0,
             insertions: 0,
             evictions: 0,
-            since: 0,
         })
     }
 
+    /// Has the kernel find the memory now, on the caller's NUMA node. It takes a moment; without
+    /// it, memory is found as it is used.
+    pub fn populate(&self) {
+        self.index.populate();
+        self.log.populate();
+        self.ghosts.populate();
+    }
+}
+
+/// Look-ups.
+impl Cache {
     /// Starts to fetch the index line that a look-up for `hash` will need.
     #[inline]
     pub fn prefetch(&self, hash: u64) {
         self.index.prefetch(hash);
     }
 
+    /// Starts to fetch the entry that a look-up for `hash` will need, from the index line that is
+    /// there by now.
+    #[inline]
+    pub fn prefetch_entry(&self, hash: u64) {
+        if let Some((_, offset)) = self.index.candidates(hash).next() {
+            self.log.prefetch(offset);
+        }
+    }
+
     /// Finds the answer kept under `key`, if it is still good at `now`.
     #[inline]
     pub fn get(&mut self, key: &Key<'_>, now: u32) -> Option<Hit<'_>> {
-        let (slot, entry) = find(&self.index, &self.log, key)?;
-        if now >= entry.expires || entry.stored < self.since {
+        let (slot, offset, entry) = find(&self.index, &self.log, key)?;
+        if now >= entry.expires || self.is_forgotten(&entry) {
             return None;
         }
-        self.index.mark(slot);
+        let before = self.index.touch(slot);
+        let (left, life) = (entry.expires - now, entry.expires - entry.stored);
+        let late = is_late(left, life);
+        let refresh = late && before > 0 && self.log.ask_refresh(offset);
         Some(Hit {
-            answer: entry.answer()?,
-            age: now.saturating_sub(entry.stored),
+            answer: self.log.entry(offset)?.answer()?,
+            age: life - left,
+            late,
+            refresh,
         })
-    }
-
-    /// Forgets all that was learnt until `now`, that second included. What is forgotten leaves as
-    /// room is needed.
-    pub fn forget(&mut self, now: u32) {
-        self.since = now.saturating_add(1);
     }
 
     /// Finds the answer kept under `key`, also one whose life ended less than the grace ago:
     /// then the hit's age is not below the answer's life.
     pub fn get_stale(&mut self, key: &Key<'_>, now: u32) -> Option<Hit<'_>> {
-        let (slot, entry) = find(&self.index, &self.log, key)?;
-        if now >= entry.expires && now - entry.expires >= self.grace {
+        let (slot, _, entry) = find(&self.index, &self.log, key)?;
+        if self.is_dead(&entry, now) {
             return None;
         }
-        self.index.mark(slot);
+        self.index.touch(slot);
         Some(Hit {
             answer: entry.answer()?,
             age: now.saturating_sub(entry.stored),
+            late: true,
+            refresh: false,
         })
     }
 
-    /// Forgets what is kept under `key`.
-    pub fn remove(&mut self, key: &Key<'_>) {
-        if let Some((slot, _)) = find(&self.index, &self.log, key) {
-            self.index.clear(slot);
-            self.entries -= 1;
-        }
+    #[inline]
+    fn is_forgotten(&self, entry: &Entry<'_>) -> bool {
+        entry.stored < self.since || (entry.stored == self.since && entry.epoch() != self.epoch)
     }
 
+    /// Whether an entry is of no use any more.
+    fn is_dead(&self, entry: &Entry<'_>, now: u32) -> bool {
+        now >= entry.expires.saturating_add(self.grace) || self.is_forgotten(entry)
+    }
+}
+
+/// Changes.
+impl Cache {
     /// Keeps `answer` under `key`. An answer without a life, or too large for the log, is not
     /// kept.
     pub fn insert(&mut self, key: &Key<'_>, answer: &Answer, now: u32) {
-        let life = answer.as_ref().life();
-        let Some(len) = Log::entry_len(key.question.len(), answer.as_bytes().len()) else {
+        let answer = answer.as_ref();
+        if answer.life() > 0 {
+            self.put(key, answer, now, now);
+        }
+    }
+
+    /// Keeps what another process had, unless it is of no use any more at `now`.
+    pub fn restore(&mut self, key: &Key<'_>, answer: AnswerRef<'_>, age: u32, now: u32) {
+        let stored = now.saturating_sub(age);
+        let expires = stored.saturating_add(answer.life());
+        if answer.life() > 0 && now < expires.saturating_add(self.grace) {
+            self.put(key, answer, stored, now);
+        }
+    }
+
+    fn put(&mut self, key: &Key<'_>, answer: AnswerRef<'_>, stored: u32, now: u32) {
+        let times = Times {
+            stored,
+            expires: stored.saturating_add(answer.life()),
+            epoch: self.epoch,
+        };
+        let Some(len) = Log::entry_len(key.question.len(), answer.flat_len()) else {
             return;
         };
-        if life == 0 || !self.make_room(len, now) {
+        let old = find(&self.index, &self.log, key);
+        let old = old.map(|(slot, offset, entry)| (slot, offset, entry.len()));
+        let queue = match old {
+            Some((slot, offset, old_len)) if old_len == len => {
+                // Most answers are as long as the ones before them.
+                if self.log.write(offset, key, answer, times).is_some() {
+                    self.index.touch(slot);
+                    self.insertions += 1;
+                }
+                return;
+            }
+            Some((_, offset, _)) => self.log.queue_of(offset),
+            None if !self.log.is_small(len) || self.ghosts.take(key.hash) => Queue::Main,
+            None => Queue::Small,
+        };
+        let mut moves = MAX_MOVES;
+        if !self.make_room(queue, len, now, &mut moves) {
             return;
         }
-        let old = find(&self.index, &self.log, key).map(|(slot, _)| slot);
-        let Some(offset) = self
-            .log
-            .append(key, answer.as_bytes(), now, now.saturating_add(life))
-        else {
+        // Making room may have moved it, or thrown it out.
+        let old = find(&self.index, &self.log, key).map(|(slot, ..)| slot);
+        let Some(offset) = self.log.append(queue, key, answer, times) else {
             return;
         };
         self.insertions += 1;
         if let Some(slot) = old {
             self.index.set(slot, offset);
-        } else if self.index.insert(key.hash, offset) {
+            self.index.touch(slot);
+            return;
+        }
+        let log = &self.log;
+        let worth = |offset, uses| (log.queue_of(offset) == Queue::Main, uses);
+        if self.index.insert(key.hash, offset, worth) {
             self.evictions += 1;
         } else {
             self.entries += 1;
         }
     }
 
-    /// Frees `len` octets at the log's head.
-    fn make_room(&mut self, len: usize, now: u32) -> bool {
-        /// Entries that may go round again for one insertion: bounds its cost.
-        const MAX_REINSERTIONS: u32 = 64;
-        let mut reinsertions = 0;
-        while !self.log.has_room(len) {
-            let Some((offset, entry)) = self.log.oldest() else {
+    /// Forgets what is kept under `key`.
+    pub fn remove(&mut self, key: &Key<'_>) {
+        if let Some((slot, ..)) = find(&self.index, &self.log, key) {
+            self.drop_entry(slot);
+        }
+    }
+
+    /// Forgets all that was learnt until now. What is forgotten leaves as room is needed.
+    pub fn forget(&mut self, now: u32) {
+        self.since = now;
+        self.epoch = (self.epoch + 1) % 128;
+    }
+
+    fn drop_entry(&mut self, slot: Slot) {
+        self.index.clear(slot);
+        self.entries -= 1;
+    }
+
+    /// Frees `len` octets at a queue's head.
+    fn make_room(&mut self, queue: Queue, len: usize, now: u32, moves: &mut u32) -> bool {
+        while !self.log.has_room(queue, len) {
+            let Some((offset, entry)) = self.log.oldest(queue) else {
                 return false;
             };
-            let expired = now >= entry.expires.saturating_add(self.grace);
-            let Some(slot) = self.index.find_offset(entry.hash, offset) else {
-                self.log.pop();
+            let (hash, entry) = (entry.hash, entry.len());
+            let Some(slot) = self.index.find_offset(hash, offset) else {
+                self.log.pop(queue);
                 continue;
             };
-            if !expired && reinsertions < MAX_REINSERTIONS && self.index.unmark(slot) {
-                reinsertions += 1;
-                if let Some(moved) = self.log.rotate() {
+            let dead = (self.log.entry(offset)).is_none_or(|entry| self.is_dead(&entry, now));
+            if !dead && self.stays(queue, slot, entry, now, moves) {
+                if let Some(moved) = self.log.promote(queue) {
                     self.index.set(slot, moved);
                     continue;
                 }
             } else {
-                self.log.pop();
+                self.log.pop(queue);
             }
-            self.index.clear(slot);
-            self.entries -= 1;
-            if !expired {
+            self.drop_entry(slot);
+            if !dead {
                 self.evictions += 1;
+                if queue == Queue::Small {
+                    self.ghosts.insert(hash);
+                }
             }
         }
         true
     }
 
+    /// Whether an entry at a queue's end goes on in the main queue. What it was asked for counts
+    /// once.
+    fn stays(&mut self, queue: Queue, slot: Slot, len: usize, now: u32, moves: &mut u32) -> bool {
+        let uses = self.index.uses(slot);
+        let Some(left) = moves.checked_sub(1) else {
+            return false;
+        };
+        match queue {
+            Queue::Main if uses == 0 => return false,
+            Queue::Main => self.index.set_uses(slot, uses - 1),
+            // As long as the main queue was never full, there is room for everybody.
+            Queue::Small if uses < PROMOTION && !self.log.has_room(Queue::Main, len) => {
+                return false;
+            }
+            Queue::Small => self.index.set_uses(slot, 0),
+        }
+        *moves = left;
+        queue == Queue::Main || self.make_room(Queue::Main, len, now, moves)
+    }
+}
+
+/// What it holds.
+impl Cache {
     /// Answers kept now, expired ones included that have not been overwritten yet.
     pub fn entries(&self) -> u64 {
         self.entries
@@ -211,13 +362,13 @@ impl Cache {
 }
 
 #[inline]
-fn find<'a>(index: &Index, log: &'a Log, key: &Key<'_>) -> Option<(Slot, Entry<'a>)> {
+fn find<'a>(index: &Index, log: &'a Log, key: &Key<'_>) -> Option<(Slot, u32, Entry<'a>)> {
     index.candidates(key.hash).find_map(|(slot, offset)| {
         let entry = log.entry(offset)?;
         (entry.hash == key.hash
             && entry.flags == key.flags
             && same_question(entry.question, key.question))
-        .then_some((slot, entry))
+        .then_some((slot, offset, entry))
     })
 }
 

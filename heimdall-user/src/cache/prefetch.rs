@@ -12,3 +12,14 @@ pub(super) fn read<T>(value: &T) {
     #[cfg(not(target_arch = "x86_64"))]
     let _ = value;
 }
+
+/// Starts to bring the first two cache lines of `octets` near.
+#[inline]
+pub(super) fn two_lines(octets: &[u8; 128]) {
+    let (first, second) = octets.split_at(64);
+    for line in [first, second] {
+        if let Some(octet) = line.first() {
+            read(octet);
+        }
+    }
+}

@@ -31,13 +31,13 @@ pub struct Record<'a> {
 
 impl<'a> Record<'a> {
     /// Octets that [`append_to`](Self::append_to) adds.
-    pub fn len(&self) -> usize {
+    pub fn encoded_len(&self) -> usize {
         FIXED + self.question.len() + self.answer.flat_len()
     }
 
     /// Writes the record behind what is in `out`.
     pub fn append_to(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&(self.len() as u32).to_le_bytes());
+        out.extend_from_slice(&(self.encoded_len() as u32).to_le_bytes());
         out.extend_from_slice(&self.age.to_le_bytes());
         out.extend_from_slice(&(self.question.len() as u16).to_le_bytes());
         out.extend_from_slice(&[self.flags, 0]);

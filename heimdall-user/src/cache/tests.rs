@@ -22,26 +22,20 @@ fn response(label: &[u8], fill: usize, ttl: u32) -> (Vec<u8>, Answer) {
     (question, answer)
 }
 
+#[derive(Default)]
 struct Names {
     hasher: NameHasher,
 }
 
 impl Names {
     fn key<'a>(&self, question: &'a [u8], flags: u8) -> Key<'a> {
-        let name = &question[..question.len() - 4];
-        Key {
-            hash: self.hasher.hash(name, u64::from(flags)),
-            question,
-            flags,
-        }
+        Key::new(&self.hasher, question, flags)
     }
 }
 
 #[test]
 fn keeps_until_expiry_and_ages() {
-    let names = Names {
-        hasher: NameHasher::default(),
-    };
+    let names = Names::default();
     let mut cache = Cache::new(0).unwrap();
     let (question, answer) = response(b"Name", 20, 30);
     cache.insert(&names.key(&question, 0), &answer, 100);
@@ -57,9 +51,7 @@ fn keeps_until_expiry_and_ages() {
 
 #[test]
 fn type_octets_are_not_letters() {
-    let names = Names {
-        hasher: NameHasher::default(),
-    };
+    let names = Names::default();
     let mut cache = Cache::new(0).unwrap();
     let (mut question, answer) = response(b"n", 20, 30);
     let len = question.len();
@@ -91,9 +83,7 @@ fn type_octets_are_not_letters() {
 
 #[test]
 fn entries_that_are_asked_for_outlive_a_scan() {
-    let names = Names {
-        hasher: NameHasher::default(),
-    };
+    let names = Names::default();
     let mut cache = Cache::new(MIN_BYTES).unwrap();
     let popular: Vec<_> = (0..100)
         .map(|i| response(format!("popular{i}").as_bytes(), 40, 3600))
@@ -113,15 +103,13 @@ fn entries_that_are_asked_for_outlive_a_scan() {
         }
     }
     // A full bucket costs one now and then.
-    assert!(kept >= 90, "{kept} of 100");
+    assert!(kept >= 98, "{kept} of 100");
     assert!(cache.evictions() > 10_000);
 }
 
 #[test]
 fn the_largest_answers_fit() {
-    let names = Names {
-        hasher: NameHasher::default(),
-    };
+    let names = Names::default();
     let mut cache = Cache::new(MIN_BYTES).unwrap();
     for i in 0..50u8 {
         let (question, answer) = response(&[b'a', i], 65_400, 60);
@@ -139,9 +127,7 @@ fn the_largest_answers_fit() {
 
 #[test]
 fn expired_answers_are_found_for_their_grace() {
-    let names = Names {
-        hasher: NameHasher::default(),
-    };
+    let names = Names::default();
     let (question, answer) = response(b"name", 20, 30);
     let key = names.key(&question, 0);
     let mut cache = Cache::with_grace(0, 100).unwrap();
@@ -158,9 +144,7 @@ fn expired_answers_are_found_for_their_grace() {
 
 #[test]
 fn expired_answers_that_are_asked_for_outlive_a_scan_during_their_grace() {
-    let names = Names {
-        hasher: NameHasher::default(),
-    };
+    let names = Names::default();
     let (popular, answer) = response(b"popular", 40, 1);
     for (grace, kept) in [(1000, true), (5, false)] {
         let mut cache = Cache::with_grace(MIN_BYTES, grace).unwrap();
@@ -177,9 +161,7 @@ fn expired_answers_that_are_asked_for_outlive_a_scan_during_their_grace() {
 
 #[test]
 fn what_is_removed_is_gone() {
-    let names = Names {
-        hasher: NameHasher::default(),
-    };
+    let names = Names::default();
     let mut cache = Cache::with_grace(MIN_BYTES, 10).unwrap();
     for i in 0..20_000 {
         let (question, answer) = response(format!("n{i}").as_bytes(), 40, 60);
@@ -193,6 +175,189 @@ fn what_is_removed_is_gone() {
     assert_eq!(cache.evictions(), 0);
 }
 
+#[test]
+fn a_flood_of_names_leaves_what_was_asked_for_before() {
+    let names = Names::default();
+    let mut cache = Cache::new(MIN_BYTES).unwrap();
+    let popular: Vec<_> = (0..500)
+        .map(|i| response(format!("popular{i}").as_bytes(), 40, 3600))
+        .collect();
+    // Asked for as they come, then not at all while the flood lasts.
+    for _ in 0..3 {
+        for (question, answer) in &popular {
+            let key = names.key(question, 0);
+            if cache.get(&key, 0).is_none() {
+                cache.insert(&key, answer, 0);
+            }
+        }
+        for i in 0..200 {
+            let (question, answer) = response(format!("filler{i}").as_bytes(), 40, 3600);
+            cache.insert(&names.key(&question, 0), &answer, 0);
+        }
+    }
+    for i in 0..100_000 {
+        let (question, answer) = response(format!("flood{i}").as_bytes(), 40, 3600);
+        cache.insert(&names.key(&question, 0), &answer, 0);
+    }
+    let kept = popular
+        .iter()
+        .filter(|(question, _)| cache.get(&names.key(question, 0), 0).is_some())
+        .count();
+    // The bound on the work of one insertion costs a few.
+    assert!(kept >= 490, "{kept} of 500");
+}
+
+#[test]
+fn a_name_that_comes_back_outlives_the_small_queue() {
+    let names = Names::default();
+    let mut cache = Cache::new(MIN_BYTES).unwrap();
+    let fill = |cache: &mut Cache, from: u32, to: u32| {
+        for i in from..to {
+            let (question, answer) = response(format!("filler{i}").as_bytes(), 40, 3600);
+            cache.insert(&names.key(&question, 0), &answer, 0);
+        }
+    };
+    fill(&mut cache, 0, 5000);
+    let (question, answer) = response(b"name", 40, 3600);
+    let key = names.key(&question, 0);
+    cache.insert(&key, &answer, 0);
+    fill(&mut cache, 5000, 5500);
+    assert!(cache.get(&key, 0).is_none(), "it was new");
+    cache.insert(&key, &answer, 0);
+    fill(&mut cache, 5500, 6000);
+    assert!(cache.get(&key, 0).is_some(), "it was known");
+}
+
+#[test]
+fn a_refresh_is_due_once_in_the_last_tenth_of_a_popular_name() {
+    let names = Names::default();
+    let (question, answer) = response(b"name", 20, 100);
+    let key = names.key(&question, 0);
+    let due = |cache: &mut Cache, now| cache.get(&key, now).unwrap().refresh;
+    let mut cache = Cache::new(0).unwrap();
+    cache.insert(&key, &answer, 1000);
+    assert!(!due(&mut cache, 1050));
+    assert!(!due(&mut cache, 1089));
+    assert!(due(&mut cache, 1090));
+    assert!(!due(&mut cache, 1091), "once");
+    cache.insert(&key, &answer, 1092);
+    assert!(!due(&mut cache, 1181));
+    assert!(due(&mut cache, 1182), "once a life");
+    let mut unpopular = Cache::new(0).unwrap();
+    unpopular.insert(&key, &answer, 1000);
+    assert!(!due(&mut unpopular, 1095), "asked for the first time");
+    assert!(due(&mut unpopular, 1096));
+}
+
+#[test]
+fn what_is_forgotten_does_not_come_back_and_what_is_new_stays() {
+    let names = Names::default();
+    let (question, answer) = response(b"name", 20, 100);
+    let key = names.key(&question, 0);
+    let mut cache = Cache::with_grace(0, 1000).unwrap();
+    cache.insert(&key, &answer, 9);
+    cache.forget(10);
+    assert!(cache.get_stale(&key, 10).is_none());
+    for _ in 0..3 {
+        // All within one second.
+        cache.insert(&key, &answer, 10);
+        assert!(cache.get(&key, 10).is_some());
+        cache.forget(10);
+        assert!(cache.get(&key, 10).is_none());
+    }
+    let mut walk = Walk::default();
+    while cache.walk(&mut walk, 10, 10, |_| panic!("all is forgotten")) {}
+}
+
+#[test]
+fn a_walk_sees_every_entry_and_records_bring_them_back() {
+    let names = Names::default();
+    let mut cache = Cache::with_grace(MIN_BYTES, 50).unwrap();
+    for i in 0..300u32 {
+        let (question, answer) = response(format!("n{i}").as_bytes(), 40, 100);
+        cache.insert(&names.key(&question, (i % 4) as u8), &answer, 1000 + i % 50);
+    }
+    let mut octets = Vec::new();
+    let mut walk = Walk::default();
+    let mut seen = 0;
+    while cache.walk(&mut walk, 7, 1120, |record| {
+        record.append_to(&mut octets);
+        seen += 1;
+        Visit::Keep
+    }) {}
+    assert_eq!(seen, 300);
+
+    // Another process: other hashes, another clock, 20 seconds later.
+    let others = Names::default();
+    let mut restored = Cache::with_grace(MIN_BYTES, 50).unwrap();
+    let mut rest = &octets[..];
+    while let Some(record) = Record::take(&mut rest) {
+        let key = Key::new(&others.hasher, record.question, record.flags);
+        restored.restore(&key, record.answer, record.age + 20, 500_000);
+    }
+    assert!(rest.is_empty());
+    for i in 0..300u32 {
+        let (question, answer) = response(format!("n{i}").as_bytes(), 40, 100);
+        let key = others.key(&question, (i % 4) as u8);
+        let age = 120 - i % 50 + 20;
+        match restored.get_stale(&key, 500_000) {
+            Some(hit) => {
+                assert_eq!((hit.age, hit.answer.body()), (age, answer.as_ref().body()));
+                assert!(age < 150);
+            }
+            None => assert!(age >= 150, "{i}"),
+        }
+        assert_eq!(restored.get(&key, 500_000).is_some(), age < 100);
+    }
+    let zone = |record: &Record<'_>| record.question.starts_with(b"\x03n1");
+    let mut walk = Walk::default();
+    while cache.walk(&mut walk, 64, 1120, |record| {
+        if zone(record) {
+            Visit::Remove
+        } else {
+            Visit::Keep
+        }
+    }) {}
+    for i in 0..300u32 {
+        let (question, _) = response(format!("n{i}").as_bytes(), 40, 100);
+        let key = names.key(&question, (i % 4) as u8);
+        let stays = i / 10 != 1;
+        assert_eq!(cache.get_stale(&key, 1120).is_some(), stays, "{i}");
+    }
+    assert_eq!(cache.entries(), 290);
+}
+
+#[test]
+fn a_walk_misses_nothing_while_entries_move() {
+    let names = Names::default();
+    let mut cache = Cache::new(MIN_BYTES).unwrap();
+    let (question, answer) = response(b"needle", 40, 3600);
+    let needle = names.key(&question, 0);
+    for round in 0..400 {
+        cache.remove(&needle);
+        cache.insert(&needle, &answer, 0);
+        let mut walk = Walk::default();
+        let mut seen = false;
+        let mut filler = 0;
+        while cache.walk(&mut walk, 64, 0, |record| {
+            seen |= record.question == question;
+            Visit::Keep
+        }) {
+            assert!(
+                cache.get(&needle, 0).is_some(),
+                "it is asked for, so it stays"
+            );
+            for _ in 0..round % 40 {
+                filler += 1;
+                let (question, answer) =
+                    response(format!("f{round}-{filler}").as_bytes(), 40, 3600);
+                cache.insert(&names.key(&question, 0), &answer, 0);
+            }
+        }
+        assert!(seen, "{round}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(40))]
 
@@ -202,7 +367,7 @@ proptest! {
     fn never_gives_anything_but_the_last_good_answer(
         ops in prop::collection::vec((0..400u16, 1..3000usize, 0..60u32, 0..3u32, any::<bool>()), 1..2000)
     ) {
-        let names = Names { hasher: NameHasher::default() };
+        let names = Names::default();
         let mut cache = Cache::new(MIN_BYTES).unwrap();
         let mut model: HashMap<(u16, u8), (Answer, u32)> = HashMap::new();
         let mut now = 0;

@@ -520,6 +520,19 @@ impl<'a> AnswerRef<'a> {
         out.extend_from_slice(self.ttls);
     }
 
+    /// Writes the flat form over `out`. `None`: that has another length.
+    pub(crate) fn copy_to(&self, out: &mut [u8]) -> Option<()> {
+        let (fixed, rest) = out.split_at_mut_checked(FIXED)?;
+        let (body, ttls) = rest.split_at_mut_checked(self.body.len())?;
+        if ttls.len() != self.ttls.len() {
+            return None;
+        }
+        fixed.copy_from_slice(self.fixed);
+        body.copy_from_slice(self.body);
+        ttls.copy_from_slice(self.ttls);
+        Some(())
+    }
+
     /// Octets of the flat form.
     #[inline]
     pub fn flat_len(&self) -> usize {

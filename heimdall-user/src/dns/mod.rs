@@ -21,7 +21,7 @@ pub mod view;
 pub use answer::{Answer, AnswerRef, TtlLimits};
 pub use edns::{Edns, Options};
 pub use name::NameHasher;
-pub use view::{DnsPacketView, Malformed, Query};
+pub use view::{DnsPacketView, Malformed, Query, question_hash};
 
 /// Octets of the type and class that follow the name in a question (RFC 1035 section 4.1.2).
 pub const QUESTION_FIXED: usize = 4;

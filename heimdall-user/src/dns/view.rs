@@ -206,6 +206,21 @@ pub struct Query {
     pub edns: Option<Edns>,
 }
 
+#[inline]
+fn key_rest(qtype: u16, qclass: u16, flags: u8) -> u64 {
+    u64::from(qtype) << 32 | u64::from(qclass) << 16 | u64::from(flags)
+}
+
+/// The hash under which the answer to a question, in wire form, is kept: [`Query::hash`].
+pub fn question_hash(hasher: &super::NameHasher, question: &[u8], flags: u8) -> u64 {
+    let (name, [t0, t1, c0, c1]) = match question.split_last_chunk() {
+        Some((name, fixed)) => (name, *fixed),
+        None => (question, [0; QUESTION_FIXED]),
+    };
+    let [qtype, qclass] = [[t0, t1], [c0, c1]].map(u16::from_be_bytes);
+    hasher.hash(name, key_rest(qtype, qclass, flags))
+}
+
 impl Query {
     /// Takes a view's findings and hashes its key.
     #[inline]
@@ -218,7 +233,8 @@ impl Query {
             qclass: view.qclass,
             edns: view.edns,
         };
-        query.hash = hasher.hash(view.qname(), query.key_rest());
+        let rest = key_rest(query.qtype, query.qclass, query.key_flags());
+        query.hash = hasher.hash(view.qname(), rest);
         query
     }
 
@@ -245,11 +261,6 @@ impl Query {
             0
         };
         dnssec_ok | checking_disabled
-    }
-
-    #[inline]
-    fn key_rest(&self) -> u64 {
-        u64::from(self.qtype) << 32 | u64::from(self.qclass) << 16 | u64::from(self.key_flags())
     }
 
     /// Whether there is a question at all.

@@ -7,6 +7,8 @@ counters! {
     pub struct ForwardCounters {
         /// Requests taken from the fronts.
         requests,
+        /// Requests to get an answer anew before its life was over, among the requests.
+        refreshes,
         /// Requests that joined an upstream query that was under way.
         coalesced,
         /// Queries sent over UDP.

@@ -80,10 +80,11 @@ impl Inbox {
         let failure = Arc::new(Answer::failure(rcode::SERVFAIL, None, 0));
         while let Some(request) = self.take() {
             if let Some(mailbox) = self.mailboxes.get(usize::from(request.front)) {
-                mailbox.put(Outcome {
-                    token: request.token,
-                    answer: Arc::clone(&failure),
-                });
+                mailbox.put(Outcome::new(
+                    &request,
+                    request.waiter(),
+                    Arc::clone(&failure),
+                ));
                 mailbox.ring();
             }
         }

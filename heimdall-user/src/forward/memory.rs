@@ -71,14 +71,6 @@ impl AnyType {
     }
 }
 
-fn key(request: &Request) -> Key<'_> {
-    Key {
-        hash: request.hash,
-        question: request.question(),
-        flags: request.flags,
-    }
-}
-
 impl Memory {
     /// Reserves the memory that `settings` give it.
     ///
@@ -97,10 +89,11 @@ impl Memory {
         })
     }
 
-    /// The answer to `request` as it is at `now`, if its life is not over.
+    /// The answer to `request` as it is at `now`, if its life is not over; for a refresh, if it is
+    /// not in its last tenth either.
     pub(super) fn recall(&mut self, request: &Request, now: u32) -> Option<(Found, Answer)> {
-        if let Some(hit) = self.cache.get(&key(request), now) {
-            return Some((Found::Question, hit.answer.aged(hit.age)));
+        if let Some(answer) = self.good(request, &request.key(), now) {
+            return Some((Found::Question, answer));
         }
         let name = request.name();
         if let Some(answer) = self.denial(request, name, now) {
@@ -125,7 +118,14 @@ impl Memory {
     /// NXDOMAIN for `name`, if it is known at `now`.
     fn denial(&mut self, request: &Request, name: &[u8], now: u32) -> Option<Answer> {
         let any = AnyType::new(&self.hasher, name, request)?;
-        let hit = self.cache.get(&any.key(), now)?;
+        self.good(request, &any.key(), now)
+    }
+
+    fn good(&mut self, request: &Request, key: &Key<'_>, now: u32) -> Option<Answer> {
+        let hit = self.cache.get(key, now)?;
+        if request.is_refresh() && hit.late {
+            return None;
+        }
         Some(hit.answer.aged(hit.age))
     }
 
@@ -134,7 +134,7 @@ impl Memory {
         let any = AnyType::new(&self.hasher, request.name(), request)?;
         let named = self.cache.get_stale(&any.key(), now);
         let named = named.map(|hit| (hit.age, hit.answer.stale()));
-        match (self.cache.get_stale(&key(request), now), named) {
+        match (self.cache.get_stale(&request.key(), now), named) {
             (Some(hit), Some((age, named))) if age < hit.age => Some(named),
             (Some(hit), _) => Some(hit.answer.stale()),
             (None, named) => named.map(|(_, answer)| answer),
@@ -143,7 +143,7 @@ impl Memory {
 
     /// Whether [`stale`](Self::stale) has something.
     pub(super) fn has_stale(&mut self, request: &Request, now: u32) -> bool {
-        self.cache.get_stale(&key(request), now).is_some()
+        self.cache.get_stale(&request.key(), now).is_some()
             || AnyType::new(&self.hasher, request.name(), request)
                 .is_some_and(|any| self.cache.get_stale(&any.key(), now).is_some())
     }
@@ -155,9 +155,9 @@ impl Memory {
             return;
         };
         let (kept, gone) = if denies_name(answer) {
-            (any.key(), key(request))
+            (any.key(), request.key())
         } else {
-            (key(request), any.key())
+            (request.key(), any.key())
         };
         self.cache.remove(&gone);
         if answer.as_ref().life() == 0 {

@@ -43,7 +43,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 pub use counters::ForwardCounters;
 pub use handle::{Handle, QueueFull};
-pub use request::{Mailbox, Outcome, Request};
+pub use request::{MAX_REFRESHES, Mailbox, Outcome, Request};
 pub use settings::Settings;
 
 use crate::{clock::Clock, dns::NameHasher};
@@ -64,12 +64,16 @@ impl Forwarder {
     /// Starts the threads. [`Request::front`] is the place of the front's mailbox in `mailboxes`.
     ///
     /// Raises the process's soft limit on open files to the hard one, as every upstream query
-    /// holds a descriptor.
+    /// holds a descriptor. `hasher` is the one that the fronts hash with.
     ///
     /// # Errors
     /// There is no upstream, or a thread, its epoll instance or the memory for its cache is not to
     /// be had.
-    pub fn start(settings: Settings, mailboxes: Vec<Arc<Mailbox>>) -> io::Result<Self> {
+    pub fn start(
+        settings: Settings,
+        mailboxes: Vec<Arc<Mailbox>>,
+        hasher: NameHasher,
+    ) -> io::Result<Self> {
         if settings.upstreams.is_empty() {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
@@ -78,7 +82,6 @@ impl Forwarder {
         }
         raise_file_limit();
         let mailboxes: Arc<[_]> = mailboxes.into();
-        let hasher = NameHasher::default();
         let clock = Clock::start();
         let shards = (0..settings.threads.max(1))
             .map(|_| Shard::new(settings.clone(), mailboxes.clone(), hasher.clone(), clock))

@@ -10,9 +10,18 @@ use crossbeam_queue::ArrayQueue;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::inflight::Waiter;
-use crate::dns::{Answer, MAX_QUESTION, QUESTION_FIXED, Query};
+use crate::{
+    cache::Key,
+    dns::{Answer, MAX_QUESTION, QUESTION_FIXED, Query},
+};
 
-/// A question that a front could not answer itself. Holds its octets, so that no memory is
+/// The token of a [`refresh`](Request::refresh), for which no query waits.
+const REFRESH: u64 = u64::MAX;
+
+/// Refreshes that a front may have under way, beside its queries.
+pub const MAX_REFRESHES: usize = 64;
+
+/// A question that a front could not answer itself, or not for much longer. Holds its octets, so that no memory is
 /// shared and none is allocated.
 #[derive(Clone, Copy, Debug)]
 pub struct Request {
@@ -44,6 +53,25 @@ impl Request {
         })
     }
 
+    /// A request to get the answer to `query` anew before its life is over. `msg` may be its reply.
+    pub fn refresh(query: &Query, msg: &[u8], front: u16) -> Option<Self> {
+        Self::new(query, msg, front, REFRESH)
+    }
+
+    /// Whether an answer is wanted that is newer than the one that the front has.
+    pub(super) fn is_refresh(&self) -> bool {
+        self.token == REFRESH
+    }
+
+    /// What the answer is kept under.
+    pub fn key(&self) -> Key<'_> {
+        Key {
+            hash: self.hash,
+            question: self.question(),
+            flags: self.flags,
+        }
+    }
+
     pub(super) fn waiter(&self) -> Waiter {
         Waiter {
             front: self.front,
@@ -71,9 +99,22 @@ impl Request {
 pub struct Outcome {
     /// The request's token.
     pub token: u64,
+    /// The request itself, if it was a refresh.
+    pub refreshed: Option<Box<Request>>,
     /// The answer; a failure, with its response code and Extended DNS Error, if no upstream gave
     /// one.
     pub answer: Arc<Answer>,
+}
+
+impl Outcome {
+    /// The outcome for one of those who wait for `request`'s question.
+    pub(super) fn new(request: &Request, waiter: Waiter, answer: Arc<Answer>) -> Self {
+        Self {
+            token: waiter.token,
+            refreshed: (waiter.token == REFRESH).then(|| Box::new(*request)),
+            answer,
+        }
+    }
 }
 
 /// Where a front gets its outcomes: a queue, and an eventfd that is readable when there may be
@@ -85,15 +126,15 @@ pub struct Mailbox {
 }
 
 impl Mailbox {
-    /// A mailbox for a front that has at most `capacity` requests under way. Every request has
-    /// exactly one outcome, so it cannot overflow.
+    /// A mailbox for a front that has at most `capacity` queries and [`MAX_REFRESHES`] refreshes
+    /// under way. Every request has exactly one outcome, so it cannot overflow.
     ///
     /// # Errors
     /// No eventfd is to be had.
     pub fn new(capacity: usize) -> io::Result<Self> {
         let event = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
         Ok(Self {
-            outcomes: ArrayQueue::new(capacity.max(1)),
+            outcomes: ArrayQueue::new(capacity + MAX_REFRESHES),
             event,
         })
     }

@@ -130,7 +130,11 @@ impl Shard {
         }
         self.inbox.close();
         for lookup in self.in_flight.end_all() {
-            self.deliver(&lookup.waiters, Answer::failure(rcode::SERVFAIL, None, 0));
+            self.deliver(
+                &lookup.request,
+                &lookup.waiters,
+                Answer::failure(rcode::SERVFAIL, None, 0),
+            );
         }
         self.ring();
         self.inbox.turn_away();

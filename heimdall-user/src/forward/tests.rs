@@ -31,12 +31,13 @@ impl Bench {
         let mailboxes: Vec<_> = (0..2)
             .map(|_| Arc::new(Mailbox::new(4096).unwrap()))
             .collect();
-        let forwarder = Forwarder::start(settings, mailboxes.clone()).unwrap();
+        let hasher = NameHasher::default();
+        let forwarder = Forwarder::start(settings, mailboxes.clone(), hasher.clone()).unwrap();
         Self {
             handle: forwarder.handle(),
             forwarder,
             mailboxes,
-            hasher: NameHasher::default(),
+            hasher,
         }
     }
 

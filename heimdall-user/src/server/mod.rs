@@ -107,7 +107,7 @@ impl Server {
         mailboxes.extend(open_xdp.iter().flat_map(OpenXdp::mailboxes));
 
         let summary = summary(&listeners, open_xdp.as_ref());
-        let forwarder = Forwarder::start(forward_settings(config), mailboxes)
+        let forwarder = Forwarder::start(forward_settings(config), mailboxes, parts.hasher.clone())
             .map_err(start("the forwarder"))?;
         let sockets = SocketFront::start(
             listeners,

@@ -10,7 +10,7 @@ use crate::{
     answer::{Client, Core, Verdict},
     clock::Clock,
     dns::{Answer, Query},
-    forward::{Handle, Mailbox, Outcome, Request},
+    forward::{Handle, MAX_REFRESHES, Mailbox, Outcome, Request},
 };
 
 /// The answer core, the way to the forwarder and back, and the queries in between.
@@ -21,6 +21,8 @@ pub(super) struct Service {
     front: u16,
     clock: Clock,
     pending: Pending,
+    /// Refreshes under way.
+    refreshing: usize,
     counters: Arc<SocketCounters>,
     /// The answer that was learnt last. The requests that shared an upstream query come back one
     /// behind the other; it is kept once.
@@ -46,6 +48,7 @@ impl Service {
             front,
             clock,
             pending: Pending::new(max_pending),
+            refreshing: 0,
             counters,
             learnt: None,
             last: None,
@@ -74,10 +77,25 @@ impl Service {
             Err(malformed) => return self.core.reject(malformed, buf, &client),
         };
         self.last = Some((query, client));
-        match self.core.answer(&query, buf, &client) {
+        let verdict = self.core.answer(&query, buf, &client);
+        if self.core.take_refresh(&query, buf) {
+            self.refresh(&query, buf);
+        }
+        match verdict {
             Verdict::Miss if self.forward(&query, buf, origin) => Verdict::Miss,
             Verdict::Miss => self.core.overload(&query, buf, &client),
             verdict => verdict,
+        }
+    }
+
+    /// Has the forwarder get an answer anew, if it has not too much to do.
+    #[cold]
+    fn refresh(&mut self, query: &Query, msg: &[u8]) {
+        if self.refreshing < MAX_REFRESHES
+            && let Some(request) = Request::refresh(query, msg, self.front)
+            && self.forwarder.submit(request).is_ok()
+        {
+            self.refreshing += 1;
         }
     }
 
@@ -100,6 +118,11 @@ impl Service {
     /// Writes the reply to a query that waited into `buf`: whom it goes to, and its length, 0 if
     /// there is none to send.
     pub(super) fn outcome(&mut self, outcome: Outcome, buf: &mut [u8]) -> Option<(Origin, usize)> {
+        if let Some(request) = outcome.refreshed {
+            self.refreshing -= 1;
+            self.core.relearn(&request.key(), &outcome.answer);
+            return None;
+        }
         let waiting = self.pending.remove(outcome.token)?;
         waiting.restore(buf);
         let client = waiting.origin.client();

@@ -62,7 +62,8 @@ impl Bench {
             attempt_timeout: Duration::from_secs(5),
             ..Settings::default()
         };
-        let forwarder = Forwarder::start(settings, vec![mailbox.clone()]).unwrap();
+        let forwarder =
+            Forwarder::start(settings, vec![mailbox.clone()], NameHasher::default()).unwrap();
         let handle = forwarder.handle();
         let clock = Clock::start();
         let front =
@@ -388,7 +389,8 @@ fn idle_connections_are_closed_and_busy_ones_are_not() {
         upstreams: vec![silent.address],
         ..Settings::default()
     };
-    let forwarder = Forwarder::start(settings, vec![mailbox.clone()]).unwrap();
+    let forwarder =
+        Forwarder::start(settings, vec![mailbox.clone()], NameHasher::default()).unwrap();
     let counters = Arc::<SocketCounters>::default();
     let core = Core::new(
         Cache::new(0).unwrap(),

@@ -34,7 +34,7 @@ use crate::{
     answer::{Client, Core, Transport, Verdict},
     clock::Clock,
     dns::{Malformed, Query},
-    forward::{Handle, Mailbox, Request},
+    forward::{Handle, MAX_REFRESHES, Mailbox, Request},
     packet::{BadPacket, Layout, SourceFilter},
     stats::{DropCounters, counters},
     xdp::socket::{BATCH, Frame, Xsk},
@@ -241,6 +241,8 @@ struct State {
     staged: Vec<Staged>,
     replies: Vec<Frame>,
     pending: Pending,
+    /// Refreshes under way.
+    refreshing: usize,
 }
 
 impl State {
@@ -278,6 +280,7 @@ impl State {
             staged: Vec::with_capacity(BATCH),
             replies: Vec::with_capacity(2 * BATCH),
             pending: Pending::new(max_pending(total)),
+            refreshing: 0,
         };
         // Before there is a thread: a packet may be steered here sooner than that gets to run, and
         // without a frame to receive into it is lost.
@@ -402,6 +405,12 @@ impl State {
     fn answer(&mut self) {
         let mut missed = false;
         let mut staged = mem::take(&mut self.staged);
+        for query in staged
+            .iter()
+            .filter_map(|staged| staged.query.as_ref().ok())
+        {
+            self.core.prefetch_entry(query);
+        }
         for Staged {
             mut frame,
             layout,
@@ -409,11 +418,18 @@ impl State {
         } in staged.drain(..)
         {
             let mut verdict = Verdict::Drop;
+            let mut refresh = None;
             self.xsk.edit(&mut frame, |octets| {
                 let client = client(&layout, octets);
                 let room = layout.reply_room(octets, self.settings.mtu);
                 verdict = match &query {
-                    Ok(query) => self.core.answer(query, room, &client),
+                    Ok(query) => {
+                        let verdict = self.core.answer(query, room, &client);
+                        if self.core.take_refresh(query, room) {
+                            refresh = Request::refresh(query, room, self.front);
+                        }
+                        verdict
+                    }
                     Err(malformed) => self.core.reject(*malformed, room, &client),
                 };
                 match verdict {
@@ -421,6 +437,9 @@ impl State {
                     Verdict::Drop | Verdict::Miss => None,
                 }
             });
+            if let Some(request) = refresh {
+                missed |= self.refresh(request);
+            }
             match (verdict, query) {
                 (Verdict::Reply(_), _) => self.replies.push(frame),
                 (Verdict::Miss, Ok(query)) => {
@@ -459,6 +478,14 @@ impl State {
         }
     }
 
+    /// Has the forwarder get an answer anew. `false`: it has too much to do.
+    #[cold]
+    fn refresh(&mut self, request: Request) -> bool {
+        let taken = self.refreshing < MAX_REFRESHES && self.forwarder.submit(request).is_ok();
+        self.refreshing += usize::from(taken);
+        taken
+    }
+
     /// Writes a reply in the frame of a query that has waited.
     fn reply(
         &mut self,
@@ -495,6 +522,11 @@ impl State {
             && let Some(outcome) = self.mailbox.take()
         {
             completed += 1;
+            if let Some(request) = outcome.refreshed {
+                self.refreshing -= 1;
+                self.core.relearn(&request.key(), &outcome.answer);
+                continue;
+            }
             let Some(waiting) = self.pending.remove(outcome.token) else {
                 continue;
             };

@@ -32,6 +32,9 @@ const RECHECK: u32 = STALE_TTL - 1;
 impl Shard {
     pub(super) fn begin(&mut self, request: Request, now: Instant) {
         self.counters.requests.add(1);
+        if request.is_refresh() {
+            self.counters.refreshes.add(1);
+        }
         let waiters = [request.waiter()];
         if let Some((found, answer)) = self.memory.recall(&request, self.clock.seconds()) {
             match found {
@@ -39,14 +42,14 @@ impl Shard {
                 Found::Name => self.counters.nxdomain_hits.add(1),
                 Found::Ancestor => self.counters.nxdomain_cut_hits.add(1),
             }
-            return self.deliver(&waiters, answer);
+            return self.deliver(&request, &waiters, answer);
         }
         if let Some(left) = self.failures.time_left(&request, now) {
             self.counters.failure_hits.add(1);
             let life = left.as_secs() as u32;
             let answer = self.stale(&request);
             let failure = || Answer::failure(rcode::SERVFAIL, Some(ede::CACHED_ERROR), life);
-            return self.deliver(&waiters, answer.unwrap_or_else(failure));
+            return self.deliver(&request, &waiters, answer.unwrap_or_else(failure));
         }
         if let Some(slot) = self.in_flight.find(&request) {
             return self.join(slot, &request);
@@ -69,7 +72,7 @@ impl Shard {
     fn join(&mut self, slot: usize, request: &Request) {
         let is_late = self.in_flight.get(slot).is_some_and(|lookup| lookup.late);
         if is_late && let Some(answer) = self.stale(request) {
-            return self.deliver(&[request.waiter()], answer);
+            return self.deliver(request, &[request.waiter()], answer);
         }
         if self.in_flight.join(slot, request.waiter()) {
             self.counters.coalesced.add(1);
@@ -253,8 +256,9 @@ impl Shard {
                 && let Some(answer) = self.memory.stale(&lookup.request, self.clock.seconds())
             {
                 lookup.late = true;
+                let request = lookup.request;
                 let waiters = mem::take(&mut lookup.waiters);
-                self.deliver(&waiters, answer);
+                self.deliver(&request, &waiters, answer);
             }
         }
     }
@@ -265,7 +269,7 @@ impl Shard {
             self.failures.clear(&lookup.request);
             self.memory
                 .keep(&lookup.request, &answer, self.clock.seconds());
-            self.deliver(&lookup.waiters, answer);
+            self.deliver(&lookup.request, &lookup.waiters, answer);
         }
     }
 
@@ -276,7 +280,11 @@ impl Shard {
             let least = if stale.is_some() { RECHECK } else { 0 };
             let life = self.failures.record(&lookup.request, now, least);
             let failure = || Answer::failure(rcode::SERVFAIL, Some(lookup.failure()), life);
-            self.deliver(&lookup.waiters, stale.unwrap_or_else(failure));
+            self.deliver(
+                &lookup.request,
+                &lookup.waiters,
+                stale.unwrap_or_else(failure),
+            );
         }
     }
 
@@ -285,14 +293,14 @@ impl Shard {
         self.counters.socket_errors.add(1);
         if let Some(lookup) = self.in_flight.end(slot) {
             let answer = self.last_resort(&lookup.request);
-            self.deliver(&lookup.waiters, answer);
+            self.deliver(&lookup.request, &lookup.waiters, answer);
         }
     }
 
     /// Does not take a request: too many are under way.
     fn turn_down(&mut self, request: &Request) {
         let answer = self.last_resort(request);
-        self.deliver(&[request.waiter()], answer);
+        self.deliver(request, &[request.waiter()], answer);
     }
 
     fn last_resort(&mut self, request: &Request) -> Answer {
@@ -300,7 +308,8 @@ impl Shard {
             .unwrap_or_else(|| Answer::failure(rcode::SERVFAIL, None, 0))
     }
 
-    pub(super) fn deliver(&mut self, waiters: &[Waiter], answer: Answer) {
+    /// Gives everybody who waits for the request's question its answer.
+    pub(super) fn deliver(&mut self, request: &Request, waiters: &[Waiter], answer: Answer) {
         let count = waiters.len() as u64;
         match (answer.as_ref().rcode(), answer.as_ref().ede()) {
             (rcode::SERVFAIL, _) => self.counters.servfail.add(count),
@@ -309,17 +318,14 @@ impl Shard {
         }
         let answer = Arc::new(answer);
         for waiter in waiters {
-            self.tell(*waiter, Arc::clone(&answer));
+            self.tell(*waiter, Outcome::new(request, *waiter, Arc::clone(&answer)));
         }
     }
 
-    fn tell(&mut self, waiter: Waiter, answer: Arc<Answer>) {
+    fn tell(&mut self, waiter: Waiter, outcome: Outcome) {
         let front = usize::from(waiter.front);
         if let Some(mailbox) = self.inbox.mailboxes.get(front)
-            && !mailbox.put(Outcome {
-                token: waiter.token,
-                answer,
-            })
+            && !mailbox.put(outcome)
         {
             // Only a front with more requests under way than its mailbox holds gets here.
             tracing::error!(front, "a mailbox is full");
