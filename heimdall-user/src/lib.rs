@@ -16,6 +16,7 @@
 //! 7. [`socket`] answers over the kernel's UDP and TCP what XDP passed, through the same core.
 //!
 //! Around the path: [`config`] is what the operator set, [`server`] starts and stops everything,
+//! [`upkeep`] flushes and copies caches in use, [`snapshot`] is the file that outlives a restart,
 //! [`stats`] counts, [`control`] lets a running server be asked, [`cli`] is the `heimdall`
 //! command, and [`clock`] is the time that answers age by.
 //!
@@ -33,7 +34,9 @@ pub mod dns;
 pub mod forward;
 pub mod packet;
 pub mod server;
+pub mod snapshot;
 pub mod socket;
 pub mod stats;
+pub mod upkeep;
 pub mod worker;
 pub mod xdp;

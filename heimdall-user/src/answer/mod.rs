@@ -42,6 +42,7 @@ use crate::{
         rrtype,
     },
     stats::{AnswerCounters, DropCounters},
+    upkeep::{Progress, Upkeep},
 };
 use access::Decision;
 use cookie::Check;
@@ -229,6 +230,7 @@ impl Core {
             Ok(terms) => terms,
             Err(verdict) => return verdict,
         };
+        self.counters.of_type(query.qtype).add(1);
         if !query.is_forwardable() || query.edns.is_some_and(|edns| edns.version != 0) {
             return self.special(query, buf, client, &terms);
         }
@@ -307,6 +309,14 @@ impl Core {
         if self.policy.decide(name, qtype).is_none() {
             keep(&mut self.cache, &self.counters, key, answer, self.now);
         }
+    }
+
+    /// Goes on with what others want done to the cache.
+    #[cold]
+    pub fn keep_up(&mut self, upkeep: &mut Upkeep) -> Progress {
+        let progress = upkeep.step(&mut self.cache, self.now.seconds, |_| ());
+        self.counters.cache_entries.set(self.cache.entries());
+        progress
     }
 
     /// Has the kernel find the cache's memory now, on the caller's NUMA node.

@@ -173,6 +173,9 @@ impl Log {
     /// Reserves `bytes` octets, or a little less.
     pub(super) fn new(bytes: usize) -> io::Result<Self> {
         let bytes = memory::whole_pages(bytes) / ALIGN * ALIGN;
+        if u32::try_from(bytes / ALIGN).is_err() {
+            return Err(io::Error::other("a cache has 64 GiB at most"));
+        }
         let small = bytes / SMALL_PART / ALIGN * ALIGN;
         let ring = |start, capacity| Ring {
             start,

@@ -24,7 +24,9 @@ mod walk;
 
 use std::io;
 
-use crate::dns::{Answer, AnswerRef, NameHasher, answer::same_question, question_hash};
+use crate::dns::{
+    Answer, AnswerRef, NameHasher, QUESTION_FIXED, answer::same_question, question_hash,
+};
 use ghost::Ghosts;
 use index::{Index, Slot};
 use log::{Entry, Log, Queue, Times};
@@ -50,6 +52,12 @@ impl<'a> Key<'a> {
             question,
             flags,
         }
+    }
+
+    /// The name in the question.
+    pub fn name(&self) -> &'a [u8] {
+        let end = self.question.len().saturating_sub(QUESTION_FIXED);
+        self.question.get(..end).unwrap_or_default()
     }
 }
 

@@ -11,7 +11,7 @@
 //!
 //! Little-endian. Nothing in it depends on the process: no seeded hash, no clock's start.
 
-use crate::dns::{AnswerRef, MAX_QUESTION};
+use crate::dns::{AnswerRef, MAX_QUESTION, QUESTION_FIXED, name::end_of_question_name};
 
 /// Octets before the question.
 const FIXED: usize = 12;
@@ -43,6 +43,15 @@ impl<'a> Record<'a> {
         out.extend_from_slice(&[self.flags, 0]);
         out.extend_from_slice(self.question);
         self.answer.append_to(out);
+    }
+
+    /// Whether it is what a cache may hold, whoever has written it: the question is one name with
+    /// its type and class, and the answer's records are as many as it says, with their TTLs where
+    /// it says.
+    pub fn is_sound(&self) -> bool {
+        let name_end = end_of_question_name(self.question, 0);
+        name_end.is_some_and(|end| end + QUESTION_FIXED == self.question.len())
+            && self.answer.is_sound(self.question.len())
     }
 
     /// Takes the first record off `bytes`. `None`: there is none that can be read.

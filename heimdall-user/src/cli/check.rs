@@ -43,6 +43,17 @@ fn describe(config: &Config) -> String {
     row("max UDP reply", format!("{} octets", config.max_udp_size));
     row("cache", format!("{} a thread", Size(config.cache_bytes)));
     row(
+        "snapshot",
+        match &config.snapshot {
+            None => "none".to_owned(),
+            Some(snapshot) => format!(
+                "{}, every {} s and at the end",
+                snapshot.path.display(),
+                snapshot.interval.as_secs()
+            ),
+        },
+    );
+    row(
         "TTLs",
         format!(
             "{} to {}, negative to {}",

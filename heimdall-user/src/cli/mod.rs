@@ -3,7 +3,10 @@
 //! Subcommands read flags, call the library and print; they hold no logic of their own. What goes
 //! wrong ends here, as one line on stderr. Exit codes: 0 done, 1 failed, 2 wrong usage.
 
+mod ask;
 mod check;
+mod dump;
+mod flush;
 mod reload;
 mod run;
 mod stats;
@@ -27,7 +30,9 @@ Examples:
   Look into the running server:
     heimdall stats
   Give it new rules without a pause:
-    heimdall reload";
+    heimdall reload
+  Have it forget what it knows of a zone:
+    heimdall flush --zone example.com";
 
 /// A DNS caching front on AF_XDP.
 #[derive(Debug, Parser)]
@@ -43,6 +48,8 @@ enum Command {
     Check(check::Check),
     Stats(stats::Stats),
     Reload(reload::Reload),
+    Flush(flush::Flush),
+    Dump(dump::Dump),
 }
 
 /// Runs the command that the process was given.
@@ -53,6 +60,8 @@ pub fn main() -> ExitCode {
         Command::Check(check) => check.execute(),
         Command::Stats(stats) => stats.execute(),
         Command::Reload(reload) => reload.execute(),
+        Command::Flush(flush) => flush.execute(),
+        Command::Dump(dump) => dump.execute(),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,16 +1,11 @@
 //! `heimdall reload`: take the policy anew, without a pause.
 
-use std::path::PathBuf;
-
 use anyhow::bail;
 use clap::Args;
 use serde_json::Value;
 
-use super::print;
-use crate::{
-    config::{Problem, default_control},
-    control,
-};
+use super::{ask::Running, print};
+use crate::control;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -26,18 +21,13 @@ settings need a restart. Exit code 0: the new policy holds. 1: it does not, and 
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Reload {
-    /// The server's control socket [default: /run/heimdall/control.sock for root, otherwise
-    /// $XDG_RUNTIME_DIR/heimdall.sock]
-    #[arg(long, value_name = "PATH")]
-    control: Option<PathBuf>,
+    #[command(flatten)]
+    server: Running,
 }
 
 impl Reload {
     pub(super) fn execute(self) -> anyhow::Result<()> {
-        let path = self
-            .control
-            .or_else(default_control)
-            .ok_or(Problem::NoControl)?;
+        let path = self.server.path()?;
         let outcome = control::ask(&path, "reload")?;
         let text = |key: &str| outcome.get(key).and_then(Value::as_str);
         if let Some(why) = text("failed") {

@@ -1,15 +1,10 @@
 //! `heimdall stats`: the running server's counters, as text or as JSON.
 
-use std::path::PathBuf;
-
 use clap::Args;
 use serde_json::{Map, Value};
 
-use super::{print, table::Table};
-use crate::{
-    config::{Problem, default_control},
-    control,
-};
+use super::{ask::Running, print, table::Table};
+use crate::control;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -23,10 +18,8 @@ Counts are since the server's start. The text leaves out the zeros; the JSON has
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Stats {
-    /// The server's control socket [default: /run/heimdall/control.sock for root, otherwise
-    /// $XDG_RUNTIME_DIR/heimdall.sock]
-    #[arg(long, value_name = "PATH")]
-    control: Option<PathBuf>,
+    #[command(flatten)]
+    server: Running,
 
     /// Print the JSON document instead of text
     #[arg(long)]
@@ -35,10 +28,7 @@ pub(super) struct Stats {
 
 impl Stats {
     pub(super) fn execute(self) -> anyhow::Result<()> {
-        let path = self
-            .control
-            .or_else(default_control)
-            .ok_or(Problem::NoControl)?;
+        let path = self.server.path()?;
         let stats = control::ask(&path, "stats")?;
         let text = if self.json {
             let mut text = serde_json::to_string_pretty(&stats)?;

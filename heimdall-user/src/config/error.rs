@@ -161,6 +161,9 @@ pub enum Problem {
     /// No action.
     #[error("{0:?} is no action; write nxdomain, null, refused or allow")]
     Action(String),
+    /// A path that no file can have.
+    #[error("{} is no path of a file", .0.display())]
+    NoFile(PathBuf),
     /// No place for the control socket.
     #[error("no place for the control socket: XDG_RUNTIME_DIR is not set; give --control PATH")]
     NoControl,

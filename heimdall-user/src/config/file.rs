@@ -100,6 +100,8 @@ pub(super) struct CacheTable {
     pub(super) max_negative_ttl: Key<i64>,
     pub(super) stale_max_age: Key<i64>,
     pub(super) nxdomain_cut: Option<bool>,
+    pub(super) snapshot: Key<String>,
+    pub(super) snapshot_interval: Key<i64>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -50,4 +50,10 @@ pub struct Flags {
     /// Memory of each thread's cache, like 512K, 64M or 1G [default: 64M]
     #[arg(long, value_name = "BYTES")]
     pub cache_size: Option<Size>,
+
+    /// Keep what upstreams have told in this file, and start with it [default: none]
+    ///
+    /// It is written every five minutes and when the server stops.
+    #[arg(long, value_name = "FILE")]
+    pub snapshot: Option<PathBuf>,
 }

@@ -40,6 +40,8 @@ pub struct Config {
     pub max_udp_size: u16,
     /// Memory of each thread's cache, in octets.
     pub cache_bytes: usize,
+    /// Where to keep the cache over a restart, if anywhere.
+    pub snapshot: Option<SnapshotConfig>,
     /// Bounds on the lives of answers.
     pub ttl: TtlLimits,
     /// Asking upstream.
@@ -48,6 +50,15 @@ pub struct Config {
     pub policy: PolicyConfig,
     /// The AF_XDP workers.
     pub xdp: XdpConfig,
+}
+
+/// How the cache is kept over a restart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotConfig {
+    /// The file.
+    pub path: PathBuf,
+    /// Time from one writing of it to the next: a second to a day.
+    pub interval: Duration,
 }
 
 /// How upstreams are asked.

@@ -11,7 +11,7 @@ use toml::Spanned;
 
 use super::{
     Backend, Config, ConfigError, Flags, ForwardConfig, Host, InterfaceConfig, Place, Problem,
-    Size, XdpConfig,
+    Size, SnapshotConfig, XdpConfig,
     file::{CacheTable, File, ForwardTable, Key, List, XdpTable, place},
     policy,
 };
@@ -159,6 +159,7 @@ pub(super) fn resolve(
         control: control(flags.control.clone(), file.control, host)?,
         max_udp_size: source.number("max-udp-size", file.max_udp_size, 1232, 512, 4096)?,
         cache_bytes: cache_bytes(&source, flags.cache_size, &file.cache)?,
+        snapshot: snapshot(&source, flags.snapshot.clone(), &file.cache)?,
         forward: forward(&source, file.forward, &file.cache)?,
         ttl: ttl(&source, file.cache)?,
         xdp: xdp(&source, file.xdp, host)?,
@@ -279,6 +280,37 @@ fn cache_bytes(
         return Err(size.bad(Problem::CacheSize(bytes)));
     }
     Ok(bytes)
+}
+
+fn snapshot(
+    source: &Source<'_>,
+    flag: Option<PathBuf>,
+    table: &CacheTable,
+) -> Result<Option<SnapshotConfig>, ConfigError> {
+    let path = match (flag, &table.snapshot) {
+        (Some(path), _) => Some(Sourced {
+            value: path,
+            place: Place::Flag("--snapshot"),
+        }),
+        (None, Some(key)) => Some(
+            source
+                .value("cache.snapshot", key.clone())
+                .map(PathBuf::from),
+        ),
+        (None, None) => None,
+    };
+    let interval = table.snapshot_interval.clone();
+    let seconds: u64 = source.number("cache.snapshot-interval", interval, 300, 1, 86_400)?;
+    let interval = Duration::from_secs(seconds);
+    match path {
+        Some(path) if path.value.file_name().is_none() => {
+            Err(path.bad(Problem::NoFile(path.value.clone())))
+        }
+        path => Ok(path.map(|path| SnapshotConfig {
+            path: path.value,
+            interval,
+        })),
+    }
 }
 
 fn ttl(source: &Source<'_>, table: CacheTable) -> Result<TtlLimits, ConfigError> {

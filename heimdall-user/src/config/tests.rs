@@ -175,6 +175,14 @@ const BAD: &[(&str, &str)] = &[
         "heimdall.toml:3: key `cache.min-ttl`: min-ttl 61 is above max-ttl 60; lower the one or raise the other",
     ),
     (
+        "[cache]\nsnapshot = \"/\"",
+        "heimdall.toml:2: key `cache.snapshot`: / is no path of a file",
+    ),
+    (
+        "[cache]\nsnapshot-interval = 0",
+        "heimdall.toml:2: key `cache.snapshot-interval`: 0 is out of range; choose 1 to 86400",
+    ),
+    (
         "[forward]\ntimeout-ms = 0",
         "heimdall.toml:2: key `forward.timeout-ms`: 0 is out of range; choose 10 to 60000",
     ),
@@ -241,6 +249,7 @@ fn defaults() {
         control: PathBuf::from("/run/heimdall/control.sock"),
         max_udp_size: 1232,
         cache_bytes: 64 << 20,
+        snapshot: None,
         ttl: TtlLimits::default(),
         forward: ForwardConfig {
             threads: 1,
@@ -279,6 +288,8 @@ fn flags_override_the_file() {
         control = "/tmp/a"
         [cache]
         size = "1G"
+        snapshot = "/a"
+        snapshot-interval = 60
     "#;
     let config = from_file(text).unwrap();
     assert_eq!(
@@ -287,6 +298,11 @@ fn flags_override_the_file() {
     );
     assert_eq!(config.interfaces[1].queues, None);
     assert_eq!(config.cache_bytes, 1 << 30);
+    let snapshot = |path: &str| SnapshotConfig {
+        path: path.into(),
+        interval: Duration::from_secs(60),
+    };
+    assert_eq!(config.snapshot, Some(snapshot("/a")));
     let args = [
         "--interface",
         "veth0:1",
@@ -298,6 +314,8 @@ fn flags_override_the_file() {
         "auto",
         "--control",
         "/tmp/b",
+        "--snapshot",
+        "/b",
         "--cache-size",
         "512k",
     ];
@@ -308,6 +326,7 @@ fn flags_override_the_file() {
     assert_eq!(config.backend, Backend::Auto);
     assert_eq!(config.control, PathBuf::from("/tmp/b"));
     assert_eq!(config.cache_bytes, 512 << 10);
+    assert_eq!(config.snapshot, Some(snapshot("/b")));
 }
 
 #[test]

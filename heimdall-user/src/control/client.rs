@@ -1,7 +1,7 @@
 //! Asking a running server.
 
 use std::{
-    io::{self, Read, Write},
+    io::{self, BufRead, BufReader, Write},
     os::{fd::AsRawFd, unix::net::UnixStream},
     path::Path,
     time::Duration,
@@ -21,9 +21,26 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Sends the server behind `path` a request and reads its answer.
 ///
 /// # Errors
-/// No server runs there, it cannot be reached, or it does not know the request.
+/// No server runs there, it cannot be reached, or it does not take the request.
 pub fn ask(path: &Path, request: &str) -> Result<Value, ControlError> {
-    let answer = exchange(path, request).map_err(|source| match source.kind() {
+    let mut answer = Value::Null;
+    ask_each(path, request, |document| {
+        answer = document;
+        Ok(())
+    })?;
+    Ok(answer)
+}
+
+/// As [`ask`], for a request whose answer is any number of documents: each is given to `take`.
+///
+/// # Errors
+/// As [`ask`]; and what `take` returns.
+pub fn ask_each(
+    path: &Path,
+    request: &str,
+    mut take: impl FnMut(Value) -> io::Result<()>,
+) -> Result<(), ControlError> {
+    let failed = |source: io::Error| match source.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
             ControlError::NotRunning(path.to_owned())
         }
@@ -31,27 +48,32 @@ pub fn ask(path: &Path, request: &str) -> Result<Value, ControlError> {
             path: path.to_owned(),
             source,
         },
-    })?;
-    match answer.get("error").and_then(Value::as_str) {
-        Some(error) => Err(ControlError::Refused(error.to_owned())),
-        None => Ok(answer),
+    };
+    let stream = send(path, request).map_err(failed)?;
+    for line in BufReader::new(stream).split(b'\n') {
+        let line = line.map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock => {
+                failed(io::Error::new(io::ErrorKind::TimedOut, "no answer"))
+            }
+            _ => failed(error),
+        })?;
+        let document: Value =
+            serde_json::from_slice(&line).map_err(|error| failed(error.into()))?;
+        if let Some(error) = document.get("error").and_then(Value::as_str) {
+            return Err(ControlError::Refused(error.to_owned()));
+        }
+        take(document).map_err(ControlError::Output)?;
     }
+    Ok(())
 }
 
-fn exchange(path: &Path, request: &str) -> io::Result<Value> {
+fn send(path: &Path, request: &str) -> io::Result<UnixStream> {
     let mut stream = connect(path)?;
     stream.set_nonblocking(false)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     stream.write_all(format!("{request}\n").as_bytes())?;
-    let mut text = Vec::new();
-    stream
-        .read_to_end(&mut text)
-        .map_err(|error| match error.kind() {
-            io::ErrorKind::WouldBlock => io::Error::new(io::ErrorKind::TimedOut, "no answer"),
-            _ => error,
-        })?;
-    Ok(serde_json::from_slice(&text)?)
+    Ok(stream)
 }
 
 /// Connects without waiting: a stopped server's full backlog would otherwise hold us for ever.

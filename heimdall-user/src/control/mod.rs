@@ -1,7 +1,7 @@
-//! The control socket: how `heimdall stats` and `heimdall reload` talk to a running server.
+//! The control socket: how `heimdall stats`, `reload`, `flush` and `dump` talk to a running server.
 //!
-//! A Unix stream socket. A client sends one line, gets one JSON document and the end of the
-//! stream. [`Control`] owns the socket's file; [`ControlServer`] answers on a thread of its own, so
+//! A Unix stream socket. A client sends one line, gets one JSON document, or for a dump one on each
+//! line, and the end of the stream. [`Control`] owns the socket's file; [`ControlServer`] answers on a thread of its own, so
 //! that no client can hold up the answering of queries, and no client can hold up the next for
 //! longer than a moment. What the document says is not this room's business: the server passes in
 //! a function.
@@ -10,7 +10,8 @@ mod client;
 mod server;
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, Write},
     os::unix::{
         fs::{DirBuilderExt, FileTypeExt, PermissionsExt},
         net::UnixListener,
@@ -20,26 +21,53 @@ use std::{
 
 use thiserror::Error;
 
-pub use client::ask;
+use crate::upkeep::Scope;
+
+pub use client::{ask, ask_each};
 pub use server::ControlServer;
 
 /// What a client can ask.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
     /// Every counter.
     Stats,
     /// Take the policy anew.
     Reload,
+    /// Forget what the caches have of it.
+    Flush(Scope),
+    /// Tell what the caches have of it.
+    Dump(Scope),
 }
 
 impl Request {
-    /// Reads a request's line, without its end.
-    fn parse(line: &[u8]) -> Option<Self> {
-        match line.trim_ascii() {
-            b"stats" => Some(Self::Stats),
-            b"reload" => Some(Self::Reload),
-            _ => None,
+    /// Reads a request's line.
+    fn parse(line: &[u8]) -> Result<Self, String> {
+        let unknown = || format!("unknown request {:?}", String::from_utf8_lossy(line));
+        let text = str::from_utf8(line.trim_ascii()).map_err(|_| unknown())?;
+        let (command, of) = text.split_once(' ').unwrap_or((text, ""));
+        // A name may have spaces.
+        let scope = || match of.split_once(' ').unwrap_or((of, "")) {
+            ("all", "") => Ok(Scope::All),
+            ("name", name) => Scope::name(name).map_err(|error| error.to_string()),
+            ("zone", name) => Scope::zone(name).map_err(|error| error.to_string()),
+            _ => Err(unknown()),
+        };
+        match command {
+            "stats" => Ok(Self::Stats),
+            "reload" => Ok(Self::Reload),
+            "flush" => scope().map(Self::Flush),
+            "dump" => scope().map(Self::Dump),
+            _ => Err(unknown()),
         }
+    }
+}
+
+/// The words of a request that name `scope`; what [`Request`] reads.
+pub fn words(scope: &Scope) -> String {
+    match scope {
+        Scope::All => "all".to_owned(),
+        Scope::Name(_) => format!("name {scope}"),
+        Scope::Zone(_) => format!("zone {scope}"),
     }
 }
 
@@ -79,8 +107,11 @@ pub enum ControlError {
         /// Why not.
         source: io::Error,
     },
-    /// The server does not know the request.
-    #[error("the server says: {0}; it may be of another version")]
+    /// What the server said cannot be written.
+    #[error("cannot write the output: {0}")]
+    Output(io::Error),
+    /// The server does not take the request.
+    #[error("the server says: {0}")]
     Refused(String),
 }
 
@@ -134,13 +165,14 @@ impl Control {
         Ok(control)
     }
 
-    /// Answers clients on a thread of its own, each with what `respond` makes of its request.
+    /// Answers clients on a thread of its own, each with what `respond` makes of its request and
+    /// writes to it. Writing fails when the client goes away or does not read.
     ///
     /// # Errors
     /// No thread or no eventfd is to be had.
     pub fn serve(
         self,
-        respond: impl Fn(&Request) -> serde_json::Value + Send + 'static,
+        respond: impl Fn(Request, &mut dyn Write) -> io::Result<()> + Send + 'static,
     ) -> io::Result<ControlServer> {
         ControlServer::start(self, respond)
     }

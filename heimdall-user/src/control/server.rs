@@ -1,7 +1,7 @@
 //! Answering on the control socket.
 
 use std::{
-    io::{self, Read, Write},
+    io::{self, BufWriter, Read, Write},
     os::{fd::AsFd, unix::net::UnixStream},
     sync::Arc,
     thread::{self, JoinHandle},
@@ -13,15 +13,15 @@ use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::eventfd::{EfdFlags, EventFd},
 };
-use serde_json::{Value, json};
+use serde_json::json;
 use tracing::{debug, warn};
 
 use super::{Control, Request};
 
 /// Longest request, its newline included, in octets.
-const MAX_REQUEST: usize = 256;
+const MAX_REQUEST: usize = 2048;
 
-/// How long one client may take to ask, and then to read its answer.
+/// How long one client may take to ask, and then to read each part of its answer.
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// The thread that answers on the control socket.
@@ -34,7 +34,7 @@ pub struct ControlServer {
 impl ControlServer {
     pub(super) fn start(
         control: Control,
-        respond: impl Fn(&Request) -> Value + Send + 'static,
+        respond: impl Fn(Request, &mut dyn Write) -> io::Result<()> + Send + 'static,
     ) -> io::Result<Self> {
         let stop = Arc::new(EventFd::from_flags(
             EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK,
@@ -56,7 +56,11 @@ impl ControlServer {
     }
 }
 
-fn run(control: &Control, stop: &EventFd, respond: impl Fn(&Request) -> Value) {
+fn run(
+    control: &Control,
+    stop: &EventFd,
+    respond: impl Fn(Request, &mut dyn Write) -> io::Result<()>,
+) {
     loop {
         let mut fds = [
             PollFd::new(control.listener.as_fd(), PollFlags::POLLIN),
@@ -89,17 +93,20 @@ fn run(control: &Control, stop: &EventFd, respond: impl Fn(&Request) -> Value) {
     }
 }
 
-fn answer(client: &UnixStream, respond: &impl Fn(&Request) -> Value) -> io::Result<()> {
+fn answer(
+    client: &UnixStream,
+    respond: &impl Fn(Request, &mut dyn Write) -> io::Result<()>,
+) -> io::Result<()> {
     let deadline = Instant::now() + PATIENCE;
     let mut buf = [0; MAX_REQUEST];
     let line = read_line(client, &mut buf, deadline)?;
-    let answer = match Request::parse(line) {
-        Some(request) => respond(&request),
-        None => json!({ "error": format!("unknown request {:?}", String::from_utf8_lossy(line)) }),
-    };
-    // The answer itself may have taken its time: a reload reads whole lists.
-    let deadline = Instant::now() + PATIENCE;
-    write_all(client, format!("{answer}\n").as_bytes(), deadline)
+    client.set_write_timeout(Some(PATIENCE))?;
+    let mut to = BufWriter::with_capacity(64 << 10, Patient(client));
+    match Request::parse(line) {
+        Ok(request) => respond(request, &mut to)?,
+        Err(error) => writeln!(to, "{}", json!({ "error": error }))?,
+    }
+    to.flush()
 }
 
 /// Reads up to the newline, which is left out.
@@ -131,16 +138,17 @@ fn read_line<'a>(
     }
 }
 
-fn write_all(mut client: &UnixStream, mut text: &[u8], deadline: Instant) -> io::Result<()> {
-    while !text.is_empty() {
-        client.set_write_timeout(Some(left(deadline)?))?;
-        match client.write(text) {
-            Ok(written) => text = text.get(written..).unwrap_or_default(),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
+/// Writes to a client that has to take some of it, each time, before the patience ends.
+struct Patient<'a>(&'a UnixStream);
+
+impl Write for Patient<'_> {
+    fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
+        self.0.write(octets)
     }
-    Ok(())
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Time left, never zero: a timeout of zero would mean none.

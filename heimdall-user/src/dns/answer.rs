@@ -276,6 +276,22 @@ impl Answer {
     }
 }
 
+/// Where the name at `at` of a body ends, that stands at `start` of its message. A pointer leads
+/// backwards.
+fn end_of_body_name(body: &[u8], mut at: usize, start: usize) -> Option<usize> {
+    loop {
+        match *body.get(at)? {
+            0 => return Some(at + 1),
+            len @ 1..=63 => at += 1 + usize::from(len),
+            _ => {
+                let pointer = u16_at(body, at)?;
+                let backwards = usize::from(pointer & 0x3fff) < start + at;
+                return (pointer >= 0xc000 && backwards).then_some(at + 2);
+            }
+        }
+    }
+}
+
 /// Whether two questions are the same but for the letter case of the name. Type and class are not
 /// folded: type 0x41 is not type 0x61.
 #[inline]
@@ -511,6 +527,30 @@ impl<'a> AnswerRef<'a> {
         });
         answer.edit_ttls(|_| STALE_TTL);
         answer
+    }
+
+    /// Whether the body holds as many records as the answer says, with their TTLs where it says, and
+    /// a reply to a question of `question` octets can be as long. Names are not followed.
+    pub fn is_sound(&self, question: usize) -> bool {
+        let [a0, a1, n0, n1, r0, r1] = self.counts();
+        let counts = [[a0, a1], [n0, n1], [r0, r1]].map(u16::from_be_bytes);
+        let mut at = 0;
+        let mut offsets = self.ttl_offsets();
+        for _ in 0..counts.into_iter().map(u32::from).sum() {
+            let Some(fixed) = end_of_body_name(self.body, at, header::LEN + question) else {
+                return false;
+            };
+            let Some(rdlen) = u16_at(self.body, fixed + 8) else {
+                return false;
+            };
+            if offsets.next().map(usize::from) != Some(fixed + 4) {
+                return false;
+            }
+            at = fixed + 10 + usize::from(rdlen);
+        }
+        at == self.body.len()
+            && offsets.next().is_none()
+            && header::LEN + question + at <= usize::from(u16::MAX)
     }
 
     /// Writes the flat form behind what is in `out`.

@@ -134,6 +134,11 @@ impl Failures {
         }
     }
 
+    /// Forgets the failures of all questions that `is_meant` is true of.
+    pub(super) fn forget(&mut self, is_meant: impl Fn(&[u8]) -> bool) {
+        self.table.retain(|failure| !is_meant(&failure.question));
+    }
+
     fn drop_oldest(&mut self) {
         if let Some((hash, serial)) = self.queue.pop_front()
             && let Ok(entry) = self

@@ -9,7 +9,7 @@ use crossbeam_queue::ArrayQueue;
 use mio::Waker;
 use thiserror::Error;
 
-use super::{Mailbox, Outcome, Request};
+use super::{Mailbox, Outcome, Request, shard_of};
 use crate::dns::{Answer, NameHasher, header::rcode};
 
 /// The request was not taken: the front answers it itself, with SERVFAIL.
@@ -53,7 +53,7 @@ impl Inbox {
         self.wake();
     }
 
-    fn wake(&self) {
+    pub(super) fn wake(&self) {
         if let Err(error) = self.waker.wake() {
             // An eventfd that exists can always be written to, but for a full counter, which mio
             // resets.
@@ -117,10 +117,7 @@ impl Handle {
     /// # Errors
     /// [`QueueFull`]; also once the forwarder has stopped.
     pub fn submit(&mut self, request: Request) -> Result<(), QueueFull> {
-        // By name: one thread then knows all there is to know of it, whatever the type.
-        let hash = self.hasher.hash(request.name(), 0);
-        // Caches use the hash's low bits for the place and its high bits for the tag.
-        let shard = (hash >> 32) as u16 as usize % self.inboxes.len().max(1);
+        let shard = shard_of(&self.hasher, request.key().name(), self.inboxes.len());
         self.inboxes.get(shard).ok_or(QueueFull)?.push(request)?;
         if let Some(filled) = self.filled.get_mut(shard) {
             *filled = true;

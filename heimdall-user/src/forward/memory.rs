@@ -8,8 +8,9 @@ use std::io;
 
 use super::{Request, Settings};
 use crate::{
-    cache::{Cache, Key},
+    cache::{Cache, Key, Record},
     dns::{Answer, MAX_QUESTION, NameHasher, QUESTION_FIXED, cut, header::rcode},
+    upkeep::{Progress, Scope, Upkeep},
 };
 
 /// In [`Key::flags`], beside DO and CD: the entry is for all types.
@@ -165,6 +166,26 @@ impl Memory {
         } else {
             self.cache.insert(&kept, answer, now);
         }
+    }
+
+    /// Keeps what another process had.
+    pub(super) fn restore(&mut self, key: &Key<'_>, record: &Record<'_>, age: u32, now: u32) {
+        self.cache.restore(key, record.answer, age, now);
+    }
+
+    /// Goes on with what others want done; `flushed` is told what is to be forgotten.
+    pub(super) fn keep_up(
+        &mut self,
+        upkeep: &mut Upkeep,
+        now: u32,
+        flushed: impl FnMut(&Scope),
+    ) -> Progress {
+        upkeep.step(&mut self.cache, now, flushed)
+    }
+
+    /// Has the kernel find the memory now.
+    pub(super) fn populate(&self) {
+        self.cache.populate();
     }
 
     /// Answers kept now, so far, and those that had to make room.

@@ -34,7 +34,7 @@ mod subnet;
 mod upstreams;
 
 use std::{
-    io,
+    fmt, io,
     sync::Arc,
     thread::{self, JoinHandle},
 };
@@ -46,31 +46,35 @@ pub use handle::{Handle, QueueFull};
 pub use request::{MAX_REFRESHES, Mailbox, Outcome, Request};
 pub use settings::Settings;
 
-use crate::{clock::Clock, dns::NameHasher};
+use crate::{
+    cache::{Key, Record},
+    clock::Clock,
+    dns::NameHasher,
+    upkeep::Desk,
+};
 use handle::Inbox;
 use shard::Shard;
 
-/// The running forwarder.
-#[derive(Debug)]
-pub struct Forwarder {
-    inboxes: Arc<[Arc<Inbox>]>,
-    counters: Vec<Arc<ForwardCounters>>,
-    threads: Vec<JoinHandle<()>>,
-    /// Chooses a name's thread.
+/// The forwarder before it runs.
+pub struct Prepared {
+    shards: Vec<Shard>,
     hasher: NameHasher,
 }
 
-impl Forwarder {
-    /// Starts the threads. [`Request::front`] is the place of the front's mailbox in `mailboxes`.
-    ///
-    /// Raises the process's soft limit on open files to the hard one, as every upstream query
-    /// holds a descriptor. `hasher` is the one that the fronts hash with.
+impl fmt::Debug for Prepared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Prepared").finish_non_exhaustive()
+    }
+}
+
+impl Prepared {
+    /// Reserves what the threads need. [`Request::front`] is the place of the front's mailbox in
+    /// `mailboxes`; `hasher` is the one that the fronts hash with.
     ///
     /// # Errors
-    /// There is no upstream, or a thread, its epoll instance or the memory for its cache is not to
-    /// be had.
-    pub fn start(
-        settings: Settings,
+    /// There is no upstream, or an epoll instance or the memory for a cache is not to be had.
+    pub fn new(
+        settings: &Settings,
         mailboxes: Vec<Arc<Mailbox>>,
         hasher: NameHasher,
     ) -> io::Result<Self> {
@@ -80,19 +84,40 @@ impl Forwarder {
                 "there is no upstream to forward to",
             ));
         }
-        raise_file_limit();
         let mailboxes: Arc<[_]> = mailboxes.into();
         let clock = Clock::start();
         let shards = (0..settings.threads.max(1))
             .map(|_| Shard::new(settings.clone(), mailboxes.clone(), hasher.clone(), clock))
             .collect::<io::Result<Vec<_>>>()?;
-        let mut forwarder = Self {
-            inboxes: shards.iter().map(Shard::inbox).collect(),
-            counters: shards.iter().map(Shard::counters).collect(),
+        Ok(Self { shards, hasher })
+    }
+
+    /// Keeps what another process had learnt, `age` seconds ago.
+    pub fn restore(&mut self, record: &Record<'_>, age: u32) {
+        let key = Key::new(&self.hasher, record.question, record.flags);
+        let shard = shard_of(&self.hasher, key.name(), self.shards.len());
+        if let Some(shard) = self.shards.get_mut(shard) {
+            shard.restore(&key, record, age);
+        }
+    }
+
+    /// Starts the threads.
+    ///
+    /// Raises the process's soft limit on open files to the hard one, as every upstream query
+    /// holds a descriptor.
+    ///
+    /// # Errors
+    /// No thread is to be had.
+    pub fn start(self) -> io::Result<Forwarder> {
+        raise_file_limit();
+        let mut forwarder = Forwarder {
+            inboxes: self.shards.iter().map(Shard::inbox).collect(),
+            counters: self.shards.iter().map(Shard::counters).collect(),
+            desks: self.shards.iter().map(Shard::desk).collect(),
             threads: Vec::new(),
-            hasher,
+            hasher: self.hasher,
         };
-        for (number, shard) in shards.into_iter().enumerate() {
+        for (number, shard) in self.shards.into_iter().enumerate() {
             let started = thread::Builder::new()
                 .name(format!("forward-{number}"))
                 .spawn(move || shard.run());
@@ -106,7 +131,24 @@ impl Forwarder {
         }
         Ok(forwarder)
     }
+}
 
+/// The thread of a name: one thread then knows all there is to know of it, whatever the type.
+fn shard_of(hasher: &NameHasher, name: &[u8], threads: usize) -> usize {
+    hasher.hash(name, 0) as u32 as usize % threads.max(1)
+}
+
+/// The running forwarder.
+#[derive(Debug)]
+pub struct Forwarder {
+    inboxes: Arc<[Arc<Inbox>]>,
+    counters: Vec<Arc<ForwardCounters>>,
+    desks: Vec<Arc<Desk>>,
+    threads: Vec<JoinHandle<()>>,
+    hasher: NameHasher,
+}
+
+impl Forwarder {
     /// A way in for one front.
     pub fn handle(&self) -> Handle {
         Handle::new(self.inboxes.clone(), self.hasher.clone())
@@ -115,6 +157,11 @@ impl Forwarder {
     /// The counters of each thread.
     pub fn counters(&self) -> Vec<Arc<ForwardCounters>> {
         self.counters.clone()
+    }
+
+    /// Where each thread gets its orders.
+    pub fn desks(&self) -> Vec<Arc<Desk>> {
+        self.desks.clone()
     }
 
     /// Ends the threads. Requests that are under way get SERVFAIL; later ones are turned away.

@@ -12,7 +12,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use super::inflight::Waiter;
 use crate::{
     cache::Key,
-    dns::{Answer, MAX_QUESTION, QUESTION_FIXED, Query},
+    dns::{Answer, MAX_QUESTION, Query},
 };
 
 /// The token of a [`refresh`](Request::refresh), for which no query waits.
@@ -88,9 +88,7 @@ impl Request {
 
     /// The queried name in wire form, in the client's letter case.
     pub(super) fn name(&self) -> &[u8] {
-        let question = self.question();
-        let end = question.len().saturating_sub(QUESTION_FIXED);
-        question.get(..end).unwrap_or_default()
+        self.key().name()
     }
 }
 

@@ -21,8 +21,10 @@ use super::{
     upstreams::Upstreams,
 };
 use crate::{
+    cache::{Key, Record},
     clock::Clock,
     dns::{Answer, NameHasher, header::rcode},
+    upkeep::{Desk, Progress, Scope, Upkeep},
 };
 
 /// Not a look-up's slot.
@@ -46,6 +48,8 @@ pub(super) struct Shard {
     subnet: Option<Subnet>,
     /// The clock of the memory.
     clock: Clock,
+    /// What others want done to the memory.
+    upkeep: Upkeep,
     /// When the tries under way end.
     tries: Deadlines,
     /// When the clients of look-ups under way get what the memory has.
@@ -68,10 +72,17 @@ impl Shard {
     ) -> io::Result<Self> {
         let poll = Poll::new()?;
         let waker = Waker::new(poll.registry(), WAKE)?;
+        let delivered = vec![false; mailboxes.len()].into();
+        let inbox = Arc::new(Inbox::new(settings.queue, waker, mailboxes));
+        let upkeep = Upkeep::new({
+            let inbox = Arc::clone(&inbox);
+            move || inbox.wake()
+        });
         Ok(Self {
             poll,
-            delivered: vec![false; mailboxes.len()].into(),
-            inbox: Arc::new(Inbox::new(settings.queue, waker, mailboxes)),
+            delivered,
+            inbox,
+            upkeep,
             counters: Arc::default(),
             in_flight: InFlight::new(settings.max_in_flight),
             upstreams: Upstreams::new(&settings.upstreams),
@@ -94,6 +105,15 @@ impl Shard {
         self.inbox.clone()
     }
 
+    pub(super) fn desk(&self) -> Arc<Desk> {
+        self.upkeep.desk()
+    }
+
+    /// Keeps what another process had.
+    pub(super) fn restore(&mut self, key: &Key<'_>, record: &Record<'_>, age: u32) {
+        self.memory.restore(key, record, age, self.clock.seconds());
+    }
+
     pub(super) fn counters(&self) -> Arc<ForwardCounters> {
         self.counters.clone()
     }
@@ -104,11 +124,14 @@ impl Shard {
     pub(super) fn run(mut self) {
         let mut events = Events::with_capacity(1024);
         let mut more = false;
+        let mut upkeep = Progress::Idle;
+        self.memory.populate();
         while !self.inbox.is_closed() {
             let timeout = if more {
                 Some(Duration::ZERO)
             } else {
-                self.time_left()
+                let pause = upkeep.pause();
+                pause.into_iter().chain(self.time_left()).min()
             };
             if let Err(error) = self.poll.poll(&mut events, timeout)
                 && error.kind() != io::ErrorKind::Interrupted
@@ -126,6 +149,7 @@ impl Shard {
             self.lose_patience(now);
             more = self.take_in(now);
             self.ring();
+            upkeep = self.keep_up();
             self.publish();
         }
         self.inbox.close();
@@ -159,6 +183,16 @@ impl Shard {
             self.begin(request, now);
         }
         true
+    }
+
+    fn keep_up(&mut self) -> Progress {
+        if !self.upkeep.has_work() {
+            return Progress::Idle;
+        }
+        let failures = &mut self.failures;
+        let flushed = |scope: &Scope| failures.forget(|question| scope.holds(question));
+        self.memory
+            .keep_up(&mut self.upkeep, self.clock.seconds(), flushed)
     }
 
     fn ring(&mut self) {

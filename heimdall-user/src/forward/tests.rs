@@ -32,7 +32,8 @@ impl Bench {
             .map(|_| Arc::new(Mailbox::new(4096).unwrap()))
             .collect();
         let hasher = NameHasher::default();
-        let forwarder = Forwarder::start(settings, mailboxes.clone(), hasher.clone()).unwrap();
+        let forwarder = Prepared::new(&settings, mailboxes.clone(), hasher.clone()).unwrap();
+        let forwarder = forwarder.start().unwrap();
         Self {
             handle: forwarder.handle(),
             forwarder,

@@ -5,11 +5,16 @@
 //! forwarder, and the fronts that hand it their misses. This room holds no logic of packets or
 //! answers; `heimdall run` calls it.
 
+mod dump;
 mod policy;
 mod report;
+mod snapshot;
 mod xdp;
 
-use std::{io, sync::Arc};
+use std::{
+    io::{self, Write},
+    sync::Arc,
+};
 
 use arc_swap::ArcSwap;
 use serde_json::json;
@@ -18,18 +23,20 @@ use tracing::{info, warn};
 
 use crate::{
     answer::{Core, policy::Policy},
-    cache::Cache,
+    cache::{Cache, Record},
     clock::Clock,
     config::{Backend, Config, ConfigError},
     control::{Control, ControlError, ControlServer, Request},
     dns::{NameHasher, reply},
-    forward::{self, Forwarder, Mailbox},
-    socket::{Listeners, SocketError, SocketFront},
+    forward::{self, Forwarder, Mailbox, Prepared},
+    socket::{self, Listeners, SocketError, SocketFront},
     stats::{AnswerCounters, DropCounters},
+    upkeep::{Caches, Scope, Upkeep},
 };
 use policy::Reloader;
 pub use policy::{PolicyError, PolicyLoader, ReloadError};
 use report::{Report, SocketReport};
+use snapshot::Keeper;
 use xdp::{AfXdpError, OpenXdp, Xdp};
 
 /// Why the server does not start. One line each.
@@ -80,6 +87,7 @@ pub struct Server {
     reloader: Arc<Reloader>,
     xdp: Option<Xdp>,
     sockets: SocketFront,
+    snapshots: Option<Keeper>,
     forwarder: Forwarder,
     summary: String,
 }
@@ -107,18 +115,30 @@ impl Server {
         mailboxes.extend(open_xdp.iter().flat_map(OpenXdp::mailboxes));
 
         let summary = summary(&listeners, open_xdp.as_ref());
-        let forwarder = Forwarder::start(forward_settings(config), mailboxes, parts.hasher.clone())
-            .map_err(start("the forwarder"))?;
-        let sockets = SocketFront::start(
-            listeners,
-            socket_core,
-            forwarder.handle(),
-            socket_mailbox,
-            SOCKET_FRONT,
-            MAX_SOCKET_PENDING,
-            parts.clock,
-        )
-        .map_err(start("the socket front"))?;
+        let mut forwarder =
+            Prepared::new(&forward_settings(config), mailboxes, parts.hasher.clone())
+                .map_err(start("the forwarder"))?;
+        let snapshot = config.snapshot.as_ref();
+        let snapshot = snapshot.filter(|snapshot| snapshot::restore(snapshot, &mut forwarder));
+        let forwarder = forwarder.start().map_err(start("the forwarder"))?;
+        let socket_upkeep = Upkeep::new({
+            let mailbox = Arc::clone(&socket_mailbox);
+            move || mailbox.ring()
+        });
+        let mut caches = Caches {
+            forwarder: forwarder.desks(),
+            fronts: vec![("sockets".to_owned(), socket_upkeep.desk())],
+        };
+        let socket_parts = socket::Parts {
+            core: socket_core,
+            upkeep: socket_upkeep,
+            forwarder: forwarder.handle(),
+            mailbox: socket_mailbox,
+            front: SOCKET_FRONT,
+            max_pending: MAX_SOCKET_PENDING,
+        };
+        let sockets = SocketFront::start(listeners, socket_parts, parts.clock)
+            .map_err(start("the socket front"))?;
         let xdp = match open_xdp {
             Some(open) => Some(open.start(config, &parts, &forwarder, SOCKET_FRONT + 1)?),
             None => None,
@@ -132,15 +152,27 @@ impl Server {
             },
             forwarder: forwarder.counters(),
         };
+        caches.fronts.extend(xdp.iter().flat_map(Xdp::desks));
+        let snapshots = snapshot
+            .map(|config| Keeper::start(config, caches.clone()))
+            .transpose()
+            .map_err(start("the snapshots' thread"))?;
         let control = control
             .serve({
                 let reloader = Arc::clone(&reloader);
-                move |request| match request {
-                    Request::Stats => report.json(),
-                    Request::Reload => match reload(&reloader) {
-                        Ok(done) => json!({ "reloaded": done }),
-                        Err(error) => json!({ "failed": error.to_string() }),
-                    },
+                move |request, to| match request {
+                    Request::Stats => writeln!(to, "{}", report.json()),
+                    Request::Reload => {
+                        let outcome = match reload(&reloader) {
+                            Ok(done) => json!({ "reloaded": done }),
+                            Err(error) => json!({ "failed": error.to_string() }),
+                        };
+                        writeln!(to, "{outcome}")
+                    }
+                    Request::Flush(scope) => {
+                        writeln!(to, "{}", json!({ "flushed": caches.flush(scope) }))
+                    }
+                    Request::Dump(scope) => dump(&caches, scope, to),
                 }
             })
             .map_err(start("the control thread"))?;
@@ -149,6 +181,7 @@ impl Server {
             reloader,
             xdp,
             sockets,
+            snapshots,
             forwarder,
             summary,
         })
@@ -174,9 +207,25 @@ impl Server {
             xdp.stop();
         }
         self.sockets.stop();
-        self.forwarder.stop();
         self.control.stop();
+        if let Some(snapshots) = self.snapshots {
+            snapshots.stop();
+        }
+        self.forwarder.stop();
     }
+}
+
+/// Writes the entries of all caches, one JSON document each, and how many there were.
+fn dump(caches: &Caches, scope: Scope, to: &mut dyn Write) -> io::Result<()> {
+    let mut entries = 0u64;
+    caches.copy(scope, |cache, mut records| {
+        while let Some(record) = Record::take(&mut records) {
+            entries += 1;
+            writeln!(to, "{}", dump::entry(cache, &record))?;
+        }
+        io::Result::Ok(())
+    })?;
+    writeln!(to, "{}", json!({ "entries": entries }))
 }
 
 fn reload(reloader: &Reloader) -> Result<&'static str, ReloadError> {

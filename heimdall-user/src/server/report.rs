@@ -128,20 +128,31 @@ fn forwarder(threads: &[Arc<ForwardCounters>]) -> Value {
     Value::Object(fields)
 }
 
-/// What an answer core counts: the cache's counts, the response codes and the drops by reason as
-/// objects of their own.
+/// What an answer core counts: the cache's counts, the queries' types, the response codes and the
+/// drops by reason as objects of their own.
 fn put_core(fields: &mut Map<String, Value>, core: &CoreCounters) {
     put(fields, core.answers.list(), |name| match name {
         "hits" | "misses" | "truncated" | "prohibited" | "slipped" | "local" | "blocked" => None,
-        _ => Some(match name.strip_prefix("cache_") {
-            Some(count) => ("cache", count),
-            None => ("rcodes", name),
+        _ => Some(match name.split_once('_') {
+            Some(("cache", count)) => ("cache", count),
+            Some(("type", name)) => ("types", name),
+            _ => ("rcodes", name),
         }),
     });
+    let (hits, misses) = (core.answers.hits.get(), core.answers.misses.get());
+    if let Some(cache) = fields.get_mut("cache").and_then(Value::as_object_mut) {
+        cache.insert("hit_ratio".to_owned(), json!(ratio(hits, misses)));
+    }
     fields.insert(
         "dropped".to_owned(),
         Value::Object(counts(core.drops.list())),
     );
+}
+
+/// The part of the look-ups that were hits, to four digits; nothing before the first.
+fn ratio(hits: u64, misses: u64) -> Option<f64> {
+    let all = hits + misses;
+    (all > 0).then(|| (hits as f64 / all as f64 * 1e4).round() / 1e4)
 }
 
 /// Puts counts among the fields, or into the object that `group` names, under the name that it
@@ -181,6 +192,8 @@ mod tests {
             drops: Arc::default(),
         };
         core.drops.runt.add(2);
+        core.answers.hits.add(2);
+        core.answers.misses.add(1);
         let worker = WorkerReport {
             interface: "veth0".to_owned(),
             queue: 3,
@@ -219,8 +232,6 @@ mod tests {
         for field in [
             "received",
             "answered",
-            "hits",
-            "misses",
             "truncated",
             "prohibited",
             "slipped",
@@ -229,6 +240,11 @@ mod tests {
         ] {
             assert_eq!(worker[field], 0, "{field}");
         }
+        for field in ["a", "aaaa", "https", "other"] {
+            assert_eq!(worker["types"][field], 0, "{field}");
+        }
+        assert_eq!(worker["cache"]["evictions"], 0);
+        assert_eq!(worker["cache"]["hit_ratio"], 0.6667);
         for field in ["noerror", "refused", "badcookie"] {
             assert_eq!(worker["rcodes"][field], 0, "{field}");
         }

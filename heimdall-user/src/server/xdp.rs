@@ -29,6 +29,7 @@ use crate::{
     config::Config,
     forward::{Forwarder, Mailbox},
     packet::SourceFilter,
+    upkeep::{Desk, Upkeep},
     worker::{Parts, Settings, Worker, WorkerCounters, max_pending},
     xdp::{
         AddressWatch, AttachMode, AttachPolicy, Interface, Program, XdpError, served,
@@ -195,6 +196,11 @@ impl OpenXdp {
             let cpu = config.xdp.cpu(i);
             let attached = Arc::clone(&queue.attached);
             say_mode(&attached, &queue);
+            let upkeep = Upkeep::new({
+                let mailbox = Arc::clone(&queue.mailbox);
+                move || mailbox.ring()
+            });
+            let desk = upkeep.desk();
             let settings = Settings {
                 name: format!("{}:{}", attached.interface.name, queue.queue),
                 cpu,
@@ -213,6 +219,7 @@ impl OpenXdp {
                     xsk: queue.xsk,
                     frames: queue.frames,
                     core,
+                    upkeep,
                     forwarder: forwarder.handle(),
                     front,
                     mailbox: queue.mailbox,
@@ -229,7 +236,11 @@ impl OpenXdp {
                 mode,
                 cpu,
                 counters,
+                desk,
             });
+        }
+        for running in &workers {
+            running.worker.wait_ready();
         }
         for attached in &self.attached {
             attached.follow_addresses().map_err(AfXdpError::from)?;
@@ -278,6 +289,7 @@ struct Running {
     mode: Mode,
     cpu: Option<usize>,
     counters: CoreCounters,
+    desk: Arc<Desk>,
 }
 
 /// Running workers.
@@ -329,6 +341,14 @@ impl Xdp {
             interfaces: self.attached.iter().map(interface).collect(),
             workers: self.workers.iter().map(worker).collect(),
         }
+    }
+
+    /// The workers' names, and where each gets its orders.
+    pub(super) fn desks(&self) -> impl Iterator<Item = (String, Arc<Desk>)> {
+        self.workers.iter().map(|running| {
+            let name = format!("{}:{}", running.attached.interface.name, running.queue);
+            (name, Arc::clone(&running.desk))
+        })
     }
 
     /// Detaches the programs and ends the workers.

@@ -32,6 +32,7 @@ use crate::{
     answer::{Core, Verdict},
     clock::Clock,
     forward::{Handle, Mailbox},
+    upkeep::{Progress, Upkeep},
 };
 
 /// Datagrams taken from one socket before others get their turn.
@@ -48,6 +49,24 @@ const MAILBOX: Token = Token(1);
 /// Listeners' tokens: UDP even, TCP odd.
 pub(super) const LISTENERS: usize = 2;
 
+/// What the socket front owns.
+#[derive(Debug)]
+pub struct Parts {
+    /// The answer core.
+    pub core: Core,
+    /// What others want done to the core's cache. It rings `mailbox`.
+    pub upkeep: Upkeep,
+    /// The way to the forwarder.
+    pub forwarder: Handle,
+    /// The way back. It has room for `max_pending` outcomes.
+    pub mailbox: Arc<Mailbox>,
+    /// The place of `mailbox` among those that the forwarder was started with.
+    pub front: u16,
+    /// Queries that may wait for the forwarder. When that many do, further ones that the cache
+    /// cannot answer get SERVFAIL.
+    pub max_pending: usize,
+}
+
 /// The running socket front.
 #[derive(Debug)]
 pub struct SocketFront {
@@ -60,31 +79,11 @@ pub struct SocketFront {
 impl SocketFront {
     /// Starts the thread.
     ///
-    /// `front` is the place of `mailbox` among those that the forwarder was started with, and the
-    /// mailbox holds at least `max_pending` outcomes. When that many queries wait, further ones
-    /// that the cache cannot answer get SERVFAIL.
-    ///
     /// # Errors
     /// The thread, its epoll instance or a registration with it is not to be had.
-    pub fn start(
-        listeners: Listeners,
-        core: Core,
-        forwarder: Handle,
-        mailbox: Arc<Mailbox>,
-        front: u16,
-        max_pending: usize,
-        clock: Clock,
-    ) -> io::Result<Self> {
+    pub fn start(listeners: Listeners, parts: Parts, clock: Clock) -> io::Result<Self> {
         let counters = Arc::<SocketCounters>::default();
-        let service = Service::new(
-            core,
-            forwarder,
-            mailbox,
-            front,
-            max_pending,
-            clock,
-            counters.clone(),
-        );
+        let service = Service::new(parts, clock, counters.clone());
         let stop = Arc::<AtomicBool>::default();
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), STOP)?);
@@ -185,9 +184,12 @@ impl Loop {
 
     fn run(mut self) {
         let mut events = Events::with_capacity(256);
+        let mut upkeep = Progress::Idle;
+        self.service.populate();
         let first_connection = LISTENERS + 2 * self.udp.len();
         while !self.stop.load(Ordering::SeqCst) {
-            let timeout = (self.starved || !self.connections.is_empty()).then_some(SWEEP);
+            let sweep = (self.starved || !self.connections.is_empty()).then_some(SWEEP);
+            let timeout = upkeep.pause().or(sweep);
             if let Err(error) = self.poll.poll(&mut events, timeout)
                 && error.kind() != ErrorKind::Interrupted
             {
@@ -208,6 +210,7 @@ impl Loop {
                 }
             }
             self.sweep(now);
+            upkeep = self.service.keep_up();
             self.service.end();
         }
     }

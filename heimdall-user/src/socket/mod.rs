@@ -19,7 +19,7 @@ mod tcp;
 mod udp;
 
 pub use counters::SocketCounters;
-pub use front::SocketFront;
+pub use front::{Parts, SocketFront};
 pub use listeners::{Listeners, SocketError};
 
 #[cfg(test)]

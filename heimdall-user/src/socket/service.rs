@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{
-    SocketCounters,
+    Parts, SocketCounters,
     pending::{Origin, Pending, Waiting},
 };
 use crate::{
@@ -11,11 +11,13 @@ use crate::{
     clock::Clock,
     dns::{Answer, Query},
     forward::{Handle, MAX_REFRESHES, Mailbox, Outcome, Request},
+    upkeep::{Progress, Upkeep},
 };
 
 /// The answer core, the way to the forwarder and back, and the queries in between.
 pub(super) struct Service {
     core: Core,
+    upkeep: Upkeep,
     forwarder: Handle,
     pub(super) mailbox: Arc<Mailbox>,
     front: u16,
@@ -32,17 +34,18 @@ pub(super) struct Service {
 }
 
 impl Service {
-    pub(super) fn new(
-        core: Core,
-        forwarder: Handle,
-        mailbox: Arc<Mailbox>,
-        front: u16,
-        max_pending: usize,
-        clock: Clock,
-        counters: Arc<SocketCounters>,
-    ) -> Self {
+    pub(super) fn new(parts: Parts, clock: Clock, counters: Arc<SocketCounters>) -> Self {
+        let Parts {
+            core,
+            upkeep,
+            forwarder,
+            mailbox,
+            front,
+            max_pending,
+        } = parts;
         Self {
             core,
+            upkeep,
             forwarder,
             mailbox,
             front,
@@ -55,9 +58,23 @@ impl Service {
         }
     }
 
+    /// Has the kernel find the cache's memory now.
+    pub(super) fn populate(&self) {
+        self.core.populate();
+    }
+
     /// Begins a round of the loop.
     pub(super) fn begin(&mut self) {
         self.core.begin(self.clock.now());
+    }
+
+    /// Goes on with what others want done to the cache.
+    pub(super) fn keep_up(&mut self) -> Progress {
+        if self.upkeep.has_work() {
+            self.core.keep_up(&mut self.upkeep)
+        } else {
+            Progress::Idle
+        }
     }
 
     /// Ends a round of the loop: what was asked in it goes out.

@@ -18,13 +18,34 @@ use crate::{
     clock::Clock,
     dns::{NameHasher, reply::Server},
     forward::{
-        Forwarder, Mailbox, Settings,
+        Forwarder, Handle, Mailbox, Prepared, Settings,
         testing::{Seen, Upstream, bare, closed_address, query, response},
     },
     stats::{AnswerCounters, DropCounters},
+    upkeep::Upkeep,
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A forwarder for one front.
+fn forward(settings: &Settings, mailbox: &Arc<Mailbox>) -> Forwarder {
+    let mailboxes = vec![Arc::clone(mailbox)];
+    let prepared = Prepared::new(settings, mailboxes, NameHasher::default()).unwrap();
+    prepared.start().unwrap()
+}
+
+/// What such a front owns.
+fn parts(core: Core, forwarder: Handle, mailbox: Arc<Mailbox>, max_pending: usize) -> Parts {
+    let ring = Arc::clone(&mailbox);
+    Parts {
+        core,
+        upkeep: Upkeep::new(move || ring.ring()),
+        forwarder,
+        mailbox,
+        front: 0,
+        max_pending,
+    }
+}
 
 /// A server: socket front and forwarder.
 struct Bench {
@@ -62,12 +83,11 @@ impl Bench {
             attempt_timeout: Duration::from_secs(5),
             ..Settings::default()
         };
-        let forwarder =
-            Forwarder::start(settings, vec![mailbox.clone()], NameHasher::default()).unwrap();
+        let forwarder = forward(&settings, &mailbox);
         let handle = forwarder.handle();
         let clock = Clock::start();
-        let front =
-            SocketFront::start(listeners, core, handle, mailbox, 0, max_pending, clock).unwrap();
+        let parts = parts(core, handle, mailbox, max_pending);
+        let front = SocketFront::start(listeners, parts, clock).unwrap();
         Self {
             front,
             forwarder,
@@ -389,8 +409,7 @@ fn idle_connections_are_closed_and_busy_ones_are_not() {
         upstreams: vec![silent.address],
         ..Settings::default()
     };
-    let forwarder =
-        Forwarder::start(settings, vec![mailbox.clone()], NameHasher::default()).unwrap();
+    let forwarder = forward(&settings, &mailbox);
     let counters = Arc::<SocketCounters>::default();
     let core = Core::new(
         Cache::new(0).unwrap(),
@@ -403,15 +422,8 @@ fn idle_connections_are_closed_and_busy_ones_are_not() {
         Arc::default(),
         Arc::default(),
     );
-    let service = service::Service::new(
-        core,
-        forwarder.handle(),
-        mailbox,
-        0,
-        4,
-        Clock::start(),
-        counters.clone(),
-    );
+    let parts = parts(core, forwarder.handle(), mailbox, 4);
+    let service = service::Service::new(parts, Clock::start(), counters.clone());
     let poll = mio::Poll::new().unwrap();
     // The loop is not run: the test says what time it is.
     let mut turn =

@@ -54,6 +54,36 @@ counters! {
         hits,
         /// Queries handed to the forwarder.
         misses,
+        /// Queries for A records.
+        type_a,
+        /// Queries for NS records.
+        type_ns,
+        /// Queries for CNAME records.
+        type_cname,
+        /// Queries for SOA records.
+        type_soa,
+        /// Queries for PTR records.
+        type_ptr,
+        /// Queries for MX records.
+        type_mx,
+        /// Queries for TXT records.
+        type_txt,
+        /// Queries for AAAA records.
+        type_aaaa,
+        /// Queries for SRV records.
+        type_srv,
+        /// Queries for DS records.
+        type_ds,
+        /// Queries for DNSKEY records.
+        type_dnskey,
+        /// Queries for SVCB records.
+        type_svcb,
+        /// Queries for HTTPS records.
+        type_https,
+        /// Queries for all records of a name.
+        type_any,
+        /// Queries for other types.
+        type_other,
         /// Replies that had to be cut (TC).
         truncated,
         /// Replies of NOERROR.
@@ -86,6 +116,30 @@ counters! {
         cache_insertions,
         /// Answers that made room for others before they expired.
         cache_evictions,
+    }
+}
+
+impl AnswerCounters {
+    /// The counter of queries for a type.
+    #[inline]
+    pub fn of_type(&self, qtype: u16) -> &Counter {
+        match qtype {
+            1 => &self.type_a,
+            2 => &self.type_ns,
+            5 => &self.type_cname,
+            6 => &self.type_soa,
+            12 => &self.type_ptr,
+            15 => &self.type_mx,
+            16 => &self.type_txt,
+            28 => &self.type_aaaa,
+            33 => &self.type_srv,
+            43 => &self.type_ds,
+            48 => &self.type_dnskey,
+            64 => &self.type_svcb,
+            65 => &self.type_https,
+            255 => &self.type_any,
+            _ => &self.type_other,
+        }
     }
 }
 

@@ -18,6 +18,7 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
+        mpsc::{Receiver, Sender, channel},
     },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -37,6 +38,7 @@ use crate::{
     forward::{Handle, MAX_REFRESHES, Mailbox, Request},
     packet::{BadPacket, Layout, SourceFilter},
     stats::{DropCounters, counters},
+    upkeep::Upkeep,
     xdp::socket::{BATCH, Frame, Xsk},
 };
 use pending::{Pending, Waiting};
@@ -107,6 +109,8 @@ pub struct Parts {
     pub frames: Vec<Frame>,
     /// The answer core.
     pub core: Core,
+    /// What others want done to the core's cache. It wakes `mailbox`.
+    pub upkeep: Upkeep,
     /// The way to the forwarder.
     pub forwarder: Handle,
     /// The number of `mailbox` with the forwarder.
@@ -132,6 +136,7 @@ pub struct Worker {
     stop: Arc<AtomicBool>,
     mailbox: Arc<Mailbox>,
     counters: Arc<WorkerCounters>,
+    ready: Receiver<()>,
 }
 
 impl Worker {
@@ -143,13 +148,14 @@ impl Worker {
         let stop = Arc::new(AtomicBool::new(false));
         let counters = Arc::new(WorkerCounters::default());
         let mailbox = parts.mailbox.clone();
+        let (say_ready, ready) = channel();
         let mut state = State::new(settings, parts, clock, counters.clone());
         let thread = thread::Builder::new()
             .name(state.settings.name.clone())
             .spawn({
                 let stop = stop.clone();
                 move || {
-                    let result = state.run(&stop);
+                    let result = state.run(&stop, say_ready);
                     if let Err(error) = &result {
                         tracing::error!(
                             "worker {} stopped: {error}; its queue goes on over sockets",
@@ -164,7 +170,14 @@ impl Worker {
             stop,
             mailbox,
             counters,
+            ready,
         })
+    }
+
+    /// Waits until the thread is ready for packets. Those that come sooner wait in the ring.
+    pub fn wait_ready(&self) {
+        // It says so by hanging up.
+        let _ = self.ready.recv();
     }
 
     /// The worker's counters.
@@ -228,6 +241,7 @@ struct State {
     settings: Settings,
     xsk: Xsk,
     core: Core,
+    upkeep: Upkeep,
     forwarder: Handle,
     front: u16,
     mailbox: Arc<Mailbox>,
@@ -251,6 +265,7 @@ impl State {
             xsk,
             frames,
             core,
+            upkeep,
             forwarder,
             front,
             mailbox,
@@ -263,6 +278,7 @@ impl State {
             settings,
             xsk,
             core,
+            upkeep,
             forwarder,
             front,
             mailbox,
@@ -288,7 +304,7 @@ impl State {
         state
     }
 
-    fn run(&mut self, stop: &AtomicBool) -> io::Result<()> {
+    fn run(&mut self, stop: &AtomicBool, say_ready: Sender<()>) -> io::Result<()> {
         if let Some(cpu) = self.settings.cpu {
             let mut set = CpuSet::new();
             if let Err(error) = set
@@ -301,6 +317,8 @@ impl State {
                 );
             }
         }
+        self.core.populate();
+        drop(say_ready);
         let mut idle_since: Option<Instant> = None;
         let mut accounted = u32::MAX;
         while !stop.load(Ordering::Relaxed) {
@@ -310,6 +328,10 @@ impl State {
             if now.seconds != accounted {
                 accounted = now.seconds;
                 self.account();
+            }
+            if self.upkeep.has_work() {
+                self.core.keep_up(&mut self.upkeep);
+                idle_since = None;
             }
             let idle = work == 0 && !self.xsk.has_unsent();
             if !idle {

@@ -143,7 +143,7 @@ fn a_cache_that_cannot_be_had_is_an_error() {
         cache_bytes: 1 << 60,
         ..settings(vec![closed_address()])
     };
-    let error = Forwarder::start(settings, Vec::new(), NameHasher::default()).unwrap_err();
+    let error = Prepared::new(&settings, Vec::new(), NameHasher::default()).unwrap_err();
     assert!(
         error.to_string().contains("the forwarder's cache"),
         "{error}"

@@ -1,0 +1,129 @@
+//! `heimdall dump`: the cached answers, as text or as JSON.
+
+use std::{
+    io::{self, BufWriter, ErrorKind, Write},
+    sync::mpsc::channel,
+    thread,
+};
+
+use anyhow::{anyhow, bail};
+use clap::Args;
+use serde_json::Value;
+
+use super::ask::{Running, Which};
+use crate::control;
+
+const EXAMPLES: &str = "\
+Examples:
+  heimdall dump www.example.com
+  heimdall dump --zone example.com
+  heimdall dump --json | jq -r 'select(.type == \"AAAA\") | .name'
+
+Each answer stands under a line that says what was asked for, with what came of it, the seconds that
+are left of its life (negative: it is over, and the answer is kept in case that no upstream has
+another), and the cache that has it: `forwarder`, `sockets`, or a queue like eth0:0. The same answer
+may be in several. With --json each answer is one object on a line of its own.";
+
+/// Show the cached answers: of a name, of a zone, or all
+#[derive(Args, Debug)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Dump {
+    #[command(flatten)]
+    which: Which,
+
+    /// Print JSON instead of text
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    server: Running,
+}
+
+impl Dump {
+    pub(super) fn execute(self) -> anyhow::Result<()> {
+        let scope = self.which.scope().unwrap_or(crate::upkeep::Scope::All);
+        let request = format!("dump {}", control::words(&scope));
+        let path = self.server.path()?;
+        // The server does not wait for a reader that takes its time, so what it says is kept here.
+        let (to, documents) = channel();
+        let asked = thread::spawn(move || {
+            control::ask_each(&path, &request, |document| {
+                to.send(document).map_err(|_| ErrorKind::BrokenPipe.into())
+            })
+        });
+        let mut end = None;
+        let mut out = BufWriter::new(io::stdout().lock());
+        for document in documents {
+            if let Some(entries) = document.get("entries") {
+                end = entries.as_u64();
+                break;
+            }
+            let written = if self.json {
+                writeln!(out, "{document}")
+            } else {
+                out.write_all(text(&document).as_bytes())
+            };
+            match written {
+                // It has seen enough.
+                Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(()),
+                written => written?,
+            }
+        }
+        match out.flush() {
+            Err(error) if error.kind() != ErrorKind::BrokenPipe => return Err(error.into()),
+            _ => {}
+        }
+        asked
+            .join()
+            .map_err(|_| anyhow!("the thread that asked the server panicked"))??;
+        if end.is_none() {
+            bail!("the server ended the dump early; look into its log");
+        }
+        Ok(())
+    }
+}
+
+/// An entry as a line of comment and its records.
+fn text(entry: &Value) -> String {
+    let word = |key: &str| entry.get(key).and_then(Value::as_str).unwrap_or("?");
+    let number = |key: &str| entry.get(key).and_then(Value::as_i64).unwrap_or_default();
+    let list = |key: &str| {
+        let items = entry
+            .get(key)
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten();
+        items.filter_map(Value::as_str)
+    };
+    let mut text = format!("; {} {} {}", word("name"), word("class"), word("type"));
+    for flag in list("flags") {
+        text.push_str(&format!(" +{flag}"));
+    }
+    text.push_str(&format!(
+        ": {}, {} s left, in {}\n",
+        word("rcode"),
+        number("ttl"),
+        word("cache")
+    ));
+    for record in list("records") {
+        text.push_str(&format!("{record}\n"));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_entry_reads_like_a_zone_file() {
+        let entry = json!({
+            "cache": "forwarder", "name": "example.com.", "class": "IN", "type": "A",
+            "flags": ["DO"], "rcode": "NOERROR", "ttl": -3, "records": ["a", "b"],
+        });
+        let expected = "; example.com. IN A +DO: NOERROR, -3 s left, in forwarder\na\nb\n";
+        assert_eq!(text(&entry), expected);
+    }
+}

@@ -1,0 +1,125 @@
+//! Entries of a cache as JSON, for `heimdall dump`.
+
+use domain::{
+    base::{
+        Message,
+        iana::{Class, Rcode, Rtype},
+        name::Name,
+        zonefile_fmt::{DisplayKind, ZonefileFmt},
+    },
+    rdata::AllRecordData,
+};
+use serde_json::{Value, json};
+
+use crate::{
+    cache::Record,
+    dns::{
+        AnswerRef, QUESTION_FIXED,
+        header::{self, field},
+        view::{KEY_FLAG_CD, KEY_FLAG_DO},
+    },
+};
+
+/// An entry of the cache with this name.
+pub(super) fn entry(cache: &str, record: &Record<'_>) -> Value {
+    let answer = record.answer;
+    let (name, fixed) = match record.question.split_last_chunk::<QUESTION_FIXED>() {
+        Some((name, fixed)) => (name, *fixed),
+        None => (record.question, [0; QUESTION_FIXED]),
+    };
+    let [t0, t1, c0, c1] = fixed;
+    let [qtype, class] = [[t0, t1], [c0, c1]].map(u16::from_be_bytes);
+    let flags = [(KEY_FLAG_DO, "DO"), (KEY_FLAG_CD, "CD")];
+    let flags = flags.iter().filter(|(bit, _)| record.flags & bit != 0);
+    json!({
+        "cache": cache,
+        "name": Name::from_slice(name).map_or_else(|_| "?".to_owned(), |name| name.fmt_with_dot().to_string()),
+        "class": Class::from_int(class).to_string(),
+        // What is kept for all types of a name.
+        "type": if qtype == 0 { "*".to_owned() } else { Rtype::from_int(qtype).to_string() },
+        "flags": flags.map(|(_, name)| *name).collect::<Vec<_>>(),
+        "rcode": Rcode::masked_from_int(answer.rcode()).to_string(),
+        "ede": answer.ede(),
+        "age": record.age,
+        // Negative: so many seconds over.
+        "ttl": i64::from(answer.life()) - i64::from(record.age),
+        "octets": record.encoded_len(),
+        "records": records(record.question, answer, record.age),
+    })
+}
+
+/// The records in the form of zone files, with the TTLs that a client would get.
+fn records(question: &[u8], answer: AnswerRef<'_>, age: u32) -> Vec<String> {
+    let mut message = vec![0; header::LEN];
+    if let Some(fields) = message.get_mut(field::QDCOUNT..field::ANCOUNT) {
+        fields.copy_from_slice(&[0, 1]);
+    }
+    if let Some(fields) = message.get_mut(field::ANCOUNT..header::LEN) {
+        fields.copy_from_slice(&answer.counts());
+    }
+    message.extend_from_slice(question);
+    message.extend_from_slice(answer.aged(age).as_ref().body());
+    let Ok(message) = Message::from_octets(&message) else {
+        return Vec::new();
+    };
+    let sections = message
+        .sections()
+        .map(|(_, answer, authority, additional)| [answer, authority, additional]);
+    let records = sections.into_iter().flatten().flatten().flatten();
+    records
+        .filter_map(|record| {
+            let record = record.to_any_record::<AllRecordData<_, _>>().ok()?;
+            Some(record.display_zonefile(DisplayKind::Simple).to_string())
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::dns::{Answer, TtlLimits};
+
+    #[test]
+    fn an_entry_is_told_in_full() {
+        let question = b"\x03WWW\x07example\0\0\x01\0\x01";
+        let mut msg = b"\0\x01\x81\x80\0\x01\0\x02\0\0\0\0".to_vec();
+        msg.extend_from_slice(question);
+        msg.extend_from_slice(b"\xc0\x0c\0\x05\0\x01\0\0\x01\x2c\0\x06\x03web\xc0\x10");
+        msg.extend_from_slice(b"\xc0\x29\0\x01\0\x01\0\0\0\x64\0\x04\xc0\0\x02\x01");
+        let answer = Answer::from_response(&msg, question, 0, &TtlLimits::default()).unwrap();
+        let record = Record {
+            question,
+            flags: 3,
+            age: 30,
+            answer: answer.as_ref(),
+        };
+        let expected = json!({
+            "cache": "eth0:0",
+            "name": "WWW.example.",
+            "class": "IN",
+            "type": "A",
+            "flags": ["DO", "CD"],
+            "rcode": "NOERROR",
+            "ede": null,
+            "age": 30,
+            "ttl": 70,
+            "octets": record.encoded_len(),
+            "records": ["WWW.example. 270 IN CNAME web.example.", "web.example. 70 IN A 192.0.2.1"],
+        });
+        assert_eq!(entry("eth0:0", &record), expected);
+        let nothing = Answer::failure(2, Some(22), 5);
+        let record = Record {
+            question: b"\0\0\0\0\x01",
+            flags: 0x80,
+            age: 7,
+            answer: nothing.as_ref(),
+        };
+        let entry = entry("forwarder", &record);
+        assert_eq!(entry.get("name").unwrap(), ".");
+        assert_eq!(entry.get("type").unwrap(), "*");
+        assert_eq!(entry.get("rcode").unwrap(), "SERVFAIL");
+        assert_eq!(entry.get("ttl").unwrap(), -2);
+    }
+}

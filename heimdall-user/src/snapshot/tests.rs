@@ -1,0 +1,193 @@
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
+
+use super::*;
+use crate::{
+    cache::Record,
+    dns::{Answer, TtlLimits},
+};
+
+const NOW: u64 = 1_800_000_000;
+
+/// A record of a name, with an answer of a CNAME and an A record.
+fn record(number: u32) -> Vec<u8> {
+    let label = format!("n{number}");
+    let mut question = vec![label.len() as u8];
+    question.extend_from_slice(label.as_bytes());
+    question.extend_from_slice(b"\x07example\0\0\x01\0\x01");
+    let mut msg = b"\0\x01\x81\x80\0\x01\0\x02\0\0\0\0".to_vec();
+    msg.extend_from_slice(&question);
+    msg.extend_from_slice(b"\xc0\x0c\0\x05\0\x01\0\0\x01\x2c\0\x06\x03web\xc0\x0c");
+    msg.extend_from_slice(b"\x03web\xc0\x0c\0\x01\0\x01\0\0\0\x64\0\x04\xc0\0\x02\x01");
+    let answer = Answer::from_response(&msg, &question, 0, &TtlLimits::default()).unwrap();
+    let mut octets = Vec::new();
+    Record {
+        question: &question,
+        flags: (number % 4) as u8,
+        age: number,
+        answer: answer.as_ref(),
+    }
+    .append_to(&mut octets);
+    octets
+}
+
+fn write(path: &Path, records: u32, now: u64) -> u64 {
+    let mut writer = Writer::create(path, now).unwrap();
+    for number in 0..records {
+        writer.append(&record(number), 1).unwrap();
+    }
+    writer.finish().unwrap()
+}
+
+struct Place {
+    _directory: tempfile::TempDir,
+    path: PathBuf,
+}
+
+impl Place {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("cache.snapshot");
+        Self {
+            _directory: directory,
+            path,
+        }
+    }
+
+    fn new_path(&self) -> PathBuf {
+        self.path.with_file_name("cache.snapshot.new")
+    }
+}
+
+fn problem(octets: &[u8]) -> Option<Problem> {
+    Contents::read(octets, NOW).err()
+}
+
+#[test]
+fn what_was_written_is_read() {
+    let place = Place::new();
+    assert!(Snapshot::open(&place.path, NOW).unwrap().is_none());
+    for count in [0, 1, 500] {
+        let octets = write(&place.path, count, NOW);
+        let metadata = fs::metadata(&place.path).unwrap();
+        assert_eq!(metadata.len(), octets);
+        assert_eq!(metadata.permissions().mode() & 0o777, 0o600);
+        assert!(!place.new_path().exists());
+        let snapshot = Snapshot::open(&place.path, NOW + 77).unwrap().unwrap();
+        let contents = snapshot.contents();
+        assert_eq!((contents.count(), contents.away()), (count.into(), 77));
+        let mut octets = Vec::new();
+        for (number, record) in contents.records().enumerate() {
+            assert_eq!(record.age, number as u32);
+            record.append_to(&mut octets);
+        }
+        assert_eq!(octets, (0..count).flat_map(record).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn every_cut_and_every_changed_bit_is_found() {
+    let place = Place::new();
+    write(&place.path, 3, NOW);
+    let whole = fs::read(&place.path).unwrap();
+    assert_eq!(problem(&whole), None);
+    for len in 0..whole.len() {
+        let problem = problem(&whole[..len]).unwrap();
+        let foreign = problem == Problem::Foreign;
+        assert!(foreign == (len < MAGIC.len()), "{len}: {problem}");
+    }
+    for bit in 0..8 * whole.len() {
+        let mut changed = whole.clone();
+        changed[bit / 8] ^= 1 << (bit % 8);
+        assert!(problem(&changed).is_some(), "bit {bit}");
+    }
+    let longer = [&whole[..], b"x"].concat();
+    assert!(matches!(problem(&longer), Some(Problem::Length { .. })));
+    assert_eq!(problem(b"#!/bin/sh"), Some(Problem::Foreign));
+    let mut other = whole;
+    other[8] = 2;
+    assert_eq!(problem(&other), Some(Problem::Version(2)));
+}
+
+#[test]
+fn the_future_is_not_believed() {
+    let place = Place::new();
+    write(&place.path, 1, NOW + 60);
+    let snapshot = Snapshot::open(&place.path, NOW).unwrap().unwrap();
+    assert_eq!(snapshot.contents().away(), 0);
+    write(&place.path, 1, NOW + 61);
+    let error = Snapshot::open(&place.path, NOW).unwrap_err().to_string();
+    assert!(error.contains("61 s in the future"), "{error}");
+    write(&place.path, 1, 0);
+    let snapshot = Snapshot::open(&place.path, NOW).unwrap().unwrap();
+    assert_eq!(snapshot.contents().away(), NOW as u32);
+}
+
+#[test]
+fn an_unfinished_snapshot_leaves_the_old_one() {
+    let place = Place::new();
+    write(&place.path, 2, NOW);
+    let old = fs::read(&place.path).unwrap();
+    // As a killed writer leaves it.
+    fs::write(place.new_path(), vec![1; 1 << 20]).unwrap();
+    let mut writer = Writer::create(&place.path, NOW).unwrap();
+    writer.append(&record(9), 1).unwrap();
+    let unfinished = fs::read(place.new_path()).unwrap();
+    assert_eq!(problem(&unfinished), Some(Problem::Foreign));
+    drop(writer);
+    assert!(!place.new_path().exists());
+    assert_eq!(fs::read(&place.path).unwrap(), old);
+}
+
+#[test]
+fn places_where_nothing_can_be_written_or_read() {
+    let place = Place::new();
+    let nowhere = place.path.join("x");
+    let error = Writer::create(&nowhere, NOW).unwrap_err();
+    assert!(matches!(error, SnapshotError::Unwritable { .. }), "{error}");
+    assert!(Snapshot::open(&nowhere, NOW).unwrap().is_none());
+    let directory = place.path.parent().unwrap();
+    let error = Snapshot::open(directory, NOW).unwrap_err();
+    assert!(matches!(error, SnapshotError::Unreadable { .. }), "{error}");
+    // A directory has the name.
+    fs::create_dir(&place.path).unwrap();
+    let error = Writer::create(&place.path, NOW).unwrap().finish();
+    assert!(matches!(error, Err(SnapshotError::Unwritable { .. })));
+    assert!(!place.new_path().exists());
+    let full = Path::new("/dev/full");
+    assert!(matches!(
+        Snapshot::open(full, NOW),
+        Err(SnapshotError::Unreadable { .. })
+    ));
+}
+
+#[test]
+fn records_that_are_not_sound_are_left_out() {
+    let good = record(1);
+    let question = 12 + 12..;
+    let sound = |octets: &[u8]| {
+        let mut rest = octets;
+        Record::take(&mut rest).map(|record| record.is_sound())
+    };
+    assert_eq!(sound(&good), Some(true));
+    let with = |at: usize, octet: u8| {
+        let mut bad = good.clone();
+        bad[at] = octet;
+        sound(&bad)
+    };
+    assert_eq!(with(12, 3), Some(false), "the name's end");
+    let flat = 12 + 16;
+    assert_eq!(question.start, 24);
+    assert_eq!(with(flat + 9, 1), Some(false), "one record less");
+    assert_eq!(with(flat + 9, 3), Some(false), "one record more");
+    assert_eq!(with(flat + 18 + 1, 0xff), Some(false), "a pointer forward");
+    assert_eq!(with(flat + 18 + 11, 7), Some(false), "a longer record");
+    assert_eq!(with(good.len() - 1, 9), Some(false), "a TTL elsewhere");
+    assert_eq!(with(0, 200), None, "the length");
+    assert_eq!(with(8, 200), None, "the question's length");
+}
