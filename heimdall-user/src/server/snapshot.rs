@@ -3,7 +3,7 @@
 
 use std::{
     io,
-    path::PathBuf,
+    path::Path,
     sync::mpsc::{RecvTimeoutError, Sender, channel},
     thread::{self, JoinHandle},
     time::{Instant, SystemTime, UNIX_EPOCH},
@@ -85,7 +85,7 @@ impl Keeper {
     }
 }
 
-fn write(path: &PathBuf, caches: &Caches) {
+fn write(path: &Path, caches: &Caches) {
     let begin = Instant::now();
     let mut answers = 0;
     let written = Writer::create(path, unix_now()).and_then(|mut writer| {

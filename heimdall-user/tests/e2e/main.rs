@@ -9,6 +9,7 @@ mod asking;
 mod errors;
 mod faults;
 mod lifecycle;
+mod memory;
 mod policy;
 mod reload;
 mod scenarios;

@@ -88,8 +88,16 @@ impl Heimdall {
     /// # Errors
     /// It cannot be run.
     pub fn reload(&self) -> Result<Output> {
+        self.command(&["reload"])
+    }
+
+    /// A subcommand for this server: how it ended and what it said.
+    ///
+    /// # Errors
+    /// It cannot be run.
+    pub fn command(&self, arguments: &[&str]) -> Result<Output> {
         let mut command = Command::new(&self.program);
-        command.args(["reload", "--control"]).arg(&self.control);
+        command.args(arguments).arg("--control").arg(&self.control);
         Ok(command.output()?)
     }
 

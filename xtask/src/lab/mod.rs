@@ -84,6 +84,15 @@ impl Lab {
     /// # Errors
     /// `ip` or `ethtool` is missing or fails, for instance without root.
     pub fn new() -> Result<Self> {
+        Self::with_queues(1)
+    }
+
+    /// Makes a lab whose interfaces have so many queues, receiving and sending. Which one a packet
+    /// takes is up to its flow.
+    ///
+    /// # Errors
+    /// As for [`new`](Self::new).
+    pub fn with_queues(queues: u32) -> Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         remove_stale();
         let pid = std::process::id();
@@ -104,10 +113,20 @@ impl Lab {
             ip(&["netns", "add", namespace])?;
             ip(&["-n", namespace, "link", "set", "lo", "up"])?;
         }
+        let queues = queues.to_string();
+        let queues = ["numtxqueues", &queues, "numrxqueues", &queues];
+        let (here, there) = (["name", server_if], ["name", client_if]);
         let link = [
-            "link", "add", server_if, "netns", server, "type", "veth", "peer", "name", client_if,
+            &["link", "add"][..],
+            &here,
+            &["netns", server],
+            &queues,
+            &["type", "veth", "peer"],
+            &there,
+            &["netns", client],
+            &queues,
         ];
-        ip(&[&link[..], &["netns", client]].concat())?;
+        ip(&link.concat())?;
         for (namespace, interface, v4, v6) in [
             (server, server_if, SERVER_V4, SERVER_V6),
             (client, client_if, CLIENT_V4, CLIENT_V6),

@@ -1,0 +1,294 @@
+//! What the caches hold: shared between queues, refreshed in time, flushed, dumped, and kept over a
+//! restart.
+
+use std::{
+    fs,
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use xtask::lab::{FakeUpstream, Heimdall, Lab, UPSTREAM, available, sum};
+
+use crate::{
+    asking::{Asker, Settings},
+    heimdall, lab,
+};
+
+fn query(name: &str) -> String {
+    format!("{name} A rd")
+}
+
+/// What a client gets for a name that was learnt just now.
+fn answer(name: &str) -> String {
+    format!("NOERROR qr rd ra | {name}. A | 300 A 192.0.2.1")
+}
+
+/// Runs a subcommand that is to succeed; what it says.
+fn says(heimdall: &Heimdall, arguments: &[&str]) -> String {
+    let output = heimdall.command(arguments).unwrap();
+    assert!(output.status.success(), "{arguments:?}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn a_name_that_one_queue_has_learnt_costs_no_query_on_another() {
+    if !available("a_name_that_one_queue_has_learnt") {
+        return;
+    }
+    let lab = Lab::with_queues(4).unwrap();
+    let upstream = FakeUpstream::start(&lab, UPSTREAM).unwrap();
+    let heimdall = heimdall(&lab);
+    // Each has a port of its own, so their queries spread over the queues.
+    let askers: Vec<_> = (0..64).map(|_| Asker::v4(&lab)).collect();
+    for name in ["www.test", "other.test"] {
+        for asker in &askers {
+            assert_eq!(asker.udp(&query(name)), answer(name));
+        }
+        assert_eq!(upstream.queries(name), 1);
+    }
+    let stats = heimdall.stats().unwrap();
+    let workers = stats["workers"].as_array().unwrap();
+    assert_eq!(workers.len(), 4);
+    for worker in workers {
+        assert_eq!(worker["misses"], 2, "each queue learns each name: {worker}");
+    }
+    assert_eq!(sum(&stats, "hits"), 2 * 64 - 8);
+    assert_eq!(sum(&stats, "types/a"), 2 * 64);
+    assert_eq!(stats["forwarder"]["cache"]["hits"], 6);
+}
+
+#[test]
+fn popular_names_are_refreshed_before_their_lives_are_over() {
+    let Some(lab) = lab("popular_names_are_refreshed") else {
+        return;
+    };
+    // Good for ten seconds, so the last tenth is one.
+    let upstream = FakeUpstream::answering(&lab, UPSTREAM, |query, _| {
+        let name = query[12..].iter().position(|octet| *octet == 0).unwrap();
+        let mut msg = query[..12 + name + 5].to_vec();
+        msg[2..4].copy_from_slice(&[0x81, 0x80]);
+        msg[6..12].copy_from_slice(&[0, 1, 0, 0, 0, 0]);
+        msg.extend_from_slice(&[0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 10, 0, 4, 192, 0, 2, 1]);
+        vec![msg]
+    });
+    let _upstream = upstream.unwrap();
+    let heimdall = heimdall(&lab);
+    let asker = Asker::v4(&lab);
+    for name in ["popular.test", "once.test"] {
+        assert!(asker.udp(&query(name)).starts_with("NOERROR"));
+    }
+    let end = Instant::now() + Duration::from_secs(22);
+    while Instant::now() < end {
+        assert!(asker.udp(&query("popular.test")).starts_with("NOERROR"));
+        // The sockets ask for the same refresh, and share it.
+        assert!(asker.tcp(&query("popular.test")).starts_with("NOERROR"));
+        thread::sleep(Duration::from_millis(100));
+    }
+    let stats = heimdall.stats().unwrap();
+    assert_eq!(stats["workers"][0]["misses"], 2, "no client had to wait");
+    assert_eq!(stats["sockets"]["misses"], 1);
+    let forwarder = &stats["forwarder"];
+    // At 9 and at 18 seconds, and perhaps one more that saw the start of the next life.
+    let refreshes = forwarder["refreshes"].as_u64().unwrap();
+    assert!((2..=6).contains(&refreshes), "{refreshes}");
+    let sent = forwarder["sent_udp"].as_u64().unwrap();
+    assert!((4..=5).contains(&sent), "one a life for all fronts: {sent}");
+}
+
+#[test]
+fn what_is_flushed_is_asked_for_again() {
+    let Some(lab) = lab("what_is_flushed") else {
+        return;
+    };
+    let upstream = FakeUpstream::start(&lab, UPSTREAM).unwrap();
+    let heimdall = heimdall(&lab);
+    let asker = Asker::v4(&lab);
+    let names = ["www.test", "a.www.test", "other.test", "servfail.test"];
+    let ask_all = || {
+        for name in &names[..3] {
+            assert_eq!(asker.udp(&query(name)), answer(name));
+            assert_eq!(asker.tcp(&query(name)), answer(name));
+        }
+        assert!(asker.udp(&query(names[3])).starts_with("SERVFAIL"));
+    };
+    let asked = || names.map(|name| upstream.queries(name));
+    ask_all();
+    ask_all();
+    assert_eq!(asked(), [1, 1, 1, 1]);
+    // In the worker's cache, the sockets' and the forwarder's.
+    assert_eq!(
+        says(&heimdall, &["flush", "WWW.test"]),
+        "3 answers flushed\n"
+    );
+    ask_all();
+    assert_eq!(asked(), [2, 1, 1, 1]);
+    assert_eq!(
+        says(&heimdall, &["flush", "--zone", "www.test."]),
+        "6 answers flushed\n"
+    );
+    ask_all();
+    assert_eq!(asked(), [3, 2, 1, 1]);
+    assert_eq!(
+        says(&heimdall, &["flush", "nothing.test"]),
+        "0 answers flushed\n"
+    );
+    // A failure is one worker's answer, and what the forwarder remembers.
+    says(&heimdall, &["flush", "servfail.test"]);
+    ask_all();
+    assert_eq!(asked(), [3, 2, 1, 2]);
+    says(&heimdall, &["flush", "--all"]);
+    ask_all();
+    assert_eq!(asked(), [4, 3, 2, 3]);
+    for (arguments, said) in [
+        (&["flush"][..], "give a NAME, --zone ZONE or --all"),
+        (&["flush", "a..b"], "is no domain name"),
+        (&["flush", "a", "--all"], "cannot be used with"),
+    ] {
+        let output = heimdall.command(arguments).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(stderr.contains(said), "{stderr}");
+    }
+}
+
+#[test]
+fn the_caches_can_be_read() {
+    let Some(lab) = lab("the_caches_can_be_read") else {
+        return;
+    };
+    let _upstream = FakeUpstream::start(&lab, UPSTREAM).unwrap();
+    let heimdall = heimdall(&lab);
+    let asker = Asker::v4(&lab);
+    assert_eq!(says(&heimdall, &["dump"]), "");
+    for i in 0..2000 {
+        assert_ne!(asker.udp(&query(&format!("n{i}.test"))), "");
+    }
+    assert_eq!(asker.tcp(&query("n7.test")), answer("n7.test"));
+    let text = says(&heimdall, &["dump", "n7.test"]);
+    let worker = format!("{}:0", lab.server_if);
+    for cache in ["forwarder", &worker, "sockets"] {
+        let lines: Vec<_> = text.lines().collect();
+        let at = lines
+            .iter()
+            .position(|line| line.ends_with(&format!("in {cache}")));
+        let line = lines[at.unwrap_or_else(|| panic!("{cache}: {text}"))];
+        assert!(line.starts_with("; n7.test. IN "), "{line}");
+        let record = lines[at.unwrap() + 1];
+        assert!(
+            record.starts_with("n7.test. ") && record.ends_with(" IN A 192.0.2.1"),
+            "{record}"
+        );
+    }
+    let json = says(&heimdall, &["dump", "--zone", "test", "--json"]);
+    let entries: Vec<Value> = json
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let of = |cache: &str| {
+        entries
+            .iter()
+            .filter(|entry| entry["cache"] == cache)
+            .count()
+    };
+    assert_eq!((of("forwarder"), of(&worker)), (2000, 2000));
+    let ttl = entries[0]["ttl"].as_u64().unwrap();
+    assert!((200..=300).contains(&ttl), "{ttl}");
+}
+
+/// Stops a server as systemd would.
+fn stop(mut heimdall: Heimdall) -> String {
+    heimdall.process.signal(Signal::SIGTERM).unwrap();
+    let status = heimdall.process.wait(Duration::from_secs(20)).unwrap();
+    assert!(status.success());
+    heimdall.process.output()
+}
+
+#[test]
+fn a_restart_is_warm_or_cold_but_always_a_start() {
+    let Some(lab) = lab("a_restart_is_warm_or_cold") else {
+        return;
+    };
+    let upstream = FakeUpstream::start(&lab, UPSTREAM).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("cache.snapshot");
+    let settings = Settings::new(&format!(
+        "[cache]\nsnapshot = {path:?}\nsnapshot-interval = 1\n[forward]\nthreads = 3"
+    ));
+    let asker = Asker::v4(&lab);
+    let names: Vec<String> = (0..200).map(|i| format!("n{i}.test")).collect();
+    let ask_all = |exact: bool| {
+        for name in &names {
+            let reply = asker.udp(&query(name));
+            if exact {
+                assert_eq!(reply, answer(name));
+            } else {
+                // Some seconds older.
+                assert!(
+                    reply.starts_with(&format!("NOERROR qr rd ra | {name}. A | ")),
+                    "{reply}"
+                );
+            }
+        }
+    };
+    let asked = || names.iter().map(|name| upstream.queries(name)).sum::<u64>();
+
+    let cold = settings.on_xdp(&lab);
+    assert!(
+        cold.process
+            .output()
+            .contains("is not there yet; starting cold")
+    );
+    ask_all(true);
+    let log = stop(cold);
+    assert!(log.contains("snapshot: 200 answers, "), "{log}");
+    assert_eq!(asked(), 200);
+
+    let warm = settings.on_xdp(&lab);
+    let log = warm.process.output();
+    assert!(log.contains("snapshot: 200 answers from "), "{log}");
+    ask_all(false);
+    assert_eq!(asked(), 200, "nothing had to be asked for again");
+    // Written from time to time, not only at the end.
+    fs::remove_file(&path).unwrap();
+    let end = Instant::now() + Duration::from_secs(10);
+    while !path.exists() {
+        assert!(Instant::now() < end, "{}", warm.process.output());
+        thread::sleep(Duration::from_millis(20));
+    }
+    warm.process.signal(Signal::SIGKILL).unwrap();
+    drop(warm);
+
+    let killed = settings.on_xdp(&lab);
+    ask_all(false);
+    assert_eq!(asked(), 200, "the last snapshot before the end is there");
+    stop(killed);
+
+    let whole = fs::read(&path).unwrap();
+    let mut changed = whole.clone();
+    let middle = changed.len() / 2;
+    changed[middle] ^= 1;
+    let mut expected = 200;
+    for (octets, why) in [
+        (&changed[..], "it is damaged"),
+        (&whole[..middle], "it was cut short"),
+        (&b"#!/bin/sh\n"[..], "no snapshot of Heimdall"),
+    ] {
+        fs::write(&path, octets).unwrap();
+        let heimdall = settings.on_xdp(&lab);
+        let log = heimdall.process.output();
+        assert!(
+            log.contains(why) && log.contains("starting cold"),
+            "{why}: {log}"
+        );
+        ask_all(true);
+        expected += 200;
+        assert_eq!(asked(), expected, "{why}");
+        stop(heimdall);
+        let left_alone = fs::read(&path).unwrap() == octets;
+        assert_eq!(left_alone, why.starts_with("no snapshot"), "{why}");
+    }
+    assert!(!Path::new(&format!("{}.new", path.display())).exists());
+}
