@@ -103,7 +103,7 @@ fn end_of_name(msg: &[u8], start: usize, may_be_compressed: bool) -> Option<usiz
 /// No branch depends on the length as long as it is between 8 and 32: most names are, and a branch
 /// foretold wrongly takes longer than all the work on such a name.
 #[inline(always)]
-fn blocks(name: &[u8]) -> (impl Iterator<Item = Block>, Block) {
+fn blocks(name: &[u8]) -> (&[[u8; 32]], Block) {
     let all_but_one = name.split_last().map_or(name, |(_, others)| others);
     let (before, _) = all_but_one.as_chunks::<32>();
     let last = if let Some(last) = name.last_chunk() {
@@ -119,7 +119,7 @@ fn blocks(name: &[u8]) -> (impl Iterator<Item = Block>, Block) {
     } else {
         [short_word(name), 0, 0, 0]
     };
-    (before.iter().map(words), last)
+    (before, last)
 }
 
 #[inline(always)]
@@ -139,9 +139,11 @@ fn word(octets: &[u8], at: usize) -> u64 {
 fn short_word(name: &[u8]) -> u64 {
     if let (Some(first), Some(last)) = (name.first_chunk(), name.last_chunk()) {
         u64::from(u32::from_le_bytes(*last)) << 32 | u64::from(u32::from_le_bytes(*first))
+    } else if let (Some(first), Some(last)) = (name.first(), name.last()) {
+        let middle = name.get(name.len() / 2).unwrap_or(last);
+        u64::from(*last) << 16 | u64::from(*middle) << 8 | u64::from(*first)
     } else {
-        name.iter()
-            .fold(0, |word, octet| word << 8 | u64::from(*octet))
+        0
     }
 }
 
@@ -152,7 +154,8 @@ pub fn eq_ignore_case(a: &[u8], b: &[u8]) -> bool {
         return false;
     }
     let ((a_before, a_last), (b_before, b_last)) = (blocks(a), blocks(b));
-    same(a_last, b_last) && a_before.zip(b_before).all(|(a, b)| same(a, b))
+    let mut before = a_before.iter().zip(b_before);
+    same(a_last, b_last) && before.all(|(a, b)| same(words(a), words(b)))
 }
 
 /// Hashes questions. Seeded at random once a process: an attacker chooses the names, and must not
@@ -175,7 +178,7 @@ impl NameHasher {
             high.write_u128(high_half);
         };
         let (before, last) = blocks(name);
-        before.for_each(&mut take);
+        before.iter().map(words).for_each(&mut take);
         take(last);
         low.write_u128(pair(rest, high.finish() ^ name.len() as u64));
         low.finish()

@@ -1,7 +1,7 @@
 //! Case folding of 32 octets at a time (RFC 4343): exactly the ASCII letters, all others stay.
 //!
-//! With SSE2, which every x86-64 processor has, or with plain arithmetic. All forms give the same
-//! results. AVX2 gains nothing on names of usual lengths, and would have to be asked for first.
+//! With SSE2, which every x86-64 processor has, or with plain arithmetic; both give the same
+//! results. AVX2 would have to be asked for first, and gains nothing on names of usual lengths.
 
 /// 32 octets as little-endian words.
 pub(super) type Block = [u64; 4];
