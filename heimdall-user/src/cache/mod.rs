@@ -253,8 +253,9 @@ impl Cache {
                 }
                 return;
             }
+            _ if !self.log.is_small(len) => Queue::Main,
             Some((_, offset, _)) => self.log.queue_of(offset),
-            None if !self.log.is_small(len) || self.ghosts.take(key.hash) => Queue::Main,
+            None if self.ghosts.take(key.hash) => Queue::Main,
             None => Queue::Small,
         };
         let mut moves = MAX_MOVES;
