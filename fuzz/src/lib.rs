@@ -4,21 +4,24 @@
 mod answers;
 mod packets;
 mod queries;
+mod snapshots;
 mod texts;
 
 pub use answers::upstream_answer;
 pub use packets::packet_view;
 pub use queries::dns_view;
+pub use snapshots::snapshot;
 pub use texts::{config, lists};
 
 /// What must hold for any octets.
 pub type Target = fn(&[u8]);
 
 /// Every target by name.
-pub const TARGETS: [(&str, Target); 5] = [
+pub const TARGETS: [(&str, Target); 6] = [
     ("packet_view", packet_view),
     ("dns_view", dns_view),
     ("upstream_answer", upstream_answer),
     ("config", config),
     ("lists", lists),
+    ("snapshot", snapshot),
 ];

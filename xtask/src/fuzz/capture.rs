@@ -35,8 +35,10 @@ const QUESTIONS: &[&str] = &[
 fn capture(lab: &Lab, corpus: &Path) -> Result<()> {
     let _knot = Knot::upstream(lab)?;
     let program = setup::build_heimdall()?;
-    let heimdall = Heimdall::on_xdp(lab, &program, &["--upstream", UPSTREAM])?;
     let directory = tempfile::tempdir()?;
+    let snapshot = directory.path().join("snapshot").display().to_string();
+    let arguments = ["--upstream", UPSTREAM, "--snapshot", &snapshot];
+    let mut heimdall = Heimdall::on_xdp(lab, &program, &arguments)?;
     let (outside, inside) = (directory.path().join("veth"), directory.path().join("lo"));
     let mut dumps = [
         tcpdump(lab.on_client("tcpdump"), &lab.client_if, &outside)?,
@@ -62,7 +64,9 @@ fn capture(lab: &Lab, corpus: &Path) -> Result<()> {
         dump.signal(Signal::SIGINT)?;
         dump.wait(Duration::from_secs(10))?;
     }
-    drop(heimdall);
+    heimdall.process.signal(Signal::SIGTERM)?;
+    heimdall.process.wait(Duration::from_secs(10))?;
+    snapshots(corpus, &fs::read(&snapshot)?)?;
     let seen = pcap(&outside)?;
     let responses: Vec<Vec<u8>> = pcap(&inside)?
         .iter()
@@ -306,6 +310,23 @@ fn named_responses() -> Vec<(&'static str, Vec<u8>)> {
         ),
         ("cut", response([0x81, 0x80], [1, 0, 0], &address[..9])),
     ]
+}
+
+/// A snapshot, and what could become of it: its start, its first record, its header alone.
+fn snapshots(corpus: &Path, whole: &[u8]) -> Result<()> {
+    let header = 64;
+    let first = whole.get(header..header + 4).context("a record")?;
+    let first = u32::from_le_bytes(first.try_into()?) as usize;
+    for (name, len) in [
+        ("whole", whole.len()),
+        ("half", whole.len() / 2),
+        ("one", header + first),
+        ("none", header),
+    ] {
+        let octets = whole.get(..len).context("a whole record")?;
+        fs::write(corpus.join("snapshot").join(name), octets)?;
+    }
+    Ok(())
 }
 
 /// Settings and lists: the example, and pieces of it.

@@ -20,12 +20,13 @@ use xtask::workspace;
 use crate::setup::{BUILD, CAPTURE, LAB, Setup, cargo, run};
 
 /// Each with its corpus in `fuzz/corpus`.
-const TARGETS: [&str; 5] = [
+const TARGETS: [&str; 6] = [
     "packet_view",
     "dns_view",
     "upstream_answer",
     "config",
     "lists",
+    "snapshot",
 ];
 
 /// What the compiler has to add for libFuzzer (its documentation, "SanitizerCoverage") and for the
@@ -49,7 +50,8 @@ The corpus in fuzz/corpus is where it begins, and stays as it is; what is found 
 target/fuzz/corpus. An input that breaks something goes to target/fuzz/artifacts, and its path is
 told with the command that runs it again. `cargo fuzz` works as well, in a nightly toolchain.")]
 pub(crate) struct Fuzz {
-    /// Targets to run: packet_view, dns_view, upstream_answer, config, lists [default: all]
+    /// Targets to run: packet_view, dns_view, upstream_answer, config, lists,
+    /// snapshot [default: all]
     #[arg(value_parser = clap::builder::PossibleValuesParser::new(TARGETS))]
     targets: Vec<String>,
 
