@@ -194,6 +194,10 @@ impl Log {
         self.memory.populate();
     }
 
+    pub(super) fn is_in_reserved_pages(&self) -> bool {
+        self.memory.is_reserved()
+    }
+
     /// Octets that an entry takes, or `None` if it is larger than an entry may be.
     pub(super) fn entry_len(question: usize, answer: usize) -> Option<usize> {
         /// An answer of 64 KiB with the longest question, and the list of its TTLs.

@@ -28,6 +28,8 @@ unsafe impl Plain for u8 {}
 #[derive(Debug)]
 pub(super) struct Array<T> {
     map: MmapMut,
+    /// It is in huge pages that were set aside.
+    reserved: bool,
     len: usize,
     items: PhantomData<T>,
 }
@@ -51,9 +53,11 @@ impl<T: Plain> Array<T> {
         let bytes = len
             .checked_mul(size_of::<T>())
             .ok_or(io::ErrorKind::OutOfMemory)?;
-        let map = Self::reserved_huge(bytes).map_or_else(|| Self::transparent(bytes), Ok)?;
+        let huge = Self::reserved_huge(bytes);
+        let reserved = huge.is_some();
         Ok(Self {
-            map,
+            map: huge.map_or_else(|| Self::transparent(bytes), Ok)?,
+            reserved,
             len,
             items: PhantomData,
         })
@@ -82,6 +86,11 @@ impl<T: Plain> Array<T> {
     /// 5.14 find them as they are used.
     pub(super) fn populate(&self) {
         let _ = self.map.advise(Advice::PopulateWrite);
+    }
+
+    /// Whether it is in huge pages that were set aside.
+    pub(super) fn is_reserved(&self) -> bool {
+        self.reserved
     }
 
     /// Octets of the array.

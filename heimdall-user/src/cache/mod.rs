@@ -354,6 +354,12 @@ impl Cache {
 
 /// What it holds.
 impl Cache {
+    /// Whether the memory, but for a small part, is in huge pages that the operator has set aside
+    /// (`vm.nr_hugepages`). Else it is in transparent ones, as far as the kernel has them.
+    pub fn is_in_reserved_pages(&self) -> bool {
+        self.log.is_in_reserved_pages()
+    }
+
     /// Answers kept now, expired ones included that have not been overwritten yet.
     pub fn entries(&self) -> u64 {
         self.entries

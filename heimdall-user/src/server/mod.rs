@@ -6,12 +6,14 @@
 //! answers; `heimdall run` calls it.
 
 mod dump;
+mod pages;
 mod policy;
 mod report;
 mod snapshot;
 mod xdp;
 
 use std::{
+    cell::Cell,
     io::{self, Write},
     sync::Arc,
 };
@@ -244,6 +246,8 @@ struct CoreParts {
     policy: Arc<ArcSwap<Policy>>,
     cache_bytes: usize,
     clock: Clock,
+    /// It has been said what pages the caches are in.
+    said_pages: Cell<bool>,
 }
 
 /// What a core counts.
@@ -264,6 +268,7 @@ impl CoreParts {
             policy,
             cache_bytes: config.cache_bytes,
             clock: Clock::start(),
+            said_pages: Cell::new(false),
         }
     }
 
@@ -273,6 +278,9 @@ impl CoreParts {
             bytes: self.cache_bytes,
             source,
         })?;
+        if !self.said_pages.replace(true) {
+            pages::say(&cache, self.cache_bytes);
+        }
         let counters = CoreCounters {
             answers: Arc::default(),
             drops: Arc::default(),
