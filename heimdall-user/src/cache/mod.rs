@@ -220,7 +220,7 @@ impl Cache {
     pub fn insert(&mut self, key: &Key<'_>, answer: &Answer, now: u32) {
         let answer = answer.as_ref();
         if answer.life() > 0 {
-            self.put(key, answer, now, now);
+            self.put(key, answer, now, now, Queue::Small);
         }
     }
 
@@ -229,11 +229,13 @@ impl Cache {
         let stored = now.saturating_sub(age);
         let expires = stored.saturating_add(answer.life());
         if answer.life() > 0 && now < expires.saturating_add(self.grace) {
-            self.put(key, answer, stored, now);
+            // It has proved its worth.
+            self.put(key, answer, stored, now, Queue::Main);
         }
     }
 
-    fn put(&mut self, key: &Key<'_>, answer: AnswerRef<'_>, stored: u32, now: u32) {
+    /// Keeps an answer; `queue` is where one goes that nothing is known of, if there is room.
+    fn put(&mut self, key: &Key<'_>, answer: AnswerRef<'_>, stored: u32, now: u32, queue: Queue) {
         let times = Times {
             stored,
             expires: stored.saturating_add(answer.life()),
@@ -256,6 +258,7 @@ impl Cache {
             _ if !self.log.is_small(len) => Queue::Main,
             Some((_, offset, _)) => self.log.queue_of(offset),
             None if self.ghosts.take(key.hash) => Queue::Main,
+            None if self.log.has_room(queue, len) => queue,
             None => Queue::Small,
         };
         let mut moves = MAX_MOVES;

@@ -168,6 +168,11 @@ impl Memory {
         }
     }
 
+    /// Gets ready to keep something under `key`.
+    pub(super) fn prefetch(&self, key: &Key<'_>) {
+        self.cache.prefetch(key.hash);
+    }
+
     /// Keeps what another process had.
     pub(super) fn restore(&mut self, key: &Key<'_>, record: &Record<'_>, age: u32, now: u32) {
         self.cache.restore(key, record.answer, age, now);

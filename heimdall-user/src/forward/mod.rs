@@ -59,6 +59,7 @@ use shard::Shard;
 pub struct Prepared {
     shards: Vec<Shard>,
     hasher: NameHasher,
+    clock: Clock,
 }
 
 impl fmt::Debug for Prepared {
@@ -89,15 +90,34 @@ impl Prepared {
         let shards = (0..settings.threads.max(1))
             .map(|_| Shard::new(settings.clone(), mailboxes.clone(), hasher.clone(), clock))
             .collect::<io::Result<Vec<_>>>()?;
-        Ok(Self { shards, hasher })
+        Ok(Self {
+            shards,
+            hasher,
+            clock,
+        })
     }
 
-    /// Keeps what another process had learnt, `age` seconds ago.
-    pub fn restore(&mut self, record: &Record<'_>, age: u32) {
-        let key = Key::new(&self.hasher, record.question, record.flags);
-        let shard = shard_of(&self.hasher, key.name(), self.shards.len());
-        if let Some(shard) = self.shards.get_mut(shard) {
-            shard.restore(&key, record, age);
+    /// Keeps what another process had learnt, and left `away` seconds ago.
+    pub fn restore<'a>(&mut self, records: impl Iterator<Item = Record<'a>>, away: u32) {
+        /// Records whose places in the caches are fetched from memory at the same time.
+        const BATCH: usize = 64;
+        let now = self.clock.seconds();
+        let mut records = records.peekable();
+        let mut batch = Vec::with_capacity(BATCH);
+        while records.peek().is_some() {
+            for record in records.by_ref().take(BATCH) {
+                let key = Key::new(&self.hasher, record.question, record.flags);
+                let shard = shard_of(&self.hasher, key.name(), self.shards.len());
+                if let Some(shard) = self.shards.get(shard) {
+                    shard.expect(&key);
+                }
+                batch.push((shard, key, record));
+            }
+            for (shard, key, record) in batch.drain(..) {
+                if let Some(shard) = self.shards.get_mut(shard) {
+                    shard.restore(&key, &record, record.age.saturating_add(away), now);
+                }
+            }
         }
     }
 

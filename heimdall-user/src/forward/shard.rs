@@ -109,9 +109,14 @@ impl Shard {
         self.upkeep.desk()
     }
 
+    /// Gets ready to keep something under `key`.
+    pub(super) fn expect(&self, key: &Key<'_>) {
+        self.memory.prefetch(key);
+    }
+
     /// Keeps what another process had.
-    pub(super) fn restore(&mut self, key: &Key<'_>, record: &Record<'_>, age: u32) {
-        self.memory.restore(key, record, age, self.clock.seconds());
+    pub(super) fn restore(&mut self, key: &Key<'_>, record: &Record<'_>, age: u32, now: u32) {
+        self.memory.restore(key, record, age, now);
     }
 
     pub(super) fn counters(&self) -> Arc<ForwardCounters> {

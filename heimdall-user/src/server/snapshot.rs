@@ -27,9 +27,7 @@ pub(super) fn restore(config: &SnapshotConfig, forwarder: &mut Prepared) -> bool
         Ok(Some(snapshot)) => {
             let snapshot = snapshot.contents();
             let away = snapshot.away();
-            for record in snapshot.records() {
-                forwarder.restore(&record, record.age.saturating_add(away));
-            }
+            forwarder.restore(snapshot.records(), away);
             info!(
                 "snapshot: {} answers from {path}, {away} s old, taken up in {} ms",
                 snapshot.count(),
