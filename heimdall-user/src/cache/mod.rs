@@ -86,7 +86,7 @@ fn is_late(left: u32, life: u32) -> bool {
 pub const MIN_BYTES: usize = 1 << 18;
 
 /// Times that an entry has to be asked for in the small queue to go on to the main one.
-const PROMOTION: u8 = 1;
+const PROMOTION: u8 = 2;
 
 /// Entries that may be moved for one insertion: bounds its cost.
 const MAX_MOVES: u32 = 64;
