@@ -62,6 +62,8 @@ fn read(octets: &[u8]) {
 fn keep(hasher: &NameHasher, cache: &mut Cache, record: &Record<'_>) {
     let key = Key::new(hasher, record.question, record.flags);
     let now = 1 << 28;
+    // One that is of no use any more does not take the place of another.
+    cache.remove(&key);
     cache.restore(&key, record.answer, record.age, now);
     if let Some(hit) = cache.get_stale(&key, now) {
         assert_eq!(hit.answer.body(), record.answer.body());
