@@ -38,7 +38,12 @@ use population::{Item, mix};
 
 const SIZES: [usize; 5] = [1_000, 10_000, 100_000, 1_000_000, 5_000_000];
 const BATCH: usize = 64;
-const DRAWS: usize = 1 << 20;
+/// Few in a debug build, where nothing is measured.
+const DRAWS: usize = if cfg!(debug_assertions) {
+    1 << 14
+} else {
+    1 << 20
+};
 /// Room in the caches whose hits are timed, so that all names stay.
 const OCTETS_PER_NAME: usize = 192;
 /// Brings a cache to its brim, very nearly, when there are so many to the name.

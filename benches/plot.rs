@@ -48,7 +48,7 @@ pub(super) fn draw(path: &Path) {
     let root = SVGBackend::new(&path, (800, 500)).into_drawing_area();
     root.fill(&WHITE).unwrap();
     let mut chart = ChartBuilder::on(&root)
-        .caption("What a cached answer costs", ("sans-serif", 24))
+        .caption("What a cached answer costs", ("sans-serif", 28))
         .margin(16)
         .x_label_area_size(48)
         .y_label_area_size(64)
@@ -57,9 +57,10 @@ pub(super) fn draw(path: &Path) {
     chart
         .configure_mesh()
         .light_line_style(TRANSPARENT)
-        .label_style(("sans-serif", 15))
+        .label_style(("sans-serif", 18))
         .x_desc("entries in the cache")
         .y_desc("ns a hit, median")
+        .y_label_formatter(&|ns| format!("{ns:.0}"))
         .x_label_formatter(&|entries| match *entries {
             small if small < 1e6 => format!("{} k", small / 1e3),
             large => format!("{} M", large / 1e6),
@@ -77,7 +78,7 @@ pub(super) fn draw(path: &Path) {
     chart
         .configure_series_labels()
         .position(SeriesLabelPosition::UpperLeft)
-        .label_font(("sans-serif", 15))
+        .label_font(("sans-serif", 18))
         .background_style(WHITE)
         .border_style(BLACK)
         .draw()
