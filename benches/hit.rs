@@ -145,6 +145,9 @@ fn whole(c: &mut Criterion) {
                         core.prefetch(&query);
                         staged.push((i, layout, query));
                     }
+                    for (_, _, query) in &staged {
+                        core.prefetch_entry(query);
+                    }
                     for (i, layout, query) in staged.drain(..) {
                         let frame = &mut batch[i];
                         let verdict = core.answer(&query, layout.reply_room(frame, 1500), &CLIENT);

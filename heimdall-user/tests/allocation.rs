@@ -1,4 +1,5 @@
-//! A hit allocates nothing, and neither does any query that is refused or dropped.
+//! A hit allocates nothing, and neither does any query that is refused or dropped, nor what is learnt,
+//! be the cache full or not.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use std::{
@@ -64,15 +65,19 @@ fn frame(name: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// What a worker does with a packet.
-fn handle(core: &mut Core, sources: &SourceFilter, frame: &mut [u8]) -> Verdict {
-    let layout = Layout::read(frame, sources, false).unwrap();
-    let client = Client {
+fn client(layout: &Layout, frame: &[u8]) -> Client {
+    Client {
         address: layout.source(frame),
         transport: Transport::Udp {
             source_port: layout.source_port(),
         },
-    };
+    }
+}
+
+/// What a worker does with a packet.
+fn handle(core: &mut Core, sources: &SourceFilter, frame: &mut [u8]) -> Verdict {
+    let layout = Layout::read(frame, sources, false).unwrap();
+    let client = client(&layout, frame);
     let query = core.read(layout.query(frame));
     let room = layout.reply_room(frame, 1500);
     let verdict = match &query {
@@ -88,34 +93,122 @@ fn handle(core: &mut Core, sources: &SourceFilter, frame: &mut [u8]) -> Verdict 
     verdict
 }
 
-#[test]
-fn the_hot_path_does_not_allocate() {
-    let mut core = Core::new(
-        Cache::new(1 << 20).unwrap(),
+fn core(bytes: usize) -> (Core, Arc<AnswerCounters>) {
+    let counters = Arc::new(AnswerCounters::default());
+    let core = Core::new(
+        Cache::new(bytes).unwrap(),
         NameHasher::default(),
         Server {
             udp_size: 1232,
             trust_ad: true,
         },
         Arc::default(),
-        Arc::new(AnswerCounters::default()),
+        counters.clone(),
         Arc::new(DropCounters::default()),
     );
-    let sources = SourceFilter::new(["10.0.0.1".parse().unwrap()]);
-    let names: Vec<Vec<u8>> = (0..100).map(|i| format!("Name{i}").into_bytes()).collect();
+    (core, counters)
+}
+
+fn sources() -> SourceFilter {
+    SourceFilter::new(["10.0.0.1".parse().unwrap()])
+}
+
+fn names(count: usize) -> Vec<Vec<u8>> {
+    (0..count)
+        .map(|i| format!("Name{i}").into_bytes())
+        .collect()
+}
+
+/// Has the core learn an answer to the query in `frame`. To make one allocates, to keep it must not.
+fn learn(core: &mut Core, frame: &[u8]) {
+    let layout = Layout::read(frame, &sources(), false).unwrap();
+    let query = core.read(layout.query(frame)).unwrap();
+    let mut response = layout.query(frame)[..usize::from(query.question_end)].to_vec();
+    response[2] = 0x81;
+    response[7] = 1;
+    response[11] = 0;
+    let question = response[12..].to_vec();
+    response.extend_from_slice(b"\xc0\x0c\0\x01\0\x01\0\0\0\x3c\0\x04\x0a\x01\x02\x03");
+    let answer = Answer::from_response(&response, &question, 0, &TtlLimits::default()).unwrap();
+    assert_eq!(allocations(|| core.learn(&query, &response, &answer)), 0);
+}
+
+#[test]
+fn hits_at_random_do_not_allocate() {
+    const HITS: usize = 100_000;
+    const BATCH: usize = 64;
+    let (mut core, counters) = core(4 << 20);
+    let sources = sources();
+    let frames: Vec<Vec<u8>> = names(10_000).iter().map(|name| frame(name)).collect();
+    for frame in &frames {
+        learn(&mut core, frame);
+    }
+    let mut state = 1u64;
+    let mut next = || {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % frames.len()
+    };
+
+    let mut buf = [0; 2048];
+    let count = allocations(|| {
+        for _ in 0..HITS {
+            buf.copy_from_slice(&frames[next()]);
+            let verdict = handle(&mut core, &sources, &mut buf);
+            assert!(matches!(verdict, Verdict::Reply(_)));
+        }
+    });
+    assert_eq!(count, 0, "one at a time");
+
+    let mut bufs = vec![[0; 2048]; BATCH];
+    let mut staged = Vec::with_capacity(BATCH);
+    let count = allocations(|| {
+        for _ in 0..HITS.div_ceil(BATCH) {
+            for buf in &mut bufs {
+                buf.copy_from_slice(&frames[next()]);
+                let layout = Layout::read(buf, &sources, false).unwrap();
+                let query = core.read(layout.query(buf)).unwrap();
+                core.prefetch(&query);
+                staged.push((layout, query));
+            }
+            for (_, query) in &staged {
+                core.prefetch_entry(query);
+            }
+            for ((layout, query), buf) in staged.drain(..).zip(&mut bufs) {
+                let client = client(&layout, buf);
+                let verdict = core.answer(&query, layout.reply_room(buf, 1500), &client);
+                assert!(matches!(verdict, Verdict::Reply(_)));
+            }
+        }
+    });
+    assert_eq!(count, 0, "in batches");
+    assert!(counters.hits.get() >= 2 * HITS as u64);
+}
+
+#[test]
+fn learning_in_a_full_cache_does_not_allocate() {
+    let (mut core, counters) = core(1 << 18);
+    let sources = sources();
+    for name in names(20_000) {
+        let mut frame = frame(&name);
+        learn(&mut core, &frame);
+        // Every other name is asked for again, so that some go round in the main queue.
+        if name.last().is_some_and(|digit| digit % 2 == 0) {
+            handle(&mut core, &sources, &mut frame);
+        }
+    }
+    assert!(counters.cache_evictions.get() > 10_000);
+    assert_eq!(counters.cache_insertions.get(), 20_000);
+}
+
+#[test]
+fn the_hot_path_does_not_allocate() {
+    let (mut core, _) = core(1 << 20);
+    let sources = sources();
+    let names = names(100);
     for name in &names {
-        let bytes = frame(name);
-        let dns = Layout::read(&bytes, &sources, false).unwrap();
-        let query = core.read(dns.query(&bytes)).unwrap();
-        let mut response = dns.query(&bytes)[..usize::from(query.question_end)].to_vec();
-        response[2] = 0x81;
-        response[7] = 1;
-        response[11] = 0;
-        let question = response[12..].to_vec();
-        response.extend_from_slice(b"\xc0\x0c\0\x01\0\x01\0\0\0\x3c\0\x04\x0a\x01\x02\x03");
-        let answer = Answer::from_response(&response, &question, 0, &TtlLimits::default()).unwrap();
-        // The answer is made when it is learnt; to keep it allocates nothing more.
-        assert_eq!(allocations(|| core.learn(&query, &response, &answer)), 0);
+        learn(&mut core, &frame(name));
     }
     let mut frames: Vec<Vec<u8>> = names.iter().map(|name| frame(name)).collect();
     let count = allocations(|| {
