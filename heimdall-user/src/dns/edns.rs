@@ -169,6 +169,23 @@ impl Edns {
         Some(edns)
     }
 
+    /// Reads what most queries end with: an OPT record without options, of the version that is ours.
+    /// `None`: it is something else.
+    #[inline]
+    pub(super) fn read_bare(rest: &[u8]) -> Option<Self> {
+        const OPT: u8 = rrtype::OPT as u8;
+        match *rest.first_chunk::<OPT_LEN>()? {
+            [0, 0, OPT, s0, s1, _, 0, flags, _, 0, 0] => Some(Self {
+                udp_size: u16::from_be_bytes([s0, s1]).max(512),
+                version: 0,
+                dnssec_ok: flags & 0x80 != 0,
+                nsid: false,
+                cookie: None,
+            }),
+            _ => None,
+        }
+    }
+
     fn read_options(&mut self, mut rdata: &[u8]) -> Option<()> {
         while !rdata.is_empty() {
             let (code, len) = (u16_at(rdata, 0)?, usize::from(u16_at(rdata, 2)?));

@@ -71,7 +71,11 @@ impl<'a> DnsPacketView<'a> {
         let before =
             u32::from(u16::from_be_bytes([a0, a1])) + u32::from(u16::from_be_bytes([n0, n1]));
         let additional = u16::from_be_bytes([r0, r1]);
-        if before != 0 || additional != 0 {
+        let rest = msg.get(view.question_end..).unwrap_or_default();
+        if before == 0 && additional == 1 {
+            view.edns = Edns::read_bare(rest);
+        }
+        if (before != 0 || additional != 0) && view.edns.is_none() {
             view.edns = read_records(msg, view.question_end, before, additional)
                 .map_err(|BadRecords| Malformed::Records(view.question_end as u16))?;
         }
@@ -107,6 +111,7 @@ struct BadRecords;
 /// Walks the records after the question for the one OPT that the additional section may hold
 /// (RFC 6891 section 6.1.1). Each record takes at least 11 octets, so the walk is bounded by the
 /// message whatever the counts say.
+#[inline(never)]
 fn read_records(
     msg: &[u8],
     start: usize,
