@@ -4,6 +4,7 @@
 //! wrong ends here, as one line on stderr. Exit codes: 0 done, 1 failed, 2 wrong usage.
 
 mod ask;
+mod bench;
 mod check;
 mod dump;
 mod flush;
@@ -50,6 +51,7 @@ enum Command {
     Reload(reload::Reload),
     Flush(flush::Flush),
     Dump(dump::Dump),
+    Bench(bench::Bench),
 }
 
 /// Runs the command that the process was given.
@@ -62,6 +64,7 @@ pub fn main() -> ExitCode {
         Command::Reload(reload) => reload.execute(),
         Command::Flush(flush) => flush.execute(),
         Command::Dump(dump) => dump.execute(),
+        Command::Bench(bench) => bench.execute(),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

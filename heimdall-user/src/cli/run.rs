@@ -15,7 +15,7 @@ use tracing_subscriber::{
 };
 
 use crate::{
-    config::{Config, Flags, Host},
+    config::{Config, ConfigError, Flags, Host},
     server::Server,
 };
 
@@ -50,29 +50,36 @@ pub(super) struct Run {
 
 impl Run {
     pub(super) fn execute(self) -> anyhow::Result<()> {
-        // First of all, so that a signal during the start is not lost.
-        let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])
-            .map_err(|error| anyhow!("cannot catch signals: {error}"))?;
         let flags = self.flags;
-        let settings = move || Config::load(&flags, &Host::read());
-        let config = settings()?;
-        log_to_stderr(self.log.as_deref());
-        let server = Server::start(&config, settings)?;
-        info!("ready: {}", server.summary());
-        for signal in signals.forever() {
-            if signal == SIGHUP {
-                // What came of it is in the log.
-                let _ = server.reload();
-                continue;
-            }
-            let name = if signal == SIGINT { "INT" } else { "TERM" };
-            info!("{name}: stopping");
-            break;
-        }
-        server.stop();
-        info!("stopped");
-        Ok(())
+        serve(move || Config::load(&flags, &Host::read()), self.log)
     }
+}
+
+/// Runs a server with these settings, in the foreground.
+pub(super) fn serve(
+    settings: impl Fn() -> Result<Config, ConfigError> + Send + Sync + 'static,
+    log: Option<String>,
+) -> anyhow::Result<()> {
+    // First of all, so that a signal during the start is not lost.
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])
+        .map_err(|error| anyhow!("cannot catch signals: {error}"))?;
+    let config = settings()?;
+    log_to_stderr(log.as_deref());
+    let server = Server::start(&config, settings)?;
+    info!("ready: {}", server.summary());
+    for signal in signals.forever() {
+        if signal == SIGHUP {
+            // What came of it is in the log.
+            let _ = server.reload();
+            continue;
+        }
+        let name = if signal == SIGINT { "INT" } else { "TERM" };
+        info!("{name}: stopping");
+        break;
+    }
+    server.stop();
+    info!("stopped");
+    Ok(())
 }
 
 /// Takes a filter that can be read.

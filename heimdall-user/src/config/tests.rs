@@ -273,6 +273,7 @@ fn defaults() {
             frames: 8192,
             spin: Duration::from_micros(50),
             verify_checksums: true,
+            echo: false,
         },
     };
     assert_eq!(config, expected);

@@ -5,8 +5,10 @@
 //! whether a reply may go to the sender. It has no I/O and no state.
 
 pub mod checksum;
+pub mod echo;
 pub mod layout;
 pub mod source;
 
+pub use echo::echo;
 pub use layout::{BadPacket, Layout};
 pub use source::SourceFilter;

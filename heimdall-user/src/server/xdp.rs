@@ -207,6 +207,7 @@ impl OpenXdp {
                 mtu: attached.interface.mtu as usize,
                 verify_checksums: config.xdp.verify_checksums,
                 spin: config.xdp.spin,
+                echo: config.xdp.echo,
             };
             let mode = queue.xsk.mode();
             attached
