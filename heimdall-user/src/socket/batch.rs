@@ -257,3 +257,6 @@ fn no_header() -> libc::mmsghdr {
     // SAFETY: of integers and raw pointers alone, for which zero is a valid value.
     unsafe { MaybeUninit::zeroed().assume_init() }
 }
+
+#[cfg(test)]
+mod tests;

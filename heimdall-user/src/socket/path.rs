@@ -213,7 +213,8 @@ mod tests {
                 assert_eq!(control.decode(bad), Local::Bound, "{bad} octets");
             }
         }
-        assert_eq!(Control::EMPTY.encode(&Local::Bound), 0);
+        let mut control = Control::EMPTY;
+        assert_eq!(control.encode(&Local::Bound), 0);
     }
 
     #[test]
