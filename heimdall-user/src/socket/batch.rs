@@ -17,32 +17,28 @@ use super::path::{Control, Name, Path};
 /// Datagrams in a batch.
 pub(super) const BATCH: usize = 64;
 
-/// Room for a message: the largest reply that can be configured. A longer query arrives cut.
-pub(super) const ROOM: usize = 4096;
+/// Room for a message: the largest reply that can be configured, at least. A longer query arrives
+/// cut. Were it whole pages, equal places of all messages would compete for the same few lines of
+/// the processor's caches.
+pub(super) const ROOM: usize = 4096 + 64;
 
-/// A datagram: the kernel's form of its ends, and the message.
-///
-/// The size is no multiple of a page. If it were, equal places of all datagrams would compete for
-/// the same few lines of the processor's caches.
+/// A datagram beside its message: the kernel's form of its ends, and the lengths.
+#[derive(Clone, Copy)]
 struct Slot {
     name: Name,
-    name_len: usize,
     control: Control,
+    name_len: usize,
     control_len: usize,
     len: usize,
-    room: [u8; ROOM],
 }
-
-const _: () = assert!(mem::size_of::<Slot>() % 4096 != 0);
 
 impl Slot {
     const EMPTY: Self = Self {
         name: Name::EMPTY,
-        name_len: 0,
         control: Control::EMPTY,
+        name_len: 0,
         control_len: 0,
         len: 0,
-        room: [0; ROOM],
     };
 
     /// Makes all the room ready to receive into.
@@ -58,23 +54,21 @@ impl Slot {
             local: self.control.decode(self.control_len),
         })
     }
+}
 
-    /// Where the kernel finds the parts of this datagram. The lengths are within the parts:
-    /// they are set by [`clear`](Self::clear), or taken from a received datagram, or from a
-    /// reply that stands in the room, and cut to size here.
-    fn header(&mut self, iovec: &mut libc::iovec) -> libc::mmsghdr {
-        iovec.iov_base = self.room.as_mut_ptr().cast();
-        iovec.iov_len = self.len.min(ROOM);
-        let mut header = no_header();
-        let parts = &mut header.msg_hdr;
-        parts.msg_iov = iovec;
-        parts.msg_iovlen = 1;
-        parts.msg_name = (&raw mut self.name).cast();
-        parts.msg_namelen = self.name_len.min(mem::size_of::<Name>()) as _;
-        parts.msg_control = (&raw mut self.control).cast();
-        parts.msg_controllen = self.control_len.min(mem::size_of::<Control>()) as _;
-        header
-    }
+/// Where the kernel finds the parts of a datagram. No length is beyond its part's end.
+fn header(slot: &mut Slot, room: &mut [u8; ROOM], iovec: &mut libc::iovec) -> libc::mmsghdr {
+    iovec.iov_base = room.as_mut_ptr().cast();
+    iovec.iov_len = slot.len.min(ROOM);
+    let mut header = no_header();
+    let parts = &mut header.msg_hdr;
+    parts.msg_iov = iovec;
+    parts.msg_iovlen = 1;
+    parts.msg_name = (&raw mut slot.name).cast();
+    parts.msg_namelen = slot.name_len.min(mem::size_of::<Name>()) as _;
+    parts.msg_control = (&raw mut slot.control).cast();
+    parts.msg_controllen = slot.control_len.min(mem::size_of::<Control>()) as _;
+    header
 }
 
 /// What became of a batch of replies.
@@ -87,6 +81,9 @@ pub(super) struct Sent {
 /// Datagrams that were received together, and their replies.
 pub(super) struct Batch {
     slots: Box<[Slot]>,
+    /// The messages, one a slot. They lie apart, so that what the kernel is told about all slots
+    /// at each call is found in few lines of memory.
+    rooms: Box<[[u8; ROOM]]>,
     received: usize,
     /// The slots that hold a reply, in order.
     replies: Vec<usize>,
@@ -95,7 +92,8 @@ pub(super) struct Batch {
 impl Batch {
     pub(super) fn new() -> Self {
         Self {
-            slots: (0..BATCH).map(|_| Slot::EMPTY).collect(),
+            slots: vec![Slot::EMPTY; BATCH].into(),
+            rooms: vec![[0; ROOM]; BATCH].into(),
             received: 0,
             replies: Vec::with_capacity(BATCH),
         }
@@ -108,14 +106,14 @@ impl Batch {
         self.replies.clear();
         let mut iovecs = [NO_IOVEC; BATCH];
         let mut headers = [no_header(); BATCH];
-        let parts = headers.iter_mut().zip(&mut iovecs);
-        for (slot, (header, iovec)) in self.slots.iter_mut().zip(parts) {
+        let slots = self.slots.iter_mut().zip(&mut self.rooms);
+        for ((slot, room), (place, iovec)) in slots.zip(headers.iter_mut().zip(&mut iovecs)) {
             slot.clear();
-            *header = slot.header(iovec);
+            *place = header(slot, room, iovec);
         }
-        // SAFETY: there are BATCH headers. Each points to one live iovec, and, as that does, to
-        // a part of its own of a slot, with that part's whole length; none is used otherwise before
-        // the call returns. Any octets that the kernel may write are valid in them.
+        // SAFETY: there are BATCH headers. Each points to a live iovec, and the two to a name, a
+        // control message and a room, with no more than their sizes. All of these are but one
+        // header's, nothing else uses them until the call returns, and they hold any octets.
         let result = unsafe {
             libc::recvmmsg(
                 socket.as_raw_fd(),
@@ -136,14 +134,14 @@ impl Batch {
 
     /// The received datagrams: where they came from and went to, and the message.
     pub(super) fn received(&self) -> impl Iterator<Item = (Option<Path>, &[u8])> {
-        let received = self.slots.iter().take(self.received);
-        received.map(|slot| (slot.path(), slot.room.get(..slot.len).unwrap_or(&slot.room)))
+        let received = self.slots.iter().zip(&self.rooms).take(self.received);
+        received.map(|(slot, room)| (slot.path(), room.get(..slot.len).unwrap_or(room)))
     }
 
     /// The message in a slot, and the room for a reply.
     pub(super) fn room(&mut self, slot: usize) -> &mut [u8] {
-        match self.slots.get_mut(slot) {
-            Some(slot) => &mut slot.room,
+        match self.rooms.get_mut(slot) {
+            Some(room) => room,
             None => &mut [],
         }
     }
@@ -165,11 +163,11 @@ impl Batch {
         let Some(slot) = self.slots.get_mut(at) else {
             return false;
         };
-        let Some(room) = slot.room.get_mut(..msg.len()) else {
+        slot.name_len = slot.name.encode(path.peer);
+        let Some(room) = self.room(at).get_mut(..msg.len()) else {
             return false;
         };
         room.copy_from_slice(msg);
-        slot.name_len = slot.name.encode(path.peer);
         self.reply(at, msg.len(), path);
         true
     }
@@ -197,17 +195,8 @@ impl Batch {
                 Err(Errno::EINTR) => {}
                 Err(error) => {
                     // The error is the first reply's; later ones were not tried.
-                    let shorter = self
-                        .slots
-                        .get_mut(first)
-                        .filter(|_| error == Errno::EMSGSIZE)
-                        .is_some_and(|slot| match shorten(first, &mut slot.room) {
-                            Some(len) if len < slot.len => {
-                                slot.len = len;
-                                true
-                            }
-                            _ => false,
-                        });
+                    let shorter = error == Errno::EMSGSIZE
+                        && shorten(first, self.room(first)).is_some_and(|len| self.cut(first, len));
                     if !shorter {
                         result.failed += 1;
                         at += 1;
@@ -219,22 +208,30 @@ impl Batch {
         result
     }
 
+    /// Takes the new length of a reply, if it is shorter than before.
+    fn cut(&mut self, slot: usize, len: usize) -> bool {
+        let reply = self.slots.get_mut(slot).filter(|reply| len < reply.len);
+        reply.map(|reply| reply.len = len).is_some()
+    }
+
     /// Sends replies from the one at `at` on, until one fails; the error is that of the first.
     fn send_from(&mut self, socket: BorrowedFd<'_>, at: usize) -> Result<usize, Errno> {
         let mut iovecs = [NO_IOVEC; BATCH];
         let mut headers = [no_header(); BATCH];
-        let mut parts = headers.iter_mut().zip(&mut iovecs);
+        let mut places = headers.iter_mut().zip(&mut iovecs);
         let mut count = 0;
         for &reply in self.replies.iter().skip(at) {
             if let Some(slot) = self.slots.get_mut(reply)
-                && let Some((header, iovec)) = parts.next()
+                && let Some(room) = self.rooms.get_mut(reply)
+                && let Some((place, iovec)) = places.next()
             {
-                *header = slot.header(iovec);
+                *place = header(slot, room, iovec);
                 count += 1;
             }
         }
-        // SAFETY: `count` headers were filled in. Each points to one live iovec, and, as that does,
-        // to parts of a slot, with no more than their lengths; the kernel only reads them.
+        // SAFETY: the first `count` headers were filled in. Each points to a live iovec, and the
+        // two to a name, a control message and a room, with no more than their sizes, which the
+        // kernel reads. Nothing else uses them until the call returns.
         let result = unsafe {
             libc::sendmmsg(
                 socket.as_raw_fd(),
