@@ -125,9 +125,9 @@ impl Batch {
         };
         self.received = Errno::result(result)? as usize;
         for (slot, header) in self.slots.iter_mut().zip(&headers).take(self.received) {
-            slot.len = header.msg_len as usize;
-            slot.name_len = header.msg_hdr.msg_namelen as usize;
-            slot.control_len = header.msg_hdr.msg_controllen as usize;
+            slot.len = header.msg_len as _;
+            slot.name_len = header.msg_hdr.msg_namelen as _;
+            slot.control_len = header.msg_hdr.msg_controllen as _;
         }
         Ok(self.received)
     }
