@@ -113,7 +113,8 @@ impl Loop {
                     serial: open.serial,
                     address: open.peer,
                 };
-                match self.service.ask(&mut self.buf, len, origin) {
+                let query = self.service.read(self.buf.get(..len).unwrap_or_default());
+                match self.service.answer(&query, &mut self.buf, origin) {
                     Verdict::Reply(len) => {
                         open.reply(self.buf.get(..len).unwrap_or_default());
                         self.counters.tcp_answered.add(1);

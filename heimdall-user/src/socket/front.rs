@@ -22,21 +22,15 @@ use mio::{
 use slab::Slab;
 
 use super::{
-    Listeners, SocketCounters,
-    pending::Origin,
-    service::Service,
+    Listeners, SocketCounters, datagrams::Datagrams, pending::Origin, service::Service,
     tcp::Connection,
-    udp::{self, Control},
 };
 use crate::{
-    answer::{Core, Verdict},
+    answer::Core,
     clock::Clock,
     forward::{Handle, Mailbox},
     upkeep::{Progress, Upkeep},
 };
-
-/// Datagrams taken from one socket before others get their turn.
-const UDP_BATCH: usize = 64;
 
 /// How often idle connections are looked for.
 pub(super) const SWEEP: Duration = Duration::from_secs(1);
@@ -130,7 +124,7 @@ pub(super) struct Loop {
     /// A listener could not accept for want of descriptors; it is tried again at the next sweep.
     pub(super) starved: bool,
     pub(super) swept: Instant,
-    control: Control,
+    pub(super) datagrams: Datagrams,
     /// A message and then its reply.
     pub(super) buf: Box<[u8]>,
     /// Octets on their way from a stream.
@@ -176,7 +170,7 @@ impl Loop {
             serial: 0,
             starved: false,
             swept: Instant::now(),
-            control: Control::new(),
+            datagrams: Datagrams::new(),
             buf: vec![0; MAX_MESSAGE].into(),
             scratch: vec![0; 16 << 10].into(),
         })
@@ -220,11 +214,11 @@ impl Loop {
         // Before the queue is emptied: what is put in later rings again.
         mailbox.silence();
         while let Some(outcome) = mailbox.take() {
-            let Some((origin, len)) = self.service.outcome(outcome, &mut self.buf) else {
+            let Some((waiting, len)) = self.service.outcome(outcome, &mut self.buf) else {
                 continue;
             };
-            match origin {
-                Origin::Udp { listener, path } => self.send(listener, len, &path),
+            match waiting.origin {
+                Origin::Udp { listener, path } => self.post(listener, path, waiting.query, len),
                 Origin::Tcp {
                     connection, serial, ..
                 } => {
@@ -245,62 +239,6 @@ impl Loop {
                 }
             }
         }
-    }
-}
-
-/// Datagrams.
-impl Loop {
-    fn datagrams(&mut self, listener: usize) {
-        for _ in 0..UDP_BATCH {
-            let Some(socket) = self.udp.get(listener) else {
-                return;
-            };
-            let (len, path) = match udp::receive(socket, &mut self.buf, &mut self.control) {
-                Ok(received) => received,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
-                // Whatever the kernel has to say about one datagram, the next may be fine.
-                Err(_) => continue,
-            };
-            self.counters.udp_received.add(1);
-            let origin = Origin::Udp { listener, path };
-            if let Verdict::Reply(len) = self.service.ask(&mut self.buf, len, origin) {
-                self.send(listener, len, &path);
-            }
-        }
-        let token = Token(LISTENERS + 2 * listener);
-        if let Some(socket) = self.udp.get_mut(listener)
-            && let Err(error) = self
-                .poll
-                .registry()
-                .reregister(socket, token, Interest::READABLE)
-        {
-            tracing::error!(%error, "cannot register a UDP socket anew");
-        }
-    }
-
-    /// Sends the reply in the buffer. One that is larger than the path's MTU gives way to one that
-    /// tells the client to come over TCP.
-    fn send(&mut self, listener: usize, len: usize, path: &udp::Path) {
-        let Some(socket) = self.udp.get(listener).map(AsRawFd::as_raw_fd) else {
-            return;
-        };
-        let send = |msg: Option<&[u8]>| match msg {
-            Some(msg) if !msg.is_empty() => udp::send(socket, msg, path),
-            _ => Err(ErrorKind::InvalidInput.into()),
-        };
-        if len == 0 {
-            return;
-        }
-        let mut sent = send(self.buf.get(..len));
-        if let Err(error) = &sent
-            && error.raw_os_error() == Some(nix::libc::EMSGSIZE)
-            && let Some(len) = self.service.truncate(&mut self.buf)
-        {
-            sent = send(self.buf.get(..len));
-        }
-        match sent {
-            Ok(()) => self.counters.udp_answered.add(1),
-            Err(_) => self.counters.udp_send_failed.add(1),
-        }
+        self.send_posted();
     }
 }

@@ -17,7 +17,8 @@ use thiserror::Error;
 
 use super::mtu;
 
-/// Receive buffer of a UDP socket, in octets. The kernel caps it at `net.core.rmem_max`.
+/// Receive buffer of a UDP socket, in octets. Without CAP_NET_ADMIN the kernel caps it at
+/// `net.core.rmem_max`.
 const RECEIVE_BUFFER: usize = 4 << 20;
 
 /// Why a listener could not be made. One line: what is wrong, and what to do.
@@ -185,7 +186,8 @@ fn bind_udp(address: SocketAddr) -> Result<UdpSocket, Errno> {
     }
     mtu::never_fragment(&fd, address)?;
     // A smaller buffer loses datagrams in bursts sooner; it is no reason not to start.
-    let _ = setsockopt(&fd, sockopt::RcvBuf, &RECEIVE_BUFFER);
+    let _ = setsockopt(&fd, sockopt::RcvBufForce, &RECEIVE_BUFFER)
+        .or_else(|_| setsockopt(&fd, sockopt::RcvBuf, &RECEIVE_BUFFER));
     bind(fd.as_raw_fd(), &SockaddrStorage::from(address))?;
     Ok(fd.into())
 }

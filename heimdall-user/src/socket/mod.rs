@@ -8,15 +8,17 @@
 //! Its caller binds the [`Listeners`] first, so that a taken port is found before anything else
 //! is started, and then starts the [`SocketFront`].
 
+mod batch;
 mod connections;
 mod counters;
+mod datagrams;
 mod front;
 mod listeners;
 mod mtu;
+mod path;
 mod pending;
 mod service;
 mod tcp;
-mod udp;
 
 pub use counters::SocketCounters;
 pub use front::{Parts, SocketFront};

@@ -26,6 +26,16 @@ pub(super) fn never_fragment(socket: &OwnedFd, address: SocketAddr) -> Result<()
             libc::IPV6_PMTUDISC_DO,
         ),
     };
+    set(socket, level, option, value)
+}
+
+/// Sets an option that is an integer.
+pub(super) fn set(
+    socket: &impl AsRawFd,
+    level: libc::c_int,
+    option: libc::c_int,
+    value: libc::c_int,
+) -> Result<(), Errno> {
     let len = mem::size_of_val(&value) as libc::socklen_t;
     // SAFETY: the kernel reads `len` octets at the pointer, which are those of the live `value`.
     let result = unsafe {

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use slab::Slab;
 
-use super::udp::Path;
+use super::path::Path;
 use crate::{
     answer::{Client, Transport},
     dns::{Query, header},

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     answer::{Client, Core, Verdict},
     clock::Clock,
-    dns::{Answer, Query},
+    dns::{Answer, Malformed, Query},
     forward::{Handle, MAX_REFRESHES, Mailbox, Outcome, Request},
     upkeep::{Progress, Upkeep},
 };
@@ -29,8 +29,6 @@ pub(super) struct Service {
     /// The answer that was learnt last. The requests that shared an upstream query come back one
     /// behind the other; it is kept once.
     learnt: Option<Arc<Answer>>,
-    /// The query that was answered last.
-    last: Option<(Query, Client)>,
 }
 
 impl Service {
@@ -54,7 +52,6 @@ impl Service {
             refreshing: 0,
             counters,
             learnt: None,
-            last: None,
         }
     }
 
@@ -84,23 +81,38 @@ impl Service {
         self.counters.pending.set(self.pending.len() as u64);
     }
 
-    /// Answers the message in the first `len` octets of `buf`, over it. After a
-    /// [`Verdict::Miss`] the reply comes from [`outcome`](Self::outcome).
-    pub(super) fn ask(&mut self, buf: &mut [u8], len: usize, origin: Origin) -> Verdict {
+    /// Reads a message, and starts to fetch what [`answer`](Self::answer) will look at first.
+    pub(super) fn read(&self, msg: &[u8]) -> Result<Query, Malformed> {
+        let query = self.core.read(msg)?;
+        self.core.prefetch(&query);
+        Ok(query)
+    }
+
+    /// Starts to fetch what [`answer`](Self::answer) will look at next.
+    pub(super) fn prefetch_entry(&self, query: &Query) {
+        self.core.prefetch_entry(query);
+    }
+
+    /// Answers the message in `buf`, as it was read, over it. After a [`Verdict::Miss`] the reply
+    /// comes from [`outcome`](Self::outcome).
+    pub(super) fn answer(
+        &mut self,
+        query: &Result<Query, Malformed>,
+        buf: &mut [u8],
+        origin: Origin,
+    ) -> Verdict {
         let client = origin.client();
-        self.last = None;
-        let query = match self.core.read(buf.get(..len).unwrap_or_default()) {
+        let query = match query {
             Ok(query) => query,
-            Err(malformed) => return self.core.reject(malformed, buf, &client),
+            Err(malformed) => return self.core.reject(*malformed, buf, &client),
         };
-        self.last = Some((query, client));
-        let verdict = self.core.answer(&query, buf, &client);
-        if self.core.take_refresh(&query, buf) {
-            self.refresh(&query, buf);
+        let verdict = self.core.answer(query, buf, &client);
+        if self.core.take_refresh(query, buf) {
+            self.refresh(query, buf);
         }
         match verdict {
-            Verdict::Miss if self.forward(&query, buf, origin) => Verdict::Miss,
-            Verdict::Miss => self.core.overload(&query, buf, &client),
+            Verdict::Miss if self.forward(query, buf, origin) => Verdict::Miss,
+            Verdict::Miss => self.core.overload(query, buf, &client),
             verdict => verdict,
         }
     }
@@ -132,9 +144,9 @@ impl Service {
         taken
     }
 
-    /// Writes the reply to a query that waited into `buf`: whom it goes to, and its length, 0 if
+    /// Writes the reply to a query that waited into `buf`: the query, and the reply's length, 0 if
     /// there is none to send.
-    pub(super) fn outcome(&mut self, outcome: Outcome, buf: &mut [u8]) -> Option<(Origin, usize)> {
+    pub(super) fn outcome(&mut self, outcome: Outcome, buf: &mut [u8]) -> Option<(Waiting, usize)> {
         if let Some(request) = outcome.refreshed {
             self.refreshing -= 1;
             self.core.relearn(&request.key(), &outcome.answer);
@@ -144,7 +156,6 @@ impl Service {
         waiting.restore(buf);
         let client = waiting.origin.client();
         let query = &waiting.query;
-        self.last = Some((*query, client));
         let verdict = self.core.complete(query, buf, &client, &outcome.answer);
         let known = self.learnt.as_ref();
         if !known.is_some_and(|last| Arc::ptr_eq(last, &outcome.answer)) {
@@ -152,16 +163,20 @@ impl Service {
             self.learnt = Some(outcome.answer);
         }
         match verdict {
-            Verdict::Reply(len) => Some((waiting.origin, len)),
-            Verdict::Drop | Verdict::Miss => Some((waiting.origin, 0)),
+            Verdict::Reply(len) => Some((waiting, len)),
+            Verdict::Drop | Verdict::Miss => Some((waiting, 0)),
         }
     }
 
-    /// Writes over the last reply, which still stands in `buf` but was too large for the path, one
+    /// Writes over the reply to a query, which stands in `buf` but was too large for the path, one
     /// that tells the client to ask over TCP. Its length.
-    pub(super) fn truncate(&mut self, buf: &mut [u8]) -> Option<usize> {
-        let (query, client) = self.last.take()?;
-        match self.core.truncate(&query, buf, &client) {
+    pub(super) fn truncate(
+        &mut self,
+        query: &Query,
+        buf: &mut [u8],
+        client: &Client,
+    ) -> Option<usize> {
+        match self.core.truncate(query, buf, client) {
             Verdict::Reply(len) => Some(len),
             Verdict::Drop | Verdict::Miss => None,
         }

@@ -63,6 +63,19 @@ impl<'a> Asker<'a> {
         self.receive(Duration::from_secs(5))
     }
 
+    /// Asks in a datagram, and does not wait for the reply.
+    pub(crate) fn udp_send(&self, query: &str) {
+        self.udp.send(&language::query(query)).unwrap();
+    }
+
+    /// The next reply, which is one to this query: as text, or [`NOTHING`].
+    pub(crate) fn udp_reply(&self, query: &str) -> String {
+        let reply = self.receive(Duration::from_secs(5));
+        reply.map_or(NOTHING.to_owned(), |reply| {
+            language::reply(&reply, &language::query(query))
+        })
+    }
+
     /// Asks in a datagram what is not answered; whatever comes in a moment, as text.
     pub(crate) fn udp_in_vain(&self, query: &str) -> String {
         let query = language::query(query);

@@ -3,6 +3,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use nix::sys::signal::Signal;
 use xtask::lab::{
     FakeUpstream, Frames, Kdig, Knot, Lab, QueryFrame, SERVER_V4, SERVER_V6, UPSTREAM, run,
 };
@@ -217,5 +218,51 @@ fn replies_are_never_fragmented() {
     let heimdall = settings.on_xdp(&lab);
     whole_or_cut(&lab, "AF_XDP");
     assert_eq!(heimdall.stats().unwrap()["sockets"]["udp_received"], 0);
+    assert_eq!(fragments(&lab), 0);
+}
+
+#[test]
+fn replies_too_large_for_the_path_among_others() {
+    let Some(lab) = lab("replies_too_large_for_the_path_among_others") else {
+        return;
+    };
+    let _upstream = FakeUpstream::start(&lab, UPSTREAM).unwrap();
+    let settings = Settings::new("max-udp-size = 4096");
+    for client in ["10.53.0.2/32", "fd53::2/128"] {
+        let route = ["route", "add", client, "dev", &lab.server_if, "mtu", "1280"];
+        run(lab.on_server("ip").args(route)).unwrap();
+    }
+    let heimdall = settings.on_sockets(&lab);
+    let askers = [Asker::v4(&lab), Asker::v6(&lab)];
+    let sizes = [100, 2000, 1200, 600, 4000, 1232];
+    let query = |size: usize| format!("len-{size}.test TXT rd edns=4096");
+    for size in sizes {
+        askers[0].udp(&query(size));
+    }
+    // They all wait when the server gets to run again: more than it takes at once.
+    let burst = || sizes.iter().cycle().take(80).copied();
+    heimdall.process.signal(Signal::SIGSTOP).unwrap();
+    for size in burst() {
+        for asker in &askers {
+            asker.udp_send(&query(size));
+        }
+    }
+    heimdall.process.signal(Signal::SIGCONT).unwrap();
+    for size in burst() {
+        for asker in &askers {
+            let reply = asker.udp_reply(&query(size));
+            let name = format!("len-{size}.test.");
+            let cut = format!("NOERROR qr tc rd ra | {name} TXT | | | | opt 4096");
+            assert_eq!(reply == cut, size > 1232, "{size}: {reply}");
+            assert!(
+                reply.contains(&format!("| {name} TXT |")),
+                "{size}: {reply}"
+            );
+        }
+    }
+    let sockets = &heimdall.stats().unwrap()["sockets"];
+    assert_eq!(sockets["udp_received"], 6 + 2 * 80);
+    assert_eq!(sockets["udp_answered"], 6 + 2 * 80);
+    assert_eq!(sockets["udp_send_failed"], 0);
     assert_eq!(fragments(&lab), 0);
 }

@@ -1,0 +1,217 @@
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+use std::{
+    net::{IpAddr, SocketAddr, UdpSocket},
+    os::fd::AsFd,
+    time::Duration,
+};
+
+use super::*;
+use crate::socket::{Listeners, mtu, path::Local};
+
+/// A listener as the front has them, and the address that a client asks.
+fn listener(bind: &str, asked: &str) -> (UdpSocket, SocketAddr) {
+    let mut listeners = Listeners::bind(&[bind.parse().unwrap()]).unwrap();
+    let port = listeners.local_addresses()[0].port();
+    let ip: IpAddr = asked.parse().unwrap();
+    (listeners.udp.remove(0), SocketAddr::new(ip, port))
+}
+
+/// A client that hears nobody but the address that it asks.
+fn client(server: SocketAddr) -> UdpSocket {
+    let any = if server.is_ipv4() {
+        "0.0.0.0:0"
+    } else {
+        "[::]:0"
+    };
+    let socket = UdpSocket::bind(any).unwrap();
+    socket.connect(server).unwrap();
+    socket
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .unwrap();
+    socket
+}
+
+fn heard(client: &UdpSocket) -> Vec<u8> {
+    let mut buf = vec![0; 65_535];
+    let len = client.recv(&mut buf).unwrap();
+    buf.truncate(len);
+    buf
+}
+
+/// Has everything sent back as it came.
+fn echo(batch: &mut Batch) {
+    let received: Vec<_> = batch
+        .received()
+        .map(|(path, msg)| (path.unwrap(), msg.len()))
+        .collect();
+    for (slot, (path, len)) in received.iter().enumerate() {
+        batch.reply(slot, *len, path);
+    }
+}
+
+/// `len` octets that differ from those of other lengths.
+fn message(len: usize) -> Vec<u8> {
+    (0..len).map(|at| (at * 7 + len) as u8).collect()
+}
+
+#[test]
+fn mixed_sizes_over_both_families_and_many_addresses() {
+    let mut batch = Batch::new();
+    for (bind, asked) in [
+        ("0.0.0.0:0", "127.0.0.1"),
+        ("0.0.0.0:0", "127.9.8.7"),
+        ("[::]:0", "::1"),
+        ("127.0.0.5:0", "127.0.0.5"),
+        ("[::1]:0", "::1"),
+    ] {
+        let (socket, server) = listener(bind, asked);
+        assert_eq!(batch.receive(socket.as_fd()), Err(Errno::EAGAIN));
+        let clients = [client(server), client(server)];
+        let sizes = [0, 1, 12, 511, 1232, ROOM, 3];
+        // Twice: the second batch gets all the room that the first one did.
+        for _ in 0..2 {
+            for &size in &sizes {
+                for client in &clients {
+                    client.send(&message(size)).unwrap();
+                }
+            }
+            assert_eq!(batch.receive(socket.as_fd()), Ok(14), "{asked}");
+            for (at, (path, msg)) in batch.received().enumerate() {
+                let Path { peer, local } = path.unwrap();
+                assert_eq!(peer.port(), clients[at % 2].local_addr().unwrap().port());
+                let expected = match server.ip() {
+                    _ if !bind.starts_with("0.0.0.0") && !bind.starts_with("[::]") => Local::Bound,
+                    IpAddr::V4(v4) => Local::V4(v4),
+                    IpAddr::V6(v6) => Local::V6(v6, 0),
+                };
+                assert_eq!(local, expected);
+                assert_eq!(msg, message(sizes[at / 2]));
+            }
+            echo(&mut batch);
+            let sent = batch.send(socket.as_fd(), |_, _| panic!("nothing is too large"));
+            assert_eq!((sent.sent, sent.failed), (14, 0));
+            for &size in &sizes {
+                for client in &clients {
+                    assert_eq!(heard(client), message(size));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_burst_is_larger_than_a_batch() {
+    let (socket, server) = listener("0.0.0.0:0", "127.0.0.1");
+    let client = client(server);
+    for id in 0..2 * BATCH + 3 {
+        client.send(&[id as u8]).unwrap();
+    }
+    let mut batch = Batch::new();
+    let mut counts = Vec::new();
+    while let Ok(count) = batch.receive(socket.as_fd()) {
+        echo(&mut batch);
+        assert_eq!(batch.send(socket.as_fd(), |_, _| None).sent, count);
+        counts.push(count);
+    }
+    assert_eq!(counts, [BATCH, BATCH, 3]);
+    for id in 0..2 * BATCH + 3 {
+        assert_eq!(heard(&client), [id as u8]);
+    }
+}
+
+#[test]
+fn longer_queries_arrive_cut() {
+    let (socket, server) = listener("0.0.0.0:0", "127.0.0.1");
+    let client = client(server);
+    client.send(&message(ROOM + 1)).unwrap();
+    let mut batch = Batch::new();
+    assert_eq!(batch.receive(socket.as_fd()), Ok(1));
+    assert_eq!(
+        batch.received().next().unwrap().1,
+        &message(ROOM + 1)[..ROOM]
+    );
+}
+
+#[test]
+fn what_one_reply_fails_of_does_not_stop_the_others() {
+    let (socket, server) = listener("[::1]:0", "::1");
+    // As if a path's MTU were this small.
+    mtu::set(&socket, libc::IPPROTO_IPV6, libc::IPV6_MTU, 1280).unwrap();
+    let client = client(server);
+    for size in 1..=10 {
+        client.send(&message(size)).unwrap();
+    }
+    let mut batch = Batch::new();
+    assert_eq!(batch.receive(socket.as_fd()), Ok(10));
+    let large = [0, 3, 4, 6, 9];
+    let paths: Vec<_> = batch.received().map(|(path, _)| path.unwrap()).collect();
+    for (slot, path) in paths.iter().enumerate() {
+        let len = match slot {
+            slot if large.contains(&slot) => 1280 - 40 - 8 + 1,
+            // Slot 5 gets no reply at all.
+            5 => continue,
+            // Nobody is at port 0.
+            7 => {
+                batch.slots[slot].name.encode("[::1]:0".parse().unwrap());
+                1
+            }
+            _ => slot + 1,
+        };
+        batch.reply(slot, len, path);
+    }
+    let mut asked = Vec::new();
+    let sent = batch.send(socket.as_fd(), |slot, room| {
+        asked.push(slot);
+        room[0] = slot as u8;
+        match slot {
+            // Nothing shorter is to be had, or nothing that is short enough: both fail.
+            4 => None,
+            6 if asked.iter().filter(|&&asked| asked == 6).count() == 1 => Some(1280 - 40 - 8),
+            9 => Some(1280 - 40 - 8 + 1),
+            _ => Some(12),
+        }
+    });
+    assert_eq!(asked, large);
+    assert_eq!(sent, Sent { sent: 6, failed: 3 });
+    let heard: Vec<_> = (0..6)
+        .map(|_| heard(&client))
+        .map(|msg| (msg.len(), msg[0]))
+        .collect();
+    let echoed = |len: usize| (len, message(len)[0]);
+    assert_eq!(
+        heard,
+        [(12, 0), echoed(2), echoed(3), (12, 3), (1232, 6), echoed(9)]
+    );
+}
+
+#[test]
+fn posts_leave_from_their_own_address() {
+    let (socket, server) = listener("0.0.0.0:0", "127.0.0.1");
+    let mut batch = Batch::new();
+    let clients: Vec<_> = (1..=BATCH as u8)
+        .map(|last| {
+            let server = SocketAddr::new([127, 0, 1, last].into(), server.port());
+            (client(server), server.ip())
+        })
+        .collect();
+    assert!(!batch.post(&[0; ROOM + 1], &path(&clients[0])), "too long");
+    for (at, client) in clients.iter().enumerate() {
+        assert!(!batch.is_full());
+        assert!(batch.post(&message(at), &path(client)));
+    }
+    assert!(batch.is_full());
+    assert!(!batch.post(&[1], &path(&clients[0])), "full");
+    assert_eq!(batch.send(socket.as_fd(), |_, _| None).sent, BATCH);
+    for (at, (client, _)) in clients.iter().enumerate() {
+        assert_eq!(heard(client), message(at));
+    }
+}
+
+/// The way to a client from the address that it asks.
+fn path((client, from): &(UdpSocket, IpAddr)) -> Path {
+    let IpAddr::V4(from) = from else { panic!() };
+    Path {
+        peer: client.local_addr().unwrap(),
+        local: Local::V4(*from),
+    }
+}
