@@ -4,87 +4,17 @@
 //! and those of the reply computed, reported a packet; names are asked for in random order.
 #![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing)]
 
-use std::{
-    hint::black_box,
-    net::{IpAddr, Ipv4Addr},
-    sync::Arc,
-    time::Duration,
-};
+use std::{hint::black_box, time::Duration};
 
+use benches::fixture::{CLIENT, core, frame, name};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use heimdall_user::{
-    answer::{Client, Core, Transport, Verdict},
-    cache::Cache,
-    dns::{Answer, DnsPacketView, NameHasher, Query, TtlLimits, reply::Server},
-    packet::{Layout, SourceFilter, checksum},
-    stats::{AnswerCounters, DropCounters},
+    answer::Verdict,
+    dns::{DnsPacketView, NameHasher, Query},
+    packet::{Layout, SourceFilter},
 };
 
 const BATCH: usize = 64;
-const CLIENT: Client = Client {
-    address: IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2)),
-    transport: Transport::Udp {
-        source_port: 40_000,
-    },
-};
-
-fn query(name: &str) -> Vec<u8> {
-    let mut dns = b"\x12\x34\x01\0\0\x01\0\0\0\0\0\x01".to_vec();
-    for label in name.split('.') {
-        dns.push(label.len() as u8);
-        dns.extend_from_slice(label.as_bytes());
-    }
-    dns.extend_from_slice(b"\0\0\x01\0\x01\0\0\x29\x04\xd0\0\0\0\0\0\0");
-    dns
-}
-
-fn frame(name: &str) -> Vec<u8> {
-    let dns = query(name);
-    let udp_len = ((8 + dns.len()) as u16).to_be_bytes();
-    let ip_len = ((28 + dns.len()) as u16).to_be_bytes();
-    let mut ip = [
-        0x45, 0, ip_len[0], ip_len[1], 0, 0, 0x40, 0, 64, 17, 0, 0, 10, 0, 0, 2, 10, 0, 0, 1,
-    ];
-    [ip[10], ip[11]] = checksum::finish(checksum::add(0, &ip));
-    let mut udp = [&[0x9c, 0x40, 0, 53], &udp_len[..], &[0, 0], &dns].concat();
-    let pseudo = checksum::add(checksum::add_u16(checksum::add(0, &ip[12..]), 17), &udp_len);
-    [udp[6], udp[7]] = checksum::finish_udp(checksum::add(pseudo, &udp));
-    let mut frame = [&[2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0], &ip[..], &udp].concat();
-    frame.resize(1792, 0);
-    frame
-}
-
-fn name(i: usize) -> String {
-    format!("host-{i}.some.example.com")
-}
-
-fn core(names: usize) -> Core {
-    let mut core = Core::new(
-        Cache::new((names * 256).max(1 << 20)).unwrap(),
-        NameHasher::default(),
-        Server {
-            udp_size: 1232,
-            trust_ad: false,
-        },
-        Arc::default(),
-        Arc::new(AnswerCounters::default()),
-        Arc::new(DropCounters::default()),
-    );
-    for i in 0..names {
-        let mut message = query(&name(i));
-        let query = core.read(&message).unwrap();
-        message.truncate(usize::from(query.question_end));
-        let question = message[12..].to_vec();
-        message[2] = 0x81;
-        message[7] = 1;
-        message[11] = 0;
-        message.extend_from_slice(b"\xc0\x0c\0\x01\0\x01\0\0\x0e\x10\0\x04\x0a\x01\x02\x03");
-        let answer = Answer::from_response(&message, &question, 0, &TtlLimits::default()).unwrap();
-        core.learn(&query, &message, &answer);
-    }
-    core
-}
-
 fn stages(c: &mut Criterion) {
     let mut group = c.benchmark_group("stage");
     let sources = SourceFilter::new(["10.0.0.1".parse().unwrap()]);

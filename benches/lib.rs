@@ -1,1 +1,4 @@
-//! Criterion benches of the hot path; each file is a bench target named after what it measures.
+//! Benches of the hot path: criterion's, each file a bench target named after what it measures, and
+//! a program whose instructions are counted.
+
+pub mod fixture;

@@ -5,6 +5,7 @@
 mod demo;
 mod differ;
 mod fuzz;
+mod instructions;
 mod setup;
 mod soak;
 mod test;
@@ -37,6 +38,8 @@ enum Command {
     Differ(differ::Differ),
     /// Keep a server with a small cache busy for minutes, and check every reply
     Soak(soak::Soak),
+    /// Count the instructions that a hit takes, and compare them with the baseline
+    Instructions(instructions::Instructions),
     /// Rebuild the XDP program's committed object from its source
     Ebpf(ebpf::Args),
 }
@@ -47,6 +50,7 @@ fn main() -> ExitCode {
         Command::Differ(differ) => differ.run(),
         Command::Test(test) => test.run(),
         Command::Fuzz(fuzz) => fuzz.run(),
+        Command::Instructions(instructions) => instructions.run(),
         Command::Soak(soak) => soak.run(),
         Command::Ebpf(args) => ebpf::run(&args),
     };

@@ -53,6 +53,9 @@ pub(crate) const CAPTURE: &[Need] = &[
     ("/usr/bin/tshark", "tshark"),
 ];
 
+/// To count instructions.
+pub(crate) const COUNT: &[Need] = &[("/usr/bin/valgrind", "valgrind")];
+
 /// How to deal with what is missing.
 #[derive(Args, Clone, Copy)]
 pub(crate) struct Setup {

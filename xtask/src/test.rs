@@ -9,7 +9,8 @@ use xtask::{ebpf, workspace};
 use crate::{
     differ::Differ,
     fuzz,
-    setup::{BUILD, CAPTURE, LAB, PEERS, Setup, cargo, run},
+    instructions::Instructions,
+    setup::{BUILD, CAPTURE, COUNT, LAB, PEERS, Setup, cargo, run},
     soak::Soak,
 };
 
@@ -24,7 +25,7 @@ pub(crate) struct Test {
 impl Test {
     pub(crate) fn run(self) -> Result<()> {
         let start = Instant::now();
-        self.setup.packages(&[BUILD, LAB, PEERS, CAPTURE])?;
+        self.setup.packages(&[BUILD, LAB, PEERS, CAPTURE, COUNT])?;
         self.setup.ebpf_toolchain()?;
         let step = |title: &str, command: &mut Command| {
             println!("\n==> {title} ({} s)", start.elapsed().as_secs());
@@ -83,6 +84,8 @@ impl Test {
             start.elapsed().as_secs()
         );
         Differ::brief(self.setup).run()?;
+        println!("\n==> instructions a hit ({} s)", start.elapsed().as_secs());
+        Instructions::check(self.setup).run()?;
         println!("\n==> a short soak ({} s)", start.elapsed().as_secs());
         Soak::brief(self.setup).run()?;
         println!("\neverything passed in {} s", start.elapsed().as_secs());

@@ -1,0 +1,111 @@
+//! `cargo xtask instructions`: how many instructions a hit takes, beside how many it took.
+//!
+//! Valgrind counts them, so the figure does not depend on the machine's load or speed; the same code
+//! gives the same count. What is counted is the difference between a long run and a short one:
+//! start-up and set-up fall out.
+
+use std::{fs, path::PathBuf, process::Command};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use serde_json::{Value, json};
+use xtask::{lab, workspace};
+
+use crate::setup::{BUILD, COUNT, Setup, cargo, run};
+
+/// Batches of the short run, and of what the long one has more.
+const BATCHES: u64 = 200;
+/// Packets in a batch.
+const BATCH: u64 = 64;
+
+/// Parts in a hundred by which the count may be above the baseline: another place in a table, another
+/// random seed.
+const TOLERANCE: f64 = 2.0;
+
+/// The same if another compiler has made the code than the baseline's.
+const TOLERANCE_OTHER_COMPILER: f64 = 10.0;
+
+#[derive(Args)]
+#[command(after_help = "\
+It fails if a hit takes more instructions than benches/instructions.json says, by more than 2 %; by
+more than 10 % if another rustc made it. If it takes fewer, or there is a reason for more, bring
+the baseline up to date with --update, and say why in the commit.")]
+pub(crate) struct Instructions {
+    /// Make what is counted now the baseline
+    #[arg(long)]
+    update: bool,
+
+    #[command(flatten)]
+    setup: Setup,
+}
+
+impl Instructions {
+    /// Compares with the baseline.
+    pub(crate) fn check(setup: Setup) -> Self {
+        Self {
+            update: false,
+            setup,
+        }
+    }
+
+    pub(crate) fn run(self) -> Result<()> {
+        self.setup.packages(&[BUILD, COUNT])?;
+        run(cargo().args([
+            "build",
+            "--locked",
+            "--release",
+            "--package",
+            "benches",
+            "--bins",
+        ]))?;
+        let now = (count(2 * BATCHES)? - count(BATCHES)?) as f64 / (BATCHES * BATCH) as f64;
+        let compiler = lab::run(Command::new("rustc").arg("--version"))?
+            .trim()
+            .to_owned();
+        let path = workspace().join("benches/instructions.json");
+        if self.update {
+            let baseline = json!({ "instructions_a_hit": now.round(), "compiler": compiler });
+            fs::write(&path, format!("{baseline:#}\n"))?;
+            println!("{now:.0} instructions a hit: the new baseline");
+            return Ok(());
+        }
+        let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        let baseline: Value = serde_json::from_str(&text)?;
+        let then = baseline["instructions_a_hit"]
+            .as_f64()
+            .context("no instructions_a_hit")?;
+        let tolerance = if baseline["compiler"] == compiler.as_str() {
+            TOLERANCE
+        } else {
+            TOLERANCE_OTHER_COMPILER
+        };
+        let change = 100.0 * (now / then - 1.0);
+        println!(
+            "{now:.0} instructions a hit, {then:.0} in the baseline: {change:+.1} % (at most +{tolerance} %)"
+        );
+        if change > tolerance {
+            bail!(
+                "a hit takes {change:.1} % more instructions than the baseline; if that is meant: cargo xtask instructions --update"
+            );
+        }
+        Ok(())
+    }
+}
+
+/// Instructions of a run of so many batches.
+fn count(batches: u64) -> Result<u64> {
+    let out: PathBuf = workspace().join("target/instructions.callgrind");
+    let program = workspace().join("target/release/instructions");
+    let mut command = Command::new("valgrind");
+    command
+        .args(["--tool=callgrind", "--quiet"])
+        .arg(format!("--callgrind-out-file={}", out.display()))
+        .arg(program)
+        .arg(batches.to_string());
+    lab::run(&mut command)?;
+    let text = fs::read_to_string(&out)?;
+    let total = text
+        .lines()
+        .find_map(|line| line.strip_prefix("totals: ")?.trim().parse().ok());
+    total.context("callgrind counted nothing")
+}
