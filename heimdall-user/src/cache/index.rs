@@ -41,11 +41,11 @@ impl Bucket {
     /// The ways that have `tag`, a bit each.
     #[inline]
     fn matches(&self, tag: u8) -> u32 {
-        let mut found = 0;
-        for (way, stored) in self.tags.iter().enumerate() {
-            found |= u32::from(*stored == tag) << way;
-        }
-        found
+        let [a, b, c, d, e, f, g, h, i, j, k, l] = self.tags;
+        let low = u64::from_le_bytes([a, b, c, d, e, f, g, h]);
+        let high = u64::from_le_bytes([i, j, k, l, 0, 0, 0, 0]);
+        let all = (1 << WAYS) - 1;
+        equal_octets(low, high, tag) & all
     }
 
     #[inline]
@@ -57,6 +57,33 @@ impl Bucket {
         let shift = 2 * way;
         self.uses = self.uses & !(u32::from(MAX_USES) << shift) | u32::from(uses) << shift;
     }
+}
+
+/// Which of sixteen octets are `octet`, a bit each.
+#[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
+#[inline(always)]
+fn equal_octets(low: u64, high: u64, octet: u8) -> u32 {
+    use core::arch::x86_64::{_mm_cmpeq_epi8, _mm_movemask_epi8, _mm_set_epi64x, _mm_set1_epi8};
+
+    #[inline]
+    #[target_feature(enable = "sse2")]
+    fn compare(low: u64, high: u64, octet: u8) -> u32 {
+        let octets = _mm_set_epi64x(high as i64, low as i64);
+        _mm_movemask_epi8(_mm_cmpeq_epi8(octets, _mm_set1_epi8(octet as i8))) as u32
+    }
+    // SAFETY: this is compiled only for targets on which all processors have SSE2.
+    unsafe { compare(low, high, octet) }
+}
+
+/// Which of sixteen octets are `octet`, a bit each.
+#[cfg(not(all(target_arch = "x86_64", target_feature = "sse2")))]
+#[inline(always)]
+fn equal_octets(low: u64, high: u64, octet: u8) -> u32 {
+    let octets = [low.to_le_bytes(), high.to_le_bytes()];
+    let bits = octets.as_flattened().iter().enumerate();
+    bits.fold(0, |found, (at, other)| {
+        found | u32::from(*other == octet) << at
+    })
 }
 
 /// One way of one bucket.
@@ -228,5 +255,31 @@ impl Index {
             *tag = Self::tag(hash);
         }
         free.is_none()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_octet_is_compared() {
+        for at in 0..16 {
+            for octet in [0u8, 1, 0x7f, 0x80, 0xff] {
+                let mut octets = [octet ^ 0x55; 16];
+                if let Some(place) = octets.get_mut(at) {
+                    *place = octet;
+                }
+                let number = u128::from_le_bytes(octets);
+                let (low, high) = (number as u64, (number >> 64) as u64);
+                assert_eq!(equal_octets(low, high, octet), 1 << at);
+            }
+        }
+        let bucket = Bucket {
+            tags: [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 3],
+            ..*Bucket::EMPTY
+        };
+        assert_eq!(bucket.matches(3), 1 << 3 | 1 << 11);
+        assert_eq!(bucket.matches(12), 0);
     }
 }
