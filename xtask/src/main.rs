@@ -5,7 +5,9 @@
 mod demo;
 mod differ;
 mod fuzz;
+mod random;
 mod setup;
+mod soak;
 mod test;
 
 use std::process::ExitCode;
@@ -34,6 +36,8 @@ enum Command {
     Fuzz(fuzz::Fuzz),
     /// Compare Heimdall's replies with those of unbound and dnsmasq, for 10,000 generated queries
     Differ(differ::Differ),
+    /// Put a server with a small cache under mixed load for a while, and check all that it does
+    Soak(soak::Soak),
     /// Rebuild the XDP program's committed object from its source
     Ebpf(ebpf::Args),
 }
@@ -44,6 +48,7 @@ fn main() -> ExitCode {
         Command::Differ(differ) => differ.run(),
         Command::Test(test) => test.run(),
         Command::Fuzz(fuzz) => fuzz.run(),
+        Command::Soak(soak) => soak.run(),
         Command::Ebpf(args) => ebpf::run(&args),
     };
     match result {

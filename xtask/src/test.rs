@@ -10,6 +10,7 @@ use crate::{
     differ::Differ,
     fuzz,
     setup::{BUILD, CAPTURE, LAB, PEERS, Setup, cargo, run},
+    soak::Soak,
 };
 
 #[derive(Args)]
@@ -82,6 +83,8 @@ impl Test {
             start.elapsed().as_secs()
         );
         Differ::brief(self.setup).run()?;
+        println!("\n==> a short soak ({} s)", start.elapsed().as_secs());
+        Soak::brief(self.setup).run()?;
         println!("\neverything passed in {} s", start.elapsed().as_secs());
         Ok(())
     }
