@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::upstream::{self, Ledger, Question, SERVFAIL};
-use crate::differ::normal::Reply;
+use crate::differ::normal::{Reply, same_records};
 
 /// The largest UDP reply of a server with default settings.
 const MAX_UDP_SIZE: usize = 1232;
@@ -11,7 +11,8 @@ const OPT_LEN: usize = 11;
 /// TTL of an answer whose life is over.
 const STALE_TTL: u32 = 30;
 const TC: u16 = 0x0200;
-const QR: u16 = 0x8000;
+/// Flags that are the same in every reply: all but TC and the response code.
+const FIXED: u16 = !(TC | 0x000f);
 
 /// A query that waits for its reply, or had it.
 #[derive(Debug)]
@@ -46,12 +47,15 @@ pub(super) fn judge(sent: &Sent, reply: &[u8], ledger: &Ledger) -> Result<Verdic
     }
     let right = upstream::right_reply(&sent.message).unwrap_or_default();
     let (said, right) = (Reply::read(reply)?, Reply::read(&right)?);
-    if said.flags & QR == 0 {
-        return Err("not a response".to_owned());
+    if said.flags & FIXED != right.flags & FIXED {
+        return Err(format!("flags {:#06x}", said.flags));
     }
     // Octet by octet: in the letter case that was sent.
     if said.question != right.question {
         return Err("another question".to_owned());
+    }
+    if said.opt.is_some() != sent.edns {
+        return Err("OPT comes, or is missing, unasked".to_owned());
     }
     let len = right.len + if sent.edns { OPT_LEN } else { 0 };
     let fits = sent
@@ -64,7 +68,8 @@ pub(super) fn judge(sent: &Sent, reply: &[u8], ledger: &Ledger) -> Result<Verdic
         return Err(format!("rcode {} instead of {}", said.rcode, right.rcode));
     }
     match (said.flags & TC != 0, fits) {
-        (true, false) => return Ok(Verdict::Cut),
+        (true, false) if said.sections.iter().all(Vec::is_empty) => return Ok(Verdict::Cut),
+        (true, false) => return Err("cut, but not all of it".to_owned()),
         (true, true) => return Err(format!("cut, although it has {len} octets")),
         (false, false) => return Err(format!("not cut, although it has {len} octets")),
         (false, true) => {}
@@ -80,17 +85,14 @@ fn ages(sent: &Sent, said: &Reply, right: &Reply, ledger: &Ledger) -> Result<Ver
     let age = asked.map_or(0, |asked| sent.time.saturating_sub(asked).as_secs() as u32);
     let mut stale = false;
     for (said, right) in said.sections.iter().zip(&right.sections) {
-        if said.len() != right.len() {
-            return Err(format!("{} records instead of {}", said.len(), right.len()));
+        if !same_records(said, right) {
+            return Err(format!("records {said:?} instead of {right:?}"));
         }
         for (said, right) in said.iter().zip(right) {
-            if (&said.owner, said.rtype, &said.data) != (&right.owner, right.rtype, &right.data) {
-                return Err(format!("record {said:?} instead of {right:?}"));
-            }
             let most = (right.ttl + 1).saturating_sub(age).min(right.ttl);
             if said.ttl == STALE_TTL && said.ttl > most {
                 stale = true;
-            } else if said.ttl > most {
+            } else if said.ttl > most || age > right.ttl + 1 {
                 return Err(format!(
                     "TTL {} of {}, {age} s after the upstream was asked",
                     said.ttl, right.ttl
@@ -108,4 +110,97 @@ fn ages(sent: &Sent, said: &Reply, right: &Reply, ledger: &Ledger) -> Result<Ver
     } else {
         Verdict::Right
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A query for the first popular name that has a whole answer of this size or more, asked and
+    /// sent at once.
+    fn sent(least: usize, ledger: &Ledger) -> Sent {
+        let popular = (0..upstream::POPULAR).map(|rank| format!("w{rank}.popular.soak.test"));
+        let queries = popular.map(|name| {
+            let question = Question::new(name);
+            let mut message = vec![1, 2, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+            message.extend(upstream::wire_name(&question.name));
+            message.extend(question.qtype.to_be_bytes());
+            message.extend([0, 1]);
+            (question, message)
+        });
+        let fits = |message: &[u8]| {
+            let reply = upstream::right_reply(message).unwrap();
+            reply.len() >= least && reply[7] > 0
+        };
+        let (question, message) = queries.into_iter().find(|(_, query)| fits(query)).unwrap();
+        assert!(!ledger.replies(&message, false).is_empty());
+        Sent {
+            message,
+            question,
+            limit: Some(512),
+            edns: false,
+            time: ledger.now(),
+            flushed: Duration::ZERO,
+        }
+    }
+
+    fn right(sent: &Sent) -> Vec<u8> {
+        upstream::right_reply(&sent.message).unwrap()
+    }
+
+    #[test]
+    fn the_right_reply_is_right() {
+        let ledger = Ledger::new();
+        let sent = sent(0, &ledger);
+        assert_eq!(judge(&sent, &right(&sent), &ledger), Ok(Verdict::Right));
+    }
+
+    #[test]
+    fn any_octet_that_changes_is_seen() {
+        let ledger = Ledger::new();
+        let sent = sent(0, &ledger);
+        let right = right(&sent);
+        // The count of additional records is not compared.
+        for at in (0..10).chain(12..right.len()) {
+            let mut wrong = right.clone();
+            wrong[at] ^= 0x40;
+            let verdict = judge(&sent, &wrong, &ledger);
+            assert!(
+                !matches!(verdict, Ok(Verdict::Right | Verdict::Stale)),
+                "octet {at}: {verdict:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_reply_is_cut_if_and_only_if_it_does_not_fit() {
+        let ledger = Ledger::new();
+        for (least, verdict) in [(0, None), (600, Some(Verdict::Cut))] {
+            let sent = sent(least, &ledger);
+            let mut cut = right(&sent)[..sent.message.len()].to_vec();
+            cut[2] |= 0x02;
+            cut[7] = 0;
+            assert_eq!(judge(&sent, &cut, &ledger).ok(), verdict);
+            let whole = judge(&sent, &right(&sent), &ledger);
+            assert_eq!(whole.is_ok(), verdict.is_none());
+        }
+    }
+
+    #[test]
+    fn an_answer_that_is_too_old_or_was_flushed_is_seen() {
+        let ledger = Ledger::new();
+        let mut sent = sent(0, &ledger);
+        let reply = right(&sent);
+        sent.flushed = Duration::from_secs(3);
+        assert!(judge(&sent, &reply, &ledger).is_err());
+        sent.flushed = Duration::ZERO;
+        sent.time += Duration::from_secs(2);
+        assert!(judge(&sent, &reply, &ledger).is_err());
+        // Counted down, but then given on.
+        sent.time += Duration::from_secs(60);
+        let mut old = reply.clone();
+        let ttl = sent.message.len() + 6;
+        old[ttl..ttl + 4].fill(0);
+        assert!(judge(&sent, &old, &ledger).is_err());
+    }
 }
