@@ -86,12 +86,11 @@ impl Outcome {
             );
         }
         let [start, end] = self.ends;
-        let anonymous = self.samples.iter().map(|sample| sample.anonymous);
         println!(
-            "\nMemory       anonymous {} KiB after the warm-up, at most {}, {} at the end; RSS {} KiB",
+            "\nMemory       anonymous {} KiB after the warm-up, {} half-way, at most {}; RSS {} KiB at the end",
             self.base(),
-            anonymous.max().unwrap_or_default(),
-            end.anonymous,
+            self.samples[self.samples.len() / 2].anonymous,
+            self.peak(),
             end.rss
         );
         println!(
@@ -138,6 +137,13 @@ impl Outcome {
         self.samples.first().map_or(0, |sample| sample.anonymous)
     }
 
+    /// The most anonymous memory since then, and at the end, in KiB.
+    fn peak(&self) -> u64 {
+        let samples = self.samples.iter().chain(&self.ends[1..]);
+        let anonymous = samples.map(|sample| sample.anonymous);
+        anonymous.max().unwrap_or_default()
+    }
+
     fn problems(&self) -> Vec<String> {
         let mut problems = self.wrong.clone();
         problems.extend(self.broken.iter().cloned());
@@ -169,11 +175,7 @@ impl Outcome {
             }
         }
         let [start, end] = self.ends;
-        let anonymous = self.samples.iter().map(|sample| sample.anonymous);
-        let grown = anonymous
-            .max()
-            .unwrap_or_default()
-            .saturating_sub(self.base());
+        let grown = self.peak().saturating_sub(self.base());
         if grown > GROWTH {
             problems.push(format!("anonymous memory has grown by {grown} KiB"));
         }
