@@ -12,6 +12,7 @@ mod watch;
 
 use std::{
     fs,
+    net::SocketAddr,
     path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering::Relaxed, mpsc},
     thread,
@@ -128,6 +129,7 @@ impl Soak {
         self.soak(&program)?.tell()
     }
 
+    /// Soaks, and looks at the server before and after.
     fn soak(&self, program: &Path) -> Result<Outcome> {
         let lab = Lab::new()?;
         let ledger = Arc::new(Ledger::new());
@@ -137,64 +139,11 @@ impl Soak {
         })?;
         let directory = tempfile::tempdir()?;
         let snapshot = directory.path().join("snapshot");
-        let config = directory.path().join("heimdall.toml");
-        fs::write(
-            &config,
-            format!(
-                "upstream = [\"{UPSTREAM}\"]\n[cache]\nsize = \"{}\"\nsnapshot = \"{}\"\nsnapshot-interval = {SNAPSHOT}\n",
-                self.cache_size,
-                snapshot.display()
-            ),
-        )?;
-        let config = config.display().to_string();
-        let heimdall = Heimdall::on_xdp(&lab, program, &["--config", &config])?;
+        let heimdall = self.server(&lab, program, directory.path(), &snapshot)?;
         let world = World::new(ledger);
         let tallies = <[Tally; 5]>::default();
         let start = Sample::take(&heimdall)?;
-
-        let mut outcome = thread::scope(|scope| -> Result<Outcome> {
-            let mut random = Random::new(self.seed);
-            let mut seed = || Random::new(random.next());
-            let mut clients = Vec::new();
-            let (again, cut) = mpsc::sync_channel(16);
-            let [popular, tail, flaky, flood, tcp] = &tallies;
-            let (v4, v6) = (format!("{SERVER_V4}:53"), format!("[{SERVER_V6}]:53"));
-            for (kind, tally, server) in [
-                (Kind::Popular, popular, &v4),
-                (Kind::Popular, popular, &v6),
-                (Kind::Tail, tail, &v4),
-                (Kind::Flaky, flaky, &v6),
-                (Kind::Flood, flood, &v4),
-            ] {
-                let client = Udp {
-                    world: &world,
-                    kind,
-                    tally,
-                    random: seed(),
-                    again: again.clone(),
-                };
-                let (lab, server) = (&lab, server.parse()?);
-                clients.push(scope.spawn(move || lab.as_client(|| client.run(server))));
-            }
-            let (lab, world, random, server) = (&lab, &world, seed(), v4.parse()?);
-            clients.push(scope.spawn(move || {
-                lab.as_client(move || clients::tcp(world, server, tcp, random, &cut))
-            }));
-            let (heimdall, random) = (&heimdall, seed());
-            let commands = scope.spawn(move || command(heimdall, world, random));
-            let watched = self.watch(heimdall, world);
-            // Whatever came of it, the others are to end.
-            world.stop.store(true, Relaxed);
-            let mut outcome = watched?;
-            for client in clients {
-                let result = client.join().map_err(|_| anyhow!("a client died"))?;
-                result.context("a client stopped")?;
-            }
-            let commands = commands.join().map_err(|_| anyhow!("a thread died"))?;
-            outcome.commands = commands.context("a command failed")?;
-            Ok(outcome)
-        })?;
-
+        let mut outcome = self.load(&lab, &heimdall, &world, &tallies)?;
         // What is idle is closed after a while.
         let quiet = Instant::now();
         let end = loop {
@@ -214,6 +163,81 @@ impl Soak {
             .elapsed()
             .unwrap_or_default();
         Ok(outcome)
+    }
+
+    /// A server with a small cache that is saved often.
+    fn server(
+        &self,
+        lab: &Lab,
+        program: &Path,
+        directory: &Path,
+        snapshot: &Path,
+    ) -> Result<Heimdall> {
+        let config = directory.join("heimdall.toml");
+        fs::write(
+            &config,
+            format!(
+                "upstream = [\"{UPSTREAM}\"]\n[cache]\nsize = \"{}\"\nsnapshot = \"{}\"\nsnapshot-interval = {SNAPSHOT}\n",
+                self.cache_size,
+                snapshot.display()
+            ),
+        )?;
+        let config = config.display().to_string();
+        Heimdall::on_xdp(lab, program, &["--config", &config])
+    }
+
+    /// Lets all clients ask until the end.
+    fn load(
+        &self,
+        lab: &Lab,
+        heimdall: &Heimdall,
+        world: &World,
+        tallies: &[Tally; 5],
+    ) -> Result<Outcome> {
+        let mut random = Random::new(self.seed);
+        let mut seed = || Random::new(random.next());
+        let [popular, tail, flaky, flood, tcp] = tallies;
+        let v4: SocketAddr = format!("{SERVER_V4}:53").parse()?;
+        let v6: SocketAddr = format!("[{SERVER_V6}]:53").parse()?;
+        let (again, cut) = mpsc::sync_channel(16);
+        thread::scope(|scope| {
+            let mut clients = Vec::new();
+            for (kind, tally, server) in [
+                (Kind::Popular, popular, v4),
+                (Kind::Popular, popular, v6),
+                (Kind::Tail, tail, v4),
+                (Kind::Flaky, flaky, v6),
+                (Kind::Flood, flood, v4),
+            ] {
+                let client = Udp {
+                    world,
+                    kind,
+                    tally,
+                    random: seed(),
+                    again: again.clone(),
+                };
+                clients.push(scope.spawn(move || lab.as_client(|| client.run(server))));
+            }
+            let random = seed();
+            clients.push(
+                scope.spawn(move || {
+                    lab.as_client(move || clients::tcp(world, v4, tcp, random, &cut))
+                }),
+            );
+            let random = seed();
+            let commands = scope.spawn(move || command(heimdall, world, random));
+            let watched = self.watch(heimdall, world);
+            // Whatever came of it, the others are to end.
+            world.stop.store(true, Relaxed);
+            let mut outcome = watched?;
+            for client in clients {
+                let result = client.join().map_err(|_| anyhow!("a client died"))?;
+                result.context("a client stopped")?;
+            }
+            let commands = commands.join().map_err(|_| anyhow!("a thread died"))?;
+            outcome.commands = commands.context("a command failed")?;
+            Ok(outcome)
+        })
     }
 
     /// Lets floods come and go until the end, and looks at the server every second.
