@@ -6,6 +6,7 @@ mod demo;
 mod differ;
 mod fuzz;
 mod instructions;
+mod random;
 mod setup;
 mod soak;
 mod test;
@@ -36,7 +37,7 @@ enum Command {
     Fuzz(fuzz::Fuzz),
     /// Compare Heimdall's replies with those of unbound and dnsmasq, for 10,000 generated queries
     Differ(differ::Differ),
-    /// Keep a server with a small cache busy for minutes, and check every reply
+    /// Put a server with a small cache under mixed load for a while, and check all that it does
     Soak(soak::Soak),
     /// Count the instructions that a hit takes, and compare them with the baseline
     Instructions(instructions::Instructions),

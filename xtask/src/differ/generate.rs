@@ -4,36 +4,7 @@
 use xtask::lab::rich::{self, OWNERS};
 
 use super::wire::{self, AD, CD, DO, Oddity, Opt, QR, Query, RD, TC, Z};
-
-/// SplitMix64: small, and the same queries come from the same seed for ever.
-#[derive(Clone, Debug)]
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ mixed >> 31
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        (self.next() % bound as u64) as usize
-    }
-
-    fn percent(&mut self, share: usize) -> bool {
-        self.below(100) < share
-    }
-
-    fn pick<T: Clone>(&mut self, list: &[T]) -> T {
-        list[self.below(list.len())].clone()
-    }
-
-    fn octets(&mut self, count: usize) -> Vec<u8> {
-        (0..count).map(|_| self.next() as u8).collect()
-    }
-}
+use crate::random::Random;
 
 /// Types that clients ask for, whatever the name.
 const COMMON: &[&str] = &[
@@ -53,7 +24,7 @@ const ZONES: &[&str] = &[
 
 /// So many queries; the ID of each is its number.
 pub(super) fn queries(count: usize, seed: u64) -> Vec<Query> {
-    let mut random = Random(seed);
+    let mut random = Random::new(seed);
     let mut queries: Vec<Query> = Vec::with_capacity(count);
     for number in 0..count {
         let repeat = !queries.is_empty() && random.percent(33);

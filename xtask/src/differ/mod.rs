@@ -9,7 +9,7 @@
 mod compare;
 mod exchange;
 mod generate;
-mod normal;
+pub(crate) mod normal;
 mod rules;
 mod wire;
 

@@ -12,14 +12,14 @@ use super::wire::{hex, name_text, rrtype_name};
 
 /// A record. The order is that of the sections' sorted form; the TTL comes last.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Rr {
+pub(crate) struct Rr {
     /// The owner in wire form, in lower case.
-    pub(super) owner: Vec<u8>,
-    pub(super) rtype: u16,
-    pub(super) class: u16,
+    pub(crate) owner: Vec<u8>,
+    pub(crate) rtype: u16,
+    pub(crate) class: u16,
     /// In DNSSEC's canonical form (RFC 4034 section 6.2): no compression, names in lower case.
-    pub(super) data: Vec<u8>,
-    pub(super) ttl: u32,
+    pub(crate) data: Vec<u8>,
+    pub(crate) ttl: u32,
 }
 
 impl Rr {
@@ -30,33 +30,33 @@ impl Rr {
 
 /// The OPT record of a reply.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct ReplyOpt {
-    pub(super) size: u16,
-    pub(super) version: u8,
-    pub(super) flags: u16,
+pub(crate) struct ReplyOpt {
+    pub(crate) size: u16,
+    pub(crate) version: u8,
+    pub(crate) flags: u16,
     /// Codes and data, sorted.
-    pub(super) options: Vec<(u16, Vec<u8>)>,
+    pub(crate) options: Vec<(u16, Vec<u8>)>,
 }
 
 /// A reply.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Reply {
+pub(crate) struct Reply {
     /// The header's flags word.
-    pub(super) flags: u16,
+    pub(crate) flags: u16,
     /// The response code with OPT's upper octet.
-    pub(super) rcode: u16,
+    pub(crate) rcode: u16,
     /// The question section, octet by octet.
-    pub(super) question: Vec<u8>,
+    pub(crate) question: Vec<u8>,
     /// Answer, authority and additional section without OPT, sorted.
-    pub(super) sections: [Vec<Rr>; 3],
-    pub(super) opt: Option<ReplyOpt>,
+    pub(crate) sections: [Vec<Rr>; 3],
+    pub(crate) opt: Option<ReplyOpt>,
     /// Octets of the message.
-    pub(super) len: usize,
+    pub(crate) len: usize,
 }
 
 impl Reply {
     /// Reads a message; the error says what is wrong with it.
-    pub(super) fn read(octets: &[u8]) -> Result<Self, String> {
+    pub(crate) fn read(octets: &[u8]) -> Result<Self, String> {
         let message = Message::from_vec(octets).map_err(|error| error.to_string())?;
         let flags = u16::from_be_bytes([octets[2], octets[3]]);
         let section = |records: &[Record]| {
@@ -98,12 +98,12 @@ impl Reply {
     }
 
     /// Whether a bit of the flags word is set.
-    pub(super) fn has(&self, flag: u16) -> bool {
+    pub(crate) fn has(&self, flag: u16) -> bool {
         self.flags & flag != 0
     }
 
     /// The reply in lines, for a person.
-    pub(super) fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         let mut text = format!("rcode {} flags {:#06x}", self.rcode, self.flags);
         let _ = write!(
             text,
@@ -178,12 +178,12 @@ fn question(octets: &[u8]) -> Vec<u8> {
 }
 
 /// Whether two sections hold the same records, whatever their TTLs.
-pub(super) fn same_records(ours: &[Rr], theirs: &[Rr]) -> bool {
+pub(crate) fn same_records(ours: &[Rr], theirs: &[Rr]) -> bool {
     ours.iter().map(Rr::key).eq(theirs.iter().map(Rr::key))
 }
 
 /// The largest difference of TTLs between two sections that hold the same records, in seconds.
-pub(super) fn ttl_gap(ours: &[Rr], theirs: &[Rr]) -> u32 {
+pub(crate) fn ttl_gap(ours: &[Rr], theirs: &[Rr]) -> u32 {
     let pairs = ours.iter().zip(theirs);
     pairs
         .map(|(ours, theirs)| ours.ttl.abs_diff(theirs.ttl))

@@ -1,0 +1,64 @@
+//! Looks at the server's process and its counters.
+
+use std::fs;
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+use xtask::lab::{Heimdall, sum};
+
+/// The server's process at a moment.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Sample {
+    /// Resident memory in KiB, and the part of it that no file is behind.
+    pub(super) rss: u64,
+    pub(super) anonymous: u64,
+    pub(super) threads: u64,
+    /// Open files.
+    pub(super) files: usize,
+}
+
+impl Sample {
+    /// Takes one.
+    pub(super) fn take(heimdall: &Heimdall) -> Result<Self> {
+        let process = format!("/proc/{}", heimdall.process.pid());
+        let comm = fs::read_to_string(format!("{process}/comm")).context("heimdall is gone")?;
+        if comm.trim() != "heimdall" {
+            bail!("{process} is {}", comm.trim());
+        }
+        let status = fs::read_to_string(format!("{process}/status"))?;
+        let field = |name: &str| -> Result<u64> {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            let number = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+            number.with_context(|| format!("no {name} in {process}/status"))
+        };
+        Ok(Self {
+            rss: field("VmRSS:")?,
+            anonymous: field("RssAnon:")?,
+            threads: field("Threads:")?,
+            files: fs::read_dir(format!("{process}/fd"))?.count(),
+        })
+    }
+}
+
+/// What of the counters is never so, whatever the load.
+pub(super) fn broken(stats: &Value) -> Vec<String> {
+    let mut broken = Vec::new();
+    for counter in [
+        "frames/missing",
+        "ring/rx_invalid_descs",
+        "ring/tx_invalid_descs",
+    ] {
+        let count = sum(stats, counter);
+        if count != 0 {
+            broken.push(format!("{counter} is {count}"));
+        }
+    }
+    for worker in stats["workers"].as_array().into_iter().flatten() {
+        let frame = |place: &str| worker["frames"][place].as_u64().unwrap_or_default();
+        let places: u64 = ["fill", "tx", "pending", "free"].map(frame).iter().sum();
+        if places != frame("total") {
+            broken.push(format!("the frames do not add up: {}", worker["frames"]));
+        }
+    }
+    broken
+}
