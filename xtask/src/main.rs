@@ -2,10 +2,12 @@
 // A tool may stop at once when something is wrong with it.
 #![allow(clippy::indexing_slicing, clippy::unwrap_used)]
 
+mod bench;
 mod demo;
 mod differ;
 mod fuzz;
 mod setup;
+mod stop;
 mod test;
 
 use std::process::ExitCode;
@@ -28,6 +30,8 @@ struct Cli {
 enum Command {
     /// See Heimdall work: a server on AF_XDP, an upstream, questions, load, and a table
     Demo(demo::Demo),
+    /// Measure Heimdall beside an echo and other servers: rates, latencies, CPU, memory
+    Bench(bench::Bench),
     /// Run everything that CI runs: format, lints, all tests, documentation
     Test(test::Test),
     /// Run the fuzz targets, or make their corpus from real traffic
@@ -40,6 +44,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
+        Command::Bench(bench) => bench.run(),
         Command::Demo(demo) => demo.run(),
         Command::Differ(differ) => differ.run(),
         Command::Test(test) => test.run(),
