@@ -6,11 +6,7 @@ use std::{
     net::UdpSocket,
     path::Path,
     process::Command,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-        mpsc,
-    },
+    sync::mpsc,
     thread,
     time::{Duration, Instant},
 };
@@ -19,16 +15,15 @@ use anyhow::{Result, bail};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
-use signal_hook::{
-    consts::{SIGHUP, SIGINT, SIGTERM},
-    flag,
-};
 use xtask::lab::{
     Dnsperf, FakeUpstream, Heimdall, Kdig, Knot, Kxdpgun, Lab, QueryFrame, SERVER_V4, SERVER_V6,
     UPSTREAM, run, sum,
 };
 
-use crate::setup::{self, BUILD, LAB, Setup};
+use crate::{
+    setup::{self, BUILD, LAB, Setup},
+    stop::Stop,
+};
 
 const CLIENTS: u32 = 300;
 
@@ -58,24 +53,9 @@ pub(crate) struct Demo {
     setup: Setup,
 }
 
-/// Whether Ctrl-C was pressed.
-struct Stop(Arc<AtomicBool>);
-
-impl Stop {
-    fn check(&self) -> Result<()> {
-        if self.0.load(Ordering::Relaxed) {
-            bail!("stopped; namespaces, servers and XDP programs are gone");
-        }
-        Ok(())
-    }
-}
-
 impl Demo {
     pub(crate) fn run(self) -> Result<()> {
-        let stop = Stop(Arc::default());
-        for signal in [SIGHUP, SIGINT, SIGTERM] {
-            flag::register(signal, stop.0.clone())?;
-        }
+        let stop = Stop::on_signals()?;
         let root = nix::unistd::geteuid().is_root();
         if root {
             self.setup.packages(&[BUILD, LAB])?;

@@ -2,6 +2,7 @@
 // A tool may stop at once when something is wrong with it.
 #![allow(clippy::indexing_slicing, clippy::unwrap_used)]
 
+mod bench;
 mod demo;
 mod differ;
 mod fuzz;
@@ -9,6 +10,7 @@ mod instructions;
 mod random;
 mod setup;
 mod soak;
+mod stop;
 mod test;
 
 use std::process::ExitCode;
@@ -31,6 +33,8 @@ struct Cli {
 enum Command {
     /// See Heimdall work: a server on AF_XDP, an upstream, questions, load, and a table
     Demo(demo::Demo),
+    /// Measure Heimdall beside an echo and other servers: rates, latencies, CPU, memory
+    Bench(bench::Bench),
     /// Run everything that CI runs: format, lints, all tests, documentation
     Test(test::Test),
     /// Run the fuzz targets, or make their corpus from real traffic
@@ -47,6 +51,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
+        Command::Bench(bench) => bench.run(),
         Command::Demo(demo) => demo.run(),
         Command::Differ(differ) => differ.run(),
         Command::Test(test) => test.run(),

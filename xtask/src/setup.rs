@@ -44,8 +44,21 @@ pub(crate) const PEERS: &[Need] = &[
     ("/usr/sbin/dnsmasq", "dnsmasq-base"),
 ];
 
-/// Packages that come with a service of the same name, which Debian starts at once.
-const SERVICES: &[&str] = &["knot", "unbound"];
+/// More of them, whose rates alone are compared.
+pub(crate) const RESOLVERS: &[Need] = &[
+    ("/usr/bin/dnsdist", "dnsdist"),
+    ("/usr/sbin/kresd", "knot-resolver"),
+    ("/usr/sbin/pdns_recursor", "pdns-recursor"),
+];
+
+/// Packages that come with a service, which Debian starts at once.
+const SERVICES: &[(&str, &str)] = &[
+    ("dnsdist", "dnsdist"),
+    ("knot", "knot"),
+    ("knot-resolver", "kresd.target"),
+    ("pdns-recursor", "pdns-recursor"),
+    ("unbound", "unbound"),
+];
 
 /// To look into what the tests capture.
 pub(crate) const CAPTURE: &[Need] = &[
@@ -91,9 +104,9 @@ impl Setup {
         // Debian starts a server when it installs it; here only the program is wanted, and port 53
         // of this machine stays as it was.
         if exists("/run/systemd/system") {
-            for service in SERVICES {
-                if missing.contains(service) {
-                    println!("stopping and disabling the service that {service} has started");
+            for (package, service) in SERVICES {
+                if missing.contains(package) {
+                    println!("stopping and disabling the service that {package} has started");
                     run(Command::new("systemctl").args(["disable", "--now", "--quiet", service]))?;
                 }
             }
@@ -115,6 +128,8 @@ fn apt() -> Command {
     let mut command = Command::new("apt-get");
     command
         .env("DEBIAN_FRONTEND", "noninteractive")
+        // Where services are started by scripts: this level has none.
+        .env("RUNLEVEL", "1")
         .arg("--quiet=2");
     command
 }

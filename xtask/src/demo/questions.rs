@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail};
 use xtask::lab::Kdig;
 
-use super::Stop;
+use crate::stop::Stop;
 
 /// A question for one of the two servers, and what has to come back.
 pub(super) struct Question {

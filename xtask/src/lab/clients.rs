@@ -1,6 +1,10 @@
 //! Real clients: kdig, kxdpgun, dnsperf.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Context, Result, bail};
 use tempfile::TempDir;
@@ -139,6 +143,14 @@ impl Kxdpgun {
     /// kxdpgun (Debian: `knot-dnsutils`) is missing or fails.
     pub fn run(lab: &Lab, server: &str, rate: u64, seconds: u64) -> Result<Self> {
         let (_directory, path) = queries()?;
+        Self::ask(lab, server, &path, rate, seconds)
+    }
+
+    /// Asks `server` what is in the file `queries`, in turn and all over again.
+    ///
+    /// # Errors
+    /// As for [`run`](Self::run).
+    pub fn ask(lab: &Lab, server: &str, queries: &Path, rate: u64, seconds: u64) -> Result<Self> {
         let output = run(lab
             .on_client("kxdpgun")
             .args([
@@ -150,7 +162,7 @@ impl Kxdpgun {
                 &lab.client_if,
                 "-i",
             ])
-            .arg(&path)
+            .arg(queries)
             .arg(server))?;
         Self::read(&output).with_context(|| output)
     }
@@ -200,22 +212,21 @@ impl Dnsperf {
     ) -> Result<Self> {
         let (_directory, path) = queries()?;
         let mut command = lab.on_client("dnsperf");
-        command.args([
-            "-s",
-            server,
-            "-l",
-            &seconds.to_string(),
-            "-c",
-            &clients.to_string(),
-            "-T",
-            "2",
-            "-v",
-            "-d",
-        ]);
-        command.arg(&path);
+        command.args(["-c", &clients.to_string(), "-T", "2"]);
         if let Some(rate) = rate {
             command.args(["-Q", &rate.to_string()]);
         }
+        Self::ask(command, server, &path, seconds)
+    }
+
+    /// Runs `command`, which is dnsperf with some options already, with the file `queries`.
+    ///
+    /// # Errors
+    /// As for [`run`](Self::run).
+    pub fn ask(mut command: Command, server: &str, queries: &Path, seconds: u64) -> Result<Self> {
+        command
+            .args(["-s", server, "-l", &seconds.to_string(), "-v", "-d"])
+            .arg(queries);
         let output = run(&mut command)?;
         Self::read(&output)
             .with_context(|| output.lines().rev().take(30).collect::<Vec<_>>().join("\n"))

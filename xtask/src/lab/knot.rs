@@ -16,7 +16,8 @@ pub const HOSTS: usize = 10_000;
 /// A running `knotd`.
 #[derive(Debug)]
 pub struct Knot {
-    _process: Process,
+    /// Its process.
+    pub process: Process,
     _directory: TempDir,
 }
 
@@ -90,7 +91,7 @@ impl Knot {
             process.wait_for(&signed, Duration::from_secs(20))?;
         }
         Ok(Self {
-            _process: process,
+            process,
             _directory: directory,
         })
     }

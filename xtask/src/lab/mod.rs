@@ -248,6 +248,15 @@ impl Lab {
         }
         Ok(())
     }
+
+    /// The kernel threads that hand packets over to the server, if there are any: their process IDs.
+    ///
+    /// # Errors
+    /// `/proc` cannot be read.
+    pub fn server_napi(&self) -> Result<Vec<u32>> {
+        let threads = threads_named(&format!("napi/{}-", self.server_if))?;
+        Ok(threads.iter().filter_map(|pid| pid.parse().ok()).collect())
+    }
 }
 
 impl Drop for Lab {

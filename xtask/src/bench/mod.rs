@@ -1,0 +1,462 @@
+//! `cargo xtask bench`: Heimdall beside its limit and beside others, under the same loads.
+
+mod contestants;
+mod cpu;
+mod loads;
+mod plot;
+mod report;
+mod search;
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, ValueEnum};
+use contestants::{Contestant, Running};
+use loads::Names;
+use search::highest;
+use xtask::{lab::Dnsperf, workspace};
+
+use crate::{
+    setup::{self, BUILD, LAB, PEERS, RESOLVERS, Setup},
+    stop::Stop,
+};
+
+#[derive(Args)]
+#[command(after_help = "\
+Each contestant runs alone, in a pair of network namespaces of its own with a veth pair between
+them: it starts, is asked for all names once, is measured, stops; then the next one's turn, round
+after round. The server has one core, the generators another. Peers that cannot be installed are left
+out.
+
+Examples:
+  All of it, three rounds (about two hours):
+    cargo xtask bench
+  A first look, in under two minutes:
+    cargo xtask bench --quick
+  Heimdall and its limit alone, with receive threads:
+    cargo xtask bench --only heimdall-xdp,echo --napi threaded
+  Two queues, and two cores for the server:
+    cargo xtask bench --only heimdall-xdp,echo,knot-xdp --queues 2
+  Nothing installed, and the result where the next one does not replace it:
+    cargo xtask bench --no-install --json before.json --plot before.svg
+
+Without a quiet machine single figures move by tens of per cent: look at the ratios, which are of
+contestants that were measured in turn, and at the spread between rounds.")]
+pub(crate) struct Bench {
+    /// One round, fewer contestants and loads, coarser steps
+    #[arg(long)]
+    quick: bool,
+
+    /// Measure these alone
+    #[arg(long, value_name = "NAME", value_delimiter = ',', value_enum)]
+    only: Vec<Contestant>,
+
+    /// How often each contestant has its turn [default: 3, with --quick 1]
+    #[arg(long)]
+    rounds: Option<usize>,
+
+    /// Who does the kernel's receive work
+    #[arg(long, value_enum, default_value_t = Napi::Softirq)]
+    napi: Napi,
+
+    /// Queues of the interfaces
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    queues: u32,
+
+    /// Write all figures to this file
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+
+    /// Draw the rates to this file
+    #[arg(long, value_name = "FILE")]
+    plot: Option<PathBuf>,
+
+    #[command(flatten)]
+    setup: Setup,
+}
+
+/// Where veth's receive work is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Napi {
+    /// On the sender's core, in softirqs
+    Softirq,
+    /// On the receiver's core, in a kernel thread
+    Threaded,
+}
+
+/// Who runs where.
+pub(crate) struct Cores {
+    queues: u32,
+    threaded: bool,
+    server: Vec<usize>,
+    client: Vec<usize>,
+}
+
+impl Cores {
+    /// A core for each queue and end, as far as there are as many; the client's are the first,
+    /// which kxdpgun takes.
+    fn new(queues: u32, threaded: bool, available: usize) -> Self {
+        let wanted = queues as usize;
+        let client = wanted.min(available.div_ceil(2));
+        let server = client.min(available - 1)..(client + wanted).min(available);
+        Self {
+            queues,
+            threaded,
+            server: server.collect(),
+            client: (0..client).collect(),
+        }
+    }
+
+    /// As taskset takes them.
+    fn list(cores: &[usize]) -> String {
+        let cores: Vec<String> = cores.iter().map(usize::to_string).collect();
+        cores.join(",")
+    }
+}
+
+/// The figures of a contestant in one round, by name.
+type Sample = BTreeMap<&'static str, f64>;
+
+/// How thoroughly to measure.
+struct Plan {
+    rounds: usize,
+    /// Seconds of a step of the search.
+    step: u64,
+    /// Seconds of any other load.
+    load: u64,
+    /// How close the search gets.
+    precision: f64,
+    quick: bool,
+}
+
+/// The rate and the clients of an early prototype's measurement.
+const EARLY_RATE: u64 = 25_429;
+const EARLY_CLIENTS: u32 = 300;
+
+const QUICK: &[Contestant] = &[
+    Contestant::HeimdallXdp,
+    Contestant::HeimdallSockets,
+    Contestant::Echo,
+    Contestant::KnotXdp,
+    Contestant::Unbound,
+];
+
+impl Bench {
+    pub(crate) fn run(self) -> Result<()> {
+        let stop = Stop::on_signals()?;
+        if !nix::unistd::geteuid().is_root() {
+            bail!("network namespaces and AF_XDP need root");
+        }
+        self.setup.packages(&[BUILD, LAB])?;
+        if let Err(error) = self.setup.packages(&[PEERS, RESOLVERS]) {
+            println!("Some peers are missing: {error:#}");
+        }
+        let heimdall = setup::build_heimdall()?;
+        let (contestants, missing) = self.contestants();
+        for contestant in &missing {
+            println!("Left out, not installed: {}", contestant.name());
+        }
+        let plan = Plan {
+            rounds: self.rounds.unwrap_or(if self.quick { 1 } else { 3 }),
+            step: 1,
+            load: if self.quick { 2 } else { 5 },
+            precision: if self.quick { 1.08 } else { 1.03 },
+            quick: self.quick,
+        };
+        let available = thread::available_parallelism().map_or(1, usize::from);
+        let cores = Cores::new(self.queues, self.napi == Napi::Threaded, available);
+        let names = Names::write()?;
+
+        let mut results: Vec<(Contestant, Vec<Sample>)> =
+            contestants.iter().map(|&who| (who, Vec::new())).collect();
+        let start = Instant::now();
+        for round in 1..=plan.rounds {
+            for (contestant, samples) in &mut results {
+                stop.check()?;
+                let name = contestant.name();
+                println!("round {round} of {}: {name}", plan.rounds);
+                let running = contestant.start(&heimdall, &cores)?;
+                let mut turn = Turn {
+                    plan: &plan,
+                    cores: &cores,
+                    names: &names,
+                    stop: &stop,
+                    running: &running,
+                    sample: Sample::new(),
+                };
+                match turn.measure(*contestant, samples.last()) {
+                    Ok(()) => samples.push(turn.sample),
+                    Err(error) => {
+                        stop.check()?;
+                        println!("  {name} is left out of this round: {error:#}");
+                    }
+                }
+            }
+        }
+        results.retain(|(_, samples)| !samples.is_empty());
+        let report = report::Report {
+            settings: self.settings(&plan, &cores, start.elapsed()),
+            versions: (results.iter())
+                .map(|(who, _)| (who.name(), who.version(&heimdall)))
+                .collect(),
+            missing: missing.iter().map(|who| who.name()).collect(),
+            results,
+        };
+        print!("\n{}", report.text());
+        let directory = workspace().join("target/bench");
+        let json = self.json.unwrap_or_else(|| directory.join("bench.json"));
+        let plot = self.plot.unwrap_or_else(|| directory.join("bench.svg"));
+        write(&json, &format!("{:#}\n", report.json()?))?;
+        write(&plot, &plot::rates(&report)?)
+    }
+
+    /// Those to measure, and those that are not installed.
+    fn contestants(&self) -> (Vec<Contestant>, Vec<Contestant>) {
+        let wanted: Vec<Contestant> = match (&self.only[..], self.quick) {
+            ([], true) => QUICK.to_vec(),
+            ([], false) => Contestant::value_variants().to_vec(),
+            (only, _) => only.to_vec(),
+        };
+        (wanted.into_iter()).partition(|who| who.of_heimdall() || Path::new(who.program()).exists())
+    }
+
+    fn settings(&self, plan: &Plan, cores: &Cores, elapsed: Duration) -> Vec<(String, String)> {
+        let napi = match self.napi {
+            Napi::Softirq => "softirq, on the sender's core",
+            Napi::Threaded => "threads, on the receiver's core",
+        };
+        let setting = |name: &str, value: String| (name.to_owned(), value);
+        vec![
+            setting("rounds", plan.rounds.to_string()),
+            setting("quick", plan.quick.to_string()),
+            setting("queues", cores.queues.to_string()),
+            setting("receive work", napi.to_owned()),
+            setting("server's cores", Cores::list(&cores.server)),
+            setting("generators' cores", Cores::list(&cores.client)),
+            setting("seconds a step", plan.step.to_string()),
+            setting("seconds a load", plan.load.to_string()),
+            setting(
+                "precision",
+                format!("{:.0} %", 100.0 * (plan.precision - 1.0)),
+            ),
+            setting("took", format!("{} s", elapsed.as_secs())),
+        ]
+    }
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    if let Some(directory) = path.parent() {
+        fs::create_dir_all(directory)?;
+    }
+    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    println!("wrote {}", path.display());
+    Ok(())
+}
+
+/// A contestant's turn in a round.
+struct Turn<'a> {
+    plan: &'a Plan,
+    cores: &'a Cores,
+    names: &'a Names,
+    stop: &'a Stop,
+    running: &'a Running,
+    sample: Sample,
+}
+
+impl Turn<'_> {
+    /// Measures everything. What was found the round before is where the searches begin.
+    fn measure(&mut self, who: Contestant, before: Option<&Sample>) -> Result<()> {
+        let Self {
+            running,
+            plan,
+            names,
+            ..
+        } = *self;
+        let ((), idle) = running.meter.during(|| {
+            thread::sleep(Duration::from_secs(2));
+            Ok(())
+        })?;
+        self.put("idle", 100.0 * idle.process / idle.elapsed);
+        if who.caches() {
+            loads::warm(&running.lab, &names.uniform, xtask::lab::HOSTS as u64)?;
+        }
+        let start = before
+            .and_then(|sample| sample.get("uniform 99.9"))
+            .copied()
+            .unwrap_or(100_000.0);
+        let best = self.search(["uniform 99.9", "uniform 99"], &names.uniform, start)?;
+        self.cost(
+            ["near", "near process", "near receive", "near cores"],
+            0.9 * best,
+        )?;
+        self.cost(
+            ["early", "early process", "early receive", "early cores"],
+            EARLY_RATE as f64,
+        )?;
+        if !plan.quick {
+            self.search(["zipf 99.9", "zipf 99"], &names.zipf, best)?;
+            self.closed(C100, 100, None)?;
+        }
+        self.closed(C300, EARLY_CLIENTS, None)?;
+        self.closed(FIXED, EARLY_CLIENTS, Some(EARLY_RATE))?;
+        if !plan.quick {
+            self.beside(HALF, 0.5 * best)?;
+            if who.of_heimdall() || !who.caches() {
+                if who.caches() {
+                    loads::warm(&running.lab, &names.million, loads::MILLION)?;
+                }
+                self.search(["million 99.9", "million 99"], &names.million, best)?;
+            }
+        }
+        self.put("resident", running.meter.resident()? as f64 / 1e6);
+        Ok(())
+    }
+
+    fn put(&mut self, name: &'static str, value: f64) {
+        self.sample.insert(name, value);
+    }
+
+    /// The highest rates with 99.9 % and 99 % answered; the first of them.
+    fn search(&mut self, keys: [&'static str; 2], names: &Path, start: f64) -> Result<f64> {
+        let (mut steps, mut best) = (Vec::new(), start);
+        for (key, limit) in keys.into_iter().zip([0.999, 0.99]) {
+            let found = highest(best, limit, self.plan.precision, &mut steps, |rate| {
+                self.stop.check()?;
+                loads::open(&self.running.lab, names, rate, self.plan.step)
+            })?;
+            let answers = found.map_or(0.0, |step| step.answers());
+            let limited = found.is_some_and(|step| step.limited());
+            println!(
+                "  {key} %: {answers:.0} answers/s{} ({} steps)",
+                if limited {
+                    ", the generator's limit"
+                } else {
+                    ""
+                },
+                steps.len()
+            );
+            self.put(key, answers);
+            best = answers;
+        }
+        Ok(self.sample[keys[0]])
+    }
+
+    /// CPU seconds per million answers at a rate: `keys` are for the answers a second, and for what
+    /// the process, the receive work and the cores took.
+    fn cost(&mut self, keys: [&'static str; 4], rate: f64) -> Result<()> {
+        self.stop.check()?;
+        let Self {
+            running,
+            names,
+            plan,
+            ..
+        } = *self;
+        let (step, spent) = running
+            .meter
+            .during(|| loads::open(&running.lab, &names.uniform, rate, plan.load))?;
+        let millions = step.answers() * plan.load as f64 / 1e6;
+        let values = [spent.process, spent.receive, spent.cores].map(|spent| spent / millions);
+        println!(
+            "  at {rate:.0}/s: {:.2} CPU s per million answers, {:.2} of its core",
+            values[0], values[2]
+        );
+        self.put(keys[0], step.answers());
+        for (key, value) in keys[1..].iter().zip(values) {
+            self.put(key, value);
+        }
+        Ok(())
+    }
+
+    fn closed(&mut self, keys: Latencies, clients: u32, rate: Option<u64>) -> Result<()> {
+        self.stop.check()?;
+        let Self {
+            running,
+            cores,
+            names,
+            plan,
+            ..
+        } = *self;
+        let load = loads::closed(
+            &running.lab,
+            cores,
+            &names.uniform,
+            clients,
+            rate,
+            plan.load,
+        )?;
+        self.latencies(keys, load.rate, load);
+        Ok(())
+    }
+
+    fn beside(&mut self, keys: Latencies, rate: f64) -> Result<()> {
+        self.stop.check()?;
+        let Self {
+            running,
+            cores,
+            names,
+            plan,
+            ..
+        } = *self;
+        let (step, probe) = loads::beside(&running.lab, cores, &names.uniform, rate, plan.load)?;
+        self.latencies(keys, step.offered + probe.rate, probe);
+        Ok(())
+    }
+
+    fn latencies(&mut self, keys: Latencies, rate: f64, load: Dnsperf) {
+        let [p50, p99, p999] = load.percentiles.map(|seconds| 1e3 * seconds);
+        let lost = 100.0 * load.lost as f64 / load.sent.max(1) as f64;
+        let values = [rate, 1e3 * load.mean, p50, p99, p999, lost];
+        println!(
+            "  {}: {rate:.0}, mean {:.2} ms, p99 {p99:.2}, p99.9 {p999:.2}, {lost:.3} % lost",
+            keys[0], values[1]
+        );
+        for (key, value) in keys.into_iter().zip(values) {
+            self.put(key, value);
+        }
+    }
+}
+
+/// Names of the figures of a load whose latency is measured.
+type Latencies = [&'static str; 6];
+
+macro_rules! latencies {
+    ($load:literal) => {
+        [
+            concat!($load, ", answers/s"),
+            concat!($load, ", mean"),
+            concat!($load, ", p50"),
+            concat!($load, ", p99"),
+            concat!($load, ", p99.9"),
+            concat!($load, ", lost"),
+        ]
+    };
+}
+
+const C100: Latencies = latencies!("100 clients");
+const C300: Latencies = latencies!("300 clients");
+const FIXED: Latencies = latencies!("300 clients at 25429/s");
+const HALF: Latencies = latencies!("half of its highest rate");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cores_do_not_overlap_where_there_are_enough() {
+        let cores = |queues, available| {
+            let cores = Cores::new(queues, false, available);
+            (Cores::list(&cores.client), Cores::list(&cores.server))
+        };
+        assert_eq!(cores(1, 1), ("0".into(), "0".into()));
+        assert_eq!(cores(1, 2), ("0".into(), "1".into()));
+        assert_eq!(cores(2, 2), ("0".into(), "1".into()));
+        assert_eq!(cores(2, 8), ("0,1".into(), "2,3".into()));
+        assert_eq!(cores(4, 6), ("0,1,2".into(), "3,4,5".into()));
+    }
+}
