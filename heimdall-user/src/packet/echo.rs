@@ -10,7 +10,8 @@ const QR: u8 = 0x80;
 pub fn echo(frame: &mut [u8]) -> Option<()> {
     let (ethernet, packet) = frame.split_first_chunk_mut::<ETHERNET>()?;
     let [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, t0, t1] = *ethernet;
-    let addresses = match [t0, t1] {
+    let v4 = [t0, t1] == [0x08, 0x00];
+    let segment = match [t0, t1] {
         [0x08, 0x00] => {
             let (header, segment) = packet.split_first_chunk_mut::<20>()?;
             swap_halves(header.last_chunk_mut::<8>()?);
@@ -23,9 +24,13 @@ pub fn echo(frame: &mut [u8]) -> Option<()> {
         }
         _ => return None,
     };
-    let [p0, p1, q0, q1, _, _, c0, c1, _, _, flags, ..] = addresses.first_chunk_mut::<20>()?;
+    let [p0, p1, q0, q1, _, _, c0, c1, _, _, flags, ..] = segment.first_chunk_mut::<20>()?;
     (*p0, *p1, *q0, *q1) = (*q0, *q1, *p0, *p1);
-    if *flags & QR == 0 {
+    if v4 {
+        // None: that of a sender on this host is half done, and nobody here finishes it.
+        *flags |= QR;
+        (*c0, *c1) = (0, 0);
+    } else if *flags & QR == 0 {
         *flags |= QR;
         // The sum has grown by 0x8000, so its complement shrinks (RFC 1624).
         let (sum, carry) = (!u16::from_be_bytes([*c0, *c1])).overflowing_add(0x8000);
@@ -50,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn comes_back_with_a_right_checksum() {
+    fn comes_back_with_a_right_checksum_or_none() {
         for number in 0..2000u16 {
             let mut query = vec![0, 0, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
             query[..2].copy_from_slice(&number.to_be_bytes());
@@ -74,7 +79,8 @@ mod tests {
             let sum = match headers.net.as_ref().unwrap() {
                 etherparse::NetHeaders::Ipv4(ip, _) => {
                     assert_eq!((ip.source, ip.destination), ([10, 0, 0, 2], [10, 0, 0, 1]));
-                    udp.calc_checksum_ipv4(ip, &query)
+                    assert_eq!(udp.checksum, 0, "none");
+                    continue;
                 }
                 etherparse::NetHeaders::Ipv6(ip, _) => {
                     assert_eq!((ip.source, ip.destination), ([2; 16], [1; 16]));
