@@ -5,17 +5,36 @@
 
 /// Adds the octets of `data` to `sum`, as 16-bit words, an odd last octet padded with zero.
 #[inline]
-pub fn add(mut sum: u64, data: &[u8]) -> u64 {
-    // Thirty-two-bit additions into 64 bits cannot overflow before 2^32 of them.
-    let (words, rest) = data.as_chunks::<4>();
-    for word in words {
-        sum += u64::from(u32::from_ne_bytes(*word));
-    }
-    let mut tail = [0; 4];
-    for (to, from) in tail.iter_mut().zip(rest) {
+pub fn add(sum: u64, data: &[u8]) -> u64 {
+    let (words, _) = data.as_chunks::<8>();
+    let total = words.iter().fold(u128::from(tail(data)), |total, word| {
+        total + u128::from(u64::from_ne_bytes(*word))
+    });
+    let (carries, low) = ((total >> 64) as u64, total as u64);
+    // Numbers of 32 bits: adding them up in 64 cannot overflow before 2^32 of them.
+    sum + carries + (low >> 32) + (low & 0xffff_ffff)
+}
+
+/// The octets after the last whole eight, padded with zeros. They are taken from the last eight of
+/// all: no branch depends on how many they are.
+#[inline]
+fn tail(data: &[u8]) -> u64 {
+    let Some(last) = data.last_chunk() else {
+        return short(data);
+    };
+    let others = 8 * (8 - data.len() as u32 % 8);
+    let left = u64::from_le_bytes(*last).checked_shr(others);
+    left.unwrap_or_default().to_le()
+}
+
+/// Fewer than eight octets, padded with zeros.
+#[cold]
+fn short(data: &[u8]) -> u64 {
+    let mut padded = [0; 8];
+    for (to, from) in padded.iter_mut().zip(data) {
         *to = *from;
     }
-    sum + u64::from(u32::from_ne_bytes(tail))
+    u64::from_ne_bytes(padded)
 }
 
 /// Adds one 16-bit number of the wire.
@@ -28,27 +47,29 @@ pub fn add_u16(sum: u64, value: u16) -> u64 {
 /// field included, folds to 0xffff.
 #[inline]
 pub fn fold(sum: u64) -> [u8; 2] {
-    let sum = (sum & 0xffff_ffff) + (sum >> 32);
-    let sum = (sum & 0xffff) + (sum >> 16);
-    let sum = (sum & 0xffff) + (sum >> 16);
-    let sum = (sum & 0xffff) + (sum >> 16);
-    (sum as u16).to_ne_bytes()
+    folded(sum).to_ne_bytes()
+}
+
+#[inline]
+fn folded(sum: u64) -> u16 {
+    // A number and its halves swapped: the upper half of their sum has the lower's carry.
+    let sum = (sum.wrapping_add(sum.rotate_left(32)) >> 32) as u32;
+    (sum.wrapping_add(sum.rotate_left(16)) >> 16) as u16
 }
 
 /// The checksum field for a sum over a message whose field is zero.
 #[inline]
 pub fn finish(sum: u64) -> [u8; 2] {
-    let [a, b] = fold(sum);
-    [!a, !b]
+    (!folded(sum)).to_ne_bytes()
 }
 
 /// The checksum field of UDP: a computed zero is sent as all ones (RFC 768; RFC 8200 section 8.1
 /// forbids zero over IPv6).
 #[inline]
 pub fn finish_udp(sum: u64) -> [u8; 2] {
-    match finish(sum) {
-        [0, 0] => [0xff, 0xff],
-        field => field,
+    match !folded(sum) {
+        0 => [0xff, 0xff],
+        field => field.to_ne_bytes(),
     }
 }
 

@@ -16,6 +16,11 @@ const VLAN_TAG: usize = 4;
 const IPV4: usize = 20;
 const IPV6: usize = 40;
 const UDP: usize = 8;
+const ETHERTYPE_IPV4: u16 = 0x0800;
+const ETHERTYPE_IPV6: u16 = 0x86dd;
+/// Tag protocol identifiers of IEEE 802.1Q and 802.1ad.
+const VLAN: u16 = 0x8100;
+const QINQ: u16 = 0x88a8;
 const PROTO_UDP: u8 = 17;
 const TTL: u8 = 64;
 
@@ -57,104 +62,83 @@ impl Layout {
         verify_checksums: bool,
     ) -> Result<Self, BadPacket> {
         let mut ip = ETHERNET;
-        let mut ethertype = at::<2>(frame, ip - 2)?;
+        let mut ethertype = u16::from_be_bytes(at(frame, ip - 2)?);
         for _ in 0..2 {
-            if matches!(ethertype, [0x81, 0x00] | [0x88, 0xa8]) {
-                ip += VLAN_TAG;
-                ethertype = at(frame, ip - 2)?;
+            if !matches!(ethertype, VLAN | QINQ) {
+                break;
             }
+            ip += VLAN_TAG;
+            ethertype = u16::from_be_bytes(at(frame, ip - 2)?);
         }
-        // A packet to one host in a frame to many is not for us to answer (RFC 1122 section
-        // 3.2.1.3): the reply's source would be a group's address.
-        let [group, ..] = at::<6>(frame, 0)?;
+        let v4 = ethertype == ETHERTYPE_IPV4;
+        // The sum of the addresses, in UDP's pseudo-header.
         let pseudo;
         let dns;
         let udp_len;
-        let mut bad_ip_sum = false;
-        match ethertype {
-            [0x08, 0x00] => {
-                let header = at::<IPV4>(frame, ip)?;
-                let [
-                    version_ihl,
-                    _,
-                    l0,
-                    l1,
-                    _,
-                    _,
-                    f0,
-                    f1,
-                    _,
-                    protocol,
-                    _,
-                    _,
-                    s0,
-                    s1,
-                    s2,
-                    s3,
-                    ..,
-                ] = header;
-                let len = u16::from_be_bytes([l0, l1]);
-                let fragment = u16::from_be_bytes([f0, f1]) & 0x3fff != 0;
-                if version_ihl != 0x45 || fragment || protocol != PROTO_UDP {
-                    return Err(BadPacket::Length);
-                }
-                udp_len = len.checked_sub(IPV4 as u16).ok_or(BadPacket::Length)?;
-                dns = ip + IPV4 + UDP;
-                if !sources.allows_v4([s0, s1, s2, s3]) {
-                    return Err(BadPacket::Source);
-                }
-                bad_ip_sum =
-                    verify_checksums && checksum::fold(checksum::add(0, &header)) != [0xff, 0xff];
-                pseudo = checksum::add(0, &at::<8>(frame, ip + 12)?);
+        let mut good_ip_sum = true;
+        if v4 {
+            let header: [u8; IPV4] = at(frame, ip)?;
+            let [
+                v,
+                i,
+                l0,
+                l1,
+                d0,
+                d1,
+                f0,
+                f1,
+                _,
+                protocol,
+                ..,
+                s0,
+                s1,
+                s2,
+                s3,
+                _,
+                _,
+                _,
+                _,
+            ] = header;
+            // No options, no fragment; what else stands there does not matter.
+            let first = u64::from_be_bytes([v, i, l0, l1, d0, d1, f0, f1]);
+            if first & 0xff00_0000_0000_3fff != 0x4500_0000_0000_0000 || protocol != PROTO_UDP {
+                return Err(BadPacket::Length);
             }
-            [0x86, 0xdd] => {
-                let header = at::<IPV6>(frame, ip)?;
-                let [
-                    version,
-                    _,
-                    _,
-                    _,
-                    l0,
-                    l1,
-                    next,
-                    _,
-                    source @ ..,
-                    _,
-                    _,
-                    _,
-                    _,
-                    _,
-                    _,
-                    _,
-                    _,
-                    _,
-                    _,
-                    _,
-                    _,
-                    _,
-                    _,
-                    _,
-                    _,
-                ] = header;
-                if version >> 4 != 6 || next != PROTO_UDP {
-                    return Err(BadPacket::Length);
-                }
-                udp_len = u16::from_be_bytes([l0, l1]);
-                dns = ip + IPV6 + UDP;
-                if !sources.allows_v6(source) {
-                    return Err(BadPacket::Source);
-                }
-                pseudo = checksum::add(0, &at::<32>(frame, ip + 8)?);
+            if !sources.allows_v4([s0, s1, s2, s3]) {
+                return Err(BadPacket::Source);
             }
-            _ => return Err(BadPacket::Length),
+            udp_len = u16::from_be_bytes([l0, l1]).checked_sub(IPV4 as u16);
+            dns = ip + IPV4 + UDP;
+            pseudo = checksum::add(0, &at::<8>(frame, ip + 12)?);
+            let rest = at::<12>(frame, ip)?;
+            good_ip_sum =
+                !verify_checksums || checksum::fold(checksum::add(pseudo, &rest)) == [0xff, 0xff];
+        } else if ethertype == ETHERTYPE_IPV6 {
+            let header: [u8; IPV6] = at(frame, ip)?;
+            let [version, _, _, _, l0, l1, next, _, ..] = header;
+            if version >> 4 != 6 || next != PROTO_UDP {
+                return Err(BadPacket::Length);
+            }
+            if !sources.allows_v6(at(frame, ip + 8)?) {
+                return Err(BadPacket::Source);
+            }
+            udp_len = Some(u16::from_be_bytes([l0, l1]));
+            dns = ip + IPV6 + UDP;
+            pseudo = checksum::add(0, &at::<32>(frame, ip + 8)?);
+        } else {
+            return Err(BadPacket::Length);
         }
+        let udp_len = udp_len.ok_or(BadPacket::Length)?;
         let segment = frame
             .get(dns - UDP..dns - UDP + usize::from(udp_len))
             .ok_or(BadPacket::Length)?;
-        let [p0, p1, _, _, u0, u1, c0, c1] = at::<UDP>(segment, 0)?;
+        let [p0, p1, _, _, u0, u1, c0, c1] = at(segment, 0)?;
         if u16::from_be_bytes([u0, u1]) != udp_len {
             return Err(BadPacket::Length);
         }
+        // A packet to one host in a frame to many is not for us to answer (RFC 1122 section
+        // 3.2.1.3): the reply's source would be a group's address.
+        let [group] = at(frame, 0)?;
         let source_port = u16::from_be_bytes([p0, p1]);
         if source_port == 0 || group & 1 != 0 {
             return Err(BadPacket::Source);
@@ -162,8 +146,7 @@ impl Layout {
         if verify_checksums {
             let pseudo =
                 checksum::add_u16(checksum::add_u16(pseudo, u16::from(PROTO_UDP)), udp_len);
-            let v4 = ethertype == [0x08, 0x00];
-            if bad_ip_sum || !udp_sum_is_good(segment, [c0, c1], pseudo, v4) {
+            if !good_ip_sum || !udp_sum_is_good(segment, [c0, c1], pseudo, v4) {
                 return Err(BadPacket::Checksum);
             }
         }
@@ -234,18 +217,18 @@ impl Layout {
         let [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5] = *macs;
         *macs = [s0, s1, s2, s3, s4, s5, d0, d1, d2, d3, d4, d5];
         let (ip_header, segment) = packet.split_at_mut_checked(self.dns() - ip - UDP)?;
-        let pseudo = match <&mut [u8; IPV4]>::try_from(&mut *ip_header) {
+        let addresses = match <&mut [u8; IPV4]>::try_from(&mut *ip_header) {
             Ok(header) => turn_ipv4(header, udp_len),
             Err(_) => turn_ipv6(ip_header.first_chunk_mut()?, udp_len),
         };
-        let udp: &mut [u8; UDP] = segment.first_chunk_mut()?;
+        let (udp, message) = segment.split_first_chunk_mut::<UDP>()?;
         let [s0, s1, d0, d1, ..] = *udp;
         let [l0, l1] = udp_len.to_be_bytes();
-        *udp = [d0, d1, s0, s1, l0, l1, 0, 0];
-        let sum = checksum::add_u16(checksum::add_u16(pseudo, u16::from(PROTO_UDP)), udp_len);
-        let field = checksum::finish_udp(checksum::add(sum, segment));
-        let [.., c0, c1] = segment.first_chunk_mut::<UDP>()?;
-        [*c0, *c1] = field;
+        // The length counts twice: in the header and in the pseudo-header.
+        let fixed = [d0, d1, s0, s1, l0, l1, l0, l1];
+        let sum = checksum::add(checksum::add_u16(addresses, u16::from(PROTO_UDP)), &fixed);
+        let [c0, c1] = checksum::finish_udp(checksum::add(sum, message));
+        *udp = [d0, d1, s0, s1, l0, l1, c0, c1];
         Some(end)
     }
 }
@@ -269,14 +252,13 @@ fn turn_ipv4(header: &mut [u8; IPV4], udp_len: u16) -> u64 {
     let [.., s0, s1, s2, s3, d0, d1, d2, d3] = *header;
     let [l0, l1] = (IPV4 as u16).saturating_add(udp_len).to_be_bytes();
     // A packet that is never fragmented needs no ID (RFC 6864 section 4.1); DF says so.
-    let fresh = [
-        0x45, 0, l0, l1, 0, 0, 0x40, 0, TTL, PROTO_UDP, 0, 0, d0, d1, d2, d3, s0, s1, s2, s3,
+    let fixed = [0x45, 0, l0, l1, 0, 0, 0x40, 0, TTL, PROTO_UDP, 0, 0];
+    let addresses = checksum::add(0, &[d0, d1, d2, d3, s0, s1, s2, s3]);
+    let [c0, c1] = checksum::finish(checksum::add(addresses, &fixed));
+    *header = [
+        0x45, 0, l0, l1, 0, 0, 0x40, 0, TTL, PROTO_UDP, c0, c1, d0, d1, d2, d3, s0, s1, s2, s3,
     ];
-    let [c0, c1] = checksum::finish(checksum::add(0, &fresh));
-    *header = fresh;
-    let [_, _, _, _, _, _, _, _, _, _, h0, h1, ..] = header;
-    (*h0, *h1) = (c0, c1);
-    checksum::add(0, &[d0, d1, d2, d3, s0, s1, s2, s3])
+    addresses
 }
 
 /// Turns an IPv6 header round; returns the sum of its addresses.
