@@ -173,17 +173,19 @@ impl Edns {
     /// `None`: it is something else.
     #[inline]
     pub(super) fn read_bare(rest: &[u8]) -> Option<Self> {
-        const OPT: u8 = rrtype::OPT as u8;
-        match *rest.first_chunk::<OPT_LEN>()? {
-            [0, 0, OPT, s0, s1, _, 0, flags, _, 0, 0] => Some(Self {
-                udp_size: u16::from_be_bytes([s0, s1]).max(512),
-                version: 0,
-                dnssec_ok: flags & 0x80 != 0,
-                nsid: false,
-                cookie: None,
-            }),
-            _ => None,
-        }
+        // NAME, TYPE and VERSION; then RDLEN.
+        const FIXED: u64 = 0xffff_ff00_0000_ff00;
+        const BARE: u64 = (rrtype::OPT as u64) << 40;
+        let (first, last) = rest.first_chunk::<OPT_LEN>()?.split_first_chunk::<8>()?;
+        let first = u64::from_be_bytes(*first);
+        let [_, 0, 0] = *last else { return None };
+        (first & FIXED == BARE).then_some(Self {
+            udp_size: ((first >> 24) as u16).max(512),
+            version: 0,
+            dnssec_ok: first & 0x80 != 0,
+            nsid: false,
+            cookie: None,
+        })
     }
 
     fn read_options(&mut self, mut rdata: &[u8]) -> Option<()> {

@@ -24,7 +24,16 @@ const MAX_LABEL: u8 = 63;
 /// another type (RFC 1035 section 4.1.4, RFC 6891 section 5).
 #[inline]
 pub fn end_of_question_name(msg: &[u8], start: usize) -> Option<usize> {
-    end_of_name(msg, start, false)
+    // A name that is not too long has its root label among these.
+    let octets = msg.get(..start + MAX_NAME).unwrap_or(msg);
+    let mut at = start;
+    loop {
+        match *octets.get(at)? {
+            0 => return Some(at + 1),
+            len @ 1..=MAX_LABEL => at += 1 + usize::from(len),
+            _ => return None,
+        }
+    }
 }
 
 /// Finds where the possibly compressed name at `start` ends in the message.
@@ -32,7 +41,22 @@ pub fn end_of_question_name(msg: &[u8], start: usize) -> Option<usize> {
 /// A pointer ends the name; it must point backwards (RFC 1035 section 4.1.4, "a prior
 /// occurrence"), and is not followed. `None` as for [`end_of_question_name`].
 pub fn end_of_record_name(msg: &[u8], start: usize) -> Option<usize> {
-    end_of_name(msg, start, true)
+    let mut at = start;
+    loop {
+        let len = *msg.get(at)?;
+        if len > MAX_LABEL {
+            let pointer = super::u16_at(msg, at)?;
+            let backwards = pointer >= 0xc000 && usize::from(pointer & 0x3fff) < at;
+            return backwards.then_some(at + 2);
+        }
+        at += 1 + usize::from(len);
+        if at - start > MAX_NAME {
+            return None;
+        }
+        if len == 0 {
+            return Some(at);
+        }
+    }
 }
 
 /// Whether the name at `start` is a name, with all that its compression pointers lead to, and has
@@ -73,26 +97,6 @@ pub(super) fn walk(msg: &[u8], start: usize, mut take: impl FnMut(usize, &[u8]))
             return Some(());
         }
         at += label.len();
-    }
-}
-
-#[inline(always)]
-fn end_of_name(msg: &[u8], start: usize, may_be_compressed: bool) -> Option<usize> {
-    let mut at = start;
-    loop {
-        let len = *msg.get(at)?;
-        if len > MAX_LABEL {
-            let pointer = super::u16_at(msg, at)?;
-            let backwards = pointer >= 0xc000 && usize::from(pointer & 0x3fff) < at;
-            return (may_be_compressed && backwards).then_some(at + 2);
-        }
-        at += 1 + usize::from(len);
-        if at - start > MAX_NAME {
-            return None;
-        }
-        if len == 0 {
-            return Some(at);
-        }
     }
 }
 

@@ -45,38 +45,40 @@ impl<'a> DnsPacketView<'a> {
     /// [`Malformed`] says what is wrong, worst first.
     #[inline]
     pub fn parse(msg: &'a [u8]) -> Result<Self, Malformed> {
-        let head: &[u8; header::LEN] = msg.first_chunk().ok_or(Malformed::Runt)?;
-        let [_, _, f0, f1, q0, q1, a0, a1, n0, n1, r0, r1] = *head;
+        let [_, _, f0, f1, counts @ ..] =
+            *msg.first_chunk::<{ header::LEN }>().ok_or(Malformed::Runt)?;
         let flags = u16::from_be_bytes([f0, f1]);
-        if flags & header::QR != 0 {
-            return Err(Malformed::Response);
+        if flags & (header::QR | header::OPCODE) != 0 {
+            return Err(not_a_query(flags));
         }
-        if flags & header::OPCODE != 0 {
-            return Err(Malformed::Opcode);
-        }
-        if [q0, q1] != [0, 1] {
+        let counts = u64::from_be_bytes(counts);
+        if counts >> 48 != 1 {
             return Self::without_question(msg);
         }
         let name_end = end_of_question_name(msg, header::LEN).ok_or(Malformed::Question)?;
-        let qtype = u16_at(msg, name_end).ok_or(Malformed::Question)?;
-        let qclass = u16_at(msg, name_end + 2).ok_or(Malformed::Question)?;
+        let (fixed, rest) = msg
+            .get(name_end..)
+            .and_then(<[u8]>::split_first_chunk::<QUESTION_FIXED>)
+            .ok_or(Malformed::Question)?;
+        let [t0, t1, c0, c1] = *fixed;
         let mut view = Self {
             msg,
             question_end: name_end + QUESTION_FIXED,
             flags,
-            qtype,
-            qclass,
+            qtype: u16::from_be_bytes([t0, t1]),
+            qclass: u16::from_be_bytes([c0, c1]),
             edns: None,
         };
-        let before =
-            u32::from(u16::from_be_bytes([a0, a1])) + u32::from(u16::from_be_bytes([n0, n1]));
-        let additional = u16::from_be_bytes([r0, r1]);
-        let rest = msg.get(view.question_end..).unwrap_or_default();
-        if before == 0 && additional == 1 {
+        if counts == ONLY_QUESTION {
+            return Ok(view);
+        }
+        if counts == ONLY_QUESTION + 1 {
             view.edns = Edns::read_bare(rest);
         }
-        if (before != 0 || additional != 0) && view.edns.is_none() {
-            view.edns = read_records(msg, view.question_end, before, additional)
+        if view.edns.is_none() {
+            let before = (counts >> 32) as u16;
+            let before = u32::from(before) + u32::from((counts >> 16) as u16);
+            view.edns = read_records(msg, view.question_end, before, counts as u16)
                 .map_err(|BadRecords| Malformed::Records(view.question_end as u16))?;
         }
         Ok(view)
@@ -103,6 +105,19 @@ impl<'a> DnsPacketView<'a> {
             qclass: 0,
             edns: Some(edns),
         })
+    }
+}
+
+/// QDCOUNT, ANCOUNT, NSCOUNT and ARCOUNT of a message that has a question and nothing else.
+const ONLY_QUESTION: u64 = 1 << 48;
+
+/// What a message is with such flags, if it is no query.
+#[cold]
+fn not_a_query(flags: u16) -> Malformed {
+    if flags & header::QR != 0 {
+        Malformed::Response
+    } else {
+        Malformed::Opcode
     }
 }
 
