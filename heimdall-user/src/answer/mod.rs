@@ -36,7 +36,7 @@ use crate::{
     dns::{
         Answer, AnswerRef, CLASS_CH, CLASS_IN, DnsPacketView, Malformed, NameHasher, Options,
         QUESTION_FIXED, Query,
-        edns::{Cookie, ServerCookie, ede},
+        edns::{Edns, ServerCookie, ede},
         header::{self, rcode},
         reply::{self, Server},
         rrtype,
@@ -275,7 +275,7 @@ impl Core {
         client: &Client,
         answer: &Answer,
     ) -> Verdict {
-        let mut terms = self.terms(query, client);
+        let mut terms = self.terms(query, buf, client);
         if self.limits(client, &terms)
             && self.limiter.peek(client.address, self.now.seconds) != Allowance::Full
         {
@@ -327,19 +327,22 @@ impl Core {
     /// Replies SERVFAIL: there is no room to wait for the forwarder.
     #[cold]
     pub fn overload(&mut self, query: &Query, buf: &mut [u8], client: &Client) -> Verdict {
-        let terms = self.terms(query, client);
+        let terms = self.terms(query, buf, client);
         self.writer()
             .error(query, buf, client, &terms, rcode::SERVFAIL, None)
     }
 
-    /// Replies that the answer, which stands in `buf`, is too large for this path, and has to be
-    /// asked for over TCP.
+    /// Cuts the reply in `buf`, which is too large for this path: the answer has to be asked for
+    /// over TCP.
     #[cold]
-    pub fn truncate(&mut self, query: &Query, buf: &mut [u8], client: &Client) -> Verdict {
-        let terms = self.terms(query, client);
-        let flags = buf.get(header::field::FLAGS + 1).copied();
-        let code = flags.unwrap_or_default() & header::RCODE as u8;
-        self.writer().truncated(query, buf, &terms, code)
+    pub fn truncate(&mut self, query: &Query, buf: &mut [u8]) -> Option<usize> {
+        let len = reply::cut(buf, query);
+        match len {
+            Some(_) => &self.counters.truncated,
+            None => &self.drops.no_room,
+        }
+        .add(1);
+        len
     }
 
     /// Answers, or drops, a message that is no query that could be read.
@@ -401,7 +404,7 @@ impl Core {
                 decision => return Err(self.turn_away(query, buf, client, decision)),
             }
         }
-        let mut terms = self.terms(query, client);
+        let mut terms = self.terms(query, buf, client);
         let Transport::Udp { source_port } = client.transport else {
             return Ok(terms);
         };
@@ -461,10 +464,10 @@ impl Core {
     }
 
     #[inline]
-    fn terms(&mut self, query: &Query, client: &Client) -> Terms {
-        let cookie = match query.edns.and_then(|edns| edns.cookie) {
-            None => CookieState::Absent,
-            Some(cookie) => self.check_cookie(&cookie, client),
+    fn terms(&mut self, query: &Query, msg: &[u8], client: &Client) -> Terms {
+        let cookie = match query.edns {
+            Some(edns) if edns.has_cookie() => self.check_cookie(edns, msg, client),
+            _ => CookieState::Absent,
         };
         Terms {
             limit: limit(query, client.transport, &self.server),
@@ -474,8 +477,8 @@ impl Core {
 
     /// Checks the client's cookies, and makes those of the reply (RFC 7873 section 5.2).
     #[inline(never)]
-    fn check_cookie(&mut self, cookie: &Cookie, client: &Client) -> CookieState {
-        let Some(cookies) = &self.policy.cookies else {
+    fn check_cookie(&mut self, edns: Edns, msg: &[u8], client: &Client) -> CookieState {
+        let (Some(cookies), Some(cookie)) = (&self.policy.cookies, edns.cookie(msg)) else {
             return CookieState::Absent;
         };
         let (maker, unix) = (&cookies.maker, self.now.unix);
@@ -522,7 +525,8 @@ impl Core {
             return error(buf, rcode::BADVERS, None);
         }
         if !query.has_question() {
-            return error(buf, self.cookie_only(query, terms), None);
+            let code = self.cookie_only(query, buf, terms);
+            return error(buf, code, None);
         }
         let answer = match (query.qclass, query.qtype) {
             (CLASS_CH, qtype) => self.policy.identity.lookup(qname(query, buf), qtype),
@@ -537,8 +541,8 @@ impl Core {
 
     /// What a query without a question gets that asks for a cookie, or whether the one it has is
     /// good (RFC 7873 section 5.4).
-    fn cookie_only(&self, query: &Query, terms: &Terms) -> u8 {
-        let cookie = query.edns.and_then(|edns| edns.cookie);
+    fn cookie_only(&self, query: &Query, msg: &[u8], terms: &Terms) -> u8 {
+        let cookie = query.edns.and_then(|edns| edns.cookie(msg));
         match cookie.map(|cookie| cookie.server) {
             // Cookies are off: no question, no answer.
             _ if terms.cookie == CookieState::Absent => rcode::FORMERR,

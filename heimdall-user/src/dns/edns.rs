@@ -7,6 +7,8 @@
 //! RDLEN, RDATA {option code, length, data} …
 //! ```
 
+use core::num::NonZeroU16;
+
 use super::{rrtype, u16_at, u32_at};
 
 /// Octets of an OPT record without options, its root owner included.
@@ -58,8 +60,18 @@ pub struct Edns {
     pub dnssec_ok: bool,
     /// The requestor wants to know which server answers (RFC 5001).
     pub nsid: bool,
-    /// The first COOKIE option.
-    pub cookie: Option<Cookie>,
+    /// Where the first COOKIE option's data are: few queries have any, and an offset is quicker to
+    /// hand about than what is there.
+    pub(super) cookie: Option<Place>,
+}
+
+/// A part of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    /// Offset in the message; nothing stands before the header.
+    at: NonZeroU16,
+    /// Octets.
+    len: u8,
 }
 
 /// A COOKIE option (RFC 7873 section 4).
@@ -164,9 +176,28 @@ impl Edns {
             cookie: None,
         };
         if version == 0 {
-            edns.read_options(rdata)?;
+            edns.read_options(rdata, at + OPT_LEN - 1)?;
         }
         Some(edns)
+    }
+
+    /// The first COOKIE option of the query, which stands in `msg`.
+    pub fn cookie(&self, msg: &[u8]) -> Option<Cookie> {
+        let Place { at, len } = self.cookie?;
+        let at = usize::from(at.get());
+        Cookie::read(msg.get(at..at + usize::from(len))?)
+    }
+
+    /// Whether the query has a COOKIE option.
+    #[inline]
+    pub fn has_cookie(&self) -> bool {
+        self.cookie.is_some()
+    }
+
+    /// Offset after the COOKIE option, 0 without one.
+    pub fn end_of_cookie(&self) -> usize {
+        let end = |place: Place| usize::from(place.at.get()) + usize::from(place.len);
+        self.cookie.map_or(0, end)
     }
 
     /// Reads what most queries end with: an OPT record without options, of the version that is ours.
@@ -188,16 +219,24 @@ impl Edns {
         })
     }
 
-    fn read_options(&mut self, mut rdata: &[u8]) -> Option<()> {
+    /// Reads the options that stand at `at` in the message.
+    fn read_options(&mut self, mut rdata: &[u8], mut at: usize) -> Option<()> {
         while !rdata.is_empty() {
             let (code, len) = (u16_at(rdata, 0)?, usize::from(u16_at(rdata, 2)?));
             let (data, rest) = rdata.get(4..)?.split_at_checked(len)?;
             match code {
                 option::NSID => self.nsid = true,
-                option::COOKIE if self.cookie.is_none() => self.cookie = Some(Cookie::read(data)?),
+                option::COOKIE if self.cookie.is_none() => {
+                    Cookie::read(data)?;
+                    self.cookie = Some(Place {
+                        at: NonZeroU16::new(u16::try_from(at + 4).ok()?)?,
+                        len: u8::try_from(len).ok()?,
+                    });
+                }
                 _ => {}
             }
             rdata = rest;
+            at += 4 + len;
         }
         Some(())
     }

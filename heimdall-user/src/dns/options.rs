@@ -1,18 +1,25 @@
 //! EDNS options of a response, RFC 6891 section 6.1.2: what an upstream says beside the answer.
 
+use core::ops::Range;
+
 use super::{
     QUESTION_FIXED,
-    edns::option,
+    edns::{OPT_LEN, option},
     header::{self, field},
     name::end_of_record_name,
     rrtype, u16_at,
 };
 
 /// The data of the first option `code` in the OPT record of `msg`, if it has one that can be read.
+pub fn find(msg: &[u8], code: u16) -> Option<&[u8]> {
+    find_in(msg.get(opt_record(msg)?)?.get(OPT_LEN..)?, code)
+}
+
+/// Where the OPT record of `msg` is, if it has one.
 ///
 /// Each record takes at least 11 octets, so the walk is bounded by the message whatever the
 /// counts say.
-pub fn find(msg: &[u8], code: u16) -> Option<&[u8]> {
+pub(super) fn opt_record(msg: &[u8]) -> Option<Range<usize>> {
     let count = |at| u16_at(msg, at);
     let mut at = header::LEN;
     for _ in 0..count(field::QDCOUNT)? {
@@ -22,9 +29,8 @@ pub fn find(msg: &[u8], code: u16) -> Option<&[u8]> {
     for index in 0..before + u32::from(count(field::ARCOUNT)?) {
         let fixed = end_of_record_name(msg, at)?;
         let next = fixed + 10 + usize::from(u16_at(msg, fixed + 8)?);
-        let rdata = msg.get(fixed + 10..next)?;
         if index >= before && u16_at(msg, fixed)? == rrtype::OPT {
-            return find_in(rdata, code);
+            return Some(fixed - 1..next);
         }
         at = next;
     }

@@ -8,6 +8,7 @@ use super::{
     AnswerRef, Options, Query,
     edns::OPT_LEN,
     header::{self, field},
+    options::opt_record,
 };
 
 /// What the server says of itself in every reply.
@@ -99,6 +100,26 @@ pub fn truncated(
 ) -> Option<usize> {
     let flags = base_flags(query) | header::TC | u16::from(rcode & 0xf);
     write(buf, query, flags, rcode, server, options)
+}
+
+/// Cuts the reply in `buf` down to its question and its OPT record, and tells the client to ask
+/// over TCP.
+pub fn cut(buf: &mut [u8], query: &Query) -> Option<usize> {
+    let opt = opt_record(buf);
+    let flags = super::u16_at(buf, field::FLAGS)? & !header::AD | header::TC;
+    let additional = u8::from(opt.is_some());
+    let opt = opt.unwrap_or_default();
+    let end = usize::from(query.question_end);
+    buf.get(opt.clone())?;
+    let len = end + opt.len();
+    buf.get(..len)?;
+    buf.copy_within(opt, end);
+    write_header(
+        buf,
+        flags,
+        [0, u8::from(query.has_question()), 0, 0, 0, 0, 0, additional],
+    )?;
+    Some(len)
 }
 
 /// Writes a reply to a query whose question, if `question_end` is given, can be read, and nothing

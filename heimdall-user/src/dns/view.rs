@@ -45,8 +45,9 @@ impl<'a> DnsPacketView<'a> {
     /// [`Malformed`] says what is wrong, worst first.
     #[inline]
     pub fn parse(msg: &'a [u8]) -> Result<Self, Malformed> {
-        let [_, _, f0, f1, counts @ ..] =
-            *msg.first_chunk::<{ header::LEN }>().ok_or(Malformed::Runt)?;
+        let [_, _, f0, f1, counts @ ..] = *msg
+            .first_chunk::<{ header::LEN }>()
+            .ok_or(Malformed::Runt)?;
         let flags = u16::from_be_bytes([f0, f1]);
         if flags & (header::QR | header::OPCODE) != 0 {
             return Err(not_a_query(flags));
@@ -95,7 +96,7 @@ impl<'a> DnsPacketView<'a> {
         let before = u32::from(count(field::ANCOUNT)?) + u32::from(count(field::NSCOUNT)?);
         let edns = read_records(msg, header::LEN, before, count(field::ARCOUNT)?)
             .map_err(|BadRecords| Malformed::Question)?
-            .filter(|edns| edns.cookie.is_some())
+            .filter(Edns::has_cookie)
             .ok_or(Malformed::Question)?;
         Ok(Self {
             msg,
@@ -281,6 +282,13 @@ impl Query {
             0
         };
         dnssec_ok | checking_disabled
+    }
+
+    /// Octets at the message's start without which no reply can be written: to the end of the
+    /// question, and of the cookie.
+    pub fn needed(&self) -> usize {
+        let cookie = self.edns.map_or(0, |edns| edns.end_of_cookie());
+        cookie.max(usize::from(self.question_end))
     }
 
     /// Whether there is a question at all.

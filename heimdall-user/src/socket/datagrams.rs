@@ -74,8 +74,7 @@ impl Datagrams {
         let asked = &self.asked;
         let result = self.batch.send(socket, |slot, room| {
             let asked = asked.get(slot)?;
-            let client = asked.origin?.client();
-            service.truncate(asked.query.as_ref().ok()?, room, &client)
+            service.truncate(asked.query.as_ref().ok()?, room)
         });
         counters.udp_answered.add(result.sent as u64);
         counters.udp_send_failed.add(result.failed as u64);

@@ -50,7 +50,7 @@ impl Origin {
 pub(super) struct Waiting {
     pub(super) query: Query,
     pub(super) origin: Origin,
-    /// The header and the question.
+    /// The message's start, [`Query::needed`] octets.
     head: Box<[u8]>,
 }
 
@@ -61,10 +61,7 @@ impl Waiting {
         Self {
             query: *query,
             origin,
-            head: msg
-                .get(..usize::from(query.question_end))
-                .unwrap_or_default()
-                .into(),
+            head: msg.get(..query.needed()).unwrap_or_default().into(),
         }
     }
 

@@ -7,7 +7,7 @@ use super::{
     pending::{Origin, Pending, Waiting},
 };
 use crate::{
-    answer::{Client, Core, Verdict},
+    answer::{Core, Verdict},
     clock::Clock,
     dns::{Answer, Malformed, Query},
     forward::{Handle, MAX_REFRESHES, Mailbox, Outcome, Request},
@@ -168,17 +168,9 @@ impl Service {
         }
     }
 
-    /// Writes over the reply to a query, which stands in `buf` but was too large for the path, one
-    /// that tells the client to ask over TCP. Its length.
-    pub(super) fn truncate(
-        &mut self,
-        query: &Query,
-        buf: &mut [u8],
-        client: &Client,
-    ) -> Option<usize> {
-        match self.core.truncate(query, buf, client) {
-            Verdict::Reply(len) => Some(len),
-            Verdict::Drop | Verdict::Miss => None,
-        }
+    /// Cuts the reply to a query, which stands in `buf` but is too large for the path, to one that
+    /// tells the client to ask over TCP. Its length.
+    pub(super) fn truncate(&mut self, query: &Query, buf: &mut [u8]) -> Option<usize> {
+        self.core.truncate(query, buf)
     }
 }
