@@ -69,43 +69,18 @@ impl<'a> Entry<'a> {
     #[inline]
     fn read(bytes: &'a [u8]) -> Option<Self> {
         let (fixed, rest) = bytes.split_first_chunk::<FIXED>()?;
-        let [
-            h0,
-            h1,
-            h2,
-            h3,
-            h4,
-            h5,
-            h6,
-            h7,
-            l0,
-            l1,
-            l2,
-            l3,
-            s0,
-            s1,
-            s2,
-            s3,
-            e0,
-            e1,
-            e2,
-            e3,
-            q0,
-            q1,
-            flags,
-            state,
-        ] = *fixed;
-        let (question, answer) =
-            rest.split_at_checked(usize::from(u16::from_le_bytes([q0, q1])))?;
+        let [hash, sizes, others] = words(fixed);
+        let (len, stored) = (sizes as u32, (sizes >> 32) as u32);
+        let (question, answer) = rest.split_at_checked(usize::from((others >> 32) as u16))?;
         Some(Self {
-            hash: u64::from_le_bytes([h0, h1, h2, h3, h4, h5, h6, h7]),
-            stored: u32::from_le_bytes([s0, s1, s2, s3]),
-            expires: u32::from_le_bytes([e0, e1, e2, e3]),
-            flags,
-            state,
+            hash,
+            stored,
+            expires: others as u32,
+            flags: (others >> 48) as u8,
+            state: (others >> 56) as u8,
             question,
             answer,
-            len: u32::from_le_bytes([l0, l1, l2, l3]) as usize,
+            len: len as usize,
         })
     }
 
@@ -128,6 +103,14 @@ impl<'a> Entry<'a> {
     pub(super) fn len(&self) -> usize {
         self.len
     }
+}
+
+/// The fixed part as three words: reading it octet by octet takes longer.
+#[inline]
+fn words(fixed: &[u8; FIXED]) -> [u64; 3] {
+    let (words, _) = fixed.as_chunks::<8>();
+    let word = |at| words.get(at).map_or(0, |word| u64::from_le_bytes(*word));
+    [word(0), word(1), word(2)]
 }
 
 /// A circle in the log's memory.

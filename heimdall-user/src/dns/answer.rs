@@ -411,9 +411,10 @@ impl<'a> AnswerRef<'a> {
     #[inline]
     pub fn read(bytes: &'a [u8]) -> Option<Self> {
         let (fixed, rest) = bytes.split_first_chunk::<FIXED>()?;
-        let [_, _, _, _, b0, b1, t0, t1, ..] = *fixed;
-        let (body, rest) = rest.split_at_checked(usize::from(u16::from_le_bytes([b0, b1])))?;
-        let ttls = rest.get(..2 * usize::from(u16::from_le_bytes([t0, t1])))?;
+        // As one number: octet by octet it takes longer.
+        let sizes = u64::from_le_bytes(*fixed.first_chunk()?);
+        let (body, rest) = rest.split_at_checked(usize::from((sizes >> 32) as u16))?;
+        let ttls = rest.get(..2 * usize::from((sizes >> 48) as u16))?;
         Some(Self { fixed, body, ttls })
     }
 

@@ -225,8 +225,14 @@ impl Layout {
         let [s0, s1, d0, d1, ..] = *udp;
         let [l0, l1] = udp_len.to_be_bytes();
         // The length counts twice: in the header and in the pseudo-header.
-        let fixed = [d0, d1, s0, s1, l0, l1, l0, l1];
-        let sum = checksum::add(checksum::add_u16(addresses, u16::from(PROTO_UDP)), &fixed);
+        let numbers = [
+            PROTO_UDP.into(),
+            udp_len,
+            udp_len,
+            u16::from_be_bytes([s0, s1]),
+            u16::from_be_bytes([d0, d1]),
+        ];
+        let sum = numbers.into_iter().fold(addresses, checksum::add_u16);
         let [c0, c1] = checksum::finish_udp(checksum::add(sum, message));
         *udp = [d0, d1, s0, s1, l0, l1, c0, c1];
         Some(end)
@@ -250,11 +256,12 @@ fn udp_sum_is_good(segment: &[u8], field: [u8; 2], pseudo: u64, v4: bool) -> boo
 #[inline]
 fn turn_ipv4(header: &mut [u8; IPV4], udp_len: u16) -> u64 {
     let [.., s0, s1, s2, s3, d0, d1, d2, d3] = *header;
-    let [l0, l1] = (IPV4 as u16).saturating_add(udp_len).to_be_bytes();
     // A packet that is never fragmented needs no ID (RFC 6864 section 4.1); DF says so.
-    let fixed = [0x45, 0, l0, l1, 0, 0, 0x40, 0, TTL, PROTO_UDP, 0, 0];
+    const FIXED: [u8; 12] = [0x45, 0, 0, 0, 0, 0, 0x40, 0, TTL, PROTO_UDP, 0, 0];
+    let len = (IPV4 as u16).saturating_add(udp_len);
+    let [l0, l1] = len.to_be_bytes();
     let addresses = checksum::add(0, &[d0, d1, d2, d3, s0, s1, s2, s3]);
-    let [c0, c1] = checksum::finish(checksum::add(addresses, &fixed));
+    let [c0, c1] = checksum::finish(checksum::add(checksum::add_u16(addresses, len), &FIXED));
     *header = [
         0x45, 0, l0, l1, 0, 0, 0x40, 0, TTL, PROTO_UDP, c0, c1, d0, d1, d2, d3, s0, s1, s2, s3,
     ];
