@@ -1,13 +1,17 @@
 //! A cached answer, stage by stage and as a whole: `cargo bench -p benches --bench hit`.
 //!
 //! `whole/N names` is what a worker does to a batch of 64 packets, checksums of the query verified
-//! and those of the reply computed, reported a packet; names are asked for in random order.
+//! and those of the reply computed; names are asked for in random order, and the queries lie in the
+//! processor's cache, as they do when the same core has just received them.
 #![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing)]
 
-use std::{hint::black_box, time::Duration};
+use std::{
+    hint::black_box,
+    time::{Duration, Instant},
+};
 
 use benches::fixture::{CLIENT, core, frame, name};
-use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use heimdall_user::{
     answer::Verdict,
     dns::{DnsPacketView, NameHasher, Query},
@@ -15,6 +19,10 @@ use heimdall_user::{
 };
 
 const BATCH: usize = 64;
+
+/// Octets of a frame that a query takes, at most.
+const QUERY: usize = 128;
+
 fn stages(c: &mut Criterion) {
     let mut group = c.benchmark_group("stage");
     let sources = SourceFilter::new(["10.0.0.1".parse().unwrap()]);
@@ -53,23 +61,26 @@ fn whole(c: &mut Criterion) {
     let sources = SourceFilter::new(["10.0.0.1".parse().unwrap()]);
     for names in [1_000, 10_000, 100_000, 1_000_000] {
         let mut core = core(names);
-        let mut next = 1u64;
+        let queries: Vec<[u8; QUERY]> = (0..names)
+            .map(|number| *frame(&name(number)).first_chunk().unwrap())
+            .collect();
+        let mut random = 1u64;
+        let mut frames: Vec<Vec<u8>> = vec![vec![0; 1792]; BATCH];
         let mut staged = Vec::with_capacity(BATCH);
         group.bench_function(format!("{names} names"), |b| {
-            b.iter_batched_ref(
-                || {
-                    let batch: Vec<Vec<u8>> = (0..BATCH)
-                        .map(|_| {
-                            next = next
-                                .wrapping_mul(6_364_136_223_846_793_005)
-                                .wrapping_add(1_442_695_040_888_963_407);
-                            frame(&name((next >> 33) as usize % names))
-                        })
-                        .collect();
-                    batch
-                },
-                |batch| {
-                    for (i, frame) in batch.iter().enumerate() {
+            b.iter_custom(|batches| {
+                let mut spent = Duration::ZERO;
+                for _ in 0..batches {
+                    // As the kernel does it, on the same core at best.
+                    for frame in &mut frames {
+                        random = random
+                            .wrapping_mul(6_364_136_223_846_793_005)
+                            .wrapping_add(1_442_695_040_888_963_407);
+                        let query = &queries[(random >> 33) as usize % names];
+                        frame[..QUERY].copy_from_slice(query);
+                    }
+                    let start = Instant::now();
+                    for (i, frame) in frames.iter().enumerate() {
                         let layout = Layout::read(frame, &sources, true).unwrap();
                         let query = core.read(layout.query(frame)).unwrap();
                         core.prefetch(&query);
@@ -79,16 +90,17 @@ fn whole(c: &mut Criterion) {
                         core.prefetch_entry(query);
                     }
                     for (i, layout, query) in staged.drain(..) {
-                        let frame = &mut batch[i];
+                        let frame = &mut frames[i];
                         let verdict = core.answer(&query, layout.reply_room(frame, 1500), &CLIENT);
                         // One name in some thousands has lost its place in a full bucket.
                         if let Verdict::Reply(len) = verdict {
                             black_box(layout.turn_round(frame, len));
                         }
                     }
-                },
-                BatchSize::SmallInput,
-            );
+                    spent += start.elapsed();
+                }
+                spent
+            });
         });
     }
 }
