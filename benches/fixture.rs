@@ -9,7 +9,7 @@ use std::{
 use heimdall_user::{
     answer::{Client, Core, Transport},
     cache::Cache,
-    dns::{Answer, NameHasher, TtlLimits, reply::Server},
+    dns::{Answer, NameHasher, TtlLimits, answer::Parts, reply::Server},
     packet::checksum,
 };
 
@@ -52,6 +52,19 @@ pub fn frame(name: &str) -> Vec<u8> {
 /// The name with this number.
 pub fn name(i: usize) -> String {
     format!("host-{i}.some.example.com")
+}
+
+/// An answer of so many A records, that may be used for a day.
+pub fn answer(records: u16) -> Answer {
+    const RECORD: &[u8] = b"\xc0\x0c\0\x01\0\x01\0\x01\x51\x80\0\x04\x0a\x01\x02\x03";
+    let ttl_offsets: Vec<u16> = (0..records).map(|i| i * RECORD.len() as u16 + 6).collect();
+    Answer::new(&Parts {
+        counts: [records, 0, 0],
+        body: &RECORD.repeat(records.into()),
+        ttl_offsets: &ttl_offsets,
+        life: 86_400,
+        ..Parts::default()
+    })
 }
 
 /// A core that has an answer for so many names.

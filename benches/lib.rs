@@ -1,4 +1,6 @@
 //! Benches of the hot path: criterion's, each file a bench target named after what it measures, and
 //! a program whose instructions are counted.
 
+pub mod batch;
 pub mod fixture;
+pub mod network;

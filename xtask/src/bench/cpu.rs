@@ -1,6 +1,9 @@
 //! Where processor time goes: the server's process, its receive work, its cores.
 
-use std::{fs, time::Instant};
+use std::{
+    fs, thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result};
 use nix::unistd::{SysconfVar, sysconf};
@@ -41,6 +44,23 @@ impl Meter {
             elapsed: start.elapsed().as_secs_f64(),
         };
         Ok((result, spent))
+    }
+
+    /// Waits until the process takes less than 2 % of a core, 15 seconds at most: Heimdall touches
+    /// all of its caches' memory when it starts.
+    pub(super) fn settle(&self) -> Result<()> {
+        let window = || {
+            thread::sleep(Duration::from_millis(200));
+            Ok(())
+        };
+        let end = Instant::now() + Duration::from_secs(15);
+        while Instant::now() < end {
+            let ((), spent) = self.during(window)?;
+            if spent.process < 0.02 * spent.elapsed {
+                break;
+            }
+        }
+        Ok(())
     }
 
     fn read(&self) -> Result<Spent> {

@@ -19,7 +19,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use contestants::{Contestant, Running};
 use loads::Names;
-use search::highest;
+use search::{Effort, highest};
 use xtask::{lab::Dnsperf, workspace};
 
 use crate::{
@@ -130,14 +130,18 @@ struct Plan {
     step: u64,
     /// Seconds of any other load.
     load: u64,
-    /// How close the search gets.
-    precision: f64,
+    /// Seconds of doing nothing.
+    idle: u64,
+    search: Effort,
     quick: bool,
 }
 
 /// The rate and the clients of an early prototype's measurement.
 const EARLY_RATE: u64 = 25_429;
 const EARLY_CLIENTS: u32 = 300;
+
+/// The rate at which the CPU time of all that get so far is compared.
+const EQUAL_RATE: u64 = 300_000;
 
 const QUICK: &[Contestant] = &[
     Contestant::HeimdallXdp,
@@ -165,8 +169,12 @@ impl Bench {
         let plan = Plan {
             rounds: self.rounds.unwrap_or(if self.quick { 1 } else { 3 }),
             step: 1,
-            load: if self.quick { 2 } else { 5 },
-            precision: if self.quick { 1.08 } else { 1.03 },
+            load: if self.quick { 1 } else { 5 },
+            idle: if self.quick { 1 } else { 2 },
+            search: Effort {
+                precision: if self.quick { 1.15 } else { 1.03 },
+                runs: if self.quick { 5 } else { 30 },
+            },
             quick: self.quick,
         };
         let available = thread::available_parallelism().map_or(1, usize::from);
@@ -181,17 +189,19 @@ impl Bench {
                 stop.check()?;
                 let name = contestant.name();
                 println!("round {round} of {}: {name}", plan.rounds);
-                let running = contestant.start(&heimdall, &cores)?;
-                let mut turn = Turn {
-                    plan: &plan,
-                    cores: &cores,
-                    names: &names,
-                    stop: &stop,
-                    running: &running,
-                    sample: Sample::new(),
-                };
-                match turn.measure(*contestant, samples.last()) {
-                    Ok(()) => samples.push(turn.sample),
+                let turn = contestant.start(&heimdall, &cores).and_then(|running| {
+                    let turn = Turn {
+                        plan: &plan,
+                        cores: &cores,
+                        names: &names,
+                        stop: &stop,
+                        running: &running,
+                        sample: Sample::new(),
+                    };
+                    turn.measure(*contestant, samples.last())
+                });
+                match turn {
+                    Ok(sample) => samples.push(sample),
                     Err(error) => {
                         stop.check()?;
                         println!("  {name} is left out of this round: {error:#}");
@@ -243,7 +253,7 @@ impl Bench {
             setting("seconds a load", plan.load.to_string()),
             setting(
                 "precision",
-                format!("{:.0} %", 100.0 * (plan.precision - 1.0)),
+                format!("{:.0} %", 100.0 * (plan.search.precision - 1.0)),
             ),
             setting("took", format!("{} s", elapsed.as_secs())),
         ]
@@ -271,36 +281,34 @@ struct Turn<'a> {
 
 impl Turn<'_> {
     /// Measures everything. What was found the round before is where the searches begin.
-    fn measure(&mut self, who: Contestant, before: Option<&Sample>) -> Result<()> {
+    fn measure(mut self, who: Contestant, before: Option<&Sample>) -> Result<Sample> {
         let Self {
             running,
             plan,
             names,
             ..
-        } = *self;
+        } = self;
+        running.meter.settle()?;
         let ((), idle) = running.meter.during(|| {
-            thread::sleep(Duration::from_secs(2));
+            thread::sleep(Duration::from_secs(plan.idle));
             Ok(())
         })?;
         self.put("idle", 100.0 * idle.process / idle.elapsed);
         if who.caches() {
-            loads::warm(&running.lab, &names.uniform, xtask::lab::HOSTS as u64)?;
+            self.warm(&names.uniform, xtask::lab::HOSTS as u64)?;
         }
         let start = before
             .and_then(|sample| sample.get("uniform 99.9"))
             .copied()
-            .unwrap_or(100_000.0);
-        let best = self.search(["uniform 99.9", "uniform 99"], &names.uniform, start)?;
-        self.cost(
-            ["near", "near process", "near receive", "near cores"],
-            0.9 * best,
-        )?;
-        self.cost(
-            ["early", "early process", "early receive", "early cores"],
-            EARLY_RATE as f64,
-        )?;
+            .unwrap_or(who.typical());
+        let best = self.search(UNIFORM, &names.uniform, start)?;
+        self.cost(NEAR, 0.9 * best)?;
+        if best >= EQUAL_RATE as f64 {
+            self.cost(EQUAL, EQUAL_RATE as f64)?;
+        }
         if !plan.quick {
-            self.search(["zipf 99.9", "zipf 99"], &names.zipf, best)?;
+            self.cost(EARLY, EARLY_RATE as f64)?;
+            self.search(ZIPF, &names.zipf, best)?;
             self.closed(C100, 100, None)?;
         }
         self.closed(C300, EARLY_CLIENTS, None)?;
@@ -309,13 +317,29 @@ impl Turn<'_> {
             self.beside(HALF, 0.5 * best)?;
             if who.of_heimdall() || !who.caches() {
                 if who.caches() {
-                    loads::warm(&running.lab, &names.million, loads::MILLION)?;
+                    self.warm(&names.million, loads::MILLION)?;
                 }
-                self.search(["million 99.9", "million 99"], &names.million, best)?;
+                self.search(MILLION, &names.million, best)?;
             }
         }
         self.put("resident", running.meter.resident()? as f64 / 1e6);
-        Ok(())
+        Ok(self.sample)
+    }
+
+    /// Runs a load, and once more if it fails: a generator that cannot start is not the
+    /// contestant's fault.
+    fn twice<T>(&self, mut load: impl FnMut() -> Result<T>) -> Result<T> {
+        self.stop.check()?;
+        load().or_else(|error| {
+            self.stop.check()?;
+            println!("  once more, for it failed: {error:#}");
+            thread::sleep(Duration::from_millis(500));
+            load()
+        })
+    }
+
+    fn warm(&self, names: &Path, count: u64) -> Result<()> {
+        self.twice(|| loads::warm(&self.running.lab, names, count))
     }
 
     fn put(&mut self, name: &'static str, value: f64) {
@@ -323,18 +347,18 @@ impl Turn<'_> {
     }
 
     /// The highest rates with 99.9 % and 99 % answered; the first of them.
-    fn search(&mut self, keys: [&'static str; 2], names: &Path, start: f64) -> Result<f64> {
+    fn search(&mut self, keys: Rates, names: &Path, start: f64) -> Result<f64> {
         let (mut steps, mut best) = (Vec::new(), start);
         for (key, limit) in keys.into_iter().zip([0.999, 0.99]) {
-            let found = highest(best, limit, self.plan.precision, &mut steps, |rate| {
-                self.stop.check()?;
-                loads::open(&self.running.lab, names, rate, self.plan.step)
+            let found = highest(best, limit, self.plan.search, &mut steps, |rate| {
+                self.twice(|| loads::open(&self.running.lab, names, rate, self.plan.step))
             })?;
-            let answers = found.map_or(0.0, |step| step.answers());
-            let limited = found.is_some_and(|step| step.limited());
+            let found = found
+                .with_context(|| format!("no rate of which {} % is answered", 100.0 * limit))?;
+            let answers = found.answers();
             println!(
                 "  {key} %: {answers:.0} answers/s{} ({} steps)",
-                if limited {
+                if found.limited() {
                     ", the generator's limit"
                 } else {
                     ""
@@ -348,18 +372,26 @@ impl Turn<'_> {
     }
 
     /// CPU seconds per million answers at a rate: `keys` are for the answers a second, and for what
-    /// the process, the receive work and the cores took.
-    fn cost(&mut self, keys: [&'static str; 4], rate: f64) -> Result<()> {
-        self.stop.check()?;
+    /// the process, the receive work and the cores took. A generator that fell short has two more
+    /// tries.
+    fn cost(&mut self, keys: Costs, rate: f64) -> Result<()> {
         let Self {
             running,
             names,
             plan,
             ..
         } = *self;
-        let (step, spent) = running
-            .meter
-            .during(|| loads::open(&running.lab, &names.uniform, rate, plan.load))?;
+        let mut tries = 0;
+        let (step, spent) = loop {
+            let measured = self.twice(|| {
+                let load = || loads::open(&running.lab, &names.uniform, rate, plan.load);
+                running.meter.during(load)
+            })?;
+            tries += 1;
+            if tries == 3 || !measured.0.limited() {
+                break measured;
+            }
+        };
         let millions = step.answers() * plan.load as f64 / 1e6;
         let values = [spent.process, spent.receive, spent.cores].map(|spent| spent / millions);
         println!(
@@ -374,7 +406,6 @@ impl Turn<'_> {
     }
 
     fn closed(&mut self, keys: Latencies, clients: u32, rate: Option<u64>) -> Result<()> {
-        self.stop.check()?;
         let Self {
             running,
             cores,
@@ -382,20 +413,15 @@ impl Turn<'_> {
             plan,
             ..
         } = *self;
-        let load = loads::closed(
-            &running.lab,
-            cores,
-            &names.uniform,
-            clients,
-            rate,
-            plan.load,
-        )?;
+        let load = self.twice(|| {
+            let names = &names.uniform;
+            loads::closed(&running.lab, cores, names, clients, rate, plan.load)
+        })?;
         self.latencies(keys, load.rate, load);
         Ok(())
     }
 
     fn beside(&mut self, keys: Latencies, rate: f64) -> Result<()> {
-        self.stop.check()?;
         let Self {
             running,
             cores,
@@ -403,7 +429,8 @@ impl Turn<'_> {
             plan,
             ..
         } = *self;
-        let (step, probe) = loads::beside(&running.lab, cores, &names.uniform, rate, plan.load)?;
+        let (step, probe) =
+            self.twice(|| loads::beside(&running.lab, cores, &names.uniform, rate, plan.load))?;
         self.latencies(keys, step.offered + probe.rate, probe);
         Ok(())
     }
@@ -421,6 +448,21 @@ impl Turn<'_> {
         }
     }
 }
+
+/// Names of the figures of a search: the rates at 99.9 % and at 99 %.
+type Rates = [&'static str; 2];
+
+const UNIFORM: Rates = ["uniform 99.9", "uniform 99"];
+const ZIPF: Rates = ["zipf 99.9", "zipf 99"];
+const MILLION: Rates = ["million 99.9", "million 99"];
+
+/// Names of the figures of a load whose CPU time is measured: the rate, and CPU seconds per million
+/// answers of the process, its receive work, its cores.
+type Costs = [&'static str; 4];
+
+const NEAR: Costs = ["near", "near process", "near receive", "near cores"];
+const EQUAL: Costs = ["equal", "equal process", "equal receive", "equal cores"];
+const EARLY: Costs = ["early", "early process", "early receive", "early cores"];
 
 /// Names of the figures of a load whose latency is measured.
 type Latencies = [&'static str; 6];

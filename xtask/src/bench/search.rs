@@ -24,28 +24,36 @@ impl Step {
     }
 }
 
-/// Enough for any search that gets anywhere; a generator that stutters could keep one up for ever.
-const MOST_STEPS: usize = 30;
+/// How thoroughly to search.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Effort {
+    /// The factor between a rate that is answered and one that is not, at which a search ends.
+    pub(super) precision: f64,
+    /// Runs after which it ends anyhow: a generator that stutters could keep it up for ever.
+    pub(super) runs: usize,
+}
 
 /// Below this nothing is looked for.
 const LOWEST: f64 = 500.0;
 
 /// Looks for the highest rate of which at least the part `limit` is answered: strides that grow,
 /// up or down from `start`, until the rate lies between two steps, then halves between them, until
-/// the two lie no further apart than by the factor `precision`. `steps` holds what was tried
+/// the two lie close enough together. `steps` holds what was tried
 /// before, for another limit, and gets what is tried now.
 ///
 /// A rate that was just missed is tried once more, and the better run counts: a pause of the
-/// machine is not the server's limit.
+/// machine is not the server's limit. Nor is it the generator's: where that fell short it has two
+/// more tries, and the best counts.
 pub(super) fn highest(
     start: f64,
     limit: f64,
-    precision: f64,
+    effort: Effort,
     steps: &mut Vec<Step>,
     mut run: impl FnMut(f64) -> Result<Step>,
 ) -> Result<Option<Step>> {
     let by_rate = |a: &&Step, b: &&Step| a.offered.total_cmp(&b.offered);
     let mut stride = 1.2;
+    let mut runs = steps.len();
     loop {
         let good = steps
             .iter()
@@ -57,8 +65,14 @@ pub(super) fn highest(
             .filter(|step| step.answered < limit && step.offered > floor)
             .min_by(by_rate);
         let next = match (good, bad) {
-            (Some(good), _) if good.limited() => return Ok(Some(*good)),
-            (Some(good), Some(bad)) if bad.offered <= good.offered * precision => {
+            (Some(good), _) if good.limited() => {
+                let tries = steps.iter().filter(|step| step.asked == good.asked);
+                if tries.count() > 2 {
+                    return Ok(Some(*good));
+                }
+                good.asked
+            }
+            (Some(good), Some(bad)) if bad.offered <= good.offered * effort.precision => {
                 return Ok(Some(*good));
             }
             (Some(good), Some(bad)) => (good.offered * bad.offered).sqrt(),
@@ -66,15 +80,17 @@ pub(super) fn highest(
             (None, Some(bad)) => bad.offered / stride,
             (None, None) => start,
         };
-        if next < LOWEST || steps.len() >= MOST_STEPS {
+        if next < LOWEST || runs >= effort.runs {
             return Ok(good.copied());
         }
         if good.is_none() != bad.is_none() {
             stride = f64::min(stride * stride, 3.0);
         }
         let mut step = run(next)?;
+        runs += 1;
         if (0.9 * limit..limit).contains(&step.answered) {
             let again = run(next)?;
+            runs += 1;
             if again.answered > step.answered {
                 step = again;
             }
@@ -86,6 +102,11 @@ pub(super) fn highest(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const EFFORT: Effort = Effort {
+        precision: 1.03,
+        runs: 30,
+    };
 
     /// A server that answers so many, and a generator that gets so far.
     fn model(capacity: f64, most: f64) -> impl FnMut(f64) -> Result<Step> {
@@ -103,7 +124,7 @@ mod tests {
     fn finds_the_capacity_from_above_and_below() {
         for capacity in [3_000.0, 45_000.0, 51_000.0, 333_333.0, 2_000_000.0] {
             let mut steps = Vec::new();
-            let found = highest(50_000.0, 0.999, 1.03, &mut steps, model(capacity, 1e9)).unwrap();
+            let found = highest(50_000.0, 0.999, EFFORT, &mut steps, model(capacity, 1e9)).unwrap();
             let answers = found.unwrap().answers();
             assert!(
                 answers <= capacity && answers >= capacity / 1.03,
@@ -115,24 +136,62 @@ mod tests {
 
     #[test]
     fn stops_at_the_generators_limit() {
-        let found = highest(50_000.0, 0.99, 1.03, &mut Vec::new(), model(1e9, 500_000.0));
+        let found = highest(
+            50_000.0,
+            0.99,
+            EFFORT,
+            &mut Vec::new(),
+            model(1e9, 500_000.0),
+        );
         let found = found.unwrap().unwrap();
         assert!(found.limited());
         assert_eq!(found.answers(), 500_000.0);
     }
 
     #[test]
+    fn a_generator_that_fell_short_has_two_more_tries() {
+        let mut limits = [200_000.0, 150_000.0, 300_000.0].into_iter();
+        let mut steps = Vec::new();
+        let found = highest(500_000.0, 0.99, EFFORT, &mut steps, |asked| {
+            model(1e9, limits.next().unwrap())(asked)
+        });
+        assert_eq!(found.unwrap().unwrap().answers(), 300_000.0);
+        let again = highest(500_000.0, 0.9, EFFORT, &mut steps, |_| {
+            panic!("enough tried")
+        });
+        assert_eq!(again.unwrap().unwrap().answers(), 300_000.0);
+        // A pause of the generator's at first, and then the server's limit.
+        let mut limits = [200_000.0].into_iter();
+        let found = highest(300_000.0, 0.99, EFFORT, &mut Vec::new(), |asked| {
+            model(400_000.0, limits.next().unwrap_or(1e9))(asked)
+        });
+        let answers = found.unwrap().unwrap().answers();
+        assert!((388_000.0..=400_000.0).contains(&answers), "{answers}");
+    }
+
+    #[test]
     fn gives_up_on_a_server_that_answers_nothing() {
-        let found = highest(50_000.0, 0.99, 1.03, &mut Vec::new(), model(0.0, 1e9));
+        let found = highest(50_000.0, 0.99, EFFORT, &mut Vec::new(), model(0.0, 1e9));
         assert!(found.unwrap().is_none());
+    }
+
+    #[test]
+    fn ends_after_so_many_runs_with_the_best_yet() {
+        let effort = Effort { runs: 3, ..EFFORT };
+        let mut runs = 0;
+        let found = highest(100_000.0, 0.999, effort, &mut Vec::new(), |asked| {
+            runs += 1;
+            model(130_000.0, 1e9)(asked)
+        });
+        assert_eq!((found.unwrap().unwrap().asked, runs), (120_000.0, 3));
     }
 
     #[test]
     fn another_limit_uses_the_steps_that_were_taken() {
         let mut steps = Vec::new();
-        highest(100_000.0, 0.999, 1.03, &mut steps, model(150_000.0, 1e9)).unwrap();
+        highest(100_000.0, 0.999, EFFORT, &mut steps, model(150_000.0, 1e9)).unwrap();
         let before = steps.len();
-        let found = highest(1.0, 0.99, 1.03, &mut steps, model(150_000.0, 1e9)).unwrap();
+        let found = highest(1.0, 0.99, EFFORT, &mut steps, model(150_000.0, 1e9)).unwrap();
         assert!(found.unwrap().offered <= 150_000.0 / 0.99);
         assert!(steps.len() <= before + 3);
     }
@@ -140,7 +199,7 @@ mod tests {
     #[test]
     fn a_rate_that_was_just_missed_has_a_second_try() {
         let mut runs = 0;
-        let found = highest(100_000.0, 0.999, 1.03, &mut Vec::new(), |asked| {
+        let found = highest(100_000.0, 0.999, EFFORT, &mut Vec::new(), |asked| {
             runs += 1;
             let mut step = model(200_000.0, 1e9)(asked)?;
             if runs == 1 {

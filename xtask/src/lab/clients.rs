@@ -3,13 +3,13 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Output},
 };
 
 use anyhow::{Context, Result, bail};
 use tempfile::TempDir;
 
-use super::{Lab, knot::HOSTS, run};
+use super::{Lab, knot::HOSTS, process::die_with_parent, run};
 
 /// What kdig got.
 #[derive(Debug, Clone, PartialEq)]
@@ -113,6 +113,36 @@ fn queries() -> Result<(TempDir, PathBuf)> {
     Ok((directory, path))
 }
 
+/// Runs a client to its end, and reads what it measured.
+///
+/// The status alone does not tell a failure: when kxdpgun cannot have its queue, for instance because
+/// the kernel has not yet taken the socket of the run before apart, it ends with success, and says
+/// so on standard error only.
+fn measure<T>(command: &mut Command, read: fn(&str) -> Option<T>) -> Result<T> {
+    die_with_parent(command);
+    let output = command
+        .output()
+        .with_context(|| format!("cannot run {command:?}; is it installed?"))?;
+    read_output(&output, read).with_context(|| format!("{command:?}"))
+}
+
+fn read_output<T>(output: &Output, read: fn(&str) -> Option<T>) -> Result<T> {
+    let text = String::from_utf8_lossy(&output.stdout);
+    let measured = output.status.success().then(|| read(&text)).flatten();
+    measured.with_context(|| {
+        let last = |text: &str| {
+            let lines: Vec<&str> = text.trim().lines().collect();
+            lines[lines.len().saturating_sub(30)..].join("\n")
+        };
+        format!(
+            "it measured nothing ({}); standard output: {:?}; standard error: {:?}",
+            output.status,
+            last(&text),
+            last(&String::from_utf8_lossy(&output.stderr)),
+        )
+    })
+}
+
 /// The number that follows `mark`.
 fn number_after(text: &str, mark: &str) -> Option<f64> {
     text.split(mark)
@@ -151,20 +181,11 @@ impl Kxdpgun {
     /// # Errors
     /// As for [`run`](Self::run).
     pub fn ask(lab: &Lab, server: &str, queries: &Path, rate: u64, seconds: u64) -> Result<Self> {
-        let output = run(lab
-            .on_client("kxdpgun")
-            .args([
-                "-t",
-                &seconds.to_string(),
-                "-Q",
-                &rate.to_string(),
-                "-I",
-                &lab.client_if,
-                "-i",
-            ])
-            .arg(queries)
-            .arg(server))?;
-        Self::read(&output).with_context(|| output)
+        let mut command = lab.on_client("kxdpgun");
+        command.args(["-t", &seconds.to_string(), "-Q", &rate.to_string()]);
+        command.args(["-I", &lab.client_if, "-i"]);
+        command.arg(queries).arg(server);
+        measure(&mut command, Self::read)
     }
 
     fn read(text: &str) -> Option<Self> {
@@ -227,9 +248,7 @@ impl Dnsperf {
         command
             .args(["-s", server, "-l", &seconds.to_string(), "-v", "-d"])
             .arg(queries);
-        let output = run(&mut command)?;
-        Self::read(&output)
-            .with_context(|| output.lines().rev().take(30).collect::<Vec<_>>().join("\n"))
+        measure(&mut command, Self::read)
     }
 
     /// With `-v` every query has a line: `> NOERROR n1.example.com A 0.000123`.
@@ -268,6 +287,8 @@ impl Dnsperf {
 
 #[cfg(test)]
 mod tests {
+    use std::{os::unix::process::ExitStatusExt as _, process::ExitStatus};
+
     use super::*;
 
     #[test]
@@ -330,6 +351,29 @@ duration: 2 s
         assert_eq!(load.seconds, 2.0);
         assert!(load.answered() > 0.999 && load.answered() < 1.0);
         assert!(Kxdpgun::read("error: cannot load BPF program").is_none());
+    }
+
+    #[test]
+    fn a_client_that_says_nothing_is_an_error_in_words() {
+        let output = |status, stdout: &str, stderr: &str| Output {
+            status: ExitStatus::from_raw(status),
+            stdout: stdout.into(),
+            stderr: stderr.into(),
+        };
+        let read = |text: &str| text.parse::<u64>().ok();
+        assert_eq!(read_output(&output(0, "5", "noise"), read).unwrap(), 5);
+        for (status, stdout) in [(0, ""), (0, "five"), (1 << 8, "5")] {
+            let error = read_output(&output(status, stdout, "error: busy\n"), read).unwrap_err();
+            let words = [
+                "measured nothing",
+                &format!("output: {stdout:?}"),
+                "\"error: busy\"",
+            ];
+            assert!(
+                words.iter().all(|word| error.to_string().contains(word)),
+                "{error:#}"
+            );
+        }
     }
 
     #[test]

@@ -1,0 +1,121 @@
+//! The way to the forwarder and back: `cargo bench -p benches --bench forward`.
+//!
+//! The forwarder's thread knows the answer, so no upstream has a part in it. Both threads sleep until
+//! the other one wakes them. What a front does is reported a request of a batch of 64.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+use std::{
+    os::fd::AsFd as _,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use benches::{
+    batch::{self, BATCH},
+    fixture::{answer, name, query},
+};
+use criterion::{Criterion, criterion_group, criterion_main};
+use heimdall_user::{
+    cache::Record,
+    dns::{DnsPacketView, NameHasher, Query},
+    forward::{Forwarder, Handle, Mailbox, Prepared, Request, Settings},
+};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+struct Front {
+    handle: Handle,
+    mailbox: Arc<Mailbox>,
+    request: Request,
+}
+
+/// When a front has done what.
+struct Times {
+    start: Instant,
+    submitted: Instant,
+    flushed: Instant,
+    woken: Instant,
+    taken: Instant,
+}
+
+impl Front {
+    fn start() -> (Forwarder, Self) {
+        let hasher = NameHasher::default();
+        let message = query(&name(7));
+        let query = Query::new(&DnsPacketView::parse(&message).unwrap(), &hasher);
+        let request = Request::new(&query, &message, 0, 0).unwrap();
+        let mailbox = Arc::new(Mailbox::new(BATCH).unwrap());
+        let settings = Settings {
+            // Never asked.
+            upstreams: vec![([127, 0, 0, 1], 53).into()],
+            ..Settings::default()
+        };
+        let mut prepared = Prepared::new(&settings, vec![mailbox.clone()], hasher).unwrap();
+        let answer = answer(1);
+        let known = Record {
+            question: request.question(),
+            flags: request.flags,
+            age: 0,
+            answer: answer.as_ref(),
+        };
+        prepared.restore([known].into_iter(), 0);
+        let forwarder = prepared.start().unwrap();
+        let handle = forwarder.handle();
+        let front = Self {
+            handle,
+            mailbox,
+            request,
+        };
+        (forwarder, front)
+    }
+
+    /// Has so many requests answered. The forwarder takes up to 256 at a time, and rings when it has
+    /// dealt with them all.
+    fn ask(&mut self, requests: usize) -> Times {
+        let start = Instant::now();
+        for _ in 0..requests {
+            self.handle.submit(self.request).unwrap();
+        }
+        let submitted = Instant::now();
+        self.handle.flush();
+        let flushed = Instant::now();
+        let mut ready = [PollFd::new(self.mailbox.as_fd(), PollFlags::POLLIN)];
+        poll(&mut ready, PollTimeout::NONE).unwrap();
+        self.mailbox.silence();
+        let woken = Instant::now();
+        for _ in 0..requests {
+            self.mailbox.take().unwrap();
+        }
+        Times {
+            start,
+            submitted,
+            flushed,
+            woken,
+            taken: Instant::now(),
+        }
+    }
+}
+
+/// A part of the way.
+type Part = fn(&Times) -> Duration;
+
+fn way(c: &mut Criterion) {
+    let (forwarder, mut front) = Front::start();
+    let mut group = c.benchmark_group("forwarder");
+    let parts: [(&str, Part); 4] = [
+        ("submit", |times| times.submitted - times.start),
+        ("flush, 1/64", |times| times.flushed - times.submitted),
+        ("take", |times| times.taken - times.woken),
+        ("there and back", |times| times.taken - times.start),
+    ];
+    for (what, part) in parts {
+        group.bench_function(what, |b| {
+            b.iter_custom(|requests| batch::time(requests, || part(&front.ask(BATCH))))
+        });
+    }
+    group.bench_function("there and back, one alone", |b| b.iter(|| front.ask(1)));
+    group.finish();
+    forwarder.stop();
+}
+
+criterion_group!(benches, way);
+criterion_main!(benches);

@@ -1,0 +1,38 @@
+//! A network of the bench's own, for what needs interfaces.
+#![allow(clippy::unwrap_used)]
+
+use std::process::Command;
+
+use nix::{
+    sched::{CloneFlags, unshare},
+    unistd::geteuid,
+};
+
+/// One end of the veth pair.
+pub const NEAR: &str = "hdb0";
+/// The other.
+pub const FAR: &str = "hdb1";
+
+/// Moves the thread to a network namespace that no one else sees and that goes away with it, and makes
+/// a veth pair there. Without root it says that `bench` is skipped, and returns `false`.
+///
+/// # Panics
+/// The namespace or the pair is not to be had.
+pub fn enter(bench: &str) -> bool {
+    if !geteuid().is_root() {
+        eprintln!("SKIPPED {bench}: it needs root, for a network namespace, XDP and AF_XDP");
+        return false;
+    }
+    unshare(CloneFlags::CLONE_NEWNET).unwrap();
+    ip(&format!("link add {NEAR} type veth peer name {FAR}"));
+    for interface in [NEAR, FAR] {
+        ip(&format!("link set {interface} up"));
+    }
+    true
+}
+
+fn ip(arguments: &str) {
+    let output = Command::new("ip").args(arguments.split(' ')).output();
+    let output = output.unwrap();
+    assert!(output.status.success(), "ip {arguments}: {output:?}");
+}

@@ -1,0 +1,104 @@
+//! The XDP program, packet by packet, in the kernel itself (BPF_PROG_TEST_RUN), as root:
+//! `cargo bench -p benches --bench xdp`.
+//!
+//! The times are the kernel's own, in whole nanoseconds for a run of many; its loop around the program
+//! is part of them. The program decides only: where a packet is steered to, it is not brought.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+use std::{
+    net::{Ipv6Addr, SocketAddr},
+    os::fd::AsRawFd as _,
+};
+
+use aya::{
+    Ebpf, TestRunOptions,
+    maps::{HashMap, XskMap},
+    programs::{TestRun as _, Xdp},
+};
+use benches::{
+    fixture::{name, query},
+    network,
+};
+use criterion::{Criterion, criterion_group, criterion_main};
+use etherparse::PacketBuilder;
+use heimdall_ebpf::{PROGRAM, SERVED_MAP, SOCKETS_MAP, ServedKey};
+use heimdall_user::xdp::socket::Xsk;
+
+const OBJECT: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/../heimdall-ebpf/heimdall.bpf.o"
+);
+
+const XDP_PASS: u32 = 2;
+const XDP_REDIRECT: u32 = 4;
+
+/// A query to `destination`, as it comes from the wire.
+fn frame(destination: SocketAddr) -> Vec<u8> {
+    let ethernet = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
+    let ip = match destination {
+        SocketAddr::V4(v4) => ethernet.ipv4([192, 0, 2, 99], v4.ip().octets(), 64),
+        SocketAddr::V6(v6) => ethernet.ipv6(Ipv6Addr::LOCALHOST.octets(), v6.ip().octets(), 64),
+    };
+    let mut frame = Vec::new();
+    ip.udp(40_000, destination.port())
+        .write(&mut frame, &query(&name(7)))
+        .unwrap();
+    frame
+}
+
+fn program(c: &mut Criterion) {
+    if !network::enter("xdp") {
+        return;
+    }
+    let [v4, v6, other] = ["192.0.2.1:53", "[2001:db8::1]:53", "192.0.2.2:53"]
+        .map(|address| address.parse::<SocketAddr>().unwrap());
+    let mut ebpf = Ebpf::load_file(OBJECT).unwrap();
+    let mut served =
+        HashMap::<_, [u8; ServedKey::SIZE], u8>::try_from(ebpf.map_mut(SERVED_MAP).unwrap())
+            .unwrap();
+    for address in [v4, v6] {
+        let key = ServedKey::from(address).to_bytes();
+        served.insert(key, 1, 0).unwrap();
+    }
+    // Test packets arrive at queue 0.
+    let (xsk, _frames) = Xsk::open(network::NEAR, 0, 64, false).unwrap();
+    let mut sockets = XskMap::try_from(ebpf.map_mut(SOCKETS_MAP).unwrap()).unwrap();
+    sockets.set(0, xsk.as_fd().as_raw_fd(), 0).unwrap();
+    let program: &mut Xdp = ebpf.program_mut(PROGRAM).unwrap().try_into().unwrap();
+    program.load().unwrap();
+    let run = |frame: &[u8], repeat| {
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            repeat,
+            ..TestRunOptions::default()
+        };
+        program.test_run(options).unwrap()
+    };
+
+    let mut arp = frame(v4);
+    if let Some(ethertype) = arp.get_mut(12..14) {
+        ethertype.copy_from_slice(&[0x08, 0x06]);
+    }
+    let mut group = c.benchmark_group("XDP");
+    for (what, frame, action) in [
+        ("IPv4 query, steered", frame(v4), XDP_REDIRECT),
+        ("IPv6 query, steered", frame(v6), XDP_REDIRECT),
+        (
+            "IPv4 query to an address not served, passed",
+            frame(other),
+            XDP_PASS,
+        ),
+        ("ARP, passed", arp, XDP_PASS),
+    ] {
+        assert_eq!(run(&frame, 1).return_value, action, "{what}");
+        group.bench_function(what, |b| {
+            b.iter_custom(|runs| {
+                let runs = u32::try_from(runs).unwrap();
+                run(&frame, runs).duration * runs
+            })
+        });
+    }
+}
+
+criterion_group!(benches, program);
+criterion_main!(benches);
