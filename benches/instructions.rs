@@ -31,9 +31,11 @@ fn main() {
     let mut frames: Vec<Vec<u8>> = queries.iter().take(BATCH).cloned().collect();
     let mut staged = Vec::with_capacity(BATCH);
     for batch in 0..batches {
+        // The only work that is not a worker's.
         for (i, frame) in frames.iter_mut().enumerate() {
-            // The only work that is not a worker's.
             frame[..128].copy_from_slice(&queries[(batch * BATCH + i * 7) % NAMES][..128]);
+        }
+        for (i, frame) in frames.iter().enumerate() {
             let layout = Layout::read(frame, &sources, true).unwrap();
             let query = core.read(layout.query(frame)).unwrap();
             core.prefetch(&query);
@@ -42,14 +44,15 @@ fn main() {
         for (_, _, query) in &staged {
             core.prefetch_entry(query);
         }
-        for (i, layout, query) in staged.drain(..) {
-            let frame = &mut frames[i];
+        for (i, layout, query) in &staged {
+            let frame = &mut frames[*i];
             let room = layout.reply_room(frame, 1500);
-            let Verdict::Reply(len) = core.answer(&query, room, &CLIENT) else {
+            let Verdict::Reply(len) = core.answer(query, room, &CLIENT) else {
                 panic!("a miss");
             };
-            assert!(!core.take_refresh(&query, layout.reply_room(frame, 1500)));
+            assert!(!core.take_refresh(query, layout.reply_room(frame, 1500)));
             black_box(layout.turn_round(frame, len));
         }
+        staged.clear();
     }
 }

@@ -273,7 +273,14 @@ impl Edns {
         options: &Options<'_>,
     ) -> Option<usize> {
         let opt = buf.get_mut(at..)?.first_chunk_mut::<OPT_LEN>()?;
-        *opt = Self::write(udp_size, rcode, self.dnssec_ok);
+        // In two words that overlap: the checksum reads them at once, and where it met octets that
+        // were written one by one, it would have to wait for them to be in the cache.
+        let [root, t0, t1, s0, s1, code, version, f0, f1, l0, l1] =
+            Self::write(udp_size, rcode, self.dnssec_ok);
+        let first = u64::from_ne_bytes([root, t0, t1, s0, s1, code, version, f0]);
+        let last = u32::from_ne_bytes([f0, f1, l0, l1]);
+        *opt.first_chunk_mut()? = first.to_ne_bytes();
+        *opt.last_chunk_mut()? = last.to_ne_bytes();
         let start = at + OPT_LEN;
         if options.is_empty() {
             return Some(start);

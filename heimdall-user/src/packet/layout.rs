@@ -62,13 +62,13 @@ impl Layout {
         verify_checksums: bool,
     ) -> Result<Self, BadPacket> {
         let mut ip = ETHERNET;
-        let mut ethertype = u16::from_be_bytes(at(frame, ip - 2)?);
+        let mut ethertype = u16::from_be_bytes(*at(frame, ip - 2)?);
         for _ in 0..2 {
             if !matches!(ethertype, VLAN | QINQ) {
                 break;
             }
             ip += VLAN_TAG;
-            ethertype = u16::from_be_bytes(at(frame, ip - 2)?);
+            ethertype = u16::from_be_bytes(*at(frame, ip - 2)?);
         }
         let v4 = ethertype == ETHERTYPE_IPV4;
         // The sum of the addresses, in UDP's pseudo-header.
@@ -77,7 +77,7 @@ impl Layout {
         let udp_len;
         let mut good_ip_sum = true;
         if v4 {
-            let header: [u8; IPV4] = at(frame, ip)?;
+            let header: &[u8; IPV4] = at(frame, ip)?;
             let [
                 v,
                 i,
@@ -98,7 +98,7 @@ impl Layout {
                 _,
                 _,
                 _,
-            ] = header;
+            ] = *header;
             // No options, no fragment; what else stands there does not matter.
             let first = u64::from_be_bytes([v, i, l0, l1, d0, d1, f0, f1]);
             if first & 0xff00_0000_0000_3fff != 0x4500_0000_0000_0000 || protocol != PROTO_UDP {
@@ -109,22 +109,20 @@ impl Layout {
             }
             udp_len = u16::from_be_bytes([l0, l1]).checked_sub(IPV4 as u16);
             dns = ip + IPV4 + UDP;
-            pseudo = checksum::add(0, &at::<8>(frame, ip + 12)?);
-            let rest = at::<12>(frame, ip)?;
+            pseudo = checksum::add(0, at::<8>(frame, ip + 12)?);
             good_ip_sum =
-                !verify_checksums || checksum::fold(checksum::add(pseudo, &rest)) == [0xff, 0xff];
+                !verify_checksums || checksum::fold(checksum::add(0, header)) == [0xff, 0xff];
         } else if ethertype == ETHERTYPE_IPV6 {
-            let header: [u8; IPV6] = at(frame, ip)?;
-            let [version, _, _, _, l0, l1, next, _, ..] = header;
+            let [version, _, _, _, l0, l1, next, _, ..] = *at::<IPV6>(frame, ip)?;
             if version >> 4 != 6 || next != PROTO_UDP {
                 return Err(BadPacket::Length);
             }
-            if !sources.allows_v6(at(frame, ip + 8)?) {
+            if !sources.allows_v6(*at(frame, ip + 8)?) {
                 return Err(BadPacket::Source);
             }
             udp_len = Some(u16::from_be_bytes([l0, l1]));
             dns = ip + IPV6 + UDP;
-            pseudo = checksum::add(0, &at::<32>(frame, ip + 8)?);
+            pseudo = checksum::add(0, at::<32>(frame, ip + 8)?);
         } else {
             return Err(BadPacket::Length);
         }
@@ -132,13 +130,13 @@ impl Layout {
         let segment = frame
             .get(dns - UDP..dns - UDP + usize::from(udp_len))
             .ok_or(BadPacket::Length)?;
-        let [p0, p1, _, _, u0, u1, c0, c1] = at(segment, 0)?;
+        let [p0, p1, _, _, u0, u1, c0, c1] = *at(segment, 0)?;
         if u16::from_be_bytes([u0, u1]) != udp_len {
             return Err(BadPacket::Length);
         }
         // A packet to one host in a frame to many is not for us to answer (RFC 1122 section
         // 3.2.1.3): the reply's source would be a group's address.
-        let [group] = at(frame, 0)?;
+        let [group] = *at(frame, 0)?;
         let source_port = u16::from_be_bytes([p0, p1]);
         if source_port == 0 || group & 1 != 0 {
             return Err(BadPacket::Source);
@@ -175,9 +173,9 @@ impl Layout {
     pub fn source(&self, frame: &[u8]) -> IpAddr {
         let ip = usize::from(self.ip);
         if usize::from(self.dns - self.ip) == IPV4 + UDP {
-            IpAddr::from(at::<4>(frame, ip + 12).unwrap_or_default())
+            IpAddr::from(*at(frame, ip + 12).unwrap_or(&[0; 4]))
         } else {
-            IpAddr::from(at::<16>(frame, ip + 8).unwrap_or_default())
+            IpAddr::from(*at(frame, ip + 8).unwrap_or(&[0; 16]))
         }
     }
 
@@ -281,11 +279,10 @@ fn turn_ipv6(header: &mut [u8; IPV6], udp_len: u16) -> u64 {
 }
 
 #[inline]
-fn at<const N: usize>(bytes: &[u8], offset: usize) -> Result<[u8; N], BadPacket> {
+fn at<const N: usize>(bytes: &[u8], offset: usize) -> Result<&[u8; N], BadPacket> {
     bytes
         .get(offset..)
         .and_then(<[u8]>::first_chunk)
-        .copied()
         .ok_or(BadPacket::Length)
 }
 

@@ -212,6 +212,8 @@ struct Staged {
     frame: Frame,
     layout: Layout,
     query: Result<Query, Malformed>,
+    /// What stage 2 makes of it.
+    verdict: Verdict,
 }
 
 /// The sender of a packet.
@@ -429,6 +431,7 @@ impl State {
                         frame,
                         layout,
                         query,
+                        verdict: Verdict::Drop,
                     });
                 }
                 Err(bad) => {
@@ -455,18 +458,20 @@ impl State {
         {
             self.core.prefetch_entry(query);
         }
+        // In place: a query that is moved first is written and read in unlike pieces, for which
+        // the processor waits.
         for Staged {
-            mut frame,
+            frame,
             layout,
             query,
-        } in staged.drain(..)
+            verdict,
+        } in &mut staged
         {
-            let mut verdict = Verdict::Drop;
             let mut refresh = None;
-            self.xsk.edit(&mut frame, |octets| {
-                let client = client(&layout, octets);
+            self.xsk.edit(frame, |octets| {
+                let client = client(layout, octets);
                 let room = layout.reply_room(octets, self.settings.mtu);
-                verdict = match &query {
+                *verdict = match query {
                     Ok(query) => {
                         let verdict = self.core.answer(query, room, &client);
                         if self.core.take_refresh(query, room) {
@@ -476,7 +481,7 @@ impl State {
                     }
                     Err(malformed) => self.core.reject(*malformed, room, &client),
                 };
-                match verdict {
+                match *verdict {
                     Verdict::Reply(len) => layout.turn_round(octets, len),
                     Verdict::Drop | Verdict::Miss => None,
                 }
@@ -484,6 +489,14 @@ impl State {
             if let Some(request) = refresh {
                 missed |= self.refresh(request);
             }
+        }
+        for Staged {
+            frame,
+            layout,
+            query,
+            verdict,
+        } in staged.drain(..)
+        {
             match (verdict, query) {
                 (Verdict::Reply(_), _) => self.replies.push(frame),
                 (Verdict::Miss, Ok(query)) => {
