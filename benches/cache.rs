@@ -28,7 +28,7 @@ use std::{
 
 use criterion::{BenchmarkGroup, BenchmarkId, Criterion, Throughput, measurement::WallTime};
 use heimdall_user::{
-    answer::{Client, Core, Transport},
+    answer::{AHEAD, Client, Core, Transport},
     cache::{Cache, Key},
     clock::Now,
     dns::{Answer, NameHasher, TtlLimits, reply::Server},
@@ -181,11 +181,15 @@ fn answer_in_batches(core: &mut Core, draws: &[Draw], slots: &mut Slots) {
         core.prefetch(&query);
         query
     });
-    for query in &queries {
-        core.prefetch_entry(query);
-    }
-    for (query, slot) in queries.iter().zip(slots) {
-        black_box(core.answer(query, &mut slot.0, &CLIENT));
+    let mut slots = slots.iter_mut();
+    for step in 0..BATCH + AHEAD {
+        if let Some(query) = queries.get(step) {
+            core.prefetch_entry(query);
+        }
+        if let Some(at) = step.checked_sub(AHEAD) {
+            let slot = slots.next().unwrap();
+            black_box(core.answer(&queries[at], &mut slot.0, &CLIENT));
+        }
     }
 }
 
@@ -199,11 +203,13 @@ fn get_in_batches(cache: &mut Cache, draws: &[Draw], _: &mut Slots) {
     for draw in draws {
         cache.prefetch(draw.hash);
     }
-    for draw in draws {
-        cache.prefetch_entry(draw.hash);
-    }
-    for draw in draws {
-        black_box(cache.get(&draw.key(), 60));
+    for step in 0..draws.len() + AHEAD {
+        if let Some(draw) = draws.get(step) {
+            cache.prefetch_entry(draw.hash);
+        }
+        if let Some(draw) = step.checked_sub(AHEAD).and_then(|at| draws.get(at)) {
+            black_box(cache.get(&draw.key(), 60));
+        }
     }
 }
 

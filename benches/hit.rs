@@ -13,7 +13,7 @@ use std::{
 use benches::fixture::{CLIENT, core, frame, name};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use heimdall_user::{
-    answer::Verdict,
+    answer::{AHEAD, Verdict},
     dns::{DnsPacketView, NameHasher, Query},
     packet::{Layout, SourceFilter},
 };
@@ -86,10 +86,14 @@ fn whole(c: &mut Criterion) {
                         core.prefetch(&query);
                         staged.push((i, layout, query));
                     }
-                    for (_, _, query) in &staged {
-                        core.prefetch_entry(query);
-                    }
-                    for (i, layout, query) in &staged {
+                    for step in 0..BATCH + AHEAD {
+                        if let Some((_, _, query)) = staged.get(step) {
+                            core.prefetch_entry(query);
+                        }
+                        let at = step.checked_sub(AHEAD);
+                        let Some((i, layout, query)) = at.and_then(|at| staged.get(at)) else {
+                            continue;
+                        };
                         let frame = &mut frames[*i];
                         let verdict = core.answer(query, layout.reply_room(frame, 1500), &CLIENT);
                         // One name in some thousands has lost its place in a full bucket.

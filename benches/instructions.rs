@@ -6,7 +6,7 @@ use std::{env, hint::black_box, net::IpAddr};
 
 use benches::fixture::{CLIENT, core, frame, name};
 use heimdall_user::{
-    answer::Verdict,
+    answer::{AHEAD, Verdict},
     clock::Now,
     packet::{Layout, SourceFilter},
 };
@@ -41,10 +41,14 @@ fn main() {
             core.prefetch(&query);
             staged.push((i, layout, query));
         }
-        for (_, _, query) in &staged {
-            core.prefetch_entry(query);
-        }
-        for (i, layout, query) in &staged {
+        for step in 0..BATCH + AHEAD {
+            if let Some((_, _, query)) = staged.get(step) {
+                core.prefetch_entry(query);
+            }
+            let at = step.checked_sub(AHEAD);
+            let Some((i, layout, query)) = at.and_then(|at| staged.get(at)) else {
+                continue;
+            };
             let frame = &mut frames[*i];
             let room = layout.reply_room(frame, 1500);
             let Verdict::Reply(len) = core.answer(query, room, &CLIENT) else {

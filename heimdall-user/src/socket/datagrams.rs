@@ -14,7 +14,7 @@ use super::{
     service::Service,
 };
 use crate::{
-    answer::Verdict,
+    answer::{AHEAD, Verdict},
     dns::{Malformed, Query},
 };
 
@@ -52,14 +52,16 @@ impl Datagrams {
                 query: service.read(msg),
             });
         }
-        for query in self
-            .asked
-            .iter()
-            .filter_map(|asked| asked.query.as_ref().ok())
-        {
-            service.prefetch_entry(query);
-        }
-        for (slot, Asked { origin, query }) in self.asked.iter().enumerate() {
+        for step in 0..self.asked.len() + AHEAD {
+            if let Some(Ok(query)) = self.asked.get(step).map(|asked| &asked.query) {
+                service.prefetch_entry(query);
+            }
+            let Some((slot, Asked { origin, query })) = step
+                .checked_sub(AHEAD)
+                .and_then(|slot| Some((slot, self.asked.get(slot)?)))
+            else {
+                continue;
+            };
             if let Some(origin @ Origin::Udp { path, .. }) = origin
                 && let Verdict::Reply(len) = service.answer(query, self.batch.room(slot), *origin)
             {

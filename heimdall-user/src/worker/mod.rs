@@ -32,7 +32,7 @@ use nix::{
 };
 
 use crate::{
-    answer::{Client, Core, Transport, Verdict},
+    answer::{AHEAD, Client, Core, Transport, Verdict},
     clock::Clock,
     dns::{Malformed, Query},
     forward::{Handle, MAX_REFRESHES, Mailbox, Request},
@@ -452,21 +452,21 @@ impl State {
     fn answer(&mut self) {
         let mut missed = false;
         let mut staged = mem::take(&mut self.staged);
-        for query in staged
-            .iter()
-            .filter_map(|staged| staged.query.as_ref().ok())
-        {
-            self.core.prefetch_entry(query);
-        }
-        // In place: a query that is moved first is written and read in unlike pieces, for which
-        // the processor waits.
-        for Staged {
-            frame,
-            layout,
-            query,
-            verdict,
-        } in &mut staged
-        {
+        for step in 0..staged.len() + AHEAD {
+            if let Some(Ok(query)) = staged.get(step).map(|staged| &staged.query) {
+                self.core.prefetch_entry(query);
+            }
+            // In place: a query that is moved first is written and read in unlike pieces, for
+            // which the processor waits.
+            let Some(Staged {
+                frame,
+                layout,
+                query,
+                verdict,
+            }) = step.checked_sub(AHEAD).and_then(|at| staged.get_mut(at))
+            else {
+                continue;
+            };
             let mut refresh = None;
             self.xsk.edit(frame, |octets| {
                 let client = client(layout, octets);
