@@ -39,13 +39,29 @@ const DNS_LEN: usize = 12;
 
 const PROTOCOL_UDP: u8 = 17;
 
-/// Entry point.
+/// The QR bit in the third octet of a DNS header.
+const QR: u8 = 0x80;
+
+/// The server's: steers queries.
 #[xdp]
 fn heimdall(ctx: XdpContext) -> u32 {
-    let (action, verdict) = match claim(Frame {
+    steer(&ctx, 0)
+}
+
+/// A load generator's: steers responses, and counts a query as what it does not want.
+#[xdp]
+fn heimdall_client(ctx: XdpContext) -> u32 {
+    steer(&ctx, QR)
+}
+
+/// Steers DNS messages whose QR bit is `qr`.
+#[inline(always)]
+fn steer(ctx: &XdpContext, qr: u8) -> u32 {
+    let frame = Frame {
         start: ctx.data(),
         end: ctx.data_end(),
-    }) {
+    };
+    let (action, verdict) = match claim(frame, qr) {
         Ok(()) => match SOCKETS.redirect(ctx.rx_queue_index(), XDP_PASS.into()) {
             Ok(_) => (XDP_REDIRECT, Verdict::Steered),
             Err(_) => (XDP_PASS, Verdict::NoSocket),
@@ -59,16 +75,16 @@ fn heimdall(ctx: XdpContext) -> u32 {
     action
 }
 
-/// Is this frame a query that Heimdall can answer in place?
+/// Is this frame a message for us, a query that Heimdall can answer in place?
 #[inline(always)]
-fn claim(frame: Frame) -> Result<(), Verdict> {
+fn claim(frame: Frame, qr: u8) -> Result<(), Verdict> {
     let (ethertype, ip) = untag(frame)?;
     let datagram = match ethertype {
         IPV4 => ipv4(frame, ip)?,
         IPV6 => ipv6(frame, ip)?,
         _ => return Err(Verdict::NotIp),
     };
-    claim_udp(frame, datagram)
+    claim_udp(frame, datagram, qr)
 }
 
 /// Ethertype and start of what the frame carries, behind at most two VLAN tags.
@@ -159,7 +175,7 @@ fn ipv6(frame: Frame, offset: usize) -> Result<Datagram, Verdict> {
 
 /// RFC 768, and the first octets of RFC 1035, section 4.1.1.
 #[inline(always)]
-fn claim_udp(frame: Frame, datagram: Datagram) -> Result<(), Verdict> {
+fn claim_udp(frame: Frame, datagram: Datagram, qr: u8) -> Result<(), Verdict> {
     let Datagram {
         offset,
         length,
@@ -177,7 +193,7 @@ fn claim_udp(frame: Frame, datagram: Datagram) -> Result<(), Verdict> {
     if udp_length != length || length < UDP_LEN + DNS_LEN || offset + length > frame.len() {
         return Err(Verdict::BadLength);
     }
-    if dns[2] & 0x80 != 0 {
+    if dns[2] & QR != qr {
         return Err(Verdict::NotQuery);
     }
     Ok(())

@@ -17,7 +17,9 @@ use aya::{
     programs::{TestRun as _, Xdp},
 };
 use etherparse::PacketBuilder;
-use heimdall_ebpf::{PROGRAM, SERVED_MAP, SOCKETS_MAP, ServedKey, VERDICTS_MAP, Verdict};
+use heimdall_ebpf::{
+    CLIENT_PROGRAM, PROGRAM, SERVED_MAP, SOCKETS_MAP, ServedKey, VERDICTS_MAP, Verdict,
+};
 
 const XDP_PASS: u32 = 2;
 const XDP_REDIRECT: u32 = 4;
@@ -35,20 +37,25 @@ const TAGGINGS: [&[u16]; 5] = [
     &[0x8100, 0x8100],
 ];
 
-/// The loaded program, serving [`V4`] and [`V6`].
+/// A loaded program, serving [`V4`] and [`V6`].
 struct Kernel {
     ebpf: Ebpf,
+    name: &'static str,
 }
 
 impl Kernel {
     fn load() -> Self {
+        Self::load_named(PROGRAM)
+    }
+
+    fn load_named(name: &'static str) -> Self {
         let committed = concat!(
             env!("CARGO_MANIFEST_DIR"),
             "/../heimdall-ebpf/heimdall.bpf.o"
         );
         let object = env::var("HEIMDALL_EBPF_OBJECT").unwrap_or_else(|_| committed.to_owned());
         let mut ebpf = Ebpf::load(&fs::read(object).unwrap()).unwrap();
-        let program: &mut Xdp = ebpf.program_mut(PROGRAM).unwrap().try_into().unwrap();
+        let program: &mut Xdp = ebpf.program_mut(name).unwrap().try_into().unwrap();
         program.load().unwrap();
         let map = ebpf.map_mut(SERVED_MAP).unwrap();
         let mut served = HashMap::<_, [u8; ServedKey::SIZE], u8>::try_from(map).unwrap();
@@ -58,7 +65,7 @@ impl Kernel {
                 .insert(ServedKey::from(address).to_bytes(), 1, 0)
                 .unwrap();
         }
-        Self { ebpf }
+        Self { ebpf, name }
     }
 
     /// Puts an AF_XDP socket at queue 0, where test packets arrive. It need not be bound: a test
@@ -87,7 +94,7 @@ impl Kernel {
     /// Runs the program over `frame`; what it returned, and the one verdict that it counted.
     fn run(&self, frame: &[u8]) -> (u32, Verdict) {
         let before = self.counters();
-        let program: &Xdp = self.ebpf.program(PROGRAM).unwrap().try_into().unwrap();
+        let program: &Xdp = self.ebpf.program(self.name).unwrap().try_into().unwrap();
         let options = TestRunOptions {
             data_in: Some(frame),
             ..TestRunOptions::default()
@@ -171,6 +178,29 @@ fn queries_to_served_addresses_are_steered() {
             }
         }
     }
+}
+
+#[test]
+fn a_load_generator_gets_responses_and_no_queries() {
+    if !xtask::lab::available("a_load_generator_gets_responses_and_no_queries") {
+        return;
+    }
+    let (kernel, _socket) = Kernel::load_named(CLIENT_PROGRAM).with_socket();
+    let mut response = QUERY;
+    response[2] |= 0x80;
+    for destination in [V4, V6] {
+        kernel.expect(
+            "a response",
+            &datagram(destination, &response),
+            Verdict::Steered,
+        );
+        kernel.expect("a query", &datagram(destination, &QUERY), Verdict::NotQuery);
+    }
+    kernel.expect(
+        "another port",
+        &datagram("192.0.2.1:54", &response),
+        Verdict::NotServed,
+    );
 }
 
 #[test]

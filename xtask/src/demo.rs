@@ -16,7 +16,7 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
 use xtask::lab::{
-    Dnsperf, FakeUpstream, Heimdall, Kdig, Knot, Kxdpgun, Lab, QueryFrame, SERVER_V4, SERVER_V6,
+    ClosedLoop, FakeUpstream, Heimdall, Kdig, Knot, Kxdpgun, Lab, QueryFrame, SERVER_V4, SERVER_V6,
     UPSTREAM, run, sum,
 };
 
@@ -115,7 +115,7 @@ impl Demo {
             &format!("dnsperf, {CLIENTS} clients"),
             self.seconds,
             stop,
-            || Dnsperf::run(&lab, SERVER_V4, CLIENTS, None, self.seconds),
+            || ClosedLoop::run(&lab, SERVER_V4, CLIENTS, None, self.seconds),
         )?;
         // The counters of frames and rings are brought up to date once a second.
         thread::sleep(Duration::from_millis(1200));
@@ -205,7 +205,7 @@ fn with_progress<T: Send>(
     result
 }
 
-fn table(lab: &Lab, stats: &Value, open: Kxdpgun, closed: Dnsperf) -> Result<()> {
+fn table(lab: &Lab, stats: &Value, open: Kxdpgun, closed: ClosedLoop) -> Result<()> {
     let interface = &stats["interfaces"][0];
     let [p50, p99, p999] = closed.percentiles.map(|seconds| seconds * 1000.0);
     println!(
@@ -439,7 +439,7 @@ fn on_loopback(program: &Path, stop: &Stop) -> Result<()> {
 }
 
 /// A closed loop of 32 queries under way, for names that the upstream knows.
-fn closed_loop(server: &str, duration: Duration) -> Result<Dnsperf> {
+fn closed_loop(server: &str, duration: Duration) -> Result<ClosedLoop> {
     let socket = UdpSocket::bind("127.0.0.1:0")?;
     socket.connect(server)?;
     socket.set_read_timeout(Some(Duration::from_secs(2)))?;
@@ -473,5 +473,5 @@ fn closed_loop(server: &str, duration: Duration) -> Result<Dnsperf> {
         send(&mut id, &mut sent_at)?;
     }
     let seconds = start.elapsed().as_secs_f64();
-    Ok(Dnsperf::from_latencies(latencies, lost, seconds))
+    Ok(ClosedLoop::from_latencies(latencies, lost, seconds))
 }

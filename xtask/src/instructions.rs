@@ -4,14 +4,18 @@
 //! gives the same count. What is counted is the difference between a long run and a short one:
 //! start-up and set-up fall out.
 
-use std::{fs, path::PathBuf, process::Command};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde_json::{Value, json};
 use xtask::{lab, workspace};
 
-use crate::setup::{BUILD, COUNT, Setup, cargo, run};
+use crate::setup::{self, BUILD, COUNT, Setup};
 
 /// Batches of the short run, and of what the long one has more.
 const BATCHES: u64 = 200;
@@ -50,15 +54,9 @@ impl Instructions {
 
     pub(crate) fn run(self) -> Result<()> {
         self.setup.packages(&[BUILD, COUNT])?;
-        run(cargo().args([
-            "build",
-            "--locked",
-            "--release",
-            "--package",
-            "benches",
-            "--bins",
-        ]))?;
-        let now = (count(2 * BATCHES)? - count(BATCHES)?) as f64 / (BATCHES * BATCH) as f64;
+        let program = setup::build_bench("instructions")?;
+        let now = (count(&program, 2 * BATCHES)? - count(&program, BATCHES)?) as f64
+            / (BATCHES * BATCH) as f64;
         let compiler = lab::run(Command::new("rustc").arg("--version"))?
             .trim()
             .to_owned();
@@ -93,9 +91,8 @@ impl Instructions {
 }
 
 /// Instructions of a run of so many batches.
-fn count(batches: u64) -> Result<u64> {
+fn count(program: &Path, batches: u64) -> Result<u64> {
     let out: PathBuf = workspace().join("target/instructions.callgrind");
-    let program = workspace().join("target/release/instructions");
     let mut command = Command::new("valgrind");
     command
         .args(["--tool=callgrind", "--quiet"])

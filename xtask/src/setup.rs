@@ -184,6 +184,19 @@ pub(crate) fn build_heimdall() -> Result<PathBuf> {
     Ok(workspace().join("target/release/heimdall"))
 }
 
+/// Builds the programs of `benches`; the path of the one with this name.
+pub(crate) fn build_bench(name: &str) -> Result<PathBuf> {
+    run(cargo().args([
+        "build",
+        "--locked",
+        "--release",
+        "--package",
+        "benches",
+        "--bins",
+    ]))?;
+    Ok(workspace().join("target/release").join(name))
+}
+
 /// Runs a command that shows its own output.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     let status = command

@@ -4,13 +4,11 @@ use std::{
     fmt::Write as _,
     fs,
     path::{Path, PathBuf},
-    thread,
-    time::Duration,
 };
 
 use anyhow::{Result, bail};
 use tempfile::TempDir;
-use xtask::lab::{Dnsperf, HOSTS, Kxdpgun, Lab, SERVER_V4};
+use xtask::lab::{ClosedLoop, HOSTS, Kxdpgun, Lab, SERVER_V4};
 
 use super::{Cores, search::Step};
 
@@ -131,7 +129,7 @@ pub(super) fn closed(
     clients: u32,
     rate: Option<u64>,
     seconds: u64,
-) -> Result<Dnsperf> {
+) -> Result<ClosedLoop> {
     let mut command = lab.on_client("taskset");
     command.args(["-c", &Cores::list(&cores.client), "dnsperf"]);
     let threads = if clients > 100 { "2" } else { "1" };
@@ -141,43 +139,28 @@ pub(super) fn closed(
     if let Some(rate) = rate {
         command.args(["-Q", &rate.to_string()]);
     }
-    Dnsperf::ask(command, SERVER_V4, names, seconds)
+    ClosedLoop::ask(command, SERVER_V4, names, seconds)
 }
 
-/// Queries a second of the probe that measures latency beside a load of kxdpgun's.
-const PROBE: u64 = 2_000;
-
-/// Latency at a given rate: kxdpgun makes the load, a light dnsperf beside it measures.
-///
-/// kxdpgun's XDP program takes what comes to ports from 2000 on; the probe's are below.
-pub(super) fn beside(
+/// A closed loop of clients that are on AF_XDP themselves, and so are full later than the server.
+pub(super) fn closed_on_xdp(
     lab: &Lab,
     cores: &Cores,
+    program: &Path,
     names: &Path,
-    rate: f64,
+    clients: u32,
+    rate: Option<u64>,
     seconds: u64,
-) -> Result<(Step, Dnsperf)> {
-    thread::scope(|scope| {
-        let rate = (rate - PROBE as f64).max(1_000.0);
-        let load = scope.spawn(move || open(lab, names, rate, seconds + 2));
-        thread::sleep(Duration::from_millis(700));
-        let mut command = lab.on_client("taskset");
-        command.args(["-c", &Cores::list(&cores.client), "dnsperf"]);
-        command.args([
-            "-T",
-            "1",
-            "-c",
-            "20",
-            "-x",
-            "1024",
-            "-Q",
-            &PROBE.to_string(),
-        ]);
-        let probe = Dnsperf::ask(command, SERVER_V4, names, seconds);
-        let load = load.join();
-        let load = load.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        Ok((load?, probe?))
-    })
+) -> Result<ClosedLoop> {
+    let mut command = lab.on_client("taskset");
+    command
+        .args(["-c", &Cores::list(&cores.client)])
+        .arg(program);
+    command.args(["--clients", &clients.to_string()]);
+    if let Some(rate) = rate {
+        command.args(["--rate", &rate.to_string()]);
+    }
+    ClosedLoop::on_xdp(lab, command, &format!("{SERVER_V4}:53"), names, seconds)
 }
 
 #[cfg(test)]

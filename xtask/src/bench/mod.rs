@@ -20,7 +20,7 @@ use clap::{Args, ValueEnum};
 use contestants::{Contestant, Running};
 use loads::Names;
 use search::{Effort, highest};
-use xtask::{lab::Dnsperf, workspace};
+use xtask::{lab::ClosedLoop, workspace};
 
 use crate::{
     setup::{self, BUILD, LAB, PEERS, RESOLVERS, Setup},
@@ -145,10 +145,8 @@ const EQUAL_RATE: u64 = 300_000;
 
 const QUICK: &[Contestant] = &[
     Contestant::HeimdallXdp,
-    Contestant::HeimdallSockets,
     Contestant::Echo,
     Contestant::KnotXdp,
-    Contestant::Unbound,
 ];
 
 impl Bench {
@@ -180,6 +178,7 @@ impl Bench {
         let available = thread::available_parallelism().map_or(1, usize::from);
         let cores = Cores::new(self.queues, self.napi == Napi::Threaded, available);
         let names = Names::write()?;
+        let clients = setup::build_bench("clients")?;
 
         let mut results: Vec<(Contestant, Vec<Sample>)> =
             contestants.iter().map(|&who| (who, Vec::new())).collect();
@@ -194,6 +193,7 @@ impl Bench {
                         plan: &plan,
                         cores: &cores,
                         names: &names,
+                        clients: &clients,
                         stop: &stop,
                         running: &running,
                         sample: Sample::new(),
@@ -274,6 +274,8 @@ struct Turn<'a> {
     plan: &'a Plan,
     cores: &'a Cores,
     names: &'a Names,
+    /// The program of clients on AF_XDP.
+    clients: &'a Path,
     stop: &'a Stop,
     running: &'a Running,
     sample: Sample,
@@ -312,15 +314,23 @@ impl Turn<'_> {
             self.closed(C100, 100, None)?;
         }
         self.closed(C300, EARLY_CLIENTS, None)?;
-        self.closed(FIXED, EARLY_CLIENTS, Some(EARLY_RATE))?;
         if !plan.quick {
-            self.beside(HALF, 0.5 * best)?;
-            if who.of_heimdall() || !who.caches() {
-                if who.caches() {
-                    self.warm(&names.million, loads::MILLION)?;
-                }
-                self.search(MILLION, &names.million, best)?;
+            self.closed(FIXED, EARLY_CLIENTS, Some(EARLY_RATE))?;
+        }
+        // They have one queue.
+        if self.cores.queues == 1 {
+            self.closed_on_xdp(X300, EARLY_CLIENTS, None)?;
+            self.closed_on_xdp(XFIXED, EARLY_CLIENTS, Some(EARLY_RATE))?;
+            if !plan.quick {
+                self.closed_on_xdp(XHALF, EARLY_CLIENTS, Some((0.5 * best) as u64))?;
+                self.closed_on_xdp(X100, 100, None)?;
             }
+        }
+        if !plan.quick && (who.of_heimdall() || !who.caches()) {
+            if who.caches() {
+                self.warm(&names.million, loads::MILLION)?;
+            }
+            self.search(MILLION, &names.million, best)?;
         }
         self.put("resident", running.meter.resident()? as f64 / 1e6);
         Ok(self.sample)
@@ -417,25 +427,29 @@ impl Turn<'_> {
             let names = &names.uniform;
             loads::closed(&running.lab, cores, names, clients, rate, plan.load)
         })?;
-        self.latencies(keys, load.rate, load);
+        self.latencies(keys, load);
         Ok(())
     }
 
-    fn beside(&mut self, keys: Latencies, rate: f64) -> Result<()> {
+    fn closed_on_xdp(&mut self, keys: Latencies, clients: u32, rate: Option<u64>) -> Result<()> {
         let Self {
             running,
             cores,
             names,
+            clients: program,
             plan,
             ..
         } = *self;
-        let (step, probe) =
-            self.twice(|| loads::beside(&running.lab, cores, &names.uniform, rate, plan.load))?;
-        self.latencies(keys, step.offered + probe.rate, probe);
+        let load = self.twice(|| {
+            let (lab, names) = (&running.lab, &names.uniform);
+            loads::closed_on_xdp(lab, cores, program, names, clients, rate, plan.load)
+        })?;
+        self.latencies(keys, load);
         Ok(())
     }
 
-    fn latencies(&mut self, keys: Latencies, rate: f64, load: Dnsperf) {
+    fn latencies(&mut self, keys: Latencies, load: ClosedLoop) {
+        let rate = load.rate;
         let [p50, p99, p999] = load.percentiles.map(|seconds| 1e3 * seconds);
         let lost = 100.0 * load.lost as f64 / load.sent.max(1) as f64;
         let values = [rate, 1e3 * load.mean, p50, p99, p999, lost];
@@ -483,7 +497,10 @@ macro_rules! latencies {
 const C100: Latencies = latencies!("100 clients");
 const C300: Latencies = latencies!("300 clients");
 const FIXED: Latencies = latencies!("300 clients at 25429/s");
-const HALF: Latencies = latencies!("half of its highest rate");
+const X100: Latencies = latencies!("100 clients on AF_XDP");
+const X300: Latencies = latencies!("300 clients on AF_XDP");
+const XFIXED: Latencies = latencies!("300 clients on AF_XDP at 25429/s");
+const XHALF: Latencies = latencies!("300 clients on AF_XDP at half of its highest rate");
 
 #[cfg(test)]
 mod tests {

@@ -5,7 +5,7 @@ use std::{fmt::Write as _, fs, process::Command};
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::{C100, C300, Contestant, FIXED, HALF, Latencies, Sample};
+use super::{C100, C300, Contestant, FIXED, Latencies, Sample, X100, X300, XFIXED, XHALF};
 
 /// All that was measured.
 pub(super) struct Report {
@@ -47,7 +47,7 @@ struct Table(String, Vec<(&'static str, &'static str, usize)>);
 fn tables() -> Vec<Table> {
     let latencies = |title: &str, first: &'static str, keys: Latencies| {
         let headings = [first, "mean ms", "p50", "p99", "p99.9", "lost %"];
-        let decimals = [0, 2, 2, 2, 2, 3];
+        let decimals = [0, 3, 3, 3, 3, 3];
         let columns = (headings.into_iter().zip(keys).zip(decimals))
             .map(|((heading, key), decimals)| (heading, key, decimals));
         Table(title.to_owned(), columns.collect())
@@ -96,10 +96,17 @@ fn tables() -> Vec<Table> {
             "answers/s",
             FIXED,
         ),
+        latencies("100 clients (on AF_XDP, closed loop)", "answers/s", X100),
+        latencies("300 clients (on AF_XDP, closed loop)", "answers/s", X300),
         latencies(
-            "Half of its highest rate (kxdpgun; a light dnsperf beside it measures)",
-            "queries/s",
-            HALF,
+            "300 clients at 25,429 queries/s (on AF_XDP)",
+            "answers/s",
+            XFIXED,
+        ),
+        latencies(
+            "300 clients at half of the highest rate of kxdpgun's uniform load (on AF_XDP)",
+            "answers/s",
+            XHALF,
         ),
     ]
 }
@@ -190,6 +197,22 @@ impl Report {
                         "heimdall-xdp / echo, CPU an answer, {part}, {what}: {ratio:.2} (target: 1.25 or less)"
                     ));
                 }
+            }
+        }
+        if let Some(ratio) = ratio(xdp, echo, XHALF[3]) {
+            lines.push(format!(
+                "heimdall-xdp / echo, p99 at half of the highest rate: {ratio:.2} (target: 2 or less)"
+            ));
+        }
+        for (key, decimals, target) in [
+            (X300[0], 0, "254,290 or more"),
+            (X300[3], 3, "less than 1.05"),
+            (XFIXED[1], 3, "0.1 or less"),
+            (XFIXED[3], 3, "0.21 or less"),
+        ] {
+            if let Some(median) = self.median(xdp, key) {
+                let figure = cell(median, decimals);
+                lines.push(format!("heimdall-xdp, {key}: {figure} (target: {target})"));
             }
         }
         let mut rates = |one: Contestant, others: &[Contestant]| {

@@ -204,9 +204,9 @@ impl Kxdpgun {
     }
 }
 
-/// What dnsperf measured: a closed loop of clients.
+/// What a closed loop of clients measured.
 #[derive(Debug, Clone, Copy)]
-pub struct Dnsperf {
+pub struct ClosedLoop {
     /// Queries a second.
     pub rate: f64,
     /// Queries that got no reply.
@@ -219,8 +219,9 @@ pub struct Dnsperf {
     pub percentiles: [f64; 3],
 }
 
-impl Dnsperf {
-    /// Runs `clients` clients against `server` for `seconds`, at `rate` queries a second at most.
+impl ClosedLoop {
+    /// Runs dnsperf's clients, so many, against `server` for `seconds`, at `rate` queries a second
+    /// at most.
     ///
     /// # Errors
     /// dnsperf is missing or fails.
@@ -249,6 +250,45 @@ impl Dnsperf {
             .args(["-s", server, "-l", &seconds.to_string(), "-v", "-d"])
             .arg(queries);
         measure(&mut command, Self::read)
+    }
+
+    /// Runs `command`, which is the program `clients` of `benches` with some options already, with
+    /// the file `queries`: clients that are on AF_XDP themselves.
+    ///
+    /// # Errors
+    /// It fails.
+    pub fn on_xdp(
+        lab: &Lab,
+        mut command: Command,
+        server: &str,
+        queries: &Path,
+        seconds: u64,
+    ) -> Result<Self> {
+        // kxdpgun of Debian 12 leaves its XDP program on the interface.
+        let interface = ["link", "set", "dev", &lab.client_if, "xdp", "off"];
+        run(lab.on_client("ip").args(interface))?;
+        command
+            .env("RUST_BACKTRACE", "0")
+            .args(["--interface", &lab.client_if, "--server", server])
+            .args(["--seconds", &seconds.to_string(), "--names"])
+            .arg(queries);
+        measure(&mut command, Self::read_clients)
+    }
+
+    fn read_clients(text: &str) -> Option<Self> {
+        let number = |mark| number_after(text, mark);
+        let seconds = |mark| Some(number(mark)? / 1e3);
+        Some(Self {
+            rate: number("answers per second:")?,
+            lost: number("queries lost:")? as u64,
+            sent: number("queries sent:")? as u64,
+            mean: seconds("mean, ms:")?,
+            percentiles: [
+                seconds("p50, ms:")?,
+                seconds("p99, ms:")?,
+                seconds("p99.9, ms:")?,
+            ],
+        })
     }
 
     /// With `-v` every query has a line: `> NOERROR n1.example.com A 0.000123`.
@@ -377,9 +417,29 @@ duration: 2 s
     }
 
     #[test]
+    fn reads_clients() {
+        let text = "\
+queries sent:       127168
+queries lost:       3
+not NOERROR:        0
+answers per second: 25433
+mean, ms:           0.0312
+p50, ms:            0.0301
+p99, ms:            0.0704
+p99.9, ms:          0.2115
+max, ms:            1.1020
+";
+        let load = ClosedLoop::read_clients(text).unwrap();
+        assert_eq!((load.rate, load.lost, load.sent), (25_433.0, 3, 127_168));
+        assert_eq!(load.mean, 31.2e-6);
+        assert_eq!(load.percentiles, [30.1e-6, 70.4e-6, 211.5e-6]);
+        assert!(ClosedLoop::read_clients("Error: it does not answer").is_none());
+    }
+
+    #[test]
     fn percentiles_are_of_the_sorted_latencies() {
         let latencies = (1..=1000).rev().map(f64::from).collect();
-        let measured = Dnsperf::from_latencies(latencies, 3, 2.0);
+        let measured = ClosedLoop::from_latencies(latencies, 3, 2.0);
         assert_eq!(measured.percentiles, [501.0, 991.0, 1000.0]);
         assert_eq!((measured.rate, measured.sent), (500.0, 1003));
     }

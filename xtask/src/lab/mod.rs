@@ -28,7 +28,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow, bail};
-pub use clients::{Dnsperf, Kdig, Kxdpgun};
+pub use clients::{ClosedLoop, Kdig, Kxdpgun};
 pub use fake::FakeUpstream;
 pub use frames::{Frames, QueryFrame};
 pub use heimdall::{Heimdall, sum};

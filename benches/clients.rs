@@ -1,0 +1,385 @@
+//! Clients on AF_XDP, in a closed loop: each has one query under way, and asks the next when the reply
+//! is there. They measure what a server does under a given number of them, and how long it takes, where
+//! generators on kernel sockets are full long before it is.
+#![allow(clippy::indexing_slicing)]
+
+use std::{
+    collections::VecDeque,
+    fs,
+    net::{IpAddr, Ipv4Addr, SocketAddrV4, UdpSocket},
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use clap::Parser;
+use etherparse::PacketBuilder;
+use heimdall_user::{
+    packet::checksum,
+    xdp::{
+        AttachPolicy, Interface, Program,
+        socket::{BATCH, Frame, Xsk},
+    },
+};
+use nix::ifaddrs::getifaddrs;
+
+#[derive(Parser)]
+#[command(
+    name = "clients",
+    about = "Closed-loop DNS clients on AF_XDP: so many, each with one query under way",
+    after_help = "\
+It takes queue 0 of the interface, from one thread that never sleeps: give it a core of its own. What
+else comes to the interface, the kernel gets as ever.
+
+Example, in a network namespace, on the core that the server does not have:
+  taskset -c 0 clients --interface eth0 --server 192.0.2.1:53 --names queries --clients 300"
+)]
+struct Args {
+    /// Send from this interface
+    #[arg(long, value_name = "IF")]
+    interface: String,
+
+    /// Ask this server, a neighbour on the interface's network
+    #[arg(long, value_name = "ADDR:PORT")]
+    server: SocketAddrV4,
+
+    /// Ask for the names in this file, in turn: lines of a name and A or AAAA
+    #[arg(long, value_name = "FILE")]
+    names: PathBuf,
+
+    /// How many clients there are
+    #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    clients: u16,
+
+    /// At most so many queries a second, all together
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    rate: Option<u32>,
+
+    /// For so long
+    #[arg(long, default_value_t = 5)]
+    seconds: u64,
+}
+
+/// The first client's port. Its neighbours have the next ones; the kernel gives out none of them
+/// (`ip_local_port_range` begins at 32768).
+const FIRST_PORT: u16 = 20_000;
+/// Frames, half for what comes, half for what goes.
+const FRAMES: usize = 4096;
+/// A reply that takes longer is lost.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Until everything is warm nothing is counted.
+const WARM_UP: Duration = Duration::from_millis(300);
+
+const ETHERNET: usize = 14;
+const IPV4: usize = 20;
+const UDP: usize = ETHERNET + IPV4;
+const DNS: usize = UDP + 8;
+
+fn main() -> Result<()> {
+    let args = Args::parse();
+    let messages = messages(&args.names)?;
+    let way = Way::find(&args, messages.first().context("there are no names")?)?;
+    let templates: Result<Vec<Template>> = messages.iter().map(|msg| way.template(msg)).collect();
+    let mut load = Load::new(&args, way.client, templates?)?;
+    load.run(WARM_UP)?;
+    load.counts = Counts::default();
+    load.latencies.clear();
+    load.run(Duration::from_secs(args.seconds))?;
+    load.report(args.seconds as f64);
+    Ok(())
+}
+
+/// A query in a frame, but for its source port, its ID and its checksum.
+struct Template {
+    frame: Vec<u8>,
+    /// The sum over the pseudo-header and the datagram, those fields being zero.
+    sum: u64,
+}
+
+/// A query for each name of the file.
+fn messages(path: &Path) -> Result<Vec<Vec<u8>>> {
+    let text =
+        fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let message = |(number, line)| {
+        message(line).with_context(|| {
+            let line = number + 1;
+            format!("{}:{line}: not a name and A or AAAA", path.display())
+        })
+    };
+    text.lines().enumerate().map(message).collect()
+}
+
+/// A query without EDNS, its ID zero, recursion desired.
+fn message(line: &str) -> Option<Vec<u8>> {
+    let (name, qtype) = line.split_once(' ')?;
+    let qtype: u16 = match qtype.trim() {
+        "A" => 1,
+        "AAAA" => 28,
+        _ => return None,
+    };
+    let mut message = b"\0\0\x01\0\0\x01\0\0\0\0\0\0".to_vec();
+    for label in name.trim_end_matches('.').split('.') {
+        message.push(u8::try_from(label.len()).ok().filter(|len| *len < 64)?);
+        message.extend(label.as_bytes());
+    }
+    message.push(0);
+    message.extend(qtype.to_be_bytes());
+    message.extend([0, 1]);
+    Some(message)
+}
+
+/// From the clients to the server.
+struct Way {
+    client: Ipv4Addr,
+    server: SocketAddrV4,
+    /// The link addresses of both.
+    links: [[u8; 6]; 2],
+}
+
+impl Way {
+    /// Asks the server a first query with a socket: so the kernel finds out its link address, and it
+    /// is seen to answer.
+    fn find(args: &Args, query: &[u8]) -> Result<Self> {
+        let socket = UdpSocket::bind("0.0.0.0:0")?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        socket.connect(args.server)?;
+        socket.send(query)?;
+        (socket.recv(&mut [0; 512])).with_context(|| format!("{} does not answer", args.server))?;
+        let IpAddr::V4(client) = socket.local_addr()?.ip() else {
+            bail!("an IPv4 socket has an IPv4 address");
+        };
+        let own = getifaddrs()?
+            .filter(|address| address.interface_name == args.interface)
+            .find_map(|address| address.address?.as_link_addr()?.addr())
+            .with_context(|| format!("{} has no link address", args.interface))?;
+        // proc_net(5): IP address, hardware type, flags, link address, …
+        let neighbours = fs::read_to_string("/proc/net/arp")?;
+        let ip = args.server.ip().to_string();
+        let server = neighbours
+            .lines()
+            .map(|line| line.split_whitespace().collect::<Vec<_>>())
+            .find(|fields| fields.first() == Some(&ip.as_str()))
+            .and_then(|fields| link_address(fields.get(3)?))
+            .with_context(|| format!("{ip} is no neighbour"))?;
+        Ok(Self {
+            client,
+            server: args.server,
+            links: [own, server],
+        })
+    }
+
+    fn template(&self, message: &[u8]) -> Result<Template> {
+        let [client, server] = [self.client, *self.server.ip()].map(|ip| ip.octets());
+        let [own, peer] = self.links;
+        let mut frame = Vec::new();
+        PacketBuilder::ethernet2(own, peer)
+            .ipv4(client, server, 64)
+            .udp(0, self.server.port())
+            .write(&mut frame, message)?;
+        frame[UDP + 6..DNS].fill(0);
+        let length = u16::try_from(8 + message.len())?;
+        let pseudo = checksum::add(0, &[client, server].concat());
+        let pseudo = checksum::add_u16(checksum::add_u16(pseudo, 17), length);
+        let sum = checksum::add(pseudo, &frame[UDP..]);
+        Ok(Template { frame, sum })
+    }
+}
+
+fn link_address(text: &str) -> Option<[u8; 6]> {
+    let octets = text.split(':').map(|octet| u8::from_str_radix(octet, 16));
+    let octets: Result<Vec<u8>, _> = octets.collect();
+    octets.ok()?.try_into().ok()
+}
+
+/// One of the clients.
+#[derive(Clone, Copy)]
+struct Client {
+    /// Of the query that is under way.
+    id: u16,
+    sent: Option<Instant>,
+}
+
+#[derive(Default)]
+struct Counts {
+    sent: u64,
+    lost: u64,
+    /// Replies with another response code than NOERROR.
+    failed: u64,
+}
+
+struct Load {
+    xsk: Xsk,
+    _program: Program,
+    /// Frames to receive into.
+    empty: Vec<Frame>,
+    /// Frames to send from.
+    free: Vec<Frame>,
+    received: Vec<Frame>,
+    outgoing: Vec<Frame>,
+    templates: Vec<Template>,
+    /// The next name.
+    next: usize,
+    clients: Vec<Client>,
+    /// Clients that have no query under way.
+    idle: VecDeque<u16>,
+    /// Time between two queries, if they are paced.
+    pace: Option<Duration>,
+    counts: Counts,
+    /// In nanoseconds.
+    latencies: Vec<u32>,
+}
+
+impl Load {
+    fn new(args: &Args, own: Ipv4Addr, templates: Vec<Template>) -> Result<Self> {
+        let interface = Interface::find(&args.interface)?;
+        let (mut xsk, mut free) = Xsk::open(&args.interface, 0, FRAMES as u32, true)?;
+        let mut program = Program::attach_client(&interface, AttachPolicy::NativeThenGeneric)?;
+        program.register(0, xsk.as_fd())?;
+        let ports = FIRST_PORT..FIRST_PORT + args.clients;
+        program.set_served(&ports.map(|port| (own, port).into()).collect())?;
+        let mut empty = free.split_off(FRAMES / 2);
+        xsk.refill(&mut empty);
+        let expected = (2_000_000 * args.seconds).min(20_000_000) as usize;
+        Ok(Self {
+            xsk,
+            _program: program,
+            empty,
+            free,
+            received: Vec::with_capacity(BATCH),
+            outgoing: Vec::with_capacity(BATCH),
+            templates,
+            next: 0,
+            clients: vec![Client { id: 0, sent: None }; args.clients.into()],
+            idle: (0..args.clients).collect(),
+            pace: args.rate.map(|rate| Duration::from_secs(1) / rate),
+            counts: Counts::default(),
+            latencies: Vec::with_capacity(expected),
+        })
+    }
+
+    /// Asks and takes replies for so long.
+    fn run(&mut self, length: Duration) -> Result<()> {
+        let start = Instant::now();
+        let end = start + length;
+        let (mut due, mut check) = (start, start + PATIENCE / 10);
+        loop {
+            let now = Instant::now();
+            if now >= end {
+                return Ok(());
+            }
+            if self.xsk.receive(&mut self.received) > 0 {
+                self.take(now);
+            }
+            if now >= check {
+                self.give_up(now);
+                check = now + PATIENCE / 10;
+            }
+            let mut room = BATCH.min(self.idle.len()).min(self.free.len());
+            if let Some(pace) = self.pace {
+                let mut allowed = 0;
+                while allowed < room && due <= now {
+                    due += pace;
+                    allowed += 1;
+                }
+                room = allowed;
+            }
+            if room > 0 {
+                self.ask(room)?;
+            }
+            self.xsk.reap(&mut self.free);
+            self.xsk.refill(&mut self.empty);
+            if self.xsk.fill_needs_wakeup() {
+                self.xsk.wake_fill()?;
+            }
+        }
+    }
+
+    /// Takes what was received.
+    fn take(&mut self, now: Instant) {
+        for frame in self.received.drain(..) {
+            let packet = self.xsk.packet(&frame);
+            // The program steers nothing shorter, and no other ports.
+            let &[p0, p1] = &packet[UDP + 2..UDP + 4] else {
+                continue;
+            };
+            let &[i0, i1, _, flags] = &packet[DNS..DNS + 4] else {
+                continue;
+            };
+            let index = u16::from_be_bytes([p0, p1]) - FIRST_PORT;
+            let client = &mut self.clients[usize::from(index)];
+            if client.id == u16::from_be_bytes([i0, i1])
+                && let Some(sent) = client.sent.take()
+            {
+                let nanoseconds = now.saturating_duration_since(sent).as_nanos();
+                self.latencies.push(nanoseconds as u32);
+                self.counts.failed += u64::from(flags & 0xf != 0);
+                self.idle.push_back(index);
+            }
+            self.empty.push(frame);
+        }
+    }
+
+    /// Gives up queries that have been under way for too long.
+    fn give_up(&mut self, now: Instant) {
+        for (index, client) in (0..).zip(&mut self.clients) {
+            if client.sent.is_some_and(|sent| now - sent > PATIENCE) {
+                client.sent = None;
+                self.counts.lost += 1;
+                self.idle.push_back(index);
+            }
+        }
+    }
+
+    /// Sends the next queries of so many idle clients.
+    fn ask(&mut self, count: usize) -> Result<()> {
+        let sent = Instant::now();
+        for _ in 0..count {
+            let (Some(index), Some(mut frame)) = (self.idle.pop_front(), self.free.pop()) else {
+                break;
+            };
+            let client = &mut self.clients[usize::from(index)];
+            client.id = client.id.wrapping_add(1);
+            client.sent = Some(sent);
+            let template = &self.templates[self.next];
+            self.next = (self.next + 1) % self.templates.len();
+            let (port, id) = (FIRST_PORT + index, client.id);
+            self.xsk.edit(&mut frame, |octets| {
+                let packet = octets.get_mut(..template.frame.len())?;
+                packet.copy_from_slice(&template.frame);
+                packet[UDP..UDP + 2].copy_from_slice(&port.to_be_bytes());
+                packet[DNS..DNS + 2].copy_from_slice(&id.to_be_bytes());
+                let sum = checksum::add_u16(checksum::add_u16(template.sum, port), id);
+                packet[UDP + 6..UDP + 8].copy_from_slice(&checksum::finish_udp(sum));
+                Some(template.frame.len())
+            });
+            self.outgoing.push(frame);
+            self.counts.sent += 1;
+        }
+        self.xsk.send(&mut self.outgoing);
+        while self.xsk.kick()? {}
+        Ok(())
+    }
+
+    /// Tells what was measured, in milliseconds.
+    fn report(&mut self, seconds: f64) {
+        let Self {
+            counts, latencies, ..
+        } = self;
+        latencies.sort_unstable();
+        let milliseconds = |part: f64| {
+            let at = (latencies.len() as f64 * part) as usize;
+            let latency = latencies.get(at).or(latencies.last()).copied();
+            f64::from(latency.unwrap_or_default()) / 1e6
+        };
+        let answers = latencies.len() as f64;
+        let sum: f64 = latencies.iter().map(|&latency| f64::from(latency)).sum();
+        println!("queries sent:       {}", counts.sent);
+        println!("queries lost:       {}", counts.lost);
+        println!("not NOERROR:        {}", counts.failed);
+        println!("answers per second: {:.0}", answers / seconds);
+        println!("mean, ms:           {:.4}", sum / answers.max(1.0) / 1e6);
+        for (name, part) in [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999), ("max", 1.0)] {
+            println!("{:<20}{:.4}", format!("{name}, ms:"), milliseconds(part));
+        }
+    }
+}
