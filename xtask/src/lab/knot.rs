@@ -1,6 +1,6 @@
 //! Knot DNS as an upstream with real zones.
 
-use std::{fmt::Write as _, fs, path::Path, process::Command, time::Duration};
+use std::{fmt::Write as _, fs, path::Path, process::Command, thread, time::Duration};
 
 use anyhow::Result;
 use tempfile::TempDir;
@@ -8,6 +8,7 @@ use tempfile::TempDir;
 use super::{
     Lab, Process, UPSTREAM,
     rich::{self, Signing, Zone},
+    run,
 };
 
 /// Names `n0` to `n9999` of `example.com` have addresses.
@@ -64,14 +65,19 @@ impl Knot {
         );
         let mut command = lab.on_server("taskset");
         command.args(["-c", &core.to_string(), "knotd"]);
-        Self::start(
+        let knot = Self::start(
             command,
             &format!(
                 "{server}\nxdp:\n    listen: {}@53\n    udp: on",
                 lab.server_if
             ),
             &plain_zones(),
-        )
+        )?;
+        // The first thread of each kind has gone to the first core by itself, which is kxdpgun's.
+        thread::sleep(Duration::from_millis(300));
+        let pid = knot.process.pid().to_string();
+        run(Command::new("taskset").args(["-a", "-p", "-c", &core.to_string(), &pid]))?;
+        Ok(knot)
     }
 
     fn start(mut command: Command, server: &str, zones: &[Zone]) -> Result<Self> {
