@@ -35,7 +35,7 @@ after round. The server has one core, the generators another. Peers that cannot 
 out.
 
 Examples:
-  All of it, three rounds (about an hour and a quarter):
+  All of it, three rounds (about an hour and a half):
     cargo xtask bench
   A first look, in under two minutes:
     cargo xtask bench --quick
