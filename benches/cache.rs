@@ -28,7 +28,7 @@ use std::{
 
 use criterion::{BenchmarkGroup, BenchmarkId, Criterion, Throughput, measurement::WallTime};
 use heimdall_user::{
-    answer::{AHEAD, Client, Core, Transport},
+    answer::{AHEAD, Client, Core, Hint, Transport},
     cache::{Cache, Key},
     clock::Now,
     dns::{Answer, NameHasher, TtlLimits, reply::Server},
@@ -169,7 +169,7 @@ fn core(cache: Cache, hasher: &NameHasher) -> Core {
 fn answer_one_at_a_time(core: &mut Core, draws: &[Draw], slots: &mut Slots) {
     for (draw, slot) in draws.iter().zip(slots) {
         let query = core.read(draw.place(slot)).unwrap();
-        black_box(core.answer(&query, &mut slot.0, &CLIENT));
+        black_box(core.answer(&query, &mut slot.0, CLIENT));
     }
 }
 
@@ -181,14 +181,15 @@ fn answer_in_batches(core: &mut Core, draws: &[Draw], slots: &mut Slots) {
         core.prefetch(&query);
         query
     });
+    let mut hints = [Hint::default(); BATCH];
     let mut slots = slots.iter_mut();
     for step in 0..BATCH + AHEAD {
-        if let Some(query) = queries.get(step) {
-            core.prefetch_entry(query);
+        if let (Some(query), Some(hint)) = (queries.get(step), hints.get_mut(step)) {
+            *hint = core.prefetch_entry(query);
         }
         if let Some(at) = step.checked_sub(AHEAD) {
             let slot = slots.next().unwrap();
-            black_box(core.answer(&queries[at], &mut slot.0, &CLIENT));
+            black_box(core.answer_at(hints[at], &queries[at], &mut slot.0, CLIENT));
         }
     }
 }
@@ -203,12 +204,13 @@ fn get_in_batches(cache: &mut Cache, draws: &[Draw], _: &mut Slots) {
     for draw in draws {
         cache.prefetch(draw.hash);
     }
+    let mut hints = [Hint::default(); BATCH];
     for step in 0..draws.len() + AHEAD {
-        if let Some(draw) = draws.get(step) {
-            cache.prefetch_entry(draw.hash);
+        if let (Some(draw), Some(hint)) = (draws.get(step), hints.get_mut(step)) {
+            *hint = cache.prefetch_entry(draw.hash);
         }
-        if let Some(draw) = step.checked_sub(AHEAD).and_then(|at| draws.get(at)) {
-            black_box(cache.get(&draw.key(), 60));
+        if let Some(at) = step.checked_sub(AHEAD) {
+            black_box(cache.get_at(hints[at], draws[at].key(), 60));
         }
     }
 }

@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail};
 use clap::Parser;
 use etherparse::PacketBuilder;
 use heimdall_user::{
-    packet::checksum,
+    checksum,
     xdp::{
         AttachPolicy, Interface, Program,
         socket::{BATCH, Frame, Xsk},

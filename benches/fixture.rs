@@ -9,8 +9,8 @@ use std::{
 use heimdall_user::{
     answer::{Client, Core, Transport},
     cache::Cache,
+    checksum,
     dns::{Answer, NameHasher, TtlLimits, answer::Parts, reply::Server},
-    packet::checksum,
 };
 
 /// Who asks.
@@ -21,20 +21,24 @@ pub const CLIENT: Client = Client {
     },
 };
 
-/// A query for an A record, with EDNS.
-pub fn query(name: &str) -> Vec<u8> {
-    let mut dns = b"\x12\x34\x01\0\0\x01\0\0\0\0\0\x01".to_vec();
+/// A query for an A record, with EDNS or without.
+pub fn query(name: &str, edns: bool) -> Vec<u8> {
+    let mut dns = b"\x12\x34\x01\0\0\x01\0\0\0\0\0\0".to_vec();
     for label in name.split('.') {
         dns.push(label.len() as u8);
         dns.extend_from_slice(label.as_bytes());
     }
-    dns.extend_from_slice(b"\0\0\x01\0\x01\0\0\x29\x04\xd0\0\0\0\0\0\0");
+    dns.extend_from_slice(b"\0\0\x01\0\x01");
+    if edns {
+        dns[11] = 1;
+        dns.extend_from_slice(b"\0\0\x29\x04\xd0\0\0\0\0\0\0");
+    }
     dns
 }
 
 /// The query in a frame of its own, with right checksums.
-pub fn frame(name: &str) -> Vec<u8> {
-    let dns = query(name);
+pub fn frame(name: &str, edns: bool) -> Vec<u8> {
+    let dns = query(name, edns);
     let udp_len = ((8 + dns.len()) as u16).to_be_bytes();
     let ip_len = ((28 + dns.len()) as u16).to_be_bytes();
     let mut ip = [
@@ -69,8 +73,13 @@ pub fn answer(records: u16) -> Answer {
 
 /// A core that has an answer for so many names.
 pub fn core(names: usize) -> Core {
+    core_for((0..names).map(name))
+}
+
+/// A core that has an answer for each of these names.
+pub fn core_for(names: impl ExactSizeIterator<Item = String>) -> Core {
     let mut core = Core::new(
-        Cache::new((names * 256).max(1 << 20)).unwrap(),
+        Cache::new((names.len() * 256).max(1 << 20)).unwrap(),
         NameHasher::default(),
         Server {
             udp_size: 1232,
@@ -80,8 +89,8 @@ pub fn core(names: usize) -> Core {
         Arc::default(),
         Arc::default(),
     );
-    for i in 0..names {
-        let mut message = query(&name(i));
+    for name in names {
+        let mut message = query(&name, true);
         let query = core.read(&message).unwrap();
         message.truncate(usize::from(query.question_end));
         let question = message[12..].to_vec();

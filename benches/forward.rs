@@ -40,7 +40,7 @@ struct Times {
 impl Front {
     fn start() -> (Forwarder, Self) {
         let hasher = NameHasher::default();
-        let message = query(&name(7));
+        let message = query(&name(7), true);
         let query = Query::new(&DnsPacketView::parse(&message).unwrap(), &hasher);
         let request = Request::new(&query, &message, 0, 0).unwrap();
         let mailbox = Arc::new(Mailbox::new(BATCH).unwrap());

@@ -4,3 +4,4 @@
 pub mod batch;
 pub mod fixture;
 pub mod network;
+pub mod worker;

@@ -43,7 +43,7 @@ struct Sender {
 impl Sender {
     fn open(interface: &str) -> Self {
         let (xsk, frames) = Xsk::open(interface, 0, BATCH as u32, false).unwrap();
-        let mut packet = frame(&name(7));
+        let mut packet = frame(&name(7), true);
         // The Ethernet header, and the total length in the IPv4 header.
         packet.truncate(14 + usize::from(u16::from_be_bytes([packet[16], packet[17]])));
         Self {

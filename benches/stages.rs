@@ -8,7 +8,7 @@ use std::hint::black_box;
 
 use benches::fixture::answer;
 use criterion::{Criterion, criterion_group, criterion_main};
-use heimdall_user::packet::checksum;
+use heimdall_user::checksum;
 
 fn checksums(c: &mut Criterion) {
     let mut group = c.benchmark_group("checksum");

@@ -41,7 +41,7 @@ fn frame(destination: SocketAddr) -> Vec<u8> {
     };
     let mut frame = Vec::new();
     ip.udp(40_000, destination.port())
-        .write(&mut frame, &query(&name(7)))
+        .write(&mut frame, &query(&name(7), true))
         .unwrap();
     frame
 }

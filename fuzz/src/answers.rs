@@ -1,8 +1,11 @@
 //! Responses from upstreams.
 
-use heimdall_user::dns::{
-    Answer, AnswerRef, DnsPacketView, NameHasher, Options, Query, TtlLimits, cut, options,
-    reply::{self, Server},
+use heimdall_user::{
+    checksum,
+    dns::{
+        Answer, AnswerRef, DnsPacketView, NameHasher, Query, TtlLimits, cut, options,
+        reply::{self, Content, Reply, Server},
+    },
 };
 use hickory_proto::{
     op::Message,
@@ -70,10 +73,17 @@ fn check(msg: &[u8], question: &[u8], flags: u8, answer: &Answer) {
     for (answer, age) in [(answer, 0), (answer, 3), (&aged, 0), (&view.stale(), 0)] {
         let mut buf = query.clone();
         buf.resize(65_535, 0xee);
-        let options = Options::default();
-        let answer = answer.as_ref();
-        let len = reply::answer(&mut buf, &parsed, answer, age, 65_535, &server, &options);
-        let Some(len) = len else { continue };
+        let content = Content {
+            answer: answer.as_ref(),
+            age,
+            question_sum: None,
+        };
+        let reply = reply::answer(&mut buf, &parsed, content, 65_535, &server, None);
+        let Some(Reply { len, sum }) = reply else {
+            continue;
+        };
+        let expected = checksum::finish_udp(checksum::add(0, &buf[..len]));
+        assert_eq!(checksum::finish_udp(sum), expected, "the sum");
         if buf[2] & 2 != 0 {
             continue;
         }

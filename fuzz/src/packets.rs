@@ -3,7 +3,10 @@
 use std::net::IpAddr;
 
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
-use heimdall_user::packet::{Layout, SourceFilter};
+use heimdall_user::{
+    checksum,
+    packet::{Layout, SourceFilter},
+};
 
 /// The largest frame that an interface's memory holds.
 const FRAME: usize = 2048;
@@ -29,7 +32,8 @@ pub fn packet_view(frame: &[u8]) {
         assert!(room.len() >= query.len().min(1500 - 48));
         let len = room.len().min(query.len().max(12));
         let reply = room[..len].to_vec();
-        let Some(end) = layout.turn_round(&mut octets, len) else {
+        let sum = checksum::add(0, &reply);
+        let Some(end) = layout.turn_round(&mut octets, len, sum) else {
             continue;
         };
         let replied = Seen::of(&octets[..end]).expect("a frame again");

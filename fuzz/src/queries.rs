@@ -12,8 +12,13 @@ use heimdall_user::{
         policy::{Cookies, Policy},
     },
     cache::{Cache, MIN_BYTES},
+    checksum,
     clock::Now,
-    dns::{Answer, DnsPacketView, NameHasher, answer::Parts, reply::Server},
+    dns::{
+        Answer, DnsPacketView, NameHasher,
+        answer::Parts,
+        reply::{Reply, Server},
+    },
 };
 use hickory_proto::{op::Message, serialize::binary::BinDecodable};
 
@@ -106,11 +111,11 @@ fn ask(core: &mut Core, msg: &[u8], transport: Transport) {
     buf.resize(msg.len() + 600, 0xee);
     match core.read(msg) {
         Err(malformed) => {
-            let verdict = core.reject(malformed, &mut buf, &client);
+            let verdict = core.reject(malformed, &mut buf, client);
             check(msg, &buf, verdict, limit);
         }
         Ok(query) => {
-            let verdict = core.answer(&query, &mut buf, &client);
+            let verdict = core.answer(&query, &mut buf, client);
             check(msg, &buf, verdict, limit);
             if verdict == Verdict::Miss {
                 let answer = Answer::new(&Parts {
@@ -121,13 +126,17 @@ fn ask(core: &mut Core, msg: &[u8], transport: Transport) {
                     ..Parts::default()
                 });
                 core.learn(&query, &buf, &answer);
+                let mut hit = buf.clone();
+                let hint = core.prefetch_entry(&query);
+                let verdict = core.answer_at(hint, &query, &mut hit, client);
+                check_frame(msg, &hit, verdict, limit);
                 let mut fresh = buf.clone();
-                let verdict = core.complete(&query, &mut fresh, &client, &answer);
+                let verdict = core.complete(&query, &mut fresh, client, &answer);
                 assert_ne!(verdict, Verdict::Miss);
                 // What was learnt need not fit the type that was asked for: only the frame is
                 // looked at.
                 check_frame(msg, &fresh, verdict, limit);
-                let verdict = core.overload(&query, &mut buf, &client);
+                let verdict = core.overload(&query, &mut buf, client);
                 check(msg, &buf, verdict, limit);
             }
         }
@@ -135,10 +144,12 @@ fn ask(core: &mut Core, msg: &[u8], transport: Transport) {
 }
 
 fn check_frame<'a>(msg: &[u8], buf: &'a [u8], verdict: Verdict, limit: usize) -> Option<&'a [u8]> {
-    let Verdict::Reply(len) = verdict else {
+    let Verdict::Reply(Reply { len, sum }) = verdict else {
         return None;
     };
     let reply = &buf[..len];
+    let expected = checksum::finish_udp(checksum::add(0, reply));
+    assert_eq!(checksum::finish_udp(sum), expected, "the sum");
     assert!((12..=limit.max(msg.len())).contains(&len));
     assert_eq!(reply[..2], msg[..2], "the ID");
     assert_eq!(reply[2] & 0x80, 0x80, "a response");

@@ -6,7 +6,10 @@ use heimdall_user::{
     answer::{Client, Core, Transport, Verdict},
     cache::{Cache, Key, MIN_BYTES, Record},
     clock::Now,
-    dns::{AnswerRef, NameHasher, reply::Server},
+    dns::{
+        AnswerRef, NameHasher,
+        reply::{Reply, Server},
+    },
     snapshot::Contents,
 };
 
@@ -97,8 +100,8 @@ fn reply(question: &[u8], answer: AnswerRef<'_>) {
         address: [10, 0, 0, 1].into(),
         transport: Transport::Tcp,
     };
-    match core.complete(&query, &mut buf, &client, &answer.aged(3)) {
-        Verdict::Reply(len) => {
+    match core.complete(&query, &mut buf, client, &answer.aged(3)) {
+        Verdict::Reply(Reply { len, .. }) => {
             assert_eq!(len, msg.len() + answer.body().len());
             assert_eq!(buf[12..msg.len()], *question);
             assert_eq!(buf[6..12], answer.counts());

@@ -18,7 +18,8 @@
 //! Around the path: [`config`] is what the operator set, [`server`] starts and stops everything,
 //! [`upkeep`] flushes and copies caches in use, [`snapshot`] is the file that outlives a restart,
 //! [`stats`] counts, [`control`] lets a running server be asked, [`cli`] is the `heimdall`
-//! command, and [`clock`] is the time that answers age by.
+//! command, [`clock`] is the time that answers age by, and [`checksum`] the sum that packets and the
+//! parts of replies have in common.
 //!
 //! Dependencies point one way, from the command line down to the wire format: `cli` → `server` →
 //! `worker`, `socket`, `forward`, `control` → `answer` → `cache` → `dns`, and `worker` → `xdp`,
@@ -26,6 +27,7 @@
 
 pub mod answer;
 pub mod cache;
+pub mod checksum;
 pub mod cli;
 pub mod clock;
 pub mod config;

@@ -9,9 +9,12 @@ use std::{
 };
 
 use heimdall_user::{
-    answer::{Client, Core, Transport, Verdict},
+    answer::{Client, Core, Hint, Transport, Verdict},
     cache::Cache,
-    dns::{Answer, NameHasher, TtlLimits, reply::Server},
+    dns::{
+        Answer, NameHasher, TtlLimits,
+        reply::{Reply, Server},
+    },
     packet::{Layout, SourceFilter},
     stats::{AnswerCounters, DropCounters},
 };
@@ -83,12 +86,12 @@ fn handle(core: &mut Core, sources: &SourceFilter, frame: &mut [u8]) -> Verdict 
     let verdict = match &query {
         Ok(query) => {
             core.prefetch(query);
-            core.answer(query, room, &client)
+            core.answer(query, room, client)
         }
-        Err(malformed) => core.reject(*malformed, room, &client),
+        Err(malformed) => core.reject(*malformed, room, client),
     };
-    if let Verdict::Reply(len) = verdict {
-        layout.turn_round(frame, len).unwrap();
+    if let Verdict::Reply(Reply { len, sum }) = verdict {
+        layout.turn_round(frame, len, sum).unwrap();
     }
     verdict
 }
@@ -170,14 +173,14 @@ fn hits_at_random_do_not_allocate() {
                 let layout = Layout::read(buf, &sources, false).unwrap();
                 let query = core.read(layout.query(buf)).unwrap();
                 core.prefetch(&query);
-                staged.push((layout, query));
+                staged.push((layout, query, Hint::default()));
             }
-            for (_, query) in &staged {
-                core.prefetch_entry(query);
+            for (_, query, hint) in &mut staged {
+                *hint = core.prefetch_entry(query);
             }
-            for ((layout, query), buf) in staged.drain(..).zip(&mut bufs) {
+            for ((layout, query, hint), buf) in staged.drain(..).zip(&mut bufs) {
                 let client = client(&layout, buf);
-                let verdict = core.answer(&query, layout.reply_room(buf, 1500), &client);
+                let verdict = core.answer_at(hint, &query, layout.reply_room(buf, 1500), client);
                 assert!(matches!(verdict, Verdict::Reply(_)));
             }
         }
@@ -232,7 +235,7 @@ fn the_hot_path_does_not_allocate() {
     let count = allocations(|| {
         assert!(matches!(
             handle(&mut core, &sources, &mut malformed),
-            Verdict::Reply(12)
+            Verdict::Reply(Reply { len: 12, .. })
         ))
     });
     assert_eq!(count, 0, "FORMERR");

@@ -127,7 +127,6 @@ impl Model {
                 assert_eq!(hit.age, self.now - known.stored);
                 let left = known.life - hit.age;
                 assert_eq!(hit.late, left <= known.life / 10);
-                assert!(hit.late || !hit.refresh);
             }
             (Some(_), None) => panic!("{name} is not good any more"),
             (None, _) => {}

@@ -7,8 +7,9 @@
 //!
 //! 1. [`Core::read`] checks the message and hashes its key; [`Core::prefetch`], and when the rest
 //!    of the batch has been read, [`Core::prefetch_entry`].
-//! 2. [`Core::answer`] writes the reply over the query, or says [`Verdict::Miss`]. It may find that
-//!    the answer should be got anew before its life is over: [`Core::take_refresh`].
+//! 2. [`Core::answer`], or [`Core::answer_at`] with what the prefetch found, writes the reply over the
+//!    query, or says [`Verdict::Miss`]. It may find that the answer should be got anew before its life
+//!    is over: [`Core::take_refresh`].
 //! 3. After a miss, [`Core::complete`] writes the reply once the forwarder has the answer, and
 //!    [`Core::learn`] keeps it.
 //!
@@ -26,10 +27,11 @@ pub mod limit;
 pub mod local;
 pub mod policy;
 
-use std::{net::IpAddr, ops::RangeInclusive, sync::Arc};
+use std::{net::IpAddr, ops::Range, sync::Arc};
 
 use arc_swap::ArcSwap;
 
+pub use crate::cache::Hint;
 use crate::{
     cache::{Cache, Key},
     clock::Now,
@@ -38,7 +40,7 @@ use crate::{
         QUESTION_FIXED, Query,
         edns::{Edns, ServerCookie, ede},
         header::{self, rcode},
-        reply::{self, Server},
+        reply::{self, Content, Reply, Server},
         rrtype,
     },
     stats::{AnswerCounters, DropCounters},
@@ -78,8 +80,8 @@ pub const AHEAD: usize = 8;
 /// What to do with a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Send the first so many octets of the buffer.
-    Reply(usize),
+    /// Send the reply at the start of the buffer.
+    Reply(Reply),
     /// Send nothing. It has been counted.
     Drop,
     /// Ask the forwarder.
@@ -96,7 +98,7 @@ pub struct Core {
     policy: Arc<Policy>,
     limiter: Limiter,
     /// IPv4 addresses that are allowed because the last client that was looked up is.
-    allowed_v4: Option<RangeInclusive<u32>>,
+    allowed_v4: Range<u64>,
     /// The COOKIE option's data of the reply under way.
     cookie: [u8; 24],
     /// See [`take_refresh`](Self::take_refresh).
@@ -110,8 +112,8 @@ pub struct Core {
 /// Queries that came as datagrams, counted by the second.
 #[derive(Debug, Default)]
 struct Load {
-    this_second: u32,
-    last_second: u32,
+    this_second: u64,
+    last_second: u64,
 }
 
 /// On what terms a client gets its reply.
@@ -164,7 +166,7 @@ impl Core {
             limiter: Limiter::new(&now.limit),
             policy: now,
             shared_policy: policy,
-            allowed_v4: None,
+            allowed_v4: 0..0,
             cookie: [0; 24],
             refresh: false,
             load: Load::default(),
@@ -198,7 +200,7 @@ impl Core {
             self.limiter = Limiter::new(&policy.limit);
         }
         self.policy = policy;
-        self.allowed_v4 = None;
+        self.allowed_v4 = 0..0;
         self.cache.forget(self.now.seconds);
     }
 }
@@ -209,44 +211,71 @@ impl Core {
     ///
     /// # Errors
     /// What is wrong with it, for [`reject`](Self::reject).
-    #[inline]
+    #[inline(always)]
     pub fn read(&self, msg: &[u8]) -> Result<Query, Malformed> {
-        DnsPacketView::parse(msg).map(|view| Query::new(&view, &self.hasher))
+        let view = DnsPacketView::parse(msg)?;
+        Ok(Query::new(&view, &self.hasher))
     }
 
     /// Starts to fetch the memory that [`answer`](Self::answer) will look at first.
-    #[inline]
+    #[inline(always)]
     pub fn prefetch(&self, query: &Query) {
         self.cache.prefetch(query.hash);
     }
 
     /// Starts to fetch what [`answer`](Self::answer) will look at next, as what
-    /// [`prefetch`](Self::prefetch) fetched says.
-    #[inline]
-    pub fn prefetch_entry(&self, query: &Query) {
-        self.cache.prefetch_entry(query.hash);
+    /// [`prefetch`](Self::prefetch) fetched says; tells it where that is.
+    #[inline(always)]
+    pub fn prefetch_entry(&self, query: &Query) -> Hint {
+        self.cache.prefetch_entry(query.hash)
     }
 
     /// Answers a query in place if that can be done here and now. `buf` holds the message that
     /// `query` was read from, and the room for a reply after it.
-    #[inline]
-    pub fn answer(&mut self, query: &Query, buf: &mut [u8], client: &Client) -> Verdict {
+    pub fn answer(&mut self, query: &Query, buf: &mut [u8], client: Client) -> Verdict {
+        self.answer_at(Hint::default(), query, buf, client)
+    }
+
+    /// As [`answer`](Self::answer), with what [`prefetch_entry`](Self::prefetch_entry) said.
+    #[inline(always)]
+    pub fn answer_at(
+        &mut self,
+        hint: Hint,
+        query: &Query,
+        buf: &mut [u8],
+        client: Client,
+    ) -> Verdict {
+        // Twice the same steps; most queries are plain.
+        match query.plain() {
+            Some(plain) => self.steps(hint, &plain, buf, client),
+            None => self.all_steps(hint, query, buf, client),
+        }
+    }
+
+    #[inline(never)]
+    fn all_steps(&mut self, hint: Hint, query: &Query, buf: &mut [u8], client: Client) -> Verdict {
+        self.steps(hint, query, buf, client)
+    }
+
+    #[inline(always)]
+    fn steps(&mut self, hint: Hint, query: &Query, buf: &mut [u8], client: Client) -> Verdict {
         let terms = match self.admit(query, buf, client) {
             Ok(terms) => terms,
             Err(verdict) => return verdict,
         };
-        self.counters.of_type(query.qtype).add(1);
-        if !query.is_forwardable() || query.edns.is_some_and(|edns| edns.version != 0) {
-            return self.special(query, buf, client, &terms);
+        self.counters.of_type(query.qtype()).add(1);
+        if !query.is_forwardable() || query.edns.is_some_and(|edns| edns.version() != 0) {
+            return self.special(query, buf, client, terms);
         }
         let Some(key) = key(query, buf) else {
             return self.no_room();
         };
-        let Some(hit) = self.cache.get(&key, self.now.seconds) else {
-            return self.missed(query, buf, client, &terms);
+        let Some(hit) = self.cache.get_at(hint, key, self.now.seconds) else {
+            return self.missed(query, buf, client, terms);
         };
         self.counters.hits.add(1);
-        self.refresh = hit.refresh && is_refreshable(&hit.answer);
+        let due = hit.late && hit.popular && is_refreshable(&hit.answer);
+        let place = hit.place;
         let writer = Writer {
             policy: &self.policy,
             server: &self.server,
@@ -254,13 +283,20 @@ impl Core {
             counters: &self.counters,
             drops: &self.drops,
         };
-        writer.reply(query, buf, client, &terms, hit.answer, hit.age)
+        let content = Content {
+            answer: hit.answer,
+            age: hit.age,
+            question_sum: hit.question_sum,
+        };
+        let verdict = writer.reply(query, buf, client, terms, content);
+        self.refresh = due && self.cache.ask_refresh(place);
+        verdict
     }
 
     /// Whether the answer that was given last should be got from the forwarder anew, for
     /// [`relearn`](Self::relearn): it is asked for again and again, and soon it will be too old.
     /// One hit of an answer's life says so, and only the first call.
-    #[inline]
+    #[inline(always)]
     pub fn take_refresh(&mut self, query: &Query, msg: &[u8]) -> bool {
         std::mem::take(&mut self.refresh) && self.is_foreign(query, msg)
     }
@@ -268,7 +304,9 @@ impl Core {
     /// Whether the policy has no answer of its own.
     #[cold]
     fn is_foreign(&self, query: &Query, msg: &[u8]) -> bool {
-        self.policy.decide(qname(query, msg), query.qtype).is_none()
+        self.policy
+            .decide(qname(query, msg), query.qtype())
+            .is_none()
     }
 
     /// Replies to a query that was a [`Verdict::Miss`], with what the forwarder got. The reply is
@@ -277,17 +315,17 @@ impl Core {
         &mut self,
         query: &Query,
         buf: &mut [u8],
-        client: &Client,
+        client: Client,
         answer: &Answer,
     ) -> Verdict {
         let mut terms = self.terms(query, buf, client);
-        if self.limits(client, &terms)
+        if self.limits(client, terms)
             && self.limiter.peek(client.address, self.now.seconds) != Allowance::Full
         {
             terms.limit = terms.limit.min(SMALL_REPLY);
         }
         self.writer()
-            .reply(query, buf, client, &terms, answer.as_ref(), 0)
+            .reply(query, buf, client, terms, answer.as_ref().into())
     }
 
     /// Keeps an answer. `msg` is the query, or its reply: the question stands in both.
@@ -331,10 +369,10 @@ impl Core {
 
     /// Replies SERVFAIL: there is no room to wait for the forwarder.
     #[cold]
-    pub fn overload(&mut self, query: &Query, buf: &mut [u8], client: &Client) -> Verdict {
+    pub fn overload(&mut self, query: &Query, buf: &mut [u8], client: Client) -> Verdict {
         let terms = self.terms(query, buf, client);
         self.writer()
-            .error(query, buf, client, &terms, rcode::SERVFAIL, None)
+            .error(query, buf, client, terms, rcode::SERVFAIL, None)
     }
 
     /// Cuts the reply in `buf`, which is too large for this path: the answer has to be asked for
@@ -352,7 +390,7 @@ impl Core {
 
     /// Answers, or drops, a message that is no query that could be read.
     #[cold]
-    pub fn reject(&mut self, malformed: Malformed, buf: &mut [u8], client: &Client) -> Verdict {
+    pub fn reject(&mut self, malformed: Malformed, buf: &mut [u8], client: Client) -> Verdict {
         let (question_end, code) = match malformed {
             Malformed::Runt => {
                 self.drops.runt.add(1);
@@ -385,9 +423,9 @@ impl Core {
             return Verdict::Drop;
         }
         match reply::unreadable(buf, question_end, code) {
-            Some(len) => {
+            Some(reply) => {
                 count_rcode(&self.counters, code);
-                Verdict::Reply(len)
+                Verdict::Reply(reply)
             }
             None => self.no_room(),
         }
@@ -397,11 +435,11 @@ impl Core {
 /// The steps of an answer.
 impl Core {
     /// Whether the client is answered at all, and on what terms.
-    #[inline]
-    fn admit(&mut self, query: &Query, buf: &mut [u8], client: &Client) -> Result<Terms, Verdict> {
-        let known = match (client.address, &self.allowed_v4) {
-            (IpAddr::V4(v4), Some(allowed)) => allowed.contains(&u32::from(v4)),
-            _ => false,
+    #[inline(always)]
+    fn admit(&mut self, query: &Query, buf: &mut [u8], client: Client) -> Result<Terms, Verdict> {
+        let known = match client.address {
+            IpAddr::V4(v4) => self.allowed_v4.contains(&u32::from(v4).into()),
+            IpAddr::V6(_) => false,
         };
         if !known {
             match self.policy.access.decide(client.address) {
@@ -417,14 +455,14 @@ impl Core {
             self.drops.bad_source.add(1);
             return Err(Verdict::Drop);
         }
-        self.load.this_second = self.load.this_second.saturating_add(1);
-        if self.limits(client, &terms) {
+        self.load.this_second += 1;
+        if self.limits(client, terms) {
             match self.limiter.check(client.address, self.now.seconds) {
                 Allowance::Full => {}
                 Allowance::Small => terms.limit = terms.limit.min(SMALL_REPLY),
                 Allowance::Slip => {
                     self.counters.slipped.add(1);
-                    return Err(self.writer().truncated(query, buf, &terms, rcode::NOERROR));
+                    return Err(self.writer().truncated(query, buf, terms, rcode::NOERROR));
                 }
                 Allowance::Drop => {
                     self.drops.rate_limited.add(1);
@@ -434,14 +472,15 @@ impl Core {
         }
         if terms.cookie == CookieState::Unproven && query.has_question() && self.demands_cookie() {
             let code = rcode::BADCOOKIE;
-            return Err(self.writer().error(query, buf, client, &terms, code, None));
+            return Err(self.writer().error(query, buf, client, terms, code, None));
         }
         Ok(terms)
     }
 
     fn remember(&mut self, allowed: IpAddr) {
         if let IpAddr::V4(v4) = allowed {
-            self.allowed_v4 = Some(self.policy.access.range_v4(v4));
+            let range = self.policy.access.range_v4(v4);
+            self.allowed_v4 = u64::from(*range.start())..u64::from(*range.end()) + 1;
         }
     }
 
@@ -450,7 +489,7 @@ impl Core {
         &self,
         query: &Query,
         buf: &mut [u8],
-        client: &Client,
+        client: Client,
         decision: Decision,
     ) -> Verdict {
         if decision == Decision::Drop {
@@ -465,11 +504,11 @@ impl Core {
         };
         let why = Some(ede::PROHIBITED);
         self.writer()
-            .error(query, buf, client, &terms, rcode::REFUSED, why)
+            .error(query, buf, client, terms, rcode::REFUSED, why)
     }
 
-    #[inline]
-    fn terms(&mut self, query: &Query, msg: &[u8], client: &Client) -> Terms {
+    #[inline(always)]
+    fn terms(&mut self, query: &Query, msg: &[u8], client: Client) -> Terms {
         let cookie = match query.edns {
             Some(edns) if edns.has_cookie() => self.check_cookie(edns, msg, client),
             _ => CookieState::Absent,
@@ -482,7 +521,7 @@ impl Core {
 
     /// Checks the client's cookies, and makes those of the reply (RFC 7873 section 5.2).
     #[inline(never)]
-    fn check_cookie(&mut self, edns: Edns, msg: &[u8], client: &Client) -> CookieState {
+    fn check_cookie(&mut self, edns: Edns, msg: &[u8], client: Client) -> CookieState {
         let (Some(cookies), Some(cookie)) = (&self.policy.cookies, edns.cookie(msg)) else {
             return CookieState::Absent;
         };
@@ -506,8 +545,8 @@ impl Core {
 
     /// Whether the rate limit applies: datagrams only, and not to clients who have shown that
     /// their address is theirs.
-    #[inline]
-    fn limits(&self, client: &Client, terms: &Terms) -> bool {
+    #[inline(always)]
+    fn limits(&self, client: Client, terms: Terms) -> bool {
         self.limiter.is_on()
             && client.transport != Transport::Tcp
             && terms.cookie != CookieState::Proven
@@ -515,38 +554,37 @@ impl Core {
 
     fn demands_cookie(&self) -> bool {
         let load = self.load.last_second.max(self.load.this_second);
-        self.policy
-            .cookies
-            .as_ref()
-            .is_some_and(|cookies| cookies.demand_above > 0 && load > cookies.demand_above)
+        self.policy.cookies.as_ref().is_some_and(|cookies| {
+            cookies.demand_above > 0 && load > u64::from(cookies.demand_above)
+        })
     }
 
     /// Questions that are answered here or not at all.
     #[cold]
-    fn special(&self, query: &Query, buf: &mut [u8], client: &Client, terms: &Terms) -> Verdict {
+    fn special(&self, query: &Query, buf: &mut [u8], client: Client, terms: Terms) -> Verdict {
         let writer = self.writer();
         let error = |buf: &mut [u8], code, ede| writer.error(query, buf, client, terms, code, ede);
-        if query.edns.is_some_and(|edns| edns.version != 0) {
+        if query.edns.is_some_and(|edns| edns.version() != 0) {
             return error(buf, rcode::BADVERS, None);
         }
         if !query.has_question() {
             let code = self.cookie_only(query, buf, terms);
             return error(buf, code, None);
         }
-        let answer = match (query.qclass, query.qtype) {
+        let answer = match (query.qclass(), query.qtype()) {
             (CLASS_CH, qtype) => self.policy.identity.lookup(qname(query, buf), qtype),
             (CLASS_IN, rrtype::ANY) => Some(&self.policy.any),
             _ => None,
         };
         match answer {
-            Some(answer) => writer.reply(query, buf, client, terms, answer.as_ref(), 0),
+            Some(answer) => writer.reply(query, buf, client, terms, answer.as_ref().into()),
             None => error(buf, rcode::REFUSED, Some(ede::NOT_SUPPORTED)),
         }
     }
 
     /// What a query without a question gets that asks for a cookie, or whether the one it has is
     /// good (RFC 7873 section 5.4).
-    fn cookie_only(&self, query: &Query, msg: &[u8], terms: &Terms) -> u8 {
+    fn cookie_only(&self, query: &Query, msg: &[u8], terms: Terms) -> u8 {
         let cookie = query.edns.and_then(|edns| edns.cookie(msg));
         match cookie.map(|cookie| cookie.server) {
             // Cookies are off: no question, no answer.
@@ -559,8 +597,8 @@ impl Core {
 
     /// The policy's answer to a question that is not in the cache, if it has one.
     #[inline(never)]
-    fn missed(&mut self, query: &Query, buf: &mut [u8], client: &Client, terms: &Terms) -> Verdict {
-        let Some((answer, source)) = self.policy.decide(qname(query, buf), query.qtype) else {
+    fn missed(&mut self, query: &Query, buf: &mut [u8], client: Client, terms: Terms) -> Verdict {
+        let Some((answer, source)) = self.policy.decide(qname(query, buf), query.qtype()) else {
             self.counters.misses.add(1);
             return Verdict::Miss;
         };
@@ -573,10 +611,10 @@ impl Core {
             keep(&mut self.cache, &self.counters, &key, answer, self.now);
         }
         self.writer()
-            .reply(query, buf, client, terms, answer.as_ref(), 0)
+            .reply(query, buf, client, terms, answer.as_ref().into())
     }
 
-    #[inline]
+    #[inline(always)]
     fn writer(&self) -> Writer<'_> {
         Writer {
             policy: &self.policy,
@@ -596,6 +634,10 @@ impl Core {
 
 /// Writes replies and counts them. Borrows of the core all but the cache, in which the answer may
 /// stand that it writes.
+///
+/// Handed on by value, as clients and terms are: of what is lent to a function that is called, the
+/// compiler has to make a copy in memory first, for every hit.
+#[derive(Clone, Copy)]
 struct Writer<'a> {
     policy: &'a Policy,
     server: &'a Server,
@@ -605,33 +647,33 @@ struct Writer<'a> {
 }
 
 impl<'a> Writer<'a> {
-    #[inline]
+    #[inline(always)]
     fn reply(
-        &self,
+        self,
         query: &Query,
         buf: &mut [u8],
-        client: &Client,
-        terms: &Terms,
-        answer: AnswerRef<'_>,
-        age: u32,
+        client: Client,
+        terms: Terms,
+        content: Content<'_>,
     ) -> Verdict {
-        let code = answer.rcode();
+        let code = content.answer.rcode();
         if !matches!(code, rcode::NOERROR | rcode::NXDOMAIN) && self.may_loop(client) {
             return Verdict::Drop;
         }
-        let options = self.options(query, terms, answer.ede());
-        let len = reply::answer(buf, query, answer, age, terms.limit, self.server, &options);
-        self.sent(buf, len, code)
+        let options = self.options(query, terms, content.answer.ede());
+        let options = options.as_ref();
+        let reply = reply::answer(buf, query, content, terms.limit, self.server, options);
+        self.sent(buf, reply, code)
     }
 
     /// An error that has no records.
     #[cold]
     fn error(
-        &self,
+        self,
         query: &Query,
         buf: &mut [u8],
-        client: &Client,
-        terms: &Terms,
+        client: Client,
+        terms: Terms,
         code: u8,
         ede: Option<u16>,
     ) -> Verdict {
@@ -639,31 +681,31 @@ impl<'a> Writer<'a> {
             return Verdict::Drop;
         }
         let options = self.options(query, terms, ede);
-        let len = reply::error(buf, query, code, self.server, &options);
-        self.sent(buf, len, code)
+        let reply = reply::error(buf, query, code, self.server, options.as_ref());
+        self.sent(buf, reply, code)
     }
 
     #[cold]
-    fn truncated(&self, query: &Query, buf: &mut [u8], terms: &Terms, code: u8) -> Verdict {
+    fn truncated(self, query: &Query, buf: &mut [u8], terms: Terms, code: u8) -> Verdict {
         let options = self.options(query, terms, None);
-        let len = reply::truncated(buf, query, code, self.server, &options);
-        self.sent(buf, len, code)
+        let reply = reply::truncated(buf, query, code, self.server, options.as_ref());
+        self.sent(buf, reply, code)
     }
 
-    #[inline]
-    fn options(&self, query: &Query, terms: &Terms, ede: Option<u16>) -> Options<'a> {
-        Options {
+    /// What the OPT record holds beside its fixed part; most often nothing.
+    #[inline(always)]
+    fn options(self, query: &Query, terms: Terms, ede: Option<u16>) -> Option<Options<'a>> {
+        let nsid = query.edns.is_some_and(Edns::nsid);
+        let any = ede.is_some() || nsid || terms.cookie != CookieState::Absent;
+        any.then(|| Options {
             ede,
-            nsid: query
-                .edns
-                .filter(|edns| edns.nsid)
-                .and_then(|_| self.policy.identity.nsid()),
+            nsid: self.policy.identity.nsid().filter(|_| nsid),
             cookie: (terms.cookie != CookieState::Absent).then_some(self.cookie),
-        }
+        })
     }
 
     /// An error to this client could start a loop.
-    fn may_loop(&self, client: &Client) -> bool {
+    fn may_loop(self, client: Client) -> bool {
         let Transport::Udp { source_port } = client.transport else {
             return false;
         };
@@ -674,10 +716,10 @@ impl<'a> Writer<'a> {
         may
     }
 
-    #[inline]
-    fn sent(&self, buf: &[u8], len: Option<usize>, code: u8) -> Verdict {
+    #[inline(always)]
+    fn sent(self, buf: &[u8], reply: Option<Reply>, code: u8) -> Verdict {
         const TC_OCTET: u8 = (header::TC >> 8) as u8;
-        let Some(len) = len else {
+        let Some(reply) = reply else {
             self.drops.no_room.add(1);
             return Verdict::Drop;
         };
@@ -688,11 +730,11 @@ impl<'a> Writer<'a> {
         {
             self.counters.truncated.add(1);
         }
-        Verdict::Reply(len)
+        Verdict::Reply(reply)
     }
 }
 
-#[inline]
+#[inline(always)]
 fn limit(query: &Query, transport: Transport, server: &Server) -> usize {
     match transport {
         Transport::Udp { .. } => reply::udp_limit(query, server),
@@ -713,7 +755,7 @@ fn qname<'a>(query: &Query, msg: &'a [u8]) -> &'a [u8] {
 }
 
 /// What the answer to a query is kept under; the question stands in the query and in its reply.
-#[inline]
+#[inline(always)]
 fn key<'a>(query: &Query, msg: &'a [u8]) -> Option<Key<'a>> {
     Some(Key {
         hash: query.hash,
@@ -729,10 +771,18 @@ fn keep(cache: &mut Cache, counters: &AnswerCounters, key: &Key<'_>, answer: &An
     counters.cache_evictions.set(cache.evictions());
 }
 
-#[inline]
+#[inline(always)]
 fn count_rcode(counters: &AnswerCounters, code: u8) {
+    if code == rcode::NOERROR {
+        counters.noerror.add(1);
+    } else {
+        count_others(counters, code);
+    }
+}
+
+#[inline(never)]
+fn count_others(counters: &AnswerCounters, code: u8) {
     match code {
-        rcode::NOERROR => &counters.noerror,
         rcode::FORMERR => &counters.formerr,
         rcode::SERVFAIL => &counters.servfail,
         rcode::NXDOMAIN => &counters.nxdomain,

@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use super::*;
+use crate::checksum;
 use crate::{cache::MIN_BYTES, dns::TtlLimits};
 
 const UDP: Transport = Transport::Udp {
@@ -62,8 +63,31 @@ fn answer_to(query: &[u8], octets: usize) -> Answer {
     Answer::from_response(&msg, &query[12..19], 0, &TtlLimits::default()).unwrap()
 }
 
+/// What a verdict says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Got {
+    Reply(usize),
+    Drop,
+    Miss,
+}
+
+impl Got {
+    /// Checks that a reply's sum is that of its octets, too.
+    fn new(verdict: Verdict, octets: &[u8]) -> Self {
+        match verdict {
+            Verdict::Reply(reply) => {
+                let sum = checksum::add(0, &octets[..reply.len]);
+                assert_eq!(checksum::finish_udp(reply.sum), checksum::finish_udp(sum));
+                Self::Reply(reply.len)
+            }
+            Verdict::Drop => Self::Drop,
+            Verdict::Miss => Self::Miss,
+        }
+    }
+}
+
 struct Reply {
-    verdict: Verdict,
+    verdict: Got,
     octets: Vec<u8>,
 }
 
@@ -85,10 +109,11 @@ fn ask(core: &mut Core, msg: &[u8], transport: Transport, now: u32) -> Reply {
         unix: UNIX + now,
     });
     let verdict = match core.read(msg) {
-        Ok(query) => core.answer(&query, &mut octets, &from(transport)),
-        Err(malformed) => core.reject(malformed, &mut octets, &from(transport)),
+        Ok(query) => core.answer(&query, &mut octets, from(transport)),
+        Err(malformed) => core.reject(malformed, &mut octets, from(transport)),
     };
-    if let Verdict::Reply(len) = verdict {
+    let verdict = Got::new(verdict, &octets);
+    if let Got::Reply(len) = verdict {
         octets.truncate(len);
     }
     Reply { verdict, octets }
@@ -116,14 +141,14 @@ fn what_cannot_be_forwarded_is_refused() {
         let reply = ask(&mut core(), &query(0x0100, qtype, qclass, None), UDP, 0);
         assert_eq!(
             (reply.verdict, reply.rcode()),
-            (Verdict::Reply(19), rcode::REFUSED),
+            (Got::Reply(19), rcode::REFUSED),
             "{qtype} {qclass}"
         );
     }
     for qtype in [1, 28, 65, 257, 65_280] {
         assert_eq!(
             ask(&mut core(), &query(0x0100, qtype, 1, None), UDP, 0).verdict,
-            Verdict::Miss,
+            Got::Miss,
             "{qtype}"
         );
     }
@@ -137,7 +162,7 @@ fn other_edns_versions_are_badvers() {
         UDP,
         0,
     );
-    assert_eq!(reply.verdict, Verdict::Reply(30));
+    assert_eq!(reply.verdict, Got::Reply(30));
     // The lower four bits in the header, the upper eight in our OPT record of version 0.
     assert_eq!(
         (reply.rcode(), &reply.octets[19..]),
@@ -178,7 +203,7 @@ fn do_and_cd_are_other_questions() {
             0
         )
         .verdict,
-        Verdict::Reply(_)
+        Got::Reply(_)
     ));
     assert_eq!(
         ask(
@@ -188,11 +213,11 @@ fn do_and_cd_are_other_questions() {
             0
         )
         .verdict,
-        Verdict::Miss
+        Got::Miss
     );
     assert_eq!(
         ask(&mut core, &query(0x0110, 16, 1, None), UDP, 0).verdict,
-        Verdict::Miss
+        Got::Miss
     );
 }
 
@@ -213,7 +238,7 @@ fn the_limit_is_the_least_of_client_server_and_room() {
             learn(&mut core, &msg, len - fixed - opt);
             let reply = ask(&mut core, &msg, UDP, 0);
             let expected = if cut { 19 + opt } else { len };
-            assert_eq!(reply.verdict, Verdict::Reply(expected), "{edns:?}");
+            assert_eq!(reply.verdict, Got::Reply(expected), "{edns:?}");
             assert_eq!(reply.flags() & header::TC != 0, cut);
         }
     }
@@ -221,13 +246,14 @@ fn the_limit_is_the_least_of_client_server_and_room() {
     learn(&mut core, &msg, 60_000);
     assert_eq!(
         ask(&mut core, &msg, Transport::Tcp, 0).verdict,
-        Verdict::Reply(fixed + 60_000)
+        Got::Reply(fixed + 60_000)
     );
     let mut room = msg.clone();
     let query = core.read(&msg).unwrap();
+    let verdict = core.answer(&query, &mut room, from(Transport::Tcp));
     assert_eq!(
-        core.answer(&query, &mut room, &from(Transport::Tcp)),
-        Verdict::Reply(19),
+        Got::new(verdict, &room),
+        Got::Reply(19),
         "no room but for the question"
     );
 }
@@ -238,27 +264,23 @@ fn errors_do_not_go_where_they_could_loop() {
     let mut notimp = query(0x2800, 1, 1, None);
     for port in [7, 19, 53, 123, 5353] {
         let from = Transport::Udp { source_port: port };
-        assert_eq!(ask(core, &notimp, from, 0).verdict, Verdict::Drop, "{port}");
+        assert_eq!(ask(core, &notimp, from, 0).verdict, Got::Drop, "{port}");
         assert_eq!(
             ask(core, &query(0x0100, 252, 1, None), from, 0).verdict,
-            Verdict::Drop,
+            Got::Drop,
             "{port}"
         );
     }
-    assert_eq!(ask(core, &notimp, UDP, 0).verdict, Verdict::Reply(12));
+    assert_eq!(ask(core, &notimp, UDP, 0).verdict, Got::Reply(12));
     assert_eq!(
         ask(core, &notimp, Transport::Tcp, 0).verdict,
-        Verdict::Reply(12)
+        Got::Reply(12)
     );
     notimp[2] = 0x80;
-    assert_eq!(
-        ask(core, &notimp, UDP, 0).verdict,
-        Verdict::Drop,
-        "a response"
-    );
+    assert_eq!(ask(core, &notimp, UDP, 0).verdict, Got::Drop, "a response");
     assert_eq!(
         ask(core, &notimp[..11], UDP, 0).verdict,
-        Verdict::Drop,
+        Got::Drop,
         "a runt"
     );
 }
@@ -269,15 +291,9 @@ fn without_an_answer_it_is_servfail() {
     let msg = query(0x0110, 1, 1, Some((1232, 0, true)));
     let query = core.read(&msg).unwrap();
     let mut buf = msg.clone();
-    assert_eq!(
-        core.complete(
-            &query,
-            &mut buf,
-            &from(UDP),
-            &Answer::failure(rcode::SERVFAIL, None, 0)
-        ),
-        Verdict::Reply(30)
-    );
+    let failure = Answer::failure(rcode::SERVFAIL, None, 0);
+    let verdict = core.complete(&query, &mut buf, from(UDP), &failure);
+    assert_eq!(Got::new(verdict, &buf), Got::Reply(30));
     assert_eq!((buf[2], buf[3]), (0x81, 0x92));
 }
 
@@ -297,8 +313,9 @@ fn ask_from(core: &mut Core, address: &str, transport: Transport, cookie: &[u8])
         transport,
     };
     let query = core.read(&msg).unwrap();
-    let verdict = core.answer(&query, &mut octets, &client);
-    if let Verdict::Reply(len) = verdict {
+    let verdict = core.answer(&query, &mut octets, client);
+    let verdict = Got::new(verdict, &octets);
+    if let Got::Reply(len) = verdict {
         octets.truncate(len);
     }
     Reply { verdict, octets }
@@ -346,7 +363,7 @@ fn strangers_are_refused_and_told_why() {
         ] {
             let reply = ask_from(core, address, transport, &[]);
             match expected {
-                None => assert_eq!(reply.verdict, Verdict::Drop, "{address}"),
+                None => assert_eq!(reply.verdict, Got::Drop, "{address}"),
                 Some(code) => assert_eq!(reply.rcode(), code, "{address}"),
             }
             if expected == Some(rcode::REFUSED) {
@@ -359,7 +376,7 @@ fn strangers_are_refused_and_told_why() {
         };
         let mut unreadable = vec![0; 12];
         assert_eq!(
-            core.reject(Malformed::Question, &mut unreadable, &stranger),
+            core.reject(Malformed::Question, &mut unreadable, stranger),
             Verdict::Drop,
             "no FORMERR to strangers"
         );
@@ -380,7 +397,7 @@ fn a_prefix_that_asks_too_much_gets_less_and_then_nothing() {
     });
     learn(core, &query(0x0100, 16, 1, Some((1232, 0, false))), 600);
     let outcome = |reply: &Reply| match reply.verdict {
-        Verdict::Drop => "nothing",
+        Got::Drop => "nothing",
         _ if reply.is_truncated() => "TC",
         _ => "whole",
     };
@@ -402,7 +419,7 @@ fn a_prefix_that_asks_too_much_gets_less_and_then_nothing() {
             transport: UDP,
         };
         assert_eq!(
-            core.reject(malformed, &mut [0; 12], &client),
+            core.reject(malformed, &mut [0; 12], client),
             Verdict::Drop,
             "errors count, too"
         );
@@ -431,10 +448,7 @@ fn cookies_prove_an_address_and_are_demanded_under_load() {
     assert_eq!(first.options()[..4], [0, 10, 0, 24]);
     assert_eq!(both[..9], [9, 9, 9, 9, 9, 9, 9, 9, 1]);
     // The allowance of one is used up; but not for those who are known.
-    assert_eq!(
-        ask_from(core, "10.0.0.1", UDP, &[9; 8]).verdict,
-        Verdict::Drop
-    );
+    assert_eq!(ask_from(core, "10.0.0.1", UDP, &[9; 8]).verdict, Got::Drop);
     for _ in 0..20 {
         let known = ask_from(core, "10.0.0.1", UDP, &both);
         assert_eq!((known.rcode(), known.options()), (0, first.options()));
@@ -458,6 +472,29 @@ fn cookies_prove_an_address_and_are_demanded_under_load() {
     assert_eq!(ask_from(core, "10.1.0.1", UDP, &[9; 8]).rcode(), 0);
 }
 
+/// A hit in whatever letters, after whatever time; [`ask`] checks the sum.
+#[test]
+fn hits_keep_the_letters_of_the_client() {
+    for letters in [b"example", b"EXAMPLE", b"eXaMpLe"] {
+        let core = &mut core();
+        let mut msg = query(0x0100, 16, 1, Some((1232, 0, false)));
+        learn(core, &msg, 20);
+        msg.splice(13..14, letters.iter().copied());
+        msg[12] = letters.len() as u8;
+        assert_eq!(ask(core, &msg, UDP, 0).verdict, Got::Miss);
+        let mut other = msg.clone();
+        other[13..20].make_ascii_uppercase();
+        let answer = answer_to(&query(0x0100, 16, 1, None), 20);
+        let read = core.read(&other).unwrap();
+        core.learn(&read, &other, &answer);
+        for now in [0, 1, 30, 59] {
+            let reply = ask(core, &msg, UDP, now);
+            assert!(matches!(reply.verdict, Got::Reply(_)));
+            assert_eq!(reply.octets[12..20], msg[12..20]);
+        }
+    }
+}
+
 #[test]
 fn a_new_policy_starts_with_an_empty_cache() {
     let shared = Arc::new(ArcSwap::from_pointee(Policy::default()));
@@ -465,10 +502,10 @@ fn a_new_policy_starts_with_an_empty_cache() {
     core.shared_policy = Arc::clone(&shared);
     let msg = query(0x0100, 16, 1, None);
     learn(core, &msg, 10);
-    assert_eq!(ask(core, &msg, UDP, 0).verdict, Verdict::Miss, "a new one");
+    assert_eq!(ask(core, &msg, UDP, 0).verdict, Got::Miss, "a new one");
     learn(core, &msg, 10);
     let verdict = ask(core, &msg, UDP, 0).verdict;
-    assert!(matches!(verdict, Verdict::Reply(_)), "same second");
+    assert!(matches!(verdict, Got::Reply(_)), "same second");
     let closed = Policy {
         access: access::Access::new(&prefixes(["192.0.2.0/24"]), &[], &[]),
         ..Policy::default()
@@ -476,5 +513,5 @@ fn a_new_policy_starts_with_an_empty_cache() {
     shared.store(Arc::new(closed));
     assert_eq!(ask(core, &msg, UDP, 1).rcode(), rcode::REFUSED);
     shared.store(Arc::new(Policy::default()));
-    assert_eq!(ask(core, &msg, UDP, 1).verdict, Verdict::Miss);
+    assert_eq!(ask(core, &msg, UDP, 1).verdict, Got::Miss);
 }

@@ -39,7 +39,7 @@ impl Bucket {
     };
 
     /// The ways that have `tag`, a bit each.
-    #[inline]
+    #[inline(always)]
     fn matches(&self, tag: u8) -> u32 {
         let [a, b, c, d, e, f, g, h, i, j, k, l] = self.tags;
         let low = u64::from_le_bytes([a, b, c, d, e, f, g, h]);
@@ -48,7 +48,7 @@ impl Bucket {
         equal_octets(low, high, tag) & all
     }
 
-    #[inline]
+    #[inline(always)]
     fn uses(&self, way: usize) -> u8 {
         (self.uses >> (2 * way)) as u8 & MAX_USES
     }
@@ -93,6 +93,22 @@ pub(super) struct Slot {
     way: usize,
 }
 
+impl Slot {
+    /// A number for it. An index of the largest cache has 2^27 buckets.
+    #[inline(always)]
+    pub(super) fn pack(self) -> u32 {
+        (self.bucket << 4 | self.way) as u32
+    }
+
+    #[inline(always)]
+    pub(super) fn unpack(number: u32) -> Self {
+        Self {
+            bucket: (number >> 4) as usize,
+            way: number as usize % 16,
+        }
+    }
+}
+
 /// The ways of a bucket that may hold an entry, one after another.
 pub(super) struct Candidates<'a> {
     bucket: &'a Bucket,
@@ -103,7 +119,7 @@ pub(super) struct Candidates<'a> {
 impl Iterator for Candidates<'_> {
     type Item = (Slot, u32);
 
-    #[inline]
+    #[inline(always)]
     fn next(&mut self) -> Option<Self::Item> {
         while self.ways != 0 {
             let way = self.ways.trailing_zeros() as usize;
@@ -145,18 +161,18 @@ impl Index {
     }
 
     /// The hash's upper half, scaled to the number of buckets.
-    #[inline]
+    #[inline(always)]
     fn place(&self, hash: u64) -> usize {
         (((hash >> 32) * self.buckets.len() as u64) >> 32) as usize
     }
 
-    #[inline]
+    #[inline(always)]
     fn tag(hash: u64) -> u8 {
         hash as u8
     }
 
     /// Asks the processor for the line that holds `hash`.
-    #[inline]
+    #[inline(always)]
     pub(super) fn prefetch(&self, hash: u64) {
         if let Some(bucket) = self.buckets.get(self.place(hash)) {
             super::prefetch::read(bucket);
@@ -164,7 +180,7 @@ impl Index {
     }
 
     /// The entries that may be the one for `hash`.
-    #[inline]
+    #[inline(always)]
     pub(super) fn candidates(&self, hash: u64) -> Candidates<'_> {
         let place = self.place(hash);
         let bucket = self.buckets.get(place).unwrap_or(Bucket::EMPTY);
@@ -173,6 +189,13 @@ impl Index {
             place,
             ways: bucket.matches(Self::tag(hash)),
         }
+    }
+
+    /// Where a way points to.
+    #[inline(always)]
+    pub(super) fn offset(&self, slot: Slot) -> Option<u32> {
+        let bucket = self.buckets.get(slot.bucket)?;
+        bucket.offsets.get(slot.way)?.checked_sub(1)
     }
 
     /// The way that points to `offset`, if one still does.
@@ -184,7 +207,7 @@ impl Index {
 
     /// Notes that the entry was asked for; tells how often it had been before. Writes only until
     /// the count is at its largest.
-    #[inline]
+    #[inline(always)]
     pub(super) fn touch(&mut self, slot: Slot) -> u8 {
         let Some(bucket) = self.buckets.get_mut(slot.bucket) else {
             return 0;

@@ -2,14 +2,15 @@
 //!
 //! ```text
 //!  0  hash      u64
-//!  8  len       u32   octets of the entry, a multiple of 16; the whole rest of the circle's end
-//!                     for padding
+//!  8  len       u16   the entry's length in units of 16 octets; for padding, of the whole rest of
+//!                     the circle's end
+//! 10  sum       u16   of the question, folded, as it stands in a checksum field (RFC 1071)
 //! 12  stored    u32   seconds
 //! 16  expires   u32   seconds
 //! 20  question  u16   octets of the question; 0: padding
 //! 22  flags     u8    of the key
 //! 23  state     u8    bits 0–6: epoch; bit 7: a refresh has been asked for
-//! 24  question, then the answer in its flat form
+//! 24  question, its name in small letters, then the answer in its flat form
 //! ```
 
 use std::io;
@@ -18,7 +19,10 @@ use super::{
     Key,
     memory::{self, Array},
 };
-use crate::dns::{AnswerRef, MAX_QUESTION};
+use crate::{
+    checksum,
+    dns::{AnswerRef, MAX_QUESTION, QUESTION_FIXED, answer::same_question, name::eq_exactly},
+};
 
 /// Entries start at multiples of this.
 const ALIGN: usize = 16;
@@ -52,35 +56,25 @@ pub(super) struct Times {
     pub(super) epoch: u8,
 }
 
-/// An entry, as it stands in the log.
+/// An entry, as it stands in the log. Its fixed part is kept as the words in which it was read.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Entry<'a> {
-    pub(super) hash: u64,
-    pub(super) stored: u32,
-    pub(super) expires: u32,
-    pub(super) flags: u8,
-    state: u8,
-    pub(super) question: &'a [u8],
+    words: [u64; 3],
+    question: &'a [u8],
     answer: &'a [u8],
-    len: usize,
 }
 
 impl<'a> Entry<'a> {
-    #[inline]
+    #[inline(always)]
     fn read(bytes: &'a [u8]) -> Option<Self> {
         let (fixed, rest) = bytes.split_first_chunk::<FIXED>()?;
-        let [hash, sizes, others] = words(fixed);
-        let (len, stored) = (sizes as u32, (sizes >> 32) as u32);
-        let (question, answer) = rest.split_at_checked(usize::from((others >> 32) as u16))?;
+        let words = words(fixed);
+        let [_, _, last] = words;
+        let (question, answer) = rest.split_at_checked(usize::from((last >> 32) as u16))?;
         Some(Self {
-            hash,
-            stored,
-            expires: others as u32,
-            flags: (others >> 48) as u8,
-            state: (others >> 56) as u8,
+            words,
             question,
             answer,
-            len: len as usize,
         })
     }
 
@@ -88,25 +82,95 @@ impl<'a> Entry<'a> {
         self.question.is_empty()
     }
 
-    /// The cached answer.
-    #[inline]
-    pub(super) fn answer(&self) -> Option<AnswerRef<'a>> {
-        AnswerRef::read(self.answer)
-    }
-
-    #[inline]
-    pub(super) fn epoch(&self) -> u8 {
-        self.state & !REFRESH_ASKED
+    /// The hash of its key.
+    #[inline(always)]
+    pub(super) fn hash(&self) -> u64 {
+        let [hash, _, _] = self.words;
+        hash
     }
 
     /// Octets in the log.
     pub(super) fn len(&self) -> usize {
-        self.len
+        let [_, second, _] = self.words;
+        usize::from(second as u16) * ALIGN
+    }
+
+    /// When the answer was learnt.
+    #[inline(always)]
+    pub(super) fn stored(&self) -> u32 {
+        let [_, second, _] = self.words;
+        (second >> 32) as u32
+    }
+
+    /// When its life is over.
+    #[inline(always)]
+    pub(super) fn expires(&self) -> u32 {
+        let [_, _, last] = self.words;
+        last as u32
+    }
+
+    /// The key's flags.
+    pub(super) fn flags(&self) -> u8 {
+        let [_, _, last] = self.words;
+        (last >> 48) as u8
+    }
+
+    #[inline(always)]
+    pub(super) fn epoch(&self) -> u8 {
+        let [_, _, last] = self.words;
+        (last >> 56) as u8 & !REFRESH_ASKED
+    }
+
+    /// The question that it answers.
+    pub(super) fn question(&self) -> &'a [u8] {
+        self.question
+    }
+
+    /// Whether it is what is kept under `key`, and if so, in which letters that asks.
+    #[inline(always)]
+    pub(super) fn matches(&self, key: Key<'_>) -> Option<Letters> {
+        // The question's length and the flags, in one comparison.
+        let [hash, _, last] = self.words;
+        let expected = key.question.len() as u64 | u64::from(key.flags) << 16;
+        if hash != key.hash || last >> 32 & 0xff_ffff != expected {
+            return None;
+        }
+        if eq_exactly(self.question, key.question) {
+            return Some(Letters::Small);
+        }
+        same_but_for_case(self.question, key.question).then_some(Letters::Mixed)
+    }
+
+    /// The sum of the question in small letters.
+    #[inline(always)]
+    pub(super) fn question_sum(&self) -> u64 {
+        let [_, second, _] = self.words;
+        u16::from_ne_bytes(((second >> 16) as u16).to_le_bytes()).into()
+    }
+
+    /// The cached answer.
+    #[inline(always)]
+    pub(super) fn answer(&self) -> Option<AnswerRef<'a>> {
+        AnswerRef::read(self.answer)
     }
 }
 
+/// In which letters a question is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Letters {
+    /// Small ones, as it is kept.
+    Small,
+    /// Others.
+    Mixed,
+}
+
+#[inline(never)]
+fn same_but_for_case(a: &[u8], b: &[u8]) -> bool {
+    same_question(a, b)
+}
+
 /// The fixed part as three words: reading it octet by octet takes longer.
-#[inline]
+#[inline(always)]
 fn words(fixed: &[u8; FIXED]) -> [u64; 3] {
     let (words, _) = fixed.as_chunks::<8>();
     let word = |at| words.get(at).map_or(0, |word| u64::from_le_bytes(*word));
@@ -223,7 +287,7 @@ impl Log {
     }
 
     /// Asks the processor for the first lines of an entry.
-    #[inline]
+    #[inline(always)]
     pub(super) fn prefetch(&self, offset: u32) {
         let at = offset as usize * ALIGN;
         if let Some(lines) = self.memory.get(at..).and_then(<[u8]>::first_chunk::<128>) {
@@ -232,7 +296,7 @@ impl Log {
     }
 
     /// The entry at an offset that the index gave.
-    #[inline]
+    #[inline(always)]
     pub(super) fn entry(&self, offset: u32) -> Option<Entry<'_>> {
         Entry::read(self.memory.get(offset as usize * ALIGN..)?)
     }
@@ -270,7 +334,7 @@ impl Log {
             match Entry::read(self.memory.get(place..end)?) {
                 // An end too short for an entry's fixed part is padding, too.
                 None => position += (end - place) as u64,
-                Some(entry) if entry.is_padding() => position += entry.len as u64,
+                Some(entry) if entry.is_padding() => position += entry.len() as u64,
                 Some(entry) => return Some((position, entry)),
             }
         }
@@ -284,7 +348,7 @@ impl Log {
 
     /// Frees the oldest entry.
     pub(super) fn pop(&mut self, queue: Queue) {
-        if let Some(len) = self.oldest(queue).map(|(_, entry)| entry.len) {
+        if let Some(len) = self.oldest(queue).map(|(_, entry)| entry.len()) {
             self.ring_mut(queue).tail += len as u64;
         }
     }
@@ -294,7 +358,7 @@ impl Log {
     pub(super) fn promote(&mut self, queue: Queue) -> Option<u32> {
         let (offset, len) = self
             .oldest(queue)
-            .map(|(offset, entry)| (offset, entry.len))?;
+            .map(|(offset, entry)| (offset, entry.len()))?;
         self.pop(queue);
         if !self.main.has_room(len) {
             return None;
@@ -319,9 +383,9 @@ impl Log {
                 .get_mut(at..at + padding)
                 .and_then(|rest| rest.first_chunk_mut::<FIXED>())
             {
-                let [l0, l1, l2, l3] = (padding as u32).to_le_bytes();
+                let [l0, l1] = ((padding / ALIGN) as u16).to_le_bytes();
                 *fixed = [
-                    0, 0, 0, 0, 0, 0, 0, 0, l0, l1, l2, l3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+                    0, 0, 0, 0, 0, 0, 0, 0, l0, l1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
                 ];
             }
             self.ring_mut(queue).head += padding as u64;
@@ -363,16 +427,20 @@ impl Log {
         let (fixed, rest) = entry.split_first_chunk_mut::<FIXED>()?;
         let (question, rest) = rest.split_at_mut_checked(key.question.len())?;
         let [h0, h1, h2, h3, h4, h5, h6, h7] = key.hash.to_le_bytes();
-        let [l0, l1, l2, l3] = (len as u32).to_le_bytes();
+        let [l0, l1] = ((len / ALIGN) as u16).to_le_bytes();
+        question.copy_from_slice(key.question);
+        if let Some((name, _)) = question.split_last_chunk_mut::<QUESTION_FIXED>() {
+            name.make_ascii_lowercase();
+        }
+        let [c0, c1] = checksum::fold(checksum::add(0, question));
         let [s0, s1, s2, s3] = times.stored.to_le_bytes();
         let [e0, e1, e2, e3] = times.expires.to_le_bytes();
         let [q0, q1] = (key.question.len() as u16).to_le_bytes();
         let state = times.epoch & !REFRESH_ASKED;
         *fixed = [
-            h0, h1, h2, h3, h4, h5, h6, h7, l0, l1, l2, l3, s0, s1, s2, s3, e0, e1, e2, e3, q0, q1,
+            h0, h1, h2, h3, h4, h5, h6, h7, l0, l1, c0, c1, s0, s1, s2, s3, e0, e1, e2, e3, q0, q1,
             key.flags, state,
         ];
-        question.copy_from_slice(key.question);
         answer.copy_to(rest.get_mut(..answer.flat_len())?)
     }
 }

@@ -102,7 +102,7 @@ impl<T: Plain> Array<T> {
 impl<T: Plain> Deref for Array<T> {
     type Target = [T];
 
-    #[inline]
+    #[inline(always)]
     fn deref(&self) -> &[T] {
         // SAFETY: the mapping is readable, page-aligned, as long as `len` items and lives as long
         // as `self`; any octets are a T (Plain).
@@ -111,7 +111,7 @@ impl<T: Plain> Deref for Array<T> {
 }
 
 impl<T: Plain> DerefMut for Array<T> {
-    #[inline]
+    #[inline(always)]
     fn deref_mut(&mut self) -> &mut [T] {
         // SAFETY: as above; it is writable, and borrowed alone through `&mut self`.
         unsafe { slice::from_raw_parts_mut(self.map.as_mut_ptr().cast(), self.len) }

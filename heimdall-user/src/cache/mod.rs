@@ -24,12 +24,10 @@ mod walk;
 
 use std::io;
 
-use crate::dns::{
-    Answer, AnswerRef, NameHasher, QUESTION_FIXED, answer::same_question, question_hash,
-};
+use crate::dns::{Answer, AnswerRef, NameHasher, QUESTION_FIXED, question_hash};
 use ghost::Ghosts;
 use index::{Index, Slot};
-use log::{Entry, Log, Queue, Times};
+use log::{Entry, Letters, Log, Queue, Times};
 pub use record::Record;
 pub use walk::{Visit, Walk};
 
@@ -70,16 +68,35 @@ pub struct Hit<'a> {
     pub age: u32,
     /// The answer is in the last tenth of its life.
     pub late: bool,
-    /// It is late, was asked for before, and this is the first hit to say so: the time to get a
-    /// new one, before anybody has to wait for it.
-    pub refresh: bool,
+    /// It was asked for before.
+    pub popular: bool,
+    /// Where it is kept, for [`Cache::ask_refresh`].
+    pub place: Place,
+    /// The question's sum ([`checksum::add`](crate::checksum::add)), if it is asked in small letters.
+    pub question_sum: Option<u64>,
 }
+
+/// Where a look-up is to begin: where [`Cache::prefetch_entry`] has seen what may be the answer.
+/// Wherever it leads, no wrong answer is found.
+#[derive(Clone, Copy, Debug)]
+pub struct Hint(u32);
+
+impl Default for Hint {
+    /// Nowhere.
+    fn default() -> Self {
+        Self(u32::MAX)
+    }
+}
+
+/// Where an answer is kept, until something else is.
+#[derive(Clone, Copy, Debug)]
+pub struct Place(u32);
 
 /// Whether an answer with `left` seconds of its life left is in the last tenth of it. Lives below
 /// ten seconds have none.
-#[inline]
+#[inline(always)]
 fn is_late(left: u32, life: u32) -> bool {
-    left <= life / 10
+    u64::from(left) * 10 <= u64::from(life)
 }
 
 /// Smallest budget: room for an entry of the largest size and an index.
@@ -153,63 +170,93 @@ impl Cache {
 /// Look-ups.
 impl Cache {
     /// Starts to fetch the index line that a look-up for `hash` will need.
-    #[inline]
+    #[inline(always)]
     pub fn prefetch(&self, hash: u64) {
         self.index.prefetch(hash);
     }
 
     /// Starts to fetch the entry that a look-up for `hash` will need, from the index line that is
-    /// there by now.
-    #[inline]
-    pub fn prefetch_entry(&self, hash: u64) {
-        if let Some((_, offset)) = self.index.candidates(hash).next() {
-            self.log.prefetch(offset);
-        }
+    /// there by now. Returns where the look-up may find it.
+    #[inline(always)]
+    pub fn prefetch_entry(&self, hash: u64) -> Hint {
+        let Some((slot, offset)) = self.index.candidates(hash).next() else {
+            return Hint::default();
+        };
+        self.log.prefetch(offset);
+        Hint(slot.pack())
     }
 
     /// Finds the answer kept under `key`, if it is still good at `now`.
-    #[inline]
     pub fn get(&mut self, key: &Key<'_>, now: u32) -> Option<Hit<'_>> {
-        let (slot, offset, entry) = find(&self.index, &self.log, key)?;
-        if now >= entry.expires || self.is_forgotten(&entry) {
+        self.get_at(Hint::default(), *key, now)
+    }
+
+    /// As [`get`](Self::get), and looks first where `hint` says.
+    #[inline(always)]
+    pub fn get_at(&mut self, hint: Hint, key: Key<'_>, now: u32) -> Option<Hit<'_>> {
+        let at = |slot| found_at(&self.index, &self.log, slot, key);
+        let (slot, offset, entry, letters) = match at(Slot::unpack(hint.0)) {
+            Some(found) => found,
+            // Twice, so that what is handed on is the slot alone, in a register.
+            None => at(self.search(key)?)?,
+        };
+        let (stored, expires) = (entry.stored(), entry.expires());
+        if now >= expires || self.is_forgotten(&entry) {
             return None;
         }
         let before = self.index.touch(slot);
-        let (left, life) = (entry.expires - now, entry.expires - entry.stored);
-        let late = is_late(left, life);
-        let refresh = late && before > 0 && self.log.ask_refresh(offset);
+        let (left, life) = (expires - now, expires.wrapping_sub(stored));
         Some(Hit {
-            answer: self.log.entry(offset)?.answer()?,
-            age: life - left,
-            late,
-            refresh,
+            answer: entry.answer()?,
+            age: life.wrapping_sub(left),
+            late: is_late(left, life),
+            popular: before > 0,
+            place: Place(offset),
+            question_sum: (letters == Letters::Small).then(|| entry.question_sum()),
         })
+    }
+
+    /// Where the key is, if it is not where it was expected.
+    #[inline(never)]
+    fn search(&self, key: Key<'_>) -> Option<Slot> {
+        find(&self.index, &self.log, key).map(|(slot, ..)| slot)
+    }
+
+    /// Notes that the answer which was just found at `place` is to be got anew, before anybody has to
+    /// wait for it. Whether this is the first time that somebody says so.
+    #[cold]
+    pub fn ask_refresh(&mut self, place: Place) -> bool {
+        let Place(offset) = place;
+        self.log.ask_refresh(offset)
     }
 
     /// Finds the answer kept under `key`, also one whose life ended less than the grace ago:
     /// then the hit's age is not below the answer's life.
     pub fn get_stale(&mut self, key: &Key<'_>, now: u32) -> Option<Hit<'_>> {
-        let (slot, _, entry) = find(&self.index, &self.log, key)?;
+        let (slot, offset, entry, letters) = find(&self.index, &self.log, *key)?;
         if self.is_dead(&entry, now) {
             return None;
         }
-        self.index.touch(slot);
+        let before = self.index.touch(slot);
         Some(Hit {
             answer: entry.answer()?,
-            age: now.saturating_sub(entry.stored),
+            age: now.saturating_sub(entry.stored()),
             late: true,
-            refresh: false,
+            popular: before > 0,
+            place: Place(offset),
+            question_sum: (letters == Letters::Small).then(|| entry.question_sum()),
         })
     }
 
-    #[inline]
+    #[inline(always)]
     fn is_forgotten(&self, entry: &Entry<'_>) -> bool {
-        entry.stored < self.since || (entry.stored == self.since && entry.epoch() != self.epoch)
+        let stored = entry.stored();
+        stored < self.since || (stored == self.since && entry.epoch() != self.epoch)
     }
 
     /// Whether an entry is of no use any more.
     fn is_dead(&self, entry: &Entry<'_>, now: u32) -> bool {
-        now >= entry.expires.saturating_add(self.grace) || self.is_forgotten(entry)
+        now >= entry.expires().saturating_add(self.grace) || self.is_forgotten(entry)
     }
 }
 
@@ -244,8 +291,8 @@ impl Cache {
         let Some(len) = Log::entry_len(key.question.len(), answer.flat_len()) else {
             return;
         };
-        let old = find(&self.index, &self.log, key);
-        let old = old.map(|(slot, offset, entry)| (slot, offset, entry.len()));
+        let old = find(&self.index, &self.log, *key);
+        let old = old.map(|(slot, offset, entry, _)| (slot, offset, entry.len()));
         let queue = match old {
             Some((slot, offset, old_len)) if old_len == len => {
                 // Most answers are as long as the ones before them.
@@ -266,7 +313,7 @@ impl Cache {
             return;
         }
         // Making room may have moved it, or thrown it out.
-        let old = find(&self.index, &self.log, key).map(|(slot, ..)| slot);
+        let old = find(&self.index, &self.log, *key).map(|(slot, ..)| slot);
         let Some(offset) = self.log.append(queue, key, answer, times) else {
             return;
         };
@@ -287,7 +334,7 @@ impl Cache {
 
     /// Forgets what is kept under `key`.
     pub fn remove(&mut self, key: &Key<'_>) {
-        if let Some((slot, ..)) = find(&self.index, &self.log, key) {
+        if let Some((slot, ..)) = find(&self.index, &self.log, *key) {
             self.drop_entry(slot);
         }
     }
@@ -309,7 +356,7 @@ impl Cache {
             let Some((offset, entry)) = self.log.oldest(queue) else {
                 return false;
             };
-            let (hash, entry) = (entry.hash, entry.len());
+            let (hash, entry) = (entry.hash(), entry.len());
             let Some(slot) = self.index.find_offset(hash, offset) else {
                 self.log.pop(queue);
                 continue;
@@ -379,15 +426,20 @@ impl Cache {
     }
 }
 
-#[inline]
-fn find<'a>(index: &Index, log: &'a Log, key: &Key<'_>) -> Option<(Slot, u32, Entry<'a>)> {
-    index.candidates(key.hash).find_map(|(slot, offset)| {
-        let entry = log.entry(offset)?;
-        (entry.hash == key.hash
-            && entry.flags == key.flags
-            && same_question(entry.question, key.question))
-        .then_some((slot, offset, entry))
-    })
+/// An entry, where it is, and in which letters its question is asked.
+type Found<'a> = (Slot, u32, Entry<'a>, Letters);
+
+fn find<'a>(index: &Index, log: &'a Log, key: Key<'_>) -> Option<Found<'a>> {
+    let mut slots = index.candidates(key.hash).map(|(slot, _)| slot);
+    slots.find_map(|slot| found_at(index, log, slot, key))
+}
+
+#[inline(always)]
+fn found_at<'a>(index: &Index, log: &'a Log, slot: Slot, key: Key<'_>) -> Option<Found<'a>> {
+    let offset = index.offset(slot)?;
+    let entry = log.entry(offset)?;
+    let letters = entry.matches(key)?;
+    Some((slot, offset, entry, letters))
 }
 
 #[cfg(test)]

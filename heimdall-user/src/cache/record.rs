@@ -19,7 +19,7 @@ const FIXED: usize = 12;
 /// A copy of an entry.
 #[derive(Clone, Copy, Debug)]
 pub struct Record<'a> {
-    /// The question in wire form, in the letter case that it was first asked in.
+    /// The question in wire form, in small letters.
     pub question: &'a [u8],
     /// [`Key::flags`](super::Key::flags).
     pub flags: u8,

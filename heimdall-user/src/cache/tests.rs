@@ -233,7 +233,11 @@ fn a_refresh_is_due_once_in_the_last_tenth_of_a_popular_name() {
     let names = Names::default();
     let (question, answer) = response(b"name", 20, 100);
     let key = names.key(&question, 0);
-    let due = |cache: &mut Cache, now| cache.get(&key, now).unwrap().refresh;
+    let due = |cache: &mut Cache, now| {
+        let hit = cache.get(&key, now).unwrap();
+        let (due, place) = (hit.late && hit.popular, hit.place);
+        due && cache.ask_refresh(place)
+    };
     let mut cache = Cache::new(0).unwrap();
     cache.insert(&key, &answer, 1000);
     assert!(!due(&mut cache, 1050));
@@ -247,6 +251,35 @@ fn a_refresh_is_due_once_in_the_last_tenth_of_a_popular_name() {
     unpopular.insert(&key, &answer, 1000);
     assert!(!due(&mut unpopular, 1095), "asked for the first time");
     assert!(due(&mut unpopular, 1096));
+}
+
+/// A hint is a place in the index, or none, and may be out of date.
+#[test]
+fn no_hint_leads_to_a_wrong_answer() {
+    let names = Names::default();
+    let mut cache = Cache::new(0).unwrap();
+    let known: Vec<_> = (0..200u32)
+        .map(|i| response(format!("name{i}").as_bytes(), 20 + i as usize, 100))
+        .collect();
+    for (question, answer) in &known {
+        cache.insert(&names.key(question, 0), answer, 0);
+    }
+    let (stranger, _) = response(b"stranger", 20, 100);
+    for number in (0..20_000).chain(u32::MAX - 16..=u32::MAX) {
+        let (question, answer) = &known[number as usize % known.len()];
+        let hit = cache.get_at(Hint(number), names.key(question, 0), 1);
+        assert_eq!(hit.unwrap().answer.body(), answer.as_ref().body());
+        assert!(
+            cache
+                .get_at(Hint(number), names.key(&stranger, 0), 1)
+                .is_none()
+        );
+    }
+    let key = names.key(&known[0].0, 0);
+    let right = cache.prefetch_entry(key.hash);
+    assert!(found_at(&cache.index, &cache.log, Slot::unpack(right.0), key).is_some());
+    cache.remove(&key);
+    assert!(cache.get_at(right, key, 1).is_none());
 }
 
 #[test]

@@ -56,16 +56,16 @@ impl Cache {
             };
             walk.position = position + entry.len() as u64;
             let offset = self.log.offset(walk.queue, position);
-            let Some(slot) = self.index.find_offset(entry.hash, offset) else {
+            let Some(slot) = self.index.find_offset(entry.hash(), offset) else {
                 continue;
             };
             let Some(answer) = entry.answer().filter(|_| !self.is_dead(&entry, now)) else {
                 continue;
             };
             let record = Record {
-                question: entry.question,
-                flags: entry.flags,
-                age: now.saturating_sub(entry.stored),
+                question: entry.question(),
+                flags: entry.flags(),
+                age: now.saturating_sub(entry.stored()),
                 answer,
             };
             if visit(&record) == Visit::Remove {

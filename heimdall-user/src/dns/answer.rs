@@ -8,7 +8,8 @@
 //! 14  rcode       u8
 //! 15  flags       u8    bit 0: AD
 //! 16  ede         u16   info-code of an Extended DNS Error, plus 1; 0: none
-//! 18  body              the octets after the question, without OPT
+//! 18  sum         u16   of the body, folded, as it stands in a checksum field (RFC 1071)
+//! 20  body              the octets after the question, without OPT
 //!     ttls        u16…  offsets in the body of the TTL fields, little-endian
 //! ```
 //!
@@ -16,6 +17,8 @@
 //! question of every client that asks for this answer has the same length, so all offsets hold.
 
 use thiserror::Error;
+
+use crate::checksum;
 
 use super::{
     edns::ede,
@@ -26,7 +29,9 @@ use super::{
 };
 
 /// Octets before the body.
-const FIXED: usize = 18;
+const FIXED: usize = 20;
+/// Place of the body's sum.
+const SUM: usize = 18;
 const FLAG_AD: u8 = 1;
 
 /// TTL of an answer that is served although its life is over (RFC 8767 section 4). It is kept as
@@ -225,6 +230,7 @@ impl Answer {
                 .ede
                 .map_or(0, |code| code.saturating_add(1))
                 .to_le_bytes(),
+            &checksum::fold(checksum::add(0, parts.body)),
             parts.body,
         ]
         .concat();
@@ -263,6 +269,10 @@ impl Answer {
                 *ttl = edit(u32::from_be_bytes(*ttl)).to_be_bytes();
             }
         }
+        let sum = checksum::fold(checksum::add(0, self.as_ref().body));
+        if let Some(field) = (self.0.get_mut(SUM..)).and_then(<[u8]>::first_chunk_mut) {
+            *field = sum;
+        }
     }
 
     /// The answer's octets, to be kept and read again with [`AnswerRef::read`].
@@ -294,12 +304,10 @@ fn end_of_body_name(body: &[u8], mut at: usize, start: usize) -> Option<usize> {
 
 /// Whether two questions are the same but for the letter case of the name. Type and class are not
 /// folded: type 0x41 is not type 0x61.
-#[inline]
+#[inline(always)]
 pub(crate) fn same_question(a: &[u8], b: &[u8]) -> bool {
-    match (a.split_last_chunk::<4>(), b.split_last_chunk::<4>()) {
-        (Some((a_name, a_rest)), Some((b_name, b_rest))) => {
-            a_rest == b_rest && eq_ignore_case(a_name, b_name)
-        }
+    match (a.last_chunk::<4>(), b.last_chunk::<4>()) {
+        (Some(a_fixed), Some(b_fixed)) => a_fixed == b_fixed && eq_ignore_case(a, b),
         _ => false,
     }
 }
@@ -408,7 +416,7 @@ impl<'a> AnswerRef<'a> {
     };
 
     /// Reads what [`Answer::as_bytes`] gave, which may be followed by other octets.
-    #[inline]
+    #[inline(always)]
     pub fn read(bytes: &'a [u8]) -> Option<Self> {
         let (fixed, rest) = bytes.split_first_chunk::<FIXED>()?;
         // As one number: octet by octet it takes longer.
@@ -419,59 +427,92 @@ impl<'a> AnswerRef<'a> {
     }
 
     /// Seconds from its arrival for which the answer may be used; 0: it must not be kept.
-    #[inline]
+    #[inline(always)]
     pub fn life(&self) -> u32 {
         let [l0, l1, l2, l3, ..] = *self.fixed;
         u32::from_le_bytes([l0, l1, l2, l3])
     }
 
+    /// QDCOUNT, ANCOUNT, NSCOUNT and ARCOUNT of a reply to one question, the first on top; `opt`: with
+    /// an OPT record besides.
+    #[inline(always)]
+    pub fn reply_counts(&self, opt: bool) -> u64 {
+        // Six octets of counts, behind two others: one number is read quicker than three.
+        let [_, _, _, _, _, _, counts @ .., _, _, _, _, _, _] = *self.fixed;
+        let counts = u64::from_be_bytes(counts) & 0xffff_ffff_ffff;
+        1 << 48 | counts.wrapping_add(opt.into())
+    }
+
     /// ANCOUNT, NSCOUNT and ARCOUNT as they stand in a header.
-    #[inline]
     pub fn counts(&self) -> [u8; 6] {
-        let [.., a0, a1, n0, n1, r0, r1, _, _, _, _] = *self.fixed;
+        let [.., a0, a1, n0, n1, r0, r1, _, _, _, _, _, _] = *self.fixed;
         [a0, a1, n0, n1, r0, r1]
     }
 
-    /// Records in the additional section.
-    #[inline]
-    pub fn additional(&self) -> u16 {
-        let [.., r0, r1, _, _, _, _] = *self.fixed;
-        u16::from_be_bytes([r0, r1])
-    }
-
     /// The response code.
-    #[inline]
+    #[inline(always)]
     pub fn rcode(&self) -> u8 {
-        let [.., code, _, _, _] = *self.fixed;
+        let [.., code, _, _, _, _, _] = *self.fixed;
         code
     }
 
     /// The upstream says that the data are authentic.
-    #[inline]
+    #[inline(always)]
     pub fn authentic(&self) -> bool {
-        let [.., flags, _, _] = *self.fixed;
+        let [.., flags, _, _, _, _] = *self.fixed;
         flags & FLAG_AD != 0
     }
 
     /// The octets that follow the question.
-    #[inline]
+    #[inline(always)]
     pub fn body(&self) -> &'a [u8] {
         self.body
     }
 
+    /// The body's sum ([`checksum::add`]), before ageing.
+    #[inline(always)]
+    pub fn sum(&self) -> u64 {
+        let [.., s0, s1] = *self.fixed;
+        u16::from_ne_bytes([s0, s1]).into()
+    }
+
+    /// Copies the body to the start of `out`. `None`: it has no room.
+    #[inline(always)]
+    pub(super) fn copy_body(&self, out: &mut [u8]) -> Option<()> {
+        let body = self.body;
+        let out = out.get_mut(..body.len())?;
+        // One address or two: two vectors, which may overlap, in place of a call.
+        match (body.first_chunk::<16>(), body.last_chunk::<16>()) {
+            (Some(first), Some(last)) if body.len() <= 32 => {
+                *out.first_chunk_mut()? = *first;
+                *out.last_chunk_mut()? = *last;
+            }
+            _ => out.copy_from_slice(body),
+        }
+        Some(())
+    }
+
     /// Lowers the TTLs in `body`, a copy of [`body`](Self::body), by `age` seconds, to 0 at least.
-    #[inline]
-    pub fn age_ttls(&self, body: &mut [u8], age: u32) {
+    /// Returns what the body's sum grows by, below 2^56.
+    #[inline(always)]
+    pub fn age_ttls(&self, body: &mut [u8], age: u32) -> u64 {
         let (offsets, _) = self.ttls.as_chunks::<2>();
+        let mut change = 0;
         for offset in offsets {
             let at = usize::from(u16::from_le_bytes(*offset));
-            if let Some(ttl) = body
-                .get_mut(at..)
-                .and_then(|rest| rest.first_chunk_mut::<4>())
-            {
-                *ttl = u32::from_be_bytes(*ttl).saturating_sub(age).to_be_bytes();
+            let field = |body: &[u8]| body.get(at..at + 4)?.first_chunk().copied();
+            // As it stands here: the copy would have to arrive first.
+            let Some(old) = field(self.body) else {
+                continue;
+            };
+            let new = u32::from_be_bytes(old).saturating_sub(age).to_be_bytes();
+            if let Some(ttl) = body.get_mut(at..at + 4) {
+                ttl.copy_from_slice(&new);
             }
+            let [old, new] = [old, new].map(u32::from_ne_bytes);
+            change += checksum::at(at, checksum::change(old, new));
         }
+        change
     }
 
     /// The TTL of the first record, if there is one, before ageing.
@@ -481,9 +522,9 @@ impl<'a> AnswerRef<'a> {
     }
 
     /// Info-code of the Extended DNS Error that goes with the answer (RFC 8914).
-    #[inline]
+    #[inline(always)]
     pub fn ede(&self) -> Option<u16> {
-        let [.., e0, e1] = *self.fixed;
+        let [.., e0, e1, _, _] = *self.fixed;
         u16::from_le_bytes([e0, e1]).checked_sub(1)
     }
 
@@ -530,8 +571,9 @@ impl<'a> AnswerRef<'a> {
         answer
     }
 
-    /// Whether the body holds as many records as the answer says, with their TTLs where it says, and
-    /// a reply to a question of `question` octets can be as long. Names are not followed.
+    /// Whether the body holds as many records as the answer says, with their TTLs where it says, adds
+    /// up to its sum, and a reply to a question of `question` octets can be as long. Names are not
+    /// followed.
     pub fn is_sound(&self, question: usize) -> bool {
         let [a0, a1, n0, n1, r0, r1] = self.counts();
         let counts = [[a0, a1], [n0, n1], [r0, r1]].map(u16::from_be_bytes);
@@ -550,6 +592,7 @@ impl<'a> AnswerRef<'a> {
             at = fixed + 10 + usize::from(rdlen);
         }
         at == self.body.len()
+            && checksum::fold(checksum::add(0, self.body)) == checksum::fold(self.sum())
             && offsets.next().is_none()
             && header::LEN + question + at <= usize::from(u16::MAX)
     }
@@ -575,7 +618,7 @@ impl<'a> AnswerRef<'a> {
     }
 
     /// Octets of the flat form.
-    #[inline]
+    #[inline(always)]
     pub fn flat_len(&self) -> usize {
         FIXED + self.body.len() + self.ttls.len()
     }

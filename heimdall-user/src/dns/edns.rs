@@ -7,9 +7,10 @@
 //! RDLEN, RDATA {option code, length, data} …
 //! ```
 
-use core::num::NonZeroU16;
+use core::{fmt, num::NonZeroU64, ops::Range};
 
-use super::{rrtype, u16_at, u32_at};
+use super::{reply::Reply, rrtype, u16_at, u32_at};
+use crate::checksum;
 
 /// Octets of an OPT record without options, its root owner included.
 pub const OPT_LEN: usize = 11;
@@ -49,29 +50,106 @@ pub mod option {
     pub const EDE: u16 = 15;
 }
 
-/// What a query's OPT record asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Edns {
+/// What a query's OPT record asks for, in one word, for it is handed about with every query.
+///
+/// ```text
+/// bits  0–15 payload size | 16–23 version | 24 DO | 25 NSID
+///      32–47 offset of the first COOKIE option's data, 0: none | 48–55 its octets
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Edns(NonZeroU64);
+
+/// Field access.
+impl Edns {
+    const DO: u32 = 24;
+    const NSID: u32 = 25;
+    const COOKIE_AT: u32 = 32;
+    const COOKIE_LEN: u32 = 48;
+
+    /// A requestor that asks for no option.
+    #[inline(always)]
+    pub(super) fn new(udp_size: u16, version: u8, dnssec_ok: bool) -> Option<Self> {
+        let word = u64::from(udp_size.max(512)) | u64::from(version) << 16;
+        NonZeroU64::new(word | u64::from(dnssec_ok) << Self::DO).map(Self)
+    }
+
+    fn word(self) -> u64 {
+        self.0.get()
+    }
+
     /// The requestor's UDP payload size in octets; values below 512 count as 512.
-    pub udp_size: u16,
+    #[inline(always)]
+    pub fn udp_size(self) -> u16 {
+        self.word() as u16
+    }
+
     /// EDNS version; anything but 0 is answered BADVERS.
-    pub version: u8,
+    #[inline(always)]
+    pub fn version(self) -> u8 {
+        (self.word() >> 16) as u8
+    }
+
     /// The requestor wants DNSSEC records (DO).
-    pub dnssec_ok: bool,
+    #[inline(always)]
+    pub fn dnssec_ok(self) -> bool {
+        self.word() >> Self::DO & 1 != 0
+    }
+
     /// The requestor wants to know which server answers (RFC 5001).
-    pub nsid: bool,
-    /// Where the first COOKIE option's data are: few queries have any, and an offset is quicker to
+    #[inline(always)]
+    pub fn nsid(self) -> bool {
+        self.word() >> Self::NSID & 1 != 0
+    }
+
+    /// Whether the query has a COOKIE option.
+    #[inline(always)]
+    pub fn has_cookie(self) -> bool {
+        self.word() >> Self::COOKIE_AT != 0
+    }
+
+    /// The same, if it asks for no option and is of the version that is ours. That the other bits are
+    /// zero is what the compiler then knows.
+    #[inline(always)]
+    pub(super) fn plain(self) -> Option<Self> {
+        const PLAIN: u64 = 0xffff | 1 << Edns::DO;
+        let plain = NonZeroU64::new(self.word() & PLAIN)?;
+        (self.0 == plain).then_some(Self(plain))
+    }
+
+    /// Where the first COOKIE option's data are: few queries have any, and a place is quicker to
     /// hand about than what is there.
-    pub(super) cookie: Option<Place>,
+    fn place_of_cookie(self) -> Range<usize> {
+        let at = usize::from((self.word() >> Self::COOKIE_AT) as u16);
+        let len = usize::from((self.word() >> Self::COOKIE_LEN) as u8);
+        at..at + len
+    }
+
+    /// Offset after the COOKIE option, 0 without one.
+    pub fn end_of_cookie(self) -> usize {
+        self.place_of_cookie().end
+    }
+
+    /// The first COOKIE option of the query, which stands in `msg`.
+    pub fn cookie(self, msg: &[u8]) -> Option<Cookie> {
+        Cookie::read(msg.get(self.place_of_cookie())?).filter(|_| self.has_cookie())
+    }
+
+    /// Adds what an option says.
+    fn set(&mut self, shift: u32, value: u64) {
+        self.0 |= value << shift;
+    }
 }
 
-/// A part of a message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Place {
-    /// Offset in the message; nothing stands before the header.
-    at: NonZeroU16,
-    /// Octets.
-    len: u8,
+impl fmt::Debug for Edns {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Edns")
+            .field("udp_size", &self.udp_size())
+            .field("version", &self.version())
+            .field("dnssec_ok", &self.dnssec_ok())
+            .field("nsid", &self.nsid())
+            .field("cookie", &self.place_of_cookie())
+            .finish()
+    }
 }
 
 /// A COOKIE option (RFC 7873 section 4).
@@ -122,7 +200,7 @@ pub struct Options<'a> {
 impl Options<'_> {
     /// Octets that the options take.
     #[inline]
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         let ede = if self.ede.is_some() { 6 } else { 0 };
         let nsid = self.nsid.map_or(0, |nsid| 4 + nsid.len());
         let cookie = if self.cookie.is_some() { 28 } else { 0 };
@@ -130,8 +208,21 @@ impl Options<'_> {
     }
 
     /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Completes the OPT record at `at`, which is there but for its options. The offset after it, and
+    /// its sum.
+    #[inline(never)]
+    fn complete(&self, buf: &mut [u8], at: usize) -> Option<Reply> {
+        let start = at + OPT_LEN;
+        let len = self.write(buf, start)?;
+        let rdlen = u16::try_from(len - start).ok()?;
+        *buf.get_mut(start - 2..)?.first_chunk_mut()? = rdlen.to_be_bytes();
+        let sum = checksum::add(0, buf.get(at..len)?);
+        Some(Reply { len, sum })
     }
 
     /// Writes the options at `at`. The offset after them.
@@ -168,41 +259,16 @@ impl Edns {
     pub(super) fn read(msg: &[u8], at: usize, rdata: &[u8]) -> Option<Self> {
         let ttl = u32_at(msg, at + 4)?;
         let [_, version, _, _] = ttl.to_be_bytes();
-        let mut edns = Self {
-            udp_size: u16_at(msg, at + 2)?.max(512),
-            version,
-            dnssec_ok: ttl & DO != 0,
-            nsid: false,
-            cookie: None,
-        };
+        let mut edns = Self::new(u16_at(msg, at + 2)?, version, ttl & DO != 0)?;
         if version == 0 {
             edns.read_options(rdata, at + OPT_LEN - 1)?;
         }
         Some(edns)
     }
 
-    /// The first COOKIE option of the query, which stands in `msg`.
-    pub fn cookie(&self, msg: &[u8]) -> Option<Cookie> {
-        let Place { at, len } = self.cookie?;
-        let at = usize::from(at.get());
-        Cookie::read(msg.get(at..at + usize::from(len))?)
-    }
-
-    /// Whether the query has a COOKIE option.
-    #[inline]
-    pub fn has_cookie(&self) -> bool {
-        self.cookie.is_some()
-    }
-
-    /// Offset after the COOKIE option, 0 without one.
-    pub fn end_of_cookie(&self) -> usize {
-        let end = |place: Place| usize::from(place.at.get()) + usize::from(place.len);
-        self.cookie.map_or(0, end)
-    }
-
     /// Reads what most queries end with: an OPT record without options, of the version that is ours.
     /// `None`: it is something else.
-    #[inline]
+    #[inline(always)]
     pub(super) fn read_bare(rest: &[u8]) -> Option<Self> {
         // NAME, TYPE and VERSION; then RDLEN.
         const FIXED: u64 = 0xffff_ff00_0000_ff00;
@@ -210,13 +276,10 @@ impl Edns {
         let (first, last) = rest.first_chunk::<OPT_LEN>()?.split_first_chunk::<8>()?;
         let first = u64::from_be_bytes(*first);
         let [_, 0, 0] = *last else { return None };
-        (first & FIXED == BARE).then_some(Self {
-            udp_size: ((first >> 24) as u16).max(512),
-            version: 0,
-            dnssec_ok: first & 0x80 != 0,
-            nsid: false,
-            cookie: None,
-        })
+        if first & FIXED != BARE {
+            return None;
+        }
+        Self::new((first >> 24) as u16, 0, first & 0x80 != 0)
     }
 
     /// Reads the options that stand at `at` in the message.
@@ -225,13 +288,11 @@ impl Edns {
             let (code, len) = (u16_at(rdata, 0)?, usize::from(u16_at(rdata, 2)?));
             let (data, rest) = rdata.get(4..)?.split_at_checked(len)?;
             match code {
-                option::NSID => self.nsid = true,
-                option::COOKIE if self.cookie.is_none() => {
+                option::NSID => self.set(Self::NSID, 1),
+                option::COOKIE if !self.has_cookie() => {
                     Cookie::read(data)?;
-                    self.cookie = Some(Place {
-                        at: NonZeroU16::new(u16::try_from(at + 4).ok()?)?,
-                        len: u8::try_from(len).ok()?,
-                    });
+                    self.set(Self::COOKIE_AT, u16::try_from(at + 4).ok()?.into());
+                    self.set(Self::COOKIE_LEN, u8::try_from(len).ok()?.into());
                 }
                 _ => {}
             }
@@ -244,50 +305,42 @@ impl Edns {
     /// The OPT record of a message of ours: our payload size, the upper bits of `rcode`, the DO
     /// bit as the requestor set it (RFC 3225 section 3), no options.
     pub fn write(udp_size: u16, rcode: u8, dnssec_ok: bool) -> [u8; OPT_LEN] {
-        let [size_high, size_low] = udp_size.to_be_bytes();
-        let [_, opt] = rrtype::OPT.to_be_bytes();
-        let flags = if dnssec_ok { 0x80 } else { 0 };
-        [
-            0,
-            0,
-            opt,
-            size_high,
-            size_low,
-            rcode >> 4,
-            0,
-            flags,
-            0,
-            0,
-            0,
-        ]
+        let mut record = [0; OPT_LEN];
+        let (first, _) = record.split_at_mut(8);
+        first.copy_from_slice(&Self::first_octets(udp_size, rcode, dnssec_ok).to_be_bytes());
+        record
     }
 
-    /// Writes the OPT record of a reply to this requestor at `at`. The offset after it.
-    #[inline]
+    /// The first eight octets of a record of ours; the other three are zero without options.
+    #[inline(always)]
+    fn first_octets(udp_size: u16, rcode: u8, dnssec_ok: bool) -> u64 {
+        let fixed = u64::from(rrtype::OPT) << 40 | u64::from(udp_size) << 24;
+        fixed | u64::from(rcode >> 4) << 16 | u64::from(dnssec_ok) << 7
+    }
+
+    /// Writes the OPT record of a reply to this requestor at `at`. The offset after it, and its sum.
+    #[inline(always)]
     pub(super) fn reply(
         self,
         buf: &mut [u8],
         at: usize,
         udp_size: u16,
         rcode: u8,
-        options: &Options<'_>,
-    ) -> Option<usize> {
-        let opt = buf.get_mut(at..)?.first_chunk_mut::<OPT_LEN>()?;
-        // In two words that overlap: the checksum reads them at once, and where it met octets that
-        // were written one by one, it would have to wait for them to be in the cache.
-        let [root, t0, t1, s0, s1, code, version, f0, f1, l0, l1] =
-            Self::write(udp_size, rcode, self.dnssec_ok);
-        let first = u64::from_ne_bytes([root, t0, t1, s0, s1, code, version, f0]);
-        let last = u32::from_ne_bytes([f0, f1, l0, l1]);
-        *opt.first_chunk_mut()? = first.to_ne_bytes();
-        *opt.last_chunk_mut()? = last.to_ne_bytes();
-        let start = at + OPT_LEN;
-        if options.is_empty() {
-            return Some(start);
+        options: Option<&Options<'_>>,
+    ) -> Option<Reply> {
+        let first = Self::first_octets(udp_size, rcode, self.dnssec_ok());
+        let record = buf.get_mut(at..)?.first_chunk_mut::<OPT_LEN>()?;
+        // Two words that overlap: octets that are written one by one take longer, and whoever reads
+        // them together soon has to wait.
+        *record.last_chunk_mut()? = (u32::from(first as u8) << 24).to_be_bytes();
+        *record.first_chunk_mut()? = first.to_be_bytes();
+        if let Some(options) = options {
+            return options.complete(buf, at);
         }
-        let end = options.write(buf, start)?;
-        let rdlen = u16::try_from(end - start).ok()?;
-        *buf.get_mut(start - 2..)?.first_chunk_mut()? = rdlen.to_be_bytes();
-        Some(end)
+        let sum = checksum::add(0, &first.to_be_bytes());
+        Some(Reply {
+            len: at + OPT_LEN,
+            sum,
+        })
     }
 }

@@ -15,12 +15,10 @@
 /// Octets of the header.
 pub const LEN: usize = 12;
 
-/// Named octet ranges of the header.
+/// Offsets of the header's fields.
 pub mod field {
-    use core::ops::Range;
-
     /// Transaction ID.
-    pub const ID: Range<usize> = 0..2;
+    pub const ID: usize = 0;
     /// Flags, opcode and response code.
     pub const FLAGS: usize = 2;
     /// Entries in the question section.

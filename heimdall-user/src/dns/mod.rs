@@ -61,9 +61,9 @@ pub mod rrtype {
     pub const NSEC3: u16 = 50;
     /// What only those get who set DO or ask for it (RFC 4035 section 3.2.1, RFC 5155 section 7.1).
     pub const DNSSEC: [u16; 3] = [RRSIG, NSEC, NSEC3];
-    /// First and last of the meta types TKEY, TSIG, IXFR, AXFR, MAILB, MAILA, which ask for
-    /// something other than records (RFC 6895 section 3.1).
-    pub const META: core::ops::RangeInclusive<u16> = 249..=254;
+    /// TKEY, TSIG, IXFR, AXFR, MAILB, MAILA and [`ANY`], which ask for something other than the
+    /// records of a type (RFC 6895 section 3.1).
+    pub const QUERY: core::ops::RangeInclusive<u16> = 249..=255;
     /// All records of a name (RFC 1035 section 3.2.3, RFC 8482).
     pub const ANY: u16 = 255;
 }

@@ -10,7 +10,7 @@ use core::hash::{BuildHasher, Hasher};
 
 use foldhash::fast::RandomState;
 
-use fold::{Block, fold, pair, same};
+use fold::Block;
 
 /// Longest name on the wire, length octets and root included (RFC 1035 section 2.3.4).
 pub const MAX_NAME: usize = 255;
@@ -22,7 +22,7 @@ const MAX_LABEL: u8 = 63;
 ///
 /// `None` if it runs past the message or 255 octets, or holds a compression pointer or a label of
 /// another type (RFC 1035 section 4.1.4, RFC 6891 section 5).
-#[inline]
+#[inline(always)]
 pub fn end_of_question_name(msg: &[u8], start: usize) -> Option<usize> {
     // A name that is not too long has its root label among these.
     let octets = msg.get(..start + MAX_NAME).unwrap_or(msg);
@@ -100,66 +100,82 @@ pub(super) fn walk(msg: &[u8], start: usize, mut take: impl FnMut(usize, &[u8]))
     }
 }
 
-/// The octets of a name as blocks of 32, the last of which may overlap the one before. A name of
-/// fewer is a block of its own, with octets that stand in it twice or, if it has fewer than eight,
-/// with zeros: it takes its length as well to tell names apart.
+/// The octets of a name or a question as blocks of 32, the last of which may overlap the one before.
+/// Fewer are a block of their own, with octets that stand in it twice or, if there are fewer than
+/// 16, with zeros: it takes their number as well to tell them apart.
 ///
-/// No branch depends on the length as long as it is between 8 and 32: most names are, and a branch
-/// foretold wrongly takes longer than all the work on such a name.
+/// No branch depends on the length as long as it is between 16 and 32: most questions are, and a
+/// branch foretold wrongly takes longer than all the work on them.
 #[inline(always)]
-fn blocks(name: &[u8]) -> (&[[u8; 32]], Block) {
-    let all_but_one = name.split_last().map_or(name, |(_, others)| others);
+fn blocks(octets: &[u8]) -> (&[[u8; 32]], Block) {
+    let all_but_one = octets.split_last().map_or(octets, |(_, others)| others);
     let (before, _) = all_but_one.as_chunks::<32>();
-    let last = if let Some(last) = name.last_chunk() {
-        words(last)
-    } else if let (Some(first), Some(last)) = (name.first_chunk(), name.last_chunk()) {
-        let second = name.len().min(16) - 8;
-        [
-            u64::from_le_bytes(*first),
-            word(name, second),
-            word(name, name.len() - 8 - second),
-            u64::from_le_bytes(*last),
-        ]
+    let last = if let Some(last) = octets.last_chunk() {
+        block(last)
+    } else if let (Some(first), Some(last)) = (octets.first_chunk(), octets.last_chunk()) {
+        Block::new(first, last)
     } else {
-        [short_word(name), 0, 0, 0]
+        short_block(octets)
     };
     (before, last)
 }
 
 #[inline(always)]
-fn words(octets: &[u8; 32]) -> Block {
-    [0, 8, 16, 24].map(|at| word(octets, at))
+fn block(octets: &[u8; 32]) -> Block {
+    match octets.as_chunks() {
+        ([low, high], _) => Block::new(low, high),
+        _ => Block::new(&[0; 16], &[0; 16]),
+    }
 }
 
-/// The eight octets at `at`, which the caller knows to be there.
-#[inline(always)]
-fn word(octets: &[u8], at: usize) -> u64 {
-    let chunk = octets.get(at..).and_then(|rest| rest.first_chunk());
-    chunk.map_or(0, |chunk| u64::from_le_bytes(*chunk))
+/// Fewer than 16 octets.
+fn short_block(octets: &[u8]) -> Block {
+    let [first, second] = match (octets.first_chunk(), octets.last_chunk()) {
+        (Some(first), Some(last)) => [*first, *last].map(u64::from_le_bytes),
+        _ => [short_word(octets), 0],
+    };
+    Block::new(&pair(first, second).to_le_bytes(), &[0; 16])
 }
 
-/// The octets of a name of fewer than eight.
+/// Fewer than eight octets.
 #[inline(always)]
-fn short_word(name: &[u8]) -> u64 {
-    if let (Some(first), Some(last)) = (name.first_chunk(), name.last_chunk()) {
+fn short_word(octets: &[u8]) -> u64 {
+    if let (Some(first), Some(last)) = (octets.first_chunk(), octets.last_chunk()) {
         u64::from(u32::from_le_bytes(*last)) << 32 | u64::from(u32::from_le_bytes(*first))
-    } else if let (Some(first), Some(last)) = (name.first(), name.last()) {
-        let middle = name.get(name.len() / 2).unwrap_or(last);
+    } else if let (Some(first), Some(last)) = (octets.first(), octets.last()) {
+        let middle = octets.get(octets.len() / 2).unwrap_or(last);
         u64::from(*last) << 16 | u64::from(*middle) << 8 | u64::from(*first)
     } else {
         0
     }
 }
 
+/// Two words as one, the first in the lower half.
+#[inline(always)]
+fn pair(low: u64, high: u64) -> u128 {
+    u128::from(high) << 64 | u128::from(low)
+}
+
 /// Whether two names are the same but for ASCII case.
-#[inline]
+#[inline(always)]
 pub fn eq_ignore_case(a: &[u8], b: &[u8]) -> bool {
     if a.len() != b.len() {
         return false;
     }
     let ((a_before, a_last), (b_before, b_last)) = (blocks(a), blocks(b));
     let mut before = a_before.iter().zip(b_before);
-    same(a_last, b_last) && before.all(|(a, b)| same(words(a), words(b)))
+    a_last.same(b_last) && before.all(|(a, b)| block(a).same(block(b)))
+}
+
+/// Whether two questions are the same, case and all.
+#[inline(always)]
+pub(crate) fn eq_exactly(a: &[u8], b: &[u8]) -> bool {
+    if a.len() != b.len() {
+        return false;
+    }
+    let ((a_before, a_last), (b_before, b_last)) = (blocks(a), blocks(b));
+    let mut before = a_before.iter().zip(b_before);
+    a_last.equals(b_last) && before.all(|(a, b)| block(a).equals(block(b)))
 }
 
 /// Hashes questions. Seeded at random once a process: an attacker chooses the names, and must not
@@ -168,23 +184,24 @@ pub fn eq_ignore_case(a: &[u8], b: &[u8]) -> bool {
 pub struct NameHasher(RandomState);
 
 impl NameHasher {
-    /// Hash of a name (wire form, case ignored) and of `rest`, whatever else makes up the key.
+    /// Hash of a name or a question (wire form, case ignored) and of `rest`, whatever else makes up
+    /// the key: in a question, type and class once more, because case is ignored in them, too.
     ///
     /// The halves of the blocks go to two hashers, so that the processor works on both at once.
     /// They meet in a last step, in which they are not alike.
-    #[inline]
-    pub fn hash(&self, name: &[u8], rest: u64) -> u64 {
+    #[inline(always)]
+    pub fn hash(&self, octets: &[u8], rest: u64) -> u64 {
         let mut low = self.0.build_hasher();
         let mut high = low.clone();
-        let mut take = |block| {
-            let [low_half, high_half] = fold(block);
-            low.write_u128(low_half);
-            high.write_u128(high_half);
+        let mut take = |block: Block| {
+            let [a, b, c, d] = block.fold();
+            low.write_u128(pair(a, b));
+            high.write_u128(pair(c, d));
         };
-        let (before, last) = blocks(name);
-        before.iter().map(words).for_each(&mut take);
+        let (before, last) = blocks(octets);
+        before.iter().map(block).for_each(&mut take);
         take(last);
-        low.write_u128(pair(rest, high.finish() ^ name.len() as u64));
+        low.write_u128(pair(rest, high.finish() ^ octets.len() as u64));
         low.finish()
     }
 }
@@ -289,6 +306,7 @@ mod tests {
             }
             let expected = name.eq_ignore_ascii_case(&other);
             prop_assert_eq!(eq_ignore_case(name, &other), expected);
+            prop_assert_eq!(eq_exactly(name, &other), name == other);
             let hasher = NameHasher::default();
             prop_assert_eq!(hasher.hash(name, 0) == hasher.hash(&other, 0), expected);
         }
@@ -296,6 +314,7 @@ mod tests {
         #[test]
         fn any_two_names_compare_as_in_plain_code(a: Vec<u8>, b: Vec<u8>) {
             prop_assert_eq!(eq_ignore_case(&a, &b), a.eq_ignore_ascii_case(&b));
+            prop_assert_eq!(eq_exactly(&a, &b), a == b);
         }
     }
 }

@@ -5,11 +5,30 @@
 //! other.
 
 use super::{
-    AnswerRef, Options, Query,
+    AnswerRef, Edns, Options, Query,
     edns::OPT_LEN,
     header::{self, field},
     options::opt_record,
 };
+use crate::checksum;
+
+/// A reply that stands in its buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// Its octets.
+    pub len: usize,
+    /// Their sum, for UDP's checksum ([`checksum::add`]). That of a cached answer is put together
+    /// from the sums of its parts: whoever reads again what was just written, waits for it.
+    pub sum: u64,
+}
+
+impl Reply {
+    /// The reply in the first `len` octets of `buf`.
+    fn new(buf: &[u8], len: usize) -> Option<Self> {
+        let sum = checksum::add(0, buf.get(..len)?);
+        Some(Self { len, sum })
+    }
+}
 
 /// What the server says of itself in every reply.
 #[derive(Clone, Copy, Debug)]
@@ -22,34 +41,55 @@ pub struct Server {
 
 /// Largest reply, in octets, that may be sent to a query which came by UDP: the client's payload
 /// size, 512 without EDNS (RFC 6891 section 6.2.3), and at most the server's own.
-#[inline]
+#[inline(always)]
 pub fn udp_limit(query: &Query, server: &Server) -> usize {
-    usize::from(
-        query
-            .edns
-            .map_or(512, |edns| edns.udp_size)
-            .min(server.udp_size),
-    )
+    usize::from(query.edns.map_or(512, Edns::udp_size).min(server.udp_size))
 }
 
-/// Writes `answer`, `age` seconds old, as the reply to the query in `buf`; at most `limit` octets.
+/// What a reply says.
+#[derive(Clone, Copy, Debug)]
+pub struct Content<'a> {
+    /// The answer.
+    pub answer: AnswerRef<'a>,
+    /// Seconds since it was learnt.
+    pub age: u32,
+    /// The sum of the question as it is asked ([`checksum::add`]), if it is known.
+    pub question_sum: Option<u64>,
+}
+
+impl<'a> From<AnswerRef<'a>> for Content<'a> {
+    /// An answer that has just come.
+    fn from(answer: AnswerRef<'a>) -> Self {
+        Self {
+            answer,
+            age: 0,
+            question_sum: None,
+        }
+    }
+}
+
+/// Writes an answer as the reply to the query in `buf`; at most `limit` octets.
 ///
-/// An answer that does not fit is left out and TC set (RFC 2181 section 9). Returns the reply's
-/// length, or `None` if `buf` cannot even hold the question and an OPT record.
-#[inline]
+/// An answer that does not fit is left out and TC set (RFC 2181 section 9). `None` if `buf` cannot
+/// even hold the question and an OPT record.
+#[inline(always)]
 pub fn answer(
     buf: &mut [u8],
     query: &Query,
-    answer: AnswerRef<'_>,
-    age: u32,
+    content: Content<'_>,
     limit: usize,
     server: &Server,
-    options: &Options<'_>,
-) -> Option<usize> {
+    options: Option<&Options<'_>>,
+) -> Option<Reply> {
+    let Content {
+        answer,
+        age,
+        question_sum,
+    } = content;
     let start = usize::from(query.question_end);
     let end = start + answer.body().len();
     let opt_len = match query.edns {
-        Some(_) => OPT_LEN + options.len(),
+        Some(_) => OPT_LEN + options.map_or(0, Options::len),
         None => 0,
     };
     if end + opt_len > limit.min(buf.len()) {
@@ -57,23 +97,30 @@ pub fn answer(
     }
     let mut flags = base_flags(query) | u16::from(answer.rcode() & 0xf);
     // AD only for those who asked to see it (RFC 6840 section 5.8).
-    let asked_ad = query.flags & header::AD != 0 || query.dnssec_ok();
-    if server.trust_ad && asked_ad && answer.authentic() {
-        flags |= header::AD;
+    if server.trust_ad && answer.authentic() {
+        let asked_ad = query.flags & header::AD != 0 || query.dnssec_ok();
+        flags |= if asked_ad { header::AD } else { 0 };
     }
-    let body = buf.get_mut(start..end)?;
-    body.copy_from_slice(answer.body());
+    let mut sum = match question_sum {
+        Some(sum) => sum,
+        None => checksum::add(0, buf.get(header::LEN..start)?),
+    };
+    let body = buf.get_mut(start..)?;
+    answer.copy_body(body)?;
+    let mut body_sum = answer.sum();
     if age > 0 {
-        answer.age_ttls(body, age);
+        body_sum += answer.age_ttls(body, age);
     }
-    let [a0, a1, n0, n1, _, _] = answer.counts();
-    let additional = answer.additional() + u16::from(query.edns.is_some());
-    let [r0, r1] = additional.to_be_bytes();
-    write_header(buf, flags, [0, 1, a0, a1, n0, n1, r0, r1])?;
-    match query.edns {
-        Some(edns) => edns.reply(buf, end, server.udp_size, answer.rcode(), options),
-        None => Some(end),
-    }
+    sum += checksum::at(start, body_sum);
+    sum += write_header(buf, flags, answer.reply_counts(query.edns.is_some()))?;
+    let Some(edns) = query.edns else {
+        return Some(Reply { len: end, sum });
+    };
+    let opt = edns.reply(buf, end, server.udp_size, answer.rcode(), options)?;
+    Some(Reply {
+        len: opt.len,
+        sum: sum + checksum::at(end, opt.sum),
+    })
 }
 
 /// Writes a reply that has no records: an error, with the question and, for a client that sent
@@ -84,8 +131,8 @@ pub fn error(
     query: &Query,
     rcode: u8,
     server: &Server,
-    options: &Options<'_>,
-) -> Option<usize> {
+    options: Option<&Options<'_>>,
+) -> Option<Reply> {
     let flags = base_flags(query) | u16::from(rcode & 0xf);
     write(buf, query, flags, rcode, server, options)
 }
@@ -96,8 +143,8 @@ pub fn truncated(
     query: &Query,
     rcode: u8,
     server: &Server,
-    options: &Options<'_>,
-) -> Option<usize> {
+    options: Option<&Options<'_>>,
+) -> Option<Reply> {
     let flags = base_flags(query) | header::TC | u16::from(rcode & 0xf);
     write(buf, query, flags, rcode, server, options)
 }
@@ -107,33 +154,28 @@ pub fn truncated(
 pub fn cut(buf: &mut [u8], query: &Query) -> Option<usize> {
     let opt = opt_record(buf);
     let flags = super::u16_at(buf, field::FLAGS)? & !header::AD | header::TC;
-    let additional = u8::from(opt.is_some());
+    let opt_count = u16::from(opt.is_some());
     let opt = opt.unwrap_or_default();
     let end = usize::from(query.question_end);
     buf.get(opt.clone())?;
     let len = end + opt.len();
     buf.get(..len)?;
     buf.copy_within(opt, end);
-    write_header(
-        buf,
-        flags,
-        [0, u8::from(query.has_question()), 0, 0, 0, 0, 0, additional],
-    )?;
+    write_header(buf, flags, counts(query.has_question(), opt_count))?;
     Some(len)
 }
 
 /// Writes a reply to a query whose question, if `question_end` is given, can be read, and nothing
 /// beyond it: FORMERR or NOTIMP, without an OPT record (RFC 6891 section 7).
-pub fn unreadable(buf: &mut [u8], question_end: Option<u16>, rcode: u8) -> Option<usize> {
+pub fn unreadable(buf: &mut [u8], question_end: Option<u16>, rcode: u8) -> Option<Reply> {
     let flags = super::u16_at(buf, field::FLAGS)?;
     let flags = header::QR | (flags & (header::OPCODE | header::RD)) | u16::from(rcode & 0xf);
-    let questions = u8::from(question_end.is_some());
-    write_header(buf, flags, [0, questions, 0, 0, 0, 0, 0, 0])?;
-    Some(question_end.map_or(header::LEN, usize::from))
+    write_header(buf, flags, counts(question_end.is_some(), 0))?;
+    Reply::new(buf, question_end.map_or(header::LEN, usize::from))
 }
 
 /// The flags of every reply: RD and CD come back as they were sent.
-#[inline]
+#[inline(always)]
 fn base_flags(query: &Query) -> u16 {
     header::QR | header::RA | (query.flags & (header::RD | header::CD))
 }
@@ -144,24 +186,32 @@ fn write(
     flags: u16,
     rcode: u8,
     server: &Server,
-    options: &Options<'_>,
-) -> Option<usize> {
+    options: Option<&Options<'_>>,
+) -> Option<Reply> {
     let end = usize::from(query.question_end);
-    let questions = u8::from(query.has_question());
-    let additional = u8::from(query.edns.is_some());
-    write_header(buf, flags, [0, questions, 0, 0, 0, 0, 0, additional])?;
-    match query.edns {
-        Some(edns) => edns.reply(buf, end, server.udp_size, rcode, options),
-        None => Some(end),
-    }
+    let opt_count = u16::from(query.edns.is_some());
+    write_header(buf, flags, counts(query.has_question(), opt_count))?;
+    let len = match query.edns {
+        Some(edns) => edns.reply(buf, end, server.udp_size, rcode, options)?.len,
+        None => end,
+    };
+    Reply::new(buf, len)
 }
 
-#[inline]
-fn write_header(buf: &mut [u8], flags: u16, counts: [u8; 8]) -> Option<()> {
-    let head: &mut [u8; header::LEN] = buf.first_chunk_mut()?;
-    let [id0, id1, ..] = *head;
-    let [f0, f1] = flags.to_be_bytes();
-    let [q0, q1, a0, a1, n0, n1, r0, r1] = counts;
-    *head = [id0, id1, f0, f1, q0, q1, a0, a1, n0, n1, r0, r1];
-    Some(())
+/// QDCOUNT to ARCOUNT of a message without records, but for so many in the additional section.
+fn counts(question: bool, additional: u16) -> u64 {
+    u64::from(question) << 48 | u64::from(additional)
+}
+
+/// Writes all of the header but its ID; `counts` are QDCOUNT, ANCOUNT, NSCOUNT and ARCOUNT, the
+/// first on top. Returns the header's sum.
+#[inline(always)]
+fn write_header(buf: &mut [u8], flags: u16, counts: u64) -> Option<u64> {
+    let (first, rest) = buf.split_first_chunk_mut::<4>()?;
+    let [id0, id1, _, _] = *first;
+    let id = u32::from(u16::from_be_bytes([id0, id1]));
+    *first = (id << 16 | u32::from(flags)).to_be_bytes();
+    *rest.first_chunk_mut()? = counts.to_be_bytes();
+    let first = u32::from_ne_bytes(*first);
+    Some(checksum::add(first.into(), &counts.to_be_bytes()))
 }

@@ -10,10 +10,11 @@ use proptest::prelude::*;
 
 use super::{
     edns::{Cookie, ServerCookie},
-    reply::Server,
+    reply::{Content, Reply, Server},
     view::KEY_FLAG_DO,
     *,
 };
+use crate::checksum;
 
 const SERVER: Server = Server {
     udp_size: 1232,
@@ -119,8 +120,8 @@ fn labels(mut name: &[u8]) -> Vec<&[u8]> {
 }
 
 /// The oracle rejects, and we accept:
-fn why_we_accept(view: &DnsPacketView<'_>) -> bool {
-    let count = |at| u16_at(view.msg(), at).unwrap();
+fn why_we_accept(view: &DnsPacketView<'_>, msg: &[u8]) -> bool {
+    let count = |at| u16_at(msg, at).unwrap();
     // records beside the OPT record, whose data are nobody's business in a query;
     let records = count(6) + count(8) > 0 || count(10) > u16::from(view.edns().is_some());
     // options, which we do not look into unless they are our own (RFC 6891 section 6.1.2).
@@ -168,14 +169,14 @@ proptest! {
         match (view.edns(), &oracle.edns) {
             (None, None) => {}
             (Some(ours), Some(theirs)) => {
-                prop_assert_eq!(ours.udp_size, theirs.max_payload().max(512));
-                prop_assert_eq!(ours.version, theirs.version());
-                prop_assert_eq!(ours.dnssec_ok, theirs.flags().dnssec_ok);
-                let known = ours.version == 0;
-                prop_assert_eq!(ours.nsid, known && theirs.option(EdnsCode::NSID).is_some());
+                prop_assert_eq!(ours.udp_size(), theirs.max_payload().max(512));
+                prop_assert_eq!(ours.version(), theirs.version());
+                prop_assert_eq!(ours.dnssec_ok(), theirs.flags().dnssec_ok);
+                let known = ours.version() == 0;
+                prop_assert_eq!(ours.nsid(), known && theirs.option(EdnsCode::NSID).is_some());
                 let cookie = theirs.option(EdnsCode::Cookie).filter(|_| known);
                 let cookie = cookie.map(|cookie| Vec::<u8>::try_from(cookie).unwrap());
-                prop_assert_eq!(ours.cookie(view.msg()).map(|cookie| cookie.client.to_vec()), cookie.map(|data| data[..8].to_vec()));
+                prop_assert_eq!(ours.cookie(&bytes).map(|cookie| cookie.client.to_vec()), cookie.map(|data| data[..8].to_vec()));
             }
             other => prop_assert!(false, "{:?}", other),
         }
@@ -219,10 +220,10 @@ proptest! {
                 let labels: Vec<&[u8]> = oracle.queries[0].name().iter().collect();
                 prop_assert_eq!(self::labels(view.qname()), labels);
                 let edns = oracle.edns.map(|edns| (edns.max_payload().max(512), edns.version(), edns.flags().dnssec_ok));
-                prop_assert_eq!(view.edns().map(|edns| (edns.udp_size, edns.version, edns.dnssec_ok)), edns);
+                prop_assert_eq!(view.edns().map(|edns| (edns.udp_size(), edns.version(), edns.dnssec_ok())), edns);
             }
             (Ok(_), Ok(_)) => {}
-            (Ok(view), Err(error)) => prop_assert!(why_we_accept(&view), "{error}: {bytes:02x?}"),
+            (Ok(view), Err(error)) => prop_assert!(why_we_accept(&view, &bytes), "{error}: {bytes:02x?}"),
             (Err(malformed), Ok(_)) => prop_assert!(why_we_reject(malformed, &bytes), "{malformed:?}: {bytes:02x?}"),
             (Err(_), Err(_)) => {}
         }
@@ -248,8 +249,15 @@ proptest! {
         let answer = Answer::from_response(&upstream, &question, 0, &limits).unwrap();
         buf.resize(65_535, 0xee);
         let options = Options { ede: ede.map(u16::from), nsid: nsid.as_deref(), cookie: cookie.as_ref() };
-        let len = reply::answer(&mut buf, &query, answer.as_ref(), age, limit, &SERVER, &options).unwrap();
+        let content = Content {
+            answer: answer.as_ref(),
+            age,
+            question_sum: age.is_multiple_of(2).then(|| checksum::add(0, &question)),
+        };
+        let options = (!options.is_empty()).then_some(&options);
+        let Reply { len, sum } = reply::answer(&mut buf, &query, content, limit, &SERVER, options).unwrap();
         prop_assert!(len <= limit);
+        prop_assert_eq!(checksum::finish_udp(sum), checksum::finish_udp(checksum::add(0, &buf[..len])), "put together from parts");
         let reply = Message::from_bytes(&buf[..len]).unwrap();
         prop_assert_eq!(reply.metadata.id, 77);
         prop_assert_eq!(reply.metadata.response_code, message.metadata.response_code);
@@ -336,13 +344,7 @@ fn malformed_queries_and_what_they_are() {
         Ok(None),
         "trailing octets"
     );
-    let edns = Some(Edns {
-        udp_size: 1232,
-        version: 0,
-        dnssec_ok: true,
-        nsid: false,
-        cookie: None,
-    });
+    let edns = Edns::new(1232, 0, true);
     assert_eq!(
         with(&|m| {
             m[11] = 1;

@@ -29,11 +29,10 @@ pub enum Malformed {
 /// Octets after the last record are tolerated (some clients pad).
 #[derive(Clone, Copy, Debug)]
 pub struct DnsPacketView<'a> {
-    msg: &'a [u8],
-    question_end: usize,
+    id: u16,
+    question: &'a [u8],
     flags: u16,
-    qtype: u16,
-    qclass: u16,
+    kind: u32,
     edns: Option<Edns>,
 }
 
@@ -43,11 +42,12 @@ impl<'a> DnsPacketView<'a> {
     ///
     /// # Errors
     /// [`Malformed`] says what is wrong, worst first.
-    #[inline]
+    #[inline(always)]
     pub fn parse(msg: &'a [u8]) -> Result<Self, Malformed> {
-        let [_, _, f0, f1, counts @ ..] = *msg
-            .first_chunk::<{ header::LEN }>()
+        let (head, body) = msg
+            .split_first_chunk::<{ header::LEN }>()
             .ok_or(Malformed::Runt)?;
+        let [i0, i1, f0, f1, counts @ ..] = *head;
         let flags = u16::from_be_bytes([f0, f1]);
         if flags & (header::QR | header::OPCODE) != 0 {
             return Err(not_a_query(flags));
@@ -56,18 +56,15 @@ impl<'a> DnsPacketView<'a> {
         if counts >> 48 != 1 {
             return Self::without_question(msg);
         }
-        let name_end = end_of_question_name(msg, header::LEN).ok_or(Malformed::Question)?;
-        let (fixed, rest) = msg
-            .get(name_end..)
-            .and_then(<[u8]>::split_first_chunk::<QUESTION_FIXED>)
+        let (question, rest) = end_of_question_name(body, 0)
+            .and_then(|end| body.split_at_checked(end + QUESTION_FIXED))
             .ok_or(Malformed::Question)?;
-        let [t0, t1, c0, c1] = *fixed;
+        let kind = question.last_chunk().ok_or(Malformed::Question)?;
         let mut view = Self {
-            msg,
-            question_end: name_end + QUESTION_FIXED,
+            id: u16::from_be_bytes([i0, i1]),
+            question,
             flags,
-            qtype: u16::from_be_bytes([t0, t1]),
-            qclass: u16::from_be_bytes([c0, c1]),
+            kind: u32::from_be_bytes(*kind),
             edns: None,
         };
         if counts == ONLY_QUESTION {
@@ -79,8 +76,9 @@ impl<'a> DnsPacketView<'a> {
         if view.edns.is_none() {
             let before = (counts >> 32) as u16;
             let before = u32::from(before) + u32::from((counts >> 16) as u16);
-            view.edns = read_records(msg, view.question_end, before, counts as u16)
-                .map_err(|BadRecords| Malformed::Records(view.question_end as u16))?;
+            let end = header::LEN + question.len();
+            view.edns = read_records(msg, end, before, counts as u16)
+                .map_err(|BadRecords| Malformed::Records(end as u16))?;
         }
         Ok(view)
     }
@@ -96,14 +94,13 @@ impl<'a> DnsPacketView<'a> {
         let before = u32::from(count(field::ANCOUNT)?) + u32::from(count(field::NSCOUNT)?);
         let edns = read_records(msg, header::LEN, before, count(field::ARCOUNT)?)
             .map_err(|BadRecords| Malformed::Question)?
-            .filter(Edns::has_cookie)
+            .filter(|edns| edns.has_cookie())
             .ok_or(Malformed::Question)?;
         Ok(Self {
-            msg,
-            question_end: header::LEN,
+            id: count(field::ID)?,
+            question: &[],
             flags: count(field::FLAGS)?,
-            qtype: 0,
-            qclass: 0,
+            kind: 0,
             edns: Some(edns),
         })
     }
@@ -155,15 +152,9 @@ fn read_records(
 
 /// Field access.
 impl<'a> DnsPacketView<'a> {
-    /// The whole message.
-    #[cfg(test)]
-    pub(super) fn msg(&self) -> &'a [u8] {
-        self.msg
-    }
-
     /// Transaction ID.
     pub fn id(&self) -> u16 {
-        u16_at(self.msg, field::ID.start).unwrap_or_default()
+        self.id
     }
 
     /// The header's flags word, opcode and response code included.
@@ -172,29 +163,26 @@ impl<'a> DnsPacketView<'a> {
     }
 
     /// The queried name in wire form, in the client's letter case.
-    #[inline]
+    #[inline(always)]
     pub fn qname(&self) -> &'a [u8] {
-        self.msg
-            .get(header::LEN..self.question_end - QUESTION_FIXED)
-            .unwrap_or_default()
+        let name = self.question.len().saturating_sub(QUESTION_FIXED);
+        self.question.get(..name).unwrap_or_default()
     }
 
     /// The question section as it stands in the message: name, type, class.
-    #[inline]
+    #[inline(always)]
     pub fn question(&self) -> &'a [u8] {
-        self.msg
-            .get(header::LEN..self.question_end)
-            .unwrap_or_default()
+        self.question
     }
 
     /// The queried type.
     pub fn qtype(&self) -> u16 {
-        self.qtype
+        (self.kind >> 16) as u16
     }
 
     /// The queried class.
     pub fn qclass(&self) -> u16 {
-        self.qclass
+        self.kind as u16
     }
 
     /// What the OPT record says, if there is one.
@@ -219,61 +207,77 @@ pub struct Query {
     pub question_end: u16,
     /// The header's flags word.
     pub flags: u16,
-    /// The queried type.
-    pub qtype: u16,
-    /// The queried class.
-    pub qclass: u16,
+    /// The queried type, on top, and the queried class.
+    kind: u32,
     /// What the OPT record says, if there is one.
     pub edns: Option<Edns>,
 }
 
-#[inline]
-fn key_rest(qtype: u16, qclass: u16, flags: u8) -> u64 {
-    u64::from(qtype) << 32 | u64::from(qclass) << 16 | u64::from(flags)
+#[inline(always)]
+fn key_rest(kind: u32, flags: u8) -> u64 {
+    u64::from(kind) << 8 | u64::from(flags)
 }
 
 /// The hash under which the answer to a question, in wire form, is kept: [`Query::hash`].
 pub fn question_hash(hasher: &super::NameHasher, question: &[u8], flags: u8) -> u64 {
-    let (name, [t0, t1, c0, c1]) = match question.split_last_chunk() {
-        Some((name, fixed)) => (name, *fixed),
-        None => (question, [0; QUESTION_FIXED]),
-    };
-    let [qtype, qclass] = [[t0, t1], [c0, c1]].map(u16::from_be_bytes);
-    hasher.hash(name, key_rest(qtype, qclass, flags))
+    let kind = *question.last_chunk().unwrap_or(&[0; QUESTION_FIXED]);
+    hasher.hash(question, key_rest(u32::from_be_bytes(kind), flags))
 }
 
 impl Query {
     /// Takes a view's findings and hashes its key.
-    #[inline]
+    #[inline(always)]
     pub fn new(view: &DnsPacketView<'_>, hasher: &super::NameHasher) -> Self {
         let mut query = Self {
             hash: 0,
-            question_end: view.question_end as u16,
+            question_end: (header::LEN + view.question.len()) as u16,
             flags: view.flags,
-            qtype: view.qtype,
-            qclass: view.qclass,
+            kind: view.kind,
             edns: view.edns,
         };
-        let rest = key_rest(query.qtype, query.qclass, query.key_flags());
-        query.hash = hasher.hash(view.qname(), rest);
+        let rest = key_rest(query.kind, query.key_flags());
+        query.hash = hasher.hash(view.question(), rest);
         query
     }
 
+    /// The same, if its OPT record asks for nothing beside DO, or there is none: code that is given
+    /// this has no steps for options, nor for other versions of EDNS.
+    #[inline(always)]
+    pub fn plain(&self) -> Option<Self> {
+        let edns = match self.edns {
+            Some(edns) => Some(edns.plain()?),
+            None => None,
+        };
+        Some(Self { edns, ..*self })
+    }
+
+    /// The queried type.
+    #[inline(always)]
+    pub fn qtype(&self) -> u16 {
+        (self.kind >> 16) as u16
+    }
+
+    /// The queried class.
+    #[inline(always)]
+    pub fn qclass(&self) -> u16 {
+        self.kind as u16
+    }
+
     /// The client wants DNSSEC records.
-    #[inline]
+    #[inline(always)]
     pub fn dnssec_ok(&self) -> bool {
-        self.edns.is_some_and(|edns| edns.dnssec_ok)
+        self.edns.is_some_and(Edns::dnssec_ok)
     }
 
     /// The client does the checking itself.
-    #[inline]
+    #[inline(always)]
     pub fn checking_disabled(&self) -> bool {
         self.flags & header::CD != 0
     }
 
     /// The part of the key beside name, type and class: answers for DO and for CD are kept apart
     /// (RFC 4035 sections 3.2.1 and 3.2.2).
-    #[inline]
+    #[inline(always)]
     pub fn key_flags(&self) -> u8 {
         let dnssec_ok = if self.dnssec_ok() { KEY_FLAG_DO } else { 0 };
         let checking_disabled = if self.checking_disabled() {
@@ -287,22 +291,22 @@ impl Query {
     /// Octets at the message's start without which no reply can be written: to the end of the
     /// question, and of the cookie.
     pub fn needed(&self) -> usize {
-        let cookie = self.edns.map_or(0, |edns| edns.end_of_cookie());
+        let cookie = self.edns.map_or(0, Edns::end_of_cookie);
         cookie.max(usize::from(self.question_end))
     }
 
     /// Whether there is a question at all.
-    #[inline]
+    #[inline(always)]
     pub fn has_question(&self) -> bool {
         usize::from(self.question_end) > header::LEN
     }
 
     /// Whether this is a query that a cache or an upstream may answer: Internet class, and a type
     /// that stands for records.
-    #[inline]
+    #[inline(always)]
     pub fn is_forwardable(&self) -> bool {
-        let meta = rrtype::META.contains(&self.qtype);
-        let special = matches!(self.qtype, rrtype::RESERVED | rrtype::OPT | rrtype::ANY);
-        self.qclass == CLASS_IN && !meta && !special
+        let qtype = self.qtype();
+        let reserved = matches!(qtype, rrtype::RESERVED | rrtype::OPT);
+        self.qclass() == CLASS_IN && !rrtype::QUERY.contains(&qtype) && !reserved
     }
 }

@@ -273,7 +273,7 @@ fn same_endpoint(a: SocketAddr, b: SocketAddr) -> bool {
 
 /// Checks a response, and counts why it was rejected.
 fn judge(msg: &[u8], id: u16, asked: &Asked<'_>, counters: &ForwardCounters) -> Judgement {
-    let got = u16_at(msg, field::ID.start);
+    let got = u16_at(msg, field::ID);
     if got.is_some_and(|got| got != id) {
         counters.rejected_id.add(1);
         return Judgement::Rejected;

@@ -4,7 +4,6 @@
 //! room checks every length again, and what the program does not check at all: checksums, and
 //! whether a reply may go to the sender. It has no I/O and no state.
 
-pub mod checksum;
 pub mod echo;
 pub mod layout;
 pub mod source;

@@ -30,7 +30,7 @@ pub use writer::Writer;
 const MAGIC: [u8; 8] = *b"HEIMDALL";
 
 /// The format that this version writes, and the only one that it reads.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Octets of the header.
 const HEADER: usize = 64;

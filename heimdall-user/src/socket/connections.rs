@@ -13,7 +13,7 @@ use super::{
     pending::Origin,
     tcp::{Connection, Input},
 };
-use crate::answer::Verdict;
+use crate::{answer::Verdict, dns::reply::Reply};
 
 /// Connections accepted before others get their turn.
 const ACCEPT_BATCH: usize = 64;
@@ -115,7 +115,7 @@ impl Loop {
                 };
                 let query = self.service.read(self.buf.get(..len).unwrap_or_default());
                 match self.service.answer(&query, &mut self.buf, origin) {
-                    Verdict::Reply(len) => {
+                    Verdict::Reply(Reply { len, .. }) => {
                         open.reply(self.buf.get(..len).unwrap_or_default());
                         self.counters.tcp_answered.add(1);
                     }

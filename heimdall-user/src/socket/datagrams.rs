@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     answer::{AHEAD, Verdict},
-    dns::{Malformed, Query},
+    dns::{Malformed, Query, reply::Reply},
 };
 
 /// Batches taken from one socket before others get their turn.
@@ -63,7 +63,8 @@ impl Datagrams {
                 continue;
             };
             if let Some(origin @ Origin::Udp { path, .. }) = origin
-                && let Verdict::Reply(len) = service.answer(query, self.batch.room(slot), *origin)
+                && let Verdict::Reply(Reply { len, .. }) =
+                    service.answer(query, self.batch.room(slot), *origin)
             {
                 self.batch.reply(slot, len, path);
             }

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     answer::{Core, Verdict},
     clock::Clock,
-    dns::{Answer, Malformed, Query},
+    dns::{Answer, Malformed, Query, reply::Reply},
     forward::{Handle, MAX_REFRESHES, Mailbox, Outcome, Request},
     upkeep::{Progress, Upkeep},
 };
@@ -104,15 +104,15 @@ impl Service {
         let client = origin.client();
         let query = match query {
             Ok(query) => query,
-            Err(malformed) => return self.core.reject(*malformed, buf, &client),
+            Err(malformed) => return self.core.reject(*malformed, buf, client),
         };
-        let verdict = self.core.answer(query, buf, &client);
+        let verdict = self.core.answer(query, buf, client);
         if self.core.take_refresh(query, buf) {
             self.refresh(query, buf);
         }
         match verdict {
             Verdict::Miss if self.forward(query, buf, origin) => Verdict::Miss,
-            Verdict::Miss => self.core.overload(query, buf, &client),
+            Verdict::Miss => self.core.overload(query, buf, client),
             verdict => verdict,
         }
     }
@@ -156,14 +156,14 @@ impl Service {
         waiting.restore(buf);
         let client = waiting.origin.client();
         let query = &waiting.query;
-        let verdict = self.core.complete(query, buf, &client, &outcome.answer);
+        let verdict = self.core.complete(query, buf, client, &outcome.answer);
         let known = self.learnt.as_ref();
         if !known.is_some_and(|last| Arc::ptr_eq(last, &outcome.answer)) {
             self.core.learn(query, buf, &outcome.answer);
             self.learnt = Some(outcome.answer);
         }
         match verdict {
-            Verdict::Reply(len) => Some((waiting, len)),
+            Verdict::Reply(Reply { len, .. }) => Some((waiting, len)),
             Verdict::Drop | Verdict::Miss => Some((waiting, 0)),
         }
     }

@@ -32,9 +32,9 @@ use nix::{
 };
 
 use crate::{
-    answer::{AHEAD, Client, Core, Transport, Verdict},
+    answer::{AHEAD, Client, Core, Hint, Transport, Verdict},
     clock::Clock,
-    dns::{Malformed, Query},
+    dns::{Malformed, Query, reply::Reply},
     forward::{Handle, MAX_REFRESHES, Mailbox, Request},
     packet::{self, BadPacket, Layout, SourceFilter},
     stats::{DropCounters, counters},
@@ -212,6 +212,8 @@ struct Staged {
     frame: Frame,
     layout: Layout,
     query: Result<Query, Malformed>,
+    /// Where its answer may be.
+    hint: Hint,
     /// What stage 2 makes of it.
     verdict: Verdict,
 }
@@ -431,6 +433,7 @@ impl State {
                         frame,
                         layout,
                         query,
+                        hint: Hint::default(),
                         verdict: Verdict::Drop,
                     });
                 }
@@ -453,8 +456,10 @@ impl State {
         let mut missed = false;
         let mut staged = mem::take(&mut self.staged);
         for step in 0..staged.len() + AHEAD {
-            if let Some(Ok(query)) = staged.get(step).map(|staged| &staged.query) {
-                self.core.prefetch_entry(query);
+            if let Some(Staged { query, hint, .. }) = staged.get_mut(step)
+                && let Ok(query) = query
+            {
+                *hint = self.core.prefetch_entry(query);
             }
             // In place: a query that is moved first is written and read in unlike pieces, for
             // which the processor waits.
@@ -462,6 +467,7 @@ impl State {
                 frame,
                 layout,
                 query,
+                hint,
                 verdict,
             }) = step.checked_sub(AHEAD).and_then(|at| staged.get_mut(at))
             else {
@@ -473,16 +479,16 @@ impl State {
                 let room = layout.reply_room(octets, self.settings.mtu);
                 *verdict = match query {
                     Ok(query) => {
-                        let verdict = self.core.answer(query, room, &client);
+                        let verdict = self.core.answer_at(*hint, query, room, client);
                         if self.core.take_refresh(query, room) {
                             refresh = Request::refresh(query, room, self.front);
                         }
                         verdict
                     }
-                    Err(malformed) => self.core.reject(*malformed, room, &client),
+                    Err(malformed) => self.core.reject(*malformed, room, client),
                 };
                 match *verdict {
-                    Verdict::Reply(len) => layout.turn_round(octets, len),
+                    Verdict::Reply(Reply { len, sum }) => layout.turn_round(octets, len, sum),
                     Verdict::Drop | Verdict::Miss => None,
                 }
             });
@@ -495,6 +501,7 @@ impl State {
             layout,
             query,
             verdict,
+            ..
         } in staged.drain(..)
         {
             match (verdict, query) {
@@ -547,7 +554,7 @@ impl State {
     fn reply(
         &mut self,
         waiting: Waiting,
-        write: impl FnOnce(&mut Core, &Query, &mut [u8], &Client) -> Verdict,
+        write: impl FnOnce(&mut Core, &Query, &mut [u8], Client) -> Verdict,
     ) {
         let Waiting {
             mut frame,
@@ -558,10 +565,11 @@ impl State {
         self.xsk.edit(&mut frame, |octets| {
             let client = client(&layout, octets);
             let room = layout.reply_room(octets, self.settings.mtu);
-            let Verdict::Reply(len) = write(&mut self.core, &query, room, &client) else {
+            let verdict = write(&mut self.core, &query, room, client);
+            let Verdict::Reply(Reply { len, sum }) = verdict else {
                 return None;
             };
-            let len = layout.turn_round(octets, len);
+            let len = layout.turn_round(octets, len, sum);
             replied = len.is_some();
             len
         });

@@ -3,27 +3,54 @@
 //! With SSE2, which every x86-64 processor has, or with plain arithmetic; both give the same
 //! results. AVX2 would have to be asked for first, and gains nothing on names of usual lengths.
 
-/// 32 octets as little-endian words.
-pub(super) type Block = [u64; 4];
-
 #[cfg(not(all(target_arch = "x86_64", target_feature = "sse2")))]
-pub(super) use plain::{fold, same};
+pub(super) use plain::Block;
 #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
-pub(super) use sse2::{fold, same};
-
-/// Two words as one, the first in the lower half.
-#[inline(always)]
-pub(super) fn pair(low: u64, high: u64) -> u128 {
-    u128::from(high) << 64 | u128::from(low)
-}
+pub(super) use sse2::Block;
 
 #[cfg(any(test, not(all(target_arch = "x86_64", target_feature = "sse2"))))]
 mod plain {
-    use super::{Block, pair};
-
     const ONES: u64 = 0x0101_0101_0101_0101;
     const HIGH: u64 = 0x80 * ONES;
     const CASE: u64 = 0x20 * ONES;
+
+    /// 32 octets, as little-endian words.
+    #[derive(Clone, Copy)]
+    pub(in super::super) struct Block([u64; 4]);
+
+    impl Block {
+        #[inline(always)]
+        pub(in super::super) fn new(low: &[u8; 16], high: &[u8; 16]) -> Self {
+            let [low, high] = [low, high].map(|half| u128::from_le_bytes(*half));
+            Self([
+                low as u64,
+                (low >> 64) as u64,
+                high as u64,
+                (high >> 64) as u64,
+            ])
+        }
+
+        /// The octets with the capitals among them made small, as four little-endian words.
+        #[inline(always)]
+        pub(in super::super) fn fold(self) -> [u64; 4] {
+            self.0.map(|word| word | case_bits(word, b'A'))
+        }
+
+        /// Whether the octets are the same, case and all.
+        #[inline(always)]
+        pub(in super::super) fn equals(self, other: Self) -> bool {
+            self.0 == other.0
+        }
+
+        /// Whether the octets are the same but for case.
+        #[inline(always)]
+        pub(in super::super) fn same(self, other: Self) -> bool {
+            self.0
+                .iter()
+                .zip(other.0)
+                .all(|(a, b)| (a ^ b) & !case_bits(a | CASE, b'a') == 0)
+        }
+    }
 
     /// The case bit of every octet that lies in the 26 from `first` on, an ASCII letter.
     #[inline(always)]
@@ -35,76 +62,77 @@ mod plain {
         let beyond_last = low7 + u64::from(0x80 - first - 26) * ONES;
         (at_least_first & !beyond_last & !word & HIGH) >> 2
     }
-
-    /// The octets with the capitals among them made small, as two halves.
-    #[inline(always)]
-    pub(in super::super) fn fold(block: Block) -> [u128; 2] {
-        let [a, b, c, d] = block.map(|word| word | case_bits(word, b'A'));
-        [pair(a, b), pair(c, d)]
-    }
-
-    /// Whether the octets are the same but for case.
-    #[inline(always)]
-    pub(in super::super) fn same(a: Block, b: Block) -> bool {
-        a.iter()
-            .zip(b)
-            .all(|(a, b)| (a ^ b) & !case_bits(a | CASE, b'a') == 0)
-    }
 }
 
 #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
 mod sse2 {
     use core::arch::x86_64::{
         __m128i, _mm_add_epi8, _mm_and_si128, _mm_andnot_si128, _mm_cmpeq_epi8, _mm_cmplt_epi8,
-        _mm_cvtsi128_si64, _mm_movemask_epi8, _mm_or_si128, _mm_set_epi64x, _mm_set1_epi8,
+        _mm_cvtsi128_si64, _mm_loadu_si128, _mm_movemask_epi8, _mm_or_si128, _mm_set1_epi8,
         _mm_setzero_si128, _mm_unpackhi_epi64, _mm_xor_si128,
     };
 
-    use super::{Block, pair};
+    /// 32 octets, as two halves.
+    #[derive(Clone, Copy)]
+    pub(in super::super) struct Block([__m128i; 2]);
 
-    /// The octets with the capitals among them made small, as two halves.
-    #[inline(always)]
-    pub(in super::super) fn fold(block: Block) -> [u128; 2] {
-        // SAFETY: this module is compiled only for targets on which all processors have SSE2.
-        unsafe { fold_halves(block) }
-    }
+    impl Block {
+        #[inline(always)]
+        pub(in super::super) fn new(low: &[u8; 16], high: &[u8; 16]) -> Self {
+            // SAFETY: all processors of this target have SSE2; a reference's 16 octets can be read,
+            // and the load needs no alignment.
+            Self([low, high].map(|half| unsafe { _mm_loadu_si128(half.as_ptr().cast()) }))
+        }
 
-    /// Whether the octets are the same but for case.
-    #[inline(always)]
-    pub(in super::super) fn same(a: Block, b: Block) -> bool {
-        // SAFETY: this module is compiled only for targets on which all processors have SSE2.
-        unsafe { same_halves(a, b) }
+        /// The octets with the capitals among them made small, as four little-endian words.
+        #[inline(always)]
+        pub(in super::super) fn fold(self) -> [u64; 4] {
+            // SAFETY: this module is compiled only for targets on which all processors have SSE2.
+            unsafe { fold_halves(self.0) }
+        }
+
+        /// Whether the octets are the same, case and all.
+        #[inline(always)]
+        pub(in super::super) fn equals(self, other: Self) -> bool {
+            // SAFETY: this module is compiled only for targets on which all processors have SSE2.
+            unsafe { equal_halves(self.0, other.0) }
+        }
+
+        /// Whether the octets are the same but for case.
+        #[inline(always)]
+        pub(in super::super) fn same(self, other: Self) -> bool {
+            // SAFETY: this module is compiled only for targets on which all processors have SSE2.
+            unsafe { same_halves(self.0, other.0) }
+        }
     }
 
     #[inline]
     #[target_feature(enable = "sse2")]
-    fn fold_halves(block: Block) -> [u128; 2] {
-        halves(block).map(|half| {
-            let folded = _mm_or_si128(half, case_bits(half, b'A'));
-            pair(
-                _mm_cvtsi128_si64(folded) as u64,
-                _mm_cvtsi128_si64(_mm_unpackhi_epi64(folded, folded)) as u64,
-            )
-        })
+    fn fold_halves([low, high]: [__m128i; 2]) -> [u64; 4] {
+        let low = _mm_or_si128(low, case_bits(low, b'A'));
+        let high = _mm_or_si128(high, case_bits(high, b'A'));
+        [
+            low,
+            _mm_unpackhi_epi64(low, low),
+            high,
+            _mm_unpackhi_epi64(high, high),
+        ]
+        .map(|word| _mm_cvtsi128_si64(word) as u64)
     }
 
     #[inline]
     #[target_feature(enable = "sse2")]
-    fn same_halves(a: Block, b: Block) -> bool {
-        let [a_low, a_high] = halves(a);
-        let [b_low, b_high] = halves(b);
+    fn equal_halves([a_low, a_high]: [__m128i; 2], [b_low, b_high]: [__m128i; 2]) -> bool {
+        let low = _mm_cmpeq_epi8(a_low, b_low);
+        _mm_movemask_epi8(_mm_and_si128(low, _mm_cmpeq_epi8(a_high, b_high))) == 0xffff
+    }
+
+    #[inline]
+    #[target_feature(enable = "sse2")]
+    fn same_halves([a_low, a_high]: [__m128i; 2], [b_low, b_high]: [__m128i; 2]) -> bool {
         let differences = _mm_or_si128(difference(a_low, b_low), difference(a_high, b_high));
         let zero = _mm_cmpeq_epi8(differences, _mm_setzero_si128());
         _mm_movemask_epi8(zero) == 0xffff
-    }
-
-    #[inline]
-    #[target_feature(enable = "sse2")]
-    fn halves([a, b, c, d]: Block) -> [__m128i; 2] {
-        [
-            _mm_set_epi64x(b as i64, a as i64),
-            _mm_set_epi64x(d as i64, c as i64),
-        ]
     }
 
     /// The bits in which two halves differ, but for the case of letters.
@@ -128,17 +156,27 @@ mod sse2 {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::indexing_slicing)]
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
     use proptest::prelude::*;
 
     use super::*;
 
-    fn block(octets: [u8; 32]) -> Block {
-        [0, 8, 16, 24].map(|at| u64::from_le_bytes(core::array::from_fn(|i| octets[at + i])))
+    fn halves(octets: &[u8; 32]) -> [&[u8; 16]; 2] {
+        [octets.first_chunk().unwrap(), octets.last_chunk().unwrap()]
     }
 
-    fn halves(octets: [u8; 32]) -> [u128; 2] {
-        [0, 16].map(|at| u128::from_le_bytes(core::array::from_fn(|i| octets[at + i])))
+    fn block(octets: [u8; 32]) -> Block {
+        let [low, high] = halves(&octets);
+        Block::new(low, high)
+    }
+
+    fn plain(octets: [u8; 32]) -> plain::Block {
+        let [low, high] = halves(&octets);
+        plain::Block::new(low, high)
+    }
+
+    fn words(octets: [u8; 32]) -> [u64; 4] {
+        [0, 8, 16, 24].map(|at| u64::from_le_bytes(core::array::from_fn(|i| octets[at + i])))
     }
 
     #[test]
@@ -148,9 +186,9 @@ mod tests {
                 for octet in 0..=255 {
                     let mut octets = [filler; 32];
                     octets[place] = octet;
-                    let expected = halves(octets.map(|octet| octet.to_ascii_lowercase()));
-                    assert_eq!(fold(block(octets)), expected);
-                    assert_eq!(plain::fold(block(octets)), expected);
+                    let expected = words(octets.map(|octet| octet.to_ascii_lowercase()));
+                    assert_eq!(block(octets).fold(), expected);
+                    assert_eq!(plain(octets).fold(), expected);
                 }
             }
         }
@@ -161,8 +199,8 @@ mod tests {
         for a in 0..=255u8 {
             for b in 0..=255u8 {
                 let expected = a.eq_ignore_ascii_case(&b);
-                assert_eq!(same(block([a; 32]), block([b; 32])), expected);
-                assert_eq!(plain::same(block([a; 32]), block([b; 32])), expected);
+                assert_eq!(block([a; 32]).same(block([b; 32])), expected);
+                assert_eq!(plain([a; 32]).same(plain([b; 32])), expected);
             }
         }
     }
@@ -175,8 +213,10 @@ mod tests {
                     let (mut a, mut b) = ([b'x'; 32], [b'X'; 32]);
                     (a[place], b[place]) = (octet, octet ^ 1 << bit);
                     let expected = a.eq_ignore_ascii_case(&b);
-                    assert_eq!(same(block(a), block(b)), expected);
-                    assert_eq!(plain::same(block(a), block(b)), expected);
+                    assert_eq!(block(a).same(block(b)), expected);
+                    assert_eq!(plain(a).same(plain(b)), expected);
+                    assert!(!block(a).equals(block(b)) && block(a).equals(block(a)));
+                    assert!(!plain(a).equals(plain(b)) && plain(a).equals(plain(a)));
                 }
             }
         }
@@ -185,11 +225,11 @@ mod tests {
     proptest! {
         #[test]
         fn all_forms_agree(a: [u8; 32], b: [u8; 32]) {
-            let expected = halves(a.map(|octet| octet.to_ascii_lowercase()));
-            prop_assert_eq!(fold(block(a)), expected);
-            prop_assert_eq!(plain::fold(block(a)), expected);
-            prop_assert_eq!(same(block(a), block(b)), a.eq_ignore_ascii_case(&b));
-            prop_assert_eq!(plain::same(block(a), block(b)), a.eq_ignore_ascii_case(&b));
+            let expected = words(a.map(|octet| octet.to_ascii_lowercase()));
+            prop_assert_eq!(block(a).fold(), expected);
+            prop_assert_eq!(plain(a).fold(), expected);
+            prop_assert_eq!(block(a).same(block(b)), a.eq_ignore_ascii_case(&b));
+            prop_assert_eq!(plain(a).same(plain(b)), a.eq_ignore_ascii_case(&b));
         }
     }
 }

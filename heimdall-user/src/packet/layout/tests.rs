@@ -95,7 +95,8 @@ fn every_reply_is_well_formed() {
             for (i, octet) in reply[..len].iter_mut().enumerate() {
                 *octet = (i * 7) as u8;
             }
-            let total = layout.turn_round(&mut buf, len).unwrap();
+            let sum = checksum::add(0, &reply[..len]);
+            let total = layout.turn_round(&mut buf, len, sum).unwrap();
             let packet = SlicedPacket::from_ethernet(&buf[..total]).unwrap();
             let ethernet = Ethernet2Header::from_slice(&buf).unwrap().0;
             assert_eq!((ethernet.destination[5], ethernet.source[5]), (2, 1));
@@ -155,7 +156,7 @@ fn a_zero_checksum_is_sent_as_all_ones() {
         buf.resize(200, 0);
         let at = layout.dns();
         buf[at..at + 12].fill(0);
-        layout.turn_round(&mut buf, 12).unwrap();
+        layout.turn_round(&mut buf, 12, 0).unwrap();
         let sum = [buf[at - 2], buf[at - 1]];
         let mut buf = frame(
             Shape {
@@ -169,7 +170,9 @@ fn a_zero_checksum_is_sent_as_all_ones() {
         buf[at..at + 12].fill(0);
         // Adding the checksum itself to the data makes the new checksum zero.
         buf[at..at + 2].copy_from_slice(&sum);
-        layout.turn_round(&mut buf, 12).unwrap();
+        layout
+            .turn_round(&mut buf, 12, checksum::add(0, &sum))
+            .unwrap();
         assert_eq!([buf[at - 2], buf[at - 1]], [0xff, 0xff]);
     }
 }

@@ -92,8 +92,8 @@ fn ask_core(core: &mut Core, msg: &[u8], transport: Transport) -> Option<Vec<u8>
         unix: 1_800_000_000,
     });
     let verdict = match core.read(msg) {
-        Err(malformed) => core.reject(malformed, &mut buf, &client),
-        Ok(query) => match core.answer(&query, &mut buf, &client) {
+        Err(malformed) => core.reject(malformed, &mut buf, client),
+        Ok(query) => match core.answer(&query, &mut buf, client) {
             Verdict::Miss => {
                 let question = msg[12..usize::from(query.question_end)].to_vec();
                 let cd = if query.checking_disabled() { 0x10 } else { 0 };
@@ -107,13 +107,13 @@ fn ask_core(core: &mut Core, msg: &[u8], transport: Transport) -> Option<Vec<u8>
                 });
                 let answer = answer.unwrap_or_else(|| Answer::failure(2, None, 1));
                 core.learn(&query, &buf, &answer);
-                core.complete(&query, &mut buf, &client, &answer)
+                core.complete(&query, &mut buf, client, &answer)
             }
             verdict => verdict,
         },
     };
     match verdict {
-        Verdict::Reply(len) => Some(buf[..len].to_vec()),
+        Verdict::Reply(reply) => Some(buf[..reply.len].to_vec()),
         Verdict::Drop | Verdict::Miss => None,
     }
 }

@@ -1,10 +1,14 @@
-//! The Internet checksum (RFC 1071).
+//! The Internet checksum (RFC 1071): of packets, and of the parts of answers beforehand.
 //!
 //! Sums are kept unfolded in 64 bits and in the machine's own octet order, which one's complement
 //! arithmetic allows (section 2 B); only the folded result is a number of the wire.
 
-/// Adds the octets of `data` to `sum`, as 16-bit words, an odd last octet padded with zero.
-#[inline]
+/// What a correct message, its checksum field included, folds to.
+pub const NOTHING_LEFT: [u8; 2] = [0xff; 2];
+
+/// Adds the octets of `data` to `sum`, as 16-bit words, an odd last octet padded with zero. They
+/// begin at an even offset; for others see [`at`].
+#[inline(always)]
 pub fn add(sum: u64, data: &[u8]) -> u64 {
     let (words, _) = data.as_chunks::<8>();
     let total = words.iter().fold(u128::from(tail(data)), |total, word| {
@@ -17,14 +21,14 @@ pub fn add(sum: u64, data: &[u8]) -> u64 {
 
 /// The octets after the last whole eight, padded with zeros. They are taken from the last eight of
 /// all: no branch depends on how many they are.
-#[inline]
+#[inline(always)]
 fn tail(data: &[u8]) -> u64 {
     let Some(last) = data.last_chunk() else {
         return short(data);
     };
-    let others = 8 * (8 - data.len() as u32 % 8);
-    let left = u64::from_le_bytes(*last).checked_shr(others);
-    left.unwrap_or_default().to_le()
+    let left = 8 * (data.len() as u32 % 8);
+    // One bit first: a shift by all 64 is none.
+    (u64::from_le_bytes(*last) >> 1 >> (63 - left)).to_le()
 }
 
 /// Fewer than eight octets, padded with zeros.
@@ -37,20 +41,32 @@ fn short(data: &[u8]) -> u64 {
     u64::from_ne_bytes(padded)
 }
 
+/// A sum of octets that begin at `offset` of the whole: at an odd one, the octets of each word change
+/// places (section 2 B), which is what a shift by eight bits does. `sum` is below 2^56.
+#[inline(always)]
+pub fn at(offset: usize, sum: u64) -> u64 {
+    sum << (8 * (offset & 1))
+}
+
+/// What a sum grows by when the 32 bits `old`, as they stand in memory, become `new`.
+#[inline(always)]
+pub fn change(old: u32, new: u32) -> u64 {
+    u64::from(!old) + u64::from(new)
+}
+
 /// Adds one 16-bit number of the wire.
-#[inline]
+#[inline(always)]
 pub fn add_u16(sum: u64, value: u16) -> u64 {
     sum + u64::from(value.to_be())
 }
 
-/// Folds a sum into 16 bits: the wire's octets, not complemented. A correct message, its checksum
-/// field included, folds to 0xffff.
-#[inline]
+/// Folds a sum into 16 bits: the wire's octets, not complemented.
+#[inline(always)]
 pub fn fold(sum: u64) -> [u8; 2] {
     folded(sum).to_ne_bytes()
 }
 
-#[inline]
+#[inline(always)]
 fn folded(sum: u64) -> u16 {
     // A number and its halves swapped: the upper half of their sum has the lower's carry.
     let sum = (sum.wrapping_add(sum.rotate_left(32)) >> 32) as u32;
@@ -58,14 +74,14 @@ fn folded(sum: u64) -> u16 {
 }
 
 /// The checksum field for a sum over a message whose field is zero.
-#[inline]
+#[inline(always)]
 pub fn finish(sum: u64) -> [u8; 2] {
     (!folded(sum)).to_ne_bytes()
 }
 
 /// The checksum field of UDP: a computed zero is sent as all ones (RFC 768; RFC 8200 section 8.1
 /// forbids zero over IPv6).
-#[inline]
+#[inline(always)]
 pub fn finish_udp(sum: u64) -> [u8; 2] {
     match !folded(sum) {
         0 => [0xff, 0xff],
@@ -107,6 +123,27 @@ mod tests {
             let whole = [&a[..], &c.to_be_bytes(), &b].concat();
             let parts = add(add_u16(add(0, &a), c), &b);
             prop_assert_eq!(fold(parts), fold(add(0, &whole)));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn parts_may_begin_anywhere(a: Vec<u8>, b: Vec<u8>) {
+            let sum = add(0, &a) + at(a.len(), add(0, &b));
+            prop_assert_eq!(fold(sum), fold(add(0, &[a, b].concat())));
+        }
+
+        #[test]
+        fn changes_add_up(mut data in prop::collection::vec(any::<u8>(), 4..100), place: prop::sample::Index, new: [u8; 4]) {
+            let place = place.index(data.len() - 3);
+            let before = add(0, &data);
+            let field = data.get_mut(place..).and_then(|rest| rest.first_chunk_mut::<4>()).expect("four octets");
+            let changed = change(u32::from_ne_bytes(*field), u32::from_ne_bytes(new));
+            *field = new;
+            let after = fold(add(0, &data));
+            // Zero has two forms.
+            let same = |sum| u16::from_ne_bytes(sum) % 0xffff;
+            prop_assert_eq!(same(fold(before + at(place, changed))), same(after));
         }
     }
 
