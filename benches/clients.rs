@@ -8,6 +8,7 @@ use std::{
     fs,
     net::{IpAddr, Ipv4Addr, SocketAddrV4, UdpSocket},
     path::{Path, PathBuf},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -21,18 +22,26 @@ use heimdall_user::{
         socket::{BATCH, Frame, Xsk},
     },
 };
-use nix::ifaddrs::getifaddrs;
+use nix::{
+    ifaddrs::getifaddrs,
+    sched::{CpuSet, sched_setaffinity},
+    unistd::Pid,
+};
 
 #[derive(Parser)]
 #[command(
     name = "clients",
     about = "Closed-loop DNS clients on AF_XDP: so many, each with one query under way",
     after_help = "\
-It takes queue 0 of the interface, from one thread that never sleeps: give it a core of its own. What
-else comes to the interface, the kernel gets as ever.
+It takes the interface's first queues, with a thread for each that never sleeps: give it a core of its
+own, or one that it is to share with the server's worker, to which it gives way whenever it has nothing
+to do. What else comes to the interface, the kernel gets as ever.
 
-Example, in a network namespace, on the core that the server does not have:
-  taskset -c 0 clients --interface eth0 --server 192.0.2.1:53 --names queries --clients 300"
+Examples, in a network namespace:
+  On the core that the server does not have:
+    clients --interface eth0 --server 192.0.2.1:53 --names queries --clients 300 --cores 0
+  Two queues, each with half of the clients:
+    clients --interface eth0 --server 192.0.2.1:53 --names queries --clients 600 --queues 2 --cores 0,1"
 )]
 struct Args {
     /// Send from this interface
@@ -47,9 +56,17 @@ struct Args {
     #[arg(long, value_name = "FILE")]
     names: PathBuf,
 
-    /// How many clients there are
+    /// How many clients there are, all together
     #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u16).range(1..=1000))]
     clients: u16,
+
+    /// On so many queues: what a client sends comes to the server's queue of the same number
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    queues: u16,
+
+    /// The cores for the queues' threads, in turn [default: wherever the kernel puts them]
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    cores: Vec<usize>,
 
     /// At most so many queries a second, all together
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
@@ -80,12 +97,32 @@ fn main() -> Result<()> {
     let messages = messages(&args.names)?;
     let way = Way::find(&args, messages.first().context("there are no names")?)?;
     let templates: Result<Vec<Template>> = messages.iter().map(|msg| way.template(msg)).collect();
-    let mut load = Load::new(&args, way.client, templates?)?;
-    load.run(WARM_UP)?;
-    load.counts = Counts::default();
-    load.latencies.clear();
-    load.run(Duration::from_secs(args.seconds))?;
-    load.report(args.seconds as f64);
+    let templates = templates?;
+    let interface = Interface::find(&args.interface)?;
+    let mut loads = (0..args.queues)
+        .map(|queue| Load::new(&args, queue, &templates))
+        .collect::<Result<Vec<Load<'_>>>>()?;
+    let mut program = Program::attach_client(&interface, AttachPolicy::NativeThenGeneric)?;
+    for (queue, load) in (0..).zip(&loads) {
+        program.register(queue, load.xsk.as_fd())?;
+    }
+    let ports = FIRST_PORT..FIRST_PORT + args.clients;
+    program.set_served(&ports.map(|port| (way.client, port).into()).collect())?;
+    let measured: Result<Vec<()>> = thread::scope(|scope| {
+        let threads: Vec<_> = (loads.iter_mut().enumerate())
+            .map(|(queue, load)| {
+                let core = args.cores.iter().cycle().nth(queue).copied();
+                scope.spawn(move || load.measure(core, args.seconds))
+            })
+            .collect();
+        let joined = threads.into_iter().map(|thread| {
+            let ended = thread.join();
+            ended.unwrap_or_else(|_| bail!("a queue's thread died"))
+        });
+        joined.collect()
+    });
+    measured?;
+    report(loads, args.seconds as f64);
     Ok(())
 }
 
@@ -199,7 +236,7 @@ struct Client {
     sent: Option<Instant>,
 }
 
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 struct Counts {
     sent: u64,
     lost: u64,
@@ -207,19 +244,21 @@ struct Counts {
     failed: u64,
 }
 
-struct Load {
+/// The clients of one queue.
+struct Load<'a> {
     xsk: Xsk,
-    _program: Program,
     /// Frames to receive into.
     empty: Vec<Frame>,
     /// Frames to send from.
     free: Vec<Frame>,
     received: Vec<Frame>,
     outgoing: Vec<Frame>,
-    templates: Vec<Template>,
+    templates: &'a [Template],
     /// The next name.
     next: usize,
     clients: Vec<Client>,
+    /// The first client's port.
+    first_port: u16,
     /// Clients that have no query under way.
     idle: VecDeque<u16>,
     /// Time between two queries, if they are paced.
@@ -229,32 +268,50 @@ struct Load {
     latencies: Vec<u32>,
 }
 
-impl Load {
-    fn new(args: &Args, own: Ipv4Addr, templates: Vec<Template>) -> Result<Self> {
-        let interface = Interface::find(&args.interface)?;
-        let (mut xsk, mut free) = Xsk::open(&args.interface, 0, FRAMES as u32, true)?;
-        let mut program = Program::attach_client(&interface, AttachPolicy::NativeThenGeneric)?;
-        program.register(0, xsk.as_fd())?;
-        let ports = FIRST_PORT..FIRST_PORT + args.clients;
-        program.set_served(&ports.map(|port| (own, port).into()).collect())?;
+impl<'a> Load<'a> {
+    fn new(args: &Args, queue: u16, templates: &'a [Template]) -> Result<Self> {
+        let (mut xsk, mut free) = Xsk::open(&args.interface, queue.into(), FRAMES as u32, true)?;
         let mut empty = free.split_off(FRAMES / 2);
         xsk.refill(&mut empty);
-        let expected = (2_000_000 * args.seconds).min(20_000_000) as usize;
+        let expected = (2_000_000 * args.seconds).min(20_000_000) / u64::from(args.queues);
+        // As even as can be.
+        let share = |queue: u16| {
+            let first = u32::from(args.clients) * u32::from(queue) / u32::from(args.queues);
+            first as u16
+        };
+        let (first, next) = (share(queue), share(queue + 1));
         Ok(Self {
             xsk,
-            _program: program,
             empty,
             free,
             received: Vec::with_capacity(BATCH),
             outgoing: Vec::with_capacity(BATCH),
             templates,
-            next: 0,
-            clients: vec![Client { id: 0, sent: None }; args.clients.into()],
-            idle: (0..args.clients).collect(),
-            pace: args.rate.map(|rate| Duration::from_secs(1) / rate),
+            // The queues do not ask for the same names at the same time.
+            next: templates.len() * usize::from(queue) / usize::from(args.queues),
+            clients: vec![Client { id: 0, sent: None }; (next - first).into()],
+            first_port: FIRST_PORT + first,
+            idle: (0..next - first).collect(),
+            pace: args
+                .rate
+                .map(|rate| Duration::from_secs(1) * args.queues.into() / rate),
             counts: Counts::default(),
-            latencies: Vec::with_capacity(expected),
+            latencies: Vec::with_capacity(expected as usize),
         })
+    }
+
+    /// Runs the load on a core, and counts once everything is warm.
+    fn measure(&mut self, core: Option<usize>, seconds: u64) -> Result<()> {
+        if let Some(core) = core {
+            let mut set = CpuSet::new();
+            set.set(core)
+                .and_then(|()| sched_setaffinity(Pid::from_raw(0), &set))
+                .with_context(|| format!("cannot run on core {core}"))?;
+        }
+        self.run(WARM_UP)?;
+        self.counts = Counts::default();
+        self.latencies.clear();
+        self.run(Duration::from_secs(seconds))
     }
 
     /// Asks and takes replies for so long.
@@ -267,9 +324,8 @@ impl Load {
             if now >= end {
                 return Ok(());
             }
-            if self.xsk.receive(&mut self.received) > 0 {
-                self.take(now);
-            }
+            let received = self.xsk.receive(&mut self.received);
+            self.take(now);
             if now >= check {
                 self.give_up(now);
                 check = now + PATIENCE / 10;
@@ -291,6 +347,10 @@ impl Load {
             if self.xsk.fill_needs_wakeup() {
                 self.xsk.wake_fill()?;
             }
+            if received == 0 && room == 0 {
+                // The server's worker may be on this core.
+                thread::yield_now();
+            }
         }
     }
 
@@ -305,9 +365,9 @@ impl Load {
             let &[i0, i1, _, flags] = &packet[DNS..DNS + 4] else {
                 continue;
             };
-            let index = u16::from_be_bytes([p0, p1]) - FIRST_PORT;
-            let client = &mut self.clients[usize::from(index)];
-            if client.id == u16::from_be_bytes([i0, i1])
+            let index = u16::from_be_bytes([p0, p1]).wrapping_sub(self.first_port);
+            if let Some(client) = self.clients.get_mut(usize::from(index))
+                && client.id == u16::from_be_bytes([i0, i1])
                 && let Some(sent) = client.sent.take()
             {
                 let nanoseconds = now.saturating_duration_since(sent).as_nanos();
@@ -342,7 +402,7 @@ impl Load {
             client.sent = Some(sent);
             let template = &self.templates[self.next];
             self.next = (self.next + 1) % self.templates.len();
-            let (port, id) = (FIRST_PORT + index, client.id);
+            let (port, id) = (self.first_port + index, client.id);
             self.xsk.edit(&mut frame, |octets| {
                 let packet = octets.get_mut(..template.frame.len())?;
                 packet.copy_from_slice(&template.frame);
@@ -359,27 +419,32 @@ impl Load {
         while self.xsk.kick()? {}
         Ok(())
     }
+}
 
-    /// Tells what was measured, in milliseconds.
-    fn report(&mut self, seconds: f64) {
-        let Self {
-            counts, latencies, ..
-        } = self;
-        latencies.sort_unstable();
-        let milliseconds = |part: f64| {
-            let at = (latencies.len() as f64 * part) as usize;
-            let latency = latencies.get(at).or(latencies.last()).copied();
-            f64::from(latency.unwrap_or_default()) / 1e6
-        };
-        let answers = latencies.len() as f64;
-        let sum: f64 = latencies.iter().map(|&latency| f64::from(latency)).sum();
-        println!("queries sent:       {}", counts.sent);
-        println!("queries lost:       {}", counts.lost);
-        println!("not NOERROR:        {}", counts.failed);
-        println!("answers per second: {:.0}", answers / seconds);
-        println!("mean, ms:           {:.4}", sum / answers.max(1.0) / 1e6);
-        for (name, part) in [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999), ("max", 1.0)] {
-            println!("{:<20}{:.4}", format!("{name}, ms:"), milliseconds(part));
-        }
+/// Tells what was measured, in milliseconds.
+fn report(loads: Vec<Load<'_>>, seconds: f64) {
+    let mut counts = Counts::default();
+    let mut latencies = Vec::new();
+    for load in loads {
+        counts.sent += load.counts.sent;
+        counts.lost += load.counts.lost;
+        counts.failed += load.counts.failed;
+        latencies.extend(load.latencies);
+    }
+    latencies.sort_unstable();
+    let milliseconds = |part: f64| {
+        let at = (latencies.len() as f64 * part) as usize;
+        let latency = latencies.get(at).or(latencies.last()).copied();
+        f64::from(latency.unwrap_or_default()) / 1e6
+    };
+    let answers = latencies.len() as f64;
+    let sum: f64 = latencies.iter().map(|&latency| f64::from(latency)).sum();
+    println!("queries sent:       {}", counts.sent);
+    println!("queries lost:       {}", counts.lost);
+    println!("not NOERROR:        {}", counts.failed);
+    println!("answers per second: {:.0}", answers / seconds);
+    println!("mean, ms:           {:.4}", sum / answers.max(1.0) / 1e6);
+    for (name, part) in [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999), ("max", 1.0)] {
+        println!("{:<20}{:.4}", format!("{name}, ms:"), milliseconds(part));
     }
 }

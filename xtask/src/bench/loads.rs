@@ -152,11 +152,10 @@ pub(super) fn closed_on_xdp(
     rate: Option<u64>,
     seconds: u64,
 ) -> Result<ClosedLoop> {
-    let mut command = lab.on_client("taskset");
-    command
-        .args(["-c", &Cores::list(&cores.client)])
-        .arg(program);
+    let mut command = lab.on_client(program);
     command.args(["--clients", &clients.to_string()]);
+    command.args(["--queues", &cores.queues.to_string()]);
+    command.args(["--cores", &Cores::list(&cores.client)]);
     if let Some(rate) = rate {
         command.args(["--rate", &rate.to_string()]);
     }

@@ -43,6 +43,8 @@ Examples:
     cargo xtask bench --only heimdall-xdp,echo --napi threaded
   Two queues, and two cores for the server:
     cargo xtask bench --only heimdall-xdp,echo,knot-xdp --queues 2
+  How the rate grows with queues, each on a core of its own that it shares with its clients:
+    cargo xtask bench --scaling
   Nothing installed, and the result where the next one does not replace it:
     cargo xtask bench --no-install --json before.json --plot before.svg
 
@@ -65,8 +67,12 @@ pub(crate) struct Bench {
     #[arg(long, value_enum, default_value_t = Napi::Softirq)]
     napi: Napi,
 
+    /// Measure only how the rate grows with queues, each on a core that it shares with its clients
+    #[arg(long)]
+    scaling: bool,
+
     /// Queues of the interfaces
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    #[arg(long, conflicts_with = "scaling", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
     queues: u32,
 
     /// Write all figures to this file
@@ -113,6 +119,18 @@ impl Cores {
         }
     }
 
+    /// A core for each queue, on which both ends are: so all cores are at work, and each has the same
+    /// work however many there are.
+    fn shared(queues: u32) -> Self {
+        let cores: Vec<usize> = (0..queues as usize).collect();
+        Self {
+            queues,
+            threaded: false,
+            server: cores.clone(),
+            client: cores,
+        }
+    }
+
     /// As taskset takes them.
     fn list(cores: &[usize]) -> String {
         let cores: Vec<String> = cores.iter().map(usize::to_string).collect();
@@ -134,6 +152,8 @@ struct Plan {
     idle: u64,
     search: Effort,
     quick: bool,
+    /// Only how the rate grows with queues.
+    scaling: bool,
 }
 
 /// The rate and the clients of an early prototype's measurement.
@@ -148,6 +168,9 @@ const QUICK: &[Contestant] = &[
     Contestant::Echo,
     Contestant::KnotXdp,
 ];
+
+/// Those of which it is measured how they grow with queues.
+const SCALING: &[Contestant] = &[Contestant::HeimdallXdp, Contestant::Echo];
 
 impl Bench {
     pub(crate) fn run(self) -> Result<()> {
@@ -174,12 +197,20 @@ impl Bench {
                 runs: if self.quick { 5 } else { 30 },
             },
             quick: self.quick,
+            scaling: self.scaling,
         };
         let available = thread::available_parallelism().map_or(1, usize::from);
         let cores = Cores::new(self.queues, self.napi == Napi::Threaded, available);
         let names = Names::write()?;
         let clients = setup::build_bench("clients")?;
 
+        let rig = Rig {
+            heimdall: &heimdall,
+            plan: &plan,
+            names: &names,
+            clients: &clients,
+            stop: &stop,
+        };
         let mut results: Vec<(Contestant, Vec<Sample>)> =
             contestants.iter().map(|&who| (who, Vec::new())).collect();
         let start = Instant::now();
@@ -188,18 +219,13 @@ impl Bench {
                 stop.check()?;
                 let name = contestant.name();
                 println!("round {round} of {}: {name}", plan.rounds);
-                let turn = contestant.start(&heimdall, &cores).and_then(|running| {
-                    let turn = Turn {
-                        plan: &plan,
-                        cores: &cores,
-                        names: &names,
-                        clients: &clients,
-                        stop: &stop,
-                        running: &running,
-                        sample: Sample::new(),
-                    };
-                    turn.measure(*contestant, samples.last())
-                });
+                let mut turn = Ok(Sample::new());
+                if !plan.scaling {
+                    turn = rig.alone(*contestant, &cores, samples.last());
+                }
+                if SCALING.contains(contestant) && !plan.quick {
+                    turn = turn.and_then(|sample| rig.shared(*contestant, available, sample));
+                }
                 match turn {
                     Ok(sample) => samples.push(sample),
                     Err(error) => {
@@ -229,6 +255,7 @@ impl Bench {
     /// Those to measure, and those that are not installed.
     fn contestants(&self) -> (Vec<Contestant>, Vec<Contestant>) {
         let wanted: Vec<Contestant> = match (&self.only[..], self.quick) {
+            ([], _) if self.scaling => SCALING.to_vec(),
             ([], true) => QUICK.to_vec(),
             ([], false) => Contestant::value_variants().to_vec(),
             (only, _) => only.to_vec(),
@@ -245,10 +272,11 @@ impl Bench {
         vec![
             setting("rounds", plan.rounds.to_string()),
             setting("quick", plan.quick.to_string()),
-            setting("queues", cores.queues.to_string()),
+            setting("queues, cores apart", cores.queues.to_string()),
             setting("receive work", napi.to_owned()),
             setting("server's cores", Cores::list(&cores.server)),
             setting("generators' cores", Cores::list(&cores.client)),
+            setting("cores shared, alone", plan.scaling.to_string()),
             setting("seconds a step", plan.step.to_string()),
             setting("seconds a load", plan.load.to_string()),
             setting(
@@ -269,27 +297,63 @@ fn write(path: &Path, text: &str) -> Result<()> {
     Ok(())
 }
 
-/// A contestant's turn in a round.
-struct Turn<'a> {
+/// What all turns have in common.
+#[derive(Clone, Copy)]
+struct Rig<'a> {
+    /// Heimdall's program.
+    heimdall: &'a Path,
     plan: &'a Plan,
-    cores: &'a Cores,
     names: &'a Names,
     /// The program of clients on AF_XDP.
     clients: &'a Path,
     stop: &'a Stop,
+}
+
+impl Rig<'_> {
+    /// Measures a contestant that has its cores to itself. `before` is what it did the round before.
+    fn alone(&self, who: Contestant, cores: &Cores, before: Option<&Sample>) -> Result<Sample> {
+        let running = who.start(self.heimdall, cores)?;
+        let mut turn = self.turn(&running, cores, Sample::new());
+        turn.measure(who, before)?;
+        Ok(turn.sample)
+    }
+
+    /// Measures a contestant with more and more queues, as far as there are cores.
+    fn shared(&self, who: Contestant, available: usize, mut sample: Sample) -> Result<Sample> {
+        let fitting = |(queues, _): &(u32, Latencies)| *queues as usize <= available;
+        for (queues, keys) in SHARED.into_iter().filter(fitting) {
+            let cores = Cores::shared(queues);
+            let running = who.start(self.heimdall, &cores)?;
+            let mut turn = self.turn(&running, &cores, sample);
+            turn.share(who, queues, keys)?;
+            sample = turn.sample;
+        }
+        Ok(sample)
+    }
+
+    fn turn<'b>(&'b self, running: &'b Running, cores: &'b Cores, sample: Sample) -> Turn<'b> {
+        Turn {
+            rig: *self,
+            cores,
+            running,
+            sample,
+        }
+    }
+}
+
+/// A contestant's turn in a round.
+struct Turn<'a> {
+    rig: Rig<'a>,
+    cores: &'a Cores,
     running: &'a Running,
     sample: Sample,
 }
 
 impl Turn<'_> {
     /// Measures everything. What was found the round before is where the searches begin.
-    fn measure(mut self, who: Contestant, before: Option<&Sample>) -> Result<Sample> {
-        let Self {
-            running,
-            plan,
-            names,
-            ..
-        } = self;
+    fn measure(&mut self, who: Contestant, before: Option<&Sample>) -> Result<()> {
+        let Self { running, rig, .. } = *self;
+        let Rig { plan, names, .. } = rig;
         running.meter.settle()?;
         let ((), idle) = running.meter.during(|| {
             thread::sleep(Duration::from_secs(plan.idle));
@@ -317,14 +381,11 @@ impl Turn<'_> {
         if !plan.quick {
             self.closed(FIXED, EARLY_CLIENTS, Some(EARLY_RATE))?;
         }
-        // They have one queue.
-        if self.cores.queues == 1 {
-            self.closed_on_xdp(X300, EARLY_CLIENTS, None)?;
-            self.closed_on_xdp(XFIXED, EARLY_CLIENTS, Some(EARLY_RATE))?;
-            if !plan.quick {
-                self.closed_on_xdp(XHALF, EARLY_CLIENTS, Some((0.5 * best) as u64))?;
-                self.closed_on_xdp(X100, 100, None)?;
-            }
+        self.closed_on_xdp(X300, EARLY_CLIENTS, None)?;
+        self.closed_on_xdp(XFIXED, EARLY_CLIENTS, Some(EARLY_RATE))?;
+        if !plan.quick {
+            self.closed_on_xdp(XHALF, EARLY_CLIENTS, Some((0.5 * best) as u64))?;
+            self.closed_on_xdp(X100, 100, None)?;
         }
         if !plan.quick && (who.of_heimdall() || !who.caches()) {
             if who.caches() {
@@ -333,15 +394,24 @@ impl Turn<'_> {
             self.search(MILLION, &names.million, best)?;
         }
         self.put("resident", running.meter.resident()? as f64 / 1e6);
-        Ok(self.sample)
+        Ok(())
+    }
+
+    /// Measures so many queues on cores that they share with their clients.
+    fn share(&mut self, who: Contestant, queues: u32, keys: Latencies) -> Result<()> {
+        self.running.meter.settle()?;
+        if who.caches() {
+            self.warm(&self.rig.names.uniform, xtask::lab::HOSTS as u64)?;
+        }
+        self.closed_on_xdp(keys, CLIENTS_A_QUEUE * queues, None)
     }
 
     /// Runs a load, and once more if it fails: a generator that cannot start is not the
     /// contestant's fault.
     fn twice<T>(&self, mut load: impl FnMut() -> Result<T>) -> Result<T> {
-        self.stop.check()?;
+        self.rig.stop.check()?;
         load().or_else(|error| {
-            self.stop.check()?;
+            self.rig.stop.check()?;
             println!("  once more, for it failed: {error:#}");
             thread::sleep(Duration::from_millis(500));
             load()
@@ -360,8 +430,8 @@ impl Turn<'_> {
     fn search(&mut self, keys: Rates, names: &Path, start: f64) -> Result<f64> {
         let (mut steps, mut best) = (Vec::new(), start);
         for (key, limit) in keys.into_iter().zip([0.999, 0.99]) {
-            let found = highest(best, limit, self.plan.search, &mut steps, |rate| {
-                self.twice(|| loads::open(&self.running.lab, names, rate, self.plan.step))
+            let found = highest(best, limit, self.rig.plan.search, &mut steps, |rate| {
+                self.twice(|| loads::open(&self.running.lab, names, rate, self.rig.plan.step))
             })?;
             let found = found
                 .with_context(|| format!("no rate of which {} % is answered", 100.0 * limit))?;
@@ -385,12 +455,8 @@ impl Turn<'_> {
     /// the process, the receive work and the cores took. A generator that fell short has two more
     /// tries.
     fn cost(&mut self, keys: Costs, rate: f64) -> Result<()> {
-        let Self {
-            running,
-            names,
-            plan,
-            ..
-        } = *self;
+        let Self { running, rig, .. } = *self;
+        let Rig { plan, names, .. } = rig;
         let mut tries = 0;
         let (step, spent) = loop {
             let measured = self.twice(|| {
@@ -419,10 +485,10 @@ impl Turn<'_> {
         let Self {
             running,
             cores,
-            names,
-            plan,
+            rig,
             ..
         } = *self;
+        let Rig { plan, names, .. } = rig;
         let load = self.twice(|| {
             let names = &names.uniform;
             loads::closed(&running.lab, cores, names, clients, rate, plan.load)
@@ -435,11 +501,15 @@ impl Turn<'_> {
         let Self {
             running,
             cores,
-            names,
-            clients: program,
-            plan,
+            rig,
             ..
         } = *self;
+        let Rig {
+            plan,
+            names,
+            clients: program,
+            ..
+        } = rig;
         let load = self.twice(|| {
             let (lab, names) = (&running.lab, &names.uniform);
             loads::closed_on_xdp(lab, cores, program, names, clients, rate, plan.load)
@@ -502,6 +572,16 @@ const X300: Latencies = latencies!("300 clients on AF_XDP");
 const XFIXED: Latencies = latencies!("300 clients on AF_XDP at 25429/s");
 const XHALF: Latencies = latencies!("300 clients on AF_XDP at half of its highest rate");
 
+/// Queues that share their cores with clients, and the names of their figures.
+const SHARED: [(u32, Latencies); 3] = [
+    (1, latencies!("1 queue, shared core")),
+    (2, latencies!("2 queues, shared cores")),
+    (4, latencies!("4 queues, shared cores")),
+];
+
+/// Clients of each queue that shares its core with them.
+const CLIENTS_A_QUEUE: u32 = 250;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -517,5 +597,7 @@ mod tests {
         assert_eq!(cores(2, 2), ("0".into(), "1".into()));
         assert_eq!(cores(2, 8), ("0,1".into(), "2,3".into()));
         assert_eq!(cores(4, 6), ("0,1,2".into(), "3,4,5".into()));
+        let shared = Cores::shared(2);
+        assert_eq!((shared.server, shared.client), (vec![0, 1], vec![0, 1]));
     }
 }

@@ -5,7 +5,10 @@ use std::{fmt::Write as _, fs, process::Command};
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::{C100, C300, Contestant, FIXED, Latencies, Sample, X100, X300, XFIXED, XHALF};
+use super::{
+    C100, C300, CLIENTS_A_QUEUE, Contestant, FIXED, Latencies, SHARED, Sample, X100, X300, XFIXED,
+    XHALF,
+};
 
 /// All that was measured.
 pub(super) struct Report {
@@ -52,7 +55,7 @@ fn tables() -> Vec<Table> {
             .map(|((heading, key), decimals)| (heading, key, decimals));
         Table(title.to_owned(), columns.collect())
     };
-    vec![
+    let alone = [
         Table(
             "Highest rate, answers/s, with at least so much answered (kxdpgun, open loop)".into(),
             vec![
@@ -108,7 +111,15 @@ fn tables() -> Vec<Table> {
             "answers/s",
             XHALF,
         ),
-    ]
+    ];
+    let shared = SHARED.into_iter().map(|(queues, keys)| {
+        let title = format!(
+            "{queues} {}, each on a core that it shares with its {CLIENTS_A_QUEUE} clients (on AF_XDP, closed loop)",
+            if queues == 1 { "queue" } else { "queues" }
+        );
+        latencies(&title, "answers/s", keys)
+    });
+    alone.into_iter().chain(shared).collect()
 }
 
 impl Report {
@@ -145,7 +156,7 @@ impl Report {
         text
     }
 
-    /// Nothing, if nobody has any of the figures.
+    /// Those who have any of the figures; nothing, if nobody has.
     fn table(&self, columns: &[(&str, &str, usize)]) -> Option<String> {
         let known =
             |key: &str| (self.results.iter()).any(|(who, _)| self.median(*who, key).is_some());
@@ -161,10 +172,17 @@ impl Report {
                 .collect::<Vec<_>>(),
         ];
         for (who, _) in &self.results {
-            let cells = columns.iter().map(|(_, key, decimals)| {
-                self.median(*who, key)
-                    .map_or("–".to_owned(), |median| cell(median, *decimals))
-            });
+            let medians: Vec<Option<Median>> =
+                (columns.iter().map(|(_, key, _)| self.median(*who, key))).collect();
+            if medians.iter().all(Option::is_none) {
+                continue;
+            }
+            let cells = medians
+                .into_iter()
+                .zip(&columns)
+                .map(|(median, (.., decimals))| {
+                    median.map_or("–".to_owned(), |median| cell(median, *decimals))
+                });
             rows.push([who.name()].into_iter().chain(cells).collect());
         }
         Some(align(&rows))
@@ -213,6 +231,19 @@ impl Report {
             if let Some(median) = self.median(xdp, key) {
                 let figure = cell(median, decimals);
                 lines.push(format!("heimdall-xdp, {key}: {figure} (target: {target})"));
+            }
+        }
+        let [(_, one), more @ ..] = SHARED;
+        for who in [xdp, echo] {
+            for (queues, keys) in more {
+                let rate = |key| self.median(who, key).map(|median| median.middle);
+                if let (Some(first), Some(all)) = (rate(one[0]), rate(keys[0])) {
+                    lines.push(format!(
+                        "{}, {queues} queues / 1 queue, cores shared with clients, answers/s: {:.2}",
+                        who.name(),
+                        all / first
+                    ));
+                }
             }
         }
         let mut rates = |one: Contestant, others: &[Contestant]| {
@@ -381,7 +412,14 @@ mod tests {
             versions: vec![],
             missing: vec!["kresd".into()],
             results: vec![
-                (Contestant::HeimdallXdp, vec![sample(190_000.0)]),
+                (
+                    Contestant::HeimdallXdp,
+                    vec![Sample::from([
+                        ("uniform 99.9", 190_000.0),
+                        (SHARED[0].1[0], 200_000.0),
+                        (SHARED[1].1[0], 380_000.0),
+                    ])],
+                ),
                 (Contestant::Echo, vec![sample(200_000.0)]),
             ],
         };
@@ -392,6 +430,14 @@ mod tests {
             "{text}"
         );
         assert!(!text.contains("100 clients (dnsperf"), "{text}");
+        let shared = text.split("shares with its").nth(1).unwrap();
+        assert!(!shared.contains("| echo"), "it has no figure: {text}");
+        assert!(
+            text.contains(
+                "heimdall-xdp, 2 queues / 1 queue, cores shared with clients, answers/s: 1.90"
+            ),
+            "{text}"
+        );
         assert!(text.contains("25,429 answers/s at 300 clients") && text.contains("kresd"));
         let json = report.json().unwrap();
         assert_eq!(
