@@ -124,9 +124,7 @@ mod tests {
             let parts = add(add_u16(add(0, &a), c), &b);
             prop_assert_eq!(fold(parts), fold(add(0, &whole)));
         }
-    }
 
-    proptest! {
         #[test]
         fn parts_may_begin_anywhere(a: Vec<u8>, b: Vec<u8>) {
             let sum = add(0, &a) + at(a.len(), add(0, &b));

@@ -138,7 +138,7 @@ impl<'a> Entry<'a> {
         if eq_exactly(self.question, key.question) {
             return Some(Letters::Small);
         }
-        same_but_for_case(self.question, key.question).then_some(Letters::Mixed)
+        same_question(self.question, key.question).then_some(Letters::Mixed)
     }
 
     /// The sum of the question in small letters.
@@ -162,11 +162,6 @@ pub(super) enum Letters {
     Small,
     /// Others.
     Mixed,
-}
-
-#[inline(never)]
-fn same_but_for_case(a: &[u8], b: &[u8]) -> bool {
-    same_question(a, b)
 }
 
 /// The fixed part as three words: reading it octet by octet takes longer.

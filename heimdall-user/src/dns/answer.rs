@@ -304,7 +304,7 @@ fn end_of_body_name(body: &[u8], mut at: usize, start: usize) -> Option<usize> {
 
 /// Whether two questions are the same but for the letter case of the name. Type and class are not
 /// folded: type 0x41 is not type 0x61.
-#[inline(always)]
+#[inline(never)]
 pub(crate) fn same_question(a: &[u8], b: &[u8]) -> bool {
     match (a.last_chunk::<4>(), b.last_chunk::<4>()) {
         (Some(a_fixed), Some(b_fixed)) => a_fixed == b_fixed && eq_ignore_case(a, b),

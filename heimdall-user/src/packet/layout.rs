@@ -113,8 +113,8 @@ impl Layout {
                     return Err(BadPacket::Checksum);
                 }
                 let udp_len = ((first >> 32) as u16).checked_sub(IPV4 as u16);
-                let addresses = verify_checksums
-                    .then(|| checksum::add(0, at::<8>(header, 12).unwrap_or(&[0; 8])));
+                let addresses = checksum::add(0, at::<8>(header, 12)?);
+                let addresses = verify_checksums.then_some(addresses);
                 Self::read_udp(frame, ip, ip + IPV4, udp_len, addresses, true)
             }
             ETHERTYPE_IPV6 => {
@@ -127,8 +127,8 @@ impl Layout {
                     return Err(BadPacket::Source);
                 }
                 let udp_len = Some(u16::from_be_bytes([l0, l1]));
-                let addresses = verify_checksums
-                    .then(|| checksum::add(0, at::<32>(header, 8).unwrap_or(&[0; 32])));
+                let addresses = checksum::add(0, at::<32>(header, 8)?);
+                let addresses = verify_checksums.then_some(addresses);
                 Self::read_udp(frame, ip, ip + IPV6, udp_len, addresses, false)
             }
             _ => Err(BadPacket::Length),

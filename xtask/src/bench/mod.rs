@@ -68,11 +68,11 @@ pub(crate) struct Bench {
     napi: Napi,
 
     /// Measure only how the rate grows with queues, each on a core that it shares with its clients
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["napi", "queues"])]
     scaling: bool,
 
     /// Queues of the interfaces
-    #[arg(long, conflicts_with = "scaling", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
     queues: u32,
 
     /// Write all figures to this file
@@ -223,7 +223,7 @@ impl Bench {
                 if !plan.scaling {
                     turn = rig.alone(*contestant, &cores, samples.last());
                 }
-                if SCALING.contains(contestant) && !plan.quick {
+                if SCALING.contains(contestant) && (plan.scaling || !plan.quick) {
                     turn = turn.and_then(|sample| rig.shared(*contestant, available, sample));
                 }
                 match turn {
