@@ -45,11 +45,15 @@ fn stages(c: &mut Criterion) {
     let hint = core.prefetch_entry(&query);
     group.bench_function("look-up and reply", |b| {
         let mut frame = frame.clone();
-        b.iter(|| core.answer_at(hint, &query, layout.reply_room(&mut frame, 1500), CLIENT));
+        let packet = layout.open(&mut frame, 1500).unwrap();
+        b.iter(|| core.answer_at(hint, &query, packet.room, CLIENT));
     });
     group.bench_function("turn round", |b| {
         let mut frame = frame.clone();
-        b.iter(|| layout.turn_round(&mut frame, black_box(80), black_box(4711)));
+        b.iter(|| {
+            let packet = layout.open(black_box(&mut frame), 1500);
+            packet.unwrap().turn_round(black_box(80), black_box(4711))
+        });
     });
 }
 

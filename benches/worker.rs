@@ -85,16 +85,16 @@ impl Worker {
             else {
                 continue;
             };
+            let packet = layout.open(frame, 1500).unwrap();
             let client = Client {
-                address: layout.source(frame),
+                address: packet.source(),
                 transport: Transport::Udp {
-                    source_port: layout.source_port(),
+                    source_port: packet.source_port(),
                 },
             };
-            let room = layout.reply_room(frame, 1500);
-            let verdict = core.answer_at(*hint, query, room, client);
+            let verdict = core.answer_at(*hint, query, packet.room, client);
             if let Verdict::Reply(Reply { len, sum }) = verdict {
-                black_box(layout.turn_round(frame, len, sum));
+                black_box(packet.turn_round(len, sum));
                 replies += 1;
             }
         }

@@ -23,17 +23,17 @@ pub fn packet_view(frame: &[u8]) {
         let query = layout.query(frame).to_vec();
         assert_eq!(query.len(), layout.dns_len());
         let asked = Seen::of(frame).expect("etherparse takes it, too");
-        assert_eq!(asked.source, (layout.source(frame), layout.source_port()));
         assert_eq!(asked.payload, query);
 
         let mut octets = frame.to_vec();
         octets.resize(FRAME, 0xee);
-        let room = layout.reply_room(&mut octets, 1500);
-        assert!(room.len() >= query.len().min(1500 - 48));
-        let len = room.len().min(query.len().max(12));
-        let reply = room[..len].to_vec();
+        let packet = layout.open(&mut octets, 1500).expect("the same frame");
+        assert_eq!(asked.source, (packet.source(), packet.source_port()));
+        assert!(packet.room.len() >= query.len().min(1500 - 48));
+        let len = packet.room.len().min(query.len().max(12));
+        let reply = packet.room[..len].to_vec();
         let sum = checksum::add(0, &reply);
-        let Some(end) = layout.turn_round(&mut octets, len, sum) else {
+        let Some(end) = packet.turn_round(len, sum) else {
             continue;
         };
         let replied = Seen::of(&octets[..end]).expect("a frame again");

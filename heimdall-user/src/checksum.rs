@@ -19,6 +19,14 @@ pub fn add(sum: u64, data: &[u8]) -> u64 {
     sum + carries + (low >> 32) + (low & 0xffff_ffff)
 }
 
+/// The sum of a header whose size is known when this is compiled, a multiple of four.
+#[inline(always)]
+pub fn of_words<const N: usize>(header: &[u8; N]) -> u64 {
+    const { assert!(N.is_multiple_of(4)) }
+    let (words, _) = header.as_chunks::<4>();
+    (words.iter()).fold(0, |sum, word| sum + u64::from(u32::from_ne_bytes(*word)))
+}
+
 /// The octets after the last whole eight, padded with zeros. They are taken from the last eight of
 /// all: no branch depends on how many they are.
 #[inline(always)]
@@ -83,10 +91,11 @@ pub fn finish(sum: u64) -> [u8; 2] {
 /// forbids zero over IPv6).
 #[inline(always)]
 pub fn finish_udp(sum: u64) -> [u8; 2] {
-    match !folded(sum) {
-        0 => [0xff, 0xff],
-        field => field.to_ne_bytes(),
-    }
+    let field = match !folded(sum) {
+        0 => 0xffff,
+        field => field,
+    };
+    field.to_ne_bytes()
 }
 
 #[cfg(test)]

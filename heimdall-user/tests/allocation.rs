@@ -15,7 +15,7 @@ use heimdall_user::{
         Answer, NameHasher, TtlLimits,
         reply::{Reply, Server},
     },
-    packet::{Layout, SourceFilter},
+    packet::{Layout, Packet, SourceFilter},
     stats::{AnswerCounters, DropCounters},
 };
 
@@ -68,11 +68,11 @@ fn frame(name: &[u8]) -> Vec<u8> {
     frame
 }
 
-fn client(layout: &Layout, frame: &[u8]) -> Client {
+fn client(packet: &Packet<'_>) -> Client {
     Client {
-        address: layout.source(frame),
+        address: packet.source(),
         transport: Transport::Udp {
-            source_port: layout.source_port(),
+            source_port: packet.source_port(),
         },
     }
 }
@@ -80,18 +80,18 @@ fn client(layout: &Layout, frame: &[u8]) -> Client {
 /// What a worker does with a packet.
 fn handle(core: &mut Core, sources: &SourceFilter, frame: &mut [u8]) -> Verdict {
     let layout = Layout::read(frame, sources, false).unwrap();
-    let client = client(&layout, frame);
     let query = core.read(layout.query(frame));
-    let room = layout.reply_room(frame, 1500);
+    let packet = layout.open(frame, 1500).unwrap();
+    let client = client(&packet);
     let verdict = match &query {
         Ok(query) => {
             core.prefetch(query);
-            core.answer(query, room, client)
+            core.answer(query, packet.room, client)
         }
-        Err(malformed) => core.reject(*malformed, room, client),
+        Err(malformed) => core.reject(*malformed, packet.room, client),
     };
     if let Verdict::Reply(Reply { len, sum }) = verdict {
-        layout.turn_round(frame, len, sum).unwrap();
+        packet.turn_round(len, sum).unwrap();
     }
     verdict
 }
@@ -179,8 +179,9 @@ fn hits_at_random_do_not_allocate() {
                 *hint = core.prefetch_entry(query);
             }
             for ((layout, query, hint), buf) in staged.drain(..).zip(&mut bufs) {
-                let client = client(&layout, buf);
-                let verdict = core.answer_at(hint, &query, layout.reply_room(buf, 1500), client);
+                let packet = layout.open(buf, 1500).unwrap();
+                let client = client(&packet);
+                let verdict = core.answer_at(hint, &query, packet.room, client);
                 assert!(matches!(verdict, Verdict::Reply(_)));
             }
         }

@@ -33,7 +33,7 @@ use arc_swap::ArcSwap;
 
 pub use crate::cache::Hint;
 use crate::{
-    cache::{Cache, Key},
+    cache::{Cache, Hit, Key},
     clock::Now,
     dns::{
         Answer, AnswerRef, CLASS_CH, CLASS_IN, DnsPacketView, Malformed, NameHasher, Options,
@@ -58,6 +58,14 @@ pub struct Client {
     pub address: IpAddr,
     /// What carried the query.
     pub transport: Transport,
+}
+
+impl Client {
+    /// Whether no datagram can be sent back.
+    #[inline(always)]
+    fn has_no_port(self) -> bool {
+        self.transport == Transport::Udp { source_port: 0 }
+    }
 }
 
 /// What carried the query.
@@ -93,20 +101,15 @@ pub enum Verdict {
 pub struct Core {
     cache: Cache,
     hasher: NameHasher,
-    server: Server,
+    writer: Writer,
     shared_policy: Arc<ArcSwap<Policy>>,
-    policy: Arc<Policy>,
     limiter: Limiter,
     /// IPv4 addresses that are allowed because the last client that was looked up is.
     allowed_v4: Range<u64>,
-    /// The COOKIE option's data of the reply under way.
-    cookie: [u8; 24],
     /// See [`take_refresh`](Self::take_refresh).
     refresh: bool,
     load: Load,
     now: Now,
-    counters: Arc<AnswerCounters>,
-    drops: Arc<DropCounters>,
 }
 
 /// Queries that came as datagrams, counted by the second.
@@ -162,17 +165,19 @@ impl Core {
         Self {
             cache,
             hasher,
-            server,
             limiter: Limiter::new(&now.limit),
-            policy: now,
+            writer: Writer {
+                policy: now,
+                server,
+                cookie: [0; 24],
+                counters,
+                drops,
+            },
             shared_policy: policy,
             allowed_v4: 0..0,
-            cookie: [0; 24],
             refresh: false,
             load: Load::default(),
             now: Now::default(),
-            counters,
-            drops,
         }
     }
 
@@ -188,7 +193,7 @@ impl Core {
             self.load.this_second = 0;
         }
         self.now = now;
-        if !Arc::ptr_eq(&self.shared_policy.load(), &self.policy) {
+        if !Arc::ptr_eq(&self.shared_policy.load(), &self.writer.policy) {
             self.take_policy();
         }
     }
@@ -196,10 +201,10 @@ impl Core {
     #[cold]
     fn take_policy(&mut self) {
         let policy = self.shared_policy.load_full();
-        if policy.limit != self.policy.limit {
+        if policy.limit != self.writer.policy.limit {
             self.limiter = Limiter::new(&policy.limit);
         }
-        self.policy = policy;
+        self.writer.policy = policy;
         self.allowed_v4 = 0..0;
         self.cache.forget(self.now.seconds);
     }
@@ -245,26 +250,35 @@ impl Core {
         buf: &mut [u8],
         client: Client,
     ) -> Verdict {
-        // Twice the same steps; most queries are plain.
-        match query.plain() {
-            Some(plain) => self.steps(hint, &plain, buf, client),
-            None => self.all_steps(hint, query, buf, client),
+        // Most queries are plain, and so spared the steps for options.
+        if query.is_plain() {
+            self.steps::<true>(hint, query, buf, client)
+        } else {
+            self.all_steps(hint, query, buf, client)
         }
     }
 
     #[inline(never)]
     fn all_steps(&mut self, hint: Hint, query: &Query, buf: &mut [u8], client: Client) -> Verdict {
-        self.steps(hint, query, buf, client)
+        self.steps::<false>(hint, query, buf, client)
     }
 
     #[inline(always)]
-    fn steps(&mut self, hint: Hint, query: &Query, buf: &mut [u8], client: Client) -> Verdict {
-        let terms = match self.admit(query, buf, client) {
+    fn steps<const PLAIN: bool>(
+        &mut self,
+        hint: Hint,
+        query: &Query,
+        buf: &mut [u8],
+        client: Client,
+    ) -> Verdict {
+        self.refresh = false;
+        let terms = match self.admit::<PLAIN>(query, buf, client) {
             Ok(terms) => terms,
             Err(verdict) => return verdict,
         };
-        self.counters.of_type(query.qtype()).add(1);
-        if !query.is_forwardable() || query.edns.is_some_and(|edns| edns.version() != 0) {
+        self.writer.counters.of_type(query.qtype()).add(1);
+        let other_version = !PLAIN && query.edns.is_some_and(|edns| edns.version() != 0);
+        if !query.is_forwardable() || other_version {
             return self.special(query, buf, client, terms);
         }
         let Some(key) = key(query, buf) else {
@@ -273,23 +287,17 @@ impl Core {
         let Some(hit) = self.cache.get_at(hint, key, self.now.seconds) else {
             return self.missed(query, buf, client, terms);
         };
-        self.counters.hits.add(1);
-        let due = hit.late && hit.popular && is_refreshable(&hit.answer);
+        self.writer.counters.hits.add(1);
         let place = hit.place;
-        let writer = Writer {
-            policy: &self.policy,
-            server: &self.server,
-            cookie: &self.cookie,
-            counters: &self.counters,
-            drops: &self.drops,
+        let due = hit.late && hit.popular && is_refreshable(&hit.answer);
+        let verdict = if PLAIN && hit.answer.is_plain() {
+            self.writer.plain_reply(query, buf, terms, hit.into())
+        } else {
+            (self.writer).reply(query, buf, client, terms, hit.into())
         };
-        let content = Content {
-            answer: hit.answer,
-            age: hit.age,
-            question_sum: hit.question_sum,
-        };
-        let verdict = writer.reply(query, buf, client, terms, content);
-        self.refresh = due && self.cache.ask_refresh(place);
+        if due {
+            self.refresh = self.cache.ask_refresh(place);
+        }
         verdict
     }
 
@@ -304,7 +312,8 @@ impl Core {
     /// Whether the policy has no answer of its own.
     #[cold]
     fn is_foreign(&self, query: &Query, msg: &[u8]) -> bool {
-        self.policy
+        self.writer
+            .policy
             .decide(qname(query, msg), query.qtype())
             .is_none()
     }
@@ -318,13 +327,13 @@ impl Core {
         client: Client,
         answer: &Answer,
     ) -> Verdict {
-        let mut terms = self.terms(query, buf, client);
+        let mut terms = self.terms::<false>(query, buf, client);
         if self.limits(client, terms)
             && self.limiter.peek(client.address, self.now.seconds) != Allowance::Full
         {
             terms.limit = terms.limit.min(SMALL_REPLY);
         }
-        self.writer()
+        self.writer
             .reply(query, buf, client, terms, answer.as_ref().into())
     }
 
@@ -349,8 +358,14 @@ impl Core {
         };
         // Only if the policy has changed while the upstream was asked has it an answer now.
         let qtype = u16::from_be_bytes([*t0, *t1]);
-        if self.policy.decide(name, qtype).is_none() {
-            keep(&mut self.cache, &self.counters, key, answer, self.now);
+        if self.writer.policy.decide(name, qtype).is_none() {
+            keep(
+                &mut self.cache,
+                &self.writer.counters,
+                key,
+                answer,
+                self.now,
+            );
         }
     }
 
@@ -358,7 +373,7 @@ impl Core {
     #[cold]
     pub fn keep_up(&mut self, upkeep: &mut Upkeep) -> Progress {
         let progress = upkeep.step(&mut self.cache, self.now.seconds, |_| ());
-        self.counters.cache_entries.set(self.cache.entries());
+        self.writer.counters.cache_entries.set(self.cache.entries());
         progress
     }
 
@@ -370,8 +385,8 @@ impl Core {
     /// Replies SERVFAIL: there is no room to wait for the forwarder.
     #[cold]
     pub fn overload(&mut self, query: &Query, buf: &mut [u8], client: Client) -> Verdict {
-        let terms = self.terms(query, buf, client);
-        self.writer()
+        let terms = self.terms::<false>(query, buf, client);
+        self.writer
             .error(query, buf, client, terms, rcode::SERVFAIL, None)
     }
 
@@ -381,8 +396,8 @@ impl Core {
     pub fn truncate(&mut self, query: &Query, buf: &mut [u8]) -> Option<usize> {
         let len = reply::cut(buf, query);
         match len {
-            Some(_) => &self.counters.truncated,
-            None => &self.drops.no_room,
+            Some(_) => &self.writer.counters.truncated,
+            None => &self.writer.drops.no_room,
         }
         .add(1);
         len
@@ -393,19 +408,23 @@ impl Core {
     pub fn reject(&mut self, malformed: Malformed, buf: &mut [u8], client: Client) -> Verdict {
         let (question_end, code) = match malformed {
             Malformed::Runt => {
-                self.drops.runt.add(1);
+                self.writer.drops.runt.add(1);
                 return Verdict::Drop;
             }
             Malformed::Response => {
-                self.drops.response.add(1);
+                self.writer.drops.response.add(1);
                 return Verdict::Drop;
             }
             Malformed::Opcode => (None, rcode::NOTIMP),
             Malformed::Question => (None, rcode::FORMERR),
             Malformed::Records(question_end) => (Some(question_end), rcode::FORMERR),
         };
-        if self.policy.access.decide(client.address) != Decision::Allow {
-            self.drops.access.add(1);
+        if client.has_no_port() {
+            self.writer.drops.bad_source.add(1);
+            return Verdict::Drop;
+        }
+        if self.writer.policy.access.decide(client.address) != Decision::Allow {
+            self.writer.drops.access.add(1);
             return Verdict::Drop;
         }
         if client.transport != Transport::Tcp
@@ -415,19 +434,30 @@ impl Core {
                 Allowance::Slip | Allowance::Drop
             )
         {
-            self.drops.rate_limited.add(1);
+            self.writer.drops.rate_limited.add(1);
             return Verdict::Drop;
         }
-        let writer = self.writer();
+        let writer = &self.writer;
         if writer.may_loop(client) {
             return Verdict::Drop;
         }
         match reply::unreadable(buf, question_end, code) {
             Some(reply) => {
-                count_rcode(&self.counters, code);
+                count_rcode(&self.writer.counters, code);
                 Verdict::Reply(reply)
             }
             None => self.no_room(),
+        }
+    }
+}
+
+impl<'a> From<Hit<'a>> for Content<'a> {
+    #[inline(always)]
+    fn from(hit: Hit<'a>) -> Self {
+        Self {
+            answer: hit.answer,
+            age: hit.age,
+            question_sum: hit.question_sum,
         }
     }
 }
@@ -436,23 +466,28 @@ impl Core {
 impl Core {
     /// Whether the client is answered at all, and on what terms.
     #[inline(always)]
-    fn admit(&mut self, query: &Query, buf: &mut [u8], client: Client) -> Result<Terms, Verdict> {
+    fn admit<const PLAIN: bool>(
+        &mut self,
+        query: &Query,
+        buf: &mut [u8],
+        client: Client,
+    ) -> Result<Terms, Verdict> {
         let known = match client.address {
             IpAddr::V4(v4) => self.allowed_v4.contains(&u32::from(v4).into()),
             IpAddr::V6(_) => false,
         };
         if !known {
-            match self.policy.access.decide(client.address) {
+            match self.writer.policy.access.decide(client.address) {
                 Decision::Allow => self.remember(client.address),
                 decision => return Err(self.turn_away(query, buf, client, decision)),
             }
         }
-        let mut terms = self.terms(query, buf, client);
-        let Transport::Udp { source_port } = client.transport else {
+        let mut terms = self.terms::<PLAIN>(query, buf, client);
+        if client.transport == Transport::Tcp {
             return Ok(terms);
-        };
-        if source_port == 0 {
-            self.drops.bad_source.add(1);
+        }
+        if client.has_no_port() {
+            self.writer.drops.bad_source.add(1);
             return Err(Verdict::Drop);
         }
         self.load.this_second += 1;
@@ -461,25 +496,25 @@ impl Core {
                 Allowance::Full => {}
                 Allowance::Small => terms.limit = terms.limit.min(SMALL_REPLY),
                 Allowance::Slip => {
-                    self.counters.slipped.add(1);
-                    return Err(self.writer().truncated(query, buf, terms, rcode::NOERROR));
+                    self.writer.counters.slipped.add(1);
+                    return Err(self.writer.truncated(query, buf, terms, rcode::NOERROR));
                 }
                 Allowance::Drop => {
-                    self.drops.rate_limited.add(1);
+                    self.writer.drops.rate_limited.add(1);
                     return Err(Verdict::Drop);
                 }
             }
         }
         if terms.cookie == CookieState::Unproven && query.has_question() && self.demands_cookie() {
             let code = rcode::BADCOOKIE;
-            return Err(self.writer().error(query, buf, client, terms, code, None));
+            return Err(self.writer.error(query, buf, client, terms, code, None));
         }
         Ok(terms)
     }
 
     fn remember(&mut self, allowed: IpAddr) {
         if let IpAddr::V4(v4) = allowed {
-            let range = self.policy.access.range_v4(v4);
+            let range = self.writer.policy.access.range_v4(v4);
             self.allowed_v4 = u64::from(*range.start())..u64::from(*range.end()) + 1;
         }
     }
@@ -493,28 +528,28 @@ impl Core {
         decision: Decision,
     ) -> Verdict {
         if decision == Decision::Drop {
-            self.drops.access.add(1);
+            self.writer.drops.access.add(1);
             return Verdict::Drop;
         }
-        self.counters.prohibited.add(1);
+        self.writer.counters.prohibited.add(1);
         // No cookie for those who may not ask.
         let terms = Terms {
-            limit: limit(query, client.transport, &self.server),
+            limit: limit(query, client.transport, &self.writer.server),
             cookie: CookieState::Absent,
         };
         let why = Some(ede::PROHIBITED);
-        self.writer()
+        self.writer
             .error(query, buf, client, terms, rcode::REFUSED, why)
     }
 
     #[inline(always)]
-    fn terms(&mut self, query: &Query, msg: &[u8], client: Client) -> Terms {
+    fn terms<const PLAIN: bool>(&mut self, query: &Query, msg: &[u8], client: Client) -> Terms {
         let cookie = match query.edns {
-            Some(edns) if edns.has_cookie() => self.check_cookie(edns, msg, client),
+            Some(edns) if !PLAIN && edns.has_cookie() => self.check_cookie(edns, msg, client),
             _ => CookieState::Absent,
         };
         Terms {
-            limit: limit(query, client.transport, &self.server),
+            limit: limit(query, client.transport, &self.writer.server),
             cookie,
         }
     }
@@ -522,7 +557,7 @@ impl Core {
     /// Checks the client's cookies, and makes those of the reply (RFC 7873 section 5.2).
     #[inline(never)]
     fn check_cookie(&mut self, edns: Edns, msg: &[u8], client: Client) -> CookieState {
-        let (Some(cookies), Some(cookie)) = (&self.policy.cookies, edns.cookie(msg)) else {
+        let (Some(cookies), Some(cookie)) = (&self.writer.policy.cookies, edns.cookie(msg)) else {
             return CookieState::Absent;
         };
         let (maker, unix) = (&cookies.maker, self.now.unix);
@@ -537,7 +572,7 @@ impl Core {
             }
             ServerCookie::Absent | ServerCookie::Foreign => (CookieState::Unproven, fresh()),
         };
-        let (first, second) = self.cookie.split_at_mut(cookie.client.len());
+        let (first, second) = self.writer.cookie.split_at_mut(cookie.client.len());
         first.copy_from_slice(&cookie.client);
         second.copy_from_slice(&server);
         state
@@ -554,7 +589,7 @@ impl Core {
 
     fn demands_cookie(&self) -> bool {
         let load = self.load.last_second.max(self.load.this_second);
-        self.policy.cookies.as_ref().is_some_and(|cookies| {
+        self.writer.policy.cookies.as_ref().is_some_and(|cookies| {
             cookies.demand_above > 0 && load > u64::from(cookies.demand_above)
         })
     }
@@ -562,7 +597,7 @@ impl Core {
     /// Questions that are answered here or not at all.
     #[cold]
     fn special(&self, query: &Query, buf: &mut [u8], client: Client, terms: Terms) -> Verdict {
-        let writer = self.writer();
+        let writer = &self.writer;
         let error = |buf: &mut [u8], code, ede| writer.error(query, buf, client, terms, code, ede);
         if query.edns.is_some_and(|edns| edns.version() != 0) {
             return error(buf, rcode::BADVERS, None);
@@ -572,8 +607,8 @@ impl Core {
             return error(buf, code, None);
         }
         let answer = match (query.qclass(), query.qtype()) {
-            (CLASS_CH, qtype) => self.policy.identity.lookup(qname(query, buf), qtype),
-            (CLASS_IN, rrtype::ANY) => Some(&self.policy.any),
+            (CLASS_CH, qtype) => self.writer.policy.identity.lookup(qname(query, buf), qtype),
+            (CLASS_IN, rrtype::ANY) => Some(&self.writer.policy.any),
             _ => None,
         };
         match answer {
@@ -598,58 +633,72 @@ impl Core {
     /// The policy's answer to a question that is not in the cache, if it has one.
     #[inline(never)]
     fn missed(&mut self, query: &Query, buf: &mut [u8], client: Client, terms: Terms) -> Verdict {
-        let Some((answer, source)) = self.policy.decide(qname(query, buf), query.qtype()) else {
-            self.counters.misses.add(1);
+        let Some((answer, source)) = self.writer.policy.decide(qname(query, buf), query.qtype())
+        else {
+            self.writer.counters.misses.add(1);
             return Verdict::Miss;
         };
         match source {
-            Source::Local => &self.counters.local,
-            Source::Blocklist => &self.counters.blocked,
+            Source::Local => &self.writer.counters.local,
+            Source::Blocklist => &self.writer.counters.blocked,
         }
         .add(1);
         if let Some(key) = key(query, buf) {
-            keep(&mut self.cache, &self.counters, &key, answer, self.now);
+            keep(
+                &mut self.cache,
+                &self.writer.counters,
+                &key,
+                answer,
+                self.now,
+            );
         }
-        self.writer()
+        self.writer
             .reply(query, buf, client, terms, answer.as_ref().into())
-    }
-
-    #[inline(always)]
-    fn writer(&self) -> Writer<'_> {
-        Writer {
-            policy: &self.policy,
-            server: &self.server,
-            cookie: &self.cookie,
-            counters: &self.counters,
-            drops: &self.drops,
-        }
     }
 
     #[cold]
     fn no_room(&self) -> Verdict {
-        self.drops.no_room.add(1);
+        self.writer.drops.no_room.add(1);
         Verdict::Drop
     }
 }
 
-/// Writes replies and counts them. Borrows of the core all but the cache, in which the answer may
-/// stand that it writes.
-///
-/// Handed on by value, as clients and terms are: of what is lent to a function that is called, the
-/// compiler has to make a copy in memory first, for every hit.
-#[derive(Clone, Copy)]
-struct Writer<'a> {
-    policy: &'a Policy,
-    server: &'a Server,
-    cookie: &'a [u8; 24],
-    counters: &'a AnswerCounters,
-    drops: &'a DropCounters,
+/// Writes replies and counts them: all of a core but its cache, in which the answer may stand that is
+/// being written.
+#[derive(Debug)]
+struct Writer {
+    policy: Arc<Policy>,
+    server: Server,
+    /// The COOKIE option's data of the reply under way.
+    cookie: [u8; 24],
+    counters: Arc<AnswerCounters>,
+    drops: Arc<DropCounters>,
 }
 
-impl<'a> Writer<'a> {
+impl Writer {
+    /// As [`reply`](Self::reply), where both sides are [plain](Query::is_plain).
     #[inline(always)]
+    fn plain_reply(
+        &self,
+        query: &Query,
+        buf: &mut [u8],
+        terms: Terms,
+        content: Content<'_>,
+    ) -> Verdict {
+        let code = rcode::NOERROR;
+        let limit = terms.limit;
+        match reply::whole_answer(buf, query, content, code, limit, &self.server, None) {
+            Some(reply) => {
+                self.counters.noerror.add(1);
+                Verdict::Reply(reply)
+            }
+            None => self.truncated(query, buf, terms, code),
+        }
+    }
+
+    #[inline(never)]
     fn reply(
-        self,
+        &self,
         query: &Query,
         buf: &mut [u8],
         client: Client,
@@ -662,14 +711,14 @@ impl<'a> Writer<'a> {
         }
         let options = self.options(query, terms, content.answer.ede());
         let options = options.as_ref();
-        let reply = reply::answer(buf, query, content, terms.limit, self.server, options);
+        let reply = reply::answer(buf, query, content, terms.limit, &self.server, options);
         self.sent(buf, reply, code)
     }
 
     /// An error that has no records.
     #[cold]
     fn error(
-        self,
+        &self,
         query: &Query,
         buf: &mut [u8],
         client: Client,
@@ -681,31 +730,31 @@ impl<'a> Writer<'a> {
             return Verdict::Drop;
         }
         let options = self.options(query, terms, ede);
-        let reply = reply::error(buf, query, code, self.server, options.as_ref());
+        let reply = reply::error(buf, query, code, &self.server, options.as_ref());
         self.sent(buf, reply, code)
     }
 
     #[cold]
-    fn truncated(self, query: &Query, buf: &mut [u8], terms: Terms, code: u8) -> Verdict {
+    fn truncated(&self, query: &Query, buf: &mut [u8], terms: Terms, code: u8) -> Verdict {
         let options = self.options(query, terms, None);
-        let reply = reply::truncated(buf, query, code, self.server, options.as_ref());
+        let reply = reply::truncated(buf, query, code, &self.server, options.as_ref());
         self.sent(buf, reply, code)
     }
 
     /// What the OPT record holds beside its fixed part; most often nothing.
     #[inline(always)]
-    fn options(self, query: &Query, terms: Terms, ede: Option<u16>) -> Option<Options<'a>> {
+    fn options(&self, query: &Query, terms: Terms, ede: Option<u16>) -> Option<Options<'_>> {
         let nsid = query.edns.is_some_and(Edns::nsid);
         let any = ede.is_some() || nsid || terms.cookie != CookieState::Absent;
         any.then(|| Options {
             ede,
             nsid: self.policy.identity.nsid().filter(|_| nsid),
-            cookie: (terms.cookie != CookieState::Absent).then_some(self.cookie),
+            cookie: (terms.cookie != CookieState::Absent).then_some(&self.cookie),
         })
     }
 
     /// An error to this client could start a loop.
-    fn may_loop(self, client: Client) -> bool {
+    fn may_loop(&self, client: Client) -> bool {
         let Transport::Udp { source_port } = client.transport else {
             return false;
         };
@@ -717,13 +766,13 @@ impl<'a> Writer<'a> {
     }
 
     #[inline(always)]
-    fn sent(self, buf: &[u8], reply: Option<Reply>, code: u8) -> Verdict {
+    fn sent(&self, buf: &[u8], reply: Option<Reply>, code: u8) -> Verdict {
         const TC_OCTET: u8 = (header::TC >> 8) as u8;
         let Some(reply) = reply else {
             self.drops.no_room.add(1);
             return Verdict::Drop;
         };
-        count_rcode(self.counters, code);
+        count_rcode(&self.counters, code);
         if buf
             .get(header::field::FLAGS)
             .is_some_and(|octet| octet & TC_OCTET != 0)

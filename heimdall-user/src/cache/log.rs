@@ -5,11 +5,11 @@
 //!  8  len       u16   the entry's length in units of 16 octets; for padding, of the whole rest of
 //!                     the circle's end
 //! 10  sum       u16   of the question, folded, as it stands in a checksum field (RFC 1071)
-//! 12  stored    u32   seconds
+//! 12  refresh   u32   seconds; the largest: a refresh has been asked for
 //! 16  expires   u32   seconds
 //! 20  question  u16   octets of the question; 0: padding
 //! 22  flags     u8    of the key
-//! 23  state     u8    bits 0–6: epoch; bit 7: a refresh has been asked for
+//! 23  epoch     u8
 //! 24  question, its name in small letters, then the answer in its flat form
 //! ```
 
@@ -28,9 +28,8 @@ use crate::{
 const ALIGN: usize = 16;
 /// Octets before the question.
 const FIXED: usize = 24;
-/// Place of the state in an entry.
-const STATE: usize = 23;
-const REFRESH_ASKED: u8 = 0x80;
+/// Place of the time of its refresh in an entry.
+const REFRESH: usize = 12;
 
 /// One of this many parts of the log is the small queue.
 const SMALL_PART: usize = 10;
@@ -47,11 +46,9 @@ pub(super) enum Queue {
     Main,
 }
 
-/// When an answer was learnt, and until when it is good, in seconds of the caller's clock; and in
-/// which epoch.
+/// Until when an answer is good, in seconds of the caller's clock, and in which epoch it was learnt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Times {
-    pub(super) stored: u32,
     pub(super) expires: u32,
     pub(super) epoch: u8,
 }
@@ -95,9 +92,9 @@ impl<'a> Entry<'a> {
         usize::from(second as u16) * ALIGN
     }
 
-    /// When the answer was learnt.
+    /// From when on the answer is to be got anew, before its life is over.
     #[inline(always)]
-    pub(super) fn stored(&self) -> u32 {
+    pub(super) fn refresh(&self) -> u32 {
         let [_, second, _] = self.words;
         (second >> 32) as u32
     }
@@ -118,7 +115,7 @@ impl<'a> Entry<'a> {
     #[inline(always)]
     pub(super) fn epoch(&self) -> u8 {
         let [_, _, last] = self.words;
-        (last >> 56) as u8 & !REFRESH_ASKED
+        (last >> 56) as u8
     }
 
     /// The question that it answers.
@@ -298,12 +295,10 @@ impl Log {
 
     /// Notes that a refresh of the entry has been asked for. Whether it is the first.
     pub(super) fn ask_refresh(&mut self, offset: u32) -> bool {
-        let at = offset as usize * ALIGN + STATE;
-        self.memory.get_mut(at).is_some_and(|state| {
-            let first = *state & REFRESH_ASKED == 0;
-            *state |= REFRESH_ASKED;
-            first
-        })
+        const ASKED: [u8; 4] = [0xff; 4];
+        let at = offset as usize * ALIGN + REFRESH;
+        let field = self.memory.get_mut(at..).and_then(<[u8]>::first_chunk_mut);
+        field.is_some_and(|field| std::mem::replace(field, ASKED) != ASKED)
     }
 }
 
@@ -428,13 +423,35 @@ impl Log {
             name.make_ascii_lowercase();
         }
         let [c0, c1] = checksum::fold(checksum::add(0, question));
-        let [s0, s1, s2, s3] = times.stored.to_le_bytes();
+        // The last tenth of its life; one below ten seconds has none.
+        let [r0, r1, r2, r3] = (times.expires - answer.life() / 10).to_le_bytes();
         let [e0, e1, e2, e3] = times.expires.to_le_bytes();
         let [q0, q1] = (key.question.len() as u16).to_le_bytes();
-        let state = times.epoch & !REFRESH_ASKED;
         *fixed = [
-            h0, h1, h2, h3, h4, h5, h6, h7, l0, l1, c0, c1, s0, s1, s2, s3, e0, e1, e2, e3, q0, q1,
-            key.flags, state,
+            h0,
+            h1,
+            h2,
+            h3,
+            h4,
+            h5,
+            h6,
+            h7,
+            l0,
+            l1,
+            c0,
+            c1,
+            r0,
+            r1,
+            r2,
+            r3,
+            e0,
+            e1,
+            e2,
+            e3,
+            q0,
+            q1,
+            key.flags,
+            times.epoch,
         ];
         answer.copy_to(rest.get_mut(..answer.flat_len())?)
     }

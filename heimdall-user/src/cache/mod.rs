@@ -92,13 +92,6 @@ impl Default for Hint {
 #[derive(Clone, Copy, Debug)]
 pub struct Place(u32);
 
-/// Whether an answer with `left` seconds of its life left is in the last tenth of it. Lives below
-/// ten seconds have none.
-#[inline(always)]
-fn is_late(left: u32, life: u32) -> bool {
-    u64::from(left) * 10 <= u64::from(life)
-}
-
 /// Smallest budget: room for an entry of the largest size and an index.
 pub const MIN_BYTES: usize = 1 << 18;
 
@@ -116,13 +109,27 @@ pub struct Cache {
     ghosts: Ghosts,
     /// Seconds for which an entry is still of use after its end of life.
     grace: u32,
-    /// What was learnt before this second is forgotten; in this second, what was learnt before
-    /// this epoch.
-    since: u32,
-    epoch: u8,
+    oblivion: Oblivion,
     entries: u64,
     insertions: u64,
     evictions: u64,
+}
+
+/// What is forgotten, without a look at the entries.
+#[derive(Debug, Default)]
+struct Oblivion {
+    /// All that was learnt before this second.
+    since: u32,
+    /// All of other epochs than this; their numbers come again.
+    epoch: u8,
+}
+
+impl Oblivion {
+    /// Whether it holds what an entry has, which was learnt in this second.
+    #[inline(always)]
+    fn holds(&self, entry: &Entry<'_>, stored: u32) -> bool {
+        entry.epoch() != self.epoch || stored < self.since
+    }
 }
 
 /// Creation.
@@ -150,8 +157,7 @@ impl Cache {
             log,
             ghosts,
             grace,
-            since: 0,
-            epoch: 0,
+            oblivion: Oblivion::default(),
             entries: 0,
             insertions: 0,
             evictions: 0,
@@ -200,17 +206,20 @@ impl Cache {
             // Twice, so that what is handed on is the slot alone, in a register.
             None => at(self.search(key)?)?,
         };
-        let (stored, expires) = (entry.stored(), entry.expires());
-        if now >= expires || self.is_forgotten(&entry) {
+        let answer = entry.answer()?;
+        if now >= entry.expires() {
             return None;
         }
-        let before = self.index.touch(slot);
-        let (left, life) = (expires - now, expires.wrapping_sub(stored));
+        let left = entry.expires() - now;
+        let age = answer.life().wrapping_sub(left);
+        if self.oblivion.holds(&entry, now.wrapping_sub(age)) {
+            return None;
+        }
         Some(Hit {
-            answer: entry.answer()?,
-            age: life.wrapping_sub(left),
-            late: is_late(left, life),
-            popular: before > 0,
+            answer,
+            age,
+            late: now >= entry.refresh(),
+            popular: self.index.touch(slot) > 0,
             place: Place(offset),
             question_sum: (letters == Letters::Small).then(|| entry.question_sum()),
         })
@@ -234,29 +243,25 @@ impl Cache {
     /// then the hit's age is not below the answer's life.
     pub fn get_stale(&mut self, key: &Key<'_>, now: u32) -> Option<Hit<'_>> {
         let (slot, offset, entry, letters) = find(&self.index, &self.log, *key)?;
-        if self.is_dead(&entry, now) {
+        let answer = entry.answer()?;
+        let stored = learnt(&entry, answer);
+        if self.oblivion.holds(&entry, stored) || is_over(&entry, self.grace, now) {
             return None;
         }
-        let before = self.index.touch(slot);
         Some(Hit {
-            answer: entry.answer()?,
-            age: now.saturating_sub(entry.stored()),
+            answer,
+            age: now.saturating_sub(stored),
             late: true,
-            popular: before > 0,
+            popular: self.index.touch(slot) > 0,
             place: Place(offset),
             question_sum: (letters == Letters::Small).then(|| entry.question_sum()),
         })
     }
 
-    #[inline(always)]
-    fn is_forgotten(&self, entry: &Entry<'_>) -> bool {
-        let stored = entry.stored();
-        stored < self.since || (stored == self.since && entry.epoch() != self.epoch)
-    }
-
     /// Whether an entry is of no use any more.
     fn is_dead(&self, entry: &Entry<'_>, now: u32) -> bool {
-        now >= entry.expires().saturating_add(self.grace) || self.is_forgotten(entry)
+        let is_forgotten = |answer| self.oblivion.holds(entry, learnt(entry, answer));
+        is_over(entry, self.grace, now) || entry.answer().is_none_or(is_forgotten)
     }
 }
 
@@ -284,9 +289,8 @@ impl Cache {
     /// Keeps an answer; `queue` is where one goes that nothing is known of, if there is room.
     fn put(&mut self, key: &Key<'_>, answer: AnswerRef<'_>, stored: u32, now: u32, queue: Queue) {
         let times = Times {
-            stored,
             expires: stored.saturating_add(answer.life()),
-            epoch: self.epoch,
+            epoch: self.oblivion.epoch,
         };
         let Some(len) = Log::entry_len(key.question.len(), answer.flat_len()) else {
             return;
@@ -341,8 +345,10 @@ impl Cache {
 
     /// Forgets all that was learnt until now. What is forgotten leaves as room is needed.
     pub fn forget(&mut self, now: u32) {
-        self.since = now;
-        self.epoch = (self.epoch + 1) % 128;
+        self.oblivion = Oblivion {
+            since: now,
+            epoch: self.oblivion.epoch.wrapping_add(1),
+        };
     }
 
     fn drop_entry(&mut self, slot: Slot) {
@@ -440,6 +446,16 @@ fn found_at<'a>(index: &Index, log: &'a Log, slot: Slot, key: Key<'_>) -> Option
     let entry = log.entry(offset)?;
     let letters = entry.matches(key)?;
     Some((slot, offset, entry, letters))
+}
+
+/// When an entry's answer was learnt.
+fn learnt(entry: &Entry<'_>, answer: AnswerRef<'_>) -> u32 {
+    entry.expires().wrapping_sub(answer.life())
+}
+
+/// Whether an entry's life is over, and its grace.
+fn is_over(entry: &Entry<'_>, grace: u32, now: u32) -> bool {
+    now >= entry.expires().saturating_add(grace)
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Going through all entries, a few at a time, while the cache is in use.
 
-use super::{Cache, Record, log::Queue};
+use super::{Cache, Record, learnt, log::Queue};
 
 /// How far a walk has come.
 ///
@@ -65,7 +65,7 @@ impl Cache {
             let record = Record {
                 question: entry.question(),
                 flags: entry.flags(),
-                age: now.saturating_sub(entry.stored()),
+                age: now.saturating_sub(learnt(&entry, answer)),
                 answer,
             };
             if visit(&record) == Visit::Remove {

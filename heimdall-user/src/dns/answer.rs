@@ -456,6 +456,14 @@ impl<'a> AnswerRef<'a> {
         code
     }
 
+    /// Whether it is a NOERROR without an Extended DNS Error, as most are.
+    #[inline(always)]
+    pub fn is_plain(&self) -> bool {
+        // One comparison: two octets before, the code, the flags, the error, two octets after.
+        let last = self.fixed.last_chunk().copied().unwrap_or_default();
+        u64::from_le_bytes(last) & 0x0000_ffff_00ff_0000 == 0
+    }
+
     /// The upstream says that the data are authentic.
     #[inline(always)]
     pub fn authentic(&self) -> bool {

@@ -107,13 +107,11 @@ impl Edns {
         self.word() >> Self::COOKIE_AT != 0
     }
 
-    /// The same, if it asks for no option and is of the version that is ours. That the other bits are
-    /// zero is what the compiler then knows.
+    /// Whether it asks for no option and is of the version that is ours.
     #[inline(always)]
-    pub(super) fn plain(self) -> Option<Self> {
+    pub(super) fn is_plain(self) -> bool {
         const PLAIN: u64 = 0xffff | 1 << Edns::DO;
-        let plain = NonZeroU64::new(self.word() & PLAIN)?;
-        (self.0 == plain).then_some(Self(plain))
+        self.word() & !PLAIN == 0
     }
 
     /// Where the first COOKIE option's data are: few queries have any, and a place is quicker to

@@ -27,13 +27,11 @@ pub fn end_of_question_name(msg: &[u8], start: usize) -> Option<usize> {
     // A name that is not too long has its root label among these.
     let octets = msg.get(..start + MAX_NAME).unwrap_or(msg);
     let mut at = start;
-    loop {
-        match *octets.get(at)? {
-            0 => return Some(at + 1),
-            len @ 1..=MAX_LABEL => at += 1 + usize::from(len),
-            _ => return None,
-        }
+    // One comparison a label: zero is beyond all, too.
+    while let len @ 1..=MAX_LABEL = *octets.get(at)? {
+        at += 1 + usize::from(len);
     }
+    (*octets.get(at)? == 0).then_some(at + 1)
 }
 
 /// Finds where the possibly compressed name at `start` ends in the message.
@@ -100,22 +98,27 @@ pub(super) fn walk(msg: &[u8], start: usize, mut take: impl FnMut(usize, &[u8]))
     }
 }
 
-/// The octets of a name or a question as blocks of 32, the last of which may overlap the one before.
-/// Fewer are a block of their own, with octets that stand in it twice or, if there are fewer than
-/// 16, with zeros: it takes their number as well to tell them apart.
+/// A name or a question of 16 to 32 octets, as most are: its first half and its last, which may overlap.
+/// It takes their number as well to tell them apart.
 ///
-/// No branch depends on the length as long as it is between 16 and 32: most questions are, and a
-/// branch foretold wrongly takes longer than all the work on them.
+/// No branch depends on what the number is: one that is foretold wrongly takes longer than all the work
+/// on them.
 #[inline(always)]
+fn ends(octets: &[u8]) -> Option<Block> {
+    match (octets.first_chunk(), octets.last_chunk()) {
+        (Some(first), Some(last)) if octets.len() <= 32 => Some(Block::new(first, last)),
+        _ => None,
+    }
+}
+
+/// The octets of a name or a question as blocks of 32, the last of which may overlap the one before.
+/// Fewer are [ends] or, if there are fewer than 16, stand in a block with zeros.
 fn blocks(octets: &[u8]) -> (&[[u8; 32]], Block) {
     let all_but_one = octets.split_last().map_or(octets, |(_, others)| others);
     let (before, _) = all_but_one.as_chunks::<32>();
-    let last = if let Some(last) = octets.last_chunk() {
-        block(last)
-    } else if let (Some(first), Some(last)) = (octets.first_chunk(), octets.last_chunk()) {
-        Block::new(first, last)
-    } else {
-        short_block(octets)
+    let last = match octets.last_chunk() {
+        Some(last) => block(last),
+        None => ends(octets).unwrap_or_else(|| short_block(octets)),
     };
     (before, last)
 }
@@ -157,7 +160,6 @@ fn pair(low: u64, high: u64) -> u128 {
 }
 
 /// Whether two names are the same but for ASCII case.
-#[inline(always)]
 pub fn eq_ignore_case(a: &[u8], b: &[u8]) -> bool {
     if a.len() != b.len() {
         return false;
@@ -170,12 +172,10 @@ pub fn eq_ignore_case(a: &[u8], b: &[u8]) -> bool {
 /// Whether two questions are the same, case and all.
 #[inline(always)]
 pub(crate) fn eq_exactly(a: &[u8], b: &[u8]) -> bool {
-    if a.len() != b.len() {
-        return false;
+    match (ends(a), ends(b)) {
+        (Some(a_ends), Some(b_ends)) => a.len() == b.len() && a_ends.equals(b_ends),
+        _ => a == b,
     }
-    let ((a_before, a_last), (b_before, b_last)) = (blocks(a), blocks(b));
-    let mut before = a_before.iter().zip(b_before);
-    a_last.equals(b_last) && before.all(|(a, b)| block(a).equals(block(b)))
 }
 
 /// Hashes questions. Seeded at random once a process: an attacker chooses the names, and must not
@@ -191,6 +191,20 @@ impl NameHasher {
     /// They meet in a last step, in which they are not alike.
     #[inline(always)]
     pub fn hash(&self, octets: &[u8], rest: u64) -> u64 {
+        match ends(octets) {
+            Some(ends) => self.hash_blocks(&[], ends, octets.len(), rest),
+            None => self.hash_others(octets, rest),
+        }
+    }
+
+    #[inline(never)]
+    fn hash_others(&self, octets: &[u8], rest: u64) -> u64 {
+        let (before, last) = blocks(octets);
+        self.hash_blocks(before, last, octets.len(), rest)
+    }
+
+    #[inline(always)]
+    fn hash_blocks(&self, before: &[[u8; 32]], last: Block, len: usize, rest: u64) -> u64 {
         let mut low = self.0.build_hasher();
         let mut high = low.clone();
         let mut take = |block: Block| {
@@ -198,10 +212,9 @@ impl NameHasher {
             low.write_u128(pair(a, b));
             high.write_u128(pair(c, d));
         };
-        let (before, last) = blocks(octets);
         before.iter().map(block).for_each(&mut take);
         take(last);
-        low.write_u128(pair(rest, high.finish() ^ octets.len() as u64));
+        low.write_u128(pair(rest, high.finish() ^ len as u64));
         low.finish()
     }
 }

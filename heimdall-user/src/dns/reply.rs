@@ -72,11 +72,27 @@ impl<'a> From<AnswerRef<'a>> for Content<'a> {
 ///
 /// An answer that does not fit is left out and TC set (RFC 2181 section 9). `None` if `buf` cannot
 /// even hold the question and an OPT record.
-#[inline(always)]
 pub fn answer(
     buf: &mut [u8],
     query: &Query,
     content: Content<'_>,
+    limit: usize,
+    server: &Server,
+    options: Option<&Options<'_>>,
+) -> Option<Reply> {
+    let rcode = content.answer.rcode();
+    whole_answer(buf, query, content, rcode, limit, server, options)
+        .or_else(|| truncated(buf, query, rcode, server, options))
+}
+
+/// As [`answer`], but `None` if the answer does not fit. `rcode` is the answer's: who knows it before,
+/// spares its steps.
+#[inline(always)]
+pub fn whole_answer(
+    buf: &mut [u8],
+    query: &Query,
+    content: Content<'_>,
+    rcode: u8,
     limit: usize,
     server: &Server,
     options: Option<&Options<'_>>,
@@ -93,9 +109,9 @@ pub fn answer(
         None => 0,
     };
     if end + opt_len > limit.min(buf.len()) {
-        return truncated(buf, query, answer.rcode(), server, options);
+        return None;
     }
-    let mut flags = base_flags(query) | u16::from(answer.rcode() & 0xf);
+    let mut flags = base_flags(query) | u16::from(rcode & 0xf);
     // AD only for those who asked to see it (RFC 6840 section 5.8).
     if server.trust_ad && answer.authentic() {
         let asked_ad = query.flags & header::AD != 0 || query.dnssec_ok();
@@ -116,7 +132,7 @@ pub fn answer(
     let Some(edns) = query.edns else {
         return Some(Reply { len: end, sum });
     };
-    let opt = edns.reply(buf, end, server.udp_size, answer.rcode(), options)?;
+    let opt = edns.reply(buf, end, server.udp_size, rcode, options)?;
     Some(Reply {
         len: opt.len,
         sum: sum + checksum::at(end, opt.sum),

@@ -240,15 +240,11 @@ impl Query {
         query
     }
 
-    /// The same, if its OPT record asks for nothing beside DO, or there is none: code that is given
-    /// this has no steps for options, nor for other versions of EDNS.
+    /// Whether it has no OPT record, or one that asks for nothing beside DO, of the version that is
+    /// ours.
     #[inline(always)]
-    pub fn plain(&self) -> Option<Self> {
-        let edns = match self.edns {
-            Some(edns) => Some(edns.plain()?),
-            None => None,
-        };
-        Some(Self { edns, ..*self })
+    pub fn is_plain(&self) -> bool {
+        self.edns.is_none_or(Edns::is_plain)
     }
 
     /// The queried type.

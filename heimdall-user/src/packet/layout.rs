@@ -25,6 +25,17 @@ const QINQ: u16 = 0x88a8;
 const PROTO_UDP: u8 = 17;
 const TTL: u8 = 64;
 
+/// Octets in front of the DNS message in an IPv4 packet without tags: the least that there are.
+const PLAIN: usize = ETHERNET + IPV4 + UDP;
+
+/// Version 4 and a header without options.
+const VERSION_IHL: u8 = 0x45;
+/// That, and no traffic class.
+const VERSION_IHL_TOS: u16 = (VERSION_IHL as u16) << 8;
+/// A packet that is never fragmented needs no ID (RFC 6864 section 4.1).
+const DONT_FRAGMENT: u16 = 0x4000;
+const TTL_PROTOCOL: u16 = (TTL as u16) << 8 | PROTO_UDP as u16;
+
 /// Why a frame is dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BadPacket {
@@ -32,7 +43,7 @@ pub enum BadPacket {
     Length,
     /// A wrong IPv4 or UDP checksum.
     Checksum,
-    /// A source address or port that no reply may go to.
+    /// An address that no reply may go to, or none of ours.
     Source,
 }
 
@@ -47,7 +58,6 @@ pub struct Layout {
     dns: u8,
     /// Octets of the DNS message; padding after it is none of it.
     dns_len: u16,
-    source_port: u16,
 }
 
 impl Layout {
@@ -62,77 +72,85 @@ impl Layout {
         sources: &SourceFilter,
         verify_checksums: bool,
     ) -> Result<Self, BadPacket> {
-        let ethertype = u16::from_be_bytes(*at(frame, ETHERNET - 2)?);
-        if matches!(ethertype, VLAN | QINQ) {
-            return Self::read_tagged(frame, sources, verify_checksums);
+        // No frame that is good is shorter.
+        let headers: &[u8; PLAIN] = at(frame, 0)?;
+        let [.., t0, t1] = *at::<ETHERNET>(headers, 0)?;
+        match u16::from_be_bytes([t0, t1]) {
+            // With an offset that is known when this is compiled.
+            ETHERTYPE_IPV4 => Self::read_ipv4(frame, ETHERNET, sources, verify_checksums),
+            _ => Self::read_others(frame, sources, verify_checksums),
         }
-        // With an offset that is known when this is compiled.
-        Self::read_ip(frame, ETHERNET, ethertype, sources, verify_checksums)
     }
 
+    /// Checks a frame with VLAN tags, or of IPv6.
     #[inline(never)]
-    fn read_tagged(
+    fn read_others(
         frame: &[u8],
         sources: &SourceFilter,
         verify_checksums: bool,
     ) -> Result<Self, BadPacket> {
-        let mut ip = ETHERNET + VLAN_TAG;
+        let mut ip = ETHERNET;
         let mut ethertype = u16::from_be_bytes(*at(frame, ip - 2)?);
-        if matches!(ethertype, VLAN | QINQ) {
-            ip += VLAN_TAG;
-            ethertype = u16::from_be_bytes(*at(frame, ip - 2)?);
+        for _ in 0..2 {
+            if matches!(ethertype, VLAN | QINQ) {
+                ip += VLAN_TAG;
+                ethertype = u16::from_be_bytes(*at(frame, ip - 2)?);
+            }
         }
-        Self::read_ip(frame, ip, ethertype, sources, verify_checksums)
+        match ethertype {
+            ETHERTYPE_IPV4 => Self::read_ipv4(frame, ip, sources, verify_checksums),
+            ETHERTYPE_IPV6 => Self::read_ipv6(frame, ip, sources, verify_checksums),
+            _ => Err(BadPacket::Length),
+        }
     }
 
     /// Checks what follows the Ethernet header, from `ip` on.
     #[inline(always)]
-    fn read_ip(
+    fn read_ipv4(
         frame: &[u8],
         ip: usize,
-        ethertype: u16,
         sources: &SourceFilter,
         verify_checksums: bool,
     ) -> Result<Self, BadPacket> {
-        match ethertype {
-            ETHERTYPE_IPV4 => {
-                let header: &[u8; IPV4] = at(frame, ip)?;
-                // No options, no fragment; what else stands there does not matter.
-                let first = u64::from_be_bytes(*at(header, 0)?);
-                let second = u64::from_be_bytes(*at(header, 8)?);
-                let protocol = (second >> 48) as u8;
-                if first & 0xff00_0000_0000_3fff != 0x4500_0000_0000_0000 || protocol != PROTO_UDP {
-                    return Err(BadPacket::Length);
-                }
-                if !sources.allows_v4(second as u32) {
-                    return Err(BadPacket::Source);
-                }
-                if verify_checksums
-                    && checksum::fold(checksum::add(0, header)) != checksum::NOTHING_LEFT
-                {
-                    return Err(BadPacket::Checksum);
-                }
-                let udp_len = ((first >> 32) as u16).checked_sub(IPV4 as u16);
-                let addresses = checksum::add(0, at::<8>(header, 12)?);
-                let addresses = verify_checksums.then_some(addresses);
-                Self::read_udp(frame, ip, ip + IPV4, udp_len, addresses, true)
-            }
-            ETHERTYPE_IPV6 => {
-                let header: &[u8; IPV6] = at(frame, ip)?;
-                let [version, _, _, _, l0, l1, next, _, ..] = *header;
-                if version >> 4 != 6 || next != PROTO_UDP {
-                    return Err(BadPacket::Length);
-                }
-                if !sources.allows_v6(*at(header, 8)?) {
-                    return Err(BadPacket::Source);
-                }
-                let udp_len = Some(u16::from_be_bytes([l0, l1]));
-                let addresses = checksum::add(0, at::<32>(header, 8)?);
-                let addresses = verify_checksums.then_some(addresses);
-                Self::read_udp(frame, ip, ip + IPV6, udp_len, addresses, false)
-            }
-            _ => Err(BadPacket::Length),
+        let header: &[u8; IPV4] = at(frame, ip)?;
+        // No options, no fragment; what else stands there does not matter.
+        let [version, _, l0, l1, _, _, f0, f1, _, protocol, ..] = *header;
+        let fragment = u16::from_be_bytes([f0, f1]) & 0x3fff;
+        if version != VERSION_IHL || fragment != 0 || protocol != PROTO_UDP {
+            return Err(BadPacket::Length);
         }
+        let addresses: &[u8; 8] = at(header, 12)?;
+        if !sources.allows_v4(*at(addresses, 0)?) {
+            return Err(BadPacket::Source);
+        }
+        let sum = checksum::of_words(header);
+        if verify_checksums && checksum::fold(sum) != checksum::NOTHING_LEFT {
+            return Err(BadPacket::Checksum);
+        }
+        let udp_len = u16::from_be_bytes([l0, l1]).checked_sub(IPV4 as u16);
+        let addresses = verify_checksums.then(|| checksum::of_words(addresses));
+        Self::read_udp(frame, ip, ip + IPV4, udp_len, addresses, true)
+    }
+
+    /// Checks what follows the Ethernet header, from `ip` on.
+    fn read_ipv6(
+        frame: &[u8],
+        ip: usize,
+        sources: &SourceFilter,
+        verify_checksums: bool,
+    ) -> Result<Self, BadPacket> {
+        let header: &[u8; IPV6] = at(frame, ip)?;
+        let [version, _, _, _, l0, l1, next, _, ..] = *header;
+        if version >> 4 != 6 || next != PROTO_UDP {
+            return Err(BadPacket::Length);
+        }
+        let addresses: &[u8; 32] = at(header, 8)?;
+        if !sources.allows_v6(*at(addresses, 0)?) {
+            return Err(BadPacket::Source);
+        }
+        let udp_len = Some(u16::from_be_bytes([l0, l1]));
+        let addresses = verify_checksums.then(|| checksum::of_words(addresses));
+        Self::read_udp(frame, ip, ip + IPV6, udp_len, addresses, false)
     }
 
     /// Checks what follows the IP header, from `udp` on, `udp_len` octets. `addresses` is the sum of the
@@ -150,21 +168,19 @@ impl Layout {
         let segment = frame
             .get(udp..udp + usize::from(udp_len))
             .ok_or(BadPacket::Length)?;
-        // Ports, length, checksum.
-        let header = u64::from_be_bytes(*at(segment, 0)?);
-        if (header >> 16) as u16 != udp_len {
+        let [_, _, _, _, l0, l1, c0, c1] = *at(segment, 0)?;
+        if u16::from_be_bytes([l0, l1]) != udp_len {
             return Err(BadPacket::Length);
         }
         // A packet to one host in a frame to many is not for us to answer (RFC 1122 section
         // 3.2.1.3): the reply's source would be a group's address.
         let [group] = *at(frame, 0)?;
-        let source_port = (header >> 48) as u16;
-        if source_port == 0 || group & 1 != 0 {
+        if group & 1 != 0 {
             return Err(BadPacket::Source);
         }
         if let Some(addresses) = addresses {
             let pseudo = checksum::add_u16(checksum::add_u16(addresses, PROTO_UDP.into()), udp_len);
-            if !udp_sum_is_good(segment, header as u16, pseudo, v4) {
+            if !udp_sum_is_good(segment, [c0, c1], pseudo, v4) {
                 return Err(BadPacket::Checksum);
             }
         }
@@ -172,7 +188,6 @@ impl Layout {
             ip: ip as u8,
             dns: (udp + UDP) as u8,
             dns_len: udp_len - UDP as u16,
-            source_port,
         })
     }
 
@@ -188,23 +203,6 @@ impl Layout {
         usize::from(self.dns_len)
     }
 
-    /// The sender's address.
-    #[inline(always)]
-    pub fn source(&self, frame: &[u8]) -> IpAddr {
-        let ip = usize::from(self.ip);
-        if usize::from(self.dns - self.ip) == IPV4 + UDP {
-            IpAddr::from(*at(frame, ip + 12).unwrap_or(&[0; 4]))
-        } else {
-            IpAddr::from(*at(frame, ip + 8).unwrap_or(&[0; 16]))
-        }
-    }
-
-    /// The sender's port.
-    #[inline(always)]
-    pub fn source_port(&self) -> u16 {
-        self.source_port
-    }
-
     /// The query's octets.
     #[inline(always)]
     pub fn query<'a>(&self, frame: &'a [u8]) -> &'a [u8] {
@@ -214,33 +212,89 @@ impl Layout {
         }
     }
 
-    /// Room for the reply: from the start of the DNS message to the end of the frame, or to where
-    /// the IP packet would exceed `mtu`.
+    /// Takes the frame apart to be answered; no reply makes the IP packet exceed `mtu`, nor the frame
+    /// its end. `None`: it is not the frame that was read.
     #[inline(always)]
-    pub fn reply_room<'a>(&self, frame: &'a mut [u8], mtu: usize) -> &'a mut [u8] {
+    pub fn open<'a>(&self, frame: &'a mut [u8], mtu: usize) -> Option<Packet<'a>> {
         let end = frame.len().min(usize::from(self.ip) + mtu);
-        match frame.get_mut(self.dns()..end) {
-            Some(room) => room,
-            None => nothing(),
+        let packet = frame.get_mut(..end)?;
+        // No other layout has the DNS message at this offset.
+        if self.dns() == PLAIN {
+            let (headers, room) = packet.split_first_chunk_mut()?;
+            let headers = Headers::Plain(headers);
+            return Some(Packet { headers, room });
+        }
+        let (headers, room) = packet.split_at_mut_checked(self.dns())?;
+        let headers = Headers::Others(headers, self.ip.into());
+        Some(Packet { headers, room })
+    }
+}
+
+/// A packet that is being answered.
+#[derive(Debug)]
+pub struct Packet<'a> {
+    headers: Headers<'a>,
+    /// The query, and room for the reply behind it and over it.
+    pub room: &'a mut [u8],
+}
+
+/// What stands in front of a DNS message.
+#[derive(Debug)]
+enum Headers<'a> {
+    /// IPv4 without tags.
+    Plain(&'a mut [u8; PLAIN]),
+    /// All else, and where its IP header begins.
+    Others(&'a mut [u8], usize),
+}
+
+impl Packet<'_> {
+    /// The sender's address.
+    #[inline(always)]
+    pub fn source(&self) -> IpAddr {
+        match &self.headers {
+            Headers::Plain(headers) => source(*headers, ETHERNET),
+            Headers::Others(headers, ip) => source(headers, *ip),
         }
     }
 
-    /// Makes the frame that brought the query carry a reply of `dns_len` octets, which stand where
-    /// the query stood and add up to `dns_sum` ([`checksum::add`]): addresses and ports swapped, VLAN
-    /// tags kept, lengths and checksums set. Returns the length of the frame, or `None` if the frame
-    /// is not the one that was read.
+    /// The sender's port.
     #[inline(always)]
-    pub fn turn_round(&self, frame: &mut [u8], dns_len: usize, dns_sum: u64) -> Option<usize> {
-        /// An IPv4 packet without tags: no other layout has the DNS message at this offset.
-        const PLAIN: usize = ETHERNET + IPV4 + UDP;
-        let end = self.dns() + dns_len;
-        let udp_len = u16::try_from(UDP + dns_len).ok()?;
-        let headers = frame.get_mut(..end)?.get_mut(..self.dns())?;
-        match <&mut [u8; PLAIN]>::try_from(&mut *headers) {
-            Ok(headers) => turn(headers, ETHERNET, udp_len, dns_sum)?,
-            Err(_) => turn_others(headers, self.ip.into(), udp_len, dns_sum)?,
-        }
-        Some(end)
+    pub fn source_port(&self) -> u16 {
+        let headers = match &self.headers {
+            Headers::Plain(headers) => headers.as_slice(),
+            Headers::Others(headers, _) => headers,
+        };
+        let [p0, p1, ..] = *headers.last_chunk::<UDP>().unwrap_or(&[0; UDP]);
+        u16::from_be_bytes([p0, p1])
+    }
+
+    /// Makes the packet carry a reply of `dns_len` octets, which stand at the room's start and add up
+    /// to `dns_sum` ([`checksum::add`]): addresses and ports swapped, VLAN tags kept, lengths and
+    /// checksums set. Returns the length of the frame, or `None` if no packet can be so long.
+    #[inline(always)]
+    pub fn turn_round(self, dns_len: usize, dns_sum: u64) -> Option<usize> {
+        let udp_len = u16::try_from(IPV4 + UDP + dns_len).ok()? - IPV4 as u16;
+        let headers = match self.headers {
+            Headers::Plain(headers) => {
+                turn(headers, ETHERNET, udp_len, dns_sum)?;
+                PLAIN
+            }
+            Headers::Others(headers, ip) => {
+                turn_others(headers, ip, udp_len, dns_sum)?;
+                headers.len()
+            }
+        };
+        Some(headers + dns_len)
+    }
+}
+
+/// The address in the IP header at `ip`.
+#[inline(always)]
+fn source(headers: &[u8], ip: usize) -> IpAddr {
+    if headers.len() - ip == IPV4 + UDP {
+        IpAddr::from(*at(headers, ip + 12).unwrap_or(&[0; 4]))
+    } else {
+        IpAddr::from(*at(headers, ip + 8).unwrap_or(&[0; 16]))
     }
 }
 
@@ -250,6 +304,9 @@ fn turn_others(headers: &mut [u8], ip: usize, udp_len: u16, dns_sum: u64) -> Opt
 }
 
 /// Turns the headers in front of a DNS message, of which the IP header begins at `ip`.
+///
+/// What is read stays in the order of the wire, and each field is written by itself: to put several
+/// together takes the processor longer than to store them.
 #[inline(always)]
 fn turn(headers: &mut [u8], ip: usize, udp_len: u16, dns_sum: u64) -> Option<()> {
     let (ethernet, headers) = headers.split_at_mut_checked(ip)?;
@@ -259,22 +316,16 @@ fn turn(headers: &mut [u8], ip: usize, udp_len: u16, dns_sum: u64) -> Option<()>
         Ok(header) => turn_ipv4(header, udp_len)?,
         Err(_) => turn_ipv6(ip_header.first_chunk_mut()?, udp_len),
     };
-    let header = u64::from_be_bytes(*udp);
-    let ports = (header >> 32) as u32;
+    let (ports, rest) = udp.split_first_chunk_mut::<4>()?;
+    let swapped = u32::from_ne_bytes(*ports).rotate_left(16);
+    *ports = swapped.to_ne_bytes();
     // The length counts twice: in the header and in the pseudo-header.
-    let numbers = [
-        PROTO_UDP.into(),
-        udp_len,
-        udp_len,
-        (ports >> 16) as u16,
-        ports as u16,
-    ];
-    let sum = numbers
-        .into_iter()
-        .fold(addresses + dns_sum, checksum::add_u16);
-    let field = u16::from_be_bytes(checksum::finish_udp(sum));
-    let ports = u64::from(ports.rotate_left(16));
-    *udp = (ports << 32 | u64::from(udp_len) << 16 | u64::from(field)).to_be_bytes();
+    let numbers = [PROTO_UDP.into(), udp_len, udp_len];
+    let known = addresses + dns_sum + u64::from(swapped);
+    let sum = numbers.into_iter().fold(known, checksum::add_u16);
+    let [l0, l1] = udp_len.to_be_bytes();
+    let [c0, c1] = checksum::finish_udp(sum);
+    *rest.first_chunk_mut()? = [l0, l1, c0, c1];
     Some(())
 }
 
@@ -289,8 +340,8 @@ fn turn_ethernet(addresses: &mut [u8; 12]) {
 /// prepare for it every time.
 #[cold]
 #[inline(never)]
-fn nothing<'a>() -> &'a mut [u8] {
-    &mut []
+fn nothing<'a>() -> &'a [u8] {
+    &[]
 }
 
 /// Whether a received UDP checksum is right, absent where it may be (IPv4, RFC 768), or half done.
@@ -298,34 +349,28 @@ fn nothing<'a>() -> &'a mut [u8] {
 /// A sender on this host (veth) leaves the last step to a device that never comes: the field then
 /// holds the bare sum of the pseudo-header (Linux `CHECKSUM_PARTIAL`, skbuff.h).
 #[inline(always)]
-fn udp_sum_is_good(segment: &[u8], field: u16, pseudo: u64, v4: bool) -> bool {
-    if field == 0 {
+fn udp_sum_is_good(segment: &[u8], field: [u8; 2], pseudo: u64, v4: bool) -> bool {
+    if field == [0, 0] {
         return v4;
     }
     checksum::fold(checksum::add(pseudo, segment)) == checksum::NOTHING_LEFT
-        || field.to_be_bytes() == checksum::fold(pseudo)
+        || field == checksum::fold(pseudo)
 }
 
 /// Turns an IPv4 header round; returns the sum of its addresses.
 #[inline(always)]
 fn turn_ipv4(header: &mut [u8; IPV4], udp_len: u16) -> Option<u64> {
-    // Version, header length, and DF: a packet that is never fragmented needs no ID (RFC 6864
-    // section 4.1).
-    const FIRST: u64 = 0x4500_0000_0000_4000;
-    const TTL_PROTOCOL: u16 = (TTL as u16) << 8 | PROTO_UDP as u16;
-    let addresses = checksum::add(0, header.last_chunk::<8>()?);
-    let [source, destination] =
-        [12, 16].map(|place| at(header, place).map(|octets| u32::from_be_bytes(*octets)));
-    let len = (IPV4 as u16).saturating_add(udp_len);
-    let numbers = [0x4500, 0x4000, TTL_PROTOCOL, len];
-    let field = checksum::finish(numbers.into_iter().fold(addresses, checksum::add_u16));
-    let second = u64::from(TTL_PROTOCOL) << 48
-        | u64::from(u16::from_be_bytes(field)) << 32
-        | u64::from(destination.ok()?);
-    let (first, rest) = header.split_first_chunk_mut::<8>()?;
-    *first = (FIRST | u64::from(len) << 32).to_be_bytes();
-    *rest.first_chunk_mut()? = second.to_be_bytes();
-    *rest.last_chunk_mut()? = source.ok()?.to_be_bytes();
+    let (fixed, addresses) = header.split_first_chunk_mut::<12>()?;
+    let addresses: &mut [u8; 8] = addresses.first_chunk_mut()?;
+    *addresses = u64::from_ne_bytes(*addresses).rotate_left(32).to_ne_bytes();
+    let addresses = checksum::of_words(addresses);
+    let len = (IPV4 as u16).wrapping_add(udp_len);
+    let numbers = [VERSION_IHL_TOS, len, DONT_FRAGMENT, TTL_PROTOCOL];
+    let sum = numbers.into_iter().fold(addresses, checksum::add_u16);
+    let ([v0, v1], [l0, l1]) = (VERSION_IHL_TOS.to_be_bytes(), len.to_be_bytes());
+    let ([f0, f1], [t0, t1]) = (DONT_FRAGMENT.to_be_bytes(), TTL_PROTOCOL.to_be_bytes());
+    let [c0, c1] = checksum::finish(sum);
+    *fixed = [v0, v1, l0, l1, 0, 0, f0, f1, t0, t1, c0, c1];
     Some(addresses)
 }
 

@@ -9,5 +9,5 @@ pub mod layout;
 pub mod source;
 
 pub use echo::echo;
-pub use layout::{BadPacket, Layout};
+pub use layout::{BadPacket, Layout, Packet};
 pub use source::SourceFilter;

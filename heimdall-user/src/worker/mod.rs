@@ -36,7 +36,7 @@ use crate::{
     clock::Clock,
     dns::{Malformed, Query, reply::Reply},
     forward::{Handle, MAX_REFRESHES, Mailbox, Request},
-    packet::{self, BadPacket, Layout, SourceFilter},
+    packet::{self, BadPacket, Layout, Packet, SourceFilter},
     stats::{DropCounters, counters},
     upkeep::Upkeep,
     xdp::socket::{BATCH, Frame, Xsk},
@@ -220,11 +220,11 @@ struct Staged {
 
 /// The sender of a packet.
 #[inline]
-fn client(layout: &Layout, packet: &[u8]) -> Client {
+fn client(packet: &Packet<'_>) -> Client {
     Client {
-        address: layout.source(packet),
+        address: packet.source(),
         transport: Transport::Udp {
-            source_port: layout.source_port(),
+            source_port: packet.source_port(),
         },
     }
 }
@@ -475,20 +475,20 @@ impl State {
             };
             let mut refresh = None;
             self.xsk.edit(frame, |octets| {
-                let client = client(layout, octets);
-                let room = layout.reply_room(octets, self.settings.mtu);
+                let packet = layout.open(octets, self.settings.mtu)?;
+                let client = client(&packet);
                 *verdict = match query {
                     Ok(query) => {
-                        let verdict = self.core.answer_at(*hint, query, room, client);
-                        if self.core.take_refresh(query, room) {
-                            refresh = Request::refresh(query, room, self.front);
+                        let verdict = self.core.answer_at(*hint, query, packet.room, client);
+                        if self.core.take_refresh(query, packet.room) {
+                            refresh = Request::refresh(query, packet.room, self.front);
                         }
                         verdict
                     }
-                    Err(malformed) => self.core.reject(*malformed, room, client),
+                    Err(malformed) => self.core.reject(*malformed, packet.room, client),
                 };
                 match *verdict {
-                    Verdict::Reply(Reply { len, sum }) => layout.turn_round(octets, len, sum),
+                    Verdict::Reply(Reply { len, sum }) => packet.turn_round(len, sum),
                     Verdict::Drop | Verdict::Miss => None,
                 }
             });
@@ -563,13 +563,13 @@ impl State {
         } = waiting;
         let mut replied = false;
         self.xsk.edit(&mut frame, |octets| {
-            let client = client(&layout, octets);
-            let room = layout.reply_room(octets, self.settings.mtu);
-            let verdict = write(&mut self.core, &query, room, client);
+            let packet = layout.open(octets, self.settings.mtu)?;
+            let client = client(&packet);
+            let verdict = write(&mut self.core, &query, packet.room, client);
             let Verdict::Reply(Reply { len, sum }) = verdict else {
                 return None;
             };
-            let len = layout.turn_round(octets, len, sum);
+            let len = packet.turn_round(len, sum);
             replied = len.is_some();
             len
         });
