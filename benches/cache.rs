@@ -48,12 +48,12 @@ const DRAWS: usize = if cfg!(debug_assertions) {
 const OCTETS_PER_NAME: usize = 192;
 /// Brings a cache to its brim, very nearly, when there are so many to the name.
 const OCTETS_PER_NAME_FULL: usize = 123;
-const CLIENT: Client = Client {
-    address: IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2)),
-    transport: Transport::Udp {
+const CLIENT: Client = Client::new(
+    IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2)),
+    Transport::Udp {
         source_port: 40_000,
     },
-};
+);
 /// The group whose medians are drawn, and what is measured in it.
 const CACHED_ANSWER: &str = "cached answer";
 const DISTRIBUTIONS: [&str; 2] = ["uniform", "Zipf"];

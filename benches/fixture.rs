@@ -14,12 +14,12 @@ use heimdall_user::{
 };
 
 /// Who asks.
-pub const CLIENT: Client = Client {
-    address: IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2)),
-    transport: Transport::Udp {
+pub const CLIENT: Client = Client::new(
+    IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2)),
+    Transport::Udp {
         source_port: 40_000,
     },
-};
+);
 
 /// A query for an A record, with EDNS or without.
 pub fn query(name: &str, edns: bool) -> Vec<u8> {

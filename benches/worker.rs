@@ -86,12 +86,12 @@ impl Worker {
                 continue;
             };
             let packet = layout.open(frame, 1500).unwrap();
-            let client = Client {
-                address: packet.source(),
-                transport: Transport::Udp {
+            let client = Client::new(
+                packet.source(),
+                Transport::Udp {
                     source_port: packet.source_port(),
                 },
-            };
+            );
             let verdict = core.answer_at(*hint, query, packet.room, client);
             if let Verdict::Reply(Reply { len, sum }) = verdict {
                 black_box(packet.turn_round(len, sum));

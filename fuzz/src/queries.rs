@@ -99,10 +99,7 @@ fn ask(core: &mut Core, msg: &[u8], transport: Transport) {
         seconds,
         unix: 1_800_000_000,
     });
-    let client = Client {
-        address: [10, 0, 0, 1].into(),
-        transport,
-    };
+    let client = Client::new([10, 0, 0, 1].into(), transport);
     let limit = match transport {
         Transport::Udp { .. } => 1232,
         Transport::Tcp => 65_535,

@@ -96,10 +96,7 @@ fn reply(question: &[u8], answer: AnswerRef<'_>) {
     let query = core.read(&msg).expect("a sound question");
     let mut buf = msg.clone();
     buf.resize(1 << 16, 0xee);
-    let client = Client {
-        address: [10, 0, 0, 1].into(),
-        transport: Transport::Tcp,
-    };
+    let client = Client::new([10, 0, 0, 1].into(), Transport::Tcp);
     match core.complete(&query, &mut buf, client, &answer.aged(3)) {
         Verdict::Reply(Reply { len, .. }) => {
             assert_eq!(len, msg.len() + answer.body().len());

@@ -69,12 +69,12 @@ fn frame(name: &[u8]) -> Vec<u8> {
 }
 
 fn client(packet: &Packet<'_>) -> Client {
-    Client {
-        address: packet.source(),
-        transport: Transport::Udp {
+    Client::new(
+        packet.source(),
+        Transport::Udp {
             source_port: packet.source_port(),
         },
-    }
+    )
 }
 
 /// What a worker does with a packet.

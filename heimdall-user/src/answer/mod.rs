@@ -27,7 +27,11 @@ pub mod limit;
 pub mod local;
 pub mod policy;
 
-use std::{net::IpAddr, ops::Range, sync::Arc};
+use std::{
+    net::{IpAddr, Ipv6Addr},
+    ops::Range,
+    sync::Arc,
+};
 
 use arc_swap::ArcSwap;
 
@@ -54,19 +58,45 @@ use policy::{Policy, Source};
 /// Who asks, as far as it matters to the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Client {
-    /// The client's address; over UDP it may be forged.
-    pub address: IpAddr,
-    /// What carried the query.
-    pub transport: Transport,
+    /// An IPv4 address is mapped (RFC 4291 section 2.5.5.2). A number, for it is handed about with
+    /// every query.
+    address: u128,
+    transport: Transport,
 }
 
 impl Client {
+    /// Who has this address, which may be forged if it is a datagram that came.
+    #[inline(always)]
+    pub const fn new(address: IpAddr, transport: Transport) -> Self {
+        let mapped = match address {
+            IpAddr::V4(v4) => MAPPED | v4.to_bits() as u128,
+            IpAddr::V6(v6) => v6.to_bits(),
+        };
+        Self {
+            address: mapped,
+            transport,
+        }
+    }
+
+    /// The client's address; over UDP it may be forged.
+    pub fn address(self) -> IpAddr {
+        Ipv6Addr::from_bits(self.address).to_canonical()
+    }
+
+    /// What carried the query.
+    pub fn transport(self) -> Transport {
+        self.transport
+    }
+
     /// Whether no datagram can be sent back.
     #[inline(always)]
     fn has_no_port(self) -> bool {
         self.transport == Transport::Udp { source_port: 0 }
     }
 }
+
+/// What stands in front of an IPv4 address that is mapped.
+const MAPPED: u128 = 0xffff << 32;
 
 /// What carried the query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,7 +135,7 @@ pub struct Core {
     shared_policy: Arc<ArcSwap<Policy>>,
     limiter: Limiter,
     /// IPv4 addresses that are allowed because the last client that was looked up is.
-    allowed_v4: Range<u64>,
+    allowed_v4: Range<u128>,
     /// See [`take_refresh`](Self::take_refresh).
     refresh: bool,
     load: Load,
@@ -218,6 +248,14 @@ impl Core {
     /// What is wrong with it, for [`reject`](Self::reject).
     #[inline(always)]
     pub fn read(&self, msg: &[u8]) -> Result<Query, Malformed> {
+        match DnsPacketView::parse_plain(msg) {
+            Some(view) => Ok(Query::new(&view, &self.hasher)),
+            None => self.read_others(msg),
+        }
+    }
+
+    #[inline(never)]
+    fn read_others(&self, msg: &[u8]) -> Result<Query, Malformed> {
         let view = DnsPacketView::parse(msg)?;
         Ok(Query::new(&view, &self.hasher))
     }
@@ -329,7 +367,7 @@ impl Core {
     ) -> Verdict {
         let mut terms = self.terms::<false>(query, buf, client);
         if self.limits(client, terms)
-            && self.limiter.peek(client.address, self.now.seconds) != Allowance::Full
+            && self.limiter.peek(client.address(), self.now.seconds) != Allowance::Full
         {
             terms.limit = terms.limit.min(SMALL_REPLY);
         }
@@ -423,14 +461,14 @@ impl Core {
             self.writer.drops.bad_source.add(1);
             return Verdict::Drop;
         }
-        if self.writer.policy.access.decide(client.address) != Decision::Allow {
+        if self.writer.policy.access.decide(client.address()) != Decision::Allow {
             self.writer.drops.access.add(1);
             return Verdict::Drop;
         }
         if client.transport != Transport::Tcp
             && self.limiter.is_on()
             && matches!(
-                self.limiter.check(client.address, self.now.seconds),
+                self.limiter.check(client.address(), self.now.seconds),
                 Allowance::Slip | Allowance::Drop
             )
         {
@@ -472,13 +510,9 @@ impl Core {
         buf: &mut [u8],
         client: Client,
     ) -> Result<Terms, Verdict> {
-        let known = match client.address {
-            IpAddr::V4(v4) => self.allowed_v4.contains(&u32::from(v4).into()),
-            IpAddr::V6(_) => false,
-        };
-        if !known {
-            match self.writer.policy.access.decide(client.address) {
-                Decision::Allow => self.remember(client.address),
+        if !self.allowed_v4.contains(&client.address) {
+            match self.writer.policy.access.decide(client.address()) {
+                Decision::Allow => self.remember(client.address()),
                 decision => return Err(self.turn_away(query, buf, client, decision)),
             }
         }
@@ -492,7 +526,7 @@ impl Core {
         }
         self.load.this_second += 1;
         if self.limits(client, terms) {
-            match self.limiter.check(client.address, self.now.seconds) {
+            match self.limiter.check(client.address(), self.now.seconds) {
                 Allowance::Full => {}
                 Allowance::Small => terms.limit = terms.limit.min(SMALL_REPLY),
                 Allowance::Slip => {
@@ -515,7 +549,8 @@ impl Core {
     fn remember(&mut self, allowed: IpAddr) {
         if let IpAddr::V4(v4) = allowed {
             let range = self.writer.policy.access.range_v4(v4);
-            self.allowed_v4 = u64::from(*range.start())..u64::from(*range.end()) + 1;
+            let [start, end] = [*range.start(), *range.end()].map(u128::from);
+            self.allowed_v4 = MAPPED | start..(MAPPED | end) + 1;
         }
     }
 
@@ -561,10 +596,10 @@ impl Core {
             return CookieState::Absent;
         };
         let (maker, unix) = (&cookies.maker, self.now.unix);
-        let fresh = || maker.make(&cookie.client, client.address, unix);
+        let fresh = || maker.make(&cookie.client, client.address(), unix);
         let (state, server) = match cookie.server {
             ServerCookie::Sixteen(server) => {
-                match maker.check(&cookie.client, &server, client.address, unix) {
+                match maker.check(&cookie.client, &server, client.address(), unix) {
                     Check::Valid => (CookieState::Proven, server),
                     Check::Renew => (CookieState::Proven, fresh()),
                     Check::Invalid => (CookieState::Unproven, fresh()),

@@ -12,10 +12,7 @@ const UDP: Transport = Transport::Udp {
 const UNIX: u32 = 1_800_000_000;
 
 fn from(transport: Transport) -> Client {
-    Client {
-        address: "10.0.0.2".parse().unwrap(),
-        transport,
-    }
+    Client::new("10.0.0.2".parse().unwrap(), transport)
 }
 
 fn core() -> Core {
@@ -308,10 +305,7 @@ fn ask_from(core: &mut Core, address: &str, transport: Transport, cookie: &[u8])
     }
     let mut octets = msg.clone();
     octets.resize(65_535, 0);
-    let client = Client {
-        address: address.parse().unwrap(),
-        transport,
-    };
+    let client = Client::new(address.parse().unwrap(), transport);
     let query = core.read(&msg).unwrap();
     let verdict = core.answer(&query, &mut octets, client);
     let verdict = Got::new(verdict, &octets);
@@ -370,10 +364,7 @@ fn strangers_are_refused_and_told_why() {
                 assert_eq!(reply.options(), [0, 15, 0, 2, 0, 18], "{address}");
             }
         }
-        let stranger = Client {
-            address: "10.0.0.1".parse().unwrap(),
-            transport,
-        };
+        let stranger = Client::new("10.0.0.1".parse().unwrap(), transport);
         let mut unreadable = vec![0; 12];
         assert_eq!(
             core.reject(Malformed::Question, &mut unreadable, stranger),
@@ -414,10 +405,7 @@ fn a_prefix_that_asks_too_much_gets_less_and_then_nothing() {
         let tcp = ask_from(core, "10.0.0.1", Transport::Tcp, &[]);
         assert_eq!(outcome(&tcp), "whole", "a stream cannot be forged");
         let malformed = Malformed::Question;
-        let client = Client {
-            address: "10.0.0.1".parse().unwrap(),
-            transport: UDP,
-        };
+        let client = Client::new("10.0.0.1".parse().unwrap(), UDP);
         assert_eq!(
             core.reject(malformed, &mut [0; 12], client),
             Verdict::Drop,

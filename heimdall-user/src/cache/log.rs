@@ -75,6 +75,31 @@ impl<'a> Entry<'a> {
         })
     }
 
+    /// Reads what is kept under `key`, if it is that, and in which letters the key asks.
+    #[inline(always)]
+    fn read_for(bytes: &'a [u8], key: Key<'_>) -> Option<(Self, Letters)> {
+        let (fixed, rest) = bytes.split_first_chunk::<FIXED>()?;
+        let words = words(fixed);
+        let [hash, _, last] = words;
+        // The question's length and the flags, in one comparison.
+        let expected = key.question.len() as u64 | u64::from(key.flags) << 16;
+        if hash != key.hash || last >> 32 & 0xff_ffff != expected {
+            return None;
+        }
+        let (question, answer) = rest.split_at_checked(key.question.len())?;
+        let letters = match eq_exactly(question, key.question) {
+            true => Letters::Small,
+            false if same_question(question, key.question) => Letters::Mixed,
+            false => return None,
+        };
+        let entry = Self {
+            words,
+            question,
+            answer,
+        };
+        Some((entry, letters))
+    }
+
     fn is_padding(&self) -> bool {
         self.question.is_empty()
     }
@@ -121,21 +146,6 @@ impl<'a> Entry<'a> {
     /// The question that it answers.
     pub(super) fn question(&self) -> &'a [u8] {
         self.question
-    }
-
-    /// Whether it is what is kept under `key`, and if so, in which letters that asks.
-    #[inline(always)]
-    pub(super) fn matches(&self, key: Key<'_>) -> Option<Letters> {
-        // The question's length and the flags, in one comparison.
-        let [hash, _, last] = self.words;
-        let expected = key.question.len() as u64 | u64::from(key.flags) << 16;
-        if hash != key.hash || last >> 32 & 0xff_ffff != expected {
-            return None;
-        }
-        if eq_exactly(self.question, key.question) {
-            return Some(Letters::Small);
-        }
-        same_question(self.question, key.question).then_some(Letters::Mixed)
     }
 
     /// The sum of the question in small letters.
@@ -291,6 +301,13 @@ impl Log {
     #[inline(always)]
     pub(super) fn entry(&self, offset: u32) -> Option<Entry<'_>> {
         Entry::read(self.memory.get(offset as usize * ALIGN..)?)
+    }
+
+    /// The entry at an offset that the index gave, if it is what is kept under `key`, and in which
+    /// letters that asks.
+    #[inline(always)]
+    pub(super) fn entry_for(&self, offset: u32, key: Key<'_>) -> Option<(Entry<'_>, Letters)> {
+        Entry::read_for(self.memory.get(offset as usize * ALIGN..)?, key)
     }
 
     /// Notes that a refresh of the entry has been asked for. Whether it is the first.

@@ -443,8 +443,7 @@ fn find<'a>(index: &Index, log: &'a Log, key: Key<'_>) -> Option<Found<'a>> {
 #[inline(always)]
 fn found_at<'a>(index: &Index, log: &'a Log, slot: Slot, key: Key<'_>) -> Option<Found<'a>> {
     let offset = index.offset(slot)?;
-    let entry = log.entry(offset)?;
-    let letters = entry.matches(key)?;
+    let (entry, letters) = log.entry_for(offset, key)?;
     Some((slot, offset, entry, letters))
 }
 

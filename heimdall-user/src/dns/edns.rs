@@ -328,14 +328,13 @@ impl Edns {
     ) -> Option<Reply> {
         let first = Self::first_octets(udp_size, rcode, self.dnssec_ok());
         let record = buf.get_mut(at..)?.first_chunk_mut::<OPT_LEN>()?;
-        // Two words that overlap: octets that are written one by one take longer, and whoever reads
-        // them together soon has to wait.
+        // Two words that overlap: octets that are written one by one take longer.
         *record.last_chunk_mut()? = (u32::from(first as u8) << 24).to_be_bytes();
         *record.first_chunk_mut()? = first.to_be_bytes();
         if let Some(options) = options {
             return options.complete(buf, at);
         }
-        let sum = checksum::add(0, &first.to_be_bytes());
+        let sum = checksum::of_words(&first.to_be_bytes());
         Some(Reply {
             len: at + OPT_LEN,
             sum,

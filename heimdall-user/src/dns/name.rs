@@ -172,8 +172,11 @@ pub fn eq_ignore_case(a: &[u8], b: &[u8]) -> bool {
 /// Whether two questions are the same, case and all.
 #[inline(always)]
 pub(crate) fn eq_exactly(a: &[u8], b: &[u8]) -> bool {
+    if a.len() != b.len() {
+        return false;
+    }
     match (ends(a), ends(b)) {
-        (Some(a_ends), Some(b_ends)) => a.len() == b.len() && a_ends.equals(b_ends),
+        (Some(a), Some(b)) => a.equals(b),
         _ => a == b,
     }
 }

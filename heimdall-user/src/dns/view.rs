@@ -42,51 +42,66 @@ impl<'a> DnsPacketView<'a> {
     ///
     /// # Errors
     /// [`Malformed`] says what is wrong, worst first.
-    #[inline(always)]
     pub fn parse(msg: &'a [u8]) -> Result<Self, Malformed> {
-        let (head, body) = msg
-            .split_first_chunk::<{ header::LEN }>()
-            .ok_or(Malformed::Runt)?;
-        let [i0, i1, f0, f1, counts @ ..] = *head;
-        let flags = u16::from_be_bytes([f0, f1]);
-        if flags & (header::QR | header::OPCODE) != 0 {
-            return Err(not_a_query(flags));
-        }
-        let counts = u64::from_be_bytes(counts);
-        if counts >> 48 != 1 {
+        let Some((mut view, rest)) = Self::question_first(msg) else {
             return Self::without_question(msg);
+        };
+        let end = msg.len() - rest.len();
+        let count = |at| u16_at(msg, at).ok_or(Malformed::Runt);
+        let before = u32::from(count(field::ANCOUNT)?) + u32::from(count(field::NSCOUNT)?);
+        view.edns = read_records(msg, end, before, count(field::ARCOUNT)?)
+            .map_err(|BadRecords| Malformed::Records(end as u16))?;
+        Ok(view)
+    }
+
+    /// As [`parse`](Self::parse), for what most messages are: a question, and then nothing, or an OPT
+    /// record without options. `None`: it is something else.
+    #[inline(always)]
+    pub fn parse_plain(msg: &'a [u8]) -> Option<Self> {
+        let (mut view, rest) = Self::question_first(msg)?;
+        let (_, counts) = msg.first_chunk::<{ header::LEN }>()?.split_last_chunk()?;
+        match u64::from_be_bytes(*counts) {
+            ONLY_QUESTION => {}
+            WITH_OPT => view.edns = Some(Edns::read_bare(rest)?),
+            _ => return None,
         }
-        let (question, rest) = end_of_question_name(body, 0)
-            .and_then(|end| body.split_at_checked(end + QUESTION_FIXED))
-            .ok_or(Malformed::Question)?;
-        let kind = question.last_chunk().ok_or(Malformed::Question)?;
-        let mut view = Self {
+        Some(view)
+    }
+
+    /// A query's one question, and what stands behind it.
+    #[inline(always)]
+    fn question_first(msg: &'a [u8]) -> Option<(Self, &'a [u8])> {
+        let (head, body) = msg.split_first_chunk::<{ header::LEN }>()?;
+        let [i0, i1, f0, f1, q0, q1, ..] = *head;
+        let flags = u16::from_be_bytes([f0, f1]);
+        if flags & (header::QR | header::OPCODE) != 0 || [q0, q1] != [0, 1] {
+            return None;
+        }
+        let name_end = end_of_question_name(body, 0)?;
+        let (question, rest) = body.split_at_checked(name_end + QUESTION_FIXED)?;
+        let view = Self {
             id: u16::from_be_bytes([i0, i1]),
             question,
             flags,
-            kind: u32::from_be_bytes(*kind),
+            kind: u32::from_be_bytes(*question.last_chunk()?),
             edns: None,
         };
-        if counts == ONLY_QUESTION {
-            return Ok(view);
-        }
-        if counts == ONLY_QUESTION + 1 {
-            view.edns = Edns::read_bare(rest);
-        }
-        if view.edns.is_none() {
-            let before = (counts >> 32) as u16;
-            let before = u32::from(before) + u32::from((counts >> 16) as u16);
-            let end = header::LEN + question.len();
-            view.edns = read_records(msg, end, before, counts as u16)
-                .map_err(|BadRecords| Malformed::Records(end as u16))?;
-        }
-        Ok(view)
+        Some((view, rest))
     }
 
     /// A message without a question is taken if it has a COOKIE option: its sender wants a server
     /// cookie and nothing else (RFC 7873 section 5.4).
     #[cold]
     fn without_question(msg: &'a [u8]) -> Result<Self, Malformed> {
+        let head = msg.first_chunk::<{ header::LEN }>();
+        let [_, _, f0, f1, ..] = *head.ok_or(Malformed::Runt)?;
+        let flags = u16::from_be_bytes([f0, f1]);
+        if flags & header::QR != 0 {
+            return Err(Malformed::Response);
+        }
+        if flags & header::OPCODE != 0 {
+            return Err(Malformed::Opcode);
+        }
         let count = |at| u16_at(msg, at).ok_or(Malformed::Runt);
         if count(field::QDCOUNT)? != 0 {
             return Err(Malformed::Question);
@@ -99,7 +114,7 @@ impl<'a> DnsPacketView<'a> {
         Ok(Self {
             id: count(field::ID)?,
             question: &[],
-            flags: count(field::FLAGS)?,
+            flags,
             kind: 0,
             edns: Some(edns),
         })
@@ -109,15 +124,8 @@ impl<'a> DnsPacketView<'a> {
 /// QDCOUNT, ANCOUNT, NSCOUNT and ARCOUNT of a message that has a question and nothing else.
 const ONLY_QUESTION: u64 = 1 << 48;
 
-/// What a message is with such flags, if it is no query.
-#[cold]
-fn not_a_query(flags: u16) -> Malformed {
-    if flags & header::QR != 0 {
-        Malformed::Response
-    } else {
-        Malformed::Opcode
-    }
-}
+/// Those of one that has one more record, in the additional section.
+const WITH_OPT: u64 = ONLY_QUESTION + 1;
 
 struct BadRecords;
 
@@ -236,7 +244,7 @@ impl Query {
             edns: view.edns,
         };
         let rest = key_rest(query.kind, query.key_flags());
-        query.hash = hasher.hash(view.question(), rest);
+        query.hash = hasher.hash(view.question, rest);
         query
     }
 
@@ -271,8 +279,8 @@ impl Query {
         self.flags & header::CD != 0
     }
 
-    /// The part of the key beside name, type and class: answers for DO and for CD are kept apart
-    /// (RFC 4035 sections 3.2.1 and 3.2.2).
+    /// The part of the key beside name, type and class: [`KEY_FLAG_DO`] and [`KEY_FLAG_CD`]. Answers
+    /// for DO and for CD are kept apart (RFC 4035 sections 3.2.1 and 3.2.2).
     #[inline(always)]
     pub fn key_flags(&self) -> u8 {
         let dnssec_ok = if self.dnssec_ok() { KEY_FLAG_DO } else { 0 };
@@ -301,8 +309,14 @@ impl Query {
     /// that stands for records.
     #[inline(always)]
     pub fn is_forwardable(&self) -> bool {
-        let qtype = self.qtype();
-        let reserved = matches!(qtype, rrtype::RESERVED | rrtype::OPT);
-        self.qclass() == CLASS_IN && !rrtype::QUERY.contains(&qtype) && !reserved
+        // Nearly all types that are asked for are less than OPT.
+        let has_records = |qtype| (1..rrtype::OPT).contains(&qtype) || is_type_of_records(qtype);
+        self.qclass() == CLASS_IN && has_records(self.qtype())
     }
+}
+
+/// Whether a type stands for records: it is not reserved, nor OPT's, nor for queries only.
+#[inline(never)]
+fn is_type_of_records(rtype: u16) -> bool {
+    !matches!(rtype, rrtype::RESERVED | rrtype::OPT) && !rrtype::QUERY.contains(&rtype)
 }

@@ -217,54 +217,38 @@ impl Layout {
     #[inline(always)]
     pub fn open<'a>(&self, frame: &'a mut [u8], mtu: usize) -> Option<Packet<'a>> {
         let end = frame.len().min(usize::from(self.ip) + mtu);
-        let packet = frame.get_mut(..end)?;
-        // No other layout has the DNS message at this offset.
-        if self.dns() == PLAIN {
-            let (headers, room) = packet.split_first_chunk_mut()?;
-            let headers = Headers::Plain(headers);
-            return Some(Packet { headers, room });
-        }
-        let (headers, room) = packet.split_at_mut_checked(self.dns())?;
-        let headers = Headers::Others(headers, self.ip.into());
-        Some(Packet { headers, room })
+        let (headers, room) = frame.get_mut(..end)?.split_at_mut_checked(self.dns())?;
+        let ip = self.ip.into();
+        Some(Packet { headers, ip, room })
     }
 }
 
 /// A packet that is being answered.
 #[derive(Debug)]
 pub struct Packet<'a> {
-    headers: Headers<'a>,
+    /// What stands in front of the DNS message. Only where there are no tags and IPv4 are they as few
+    /// as [`PLAIN`].
+    headers: &'a mut [u8],
+    /// Offset of the IP header.
+    ip: usize,
     /// The query, and room for the reply behind it and over it.
     pub room: &'a mut [u8],
-}
-
-/// What stands in front of a DNS message.
-#[derive(Debug)]
-enum Headers<'a> {
-    /// IPv4 without tags.
-    Plain(&'a mut [u8; PLAIN]),
-    /// All else, and where its IP header begins.
-    Others(&'a mut [u8], usize),
 }
 
 impl Packet<'_> {
     /// The sender's address.
     #[inline(always)]
     pub fn source(&self) -> IpAddr {
-        match &self.headers {
-            Headers::Plain(headers) => source(*headers, ETHERNET),
-            Headers::Others(headers, ip) => source(headers, *ip),
+        match <&[u8; PLAIN]>::try_from(&*self.headers) {
+            Ok(headers) => source(headers, ETHERNET),
+            Err(_) => source(self.headers, self.ip),
         }
     }
 
     /// The sender's port.
     #[inline(always)]
     pub fn source_port(&self) -> u16 {
-        let headers = match &self.headers {
-            Headers::Plain(headers) => headers.as_slice(),
-            Headers::Others(headers, _) => headers,
-        };
-        let [p0, p1, ..] = *headers.last_chunk::<UDP>().unwrap_or(&[0; UDP]);
+        let [p0, p1, ..] = *self.headers.last_chunk::<UDP>().unwrap_or(&[0; UDP]);
         u16::from_be_bytes([p0, p1])
     }
 
@@ -274,17 +258,12 @@ impl Packet<'_> {
     #[inline(always)]
     pub fn turn_round(self, dns_len: usize, dns_sum: u64) -> Option<usize> {
         let udp_len = u16::try_from(IPV4 + UDP + dns_len).ok()? - IPV4 as u16;
-        let headers = match self.headers {
-            Headers::Plain(headers) => {
-                turn(headers, ETHERNET, udp_len, dns_sum)?;
-                PLAIN
-            }
-            Headers::Others(headers, ip) => {
-                turn_others(headers, ip, udp_len, dns_sum)?;
-                headers.len()
-            }
-        };
-        Some(headers + dns_len)
+        let len = self.headers.len() + dns_len;
+        match <&mut [u8; PLAIN]>::try_from(&mut *self.headers) {
+            Ok(headers) => turn(headers, ETHERNET, udp_len, dns_sum)?,
+            Err(_) => turn_others(self.headers, self.ip, udp_len, dns_sum)?,
+        }
+        Some(len)
     }
 }
 

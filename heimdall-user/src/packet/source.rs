@@ -41,8 +41,12 @@ impl SourceFilter {
     #[inline(always)]
     pub fn allows_v6(&self, source: [u8; 16]) -> bool {
         let [first, ..] = source;
-        // The unspecified and the loopback address, and the deprecated IPv4-compatible ones.
-        let low = matches!(source, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, ..]);
+        // The unspecified and the loopback address, the deprecated IPv4-compatible ones, and the
+        // IPv4-mapped ones, which are never on a wire (RFC 6890 section 2.2.3).
+        let low = matches!(
+            source,
+            [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 | 0xff, 0 | 0xff, ..]
+        );
         first != 0xff && !low && !self.v6.contains(&source)
     }
 }
@@ -87,6 +91,7 @@ mod tests {
             ("fe80::1", false),
             ("::", false),
             ("::1", false),
+            ("::ffff:10.0.0.2", false),
             ("ff02::fb", false),
             ("2001:db8::1", true),
         ] {

@@ -31,16 +31,13 @@ impl Origin {
     /// The client as the answer core knows it.
     pub(super) fn client(&self) -> Client {
         match self {
-            Self::Udp { path, .. } => Client {
-                address: path.peer.ip(),
-                transport: Transport::Udp {
+            Self::Udp { path, .. } => Client::new(
+                path.peer.ip(),
+                Transport::Udp {
                     source_port: path.peer.port(),
                 },
-            },
-            Self::Tcp { address, .. } => Client {
-                address: *address,
-                transport: Transport::Tcp,
-            },
+            ),
+            Self::Tcp { address, .. } => Client::new(*address, Transport::Tcp),
         }
     }
 }

@@ -221,12 +221,12 @@ struct Staged {
 /// The sender of a packet.
 #[inline]
 fn client(packet: &Packet<'_>) -> Client {
-    Client {
-        address: packet.source(),
-        transport: Transport::Udp {
+    Client::new(
+        packet.source(),
+        Transport::Udp {
             source_port: packet.source_port(),
         },
-    }
+    )
 }
 
 /// How many frames are with the kernel.

@@ -81,10 +81,7 @@ fn run(name: &str, over: Over, mut ask: impl FnMut(&[u8], bool) -> Option<Vec<u8
 
 /// The answer core with a forwarder in miniature.
 fn ask_core(core: &mut Core, msg: &[u8], transport: Transport) -> Option<Vec<u8>> {
-    let client = Client {
-        address: CLIENT_V4.parse().unwrap(),
-        transport,
-    };
+    let client = Client::new(CLIENT_V4.parse().unwrap(), transport);
     let mut buf = msg.to_vec();
     buf.resize(65_535, 0);
     core.begin(Now {
