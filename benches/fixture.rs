@@ -76,10 +76,13 @@ pub fn core(names: usize) -> Core {
     core_for((0..names).map(name))
 }
 
+/// Octets of a thread's cache, if nothing is configured.
+const CACHE: usize = 64 << 20;
+
 /// A core that has an answer for each of these names.
 pub fn core_for(names: impl ExactSizeIterator<Item = String>) -> Core {
     let mut core = Core::new(
-        Cache::new((names.len() * 256).max(1 << 20)).unwrap(),
+        Cache::new((names.len() * 256).max(CACHE)).unwrap(),
         NameHasher::default(),
         Server {
             udp_size: 1232,
@@ -89,6 +92,7 @@ pub fn core_for(names: impl ExactSizeIterator<Item = String>) -> Core {
         Arc::default(),
         Arc::default(),
     );
+    core.populate();
     for name in names {
         let mut message = query(&name, true);
         let query = core.read(&message).unwrap();

@@ -75,15 +75,15 @@ impl Worker {
             staged.push((layout, query, Hint::default()));
         }
         let mut replies = 0;
-        for step in 0..BATCH + AHEAD {
-            if let Some((_, query, hint)) = staged.get_mut(step) {
+        for (_, query, hint) in staged.iter_mut().take(AHEAD) {
+            *hint = core.prefetch_entry(query);
+        }
+        for (at, frame) in frames.iter_mut().enumerate() {
+            if let Some((_, query, hint)) = staged.get_mut(at + AHEAD) {
                 *hint = core.prefetch_entry(query);
             }
-            let at = step.checked_sub(AHEAD);
-            let Some(((layout, query, hint), frame)) =
-                at.and_then(|at| staged.get(at).zip(frames.get_mut(at)))
-            else {
-                continue;
+            let Some((layout, query, hint)) = staged.get(at) else {
+                break;
             };
             let packet = layout.open(frame, 1500).unwrap();
             let client = Client::new(

@@ -26,7 +26,11 @@ use hickory_proto::{op::Message, serialize::binary::BinDecodable};
 /// reads and that answers it.
 pub fn dns_view(msg: &[u8]) {
     let msg = &msg[..msg.len().min(4096)];
-    if let (Ok(view), Ok(oracle)) = (DnsPacketView::parse(msg), Message::from_bytes(msg))
+    let parsed = DnsPacketView::parse(msg);
+    if let Some(plain) = DnsPacketView::parse_plain(msg) {
+        assert_eq!(parsed, Ok(plain));
+    }
+    if let (Ok(view), Ok(oracle)) = (parsed, Message::from_bytes(msg))
         && !view.question().is_empty()
     {
         let question = &oracle.queries[0];

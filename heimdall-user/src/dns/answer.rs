@@ -504,23 +504,29 @@ impl<'a> AnswerRef<'a> {
     /// Returns what the body's sum grows by, below 2^56.
     #[inline(always)]
     pub fn age_ttls(&self, body: &mut [u8], age: u32) -> u64 {
-        let (offsets, _) = self.ttls.as_chunks::<2>();
-        let mut change = 0;
-        for offset in offsets {
-            let at = usize::from(u16::from_le_bytes(*offset));
-            let field = |body: &[u8]| body.get(at..at + 4)?.first_chunk().copied();
-            // As it stands here: the copy would have to arrive first.
-            let Some(old) = field(self.body) else {
-                continue;
-            };
-            let new = u32::from_be_bytes(old).saturating_sub(age).to_be_bytes();
-            if let Some(ttl) = body.get_mut(at..at + 4) {
-                ttl.copy_from_slice(&new);
-            }
-            let [old, new] = [old, new].map(u32::from_ne_bytes);
-            change += checksum::at(at, checksum::change(old, new));
+        match self.ttls.as_chunks() {
+            ([only], _) => self.age_ttl(*only, body, age),
+            (several, _) => (several.iter())
+                .map(|offset| self.age_ttl(*offset, body, age))
+                .sum(),
         }
-        change
+    }
+
+    /// Lowers the TTL at `offset`.
+    #[inline(always)]
+    fn age_ttl(&self, offset: [u8; 2], body: &mut [u8], age: u32) -> u64 {
+        let at = usize::from(u16::from_le_bytes(offset));
+        let field = |body: &[u8]| body.get(at..at + 4)?.first_chunk().copied();
+        // As it stands here: the copy would have to arrive first.
+        let Some(old) = field(self.body) else {
+            return 0;
+        };
+        let new = u32::from_be_bytes(old).saturating_sub(age).to_be_bytes();
+        if let Some(ttl) = body.get_mut(at..at + 4) {
+            ttl.copy_from_slice(&new);
+        }
+        let [old, new] = [old, new].map(u32::from_ne_bytes);
+        checksum::at(at, checksum::change(old, new))
     }
 
     /// The TTL of the first record, if there is one, before ageing.

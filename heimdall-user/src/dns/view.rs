@@ -27,7 +27,7 @@ pub enum Malformed {
 /// bounds and cannot panic.
 ///
 /// Octets after the last record are tolerated (some clients pad).
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DnsPacketView<'a> {
     id: u16,
     question: &'a [u8],

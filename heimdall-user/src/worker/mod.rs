@@ -218,6 +218,16 @@ struct Staged {
     verdict: Verdict,
 }
 
+impl Staged {
+    /// Has the core fetch what answering it will need next.
+    #[inline(always)]
+    fn prefetch_entry(&mut self, core: &Core) {
+        if let Ok(query) = &self.query {
+            self.hint = core.prefetch_entry(query);
+        }
+    }
+}
+
 /// The sender of a packet.
 #[inline]
 fn client(packet: &Packet<'_>) -> Client {
@@ -455,11 +465,12 @@ impl State {
     fn answer(&mut self) {
         let mut missed = false;
         let mut staged = mem::take(&mut self.staged);
-        for step in 0..staged.len() + AHEAD {
-            if let Some(Staged { query, hint, .. }) = staged.get_mut(step)
-                && let Ok(query) = query
-            {
-                *hint = self.core.prefetch_entry(query);
+        for next in staged.iter_mut().take(AHEAD) {
+            next.prefetch_entry(&self.core);
+        }
+        for at in 0..staged.len() {
+            if let Some(next) = staged.get_mut(at + AHEAD) {
+                next.prefetch_entry(&self.core);
             }
             // In place: a query that is moved first is written and read in unlike pieces, for
             // which the processor waits.
@@ -469,9 +480,9 @@ impl State {
                 query,
                 hint,
                 verdict,
-            }) = step.checked_sub(AHEAD).and_then(|at| staged.get_mut(at))
+            }) = staged.get_mut(at)
             else {
-                continue;
+                break;
             };
             let mut refresh = None;
             self.xsk.edit(frame, |octets| {
