@@ -144,10 +144,7 @@ fn cache(names: usize, hasher: &NameHasher) -> Cache {
 }
 
 fn core(cache: Cache, hasher: &NameHasher) -> Core {
-    let server = Server {
-        udp_size: 1232,
-        trust_ad: false,
-    };
+    let server = Server::new(1232, false);
     let counters = Arc::new(AnswerCounters::default());
     let drops = Arc::new(DropCounters::default());
     let mut core = Core::new(

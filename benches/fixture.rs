@@ -84,10 +84,7 @@ pub fn core_for(names: impl ExactSizeIterator<Item = String>) -> Core {
     let mut core = Core::new(
         Cache::new((names.len() * 256).max(CACHE)).unwrap(),
         NameHasher::default(),
-        Server {
-            udp_size: 1232,
-            trust_ad: false,
-        },
+        Server::new(1232, false),
         Arc::default(),
         Arc::default(),
         Arc::default(),

@@ -63,10 +63,7 @@ fn check(msg: &[u8], question: &[u8], flags: u8, answer: &Answer) {
         return;
     };
     let parsed = Query::new(&parsed, &NameHasher::default());
-    let server = Server {
-        udp_size: 1232,
-        trust_ad: true,
-    };
+    let server = Server::new(1232, true);
     let Ok(theirs) = Message::from_bytes(msg) else {
         return;
     };

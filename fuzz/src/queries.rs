@@ -76,10 +76,7 @@ fn core() -> Core {
         identity: Identity::new(Some("version"), Some("server")),
         ..Policy::default()
     };
-    let server = Server {
-        udp_size: 1232,
-        trust_ad: true,
-    };
+    let server = Server::new(1232, true);
     Core::new(
         Cache::new(MIN_BYTES).expect("memory"),
         NameHasher::default(),

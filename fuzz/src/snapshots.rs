@@ -79,10 +79,7 @@ fn reply(question: &[u8], answer: AnswerRef<'_>) {
     let mut core = Core::new(
         Cache::new(MIN_BYTES).expect("memory"),
         NameHasher::default(),
-        Server {
-            udp_size: 1232,
-            trust_ad: false,
-        },
+        Server::new(1232, false),
         Arc::default(),
         Arc::default(),
         Arc::default(),

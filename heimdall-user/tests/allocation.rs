@@ -101,10 +101,7 @@ fn core(bytes: usize) -> (Core, Arc<AnswerCounters>) {
     let core = Core::new(
         Cache::new(bytes).unwrap(),
         NameHasher::default(),
-        Server {
-            udp_size: 1232,
-            trust_ad: true,
-        },
+        Server::new(1232, true),
         Arc::default(),
         counters.clone(),
         Arc::new(DropCounters::default()),

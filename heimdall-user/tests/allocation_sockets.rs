@@ -59,10 +59,7 @@ fn query(name: &str) -> Vec<u8> {
 #[test]
 fn batches_do_not_allocate() {
     let hasher = NameHasher::default();
-    let server = Server {
-        udp_size: 1232,
-        trust_ad: true,
-    };
+    let server = Server::new(1232, true);
     let counters = Arc::<AnswerCounters>::default();
     let mut core = Core::new(
         Cache::new(1 << 20).unwrap(),

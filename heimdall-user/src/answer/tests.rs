@@ -20,10 +20,7 @@ fn core() -> Core {
 }
 
 fn core_with(policy: Policy) -> Core {
-    let server = Server {
-        udp_size: 1232,
-        trust_ad: true,
-    };
+    let server = Server::new(1232, true);
     Core::new(
         Cache::new(MIN_BYTES).unwrap(),
         NameHasher::default(),
@@ -412,6 +409,24 @@ fn a_prefix_that_asks_too_much_gets_less_and_then_nothing() {
             "errors count, too"
         );
     }
+}
+
+#[test]
+fn nobody_is_answered_at_port_zero() {
+    let core = &mut core();
+    let msg = query(0x0100, 16, 1, None);
+    learn(core, &msg, 10);
+    let read = core.read(&msg).unwrap();
+    let mut buf = [&msg[..], &[0; 500]].concat();
+    let client = from(Transport::Udp { source_port: 0 });
+    assert_eq!(core.answer(&read, &mut buf, client), Verdict::Drop);
+    assert_eq!(
+        core.reject(Malformed::Question, &mut buf, client),
+        Verdict::Drop
+    );
+    assert_eq!(core.writer.drops.bad_source.get(), 2);
+    let verdict = core.answer(&read, &mut buf, from(UDP));
+    assert!(matches!(verdict, Verdict::Reply(_)), "{verdict:?}");
 }
 
 #[test]

@@ -133,6 +133,26 @@ impl Iterator for Candidates<'_> {
     }
 }
 
+/// A way that points to an entry.
+#[derive(Debug)]
+pub(super) struct Way<'a> {
+    bucket: &'a mut Bucket,
+    way: usize,
+}
+
+impl Way<'_> {
+    /// Notes that the entry was asked for; tells how often it had been before. Writes only until
+    /// the count is at its largest.
+    #[inline(always)]
+    pub(super) fn touch(self) -> u8 {
+        let uses = self.bucket.uses(self.way);
+        if uses < MAX_USES {
+            self.bucket.uses += 1 << (2 * self.way);
+        }
+        uses
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Index {
     buckets: Array<Bucket>,
@@ -191,11 +211,13 @@ impl Index {
         }
     }
 
-    /// Where a way points to.
+    /// A way in use, and where it points to.
     #[inline(always)]
-    pub(super) fn offset(&self, slot: Slot) -> Option<u32> {
-        let bucket = self.buckets.get(slot.bucket)?;
-        bucket.offsets.get(slot.way)?.checked_sub(1)
+    pub(super) fn way(&mut self, slot: Slot) -> Option<(Way<'_>, u32)> {
+        let bucket = self.buckets.get_mut(slot.bucket)?;
+        let offset = bucket.offsets.get(slot.way)?.checked_sub(1)?;
+        let way = slot.way;
+        Some((Way { bucket, way }, offset))
     }
 
     /// The way that points to `offset`, if one still does.
@@ -205,18 +227,11 @@ impl Index {
             .map(|(slot, _)| slot)
     }
 
-    /// Notes that the entry was asked for; tells how often it had been before. Writes only until
-    /// the count is at its largest.
-    #[inline(always)]
-    pub(super) fn touch(&mut self, slot: Slot) -> u8 {
-        let Some(bucket) = self.buckets.get_mut(slot.bucket) else {
-            return 0;
-        };
-        let uses = bucket.uses(slot.way);
-        if uses < MAX_USES {
-            bucket.uses += 1 << (2 * slot.way);
+    /// Notes that the entry was asked for.
+    pub(super) fn touch(&mut self, slot: Slot) {
+        if let Some((way, _)) = self.way(slot) {
+            way.touch();
         }
-        uses
     }
 
     /// How often the entry was asked for.

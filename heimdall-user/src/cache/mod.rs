@@ -26,7 +26,7 @@ use std::io;
 
 use crate::dns::{Answer, AnswerRef, NameHasher, QUESTION_FIXED, question_hash};
 use ghost::Ghosts;
-use index::{Index, Slot};
+use index::{Index, Slot, Way};
 use log::{Entry, Letters, Log, Queue, Times};
 pub use record::Record;
 pub use walk::{Visit, Walk};
@@ -200,11 +200,14 @@ impl Cache {
     /// As [`get`](Self::get), and looks first where `hint` says.
     #[inline(always)]
     pub fn get_at(&mut self, hint: Hint, key: Key<'_>, now: u32) -> Option<Hit<'_>> {
-        let at = |slot| found_at(&self.index, &self.log, slot, key);
-        let (slot, offset, entry, letters) = match at(Slot::unpack(hint.0)) {
+        let slot = Slot::unpack(hint.0);
+        let (way, offset, entry, letters) = match found_at(&mut self.index, &self.log, slot, key) {
             Some(found) => found,
-            // Twice, so that what is handed on is the slot alone, in a register.
-            None => at(self.search(key)?)?,
+            None => {
+                // Looked at once more, so that what is handed on is the slot alone, in a register.
+                let slot = self.search(key)?;
+                found_at(&mut self.index, &self.log, slot, key)?
+            }
         };
         let answer = entry.answer()?;
         if now >= entry.expires() {
@@ -219,7 +222,7 @@ impl Cache {
             answer,
             age,
             late: now >= entry.refresh(),
-            popular: self.index.touch(slot) > 0,
+            popular: way.touch() > 0,
             place: Place(offset),
             question_sum: (letters == Letters::Small).then(|| entry.question_sum()),
         })
@@ -242,7 +245,8 @@ impl Cache {
     /// Finds the answer kept under `key`, also one whose life ended less than the grace ago:
     /// then the hit's age is not below the answer's life.
     pub fn get_stale(&mut self, key: &Key<'_>, now: u32) -> Option<Hit<'_>> {
-        let (slot, offset, entry, letters) = find(&self.index, &self.log, *key)?;
+        let slot = self.search(*key)?;
+        let (way, offset, entry, letters) = found_at(&mut self.index, &self.log, slot, *key)?;
         let answer = entry.answer()?;
         let stored = learnt(&entry, answer);
         if self.oblivion.holds(&entry, stored) || is_over(&entry, self.grace, now) {
@@ -252,7 +256,7 @@ impl Cache {
             answer,
             age: now.saturating_sub(stored),
             late: true,
-            popular: self.index.touch(slot) > 0,
+            popular: way.touch() > 0,
             place: Place(offset),
             question_sum: (letters == Letters::Small).then(|| entry.question_sum()),
         })
@@ -296,7 +300,7 @@ impl Cache {
             return;
         };
         let old = find(&self.index, &self.log, *key);
-        let old = old.map(|(slot, offset, entry, _)| (slot, offset, entry.len()));
+        let old = old.map(|(slot, offset, entry)| (slot, offset, entry.len()));
         let queue = match old {
             Some((slot, offset, old_len)) if old_len == len => {
                 // Most answers are as long as the ones before them.
@@ -432,19 +436,28 @@ impl Cache {
     }
 }
 
-/// An entry, where it is, and in which letters its question is asked.
-type Found<'a> = (Slot, u32, Entry<'a>, Letters);
-
-fn find<'a>(index: &Index, log: &'a Log, key: Key<'_>) -> Option<Found<'a>> {
-    let mut slots = index.candidates(key.hash).map(|(slot, _)| slot);
-    slots.find_map(|slot| found_at(index, log, slot, key))
+/// Where the key is, and its entry.
+fn find<'a>(index: &Index, log: &'a Log, key: Key<'_>) -> Option<(Slot, u32, Entry<'a>)> {
+    index.candidates(key.hash).find_map(|(slot, offset)| {
+        let (entry, _) = log.entry_for(offset, key)?;
+        Some((slot, offset, entry))
+    })
 }
 
+/// The entry to which a way points, with its place in the log, and in which letters its question is
+/// asked.
+type Found<'i, 'l> = (Way<'i>, u32, Entry<'l>, Letters);
+
 #[inline(always)]
-fn found_at<'a>(index: &Index, log: &'a Log, slot: Slot, key: Key<'_>) -> Option<Found<'a>> {
-    let offset = index.offset(slot)?;
+fn found_at<'i, 'l>(
+    index: &'i mut Index,
+    log: &'l Log,
+    slot: Slot,
+    key: Key<'_>,
+) -> Option<Found<'i, 'l>> {
+    let (way, offset) = index.way(slot)?;
     let (entry, letters) = log.entry_for(offset, key)?;
-    Some((slot, offset, entry, letters))
+    Some((way, offset, entry, letters))
 }
 
 /// When an entry's answer was learnt.

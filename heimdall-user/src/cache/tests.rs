@@ -277,7 +277,7 @@ fn no_hint_leads_to_a_wrong_answer() {
     }
     let key = names.key(&known[0].0, 0);
     let right = cache.prefetch_entry(key.hash);
-    assert!(found_at(&cache.index, &cache.log, Slot::unpack(right.0), key).is_some());
+    assert!(found_at(&mut cache.index, &cache.log, Slot::unpack(right.0), key).is_some());
     cache.remove(&key);
     assert!(cache.get_at(right, key, 1).is_none());
 }

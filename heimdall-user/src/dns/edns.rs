@@ -9,7 +9,10 @@
 
 use core::{fmt, num::NonZeroU64, ops::Range};
 
-use super::{reply::Reply, rrtype, u16_at, u32_at};
+use super::{
+    reply::{Reply, Server},
+    rrtype, u16_at, u32_at,
+};
 use crate::checksum;
 
 /// Octets of an OPT record without options, its root owner included.
@@ -17,6 +20,9 @@ pub const OPT_LEN: usize = 11;
 
 /// The DO bit, as it stands in the TTL field (RFC 3225).
 const DO: u32 = 0x0000_8000;
+
+/// The same, in the octet that it stands in.
+const FLAG_DO: u8 = 0x80;
 
 /// Info-codes of Extended DNS Errors (RFC 8914 section 4) that Heimdall gives.
 pub mod ede {
@@ -303,17 +309,9 @@ impl Edns {
     /// The OPT record of a message of ours: our payload size, the upper bits of `rcode`, the DO
     /// bit as the requestor set it (RFC 3225 section 3), no options.
     pub fn write(udp_size: u16, rcode: u8, dnssec_ok: bool) -> [u8; OPT_LEN] {
-        let mut record = [0; OPT_LEN];
-        let (first, _) = record.split_at_mut(8);
-        first.copy_from_slice(&Self::first_octets(udp_size, rcode, dnssec_ok).to_be_bytes());
-        record
-    }
-
-    /// The first eight octets of a record of ours; the other three are zero without options.
-    #[inline(always)]
-    fn first_octets(udp_size: u16, rcode: u8, dnssec_ok: bool) -> u64 {
-        let fixed = u64::from(rrtype::OPT) << 40 | u64::from(udp_size) << 24;
-        fixed | u64::from(rcode >> 4) << 16 | u64::from(dnssec_ok) << 7
+        let ([t0, t1], [s0, s1]) = (rrtype::OPT.to_be_bytes(), udp_size.to_be_bytes());
+        let flags = if dnssec_ok { FLAG_DO } else { 0 };
+        [0, t0, t1, s0, s1, rcode >> 4, 0, flags, 0, 0, 0]
     }
 
     /// Writes the OPT record of a reply to this requestor at `at`. The offset after it, and its sum.
@@ -322,19 +320,24 @@ impl Edns {
         self,
         buf: &mut [u8],
         at: usize,
-        udp_size: u16,
+        server: &Server,
         rcode: u8,
         options: Option<&Options<'_>>,
     ) -> Option<Reply> {
-        let first = Self::first_octets(udp_size, rcode, self.dnssec_ok());
+        let flags = (self.word() >> (Self::DO - FLAG_DO.trailing_zeros())) as u8 & FLAG_DO;
         let record = buf.get_mut(at..)?.first_chunk_mut::<OPT_LEN>()?;
         // Two words that overlap: octets that are written one by one take longer.
-        *record.last_chunk_mut()? = (u32::from(first as u8) << 24).to_be_bytes();
-        *record.first_chunk_mut()? = first.to_be_bytes();
+        *record.first_chunk_mut()? = server.opt;
+        *record.last_chunk_mut()? = [flags, 0, 0, 0];
+        let mut sum = u64::from(server.opt_sum) + u64::from(u16::from_ne_bytes([0, flags]));
+        if rcode > 0xf {
+            let [_, _, _, _, _, upper, ..] = record;
+            *upper = rcode >> 4;
+            sum += u64::from(u16::from_ne_bytes([0, rcode >> 4]));
+        }
         if let Some(options) = options {
             return options.complete(buf, at);
         }
-        let sum = checksum::of_words(&first.to_be_bytes());
         Some(Reply {
             len: at + OPT_LEN,
             sum,

@@ -33,10 +33,25 @@ impl Reply {
 /// What the server says of itself in every reply.
 #[derive(Clone, Copy, Debug)]
 pub struct Server {
-    /// Largest UDP reply in octets, and the payload size in our OPT records.
-    pub udp_size: u16,
-    /// Pass the upstream's AD bit on to clients that ask for it.
-    pub trust_ad: bool,
+    udp_size: u16,
+    trust_ad: bool,
+    /// The OPT record of replies: its first octets, without flags, and the sum of all.
+    pub(super) opt: [u8; 8],
+    pub(super) opt_sum: u16,
+}
+
+impl Server {
+    /// `udp_size` is the largest UDP reply in octets, and the payload size in our OPT records;
+    /// `trust_ad`: the upstream's AD bit is passed on to clients that ask for it.
+    pub fn new(udp_size: u16, trust_ad: bool) -> Self {
+        let [first @ .., _, _, _] = Edns::write(udp_size, 0, false);
+        Self {
+            udp_size,
+            trust_ad,
+            opt: first,
+            opt_sum: u16::from_ne_bytes(checksum::fold(checksum::of_words(&first))),
+        }
+    }
 }
 
 /// Largest reply, in octets, that may be sent to a query which came by UDP: the client's payload
@@ -132,7 +147,7 @@ pub fn whole_answer(
     let Some(edns) = query.edns else {
         return Some(Reply { len: end, sum });
     };
-    let opt = edns.reply(buf, end, server.udp_size, rcode, options)?;
+    let opt = edns.reply(buf, end, server, rcode, options)?;
     Some(Reply {
         len: opt.len,
         sum: sum + checksum::at(end, opt.sum),
@@ -208,7 +223,7 @@ fn write(
     let opt_count = u16::from(query.edns.is_some());
     write_header(buf, flags, counts(query.has_question(), opt_count))?;
     let len = match query.edns {
-        Some(edns) => edns.reply(buf, end, server.udp_size, rcode, options)?.len,
+        Some(edns) => edns.reply(buf, end, server, rcode, options)?.len,
         None => end,
     };
     Reply::new(buf, len)

@@ -16,10 +16,9 @@ use super::{
 };
 use crate::checksum;
 
-const SERVER: Server = Server {
-    udp_size: 1232,
-    trust_ad: true,
-};
+fn server() -> Server {
+    Server::new(1232, true)
+}
 
 fn arb_name() -> impl Strategy<Value = Name> {
     prop::collection::vec(prop::collection::vec(any::<u8>(), 1..20), 0..6)
@@ -262,7 +261,7 @@ proptest! {
             question_sum: age.is_multiple_of(2).then(|| checksum::add(0, &question)),
         };
         let options = (!options.is_empty()).then_some(&options);
-        let Reply { len, sum } = reply::answer(&mut buf, &query, content, limit, &SERVER, options).unwrap();
+        let Reply { len, sum } = reply::answer(&mut buf, &query, content, limit, &server(), options).unwrap();
         prop_assert!(len <= limit);
         prop_assert_eq!(checksum::finish_udp(sum), checksum::finish_udp(checksum::add(0, &buf[..len])), "put together from parts");
         let reply = Message::from_bytes(&buf[..len]).unwrap();

@@ -261,10 +261,7 @@ impl CoreParts {
     fn new(config: &Config, policy: Arc<ArcSwap<Policy>>) -> Self {
         Self {
             hasher: NameHasher::default(),
-            server: reply::Server {
-                udp_size: config.max_udp_size,
-                trust_ad: config.forward.trust_ad,
-            },
+            server: reply::Server::new(config.max_udp_size, config.forward.trust_ad),
             policy,
             cache_bytes: config.cache_bytes,
             clock: Clock::start(),

@@ -69,10 +69,7 @@ impl Bench {
         let core = Core::new(
             Cache::new(0).unwrap(),
             NameHasher::default(),
-            Server {
-                udp_size: 1232,
-                trust_ad: false,
-            },
+            Server::new(1232, false),
             Arc::default(),
             answers.clone(),
             drops.clone(),
@@ -414,10 +411,7 @@ fn idle_connections_are_closed_and_busy_ones_are_not() {
     let core = Core::new(
         Cache::new(0).unwrap(),
         NameHasher::default(),
-        Server {
-            udp_size: 1232,
-            trust_ad: false,
-        },
+        Server::new(1232, false),
         Arc::default(),
         Arc::default(),
         Arc::default(),

@@ -141,10 +141,7 @@ fn scenarios_through_the_answer_core() {
         let mut core = Core::new(
             Cache::new(MIN_BYTES).unwrap(),
             NameHasher::default(),
-            Server {
-                udp_size: config.max_udp_size,
-                trust_ad: config.forward.trust_ad,
-            },
+            Server::new(config.max_udp_size, config.forward.trust_ad),
             Arc::clone(&policy),
             Arc::default(),
             Arc::default(),
