@@ -83,11 +83,6 @@ impl Client {
         Ipv6Addr::from_bits(self.address).to_canonical()
     }
 
-    /// What carried the query.
-    pub fn transport(self) -> Transport {
-        self.transport
-    }
-
     /// Whether no datagram can be sent back.
     #[inline(always)]
     fn has_no_port(self) -> bool {

@@ -433,43 +433,20 @@ impl Log {
         let entry = self.memory.get_mut(at..at + len)?;
         let (fixed, rest) = entry.split_first_chunk_mut::<FIXED>()?;
         let (question, rest) = rest.split_at_mut_checked(key.question.len())?;
-        let [h0, h1, h2, h3, h4, h5, h6, h7] = key.hash.to_le_bytes();
-        let [l0, l1] = ((len / ALIGN) as u16).to_le_bytes();
         question.copy_from_slice(key.question);
         if let Some((name, _)) = question.split_last_chunk_mut::<QUESTION_FIXED>() {
             name.make_ascii_lowercase();
         }
-        let [c0, c1] = checksum::fold(checksum::add(0, question));
+        let sum = u16::from_le_bytes(checksum::fold(checksum::add(0, question)));
         // The last tenth of its life; one below ten seconds has none.
-        let [r0, r1, r2, r3] = (times.expires - answer.life() / 10).to_le_bytes();
-        let [e0, e1, e2, e3] = times.expires.to_le_bytes();
-        let [q0, q1] = (key.question.len() as u16).to_le_bytes();
-        *fixed = [
-            h0,
-            h1,
-            h2,
-            h3,
-            h4,
-            h5,
-            h6,
-            h7,
-            l0,
-            l1,
-            c0,
-            c1,
-            r0,
-            r1,
-            r2,
-            r3,
-            e0,
-            e1,
-            e2,
-            e3,
-            q0,
-            q1,
-            key.flags,
-            times.epoch,
-        ];
+        let refresh = times.expires - answer.life() / 10;
+        let second = (len / ALIGN) as u64 | u64::from(sum) << 16 | u64::from(refresh) << 32;
+        let kind = key.question.len() as u64 | u64::from(key.flags) << 16;
+        let last = u64::from(times.expires) | kind << 32 | u64::from(times.epoch) << 56;
+        let (words, _) = fixed.as_chunks_mut::<8>();
+        for (to, word) in words.iter_mut().zip([key.hash, second, last]) {
+            *to = word.to_le_bytes();
+        }
         answer.copy_to(rest.get_mut(..answer.flat_len())?)
     }
 }

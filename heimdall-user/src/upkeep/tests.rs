@@ -23,7 +23,8 @@ struct Keeper {
 impl Keeper {
     fn start(zone: &str, names: usize) -> Self {
         let hasher = NameHasher::default();
-        let mut cache = Cache::new(4 << 20).unwrap();
+        // So large that no bucket of its index gets full, however the names hash.
+        let mut cache = Cache::new(32 << 20).unwrap();
         for i in 0..names {
             let mut question = match Scope::name(&format!("n{i}.{zone}")).unwrap() {
                 Scope::Name(name) => name.into_vec(),
