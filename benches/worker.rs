@@ -5,10 +5,11 @@
 use std::hint::black_box;
 
 use heimdall_user::{
-    answer::{AHEAD, Client, Core, Hint, Transport, Verdict},
+    answer::{AHEAD, Core, Hint, Verdict},
     clock::Now,
     dns::{Query, reply::Reply},
     packet::{Layout, SourceFilter},
+    worker::client,
 };
 
 use crate::{batch::BATCH, fixture};
@@ -86,12 +87,7 @@ impl Worker {
                 break;
             };
             let packet = layout.open(frame, 1500).unwrap();
-            let client = Client::new(
-                packet.source(),
-                Transport::Udp {
-                    source_port: packet.source_port(),
-                },
-            );
+            let client = client(&packet);
             let verdict = core.answer_at(*hint, query, packet.room, client);
             if let Verdict::Reply(Reply { len, sum }) = verdict {
                 black_box(packet.turn_round(len, sum));

@@ -9,14 +9,15 @@ use std::{
 };
 
 use heimdall_user::{
-    answer::{Client, Core, Hint, Transport, Verdict},
+    answer::{Core, Hint, Verdict},
     cache::Cache,
     dns::{
         Answer, NameHasher, TtlLimits,
         reply::{Reply, Server},
     },
-    packet::{Layout, Packet, SourceFilter},
+    packet::{Layout, SourceFilter},
     stats::{AnswerCounters, DropCounters},
+    worker::client,
 };
 
 struct Counting;
@@ -66,15 +67,6 @@ fn frame(name: &[u8]) -> Vec<u8> {
     frame.extend_from_slice(&dns);
     frame.resize(2048, 0);
     frame
-}
-
-fn client(packet: &Packet<'_>) -> Client {
-    Client::new(
-        packet.source(),
-        Transport::Udp {
-            source_port: packet.source_port(),
-        },
-    )
 }
 
 /// What a worker does with a packet.

@@ -82,12 +82,6 @@ impl Client {
     pub fn address(self) -> IpAddr {
         Ipv6Addr::from_bits(self.address).to_canonical()
     }
-
-    /// Whether no datagram can be sent back.
-    #[inline(always)]
-    fn has_no_port(self) -> bool {
-        self.transport == Transport::Udp { source_port: 0 }
-    }
 }
 
 /// What stands in front of an IPv4 address that is mapped.
@@ -326,7 +320,7 @@ impl Core {
         let verdict = if PLAIN && hit.answer.is_plain() {
             self.writer.plain_reply(query, buf, terms, hit.into())
         } else {
-            (self.writer).reply(query, buf, client, terms, hit.into())
+            self.writer.reply(query, buf, client, terms, hit.into())
         };
         if due {
             self.refresh = self.cache.ask_refresh(place);
@@ -452,8 +446,7 @@ impl Core {
             Malformed::Question => (None, rcode::FORMERR),
             Malformed::Records(question_end) => (Some(question_end), rcode::FORMERR),
         };
-        if client.has_no_port() {
-            self.writer.drops.bad_source.add(1);
+        if self.writer.is_out_of_reach(client) {
             return Verdict::Drop;
         }
         if self.writer.policy.access.decide(client.address()) != Decision::Allow {
@@ -470,8 +463,7 @@ impl Core {
             self.writer.drops.rate_limited.add(1);
             return Verdict::Drop;
         }
-        let writer = &self.writer;
-        if writer.may_loop(client) {
+        if self.writer.may_loop(client) {
             return Verdict::Drop;
         }
         match reply::unreadable(buf, question_end, code) {
@@ -515,8 +507,7 @@ impl Core {
         if client.transport == Transport::Tcp {
             return Ok(terms);
         }
-        if client.has_no_port() {
-            self.writer.drops.bad_source.add(1);
+        if self.writer.is_out_of_reach(client) {
             return Err(Verdict::Drop);
         }
         self.load.this_second += 1;
@@ -781,6 +772,16 @@ impl Writer {
             nsid: self.policy.identity.nsid().filter(|_| nsid),
             cookie: (terms.cookie != CookieState::Absent).then_some(&self.cookie),
         })
+    }
+
+    /// No datagram can be sent back to this client.
+    #[inline(always)]
+    fn is_out_of_reach(&self, client: Client) -> bool {
+        let is = client.transport == Transport::Udp { source_port: 0 };
+        if is {
+            self.drops.bad_source.add(1);
+        }
+        is
     }
 
     /// An error to this client could start a loop.

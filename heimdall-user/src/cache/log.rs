@@ -148,11 +148,12 @@ impl<'a> Entry<'a> {
         self.question
     }
 
-    /// The sum of the question in small letters.
+    /// The sum of the question as it is asked, if that is in small letters.
     #[inline(always)]
-    pub(super) fn question_sum(&self) -> u64 {
+    pub(super) fn question_sum(&self, letters: Letters) -> Option<u64> {
         let [_, second, _] = self.words;
-        u16::from_ne_bytes(((second >> 16) as u16).to_le_bytes()).into()
+        let sum = u16::from_ne_bytes(((second >> 16) as u16).to_le_bytes());
+        (letters == Letters::Small).then(|| sum.into())
     }
 
     /// The cached answer.
@@ -177,6 +178,14 @@ fn words(fixed: &[u8; FIXED]) -> [u64; 3] {
     let (words, _) = fixed.as_chunks::<8>();
     let word = |at| words.get(at).map_or(0, |word| u64::from_le_bytes(*word));
     [word(0), word(1), word(2)]
+}
+
+/// Writes what [words] reads.
+fn put_words(fixed: &mut [u8; FIXED], words: [u64; 3]) {
+    let (places, _) = fixed.as_chunks_mut::<8>();
+    for (place, word) in places.iter_mut().zip(words) {
+        *place = word.to_le_bytes();
+    }
 }
 
 /// A circle in the log's memory.
@@ -390,10 +399,7 @@ impl Log {
                 .get_mut(at..at + padding)
                 .and_then(|rest| rest.first_chunk_mut::<FIXED>())
             {
-                let [l0, l1] = ((padding / ALIGN) as u16).to_le_bytes();
-                *fixed = [
-                    0, 0, 0, 0, 0, 0, 0, 0, l0, l1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
-                ];
+                put_words(fixed, [0, u64::from((padding / ALIGN) as u16), 0]);
             }
             self.ring_mut(queue).head += padding as u64;
         }
@@ -443,10 +449,7 @@ impl Log {
         let second = (len / ALIGN) as u64 | u64::from(sum) << 16 | u64::from(refresh) << 32;
         let kind = key.question.len() as u64 | u64::from(key.flags) << 16;
         let last = u64::from(times.expires) | kind << 32 | u64::from(times.epoch) << 56;
-        let (words, _) = fixed.as_chunks_mut::<8>();
-        for (to, word) in words.iter_mut().zip([key.hash, second, last]) {
-            *to = word.to_le_bytes();
-        }
+        put_words(fixed, [key.hash, second, last]);
         answer.copy_to(rest.get_mut(..answer.flat_len())?)
     }
 }

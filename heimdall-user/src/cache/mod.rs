@@ -224,7 +224,7 @@ impl Cache {
             late: now >= entry.refresh(),
             popular: way.touch() > 0,
             place: Place(offset),
-            question_sum: (letters == Letters::Small).then(|| entry.question_sum()),
+            question_sum: entry.question_sum(letters),
         })
     }
 
@@ -245,27 +245,27 @@ impl Cache {
     /// Finds the answer kept under `key`, also one whose life ended less than the grace ago:
     /// then the hit's age is not below the answer's life.
     pub fn get_stale(&mut self, key: &Key<'_>, now: u32) -> Option<Hit<'_>> {
-        let slot = self.search(*key)?;
-        let (way, offset, entry, letters) = found_at(&mut self.index, &self.log, slot, *key)?;
-        let answer = entry.answer()?;
-        let stored = learnt(&entry, answer);
-        if self.oblivion.holds(&entry, stored) || is_over(&entry, self.grace, now) {
+        let (slot, _, entry) = find(&self.index, &self.log, *key)?;
+        if self.is_dead(&entry, now) {
             return None;
         }
+        let (way, offset, entry, letters) = found_at(&mut self.index, &self.log, slot, *key)?;
+        let answer = entry.answer()?;
         Some(Hit {
             answer,
-            age: now.saturating_sub(stored),
+            age: now.saturating_sub(learnt(&entry, answer)),
             late: true,
             popular: way.touch() > 0,
             place: Place(offset),
-            question_sum: (letters == Letters::Small).then(|| entry.question_sum()),
+            question_sum: entry.question_sum(letters),
         })
     }
 
     /// Whether an entry is of no use any more.
     fn is_dead(&self, entry: &Entry<'_>, now: u32) -> bool {
         let is_forgotten = |answer| self.oblivion.holds(entry, learnt(entry, answer));
-        is_over(entry, self.grace, now) || entry.answer().is_none_or(is_forgotten)
+        let is_over = now >= entry.expires().saturating_add(self.grace);
+        is_over || entry.answer().is_none_or(is_forgotten)
     }
 }
 
@@ -463,11 +463,6 @@ fn found_at<'i, 'l>(
 /// When an entry's answer was learnt.
 fn learnt(entry: &Entry<'_>, answer: AnswerRef<'_>) -> u32 {
     entry.expires().wrapping_sub(answer.life())
-}
-
-/// Whether an entry's life is over, and its grace.
-fn is_over(entry: &Entry<'_>, grace: u32, now: u32) -> bool {
-    now >= entry.expires().saturating_add(grace)
 }
 
 #[cfg(test)]

@@ -306,12 +306,12 @@ impl Edns {
         Some(())
     }
 
-    /// The OPT record of a message of ours: our payload size, the upper bits of `rcode`, the DO
-    /// bit as the requestor set it (RFC 3225 section 3), no options.
-    pub fn write(udp_size: u16, rcode: u8, dnssec_ok: bool) -> [u8; OPT_LEN] {
+    /// The OPT record of a message of ours: our payload size, DO (RFC 3225), a response code below 16,
+    /// no options.
+    pub fn write(udp_size: u16, dnssec_ok: bool) -> [u8; OPT_LEN] {
         let ([t0, t1], [s0, s1]) = (rrtype::OPT.to_be_bytes(), udp_size.to_be_bytes());
         let flags = if dnssec_ok { FLAG_DO } else { 0 };
-        [0, t0, t1, s0, s1, rcode >> 4, 0, flags, 0, 0, 0]
+        [0, t0, t1, s0, s1, 0, 0, flags, 0, 0, 0]
     }
 
     /// Writes the OPT record of a reply to this requestor at `at`. The offset after it, and its sum.

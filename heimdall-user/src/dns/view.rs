@@ -44,13 +44,10 @@ impl<'a> DnsPacketView<'a> {
     /// [`Malformed`] says what is wrong, worst first.
     pub fn parse(msg: &'a [u8]) -> Result<Self, Malformed> {
         let Some((mut view, rest)) = Self::question_first(msg) else {
-            return Self::without_question(msg);
+            return Self::parse_others(msg);
         };
         let end = msg.len() - rest.len();
-        let count = |at| u16_at(msg, at).ok_or(Malformed::Runt);
-        let before = u32::from(count(field::ANCOUNT)?) + u32::from(count(field::NSCOUNT)?);
-        view.edns = read_records(msg, end, before, count(field::ARCOUNT)?)
-            .map_err(|BadRecords| Malformed::Records(end as u16))?;
+        view.edns = read_records(msg, end).map_err(|BadRecords| Malformed::Records(end as u16))?;
         Ok(view)
     }
 
@@ -89,10 +86,10 @@ impl<'a> DnsPacketView<'a> {
         Some((view, rest))
     }
 
-    /// A message without a question is taken if it has a COOKIE option: its sender wants a server
-    /// cookie and nothing else (RFC 7873 section 5.4).
+    /// A message that does not begin with a question is taken if it has none, and a COOKIE option: its
+    /// sender wants a server cookie and nothing else (RFC 7873 section 5.4).
     #[cold]
-    fn without_question(msg: &'a [u8]) -> Result<Self, Malformed> {
+    fn parse_others(msg: &'a [u8]) -> Result<Self, Malformed> {
         let head = msg.first_chunk::<{ header::LEN }>();
         let [_, _, f0, f1, ..] = *head.ok_or(Malformed::Runt)?;
         let flags = u16::from_be_bytes([f0, f1]);
@@ -106,8 +103,7 @@ impl<'a> DnsPacketView<'a> {
         if count(field::QDCOUNT)? != 0 {
             return Err(Malformed::Question);
         }
-        let before = u32::from(count(field::ANCOUNT)?) + u32::from(count(field::NSCOUNT)?);
-        let edns = read_records(msg, header::LEN, before, count(field::ARCOUNT)?)
+        let edns = read_records(msg, header::LEN)
             .map_err(|BadRecords| Malformed::Question)?
             .filter(|edns| edns.has_cookie())
             .ok_or(Malformed::Question)?;
@@ -129,19 +125,16 @@ const WITH_OPT: u64 = ONLY_QUESTION + 1;
 
 struct BadRecords;
 
-/// Walks the records after the question for the one OPT that the additional section may hold
+/// Walks the records from `start` on, after the question, for the one OPT that the additional section may hold
 /// (RFC 6891 section 6.1.1). Each record takes at least 11 octets, so the walk is bounded by the
 /// message whatever the counts say.
 #[inline(never)]
-fn read_records(
-    msg: &[u8],
-    start: usize,
-    before: u32,
-    additional: u16,
-) -> Result<Option<Edns>, BadRecords> {
+fn read_records(msg: &[u8], start: usize) -> Result<Option<Edns>, BadRecords> {
+    let count = |at| u16_at(msg, at).map(u32::from).ok_or(BadRecords);
+    let before = count(field::ANCOUNT)? + count(field::NSCOUNT)?;
     let mut at = start;
     let mut edns = None;
-    for index in 0..before + u32::from(additional) {
+    for index in 0..before + count(field::ARCOUNT)? {
         let fixed = end_of_record_name(msg, at).ok_or(BadRecords)?;
         let rtype = u16_at(msg, fixed).ok_or(BadRecords)?;
         let rdlen = usize::from(u16_at(msg, fixed + 8).ok_or(BadRecords)?);

@@ -3,12 +3,7 @@
 //! Only the client's question travels, in its own letter case. The rest is ours: a fresh ID, an
 //! OPT record of our own, and of the flags those that are part of the cache key.
 
-use crate::dns::{
-    Edns,
-    header::{self, rcode},
-    view::KEY_FLAG_CD,
-    view::KEY_FLAG_DO,
-};
+use crate::dns::{Edns, header, view::KEY_FLAG_CD, view::KEY_FLAG_DO};
 
 /// Our UDP payload size towards upstreams, in octets: what passes any path without fragments
 /// (DNS flag day 2020; RFC 9715 recommends 1400 or less).
@@ -40,7 +35,7 @@ pub(super) fn write(
     out.extend_from_slice(question);
     if let Some(options) = options {
         let dnssec_ok = flags & KEY_FLAG_DO != 0;
-        let mut opt = Edns::write(UDP_SIZE, rcode::NOERROR, dnssec_ok);
+        let mut opt = Edns::write(UDP_SIZE, dnssec_ok);
         if let Some(len) = opt.last_chunk_mut() {
             *len = (options.len() as u16).to_be_bytes();
         }

@@ -228,9 +228,9 @@ impl Staged {
     }
 }
 
-/// The sender of a packet.
+/// The sender of a packet, as the answer core knows it.
 #[inline]
-fn client(packet: &Packet<'_>) -> Client {
+pub fn client(packet: &Packet<'_>) -> Client {
     Client::new(
         packet.source(),
         Transport::Udp {
