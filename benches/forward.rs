@@ -5,6 +5,7 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use std::{
+    net::Ipv4Addr,
     os::fd::AsFd as _,
     sync::Arc,
     time::{Duration, Instant},
@@ -42,7 +43,7 @@ impl Front {
         let hasher = NameHasher::default();
         let message = query(&name(7), true);
         let query = Query::new(&DnsPacketView::parse(&message).unwrap(), &hasher);
-        let request = Request::new(&query, &message, 0, 0).unwrap();
+        let request = Request::new(&query, &message, Ipv4Addr::LOCALHOST.into(), 0, 0).unwrap();
         let mailbox = Arc::new(Mailbox::new(BATCH).unwrap());
         let settings = Settings {
             // Never asked.

@@ -413,8 +413,9 @@ impl Core {
     #[cold]
     pub fn overload(&mut self, query: &Query, buf: &mut [u8], client: Client) -> Verdict {
         let terms = self.terms::<false>(query, buf, client);
+        let why = Some(ede::NOT_READY);
         self.writer
-            .error(query, buf, client, terms, rcode::SERVFAIL, None)
+            .error(query, buf, client, terms, rcode::SERVFAIL, why)
     }
 
     /// Cuts the reply in `buf`, which is too large for this path: the answer has to be asked for

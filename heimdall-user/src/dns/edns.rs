@@ -30,6 +30,8 @@ pub mod ede {
     pub const STALE: u16 = 3;
     /// The failure is remembered: no upstream was asked now.
     pub const CACHED_ERROR: u16 = 13;
+    /// There is no room for the query: too many wait for an upstream.
+    pub const NOT_READY: u16 = 14;
     /// The name is on a blocklist.
     pub const BLOCKED: u16 = 15;
     /// The client may not ask here.

@@ -39,6 +39,16 @@ counters! {
         /// Requests that got SERVFAIL, or an answer whose life is over, because of an earlier
         /// failure, without an upstream query.
         failure_hits,
+        /// Requests that got SERVFAIL, or a stale answer, because no name below one of their zones
+        /// can be resolved, without an upstream query.
+        zone_failure_hits,
+        /// Look-ups that a client prefix had to end to make room: it held more than its quota.
+        shed_client,
+        /// Look-ups that were ended to make room because they were below a zone that held more than
+        /// its quota.
+        shed_zone,
+        /// Look-ups that were ended to make room because they were the oldest.
+        shed_oldest,
         /// Requests that got an answer whose life is over.
         stale,
         /// Requests answered from the thread's cache, under their own question.

@@ -26,8 +26,11 @@ const MAX_REJECTED: u32 = 8;
 /// Why a query could not be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Trouble {
-    /// This host is out of descriptors, ports or memory; another upstream would not help.
+    /// This host is out of descriptors or memory; another upstream would not help.
     Local,
+    /// This host has no port or address left to ask this upstream from; another one, or one of the
+    /// other address family, may do.
+    Port,
     /// The upstream cannot be reached.
     Upstream,
 }
@@ -35,15 +38,10 @@ pub(super) enum Trouble {
 impl From<io::Error> for Trouble {
     fn from(error: io::Error) -> Self {
         match error.raw_os_error() {
-            Some(
-                libc::EMFILE
-                | libc::ENFILE
-                | libc::ENOBUFS
-                | libc::ENOMEM
-                | libc::ENOSPC
-                | libc::EADDRINUSE
-                | libc::EADDRNOTAVAIL,
-            ) => Self::Local,
+            Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::ENOSPC) => {
+                Self::Local
+            }
+            Some(libc::EADDRINUSE | libc::EADDRNOTAVAIL) => Self::Port,
             _ => Self::Upstream,
         }
     }
@@ -328,7 +326,7 @@ mod tests {
     fn want_of_descriptors_is_no_fault_of_the_upstream() {
         let trouble = |errno| Trouble::from(io::Error::from_raw_os_error(errno));
         assert_eq!(trouble(libc::EMFILE), Trouble::Local);
-        assert_eq!(trouble(libc::EADDRNOTAVAIL), Trouble::Local);
+        assert_eq!(trouble(libc::EADDRNOTAVAIL), Trouble::Port);
         assert_eq!(trouble(libc::ENETUNREACH), Trouble::Upstream);
         assert_eq!(trouble(libc::ECONNREFUSED), Trouble::Upstream);
     }

@@ -1,7 +1,10 @@
 //! The questions that no upstream answered lately (RFC 9520).
 //!
 //! Such a question is not asked again before its time is up, and each further failure in a row
-//! doubles that time. The memory is bounded: the oldest failure is forgotten for a new one.
+//! doubles that time. A failure that is no fault of the name, because no upstream could be reached
+//! or none responded to anything, puts the question off for the shortest time only, and the first
+//! response of an upstream ends that. The memory is bounded: the oldest failure is forgotten for a
+//! new one.
 
 use std::{
     collections::VecDeque,
@@ -17,7 +20,7 @@ use crate::dns::answer::same_question;
 const CAPACITY: usize = 16_384;
 
 /// Seconds that RFC 9520 section 3.2 bounds the time by.
-const BOUNDS: (u32, u32) = (1, 300);
+pub(super) const BOUNDS: (u32, u32) = (1, 300);
 
 #[derive(Debug)]
 struct Failure {
@@ -28,6 +31,7 @@ struct Failure {
     until: Instant,
     /// Seconds that the question was put off for the last time.
     back_off: u32,
+    cause: Cause,
     /// Tells the entry of the queue that stands for this failure from older ones.
     serial: u64,
 }
@@ -38,6 +42,16 @@ impl Failure {
             && self.flags == request.flags
             && same_question(&self.question, request.question())
     }
+}
+
+/// Whose fault a failure is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// The name's: an upstream said so, or was silent to this question while it or another one
+    /// responded to others.
+    Name,
+    /// The upstreams' or this host's: every name fails.
+    Outage,
 }
 
 /// The memory of failures.
@@ -51,6 +65,8 @@ pub(super) struct Failures {
     serial: u64,
     min: u32,
     max: u32,
+    /// Some of the failures may be of an outage.
+    outage: bool,
 }
 
 impl Failures {
@@ -65,6 +81,7 @@ impl Failures {
             serial: 0,
             min,
             max: max.clamp(min, BOUNDS.1),
+            outage: false,
         }
     }
 
@@ -81,8 +98,15 @@ impl Failures {
     /// asked, `least` or more.
     ///
     /// A failure counts as one in a row if the time of the one before it ended no longer than
-    /// the longest such time ago.
-    pub(super) fn record(&mut self, request: &Request, now: Instant, least: u32) -> u32 {
+    /// the longest such time ago. One of an outage does not count.
+    pub(super) fn record(
+        &mut self,
+        request: &Request,
+        now: Instant,
+        least: u32,
+        cause: Cause,
+    ) -> u32 {
+        self.outage |= cause == Cause::Outage;
         self.serial += 1;
         let (serial, min, max) = (self.serial, self.min, self.max);
         let entry = self.table.entry(
@@ -94,13 +118,18 @@ impl Failures {
             Entry::Occupied(mut entry) => {
                 let failure = entry.get_mut();
                 let pause = now.saturating_duration_since(failure.until);
-                failure.back_off = if pause > Duration::from_secs(max.into()) {
-                    min
-                } else {
-                    failure.back_off.saturating_mul(2).min(max)
+                let is_in_row = pause <= Duration::from_secs(max.into());
+                let seconds = match cause {
+                    Cause::Outage => min,
+                    Cause::Name => {
+                        let doubled = failure.back_off.saturating_mul(2).clamp(min, max);
+                        failure.back_off = if is_in_row { doubled } else { min };
+                        failure.back_off
+                    }
                 };
-                let seconds = failure.back_off.max(least);
+                let seconds = seconds.max(least);
                 failure.until = now + Duration::from_secs(seconds.into());
+                failure.cause = cause;
                 failure.serial = serial;
                 seconds
             }
@@ -111,7 +140,8 @@ impl Failures {
                     flags: request.flags,
                     question: request.question().into(),
                     until: now + Duration::from_secs(seconds.into()),
-                    back_off: min,
+                    back_off: if cause == Cause::Name { min } else { 0 },
+                    cause,
                     serial,
                 });
                 seconds
@@ -131,6 +161,13 @@ impl Failures {
             .find_entry(request.hash, |failure| failure.is_of(request))
         {
             entry.remove();
+        }
+    }
+
+    /// Forgets the failures of an outage, which is over.
+    pub(super) fn end_outage(&mut self) {
+        if std::mem::take(&mut self.outage) {
+            self.table.retain(|failure| failure.cause == Cause::Name);
         }
     }
 
@@ -162,7 +199,7 @@ mod tests {
     fn request(hasher: &NameHasher, label: &str) -> Request {
         let msg = query(1, label, None);
         let query = Query::new(&DnsPacketView::parse(&msg).unwrap(), hasher);
-        Request::new(&query, &msg, 0, 0).unwrap()
+        Request::new(&query, &msg, [127, 0, 0, 1].into(), 0, 0).unwrap()
     }
 
     #[test]
@@ -174,7 +211,7 @@ mod tests {
         let mut times = Vec::new();
         for _ in 0..11 {
             assert_eq!(failures.time_left(&name, now), None);
-            let seconds = failures.record(&name, now, 0);
+            let seconds = failures.record(&name, now, 0, Cause::Name);
             let time = Duration::from_secs(seconds.into());
             assert_eq!(failures.time_left(&upper, now), Some(time));
             assert_eq!(failures.time_left(&other, now), None);
@@ -183,20 +220,31 @@ mod tests {
         }
         assert_eq!(times, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]);
         failures.clear(&upper);
-        assert_eq!(failures.record(&name, now, 0), 1, "an answer ends the row");
-        assert_eq!(failures.record(&name, now, 0), 2);
+        assert_eq!(
+            failures.record(&name, now, 0, Cause::Name),
+            1,
+            "an answer ends the row"
+        );
+        assert_eq!(failures.record(&name, now, 0, Cause::Name), 2);
         now += Duration::from_secs(303);
-        assert_eq!(failures.record(&name, now, 0), 1, "so does a long pause");
-        assert_eq!(failures.record(&name, now, 30), 30);
-        assert_eq!(failures.record(&name, now, 0), 4);
+        assert_eq!(
+            failures.record(&name, now, 0, Cause::Name),
+            1,
+            "so does a long pause"
+        );
+        assert_eq!(failures.record(&name, now, 30, Cause::Name), 30);
+        assert_eq!(failures.record(&name, now, 0, Cause::Name), 4);
     }
 
     #[test]
     fn settings_are_held_to_the_bounds_of_the_rfc() {
         let request = request(&NameHasher::default(), "name");
         let now = Instant::now();
-        assert_eq!(Failures::new(0, 0).record(&request, now, 0), 1);
-        assert_eq!(Failures::new(900, 9).record(&request, now, 0), 300);
+        assert_eq!(Failures::new(0, 0).record(&request, now, 0, Cause::Name), 1);
+        assert_eq!(
+            Failures::new(900, 9).record(&request, now, 0, Cause::Name),
+            300
+        );
     }
 
     #[test]
@@ -207,7 +255,7 @@ mod tests {
         failures.capacity = 3;
         let requests: Vec<_> = (0..5).map(|i| request(&hasher, &format!("n{i}"))).collect();
         for request in &requests {
-            failures.record(request, now, 0);
+            failures.record(request, now, 0, Cause::Name);
         }
         let known: Vec<_> = requests
             .iter()
@@ -215,8 +263,32 @@ mod tests {
             .collect();
         assert_eq!(known, [false, false, true, true, true]);
         for request in requests.iter().cycle().take(1000) {
-            failures.record(request, now, 0);
+            failures.record(request, now, 0, Cause::Name);
             assert!(failures.queue.len() <= 3 && failures.table.len() <= 3);
         }
+    }
+
+    #[test]
+    fn an_outage_is_short_does_not_double_and_ends() {
+        let hasher = NameHasher::default();
+        let [name, other] = ["name", "other"].map(|label| request(&hasher, label));
+        let now = Instant::now();
+        let mut failures = Failures::new(1, 300);
+        assert_eq!(failures.record(&other, now, 0, Cause::Name), 1);
+        assert_eq!(failures.record(&other, now, 0, Cause::Name), 2);
+        for _ in 0..10 {
+            assert_eq!(failures.record(&name, now, 0, Cause::Outage), 1);
+        }
+        assert_eq!(failures.record(&name, now, 29, Cause::Outage), 29, "stale");
+        failures.end_outage();
+        assert_eq!(failures.time_left(&name, now), None);
+        assert!(failures.time_left(&other, now).is_some());
+        // What was known before goes on after it.
+        assert_eq!(failures.record(&other, now, 0, Cause::Outage), 1);
+        assert_eq!(failures.record(&other, now, 0, Cause::Name), 4);
+        assert_eq!(failures.record(&name, now, 0, Cause::Outage), 1);
+        assert_eq!(failures.record(&name, now, 0, Cause::Name), 1);
+        failures.end_outage();
+        assert!(failures.time_left(&name, now).is_some());
     }
 }

@@ -10,7 +10,7 @@ use mio::Waker;
 use thiserror::Error;
 
 use super::{Mailbox, Outcome, Request, shard_of};
-use crate::dns::{Answer, NameHasher, header::rcode};
+use crate::dns::{Answer, NameHasher, edns::ede, header::rcode};
 
 /// The request was not taken: the front answers it itself, with SERVFAIL.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
@@ -62,7 +62,11 @@ impl Inbox {
     }
 
     fn push(&self, request: Request) -> Result<(), QueueFull> {
+        let mailbox = self.mailboxes.get(usize::from(request.front));
+        // Before the request can be answered.
+        mailbox.inspect(|mailbox| mailbox.expect());
         if self.is_closed() || self.queue.push(request).is_err() {
+            mailbox.inspect(|mailbox| mailbox.withdraw());
             self.turned_away.fetch_add(1, Ordering::Relaxed);
             return Err(QueueFull);
         }
@@ -77,7 +81,7 @@ impl Inbox {
     /// Gives every request that waits here SERVFAIL.
     #[cold]
     pub(super) fn turn_away(&self) {
-        let failure = Arc::new(Answer::failure(rcode::SERVFAIL, None, 0));
+        let failure = Arc::new(Answer::failure(rcode::SERVFAIL, Some(ede::NOT_READY), 0));
         while let Some(request) = self.take() {
             if let Some(mailbox) = self.mailboxes.get(usize::from(request.front)) {
                 mailbox.put(Outcome::new(

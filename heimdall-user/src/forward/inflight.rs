@@ -1,14 +1,12 @@
 //! The questions that are with an upstream now, and who waits for each.
 
+use std::time::Instant;
+
 use hashbrown::HashTable;
 use slab::Slab;
 
 use super::{Request, exchange::Exchange};
 use crate::dns::{answer::same_question, edns::ede};
-
-/// Requests that may wait for one upstream query. The fronts bound theirs too; this bounds what
-/// one popular name can hold.
-const MAX_WAITERS: usize = 16_384;
 
 /// Whom to tell.
 #[derive(Clone, Copy, Debug)]
@@ -40,8 +38,9 @@ pub(super) struct Lookup {
     /// The client response timer has fired: its requests got an answer whose life is over, as
     /// those get that are yet to come.
     pub(super) late: bool,
-    /// Tells this look-up from earlier ones in the same slot.
+    /// Tells this look-up from earlier ones in the same slot, and from which it came after.
     pub(super) serial: u64,
+    pub(super) began: Instant,
 }
 
 impl Lookup {
@@ -90,10 +89,20 @@ impl InFlight {
         slot.copied()
     }
 
-    /// Adds to those who wait for a look-up. Whether there was room.
-    pub(super) fn join(&mut self, slot: usize, waiter: Waiter) -> bool {
+    /// All look-ups, and their slots.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (usize, &Lookup)> {
+        self.lookups.iter()
+    }
+
+    /// Whether there is no room for another look-up.
+    pub(super) fn is_full(&self) -> bool {
+        self.lookups.len() >= self.capacity
+    }
+
+    /// Adds to those who wait for a look-up, unless those are `most` already. Whether it did.
+    pub(super) fn join(&mut self, slot: usize, waiter: Waiter, most: usize) -> bool {
         self.lookups.get_mut(slot).is_some_and(|lookup| {
-            let room = lookup.waiters.len() < MAX_WAITERS;
+            let room = lookup.waiters.len() < most;
             if room {
                 lookup.waiters.push(waiter);
             }
@@ -102,8 +111,8 @@ impl InFlight {
     }
 
     /// Makes a look-up for `request`, whose question has none. `None`: too many are in flight.
-    pub(super) fn begin(&mut self, request: Request, serial: u64) -> Option<usize> {
-        if self.lookups.len() >= self.capacity {
+    pub(super) fn begin(&mut self, request: Request, serial: u64, now: Instant) -> Option<usize> {
+        if self.is_full() {
             return None;
         }
         let slot = self.lookups.insert(Lookup {
@@ -118,6 +127,7 @@ impl InFlight {
             ede: None,
             late: false,
             serial,
+            began: now,
         });
         let lookups = &self.lookups;
         self.index.insert_unique(request.hash, slot, |&slot| {

@@ -211,7 +211,7 @@ fn denies_name(answer: &Answer) -> bool {
 }
 
 /// The name without its first label. `None` for the root.
-fn parent(name: &[u8]) -> Option<&[u8]> {
+pub(super) fn parent(name: &[u8]) -> Option<&[u8]> {
     match *name.first()? {
         0 => None,
         len => name.get(1 + usize::from(len)..),

@@ -27,11 +27,14 @@ mod handle;
 mod inflight;
 mod memory;
 mod message;
+mod notices;
 mod request;
 mod settings;
 mod shard;
+mod shed;
 mod subnet;
 mod upstreams;
+mod zones;
 
 use std::{
     fmt, io,

@@ -2,8 +2,12 @@
 
 use std::{
     io,
+    net::IpAddr,
     os::fd::{AsFd, BorrowedFd},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use crossbeam_queue::ArrayQueue;
@@ -11,6 +15,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::inflight::Waiter;
 use crate::{
+    answer::access::Prefix,
     cache::Key,
     dns::{Answer, MAX_QUESTION, Query},
 };
@@ -20,6 +25,12 @@ const REFRESH: u64 = u64::MAX;
 
 /// Refreshes that a front may have under way, beside its queries.
 pub const MAX_REFRESHES: usize = 64;
+
+/// Bits of an IPv4 address that tell one client from another, as in the rate limit's defaults.
+const CLIENT_V4_BITS: u8 = 24;
+
+/// The same of an IPv6 address: what one site is commonly assigned (RFC 6177).
+const CLIENT_V6_BITS: u8 = 56;
 
 /// A question that a front could not answer itself, or not for much longer. Holds its octets, so that no memory is
 /// shared and none is allocated.
@@ -33,13 +44,21 @@ pub struct Request {
     pub front: u16,
     /// What the front knows the query by; comes back in the [`Outcome`].
     pub token: u64,
+    /// The prefix of the client that asked; one client's part of the in-flight table is counted
+    /// by it.
+    pub(super) client: Prefix,
     question_len: u16,
     question: [u8; MAX_QUESTION],
 }
 
 impl Request {
-    /// A request for `query`, which was read from `msg`. `None` if `msg` does not hold it.
-    pub fn new(query: &Query, msg: &[u8], front: u16, token: u64) -> Option<Self> {
+    /// A request for `query`, which was read from `msg` and came from `client`. `None` if `msg`
+    /// does not hold it.
+    pub fn new(query: &Query, msg: &[u8], client: IpAddr, front: u16, token: u64) -> Option<Self> {
+        let bits = match client {
+            IpAddr::V4(_) => CLIENT_V4_BITS,
+            IpAddr::V6(_) => CLIENT_V6_BITS,
+        };
         let asked = msg.get(crate::dns::header::LEN..usize::from(query.question_end))?;
         let mut question = [0; MAX_QUESTION];
         question.get_mut(..asked.len())?.copy_from_slice(asked);
@@ -48,14 +67,16 @@ impl Request {
             flags: query.key_flags(),
             front,
             token,
+            client: Prefix::of(client, bits),
             question_len: asked.len() as u16,
             question,
         })
     }
 
-    /// A request to get the answer to `query` anew before its life is over. `msg` may be its reply.
-    pub fn refresh(query: &Query, msg: &[u8], front: u16) -> Option<Self> {
-        Self::new(query, msg, front, REFRESH)
+    /// A request to refresh the answer to `query` before it expires; `client` got it last. `msg`
+    /// may be its reply.
+    pub fn refresh(query: &Query, msg: &[u8], client: IpAddr, front: u16) -> Option<Self> {
+        Self::new(query, msg, client, front, REFRESH)
     }
 
     /// Whether an answer is wanted that is newer than the one that the front has.
@@ -121,6 +142,10 @@ impl Outcome {
 pub struct Mailbox {
     outcomes: ArrayQueue<Outcome>,
     event: EventFd,
+    /// Queries that the front may have under way.
+    capacity: usize,
+    /// Requests that were submitted and have no outcome yet.
+    waiting: AtomicUsize,
 }
 
 impl Mailbox {
@@ -134,6 +159,8 @@ impl Mailbox {
         Ok(Self {
             outcomes: ArrayQueue::new(capacity + MAX_REFRESHES),
             event,
+            capacity,
+            waiting: AtomicUsize::new(0),
         })
     }
 
@@ -157,7 +184,29 @@ impl Mailbox {
 
     /// Delivers an outcome, without waking the front.
     pub(super) fn put(&self, outcome: Outcome) -> bool {
+        self.withdraw();
         self.outcomes.push(outcome).is_ok()
+    }
+
+    /// Counts a request that is about to be submitted.
+    pub(super) fn expect(&self) {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Takes back one [`expect`](Self::expect).
+    pub(super) fn withdraw(&self) {
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Whether the front will soon have no room for another query. An eighth is kept free, so that
+    /// queries still reach the forwarder, which decides whom to shed for them.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) >= self.capacity - self.capacity / 8
+    }
+
+    /// Queries that the front may have under way.
+    pub(super) fn capacity(&self) -> usize {
+        self.capacity
     }
 }
 

@@ -1,6 +1,7 @@
 //! A forwarder thread: what it owns, and its loop.
 
 mod course;
+mod overload;
 
 use std::{
     io,
@@ -17,13 +18,15 @@ use super::{
     handle::Inbox,
     inflight::InFlight,
     memory::Memory,
+    notices::Notices,
     subnet::Subnet,
     upstreams::Upstreams,
+    zones::Zones,
 };
 use crate::{
     cache::{Key, Record},
     clock::Clock,
-    dns::{Answer, NameHasher, header::rcode},
+    dns::{Answer, NameHasher, edns::ede, header::rcode},
     upkeep::{Desk, Progress, Scope, Upkeep},
 };
 
@@ -45,6 +48,9 @@ pub(super) struct Shard {
     upstreams: Upstreams,
     memory: Memory,
     failures: Failures,
+    zones: Zones,
+    notices: Notices,
+    hasher: NameHasher,
     subnet: Option<Subnet>,
     /// The clock of the memory.
     clock: Clock,
@@ -60,6 +66,8 @@ pub(super) struct Shard {
     scratch: Box<[u8]>,
     /// Which fronts got an outcome since they were last rung.
     delivered: Box<[bool]>,
+    /// Requests of each front that wait for this thread's look-ups.
+    waiting: Box<[usize]>,
 }
 
 /// Creation.
@@ -73,6 +81,8 @@ impl Shard {
         let poll = Poll::new()?;
         let waker = Waker::new(poll.registry(), WAKE)?;
         let delivered = vec![false; mailboxes.len()].into();
+        let waiting = vec![0; mailboxes.len()].into();
+        let probe = settings.attempt_timeout * settings.attempts;
         let inbox = Arc::new(Inbox::new(settings.queue, waker, mailboxes));
         let upkeep = Upkeep::new({
             let inbox = Arc::clone(&inbox);
@@ -81,12 +91,16 @@ impl Shard {
         Ok(Self {
             poll,
             delivered,
+            waiting,
             inbox,
             upkeep,
             counters: Arc::default(),
             in_flight: InFlight::new(settings.max_in_flight),
             upstreams: Upstreams::new(&settings.upstreams),
-            memory: Memory::new(&settings, hasher)?,
+            memory: Memory::new(&settings, hasher.clone())?,
+            zones: Zones::new(settings.failure_max, probe, hasher.clone()),
+            notices: Notices::default(),
+            hasher,
             failures: Failures::new(settings.failure_min, settings.failure_max),
             subnet: settings
                 .client_subnet
@@ -155,6 +169,7 @@ impl Shard {
             more = self.take_in(now);
             self.ring();
             upkeep = self.keep_up();
+            self.notice_full_queue(now);
             self.publish();
         }
         self.inbox.close();
@@ -162,7 +177,7 @@ impl Shard {
             self.deliver(
                 &lookup.request,
                 &lookup.waiters,
-                Answer::failure(rcode::SERVFAIL, None, 0),
+                Answer::failure(rcode::SERVFAIL, Some(ede::NOT_READY), 0),
             );
         }
         self.ring();
@@ -194,8 +209,11 @@ impl Shard {
         if !self.upkeep.has_work() {
             return Progress::Idle;
         }
-        let failures = &mut self.failures;
-        let flushed = |scope: &Scope| failures.forget(|question| scope.holds(question));
+        let (failures, zones) = (&mut self.failures, &mut self.zones);
+        let flushed = |scope: &Scope| {
+            failures.forget(|question| scope.holds(question));
+            zones.clear();
+        };
         self.memory
             .keep_up(&mut self.upkeep, self.clock.seconds(), flushed)
     }

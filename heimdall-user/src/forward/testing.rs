@@ -159,6 +159,18 @@ pub(crate) fn query(id: u16, label: &str, edns_size: Option<u16>) -> Vec<u8> {
     msg
 }
 
+/// A query for TXT records of a name with any labels, written as `a.example`.
+pub(crate) fn question(id: u16, name: &str) -> Vec<u8> {
+    let mut msg = id.to_be_bytes().to_vec();
+    msg.extend_from_slice(&[1, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
+    for label in name.split('.') {
+        msg.push(label.len() as u8);
+        msg.extend_from_slice(label.as_bytes());
+    }
+    msg.extend_from_slice(&[0, 0, 16, 0, 1]);
+    msg
+}
+
 /// The response to `query` with `fill` octets of TXT and a TTL of 300.
 pub(crate) fn response(query: &[u8], fill: usize) -> Vec<u8> {
     let end = end_of_question_name(query, 12).unwrap() + 4;

@@ -3,11 +3,12 @@
 
 mod failing;
 mod memory;
+mod overload;
 mod stale;
 
 use std::{
     collections::HashSet,
-    net::{SocketAddr, UdpSocket},
+    net::{IpAddr, SocketAddr, UdpSocket},
     thread,
     time::{Duration, Instant},
 };
@@ -28,8 +29,13 @@ struct Bench {
 
 impl Bench {
     fn new(settings: Settings) -> Self {
+        Self::with_room(4096, settings)
+    }
+
+    /// With fronts that may have so many queries under way.
+    fn with_room(room: usize, settings: Settings) -> Self {
         let mailboxes: Vec<_> = (0..2)
-            .map(|_| Arc::new(Mailbox::new(4096).unwrap()))
+            .map(|_| Arc::new(Mailbox::new(room).unwrap()))
             .collect();
         let hasher = NameHasher::default();
         let forwarder = Prepared::new(&settings, mailboxes.clone(), hasher.clone()).unwrap();
@@ -43,8 +49,12 @@ impl Bench {
     }
 
     fn request(&self, msg: &[u8], front: u16, token: u64) -> Request {
+        self.request_of([192, 0, 2, 1].into(), msg, front, token)
+    }
+
+    fn request_of(&self, client: IpAddr, msg: &[u8], front: u16, token: u64) -> Request {
         let query = Query::new(&DnsPacketView::parse(msg).unwrap(), &self.hasher);
-        Request::new(&query, msg, front, token).unwrap()
+        Request::new(&query, msg, client, front, token).unwrap()
     }
 
     fn ask(&mut self, msg: &[u8], token: u64) {

@@ -19,6 +19,8 @@ const HOLD_OFF: Duration = Duration::from_secs(10);
 pub(super) struct Upstreams {
     list: Vec<Upstream>,
     worked_last: usize,
+    /// When a response of any of them came last, whatever it said.
+    heard: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -36,6 +38,7 @@ impl Upstreams {
         Self {
             list: list.collect(),
             worked_last: 0,
+            heard: None,
         }
     }
 
@@ -66,6 +69,17 @@ impl Upstreams {
     /// The one to ask after `index`.
     pub(super) fn after(&self, index: usize) -> usize {
         (index + 1) % self.list.len().max(1)
+    }
+
+    /// Notes that a response came, whatever it said.
+    pub(super) fn heard(&mut self, _index: usize, now: Instant) {
+        self.heard = Some(now);
+    }
+
+    /// Whether any upstream has responded to anything in this time.
+    pub(super) fn heard_within(&self, now: Instant, time: Duration) -> bool {
+        self.heard
+            .is_some_and(|heard| now.saturating_duration_since(heard) <= time)
     }
 
     pub(super) fn worked(&mut self, index: usize) {

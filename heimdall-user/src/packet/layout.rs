@@ -7,7 +7,10 @@
 //! UDP       src(2) dst(2) len(2) csum(2)                                        RFC 768
 //! ```
 
-use core::{mem::swap, net::IpAddr};
+use core::{
+    mem::swap,
+    net::{IpAddr, Ipv4Addr},
+};
 
 use super::SourceFilter;
 use crate::checksum;
@@ -209,6 +212,14 @@ impl Layout {
         match frame.get(self.dns()..self.dns() + self.dns_len()) {
             Some(query) => query,
             None => nothing(),
+        }
+    }
+
+    /// The sender's address, in the frame that was read.
+    pub fn source(&self, frame: &[u8]) -> IpAddr {
+        match frame.get(..self.dns()) {
+            Some(headers) => source(headers, self.ip.into()),
+            None => Ipv4Addr::UNSPECIFIED.into(),
         }
     }
 

@@ -123,7 +123,11 @@ fn forwarder(threads: &[Arc<ForwardCounters>]) -> Value {
     put(&mut fields, sums, |name| {
         let rejected = name.strip_prefix("rejected_");
         let cache = || name.strip_prefix("cache_").map(|count| ("cache", count));
-        rejected.map(|reason| ("rejected", reason)).or_else(cache)
+        let shed = || name.strip_prefix("shed_").map(|holder| ("shed", holder));
+        rejected
+            .map(|reason| ("rejected", reason))
+            .or_else(cache)
+            .or_else(shed)
     });
     Value::Object(fields)
 }
@@ -271,5 +275,9 @@ mod tests {
         // Summed over the threads.
         assert_eq!(document["forwarder"]["rejected"]["id"], 4);
         assert_eq!(document["forwarder"]["cache"]["hits"], 0);
+        for field in ["client", "zone", "oldest"] {
+            assert_eq!(document["forwarder"]["shed"][field], 0, "{field}");
+        }
+        assert_eq!(document["forwarder"]["zone_failure_hits"], 0);
     }
 }

@@ -1,6 +1,6 @@
 //! What a message gets, and what becomes of it when that takes time.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use super::{
     Parts, SocketCounters,
@@ -108,7 +108,7 @@ impl Service {
         };
         let verdict = self.core.answer(query, buf, client);
         if self.core.take_refresh(query, buf) {
-            self.refresh(query, buf);
+            self.refresh(query, buf, client.address());
         }
         match verdict {
             Verdict::Miss if self.forward(query, buf, origin) => Verdict::Miss,
@@ -119,9 +119,9 @@ impl Service {
 
     /// Has the forwarder get an answer anew, if it has not too much to do.
     #[cold]
-    fn refresh(&mut self, query: &Query, msg: &[u8]) {
+    fn refresh(&mut self, query: &Query, msg: &[u8], client: IpAddr) {
         if self.refreshing < MAX_REFRESHES
-            && let Some(request) = Request::refresh(query, msg, self.front)
+            && let Some(request) = Request::refresh(query, msg, client, self.front)
             && self.forwarder.submit(request).is_ok()
         {
             self.refreshing += 1;
@@ -130,11 +130,12 @@ impl Service {
 
     /// Hands a query to the forwarder, if there is room for it here and there.
     fn forward(&mut self, query: &Query, msg: &[u8], origin: Origin) -> bool {
+        let client = origin.client().address();
         let Some(token) = self.pending.next_token() else {
             self.counters.overflow.add(1);
             return false;
         };
-        let Some(request) = Request::new(query, msg, self.front, token) else {
+        let Some(request) = Request::new(query, msg, client, self.front, token) else {
             return false;
         };
         let taken = self.forwarder.submit(request).is_ok();

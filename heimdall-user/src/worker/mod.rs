@@ -492,7 +492,8 @@ impl State {
                     Ok(query) => {
                         let verdict = self.core.answer_at(*hint, query, packet.room, client);
                         if self.core.take_refresh(query, packet.room) {
-                            refresh = Request::refresh(query, packet.room, self.front);
+                            refresh =
+                                Request::refresh(query, packet.room, client.address(), self.front);
                         }
                         verdict
                     }
@@ -545,8 +546,9 @@ impl State {
         let Some(token) = self.pending.next_token() else {
             return Some(waiting);
         };
-        let message = waiting.layout.query(self.xsk.packet(&waiting.frame));
-        let request = Request::new(&waiting.query, message, self.front, token);
+        let packet = self.xsk.packet(&waiting.frame);
+        let (message, client) = (waiting.layout.query(packet), waiting.layout.source(packet));
+        let request = Request::new(&waiting.query, message, client, self.front, token);
         match request.map(|request| self.forwarder.submit(request)) {
             Some(Ok(())) => self.pending.insert(token, waiting),
             _ => Some(waiting),

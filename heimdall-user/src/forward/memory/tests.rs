@@ -26,7 +26,7 @@ impl Bench {
 
     fn request(&self, msg: &[u8]) -> Request {
         let query = Query::new(&DnsPacketView::parse(msg).unwrap(), &self.hasher);
-        Request::new(&query, msg, 0, 0).unwrap()
+        Request::new(&query, msg, [127, 0, 0, 1].into(), 0, 0).unwrap()
     }
 
     /// An upstream's answer of `ttl` seconds to `query` arrives at `now`.

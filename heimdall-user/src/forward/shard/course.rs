@@ -7,7 +7,11 @@
 //! 4. An answer is kept and delivered. A failure is remembered; the waiters get an answer whose
 //!    life is over, if there is one (RFC 8767), or else SERVFAIL.
 
-use std::{mem, sync::Arc, time::Instant};
+use std::{
+    mem,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use mio::Token;
 
@@ -20,6 +24,7 @@ use crate::{
         inflight::Waiter,
         memory::Found,
         message,
+        shed::Scarce,
     },
 };
 
@@ -32,6 +37,9 @@ const RECHECK: u32 = STALE_TTL - 1;
 impl Shard {
     pub(super) fn begin(&mut self, request: Request, now: Instant) {
         self.counters.requests.add(1);
+        if let Some(waiting) = self.waiting.get_mut(usize::from(request.front)) {
+            *waiting += 1;
+        }
         if request.is_refresh() {
             self.counters.refreshes.add(1);
         }
@@ -46,16 +54,19 @@ impl Shard {
         }
         if let Some(left) = self.failures.time_left(&request, now) {
             self.counters.failure_hits.add(1);
-            let life = left.as_secs() as u32;
-            let answer = self.stale(&request);
-            let failure = || Answer::failure(rcode::SERVFAIL, Some(ede::CACHED_ERROR), life);
-            return self.deliver(&request, &waiters, answer.unwrap_or_else(failure));
+            return self.put_off(&request, left);
         }
+        self.relieve_front(&request, now);
         if let Some(slot) = self.in_flight.find(&request) {
             return self.join(slot, &request);
         }
+        if let Err(left) = self.zones.admit(&request, now) {
+            self.counters.zone_failure_hits.add(1);
+            return self.put_off(&request, left);
+        }
+        self.make_room(now);
         self.serial += 1;
-        let Some(slot) = self.in_flight.begin(request, self.serial) else {
+        let Some(slot) = self.in_flight.begin(request, self.serial, now) else {
             return self.turn_down(&request);
         };
         if self.memory.has_stale(&request, self.clock.seconds()) {
@@ -74,11 +85,22 @@ impl Shard {
         if is_late && let Some(answer) = self.stale(request) {
             return self.deliver(request, &[request.waiter()], answer);
         }
-        if self.in_flight.join(slot, request.waiter()) {
+        // One name holds no more than half of what the front may have under way.
+        let mailbox = self.inbox.mailboxes.get(usize::from(request.front));
+        let most = mailbox.map_or(0, |mailbox| mailbox.capacity() / 2);
+        if self.in_flight.join(slot, request.waiter(), most) {
             self.counters.coalesced.add(1);
         } else {
             self.turn_down(request);
         }
+    }
+
+    /// Answers a request whose question must not be asked for the time `left`.
+    fn put_off(&mut self, request: &Request, left: Duration) {
+        let life = left.as_secs() as u32;
+        let failure = || Answer::failure(rcode::SERVFAIL, Some(ede::CACHED_ERROR), life);
+        let answer = self.stale(request).unwrap_or_else(failure);
+        self.deliver(request, &[request.waiter()], answer);
     }
 
     fn stale(&mut self, request: &Request) -> Option<Answer> {
@@ -122,8 +144,8 @@ impl Shard {
         match self.send(slot, now, Exchange::udp) {
             Ok(()) => self.counters.sent_udp.add(1),
             Err(Trouble::Local) => self.give_up(slot),
-            Err(Trouble::Upstream) => {
-                self.move_on(slot, now, true);
+            Err(trouble) => {
+                self.move_on(slot, now, trouble == Trouble::Upstream);
                 return false;
             }
         }
@@ -135,14 +157,29 @@ impl Shard {
         match self.send(slot, now, Exchange::tcp) {
             Ok(()) => self.counters.sent_tcp.add(1),
             Err(Trouble::Local) => self.give_up(slot),
-            Err(Trouble::Upstream) => {
-                self.move_on(slot, now, true);
+            Err(trouble) => {
+                self.move_on(slot, now, trouble == Trouble::Upstream);
                 self.try_udp(slot, now);
             }
         }
     }
 
+    /// Sends the query. For want of a descriptor others have to give theirs, once.
     fn send(&mut self, slot: usize, now: Instant, open: Open) -> Result<(), Trouble> {
+        let sent = match self.send_once(slot, now, open) {
+            Err(Trouble::Local) if self.shed(Scarce::Descriptors, Some(slot), now) => {
+                self.counters.socket_errors.add(1);
+                self.send_once(slot, now, open)
+            }
+            sent => sent,
+        };
+        if matches!(sent, Err(Trouble::Local | Trouble::Port)) {
+            self.counters.socket_errors.add(1);
+        }
+        sent
+    }
+
+    fn send_once(&mut self, slot: usize, now: Instant, open: Open) -> Result<(), Trouble> {
         let lookup = self.in_flight.get_mut(slot).ok_or(Trouble::Local)?;
         let upstream = self.upstreams.address(lookup.upstream);
         // The thread's generator is a CSPRNG: IDs cannot be foretold from earlier ones.
@@ -184,11 +221,16 @@ impl Shard {
             subnet: self.subnet.as_ref(),
             limits: &self.settings.limits,
         };
-        match exchange.progress(&mut self.scratch, &asked, &self.counters) {
+        let upstream = lookup.upstream;
+        let progress = exchange.progress(&mut self.scratch, &asked, &self.counters);
+        if matches!(progress, Progress::Answer(_) | Progress::Error(_)) {
+            self.heard(upstream, now);
+        }
+        match progress {
             Progress::Waiting => {}
             Progress::Answer(answer) => {
                 self.counters.answers.add(1);
-                self.upstreams.worked(lookup.upstream);
+                self.upstreams.worked(upstream);
                 self.finish(slot, answer);
             }
             Progress::UseTcp => self.try_tcp(slot, now),
@@ -267,6 +309,7 @@ impl Shard {
     fn finish(&mut self, slot: usize, answer: Answer) {
         if let Some(lookup) = self.in_flight.end(slot) {
             self.failures.clear(&lookup.request);
+            self.zones.answered(&lookup.request, self.serial);
             self.memory
                 .keep(&lookup.request, &answer, self.clock.seconds());
             self.deliver(&lookup.request, &lookup.waiters, answer);
@@ -276,9 +319,10 @@ impl Shard {
     /// Ends a look-up that no upstream answered.
     fn fail(&mut self, slot: usize, now: Instant) {
         if let Some(lookup) = self.in_flight.end(slot) {
+            let cause = self.blame(&lookup, now);
             let stale = self.stale(&lookup.request);
             let least = if stale.is_some() { RECHECK } else { 0 };
-            let life = self.failures.record(&lookup.request, now, least);
+            let life = self.failures.record(&lookup.request, now, least, cause);
             let failure = || Answer::failure(rcode::SERVFAIL, Some(lookup.failure()), life);
             self.deliver(
                 &lookup.request,
@@ -290,7 +334,6 @@ impl Shard {
 
     /// Ends a look-up for want of something on this host, which says nothing of the question.
     fn give_up(&mut self, slot: usize) {
-        self.counters.socket_errors.add(1);
         if let Some(lookup) = self.in_flight.end(slot) {
             let answer = self.last_resort(&lookup.request);
             self.deliver(&lookup.request, &lookup.waiters, answer);
@@ -303,9 +346,9 @@ impl Shard {
         self.deliver(request, &[request.waiter()], answer);
     }
 
-    fn last_resort(&mut self, request: &Request) -> Answer {
+    pub(super) fn last_resort(&mut self, request: &Request) -> Answer {
         self.stale(request)
-            .unwrap_or_else(|| Answer::failure(rcode::SERVFAIL, None, 0))
+            .unwrap_or_else(|| Answer::failure(rcode::SERVFAIL, Some(ede::NOT_READY), 0))
     }
 
     /// Gives everybody who waits for the request's question its answer.
@@ -324,6 +367,9 @@ impl Shard {
 
     fn tell(&mut self, waiter: Waiter, outcome: Outcome) {
         let front = usize::from(waiter.front);
+        if let Some(waiting) = self.waiting.get_mut(front) {
+            *waiting -= 1;
+        }
         if let Some(mailbox) = self.inbox.mailboxes.get(front)
             && !mailbox.put(outcome)
         {

@@ -1,0 +1,157 @@
+//! What the forwarder says in the log about overload.
+//!
+//! Packets can bring all of this about, so each kind of line is written at most once in
+//! [`PAUSE`], by each thread.
+
+use std::{
+    fmt,
+    time::{Duration, Instant},
+};
+
+use domain::base::name::Name;
+use hashbrown::HashMap;
+use tracing::warn;
+
+use super::shed::{Scarce, Shedding};
+
+const PAUSE: Duration = Duration::from_secs(10);
+
+/// Kinds of lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Kind {
+    Shed(Scarce),
+    DeadZone,
+    QueueFull,
+}
+
+/// When what was said last.
+#[derive(Debug, Default)]
+pub(super) struct Notices(HashMap<Kind, Instant>);
+
+impl Notices {
+    /// Look-ups are about to be shed.
+    pub(super) fn shed(&mut self, scarce: Scarce, shedding: &Shedding<'_>, now: Instant) {
+        if !self.is_due(Kind::Shed(scarce), now) {
+            return;
+        }
+        let room = match scarce {
+            Scarce::Lookups => "forward.max-in-flight look-ups are under way",
+            Scarce::Descriptors => "no more files can be opened (ulimit -n, LimitNOFILE=)",
+            Scarce::Front(_) => "too many queries wait for upstreams",
+        };
+        let Shedding { held, total, .. } = shedding;
+        warn!(
+            "overload: {room}; {held} of {total} are {}: the oldest of them get SERVFAIL or a stale answer, \
+             to make room for others; limit the client with [rate-limit] or [access], block the zone with \
+             [[blocklist]], or raise the limit",
+            Holder(shedding)
+        );
+    }
+
+    /// A zone is dead.
+    pub(super) fn dead_zone(&mut self, zone: &[u8], now: Instant) {
+        if self.is_due(Kind::DeadZone, now) {
+            warn!(
+                "upstreams resolve no name below {}: new names below it get SERVFAIL at once, but for a \
+                 probe now and then, until one is answered",
+                Presentation(zone)
+            );
+        }
+    }
+
+    /// The queue was full so many times since the start.
+    pub(super) fn queue_full(&mut self, count: u64, now: Instant) {
+        if self.is_due(Kind::QueueFull, now) {
+            warn!(
+                "overload: forward.queue was full, {count} requests so far got SERVFAIL; raise \
+                 forward.threads or forward.queue, or limit clients with [rate-limit]"
+            );
+        }
+    }
+
+    fn is_due(&mut self, kind: Kind, now: Instant) -> bool {
+        let last = self.0.get(&kind);
+        let due = last.is_none_or(|last| now.saturating_duration_since(*last) >= PAUSE);
+        if due {
+            self.0.insert(kind, now);
+        }
+        due
+    }
+}
+
+/// Whose look-ups they are, in words.
+struct Holder<'a>(&'a Shedding<'a>);
+
+impl fmt::Display for Holder<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.0.client, self.0.zone) {
+            (Some(client), Some(zone)) => {
+                write!(
+                    f,
+                    "for client prefix {client}, below {}",
+                    Presentation(zone)
+                )
+            }
+            (Some(client), None) => write!(f, "for client prefix {client}"),
+            (None, Some(zone)) => write!(f, "below {}", Presentation(zone)),
+            (None, None) => f.write_str("held by clients and zones that each hold little"),
+        }
+    }
+}
+
+/// A name in presentation format (RFC 1035 section 5.1): what is not printable is escaped.
+struct Presentation<'a>(&'a [u8]);
+
+impl fmt::Display for Presentation<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match Name::from_slice(self.0) {
+            Ok(name) => name.fmt_with_dot().fmt(f),
+            Err(_) => f.write_str("?"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shedding<'a>(client: Option<&str>, zone: Option<&'a [u8]>) -> Shedding<'a> {
+        Shedding {
+            client: client.and_then(|text| text.parse().ok()),
+            zone,
+            held: 0,
+            total: 0,
+            slots: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn holders_are_named_and_names_are_escaped() {
+        let zone = Some(&b"\x05a\n.\x1bz\x07example\0"[..]);
+        for (client, zone, text) in [
+            (
+                Some("192.0.2.0/24"),
+                zone,
+                "for client prefix 192.0.2.0/24, below a\\010\\.\\027z.example.",
+            ),
+            (
+                Some("2001:db8::/56"),
+                None,
+                "for client prefix 2001:db8::/56",
+            ),
+            (None, Some(&b"\x04dead\0"[..]), "below dead."),
+        ] {
+            assert_eq!(Holder(&shedding(client, zone)).to_string(), text);
+        }
+    }
+
+    #[test]
+    fn a_kind_is_said_once_in_a_while() {
+        let mut notices = Notices::default();
+        let now = Instant::now();
+        assert!(notices.is_due(Kind::DeadZone, now));
+        assert!(notices.is_due(Kind::Shed(Scarce::Lookups), now));
+        assert!(!notices.is_due(Kind::DeadZone, now + PAUSE / 2));
+        assert!(notices.is_due(Kind::DeadZone, now + PAUSE));
+    }
+}

@@ -1,0 +1,100 @@
+//! What happens when there is too much to do, and whose fault a failure is.
+
+use std::{sync::atomic::Ordering, time::Instant};
+
+use super::Shard;
+use crate::forward::{
+    Request,
+    failures::Cause,
+    inflight::Lookup,
+    shed::{Scarce, Shedding},
+};
+
+/// Shedding.
+impl Shard {
+    /// Sees to it that the request's front keeps room for other queries.
+    pub(super) fn relieve_front(&mut self, request: &Request, now: Instant) {
+        let front = usize::from(request.front);
+        let (Some(mailbox), Some(waiting)) =
+            (self.inbox.mailboxes.get(front), self.waiting.get(front))
+        else {
+            return;
+        };
+        // Another thread may hold most of the front's queries, and then it has to make room.
+        let fair = mailbox.capacity() / 2 / self.settings.threads.max(1);
+        if mailbox.is_crowded() && *waiting > fair {
+            self.shed(Scarce::Front(request.front), None, now);
+        }
+    }
+
+    /// Sees to it that there is room for another look-up.
+    pub(super) fn make_room(&mut self, now: Instant) {
+        if self.in_flight.is_full() {
+            self.shed(Scarce::Lookups, None, now);
+        }
+    }
+
+    /// Ends the oldest look-ups of whoever holds most of what is scarce, but not `spare`. Whether
+    /// there were any.
+    #[cold]
+    pub(super) fn shed(&mut self, scarce: Scarce, spare: Option<usize>, now: Instant) -> bool {
+        let Some(shedding) = self.in_flight.shedding(scarce, spare, &self.hasher) else {
+            return false;
+        };
+        self.notices.shed(scarce, &shedding, now);
+        let Shedding {
+            client,
+            zone,
+            slots,
+            ..
+        } = shedding;
+        match (client, zone) {
+            (Some(_), _) => &self.counters.shed_client,
+            (None, Some(_)) => &self.counters.shed_zone,
+            (None, None) => &self.counters.shed_oldest,
+        }
+        .add(slots.len() as u64);
+        for slot in slots {
+            if let Some(lookup) = self.in_flight.end(slot) {
+                // One that had a try fail counts for its zones, or else one whose look-ups are all
+                // shed would never be found dead.
+                self.blame(&lookup, now);
+                let answer = self.last_resort(&lookup.request);
+                self.deliver(&lookup.request, &lookup.waiters, answer);
+            }
+        }
+        true
+    }
+
+    /// Writes to the log if requests did not even get into the queue.
+    pub(super) fn notice_full_queue(&mut self, now: Instant) {
+        let count = self.inbox.turned_away.load(Ordering::Relaxed);
+        if count > self.counters.queue_full.get() && !self.inbox.is_closed() {
+            self.notices.queue_full(count, now);
+        }
+    }
+}
+
+/// Whose fault a failure is.
+impl Shard {
+    /// Notes a look-up that failed with its zones, unless every name fails.
+    pub(super) fn blame(&mut self, lookup: &Lookup, now: Instant) -> Cause {
+        let time = now.saturating_duration_since(lookup.began);
+        if !lookup.heard || !self.upstreams.heard_within(now, time) {
+            return Cause::Outage;
+        }
+        let died = self
+            .zones
+            .failed(&lookup.request, lookup.serial, self.serial, now);
+        if let Some(zone) = died {
+            self.notices.dead_zone(zone, now);
+        }
+        Cause::Name
+    }
+
+    /// Notes that an upstream responded, whatever it said.
+    pub(super) fn heard(&mut self, upstream: usize, now: Instant) {
+        self.upstreams.heard(upstream, now);
+        self.failures.end_outage();
+    }
+}
