@@ -34,16 +34,22 @@ impl Notices {
         if !self.is_due(Kind::Shed(scarce), now) {
             return;
         }
-        let room = match scarce {
-            Scarce::Lookups => "forward.max-in-flight look-ups are under way",
-            Scarce::Descriptors => "no more files can be opened (ulimit -n, LimitNOFILE=)",
-            Scarce::Front(_) => "too many queries wait for upstreams",
+        let (what, raise) = match scarce {
+            Scarce::Lookups => (
+                "forward.max-in-flight look-ups are under way",
+                ", or raise forward.max-in-flight",
+            ),
+            Scarce::Descriptors => (
+                "no more files can be opened",
+                ", or raise the limit on open files (ulimit -n, LimitNOFILE=)",
+            ),
+            Scarce::Front(_) => ("too many queries wait for upstreams", ""),
         };
         let Shedding { held, total, .. } = shedding;
         warn!(
-            "overload: {room}; {held} of {total} are {}: the oldest of them get SERVFAIL or a stale answer, \
-             to make room for others; limit the client with [rate-limit] or [access], block the zone with \
-             [[blocklist]], or raise the limit",
+            "overload: {what}; {held} of {total} are {}: the oldest of these get SERVFAIL or a stale \
+             answer, to make room for others. Limit the client with [rate-limit] or [access], or block \
+             the zone with [[blocklist]]{raise}",
             Holder(shedding)
         );
     }

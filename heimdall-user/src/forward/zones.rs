@@ -8,8 +8,9 @@
 //! answer below the zone ends this.
 //!
 //! One dead child counts once, however many names below it fail, so it never condemns its parent.
-//! The root and the top-level domains are never condemned: what is below them has no server in
-//! common.
+//! The root, the top-level domains and what looks like the second level of [a registry](is_registry)
+//! are never condemned: what is below them has no server in common, and whoever knows enough lame
+//! domains could have all the others fail.
 
 use std::time::{Duration, Instant};
 
@@ -126,6 +127,9 @@ impl Zones {
             let Some((name, child)) = zone_and_child(request, labels) else {
                 break;
             };
+            if is_registry(name, labels) {
+                continue;
+            }
             let hash = self.hash(name, request);
             let child = self.hash(child, request);
             self.make_room();
@@ -230,6 +234,21 @@ impl Zone {
     fn is(&self, hash: u64, name: &[u8]) -> bool {
         self.hash == hash && eq_ignore_case(&self.name, name)
     }
+}
+
+/// Whether names directly below this one, which has so many labels, are likely to belong to
+/// different people: `co.uk` and the like, and the reverse zones that are larger than an IPv4 /16.
+/// A zone that is taken for a registry by mistake still has its quota of look-ups.
+fn is_registry(zone: &[u8], labels: usize) -> bool {
+    let Some(top) = last_labels(zone, 1) else {
+        return true;
+    };
+    if eq_ignore_case(top, b"\x04arpa\0") {
+        return labels < 4;
+    }
+    // Its length, two letters, and the root.
+    let is_country = top.len() == 4;
+    labels == 2 && is_country && zone.first().is_some_and(|len| *len <= 3)
 }
 
 /// The zone of so many labels above the request's name, and the name directly below it.
@@ -341,15 +360,33 @@ mod tests {
     }
 
     #[test]
-    fn the_root_and_top_level_domains_are_never_condemned() {
-        let mut bench = Bench::new();
-        for i in 0..200 {
-            bench.fail(&format!("r{i}"));
-            bench.fail(&format!("r{i}.example"));
-            bench.fail(&format!("www.r{i}.example"));
+    fn the_root_and_registries_are_never_condemned() {
+        for registry in [
+            "",
+            ".example",
+            ".co.uk",
+            ".Com.AU",
+            ".in-addr.arpa",
+            ".10.IN-ADDR.ARPA",
+        ] {
+            let mut bench = Bench::new();
+            for i in 0..200 {
+                bench.fail(&format!("r{i}{registry}"));
+                bench.fail(&format!("www.r{i}{registry}"));
+            }
+            assert!(bench.is_admitted(&format!("good{registry}")), "{registry}");
+            assert!(
+                bench.is_admitted(&format!("www.good{registry}")),
+                "{registry}"
+            );
         }
-        assert!(bench.is_admitted("good.example"));
-        assert!(bench.is_admitted("good"));
+        for zone in ["dead.uk", "dead.co.uk", "co.example", "5.10.in-addr.arpa"] {
+            let mut bench = Bench::new();
+            for i in 0..=THRESHOLD {
+                bench.fail(&format!("r{i}.{zone}"));
+            }
+            assert!(!bench.is_admitted(&format!("new.{zone}")), "{zone}");
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! answers; `heimdall run` calls it.
 
 mod dump;
+mod files;
 mod pages;
 mod policy;
 mod report;
@@ -117,9 +118,13 @@ impl Server {
         mailboxes.extend(open_xdp.iter().flat_map(OpenXdp::mailboxes));
 
         let summary = summary(&listeners, open_xdp.as_ref());
-        let mut forwarder =
-            Prepared::new(&forward_settings(config), mailboxes, parts.hasher.clone())
-                .map_err(start("the forwarder"))?;
+        let forward_settings = files::fit(
+            forward_settings(config),
+            mailboxes.len(),
+            config.listen.len(),
+        );
+        let mut forwarder = Prepared::new(&forward_settings, mailboxes, parts.hasher.clone())
+            .map_err(start("the forwarder"))?;
         let snapshot = config.snapshot.as_ref();
         let snapshot = snapshot.filter(|snapshot| snapshot::restore(snapshot, &mut forwarder));
         let forwarder = forwarder.start().map_err(start("the forwarder"))?;

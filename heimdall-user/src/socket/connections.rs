@@ -19,7 +19,7 @@ use crate::{answer::Verdict, dns::reply::Reply};
 const ACCEPT_BATCH: usize = 64;
 
 /// Connections at a time. When there are more, the one that was idle longest is closed.
-const MAX_CONNECTIONS: usize = 1024;
+pub(crate) const MAX_CONNECTIONS: usize = 1024;
 
 /// Time for which a connection may be idle (RFC 7766 section 6.2.3 asks for a few seconds).
 const IDLE: Duration = Duration::from_secs(10);

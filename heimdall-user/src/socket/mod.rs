@@ -20,6 +20,7 @@ mod pending;
 mod service;
 mod tcp;
 
+pub(crate) use connections::MAX_CONNECTIONS;
 pub use counters::SocketCounters;
 pub use front::{Parts, SocketFront};
 pub use listeners::{Listeners, SocketError};

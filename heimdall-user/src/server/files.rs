@@ -1,0 +1,80 @@
+//! The limit on open files.
+//!
+//! Every look-up that is with an upstream holds a descriptor, and so does every TCP connection. When
+//! there are none left, connections and `heimdall stats` find none either; so look-ups are bounded by
+//! what the limit allows.
+
+use nix::sys::resource::{Resource, getrlimit};
+use tracing::warn;
+
+use crate::{forward, socket::MAX_CONNECTIONS};
+
+/// Files of the process as a whole: control, snapshots, logs, netlink, lists.
+const PROCESS: u64 = 64;
+
+/// Files of each front: listeners or an AF_XDP socket, its eventfd and its epoll instance.
+const FRONT: u64 = 8;
+
+/// Lowers the number of look-ups to what the hard limit on open files allows with so many fronts and
+/// listen addresses, and says so.
+pub(super) fn fit(
+    settings: forward::Settings,
+    fronts: usize,
+    listeners: usize,
+) -> forward::Settings {
+    let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
+        return settings;
+    };
+    let others = PROCESS + FRONT * fronts as u64 + 2 * listeners as u64 + MAX_CONNECTIONS as u64;
+    fit_into(settings, others, hard)
+}
+
+/// As [`fit`], when `others` files are needed beside the look-ups'. They get half of the files if
+/// there are too few for both.
+fn fit_into(settings: forward::Settings, others: u64, hard: u64) -> forward::Settings {
+    let threads = settings.threads.max(1) as u64;
+    let needed = threads * settings.max_in_flight as u64 + others;
+    if needed <= hard {
+        return settings;
+    }
+    let room = hard.saturating_sub(others).max(hard / 2) / threads;
+    let max_in_flight = room.max(1) as usize;
+    warn!(
+        "the hard limit on open files is {hard}, and these settings need {needed}: each forwarder thread \
+         has {max_in_flight} look-ups under way at most, not forward.max-in-flight = {}; raise the \
+         limit (ulimit -Hn {needed}, or LimitNOFILE={needed} in the unit)",
+        settings.max_in_flight
+    );
+    forward::Settings {
+        max_in_flight,
+        ..settings
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn look_ups_fit_into_the_limit() {
+        for (threads, max_in_flight, hard, fitting) in [
+            (1, 4096, 65_536, 4096),
+            (1, 4096, 5296, 4096),
+            (1, 4096, 5295, 4095),
+            (4, 4096, 10_000, 2200),
+            (1, 4096, 1024, 512),
+            (64, 4096, 64, 1),
+        ] {
+            let settings = forward::Settings {
+                threads,
+                max_in_flight,
+                ..forward::Settings::default()
+            };
+            let fitted = fit_into(settings, 1200, hard);
+            assert_eq!(
+                fitted.max_in_flight, fitting,
+                "{threads} threads, {hard} files"
+            );
+        }
+    }
+}

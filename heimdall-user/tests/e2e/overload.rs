@@ -1,0 +1,132 @@
+//! One client that asks for more than can be resolved, and what the others get meanwhile.
+
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
+};
+
+use xtask::lab::{FakeUpstream, Heimdall, Lab, SERVER_V4, UPSTREAM};
+
+use crate::{
+    asking::{Asker, Settings},
+    lab, program,
+};
+
+/// An upstream that answers names with an address, but those below `dead.test`.
+fn upstream(lab: &Lab) -> FakeUpstream {
+    let answer = |query: &[u8], _: bool| {
+        if query.windows(5).any(|octets| octets == b"\x04dead") {
+            return vec![];
+        }
+        let name = query[12..].iter().position(|octet| *octet == 0).unwrap();
+        let mut reply = query[..12 + name + 1 + 4].to_vec();
+        reply[2..4].copy_from_slice(&[0x81, 0x80]);
+        reply[6..12].copy_from_slice(&[0, 1, 0, 0, 0, 0]);
+        reply.extend_from_slice(&[0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 0, 2, 1]);
+        vec![reply]
+    };
+    FakeUpstream::answering(lab, UPSTREAM, answer).unwrap()
+}
+
+/// One client asks for 300 new names a second below a dead zone, all the while another one asks for
+/// 40 that can be resolved, one after another: the replies to those.
+fn meanwhile(lab: &Lab) -> Vec<String> {
+    let (many, few) = (Asker::v4(lab), Asker::v6(lab));
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for number in 0.. {
+                if over.load(Ordering::Relaxed) {
+                    return;
+                }
+                many.udp_send(&format!("r{number}.dead.test A rd edns"));
+                thread::sleep(Duration::from_micros(3_300));
+            }
+        });
+        // Until every look-up is of the dead zone.
+        thread::sleep(Duration::from_secs(2));
+        let replies = (0..40).map(|number| {
+            thread::sleep(Duration::from_millis(50));
+            few.udp(&format!("good{number}.test A rd edns"))
+        });
+        let replies = replies.collect();
+        over.store(true, Ordering::Relaxed);
+        replies
+    })
+}
+
+fn assert_served(replies: &[String], heimdall: &Heimdall) {
+    for (number, reply) in replies.iter().enumerate() {
+        let start = format!("NOERROR qr rd ra | good{number}.test. A |");
+        assert!(
+            reply.starts_with(&start),
+            "{reply}\n{}",
+            heimdall.process.output()
+        );
+    }
+    let stats = heimdall.stats().unwrap();
+    let shed = &stats["forwarder"]["shed"];
+    assert!(shed["client"].as_u64() > Some(0), "{stats:#}");
+    assert!(heimdall.stats_text().unwrap().contains("shed: client "));
+    let log = heimdall.process.output();
+    let lines: Vec<_> = log
+        .lines()
+        .filter(|line| line.contains("overload: "))
+        .collect();
+    assert!((1..=3).contains(&lines.len()), "{log}");
+    let holder = "for client prefix 10.53.0.0/24, below dead.test.";
+    assert!(lines.iter().all(|line| line.contains(holder)), "{log}");
+}
+
+#[test]
+fn one_client_and_a_dead_zone_keep_no_other_from_answers() {
+    let Some(lab) = lab("one_client_and_a_dead_zone") else {
+        return;
+    };
+    let _upstream = upstream(&lab);
+    let settings = Settings::new("[forward]\nmax-in-flight = 256\nqueue = 256");
+    let heimdall = settings.on_xdp(&lab);
+    assert_served(&meanwhile(&lab), &heimdall);
+    // What did not get its turn says so.
+    let asker = Asker::v4(&lab);
+    let reply = asker.udp("last.dead.test A rd edns");
+    assert!(
+        reply.starts_with("SERVFAIL qr rd ra | last.dead.test. A |"),
+        "{reply}"
+    );
+    assert!(reply.contains("ede="), "{reply}");
+}
+
+#[test]
+fn few_files_are_reported_and_leave_room_for_everybody() {
+    let Some(lab) = lab("few_files_are_reported") else {
+        return;
+    };
+    let _upstream = upstream(&lab);
+    let mut command = lab.on_server("prlimit");
+    command.arg("--nofile=200:200").arg(program());
+    let listen = format!("{SERVER_V4}:53");
+    let listen_v6 = format!("[{}]:53", xtask::lab::SERVER_V6);
+    let arguments = [
+        "--backend",
+        "socket",
+        "--listen",
+        &listen,
+        "--listen",
+        &listen_v6,
+        "--upstream",
+        UPSTREAM,
+    ];
+    let heimdall = Heimdall::start(command, program(), &arguments).unwrap();
+    let log = heimdall.process.output();
+    assert!(
+        log.contains("the hard limit on open files is 200, and these settings need 5"),
+        "{log}"
+    );
+    assert!(log.contains("LimitNOFILE=5"), "{log}");
+    assert_served(&meanwhile(&lab), &heimdall);
+    assert_eq!(heimdall.stats().unwrap()["forwarder"]["socket_errors"], 0);
+    let tcp = Asker::v6(&lab).tcp("tcp.test A rd");
+    assert!(tcp.starts_with("NOERROR "), "{tcp}");
+}
