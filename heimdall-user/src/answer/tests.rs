@@ -119,6 +119,26 @@ fn learn(core: &mut Core, msg: &[u8], octets: usize) {
 }
 
 #[test]
+fn want_of_room_is_told() {
+    for (edns, end) in [
+        (None, &[][..]),
+        (Some((1232, 0, false)), &[0, 6, 0, 15, 0, 2, 0, 14][..]),
+    ] {
+        let mut core = core();
+        let mut octets = query(0x0100, 1, 1, edns);
+        let query = core.read(&octets).unwrap();
+        octets.resize(512, 0);
+        let verdict = core.overload(&query, &mut octets, from(UDP));
+        let Got::Reply(len) = Got::new(verdict, &octets) else {
+            panic!("{verdict:?}");
+        };
+        assert_eq!(octets[3] & 0xf, rcode::SERVFAIL);
+        assert!(octets[..len].ends_with(end), "{:?}", &octets[..len]);
+        assert_eq!(core.writer.counters.servfail.get(), 1);
+    }
+}
+
+#[test]
 fn what_cannot_be_forwarded_is_refused() {
     for (qtype, qclass) in [
         (1, 3),

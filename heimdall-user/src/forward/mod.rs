@@ -16,8 +16,9 @@
 //! bits that someone who cannot see the query has to guess (RFC 5452); after a few wrong guesses
 //! the query goes over TCP, where guessing does not help.
 //!
-//! Everything is bounded: the queue, the queries in flight, the tries and the time of each. A
-//! request ends in an answer or in SERVFAIL, never in silence.
+//! Everything is bounded: the queue, the queries in flight, the tries and the time of each. What is
+//! full makes room at the cost of whoever holds most. A request ends in an answer or in SERVFAIL,
+//! never in silence.
 
 mod counters;
 mod deadlines;

@@ -16,7 +16,8 @@ pub struct Settings {
     pub threads: usize,
     /// Requests that may wait for each thread.
     pub queue: usize,
-    /// Upstream queries that each thread may have under way; each holds a file descriptor.
+    /// Upstream queries that each thread may have under way; each holds a file descriptor. For one
+    /// more, the client prefix or zone that holds most loses its oldest.
     pub max_in_flight: usize,
     /// Time that an upstream has to respond.
     pub attempt_timeout: Duration,

@@ -175,6 +175,30 @@ fn whoever_holds_most_makes_room_for_others() {
 }
 
 #[test]
+fn a_flood_through_tables_of_the_default_sizes() {
+    let (upstream, _) = fickle(SILENT);
+    let mut bench = Bench::new(settings(vec![upstream.address]));
+    for i in 0..6000 {
+        bench.ask_as("192.0.2.1", &format!("r{i}.dead.example"), MANY, i);
+        bench.drain(MANY);
+    }
+    // On the flooded front, too.
+    bench.ask_as("198.51.100.7", "www.good.example", MANY, 9000);
+    let patience = Instant::now() + Duration::from_secs(30);
+    while !bench
+        .drain(MANY)
+        .iter()
+        .any(|outcome| outcome.token == 9000 && answered(outcome))
+    {
+        assert!(Instant::now() < patience, "no answer");
+        thread::sleep(Duration::from_millis(1));
+    }
+    assert!(bench.serves_others(40));
+    assert!(bench.count("shed_client") > 0);
+    bench.forwarder.stop();
+}
+
+#[test]
 fn the_look_ups_of_others_stay() {
     // Slow names are answered when the flood is over.
     let (upstream, mode) = fickle(SILENT);
