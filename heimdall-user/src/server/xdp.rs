@@ -26,7 +26,7 @@ use super::{
     start,
 };
 use crate::{
-    config::Config,
+    config::{Config, InterfaceConfig},
     forward::{Forwarder, Mailbox},
     packet::SourceFilter,
     upkeep::{Desk, Upkeep},
@@ -101,29 +101,7 @@ impl OpenXdp {
         let mut attached = Vec::new();
         let mut queues = Vec::new();
         for wanted in &config.interfaces {
-            let interface = Interface::find(&wanted.name)?;
-            let numbers: Vec<u32> = match &wanted.queues {
-                Some(numbers) => numbers.iter().copied().collect(),
-                None => (0..interface.rx_queues).collect(),
-            };
-            if let Some(&queue) = numbers.iter().find(|queue| **queue >= interface.rx_queues) {
-                let (queues, interface) = (interface.rx_queues, interface.name);
-                return Err(XdpError::NoQueue {
-                    interface,
-                    queue,
-                    queues,
-                }
-                .into());
-            }
-            if interface.mtu > MAX_MTU {
-                let (mtu, interface) = (interface.mtu, interface.name);
-                return Err(XdpError::Mtu {
-                    interface,
-                    mtu,
-                    max: MAX_MTU,
-                }
-                .into());
-            }
+            let (interface, numbers) = look_up(wanted)?;
             let carrier = interface.has_carrier()?;
             let program = Program::attach(&interface, AttachPolicy::NativeThenGeneric)?;
             if carrier && !interface.wait_carrier(CARRIER_WAIT)? {
@@ -254,6 +232,30 @@ impl OpenXdp {
             follower,
         })
     }
+}
+
+/// An interface and the queues of it to serve, if AF_XDP can serve them. Nothing is opened.
+pub(super) fn look_up(wanted: &InterfaceConfig) -> Result<(Interface, Vec<u32>), XdpError> {
+    let interface = Interface::find(&wanted.name)?;
+    let numbers: Vec<u32> = match &wanted.queues {
+        Some(numbers) => numbers.iter().copied().collect(),
+        None => (0..interface.rx_queues).collect(),
+    };
+    if let Some(&queue) = numbers.iter().find(|queue| **queue >= interface.rx_queues) {
+        return Err(XdpError::NoQueue {
+            interface: interface.name,
+            queue,
+            queues: interface.rx_queues,
+        });
+    }
+    if interface.mtu > MAX_MTU {
+        return Err(XdpError::Mtu {
+            interface: interface.name,
+            mtu: interface.mtu,
+            max: MAX_MTU,
+        });
+    }
+    Ok((interface, numbers))
 }
 
 /// Says which mode a queue got, and why not a better one.
