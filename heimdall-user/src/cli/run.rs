@@ -8,7 +8,7 @@ use std::sync::{
 use anyhow::anyhow;
 use clap::Args;
 use signal_hook::{
-    consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2},
+    consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2, SIGXFSZ},
     flag,
     iterator::Signals,
 };
@@ -72,6 +72,8 @@ pub(super) fn serve(
     for signal in [SIGTERM, SIGINT] {
         flag::register_conditional_shutdown(signal, 1, Arc::clone(&stopping)).map_err(caught)?;
     }
+    // Caught, it makes a file size limit (setrlimit(2)) an error of the write.
+    flag::register(SIGXFSZ, Arc::default()).map_err(caught)?;
     let signals = [SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2];
     let mut signals = Signals::new(signals).map_err(caught)?;
     let config = settings()?;

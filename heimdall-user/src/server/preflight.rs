@@ -5,13 +5,13 @@ use std::path::Path;
 
 use tracing::warn;
 
-use super::{PolicyLoader, ServerError, snapshot::unix_now, xdp};
+use super::{PolicyLoader, ServerError, snapshot::unix_now};
 use crate::{
     cache::Cache,
-    config::{Backend, Config, Place, SnapshotConfig},
+    config::{Backend, Config, InterfaceConfig, Place, SnapshotConfig},
     control, file,
     snapshot::Snapshot,
-    xdp::XdpError,
+    xdp::{Interface, XdpError, socket::MAX_MTU},
 };
 
 /// Does everything that a start does, except that it opens no socket, attaches no program, writes no
@@ -69,7 +69,7 @@ fn interfaces(config: &Config) -> impl Iterator<Item = (&Place, Result<usize, Xd
         Backend::Socket => &[],
         Backend::Auto | Backend::Xdp => config.interfaces.as_slice(),
     };
-    let queues = |wanted| xdp::look_up(wanted).map(|(_, queues)| queues.len());
+    let queues = |wanted| look_up(wanted).map(|(_, queues)| queues.len());
     config
         .places
         .interfaces
@@ -93,4 +93,28 @@ fn at(place: &Place, error: impl Into<ServerError>) -> ServerError {
         place: place.clone(),
         error: Box::new(error.into()),
     }
+}
+
+/// An interface and the queues of it to serve, if AF_XDP can serve them. Nothing is opened.
+pub(super) fn look_up(wanted: &InterfaceConfig) -> Result<(Interface, Vec<u32>), XdpError> {
+    let interface = Interface::find(&wanted.name)?;
+    let numbers: Vec<u32> = match &wanted.queues {
+        Some(numbers) => numbers.iter().copied().collect(),
+        None => (0..interface.rx_queues).collect(),
+    };
+    if let Some(&queue) = numbers.iter().find(|queue| **queue >= interface.rx_queues) {
+        return Err(XdpError::NoQueue {
+            interface: interface.name,
+            queue,
+            queues: interface.rx_queues,
+        });
+    }
+    if interface.mtu > MAX_MTU {
+        return Err(XdpError::Mtu {
+            interface: interface.name,
+            mtu: interface.mtu,
+            max: MAX_MTU,
+        });
+    }
+    Ok((interface, numbers))
 }

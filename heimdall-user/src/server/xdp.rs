@@ -22,18 +22,19 @@ use tracing::{info, warn};
 
 use super::{
     CoreCounters, CoreParts, ServerError,
+    preflight::look_up,
     report::{InterfaceReport, WorkerReport, XdpReport},
     start,
 };
 use crate::{
-    config::{Config, InterfaceConfig},
+    config::Config,
     forward::{Forwarder, Mailbox},
     packet::SourceFilter,
     upkeep::{Desk, Upkeep},
     worker::{Parts, Settings, Worker, WorkerCounters, max_pending},
     xdp::{
         AddressWatch, AttachMode, AttachPolicy, Interface, Program, XdpError, served,
-        socket::{Frame, MAX_MTU, Mode, Xsk, XskError},
+        socket::{Frame, Mode, Xsk, XskError},
     },
 };
 
@@ -232,30 +233,6 @@ impl OpenXdp {
             follower,
         })
     }
-}
-
-/// An interface and the queues of it to serve, if AF_XDP can serve them. Nothing is opened.
-pub(super) fn look_up(wanted: &InterfaceConfig) -> Result<(Interface, Vec<u32>), XdpError> {
-    let interface = Interface::find(&wanted.name)?;
-    let numbers: Vec<u32> = match &wanted.queues {
-        Some(numbers) => numbers.iter().copied().collect(),
-        None => (0..interface.rx_queues).collect(),
-    };
-    if let Some(&queue) = numbers.iter().find(|queue| **queue >= interface.rx_queues) {
-        return Err(XdpError::NoQueue {
-            interface: interface.name,
-            queue,
-            queues: interface.rx_queues,
-        });
-    }
-    if interface.mtu > MAX_MTU {
-        return Err(XdpError::Mtu {
-            interface: interface.name,
-            mtu: interface.mtu,
-            max: MAX_MTU,
-        });
-    }
-    Ok((interface, numbers))
 }
 
 /// Says which mode a queue got, and why not a better one.

@@ -40,6 +40,11 @@ struct Server {
 impl Server {
     /// Starts one, and waits until its control socket answers: its log may tell nothing.
     fn start(lab: &Lab, backend: &str, log: impl Into<Stdio>) -> Self {
+        Self::start_within(lab, &[], backend, log)
+    }
+
+    /// As [`start`](Self::start), by a command that becomes the one behind it.
+    fn start_within(lab: &Lab, wrapper: &[&str], backend: &str, log: impl Into<Stdio>) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let control = directory.path().join("control.sock");
         let config = directory.path().join("heimdall.toml");
@@ -49,8 +54,10 @@ impl Server {
             format!("[cache]\nsize = \"1M\"\nsnapshot = {snapshot:?}\nsnapshot-interval = 1\n"),
         )
         .unwrap();
-        let mut command = lab.on_server(program());
+        let mut command = lab.on_server("env");
         command
+            .args(wrapper)
+            .arg(program())
             .args(["run", "--backend", backend, "--upstream", UPSTREAM])
             .args(["--listen", &format!("{SERVER_V4}:53"), "--control"])
             .arg(&control)
@@ -138,21 +145,28 @@ fn a_log_that_cannot_be_written_blocks_and_ends_nothing() {
     };
     let _upstream = FakeUpstream::start(&lab, UPSTREAM).unwrap();
     for backend in ["socket", "xdp"] {
-        for how in ["no reader", "no space", "reader stands still"] {
+        for how in ["no reader", "no space", "size limit", "reader stands still"] {
             let mut reader = None;
+            let limited = ["prlimit", "--fsize=1024"];
+            let wrapper = if how == "size limit" {
+                &limited[..]
+            } else {
+                &[]
+            };
             let log: Stdio = match how {
                 "no reader" => io::pipe().unwrap().1.into(),
                 "no space" => File::create("/dev/full").unwrap().into(),
+                "size limit" => tempfile::tempfile().unwrap().into(),
                 _ => {
                     let (end, writer) = full_pipe();
                     reader = Some(end);
                     writer.into()
                 }
             };
-            let mut server = Server::start(&lab, backend, log);
+            let mut server = Server::start_within(&lab, wrapper, backend, log);
             let asker = Asker::v4(&lab);
             assert_eq!(asker.udp(QUERY), ANSWER, "{backend}, {how}");
-            for _ in 0..3 {
+            for _ in 0..10 {
                 server.reload();
             }
             server.signal(Signal::SIGHUP);
@@ -191,19 +205,34 @@ fn a_log_that_can_be_written_again_has_what_was_kept() {
     }
 }
 
+/// A file system of 64 KiB.
+struct SmallDisk(TempDir);
+
+impl SmallDisk {
+    fn mount() -> Self {
+        let disk = Self(tempfile::tempdir().unwrap());
+        let arguments = ["-t", "tmpfs", "-o", "size=64k", "tmpfs"];
+        let mut command = Command::new("mount");
+        let status = command.args(arguments).arg(disk.0.path()).status();
+        assert!(status.unwrap().success());
+        disk
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let mut command = Command::new("umount");
+        let _ = command.arg("--lazy").arg(self.0.path()).status();
+    }
+}
+
 #[test]
 fn lines_that_are_lost_are_reported_once_there_is_space_again() {
     let Some(lab) = lab("lines_that_are_lost") else {
         return;
     };
-    let disk = tempfile::tempdir().unwrap();
-    let mount = |arguments: &[&str]| {
-        let mut command = Command::new(arguments[0]);
-        let status = command.args(&arguments[1..]).arg(disk.path()).status();
-        assert!(status.unwrap().success(), "{arguments:?}");
-    };
-    mount(&["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs"]);
-    let (log, fill) = (disk.path().join("log"), disk.path().join("fill"));
+    let disk = SmallDisk::mount();
+    let (log, fill) = (disk.0.path().join("log"), disk.0.path().join("fill"));
     let append = || {
         File::options()
             .create(true)
@@ -211,33 +240,30 @@ fn lines_that_are_lost_are_reported_once_there_is_space_again() {
             .open(&log)
             .unwrap()
     };
-    {
-        let server = Server::start(&lab, "socket", append());
-        let mut file = File::create(&fill).unwrap();
-        while file.write_all(&[0; 4096]).is_ok() {}
-        // The log's last page has room left.
-        while append().write_all(b"x").is_ok() {}
-        server.reload();
-        let end = Instant::now() + Duration::from_secs(10);
-        while server.lost_lines() == 0 && Instant::now() < end {
-            thread::sleep(Duration::from_millis(20));
-        }
-        let lost = server.lost_lines();
-        assert!(lost > 0);
-        drop(file);
-        fs::remove_file(&fill).unwrap();
-        server.reload();
-        let told = || {
-            fs::read_to_string(&log)
-                .unwrap()
-                .contains("lines could not be logged")
-        };
-        while !told() && Instant::now() < end {
-            thread::sleep(Duration::from_millis(20));
-        }
-        assert!(told(), "{}", fs::read_to_string(&log).unwrap());
+    let server = Server::start(&lab, "socket", append());
+    let mut file = File::create(&fill).unwrap();
+    while file.write_all(&[0; 4096]).is_ok() {}
+    // The log's last page has room left.
+    while append().write_all(b"x").is_ok() {}
+    server.reload();
+    let end = Instant::now() + Duration::from_secs(10);
+    while server.lost_lines() == 0 && Instant::now() < end {
+        thread::sleep(Duration::from_millis(20));
     }
-    mount(&["umount"]);
+    let lost = server.lost_lines();
+    assert!(lost > 0);
+    drop(file);
+    fs::remove_file(&fill).unwrap();
+    server.reload();
+    let told = || {
+        fs::read_to_string(&log)
+            .unwrap()
+            .contains("lines could not be logged")
+    };
+    while !told() && Instant::now() < end {
+        thread::sleep(Duration::from_millis(20));
+    }
+    assert!(told(), "{}", fs::read_to_string(&log).unwrap());
 }
 
 #[test]
