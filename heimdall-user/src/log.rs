@@ -4,7 +4,7 @@
 //! or end a thread of the server, so a thread that logs only appends to a bounded queue; lines that
 //! do not fit, or that cannot be written, are counted and reported as soon as the log can be
 //! written again. [`start`] installs the subscriber and the panic hook; the value that it returns
-//! writes out what is queued when it is dropped, within [`EXIT_WAIT`].
+//! writes out what is queued when it is dropped, within a second.
 
 use std::{
     backtrace::{Backtrace, BacktraceStatus},
@@ -69,8 +69,8 @@ pub fn print_error(line: &str) {
     }
 }
 
-/// Dropped at the end of the process: waits until the queued lines are written, or [`EXIT_WAIT`]
-/// has passed.
+/// Dropped at the end of the process: waits until the queued lines are written, or a second has
+/// passed.
 #[must_use]
 #[derive(Debug)]
 pub struct Flush(());

@@ -100,7 +100,7 @@ pub enum Skipped {
     /// A record makes the name an alias, which can have no addresses (RFC 1034 section 3.6.2).
     #[error("\"{0}\" is an alias by one of the records")]
     Alias(String),
-    /// The name has [`MAX_ADDRESSES`] of the kind already.
+    /// The name has 1024 addresses of the family already.
     #[error("\"{0}\" has {MAX_ADDRESSES} addresses already")]
     TooMany(String),
 }
