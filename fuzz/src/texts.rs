@@ -24,24 +24,27 @@ pub fn config(text: &[u8]) {
     }
 }
 
-/// Any text is a hosts file, a record or a blocklist, or gives an error; and what is read can be
-/// asked for.
+/// Any octets are a hosts file or a blocklist, any text is a record or gives an error; and what is
+/// read can be asked for.
 pub fn lists(text: &[u8]) {
     let text = &text[..text.len().min(4096)];
+    let lines = text.split(|octet| *octet == b'\n').count();
     let mut data = LocalData::builder();
-    let _ = data.hosts(text);
+    assert!(data.hosts(text).skipped <= lines);
+    assert!(data.build().is_ok(), "any octets are a hosts file");
+    let mut data = LocalData::builder();
     if let Ok(text) = std::str::from_utf8(text) {
         for line in text.lines() {
             let _ = data.record(line);
         }
     }
+    assert!(data.hosts(text).skipped <= lines);
     if let Ok(data) = data.build() {
         let _ = data.lookup(b"\x01a\x03lan\0", 1);
     }
     let Ok((lists, reports)) = Blocklists::build([(text, Action::NxDomain)]) else {
         panic!("no temporary file");
     };
-    let lines = text.split(|octet| *octet == b'\n').count();
     assert!(reports[0].skipped <= lines);
     let _ = lists.lookup(text);
     assert_eq!(lists.lookup(b"\0"), None);

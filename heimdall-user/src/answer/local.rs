@@ -26,37 +26,16 @@ const TTL: u32 = 300;
 /// Longest TTL, in seconds (RFC 2181 section 8).
 const MAX_TTL: u32 = i32::MAX as u32;
 
+/// Addresses of one family that hosts files may give a name: they fit in a message, behind aliases,
+/// too.
+const MAX_ADDRESSES: usize = 1024;
+
 /// Aliases that may lead to one another.
 const MAX_ALIASES: usize = 8;
 
 /// What is wrong with local data.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum LocalError {
-    /// A line of a hosts file does not begin with an address.
-    #[error("{line}: {word:?} is not an address; write ADDRESS NAME...")]
-    Address {
-        /// Counted from 1.
-        line: usize,
-        /// What stands there.
-        word: String,
-    },
-    /// A line of a hosts file has an address alone.
-    #[error("{line}: the address has no name; write ADDRESS NAME...")]
-    NoName {
-        /// Counted from 1.
-        line: usize,
-    },
-    /// No host name.
-    #[error(
-        "{line}: {word:?} is not a host name; labels have 1 to 63 letters, digits, hyphens and \
-         underscores, a name up to 253 with the dots, and international ones are written as xn--"
-    )]
-    Name {
-        /// Counted from 1.
-        line: usize,
-        /// What stands there.
-        word: String,
-    },
     /// Not a record.
     #[error(
         "{0:?} is not a record: {1}; write it as in a zone file, like \"printer.lan. 300 IN A 192.168.1.9\""
@@ -79,6 +58,51 @@ pub enum LocalError {
     /// Too many records of a type.
     #[error("{0} has more data of one type than a message holds; leave some out")]
     TooLarge(String),
+}
+
+/// Local data do not fit together.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[error("{error}")]
+pub struct Conflict {
+    /// Number of the record that it is about, counted from 0 in the order in which they were added.
+    pub record: Option<usize>,
+    /// What is wrong.
+    pub error: LocalError,
+}
+
+/// What a hosts file held that was not taken.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HostsReport {
+    /// Lines of which something was skipped: all of it, or a name.
+    pub skipped: usize,
+    /// The first of those, counted from 1, and why.
+    pub first: Option<(usize, Skipped)>,
+}
+
+/// Why a line of a hosts file, or a name on it, was skipped.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum Skipped {
+    /// The line does not begin with an address.
+    #[error("\"{0}\" is not an address")]
+    Address(String),
+    /// The address is only valid on one link (RFC 4007), which an answer cannot say.
+    #[error("\"{0}\" has a zone, which DNS cannot express")]
+    Zone(String),
+    /// The line has an address alone.
+    #[error("the address has no name")]
+    NoName,
+    /// No host name.
+    #[error(
+        "\"{0}\" is not a host name; labels have 1 to 63 letters, digits, hyphens and underscores, a \
+         name up to 253 with the dots, and international ones are written as xn--"
+    )]
+    Name(String),
+    /// A record makes the name an alias, which can have no addresses (RFC 1034 section 3.6.2).
+    #[error("\"{0}\" is an alias by one of the records")]
+    Alias(String),
+    /// The name has 1024 addresses of the family already.
+    #[error("\"{0}\" has {MAX_ADDRESSES} addresses already")]
+    TooMany(String),
 }
 
 /// Names, in wire form and small letters, and what they are answered with.
@@ -126,6 +150,8 @@ impl LocalData {
 struct RrSet {
     ttl: Option<u32>,
     rdata: Vec<Vec<u8>>,
+    /// Number of the record that began the set, if one did.
+    record: Option<usize>,
 }
 
 type Name = Vec<u8>;
@@ -136,39 +162,62 @@ pub struct LocalDataBuilder {
     names: BTreeMap<Name, BTreeMap<u16, RrSet>>,
     /// Reverse names of addresses, and the first name that each was given to.
     reverse: BTreeMap<Name, (Name, u32)>,
+    /// Records added so far.
+    records: usize,
 }
 
 impl LocalDataBuilder {
     /// Adds the lines of a hosts file: an address, then names; `#` begins a comment. The first name
-    /// of an address's first line is the address's own.
-    ///
-    /// # Errors
-    /// A line is no such line; what is before it has been added.
-    pub fn hosts(&mut self, text: &[u8]) -> Result<(), LocalError> {
-        for (line, text) in (1..).zip(text.split(|octet| *octet == b'\n')) {
-            let text = text.split(|octet| *octet == b'#').next();
-            let text = String::from_utf8_lossy(text.unwrap_or_default());
-            let mut words = text.split_ascii_whitespace();
-            let Some(first) = words.next() else {
-                continue;
-            };
-            let address: IpAddr = first.parse().map_err(|_| LocalError::Address {
-                line,
-                word: first.to_owned(),
-            })?;
-            let mut named = false;
-            for word in words {
-                let name = hostname::wire(word.as_bytes()).ok_or_else(|| LocalError::Name {
-                    line,
-                    word: word.to_owned(),
-                })?;
-                self.address(name, address, TTL);
-                named = true;
-            }
-            if !named {
-                return Err(LocalError::NoName { line });
+    /// of an address's first line is the address's own. Other programs write these files, so what
+    /// cannot be taken is skipped and reported. Add records first: a name that one of them makes an
+    /// alias gets no address.
+    pub fn hosts(&mut self, text: &[u8]) -> HostsReport {
+        let mut report = HostsReport::default();
+        let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text); // byte order mark
+        for (number, line) in (1..).zip(text.split(|octet| *octet == b'\n')) {
+            if let Err(why) = self.hosts_line(line) {
+                report.skipped += 1;
+                report.first.get_or_insert((number, why));
             }
         }
+        report
+    }
+
+    /// The error is the first; names behind it have been added.
+    fn hosts_line(&mut self, line: &[u8]) -> Result<(), Skipped> {
+        let line = line.split(|octet| *octet == b'#').next();
+        let mut words = line
+            .unwrap_or_default()
+            .split(u8::is_ascii_whitespace)
+            .filter(|word| !word.is_empty());
+        let Some(first) = words.next() else {
+            return Ok(());
+        };
+        let address = parse_address(first)?;
+        let names: Vec<&[u8]> = words.collect();
+        if names.is_empty() {
+            return Err(Skipped::NoName);
+        }
+        let mut outcome = Ok(());
+        for name in names {
+            outcome = outcome.and(self.host(name, address));
+        }
+        outcome
+    }
+
+    fn host(&mut self, word: &[u8], address: IpAddr) -> Result<(), Skipped> {
+        let name = hostname::wire(word).ok_or_else(|| Skipped::Name(show(word)))?;
+        if let Some(sets) = self.names.get(&name) {
+            if sets.contains_key(&CNAME) {
+                return Err(Skipped::Alias(show(word)));
+            }
+            let rtype = if address.is_ipv4() { A } else { AAAA };
+            let full = |set: &RrSet| set.rdata.len() >= MAX_ADDRESSES;
+            if sets.get(&rtype).is_some_and(full) {
+                return Err(Skipped::TooMany(show(word)));
+            }
+        }
+        self.address(name, address, TTL, None);
         Ok(())
     }
 
@@ -214,29 +263,31 @@ impl LocalDataBuilder {
             return Err(LocalError::Wildcard(text.to_owned()));
         }
         let address = match (rtype, rdata.as_slice()) {
-            (1, octets) => <[u8; 4]>::try_from(octets).ok().map(IpAddr::from),
-            (28, octets) => <[u8; 16]>::try_from(octets).ok().map(IpAddr::from),
+            (A, octets) => <[u8; 4]>::try_from(octets).ok().map(IpAddr::from),
+            (AAAA, octets) => <[u8; 16]>::try_from(octets).ok().map(IpAddr::from),
             _ => None,
         };
+        let number = Some(self.records);
         match address {
-            Some(address) => self.address(owner, address, ttl),
-            None => self.add(owner, rtype, ttl, rdata),
+            Some(address) => self.address(owner, address, ttl, number),
+            None => self.add(owner, rtype, ttl, rdata, number),
         }
+        self.records += 1;
         Ok(())
     }
 
-    fn address(&mut self, name: Name, address: IpAddr, ttl: u32) {
+    fn address(&mut self, name: Name, address: IpAddr, ttl: u32, record: Option<usize>) {
         let (rtype, rdata) = match address {
-            IpAddr::V4(v4) => (1, v4.octets().to_vec()),
-            IpAddr::V6(v6) => (28, v6.octets().to_vec()),
+            IpAddr::V4(v4) => (A, v4.octets().to_vec()),
+            IpAddr::V6(v6) => (AAAA, v6.octets().to_vec()),
         };
         self.reverse
             .entry(reverse(address))
             .or_insert_with(|| (name.clone(), ttl));
-        self.add(name, rtype, ttl, rdata);
+        self.add(name, rtype, ttl, rdata, record);
     }
 
-    fn add(&mut self, name: Name, rtype: u16, ttl: u32, rdata: Vec<u8>) {
+    fn add(&mut self, name: Name, rtype: u16, ttl: u32, rdata: Vec<u8>, record: Option<usize>) {
         let set = self
             .names
             .entry(name)
@@ -245,6 +296,7 @@ impl LocalDataBuilder {
             .or_default();
         // The records of a set have one TTL (RFC 2181 section 5.2).
         set.ttl = Some(set.ttl.map_or(ttl, |other| other.min(ttl)));
+        set.record = set.record.or(record);
         if !set.rdata.contains(&rdata) {
             set.rdata.push(rdata);
         }
@@ -254,47 +306,52 @@ impl LocalDataBuilder {
     ///
     /// # Errors
     /// An alias leads nowhere, or a set of records is too large.
-    pub fn build(mut self) -> Result<LocalData, LocalError> {
+    pub fn build(mut self) -> Result<LocalData, Conflict> {
         for (reverse, (name, ttl)) in std::mem::take(&mut self.reverse) {
             let explicit = self
                 .names
                 .get(&reverse)
                 .is_some_and(|sets| sets.contains_key(&PTR) || sets.contains_key(&CNAME));
             if !explicit {
-                self.add(reverse, PTR, ttl, name);
+                self.add(reverse, PTR, ttl, name, None);
             }
         }
         let names = self
             .names
             .keys()
             .map(|name| Ok((name.clone().into_boxed_slice(), self.answers(name)?)))
-            .collect::<Result<_, LocalError>>()?;
+            .collect::<Result<_, Conflict>>()?;
         Ok(LocalData { names })
     }
 
     /// The answers of a name: its own records, or its alias and the records of the name that the
     /// alias leads to.
-    fn answers(&self, name: &Name) -> Result<Answers, LocalError> {
+    fn answers(&self, name: &Name) -> Result<Answers, Conflict> {
+        let conflict = |at: &Name, error| Conflict {
+            record: self.names.get(at).and_then(|sets| sets.get(&CNAME)?.record),
+            error,
+        };
+        let nowhere = |at: &Name| conflict(name, LocalError::AliasToNowhere(text(name), text(at)));
+        let with_data = |at: &Name| conflict(at, LocalError::AliasWithData(text(at)));
         let mut chain = Body::default();
         let mut owner = QUESTION.to_vec();
         let mut at = name.clone();
         for _ in 0..=MAX_ALIASES {
-            let nowhere = || LocalError::AliasToNowhere(text(name), text(&at));
-            let sets = self.names.get(&at).ok_or_else(nowhere)?;
+            let sets = self.names.get(&at).ok_or_else(|| nowhere(&at))?;
             let Some(alias) = sets.get(&CNAME) else {
                 return self.finish(name, chain, &owner, sets);
             };
             let [target] = alias.rdata.as_slice() else {
-                return Err(LocalError::AliasWithData(text(&at)));
+                return Err(with_data(&at));
             };
             if sets.len() > 1 {
-                return Err(LocalError::AliasWithData(text(&at)));
+                return Err(with_data(&at));
             }
             chain.answer(&owner, CNAME, CLASS_IN, alias.ttl.unwrap_or(TTL), target);
             owner.clone_from(target);
             at = target.to_ascii_lowercase();
         }
-        Err(LocalError::AliasToNowhere(text(name), text(&at)))
+        Err(nowhere(&at))
     }
 
     fn finish(
@@ -303,10 +360,14 @@ impl LocalDataBuilder {
         chain: Body,
         owner: &[u8],
         sets: &BTreeMap<u16, RrSet>,
-    ) -> Result<Answers, LocalError> {
-        let whole = |body: Body| {
+    ) -> Result<Answers, Conflict> {
+        let too_large = |record| Conflict {
+            record,
+            error: LocalError::TooLarge(text(name)),
+        };
+        let whole = |body: Body, record| {
             body.into_answer(rcode::NOERROR, None)
-                .ok_or_else(|| LocalError::TooLarge(text(name)))
+                .ok_or_else(|| too_large(record))
         };
         let mut by_type = Vec::new();
         if owner != QUESTION {
@@ -317,26 +378,47 @@ impl LocalDataBuilder {
                     alias.answer(QUESTION, CNAME, CLASS_IN, set.ttl.unwrap_or(TTL), rdata);
                 }
             }
-            by_type.push((CNAME, whole(alias)?));
+            by_type.push((CNAME, whole(alias, None)?));
         }
         for (rtype, set) in sets {
             let mut body = chain.clone();
             for rdata in &set.rdata {
                 body.answer(owner, *rtype, CLASS_IN, set.ttl.unwrap_or(TTL), rdata);
             }
-            by_type.push((*rtype, whole(body)?));
+            by_type.push((*rtype, whole(body, set.record)?));
         }
         let mut nothing = chain;
         nothing.soa(owner);
         Ok(Answers {
             by_type,
-            otherwise: whole(nothing)?,
+            otherwise: whole(nothing, None)?,
         })
     }
 }
 
+const A: u16 = 1;
 const CNAME: u16 = 5;
 const PTR: u16 = 12;
+const AAAA: u16 = 28;
+
+/// The address at the beginning of a line of a hosts file.
+fn parse_address(word: &[u8]) -> Result<IpAddr, Skipped> {
+    let bad = || Skipped::Address(show(word));
+    let text = str::from_utf8(word).map_err(|_| bad())?;
+    match text.split_once('%') {
+        Some((address, _)) if address.parse::<IpAddr>().is_ok() => Err(Skipped::Zone(show(word))),
+        _ => text.parse().map_err(|_| bad()),
+    }
+}
+
+/// A word of a file as text for the log, if need be its beginning.
+fn show(word: &[u8]) -> String {
+    const MAX_SHOWN: usize = 64;
+    match word.get(..MAX_SHOWN) {
+        Some(start) if word.len() > MAX_SHOWN => format!("{}...", start.escape_ascii()),
+        _ => word.escape_ascii().to_string(),
+    }
+}
 
 /// The name under which the name of an address is found (RFC 1035 section 3.5, RFC 3596 section
 /// 2.5).

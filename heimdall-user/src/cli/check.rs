@@ -3,17 +3,22 @@
 use std::fmt::Display;
 
 use clap::Args;
+use tracing_subscriber::EnvFilter;
 
 use super::{print, table::Table};
-use crate::config::{Backend, Config, Flags, Host, PolicyConfig, Size};
+use crate::{
+    config::{Backend, Config, Flags, Host, PolicyConfig, Size},
+    log, server,
+};
 
 const EXAMPLES: &str = "\
 Examples:
   heimdall check --config /etc/heimdall/heimdall.toml
   heimdall check --config heimdall.toml --interface eth0:0-3 && systemctl restart heimdall
 
-Exit code 0: the settings are good. 1: they are not, and a line on stderr says where and why.
-It opens no socket and touches no interface.";
+Exit code 0: a server with these settings starts; what it would warn of is on stderr. 1: it does not,
+and a line on stderr says where and why. It reads all files that the settings name, and looks at the
+directories and interfaces; it opens no socket and changes nothing.";
 
 /// Check the settings, and say what would be used
 #[derive(Args, Debug)]
@@ -26,6 +31,8 @@ pub(super) struct Check {
 impl Check {
     pub(super) fn execute(self) -> anyhow::Result<()> {
         let config = Config::load(&self.flags, &Host::read())?;
+        let _flush = log::start(EnvFilter::new("warn"), false)?;
+        server::check(&config)?;
         print(&describe(&config))
     }
 }
@@ -156,7 +163,7 @@ fn policy(policy: &PolicyConfig, row: &mut impl FnMut(&str, String)) {
     row("version", or_none(policy.identity.version.as_ref()));
     row("server ID", or_none(policy.identity.server_id.as_ref()));
     for hosts in &policy.hosts {
-        row("hosts file", hosts.display().to_string());
+        row("hosts file", hosts.file.display().to_string());
     }
     if !policy.records.is_empty() {
         row("local records", policy.records.len().to_string());

@@ -10,7 +10,10 @@ use anyhow::{anyhow, bail};
 use clap::Args;
 use serde_json::Value;
 
-use super::ask::{Running, Which};
+use super::{
+    ask::{Running, Which},
+    printed,
+};
 use crate::control;
 
 const EXAMPLES: &str = "\
@@ -66,13 +69,10 @@ impl Dump {
             match written {
                 // It has seen enough.
                 Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(()),
-                written => written?,
+                written => printed(written)?,
             }
         }
-        match out.flush() {
-            Err(error) if error.kind() != ErrorKind::BrokenPipe => return Err(error.into()),
-            _ => {}
-        }
+        printed(out.flush())?;
         asked
             .join()
             .map_err(|_| anyhow!("the thread that asked the server panicked"))??;

@@ -18,7 +18,10 @@ use std::{
     process::ExitCode,
 };
 
+use anyhow::anyhow;
 use clap::{Parser, Subcommand};
+
+use crate::log;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -70,7 +73,7 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Every error of the library says in its own line what caused it.
-            eprintln!("heimdall: {error}");
+            log::print_error(&format!("heimdall: {error}"));
             ExitCode::FAILURE
         }
     }
@@ -78,8 +81,16 @@ pub fn main() -> ExitCode {
 
 /// Prints to stdout. A reader that has seen enough (`heimdall stats | head`) is no error.
 fn print(text: &str) -> anyhow::Result<()> {
-    match io::stdout().lock().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+    let mut out = io::stdout().lock();
+    printed(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
+}
+
+/// What a write to stdout that failed means for the command.
+fn printed(outcome: io::Result<()>) -> anyhow::Result<()> {
+    match outcome {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(anyhow!("cannot write the output: {error}"))
+        }
         _ => Ok(()),
     }
 }

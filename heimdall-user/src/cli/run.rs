@@ -1,11 +1,15 @@
 //! `heimdall run`: the server, in the foreground, until a signal ends it.
 
-use std::io::{self, IsTerminal};
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use anyhow::anyhow;
 use clap::Args;
 use signal_hook::{
-    consts::{SIGHUP, SIGINT, SIGTERM},
+    consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2, SIGXFSZ},
+    flag,
     iterator::Signals,
 };
 use tracing::info;
@@ -16,6 +20,7 @@ use tracing_subscriber::{
 
 use crate::{
     config::{Config, ConfigError, Flags, Host},
+    log,
     server::Server,
 };
 
@@ -30,8 +35,9 @@ Examples:
   A file, with one setting overridden:
     heimdall run --config /etc/heimdall/heimdall.toml --cache-size 1G
 
-It logs to stderr, and says `ready` when it answers. TERM and INT stop it; no XDP program is left
-behind, however it ends. HUP does what `heimdall reload` does. It answers only names that an upstream
+It logs to stderr, and says `ready` when it answers. TERM and INT stop it, a second one at once; no
+XDP program is left behind, however it ends. HUP does what `heimdall reload` does; USR1 logs a line of
+statistics. It answers only names that an upstream
 resolves: give it at least one. Clients with public addresses are refused unless --allow, or the
 file, names them.";
 
@@ -61,22 +67,38 @@ pub(super) fn serve(
     log: Option<String>,
 ) -> anyhow::Result<()> {
     // First of all, so that a signal during the start is not lost.
-    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])
-        .map_err(|error| anyhow!("cannot catch signals: {error}"))?;
+    let caught = |error| anyhow!("cannot catch signals: {error}");
+    let stopping = Arc::new(AtomicBool::new(false));
+    for signal in [SIGTERM, SIGINT] {
+        flag::register_conditional_shutdown(signal, 1, Arc::clone(&stopping)).map_err(caught)?;
+    }
+    // Caught, it makes a file size limit (setrlimit(2)) an error of the write.
+    flag::register(SIGXFSZ, Arc::default()).map_err(caught)?;
+    let signals = [SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2];
+    let mut signals = Signals::new(signals).map_err(caught)?;
     let config = settings()?;
-    log_to_stderr(log.as_deref());
+    let _flush = log::start(log_filter(log.as_deref()), true)
+        .map_err(|error| anyhow!("cannot start the log's thread: {error}"))?;
     let server = Server::start(&config, settings)?;
     info!("ready: {}", server.summary());
     for signal in signals.forever() {
-        if signal == SIGHUP {
-            // What came of it is in the log.
-            let _ = server.reload();
-            continue;
+        match signal {
+            SIGHUP => {
+                // The outcome is in the log.
+                let _ = server.reload();
+            }
+            SIGUSR1 => server.log_statistics(),
+            // Other programs have a use for it; without a handler it would end the process.
+            SIGUSR2 => info!("USR2: ignored; USR1 logs statistics"),
+            signal => {
+                let name = if signal == SIGINT { "INT" } else { "TERM" };
+                info!("{name}: stopping");
+                break;
+            }
         }
-        let name = if signal == SIGINT { "INT" } else { "TERM" };
-        info!("{name}: stopping");
-        break;
     }
+    // From here on another TERM or INT ends the process at once.
+    stopping.store(true, Ordering::Relaxed);
     server.stop();
     info!("stopped");
     Ok(())
@@ -87,16 +109,10 @@ fn filter(text: &str) -> Result<String, ParseError> {
     EnvFilter::try_new(text).map(|_| text.to_owned())
 }
 
-fn log_to_stderr(filter: Option<&str>) {
+fn log_filter(filter: Option<&str>) -> EnvFilter {
     let builder = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into());
-    let filter = match filter {
+    match filter {
         Some(filter) => builder.parse_lossy(filter),
         None => builder.from_env_lossy(),
-    };
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
-        .with_target(false)
-        .init();
+    }
 }

@@ -6,6 +6,9 @@ use thiserror::Error;
 
 use crate::answer::access::PrefixError;
 
+/// Longest path of a Unix socket, in octets (unix(7): `sun_path`, less a final NUL).
+pub(super) const MAX_SOCKET_PATH: usize = 107;
+
 /// Why there is no configuration to run with. One line each.
 #[derive(Debug, Error)]
 pub enum ConfigError {
@@ -162,8 +165,16 @@ pub enum Problem {
     #[error("{0:?} is no action; write nxdomain, null, refused or allow")]
     Action(String),
     /// A path that no file can have.
-    #[error("{} is no path of a file", .0.display())]
+    #[error("{0:?} is no path of a file")]
     NoFile(PathBuf),
+    /// A path that is too long for a Unix socket.
+    #[error(
+        "the path has {0} octets, and that of a Unix socket has at most {MAX_SOCKET_PATH}; choose a shorter one"
+    )]
+    SocketPath(usize),
+    /// The file is not text.
+    #[error("not UTF-8; write the file in that encoding")]
+    NotUtf8,
     /// No place for the control socket.
     #[error("no place for the control socket: XDG_RUNTIME_DIR is not set; give --control PATH")]
     NoControl,

@@ -18,10 +18,15 @@ use std::{
 
 pub use error::{ConfigError, Place, Problem};
 pub use flags::Flags;
-pub use policy::{BlocklistConfig, CookieConfig, IdentityConfig, PolicyConfig, RecordConfig};
+pub use policy::{
+    BlocklistConfig, CookieConfig, HostsConfig, IdentityConfig, PolicyConfig, RecordConfig,
+};
 pub use values::{Backend, InterfaceConfig, ListenAddr, Size, UpstreamAddr};
 
-use crate::{answer::access::Prefix, dns::TtlLimits};
+use crate::{answer::access::Prefix, dns::TtlLimits, file as files};
+
+/// Longest file of settings, in octets.
+const MAX_FILE: u64 = 16 << 20;
 
 /// Checked settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,6 +55,21 @@ pub struct Config {
     pub policy: PolicyConfig,
     /// The AF_XDP workers.
     pub xdp: XdpConfig,
+    /// Where the values stand that only the start can check.
+    pub places: Places,
+}
+
+/// Where values stand, for errors that show later than when the settings are read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Places {
+    /// Of each interface.
+    pub interfaces: Vec<Place>,
+    /// Of the control socket's path.
+    pub control: Place,
+    /// Of the cache's size.
+    pub cache_size: Place,
+    /// Of the snapshot's path.
+    pub snapshot: Place,
 }
 
 /// How the cache is kept over a restart.
@@ -169,12 +189,7 @@ impl Config {
     /// The file cannot be read, or a value in it or in the flags is bad.
     pub fn load(flags: &Flags, host: &Host) -> Result<Self, ConfigError> {
         let text = match &flags.config {
-            Some(path) => {
-                std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
-                    path: path.clone(),
-                    source,
-                })?
-            }
+            Some(path) => read(path)?,
             None => String::new(),
         };
         Self::from_text(flags, &text, host)
@@ -192,6 +207,21 @@ impl Config {
         let file = file::parse(path, text)?;
         resolve::resolve(flags, path, text, file, host)
     }
+}
+
+fn read(path: &Path) -> Result<String, ConfigError> {
+    let octets = files::read(path, MAX_FILE).map_err(|source| ConfigError::Unreadable {
+        path: path.to_owned(),
+        source,
+    })?;
+    String::from_utf8(octets).map_err(|error| {
+        let good = error.utf8_error().valid_up_to();
+        let text = String::from_utf8_lossy(error.as_bytes());
+        ConfigError::Bad {
+            place: file::place(path, &text, good..good, String::new()),
+            problem: Problem::NotUtf8,
+        }
+    })
 }
 
 #[cfg(test)]

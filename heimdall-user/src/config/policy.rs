@@ -32,7 +32,7 @@ pub struct PolicyConfig {
     /// What the server tells about itself.
     pub identity: IdentityConfig,
     /// Hosts files.
-    pub hosts: Vec<PathBuf>,
+    pub hosts: Vec<HostsConfig>,
     /// Records in presentation format.
     pub records: Vec<RecordConfig>,
     /// Lists of names that are not answered as the world would; the first has precedence.
@@ -78,11 +78,22 @@ pub struct RecordConfig {
     pub place: Place,
 }
 
+/// A hosts file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostsConfig {
+    /// The file.
+    pub file: PathBuf,
+    /// Where it is named.
+    pub place: Place,
+}
+
 /// A list of names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BlocklistConfig {
     /// The list.
     pub file: PathBuf,
+    /// Where it is named.
+    pub place: Place,
     /// What its names get.
     pub action: Action,
 }
@@ -111,7 +122,13 @@ pub(super) fn resolve(
         limit: limit(source, std::mem::take(&mut file.rate_limit))?,
         cookies: cookies(source, std::mem::take(&mut file.cookies))?,
         identity: identity(source, std::mem::take(&mut file.identity))?,
-        hosts: hosts.into_iter().map(|item| item.value.into()).collect(),
+        hosts: hosts
+            .into_iter()
+            .map(|item: Sourced<String>| HostsConfig {
+                file: item.value.into(),
+                place: item.place,
+            })
+            .collect(),
         records: records
             .into_iter()
             .map(|item| RecordConfig {
@@ -226,8 +243,10 @@ fn blocklist(source: &Source<'_>, table: BlocklistTable) -> Result<BlocklistConf
         None => Action::NxDomain,
         Some(key) => action(source, key)?,
     };
+    let file = source.value("blocklist.file", table.file);
     Ok(BlocklistConfig {
-        file: table.file.into_inner().into(),
+        file: file.value.into(),
+        place: file.place,
         action,
     })
 }

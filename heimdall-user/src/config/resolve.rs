@@ -2,6 +2,7 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
     str::FromStr,
     time::Duration,
@@ -10,8 +11,9 @@ use std::{
 use toml::Spanned;
 
 use super::{
-    Backend, Config, ConfigError, Flags, ForwardConfig, Host, InterfaceConfig, Place, Problem,
-    Size, SnapshotConfig, XdpConfig,
+    Backend, Config, ConfigError, Flags, ForwardConfig, Host, InterfaceConfig, Place, Places,
+    Problem, Size, SnapshotConfig, XdpConfig,
+    error::MAX_SOCKET_PATH,
     file::{CacheTable, File, ForwardTable, Key, List, XdpTable, place},
     policy,
 };
@@ -139,6 +141,7 @@ pub(super) fn resolve(
         "interface",
         file.interface,
     )?;
+    let interface_places = interfaces.iter().map(|item| item.place.clone()).collect();
     let interfaces = interfaces_once(interfaces)?;
     let listen = source.list(("--listen", &flags.listen), "listen", file.listen)?;
     let listen = listen_addresses(listen.into_iter().map(|item| item.map(|listen| listen.0)))?;
@@ -150,16 +153,25 @@ pub(super) fn resolve(
         &listen,
         host,
     )?;
+    let control = control(&source, flags.control.clone(), file.control, host)?;
+    let cache_size = cache_size(&source, flags.cache_size, &file.cache)?;
+    let snapshot = snapshot(&source, flags.snapshot.clone(), &file.cache)?;
     Ok(Config {
+        places: Places {
+            interfaces: interface_places,
+            control: control.place,
+            cache_size: cache_size.place,
+            snapshot: snapshot.place,
+        },
         policy,
         backend: backend(&source, flags.backend, file.backend, &interfaces)?,
         interfaces,
         listen,
         upstreams,
-        control: control(flags.control.clone(), file.control, host)?,
+        control: control.value,
         max_udp_size: source.number("max-udp-size", file.max_udp_size, 1232, 512, 4096)?,
-        cache_bytes: cache_bytes(&source, flags.cache_size, &file.cache)?,
-        snapshot: snapshot(&source, flags.snapshot.clone(), &file.cache)?,
+        cache_bytes: cache_size.value,
+        snapshot: snapshot.value,
         forward: forward(&source, file.forward, &file.cache)?,
         ttl: ttl(&source, file.cache)?,
         xdp: xdp(&source, file.xdp, host)?,
@@ -255,62 +267,90 @@ fn backend(
     Ok(backend.value)
 }
 
-fn control(flag: Option<PathBuf>, key: Key<String>, host: &Host) -> Result<PathBuf, ConfigError> {
-    flag.or_else(|| key.map(|key| PathBuf::from(key.into_inner())))
-        .or_else(|| host.control.clone())
-        .ok_or_else(|| bad(Place::Nowhere, Problem::NoControl))
+fn control(
+    source: &Source<'_>,
+    flag: Option<PathBuf>,
+    key: Key<String>,
+    host: &Host,
+) -> Result<Sourced<PathBuf>, ConfigError> {
+    let given = path(source, ("--control", flag), "control", key);
+    let default = || {
+        let value = host.control.clone()?;
+        let place = Place::Nowhere;
+        Some(Sourced { value, place })
+    };
+    let control = given
+        .or_else(default)
+        .ok_or_else(|| bad(Place::Nowhere, Problem::NoControl))?;
+    names_a_file(&control)?;
+    match control.value.as_os_str().len() {
+        len if len > MAX_SOCKET_PATH => Err(control.bad(Problem::SocketPath(len))),
+        _ => Ok(control),
+    }
 }
 
-fn cache_bytes(
+/// A path from the flag, or else from the file.
+fn path(
+    source: &Source<'_>,
+    (flag, given): (&'static str, Option<PathBuf>),
+    name: &str,
+    key: Key<String>,
+) -> Option<Sourced<PathBuf>> {
+    let place = Place::Flag(flag);
+    let flag = given.map(|value| Sourced { value, place });
+    flag.or_else(|| Some(source.value(name, key?).map(PathBuf::from)))
+}
+
+fn names_a_file(path: &Sourced<PathBuf>) -> Result<(), ConfigError> {
+    let octets = path.value.as_os_str().as_bytes();
+    if path.value.file_name().is_none() || octets.ends_with(b"/") || octets.contains(&0) {
+        return Err(path.bad(Problem::NoFile(path.value.clone())));
+    }
+    Ok(())
+}
+
+fn cache_size(
     source: &Source<'_>,
     flag: Option<Size>,
     table: &CacheTable,
-) -> Result<usize, ConfigError> {
-    const DEFAULT: usize = 64 << 20;
+) -> Result<Sourced<usize>, ConfigError> {
+    const DEFAULT: Size = Size(64 << 20);
     let size = match (flag, &table.size) {
         (Some(value), _) => Sourced {
             value,
             place: Place::Flag("--cache-size"),
         },
         (None, Some(key)) => source.value("cache.size", key.clone()),
-        (None, None) => return Ok(DEFAULT),
+        (None, None) => Sourced {
+            value: DEFAULT,
+            place: Place::Nowhere,
+        },
     };
     let Size(bytes) = size.value;
     if bytes < cache::MIN_BYTES {
         return Err(size.bad(Problem::CacheSize(bytes)));
     }
-    Ok(bytes)
+    Ok(size.map(|Size(bytes)| bytes))
 }
 
 fn snapshot(
     source: &Source<'_>,
     flag: Option<PathBuf>,
     table: &CacheTable,
-) -> Result<Option<SnapshotConfig>, ConfigError> {
-    let path = match (flag, &table.snapshot) {
-        (Some(path), _) => Some(Sourced {
-            value: path,
-            place: Place::Flag("--snapshot"),
-        }),
-        (None, Some(key)) => Some(
-            source
-                .value("cache.snapshot", key.clone())
-                .map(PathBuf::from),
-        ),
-        (None, None) => None,
-    };
+) -> Result<Sourced<Option<SnapshotConfig>>, ConfigError> {
+    let key = table.snapshot.clone();
+    let path = path(source, ("--snapshot", flag), "cache.snapshot", key);
     let interval = table.snapshot_interval.clone();
     let seconds: u64 = source.number("cache.snapshot-interval", interval, 300, 1, 86_400)?;
     let interval = Duration::from_secs(seconds);
-    match path {
-        Some(path) if path.value.file_name().is_none() => {
-            Err(path.bad(Problem::NoFile(path.value.clone())))
-        }
-        path => Ok(path.map(|path| SnapshotConfig {
-            path: path.value,
-            interval,
-        })),
-    }
+    let Some(path) = path else {
+        return Ok(Sourced {
+            value: None,
+            place: Place::Nowhere,
+        });
+    };
+    names_a_file(&path)?;
+    Ok(path.map(|path| Some(SnapshotConfig { path, interval })))
 }
 
 fn ttl(source: &Source<'_>, table: CacheTable) -> Result<TtlLimits, ConfigError> {

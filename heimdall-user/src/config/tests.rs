@@ -176,7 +176,27 @@ const BAD: &[(&str, &str)] = &[
     ),
     (
         "[cache]\nsnapshot = \"/\"",
-        "heimdall.toml:2: key `cache.snapshot`: / is no path of a file",
+        "heimdall.toml:2: key `cache.snapshot`: \"/\" is no path of a file",
+    ),
+    (
+        "[cache]\nsnapshot = \"a/\"",
+        "heimdall.toml:2: key `cache.snapshot`: \"a/\" is no path of a file",
+    ),
+    (
+        "control = \"\"",
+        "heimdall.toml:1: key `control`: \"\" is no path of a file",
+    ),
+    (
+        "control = \"/run/..\"",
+        "heimdall.toml:1: key `control`: \"/run/..\" is no path of a file",
+    ),
+    (
+        "control = \"/run/a\\u0000b\"",
+        "heimdall.toml:1: key `control`: \"/run/a\\0b\" is no path of a file",
+    ),
+    (
+        "\ncontrol = \"/a23456789/a23456789/a23456789/a23456789/a23456789/a23456789/a23456789/a23456789/a23456789/a23456789/a2345678\"",
+        "heimdall.toml:2: key `control`: the path has 109 octets, and that of a Unix socket has at most 107; choose a shorter one",
     ),
     (
         "[cache]\nsnapshot-interval = 0",
@@ -275,6 +295,12 @@ fn defaults() {
             verify_checksums: true,
             echo: false,
         },
+        places: Places {
+            interfaces: Vec::new(),
+            control: Place::Nowhere,
+            cache_size: Place::Nowhere,
+            snapshot: Place::Nowhere,
+        },
     };
     assert_eq!(config, expected);
 }
@@ -299,6 +325,24 @@ fn flags_override_the_file() {
     );
     assert_eq!(config.interfaces[1].queues, None);
     assert_eq!(config.cache_bytes, 1 << 30);
+    let places: Vec<String> = [
+        &config.places.interfaces[1],
+        &config.places.control,
+        &config.places.cache_size,
+        &config.places.snapshot,
+    ]
+    .map(ToString::to_string)
+    .into();
+    let keys = [
+        (2, "interface"),
+        (6, "control"),
+        (8, "cache.size"),
+        (9, "cache.snapshot"),
+    ];
+    assert_eq!(
+        places,
+        keys.map(|(line, key)| format!("heimdall.toml:{line}: key `{key}`: "))
+    );
     let snapshot = |path: &str| SnapshotConfig {
         path: path.into(),
         interval: Duration::from_secs(60),
@@ -328,6 +372,8 @@ fn flags_override_the_file() {
     assert_eq!(config.control, PathBuf::from("/tmp/b"));
     assert_eq!(config.cache_bytes, 512 << 10);
     assert_eq!(config.snapshot, Some(snapshot("/b")));
+    assert_eq!(config.places.interfaces, [Place::Flag("--interface")]);
+    assert_eq!(config.places.snapshot, Place::Flag("--snapshot"));
 }
 
 #[test]
@@ -376,7 +422,7 @@ fn a_policy() {
     );
     assert_eq!(policy.identity.version, None);
     assert_eq!(policy.identity.server_id.as_deref(), Some("ams-1"));
-    assert_eq!(policy.hosts, [PathBuf::from("/etc/hosts")]);
+    assert_eq!(policy.hosts[0].file, PathBuf::from("/etc/hosts"));
     assert_eq!(policy.records[1].text, "b.lan. A 10.0.0.2");
     assert_eq!(
         policy.records[1].place.to_string(),
@@ -438,7 +484,9 @@ fn the_example_file_is_good_and_shows_the_defaults() {
         .flat_map(|line| [line, "\n"])
         .collect();
     assert_ne!(text, uncommented);
-    assert_eq!(from_file(&uncommented).unwrap(), config);
+    let mut explicit = from_file(&uncommented).unwrap();
+    explicit.places = config.places.clone();
+    assert_eq!(explicit, config);
 }
 
 proptest! {

@@ -1,10 +1,10 @@
 //! The control socket: how `heimdall stats`, `reload`, `flush` and `dump` talk to a running server.
 //!
 //! A Unix stream socket. A client sends one line, gets one JSON document, or for a dump one on each
-//! line, and the end of the stream. [`Control`] owns the socket's file; [`ControlServer`] answers on a thread of its own, so
-//! that no client can hold up the answering of queries, and no client can hold up the next for
-//! longer than a moment. What the document says is not this room's business: the server passes in
-//! a function.
+//! line, and the end of the stream. [`Control`] owns the socket's file; [`ControlServer`] has a
+//! thread that accepts clients and one for each client, of which there is a bounded number, so that
+//! a client that does not write or read delays nobody. What the documents say is not this module's
+//! business: the server passes in a function.
 
 mod client;
 mod server;
@@ -21,7 +21,7 @@ use std::{
 
 use thiserror::Error;
 
-use crate::upkeep::Scope;
+use crate::{file, upkeep::Scope};
 
 pub use client::{ask, ask_each};
 pub use server::ControlServer;
@@ -165,14 +165,14 @@ impl Control {
         Ok(control)
     }
 
-    /// Answers clients on a thread of its own, each with what `respond` makes of its request and
+    /// Answers each client on a thread of its own, with what `respond` makes of its request and
     /// writes to it. Writing fails when the client goes away or does not read.
     ///
     /// # Errors
-    /// No thread or no eventfd is to be had.
+    /// A thread or an eventfd is not available.
     pub fn serve(
         self,
-        respond: impl Fn(Request, &mut dyn Write) -> io::Result<()> + Send + 'static,
+        respond: impl Fn(Request, &mut dyn Write) -> io::Result<()> + Send + Sync + 'static,
     ) -> io::Result<ControlServer> {
         ControlServer::start(self, respond)
     }
@@ -183,6 +183,40 @@ impl Drop for Control {
         // Gone already: nothing to do.
         let _ = fs::remove_file(&self.path);
     }
+}
+
+/// Whether [`Control::bind`] can make a socket at `path`, as far as that can be told without making
+/// one. That a server answers there already is no error.
+///
+/// # Errors
+/// The path or its directory cannot be used.
+pub fn check(path: &Path) -> Result<(), ControlError> {
+    match fs::symlink_metadata(path) {
+        Ok(found) if !found.file_type().is_socket() => {
+            return Err(ControlError::NotASocket(path.to_owned()));
+        }
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            let path = path.to_owned();
+            return Err(ControlError::Bind { path, source });
+        }
+        _ => {}
+    }
+    let directories = path.ancestors().skip(1).map(|directory| {
+        let here = directory.as_os_str().is_empty();
+        if here { Path::new(".") } else { directory }
+    });
+    // The nearest one that exists has to take those that are missing.
+    for directory in directories {
+        match file::check_writable(directory) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(source) => {
+                let path = directory.to_owned();
+                return Err(ControlError::Directory { path, source });
+            }
+            Ok(()) => break,
+        }
+    }
+    Ok(())
 }
 
 /// Removes a socket that nobody listens on.

@@ -2,8 +2,9 @@
 
 use std::{
     io::{self, BufWriter, Read, Write},
+    net::Shutdown,
     os::{fd::AsFd, unix::net::UnixStream},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
@@ -21,8 +22,23 @@ use super::{Control, Request};
 /// Longest request, its newline included, in octets.
 const MAX_REQUEST: usize = 2048;
 
-/// How long one client may take to ask, and then to read each part of its answer.
-const PATIENCE: Duration = Duration::from_millis(500);
+/// How long a client may take to ask.
+const ASK: Duration = Duration::from_secs(5);
+
+/// How long a client may leave a part of its answer unread.
+const READ: Duration = Duration::from_millis(500);
+
+/// Clients at once, each with a thread. One more closes the one that has been silent for longest.
+const MAX_CLIENTS: usize = 16;
+
+/// Milliseconds after which the server looks again whether a thread of the most clients has ended.
+const FULL_PAUSE: u16 = 10;
+
+/// Milliseconds after which the server tries again to accept a client when it could not.
+const ERROR_PAUSE: u16 = 500;
+
+/// How long the clients have to take their answers when the server stops.
+const STOP: Duration = Duration::from_millis(500);
 
 /// The thread that answers on the control socket.
 #[derive(Debug)]
@@ -31,22 +47,28 @@ pub struct ControlServer {
     thread: JoinHandle<()>,
 }
 
+/// What makes the answers.
+pub(super) trait Respond:
+    Fn(Request, &mut dyn Write) -> io::Result<()> + Send + Sync
+{
+}
+
+impl<F: Fn(Request, &mut dyn Write) -> io::Result<()> + Send + Sync> Respond for F {}
+
 impl ControlServer {
-    pub(super) fn start(
-        control: Control,
-        respond: impl Fn(Request, &mut dyn Write) -> io::Result<()> + Send + 'static,
-    ) -> io::Result<Self> {
+    pub(super) fn start(control: Control, respond: impl Respond + 'static) -> io::Result<Self> {
         let stop = Arc::new(EventFd::from_flags(
             EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK,
         )?);
         let seen = Arc::clone(&stop);
         let thread = thread::Builder::new()
             .name("control".to_owned())
-            .spawn(move || run(&control, &seen, respond))?;
+            .spawn(move || run(&control, &seen, Arc::new(respond)))?;
         Ok(Self { stop, thread })
     }
 
-    /// Ends the thread and removes the socket. A client that is being answered is answered.
+    /// Ends the thread and removes the socket. Clients that have asked may read their answers for
+    /// half a second.
     pub fn stop(self) {
         // EAGAIN: it is readable as can be.
         let _ = self.stop.write(1);
@@ -56,51 +78,143 @@ impl ControlServer {
     }
 }
 
-fn run(
-    control: &Control,
-    stop: &EventFd,
-    respond: impl Fn(Request, &mut dyn Write) -> io::Result<()>,
-) {
+/// A client and its thread.
+struct Client {
+    connection: Arc<Connection>,
+    thread: JoinHandle<()>,
+}
+
+struct Connection {
+    stream: UnixStream,
+    /// Since when the server has been waiting for the client to write or to read, if it is.
+    waiting: Mutex<Option<Instant>>,
+}
+
+impl Connection {
+    /// Waits for the client in `call`.
+    fn wait<T>(&self, call: impl FnOnce(&UnixStream) -> T) -> T {
+        self.set_waiting(Some(Instant::now()));
+        let outcome = call(&self.stream);
+        self.set_waiting(None);
+        outcome
+    }
+
+    fn set_waiting(&self, since: Option<Instant>) {
+        *self.waiting.lock().unwrap_or_else(PoisonError::into_inner) = since;
+    }
+
+    fn waiting(&self) -> Option<Instant> {
+        *self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends its thread's reads and writes.
+    fn close(&self, how: Shutdown) {
+        // Closed by the client already: they end as well.
+        let _ = self.stream.shutdown(how);
+    }
+}
+
+fn run(control: &Control, stop: &EventFd, respond: Arc<impl Respond + 'static>) {
+    let mut clients: Vec<Client> = Vec::new();
     loop {
         let mut fds = [
-            PollFd::new(control.listener.as_fd(), PollFlags::POLLIN),
             PollFd::new(stop.as_fd(), PollFlags::POLLIN),
+            PollFd::new(control.listener.as_fd(), PollFlags::POLLIN),
         ];
         match poll(&mut fds, PollTimeout::NONE) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => {
                 warn!("the control socket is closed: poll: {error}");
-                return;
+                break;
             }
         }
-        let [_, stopped] = &fds;
+        let [stopped, _] = &fds;
         if stopped.any().unwrap_or(false) {
-            return;
+            break;
         }
-        match control.listener.accept() {
-            Ok((client, _)) => {
-                if let Err(error) = answer(&client, &respond) {
-                    debug!("a control client went unanswered: {error}");
+        clients.retain(|client| !client.thread.is_finished());
+        let pause = if clients.len() < MAX_CLIENTS {
+            match accept(control, &respond) {
+                Ok(client) => {
+                    clients.extend(client);
+                    continue;
+                }
+                Err(error) => {
+                    // Out of descriptors or threads, most likely: the listener stays readable.
+                    warn!("a control client cannot be accepted: {error}");
+                    ERROR_PAUSE
                 }
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => {
-                // Out of descriptors, most likely: the listener stays readable, so do not spin.
-                warn!("a control client cannot be accepted: {error}");
-                thread::sleep(PATIENCE);
+        } else {
+            close_silent(&clients);
+            FULL_PAUSE
+        };
+        let mut stopped = [PollFd::new(stop.as_fd(), PollFlags::POLLIN)];
+        let _ = poll(&mut stopped, pause);
+    }
+    end(clients);
+}
+
+/// Accepts a client, if one is waiting, and starts its thread.
+fn accept(control: &Control, respond: &Arc<impl Respond + 'static>) -> io::Result<Option<Client>> {
+    let stream = match control.listener.accept() {
+        Ok((stream, _)) => stream,
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let connection = Arc::new(Connection {
+        stream,
+        waiting: Mutex::new(Some(Instant::now())),
+    });
+    let thread = thread::Builder::new()
+        .name("control client".to_owned())
+        .spawn({
+            let connection = Arc::clone(&connection);
+            let respond = Arc::clone(respond);
+            move || {
+                if let Err(error) = answer(&connection, &*respond) {
+                    debug!("a control client went unanswered: {error}");
+                }
+                // The control thread has the stream, too.
+                connection.close(Shutdown::Both);
             }
+        })?;
+    Ok(Some(Client { connection, thread }))
+}
+
+/// Closes the client that has been silent for longest, if one is.
+fn close_silent(clients: &[Client]) {
+    let waiting = clients
+        .iter()
+        .filter_map(|client| Some((client.connection.waiting()?, client)));
+    if let Some((_, client)) = waiting.min_by_key(|(since, _)| *since) {
+        client.connection.close(Shutdown::Both);
+    }
+}
+
+/// Waits for the threads of all clients, but for no client for long.
+fn end(clients: Vec<Client>) {
+    for client in &clients {
+        // Whoever has asked is answered.
+        client.connection.close(Shutdown::Read);
+    }
+    let deadline = Instant::now() + STOP;
+    while Instant::now() < deadline && clients.iter().any(|client| !client.thread.is_finished()) {
+        thread::sleep(Duration::from_millis(5));
+    }
+    for client in clients {
+        client.connection.close(Shutdown::Both);
+        // One that still makes an answer, like a reload, ends with the process.
+        if client.thread.is_finished() && client.thread.join().is_err() {
+            warn!("the thread of a control client had panicked");
         }
     }
 }
 
-fn answer(
-    client: &UnixStream,
-    respond: &impl Fn(Request, &mut dyn Write) -> io::Result<()>,
-) -> io::Result<()> {
-    let deadline = Instant::now() + PATIENCE;
+fn answer(client: &Connection, respond: &impl Respond) -> io::Result<()> {
     let mut buf = [0; MAX_REQUEST];
-    let line = read_line(client, &mut buf, deadline)?;
-    client.set_write_timeout(Some(PATIENCE))?;
+    let line = read_line(client, &mut buf, Instant::now() + ASK)?;
+    client.stream.set_write_timeout(Some(READ))?;
     let mut to = BufWriter::with_capacity(64 << 10, Patient(client));
     match Request::parse(line) {
         Ok(request) => respond(request, &mut to)?,
@@ -111,13 +225,13 @@ fn answer(
 
 /// Reads up to the newline, which is left out.
 fn read_line<'a>(
-    mut client: &UnixStream,
+    client: &Connection,
     buf: &'a mut [u8; MAX_REQUEST],
     deadline: Instant,
 ) -> io::Result<&'a [u8]> {
     let mut len = 0;
     loop {
-        client.set_read_timeout(Some(left(deadline)?))?;
+        client.stream.set_read_timeout(Some(left(deadline)?))?;
         let room = buf.get_mut(len..).unwrap_or_default();
         if room.is_empty() {
             return Err(io::Error::new(
@@ -125,7 +239,7 @@ fn read_line<'a>(
                 "request too long",
             ));
         }
-        match client.read(room) {
+        match client.wait(|mut stream| stream.read(room)) {
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(read) => len += read,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -138,12 +252,12 @@ fn read_line<'a>(
     }
 }
 
-/// Writes to a client that has to take some of it, each time, before the patience ends.
-struct Patient<'a>(&'a UnixStream);
+/// Writes to a client that has to read some of it each time before [`READ`] is over.
+struct Patient<'a>(&'a Connection);
 
 impl Write for Patient<'_> {
     fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
-        self.0.write(octets)
+        self.0.wait(|mut stream| stream.write(octets))
     }
 
     fn flush(&mut self) -> io::Result<()> {

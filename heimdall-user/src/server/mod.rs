@@ -9,6 +9,7 @@ mod dump;
 mod files;
 mod pages;
 mod policy;
+mod preflight;
 mod report;
 mod snapshot;
 mod xdp;
@@ -28,16 +29,18 @@ use crate::{
     answer::{Core, policy::Policy},
     cache::{Cache, Record},
     clock::Clock,
-    config::{Backend, Config, ConfigError},
+    config::{Backend, Config, ConfigError, Place},
     control::{Control, ControlError, ControlServer, Request},
     dns::{NameHasher, reply},
     forward::{self, Forwarder, Mailbox, Prepared},
     socket::{self, Listeners, SocketError, SocketFront},
     stats::{AnswerCounters, DropCounters},
     upkeep::{Caches, Scope, Upkeep},
+    xdp::XdpError,
 };
 use policy::Reloader;
 pub use policy::{PolicyError, PolicyLoader, ReloadError};
+pub use preflight::check;
 use report::{Report, SocketReport};
 use snapshot::Keeper;
 use xdp::{AfXdpError, OpenXdp, Xdp};
@@ -45,6 +48,14 @@ use xdp::{AfXdpError, OpenXdp, Xdp};
 /// Why the server does not start. One line each.
 #[derive(Debug, Error)]
 pub enum ServerError {
+    /// A setting, found to be bad before anything was opened.
+    #[error("{place}{error}")]
+    At {
+        /// Where it stands.
+        place: Place,
+        /// What is wrong.
+        error: Box<ServerError>,
+    },
     /// The control socket.
     #[error(transparent)]
     Control(#[from] ControlError),
@@ -57,6 +68,9 @@ pub enum ServerError {
     /// AF_XDP, and the backend is `xdp`.
     #[error(transparent)]
     Xdp(#[from] AfXdpError),
+    /// An interface, and the backend is `xdp`.
+    #[error(transparent)]
+    Interface(#[from] XdpError),
     /// Memory for a cache.
     #[error("cannot reserve {bytes} octets for a cache: {source}; lower --cache-size")]
     Cache {
@@ -88,6 +102,7 @@ const MAX_SOCKET_PENDING: usize = 4096;
 pub struct Server {
     control: ControlServer,
     reloader: Arc<Reloader>,
+    report: Arc<Report>,
     xdp: Option<Xdp>,
     sockets: SocketFront,
     snapshots: Option<Keeper>,
@@ -106,6 +121,7 @@ impl Server {
         config: &Config,
         settings: impl Fn() -> Result<Config, ConfigError> + Send + Sync + 'static,
     ) -> Result<Self, ServerError> {
+        preflight::preflight(config)?;
         let reloader = Arc::new(Reloader::start(config, settings)?);
         let control = Control::bind(&config.control)?;
         let listeners = Listeners::bind(&config.listen)?;
@@ -151,14 +167,14 @@ impl Server {
             None => None,
         };
 
-        let report = Report {
+        let report = Arc::new(Report {
             xdp: xdp.as_ref().map(Xdp::report),
             sockets: SocketReport {
                 counters: sockets.counters(),
                 core: socket_counters,
             },
             forwarder: forwarder.counters(),
-        };
+        });
         caches.fronts.extend(xdp.iter().flat_map(Xdp::desks));
         let snapshots = snapshot
             .map(|config| Keeper::start(config, caches.clone()))
@@ -167,6 +183,7 @@ impl Server {
         let control = control
             .serve({
                 let reloader = Arc::clone(&reloader);
+                let report = Arc::clone(&report);
                 move |request, to| match request {
                     Request::Stats => writeln!(to, "{}", report.json()),
                     Request::Reload => {
@@ -186,6 +203,7 @@ impl Server {
         Ok(Self {
             control,
             reloader,
+            report,
             xdp,
             sockets,
             snapshots,
@@ -206,6 +224,11 @@ impl Server {
     /// Settings or files are bad; the old policy stays.
     pub fn reload(&self) -> Result<&'static str, ReloadError> {
         reload(&self.reloader)
+    }
+
+    /// Logs the most important counters in one line.
+    pub fn log_statistics(&self) {
+        info!("statistics: {}", self.report.summary());
     }
 
     /// Stops everything, the XDP programs first: from then on packets go to the kernel.

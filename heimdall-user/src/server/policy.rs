@@ -1,7 +1,11 @@
 //! Makes the policy that the settings stand for: reads the files that they name, at the start and
 //! at every reload.
 
-use std::{fmt, fs, io, path::PathBuf, sync::Arc};
+use std::{
+    fmt, io,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use arc_swap::ArcSwap;
 use thiserror::Error;
@@ -16,26 +20,27 @@ use crate::{
         policy::{Cookies, Policy},
     },
     config::{Config, ConfigError, Place, PolicyConfig},
+    file,
 };
+
+/// Longest hosts file, in octets.
+const MAX_HOSTS: u64 = 64 << 20;
+
+/// Longest blocklist, in octets: some forty million names.
+const MAX_BLOCKLIST: u64 = 1 << 30;
 
 /// Why there is no policy. One line each.
 #[derive(Debug, Error)]
 pub enum PolicyError {
     /// A file cannot be read.
-    #[error("cannot read {}: {source}; check the path and its permissions", path.display())]
+    #[error("{place}cannot read {}: {source}; check the path and its permissions", path.display())]
     Unreadable {
+        /// Where it is named.
+        place: Place,
         /// The file.
         path: PathBuf,
         /// Why not.
         source: io::Error,
-    },
-    /// A line of a hosts file is bad.
-    #[error("{}:{error}", path.display())]
-    Hosts {
-        /// The file.
-        path: PathBuf,
-        /// Line, and what is wrong.
-        error: LocalError,
     },
     /// A record is bad.
     #[error("{place}{error}")]
@@ -95,6 +100,8 @@ pub(super) struct Reloader {
     loader: PolicyLoader,
     /// The settings that the server runs with.
     running: Config,
+    /// Held during a reload: of two at once, the later must not be undone by the earlier.
+    reloading: Mutex<()>,
     settings: Box<dyn Fn() -> Result<Config, ConfigError> + Send + Sync>,
 }
 
@@ -128,6 +135,7 @@ impl Reloader {
             shared: Arc::new(ArcSwap::from_pointee(policy)),
             loader,
             running: config.clone(),
+            reloading: Mutex::default(),
             settings: Box::new(settings),
         })
     }
@@ -139,11 +147,16 @@ impl Reloader {
 
     /// Takes the policy anew. What was done, in words.
     pub(super) fn reload(&self) -> Result<&'static str, ReloadError> {
+        let _alone = self
+            .reloading
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let mut config = (self.settings)()?;
         let policy = self.loader.load(&config.policy)?;
         say_who_may_ask(&policy);
         self.shared.store(Arc::new(policy));
         config.policy = self.running.policy.clone();
+        config.places = self.running.places.clone();
         Ok(if config == self.running {
             "reloaded: the new policy holds"
         } else {
@@ -185,22 +198,16 @@ impl PolicyLoader {
     }
 }
 
-fn read(path: &PathBuf) -> Result<Vec<u8>, PolicyError> {
-    fs::read(path).map_err(|source| PolicyError::Unreadable {
-        path: path.clone(),
+fn read(place: &Place, path: &Path, max: u64) -> Result<Vec<u8>, PolicyError> {
+    file::read(path, max).map_err(|source| PolicyError::Unreadable {
+        place: place.clone(),
+        path: path.to_owned(),
         source,
     })
 }
 
 fn local(config: &PolicyConfig) -> Result<LocalData, PolicyError> {
     let mut data = LocalData::builder();
-    for path in &config.hosts {
-        data.hosts(&read(path)?)
-            .map_err(|error| PolicyError::Hosts {
-                path: path.clone(),
-                error,
-            })?;
-    }
     for record in &config.records {
         data.record(&record.text)
             .map_err(|error| PolicyError::Record {
@@ -208,7 +215,29 @@ fn local(config: &PolicyConfig) -> Result<LocalData, PolicyError> {
                 error,
             })?;
     }
-    let data = data.build().map_err(PolicyError::Local)?;
+    for hosts in &config.hosts {
+        let report = data.hosts(&read(&hosts.place, &hosts.file, MAX_HOSTS)?);
+        if let Some((line, why)) = report.first {
+            warn!(
+                "hosts file {}: skipped {} line(s), in whole or in part; the first is line {line}: {why}",
+                hosts.file.display(),
+                report.skipped
+            );
+        }
+    }
+    let data = data.build().map_err(|conflict| {
+        let error = conflict.error;
+        match conflict
+            .record
+            .and_then(|record| config.records.get(record))
+        {
+            Some(record) => PolicyError::Record {
+                place: record.place.clone(),
+                error,
+            },
+            None => PolicyError::Local(error),
+        }
+    })?;
     if data.names() > 0 {
         info!("local data: {} names", data.names());
     }
@@ -218,7 +247,7 @@ fn local(config: &PolicyConfig) -> Result<LocalData, PolicyError> {
 fn blocklists(config: &PolicyConfig) -> Result<Blocklists, PolicyError> {
     let mut texts = Vec::new();
     for list in &config.blocklists {
-        texts.push(read(&list.file)?);
+        texts.push(read(&list.place, &list.file, MAX_BLOCKLIST)?);
     }
     let actions = config.blocklists.iter().map(|list| list.action);
     let lists = texts.iter().map(Vec::as_slice).zip(actions);

@@ -1,11 +1,11 @@
 //! What `heimdall stats` shows, gathered from everybody's counters.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use serde_json::{Map, Value, json};
 
 use super::CoreCounters;
-use crate::{forward::ForwardCounters, socket::SocketCounters, worker::WorkerCounters};
+use crate::{forward::ForwardCounters, log, socket::SocketCounters, worker::WorkerCounters};
 
 /// Where all counters are.
 pub(super) struct Report {
@@ -26,7 +26,7 @@ pub(super) struct InterfaceReport {
     pub(super) attach: &'static str,
     pub(super) program_id: u32,
     /// Reads the program's verdicts, summed over the CPUs.
-    pub(super) verdicts: Box<dyn Fn() -> Vec<(&'static str, u64)> + Send>,
+    pub(super) verdicts: Box<dyn Fn() -> Vec<(&'static str, u64)> + Send + Sync>,
 }
 
 pub(super) struct WorkerReport {
@@ -42,6 +42,12 @@ pub(super) struct WorkerReport {
 pub(super) struct SocketReport {
     pub(super) counters: Arc<SocketCounters>,
     pub(super) core: CoreCounters,
+}
+
+impl fmt::Debug for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Report").finish_non_exhaustive()
+    }
 }
 
 impl Report {
@@ -60,7 +66,43 @@ impl Report {
             "workers": workers,
             "sockets": self.sockets.json(),
             "forwarder": forwarder(&self.forwarder),
+            "log": { "lost": log::lost() },
         })
+    }
+
+    /// The counters that tell at a glance how the server does, in a line.
+    pub(super) fn summary(&self) -> String {
+        let workers = || self.xdp.iter().flat_map(|xdp| &xdp.workers);
+        let cores = || {
+            workers()
+                .map(|worker| &worker.core)
+                .chain([&self.sockets.core])
+        };
+        let sockets = &self.sockets.counters;
+        let xdp: u64 = workers().map(|worker| worker.counters.received.get()).sum();
+        let sum = |count: fn(&CoreCounters) -> u64| cores().map(count).sum::<u64>();
+        let upstream = |count: fn(&ForwardCounters) -> u64| {
+            self.forwarder
+                .iter()
+                .map(|thread| count(thread))
+                .sum::<u64>()
+        };
+        format!(
+            "{} queries ({xdp} over AF_XDP, {} over UDP, {} over TCP), {} hits, {} misses, {} dropped; \
+             upstream: {} queries, {} timeouts, {} errors, {} stale answers, {} SERVFAIL; {} log lines lost",
+            xdp + sockets.udp_received.get() + sockets.tcp_received.get(),
+            sockets.udp_received.get(),
+            sockets.tcp_received.get(),
+            sum(|core| core.answers.hits.get()),
+            sum(|core| core.answers.misses.get()),
+            sum(|core| core.drops.list().iter().map(|(_, count)| count).sum()),
+            upstream(|thread| thread.sent_udp.get() + thread.sent_tcp.get()),
+            upstream(|thread| thread.timeouts.get()),
+            upstream(|thread| thread.upstream_errors.get()),
+            upstream(|thread| thread.stale.get()),
+            upstream(|thread| thread.servfail.get()),
+            log::lost(),
+        )
     }
 }
 
@@ -215,7 +257,7 @@ mod tests {
         };
         let threads: [Arc<ForwardCounters>; 2] = Default::default();
         threads.iter().for_each(|thread| thread.rejected_id.add(2));
-        let document = Report {
+        let report = Report {
             xdp: Some(XdpReport {
                 interfaces: vec![interface],
                 workers: vec![worker],
@@ -225,8 +267,13 @@ mod tests {
                 core,
             },
             forwarder: threads.to_vec(),
-        }
-        .json();
+        };
+        assert_eq!(
+            report.summary(),
+            "0 queries (0 over AF_XDP, 0 over UDP, 0 over TCP), 4 hits, 2 misses, 4 dropped; \
+             upstream: 0 queries, 0 timeouts, 0 errors, 0 stale answers, 0 SERVFAIL; 0 log lines lost"
+        );
+        let document = report.json();
         assert_eq!(document["backend"], "xdp");
         assert_eq!(document["interfaces"][0]["verdicts"]["steered"], 5);
         let worker = &document["workers"][0];
@@ -279,5 +326,6 @@ mod tests {
             assert_eq!(document["forwarder"]["shed"][field], 0, "{field}");
         }
         assert_eq!(document["forwarder"]["zone_failure_hits"], 0);
+        assert_eq!(document["log"]["lost"], 0);
     }
 }

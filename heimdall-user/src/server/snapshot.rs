@@ -47,7 +47,7 @@ pub(super) fn restore(config: &SnapshotConfig, forwarder: &mut Prepared) -> bool
     true
 }
 
-fn unix_now() -> u64 {
+pub(super) fn unix_now() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     now.unwrap_or_default().as_secs()
 }

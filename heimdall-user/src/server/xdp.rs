@@ -22,6 +22,7 @@ use tracing::{info, warn};
 
 use super::{
     CoreCounters, CoreParts, ServerError,
+    preflight::look_up,
     report::{InterfaceReport, WorkerReport, XdpReport},
     start,
 };
@@ -33,7 +34,7 @@ use crate::{
     worker::{Parts, Settings, Worker, WorkerCounters, max_pending},
     xdp::{
         AddressWatch, AttachMode, AttachPolicy, Interface, Program, XdpError, served,
-        socket::{Frame, MAX_MTU, Mode, Xsk, XskError},
+        socket::{Frame, Mode, Xsk, XskError},
     },
 };
 
@@ -101,29 +102,7 @@ impl OpenXdp {
         let mut attached = Vec::new();
         let mut queues = Vec::new();
         for wanted in &config.interfaces {
-            let interface = Interface::find(&wanted.name)?;
-            let numbers: Vec<u32> = match &wanted.queues {
-                Some(numbers) => numbers.iter().copied().collect(),
-                None => (0..interface.rx_queues).collect(),
-            };
-            if let Some(&queue) = numbers.iter().find(|queue| **queue >= interface.rx_queues) {
-                let (queues, interface) = (interface.rx_queues, interface.name);
-                return Err(XdpError::NoQueue {
-                    interface,
-                    queue,
-                    queues,
-                }
-                .into());
-            }
-            if interface.mtu > MAX_MTU {
-                let (mtu, interface) = (interface.mtu, interface.name);
-                return Err(XdpError::Mtu {
-                    interface,
-                    mtu,
-                    max: MAX_MTU,
-                }
-                .into());
-            }
+            let (interface, numbers) = look_up(wanted)?;
             let carrier = interface.has_carrier()?;
             let program = Program::attach(&interface, AttachPolicy::NativeThenGeneric)?;
             if carrier && !interface.wait_carrier(CARRIER_WAIT)? {

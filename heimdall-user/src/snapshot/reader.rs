@@ -1,11 +1,11 @@
 //! Reading a snapshot.
 
-use std::{fs::File, io, iter, path::Path};
+use std::{io, iter, path::Path};
 
 use memmap2::{Advice, Mmap};
 
 use super::{HEADER, MAGIC, Problem, SnapshotError, VERSION};
-use crate::cache::Record;
+use crate::{cache::Record, file};
 
 /// Seconds that clocks may differ by: what was written so far in the future is taken for new.
 const SKEW: u64 = 60;
@@ -155,10 +155,7 @@ impl Snapshot {
 }
 
 fn map(path: &Path) -> io::Result<Mmap> {
-    let file = File::open(path)?;
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::other("it is no file"));
-    }
+    let file = file::open(path)?;
     // SAFETY: the file is not written to while it is mapped: snapshots are only ever replaced
     // whole, by renaming (see Writer). Should someone else cut it short in these moments, the
     // process ends with SIGBUS, and no memory is read that is not the file's.

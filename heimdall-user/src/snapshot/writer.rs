@@ -30,7 +30,7 @@ pub struct Writer {
 
 impl Writer {
     /// Begins a snapshot that is to replace the file at `path`. What a killed writer left behind
-    /// is written over.
+    /// is removed.
     ///
     /// # Errors
     /// The new file cannot be made beside it.
@@ -39,10 +39,14 @@ impl Writer {
         name.push(".new");
         let new = path.with_file_name(name);
         let open = || -> io::Result<File> {
+            match fs::remove_file(&new) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            // A file of our own: not the target of a link, and no FIFO, which would block.
             let mut file = OpenOptions::new()
                 .write(true)
-                .create(true)
-                .truncate(true)
+                .create_new(true)
                 .mode(0o600)
                 .open(&new)?;
             // No header yet: what is here is no snapshot.

@@ -9,6 +9,7 @@ mod caches;
 mod scope;
 
 use std::{
+    collections::VecDeque,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -23,8 +24,9 @@ use crate::cache::{Cache, Visit, Walk};
 pub use caches::Caches;
 pub use scope::{BadName, Scope};
 
-/// Orders that may wait at a desk.
-const MAX_ORDERS: usize = 16;
+/// Orders that may wait at a desk, and that may be carried out at once: more than there are control
+/// clients and snapshots at a time.
+const MAX_ORDERS: usize = 32;
 
 /// Entries that are looked at in one round: some microseconds' work.
 const STEP: usize = 64;
@@ -115,7 +117,8 @@ impl Progress {
 #[derive(Debug)]
 pub struct Upkeep {
     desk: Arc<Desk>,
-    current: Option<Current>,
+    /// Orders that are being carried out, in turn: none waits for the receiver of another.
+    current: VecDeque<Current>,
 }
 
 /// An order that is being carried out.
@@ -140,7 +143,7 @@ impl Upkeep {
         });
         Self {
             desk,
-            current: None,
+            current: VecDeque::new(),
         }
     }
 
@@ -152,7 +155,7 @@ impl Upkeep {
     /// Whether [`step`](Self::step) has something to do.
     #[inline]
     pub fn has_work(&self) -> bool {
-        self.current.is_some() || !self.desk.orders.is_empty()
+        !self.current.is_empty() || !self.desk.orders.is_empty()
     }
 
     /// Goes on with the orders, for some microseconds. `flushed` is told what is being flushed,
@@ -163,25 +166,33 @@ impl Upkeep {
         now: u32,
         mut flushed: impl FnMut(&Scope),
     ) -> Progress {
-        let mut current = match self.current.take() {
-            Some(current) => current,
-            None => match self.desk.orders.pop() {
-                None => return Progress::Idle,
-                Some(order) => {
-                    if order.task == Task::Flush {
-                        flushed(&order.scope);
-                    }
-                    Current::new(order)
-                }
-            },
-        };
-        let progress = current.step(cache, now);
-        if progress != Progress::Idle {
-            self.current = Some(current);
-        } else if self.has_work() {
-            return Progress::Busy;
+        if self.current.len() < MAX_ORDERS
+            && let Some(order) = self.desk.orders.pop()
+        {
+            if order.task == Task::Flush {
+                flushed(&order.scope);
+            }
+            self.current.push_front(Current::new(order));
         }
-        progress
+        let mut all = Progress::Idle;
+        for _ in 0..self.current.len() {
+            let Some(mut current) = self.current.pop_front() else {
+                break;
+            };
+            match current.step(cache, now) {
+                Progress::Idle if self.has_work() => return Progress::Busy,
+                Progress::Idle => return Progress::Idle,
+                Progress::Busy => {
+                    self.current.push_back(current);
+                    return Progress::Busy;
+                }
+                Progress::Blocked => {
+                    self.current.push_back(current);
+                    all = Progress::Blocked;
+                }
+            }
+        }
+        all
     }
 }
 

@@ -138,3 +138,37 @@ fn a_taker_that_fails_ends_the_copy() {
     assert_eq!(caches.flush(Scope::All), 20_000);
     keeper.finish();
 }
+
+#[test]
+fn a_receiver_that_stands_still_delays_no_other() {
+    let keeper = Keeper::start("example", 20_000);
+    let caches = Caches {
+        forwarder: vec![keeper.desk.clone()],
+        fronts: Vec::new(),
+    };
+    let copy = |take: &mut dyn FnMut()| {
+        let mut octets = 0;
+        let copied = caches.copy(Scope::All, |_, records| {
+            take();
+            octets += records.len();
+            Ok::<_, ()>(())
+        });
+        copied.unwrap();
+        octets
+    };
+    let whole = copy(&mut || {});
+    assert!(
+        whole > (MAX_PORTIONS + 2) * PORTION,
+        "a receiver has to take some"
+    );
+    // While one receiver has taken one portion and stands still, others get all of theirs.
+    let mut once = false;
+    let slow = copy(&mut || {
+        if !std::mem::replace(&mut once, true) {
+            assert_eq!(copy(&mut || {}), whole);
+            assert_eq!(caches.flush(Scope::name("n7.example").unwrap()), 1);
+        }
+    });
+    assert!(slow <= whole, "{slow}");
+    assert_eq!(keeper.finish().0, 19_999);
+}

@@ -11,6 +11,7 @@ mod faults;
 mod lifecycle;
 mod memory;
 mod overload;
+mod operation;
 mod policy;
 mod reload;
 mod scenarios;

@@ -1,5 +1,6 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 use hickory_proto::{op::Message, rr::RecordType, serialize::binary::BinDecodable};
+use proptest::prelude::*;
 
 use super::{super::hostname::wire, *};
 
@@ -8,7 +9,7 @@ fn records(records: &[&str]) -> Result<LocalData, LocalError> {
     for record in records {
         builder.record(record)?;
     }
-    builder.build()
+    builder.build().map_err(|conflict| conflict.error)
 }
 
 /// What a question gets, as the oracle reads it: a record a line.
@@ -207,7 +208,7 @@ fn hosts_files() {
     let text = b"127.0.0.1\tlocalhost\n\n# comment\n10.0.0.5 NAS.lan nas # the disks\r\n10.0.0.6 nas.lan\n\
                  10.0.0.5 again.lan\nfd00::5 nas.lan\n";
     let mut builder = LocalData::builder();
-    builder.hosts(text).unwrap();
+    assert_eq!(builder.hosts(text), HostsReport::default());
     let data = builder.build().unwrap();
     assert_eq!(
         ask(&data, "nas.lan", "A").unwrap(),
@@ -222,22 +223,180 @@ fn hosts_files() {
         ask(&data, "5.0.0.10.in-addr.arpa", "PTR").unwrap(),
         ["5.0.0.10.in-addr.arpa. 300 PTR nas.lan."]
     );
-    for (text, error) in [
+}
+
+/// What is taken of a hosts file: the names, as they are asked for, and the warning.
+fn hosts(text: &[u8], asked: &[&str]) -> (Vec<bool>, usize, String) {
+    let mut builder = LocalData::builder();
+    let HostsReport { skipped, first } = builder.hosts(text);
+    let data = builder.build().unwrap();
+    let found = asked.iter().map(|name| ask(&data, name, "A").is_some());
+    let first = first.map(|(line, why)| format!("{line}: {why}"));
+    (found.collect(), skipped, first.unwrap_or_default())
+}
+
+#[test]
+fn odd_lines_of_hosts_files_are_skipped() {
+    const NAME: &str = "is not a host name; labels have 1 to 63 letters, digits, hyphens and \
+                        underscores, a name up to 253 with the dots, and international ones are \
+                        written as xn--";
+    let long_label = "x".repeat(64);
+    let long_name = format!("{0}.{0}.{0}.{0}", "x".repeat(63));
+    for (line, why) in [
         (
-            "10.0.0.1 a\nnas 10.0.0.5",
-            "2: \"nas\" is not an address; write ADDRESS NAME...",
+            "fe80::1%lo0 odd",
+            "\"fe80::1%lo0\" has a zone, which DNS cannot express",
         ),
         (
-            "10.0.0.1 # a",
-            "1: the address has no name; write ADDRESS NAME...",
+            "fe80::1%1 odd",
+            "\"fe80::1%1\" has a zone, which DNS cannot express",
+        ),
+        ("%lo0 odd", "\"%lo0\" is not an address"),
+        ("127.1 odd", "\"127.1\" is not an address"),
+        ("127.0.0.01 odd", "\"127.0.0.01\" is not an address"),
+        ("10.0.0.5/24 odd", "\"10.0.0.5/24\" is not an address"),
+        ("[::1] odd", "\"[::1]\" is not an address"),
+        ("odd 10.0.0.5", "\"odd\" is not an address"),
+        (
+            "\u{a0}10.0.0.5 odd",
+            "\"\\xc2\\xa010.0.0.5\" is not an address",
+        ),
+        ("10.0.0.5", "the address has no name"),
+        ("10.0.0.5 # odd", "the address has no name"),
+        ("10.0.0.5\r", "the address has no name"),
+        ("10.0.0.5 good a..b", &format!("\"a..b\" {NAME}")),
+        ("10.0.0.5 .a good", &format!("\".a\" {NAME}")),
+        ("10.0.0.5 . good\r", &format!("\".\" {NAME}")),
+        ("10.0.0.5 *.lan a/b good", &format!("\"*.lan\" {NAME}")),
+        (
+            "10.0.0.5 b\u{fc}cher good",
+            &format!("\"b\\xc3\\xbccher\" {NAME}"),
+        ),
+        ("10.0.0.5 na\0me good", &format!("\"na\\x00me\" {NAME}")),
+        (
+            &format!("10.0.0.5 good {long_label}"),
+            &format!("\"{long_label}\" {NAME}"),
         ),
         (
-            "10.0.0.1 a..b",
-            "1: \"a..b\" is not a host name; labels have 1 to 63 letters, digits, hyphens and underscores, a name up to 253 with the dots, and international ones are written as xn--",
+            &format!("10.0.0.5 good {long_name}"),
+            &format!("\"{}....\" {NAME}", "x".repeat(63)),
         ),
     ] {
-        let got = LocalData::builder().hosts(text.as_bytes()).unwrap_err();
-        assert_eq!(got.to_string(), error);
+        let text = format!("10.0.0.1 before\n{line}\n10.0.0.2 after\n");
+        let (found, skipped, first) = hosts(text.as_bytes(), &["before", "after", "good", "odd"]);
+        let good = line.contains("good");
+        assert_eq!(found, [true, true, good, false], "{line:?}");
+        assert_eq!((skipped, first), (1, format!("2: {why}")), "{line:?}");
+    }
+}
+
+#[test]
+fn a_hosts_file_counts_its_odd_lines_and_names_the_first() {
+    let text = b"\xef\xbb\xbf10.0.0.1 first\r\n\r\nfe80::1%lo0 localhost\r\nx y z\r\n10.0.0.2 last a..b c..d";
+    let (found, skipped, first) = hosts(text, &["first", "last"]);
+    assert_eq!(found, [true, true], "the byte order mark costs no line");
+    assert_eq!(skipped, 3);
+    assert!(first.starts_with("3: \"fe80::1%lo0\""), "{first}");
+    // Another encoding: nothing of it is taken.
+    let utf16: Vec<u8> = "10.0.0.1 a\n"
+        .encode_utf16()
+        .flat_map(u16::to_le_bytes)
+        .collect();
+    assert_eq!(hosts(&utf16, &["a"]).0, [false]);
+}
+
+#[test]
+fn hosts_files_do_not_contradict_records() {
+    let mut builder = LocalData::builder();
+    builder.record("alias.lan. CNAME host.lan.").unwrap();
+    let report = builder.hosts(b"10.0.0.1 host.lan\n10.0.0.2 ALIAS.lan other.lan\n");
+    let why = Skipped::Alias("ALIAS.lan".to_owned());
+    assert_eq!((report.skipped, report.first), (1, Some((2, why))));
+    let data = builder.build().unwrap();
+    assert_eq!(
+        ask(&data, "alias.lan", "A").unwrap(),
+        ["alias.lan. 300 CNAME host.lan.", "host.lan. 300 A 10.0.0.1"]
+    );
+    assert!(ask(&data, "other.lan", "A").is_some());
+}
+
+#[test]
+fn a_name_with_too_many_addresses_keeps_those_that_fit() {
+    let text: String = (0..=0xffff_u32)
+        .map(|i| format!("10.1.{}.{} big.lan\nfd00::{i:x} big.lan\n", i >> 8, i & 255))
+        .collect();
+    let mut builder = LocalData::builder();
+    for i in 0..8 {
+        let target = if i == 0 {
+            "big.lan.".to_owned()
+        } else {
+            format!("a{}.lan.", i - 1)
+        };
+        builder
+            .record(&format!("a{i}.lan. CNAME {target}"))
+            .unwrap();
+    }
+    let report = builder.hosts(text.as_bytes());
+    assert_eq!(report.skipped, 2 * (0x1_0000 - MAX_ADDRESSES));
+    let data = builder.build().unwrap();
+    assert_eq!(
+        ask(&data, "a7.lan", "AAAA").unwrap().len(),
+        8 + MAX_ADDRESSES
+    );
+    assert_eq!(ask(&data, "big.lan", "A").unwrap().len(), MAX_ADDRESSES);
+}
+
+proptest! {
+    #[test]
+    fn any_octets_are_a_hosts_file(
+        words in proptest::collection::vec(
+            prop_oneof![
+                Just(b"10.0.0.1".to_vec()),
+                Just(b"fe80::1%lo0".to_vec()),
+                Just(b"alias.lan".to_vec()),
+                Just(b" ".to_vec()),
+                Just(b"\n".to_vec()),
+                proptest::collection::vec(any::<u8>(), 0..40),
+            ],
+            0..60,
+        ),
+    ) {
+        let text = words.concat();
+        let mut builder = LocalData::builder();
+        builder.record("alias.lan. CNAME host.lan.").unwrap();
+        builder.record("host.lan. A 10.0.0.9").unwrap();
+        let report = builder.hosts(&text);
+        let lines = text.split(|octet| *octet == b'\n').count();
+        prop_assert!(report.skipped <= lines);
+        prop_assert_eq!(report.skipped > 0, report.first.is_some());
+        let data = builder.build();
+        prop_assert!(data.is_ok(), "{:?}", data);
+    }
+}
+
+#[test]
+fn conflicts_name_the_record() {
+    for (records, number) in [
+        (&["b.lan. A 10.0.0.1", "a.lan. CNAME example.com."][..], 1),
+        (
+            &[
+                "x.lan. A 10.0.0.1",
+                "b.lan. CNAME x.lan.",
+                "b.lan. A 10.0.0.1",
+            ],
+            1,
+        ),
+        (&["a.lan. A 10.0.0.1", "a.lan. CNAME b.lan."], 1),
+    ] {
+        let mut builder = LocalData::builder();
+        for record in records {
+            builder.record(record).unwrap();
+        }
+        assert_eq!(
+            builder.build().unwrap_err().record,
+            Some(number),
+            "{records:?}"
+        );
     }
 }
 
@@ -257,15 +416,4 @@ fn data_keep_their_letter_case() {
         ask(&data, "alias.lan", "A").unwrap(),
         ["alias.lan. 300 CNAME HOST.lan.", "HOST.lan. 300 A 10.0.0.1"]
     );
-}
-
-#[test]
-fn hosts_files_name_only_what_can_be_asked_for() {
-    for word in ["b\u{fc}cher", "*.lan", "a/b"] {
-        let error = LocalData::builder().hosts(format!("10.0.0.1 {word}").as_bytes());
-        assert!(
-            matches!(error, Err(LocalError::Name { line: 1, .. })),
-            "{word}"
-        );
-    }
 }

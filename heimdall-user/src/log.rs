@@ -1,0 +1,314 @@
+//! The log: lines on stderr, written by a thread of its own.
+//!
+//! Whoever reads stderr may stand still, go away or run out of disk space. None of that may block
+//! or end a thread of the server, so a thread that logs only appends to a bounded queue; lines that
+//! do not fit, or that cannot be written, are counted and reported as soon as the log can be
+//! written again. [`start`] installs the subscriber and the panic hook; the value that it returns
+//! writes out what is queued when it is dropped, within a second.
+
+use std::{
+    backtrace::{Backtrace, BacktraceStatus},
+    collections::VecDeque,
+    io::{self, IsTerminal, Write},
+    os::fd::AsFd,
+    panic::{self, PanicHookInfo},
+    sync::{Condvar, Mutex, MutexGuard, PoisonError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use tracing::{error, warn};
+use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
+
+/// Octets that may wait to be written.
+const MAX_QUEUED: usize = 1 << 20;
+
+/// How long the end of the process may wait for lines to be written.
+const EXIT_WAIT: Duration = Duration::from_secs(1);
+
+/// The process has one log.
+static LOG: Log = Log::new();
+
+/// Lines that were not written since the start: the queue was full, or stderr refused them.
+pub fn lost() -> u64 {
+    LOG.queue().lost
+}
+
+/// Logs to stderr what `filter` lets pass, and the panics of all threads. Call it once.
+///
+/// # Errors
+/// The thread cannot be started.
+pub fn start(filter: EnvFilter, timestamps: bool) -> io::Result<Flush> {
+    thread::Builder::new()
+        .name("log".to_owned())
+        .spawn(|| LOG.write_to(&mut Stderr))?;
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(&LOG)
+        .with_ansi(io::stderr().is_terminal())
+        .with_target(false);
+    if timestamps {
+        subscriber.init();
+    } else {
+        subscriber.without_time().init();
+    }
+    panic::set_hook(Box::new(log_panic));
+    Ok(Flush(()))
+}
+
+/// Writes a line to stderr directly, for commands that have no log. It is lost if stderr does not
+/// take it within a second.
+pub fn print_error(line: &str) {
+    let stderr = io::stderr();
+    let mut fds = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
+    let wait = u16::try_from(EXIT_WAIT.as_millis()).unwrap_or(u16::MAX);
+    // A pipe that is writable has room for a page, so a line does not block.
+    if poll(&mut fds, wait).is_ok_and(|ready| ready > 0) {
+        let _ = stderr.lock().write_all(format!("{line}\n").as_bytes());
+    }
+}
+
+/// Dropped at the end of the process: waits until the queued lines are written, or a second has
+/// passed.
+#[must_use]
+#[derive(Debug)]
+pub struct Flush(());
+
+impl Drop for Flush {
+    fn drop(&mut self) {
+        LOG.flush(EXIT_WAIT);
+    }
+}
+
+/// Logs a panic; its thread's owner decides what becomes of the server.
+fn log_panic(info: &PanicHookInfo<'_>) {
+    let thread = thread::current();
+    let name = thread.name().unwrap_or("unnamed");
+    let payload = info.payload();
+    let text = payload.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    let message = text.unwrap_or("no message");
+    let place = info.location().map(ToString::to_string).unwrap_or_default();
+    error!("thread {name} panicked at {place}: {message}; this is a bug, please report it");
+    let backtrace = Backtrace::capture();
+    if backtrace.status() == BacktraceStatus::Captured {
+        error!("{backtrace}");
+    }
+}
+
+/// Lines between the threads that log and the one that writes.
+struct Log {
+    queue: Mutex<Queue>,
+    changed: Condvar,
+}
+
+struct Queue {
+    lines: VecDeque<Vec<u8>>,
+    /// Sum of the lines' lengths.
+    octets: usize,
+    /// The thread has taken a line and not written it yet.
+    writing: bool,
+    lost: u64,
+}
+
+impl Log {
+    const fn new() -> Self {
+        Self {
+            queue: Mutex::new(Queue {
+                lines: VecDeque::new(),
+                octets: 0,
+                writing: false,
+                lost: 0,
+            }),
+            changed: Condvar::new(),
+        }
+    }
+
+    /// The lock is only ever held for a moment, never while something is written.
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn push(&self, line: &[u8]) {
+        let mut queue = self.queue();
+        if queue.octets + line.len() > MAX_QUEUED {
+            queue.lost += 1;
+            return;
+        }
+        queue.octets += line.len();
+        queue.lines.push_back(line.to_vec());
+        self.changed.notify_all();
+    }
+
+    /// Waits for a line.
+    fn pop(&self) -> Vec<u8> {
+        let mut queue = self.queue();
+        loop {
+            if let Some(line) = queue.lines.pop_front() {
+                queue.octets -= line.len();
+                queue.writing = true;
+                return line;
+            }
+            let changed = self.changed.wait(queue);
+            queue = changed.unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Takes note of what became of the line that was popped. How many lines were lost by now.
+    fn popped(&self, written: bool) -> u64 {
+        let mut queue = self.queue();
+        queue.writing = false;
+        queue.lost += u64::from(!written);
+        self.changed.notify_all();
+        queue.lost
+    }
+
+    /// Writes lines as they come, for ever.
+    fn write_to(&self, out: &mut impl Write) -> ! {
+        let mut reported = 0;
+        loop {
+            let written = out.write_all(&self.pop()).is_ok();
+            let lost = self.popped(written);
+            if written && lost > reported {
+                warn!("{} lines could not be logged", lost - reported);
+                reported = lost;
+            }
+        }
+    }
+
+    fn flush(&self, wait: Duration) {
+        let deadline = Instant::now() + wait;
+        let mut queue = self.queue();
+        while queue.writing || !queue.lines.is_empty() {
+            let Some(left) = deadline.checked_duration_since(Instant::now()) else {
+                return;
+            };
+            let changed = self.changed.wait_timeout(queue, left);
+            queue = changed.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+/// What the subscriber writes to: a line in one call.
+#[derive(Debug)]
+struct Line(&'static Log);
+
+impl<'a> MakeWriter<'a> for &'static Log {
+    type Writer = Line;
+
+    fn make_writer(&'a self) -> Line {
+        Line(self)
+    }
+}
+
+impl std::fmt::Debug for Log {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Log").finish_non_exhaustive()
+    }
+}
+
+impl Write for Line {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.0.push(line);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The standard error stream, which another process may have made non-blocking.
+struct Stderr;
+
+impl Write for Stderr {
+    fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
+        let stderr = io::stderr();
+        loop {
+            match stderr.lock().write(octets) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                outcome => return outcome,
+            }
+            let mut fds = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
+            poll(&mut fds, PollTimeout::NONE)?;
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::sync::mpsc::{Receiver, Sender, channel};
+
+    use super::*;
+
+    /// A destination that fails, or takes its time, as it is told for each line.
+    struct Told {
+        outcomes: Receiver<bool>,
+        lines: Sender<Vec<u8>>,
+    }
+
+    impl Write for Told {
+        fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+            match self.outcomes.recv() {
+                Ok(true) => {}
+                _ => return Err(io::ErrorKind::BrokenPipe.into()),
+            }
+            let _ = self.lines.send(line.to_vec());
+            Ok(line.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn log() -> (&'static Log, Sender<bool>, Receiver<Vec<u8>>) {
+        let log: &'static Log = Box::leak(Box::new(Log::new()));
+        let (tell, outcomes) = channel();
+        let (lines, written) = channel();
+        thread::spawn(move || log.write_to(&mut Told { outcomes, lines }));
+        (log, tell, written)
+    }
+
+    #[test]
+    fn a_destination_that_stands_still_blocks_nobody() {
+        let (log, tell, written) = log();
+        let line = vec![b'x'; 1000];
+        let lines = 2 * MAX_QUEUED / line.len();
+        for _ in 0..lines {
+            Line(log).write_all(&line).unwrap();
+        }
+        let lost = log.queue().lost;
+        assert!(lost > 0 && lost < lines as u64, "{lost}");
+        let begin = Instant::now();
+        log.flush(Duration::from_millis(50));
+        assert!(begin.elapsed() >= Duration::from_millis(50), "it waits");
+        // It moves again: what was queued comes, and nothing of it is missing.
+        for _ in 0..lines {
+            tell.send(true).unwrap();
+        }
+        log.flush(Duration::from_secs(60));
+        let kept = written.try_iter().inspect(|got| assert_eq!(*got, line));
+        assert_eq!(kept.count() as u64 + lost, lines as u64);
+        assert_eq!(log.queue().octets, 0);
+    }
+
+    #[test]
+    fn lines_that_cannot_be_written_are_counted() {
+        let (log, tell, written) = log();
+        for (text, outcome) in [("a", true), ("b", false), ("c", false), ("d", true)] {
+            log.push(text.as_bytes());
+            tell.send(outcome).unwrap();
+        }
+        log.flush(Duration::from_secs(60));
+        assert_eq!(written.try_iter().collect::<Vec<_>>(), [b"a", b"d"]);
+        assert_eq!(log.queue().lost, 2);
+    }
+}

@@ -1,0 +1,120 @@
+//! What can be told about a start before anything is opened, for the start itself and for
+//! `heimdall check`.
+
+use std::path::Path;
+
+use tracing::warn;
+
+use super::{PolicyLoader, ServerError, snapshot::unix_now};
+use crate::{
+    cache::Cache,
+    config::{Backend, Config, InterfaceConfig, Place, SnapshotConfig},
+    control, file,
+    snapshot::Snapshot,
+    xdp::{Interface, XdpError, socket::MAX_MTU},
+};
+
+/// Does everything that a start does, except that it opens no socket, attaches no program, writes no
+/// file and starts no thread. Warnings go to the log.
+///
+/// # Errors
+/// A server with these settings would not start.
+pub fn check(config: &Config) -> Result<(), ServerError> {
+    preflight(config)?;
+    PolicyLoader::default().load(&config.policy)?;
+    if config.backend == Backend::Auto {
+        for error in interfaces(config).filter_map(|(_, queues)| queues.err()) {
+            warn!("backend socket: {error}");
+        }
+    }
+    if let Some(SnapshotConfig { path, .. }) = &config.snapshot
+        && let Err(error) = Snapshot::open(path, unix_now())
+    {
+        warn!("snapshot: {error}; a start would be cold");
+    }
+    Ok(())
+}
+
+/// Checks the settings that [`Config`] cannot check by itself, so that their errors name the place.
+pub(super) fn preflight(config: &Config) -> Result<(), ServerError> {
+    let places = &config.places;
+    control::check(&config.control).map_err(|error| at(&places.control, error))?;
+    let mut queues = 0;
+    for (place, found) in interfaces(config) {
+        match found {
+            Ok(count) => queues += count,
+            Err(error) if config.backend == Backend::Xdp => return Err(at(place, error)),
+            // Sockets will do.
+            Err(_) => {}
+        }
+    }
+    reserve(config, queues).map_err(|error| at(&places.cache_size, error))?;
+    if let Some(SnapshotConfig { path, .. }) = &config.snapshot {
+        let directory = path.parent().filter(|path| *path != Path::new(""));
+        let directory = directory.unwrap_or(Path::new("."));
+        if let Err(error) = file::check_writable(directory) {
+            warn!(
+                "{}no snapshot can be written to {}: {error}; make the directory, or give another path",
+                places.snapshot,
+                directory.display()
+            );
+        }
+    }
+    Ok(())
+}
+
+/// The interfaces that AF_XDP is to serve: where each is named, and how many queues.
+fn interfaces(config: &Config) -> impl Iterator<Item = (&Place, Result<usize, XdpError>)> {
+    let wanted = match config.backend {
+        Backend::Socket => &[],
+        Backend::Auto | Backend::Xdp => config.interfaces.as_slice(),
+    };
+    let queues = |wanted| look_up(wanted).map(|(_, queues)| queues.len());
+    config
+        .places
+        .interfaces
+        .iter()
+        .zip(wanted.iter().map(queues))
+}
+
+/// Reserves the caches of the sockets, the forwarder and so many queues, all at once, and gives them
+/// back. Their pages are not touched.
+fn reserve(config: &Config, queues: usize) -> Result<(), ServerError> {
+    let bytes = config.cache_bytes;
+    (0..1 + config.forward.threads + queues)
+        .map(|_| Cache::new(bytes))
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|source| ServerError::Cache { bytes, source })?;
+    Ok(())
+}
+
+fn at(place: &Place, error: impl Into<ServerError>) -> ServerError {
+    ServerError::At {
+        place: place.clone(),
+        error: Box::new(error.into()),
+    }
+}
+
+/// An interface and the queues of it to serve, if AF_XDP can serve them. Nothing is opened.
+pub(super) fn look_up(wanted: &InterfaceConfig) -> Result<(Interface, Vec<u32>), XdpError> {
+    let interface = Interface::find(&wanted.name)?;
+    let numbers: Vec<u32> = match &wanted.queues {
+        Some(numbers) => numbers.iter().copied().collect(),
+        None => (0..interface.rx_queues).collect(),
+    };
+    if let Some(&queue) = numbers.iter().find(|queue| **queue >= interface.rx_queues) {
+        return Err(XdpError::NoQueue {
+            interface: interface.name,
+            queue,
+            queues: interface.rx_queues,
+        });
+    }
+    if interface.mtu > MAX_MTU {
+        return Err(XdpError::Mtu {
+            interface: interface.name,
+            mtu: interface.mtu,
+            max: MAX_MTU,
+        });
+    }
+    Ok((interface, numbers))
+}
