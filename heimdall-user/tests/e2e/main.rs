@@ -15,6 +15,7 @@ mod reload;
 mod scenarios;
 mod sockets;
 mod stale;
+mod upstreams;
 mod wire;
 
 use std::path::Path;
