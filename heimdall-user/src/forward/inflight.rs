@@ -169,6 +169,16 @@ impl InFlight {
         self.lookups.get_mut(slot)
     }
 
+    /// Closes the sockets of a look-up's earlier tries, to have a descriptor for the next one.
+    /// Whether there were any.
+    pub(super) fn close_exchanges(&mut self, slot: usize) -> bool {
+        self.get_mut(slot).is_some_and(|lookup| {
+            let any = !lookup.exchanges.is_empty();
+            lookup.exchanges.clear();
+            any
+        })
+    }
+
     /// Ends a look-up. Its sockets close when it is dropped.
     pub(super) fn end(&mut self, slot: usize) -> Option<Lookup> {
         let lookup = self.lookups.try_remove(slot)?;

@@ -132,12 +132,6 @@ impl Shard {
 
     /// Sends the query. The exchange becomes the current one.
     fn send(&mut self, slot: usize, now: Instant, target: Target) {
-        let (Some(lookup), Some(upstream)) = (
-            self.in_flight.get_mut(slot),
-            self.upstreams.address(target.upstream),
-        ) else {
-            return;
-        };
         self.serial += 1;
         let sent = Sent {
             target,
@@ -146,29 +140,12 @@ impl Shard {
             id: rand::random(),
             at: now,
         };
-        lookup.current = sent.serial;
-        let options = self.subnet.as_ref().map_or(&[][..], |s| s.option());
-        message::write(
-            &mut self.query,
-            sent.id,
-            lookup.request.question(),
-            lookup.request.flags,
-            self.settings.trust_ad,
-            (!target.plain).then_some(options),
-        );
-        let open = || {
-            let registry = self.poll.registry();
-            Exchange::open(registry, Token(slot), upstream, sent, &self.query)
+        let opened = match self.open(slot, sent) {
+            Err(Trouble::Local) if self.in_flight.close_exchanges(slot) => self.open(slot, sent),
+            opened => opened,
         };
-        let mut opened = open();
-        if matches!(opened, Err(Trouble::Local)) && !lookup.exchanges.is_empty() {
-            // The sockets of earlier tries are worth less than a new one.
-            lookup.exchanges.clear();
-            opened = open();
-        }
         match opened {
-            Ok(exchange) => {
-                lookup.exchanges.push(exchange);
+            Ok(()) => {
                 let mut timeout = self.upstreams.timeout(target.upstream);
                 if target.tcp {
                     self.counters.sent_tcp.add(1);
@@ -184,12 +161,41 @@ impl Shard {
         }
     }
 
-    /// A socket of a look-up is ready, or was when the event was made. Each has an event of its
-    /// own, so one of them is enough.
+    fn open(&mut self, slot: usize, sent: Sent) -> Result<(), Trouble> {
+        let lookup = self.in_flight.get_mut(slot).ok_or(Trouble::Local)?;
+        let upstream = self.upstreams.address(sent.target.upstream);
+        let options = self.subnet.as_ref().map_or(&[][..], |s| s.option());
+        message::write(
+            &mut self.query,
+            sent.id,
+            lookup.request.question(),
+            lookup.request.flags,
+            self.settings.trust_ad,
+            (!sent.target.plain).then_some(options),
+        );
+        lookup.current = sent.serial;
+        lookup.exchanges.push(Exchange::open(
+            self.poll.registry(),
+            Token(slot),
+            upstream.ok_or(Trouble::Local)?,
+            sent,
+            &self.query,
+        )?);
+        Ok(())
+    }
+
+    /// A socket of a look-up is ready, or was when the event was made.
     pub(super) fn ready(&mut self, slot: usize, now: Instant) {
-        let Some(lookup) = self.in_flight.get_mut(slot) else {
-            return;
-        };
+        // Another socket may be ready as well, and the event for it gone with a socket that is
+        // closed here. Each exchange ends once, so this is bounded as they are.
+        while let Some((sent, progress)) = self.take_ended(slot) {
+            self.settle(slot, now, sent, progress);
+        }
+    }
+
+    /// Takes an exchange that is over out of the look-up.
+    fn take_ended(&mut self, slot: usize) -> Option<(Sent, Progress)> {
+        let lookup = self.in_flight.get_mut(slot)?;
         let request = &lookup.request;
         let limits = self.settings.limits;
         let short = TtlLimits {
@@ -197,23 +203,24 @@ impl Shard {
             max: limits.max.min(WITHOUT_DNSSEC),
             ..limits
         };
-        let ended = lookup.exchanges.iter_mut().enumerate().find_map(|(i, e)| {
-            let without_dnssec = e.sent.target.plain && request.flags & KEY_FLAG_DO != 0;
+        let mut exchanges = lookup.exchanges.iter_mut().enumerate();
+        let (index, progress) = exchanges.find_map(|(index, exchange)| {
+            let plain = exchange.sent.target.plain;
             let asked = Asked {
                 question: request.question(),
                 flags: request.flags,
                 subnet: self.subnet.as_ref(),
-                limits: if without_dnssec { &short } else { &limits },
+                limits: match plain && request.flags & KEY_FLAG_DO != 0 {
+                    true => &short,
+                    false => &limits,
+                },
             };
-            match e.progress(&mut self.scratch, &asked, &self.counters) {
+            match exchange.progress(&mut self.scratch, &asked, &self.counters) {
                 Progress::Waiting => None,
-                progress => Some((i, progress)),
+                progress => Some((index, progress)),
             }
-        });
-        if let Some((index, progress)) = ended {
-            let sent = lookup.exchanges.swap_remove(index).sent;
-            self.settle(slot, now, sent, progress);
-        }
+        })?;
+        Some((lookup.exchanges.swap_remove(index).sent, progress))
     }
 
     /// Goes on after an exchange, which is no longer among the look-up's.
@@ -254,13 +261,12 @@ impl Shard {
                 lookup.truncated = Some(code);
                 self.repeat(slot, now, sent, over_tcp);
             }
-            // A query over TCP cannot be answered blindly, nor one from a fresh port soon.
+            // Over TCP a forger who does not see the packets has no chance.
             Progress::Forged if lookup.current == sent.serial => self.send(slot, now, over_tcp),
             Progress::Forged => {}
             Progress::Error(error) => {
                 lookup.explain(error.ede);
                 if error.no_edns && !plain {
-                    self.counters.retried_plain.add(1);
                     let target = Target {
                         plain: true,
                         ..sent.target
@@ -281,6 +287,9 @@ impl Shard {
         };
         let mut exchanges = lookup.exchanges.iter();
         if lookup.current == sent.serial || !exchanges.any(|e| e.sent.target == target) {
+            if target.plain != sent.target.plain {
+                self.counters.retried_plain.add(1);
+            }
             self.send(slot, now, target);
         }
     }

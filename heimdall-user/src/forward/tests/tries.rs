@@ -110,13 +110,9 @@ fn tcp_that_fails_leads_to_the_next_upstream_and_back_again() {
     bench.finish();
 
     // What the next one says does not hide that there is an answer.
-    let failing: [fn(&[u8]) -> Vec<Vec<u8>>; 3] = [
-        |query| vec![bare(query, 2)],
-        |query| vec![bare(query, 0x200)],
-        |_| Vec::new(),
-    ];
-    for fail in failing {
-        let second = Upstream::without_tcp(move |seen| fail(&seen.msg));
+    for flags in [Some(2), Some(0x200), None] {
+        let fail = move |seen: &Seen| flags.map(|flags| bare(&seen.msg, flags));
+        let second = Upstream::without_tcp(move |seen| fail(seen).into_iter().collect());
         let first = small_only();
         let mut bench = Bench::new(impatient(vec![first.address, second.address]));
         assert!(ask_all(&mut bench, "x").iter().all(is_truncated));
