@@ -360,6 +360,10 @@ impl Core {
         {
             terms.limit = terms.limit.min(SMALL_REPLY);
         }
+        let truncated = answer.as_ref();
+        if truncated.is_truncated() {
+            return self.writer.incomplete(query, buf, client, terms, truncated);
+        }
         self.writer
             .reply(query, buf, client, terms, answer.as_ref().into())
     }
@@ -518,7 +522,9 @@ impl Core {
                 Allowance::Small => terms.limit = terms.limit.min(SMALL_REPLY),
                 Allowance::Slip => {
                     self.writer.counters.slipped.add(1);
-                    return Err(self.writer.truncated(query, buf, terms, rcode::NOERROR));
+                    return Err(self
+                        .writer
+                        .truncated(query, buf, terms, rcode::NOERROR, None));
                 }
                 Allowance::Drop => {
                     self.writer.drops.rate_limited.add(1);
@@ -714,7 +720,7 @@ impl Writer {
                 self.counters.noerror.add(1);
                 Verdict::Reply(reply)
             }
-            None => self.truncated(query, buf, terms, code),
+            None => self.truncated(query, buf, terms, code, None),
         }
     }
 
@@ -756,9 +762,34 @@ impl Writer {
         self.sent(buf, reply, code)
     }
 
+    /// Replies with an answer of which no more has come than that it is truncated. Over TCP, TC
+    /// would tell the client nothing that it can act upon: that is a failure.
     #[cold]
-    fn truncated(&self, query: &Query, buf: &mut [u8], terms: Terms, code: u8) -> Verdict {
-        let options = self.options(query, terms, None);
+    fn incomplete(
+        &self,
+        query: &Query,
+        buf: &mut [u8],
+        client: Client,
+        terms: Terms,
+        answer: AnswerRef<'_>,
+    ) -> Verdict {
+        let ede = answer.ede();
+        match client.transport {
+            Transport::Udp { .. } => self.truncated(query, buf, terms, answer.rcode(), ede),
+            Transport::Tcp => self.error(query, buf, client, terms, rcode::SERVFAIL, ede),
+        }
+    }
+
+    #[cold]
+    fn truncated(
+        &self,
+        query: &Query,
+        buf: &mut [u8],
+        terms: Terms,
+        code: u8,
+        ede: Option<u16>,
+    ) -> Verdict {
+        let options = self.options(query, terms, ede);
         let reply = reply::truncated(buf, query, code, &self.server, options.as_ref());
         self.sent(buf, reply, code)
     }

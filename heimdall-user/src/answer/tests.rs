@@ -311,6 +311,41 @@ fn without_an_answer_it_is_servfail() {
     assert_eq!((buf[2], buf[3]), (0x81, 0x92));
 }
 
+#[test]
+fn an_answer_that_came_truncated_is_told_over_udp_and_not_kept() {
+    let mut core = core();
+    let failed = [0, 6, 0, 15, 0, 2, 0, 23];
+    for (transport, code, flags) in [
+        (UDP, rcode::NOERROR, [0x83, 0x90]),
+        (UDP, rcode::NXDOMAIN, [0x83, 0x93]),
+        (Transport::Tcp, rcode::NOERROR, [0x81, 0x92]),
+    ] {
+        let msg = query(0x0110, 16, 1, Some((1232, 0, false)));
+        let query = core.read(&msg).unwrap();
+        let mut buf = msg.clone();
+        buf.resize(512, 0);
+        let answer = Answer::truncated(code, 23);
+        core.learn(&query, &msg, &answer);
+        let verdict = core.complete(&query, &mut buf, from(transport), &answer);
+        assert_eq!(Got::new(verdict, &buf), Got::Reply(36));
+        assert_eq!(
+            (&buf[2..4], &buf[4..12]),
+            (&flags[..], &[0, 1, 0, 0, 0, 0, 0, 1][..])
+        );
+        assert_eq!(buf[28..36], failed);
+        assert_eq!(ask(&mut core, &msg, transport, 0).verdict, Got::Miss);
+        // It is no reason to give up what is known.
+        let key = key(&query, &msg).unwrap();
+        core.learn(&query, &msg, &answer_to(&msg, 9));
+        core.relearn(&key, &answer);
+        assert!(matches!(
+            ask(&mut core, &msg, transport, 0).verdict,
+            Got::Reply(_)
+        ));
+        core = self::core();
+    }
+}
+
 /// Asks from an address, with a COOKIE option of these octets if there are any.
 fn ask_from(core: &mut Core, address: &str, transport: Transport, cookie: &[u8]) -> Reply {
     let mut msg = query(0x0100, 16, 1, Some((1232, 0, false)));

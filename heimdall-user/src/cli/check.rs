@@ -1,13 +1,13 @@
 //! `heimdall check`: are the settings good, and what do they come to?
 
-use std::fmt::Display;
+use std::{fmt::Display, net::SocketAddr};
 
 use clap::Args;
 use tracing_subscriber::EnvFilter;
 
 use super::{print, table::Table};
 use crate::{
-    config::{Backend, Config, Flags, Host, PolicyConfig, Size},
+    config::{Backend, Config, Flags, Host, PolicyConfig, Size, Zoned},
     log, server,
 };
 
@@ -44,8 +44,8 @@ fn describe(config: &Config) -> String {
     let mut table = Table::default();
     let mut row = |name: &str, value: String| table.row([name.to_owned(), value]);
     row("backend", backend(config));
-    row("listen", join(&config.listen));
-    row("upstream", join(&config.upstreams));
+    row("listen", addresses(&config.listen));
+    row("upstream", addresses(&config.upstreams));
     row("control", config.control.display().to_string());
     row("max UDP reply", format!("{} octets", config.max_udp_size));
     row("cache", format!("{} a thread", Size(config.cache_bytes)));
@@ -191,6 +191,10 @@ fn workers(config: &Config) -> String {
             "not verified"
         },
     )
+}
+
+fn addresses(list: &[SocketAddr]) -> String {
+    join(&list.iter().copied().map(Zoned).collect::<Vec<_>>())
 }
 
 fn join(items: &[impl Display]) -> String {

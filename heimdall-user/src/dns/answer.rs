@@ -6,7 +6,7 @@
 //!  6  ttl_count   u16
 //!  8  counts      3×u16 ANCOUNT, NSCOUNT, ARCOUNT, big-endian as in a header
 //! 14  rcode       u8
-//! 15  flags       u8    bit 0: AD
+//! 15  flags       u8    bit 0: AD; bit 1: TC, only in answers that are not kept
 //! 16  ede         u16   info-code of an Extended DNS Error, plus 1; 0: none
 //! 18  sum         u16   of the body, folded, as it stands in a checksum field (RFC 1071)
 //! 20  body              the octets after the question, without OPT
@@ -33,6 +33,9 @@ const FIXED: usize = 20;
 /// Place of the body's sum.
 const SUM: usize = 18;
 const FLAG_AD: u8 = 1;
+const FLAG_TC: u8 = 2;
+/// Place of the flags.
+const FLAGS: usize = 15;
 
 /// TTL of an answer that is served although its life is over (RFC 8767 section 4). It is kept as
 /// long, so that the upstreams are not asked for it more often (section 5, failure recheck).
@@ -248,6 +251,16 @@ impl Answer {
             ede,
             ..Parts::default()
         })
+    }
+
+    /// An answer, of no records, that came truncated and could not be fetched over TCP: its reply
+    /// has TC set. It must not be kept.
+    pub fn truncated(rcode: u8, ede: u16) -> Self {
+        let mut answer = Self::failure(rcode, Some(ede), 0);
+        if let Some(flags) = answer.0.get_mut(FLAGS) {
+            *flags |= FLAG_TC;
+        }
+        answer
     }
 
     fn set_life(&mut self, life: u32) {
@@ -469,6 +482,12 @@ impl<'a> AnswerRef<'a> {
     pub fn authentic(&self) -> bool {
         let [.., flags, _, _, _, _] = *self.fixed;
         flags & FLAG_AD != 0
+    }
+
+    /// Whether it is one of [`Answer::truncated`].
+    pub fn is_truncated(&self) -> bool {
+        let [.., flags, _, _, _, _] = *self.fixed;
+        flags & FLAG_TC != 0
     }
 
     /// The octets that follow the question.

@@ -26,6 +26,8 @@ const FLAG_DO: u8 = 0x80;
 
 /// Info-codes of Extended DNS Errors (RFC 8914 section 4) that Heimdall gives.
 pub mod ede {
+    /// No other code fits. Heimdall does not give it itself.
+    pub const OTHER: u16 = 0;
     /// The answer's life is over, and no upstream gave a newer one.
     pub const STALE: u16 = 3;
     /// The failure is remembered: no upstream was asked now.

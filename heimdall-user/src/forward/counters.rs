@@ -34,6 +34,9 @@ counters! {
         upstream_errors,
         /// Queries repeated without EDNS because the upstream could not read the first.
         retried_plain,
+        /// Look-ups that ended with a truncated answer, the whole of which came from no upstream
+        /// over TCP.
+        truncated,
         /// Requests that got SERVFAIL.
         servfail,
         /// Requests that got SERVFAIL, or an answer whose life is over, because of an earlier

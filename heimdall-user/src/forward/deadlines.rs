@@ -1,15 +1,9 @@
-//! Deadlines that all lie equally far ahead when they are set.
-//!
-//! They fall due in the order in which they were set, so a queue holds them sorted: no timer of
-//! the kernel's and no heap.
+//! Deadlines of look-ups, soonest first.
 
-use std::{
-    collections::VecDeque,
-    time::{Duration, Instant},
-};
+use std::{cmp::Reverse, collections::BinaryHeap, time::Instant};
 
 /// A deadline of something in a look-up's slot.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Deadline {
     at: Instant,
     pub(super) slot: usize,
@@ -17,39 +11,32 @@ pub(super) struct Deadline {
     pub(super) serial: u64,
 }
 
-#[derive(Debug)]
-pub(super) struct Deadlines {
-    queue: VecDeque<Deadline>,
-    ahead: Duration,
-}
+/// Deadlines are not removed when what they were set for ends; they are skipped when they fall
+/// due. So there are never more than are set within the longest of them.
+#[derive(Debug, Default)]
+pub(super) struct Deadlines(BinaryHeap<Reverse<Deadline>>);
 
 impl Deadlines {
-    pub(super) fn new(ahead: Duration) -> Self {
-        Self {
-            queue: VecDeque::new(),
-            ahead,
-        }
-    }
-
-    pub(super) fn set(&mut self, slot: usize, serial: u64, now: Instant) {
-        let at = now + self.ahead;
-        self.queue.push_back(Deadline { at, slot, serial });
+    pub(super) fn set(&mut self, slot: usize, serial: u64, at: Instant) {
+        self.0.push(Reverse(Deadline { at, slot, serial }));
     }
 
     /// The next one that still matters.
     pub(super) fn next(&mut self, matters: impl Fn(Deadline) -> bool) -> Option<Instant> {
-        while let Some(&next) = self.queue.front() {
+        while let Some(&Reverse(next)) = self.0.peek() {
             if matters(next) {
                 return Some(next.at);
             }
-            self.queue.pop_front();
+            self.0.pop();
         }
         None
     }
 
     /// Takes one that is due.
     pub(super) fn take_due(&mut self, now: Instant) -> Option<Deadline> {
-        let due = self.queue.front().is_some_and(|next| next.at <= now);
-        due.then(|| self.queue.pop_front()).flatten()
+        let due = self.0.peek().is_some_and(|Reverse(next)| next.at <= now);
+        due.then(|| self.0.pop())
+            .flatten()
+            .map(|Reverse(next)| next)
     }
 }

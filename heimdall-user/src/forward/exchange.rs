@@ -3,6 +3,7 @@
 use std::{
     io::{self, ErrorKind, Read, Write},
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    time::Instant,
 };
 
 use mio::{
@@ -20,7 +21,7 @@ use crate::dns::{
     options, u16_at,
 };
 
-/// Datagrams that may be rejected before the query goes over TCP: someone is guessing.
+/// Datagrams that may be rejected before the socket is given up: someone is guessing.
 const MAX_REJECTED: u32 = 8;
 
 /// Why a query could not be sent.
@@ -47,19 +48,16 @@ impl From<io::Error> for Trouble {
     }
 }
 
-/// Begins an exchange: with the look-up's token, the upstream, the exchange's serial number, the
-/// query's ID and the query.
-pub(super) type Open =
-    fn(&Registry, Token, SocketAddr, u64, u16, &[u8]) -> Result<Exchange, Trouble>;
-
 /// How an exchange stands.
 #[derive(Debug)]
 pub(super) enum Progress {
     /// Nothing yet.
     Waiting,
     Answer(Answer),
-    /// The query has to be repeated over TCP.
-    UseTcp,
+    /// The answer, which has this response code, does not fit in a datagram.
+    Truncated(u8),
+    /// Too many datagrams were rejected.
+    Forged,
     /// The upstream responded, with an error.
     Error(ErrorResponse),
     /// The upstream cannot be reached, or the connection broke.
@@ -69,8 +67,9 @@ pub(super) enum Progress {
 /// An upstream's error.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct ErrorResponse {
-    /// It could not read the query (FORMERR).
-    pub(super) formerr: bool,
+    /// The code of those that do not know EDNS, or not the version (RFC 6891 sections 6.1.3 and
+    /// 7): FORMERR, NOTIMP or BADVERS.
+    pub(super) no_edns: bool,
     /// Info-code of the Extended DNS Error that came with it.
     pub(super) ede: Option<u16>,
 }
@@ -86,12 +85,30 @@ pub(super) struct Asked<'a> {
     pub(super) limits: &'a TtlLimits,
 }
 
+/// Whom a query goes to, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Target {
+    /// The upstream, by its place in the list.
+    pub(super) upstream: usize,
+    /// Without an OPT record.
+    pub(super) plain: bool,
+    pub(super) tcp: bool,
+}
+
 /// A query that was sent.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sent {
+    pub(super) target: Target,
+    /// Tells this exchange from others of the same look-up, for its deadline.
+    pub(super) serial: u64,
+    pub(super) id: u16,
+    pub(super) at: Instant,
+}
+
+/// A query, and the socket on which its response is awaited.
 #[derive(Debug)]
 pub(super) struct Exchange {
-    /// Tells this exchange from earlier ones of the same look-up, for its deadline.
-    pub(super) serial: u64,
-    id: u16,
+    pub(super) sent: Sent,
     rejected: u32,
     socket: Socket,
 }
@@ -116,61 +133,28 @@ struct Stream {
 /// What the checks found.
 enum Judgement {
     Answer(Answer),
-    Truncated,
+    Truncated(u8),
     Error(ErrorResponse),
     Rejected,
 }
 
 impl Exchange {
-    /// Sends `query` as a datagram, from a port that the kernel chooses at random.
-    pub(super) fn udp(
+    /// Sends `query` to `upstream`, as `sent` says.
+    pub(super) fn open(
         registry: &Registry,
         token: Token,
         upstream: SocketAddr,
-        serial: u64,
-        id: u16,
+        sent: Sent,
         query: &[u8],
     ) -> Result<Self, Trouble> {
-        let any = match upstream {
-            SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
-            SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
+        let socket = match sent.target.tcp {
+            false => Socket::udp(registry, token, upstream, query)?,
+            true => Socket::tcp(registry, token, upstream, query)?,
         };
-        let mut socket = UdpSocket::bind(any)?;
-        socket.connect(upstream)?;
-        registry.register(&mut socket, token, Interest::READABLE)?;
-        socket.send(query)?;
         Ok(Self {
-            serial,
-            id,
+            sent,
             rejected: 0,
-            socket: Socket::Udp { socket, upstream },
-        })
-    }
-
-    /// Opens a connection for `query`, which is sent once the connection stands.
-    pub(super) fn tcp(
-        registry: &Registry,
-        token: Token,
-        upstream: SocketAddr,
-        serial: u64,
-        id: u16,
-        query: &[u8],
-    ) -> Result<Self, Trouble> {
-        let mut stream = TcpStream::connect(upstream)?;
-        registry.register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
-        let mut output = Vec::with_capacity(2 + query.len());
-        output.extend_from_slice(&(query.len() as u16).to_be_bytes());
-        output.extend_from_slice(query);
-        Ok(Self {
-            serial,
-            id,
-            rejected: 0,
-            socket: Socket::Tcp(Stream {
-                stream,
-                output,
-                written: 0,
-                input: Vec::new(),
-            }),
+            socket,
         })
     }
 
@@ -182,7 +166,7 @@ impl Exchange {
         asked: &Asked<'_>,
         counters: &ForwardCounters,
     ) -> Progress {
-        let judge = |msg: &[u8], id| judge(msg, id, asked, counters);
+        let judge = |msg: &[u8]| judge(msg, self.sent.id, asked, counters);
         match &mut self.socket {
             Socket::Udp { socket, upstream } => loop {
                 match socket.recv_from(scratch) {
@@ -190,9 +174,9 @@ impl Exchange {
                     Ok((_, from)) if !same_endpoint(from, *upstream) => {
                         counters.rejected_source.add(1);
                     }
-                    Ok((len, _)) => match judge(scratch.get(..len).unwrap_or_default(), self.id) {
+                    Ok((len, _)) => match judge(scratch.get(..len).unwrap_or_default()) {
                         Judgement::Answer(answer) => return Progress::Answer(answer),
-                        Judgement::Truncated => return Progress::UseTcp,
+                        Judgement::Truncated(code) => return Progress::Truncated(code),
                         Judgement::Error(error) => return Progress::Error(error),
                         Judgement::Rejected => {}
                     },
@@ -204,20 +188,60 @@ impl Exchange {
                 }
                 self.rejected += 1;
                 if self.rejected >= MAX_REJECTED {
-                    return Progress::UseTcp;
+                    return Progress::Forged;
                 }
             },
             Socket::Tcp(stream) => match stream.message(scratch) {
                 Ok(None) => Progress::Waiting,
                 // Nothing better will follow on this connection.
-                Ok(Some(msg)) => match judge(msg, self.id) {
+                Ok(Some(msg)) => match judge(msg) {
                     Judgement::Answer(answer) => Progress::Answer(answer),
                     Judgement::Error(error) => Progress::Error(error),
-                    _ => Progress::Error(ErrorResponse::default()),
+                    Judgement::Truncated(_) | Judgement::Rejected => Progress::Unreachable,
                 },
                 Err(_) => Progress::Unreachable,
             },
         }
+    }
+}
+
+impl Socket {
+    /// Sends `query` as a datagram, from a port that the kernel chooses at random.
+    fn udp(
+        registry: &Registry,
+        token: Token,
+        upstream: SocketAddr,
+        query: &[u8],
+    ) -> Result<Self, Trouble> {
+        let any = match upstream {
+            SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
+            SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
+        };
+        let mut socket = UdpSocket::bind(any)?;
+        socket.connect(upstream)?;
+        registry.register(&mut socket, token, Interest::READABLE)?;
+        socket.send(query)?;
+        Ok(Self::Udp { socket, upstream })
+    }
+
+    /// Opens a connection for `query`, which is sent once the connection stands.
+    fn tcp(
+        registry: &Registry,
+        token: Token,
+        upstream: SocketAddr,
+        query: &[u8],
+    ) -> Result<Self, Trouble> {
+        let mut stream = TcpStream::connect(upstream)?;
+        registry.register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
+        let mut output = Vec::with_capacity(2 + query.len());
+        output.extend_from_slice(&(query.len() as u16).to_be_bytes());
+        output.extend_from_slice(query);
+        Ok(Self::Tcp(Stream {
+            stream,
+            output,
+            written: 0,
+            input: Vec::new(),
+        }))
     }
 }
 
@@ -284,13 +308,21 @@ fn judge(msg: &[u8], id: u16, asked: &Asked<'_>, counters: &ForwardCounters) -> 
     }
     match Answer::from_response(msg, asked.question, asked.flags, asked.limits) {
         Ok(answer) => Judgement::Answer(answer),
-        Err(BadResponse::Truncated) => Judgement::Truncated,
-        Err(BadResponse::Rcode(_)) => Judgement::Error(error_response(msg)),
+        Err(BadResponse::Truncated) => match low_rcode(msg) {
+            // Such a response has no records that TCP could bring.
+            code @ (rcode::FORMERR | rcode::SERVFAIL | rcode::NOTIMP | rcode::REFUSED) => {
+                Judgement::Error(error_response(msg, code.into()))
+            }
+            code => Judgement::Truncated(code),
+        },
+        Err(BadResponse::Rcode(code)) => Judgement::Error(error_response(msg, code)),
+        Err(BadResponse::Question | BadResponse::Malformed) if is_bare_error(msg) => {
+            Judgement::Error(error_response(msg, low_rcode(msg).into()))
+        }
         Err(BadResponse::Question) => {
             counters.rejected_question.add(1);
             Judgement::Rejected
         }
-        Err(BadResponse::Malformed) if is_bare_error(msg) => Judgement::Error(error_response(msg)),
         Err(BadResponse::Malformed) => {
             counters.rejected_malformed.add(1);
             Judgement::Rejected
@@ -298,24 +330,28 @@ fn judge(msg: &[u8], id: u16, asked: &Asked<'_>, counters: &ForwardCounters) -> 
     }
 }
 
-fn error_response(msg: &[u8]) -> ErrorResponse {
-    let flags = u16_at(msg, field::FLAGS).unwrap_or_default();
+fn error_response(msg: &[u8], code: u16) -> ErrorResponse {
+    const NO_EDNS: [u8; 3] = [rcode::FORMERR, rcode::NOTIMP, rcode::BADVERS];
     ErrorResponse {
-        formerr: (flags & header::RCODE) as u8 == rcode::FORMERR,
+        no_edns: NO_EDNS.map(u16::from).contains(&code),
         ede: options::extended_error(msg),
     }
 }
 
-/// An error response without a question, as some servers send to what they cannot read.
+/// The response code in the header, without what an OPT record adds to it.
+fn low_rcode(msg: &[u8]) -> u8 {
+    (u16_at(msg, field::FLAGS).unwrap_or_default() & header::RCODE) as u8
+}
+
+/// An error response without a question, as some servers send to what they cannot read; others
+/// send nothing but the header, and count the question all the same.
 fn is_bare_error(msg: &[u8]) -> bool {
     let flags = u16_at(msg, field::FLAGS).unwrap_or_default();
+    let no_question = u16_at(msg, field::QDCOUNT) == Some(0) || msg.len() == header::LEN;
     msg.len() >= header::LEN
-        && u16_at(msg, field::QDCOUNT) == Some(0)
+        && no_question
         && flags & (header::QR | header::OPCODE) == header::QR
-        && !matches!(
-            (flags & header::RCODE) as u8,
-            rcode::NOERROR | rcode::NXDOMAIN
-        )
+        && !matches!(low_rcode(msg), rcode::NOERROR | rcode::NXDOMAIN)
 }
 
 #[cfg(test)]

@@ -5,7 +5,10 @@ use std::time::Instant;
 use hashbrown::HashTable;
 use slab::Slab;
 
-use super::{Request, exchange::Exchange};
+use super::{
+    Request,
+    exchange::{Exchange, Sent},
+};
 use crate::dns::{answer::same_question, edns::ede};
 
 /// Whom to tell.
@@ -21,19 +24,22 @@ pub(super) struct Lookup {
     /// The request that started it; its letter case goes upstream.
     pub(super) request: Request,
     pub(super) waiters: Vec<Waiter>,
-    /// The try under way.
-    pub(super) exchange: Option<Exchange>,
-    /// The upstream asked, by its place in the list.
+    /// The try under way, and earlier ones that timed out: an answer that comes late is taken as
+    /// well. At most one for each try.
+    pub(super) exchanges: Vec<Exchange>,
+    /// Serial number of the exchange that has a deadline.
+    pub(super) current: u64,
+    /// The upstream that the next try asks, by its place in the list.
     pub(super) upstream: usize,
     /// Tries begun, the present one included.
     pub(super) tries: u32,
     /// Tries that an upstream ended with an error.
     pub(super) errors: usize,
-    /// The upstream could not read the query with EDNS, and is asked without.
-    pub(super) plain: bool,
+    /// Response code of a truncated answer, the rest of which has not come over TCP yet.
+    pub(super) truncated: Option<u8>,
     /// An upstream sent an error, or was silent; else none could be reached.
     pub(super) heard: bool,
-    /// What an upstream said of its error (RFC 8914), the last one that did.
+    /// What an upstream said of its error (RFC 8914); see [`explain`](Self::explain).
     pub(super) ede: Option<u16>,
     /// The client response timer has fired: its requests got an answer whose life is over, as
     /// those get that are yet to come.
@@ -44,6 +50,34 @@ pub(super) struct Lookup {
 }
 
 impl Lookup {
+    /// The query of the current exchange, if that has this serial number.
+    pub(super) fn sent(&self, serial: u64) -> Option<Sent> {
+        let mut exchanges = self.exchanges.iter().map(|exchange| exchange.sent);
+        exchanges.find(|sent| sent.serial == serial && serial == self.current)
+    }
+
+    /// Counts an exchange that ended with an error. Over TCP that counts only if it was to bring
+    /// the whole of a truncated answer; else the upstream is yet to be asked again over UDP.
+    pub(super) fn note_error(&mut self, sent: Sent) {
+        if !sent.target.tcp || self.truncated.is_some() {
+            self.errors += 1;
+        }
+    }
+
+    /// Keeps the info-code of an upstream's error, the first that says more than that there was
+    /// one.
+    pub(super) fn explain(&mut self, code: Option<u16>) {
+        const VAGUE: [u16; 4] = [
+            ede::OTHER,
+            ede::CACHED_ERROR,
+            ede::NO_REACHABLE_AUTHORITY,
+            ede::NETWORK_ERROR,
+        ];
+        if self.ede.is_none_or(|known| VAGUE.contains(&known)) {
+            self.ede = code.or(self.ede);
+        }
+    }
+
     /// The Extended DNS Error of its failure.
     pub(super) fn failure(&self) -> u16 {
         let ours = if self.heard {
@@ -118,11 +152,12 @@ impl InFlight {
         let slot = self.lookups.insert(Lookup {
             request,
             waiters: vec![request.waiter()],
-            exchange: None,
+            exchanges: Vec::new(),
+            current: 0,
             upstream: 0,
             tries: 0,
             errors: 0,
-            plain: false,
+            truncated: None,
             heard: false,
             ede: None,
             late: false,
@@ -144,7 +179,17 @@ impl InFlight {
         self.lookups.get_mut(slot)
     }
 
-    /// Ends a look-up. Its socket closes when it is dropped.
+    /// Closes the sockets of a look-up's earlier tries, to have a descriptor for the next one.
+    /// Whether there were any.
+    pub(super) fn close_exchanges(&mut self, slot: usize) -> bool {
+        self.get_mut(slot).is_some_and(|lookup| {
+            let any = !lookup.exchanges.is_empty();
+            lookup.exchanges.clear();
+            any
+        })
+    }
+
+    /// Ends a look-up. Its sockets close when it is dropped.
     pub(super) fn end(&mut self, slot: usize) -> Option<Lookup> {
         let lookup = self.lookups.try_remove(slot)?;
         if let Ok(entry) = self

@@ -14,7 +14,8 @@
 //! port at random from `net.ipv4.ip_local_port_range` (28,232 ports, 14.8 bits, unless that was
 //! changed) and drops what comes from any other address. With the random ID that makes some 31
 //! bits that someone who cannot see the query has to guess (RFC 5452); after a few wrong guesses
-//! the query goes over TCP, where guessing does not help.
+//! the socket is closed and the query goes over TCP, where guessing does not help, or from another
+//! port. Tries that timed out listen on, so a question has up to `attempts` such sockets at a time.
 //!
 //! Everything is bounded: the queue, the queries in flight, the tries and the time of each. What is
 //! full makes room at the cost of whoever holds most. A request ends in an answer or in SERVFAIL,

@@ -16,14 +16,16 @@ pub struct Settings {
     pub threads: usize,
     /// Requests that may wait for each thread.
     pub queue: usize,
-    /// Upstream queries that each thread may have under way; each holds a file descriptor. For one
-    /// more, the client prefix or zone that holds most loses its oldest.
+    /// Questions that each thread may have with upstreams; each holds a file descriptor, and one
+    /// more for each try that timed out. For one more, the client prefix or zone that holds most
+    /// loses its oldest.
     pub max_in_flight: usize,
-    /// Time that an upstream has to respond.
+    /// Time that an upstream has to respond, at least: up to 2 s if its round-trip times call for
+    /// it. TCP has twice the time.
     pub attempt_timeout: Duration,
-    /// Tries that one question gets. A try whose response is truncated goes on over TCP, one
-    /// whose response is FORMERR goes on without EDNS, each with the same time once more; so a
-    /// question is settled after at most 3 × `attempts` × `attempt_timeout`.
+    /// Tries that one question gets. A try whose response is FORMERR goes on without EDNS, one
+    /// whose response is truncated goes on over TCP; so with timeouts of `t` a question is settled
+    /// after at most 4 × `attempts` × `t`.
     pub attempts: u32,
     /// Bounds on the lives of answers.
     pub limits: TtlLimits,

@@ -96,7 +96,7 @@ impl Shard {
             upkeep,
             counters: Arc::default(),
             in_flight: InFlight::new(settings.max_in_flight),
-            upstreams: Upstreams::new(&settings.upstreams),
+            upstreams: Upstreams::new(&settings.upstreams, settings.attempt_timeout),
             memory: Memory::new(&settings, hasher.clone())?,
             zones: Zones::new(settings.failure_max, probe, hasher.clone()),
             notices: Notices::default(),
@@ -106,8 +106,8 @@ impl Shard {
                 .client_subnet
                 .map(|(address, prefix)| Subnet::new(address, prefix)),
             clock,
-            tries: Deadlines::new(settings.attempt_timeout),
-            patience: Deadlines::new(settings.client_response_timeout),
+            tries: Deadlines::default(),
+            patience: Deadlines::default(),
             serial: 0,
             query: Vec::new(),
             scratch: vec![0; MAX_MESSAGE].into(),
@@ -242,8 +242,7 @@ impl Shard {
 fn is_try(in_flight: &InFlight, deadline: Deadline) -> bool {
     in_flight
         .get(deadline.slot)
-        .and_then(|lookup| lookup.exchange.as_ref())
-        .is_some_and(|exchange| exchange.serial == deadline.serial)
+        .is_some_and(|lookup| lookup.current == deadline.serial)
 }
 
 /// Whether the deadline is that of a look-up that somebody waits for.

@@ -33,7 +33,7 @@ const MAX_LABELS: usize = 8;
 pub(super) enum Scarce {
     /// Places in the table: each look-up has one.
     Lookups,
-    /// Descriptors of this process: each look-up has one.
+    /// Descriptors of this process: each look-up has one for each of its exchanges.
     Descriptors,
     /// The queries that this front may have under way: each of its waiting requests is one.
     Front(u16),
@@ -81,7 +81,8 @@ impl InFlight {
                 serial: lookup.serial,
                 request: &lookup.request,
                 weight: match scarce {
-                    Scarce::Lookups | Scarce::Descriptors => 1,
+                    Scarce::Lookups => 1,
+                    Scarce::Descriptors => lookup.exchanges.len(),
                     Scarce::Front(front) => {
                         let waiters = lookup.waiters.iter();
                         waiters.filter(|waiter| waiter.front == front).count()

@@ -37,6 +37,17 @@ pub(crate) struct Upstream {
 
 impl Upstream {
     pub(crate) fn start(script: impl Fn(&Seen) -> Vec<Vec<u8>> + Send + Sync + 'static) -> Self {
+        Self::new(Arc::new(script), true)
+    }
+
+    /// As [`start`](Self::start), but connections are refused.
+    pub(crate) fn without_tcp(
+        script: impl Fn(&Seen) -> Vec<Vec<u8>> + Send + Sync + 'static,
+    ) -> Self {
+        Self::new(Arc::new(script), false)
+    }
+
+    fn new(script: Arc<Script>, with_tcp: bool) -> Self {
         let (udp, tcp) = loop {
             let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
             if let Ok(tcp) = TcpListener::bind(udp.local_addr().unwrap()) {
@@ -46,9 +57,9 @@ impl Upstream {
         let address = udp.local_addr().unwrap();
         let seen = Arc::<Mutex<Vec<Seen>>>::default();
         let stop = Arc::<AtomicBool>::default();
-        let script: Arc<Script> = Arc::new(script);
         udp.set_read_timeout(Some(PATIENCE)).unwrap();
         tcp.set_nonblocking(true).unwrap();
+        let tcp = with_tcp.then_some(tcp);
         let threads = vec![
             thread::spawn({
                 let (seen, stop, script) = (seen.clone(), stop.clone(), script.clone());
@@ -73,6 +84,7 @@ impl Upstream {
             thread::spawn({
                 let (seen, stop) = (seen.clone(), stop.clone());
                 move || {
+                    let Some(tcp) = tcp else { return };
                     while !stop.load(Ordering::SeqCst) {
                         let (mut stream, from) = match tcp.accept() {
                             Ok(accepted) => accepted,

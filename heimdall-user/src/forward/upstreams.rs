@@ -1,10 +1,16 @@
-//! Which upstream is asked first.
+//! What a thread knows of the upstreams, and which of them is asked first.
 //!
-//! The list is in order of preference. An upstream that did not answer, or could not be reached,
-//! is passed over for [`HOLD_OFF`]; then one query, and only one, tries it first again, and what
-//! becomes of that decides for all others. When all are being passed over, the one that worked
-//! last is asked. A response code such as SERVFAIL says something about a name, not about the
-//! upstream, and changes nothing here.
+//! The list is in order of preference. An upstream is set aside for [`HOLD_OFF`] on evidence about
+//! the upstream itself: it cannot be reached (a refused datagram, an ICMP error, no route), or
+//! [`IN_A_ROW`] different questions in a row timed out and no response of any kind came in
+//! between. One question that times out says nothing: its zone may be the one that is silent. Any
+//! response, whatever its code, ends this.
+//!
+//! After that time one query, and only one, asks the upstream first again, as a probe. When all
+//! are set aside, the one that was heard last is asked.
+//!
+//! How long to wait follows from the round-trip times seen (RFC 6298 section 2). Whether to leave
+//! out the OPT record follows from what became of queries that had one (RFC 6891 section 6.2.2).
 
 use std::{
     net::SocketAddr,
@@ -14,31 +20,103 @@ use std::{
 /// How long an upstream that failed is not asked first.
 const HOLD_OFF: Duration = Duration::from_secs(10);
 
+/// Different questions in a row that have to end alike before they say something about the
+/// upstream.
+const IN_A_ROW: usize = 3;
+
+/// Longest timeout that follows from measured round-trip times; the operator may set a longer one.
+const MAX_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long queries go without EDNS to an upstream that cannot read it, until it is tried again.
+const PLAIN_FOR: Duration = Duration::from_secs(300);
+
 /// The upstreams of one thread.
 #[derive(Debug)]
 pub(super) struct Upstreams {
     list: Vec<Upstream>,
-    worked_last: usize,
-    /// When a response of any of them came last, whatever it said.
-    heard: Option<Instant>,
+    heard_last: usize,
+    min_timeout: Duration,
 }
 
 #[derive(Debug)]
 struct Upstream {
     address: SocketAddr,
     held_until: Option<Instant>,
+    /// When it last sent a response.
+    heard: Option<Instant>,
+    /// Timeouts since then.
+    silence: Row,
+    rtt: Option<Rtt>,
+    /// It has answered a query with EDNS.
+    answers_edns: bool,
+    /// Questions since then that it answered only without EDNS.
+    stumbles: Row,
+    plain_until: Option<Instant>,
+}
+
+/// Different questions, by their hashes, which ended alike, one after another.
+#[derive(Debug, Default)]
+struct Row(Vec<u64>);
+
+impl Row {
+    /// Adds a question. Whether there are enough of them.
+    fn add(&mut self, question: u64) -> bool {
+        if self.0.len() < IN_A_ROW && !self.0.contains(&question) {
+            self.0.push(question);
+        }
+        self.0.len() >= IN_A_ROW
+    }
+
+    fn clear(&mut self) {
+        self.0.clear();
+    }
+}
+
+/// The smoothed round-trip time and its variation (RFC 6298 section 2).
+#[derive(Clone, Copy, Debug)]
+struct Rtt {
+    smoothed: Duration,
+    variation: Duration,
+}
+
+impl Rtt {
+    fn first(sample: Duration) -> Self {
+        Self {
+            smoothed: sample,
+            variation: sample / 2,
+        }
+    }
+
+    fn add(self, sample: Duration) -> Self {
+        let deviation = self.smoothed.abs_diff(sample);
+        Self {
+            smoothed: (self.smoothed * 7 + sample) / 8,
+            variation: (self.variation * 3 + deviation) / 4,
+        }
+    }
+
+    fn timeout(self) -> Duration {
+        self.smoothed + self.variation * 4
+    }
 }
 
 impl Upstreams {
-    pub(super) fn new(addresses: &[SocketAddr]) -> Self {
+    /// `min_timeout` is the least time that an upstream has to respond.
+    pub(super) fn new(addresses: &[SocketAddr], min_timeout: Duration) -> Self {
         let list = addresses.iter().map(|&address| Upstream {
             address,
             held_until: None,
+            heard: None,
+            silence: Row::default(),
+            rtt: None,
+            answers_edns: false,
+            stumbles: Row::default(),
+            plain_until: None,
         });
         Self {
             list: list.collect(),
-            worked_last: 0,
-            heard: None,
+            heard_last: 0,
+            min_timeout,
         }
     }
 
@@ -63,7 +141,7 @@ impl Upstreams {
                 Some(_) => {}
             }
         }
-        self.worked_last
+        self.heard_last
     }
 
     /// The one to ask after `index`.
@@ -71,57 +149,207 @@ impl Upstreams {
         (index + 1) % self.list.len().max(1)
     }
 
-    /// Notes that a response came, whatever it said.
-    pub(super) fn heard(&mut self, _index: usize, now: Instant) {
-        self.heard = Some(now);
-    }
-
-    /// Whether any upstream has responded to anything in this time.
-    pub(super) fn heard_within(&self, now: Instant, time: Duration) -> bool {
-        self.heard
-            .is_some_and(|heard| now.saturating_duration_since(heard) <= time)
-    }
-
-    pub(super) fn worked(&mut self, index: usize) {
-        self.worked_last = index;
+    /// The upstream sent a response, whatever its code.
+    pub(super) fn heard(&mut self, index: usize, now: Instant) {
+        self.heard_last = index;
         if let Some(upstream) = self.list.get_mut(index) {
+            upstream.heard = Some(now);
             upstream.held_until = None;
+            upstream.silence.clear();
         }
     }
 
-    pub(super) fn failed(&mut self, index: usize, now: Instant) {
+    /// Whether any upstream sent a response within the last `time`.
+    pub(super) fn heard_within(&self, now: Instant, time: Duration) -> bool {
+        let heard = self.list.iter().filter_map(|upstream| upstream.heard).max();
+        heard.is_some_and(|heard| now.saturating_duration_since(heard) <= time)
+    }
+
+    /// The upstream cannot be reached.
+    pub(super) fn unreachable(&mut self, index: usize, now: Instant) {
         if let Some(upstream) = self.list.get_mut(index) {
+            upstream.held_until = Some(now + HOLD_OFF);
+        }
+    }
+
+    /// A query for `question`, sent at `sent`, timed out.
+    pub(super) fn timed_out(&mut self, index: usize, question: u64, sent: Instant, now: Instant) {
+        if let Some(upstream) = self.list.get_mut(index)
+            && upstream.heard.is_none_or(|heard| heard <= sent)
+            && upstream.silence.add(question)
+        {
             upstream.held_until = Some(now + HOLD_OFF);
         }
     }
 }
 
+/// Timeouts.
+impl Upstreams {
+    /// A response over UDP took `rtt`. Each query has a socket and an ID of its own, so there is
+    /// no doubt to which one it belongs (RFC 6298 section 3).
+    pub(super) fn measured(&mut self, index: usize, rtt: Duration) {
+        if let Some(upstream) = self.list.get_mut(index) {
+            let first = || Rtt::first(rtt);
+            upstream.rtt = Some(upstream.rtt.map_or_else(first, |known| known.add(rtt)));
+        }
+    }
+
+    /// Time to wait for a response over UDP.
+    pub(super) fn timeout(&self, index: usize) -> Duration {
+        let measured = self.list.get(index).and_then(|upstream| upstream.rtt);
+        let measured = measured.map_or(Duration::ZERO, Rtt::timeout);
+        measured.min(MAX_TIMEOUT).max(self.min_timeout)
+    }
+}
+
+/// EDNS.
+impl Upstreams {
+    /// The upstream answered a query with EDNS.
+    pub(super) fn answered_edns(&mut self, index: usize) {
+        if let Some(upstream) = self.list.get_mut(index) {
+            upstream.answers_edns = true;
+            upstream.plain_until = None;
+            upstream.stumbles.clear();
+        }
+    }
+
+    /// The upstream answered `question` without EDNS, asked at `sent`.
+    pub(super) fn answered_plain(&mut self, index: usize, question: u64, sent: Instant) {
+        // A query that went without EDNS from the first says nothing new.
+        if !self.is_plain(index, sent)
+            && let Some(upstream) = self.list.get_mut(index)
+            && upstream.stumbles.add(question)
+        {
+            upstream.plain_until = Some(sent + PLAIN_FOR);
+        }
+    }
+
+    /// Whether queries go to the upstream without EDNS from the first.
+    pub(super) fn is_plain(&self, index: usize, now: Instant) -> bool {
+        let upstream = self.list.get(index);
+        upstream.is_some_and(|upstream| upstream.plain_until.is_some_and(|until| now < until))
+    }
+
+    /// Whether the upstream has ever answered a query with EDNS.
+    pub(super) fn answers_edns(&self, index: usize) -> bool {
+        (self.list.get(index)).is_some_and(|upstream| upstream.answers_edns)
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
+    const SECOND: Duration = Duration::from_secs(1);
+    const LEAST: Duration = Duration::from_millis(650);
+
+    fn two() -> Upstreams {
+        Upstreams::new(
+            &["127.0.0.1:1", "127.0.0.1:2"].map(|a| a.parse().unwrap()),
+            LEAST,
+        )
+    }
+
     #[test]
-    fn a_failed_upstream_is_passed_over_then_probed_once() {
+    fn an_upstream_out_of_reach_is_set_aside_then_probed_once() {
         let now = Instant::now();
-        let mut upstreams =
-            Upstreams::new(&["127.0.0.1:1", "127.0.0.1:2"].map(|a| a.parse().unwrap()));
+        let mut upstreams = two();
         assert_eq!(upstreams.first(now), 0);
-        upstreams.failed(0, now);
-        upstreams.worked(1);
+        upstreams.unreachable(0, now);
+        upstreams.heard(1, now);
         assert_eq!(upstreams.first(now), 1);
         let later = now + HOLD_OFF;
         assert_eq!(upstreams.first(later), 0, "the probe");
         assert_eq!(upstreams.first(later), 1, "one probe only");
-        upstreams.worked(0);
+        upstreams.heard(0, later);
         assert_eq!(upstreams.first(later), 0);
-        upstreams.failed(0, later);
-        upstreams.failed(1, later);
-        assert_eq!(
-            upstreams.first(later),
-            0,
-            "all failed: the one that worked last"
-        );
+        upstreams.unreachable(0, later);
+        upstreams.unreachable(1, later);
+        assert_eq!(upstreams.first(later), 0, "all: the one heard last");
         assert_eq!(upstreams.after(1), 0);
+    }
+
+    #[test]
+    fn questions_in_a_row_set_an_upstream_aside_and_one_does_not() {
+        let start = Instant::now();
+        let at = |seconds| start + SECOND * seconds;
+        let mut upstreams = two();
+        for second in 1..9 {
+            upstreams.timed_out(0, 7, at(second - 1), at(second));
+        }
+        upstreams.timed_out(0, 8, at(9), at(10));
+        assert_eq!(upstreams.first(at(10)), 0, "two questions");
+        upstreams.heard(0, at(11));
+        upstreams.timed_out(0, 9, at(12), at(13));
+        assert_eq!(upstreams.first(at(13)), 0, "a response in between");
+        upstreams.timed_out(0, 10, at(12), at(13));
+        upstreams.timed_out(0, 11, at(10), at(13));
+        assert_eq!(upstreams.first(at(13)), 0, "asked before the response");
+        upstreams.timed_out(0, 12, at(12), at(13));
+        assert_eq!(upstreams.first(at(13)), 1);
+        assert_eq!(upstreams.first(at(23)), 0, "the probe");
+        upstreams.timed_out(0, 13, at(23), at(24));
+        assert_eq!(upstreams.first(at(33)), 1, "set aside again");
+        upstreams.heard(0, at(33));
+        assert_eq!(upstreams.first(at(33)), 0);
+    }
+
+    #[test]
+    fn any_upstream_that_was_heard_counts() {
+        let now = Instant::now();
+        let mut upstreams = two();
+        assert!(!upstreams.heard_within(now, SECOND));
+        upstreams.heard(1, now);
+        assert!(upstreams.heard_within(now + SECOND, SECOND));
+        assert!(!upstreams.heard_within(now + SECOND * 2, SECOND));
+    }
+
+    #[test]
+    fn timeouts_follow_round_trips_within_bounds() {
+        let mut upstreams = two();
+        let millis = Duration::from_millis;
+        assert_eq!(upstreams.timeout(0), LEAST);
+        upstreams.measured(0, millis(5));
+        assert_eq!(upstreams.timeout(0), LEAST);
+        upstreams.measured(1, millis(600));
+        assert_eq!(upstreams.timeout(1), millis(1_800), "three times the first");
+        upstreams.measured(1, millis(1_100));
+        assert_eq!(upstreams.timeout(1), MAX_TIMEOUT);
+        for _ in 0..50 {
+            upstreams.measured(1, millis(1_100));
+        }
+        assert!((millis(1_090)..millis(1_200)).contains(&upstreams.timeout(1)));
+        for _ in 0..50 {
+            upstreams.measured(1, millis(1));
+        }
+        assert_eq!(upstreams.timeout(1), LEAST);
+        let slow = Upstreams::new(&["127.0.0.1:1".parse().unwrap()], SECOND * 5);
+        assert_eq!(slow.timeout(0), SECOND * 5, "the operator's word");
+    }
+
+    #[test]
+    fn edns_is_left_out_after_a_row_of_stumbles_and_tried_again() {
+        let start = Instant::now();
+        let mut upstreams = two();
+        for question in [1, 1, 1, 2] {
+            upstreams.answered_plain(0, question, start);
+        }
+        assert!(!upstreams.is_plain(0, start), "two questions");
+        upstreams.answered_edns(0);
+        assert!(upstreams.answers_edns(0) && !upstreams.answers_edns(1));
+        for question in [3, 4, 5] {
+            assert!(!upstreams.is_plain(0, start));
+            upstreams.answered_plain(0, question, start);
+        }
+        assert!(upstreams.is_plain(0, start) && !upstreams.is_plain(1, start));
+        // Queries that go plain anyway do not put off the next try.
+        upstreams.answered_plain(0, 6, start + PLAIN_FOR / 2);
+        let end = start + PLAIN_FOR;
+        assert!(!upstreams.is_plain(0, end));
+        upstreams.answered_plain(0, 7, end);
+        assert!(upstreams.is_plain(0, end), "it still cannot");
+        upstreams.answered_edns(0);
+        assert!(!upstreams.is_plain(0, end));
     }
 }

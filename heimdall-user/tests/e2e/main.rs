@@ -10,13 +10,14 @@ mod errors;
 mod faults;
 mod lifecycle;
 mod memory;
-mod overload;
 mod operation;
+mod overload;
 mod policy;
 mod reload;
 mod scenarios;
 mod sockets;
 mod stale;
+mod upstreams;
 mod wire;
 
 use std::path::Path;

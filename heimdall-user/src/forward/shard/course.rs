@@ -4,7 +4,8 @@
 //! 2. A question that is with an upstream already gets one more waiter.
 //! 3. The upstreams are tried one after another. If that takes longer than a client waits, and
 //!    there is an answer whose life is over, the waiters get that, and the look-up goes on alone.
-//! 4. An answer is kept and delivered. A failure is remembered; the waiters get an answer whose
+//! 4. An answer is kept and delivered. A truncated one that no upstream completed over TCP is
+//!    delivered, but not kept. A failure is remembered; the waiters get an answer whose
 //!    life is over, if there is one (RFC 8767), or else SERVFAIL.
 
 use std::{
@@ -15,12 +16,12 @@ use std::{
 
 use mio::Token;
 
-use super::{Shard, is_awaited, is_try};
+use super::{Shard, is_awaited};
 use crate::{
-    dns::{Answer, answer::STALE_TTL, edns::ede, header::rcode, view::KEY_FLAG_DO},
+    dns::{Answer, TtlLimits, answer::STALE_TTL, edns::ede, header::rcode, view::KEY_FLAG_DO},
     forward::{
         Outcome, Request,
-        exchange::{Asked, ErrorResponse, Exchange, Open, Progress, Trouble},
+        exchange::{Asked, Exchange, Progress, Sent, Target, Trouble},
         inflight::Waiter,
         memory::Found,
         message,
@@ -32,6 +33,10 @@ use crate::{
 /// (RFC 8767 section 5, failure recheck timer). The fronts keep such an answer for its TTL; as
 /// they count whole seconds, that can be one less.
 const RECHECK: u32 = STALE_TTL - 1;
+
+/// Seconds for which an answer without EDNS may be kept, at most, if DNSSEC's records were asked
+/// for: it has none, and the upstream may have stumbled over this one query.
+const WITHOUT_DNSSEC: u32 = 60;
 
 /// From the request to the first try.
 impl Shard {
@@ -70,7 +75,8 @@ impl Shard {
             return self.turn_down(&request);
         };
         if self.memory.has_stale(&request, self.clock.seconds()) {
-            self.patience.set(slot, self.serial, now);
+            let at = now + self.settings.client_response_timeout;
+            self.patience.set(slot, self.serial, at);
         }
         let first = self.upstreams.first(now);
         if let Some(lookup) = self.in_flight.get_mut(slot) {
@@ -109,178 +115,269 @@ impl Shard {
 }
 
 /// The tries.
+///
+/// A try is a query over UDP to one upstream, and what its response asks for: the same query
+/// without EDNS, or over TCP. The exchange that was begun last is the current one, which has a
+/// deadline. Then the next try begins, but the socket listens on until the look-up ends.
 impl Shard {
-    /// Tries the look-up's upstream, and if that cannot be reached, those after it.
+    /// Begins the next try.
     ///
     /// A look-up has failed once as many tries ended with an error as there are upstreams, or
     /// all its tries are used up.
     fn try_udp(&mut self, slot: usize, now: Instant) {
-        while let Some(lookup) = self.in_flight.get_mut(slot) {
-            if lookup.tries >= self.settings.attempts || lookup.errors >= self.upstreams.len() {
-                return self.fail(slot, now);
-            }
-            lookup.tries += 1;
-            lookup.plain = false;
-            if self.send_udp(slot, now) {
-                return;
-            }
-        }
-    }
-
-    /// Repeats the query to the same upstream without EDNS (RFC 6891 section 7).
-    fn try_plain(&mut self, slot: usize, now: Instant) {
-        self.counters.retried_plain.add(1);
-        if let Some(lookup) = self.in_flight.get_mut(slot) {
-            lookup.plain = true;
-        }
-        if !self.send_udp(slot, now) {
-            self.try_udp(slot, now);
-        }
-    }
-
-    /// Sends the query to the look-up's upstream. `false`: that could not be reached, and has
-    /// been left.
-    fn send_udp(&mut self, slot: usize, now: Instant) -> bool {
-        match self.send(slot, now, Exchange::udp) {
-            Ok(()) => self.counters.sent_udp.add(1),
-            Err(Trouble::Local) => self.give_up(slot),
-            Err(trouble) => {
-                self.move_on(slot, now, trouble == Trouble::Upstream);
-                return false;
-            }
-        }
-        true
-    }
-
-    /// Repeats the query to the same upstream over TCP.
-    fn try_tcp(&mut self, slot: usize, now: Instant) {
-        match self.send(slot, now, Exchange::tcp) {
-            Ok(()) => self.counters.sent_tcp.add(1),
-            Err(Trouble::Local) => self.give_up(slot),
-            Err(trouble) => {
-                self.move_on(slot, now, trouble == Trouble::Upstream);
-                self.try_udp(slot, now);
-            }
-        }
-    }
-
-    /// Sends the query. For want of a descriptor others have to give theirs, once.
-    fn send(&mut self, slot: usize, now: Instant, open: Open) -> Result<(), Trouble> {
-        let sent = match self.send_once(slot, now, open) {
-            Err(Trouble::Local) if self.shed(Scarce::Descriptors, Some(slot), now) => {
-                self.counters.socket_errors.add(1);
-                self.send_once(slot, now, open)
-            }
-            sent => sent,
-        };
-        if matches!(sent, Err(Trouble::Local | Trouble::Port)) {
-            self.counters.socket_errors.add(1);
-        }
-        sent
-    }
-
-    fn send_once(&mut self, slot: usize, now: Instant, open: Open) -> Result<(), Trouble> {
-        let lookup = self.in_flight.get_mut(slot).ok_or(Trouble::Local)?;
-        let upstream = self.upstreams.address(lookup.upstream);
-        // The thread's generator is a CSPRNG: IDs cannot be foretold from earlier ones.
-        let id = rand::random();
-        let options = self.subnet.as_ref().map_or(&[][..], |s| s.option());
-        message::write(
-            &mut self.query,
-            id,
-            lookup.request.question(),
-            lookup.request.flags,
-            self.settings.trust_ad,
-            (!lookup.plain).then_some(options),
-        );
-        self.serial += 1;
-        lookup.exchange = None;
-        lookup.exchange = Some(open(
-            self.poll.registry(),
-            Token(slot),
-            upstream.ok_or(Trouble::Local)?,
-            self.serial,
-            id,
-            &self.query,
-        )?);
-        self.tries.set(slot, self.serial, now);
-        Ok(())
-    }
-
-    /// The socket of a look-up is ready, or was when the event was made.
-    pub(super) fn ready(&mut self, slot: usize, now: Instant) {
         let Some(lookup) = self.in_flight.get_mut(slot) else {
             return;
         };
-        let Some(exchange) = &mut lookup.exchange else {
+        let attempts = self.settings.attempts;
+        if lookup.tries >= attempts || lookup.errors >= self.upstreams.len() {
+            return self.fail(slot, now);
+        }
+        lookup.tries += 1;
+        let upstream = lookup.upstream;
+        let edns = Target {
+            upstream,
+            plain: false,
+            tcp: false,
+        };
+        // What a client with DO wants needs EDNS, so it is always tried first.
+        let wants_dnssec = lookup.request.flags & KEY_FLAG_DO != 0;
+        let mut plain = !wants_dnssec && self.upstreams.is_plain(upstream, now);
+        // Some networks drop queries with EDNS, or the responses to them.
+        let was_silent = lookup.exchanges.iter().any(|e| e.sent.target == edns);
+        let is_last = lookup.tries == attempts;
+        if !plain && is_last && was_silent && !self.upstreams.answers_edns(upstream) {
+            self.counters.retried_plain.add(1);
+            plain = true;
+        }
+        self.send(slot, now, Target { plain, ..edns });
+    }
+
+    /// Sends the query. The exchange becomes the current one.
+    fn send(&mut self, slot: usize, now: Instant, target: Target) {
+        self.serial += 1;
+        let sent = Sent {
+            target,
+            serial: self.serial,
+            // The thread's generator is a CSPRNG: IDs cannot be foretold from earlier ones.
+            id: rand::random(),
+            at: now,
+        };
+        let mut opened = self.open(slot, sent);
+        if opened == Err(Trouble::Local) {
+            self.counters.socket_errors.add(1);
+            // The sockets of this look-up's earlier tries go first, then other look-ups.
+            let freed = self.in_flight.close_exchanges(slot)
+                || self.shed(Scarce::Descriptors, Some(slot), now);
+            if freed {
+                opened = self.open(slot, sent);
+            }
+        }
+        match opened {
+            Ok(()) => {
+                let mut timeout = self.upstreams.timeout(target.upstream);
+                if target.tcp {
+                    self.counters.sent_tcp.add(1);
+                    // A round trip for the connection, one for the query.
+                    timeout *= 2;
+                } else {
+                    self.counters.sent_udp.add(1);
+                }
+                self.tries.set(slot, sent.serial, now + timeout);
+            }
+            Err(Trouble::Local) => self.give_up(slot),
+            Err(Trouble::Port) => {
+                self.counters.socket_errors.add(1);
+                self.lost(slot, now, sent);
+            }
+            Err(Trouble::Upstream) => self.unreachable(slot, now, sent),
+        }
+    }
+
+    fn open(&mut self, slot: usize, sent: Sent) -> Result<(), Trouble> {
+        let lookup = self.in_flight.get_mut(slot).ok_or(Trouble::Local)?;
+        let upstream = self.upstreams.address(sent.target.upstream);
+        let options = self.subnet.as_ref().map_or(&[][..], |s| s.option());
+        message::write(
+            &mut self.query,
+            sent.id,
+            lookup.request.question(),
+            lookup.request.flags,
+            self.settings.trust_ad,
+            (!sent.target.plain).then_some(options),
+        );
+        lookup.current = sent.serial;
+        lookup.exchanges.push(Exchange::open(
+            self.poll.registry(),
+            Token(slot),
+            upstream.ok_or(Trouble::Local)?,
+            sent,
+            &self.query,
+        )?);
+        Ok(())
+    }
+
+    /// A socket of a look-up is ready, or was when the event was made.
+    pub(super) fn ready(&mut self, slot: usize, now: Instant) {
+        // Another socket may be ready as well, and the event for it gone with a socket that is
+        // closed here. Each exchange ends once, so this is bounded as they are.
+        while let Some((sent, progress)) = self.take_ended(slot) {
+            self.settle(slot, now, sent, progress);
+        }
+    }
+
+    /// Takes an exchange that is over out of the look-up.
+    fn take_ended(&mut self, slot: usize) -> Option<(Sent, Progress)> {
+        let lookup = self.in_flight.get_mut(slot)?;
+        let request = &lookup.request;
+        let limits = self.settings.limits;
+        let short = TtlLimits {
+            min: limits.min.min(WITHOUT_DNSSEC),
+            max: limits.max.min(WITHOUT_DNSSEC),
+            ..limits
+        };
+        let mut exchanges = lookup.exchanges.iter_mut().enumerate();
+        let (index, progress) = exchanges.find_map(|(index, exchange)| {
+            let plain = exchange.sent.target.plain;
+            let asked = Asked {
+                question: request.question(),
+                flags: request.flags,
+                subnet: self.subnet.as_ref(),
+                limits: match plain && request.flags & KEY_FLAG_DO != 0 {
+                    true => &short,
+                    false => &limits,
+                },
+            };
+            match exchange.progress(&mut self.scratch, &asked, &self.counters) {
+                Progress::Waiting => None,
+                progress => Some((index, progress)),
+            }
+        })?;
+        Some((lookup.exchanges.swap_remove(index).sent, progress))
+    }
+
+    /// Goes on after an exchange, which is no longer among the look-up's.
+    fn settle(&mut self, slot: usize, now: Instant, sent: Sent, progress: Progress) {
+        let Target {
+            upstream,
+            plain,
+            tcp,
+        } = sent.target;
+        let responded = matches!(
+            progress,
+            Progress::Answer(_) | Progress::Truncated(_) | Progress::Error(_)
+        );
+        if responded {
+            self.heard(upstream, now);
+            if !tcp {
+                let rtt = now.saturating_duration_since(sent.at);
+                self.upstreams.measured(upstream, rtt);
+            }
+        }
+        let Some(lookup) = self.in_flight.get_mut(slot) else {
             return;
         };
-        let asked = Asked {
-            question: lookup.request.question(),
-            flags: lookup.request.flags,
-            subnet: self.subnet.as_ref(),
-            limits: &self.settings.limits,
+        lookup.heard |= responded;
+        let over_tcp = Target {
+            tcp: true,
+            ..sent.target
         };
-        let upstream = lookup.upstream;
-        let progress = exchange.progress(&mut self.scratch, &asked, &self.counters);
-        if matches!(progress, Progress::Answer(_) | Progress::Error(_)) {
-            self.heard(upstream, now);
-        }
         match progress {
             Progress::Waiting => {}
             Progress::Answer(answer) => {
                 self.counters.answers.add(1);
-                self.upstreams.worked(upstream);
+                if plain {
+                    let question = lookup.request.hash;
+                    self.upstreams.answered_plain(upstream, question, sent.at);
+                } else {
+                    self.upstreams.answered_edns(upstream);
+                }
                 self.finish(slot, answer);
             }
-            Progress::UseTcp => self.try_tcp(slot, now),
-            Progress::Error(error) => self.take_error(slot, now, error),
-            Progress::Unreachable => {
-                self.move_on(slot, now, true);
-                self.try_udp(slot, now);
+            Progress::Truncated(code) => {
+                lookup.truncated = Some(code);
+                self.repeat(slot, now, sent, over_tcp);
             }
+            // Over TCP a forger who does not see the packets has no chance.
+            Progress::Forged if lookup.current == sent.serial => self.send(slot, now, over_tcp),
+            Progress::Forged => {}
+            Progress::Error(error) => {
+                lookup.explain(error.ede);
+                if error.no_edns && !plain {
+                    let target = Target {
+                        plain: true,
+                        ..sent.target
+                    };
+                    return self.repeat(slot, now, sent, target);
+                }
+                self.lost(slot, now, sent);
+            }
+            Progress::Unreachable => self.unreachable(slot, now, sent),
         }
     }
 
-    fn take_error(&mut self, slot: usize, now: Instant, error: ErrorResponse) {
+    /// Repeats a query in another way at the same upstream, unless that is under way already
+    /// after another try.
+    fn repeat(&mut self, slot: usize, now: Instant, sent: Sent, target: Target) {
+        let Some(lookup) = self.in_flight.get(slot) else {
+            return;
+        };
+        let mut exchanges = lookup.exchanges.iter();
+        if lookup.current == sent.serial || !exchanges.any(|e| e.sent.target == target) {
+            if target.plain != sent.target.plain {
+                self.counters.retried_plain.add(1);
+            }
+            self.send(slot, now, target);
+        }
+    }
+
+    /// Goes on after an exchange for which the upstream could not be reached.
+    fn unreachable(&mut self, slot: usize, now: Instant, sent: Sent) {
+        // Where UDP works and TCP does not, the upstream is good for most questions.
+        if !sent.target.tcp {
+            self.upstreams.unreachable(sent.target.upstream, now);
+        }
+        self.lost(slot, now, sent);
+    }
+
+    /// Goes on after an exchange that ended with an error.
+    fn lost(&mut self, slot: usize, now: Instant, sent: Sent) {
+        self.counters.upstream_errors.add(1);
         let Some(lookup) = self.in_flight.get_mut(slot) else {
             return;
         };
-        lookup.heard = true;
-        lookup.ede = error.ede.or(lookup.ede);
-        // A client that wants DNSSEC records cannot do without EDNS.
-        let needs_edns = lookup.request.flags & KEY_FLAG_DO != 0;
-        if error.formerr && !lookup.plain && !needs_edns {
-            return self.try_plain(slot, now);
+        let is_current = lookup.current == sent.serial;
+        if sent.target.tcp && !is_current {
+            // It was counted when its time was up.
+            return;
         }
-        self.move_on(slot, now, false);
-        self.try_udp(slot, now);
-    }
-
-    /// Leaves the look-up's upstream, which ended the try with an error.
-    fn move_on(&mut self, slot: usize, now: Instant, unreachable: bool) {
-        self.counters.upstream_errors.add(1);
-        if let Some(lookup) = self.in_flight.get_mut(slot) {
-            if unreachable {
-                self.upstreams.failed(lookup.upstream, now);
-            }
-            lookup.errors += 1;
-            lookup.upstream = self.upstreams.after(lookup.upstream);
+        lookup.note_error(sent);
+        if lookup.errors >= self.upstreams.len() {
+            self.fail(slot, now);
+        } else if is_current {
+            lookup.upstream = self.upstreams.after(sent.target.upstream);
+            self.try_udp(slot, now);
         }
     }
 
-    /// Ends the tries whose time is up.
+    /// Begins the next try of look-ups whose current exchange has had its time.
     pub(super) fn expire(&mut self, now: Instant) {
         while let Some(due) = self.tries.take_due(now) {
-            if !is_try(&self.in_flight, due) {
+            let Some(lookup) = self.in_flight.get_mut(due.slot) else {
                 continue;
-            }
+            };
+            let Some(sent) = lookup.sent(due.serial) else {
+                continue;
+            };
             self.counters.timeouts.add(1);
-            if let Some(lookup) = self.in_flight.get_mut(due.slot) {
-                lookup.heard = true;
-                self.upstreams.failed(lookup.upstream, now);
-                lookup.upstream = self.upstreams.after(lookup.upstream);
+            lookup.heard = true;
+            let upstream = sent.target.upstream;
+            if sent.target.tcp {
+                lookup.note_error(sent);
+            } else {
+                let question = lookup.request.hash;
+                self.upstreams.timed_out(upstream, question, sent.at, now);
             }
+            lookup.upstream = self.upstreams.after(upstream);
             self.try_udp(due.slot, now);
         }
     }
@@ -319,8 +416,14 @@ impl Shard {
     /// Ends a look-up that no upstream answered.
     fn fail(&mut self, slot: usize, now: Instant) {
         if let Some(lookup) = self.in_flight.end(slot) {
-            let cause = self.blame(&lookup, now);
             let stale = self.stale(&lookup.request);
+            if let (None, Some(code)) = (&stale, lookup.truncated) {
+                // The upstreams have an answer: this is no failure of the question.
+                let answer = Answer::truncated(code, lookup.ede.unwrap_or(ede::NETWORK_ERROR));
+                self.counters.truncated.add(1);
+                return self.deliver(&lookup.request, &lookup.waiters, answer);
+            }
+            let cause = self.blame(&lookup, now);
             let least = if stale.is_some() { RECHECK } else { 0 };
             let life = self.failures.record(&lookup.request, now, least, cause);
             let failure = || Answer::failure(rcode::SERVFAIL, Some(lookup.failure()), life);

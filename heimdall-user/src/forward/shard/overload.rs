@@ -83,6 +83,10 @@ impl Shard {
         if !lookup.heard || !self.upstreams.heard_within(now, time) {
             return Cause::Outage;
         }
+        if lookup.truncated.is_some() {
+            // There is an answer, which only TCP could bring: the zone is not dead.
+            return Cause::Name;
+        }
         let died = self
             .zones
             .failed(&lookup.request, lookup.serial, self.serial, now);

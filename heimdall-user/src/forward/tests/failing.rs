@@ -1,5 +1,7 @@
 //! Questions that no upstream answers (RFC 9520, RFC 8914), and those without EDNS.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use super::*;
 use crate::dns::edns::ede;
 
@@ -85,11 +87,16 @@ fn an_answer_ends_the_row_of_failures() {
 #[test]
 fn failures_say_why() {
     let explains = Upstream::start(|seen| vec![servfail(&seen.msg, Some(9))]);
+    let vague = Upstream::start(|seen| vec![servfail(&seen.msg, Some(ede::OTHER))]);
     let silent = Upstream::start(|_| Vec::new());
     let fails = Upstream::start(|seen| vec![servfail(&seen.msg, None)]);
     let gone = closed_address();
     for (upstreams, code) in [
         (vec![fails.address, explains.address, fails.address], 9),
+        (vec![explains.address, vague.address, fails.address], 9),
+        (vec![vague.address, explains.address], 9),
+        (vec![vague.address, fails.address], ede::OTHER),
+        (vec![explains.address, gone], 9),
         (vec![gone, fails.address], ede::NO_REACHABLE_AUTHORITY),
         (vec![silent.address], ede::NO_REACHABLE_AUTHORITY),
         (vec![gone], ede::NETWORK_ERROR),
@@ -131,13 +138,153 @@ fn an_upstream_that_knows_no_edns_is_asked_without() {
     assert_ne!(seen[0].msg[..2], seen[1].msg[..2], "a fresh ID");
     assert_eq!(bench.count("retried_plain"), 1);
     assert_eq!(bench.count("upstream_errors"), 0);
+    bench.finish();
+}
 
-    let mut dnssec_ok = query(9, "signed", Some(1232));
-    let len = dnssec_ok.len();
-    dnssec_ok[len - 4] = 0x80;
-    bench.ask(&dnssec_ok, 2);
-    assert!(!answered(&bench.outcome()), "signatures need EDNS");
-    assert_eq!(old.seen().len(), 3);
+/// A query with DO.
+fn dnssec_ok(label: &str) -> Vec<u8> {
+    let mut msg = query(9, label, Some(1232));
+    let at = msg.len() - 4;
+    msg[at] = 0x80;
+    msg
+}
+
+/// BADVERS, which needs an OPT record to say so.
+fn badvers(query: &[u8]) -> Vec<u8> {
+    let mut msg = bare(query, 0);
+    msg[11] = 1;
+    msg.extend_from_slice(&[0, 0, 41, 4, 208, 1, 0, 0, 0, 0, 0]);
+    msg
+}
+
+/// A header alone, which counts so many questions.
+fn header_only(query: &[u8], code: u8, questions: u8) -> Vec<u8> {
+    let mut msg = query[..2].to_vec();
+    msg.extend_from_slice(&[0x81, 0x80 | code, 0, questions, 0, 0, 0, 0, 0, 0]);
+    msg
+}
+
+type Stumble = fn(&[u8]) -> Vec<u8>;
+
+#[test]
+fn whatever_says_that_edns_is_unknown_leads_to_a_plain_query_at_once() {
+    let stumbles: [Stumble; 8] = [
+        |query| bare(query, 1),
+        |query| bare(query, 4),
+        |query| bare(query, 1 | 0x200),
+        badvers,
+        |query| header_only(query, 1, 0),
+        |query| header_only(query, 1, 1),
+        |query| header_only(query, 4, 0),
+        |query| header_only(query, 4, 1),
+    ];
+    for (number, stumble) in stumbles.into_iter().enumerate() {
+        let old = Upstream::start(move |seen| match seen.msg[11] {
+            0 => vec![response(&seen.msg, 20)],
+            _ => vec![stumble(&seen.msg)],
+        });
+        let other = answers();
+        let mut bench = Bench::new(settings(vec![old.address, other.address]));
+        for (token, msg) in [query(9, "plain", None), dnssec_ok("signed")]
+            .iter()
+            .enumerate()
+        {
+            bench.ask(msg, token as u64);
+            let outcome = bench.outcome();
+            assert!(answered(&outcome), "{number}");
+            let life = outcome.answer.as_ref().as_ref().life();
+            assert_eq!(life, [300, 60][token], "without DNSSEC's records: a minute");
+        }
+        assert_eq!(old.seen().len(), 4);
+        assert_eq!(other.seen().len(), 0, "{number}");
+        assert_eq!(
+            bench.count("timeouts") + bench.count("rejected_question"),
+            0
+        );
+        bench.finish();
+    }
+}
+
+#[test]
+fn other_errors_do_not_question_edns() {
+    let failing: [Stumble; 4] = [
+        |query| bare(query, 2),
+        |query| bare(query, 5),
+        |query| bare(query, 2 | 0x200),
+        |query| header_only(query, 2, 1),
+    ];
+    for fail in failing {
+        let upstream = Upstream::start(move |seen| vec![fail(&seen.msg)]);
+        let mut bench = Bench::new(settings(vec![upstream.address]));
+        bench.ask(&query(9, "name", None), 1);
+        assert!(!answered(&bench.outcome()));
+        assert_eq!(upstream.seen().len(), 1);
+        assert_eq!(bench.count("retried_plain"), 0);
+        bench.finish();
+    }
+    // A header alone that says all is well is no answer.
+    let upstream = Upstream::start(|seen| {
+        let well = header_only(&seen.msg, 0, 1);
+        vec![well, response(&seen.msg, 20)]
+    });
+    let mut bench = Bench::new(settings(vec![upstream.address]));
+    bench.ask(&query(9, "name", None), 1);
+    assert!(answered(&bench.outcome()));
+    assert_eq!(bench.count("rejected_question"), 1);
+    bench.finish();
+}
+
+#[test]
+fn three_stumbles_in_a_row_are_remembered() {
+    let knows_edns = Arc::new(AtomicBool::new(false));
+    let upstream = Upstream::start({
+        let knows_edns = knows_edns.clone();
+        move |seen| match seen.msg[11] == 0 || knows_edns.load(Ordering::SeqCst) {
+            true => vec![response(&seen.msg, 20)],
+            false => vec![bare(&seen.msg, 1)],
+        }
+    });
+    let mut bench = Bench::new(settings(vec![upstream.address]));
+    let ask = |bench: &mut Bench, msg: &[u8]| {
+        bench.ask(msg, 1);
+        assert!(answered(&bench.outcome()));
+        upstream.seen().len()
+    };
+    for (label, sent) in [("a", 2), ("b", 4), ("c", 6), ("d", 7), ("e", 8)] {
+        assert_eq!(ask(&mut bench, &query(9, label, None)), sent, "{label}");
+    }
+    assert_eq!(ask(&mut bench, &dnssec_ok("f")), 10, "DO needs EDNS");
+    knows_edns.store(true, Ordering::SeqCst);
+    assert_eq!(ask(&mut bench, &dnssec_ok("g")), 11);
+    ask(&mut bench, &query(9, "h", None));
+    assert_eq!(upstream.seen()[11].msg[11], 1, "an answer ends it");
+    bench.finish();
+}
+
+#[test]
+fn an_upstream_that_drops_edns_gets_its_last_try_without() {
+    let upstream = Upstream::start(|seen| match seen.msg[11] {
+        0 => vec![response(&seen.msg, 20)],
+        _ => Vec::new(),
+    });
+    let mut bench = Bench::new(impatient(vec![upstream.address]));
+    bench.ask(&query(9, "name", None), 1);
+    assert!(answered(&bench.outcome()));
+    let seen: Vec<_> = upstream.seen().iter().map(|seen| seen.msg[11]).collect();
+    assert_eq!(seen, [1, 1, 0]);
+    bench.finish();
+
+    // One that has answered with EDNS is silent for another reason.
+    let upstream = Upstream::start(|seen| match seen.msg[13] {
+        b'x' => Vec::new(),
+        _ => vec![response(&seen.msg, 20)],
+    });
+    let mut bench = Bench::new(impatient(vec![upstream.address]));
+    bench.ask(&query(9, "name", None), 1);
+    assert!(answered(&bench.outcome()));
+    bench.ask(&query(9, "x", None), 2);
+    assert!(!answered(&bench.outcome()));
+    assert!(upstream.seen().iter().all(|seen| seen.msg[11] == 1));
     bench.finish();
 }
 

@@ -14,6 +14,8 @@ const SILENT: u8 = 2;
 const DENY: u8 = 3;
 /// Answers when it is told to do otherwise.
 const SLOW: u8 = 4;
+/// TC, over UDP and TCP.
+const CUT: u8 = 5;
 
 /// An upstream whose answers live for a second, and which can be told to behave otherwise.
 fn fickle() -> (Upstream, Arc<AtomicU8>) {
@@ -26,6 +28,7 @@ fn fickle() -> (Upstream, Arc<AtomicU8>) {
         match mode_of_upstream.load(Ordering::SeqCst) {
             FAIL => vec![bare(&seen.msg, 2)],
             SILENT => Vec::new(),
+            CUT => vec![bare(&seen.msg, 0x200)],
             DENY => vec![denial(&seen.msg, 1)],
             SLOW => {
                 let patience = Instant::now() + Duration::from_secs(20);
@@ -79,6 +82,19 @@ fn a_failure_brings_the_last_answer() {
     assert_eq!(bench.count("stale"), 2);
     assert_eq!(bench.count("failure_hits"), 1);
     assert_eq!(bench.count("servfail"), 0);
+    bench.finish();
+}
+
+#[test]
+fn a_stale_answer_is_better_than_a_truncated_one() {
+    let (upstream, mode) = fickle();
+    let mut bench = Bench::new(settings(vec![upstream.address]));
+    bench.ask(&query(9, "name", None), 1);
+    assert!(answered(&bench.outcome()));
+    wait();
+    mode.store(CUT, Ordering::SeqCst);
+    bench.ask(&query(9, "name", None), 2);
+    assert_eq!(said(&bench.outcome()), STALE);
     bench.finish();
 }
 

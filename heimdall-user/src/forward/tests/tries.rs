@@ -1,0 +1,279 @@
+//! The tries of one look-up, and what they say about the upstreams.
+
+use std::sync::{
+    Mutex,
+    atomic::{AtomicBool, Ordering},
+};
+
+use super::*;
+use crate::dns::edns::ede;
+
+/// The first letter of the queried name.
+fn letter(seen: &Seen) -> u8 {
+    seen.msg[13]
+}
+
+/// Names that an upstream was asked for over UDP, by their first letter.
+fn asked(upstream: &Upstream) -> String {
+    let seen = upstream.seen();
+    let letters = seen.iter().filter(|seen| !seen.tcp).map(letter);
+    letters.map(char::from).collect()
+}
+
+/// The answer to each of the names.
+fn ask_all(bench: &mut Bench, labels: &str) -> Vec<Outcome> {
+    let mut outcomes = Vec::new();
+    for label in labels.chars() {
+        bench.ask(&query(9, &label.to_string(), None), 1);
+        outcomes.push(bench.outcome());
+    }
+    outcomes
+}
+
+fn is_truncated(outcome: &Outcome) -> bool {
+    Answer::as_ref(&outcome.answer).is_truncated()
+}
+
+/// An upstream that does not answer names in `silent`, SERVFAIL for those in `fails`.
+fn partly(silent: &'static str, fails: &'static str) -> Upstream {
+    Upstream::start(move |seen| {
+        let letter = char::from(letter(seen));
+        match (silent.contains(letter), fails.contains(letter)) {
+            (true, _) => Vec::new(),
+            (_, true) => vec![bare(&seen.msg, 2)],
+            _ => vec![response(&seen.msg, 20)],
+        }
+    })
+}
+
+#[test]
+fn questions_that_time_out_one_by_one_leave_the_upstream_first() {
+    // The response in between may be an answer or an error.
+    for (labels, fails) in [("xabyczde", ""), ("xyab", ""), ("xyazb", "a")] {
+        let first = partly("xyz", fails);
+        let second = answers();
+        let mut bench = Bench::new(impatient(vec![first.address, second.address]));
+        assert!(ask_all(&mut bench, labels).iter().all(answered));
+        assert_eq!(asked(&first), labels);
+        bench.finish();
+    }
+}
+
+#[test]
+fn a_truncated_answer_without_tcp_is_told_and_not_kept() {
+    let closes = Upstream::start(|seen| match seen.tcp {
+        false => vec![bare(&seen.msg, 0x200)],
+        true => Vec::new(),
+    });
+    let refuses = Upstream::without_tcp(|seen| vec![bare(&seen.msg, 0x200)]);
+    let denies = Upstream::without_tcp(|seen| vec![bare(&seen.msg, 0x203)]);
+    let hangs = Upstream::start(|seen| {
+        if seen.tcp {
+            thread::sleep(Duration::from_secs(1));
+        }
+        vec![bare(&seen.msg, 0x200)]
+    });
+    for (upstream, code) in [
+        (&closes, rcode::NOERROR),
+        (&refuses, rcode::NOERROR),
+        (&denies, rcode::NXDOMAIN),
+        (&hangs, rcode::NOERROR),
+    ] {
+        let mut bench = Bench::new(impatient(vec![upstream.address]));
+        for outcome in ask_all(&mut bench, "aa") {
+            assert!(is_truncated(&outcome));
+            let answer = Answer::as_ref(&outcome.answer);
+            let said = (answer.rcode(), answer.life(), answer.ede());
+            assert_eq!(said, (code, 0, Some(ede::NETWORK_ERROR)));
+        }
+        assert_eq!(asked(upstream), "aa", "neither kept nor a failure");
+        assert_eq!(bench.count("truncated"), 2);
+        assert_eq!(bench.count("failure_hits") + bench.count("servfail"), 0);
+        bench.finish();
+    }
+}
+
+#[test]
+fn tcp_that_fails_leads_to_the_next_upstream_and_back_again() {
+    let small_only = || {
+        Upstream::without_tcp(|seen| match letter(seen) {
+            b'x' => vec![bare(&seen.msg, 0x200)],
+            _ => vec![response(&seen.msg, 20)],
+        })
+    };
+    let (first, second) = (small_only(), answers());
+    let mut bench = Bench::new(settings(vec![first.address, second.address]));
+    let outcomes = ask_all(&mut bench, "xab");
+    assert!(outcomes.iter().all(|o| answered(o) && !is_truncated(o)));
+    assert_eq!(asked(&first), "xab", "it stays the first");
+    assert_eq!(asked(&second), "x");
+    bench.finish();
+
+    // What the next one says does not hide that there is an answer.
+    for flags in [Some(2), Some(0x200), None] {
+        let fail = move |seen: &Seen| flags.map(|flags| bare(&seen.msg, flags));
+        let second = Upstream::without_tcp(move |seen| fail(seen).into_iter().collect());
+        let first = small_only();
+        let mut bench = Bench::new(impatient(vec![first.address, second.address]));
+        assert!(ask_all(&mut bench, "x").iter().all(is_truncated));
+        bench.finish();
+    }
+}
+
+#[test]
+fn an_error_with_tc_is_an_error() {
+    for code in [2, 5] {
+        let upstream = Upstream::start(move |seen| vec![bare(&seen.msg, 0x200 | code)]);
+        let mut bench = Bench::new(settings(vec![upstream.address]));
+        assert!(!ask_all(&mut bench, "a").iter().any(answered));
+        assert_eq!(bench.count("sent_tcp"), 0);
+        bench.finish();
+    }
+}
+
+/// An upstream that answers each name once, by `respond`, and later than an impatient forwarder
+/// waits.
+fn late(respond: fn(&Seen) -> Vec<u8>) -> Upstream {
+    let known = Mutex::new(HashSet::new());
+    Upstream::start(move |seen| {
+        if !known.lock().unwrap().insert((letter(seen), seen.tcp)) {
+            return Vec::new();
+        }
+        thread::sleep(Duration::from_millis(450));
+        vec![respond(seen)]
+    })
+}
+
+#[test]
+fn a_late_answer_is_taken_and_the_next_one_awaited() {
+    let slow = late(|seen| response(&seen.msg, 20));
+    let mut bench = Bench::new(impatient(vec![slow.address]));
+    assert!(ask_all(&mut bench, "a").iter().all(answered));
+    let timeouts = bench.count("timeouts");
+    assert!(timeouts >= 1);
+    assert!(ask_all(&mut bench, "b").iter().all(answered));
+    assert_eq!(bench.count("timeouts"), timeouts, "it is known to be slow");
+    bench.finish();
+
+    // While the next upstream is asked, which is silent.
+    let slow = late(|seen| response(&seen.msg, 20));
+    let silent = Upstream::start(|_| Vec::new());
+    let mut bench = Bench::new(impatient(vec![slow.address, silent.address]));
+    assert!(ask_all(&mut bench, "a").iter().all(answered));
+    assert!(bench.count("timeouts") >= 1);
+    bench.finish();
+}
+
+#[test]
+fn what_a_late_response_asks_for_is_done() {
+    let truncated = late(|seen| match seen.tcp {
+        false => bare(&seen.msg, 0x200),
+        true => response(&seen.msg, 20_000),
+    });
+    let mut bench = Bench::new(impatient(vec![truncated.address]));
+    let outcomes = ask_all(&mut bench, "a");
+    assert!(Answer::as_ref(&outcomes[0].answer).body().len() > 20_000);
+    assert_eq!(bench.count("sent_tcp"), 1);
+    bench.finish();
+
+    let old = Upstream::start(|seen| {
+        thread::sleep(Duration::from_millis(450));
+        vec![match seen.msg[11] {
+            0 => response(&seen.msg, 20),
+            _ => bare(&seen.msg, 1),
+        }]
+    });
+    let mut bench = Bench::new(impatient(vec![old.address]));
+    assert!(ask_all(&mut bench, "a").iter().all(answered));
+    bench.finish();
+
+    let fails = late(|seen| bare(&seen.msg, 2));
+    let mut bench = Bench::new(Settings {
+        attempts: 16,
+        ..impatient(vec![fails.address])
+    });
+    assert!(!ask_all(&mut bench, "a").iter().any(answered));
+    assert!(fails.seen().len() < 16, "it would say the same again");
+    bench.finish();
+}
+
+#[test]
+fn tcp_has_time_for_two_round_trips() {
+    let far = Upstream::start(|seen| {
+        // Loopback connects at once, so the response is all that TCP waits for.
+        thread::sleep(Duration::from_millis(if seen.tcp { 500 } else { 200 }));
+        vec![match seen.tcp {
+            false => bare(&seen.msg, 0x200),
+            true => response(&seen.msg, 2_000),
+        }]
+    });
+    let mut bench = Bench::new(impatient(vec![far.address]));
+    let outcomes = ask_all(&mut bench, "a");
+    assert!(answered(&outcomes[0]) && !is_truncated(&outcomes[0]));
+    bench.finish();
+}
+
+/// Twenty responses with wrong IDs.
+fn forged(query: &[u8]) -> Vec<Vec<u8>> {
+    let guess = |n: u8| {
+        let mut wrong = response(query, 20);
+        wrong[1] ^= n;
+        wrong
+    };
+    (1..=20).map(guess).collect()
+}
+
+#[test]
+fn after_many_wrong_ids_and_no_tcp_a_fresh_port_is_tried() {
+    let attacked = |times: usize| {
+        let left = Mutex::new(times);
+        Upstream::without_tcp(move |seen| {
+            let mut left = left.lock().unwrap();
+            if *left == 0 {
+                return vec![response(&seen.msg, 20)];
+            }
+            *left -= 1;
+            forged(&seen.msg)
+        })
+    };
+    for times in [1, 2] {
+        let upstream = attacked(times);
+        let mut bench = Bench::new(settings(vec![upstream.address]));
+        assert!(ask_all(&mut bench, "a").iter().all(answered));
+        let ports: HashSet<_> = upstream.seen().iter().map(|s| s.from.port()).collect();
+        assert_eq!(ports.len(), times + 1);
+        assert_eq!(bench.count("rejected_id"), 8 * times as u64);
+        bench.finish();
+    }
+    let (first, second) = (attacked(9), answers());
+    let mut bench = Bench::new(settings(vec![first.address, second.address]));
+    assert!(ask_all(&mut bench, "ab").iter().all(answered));
+    assert_eq!((asked(&first), asked(&second)), ("ab".into(), "ab".into()));
+    bench.finish();
+
+    let upstream = attacked(9);
+    let mut bench = Bench::new(settings(vec![upstream.address]));
+    assert!(!ask_all(&mut bench, "a").iter().any(answered));
+    assert_eq!(bench.count("rejected_id"), 24);
+    assert_eq!((bench.count("sent_udp"), bench.count("sent_tcp")), (3, 3));
+    bench.finish();
+}
+
+#[test]
+fn a_wrong_id_before_the_right_one_on_a_socket_that_listens_on_is_counted() {
+    let asked_before = AtomicBool::new(false);
+    let upstream = Upstream::start(move |seen| {
+        if asked_before.swap(true, Ordering::SeqCst) {
+            return Vec::new();
+        }
+        thread::sleep(Duration::from_millis(450));
+        let mut replies = forged(&seen.msg);
+        replies.truncate(7);
+        replies.push(response(&seen.msg, 20));
+        replies
+    });
+    let mut bench = Bench::new(impatient(vec![upstream.address]));
+    assert!(ask_all(&mut bench, "a").iter().all(answered));
+    assert_eq!(bench.count("rejected_id"), 7);
+    bench.finish();
+}

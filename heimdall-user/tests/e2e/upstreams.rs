@@ -1,0 +1,66 @@
+//! Upstreams that are harder to ask than others.
+
+use xtask::lab::{FakeUpstream, Heimdall, Kdig, SERVER_V4};
+
+use crate::{lab, program};
+
+const FIRST: &str = "127.0.0.1:5301";
+
+#[test]
+fn a_link_local_upstream_is_asked_on_its_interface() {
+    let Some(lab) = lab("a_link_local_upstream") else {
+        return;
+    };
+    let interface = lab.server_if.as_str();
+    let ip = |arguments: &[&str]| {
+        let output = lab.on_server("ip").args(arguments).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    ip(&["addr", "add", "fe80::53/64", "dev", interface, "nodad"]);
+    let link = ip(&["-o", "link", "show", "dev", interface]);
+    let index = link.split(':').next().unwrap();
+    let upstream = FakeUpstream::start(&lab, &format!("[fe80::53%{index}]:5301")).unwrap();
+
+    let given = format!("[fe80::53%{interface}]:5301");
+    let by_index = format!("[fe80::53%{index}]:5301");
+    for (count, address) in [&given, &by_index].into_iter().enumerate() {
+        let output = lab
+            .on_server(program())
+            .args(["check", "--upstream", address])
+            .output()
+            .unwrap();
+        let shown = String::from_utf8(output.stdout).unwrap();
+        assert!(shown.contains(&given), "{shown}");
+
+        let _heimdall = Heimdall::on_xdp(&lab, program(), &["--upstream", address]).unwrap();
+        let got = Kdig::ask(&lab, &[&format!("@{SERVER_V4}"), "plain.test", "A"]).unwrap();
+        assert_eq!(got.answer, ["plain.test. 300 IN A 192.0.2.1"]);
+        assert_eq!(upstream.queries("plain.test"), count as u64 + 1);
+    }
+}
+
+#[test]
+fn a_truncated_answer_that_tcp_does_not_complete_is_passed_on() {
+    let Some(lab) = lab("a_truncated_answer_that_tcp_does_not_complete") else {
+        return;
+    };
+    let _upstream = FakeUpstream::answering(&lab, FIRST, |query, over_tcp| {
+        let mut reply = query.to_vec();
+        // QR, TC, RD and RA; what the query had besides its question stays.
+        reply[2..4].copy_from_slice(&[0x83, 0x80]);
+        if over_tcp { Vec::new() } else { vec![reply] }
+    })
+    .unwrap();
+    let heimdall = Heimdall::on_xdp(&lab, program(), &["--upstream", FIRST]).unwrap();
+    let server = format!("@{SERVER_V4}");
+    for count in 1..3 {
+        let got = Kdig::ask(&lab, &[&server, "large.test", "TXT", "+ignore"]).unwrap();
+        assert_eq!(got.status, "NOERROR");
+        assert!(got.flags.contains("tc"), "{}", got.flags);
+        let forwarder = &heimdall.stats().unwrap()["forwarder"];
+        assert_eq!(forwarder["truncated"], count, "it is not kept");
+    }
+    let got = Kdig::ask(&lab, &[&server, "large.test", "TXT", "+tcp"]).unwrap();
+    assert_eq!(got.status, "SERVFAIL", "over TCP there is no larger answer");
+}
