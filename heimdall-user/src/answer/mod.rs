@@ -713,8 +713,21 @@ impl Writer {
                 self.counters.noerror.add(1);
                 Verdict::Reply(reply)
             }
-            None => self.truncated(query, buf, terms, code),
+            None => self.shortened(query, buf, terms, content),
         }
+    }
+
+    /// As [`plain_reply`](Self::plain_reply), for an answer that does not fit whole.
+    #[cold]
+    fn shortened(
+        &self,
+        query: &Query,
+        buf: &mut [u8],
+        terms: Terms,
+        content: Content<'_>,
+    ) -> Verdict {
+        let reply = reply::answer(buf, query, content, terms.limit, &self.server, None);
+        self.sent(buf, reply, rcode::NOERROR)
     }
 
     #[inline(never)]
@@ -867,9 +880,10 @@ fn count_others(counters: &AnswerCounters, code: u8) {
         rcode::SERVFAIL => &counters.servfail,
         rcode::NXDOMAIN => &counters.nxdomain,
         rcode::NOTIMP => &counters.notimp,
+        rcode::REFUSED => &counters.refused,
         rcode::BADVERS => &counters.badvers,
         rcode::BADCOOKIE => &counters.badcookie,
-        _ => &counters.refused,
+        _ => &counters.other,
     }
     .add(1);
 }
