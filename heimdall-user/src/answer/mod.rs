@@ -26,6 +26,7 @@ pub mod identity;
 pub mod limit;
 pub mod local;
 pub mod policy;
+pub mod special;
 
 use std::{
     net::{IpAddr, Ipv6Addr},
@@ -53,7 +54,7 @@ use crate::{
 use access::Decision;
 use cookie::Check;
 use limit::{Allowance, Limiter};
-use policy::{Policy, Source};
+use policy::{NonRecursive, Policy, Source};
 
 /// Who asks, as far as it matters to the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -322,7 +323,7 @@ impl Core {
         } else {
             self.writer.reply(query, buf, client, terms, hit.into())
         };
-        if due {
+        if due && self.may_recurse(query) {
             self.refresh = self.cache.ask_refresh(place);
         }
         verdict
@@ -360,6 +361,14 @@ impl Core {
         {
             terms.limit = terms.limit.min(SMALL_REPLY);
         }
+        let blocked = self
+            .writer
+            .policy
+            .decide_aliases(question(query, buf), answer.as_ref());
+        if blocked.is_some() {
+            self.writer.counters.blocked.add(1);
+        }
+        let answer = blocked.unwrap_or(answer);
         self.writer
             .reply(query, buf, client, terms, answer.as_ref().into())
     }
@@ -385,12 +394,14 @@ impl Core {
         };
         // Only if the policy has changed while the upstream was asked has it an answer now.
         let qtype = u16::from_be_bytes([*t0, *t1]);
-        if self.writer.policy.decide(name, qtype).is_none() {
+        let policy = &self.writer.policy;
+        if policy.decide(name, qtype).is_none() {
+            let blocked = policy.decide_aliases(key.question, answer.as_ref());
             keep(
                 &mut self.cache,
                 &self.writer.counters,
                 key,
-                answer,
+                blocked.unwrap_or(answer),
                 self.now,
             );
         }
@@ -499,6 +510,9 @@ impl Core {
     ) -> Result<Terms, Verdict> {
         if !self.allowed_v4.contains(&client.address) {
             match self.writer.policy.access.decide(client.address()) {
+                Decision::Allow if self.refuses(query) => {
+                    return Err(self.refuse_non_recursive(query, buf, client));
+                }
                 Decision::Allow => self.remember(client.address()),
                 decision => return Err(self.turn_away(query, buf, client, decision)),
             }
@@ -532,7 +546,35 @@ impl Core {
         Ok(terms)
     }
 
+    /// Whether the query is refused because it does not desire recursion.
+    fn refuses(&self, query: &Query) -> bool {
+        self.writer.policy.non_recursive == NonRecursive::Refuse
+            && query.flags & header::RD == 0
+            && query.has_question()
+            && query.qclass() == CLASS_IN
+    }
+
+    /// Whether the query may be answered with what upstreams say now.
+    #[cold]
+    fn may_recurse(&self, query: &Query) -> bool {
+        query.flags & header::RD != 0 || self.writer.policy.non_recursive == NonRecursive::Forward
+    }
+
+    /// Refuses a query that would have to be looked up, or may not be answered at all, as it does not
+    /// desire recursion (RFC 8914 section 4.21).
+    #[cold]
+    fn refuse_non_recursive(&mut self, query: &Query, buf: &mut [u8], client: Client) -> Verdict {
+        let terms = self.terms::<false>(query, buf, client);
+        let why = Some(ede::NOT_AUTHORITATIVE);
+        self.writer
+            .error(query, buf, client, terms, rcode::REFUSED, why)
+    }
+
     fn remember(&mut self, allowed: IpAddr) {
+        // Where queries without RD are refused, every query has to pass `refuses`.
+        if self.writer.policy.non_recursive == NonRecursive::Refuse {
+            return;
+        }
         if let IpAddr::V4(v4) = allowed {
             let range = self.writer.policy.access.range_v4(v4);
             let [start, end] = [*range.start(), *range.end()].map(u128::from);
@@ -656,6 +698,9 @@ impl Core {
     fn missed(&mut self, query: &Query, buf: &mut [u8], client: Client, terms: Terms) -> Verdict {
         let Some((answer, source)) = self.writer.policy.decide(qname(query, buf), query.qtype())
         else {
+            if !self.may_recurse(query) {
+                return self.refuse_non_recursive(query, buf, client);
+            }
             self.writer.counters.misses.add(1);
             return Verdict::Miss;
         };
@@ -760,7 +805,7 @@ impl Writer {
         code: u8,
         ede: Option<u16>,
     ) -> Verdict {
-        if self.may_loop(client) {
+        if self.is_out_of_reach(client) || self.may_loop(client) {
             return Verdict::Drop;
         }
         let options = self.options(query, terms, ede);
@@ -839,6 +884,12 @@ fn limit(query: &Query, transport: Transport, server: &Server) -> usize {
 /// time.
 fn is_refreshable(answer: &AnswerRef<'_>) -> bool {
     matches!(answer.rcode(), rcode::NOERROR | rcode::NXDOMAIN) && answer.ede().is_none()
+}
+
+/// The question in wire form, which stands in the query and in its reply alike.
+fn question<'a>(query: &Query, msg: &'a [u8]) -> &'a [u8] {
+    msg.get(header::LEN..usize::from(query.question_end))
+        .unwrap_or_default()
 }
 
 /// The queried name, which stands in the query and in its reply alike.

@@ -4,7 +4,7 @@ use std::{fmt, io, net::SocketAddr, path::PathBuf};
 
 use thiserror::Error;
 
-use crate::answer::access::PrefixError;
+use crate::answer::{access::PrefixError, special::NotSpecial};
 
 /// Why there is no configuration to run with. One line each.
 #[derive(Debug, Error)]
@@ -152,6 +152,12 @@ pub enum Problem {
     /// Not a prefix.
     #[error(transparent)]
     Prefix(#[from] PrefixError),
+    /// Not what queries without RD can get.
+    #[error("{0:?} is no treatment of queries without RD; write cache, refuse or forward")]
+    NonRecursive(String),
+    /// Not a special zone.
+    #[error(transparent)]
+    NotSpecial(#[from] NotSpecial),
     /// No secret.
     #[error("a secret is 32 hexadecimal digits; `openssl rand -hex 16` makes one")]
     Secret,

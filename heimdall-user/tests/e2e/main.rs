@@ -10,6 +10,7 @@ mod errors;
 mod faults;
 mod lifecycle;
 mod memory;
+mod names;
 mod policy;
 mod reload;
 mod scenarios;

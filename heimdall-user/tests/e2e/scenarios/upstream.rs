@@ -6,6 +6,7 @@ const CNAME: u16 = 5;
 const SOA: u16 = 6;
 const TXT: u16 = 16;
 const AAAA: u16 = 28;
+const DS: u16 = 43;
 const RRSIG: u16 = 46;
 const NSEC: u16 = 47;
 const HTTPS: u16 = 65;
@@ -72,6 +73,8 @@ impl Response {
             TXT => self.answer(TXT, ttl, b"\x04text"),
             // Priority 1, the name itself, alpn=h2.
             HTTPS => self.answer(HTTPS, ttl, &[0, 1, 0, 0, 1, 0, 3, 2, b'h', b'2']),
+            // Key tag, algorithm 8, digest type 1 (RFC 4034 section 5.1).
+            DS => self.answer(DS, ttl, &[&[0xca, 0xfe, 8, 1][..], &[7; 20]].concat()),
             RRSIG => self.answer(RRSIG, ttl, SIGNATURE),
             NSEC => self.answer(NSEC, ttl, &[0, 0, 1, 0x40]),
             other => self.answer(other, ttl, &[0xca, 0xfe]),
