@@ -1,6 +1,6 @@
 //! Where the aliases of an answer lead.
 
-use super::{AnswerRef, answer::end_of_body_name, header, rewrite::expand, rrtype, u16_at};
+use super::{AnswerRef, answer::end_of_body_name, header, name::walk, rrtype, u16_at};
 
 /// Aliases of one answer that are looked at. Resolvers follow fewer.
 const MAX_ALIASES: usize = 32;
@@ -15,8 +15,12 @@ pub fn targets(question: &[u8], answer: AnswerRef<'_>) -> Vec<Vec<u8>> {
         return Vec::new();
     }
     let message = [&[0; header::LEN][..], question, answer.body()].concat();
-    let targets = places.into_iter().map(|at| expand(&message, at));
-    targets.flatten().collect()
+    let expand = |at| {
+        let mut name = Vec::new();
+        walk(&message, at, |_, label| name.extend_from_slice(label))?;
+        Some(name)
+    };
+    places.into_iter().filter_map(expand).collect()
 }
 
 /// Offsets of the targets in a message whose question ends at `start`.

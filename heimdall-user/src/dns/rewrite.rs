@@ -80,7 +80,7 @@ fn write_rdata(out: &mut Vec<u8>, msg: &[u8], rtype: u16, rdata: usize) -> Optio
 }
 
 /// The name at `at`, in full.
-pub(super) fn expand(msg: &[u8], at: usize) -> Option<Vec<u8>> {
+fn expand(msg: &[u8], at: usize) -> Option<Vec<u8>> {
     let mut name = Vec::new();
     walk(msg, at, |_, label| name.extend_from_slice(label))?;
     Some(name)
