@@ -38,7 +38,7 @@ use arc_swap::ArcSwap;
 
 pub use crate::cache::Hint;
 use crate::{
-    cache::{Cache, Hit, Key},
+    cache::{Cache, Hit, Key, Place},
     clock::Now,
     dns::{
         Answer, AnswerRef, CLASS_CH, CLASS_IN, DnsPacketView, Malformed, NameHasher, Options,
@@ -127,7 +127,7 @@ pub struct Core {
     /// IPv4 addresses that are allowed because the last client that was looked up is.
     allowed_v4: Range<u128>,
     /// See [`take_refresh`](Self::take_refresh).
-    refresh: bool,
+    refresh: Option<Place>,
     load: Load,
     now: Now,
 }
@@ -195,7 +195,7 @@ impl Core {
             },
             shared_policy: policy,
             allowed_v4: 0..0,
-            refresh: false,
+            refresh: None,
             load: Load::default(),
             now: Now::default(),
         }
@@ -299,7 +299,7 @@ impl Core {
         buf: &mut [u8],
         client: Client,
     ) -> Verdict {
-        self.refresh = false;
+        self.refresh = None;
         let terms = match self.admit::<PLAIN>(query, buf, client) {
             Ok(terms) => terms,
             Err(verdict) => return verdict,
@@ -323,8 +323,8 @@ impl Core {
         } else {
             self.writer.reply(query, buf, client, terms, hit.into())
         };
-        if due && self.may_recurse(query) {
-            self.refresh = self.cache.ask_refresh(place);
+        if due {
+            self.refresh = Some(place);
         }
         verdict
     }
@@ -334,16 +334,19 @@ impl Core {
     /// One hit of an answer's life says so, and only the first call.
     #[inline(always)]
     pub fn take_refresh(&mut self, query: &Query, msg: &[u8]) -> bool {
-        std::mem::take(&mut self.refresh) && self.is_foreign(query, msg)
+        match self.refresh.take() {
+            Some(place) => self.begin_refresh(place, query, msg),
+            None => false,
+        }
     }
 
-    /// Whether the policy has no answer of its own.
+    /// Whether an upstream may be asked for the answer at `place`, and nobody has said so before.
     #[cold]
-    fn is_foreign(&self, query: &Query, msg: &[u8]) -> bool {
-        self.writer
-            .policy
-            .decide(qname(query, msg), query.qtype())
-            .is_none()
+    fn begin_refresh(&mut self, place: Place, query: &Query, msg: &[u8]) -> bool {
+        let policy = &self.writer.policy;
+        self.may_recurse(query)
+            && policy.decide(qname(query, msg), query.qtype()).is_none()
+            && self.cache.ask_refresh(place)
     }
 
     /// Replies to a query that was a [`Verdict::Miss`], with what the forwarder got. The reply is
@@ -753,12 +756,15 @@ impl Writer {
     ) -> Verdict {
         let code = rcode::NOERROR;
         let limit = terms.limit;
+        if !reply::fits(buf, query, content.answer, limit, None) {
+            return self.shortened(query, buf, terms, content);
+        }
         match reply::whole_answer(buf, query, content, code, limit, &self.server, None) {
             Some(reply) => {
                 self.counters.noerror.add(1);
                 Verdict::Reply(reply)
             }
-            None => self.shortened(query, buf, terms, content),
+            None => self.truncated(query, buf, terms, code),
         }
     }
 
