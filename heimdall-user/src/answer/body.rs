@@ -30,14 +30,19 @@ impl Body {
 
     /// Adds the SOA record that lets a negative answer be kept (RFC 2308 section 5).
     pub(super) fn soa(&mut self, owner: &[u8]) {
-        let [_, authorities, _] = &mut self.counts;
-        *authorities += 1;
         // The root as server and mailbox: there is no zone.
         let mut rdata = vec![0, 0];
         for number in [1, 3_600, 600, 86_400, NEGATIVE_TTL] {
             rdata.extend_from_slice(&u32::to_be_bytes(number));
         }
-        self.add(owner, rrtype::SOA, CLASS_IN, NEGATIVE_TTL, &rdata);
+        self.authority(owner, rrtype::SOA, NEGATIVE_TTL, &rdata);
+    }
+
+    /// Adds a record of class IN to the authority section.
+    pub(super) fn authority(&mut self, owner: &[u8], rtype: u16, ttl: u32, rdata: &[u8]) {
+        let [_, authorities, _] = &mut self.counts;
+        *authorities += 1;
+        self.add(owner, rtype, CLASS_IN, ttl, rdata);
     }
 
     fn add(&mut self, owner: &[u8], rtype: u16, class: u16, ttl: u32, rdata: &[u8]) {

@@ -139,6 +139,11 @@ impl LocalData {
         Some(typed.map_or(&answers.otherwise, |(_, answer)| answer))
     }
 
+    /// The names that are answered from here, in wire form and lower case.
+    pub(super) fn all_names(&self) -> impl Iterator<Item = &[u8]> {
+        self.names.keys().map(AsRef::as_ref)
+    }
+
     /// How many names are answered from here.
     pub fn names(&self) -> usize {
         self.names.len()

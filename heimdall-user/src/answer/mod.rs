@@ -26,6 +26,7 @@ pub mod identity;
 pub mod limit;
 pub mod local;
 pub mod policy;
+pub mod special;
 
 use std::{
     net::{IpAddr, Ipv6Addr},
@@ -37,7 +38,7 @@ use arc_swap::ArcSwap;
 
 pub use crate::cache::Hint;
 use crate::{
-    cache::{Cache, Hit, Key},
+    cache::{Cache, Hit, Key, Place},
     clock::Now,
     dns::{
         Answer, AnswerRef, CLASS_CH, CLASS_IN, DnsPacketView, Malformed, NameHasher, Options,
@@ -53,7 +54,7 @@ use crate::{
 use access::Decision;
 use cookie::Check;
 use limit::{Allowance, Limiter};
-use policy::{Policy, Source};
+use policy::{NonRecursive, Policy, Source};
 
 /// Who asks, as far as it matters to the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,7 +127,7 @@ pub struct Core {
     /// IPv4 addresses that are allowed because the last client that was looked up is.
     allowed_v4: Range<u128>,
     /// See [`take_refresh`](Self::take_refresh).
-    refresh: bool,
+    refresh: Option<Place>,
     load: Load,
     now: Now,
 }
@@ -194,7 +195,7 @@ impl Core {
             },
             shared_policy: policy,
             allowed_v4: 0..0,
-            refresh: false,
+            refresh: None,
             load: Load::default(),
             now: Now::default(),
         }
@@ -298,7 +299,7 @@ impl Core {
         buf: &mut [u8],
         client: Client,
     ) -> Verdict {
-        self.refresh = false;
+        self.refresh = None;
         let terms = match self.admit::<PLAIN>(query, buf, client) {
             Ok(terms) => terms,
             Err(verdict) => return verdict,
@@ -323,7 +324,7 @@ impl Core {
             self.writer.reply(query, buf, client, terms, hit.into())
         };
         if due {
-            self.refresh = self.cache.ask_refresh(place);
+            self.refresh = Some(place);
         }
         verdict
     }
@@ -333,16 +334,19 @@ impl Core {
     /// One hit of an answer's life says so, and only the first call.
     #[inline(always)]
     pub fn take_refresh(&mut self, query: &Query, msg: &[u8]) -> bool {
-        std::mem::take(&mut self.refresh) && self.is_foreign(query, msg)
+        match self.refresh.take() {
+            Some(place) => self.begin_refresh(place, query, msg),
+            None => false,
+        }
     }
 
-    /// Whether the policy has no answer of its own.
+    /// Whether an upstream may be asked for the answer at `place`, and nobody has said so before.
     #[cold]
-    fn is_foreign(&self, query: &Query, msg: &[u8]) -> bool {
-        self.writer
-            .policy
-            .decide(qname(query, msg), query.qtype())
-            .is_none()
+    fn begin_refresh(&mut self, place: Place, query: &Query, msg: &[u8]) -> bool {
+        let policy = &self.writer.policy;
+        self.may_recurse(query)
+            && policy.decide(qname(query, msg), query.qtype()).is_none()
+            && self.cache.ask_refresh(place)
     }
 
     /// Replies to a query that was a [`Verdict::Miss`], with what the forwarder got. The reply is
@@ -364,6 +368,14 @@ impl Core {
         if truncated.is_truncated() {
             return self.writer.incomplete(query, buf, client, terms, truncated);
         }
+        let blocked = self
+            .writer
+            .policy
+            .decide_aliases(question(query, buf), answer.as_ref());
+        if blocked.is_some() {
+            self.writer.counters.blocked.add(1);
+        }
+        let answer = blocked.unwrap_or(answer);
         self.writer
             .reply(query, buf, client, terms, answer.as_ref().into())
     }
@@ -389,12 +401,14 @@ impl Core {
         };
         // Only if the policy has changed while the upstream was asked has it an answer now.
         let qtype = u16::from_be_bytes([*t0, *t1]);
-        if self.writer.policy.decide(name, qtype).is_none() {
+        let policy = &self.writer.policy;
+        if policy.decide(name, qtype).is_none() {
+            let blocked = policy.decide_aliases(key.question, answer.as_ref());
             keep(
                 &mut self.cache,
                 &self.writer.counters,
                 key,
-                answer,
+                blocked.unwrap_or(answer),
                 self.now,
             );
         }
@@ -504,6 +518,9 @@ impl Core {
     ) -> Result<Terms, Verdict> {
         if !self.allowed_v4.contains(&client.address) {
             match self.writer.policy.access.decide(client.address()) {
+                Decision::Allow if self.refuses(query) => {
+                    return Err(self.refuse_non_recursive(query, buf, client));
+                }
                 Decision::Allow => self.remember(client.address()),
                 decision => return Err(self.turn_away(query, buf, client, decision)),
             }
@@ -539,7 +556,35 @@ impl Core {
         Ok(terms)
     }
 
+    /// Whether the query is refused because it does not desire recursion.
+    fn refuses(&self, query: &Query) -> bool {
+        self.writer.policy.non_recursive == NonRecursive::Refuse
+            && query.flags & header::RD == 0
+            && query.has_question()
+            && query.qclass() == CLASS_IN
+    }
+
+    /// Whether the query may be answered with what upstreams say now.
+    #[cold]
+    fn may_recurse(&self, query: &Query) -> bool {
+        query.flags & header::RD != 0 || self.writer.policy.non_recursive == NonRecursive::Forward
+    }
+
+    /// Refuses a query that would have to be looked up, or may not be answered at all, as it does not
+    /// desire recursion (RFC 8914 section 4.21).
+    #[cold]
+    fn refuse_non_recursive(&mut self, query: &Query, buf: &mut [u8], client: Client) -> Verdict {
+        let terms = self.terms::<false>(query, buf, client);
+        let why = Some(ede::NOT_AUTHORITATIVE);
+        self.writer
+            .error(query, buf, client, terms, rcode::REFUSED, why)
+    }
+
     fn remember(&mut self, allowed: IpAddr) {
+        // Where queries without RD are refused, every query has to pass `refuses`.
+        if self.writer.policy.non_recursive == NonRecursive::Refuse {
+            return;
+        }
         if let IpAddr::V4(v4) = allowed {
             let range = self.writer.policy.access.range_v4(v4);
             let [start, end] = [*range.start(), *range.end()].map(u128::from);
@@ -663,6 +708,9 @@ impl Core {
     fn missed(&mut self, query: &Query, buf: &mut [u8], client: Client, terms: Terms) -> Verdict {
         let Some((answer, source)) = self.writer.policy.decide(qname(query, buf), query.qtype())
         else {
+            if !self.may_recurse(query) {
+                return self.refuse_non_recursive(query, buf, client);
+            }
             self.writer.counters.misses.add(1);
             return Verdict::Miss;
         };
@@ -715,6 +763,9 @@ impl Writer {
     ) -> Verdict {
         let code = rcode::NOERROR;
         let limit = terms.limit;
+        if !reply::fits(buf, query, content.answer, limit, None) {
+            return self.shortened(query, buf, terms, content);
+        }
         match reply::whole_answer(buf, query, content, code, limit, &self.server, None) {
             Some(reply) => {
                 self.counters.noerror.add(1);
@@ -722,6 +773,19 @@ impl Writer {
             }
             None => self.truncated(query, buf, terms, code, None),
         }
+    }
+
+    /// As [`plain_reply`](Self::plain_reply), for an answer that does not fit whole.
+    #[cold]
+    fn shortened(
+        &self,
+        query: &Query,
+        buf: &mut [u8],
+        terms: Terms,
+        content: Content<'_>,
+    ) -> Verdict {
+        let reply = reply::answer(buf, query, content, terms.limit, &self.server, None);
+        self.sent(buf, reply, rcode::NOERROR)
     }
 
     #[inline(never)]
@@ -754,7 +818,7 @@ impl Writer {
         code: u8,
         ede: Option<u16>,
     ) -> Verdict {
-        if self.may_loop(client) {
+        if self.is_out_of_reach(client) || self.may_loop(client) {
             return Verdict::Drop;
         }
         let options = self.options(query, terms, ede);
@@ -860,6 +924,12 @@ fn is_refreshable(answer: &AnswerRef<'_>) -> bool {
     matches!(answer.rcode(), rcode::NOERROR | rcode::NXDOMAIN) && answer.ede().is_none()
 }
 
+/// The question in wire form, which stands in the query and in its reply alike.
+fn question<'a>(query: &Query, msg: &'a [u8]) -> &'a [u8] {
+    msg.get(header::LEN..usize::from(query.question_end))
+        .unwrap_or_default()
+}
+
 /// The queried name, which stands in the query and in its reply alike.
 fn qname<'a>(query: &Query, msg: &'a [u8]) -> &'a [u8] {
     let end = usize::from(query.question_end).saturating_sub(QUESTION_FIXED);
@@ -899,9 +969,10 @@ fn count_others(counters: &AnswerCounters, code: u8) {
         rcode::SERVFAIL => &counters.servfail,
         rcode::NXDOMAIN => &counters.nxdomain,
         rcode::NOTIMP => &counters.notimp,
+        rcode::REFUSED => &counters.refused,
         rcode::BADVERS => &counters.badvers,
         rcode::BADCOOKIE => &counters.badcookie,
-        _ => &counters.refused,
+        _ => &counters.other,
     }
     .add(1);
 }

@@ -5,13 +5,14 @@
 
 use super::{
     access::Access,
-    blocklist::Blocklists,
+    blocklist::{Action, Blocklists},
     cookie::CookieMaker,
     identity::{Identity, minimal_any},
     limit::LimitSettings,
     local::LocalData,
+    special::SpecialNames,
 };
-use crate::dns::Answer;
+use crate::dns::{Answer, AnswerRef, QUESTION_FIXED, aliases};
 
 /// The policy of all cores.
 #[derive(Debug)]
@@ -26,10 +27,28 @@ pub struct Policy {
     pub identity: Identity,
     /// Names that are answered from here.
     pub local: LocalData,
+    /// Special-use names that are answered from here.
+    pub special: SpecialNames,
     /// Names that are not answered as the world would.
     pub blocklists: Blocklists,
+    /// The blocklists are also asked for the names that aliases lead to.
+    pub blocklist_aliases: bool,
+    /// What queries without RD get.
+    pub non_recursive: NonRecursive,
     /// What stands in for all records of a name.
     pub any: Answer,
+}
+
+/// What queries of class IN without RD (recursion desired) get (RFC 1034 section 4.3.1).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum NonRecursive {
+    /// What is in the cache or in the policy, or else REFUSED.
+    #[default]
+    Cache,
+    /// REFUSED.
+    Refuse,
+    /// The same as queries with RD.
+    Forward,
 }
 
 /// DNS cookies.
@@ -51,7 +70,10 @@ impl Default for Policy {
             cookies: None,
             identity: Identity::default(),
             local: LocalData::default(),
+            special: SpecialNames::default(),
             blocklists: Blocklists::default(),
+            blocklist_aliases: true,
+            non_recursive: NonRecursive::default(),
             any: minimal_any(),
         }
     }
@@ -60,21 +82,43 @@ impl Default for Policy {
 /// Which part of the policy has answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// Local data.
+    /// Local data, or a special-use name.
     Local,
     /// A blocklist.
     Blocklist,
 }
 
 impl Policy {
-    /// The policy's own answer to a question of the Internet class, if it has one. What is said
-    /// here of a name comes before what a list says.
+    /// The policy's own answer to a question of the Internet class, if it has one. Local data come
+    /// before blocklists, and what the operator says of a name before what is special about it.
     pub fn decide(&self, qname: &[u8], qtype: u16) -> Option<(&Answer, Source)> {
         if let Some(answer) = self.local.lookup(qname, qtype) {
             return Some((answer, Source::Local));
         }
-        let action = self.blocklists.lookup(qname)?;
+        let Some(action) = self.blocklists.lookup(qname) else {
+            let answer = self.special.lookup(qname, qtype)?;
+            return Some((answer, Source::Local));
+        };
         let answer = self.blocklists.answer(action, qtype)?;
         Some((answer, Source::Blocklist))
+    }
+
+    /// What `question` (wire form, class IN) gets instead of `answer`, an upstream's, which leads by
+    /// aliases to a blocked name. The first blocked name of the chain decides. A list that allows the
+    /// question's name allows all that its aliases lead to.
+    pub fn decide_aliases(&self, question: &[u8], answer: AnswerRef<'_>) -> Option<&Answer> {
+        if !self.blocklist_aliases || self.blocklists.is_empty() {
+            return None;
+        }
+        let targets = aliases::targets(question, answer);
+        let (qname, [t0, t1, _, _]) = question.split_last_chunk::<QUESTION_FIXED>()?;
+        if targets.is_empty() || self.blocklists.lookup(qname) == Some(Action::Allow) {
+            return None;
+        }
+        let qtype = u16::from_be_bytes([*t0, *t1]);
+        targets.iter().find_map(|target| {
+            let action = self.blocklists.lookup(target)?;
+            self.blocklists.answer(action, qtype)
+        })
     }
 }

@@ -573,3 +573,228 @@ fn a_new_policy_starts_with_an_empty_cache() {
     shared.store(Arc::new(Policy::default()));
     assert_eq!(ask(core, &msg, UDP, 1).verdict, Got::Miss);
 }
+
+/// A query for `name`, with RD or not, and an OPT record.
+fn query_for(name: &str, flags: u16) -> Vec<u8> {
+    let mut msg = query(flags, 1, 1, Some((1232, 0, false)));
+    let name = hostname::wire(name.as_bytes()).unwrap();
+    msg.splice(12..15, name);
+    msg
+}
+
+/// An upstream's answer: a chain of aliases to the last name's address.
+fn aliased(targets: &[&str]) -> Answer {
+    let mut body = body::Body::default();
+    let mut owner = body::QUESTION.to_vec();
+    for target in targets {
+        let target = hostname::wire(target.as_bytes()).unwrap();
+        body.answer(&owner, rrtype::CNAME, CLASS_IN, 300, &target);
+        owner = target;
+    }
+    body.answer(&owner, 1, CLASS_IN, 300, &[192, 0, 2, 1]);
+    body.into_answer(rcode::NOERROR, None).unwrap()
+}
+
+/// The response code and the info-code of the Extended DNS Error.
+fn says(reply: &Reply) -> (u8, Option<u8>) {
+    let ede = match reply.options() {
+        [0, 15, 0, 2, 0, code, ..] => Some(*code),
+        _ => None,
+    };
+    (reply.rcode(), ede)
+}
+
+fn lists(lists: &[(&str, blocklist::Action)]) -> blocklist::Blocklists {
+    let lists = lists
+        .iter()
+        .map(|(text, action)| (text.as_bytes(), *action));
+    blocklist::Blocklists::build(lists).unwrap().0
+}
+
+#[test]
+fn a_query_without_rd_is_answered_from_what_is_here() {
+    let policy = |non_recursive| {
+        let mut data = local::LocalData::builder();
+        data.record("local.lan. A 192.0.2.7").unwrap();
+        Policy {
+            local: data.build().unwrap(),
+            blocklists: lists(&[("ads.ok", blocklist::Action::NxDomain)]),
+            non_recursive,
+            ..Policy::default()
+        }
+    };
+    const RD: u16 = header::RD;
+    let refused = (rcode::REFUSED, Some(20));
+    for transport in [UDP, Transport::Tcp] {
+        let core = &mut core_with(policy(NonRecursive::Cache));
+        let ask = |core: &mut Core, name, flags| ask(core, &query_for(name, flags), transport, 0);
+        assert_eq!(says(&ask(core, "a.ok", 0)), refused);
+        assert_eq!(says(&ask(core, "a.ok", 0)), refused, "not cached");
+        assert_eq!(ask(core, "a.ok", RD).verdict, Got::Miss);
+        let msg = query_for("a.ok", RD);
+        let read = core.read(&msg).unwrap();
+        core.learn(&read, &msg, &aliased(&[]));
+        assert_eq!(says(&ask(core, "a.ok", 0)), (rcode::NOERROR, None));
+        assert_eq!(says(&ask(core, "local.lan", 0)), (rcode::NOERROR, None));
+        assert_eq!(says(&ask(core, "ads.ok", 0)), (rcode::NXDOMAIN, Some(15)));
+        assert_eq!(core.writer.counters.misses.get(), 1);
+
+        let core = &mut core_with(policy(NonRecursive::Forward));
+        assert_eq!(ask(core, "a.ok", 0).verdict, Got::Miss);
+
+        let core = &mut core_with(policy(NonRecursive::Refuse));
+        let msg = query_for("a.ok", RD);
+        core.learn(&read, &msg, &aliased(&[]));
+        for _ in 0..2 {
+            assert_eq!(says(&ask(core, "a.ok", RD)), (rcode::NOERROR, None));
+            assert_eq!(says(&ask(core, "a.ok", 0)), refused);
+            assert_eq!(says(&ask(core, "local.lan", 0)), refused);
+        }
+        let chaos = query(0, 16, CLASS_CH, Some((1232, 0, false)));
+        let reply = super::tests::ask(core, &chaos, transport, 0);
+        assert_eq!(says(&reply), (rcode::REFUSED, Some(21)), "another class");
+    }
+    let core = &mut core_with(policy(NonRecursive::Cache));
+    let msg = query_for("a.ok", 0);
+    let read = core.read(&msg).unwrap();
+    let client = from(Transport::Udp { source_port: 0 });
+    let mut buf = [&msg[..], &[0; 500]].concat();
+    assert_eq!(core.answer(&read, &mut buf, client), Verdict::Drop);
+}
+
+/// A popular answer near its end is refreshed for those who desire recursion, and only for them.
+#[test]
+fn a_query_without_rd_asks_for_no_refresh() {
+    let core = &mut core();
+    let (with, without) = (query_for("a.ok", header::RD), query_for("a.ok", 0));
+    let read = core.read(&with).unwrap();
+    core.begin(Now::default());
+    core.learn(&read, &with, &aliased(&[]));
+    let mut refresh = |msg: &[u8], now| {
+        let reply = ask(core, msg, UDP, now);
+        let query = core.read(msg).unwrap();
+        assert_eq!(says(&reply), (rcode::NOERROR, None));
+        core.take_refresh(&query, &reply.octets)
+    };
+    assert!(!refresh(&with, 1));
+    assert!(!refresh(&with, 2));
+    assert!(!refresh(&without, 290));
+    assert!(refresh(&with, 291), "the query before has not used it up");
+    assert!(!refresh(&with, 292), "once");
+}
+
+#[test]
+fn an_alias_of_a_blocked_name_is_blocked() {
+    use blocklist::Action;
+    let policy = |blocklist_aliases| Policy {
+        blocklists: lists(&[
+            ("ads.ok\n", Action::NxDomain),
+            ("0.0.0.0 tracker.ok\n", Action::NullAddress),
+            ("malware.ok\n", Action::Refused),
+            ("shop.ok\nfine.ads.ok\n", Action::Allow),
+        ]),
+        blocklist_aliases,
+        ..Policy::default()
+    };
+    let answered = (rcode::NOERROR, None);
+    let null = (rcode::NOERROR, Some(15));
+    let nothing = (rcode::NXDOMAIN, Some(15));
+    let refused = (rcode::REFUSED, Some(15));
+    for (name, targets, expected) in [
+        ("www.ok", &["ads.ok"][..], nothing),
+        ("www.ok", &["a.b.ADS.ok"], nothing),
+        ("www.ok", &["a.ok", "b.ok", "ads.ok", "c.ok"], nothing),
+        ("www.ok", &["tracker.ok"], null),
+        ("www.ok", &["a.tracker.ok"], answered),
+        ("www.ok", &["a.ok", "malware.ok", "ads.ok"], refused),
+        ("www.ok", &["fine.ads.ok"], answered),
+        ("www.ok", &["fine.ads.ok", "malware.ok"], refused),
+        ("shop.ok", &["ads.ok"], answered),
+        ("www.shop.ok", &["a.ok", "malware.ok"], answered),
+        ("www.ok", &["myads.ok", "b.ok"], answered),
+        ("www.ok", &[], answered),
+    ] {
+        for on in [true, false] {
+            let core = &mut core_with(policy(on));
+            let msg = query_for(name, header::RD);
+            let expected = if on { expected } else { answered };
+            let about = format!("{name} {targets:?} {on}");
+            assert_eq!(ask(core, &msg, UDP, 0).verdict, Got::Miss, "{about}");
+            let answer = aliased(targets);
+            let read = core.read(&msg).unwrap();
+            let mut octets = msg.clone();
+            octets.resize(65_535, 0);
+            let verdict = core.complete(&read, &mut octets, from(UDP), &answer);
+            let verdict = Got::new(verdict, &octets);
+            let Got::Reply(len) = verdict else {
+                panic!("{verdict:?}");
+            };
+            octets.truncate(len);
+            let fresh = Reply { verdict, octets };
+            assert_eq!(says(&fresh), expected, "{about}, from the upstream");
+            // Learnt from the reply, as the workers do, or from the query.
+            core.learn(&read, &fresh.octets, &answer);
+            let cached = ask(core, &msg, UDP, 1);
+            assert_eq!(says(&cached), expected, "{about}, from the cache");
+            let blocked = core.writer.counters.blocked.get();
+            assert_eq!(blocked, u64::from(expected != answered), "{about}");
+            // A refresh is looked at as well.
+            let key = key(&read, &msg).unwrap();
+            core.relearn(&key, &answer);
+            assert_eq!(
+                says(&ask(core, &msg, UDP, 2)),
+                expected,
+                "{about}, refreshed"
+            );
+        }
+    }
+}
+
+#[test]
+fn what_the_operator_says_comes_before_special_names() {
+    let mut data = local::LocalData::builder();
+    data.record("nas.home.arpa. A 192.0.2.7").unwrap();
+    let local = data.build().unwrap();
+    let core = &mut core_with(Policy {
+        special: special::SpecialNames::new(&["5.test".parse().unwrap()], &local),
+        local,
+        blocklists: lists(&[
+            ("intranet.test", blocklist::Action::Allow),
+            ("malware.test", blocklist::Action::Refused),
+        ]),
+        ..Policy::default()
+    });
+    let answered = (rcode::NOERROR, None);
+    for (name, expected) in [
+        ("a.localhost", answered),
+        ("nas.home.arpa", answered),
+        ("other.home.arpa", (rcode::NXDOMAIN, None)),
+        ("a.test", (rcode::NXDOMAIN, None)),
+        ("malware.test", (rcode::REFUSED, Some(15))),
+    ] {
+        for flags in [header::RD, 0] {
+            let reply = ask(core, &query_for(name, flags), UDP, 0);
+            assert_eq!(says(&reply), expected, "{name}");
+        }
+    }
+    for name in ["www.intranet.test", "a.5.test", "local", "a.local"] {
+        let reply = ask(core, &query_for(name, header::RD), UDP, 0);
+        assert_eq!(reply.verdict, Got::Miss, "{name}");
+    }
+}
+
+#[test]
+fn every_response_code_is_counted() {
+    let core = &mut core();
+    let msg = query(header::RD, 1, 1, None);
+    let read = core.read(&msg).unwrap();
+    for code in [6, 8, 15, 5] {
+        let mut buf = msg.clone();
+        let answer = Answer::failure(code, None, 0);
+        let verdict = core.complete(&read, &mut buf, from(UDP), &answer);
+        assert_eq!(Got::new(verdict, &buf), Got::Reply(19));
+        assert_eq!(buf[3] & 0xf, code);
+    }
+    let counters = &core.writer.counters;
+    assert_eq!((counters.other.get(), counters.refused.get()), (3, 1));
+}

@@ -7,6 +7,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::{print, table::Table};
 use crate::{
+    answer::policy::NonRecursive,
     config::{Backend, Config, Flags, Host, PolicyConfig, Size, Zoned},
     log, server,
 };
@@ -128,6 +129,15 @@ fn policy(policy: &PolicyConfig, row: &mut impl FnMut(&str, String)) {
             row(name, join(prefixes));
         }
     }
+    row(
+        "without RD",
+        match policy.non_recursive {
+            NonRecursive::Cache => "answered from the cache, or refused",
+            NonRecursive::Refuse => "refused",
+            NonRecursive::Forward => "answered as with RD",
+        }
+        .to_owned(),
+    );
     let public = policy.access().public().len();
     if public > 0 {
         let warning = format!("{public} prefix(es) of public addresses may ask");
@@ -167,6 +177,21 @@ fn policy(policy: &PolicyConfig, row: &mut impl FnMut(&str, String)) {
     }
     if !policy.records.is_empty() {
         row("local records", policy.records.len().to_string());
+    }
+    row(
+        "special names",
+        match policy.special_names_except.as_deref() {
+            None => "asked upstream".to_owned(),
+            Some([]) => "answered here".to_owned(),
+            Some(exceptions) => format!("answered here, but for {}", join(exceptions)),
+        },
+    );
+    if !policy.blocklists.is_empty() {
+        let also = match policy.blocklist_aliases {
+            true => "names that are asked for, and those that their aliases lead to",
+            false => "names that are asked for",
+        };
+        row("blocked are", also.to_owned());
     }
     for list in &policy.blocklists {
         let what = format!("{} ({:?})", list.file.display(), list.action);

@@ -9,7 +9,7 @@ use std::{
 use thiserror::Error;
 
 use super::values::Zoned;
-use crate::answer::access::PrefixError;
+use crate::answer::{access::PrefixError, special::NotSpecial};
 
 /// Longest path of a Unix socket, in octets (unix(7): `sun_path`, less a final NUL).
 pub(super) const MAX_SOCKET_PATH: usize = 107;
@@ -170,6 +170,12 @@ pub enum Problem {
     /// Not a prefix.
     #[error(transparent)]
     Prefix(#[from] PrefixError),
+    /// Not what queries without RD can get.
+    #[error("{0:?} is no treatment of queries without RD; write cache, refuse or forward")]
+    NonRecursive(String),
+    /// Not a special zone.
+    #[error(transparent)]
+    NotSpecial(#[from] NotSpecial),
     /// No secret.
     #[error("a secret is 32 hexadecimal digits; `openssl rand -hex 16` makes one")]
     Secret,

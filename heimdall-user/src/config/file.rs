@@ -49,6 +49,7 @@ pub(super) struct AccessTable {
     pub(super) allow: List<String>,
     pub(super) refuse: List<String>,
     pub(super) drop: List<String>,
+    pub(super) non_recursive: Key<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -82,6 +83,9 @@ pub(super) struct IdentityTable {
 pub(super) struct LocalTable {
     pub(super) hosts: List<String>,
     pub(super) records: List<String>,
+    pub(super) special_names: Option<bool>,
+    pub(super) special_names_except: List<String>,
+    pub(super) blocklist_aliases: Option<bool>,
 }
 
 #[derive(Debug, Deserialize)]

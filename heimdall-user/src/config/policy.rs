@@ -14,6 +14,8 @@ use crate::answer::{
     access::{Access, Prefix, private},
     blocklist::Action,
     limit::LimitSettings,
+    policy::NonRecursive,
+    special::Exception,
 };
 
 /// What the operator has decided about clients and names. Files are named here and read later.
@@ -25,6 +27,8 @@ pub struct PolicyConfig {
     pub refuse: Vec<Prefix>,
     /// Prefixes that get nothing.
     pub drop: Vec<Prefix>,
+    /// What queries without RD get.
+    pub non_recursive: NonRecursive,
     /// How much a client prefix may ask for.
     pub limit: LimitSettings,
     /// DNS cookies.
@@ -35,6 +39,10 @@ pub struct PolicyConfig {
     pub hosts: Vec<HostsConfig>,
     /// Records in presentation format.
     pub records: Vec<RecordConfig>,
+    /// Special zones that are asked upstream all the same. `None`: so are all.
+    pub special_names_except: Option<Vec<Exception>>,
+    /// The blocklists are also asked for the names that aliases lead to.
+    pub blocklist_aliases: bool,
     /// Lists of names that are not answered as the world would; the first has precedence.
     pub blocklists: Vec<BlocklistConfig>,
 }
@@ -110,15 +118,26 @@ pub(super) fn resolve(
     flag: &[Prefix],
     file: &mut File,
 ) -> Result<PolicyConfig, ConfigError> {
-    let access = std::mem::take(&mut file.access);
+    let mut access = std::mem::take(&mut file.access);
+    let non_recursive = match access.non_recursive.take() {
+        None => NonRecursive::default(),
+        Some(key) => non_recursive(source, key)?,
+    };
     let (allow, refuse, drop) = who_may_ask(source, flag, access)?;
     let local = std::mem::take(&mut file.local);
     let hosts = source.items("local.hosts", local.hosts)?;
     let records = source.items("local.records", local.records)?;
+    let exceptions = source.list(
+        ("", &[]),
+        "local.special-names-except",
+        local.special_names_except,
+    )?;
+    let special_names = local.special_names.unwrap_or(true);
     Ok(PolicyConfig {
         allow,
         refuse,
         drop,
+        non_recursive,
         limit: limit(source, std::mem::take(&mut file.rate_limit))?,
         cookies: cookies(source, std::mem::take(&mut file.cookies))?,
         identity: identity(source, std::mem::take(&mut file.identity))?,
@@ -136,11 +155,24 @@ pub(super) fn resolve(
                 place: item.place,
             })
             .collect(),
+        special_names_except: special_names
+            .then(|| exceptions.into_iter().map(|item| item.value).collect()),
+        blocklist_aliases: local.blocklist_aliases.unwrap_or(true),
         blocklists: std::mem::take(&mut file.blocklist)
             .into_iter()
             .map(|table| blocklist(source, table))
             .collect::<Result<_, _>>()?,
     })
+}
+
+fn non_recursive(source: &Source<'_>, key: Spanned<String>) -> Result<NonRecursive, ConfigError> {
+    let key = source.value("access.non-recursive", key);
+    match key.value.as_str() {
+        "cache" => Ok(NonRecursive::Cache),
+        "refuse" => Ok(NonRecursive::Refuse),
+        "forward" => Ok(NonRecursive::Forward),
+        _ => Err(key.bad(Problem::NonRecursive(key.value.clone()))),
+    }
 }
 
 type Prefixes = Vec<Prefix>;

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::answer::blocklist::Action;
+use crate::answer::{blocklist::Action, policy::NonRecursive};
 
 fn host() -> Host {
     Host {
@@ -79,6 +79,14 @@ const BAD: &[(&str, &str)] = &[
     (
         "[access]\ndrop = [\"lan\"]",
         "heimdall.toml:2: key `access.drop`: \"lan\" is not a prefix; write ADDR/BITS, like 192.0.2.0/24 or 2001:db8::/32, or ADDR",
+    ),
+    (
+        "[access]\nnon-recursive = \"drop\"",
+        "heimdall.toml:2: key `access.non-recursive`: \"drop\" is no treatment of queries without RD; write cache, refuse or forward",
+    ),
+    (
+        "[local]\nspecial-names-except = [\n\"test\",\n\"lan\"]",
+        "heimdall.toml:4: key `local.special-names-except`: \"lan\" is no special name, nor has it one below; write a zone like \"10.in-addr.arpa\"",
     ),
     (
         "[rate-limit]\nresponses-per-second = 100\nburst = 99",
@@ -335,6 +343,8 @@ fn defaults() {
         },
         policy: PolicyConfig {
             allow: crate::answer::access::private(),
+            special_names_except: Some(Vec::new()),
+            blocklist_aliases: true,
             ..PolicyConfig::default()
         },
         xdp: XdpConfig {
@@ -433,6 +443,7 @@ fn a_policy() {
         [access]
         allow = ["192.0.2.0/24"]
         drop = ["192.0.2.66"]
+        non-recursive = "refuse"
         [rate-limit]
         responses-per-second = 100
         exempt = ["10.0.0.0/8"]
@@ -447,6 +458,8 @@ fn a_policy() {
             "a.lan. A 10.0.0.1",
             "b.lan. A 10.0.0.2",
         ]
+        special-names-except = ["10.in-addr.arpa"]
+        blocklist-aliases = false
         [[blocklist]]
         file = "one"
         [[blocklist]]
@@ -475,10 +488,16 @@ fn a_policy() {
     assert_eq!(policy.records[1].text, "b.lan. A 10.0.0.2");
     assert_eq!(
         policy.records[1].place.to_string(),
-        "heimdall.toml:19: key `local.records`: "
+        "heimdall.toml:20: key `local.records`: "
     );
     assert_eq!(policy.blocklists[0].action, Action::NxDomain);
     assert_eq!(policy.blocklists[1].action, Action::Allow);
+    assert_eq!(policy.non_recursive, NonRecursive::Refuse);
+    let exceptions = policy.special_names_except.unwrap();
+    assert_eq!(exceptions[0].to_string(), "10.in-addr.arpa");
+    assert!(!policy.blocklist_aliases);
+    let off = "upstream = [\"9.9.9.9\"]\n[local]\nspecial-names = false";
+    assert_eq!(from_file(off).unwrap().policy.special_names_except, None);
 
     let args = ["--upstream", "9.9.9.9", "--allow", "198.51.100.0/24"];
     let config = Config::from_text(&flags(&args), text, &host()).unwrap();

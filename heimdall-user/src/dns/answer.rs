@@ -16,6 +16,8 @@
 //! Names in the body may point back to the question at offset 12, and to one another: the
 //! question of every client that asks for this answer has the same length, so all offsets hold.
 
+mod shorten;
+
 use thiserror::Error;
 
 use crate::checksum;
@@ -301,7 +303,7 @@ impl Answer {
 
 /// Where the name at `at` of a body ends, that stands at `start` of its message. A pointer leads
 /// backwards.
-fn end_of_body_name(body: &[u8], mut at: usize, start: usize) -> Option<usize> {
+pub(super) fn end_of_body_name(body: &[u8], mut at: usize, start: usize) -> Option<usize> {
     loop {
         match *body.get(at)? {
             0 => return Some(at + 1),

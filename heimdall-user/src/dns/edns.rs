@@ -40,6 +40,8 @@ pub mod ede {
     pub const PROHIBITED: u16 = 18;
     /// As [`STALE`], for a name that did not exist.
     pub const STALE_NXDOMAIN: u16 = 19;
+    /// The answer is not cached, and the client does not want it looked up.
+    pub const NOT_AUTHORITATIVE: u16 = 20;
     /// The kind of question is not supported.
     pub const NOT_SUPPORTED: u16 = 21;
     /// No upstream gave an answer.

@@ -8,6 +8,7 @@
 //! Every reader takes untrusted bytes: lengths are checked where they are read, every loop is
 //! bounded by the message's length, and nothing panics.
 
+pub mod aliases;
 pub mod answer;
 pub mod cut;
 pub mod edns;
@@ -45,14 +46,24 @@ pub(crate) fn u32_at(msg: &[u8], at: usize) -> Option<u32> {
 pub mod rrtype {
     /// Reserved; no record has it (RFC 6895 section 3.1).
     pub const RESERVED: u16 = 0;
+    /// IPv4 address (RFC 1035).
+    pub const A: u16 = 1;
+    /// Name server (RFC 1035).
+    pub const NS: u16 = 2;
+    /// Alias (RFC 1035).
+    pub const CNAME: u16 = 5;
     /// Start of authority (RFC 1035).
     pub const SOA: u16 = 6;
     /// Host information (RFC 1035), which also stands in for ANY (RFC 8482).
     pub const HINFO: u16 = 13;
     /// Text (RFC 1035).
     pub const TXT: u16 = 16;
+    /// IPv6 address (RFC 3596).
+    pub const AAAA: u16 = 28;
     /// The EDNS pseudo-record (RFC 6891).
     pub const OPT: u16 = 41;
+    /// Delegation signer (RFC 4034).
+    pub const DS: u16 = 43;
     /// Signature (RFC 4034).
     pub const RRSIG: u16 = 46;
     /// Denial of existence (RFC 4034).

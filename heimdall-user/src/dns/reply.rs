@@ -85,8 +85,9 @@ impl<'a> From<AnswerRef<'a>> for Content<'a> {
 
 /// Writes an answer as the reply to the query in `buf`; at most `limit` octets.
 ///
-/// An answer that does not fit is left out and TC set (RFC 2181 section 9). `None` if `buf` cannot
-/// even hold the question and an OPT record.
+/// What does not fit is left out: first the additional section, then an authority section that the
+/// client can do without; if that is not enough, all records, and TC is set (RFC 2181 section 9).
+/// `None` if `buf` cannot even hold the question and an OPT record.
 pub fn answer(
     buf: &mut [u8],
     query: &Query,
@@ -97,7 +98,50 @@ pub fn answer(
 ) -> Option<Reply> {
     let rcode = content.answer.rcode();
     whole_answer(buf, query, content, rcode, limit, server, options)
+        .or_else(|| shortened(buf, query, content, limit, server, options))
         .or_else(|| truncated(buf, query, rcode, server, options))
+}
+
+/// Writes what the client needs of an answer that does not fit whole. `None`: that does not fit
+/// either.
+#[cold]
+fn shortened(
+    buf: &mut [u8],
+    query: &Query,
+    content: Content<'_>,
+    limit: usize,
+    server: &Server,
+    options: Option<&Options<'_>>,
+) -> Option<Reply> {
+    let start = usize::from(query.question_end);
+    let others = start + opt_len(query, options);
+    let room = limit.min(buf.len()).checked_sub(others)?;
+    let shortened = content.answer.shortened(start, query.qtype(), room)?;
+    let answer = shortened.as_ref();
+    let content = Content { answer, ..content };
+    whole_answer(buf, query, content, answer.rcode(), limit, server, options)
+}
+
+/// Octets of the reply's OPT record.
+#[inline(always)]
+fn opt_len(query: &Query, options: Option<&Options<'_>>) -> usize {
+    match query.edns {
+        Some(_) => OPT_LEN + options.map_or(0, Options::len),
+        None => 0,
+    }
+}
+
+/// Whether the whole answer fits.
+#[inline(always)]
+pub fn fits(
+    buf: &[u8],
+    query: &Query,
+    answer: AnswerRef<'_>,
+    limit: usize,
+    options: Option<&Options<'_>>,
+) -> bool {
+    let end = usize::from(query.question_end) + answer.body().len();
+    end + opt_len(query, options) <= limit.min(buf.len())
 }
 
 /// As [`answer`], but `None` if the answer does not fit. `rcode` is the answer's: who knows it before,
@@ -117,15 +161,11 @@ pub fn whole_answer(
         age,
         question_sum,
     } = content;
-    let start = usize::from(query.question_end);
-    let end = start + answer.body().len();
-    let opt_len = match query.edns {
-        Some(_) => OPT_LEN + options.map_or(0, Options::len),
-        None => 0,
-    };
-    if end + opt_len > limit.min(buf.len()) {
+    if !fits(buf, query, answer, limit, options) {
         return None;
     }
+    let start = usize::from(query.question_end);
+    let end = start + answer.body().len();
     let mut flags = base_flags(query) | u16::from(rcode & 0xf);
     // AD only for those who asked to see it (RFC 6840 section 5.8).
     if server.trust_ad && answer.authentic() {

@@ -18,6 +18,7 @@ use crate::{
         identity::{Identity, minimal_any},
         local::{LocalData, LocalError},
         policy::{Cookies, Policy},
+        special::SpecialNames,
     },
     config::{Config, ConfigError, Place, PolicyConfig},
     file,
@@ -79,6 +80,11 @@ impl PolicyLoader {
     /// # Errors
     /// A file cannot be read, or says something that cannot be.
     pub fn load(&self, config: &PolicyConfig) -> Result<Policy, PolicyError> {
+        let local = local(config)?;
+        let special = match &config.special_names_except {
+            Some(exceptions) => SpecialNames::new(exceptions, &local),
+            None => SpecialNames::default(),
+        };
         Ok(Policy {
             access: config.access(),
             limit: config.limit.clone(),
@@ -87,8 +93,11 @@ impl PolicyLoader {
                 config.identity.version.as_deref(),
                 config.identity.server_id.as_deref(),
             ),
-            local: local(config)?,
+            local,
+            special,
             blocklists: blocklists(config)?,
+            blocklist_aliases: config.blocklist_aliases,
+            non_recursive: config.non_recursive,
             any: minimal_any(),
         })
     }

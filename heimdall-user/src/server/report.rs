@@ -296,7 +296,7 @@ mod tests {
         }
         assert_eq!(worker["cache"]["evictions"], 0);
         assert_eq!(worker["cache"]["hit_ratio"], 0.6667);
-        for field in ["noerror", "refused", "badcookie"] {
+        for field in ["noerror", "refused", "badcookie", "other"] {
             assert_eq!(worker["rcodes"][field], 0, "{field}");
         }
         for field in [

@@ -102,6 +102,8 @@ counters! {
         badvers,
         /// Replies of BADCOOKIE.
         badcookie,
+        /// Replies of other response codes, which upstreams gave.
+        other,
         /// Queries refused because the client may not ask here.
         prohibited,
         /// Replies cut because the client's prefix asks too much.

@@ -17,7 +17,7 @@ const QUESTIONS: &[[&str; 2]] = &[
     ["n4711.example.com", "A"],
     ["n4711.example.com", "AAAA"],
     ["nowhere.example.com", "A"],
-    ["1.0.53.10.in-addr.arpa", "PTR"],
+    ["1.0.18.198.in-addr.arpa", "PTR"],
 ];
 
 /// Records in a fixed order, without their TTLs, and the least of the TTLs.

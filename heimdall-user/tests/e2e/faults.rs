@@ -20,7 +20,7 @@ fn forged_and_broken_replies_are_not_taken() {
     let upstream = FakeUpstream::start(&lab, FIRST).unwrap();
     let heimdall = Heimdall::on_xdp(&lab, program(), &["--upstream", FIRST]).unwrap();
     for label in ["wrongid", "wrongquestion", "cut"] {
-        let name = format!("{label}.test");
+        let name = format!("{label}.example");
         let got = ask(&lab, &name, "A");
         assert_eq!(got.answer, [format!("{name}. 300 IN A 192.0.2.1")]);
         assert_eq!(
@@ -47,7 +47,7 @@ fn a_truncated_reply_is_fetched_over_tcp() {
     };
     let _upstream = FakeUpstream::start(&lab, FIRST).unwrap();
     let heimdall = Heimdall::on_xdp(&lab, program(), &["--upstream", FIRST]).unwrap();
-    let got = ask(&lab, "truncate.test", "TXT");
+    let got = ask(&lab, "truncate.example", "TXT");
     assert_eq!(
         (got.transport.as_str(), got.answer.len()),
         ("TCP", 1),
@@ -69,11 +69,11 @@ fn the_second_upstream_answers_when_the_first_does_not() {
     let heimdall =
         Heimdall::on_xdp(&lab, program(), &["--upstream", DEAD, "--upstream", SECOND]).unwrap();
     assert_eq!(
-        ask(&lab, "plain.test", "A").status,
+        ask(&lab, "plain.example", "A").status,
         "NOERROR",
         "nobody listens at the first"
     );
-    assert_eq!(second.queries("plain.test"), 1);
+    assert_eq!(second.queries("plain.example"), 1);
     drop(heimdall);
     let _heimdall = Heimdall::on_xdp(
         &lab,
@@ -82,11 +82,11 @@ fn the_second_upstream_answers_when_the_first_does_not() {
     )
     .unwrap();
     // Both refuse this one; the first is asked first.
-    assert_eq!(ask(&lab, "refused.test", "A").status, "SERVFAIL");
+    assert_eq!(ask(&lab, "refused.example", "A").status, "SERVFAIL");
     assert_eq!(
         (
-            first.queries("refused.test"),
-            second.queries("refused.test")
+            first.queries("refused.example"),
+            second.queries("refused.example")
         ),
         (1, 1)
     );
@@ -99,15 +99,15 @@ fn servfail_when_nothing_works_and_hits_go_on() {
     };
     let upstream = FakeUpstream::start(&lab, FIRST).unwrap();
     let heimdall = Heimdall::on_xdp(&lab, program(), &["--upstream", FIRST]).unwrap();
-    assert_eq!(ask(&lab, "warm.test", "A").status, "NOERROR");
+    assert_eq!(ask(&lab, "warm.example", "A").status, "NOERROR");
     let (silent, warm) = std::thread::scope(|scope| {
-        let silent = scope.spawn(|| ask(&lab, "drop.test", "A"));
-        let warm: Vec<Kdig> = (0..20).map(|_| ask(&lab, "warm.test", "A")).collect();
+        let silent = scope.spawn(|| ask(&lab, "drop.example", "A"));
+        let warm: Vec<Kdig> = (0..20).map(|_| ask(&lab, "warm.example", "A")).collect();
         (silent.join().unwrap(), warm)
     });
     assert_eq!(silent.status, "SERVFAIL");
     assert!(warm.iter().all(|reply| reply.status == "NOERROR"));
-    assert!(upstream.queries("drop.test") >= 2, "it was tried again");
+    assert!(upstream.queries("drop.example") >= 2, "it was tried again");
     let stats = heimdall.stats().unwrap();
     assert_eq!(stats["forwarder"]["servfail"], 1);
     assert_eq!(sum(&stats, "hits"), 20);
@@ -125,19 +125,19 @@ fn the_same_question_is_asked_upstream_once() {
         let query = QueryFrame {
             id,
             port: 41_000 + id,
-            ..QueryFrame::new(frames.macs, "slow-500.test", 1)
+            ..QueryFrame::new(frames.macs, "slow-500.example", 1)
         };
         frames.send(&query.bytes()).unwrap();
     }
     // Over sockets, too.
     let over_tcp = Kdig::ask(
         &lab,
-        &[&format!("@{SERVER_V4}"), "slow-500.test", "A", "+tcp"],
+        &[&format!("@{SERVER_V4}"), "slow-500.example", "A", "+tcp"],
     )
     .unwrap();
     assert_eq!(over_tcp.status, "NOERROR");
     std::thread::sleep(std::time::Duration::from_millis(500));
-    assert_eq!(upstream.queries("slow-500.test"), 1);
+    assert_eq!(upstream.queries("slow-500.example"), 1);
     let stats = heimdall.stats().unwrap();
     assert_eq!(stats["forwarder"]["coalesced"], 50);
     assert_eq!(sum(&stats, "answered"), 50);

@@ -10,6 +10,7 @@ mod errors;
 mod faults;
 mod lifecycle;
 mod memory;
+mod names;
 mod operation;
 mod overload;
 mod policy;

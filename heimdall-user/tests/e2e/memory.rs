@@ -43,7 +43,7 @@ fn a_name_that_one_queue_has_learnt_costs_no_query_on_another() {
     let heimdall = heimdall(&lab);
     // Each has a port of its own, so their queries spread over the queues.
     let askers: Vec<_> = (0..64).map(|_| Asker::v4(&lab)).collect();
-    for name in ["www.test", "other.test"] {
+    for name in ["www.example", "other.example"] {
         for asker in &askers {
             assert_eq!(asker.udp(&query(name)), answer(name));
         }
@@ -77,14 +77,14 @@ fn popular_names_are_refreshed_before_their_lives_are_over() {
     let _upstream = upstream.unwrap();
     let heimdall = heimdall(&lab);
     let asker = Asker::v4(&lab);
-    for name in ["popular.test", "once.test"] {
+    for name in ["popular.example", "once.example"] {
         assert!(asker.udp(&query(name)).starts_with("NOERROR"));
     }
     let end = Instant::now() + Duration::from_secs(22);
     while Instant::now() < end {
-        assert!(asker.udp(&query("popular.test")).starts_with("NOERROR"));
+        assert!(asker.udp(&query("popular.example")).starts_with("NOERROR"));
         // The sockets ask for the same refresh, and share it.
-        assert!(asker.tcp(&query("popular.test")).starts_with("NOERROR"));
+        assert!(asker.tcp(&query("popular.example")).starts_with("NOERROR"));
         thread::sleep(Duration::from_millis(100));
     }
     let stats = heimdall.stats().unwrap();
@@ -106,7 +106,12 @@ fn what_is_flushed_is_asked_for_again() {
     let upstream = FakeUpstream::start(&lab, UPSTREAM).unwrap();
     let heimdall = heimdall(&lab);
     let asker = Asker::v4(&lab);
-    let names = ["www.test", "a.www.test", "other.test", "servfail.test"];
+    let names = [
+        "www.example",
+        "a.www.example",
+        "other.example",
+        "servfail.example",
+    ];
     let ask_all = || {
         for name in &names[..3] {
             assert_eq!(asker.udp(&query(name)), answer(name));
@@ -120,23 +125,23 @@ fn what_is_flushed_is_asked_for_again() {
     assert_eq!(asked(), [1, 1, 1, 1]);
     // In the worker's cache, the sockets' and the forwarder's.
     assert_eq!(
-        says(&heimdall, &["flush", "WWW.test"]),
+        says(&heimdall, &["flush", "WWW.example"]),
         "3 answers flushed\n"
     );
     ask_all();
     assert_eq!(asked(), [2, 1, 1, 1]);
     assert_eq!(
-        says(&heimdall, &["flush", "--zone", "www.test."]),
+        says(&heimdall, &["flush", "--zone", "www.example."]),
         "6 answers flushed\n"
     );
     ask_all();
     assert_eq!(asked(), [3, 2, 1, 1]);
     assert_eq!(
-        says(&heimdall, &["flush", "nothing.test"]),
+        says(&heimdall, &["flush", "nothing.example"]),
         "0 answers flushed\n"
     );
     // A failure is one worker's answer, and what the forwarder remembers.
-    says(&heimdall, &["flush", "servfail.test"]);
+    says(&heimdall, &["flush", "servfail.example"]);
     ask_all();
     assert_eq!(asked(), [3, 2, 1, 2]);
     says(&heimdall, &["flush", "--all"]);
@@ -164,10 +169,10 @@ fn the_caches_can_be_read() {
     let asker = Asker::v4(&lab);
     assert_eq!(says(&heimdall, &["dump"]), "");
     for i in 0..2000 {
-        assert_ne!(asker.udp(&query(&format!("n{i}.test"))), "");
+        assert_ne!(asker.udp(&query(&format!("n{i}.example"))), "");
     }
-    assert_eq!(asker.tcp(&query("n7.test")), answer("n7.test"));
-    let text = says(&heimdall, &["dump", "n7.test"]);
+    assert_eq!(asker.tcp(&query("n7.example")), answer("n7.example"));
+    let text = says(&heimdall, &["dump", "n7.example"]);
     let worker = format!("{}:0", lab.server_if);
     for cache in ["forwarder", &worker, "sockets"] {
         let lines: Vec<_> = text.lines().collect();
@@ -175,14 +180,14 @@ fn the_caches_can_be_read() {
             .iter()
             .position(|line| line.ends_with(&format!("in {cache}")));
         let line = lines[at.unwrap_or_else(|| panic!("{cache}: {text}"))];
-        assert!(line.starts_with("; n7.test. IN "), "{line}");
+        assert!(line.starts_with("; n7.example. IN "), "{line}");
         let record = lines[at.unwrap() + 1];
         assert!(
-            record.starts_with("n7.test. ") && record.ends_with(" IN A 192.0.2.1"),
+            record.starts_with("n7.example. ") && record.ends_with(" IN A 192.0.2.1"),
             "{record}"
         );
     }
-    let json = says(&heimdall, &["dump", "--zone", "test", "--json"]);
+    let json = says(&heimdall, &["dump", "--zone", "example", "--json"]);
     let entries: Vec<Value> = json
         .lines()
         .map(|line| serde_json::from_str(line).unwrap())
@@ -218,7 +223,7 @@ fn a_restart_is_warm_or_cold_but_always_a_start() {
         "[cache]\nsnapshot = {path:?}\nsnapshot-interval = 1\n[forward]\nthreads = 3"
     ));
     let asker = Asker::v4(&lab);
-    let names: Vec<String> = (0..200).map(|i| format!("n{i}.test")).collect();
+    let names: Vec<String> = (0..200).map(|i| format!("n{i}.example")).collect();
     let ask_all = |exact: bool| {
         for name in &names {
             let reply = asker.udp(&query(name));

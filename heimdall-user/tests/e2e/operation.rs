@@ -27,8 +27,8 @@ use crate::{
     lab, program,
 };
 
-const QUERY: &str = "www.test A rd edns";
-const ANSWER: &str = "NOERROR qr rd ra | www.test. A | 300 A 192.0.2.1 | | | opt 1232";
+const QUERY: &str = "www.example A rd edns";
+const ANSWER: &str = "NOERROR qr rd ra | www.example. A | 300 A 192.0.2.1 | | | opt 1232";
 
 /// A server whose standard error is what a test gives it.
 struct Server {

@@ -13,7 +13,7 @@ use crate::{
     lab, program,
 };
 
-/// An upstream that answers names with an address, but those below `dead.test`.
+/// An upstream that answers names with an address, but those below `dead.example`.
 fn upstream(lab: &Lab) -> FakeUpstream {
     let answer = |query: &[u8], _: bool| {
         if query.windows(5).any(|octets| octets == b"\x04dead") {
@@ -40,7 +40,7 @@ fn meanwhile(lab: &Lab) -> Vec<String> {
                 if over.load(Ordering::Relaxed) {
                     return;
                 }
-                many.udp_send(&format!("r{number}.dead.test A rd edns"));
+                many.udp_send(&format!("r{number}.dead.example A rd edns"));
                 thread::sleep(Duration::from_micros(3_300));
             }
         });
@@ -48,7 +48,7 @@ fn meanwhile(lab: &Lab) -> Vec<String> {
         thread::sleep(Duration::from_secs(2));
         let replies = (0..40).map(|number| {
             thread::sleep(Duration::from_millis(50));
-            few.udp(&format!("good{number}.test A rd edns"))
+            few.udp(&format!("good{number}.example A rd edns"))
         });
         let replies = replies.collect();
         over.store(true, Ordering::Relaxed);
@@ -58,7 +58,7 @@ fn meanwhile(lab: &Lab) -> Vec<String> {
 
 fn assert_served(replies: &[String], heimdall: &Heimdall) {
     for (number, reply) in replies.iter().enumerate() {
-        let start = format!("NOERROR qr rd ra | good{number}.test. A |");
+        let start = format!("NOERROR qr rd ra | good{number}.example. A |");
         assert!(
             reply.starts_with(&start),
             "{reply}\n{}",
@@ -75,7 +75,7 @@ fn assert_served(replies: &[String], heimdall: &Heimdall) {
         .filter(|line| line.contains("overload: "))
         .collect();
     assert!((1..=3).contains(&lines.len()), "{log}");
-    let holder = "for client prefix 10.53.0.0/24, below dead.test.";
+    let holder = "for client prefix 10.53.0.0/24, below dead.example.";
     assert!(lines.iter().all(|line| line.contains(holder)), "{log}");
 }
 
@@ -90,9 +90,9 @@ fn one_client_and_a_dead_zone_keep_no_other_from_answers() {
     assert_served(&meanwhile(&lab), &heimdall);
     // What did not get its turn says so.
     let asker = Asker::v4(&lab);
-    let reply = asker.udp("last.dead.test A rd edns");
+    let reply = asker.udp("last.dead.example A rd edns");
     assert!(
-        reply.starts_with("SERVFAIL qr rd ra | last.dead.test. A |"),
+        reply.starts_with("SERVFAIL qr rd ra | last.dead.example. A |"),
         "{reply}"
     );
     assert!(reply.contains("ede="), "{reply}");
@@ -127,6 +127,6 @@ fn few_files_are_reported_and_leave_room_for_everybody() {
     assert!(log.contains("LimitNOFILE=5"), "{log}");
     assert_served(&meanwhile(&lab), &heimdall);
     assert_eq!(heimdall.stats().unwrap()["forwarder"]["socket_errors"], 0);
-    let tcp = Asker::v6(&lab).tcp("tcp.test A rd");
+    let tcp = Asker::v6(&lab).tcp("tcp.example A rd");
     assert!(tcp.starts_with("NOERROR "), "{tcp}");
 }

@@ -9,11 +9,11 @@ use crate::{
     scenarios::language,
 };
 
-const QUERY: &str = "www.test A rd edns";
-const ANSWER: &str = "NOERROR qr rd ra | www.test. A | 300 A 192.0.2.1 | | | opt 1232";
-const CUT: &str = "NOERROR qr tc rd ra | www.test. A | | | | opt 1232";
+const QUERY: &str = "www.example A rd edns";
+const ANSWER: &str = "NOERROR qr rd ra | www.example. A | 300 A 192.0.2.1 | | | opt 1232";
+const CUT: &str = "NOERROR qr tc rd ra | www.example. A | | | | opt 1232";
 /// EDE 18, Prohibited.
-const REFUSED: &str = "REFUSED qr rd ra | www.test. A | | | | opt 1232 ede=18";
+const REFUSED: &str = "REFUSED qr rd ra | www.example. A | | | | opt 1232 ede=18";
 
 const CLIENT_COOKIE: &str = "0102030405060708";
 
@@ -134,7 +134,7 @@ fn a_flood_gets_no_more_than_its_allowance() {
         }
 
         // Nor can an address that a valid cookie came from.
-        let large = "len-1000.test TXT rd edns";
+        let large = "len-1000.example TXT rd edns";
         let query = language::query(&format!("{large} option=10:{CLIENT_COOKIE}"));
         let given = v4.tcp_octets(&query).unwrap();
         let cookie = language::cookie(&given).unwrap();
@@ -187,7 +187,7 @@ fn cookies_are_given_and_demanded_when_there_is_much_to_do() {
         let busy = || assert_eq!(asker.udp_at_once(QUERY, 30), [ANSWER; 30], "{backend}");
         busy();
         let without = format!("{QUERY} option=10:{CLIENT_COOKIE}");
-        let bad = "BADCOOKIE qr rd ra | www.test. A | | | | opt 1232 cookie=24";
+        let bad = "BADCOOKIE qr rd ra | www.example. A | | | | opt 1232 cookie=24";
         assert_eq!(asker.udp(&without), bad, "{backend}");
         assert_eq!(
             asker.tcp(&without),
@@ -200,7 +200,7 @@ fn cookies_are_given_and_demanded_when_there_is_much_to_do() {
         busy();
         let server = format!("@{SERVER_V4}");
         let option = format!("+cookie={CLIENT_COOKIE}");
-        let kdig = Kdig::ask(&lab, &[&server, "www.test", "A", &option]).unwrap();
+        let kdig = Kdig::ask(&lab, &[&server, "www.example", "A", &option]).unwrap();
         assert_eq!(kdig.status, "NOERROR", "{backend}");
         assert_eq!(kdig.transport, "UDP", "{backend}");
         let stats = heimdall.stats().unwrap();

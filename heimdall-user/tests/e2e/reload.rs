@@ -14,10 +14,10 @@ use crate::{
     lab,
 };
 
-const QUERY: &str = "www.test A rd edns";
-const ANSWER: &str = "NOERROR qr rd ra | www.test. A | 300 A 192.0.2.1 | | | opt 1232";
+const QUERY: &str = "www.example A rd edns";
+const ANSWER: &str = "NOERROR qr rd ra | www.example. A | 300 A 192.0.2.1 | | | opt 1232";
 /// EDE 18, Prohibited.
-const REFUSED: &str = "REFUSED qr rd ra | www.test. A | | | | opt 1232 ede=18";
+const REFUSED: &str = "REFUSED qr rd ra | www.example. A | | | | opt 1232 ede=18";
 
 const ALL: &str = "[access]\nallow = [\"10.0.0.0/8\", \"fd00::/8\"]";
 const ONLY_V6: &str = "[access]\nallow = [\"fd00::/8\"]";
@@ -44,7 +44,7 @@ fn a_reload_takes_the_new_policy_and_disturbs_nobody() {
             let mut answered = 0u32;
             while !over.load(Ordering::Relaxed) {
                 // Old names and new ones.
-                let name = format!("n{}.test", answered % 500);
+                let name = format!("n{}.example", answered % 500);
                 let reply = other.udp(&format!("{name} A rd"));
                 let expected = format!("NOERROR qr rd ra | {name}. A | 300 A 192.0.2.1");
                 assert_eq!(reply, expected, "after {answered} queries");
@@ -140,7 +140,7 @@ fn names_are_blocked_and_answered_anew_though_they_are_cached() {
     let lists = tempfile::tempdir().unwrap();
     let list = lists.path().join("list");
     let block = |names: &str| std::fs::write(&list, names).unwrap();
-    block("other.test\n");
+    block("other.example\n");
     let blocklist = format!("[[blocklist]]\nfile = {list:?}\n");
     let settings = Settings::new(&blocklist);
     let heimdall = settings.on_xdp(&lab);
@@ -154,7 +154,7 @@ fn names_are_blocked_and_answered_anew_though_they_are_cached() {
     };
     let reload = || assert!(heimdall.reload().unwrap().status.success());
     expect(ANSWER, "another name is blocked");
-    block("www.test\n");
+    block("www.example\n");
     expect(ANSWER, "the list is not read by itself");
     reload();
     for _ in 0..2 {
@@ -165,7 +165,7 @@ fn names_are_blocked_and_answered_anew_though_they_are_cached() {
         }
     }
     settings.write(&format!(
-        "{blocklist}[local]\nrecords = [\"www.test. 300 IN A 192.0.2.99\"]"
+        "{blocklist}[local]\nrecords = [\"www.example. 300 IN A 192.0.2.99\"]"
     ));
     reload();
     expect(

@@ -176,7 +176,7 @@ fn whole_or_cut(lab: &Lab, backend: &str) {
             (2000, false),
             (4000, false),
         ] {
-            let name = format!("len-{size}.test");
+            let name = format!("len-{size}.example");
             let query = format!("{name} TXT rd edns=4096");
             for round in ["cold", "warm"] {
                 let reply = asker.udp(&query);
@@ -235,7 +235,7 @@ fn replies_too_large_for_the_path_among_others() {
     let heimdall = settings.on_sockets(&lab);
     let askers = [Asker::v4(&lab), Asker::v6(&lab)];
     let sizes = [100, 2000, 1200, 600, 4000, 1232];
-    let query = |size: usize| format!("len-{size}.test TXT rd edns=4096");
+    let query = |size: usize| format!("len-{size}.example TXT rd edns=4096");
     for size in sizes {
         askers[0].udp(&query(size));
     }
@@ -251,7 +251,7 @@ fn replies_too_large_for_the_path_among_others() {
     for size in burst() {
         for asker in &askers {
             let reply = asker.udp_reply(&query(size));
-            let name = format!("len-{size}.test.");
+            let name = format!("len-{size}.example.");
             let cut = format!("NOERROR qr tc rd ra | {name} TXT | | | | opt 4096");
             assert_eq!(reply == cut, size > 1232, "{size}: {reply}");
             assert!(

@@ -83,8 +83,8 @@ fn response(query: &[u8], last: u8, ttl: u8) -> Vec<u8> {
         &[0, 1, 0, 0, 0, 0]
     });
     if denied {
-        // The SOA record of `test`; the last of its numbers bounds the time, too.
-        msg.extend_from_slice(b"\x04test\0\0\x06\0\x01\0\0\0");
+        // The SOA record of `example`; the last of its numbers bounds the time, too.
+        msg.extend_from_slice(b"\x07example\0\0\x06\0\x01\0\0\0");
         msg.extend_from_slice(&[ttl, 0, 22, 0, 0]);
         msg.extend_from_slice(&[0; 16]);
         msg.extend_from_slice(&[0, 0, 0, ttl]);
@@ -100,9 +100,9 @@ fn address(name: &str, ttl: u32, last: u8) -> String {
 }
 
 /// TTLs are shown rounded up to tens, those of stale answers are 30.
-const STALE: &str = "NOERROR qr rd ra | here.test. A | 30 A 192.0.2.1 | | | opt 1232 ede=3";
-const HERE: &str = "here.test A rd edns";
-const GONE: &str = "gone.test A rd edns";
+const STALE: &str = "NOERROR qr rd ra | here.example. A | 30 A 192.0.2.1 | | | opt 1232 ede=3";
+const HERE: &str = "here.example A rd edns";
+const GONE: &str = "gone.example A rd edns";
 
 /// Until an answer that was good for a second is no more.
 fn outlive() {
@@ -133,7 +133,7 @@ fn answers_outlive_an_upstream_that_is_silent() {
         "[forward]\ntimeout-ms = 2000\nattempts = 3\nclient-response-timeout-ms = 300",
     );
     let heimdall = settings.on_xdp(&lab);
-    assert_eq!(asker.udp(HERE), address("here.test", 10, 1));
+    assert_eq!(asker.udp(HERE), address("here.example", 10, 1));
     assert!(asker.udp(GONE).starts_with("NXDOMAIN "));
     puppet.does(Does::Nothing);
     outlive();
@@ -164,8 +164,8 @@ fn answers_outlive_an_upstream_that_is_silent() {
     puppet.does(Does::Answer(2, 60));
     wait(&heimdall, "/forwarder/answers", 4);
     assert!(heimdall.reload().unwrap().status.success());
-    assert_eq!(asker.udp(HERE), address("here.test", 60, 2));
-    assert_eq!(asker.tcp(HERE), address("here.test", 60, 2));
+    assert_eq!(asker.udp(HERE), address("here.example", 60, 2));
+    assert_eq!(asker.tcp(HERE), address("here.example", 60, 2));
 }
 
 #[test]
@@ -177,7 +177,7 @@ fn an_upstream_that_is_gone_is_not_asked_again_at_once() {
     let settings = Settings::new("[forward]\ntimeout-ms = 200");
     let heimdall = settings.on_xdp(&lab);
     let puppet = Puppet::new(&lab, Does::Answer(1, 1));
-    assert_eq!(asker.udp(HERE), address("here.test", 10, 1));
+    assert_eq!(asker.udp(HERE), address("here.example", 10, 1));
     drop(puppet);
     outlive();
     assert_eq!(asker.udp(HERE), STALE);
@@ -195,8 +195,8 @@ fn an_upstream_that_is_gone_is_not_asked_again_at_once() {
         "it has some seconds to come back"
     );
     assert_eq!(
-        asker.udp("other.test A rd edns"),
-        address("other.test", 60, 2)
+        asker.udp("other.example A rd edns"),
+        address("other.example", 60, 2)
     );
 }
 
@@ -209,12 +209,12 @@ fn without_stale_answers_there_is_servfail() {
     let asker = Asker::v4(&lab);
     let settings = "[cache]\nstale-max-age = 0\n[forward]\ntimeout-ms = 100\nattempts = 2";
     let _heimdall = Settings::new(settings).on_xdp(&lab);
-    assert_eq!(asker.udp(HERE), address("here.test", 10, 1));
+    assert_eq!(asker.udp(HERE), address("here.example", 10, 1));
     puppet.does(Does::Nothing);
     outlive();
     let reply = asker.udp(HERE);
     // EDE 22, No Reachable Authority; 23, Network Error.
-    let with = |ede: u16| format!("SERVFAIL qr rd ra | here.test. A | | | | opt 1232 ede={ede}");
+    let with = |ede: u16| format!("SERVFAIL qr rd ra | here.example. A | | | | opt 1232 ede={ede}");
     assert!(reply == with(22) || reply == with(23), "{reply}");
 }
 
@@ -226,8 +226,8 @@ fn failures_are_remembered_for_longer_and_longer() {
     let upstream = FakeUpstream::start(&lab, UPSTREAM).unwrap();
     let asker = Asker::v4(&lab);
     let _heimdall = Settings::new("").on_xdp(&lab);
-    const FAILING: &str = "servfail.test A rd edns";
-    let asked = || upstream.queries("servfail.test");
+    const FAILING: &str = "servfail.example A rd edns";
+    let asked = || upstream.queries("servfail.example");
 
     let replies = asker.udp_at_once(FAILING, 20);
     assert_eq!(replies.len(), 20);
@@ -271,12 +271,16 @@ fn a_name_that_does_not_exist_is_asked_for_once() {
             asked
         };
         assert_eq!(
-            asked(&["gone.test A", "gone.test AAAA", "GONE.test TXT"]),
+            asked(&["gone.example A", "gone.example AAAA", "GONE.example TXT"]),
             1,
             "{cut}"
         );
         assert_eq!(
-            asked(&["a.gone.test A", "b.c.gone.test A", "a.gone.test AAAA"]),
+            asked(&[
+                "a.gone.example A",
+                "b.c.gone.example A",
+                "a.gone.example AAAA"
+            ]),
             below,
             "{cut}"
         );
@@ -294,8 +298,8 @@ fn a_name_that_one_front_has_learnt_costs_no_query_on_another() {
     let puppet = Puppet::new(&lab, Does::Answer(1, 60));
     let asker = Asker::v4(&lab);
     let heimdall = Settings::new("").on_xdp(&lab);
-    assert_eq!(asker.udp(HERE), address("here.test", 60, 1));
-    assert_eq!(asker.tcp(HERE), address("here.test", 60, 1));
+    assert_eq!(asker.udp(HERE), address("here.example", 60, 1));
+    assert_eq!(asker.tcp(HERE), address("here.example", 60, 1));
     assert_eq!(puppet.asked().len(), 1);
     let stats = heimdall.stats().unwrap();
     assert_eq!(stats["workers"][0]["misses"], 1);
@@ -328,7 +332,7 @@ fn upstreams_see_the_configured_subnet_and_never_a_clients() {
             .iter()
             .enumerate()
         {
-            let name = format!("n{number}.test");
+            let name = format!("n{number}.example");
             let reply = asker.udp(&format!("{name} A rd edns {option}"));
             assert!(
                 reply.starts_with(&address(&name, 60, 1)),

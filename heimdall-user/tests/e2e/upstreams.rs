@@ -34,9 +34,9 @@ fn a_link_local_upstream_is_asked_on_its_interface() {
         assert!(shown.contains(&given), "{shown}");
 
         let _heimdall = Heimdall::on_xdp(&lab, program(), &["--upstream", address]).unwrap();
-        let got = Kdig::ask(&lab, &[&format!("@{SERVER_V4}"), "plain.test", "A"]).unwrap();
-        assert_eq!(got.answer, ["plain.test. 300 IN A 192.0.2.1"]);
-        assert_eq!(upstream.queries("plain.test"), count as u64 + 1);
+        let got = Kdig::ask(&lab, &[&format!("@{SERVER_V4}"), "plain.example", "A"]).unwrap();
+        assert_eq!(got.answer, ["plain.example. 300 IN A 192.0.2.1"]);
+        assert_eq!(upstream.queries("plain.example"), count as u64 + 1);
     }
 }
 
@@ -55,12 +55,12 @@ fn a_truncated_answer_that_tcp_does_not_complete_is_passed_on() {
     let heimdall = Heimdall::on_xdp(&lab, program(), &["--upstream", FIRST]).unwrap();
     let server = format!("@{SERVER_V4}");
     for count in 1..3 {
-        let got = Kdig::ask(&lab, &[&server, "large.test", "TXT", "+ignore"]).unwrap();
+        let got = Kdig::ask(&lab, &[&server, "large.example", "TXT", "+ignore"]).unwrap();
         assert_eq!(got.status, "NOERROR");
         assert!(got.flags.contains("tc"), "{}", got.flags);
         let forwarder = &heimdall.stats().unwrap()["forwarder"];
         assert_eq!(forwarder["truncated"], count, "it is not kept");
     }
-    let got = Kdig::ask(&lab, &[&server, "large.test", "TXT", "+tcp"]).unwrap();
+    let got = Kdig::ask(&lab, &[&server, "large.example", "TXT", "+tcp"]).unwrap();
     assert_eq!(got.status, "SERVFAIL", "over TCP there is no larger answer");
 }

@@ -59,6 +59,10 @@ pub(super) const RULES: &[Rule] = &[
         fits: |it| our_rcode(it) == Some(REFUSED) && is_not_forwarded(it),
     },
     Rule {
+        name: "queries without RD",
+        fits: |it| our_rcode(it) == Some(REFUSED) && !asked(it, RD),
+    },
+    Rule {
         name: "ANY",
         fits: |it| {
             let minimal = |rr: &super::normal::Rr| rr.rtype == HINFO;

@@ -28,7 +28,7 @@ const QUESTIONS: &[&str] = &[
     "version.bind TXT CH +norec",
     "id.server TXT CH +nsid",
     ". NS +dnssec +cookie=1122334455667788",
-    "1.0.53.10.in-addr.arpa PTR",
+    "1.0.18.198.in-addr.arpa PTR",
     "eXaMpLe.CoM A +norec",
 ];
 

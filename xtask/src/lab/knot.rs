@@ -129,7 +129,7 @@ fn configuration(path: &Path, server: &str, zones: &[Zone]) -> String {
 fn plain_zones() -> Vec<Zone> {
     vec![
         Zone::plain("example.com", forward_zone()),
-        Zone::plain("53.10.in-addr.arpa", reverse_zone().to_owned()),
+        Zone::plain("18.198.in-addr.arpa", reverse_zone().to_owned()),
     ]
 }
 
@@ -151,6 +151,6 @@ fn forward_zone() -> String {
 }
 
 fn reverse_zone() -> &'static str {
-    "$ORIGIN 53.10.in-addr.arpa.\n$TTL 3600\n@ SOA ns.example.com. hostmaster.example.com. 1 3600 600 86400 300\n\
+    "$ORIGIN 18.198.in-addr.arpa.\n$TTL 3600\n@ SOA ns.example.com. hostmaster.example.com. 1 3600 600 86400 300\n\
      @ NS ns.example.com.\n1.0 PTR ns.example.com.\n"
 }

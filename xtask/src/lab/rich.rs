@@ -127,7 +127,7 @@ pub const OWNERS: &[(&str, &[&str])] = &[
     ("text.example.com", &["TXT"]),
     ("big.example.com", &["TXT"]),
     ("x.wild.example.com", &["A"]),
-    ("1.0.53.10.in-addr.arpa", &["PTR"]),
+    ("1.0.18.198.in-addr.arpa", &["PTR"]),
 ];
 
 /// A name of 255 octets and one label of 63: the longest there are (RFC 1035 section 2.3.4).

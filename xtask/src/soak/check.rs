@@ -133,7 +133,7 @@ mod tests {
     /// A query for the first popular name that has a whole answer of this size or more, asked and
     /// sent at once.
     fn sent(least: usize, ledger: &Ledger) -> Sent {
-        let popular = (0..upstream::POPULAR).map(|rank| format!("w{rank}.popular.soak.test"));
+        let popular = (0..upstream::POPULAR).map(|rank| format!("w{rank}.popular.soak.example"));
         let queries = popular.map(|name| {
             let question = Question::new(name);
             let mut message = vec![1, 2, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];

@@ -144,7 +144,7 @@ impl World {
 
 /// The name of a rank.
 pub(super) fn popular_name(rank: usize) -> String {
-    format!("w{rank}.popular.soak.test")
+    format!("w{rank}.popular.soak.example")
 }
 
 /// What a client asks over UDP.
@@ -170,9 +170,9 @@ impl Kind {
     fn question(self, world: &World, random: &mut Random, number: u64) -> Question {
         match self {
             Self::Popular => world.popular(random),
-            Self::Tail => Question::new(format!("t{number}.tail.soak.test")),
-            Self::Flaky => Question::new(format!("f{}.flaky.soak.test", random.below(50))),
-            Self::Flood => Question::new(format!("{:016x}.flood.soak.test", random.next())),
+            Self::Tail => Question::new(format!("t{number}.tail.soak.example")),
+            Self::Flaky => Question::new(format!("f{}.flaky.soak.example", random.below(50))),
+            Self::Flood => Question::new(format!("{:016x}.flood.soak.example", random.next())),
         }
     }
 }

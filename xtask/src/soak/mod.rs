@@ -310,10 +310,10 @@ fn command(heimdall: &Heimdall, world: &World, mut random: Random) -> Result<u64
         let name = popular_name(rank);
         let arguments: &[&str] = match random.below(6) {
             0 | 1 => &["flush", &name],
-            2 => &["flush", "--zone", "tail.soak.test"],
-            3 => &["flush", "--zone", "flaky.soak.test"],
+            2 => &["flush", "--zone", "tail.soak.example"],
+            3 => &["flush", "--zone", "flaky.soak.example"],
             4 => &["dump", &name],
-            _ => &["dump", "--zone", "popular.soak.test", "--json"],
+            _ => &["dump", "--zone", "popular.soak.example", "--json"],
         };
         let time = world.ledger.now();
         let output = heimdall.command(arguments)?;

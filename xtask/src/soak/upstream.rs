@@ -3,10 +3,10 @@
 //!
 //! | name | what it is |
 //! |---|---|
-//! | `wN.popular.soak.test` | N is its rank; the ledger notes when it was asked |
-//! | `tN.tail.soak.test` | asked once |
-//! | `fN.flaky.soak.test` | now and then SERVFAIL, or silence |
-//! | `….flood.soak.test` | does not exist, and may be known for a minute |
+//! | `wN.popular.soak.example` | N is its rank; the ledger notes when it was asked |
+//! | `tN.tail.soak.example` | asked once |
+//! | `fN.flaky.soak.example` | now and then SERVFAIL, or silence |
+//! | `….flood.soak.example` | does not exist, and may be known for a minute |
 
 use std::{
     sync::atomic::{AtomicU64, Ordering::Relaxed},
@@ -51,7 +51,7 @@ impl Question {
     pub(super) fn rank(&self) -> Option<usize> {
         let (label, zone) = self.name.split_once('.')?;
         let rank = label.strip_prefix('w')?.parse().ok()?;
-        (zone == "popular.soak.test" && rank < POPULAR).then_some(rank)
+        (zone == "popular.soak.example" && rank < POPULAR).then_some(rank)
     }
 
     /// Reads a query; the length of header and question besides.
@@ -123,7 +123,7 @@ impl Ledger {
             self.asked[rank].store(self.now().as_millis() as u64, Relaxed);
             self.came.fetch_add(1, Relaxed);
         }
-        if question.name.ends_with(".flaky.soak.test") {
+        if question.name.ends_with(".flaky.soak.example") {
             match Random::new(hash(&question.name) ^ (self.now().as_secs() / 4)).below(3) {
                 0 => return vec![Reply::new(message, len).end(SERVFAIL)],
                 1 => return Vec::new(),
@@ -146,7 +146,7 @@ pub(super) fn right_reply(message: &[u8]) -> Option<Vec<u8>> {
     let mut random = Random::new(hash(&question.name) ^ u64::from(question.qtype) << 32);
     let mut reply = Reply::new(message, len);
     let zone = question.name.split_once('.')?.1;
-    if zone == "flood.soak.test" {
+    if zone == "flood.soak.example" {
         reply.denial(60);
         return Some(reply.end(NXDOMAIN));
     }
@@ -215,11 +215,15 @@ impl Reply {
     /// The SOA record that a denial comes with; it may be kept for so many seconds.
     fn denial(&mut self, minimum: u32) {
         self.authorities += 1;
-        let mut data = [wire_name("ns.soak.test"), wire_name("admin.soak.test")].concat();
+        let mut data = [
+            wire_name("ns.soak.example"),
+            wire_name("admin.soak.example"),
+        ]
+        .concat();
         for number in [1, 3600, 600, 86_400, minimum] {
             data.extend_from_slice(&number.to_be_bytes());
         }
-        self.write("soak.test", SOA, minimum, &data);
+        self.write("soak.example", SOA, minimum, &data);
     }
 
     fn write(&mut self, owner: &str, rtype: u16, ttl: u32, data: &[u8]) {

@@ -117,6 +117,11 @@ impl Blocklists {
         Ok((lists, reports))
     }
 
+    /// Whether no name is on any list.
+    pub fn is_empty(&self) -> bool {
+        self.map.is_none()
+    }
+
     /// Octets of the map.
     pub fn bytes(&self) -> usize {
         self.map

@@ -58,8 +58,8 @@ const fn tcp(rule: &'static str, query: &'static str, reply: &'static str) -> Sc
     }
 }
 
-/// The settings under which the scenarios hold; `{directory}` has the files `hosts`, `ads` and
-/// `malware`.
+/// The settings under which the scenarios hold; `{directory}` has the files of
+/// [`FILES`].
 pub(super) const SETTINGS: &str = r#"
 upstream = ["127.0.0.1:5300"]
 [forward]
@@ -76,6 +76,7 @@ records = [
     "printer.lan. 300 IN TXT \"two\" \"strings\"",
     "scanner.lan. 300 IN CNAME printer.lan.",
 ]
+special-names-except = ["168.192.in-addr.arpa"]
 [[blocklist]]
 file = "{directory}/ads"
 [[blocklist]]
@@ -84,10 +85,13 @@ action = "refused"
 [[blocklist]]
 file = "{directory}/trackers"
 action = "null"
+[[blocklist]]
+file = "{directory}/exceptions"
+action = "allow"
 "#;
 
 /// The files that the settings name.
-pub(super) const FILES: [(&str, &str); 4] = [
+pub(super) const FILES: [(&str, &str); 5] = [
     (
         "hosts",
         "10.9.8.6 nas.lan nas # the disks\nfd00::6 nas.lan\n",
@@ -95,6 +99,7 @@ pub(super) const FILES: [(&str, &str); 4] = [
     ("ads", "ads.ok\n# a comment\n"),
     ("malware", "malware.ok\n"),
     ("trackers", "0.0.0.0 tracker.ok\n"),
+    ("exceptions", "fine.ads.ok\nshop.ok\n"),
 ];
 
 #[rustfmt::skip] // a line a rule
@@ -102,7 +107,11 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     // The header.
     rule("a reply is never answered", "h1.ok. A qr rd", "nothing"),
     rule("RD, CD and the letters of the name come back; Z, AA and TC do not", "H2.oK. A rd cd z aa tc", "NOERROR qr rd ra cd | H2.oK. A | 300 A 192.0.2.1"),
-    rule("recursion is available, desired or not", "h3.ok. A", "NOERROR qr ra | h3.ok. A | 300 A 192.0.2.1"),
+    rule("without RD nothing is looked up", "h3.ok. A edns", "REFUSED qr ra | h3.ok. A | | | | opt 1232 ede=20"),
+    rule("recursion is available", "h3.ok. A rd", "NOERROR qr rd ra | h3.ok. A | 300 A 192.0.2.1"),
+    rule("without RD, from the cache", "h3.ok. A", "NOERROR qr ra | h3.ok. A | 300 A 192.0.2.1"),
+    rule("without RD, a local name", "printer.lan. A", "NOERROR qr ra | printer.lan. A | 300 A 10.9.8.7"),
+    rule("without RD, a blocked name", "ads.ok. AAAA", "NXDOMAIN qr ra | ads.ok. AAAA | | 60 SOA . . 1 3600 600 86400 60"),
     rule("AD to a client that sets AD, from a trusted upstream", "ad.h4. A rd ad", "NOERROR qr rd ra ad | ad.h4. A | 300 A 192.0.2.1"),
     rule("AD to a client that sets DO", "ad.h5. A rd edns do", "NOERROR qr rd ra ad | ad.h5. A | 300 A 192.0.2.1 | | | opt 1232 do"),
     rule("no AD to others", "ad.h6. A rd", "NOERROR qr rd ra | ad.h6. A | 300 A 192.0.2.1"),
@@ -168,6 +177,10 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     udp("the server's size: one too many", "big-1181.s5. TXT rd edns=4096", "NOERROR qr tc rd ra | big-1181.s5. TXT | | | | opt 1232"),
     udp("the server's size: just so many", "big-1180.s5. TXT rd edns=4096", "NOERROR qr rd ra | big-1180.s5. TXT | 300 TXT (1175 octets) | | | opt 1232"),
     udp("larger than the server's size", "big-3000.s6. TXT rd edns=4096", "NOERROR qr tc rd ra | big-3000.s6. TXT | | | | opt 1232"),
+    udp("additional records that do not fit are left out", "extra-30.s10. A rd", "NOERROR qr rd ra | extra-30.s10. A | 300 A 192.0.2.1 | 300 NS ns.ok."),
+    udp("with options, too", "extra-30.s11. A rd edns=600 option=3: option=10:2464c4abcf10c957", "NOERROR qr rd ra | extra-30.s11. A | 300 A 192.0.2.1 | 300 NS ns.ok. | | opt 1232 nsid=lab-1 cookie=24"),
+    udp("and then the servers", "servers-25.s12. A rd", "NOERROR qr rd ra | servers-25.s12. A | 300 A 192.0.2.1"),
+    udp("but not the proof of a wildcard", "proof-25.s13. A rd edns=512 do", "NOERROR qr tc rd ra | proof-25.s13. A | | | | opt 1232 do"),
     udp("what is cut keeps its response code", "nxlong.s9. A rd", "NXDOMAIN qr tc rd ra | nxlong.s9. A"),
     tcp("whole over TCP", "big-3000.s7. TXT rd", "NOERROR qr rd ra | big-3000.s7. TXT | 300 TXT (2988 octets)"),
     tcp("whole over TCP, large", "big-60000.s8. TXT rd edns", "NOERROR qr rd ra | big-60000.s8. TXT | 300 TXT (59765 octets) | | | opt 1232"),
@@ -199,6 +212,21 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     rule("its other name", "nas. A rd", "NOERROR qr rd ra | nas. A | 300 A 10.9.8.6"),
     rule("the name of a local address", "6.8.9.10.in-addr.arpa. PTR rd", "NOERROR qr rd ra | 6.8.9.10.in-addr.arpa. PTR | 300 PTR nas.lan."),
     rule("names below a local name are forwarded", "www.printer.lan. A rd", "NOERROR qr rd ra | www.printer.lan. A | 300 A 192.0.2.1"),
+    // Special names.
+    rule("localhost", "localhost. A rd", "NOERROR qr rd ra | localhost. A | 10800 A 127.0.0.1"),
+    rule("names below it", "A.LocalHost. AAAA rd edns", "NOERROR qr rd ra | A.LocalHost. AAAA | 10800 AAAA ::1 | | | opt 1232"),
+    rule("localhost has nothing else", "localhost. MX rd", "NOERROR qr rd ra | localhost. MX | | 10800 SOA localhost. nobody.invalid. 1 3600 1200 604800 10800"),
+    rule("test", "www.test. A rd edns", "NXDOMAIN qr rd ra | www.test. A | | test. 10800 SOA test. nobody.invalid. 1 3600 1200 604800 10800 | | opt 1232"),
+    rule("invalid", "www.INVALID. A rd", "NXDOMAIN qr rd ra | www.INVALID. A | | invalid. 10800 SOA invalid. nobody.invalid. 1 3600 1200 604800 10800"),
+    rule("onion", "a.b.onion. AAAA rd edns do", "NXDOMAIN qr rd ra | a.b.onion. AAAA | | onion. 10800 SOA onion. nobody.invalid. 1 3600 1200 604800 10800 | | opt 1232 do"),
+    rule("home.arpa", "nas.home.arpa. A rd", "NXDOMAIN qr rd ra | nas.home.arpa. A | | home.arpa. 10800 SOA home.arpa. nobody.invalid. 1 3600 1200 604800 10800"),
+    rule("the zone of a special name", "home.arpa. NS rd", "NOERROR qr rd ra | home.arpa. NS | 10800 NS home.arpa."),
+    rule("its DS records are its parent's", "home.arpa. DS rd", "NOERROR qr rd ra | home.arpa. DS | 300 DS cafe08010707070707070707070707070707070707070707"),
+    rule("discovery of resolvers", "_dns.resolver.arpa. SVCB rd", "NOERROR qr rd ra | _dns.resolver.arpa. SVCB | | resolver.arpa. 10800 SOA resolver.arpa. nobody.invalid. 1 3600 1200 604800 10800"),
+    rule("a private address without a name", "1.2.31.172.in-addr.arpa. PTR rd", "NXDOMAIN qr rd ra | 1.2.31.172.in-addr.arpa. PTR | | 31.172.in-addr.arpa. 10800 SOA 31.172.in-addr.arpa. nobody.invalid. 1 3600 1200 604800 10800"),
+    rule("a name above that of a local address", "8.9.10.in-addr.arpa. PTR rd", "NOERROR qr rd ra | 8.9.10.in-addr.arpa. PTR | | 10.in-addr.arpa. 10800 SOA 10.in-addr.arpa. nobody.invalid. 1 3600 1200 604800 10800"),
+    rule("a private zone that is excepted", "1.168.192.in-addr.arpa. TXT rd", "NOERROR qr rd ra | 1.168.192.in-addr.arpa. TXT | 300 TXT text"),
+    rule("other reverse zones", "1.2.0.198.in-addr.arpa. TXT rd", "NOERROR qr rd ra | 1.2.0.198.in-addr.arpa. TXT | 300 TXT text"),
     // Blocklists.
     rule("a blocked name, and why", "ads.ok. A rd edns", "NXDOMAIN qr rd ra | ads.ok. A | | 60 SOA . . 1 3600 600 86400 60 | | opt 1232 ede=15"),
     rule("a name below a blocked one", "a.b.ADS.ok. A rd", "NXDOMAIN qr rd ra | a.b.ADS.ok. A | | 60 SOA . . 1 3600 600 86400 60"),
@@ -207,5 +235,11 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     rule("blocked with the null address, IPv6", "tracker.ok. AAAA rd", "NOERROR qr rd ra | tracker.ok. AAAA | 60 AAAA ::"),
     rule("blocked with the null address, other types", "tracker.ok. MX rd", "NOERROR qr rd ra | tracker.ok. MX | | 60 SOA . . 1 3600 600 86400 60"),
     rule("a hosts line blocks no names below", "www.tracker.ok. A rd", "NOERROR qr rd ra | www.tracker.ok. A | 300 A 192.0.2.1"),
+    rule("an alias of a blocked name", "cloaked.ok. A rd edns", "NXDOMAIN qr rd ra | cloaked.ok. A | | 60 SOA . . 1 3600 600 86400 60 | | opt 1232 ede=15"),
+    rule("with its target compressed", "compressed.ok. AAAA rd", "NXDOMAIN qr rd ra | compressed.ok. AAAA | | 60 SOA . . 1 3600 600 86400 60"),
+    rule("a blocked name at the end of a chain", "chained.ok. A rd edns do", "REFUSED qr rd ra | chained.ok. A | | | | opt 1232 do ede=15"),
+    rule("an alias of a name with the null address", "tracked.ok. A rd edns", "NOERROR qr rd ra | tracked.ok. A | 60 A 0.0.0.0 | | | opt 1232 ede=15"),
+    rule("an alias of an exception", "excepted.ok. A rd", "NOERROR qr rd ra | excepted.ok. A | 300 CNAME fine.ads.ok., fine.ads.ok. 200 A 192.0.2.7"),
+    rule("an exception's alias of a blocked name", "cloaked.shop.ok. A rd", "NOERROR qr rd ra | cloaked.shop.ok. A | 300 CNAME CDN.ads.ok., CDN.ads.ok. 200 A 192.0.2.7"),
     rule("a name that only ends alike", "myads.ok. A rd", "NOERROR qr rd ra | myads.ok. A | 300 A 192.0.2.1"),
 ];

@@ -1,10 +1,12 @@
 //! An upstream whose answer depends on nothing but the question: the first label says which.
 
 const A: u16 = 1;
+const NS: u16 = 2;
 const CNAME: u16 = 5;
 const SOA: u16 = 6;
 const TXT: u16 = 16;
 const AAAA: u16 = 28;
+const DS: u16 = 43;
 const RRSIG: u16 = 46;
 const NSEC: u16 = 47;
 const HTTPS: u16 = 65;
@@ -49,6 +51,16 @@ impl Response {
         self.msg.extend_from_slice(options);
     }
 
+    /// An alias, or a chain of them, and the address of the last name.
+    fn chain(&mut self, targets: &[&[u8]]) {
+        let mut owner: &[u8] = &[0xc0, 12];
+        for target in targets {
+            self.add(0, owner, CNAME, 300, target);
+            owner = target;
+        }
+        self.add(0, owner, A, 200, &[192, 0, 2, 7]);
+    }
+
     /// What the upstream has for a type, under a name that has everything.
     fn everything(&mut self, qtype: u16, ttl: u32) {
         match qtype {
@@ -61,6 +73,8 @@ impl Response {
             TXT => self.answer(TXT, ttl, b"\x04text"),
             // Priority 1, the name itself, alpn=h2.
             HTTPS => self.answer(HTTPS, ttl, &[0, 1, 0, 0, 1, 0, 3, 2, b'h', b'2']),
+            // Key tag, algorithm 8, digest type 1 (RFC 4034 section 5.1).
+            DS => self.answer(DS, ttl, &[&[0xca, 0xfe, 8, 1][..], &[7; 20]].concat()),
             RRSIG => self.answer(RRSIG, ttl, SIGNATURE),
             NSEC => self.answer(NSEC, ttl, &[0, 0, 1, 0x40]),
             other => self.answer(other, ttl, &[0xca, 0xfe]),
@@ -144,9 +158,33 @@ pub(super) fn respond(query: &[u8], over_tcp: bool) -> Option<Vec<u8>> {
             response.answer(TXT, 300, &text);
         }
         "big" => response.flags |= 0x0200,
-        "alias" => {
-            response.answer(CNAME, 300, b"\x06target\x02ok\0");
-            response.add(0, b"\x06target\x02ok\0", A, 200, &[192, 0, 2, 7]);
+        "alias" => response.chain(&[b"\x06target\x02ok\0"]),
+        // Aliases of names on the lists.
+        "cloaked" => response.chain(&[b"\x03CDN\x03ads\x02ok\0"]),
+        "compressed" => {
+            let zone = 12 + 1 + first.len() as u8;
+            response.chain(&[&[3, b'a', b'd', b's', 0xc0, zone]]);
+        }
+        "chained" => response.chain(&[b"\x03mid\x02ok\0", b"\x07malware\x02ok\0"]),
+        "tracked" => response.chain(&[b"\x07tracker\x02ok\0"]),
+        "excepted" => response.chain(&[b"\x04fine\x03ads\x02ok\0"]),
+        // So many additional records, servers, or records that prove a wildcard.
+        "extra" => {
+            response.everything(qtype, 300);
+            response.add(1, &[0xc0, 12], NS, 300, b"\x02ns\x02ok\0");
+            for last in 0..number {
+                response.add(2, b"\x02ns\x02ok\0", A, 300, &[192, 0, 2, last as u8]);
+            }
+        }
+        "servers" | "proof" => {
+            response.everything(qtype, 300);
+            for last in 0..number {
+                let server = [2, b'n', b'a' + last as u8, 2, b'o', b'k', 0];
+                match kind {
+                    "servers" => response.add(1, &[0xc0, 12], NS, 300, &server),
+                    _ => response.add(1, &server, NSEC, 300, &[0, 0, 1, 0x40]),
+                }
+            }
         }
         // An OPT record with a client subnet, a cookie and padding, which are between us two.
         "chatty" => {

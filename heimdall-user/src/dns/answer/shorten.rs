@@ -1,0 +1,98 @@
+//! What is left of an answer that does not fit whole (RFC 2181 section 9).
+//!
+//! TC tells the client that something it needs is missing. The additional section, and most
+//! authority sections, only say more than was asked: they are left out first. Sections go whole, so
+//! that no RRset is sent in part or without its signatures.
+
+use super::{AnswerRef, FIXED, SUM, end_of_body_name};
+use crate::{
+    checksum,
+    dns::{header::rcode, rrtype, u16_at},
+};
+
+/// An answer without its last sections.
+pub(in crate::dns) struct Shortened<'a> {
+    fixed: [u8; FIXED],
+    body: &'a [u8],
+    ttls: &'a [u8],
+}
+
+impl Shortened<'_> {
+    /// A view of what is left.
+    pub(in crate::dns) fn as_ref(&self) -> AnswerRef<'_> {
+        AnswerRef {
+            fixed: &self.fixed,
+            body: self.body,
+            ttls: self.ttls,
+        }
+    }
+}
+
+impl<'a> AnswerRef<'a> {
+    /// The answer to a question for `qtype`, which ends at offset `start` of its message, with a
+    /// body of at most `room` octets: without the additional section and, if that is not enough,
+    /// without the authority section. `None` if what the client needs does not fit.
+    ///
+    /// The authority section is needed unless the question is answered by records of its type: a
+    /// denial has its SOA record there (RFC 2308 section 2), a referral its servers. NSEC and NSEC3
+    /// records prove that a wildcard applied (RFC 4035 section 3.1.3.3) and are needed, too.
+    pub(in crate::dns) fn shortened(
+        &self,
+        start: usize,
+        qtype: u16,
+        room: usize,
+    ) -> Option<Shortened<'a>> {
+        let [a0, a1, n0, n1, _, _] = self.counts();
+        let [answers, authorities] = [[a0, a1], [n0, n1]].map(u16::from_be_bytes);
+        let (mut at, mut answered, mut proof) = (0, false, false);
+        for _ in 0..answers {
+            let (rtype, next) = self.record(at, start)?;
+            answered |= rtype == qtype;
+            at = next;
+        }
+        let answer_end = at;
+        for _ in 0..authorities {
+            let (rtype, next) = self.record(at, start)?;
+            proof |= matches!(rtype, rrtype::NSEC | rrtype::NSEC3);
+            at = next;
+        }
+        let authority_is_extra = answered && !proof && self.rcode() == rcode::NOERROR;
+        if at <= room {
+            self.first(answers, authorities, at)
+        } else if authority_is_extra && answer_end <= room {
+            self.first(answers, 0, answer_end)
+        } else {
+            None
+        }
+    }
+
+    /// The type of the record at `at` of the body, and where the record ends.
+    fn record(&self, at: usize, start: usize) -> Option<(u16, usize)> {
+        let fixed = end_of_body_name(self.body, at, start)?;
+        let end = fixed + 10 + usize::from(u16_at(self.body, fixed + 8)?);
+        Some((u16_at(self.body, fixed)?, end))
+    }
+
+    /// The first records, which end at `end` of the body.
+    fn first(&self, answers: u16, authorities: u16, end: usize) -> Option<Shortened<'a>> {
+        let records = usize::from(answers) + usize::from(authorities);
+        let body = self.body.get(..end)?;
+        let ttls = self.ttls.get(..2 * records)?;
+        let [a0, a1] = answers.to_be_bytes();
+        let [n0, n1] = authorities.to_be_bytes();
+        let mut fixed = *self.fixed;
+        put(&mut fixed, 4, (body.len() as u16).to_le_bytes())?;
+        put(&mut fixed, 6, (records as u16).to_le_bytes())?;
+        put(&mut fixed, 8, [a0, a1, n0, n1, 0, 0])?;
+        put(&mut fixed, SUM, checksum::fold(checksum::add(0, body)))?;
+        Some(Shortened { fixed, body, ttls })
+    }
+}
+
+fn put<const N: usize>(fixed: &mut [u8; FIXED], at: usize, octets: [u8; N]) -> Option<()> {
+    *fixed.get_mut(at..)?.first_chunk_mut()? = octets;
+    Some(())
+}
+
+#[cfg(test)]
+mod tests;
