@@ -15,6 +15,7 @@ pub fn config(text: &[u8]) {
     };
     let host = Host {
         addresses: vec![[10, 0, 0, 1].into()],
+        link_local: Vec::new(),
         cores: [0, 1].into(),
         control: Some("/run/heimdall/control.sock".into()),
     };

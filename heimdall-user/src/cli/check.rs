@@ -1,11 +1,11 @@
 //! `heimdall check`: are the settings good, and what do they come to?
 
-use std::fmt::Display;
+use std::{fmt::Display, net::SocketAddr};
 
 use clap::Args;
 
 use super::{print, table::Table};
-use crate::config::{Backend, Config, Flags, Host, PolicyConfig, Size};
+use crate::config::{Backend, Config, Flags, Host, PolicyConfig, Size, Zoned};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -37,8 +37,8 @@ fn describe(config: &Config) -> String {
     let mut table = Table::default();
     let mut row = |name: &str, value: String| table.row([name.to_owned(), value]);
     row("backend", backend(config));
-    row("listen", join(&config.listen));
-    row("upstream", join(&config.upstreams));
+    row("listen", addresses(&config.listen));
+    row("upstream", addresses(&config.upstreams));
     row("control", config.control.display().to_string());
     row("max UDP reply", format!("{} octets", config.max_udp_size));
     row("cache", format!("{} a thread", Size(config.cache_bytes)));
@@ -184,6 +184,10 @@ fn workers(config: &Config) -> String {
             "not verified"
         },
     )
+}
+
+fn addresses(list: &[SocketAddr]) -> String {
+    join(&list.iter().copied().map(Zoned).collect::<Vec<_>>())
 }
 
 fn join(items: &[impl Display]) -> String {

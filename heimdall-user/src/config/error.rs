@@ -1,9 +1,14 @@
 //! Where a bad value stands and what is wrong with it.
 
-use std::{fmt, io, net::SocketAddr, path::PathBuf};
+use std::{
+    fmt, io,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    path::PathBuf,
+};
 
 use thiserror::Error;
 
+use super::values::Zoned;
 use crate::answer::access::PrefixError;
 
 /// Why there is no configuration to run with. One line each.
@@ -74,6 +79,15 @@ pub enum Problem {
         "{0:?} is not an address; write ADDR or ADDR:PORT, an IPv6 address with a port in [brackets]"
     )]
     Upstream(String),
+    /// A link-local address without the interface that its link is on.
+    #[error("{0} is link-local and holds on one link only; add its interface, like {0}%eth0")]
+    NoZone(Ipv6Addr),
+    /// An address that is not link-local, with an interface.
+    #[error("{0} is not link-local; leave out the % and what follows it")]
+    ZoneOfGlobal(IpAddr),
+    /// No such interface.
+    #[error("there is no interface {0:?}; `ip link` lists those of this host")]
+    Zone(String),
     /// A name that no interface can have.
     #[error("{0:?} is not an interface name; write IF or IF:QUEUES, like eth0 or eth0:0-3")]
     Interface(String),
@@ -110,7 +124,8 @@ pub enum Problem {
     NoUpstream,
     /// The upstream is ourselves.
     #[error(
-        "upstream {upstream} is our own listen address {listen}: queries would go round for ever; name another resolver, or listen elsewhere"
+        "upstream {} is our own listen address {}: queries would go round for ever; name another resolver, or listen elsewhere",
+        Zoned(*upstream), Zoned(*listen)
     )]
     Loop {
         /// The upstream.

@@ -13,13 +13,16 @@ mod resolve;
 mod values;
 
 use std::{
-    collections::BTreeSet, net::IpAddr, net::SocketAddr, path::Path, path::PathBuf, time::Duration,
+    collections::BTreeSet,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    path::{Path, PathBuf},
+    time::Duration,
 };
 
 pub use error::{ConfigError, Place, Problem};
 pub use flags::Flags;
 pub use policy::{BlocklistConfig, CookieConfig, IdentityConfig, PolicyConfig, RecordConfig};
-pub use values::{Backend, InterfaceConfig, ListenAddr, Size, UpstreamAddr};
+pub use values::{Backend, InterfaceConfig, ListenAddr, Size, UpstreamAddr, Zoned};
 
 use crate::{answer::access::Prefix, dns::TtlLimits};
 
@@ -116,8 +119,10 @@ impl XdpConfig {
 /// What the checks need to know about the machine.
 #[derive(Clone, Debug, Default)]
 pub struct Host {
-    /// Addresses of all interfaces.
+    /// Addresses of all interfaces but for link-local ones.
     pub addresses: Vec<IpAddr>,
+    /// Link-local IPv6 addresses, each with the index of its interface.
+    pub link_local: Vec<(Ipv6Addr, u32)>,
     /// Cores that this process may run on.
     pub cores: BTreeSet<usize>,
     /// Where the control socket goes unless told otherwise.
@@ -125,18 +130,31 @@ pub struct Host {
 }
 
 impl Host {
+    /// Whether a packet to this address comes to this host.
+    fn has(&self, address: SocketAddr) -> bool {
+        match address {
+            SocketAddr::V6(v6) if v6.ip().is_unicast_link_local() => {
+                self.link_local.contains(&(*v6.ip(), v6.scope_id()))
+            }
+            other => other.ip().is_loopback() || self.addresses.contains(&other.ip()),
+        }
+    }
+
     /// Asks the kernel. What it does not tell is left empty, and the check of it skipped.
     pub fn read() -> Self {
         use nix::{ifaddrs::getifaddrs, sched, unistd::Pid};
-        let addresses = getifaddrs()
-            .into_iter()
-            .flatten()
-            .filter_map(|interface| {
-                let address = interface.address?;
-                let v4 = address.as_sockaddr_in().map(|v4| IpAddr::from(v4.ip()));
-                v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::from(v6.ip())))
-            })
-            .collect();
+        let mut addresses = Vec::new();
+        let mut link_local = Vec::new();
+        for address in getifaddrs().into_iter().flatten().filter_map(|i| i.address) {
+            match (address.as_sockaddr_in(), address.as_sockaddr_in6()) {
+                (Some(v4), _) => addresses.push(v4.ip().into()),
+                (None, Some(v6)) if v6.ip().is_unicast_link_local() => {
+                    link_local.push((v6.ip(), v6.scope_id()));
+                }
+                (None, Some(v6)) => addresses.push(v6.ip().into()),
+                (None, None) => {}
+            }
+        }
         let cores = sched::sched_getaffinity(Pid::from_raw(0))
             .map(|set| {
                 (0..sched::CpuSet::count())
@@ -146,6 +164,7 @@ impl Host {
             .unwrap_or_default();
         Self {
             addresses,
+            link_local,
             cores,
             control: default_control(),
         }

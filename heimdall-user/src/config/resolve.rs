@@ -11,7 +11,7 @@ use toml::Spanned;
 
 use super::{
     Backend, Config, ConfigError, Flags, ForwardConfig, Host, InterfaceConfig, Place, Problem,
-    Size, SnapshotConfig, XdpConfig,
+    Size, SnapshotConfig, XdpConfig, Zoned,
     file::{CacheTable, File, ForwardTable, Key, List, XdpTable, place},
     policy,
 };
@@ -215,12 +215,18 @@ fn upstream_addresses(
 /// Whether a query to `to` arrives at our own listener.
 fn reaches(listener: SocketAddr, to: SocketAddr, host: &Host) -> bool {
     let ours = if listener.ip().is_unspecified() {
-        listener.is_ipv4() == to.is_ipv4()
-            && (to.ip().is_loopback() || host.addresses.contains(&to.ip()))
+        listener.is_ipv4() == to.is_ipv4() && host.has(to)
     } else {
-        listener.ip() == to.ip()
+        listener.ip() == to.ip() && scope_id(listener) == scope_id(to)
     };
     ours && listener.port() == to.port()
+}
+
+fn scope_id(address: SocketAddr) -> u32 {
+    match address {
+        SocketAddr::V6(v6) => v6.scope_id(),
+        SocketAddr::V4(_) => 0,
+    }
 }
 
 /// The values, if none is there twice.
@@ -228,7 +234,7 @@ fn once(given: impl Iterator<Item = Sourced<SocketAddr>>) -> Result<Vec<SocketAd
     let mut seen = Vec::new();
     for item in given {
         if seen.contains(&item.value) {
-            return Err(item.bad(Problem::Twice(item.value.to_string())));
+            return Err(item.bad(Problem::Twice(Zoned(item.value).to_string())));
         }
         seen.push(item.value);
     }

@@ -8,6 +8,11 @@ use crate::answer::blocklist::Action;
 fn host() -> Host {
     Host {
         addresses: vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
+        // Index 1 is the loopback interface of every network namespace.
+        link_local: vec![
+            ("fe80::1".parse().unwrap(), 1),
+            ("fe80::2".parse().unwrap(), 2),
+        ],
         cores: BTreeSet::from([0, 1]),
         control: Some(PathBuf::from("/run/heimdall/control.sock")),
     }
@@ -123,6 +128,50 @@ const BAD: &[(&str, &str)] = &[
     (
         "\n\nupstream = [\"192.0.2.1\"]",
         "heimdall.toml:3: key `upstream`: upstream 192.0.2.1:53 is our own listen address 0.0.0.0:53: queries would go round for ever; name another resolver, or listen elsewhere",
+    ),
+    (
+        "\nupstream = [\"fe80::53\"]",
+        "heimdall.toml:2: key `upstream`: fe80::53 is link-local and holds on one link only; add its interface, like fe80::53%eth0",
+    ),
+    (
+        "upstream = [\"[fe80::53%nowhere]:5353\"]",
+        "heimdall.toml:1: key `upstream`: there is no interface \"nowhere\"; `ip link` lists those of this host",
+    ),
+    (
+        "upstream = [\"fe80::53%4294967295\"]",
+        "heimdall.toml:1: key `upstream`: there is no interface \"4294967295\"; `ip link` lists those of this host",
+    ),
+    (
+        "upstream = [\"fe80::53%\"]",
+        "heimdall.toml:1: key `upstream`: there is no interface \"\"; `ip link` lists those of this host",
+    ),
+    (
+        "upstream = [\"2001:db8::53%lo\"]",
+        "heimdall.toml:1: key `upstream`: 2001:db8::53 is not link-local; leave out the % and what follows it",
+    ),
+    (
+        "upstream = [\"192.0.2.53%lo:53\"]",
+        "heimdall.toml:1: key `upstream`: 192.0.2.53 is not link-local; leave out the % and what follows it",
+    ),
+    (
+        "upstream = [\"[fe80::53%lo:53\"]",
+        "heimdall.toml:1: key `upstream`: \"[fe80::53%lo:53\" is not an address; write ADDR or ADDR:PORT, an IPv6 address with a port in [brackets]",
+    ),
+    (
+        "upstream = [\"fe80::53%lo\", \"[fe80::53%1]:53\"]",
+        "heimdall.toml:1: key `upstream`: [fe80::53%lo]:53 is given twice; name it once",
+    ),
+    (
+        "upstream = [\"fe80::1%lo\"]",
+        "heimdall.toml:1: key `upstream`: upstream [fe80::1%lo]:53 is our own listen address [::]:53: queries would go round for ever; name another resolver, or listen elsewhere",
+    ),
+    (
+        "upstream = [\"192.0.2.53\"]\nlisten = [\"[fe80::1]:53\"]",
+        "heimdall.toml:2: key `listen`: fe80::1 is link-local and holds on one link only; add its interface, like fe80::1%eth0",
+    ),
+    (
+        "upstream = [\"192.0.2.53\"]\nlisten = [\"fe80::1%lo\"]",
+        "heimdall.toml:2: key `listen`: \"fe80::1%lo\" is not an address and port; write ADDR:PORT, an IPv6 address in [brackets]",
     ),
     (
         "",
@@ -411,6 +460,33 @@ fn workers_take_the_cores_in_turn() {
         },
     );
     assert_eq!(unknown.unwrap().xdp.cpu(0), None);
+}
+
+#[test]
+fn link_local_addresses_have_a_zone() {
+    let text = r#"
+        listen = ["[fe80::1%lo]:5300"]
+        upstream = ["fe80::53%lo", "[fe80::53%1]:5353", "fe80::2%lo", "[2001:db8::53]"]
+    "#;
+    let error = from_file(text).unwrap_err().to_string();
+    assert!(
+        error.contains("\"[2001:db8::53]\" is not an address"),
+        "{error}"
+    );
+    // fe80::2 is an address of this host, but on another link.
+    let config = from_file(&text.replace(", \"[2001:db8::53]\"", "")).unwrap();
+    let shown = |addresses: &[SocketAddr]| -> Vec<_> {
+        let shown = addresses.iter().map(|&address| Zoned(address).to_string());
+        shown.collect()
+    };
+    let upstreams = ["[fe80::53%lo]:53", "[fe80::53%lo]:5353", "[fe80::2%lo]:53"];
+    assert_eq!(shown(&config.upstreams), upstreams);
+    assert_eq!(shown(&config.listen), ["[fe80::1%lo]:5300"]);
+    for address in config.upstreams {
+        assert!(matches!(address, SocketAddr::V6(v6) if v6.scope_id() == 1));
+    }
+    let others = ["192.0.2.1:53", "[2001:db8::1]:53"].map(|text| text.parse().unwrap());
+    assert_eq!(shown(&others), ["192.0.2.1:53", "[2001:db8::1]:53"]);
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::{
     str::FromStr,
 };
 
+use nix::net::if_::{if_indextoname, if_nametoindex};
 use serde::{
     Deserialize, Deserializer,
     de::{self, Visitor},
@@ -94,10 +95,7 @@ impl FromStr for ListenAddr {
     type Err = Problem;
 
     fn from_str(text: &str) -> Result<Self, Problem> {
-        match text.parse::<SocketAddr>() {
-            Ok(address) if address.port() != 0 => Ok(Self(address)),
-            _ => Err(Problem::Listen(text.to_owned())),
-        }
+        socket_address(text, None, Problem::Listen).map(Self)
     }
 }
 
@@ -109,10 +107,88 @@ impl FromStr for UpstreamAddr {
     type Err = Problem;
 
     fn from_str(text: &str) -> Result<Self, Problem> {
-        let bare = text.parse::<IpAddr>().map(|ip| (ip, DNS_PORT).into());
-        match text.parse::<SocketAddr>().or(bare) {
-            Ok(address) if address.port() != 0 => Ok(Self(address)),
-            _ => Err(Problem::Upstream(text.to_owned())),
+        socket_address(text, Some(DNS_PORT), Problem::Upstream).map(Self)
+    }
+}
+
+/// Parses `ADDR:PORT`, or `ADDR` alone if there is a default port.
+///
+/// A link-local IPv6 address needs a zone, `fe80::1%eth0` or `[fe80::1%eth0]:53`: the name or the
+/// index of an interface (RFC 4007 section 11), which has to exist. It becomes the scope ID.
+///
+/// # Errors
+/// `malformed`, with the text; or what is wrong with the zone.
+fn socket_address(
+    text: &str,
+    default_port: Option<u16>,
+    malformed: fn(String) -> Problem,
+) -> Result<SocketAddr, Problem> {
+    let (bare, zone) = split_zone(text);
+    let with_port = bare.parse::<SocketAddr>().ok();
+    let address = with_port.or_else(|| Some((bare.parse::<IpAddr>().ok()?, default_port?).into()));
+    let address = address.filter(|address| address.port() != 0);
+    match (address, zone) {
+        (Some(SocketAddr::V6(mut v6)), zone) if v6.ip().is_unicast_link_local() => {
+            let zone = zone.ok_or(Problem::NoZone(*v6.ip()))?;
+            v6.set_scope_id(interface_index(zone)?);
+            Ok(v6.into())
+        }
+        (Some(address), None) => Ok(address),
+        (Some(address), Some(_)) => Err(Problem::ZoneOfGlobal(address.ip())),
+        (None, _) => Err(malformed(text.to_owned())),
+    }
+}
+
+/// Takes the zone out of `ADDR%ZONE` or `[ADDR%ZONE]:PORT`.
+fn split_zone(text: &str) -> (String, Option<&str>) {
+    let Some((address, rest)) = text.split_once('%') else {
+        return (text.to_owned(), None);
+    };
+    let zone = if text.starts_with('[') {
+        rest.rsplit_once(']').map_or(rest, |(zone, _)| zone)
+    } else {
+        rest
+    };
+    let rest = rest.strip_prefix(zone).unwrap_or_default();
+    (format!("{address}{rest}"), Some(zone))
+}
+
+/// The index of an interface that is given by name or by index.
+fn interface_index(zone: &str) -> Result<u32, Problem> {
+    let by_index = || {
+        zone.parse()
+            .ok()
+            .filter(|&index| interface_name(index).is_some())
+    };
+    if_nametoindex(zone)
+        .ok()
+        .or_else(by_index)
+        .ok_or_else(|| Problem::Zone(zone.to_owned()))
+}
+
+/// The name of the interface with this index, if there is one.
+fn interface_name(index: u32) -> Option<String> {
+    // nix 0.31 takes the null pointer that stands for an error as success, with an empty name.
+    let name = if_indextoname(index).ok()?.into_string().ok()?;
+    (!name.is_empty()).then_some(name)
+}
+
+/// Displays an address and port with the interface's name as the zone, where there is one.
+#[derive(Clone, Copy, Debug)]
+pub struct Zoned(pub SocketAddr);
+
+impl fmt::Display for Zoned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scoped = match self.0 {
+            SocketAddr::V6(v6) if v6.scope_id() != 0 => interface_name(v6.scope_id()),
+            _ => None,
+        };
+        match scoped {
+            Some(name) => {
+                write!(f, "[{}%{name}]:{}", self.0.ip(), self.0.port())
+            }
+            // If the interface has gone, the scope ID says which it was.
+            None => self.0.fmt(f),
         }
     }
 }
