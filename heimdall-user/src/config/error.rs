@@ -142,6 +142,16 @@ pub enum Problem {
     /// One value twice.
     #[error("{0} is given twice; name it once")]
     Twice(String),
+    /// An address that a wildcard covers.
+    #[error(
+        "{} is one of the addresses that {wildcard} stands for, and both cannot be bound; name one of the two", Zoned(*address)
+    )]
+    Overlap {
+        /// The address.
+        address: SocketAddr,
+        /// The wildcard of the same family and port.
+        wildcard: SocketAddr,
+    },
     /// One interface twice.
     #[error("interface {0} is given twice; name it once, with all its queues, like {0}:0,1")]
     InterfaceTwice(String),

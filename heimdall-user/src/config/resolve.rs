@@ -182,12 +182,27 @@ fn interfaces_once(
 fn listen_addresses(
     given: impl Iterator<Item = Sourced<SocketAddr>>,
 ) -> Result<Vec<SocketAddr>, ConfigError> {
-    let mut listen = once(given)?;
+    let given: Vec<_> = given.collect();
+    for item in &given {
+        if let Some(wildcard) = given.iter().find(|other| covers(other.value, item.value)) {
+            let (address, wildcard) = (item.value, wildcard.value);
+            return Err(item.bad(Problem::Overlap { address, wildcard }));
+        }
+    }
+    let mut listen = once(given.into_iter())?;
     if listen.is_empty() {
         listen.push((Ipv4Addr::UNSPECIFIED, 53).into());
         listen.push((Ipv6Addr::UNSPECIFIED, 53).into());
     }
     Ok(listen)
+}
+
+/// Whether `wildcard` is one and stands for `address`, which is none.
+fn covers(wildcard: SocketAddr, address: SocketAddr) -> bool {
+    wildcard.ip().is_unspecified()
+        && !address.ip().is_unspecified()
+        && wildcard.is_ipv4() == address.is_ipv4()
+        && wildcard.port() == address.port()
 }
 
 fn upstream_addresses(
