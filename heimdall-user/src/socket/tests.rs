@@ -17,6 +17,7 @@ use crate::{
     cache::Cache,
     clock::Clock,
     dns::{NameHasher, reply::Server},
+    exit::OnExit,
     forward::{
         Forwarder, Handle, Mailbox, Prepared, Settings,
         testing::{Seen, Upstream, bare, closed_address, query, response},
@@ -44,6 +45,7 @@ fn parts(core: Core, forwarder: Handle, mailbox: Arc<Mailbox>, max_pending: usiz
         mailbox,
         front: 0,
         max_pending,
+        on_exit: OnExit::default(),
     }
 }
 
@@ -472,14 +474,6 @@ fn what_cannot_be_bound_is_told_in_one_line() {
              stop it or listen elsewhere",
             address.port()
         )
-    );
-    let absent: SocketAddr = "192.0.2.1:5353".parse().unwrap();
-    let error = Listeners::bind(&[absent]).unwrap_err();
-    assert!(matches!(error, SocketError::NotHere { .. }));
-    assert!(
-        error
-            .to_string()
-            .starts_with("this host has no address 192.0.2.1")
     );
     let held = Listeners::bind(&["0.0.0.0:0".parse().unwrap()]).unwrap();
     let again = Listeners::bind(&held.local_addresses());
