@@ -65,7 +65,9 @@ pub(super) fn serve(
         .map_err(|error| anyhow!("cannot catch signals: {error}"))?;
     let config = settings()?;
     log_to_stderr(log.as_deref());
-    let server = Server::start(&config, settings)?;
+    // Closed, the signals end as if there would come no more.
+    let handle = signals.handle();
+    let server = Server::start(&config, settings, move || handle.close())?;
     info!("ready: {}", server.summary());
     for signal in signals.forever() {
         if signal == SIGHUP {
@@ -77,9 +79,16 @@ pub(super) fn serve(
         info!("{name}: stopping");
         break;
     }
+    let failed = server.failed();
     server.stop();
     info!("stopped");
-    Ok(())
+    match failed {
+        Some(thread) => Err(anyhow!(
+            "the {thread} thread ended, without which queries are not answered; see the log, and \
+             start it again"
+        )),
+        None => Ok(()),
+    }
 }
 
 /// Takes a filter that can be read.

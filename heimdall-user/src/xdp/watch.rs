@@ -1,4 +1,4 @@
-//! Notice when addresses come and go.
+//! Notice when interfaces and addresses come and go.
 
 use std::{
     io,
@@ -9,8 +9,8 @@ use netlink_sys::{Socket, protocols::NETLINK_ROUTE};
 
 use super::XdpError;
 
-/// Reports that addresses of some interface of this network namespace have changed. It does not
-/// say which: ask [`super::Interface::addresses`] again.
+/// Reports that some interface of this network namespace, or its addresses, have changed. It does
+/// not say which: ask [`super::Interface::find`] and [`super::Interface::addresses`] again.
 pub struct AddressWatch {
     socket: Socket,
 }
@@ -26,7 +26,11 @@ impl AddressWatch {
             let mut socket = Socket::new(NETLINK_ROUTE)?;
             socket.bind_auto()?;
             socket.set_non_blocking(true)?;
-            for group in [libc::RTNLGRP_IPV4_IFADDR, libc::RTNLGRP_IPV6_IFADDR] {
+            for group in [
+                libc::RTNLGRP_LINK,
+                libc::RTNLGRP_IPV4_IFADDR,
+                libc::RTNLGRP_IPV6_IFADDR,
+            ] {
                 socket.add_membership(group)?;
             }
             Ok(Self { socket })
