@@ -12,6 +12,7 @@ use toml::Spanned;
 use super::{
     Backend, Config, ConfigError, Flags, ForwardConfig, Host, InterfaceConfig, Place, Problem,
     Size, SnapshotConfig, XdpConfig, Zoned,
+    error::wildcard,
     file::{CacheTable, File, ForwardTable, Key, List, XdpTable, place},
     policy,
 };
@@ -184,9 +185,9 @@ fn listen_addresses(
 ) -> Result<Vec<SocketAddr>, ConfigError> {
     let given: Vec<_> = given.collect();
     for item in &given {
-        if let Some(wildcard) = given.iter().find(|other| covers(other.value, item.value)) {
-            let (address, wildcard) = (item.value, wildcard.value);
-            return Err(item.bad(Problem::Overlap { address, wildcard }));
+        let wildcard = wildcard(item.value);
+        if item.value != wildcard && given.iter().any(|other| other.value == wildcard) {
+            return Err(item.bad(Problem::Overlap(item.value)));
         }
     }
     let mut listen = once(given.into_iter())?;
@@ -195,14 +196,6 @@ fn listen_addresses(
         listen.push((Ipv6Addr::UNSPECIFIED, 53).into());
     }
     Ok(listen)
-}
-
-/// Whether `wildcard` is one and stands for `address`, which is none.
-fn covers(wildcard: SocketAddr, address: SocketAddr) -> bool {
-    wildcard.ip().is_unspecified()
-        && !address.ip().is_unspecified()
-        && wildcard.is_ipv4() == address.is_ipv4()
-        && wildcard.port() == address.port()
 }
 
 fn upstream_addresses(

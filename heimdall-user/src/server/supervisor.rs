@@ -14,7 +14,7 @@ use std::{
     collections::BTreeSet,
     fmt,
     net::SocketAddr,
-    os::fd::AsFd,
+    os::fd::{AsFd, OwnedFd},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -46,7 +46,7 @@ use crate::{
     upkeep::{Desk, Upkeep},
     worker::{Parts, Settings, Worker, WorkerCounters},
     xdp::{
-        AddressWatch, Interface, XdpError,
+        Interface, LinkWatch, XdpError,
         socket::{Frame, Xsk},
     },
 };
@@ -189,7 +189,7 @@ struct Means {
 
 struct Supervisor {
     interfaces: Vec<InterfaceSlot>,
-    watch: AddressWatch,
+    watch: LinkWatch,
     means: Means,
     report: Arc<ArcSwap<XdpReport>>,
 }
@@ -227,22 +227,22 @@ impl Supervisor {
             PollFd::new(self.watch.as_fd(), PollFlags::POLLIN),
             PollFd::new(signal.event.as_fd(), PollFlags::POLLIN),
         ];
-        match poll(&mut fds, timeout) {
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(error) => {
-                warn!(
-                    "the AF_XDP supervisor cannot wait for events: {error}; it looks again in 1 s"
-                );
-                thread::sleep(Duration::from_secs(1));
-                return true;
-            }
-        }
+        let waited = match poll(&mut fds, timeout) {
+            Ok(_) | Err(Errno::EINTR) => Ok(()),
+            Err(error) => Err(XdpError::System {
+                action: "wait for changes of interfaces",
+                source: error.into(),
+            }),
+        };
         // EAGAIN: nobody woke us.
         let _ = signal.event.read();
-        self.watch.drain().unwrap_or_else(|error| {
-            warn!("{error}");
-            true
-        })
+        waited
+            .and_then(|()| self.watch.drain())
+            .unwrap_or_else(|error| {
+                warn!("{error}; looking again in {} s", FIRST_PAUSE.as_secs());
+                thread::sleep(FIRST_PAUSE);
+                true
+            })
     }
 
     fn stop(self) {
@@ -360,15 +360,13 @@ impl InterfaceSlot {
 
     /// Waits until the workers are ready, and steers packets to them.
     fn serve(&mut self) -> Result<(), AfXdpError> {
-        for queue in &self.queues {
-            if let State::Running { worker, .. } = &queue.state {
-                worker.wait_ready();
+        if let Some(attached) = &self.attached {
+            for queue in &mut self.queues {
+                queue.register(attached)?;
             }
+            attached.follow()?;
         }
-        match &self.attached {
-            Some(attached) => Ok(attached.follow_addresses()?),
-            None => Ok(()),
-        }
+        Ok(())
     }
 
     /// Finds out what became of the interface and its addresses.
@@ -391,7 +389,7 @@ impl InterfaceSlot {
                     warn!("{name} is down: no queries come by it");
                 }
                 self.up = found.up;
-                if let Err(error) = attached.follow_addresses() {
+                if let Err(error) = attached.follow() {
                     warn!("{error}");
                 }
                 if came_up {
@@ -457,7 +455,7 @@ impl InterfaceSlot {
                 started |= queue.restart(&attached, now, means);
             }
         }
-        if started && let Err(error) = self.serve() {
+        if started && let Err(error) = attached.follow() {
             warn!("{error}");
         }
     }
@@ -547,6 +545,8 @@ enum State {
         since: Instant,
         /// `zero-copy` or `copy`.
         mode: &'static str,
+        /// Its socket, until the program has it.
+        unregistered: Option<OwnedFd>,
     },
     /// It does not run, and why.
     Stopped(String),
@@ -608,10 +608,8 @@ impl QueueSlot {
     ) -> Result<(), ServerError> {
         let core = means.parts.core(&self.core)?;
         let mode = xsk.mode().name();
-        attached
-            .program()
-            .register(self.queue, xsk.as_fd())
-            .map_err(AfXdpError::from)?;
+        let socket = xsk.as_fd().try_clone_to_owned();
+        let socket = socket.map_err(start("a worker"))?;
         let ended = Arc::new(AtomicBool::new(false));
         let on_exit = OnExit::new({
             let (ended, signal) = (Arc::clone(&ended), Arc::clone(&means.signal));
@@ -648,22 +646,43 @@ impl QueueSlot {
             ended,
             since: Instant::now(),
             mode,
+            unregistered: Some(socket),
         };
         Ok(())
     }
 
-    /// Starts a worker anew. Whether one runs.
+    /// Has packets steered to a worker that was started, once it is ready.
+    fn register(&mut self, attached: &Attached) -> Result<(), XdpError> {
+        if let State::Running {
+            worker,
+            unregistered,
+            ..
+        } = &mut self.state
+            && let Some(socket) = unregistered.take()
+        {
+            worker.wait_ready();
+            attached.program().register(self.queue, socket.as_fd())?;
+        }
+        Ok(())
+    }
+
+    /// Starts a worker anew, and has packets steered to it. Whether one runs.
     fn restart(&mut self, attached: &Attached, now: Instant, means: &Means) -> bool {
-        let started = open_queue(attached, self.queue, means.settings.frames)
-            .map_err(|error| ServerError::from(AfXdpError::from(error)))
-            .and_then(|(xsk, frames)| self.start(attached, xsk, frames, means));
-        match started {
+        let mut started = || {
+            let (xsk, frames) = open_queue(attached, self.queue, means.settings.frames)
+                .map_err(AfXdpError::from)?;
+            self.start(attached, xsk, frames, means)?;
+            self.register(attached).map_err(AfXdpError::from)?;
+            Ok::<(), ServerError>(())
+        };
+        match started() {
             Ok(()) => {
                 self.restarts += 1;
                 info!("worker {} runs again", self.name);
                 true
             }
             Err(error) => {
+                let _ = self.stop();
                 self.failed(now, Duration::ZERO, error.to_string());
                 false
             }

@@ -19,7 +19,7 @@ use crate::{
     packet::SourceFilter,
     worker::max_pending,
     xdp::{
-        AddressWatch, AttachMode, AttachPolicy, Interface, Program, XdpError, served,
+        AttachMode, AttachPolicy, Interface, LinkWatch, Program, XdpError, served,
         socket::{Frame, MAX_MTU, Mode, Xsk, XskError},
     },
 };
@@ -57,7 +57,7 @@ impl Attached {
 
     /// Takes the interface's addresses of this moment: which to serve, and which to refuse as
     /// senders.
-    pub(super) fn follow_addresses(&self) -> Result<(), XdpError> {
+    pub(super) fn follow(&self) -> Result<(), XdpError> {
         let own = self.interface.addresses()?;
         let senders = own.iter().copied().chain(self.interface.broadcasts());
         self.sources.store(Arc::new(SourceFilter::new(senders)));
@@ -136,14 +136,14 @@ pub(super) struct OpenInterface {
 /// Programs attached and sockets bound, and no thread yet.
 pub(super) struct OpenXdp {
     pub(super) interfaces: Vec<OpenInterface>,
-    pub(super) watch: AddressWatch,
+    pub(super) watch: LinkWatch,
 }
 
 impl OpenXdp {
     /// Attaches the program to every interface, to steer what is sent to `addresses`, and binds a
     /// socket to every queue. Nothing is steered yet.
     pub(super) fn open(config: &Config, addresses: &[SocketAddr]) -> Result<Self, AfXdpError> {
-        let watch = AddressWatch::new()?;
+        let watch = LinkWatch::new()?;
         let mut interfaces = Vec::new();
         for wanted in &config.interfaces {
             let carrier = Interface::find(&wanted.name)?.has_carrier()?;
