@@ -11,7 +11,10 @@ use std::{
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
-use xtask::lab::{Heimdall, Kdig, Knot, Lab, Process, SERVER_V4, SERVER_V6, UPSTREAM};
+use xtask::lab::{
+    FakeUpstream, Frames, Heimdall, Kdig, Knot, Lab, Process, QueryFrame, SERVER_V4, SERVER_V6,
+    UPSTREAM,
+};
 
 use crate::{asking::query, heimdall, lab, program};
 
@@ -273,6 +276,56 @@ fn a_worker_that_fails_is_started_again_and_the_others_go_on() {
         "{log}"
     );
     assert_eq!(log.matches(":1 runs again").count(), 2, "{log}");
+}
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn outcomes_for_a_worker_that_failed_reach_no_other() {
+    const FIRST: &str = "127.0.0.1:5301";
+    const QUERIES: u16 = 100;
+    let Some(lab) = lab("outcomes_for_a_worker") else {
+        return;
+    };
+    let _upstream = FakeUpstream::start(&lab, FIRST).unwrap();
+    let heimdall = Heimdall::on_xdp(&lab, program(), &["--upstream", FIRST]).unwrap();
+    let frames = Frames::open(&lab).unwrap();
+    let ask = |name: &str| {
+        for id in 0..QUERIES {
+            let query = QueryFrame {
+                id,
+                port: 41_000 + id,
+                ..QueryFrame::new(frames.macs, &format!("{name}.n{id}.test"), 1)
+            };
+            frames.send(&query.bytes()).unwrap();
+        }
+    };
+    let in_flight = |stats: &Value| stats["forwarder"]["in_flight"].as_u64().unwrap();
+    ask("drop");
+    wait_for(&heimdall, "asking", |stats| {
+        in_flight(stats) == u64::from(QUERIES)
+    });
+    // The forwarder gives up after 3 s: were the worker started again at once, that would be
+    // while the next queries wait.
+    thread::sleep(Duration::from_millis(1500));
+    fail_wait(thread_named(
+        heimdall.process.pid(),
+        &format!("{}:0", lab.server_if),
+    ));
+    wait_for(&heimdall, "running again", |stats| is_running(stats, 1));
+    // Their tokens are those of the queries that got no answer.
+    ask("slow-900");
+    let stats = wait_for(&heimdall, "answered", |stats| {
+        stats["workers"][0]["answered"] == QUERIES && in_flight(stats) == 0
+    });
+    let rcodes = &stats["workers"][0]["rcodes"];
+    assert_eq!(
+        (&rcodes["noerror"], &rcodes["servfail"]),
+        (&QUERIES.into(), &0.into())
+    );
+    wait_for(&heimdall, "rid of them", |stats| {
+        let frames = &stats["workers"][0]["frames"];
+        frames["pending"] == 0 && frames["missing"] == 0
+    });
 }
 
 #[cfg(target_arch = "x86_64")]
