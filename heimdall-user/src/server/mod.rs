@@ -135,6 +135,7 @@ impl Server {
         )?;
         let addresses = listeners.local_addresses();
         warn_of_absent(&addresses);
+        let on_sockets = summary(&addresses, None);
         let open_xdp = open_xdp(config, &addresses)?;
         let parts = CoreParts::new(config, Arc::clone(reloader.policy()));
         let socket_counters = CoreCounters::default();
@@ -190,7 +191,15 @@ impl Server {
             let front = SOCKET_FRONT + 1;
             Xdp::start(open, config, addresses, parts, forwarder, front, &threads)
         });
-        server.xdp = xdp.transpose()?;
+        server.xdp = match xdp.transpose() {
+            Ok(xdp) => xdp,
+            Err(error) if config.backend == Backend::Auto => {
+                warn!("backend socket: {error}");
+                server.summary = on_sockets;
+                None
+            }
+            Err(error) => return Err(error),
+        };
 
         let report = Report {
             xdp: server.xdp.as_ref().map(Xdp::report),

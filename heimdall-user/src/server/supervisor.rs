@@ -375,8 +375,15 @@ impl InterfaceSlot {
         let found = match Interface::find(name) {
             Ok(found) => Some(found),
             Err(XdpError::UnknownInterface { .. }) => None,
-            Err(error) => {
+            Err(error) if self.attached.is_some() => {
                 warn!("{error}");
+                return;
+            }
+            Err(_) => {
+                // Attaching to it fails of the same, and says so.
+                if matches!(self.detached, Detached::Gone) {
+                    self.appeared(now);
+                }
                 return;
             }
         };
@@ -410,12 +417,17 @@ impl InterfaceSlot {
                 let came_up = found.up && !self.up;
                 self.up = found.up;
                 if came_up || matches!(self.detached, Detached::Gone) {
-                    self.backoff.due = now;
-                    self.detached = Detached::Failed("it is being attached".to_owned());
+                    self.appeared(now);
                 }
             }
             (None, None) => self.detached = Detached::Gone,
         }
+    }
+
+    /// There is something new to attach to.
+    fn appeared(&mut self, now: Instant) {
+        self.backoff.due = now;
+        self.detached = Detached::Failed("it is being attached".to_owned());
     }
 
     /// Ends what ran on an interface that is gone; `replaced`: there is another of its name.
@@ -431,11 +443,10 @@ impl InterfaceSlot {
         }
         self.up = false;
         self.backoff = Backoff::new(now);
-        self.detached = if replaced {
-            Detached::Failed("it is being attached".to_owned())
-        } else {
-            Detached::Gone
-        };
+        self.detached = Detached::Gone;
+        if replaced {
+            self.appeared(now);
+        }
     }
 
     /// Starts what is due, after a look at what has ended.

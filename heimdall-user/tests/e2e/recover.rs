@@ -152,6 +152,43 @@ impl Drop for Off<'_> {
 }
 
 #[test]
+fn an_interface_that_returns_unfit_is_attempted_again() {
+    let Some(lab) = lab("an_interface_that_returns_unfit") else {
+        return;
+    };
+    let _knot = Knot::upstream(&lab).unwrap();
+    let heimdall = heimdall(&lab);
+    let interface = &lab.server_if;
+    let state = |state: &'static str| move |stats: &Value| stats["interfaces"][0]["state"] == state;
+    // Another name is another interface.
+    lab.server_ip(&format!("link set {interface} down"))
+        .unwrap();
+    lab.server_ip(&format!("link set {interface} name other"))
+        .unwrap();
+    wait_for(&heimdall, "gone", state("gone"));
+    let other = lab.server_ip("-details link show dev other").unwrap();
+    assert!(!other.contains("xdp"), "{other}");
+    // AF_XDP cannot serve packets of this size.
+    lab.server_ip("link set other mtu 9000").unwrap();
+    lab.server_ip(&format!("link set other name {interface}"))
+        .unwrap();
+    let failed = wait_for(&heimdall, "failed", |stats| {
+        let reason = stats["interfaces"][0]["reason"].as_str();
+        reason.is_some_and(|reason| reason.contains("MTU"))
+    });
+    assert_eq!(failed["interfaces"][0]["state"], "failed");
+    assert_eq!(failed["backend"], "socket");
+    lab.server_ip(&format!("link set {interface} mtu 1500 up"))
+        .unwrap();
+    wait_for(&heimdall, "up", state("up"));
+    let stats = wait_for(&heimdall, "running", |stats| is_running(stats, 1));
+    assert_eq!(stats["backend"], "xdp");
+    assert_eq!(kdig(&lab, SERVER_V4, "n1.example.com"), "NOERROR");
+    let log = heimdall.process.output();
+    assert_eq!(log.matches("failed: the MTU of").count(), 1, "{log}");
+}
+
+#[test]
 fn an_interface_that_goes_down_and_up_is_said_and_served() {
     let Some(lab) = lab("an_interface_that_goes_down") else {
         return;
