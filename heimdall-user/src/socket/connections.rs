@@ -170,7 +170,7 @@ impl Loop {
     /// Closes a connection of whoever holds most: one with no query under way if there is one, of
     /// these the one that was idle longest. `false`: there are none.
     ///
-    /// It looks at every connection: 10 to 20 µs for a full table, less than it costs to accept one.
+    /// It looks at every connection: 10 to 20 µs for a full table.
     fn make_room(&mut self) -> bool {
         let victim = self
             .connections
