@@ -5,8 +5,8 @@
 //! forwarder, and the fronts that hand it their misses. A start that fails on the way stops what
 //! it has started.
 //!
-//! Every thread has an owner that notices its end: the [`supervisor`] for AF_XDP's workers,
-//! [`threads`] for all others. This module holds no logic of packets or answers; `heimdall run`
+//! Every thread has an owner that notices its end: `supervisor` for AF_XDP's workers,
+//! `threads` for all others. This module holds no logic of packets or answers; `heimdall run`
 //! calls it.
 
 mod dump;

@@ -318,6 +318,17 @@ impl Drop for State {
     fn drop(&mut self) {
         let outstanding = self.pending.len() + self.refreshing;
         self.outstanding.store(outstanding, Ordering::Release);
+        // The frames go with the socket.
+        let counters = &self.counters;
+        for gauge in [
+            &counters.frames_total,
+            &counters.frames_fill,
+            &counters.frames_tx,
+            &counters.frames_pending,
+            &counters.frames_free,
+        ] {
+            gauge.set(0);
+        }
     }
 }
 

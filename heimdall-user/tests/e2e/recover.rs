@@ -107,6 +107,7 @@ fn an_interface_that_is_deleted_and_made_anew_is_served_again() {
                 (&"gone".into(), &"gone".into())
             );
             assert_eq!(worker["reason"], "there is no such interface");
+            assert_eq!(worker["frames"]["total"], 0);
             received = received_by(&gone);
             assert!(interface["verdicts"]["steered"].as_u64() >= Some(received));
             assert_eq!(kdig(&lab, "10.54.0.1", "n1.example.com"), "NOERROR");
