@@ -19,8 +19,8 @@
 //! [`upkeep`] flushes and copies caches in use, [`snapshot`] is the file that outlives a restart,
 //! [`stats`] counts, [`log`] writes the log, [`mod@file`] reads the operator's files,
 //! [`control`] lets a running server be asked, [`cli`] is the `heimdall` command, [`clock`] is the
-//! time that answers age by, and [`checksum`] the sum that packets and the parts of replies have in
-//! common.
+//! time that answers age by, [`exit`] lets a thread report its end, and [`checksum`] is the sum
+//! that packets and the parts of replies have in common.
 //!
 //! Dependencies point one way, from the command line down to the wire format: `cli` → `server` →
 //! `worker`, `socket`, `forward`, `control` → `answer` → `cache` → `dns`, and `worker` → `xdp`,
@@ -34,6 +34,7 @@ pub mod clock;
 pub mod config;
 pub mod control;
 pub mod dns;
+pub mod exit;
 pub mod file;
 pub mod forward;
 pub mod log;

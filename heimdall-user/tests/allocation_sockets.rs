@@ -20,6 +20,7 @@ use heimdall_user::{
     cache::Cache,
     clock::Clock,
     dns::{Answer, NameHasher, TtlLimits, reply::Server},
+    exit::OnExit,
     forward::{Mailbox, Prepared, Settings},
     socket::{Listeners, Parts, SocketFront},
     stats::AnswerCounters,
@@ -97,6 +98,7 @@ fn batches_do_not_allocate() {
         mailbox,
         front: 0,
         max_pending: 4,
+        on_exit: OnExit::default(),
     };
     // The one socket says where its datagrams came to, the other has no need to.
     let addresses = ["0.0.0.0:0", "[::1]:0"].map(|address| address.parse().unwrap());

@@ -11,7 +11,7 @@ use std::{
 };
 
 use heimdall_ebpf::Verdict;
-use heimdall_user::xdp::{AddressWatch, AttachMode, AttachPolicy, Interface, Program, XdpError};
+use heimdall_user::xdp::{AttachMode, AttachPolicy, Interface, LinkWatch, Program, XdpError};
 use nix::{
     poll::{PollFd, PollFlags, poll},
     sched::{CloneFlags, unshare},
@@ -296,7 +296,7 @@ fn an_interface_is_described_and_an_unknown_one_named() {
 fn address_changes_are_noticed() {
     in_namespace("address_changes_are_noticed", 1, || {
         let interface = Interface::find("hde0").unwrap();
-        let watch = AddressWatch::new().unwrap();
+        let watch = LinkWatch::new().unwrap();
         for (change, present) in [("add", true), ("del", false)] {
             while watch.drain().unwrap() {}
             ip(&format!(

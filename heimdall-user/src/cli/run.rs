@@ -79,7 +79,9 @@ pub(super) fn serve(
     let config = settings()?;
     let _flush = log::start(log_filter(log.as_deref()), true)
         .map_err(|error| anyhow!("cannot start the log's thread: {error}"))?;
-    let server = Server::start(&config, settings)?;
+    // Closed, the signals end as if there would come no more.
+    let handle = signals.handle();
+    let server = Server::start(&config, settings, move || handle.close())?;
     info!("ready: {}", server.summary());
     for signal in signals.forever() {
         match signal {
@@ -99,9 +101,16 @@ pub(super) fn serve(
     }
     // From here on another TERM or INT ends the process at once.
     stopping.store(true, Ordering::Relaxed);
+    let failed = server.failed();
     server.stop();
     info!("stopped");
-    Ok(())
+    match failed {
+        Some(thread) => Err(anyhow!(
+            "the {thread} thread ended, without which queries are not answered; see the log, and \
+             start it again"
+        )),
+        None => Ok(()),
+    }
 }
 
 /// Takes a filter that can be read.

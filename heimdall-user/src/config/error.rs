@@ -2,7 +2,7 @@
 
 use std::{
     fmt, io,
-    net::{IpAddr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::PathBuf,
 };
 
@@ -145,6 +145,12 @@ pub enum Problem {
     /// One value twice.
     #[error("{0} is given twice; name it once")]
     Twice(String),
+    /// An address beside the wildcard of its family and port.
+    #[error(
+        "{} is one of the addresses that {} stands for, and both cannot be bound; name one of the two",
+        Zoned(*.0), wildcard(*.0)
+    )]
+    Overlap(SocketAddr),
     /// One interface twice.
     #[error("interface {0} is given twice; name it once, with all its queues, like {0}:0,1")]
     InterfaceTwice(String),
@@ -199,4 +205,12 @@ pub enum Problem {
     /// No place for the control socket.
     #[error("no place for the control socket: XDG_RUNTIME_DIR is not set; give --control PATH")]
     NoControl,
+}
+
+/// The wildcard that stands for an address, among others.
+pub(super) fn wildcard(address: SocketAddr) -> SocketAddr {
+    match address {
+        SocketAddr::V4(v4) => (Ipv4Addr::UNSPECIFIED, v4.port()).into(),
+        SocketAddr::V6(v6) => (Ipv6Addr::UNSPECIFIED, v6.port()).into(),
+    }
 }

@@ -151,7 +151,7 @@ pub struct Host {
 
 impl Host {
     /// Whether a packet to this address comes to this host.
-    fn has(&self, address: SocketAddr) -> bool {
+    pub(crate) fn has(&self, address: SocketAddr) -> bool {
         match address {
             SocketAddr::V6(v6) if v6.ip().is_unicast_link_local() => {
                 self.link_local.contains(&(*v6.ip(), v6.scope_id()))

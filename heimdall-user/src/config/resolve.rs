@@ -13,7 +13,7 @@ use toml::Spanned;
 use super::{
     Backend, Config, ConfigError, Flags, ForwardConfig, Host, InterfaceConfig, Place, Places,
     Problem, Size, SnapshotConfig, XdpConfig, Zoned,
-    error::MAX_SOCKET_PATH,
+    error::{MAX_SOCKET_PATH, wildcard},
     file::{CacheTable, File, ForwardTable, Key, List, XdpTable, place},
     policy,
 };
@@ -194,7 +194,14 @@ fn interfaces_once(
 fn listen_addresses(
     given: impl Iterator<Item = Sourced<SocketAddr>>,
 ) -> Result<Vec<SocketAddr>, ConfigError> {
-    let mut listen = once(given)?;
+    let given: Vec<_> = given.collect();
+    for item in &given {
+        let wildcard = wildcard(item.value);
+        if item.value != wildcard && given.iter().any(|other| other.value == wildcard) {
+            return Err(item.bad(Problem::Overlap(item.value)));
+        }
+    }
+    let mut listen = once(given.into_iter())?;
     if listen.is_empty() {
         listen.push((Ipv4Addr::UNSPECIFIED, 53).into());
         listen.push((Ipv6Addr::UNSPECIFIED, 53).into());

@@ -118,6 +118,14 @@ const BAD: &[(&str, &str)] = &[
         "heimdall.toml:1: key `listen`: 10.0.0.1:53 is given twice; name it once",
     ),
     (
+        "listen = [\n  \"127.0.0.1:53\",\n  \"0.0.0.0:53\",\n]",
+        "heimdall.toml:2: key `listen`: 127.0.0.1:53 is one of the addresses that 0.0.0.0:53 stands for, and both cannot be bound; name one of the two",
+    ),
+    (
+        "listen = [\"[::]:53\", \"[fe80::1%lo]:53\"]",
+        "heimdall.toml:1: key `listen`: [fe80::1%lo]:53 is one of the addresses that [::]:53 stands for, and both cannot be bound; name one of the two",
+    ),
+    (
         "upstream = []",
         "heimdall.toml:1: key `upstream`: the list is empty; leave the key out for the default",
     ),

@@ -21,7 +21,7 @@ use std::{
 
 use thiserror::Error;
 
-use crate::{file, upkeep::Scope};
+use crate::{exit::OnExit, file, upkeep::Scope};
 
 pub use client::{ask, ask_each};
 pub use server::ControlServer;
@@ -166,15 +166,17 @@ impl Control {
     }
 
     /// Answers each client on a thread of its own, with what `respond` makes of its request and
-    /// writes to it. Writing fails when the client goes away or does not read.
+    /// writes to it. Writing fails when the client goes away or does not read. The thread that accepts
+    /// clients owns `on_exit`.
     ///
     /// # Errors
     /// A thread or an eventfd is not available.
     pub fn serve(
         self,
+        on_exit: OnExit,
         respond: impl Fn(Request, &mut dyn Write) -> io::Result<()> + Send + Sync + 'static,
     ) -> io::Result<ControlServer> {
-        ControlServer::start(self, respond)
+        ControlServer::start(self, on_exit, respond)
     }
 }
 

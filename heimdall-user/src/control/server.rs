@@ -18,6 +18,7 @@ use serde_json::json;
 use tracing::{debug, warn};
 
 use super::{Control, Request};
+use crate::exit::OnExit;
 
 /// Longest request, its newline included, in octets.
 const MAX_REQUEST: usize = 2048;
@@ -56,14 +57,21 @@ pub(super) trait Respond:
 impl<F: Fn(Request, &mut dyn Write) -> io::Result<()> + Send + Sync> Respond for F {}
 
 impl ControlServer {
-    pub(super) fn start(control: Control, respond: impl Respond + 'static) -> io::Result<Self> {
+    pub(super) fn start(
+        control: Control,
+        on_exit: OnExit,
+        respond: impl Respond + 'static,
+    ) -> io::Result<Self> {
         let stop = Arc::new(EventFd::from_flags(
             EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK,
         )?);
         let seen = Arc::clone(&stop);
         let thread = thread::Builder::new()
             .name("control".to_owned())
-            .spawn(move || run(&control, &seen, Arc::new(respond)))?;
+            .spawn(move || {
+                let _on_exit = on_exit;
+                run(&control, &seen, Arc::new(respond));
+            })?;
         Ok(Self { stop, thread })
     }
 

@@ -10,11 +10,12 @@ use std::{
 use serde_json::json;
 
 use super::*;
+use crate::exit::OnExit;
 
 fn serve(path: &Path) -> ControlServer {
     let control = Control::bind(path).unwrap();
     control
-        .serve(|request, to| match request {
+        .serve(OnExit::default(), |request, to| match request {
             Request::Dump(scope) => (0..3).try_for_each(|number| {
                 writeln!(
                     to,
@@ -87,7 +88,9 @@ fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
     // Live from the bind on, even before it serves.
     let error = Control::bind(&path).unwrap_err();
     assert!(matches!(error, ControlError::Taken(_)), "{error}");
-    let server = control.serve(|_, to| writeln!(to, "{{}}")).unwrap();
+    let server = control
+        .serve(OnExit::default(), |_, to| writeln!(to, "{{}}"))
+        .unwrap();
     assert_eq!(ask(&path, "stats").unwrap(), json!({}));
     server.stop();
 }
@@ -141,7 +144,9 @@ fn serve_long(path: &Path) -> ControlServer {
     let long = "x".repeat(4 << 20);
     Control::bind(path)
         .unwrap()
-        .serve(move |_, to| writeln!(to, "{}", json!({ "long": long })))
+        .serve(OnExit::default(), move |_, to| {
+            writeln!(to, "{}", json!({ "long": long }))
+        })
         .unwrap()
 }
 
@@ -212,7 +217,7 @@ fn clients_are_answered_side_by_side() {
     let all = std::sync::Barrier::new(8);
     let server = Control::bind(&path)
         .unwrap()
-        .serve(move |_, to| {
+        .serve(OnExit::default(), move |_, to| {
             all.wait();
             writeln!(to, "{{}}")
         })
@@ -232,7 +237,7 @@ fn a_stop_waits_for_no_answer_that_takes_long() {
     let (begun, has_begun) = std::sync::mpsc::channel();
     let server = Control::bind(&path)
         .unwrap()
-        .serve(move |_, _| {
+        .serve(OnExit::default(), move |_, _| {
             begun.send(()).unwrap();
             std::thread::sleep(Duration::from_secs(60));
             Ok(())

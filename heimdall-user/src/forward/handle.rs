@@ -96,7 +96,7 @@ impl Inbox {
 }
 
 /// One front's way in: what [`Forwarder::handle`](super::Forwarder::handle) gives.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Handle {
     inboxes: Arc<[Arc<Inbox>]>,
     /// Which inboxes got something since the last flush.

@@ -55,6 +55,7 @@ use crate::{
     cache::{Key, Record},
     clock::Clock,
     dns::NameHasher,
+    exit::OnExit,
     upkeep::Desk,
 };
 use handle::Inbox;
@@ -134,6 +135,14 @@ impl Prepared {
     /// # Errors
     /// No thread is to be had.
     pub fn start(self) -> io::Result<Forwarder> {
+        self.start_with(OnExit::default)
+    }
+
+    /// Starts the threads, each of which owns what `on_exit` makes for it.
+    ///
+    /// # Errors
+    /// As for [`start`](Self::start).
+    pub fn start_with(self, on_exit: impl Fn() -> OnExit) -> io::Result<Forwarder> {
         raise_file_limit();
         let mut forwarder = Forwarder {
             inboxes: self.shards.iter().map(Shard::inbox).collect(),
@@ -143,9 +152,13 @@ impl Prepared {
             hasher: self.hasher,
         };
         for (number, shard) in self.shards.into_iter().enumerate() {
+            let on_exit = on_exit();
             let started = thread::Builder::new()
                 .name(format!("forward-{number}"))
-                .spawn(move || shard.run());
+                .spawn(move || {
+                    let _on_exit = on_exit;
+                    shard.run();
+                });
             match started {
                 Ok(thread) => forwarder.threads.push(thread),
                 Err(error) => {

@@ -2,8 +2,12 @@
 //!
 //! Everything that can fail for reasons outside of us comes first, while there is no thread yet:
 //! the control socket, the listeners, the XDP programs and AF_XDP sockets. Then come the
-//! forwarder, and the fronts that hand it their misses. This room holds no logic of packets or
-//! answers; `heimdall run` calls it.
+//! forwarder, and the fronts that hand it their misses. A start that fails on the way stops what
+//! it has started.
+//!
+//! Every thread has an owner that notices its end: `supervisor` for AF_XDP's workers,
+//! `threads` for all others. This module holds no logic of packets or answers; `heimdall run`
+//! calls it.
 
 mod dump;
 mod files;
@@ -11,12 +15,16 @@ mod pages;
 mod policy;
 mod preflight;
 mod report;
+mod retry;
 mod snapshot;
+mod supervisor;
+mod threads;
 mod xdp;
 
 use std::{
     cell::Cell,
     io::{self, Write},
+    net::SocketAddr,
     sync::Arc,
 };
 
@@ -29,7 +37,7 @@ use crate::{
     answer::{Core, policy::Policy},
     cache::{Cache, Record},
     clock::Clock,
-    config::{Backend, Config, ConfigError, Place},
+    config::{Backend, Config, ConfigError, Host, Place, Zoned},
     control::{Control, ControlError, ControlServer, Request},
     dns::{NameHasher, reply},
     forward::{self, Forwarder, Mailbox, Prepared},
@@ -42,8 +50,11 @@ use policy::Reloader;
 pub use policy::{PolicyError, PolicyLoader, ReloadError};
 pub use preflight::check;
 use report::{Report, SocketReport};
+use retry::retry;
 use snapshot::Keeper;
-use xdp::{AfXdpError, OpenXdp, Xdp};
+use supervisor::Xdp;
+use threads::Threads;
+use xdp::{AfXdpError, OpenXdp};
 
 /// Why the server does not start. One line each.
 #[derive(Debug, Error)]
@@ -97,43 +108,73 @@ const SOCKET_FRONT: u16 = 0;
 /// Queries from sockets that may wait for the forwarder.
 const MAX_SOCKET_PENDING: usize = 4096;
 
-/// A running server.
+/// A running server. Dropping it stops it.
 #[derive(Debug)]
 pub struct Server {
-    control: ControlServer,
     reloader: Arc<Reloader>,
-    report: Arc<Report>,
-    xdp: Option<Xdp>,
-    sockets: SocketFront,
-    snapshots: Option<Keeper>,
-    forwarder: Forwarder,
+    report: Option<Arc<Report>>,
     summary: String,
+    threads: Arc<Threads>,
+    // Absent while the server is being started, where it does not use them, and at the end.
+    xdp: Option<Xdp>,
+    sockets: Option<SocketFront>,
+    control: Option<ControlServer>,
+    snapshots: Option<Keeper>,
+    forwarder: Option<Forwarder>,
 }
 
 impl Server {
     /// Starts everything. When it returns, queries are answered.
     ///
-    /// # Errors
-    /// [`ServerError`]; nothing stays attached, bound or on disk.
+    /// A port, a control socket or an interface that another process has is tried for a second:
+    /// it may be that of a predecessor that the kernel still takes apart.
     ///
-    /// `settings` reads the settings anew, for a reload.
+    /// `settings` reads the settings anew, for a reload. `on_failure` is called, on any thread,
+    /// when [`failed`](Self::failed) has come to be some thread's name: the server should be
+    /// stopped then.
+    ///
+    /// # Errors
+    /// [`ServerError`]; nothing stays running, attached, bound or on disk.
     pub fn start(
         config: &Config,
         settings: impl Fn() -> Result<Config, ConfigError> + Send + Sync + 'static,
+        on_failure: impl Fn() + Send + Sync + 'static,
     ) -> Result<Self, ServerError> {
         preflight::preflight(config)?;
         let reloader = Arc::new(Reloader::start(config, settings)?);
-        let control = Control::bind(&config.control)?;
-        let listeners = Listeners::bind(&config.listen)?;
-        let open_xdp = open_xdp(config, &listeners)?;
+        let control = retry(
+            || Control::bind(&config.control),
+            |error| matches!(error, ControlError::Taken(_)),
+        )?;
+        let listeners = retry(
+            || Listeners::bind(&config.listen),
+            |error| matches!(error, SocketError::Taken { .. }),
+        )?;
+        let addresses = listeners.local_addresses();
+        warn_of_absent(&addresses);
+        let on_sockets = summary(&addresses, None);
+        let open_xdp = open_xdp(config, &addresses)?;
         let parts = CoreParts::new(config, Arc::clone(reloader.policy()));
-        let (socket_core, socket_counters) = parts.core()?;
+        let socket_counters = CoreCounters::default();
+        let socket_core = parts.core(&socket_counters)?;
 
         let socket_mailbox = Arc::new(mailbox(MAX_SOCKET_PENDING)?);
         let mut mailboxes = vec![Arc::clone(&socket_mailbox)];
         mailboxes.extend(open_xdp.iter().flat_map(OpenXdp::mailboxes));
 
-        let summary = summary(&listeners, open_xdp.as_ref());
+        let threads = Threads::new(on_failure);
+        // From here on, what has been started is stopped when a later step fails.
+        let mut server = Self {
+            reloader: Arc::clone(&reloader),
+            report: None,
+            summary: summary(&addresses, open_xdp.as_ref()),
+            threads: Arc::clone(&threads),
+            xdp: None,
+            sockets: None,
+            control: None,
+            snapshots: None,
+            forwarder: None,
+        };
         let forward_settings = files::fit(
             forward_settings(config),
             mailboxes.len(),
@@ -143,7 +184,10 @@ impl Server {
             .map_err(start("the forwarder"))?;
         let snapshot = config.snapshot.as_ref();
         let snapshot = snapshot.filter(|snapshot| snapshot::restore(snapshot, &mut forwarder));
-        let forwarder = forwarder.start().map_err(start("the forwarder"))?;
+        let forwarder = forwarder
+            .start_with(|| threads.essential("forwarder"))
+            .map_err(start("the forwarder"))?;
+        let forwarder = server.forwarder.insert(forwarder);
         let socket_upkeep = Upkeep::new({
             let mailbox = Arc::clone(&socket_mailbox);
             move || mailbox.ring()
@@ -159,57 +203,62 @@ impl Server {
             mailbox: socket_mailbox,
             front: SOCKET_FRONT,
             max_pending: MAX_SOCKET_PENDING,
+            on_exit: threads.essential("socket front"),
         };
         let sockets = SocketFront::start(listeners, socket_parts, parts.clock)
             .map_err(start("the socket front"))?;
-        let xdp = match open_xdp {
-            Some(open) => Some(open.start(config, &parts, &forwarder, SOCKET_FRONT + 1)?),
-            None => None,
+        let sockets = server.sockets.insert(sockets);
+        let xdp = open_xdp.map(|open| {
+            let forwarder = forwarder.handle();
+            let front = SOCKET_FRONT + 1;
+            Xdp::start(open, config, addresses, parts, forwarder, front, &threads)
+        });
+        server.xdp = match xdp.transpose() {
+            Ok(xdp) => xdp,
+            Err(error) if config.backend == Backend::Auto => {
+                warn!("backend socket: {error}");
+                server.summary = on_sockets;
+                None
+            }
+            Err(error) => return Err(error),
         };
 
         let report = Arc::new(Report {
-            xdp: xdp.as_ref().map(Xdp::report),
+            xdp: server.xdp.as_ref().map(Xdp::report),
             sockets: SocketReport {
                 counters: sockets.counters(),
                 core: socket_counters,
             },
             forwarder: forwarder.counters(),
         });
-        caches.fronts.extend(xdp.iter().flat_map(Xdp::desks));
-        let snapshots = snapshot
-            .map(|config| Keeper::start(config, caches.clone()))
+        server.report = Some(Arc::clone(&report));
+        caches.fronts.extend(server.xdp.iter().flat_map(Xdp::desks));
+        server.snapshots = snapshot
+            .map(|config| {
+                let on_exit = threads.auxiliary("snapshot", "no snapshots are written");
+                Keeper::start(config, caches.clone(), on_exit)
+            })
             .transpose()
             .map_err(start("the snapshots' thread"))?;
+        let on_exit = threads.auxiliary("control", "stats, reload, flush and dump do not work");
         let control = control
-            .serve({
-                let reloader = Arc::clone(&reloader);
-                let report = Arc::clone(&report);
-                move |request, to| match request {
-                    Request::Stats => writeln!(to, "{}", report.json()),
-                    Request::Reload => {
-                        let outcome = match reload(&reloader) {
-                            Ok(done) => json!({ "reloaded": done }),
-                            Err(error) => json!({ "failed": error.to_string() }),
-                        };
-                        writeln!(to, "{outcome}")
-                    }
-                    Request::Flush(scope) => {
-                        writeln!(to, "{}", json!({ "flushed": caches.flush(scope) }))
-                    }
-                    Request::Dump(scope) => dump(&caches, scope, to),
+            .serve(on_exit, move |request, to| match request {
+                Request::Stats => writeln!(to, "{}", report.json()),
+                Request::Reload => {
+                    let outcome = match reload(&reloader) {
+                        Ok(done) => json!({ "reloaded": done }),
+                        Err(error) => json!({ "failed": error.to_string() }),
+                    };
+                    writeln!(to, "{outcome}")
                 }
+                Request::Flush(scope) => {
+                    writeln!(to, "{}", json!({ "flushed": caches.flush(scope) }))
+                }
+                Request::Dump(scope) => dump(&caches, scope, to),
             })
             .map_err(start("the control thread"))?;
-        Ok(Self {
-            control,
-            reloader,
-            report,
-            xdp,
-            sockets,
-            snapshots,
-            forwarder,
-            summary,
-        })
+        server.control = Some(control);
+        Ok(server)
     }
 
     /// What it answers on, in words.
@@ -228,20 +277,40 @@ impl Server {
 
     /// Logs the most important counters in one line.
     pub fn log_statistics(&self) {
-        info!("statistics: {}", self.report.summary());
+        if let Some(report) = &self.report {
+            info!("statistics: {}", report.summary());
+        }
+    }
+
+    /// The thread that has ended, though the server cannot do without it, if one has.
+    pub fn failed(&self) -> Option<&'static str> {
+        self.threads.failed()
     }
 
     /// Stops everything, the XDP programs first: from then on packets go to the kernel.
     pub fn stop(self) {
-        if let Some(xdp) = self.xdp {
+        drop(self);
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.threads.stop();
+        if let Some(xdp) = self.xdp.take() {
             xdp.stop();
         }
-        self.sockets.stop();
-        self.control.stop();
-        if let Some(snapshots) = self.snapshots {
+        if let Some(sockets) = self.sockets.take() {
+            sockets.stop();
+        }
+        if let Some(control) = self.control.take() {
+            control.stop();
+        }
+        if let Some(snapshots) = self.snapshots.take() {
             snapshots.stop();
         }
-        self.forwarder.stop();
+        if let Some(forwarder) = self.forwarder.take() {
+            forwarder.stop();
+        }
     }
 }
 
@@ -279,7 +348,7 @@ struct CoreParts {
 }
 
 /// What a core counts.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 struct CoreCounters {
     answers: Arc<AnswerCounters>,
     drops: Arc<DropCounters>,
@@ -297,8 +366,8 @@ impl CoreParts {
         }
     }
 
-    /// A core with a cache of its own, and its counters.
-    fn core(&self) -> Result<(Core, CoreCounters), ServerError> {
+    /// A core with a cache of its own.
+    fn core(&self, counters: &CoreCounters) -> Result<Core, ServerError> {
         let cache = Cache::new(self.cache_bytes).map_err(|source| ServerError::Cache {
             bytes: self.cache_bytes,
             source,
@@ -306,24 +375,32 @@ impl CoreParts {
         if !self.said_pages.replace(true) {
             pages::say(&cache, self.cache_bytes);
         }
-        let counters = CoreCounters {
-            answers: Arc::default(),
-            drops: Arc::default(),
-        };
-        let core = Core::new(
+        Ok(Core::new(
             cache,
             self.hasher.clone(),
             self.server,
             Arc::clone(&self.policy),
             Arc::clone(&counters.answers),
             Arc::clone(&counters.drops),
+        ))
+    }
+}
+
+/// Listening on an address that this host lacks may be meant, or a slip of the pen.
+fn warn_of_absent(listen: &[SocketAddr]) {
+    let host = Host::read();
+    let absent = |address: &&SocketAddr| !address.ip().is_unspecified() && !host.has(**address);
+    for &address in listen.iter().filter(absent) {
+        warn!(
+            "this host has no address {} now; {} is answered on once it has",
+            address.ip(),
+            Zoned(address)
         );
-        Ok((core, counters))
     }
 }
 
 /// Opens AF_XDP as the backend asks; says so if it stays with sockets.
-fn open_xdp(config: &Config, listeners: &Listeners) -> Result<Option<OpenXdp>, ServerError> {
+fn open_xdp(config: &Config, addresses: &[SocketAddr]) -> Result<Option<OpenXdp>, ServerError> {
     if config.backend == Backend::Socket {
         return Ok(None);
     }
@@ -331,7 +408,7 @@ fn open_xdp(config: &Config, listeners: &Listeners) -> Result<Option<OpenXdp>, S
         info!("backend socket: no --interface is given, so AF_XDP is not used");
         return Ok(None);
     }
-    match OpenXdp::open(config, &listeners.local_addresses()) {
+    match OpenXdp::open(config, addresses) {
         Ok(open) => Ok(Some(open)),
         Err(error) if config.backend == Backend::Auto => {
             warn!("backend socket: {error}");
@@ -370,11 +447,10 @@ fn start(what: &'static str) -> impl FnOnce(io::Error) -> ServerError {
     move |source| ServerError::Start { what, source }
 }
 
-fn summary(listeners: &Listeners, xdp: Option<&OpenXdp>) -> String {
-    let listen: Vec<String> = listeners
-        .local_addresses()
+fn summary(listen: &[SocketAddr], xdp: Option<&OpenXdp>) -> String {
+    let listen: Vec<String> = listen
         .iter()
-        .map(ToString::to_string)
+        .map(|address| Zoned(*address).to_string())
         .collect();
     let listen = listen.join(", ");
     match xdp {

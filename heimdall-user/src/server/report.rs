@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
+use arc_swap::ArcSwap;
 use serde_json::{Map, Value, json};
 
 use super::CoreCounters;
@@ -9,7 +10,8 @@ use crate::{forward::ForwardCounters, log, socket::SocketCounters, worker::Worke
 
 /// Where all counters are.
 pub(super) struct Report {
-    pub(super) xdp: Option<XdpReport>,
+    /// Replaced when something changes.
+    pub(super) xdp: Option<Arc<ArcSwap<XdpReport>>>,
     pub(super) sockets: SocketReport,
     /// One set for each thread.
     pub(super) forwarder: Vec<Arc<ForwardCounters>>,
@@ -22,9 +24,13 @@ pub(super) struct XdpReport {
 
 pub(super) struct InterfaceReport {
     pub(super) name: String,
+    /// `up`, `down`, `gone` or `failed`.
+    pub(super) state: &'static str,
+    /// Why no program is attached.
+    pub(super) reason: Option<String>,
     /// How the program is attached: `native` or `generic`.
-    pub(super) attach: &'static str,
-    pub(super) program_id: u32,
+    pub(super) attach: Option<&'static str>,
+    pub(super) program_id: Option<u32>,
     /// Reads the program's verdicts, summed over the CPUs.
     pub(super) verdicts: Box<dyn Fn() -> Vec<(&'static str, u64)> + Send + Sync>,
 }
@@ -32,8 +38,14 @@ pub(super) struct InterfaceReport {
 pub(super) struct WorkerReport {
     pub(super) interface: String,
     pub(super) queue: u32,
+    /// `running`, `restarting` or `gone`.
+    pub(super) state: &'static str,
+    /// Why it does not run.
+    pub(super) reason: Option<String>,
+    /// How often it was started again.
+    pub(super) restarts: u64,
     /// `zero-copy` or `copy`.
-    pub(super) mode: &'static str,
+    pub(super) mode: Option<&'static str>,
     pub(super) cpu: Option<usize>,
     pub(super) counters: Arc<WorkerCounters>,
     pub(super) core: CoreCounters,
@@ -53,15 +65,20 @@ impl fmt::Debug for Report {
 impl Report {
     /// The counters of this moment.
     pub(super) fn json(&self) -> Value {
+        let mut is_xdp = false;
         let (interfaces, workers) = match &self.xdp {
-            Some(xdp) => (
-                xdp.interfaces.iter().map(InterfaceReport::json).collect(),
-                xdp.workers.iter().map(WorkerReport::json).collect(),
-            ),
+            Some(xdp) => {
+                let xdp = xdp.load();
+                is_xdp = xdp.workers.iter().any(|worker| worker.state == "running");
+                (
+                    xdp.interfaces.iter().map(InterfaceReport::json).collect(),
+                    xdp.workers.iter().map(WorkerReport::json).collect(),
+                )
+            }
             None => (Vec::new(), Vec::new()),
         };
         json!({
-            "backend": if self.xdp.is_some() { "xdp" } else { "socket" },
+            "backend": if is_xdp { "xdp" } else { "socket" },
             "interfaces": interfaces,
             "workers": workers,
             "sockets": self.sockets.json(),
@@ -72,7 +89,8 @@ impl Report {
 
     /// The counters that tell at a glance how the server does, in a line.
     pub(super) fn summary(&self) -> String {
-        let workers = || self.xdp.iter().flat_map(|xdp| &xdp.workers);
+        let xdp = self.xdp.as_ref().map(|xdp| xdp.load_full());
+        let workers = || xdp.iter().flat_map(|xdp| &xdp.workers);
         let cores = || {
             workers()
                 .map(|worker| &worker.core)
@@ -110,6 +128,8 @@ impl InterfaceReport {
     fn json(&self) -> Value {
         json!({
             "name": self.name,
+            "state": self.state,
+            "reason": self.reason,
             "attach": self.attach,
             "program_id": self.program_id,
             "verdicts": Value::Object(counts((self.verdicts)())),
@@ -122,6 +142,9 @@ impl WorkerReport {
         let mut fields = Map::new();
         fields.insert("interface".to_owned(), json!(self.interface));
         fields.insert("queue".to_owned(), json!(self.queue));
+        fields.insert("state".to_owned(), json!(self.state));
+        fields.insert("reason".to_owned(), json!(self.reason));
+        fields.insert("restarts".to_owned(), json!(self.restarts));
         fields.insert("mode".to_owned(), json!(self.mode));
         fields.insert("cpu".to_owned(), json!(self.cpu));
         put(&mut fields, self.counters.list(), |name| match name {
@@ -233,35 +256,47 @@ mod tests {
 
     #[test]
     fn the_document_has_the_fields_that_operators_rely_on() {
-        let core = CoreCounters {
-            answers: Arc::default(),
-            drops: Arc::default(),
-        };
+        let core = CoreCounters::default();
         core.drops.runt.add(2);
         core.answers.hits.add(2);
         core.answers.misses.add(1);
         let worker = WorkerReport {
             interface: "veth0".to_owned(),
             queue: 3,
-            mode: "copy",
+            state: "running",
+            reason: None,
+            restarts: 0,
+            mode: Some("copy"),
             cpu: Some(1),
             counters: Arc::default(),
             core: core.clone(),
         };
         worker.counters.frames_total.set(4096);
+        let gone = WorkerReport {
+            state: "gone",
+            reason: Some("there is no such interface".to_owned()),
+            mode: None,
+            interface: "veth1".to_owned(),
+            counters: Arc::default(),
+            core: CoreCounters::default(),
+            ..worker
+        };
         let interface = InterfaceReport {
             name: "veth0".to_owned(),
-            attach: "native",
-            program_id: 12,
+            state: "up",
+            reason: None,
+            attach: Some("native"),
+            program_id: Some(12),
             verdicts: Box::new(|| vec![("steered", 5)]),
         };
         let threads: [Arc<ForwardCounters>; 2] = Default::default();
         threads.iter().for_each(|thread| thread.rejected_id.add(2));
+        let xdp = Arc::new(ArcSwap::from_pointee(XdpReport {
+            interfaces: vec![interface],
+            workers: vec![worker, gone],
+        }));
         let report = Report {
-            xdp: Some(XdpReport {
-                interfaces: vec![interface],
-                workers: vec![worker],
-            }),
+            xdp: Some(Arc::clone(&xdp)),
             sockets: SocketReport {
                 counters: Arc::default(),
                 core,
@@ -275,6 +310,13 @@ mod tests {
         );
         let document = report.json();
         assert_eq!(document["backend"], "xdp");
+        assert_eq!(document["interfaces"][0]["state"], "up");
+        assert_eq!(document["workers"][0]["reason"], Value::Null);
+        assert_eq!(document["workers"][1]["state"], "gone");
+        assert_eq!(
+            document["workers"][1]["reason"],
+            "there is no such interface"
+        );
         assert_eq!(document["interfaces"][0]["verdicts"]["steered"], 5);
         let worker = &document["workers"][0];
         assert_eq!(worker["queue"], 3);
@@ -327,5 +369,11 @@ mod tests {
         }
         assert_eq!(document["forwarder"]["zone_failure_hits"], 0);
         assert_eq!(document["log"]["lost"], 0);
+        // As long as no worker runs, the sockets are all there is.
+        xdp.store(Arc::new(XdpReport {
+            interfaces: Vec::new(),
+            workers: Vec::new(),
+        }));
+        assert_eq!(report.json()["backend"], "socket");
     }
 }

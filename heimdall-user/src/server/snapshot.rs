@@ -13,6 +13,7 @@ use tracing::{info, warn};
 
 use crate::{
     config::SnapshotConfig,
+    exit::OnExit,
     forward::Prepared,
     snapshot::{Snapshot, SnapshotError, Writer},
     upkeep::Caches,
@@ -60,12 +61,17 @@ pub(super) struct Keeper {
 }
 
 impl Keeper {
-    pub(super) fn start(config: &SnapshotConfig, caches: Caches) -> io::Result<Self> {
+    pub(super) fn start(
+        config: &SnapshotConfig,
+        caches: Caches,
+        on_exit: OnExit,
+    ) -> io::Result<Self> {
         let (stop, stopped) = channel();
         let SnapshotConfig { path, interval } = config.clone();
         let thread = thread::Builder::new()
             .name("snapshot".to_owned())
             .spawn(move || {
+                let _on_exit = on_exit;
                 while stopped.recv_timeout(interval) == Err(RecvTimeoutError::Timeout) {
                     write(&path, &caches);
                 }

@@ -1,39 +1,25 @@
-//! AF_XDP, put together: a program for each interface, a socket and a worker for each queue, and
-//! a thread that follows the interfaces' addresses.
+//! AF_XDP, opened: a program for each interface, and a socket for each queue. The
+//! [supervisor](super::supervisor) runs workers on them.
 
 use std::{
-    collections::BTreeSet,
-    fmt, io,
+    io,
     net::SocketAddr,
-    os::fd::AsFd,
     sync::{Arc, Mutex, PoisonError},
-    thread::{self, JoinHandle},
     time::Duration,
 };
 
 use arc_swap::ArcSwap;
-use heimdall_ebpf::Verdict;
-use nix::{
-    poll::{PollFd, PollFlags, PollTimeout, poll},
-    sys::eventfd::{EfdFlags, EventFd},
-};
 use thiserror::Error;
 use tracing::{info, warn};
 
-use super::{
-    CoreCounters, CoreParts, ServerError,
-    preflight::look_up,
-    report::{InterfaceReport, WorkerReport, XdpReport},
-    start,
-};
+use super::{preflight::look_up, retry::retry};
 use crate::{
-    config::Config,
-    forward::{Forwarder, Mailbox},
+    config::{Config, InterfaceConfig},
+    forward::Mailbox,
     packet::SourceFilter,
-    upkeep::{Desk, Upkeep},
-    worker::{Parts, Settings, Worker, WorkerCounters, max_pending},
+    worker::max_pending,
     xdp::{
-        AddressWatch, AttachMode, AttachPolicy, Interface, Program, XdpError, served,
+        AttachMode, AttachPolicy, Interface, LinkWatch, Program, XdpError, served,
         socket::{Frame, Mode, Xsk, XskError},
     },
 };
@@ -56,21 +42,22 @@ pub enum AfXdpError {
 const CARRIER_WAIT: Duration = Duration::from_secs(5);
 
 /// An interface with its program.
-struct Attached {
-    interface: Interface,
+pub(super) struct Attached {
+    pub(super) interface: Interface,
     program: Mutex<Program>,
-    sources: Arc<ArcSwap<SourceFilter>>,
+    pub(super) sources: Arc<ArcSwap<SourceFilter>>,
+    /// Addresses to serve, but for those of other links.
     listen: Vec<SocketAddr>,
 }
 
 impl Attached {
-    fn program(&self) -> std::sync::MutexGuard<'_, Program> {
+    pub(super) fn program(&self) -> std::sync::MutexGuard<'_, Program> {
         self.program.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes the interface's addresses of this moment: which to serve, and which to refuse as
     /// senders.
-    fn follow_addresses(&self) -> Result<(), XdpError> {
+    pub(super) fn follow(&self) -> Result<(), XdpError> {
         let own = self.interface.addresses()?;
         let senders = own.iter().copied().chain(self.interface.broadcasts());
         self.sources.store(Arc::new(SourceFilter::new(senders)));
@@ -78,330 +65,140 @@ impl Attached {
     }
 }
 
-/// A queue with its socket, and no worker yet.
-struct Queue {
-    attached: Arc<Attached>,
+/// The program attached to one interface, with what it needs, and the queues to serve.
+pub(super) fn attach(
+    wanted: &InterfaceConfig,
+    addresses: &[SocketAddr],
+) -> Result<(Arc<Attached>, Vec<u32>), XdpError> {
+    let (interface, numbers) = look_up(wanted)?;
+    let program = Program::attach(&interface, AttachPolicy::NativeThenGeneric)?;
+    let on_this_link = |address: &&SocketAddr| match address {
+        SocketAddr::V6(v6) => v6.scope_id() == 0 || v6.scope_id() == interface.index,
+        SocketAddr::V4(_) => true,
+    };
+    let listen = addresses.iter().filter(on_this_link).copied().collect();
+    let attached = Arc::new(Attached {
+        interface,
+        program: Mutex::new(program),
+        sources: Arc::default(),
+        listen,
+    });
+    Ok((attached, numbers))
+}
+
+/// The socket of a queue, with its frames.
+pub(super) fn open_queue(
+    attached: &Attached,
     queue: u32,
-    xsk: Xsk,
-    frames: Vec<Frame>,
-    mailbox: Arc<Mailbox>,
+    frames: u32,
+) -> Result<(Xsk, Vec<Frame>), XskError> {
+    let native = attached.program().attach_mode() == &AttachMode::Native;
+    let (xsk, frames) = Xsk::open(&attached.interface.name, queue, frames, native)?;
+    say_mode(attached, queue, &xsk);
+    Ok((xsk, frames))
+}
+
+/// A queue with its socket, and no worker yet.
+pub(super) struct Queue {
+    pub(super) queue: u32,
+    pub(super) xsk: Xsk,
+    pub(super) frames: Vec<Frame>,
+    pub(super) mailbox: Arc<Mailbox>,
+}
+
+/// An interface with its program and the sockets of its queues.
+pub(super) struct OpenInterface {
+    pub(super) wanted: InterfaceConfig,
+    pub(super) attached: Arc<Attached>,
+    pub(super) queues: Vec<Queue>,
 }
 
 /// Programs attached and sockets bound, and no thread yet.
 pub(super) struct OpenXdp {
-    attached: Vec<Arc<Attached>>,
-    queues: Vec<Queue>,
-    watch: AddressWatch,
+    pub(super) interfaces: Vec<OpenInterface>,
+    pub(super) watch: LinkWatch,
 }
 
 impl OpenXdp {
     /// Attaches the program to every interface, to steer what is sent to `addresses`, and binds a
     /// socket to every queue. Nothing is steered yet.
     pub(super) fn open(config: &Config, addresses: &[SocketAddr]) -> Result<Self, AfXdpError> {
-        let watch = AddressWatch::new()?;
-        let mut attached = Vec::new();
-        let mut queues = Vec::new();
+        let watch = LinkWatch::new()?;
+        let mut interfaces = Vec::new();
         for wanted in &config.interfaces {
-            let (interface, numbers) = look_up(wanted)?;
-            let carrier = interface.has_carrier()?;
-            let program = Program::attach(&interface, AttachPolicy::NativeThenGeneric)?;
-            if carrier && !interface.wait_carrier(CARRIER_WAIT)? {
+            let carrier = Interface::find(&wanted.name)?.has_carrier()?;
+            let (attached, numbers) = retry(
+                || attach(wanted, addresses),
+                |error| matches!(error, XdpError::Occupied { .. }),
+            )?;
+            if carrier && !attached.interface.wait_carrier(CARRIER_WAIT)? {
                 warn!(
                     "{}: no carrier since the XDP program was attached",
-                    interface.name
+                    wanted.name
                 );
             }
-            let native = program.attach_mode() == &AttachMode::Native;
-            let one = Arc::new(Attached {
-                interface,
-                program: Mutex::new(program),
-                sources: Arc::default(),
-                listen: addresses.to_vec(),
-            });
+            let mut queues = Vec::new();
             for queue in numbers {
-                let (xsk, frames) =
-                    Xsk::open(&one.interface.name, queue, config.xdp.frames, native)?;
+                let (xsk, frames) = retry(
+                    || open_queue(&attached, queue, config.xdp.frames),
+                    XskError::is_busy,
+                )?;
                 let mailbox =
                     Mailbox::new(max_pending(frames.len())).map_err(AfXdpError::Mailbox)?;
-                let attached = Arc::clone(&one);
                 queues.push(Queue {
-                    attached,
                     queue,
                     xsk,
                     frames,
                     mailbox: Arc::new(mailbox),
                 });
             }
-            attached.push(one);
+            interfaces.push(OpenInterface {
+                wanted: wanted.clone(),
+                attached,
+                queues,
+            });
         }
-        Ok(Self {
-            attached,
-            queues,
-            watch,
-        })
+        Ok(Self { interfaces, watch })
     }
 
     /// The mailbox of each queue's worker, in their order.
     pub(super) fn mailboxes(&self) -> impl Iterator<Item = Arc<Mailbox>> {
-        self.queues.iter().map(|queue| Arc::clone(&queue.mailbox))
+        let queues = self
+            .interfaces
+            .iter()
+            .flat_map(|interface| &interface.queues);
+        queues.map(|queue| Arc::clone(&queue.mailbox))
     }
 
     /// The interfaces, and in which mode each queue runs.
     pub(super) fn summary(&self) -> String {
-        let one = |queue: &Queue| {
-            let mode = queue.attached.program().attach_mode().name();
+        let queues = self
+            .interfaces
+            .iter()
+            .flat_map(|interface| interface.queues.iter().map(move |queue| (interface, queue)));
+        let one = |(interface, queue): (&OpenInterface, &Queue)| {
+            let mode = interface.attached.program().attach_mode().name();
             format!(
                 "{} queue {} ({mode} XDP, {})",
-                queue.attached.interface.name,
+                interface.wanted.name,
                 queue.queue,
                 queue.xsk.mode()
             )
         };
-        self.queues.iter().map(one).collect::<Vec<_>>().join(", ")
-    }
-
-    /// Starts the workers, and then the steering. Theirs are the numbers from `front` on with the
-    /// forwarder.
-    pub(super) fn start(
-        self,
-        config: &Config,
-        parts: &CoreParts,
-        forwarder: &Forwarder,
-        front: u16,
-    ) -> Result<Xdp, ServerError> {
-        let mut workers = Vec::new();
-        for (i, (queue, front)) in self.queues.into_iter().zip(front..).enumerate() {
-            let (core, counters) = parts.core()?;
-            let cpu = config.xdp.cpu(i);
-            let attached = Arc::clone(&queue.attached);
-            say_mode(&attached, &queue);
-            let upkeep = Upkeep::new({
-                let mailbox = Arc::clone(&queue.mailbox);
-                move || mailbox.ring()
-            });
-            let desk = upkeep.desk();
-            let settings = Settings {
-                name: format!("{}:{}", attached.interface.name, queue.queue),
-                cpu,
-                mtu: attached.interface.mtu as usize,
-                verify_checksums: config.xdp.verify_checksums,
-                spin: config.xdp.spin,
-                echo: config.xdp.echo,
-            };
-            let mode = queue.xsk.mode();
-            attached
-                .program()
-                .register(queue.queue, queue.xsk.as_fd())
-                .map_err(AfXdpError::from)?;
-            let worker = Worker::start(
-                settings,
-                Parts {
-                    xsk: queue.xsk,
-                    frames: queue.frames,
-                    core,
-                    upkeep,
-                    forwarder: forwarder.handle(),
-                    front,
-                    mailbox: queue.mailbox,
-                    sources: Arc::clone(&attached.sources),
-                    drops: Arc::clone(&counters.drops),
-                },
-                parts.clock,
-            )
-            .map_err(start("a worker"))?;
-            workers.push(Running {
-                worker,
-                attached,
-                queue: queue.queue,
-                mode,
-                cpu,
-                counters,
-                desk,
-            });
-        }
-        for running in &workers {
-            running.worker.wait_ready();
-        }
-        for attached in &self.attached {
-            attached.follow_addresses().map_err(AfXdpError::from)?;
-        }
-        let follower =
-            Follower::start(self.watch, self.attached.clone()).map_err(start("a thread"))?;
-        Ok(Xdp {
-            attached: self.attached,
-            workers,
-            follower,
-        })
+        queues.map(one).collect::<Vec<_>>().join(", ")
     }
 }
 
 /// Says which mode a queue got, and why not a better one.
-fn say_mode(attached: &Attached, queue: &Queue) {
+fn say_mode(attached: &Attached, queue: u32, xsk: &Xsk) {
     let name = &attached.interface.name;
     // Generic mode says itself why it is not native.
     let attach = attached.program().attach_mode().to_string();
-    let mode = queue.xsk.mode();
-    match queue.xsk.why_not_better() {
+    let mode = xsk.mode();
+    match xsk.why_not_better() {
         Some(why) if mode == Mode::Copy => {
-            info!(
-                "{name} queue {}: {attach} XDP, {mode} (not zero-copy: {why})",
-                queue.queue
-            );
+            info!("{name} queue {queue}: {attach} XDP, {mode} (not zero-copy: {why})");
         }
-        _ => info!("{name} queue {}: {attach} XDP, {mode}", queue.queue),
-    }
-}
-
-/// The program's counters by name; nothing if the kernel does not give them.
-fn verdicts(program: &Program) -> Vec<(&'static str, u64)> {
-    let counts = program.verdicts().unwrap_or_default();
-    Verdict::ALL
-        .iter()
-        .map(|verdict| verdict.name())
-        .zip(counts)
-        .collect()
-}
-
-struct Running {
-    worker: Worker,
-    attached: Arc<Attached>,
-    queue: u32,
-    mode: Mode,
-    cpu: Option<usize>,
-    counters: CoreCounters,
-    desk: Arc<Desk>,
-}
-
-/// Running workers.
-pub(super) struct Xdp {
-    attached: Vec<Arc<Attached>>,
-    workers: Vec<Running>,
-    follower: Follower,
-}
-
-impl fmt::Debug for Xdp {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Xdp")
-            .field("workers", &self.workers.len())
-            .finish_non_exhaustive()
-    }
-}
-
-impl Xdp {
-    /// Where to read their counters.
-    pub(super) fn report(&self) -> XdpReport {
-        let interface = |attached: &Arc<Attached>| {
-            let (attach, program_id) = {
-                let program = attached.program();
-                (program.attach_mode().name(), program.id())
-            };
-            // The programs go when the server stops, whoever still holds a report.
-            let attached_now = Arc::downgrade(attached);
-            InterfaceReport {
-                name: attached.interface.name.clone(),
-                attach,
-                program_id,
-                verdicts: Box::new(move || {
-                    attached_now
-                        .upgrade()
-                        .map(|attached| verdicts(&attached.program()))
-                        .unwrap_or_default()
-                }),
-            }
-        };
-        let worker = |running: &Running| WorkerReport {
-            interface: running.attached.interface.name.clone(),
-            queue: running.queue,
-            mode: running.mode.name(),
-            cpu: running.cpu,
-            counters: Arc::<WorkerCounters>::clone(running.worker.counters()),
-            core: running.counters.clone(),
-        };
-        XdpReport {
-            interfaces: self.attached.iter().map(interface).collect(),
-            workers: self.workers.iter().map(worker).collect(),
-        }
-    }
-
-    /// The workers' names, and where each gets its orders.
-    pub(super) fn desks(&self) -> impl Iterator<Item = (String, Arc<Desk>)> {
-        self.workers.iter().map(|running| {
-            let name = format!("{}:{}", running.attached.interface.name, running.queue);
-            (name, Arc::clone(&running.desk))
-        })
-    }
-
-    /// Detaches the programs and ends the workers.
-    pub(super) fn stop(self) {
-        self.follower.stop();
-        for attached in &self.attached {
-            // Nothing more is steered, so that the workers leave no packet behind in their rings.
-            if let Err(error) = attached.program().set_served(&BTreeSet::new()) {
-                warn!("{error}");
-            }
-        }
-        for running in self.workers {
-            if let Err(error) = running.worker.stop() {
-                warn!(
-                    "{} queue {}: {error}",
-                    running.attached.interface.name, running.queue
-                );
-            }
-        }
-    }
-}
-
-/// The thread that follows the interfaces' addresses.
-struct Follower {
-    thread: JoinHandle<()>,
-    stop: Arc<EventFd>,
-}
-
-impl Follower {
-    fn start(watch: AddressWatch, attached: Vec<Arc<Attached>>) -> io::Result<Self> {
-        let stop = Arc::new(EventFd::from_flags(
-            EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK,
-        )?);
-        let thread = thread::Builder::new().name("addresses".to_owned()).spawn({
-            let stop = Arc::clone(&stop);
-            move || follow(&watch, &attached, &stop)
-        })?;
-        Ok(Self { thread, stop })
-    }
-
-    fn stop(self) {
-        let _ = self.stop.write(1);
-        let _ = self.thread.join();
-    }
-}
-
-fn follow(watch: &AddressWatch, attached: &[Arc<Attached>], stop: &EventFd) {
-    loop {
-        let mut fds = [
-            PollFd::new(watch.as_fd(), PollFlags::POLLIN),
-            PollFd::new(stop.as_fd(), PollFlags::POLLIN),
-        ];
-        match poll(&mut fds, PollTimeout::NONE) {
-            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
-            Err(error) => {
-                warn!("no longer following the interfaces' addresses: {error}");
-                return;
-            }
-        }
-        let [_, stopped] = &fds;
-        if stopped.any().unwrap_or_default() {
-            return;
-        }
-        let changed = watch.drain().unwrap_or_else(|error| {
-            warn!("{error}");
-            false
-        });
-        if changed {
-            for attached in attached {
-                if let Err(error) = attached.follow_addresses() {
-                    warn!("{error}");
-                }
-            }
-        }
+        _ => info!("{name} queue {queue}: {attach} XDP, {mode}"),
     }
 }

@@ -1,6 +1,11 @@
 //! The connections of the socket front's loop: accepted, served, and closed in time.
+//!
+//! The table has a fixed size, and a new client always gets in: when the table is full, a
+//! connection of the largest holder is closed (RFC 7766 section 6.2.2), the one that was idle
+//! longest.
 
 use std::{
+    cmp::Reverse,
     io::{self, ErrorKind},
     net::IpAddr,
     time::{Duration, Instant},
@@ -18,11 +23,15 @@ use crate::{answer::Verdict, dns::reply::Reply};
 /// Connections accepted before others get their turn.
 const ACCEPT_BATCH: usize = 64;
 
-/// Connections at a time. When there are more, the one that was idle longest is closed.
+/// Connections at a time.
 pub(crate) const MAX_CONNECTIONS: usize = 1024;
 
 /// Time for which a connection may be idle (RFC 7766 section 6.2.3 asks for a few seconds).
 const IDLE: Duration = Duration::from_secs(10);
+
+/// Time for the first whole query to come. A client opens a connection because it has one: this
+/// is time to send it again once or twice after a loss (RFC 6298: 1 s, then 2 s).
+const FIRST_QUERY: Duration = Duration::from_secs(4);
 
 impl Loop {
     fn token(&self, connection: usize) -> Token {
@@ -30,19 +39,26 @@ impl Loop {
     }
 
     pub(super) fn accept(&mut self, listener: usize, now: Instant) {
+        let mut starved = false;
         for _ in 0..ACCEPT_BATCH {
             let Some(socket) = self.tcp.get(listener) else {
                 return;
             };
             match socket.accept() {
-                Ok((stream, peer)) => self.open(stream, peer.ip(), now),
+                Ok((stream, peer)) => {
+                    starved = false;
+                    self.open(stream, peer.ip(), now);
+                }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
                 Err(error) if is_about_one_connection(&error) => {}
                 Err(_) => {
-                    // Out of descriptors or memory: an idle connection gives back some.
-                    self.close_oldest();
-                    self.starved = true;
-                    return;
+                    // Out of descriptors or memory: a connection less gives back some, unless
+                    // others are quicker to take it.
+                    if starved || !self.make_room() {
+                        self.starved = true;
+                        return;
+                    }
+                    starved = true;
                 }
             }
         }
@@ -59,8 +75,10 @@ impl Loop {
 
     fn open(&mut self, mut stream: TcpStream, peer: IpAddr, now: Instant) {
         self.counters.tcp_connections.add(1);
-        if self.connections.len() >= MAX_CONNECTIONS && !self.close_oldest() {
-            return;
+        // Counted before there is room: who comes to hold most by this one closes one of its own.
+        let hold = self.holders.open(peer);
+        if self.connections.len() >= MAX_CONNECTIONS {
+            self.make_room();
         }
         let connection = self.connections.vacant_key();
         let interest = Interest::READABLE | Interest::WRITABLE;
@@ -71,11 +89,20 @@ impl Loop {
             .poll
             .registry()
             .register(&mut stream, token, interest)
-            .is_ok()
+            .is_err()
         {
-            self.serial += 1;
-            self.connections
-                .insert(Connection::new(stream, peer, self.serial, now));
+            self.holders.close(hold);
+            return;
+        }
+        self.serial += 1;
+        self.connections
+            .insert(Connection::new(stream, peer, self.serial, hold, now));
+    }
+
+    /// Closes a connection, if it is still open.
+    fn close(&mut self, connection: usize) {
+        if let Some(closed) = self.connections.try_remove(connection) {
+            self.holders.close(closed.hold);
         }
     }
 
@@ -83,9 +110,7 @@ impl Loop {
     pub(super) fn serve(&mut self, connection: usize, now: Instant) {
         match self.exchange(connection, now) {
             Ok(true) => {}
-            Ok(false) | Err(_) => {
-                self.connections.try_remove(connection);
-            }
+            Ok(false) | Err(_) => self.close(connection),
         }
     }
 
@@ -108,6 +133,7 @@ impl Loop {
                 };
                 self.counters.tcp_received.add(1);
                 open.last_used = now;
+                open.used = true;
                 let origin = Origin::Tcp {
                     connection,
                     serial: open.serial,
@@ -141,19 +167,24 @@ impl Loop {
         }
     }
 
-    /// Closes the connection that was idle longest, if one is idle at all.
-    fn close_oldest(&mut self) -> bool {
-        let oldest = self
+    /// Closes a connection of whoever holds most: one with no query under way if there is one, of
+    /// these the one that was idle longest. `false`: there are none.
+    ///
+    /// It looks at every connection: 10 to 20 µs for a full table.
+    fn make_room(&mut self) -> bool {
+        let victim = self
             .connections
             .iter()
-            .filter(|(_, open)| open.pending == 0)
-            .min_by_key(|(_, open)| open.last_used)
+            .min_by_key(|(_, open)| {
+                let held = self.holders.held(&open.hold);
+                (Reverse(held), open.pending > 0, open.last_used)
+            })
             .map(|(connection, _)| connection);
-        let Some(connection) = oldest else {
+        let Some(connection) = victim else {
             return false;
         };
-        self.connections.try_remove(connection);
-        self.counters.tcp_closed_idle.add(1);
+        self.close(connection);
+        self.counters.tcp_closed_full.add(1);
         true
     }
 
@@ -163,14 +194,20 @@ impl Loop {
             return;
         }
         self.swept = now;
-        let counters = &self.counters;
-        self.connections.retain(|_, open| {
-            let idle = open.pending == 0 && now.saturating_duration_since(open.last_used) >= IDLE;
-            if idle {
-                counters.tcp_closed_idle.add(1);
-            }
-            !idle
-        });
+        let is_idle = |open: &Connection| {
+            let limit = if open.used { IDLE } else { FIRST_QUERY };
+            open.pending == 0 && now.saturating_duration_since(open.last_used) >= limit
+        };
+        let idle: Vec<usize> = self
+            .connections
+            .iter()
+            .filter(|(_, open)| is_idle(open))
+            .map(|(connection, _)| connection)
+            .collect();
+        self.counters.tcp_closed_idle.add(idle.len() as u64);
+        for connection in idle {
+            self.close(connection);
+        }
         if std::mem::take(&mut self.starved) {
             for listener in 0..self.tcp.len() {
                 self.accept(listener, now);

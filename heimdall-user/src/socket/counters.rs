@@ -17,8 +17,10 @@ counters! {
         tcp_received,
         /// Messages answered over connections.
         tcp_answered,
-        /// Connections closed because they were idle, or to make room for others.
+        /// Connections closed because they were idle.
         tcp_closed_idle,
+        /// Connections closed to make room for others.
+        tcp_closed_full,
         /// Queries that wait for the forwarder now.
         pending,
         /// Queries that got SERVFAIL because too many were waiting.

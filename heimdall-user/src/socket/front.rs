@@ -22,12 +22,13 @@ use mio::{
 use slab::Slab;
 
 use super::{
-    Listeners, SocketCounters, datagrams::Datagrams, pending::Origin, service::Service,
-    tcp::Connection,
+    Listeners, SocketCounters, datagrams::Datagrams, holders::Holders, pending::Origin,
+    service::Service, tcp::Connection,
 };
 use crate::{
     answer::Core,
     clock::Clock,
+    exit::OnExit,
     forward::{Handle, Mailbox},
     upkeep::{Progress, Upkeep},
 };
@@ -59,6 +60,8 @@ pub struct Parts {
     /// Queries that may wait for the forwarder. When that many do, further ones that the cache
     /// cannot answer get SERVFAIL.
     pub max_pending: usize,
+    /// Dropped when the thread has ended.
+    pub on_exit: OnExit,
 }
 
 /// The running socket front.
@@ -75,7 +78,8 @@ impl SocketFront {
     ///
     /// # Errors
     /// The thread, its epoll instance or a registration with it is not to be had.
-    pub fn start(listeners: Listeners, parts: Parts, clock: Clock) -> io::Result<Self> {
+    pub fn start(listeners: Listeners, mut parts: Parts, clock: Clock) -> io::Result<Self> {
+        let on_exit = std::mem::take(&mut parts.on_exit);
         let counters = Arc::<SocketCounters>::default();
         let service = Service::new(parts, clock, counters.clone());
         let stop = Arc::<AtomicBool>::default();
@@ -84,7 +88,10 @@ impl SocketFront {
         let front = Loop::new(listeners, service, poll, stop.clone(), counters.clone())?;
         let thread = thread::Builder::new()
             .name("sockets".into())
-            .spawn(move || front.run())?;
+            .spawn(move || {
+                let _on_exit = on_exit;
+                front.run();
+            })?;
         Ok(Self {
             stop,
             waker,
@@ -119,6 +126,8 @@ pub(super) struct Loop {
     pub(super) udp: Vec<UdpSocket>,
     pub(super) tcp: Vec<TcpListener>,
     pub(super) connections: Slab<Connection>,
+    /// Who holds them.
+    pub(super) holders: Holders,
     /// Of the last connection.
     pub(super) serial: u64,
     /// A listener could not accept for want of descriptors; it is tried again at the next sweep.
@@ -167,6 +176,7 @@ impl Loop {
             udp,
             tcp,
             connections: Slab::new(),
+            holders: Holders::default(),
             serial: 0,
             starved: false,
             swept: Instant::now(),

@@ -42,20 +42,9 @@ pub enum SocketError {
         /// The address asked for.
         address: SocketAddr,
     },
-    /// No interface has the address.
-    #[error(
-        "this host has no address {}, so nothing can listen on {protocol} {address}; `ip address` lists those it has", address.ip()
-    )]
-    NotHere {
-        /// UDP or TCP.
-        protocol: &'static str,
-        /// The address asked for.
-        address: SocketAddr,
-    },
-    /// The kernel does not do IPv6.
-    #[error(
-        "this kernel has no IPv6, which {protocol} {address} needs; listen on IPv4 addresses only"
-    )]
+    /// The kernel does not have the address's family, and no other listener is left.
+    #[error("this kernel has no {}, which {protocol} {address} needs; listen on {} addresses",
+        family(*address), if address.is_ipv6() { "IPv4" } else { "IPv6" })]
     NoFamily {
         /// UDP or TCP.
         protocol: &'static str,
@@ -79,7 +68,6 @@ impl SocketError {
         match error {
             Errno::EADDRINUSE => Self::Taken { protocol, address },
             Errno::EACCES | Errno::EPERM => Self::Permission { protocol, address },
-            Errno::EADDRNOTAVAIL => Self::NotHere { protocol, address },
             Errno::EAFNOSUPPORT => Self::NoFamily { protocol, address },
             error => Self::Other {
                 protocol,
@@ -103,8 +91,12 @@ fn holder(address: SocketAddr) -> String {
     }
 }
 
+fn family(address: SocketAddr) -> &'static str {
+    if address.is_ipv6() { "IPv6" } else { "IPv4" }
+}
+
 /// Sockets that are bound, over UDP and TCP on every address.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Listeners {
     pub(super) udp: Vec<UdpSocket>,
     pub(super) tcp: Vec<TcpListener>,
@@ -114,22 +106,44 @@ pub struct Listeners {
 impl Listeners {
     /// Binds UDP and TCP on every address. Port 0 takes a free one, the same for both.
     ///
+    /// An address that the host does not have now is bound as well: it is served as soon as it
+    /// appears. One of a family that the kernel lacks is left out with a warning, if another is
+    /// left.
+    ///
     /// A port is never shared with another process (no SO_REUSEPORT): a second server that took
     /// part of the queries would not be noticed.
     ///
     /// # Errors
-    /// [`SocketError`], for the first address that cannot be had.
+    /// [`SocketError`], for the first address that cannot be bound.
     pub fn bind(addresses: &[SocketAddr]) -> Result<Self, SocketError> {
-        let mut listeners = Self {
-            udp: Vec::new(),
-            tcp: Vec::new(),
-            addresses: Vec::new(),
-        };
+        Self::bind_with(addresses, bind_both)
+    }
+
+    fn bind_with(
+        addresses: &[SocketAddr],
+        mut bind: impl FnMut(SocketAddr) -> Bound,
+    ) -> Result<Self, SocketError> {
+        let mut listeners = Self::default();
+        let mut left_out = Vec::new();
         for &address in addresses {
-            let (udp, tcp, local) = bind_both(address)?;
-            listeners.udp.push(udp);
-            listeners.tcp.push(tcp);
-            listeners.addresses.push(local);
+            match bind(address) {
+                Ok((udp, tcp, local)) => {
+                    listeners.udp.push(udp);
+                    listeners.tcp.push(tcp);
+                    listeners.addresses.push(local);
+                }
+                Err(error @ SocketError::NoFamily { .. }) => left_out.push((address, error)),
+                Err(error) => return Err(error),
+            }
+        }
+        if listeners.addresses.is_empty()
+            && let Some((_, error)) = left_out.pop()
+        {
+            return Err(error);
+        }
+        for (address, _) in left_out {
+            let family = family(address);
+            tracing::warn!("not listening on {address}: this kernel has no {family}");
         }
         Ok(listeners)
     }
@@ -140,7 +154,9 @@ impl Listeners {
     }
 }
 
-fn bind_both(address: SocketAddr) -> Result<(UdpSocket, TcpListener, SocketAddr), SocketError> {
+type Bound = Result<(UdpSocket, TcpListener, SocketAddr), SocketError>;
+
+fn bind_both(address: SocketAddr) -> Bound {
     /// Free ports of UDP to try until one is free for TCP as well.
     const TRIES: u32 = 8;
     let mut tries = 1;
@@ -172,6 +188,9 @@ fn open(address: SocketAddr, kind: SockType) -> Result<OwnedFd, Errno> {
         // IPv4 has listeners of its own; mapped addresses would only blur which one replies.
         setsockopt(&fd, sockopt::Ipv6V6Only, &true)?;
     }
+    // An address may come later than we do: from DHCP, from a failover daemon, or because
+    // duplicate address detection still runs. (The option works on IPv6 sockets, too.)
+    setsockopt(&fd, sockopt::IpFreebind, &true)?;
     Ok(fd)
 }
 
@@ -199,4 +218,41 @@ fn bind_tcp(address: SocketAddr) -> Result<TcpListener, Errno> {
     bind(fd.as_raw_fd(), &SockaddrStorage::from(address))?;
     listen(&fd, Backlog::MAXCONN)?;
     Ok(fd.into())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn list(text: &str) -> Vec<SocketAddr> {
+        text.split_whitespace()
+            .map(|one| one.parse().unwrap())
+            .collect()
+    }
+
+    /// A kernel without IPv6.
+    fn bind_v4(address: SocketAddr) -> Bound {
+        match address {
+            SocketAddr::V4(_) => bind_both(address),
+            SocketAddr::V6(_) => Err(SocketError::new("UDP", address, Errno::EAFNOSUPPORT)),
+        }
+    }
+
+    #[test]
+    fn a_family_that_the_kernel_lacks_is_left_out() {
+        for listen in ["127.0.0.1:0 [::1]:0", "[::1]:0 127.0.0.1:0 [::]:0"] {
+            let listeners = Listeners::bind_with(&list(listen), bind_v4).unwrap();
+            assert_eq!((listeners.udp.len(), listeners.tcp.len()), (1, 1));
+            let [local] = listeners.addresses[..] else {
+                panic!("{listen}: {listeners:?}");
+            };
+            assert_eq!(local.ip().to_string(), "127.0.0.1");
+        }
+        let error = Listeners::bind_with(&list("[::1]:53"), bind_v4).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "this kernel has no IPv6, which UDP [::1]:53 needs; listen on IPv4 addresses"
+        );
+    }
 }

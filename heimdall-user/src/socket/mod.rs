@@ -13,6 +13,7 @@ mod connections;
 mod counters;
 mod datagrams;
 mod front;
+mod holders;
 mod listeners;
 mod mtu;
 mod path;

@@ -40,6 +40,7 @@ impl Service {
             mailbox,
             front,
             max_pending,
+            on_exit: _,
         } = parts;
         Self {
             core,

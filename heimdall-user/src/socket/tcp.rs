@@ -13,6 +13,7 @@ use std::{
 
 use mio::net::TcpStream;
 
+use super::holders::Hold;
 use crate::dns::u16_at;
 
 /// Octets of replies that may wait to be read before no more queries are taken.
@@ -40,6 +41,10 @@ pub(super) struct Connection {
     /// The client's address.
     pub(super) peer: IpAddr,
     pub(super) serial: u64,
+    /// What it counts as among the holders of connections.
+    pub(super) hold: Hold,
+    /// A whole message has come.
+    pub(super) used: bool,
     /// Queries that wait for the forwarder.
     pub(super) pending: usize,
     /// When a query was last completed or a reply was last taken. Single octets do not count, or
@@ -56,11 +61,19 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    pub(super) fn new(stream: TcpStream, peer: IpAddr, serial: u64, now: Instant) -> Self {
+    pub(super) fn new(
+        stream: TcpStream,
+        peer: IpAddr,
+        serial: u64,
+        hold: Hold,
+        now: Instant,
+    ) -> Self {
         Self {
             stream,
             peer,
             serial,
+            hold,
+            used: false,
             pending: 0,
             last_used: now,
             ended: false,

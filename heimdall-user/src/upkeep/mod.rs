@@ -147,6 +147,15 @@ impl Upkeep {
         }
     }
 
+    /// The upkeep of another thread that takes over a desk whose thread has ended.
+    pub fn take_over(desk: Arc<Desk>) -> Self {
+        desk.closed.store(false, Ordering::SeqCst);
+        Self {
+            desk,
+            current: VecDeque::new(),
+        }
+    }
+
     /// Where to leave orders.
     pub fn desk(&self) -> Arc<Desk> {
         Arc::clone(&self.desk)

@@ -17,7 +17,7 @@ use std::{
     os::fd::AsFd,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
         mpsc::{Receiver, Sender, channel},
     },
     thread::{self, JoinHandle},
@@ -35,9 +35,10 @@ use crate::{
     answer::{AHEAD, Client, Core, Hint, Transport, Verdict},
     clock::Clock,
     dns::{Malformed, Query, reply::Reply},
+    exit::OnExit,
     forward::{Handle, MAX_REFRESHES, Mailbox, Request},
     packet::{self, BadPacket, Layout, Packet, SourceFilter},
-    stats::{DropCounters, counters},
+    stats::{Counter, DropCounters, counters},
     upkeep::Upkeep,
     xdp::socket::{BATCH, Frame, Xsk},
 };
@@ -85,6 +86,23 @@ counters! {
     }
 }
 
+/// Counters that the kernel keeps for each socket.
+const RING_COUNTERS: usize = 6;
+
+impl WorkerCounters {
+    /// The counters that come from the kernel.
+    fn ring(&self) -> [&Counter; RING_COUNTERS] {
+        [
+            &self.rx_dropped,
+            &self.rx_ring_full,
+            &self.rx_fill_ring_empty_descs,
+            &self.rx_invalid_descs,
+            &self.tx_invalid_descs,
+            &self.tx_ring_empty_descs,
+        ]
+    }
+}
+
 /// What a worker needs to know, beside what it owns.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -124,6 +142,10 @@ pub struct Parts {
     pub sources: Arc<ArcSwap<SourceFilter>>,
     /// Queries that were dropped.
     pub drops: Arc<DropCounters>,
+    /// What the worker counts. A queue's next worker goes on with the counts of the one before.
+    pub counters: Arc<WorkerCounters>,
+    /// Dropped when the thread has ended and its socket is closed.
+    pub on_exit: OnExit,
 }
 
 /// Queries that a worker with so many frames lets wait for the forwarder: half of the frames, so
@@ -132,14 +154,25 @@ pub fn max_pending(frames: usize) -> usize {
     frames / 2
 }
 
-/// A running worker.
+/// A running worker. Dropping it stops it.
 #[derive(Debug)]
 pub struct Worker {
-    thread: JoinHandle<io::Result<()>>,
+    thread: Option<JoinHandle<io::Result<()>>>,
     stop: Arc<AtomicBool>,
     mailbox: Arc<Mailbox>,
-    counters: Arc<WorkerCounters>,
+    outstanding: Arc<AtomicUsize>,
     ready: Receiver<()>,
+}
+
+/// How a worker ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// What it failed of, unless it was told to stop.
+    pub result: io::Result<()>,
+    /// Requests of the worker that the forwarder had not answered. Their outcomes still come to
+    /// the mailbox, which must be rid of them before another worker uses it: the mailbox has no
+    /// room for those of both, and their tokens are alike.
+    pub outstanding: usize,
 }
 
 impl Worker {
@@ -147,32 +180,29 @@ impl Worker {
     ///
     /// # Errors
     /// The thread cannot be made.
-    pub fn start(settings: Settings, parts: Parts, clock: Clock) -> io::Result<Self> {
+    pub fn start(settings: Settings, mut parts: Parts, clock: Clock) -> io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
-        let counters = Arc::new(WorkerCounters::default());
+        let outstanding = Arc::new(AtomicUsize::new(0));
         let mailbox = parts.mailbox.clone();
+        let on_exit = mem::take(&mut parts.on_exit);
         let (say_ready, ready) = channel();
-        let mut state = State::new(settings, parts, clock, counters.clone());
+        let state = State::new(settings, parts, clock, outstanding.clone());
         let thread = thread::Builder::new()
             .name(state.settings.name.clone())
             .spawn({
                 let stop = stop.clone();
                 move || {
-                    let result = state.run(&stop, say_ready);
-                    if let Err(error) = &result {
-                        tracing::error!(
-                            "worker {} stopped: {error}; its queue goes on over sockets",
-                            state.settings.name
-                        );
-                    }
-                    result
+                    // Declared first, dropped last: after the socket in `state`.
+                    let _on_exit = on_exit;
+                    let mut state = state;
+                    state.run(&stop, say_ready)
                 }
             })?;
         Ok(Self {
-            thread,
+            thread: Some(thread),
             stop,
             mailbox,
-            counters,
+            outstanding,
             ready,
         })
     }
@@ -183,27 +213,31 @@ impl Worker {
         let _ = self.ready.recv();
     }
 
-    /// The worker's counters.
-    pub fn counters(&self) -> &Arc<WorkerCounters> {
-        &self.counters
+    /// Stops the thread, if it has not ended by itself. Its socket is closed, and so leaves the
+    /// XSKMAP: from then on the XDP program passes its queue's packets to the kernel.
+    pub fn stop(mut self) -> Ended {
+        let result = self.join();
+        Ended {
+            result,
+            outstanding: self.outstanding.load(Ordering::Acquire),
+        }
     }
 
-    /// Whether the thread has ended, which it should not before [`stop`](Self::stop).
-    pub fn is_finished(&self) -> bool {
-        self.thread.is_finished()
-    }
-
-    /// Stops the thread. Its socket is closed, and so leaves the XSKMAP: from then on the XDP
-    /// program passes its queue's packets to the kernel.
-    ///
-    /// # Errors
-    /// What the thread died of, if it did.
-    pub fn stop(self) -> io::Result<()> {
+    fn join(&mut self) -> io::Result<()> {
         self.stop.store(true, Ordering::Relaxed);
         self.mailbox.ring();
-        self.thread
-            .join()
-            .unwrap_or_else(|_| Err(io::Error::other("a worker panicked")))
+        match self.thread.take().map(JoinHandle::join) {
+            None => Ok(()),
+            Some(Ok(result)) => result,
+            Some(Err(_)) => Err(io::Error::other("the thread panicked, which is a bug")),
+        }
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // After `stop` there is no thread left.
+        let _ = self.join();
     }
 }
 
@@ -265,6 +299,8 @@ struct State {
     sources: Arc<ArcSwap<SourceFilter>>,
     drops: Arc<DropCounters>,
     counters: Arc<WorkerCounters>,
+    /// The kernel's counts of earlier sockets on this queue.
+    earlier: [u64; RING_COUNTERS],
     clock: Clock,
     places: Places,
     free: Vec<Frame>,
@@ -274,10 +310,30 @@ struct State {
     pending: Pending,
     /// Refreshes under way.
     refreshing: usize,
+    /// Set at the end to the number of requests under way.
+    outstanding: Arc<AtomicUsize>,
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        let outstanding = self.pending.len() + self.refreshing;
+        self.outstanding.store(outstanding, Ordering::Release);
+        // The frames go with the socket.
+        let counters = &self.counters;
+        for gauge in [
+            &counters.frames_total,
+            &counters.frames_fill,
+            &counters.frames_tx,
+            &counters.frames_pending,
+            &counters.frames_free,
+        ] {
+            gauge.set(0);
+        }
+    }
 }
 
 impl State {
-    fn new(settings: Settings, parts: Parts, clock: Clock, counters: Arc<WorkerCounters>) -> Self {
+    fn new(settings: Settings, parts: Parts, clock: Clock, outstanding: Arc<AtomicUsize>) -> Self {
         let Parts {
             xsk,
             frames,
@@ -288,6 +344,8 @@ impl State {
             mailbox,
             sources,
             drops,
+            counters,
+            on_exit: _,
         } = parts;
         let total = frames.len();
         counters.frames_total.set(total as u64);
@@ -301,6 +359,7 @@ impl State {
             mailbox,
             sources,
             drops,
+            earlier: counters.ring().map(Counter::get),
             counters,
             clock,
             places: Places {
@@ -314,6 +373,7 @@ impl State {
             replies: Vec::with_capacity(2 * BATCH),
             pending: Pending::new(max_pending(total)),
             refreshing: 0,
+            outstanding,
         };
         // Before there is a thread: a packet may be steered here sooner than that gets to run, and
         // without a frame to receive into it is lost.
@@ -654,16 +714,18 @@ impl State {
             .frames_missing
             .set(self.places.missing(self.held()) as u64);
         if let Ok(kernel) = self.xsk.statistics() {
-            counters.rx_dropped.set(kernel.rx_dropped());
-            counters.rx_ring_full.set(kernel.rx_ring_full());
-            counters
-                .rx_fill_ring_empty_descs
-                .set(kernel.rx_fill_ring_empty_descs());
-            counters.rx_invalid_descs.set(kernel.rx_invalid_descs());
-            counters.tx_invalid_descs.set(kernel.tx_invalid_descs());
-            counters
-                .tx_ring_empty_descs
-                .set(kernel.tx_ring_empty_descs());
+            let counts = [
+                kernel.rx_dropped(),
+                kernel.rx_ring_full(),
+                kernel.rx_fill_ring_empty_descs(),
+                kernel.rx_invalid_descs(),
+                kernel.tx_invalid_descs(),
+                kernel.tx_ring_empty_descs(),
+            ];
+            for ((counter, earlier), count) in counters.ring().iter().zip(self.earlier).zip(counts)
+            {
+                counter.set(earlier + count);
+            }
         }
     }
 }

@@ -6,7 +6,7 @@
 //! (for their sockets).
 //!
 //! An [`Interface`] is looked up by name; [`Program::attach`] puts the program on it; [`served`]
-//! resolves wildcards for [`Program::set_served`], again whenever an [`AddressWatch`] reports a
+//! resolves wildcards for [`Program::set_served`], again whenever an [`LinkWatch`] reports a
 //! change; [`Program::register`] hands the program a queue's socket. Dropping the [`Program`], or
 //! dying with it, leaves the interface as it was.
 
@@ -24,4 +24,4 @@ pub use error::XdpError;
 pub use nic::Interface;
 pub use program::{AttachMode, AttachPolicy, Program};
 pub use served::served;
-pub use watch::AddressWatch;
+pub use watch::LinkWatch;

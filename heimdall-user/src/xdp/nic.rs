@@ -7,7 +7,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use netlink_packet_route::link::{LinkAttribute, LinkLayerType, LinkMessage, LinkXdp, XdpAttached};
+use netlink_packet_route::link::{
+    LinkAttribute, LinkFlags, LinkLayerType, LinkMessage, LinkXdp, XdpAttached,
+};
 use nix::ifaddrs::getifaddrs;
 
 use super::{XdpError, ethtool, netlink};
@@ -26,6 +28,8 @@ pub struct Interface {
     pub mtu: u32,
     /// Hardware address.
     pub mac: [u8; 6],
+    /// Whether it is set up (IFF_UP), carrier or not.
+    pub up: bool,
     /// Receive queues in use, 1 or more. The kernel binds AF_XDP sockets to queues below this
     /// number (and to send-only ones, if there are more of those).
     pub rx_queues: u32,
@@ -62,6 +66,7 @@ impl Interface {
             index: link.header.index,
             mtu: 0,
             mac: [0; 6],
+            up: link.header.flags.contains(LinkFlags::Up),
             rx_queues: rx_queues(name, link.header.index),
         };
         for attribute in link.attributes {

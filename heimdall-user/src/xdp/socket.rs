@@ -93,6 +93,13 @@ pub enum XskError {
     },
 }
 
+impl XskError {
+    /// Whether another socket has the queue.
+    pub fn is_busy(&self) -> bool {
+        matches!(self, Self::Bind { source, .. } if source.raw_os_error() == Some(libc::EBUSY))
+    }
+}
+
 /// One frame of one socket's UMEM: the right to read and write its memory.
 #[derive(Debug)]
 pub struct Frame {

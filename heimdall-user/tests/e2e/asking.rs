@@ -19,6 +19,18 @@ pub(crate) const NOTHING: &str = "nothing";
 /// The server ended the connection.
 pub(crate) const CLOSED: &str = "closed";
 
+/// A query for A records of `name`.
+pub(crate) fn query(id: u16, name: &str) -> Vec<u8> {
+    let mut msg = id.to_be_bytes().to_vec();
+    msg.extend([1, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
+    for label in name.split('.') {
+        msg.push(label.len() as u8);
+        msg.extend(label.as_bytes());
+    }
+    msg.extend([0, 0, 1, 0, 1]);
+    msg
+}
+
 /// A client in the lab with one UDP socket.
 pub(crate) struct Asker<'a> {
     lab: &'a Lab,

@@ -103,16 +103,25 @@ impl Lab {
             client_if: format!("hdc{number}"),
             server_if: format!("hds{number}"),
         };
+        for namespace in [&lab.client, &lab.server] {
+            ip(&["netns", "add", namespace])?;
+            ip(&["-n", namespace, "link", "set", "lo", "up"])?;
+        }
+        lab.connect(queues)?;
+        Ok(lab)
+    }
+
+    /// Makes the veth pair, with so many queues: again, after a test has deleted it.
+    ///
+    /// # Errors
+    /// There is one, or `ip` or `ethtool` fails.
+    pub fn connect(&self, queues: u32) -> Result<()> {
         let Self {
             client,
             server,
             client_if,
             server_if,
-        } = &lab;
-        for namespace in [client, server] {
-            ip(&["netns", "add", namespace])?;
-            ip(&["-n", namespace, "link", "set", "lo", "up"])?;
-        }
+        } = self;
         let queues = queues.to_string();
         let queues = ["numtxqueues", &queues, "numrxqueues", &queues];
         let (here, there) = (["name", server_if], ["name", client_if]);
@@ -152,12 +161,28 @@ impl Lab {
                 "nodad",
             ])?;
             // XDP sees a VLAN tag only where it is left in the packet.
-            run(lab.exec(namespace, "ethtool").args([
+            run(self.exec(namespace, "ethtool").args([
                 "-K", interface, "rxvlan", "off", "txvlan", "off", "gro", "on",
             ]))?;
             ip(&["-n", namespace, "link", "set", interface, "up"])?;
         }
-        Ok(lab)
+        Ok(())
+    }
+
+    /// Runs `ip` with these arguments, separated by blanks, in the server's namespace.
+    ///
+    /// # Errors
+    /// It fails.
+    pub fn server_ip(&self, arguments: &str) -> Result<String> {
+        run(self.on_server("ip").args(arguments.split_whitespace()))
+    }
+
+    /// The same in the client's namespace.
+    ///
+    /// # Errors
+    /// It fails.
+    pub fn client_ip(&self, arguments: &str) -> Result<String> {
+        run(self.on_client("ip").args(arguments.split_whitespace()))
     }
 
     /// A command in the server's namespace.
