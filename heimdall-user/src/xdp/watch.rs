@@ -1,4 +1,4 @@
-//! Notice when addresses come and go.
+//! Notice when interfaces or their addresses change.
 
 use std::{
     io,
@@ -9,14 +9,14 @@ use netlink_sys::{Socket, protocols::NETLINK_ROUTE};
 
 use super::XdpError;
 
-/// Reports that addresses of some interface of this network namespace have changed. It does not
-/// say which: ask [`super::Interface::addresses`] again.
-pub struct AddressWatch {
+/// Reports that some interface of this network namespace, or an address of one, has changed: MAC
+/// address, MTU, offloads, VLANs, coming and going. It does not say which: look again.
+pub struct LinkWatch {
     socket: Socket,
 }
 
-impl AddressWatch {
-    /// Starts to watch. Changes from now on are reported, so list the addresses after this.
+impl LinkWatch {
+    /// Starts to watch. Changes from now on are reported, so look at the interfaces after this.
     ///
     /// # Errors
     ///
@@ -26,12 +26,16 @@ impl AddressWatch {
             let mut socket = Socket::new(NETLINK_ROUTE)?;
             socket.bind_auto()?;
             socket.set_non_blocking(true)?;
-            for group in [libc::RTNLGRP_IPV4_IFADDR, libc::RTNLGRP_IPV6_IFADDR] {
+            for group in [
+                libc::RTNLGRP_LINK,
+                libc::RTNLGRP_IPV4_IFADDR,
+                libc::RTNLGRP_IPV6_IFADDR,
+            ] {
                 socket.add_membership(group)?;
             }
             Ok(Self { socket })
         };
-        open().map_err(|error| XdpError::system("watch addresses over netlink", error))
+        open().map_err(|error| XdpError::system("watch interfaces over netlink", error))
     }
 
     /// Takes what has been reported so far; true if that was anything. Never blocks.
@@ -49,14 +53,14 @@ impl AddressWatch {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // More was reported than the socket holds; the rest is still to come.
                 Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => changed = true,
-                Err(error) => return Err(XdpError::system("watch addresses over netlink", error)),
+                Err(error) => return Err(XdpError::system("watch interfaces over netlink", error)),
             }
         }
     }
 }
 
-impl AsFd for AddressWatch {
-    /// Readable when there is something to [`AddressWatch::drain`].
+impl AsFd for LinkWatch {
+    /// Readable when there is something to [`LinkWatch::drain`].
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
