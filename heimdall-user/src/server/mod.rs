@@ -6,10 +6,12 @@
 //! answers; `heimdall run` calls it.
 
 mod dump;
+mod memory;
 mod pages;
 mod policy;
 mod report;
 mod snapshot;
+mod watchdog;
 mod xdp;
 
 use std::{
@@ -109,6 +111,8 @@ impl Server {
         let control = Control::bind(&config.control)?;
         let listeners = Listeners::bind(&config.listen)?;
         let open_xdp = open_xdp(config, &listeners)?;
+        let queues = open_xdp.as_ref().map_or(0, OpenXdp::queues);
+        memory::warn_if_scarce(config, queues);
         let parts = CoreParts::new(config, Arc::clone(reloader.policy()));
         let (socket_core, socket_counters) = parts.core()?;
 
@@ -116,7 +120,8 @@ impl Server {
         let mut mailboxes = vec![Arc::clone(&socket_mailbox)];
         mailboxes.extend(open_xdp.iter().flat_map(OpenXdp::mailboxes));
 
-        let summary = summary(&listeners, open_xdp.as_ref());
+        let on_sockets = summary(&listeners, None);
+        let on_both = summary(&listeners, open_xdp.as_ref());
         let mut forwarder =
             Prepared::new(&forward_settings(config), mailboxes, parts.hasher.clone())
                 .map_err(start("the forwarder"))?;
@@ -142,9 +147,17 @@ impl Server {
         let sockets = SocketFront::start(listeners, socket_parts, parts.clock)
             .map_err(start("the socket front"))?;
         let xdp = match open_xdp {
-            Some(open) => Some(open.start(config, &parts, &forwarder, SOCKET_FRONT + 1)?),
+            Some(open) => match open.start(config, &parts, &forwarder, SOCKET_FRONT + 1) {
+                Ok(xdp) => Some(xdp),
+                Err(error) if config.backend == Backend::Auto => {
+                    warn!("backend socket: {error}");
+                    None
+                }
+                Err(error) => return Err(error),
+            },
             None => None,
         };
+        let summary = if xdp.is_some() { on_both } else { on_sockets };
 
         let report = Report {
             xdp: xdp.as_ref().map(Xdp::report),

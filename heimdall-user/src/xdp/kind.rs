@@ -26,12 +26,17 @@ pub(super) fn of(link: &LinkMessage) -> Option<&InfoKind> {
     })
 }
 
-/// Index of the interface that a VLAN or macvlan is on top of.
+/// Index of the interface that a VLAN is on top of, if that is in this network namespace.
 pub(super) fn parent(link: &LinkMessage) -> Option<u32> {
-    link.attributes.iter().find_map(|attribute| match attribute {
-        LinkAttribute::Link(index) => Some(*index),
-        _ => None,
-    })
+    let mut parent = None;
+    for attribute in &link.attributes {
+        match attribute {
+            LinkAttribute::Link(index) => parent = Some(*index),
+            LinkAttribute::LinkNetNsId(_) => return None,
+            _ => {}
+        }
+    }
+    parent
 }
 
 /// Index of the bond or bridge that the interface is a member of.
