@@ -167,8 +167,14 @@ fn virtual_interfaces_are_refused_with_what_to_use_instead() {
         if made("hdebr", "type bridge") {
             refused("hdebr", &["members of the bridge", "give its members"]);
             ip("link set hde1 master hdebr");
-            refused("hdebr", &["use --interface hde1, and name the addresses of hdebr"]);
-            assert!(Interface::find("hde1").is_ok(), "a member is no virtual interface");
+            refused(
+                "hdebr",
+                &["use --interface hde1, and name the addresses of hdebr"],
+            );
+            assert!(
+                Interface::find("hde1").is_ok(),
+                "a member is no virtual interface"
+            );
         }
         if made("hdebond", "type bond") {
             refused("hdebond", &["members of the bond"]);
@@ -210,7 +216,11 @@ fn broadcast_addresses_are_those_of_the_kernel() {
 fn addresses_that_a_wildcard_does_not_reach_are_listed() {
     in_namespace("addresses_that_a_wildcard_does_not_reach", 1, || {
         ip("link set lo up");
-        assert_eq!(addresses_without_link().unwrap(), [], "127.0.0.1 is the host's");
+        assert_eq!(
+            addresses_without_link().unwrap(),
+            [],
+            "127.0.0.1 is the host's"
+        );
         ip("addr add 203.0.113.53/32 dev lo");
         ip("addr add 2001:db8:53::1/128 dev lo");
         let listed = addresses_without_link().unwrap();

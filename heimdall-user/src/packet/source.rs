@@ -27,10 +27,7 @@ impl Default for SourceFilter {
 impl SourceFilter {
     /// A filter for a host with these addresses, its subnets' broadcast addresses among them.
     pub fn new(own: impl IntoIterator<Item = IpAddr>) -> Self {
-        let mut v4 = vec![
-            Ipv4Addr::UNSPECIFIED.octets(),
-            Ipv4Addr::BROADCAST.octets(),
-        ];
+        let mut v4 = vec![Ipv4Addr::UNSPECIFIED.octets(), Ipv4Addr::BROADCAST.octets()];
         let mut v6 = Vec::new();
         for address in own {
             match address {

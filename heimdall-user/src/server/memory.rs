@@ -32,10 +32,12 @@ fn available() -> Option<u64> {
     let host = kibibytes(&fs::read_to_string("/proc/meminfo").ok()?)? << 10;
     let group = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let group = group.lines().find_map(|line| line.strip_prefix("0::/"));
-    let limits = Path::new(group.unwrap_or_default()).ancestors().filter_map(|group| {
-        let limit = Path::new(CGROUPS).join(group).join("memory.max");
-        fs::read_to_string(limit).ok()?.trim().parse().ok()
-    });
+    let limits = Path::new(group.unwrap_or_default())
+        .ancestors()
+        .filter_map(|group| {
+            let limit = Path::new(CGROUPS).join(group).join("memory.max");
+            fs::read_to_string(limit).ok()?.trim().parse().ok()
+        });
     Some(limits.fold(host, u64::min))
 }
 

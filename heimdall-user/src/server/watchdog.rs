@@ -51,7 +51,15 @@ mod tests {
     #[test]
     fn a_packet_that_arrives_quiets_it() {
         let mut dog = Watchdog::default();
-        for (steered, arrived) in [(5, 0), (9, 0), (12, 1), (15, 1), (20, 1), (21, 21), (21, 21)] {
+        for (steered, arrived) in [
+            (5, 0),
+            (9, 0),
+            (12, 1),
+            (15, 1),
+            (20, 1),
+            (21, 21),
+            (21, 21),
+        ] {
             assert_eq!(dog.observe(steered, arrived), None, "{steered} {arrived}");
         }
     }

@@ -341,8 +341,7 @@ impl OpenXdp {
             counters: workers_of(attached, &workers),
             watchdog: Watchdog::default(),
         });
-        let follower =
-            Follower::start(self.watch, watched.collect()).map_err(start("a thread"))?;
+        let follower = Follower::start(self.watch, watched.collect()).map_err(start("a thread"))?;
         Ok(Xdp {
             attached: self.attached,
             workers,
@@ -564,10 +563,12 @@ impl Follower {
         let stop = Arc::new(EventFd::from_flags(
             EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK,
         )?);
-        let thread = thread::Builder::new().name("interfaces".to_owned()).spawn({
-            let stop = Arc::clone(&stop);
-            move || follow(&watch, &mut interfaces, &stop)
-        })?;
+        let thread = thread::Builder::new()
+            .name("interfaces".to_owned())
+            .spawn({
+                let stop = Arc::clone(&stop);
+                move || follow(&watch, &mut interfaces, &stop)
+            })?;
         Ok(Self { thread, stop })
     }
 

@@ -16,10 +16,13 @@ pub(super) fn links() -> Result<Vec<LinkMessage>, XdpError> {
 
 /// The kind of a virtual interface; a NIC has none.
 pub(super) fn of(link: &LinkMessage) -> Option<&InfoKind> {
-    let info = link.attributes.iter().find_map(|attribute| match attribute {
-        LinkAttribute::LinkInfo(info) => Some(info),
-        _ => None,
-    });
+    let info = link
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            LinkAttribute::LinkInfo(info) => Some(info),
+            _ => None,
+        });
     info?.iter().find_map(|info| match info {
         LinkInfo::Kind(kind) => Some(kind),
         _ => None,
@@ -41,10 +44,12 @@ pub(super) fn parent(link: &LinkMessage) -> Option<u32> {
 
 /// Index of the bond or bridge that the interface is a member of.
 pub(super) fn master(link: &LinkMessage) -> Option<u32> {
-    link.attributes.iter().find_map(|attribute| match attribute {
-        LinkAttribute::Controller(index) => Some(*index),
-        _ => None,
-    })
+    link.attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            LinkAttribute::Controller(index) => Some(*index),
+            _ => None,
+        })
 }
 
 /// Whether it is the loopback interface or a dummy: addresses on it are reached through other
@@ -55,10 +60,12 @@ pub(super) fn holds_addresses_only(link: &LinkMessage) -> bool {
 
 /// Its name.
 pub(super) fn name(link: &LinkMessage) -> Option<&str> {
-    link.attributes.iter().find_map(|attribute| match attribute {
-        LinkAttribute::IfName(name) => Some(name.as_str()),
-        _ => None,
-    })
+    link.attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            LinkAttribute::IfName(name) => Some(name.as_str()),
+            _ => None,
+        })
 }
 
 /// Rejects the interface `name` if no packet arrives on it for AF_XDP.
