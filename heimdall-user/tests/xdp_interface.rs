@@ -57,6 +57,13 @@ fn ip(arguments: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
+/// Whether an interface of this kind could be made: not every kernel has every kind.
+fn made(name: &str, kind: &str) -> bool {
+    let arguments = format!("link add {kind}").replace(" type", &format!(" name {name} type"));
+    let output = Command::new("ip").args(arguments.split(' ')).output();
+    output.unwrap().status.success()
+}
+
 /// Id of the XDP program on hde0, as `ip` has it.
 fn attached_id() -> Option<u64> {
     let links: serde_json::Value = serde_json::from_str(&ip("-d -j link show hde0")).unwrap();
@@ -154,13 +161,6 @@ fn virtual_interfaces_are_refused_with_what_to_use_instead() {
             }
         };
         refused("lo", &["cannot serve lo", "addresses of lo with --listen"]);
-        let made = |name: &str, kind: &str| {
-            let arguments = format!("link add {name} {kind}");
-            let mut ip = Command::new("ip");
-            let made = ip.args(arguments.split(' ')).output().unwrap();
-            // Not every kernel has every kind.
-            made.status.success()
-        };
         if made("hdedummy", "type dummy") {
             refused("hdedummy", &["addresses of hdedummy with --listen"]);
         }
@@ -186,6 +186,34 @@ fn virtual_interfaces_are_refused_with_what_to_use_instead() {
             refused("hdemac", &["--backend socket"]);
         }
         assert!(Interface::find("hde0").is_ok());
+    });
+}
+
+#[test]
+fn vlans_are_stripped_if_the_offload_is_on() {
+    in_namespace("vlans_are_stripped_if_the_offload_is_on", 1, || {
+        let interface = Interface::find("hde0").unwrap();
+        assert!(interface.stripped_vlans().unwrap().is_empty(), "no VLANs");
+        if !made("hdevlan", "link hde0 type vlan id 5") {
+            return;
+        }
+        let offload = |state: &str| {
+            let arguments = ["-K", "hde0", "rxvlan", state];
+            assert!(
+                Command::new("ethtool")
+                    .args(arguments)
+                    .status()
+                    .unwrap()
+                    .success()
+            );
+        };
+        offload("on");
+        let vlan = nix::net::if_::if_nametoindex("hdevlan").unwrap();
+        assert_eq!(interface.stripped_vlans().unwrap(), [vlan]);
+        let peer = Interface::find("hde1").unwrap();
+        assert!(peer.stripped_vlans().unwrap().is_empty(), "not its own");
+        offload("off");
+        assert!(interface.stripped_vlans().unwrap().is_empty());
     });
 }
 
