@@ -13,8 +13,8 @@ pub struct SourceFilter {
     v4: Vec<[u8; 4]>,
     /// Which values the last six bits of `v4` have, a bit each: few senders share theirs.
     v4_ends: u64,
-    /// Refused addresses, sorted.
-    v6: Vec<[u8; 16]>,
+    /// Refused addresses as their octets lie in memory, sorted.
+    v6: Vec<u128>,
 }
 
 impl Default for SourceFilter {
@@ -32,7 +32,7 @@ impl SourceFilter {
         for address in own {
             match address {
                 IpAddr::V4(address) => v4.push(address.octets()),
-                IpAddr::V6(address) => v6.push(address.octets()),
+                IpAddr::V6(address) => v6.push(u128::from_ne_bytes(address.octets())),
             }
         }
         v4.sort_unstable();
@@ -47,9 +47,14 @@ impl SourceFilter {
     #[inline(always)]
     pub fn allows_v4(&self, source: [u8; 4]) -> bool {
         let [first, ..] = source;
-        let refused =
-            || self.v4_ends & end_bit(source) != 0 && self.v4.binary_search(&source).is_ok();
+        let refused = || self.v4_ends & end_bit(source) != 0 && self.is_refused_v4(source);
         first != 127 && first & 0xf0 != 0xe0 && !refused()
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn is_refused_v4(&self, source: [u8; 4]) -> bool {
+        self.v4.binary_search(&source).is_ok()
     }
 
     /// Whether a reply may go to this IPv6 address.
@@ -62,7 +67,7 @@ impl SourceFilter {
             source,
             [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 | 0xff, 0 | 0xff, ..]
         );
-        first != 0xff && !low && self.v6.binary_search(&source).is_err()
+        first != 0xff && !low && self.v6.binary_search(&u128::from_ne_bytes(source)).is_err()
     }
 }
 
