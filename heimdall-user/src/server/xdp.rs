@@ -110,6 +110,13 @@ impl Attached {
                 interface.name
             ));
         }
+        if addresses.is_empty() {
+            notes.push(
+                "no address to serve: a wildcard stands for the interface's own addresses, and it has \
+                 none that AF_XDP can serve; the sockets answer, or name addresses with --listen"
+                    .to_owned(),
+            );
+        }
         if self.given_up.load(Ordering::Relaxed) {
             addresses.clear();
         }

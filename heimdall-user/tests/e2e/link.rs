@@ -371,6 +371,40 @@ fn an_address_on_loopback_is_served_where_it_arrives_if_it_is_named() {
 }
 
 #[test]
+fn an_interface_without_addresses_is_told_of_and_served_once_it_has_one() {
+    let Some(lab) = lab("an_interface_without_addresses") else {
+        return;
+    };
+    let _upstream = FakeUpstream::start(&lab, UPSTREAM).unwrap();
+    ip(
+        &lab,
+        &format!("addr del {SERVER_V4}/24 dev {}", lab.server_if),
+    );
+    let arguments = [
+        "--backend",
+        "xdp",
+        "--interface",
+        &lab.server_if,
+        "--listen",
+        "0.0.0.0:53",
+        "--upstream",
+        UPSTREAM,
+    ];
+    let heimdall = Heimdall::start(lab.on_server(program()), program(), &arguments).unwrap();
+    let output = heimdall.process.output();
+    assert!(output.contains("no address to serve"), "{output}");
+    ip(
+        &lab,
+        &format!("addr add {SERVER_V4}/24 dev {}", lab.server_if),
+    );
+    wait("its address is steered", || {
+        let got = Kdig::ask(&lab, &[&format!("@{SERVER_V4}"), "plain.test"]).unwrap();
+        assert_eq!(got.status, "NOERROR");
+        verdict(&heimdall, "steered") > 0
+    });
+}
+
+#[test]
 fn more_queues_than_cores_are_warned_of() {
     if !xtask::lab::available("more_queues_than_cores") {
         return;
