@@ -5,8 +5,9 @@
 //! forwarder, and the fronts that hand it their misses. This room holds no logic of packets or
 //! answers; `heimdall run` calls it.
 
+mod advice;
+mod attached;
 mod dump;
-mod memory;
 mod pages;
 mod policy;
 mod report;
@@ -112,7 +113,7 @@ impl Server {
         let listeners = Listeners::bind(&config.listen)?;
         let open_xdp = open_xdp(config, &listeners)?;
         let queues = open_xdp.as_ref().map_or(0, OpenXdp::queues);
-        memory::warn_if_scarce(config, queues);
+        advice::memory(config, queues);
         let parts = CoreParts::new(config, Arc::clone(reloader.policy()));
         let (socket_core, socket_counters) = parts.core()?;
 

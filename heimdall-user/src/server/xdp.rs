@@ -3,19 +3,15 @@
 
 use std::{
     collections::BTreeSet,
-    fmt, io, mem,
-    net::{IpAddr, SocketAddr},
+    fmt, io,
+    net::SocketAddr,
     os::fd::AsFd,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU32, Ordering},
-    },
+    sync::Arc,
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
-use arc_swap::ArcSwap;
-use heimdall_ebpf::{MAX_QUEUES, MAX_SERVED, Verdict};
+use heimdall_ebpf::{MAX_QUEUES, Verdict};
 use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::eventfd::{EfdFlags, EventFd},
@@ -24,20 +20,18 @@ use thiserror::Error;
 use tracing::{info, warn};
 
 use super::{
-    CoreCounters, CoreParts, ServerError,
+    CoreCounters, CoreParts, ServerError, advice,
+    attached::Attached,
     report::{InterfaceReport, WorkerReport, XdpReport},
     start,
-    watchdog::Watchdog,
 };
 use crate::{
     config::Config,
     forward::{Forwarder, Mailbox},
-    packet::SourceFilter,
     upkeep::{Desk, Upkeep},
     worker::{Parts, Settings, Worker, WorkerCounters, max_pending},
     xdp::{
-        Address, AttachMode, AttachPolicy, Interface, LinkWatch, Program, XdpError,
-        addresses_without_link, served,
+        AttachMode, AttachPolicy, Interface, LinkWatch, Program, XdpError,
         socket::{Frame, MAX_MTU, Mode, Xsk, XskError},
     },
 };
@@ -61,109 +55,6 @@ const CARRIER_WAIT: Duration = Duration::from_secs(5);
 
 /// How often the follower looks whether steered packets arrive.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
-
-/// Most addresses that one log line names.
-const MAX_NAMED: usize = 4;
-
-/// An interface with its program.
-struct Attached {
-    interface: Interface,
-    program: Mutex<Program>,
-    sources: Arc<ArcSwap<SourceFilter>>,
-    mtu: Arc<AtomicU32>,
-    listen: Vec<SocketAddr>,
-    /// Nothing is steered any more, as nothing arrived.
-    given_up: AtomicBool,
-    /// What was logged about the interface's state, so that it is not repeated with every change.
-    told: Mutex<Vec<String>>,
-}
-
-impl Attached {
-    fn program(&self) -> std::sync::MutexGuard<'_, Program> {
-        self.program.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Takes over the state of the interface and its addresses as it is now: what to serve, which
-    /// senders to refuse, the MAC address and the MTU.
-    fn follow(&self) -> Result<(), XdpError> {
-        let interface = Interface::find(&self.interface.name)?;
-        self.mtu.store(interface.mtu, Ordering::Relaxed);
-        let all = Address::all()?;
-        let own = all.iter().map(|address| address.ip);
-        let senders = own.chain(all.iter().flat_map(Address::broadcasts));
-        self.sources.store(Arc::new(SourceFilter::new(senders)));
-
-        let ips_of = |index: &dyn Fn(u32) -> bool| -> Vec<IpAddr> {
-            let those = all.iter().filter(|address| index(address.interface));
-            those.map(|address| address.ip).collect()
-        };
-        let mut addresses = served(&self.listen, &ips_of(&|index| index == interface.index));
-        let mut notes = Vec::new();
-        let vlans = interface.stripped_vlans()?;
-        if !vlans.is_empty() {
-            let held_back = ips_of(&|index| vlans.contains(&index));
-            addresses.retain(|address| !held_back.contains(&address.ip()));
-            notes.push(format!(
-                "the NIC removes VLAN tags before the XDP program runs: the sockets serve the addresses \
-                 of its VLANs, and queries to other addresses that arrive in a VLAN get no reply; run \
-                 `ethtool -K {} rxvlan off`",
-                interface.name
-            ));
-        }
-        if addresses.is_empty() {
-            notes.push(
-                "no address to serve: a wildcard stands for the interface's own addresses, and it has \
-                 none that AF_XDP can serve; the sockets answer, or name addresses with --listen"
-                    .to_owned(),
-            );
-        }
-        if self.given_up.load(Ordering::Relaxed) {
-            addresses.clear();
-        }
-        let left_out = {
-            let mut program = self.program();
-            program.set_mac(interface.mac)?;
-            program.set_served(&addresses)?
-        };
-        if left_out > 0 {
-            notes.push(format!(
-                "{left_out} of {} addresses are left to the sockets: AF_XDP serves {MAX_SERVED}",
-                addresses.len()
-            ));
-        }
-        self.tell(notes);
-        Ok(())
-    }
-
-    /// Logs what has not been logged since it became true.
-    fn tell(&self, notes: Vec<String>) {
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        let told_before = mem::replace(&mut *told, notes);
-        for note in told.iter().filter(|note| !told_before.contains(note)) {
-            warn!("{}: {note}", self.interface.name);
-        }
-    }
-
-    /// Leaves all packets to the sockets from now on.
-    fn give_up(&self, lost: u64) {
-        self.given_up.store(true, Ordering::Relaxed);
-        warn!(
-            "{}: none of the last {lost} queries that were steered reached an AF_XDP socket; the \
-             sockets answer from now on. AF_XDP does not work on this interface: use another one, or \
-             --backend socket",
-            self.interface.name
-        );
-        if let Err(error) = self.program().set_served(&BTreeSet::new()) {
-            warn!("{error}");
-        }
-    }
-
-    /// Packets that the program has steered.
-    fn steered(&self) -> Result<u64, XdpError> {
-        let [steered, ..] = self.program().verdicts()?;
-        Ok(steered)
-    }
-}
 
 /// A queue with its socket, and no worker yet.
 struct Queue {
@@ -194,7 +85,7 @@ impl OpenXdp {
                 Some(numbers) => numbers.iter().copied().collect(),
                 None => (0..interface.rx_queues.min(MAX_QUEUES)).collect(),
             };
-            warn_of_queues(&interface, numbers.len(), config.xdp.cpus.len());
+            advice::queues(&interface, numbers.len(), config.xdp.cpus.len());
             if let Some(&queue) = numbers.iter().find(|queue| **queue >= interface.rx_queues) {
                 let (queues, interface) = (interface.rx_queues, interface.name);
                 return Err(XdpError::NoQueue {
@@ -222,16 +113,7 @@ impl OpenXdp {
                 );
             }
             let native = program.attach_mode() == &AttachMode::Native;
-            let mtu = Arc::new(AtomicU32::new(interface.mtu));
-            let one = Arc::new(Attached {
-                interface,
-                program: Mutex::new(program),
-                sources: Arc::default(),
-                mtu,
-                listen: addresses.to_vec(),
-                given_up: AtomicBool::new(false),
-                told: Mutex::default(),
-            });
+            let one = Arc::new(Attached::new(interface, program, addresses.to_vec()));
             for queue in numbers {
                 let (xsk, frames) =
                     Xsk::open(&one.interface.name, queue, config.xdp.frames, native)?;
@@ -250,7 +132,7 @@ impl OpenXdp {
             }
             attached.push(one);
         }
-        tell_of_unserved(addresses);
+        advice::unserved(addresses);
         Ok(Self {
             attached,
             queues,
@@ -346,7 +228,6 @@ impl OpenXdp {
         let watched = self.attached.iter().map(|attached| Watched {
             attached: Arc::clone(attached),
             counters: workers_of(attached, &workers),
-            watchdog: Watchdog::default(),
         });
         let follower = Follower::start(self.watch, watched.collect()).map_err(start("a thread"))?;
         Ok(Xdp {
@@ -364,49 +245,6 @@ fn workers_of(attached: &Arc<Attached>, workers: &[Running]) -> Vec<Arc<WorkerCo
         .filter(|running| Arc::ptr_eq(&running.attached, attached));
     mine.map(|running| Arc::clone(running.worker.counters()))
         .collect()
-}
-
-/// Warns of an interface with more queues than there are cores for their workers.
-fn warn_of_queues(interface: &Interface, queues: usize, cores: usize) {
-    let name = &interface.name;
-    if interface.rx_queues > MAX_QUEUES {
-        warn!(
-            "{name}: {} queues, of which AF_XDP can serve {MAX_QUEUES}; run `ethtool -L {name} \
-             combined {MAX_QUEUES}`",
-            interface.rx_queues
-        );
-    }
-    if cores > 0 && queues > cores {
-        warn!(
-            "{name}: {queues} queues share {cores} cores, and each has a thread and a cache of its \
-             own; run `ethtool -L {name} combined {cores}`"
-        );
-    }
-}
-
-/// Says which addresses AF_XDP does not serve although a wildcard was given: those that are reached
-/// through an interface, but are not its own.
-fn tell_of_unserved(listen: &[SocketAddr]) {
-    let wildcard = |ip: &IpAddr| {
-        let mut wildcards = listen.iter().map(SocketAddr::ip);
-        wildcards.any(|one| one.is_unspecified() && one.is_ipv4() == ip.is_ipv4())
-    };
-    let mut unserved = addresses_without_link().unwrap_or_default();
-    unserved.retain(|(ip, _)| wildcard(ip));
-    if unserved.is_empty() {
-        return;
-    }
-    let named = unserved.iter().take(MAX_NAMED);
-    let named: Vec<String> = named.map(|(ip, name)| format!("{ip} ({name})")).collect();
-    let more = match unserved.len().saturating_sub(MAX_NAMED) {
-        0 => String::new(),
-        more => format!(" and {more} more"),
-    };
-    info!(
-        "the sockets alone serve {}{more}: to AF_XDP a wildcard stands for the interface's own \
-         addresses; name each address with --listen instead",
-        named.join(", ")
-    );
 }
 
 /// Says which mode a queue got, and why not a better one.
@@ -529,7 +367,6 @@ impl Xdp {
 struct Watched {
     attached: Arc<Attached>,
     counters: Vec<Arc<WorkerCounters>>,
-    watchdog: Watchdog,
 }
 
 impl Watched {
@@ -541,21 +378,13 @@ impl Watched {
     }
 
     /// Gives the steering up if nothing of it arrives.
-    fn check(&mut self) {
-        if self.attached.given_up.load(Ordering::Relaxed) {
-            return;
-        }
-        // In this order: what was steered by now has arrived a moment later.
-        let Ok(steered) = self.attached.steered() else {
-            return;
-        };
-        let arrived = self.counters.iter().map(|counters| {
+    fn check(&self) {
+        let arrived = |counters: &Arc<WorkerCounters>| {
             let dropped = counters.rx_dropped.get() + counters.rx_ring_full.get();
             counters.received.get() + dropped
-        });
-        if let Some(lost) = self.watchdog.observe(steered, arrived.sum()) {
-            self.attached.give_up(lost);
-        }
+        };
+        self.attached
+            .check(|| self.counters.iter().map(arrived).sum());
     }
 }
 
@@ -566,7 +395,7 @@ struct Follower {
 }
 
 impl Follower {
-    fn start(watch: LinkWatch, mut interfaces: Vec<Watched>) -> io::Result<Self> {
+    fn start(watch: LinkWatch, interfaces: Vec<Watched>) -> io::Result<Self> {
         let stop = Arc::new(EventFd::from_flags(
             EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK,
         )?);
@@ -574,7 +403,7 @@ impl Follower {
             .name("interfaces".to_owned())
             .spawn({
                 let stop = Arc::clone(&stop);
-                move || follow(&watch, &mut interfaces, &stop)
+                move || follow(&watch, &interfaces, &stop)
             })?;
         Ok(Self { thread, stop })
     }
@@ -585,7 +414,7 @@ impl Follower {
     }
 }
 
-fn follow(watch: &LinkWatch, interfaces: &mut [Watched], stop: &EventFd) {
+fn follow(watch: &LinkWatch, interfaces: &[Watched], stop: &EventFd) {
     let mut checked = Instant::now();
     loop {
         let mut fds = [
@@ -613,7 +442,7 @@ fn follow(watch: &LinkWatch, interfaces: &mut [Watched], stop: &EventFd) {
         }
         if checked.elapsed() >= WATCH_INTERVAL {
             checked = Instant::now();
-            interfaces.iter_mut().for_each(Watched::check);
+            interfaces.iter().for_each(Watched::check);
         }
     }
 }
