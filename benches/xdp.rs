@@ -12,7 +12,7 @@ use std::{
 
 use aya::{
     Ebpf, TestRunOptions,
-    maps::{HashMap, XskMap},
+    maps::{Array, HashMap, XskMap},
     programs::{TestRun as _, Xdp},
 };
 use benches::{
@@ -21,7 +21,7 @@ use benches::{
 };
 use criterion::{Criterion, criterion_group, criterion_main};
 use etherparse::PacketBuilder;
-use heimdall_ebpf::{PROGRAM, SERVED_MAP, SOCKETS_MAP, ServedKey};
+use heimdall_ebpf::{MAC_MAP, PROGRAM, SERVED_MAP, SOCKETS_MAP, ServedKey, mac_word};
 use heimdall_user::xdp::socket::Xsk;
 
 const OBJECT: &str = concat!(
@@ -32,9 +32,12 @@ const OBJECT: &str = concat!(
 const XDP_PASS: u32 = 2;
 const XDP_REDIRECT: u32 = 4;
 
+/// The interface's MAC address.
+const MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
+
 /// A query to `destination`, as it comes from the wire.
 fn frame(destination: SocketAddr) -> Vec<u8> {
-    let ethernet = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
+    let ethernet = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], MAC);
     let ip = match destination {
         SocketAddr::V4(v4) => ethernet.ipv4([192, 0, 2, 99], v4.ip().octets(), 64),
         SocketAddr::V6(v6) => ethernet.ipv6(Ipv6Addr::LOCALHOST.octets(), v6.ip().octets(), 64),
@@ -60,6 +63,8 @@ fn program(c: &mut Criterion) {
         let key = ServedKey::from(address).to_bytes();
         served.insert(key, 1, 0).unwrap();
     }
+    let mut mac = Array::try_from(ebpf.map_mut(MAC_MAP).unwrap()).unwrap();
+    mac.set(0, mac_word(MAC), 0).unwrap();
     // Test packets arrive at queue 0.
     let (xsk, _frames) = Xsk::open(network::NEAR, 0, 64, false).unwrap();
     let mut sockets = XskMap::try_from(ebpf.map_mut(SOCKETS_MAP).unwrap()).unwrap();

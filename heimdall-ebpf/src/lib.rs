@@ -26,11 +26,22 @@ pub const SOCKETS_MAP: &str = "SOCKETS";
 /// nothing (one byte, 1).
 pub const SERVED_MAP: &str = "SERVED";
 
+/// Name of the array whose one entry is the interface's own MAC address, as [`mac_word`] has it.
+/// As long as it is 0 nothing is steered.
+pub const MAC_MAP: &str = "MAC";
+
 /// Name of the per-CPU array of `u64` counters, indexed by [`Verdict`].
 pub const VERDICTS_MAP: &str = "VERDICTS";
 
 /// Most receive queues of one interface that can be steered; the size of [`SOCKETS_MAP`].
 pub const MAX_QUEUES: u32 = 256;
 
-/// Most (address, port) pairs that one interface can serve; the size of [`SERVED_MAP`].
-pub const MAX_SERVED: u32 = 1024;
+/// Most (address, port) pairs that one interface can serve; the size of [`SERVED_MAP`]. The map
+/// is not preallocated: its buckets take 1 MiB, and each pair that is served some 64 octets more.
+pub const MAX_SERVED: u32 = 65_536;
+
+/// A MAC address, as on the wire, in the form that the program compares.
+#[inline(always)]
+pub const fn mac_word([a, b, c, d, e, f]: [u8; 6]) -> u64 {
+    u64::from_ne_bytes([a, b, c, d, e, f, 0, 0])
+}

@@ -9,18 +9,23 @@
 //! See <https://docs.kernel.org/networking/af_xdp.html>.
 
 use aya_ebpf::{
-    bindings::xdp_action::{XDP_PASS, XDP_REDIRECT},
+    bindings::{
+        BPF_F_NO_PREALLOC,
+        xdp_action::{XDP_PASS, XDP_REDIRECT},
+    },
     macros::{map, xdp},
-    maps::{HashMap, PerCpuArray, XskMap},
+    maps::{Array, HashMap, PerCpuArray, XskMap},
     programs::XdpContext,
 };
-use heimdall_ebpf::{MAX_QUEUES, MAX_SERVED, ServedKey, Verdict};
+use heimdall_ebpf::{MAX_QUEUES, MAX_SERVED, ServedKey, Verdict, mac_word};
 
-// Names as in `heimdall_ebpf::{SOCKETS_MAP, SERVED_MAP, VERDICTS_MAP}`.
+// Names as in `heimdall_ebpf::{SOCKETS_MAP, SERVED_MAP, MAC_MAP, VERDICTS_MAP}`.
 #[map]
 static SOCKETS: XskMap = XskMap::with_max_entries(MAX_QUEUES, 0);
 #[map]
-static SERVED: HashMap<ServedKey, u8> = HashMap::with_max_entries(MAX_SERVED, 0);
+static SERVED: HashMap<ServedKey, u8> = HashMap::with_max_entries(MAX_SERVED, BPF_F_NO_PREALLOC);
+#[map]
+static MAC: Array<u64> = Array::with_max_entries(1, 0);
 #[map]
 static VERDICTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Verdict::COUNT as u32, 0);
 
@@ -188,6 +193,9 @@ fn claim_udp(frame: Frame, datagram: Datagram, qr: u8) -> Result<(), Verdict> {
     {
         return Err(Verdict::NotServed);
     }
+    if !is_to_our_mac(frame) {
+        return Err(Verdict::OtherMac);
+    }
     let dns: &[u8; DNS_LEN] = frame.header(offset + UDP_LEN).ok_or(Verdict::BadLength)?;
     let udp_length: usize = be16(udp[4], udp[5]).into();
     if udp_length != length || length < UDP_LEN + DNS_LEN || offset + length > frame.len() {
@@ -197,6 +205,16 @@ fn claim_udp(frame: Frame, datagram: Datagram, qr: u8) -> Result<(), Verdict> {
         return Err(Verdict::NotQuery);
     }
     Ok(())
+}
+
+/// Whether the frame is sent to the interface's own MAC address. In promiscuous mode, or when a
+/// switch floods, frames to other hosts arrive, too.
+#[inline(always)]
+fn is_to_our_mac(frame: Frame) -> bool {
+    match (frame.header(0), MAC.get(0)) {
+        (Some(destination), Some(own)) => mac_word(*destination) == *own,
+        _ => false,
+    }
 }
 
 #[inline(always)]

@@ -3,7 +3,7 @@
 /// The program's verdict on one packet, and the index of its counter in the verdicts map.
 ///
 /// [`Verdict::Steered`] goes to the AF_XDP socket of its queue, every other one to the kernel's
-/// IP stack. Checks run in the order given here, except that the last three come after
+/// IP stack. Checks run in the order given here, except that the last four come after
 /// [`Verdict::NotServed`], so that they only count packets for Heimdall. The first check that
 /// fails names the verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -25,6 +25,10 @@ pub enum Verdict {
     Ipv6Extension,
     /// Destination address and port are not in the served map.
     NotServed,
+    /// In a frame that is not sent to the interface's own MAC address, but to another host's, or to
+    /// a group. The kernel decides whose it is (`PACKET_OTHERHOST`, macvlan, a router's virtual MAC
+    /// address).
+    OtherMac,
     /// Lengths disagree: a header is cut short, IP's length is beyond the frame's end, UDP's is
     /// not IP's payload, or there is no room for a DNS header.
     BadLength,
@@ -39,7 +43,7 @@ impl Verdict {
     pub const COUNT: usize = Self::ALL.len();
 
     /// Every verdict, in the order of its counter.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Steered,
         Self::NotIp,
         Self::TooManyTags,
@@ -48,6 +52,7 @@ impl Verdict {
         Self::Fragment,
         Self::Ipv6Extension,
         Self::NotServed,
+        Self::OtherMac,
         Self::BadLength,
         Self::NotQuery,
         Self::NoSocket,
@@ -64,6 +69,7 @@ impl Verdict {
             Self::Fragment => "fragment",
             Self::Ipv6Extension => "ipv6_extension",
             Self::NotServed => "not_served",
+            Self::OtherMac => "other_mac",
             Self::BadLength => "bad_length",
             Self::NotQuery => "not_query",
             Self::NoSocket => "no_socket",

@@ -2,7 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use std::{
-    net::{IpAddr, UdpSocket},
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
     os::fd::{AsFd as _, AsRawFd as _, BorrowedFd},
     process::Command,
     sync::mpsc,
@@ -11,7 +12,10 @@ use std::{
 };
 
 use heimdall_ebpf::Verdict;
-use heimdall_user::xdp::{AttachMode, AttachPolicy, Interface, LinkWatch, Program, XdpError};
+use heimdall_user::xdp::{
+    Address, AttachMode, AttachPolicy, Interface, LinkWatch, Program, XdpError,
+    addresses_without_link,
+};
 use nix::{
     poll::{PollFd, PollFlags, poll},
     sched::{CloneFlags, unshare},
@@ -51,6 +55,13 @@ fn ip(arguments: &str) -> String {
         .unwrap();
     assert!(output.status.success(), "ip {arguments}: {output:?}");
     String::from_utf8(output.stdout).unwrap()
+}
+
+/// Whether an interface of this kind could be made: not every kernel has every kind.
+fn made(name: &str, kind: &str) -> bool {
+    let arguments = format!("link add {kind}").replace(" type", &format!(" name {name} type"));
+    let output = Command::new("ip").args(arguments.split(' ')).output();
+    output.unwrap().status.success()
 }
 
 /// Id of the XDP program on hde0, as `ip` has it.
@@ -120,11 +131,130 @@ fn served_addresses_can_change() {
             .set_served(&served[..1].iter().copied().collect())
             .unwrap();
         program.set_served(&served.into()).unwrap();
-        let too_many = (0..1025)
-            .map(|port| ([192, 0, 2, 1], port).into())
+    });
+}
+
+#[test]
+fn of_too_many_addresses_those_that_fit_are_served() {
+    in_namespace("of_too_many_addresses", 1, || {
+        let interface = Interface::find("hde0").unwrap();
+        let mut program = Program::attach(&interface, AttachPolicy::NativeThenGeneric).unwrap();
+        let addresses = |count: u32| -> BTreeSet<SocketAddr> {
+            let address = |n| SocketAddr::from((Ipv4Addr::from_bits(n), 53));
+            (1..=count).map(address).collect()
+        };
+        for (count, left_out) in [(2_000, 0), (65_536, 0), (65_539, 3), (1, 0), (65_537, 1)] {
+            assert_eq!(program.set_served(&addresses(count)).unwrap(), left_out);
+        }
+    });
+}
+
+#[test]
+fn virtual_interfaces_are_refused_with_what_to_use_instead() {
+    in_namespace("virtual_interfaces_are_refused", 1, || {
+        let refused = |name: &str, expected: &[&str]| {
+            let error = Interface::find(name).unwrap_err();
+            assert!(matches!(error, XdpError::Virtual { .. }), "{error}");
+            let text = error.to_string();
+            for expected in expected {
+                assert!(text.contains(expected), "{name}: {text}");
+            }
+        };
+        refused("lo", &["cannot serve lo", "addresses of lo with --listen"]);
+        if made("hdedummy", "type dummy") {
+            refused("hdedummy", &["addresses of hdedummy with --listen"]);
+        }
+        if made("hdebr", "type bridge") {
+            refused("hdebr", &["members of the bridge", "give its members"]);
+            ip("link set hde1 master hdebr");
+            refused(
+                "hdebr",
+                &["use --interface hde1, and name the addresses of hdebr"],
+            );
+            assert!(
+                Interface::find("hde1").is_ok(),
+                "a member is no virtual interface"
+            );
+        }
+        if made("hdebond", "type bond") {
+            refused("hdebond", &["members of the bond"]);
+        }
+        if made("hdevlan", "link hde0 type vlan id 5") {
+            refused("hdevlan", &["arrive on hde0; use --interface hde0"]);
+        }
+        if made("hdemac", "link hde0 type macvlan") {
+            refused("hdemac", &["--backend socket"]);
+        }
+        assert!(Interface::find("hde0").is_ok());
+    });
+}
+
+#[test]
+fn vlans_are_stripped_if_the_offload_is_on() {
+    in_namespace("vlans_are_stripped_if_the_offload_is_on", 1, || {
+        let interface = Interface::find("hde0").unwrap();
+        assert!(interface.stripped_vlans().unwrap().is_empty(), "no VLANs");
+        if !made("hdevlan", "link hde0 type vlan id 5") {
+            return;
+        }
+        let offload = |state: &str| {
+            let arguments = ["-K", "hde0", "rxvlan", state];
+            assert!(
+                Command::new("ethtool")
+                    .args(arguments)
+                    .status()
+                    .unwrap()
+                    .success()
+            );
+        };
+        offload("on");
+        let vlan = nix::net::if_::if_nametoindex("hdevlan").unwrap();
+        assert_eq!(interface.stripped_vlans().unwrap(), [vlan]);
+        let peer = Interface::find("hde1").unwrap();
+        assert!(peer.stripped_vlans().unwrap().is_empty(), "not its own");
+        offload("off");
+        assert!(interface.stripped_vlans().unwrap().is_empty());
+    });
+}
+
+#[test]
+fn broadcast_addresses_are_those_of_the_kernel() {
+    in_namespace("broadcast_addresses_are_those_of_the_kernel", 1, || {
+        // hde0 has 192.0.2.1/24 without `brd`.
+        ip("addr add 198.51.100.1/25 brd 198.51.100.99 dev hde0");
+        ip("addr add 203.0.113.1/31 dev hde0");
+        ip("addr add 203.0.113.9/32 dev hde0");
+        ip("addr add 10.1.0.1 peer 10.2.0.1/16 dev hde0");
+        let routes = ip("-4 route show table local type broadcast dev hde0");
+        let mut known: Vec<IpAddr> = routes
+            .lines()
+            .map(|line| line.split(' ').nth(1).unwrap().parse().unwrap())
             .collect();
-        let error = program.set_served(&too_many).unwrap_err();
-        assert!(matches!(error, XdpError::TooManyServed { .. }), "{error}");
+        known.sort_unstable();
+        let all = Address::all().unwrap();
+        let mut ours: Vec<IpAddr> = all.iter().flat_map(Address::broadcasts).collect();
+        ours.sort_unstable();
+        ours.dedup();
+        assert_eq!(ours, known, "{routes}");
+        assert!(ours.contains(&"192.0.2.255".parse().unwrap()), "{ours:?}");
+    });
+}
+
+#[test]
+fn addresses_that_a_wildcard_does_not_reach_are_listed() {
+    in_namespace("addresses_that_a_wildcard_does_not_reach", 1, || {
+        ip("link set lo up");
+        assert_eq!(
+            addresses_without_link().unwrap(),
+            [],
+            "127.0.0.1 is the host's"
+        );
+        ip("addr add 203.0.113.53/32 dev lo");
+        ip("addr add 2001:db8:53::1/128 dev lo");
+        let listed = addresses_without_link().unwrap();
+        let expected = ["203.0.113.53", "2001:db8:53::1"]
+            .map(|ip| (ip.parse::<IpAddr>().unwrap(), "lo".to_owned()));
+        assert_eq!(listed, expected);
     });
 }
 
@@ -308,5 +438,24 @@ fn address_changes_are_noticed() {
             let address: IpAddr = "198.51.100.1".parse().unwrap();
             assert_eq!(interface.addresses().unwrap().contains(&address), present);
         }
+    });
+}
+
+#[test]
+fn link_changes_are_noticed() {
+    in_namespace("link_changes_are_noticed", 1, || {
+        let watch = LinkWatch::new().unwrap();
+        for change in ["mtu 1400", "address 02:00:00:00:00:77"] {
+            while watch.drain().unwrap() {}
+            ip(&format!("link set hde0 {change}"));
+            let mut fds = [PollFd::new(watch.as_fd(), PollFlags::POLLIN)];
+            assert_eq!(poll(&mut fds, 1000_u16).unwrap(), 1, "{change}");
+            assert!(watch.drain().unwrap());
+        }
+        let interface = Interface::find("hde0").unwrap();
+        assert_eq!(
+            (interface.mtu, interface.mac),
+            (1400, [2, 0, 0, 0, 0, 0x77])
+        );
     });
 }

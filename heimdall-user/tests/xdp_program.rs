@@ -13,12 +13,13 @@ use std::{
 
 use aya::{
     Ebpf, TestRunOptions,
-    maps::{HashMap, PerCpuArray, XskMap},
+    maps::{Array, HashMap, PerCpuArray, XskMap},
     programs::{TestRun as _, Xdp},
 };
 use etherparse::PacketBuilder;
 use heimdall_ebpf::{
-    CLIENT_PROGRAM, PROGRAM, SERVED_MAP, SOCKETS_MAP, ServedKey, VERDICTS_MAP, Verdict,
+    CLIENT_PROGRAM, MAC_MAP, PROGRAM, SERVED_MAP, SOCKETS_MAP, ServedKey, VERDICTS_MAP, Verdict,
+    mac_word,
 };
 
 const XDP_PASS: u32 = 2;
@@ -26,6 +27,8 @@ const XDP_REDIRECT: u32 = 4;
 
 const V4: &str = "192.0.2.1:53";
 const V6: &str = "[2001:db8::1]:53";
+/// The interface's own MAC address.
+const MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
 const ETHERNET: usize = 14;
 /// `. IN NS`, the shortest query.
 const QUERY: [u8; 17] = [0xbe, 0xef, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 1];
@@ -65,7 +68,14 @@ impl Kernel {
                 .insert(ServedKey::from(address).to_bytes(), 1, 0)
                 .unwrap();
         }
-        Self { ebpf, name }
+        let mut kernel = Self { ebpf, name };
+        kernel.set_mac(MAC);
+        kernel
+    }
+
+    fn set_mac(&mut self, mac: [u8; 6]) {
+        let mut own = Array::try_from(self.ebpf.map_mut(MAC_MAP).unwrap()).unwrap();
+        own.set(0, mac_word(mac), 0).unwrap();
     }
 
     /// Puts an AF_XDP socket at queue 0, where test packets arrive. It need not be bound: a test
@@ -124,7 +134,7 @@ impl Kernel {
 
 /// An untagged UDP datagram to `destination`.
 fn datagram(destination: &str, payload: &[u8]) -> Vec<u8> {
-    let ethernet = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
+    let ethernet = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], MAC);
     let destination: SocketAddr = destination.parse().unwrap();
     let ip = match destination {
         SocketAddr::V4(v4) => ethernet.ipv4([192, 0, 2, 99], v4.ip().octets(), 64),
@@ -214,6 +224,54 @@ fn without_a_socket_queries_pass() {
     kernel.expect("has one", &datagram(V4, &QUERY), Verdict::Steered);
     drop(socket);
     kernel.expect("has lost it", &datagram(V4, &QUERY), Verdict::NoSocket);
+}
+
+#[test]
+fn only_frames_to_the_own_mac_address_are_steered() {
+    if !xtask::lab::available("only_frames_to_the_own_mac_address_are_steered") {
+        return;
+    }
+    let (mut kernel, _socket) = Kernel::load().with_socket();
+    for destination in [V4, V6] {
+        for tags in TAGGINGS {
+            let frame = tag(&datagram(destination, &QUERY), tags);
+            for at in 0..6 {
+                for bit in 0..8 {
+                    let mut other = frame.clone();
+                    other[at] ^= 1 << bit;
+                    let what = format!("{destination} {tags:04x?}, bit {bit} of octet {at}");
+                    kernel.expect(&what, &other, Verdict::OtherMac);
+                }
+            }
+            let mut sender = frame.clone();
+            sender[6..12].fill(0xff);
+            kernel.expect("whoever sent it", &sender, Verdict::Steered);
+        }
+        for mac in [[0xff; 6], [1, 0, 0x5e, 0, 0, 1], [0; 6]] {
+            let mut frame = datagram(destination, &QUERY);
+            frame[..6].copy_from_slice(&mac);
+            kernel.expect("a group, or nobody", &frame, Verdict::OtherMac);
+        }
+        // What is not for Heimdall is not counted as if it were.
+        let mut other = datagram("192.0.2.9:53", &QUERY);
+        other[0] ^= 1;
+        kernel.expect("another address", &other, Verdict::NotServed);
+    }
+    kernel.set_mac([2, 0, 0, 0, 0, 7]);
+    let mut frame = datagram(V4, &QUERY);
+    kernel.expect("the address of before", &frame, Verdict::OtherMac);
+    frame[5] = 7;
+    kernel.expect("the new address", &frame, Verdict::Steered);
+}
+
+#[test]
+fn until_its_mac_address_is_known_nothing_is_steered() {
+    if !xtask::lab::available("until_its_mac_address_is_known_nothing_is_steered") {
+        return;
+    }
+    let (mut kernel, _socket) = Kernel::load().with_socket();
+    kernel.set_mac([0; 6]);
+    kernel.expect("a query", &datagram(V4, &QUERY), Verdict::OtherMac);
 }
 
 /// A change to a frame whose IP header is at the offset given.

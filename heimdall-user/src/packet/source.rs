@@ -1,40 +1,60 @@
 //! Which senders a reply may go to.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 /// Refuses senders that no reply may go to: multicast, broadcast, loopback and unspecified
-/// addresses, and the interface's own ones (RFC 1122 section 3.2.1.3, RFC 4291 section 2.7).
-#[derive(Clone, Debug, Default)]
+/// addresses, and the host's own ones (RFC 1122 section 3.2.1.3, RFC 4291 section 2.7).
+///
+/// What else passes is up to the access list, as it is for a kernel socket: the kernel takes
+/// 240.0.0.0/4 and 0.0.0.0/8 but for their last and first address (`ip_route_input_slow`, Linux 5.3).
+#[derive(Clone, Debug)]
 pub struct SourceFilter {
+    /// Refused addresses, sorted.
     v4: Vec<[u8; 4]>,
     /// Which values the last six bits of `v4` have, a bit each: few senders share theirs.
     v4_ends: u64,
-    v6: Vec<[u8; 16]>,
+    /// Refused addresses as their octets lie in memory, sorted.
+    v6: Vec<u128>,
+}
+
+impl Default for SourceFilter {
+    /// The filter of a host without addresses.
+    fn default() -> Self {
+        Self::new([])
+    }
 }
 
 impl SourceFilter {
-    /// A filter for an interface with these addresses, its subnets' broadcast addresses among
-    /// them.
+    /// A filter for a host with these addresses, its subnets' broadcast addresses among them.
     pub fn new(own: impl IntoIterator<Item = IpAddr>) -> Self {
-        let mut filter = Self::default();
+        let mut v4 = vec![Ipv4Addr::UNSPECIFIED.octets(), Ipv4Addr::BROADCAST.octets()];
+        let mut v6 = Vec::new();
         for address in own {
             match address {
-                IpAddr::V4(v4) => {
-                    filter.v4.push(v4.octets());
-                    filter.v4_ends |= end_bit(v4.octets());
-                }
-                IpAddr::V6(v6) => filter.v6.push(v6.octets()),
+                IpAddr::V4(address) => v4.push(address.octets()),
+                IpAddr::V6(address) => v6.push(u128::from_ne_bytes(address.octets())),
             }
         }
-        filter
+        v4.sort_unstable();
+        v4.dedup();
+        v6.sort_unstable();
+        v6.dedup();
+        let v4_ends = v4.iter().fold(0, |ends, address| ends | end_bit(*address));
+        Self { v4, v4_ends, v6 }
     }
 
     /// Whether a reply may go to this IPv4 address.
     #[inline(always)]
     pub fn allows_v4(&self, source: [u8; 4]) -> bool {
         let [first, ..] = source;
-        let is_own = || self.v4_ends & end_bit(source) != 0 && self.v4.contains(&source);
-        matches!(first, 1..=126 | 128..=223) && !is_own()
+        let refused = || self.v4_ends & end_bit(source) != 0 && self.is_refused_v4(source);
+        first != 127 && first & 0xf0 != 0xe0 && !refused()
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn is_refused_v4(&self, source: [u8; 4]) -> bool {
+        self.v4.binary_search(&source).is_ok()
     }
 
     /// Whether a reply may go to this IPv6 address.
@@ -47,7 +67,7 @@ impl SourceFilter {
             source,
             [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 | 0xff, 0 | 0xff, ..]
         );
-        first != 0xff && !low && !self.v6.contains(&source)
+        first != 0xff && !low && self.v6.binary_search(&u128::from_ne_bytes(source)).is_err()
     }
 }
 
@@ -74,9 +94,15 @@ mod tests {
             ("10.0.0.255", false),
             ("10.0.0.65", true),
             ("10.1.0.1", true),
+            ("0.0.0.1", true),
+            ("0.255.255.255", true),
+            ("240.0.0.1", true),
+            ("255.255.255.254", true),
             ("0.0.0.0", false),
             ("127.0.0.1", false),
+            ("127.255.255.254", false),
             ("224.0.0.251", false),
+            ("239.255.255.255", false),
             ("255.255.255.255", false),
             ("223.255.255.254", true),
         ] {

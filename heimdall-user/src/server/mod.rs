@@ -9,6 +9,8 @@
 //! `threads` for all others. This module holds no logic of packets or answers; `heimdall run`
 //! calls it.
 
+mod advice;
+mod attached;
 mod dump;
 mod files;
 mod pages;
@@ -19,6 +21,7 @@ mod retry;
 mod snapshot;
 mod supervisor;
 mod threads;
+mod watchdog;
 mod xdp;
 
 use std::{

@@ -3,9 +3,10 @@
 
 use std::path::Path;
 
+use heimdall_ebpf::MAX_QUEUES;
 use tracing::warn;
 
-use super::{PolicyLoader, ServerError, snapshot::unix_now};
+use super::{PolicyLoader, ServerError, advice, files, forward_settings, snapshot::unix_now};
 use crate::{
     cache::Cache,
     config::{Backend, Config, InterfaceConfig, Place, SnapshotConfig},
@@ -20,7 +21,8 @@ use crate::{
 /// # Errors
 /// A server with these settings would not start.
 pub fn check(config: &Config) -> Result<(), ServerError> {
-    preflight(config)?;
+    let queues = preflight(config)?;
+    files::fit(forward_settings(config), 1 + queues, config.listen.len());
     PolicyLoader::default().load(&config.policy)?;
     if config.backend == Backend::Auto {
         for error in interfaces(config).filter_map(|(_, queues)| queues.err()) {
@@ -36,19 +38,25 @@ pub fn check(config: &Config) -> Result<(), ServerError> {
 }
 
 /// Checks the settings that [`Config`] cannot check by itself, so that their errors name the place.
-pub(super) fn preflight(config: &Config) -> Result<(), ServerError> {
+/// Returns how many queues AF_XDP is to serve.
+pub(super) fn preflight(config: &Config) -> Result<usize, ServerError> {
     let places = &config.places;
     control::check(&config.control).map_err(|error| at(&places.control, error))?;
     let mut queues = 0;
     for (place, found) in interfaces(config) {
         match found {
-            Ok(count) => queues += count,
+            Ok((interface, count)) => {
+                advice::queues(&interface, count, config.xdp.cpus.len());
+                queues += count;
+            }
+
             Err(error) if config.backend == Backend::Xdp => return Err(at(place, error)),
             // Sockets will do.
             Err(_) => {}
         }
     }
     reserve(config, queues).map_err(|error| at(&places.cache_size, error))?;
+    advice::memory(config, queues);
     if let Some(SnapshotConfig { path, .. }) = &config.snapshot {
         let directory = path.parent().filter(|path| *path != Path::new(""));
         let directory = directory.unwrap_or(Path::new("."));
@@ -60,16 +68,18 @@ pub(super) fn preflight(config: &Config) -> Result<(), ServerError> {
             );
         }
     }
-    Ok(())
+    Ok(queues)
 }
 
 /// The interfaces that AF_XDP is to serve: where each is named, and how many queues.
-fn interfaces(config: &Config) -> impl Iterator<Item = (&Place, Result<usize, XdpError>)> {
+fn interfaces(
+    config: &Config,
+) -> impl Iterator<Item = (&Place, Result<(Interface, usize), XdpError>)> {
     let wanted = match config.backend {
         Backend::Socket => &[],
         Backend::Auto | Backend::Xdp => config.interfaces.as_slice(),
     };
-    let queues = |wanted| look_up(wanted).map(|(_, queues)| queues.len());
+    let queues = |wanted| look_up(wanted).map(|(interface, queues)| (interface, queues.len()));
     config
         .places
         .interfaces
@@ -100,7 +110,7 @@ pub(super) fn look_up(wanted: &InterfaceConfig) -> Result<(Interface, Vec<u32>),
     let interface = Interface::find(&wanted.name)?;
     let numbers: Vec<u32> = match &wanted.queues {
         Some(numbers) => numbers.iter().copied().collect(),
-        None => (0..interface.rx_queues).collect(),
+        None => (0..interface.rx_queues.min(MAX_QUEUES)).collect(),
     };
     if let Some(&queue) = numbers.iter().find(|queue| **queue >= interface.rx_queues) {
         return Err(XdpError::NoQueue {

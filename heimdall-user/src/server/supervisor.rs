@@ -2,7 +2,8 @@
 //! socket and worker.
 //!
 //! Its thread sleeps until netlink reports a change of links or addresses, a worker ends, or the
-//! next attempt is due. It steers to the addresses that an interface has, notices that an
+//! next attempt is due, for a second at most. It steers to the addresses that an interface has, checks
+//! that what is steered arrives, notices that an
 //! interface went away or came back and that a worker failed, and starts again what can run, with
 //! growing pauses. Meanwhile the packets of a queue without a worker go to the sockets: its entry
 //! in the XSKMAP went with its AF_XDP socket, and the program with its interface.
@@ -34,10 +35,11 @@ use tracing::{debug, info, warn};
 
 use super::{
     CoreCounters, CoreParts, ServerError,
+    attached::Attached,
     report::{InterfaceReport, WorkerReport, XdpReport},
     start,
     threads::Threads,
-    xdp::{AfXdpError, Attached, OpenInterface, OpenXdp, Queue, attach, open_queue},
+    xdp::{AfXdpError, OpenInterface, OpenXdp, Queue, attach, open_queue},
 };
 use crate::{
     config::{Config, InterfaceConfig, XdpConfig},
@@ -56,6 +58,9 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Longest pause.
 const MAX_PAUSE: Duration = Duration::from_secs(60);
+
+/// How often to check that what is steered arrives.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What has run for so long counts as healthy: the next pause is the first again.
 const HEALTHY: Duration = Duration::from_secs(60);
@@ -197,13 +202,21 @@ struct Supervisor {
 impl Supervisor {
     fn run(mut self) {
         let mut changed = true;
+        let mut checked = Instant::now();
         while !self.means.signal.stop.load(Ordering::SeqCst) {
             let now = Instant::now();
+            let check = now.saturating_duration_since(checked) >= CHECK_INTERVAL;
+            if check {
+                checked = now;
+            }
             for interface in &mut self.interfaces {
                 if changed {
                     interface.look(now);
                 }
                 interface.tend(now, &self.means);
+                if check {
+                    interface.check();
+                }
             }
             self.report.store(Arc::new(report(&self.interfaces)));
             changed = self.wait();
@@ -214,14 +227,10 @@ impl Supervisor {
     /// Sleeps until there is something to do; whether links or addresses have changed.
     fn wait(&self) -> bool {
         let due = self.interfaces.iter().filter_map(InterfaceSlot::due).min();
-        let timeout = match due.map(|due| due.saturating_duration_since(Instant::now())) {
-            // Rounded up, or the last millisecond would be spent spinning.
-            Some(left) => {
-                let left = u16::try_from(left.as_millis() + 1).unwrap_or(u16::MAX);
-                PollTimeout::from(left)
-            }
-            None => PollTimeout::NONE,
-        };
+        let left = due.map(|due| due.saturating_duration_since(Instant::now()));
+        let left = left.map_or(CHECK_INTERVAL, |left| left.min(CHECK_INTERVAL));
+        // Rounded up, or the last millisecond would be spent spinning.
+        let timeout = PollTimeout::from(u16::try_from(left.as_millis() + 1).unwrap_or(u16::MAX));
         let signal = &self.means.signal;
         let mut fds = [
             PollFd::new(self.watch.as_fd(), PollFlags::POLLIN),
@@ -396,9 +405,7 @@ impl InterfaceSlot {
                     warn!("{name} is down: no queries come by it");
                 }
                 self.up = found.up;
-                if let Err(error) = attached.follow() {
-                    warn!("{error}");
-                }
+                follow(attached);
                 if came_up {
                     // What failed because it was down need not wait for its turn.
                     self.queues
@@ -466,8 +473,20 @@ impl InterfaceSlot {
                 started |= queue.restart(&attached, now, means);
             }
         }
-        if started && let Err(error) = attached.follow() {
-            warn!("{error}");
+        if started {
+            follow(&attached);
+        }
+    }
+
+    /// Gives up the steering if nothing of it arrives.
+    fn check(&self) {
+        let arrived = |queue: &QueueSlot| {
+            let counters = &queue.counters;
+            let dropped = counters.rx_dropped.get() + counters.rx_ring_full.get();
+            counters.received.get() + dropped
+        };
+        if let Some(attached) = &self.attached {
+            attached.check(|| self.queues.iter().map(arrived).sum());
         }
     }
 
@@ -535,6 +554,13 @@ impl InterfaceSlot {
                 names.zip(counts).collect()
             }),
         }
+    }
+}
+
+/// Brings what is steered up to date with the interface.
+fn follow(attached: &Attached) {
+    if let Err(error) = attached.follow() {
+        attached.tell(vec![error.to_string()]);
     }
 }
 
@@ -632,7 +658,7 @@ impl QueueSlot {
         let settings = Settings {
             name: self.name.clone(),
             cpu: self.cpu,
-            mtu: attached.interface.mtu as usize,
+            mtu: Arc::clone(&attached.mtu),
             verify_checksums: means.settings.verify_checksums,
             spin: means.settings.spin,
             echo: means.settings.echo,

@@ -1,25 +1,18 @@
 //! AF_XDP, opened: a program for each interface, and a socket for each queue. The
 //! [supervisor](super::supervisor) runs workers on them.
 
-use std::{
-    io,
-    net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use arc_swap::ArcSwap;
 use thiserror::Error;
 use tracing::{info, warn};
 
-use super::{preflight::look_up, retry::retry};
+use super::{advice, attached::Attached, preflight::look_up, retry::retry};
 use crate::{
     config::{Config, InterfaceConfig},
     forward::Mailbox,
-    packet::SourceFilter,
     worker::max_pending,
     xdp::{
-        AttachMode, AttachPolicy, Interface, LinkWatch, Program, XdpError, served,
+        AttachMode, AttachPolicy, Interface, LinkWatch, Program, XdpError,
         socket::{Frame, Mode, Xsk, XskError},
     },
 };
@@ -41,30 +34,6 @@ pub enum AfXdpError {
 /// How long to wait for the link to come back after the program was attached.
 const CARRIER_WAIT: Duration = Duration::from_secs(5);
 
-/// An interface with its program.
-pub(super) struct Attached {
-    pub(super) interface: Interface,
-    program: Mutex<Program>,
-    pub(super) sources: Arc<ArcSwap<SourceFilter>>,
-    /// Addresses to serve, but for those of other links.
-    listen: Vec<SocketAddr>,
-}
-
-impl Attached {
-    pub(super) fn program(&self) -> std::sync::MutexGuard<'_, Program> {
-        self.program.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Takes the interface's addresses of this moment: which to serve, and which to refuse as
-    /// senders.
-    pub(super) fn follow(&self) -> Result<(), XdpError> {
-        let own = self.interface.addresses()?;
-        let senders = own.iter().copied().chain(self.interface.broadcasts());
-        self.sources.store(Arc::new(SourceFilter::new(senders)));
-        self.program().set_served(&served(&self.listen, &own))
-    }
-}
-
 /// The program attached to one interface, with what it needs, and the queues to serve.
 pub(super) fn attach(
     wanted: &InterfaceConfig,
@@ -77,12 +46,7 @@ pub(super) fn attach(
         SocketAddr::V4(_) => true,
     };
     let listen = addresses.iter().filter(on_this_link).copied().collect();
-    let attached = Arc::new(Attached {
-        interface,
-        program: Mutex::new(program),
-        sources: Arc::default(),
-        listen,
-    });
+    let attached = Arc::new(Attached::new(interface, program, listen));
     Ok((attached, numbers))
 }
 
@@ -158,6 +122,7 @@ impl OpenXdp {
                 queues,
             });
         }
+        advice::unserved(addresses);
         Ok(Self { interfaces, watch })
     }
 

@@ -17,7 +17,7 @@ use std::{
     os::fd::AsFd,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
         mpsc::{Receiver, Sender, channel},
     },
     thread::{self, JoinHandle},
@@ -110,8 +110,8 @@ pub struct Settings {
     pub name: String,
     /// Core to run on.
     pub cpu: Option<usize>,
-    /// The interface's MTU in octets: no reply is larger.
-    pub mtu: usize,
+    /// The interface's MTU in octets, which may change: no reply is larger.
+    pub mtu: Arc<AtomicU32>,
     /// Check the IPv4 header's and UDP's checksums of queries.
     pub verify_checksums: bool,
     /// How long to look for work before going to sleep.
@@ -467,6 +467,11 @@ impl State {
         Ok(received + completed + reaped)
     }
 
+    /// The interface's MTU as it is now.
+    fn mtu(&self) -> usize {
+        self.settings.mtu.load(Ordering::Relaxed) as usize
+    }
+
     /// Frames that the worker itself holds between turns.
     fn held(&self) -> usize {
         self.free.len() + self.replies.len() + self.pending.len()
@@ -524,6 +529,7 @@ impl State {
     #[inline]
     fn answer(&mut self) {
         let mut missed = false;
+        let mtu = self.mtu();
         let mut staged = mem::take(&mut self.staged);
         for next in staged.iter_mut().take(AHEAD) {
             next.prefetch_entry(&self.core);
@@ -546,7 +552,7 @@ impl State {
             };
             let mut refresh = None;
             self.xsk.edit(frame, |octets| {
-                let packet = layout.open(octets, self.settings.mtu)?;
+                let packet = layout.open(octets, mtu)?;
                 let client = client(&packet);
                 *verdict = match query {
                     Ok(query) => {
@@ -635,8 +641,9 @@ impl State {
             query,
         } = waiting;
         let mut replied = false;
+        let mtu = self.mtu();
         self.xsk.edit(&mut frame, |octets| {
-            let packet = layout.open(octets, self.settings.mtu)?;
+            let packet = layout.open(octets, mtu)?;
             let client = client(&packet);
             let verdict = write(&mut self.core, &query, packet.room, client);
             let Verdict::Reply(Reply { len, sum }) = verdict else {

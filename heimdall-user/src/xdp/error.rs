@@ -20,6 +20,16 @@ pub enum XdpError {
         /// The interface's name.
         interface: String,
     },
+    /// A virtual interface, whose packets arrive on another one.
+    #[error("AF_XDP cannot serve {interface}: {what}; {remedy}")]
+    Virtual {
+        /// The interface's name.
+        interface: String,
+        /// Where its packets arrive.
+        what: String,
+        /// What to use instead.
+        remedy: String,
+    },
     /// Another XDP program is on the interface.
     #[error("XDP program {program} is already attached to {interface}; {remedy}")]
     Occupied {
@@ -97,16 +107,6 @@ pub enum XdpError {
         /// The queue's index.
         queue: u32,
         /// The first index that is too large.
-        limit: u32,
-    },
-    /// More addresses to serve than the program's map holds.
-    #[error("{count} addresses to serve on {interface} are too many; listen on at most {limit}")]
-    TooManyServed {
-        /// The interface's name.
-        interface: String,
-        /// How many there were.
-        count: usize,
-        /// How many there may be.
         limit: u32,
     },
     /// The kernel refused an operation that does not fail in a healthy system.

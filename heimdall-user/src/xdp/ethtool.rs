@@ -1,4 +1,7 @@
-//! The number of queues, asked from the driver.
+//! What the driver tells over the ethtool ioctl: the number of queues, the VLAN offload.
+//!
+//! It works in any network namespace, unlike `/sys/class/net`, which shows the namespace that it was
+//! mounted in.
 
 use std::{
     io,
@@ -6,7 +9,16 @@ use std::{
 };
 
 /// linux/ethtool.h.
+const ETHTOOL_GFLAGS: u32 = 0x25;
 const ETHTOOL_GCHANNELS: u32 = 0x3c;
+const ETH_FLAG_RXVLAN: u32 = 1 << 8;
+
+/// `struct ethtool_value`.
+#[repr(C)]
+struct Value {
+    cmd: u32,
+    data: u32,
+}
 
 /// `struct ethtool_channels`.
 #[repr(C)]
@@ -25,13 +37,41 @@ struct Channels {
 
 /// How many receive queues the interface has in use, as `ethtool -l` says.
 ///
-/// Works in any network namespace, unlike `/sys/class/net`, which shows the namespace that it was
-/// mounted in.
-///
 /// # Errors
 ///
 /// EOPNOTSUPP from drivers that do not tell, ENODEV.
 pub(super) fn rx_queues(interface: &str) -> io::Result<u32> {
+    let mut channels = Channels {
+        cmd: ETHTOOL_GCHANNELS,
+        ..Channels::default()
+    };
+    // SAFETY: ETHTOOL_GCHANNELS fills in an `ethtool_channels`.
+    unsafe { ask(interface, &mut channels) }?;
+    Ok(channels.rx + channels.combined)
+}
+
+/// Whether the NIC takes VLAN tags out of received frames (`ethtool -k`: rx-vlan-offload), before an
+/// XDP program could see them.
+///
+/// # Errors
+///
+/// ENODEV.
+pub(super) fn strips_vlan_tags(interface: &str) -> io::Result<bool> {
+    let mut flags = Value {
+        cmd: ETHTOOL_GFLAGS,
+        data: 0,
+    };
+    // SAFETY: ETHTOOL_GFLAGS fills in an `ethtool_value`.
+    unsafe { ask(interface, &mut flags) }?;
+    Ok(flags.data & ETH_FLAG_RXVLAN != 0)
+}
+
+/// Has the kernel carry out the command that `data` begins with, and fill `data` in.
+///
+/// # Safety
+///
+/// `T` is the structure that belongs to the command (linux/ethtool.h).
+unsafe fn ask<T>(interface: &str, data: &mut T) -> io::Result<()> {
     // SAFETY: no pointers are passed.
     let fd = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
     if fd < 0 {
@@ -40,10 +80,6 @@ pub(super) fn rx_queues(interface: &str) -> io::Result<u32> {
     // SAFETY: `fd` is open, and nothing else owns it.
     let socket = unsafe { OwnedFd::from_raw_fd(fd) };
 
-    let mut channels = Channels {
-        cmd: ETHTOOL_GCHANNELS,
-        ..Channels::default()
-    };
     let mut name = [0; libc::IFNAMSIZ];
     if interface.len() >= name.len() {
         return Err(io::ErrorKind::InvalidInput.into());
@@ -54,14 +90,14 @@ pub(super) fn rx_queues(interface: &str) -> io::Result<u32> {
     let mut request = libc::ifreq {
         ifr_name: name,
         ifr_ifru: libc::__c_anonymous_ifr_ifru {
-            ifru_data: (&raw mut channels).cast(),
+            ifru_data: (&raw mut *data).cast(),
         },
     };
-    // SAFETY: the request's data points to a live `ethtool_channels`, which is what this command
-    // fills in; the name ends with a zero.
+    // SAFETY: the request's data points to a live structure, which by this function's contract is
+    // the one that the command fills in; the name ends with a zero.
     let done = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL, &raw mut request) };
     if done < 0 {
         return Err(io::Error::last_os_error());
     }
-    Ok(channels.rx + channels.combined)
+    Ok(())
 }

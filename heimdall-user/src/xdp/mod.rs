@@ -6,12 +6,14 @@
 //! (for their sockets).
 //!
 //! An [`Interface`] is looked up by name; [`Program::attach`] puts the program on it; [`served`]
-//! resolves wildcards for [`Program::set_served`], again whenever an [`LinkWatch`] reports a
+//! resolves wildcards for [`Program::set_served`], again whenever a [`LinkWatch`] reports a
 //! change; [`Program::register`] hands the program a queue's socket. Dropping the [`Program`], or
 //! dying with it, leaves the interface as it was.
 
+mod address;
 mod error;
 mod ethtool;
+mod kind;
 mod link;
 mod netlink;
 mod nic;
@@ -20,8 +22,9 @@ mod served;
 pub mod socket;
 mod watch;
 
+pub use address::Address;
 pub use error::XdpError;
-pub use nic::Interface;
+pub use nic::{Interface, addresses_without_link};
 pub use program::{AttachMode, AttachPolicy, Program};
 pub use served::served;
 pub use watch::LinkWatch;

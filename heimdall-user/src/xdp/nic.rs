@@ -1,4 +1,4 @@
-//! A network interface: what it is called, how it is built, which addresses it has.
+//! A network interface: its name, queues, MTU and MAC address, its IP addresses and VLANs.
 
 use std::{
     fs, io,
@@ -8,11 +8,10 @@ use std::{
 };
 
 use netlink_packet_route::link::{
-    LinkAttribute, LinkFlags, LinkLayerType, LinkMessage, LinkXdp, XdpAttached,
+    InfoKind, LinkAttribute, LinkFlags, LinkLayerType, LinkMessage, LinkXdp, XdpAttached,
 };
-use nix::ifaddrs::getifaddrs;
 
-use super::{XdpError, ethtool, netlink};
+use super::{Address, XdpError, ethtool, kind, netlink};
 
 /// How often [`Interface::wait_carrier`] looks.
 const CARRIER_INTERVAL: Duration = Duration::from_millis(10);
@@ -49,8 +48,8 @@ impl Interface {
     ///
     /// # Errors
     ///
-    /// [`XdpError::UnknownInterface`], [`XdpError::NotEthernet`], and [`XdpError::System`] if the
-    /// kernel does not answer.
+    /// [`XdpError::UnknownInterface`], [`XdpError::NotEthernet`], [`XdpError::Virtual`] if its
+    /// packets arrive on another interface, and [`XdpError::System`] if the kernel does not answer.
     pub fn find(name: &str) -> Result<Self, XdpError> {
         let link = link(name)?;
         if !matches!(
@@ -61,6 +60,7 @@ impl Interface {
                 interface: name.to_owned(),
             });
         }
+        kind::check(name, &link)?;
         let mut interface = Self {
             name: name.to_owned(),
             index: link.header.index,
@@ -85,28 +85,33 @@ impl Interface {
     ///
     /// [`XdpError::System`] if the kernel does not list them.
     pub fn addresses(&self) -> Result<Vec<IpAddr>, XdpError> {
-        let all = getifaddrs()
-            .map_err(|errno| XdpError::system("list the addresses of interfaces", errno.into()))?;
-        // IPv4 addresses go by their label, which may have a suffix: `eth0:backup`.
-        let is_mine = |label: &str| label.split(':').next() == Some(self.name.as_str());
-        let mine = all.filter(|entry| is_mine(&entry.interface_name));
-        Ok(mine
-            .filter_map(|entry| {
-                let address = entry.address?;
-                let v4 = address.as_sockaddr_in().map(|v4| IpAddr::from(v4.ip()));
-                v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::from(v6.ip())))
-            })
-            .collect())
+        let all = Address::all()?.into_iter();
+        let mine = all.filter(|address| address.interface == self.index);
+        Ok(mine.map(|address| address.ip).collect())
     }
 
-    /// The broadcast addresses of its subnets; none if the kernel does not list them.
-    pub fn broadcasts(&self) -> Vec<IpAddr> {
-        let mine = getifaddrs()
-            .into_iter()
-            .flatten()
-            .filter(|entry| entry.interface_name == self.name);
-        mine.filter_map(|entry| Some(IpAddr::from(entry.broadcast?.as_sockaddr_in()?.ip())))
-            .collect()
+    /// Indices of the VLAN interfaces on top of this one, or of the bond or bridge that it is a
+    /// member of, whose tags the NIC removes before the XDP program runs: a reply to such a frame
+    /// would leave without its tag. None if the NIC leaves tags in the frame.
+    ///
+    /// # Errors
+    ///
+    /// [`XdpError::System`] if the kernel does not list its links.
+    pub fn stripped_vlans(&self) -> Result<Vec<u32>, XdpError> {
+        if !ethtool::strips_vlan_tags(&self.name).unwrap_or_default() {
+            return Ok(Vec::new());
+        }
+        let links = kind::links()?;
+        let me = links.iter().find(|link| link.header.index == self.index);
+        let master = me.and_then(kind::master);
+        let below = |link: &LinkMessage| {
+            let parent = kind::parent(link);
+            parent == Some(self.index) || parent.is_some() && parent == master
+        };
+        let vlans = links
+            .iter()
+            .filter(|link| kind::of(link) == Some(&InfoKind::Vlan) && below(link));
+        Ok(vlans.map(|link| link.header.index).collect())
     }
 
     /// Whether the interface has a carrier now.
@@ -174,6 +179,24 @@ fn link(name: &str) -> Result<LinkMessage, XdpError> {
         },
         _ => XdpError::system("read interfaces over netlink", error),
     })
+}
+
+/// Addresses on the loopback interface or a dummy that other hosts can reach (anycast), each with
+/// its interface's name. A wildcard does not stand for them on any interface.
+///
+/// # Errors
+///
+/// [`XdpError::System`] if the kernel does not list addresses or links.
+pub fn addresses_without_link() -> Result<Vec<(IpAddr, String)>, XdpError> {
+    let links = kind::links()?;
+    let holder = |index| {
+        let mut holders = links.iter().filter(|link| kind::holds_addresses_only(link));
+        kind::name(holders.find(|link| link.header.index == index)?).map(str::to_owned)
+    };
+    let global = Address::all()?.into_iter().filter(|address| address.global);
+    Ok(global
+        .filter_map(|address| Some((address.ip, holder(address.interface)?)))
+        .collect())
 }
 
 fn interface_names() -> String {

@@ -9,13 +9,13 @@ use std::{
 
 use aya::{
     Ebpf, EbpfError,
-    maps::{HashMap, Map, MapData, MapError, PerCpuArray, XskMap},
+    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, XskMap},
     programs::{ProgramError, Xdp, loaded_links, loaded_programs},
     util::KernelVersion,
 };
 use heimdall_ebpf::{
-    CLIENT_PROGRAM, MAX_QUEUES, MAX_SERVED, PROGRAM, SERVED_MAP, SOCKETS_MAP, ServedKey,
-    VERDICTS_MAP, Verdict,
+    CLIENT_PROGRAM, MAC_MAP, MAX_QUEUES, MAX_SERVED, PROGRAM, SERVED_MAP, SOCKETS_MAP, ServedKey,
+    VERDICTS_MAP, Verdict, mac_word,
 };
 
 use super::{
@@ -83,6 +83,7 @@ pub struct Program {
     served: HashMap<MapData, [u8; ServedKey::SIZE], u8>,
     /// What `served` holds.
     keys: BTreeSet<[u8; ServedKey::SIZE]>,
+    mac: Array<MapData, u64>,
     verdicts: PerCpuArray<MapData, u64>,
     _link: OwnedFd,
 }
@@ -126,16 +127,19 @@ impl Program {
         let id = program.info().map_err(program_error)?.id();
         let fd = program.fd().map_err(program_error)?.as_fd();
         let (link, mode) = attach_link(fd, interface, policy)?;
-        Ok(Self {
+        let mut program = Self {
             interface: interface.name.clone(),
             id,
             mode,
             sockets: take_map(&mut ebpf, SOCKETS_MAP)?,
             served: take_map(&mut ebpf, SERVED_MAP)?,
             keys: BTreeSet::new(),
+            mac: take_map(&mut ebpf, MAC_MAP)?,
             verdicts: take_map(&mut ebpf, VERDICTS_MAP)?,
             _link: link,
-        })
+        };
+        program.set_mac(interface.mac)?;
+        Ok(program)
     }
 
     /// The mode it is attached in.
@@ -169,25 +173,32 @@ impl Program {
             .map_err(|error| XdpError::map("give the XDP program an AF_XDP socket", error))
     }
 
-    /// Makes `addresses` what the program serves, from the next packet on. Only what differs from
-    /// before is written, so packets to an address that stays are steered without a gap.
+    /// Tells the program the interface's MAC address; it steers no frame to another one. It knows
+    /// the one of [`attach`](Self::attach) already.
     ///
     /// # Errors
     ///
-    /// [`XdpError::TooManyServed`] (nothing is changed), [`XdpError::System`].
-    pub fn set_served(&mut self, addresses: &BTreeSet<SocketAddr>) -> Result<(), XdpError> {
+    /// [`XdpError::System`].
+    pub fn set_mac(&mut self, mac: [u8; 6]) -> Result<(), XdpError> {
+        self.mac
+            .set(0, mac_word(mac), 0)
+            .map_err(|error| XdpError::map("change the MAC address that XDP serves", error))
+    }
+
+    /// Makes `addresses` what the program serves, from the next packet on. Only what differs from
+    /// before is written, so packets to an address that stays are steered without a gap. Returns
+    /// how many of them the program has no room for ([`MAX_SERVED`]): their packets go to the kernel.
+    ///
+    /// # Errors
+    ///
+    /// [`XdpError::System`].
+    pub fn set_served(&mut self, addresses: &BTreeSet<SocketAddr>) -> Result<usize, XdpError> {
+        let left_out = addresses.len().saturating_sub(MAX_SERVED as usize);
         let wanted: BTreeSet<_> = addresses
             .iter()
+            .take(MAX_SERVED as usize)
             .map(|address| ServedKey::from(*address).to_bytes())
             .collect();
-        if wanted.len() > MAX_SERVED as usize {
-            let (interface, count) = (self.interface.clone(), wanted.len());
-            return Err(XdpError::TooManyServed {
-                interface,
-                count,
-                limit: MAX_SERVED,
-            });
-        }
         let refused = |error| XdpError::map("change the addresses that XDP serves", error);
         let gone: Vec<_> = self.keys.difference(&wanted).copied().collect();
         for key in gone {
@@ -200,7 +211,7 @@ impl Program {
                 self.keys.insert(key);
             }
         }
-        Ok(())
+        Ok(left_out)
     }
 
     /// How many packets got each verdict since the program was loaded, summed over the CPUs;

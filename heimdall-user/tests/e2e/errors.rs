@@ -70,6 +70,17 @@ fn what_cannot_work_is_said_in_one_line() {
             ],
             "10.0.0.300",
         ),
+        (
+            &[
+                "--backend",
+                "xdp",
+                "--interface",
+                "lo",
+                "--upstream",
+                UPSTREAM,
+            ],
+            "name the addresses of lo with --listen",
+        ),
         (&["--backend", "xdp", "--interface", interface], "upstream"),
         (&["--backend", "xdp", "--upstream", UPSTREAM], "--interface"),
     ];

@@ -255,7 +255,7 @@ fn tcp(source: &str, server: &str) -> TcpStream {
 
 /// Asks over a connection; whether an answer came.
 fn is_answered(stream: &mut TcpStream) -> bool {
-    let msg = query(7, "plain.test");
+    let msg = query(7, "plain.example");
     let framed = [&(msg.len() as u16).to_be_bytes()[..], &msg].concat();
     let mut len = [0; 2];
     stream.write_all(&framed).is_ok() && stream.read_exact(&mut len).is_ok() && {

@@ -9,6 +9,7 @@ mod asking;
 mod errors;
 mod faults;
 mod lifecycle;
+mod link;
 mod listening;
 mod memory;
 mod names;

@@ -332,7 +332,7 @@ fn outcomes_for_a_worker_that_failed_reach_no_other() {
             let query = QueryFrame {
                 id,
                 port: 41_000 + id,
-                ..QueryFrame::new(frames.macs, &format!("{name}.n{id}.test"), 1)
+                ..QueryFrame::new(frames.macs, &format!("{name}.n{id}.example"), 1)
             };
             frames.send(&query.bytes()).unwrap();
         }

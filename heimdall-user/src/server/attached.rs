@@ -1,0 +1,154 @@
+//! An interface with its XDP program: what is served on it follows from its state, which changes.
+
+use std::{
+    collections::BTreeSet,
+    mem,
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
+};
+
+use arc_swap::ArcSwap;
+use heimdall_ebpf::MAX_SERVED;
+use tracing::warn;
+
+use super::watchdog::Watchdog;
+use crate::{
+    packet::SourceFilter,
+    xdp::{Address, Interface, Program, XdpError, served},
+};
+
+/// An interface with its program.
+pub(super) struct Attached {
+    pub(super) interface: Interface,
+    program: Mutex<Program>,
+    /// Senders that are not answered.
+    pub(super) sources: Arc<ArcSwap<SourceFilter>>,
+    /// The MTU in octets.
+    pub(super) mtu: Arc<AtomicU32>,
+    /// Addresses to serve, wildcards among them.
+    listen: Vec<SocketAddr>,
+    watchdog: Mutex<Watchdog>,
+    /// Nothing is steered any more, as nothing arrived.
+    given_up: AtomicBool,
+    /// What was logged about the interface's state, so that it is not repeated with every change.
+    told: Mutex<Vec<String>>,
+}
+
+impl Attached {
+    /// A program that steers nothing yet, and serves `listen` from the first
+    /// [`follow`](Self::follow) on.
+    pub(super) fn new(interface: Interface, program: Program, listen: Vec<SocketAddr>) -> Self {
+        Self {
+            mtu: Arc::new(AtomicU32::new(interface.mtu)),
+            interface,
+            program: Mutex::new(program),
+            sources: Arc::default(),
+            listen,
+            watchdog: Mutex::default(),
+            given_up: AtomicBool::new(false),
+            told: Mutex::default(),
+        }
+    }
+
+    pub(super) fn program(&self) -> MutexGuard<'_, Program> {
+        self.program.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes over the state of the interface and its addresses as it is now: what to serve, which
+    /// senders to refuse, the MAC address and the MTU.
+    ///
+    /// # Errors
+    /// The interface is gone, or the kernel refuses an answer or a map's entry.
+    pub(super) fn follow(&self) -> Result<(), XdpError> {
+        let interface = Interface::find(&self.interface.name)?;
+        self.mtu.store(interface.mtu, Ordering::Relaxed);
+        let all = Address::all()?;
+        let own = all.iter().map(|address| address.ip);
+        let senders = own.chain(all.iter().flat_map(Address::broadcasts));
+        self.sources.store(Arc::new(SourceFilter::new(senders)));
+
+        let ips_of = |index: &dyn Fn(u32) -> bool| -> Vec<IpAddr> {
+            let those = all.iter().filter(|address| index(address.interface));
+            those.map(|address| address.ip).collect()
+        };
+        let mut addresses = served(&self.listen, &ips_of(&|index| index == interface.index));
+        let mut notes = Vec::new();
+        let vlans = interface.stripped_vlans()?;
+        if !vlans.is_empty() {
+            let held_back = ips_of(&|index| vlans.contains(&index));
+            addresses.retain(|address| !held_back.contains(&address.ip()));
+            notes.push(format!(
+                "the NIC removes VLAN tags before the XDP program runs: the sockets serve the addresses \
+                 of its VLANs, and queries to other addresses that arrive in a VLAN get no reply; run \
+                 `ethtool -K {} rxvlan off`",
+                interface.name
+            ));
+        }
+        if addresses.is_empty() {
+            notes.push(
+                "no address to serve: a wildcard stands for the interface's own addresses, and it has \
+                 none that AF_XDP can serve; the sockets answer, or name addresses with --listen"
+                    .to_owned(),
+            );
+        }
+        if self.given_up.load(Ordering::Relaxed) {
+            addresses.clear();
+        }
+        let left_out = {
+            let mut program = self.program();
+            program.set_mac(interface.mac)?;
+            program.set_served(&addresses)?
+        };
+        if left_out > 0 {
+            notes.push(format!(
+                "{left_out} of {} addresses are left to the sockets: AF_XDP serves {MAX_SERVED}",
+                addresses.len()
+            ));
+        }
+        self.tell(notes);
+        Ok(())
+    }
+
+    /// Logs what has not been logged since it became true.
+    pub(super) fn tell(&self, notes: Vec<String>) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let told_before = mem::replace(&mut *told, notes);
+        for note in told.iter().filter(|note| !told_before.contains(note)) {
+            warn!("{}: {note}", self.interface.name);
+        }
+    }
+
+    /// Leaves all packets to the sockets from now on.
+    fn give_up(&self, lost: u64) {
+        self.given_up.store(true, Ordering::Relaxed);
+        warn!(
+            "{}: none of the last {lost} queries that were steered reached an AF_XDP socket; the \
+             sockets answer from now on. AF_XDP does not work on this interface: use another one, or \
+             --backend socket",
+            self.interface.name
+        );
+        if let Err(error) = self.program().set_served(&BTreeSet::new()) {
+            warn!("{error}");
+        }
+    }
+
+    /// Gives the steering up if nothing of it arrives. `arrived` is how many packets have reached the
+    /// workers' sockets so far, those that the kernel had no room for included. To be called about
+    /// once a second.
+    pub(super) fn check(&self, arrived: impl FnOnce() -> u64) {
+        if self.given_up.load(Ordering::Relaxed) {
+            return;
+        }
+        // In this order: what was steered by now has arrived a moment later.
+        let Ok([steered, ..]) = self.program().verdicts() else {
+            return;
+        };
+        let mut watchdog = self.watchdog.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(lost) = watchdog.observe(steered, arrived()) {
+            self.give_up(lost);
+        }
+    }
+}
