@@ -15,6 +15,7 @@ pub mod header;
 pub mod name;
 pub mod options;
 pub mod reply;
+mod response;
 mod rewrite;
 pub mod view;
 
