@@ -825,7 +825,7 @@ fn limit(query: &Query, transport: Transport, server: &Server) -> usize {
 /// Whether an upstream may have something newer: failures and what is served stale have their own
 /// time.
 fn is_refreshable(answer: &AnswerRef<'_>) -> bool {
-    matches!(answer.rcode(), rcode::NOERROR | rcode::NXDOMAIN) && answer.ede().is_none()
+    matches!(answer.rcode(), rcode::NOERROR | rcode::NXDOMAIN) && !answer.is_stale()
 }
 
 /// The queried name, which stands in the query and in its reply alike.
@@ -869,7 +869,8 @@ fn count_others(counters: &AnswerCounters, code: u8) {
         rcode::NOTIMP => &counters.notimp,
         rcode::BADVERS => &counters.badvers,
         rcode::BADCOOKIE => &counters.badcookie,
-        _ => &counters.refused,
+        rcode::REFUSED => &counters.refused,
+        _ => &counters.rcode_other,
     }
     .add(1);
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::checksum;
-use crate::{cache::MIN_BYTES, dns::TtlLimits};
+use crate::{cache::MIN_BYTES, dns::answer::Parts};
 
 const UDP: Transport = Transport::Udp {
     source_port: 40_000,
@@ -47,14 +47,21 @@ fn query(flags: u16, qtype: u16, qclass: u16, edns: Option<(u16, u8, bool)>) -> 
     msg
 }
 
-/// An upstream's answer to `query`, of so many octets of TXT data, with AD.
+/// An upstream's answer to `query`, of so many octets of data, with AD.
 fn answer_to(query: &[u8], octets: usize) -> Answer {
-    let mut msg = query[..19].to_vec();
-    msg[2..12].copy_from_slice(&[0x81, 0xa0, 0, 1, 0, 1, 0, 0, 0, 0]);
-    msg.extend_from_slice(&[0xc0, 12, 0, 16, 0, 1, 0, 0, 0, 60]);
-    msg.extend_from_slice(&(octets as u16).to_be_bytes());
-    msg.extend(vec![0; octets]);
-    Answer::from_response(&msg, &query[12..19], 0, &TtlLimits::default()).unwrap()
+    let mut body = vec![0xc0, 12];
+    body.extend_from_slice(&query[15..19]);
+    body.extend_from_slice(&[0, 0, 0, 60]);
+    body.extend_from_slice(&(octets as u16).to_be_bytes());
+    body.extend(vec![0; octets]);
+    Answer::new(&Parts {
+        counts: [1, 0, 0],
+        body: &body,
+        ttl_offsets: &[6],
+        life: 60,
+        authentic: true,
+        ..Parts::default()
+    })
 }
 
 /// What a verdict says.

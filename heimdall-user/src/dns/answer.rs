@@ -6,7 +6,7 @@
 //!  6  ttl_count   u16
 //!  8  counts      3×u16 ANCOUNT, NSCOUNT, ARCOUNT, big-endian as in a header
 //! 14  rcode       u8
-//! 15  flags       u8    bit 0: AD
+//! 15  flags       u8    bit 0: AD; bit 1: served stale
 //! 16  ede         u16   info-code of an Extended DNS Error, plus 1; 0: none
 //! 18  sum         u16   of the body, folded, as it stands in a checksum field (RFC 1071)
 //! 20  body              the octets after the question, without OPT
@@ -31,7 +31,10 @@ use super::{
 const FIXED: usize = 20;
 /// Place of the body's sum.
 const SUM: usize = 18;
+/// Place of the flags.
+const FLAGS: usize = 15;
 const FLAG_AD: u8 = 1;
+const FLAG_STALE: u8 = 2;
 
 /// TTL of an answer that is served although its life is over (RFC 8767 section 4). It is kept as
 /// long, so that the upstreams are not asked for it more often (section 5, failure recheck).
@@ -61,16 +64,20 @@ impl Default for TtlLimits {
 /// Why an upstream's response was not taken.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum BadResponse {
-    /// Cut short, not a response, or its records cannot be read.
+    /// Cut short, or not a response.
     #[error("malformed response")]
     Malformed,
+    /// It answers the question, and is wrong: a name or data that do not have the form that they
+    /// must have (RFC 9267), or aliases in a circle.
+    #[error("broken answer")]
+    Broken,
     /// It answers another question.
     #[error("response to another question")]
     Question,
     /// TC is set: the whole answer has to be fetched over TCP.
     #[error("truncated response")]
     Truncated,
-    /// A response code that is no answer: neither NOERROR nor NXDOMAIN.
+    /// A response code that is no answer: FORMERR, SERVFAIL, NOTIMP, REFUSED, or an extended one.
     #[error("response code {0}")]
     Rcode(u16),
 }
@@ -133,14 +140,14 @@ impl Answer {
         })
     }
 
-    pub(super) fn set_life(&mut self, life: u32) {
+    fn set_life(&mut self, life: u32) {
         if let Some(field) = self.0.first_chunk_mut() {
             *field = life.to_le_bytes();
         }
     }
 
     /// Puts every TTL through `edit`.
-    pub(super) fn edit_ttls(&mut self, mut edit: impl FnMut(u32) -> u32) {
+    fn edit_ttls(&mut self, mut edit: impl FnMut(u32) -> u32) {
         let offsets: Vec<u16> = self.as_ref().ttl_offsets().collect();
         for offset in offsets {
             let at = FIXED + usize::from(offset);
@@ -267,6 +274,13 @@ impl<'a> AnswerRef<'a> {
         flags & FLAG_AD != 0
     }
 
+    /// Whether [`stale`](Self::stale) made it. The Extended DNS Error does not tell: an upstream may have
+    /// given a stale answer of its own.
+    pub fn is_stale(&self) -> bool {
+        let [.., flags, _, _, _, _] = *self.fixed;
+        flags & FLAG_STALE != 0
+    }
+
     /// The octets that follow the question.
     #[inline(always)]
     pub fn body(&self) -> &'a [u8] {
@@ -378,6 +392,9 @@ impl<'a> AnswerRef<'a> {
             ede: Some(stale),
         });
         answer.edit_ttls(|_| STALE_TTL);
+        if let Some(flags) = answer.0.get_mut(FLAGS) {
+            *flags |= FLAG_STALE;
+        }
         answer
     }
 

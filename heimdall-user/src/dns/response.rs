@@ -1,21 +1,42 @@
 //! Taking an upstream's response: what of it becomes an answer.
+//!
+//! An upstream is a resolver, and yet its response is not believed to the letter. Records whose data do not have the
+//! form of their type make the response a broken one; records that do not belong to the question ([`scope`])
+//! and duplicates are left out; whether the answer is a positive one depends on the asked type being there
+//! at the end of the aliases. All of it takes time in proportion to the message.
+//!
+//! Nearly always all records stay, up to the OPT record, and their octets are copied as they are.
+//! Else what stays is [written anew](rewrite).
+
+mod names;
+#[cfg(test)]
+mod oracle;
+mod rdata;
+mod rewrite;
+mod scope;
+
+use core::ops::Range;
+use std::collections::{HashMap, HashSet};
 
 use super::{
-    Answer, TtlLimits,
+    Answer, CLASS_IN, QUESTION_FIXED, TtlLimits,
     answer::{BadResponse, Parts, same_question},
     header::{self, field, rcode},
-    name::{end_of_record_name, is_whole},
-    rewrite, rrtype, u16_at,
+    name::end_of_record_name,
+    options, rrtype, u16_at, u32_at,
     view::KEY_FLAG_DO,
 };
+use names::{Name, NameId, Names};
+use rdata::Data;
 
 impl Answer {
-    /// Takes an upstream's response to `question` (wire form, any letter case), asked with the DO
-    /// and CD bits of `key_flags`.
+    /// Takes an upstream's response to `question` (wire form, any letter case, class IN), asked with the
+    /// DO and CD bits of `key_flags`.
     ///
-    /// TTLs with the top bit set count as 0 (RFC 2181 section 8); all are lowered to the limits.
-    /// Without a SOA record a negative answer has no life (RFC 2308 section 5). The OPT record is
-    /// left out, and with it whatever follows it in the additional section.
+    /// Records that do not belong to the question are left out, and so are duplicates (RFC 2181
+    /// section 5) and the OPT record, of which the Extended DNS Error is kept. TTLs are
+    /// those of [`lives`]. Response codes above REFUSED are passed on with a life of 0, without
+    /// records, but for the aliases of YXDOMAIN (RFC 6672 section 2.2).
     ///
     /// # Errors
     /// [`BadResponse`]; the caller has already matched the ID and the sender.
@@ -35,9 +56,9 @@ impl Answer {
         if flags & header::QR == 0 || flags & header::OPCODE != 0 || count(field::QDCOUNT)? != 1 {
             return Err(BadResponse::Malformed);
         }
-        let body_start = header::LEN + question.len();
+        let start = header::LEN + question.len();
         if !msg
-            .get(header::LEN..body_start)
+            .get(header::LEN..start)
             .is_some_and(|echoed| same_question(echoed, question))
         {
             return Err(BadResponse::Question);
@@ -46,170 +67,239 @@ impl Answer {
             return Err(BadResponse::Truncated);
         }
         let code = (flags & header::RCODE) as u8;
-        if code != rcode::NOERROR && code != rcode::NXDOMAIN {
+        if rcode::FAILURES.contains(&code) {
             return Err(BadResponse::Rcode(code.into()));
         }
-        // DNSSEC's records are only for those who asked for them (RFC 4035 section 3.2.1).
-        let qtype = question
-            .last_chunk::<4>()
-            .map_or(0, |[t0, t1, _, _]| u16::from_be_bytes([*t0, *t1]));
-        let dnssec_ok = key_flags & KEY_FLAG_DO != 0;
-        let unwanted = |rtype| !dnssec_ok && rtype != qtype && rrtype::DNSSEC.contains(&rtype);
-        let records = Records::read(msg, body_start, counts, qtype, unwanted)?;
-        if records.unwanted {
-            let rest = rewrite::only(msg, body_start, |rtype| !unwanted(rtype));
-            let rest = rest.ok_or(BadResponse::Malformed)?;
-            return Self::from_response(&rest, question, key_flags, limits);
+        let mut names = Names::new(msg);
+        let asked = Asked::read(&mut names, start, key_flags).ok_or(BadResponse::Question)?;
+        let (mut records, opt) = read_records(&mut names, start, counts)?;
+        if opt.rcode != 0 {
+            let code = u16::from(opt.rcode) << 4 | u16::from(code);
+            return Err(BadResponse::Rcode(code));
         }
-        if records.extended_rcode != 0 {
-            return Err(BadResponse::Rcode(
-                u16::from(records.extended_rcode) << 4 | u16::from(code),
-            ));
+        scope::mark(&names, &mut records, &asked).ok_or(BadResponse::Broken)?;
+        let is_error = !matches!(code, rcode::NOERROR | rcode::NXDOMAIN);
+        records.retain(|record| match record.section {
+            Section::Answer => record.kept && (!is_error || code == rcode::YXDOMAIN),
+            _ => record.kept && !is_error,
+        });
+        remove_duplicates(&mut records);
+
+        let answered = (records.iter())
+            .any(|record| record.section == Section::Answer && record.rtype == asked.qtype);
+        let denied = code == rcode::NXDOMAIN || !answered;
+        let (ttls, life) = lives(msg, &records, denied, limits);
+        let (mut body, ttl_offsets) =
+            rewrite::body(msg, start, asked.qname, &records).ok_or(BadResponse::Broken)?;
+        for (offset, ttl) in ttl_offsets.iter().zip(ttls) {
+            let field = (body.get_mut(usize::from(*offset)..)).and_then(<[u8]>::first_chunk_mut);
+            *field.ok_or(BadResponse::Broken)? = ttl.to_be_bytes();
         }
-        // Also when aliases lead to a name that has nothing (RFC 2308 section 2.2).
-        let nothing = counts[0] == 0 || (!records.answered && records.soa_minimum.is_some());
-        let negative = code == rcode::NXDOMAIN || nothing;
-        let body = msg
-            .get(body_start..records.end)
-            .ok_or(BadResponse::Malformed)?;
-        let ad = flags & header::AD != 0;
-        Ok(Self::pack(body, &records, negative, code, ad, limits))
-    }
-
-    fn pack(
-        body: &[u8],
-        records: &Records,
-        negative: bool,
-        code: u8,
-        ad: bool,
-        limits: &TtlLimits,
-    ) -> Self {
-        // What is denied lives as long as the SOA record says; the aliases before it are as they
-        // are.
-        let negative_cap = records
-            .soa_minimum
-            .unwrap_or(u32::MAX)
-            .min(limits.max_negative)
-            .min(limits.max);
-        let [answers, ..] = records.counts;
-        let mut positive = if negative { answers } else { u16::MAX };
-        let mut answer = Self::new(&Parts {
-            rcode: code,
-            counts: records.counts,
-            body,
-            ttl_offsets: &records.ttl_offsets,
-            life: 0,
-            authentic: ad,
-            ede: None,
-        });
-        let mut least = limits.max;
-        answer.edit_ttls(|mut ttl| {
-            if ttl > i32::MAX as u32 {
-                ttl = 0;
-            }
-            let cap = if positive > 0 {
-                limits.max
-            } else {
-                negative_cap
-            };
-            positive = positive.saturating_sub(1);
-            ttl = ttl.min(cap);
-            least = least.min(ttl);
-            ttl
-        });
-        answer.set_life(match (negative, records.soa_minimum) {
-            (true, None) => 0,
-            _ if records.ttl_offsets.is_empty() => 0,
-            _ if least == 0 => 0,
-            _ => least.max(limits.min),
-        });
-        answer
-    }
-}
-
-/// What a walk over a response's records finds.
-struct Records {
-    /// Offset of the end of the last record that is kept.
-    end: usize,
-    /// Records kept, by section.
-    counts: [u16; 3],
-    /// Offsets of the TTL fields from the end of the question.
-    ttl_offsets: Vec<u16>,
-    /// MINIMUM of the SOA record in the authority section.
-    soa_minimum: Option<u32>,
-    extended_rcode: u8,
-    /// There are records that the client must not get.
-    unwanted: bool,
-    /// There are records of the type that was asked for.
-    answered: bool,
-}
-
-impl Records {
-    fn read(
-        msg: &[u8],
-        start: usize,
-        sections: [u16; 3],
-        qtype: u16,
-        unwanted: impl Fn(u16) -> bool,
-    ) -> Result<Self, BadResponse> {
-        let mut found = Self {
-            end: start,
-            counts: [0; 3],
-            ttl_offsets: Vec::new(),
-            soa_minimum: None,
-            extended_rcode: 0,
-            unwanted: false,
-            answered: false,
+        let in_section = |section| {
+            let of_section = records.iter().filter(|record| record.section == section);
+            of_section.count() as u16
         };
-        let mut at = start;
-        let mut opt_seen = false;
-        for (section, (count, kept)) in sections.into_iter().zip(&mut found.counts).enumerate() {
-            for _ in 0..count {
-                let fixed = end_of_record_name(msg, at).ok_or(BadResponse::Malformed)?;
-                let rtype = u16_at(msg, fixed).ok_or(BadResponse::Malformed)?;
-                let rdlen = u16_at(msg, fixed + 8).ok_or(BadResponse::Malformed)?;
-                let next = fixed + 10 + usize::from(rdlen);
-                let rdata = msg.get(fixed + 10..next).ok_or(BadResponse::Malformed)?;
-                if rtype == rrtype::OPT {
-                    if section != 2 || opt_seen {
-                        return Err(BadResponse::Malformed);
-                    }
-                    opt_seen = true;
-                    found.extended_rcode = *msg.get(fixed + 4).ok_or(BadResponse::Malformed)?;
-                } else if !opt_seen {
-                    found.unwanted |= unwanted(rtype);
-                    found.answered |= section == 0 && rtype == qtype;
-                    if rtype == rrtype::SOA && section == 1 {
-                        let minimum = rdata.last_chunk().map(|b| u32::from_be_bytes(*b));
-                        found.soa_minimum = minimum.filter(|_| rdata.len() >= 22);
-                    }
-                    let offset =
-                        u16::try_from(fixed + 4 - start).map_err(|_| BadResponse::Malformed)?;
-                    found.ttl_offsets.push(offset);
-                    // The fields so far, in order: names point backwards.
-                    let is_ttl = |place: usize| {
-                        let place = place.checked_sub(start);
-                        let after = |place| {
-                            found
-                                .ttl_offsets
-                                .partition_point(|at| usize::from(*at) <= place)
-                        };
-                        let last = |place| found.ttl_offsets.get(after(place).checked_sub(1)?);
-                        place.is_some_and(|place| {
-                            last(place).is_some_and(|at| place < usize::from(*at) + 4)
-                        })
-                    };
-                    if !is_whole(msg, at, is_ttl)
-                        || !rewrite::names_are_whole(msg, rtype, fixed + 10, next, is_ttl)
-                    {
-                        return Err(BadResponse::Malformed);
-                    }
-                    *kept += 1;
-                    found.end = next;
-                }
-                at = next;
-            }
-        }
-        Ok(found)
+        Ok(Self::new(&Parts {
+            rcode: code,
+            counts: SECTIONS.map(in_section),
+            body: &body,
+            ttl_offsets: &ttl_offsets,
+            life: if is_error { 0 } else { life },
+            authentic: flags & header::AD != 0,
+            ede: opt.ede,
+        }))
     }
 }
+
+/// What was asked.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    qname: Name,
+    qtype: u16,
+    /// RRSIG, NSEC and NSEC3 records are wanted (RFC 4035 section 3.2.1).
+    dnssec_ok: bool,
+}
+
+impl Asked {
+    /// Reads the question, which ends at `end`. `None`: it is not of class IN, the only one that is
+    /// forwarded and of which the forms of data are known.
+    fn read(names: &mut Names<'_>, end: usize, key_flags: u8) -> Option<Self> {
+        let qname = names.read(header::LEN)?;
+        let (qtype, qclass) = (
+            u16_at(names.msg(), qname.end)?,
+            u16_at(names.msg(), qname.end + 2)?,
+        );
+        (qname.end + QUESTION_FIXED == end && qclass == CLASS_IN).then_some(Self {
+            qname,
+            qtype,
+            dnssec_ok: key_flags & KEY_FLAG_DO != 0,
+        })
+    }
+}
+
+/// A section of records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Section {
+    Answer,
+    Authority,
+    Additional,
+}
+
+const SECTIONS: [Section; 3] = [Section::Answer, Section::Authority, Section::Additional];
+
+/// A record of the response.
+#[derive(Clone, Copy, Debug)]
+struct Record {
+    section: Section,
+    owner: Name,
+    rtype: u16,
+    class: u16,
+    /// As it came.
+    ttl: u32,
+    /// Its data's octets.
+    rdata: (usize, usize),
+    data: Data,
+    /// The type that a signature covers; 0 in other records.
+    covers: u16,
+    /// It belongs to the question.
+    kept: bool,
+}
+
+impl Record {
+    /// Where its data stand.
+    fn rdata(&self) -> Range<usize> {
+        let (start, end) = self.rdata;
+        start..end
+    }
+
+    /// Tells RRsets apart. Signatures are one for each type that they cover (RFC 4035 section 2.2).
+    fn rrset(&self) -> (Section, NameId, u16, u16) {
+        (self.section, self.owner.id, self.rtype, self.covers)
+    }
+}
+
+/// What the OPT record says.
+#[derive(Clone, Copy, Debug, Default)]
+struct Opt {
+    /// The upper eight bits of the response code.
+    rcode: u8,
+    /// Info-code of an Extended DNS Error.
+    ede: Option<u16>,
+}
+
+/// Reads all records but OPT. Each takes at least 11 octets, so the message bounds how many there are,
+/// whatever the counts say.
+fn read_records(
+    names: &mut Names<'_>,
+    start: usize,
+    counts: [u16; 3],
+) -> Result<(Vec<Record>, Opt), BadResponse> {
+    let msg = names.msg();
+    let mut records = Vec::new();
+    let mut opt = None;
+    let mut at = start;
+    for (section, count) in SECTIONS.into_iter().zip(counts) {
+        for _ in 0..count {
+            let fixed = end_of_record_name(msg, at).ok_or(BadResponse::Malformed)?;
+            let (Some(rtype), Some(class), Some(ttl), Some(rdlen)) = (
+                u16_at(msg, fixed),
+                u16_at(msg, fixed + 2),
+                u32_at(msg, fixed + 4),
+                u16_at(msg, fixed + 8),
+            ) else {
+                return Err(BadResponse::Malformed);
+            };
+            let rdata = fixed + 10..fixed + 10 + usize::from(rdlen);
+            let octets = msg.get(rdata.clone()).ok_or(BadResponse::Malformed)?;
+            if rtype == rrtype::OPT {
+                if section != Section::Additional || opt.is_some() {
+                    return Err(BadResponse::Malformed);
+                }
+                let [rcode, ..] = ttl.to_be_bytes();
+                let ede = options::extended_error_in(octets);
+                opt = Some(Opt { rcode, ede });
+            } else {
+                names.add_ttl(fixed + 4);
+                let owner = names.read(at).ok_or(BadResponse::Broken)?;
+                // Records of other classes are not kept, and their data have other forms.
+                let data = match class {
+                    CLASS_IN => rdata::read(names, rtype, rdata.clone()),
+                    _ => Some(Data::default()),
+                };
+                records.push(Record {
+                    section,
+                    owner,
+                    rtype,
+                    class,
+                    ttl,
+                    rdata: (rdata.start, rdata.end),
+                    data: data.ok_or(BadResponse::Broken)?,
+                    covers: match rtype {
+                        rrtype::RRSIG => u16_at(octets, 0).unwrap_or_default(),
+                        _ => 0,
+                    },
+                    kept: false,
+                });
+            }
+            at = rdata.end;
+        }
+    }
+    Ok((records, opt.unwrap_or_default()))
+}
+
+/// Leaves the first of records that say the same (RFC 2181 section 5).
+fn remove_duplicates(records: &mut Vec<Record>) {
+    if records.len() > 1 {
+        let mut seen = HashSet::with_capacity(records.len());
+        records.retain(|record| seen.insert((record.rrset(), record.data.id)));
+    }
+}
+
+/// The TTLs of `records`, in seconds, and the life of the answer that they make up: the least of them.
+///
+/// A TTL with its top bit set counts as 0 (RFC 2181 section 8). An RRset has the least of its TTLs
+/// (section 5.2). What is `denied` may be believed as long as the SOA record's TTL and its MINIMUM say;
+/// without one it must not be kept (RFC 2308 sections 2.2 and 5): a life of 0. The aliases before it keep
+/// their own TTLs. All are then brought within the limits, so that clients see TTLs as long as the
+/// answer is kept; 0 stays 0.
+fn lives(msg: &[u8], records: &[Record], denied: bool, limits: &TtlLimits) -> (Vec<u32>, u32) {
+    let mut soas = (records.iter())
+        .filter(|record| record.section == Section::Authority && record.rtype == rrtype::SOA);
+    let minimum = (soas.next()).and_then(|soa| u32_at(msg, soa.rdata().end.checked_sub(4)?));
+    let negative_cap = (minimum.unwrap_or(u32::MAX)).min(limits.max_negative);
+    let ttl_of = |record: &Record| {
+        let ttl = if record.ttl > i32::MAX as u32 {
+            0
+        } else {
+            record.ttl
+        };
+        if denied && record.section != Section::Answer {
+            ttl.min(negative_cap)
+        } else {
+            ttl
+        }
+    };
+    let mut least = HashMap::new();
+    for record in records {
+        let ttl = ttl_of(record);
+        least
+            .entry(record.rrset())
+            .and_modify(|least: &mut u32| *least = ttl.min(*least))
+            .or_insert(ttl);
+    }
+    let bounded = |ttl: u32| match ttl.min(limits.max) {
+        0 => 0,
+        ttl => ttl.max(limits.min),
+    };
+    let ttls: Vec<u32> = (records.iter())
+        .map(|record| bounded(least.get(&record.rrset()).copied().unwrap_or_default()))
+        .collect();
+    let life = match ttls.iter().min() {
+        Some(life) if !denied || minimum.is_some() => *life,
+        _ => 0,
+    };
+    (ttls, life)
+}
+
+#[cfg(test)]
+mod tests;

@@ -288,6 +288,10 @@ fn judge(msg: &[u8], id: u16, asked: &Asked<'_>, counters: &ForwardCounters) -> 
         Ok(answer) => Judgement::Answer(answer),
         Err(BadResponse::Truncated) => Judgement::Truncated,
         Err(BadResponse::Rcode(_)) => Judgement::Error(error_response(msg)),
+        Err(BadResponse::Broken) => {
+            counters.rejected_malformed.add(1);
+            Judgement::Error(error_response(msg))
+        }
         Err(BadResponse::Question) => {
             counters.rejected_question.add(1);
             Judgement::Rejected

@@ -98,6 +98,8 @@ counters! {
         notimp,
         /// Replies of REFUSED.
         refused,
+        /// Replies of YXDOMAIN and other codes up to 15, which upstreams gave.
+        rcode_other,
         /// Replies of BADVERS.
         badvers,
         /// Replies of BADCOOKIE.
