@@ -83,7 +83,7 @@ impl Answer {
             Section::Answer => record.kept && (!is_error || code == rcode::YXDOMAIN),
             _ => record.kept && !is_error,
         });
-        remove_duplicates(&mut records);
+        unite_rrsets(&mut records);
 
         let answered = (records.iter())
             .any(|record| record.section == Section::Answer && record.rtype == asked.qtype);
@@ -154,7 +154,7 @@ struct Record {
     owner: Name,
     rtype: u16,
     class: u16,
-    /// As it came.
+    /// Seconds. With the top bit set it counts as 0 (RFC 2181 section 8).
     ttl: u32,
     /// Its data's octets.
     rdata: (usize, usize),
@@ -231,7 +231,7 @@ fn read_records(
                     owner,
                     rtype,
                     class,
-                    ttl,
+                    ttl: if ttl > i32::MAX as u32 { 0 } else { ttl },
                     rdata: (rdata.start, rdata.end),
                     data: data.ok_or(BadResponse::Broken)?,
                     covers: match rtype {
@@ -247,53 +247,45 @@ fn read_records(
     Ok((records, opt.unwrap_or_default()))
 }
 
-/// Leaves the first of records that say the same (RFC 2181 section 5).
-fn remove_duplicates(records: &mut Vec<Record>) {
-    if records.len() > 1 {
-        let mut seen = HashSet::with_capacity(records.len());
-        records.retain(|record| seen.insert((record.rrset(), record.data.id)));
+/// Gives the records of an RRset one TTL, the least (RFC 2181 section 5.2), and leaves the first of those that
+/// say the same (section 5).
+fn unite_rrsets(records: &mut Vec<Record>) {
+    if records.len() < 2 {
+        return;
     }
+    let mut least = HashMap::with_capacity(records.len());
+    for record in records.iter() {
+        let ttl = least.entry(record.rrset()).or_insert(record.ttl);
+        *ttl = record.ttl.min(*ttl);
+    }
+    let mut seen = HashSet::with_capacity(records.len());
+    records.retain_mut(|record| {
+        record.ttl = least.get(&record.rrset()).copied().unwrap_or_default();
+        seen.insert((record.rrset(), record.data.id))
+    });
 }
 
 /// The TTLs of `records`, in seconds, and the life of the answer that they make up: the least of them.
 ///
-/// A TTL with its top bit set counts as 0 (RFC 2181 section 8). An RRset has the least of its TTLs
-/// (section 5.2). What is `denied` may be believed as long as the SOA record's TTL and its MINIMUM say;
-/// without one it must not be kept (RFC 2308 sections 2.2 and 5): a life of 0. The aliases before it keep
-/// their own TTLs. All are then brought within the limits, so that clients see TTLs as long as the
-/// answer is kept; 0 stays 0.
+/// What is `denied` may be believed as long as the SOA record's TTL and its MINIMUM say; without one it
+/// must not be kept (RFC 2308 sections 2.2 and 5): a life of 0. The aliases before it keep their own TTLs.
+/// All are then brought within the limits, so that clients see TTLs as long as the answer is kept; 0 stays 0.
 fn lives(msg: &[u8], records: &[Record], denied: bool, limits: &TtlLimits) -> (Vec<u32>, u32) {
     let mut soas = (records.iter())
         .filter(|record| record.section == Section::Authority && record.rtype == rrtype::SOA);
     let minimum = (soas.next()).and_then(|soa| u32_at(msg, soa.rdata().end.checked_sub(4)?));
     let negative_cap = (minimum.unwrap_or(u32::MAX)).min(limits.max_negative);
-    let ttl_of = |record: &Record| {
-        let ttl = if record.ttl > i32::MAX as u32 {
-            0
-        } else {
-            record.ttl
+    let bounded = |record: &Record| {
+        let cap = match record.section {
+            Section::Authority | Section::Additional if denied => negative_cap.min(limits.max),
+            _ => limits.max,
         };
-        if denied && record.section != Section::Answer {
-            ttl.min(negative_cap)
-        } else {
-            ttl
+        match record.ttl.min(cap) {
+            0 => 0,
+            ttl => ttl.max(limits.min),
         }
     };
-    let mut least = HashMap::new();
-    for record in records {
-        let ttl = ttl_of(record);
-        least
-            .entry(record.rrset())
-            .and_modify(|least: &mut u32| *least = ttl.min(*least))
-            .or_insert(ttl);
-    }
-    let bounded = |ttl: u32| match ttl.min(limits.max) {
-        0 => 0,
-        ttl => ttl.max(limits.min),
-    };
-    let ttls: Vec<u32> = (records.iter())
-        .map(|record| bounded(least.get(&record.rrset()).copied().unwrap_or_default()))
-        .collect();
+    let ttls: Vec<u32> = records.iter().map(bounded).collect();
     let life = match ttls.iter().min() {
         Some(life) if !denied || minimum.is_some() => *life,
         _ => 0,
