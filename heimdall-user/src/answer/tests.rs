@@ -525,3 +525,24 @@ fn a_new_policy_starts_with_an_empty_cache() {
     shared.store(Arc::new(Policy::default()));
     assert_eq!(ask(core, &msg, UDP, 1).verdict, Got::Miss);
 }
+
+#[test]
+fn what_an_upstream_may_have_anew() {
+    let answer = |rcode, ede| {
+        Answer::new(&Parts {
+            rcode,
+            ede,
+            life: 60,
+            ..Parts::default()
+        })
+    };
+    let refreshable = |answer: &Answer| is_refreshable(&answer.as_ref());
+    for ede in [None, Some(ede::STALE), Some(ede::BLOCKED)] {
+        assert!(refreshable(&answer(rcode::NOERROR, ede)), "{ede:?}");
+        assert!(refreshable(&answer(rcode::NXDOMAIN, ede)), "{ede:?}");
+        assert!(!refreshable(&answer(rcode::SERVFAIL, ede)), "{ede:?}");
+        assert!(!refreshable(&answer(rcode::YXDOMAIN, ede)), "{ede:?}");
+        let stale = answer(rcode::NOERROR, ede).as_ref().stale();
+        assert!(!refreshable(&stale), "{ede:?}");
+    }
+}

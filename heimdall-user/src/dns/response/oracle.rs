@@ -15,8 +15,8 @@ const NSEC: u16 = 47;
 const NSEC3: u16 = 50;
 const YXDOMAIN: u16 = 6;
 
-/// The records of each section that a client may get, in the order in which they came. `None`: aliases
-/// lead in a circle, or too far.
+/// The records of each section that a client may get, in the order in which they came, duplicates and all.
+/// `None`: aliases lead in a circle, or too far.
 pub(crate) fn belonging(
     message: &Message,
     qtype: u16,
@@ -93,7 +93,7 @@ fn chain(message: &Message, qtype: u16) -> Option<Vec<Name>> {
     Some(chain)
 }
 
-/// The records that `belongs` says do, with their signatures, each once.
+/// The records that `belongs` says do, with their signatures.
 fn kept(
     section: &[Record],
     dnssec_ok: bool,
@@ -110,24 +110,18 @@ fn kept(
                 *belongs && signed.name == record.name && rtype(signed) == covers(record)
             })
     };
-    let mut kept: Vec<Record> = Vec::new();
-    for (record, belongs) in section.iter().zip(&belongs) {
-        if (*belongs || is_signature(record)) && !kept.iter().any(|other| same(other, record)) {
-            kept.push(record.clone());
-        }
-    }
-    kept
+    section
+        .iter()
+        .zip(&belongs)
+        .filter(|(record, belongs)| **belongs || is_signature(record))
+        .map(|(record, _)| record.clone())
+        .collect()
 }
 
 fn covers(signature: &Record) -> u16 {
     let data = signature.data.to_bytes().unwrap_or_default();
     data.first_chunk()
         .map_or(0, |covers| u16::from_be_bytes(*covers))
-}
-
-/// Whether two records say the same, but for their TTLs.
-pub(crate) fn same(a: &Record, b: &Record) -> bool {
-    a.name == b.name && a.record_type() == b.record_type() && a.data == b.data
 }
 
 /// The host that a record names.
