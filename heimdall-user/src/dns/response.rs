@@ -34,9 +34,10 @@ impl Answer {
     /// DO and CD bits of `key_flags`.
     ///
     /// Records that do not belong to the question are left out, and so are duplicates (RFC 2181
-    /// section 5) and the OPT record, of which the Extended DNS Error is kept. TTLs are
-    /// those of [`lives`]. Response codes above REFUSED are passed on with a life of 0, without
-    /// records, but for the aliases of YXDOMAIN (RFC 6672 section 2.2).
+    /// section 5) and the OPT record, of which the Extended DNS Error is kept. An RRset gets the least
+    /// of its TTLs, within the limits, and the answer's life is the least of all; a negative answer
+    /// without a SOA record has none (RFC 2308 section 5). Response codes above REFUSED are passed on
+    /// with a life of 0, without records, but for the aliases of YXDOMAIN (RFC 6672 section 2.2).
     ///
     /// # Errors
     /// [`BadResponse`]; the caller has already matched the ID and the sender.
