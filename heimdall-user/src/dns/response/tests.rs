@@ -169,7 +169,11 @@ fn a_denial_without_its_soa_is_not_kept() {
             let mut message = response(
                 "a.ok.",
                 A,
-                [&[alias("a.ok.", "b.ok.")], &[authority.clone()], &[]],
+                [
+                    &[alias("a.ok.", "b.ok.")],
+                    std::slice::from_ref(&authority),
+                    &[],
+                ],
             );
             message.metadata.response_code = code;
             assert_eq!(
