@@ -1,12 +1,12 @@
 //! Taking an upstream's response: what of it becomes an answer.
 //!
-//! An upstream is a resolver, and yet its response is not believed to the letter. Records whose data do not have the
-//! form of their type make the response a broken one; records that do not belong to the question ([`scope`])
-//! and duplicates are left out; whether the answer is a positive one depends on the asked type being there
-//! at the end of the aliases. All of it takes time in proportion to the message.
+//! An upstream is a resolver, and its response is checked all the same. A record whose data do not have
+//! the form of their type makes the whole response a broken one. Records that do not belong to the
+//! question ([`scope`]) and duplicates are left out. The answer is a positive one if the asked type is
+//! there at the end of the aliases. All of it takes time in proportion to the message's length.
 //!
-//! Nearly always all records stay, up to the OPT record, and their octets are copied as they are.
-//! Else what stays is [written anew](rewrite).
+//! Nearly always all records up to the OPT record are kept, and their octets are copied. Otherwise those
+//! that are kept are [written again](rewrite).
 
 mod names;
 #[cfg(test)]

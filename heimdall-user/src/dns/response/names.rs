@@ -31,8 +31,8 @@ const MAX_PATH: usize = MAX_LABELS + MAX_POINTERS as usize;
 /// Octets of a compression pointer.
 const POINTER: usize = 2;
 
-/// A name's identity: a keyed hash of its labels (SipHash) with letters folded. Two names of a message share one
-/// with a probability of 2^-64, and no upstream knows the key.
+/// A name's identity: a keyed hash of its labels (SipHash) with letters folded. Two names of a message
+/// share one with a probability of 2^-64, and no upstream knows the key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct NameId(u64);
 
@@ -76,6 +76,9 @@ pub(crate) struct Names<'a> {
     ttls: Vec<usize>,
     /// Labels and pointers of the name that is being read.
     path: Vec<usize>,
+    /// Labels and pointers looked at.
+    #[cfg(test)]
+    steps: usize,
 }
 
 impl<'a> Names<'a> {
@@ -87,6 +90,8 @@ impl<'a> Names<'a> {
             known: vec![None; msg.len()],
             ttls: Vec::new(),
             path: Vec::with_capacity(MAX_LABELS),
+            #[cfg(test)]
+            steps: 0,
         }
     }
 
@@ -117,6 +122,10 @@ impl<'a> Names<'a> {
         let (mut at, mut part, mut bound) = (start, start, end);
         self.path.clear();
         let mut known = loop {
+            #[cfg(test)]
+            {
+                self.steps += 1;
+            }
             if let Some(known) = self.known.get(at).copied().flatten() {
                 break known;
             }
@@ -211,4 +220,55 @@ impl<'a> Names<'a> {
 fn pointer_at(msg: &[u8], at: usize) -> Option<usize> {
     let pointer = u16_at(msg, at)?;
     (pointer >= 0xc000).then_some(usize::from(pointer & 0x3fff))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    /// Names that share their labels, in a message as large as there are, are not read again and again.
+    #[test]
+    fn the_work_is_bounded_by_the_message() {
+        // A name of 127 labels, and names that lead to all of its parts.
+        let mut msg = vec![0; header::LEN];
+        msg.extend([1, b'x'].repeat(MAX_LABELS));
+        msg.push(0);
+        let first = msg.len();
+        let mut count = 0;
+        while msg.len() <= usize::from(u16::MAX) - POINTER {
+            let target = header::LEN + 2 * (count % MAX_LABELS);
+            msg.extend_from_slice(&(0xc000 | target as u16).to_be_bytes());
+            count += 1;
+        }
+        let mut names = Names::new(&msg);
+        let long = names.read(header::LEN).unwrap();
+        assert_eq!(names.with_ancestors(long).count(), MAX_LABELS + 1);
+        for i in 0..count {
+            let name = names.read(first + POINTER * i).unwrap();
+            assert_eq!(name.id == long.id, i % MAX_LABELS == 0);
+        }
+        // Two steps a name: the pointer, and what it leads to.
+        assert!(names.steps <= MAX_LABELS + 1 + 2 * count);
+    }
+
+    /// Labels that overlap, from every octet on: each is looked at once.
+    #[test]
+    fn overlapping_labels_are_read_once() {
+        let mut msg = vec![0; header::LEN];
+        // From any octet on labels of one octet, or of two, up to a root label.
+        for _ in 0..500 {
+            msg.extend([1, 1].repeat(100));
+            msg.extend([0, 0]);
+        }
+        let end = msg.len().min(0x3fff);
+        let pointers = msg.len();
+        msg.extend((header::LEN..end).flat_map(|at| (0xc000 | at as u16).to_be_bytes()));
+        let mut names = Names::new(&msg);
+        for i in 0..end - header::LEN {
+            names.read(pointers + POINTER * i).unwrap();
+        }
+        assert!(names.steps <= 3 * end, "{} of {end}", names.steps);
+    }
 }

@@ -40,8 +40,8 @@ fn copied(msg: &[u8], start: usize, records: &[Record]) -> Option<(Vec<u8>, Vec<
     Some((msg.get(start..end)?.to_vec(), ttl_offsets))
 }
 
-/// The records written again, for some have gone that names may point into. Names in data are written in full, as
-/// they may be in any type (RFC 3597 section 4); an owner that was written before is a pointer.
+/// The records written again, since names may point into some that have gone. Names in data are written in
+/// full, as they may be in any type (RFC 3597 section 4); an owner that was written before is a pointer.
 #[cold]
 fn written_anew(
     msg: &[u8],

@@ -6,8 +6,7 @@
 //! | authority | SOA, NS and DS of the name at the end or of one above it; NSEC and NSEC3, if DNSSEC is wanted |
 //! | additional | addresses and service bindings of the hosts that those name |
 //!
-//! and the signatures of all these, if DNSSEC is wanted. It is what unbound's scrubber leaves of a response,
-//! but for the order.
+//! and the signatures of all these, if DNSSEC is wanted: what unbound's scrubber leaves of a response.
 
 use std::collections::HashSet;
 
