@@ -921,7 +921,7 @@ fn limit(query: &Query, transport: Transport, server: &Server) -> usize {
 /// Whether an upstream may have something newer: failures and what is served stale have their own
 /// time.
 fn is_refreshable(answer: &AnswerRef<'_>) -> bool {
-    matches!(answer.rcode(), rcode::NOERROR | rcode::NXDOMAIN) && answer.ede().is_none()
+    matches!(answer.rcode(), rcode::NOERROR | rcode::NXDOMAIN) && !answer.is_stale()
 }
 
 /// The question in wire form, which stands in the query and in its reply alike.

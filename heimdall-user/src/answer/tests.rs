@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::checksum;
-use crate::{cache::MIN_BYTES, dns::TtlLimits};
+use crate::{cache::MIN_BYTES, dns::answer::Parts};
 
 const UDP: Transport = Transport::Udp {
     source_port: 40_000,
@@ -47,14 +47,21 @@ fn query(flags: u16, qtype: u16, qclass: u16, edns: Option<(u16, u8, bool)>) -> 
     msg
 }
 
-/// An upstream's answer to `query`, of so many octets of TXT data, with AD.
+/// An upstream's answer to `query`, of so many octets of data, with AD.
 fn answer_to(query: &[u8], octets: usize) -> Answer {
-    let mut msg = query[..19].to_vec();
-    msg[2..12].copy_from_slice(&[0x81, 0xa0, 0, 1, 0, 1, 0, 0, 0, 0]);
-    msg.extend_from_slice(&[0xc0, 12, 0, 16, 0, 1, 0, 0, 0, 60]);
-    msg.extend_from_slice(&(octets as u16).to_be_bytes());
-    msg.extend(vec![0; octets]);
-    Answer::from_response(&msg, &query[12..19], 0, &TtlLimits::default()).unwrap()
+    let mut body = vec![0xc0, 12];
+    body.extend_from_slice(&query[15..19]);
+    body.extend_from_slice(&[0, 0, 0, 60]);
+    body.extend_from_slice(&(octets as u16).to_be_bytes());
+    body.extend(vec![0; octets]);
+    Answer::new(&Parts {
+        counts: [1, 0, 0],
+        body: &body,
+        ttl_offsets: &[6],
+        life: 60,
+        authentic: true,
+        ..Parts::default()
+    })
 }
 
 /// What a verdict says.
@@ -797,4 +804,25 @@ fn every_response_code_is_counted() {
     }
     let counters = &core.writer.counters;
     assert_eq!((counters.other.get(), counters.refused.get()), (3, 1));
+}
+
+#[test]
+fn what_an_upstream_may_have_anew() {
+    let answer = |rcode, ede| {
+        Answer::new(&Parts {
+            rcode,
+            ede,
+            life: 60,
+            ..Parts::default()
+        })
+    };
+    let refreshable = |answer: &Answer| is_refreshable(&answer.as_ref());
+    for ede in [None, Some(ede::STALE), Some(ede::BLOCKED)] {
+        assert!(refreshable(&answer(rcode::NOERROR, ede)), "{ede:?}");
+        assert!(refreshable(&answer(rcode::NXDOMAIN, ede)), "{ede:?}");
+        assert!(!refreshable(&answer(rcode::SERVFAIL, ede)), "{ede:?}");
+        assert!(!refreshable(&answer(rcode::YXDOMAIN, ede)), "{ede:?}");
+        let stale = answer(rcode::NOERROR, ede).as_ref().stale();
+        assert!(!refreshable(&stale), "{ede:?}");
+    }
 }

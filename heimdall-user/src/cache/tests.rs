@@ -7,14 +7,14 @@ use proptest::prelude::*;
 use super::*;
 use crate::dns::{NameHasher, TtlLimits};
 
-/// A question of one label, and an upstream's response to it that is `fill` octets of TXT.
+/// A question of one label, and an upstream's response to it that is `fill` octets of an unknown type.
 fn response(label: &[u8], fill: usize, ttl: u32) -> (Vec<u8>, Answer) {
     let mut question = vec![label.len() as u8];
     question.extend_from_slice(label);
-    question.extend_from_slice(&[0, 0, 16, 0, 1]);
+    question.extend_from_slice(&[0, 0xff, 0, 0, 1]);
     let mut msg = vec![0, 1, 0x80, 0x80, 0, 1, 0, 1, 0, 0, 0, 0];
     msg.extend_from_slice(&question);
-    msg.extend_from_slice(&[0xc0, 12, 0, 16, 0, 1]);
+    msg.extend_from_slice(&[0xc0, 12, 0xff, 0, 0, 1]);
     msg.extend_from_slice(&ttl.to_be_bytes());
     msg.extend_from_slice(&(fill as u16).to_be_bytes());
     msg.extend((0..fill).map(|i| label[i % label.len()]));

@@ -16,7 +16,7 @@ pub mod header;
 pub mod name;
 pub mod options;
 pub mod reply;
-mod rewrite;
+mod response;
 pub mod view;
 
 pub use answer::{Answer, AnswerRef, TtlLimits};
@@ -60,9 +60,11 @@ pub mod rrtype {
     pub const TXT: u16 = 16;
     /// IPv6 address (RFC 3596).
     pub const AAAA: u16 = 28;
+    /// Alias of all names below its owner (RFC 6672).
+    pub const DNAME: u16 = 39;
     /// The EDNS pseudo-record (RFC 6891).
     pub const OPT: u16 = 41;
-    /// Delegation signer (RFC 4034).
+    /// Digest of a delegated zone's key (RFC 4034).
     pub const DS: u16 = 43;
     /// Signature (RFC 4034).
     pub const RRSIG: u16 = 46;
@@ -70,8 +72,10 @@ pub mod rrtype {
     pub const NSEC: u16 = 47;
     /// Denial of existence by hashed names (RFC 5155).
     pub const NSEC3: u16 = 50;
-    /// What only those get who set DO or ask for it (RFC 4035 section 3.2.1, RFC 5155 section 7.1).
-    pub const DNSSEC: [u16; 3] = [RRSIG, NSEC, NSEC3];
+    /// Service binding (RFC 9460).
+    pub const SVCB: u16 = 64;
+    /// Service binding for HTTP (RFC 9460).
+    pub const HTTPS: u16 = 65;
     /// TKEY, TSIG, IXFR, AXFR, MAILB, MAILA and [`ANY`], which ask for something other than the
     /// records of a type (RFC 6895 section 3.1).
     pub const QUERY: core::ops::RangeInclusive<u16> = 249..=255;

@@ -57,16 +57,6 @@ pub fn end_of_record_name(msg: &[u8], start: usize) -> Option<usize> {
     }
 }
 
-/// Whether the name at `start` is a name, with all that its compression pointers lead to, and has
-/// no octets in a TTL field, which changes as time passes. `is_ttl` tells of a place whether it is.
-pub(super) fn is_whole(msg: &[u8], start: usize, is_ttl: impl Fn(usize) -> bool) -> bool {
-    let mut stays = true;
-    let whole = walk(msg, start, |at, label| {
-        stays &= !(at..at + label.len()).any(&is_ttl);
-    });
-    whole.is_some() && stays
-}
-
 /// Gives `take` every label of the name at `start`, its length before it, the root's included, with
 /// its place in the message. `None` if the name does not come to an end.
 ///

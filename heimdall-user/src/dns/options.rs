@@ -54,6 +54,11 @@ pub fn extended_error(msg: &[u8]) -> Option<u16> {
     u16_at(find(msg, option::EDE)?, 0)
 }
 
+/// As [`extended_error`], from the data of an OPT record.
+pub(super) fn extended_error_in(rdata: &[u8]) -> Option<u16> {
+    u16_at(find_in(rdata, option::EDE)?, 0)
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::indexing_slicing)]

@@ -11,7 +11,6 @@ use proptest::prelude::*;
 use super::{
     edns::{Cookie, ServerCookie},
     reply::{Content, Reply, Server},
-    view::KEY_FLAG_DO,
     *,
 };
 use crate::checksum;
@@ -68,29 +67,26 @@ prop_compose! {
 }
 
 prop_compose! {
-    /// A response to `name`, of records that the oracle encodes with compression.
+    /// A response to a question for TXT records of `name`, of records that the oracle encodes with compression.
     fn arb_response(name: Name)(
-        count in 0..30usize, ttls in prop::collection::vec(any::<u32>(), 30), opt: bool, soa: bool, nx: bool, ad: bool,
+        count in 0..30usize, ttls in prop::collection::vec(any::<u32>(), 5), opt: bool, soa: bool, nx: bool, ad: bool,
     ) -> Message {
         let mut message = Message::new(1, MessageType::Response, OpCode::Query);
         let code = if nx { ResponseCode::NXDomain } else { ResponseCode::NoError };
         message.metadata.response_code = code;
         message.metadata.recursion_available = true;
         message.metadata.authentic_data = ad;
-        message.add_query(OracleQuery::query(name.clone(), RecordType::A));
-        for (i, ttl) in ttls.iter().take(if nx { 0 } else { count }).enumerate() {
-            let record = match i % 3 {
-                0 => Record::from_rdata(name.clone(), *ttl, RData::A(rdata::A::new(10, 0, 0, i as u8))),
-                1 => Record::from_rdata(name.clone(), *ttl, RData::NS(rdata::NS(name.clone()))),
-                _ => Record::from_rdata(name.clone(), *ttl, RData::TXT(rdata::TXT::new(vec!["x".repeat(i * 8)]))),
-            };
-            message.add_answer(record);
+        message.add_query(OracleQuery::query(name.clone(), RecordType::TXT));
+        for i in 0..if nx { 0 } else { count } {
+            let text = rdata::TXT::new(vec!["x".repeat(i * 8)]);
+            message.add_answer(Record::from_rdata(name.clone(), ttls[0], RData::TXT(text)));
         }
         if soa {
             let soa = rdata::SOA::new(name.clone(), name.clone(), 1, 2, 3, 4, ttls[1] >> 8);
-            message.add_authority(Record::from_rdata(name.clone(), ttls[0], RData::SOA(soa)));
+            message.add_authority(Record::from_rdata(name.clone(), ttls[2], RData::SOA(soa)));
         }
-        message.add_additional(Record::from_rdata(name.clone(), ttls[2], RData::A(rdata::A::new(192, 0, 2, 1))));
+        message.add_authority(Record::from_rdata(name.clone(), ttls[3], RData::NS(rdata::NS(name.clone()))));
+        message.add_additional(Record::from_rdata(name.clone(), ttls[4], RData::A(rdata::A::new(192, 0, 2, 1))));
         if opt {
             let mut edns = hickory_proto::op::Edns::new();
             edns.set_max_payload(1232);
@@ -244,7 +240,7 @@ proptest! {
         let upstream = message.to_vec().unwrap();
         let mut query = Message::new(77, MessageType::Query, OpCode::Query);
         query.metadata.recursion_desired = true;
-        query.add_query(OracleQuery::query(name, RecordType::A));
+        query.add_query(OracleQuery::query(name, RecordType::TXT));
         if edns {
             query.set_edns(hickory_proto::op::Edns::new());
         }
@@ -310,7 +306,7 @@ proptest! {
         let upstream = message.to_vec().unwrap();
         let question = {
             let mut query = Message::new(1, MessageType::Query, OpCode::Query);
-            query.add_query(OracleQuery::query(name, RecordType::A));
+            query.add_query(OracleQuery::query(name, RecordType::TXT));
             query.to_vec().unwrap()[12..].to_vec()
         };
         let limits = TtlLimits { min: 0, max: 86_400, max_negative: 3600 };
@@ -458,73 +454,6 @@ fn only_a_cookie_makes_up_for_a_missing_question() {
     assert_eq!(bare(0, vec![]), Err(Malformed::Question));
 }
 
-/// What DNSSEC adds is for those who asked for it; the rest of the answer stays whole, compressed
-/// names included that pointed into what was left out.
-#[test]
-fn dnssec_records_go_to_those_who_asked() {
-    let name = Name::from_ascii("www.Example.com.").unwrap();
-    let mut message = Message::new(1, MessageType::Response, OpCode::Query);
-    message.add_query(OracleQuery::query(name.clone(), RecordType::A));
-    let unknown = |code: u16, data: &[u8]| RData::Unknown {
-        code: RecordType::from(code),
-        rdata: rdata::NULL::with(data.to_vec()),
-    };
-    let signature = [&[0, 1, 8, 3, 0, 0, 0, 60][..], &[9; 30]].concat();
-    let target = Name::from_ascii("target.example.com.").unwrap();
-    let records = [
-        Record::from_rdata(name.clone(), 60, RData::CNAME(rdata::CNAME(target.clone()))),
-        Record::from_rdata(name.clone(), 60, unknown(46, &signature)),
-        Record::from_rdata(target.clone(), 60, RData::A(rdata::A::new(10, 0, 0, 1))),
-        Record::from_rdata(target.clone(), 60, unknown(46, &signature)),
-        Record::from_rdata(
-            target.clone(),
-            60,
-            RData::MX(rdata::MX::new(10, target.clone())),
-        ),
-    ];
-    for record in &records {
-        message.add_answer(record.clone());
-    }
-    let soa = rdata::SOA::new(target.clone(), name.clone(), 1, 2, 3, 4, 5);
-    for data in [
-        unknown(47, &[0, 0, 1, 2]),
-        RData::SOA(soa),
-        unknown(50, &[1, 0, 0, 0]),
-    ] {
-        message.add_authority(Record::from_rdata(target.clone(), 60, data));
-    }
-    let mut upstream = message.to_vec().unwrap();
-    upstream[2] |= 0x80;
-    for (qtype, flags, answers, authorities) in [
-        (1u16, 0u8, 3, 1),
-        (1, KEY_FLAG_DO, 5, 3),
-        (46, 0, 5, 1),
-        (47, 0, 3, 2),
-    ] {
-        let mut upstream = upstream.clone();
-        let end = 12 + 17;
-        upstream[end..end + 2].copy_from_slice(&qtype.to_be_bytes());
-        let question = upstream[12..end + 4].to_vec();
-        let answer =
-            Answer::from_response(&upstream, &question, flags, &TtlLimits::default()).unwrap();
-        let answer = answer.as_ref();
-        let counts = answer.counts();
-        assert_eq!((counts[1], counts[3]), (answers, authorities), "{qtype}");
-        let mut whole = upstream[..end + 4].to_vec();
-        whole[6..12].copy_from_slice(&counts);
-        whole.extend_from_slice(answer.body());
-        let read = Message::from_bytes(&whole).unwrap();
-        let wanted = |record: &&Record| {
-            let rtype = u16::from(record.record_type());
-            flags & KEY_FLAG_DO != 0 || rtype == qtype || !rrtype::DNSSEC.contains(&rtype)
-        };
-        let expected: Vec<_> = message.answers.iter().filter(wanted).collect();
-        assert_eq!(read.answers.iter().collect::<Vec<_>>(), expected);
-        let expected: Vec<_> = message.authorities.iter().filter(wanted).collect();
-        assert_eq!(read.authorities.iter().collect::<Vec<_>>(), expected);
-    }
-}
-
 /// Names have to be names wherever they point: the header, which is not the client's, holds none.
 #[test]
 fn pointers_lead_to_names() {
@@ -557,15 +486,10 @@ fn pointers_lead_to_names() {
 }
 
 /// Aliases that lead to nothing: the SOA record rules how long that is believed, and the aliases'
-/// own TTLs stay as they are (RFC 2308 sections 2.1 and 2.2).
+/// own TTLs stay as they are (RFC 2308 sections 2.1 and 2.2). Without one nothing is believed.
 #[test]
 fn aliases_to_nothing_live_as_long_as_the_soa_says() {
-    for (code, soa, life) in [
-        (3u8, true, 60),
-        (0, true, 60),
-        (0, false, 900),
-        (3, false, 0),
-    ] {
+    for (code, soa, life) in [(3u8, true, 60), (0, true, 60), (0, false, 0), (3, false, 0)] {
         let mut msg = vec![0, 7, 0x81, 0x80 | code, 0, 1, 0, 1, 0, u8::from(soa), 0, 0];
         msg.extend_from_slice(&[1, b'a', 0, 0, 1, 0, 1]);
         msg.extend_from_slice(&[0xc0, 12, 0, 5, 0, 1, 0, 0, 3, 132, 0, 3, 1, b'b', 0]);

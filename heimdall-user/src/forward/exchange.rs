@@ -319,6 +319,10 @@ fn judge(msg: &[u8], id: u16, asked: &Asked<'_>, counters: &ForwardCounters) -> 
         Err(BadResponse::Question | BadResponse::Malformed) if is_bare_error(msg) => {
             Judgement::Error(error_response(msg, low_rcode(msg).into()))
         }
+        Err(BadResponse::Broken) => {
+            counters.rejected_malformed.add(1);
+            Judgement::Error(error_response(msg, low_rcode(msg).into()))
+        }
         Err(BadResponse::Question) => {
             counters.rejected_question.add(1);
             Judgement::Rejected

@@ -150,8 +150,12 @@ impl Memory {
     }
 
     /// Keeps what an upstream answered. It takes the place of what was known before, also if it
-    /// may not be kept itself.
+    /// may not be kept itself. An answer with another code than NOERROR or NXDOMAIN refreshes nothing
+    /// (RFC 8767): what was known before stays.
     pub(super) fn keep(&mut self, request: &Request, answer: &Answer, now: u32) {
+        if !matches!(answer.as_ref().rcode(), rcode::NOERROR | rcode::NXDOMAIN) {
+            return;
+        }
         let Some(any) = AnyType::new(&self.hasher, request.name(), request) else {
             return;
         };

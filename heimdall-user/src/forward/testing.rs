@@ -183,13 +183,15 @@ pub(crate) fn question(id: u16, name: &str) -> Vec<u8> {
     msg
 }
 
-/// The response to `query` with `fill` octets of TXT and a TTL of 300.
+/// The response to `query`, which asks for TXT or SPF, with `fill` octets of text and a TTL of 300.
 pub(crate) fn response(query: &[u8], fill: usize) -> Vec<u8> {
     let end = end_of_question_name(query, 12).unwrap() + 4;
     let mut msg = query[..2].to_vec();
     msg.extend_from_slice(&[0x81, 0x80, 0, 1, 0, 1, 0, 0, 0, 0]);
     msg.extend_from_slice(&query[12..end]);
-    msg.extend_from_slice(&[0xc0, 12, 0, 16, 0, 1, 0, 0, 1, 44]);
+    msg.extend_from_slice(&[0xc0, 12]);
+    msg.extend_from_slice(&query[end - 4..end]);
+    msg.extend_from_slice(&[0, 0, 1, 44]);
     let text: Vec<u8> = vec![b'x'; fill]
         .chunks(255)
         .flat_map(|chunk| [&[chunk.len() as u8][..], chunk].concat())

@@ -1,6 +1,7 @@
 //! The forwarder against upstreams on loopback.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
+mod answers;
 mod failing;
 mod memory;
 mod overload;

@@ -94,6 +94,15 @@ pub(super) const RULES: &[Rule] = &[
         },
     },
     Rule {
+        name: "aliases in a circle",
+        fits: |it| {
+            it.aspect == Aspect::Rcode
+                && it.peer == Peer::Dnsmasq
+                && our_rcode(it) == Some(SERVFAIL)
+                && it.theirs.is_some_and(|theirs| is_circle(it, theirs))
+        },
+    },
+    Rule {
         name: "aliases that the upstream does not follow",
         fits: |it| it.peer == Peer::Unbound && is_about_an_alias(it),
     },
@@ -242,6 +251,20 @@ fn is_about_an_alias(it: &Difference<'_>) -> bool {
     let alias = |ours: &super::normal::Reply| ours.sections[0].iter().any(|rr| rr.rtype == CNAME);
     matches!(it.aspect, Aspect::Rcode | Aspect::Section(_) | Aspect::Ttl)
         && it.ours.is_some_and(alias)
+}
+
+/// Whether the aliases of the queried name never come to an end.
+fn is_circle(it: &Difference<'_>, reply: &super::normal::Reply) -> bool {
+    let [answers, ..] = &reply.sections;
+    let mut name = it.query.name.to_ascii_lowercase();
+    for _ in 0..=answers.len() {
+        let alias = (answers.iter()).find(|rr| rr.rtype == CNAME && rr.owner == name);
+        match alias {
+            Some(rr) => name.clone_from(&rr.data),
+            None => return false,
+        }
+    }
+    true
 }
 
 /// Whether Heimdall's options are those that it gives: an error's reason, and a cookie for a cookie;

@@ -283,7 +283,58 @@ fn named_responses() -> Vec<(&'static str, Vec<u8>)> {
     let soa = record(&[0xc0, 16], 6, &soa);
     let opt = [0, 0, 41, 4, 0xd0, 0, 0, 0, 0, 0, 6, 0, 15, 0, 2, 0, 6];
     let looped = record(&[0xc0, 33], 1, &[192, 0, 2, 1]);
+    let alias = record(own, 5, &[1, b't', 0xc0, 16]);
+    let foreign = [
+        record(b"\x04bank\0", 1, &[192, 0, 2, 66]),
+        address.clone(),
+        record(own, 16, b"\x04text"),
+        record(&[0xc0, 16], 2, b"\x02ns\xc0\x10"),
+        record(b"\x04bank\0", 2, b"\x04evil\0"),
+        record(b"\x02ns\xc0\x10", 1, &[192, 0, 2, 53]),
+        record(b"\x04evil\0", 1, &[192, 0, 2, 66]),
+    ];
+    // Each points to the one before.
+    let row: Vec<u8> = (0..20u8)
+        .flat_map(|i| [0xc0, if i == 0 { 12 } else { 43 + 2 * i }])
+        .collect();
+    let row = [
+        record(own, 99, &row),
+        record(&[0xc0, 83], 1, &[192, 0, 2, 1]),
+    ];
     vec![
+        ("alias-alone", response([0x81, 0x80], [1, 0, 0], &alias)),
+        (
+            "alias-denied",
+            response([0x81, 0x83], [1, 1, 0], &[&alias[..], &soa].concat()),
+        ),
+        (
+            "alias-circle",
+            response([0x81, 0x80], [1, 0, 0], &record(own, 5, own)),
+        ),
+        (
+            "foreign",
+            response([0x81, 0x80], [3, 2, 2], &foreign.concat()),
+        ),
+        (
+            "twice",
+            response([0x81, 0x80], [2, 0, 0], &address.repeat(2)),
+        ),
+        (
+            "pointer-row",
+            response([0x81, 0x80], [2, 0, 0], &row.concat()),
+        ),
+        (
+            "short",
+            response([0x81, 0x80], [1, 0, 0], &record(own, 1, &[192, 0, 2])),
+        ),
+        (
+            "yxdomain",
+            response(
+                [0x81, 0x86],
+                [1, 0, 0],
+                &record(&[0xc0, 16], 39, b"\x04long\0"),
+            ),
+        ),
         ("address", response([0x81, 0x80], [1, 0, 0], &address)),
         (
             "signed",

@@ -8,7 +8,7 @@ use hickory_proto::{
 use proptest::prelude::*;
 
 use super::*;
-use crate::dns::TtlLimits;
+use crate::dns::{TtlLimits, view::KEY_FLAG_DO};
 
 const LIMITS: TtlLimits = TtlLimits {
     min: 0,
@@ -74,7 +74,7 @@ proptest! {
         let asked = question(&name);
         let longer = Name::from_labels(below.into_iter().chain(name.iter().map(<[u8]>::to_vec)));
         let longer = question(&longer.unwrap());
-        let answer = Answer::from_response(&msg, &asked, 0, &LIMITS).unwrap();
+        let answer = Answer::from_response(&msg, &asked, KEY_FLAG_DO, &LIMITS).unwrap();
         let answer = answer.as_ref();
         let moved = move_down(answer, asked.len(), longer.len()).unwrap();
         let moved = moved.as_ref();

@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     dns::{DnsPacketView, Query, TtlLimits, edns::ede},
-    forward::testing::{denial, of_type, query, response},
+    forward::testing::{bare, denial, of_type, query, response},
 };
 
 /// A memory, and what the fronts and upstreams of a test do with it.
@@ -95,18 +95,18 @@ fn no_maximum_age_means_no_stale_answers() {
 fn a_denial_is_for_all_types_and_an_answer_ends_it() {
     let mut bench = Bench::new(Settings::default());
     let text = query(1, "name", None);
-    let address = of_type(query(1, "NAME", None), 1);
+    let spf = of_type(query(1, "NAME", None), 99);
     bench.deny(&text, 10, 0);
     assert_eq!(bench.found(&text, 0), Some(Found::Name));
-    assert_eq!(bench.found(&address, 0), Some(Found::Name));
+    assert_eq!(bench.found(&spf, 0), Some(Found::Name));
     assert_eq!(
         bench.found(&query(1, "name", Some(512)), 0),
         Some(Found::Name)
     );
     assert_eq!(bench.found(&query(1, "other", None), 0), None);
-    assert_eq!(bench.stale(&address, 10), Some(ede::STALE_NXDOMAIN));
-    bench.answer(&address, 10, 10);
-    assert_eq!(bench.found(&address, 10), Some(Found::Question));
+    assert_eq!(bench.stale(&spf, 10), Some(ede::STALE_NXDOMAIN));
+    bench.answer(&spf, 10, 10);
+    assert_eq!(bench.found(&spf, 10), Some(Found::Question));
     assert_eq!(bench.stale(&text, 10), None);
 }
 
@@ -169,4 +169,18 @@ fn parents() {
     assert_eq!(parent(b"\x02bc\0"), Some(&b"\0"[..]));
     assert_eq!(parent(b"\0"), None);
     assert_eq!(parent(b""), None);
+}
+
+#[test]
+fn other_codes_leave_what_was_known() {
+    let mut bench = Bench::new(Settings::default());
+    let name = query(1, "name", None);
+    bench.answer(&name, 10, 0);
+    bench.keep(&name, &bare(&name, 9), 1);
+    assert_eq!(bench.found(&name, 2), Some(Found::Question));
+    bench.keep(&name, &bare(&name, 6), 11);
+    assert_eq!(bench.stale(&name, 12), Some(ede::STALE));
+    // No data and no SOA record: the answer is a new one, and is not kept.
+    bench.keep(&name, &bare(&name, 0), 13);
+    assert_eq!(bench.stale(&name, 14), None);
 }

@@ -457,10 +457,10 @@ impl Shard {
     /// Gives everybody who waits for the request's question its answer.
     pub(super) fn deliver(&mut self, request: &Request, waiters: &[Waiter], answer: Answer) {
         let count = waiters.len() as u64;
-        match (answer.as_ref().rcode(), answer.as_ref().ede()) {
-            (rcode::SERVFAIL, _) => self.counters.servfail.add(count),
-            (_, Some(ede::STALE | ede::STALE_NXDOMAIN)) => self.counters.stale.add(count),
-            _ => {}
+        if answer.as_ref().is_stale() {
+            self.counters.stale.add(count);
+        } else if answer.as_ref().rcode() == rcode::SERVFAIL {
+            self.counters.servfail.add(count);
         }
         let answer = Arc::new(answer);
         for waiter in waiters {

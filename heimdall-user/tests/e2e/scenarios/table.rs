@@ -159,7 +159,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     rule("unknown options are ignored", "e7.ok. A rd edns option=65001:0102 option=12:0000", "NOERROR qr rd ra | e7.ok. A | 300 A 192.0.2.1 | | | opt 1232"),
     rule("NSID", "e8.ok. A rd edns option=3:", "NOERROR qr rd ra | e8.ok. A | 300 A 192.0.2.1 | | | opt 1232 nsid=lab-1"),
     rule("no NSID to those who do not ask", "e9.ok. A rd edns", "NOERROR qr rd ra | e9.ok. A | 300 A 192.0.2.1 | | | opt 1232"),
-    rule("the upstream's OPT and options stay where they are", "chatty.e10. A rd edns", "NOERROR qr rd ra | chatty.e10. A | 300 A 192.0.2.1 | | | opt 1232"),
+    rule("the upstream's OPT and options, but for an Extended DNS Error, stay where they are", "chatty.e10. A rd edns", "NOERROR qr rd ra | chatty.e10. A | 300 A 192.0.2.1 | | | opt 1232"),
     rule("none to a client without OPT", "chatty.e11. A rd", "NOERROR qr rd ra | chatty.e11. A | 300 A 192.0.2.1"),
     rule("a client's subnet is not passed on, and not echoed", "e12.ok. A rd edns option=8:00011800c00002", "NOERROR qr rd ra | e12.ok. A | 300 A 192.0.2.1 | | | opt 1232"),
     // Cookies.
@@ -190,10 +190,21 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     rule("a TTL with its top bit set means 0", "msb.l3. A rd", "NOERROR qr rd ra | msb.l3. A | 0 A 192.0.2.1"),
     rule("a chain of two names", "alias.l4. A rd", "NOERROR qr rd ra | alias.l4. A | 300 CNAME target.ok., target.ok. 200 A 192.0.2.7"),
     // Negative answers.
-    rule("NXDOMAIN: the SOA's MINIMUM bounds its TTL", "nx.g1. A rd", "NXDOMAIN qr rd ra | nx.g1. A | | soa. 60 SOA ns.soa. mail.soa. 1 3600 600 86400 60"),
-    rule("no data: the SOA's TTL bounds it", "nodata.g2. A rd", "NOERROR qr rd ra | nodata.g2. A | | soa. 60 SOA ns.soa. mail.soa. 1 3600 600 86400 600"),
+    rule("NXDOMAIN: the SOA's MINIMUM bounds its TTL", "nx.g1. A rd", "NXDOMAIN qr rd ra | nx.g1. A | | g1. 60 SOA ns.soa. mail.soa. 1 3600 600 86400 60"),
+    rule("no data: the SOA's TTL bounds it", "nodata.g2. A rd", "NOERROR qr rd ra | nodata.g2. A | | g2. 60 SOA ns.soa. mail.soa. 1 3600 600 86400 600"),
     rule("NXDOMAIN without SOA", "nxnosoa.g3. A rd", "NXDOMAIN qr rd ra | nxnosoa.g3. A"),
     rule("no data without SOA", "nodatanosoa.g4. A rd", "NOERROR qr rd ra | nodatanosoa.g4. A"),
+    rule("an alias, and nothing at its end", "dangling.g5. A rd", "NOERROR qr rd ra | dangling.g5. A | 300 CNAME target.ok."),
+    // What upstreams should not send.
+    rule("records that do not belong to the question", "foreign.u1. A rd", "NOERROR qr rd ra | foreign.u1. A | 300 A 192.0.2.1"),
+    rule("the same record twice", "twice.u2. A rd", "NOERROR qr rd ra | twice.u2. A | 200 A 192.0.2.1"),
+    rule("aliases in a circle", "circle.u3. A rd", "SERVFAIL qr rd ra | circle.u3. A"),
+    path("data that do not have the form of their type", "short.u4. A rd edns", "SERVFAIL qr rd ra | short.u4. A | | | | opt 1232 ede=22"),
+    rule("the same data of a type without a form", "short.u5. TYPE65280 rd", "NOERROR qr rd ra | short.u5. TYPE65280 | 300 TYPE65280 c00002"),
+    rule("other response codes are passed on", "notauth.u6. A rd", "9 qr rd ra | notauth.u6. A"),
+    rule("YXDOMAIN, with the alias", "yx.u7. A rd", "6 qr rd ra | yx.u7. A | u7. 300 DNAME 046c6f6e6700"),
+    rule("what the upstream says of an answer", "explained.u8. A rd edns", "NOERROR qr rd ra | explained.u8. A | 300 A 192.0.2.1 | | | opt 1232 ede=3"),
+    rule("what it says of a denial", "nxexplained.u9. A rd edns", "NXDOMAIN qr rd ra | nxexplained.u9. A | | u9. 60 SOA ns.soa. mail.soa. 1 3600 600 86400 60 | | opt 1232 ede=17"),
     // Failures.
     rule("SERVFAIL of all upstreams", "servfail.f1. A rd", "SERVFAIL qr rd ra | servfail.f1. A"),
     path("REFUSED by all upstreams", "refused.f2. A rd edns", "SERVFAIL qr rd ra | refused.f2. A | | | | opt 1232 ede=22"),

@@ -6,6 +6,7 @@ const CNAME: u16 = 5;
 const SOA: u16 = 6;
 const TXT: u16 = 16;
 const AAAA: u16 = 28;
+const DNAME: u16 = 39;
 const DS: u16 = 43;
 const RRSIG: u16 = 46;
 const NSEC: u16 = 47;
@@ -35,12 +36,17 @@ impl Response {
         self.add(0, &[0xc0, 12], rtype, ttl, data);
     }
 
+    /// A pointer to the name above the question's.
+    fn zone(&self) -> [u8; 2] {
+        [0xc0, 13 + self.msg[12]]
+    }
+
     fn soa(&mut self, ttl: u32, minimum: u32) {
         let mut data = b"\x02ns\x03soa\0\x04mail\x03soa\0".to_vec();
         for number in [1, 3600, 600, 86_400, minimum] {
             data.extend_from_slice(&u32::to_be_bytes(number));
         }
-        self.add(1, b"\x03soa\0", SOA, ttl, &data);
+        self.add(1, &self.zone(), SOA, ttl, &data);
     }
 
     fn opt(&mut self, options: &[u8]) {
@@ -118,8 +124,8 @@ pub(super) fn respond(query: &[u8], over_tcp: bool) -> Option<Vec<u8>> {
         "nxlong" => {
             response.flags |= 3;
             response.soa(600, 60);
-            for _ in 0..40 {
-                response.add(1, &[0xc0, 12], 99, 60, &[0; 8]);
+            for i in 0..40 {
+                response.add(1, &response.zone(), NS, 60, &[3, b'n', b's', b'0' + i, 0]);
             }
         }
         "nxnosoa" => response.flags |= 3,
@@ -185,6 +191,39 @@ pub(super) fn respond(query: &[u8], over_tcp: bool) -> Option<Vec<u8>> {
                     _ => response.add(1, &server, NSEC, 300, &[0, 0, 1, 0x40]),
                 }
             }
+        }
+        // An alias, and nothing at its end.
+        "dangling" => response.answer(CNAME, 300, b"\x06target\x02ok\0"),
+        "circle" => response.answer(CNAME, 300, &[0xc0, 12]),
+        // An answer, and what nobody asked for.
+        "foreign" => {
+            response.add(0, b"\x04bank\0", qtype, 300, &[192, 0, 2, 66]);
+            response.everything(qtype, 300);
+            response.answer(TXT, 300, b"\x04text");
+            response.add(1, b"\x04bank\0", NS, 300, b"\x04evil\0");
+            response.add(2, b"\x04evil\0", A, 300, &[192, 0, 2, 66]);
+        }
+        // The data are too short for their type.
+        "short" => response.answer(qtype, 300, &[192, 0, 2]),
+        "twice" => {
+            response.everything(qtype, 300);
+            response.everything(qtype, 200);
+        }
+        // Code 9, NOTAUTH; code 6, YXDOMAIN, with the alias that is too long.
+        "notauth" => response.flags |= 9,
+        "yx" => {
+            response.flags |= 6;
+            response.add(0, &response.zone(), DNAME, 300, b"\x04long\0");
+        }
+        // EDE 3: the upstream's answer is a stale one.
+        "explained" => {
+            response.everything(qtype, 300);
+            response.opt(&[0, 15, 0, 2, 0, 3]);
+        }
+        "nxexplained" => {
+            response.flags |= 3;
+            response.soa(600, 60);
+            response.opt(&[0, 15, 0, 4, 0, 17, b'n', b'o']);
         }
         // An OPT record with a client subnet, a cookie and padding, which are between us two.
         "chatty" => {

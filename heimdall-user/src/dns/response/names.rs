@@ -1,0 +1,274 @@
+//! The names of one response, each octet read once.
+//!
+//! A name can lead through compression pointers to labels that many other names share (RFC 1035
+//! section 4.1.4). What is known of a label that was read is therefore kept by its offset: reading all
+//! names of a message takes time in proportion to its length, however they point at each other, and
+//! comparing two of them takes one step.
+
+use core::{
+    hash::{BuildHasher, Hasher},
+    num::NonZero,
+    ops::Range,
+};
+use std::hash::RandomState;
+
+use crate::dns::{
+    header,
+    name::{MAX_NAME, end_of_record_name},
+    u16_at,
+};
+
+/// Most pointers in one name. Encoders need one or two; Go's resolver gives up after ten, miekg/dns
+/// after 126, unbound after 256.
+const MAX_POINTERS: u8 = 16;
+
+/// Most labels in one name, the root not counted (RFC 1035 section 2.3.4).
+const MAX_LABELS: usize = MAX_NAME / 2;
+
+/// Most labels and pointers in one name.
+const MAX_PATH: usize = MAX_LABELS + MAX_POINTERS as usize;
+
+/// Octets of a compression pointer.
+const POINTER: usize = 2;
+
+/// A name's identity: a keyed hash of its labels (SipHash) with letters folded. Two names of a message
+/// share one with a probability of 2^-64, and no upstream knows the key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct NameId(u64);
+
+impl NameId {
+    /// The root.
+    pub(crate) const ROOT: Self = Self(0);
+}
+
+/// A name in the message.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Name {
+    /// Its offset.
+    pub(crate) at: usize,
+    /// Offset of what follows it.
+    pub(crate) end: usize,
+    pub(crate) id: NameId,
+}
+
+/// What is known of the name that begins at an offset.
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    id: NameId,
+    octets: NonZero<u8>,
+    pointers: u8,
+}
+
+const ROOT: Known = Known {
+    id: NameId::ROOT,
+    octets: NonZero::<u8>::MIN,
+    pointers: 0,
+};
+
+/// The names of a message.
+#[derive(Debug)]
+pub(crate) struct Names<'a> {
+    msg: &'a [u8],
+    keys: RandomState,
+    /// By offset.
+    known: Vec<Option<Known>>,
+    /// Offsets of the TTL fields so far, in ascending order.
+    ttls: Vec<usize>,
+    /// Labels and pointers of the name that is being read.
+    path: Vec<usize>,
+    /// Labels and pointers looked at.
+    #[cfg(test)]
+    steps: usize,
+}
+
+impl<'a> Names<'a> {
+    /// The names of `msg`, none of which has been read.
+    pub(crate) fn new(msg: &'a [u8]) -> Self {
+        Self {
+            msg,
+            keys: RandomState::new(),
+            known: vec![None; msg.len()],
+            ttls: Vec::new(),
+            path: Vec::with_capacity(MAX_LABELS),
+            #[cfg(test)]
+            steps: 0,
+        }
+    }
+
+    /// The message.
+    pub(crate) fn msg(&self) -> &'a [u8] {
+        self.msg
+    }
+
+    /// A hasher with the key of this message.
+    pub(crate) fn hasher(&self) -> impl Hasher + use<> {
+        self.keys.build_hasher()
+    }
+
+    /// Notes the TTL field at `at`, which lies behind all that were noted: it changes as time
+    /// passes, so no name may have octets in it.
+    pub(crate) fn add_ttl(&mut self, at: usize) {
+        self.ttls.push(at);
+    }
+
+    /// Reads the name at `start`.
+    ///
+    /// `None` if it is none: longer than 255 octets, cut short, with labels of other types, with more
+    /// than 16 pointers, or with a pointer that leads anywhere but to a name that ends before the part
+    /// it stands in, behind the header.
+    pub(crate) fn read(&mut self, start: usize) -> Option<Name> {
+        let end = end_of_record_name(self.msg, start)?;
+        // Each part of the name lies before the one that points to it.
+        let (mut at, mut part, mut bound) = (start, start, end);
+        self.path.clear();
+        let mut known = loop {
+            #[cfg(test)]
+            {
+                self.steps += 1;
+            }
+            if let Some(known) = self.known.get(at).copied().flatten() {
+                break known;
+            }
+            let len = usize::from(*self.msg.get(at)?);
+            let next = match len {
+                0 => at + 1,
+                1..=63 => at + 1 + len,
+                _ => at + POINTER,
+            };
+            if next > bound || self.holds_ttl(at..next) || self.path.len() > MAX_PATH {
+                return None;
+            }
+            match len {
+                0 => {
+                    *self.known.get_mut(at)? = Some(ROOT);
+                    break ROOT;
+                }
+                1..=63 => {
+                    self.path.push(at);
+                    at = next;
+                }
+                _ => {
+                    self.path.push(at);
+                    let target = pointer_at(self.msg, at)?;
+                    if target >= part || target < header::LEN {
+                        return None;
+                    }
+                    (at, part, bound) = (target, target, part);
+                }
+            }
+        };
+        while let Some(at) = self.path.pop() {
+            let len = *self.msg.get(at)?;
+            known = match len {
+                1..=63 => Known {
+                    id: self.below(known.id, at, len)?,
+                    octets: known.octets.checked_add(1 + len)?,
+                    ..known
+                },
+                _ => Known {
+                    pointers: known.pointers + 1,
+                    ..known
+                },
+            };
+            if known.pointers > MAX_POINTERS {
+                return None;
+            }
+            *self.known.get_mut(at)? = Some(known);
+        }
+        Some(Name {
+            at: start,
+            end,
+            id: known.id,
+        })
+    }
+
+    /// The identity of the label of `len` octets at `at`, followed by the name `rest`.
+    fn below(&self, rest: NameId, at: usize, len: u8) -> Option<NameId> {
+        let mut label = [0; 64];
+        let label = label.get_mut(..=usize::from(len))?;
+        label.copy_from_slice(self.msg.get(at..=at + usize::from(len))?);
+        label.make_ascii_lowercase();
+        let mut hasher = self.hasher();
+        hasher.write_u64(rest.0);
+        hasher.write(label);
+        Some(NameId(hasher.finish()))
+    }
+
+    fn holds_ttl(&self, octets: Range<usize>) -> bool {
+        let before = self.ttls.partition_point(|ttl| ttl + 4 <= octets.start);
+        self.ttls.get(before).is_some_and(|ttl| *ttl < octets.end)
+    }
+
+    /// A name that was read, and the names above it up to the root.
+    pub(crate) fn with_ancestors(&self, name: Name) -> impl Iterator<Item = NameId> + '_ {
+        let mut next = Some(name.at);
+        core::iter::from_fn(move || {
+            let mut at = next?;
+            let mut len = *self.msg.get(at)?;
+            // Pointers lead backwards.
+            while len > 63 {
+                at = pointer_at(self.msg, at)?;
+                len = *self.msg.get(at)?;
+            }
+            next = (len > 0).then_some(at + 1 + usize::from(len));
+            self.known.get(at).copied().flatten().map(|known| known.id)
+        })
+    }
+}
+
+/// Where the compression pointer at `at` leads. `None`: it is a label of an unknown type.
+fn pointer_at(msg: &[u8], at: usize) -> Option<usize> {
+    let pointer = u16_at(msg, at)?;
+    (pointer >= 0xc000).then_some(usize::from(pointer & 0x3fff))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    /// Names that share their labels, in a message as large as there are, are not read again and again.
+    #[test]
+    fn the_work_is_bounded_by_the_message() {
+        // A name of 127 labels, and names that lead to all of its parts.
+        let mut msg = vec![0; header::LEN];
+        msg.extend([1, b'x'].repeat(MAX_LABELS));
+        msg.push(0);
+        let first = msg.len();
+        let mut count = 0;
+        while msg.len() <= usize::from(u16::MAX) - POINTER {
+            let target = header::LEN + 2 * (count % MAX_LABELS);
+            msg.extend_from_slice(&(0xc000 | target as u16).to_be_bytes());
+            count += 1;
+        }
+        let mut names = Names::new(&msg);
+        let long = names.read(header::LEN).unwrap();
+        assert_eq!(names.with_ancestors(long).count(), MAX_LABELS + 1);
+        for i in 0..count {
+            let name = names.read(first + POINTER * i).unwrap();
+            assert_eq!(name.id == long.id, i % MAX_LABELS == 0);
+        }
+        // Two steps a name: the pointer, and what it leads to.
+        assert!(names.steps <= MAX_LABELS + 1 + 2 * count);
+    }
+
+    /// Labels that overlap, from every octet on: each is looked at once.
+    #[test]
+    fn overlapping_labels_are_read_once() {
+        let mut msg = vec![0; header::LEN];
+        // From any octet on labels of one octet, or of two, up to a root label.
+        for _ in 0..500 {
+            msg.extend([1, 1].repeat(100));
+            msg.extend([0, 0]);
+        }
+        let end = msg.len().min(0x3fff);
+        let pointers = msg.len();
+        msg.extend((header::LEN..end).flat_map(|at| (0xc000 | at as u16).to_be_bytes()));
+        let mut names = Names::new(&msg);
+        for i in 0..end - header::LEN {
+            names.read(pointers + POINTER * i).unwrap();
+        }
+        assert!(names.steps <= 3 * end, "{} of {end}", names.steps);
+    }
+}
