@@ -319,7 +319,10 @@ impl Core {
         let place = hit.place;
         let due = hit.late && hit.popular && is_refreshable(&hit.answer);
         let verdict = if PLAIN && hit.answer.is_plain() {
-            self.writer.plain_reply(query, buf, terms, hit.into())
+            match self.writer.plain_reply(query, buf, terms, hit.into()) {
+                Some(reply) => Verdict::Reply(reply),
+                None => self.shortened(query, buf, client, terms),
+            }
         } else {
             self.writer.reply(query, buf, client, terms, hit.into())
         };
@@ -327,6 +330,23 @@ impl Core {
             self.refresh = Some(place);
         }
         verdict
+    }
+
+    /// Replies with as much of a cached answer as fits. It is looked up again: a reply that fits must
+    /// not pay for handing the answer on.
+    #[cold]
+    fn shortened(
+        &mut self,
+        query: &Query,
+        buf: &mut [u8],
+        client: Client,
+        terms: Terms,
+    ) -> Verdict {
+        let hit = key(query, buf).and_then(|key| self.cache.get(&key, self.now.seconds));
+        match hit {
+            Some(hit) => self.writer.reply(query, buf, client, terms, hit.into()),
+            None => self.no_room(),
+        }
     }
 
     /// Whether the answer that was given last should be got from the forwarder anew, for
@@ -752,7 +772,8 @@ struct Writer {
 }
 
 impl Writer {
-    /// As [`reply`](Self::reply), where both sides are [plain](Query::is_plain).
+    /// As [`reply`](Self::reply), where both sides are [plain](Query::is_plain). `None`: the answer
+    /// does not fit whole.
     #[inline(always)]
     fn plain_reply(
         &self,
@@ -760,32 +781,11 @@ impl Writer {
         buf: &mut [u8],
         terms: Terms,
         content: Content<'_>,
-    ) -> Verdict {
-        let code = rcode::NOERROR;
-        let limit = terms.limit;
-        if !reply::fits(buf, query, content.answer, limit, None) {
-            return self.shortened(query, buf, terms, content);
-        }
-        match reply::whole_answer(buf, query, content, code, limit, &self.server, None) {
-            Some(reply) => {
-                self.counters.noerror.add(1);
-                Verdict::Reply(reply)
-            }
-            None => self.truncated(query, buf, terms, code, None),
-        }
-    }
-
-    /// As [`plain_reply`](Self::plain_reply), for an answer that does not fit whole.
-    #[cold]
-    fn shortened(
-        &self,
-        query: &Query,
-        buf: &mut [u8],
-        terms: Terms,
-        content: Content<'_>,
-    ) -> Verdict {
-        let reply = reply::answer(buf, query, content, terms.limit, &self.server, None);
-        self.sent(buf, reply, rcode::NOERROR)
+    ) -> Option<Reply> {
+        let (code, limit) = (rcode::NOERROR, terms.limit);
+        let reply = reply::whole_answer(buf, query, content, code, limit, &self.server, None)?;
+        self.counters.noerror.add(1);
+        Some(reply)
     }
 
     #[inline(never)]

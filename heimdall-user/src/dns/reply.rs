@@ -131,19 +131,6 @@ fn opt_len(query: &Query, options: Option<&Options<'_>>) -> usize {
     }
 }
 
-/// Whether the whole answer fits.
-#[inline(always)]
-pub fn fits(
-    buf: &[u8],
-    query: &Query,
-    answer: AnswerRef<'_>,
-    limit: usize,
-    options: Option<&Options<'_>>,
-) -> bool {
-    let end = usize::from(query.question_end) + answer.body().len();
-    end + opt_len(query, options) <= limit.min(buf.len())
-}
-
 /// As [`answer`], but `None` if the answer does not fit. `rcode` is the answer's: who knows it before,
 /// spares its steps.
 #[inline(always)]
@@ -161,11 +148,11 @@ pub fn whole_answer(
         age,
         question_sum,
     } = content;
-    if !fits(buf, query, answer, limit, options) {
-        return None;
-    }
     let start = usize::from(query.question_end);
     let end = start + answer.body().len();
+    if end + opt_len(query, options) > limit.min(buf.len()) {
+        return None;
+    }
     let mut flags = base_flags(query) | u16::from(rcode & 0xf);
     // AD only for those who asked to see it (RFC 6840 section 5.8).
     if server.trust_ad && answer.authentic() {
