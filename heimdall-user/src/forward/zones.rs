@@ -7,6 +7,10 @@
 //! look-up at a time is let through as a probe, after a time that each probe that fails doubles. Any
 //! answer below the zone ends this.
 //!
+//! Names with a stale answer do not take part: they were answered once, so they are looked up whatever
+//! the state of the zone, at the pace that failures of their own allow. So a flood of names that fail
+//! below a zone of which a part works cannot keep its known names from being refreshed.
+//!
 //! One dead child counts once, however many names below it fail, so it never condemns its parent.
 //! The root, the top-level domains and what looks like the second level of [a registry](is_registry)
 //! are never condemned: what is below them has no server in common, and whoever knows enough lame

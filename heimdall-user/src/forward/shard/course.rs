@@ -65,7 +65,9 @@ impl Shard {
         if let Some(slot) = self.in_flight.find(&request) {
             return self.join(slot, &request);
         }
-        if let Err(left) = self.zones.admit(&request, now) {
+        // A name that was answered before is not one of the many that fail with a zone.
+        let known = self.memory.has_stale(&request, self.clock.seconds());
+        if !known && let Err(left) = self.zones.admit(&request, now) {
             self.counters.zone_failure_hits.add(1);
             return self.put_off(&request, left);
         }
@@ -74,7 +76,7 @@ impl Shard {
         let Some(slot) = self.in_flight.begin(request, self.serial, now) else {
             return self.turn_down(&request);
         };
-        if self.memory.has_stale(&request, self.clock.seconds()) {
+        if known {
             let at = now + self.settings.client_response_timeout;
             self.patience.set(slot, self.serial, at);
         }

@@ -87,6 +87,10 @@ impl Shard {
             // There is an answer, which only TCP could bring: the zone is not dead.
             return Cause::Name;
         }
+        if self.memory.has_stale(&lookup.request, self.clock.seconds()) {
+            // Such names are asked for in any case, and would double the pauses between probes.
+            return Cause::Name;
+        }
         let died = self
             .zones
             .failed(&lookup.request, lookup.serial, self.serial, now);

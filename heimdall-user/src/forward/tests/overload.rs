@@ -18,15 +18,19 @@ const REFUSES: u8 = 1;
 const ANSWERS: u8 = 2;
 /// Silent to everything.
 const DOWN: u8 = 3;
+/// Refuses names that have a label `dead`, but for those with a label `www`.
+const REFUSES_MOST: u8 = 4;
 
 fn fickle(mode: u8) -> (Upstream, Arc<AtomicU8>) {
     let mode = Arc::new(AtomicU8::new(mode));
     let held = mode.clone();
     let upstream = Upstream::start(move |seen| {
         let is_dead = seen.msg.windows(5).any(|octets| octets == b"\x04dead");
+        let is_known = seen.msg.windows(4).any(|octets| octets == b"\x03www");
         match (held.load(Ordering::SeqCst), is_dead) {
             (DOWN, _) | (SILENT, true) => Vec::new(),
             (REFUSES, true) => vec![bare(&seen.msg, 2)],
+            (REFUSES_MOST, true) if !is_known => vec![bare(&seen.msg, 2)],
             _ => vec![response(&seen.msg, 20)],
         }
     });
@@ -401,7 +405,13 @@ fn a_zone_is_found_dead_although_all_its_look_ups_are_shed() {
 }
 
 #[test]
-fn stale_answers_are_given_below_a_dead_zone() {
+fn names_that_are_known_are_looked_up_below_a_dead_zone() {
+    for mode_of_zone in [REFUSES, REFUSES_MOST] {
+        known_name_below_a_dead_zone(mode_of_zone);
+    }
+}
+
+fn known_name_below_a_dead_zone(mode_of_zone: u8) {
     let (upstream, mode) = fickle(ANSWERS);
     let mut bench = Bench::new(Settings {
         limits: TtlLimits {
@@ -413,17 +423,27 @@ fn stale_answers_are_given_below_a_dead_zone() {
     bench.ask_as("192.0.2.1", "www.dead.example", MANY, 1);
     assert!(answered(&bench.outcome()));
     thread::sleep(Duration::from_millis(1_100));
-    mode.store(REFUSES, Ordering::SeqCst);
-    for i in 0..17 {
+    mode.store(mode_of_zone, Ordering::SeqCst);
+    for i in 0..18 {
         bench.ask_as("192.0.2.1", &format!("r{i}.dead.example"), MANY, 1);
         bench.failure();
     }
+    assert_eq!(bench.count("zone_failure_hits"), 1);
     let before = upstream.seen().len();
-    bench.ask_as("192.0.2.1", "www.dead.example", MANY, 2);
-    let outcome = bench.outcome();
-    assert!(answered(&outcome));
-    assert_eq!(outcome.answer.as_ref().as_ref().ede(), Some(ede::STALE));
-    assert_eq!(upstream.seen().len(), before);
+    // The second time the failure is remembered, or the answer.
+    for token in 2..4 {
+        bench.ask_as("192.0.2.1", "www.dead.example", MANY, token);
+        let outcome = bench.outcome();
+        assert!(answered(&outcome));
+        let stale = (mode_of_zone == REFUSES).then_some(ede::STALE);
+        assert_eq!(outcome.answer.as_ref().as_ref().ede(), stale);
+        assert_eq!(upstream.seen().len(), before + 1);
+    }
+    // An answer ends the failure of the zone, and its new names are looked up again.
+    bench.ask_as("192.0.2.1", "new.dead.example", MANY, 4);
+    bench.failure();
+    let hits = if mode_of_zone == REFUSES { 2 } else { 1 };
+    assert_eq!(bench.count("zone_failure_hits"), hits);
     bench.finish();
 }
 
