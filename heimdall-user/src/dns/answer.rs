@@ -418,7 +418,8 @@ impl<'a> AnswerRef<'a> {
     }
 
     /// Whether the body holds as many records as the answer says, with their TTLs where it says, adds
-    /// up to its sum, and a reply to a question of `question` octets can be as long. Names are not
+    /// up to its sum, and a reply to a question of `question` octets can be as long; and whether it is
+    /// one that an upstream's response was kept as, neither stale nor truncated. Names are not
     /// followed.
     pub fn is_sound(&self, question: usize) -> bool {
         let [a0, a1, n0, n1, r0, r1] = self.counts();
@@ -437,7 +438,9 @@ impl<'a> AnswerRef<'a> {
             }
             at = fixed + 10 + usize::from(rdlen);
         }
+        let [.., flags, _, _, _, _] = *self.fixed;
         at == self.body.len()
+            && flags & !FLAG_AD == 0
             && checksum::fold(checksum::add(0, self.body)) == checksum::fold(self.sum())
             && offsets.next().is_none()
             && header::LEN + question + at <= usize::from(u16::MAX)

@@ -188,6 +188,9 @@ fn records_that_are_not_sound_are_left_out() {
     assert_eq!(with(flat + 18 + 1, 0xff), Some(false), "a pointer forward");
     assert_eq!(with(flat + 18 + 11, 7), Some(false), "a longer record");
     assert_eq!(with(good.len() - 1, 9), Some(false), "a TTL elsewhere");
+    assert_eq!(with(flat + 15, 1), Some(true), "authentic");
+    assert_eq!(with(flat + 15, 2), Some(false), "stale");
+    assert_eq!(with(flat + 15, 4), Some(false), "truncated");
     assert_eq!(with(0, 200), None, "the length");
     assert_eq!(with(8, 200), None, "the question's length");
 }
