@@ -132,7 +132,7 @@ impl Server {
     /// A port, a control socket or an interface that another process has is tried for a second:
     /// it may be that of a predecessor that the kernel still takes apart.
     ///
-    /// `settings` reads the settings anew, for a reload. `on_failure` is called, on any thread,
+    /// `settings` reads the settings again, for a reload. `on_failure` is called, on any thread,
     /// when [`failed`](Self::failed) has come to be some thread's name: the server should be
     /// stopped then.
     ///

@@ -703,7 +703,7 @@ impl QueueSlot {
         Ok(())
     }
 
-    /// Starts a worker anew, and has packets steered to it. Whether one runs.
+    /// Restarts the worker, and has packets steered to it. Whether one runs.
     fn restart(&mut self, attached: &Attached, now: Instant, means: &Means) -> bool {
         let mut started = || {
             let (xsk, frames) = open_queue(attached, self.queue, means.settings.frames)
