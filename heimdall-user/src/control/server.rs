@@ -4,7 +4,7 @@ use std::{
     io::{self, BufWriter, Read, Write},
     net::Shutdown,
     os::{fd::AsFd, unix::net::UnixStream},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, Weak},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
@@ -86,10 +86,24 @@ impl ControlServer {
     }
 }
 
-/// A client and its thread.
+/// A client and its thread, which owns the connection: it is closed when the thread ends.
 struct Client {
-    connection: Arc<Connection>,
+    connection: Weak<Connection>,
     thread: JoinHandle<()>,
+}
+
+impl Client {
+    fn waiting(&self) -> Option<Instant> {
+        self.connection.upgrade()?.waiting()
+    }
+
+    /// Ends the thread's reads and writes.
+    fn close(&self, how: Shutdown) {
+        if let Some(connection) = self.connection.upgrade() {
+            // Closed by the client already: they end as well.
+            let _ = connection.stream.shutdown(how);
+        }
+    }
 }
 
 struct Connection {
@@ -113,12 +127,6 @@ impl Connection {
 
     fn waiting(&self) -> Option<Instant> {
         *self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Ends its thread's reads and writes.
-    fn close(&self, how: Shutdown) {
-        // Closed by the client already: they end as well.
-        let _ = self.stream.shutdown(how);
     }
 }
 
@@ -174,29 +182,28 @@ fn accept(control: &Control, respond: &Arc<impl Respond + 'static>) -> io::Resul
         stream,
         waiting: Mutex::new(Some(Instant::now())),
     });
+    let client = Arc::downgrade(&connection);
+    let respond = Arc::clone(respond);
     let thread = thread::Builder::new()
         .name("control client".to_owned())
-        .spawn({
-            let connection = Arc::clone(&connection);
-            let respond = Arc::clone(respond);
-            move || {
-                if let Err(error) = answer(&connection, &*respond) {
-                    debug!("a control client went unanswered: {error}");
-                }
-                // The control thread has the stream, too.
-                connection.close(Shutdown::Both);
+        .spawn(move || {
+            if let Err(error) = answer(&connection, &*respond) {
+                debug!("a control client went unanswered: {error}");
             }
         })?;
-    Ok(Some(Client { connection, thread }))
+    Ok(Some(Client {
+        connection: client,
+        thread,
+    }))
 }
 
 /// Closes the client that has been silent for longest, if one is.
 fn close_silent(clients: &[Client]) {
     let waiting = clients
         .iter()
-        .filter_map(|client| Some((client.connection.waiting()?, client)));
+        .filter_map(|client| Some((client.waiting()?, client)));
     if let Some((_, client)) = waiting.min_by_key(|(since, _)| *since) {
-        client.connection.close(Shutdown::Both);
+        client.close(Shutdown::Both);
     }
 }
 
@@ -204,14 +211,14 @@ fn close_silent(clients: &[Client]) {
 fn end(clients: Vec<Client>) {
     for client in &clients {
         // Whoever has asked is answered.
-        client.connection.close(Shutdown::Read);
+        client.close(Shutdown::Read);
     }
     let deadline = Instant::now() + STOP;
     while Instant::now() < deadline && clients.iter().any(|client| !client.thread.is_finished()) {
         thread::sleep(Duration::from_millis(5));
     }
     for client in clients {
-        client.connection.close(Shutdown::Both);
+        client.close(Shutdown::Both);
         // One that still makes an answer, like a reload, ends with the process.
         if client.thread.is_finished() && client.thread.join().is_err() {
             warn!("the thread of a control client had panicked");
