@@ -407,10 +407,10 @@ impl Xsk {
         count
     }
 
-    /// Whether packets in the tx ring wait for the kernel to take them.
+    /// Packets in the tx ring that wait for the kernel to take them.
     #[inline]
-    pub fn has_unsent(&mut self) -> bool {
-        self.tx.nb_free_exact() < self.frames
+    pub fn unsent(&mut self) -> u32 {
+        self.frames - self.tx.nb_free_exact()
     }
 
     /// Makes the kernel send what is in the tx ring, if it needs to be told. Returns whether a
@@ -420,7 +420,7 @@ impl Xsk {
     /// Sending failed for good, for instance because the interface is gone.
     #[inline]
     pub fn kick(&mut self) -> io::Result<bool> {
-        let needed = self.has_unsent() && self.tx.needs_wakeup();
+        let needed = self.unsent() > 0 && self.tx.needs_wakeup();
         if needed {
             self.tx.wakeup()?;
         }
