@@ -693,7 +693,7 @@ impl State {
         completed
     }
 
-    /// Sleeps until a packet or an outcome comes, or a second has passed; a millisecond, if the kernel
+    /// Sleeps until a packet or an outcome comes, or a second has passed; 10 ms, if the kernel
     /// is to be asked again to send.
     fn sleep(&mut self) -> io::Result<()> {
         self.counters.sleeps.add(1);
@@ -701,7 +701,7 @@ impl State {
             PollFd::new(self.xsk.as_fd(), PollFlags::POLLIN),
             PollFd::new(self.mailbox.as_fd(), PollFlags::POLLIN),
         ];
-        let timeout = if self.unsent > 0 { 1 } else { 1000u16 };
+        let timeout = if self.unsent > 0 { 10 } else { 1000u16 };
         match poll(&mut fds, PollTimeout::from(timeout)) {
             Ok(_) | Err(nix::errno::Errno::EINTR) => {}
             Err(error) => return Err(error.into()),
