@@ -146,7 +146,7 @@ fn rings(c: &mut Criterion) {
     let Receiver { xsk, frames, .. } = &mut receiver;
     group.bench_function("receive", |b| b.iter(|| xsk.receive(frames)));
     group.bench_function("reap", |b| b.iter(|| xsk.reap(frames)));
-    group.bench_function("has_unsent", |b| b.iter(|| xsk.has_unsent()));
+    group.bench_function("unsent", |b| b.iter(|| xsk.unsent()));
     group.bench_function("fill_needs_wakeup", |b| b.iter(|| xsk.fill_needs_wakeup()));
     group.bench_function("kick", |b| b.iter(|| xsk.kick()));
 }

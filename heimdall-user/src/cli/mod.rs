@@ -59,15 +59,18 @@ enum Command {
 
 /// Runs the command that the process was given.
 pub fn main() -> ExitCode {
-    // Wrong usage ends here, with exit code 2.
-    let outcome = match Cli::parse().command {
-        Command::Run(run) => run.execute(),
-        Command::Check(check) => check.execute(),
-        Command::Stats(stats) => stats.execute(),
-        Command::Reload(reload) => reload.execute(),
-        Command::Flush(flush) => flush.execute(),
-        Command::Dump(dump) => dump.execute(),
-        Command::Bench(bench) => bench.execute(),
+    let outcome = match Cli::try_parse().map(|cli| cli.command) {
+        Ok(Command::Run(run)) => run.execute(),
+        Ok(Command::Check(check)) => check.execute(),
+        Ok(Command::Stats(stats)) => stats.execute(),
+        Ok(Command::Reload(reload)) => reload.execute(),
+        Ok(Command::Flush(flush)) => flush.execute(),
+        Ok(Command::Dump(dump)) => dump.execute(),
+        Ok(Command::Bench(bench)) => bench.execute(),
+        // Wrong usage ends here, with exit code 2.
+        Err(wrong) if wrong.use_stderr() => wrong.exit(),
+        // The help, or the version.
+        Err(asked) => printed(asked.print().and_then(|()| io::stdout().flush())),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

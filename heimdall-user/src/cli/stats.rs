@@ -12,7 +12,8 @@ Examples:
   heimdall stats --json | jq '.workers[] | {queue, hits, misses}'
   heimdall stats --control /run/heimdall/control.sock
 
-Counts are since the server's start. The text leaves out the zeros; the JSON has every field.";
+Counts are since the server's start. The text leaves out zeros where it lists reasons, types and the like; the JSON
+has every field.";
 
 /// Show the running server's counters
 #[derive(Args, Debug)]

@@ -139,6 +139,9 @@ pub enum Problem {
     /// No host has this address.
     #[error("{0} is the address of no one host; name a resolver's address")]
     NotUnicast(SocketAddr),
+    /// No reply can come from this address.
+    #[error("{0} is a multicast or broadcast address; name an address of this host")]
+    ListenGroup(SocketAddr),
     /// An empty list.
     #[error("the list is empty; leave the key out for the default")]
     Empty,

@@ -196,6 +196,9 @@ fn listen_addresses(
 ) -> Result<Vec<SocketAddr>, ConfigError> {
     let given: Vec<_> = given.collect();
     for item in &given {
+        if is_group(item.value.ip()) {
+            return Err(item.bad(Problem::ListenGroup(item.value)));
+        }
         let wildcard = wildcard(item.value);
         if item.value != wildcard && given.iter().any(|other| other.value == wildcard) {
             return Err(item.bad(Problem::Overlap(item.value)));
@@ -209,6 +212,11 @@ fn listen_addresses(
     Ok(listen)
 }
 
+/// Whether it is the address of several hosts.
+fn is_group(ip: IpAddr) -> bool {
+    ip.is_multicast() || ip == IpAddr::V4(Ipv4Addr::BROADCAST)
+}
+
 fn upstream_addresses(
     given: impl Iterator<Item = Sourced<SocketAddr>>,
     listen: &[SocketAddr],
@@ -217,8 +225,7 @@ fn upstream_addresses(
     let given: Vec<_> = given.collect();
     for item in &given {
         let upstream = item.value;
-        let broadcast = upstream.ip() == IpAddr::V4(Ipv4Addr::BROADCAST);
-        if upstream.ip().is_unspecified() || upstream.ip().is_multicast() || broadcast {
+        if upstream.ip().is_unspecified() || is_group(upstream.ip()) {
             return Err(item.bad(Problem::NotUnicast(upstream)));
         }
         if let Some(&listen) = listen.iter().find(|ours| reaches(**ours, upstream, host)) {

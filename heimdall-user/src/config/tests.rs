@@ -126,6 +126,18 @@ const BAD: &[(&str, &str)] = &[
         "heimdall.toml:1: key `listen`: [fe80::1%lo]:53 is one of the addresses that [::]:53 stands for, and both cannot be bound; name one of the two",
     ),
     (
+        "listen = [\"127.0.0.1:53\",\n\"[::ffff:0.0.0.0]:53\"]",
+        "heimdall.toml:1: key `listen`: 127.0.0.1:53 is one of the addresses that 0.0.0.0:53 stands for, and both cannot be bound; name one of the two",
+    ),
+    (
+        "listen = [\"224.0.0.1:53\"]",
+        "heimdall.toml:1: key `listen`: 224.0.0.1:53 is a multicast or broadcast address; name an address of this host",
+    ),
+    (
+        "listen = [\n\"[ff02::53]:53\"]",
+        "heimdall.toml:2: key `listen`: [ff02::53]:53 is a multicast or broadcast address; name an address of this host",
+    ),
+    (
         "upstream = []",
         "heimdall.toml:1: key `upstream`: the list is empty; leave the key out for the default",
     ),
@@ -144,6 +156,10 @@ const BAD: &[(&str, &str)] = &[
     (
         "\n\nupstream = [\"192.0.2.1\"]",
         "heimdall.toml:3: key `upstream`: upstream 192.0.2.1:53 is our own listen address 0.0.0.0:53: queries would go round for ever; name another resolver, or listen elsewhere",
+    ),
+    (
+        "listen = [\"192.0.2.7:53\"]\nupstream = [\"::ffff:192.0.2.7\"]",
+        "heimdall.toml:2: key `upstream`: upstream 192.0.2.7:53 is our own listen address 192.0.2.7:53: queries would go round for ever; name another resolver, or listen elsewhere",
     ),
     (
         "\nupstream = [\"fe80::53\"]",

@@ -126,7 +126,13 @@ fn socket_address(
     let (bare, zone) = split_zone(text);
     let with_port = bare.parse::<SocketAddr>().ok();
     let address = with_port.or_else(|| Some((bare.parse::<IpAddr>().ok()?, default_port?).into()));
-    let address = address.filter(|address| address.port() != 0);
+    // `::ffff:192.0.2.1` is another way to write 192.0.2.1 (RFC 4291 section 2.5.5.2).
+    let address = address
+        .filter(|address| address.port() != 0)
+        .map(|address| match address.ip().to_canonical() {
+            IpAddr::V4(v4) => (v4, address.port()).into(),
+            IpAddr::V6(_) => address,
+        });
     match (address, zone) {
         (Some(SocketAddr::V6(mut v6)), zone) if v6.ip().is_unicast_link_local() => {
             let zone = zone.ok_or(Problem::NoZone(*v6.ip()))?;

@@ -33,7 +33,7 @@ const READ: Duration = Duration::from_millis(500);
 const MAX_CLIENTS: usize = 16;
 
 /// Milliseconds after which the server looks again whether a thread of the most clients has ended.
-const FULL_PAUSE: u16 = 10;
+const FULL_PAUSE: u16 = 1;
 
 /// Milliseconds after which the server tries again to accept a client when it could not.
 const ERROR_PAUSE: u16 = 500;

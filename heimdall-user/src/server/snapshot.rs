@@ -36,7 +36,8 @@ pub(super) fn restore(config: &SnapshotConfig, forwarder: &mut Prepared) -> bool
             );
         }
         Ok(None) => info!("snapshot: {path} is not there yet; starting cold"),
-        Err(error @ SnapshotError::Foreign { .. }) => {
+        // Whatever it is (a device, somebody else's file), a snapshot renamed over it would destroy it.
+        Err(error @ (SnapshotError::Foreign { .. } | SnapshotError::Unreadable { .. })) => {
             warn!(
                 "snapshot: {error}; starting cold, and leaving that file alone: remove it, or give \
                  another path"

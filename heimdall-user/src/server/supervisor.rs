@@ -384,15 +384,19 @@ impl InterfaceSlot {
         let found = match Interface::find(name) {
             Ok(found) => Some(found),
             Err(XdpError::UnknownInterface { .. }) => None,
-            Err(error) if self.attached.is_some() => {
-                warn!("{error}");
-                return;
-            }
-            Err(_) => {
-                // Attaching to it fails of the same, and says so.
-                if matches!(self.detached, Detached::Gone) {
+            // Another interface has the name now, of a kind that AF_XDP cannot serve: attaching to
+            // it fails, and says why.
+            Err(XdpError::Virtual { .. } | XdpError::NotEthernet { .. }) => {
+                if self.attached.is_some() {
+                    self.gone(true, now);
+                } else if matches!(self.detached, Detached::Gone) {
                     self.appeared(now);
                 }
+                return;
+            }
+            // The kernel did not answer.
+            Err(error) => {
+                warn!("{error}");
                 return;
             }
         };
@@ -413,13 +417,7 @@ impl InterfaceSlot {
                         .for_each(|queue| queue.backoff.due = now);
                 }
             }
-            (Some(_), found) => {
-                warn!(
-                    "{name} is gone, and its queues with it; AF_XDP goes on when there is an \
-                     interface of that name"
-                );
-                self.detach(found.is_some(), now);
-            }
+            (Some(_), found) => self.gone(found.is_some(), now),
             (None, Some(found)) => {
                 let came_up = found.up && !self.up;
                 self.up = found.up;
@@ -438,7 +436,12 @@ impl InterfaceSlot {
     }
 
     /// Ends what ran on an interface that is gone; `replaced`: there is another of its name.
-    fn detach(&mut self, replaced: bool, now: Instant) {
+    fn gone(&mut self, replaced: bool, now: Instant) {
+        warn!(
+            "{} is gone, and its queues with it; AF_XDP goes on when there is an interface of that \
+             name",
+            self.wanted.name
+        );
         for queue in &mut self.queues {
             // What they failed of is that the interface is gone.
             let _ = queue.stop();

@@ -154,6 +154,9 @@ impl Loop {
                 }
             }
             open.write(now)?;
+            if open.is_clogged() {
+                return Ok(false);
+            }
             if input == Input::More {
                 let interest = Interest::READABLE | Interest::WRITABLE;
                 self.poll

@@ -19,6 +19,10 @@ use crate::dns::u16_at;
 /// Octets of replies that may wait to be read before no more queries are taken.
 const MAX_OUTPUT: usize = 128 << 10;
 
+/// Octets of replies that may wait to be read at all: queries that the forwarder had when the client
+/// stopped reading are answered beyond [`MAX_OUTPUT`]. A client that leaves more is closed.
+const MAX_UNREAD: usize = 4 * MAX_OUTPUT;
+
 /// Queries of one connection that may wait for the forwarder.
 const MAX_PENDING: usize = 128;
 
@@ -86,7 +90,17 @@ impl Connection {
 
     /// Whether more queries may be taken.
     pub(super) fn has_room(&self) -> bool {
-        self.output.len() - self.sent <= MAX_OUTPUT && self.pending < MAX_PENDING
+        self.unread() <= MAX_OUTPUT && self.pending < MAX_PENDING
+    }
+
+    /// The client leaves too much unread.
+    pub(super) fn is_clogged(&self) -> bool {
+        self.unread() > MAX_UNREAD
+    }
+
+    /// Octets of replies that the client has not taken.
+    fn unread(&self) -> usize {
+        self.output.len() - self.sent
     }
 
     /// Nothing is under way, and all replies were sent.

@@ -2,12 +2,12 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use std::{
-    io::{Read, Write},
+    io::{self, Read, Write},
     net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
     os::fd::AsRawFd,
     sync::Arc,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use hickory_proto::op::Message;
@@ -315,6 +315,36 @@ fn tcp_octet_by_octet_and_a_reader_that_does_not_read() {
         assert_answers(&large, &read_frame(&mut lazy));
     }
     writing.join().unwrap();
+    bench.finish();
+}
+
+#[test]
+fn a_client_that_leaves_too_much_unread_is_closed() {
+    const QUERIES: u16 = 128;
+    let upstream = Upstream::start(|seen: &Seen| match seen.tcp {
+        false => vec![bare(&seen.msg, 0x200)],
+        true => {
+            thread::sleep(Duration::from_millis(300));
+            vec![response(&seen.msg, 60_000)]
+        }
+    });
+    let bench = Bench::new(&["127.0.0.1:0"], vec![upstream.address], 4096);
+    // All are with the forwarder when the first is answered, and make 7.7 MB of replies: more than
+    // the kernel's buffers take.
+    let mut lazy = bench.tcp();
+    let queries = (0..QUERIES).flat_map(|id| frame(&query(id, "large", None)));
+    lazy.write_all(&queries.collect::<Vec<_>>()).unwrap();
+    let end = Instant::now() + PATIENCE;
+    while bench.count("tcp_answered") == 0 || bench.count("pending") > 0 {
+        assert!(Instant::now() < end);
+        thread::sleep(Duration::from_millis(10));
+    }
+    assert!(bench.count("tcp_answered") < u64::from(QUERIES));
+    // What the kernel took may still come, and then the end.
+    let _ = io::copy(&mut lazy, &mut io::sink());
+    // Others are answered.
+    let msg = query(1, "large", None);
+    assert_answers(&msg, &ask_tcp(&mut bench.tcp(), &msg));
     bench.finish();
 }
 

@@ -307,6 +307,8 @@ struct State {
     received: Vec<Frame>,
     staged: Vec<Staged>,
     replies: Vec<Frame>,
+    /// Packets that the kernel had not taken to send at the last look.
+    unsent: u32,
     pending: Pending,
     /// Refreshes under way.
     refreshing: usize,
@@ -371,6 +373,7 @@ impl State {
             received: Vec::with_capacity(BATCH),
             staged: Vec::with_capacity(BATCH),
             replies: Vec::with_capacity(2 * BATCH),
+            unsent: 0,
             pending: Pending::new(max_pending(total)),
             refreshing: 0,
             outstanding,
@@ -410,7 +413,7 @@ impl State {
                 self.core.keep_up(&mut self.upkeep);
                 idle_since = None;
             }
-            let idle = work == 0 && !self.xsk.has_unsent();
+            let idle = work == 0 && !self.is_sending();
             if !idle {
                 idle_since = None;
             } else if idle_since.get_or_insert_with(Instant::now).elapsed() >= self.settings.spin {
@@ -465,6 +468,13 @@ impl State {
         }
         debug_assert_eq!(self.places.missing(self.held()), 0);
         Ok(received + completed + reaped)
+    }
+
+    /// Whether the kernel has taken packets of the tx ring since the last call. It takes none as
+    /// long as the interface is down.
+    fn is_sending(&mut self) -> bool {
+        let unsent = self.xsk.unsent();
+        unsent < mem::replace(&mut self.unsent, unsent)
     }
 
     /// The interface's MTU as it is now.
@@ -683,14 +693,16 @@ impl State {
         completed
     }
 
-    /// Sleeps until a packet or an outcome comes, or a second has passed.
+    /// Sleeps until a packet or an outcome comes, or a second has passed; 10 ms, if the kernel
+    /// is to be asked again to send.
     fn sleep(&mut self) -> io::Result<()> {
         self.counters.sleeps.add(1);
         let mut fds = [
             PollFd::new(self.xsk.as_fd(), PollFlags::POLLIN),
             PollFd::new(self.mailbox.as_fd(), PollFlags::POLLIN),
         ];
-        match poll(&mut fds, PollTimeout::from(1000u16)) {
+        let timeout = if self.unsent > 0 { 10 } else { 1000u16 };
+        match poll(&mut fds, PollTimeout::from(timeout)) {
             Ok(_) | Err(nix::errno::Errno::EINTR) => {}
             Err(error) => return Err(error.into()),
         }

@@ -42,8 +42,8 @@ pub enum XdpError {
     },
     /// The process lacks a capability.
     #[error(
-        "no permission to {action}; run as root, or grant CAP_NET_ADMIN, CAP_BPF and CAP_NET_RAW \
-         (CAP_SYS_ADMIN before Linux 5.8), or use --backend socket"
+        "no permission to {action}; run as root, or grant CAP_NET_ADMIN, CAP_BPF, CAP_PERFMON and \
+         CAP_NET_RAW (CAP_SYS_ADMIN before Linux 5.8), or use --backend socket"
     )]
     NoPrivilege {
         /// What was refused.

@@ -180,12 +180,12 @@ impl Xsk {
         why_not_better: Option<String>,
     ) -> Result<(Self, Vec<Frame>), XskError> {
         static NEXT_ID: AtomicU32 = AtomicU32::new(0);
-        let umem_error = |source| XskError::Umem {
+        let umem_error = |source: io::Error| XskError::Umem {
             interface: interface.to_owned(),
             queue,
             frames,
+            advice: umem_advice(&source),
             source,
-            advice: "raise the memory lock limit (LimitMEMLOCK=infinity), or lower xdp.frames",
         };
         let bind_error = |source: io::Error| XskError::Bind {
             interface: interface.to_owned(),
@@ -407,10 +407,10 @@ impl Xsk {
         count
     }
 
-    /// Whether packets in the tx ring wait for the kernel to take them.
+    /// Packets in the tx ring that wait for the kernel to take them.
     #[inline]
-    pub fn has_unsent(&mut self) -> bool {
-        self.tx.nb_free_exact() < self.frames
+    pub fn unsent(&mut self) -> u32 {
+        self.frames - self.tx.nb_free_exact()
     }
 
     /// Makes the kernel send what is in the tx ring, if it needs to be told. Returns whether a
@@ -420,7 +420,7 @@ impl Xsk {
     /// Sending failed for good, for instance because the interface is gone.
     #[inline]
     pub fn kick(&mut self) -> io::Result<bool> {
-        let needed = self.has_unsent() && self.tx.needs_wakeup();
+        let needed = self.unsent() > 0 && self.tx.needs_wakeup();
         if needed {
             self.tx.wakeup()?;
         }
@@ -449,12 +449,18 @@ fn lacks_zero_copy(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EINVAL))
 }
 
+/// The socket is opened when the UMEM is made, so that may be what failed.
+fn umem_advice(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES | libc::EAFNOSUPPORT) => advice(error),
+        _ => "raise the memory lock limit (LimitMEMLOCK=infinity), or lower xdp.frames",
+    }
+}
+
 fn advice(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
         Some(libc::EBUSY) => "another AF_XDP socket has this queue: stop the program that holds it",
-        Some(libc::EPERM | libc::EACCES) => {
-            "run as root or give CAP_NET_RAW, CAP_NET_ADMIN and CAP_BPF"
-        }
+        Some(libc::EPERM | libc::EACCES) => "run as root, or grant CAP_NET_RAW",
         Some(libc::EAFNOSUPPORT) => {
             "this kernel has no AF_XDP (CONFIG_XDP_SOCKETS): use --backend socket"
         }

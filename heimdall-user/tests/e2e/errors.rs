@@ -144,6 +144,30 @@ fn without_privileges_it_says_which_are_missing() {
 }
 
 #[test]
+fn a_capability_that_is_missing_is_named() {
+    let Some(lab) = lab("a_capability_that_is_missing") else {
+        return;
+    };
+    for (without, named) in [
+        ("net_raw", "grant CAP_NET_RAW"),
+        ("ipc_lock", "raise the memory lock limit"),
+        ("bpf,-sys_admin", "CAP_BPF"),
+        ("net_admin,-sys_admin", "CAP_NET_ADMIN"),
+    ] {
+        let mut command = lab.on_server("setpriv");
+        command
+            .arg(format!("--bounding-set=-{without}"))
+            // Should it start, it does not run for ever.
+            .args(["timeout", "20", "prlimit", "--memlock=65536", "--"])
+            .arg(program())
+            .args(["run", "--backend", "xdp", "--interface", &lab.server_if])
+            .args(["--upstream", UPSTREAM, "--listen", "127.0.0.1:5353"]);
+        let line = complaint(command);
+        assert!(line.contains(named), "{without}: {line}");
+    }
+}
+
+#[test]
 fn taken_ports_and_other_programs_are_named() {
     let Some(lab) = lab("taken_ports") else {
         return;

@@ -3,12 +3,16 @@
 
 use std::{
     fs,
+    os::unix::fs::FileTypeExt,
     path::Path,
     thread,
     time::{Duration, Instant},
 };
 
-use nix::sys::signal::Signal;
+use nix::{
+    sys::{signal::Signal, stat::Mode},
+    unistd::mkfifo,
+};
 use serde_json::Value;
 use xtask::lab::{FakeUpstream, Heimdall, Lab, UPSTREAM, available, sum};
 
@@ -295,5 +299,10 @@ fn a_restart_is_warm_or_cold_but_always_a_start() {
         let left_alone = fs::read(&path).unwrap() == octets;
         assert_eq!(left_alone, why.starts_with("no snapshot"), "{why}");
     }
+    fs::remove_file(&path).unwrap();
+    mkfifo(&path, Mode::S_IRWXU).unwrap();
+    let log = stop(settings.on_xdp(&lab));
+    assert!(log.contains("leaving that file alone"), "{log}");
+    assert!(fs::metadata(&path).unwrap().file_type().is_fifo());
     assert!(!Path::new(&format!("{}.new", path.display())).exists());
 }

@@ -358,6 +358,8 @@ fn a_command_whose_output_is_lost_fails() {
         &["reload"],
         &["flush", "--all"],
         &["check", "--upstream", UPSTREAM, "--config", config],
+        &["stats", "--help"],
+        &["--version"],
     ] {
         let run = |out: Stdio| {
             let mut command = Command::new(program());

@@ -190,6 +190,37 @@ fn an_interface_that_returns_unfit_is_attempted_again() {
 }
 
 #[test]
+fn an_interface_whose_name_goes_to_one_of_another_kind_is_let_go() {
+    let Some(lab) = lab("an_interface_whose_name_goes") else {
+        return;
+    };
+    let _knot = Knot::upstream(&lab).unwrap();
+    let heimdall = heimdall(&lab);
+    let interface = &lab.server_if;
+    // Seen only when both has happened: there is no moment without an interface of that name.
+    heimdall.process.signal(Signal::SIGSTOP).unwrap();
+    lab.server_ip(&format!("link del {interface}")).unwrap();
+    lab.server_ip(&format!("link add {interface} type bridge"))
+        .unwrap();
+    heimdall.process.signal(Signal::SIGCONT).unwrap();
+    let failed = wait_for(&heimdall, "failed", |stats| {
+        let reason = stats["interfaces"][0]["reason"].as_str();
+        reason.is_some_and(|reason| reason.contains("AF_XDP cannot serve"))
+    });
+    assert_eq!(failed["interfaces"][0]["state"], "failed");
+    assert_eq!(failed["workers"][0]["state"], "gone");
+    assert_eq!(failed["backend"], "socket");
+    lab.server_ip(&format!("link del {interface}")).unwrap();
+    wait_for(&heimdall, "gone", |stats| {
+        stats["interfaces"][0]["state"] == "gone"
+    });
+    lab.connect(1).unwrap();
+    let stats = wait_for(&heimdall, "running", |stats| is_running(stats, 1));
+    assert_eq!(stats["backend"], "xdp");
+    assert_eq!(kdig(&lab, SERVER_V4, "n1.example.com"), "NOERROR");
+}
+
+#[test]
 fn an_interface_that_goes_down_and_up_is_said_and_served() {
     let Some(lab) = lab("an_interface_that_goes_down") else {
         return;
@@ -218,6 +249,41 @@ fn an_interface_that_goes_down_and_up_is_said_and_served() {
         1,
         "{log}"
     );
+}
+
+#[test]
+fn replies_that_a_downed_interface_does_not_take_cost_no_core() {
+    let Some(lab) = lab("replies_that_a_downed_interface") else {
+        return;
+    };
+    let _knot = Knot::upstream(&lab).unwrap();
+    let heimdall = heimdall(&lab);
+    let interface = &lab.server_if;
+    assert_eq!(kdig(&lab, SERVER_V4, "n1.example.com"), "NOERROR");
+    // The queries arrive while it is up, the replies come when it is down.
+    heimdall.process.signal(Signal::SIGSTOP).unwrap();
+    lab.in_client(|| {
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        for id in 0..20 {
+            let query = query(id, "n1.example.com");
+            socket.send_to(&query, (SERVER_V4, 53)).unwrap();
+        }
+    })
+    .unwrap();
+    lab.server_ip(&format!("link set {interface} down"))
+        .unwrap();
+    heimdall.process.signal(Signal::SIGCONT).unwrap();
+    let worker = |stats: &Value, of: &str| stats["workers"][0][of].as_u64().unwrap();
+    let waiting = |stats: &Value| stats["workers"][0]["frames"]["tx"].as_u64().unwrap();
+    let stuck = wait_for(&heimdall, "stuck", |stats| waiting(stats) == 20);
+    let sleeps = worker(&stuck, "sleeps");
+    let stuck = wait_for(&heimdall, "asleep", |stats| {
+        worker(stats, "sleeps") > sleeps + 20
+    });
+    assert_eq!(waiting(&stuck), 20);
+    lab.server_ip(&format!("link set {interface} up")).unwrap();
+    wait_for(&heimdall, "sent", |stats| waiting(stats) == 0);
+    assert_eq!(kdig(&lab, SERVER_V4, "n1.example.com"), "NOERROR");
 }
 
 /// The thread of a process with this name.
