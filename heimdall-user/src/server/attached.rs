@@ -135,10 +135,10 @@ impl Attached {
         }
     }
 
-    /// Gives the steering up if nothing of it arrives. `arrived` is how many packets have reached the
-    /// workers' sockets so far, those that the kernel had no room for included. To be called about
-    /// once a second.
-    pub(super) fn check(&self, arrived: impl FnOnce() -> u64) {
+    /// Gives the steering up if nothing of it arrives. `workers` tells how many packets have reached the
+    /// workers' sockets so far, those that the kernel had no room for included, and how often the
+    /// workers slept. To be called about once a second.
+    pub(super) fn check(&self, workers: impl FnOnce() -> (u64, u64)) {
         if self.given_up.load(Ordering::Relaxed) {
             return;
         }
@@ -147,7 +147,8 @@ impl Attached {
             return;
         };
         let mut watchdog = self.watchdog.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(lost) = watchdog.observe(steered, arrived()) {
+        let (arrived, slept) = workers();
+        if let Some(lost) = watchdog.observe(steered, arrived, slept) {
             self.give_up(lost);
         }
     }

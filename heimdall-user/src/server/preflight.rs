@@ -1,7 +1,7 @@
 //! What can be told about a start before anything is opened, for the start itself and for
 //! `heimdall check`.
 
-use std::path::Path;
+use std::{fmt::Display, path::Path};
 
 use heimdall_ebpf::MAX_QUEUES;
 use tracing::warn;
@@ -25,8 +25,10 @@ pub fn check(config: &Config) -> Result<(), ServerError> {
     files::fit(forward_settings(config), 1 + queues, config.listen.len());
     PolicyLoader::default().load(&config.policy)?;
     if config.backend == Backend::Auto {
-        for error in interfaces(config).filter_map(|(_, queues)| queues.err()) {
-            warn!("backend socket: {error}");
+        for (wanted, (_, queues)) in config.interfaces.iter().zip(interfaces(config)) {
+            if let Err(error) = queues {
+                left_out(&wanted.name, &error);
+            }
         }
     }
     if let Some(SnapshotConfig { path, .. }) = &config.snapshot
@@ -35,6 +37,11 @@ pub fn check(config: &Config) -> Result<(), ServerError> {
         warn!("snapshot: {error}; a start would be cold");
     }
     Ok(())
+}
+
+/// Says that AF_XDP does not serve an interface, with the backend `auto`.
+pub(super) fn left_out(interface: &str, error: &impl Display) {
+    warn!("{interface} is left to the sockets: {error}");
 }
 
 /// Checks the settings that [`Config`] cannot check by itself, so that their errors name the place.

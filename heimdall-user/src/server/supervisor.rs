@@ -483,13 +483,16 @@ impl InterfaceSlot {
 
     /// Gives up the steering if nothing of it arrives.
     fn check(&self) {
-        let arrived = |queue: &QueueSlot| {
-            let counters = &queue.counters;
-            let dropped = counters.rx_dropped.get() + counters.rx_ring_full.get();
-            counters.received.get() + dropped
+        let workers = || {
+            self.queues.iter().fold((0, 0), |(arrived, slept), queue| {
+                let counters = &queue.counters;
+                let dropped = counters.rx_dropped.get() + counters.rx_ring_full.get();
+                let received = counters.received.get();
+                (arrived + received + dropped, slept + counters.sleeps.get())
+            })
         };
         if let Some(attached) = &self.attached {
-            attached.check(|| self.queues.iter().map(arrived).sum());
+            attached.check(workers);
         }
     }
 

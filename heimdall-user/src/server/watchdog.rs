@@ -13,24 +13,28 @@ const STRIKES: u32 = 3;
 pub(super) struct Watchdog {
     steered: u64,
     arrived: u64,
+    slept: u64,
     strikes: u32,
     /// Packets lost since the last one that arrived.
     lost: u64,
 }
 
 impl Watchdog {
-    /// Takes the counts since the start: packets that the program steered, and those that reached
-    /// the sockets, the ones that the kernel had no room for included. Call it about once a second.
-    /// Returns how many were lost, once it is certain that none arrives.
-    pub(super) fn observe(&mut self, steered: u64, arrived: u64) -> Option<u64> {
-        let new = steered.saturating_sub(self.steered);
+    /// Takes the counts since the start: packets that the program steered, those that reached the
+    /// sockets, the ones that the kernel had no room for included, and how often workers slept. Only
+    /// a worker that found its ring empty sleeps: as long as none does, packets may be waiting for a
+    /// worker that has no CPU time. Call it about once a second. Returns how many were lost, once it
+    /// is certain that none arrives.
+    pub(super) fn observe(&mut self, steered: u64, arrived: u64, slept: u64) -> Option<u64> {
         if arrived != self.arrived {
             (self.strikes, self.lost) = (0, 0);
-        } else if new > 0 {
+        } else if slept == self.slept {
+            return None;
+        } else if steered > self.steered {
             self.strikes += 1;
-            self.lost += new;
+            self.lost += steered - self.steered;
         }
-        (self.steered, self.arrived) = (steered, arrived);
+        (self.steered, self.arrived, self.slept) = (steered, arrived, slept);
         (self.strikes >= STRIKES).then_some(self.lost)
     }
 }
@@ -42,10 +46,25 @@ mod tests {
     #[test]
     fn it_barks_when_nothing_arrives() {
         let mut dog = Watchdog::default();
-        let found: Vec<_> = [(10, 0), (10, 0), (11, 0), (11, 0), (20, 0)]
-            .map(|(steered, arrived)| dog.observe(steered, arrived))
-            .into();
+        let found: Vec<_> = [10, 10, 11, 11, 20]
+            .iter()
+            .zip(1..)
+            .map(|(steered, slept)| dog.observe(*steered, 0, slept))
+            .collect();
         assert_eq!(found, [None, None, None, None, Some(20)]);
+    }
+
+    #[test]
+    fn a_worker_without_cpu_time_is_no_fault_of_the_device() {
+        let mut dog = Watchdog::default();
+        for steered in 0..100 {
+            assert_eq!(dog.observe(steered, 0, 7), None);
+        }
+        assert_eq!(dog.observe(100, 99, 8), None);
+        for (steered, slept) in [(101, 9), (102, 10)] {
+            assert_eq!(dog.observe(steered, 99, slept), None);
+        }
+        assert_eq!(dog.observe(103, 99, 11), Some(3));
     }
 
     #[test]
@@ -60,15 +79,19 @@ mod tests {
             (21, 21),
             (21, 21),
         ] {
-            assert_eq!(dog.observe(steered, arrived), None, "{steered} {arrived}");
+            assert_eq!(
+                dog.observe(steered, arrived, steered),
+                None,
+                "{steered} {arrived}"
+            );
         }
     }
 
     #[test]
     fn idleness_is_no_fault() {
         let mut dog = Watchdog::default();
-        for _ in 0..100 {
-            assert_eq!(dog.observe(7, 7), None);
+        for slept in 0..100 {
+            assert_eq!(dog.observe(7, 7, slept), None);
         }
     }
 }

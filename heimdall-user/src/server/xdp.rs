@@ -6,9 +6,14 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use thiserror::Error;
 use tracing::{info, warn};
 
-use super::{advice, attached::Attached, preflight::look_up, retry::retry};
+use super::{
+    advice,
+    attached::Attached,
+    preflight::{left_out, look_up},
+    retry::retry,
+};
 use crate::{
-    config::{Config, InterfaceConfig},
+    config::{Backend, Config, InterfaceConfig},
     forward::Mailbox,
     worker::max_pending,
     xdp::{
@@ -77,6 +82,42 @@ pub(super) struct OpenInterface {
     pub(super) queues: Vec<Queue>,
 }
 
+impl OpenInterface {
+    fn open(
+        wanted: &InterfaceConfig,
+        frames: u32,
+        addresses: &[SocketAddr],
+    ) -> Result<Self, AfXdpError> {
+        let carrier = Interface::find(&wanted.name)?.has_carrier()?;
+        let (attached, numbers) = retry(
+            || attach(wanted, addresses),
+            |error| matches!(error, XdpError::Occupied { .. }),
+        )?;
+        if carrier && !attached.interface.wait_carrier(CARRIER_WAIT)? {
+            warn!(
+                "{}: no carrier since the XDP program was attached",
+                wanted.name
+            );
+        }
+        let mut queues = Vec::new();
+        for queue in numbers {
+            let (xsk, frames) = retry(|| open_queue(&attached, queue, frames), XskError::is_busy)?;
+            let mailbox = Mailbox::new(max_pending(frames.len())).map_err(AfXdpError::Mailbox)?;
+            queues.push(Queue {
+                queue,
+                xsk,
+                frames,
+                mailbox: Arc::new(mailbox),
+            });
+        }
+        Ok(Self {
+            wanted: wanted.clone(),
+            attached,
+            queues,
+        })
+    }
+}
+
 /// Programs attached and sockets bound, and no thread yet.
 pub(super) struct OpenXdp {
     pub(super) interfaces: Vec<OpenInterface>,
@@ -85,42 +126,27 @@ pub(super) struct OpenXdp {
 
 impl OpenXdp {
     /// Attaches the program to every interface, to steer what is sent to `addresses`, and binds a
-    /// socket to every queue. Nothing is steered yet.
+    /// socket to every queue. Nothing is steered yet. With the backend `auto`, an interface for which
+    /// that fails is left out.
+    ///
+    /// # Errors
+    /// An interface fails, or with `auto` all do.
     pub(super) fn open(config: &Config, addresses: &[SocketAddr]) -> Result<Self, AfXdpError> {
         let watch = LinkWatch::new()?;
         let mut interfaces = Vec::new();
+        let mut failed = Vec::new();
         for wanted in &config.interfaces {
-            let carrier = Interface::find(&wanted.name)?.has_carrier()?;
-            let (attached, numbers) = retry(
-                || attach(wanted, addresses),
-                |error| matches!(error, XdpError::Occupied { .. }),
-            )?;
-            if carrier && !attached.interface.wait_carrier(CARRIER_WAIT)? {
-                warn!(
-                    "{}: no carrier since the XDP program was attached",
-                    wanted.name
-                );
+            match OpenInterface::open(wanted, config.xdp.frames, addresses) {
+                Ok(open) => interfaces.push(open),
+                Err(error) if config.backend == Backend::Auto => failed.push((&wanted.name, error)),
+                Err(error) => return Err(error),
             }
-            let mut queues = Vec::new();
-            for queue in numbers {
-                let (xsk, frames) = retry(
-                    || open_queue(&attached, queue, config.xdp.frames),
-                    XskError::is_busy,
-                )?;
-                let mailbox =
-                    Mailbox::new(max_pending(frames.len())).map_err(AfXdpError::Mailbox)?;
-                queues.push(Queue {
-                    queue,
-                    xsk,
-                    frames,
-                    mailbox: Arc::new(mailbox),
-                });
+        }
+        for (name, error) in failed {
+            if interfaces.is_empty() {
+                return Err(error);
             }
-            interfaces.push(OpenInterface {
-                wanted: wanted.clone(),
-                attached,
-                queues,
-            });
+            left_out(name, &error);
         }
         advice::unserved(addresses);
         Ok(Self { interfaces, watch })

@@ -432,3 +432,35 @@ fn more_queues_than_cores_are_warned_of() {
     let one = format!("{}:0", lab.server_if);
     assert!(!warns(&["--interface", &one]));
 }
+
+#[test]
+fn an_interface_that_fails_leaves_the_others_to_af_xdp() {
+    let Some(lab) = lab("an_interface_that_fails") else {
+        return;
+    };
+    let _upstream = FakeUpstream::start(&lab, UPSTREAM).unwrap();
+    let listen = format!("{SERVER_V4}:53");
+    let start = |interfaces: &[&str]| {
+        let fixed = [
+            "--backend",
+            "auto",
+            "--listen",
+            &listen,
+            "--upstream",
+            UPSTREAM,
+        ];
+        let interfaces = interfaces.iter().flat_map(|name| ["--interface", *name]);
+        let flags: Vec<_> = fixed.into_iter().chain(interfaces).collect();
+        Heimdall::start(lab.on_server(program()), program(), &flags).unwrap()
+    };
+    let heimdall = start(&["nope0", &lab.server_if]);
+    let got = Kdig::ask(&lab, &[&format!("@{SERVER_V4}"), "a.example", "A"]).unwrap();
+    assert_eq!(got.answer.len(), 1);
+    let stats = heimdall.stats().unwrap();
+    assert_eq!(stats["backend"], "xdp");
+    assert_eq!(stats["interfaces"].as_array().map(Vec::len), Some(1));
+    assert_eq!(sum(&stats, "answered"), 1);
+    drop(heimdall);
+    // Without any, the sockets are all there is.
+    assert_eq!(start(&["nope0"]).stats().unwrap()["backend"], "socket");
+}
