@@ -123,7 +123,7 @@ impl Shard {
     /// Begins the next try.
     ///
     /// A look-up has failed once as many tries ended with an error as there are upstreams, or
-    /// all its tries are used up.
+    /// `attempts` others are used up.
     fn try_udp(&mut self, slot: usize, now: Instant) {
         let Some(lookup) = self.in_flight.get_mut(slot) else {
             return;
@@ -354,7 +354,11 @@ impl Shard {
         if lookup.errors >= self.upstreams.len() {
             self.fail(slot, now);
         } else if is_current {
-            lookup.upstream = self.upstreams.after(sent.target.upstream);
+            if !sent.target.tcp {
+                // It took little time, so that more upstreams than `attempts` can be asked.
+                lookup.tries = lookup.tries.saturating_sub(1);
+            }
+            lookup.upstream = self.upstreams.after(sent.target.upstream, now);
             self.try_udp(slot, now);
         }
     }
@@ -377,7 +381,7 @@ impl Shard {
                 let question = lookup.request.hash;
                 self.upstreams.timed_out(upstream, question, sent.at, now);
             }
-            lookup.upstream = self.upstreams.after(upstream);
+            lookup.upstream = self.upstreams.after(upstream, now);
             self.try_udp(due.slot, now);
         }
     }
