@@ -30,9 +30,13 @@ use crate::{
 };
 
 /// Seconds for which a question is put off, at least, when an answer is served whose life is over
-/// (RFC 8767 section 5, failure recheck timer). The fronts keep such an answer for its TTL; as
-/// they count whole seconds, that can be one less.
+/// (RFC 8767 section 5, failure recheck timer). The fronts keep it as long; as they count whole
+/// seconds, that can be one less.
 const RECHECK: u32 = STALE_TTL - 1;
+
+/// Seconds for which a front keeps a stale answer while its look-up goes on: whoever asks after that gets
+/// what has come of it.
+const MEANWHILE: u32 = 1;
 
 /// Seconds for which an answer without EDNS may be kept, at most, if DNSSEC's records were asked
 /// for: it has none, and the upstream may have stumbled over this one query.
@@ -89,6 +93,7 @@ impl Shard {
     fn join(&mut self, slot: usize, request: &Request) {
         let is_late = self.in_flight.get(slot).is_some_and(|lookup| lookup.late);
         if is_late && let Some(answer) = self.stale(request) {
+            let answer = answer.for_at_most(MEANWHILE);
             return self.deliver(request, &[request.waiter()], answer);
         }
         // One name holds no more than half of what the front may have under way.
@@ -105,7 +110,8 @@ impl Shard {
     fn put_off(&mut self, request: &Request, left: Duration) {
         let life = left.as_secs() as u32;
         let failure = || Answer::failure(rcode::SERVFAIL, Some(ede::CACHED_ERROR), life);
-        let answer = self.stale(request).unwrap_or_else(failure);
+        let stale = self.stale(request).map(|answer| answer.for_at_most(life));
+        let answer = stale.unwrap_or_else(failure);
         self.deliver(request, &[request.waiter()], answer);
     }
 
@@ -401,7 +407,7 @@ impl Shard {
                 lookup.late = true;
                 let request = lookup.request;
                 let waiters = mem::take(&mut lookup.waiters);
-                self.deliver(&request, &waiters, answer);
+                self.deliver(&request, &waiters, answer.for_at_most(MEANWHILE));
             }
         }
     }
