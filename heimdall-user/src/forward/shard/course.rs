@@ -169,11 +169,15 @@ impl Shard {
             at: now,
         };
         let mut opened = self.open(slot, sent);
-        if opened == Err(Trouble::Local) {
+        let scarce = match opened {
+            Err(Trouble::Local) => Some(Scarce::Descriptors),
+            Err(Trouble::Ports) => Some(Scarce::Ports),
+            _ => None,
+        };
+        if let Some(scarce) = scarce {
             self.counters.socket_errors.add(1);
             // The sockets of this look-up's earlier tries go first, then other look-ups.
-            let freed = self.in_flight.close_exchanges(slot)
-                || self.shed(Scarce::Descriptors, Some(slot), now);
+            let freed = self.in_flight.close_exchanges(slot) || self.shed(scarce, Some(slot), now);
             if freed {
                 opened = self.open(slot, sent);
             }
@@ -191,7 +195,8 @@ impl Shard {
                 self.tries.set(slot, sent.serial, now + timeout);
             }
             Err(Trouble::Local) => self.give_up(slot),
-            Err(Trouble::Port) => {
+            Err(Trouble::Ports) => self.lost(slot, now, sent),
+            Err(Trouble::Address) => {
                 self.counters.socket_errors.add(1);
                 self.lost(slot, now, sent);
             }
