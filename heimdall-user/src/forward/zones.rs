@@ -3,7 +3,8 @@
 //! The servers of a zone that is dead answer for none of its names, and each new name costs a
 //! look-up that takes all its time. So failures are counted for the ancestors of a name, too. When
 //! [so many](THRESHOLD) different names directly below one have failed, or names below those, and
-//! nothing below it was answered since the first of them, new names below it fail at once. Then one
+//! nothing below it was answered since the first of them, but something else was, new names below it
+//! fail at once. Then one
 //! look-up at a time is let through as a probe, after a time that each probe that fails doubles. Any
 //! answer below the zone ends this.
 //!
@@ -73,6 +74,8 @@ pub(super) struct Zones {
     probe: Duration,
     /// States with a back-off.
     dead: usize,
+    /// The last look-up that had begun when one was answered, below any zone.
+    answered: u64,
     uses: u64,
 }
 
@@ -86,6 +89,7 @@ impl Zones {
             max: max.clamp(BOUNDS.0, BOUNDS.1),
             probe,
             dead: 0,
+            answered: 0,
             uses: 0,
         }
     }
@@ -129,7 +133,7 @@ impl Zones {
     ) -> Option<&'a [u8]> {
         let mut died = None;
         self.uses += 1;
-        let (uses, max) = (self.uses, self.max);
+        let (uses, max, answered) = (self.uses, self.max, self.answered);
         for labels in 2..=MAX_LABELS {
             let Some((name, child)) = zone_and_child(request, labels) else {
                 break;
@@ -171,7 +175,11 @@ impl Zones {
             if state.failed.len() < THRESHOLD {
                 continue;
             }
+            // Upstreams that fail every question say nothing about the zone.
+            let is_outage = answered <= state.since;
             let seconds = match state.back_off {
+                None if is_outage => continue,
+                Some(back_off) if is_outage => back_off.seconds,
                 None => {
                     self.dead += 1;
                     died = Some(name);
@@ -190,6 +198,7 @@ impl Zones {
 
     /// Notes that a look-up was answered, when `last` was the last one begun.
     pub(super) fn answered(&mut self, request: &Request, last: u64) {
+        self.answered = last;
         if self.table.is_empty() {
             return;
         }
@@ -336,9 +345,10 @@ mod tests {
             self.serial
         }
 
-        /// A look-up that fails; whether a zone is found dead.
+        /// A look-up that fails while another one is answered; whether a zone is found dead.
         fn fail(&mut self, name: &str) -> bool {
             let serial = self.begin();
+            self.answer("www.elsewhere");
             self.fail_late(name, serial)
         }
 
@@ -508,6 +518,29 @@ mod tests {
     }
 
     #[test]
+    fn an_upstream_that_fails_everything_condemns_no_zone() {
+        let mut bench = Bench::new();
+        bench.answer("www.zone.example");
+        for i in 0..200 {
+            let serial = bench.begin();
+            assert!(!bench.fail_late(&format!("r{i}.zone.example"), serial));
+        }
+        assert!(bench.is_admitted("new.zone.example"));
+        // One that was dead before is tried as often as before.
+        bench.answer("www.zone.example");
+        for i in 0..THRESHOLD {
+            bench.fail(&format!("r{i}.zone.example"));
+        }
+        for round in 0..5 {
+            assert!(!bench.is_admitted("new.zone.example"), "{round}");
+            bench.wait(1);
+            assert!(bench.is_admitted("new.zone.example"), "{round}");
+            let serial = bench.begin();
+            bench.fail_late("new.zone.example", serial);
+        }
+    }
+
+    #[test]
     fn a_type_that_servers_drop_says_nothing_of_others() {
         const TYPES: [u16; 5] = [
             rrtype::A,
@@ -527,7 +560,10 @@ mod tests {
             for i in 0..=THRESHOLD {
                 let request = typed(&bench, &format!("r{i}.half.example"), dropped);
                 let serial = bench.begin();
-                bench.zones.failed(&request, serial, serial, bench.now);
+                bench.answer("www.elsewhere");
+                bench
+                    .zones
+                    .failed(&request, serial, bench.serial, bench.now);
             }
             let admitted = TYPES.iter().filter(|&&qtype| {
                 let request = typed(&bench, "new.half.example", qtype);
