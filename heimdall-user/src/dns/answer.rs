@@ -39,8 +39,8 @@ const FLAG_AD: u8 = 1;
 const FLAG_STALE: u8 = 2;
 const FLAG_TC: u8 = 4;
 
-/// TTL of an answer that is served although its life is over (RFC 8767 section 4). It is kept as
-/// long, so that the upstreams are not asked for it more often (section 5, failure recheck).
+/// TTL of an answer that is served although its life is over (RFC 8767 section 4). After a failure it
+/// is kept as long, so that the upstreams are not asked for it more often (section 5, failure recheck).
 pub const STALE_TTL: u32 = 30;
 
 /// Bounds on the lives of answers, in seconds.
@@ -151,6 +151,13 @@ impl Answer {
             *flags |= FLAG_TC;
         }
         answer
+    }
+
+    /// The answer, to be used for `seconds` at most. Its TTLs stay.
+    pub fn for_at_most(mut self, seconds: u32) -> Self {
+        let life = self.as_ref().life();
+        self.set_life(life.min(seconds));
+        self
     }
 
     fn set_life(&mut self, life: u32) {
@@ -362,6 +369,14 @@ impl<'a> AnswerRef<'a> {
     pub fn first_ttl(&self) -> Option<u32> {
         let at = usize::from(u16::from_le_bytes(*self.ttls.first_chunk()?));
         u32_at(self.body, at)
+    }
+
+    /// The longest TTL of its records, before ageing; 0 without any.
+    pub fn longest_ttl(&self) -> u32 {
+        let ttls = self
+            .ttl_offsets()
+            .filter_map(|at| u32_at(self.body, at.into()));
+        ttls.max().unwrap_or_default()
     }
 
     /// Info-code of the Extended DNS Error that goes with the answer (RFC 8914).

@@ -29,9 +29,11 @@ const MAX_REJECTED: u32 = 8;
 pub(super) enum Trouble {
     /// This host is out of descriptors or memory; another upstream would not help.
     Local,
-    /// This host has no port or address left to ask this upstream from; another one, or one of the
-    /// other address family, may do.
-    Port,
+    /// This host has no port left: other queries hold them.
+    Ports,
+    /// This host has no address to ask this upstream from, or no port for one more connection to it;
+    /// another one, or one of the other address family, may do.
+    Address,
     /// The upstream cannot be reached.
     Upstream,
 }
@@ -42,7 +44,8 @@ impl From<io::Error> for Trouble {
             Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::ENOSPC) => {
                 Self::Local
             }
-            Some(libc::EADDRINUSE | libc::EADDRNOTAVAIL) => Self::Port,
+            Some(libc::EADDRINUSE) => Self::Ports,
+            Some(libc::EADDRNOTAVAIL) => Self::Address,
             _ => Self::Upstream,
         }
     }
@@ -363,10 +366,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn want_of_descriptors_is_no_fault_of_the_upstream() {
+    fn want_of_descriptors_or_ports_is_no_fault_of_the_upstream() {
         let trouble = |errno| Trouble::from(io::Error::from_raw_os_error(errno));
         assert_eq!(trouble(libc::EMFILE), Trouble::Local);
-        assert_eq!(trouble(libc::EADDRNOTAVAIL), Trouble::Port);
+        assert_eq!(trouble(libc::EADDRINUSE), Trouble::Ports);
+        assert_eq!(trouble(libc::EADDRNOTAVAIL), Trouble::Address);
         assert_eq!(trouble(libc::ENETUNREACH), Trouble::Upstream);
         assert_eq!(trouble(libc::ECONNREFUSED), Trouble::Upstream);
     }

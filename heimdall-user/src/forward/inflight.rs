@@ -31,7 +31,7 @@ pub(super) struct Lookup {
     pub(super) current: u64,
     /// The upstream that the next try asks, by its place in the list.
     pub(super) upstream: usize,
-    /// Tries begun, the present one included.
+    /// Tries begun, the present one included, but for those over UDP that ended with an error.
     pub(super) tries: u32,
     /// Tries that an upstream ended with an error.
     pub(super) errors: usize,

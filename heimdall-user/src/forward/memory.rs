@@ -9,7 +9,7 @@ use std::io;
 use super::{Request, Settings};
 use crate::{
     cache::{Cache, Key, Record},
-    dns::{Answer, MAX_QUESTION, NameHasher, QUESTION_FIXED, cut, header::rcode},
+    dns::{Answer, MAX_QUESTION, NameHasher, QUESTION_FIXED, cut, header::rcode, question_hash},
     upkeep::{Progress, Scope, Upkeep},
 };
 
@@ -23,6 +23,8 @@ pub(super) struct Memory {
     /// Hashes the keys that no front has hashed.
     hasher: NameHasher,
     cut: bool,
+    /// Bound on TTLs, in seconds.
+    max_ttl: u32,
 }
 
 /// Where an answer was found.
@@ -54,9 +56,9 @@ impl AnyType {
         let [_, _, high, low] = question.get_mut(..len)?.last_chunk_mut()?;
         [*high, *low] = [class_high, class_low];
         let flags = request.flags | ANY_TYPE;
-        let class = u16::from_be_bytes([class_high, class_low]);
         Some(Self {
-            hash: hasher.hash(name, u64::from(class) << 16 | u64::from(flags)),
+            // The hash of any key: a snapshot's records are kept under it.
+            hash: question_hash(hasher, question.get(..len)?, flags),
             flags,
             len,
             question,
@@ -87,6 +89,7 @@ impl Memory {
             cache,
             hasher,
             cut: settings.nxdomain_cut,
+            max_ttl: settings.limits.max,
         })
     }
 
@@ -177,9 +180,11 @@ impl Memory {
         self.cache.prefetch(key.hash);
     }
 
-    /// Keeps what another process had.
+    /// Keeps what another process had, unless its TTLs are longer than they may be now.
     pub(super) fn restore(&mut self, key: &Key<'_>, record: &Record<'_>, age: u32, now: u32) {
-        self.cache.restore(key, record.answer, age, now);
+        if record.answer.longest_ttl() <= self.max_ttl {
+            self.cache.restore(key, record.answer, age, now);
+        }
     }
 
     /// Goes on with what others want done; `flushed` is told what is to be forgotten.

@@ -43,6 +43,10 @@ impl Notices {
                 "no more files can be opened",
                 ", or raise the limit on open files (ulimit -n, LimitNOFILE=)",
             ),
+            Scarce::Ports => (
+                "no local port is free",
+                ", or widen net.ipv4.ip_local_port_range",
+            ),
             Scarce::Front(_) => ("too many queries wait for upstreams", ""),
         };
         let Shedding { held, total, .. } = shedding;
@@ -54,12 +58,12 @@ impl Notices {
         );
     }
 
-    /// A zone is dead.
-    pub(super) fn dead_zone(&mut self, zone: &[u8], now: Instant) {
+    /// A zone is dead for such `queries`: "A", say.
+    pub(super) fn dead_zone(&mut self, zone: &[u8], queries: &str, now: Instant) {
         if self.is_due(Kind::DeadZone, now) {
             warn!(
-                "upstreams resolve no name below {}: new names below it get SERVFAIL at once, but for a \
-                 probe now and then, until one is answered",
+                "upstreams answer no {queries} queries for names below {}: those for new names get SERVFAIL \
+                 at once, but for a probe now and then, until one is answered",
                 Presentation(zone)
             );
         }

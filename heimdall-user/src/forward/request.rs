@@ -17,7 +17,7 @@ use super::inflight::Waiter;
 use crate::{
     answer::access::Prefix,
     cache::Key,
-    dns::{Answer, MAX_QUESTION, Query},
+    dns::{Answer, MAX_QUESTION, QUESTION_FIXED, Query, u16_at},
 };
 
 /// The token of a [`refresh`](Request::refresh), for which no query waits.
@@ -105,6 +105,13 @@ impl Request {
         self.question
             .get(..usize::from(self.question_len))
             .unwrap_or_default()
+    }
+
+    /// The queried type.
+    pub(super) fn qtype(&self) -> u16 {
+        let question = self.question();
+        let at = question.len().saturating_sub(QUESTION_FIXED);
+        u16_at(question, at).unwrap_or_default()
     }
 
     /// The queried name in wire form, in the client's letter case.

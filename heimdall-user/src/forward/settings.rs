@@ -23,9 +23,10 @@ pub struct Settings {
     /// Time that an upstream has to respond, at least: up to 2 s if its round-trip times call for
     /// it. TCP has twice the time.
     pub attempt_timeout: Duration,
-    /// Tries that one question gets. A try whose response is FORMERR goes on without EDNS, one
+    /// Tries that one question gets; one that ends with an error at once is not counted, and there
+    /// are fewer of these than upstreams. A try whose response is FORMERR goes on without EDNS, one
     /// whose response is truncated goes on over TCP; so with timeouts of `t` a question is settled
-    /// after at most 4 × `attempts` × `t`.
+    /// after at most 4 × `attempts` × `t`, commonly.
     pub attempts: u32,
     /// Bounds on the lives of answers.
     pub limits: TtlLimits,

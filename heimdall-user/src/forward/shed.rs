@@ -35,6 +35,8 @@ pub(super) enum Scarce {
     Lookups,
     /// Descriptors of this process: each look-up has one for each of its exchanges.
     Descriptors,
+    /// Local ports, of which each exchange has one, too.
+    Ports,
     /// The queries that this front may have under way: each of its waiting requests is one.
     Front(u16),
 }
@@ -82,7 +84,7 @@ impl InFlight {
                 request: &lookup.request,
                 weight: match scarce {
                     Scarce::Lookups => 1,
-                    Scarce::Descriptors => lookup.exchanges.len(),
+                    Scarce::Descriptors | Scarce::Ports => lookup.exchanges.len(),
                     Scarce::Front(front) => {
                         let waiters = lookup.waiters.iter();
                         waiters.filter(|waiter| waiter.front == front).count()

@@ -6,8 +6,8 @@
 //! between. One question that times out says nothing: its zone may be the one that is silent. Any
 //! response, whatever its code, ends this.
 //!
-//! After that time one query, and only one, asks the upstream first again, as a probe. When all
-//! are set aside, the one that was heard last is asked.
+//! After that time one query, and only one, asks the upstream again, as a probe. When all are set
+//! aside, the one that was heard last is asked first, and then the others in their order.
 //!
 //! How long to wait follows from the round-trip times seen (RFC 6298 section 2). Whether to leave
 //! out the OPT record follows from what became of queries that had one (RFC 6891 section 6.2.2).
@@ -130,23 +130,35 @@ impl Upstreams {
 
     /// The one to ask first.
     pub(super) fn first(&mut self, now: Instant) -> usize {
-        for (index, upstream) in self.list.iter_mut().enumerate() {
-            match upstream.held_until {
-                None => return index,
-                Some(until) if now >= until => {
-                    // This query is the probe; the next ones keep away until it has come back.
-                    upstream.held_until = Some(now + HOLD_OFF);
-                    return index;
-                }
-                Some(_) => {}
-            }
-        }
-        self.heard_last
+        let mut all = 0..self.list.len();
+        all.find(|index| self.is_open(*index, now))
+            .unwrap_or(self.heard_last)
     }
 
-    /// The one to ask after `index`.
-    pub(super) fn after(&self, index: usize) -> usize {
-        (index + 1) % self.list.len().max(1)
+    /// The one to ask after `index`: the next that is not set aside, or else the next.
+    pub(super) fn after(&mut self, index: usize, now: Instant) -> usize {
+        let len = self.list.len().max(1);
+        let mut others = (1..len).map(|step| (index + step) % len);
+        others
+            .find(|other| self.is_open(*other, now))
+            .unwrap_or((index + 1) % len)
+    }
+
+    /// Whether the upstream is not set aside, or its time is over: then the caller's query is the
+    /// probe.
+    fn is_open(&mut self, index: usize, now: Instant) -> bool {
+        let Some(upstream) = self.list.get_mut(index) else {
+            return false;
+        };
+        match upstream.held_until {
+            None => true,
+            Some(until) if now >= until => {
+                // The next queries keep away until this one has come back.
+                upstream.held_until = Some(now + HOLD_OFF);
+                true
+            }
+            Some(_) => false,
+        }
     }
 
     /// The upstream sent a response, whatever its code.
@@ -267,7 +279,32 @@ mod tests {
         upstreams.unreachable(0, later);
         upstreams.unreachable(1, later);
         assert_eq!(upstreams.first(later), 0, "all: the one heard last");
-        assert_eq!(upstreams.after(1), 0);
+        assert_eq!(upstreams.after(1, later), 0);
+    }
+
+    #[test]
+    fn the_next_one_is_not_set_aside_if_another_is_left() {
+        let now = Instant::now();
+        let addresses = [1, 2, 3].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+        let mut upstreams = Upstreams::new(&addresses, LEAST);
+        assert_eq!(
+            [0, 1, 2].map(|index| upstreams.after(index, now)),
+            [1, 2, 0]
+        );
+        upstreams.unreachable(1, now);
+        assert_eq!(
+            [0, 1, 2].map(|index| upstreams.after(index, now)),
+            [2, 2, 0]
+        );
+        upstreams.unreachable(2, now);
+        assert_eq!(
+            [0, 1, 2].map(|index| upstreams.after(index, now)),
+            [1, 0, 0]
+        );
+        let later = now + HOLD_OFF;
+        assert_eq!(upstreams.after(0, later), 1, "the probe");
+        assert_eq!(upstreams.after(0, later), 2, "the probe of the other");
+        assert_eq!(upstreams.first(later), 0);
     }
 
     #[test]

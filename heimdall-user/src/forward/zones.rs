@@ -3,13 +3,18 @@
 //! The servers of a zone that is dead answer for none of its names, and each new name costs a
 //! look-up that takes all its time. So failures are counted for the ancestors of a name, too. When
 //! [so many](THRESHOLD) different names directly below one have failed, or names below those, and
-//! nothing below it was answered since the first of them, new names below it fail at once. Then one
+//! nothing below it was answered since the first of them, but something else was, new names below it
+//! fail at once. Then one
 //! look-up at a time is let through as a probe, after a time that each probe that fails doubles. Any
 //! answer below the zone ends this.
 //!
 //! Names with a stale answer do not take part: they were answered once, so they are looked up whatever
 //! the state of the zone, at the pace that failures of their own allow. So a flood of names that fail
 //! below a zone of which a part works cannot keep its known names from being refreshed.
+//!
+//! Failures of address, HTTPS and other queries are counted apart: some servers, and firewalls in
+//! front of them, drop queries for types that they do not know (RFC 4074, RFC 8906 section 3.1.2), and
+//! the addresses of their names can be resolved all the same.
 //!
 //! One dead child counts once, however many names below it fail, so it never condemns its parent.
 //! The root, the top-level domains and what looks like the second level of [a registry](is_registry)
@@ -21,7 +26,7 @@ use std::time::{Duration, Instant};
 use hashbrown::{HashTable, hash_table::Entry};
 
 use super::{Request, failures::BOUNDS, shed::last_labels};
-use crate::dns::{NameHasher, name::eq_ignore_case, view::KEY_FLAG_CD};
+use crate::dns::{NameHasher, name::eq_ignore_case, rrtype, view::KEY_FLAG_CD};
 
 /// Different children that have to fail.
 const THRESHOLD: usize = 16;
@@ -29,22 +34,29 @@ const THRESHOLD: usize = 16;
 /// Zones that one thread knows of: a megabyte or two at most.
 const CAPACITY: usize = 4096;
 
-/// Labels of the deepest zone that is kept, which bounds what a long name can cost. Reverse zones of
-/// IPv6 sites have 14 and more; those are known by the network above.
-const MAX_LABELS: usize = 8;
+/// Labels of the deepest zone that is kept, which bounds what a long name can cost. The reverse zone of
+/// an IPv6 /32 has as many; those of sites are known by that.
+const MAX_LABELS: usize = 10;
 
 #[derive(Debug)]
 struct Zone {
     hash: u64,
     name: Box<[u8]>,
+    /// By [`kind`] of query.
+    states: [State; KINDS],
+    /// When it was last of use, in [`Zones::uses`].
+    used: u64,
+}
+
+/// What became of queries of one kind below a zone.
+#[derive(Debug, Default)]
+struct State {
     /// Hashes of the names directly below it that failed, or have names below them that did.
     failed: Vec<u64>,
     /// Only look-ups that began after this one count: it was the last one when the first failed, when
-    /// one was answered, or when the zone was put off.
+    /// one was answered, or when the zone was put off. 0: none has failed yet.
     since: u64,
     back_off: Option<BackOff>,
-    /// When it was last of use, in [`Zones::uses`].
-    used: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -64,8 +76,10 @@ pub(super) struct Zones {
     max: u32,
     /// Time that a probe takes.
     probe: Duration,
-    /// Those with a back-off.
+    /// States with a back-off.
     dead: usize,
+    /// The last look-up that had begun when one was answered, below any zone.
+    answered: u64,
     uses: u64,
 }
 
@@ -79,6 +93,7 @@ impl Zones {
             max: max.clamp(BOUNDS.0, BOUNDS.1),
             probe,
             dead: 0,
+            answered: 0,
             uses: 0,
         }
     }
@@ -95,9 +110,7 @@ impl Zones {
         self.uses += 1;
         let mut left = Duration::ZERO;
         for labels in 2..=MAX_LABELS {
-            if let Some(zone) = self.find(request, labels)
-                && let Some(back_off) = zone.back_off
-            {
+            if let Some(back_off) = self.back_off(request, labels) {
                 left = left.max(back_off.until.saturating_duration_since(now));
             }
         }
@@ -106,9 +119,7 @@ impl Zones {
         }
         let probe = self.probe;
         for labels in 2..=MAX_LABELS {
-            if let Some(zone) = self.find(request, labels)
-                && let Some(back_off) = &mut zone.back_off
-            {
+            if let Some(back_off) = self.back_off(request, labels) {
                 back_off.until = now + probe;
             }
         }
@@ -126,7 +137,7 @@ impl Zones {
     ) -> Option<&'a [u8]> {
         let mut died = None;
         self.uses += 1;
-        let (uses, max) = (self.uses, self.max);
+        let (uses, max, answered) = (self.uses, self.max, self.answered);
         for labels in 2..=MAX_LABELS {
             let Some((name, child)) = zone_and_child(request, labels) else {
                 break;
@@ -142,29 +153,37 @@ impl Zones {
                 .entry(hash, |zone| zone.is(hash, name), |zone| zone.hash);
             let zone = match entry {
                 Entry::Occupied(entry) => entry.into_mut(),
-                Entry::Vacant(entry) => {
-                    entry.insert(Zone {
+                Entry::Vacant(entry) => entry
+                    .insert(Zone {
                         hash,
                         name: name.into(),
-                        failed: Vec::new(),
-                        since: last,
-                        back_off: None,
+                        states: Default::default(),
                         used: uses,
-                    });
-                    continue;
-                }
+                    })
+                    .into_mut(),
             };
             zone.used = uses;
-            if serial <= zone.since {
+            let Some(state) = zone.states.get_mut(kind(request)) else {
+                break;
+            };
+            if state.since == 0 {
+                state.since = last;
                 continue;
             }
-            if !zone.failed.contains(&child) && zone.failed.len() < THRESHOLD {
-                zone.failed.push(child);
-            }
-            if zone.failed.len() < THRESHOLD {
+            if serial <= state.since {
                 continue;
             }
-            let seconds = match zone.back_off {
+            if !state.failed.contains(&child) && state.failed.len() < THRESHOLD {
+                state.failed.push(child);
+            }
+            if state.failed.len() < THRESHOLD {
+                continue;
+            }
+            // Upstreams that fail every question say nothing about the zone.
+            let is_outage = answered <= state.since;
+            let seconds = match state.back_off {
+                None if is_outage => continue,
+                Some(back_off) if is_outage => back_off.seconds,
                 None => {
                     self.dead += 1;
                     died = Some(name);
@@ -172,8 +191,8 @@ impl Zones {
                 }
                 Some(back_off) => back_off.seconds.saturating_mul(2).min(max),
             };
-            zone.since = last;
-            zone.back_off = Some(BackOff {
+            state.since = last;
+            state.back_off = Some(BackOff {
                 until: now + Duration::from_secs(seconds.into()),
                 seconds,
             });
@@ -183,15 +202,17 @@ impl Zones {
 
     /// Notes that a look-up was answered, when `last` was the last one begun.
     pub(super) fn answered(&mut self, request: &Request, last: u64) {
+        self.answered = last;
         if self.table.is_empty() {
             return;
         }
         let mut revived = 0;
         for labels in 2..=MAX_LABELS {
-            if let Some(zone) = self.find(request, labels) {
-                zone.failed.clear();
-                zone.since = last;
-                revived += usize::from(zone.back_off.take().is_some());
+            let zone = self.find(request, labels);
+            for state in zone.into_iter().flat_map(|zone| &mut zone.states) {
+                state.failed.clear();
+                state.since = last;
+                revived += usize::from(state.back_off.take().is_some());
             }
         }
         self.dead -= revived;
@@ -213,6 +234,12 @@ impl Zones {
         Some(zone)
     }
 
+    /// The back-off of the zone of so many labels above the request's name.
+    fn back_off(&mut self, request: &Request, labels: usize) -> Option<&mut BackOff> {
+        let state = self.find(request, labels)?.states.get_mut(kind(request))?;
+        state.back_off.as_mut()
+    }
+
     /// What is resolved with CD set may not be without.
     fn hash(&self, name: &[u8], request: &Request) -> u64 {
         self.hasher.hash(name, (request.flags & KEY_FLAG_CD).into())
@@ -226,11 +253,8 @@ impl Zones {
         let mut uses: Vec<_> = self.table.iter().map(|zone| zone.used).collect();
         let (_, &mut median, _) = uses.select_nth_unstable(self.capacity / 2);
         self.table.retain(|zone| zone.used > median);
-        self.dead = self
-            .table
-            .iter()
-            .filter(|zone| zone.back_off.is_some())
-            .count();
+        let states = self.table.iter().flat_map(|zone| &zone.states);
+        self.dead = states.filter(|state| state.back_off.is_some()).count();
     }
 }
 
@@ -241,18 +265,40 @@ impl Zone {
 }
 
 /// Whether names directly below this one, which has so many labels, are likely to belong to
-/// different people: `co.uk` and the like, and the reverse zones that are larger than an IPv4 /16.
+/// different people: `co.uk` and the like, and the reverse zones that are larger than an IPv4 /16 or an
+/// IPv6 /32.
 /// A zone that is taken for a registry by mistake still has its quota of look-ups.
 fn is_registry(zone: &[u8], labels: usize) -> bool {
     let Some(top) = last_labels(zone, 1) else {
         return true;
     };
     if eq_ignore_case(top, b"\x04arpa\0") {
-        return labels < 4;
+        let is_ip6 = last_labels(zone, 2)
+            .is_some_and(|reverse| eq_ignore_case(reverse, b"\x03ip6\x04arpa\0"));
+        return labels < if is_ip6 { 10 } else { 4 };
     }
     // Its length, two letters, and the root.
     let is_country = top.len() == 4;
     labels == 2 && is_country && zone.first().is_some_and(|len| *len <= 3)
+}
+
+/// Kinds of queries of which a zone can be dead for one and not for another.
+const KINDS: usize = 4;
+
+/// Which queries those are that `request` is one of, in words.
+pub(super) fn queries(request: &Request) -> &'static str {
+    const NAMES: [&str; KINDS] = ["A", "AAAA", "HTTPS", "other"];
+    NAMES.get(kind(request)).copied().unwrap_or_default()
+}
+
+/// The kind of a query, below [`KINDS`].
+fn kind(request: &Request) -> usize {
+    match request.qtype() {
+        rrtype::A => 0,
+        rrtype::AAAA => 1,
+        rrtype::HTTPS => 2,
+        _ => 3,
+    }
 }
 
 /// The zone of so many labels above the request's name, and the name directly below it.
@@ -263,7 +309,7 @@ fn zone_and_child(request: &Request, labels: usize) -> Option<(&[u8], &[u8])> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
     use super::*;
     use crate::{
         dns::{DnsPacketView, Query},
@@ -290,9 +336,12 @@ mod tests {
         }
 
         fn request(&self, name: &str) -> Request {
-            let msg = question(1, name);
-            let query = Query::new(&DnsPacketView::parse(&msg).unwrap(), &self.hasher);
-            Request::new(&query, &msg, [127, 0, 0, 1].into(), 0, 0).unwrap()
+            self.request_of(&question(1, name))
+        }
+
+        fn request_of(&self, msg: &[u8]) -> Request {
+            let query = Query::new(&DnsPacketView::parse(msg).unwrap(), &self.hasher);
+            Request::new(&query, msg, [127, 0, 0, 1].into(), 0, 0).unwrap()
         }
 
         fn begin(&mut self) -> u64 {
@@ -300,9 +349,10 @@ mod tests {
             self.serial
         }
 
-        /// A look-up that fails; whether a zone is found dead.
+        /// A look-up that fails while another one is answered; whether a zone is found dead.
         fn fail(&mut self, name: &str) -> bool {
             let serial = self.begin();
+            self.answer("www.elsewhere");
             self.fail_late(name, serial)
         }
 
@@ -372,6 +422,9 @@ mod tests {
             ".Com.AU",
             ".in-addr.arpa",
             ".10.IN-ADDR.ARPA",
+            ".ip6.arpa",
+            ".0.2.IP6.arpa",
+            ".b.d.0.1.0.0.2.ip6.arpa",
         ] {
             let mut bench = Bench::new();
             for i in 0..200 {
@@ -384,7 +437,13 @@ mod tests {
                 "{registry}"
             );
         }
-        for zone in ["dead.uk", "dead.co.uk", "co.example", "5.10.in-addr.arpa"] {
+        for zone in [
+            "dead.uk",
+            "dead.co.uk",
+            "co.example",
+            "5.10.in-addr.arpa",
+            "8.b.d.0.1.0.0.2.ip6.arpa",
+        ] {
             let mut bench = Bench::new();
             for i in 0..=THRESHOLD {
                 bench.fail(&format!("r{i}.{zone}"));
@@ -460,6 +519,69 @@ mod tests {
         assert!(bench.zones.admit(&unchecked, bench.now).is_ok());
         bench.zones.answered(&unchecked, bench.serial);
         assert!(!bench.is_admitted("r1.bogus.example"));
+    }
+
+    #[test]
+    fn an_upstream_that_fails_everything_condemns_no_zone() {
+        let mut bench = Bench::new();
+        bench.answer("www.zone.example");
+        for i in 0..200 {
+            let serial = bench.begin();
+            assert!(!bench.fail_late(&format!("r{i}.zone.example"), serial));
+        }
+        assert!(bench.is_admitted("new.zone.example"));
+        // One that was dead before is tried as often as before.
+        bench.answer("www.zone.example");
+        for i in 0..THRESHOLD {
+            bench.fail(&format!("r{i}.zone.example"));
+        }
+        for round in 0..5 {
+            assert!(!bench.is_admitted("new.zone.example"), "{round}");
+            bench.wait(1);
+            assert!(bench.is_admitted("new.zone.example"), "{round}");
+            let serial = bench.begin();
+            bench.fail_late("new.zone.example", serial);
+        }
+    }
+
+    #[test]
+    fn a_type_that_servers_drop_says_nothing_of_others() {
+        const TYPES: [u16; 5] = [
+            rrtype::A,
+            rrtype::AAAA,
+            rrtype::HTTPS,
+            rrtype::TXT,
+            rrtype::NS,
+        ];
+        let mut bench = Bench::new();
+        let typed = |bench: &Bench, name: &str, qtype: u16| {
+            let mut msg = question(1, name);
+            let end = msg.len();
+            msg[end - 4..end - 2].copy_from_slice(&qtype.to_be_bytes());
+            bench.request_of(&msg)
+        };
+        for (dropped, others) in [(rrtype::HTTPS, 4), (rrtype::AAAA, 4), (rrtype::TXT, 3)] {
+            for i in 0..=THRESHOLD {
+                let request = typed(&bench, &format!("r{i}.half.example"), dropped);
+                let serial = bench.begin();
+                bench.answer("www.elsewhere");
+                bench
+                    .zones
+                    .failed(&request, serial, bench.serial, bench.now);
+            }
+            let admitted = TYPES.iter().filter(|&&qtype| {
+                let request = typed(&bench, "new.half.example", qtype);
+                bench.zones.admit(&request, bench.now).is_ok()
+            });
+            assert_eq!(admitted.count(), others, "without {dropped}");
+            // The servers are there.
+            let request = typed(&bench, "www.half.example", rrtype::A);
+            bench.begin();
+            bench.zones.answered(&request, bench.serial);
+            let request = typed(&bench, "new.half.example", dropped);
+            assert!(bench.zones.admit(&request, bench.now).is_ok());
+            assert_eq!(bench.zones.dead, 0);
+        }
     }
 
     #[test]

@@ -99,6 +99,21 @@ fn one_client_and_a_dead_zone_keep_no_other_from_answers() {
 }
 
 #[test]
+fn few_ports_leave_room_for_everybody() {
+    let Some(lab) = lab("few_ports_leave_room") else {
+        return;
+    };
+    let _upstream = upstream(&lab);
+    let mut narrow = lab.on_server("sysctl");
+    narrow.args(["-qw", "net.ipv4.ip_local_port_range=40000 40255"]);
+    assert!(narrow.status().unwrap().success());
+    let heimdall = Settings::new("").on_xdp(&lab);
+    assert_served(&meanwhile(&lab), &heimdall);
+    let log = heimdall.process.output();
+    assert!(log.contains("no local port is free"), "{log}");
+}
+
+#[test]
 fn few_files_are_reported_and_leave_room_for_everybody() {
     let Some(lab) = lab("few_files_are_reported") else {
         return;

@@ -18,9 +18,10 @@ impl Bench {
             cache_bytes: 0,
             ..settings
         };
+        let hasher = NameHasher::default();
         Self {
-            memory: Memory::new(&settings, NameHasher::default()).unwrap(),
-            hasher: NameHasher::default(),
+            memory: Memory::new(&settings, hasher.clone()).unwrap(),
+            hasher,
         }
     }
 
@@ -78,6 +79,50 @@ fn answers_may_be_served_until_their_maximum_age() {
     bench.deny(&name, 10, 200);
     assert_eq!(bench.stale(&name, 309), Some(ede::STALE_NXDOMAIN));
     assert_eq!(bench.stale(&name, 310), None);
+}
+
+#[test]
+fn what_another_process_had_is_found() {
+    let mut bench = Bench::new(Settings {
+        limits: TtlLimits {
+            max: 100,
+            ..TtlLimits::default()
+        },
+        ..Settings::default()
+    });
+    let [name, absent, long] = ["name", "absent", "long"].map(|label| query(1, label, None));
+    for (query, response) in [
+        (&name, response(&name, 20)),
+        (&absent, denial(&absent, 50)),
+        (&long, response(&long, 20)),
+    ] {
+        let request = bench.request(query);
+        let any = AnyType::new(&bench.hasher, request.name(), &request).unwrap();
+        let limits = TtlLimits {
+            max: if query == &long { 101 } else { 100 },
+            ..TtlLimits::default()
+        };
+        let answer = Answer::from_response(&response, request.question(), 0, &limits).unwrap();
+        let Key {
+            question, flags, ..
+        } = if denies_name(&answer) {
+            any.key()
+        } else {
+            request.key()
+        };
+        let record = Record {
+            question,
+            flags,
+            age: 0,
+            answer: answer.as_ref(),
+        };
+        let key = Key::new(&bench.hasher, question, flags);
+        bench.memory.restore(&key, &record, 0, 0);
+    }
+    assert_eq!(bench.found(&name, 49), Some(Found::Question));
+    assert_eq!(bench.found(&absent, 49), Some(Found::Name));
+    assert_eq!(bench.stale(&absent, 50), Some(ede::STALE_NXDOMAIN));
+    assert_eq!(bench.found(&long, 0), None, "longer than TTLs may be now");
 }
 
 #[test]

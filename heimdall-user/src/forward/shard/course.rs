@@ -30,9 +30,13 @@ use crate::{
 };
 
 /// Seconds for which a question is put off, at least, when an answer is served whose life is over
-/// (RFC 8767 section 5, failure recheck timer). The fronts keep such an answer for its TTL; as
-/// they count whole seconds, that can be one less.
+/// (RFC 8767 section 5, failure recheck timer). The fronts keep it as long; as they count whole
+/// seconds, that can be one less.
 const RECHECK: u32 = STALE_TTL - 1;
+
+/// Seconds for which a front keeps a stale answer while its look-up goes on: whoever asks after that gets
+/// what has come of it.
+const MEANWHILE: u32 = 1;
 
 /// Seconds for which an answer without EDNS may be kept, at most, if DNSSEC's records were asked
 /// for: it has none, and the upstream may have stumbled over this one query.
@@ -91,6 +95,7 @@ impl Shard {
     fn join(&mut self, slot: usize, request: &Request) {
         let is_late = self.in_flight.get(slot).is_some_and(|lookup| lookup.late);
         if is_late && let Some(answer) = self.stale(request) {
+            let answer = answer.for_at_most(MEANWHILE);
             return self.deliver(request, &[request.waiter()], answer);
         }
         // One name holds no more than half of what the front may have under way.
@@ -107,7 +112,8 @@ impl Shard {
     fn put_off(&mut self, request: &Request, left: Duration) {
         let life = left.as_secs() as u32;
         let failure = || Answer::failure(rcode::SERVFAIL, Some(ede::CACHED_ERROR), life);
-        let answer = self.stale(request).unwrap_or_else(failure);
+        let stale = self.stale(request).map(|answer| answer.for_at_most(life));
+        let answer = stale.unwrap_or_else(failure);
         self.deliver(request, &[request.waiter()], answer);
     }
 
@@ -125,7 +131,7 @@ impl Shard {
     /// Begins the next try.
     ///
     /// A look-up has failed once as many tries ended with an error as there are upstreams, or
-    /// all its tries are used up.
+    /// `attempts` others are used up.
     fn try_udp(&mut self, slot: usize, now: Instant) {
         let Some(lookup) = self.in_flight.get_mut(slot) else {
             return;
@@ -165,11 +171,15 @@ impl Shard {
             at: now,
         };
         let mut opened = self.open(slot, sent);
-        if opened == Err(Trouble::Local) {
+        let scarce = match opened {
+            Err(Trouble::Local) => Some(Scarce::Descriptors),
+            Err(Trouble::Ports) => Some(Scarce::Ports),
+            _ => None,
+        };
+        if let Some(scarce) = scarce {
             self.counters.socket_errors.add(1);
             // The sockets of this look-up's earlier tries go first, then other look-ups.
-            let freed = self.in_flight.close_exchanges(slot)
-                || self.shed(Scarce::Descriptors, Some(slot), now);
+            let freed = self.in_flight.close_exchanges(slot) || self.shed(scarce, Some(slot), now);
             if freed {
                 opened = self.open(slot, sent);
             }
@@ -187,7 +197,8 @@ impl Shard {
                 self.tries.set(slot, sent.serial, now + timeout);
             }
             Err(Trouble::Local) => self.give_up(slot),
-            Err(Trouble::Port) => {
+            Err(Trouble::Ports) => self.lost(slot, now, sent),
+            Err(Trouble::Address) => {
                 self.counters.socket_errors.add(1);
                 self.lost(slot, now, sent);
             }
@@ -356,7 +367,11 @@ impl Shard {
         if lookup.errors >= self.upstreams.len() {
             self.fail(slot, now);
         } else if is_current {
-            lookup.upstream = self.upstreams.after(sent.target.upstream);
+            if !sent.target.tcp {
+                // It took little time, so that more upstreams than `attempts` can be asked.
+                lookup.tries = lookup.tries.saturating_sub(1);
+            }
+            lookup.upstream = self.upstreams.after(sent.target.upstream, now);
             self.try_udp(slot, now);
         }
     }
@@ -379,7 +394,7 @@ impl Shard {
                 let question = lookup.request.hash;
                 self.upstreams.timed_out(upstream, question, sent.at, now);
             }
-            lookup.upstream = self.upstreams.after(upstream);
+            lookup.upstream = self.upstreams.after(upstream, now);
             self.try_udp(due.slot, now);
         }
     }
@@ -399,7 +414,7 @@ impl Shard {
                 lookup.late = true;
                 let request = lookup.request;
                 let waiters = mem::take(&mut lookup.waiters);
-                self.deliver(&request, &waiters, answer);
+                self.deliver(&request, &waiters, answer.for_at_most(MEANWHILE));
             }
         }
     }

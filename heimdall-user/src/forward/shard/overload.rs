@@ -8,6 +8,7 @@ use crate::forward::{
     failures::Cause,
     inflight::Lookup,
     shed::{Scarce, Shedding},
+    zones,
 };
 
 /// Shedding.
@@ -95,7 +96,8 @@ impl Shard {
             .zones
             .failed(&lookup.request, lookup.serial, self.serial, now);
         if let Some(zone) = died {
-            self.notices.dead_zone(zone, now);
+            let queries = zones::queries(&lookup.request);
+            self.notices.dead_zone(zone, queries, now);
         }
         Cause::Name
     }

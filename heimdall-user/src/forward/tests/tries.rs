@@ -277,3 +277,27 @@ fn a_wrong_id_before_the_right_one_on_a_socket_that_listens_on_is_counted() {
     assert_eq!(bench.count("rejected_id"), 7);
     bench.finish();
 }
+
+#[test]
+fn every_upstream_is_asked_before_errors_fail_a_question() {
+    let mut upstreams: Vec<_> = (0..4).map(|_| partly("", "ab")).collect();
+    upstreams.push(partly("", "b"));
+    let addresses = upstreams.iter().map(|upstream| upstream.address).collect();
+    let mut bench = Bench::new(settings(addresses));
+    assert!(ask_all(&mut bench, "a").iter().all(answered));
+    assert!(!ask_all(&mut bench, "b").iter().any(answered));
+    let asked: Vec<_> = upstreams.iter().map(asked).collect();
+    assert_eq!(asked, ["ab"; 5], "each once");
+    bench.finish();
+}
+
+#[test]
+fn a_silent_upstream_that_was_set_aside_is_passed_over() {
+    let (fails, silent, good) = (partly("", "abcde"), partly("abcde", ""), answers());
+    let addresses = vec![fails.address, silent.address, good.address];
+    let mut bench = Bench::new(impatient(addresses));
+    assert!(ask_all(&mut bench, "abcde").iter().all(answered));
+    assert_eq!(asked(&silent), "abc");
+    assert_eq!(asked(&good), "abcde");
+    bench.finish();
+}
