@@ -39,7 +39,7 @@ const FLAG_AD: u8 = 1;
 const FLAG_STALE: u8 = 2;
 const FLAG_TC: u8 = 4;
 
-/// TTL of an answer that is served although its life is over (RFC 8767 section 4). After a failure it
+/// TTL of a stale answer (RFC 8767 section 4). After a failure it
 /// is kept as long, so that the upstreams are not asked for it more often (section 5, failure recheck).
 pub const STALE_TTL: u32 = 30;
 
