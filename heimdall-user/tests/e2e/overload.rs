@@ -104,9 +104,8 @@ fn few_ports_leave_room_for_everybody() {
         return;
     };
     let _upstream = upstream(&lab);
-    let mut narrow = lab.on_server("sysctl");
-    narrow.args(["-qw", "net.ipv4.ip_local_port_range=40000 40255"]);
-    assert!(narrow.status().unwrap().success());
+    let narrow = "echo 40000 40255 > /proc/sys/net/ipv4/ip_local_port_range";
+    xtask::lab::run(lab.on_server("sh").args(["-c", narrow])).unwrap();
     let heimdall = Settings::new("").on_xdp(&lab);
     assert_served(&meanwhile(&lab), &heimdall);
     let log = heimdall.process.output();
