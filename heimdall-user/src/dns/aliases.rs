@@ -1,6 +1,6 @@
 //! Where the aliases of an answer lead.
 
-use super::{AnswerRef, answer::end_of_body_name, header, name::walk, rrtype, u16_at};
+use super::{AnswerRef, header, name::walk, rrtype};
 
 /// Aliases of one answer that are looked at. Resolvers follow fewer.
 const MAX_ALIASES: usize = 32;
@@ -26,24 +26,19 @@ pub fn targets(question: &[u8], answer: AnswerRef<'_>) -> Vec<Vec<u8>> {
 /// Offsets of the targets in a message whose question ends at `start`.
 fn places(start: usize, answer: AnswerRef<'_>) -> Vec<usize> {
     let [a0, a1, ..] = answer.counts();
-    let body = answer.body();
     let mut places = Vec::new();
     let mut at = 0;
     for _ in 0..u16::from_be_bytes([a0, a1]) {
-        let Some(fixed) = end_of_body_name(body, at, start) else {
+        let Some(record) = answer.record(at, start) else {
             break;
         };
-        let (Some(rtype), Some(rdlen)) = (u16_at(body, fixed), u16_at(body, fixed + 8)) else {
-            break;
-        };
-        let rdata = fixed + 10;
-        if rtype == rrtype::CNAME {
-            places.push(start + rdata);
+        if record.rtype == rrtype::CNAME {
+            places.push(start + record.rdata);
             if places.len() == MAX_ALIASES {
                 break;
             }
         }
-        at = rdata + usize::from(rdlen);
+        at = record.end;
     }
     places
 }

@@ -198,7 +198,7 @@ impl Answer {
 
 /// Where the name at `at` of a body ends, that stands at `start` of its message. A pointer leads
 /// backwards.
-pub(super) fn end_of_body_name(body: &[u8], mut at: usize, start: usize) -> Option<usize> {
+fn end_of_body_name(body: &[u8], mut at: usize, start: usize) -> Option<usize> {
     loop {
         match *body.get(at)? {
             0 => return Some(at + 1),
@@ -220,6 +220,18 @@ pub(crate) fn same_question(a: &[u8], b: &[u8]) -> bool {
         (Some(a_fixed), Some(b_fixed)) => a_fixed == b_fixed && eq_ignore_case(a, b),
         _ => false,
     }
+}
+
+/// A record of a body; all but the type are offsets in the body.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct BodyRecord {
+    pub(super) rtype: u16,
+    /// Its TTL field.
+    ttl: usize,
+    /// Its data.
+    pub(super) rdata: usize,
+    /// The end of its data.
+    pub(super) end: usize,
 }
 
 /// A view of an answer in its flat form. If [`read`](Self::read) returned `Some`, every accessor
@@ -432,6 +444,19 @@ impl<'a> AnswerRef<'a> {
         answer
     }
 
+    /// The record at `at` of the body, which begins at offset `start` of its message. `None`: its owner
+    /// name is not valid, or the body ends before its data; these may reach beyond the body.
+    pub(super) fn record(&self, at: usize, start: usize) -> Option<BodyRecord> {
+        let fixed = end_of_body_name(self.body, at, start)?;
+        let rdata = fixed + 10;
+        Some(BodyRecord {
+            rtype: u16_at(self.body, fixed)?,
+            ttl: fixed + 4,
+            rdata,
+            end: rdata + usize::from(u16_at(self.body, fixed + 8)?),
+        })
+    }
+
     /// Whether the body holds as many records as the answer says, with their TTLs where it says, adds
     /// up to its sum, and a reply to a question of `question` octets can be as long; and whether it is
     /// one that an upstream's response was kept as, neither stale nor truncated. Names are not
@@ -442,16 +467,13 @@ impl<'a> AnswerRef<'a> {
         let mut at = 0;
         let mut offsets = self.ttl_offsets();
         for _ in 0..counts.into_iter().map(u32::from).sum() {
-            let Some(fixed) = end_of_body_name(self.body, at, header::LEN + question) else {
+            let Some(record) = self.record(at, header::LEN + question) else {
                 return false;
             };
-            let Some(rdlen) = u16_at(self.body, fixed + 8) else {
-                return false;
-            };
-            if offsets.next().map(usize::from) != Some(fixed + 4) {
+            if offsets.next().map(usize::from) != Some(record.ttl) {
                 return false;
             }
-            at = fixed + 10 + usize::from(rdlen);
+            at = record.end;
         }
         let [.., flags, _, _, _, _] = *self.fixed;
         at == self.body.len()

@@ -4,10 +4,10 @@
 //! authority sections, only say more than was asked: they are left out first. Sections go whole, so
 //! that no RRset is sent in part or without its signatures.
 
-use super::{AnswerRef, FIXED, SUM, end_of_body_name};
+use super::{AnswerRef, FIXED, SUM};
 use crate::{
     checksum,
-    dns::{header::rcode, rrtype, u16_at},
+    dns::{header::rcode, rrtype},
 };
 
 /// An answer without its last sections.
@@ -46,15 +46,15 @@ impl<'a> AnswerRef<'a> {
         let [answers, authorities] = [[a0, a1], [n0, n1]].map(u16::from_be_bytes);
         let (mut at, mut answered, mut proof) = (0, false, false);
         for _ in 0..answers {
-            let (rtype, next) = self.record(at, start)?;
-            answered |= rtype == qtype;
-            at = next;
+            let record = self.record(at, start)?;
+            answered |= record.rtype == qtype;
+            at = record.end;
         }
         let answer_end = at;
         for _ in 0..authorities {
-            let (rtype, next) = self.record(at, start)?;
-            proof |= matches!(rtype, rrtype::NSEC | rrtype::NSEC3);
-            at = next;
+            let record = self.record(at, start)?;
+            proof |= matches!(record.rtype, rrtype::NSEC | rrtype::NSEC3);
+            at = record.end;
         }
         let authority_is_extra = answered && !proof && self.rcode() == rcode::NOERROR;
         if at <= room {
@@ -64,13 +64,6 @@ impl<'a> AnswerRef<'a> {
         } else {
             None
         }
-    }
-
-    /// The type of the record at `at` of the body, and where the record ends.
-    fn record(&self, at: usize, start: usize) -> Option<(u16, usize)> {
-        let fixed = end_of_body_name(self.body, at, start)?;
-        let end = fixed + 10 + usize::from(u16_at(self.body, fixed + 8)?);
-        Some((u16_at(self.body, fixed)?, end))
     }
 
     /// The first records, which end at `end` of the body.
