@@ -223,20 +223,11 @@ fn follows_the_interfaces_addresses() {
         return;
     };
     let _knot = Knot::upstream(&lab).unwrap();
-    let arguments = [
-        "--backend",
-        "xdp",
-        "--interface",
-        &lab.server_if,
-        "--listen",
-        "0.0.0.0:53",
-        "--upstream",
-        UPSTREAM,
-    ];
-    let heimdall = xtask::lab::Heimdall::start(
-        lab.on_server(crate::program()),
+    let heimdall = xtask::lab::Heimdall::on_xdp_at(
+        &lab,
         crate::program(),
-        &arguments,
+        &["0.0.0.0:53"],
+        &["--upstream", UPSTREAM],
     )
     .unwrap();
     let add = |address: &str, what: &str| {

@@ -240,17 +240,8 @@ fn more_addresses_than_anybody_has_are_served() {
     assert!(batch.wait().unwrap().success());
     let route = ["route", "add", "10.60.0.0/16", "dev", &lab.client_if];
     run(lab.on_client("ip").args(route)).unwrap();
-    let arguments = [
-        "--backend",
-        "xdp",
-        "--interface",
-        &lab.server_if,
-        "--listen",
-        "0.0.0.0:53",
-        "--upstream",
-        UPSTREAM,
-    ];
-    let heimdall = Heimdall::start(lab.on_server(program()), program(), &arguments).unwrap();
+    let heimdall =
+        Heimdall::on_xdp_at(&lab, program(), &["0.0.0.0:53"], &["--upstream", UPSTREAM]).unwrap();
     for server in ["@10.60.0.0", "@10.60.4.75", &format!("@{SERVER_V4}")] {
         let got = Kdig::ask(&lab, &[server, "plain.example"]).unwrap();
         assert_eq!(got.status, "NOERROR", "{server}");
@@ -380,17 +371,8 @@ fn an_interface_without_addresses_is_told_of_and_served_once_it_has_one() {
         &lab,
         &format!("addr del {SERVER_V4}/24 dev {}", lab.server_if),
     );
-    let arguments = [
-        "--backend",
-        "xdp",
-        "--interface",
-        &lab.server_if,
-        "--listen",
-        "0.0.0.0:53",
-        "--upstream",
-        UPSTREAM,
-    ];
-    let heimdall = Heimdall::start(lab.on_server(program()), program(), &arguments).unwrap();
+    let heimdall =
+        Heimdall::on_xdp_at(&lab, program(), &["0.0.0.0:53"], &["--upstream", UPSTREAM]).unwrap();
     let output = heimdall.process.output();
     assert!(output.contains("no address to serve"), "{output}");
     ip(

@@ -203,16 +203,8 @@ fn a_link_local_address_is_served_on_its_link() {
     lab.server_ip(&format!("addr add fe80::53/64 dev {} nodad", lab.server_if))
         .unwrap();
     let listen = format!("[fe80::53%{}]:53", lab.server_if);
-    let arguments = [
-        "--backend",
-        "xdp",
-        "--interface",
-        &lab.server_if,
-        "--listen",
-        &listen,
-    ];
-    let arguments = [&arguments[..], &["--upstream", UPSTREAM]].concat();
-    let heimdall = Heimdall::start(lab.on_server(program()), program(), &arguments).unwrap();
+    let heimdall =
+        Heimdall::on_xdp_at(&lab, program(), &[&listen], &["--upstream", UPSTREAM]).unwrap();
     let log = heimdall.process.output();
     assert!(
         log.contains(&format!("sockets on {listen}")) && !log.contains("no address"),

@@ -29,8 +29,25 @@ impl Heimdall {
     /// # Errors
     /// It does not start.
     pub fn on_xdp(lab: &Lab, program: &Path, arguments: &[&str]) -> Result<Self> {
+        let [v4, v6] = addresses();
+        Self::on_xdp_at(lab, program, &[&v4, &v6], arguments)
+    }
+
+    /// As [`on_xdp`](Self::on_xdp), on these listen addresses.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn on_xdp_at(
+        lab: &Lab,
+        program: &Path,
+        listen: &[&str],
+        arguments: &[&str],
+    ) -> Result<Self> {
+        let listen = listen.iter().flat_map(|address| ["--listen", *address]);
         let fixed = ["--backend", "xdp", "--interface", &lab.server_if];
-        Self::on_server(lab, program, &[&fixed, arguments].concat())
+        let fixed = fixed.into_iter().chain(listen);
+        let arguments: Vec<_> = fixed.chain(arguments.iter().copied()).collect();
+        Self::start(lab.on_server(program), program, &arguments)
     }
 
     /// Starts `program` with `heimdall run` on the lab's server, on sockets alone, otherwise as
@@ -39,13 +56,8 @@ impl Heimdall {
     /// # Errors
     /// It does not start.
     pub fn on_sockets(lab: &Lab, program: &Path, arguments: &[&str]) -> Result<Self> {
-        let fixed = ["--backend", "socket"];
-        Self::on_server(lab, program, &[&fixed, arguments].concat())
-    }
-
-    fn on_server(lab: &Lab, program: &Path, arguments: &[&str]) -> Result<Self> {
-        let listen = [format!("{SERVER_V4}:53"), format!("[{SERVER_V6}]:53")];
-        let fixed = ["--listen", &listen[0], "--listen", &listen[1]];
+        let [v4, v6] = addresses();
+        let fixed = ["--backend", "socket", "--listen", &v4, "--listen", &v6];
         let arguments = [&fixed, arguments].concat();
         Self::start(lab.on_server(program), program, &arguments)
     }
@@ -110,6 +122,11 @@ impl Heimdall {
             .args(["stats", "--control"])
             .arg(&self.control))
     }
+}
+
+/// Where the lab's server listens.
+fn addresses() -> [String; 2] {
+    [format!("{SERVER_V4}:53"), format!("[{SERVER_V6}]:53")]
 }
 
 /// Sum of a counter over all workers, or of its place in an object of theirs: `"hits"`,
