@@ -32,7 +32,7 @@ const QUERY: [u8; 17] = [0xbe, 0xef, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 1
 /// it has a veth pair hde0, hde1 whose ends have `queues` queues. `/sys` shows another namespace,
 /// as it does after `unshare -n`.
 fn in_namespace(name: &str, queues: u32, test: fn()) {
-    if !xtask::lab::available(name) {
+    if !lab::available(name) {
         return;
     }
     let run = move || {

@@ -174,7 +174,7 @@ fn add16(frame: &mut [u8], at: usize, by: i16) {
 
 #[test]
 fn queries_to_served_addresses_are_steered() {
-    if !xtask::lab::available("queries_to_served_addresses_are_steered") {
+    if !lab::available("queries_to_served_addresses_are_steered") {
         return;
     }
     let (kernel, _socket) = Kernel::load().with_socket();
@@ -192,7 +192,7 @@ fn queries_to_served_addresses_are_steered() {
 
 #[test]
 fn a_load_generator_gets_responses_and_no_queries() {
-    if !xtask::lab::available("a_load_generator_gets_responses_and_no_queries") {
+    if !lab::available("a_load_generator_gets_responses_and_no_queries") {
         return;
     }
     let (kernel, _socket) = Kernel::load_named(CLIENT_PROGRAM).with_socket();
@@ -215,7 +215,7 @@ fn a_load_generator_gets_responses_and_no_queries() {
 
 #[test]
 fn without_a_socket_queries_pass() {
-    if !xtask::lab::available("without_a_socket_queries_pass") {
+    if !lab::available("without_a_socket_queries_pass") {
         return;
     }
     let kernel = Kernel::load();
@@ -228,7 +228,7 @@ fn without_a_socket_queries_pass() {
 
 #[test]
 fn only_frames_to_the_own_mac_address_are_steered() {
-    if !xtask::lab::available("only_frames_to_the_own_mac_address_are_steered") {
+    if !lab::available("only_frames_to_the_own_mac_address_are_steered") {
         return;
     }
     let (mut kernel, _socket) = Kernel::load().with_socket();
@@ -266,7 +266,7 @@ fn only_frames_to_the_own_mac_address_are_steered() {
 
 #[test]
 fn until_its_mac_address_is_known_nothing_is_steered() {
-    if !xtask::lab::available("until_its_mac_address_is_known_nothing_is_steered") {
+    if !lab::available("until_its_mac_address_is_known_nothing_is_steered") {
         return;
     }
     let (mut kernel, _socket) = Kernel::load().with_socket();
@@ -516,7 +516,7 @@ const IPV6: &[(&str, Change, Verdict)] = &[
 
 #[test]
 fn what_cannot_be_answered_in_place_passes() {
-    if !xtask::lab::available("what_cannot_be_answered_in_place_passes") {
+    if !lab::available("what_cannot_be_answered_in_place_passes") {
         return;
     }
     let (kernel, _socket) = Kernel::load().with_socket();
@@ -535,7 +535,7 @@ fn what_cannot_be_answered_in_place_passes() {
 
 #[test]
 fn both_lengths_one_beyond_the_frame_pass_unless_padding_covers_them() {
-    if !xtask::lab::available("both_lengths_one_beyond_the_frame_pass_unless_padding_covers_them") {
+    if !lab::available("both_lengths_one_beyond_the_frame_pass_unless_padding_covers_them") {
         return;
     }
     let (kernel, _socket) = Kernel::load().with_socket();
@@ -556,7 +556,7 @@ fn both_lengths_one_beyond_the_frame_pass_unless_padding_covers_them() {
 /// The kernel takes no test frame below 14 bytes.
 #[test]
 fn a_frame_cut_anywhere_passes() {
-    if !xtask::lab::available("a_frame_cut_anywhere_passes") {
+    if !lab::available("a_frame_cut_anywhere_passes") {
         return;
     }
     let (kernel, _socket) = Kernel::load().with_socket();
@@ -579,7 +579,7 @@ fn a_frame_cut_anywhere_passes() {
 
 #[test]
 fn other_frames_pass() {
-    if !xtask::lab::available("other_frames_pass") {
+    if !lab::available("other_frames_pass") {
         return;
     }
     let (kernel, _socket) = Kernel::load().with_socket();

@@ -14,11 +14,11 @@ use std::{
 use anyhow::{Result, bail};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
-use serde_json::Value;
-use xtask::lab::{
+use lab::{
     ClosedLoop, FakeUpstream, Heimdall, Kdig, Knot, Kxdpgun, Lab, QueryFrame, SERVER_V4, SERVER_V6,
     UPSTREAM, run, sum,
 };
+use serde_json::Value;
 
 use crate::{
     setup::{self, BUILD, LAB, Setup},

@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde_json::{Value, json};
-use xtask::{lab, workspace};
+use xtask::workspace;
 
 use crate::setup::{self, BUILD, COUNT, Setup};
 

@@ -1,9 +1,8 @@
-//! What Heimdall's tools and its tests share: the lab, and the XDP program's object.
-// A tool and its lab may stop at once when something is wrong with them.
+//! What Heimdall's tools and its tests share: the XDP program's object.
+// A tool may stop at once when something is wrong with them.
 #![allow(clippy::indexing_slicing, clippy::unwrap_used)]
 
 pub mod ebpf;
-pub mod lab;
 
 use std::path::{Path, PathBuf};
 

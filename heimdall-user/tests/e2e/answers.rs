@@ -1,6 +1,6 @@
 //! What clients get, cold and warm.
 
-use xtask::lab::{Frames, Kdig, Knot, Kxdpgun, QueryFrame, SERVER_V4, SERVER_V6, UPSTREAM, sum};
+use lab::{Frames, Kdig, Knot, Kxdpgun, QueryFrame, SERVER_V4, SERVER_V6, UPSTREAM, sum};
 
 use crate::{heimdall, lab};
 
@@ -223,7 +223,7 @@ fn follows_the_interfaces_addresses() {
         return;
     };
     let _knot = Knot::upstream(&lab).unwrap();
-    let heimdall = xtask::lab::Heimdall::on_xdp_at(
+    let heimdall = lab::Heimdall::on_xdp_at(
         &lab,
         crate::program(),
         &["0.0.0.0:53"],
@@ -231,7 +231,7 @@ fn follows_the_interfaces_addresses() {
     )
     .unwrap();
     let add = |address: &str, what: &str| {
-        xtask::lab::run(
+        lab::run(
             lab.on_server("ip")
                 .args(["addr", what, address, "dev", &lab.server_if]),
         )

@@ -9,8 +9,8 @@ use std::{
     time::Duration,
 };
 
+use lab::{CLIENT_V4, CLIENT_V6, Heimdall, Lab, SERVER_V4, SERVER_V6, UPSTREAM};
 use tempfile::TempDir;
-use xtask::lab::{CLIENT_V4, CLIENT_V6, Heimdall, Lab, SERVER_V4, SERVER_V6, UPSTREAM};
 
 use crate::{program, scenarios::language};
 

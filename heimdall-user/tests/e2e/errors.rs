@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use xtask::lab::{Lab, SERVER_V4, UPSTREAM};
+use lab::{Lab, SERVER_V4, UPSTREAM};
 
 use crate::{heimdall, lab, program};
 

@@ -1,6 +1,6 @@
 //! Upstreams that misbehave.
 
-use xtask::lab::{FakeUpstream, Heimdall, Kdig, Lab, QueryFrame, SERVER_V4, sum};
+use lab::{FakeUpstream, Heimdall, Kdig, Lab, QueryFrame, SERVER_V4, sum};
 
 use crate::{lab, program};
 
@@ -120,7 +120,7 @@ fn the_same_question_is_asked_upstream_once() {
     };
     let upstream = FakeUpstream::start(&lab, FIRST).unwrap();
     let heimdall = Heimdall::on_xdp(&lab, program(), &["--upstream", FIRST]).unwrap();
-    let frames = xtask::lab::Frames::open(&lab).unwrap();
+    let frames = lab::Frames::open(&lab).unwrap();
     for id in 0..50 {
         let query = QueryFrame {
             id,

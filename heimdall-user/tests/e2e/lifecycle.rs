@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use lab::{Heimdall, Kdig, Knot, Kxdpgun, SERVER_V4, UPSTREAM};
 use nix::sys::signal::Signal;
-use xtask::lab::{Heimdall, Kdig, Knot, Kxdpgun, SERVER_V4, UPSTREAM};
 
 use crate::{heimdall, lab, program};
 

@@ -15,7 +15,7 @@ use aya::{
     programs::loaded_programs,
 };
 use heimdall_ebpf::SOCKETS_MAP;
-use xtask::lab::{FakeUpstream, Frames, Heimdall, Kdig, Lab, QueryFrame, SERVER_V4, run, sum};
+use lab::{FakeUpstream, Frames, Heimdall, Kdig, Lab, QueryFrame, SERVER_V4, run, sum};
 
 use crate::{lab, program};
 
@@ -388,7 +388,7 @@ fn an_interface_without_addresses_is_told_of_and_served_once_it_has_one() {
 
 #[test]
 fn more_queues_than_cores_are_warned_of() {
-    if !xtask::lab::available("more_queues_than_cores") {
+    if !lab::available("more_queues_than_cores") {
         return;
     }
     let lab = Lab::with_queues(2).unwrap();

@@ -8,12 +8,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use lab::{
+    CLIENT_V4, CLIENT_V6, FakeUpstream, Heimdall, Kdig, Knot, Lab, SERVER_V4, SERVER_V6, UPSTREAM,
+};
 use nix::sys::{
     resource::{Resource, getrlimit, setrlimit},
     socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, socket},
-};
-use xtask::lab::{
-    CLIENT_V4, CLIENT_V6, FakeUpstream, Heimdall, Kdig, Knot, Lab, SERVER_V4, SERVER_V6, UPSTREAM,
 };
 
 use crate::{asking::query, lab, program};
@@ -186,7 +186,7 @@ fn a_host_without_ipv6_is_served_over_ipv4() {
 
     // Here the kernel has IPv6, and no interface does.
     let off = "echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6";
-    xtask::lab::run(lab.on_server("sh").args(["-c", off])).unwrap();
+    lab::run(lab.on_server("sh").args(["-c", off])).unwrap();
     let _heimdall = Heimdall::start(lab.on_server(program()), program(), &arguments).unwrap();
     assert_eq!(
         ask_until_answered(&lab, SERVER_V4, "+notcp").status,

@@ -26,7 +26,7 @@ mod wire;
 
 use std::path::Path;
 
-use xtask::lab::{Heimdall, Lab, UPSTREAM, available};
+use lab::{Heimdall, Lab, UPSTREAM, available};
 
 /// The program under test.
 fn program() -> &'static Path {

@@ -9,12 +9,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use lab::{FakeUpstream, Heimdall, Lab, UPSTREAM, available, sum};
 use nix::{
     sys::{signal::Signal, stat::Mode},
     unistd::mkfifo,
 };
 use serde_json::Value;
-use xtask::lab::{FakeUpstream, Heimdall, Lab, UPSTREAM, available, sum};
 
 use crate::{
     asking::{Asker, Settings},

@@ -1,7 +1,7 @@
 //! What is not sent upstream: queries without RD, and special names. By settings, which a reload
 //! changes.
 
-use xtask::lab::{FakeUpstream, UPSTREAM};
+use lab::{FakeUpstream, UPSTREAM};
 
 use crate::{
     asking::{Asker, Settings},

@@ -10,6 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use lab::{FakeUpstream, Lab, SERVER_V4, UPSTREAM};
 use nix::{
     fcntl::{FcntlArg, fcntl},
     sys::{
@@ -20,7 +21,6 @@ use nix::{
 };
 use serde_json::Value;
 use tempfile::TempDir;
-use xtask::lab::{FakeUpstream, Lab, SERVER_V4, UPSTREAM};
 
 use crate::{
     asking::{Asker, Settings},
@@ -394,7 +394,7 @@ fn check_and_run(lab: &Lab, config: &Path) -> ((bool, String), (bool, String)) {
     };
     let output = command("check").output().unwrap();
     let checked = String::from_utf8(output.stderr).unwrap();
-    let mut process = xtask::lab::Process::start(&mut command("run")).unwrap();
+    let mut process = lab::Process::start(&mut command("run")).unwrap();
     let starts = process.wait_for("ready: ", Duration::from_secs(20));
     let starts = starts.is_ok();
     (

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use xtask::lab::{FakeUpstream, Heimdall, Lab, SERVER_V4, UPSTREAM};
+use lab::{FakeUpstream, Heimdall, Lab, SERVER_V4, UPSTREAM};
 
 use crate::{
     asking::{Asker, Settings},
@@ -105,7 +105,7 @@ fn few_ports_leave_room_for_everybody() {
     };
     let _upstream = upstream(&lab);
     let narrow = "echo 40000 40255 > /proc/sys/net/ipv4/ip_local_port_range";
-    xtask::lab::run(lab.on_server("sh").args(["-c", narrow])).unwrap();
+    lab::run(lab.on_server("sh").args(["-c", narrow])).unwrap();
     let heimdall = Settings::new("").on_xdp(&lab);
     assert_served(&meanwhile(&lab), &heimdall);
     let log = heimdall.process.output();
@@ -121,7 +121,7 @@ fn few_files_are_reported_and_leave_room_for_everybody() {
     let mut command = lab.on_server("prlimit");
     command.arg("--nofile=200:200").arg(program());
     let listen = format!("{SERVER_V4}:53");
-    let listen_v6 = format!("[{}]:53", xtask::lab::SERVER_V6);
+    let listen_v6 = format!("[{}]:53", lab::SERVER_V6);
     let arguments = [
         "--backend",
         "socket",

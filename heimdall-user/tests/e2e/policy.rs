@@ -1,7 +1,7 @@
 //! What the operator decides about clients: who may ask, how much, with which cookies, and what
 //! they get to know about the server.
 
-use xtask::lab::{FakeUpstream, Heimdall, Kdig, Lab, SERVER_V4, UPSTREAM, sum};
+use lab::{FakeUpstream, Heimdall, Kdig, Lab, SERVER_V4, UPSTREAM, sum};
 
 use crate::{
     asking::{Asker, CLOSED, NOTHING, Settings},

@@ -9,12 +9,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nix::sys::signal::Signal;
-use serde_json::Value;
-use xtask::lab::{
+use lab::{
     FakeUpstream, Frames, Heimdall, Kdig, Knot, Lab, Process, QueryFrame, SERVER_V4, SERVER_V6,
     UPSTREAM,
 };
+use nix::sys::signal::Signal;
+use serde_json::Value;
 
 use crate::{asking::query, heimdall, lab, program};
 
@@ -340,7 +340,7 @@ fn fail_wait(thread: i32) {
 #[cfg(target_arch = "x86_64")]
 #[test]
 fn a_worker_that_fails_is_started_again_and_the_others_go_on() {
-    if !xtask::lab::available("a_worker_that_fails") {
+    if !lab::available("a_worker_that_fails") {
         return;
     }
     let lab = Lab::with_queues(2).unwrap();

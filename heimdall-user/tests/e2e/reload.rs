@@ -6,8 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use lab::{FakeUpstream, UPSTREAM};
 use nix::sys::signal::Signal;
-use xtask::lab::{FakeUpstream, UPSTREAM};
 
 use crate::{
     asking::{Asker, Settings},

@@ -3,10 +3,8 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use lab::{FakeUpstream, Frames, Kdig, Knot, Lab, QueryFrame, SERVER_V4, SERVER_V6, UPSTREAM, run};
 use nix::sys::signal::Signal;
-use xtask::lab::{
-    FakeUpstream, Frames, Kdig, Knot, Lab, QueryFrame, SERVER_V4, SERVER_V6, UPSTREAM, run,
-};
 
 use crate::{
     asking::{Asker, Settings},

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use xtask::lab::{FakeUpstream, Heimdall, Lab, UPSTREAM};
+use lab::{FakeUpstream, Heimdall, Lab, UPSTREAM};
 
 use crate::{
     asking::{Asker, Settings},

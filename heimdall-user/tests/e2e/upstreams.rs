@@ -1,6 +1,6 @@
 //! Upstreams that are harder to ask than others.
 
-use xtask::lab::{FakeUpstream, Heimdall, Kdig, SERVER_V4};
+use lab::{FakeUpstream, Heimdall, Kdig, SERVER_V4};
 
 use crate::{lab, program};
 

@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
+use lab::{FakeUpstream, Frames, Heimdall, Process, QueryFrame, run, sum};
 use nix::sys::signal::Signal;
-use xtask::lab::{FakeUpstream, Frames, Heimdall, Process, QueryFrame, run, sum};
 
 use crate::{lab, program};
 

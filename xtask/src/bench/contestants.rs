@@ -5,8 +5,8 @@ use std::{fs, path::Path, process::Command, thread, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
+use lab::{Heimdall, Kdig, Knot, Lab, Process, SERVER_V4, UPSTREAM, run};
 use tempfile::TempDir;
-use xtask::lab::{Heimdall, Kdig, Knot, Lab, Process, SERVER_V4, UPSTREAM, run};
 
 use super::{Cores, cpu::Meter};
 

@@ -7,8 +7,8 @@ use std::{
 };
 
 use anyhow::{Result, bail};
+use lab::{ClosedLoop, HOSTS, Kxdpgun, Lab, SERVER_V4};
 use tempfile::TempDir;
-use xtask::lab::{ClosedLoop, HOSTS, Kxdpgun, Lab, SERVER_V4};
 
 use super::{Cores, search::Step};
 

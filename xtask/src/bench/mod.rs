@@ -18,9 +18,10 @@ use std::{
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use contestants::{Contestant, Running};
+use lab::ClosedLoop;
 use loads::Names;
 use search::{Effort, highest};
-use xtask::{lab::ClosedLoop, workspace};
+use xtask::workspace;
 
 use crate::{
     setup::{self, BUILD, LAB, PEERS, RESOLVERS, Setup},
@@ -361,7 +362,7 @@ impl Turn<'_> {
         })?;
         self.put("idle", 100.0 * idle.process / idle.elapsed);
         if who.caches() {
-            self.warm(&names.uniform, xtask::lab::HOSTS as u64)?;
+            self.warm(&names.uniform, lab::HOSTS as u64)?;
         }
         let start = before
             .and_then(|sample| sample.get("uniform 99.9"))
@@ -401,7 +402,7 @@ impl Turn<'_> {
     fn share(&mut self, who: Contestant, queues: u32, keys: Latencies) -> Result<()> {
         self.running.meter.settle()?;
         if who.caches() {
-            self.warm(&self.rig.names.uniform, xtask::lab::HOSTS as u64)?;
+            self.warm(&self.rig.names.uniform, lab::HOSTS as u64)?;
         }
         self.closed_on_xdp(keys, CLIENTS_A_QUEUE * queues, None)
     }

@@ -308,7 +308,7 @@ fn machine() -> (String, usize, String) {
         .unwrap_or("unknown")
         .to_owned();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let kernel = xtask::lab::run(Command::new("uname").arg("-r")).unwrap_or_default();
+    let kernel = lab::run(Command::new("uname").arg("-r")).unwrap_or_default();
     (cpu, cores, kernel.trim().to_owned())
 }
 

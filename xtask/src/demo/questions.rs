@@ -1,7 +1,7 @@
 //! The questions that the demo asks, and the answers that it expects.
 
 use anyhow::{Context, Result, bail};
-use xtask::lab::Kdig;
+use lab::Kdig;
 
 use crate::stop::Stop;
 
@@ -29,7 +29,7 @@ const fn question(
     }
 }
 
-/// Questions about the zones of Knot DNS in the lab (`xtask::lab::Knot`).
+/// Questions about the zones of Knot DNS in the lab (`lab::Knot`).
 pub(super) const ZONES: &[Question] = &[
     question(0, &["example.com", "A"], "NOERROR", "A 192.0.2.1"),
     question(0, &["www.example.com", "A", "+dnssec"], "NOERROR", "CNAME"),
@@ -50,7 +50,7 @@ pub(super) const ZONES: &[Question] = &[
     ),
 ];
 
-/// Questions that the built-in upstream (`xtask::lab::FakeUpstream`) has answers for.
+/// Questions that the built-in upstream (`lab::FakeUpstream`) has answers for.
 pub(super) const BUILT_IN: &[Question] = &[
     question(0, &["host.example.com", "A"], "NOERROR", "A 192.0.2.1"),
     question(1, &["host6.example.com", "A"], "NOERROR", "A 192.0.2.1"),

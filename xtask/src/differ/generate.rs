@@ -1,7 +1,7 @@
 //! What is asked: four queries in five are such as clients send, the fifth is odd. A third of
 //! them all were asked before, so that caches are met cold and warm.
 
-use xtask::lab::rich::{self, OWNERS};
+use lab::rich::{self, OWNERS};
 
 use super::wire::{self, AD, CD, DO, Oddity, Opt, QR, Query, RD, TC, Z};
 use crate::random::Random;

@@ -25,10 +25,10 @@ use anyhow::{Result, anyhow, bail};
 use clap::Args;
 use compare::{Difference, Peer, Said, differences};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use lab::{DNSMASQ_PORT, Heimdall, Knot, Lab, SERVER_V4, UNBOUND_PORT, UPSTREAM};
 use normal::Reply;
 use rules::{RULES, explain};
 use wire::{Query, TC, hex};
-use xtask::lab::{self, DNSMASQ_PORT, Heimdall, Knot, Lab, SERVER_V4, UNBOUND_PORT, UPSTREAM};
 
 use crate::setup::{self, BUILD, LAB, PEERS, Setup};
 

@@ -372,7 +372,7 @@ mod tests {
             assert_eq!(name_text(&name(text)), text);
         }
         assert_eq!(name("a.bc"), b"\x01a\x02bc\0");
-        assert_eq!(name(&xtask::lab::rich::longest_name()).len(), 255);
+        assert_eq!(name(&lab::rich::longest_name()).len(), 255);
     }
 
     #[test]

@@ -22,6 +22,7 @@ use std::{
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use clients::{Kind, Tally, Udp, World, popular_name};
+use lab::{FakeUpstream, Heimdall, Lab, SERVER_V4, SERVER_V6, UPSTREAM, sum};
 use report::{Hits, Outcome};
 use signal_hook::{
     consts::{SIGHUP, SIGINT, SIGTERM},
@@ -29,7 +30,6 @@ use signal_hook::{
 };
 use upstream::Ledger;
 use watch::{Sample, broken};
-use xtask::lab::{self, FakeUpstream, Heimdall, Lab, SERVER_V4, SERVER_V6, UPSTREAM, sum};
 
 use crate::{
     random::Random,

@@ -3,8 +3,8 @@
 use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 
 use anyhow::{Result, bail};
+use lab::sum;
 use serde_json::Value;
-use xtask::lab::sum;
 
 use super::{SNAPSHOT, clients::Tally, watch::Sample};
 

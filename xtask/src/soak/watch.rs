@@ -3,8 +3,8 @@
 use std::fs;
 
 use anyhow::{Context, Result, bail};
+use lab::{Heimdall, sum};
 use serde_json::Value;
-use xtask::lab::{Heimdall, sum};
 
 /// The server's process at a moment.
 #[derive(Debug, Clone, Copy, Default)]

@@ -23,8 +23,8 @@ use heimdall_user::{
     dns::{Answer, NameHasher, TtlLimits, reply::Server},
     server::PolicyLoader,
 };
+use lab::{CLIENT_V4, FakeUpstream, Heimdall, Lab, SERVER_V4, UPSTREAM};
 use tempfile::TempDir;
-use xtask::lab::{CLIENT_V4, FakeUpstream, Heimdall, Lab, SERVER_V4, UPSTREAM};
 
 use crate::{lab, program};
 use table::{FILES, Over, SCENARIOS, SETTINGS};
