@@ -21,7 +21,7 @@ pub mod access;
 pub mod blocklist;
 mod body;
 pub mod cookie;
-mod hostname;
+pub(crate) mod hostname;
 pub mod identity;
 pub mod limit;
 pub mod local;

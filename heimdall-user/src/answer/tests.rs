@@ -615,7 +615,7 @@ fn lists(lists: &[(&str, blocklist::Action)]) -> blocklist::Blocklists {
     let lists = lists
         .iter()
         .map(|(text, action)| (text.as_bytes(), *action));
-    blocklist::Blocklists::build(lists).unwrap().0
+    crate::blocklist::build(lists).unwrap().0
 }
 
 #[test]

@@ -20,6 +20,7 @@ use crate::{
         policy::{Cookies, Policy},
         special::SpecialNames,
     },
+    blocklist,
     config::{Config, ConfigError, Place, PolicyConfig},
     file,
 };
@@ -260,7 +261,7 @@ fn blocklists(config: &PolicyConfig) -> Result<Blocklists, PolicyError> {
     }
     let actions = config.blocklists.iter().map(|list| list.action);
     let lists = texts.iter().map(Vec::as_slice).zip(actions);
-    let (blocklists, reports) = Blocklists::build(lists).map_err(PolicyError::Blocklists)?;
+    let (blocklists, reports) = blocklist::build(lists).map_err(PolicyError::Blocklists)?;
     for (list, report) in config.blocklists.iter().zip(&reports) {
         let path = list.file.display();
         info!("blocklist {path}: {} names", report.names);
