@@ -122,3 +122,6 @@ impl Policy {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;
