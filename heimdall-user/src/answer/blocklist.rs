@@ -103,7 +103,7 @@ impl Blocklists {
     }
 
     /// Whether no name is on any list.
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.rules.is_none()
     }
 
@@ -148,7 +148,7 @@ impl Blocklists {
 
     /// The answer to a question of this type whose name the lists give `action`; `None` for
     /// [`Action::Allow`].
-    pub fn answer(&self, action: Action, qtype: u16) -> Option<&Answer> {
+    pub(super) fn answer(&self, action: Action, qtype: u16) -> Option<&Answer> {
         let answers = &self.answers;
         match (action, qtype) {
             (Action::NxDomain, _) => Some(&answers.nxdomain),

@@ -33,6 +33,7 @@ pub mod identity;
 pub mod limit;
 pub mod local;
 pub mod policy;
+pub mod prefix;
 pub mod special;
 mod steps;
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use super::{
     Client, Core, Verdict,
     client::Terms,
-    policy::{NonRecursive, Source},
+    policy::{AnsweredBy, NonRecursive},
 };
 use crate::{
     cache::{Cache, Hint, Hit, Key, Place},
@@ -117,17 +117,16 @@ impl Core {
     /// The policy's answer to a question that is not in the cache, if it has one.
     #[inline(never)]
     fn on_miss(&mut self, query: &Query, buf: &mut [u8], client: Client, terms: Terms) -> Verdict {
-        let Some((answer, source)) = self.writer.policy.decide(qname(query, buf), query.qtype())
-        else {
+        let Some((answer, by)) = self.writer.policy.decide(qname(query, buf), query.qtype()) else {
             if !self.may_recurse(query) {
                 return self.writer.refuse_non_recursive(query, buf, client, terms);
             }
             self.writer.counters.misses.add(1);
             return Verdict::Miss;
         };
-        match source {
-            Source::Local => &self.writer.counters.local,
-            Source::Blocklist => &self.writer.counters.blocked,
+        match by {
+            AnsweredBy::Local => &self.writer.counters.local,
+            AnsweredBy::Blocklist => &self.writer.counters.blocked,
         }
         .add(1);
         if let Some(key) = key(query, buf) {
