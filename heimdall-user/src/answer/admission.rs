@@ -100,7 +100,7 @@ impl Admission {
             return Err(Verdict::Drop);
         }
         self.load.this_second += 1;
-        if self.is_limited(client, terms) {
+        if self.is_limited(client, !PLAIN && terms.is_verified()) {
             match self.limiter.check(client.address(), now.seconds) {
                 Allowance::Full => {}
                 Allowance::Small => terms.limit = terms.limit.min(REDUCED_REPLY),
@@ -114,7 +114,8 @@ impl Admission {
                 }
             }
         }
-        if terms.cookie.is_some_and(|cookie| !cookie.verified)
+        if !PLAIN
+            && terms.cookie.is_some_and(|cookie| !cookie.verified)
             && query.has_question()
             && self.demands_cookie(&writer.policy)
         {
@@ -135,7 +136,7 @@ impl Admission {
         now: Now,
     ) -> Terms {
         let mut terms = writer.terms::<false>(query, msg, client, now);
-        if self.is_limited(client, terms)
+        if self.is_limited(client, terms.is_verified())
             && self.limiter.peek(client.address(), now.seconds) != Allowance::Full
         {
             terms.limit = terms.limit.min(REDUCED_REPLY);
@@ -167,8 +168,8 @@ impl Admission {
 
     /// Whether the rate limit applies: to datagrams, and not to clients with a valid cookie.
     #[inline(always)]
-    fn is_limited(&self, client: Client, terms: Terms) -> bool {
-        self.limiter.is_on() && client.transport != Transport::Tcp && !terms.is_verified()
+    fn is_limited(&self, client: Client, verified: bool) -> bool {
+        self.limiter.is_on() && client.transport != Transport::Tcp && !verified
     }
 
     fn demands_cookie(&self, policy: &Policy) -> bool {

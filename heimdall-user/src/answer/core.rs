@@ -13,7 +13,7 @@ use super::{
     writer::Writer,
 };
 use crate::{
-    cache::{Cache, Hint, Key, Place},
+    cache::{Cache, Hint, Key},
     clock::Now,
     dns::{
         Answer, DnsPacketView, Malformed, NameHasher, Query,
@@ -34,11 +34,30 @@ pub const AHEAD: usize = 8;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Send the reply at the start of the buffer.
-    Reply(Reply),
+    Reply {
+        /// What the buffer holds.
+        reply: Reply,
+        /// The answer is popular and about to expire, and the caller should have the forwarder refresh
+        /// it, for [`Core::relearn`]. True for one hit of an answer.
+        refresh: bool,
+    },
     /// Send nothing. It has been counted.
     Drop,
     /// Ask the forwarder.
     Miss,
+}
+
+// One is kept for each message of a batch.
+const _: () = assert!(size_of::<Verdict>() <= 24);
+
+impl Verdict {
+    /// Send a reply, and nothing else is to be done.
+    pub(super) fn reply(reply: Reply) -> Self {
+        Self::Reply {
+            reply,
+            refresh: false,
+        }
+    }
 }
 
 /// The answer core of one thread.
@@ -49,8 +68,6 @@ pub struct Core {
     pub(super) admission: Admission,
     pub(super) writer: Writer,
     shared_policy: Arc<ArcSwap<Policy>>,
-    /// See [`take_refresh`](Self::take_refresh).
-    pub(super) refresh: Option<Place>,
     pub(super) now: Now,
 }
 
@@ -78,7 +95,6 @@ impl Core {
                 drops,
             },
             shared_policy: policy,
-            refresh: None,
             now: Now::default(),
         }
     }

@@ -8,8 +8,7 @@
 //! 1. [`Core::read`] checks the message and hashes its key; [`Core::prefetch`], and when the rest
 //!    of the batch has been read, [`Core::prefetch_entry`].
 //! 2. [`Core::answer`], or [`Core::answer_at`] with the hint of the prefetch, writes the reply over the
-//!    query, or returns [`Verdict::Miss`]. A popular answer that is about to expire should be
-//!    refreshed: [`Core::take_refresh`].
+//!    query, or returns [`Verdict::Miss`]. The verdict also says whether the answer should be refreshed.
 //! 3. After a miss, [`Core::complete`] writes the reply once the forwarder has the answer, and
 //!    [`Core::learn`] caches it.
 //!

@@ -61,7 +61,6 @@ impl Core {
         buf: &mut [u8],
         client: Client,
     ) -> Verdict {
-        self.refresh = None;
         let admitted = self
             .admission
             .admit::<PLAIN>(&self.writer, query, buf, client, self.now);
@@ -85,14 +84,14 @@ impl Core {
         let due = hit.late && hit.popular && is_refreshable(&hit.answer);
         let verdict = if PLAIN && hit.answer.is_plain() {
             match self.writer.plain_reply(query, buf, terms, hit.into()) {
-                Some(reply) => Verdict::Reply(reply),
+                Some(reply) => Verdict::reply(reply),
                 None => self.shortened(query, buf, client, terms),
             }
         } else {
             self.writer.reply(query, buf, client, terms, hit.into())
         };
         if due {
-            self.refresh = Some(place);
+            return self.with_refresh(verdict, place, query, buf);
         }
         verdict
     }
@@ -177,24 +176,24 @@ impl Core {
         query.flags & header::RD != 0 || self.writer.policy.non_recursive == NonRecursive::Forward
     }
 
-    /// Whether the forwarder should refresh the answer that was given last, for
-    /// [`relearn`](Self::relearn): it is popular and about to expire. True for one hit of an answer,
-    /// and on the first call only.
-    #[inline(always)]
-    pub fn take_refresh(&mut self, query: &Query, msg: &[u8]) -> bool {
-        match self.refresh.take() {
-            Some(place) => self.begin_refresh(place, query, msg),
-            None => false,
-        }
-    }
-
-    /// Whether an upstream may be asked for the answer at `place`, and nobody has asked before.
+    /// The verdict of a hit whose answer, at `place`, is due for a refresh: it says so if an upstream may be
+    /// asked for it and no hit before has said so.
     #[cold]
-    fn begin_refresh(&mut self, place: Place, query: &Query, msg: &[u8]) -> bool {
+    fn with_refresh(
+        &mut self,
+        verdict: Verdict,
+        place: Place,
+        query: &Query,
+        msg: &[u8],
+    ) -> Verdict {
+        let Verdict::Reply { reply, .. } = verdict else {
+            return verdict;
+        };
         let policy = &self.writer.policy;
-        self.may_recurse(query)
+        let refresh = self.may_recurse(query)
             && policy.decide(qname(query, msg), query.qtype()).is_none()
-            && self.cache.ask_refresh(place)
+            && self.cache.ask_refresh(place);
+        Verdict::Reply { reply, refresh }
     }
 }
 

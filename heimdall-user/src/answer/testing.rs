@@ -99,7 +99,7 @@ impl Got {
     /// Checks that a reply's sum is that of its octets, too.
     pub(super) fn new(verdict: Verdict, octets: &[u8]) -> Self {
         match verdict {
-            Verdict::Reply(reply) => {
+            Verdict::Reply { reply, .. } => {
                 let sum = checksum::add(0, &octets[..reply.len]);
                 assert_eq!(checksum::finish_udp(reply.sum), checksum::finish_udp(sum));
                 Self::Reply(reply.len)

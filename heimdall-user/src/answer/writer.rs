@@ -159,7 +159,7 @@ impl Writer {
             return self.no_room();
         };
         count_rcode(&self.counters, code);
-        Verdict::Reply(reply)
+        Verdict::reply(reply)
     }
 
     /// Drops a query whose buffer has no room for a reply.
@@ -222,7 +222,7 @@ impl Writer {
         {
             self.counters.truncated.add(1);
         }
-        Verdict::Reply(reply)
+        Verdict::reply(reply)
     }
 }
 

@@ -104,7 +104,7 @@ fn port_zero_gets_no_reply() {
     );
     assert_eq!(core.writer.drops.bad_source.get(), 2);
     let verdict = core.answer(&read, &mut buf, from(UDP));
-    assert!(matches!(verdict, Verdict::Reply(_)), "{verdict:?}");
+    assert!(matches!(verdict, Verdict::Reply { .. }), "{verdict:?}");
 }
 
 #[test]

@@ -259,11 +259,14 @@ fn a_query_without_rd_does_not_refresh() {
     let read = core.read(&with).unwrap();
     core.begin(Now::default());
     core.learn(&read, &with, &aliased(&[]));
-    let mut refresh = |msg: &[u8], now| {
-        let reply = ask(core, msg, UDP, now);
+    let mut refresh = |msg: &[u8], seconds| {
+        let mut octets = [msg, &[0; 512]].concat();
+        core.begin(Now { seconds, unix: 0 });
         let query = core.read(msg).unwrap();
-        assert_eq!(says(&reply), (rcode::NOERROR, None));
-        core.take_refresh(&query, &reply.octets)
+        match core.answer(&query, &mut octets, from(UDP)) {
+            Verdict::Reply { refresh, .. } => refresh,
+            other => panic!("{other:?}"),
+        }
     };
     assert!(!refresh(&with, 1));
     assert!(!refresh(&with, 2));
