@@ -10,12 +10,15 @@ use std::{
 };
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use heimdall_user::answer::{
-    access::{Access, Prefix},
-    blocklist::{Action, Blocklists},
-    cookie::{CookieMaker, Secrets},
-    limit::{LimitSettings, Limiter},
-    local::LocalData,
+use heimdall_user::{
+    answer::{
+        access::{Access, Prefix},
+        blocklist::Action,
+        cookie::{CookieMaker, Secrets},
+        limit::{LimitSettings, Limiter},
+        local::LocalData,
+    },
+    blocklist,
 };
 
 /// Numbers that look like chance.
@@ -120,7 +123,7 @@ fn names(c: &mut Criterion) {
         let _ = writeln!(text, "{}", blocked(number));
     }
     let start = std::time::Instant::now();
-    let (lists, _) = Blocklists::build([(text.as_bytes(), Action::NxDomain)]).unwrap();
+    let (lists, _) = blocklist::build([(text.as_bytes(), Action::NxDomain)]).unwrap();
     println!(
         "a blocklist of {NAMES} names: {} octets of text, {} octets mapped, built in {:.1} s",
         text.len(),

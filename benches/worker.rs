@@ -89,7 +89,11 @@ impl Worker {
             let packet = layout.open(frame, 1500).unwrap();
             let client = client(&packet);
             let verdict = core.answer_at(*hint, query, packet.room, client);
-            if let Verdict::Reply(Reply { len, sum }) = verdict {
+            if let Verdict::Reply {
+                reply: Reply { len, sum },
+                ..
+            } = verdict
+            {
                 black_box(packet.turn_round(len, sum));
                 replies += 1;
             }

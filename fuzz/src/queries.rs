@@ -142,7 +142,11 @@ fn ask(core: &mut Core, msg: &[u8], transport: Transport) {
 }
 
 fn check_frame<'a>(msg: &[u8], buf: &'a [u8], verdict: Verdict, limit: usize) -> Option<&'a [u8]> {
-    let Verdict::Reply(Reply { len, sum }) = verdict else {
+    let Verdict::Reply {
+        reply: Reply { len, sum },
+        ..
+    } = verdict
+    else {
         return None;
     };
     let reply = &buf[..len];

@@ -95,7 +95,10 @@ fn reply(question: &[u8], answer: AnswerRef<'_>) {
     buf.resize(1 << 16, 0xee);
     let client = Client::new([10, 0, 0, 1].into(), Transport::Tcp);
     match core.complete(&query, &mut buf, client, &answer.aged(3)) {
-        Verdict::Reply(Reply { len, .. }) => {
+        Verdict::Reply {
+            reply: Reply { len, .. },
+            ..
+        } => {
             assert_eq!(len, msg.len() + answer.body().len());
             assert_eq!(buf[12..msg.len()], *question);
             assert_eq!(buf[6..12], answer.counts());

@@ -18,6 +18,7 @@
 //! Around the path: [`config`] is what the operator set, [`server`] starts and stops everything,
 //! [`upkeep`] flushes and copies caches in use, [`snapshot`] is the file that outlives a restart,
 //! [`stats`] counts, [`log`] writes the log, [`mod@file`] reads the operator's files,
+//! [`blocklist`] builds the table of blocked names,
 //! [`control`] lets a running server be asked, [`cli`] is the `heimdall` command, [`clock`] is the
 //! time that answers age by, [`exit`] lets a thread report its end, and [`checksum`] is the sum
 //! that packets and the parts of replies have in common.
@@ -27,6 +28,7 @@
 //! `packet`. `dns`, `packet`, `cache` and `answer` do no I/O and know no thread.
 
 pub mod answer;
+pub mod blocklist;
 pub mod cache;
 pub mod checksum;
 pub mod cli;

@@ -82,8 +82,8 @@ fn handle(core: &mut Core, sources: &SourceFilter, frame: &mut [u8]) -> Verdict 
         }
         Err(malformed) => core.reject(*malformed, packet.room, client),
     };
-    if let Verdict::Reply(Reply { len, sum }) = verdict {
-        packet.turn_round(len, sum).unwrap();
+    if let Verdict::Reply { reply, .. } = verdict {
+        packet.turn_round(reply.len, reply.sum).unwrap();
     }
     verdict
 }
@@ -148,7 +148,7 @@ fn hits_at_random_do_not_allocate() {
         for _ in 0..HITS {
             buf.copy_from_slice(&frames[next()]);
             let verdict = handle(&mut core, &sources, &mut buf);
-            assert!(matches!(verdict, Verdict::Reply(_)));
+            assert!(matches!(verdict, Verdict::Reply { .. }));
         }
     });
     assert_eq!(count, 0, "one at a time");
@@ -171,7 +171,7 @@ fn hits_at_random_do_not_allocate() {
                 let packet = layout.open(buf, 1500).unwrap();
                 let client = client(&packet);
                 let verdict = core.answer_at(hint, &query, packet.room, client);
-                assert!(matches!(verdict, Verdict::Reply(_)));
+                assert!(matches!(verdict, Verdict::Reply { .. }));
             }
         }
     });
@@ -208,7 +208,7 @@ fn the_hot_path_does_not_allocate() {
         for frame in &mut frames {
             assert!(matches!(
                 handle(&mut core, &sources, frame),
-                Verdict::Reply(_)
+                Verdict::Reply { .. }
             ));
         }
     });
@@ -225,7 +225,10 @@ fn the_hot_path_does_not_allocate() {
     let count = allocations(|| {
         assert!(matches!(
             handle(&mut core, &sources, &mut malformed),
-            Verdict::Reply(Reply { len: 12, .. })
+            Verdict::Reply {
+                reply: Reply { len: 12, .. },
+                ..
+            }
         ))
     });
     assert_eq!(count, 0, "FORMERR");

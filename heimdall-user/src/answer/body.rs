@@ -1,17 +1,17 @@
-//! Answers of our own making, record by record.
+//! Builds the answers of the policy, record by record.
 
 use crate::dns::{Answer, CLASS_IN, answer::Parts, rrtype};
 
-/// The owner of a record that has the question's name: a pointer to it.
+/// The question's name as the owner of a record: a compression pointer.
 pub(super) const QUESTION: &[u8] = &[0xc0, 12];
 
 /// TTL of the SOA record of a negative answer, and its MINIMUM, in seconds.
 pub(super) const NEGATIVE_TTL: u32 = 60;
 
-/// Largest body: what is left of a message beside header, question and OPT record.
+/// Largest body, in octets: header, question and OPT record take the rest of a message.
 const MAX_BODY: usize = 65_000;
 
-/// The records of an answer. First come those of the answer section.
+/// The records of an answer, those of the answer section first.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Body {
     octets: Vec<u8>,
@@ -28,9 +28,9 @@ impl Body {
         self.add(owner, rtype, class, ttl, rdata);
     }
 
-    /// Adds the SOA record that lets a negative answer be kept (RFC 2308 section 5).
+    /// Adds the SOA record that makes a negative answer cacheable (RFC 2308 section 5).
     pub(super) fn soa(&mut self, owner: &[u8]) {
-        // The root as server and mailbox: there is no zone.
+        // MNAME and RNAME are the root: there is no zone.
         let mut rdata = vec![0, 0];
         for number in [1, 3_600, 600, 86_400, NEGATIVE_TTL] {
             rdata.extend_from_slice(&u32::to_be_bytes(number));
@@ -57,14 +57,14 @@ impl Body {
         self.least_ttl = Some(self.least_ttl.map_or(ttl, |least| least.min(ttl)));
     }
 
-    /// As [`into_answer`](Self::into_answer), for one or two records, which every message holds.
+    /// As [`into_answer`](Self::into_answer), for a body that is known to fit: one or two records.
     pub(super) fn into_small_answer(self, rcode: u8, ede: Option<u16>) -> Answer {
         let life = self.least_ttl.unwrap_or(NEGATIVE_TTL);
         self.into_answer(rcode, ede)
             .unwrap_or_else(|| Answer::failure(rcode, ede, life))
     }
 
-    /// The answer with this response code and Extended DNS Error. `None`: no message can hold it.
+    /// The answer with this response code and Extended DNS Error. `None`: it does not fit in a message.
     pub(super) fn into_answer(self, rcode: u8, ede: Option<u16>) -> Option<Answer> {
         (self.octets.len() <= MAX_BODY).then(|| {
             Answer::new(&Parts {

@@ -1,5 +1,5 @@
-//! Server cookies (RFC 7873), in the form that lets the servers of one address make and check each
-//! other's (RFC 9018 section 4):
+//! Server cookies (RFC 7873) in the interoperable form, with which servers that share an address and a
+//! secret check each other's (RFC 9018 section 4):
 //!
 //! ```text
 //! version 1 (8) | reserved (24) | timestamp (32)
@@ -17,27 +17,26 @@ use siphasher::{
 /// Version and reserved octets.
 const HEAD: [u8; 4] = [1, 0, 0, 0];
 
-/// Seconds that a cookie is good (RFC 9018 section 4.3).
-const LIFE: i32 = 3600;
+/// Seconds for which a cookie is valid (RFC 9018 section 4.3).
+const MAX_AGE: i32 = 3600;
 
 /// Seconds after which the client gets a new one.
-const RENEW: i32 = 1800;
+const RENEW_AGE: i32 = 1800;
 
-/// Seconds that another server's clock may be ahead of ours.
-const AHEAD: i32 = 300;
+/// Seconds by which the clock of another server with the same secret may be ahead.
+const MAX_CLOCK_SKEW: i32 = 300;
 
-/// Seconds for which a secret that is not configured is used.
-const PERIOD: u32 = 86_400;
+/// Seconds for which a derived secret is used.
+const SECRET_PERIOD: u32 = 86_400;
 
-/// What makes cookies ours.
+/// The secrets that cookies are made and checked with.
 #[derive(Clone)]
 pub struct Secrets(Kind);
 
 #[derive(Clone)]
 enum Kind {
     Configured(Vec<[u8; 16]>),
-    /// The key that the secret of each period is derived from, so that secrets change without
-    /// anybody doing anything.
+    /// The key from which the secret of each period is derived, so that secrets change by themselves.
     Derived([u8; 16]),
 }
 
@@ -48,27 +47,27 @@ impl std::fmt::Debug for Secrets {
 }
 
 impl Secrets {
-    /// The first makes cookies, all are good for checking them: to change the secret of a set of
-    /// servers, add the new one behind on all of them, then move it to the front, then leave the old
-    /// one out (RFC 9018 section 5).
+    /// The first makes cookies, all check them. To change the secret of a set of servers, append the
+    /// new one on all of them, then move it to the front, then remove the old one (RFC 9018 section
+    /// 5).
     pub fn configured(secrets: &[[u8; 16]]) -> Self {
         Self(Kind::Configured(secrets.to_vec()))
     }
 
-    /// Secrets that nobody knows, a new one every day.
+    /// Secrets derived from a random key, a new one every day.
     pub fn random() -> Self {
         Self(Kind::Derived(random()))
     }
 }
 
-/// What a client's server cookie is worth.
+/// The result of checking a server cookie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Check {
-    /// It is ours, and new enough.
+    /// This server, or one with the same secret, made it.
     Valid,
-    /// It is ours; the client should get a new one.
+    /// As [`Valid`](Self::Valid), but the client should get a new one.
     Renew,
-    /// It is not ours, or too old, or another client's.
+    /// It has another secret, is too old, or belongs to another client.
     Invalid,
 }
 
@@ -101,26 +100,26 @@ impl CookieMaker {
         cookie
     }
 
-    /// What a server cookie is worth that came from this client.
+    /// Checks a server cookie that came from this client.
     pub fn check(&self, client: &[u8; 8], server: &[u8; 16], address: IpAddr, unix: u32) -> Check {
         let [v, r0, r1, r2, t0, t1, t2, t3, given @ ..] = *server;
         let time = [t0, t1, t2, t3];
         let stamp = u32::from_be_bytes(time);
         // Serial number arithmetic (RFC 1982): the seconds wrap in 2106.
         let age = unix.wrapping_sub(stamp) as i32;
-        if [v, r0, r1, r2] != HEAD || !(-AHEAD..=LIFE).contains(&age) {
+        if [v, r0, r1, r2] != HEAD || !(-MAX_CLOCK_SKEW..=MAX_AGE).contains(&age) {
             return Check::Invalid;
         }
-        let is_ours = match &self.0.0 {
+        let matches = match &self.0.0 {
             Kind::Configured(secrets) => secrets
                 .iter()
                 .any(|secret| hash(secret, client, time, address) == given),
-            // The cookie tells when it was made, and so with which secret.
+            // The timestamp determines the secret.
             Kind::Derived(key) => hash(&derive(key, stamp), client, time, address) == given,
         };
-        match is_ours {
+        match matches {
             false => Check::Invalid,
-            true if age > RENEW => Check::Renew,
+            true if age > RENEW_AGE => Check::Renew,
             true => Check::Valid,
         }
     }
@@ -138,10 +137,10 @@ fn hash(secret: &[u8; 16], client: &[u8; 8], time: [u8; 4], address: IpAddr) -> 
     hasher.finish().to_le_bytes()
 }
 
-/// The secret of the period that `unix` is in.
+/// The secret of the period that contains `unix`.
 fn derive(key: &[u8; 16], unix: u32) -> [u8; 16] {
     let mut hasher = sip128::SipHasher24::new_with_key(key);
-    hasher.write_u32(unix / PERIOD);
+    hasher.write_u32(unix / SECRET_PERIOD);
     hasher.finish128().as_bytes()
 }
 
@@ -157,7 +156,7 @@ mod tests {
 
     /// RFC 9018 appendix A.
     #[test]
-    fn makes_the_cookies_of_the_rfc() {
+    fn agrees_with_the_test_vectors_of_the_rfc() {
         for (secret, client, address, unix, cookie) in [
             (
                 "e5e973e5a6b2a43f48e7dc849e37bfcf",
@@ -241,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_can_be_changed_step_by_step() {
+    fn a_secret_is_changed_in_steps() {
         let (client, address) = ([7; 8], "2001:db8::1".parse().unwrap());
         let old = CookieMaker::new(Secrets::configured(&[[1; 16]]));
         let both = CookieMaker::new(Secrets::configured(&[[2; 16], [1; 16]]));

@@ -1,8 +1,8 @@
-//! Host names, as hosts files and blocklists write them.
+//! Host names as text, as hosts files and blocklists write them.
 //!
-//! Their labels are letters, digits, `-` and `_` (RFC 1123 section 2.1, RFC 8552 for the last).
-//! Such files know no escapes, and names beyond ASCII stand in them as clients ask for them, in
-//! their `xn--` form (RFC 5890).
+//! Their labels consist of letters, digits, `-` and `_` (RFC 1123 section 2.1, RFC 8552 for the
+//! last). There are no escapes, and internationalized names have the form in which clients ask for
+//! them, `xn--` (RFC 5890).
 
 /// Longest label (RFC 1035 section 2.3.4).
 const MAX_LABEL: usize = 63;
@@ -10,9 +10,9 @@ const MAX_LABEL: usize = 63;
 /// Longest name as text without the final dot: on the wire it takes two octets more.
 const MAX_TEXT: usize = 253;
 
-/// Gives a host name without its final dot: labels of 1 to 63 octets, with dots between them.
-/// `None`: it is none.
-pub(super) fn check(text: &[u8]) -> Option<&[u8]> {
+/// A host name without its final dot: labels of 1 to 63 octets, with dots between them. `None` if
+/// the text is not one.
+pub(crate) fn check(text: &[u8]) -> Option<&[u8]> {
     let name = text.strip_suffix(b".").unwrap_or(text);
     let host = |octet: &u8| octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'_');
     let good = name.len() <= MAX_TEXT
@@ -22,8 +22,8 @@ pub(super) fn check(text: &[u8]) -> Option<&[u8]> {
     good.then_some(name)
 }
 
-/// A host name in wire form and small letters.
-pub(super) fn wire(text: &[u8]) -> Option<Vec<u8>> {
+/// A host name in wire form and lower case.
+pub(crate) fn wire(text: &[u8]) -> Option<Vec<u8>> {
     let name = check(text)?;
     let mut wire = Vec::with_capacity(name.len() + 2);
     for label in name.split(|octet| *octet == b'.') {
@@ -40,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_told_from_other_words() {
+    fn only_host_names_are_accepted() {
         let label = "x".repeat(63);
         let longest = [&label[..], &label, &label, &"y".repeat(61)].join(".");
         assert_eq!(wire(longest.as_bytes()).unwrap().len(), 255);

@@ -1,15 +1,15 @@
-//! What the server tells about itself, to those who ask in the Chaos class (RFC 4892) or with the
-//! NSID option (RFC 5001), and the one record that stands in for all (RFC 8482).
+//! What the server tells about itself, in the Chaos class (RFC 4892) and with the NSID option (RFC
+//! 5001), and the record that answers ANY (RFC 8482).
 
 use super::body::{Body, QUESTION};
 use crate::dns::{Answer, CLASS_CH, CLASS_IN, header::rcode, name::eq_ignore_case, rrtype};
 
-/// Names under which the server tells its version.
+/// Names whose TXT record is the version.
 const VERSION: [&[u8]; 2] = [b"\x07version\x04bind\0", b"\x07version\x06server\0"];
-/// Names under which it tells which of several servers it is.
+/// Names whose TXT record is the server's identifier.
 const SERVER_ID: [&[u8]; 2] = [b"\x02id\x06server\0", b"\x08hostname\x04bind\0"];
 
-/// What may be told. Nothing, unless the operator wants it.
+/// What the operator wants to be told; by default nothing.
 #[derive(Debug, Default)]
 pub struct Identity {
     version: Option<Answer>,
@@ -18,8 +18,8 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Tells `version` as version.bind, and `server_id` as id.server, hostname.bind and NSID. Of
-    /// each the first 255 octets.
+    /// `version` is told as version.bind and version.server, `server_id` as id.server, hostname.bind and
+    /// NSID; of each the first 255 octets.
     pub fn new(version: Option<&str>, server_id: Option<&str>) -> Self {
         Self {
             version: version.map(chaos_text),
@@ -29,7 +29,7 @@ impl Identity {
     }
 
     /// The answer to a question in the Chaos class. Only TXT is answered.
-    pub fn lookup(&self, qname: &[u8], qtype: u16) -> Option<&Answer> {
+    pub(super) fn lookup(&self, qname: &[u8], qtype: u16) -> Option<&Answer> {
         let is = |names: &[&[u8]]| names.iter().any(|name| eq_ignore_case(name, qname));
         if qtype != rrtype::TXT {
             None
@@ -43,7 +43,7 @@ impl Identity {
     }
 
     /// The name server identifier.
-    pub fn nsid(&self) -> Option<&[u8]> {
+    pub(super) fn nsid(&self) -> Option<&[u8]> {
         self.nsid.as_deref()
     }
 }
@@ -53,14 +53,14 @@ fn character_string(text: &str) -> &[u8] {
     text.get(..255).unwrap_or(text)
 }
 
-/// A TXT record of the Chaos class, for the question's name, that is not to be kept.
+/// A TXT record of the Chaos class with the question's name; its TTL of 0 keeps it out of caches.
 fn chaos_text(text: &str) -> Answer {
     let text = character_string(text);
     let rdata = [&[text.len() as u8], text].concat();
     one_record(rrtype::TXT, CLASS_CH, 0, &rdata)
 }
 
-/// The answer to ANY: a HINFO record that names the RFC, so that nobody gets more than he sent
+/// The answer to ANY: a HINFO record that names the RFC, so that replies are no larger than needed
 /// (RFC 8482 section 4.2).
 pub fn minimal_any() -> Answer {
     one_record(rrtype::HINFO, CLASS_IN, 3_600, b"\x07RFC8482\0")

@@ -1,29 +1,31 @@
-//! Response rate limiting: how many datagrams a client prefix gets back.
+//! Response rate limiting (RRL): how many datagrams a client prefix gets back.
 //!
-//! A query in a datagram may carry a forged address, and the reply then hits a victim. Each prefix
-//! has an allowance that fills up by the second. One that has used it up gets nothing, but for
-//! every so many replies one that is cut: a client that is really there comes back over TCP, which
-//! cannot be forged, and a victim gets no more than was sent.
+//! A query in a datagram may have a forged source, and the reply then hits a victim. Each prefix has
+//! an allowance, which is refilled by the second. The replies of a prefix that has used it up are
+//! dropped, but for every Nth, which is sent truncated (slip): a real client asks again over TCP,
+//! whose source cannot be forged, and a victim gets no more octets than were sent.
 //!
-//! Each thread has a table of its own, of fixed size, in which a look-up touches one cache line. A
-//! flood from more prefixes than it holds (131,072) pushes those out that were quiet longest, and
-//! so gives each of the flood's prefixes its allowance anew: what it gains is bounded by the
-//! allowance of a prefix for each query that pushes one out.
+//! Each thread has a table of 131,072 prefixes in 1 MiB. A prefix has 8 possible slots, all in one cache
+//! line. If others have them all, the prefix that has been idle longest is evicted, and of several
+//! the one with most of its allowance left. An evicted prefix starts again with its whole allowance, so
+//! a flood from more prefixes than the table holds gains at most one allowance for each query that
+//! evicts.
 
 use std::{hash::BuildHasher, net::IpAddr};
 
 use foldhash::fast::RandomState;
 
-use super::access::{Prefix, PrefixMap};
+use super::prefix::{Prefix, PrefixMap};
 
-/// How much a prefix gets.
+/// How many replies a prefix gets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LimitSettings {
     /// Replies a second, of one thread: 0 (no limit) to 65,535.
     pub per_second: u16,
-    /// Replies that a prefix which was quiet may get at once: at least `per_second`.
+    /// The whole allowance: replies that a prefix gets at once after it has been idle; at least
+    /// `per_second`.
     pub burst: u16,
-    /// Of the replies over the limit every so manieth is sent, cut. 1: all, 0: none.
+    /// Every Nth limited reply is sent truncated. 1: all, 0: none.
     pub slip: u16,
     /// Bits of an IPv4 address that make up a prefix: 0 to 32.
     pub v4_prefix: u8,
@@ -47,32 +49,33 @@ impl Default for LimitSettings {
     }
 }
 
-/// What a client may get now.
+/// What a client gets now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Allowance {
     /// A reply.
     Full,
     /// A small reply: more than half of its prefix's allowance is used up.
     Small,
-    /// A reply that is cut.
+    /// A truncated reply.
     Slip,
-    /// None.
+    /// No reply.
     Drop,
 }
 
+/// Slots of a bucket.
 const WAYS: usize = 8;
 
-/// Buckets of the table: one MiB.
+/// Buckets of the table, of one cache line each.
 const BUCKETS: usize = 1 << 14;
 
-/// What a prefix has left.
+/// A slot: what a prefix has left of its allowance.
 #[derive(Clone, Copy, Debug, Default)]
 struct Account {
-    /// Tells the prefixes of a bucket apart; 0: nobody's.
+    /// Part of the prefix's hash, which tells those of a bucket apart; 0: the slot is free.
     tag: u32,
     tokens: u16,
-    /// When it was last filled up: the low bits of the clock's seconds.
-    filled: u16,
+    /// When it was last refilled: the low bits of the clock's seconds.
+    refilled: u16,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -86,12 +89,12 @@ pub struct Limiter {
     exempt: PrefixMap<bool>,
     hasher: RandomState,
     buckets: Box<[Bucket]>,
-    /// Replies over the limit so far, for the slip.
+    /// Limited replies so far, of which every Nth slips.
     limited: u16,
 }
 
 impl Limiter {
-    /// A limiter; without a limit it takes no memory.
+    /// A limiter. Without a limit it takes no memory.
     pub fn new(settings: &LimitSettings) -> Self {
         let buckets = if settings.per_second > 0 { BUCKETS } else { 0 };
         let exempt = settings.exempt.iter().map(|prefix| (*prefix, true));
@@ -106,38 +109,38 @@ impl Limiter {
 
     /// Whether there is a limit at all.
     #[inline]
-    pub fn is_on(&self) -> bool {
+    pub(super) fn is_on(&self) -> bool {
         !self.buckets.is_empty()
     }
 
-    /// What the client may get at `now`, in seconds; takes it from its prefix's allowance.
+    /// What the client gets at `now`, in seconds. A reply is taken from its prefix's allowance.
     pub fn check(&mut self, address: IpAddr, now: u32) -> Allowance {
         if self.exempt.get(address) {
             return Allowance::Full;
         }
-        let (place, tag) = self.place(address);
+        let (bucket, tag) = self.position(address);
         let LimitSettings {
             per_second,
             burst,
             slip,
             ..
         } = self.settings;
-        let Some(Bucket(accounts)) = self.buckets.get_mut(place) else {
+        let Some(Bucket(accounts)) = self.buckets.get_mut(bucket) else {
             return Allowance::Full;
         };
         let now = now as u16;
         let way = accounts.iter().position(|account| account.tag == tag);
-        let way = way.unwrap_or_else(|| quietest(accounts, now));
+        let way = way.unwrap_or_else(|| eviction_candidate(accounts, now));
         let Some(account) = accounts.get_mut(way) else {
             return Allowance::Full;
         };
         if account.tag == tag {
-            account.fill(per_second, burst, now);
+            account.refill(per_second, burst, now);
         } else {
             *account = Account {
                 tag,
                 tokens: burst,
-                filled: now,
+                refilled: now,
             };
         }
         match account.tokens.checked_sub(1) {
@@ -155,26 +158,26 @@ impl Limiter {
         }
     }
 
-    /// As [`check`](Self::check), for a reply whose query was checked, and not from scratch: nothing
-    /// is taken, and it is full or small.
-    pub fn peek(&self, address: IpAddr, now: u32) -> Allowance {
-        let (place, tag) = self.place(address);
+    /// As [`check`](Self::check), for a later reply to a query that was checked: nothing is taken, and
+    /// the reply is full or small.
+    pub(super) fn peek(&self, address: IpAddr, now: u32) -> Allowance {
+        let (bucket, tag) = self.position(address);
         let account = self
             .buckets
-            .get(place)
+            .get(bucket)
             .and_then(|Bucket(accounts)| accounts.iter().find(|account| account.tag == tag));
         match account {
             Some(account) if !self.exempt.get(address) => {
                 let mut account = *account;
-                account.fill(self.settings.per_second, self.settings.burst, now as u16);
+                account.refill(self.settings.per_second, self.settings.burst, now as u16);
                 full_or_small(account.tokens, self.settings.burst)
             }
             _ => Allowance::Full,
         }
     }
 
-    /// Where the account of an address's prefix is.
-    fn place(&self, address: IpAddr) -> (usize, u32) {
+    /// The bucket and the tag of an address's prefix.
+    fn position(&self, address: IpAddr) -> (usize, u32) {
         let prefix = match address {
             IpAddr::V4(v4) => {
                 let kept = leading(u64::from(u32::from(v4)) << 32, self.settings.v4_prefix);
@@ -192,15 +195,15 @@ impl Limiter {
 }
 
 impl Account {
-    fn fill(&mut self, per_second: u16, burst: u16, now: u16) {
-        let elapsed = now.wrapping_sub(self.filled);
+    fn refill(&mut self, per_second: u16, burst: u16, now: u16) {
+        let elapsed = now.wrapping_sub(self.refilled);
         let earned = per_second.saturating_mul(elapsed);
         self.tokens = self.tokens.saturating_add(earned).min(burst);
-        self.filled = now;
+        self.refilled = now;
     }
 }
 
-/// The first so many bits.
+/// The first `count` bits.
 fn leading(bits: u64, count: u8) -> u64 {
     match count {
         0 => 0,
@@ -217,16 +220,16 @@ fn full_or_small(left: u16, burst: u16) -> Allowance {
     }
 }
 
-/// The account that was quiet longest, or one that is nobody's. Of several, the one that has most
-/// left goes: one that is used up stays, so that no flood can give it its allowance anew at once.
-fn quietest(accounts: &[Account; WAYS], now: u16) -> usize {
+/// The way to evict: a free one, else that of the prefix that has been idle longest. Of several, that
+/// with most left: one that is used up stays, so that no flood can restore its allowance at once.
+fn eviction_candidate(accounts: &[Account; WAYS], now: u16) -> usize {
     accounts
         .iter()
         .enumerate()
         .max_by_key(|(_, account)| {
             (
                 account.tag == 0,
-                now.wrapping_sub(account.filled),
+                now.wrapping_sub(account.refilled),
                 account.tokens,
             )
         })
@@ -252,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn slips_are_every_so_manieth() {
+    fn every_nth_limited_reply_slips() {
         use Allowance::{Drop, Full, Slip, Small};
         for (slip, expected) in [
             (0, [Full, Full, Small, Small, Drop, Drop, Drop, Drop]),
@@ -291,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_of_prefixes_does_not_touch_the_one_that_is_limited_now() {
+    fn a_flood_of_prefixes_does_not_evict_one_that_is_limited() {
         let mut limiter = Limiter::new(&settings(5, 5, 0));
         let victim = "198.51.100.1".parse().unwrap();
         for second in 0..20 {
@@ -300,7 +303,7 @@ mod tests {
             let mut answered = 0;
             for address in flood {
                 limiter.check(address, second);
-                // Its account is used in every turn, so others are quiet for longer.
+                // It asks in every turn, so others are idle for longer.
                 if address.to_string().ends_with(".0.0") {
                     let allowed = limiter.check(victim, second);
                     answered += u32::from(allowed != Allowance::Drop);
@@ -312,7 +315,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn agrees_with_a_table_of_any_size(
+        fn agrees_with_an_unbounded_table(
             per_second in 1..20u16, more in 0..20u16, steps in prop::collection::vec((0..6u8, 0..3u32), 1..300),
         ) {
             let burst = per_second + more;

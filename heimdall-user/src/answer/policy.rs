@@ -1,7 +1,7 @@
-//! What the operator has decided about clients and names.
+//! The policy: the operator's rules for clients and names.
 //!
-//! One value that never changes; a reload makes another one and swaps it in whole, while the
-//! cores go on with the old one until their next round.
+//! It is immutable. A reload builds another one and replaces it as a whole; cores use the old one until
+//! their next batch.
 
 use super::{
     access::Access,
@@ -17,32 +17,32 @@ use crate::dns::{Answer, AnswerRef, QUESTION_FIXED, aliases};
 /// The policy of all cores.
 #[derive(Debug)]
 pub struct Policy {
-    /// Who may ask.
+    /// Which clients are answered.
     pub access: Access,
-    /// How much a client prefix may ask for.
+    /// How many replies a client prefix gets.
     pub limit: LimitSettings,
     /// DNS cookies, unless they are off.
     pub cookies: Option<Cookies>,
     /// What the server tells about itself.
     pub identity: Identity,
-    /// Names that are answered from here.
+    /// Names with records of the operator.
     pub local: LocalData,
-    /// Special-use names that are answered from here.
+    /// Special-use names, which are not forwarded.
     pub special: SpecialNames,
-    /// Names that are not answered as the world would.
+    /// Names that do not get an upstream's answer.
     pub blocklists: Blocklists,
-    /// The blocklists are also asked for the names that aliases lead to.
+    /// The targets of aliases are looked up in the blocklists, too.
     pub blocklist_aliases: bool,
     /// What queries without RD get.
     pub non_recursive: NonRecursive,
-    /// What stands in for all records of a name.
+    /// The answer to ANY.
     pub any: Answer,
 }
 
 /// What queries of class IN without RD (recursion desired) get (RFC 1034 section 4.3.1).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum NonRecursive {
-    /// What is in the cache or in the policy, or else REFUSED.
+    /// What the cache or the policy has, or else REFUSED.
     #[default]
     Cache,
     /// REFUSED.
@@ -56,13 +56,13 @@ pub enum NonRecursive {
 pub struct Cookies {
     /// Makes and checks them.
     pub maker: CookieMaker,
-    /// Queries a second, of one thread, above which a client that knows cookies has to show one of
-    /// ours. 0: never.
+    /// Queries a second, of one thread, above which clients that send cookies need a valid server
+    /// cookie. 0: never.
     pub demand_above: u32,
 }
 
 impl Default for Policy {
-    /// Private clients only, no limits, no cookies, no names of our own.
+    /// Private clients only, no limits, no cookies, no rules for names.
     fn default() -> Self {
         Self {
             access: Access::default(),
@@ -79,9 +79,9 @@ impl Default for Policy {
     }
 }
 
-/// Which part of the policy has answered.
+/// The part of the policy that has an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Source {
+pub(super) enum AnsweredBy {
     /// Local data, or a special-use name.
     Local,
     /// A blocklist.
@@ -89,24 +89,24 @@ pub enum Source {
 }
 
 impl Policy {
-    /// The policy's own answer to a question of the Internet class, if it has one. Local data come
-    /// before blocklists, and what the operator says of a name before what is special about it.
-    pub fn decide(&self, qname: &[u8], qtype: u16) -> Option<(&Answer, Source)> {
+    /// The policy's answer to a question of class IN, if it has one. Local data come before blocklists,
+    /// and both before special-use names.
+    pub(super) fn decide(&self, qname: &[u8], qtype: u16) -> Option<(&Answer, AnsweredBy)> {
         if let Some(answer) = self.local.lookup(qname, qtype) {
-            return Some((answer, Source::Local));
+            return Some((answer, AnsweredBy::Local));
         }
         let Some(action) = self.blocklists.lookup(qname) else {
             let answer = self.special.lookup(qname, qtype)?;
-            return Some((answer, Source::Local));
+            return Some((answer, AnsweredBy::Local));
         };
         let answer = self.blocklists.answer(action, qtype)?;
-        Some((answer, Source::Blocklist))
+        Some((answer, AnsweredBy::Blocklist))
     }
 
-    /// What `question` (wire form, class IN) gets instead of `answer`, an upstream's, which leads by
-    /// aliases to a blocked name. The first blocked name of the chain decides. A list that allows the
-    /// question's name allows all that its aliases lead to.
-    pub fn decide_aliases(&self, question: &[u8], answer: AnswerRef<'_>) -> Option<&Answer> {
+    /// The answer that replaces an upstream's `answer` to `question` (wire form, class IN) if that has an
+    /// alias of a blocked name. The first blocked name of the chain decides. If the question's name is
+    /// allowed, so are the targets of its aliases.
+    pub(super) fn decide_aliases(&self, question: &[u8], answer: AnswerRef<'_>) -> Option<&Answer> {
         if !self.blocklist_aliases || self.blocklists.is_empty() {
             return None;
         }
@@ -122,3 +122,6 @@ impl Policy {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,7 @@
-//! Special-use names, which are answered here and never sent upstream.
+//! Special-use names, which are answered from the policy and not forwarded.
 //!
-//! Nobody owns these names, or everybody does: queries for them would tell upstreams about the
-//! network and get no useful answer. What each gets:
+//! They have no owner in the public DNS: queries for them would disclose the network to upstreams and
+//! get no useful answer. The answers:
 //!
 //! | zone | answer | source |
 //! |---|---|---|
@@ -11,8 +11,8 @@
 //! | `resolver.arpa` | no data: there is no designated resolver | RFC 9462 section 6.4 |
 //!
 //! All but `localhost` are zones with a SOA and an NS record and nothing else (RFC 6303 section 3).
-//! DS records of a zone are its parent's, and asked upstream: with them a validating client learns
-//! that the zone is not signed (RFC 8375 section 4).
+//! DS records of a zone belong to its parent, and are forwarded: they prove to a validating client that
+//! the zone is not signed (RFC 8375 section 4).
 
 use std::{collections::HashSet, fmt, net::Ipv4Addr, net::Ipv6Addr, str::FromStr};
 
@@ -36,7 +36,7 @@ const TOP: [(&str, Kind); 4] = [
     ("onion", Kind::Empty),
 ];
 
-/// Zones below `arpa`, but for those that [`ranges`] makes (IANA, Locally-Served DNS Zones).
+/// Zones below `arpa`, except for those of [`ranges`] (IANA, Locally-Served DNS Zones).
 const ARPA: [(&str, Kind); 19] = [
     ("home.arpa", Kind::Empty),
     ("resolver.arpa", Kind::NoData),
@@ -84,13 +84,13 @@ enum Kind {
     Loopback,
 }
 
-/// The special zones that are answered here. The default has none.
+/// The special zones that are answered from the policy. The default has none.
 #[derive(Debug, Default)]
 pub struct SpecialNames {
     top: Vec<Zone>,
     arpa: Vec<Zone>,
     exceptions: Vec<Box<[u8]>>,
-    /// Names above local data and exceptions: as names below them exist, so do they (RFC 8020).
+    /// Names above local data and exceptions: they exist because names below them do (RFC 8020).
     parents: HashSet<Box<[u8]>>,
 }
 
@@ -105,7 +105,7 @@ struct Zone {
     nxdomain: Answer,
 }
 
-/// A zone in a special one, or around some, that is asked upstream all the same.
+/// A zone that is forwarded although it is, contains or is part of a special zone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Exception {
     text: String,
@@ -113,7 +113,7 @@ pub struct Exception {
     name: Box<[u8]>,
 }
 
-/// Why a zone is no exception.
+/// The zone is not related to any special zone.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[error("{0:?} is no special name, nor has it one below; write a zone like \"10.in-addr.arpa\"")]
 pub struct NotSpecial(String);
@@ -155,7 +155,7 @@ fn wire(name: &str) -> Box<[u8]> {
 }
 
 impl SpecialNames {
-    /// All special zones but the exceptions. Names above these and above those of `local` exist.
+    /// All special zones except for the exceptions. Names above these and above `local` data exist.
     pub fn new(exceptions: &[Exception], local: &LocalData) -> Self {
         let zones = names().map(|(name, kind)| Zone::new(wire(&name), kind));
         let (arpa, top) = zones.partition(|zone| zone.name.ends_with(ARPA_LABEL));
@@ -179,7 +179,7 @@ impl SpecialNames {
     }
 
     /// The answer to a question of class IN, if its name (wire form, any case) is special.
-    pub fn lookup(&self, qname: &[u8], qtype: u16) -> Option<&Answer> {
+    pub(super) fn lookup(&self, qname: &[u8], qtype: u16) -> Option<&Answer> {
         let mut folded = [0; MAX_NAME];
         let name = folded.get_mut(..qname.len())?;
         name.copy_from_slice(qname);
@@ -319,7 +319,7 @@ mod tests {
     const SVCB: u16 = 64;
 
     #[test]
-    fn every_special_name_has_its_answer() {
+    fn special_names_have_their_answers() {
         let special = special(&[], &[]);
         let loopback6 = "00000000000000000000000000000001";
         let ip6 =
@@ -376,7 +376,7 @@ mod tests {
         ] {
             assert_eq!(answer(&special, name, qtype), expected, "{name} {qtype}");
         }
-        // In another label, a length octet and `test`.
+        // The label is `\x04test`: a length octet in it is not the start of a label.
         assert!(special.lookup(b"\x01a\x05\x04test\0", A).is_none());
         assert!(answer(&special, "10.in-addr.arpa", SOA).ends_with("00002a30"));
         assert_eq!(
@@ -387,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn exceptions_are_asked_upstream() {
+    fn exceptions_are_forwarded() {
         let special = special(
             &[
                 "5.10.in-addr.arpa",

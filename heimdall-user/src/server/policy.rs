@@ -1,5 +1,4 @@
-//! Makes the policy that the settings stand for: reads the files that they name, at the start and
-//! at every reload.
+//! Builds the policy from the settings and the files that they name, at the start and at every reload.
 
 use std::{
     fmt, io,
@@ -20,6 +19,7 @@ use crate::{
         policy::{Cookies, Policy},
         special::SpecialNames,
     },
+    blocklist,
     config::{Config, ConfigError, Place, PolicyConfig},
     file,
 };
@@ -30,7 +30,7 @@ const MAX_HOSTS: u64 = 64 << 20;
 /// Longest blocklist, in octets: some forty million names.
 const MAX_BLOCKLIST: u64 = 1 << 30;
 
-/// Why there is no policy. One line each.
+/// Why a policy cannot be built. One line each.
 #[derive(Debug, Error)]
 pub enum PolicyError {
     /// A file cannot be read.
@@ -43,24 +43,24 @@ pub enum PolicyError {
         /// Why not.
         source: io::Error,
     },
-    /// A record is bad.
+    /// A record is invalid.
     #[error("{place}{error}")]
     Record {
-        /// Where it stands.
+        /// Where it is.
         place: Place,
         /// What is wrong.
         error: LocalError,
     },
-    /// Local data do not fit together.
+    /// Local data contradict each other.
     #[error("[local]: {0}")]
     Local(LocalError),
-    /// The blocklists cannot be put together.
+    /// The blocklists cannot be built.
     #[error("cannot make the table of blocked names: {0}; is there room for temporary files?")]
     Blocklists(io::Error),
 }
 
-/// Makes policies. What has to outlive a reload is here: the key of the cookies, so that clients
-/// do not have to get new ones.
+/// Builds policies. Keeps what has to outlive a reload: the secrets of the cookies, so that those of
+/// clients stay valid.
 #[derive(Debug)]
 pub struct PolicyLoader {
     secrets: Secrets,
@@ -75,10 +75,10 @@ impl Default for PolicyLoader {
 }
 
 impl PolicyLoader {
-    /// The policy that the settings stand for. Lists of millions of names take some seconds.
+    /// Builds the policy of these settings. Lists of millions of names take some seconds.
     ///
     /// # Errors
-    /// A file cannot be read, or says something that cannot be.
+    /// A file cannot be read, or local data are invalid.
     pub fn load(&self, config: &PolicyConfig) -> Result<Policy, PolicyError> {
         let local = local(config)?;
         let special = match &config.special_names_except {
@@ -260,7 +260,7 @@ fn blocklists(config: &PolicyConfig) -> Result<Blocklists, PolicyError> {
     }
     let actions = config.blocklists.iter().map(|list| list.action);
     let lists = texts.iter().map(Vec::as_slice).zip(actions);
-    let (blocklists, reports) = Blocklists::build(lists).map_err(PolicyError::Blocklists)?;
+    let (blocklists, reports) = blocklist::build(lists).map_err(PolicyError::Blocklists)?;
     for (list, report) in config.blocklists.iter().zip(&reports) {
         let path = list.file.display();
         info!("blocklist {path}: {} names", report.names);

@@ -141,7 +141,10 @@ impl Loop {
                 };
                 let query = self.service.read(self.buf.get(..len).unwrap_or_default());
                 match self.service.answer(&query, &mut self.buf, origin) {
-                    Verdict::Reply(Reply { len, .. }) => {
+                    Verdict::Reply {
+                        reply: Reply { len, .. },
+                        ..
+                    } => {
                         open.reply(self.buf.get(..len).unwrap_or_default());
                         self.counters.tcp_answered.add(1);
                     }

@@ -63,8 +63,10 @@ impl Datagrams {
                 continue;
             };
             if let Some(origin @ Origin::Udp { path, .. }) = origin
-                && let Verdict::Reply(Reply { len, .. }) =
-                    service.answer(query, self.batch.room(slot), *origin)
+                && let Verdict::Reply {
+                    reply: Reply { len, .. },
+                    ..
+                } = service.answer(query, self.batch.room(slot), *origin)
             {
                 self.batch.reply(slot, len, path);
             }

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     answer::{Core, Verdict},
     clock::Clock,
-    dns::{Answer, Malformed, Query, reply::Reply},
+    dns::{Answer, Malformed, Query},
     forward::{Handle, MAX_REFRESHES, Mailbox, Outcome, Request},
     upkeep::{Progress, Upkeep},
 };
@@ -108,7 +108,7 @@ impl Service {
             Err(malformed) => return self.core.reject(*malformed, buf, client),
         };
         let verdict = self.core.answer(query, buf, client);
-        if self.core.take_refresh(query, buf) {
+        if let Verdict::Reply { refresh: true, .. } = verdict {
             self.refresh(query, buf, client.address());
         }
         match verdict {
@@ -165,7 +165,7 @@ impl Service {
             self.learnt = Some(outcome.answer);
         }
         match verdict {
-            Verdict::Reply(Reply { len, .. }) => Some((waiting, len)),
+            Verdict::Reply { reply, .. } => Some((waiting, reply.len)),
             Verdict::Drop | Verdict::Miss => Some((waiting, 0)),
         }
     }

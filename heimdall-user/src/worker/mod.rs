@@ -34,7 +34,7 @@ use nix::{
 use crate::{
     answer::{AHEAD, Client, Core, Hint, Transport, Verdict},
     clock::Clock,
-    dns::{Malformed, Query, reply::Reply},
+    dns::{Malformed, Query},
     exit::OnExit,
     forward::{Handle, MAX_REFRESHES, Mailbox, Request},
     packet::{self, BadPacket, Layout, Packet, SourceFilter},
@@ -565,18 +565,16 @@ impl State {
                 let packet = layout.open(octets, mtu)?;
                 let client = client(&packet);
                 *verdict = match query {
-                    Ok(query) => {
-                        let verdict = self.core.answer_at(*hint, query, packet.room, client);
-                        if self.core.take_refresh(query, packet.room) {
-                            refresh =
-                                Request::refresh(query, packet.room, client.address(), self.front);
-                        }
-                        verdict
-                    }
+                    Ok(query) => self.core.answer_at(*hint, query, packet.room, client),
                     Err(malformed) => self.core.reject(*malformed, packet.room, client),
                 };
+                if let Verdict::Reply { refresh: true, .. } = *verdict
+                    && let Ok(query) = query
+                {
+                    refresh = Request::refresh(query, packet.room, client.address(), self.front);
+                }
                 match *verdict {
-                    Verdict::Reply(Reply { len, sum }) => packet.turn_round(len, sum),
+                    Verdict::Reply { reply, .. } => packet.turn_round(reply.len, reply.sum),
                     Verdict::Drop | Verdict::Miss => None,
                 }
             });
@@ -593,7 +591,7 @@ impl State {
         } in staged.drain(..)
         {
             match (verdict, query) {
-                (Verdict::Reply(_), _) => self.replies.push(frame),
+                (Verdict::Reply { .. }, _) => self.replies.push(frame),
                 (Verdict::Miss, Ok(query)) => {
                     missed = true;
                     let waiting = Waiting {
@@ -656,10 +654,10 @@ impl State {
             let packet = layout.open(octets, mtu)?;
             let client = client(&packet);
             let verdict = write(&mut self.core, &query, packet.room, client);
-            let Verdict::Reply(Reply { len, sum }) = verdict else {
+            let Verdict::Reply { reply, .. } = verdict else {
                 return None;
             };
-            let len = packet.turn_round(len, sum);
+            let len = packet.turn_round(reply.len, reply.sum);
             replied = len.is_some();
             len
         });

@@ -114,7 +114,7 @@ fn records_of_the_common_types() {
 }
 
 #[test]
-fn aliases_bring_what_they_lead_to() {
+fn an_alias_is_answered_with_its_target() {
     let data = records(&[
         "a.lan. 100 CNAME B.lan.",
         "b.lan. 200 CNAME c.lan.",
@@ -167,7 +167,7 @@ fn aliases_bring_what_they_lead_to() {
 }
 
 #[test]
-fn bad_records_are_told() {
+fn bad_records_are_errors() {
     for (record, part) in [
         ("printer.lan. A 10.0.0", "is not a record"),
         ("printer.lan.", "is not a record"),
@@ -401,7 +401,7 @@ fn conflicts_name_the_record() {
 }
 
 #[test]
-fn data_keep_their_letter_case() {
+fn record_data_keep_their_case() {
     // People read the names of services (RFC 6763 section 4.1.1).
     let data = records(&[
         "_ipp._tcp.lan. PTR Big\\032Printer._ipp._tcp.lan.",

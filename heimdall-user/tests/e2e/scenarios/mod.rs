@@ -110,7 +110,7 @@ fn ask_core(core: &mut Core, msg: &[u8], transport: Transport) -> Option<Vec<u8>
         },
     };
     match verdict {
-        Verdict::Reply(reply) => Some(buf[..reply.len].to_vec()),
+        Verdict::Reply { reply, .. } => Some(buf[..reply.len].to_vec()),
         Verdict::Drop | Verdict::Miss => None,
     }
 }

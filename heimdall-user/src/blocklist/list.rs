@@ -1,21 +1,22 @@
-//! Reads a list, line by line, in either of the two formats that lists come in.
+//! Reads a list, line by line, in either of the two formats that lists come in: a name a line, which
+//! stands for the names below it, too, or a hosts file.
 
 use std::net::IpAddr;
 
-use super::super::hostname;
+use crate::answer::hostname;
 
-/// What a list held.
+/// What was read of a list.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Report {
-    /// Names taken.
+    /// Names that were added.
     pub names: usize,
-    /// Lines that say nothing that can be understood.
+    /// Lines that were skipped, in whole or in part: they hold something that is no name.
     pub skipped: usize,
-    /// The first of those, counted from 1.
+    /// The number of the first of those, counted from 1.
     pub first_skipped: Option<usize>,
 }
 
-/// Names that the lines of every hosts file begin with, and that nobody wants to block.
+/// Names that hosts files give the host's own addresses, and that nobody wants to block.
 const LOCAL: [&str; 9] = [
     "localhost",
     "localhost.localdomain",
@@ -28,17 +29,17 @@ const LOCAL: [&str; 9] = [
     "0.0.0.0",
 ];
 
-/// Gives `take` the key of each name, and whether all names below it are meant, too.
-pub(super) fn read(text: &[u8], mut take: impl FnMut(&[u8], bool)) -> Report {
+/// Calls `add` with the key of each name, and whether the names below it are blocked, too.
+pub(super) fn read(text: &[u8], mut add: impl FnMut(&[u8], bool)) -> Report {
     let mut report = Report::default();
     let mut key = Vec::with_capacity(256);
     let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text); // byte order mark
     for (number, line) in (1..).zip(text.split(|octet| *octet == b'\n')) {
-        let mut take = |key: &[u8], below| {
+        let mut add = |key: &[u8], below| {
             report.names += 1;
-            take(key, below);
+            add(key, below);
         };
-        if read_line(line.trim_ascii(), &mut key, &mut take).is_none() {
+        if read_line(line.trim_ascii(), &mut key, &mut add).is_none() {
             report.skipped += 1;
             report.first_skipped.get_or_insert(number);
         }
@@ -46,8 +47,8 @@ pub(super) fn read(text: &[u8], mut take: impl FnMut(&[u8], bool)) -> Report {
     report
 }
 
-/// Takes the names of a line; `None` if it has something else.
-fn read_line(line: &[u8], key: &mut Vec<u8>, take: &mut impl FnMut(&[u8], bool)) -> Option<()> {
+/// Adds the names of a line; `None` if it holds something else.
+fn read_line(line: &[u8], key: &mut Vec<u8>, add: &mut impl FnMut(&[u8], bool)) -> Option<()> {
     if line.starts_with(b"!") {
         return Some(());
     }
@@ -59,41 +60,41 @@ fn read_line(line: &[u8], key: &mut Vec<u8>, take: &mut impl FnMut(&[u8], bool))
         return Some(());
     };
     if is_address(first) {
-        return read_hosts(words, key, take);
+        return read_hosts(words, key, add);
     }
-    // A `#` within the word makes it no name: `example.com##.banner` is a rule for browsers, which
-    // hides a part of a page; the site must not be blocked for it.
+    // A word with a `#` in it is not a name: `example.com##.banner` is a browser's rule that hides a
+    // part of a page, and must not block the site.
     let alone = words.next().is_none();
     write_key(first.strip_prefix(b"*.").unwrap_or(first), key).filter(|()| alone)?;
-    take(key, true);
+    add(key, true);
     Some(())
 }
 
-/// Takes the names behind an address. What is no name among them does not keep the others out.
+/// Adds the names that follow an address; those that are not valid are skipped.
 fn read_hosts<'a>(
     words: impl Iterator<Item = &'a [u8]>,
     key: &mut Vec<u8>,
-    take: &mut impl FnMut(&[u8], bool),
+    add: &mut impl FnMut(&[u8], bool),
 ) -> Option<()> {
-    let (mut any, mut good) = (false, true);
+    let (mut any, mut valid) = (false, true);
     for word in words {
         let mut parts = word.splitn(2, |octet| *octet == b'#');
         let name = parts.next()?;
         any = true;
         if !is_local(name) {
             match write_key(name, key) {
-                Some(()) => take(key, false),
-                None => good = false,
+                Some(()) => add(key, false),
+                None => valid = false,
             }
         }
         if parts.next().is_some() {
             break;
         }
     }
-    (any && good).then_some(())
+    (any && valid).then_some(())
 }
 
-/// An IP address; that of a link may come with its interface (RFC 4007 section 11).
+/// Whether a word is an IP address; a link-local one may have a zone (RFC 4007 section 11).
 fn is_address(word: &[u8]) -> bool {
     let address = word.split(|octet| *octet == b'%').next();
     address

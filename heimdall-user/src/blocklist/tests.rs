@@ -1,19 +1,16 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 use std::collections::HashMap;
 
-use hickory_proto::{
-    op::{Message, ResponseCode},
-    serialize::binary::BinDecodable,
-};
 use proptest::prelude::*;
 
-use super::{super::hostname::wire, *};
+use super::*;
+use crate::answer::hostname::wire;
 
 fn lists(texts: &[(&str, Action)]) -> (Blocklists, Vec<Report>) {
     let texts = texts
         .iter()
         .map(|(text, action)| (text.as_bytes(), *action));
-    Blocklists::build(texts).unwrap()
+    build(texts).unwrap()
 }
 
 #[test]
@@ -88,7 +85,7 @@ fn lines_that_are_hard_to_read() {
         assert_eq!(lists.lookup(b"\x09localhost\0"), None, "{line}");
     }
     let latin1 = b"0.0.0.0 ads.example # caf\xe9\n";
-    let (_, reports) = Blocklists::build([(&latin1[..], Action::NxDomain)]).unwrap();
+    let (_, reports) = build([(&latin1[..], Action::NxDomain)]).unwrap();
     assert_eq!((reports[0].names, reports[0].skipped), (1, 0));
 }
 
@@ -133,39 +130,6 @@ fn the_most_specific_name_decides_and_exceptions_come_first() {
         );
     }
     assert!(lists.bytes() > 0);
-    assert_eq!(Blocklists::default().lookup(b"\x01a\0"), None);
-}
-
-#[test]
-fn blocked_answers_are_what_they_say() {
-    let lists = Blocklists::default();
-    for (action, qtype, code, answers, authorities) in [
-        (Action::NxDomain, A, ResponseCode::NXDomain, 0, 1),
-        (Action::NullAddress, A, ResponseCode::NoError, 1, 0),
-        (Action::NullAddress, AAAA, ResponseCode::NoError, 1, 0),
-        (Action::NullAddress, 15, ResponseCode::NoError, 0, 1),
-        (Action::Refused, A, ResponseCode::Refused, 0, 0),
-    ] {
-        let answer = lists.answer(action, qtype).unwrap().as_ref();
-        let mut msg = vec![0, 1, 0x80, answer.rcode(), 0, 1];
-        msg.extend_from_slice(&answer.counts());
-        msg.extend_from_slice(b"\x03ads\x07example\0");
-        msg.extend_from_slice(&qtype.to_be_bytes());
-        msg.extend_from_slice(&[0, 1]);
-        msg.extend_from_slice(answer.body());
-        let read = Message::from_bytes(&msg).unwrap();
-        assert_eq!(read.metadata.response_code, code);
-        assert_eq!(
-            (read.answers.len(), read.authorities.len()),
-            (answers, authorities)
-        );
-        for record in read.answers.iter().chain(&read.authorities) {
-            assert_eq!(record.name.to_string(), "ads.example.");
-            assert_eq!(record.ttl, 60);
-        }
-        assert_eq!((answer.life(), answer.ede()), (60, Some(ede::BLOCKED)));
-    }
-    assert!(lists.answer(Action::Allow, A).is_none());
 }
 
 proptest! {

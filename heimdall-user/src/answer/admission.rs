@@ -1,0 +1,223 @@
+//! Admission: whether a query is answered at all, and on what terms.
+//!
+//! Every query passes it, in this order: access, the refusal of queries without RD, UDP port 0, the
+//! rate limit, the demand for a cookie under load. All but the first two are for datagrams only, whose
+//! source may be forged.
+
+use std::{net::IpAddr, ops::Range};
+
+use super::{
+    Verdict,
+    access::Decision,
+    client::{Client, Terms, Transport, V4_MAPPED},
+    limit::{Allowance, Limiter},
+    policy::{NonRecursive, Policy},
+    writer::Writer,
+};
+use crate::{
+    clock::Now,
+    dns::{
+        CLASS_IN, Query,
+        edns::ede,
+        header::{self, rcode},
+    },
+};
+
+/// Largest reply, in octets, to a client that has used up half of its allowance: what every client
+/// accepts (RFC 1035 section 4.2.1), and little more than it sent.
+const REDUCED_REPLY: usize = 512;
+
+/// The state of admission of one thread.
+#[derive(Debug)]
+pub(super) struct Admission {
+    limiter: Limiter,
+    /// IPv4 addresses that are known to be allowed: the range around the client that was looked up
+    /// last. Most clients need no more than this comparison.
+    allowed_v4: Range<u128>,
+    load: Load,
+}
+
+/// Queries in datagrams, counted by the second.
+#[derive(Debug, Default)]
+struct Load {
+    this_second: u64,
+    last_second: u64,
+}
+
+impl Admission {
+    pub(super) fn new(policy: &Policy) -> Self {
+        Self {
+            limiter: Limiter::new(&policy.limit),
+            allowed_v4: 0..0,
+            load: Load::default(),
+        }
+    }
+
+    /// Another second has begun, so many after the one before.
+    #[inline]
+    pub(super) fn begin_second(&mut self, elapsed: u32) {
+        self.load.last_second = match elapsed {
+            1 => self.load.this_second,
+            _ => 0,
+        };
+        self.load.this_second = 0;
+    }
+
+    /// The policy has changed. A rate limit that is the same keeps its state.
+    pub(super) fn set_policy(&mut self, old: &Policy, new: &Policy) {
+        if new.limit != old.limit {
+            self.limiter = Limiter::new(&new.limit);
+        }
+        self.allowed_v4 = 0..0;
+    }
+
+    /// The terms on which the client is answered, or the verdict if it gets no answer. `PLAIN`: the query
+    /// is known to have no options.
+    #[inline(always)]
+    pub(super) fn admit<const PLAIN: bool>(
+        &mut self,
+        writer: &Writer,
+        query: &Query,
+        buf: &mut [u8],
+        client: Client,
+        now: Now,
+    ) -> Result<Terms, Verdict> {
+        if !self.allowed_v4.contains(&client.address) {
+            match writer.policy.access.decide(client.address()) {
+                Decision::Allow if refuses(&writer.policy, query) => {
+                    let terms = writer.terms::<false>(query, buf, client, now);
+                    return Err(writer.refuse_non_recursive(query, buf, client, terms));
+                }
+                Decision::Allow => self.set_allowed_range(&writer.policy, client.address()),
+                decision => return Err(deny(writer, query, buf, client, decision)),
+            }
+        }
+        let mut terms = writer.terms::<PLAIN>(query, buf, client, now);
+        if client.transport == Transport::Tcp {
+            return Ok(terms);
+        }
+        if writer.drops_port_zero(client) {
+            return Err(Verdict::Drop);
+        }
+        self.load.this_second += 1;
+        if self.is_limited(client, !PLAIN && terms.is_verified()) {
+            match self.limiter.check(client.address(), now.seconds) {
+                Allowance::Full => {}
+                Allowance::Small => terms.limit = terms.limit.min(REDUCED_REPLY),
+                Allowance::Slip => {
+                    writer.counters.slipped.add(1);
+                    return Err(writer.truncated(query, buf, terms, rcode::NOERROR, None));
+                }
+                Allowance::Drop => {
+                    writer.drops.rate_limited.add(1);
+                    return Err(Verdict::Drop);
+                }
+            }
+        }
+        if !PLAIN
+            && terms.cookie.is_some_and(|cookie| !cookie.verified)
+            && query.has_question()
+            && self.demands_cookie(&writer.policy)
+        {
+            let code = rcode::BADCOOKIE;
+            return Err(writer.error(query, buf, client, terms, code, None));
+        }
+        Ok(terms)
+    }
+
+    /// The terms of a reply to a query that was admitted before. Nothing is taken from the client's
+    /// allowance.
+    pub(super) fn terms_of_admitted(
+        &self,
+        writer: &Writer,
+        query: &Query,
+        msg: &[u8],
+        client: Client,
+        now: Now,
+    ) -> Terms {
+        let mut terms = writer.terms::<false>(query, msg, client, now);
+        if self.is_limited(client, terms.is_verified())
+            && self.limiter.peek(client.address(), now.seconds) != Allowance::Full
+        {
+            terms.limit = terms.limit.min(REDUCED_REPLY);
+        }
+        terms
+    }
+
+    /// Whether a message that could not be read gets an error. Counts it if it is dropped.
+    pub(super) fn admits_malformed(&mut self, writer: &Writer, client: Client, now: Now) -> bool {
+        if writer.drops_port_zero(client) {
+            return false;
+        }
+        if writer.policy.access.decide(client.address()) != Decision::Allow {
+            writer.drops.access.add(1);
+            return false;
+        }
+        if client.transport != Transport::Tcp
+            && self.limiter.is_on()
+            && matches!(
+                self.limiter.check(client.address(), now.seconds),
+                Allowance::Slip | Allowance::Drop
+            )
+        {
+            writer.drops.rate_limited.add(1);
+            return false;
+        }
+        !writer.drops_service_port(client)
+    }
+
+    /// Whether the rate limit applies: to datagrams, and not to clients with a valid cookie.
+    #[inline(always)]
+    fn is_limited(&self, client: Client, verified: bool) -> bool {
+        self.limiter.is_on() && client.transport != Transport::Tcp && !verified
+    }
+
+    fn demands_cookie(&self, policy: &Policy) -> bool {
+        let load = self.load.last_second.max(self.load.this_second);
+        policy.cookies.as_ref().is_some_and(|cookies| {
+            cookies.demand_above > 0 && load > u64::from(cookies.demand_above)
+        })
+    }
+
+    fn set_allowed_range(&mut self, policy: &Policy, allowed: IpAddr) {
+        // Where queries without RD are refused, every query has to be looked at for that.
+        if policy.non_recursive == NonRecursive::Refuse {
+            return;
+        }
+        if let IpAddr::V4(v4) = allowed {
+            let range = policy.access.range_v4(v4);
+            let [start, end] = [*range.start(), *range.end()].map(u128::from);
+            self.allowed_v4 = V4_MAPPED | start..(V4_MAPPED | end) + 1;
+        }
+    }
+}
+
+/// Whether the query is refused because it does not desire recursion.
+fn refuses(policy: &Policy, query: &Query) -> bool {
+    policy.non_recursive == NonRecursive::Refuse
+        && query.flags & header::RD == 0
+        && query.has_question()
+        && query.qclass() == CLASS_IN
+}
+
+/// Refuses or drops the query of a client that access does not allow.
+#[cold]
+fn deny(
+    writer: &Writer,
+    query: &Query,
+    buf: &mut [u8],
+    client: Client,
+    decision: Decision,
+) -> Verdict {
+    if decision == Decision::Drop {
+        writer.drops.access.add(1);
+        return Verdict::Drop;
+    }
+    writer.counters.prohibited.add(1);
+    let terms = Terms::without_cookie(&writer.server, query, client);
+    let why = Some(ede::PROHIBITED);
+    writer.error(query, buf, client, terms, rcode::REFUSED, why)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,143 @@
+//! A client, and the terms on which it gets its reply.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use super::{cookie::Check, policy::Policy};
+use crate::dns::{
+    Query,
+    edns::{Edns, ServerCookie},
+    reply::{self, Server},
+};
+
+/// Who sent a query, as far as it matters to the answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Client {
+    /// An IPv4 address is mapped (RFC 4291 section 2.5.5.2). A number is passed in registers.
+    pub(super) address: u128,
+    pub(super) transport: Transport,
+}
+
+impl Client {
+    /// A client with this address, which may be forged if the query came in a datagram.
+    #[inline(always)]
+    pub const fn new(address: IpAddr, transport: Transport) -> Self {
+        let mapped = match address {
+            IpAddr::V4(v4) => V4_MAPPED | v4.to_bits() as u128,
+            IpAddr::V6(v6) => v6.to_bits(),
+        };
+        Self {
+            address: mapped,
+            transport,
+        }
+    }
+
+    /// The client's address; over UDP it may be forged.
+    pub fn address(self) -> IpAddr {
+        Ipv6Addr::from_bits(self.address).to_canonical()
+    }
+}
+
+/// The prefix of IPv4-mapped addresses, `::ffff:0:0/96`.
+pub(super) const V4_MAPPED: u128 = 0xffff << 32;
+
+/// What carried the query.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// A datagram: the reply is bounded by the client's payload size.
+    Udp {
+        /// The client's port.
+        source_port: u16,
+    },
+    /// A stream.
+    Tcp,
+}
+
+/// The terms on which a client gets its reply.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Terms {
+    /// Largest reply, in octets.
+    pub(super) limit: usize,
+    /// The reply's COOKIE option.
+    pub(super) cookie: Option<ReplyCookie>,
+}
+
+/// A reply's COOKIE option (RFC 7873 section 4).
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ReplyCookie {
+    /// The client's cookie, and the server's after it.
+    pub(super) octets: [u8; 24],
+    /// The query had a valid server cookie, so the client's address is not forged.
+    pub(super) verified: bool,
+}
+
+impl Terms {
+    /// The terms before any limit applies. `PLAIN`: the query is known to have no options.
+    #[inline(always)]
+    pub(super) fn new<const PLAIN: bool>(
+        policy: &Policy,
+        server: &Server,
+        query: &Query,
+        msg: &[u8],
+        client: Client,
+        unix: u32,
+    ) -> Self {
+        let cookie = match query.edns {
+            Some(edns) if !PLAIN && edns.has_cookie() => {
+                reply_cookie(policy, edns, msg, client, unix)
+            }
+            _ => None,
+        };
+        Self {
+            cookie,
+            ..Self::without_cookie(server, query, client)
+        }
+    }
+
+    /// As [`new`](Self::new), for a client that gets no cookie.
+    #[inline(always)]
+    pub(super) fn without_cookie(server: &Server, query: &Query, client: Client) -> Self {
+        let limit = match client.transport {
+            Transport::Udp { .. } => reply::udp_limit(query, server),
+            Transport::Tcp => usize::from(u16::MAX),
+        };
+        Self {
+            limit,
+            cookie: None,
+        }
+    }
+
+    /// Whether the client has proved that its address is not forged.
+    #[inline(always)]
+    pub(super) fn is_verified(&self) -> bool {
+        self.cookie.is_some_and(|cookie| cookie.verified)
+    }
+}
+
+/// Checks the query's cookie, and makes the reply's (RFC 7873 section 5.2). `None`: cookies are off.
+#[inline(never)]
+fn reply_cookie(
+    policy: &Policy,
+    edns: Edns,
+    msg: &[u8],
+    client: Client,
+    unix: u32,
+) -> Option<ReplyCookie> {
+    let maker = &policy.cookies.as_ref()?.maker;
+    let cookie = edns.cookie(msg)?;
+    let new = || maker.make(&cookie.client, client.address(), unix);
+    let (verified, server) = match cookie.server {
+        ServerCookie::Sixteen(server) => {
+            match maker.check(&cookie.client, &server, client.address(), unix) {
+                Check::Valid => (true, server),
+                Check::Renew => (true, new()),
+                Check::Invalid => (false, new()),
+            }
+        }
+        ServerCookie::Absent | ServerCookie::Foreign => (false, new()),
+    };
+    let mut octets = [0; 24];
+    let (first, second) = octets.split_at_mut(cookie.client.len());
+    first.copy_from_slice(&cookie.client);
+    second.copy_from_slice(&server);
+    Some(ReplyCookie { octets, verified })
+}

@@ -1,0 +1,288 @@
+//! The core: its state, reading, completion, and replies that have no answer. The steps of an answer
+//! are in `steps`.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
+use super::{
+    admission::Admission,
+    client::Client,
+    policy::Policy,
+    steps::{is_refreshable, key, question, store},
+    writer::Writer,
+};
+use crate::{
+    cache::{Cache, Hint, Key},
+    clock::Now,
+    dns::{
+        Answer, DnsPacketView, Malformed, NameHasher, Query,
+        edns::ede,
+        header::rcode,
+        reply::{self, Reply, Server},
+    },
+    stats::{AnswerCounters, DropCounters},
+    upkeep::{Progress, Upkeep},
+};
+
+/// Queries between the one being answered and the one whose entry is prefetched
+/// ([`Core::prefetch_entry`]): memory responds while those between are answered. Prefetches for a
+/// whole batch at once would fill the processor's miss buffers and stall it.
+pub const AHEAD: usize = 8;
+
+/// What to do with a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Send the reply at the start of the buffer.
+    Reply {
+        /// What the buffer holds.
+        reply: Reply,
+        /// The answer is popular and about to expire, and the caller should have the forwarder refresh
+        /// it, for [`Core::relearn`]. True for one hit of an answer.
+        refresh: bool,
+    },
+    /// Send nothing. It has been counted.
+    Drop,
+    /// Ask the forwarder.
+    Miss,
+}
+
+// One is kept for each message of a batch.
+const _: () = assert!(size_of::<Verdict>() <= 24);
+
+impl Verdict {
+    /// Send a reply, and nothing else is to be done.
+    pub(super) fn reply(reply: Reply) -> Self {
+        Self::Reply {
+            reply,
+            refresh: false,
+        }
+    }
+}
+
+/// The answer core of one thread.
+#[derive(Debug)]
+pub struct Core {
+    pub(super) cache: Cache,
+    hasher: NameHasher,
+    pub(super) admission: Admission,
+    pub(super) writer: Writer,
+    shared_policy: Arc<ArcSwap<Policy>>,
+    pub(super) now: Now,
+}
+
+/// Creation, and what comes before a batch.
+impl Core {
+    /// A core with its own cache. All cores of a process share `hasher`, so that a key hashes
+    /// alike in every thread, and `policy`, which may be replaced while they run.
+    pub fn new(
+        cache: Cache,
+        hasher: NameHasher,
+        server: Server,
+        policy: Arc<ArcSwap<Policy>>,
+        counters: Arc<AnswerCounters>,
+        drops: Arc<DropCounters>,
+    ) -> Self {
+        let current = policy.load_full();
+        Self {
+            cache,
+            hasher,
+            admission: Admission::new(&current),
+            writer: Writer {
+                policy: current,
+                server,
+                counters,
+                drops,
+            },
+            shared_policy: policy,
+            now: Now::default(),
+        }
+    }
+
+    /// Begins a batch: `now` is the time of everything until the next one. Takes a new policy if there
+    /// is one.
+    #[inline]
+    pub fn begin(&mut self, now: Now) {
+        if now.seconds != self.now.seconds {
+            let elapsed = now.seconds.wrapping_sub(self.now.seconds);
+            self.admission.begin_second(elapsed);
+        }
+        self.now = now;
+        if !Arc::ptr_eq(&self.shared_policy.load(), &self.writer.policy) {
+            self.load_policy();
+        }
+    }
+
+    #[cold]
+    fn load_policy(&mut self) {
+        let policy = self.shared_policy.load_full();
+        self.admission.set_policy(&self.writer.policy, &policy);
+        self.writer.policy = policy;
+        self.cache.forget(self.now.seconds);
+    }
+
+    /// Pre-faults the cache's memory, on the caller's NUMA node.
+    pub fn populate(&self) {
+        self.cache.populate();
+    }
+
+    /// Goes on with what others want done to the cache.
+    #[cold]
+    pub fn keep_up(&mut self, upkeep: &mut Upkeep) -> Progress {
+        let progress = upkeep.step(&mut self.cache, self.now.seconds, |_| ());
+        self.writer.counters.cache_entries.set(self.cache.entries());
+        progress
+    }
+}
+
+/// Reading a batch.
+impl Core {
+    /// Reads a query.
+    ///
+    /// # Errors
+    /// What is wrong with it, for [`reject`](Self::reject).
+    #[inline(always)]
+    pub fn read(&self, msg: &[u8]) -> Result<Query, Malformed> {
+        match DnsPacketView::parse_plain(msg) {
+            Some(view) => Ok(Query::new(&view, &self.hasher)),
+            None => self.read_slow(msg),
+        }
+    }
+
+    #[inline(never)]
+    fn read_slow(&self, msg: &[u8]) -> Result<Query, Malformed> {
+        let view = DnsPacketView::parse(msg)?;
+        Ok(Query::new(&view, &self.hasher))
+    }
+
+    /// Prefetches the bucket that [`answer`](Self::answer) reads first.
+    #[inline(always)]
+    pub fn prefetch(&self, query: &Query) {
+        self.cache.prefetch(query.hash);
+    }
+
+    /// Prefetches the entry that [`answer`](Self::answer) reads next, once
+    /// [`prefetch`](Self::prefetch) has fetched the bucket that has its position. The position
+    /// is the hint for [`answer_at`](Self::answer_at).
+    #[inline(always)]
+    pub fn prefetch_entry(&self, query: &Query) -> Hint {
+        self.cache.prefetch_entry(query.hash)
+    }
+}
+
+/// Answers of the forwarder.
+impl Core {
+    /// Replies to a query that was a [`Verdict::Miss`], with the forwarder's answer. The cache is not
+    /// asked.
+    pub fn complete(
+        &mut self,
+        query: &Query,
+        buf: &mut [u8],
+        client: Client,
+        answer: &Answer,
+    ) -> Verdict {
+        let writer = &self.writer;
+        let terms = self
+            .admission
+            .terms_of_admitted(writer, query, buf, client, self.now);
+        if answer.as_ref().is_truncated() {
+            return writer.incomplete(query, buf, client, terms, answer.as_ref());
+        }
+        let blocked = writer
+            .policy
+            .decide_aliases(question(query, buf), answer.as_ref());
+        if blocked.is_some() {
+            writer.counters.blocked.add(1);
+        }
+        let answer = blocked.unwrap_or(answer);
+        writer.reply(query, buf, client, terms, answer.as_ref().into())
+    }
+
+    /// Inserts an answer into the cache. `msg` is the query, or its reply: both have the question.
+    pub fn learn(&mut self, query: &Query, msg: &[u8], answer: &Answer) {
+        if let Some(key) = key(query, msg) {
+            self.insert_key(&key, answer);
+        }
+    }
+
+    /// Inserts the answer to a question that was refreshed. A failure does not replace the answer that
+    /// is cached.
+    pub fn relearn(&mut self, key: &Key<'_>, answer: &Answer) {
+        if is_refreshable(&answer.as_ref()) {
+            self.insert_key(key, answer);
+        }
+    }
+
+    fn insert_key(&mut self, key: &Key<'_>, answer: &Answer) {
+        let Some((name, [t0, t1, _, _])) = key.question.split_last_chunk() else {
+            return;
+        };
+        // The policy has an answer only if it has changed since the miss.
+        let qtype = u16::from_be_bytes([*t0, *t1]);
+        let policy = &self.writer.policy;
+        if policy.decide(name, qtype).is_none() {
+            let blocked = policy.decide_aliases(key.question, answer.as_ref());
+            store(
+                &mut self.cache,
+                &self.writer.counters,
+                key,
+                blocked.unwrap_or(answer),
+                self.now,
+            );
+        }
+    }
+}
+
+/// Replies without an answer.
+impl Core {
+    /// Replies SERVFAIL to a query that was a [`Verdict::Miss`] and cannot be handed to the forwarder.
+    #[cold]
+    pub fn overload(&mut self, query: &Query, buf: &mut [u8], client: Client) -> Verdict {
+        let terms = self.writer.terms::<false>(query, buf, client, self.now);
+        let why = Some(ede::NOT_READY);
+        self.writer
+            .error(query, buf, client, terms, rcode::SERVFAIL, why)
+    }
+
+    /// Truncates the reply in `buf`, which is too large for this path: the client has to ask again
+    /// over TCP. The new length.
+    #[cold]
+    pub fn truncate(&mut self, query: &Query, buf: &mut [u8]) -> Option<usize> {
+        let len = reply::cut(buf, query);
+        match len {
+            Some(_) => &self.writer.counters.truncated,
+            None => &self.writer.drops.no_room,
+        }
+        .add(1);
+        len
+    }
+
+    /// Answers or drops a message that [`read`](Self::read) could not read as a query.
+    #[cold]
+    pub fn reject(&mut self, malformed: Malformed, buf: &mut [u8], client: Client) -> Verdict {
+        let (question_end, code) = match malformed {
+            Malformed::Runt => {
+                self.writer.drops.runt.add(1);
+                return Verdict::Drop;
+            }
+            Malformed::Response => {
+                self.writer.drops.response.add(1);
+                return Verdict::Drop;
+            }
+            Malformed::Opcode => (None, rcode::NOTIMP),
+            Malformed::Question => (None, rcode::FORMERR),
+            Malformed::Records(question_end) => (Some(question_end), rcode::FORMERR),
+        };
+        if self
+            .admission
+            .admits_malformed(&self.writer, client, self.now)
+        {
+            self.writer.unreadable(buf, question_end, code)
+        } else {
+            Verdict::Drop
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
