@@ -1,38 +1,47 @@
-//! EDNS(0), RFC 6891: the OPT pseudo-record of section 6.1.2.
+//! EDNS(0): the OPT pseudo-record, [RFC 6891 section 6.1](https://www.rfc-editor.org/rfc/rfc6891#section-6.1).
 //!
 //! ```text
-//! NAME  root (one zero octet)      TYPE  41
-//! CLASS requestor's UDP payload size
-//! TTL   EXTENDED-RCODE (8) | VERSION (8) | DO (1) | Z (15)
-//! RDLEN, RDATA {option code, length, data} …
+//!  0  1  2  3  4  5  6  7  8  9 10 11 12 13 14 15
+//! +--+--+--+--+--+--+--+--+
+//! |         NAME          |  the root: a zero octet
+//! +--+--+--+--+--+--+--+--+--+--+--+--+--+--+--+--+
+//! |                   TYPE = 41                   |
+//! |     CLASS: the sender's UDP payload size      |
+//! | TTL:  EXTENDED-RCODE  |        VERSION        |
+//! |DO|                     Z                      |
+//! |                   RDLENGTH                    |
+//! /          RDATA: options, `options`            /
+//! +--+--+--+--+--+--+--+--+--+--+--+--+--+--+--+--+
 //! ```
 
 use core::{fmt, num::NonZeroU64, ops::Range};
 
 use super::{
+    options::{self, EdnsOption},
+    record::Record,
     reply::{Reply, Server},
-    rrtype, u16_at, u32_at,
+    rrtype,
 };
 use crate::checksum;
 
 /// Octets of an OPT record without options, its root owner included.
 pub const OPT_LEN: usize = 11;
 
-/// The DO bit, as it stands in the TTL field (RFC 3225).
+/// The DO bit in the TTL field (RFC 3225).
 const DO: u32 = 0x0000_8000;
 
-/// The same, in the octet that it stands in.
+/// The DO bit in its octet.
 const FLAG_DO: u8 = 0x80;
 
 /// Info-codes of Extended DNS Errors (RFC 8914 section 4) that Heimdall gives.
 pub mod ede {
     /// No other code fits. Heimdall does not give it itself.
     pub const OTHER: u16 = 0;
-    /// The answer's life is over, and no upstream gave a newer one.
+    /// The answer has expired, and no upstream gave a newer one.
     pub const STALE: u16 = 3;
-    /// The failure is remembered: no upstream was asked now.
+    /// The failure is cached: no upstream was asked now.
     pub const CACHED_ERROR: u16 = 13;
-    /// There is no room for the query: too many wait for an upstream.
+    /// The query cannot be queued: too many wait for an upstream.
     pub const NOT_READY: u16 = 14;
     /// The name is on a blocklist.
     pub const BLOCKED: u16 = 15;
@@ -62,7 +71,7 @@ pub mod option {
     pub const EDE: u16 = 15;
 }
 
-/// What a query's OPT record asks for, in one word, for it is handed about with every query.
+/// What a query's OPT record asks for, in one word, because every query carries it.
 ///
 /// ```text
 /// bits  0–15 payload size | 16–23 version | 24 DO | 25 NSID
@@ -119,29 +128,29 @@ impl Edns {
         self.word() >> Self::COOKIE_AT != 0
     }
 
-    /// Whether it asks for no option and is of the version that is ours.
+    /// Whether it asks for no option and is of version 0.
     #[inline(always)]
     pub(super) fn is_plain(self) -> bool {
         const PLAIN: u64 = 0xffff | 1 << Edns::DO;
         self.word() & !PLAIN == 0
     }
 
-    /// Where the first COOKIE option's data are: few queries have any, and a place is quicker to
-    /// hand about than what is there.
-    fn place_of_cookie(self) -> Range<usize> {
+    /// The octets of the first COOKIE option's data: few queries have any, and a range is cheaper to
+    /// pass on than the data.
+    fn cookie_range(self) -> Range<usize> {
         let at = usize::from((self.word() >> Self::COOKIE_AT) as u16);
         let len = usize::from((self.word() >> Self::COOKIE_LEN) as u8);
         at..at + len
     }
 
     /// Offset after the COOKIE option, 0 without one.
-    pub fn end_of_cookie(self) -> usize {
-        self.place_of_cookie().end
+    pub(super) fn end_of_cookie(self) -> usize {
+        self.cookie_range().end
     }
 
-    /// The first COOKIE option of the query, which stands in `msg`.
+    /// The first COOKIE option of the query, which was read from `msg`.
     pub fn cookie(self, msg: &[u8]) -> Option<Cookie> {
-        Cookie::read(msg.get(self.place_of_cookie())?).filter(|_| self.has_cookie())
+        Cookie::read(msg.get(self.cookie_range())?).filter(|_| self.has_cookie())
     }
 
     /// Adds what an option says.
@@ -157,7 +166,7 @@ impl fmt::Debug for Edns {
             .field("version", &self.version())
             .field("dnssec_ok", &self.dnssec_ok())
             .field("nsid", &self.nsid())
-            .field("cookie", &self.place_of_cookie())
+            .field("cookie", &self.cookie_range())
             .finish()
     }
 }
@@ -167,7 +176,7 @@ impl fmt::Debug for Edns {
 pub struct Cookie {
     /// The client's cookie.
     pub client: [u8; 8],
-    /// The server cookie that the client has from an earlier reply, as it believes from us.
+    /// The server cookie, which the client has from an earlier reply.
     pub server: ServerCookie,
 }
 
@@ -176,9 +185,9 @@ pub struct Cookie {
 pub enum ServerCookie {
     /// The client has none yet.
     Absent,
-    /// Of the length that ours have (RFC 9018 section 4).
+    /// Of the length that this server's have (RFC 9018 section 4).
     Sixteen([u8; 16]),
-    /// Of another length: not from us.
+    /// Of another length: another server's.
     Foreign,
 }
 
@@ -196,14 +205,14 @@ impl Cookie {
     }
 }
 
-/// What the OPT record of a reply holds beside its fixed part.
+/// The options in the OPT record of a reply.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options<'a> {
     /// Info-code of an Extended DNS Error.
     pub ede: Option<u16>,
-    /// The name server identifier, if one is to be told.
+    /// The name server identifier.
     pub nsid: Option<&'a [u8]>,
-    /// The client's cookie and ours.
+    /// The client's cookie and the server's.
     pub cookie: Option<&'a [u8; 24]>,
 }
 
@@ -223,8 +232,8 @@ impl Options<'_> {
         self.len() == 0
     }
 
-    /// Completes the OPT record at `at`, which is there but for its options. The offset after it, and
-    /// its sum.
+    /// Adds the options to the OPT record at `at`, which has none yet. Gives the offset after it and its
+    /// sum.
     #[inline(never)]
     fn complete(&self, buf: &mut [u8], at: usize) -> Option<Reply> {
         let start = at + OPT_LEN;
@@ -235,7 +244,7 @@ impl Options<'_> {
         Some(Reply { len, sum })
     }
 
-    /// Writes the options at `at`. The offset after them.
+    /// Writes the options at `at`. Gives the offset after them.
     fn write(&self, buf: &mut [u8], at: usize) -> Option<usize> {
         let mut end = at;
         let mut put = |code: u16, data: &[u8]| {
@@ -261,26 +270,44 @@ impl Options<'_> {
 }
 
 impl Edns {
-    /// Reads an OPT record from its TYPE field at `at`; `rdata` is its options.
+    /// Reads an OPT record.
     ///
     /// Returns `None` if an option's length runs past the record, or a cookie has a length that
     /// none can have (RFC 7873 section 5.2.2). Other options are ignored (RFC 6891 section
-    /// 6.1.2), and so are all of a version that is not ours.
-    pub(super) fn read(msg: &[u8], at: usize, rdata: &[u8]) -> Option<Self> {
-        let ttl = u32_at(msg, at + 4)?;
-        let [_, version, _, _] = ttl.to_be_bytes();
-        let mut edns = Self::new(u16_at(msg, at + 2)?, version, ttl & DO != 0)?;
+    /// 6.1.2), and so are all of another version than 0.
+    pub(super) fn read(record: &Record<'_>) -> Option<Self> {
+        let [_, version, _, _] = record.ttl.to_be_bytes();
+        let mut edns = Self::new(record.class, version, record.ttl & DO != 0)?;
         if version == 0 {
-            edns.read_options(rdata, at + OPT_LEN - 1)?;
+            for option in options::in_record(record.rdata) {
+                edns.note(&option?)?;
+            }
         }
         Some(edns)
     }
 
-    /// Reads what most queries end with: an OPT record without options, of the version that is ours.
-    /// `None`: it is something else.
+    fn note(&mut self, option: &EdnsOption<'_>) -> Option<()> {
+        match option.code {
+            option::NSID => self.set(Self::NSID, 1),
+            option::COOKIE if !self.has_cookie() => {
+                Cookie::read(option.data)?;
+                self.set(Self::COOKIE_AT, u16::try_from(option.at).ok()?.into());
+                self.set(
+                    Self::COOKIE_LEN,
+                    u8::try_from(option.data.len()).ok()?.into(),
+                );
+            }
+            _ => {}
+        }
+        Some(())
+    }
+
+    /// As [`read`](Self::read), for what most queries end with: an OPT record without options, of
+    /// version 0. `None`: it is something else.
     #[inline(always)]
     pub(super) fn read_bare(rest: &[u8]) -> Option<Self> {
-        // NAME, TYPE and VERSION; then RDLEN.
+        // A load and a comparison of NAME, TYPE and VERSION, rather than field by field: this is on the
+        // path of each hit. Then RDLENGTH.
         const FIXED: u64 = 0xffff_ff00_0000_ff00;
         const BARE: u64 = (rrtype::OPT as u64) << 40;
         let (first, last) = rest.first_chunk::<OPT_LEN>()?.split_first_chunk::<8>()?;
@@ -292,35 +319,16 @@ impl Edns {
         Self::new((first >> 24) as u16, 0, first & 0x80 != 0)
     }
 
-    /// Reads the options that stand at `at` in the message.
-    fn read_options(&mut self, mut rdata: &[u8], mut at: usize) -> Option<()> {
-        while !rdata.is_empty() {
-            let (code, len) = (u16_at(rdata, 0)?, usize::from(u16_at(rdata, 2)?));
-            let (data, rest) = rdata.get(4..)?.split_at_checked(len)?;
-            match code {
-                option::NSID => self.set(Self::NSID, 1),
-                option::COOKIE if !self.has_cookie() => {
-                    Cookie::read(data)?;
-                    self.set(Self::COOKIE_AT, u16::try_from(at + 4).ok()?.into());
-                    self.set(Self::COOKIE_LEN, u8::try_from(len).ok()?.into());
-                }
-                _ => {}
-            }
-            rdata = rest;
-            at += 4 + len;
-        }
-        Some(())
-    }
-
-    /// The OPT record of a message of ours: our payload size, DO (RFC 3225), a response code below 16,
-    /// no options.
-    pub fn write(udp_size: u16, dnssec_ok: bool) -> [u8; OPT_LEN] {
+    /// The OPT record of a message that Heimdall sends: its UDP payload size, DO (RFC 3225), a response
+    /// code below 16; `rdlength` octets of options follow.
+    pub(super) fn record(udp_size: u16, dnssec_ok: bool, rdlength: u16) -> [u8; OPT_LEN] {
         let ([t0, t1], [s0, s1]) = (rrtype::OPT.to_be_bytes(), udp_size.to_be_bytes());
+        let [l0, l1] = rdlength.to_be_bytes();
         let flags = if dnssec_ok { FLAG_DO } else { 0 };
-        [0, t0, t1, s0, s1, 0, 0, flags, 0, 0, 0]
+        [0, t0, t1, s0, s1, 0, 0, flags, 0, l0, l1]
     }
 
-    /// Writes the OPT record of a reply to this requestor at `at`. The offset after it, and its sum.
+    /// Writes the OPT record of a reply to this requestor at `at`. Gives the offset after it and its sum.
     #[inline(always)]
     pub(super) fn reply(
         self,
@@ -332,7 +340,7 @@ impl Edns {
     ) -> Option<Reply> {
         let flags = (self.word() >> (Self::DO - FLAG_DO.trailing_zeros())) as u8 & FLAG_DO;
         let record = buf.get_mut(at..)?.first_chunk_mut::<OPT_LEN>()?;
-        // Two words that overlap: octets that are written one by one take longer.
+        // Two overlapping words: fewer stores than octet by octet.
         *record.first_chunk_mut()? = server.opt;
         *record.last_chunk_mut()? = [flags, 0, 0, 0];
         let mut sum = u64::from(server.opt_sum) + u64::from(u16::from_ne_bytes([0, flags]));

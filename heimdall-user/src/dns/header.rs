@@ -1,4 +1,5 @@
-//! The message header, RFC 1035 section 4.1.1, with the AD and CD bits of RFC 4035 section 3.2:
+//! The message header, [RFC 1035 section 4.1.1](https://www.rfc-editor.org/rfc/rfc1035#section-4.1.1),
+//! with the AD and CD bits of [RFC 4035 section 3.2](https://www.rfc-editor.org/rfc/rfc4035#section-3.2):
 //!
 //! ```text
 //!  0  1  2  3  4  5  6  7  8  9 10 11 12 13 14 15
@@ -12,8 +13,36 @@
 //! +--+--+--+--+--+--+--+--+--+--+--+--+--+--+--+--+
 //! ```
 
+use super::u16_at;
+
 /// Octets of the header.
 pub const LEN: usize = 12;
+
+/// A header's fields.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Header {
+    pub(super) id: u16,
+    pub(super) flags: u16,
+    /// QDCOUNT, ANCOUNT, NSCOUNT and ARCOUNT.
+    pub(super) counts: [u16; 4],
+}
+
+impl Header {
+    /// `None`: the message is shorter than a header.
+    pub(super) fn read(msg: &[u8]) -> Option<Self> {
+        let header: &[u8; LEN] = msg.first_chunk()?;
+        Some(Self {
+            id: u16_at(header, field::ID)?,
+            flags: u16_at(header, field::FLAGS)?,
+            counts: [
+                u16_at(header, field::QDCOUNT)?,
+                u16_at(header, field::ANCOUNT)?,
+                u16_at(header, field::NSCOUNT)?,
+                u16_at(header, field::ARCOUNT)?,
+            ],
+        })
+    }
+}
 
 /// Offsets of the header's fields.
 pub mod field {
@@ -65,7 +94,7 @@ pub mod rcode {
     /// A DNAME record leads to a name that is too long (RFC 6672 section 2.2).
     pub const YXDOMAIN: u8 = 6;
     /// Those with which a server says that it has no answer, where another may have one.
-    pub const FAILURES: [u8; 4] = [FORMERR, SERVFAIL, NOTIMP, REFUSED];
+    pub(in crate::dns) const FAILURES: [u8; 4] = [FORMERR, SERVFAIL, NOTIMP, REFUSED];
     /// The EDNS version is not supported; its upper eight bits travel in the OPT record.
     pub const BADVERS: u8 = 16;
     /// The server wants a cookie of its own first (RFC 7873); extended as BADVERS is.

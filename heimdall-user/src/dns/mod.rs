@@ -1,34 +1,40 @@
 //! The DNS wire format, read and written in place.
 //!
-//! This room knows bytes and nothing else: no I/O, no threads, no clock, no allocation while a
-//! query is read or answered. The answer core reads a query through [`DnsPacketView`], and writes
-//! the reply over it through [`reply`]; the forwarder turns an upstream's response into an
-//! [`Answer`], the form in which answers are cached and handed about.
+//! The module does no I/O, knows no thread and no clock, and allocates nothing while a query is read
+//! or answered. The answer core reads a query through [`DnsPacketView`], and writes the reply over it
+//! through [`reply`]; the forwarder writes an [`UpstreamQuery`] and makes an [`Answer`] of the
+//! response, the form in which answers are cached and passed between threads.
 //!
-//! Every reader takes untrusted bytes: lengths are checked where they are read, every loop is
-//! bounded by the message's length, and nothing panics.
+//! Every reader takes untrusted octets: lengths are checked where they are read (by the `cursor`,
+//! but for the path of a hit), every loop is bounded by the message's length, and nothing panics.
 
 pub mod aliases;
 pub mod answer;
+mod cursor;
 pub mod cut;
 pub mod edns;
 pub mod header;
 pub mod name;
 pub mod options;
+mod query;
+mod question;
+mod record;
 pub mod reply;
 mod response;
-pub mod view;
+mod subnet;
+mod upstream_query;
+mod view;
 
-pub use answer::{Answer, AnswerRef, TtlLimits};
+pub use answer::{Answer, AnswerRef};
 pub use edns::{Edns, Options};
 pub use name::NameHasher;
-pub use view::{DnsPacketView, Malformed, Query, question_hash};
-
-/// Octets of the type and class that follow the name in a question (RFC 1035 section 4.1.2).
-pub const QUESTION_FIXED: usize = 4;
-
-/// Longest question on the wire: a 255-octet name, its type and its class.
-pub const MAX_QUESTION: usize = name::MAX_NAME + QUESTION_FIXED;
+pub use query::{KEY_FLAG_CD, KEY_FLAG_DO, Query, question_hash};
+pub(crate) use question::same_question;
+pub use question::{MAX_QUESTION, QUESTION_FIXED};
+pub use response::{BadResponse, TtlLimits};
+pub use subnet::ClientSubnet;
+pub use upstream_query::UpstreamQuery;
+pub use view::{DnsPacketView, Malformed};
 
 /// Reads a big-endian 16-bit field, or `None` past the end.
 #[inline]
@@ -54,7 +60,7 @@ pub mod rrtype {
     pub const CNAME: u16 = 5;
     /// Start of authority (RFC 1035).
     pub const SOA: u16 = 6;
-    /// Host information (RFC 1035), which also stands in for ANY (RFC 8482).
+    /// Host information (RFC 1035), which also answers ANY (RFC 8482).
     pub const HINFO: u16 = 13;
     /// Text (RFC 1035).
     pub const TXT: u16 = 16;

@@ -12,8 +12,9 @@ use crate::{
     dns::{
         Answer, DnsPacketView, NameHasher, Options, Query,
         answer::Parts,
+        cursor::Cursor,
         header,
-        name::end_of_record_name,
+        record::Records,
         reply::{self, Content, Reply, Server},
         u16_at,
     },
@@ -32,7 +33,7 @@ enum Authority {
 struct Response {
     rcode: ResponseCode,
     sections: [Vec<Record>; 3],
-    /// Its authority section may be left out.
+    /// Its authority section can be left out.
     extra: bool,
 }
 
@@ -131,16 +132,14 @@ impl Response {
     /// The same as an answer in its flat form.
     fn answer(&self, question_end: usize) -> Answer {
         let msg = self.message(3);
-        let mut ttl_offsets = Vec::new();
-        let mut at = question_end;
-        while at < msg.len() {
-            let fixed = end_of_record_name(&msg, at).unwrap();
-            ttl_offsets.push((fixed + 4 - question_end) as u16);
-            at = fixed + 10 + usize::from(u16_at(&msg, fixed + 8).unwrap());
-        }
+        let counts = self.sections.each_ref().map(|section| section.len() as u16);
+        let records = Records::new(Cursor::new(&msg, question_end), counts);
+        let ttl_offsets: Vec<u16> = records
+            .map(|record| (record.unwrap().ttl_at() - question_end) as u16)
+            .collect();
         Answer::new(&Parts {
             rcode: u16::from(self.rcode) as u8,
-            counts: self.sections.each_ref().map(|section| section.len() as u16),
+            counts,
             body: &msg[question_end..],
             ttl_offsets: &ttl_offsets,
             life: 300,
@@ -152,10 +151,10 @@ impl Response {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
-    /// Of the sections that may be sent as many are as fit, to the octet, and TC says that something
-    /// is missing which the client needs.
+    /// As many sections are sent as fit, to the octet, and TC is set if one is missing that the client
+    /// needs.
     #[test]
-    fn what_is_sent_is_what_fits(
+    fn as_many_sections_are_sent_as_fit(
         response in response(), edns: bool, dnssec_ok: bool, nsid in prop::option::of(1..20usize), cookie: bool, ede: bool,
         age in 0..400u32, sections in 1..=3usize, off in -1..=1isize,
     ) {
