@@ -23,9 +23,9 @@ pub(super) struct Inbox {
     queue: ArrayQueue<Request>,
     waker: Waker,
     closed: AtomicBool,
-    /// Requests turned away, by any front. Written only when the queue is full, so a shared
+    /// Requests rejected, of any front. Written only when the queue is full, so a shared
     /// counter costs nothing that matters.
-    pub(super) turned_away: AtomicU64,
+    pub(super) rejected: AtomicU64,
     pub(super) mailboxes: Arc<[Arc<Mailbox>]>,
 }
 
@@ -35,7 +35,7 @@ impl Inbox {
             queue: ArrayQueue::new(capacity.max(1)),
             waker,
             closed: AtomicBool::new(false),
-            turned_away: AtomicU64::new(0),
+            rejected: AtomicU64::new(0),
             mailboxes,
         }
     }
@@ -67,20 +67,20 @@ impl Inbox {
         mailbox.inspect(|mailbox| mailbox.expect());
         if self.is_closed() || self.queue.push(request).is_err() {
             mailbox.inspect(|mailbox| mailbox.withdraw());
-            self.turned_away.fetch_add(1, Ordering::Relaxed);
+            self.rejected.fetch_add(1, Ordering::Relaxed);
             return Err(QueueFull);
         }
-        // The thread may have ended in between. Either it, or stop(), or this sees the request
+        // The thread may have ended in between. Either it, or whoever stops it, or this sees the request
         // in a closed inbox, and pop() gives it to one of them only.
         if self.is_closed() {
-            self.turn_away();
+            self.reject_all();
         }
         Ok(())
     }
 
     /// Gives every request that waits here SERVFAIL.
     #[cold]
-    pub(super) fn turn_away(&self) {
+    pub(super) fn reject_all(&self) {
         let failure = Arc::new(Answer::failure(rcode::SERVFAIL, Some(ede::NOT_READY), 0));
         while let Some(request) = self.take() {
             if let Some(mailbox) = self.mailboxes.get(usize::from(request.front)) {

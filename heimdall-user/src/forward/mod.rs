@@ -38,11 +38,7 @@ mod subnet;
 mod upstreams;
 mod zones;
 
-use std::{
-    fmt, io,
-    sync::Arc,
-    thread::{self, JoinHandle},
-};
+use std::{fmt, io, sync::Arc};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
@@ -55,7 +51,7 @@ use crate::{
     cache::{Key, Record},
     clock::Clock,
     dns::NameHasher,
-    exit::OnExit,
+    exit::{OnExit, OwnedThread},
     upkeep::Desk,
 };
 use handle::Inbox;
@@ -151,21 +147,16 @@ impl Prepared {
             threads: Vec::new(),
             hasher: self.hasher,
         };
+        // Should one not start, dropping the forwarder ends those before it.
         for (number, shard) in self.shards.into_iter().enumerate() {
-            let on_exit = on_exit();
-            let started = thread::Builder::new()
-                .name(format!("forward-{number}"))
-                .spawn(move || {
-                    let _on_exit = on_exit;
-                    shard.run();
-                });
-            match started {
-                Ok(thread) => forwarder.threads.push(thread),
-                Err(error) => {
-                    forwarder.stop();
-                    return Err(error);
-                }
-            }
+            let inbox = shard.inbox();
+            let thread = OwnedThread::start(
+                format!("forward-{number}"),
+                on_exit(),
+                move || inbox.close(),
+                || shard.run(),
+            )?;
+            forwarder.threads.push(thread);
         }
         Ok(forwarder)
     }
@@ -176,13 +167,14 @@ fn shard_of(hasher: &NameHasher, name: &[u8], threads: usize) -> usize {
     hasher.hash(name, 0) as u32 as usize % threads.max(1)
 }
 
-/// The running forwarder.
+/// The running forwarder. Dropping it ends its threads: requests that are under way get SERVFAIL,
+/// and later ones are rejected.
 #[derive(Debug)]
 pub struct Forwarder {
     inboxes: Arc<[Arc<Inbox>]>,
     counters: Vec<Arc<ForwardCounters>>,
     desks: Vec<Arc<Desk>>,
-    threads: Vec<JoinHandle<()>>,
+    threads: Vec<OwnedThread>,
     hasher: NameHasher,
 }
 
@@ -202,18 +194,21 @@ impl Forwarder {
         self.desks.clone()
     }
 
-    /// Ends the threads. Requests that are under way get SERVFAIL; later ones are turned away.
+    /// Ends the threads, as dropping it does.
     pub fn stop(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Forwarder {
+    fn drop(&mut self) {
+        // All at once, before the first is waited for.
         for inbox in self.inboxes.iter() {
             inbox.close();
         }
-        for thread in self.threads {
-            if thread.join().is_err() {
-                tracing::error!("a forwarder thread had panicked");
-            }
-        }
+        self.threads.clear();
         for inbox in self.inboxes.iter() {
-            inbox.turn_away();
+            inbox.reject_all();
         }
     }
 }

@@ -181,7 +181,7 @@ impl Shard {
             );
         }
         self.ring();
-        self.inbox.turn_away();
+        self.inbox.reject_all();
         self.publish();
     }
 
@@ -230,7 +230,7 @@ impl Shard {
         self.counters.in_flight.set(self.in_flight.len() as u64);
         self.counters
             .queue_full
-            .set(self.inbox.turned_away.load(Ordering::Relaxed));
+            .set(self.inbox.rejected.load(Ordering::Relaxed));
         let [entries, insertions, evictions] = self.memory.counts();
         self.counters.cache_entries.set(entries);
         self.counters.cache_insertions.set(insertions);

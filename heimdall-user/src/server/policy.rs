@@ -155,7 +155,7 @@ impl Reloader {
     }
 
     /// Takes the policy anew. What was done, in words.
-    pub(super) fn reload(&self) -> Result<&'static str, ReloadError> {
+    fn reload(&self) -> Result<&'static str, ReloadError> {
         let _alone = self
             .reloading
             .lock()
@@ -171,6 +171,18 @@ impl Reloader {
         } else {
             "reloaded: the new policy holds; other settings have changed, too, and need a restart"
         })
+    }
+}
+
+impl Reloader {
+    /// As [`reload`](Self::reload), and logs the outcome.
+    pub(super) fn reload_and_log(&self) -> Result<&'static str, ReloadError> {
+        let outcome = self.reload();
+        match &outcome {
+            Ok(done) => info!("{done}"),
+            Err(error) => warn!("not reloaded, the old policy stays: {error}"),
+        }
+        outcome
     }
 }
 

@@ -6,7 +6,9 @@ use std::{fmt::Display, path::Path};
 use heimdall_ebpf::MAX_QUEUES;
 use tracing::warn;
 
-use super::{PolicyLoader, ServerError, advice, files, forward_settings, snapshot::unix_now};
+use super::{
+    PolicyLoader, ServerError, file_limit, forward_options, snapshot::unix_now, start_warnings,
+};
 use crate::{
     cache::Cache,
     config::{Backend, Config, InterfaceConfig, Place, SnapshotConfig},
@@ -22,7 +24,7 @@ use crate::{
 /// A server with these settings would not start.
 pub fn check(config: &Config) -> Result<(), ServerError> {
     let queues = preflight(config)?;
-    files::fit(forward_settings(config), 1 + queues, config.listen.len());
+    file_limit::fit(forward_options(config), 1 + queues, config.listen.len());
     PolicyLoader::default().load(&config.policy)?;
     if config.backend == Backend::Auto {
         for (wanted, (_, queues)) in config.interfaces.iter().zip(interfaces(config)) {
@@ -53,7 +55,7 @@ pub(super) fn preflight(config: &Config) -> Result<usize, ServerError> {
     for (place, found) in interfaces(config) {
         match found {
             Ok((interface, count)) => {
-                advice::queues(&interface, count, config.xdp.cpus.len());
+                start_warnings::queues(&interface, count, config.xdp.cpus.len());
                 queues += count;
             }
 
@@ -63,7 +65,7 @@ pub(super) fn preflight(config: &Config) -> Result<usize, ServerError> {
         }
     }
     reserve(config, queues).map_err(|error| at(&places.cache_size, error))?;
-    advice::memory(config, queues);
+    start_warnings::memory(config, queues);
     if let Some(SnapshotConfig { path, .. }) = &config.snapshot {
         let directory = path.parent().filter(|path| *path != Path::new(""));
         let directory = directory.unwrap_or(Path::new("."));

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 use arc_swap::ArcSwap;
 use serde_json::{Map, Value, json};
 
-use super::CoreCounters;
+use super::cores::CoreCounters;
 use crate::{forward::ForwardCounters, log, socket::SocketCounters, worker::WorkerCounters};
 
 /// Where all counters are.

@@ -4,8 +4,7 @@
 use std::{
     io,
     path::Path,
-    sync::mpsc::{RecvTimeoutError, Sender, channel},
-    thread::{self, JoinHandle},
+    sync::mpsc::{RecvTimeoutError, channel},
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -13,7 +12,7 @@ use tracing::{info, warn};
 
 use crate::{
     config::SnapshotConfig,
-    exit::OnExit,
+    exit::{OnExit, OwnedThread},
     forward::Prepared,
     snapshot::{Snapshot, SnapshotError, Writer},
     upkeep::Caches,
@@ -54,14 +53,14 @@ pub(super) fn unix_now() -> u64 {
     now.unwrap_or_default().as_secs()
 }
 
-/// The thread that writes snapshots.
+/// The thread that writes snapshots: from time to time, and a last one when this is dropped, which
+/// has to be before the forwarder ends.
 #[derive(Debug)]
-pub(super) struct Keeper {
-    stop: Sender<()>,
-    thread: JoinHandle<()>,
+pub(super) struct SnapshotWriter {
+    _thread: OwnedThread,
 }
 
-impl Keeper {
+impl SnapshotWriter {
     pub(super) fn start(
         config: &SnapshotConfig,
         caches: Caches,
@@ -69,24 +68,17 @@ impl Keeper {
     ) -> io::Result<Self> {
         let (stop, stopped) = channel();
         let SnapshotConfig { path, interval } = config.clone();
-        let thread = thread::Builder::new()
-            .name("snapshot".to_owned())
-            .spawn(move || {
-                let _on_exit = on_exit;
-                while stopped.recv_timeout(interval) == Err(RecvTimeoutError::Timeout) {
-                    write(&path, &caches);
-                }
+        let stop = move || {
+            // It has ended already, if it does not listen.
+            let _ = stop.send(());
+        };
+        let thread = OwnedThread::start("snapshot", on_exit, stop, move || {
+            while stopped.recv_timeout(interval) == Err(RecvTimeoutError::Timeout) {
                 write(&path, &caches);
-            })?;
-        Ok(Self { stop, thread })
-    }
-
-    /// Writes the last snapshot. The forwarder still runs.
-    pub(super) fn stop(self) {
-        drop(self.stop);
-        if self.thread.join().is_err() {
-            warn!("the snapshot's thread had panicked");
-        }
+            }
+            write(&path, &caches);
+        })?;
+        Ok(Self { _thread: thread })
     }
 }
 

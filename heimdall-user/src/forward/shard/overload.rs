@@ -69,7 +69,7 @@ impl Shard {
 
     /// Writes to the log if requests did not even get into the queue.
     pub(super) fn notice_full_queue(&mut self, now: Instant) {
-        let count = self.inbox.turned_away.load(Ordering::Relaxed);
+        let count = self.inbox.rejected.load(Ordering::Relaxed);
         if count > self.counters.queue_full.get() && !self.inbox.is_closed() {
             self.notices.queue_full(count, now);
         }

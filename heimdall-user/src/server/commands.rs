@@ -1,4 +1,9 @@
-//! Entries of a cache as JSON, for `heimdall dump`.
+//! What the server does on the control commands: `stats`, `reload`, `flush` and `dump`.
+
+use std::{
+    io::{self, Write},
+    sync::Arc,
+};
 
 use domain::{
     base::{
@@ -11,17 +16,63 @@ use domain::{
 };
 use serde_json::{Value, json};
 
+use super::{policy::Reloader, report::Report};
 use crate::{
     cache::Record,
+    control::Command,
     dns::{
         AnswerRef, QUESTION_FIXED,
         header::{self, field},
         view::{KEY_FLAG_CD, KEY_FLAG_DO},
     },
+    upkeep::{Caches, Scope},
 };
 
-/// An entry of the cache with this name.
-pub(super) fn entry(cache: &str, record: &Record<'_>) -> Value {
+/// What the commands work on.
+pub(super) struct Commands {
+    pub(super) reloader: Arc<Reloader>,
+    pub(super) report: Arc<Report>,
+    pub(super) caches: Caches,
+}
+
+impl Commands {
+    /// Carries out a command, and writes its outcome: JSON documents, one a line.
+    ///
+    /// # Errors
+    /// Those of `to`.
+    pub(super) fn run(&self, command: Command, to: &mut dyn Write) -> io::Result<()> {
+        match command {
+            Command::Stats => writeln!(to, "{}", self.report.json()),
+            Command::Reload => {
+                let outcome = match self.reloader.reload_and_log() {
+                    Ok(done) => json!({ "reloaded": done }),
+                    Err(error) => json!({ "failed": error.to_string() }),
+                };
+                writeln!(to, "{outcome}")
+            }
+            Command::Flush(scope) => {
+                writeln!(to, "{}", json!({ "flushed": self.caches.flush(scope) }))
+            }
+            Command::Dump(scope) => self.dump(scope, to),
+        }
+    }
+
+    /// Writes the entries of all caches, and then how many there were.
+    fn dump(&self, scope: Scope, to: &mut dyn Write) -> io::Result<()> {
+        let mut entries = 0u64;
+        self.caches.copy(scope, |cache, mut records| {
+            while let Some(record) = Record::take(&mut records) {
+                entries += 1;
+                writeln!(to, "{}", entry(cache, &record))?;
+            }
+            io::Result::Ok(())
+        })?;
+        writeln!(to, "{}", json!({ "entries": entries }))
+    }
+}
+
+/// An entry of the cache with this name, as JSON.
+fn entry(cache: &str, record: &Record<'_>) -> Value {
     let answer = record.answer;
     let (name, fixed) = match record.question.split_last_chunk::<QUESTION_FIXED>() {
         Some((name, fixed)) => (name, *fixed),
