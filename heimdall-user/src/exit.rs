@@ -2,6 +2,10 @@
 
 use std::{
     fmt, io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread::{self, JoinHandle, ThreadId},
 };
 
@@ -38,40 +42,67 @@ impl fmt::Debug for OnExit {
 
 /// A thread that ends no later than its owner: dropping this stops and joins it.
 pub(crate) struct OwnedThread {
+    stopping: Arc<AtomicBool>,
     stop: Box<dyn Fn() + Send + Sync>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl OwnedThread {
-    /// Starts a thread that runs `body` and owns `on_exit`. `stop` makes `body` return, from any
-    /// thread.
+    /// Starts a thread that runs `body`. `stop` makes `body` return, from any thread. `on_exit` is
+    /// called when the thread ends without having been told to.
     ///
     /// # Errors
-    /// The thread cannot be started. Nothing is reported then.
+    /// The thread cannot be started.
     pub(crate) fn start(
         name: impl Into<String>,
         on_exit: OnExit,
         stop: impl Fn() + Send + Sync + 'static,
         body: impl FnOnce() + Send + 'static,
     ) -> io::Result<Self> {
+        let stopping = Arc::new(AtomicBool::new(false));
+        let exit = UnlessStopping {
+            stopping: Arc::clone(&stopping),
+            on_exit,
+        };
         let body = move || {
-            let _on_exit = on_exit;
+            let _exit = exit;
             body();
         };
         let thread = thread::Builder::new().name(name.into()).spawn(body)?;
         Ok(Self {
+            stopping,
             stop: Box::new(stop),
             thread: Some(thread),
         })
+    }
+
+    /// Tells the thread to end, without waiting for it.
+    pub(crate) fn stop(&self) {
+        self.stopping.store(true, Ordering::SeqCst);
+        (self.stop)();
     }
 }
 
 impl Drop for OwnedThread {
     fn drop(&mut self) {
-        (self.stop)();
+        self.stop();
         if let Some(thread) = self.thread.take() {
-            // A panic has been logged by the hook, and `on_exit` has reported the end.
+            // The hook has logged the panic, if it panicked.
             let _ = thread.join();
+        }
+    }
+}
+
+/// Drops `on_exit` without a call if the thread was told to end.
+struct UnlessStopping {
+    stopping: Arc<AtomicBool>,
+    on_exit: OnExit,
+}
+
+impl Drop for UnlessStopping {
+    fn drop(&mut self) {
+        if self.stopping.load(Ordering::SeqCst) {
+            self.on_exit.0 = None;
         }
     }
 }
@@ -87,10 +118,7 @@ impl fmt::Debug for OwnedThread {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use std::sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU32, Ordering},
-    };
+    use std::sync::atomic::AtomicU32;
 
     use super::*;
 
@@ -111,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn dropping_the_owner_stops_and_joins_the_thread() {
+    fn dropping_the_owner_stops_and_joins_the_thread_and_reports_nothing() {
         let (count, on_exit) = counting();
         let stopped = Arc::new(AtomicBool::new(false));
         let stop = Arc::clone(&stopped);
@@ -129,9 +157,27 @@ mod tests {
             },
         )
         .unwrap();
-        assert_eq!(count.load(Ordering::SeqCst), 0);
         drop(thread);
         assert!(ended.load(Ordering::SeqCst));
-        assert_eq!(count.load(Ordering::SeqCst), 1);
+        assert_eq!(count.load(Ordering::SeqCst), 0);
+    }
+
+    #[test]
+    fn a_thread_that_ends_by_itself_reports_it() {
+        for panic in [false, true] {
+            let (count, on_exit) = counting();
+            let body = move || {
+                // Without the hook's message, which would look like a failed test.
+                if panic {
+                    std::panic::resume_unwind(Box::new(()));
+                }
+            };
+            let thread = OwnedThread::start("owned", on_exit, || {}, body).unwrap();
+            while count.load(Ordering::SeqCst) == 0 {
+                thread::yield_now();
+            }
+            drop(thread);
+            assert_eq!(count.load(Ordering::SeqCst), 1);
+        }
     }
 }

@@ -203,8 +203,8 @@ impl Forwarder {
 impl Drop for Forwarder {
     fn drop(&mut self) {
         // All at once, before the first is waited for.
-        for inbox in self.inboxes.iter() {
-            inbox.close();
+        for thread in &self.threads {
+            thread.stop();
         }
         self.threads.clear();
         for inbox in self.inboxes.iter() {
