@@ -27,12 +27,12 @@ mod exchange;
 mod failures;
 mod handle;
 mod inflight;
-mod memory;
 mod message;
-mod notices;
+mod overload_log;
 mod request;
 mod settings;
 mod shard;
+mod shared_cache;
 mod shed;
 mod subnet;
 mod upstreams;
@@ -111,7 +111,7 @@ impl Prepared {
                 let key = Key::new(&self.hasher, record.question, record.flags);
                 let shard = shard_of(&self.hasher, key.name(), self.shards.len());
                 if let Some(shard) = self.shards.get(shard) {
-                    shard.expect(&key);
+                    shard.prefetch(&key);
                 }
                 batch.push((shard, key, record));
             }

@@ -154,7 +154,7 @@ fn heaviest<K: Copy + Eq + std::hash::Hash>(
 
 /// The name of the last so many labels of `name`, the root's not counted. `None`: it has fewer.
 pub(super) fn last_labels(name: &[u8], labels: usize) -> Option<&[u8]> {
-    let suffixes = || std::iter::successors(Some(name), |name| super::memory::parent(name));
+    let suffixes = || std::iter::successors(Some(name), |name| super::shared_cache::parent(name));
     // The root is the last of them.
     let count = suffixes().count() - 1;
     suffixes().nth(count.checked_sub(labels)?)

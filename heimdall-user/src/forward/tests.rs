@@ -2,11 +2,11 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 mod answers;
+mod attempts;
 mod failing;
-mod memory;
 mod overload;
+mod shared_cache;
 mod stale;
-mod tries;
 
 use std::{
     collections::HashSet,
