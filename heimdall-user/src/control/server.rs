@@ -32,7 +32,8 @@ const WRITE_TIMEOUT: Duration = Duration::from_millis(500);
 /// Clients at once, each with a thread. One more closes the one that has been silent for longest.
 const MAX_CLIENTS: usize = 16;
 
-/// Milliseconds after which the server looks again whether a thread of the most clients has ended.
+/// Milliseconds between two checks whether a client's thread has ended, when there are as many as may
+/// be.
 const FULL_PAUSE: u16 = 1;
 
 /// Milliseconds after which the server tries again to accept a client when it could not.

@@ -35,11 +35,11 @@ pub(super) struct Lookup {
     pub(super) attempts: u32,
     /// Attempts that an upstream ended with an error.
     pub(super) errors: usize,
-    /// Response code of a truncated answer, the rest of which has not come over TCP yet.
+    /// Response code of a truncated answer that has not come whole over TCP yet.
     pub(super) truncated: Option<u8>,
-    /// An upstream sent an error, or was silent; else none could be reached.
+    /// An upstream sent an error, or did not respond; else none could be reached.
     pub(super) heard: bool,
-    /// What an upstream said of its error (RFC 8914); see [`explain`](Self::explain).
+    /// Info-code of an upstream's Extended DNS Error (RFC 8914); see [`explain`](Self::explain).
     pub(super) ede: Option<u16>,
     /// The client response timer has fired: the waiters got a stale answer, and so do requests that
     /// join later.

@@ -1,7 +1,7 @@
 //! The query that goes upstream.
 //!
-//! Only the client's question travels, in its own letter case. The rest is ours: a fresh ID, an
-//! OPT record of our own, and of the flags those that are part of the cache key.
+//! Only the question is the client's, in its letter case. The ID, the OPT record and the flags are
+//! made here; the flags DO and CD follow the cache key.
 
 use crate::dns::{Edns, header, view::KEY_FLAG_CD, view::KEY_FLAG_DO};
 

@@ -1,25 +1,25 @@
 //! The upstream forwarder: gets the answers that no cache has.
 //!
-//! It runs on threads of its own, each with an epoll loop, no async runtime. A front (an AF_XDP
-//! worker or the socket front) hands it a [`Request`] over a bounded lock-free queue and gets an
-//! [`Outcome`] back through its [`Mailbox`]; neither side ever waits for the other. A question
-//! always goes to the same thread, chosen by its name's hash, so that identical questions meet
-//! there and share one upstream query, whichever front they came from.
+//! It runs on threads of its own (shards), each with an epoll loop; there is no async runtime. A front
+//! (an AF_XDP worker or the socket front) submits a [`Request`] over a bounded lock-free queue and
+//! gets an [`Outcome`] back through its [`Mailbox`]; neither side ever waits for the other. A question
+//! always goes to the same thread, chosen by its name's hash, so that identical questions of all
+//! fronts share one upstream query.
 //!
-//! Each thread remembers what it was told, for all fronts: the answers, also for some time after
-//! their lives are over (RFC 8767), and the failures (RFC 9520). A name that one front has learnt
-//! costs no upstream query on another.
+//! Each thread caches what upstreams answered, for all fronts: the answers, also for some time after
+//! they expired (RFC 8767), and the failures (RFC 9520). An answer cached by one front costs no
+//! upstream query on another.
 //!
 //! Every query has a socket of its own, connected to the upstream: the kernel chooses the source
 //! port at random from `net.ipv4.ip_local_port_range` (28,232 ports, 14.8 bits, unless that was
 //! changed) and drops what comes from any other address. With the random ID that makes some 31
-//! bits that someone who cannot see the query has to guess (RFC 5452); after a few wrong guesses
-//! the socket is closed and the query goes over TCP, where guessing does not help, or from another
-//! port. Tries that timed out listen on, so a question has up to `attempts` such sockets at a time.
+//! bits that an off-path attacker has to guess (RFC 5452); after a few wrong guesses the socket is
+//! closed and the query goes over TCP, where guessing does not help, or from another port. The
+//! sockets of attempts that timed out stay open, so a question has up to `attempts` of them at a time.
 //!
-//! Everything is bounded: the queue, the queries in flight, the tries and the time of each. What is
-//! full makes room at the cost of whoever holds most. A request ends in an answer or in SERVFAIL,
-//! never in silence.
+//! Everything is bounded: the queue, the questions in flight, the attempts and the time of each. When
+//! something is full, the largest holder loses its oldest look-ups. Every request gets an answer or
+//! SERVFAIL.
 
 mod counters;
 mod deadlines;
@@ -75,7 +75,7 @@ impl Prepared {
     /// `mailboxes`; `hasher` is the one that the fronts hash with.
     ///
     /// # Errors
-    /// There is no upstream, or an epoll instance or the memory for a cache is not to be had.
+    /// There is no upstream, or an epoll instance or the memory for a cache is not available.
     pub fn new(
         settings: &Settings,
         mailboxes: Vec<Arc<Mailbox>>,
@@ -99,9 +99,9 @@ impl Prepared {
         })
     }
 
-    /// Keeps what another process had learnt, and left `away` seconds ago.
+    /// Inserts what another process had cached, and saved `away` seconds ago.
     pub fn restore<'a>(&mut self, records: impl Iterator<Item = Record<'a>>, away: u32) {
-        /// Records whose places in the caches are fetched from memory at the same time.
+        /// Records whose buckets are prefetched at the same time.
         const BATCH: usize = 64;
         let now = self.clock.seconds();
         let mut records = records.peekable();
@@ -129,7 +129,7 @@ impl Prepared {
     /// holds a descriptor.
     ///
     /// # Errors
-    /// No thread is to be had.
+    /// A thread cannot be started.
     pub fn start(self) -> io::Result<Forwarder> {
         self.start_with(OnExit::default)
     }
@@ -162,7 +162,7 @@ impl Prepared {
     }
 }
 
-/// The thread of a name: one thread then knows all there is to know of it, whatever the type.
+/// The thread of a name, for all of its types.
 fn shard_of(hasher: &NameHasher, name: &[u8], threads: usize) -> usize {
     hasher.hash(name, 0) as u32 as usize % threads.max(1)
 }
@@ -179,7 +179,7 @@ pub struct Forwarder {
 }
 
 impl Forwarder {
-    /// A way in for one front.
+    /// For one front, to submit requests.
     pub fn handle(&self) -> Handle {
         Handle::new(self.inboxes.clone(), self.hasher.clone())
     }
@@ -213,7 +213,7 @@ impl Drop for Forwarder {
     }
 }
 
-/// Not being able to is no error: the limit is then met, and counted, when it is reached.
+/// A failure is ignored: reaching the limit later is handled, and counted.
 fn raise_file_limit() {
     if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
         && soft < hard

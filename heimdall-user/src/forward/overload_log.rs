@@ -36,7 +36,7 @@ impl OverloadLog {
         }
         let (what, raise) = match scarce {
             Scarce::Lookups => (
-                "forward.max-in-flight look-ups are under way",
+                "forward.max-in-flight look-ups are in flight",
                 ", or raise forward.max-in-flight",
             ),
             Scarce::Descriptors => (

@@ -216,7 +216,7 @@ impl Shard {
         }
         let (failures, zones) = (&mut self.failures, &mut self.zones);
         let flushed = |scope: &Scope| {
-            failures.forget(|question| scope.holds(question));
+            failures.flush(|question| scope.holds(question));
             zones.clear();
         };
         self.cache

@@ -187,7 +187,7 @@ impl SharedCache {
         }
     }
 
-    /// Goes on with what others want done; `flushed` is told what is to be forgotten.
+    /// Carries out the next step of maintenance; `flushed` is called with what is being flushed.
     pub(super) fn keep_up(
         &mut self,
         upkeep: &mut Upkeep,

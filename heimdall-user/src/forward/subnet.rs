@@ -21,8 +21,7 @@ const FIXED: usize = 4;
 pub(super) struct Subnet(Box<[u8]>);
 
 impl Subnet {
-    /// The subnet that holds `address`, of the first `prefix` bits; more than the address has
-    /// count as all.
+    /// The subnet of the first `prefix` bits of `address`; more bits than it has count as all.
     pub(super) fn new(address: IpAddr, prefix: u8) -> Self {
         let (family, octets) = match address {
             IpAddr::V4(address) => (1, address.octets().to_vec()),
@@ -45,8 +44,8 @@ impl Subnet {
         &self.0
     }
 
-    /// Whether a response's option, `data`, speaks of this subnet; the scope is the upstream's to
-    /// choose (section 7.3).
+    /// Whether a response's option, `data`, has this subnet; the scope is the upstream's to choose
+    /// (section 7.3).
     pub(super) fn is_echoed(&self, data: &[u8]) -> bool {
         let ours = self.0.split_at_checked(OPTION_HEAD + FIXED);
         let theirs = data.split_at_checked(FIXED);
@@ -93,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_scope_may_differ() {
+    fn an_echoed_subnet_differs_in_its_scope_only() {
         let subnet = subnet("192.0.2.1", 24);
         assert!(subnet.is_echoed(&[0, 1, 24, 0, 192, 0, 2]));
         assert!(subnet.is_echoed(&[0, 1, 24, 16, 192, 0, 2]));

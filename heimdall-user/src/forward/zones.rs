@@ -1,25 +1,24 @@
 //! Zones below which no name can be resolved (RFC 9520 section 3.2).
 //!
-//! The servers of a zone that is dead answer for none of its names, and each new name costs a
-//! look-up that takes all its time. So failures are counted for the ancestors of a name, too. When
-//! [so many](THRESHOLD) different names directly below one have failed, or names below those, and
-//! nothing below it was answered since the first of them, but something else was, new names below it
-//! fail at once. Then one
-//! look-up at a time is let through as a probe, after a time that each probe that fails doubles. Any
-//! answer below the zone ends this.
+//! If all servers of a zone are dead, each new name below it costs a look-up that takes all its time.
+//! So failures are counted for the ancestors of a name, too. A zone is dead when [this
+//! many](THRESHOLD) different names directly below it, or names below those, have failed, and nothing
+//! below it was answered since the first of them, but something elsewhere was. Then new names below
+//! it fail at once, but for one look-up at a time, the probe, after a pause that each failed probe
+//! doubles. Any answer below the zone ends this.
 //!
-//! Names with a stale answer do not take part: they were answered once, so they are looked up whatever
-//! the state of the zone, at the pace that failures of their own allow. So a flood of names that fail
-//! below a zone of which a part works cannot keep its known names from being refreshed.
+//! Names with a stale answer are exempt: they are looked up whatever the state of the zone, limited
+//! only by failures of their own. So a flood of failing names below a zone that works in part cannot
+//! prevent the refresh of its cached names.
 //!
-//! Failures of address, HTTPS and other queries are counted apart: some servers, and firewalls in
-//! front of them, drop queries for types that they do not know (RFC 4074, RFC 8906 section 3.1.2), and
-//! the addresses of their names can be resolved all the same.
+//! Failures of A, AAAA, HTTPS and other queries are counted separately: some servers, and firewalls in
+//! front of them, drop queries for types that they do not know (RFC 4074, RFC 8906 section 3.1.2),
+//! while the addresses of their names can be resolved.
 //!
-//! One dead child counts once, however many names below it fail, so it never condemns its parent.
-//! The root, the top-level domains and what looks like the second level of [a registry](is_registry)
-//! are never condemned: what is below them has no server in common, and whoever knows enough lame
-//! domains could have all the others fail.
+//! One dead child counts once, however many names below it fail, so it never makes its parent dead.
+//! The root, top-level domains and what looks like the second level of [a registry](is_registry) are
+//! never dead: the zones below them share no servers, and an attacker who knows enough lame domains
+//! could make all the others fail.
 
 use std::time::{Duration, Instant};
 
@@ -28,10 +27,10 @@ use hashbrown::{HashTable, hash_table::Entry};
 use super::{Request, failures::BOUNDS, shed::last_labels};
 use crate::dns::{NameHasher, name::eq_ignore_case, rrtype, view::KEY_FLAG_CD};
 
-/// Different children that have to fail.
+/// Different children that have to fail before a zone is dead.
 const THRESHOLD: usize = 16;
 
-/// Zones that one thread knows of: a megabyte or two at most.
+/// Zones that one thread keeps: a megabyte or two at most.
 const CAPACITY: usize = 4096;
 
 /// Labels of the deepest zone that is kept, which bounds what a long name can cost. The reverse zone of
@@ -44,17 +43,17 @@ struct Zone {
     name: Box<[u8]>,
     /// By [`kind`] of query.
     states: [State; KINDS],
-    /// When it was last of use, in [`Zones::uses`].
+    /// The value of [`Zones::uses`] when it was last used.
     used: u64,
 }
 
-/// What became of queries of one kind below a zone.
+/// The outcomes of queries of one kind below a zone.
 #[derive(Debug, Default)]
 struct State {
-    /// Hashes of the names directly below it that failed, or have names below them that did.
+    /// Hashes of the names directly below it that failed, or below which names failed.
     failed: Vec<u64>,
-    /// Only look-ups that began after this one count: it was the last one when the first failed, when
-    /// one was answered, or when the zone was put off. 0: none has failed yet.
+    /// Only look-ups that began after this one count: it was the latest when the first failed, when one
+    /// was answered, or when the zone became dead or a probe failed. 0: none has failed yet.
     since: u64,
     back_off: Option<BackOff>,
 }
@@ -66,7 +65,7 @@ struct BackOff {
     seconds: u32,
 }
 
-/// What is known of zones. Serial numbers are those of look-ups.
+/// The zones with failures. Serial numbers are those of look-ups.
 #[derive(Debug)]
 pub(super) struct Zones {
     table: HashTable<Zone>,
@@ -76,7 +75,7 @@ pub(super) struct Zones {
     max: u32,
     /// Time that a probe takes.
     probe: Duration,
-    /// States with a back-off.
+    /// How many states have a back-off.
     dead: usize,
     /// The last look-up that had begun when one was answered, below any zone.
     answered: u64,
@@ -84,7 +83,7 @@ pub(super) struct Zones {
 }
 
 impl Zones {
-    /// Knows nothing. Between probes, which take the time `probe`, are at most `max` seconds.
+    /// An empty table. Probes, which take the time `probe`, are at most `max` seconds apart.
     pub(super) fn new(max: u32, probe: Duration, hasher: NameHasher) -> Self {
         Self {
             table: HashTable::new(),
@@ -98,7 +97,7 @@ impl Zones {
         }
     }
 
-    /// Whether the request's name may be looked up. If it is below a zone whose time has come, its
+    /// Whether the request's name may be looked up. If it is below a dead zone whose pause is over, its
     /// look-up is the probe.
     ///
     /// # Errors
@@ -127,7 +126,7 @@ impl Zones {
     }
 
     /// Notes that the look-up with the number `serial` failed, when `last` was the last one begun.
-    /// The zone that is found dead by this, if one is: its name in wire form.
+    /// Returns the zone that became dead by this, if one did: its name in wire form.
     pub(super) fn failed<'a>(
         &mut self,
         request: &'a Request,
@@ -179,7 +178,7 @@ impl Zones {
             if state.failed.len() < THRESHOLD {
                 continue;
             }
-            // Upstreams that fail every question say nothing about the zone.
+            // If upstreams fail every question, that is not the zone's failure.
             let is_outage = answered <= state.since;
             let seconds = match state.back_off {
                 None if is_outage => continue,
@@ -218,13 +217,13 @@ impl Zones {
         self.dead -= revived;
     }
 
-    /// Forgets everything.
+    /// Removes everything.
     pub(super) fn clear(&mut self) {
         self.table.clear();
         self.dead = 0;
     }
 
-    /// The zone of so many labels above the request's name, if it is known.
+    /// The zone with this many labels above the request's name, if it is in the table.
     fn find(&mut self, request: &Request, labels: usize) -> Option<&mut Zone> {
         let (name, _) = zone_and_child(request, labels)?;
         let hash = self.hash(name, request);
@@ -234,18 +233,18 @@ impl Zones {
         Some(zone)
     }
 
-    /// The back-off of the zone of so many labels above the request's name.
+    /// The back-off of the zone with this many labels above the request's name.
     fn back_off(&mut self, request: &Request, labels: usize) -> Option<&mut BackOff> {
         let state = self.find(request, labels)?.states.get_mut(kind(request))?;
         state.back_off.as_mut()
     }
 
-    /// What is resolved with CD set may not be without.
+    /// What can be resolved with CD set may fail without (a bogus zone), so they are separate.
     fn hash(&self, name: &[u8], request: &Request) -> u64 {
         self.hasher.hash(name, (request.flags & KEY_FLAG_CD).into())
     }
 
-    /// Drops the half that was not of use for longest, if there is no room for another zone.
+    /// Removes the least recently used half, if there is no room for another zone.
     fn make_room(&mut self) {
         if self.table.len() < self.capacity {
             return;
@@ -264,10 +263,10 @@ impl Zone {
     }
 }
 
-/// Whether names directly below this one, which has so many labels, are likely to belong to
-/// different people: `co.uk` and the like, and the reverse zones that are larger than an IPv4 /16 or an
-/// IPv6 /32.
-/// A zone that is taken for a registry by mistake still has its quota of look-ups.
+/// Whether names directly below this one, which has this many labels, are likely to belong to
+/// different owners: `co.uk` and the like, and the reverse zones that are larger than an IPv4 /16 or
+/// an IPv6 /32. A zone that is taken for a registry by mistake is still limited by its quota of
+/// look-ups (`shed`).
 fn is_registry(zone: &[u8], labels: usize) -> bool {
     let Some(top) = last_labels(zone, 1) else {
         return true;
@@ -282,10 +281,10 @@ fn is_registry(zone: &[u8], labels: usize) -> bool {
     labels == 2 && is_country && zone.first().is_some_and(|len| *len <= 3)
 }
 
-/// Kinds of queries of which a zone can be dead for one and not for another.
+/// Kinds of queries: a zone can be dead for one and not for another.
 const KINDS: usize = 4;
 
-/// Which queries those are that `request` is one of, in words.
+/// The kind of a query, as a log line names it.
 pub(super) fn queries(request: &Request) -> &'static str {
     const NAMES: [&str; KINDS] = ["A", "AAAA", "HTTPS", "other"];
     NAMES.get(kind(request)).copied().unwrap_or_default()
@@ -301,7 +300,7 @@ fn kind(request: &Request) -> usize {
     }
 }
 
-/// The zone of so many labels above the request's name, and the name directly below it.
+/// The zone with this many labels above the request's name, and the name directly below it.
 fn zone_and_child(request: &Request, labels: usize) -> Option<(&[u8], &[u8])> {
     let child = last_labels(request.name(), labels + 1)?;
     Some((super::shared_cache::parent(child)?, child))

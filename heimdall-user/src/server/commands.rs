@@ -86,7 +86,7 @@ fn entry(cache: &str, record: &Record<'_>) -> Value {
         "cache": cache,
         "name": Name::from_slice(name).map_or_else(|_| "?".to_owned(), |name| name.fmt_with_dot().to_string()),
         "class": Class::from_int(class).to_string(),
-        // What is kept for all types of a name.
+        // The entry is for all types of a name.
         "type": if qtype == 0 { "*".to_owned() } else { Rtype::from_int(qtype).to_string() },
         "flags": flags.map(|(_, name)| *name).collect::<Vec<_>>(),
         "rcode": Rcode::masked_from_int(answer.rcode()).to_string(),
@@ -133,7 +133,7 @@ mod tests {
     use crate::dns::{Answer, TtlLimits};
 
     #[test]
-    fn an_entry_is_told_in_full() {
+    fn an_entry_is_described_in_full() {
         let question = b"\x03WWW\x07example\0\0\x01\0\x01";
         let mut msg = b"\0\x01\x81\x80\0\x01\0\x02\0\0\0\0".to_vec();
         msg.extend_from_slice(question);

@@ -1,5 +1,4 @@
-//! Makes the policy that the settings stand for: reads the files that they name, at the start and
-//! at every reload.
+//! Loads the policy: reads the files that the settings name, at the start and at every reload.
 
 use std::{
     fmt, io,
@@ -59,8 +58,8 @@ pub enum PolicyError {
     Blocklists(io::Error),
 }
 
-/// Makes policies. What has to outlive a reload is here: the key of the cookies, so that clients
-/// do not have to get new ones.
+/// Loads policies. It keeps what has to outlive a reload: the key of the cookies, so that clients'
+/// cookies stay valid.
 #[derive(Debug)]
 pub struct PolicyLoader {
     secrets: Secrets,
@@ -75,10 +74,10 @@ impl Default for PolicyLoader {
 }
 
 impl PolicyLoader {
-    /// The policy that the settings stand for. Lists of millions of names take some seconds.
+    /// The policy that the settings describe. Lists of millions of names take some seconds.
     ///
     /// # Errors
-    /// A file cannot be read, or says something that cannot be.
+    /// A file cannot be read, or its contents are invalid.
     pub fn load(&self, config: &PolicyConfig) -> Result<Policy, PolicyError> {
         let local = local(config)?;
         let special = match &config.special_names_except {
@@ -103,13 +102,13 @@ impl PolicyLoader {
     }
 }
 
-/// A policy that can be taken anew while it is in use.
+/// A policy that can be reloaded while it is in use.
 pub(super) struct Reloader {
     shared: Arc<ArcSwap<Policy>>,
     loader: PolicyLoader,
     /// The settings that the server runs with.
     running: Config,
-    /// Held during a reload: of two at once, the later must not be undone by the earlier.
+    /// Held during a reload: of two at once, the earlier must not overwrite the later.
     reloading: Mutex<()>,
     settings: Box<dyn Fn() -> Result<Config, ConfigError> + Send + Sync>,
 }
@@ -120,7 +119,7 @@ impl fmt::Debug for Reloader {
     }
 }
 
-/// Why a reload left things as they were.
+/// Why a reload failed; the old policy stays.
 #[derive(Debug, Error)]
 pub enum ReloadError {
     /// The settings.
@@ -132,14 +131,14 @@ pub enum ReloadError {
 }
 
 impl Reloader {
-    /// Loads the first policy. `settings` reads the settings anew.
+    /// Loads the first policy. `settings` reads the settings again.
     pub(super) fn start(
         config: &Config,
         settings: impl Fn() -> Result<Config, ConfigError> + Send + Sync + 'static,
     ) -> Result<Self, PolicyError> {
         let loader = PolicyLoader::default();
         let policy = loader.load(&config.policy)?;
-        say_who_may_ask(&policy);
+        log_access(&policy);
         Ok(Self {
             shared: Arc::new(ArcSwap::from_pointee(policy)),
             loader,
@@ -149,12 +148,12 @@ impl Reloader {
         })
     }
 
-    /// The policy of this moment, as the cores follow it.
+    /// The current policy, which the cores share.
     pub(super) fn policy(&self) -> &Arc<ArcSwap<Policy>> {
         &self.shared
     }
 
-    /// Takes the policy anew. What was done, in words.
+    /// Reloads the policy. Returns a description of what was done.
     fn reload(&self) -> Result<&'static str, ReloadError> {
         let _alone = self
             .reloading
@@ -162,7 +161,7 @@ impl Reloader {
             .unwrap_or_else(PoisonError::into_inner);
         let mut config = (self.settings)()?;
         let policy = self.loader.load(&config.policy)?;
-        say_who_may_ask(&policy);
+        log_access(&policy);
         self.shared.store(Arc::new(policy));
         config.policy = self.running.policy.clone();
         config.places = self.running.places.clone();
@@ -186,8 +185,8 @@ impl Reloader {
     }
 }
 
-/// Nobody shall run an open resolver by accident.
-fn say_who_may_ask(policy: &Policy) {
+/// Logs which clients are answered, so that nobody runs an open resolver by accident.
+fn log_access(policy: &Policy) {
     let public = policy.access.public();
     if public.is_empty() {
         info!(

@@ -1,5 +1,4 @@
-//! What can be told about a start before anything is opened, for the start itself and for
-//! `heimdall check`.
+//! What can be checked before anything is opened, by a start and by `heimdall check`.
 
 use std::{fmt::Display, path::Path};
 
@@ -17,8 +16,8 @@ use crate::{
     xdp::{Interface, XdpError, socket::MAX_MTU},
 };
 
-/// Does everything that a start does, except that it opens no socket, attaches no program, writes no
-/// file and starts no thread. Warnings go to the log.
+/// Checks what a start would, without opening a socket, attaching a program, writing a file or
+/// starting a thread. Warnings go to the log.
 ///
 /// # Errors
 /// A server with these settings would not start.
@@ -41,7 +40,7 @@ pub fn check(config: &Config) -> Result<(), ServerError> {
     Ok(())
 }
 
-/// Says that AF_XDP does not serve an interface, with the backend `auto`.
+/// Logs that AF_XDP does not serve an interface, with the backend `auto`.
 pub(super) fn left_out(interface: &str, error: &impl Display) {
     warn!("{interface} is left to the sockets: {error}");
 }
@@ -60,7 +59,7 @@ pub(super) fn preflight(config: &Config) -> Result<usize, ServerError> {
             }
 
             Err(error) if config.backend == Backend::Xdp => return Err(at(place, error)),
-            // Sockets will do.
+            // The interface is left to the sockets.
             Err(_) => {}
         }
     }
@@ -96,8 +95,8 @@ fn interfaces(
         .zip(wanted.iter().map(queues))
 }
 
-/// Reserves the caches of the sockets, the forwarder and so many queues, all at once, and gives them
-/// back. Their pages are not touched.
+/// Reserves the caches of the sockets, the forwarder and this many queues, all at once, and frees them
+/// again. Their pages are not touched.
 fn reserve(config: &Config, queues: usize) -> Result<(), ServerError> {
     let bytes = config.cache_bytes;
     (0..1 + config.forward.threads + queues)

@@ -1,5 +1,5 @@
-//! The snapshot of the forwarder's caches: taken up at the start, written from time to time and
-//! at the end.
+//! The snapshot of the forwarder's caches: restored at the start, written from time to time and at the
+//! end.
 
 use std::{
     io,
@@ -18,8 +18,8 @@ use crate::{
     upkeep::Caches,
 };
 
-/// Gives the forwarder what an earlier process left in the file. Whatever is wrong with that, the
-/// start goes on without it. Whether the file is ours to write.
+/// Restores the forwarder's caches from the file. Whatever is wrong with it, the start goes on.
+/// Whether a snapshot may be written to that path.
 pub(super) fn restore(config: &SnapshotConfig, forwarder: &mut Prepared) -> bool {
     let begin = Instant::now();
     let path = config.path.display();
@@ -29,13 +29,13 @@ pub(super) fn restore(config: &SnapshotConfig, forwarder: &mut Prepared) -> bool
             let away = snapshot.away();
             forwarder.restore(snapshot.records(), away);
             info!(
-                "snapshot: {} answers from {path}, {away} s old, taken up in {} ms",
+                "snapshot: {} answers from {path}, {away} s old, restored in {} ms",
                 snapshot.count(),
                 begin.elapsed().as_millis()
             );
         }
-        Ok(None) => info!("snapshot: {path} is not there yet; starting cold"),
-        // Whatever it is (a device, somebody else's file), a snapshot renamed over it would destroy it.
+        Ok(None) => info!("snapshot: {path} does not exist yet; starting cold"),
+        // It may be a device or another program's file, which a snapshot renamed over it would destroy.
         Err(error @ (SnapshotError::Foreign { .. } | SnapshotError::Unreadable { .. })) => {
             warn!(
                 "snapshot: {error}; starting cold, and leaving that file alone: remove it, or give \

@@ -36,7 +36,7 @@ pub enum AfXdpError {
     Mailbox(io::Error),
 }
 
-/// How long to wait for the link to come back after the program was attached.
+/// How long to wait for the carrier to return after the program was attached.
 const CARRIER_WAIT: Duration = Duration::from_secs(5);
 
 /// Attaches the program to an interface, to serve `addresses` from the first

@@ -97,7 +97,7 @@ impl Shard {
         }
     }
 
-    /// Answers a request whose question must not be asked for the time `left`.
+    /// Answers a request whose question must not be asked for the time `left`, from the cache.
     fn answer_put_off(&mut self, request: &Request, left: Duration) {
         let life = left.as_secs() as u32;
         let failure = || Answer::failure(rcode::SERVFAIL, Some(ede::CACHED_ERROR), life);
@@ -204,7 +204,7 @@ impl Shard {
         if let Some(mailbox) = self.inbox.mailboxes.get(front)
             && !mailbox.put(outcome)
         {
-            // Only a front with more requests under way than its mailbox holds gets here.
+            // Only if a front has submitted more requests than its mailbox holds.
             tracing::error!(front, "a mailbox is full");
         }
         if let Some(delivered) = self.delivered.get_mut(front) {

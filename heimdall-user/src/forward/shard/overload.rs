@@ -35,7 +35,7 @@ impl Shard {
         }
     }
 
-    /// Ends the oldest look-ups of whoever holds most of what is scarce, but not `spare`. Whether
+    /// Ends the oldest look-ups of the largest holder of what is scarce, but not `spare`. Whether
     /// there were any.
     #[cold]
     pub(super) fn shed(&mut self, scarce: Scarce, spare: Option<usize>, now: Instant) -> bool {

@@ -5,7 +5,7 @@ use crate::{
     forward::testing::question,
 };
 
-/// Zones, and look-ups that begin and end one after another.
+/// Zones, and look-ups that begin and end in turn.
 struct Bench {
     zones: Zones,
     hasher: NameHasher,
@@ -68,13 +68,13 @@ impl Bench {
 }
 
 #[test]
-fn many_failed_children_condemn_a_zone_and_nothing_beside_it() {
+fn many_failed_children_make_a_zone_dead_and_no_other() {
     for below in ["", "a.", "a.b.", "a.b.c.d.e.f.g.h.i.j.k.l.m."] {
         let mut bench = Bench::new();
         let died: Vec<_> = (0..=THRESHOLD)
             .map(|i| bench.fail(&format!("{below}r{i}.dead.example")))
             .collect();
-        // The first failure begins the time in which nothing may be answered.
+        // The first failure only starts the count.
         assert_eq!(died.iter().position(|died| *died), Some(THRESHOLD));
         for (name, admitted) in [
             ("new.dead.example", false),
@@ -93,7 +93,7 @@ fn many_failed_children_condemn_a_zone_and_nothing_beside_it() {
 }
 
 #[test]
-fn one_dead_child_does_not_condemn_its_parent() {
+fn one_dead_child_does_not_make_its_parent_dead() {
     let mut bench = Bench::new();
     for i in 0..200 {
         bench.fail(&format!("r{i}.dead.zone.example"));
@@ -103,7 +103,7 @@ fn one_dead_child_does_not_condemn_its_parent() {
 }
 
 #[test]
-fn the_root_and_registries_are_never_condemned() {
+fn the_root_and_registries_are_never_dead() {
     for registry in [
         "",
         ".example",
@@ -151,7 +151,7 @@ fn the_same_names_again_do_not_count() {
 }
 
 #[test]
-fn an_answer_clears_what_failed_before_and_meanwhile() {
+fn an_answer_clears_failures_before_it_and_of_look_ups_begun_before_it() {
     let mut bench = Bench::new();
     for i in 0..200 {
         let began = bench.begin();
@@ -166,7 +166,7 @@ fn an_answer_clears_what_failed_before_and_meanwhile() {
 }
 
 #[test]
-fn one_probe_at_a_time_and_ever_later() {
+fn one_probe_at_a_time_with_growing_pauses() {
     let mut bench = Bench::new();
     for i in 0..=THRESHOLD {
         bench.fail(&format!("r{i}.dead.example"));
@@ -198,7 +198,7 @@ fn one_probe_at_a_time_and_ever_later() {
 }
 
 #[test]
-fn what_is_checked_and_what_is_not_are_apart() {
+fn failures_with_and_without_cd_are_separate() {
     let mut bench = Bench::new();
     for i in 0..=THRESHOLD {
         bench.fail(&format!("r{i}.bogus.example"));
@@ -211,7 +211,7 @@ fn what_is_checked_and_what_is_not_are_apart() {
 }
 
 #[test]
-fn an_upstream_that_fails_everything_condemns_no_zone() {
+fn an_upstream_that_fails_everything_makes_no_zone_dead() {
     let mut bench = Bench::new();
     bench.answer("www.zone.example");
     for i in 0..200 {
@@ -234,7 +234,7 @@ fn an_upstream_that_fails_everything_condemns_no_zone() {
 }
 
 #[test]
-fn a_type_that_servers_drop_says_nothing_of_others() {
+fn failures_of_one_type_do_not_count_for_others() {
     const TYPES: [u16; 5] = [
         rrtype::A,
         rrtype::AAAA,
@@ -274,7 +274,7 @@ fn a_type_that_servers_drop_says_nothing_of_others() {
 }
 
 #[test]
-fn the_table_is_bounded_and_keeps_what_is_used() {
+fn the_table_is_bounded_and_keeps_used_zones() {
     let mut bench = Bench::new();
     bench.zones.capacity = 64;
     for i in 0..=THRESHOLD {
