@@ -3,6 +3,7 @@
 
 mod answers;
 mod attempts;
+mod dead_zones;
 mod failing;
 mod overload;
 mod shared_cache;
@@ -281,7 +282,7 @@ fn truncated_responses_are_fetched_over_tcp() {
 }
 
 #[test]
-fn a_silent_upstream_is_left_and_then_passed_over() {
+fn a_silent_upstream_is_given_up_and_then_skipped() {
     let silent = Upstream::start(|_| Vec::new());
     let good = answers();
     let mut bench = Bench::new(impatient(vec![silent.address, good.address]));

@@ -416,12 +416,12 @@ fn forward_options(config: &Config) -> forward::Settings {
         limits: config.ttl,
         trust_ad: forward.trust_ad,
         cache_bytes: config.cache_bytes,
+        failure_min: 1,
         failure_max: forward.failure_ttl_max,
         stale_max_age: forward.stale_max_age,
         client_response_timeout: forward.client_response_timeout,
         nxdomain_cut: forward.nxdomain_cut,
         client_subnet: forward.client_subnet.map(|prefix| prefix.parts()),
-        ..forward::Settings::default()
     }
 }
 

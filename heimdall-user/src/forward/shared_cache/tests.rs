@@ -82,7 +82,7 @@ fn answers_may_be_served_until_their_maximum_age() {
 }
 
 #[test]
-fn what_another_process_had_is_found() {
+fn restored_answers_are_found() {
     let mut bench = Bench::new(Settings {
         limits: TtlLimits {
             max: 100,
@@ -137,7 +137,7 @@ fn no_maximum_age_means_no_stale_answers() {
 }
 
 #[test]
-fn a_denial_is_for_all_types_and_an_answer_ends_it() {
+fn nxdomain_is_for_all_types_and_an_answer_replaces_it() {
     let mut bench = Bench::new(Settings::default());
     let text = query(1, "name", None);
     let spf = of_type(query(1, "NAME", None), 99);
@@ -169,7 +169,7 @@ fn of_two_stale_answers_the_younger_is_served() {
 }
 
 #[test]
-fn an_answer_that_may_not_be_kept_replaces_nonetheless() {
+fn an_answer_that_may_not_be_cached_replaces_the_old_one() {
     let mut bench = Bench::new(Settings::default());
     let name = query(1, "name", None);
     for ttl in [0, 10] {
@@ -183,7 +183,7 @@ fn an_answer_that_may_not_be_kept_replaces_nonetheless() {
 }
 
 #[test]
-fn the_cut_holds_below_the_name_while_it_lives() {
+fn nxdomain_answers_for_names_below_until_it_expires() {
     let mut bench = Bench::new(Settings {
         nxdomain_cut: true,
         ..Settings::default()
