@@ -50,7 +50,7 @@ fn kdig(lab: &Lab, server: &str, name: &str) -> String {
     Kdig::ask(lab, &[&server, name, "+retry=3"]).unwrap().status
 }
 
-/// Sends queries for as long as `on` is set, and cares for no reply.
+/// Sends queries for as long as `on` is set, and ignores the replies.
 fn load(lab: &Lab, on: &AtomicBool) {
     lab.in_client(|| {
         let mut id = 0;
@@ -70,12 +70,12 @@ fn load(lab: &Lab, on: &AtomicBool) {
 }
 
 #[test]
-fn an_interface_that_is_deleted_and_made_anew_is_served_again() {
+fn an_interface_that_is_deleted_and_created_again_under_load_is_served_again() {
     let Some(lab) = lab("an_interface_that_is_deleted") else {
         return;
     };
     let _knot = Knot::upstream(&lab).unwrap();
-    // Another way between the two, which AF_XDP does not serve.
+    // A second link between the two, which AF_XDP does not serve.
     lab.server_ip(&format!(
         "link add other type veth peer name other netns {}",
         lab.client
@@ -153,7 +153,7 @@ impl Drop for Off<'_> {
 }
 
 #[test]
-fn an_interface_that_returns_unfit_is_attempted_again() {
+fn an_interface_that_returns_unusable_is_attempted_again() {
     let Some(lab) = lab("an_interface_that_returns_unfit") else {
         return;
     };
@@ -190,7 +190,7 @@ fn an_interface_that_returns_unfit_is_attempted_again() {
 }
 
 #[test]
-fn an_interface_whose_name_goes_to_one_of_another_kind_is_let_go() {
+fn an_interface_replaced_by_one_of_another_kind_is_detached() {
     let Some(lab) = lab("an_interface_whose_name_goes") else {
         return;
     };
@@ -221,7 +221,7 @@ fn an_interface_whose_name_goes_to_one_of_another_kind_is_let_go() {
 }
 
 #[test]
-fn an_interface_that_goes_down_and_up_is_said_and_served() {
+fn an_interface_that_goes_down_and_up_is_logged_and_served() {
     let Some(lab) = lab("an_interface_that_goes_down") else {
         return;
     };
@@ -252,7 +252,7 @@ fn an_interface_that_goes_down_and_up_is_said_and_served() {
 }
 
 #[test]
-fn replies_that_a_downed_interface_does_not_take_cost_no_core() {
+fn replies_that_cannot_be_sent_do_not_make_the_worker_spin() {
     let Some(lab) = lab("replies_that_a_downed_interface") else {
         return;
     };
@@ -297,9 +297,9 @@ fn thread_named(pid: u32, name: &str) -> i32 {
     found.file_name().to_string_lossy().parse().unwrap()
 }
 
-/// Makes the system call in which a thread waits for events fail with EBADF.
+/// Stops a thread in the system call in which it waits for events, and changes its registers.
 #[cfg(target_arch = "x86_64")]
-fn fail_wait(thread: i32) {
+fn in_wait(thread: i32, change: impl Fn(&mut libc::user_regs_struct)) {
     use nix::{
         sys::wait::{WaitPidFlag, waitpid},
         unistd::Pid,
@@ -320,7 +320,7 @@ fn fail_wait(thread: i32) {
         let waits = [libc::SYS_poll, libc::SYS_epoll_wait, libc::SYS_epoll_pwait];
         let caught = waits.contains(&registers.orig_rax.cast_signed());
         if caught {
-            registers.rax = (-i64::from(libc::EBADF)).cast_unsigned();
+            change(&mut registers);
             // No system call: it is not to be started again.
             registers.orig_rax = u64::MAX;
             // SAFETY: the kernel reads a user_regs_struct from `registers`.
@@ -335,6 +335,41 @@ fn fail_wait(thread: i32) {
         assert!(Instant::now() < end, "the thread does not wait");
         thread::sleep(Duration::from_millis(20));
     }
+}
+
+/// Makes the system call in which a thread waits for events fail with EBADF.
+#[cfg(target_arch = "x86_64")]
+fn fail_wait(thread: i32) {
+    in_wait(thread, |registers| {
+        registers.rax = (-i64::from(libc::EBADF)).cast_unsigned();
+    });
+}
+
+/// Makes a thread panic where it waits for events: there it calls a function of the standard
+/// library that does nothing but panic.
+#[cfg(target_arch = "x86_64")]
+fn panic_in_wait(pid: u32, thread: i32) {
+    let symbols = lab::run(Command::new("nm").arg("--defined-only").arg(program())).unwrap();
+    let mut names = symbols.lines().map(|line| line.split_whitespace());
+    let offset = names.find_map(|mut fields| {
+        let (offset, _, name) = (fields.next()?, fields.next()?, fields.next()?);
+        let found = name.contains("raw_vec17capacity_overflow");
+        found.then(|| u64::from_str_radix(offset, 16).unwrap())
+    });
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
+    let base = maps.split('-').next().unwrap();
+    let function = u64::from_str_radix(base, 16).unwrap() + offset.unwrap();
+    in_wait(thread, |registers| {
+        // As a call instruction would: the return address goes on the stack.
+        registers.rsp -= 8;
+        let memory = std::fs::OpenOptions::new()
+            .write(true)
+            .open(format!("/proc/{pid}/mem"))
+            .unwrap();
+        let address = registers.rip.to_le_bytes();
+        std::os::unix::fs::FileExt::write_all_at(&memory, &address, registers.rsp).unwrap();
+        registers.rip = function;
+    });
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -380,6 +415,89 @@ fn a_worker_that_fails_is_started_again_and_the_others_go_on() {
         "{log}"
     );
     assert_eq!(log.matches(":1 runs again").count(), 2, "{log}");
+}
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn a_worker_that_panics_loses_only_what_it_held() {
+    /// The most that it can hold: the frames of a batch, as it takes them before it sleeps again.
+    const HELD: usize = 64;
+    const QUERIES: u16 = 4000;
+    if !lab::available("a_worker_that_panics") {
+        return;
+    }
+    let lab = Lab::with_queues(2).unwrap();
+    let _knot = Knot::upstream(&lab).unwrap();
+    let mut command = lab.on_server(program());
+    // Making one takes time, in which packets go on arriving in the worker's ring.
+    command.env("RUST_BACKTRACE", "0");
+    let listen = format!("{SERVER_V4}:53");
+    let interface = &lab.server_if;
+    let arguments = ["--interface", interface, "--listen", &listen];
+    let arguments = [&arguments[..], &["--upstream", UPSTREAM]].concat();
+    let heimdall = Heimdall::start(command, program(), &arguments).unwrap();
+    let worker = format!("{}:1", lab.server_if);
+    let replies = thread::scope(|scope| {
+        // Two thousand queries a second, from ports whose flows take either queue.
+        let load = scope.spawn(|| {
+            let asked = lab.in_client(|| {
+                let sockets: Vec<_> = (0..16)
+                    .map(|_| UdpSocket::bind("0.0.0.0:0").unwrap())
+                    .collect();
+                for id in 0..QUERIES {
+                    let socket = &sockets[usize::from(id) % sockets.len()];
+                    let query = query(id, &format!("n{}.example.com", id % 100));
+                    socket.send_to(&query, (SERVER_V4, 53)).unwrap();
+                    thread::sleep(Duration::from_micros(500));
+                }
+                thread::sleep(Duration::from_secs(1));
+                let mut replies = 0;
+                for socket in &sockets {
+                    socket.set_nonblocking(true).unwrap();
+                    while socket.recv(&mut [0; 512]).is_ok() {
+                        replies += 1;
+                    }
+                }
+                replies
+            });
+            asked.unwrap()
+        });
+        thread::sleep(Duration::from_millis(300));
+        let pid = heimdall.process.pid();
+        panic_in_wait(pid, thread_named(pid, &worker));
+        let panicked = Instant::now();
+        let failed = wait_for(&heimdall, "failed", |stats| {
+            stats["workers"][1]["state"] == "restarting"
+        });
+        assert!(panicked.elapsed() < Duration::from_secs(1));
+        assert_eq!(
+            failed["workers"][1]["reason"],
+            "the thread panicked, which is a bug"
+        );
+        assert_eq!(failed["workers"][0]["state"], "running");
+        wait_for(&heimdall, "running again", |stats| {
+            stats["workers"][1]["state"] == "running"
+        });
+        load.join().unwrap()
+    });
+    let stats = heimdall.stats().unwrap();
+    assert!(stats["workers"][1]["restarts"] == 1 && stats["workers"][0]["restarts"] == 0);
+    assert!(
+        stats["sockets"]["udp_answered"].as_u64() > Some(0),
+        "its queue's queries went to the sockets"
+    );
+    assert!(
+        replies + HELD >= usize::from(QUERIES),
+        "{replies} replies\n{}",
+        heimdall.process.output()
+    );
+    let log = heimdall.process.output();
+    assert_eq!(log.matches("panicked at").count(), 1, "{log}");
+    assert_eq!(
+        log.matches(":1 failed: the thread panicked").count(),
+        1,
+        "{log}"
+    );
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -434,7 +552,7 @@ fn outcomes_for_a_worker_that_failed_reach_no_other() {
 
 #[cfg(target_arch = "x86_64")]
 #[test]
-fn the_end_of_a_thread_that_is_needed_ends_the_process() {
+fn the_end_of_an_essential_thread_ends_the_process() {
     let Some(lab) = lab("the_end_of_a_thread") else {
         return;
     };
