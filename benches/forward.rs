@@ -1,7 +1,7 @@
-//! The way to the forwarder and back: `cargo bench -p benches --bench forward`.
+//! From a front to the forwarder and back: `cargo bench -p benches --bench forward`.
 //!
-//! The forwarder's thread knows the answer, so no upstream has a part in it. Both threads sleep until
-//! the other one wakes them. What a front does is reported a request of a batch of 64.
+//! The forwarder's thread has the answer in its cache, so no upstream is asked. Both threads sleep until
+//! the other one wakes them. A front's part is reported per request of a batch of 64.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use std::{
@@ -29,7 +29,7 @@ struct Front {
     request: Request,
 }
 
-/// When a front has done what.
+/// When a front finished each step.
 struct Times {
     start: Instant,
     submitted: Instant,
@@ -69,8 +69,8 @@ impl Front {
         (forwarder, front)
     }
 
-    /// Has so many requests answered. The forwarder takes up to 256 at a time, and rings when it has
-    /// dealt with them all.
+    /// Has this many requests answered. The forwarder takes up to 256 at a time, and wakes the front
+    /// after the last.
     fn ask(&mut self, requests: usize) -> Times {
         let start = Instant::now();
         for _ in 0..requests {
@@ -96,7 +96,7 @@ impl Front {
     }
 }
 
-/// A part of the way.
+/// The time of one step.
 type Part = fn(&Times) -> Duration;
 
 fn way(c: &mut Criterion) {

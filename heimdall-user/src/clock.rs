@@ -12,8 +12,8 @@ pub struct Now {
     pub unix: u32,
 }
 
-/// What the clock shows when it is started: eight years, so that what was learnt before the process
-/// began has its time, too.
+/// The clock's value when it is started: eight years, so that times before the process began, which
+/// entries of a snapshot have, are positive.
 const START: u32 = 1 << 28;
 
 /// Counts seconds, the same in every thread that was given a copy.

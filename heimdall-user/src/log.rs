@@ -13,7 +13,7 @@ use std::{
     os::fd::AsFd,
     panic::{self, PanicHookInfo},
     sync::{Condvar, Mutex, MutexGuard, PoisonError},
-    thread,
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
@@ -40,7 +40,7 @@ pub fn lost() -> u64 {
 /// # Errors
 /// The thread cannot be started.
 pub fn start(filter: EnvFilter, timestamps: bool) -> io::Result<Flush> {
-    thread::Builder::new()
+    let thread = thread::Builder::new()
         .name("log".to_owned())
         .spawn(|| LOG.write_to(&mut Stderr))?;
     let subscriber = tracing_subscriber::fmt()
@@ -54,7 +54,7 @@ pub fn start(filter: EnvFilter, timestamps: bool) -> io::Result<Flush> {
         subscriber.without_time().init();
     }
     panic::set_hook(Box::new(log_panic));
-    Ok(Flush(()))
+    Ok(Flush(thread))
 }
 
 /// Writes a line to stderr directly, for commands that have no log. It is lost if stderr does not
@@ -69,15 +69,20 @@ pub fn print_error(line: &str) {
     }
 }
 
-/// Dropped at the end of the process: waits until the queued lines are written, or a second has
-/// passed.
+/// The owner of the log's thread, dropped at the end of the process: waits until the queued lines
+/// are written, or a second has passed, and ends the thread. One that stderr blocks ends with the
+/// process.
 #[must_use]
 #[derive(Debug)]
-pub struct Flush(());
+pub struct Flush(JoinHandle<()>);
 
 impl Drop for Flush {
     fn drop(&mut self) {
-        LOG.flush(EXIT_WAIT);
+        let deadline = Instant::now() + EXIT_WAIT;
+        LOG.close();
+        while !self.0.is_finished() && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(1));
+        }
     }
 }
 
@@ -109,6 +114,8 @@ struct Queue {
     octets: usize,
     /// The thread has taken a line and not written it yet.
     writing: bool,
+    /// The thread ends when all lines are written.
+    closed: bool,
     lost: u64,
 }
 
@@ -119,6 +126,7 @@ impl Log {
                 lines: VecDeque::new(),
                 octets: 0,
                 writing: false,
+                closed: false,
                 lost: 0,
             }),
             changed: Condvar::new(),
@@ -141,14 +149,17 @@ impl Log {
         self.changed.notify_all();
     }
 
-    /// Waits for a line.
-    fn pop(&self) -> Vec<u8> {
+    /// Waits for a line. `None`: the log is closed, and there are no more.
+    fn pop(&self) -> Option<Vec<u8>> {
         let mut queue = self.queue();
         loop {
             if let Some(line) = queue.lines.pop_front() {
                 queue.octets -= line.len();
                 queue.writing = true;
-                return line;
+                return Some(line);
+            }
+            if queue.closed {
+                return None;
             }
             let changed = self.changed.wait(queue);
             queue = changed.unwrap_or_else(PoisonError::into_inner);
@@ -164,11 +175,11 @@ impl Log {
         queue.lost
     }
 
-    /// Writes lines as they come, for ever.
-    fn write_to(&self, out: &mut impl Write) -> ! {
+    /// Writes lines as they come, until the log is closed.
+    fn write_to(&self, out: &mut impl Write) {
         let mut reported = 0;
-        loop {
-            let written = out.write_all(&self.pop()).is_ok();
+        while let Some(line) = self.pop() {
+            let written = out.write_all(&line).is_ok();
             let lost = self.popped(written);
             if written && lost > reported {
                 warn!("{} lines could not be logged", lost - reported);
@@ -177,16 +188,25 @@ impl Log {
         }
     }
 
-    fn flush(&self, wait: Duration) {
+    /// Has the thread end when all lines are written.
+    fn close(&self) {
+        self.queue().closed = true;
+        self.changed.notify_all();
+    }
+
+    /// Whether all lines are written, after `wait` at most.
+    #[cfg(test)]
+    fn flush(&self, wait: Duration) -> bool {
         let deadline = Instant::now() + wait;
         let mut queue = self.queue();
         while queue.writing || !queue.lines.is_empty() {
             let Some(left) = deadline.checked_duration_since(Instant::now()) else {
-                return;
+                return false;
             };
             let changed = self.changed.wait_timeout(queue, left);
             queue = changed.unwrap_or_else(PoisonError::into_inner).0;
         }
+        true
     }
 }
 
@@ -278,6 +298,16 @@ mod tests {
     }
 
     #[test]
+    fn a_closed_log_writes_what_is_queued_and_ends() {
+        let (log, tell, written) = log();
+        log.push(b"a");
+        log.close();
+        tell.send(true).unwrap();
+        // The sender goes with the thread.
+        assert_eq!(written.iter().collect::<Vec<_>>(), [b"a"]);
+    }
+
+    #[test]
     fn a_destination_that_stands_still_blocks_nobody() {
         let (log, tell, written) = log();
         let line = vec![b'x'; 1000];
@@ -288,13 +318,13 @@ mod tests {
         let lost = log.queue().lost;
         assert!(lost > 0 && lost < lines as u64, "{lost}");
         let begin = Instant::now();
-        log.flush(Duration::from_millis(50));
+        assert!(!log.flush(Duration::from_millis(50)));
         assert!(begin.elapsed() >= Duration::from_millis(50), "it waits");
         // It moves again: what was queued comes, and nothing of it is missing.
         for _ in 0..lines {
             tell.send(true).unwrap();
         }
-        log.flush(Duration::from_secs(60));
+        assert!(log.flush(Duration::from_secs(60)));
         let kept = written.try_iter().inspect(|got| assert_eq!(*got, line));
         assert_eq!(kept.count() as u64 + lost, lines as u64);
         assert_eq!(log.queue().octets, 0);
@@ -307,7 +337,7 @@ mod tests {
             log.push(text.as_bytes());
             tell.send(outcome).unwrap();
         }
-        log.flush(Duration::from_secs(60));
+        assert!(log.flush(Duration::from_secs(60)));
         assert_eq!(written.try_iter().collect::<Vec<_>>(), [b"a", b"d"]);
         assert_eq!(log.queue().lost, 2);
     }

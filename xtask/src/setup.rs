@@ -36,6 +36,7 @@ pub(crate) const LAB: &[Need] = &[
     ("/usr/bin/kdig", "knot-dnsutils"),
     ("/usr/sbin/kxdpgun", "knot-dnsutils"),
     ("/usr/bin/dnsperf", "dnsperf"),
+    ("/usr/bin/strace", "strace"),
 ];
 
 /// The resolvers that Heimdall is compared with.

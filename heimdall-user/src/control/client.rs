@@ -1,4 +1,4 @@
-//! Asking a running server.
+//! The client's side: sending a command to a running server.
 
 use std::{
     io::{self, BufRead, BufReader, Write},
@@ -14,30 +14,30 @@ use serde_json::Value;
 
 use super::ControlError;
 
-/// How long a server may take to answer. It needs a moment, or for a reload with long lists some
-/// more; and another client may be before us.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a server may take to answer. A reload of long lists takes seconds, and another client's
+/// may be before it.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Sends the server behind `path` a request and reads its answer.
+/// Sends a command line to the server behind `path` and reads its answer.
 ///
 /// # Errors
-/// No server runs there, it cannot be reached, or it does not take the request.
-pub fn ask(path: &Path, request: &str) -> Result<Value, ControlError> {
+/// No server runs there, it cannot be reached, or it refuses the command.
+pub fn ask(path: &Path, command: &str) -> Result<Value, ControlError> {
     let mut answer = Value::Null;
-    ask_each(path, request, |document| {
+    ask_each(path, command, |document| {
         answer = document;
         Ok(())
     })?;
     Ok(answer)
 }
 
-/// As [`ask`], for a request whose answer is any number of documents: each is given to `take`.
+/// As [`ask`], for a command whose answer is any number of documents: each is given to `take`.
 ///
 /// # Errors
 /// As [`ask`]; and what `take` returns.
 pub fn ask_each(
     path: &Path,
-    request: &str,
+    command: &str,
     mut take: impl FnMut(Value) -> io::Result<()>,
 ) -> Result<(), ControlError> {
     let failed = |source: io::Error| match source.kind() {
@@ -49,7 +49,7 @@ pub fn ask_each(
             source,
         },
     };
-    let stream = send(path, request).map_err(failed)?;
+    let stream = send(path, command).map_err(failed)?;
     for line in BufReader::new(stream).split(b'\n') {
         let line = line.map_err(|error| match error.kind() {
             io::ErrorKind::WouldBlock => {
@@ -67,17 +67,17 @@ pub fn ask_each(
     Ok(())
 }
 
-fn send(path: &Path, request: &str) -> io::Result<UnixStream> {
+fn send(path: &Path, command: &str) -> io::Result<UnixStream> {
     let mut stream = connect(path)?;
     stream.set_nonblocking(false)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
-    stream.write_all(format!("{request}\n").as_bytes())?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.set_write_timeout(Some(TIMEOUT))?;
+    stream.write_all(format!("{command}\n").as_bytes())?;
     Ok(stream)
 }
 
-/// Connects without waiting: a stopped server's full backlog would otherwise hold us for ever.
-/// It is then [`io::ErrorKind::WouldBlock`].
+/// Connects without waiting, as a stopped server with a full backlog would never accept. The error is
+/// [`io::ErrorKind::WouldBlock`] then.
 pub(super) fn connect(path: &Path) -> io::Result<UnixStream> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let stream = UnixStream::from(socket(AddressFamily::Unix, SockType::Stream, flags, None)?);

@@ -3,8 +3,8 @@
 //! A Unix stream socket. A client sends one line, gets one JSON document, or for a dump one on each
 //! line, and the end of the stream. [`Control`] owns the socket's file; [`ControlServer`] has a
 //! thread that accepts clients and one for each client, of which there is a bounded number, so that
-//! a client that does not write or read delays nobody. What the documents say is not this module's
-//! business: the server passes in a function.
+//! a client that does not write or read delays nobody. The server passes in the function that makes
+//! the documents.
 
 mod client;
 mod server;
@@ -26,23 +26,23 @@ use crate::{exit::OnExit, file, upkeep::Scope};
 pub use client::{ask, ask_each};
 pub use server::ControlServer;
 
-/// What a client can ask.
+/// What a client can ask of the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Request {
+pub enum Command {
     /// Every counter.
     Stats,
-    /// Take the policy anew.
+    /// Reload the policy.
     Reload,
-    /// Forget what the caches have of it.
+    /// Remove these entries from the caches.
     Flush(Scope),
-    /// Tell what the caches have of it.
+    /// Send copies of these entries.
     Dump(Scope),
 }
 
-impl Request {
-    /// Reads a request's line.
+impl Command {
+    /// Reads the line that a client sent.
     fn parse(line: &[u8]) -> Result<Self, String> {
-        let unknown = || format!("unknown request {:?}", String::from_utf8_lossy(line));
+        let unknown = || format!("unknown command {:?}", String::from_utf8_lossy(line));
         let text = str::from_utf8(line.trim_ascii()).map_err(|_| unknown())?;
         let (command, of) = text.split_once(' ').unwrap_or((text, ""));
         // A name may have spaces.
@@ -62,7 +62,7 @@ impl Request {
     }
 }
 
-/// The words of a request that name `scope`; what [`Request`] reads.
+/// `scope` as a command line names it.
 pub fn words(scope: &Scope) -> String {
     match scope {
         Scope::All => "all".to_owned(),
@@ -71,7 +71,7 @@ pub fn words(scope: &Scope) -> String {
     }
 }
 
-/// Why the control socket cannot be had, or does not answer.
+/// Why the control socket cannot be made or used.
 #[derive(Debug, Error)]
 pub enum ControlError {
     /// Its directory cannot be made.
@@ -86,9 +86,9 @@ pub enum ControlError {
     #[error("another heimdall runs with the control socket {}; stop it, or give --control PATH", .0.display())]
     Taken(PathBuf),
     /// Something that is no socket is there.
-    #[error("{} is there and is no socket; give --control another path", .0.display())]
+    #[error("{} exists and is no socket; give --control another path", .0.display())]
     NotASocket(PathBuf),
-    /// It cannot be made.
+    /// The socket cannot be made.
     #[error("cannot make the control socket {}: {source}; give --control PATH", path.display())]
     Bind {
         /// Its path.
@@ -110,7 +110,7 @@ pub enum ControlError {
     /// What the server said cannot be written.
     #[error("cannot write the output: {0}")]
     Output(io::Error),
-    /// The server does not take the request.
+    /// The server refuses the command.
     #[error("the server says: {0}")]
     Refused(String),
 }
@@ -122,7 +122,7 @@ fn advice(error: &io::Error) -> &'static str {
     }
 }
 
-/// A bound control socket. Its file goes when this does.
+/// A bound control socket. Dropping it removes its file.
 #[derive(Debug)]
 pub struct Control {
     listener: UnixListener,
@@ -165,16 +165,16 @@ impl Control {
         Ok(control)
     }
 
-    /// Answers each client on a thread of its own, with what `respond` makes of its request and
-    /// writes to it. Writing fails when the client goes away or does not read. The thread that accepts
-    /// clients owns `on_exit`.
+    /// Answers each client on a thread of its own, with what `respond` writes for its command. Writing
+    /// fails when the client goes away or does not read. The thread that accepts clients owns
+    /// `on_exit`.
     ///
     /// # Errors
     /// A thread or an eventfd is not available.
     pub fn serve(
         self,
         on_exit: OnExit,
-        respond: impl Fn(Request, &mut dyn Write) -> io::Result<()> + Send + Sync + 'static,
+        respond: impl Fn(Command, &mut dyn Write) -> io::Result<()> + Send + Sync + 'static,
     ) -> io::Result<ControlServer> {
         ControlServer::start(self, on_exit, respond)
     }
@@ -182,7 +182,7 @@ impl Control {
 
 impl Drop for Control {
     fn drop(&mut self) {
-        // Gone already: nothing to do.
+        // It may have been removed already.
         let _ = fs::remove_file(&self.path);
     }
 }
@@ -236,7 +236,7 @@ fn remove_stale(path: &Path) -> Result<(), ControlError> {
         Ok(_) => {}
     }
     match client::connect(path) {
-        // It has a listener, even if that one has no time for us.
+        // It has a listener, even if its backlog is full.
         Ok(_) => Err(ControlError::Taken(path.to_owned())),
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
             Err(ControlError::Taken(path.to_owned()))

@@ -17,44 +17,45 @@ use nix::{
 use serde_json::json;
 use tracing::{debug, warn};
 
-use super::{Control, Request};
-use crate::exit::OnExit;
+use super::{Command, Control};
+use crate::exit::{OnExit, OwnedThread};
 
-/// Longest request, its newline included, in octets.
-const MAX_REQUEST: usize = 2048;
+/// Longest command line, its newline included, in octets.
+const MAX_COMMAND: usize = 2048;
 
-/// How long a client may take to ask.
-const ASK: Duration = Duration::from_secs(5);
+/// How long a client may take to send its command.
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a client may leave a part of its answer unread.
-const READ: Duration = Duration::from_millis(500);
+const WRITE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Clients at once, each with a thread. One more closes the one that has been silent for longest.
 const MAX_CLIENTS: usize = 16;
 
-/// Milliseconds after which the server looks again whether a thread of the most clients has ended.
+/// Milliseconds between two checks whether a client's thread has ended, when there are as many as may
+/// be.
 const FULL_PAUSE: u16 = 1;
 
 /// Milliseconds after which the server tries again to accept a client when it could not.
 const ERROR_PAUSE: u16 = 500;
 
-/// How long the clients have to take their answers when the server stops.
-const STOP: Duration = Duration::from_millis(500);
+/// How long clients may read their answers when the server stops.
+const STOP_WAIT: Duration = Duration::from_millis(500);
 
-/// The thread that answers on the control socket.
+/// The thread that answers on the control socket. Dropping this ends it and removes the socket;
+/// clients that have asked may read their answers for half a second.
 #[derive(Debug)]
 pub struct ControlServer {
-    stop: Arc<EventFd>,
-    thread: JoinHandle<()>,
+    _thread: OwnedThread,
 }
 
 /// What makes the answers.
 pub(super) trait Respond:
-    Fn(Request, &mut dyn Write) -> io::Result<()> + Send + Sync
+    Fn(Command, &mut dyn Write) -> io::Result<()> + Send + Sync
 {
 }
 
-impl<F: Fn(Request, &mut dyn Write) -> io::Result<()> + Send + Sync> Respond for F {}
+impl<F: Fn(Command, &mut dyn Write) -> io::Result<()> + Send + Sync> Respond for F {}
 
 impl ControlServer {
     pub(super) fn start(
@@ -66,23 +67,14 @@ impl ControlServer {
             EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK,
         )?);
         let seen = Arc::clone(&stop);
-        let thread = thread::Builder::new()
-            .name("control".to_owned())
-            .spawn(move || {
-                let _on_exit = on_exit;
-                run(&control, &seen, Arc::new(respond));
-            })?;
-        Ok(Self { stop, thread })
-    }
-
-    /// Ends the thread and removes the socket. Clients that have asked may read their answers for
-    /// half a second.
-    pub fn stop(self) {
-        // EAGAIN: it is readable as can be.
-        let _ = self.stop.write(1);
-        if self.thread.join().is_err() {
-            warn!("the control thread had panicked");
-        }
+        let stop = move || {
+            // EAGAIN: it is readable as can be.
+            let _ = stop.write(1);
+        };
+        let thread = OwnedThread::start("control", on_exit, stop, move || {
+            run(&control, &seen, Arc::new(respond));
+        })?;
+        Ok(Self { _thread: thread })
     }
 }
 
@@ -131,7 +123,7 @@ impl Connection {
 }
 
 fn run(control: &Control, stop: &EventFd, respond: Arc<impl Respond + 'static>) {
-    let mut clients: Vec<Client> = Vec::new();
+    let mut clients = Clients(Vec::new());
     loop {
         let mut fds = [
             PollFd::new(stop.as_fd(), PollFlags::POLLIN),
@@ -148,11 +140,11 @@ fn run(control: &Control, stop: &EventFd, respond: Arc<impl Respond + 'static>) 
         if stopped.any().unwrap_or(false) {
             break;
         }
-        clients.retain(|client| !client.thread.is_finished());
-        let pause = if clients.len() < MAX_CLIENTS {
+        clients.0.retain(|client| !client.thread.is_finished());
+        let pause = if clients.0.len() < MAX_CLIENTS {
             match accept(control, &respond) {
                 Ok(client) => {
-                    clients.extend(client);
+                    clients.0.extend(client);
                     continue;
                 }
                 Err(error) => {
@@ -162,13 +154,12 @@ fn run(control: &Control, stop: &EventFd, respond: Arc<impl Respond + 'static>) 
                 }
             }
         } else {
-            close_silent(&clients);
+            clients.close_silent();
             FULL_PAUSE
         };
         let mut stopped = [PollFd::new(stop.as_fd(), PollFlags::POLLIN)];
         let _ = poll(&mut stopped, pause);
     }
-    end(clients);
 }
 
 /// Accepts a client, if one is waiting, and starts its thread.
@@ -197,42 +188,50 @@ fn accept(control: &Control, respond: &Arc<impl Respond + 'static>) -> io::Resul
     }))
 }
 
-/// Closes the client that has been silent for longest, if one is.
-fn close_silent(clients: &[Client]) {
-    let waiting = clients
-        .iter()
-        .filter_map(|client| Some((client.waiting()?, client)));
-    if let Some((_, client)) = waiting.min_by_key(|(since, _)| *since) {
-        client.close(Shutdown::Both);
+/// The clients that are connected.
+struct Clients(Vec<Client>);
+
+impl Clients {
+    /// Closes the client that has been silent for longest, if one is.
+    fn close_silent(&self) {
+        let clients = self.0.iter();
+        let waiting = clients.filter_map(|client| Some((client.waiting()?, client)));
+        if let Some((_, client)) = waiting.min_by_key(|(since, _)| *since) {
+            client.close(Shutdown::Both);
+        }
     }
 }
 
-/// Waits for the threads of all clients, but for no client for long.
-fn end(clients: Vec<Client>) {
-    for client in &clients {
-        // Whoever has asked is answered.
-        client.close(Shutdown::Read);
-    }
-    let deadline = Instant::now() + STOP;
-    while Instant::now() < deadline && clients.iter().any(|client| !client.thread.is_finished()) {
-        thread::sleep(Duration::from_millis(5));
-    }
-    for client in clients {
-        client.close(Shutdown::Both);
-        // One that still makes an answer, like a reload, ends with the process.
-        if client.thread.is_finished() && client.thread.join().is_err() {
-            warn!("the thread of a control client had panicked");
+impl Drop for Clients {
+    /// Waits for the clients' threads, but for none longer than [`STOP_WAIT`].
+    fn drop(&mut self) {
+        for client in &self.0 {
+            // Whoever has asked is answered.
+            client.close(Shutdown::Read);
+        }
+        let deadline = Instant::now() + STOP_WAIT;
+        while Instant::now() < deadline && self.0.iter().any(|one| !one.thread.is_finished()) {
+            thread::sleep(Duration::from_millis(5));
+        }
+        for client in self.0.drain(..) {
+            client.close(Shutdown::Both);
+            // A thread that is still busy with a long command, such as a reload, cannot be
+            // interrupted: it ends with its command, or with the process.
+            if client.thread.is_finished() {
+                // A panic has been logged by the hook.
+                let _ = client.thread.join();
+            }
         }
     }
 }
 
 fn answer(client: &Connection, respond: &impl Respond) -> io::Result<()> {
-    let mut buf = [0; MAX_REQUEST];
-    let line = read_line(client, &mut buf, Instant::now() + ASK)?;
-    client.stream.set_write_timeout(Some(READ))?;
-    let mut to = BufWriter::with_capacity(64 << 10, Patient(client));
-    match Request::parse(line) {
-        Ok(request) => respond(request, &mut to)?,
+    let mut buf = [0; MAX_COMMAND];
+    let line = read_line(client, &mut buf, Instant::now() + READ_TIMEOUT)?;
+    client.stream.set_write_timeout(Some(WRITE_TIMEOUT))?;
+    let mut to = BufWriter::with_capacity(64 << 10, ClientWriter(client));
+    match Command::parse(line) {
+        Ok(command) => respond(command, &mut to)?,
         Err(error) => writeln!(to, "{}", json!({ "error": error }))?,
     }
     to.flush()
@@ -241,7 +240,7 @@ fn answer(client: &Connection, respond: &impl Respond) -> io::Result<()> {
 /// Reads up to the newline, which is left out.
 fn read_line<'a>(
     client: &Connection,
-    buf: &'a mut [u8; MAX_REQUEST],
+    buf: &'a mut [u8; MAX_COMMAND],
     deadline: Instant,
 ) -> io::Result<&'a [u8]> {
     let mut len = 0;
@@ -251,7 +250,7 @@ fn read_line<'a>(
         if room.is_empty() {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,
-                "request too long",
+                "command too long",
             ));
         }
         match client.wait(|mut stream| stream.read(room)) {
@@ -267,10 +266,10 @@ fn read_line<'a>(
     }
 }
 
-/// Writes to a client that has to read some of it each time before [`READ`] is over.
-struct Patient<'a>(&'a Connection);
+/// Writes to a client that has to read some of it within [`WRITE_TIMEOUT`] each time.
+struct ClientWriter<'a>(&'a Connection);
 
-impl Write for Patient<'_> {
+impl Write for ClientWriter<'_> {
     fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
         self.0.wait(|mut stream| stream.write(octets))
     }

@@ -15,8 +15,8 @@ use crate::exit::OnExit;
 fn serve(path: &Path) -> ControlServer {
     let control = Control::bind(path).unwrap();
     control
-        .serve(OnExit::default(), |request, to| match request {
-            Request::Dump(scope) => (0..3).try_for_each(|number| {
+        .serve(OnExit::default(), |command, to| match command {
+            Command::Dump(scope) => (0..3).try_for_each(|number| {
                 writeln!(
                     to,
                     "{}",
@@ -29,7 +29,7 @@ fn serve(path: &Path) -> ControlServer {
 }
 
 #[test]
-fn answers_and_leaves_nothing_behind() {
+fn dropping_the_server_removes_the_socket() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("new/control.sock");
     let server = serve(&path);
@@ -39,15 +39,15 @@ fn answers_and_leaves_nothing_behind() {
     );
     assert_eq!(ask(&path, "stats").unwrap(), json!({ "backend": "socket" }));
     let error = ask(&path, "shutdown").unwrap_err().to_string();
-    assert_eq!(error, "the server says: unknown request \"shutdown\"");
-    server.stop();
+    assert_eq!(error, "the server says: unknown command \"shutdown\"");
+    drop(server);
     assert!(!path.exists());
     let error = ask(&path, "stats").unwrap_err();
     assert!(matches!(error, ControlError::NotRunning(_)), "{error}");
 }
 
 #[test]
-fn requests_have_words() {
+fn scopes_are_written_as_they_are_read() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("control.sock");
     let server = serve(&path);
@@ -62,7 +62,7 @@ fn requests_have_words() {
     assert_eq!(lines[2], json!({ "number": 2, "of": "a\\ b.Example." }));
     for scope in [Scope::All, Scope::name("x").unwrap(), zone] {
         let line = format!("flush {}\n", words(&scope));
-        assert_eq!(Request::parse(line.as_bytes()), Ok(Request::Flush(scope)));
+        assert_eq!(Command::parse(line.as_bytes()), Ok(Command::Flush(scope)));
     }
     for bad in [
         "flush",
@@ -75,7 +75,7 @@ fn requests_have_words() {
         let error = ask(&path, bad).unwrap_err();
         assert!(matches!(error, ControlError::Refused(_)), "{error}");
     }
-    server.stop();
+    drop(server);
 }
 
 #[test]
@@ -92,11 +92,11 @@ fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
         .serve(OnExit::default(), |_, to| writeln!(to, "{{}}"))
         .unwrap();
     assert_eq!(ask(&path, "stats").unwrap(), json!({}));
-    server.stop();
+    drop(server);
 }
 
 #[test]
-fn what_is_no_socket_is_left_alone() {
+fn a_file_that_is_no_socket_is_not_replaced() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("control.sock");
     fs::write(&path, "precious").unwrap();
@@ -158,13 +158,13 @@ fn ask_long(path: &Path) -> Duration {
 }
 
 #[test]
-fn no_client_can_hold_up_the_next() {
+fn no_client_delays_the_next() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("control.sock");
     let server = serve_long(&path);
     let silent = UnixStream::connect(&path).unwrap();
-    let mut deaf = UnixStream::connect(&path).unwrap();
-    deaf.write_all(b"stats\n").unwrap();
+    let mut not_reading = UnixStream::connect(&path).unwrap();
+    not_reading.write_all(b"stats\n").unwrap();
     let mut endless = UnixStream::connect(&path).unwrap();
     endless.write_all(&[b'x'; 300]).unwrap();
     let mut short = UnixStream::connect(&path).unwrap();
@@ -176,23 +176,23 @@ fn no_client_can_hold_up_the_next() {
     short.read_to_end(&mut rest).unwrap();
     assert!(rest.is_empty());
     let begin = Instant::now();
-    server.stop();
+    drop(server);
     assert!(begin.elapsed() < Duration::from_secs(2));
-    drop((silent, deaf, endless));
+    drop((silent, not_reading, endless));
 }
 
 #[test]
-fn of_too_many_clients_the_longest_silent_are_closed() {
+fn the_longest_silent_of_too_many_clients_are_closed() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("control.sock");
     let server = serve_long(&path);
     let silent: Vec<UnixStream> = (0..100)
         .map(|_| UnixStream::connect(&path).unwrap())
         .collect();
-    let mut deaf: Vec<UnixStream> = (0..20)
+    let mut not_reading: Vec<UnixStream> = (0..20)
         .map(|_| UnixStream::connect(&path).unwrap())
         .collect();
-    for client in &mut deaf {
+    for client in &mut not_reading {
         // Closed already, or not.
         let _ = client.write_all(b"stats\n");
     }
@@ -205,12 +205,12 @@ fn of_too_many_clients_the_longest_silent_are_closed() {
         assert_eq!(client.read(&mut [0]).unwrap(), 0);
     }
     let begin = Instant::now();
-    server.stop();
+    drop(server);
     assert!(begin.elapsed() < Duration::from_secs(2));
 }
 
 #[test]
-fn clients_are_answered_side_by_side() {
+fn clients_are_answered_concurrently() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("control.sock");
     // Nobody gets an answer before all have asked.
@@ -227,11 +227,11 @@ fn clients_are_answered_side_by_side() {
             scope.spawn(|| assert_eq!(ask(&path, "stats").unwrap(), json!({})));
         }
     });
-    server.stop();
+    drop(server);
 }
 
 #[test]
-fn a_stop_waits_for_no_answer_that_takes_long() {
+fn a_stop_does_not_wait_for_a_long_command() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("control.sock");
     let (begun, has_begun) = std::sync::mpsc::channel();
@@ -247,7 +247,7 @@ fn a_stop_waits_for_no_answer_that_takes_long() {
     client.write_all(b"reload\n").unwrap();
     has_begun.recv().unwrap();
     let begin = Instant::now();
-    server.stop();
+    drop(server);
     assert!(begin.elapsed() < Duration::from_secs(10));
     assert!(!path.exists());
 }

@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_scope_may_differ() {
+    fn an_echoed_subnet_differs_in_its_scope_only() {
         let subnet = subnet("192.0.2.1", 24);
         assert!(subnet.is_echoed(&[0, 1, 24, 0, 192, 0, 2]));
         assert!(subnet.is_echoed(&[0, 1, 24, 16, 192, 0, 2]));

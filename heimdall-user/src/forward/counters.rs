@@ -7,9 +7,9 @@ counters! {
     pub struct ForwardCounters {
         /// Requests taken from the fronts.
         requests,
-        /// Requests to get an answer anew before its life was over, among the requests.
+        /// Refreshes of answers about to expire, among the requests.
         refreshes,
-        /// Requests that joined an upstream query that was under way.
+        /// Requests for a question that was in flight already.
         coalesced,
         /// Queries sent over UDP.
         sent_udp,
@@ -17,7 +17,7 @@ counters! {
         sent_tcp,
         /// Answers accepted.
         answers,
-        /// Tries that brought no acceptable response in time.
+        /// Attempts without an acceptable response in time.
         timeouts,
         /// Datagrams from another address than the one asked.
         rejected_source,
@@ -27,32 +27,31 @@ counters! {
         rejected_question,
         /// Responses that cannot be read.
         rejected_malformed,
-        /// Responses that speak of another client subnet than the query did.
+        /// Responses with another client subnet than the query's.
         rejected_subnet,
-        /// Tries that an upstream ended with an error: a response code that is no answer, a
+        /// Attempts that an upstream ended with an error: a response code that is no answer, a
         /// refused or broken connection.
         upstream_errors,
         /// Queries repeated without EDNS because the upstream could not read the first.
         retried_plain,
-        /// Look-ups that ended with a truncated answer, the whole of which came from no upstream
-        /// over TCP.
+        /// Look-ups that ended with a truncated answer, because no upstream sent the whole of it over
+        /// TCP.
         truncated,
         /// Requests that got SERVFAIL.
         servfail,
-        /// Requests that got SERVFAIL, or an answer whose life is over, because of an earlier
-        /// failure, without an upstream query.
+        /// Requests that got SERVFAIL, or a stale answer, because of a cached failure, without an
+        /// upstream query.
         failure_hits,
-        /// Requests that got SERVFAIL, or a stale answer, because no name below one of their zones
-        /// can be resolved, without an upstream query.
+        /// Requests that got SERVFAIL, or a stale answer, because one of their zones is dead, without an
+        /// upstream query.
         zone_failure_hits,
-        /// Look-ups that a client prefix had to end to make room: it held more than its quota.
+        /// Look-ups that were shed because their client prefix held more than its quota.
         shed_client,
-        /// Look-ups that were ended to make room because they were below a zone that held more than
-        /// its quota.
+        /// Look-ups that were shed because a zone above them held more than its quota.
         shed_zone,
-        /// Look-ups that were ended to make room because they were the oldest.
+        /// Look-ups that were shed because they were the oldest.
         shed_oldest,
-        /// Requests that got an answer whose life is over.
+        /// Requests that got a stale answer.
         stale,
         /// Requests answered from the thread's cache, under their own question.
         cache_hits,
@@ -62,15 +61,15 @@ counters! {
         nxdomain_cut_hits,
         /// Answers now in the thread's cache.
         cache_entries,
-        /// Answers put in the thread's cache.
+        /// Answers inserted into the thread's cache.
         cache_insertions,
-        /// Answers that made room for others while they were of use.
+        /// Answers that were evicted before they expired.
         cache_evictions,
-        /// Requests that were turned away because the queue was full.
+        /// Requests that were rejected because the queue was full.
         queue_full,
-        /// Upstream queries under way now.
+        /// Questions in flight now.
         in_flight,
-        /// Queries that could not be sent for want of a socket or a port on this host.
+        /// Queries that could not be sent because this host had no socket or port left.
         socket_errors,
     }
 }

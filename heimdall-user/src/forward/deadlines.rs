@@ -7,12 +7,12 @@ use std::{cmp::Reverse, collections::BinaryHeap, time::Instant};
 pub(super) struct Deadline {
     at: Instant,
     pub(super) slot: usize,
-    /// Tells it from what was in the slot before.
+    /// Distinguishes it from what was in the slot before.
     pub(super) serial: u64,
 }
 
-/// Deadlines are not removed when what they were set for ends; they are skipped when they fall
-/// due. So there are never more than are set within the longest of them.
+/// A deadline is not removed when what it was set for ends, but skipped when it is due. So there are
+/// never more than are set within the longest time to one.
 #[derive(Debug, Default)]
 pub(super) struct Deadlines(BinaryHeap<Reverse<Deadline>>);
 
@@ -32,7 +32,7 @@ impl Deadlines {
         None
     }
 
-    /// Takes one that is due.
+    /// Removes one that is due.
     pub(super) fn take_due(&mut self, now: Instant) -> Option<Deadline> {
         let due = self.0.peek().is_some_and(|Reverse(next)| next.at <= now);
         due.then(|| self.0.pop())

@@ -20,28 +20,28 @@ use crate::dns::{
     options, u16_at,
 };
 
-/// Datagrams that may be rejected before the socket is given up: someone is guessing.
+/// Datagrams that may be rejected before the socket is closed: somebody is guessing.
 const MAX_REJECTED: u32 = 8;
 
 /// Why a query could not be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Trouble {
+pub(super) enum SendError {
     /// This host is out of descriptors or memory; another upstream would not help.
-    Local,
+    Resources,
     /// This host has no port left: other queries hold them.
     Ports,
     /// This host has no address to ask this upstream from, or no port for one more connection to it;
-    /// another one, or one of the other address family, may do.
+    /// it may have one for another upstream.
     Address,
     /// The upstream cannot be reached.
     Upstream,
 }
 
-impl From<io::Error> for Trouble {
+impl From<io::Error> for SendError {
     fn from(error: io::Error) -> Self {
         match error.raw_os_error() {
             Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::ENOSPC) => {
-                Self::Local
+                Self::Resources
             }
             Some(libc::EADDRINUSE) => Self::Ports,
             Some(libc::EADDRNOTAVAIL) => Self::Address,
@@ -50,9 +50,9 @@ impl From<io::Error> for Trouble {
     }
 }
 
-/// How an exchange stands.
+/// What has come of an exchange.
 #[derive(Debug)]
-pub(super) enum Progress {
+pub(super) enum ExchangeStatus {
     /// Nothing yet.
     Waiting,
     Answer(Answer),
@@ -66,7 +66,7 @@ pub(super) enum Progress {
     Unreachable,
 }
 
-/// An upstream's error.
+/// An upstream's error response.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct ErrorResponse {
     /// The code of those that do not know EDNS, or not the version (RFC 6891 sections 6.1.3 and
@@ -83,11 +83,11 @@ pub(super) struct Asked<'a> {
     /// DO and CD.
     pub(super) flags: u8,
     pub(super) subnet: Option<&'a ClientSubnet>,
-    /// Bounds on the life of the answer.
+    /// Bounds on the TTL of the answer.
     pub(super) limits: &'a TtlLimits,
 }
 
-/// Whom a query goes to, and how.
+/// Which upstream a query goes to, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Target {
     /// The upstream, by its place in the list.
@@ -132,8 +132,8 @@ struct Stream {
     input: Vec<u8>,
 }
 
-/// What the checks found.
-enum Judgement {
+/// What a message is.
+enum Checked {
     Answer(Answer),
     Truncated(u8),
     Error(ErrorResponse),
@@ -148,7 +148,7 @@ impl Exchange {
         upstream: SocketAddr,
         sent: Sent,
         query: &[u8],
-    ) -> Result<Self, Trouble> {
+    ) -> Result<Self, SendError> {
         let socket = match sent.target.tcp {
             false => Socket::udp(registry, token, upstream, query)?,
             true => Socket::tcp(registry, token, upstream, query)?,
@@ -160,15 +160,15 @@ impl Exchange {
         })
     }
 
-    /// Takes what has arrived. Called when the socket is ready, or may be; `scratch` holds the
+    /// Reads what has arrived. Called when the socket is ready, or may be; `scratch` holds the
     /// largest message.
-    pub(super) fn progress(
+    pub(super) fn poll(
         &mut self,
         scratch: &mut [u8],
         asked: &Asked<'_>,
         counters: &ForwardCounters,
-    ) -> Progress {
-        let judge = |msg: &[u8]| judge(msg, self.sent.id, asked, counters);
+    ) -> ExchangeStatus {
+        let check = |msg: &[u8]| check_response(msg, self.sent.id, asked, counters);
         match &mut self.socket {
             Socket::Udp { socket, upstream } => loop {
                 match socket.recv_from(scratch) {
@@ -176,32 +176,32 @@ impl Exchange {
                     Ok((_, from)) if !same_endpoint(from, *upstream) => {
                         counters.rejected_source.add(1);
                     }
-                    Ok((len, _)) => match judge(scratch.get(..len).unwrap_or_default()) {
-                        Judgement::Answer(answer) => return Progress::Answer(answer),
-                        Judgement::Truncated(code) => return Progress::Truncated(code),
-                        Judgement::Error(error) => return Progress::Error(error),
-                        Judgement::Rejected => {}
+                    Ok((len, _)) => match check(scratch.get(..len).unwrap_or_default()) {
+                        Checked::Answer(answer) => return ExchangeStatus::Answer(answer),
+                        Checked::Truncated(code) => return ExchangeStatus::Truncated(code),
+                        Checked::Error(error) => return ExchangeStatus::Error(error),
+                        Checked::Rejected => {}
                     },
                     Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                        return Progress::Waiting;
+                        return ExchangeStatus::Waiting;
                     }
                     Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                    Err(_) => return Progress::Unreachable,
+                    Err(_) => return ExchangeStatus::Unreachable,
                 }
                 self.rejected += 1;
                 if self.rejected >= MAX_REJECTED {
-                    return Progress::Forged;
+                    return ExchangeStatus::Forged;
                 }
             },
             Socket::Tcp(stream) => match stream.message(scratch) {
-                Ok(None) => Progress::Waiting,
+                Ok(None) => ExchangeStatus::Waiting,
                 // Nothing better will follow on this connection.
-                Ok(Some(msg)) => match judge(msg) {
-                    Judgement::Answer(answer) => Progress::Answer(answer),
-                    Judgement::Error(error) => Progress::Error(error),
-                    Judgement::Truncated(_) | Judgement::Rejected => Progress::Unreachable,
+                Ok(Some(msg)) => match check(msg) {
+                    Checked::Answer(answer) => ExchangeStatus::Answer(answer),
+                    Checked::Error(error) => ExchangeStatus::Error(error),
+                    Checked::Truncated(_) | Checked::Rejected => ExchangeStatus::Unreachable,
                 },
-                Err(_) => Progress::Unreachable,
+                Err(_) => ExchangeStatus::Unreachable,
             },
         }
     }
@@ -214,7 +214,7 @@ impl Socket {
         token: Token,
         upstream: SocketAddr,
         query: &[u8],
-    ) -> Result<Self, Trouble> {
+    ) -> Result<Self, SendError> {
         let any = match upstream {
             SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
             SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
@@ -226,13 +226,13 @@ impl Socket {
         Ok(Self::Udp { socket, upstream })
     }
 
-    /// Opens a connection for `query`, which is sent once the connection stands.
+    /// Opens a connection for `query`, which is sent once the connection is established.
     fn tcp(
         registry: &Registry,
         token: Token,
         upstream: SocketAddr,
         query: &[u8],
-    ) -> Result<Self, Trouble> {
+    ) -> Result<Self, SendError> {
         let mut stream = TcpStream::connect(upstream)?;
         registry.register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
         let mut output = Vec::with_capacity(2 + query.len());
@@ -258,7 +258,7 @@ impl Stream {
             match self.stream.write(rest) {
                 Ok(0) => return Err(ErrorKind::WriteZero.into()),
                 Ok(len) => self.written += len,
-                // Also while the connection is being made.
+                // Also while the connection is being established.
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
@@ -295,43 +295,43 @@ fn same_endpoint(a: SocketAddr, b: SocketAddr) -> bool {
     a.ip() == b.ip() && a.port() == b.port()
 }
 
-/// Checks a response, and counts why it was rejected.
-fn judge(msg: &[u8], id: u16, asked: &Asked<'_>, counters: &ForwardCounters) -> Judgement {
+/// Checks a message, and counts why it was rejected.
+fn check_response(msg: &[u8], id: u16, asked: &Asked<'_>, counters: &ForwardCounters) -> Checked {
     let got = u16_at(msg, field::ID);
     if got.is_some_and(|got| got != id) {
         counters.rejected_id.add(1);
-        return Judgement::Rejected;
+        return Checked::Rejected;
     }
     if let Some(subnet) = asked.subnet
         && options::find(msg, option::CLIENT_SUBNET).is_some_and(|data| !subnet.is_echoed(data))
     {
         counters.rejected_subnet.add(1);
-        return Judgement::Rejected;
+        return Checked::Rejected;
     }
     match Answer::from_response(msg, asked.question, asked.flags, asked.limits) {
-        Ok(answer) => Judgement::Answer(answer),
+        Ok(answer) => Checked::Answer(answer),
         Err(BadResponse::Truncated) => match low_rcode(msg) {
             // Such a response has no records that TCP could bring.
             code @ (rcode::FORMERR | rcode::SERVFAIL | rcode::NOTIMP | rcode::REFUSED) => {
-                Judgement::Error(error_response(msg, code.into()))
+                Checked::Error(error_response(msg, code.into()))
             }
-            code => Judgement::Truncated(code),
+            code => Checked::Truncated(code),
         },
-        Err(BadResponse::Rcode(code)) => Judgement::Error(error_response(msg, code)),
+        Err(BadResponse::Rcode(code)) => Checked::Error(error_response(msg, code)),
         Err(BadResponse::Question | BadResponse::Malformed) if is_bare_error(msg) => {
-            Judgement::Error(error_response(msg, low_rcode(msg).into()))
+            Checked::Error(error_response(msg, low_rcode(msg).into()))
         }
         Err(BadResponse::Broken) => {
             counters.rejected_malformed.add(1);
-            Judgement::Error(error_response(msg, low_rcode(msg).into()))
+            Checked::Error(error_response(msg, low_rcode(msg).into()))
         }
         Err(BadResponse::Question) => {
             counters.rejected_question.add(1);
-            Judgement::Rejected
+            Checked::Rejected
         }
         Err(BadResponse::Malformed) => {
             counters.rejected_malformed.add(1);
-            Judgement::Rejected
+            Checked::Rejected
         }
     }
 }
@@ -365,12 +365,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn want_of_descriptors_or_ports_is_no_fault_of_the_upstream() {
-        let trouble = |errno| Trouble::from(io::Error::from_raw_os_error(errno));
-        assert_eq!(trouble(libc::EMFILE), Trouble::Local);
-        assert_eq!(trouble(libc::EADDRINUSE), Trouble::Ports);
-        assert_eq!(trouble(libc::EADDRNOTAVAIL), Trouble::Address);
-        assert_eq!(trouble(libc::ENETUNREACH), Trouble::Upstream);
-        assert_eq!(trouble(libc::ECONNREFUSED), Trouble::Upstream);
+    fn a_lack_of_descriptors_or_ports_is_no_upstream_error() {
+        let error = |errno| SendError::from(io::Error::from_raw_os_error(errno));
+        assert_eq!(error(libc::EMFILE), SendError::Resources);
+        assert_eq!(error(libc::EADDRINUSE), SendError::Ports);
+        assert_eq!(error(libc::EADDRNOTAVAIL), SendError::Address);
+        assert_eq!(error(libc::ENETUNREACH), SendError::Upstream);
+        assert_eq!(error(libc::ECONNREFUSED), SendError::Upstream);
     }
 }

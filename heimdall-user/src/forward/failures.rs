@@ -1,10 +1,9 @@
-//! The questions that no upstream answered lately (RFC 9520).
+//! The failure cache: questions that no upstream answered lately (RFC 9520).
 //!
-//! Such a question is not asked again before its time is up, and each further failure in a row
-//! doubles that time. A failure that is no fault of the name, because no upstream could be reached
-//! or none responded to anything, puts the question off for the shortest time only, and the first
-//! response of an upstream ends that. The memory is bounded: the oldest failure is forgotten for a
-//! new one.
+//! Such a question is not asked again before its back-off is over, and each further failure in a row
+//! doubles that. During an outage, when no upstream can be reached or responds to anything, the
+//! back-off stays at its minimum, and the first response of an upstream ends it. The table is
+//! bounded: a new failure replaces the oldest.
 
 use std::{
     collections::VecDeque,
@@ -16,10 +15,10 @@ use hashbrown::{HashTable, hash_table::Entry};
 use super::Request;
 use crate::dns::same_question;
 
-/// Failures that one thread remembers: a few megabytes at most.
+/// Failures that one thread caches: a few megabytes at most.
 const CAPACITY: usize = 16_384;
 
-/// Seconds that RFC 9520 section 3.2 bounds the time by.
+/// Bounds on the back-off in seconds (RFC 9520 section 3.2).
 pub(super) const BOUNDS: (u32, u32) = (1, 300);
 
 #[derive(Debug)]
@@ -29,10 +28,10 @@ struct Failure {
     question: Box<[u8]>,
     /// When the question may be asked again.
     until: Instant,
-    /// Seconds that the question was put off for the last time.
+    /// The last back-off in seconds.
     back_off: u32,
     cause: Cause,
-    /// Tells the entry of the queue that stands for this failure from older ones.
+    /// Distinguishes this failure's entry in the queue from older ones of the question.
     serial: u64,
 }
 
@@ -44,22 +43,22 @@ impl Failure {
     }
 }
 
-/// Whose fault a failure is.
+/// The cause of a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Cause {
-    /// The name's: an upstream said so, or was silent to this question while it or another one
-    /// responded to others.
+    /// The name: an upstream responded with an error, or did not respond to this question while it
+    /// or another one responded to others.
     Name,
-    /// The upstreams' or this host's: every name fails.
+    /// The upstreams or this host: every name fails.
     Outage,
 }
 
-/// The memory of failures.
+/// The failure cache of a thread.
 #[derive(Debug)]
 pub(super) struct Failures {
     table: HashTable<Failure>,
-    /// Hash and serial number of each failure, oldest first, also of those that have been
-    /// forgotten or renewed since.
+    /// Hash and serial number of each failure, oldest first, also of those that were removed or
+    /// renewed since.
     queue: VecDeque<(u64, u64)>,
     capacity: usize,
     serial: u64,
@@ -70,8 +69,7 @@ pub(super) struct Failures {
 }
 
 impl Failures {
-    /// A memory that puts a question off for `min` seconds at first, and never for more than
-    /// `max`.
+    /// An empty cache with back-offs of `min` seconds at first, and at most `max`.
     pub(super) fn new(min: u32, max: u32) -> Self {
         let min = min.clamp(BOUNDS.0, BOUNDS.1);
         Self {
@@ -97,8 +95,8 @@ impl Failures {
     /// Notes that no upstream answered. Returns the seconds for which the question must not be
     /// asked, `least` or more.
     ///
-    /// A failure counts as one in a row if the time of the one before it ended no longer than
-    /// the longest such time ago. One of an outage does not count.
+    /// A failure is one in a row if the back-off of the one before it ended at most the longest
+    /// back-off ago. One of an outage does not count.
     pub(super) fn record(
         &mut self,
         request: &Request,
@@ -154,7 +152,7 @@ impl Failures {
         seconds
     }
 
-    /// Forgets the failures of a question that has been answered.
+    /// Removes the failure of a question that has been answered.
     pub(super) fn clear(&mut self, request: &Request) {
         if let Ok(entry) = self
             .table
@@ -164,16 +162,16 @@ impl Failures {
         }
     }
 
-    /// Forgets the failures of an outage, which is over.
+    /// Removes the failures of an outage, which is over.
     pub(super) fn end_outage(&mut self) {
         if std::mem::take(&mut self.outage) {
             self.table.retain(|failure| failure.cause == Cause::Name);
         }
     }
 
-    /// Forgets the failures of all questions that `is_meant` is true of.
-    pub(super) fn forget(&mut self, is_meant: impl Fn(&[u8]) -> bool) {
-        self.table.retain(|failure| !is_meant(&failure.question));
+    /// Removes the failures of all questions that match.
+    pub(super) fn flush(&mut self, matches: impl Fn(&[u8]) -> bool) {
+        self.table.retain(|failure| !matches(&failure.question));
     }
 
     fn drop_oldest(&mut self) {
@@ -203,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn the_time_doubles_up_to_its_bound() {
+    fn the_back_off_doubles_up_to_its_bound() {
         let hasher = NameHasher::default();
         let [name, upper, other] = ["name", "NAME", "other"].map(|label| request(&hasher, label));
         let mut failures = Failures::new(1, 300);
@@ -237,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_are_held_to_the_bounds_of_the_rfc() {
+    fn options_are_clamped_to_the_bounds_of_the_rfc() {
         let request = request(&NameHasher::default(), "name");
         let now = Instant::now();
         assert_eq!(Failures::new(0, 0).record(&request, now, 0, Cause::Name), 1);
@@ -248,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_is_forgotten_for_a_new_one() {
+    fn a_new_failure_replaces_the_oldest() {
         let hasher = NameHasher::default();
         let now = Instant::now();
         let mut failures = Failures::new(1, 300);
@@ -269,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn an_outage_is_short_does_not_double_and_ends() {
+    fn the_back_off_of_an_outage_does_not_grow_and_ends() {
         let hasher = NameHasher::default();
         let [name, other] = ["name", "other"].map(|label| request(&hasher, label));
         let now = Instant::now();
@@ -283,7 +281,7 @@ mod tests {
         failures.end_outage();
         assert_eq!(failures.time_left(&name, now), None);
         assert!(failures.time_left(&other, now).is_some());
-        // What was known before goes on after it.
+        // The row from before it continues.
         assert_eq!(failures.record(&other, now, 0, Cause::Outage), 1);
         assert_eq!(failures.record(&other, now, 0, Cause::Name), 4);
         assert_eq!(failures.record(&name, now, 0, Cause::Outage), 1);

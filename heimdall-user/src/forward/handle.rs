@@ -1,4 +1,4 @@
-//! The way into the forwarder.
+//! How fronts submit requests to the forwarder.
 
 use std::sync::{
     Arc,
@@ -12,7 +12,7 @@ use thiserror::Error;
 use super::{Mailbox, Outcome, Request, shard_of};
 use crate::dns::{Answer, NameHasher, edns::ede, header::rcode};
 
-/// The request was not taken: the front answers it itself, with SERVFAIL.
+/// The request was rejected: the front answers it itself, with SERVFAIL.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 #[error("the forwarder's queue is full")]
 pub struct QueueFull;
@@ -23,9 +23,9 @@ pub(super) struct Inbox {
     queue: ArrayQueue<Request>,
     waker: Waker,
     closed: AtomicBool,
-    /// Requests turned away, by any front. Written only when the queue is full, so a shared
+    /// Requests rejected, of any front. Written only when the queue is full, so a shared
     /// counter costs nothing that matters.
-    pub(super) turned_away: AtomicU64,
+    pub(super) rejected: AtomicU64,
     pub(super) mailboxes: Arc<[Arc<Mailbox>]>,
 }
 
@@ -35,7 +35,7 @@ impl Inbox {
             queue: ArrayQueue::new(capacity.max(1)),
             waker,
             closed: AtomicBool::new(false),
-            turned_away: AtomicU64::new(0),
+            rejected: AtomicU64::new(0),
             mailboxes,
         }
     }
@@ -67,20 +67,20 @@ impl Inbox {
         mailbox.inspect(|mailbox| mailbox.expect());
         if self.is_closed() || self.queue.push(request).is_err() {
             mailbox.inspect(|mailbox| mailbox.withdraw());
-            self.turned_away.fetch_add(1, Ordering::Relaxed);
+            self.rejected.fetch_add(1, Ordering::Relaxed);
             return Err(QueueFull);
         }
-        // The thread may have ended in between. Either it, or stop(), or this sees the request
-        // in a closed inbox, and pop() gives it to one of them only.
+        // The thread may have ended in between. Then it, the forwarder's drop or this thread finds the
+        // request in the closed inbox, and pop() gives it to one of them only.
         if self.is_closed() {
-            self.turn_away();
+            self.reject_all();
         }
         Ok(())
     }
 
-    /// Gives every request that waits here SERVFAIL.
+    /// Answers every request in the queue with SERVFAIL.
     #[cold]
-    pub(super) fn turn_away(&self) {
+    pub(super) fn reject_all(&self) {
         let failure = Arc::new(Answer::failure(rcode::SERVFAIL, Some(ede::NOT_READY), 0));
         while let Some(request) = self.take() {
             if let Some(mailbox) = self.mailboxes.get(usize::from(request.front)) {
@@ -95,11 +95,11 @@ impl Inbox {
     }
 }
 
-/// One front's way in: what [`Forwarder::handle`](super::Forwarder::handle) gives.
+/// With this a front submits requests; from [`Forwarder::handle`](super::Forwarder::handle).
 #[derive(Clone, Debug)]
 pub struct Handle {
     inboxes: Arc<[Arc<Inbox>]>,
-    /// Which inboxes got something since the last flush.
+    /// Which inboxes got a request since the last flush.
     filled: Box<[bool]>,
     hasher: NameHasher,
 }
@@ -114,9 +114,9 @@ impl Handle {
         }
     }
 
-    /// Queues a request. It is sure to be seen only after the next [`flush`](Self::flush).
+    /// Queues a request, which the forwarder may not notice before the next [`flush`](Self::flush).
     ///
-    /// Every request that is taken has exactly one [`Outcome`].
+    /// Every request that is accepted has exactly one [`Outcome`].
     ///
     /// # Errors
     /// [`QueueFull`]; also once the forwarder has stopped.
@@ -129,8 +129,8 @@ impl Handle {
         Ok(())
     }
 
-    /// Wakes the threads that got something since the last flush. One system call for each of
-    /// them, so this is called once a batch.
+    /// Wakes the threads that got a request since the last flush. One system call for each of them,
+    /// so this is called once a batch.
     pub fn flush(&mut self) {
         for (inbox, filled) in self.inboxes.iter().zip(&mut self.filled) {
             if std::mem::take(filled) {

@@ -1,4 +1,4 @@
-//! The questions that are with an upstream now, and who waits for each.
+//! The questions in flight, and who waits for each.
 
 use std::time::Instant;
 
@@ -11,40 +11,40 @@ use super::{
 };
 use crate::dns::{edns::ede, same_question};
 
-/// Whom to tell.
+/// A front's query that waits for a question in flight.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Waiter {
     pub(super) front: u16,
     pub(super) token: u64,
 }
 
-/// A question on its way.
+/// A question in flight.
 #[derive(Debug)]
 pub(super) struct Lookup {
     /// The request that started it; its letter case goes upstream.
     pub(super) request: Request,
     pub(super) waiters: Vec<Waiter>,
-    /// The try under way, and earlier ones that timed out: an answer that comes late is taken as
-    /// well. At most one for each try.
+    /// The current one, and those of earlier attempts that timed out: an answer that comes late is
+    /// accepted as well. At most one for each attempt.
     pub(super) exchanges: Vec<Exchange>,
     /// Serial number of the exchange that has a deadline.
     pub(super) current: u64,
-    /// The upstream that the next try asks, by its place in the list.
+    /// The upstream that the next attempt asks, by its position in the list.
     pub(super) upstream: usize,
-    /// Tries begun, the present one included, but for those over UDP that ended with an error.
-    pub(super) tries: u32,
-    /// Tries that an upstream ended with an error.
+    /// Attempts begun, the current one included, without those over UDP that ended with an error.
+    pub(super) attempts: u32,
+    /// Attempts that an upstream ended with an error.
     pub(super) errors: usize,
-    /// Response code of a truncated answer, the rest of which has not come over TCP yet.
+    /// Response code of a truncated answer that has not come whole over TCP yet.
     pub(super) truncated: Option<u8>,
-    /// An upstream sent an error, or was silent; else none could be reached.
+    /// An upstream sent an error, or did not respond; else none could be reached.
     pub(super) heard: bool,
-    /// What an upstream said of its error (RFC 8914); see [`explain`](Self::explain).
+    /// Info-code of an upstream's Extended DNS Error (RFC 8914); see [`explain`](Self::explain).
     pub(super) ede: Option<u16>,
-    /// The client response timer has fired: its requests got an answer whose life is over, as
-    /// those get that are yet to come.
-    pub(super) late: bool,
-    /// Tells this look-up from earlier ones in the same slot, and from which it came after.
+    /// The client response timer has fired: the waiters got a stale answer, and so do requests that
+    /// join later.
+    pub(super) stale_served: bool,
+    /// Increases with each look-up: distinguishes it from earlier ones in the same slot.
     pub(super) serial: u64,
     pub(super) began: Instant,
 }
@@ -64,8 +64,8 @@ impl Lookup {
         }
     }
 
-    /// Keeps the info-code of an upstream's error, the first that says more than that there was
-    /// one.
+    /// Keeps the info-code of an upstream's error: the first that is more specific than that there
+    /// was one.
     pub(super) fn explain(&mut self, code: Option<u16>) {
         const VAGUE: [u16; 4] = [
             ede::OTHER,
@@ -133,10 +133,10 @@ impl InFlight {
         self.lookups.len() >= self.capacity
     }
 
-    /// Adds to those who wait for a look-up, unless those are `most` already. Whether it did.
-    pub(super) fn join(&mut self, slot: usize, waiter: Waiter, most: usize) -> bool {
+    /// Adds a waiter to a look-up, unless it has `max` already. Whether it did.
+    pub(super) fn join(&mut self, slot: usize, waiter: Waiter, max: usize) -> bool {
         self.lookups.get_mut(slot).is_some_and(|lookup| {
-            let room = lookup.waiters.len() < most;
+            let room = lookup.waiters.len() < max;
             if room {
                 lookup.waiters.push(waiter);
             }
@@ -155,12 +155,12 @@ impl InFlight {
             exchanges: Vec::new(),
             current: 0,
             upstream: 0,
-            tries: 0,
+            attempts: 0,
             errors: 0,
             truncated: None,
             heard: false,
             ede: None,
-            late: false,
+            stale_served: false,
             serial,
             began: now,
         });
@@ -179,7 +179,7 @@ impl InFlight {
         self.lookups.get_mut(slot)
     }
 
-    /// Closes the sockets of a look-up's earlier tries, to have a descriptor for the next one.
+    /// Closes the sockets of a look-up's earlier attempts, to free a descriptor for the next one.
     /// Whether there were any.
     pub(super) fn close_exchanges(&mut self, slot: usize) -> bool {
         self.get_mut(slot).is_some_and(|lookup| {

@@ -1,25 +1,25 @@
 //! The upstream forwarder: gets the answers that no cache has.
 //!
-//! It runs on threads of its own, each with an epoll loop, no async runtime. A front (an AF_XDP
-//! worker or the socket front) hands it a [`Request`] over a bounded lock-free queue and gets an
-//! [`Outcome`] back through its [`Mailbox`]; neither side ever waits for the other. A question
-//! always goes to the same thread, chosen by its name's hash, so that identical questions meet
-//! there and share one upstream query, whichever front they came from.
+//! It runs on threads of its own (shards), each with an epoll loop; there is no async runtime. A front
+//! (an AF_XDP worker or the socket front) submits a [`Request`] over a bounded lock-free queue and
+//! gets an [`Outcome`] back through its [`Mailbox`]; neither side ever waits for the other. A question
+//! always goes to the same thread, chosen by its name's hash, so that identical questions of all
+//! fronts share one upstream query.
 //!
-//! Each thread remembers what it was told, for all fronts: the answers, also for some time after
-//! their lives are over (RFC 8767), and the failures (RFC 9520). A name that one front has learnt
-//! costs no upstream query on another.
+//! Each thread caches what upstreams answered, for all fronts: the answers, also for some time after
+//! they expired (RFC 8767), and the failures (RFC 9520). An answer cached by one front costs no
+//! upstream query on another.
 //!
 //! Every query has a socket of its own, connected to the upstream: the kernel chooses the source
 //! port at random from `net.ipv4.ip_local_port_range` (28,232 ports, 14.8 bits, unless that was
 //! changed) and drops what comes from any other address. With the random ID that makes some 31
-//! bits that someone who cannot see the query has to guess (RFC 5452); after a few wrong guesses
-//! the socket is closed and the query goes over TCP, where guessing does not help, or from another
-//! port. Tries that timed out listen on, so a question has up to `attempts` such sockets at a time.
+//! bits that an off-path attacker has to guess (RFC 5452); after a few wrong guesses the socket is
+//! closed and the query goes over TCP, where guessing does not help, or from another port. The
+//! sockets of attempts that timed out stay open, so a question has up to `attempts` of them at a time.
 //!
-//! Everything is bounded: the queue, the queries in flight, the tries and the time of each. What is
-//! full makes room at the cost of whoever holds most. A request ends in an answer or in SERVFAIL,
-//! never in silence.
+//! Everything is bounded: the queue, the questions in flight, the attempts and the time of each. When
+//! something is full, the largest holder loses its oldest look-ups. Every request gets an answer or
+//! SERVFAIL.
 
 mod counters;
 mod deadlines;
@@ -27,20 +27,16 @@ mod exchange;
 mod failures;
 mod handle;
 mod inflight;
-mod memory;
-mod notices;
+mod overload_log;
 mod request;
 mod settings;
 mod shard;
+mod shared_cache;
 mod shed;
 mod upstreams;
 mod zones;
 
-use std::{
-    fmt, io,
-    sync::Arc,
-    thread::{self, JoinHandle},
-};
+use std::{fmt, io, sync::Arc};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
@@ -53,7 +49,7 @@ use crate::{
     cache::{Key, Record},
     clock::Clock,
     dns::NameHasher,
-    exit::OnExit,
+    exit::{OnExit, OwnedThread},
     upkeep::Desk,
 };
 use handle::Inbox;
@@ -77,7 +73,7 @@ impl Prepared {
     /// `mailboxes`; `hasher` is the one that the fronts hash with.
     ///
     /// # Errors
-    /// There is no upstream, or an epoll instance or the memory for a cache is not to be had.
+    /// There is no upstream, or an epoll instance or the memory for a cache is not available.
     pub fn new(
         settings: &Settings,
         mailboxes: Vec<Arc<Mailbox>>,
@@ -101,9 +97,9 @@ impl Prepared {
         })
     }
 
-    /// Keeps what another process had learnt, and left `away` seconds ago.
+    /// Inserts what another process had cached, and saved `away` seconds ago.
     pub fn restore<'a>(&mut self, records: impl Iterator<Item = Record<'a>>, away: u32) {
-        /// Records whose places in the caches are fetched from memory at the same time.
+        /// Records whose buckets are prefetched at the same time.
         const BATCH: usize = 64;
         let now = self.clock.seconds();
         let mut records = records.peekable();
@@ -113,7 +109,7 @@ impl Prepared {
                 let key = Key::new(&self.hasher, record.question, record.flags);
                 let shard = shard_of(&self.hasher, key.name(), self.shards.len());
                 if let Some(shard) = self.shards.get(shard) {
-                    shard.expect(&key);
+                    shard.prefetch(&key);
                 }
                 batch.push((shard, key, record));
             }
@@ -131,7 +127,7 @@ impl Prepared {
     /// holds a descriptor.
     ///
     /// # Errors
-    /// No thread is to be had.
+    /// A thread cannot be started.
     pub fn start(self) -> io::Result<Forwarder> {
         self.start_with(OnExit::default)
     }
@@ -149,43 +145,39 @@ impl Prepared {
             threads: Vec::new(),
             hasher: self.hasher,
         };
+        // Should one not start, dropping the forwarder ends those before it.
         for (number, shard) in self.shards.into_iter().enumerate() {
-            let on_exit = on_exit();
-            let started = thread::Builder::new()
-                .name(format!("forward-{number}"))
-                .spawn(move || {
-                    let _on_exit = on_exit;
-                    shard.run();
-                });
-            match started {
-                Ok(thread) => forwarder.threads.push(thread),
-                Err(error) => {
-                    forwarder.stop();
-                    return Err(error);
-                }
-            }
+            let inbox = shard.inbox();
+            let thread = OwnedThread::start(
+                format!("forward-{number}"),
+                on_exit(),
+                move || inbox.close(),
+                || shard.run(),
+            )?;
+            forwarder.threads.push(thread);
         }
         Ok(forwarder)
     }
 }
 
-/// The thread of a name: one thread then knows all there is to know of it, whatever the type.
+/// The thread of a name, for all of its types.
 fn shard_of(hasher: &NameHasher, name: &[u8], threads: usize) -> usize {
     hasher.hash(name, 0) as u32 as usize % threads.max(1)
 }
 
-/// The running forwarder.
+/// The running forwarder. Dropping it ends its threads: requests that are under way get SERVFAIL,
+/// and later ones are rejected.
 #[derive(Debug)]
 pub struct Forwarder {
     inboxes: Arc<[Arc<Inbox>]>,
     counters: Vec<Arc<ForwardCounters>>,
     desks: Vec<Arc<Desk>>,
-    threads: Vec<JoinHandle<()>>,
+    threads: Vec<OwnedThread>,
     hasher: NameHasher,
 }
 
 impl Forwarder {
-    /// A way in for one front.
+    /// For one front, to submit requests.
     pub fn handle(&self) -> Handle {
         Handle::new(self.inboxes.clone(), self.hasher.clone())
     }
@@ -200,23 +192,26 @@ impl Forwarder {
         self.desks.clone()
     }
 
-    /// Ends the threads. Requests that are under way get SERVFAIL; later ones are turned away.
+    /// Ends the threads, as dropping it does.
     pub fn stop(self) {
-        for inbox in self.inboxes.iter() {
-            inbox.close();
+        drop(self);
+    }
+}
+
+impl Drop for Forwarder {
+    fn drop(&mut self) {
+        // All at once, before the first is waited for.
+        for thread in &self.threads {
+            thread.stop();
         }
-        for thread in self.threads {
-            if thread.join().is_err() {
-                tracing::error!("a forwarder thread had panicked");
-            }
-        }
+        self.threads.clear();
         for inbox in self.inboxes.iter() {
-            inbox.turn_away();
+            inbox.reject_all();
         }
     }
 }
 
-/// Not being able to is no error: the limit is then met, and counted, when it is reached.
+/// A failure is ignored: reaching the limit later is handled, and counted.
 fn raise_file_limit() {
     if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
         && soft < hard

@@ -1,4 +1,4 @@
-//! What the operator can set about forwarding.
+//! How the forwarder works; the operator sets it (`config`).
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -16,48 +16,45 @@ pub struct Settings {
     pub threads: usize,
     /// Requests that may wait for each thread.
     pub queue: usize,
-    /// Questions that each thread may have with upstreams; each holds a file descriptor, and one
-    /// more for each try that timed out. For one more, the client prefix or zone that holds most
-    /// loses its oldest.
+    /// Questions that each thread may have in flight; each holds a file descriptor, and one more for
+    /// each attempt that timed out. When there are more, the oldest of the largest holder are shed.
     pub max_in_flight: usize,
     /// Time that an upstream has to respond, at least: up to 2 s if its round-trip times call for
     /// it. TCP has twice the time.
     pub attempt_timeout: Duration,
-    /// Tries that one question gets; one that ends with an error at once is not counted, and there
-    /// are fewer of these than upstreams. A try whose response is FORMERR goes on without EDNS, one
-    /// whose response is truncated goes on over TCP; so with timeouts of `t` a question is settled
-    /// after at most 4 × `attempts` × `t`, commonly.
+    /// Attempts for a question; one that ends with an error at once is not counted, and there are
+    /// fewer of these than upstreams. An attempt whose response is FORMERR continues without EDNS, one
+    /// whose response is truncated continues over TCP; so with timeouts of `t` a look-up ends after at
+    /// most 4 × `attempts` × `t`, commonly.
     pub attempts: u32,
-    /// Bounds on the lives of answers.
+    /// Bounds on TTLs.
     pub limits: TtlLimits,
     /// Ask upstreams for the AD bit. Only for upstreams that validate, on a path that is trusted.
     pub trust_ad: bool,
-    /// Octets of the cache that each thread keeps for all fronts together, 256 KiB at least.
+    /// Octets of each thread's cache, 256 KiB at least.
     pub cache_bytes: usize,
     /// Seconds, 1 to 300, for which a question that no upstream answered is not asked again
     /// (RFC 9520 section 3.2). Each further failure in a row doubles the time.
     pub failure_min: u32,
     /// Seconds, 1 to 300, beyond which that time does not grow.
     pub failure_max: u32,
-    /// Seconds after its end of life for which an answer may still be served when no upstream
-    /// gives a newer one (RFC 8767 section 5 suggests 1 to 3 days); 0: never.
+    /// Seconds for which an expired answer may still be served when no upstream gives a newer one (RFC 8767 section 5 suggests 1 to 3 days); 0: never.
     pub stale_max_age: u32,
-    /// Time after which a client gets an answer whose life is over, if there is one, while the
-    /// upstreams are still being asked (RFC 8767 section 5, client response timer: 1.8 s).
+    /// Time after which a client gets a stale answer, if there is one, while the look-up goes on (RFC 8767 section 5, client response timer: 1.8 s).
     pub client_response_timeout: Duration,
-    /// Whether NXDOMAIN for a name also answers for every name below it (RFC 8020). Known names
-    /// below it are still served. With several threads, each knows only what it was told itself.
+    /// Whether NXDOMAIN for a name also answers for every name below it (RFC 8020). Cached names
+    /// below it are still served. With several threads, this holds for names of the same thread.
     pub nxdomain_cut: bool,
     /// The client subnet, an address and the length of its prefix in bits, that every upstream
-    /// query carries (RFC 7871); none by default, and never a client's own. All clients share
-    /// it, so an answer that was made for it is right for all of them: it cannot poison the
-    /// cache. Bits beyond the prefix are not sent; 0 bits ask the upstream to use none either.
+    /// query carries (RFC 7871); none by default, and never a client's own. All clients share it, so
+    /// an answer for it is right for all of them and can be cached. Bits beyond the prefix are not
+    /// sent; 0 bits ask the upstream to use no subnet either.
     pub client_subnet: Option<(IpAddr, u8)>,
 }
 
 impl Default for Settings {
-    /// All but the upstreams. A question is commonly settled within 4 s, before clients (5 s)
-    /// give up.
+    /// For tests and benchmarks, which add upstreams. The server sets every value; the operator's
+    /// defaults are those of `config`.
     fn default() -> Self {
         Self {
             upstreams: Vec::new(),

@@ -1,6 +1,7 @@
 //! A forwarder thread: what it owns, and its loop.
 
-mod course;
+mod attempts;
+mod lookup;
 mod overload;
 
 use std::{
@@ -17,8 +18,8 @@ use super::{
     failures::Failures,
     handle::Inbox,
     inflight::InFlight,
-    memory::Memory,
-    notices::Notices,
+    overload_log::OverloadLog,
+    shared_cache::SharedCache,
     upstreams::Upstreams,
     zones::Zones,
 };
@@ -29,11 +30,11 @@ use crate::{
     upkeep::{Desk, Progress, Scope, Upkeep},
 };
 
-/// Not a look-up's slot.
+/// Differs from the slot of any look-up.
 const WAKE: Token = Token(usize::MAX);
 
-/// Requests taken at one go, so that responses are not kept waiting.
-const INTAKE: usize = 256;
+/// Requests taken at once, so that responses need not wait long.
+const MAX_REQUESTS: usize = 256;
 
 /// Largest message, over UDP or TCP.
 const MAX_MESSAGE: usize = u16::MAX as usize;
@@ -45,25 +46,25 @@ pub(super) struct Shard {
     counters: Arc<ForwardCounters>,
     in_flight: InFlight,
     upstreams: Upstreams,
-    memory: Memory,
+    cache: SharedCache,
     failures: Failures,
     zones: Zones,
-    notices: Notices,
+    log: OverloadLog,
     hasher: NameHasher,
     subnet: Option<ClientSubnet>,
-    /// The clock of the memory.
+    /// The clock of the cache.
     clock: Clock,
-    /// What others want done to the memory.
+    /// What other threads want done to the cache.
     upkeep: Upkeep,
-    /// When the tries under way end.
-    tries: Deadlines,
-    /// When the clients of look-ups under way get what the memory has.
-    patience: Deadlines,
+    /// When the current exchanges time out.
+    attempt_deadlines: Deadlines,
+    /// When waiters get a stale answer.
+    client_deadlines: Deadlines,
     /// Of the last exchange or look-up.
     serial: u64,
     query: Vec<u8>,
     scratch: Box<[u8]>,
-    /// Which fronts got an outcome since they were last rung.
+    /// Which fronts got an outcome since they were last woken.
     delivered: Box<[bool]>,
     /// Requests of each front that wait for this thread's look-ups.
     waiting: Box<[usize]>,
@@ -96,17 +97,17 @@ impl Shard {
             counters: Arc::default(),
             in_flight: InFlight::new(settings.max_in_flight),
             upstreams: Upstreams::new(&settings.upstreams, settings.attempt_timeout),
-            memory: Memory::new(&settings, hasher.clone())?,
+            cache: SharedCache::new(&settings, hasher.clone())?,
             zones: Zones::new(settings.failure_max, probe, hasher.clone()),
-            notices: Notices::default(),
+            log: OverloadLog::default(),
             hasher,
             failures: Failures::new(settings.failure_min, settings.failure_max),
             subnet: settings
                 .client_subnet
                 .map(|(address, prefix)| ClientSubnet::new(address, prefix)),
             clock,
-            tries: Deadlines::default(),
-            patience: Deadlines::default(),
+            attempt_deadlines: Deadlines::default(),
+            client_deadlines: Deadlines::default(),
             serial: 0,
             query: Vec::new(),
             scratch: vec![0; MAX_MESSAGE].into(),
@@ -122,14 +123,14 @@ impl Shard {
         self.upkeep.desk()
     }
 
-    /// Gets ready to keep something under `key`.
-    pub(super) fn expect(&self, key: &Key<'_>) {
-        self.memory.prefetch(key);
+    /// Prefetches the bucket of `key`.
+    pub(super) fn prefetch(&self, key: &Key<'_>) {
+        self.cache.prefetch(key);
     }
 
-    /// Keeps what another process had.
+    /// Inserts what another process had cached.
     pub(super) fn restore(&mut self, key: &Key<'_>, record: &Record<'_>, age: u32, now: u32) {
-        self.memory.restore(key, record, age, now);
+        self.cache.restore(key, record, age, now);
     }
 
     pub(super) fn counters(&self) -> Arc<ForwardCounters> {
@@ -143,7 +144,7 @@ impl Shard {
         let mut events = Events::with_capacity(1024);
         let mut more = false;
         let mut upkeep = Progress::Idle;
-        self.memory.populate();
+        self.cache.populate();
         while !self.inbox.is_closed() {
             let timeout = if more {
                 Some(Duration::ZERO)
@@ -163,12 +164,12 @@ impl Shard {
                     self.ready(event.token().0, now);
                 }
             }
-            self.expire(now);
-            self.lose_patience(now);
-            more = self.take_in(now);
-            self.ring();
+            self.time_out_attempts(now);
+            self.serve_stale_on_timeout(now);
+            more = self.take_requests(now);
+            self.wake_fronts();
             upkeep = self.keep_up();
-            self.notice_full_queue(now);
+            self.log_full_queue(now);
             self.publish();
         }
         self.inbox.close();
@@ -179,23 +180,27 @@ impl Shard {
                 Answer::failure(rcode::SERVFAIL, Some(ede::NOT_READY), 0),
             );
         }
-        self.ring();
-        self.inbox.turn_away();
+        self.wake_fronts();
+        self.inbox.reject_all();
         self.publish();
     }
 
     /// Time until the next deadline that still matters.
     fn time_left(&mut self) -> Option<Duration> {
         let in_flight = &self.in_flight;
-        let next_try = self.tries.next(|next| is_try(in_flight, next));
-        let next_patience = self.patience.next(|next| is_awaited(in_flight, next));
-        let next = next_try.into_iter().chain(next_patience).min()?;
+        let attempt = self
+            .attempt_deadlines
+            .next(|next| is_current(in_flight, next));
+        let client = self
+            .client_deadlines
+            .next(|next| is_awaited(in_flight, next));
+        let next = attempt.into_iter().chain(client).min()?;
         Some(next.saturating_duration_since(Instant::now()))
     }
 
     /// Takes requests from the fronts. Whether there may be more.
-    fn take_in(&mut self, now: Instant) -> bool {
-        for _ in 0..INTAKE {
+    fn take_requests(&mut self, now: Instant) -> bool {
+        for _ in 0..MAX_REQUESTS {
             let Some(request) = self.inbox.take() else {
                 return false;
             };
@@ -210,14 +215,14 @@ impl Shard {
         }
         let (failures, zones) = (&mut self.failures, &mut self.zones);
         let flushed = |scope: &Scope| {
-            failures.forget(|question| scope.holds(question));
+            failures.flush(|question| scope.holds(question));
             zones.clear();
         };
-        self.memory
+        self.cache
             .keep_up(&mut self.upkeep, self.clock.seconds(), flushed)
     }
 
-    fn ring(&mut self) {
+    fn wake_fronts(&mut self) {
         for (mailbox, delivered) in self.inbox.mailboxes.iter().zip(&mut self.delivered) {
             if std::mem::take(delivered) {
                 mailbox.ring();
@@ -229,24 +234,24 @@ impl Shard {
         self.counters.in_flight.set(self.in_flight.len() as u64);
         self.counters
             .queue_full
-            .set(self.inbox.turned_away.load(Ordering::Relaxed));
-        let [entries, insertions, evictions] = self.memory.counts();
+            .set(self.inbox.rejected.load(Ordering::Relaxed));
+        let [entries, insertions, evictions] = self.cache.counts();
         self.counters.cache_entries.set(entries);
         self.counters.cache_insertions.set(insertions);
         self.counters.cache_evictions.set(evictions);
     }
 }
 
-/// Whether the deadline is that of a try under way.
-fn is_try(in_flight: &InFlight, deadline: Deadline) -> bool {
+/// Whether the deadline is that of a look-up's current exchange.
+fn is_current(in_flight: &InFlight, deadline: Deadline) -> bool {
     in_flight
         .get(deadline.slot)
         .is_some_and(|lookup| lookup.current == deadline.serial)
 }
 
-/// Whether the deadline is that of a look-up that somebody waits for.
+/// Whether the deadline is that of a look-up whose waiters have got nothing yet.
 fn is_awaited(in_flight: &InFlight, deadline: Deadline) -> bool {
     in_flight
         .get(deadline.slot)
-        .is_some_and(|lookup| lookup.serial == deadline.serial && !lookup.late)
+        .is_some_and(|lookup| lookup.serial == deadline.serial && !lookup.stale_served)
 }

@@ -1,43 +1,40 @@
-//! Which look-ups are ended when there is no room for another one.
+//! Shedding: which look-ups are ended when there is no room for another one.
 //!
-//! One client, or one zone whose servers are silent, can hold as many look-ups as there may be.
-//! Nobody has a quota as long as there is room. When there is none, whoever holds more than
-//! [a part](QUOTA) of what is scarce makes room for everybody else: the client prefix that holds
-//! most, and of its look-ups those below the zone that holds most. If nobody holds that much, it is
-//! the oldest look-ups of all.
+//! One client, or one zone whose servers do not respond, can fill the table. Quotas apply only when
+//! it is full: of the client prefix that holds most of the scarce resource, if that is more than [a
+//! part](QUOTA), and in it of the zone that holds most, the oldest look-ups are ended. If nobody
+//! holds that much, the oldest look-ups of all.
 //!
-//! A zone here is a name of at least two labels that many of the look-ups have in common: where the
-//! zone cuts are, a forwarder does not know. Names below a top-level domain have no server in
-//! common.
+//! A zone here is a name of at least two labels that many of the look-ups have in common: a forwarder
+//! does not know the zone cuts. Names that share only a top-level domain share no servers.
 //!
-//! Look-ups are ended [a batch](BATCH) at a time, so that the walk over the table costs each new
-//! look-up no more than the system calls that it needs anyway, and nothing is counted while there is
-//! room.
+//! Look-ups are ended [a batch](BATCH) at a time, so that the walk over the table, spread over the new
+//! look-ups, costs each less than its system calls. Nothing is counted while there is room.
 
 use hashbrown::HashMap;
 
 use super::{Request, inflight::InFlight};
 use crate::{answer::access::Prefix, dns::NameHasher};
 
-/// The part of the whole, one in so many, that a holder may have when there is no more room.
+/// A holder may have one in `QUOTA` of the whole when there is no more room.
 const QUOTA: usize = 8;
 
-/// The part of the whole, one in so many, that is freed at a time.
+/// One in `BATCH` of the whole is freed at a time.
 const BATCH: usize = 16;
 
 /// Labels of the deepest zone that is looked for; it bounds the walks over the table.
 const MAX_LABELS: usize = 8;
 
-/// What is scarce, and so what the holders are weighed by.
+/// The resource that is exhausted, by which the holders are weighed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Scarce {
-    /// Places in the table: each look-up has one.
+    /// Slots of the table: each look-up has one.
     Lookups,
     /// Descriptors of this process: each look-up has one for each of its exchanges.
     Descriptors,
     /// Local ports, of which each exchange has one, too.
     Ports,
-    /// The queries that this front may have under way: each of its waiting requests is one.
+    /// The queries that this front may have waiting: each of its waiters is one.
     Front(u16),
 }
 
@@ -49,15 +46,15 @@ pub(super) struct Shedding<'a> {
     /// The zone that holds more than its quota, of that client's look-ups or of all: its name in
     /// wire form.
     pub(super) zone: Option<&'a [u8]>,
-    /// What they hold of what is scarce.
+    /// How much of the resource they hold.
     pub(super) held: usize,
-    /// What all hold.
+    /// How much all hold.
     pub(super) total: usize,
     /// The look-ups, the oldest first.
     pub(super) slots: Vec<usize>,
 }
 
-/// A look-up that may have to go.
+/// A look-up that may be shed.
 struct Candidate<'a> {
     slot: usize,
     /// Look-ups that began later have higher ones.
@@ -67,8 +64,8 @@ struct Candidate<'a> {
 }
 
 impl InFlight {
-    /// Chooses the look-ups to end for want of what is `scarce`; `spare` is not among them. `None`:
-    /// there are no others.
+    /// Chooses the look-ups to end to free what is `scarce`; `spare` is not among them. `None`: there
+    /// are no others.
     pub(super) fn shedding(
         &self,
         scarce: Scarce,
@@ -135,7 +132,7 @@ impl InFlight {
     }
 }
 
-/// Which of the holders that `key` tells apart holds most, and how much, if that is more than
+/// Which of the holders that `key` distinguishes holds most, and how much, if that is more than
 /// `quota`.
 fn heaviest<K: Copy + Eq + std::hash::Hash>(
     candidates: &[Candidate<'_>],
@@ -152,9 +149,9 @@ fn heaviest<K: Copy + Eq + std::hash::Hash>(
     heaviest.filter(|(_, weight)| *weight > quota)
 }
 
-/// The name of the last so many labels of `name`, the root's not counted. `None`: it has fewer.
+/// The name of the last `labels` labels of `name`, without counting the root's. `None`: it has fewer.
 pub(super) fn last_labels(name: &[u8], labels: usize) -> Option<&[u8]> {
-    let suffixes = || std::iter::successors(Some(name), |name| super::memory::parent(name));
+    let suffixes = || std::iter::successors(Some(name), |name| super::shared_cache::parent(name));
     // The root is the last of them.
     let count = suffixes().count() - 1;
     suffixes().nth(count.checked_sub(labels)?)

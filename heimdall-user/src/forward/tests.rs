@@ -2,11 +2,12 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 mod answers;
+mod attempts;
+mod dead_zones;
 mod failing;
-mod memory;
 mod overload;
+mod shared_cache;
 mod stale;
-mod tries;
 
 use std::{
     collections::HashSet,
@@ -281,7 +282,7 @@ fn truncated_responses_are_fetched_over_tcp() {
 }
 
 #[test]
-fn a_silent_upstream_is_left_and_then_passed_over() {
+fn a_silent_upstream_is_given_up_and_then_skipped() {
     let silent = Upstream::start(|_| Vec::new());
     let good = answers();
     let mut bench = Bench::new(impatient(vec![silent.address, good.address]));

@@ -1,33 +1,32 @@
-//! What a thread knows of the upstreams, and which of them is asked first.
+//! The state of the upstreams, and which of them is asked first.
 //!
 //! The list is in order of preference. An upstream is set aside for [`HOLD_OFF`] on evidence about
 //! the upstream itself: it cannot be reached (a refused datagram, an ICMP error, no route), or
-//! [`IN_A_ROW`] different questions in a row timed out and no response of any kind came in
-//! between. One question that times out says nothing: its zone may be the one that is silent. Any
-//! response, whatever its code, ends this.
+//! [`IN_A_ROW`] different questions in a row timed out without a response of any kind in between. One
+//! question that times out is no evidence: the servers of its zone may be silent. Any response,
+//! whatever its code, ends this.
 //!
-//! After that time one query, and only one, asks the upstream again, as a probe. When all are set
-//! aside, the one that was heard last is asked first, and then the others in their order.
+//! After that time a single query, the probe, asks the upstream again. When all are set aside, the
+//! one that responded last is asked first, and then the others in their order.
 //!
-//! How long to wait follows from the round-trip times seen (RFC 6298 section 2). Whether to leave
-//! out the OPT record follows from what became of queries that had one (RFC 6891 section 6.2.2).
+//! The timeout follows from the measured round-trip times (RFC 6298 section 2). Whether to leave out
+//! the OPT record follows from the outcomes of queries with one (RFC 6891 section 6.2.2).
 
 use std::{
     net::SocketAddr,
     time::{Duration, Instant},
 };
 
-/// How long an upstream that failed is not asked first.
+/// For how long an upstream that failed is not asked first.
 const HOLD_OFF: Duration = Duration::from_secs(10);
 
-/// Different questions in a row that have to end alike before they say something about the
-/// upstream.
+/// Different questions in a row that have to end alike before that is evidence about the upstream.
 const IN_A_ROW: usize = 3;
 
 /// Longest timeout that follows from measured round-trip times; the operator may set a longer one.
 const MAX_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long queries go without EDNS to an upstream that cannot read it, until it is tried again.
+/// For how long queries go without EDNS to an upstream that cannot read it.
 const PLAIN_FOR: Duration = Duration::from_secs(300);
 
 /// The upstreams of one thread.
@@ -50,11 +49,11 @@ struct Upstream {
     /// It has answered a query with EDNS.
     answers_edns: bool,
     /// Questions since then that it answered only without EDNS.
-    stumbles: Row,
+    plain_answers: Row,
     plain_until: Option<Instant>,
 }
 
-/// Different questions, by their hashes, which ended alike, one after another.
+/// Hashes of different questions in a row that ended alike.
 #[derive(Debug, Default)]
 struct Row(Vec<u64>);
 
@@ -110,7 +109,7 @@ impl Upstreams {
             silence: Row::default(),
             rtt: None,
             answers_edns: false,
-            stumbles: Row::default(),
+            plain_answers: Row::default(),
             plain_until: None,
         });
         Self {
@@ -144,7 +143,7 @@ impl Upstreams {
             .unwrap_or((index + 1) % len)
     }
 
-    /// Whether the upstream is not set aside, or its time is over: then the caller's query is the
+    /// Whether the upstream is not set aside, or that time is over: then the caller's query is the
     /// probe.
     fn is_open(&mut self, index: usize, now: Instant) -> bool {
         let Some(upstream) = self.list.get_mut(index) else {
@@ -153,7 +152,7 @@ impl Upstreams {
         match upstream.held_until {
             None => true,
             Some(until) if now >= until => {
-                // The next queries keep away until this one has come back.
+                // No other query goes there until this one has ended.
                 upstream.held_until = Some(now + HOLD_OFF);
                 true
             }
@@ -198,7 +197,7 @@ impl Upstreams {
 /// Timeouts.
 impl Upstreams {
     /// A response over UDP took `rtt`. Each query has a socket and an ID of its own, so there is
-    /// no doubt to which one it belongs (RFC 6298 section 3).
+    /// no ambiguity to which one it belongs (RFC 6298 section 3).
     pub(super) fn measured(&mut self, index: usize, rtt: Duration) {
         if let Some(upstream) = self.list.get_mut(index) {
             let first = || Rtt::first(rtt);
@@ -221,22 +220,22 @@ impl Upstreams {
         if let Some(upstream) = self.list.get_mut(index) {
             upstream.answers_edns = true;
             upstream.plain_until = None;
-            upstream.stumbles.clear();
+            upstream.plain_answers.clear();
         }
     }
 
     /// The upstream answered `question` without EDNS, asked at `sent`.
     pub(super) fn answered_plain(&mut self, index: usize, question: u64, sent: Instant) {
-        // A query that went without EDNS from the first says nothing new.
+        // A query that was sent without EDNS at once is no new evidence.
         if !self.is_plain(index, sent)
             && let Some(upstream) = self.list.get_mut(index)
-            && upstream.stumbles.add(question)
+            && upstream.plain_answers.add(question)
         {
             upstream.plain_until = Some(sent + PLAIN_FOR);
         }
     }
 
-    /// Whether queries go to the upstream without EDNS from the first.
+    /// Whether queries go to the upstream without EDNS at once.
     pub(super) fn is_plain(&self, index: usize, now: Instant) -> bool {
         let upstream = self.list.get(index);
         upstream.is_some_and(|upstream| upstream.plain_until.is_some_and(|until| now < until))
@@ -264,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn an_upstream_out_of_reach_is_set_aside_then_probed_once() {
+    fn an_unreachable_upstream_is_set_aside_then_probed_once() {
         let now = Instant::now();
         let mut upstreams = two();
         assert_eq!(upstreams.first(now), 0);
@@ -308,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn questions_in_a_row_set_an_upstream_aside_and_one_does_not() {
+    fn different_questions_in_a_row_set_an_upstream_aside() {
         let start = Instant::now();
         let at = |seconds| start + SECOND * seconds;
         let mut upstreams = two();
@@ -333,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn any_upstream_that_was_heard_counts() {
+    fn a_response_of_any_upstream_counts() {
         let now = Instant::now();
         let mut upstreams = two();
         assert!(!upstreams.heard_within(now, SECOND));
@@ -362,11 +361,11 @@ mod tests {
         }
         assert_eq!(upstreams.timeout(1), LEAST);
         let slow = Upstreams::new(&["127.0.0.1:1".parse().unwrap()], SECOND * 5);
-        assert_eq!(slow.timeout(0), SECOND * 5, "the operator's word");
+        assert_eq!(slow.timeout(0), SECOND * 5, "as configured");
     }
 
     #[test]
-    fn edns_is_left_out_after_a_row_of_stumbles_and_tried_again() {
+    fn edns_is_left_out_after_plain_answers_in_a_row_and_used_again_later() {
         let start = Instant::now();
         let mut upstreams = two();
         for question in [1, 1, 1, 2] {

@@ -1,4 +1,4 @@
-//! An interface with its XDP program: what is served on it follows from its state, which changes.
+//! An interface with its XDP program, and what is served on it, which follows the interface's state.
 
 use std::{
     collections::BTreeSet,
@@ -14,7 +14,7 @@ use arc_swap::ArcSwap;
 use heimdall_ebpf::MAX_SERVED;
 use tracing::warn;
 
-use super::watchdog::Watchdog;
+use super::steering::SteeringCheck;
 use crate::{
     packet::SourceFilter,
     xdp::{Address, Interface, Program, XdpError, served},
@@ -30,11 +30,11 @@ pub(super) struct Attached {
     pub(super) mtu: Arc<AtomicU32>,
     /// Addresses to serve, wildcards among them.
     listen: Vec<SocketAddr>,
-    watchdog: Mutex<Watchdog>,
+    steering: Mutex<SteeringCheck>,
     /// Nothing is steered any more, as nothing arrived.
     given_up: AtomicBool,
-    /// What was logged about the interface's state, so that it is not repeated with every change.
-    told: Mutex<Vec<String>>,
+    /// What has been logged about the interface's state, so that it is not repeated at each change.
+    logged: Mutex<Vec<String>>,
 }
 
 impl Attached {
@@ -47,9 +47,9 @@ impl Attached {
             program: Mutex::new(program),
             sources: Arc::default(),
             listen,
-            watchdog: Mutex::default(),
+            steering: Mutex::default(),
             given_up: AtomicBool::new(false),
-            told: Mutex::default(),
+            logged: Mutex::default(),
         }
     }
 
@@ -57,8 +57,8 @@ impl Attached {
         self.program.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes over the state of the interface and its addresses as it is now: what to serve, which
-    /// senders to refuse, the MAC address and the MTU.
+    /// Reads the state of the interface and its addresses, and updates what follows from it: what to
+    /// serve, which senders to refuse, the MAC address and the MTU.
     ///
     /// # Errors
     /// The interface is gone, or the kernel refuses an answer or a map's entry.
@@ -108,15 +108,15 @@ impl Attached {
                 addresses.len()
             ));
         }
-        self.tell(notes);
+        self.log_new(notes);
         Ok(())
     }
 
-    /// Logs what has not been logged since it became true.
-    pub(super) fn tell(&self, notes: Vec<String>) {
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        let told_before = mem::replace(&mut *told, notes);
-        for note in told.iter().filter(|note| !told_before.contains(note)) {
+    /// Logs those of the notes that were not among the last ones.
+    pub(super) fn log_new(&self, notes: Vec<String>) {
+        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = mem::replace(&mut *logged, notes);
+        for note in logged.iter().filter(|note| !before.contains(note)) {
             warn!("{}: {note}", self.interface.name);
         }
     }
@@ -135,20 +135,20 @@ impl Attached {
         }
     }
 
-    /// Gives the steering up if nothing of it arrives. `workers` tells how many packets have reached the
-    /// workers' sockets so far, those that the kernel had no room for included, and how often the
-    /// workers slept. To be called about once a second.
-    pub(super) fn check(&self, workers: impl FnOnce() -> (u64, u64)) {
+    /// Stops steering if nothing of what is steered arrives. `workers` returns how many packets have
+    /// reached the workers' sockets so far, also those that the kernel had no room for, and how often
+    /// the workers slept. To be called about once a second.
+    pub(super) fn check_steering(&self, workers: impl FnOnce() -> (u64, u64)) {
         if self.given_up.load(Ordering::Relaxed) {
             return;
         }
-        // In this order: what was steered by now has arrived a moment later.
+        // Read first: what was steered by now has arrived when the workers' counts are read.
         let Ok([steered, ..]) = self.program().verdicts() else {
             return;
         };
-        let mut watchdog = self.watchdog.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut steering = self.steering.lock().unwrap_or_else(PoisonError::into_inner);
         let (arrived, slept) = workers();
-        if let Some(lost) = watchdog.observe(steered, arrived, slept) {
+        if let Some(lost) = steering.observe(steered, arrived, slept) {
             self.give_up(lost);
         }
     }

@@ -1,68 +1,57 @@
-//! The whole server, put together: who is started with what, in which order, and stopped.
+//! The whole server: what is started with what, in which order, and stopped.
 //!
-//! Everything that can fail for reasons outside of us comes first, while there is no thread yet:
-//! the control socket, the listeners, the XDP programs and AF_XDP sockets. Then come the
-//! forwarder, and the fronts that hand it their misses. A start that fails on the way stops what
-//! it has started.
+//! What depends on the host is opened first, while there is no thread yet: the control socket, the
+//! listeners, the XDP programs and AF_XDP sockets. Then the threads start: the forwarder, the fronts
+//! that submit their misses to it, the control server and the snapshot writer.
 //!
-//! Every thread has an owner that notices its end: `supervisor` for AF_XDP's workers,
-//! `threads` for all others. This module holds no logic of packets or answers; `heimdall run`
-//! calls it.
+//! Every thread has an owner whose drop stops and joins it, so a start that fails on the way leaves
+//! nothing running. An end that was not asked for is noticed by `supervisor` (AF_XDP workers) or
+//! `threads` (all others). This module knows nothing of packets or answers; `heimdall run` calls it.
 
-mod advice;
 mod attached;
-mod dump;
-mod files;
-mod pages;
+mod commands;
+mod cores;
+mod file_limit;
 mod policy;
 mod preflight;
 mod report;
 mod retry;
 mod snapshot;
+mod start_warnings;
+mod steering;
 mod supervisor;
 mod threads;
-mod watchdog;
 mod xdp;
 
-use std::{
-    cell::Cell,
-    io::{self, Write},
-    net::SocketAddr,
-    sync::Arc,
-};
+use std::{io, net::SocketAddr, sync::Arc};
 
-use arc_swap::ArcSwap;
-use serde_json::json;
 use thiserror::Error;
 use tracing::{info, warn};
 
 use crate::{
-    answer::{Core, policy::Policy},
-    cache::{Cache, Record},
-    clock::Clock,
-    config::{Backend, Config, ConfigError, Host, Place, Zoned},
-    control::{Control, ControlError, ControlServer, Request},
-    dns::{NameHasher, reply},
-    forward::{self, Forwarder, Mailbox, Prepared},
+    config::{Backend, Config, ConfigError, Host, Place, SnapshotConfig, Zoned},
+    control::{Control, ControlError, ControlServer},
+    forward::{self, Forwarder, Handle, Mailbox, Prepared},
     socket::{self, Listeners, SocketError, SocketFront},
-    stats::{AnswerCounters, DropCounters},
-    upkeep::{Caches, Scope, Upkeep},
+    upkeep::{Caches, Upkeep},
     xdp::XdpError,
 };
+use commands::Commands;
+use cores::{CoreCounters, CoreFactory};
 use policy::Reloader;
 pub use policy::{PolicyError, PolicyLoader, ReloadError};
 pub use preflight::check;
 use report::{Report, SocketReport};
 use retry::retry;
-use snapshot::Keeper;
-use supervisor::Xdp;
+use snapshot::SnapshotWriter;
+use supervisor::Supervisor;
 use threads::Threads;
 use xdp::{AfXdpError, OpenXdp};
 
 /// Why the server does not start. One line each.
 #[derive(Debug, Error)]
 pub enum ServerError {
-    /// A setting, found to be bad before anything was opened.
+    /// A setting that cannot work, found before anything was opened.
     #[error("{place}{error}")]
     At {
         /// Where it stands.
@@ -79,10 +68,10 @@ pub enum ServerError {
     /// The listen addresses.
     #[error(transparent)]
     Socket(#[from] SocketError),
-    /// AF_XDP, and the backend is `xdp`.
+    /// AF_XDP, with the backend `xdp`.
     #[error(transparent)]
     Xdp(#[from] AfXdpError),
-    /// An interface, and the backend is `xdp`.
+    /// An interface, with the backend `xdp`.
     #[error(transparent)]
     Interface(#[from] XdpError),
     /// Memory for a cache.
@@ -112,32 +101,36 @@ const SOCKET_FRONT: u16 = 0;
 const MAX_SOCKET_PENDING: usize = 4096;
 
 /// A running server. Dropping it stops it.
+///
+/// The parts that own threads are in the order in which they stop, the XDP programs first: from then
+/// on packets go to the kernel. They are absent while the server starts, and those that the settings
+/// do not ask for always.
 #[derive(Debug)]
 pub struct Server {
     reloader: Arc<Reloader>,
     report: Option<Arc<Report>>,
     summary: String,
     threads: Arc<Threads>,
-    // Absent while the server is being started, where it does not use them, and at the end.
-    xdp: Option<Xdp>,
+    supervisor: Option<Supervisor>,
     sockets: Option<SocketFront>,
     control: Option<ControlServer>,
-    snapshots: Option<Keeper>,
+    snapshots: Option<SnapshotWriter>,
     forwarder: Option<Forwarder>,
 }
 
 impl Server {
     /// Starts everything. When it returns, queries are answered.
     ///
-    /// A port, a control socket or an interface that another process has is tried for a second:
-    /// it may be that of a predecessor that the kernel still takes apart.
+    /// A port, a control socket or an interface that another process holds is tried for a second:
+    /// that may be a predecessor whose sockets and programs the kernel is still releasing.
     ///
     /// `settings` reads the settings again, for a reload. `on_failure` is called, on any thread,
-    /// when [`failed`](Self::failed) has come to be some thread's name: the server should be
+    /// when [`failed`](Self::failed) has become some thread's name: the server should be
     /// stopped then.
     ///
     /// # Errors
-    /// [`ServerError`]; nothing stays running, attached, bound or on disk.
+    /// [`ServerError`]; nothing stays running, attached or bound, and no file is written or left
+    /// behind (but for the control socket's directory).
     pub fn start(
         config: &Config,
         settings: impl Fn() -> Result<Config, ConfigError> + Send + Sync + 'static,
@@ -145,6 +138,220 @@ impl Server {
     ) -> Result<Self, ServerError> {
         preflight::preflight(config)?;
         let reloader = Arc::new(Reloader::start(config, settings)?);
+        let opened = Opened::open(config)?;
+        let mut server = Self {
+            reloader,
+            report: None,
+            summary: summary(&opened.addresses, opened.xdp.as_ref()),
+            threads: Threads::new(on_failure),
+            supervisor: None,
+            sockets: None,
+            control: None,
+            snapshots: None,
+            forwarder: None,
+        };
+        // Should a step fail, dropping the server stops what the steps before it started.
+        server.start_threads(config, opened)?;
+        Ok(server)
+    }
+
+    fn start_threads(&mut self, config: &Config, opened: Opened) -> Result<(), ServerError> {
+        let cores = CoreFactory::new(config, Arc::clone(self.reloader.policy()));
+        let socket_mailbox = mailbox(MAX_SOCKET_PENDING)?;
+        let mut mailboxes = vec![Arc::clone(&socket_mailbox)];
+        mailboxes.extend(opened.xdp.iter().flat_map(OpenXdp::mailboxes));
+
+        let options = file_limit::fit(
+            forward_options(config),
+            mailboxes.len(),
+            config.listen.len(),
+        );
+        let mut forwarder =
+            Prepared::new(&options, mailboxes, cores.hasher()).map_err(start("the forwarder"))?;
+        let snapshot = config.snapshot.as_ref();
+        let snapshot = snapshot.filter(|snapshot| snapshot::restore(snapshot, &mut forwarder));
+        let forwarder = forwarder
+            .start_with(|| self.threads.essential("forwarder"))
+            .map_err(start("the forwarder"))?;
+        let handle = forwarder.handle();
+        let forward_counters = forwarder.counters();
+        let mut caches = Caches {
+            forwarder: forwarder.desks(),
+            fronts: Vec::new(),
+        };
+        self.forwarder = Some(forwarder);
+
+        let sockets = self.start_sockets(
+            opened.listeners,
+            socket_mailbox,
+            handle.clone(),
+            &cores,
+            &mut caches,
+        )?;
+        if let Some(xdp) = opened.xdp {
+            self.start_xdp(config, xdp, opened.addresses, cores, handle, &mut caches)?;
+        }
+        let report = Arc::new(Report {
+            xdp: self.supervisor.as_ref().map(Supervisor::report),
+            sockets,
+            forwarder: forward_counters,
+        });
+        self.report = Some(Arc::clone(&report));
+        self.start_control(opened.control, report, caches.clone())?;
+        // Last, as it writes a file when it ends.
+        self.start_snapshots(snapshot, caches)
+    }
+
+    fn start_sockets(
+        &mut self,
+        listeners: Listeners,
+        mailbox: Arc<Mailbox>,
+        forwarder: Handle,
+        cores: &CoreFactory,
+        caches: &mut Caches,
+    ) -> Result<SocketReport, ServerError> {
+        let core_counters = CoreCounters::default();
+        let upkeep = Upkeep::new({
+            let mailbox = Arc::clone(&mailbox);
+            move || mailbox.ring()
+        });
+        caches.fronts.push(("sockets".to_owned(), upkeep.desk()));
+        let parts = socket::Parts {
+            core: cores.core(&core_counters)?,
+            upkeep,
+            forwarder,
+            mailbox,
+            front: SOCKET_FRONT,
+            max_pending: MAX_SOCKET_PENDING,
+            on_exit: self.threads.essential("socket front"),
+        };
+        let front = SocketFront::start(listeners, parts, cores.clock())
+            .map_err(start("the socket front"))?;
+        let counters = front.counters();
+        self.sockets = Some(front);
+        Ok(SocketReport {
+            counters,
+            core: core_counters,
+        })
+    }
+
+    /// With the backend `auto`, what fails is left to the sockets.
+    fn start_xdp(
+        &mut self,
+        config: &Config,
+        open: OpenXdp,
+        addresses: Vec<SocketAddr>,
+        cores: CoreFactory,
+        forwarder: Handle,
+        caches: &mut Caches,
+    ) -> Result<(), ServerError> {
+        let on_sockets = summary(&addresses, None);
+        let front = SOCKET_FRONT + 1;
+        let threads = &self.threads;
+        match Supervisor::start(open, config, addresses, cores, forwarder, front, threads) {
+            Ok(supervisor) => {
+                caches.fronts.extend(supervisor.desks());
+                self.supervisor = Some(supervisor);
+            }
+            Err(error) if config.backend == Backend::Auto => {
+                warn!("backend socket: {error}");
+                self.summary = on_sockets;
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    fn start_control(
+        &mut self,
+        control: Control,
+        report: Arc<Report>,
+        caches: Caches,
+    ) -> Result<(), ServerError> {
+        let commands = Commands {
+            reloader: Arc::clone(&self.reloader),
+            report,
+            caches,
+        };
+        let lost = "stats, reload, flush and dump do not work";
+        let on_exit = self.threads.auxiliary("control", lost);
+        let control = control
+            .serve(on_exit, move |command, to| commands.run(command, to))
+            .map_err(start("the control thread"))?;
+        self.control = Some(control);
+        Ok(())
+    }
+
+    fn start_snapshots(
+        &mut self,
+        snapshot: Option<&SnapshotConfig>,
+        caches: Caches,
+    ) -> Result<(), ServerError> {
+        if let Some(config) = snapshot {
+            let on_exit = self
+                .threads
+                .auxiliary("snapshot", "no snapshots are written");
+            let writer = SnapshotWriter::start(config, caches, on_exit)
+                .map_err(start("the snapshot thread"))?;
+            self.snapshots = Some(writer);
+        }
+        Ok(())
+    }
+
+    /// What it answers on, in words.
+    pub fn summary(&self) -> &str {
+        &self.summary
+    }
+
+    /// Reloads the policy, from the settings and the files that they name, and logs the outcome.
+    /// Queries are answered meanwhile.
+    ///
+    /// # Errors
+    /// Settings or files are bad; the old policy stays.
+    pub fn reload(&self) -> Result<&'static str, ReloadError> {
+        self.reloader.reload_and_log()
+    }
+
+    /// Logs the most important counters in one line.
+    pub fn log_statistics(&self) {
+        if let Some(report) = &self.report {
+            info!("statistics: {}", report.summary());
+        }
+    }
+
+    /// The first thread that has ended although the server needs it, if one has.
+    pub fn failed(&self) -> Option<&'static str> {
+        self.threads.failed()
+    }
+
+    /// Stops everything, as dropping it does.
+    pub fn stop(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // The ends of threads are expected from now on. The fields are dropped in their order.
+        self.threads.stop();
+        drop(self.supervisor.take());
+        if let Some(sockets) = self.sockets.take() {
+            sockets.stop();
+        }
+    }
+}
+
+/// What is opened before any thread starts.
+struct Opened {
+    control: Control,
+    listeners: Listeners,
+    /// Those of the listeners.
+    addresses: Vec<SocketAddr>,
+    xdp: Option<OpenXdp>,
+}
+
+impl Opened {
+    fn open(config: &Config) -> Result<Self, ServerError> {
         let control = retry(
             || Control::bind(&config.control),
             |error| matches!(error, ControlError::Taken(_)),
@@ -155,241 +362,17 @@ impl Server {
         )?;
         let addresses = listeners.local_addresses();
         warn_of_absent(&addresses);
-        let on_sockets = summary(&addresses, None);
-        let open_xdp = open_xdp(config, &addresses)?;
-        let parts = CoreParts::new(config, Arc::clone(reloader.policy()));
-        let socket_counters = CoreCounters::default();
-        let socket_core = parts.core(&socket_counters)?;
-
-        let socket_mailbox = Arc::new(mailbox(MAX_SOCKET_PENDING)?);
-        let mut mailboxes = vec![Arc::clone(&socket_mailbox)];
-        mailboxes.extend(open_xdp.iter().flat_map(OpenXdp::mailboxes));
-
-        let threads = Threads::new(on_failure);
-        // From here on, what has been started is stopped when a later step fails.
-        let mut server = Self {
-            reloader: Arc::clone(&reloader),
-            report: None,
-            summary: summary(&addresses, open_xdp.as_ref()),
-            threads: Arc::clone(&threads),
-            xdp: None,
-            sockets: None,
-            control: None,
-            snapshots: None,
-            forwarder: None,
-        };
-        let forward_settings = files::fit(
-            forward_settings(config),
-            mailboxes.len(),
-            config.listen.len(),
-        );
-        let mut forwarder = Prepared::new(&forward_settings, mailboxes, parts.hasher.clone())
-            .map_err(start("the forwarder"))?;
-        let snapshot = config.snapshot.as_ref();
-        let snapshot = snapshot.filter(|snapshot| snapshot::restore(snapshot, &mut forwarder));
-        let forwarder = forwarder
-            .start_with(|| threads.essential("forwarder"))
-            .map_err(start("the forwarder"))?;
-        let forwarder = server.forwarder.insert(forwarder);
-        let socket_upkeep = Upkeep::new({
-            let mailbox = Arc::clone(&socket_mailbox);
-            move || mailbox.ring()
-        });
-        let mut caches = Caches {
-            forwarder: forwarder.desks(),
-            fronts: vec![("sockets".to_owned(), socket_upkeep.desk())],
-        };
-        let socket_parts = socket::Parts {
-            core: socket_core,
-            upkeep: socket_upkeep,
-            forwarder: forwarder.handle(),
-            mailbox: socket_mailbox,
-            front: SOCKET_FRONT,
-            max_pending: MAX_SOCKET_PENDING,
-            on_exit: threads.essential("socket front"),
-        };
-        let sockets = SocketFront::start(listeners, socket_parts, parts.clock)
-            .map_err(start("the socket front"))?;
-        let sockets = server.sockets.insert(sockets);
-        let xdp = open_xdp.map(|open| {
-            let forwarder = forwarder.handle();
-            let front = SOCKET_FRONT + 1;
-            Xdp::start(open, config, addresses, parts, forwarder, front, &threads)
-        });
-        server.xdp = match xdp.transpose() {
-            Ok(xdp) => xdp,
-            Err(error) if config.backend == Backend::Auto => {
-                warn!("backend socket: {error}");
-                server.summary = on_sockets;
-                None
-            }
-            Err(error) => return Err(error),
-        };
-
-        let report = Arc::new(Report {
-            xdp: server.xdp.as_ref().map(Xdp::report),
-            sockets: SocketReport {
-                counters: sockets.counters(),
-                core: socket_counters,
-            },
-            forwarder: forwarder.counters(),
-        });
-        server.report = Some(Arc::clone(&report));
-        caches.fronts.extend(server.xdp.iter().flat_map(Xdp::desks));
-        server.snapshots = snapshot
-            .map(|config| {
-                let on_exit = threads.auxiliary("snapshot", "no snapshots are written");
-                Keeper::start(config, caches.clone(), on_exit)
-            })
-            .transpose()
-            .map_err(start("the snapshots' thread"))?;
-        let on_exit = threads.auxiliary("control", "stats, reload, flush and dump do not work");
-        let control = control
-            .serve(on_exit, move |request, to| match request {
-                Request::Stats => writeln!(to, "{}", report.json()),
-                Request::Reload => {
-                    let outcome = match reload(&reloader) {
-                        Ok(done) => json!({ "reloaded": done }),
-                        Err(error) => json!({ "failed": error.to_string() }),
-                    };
-                    writeln!(to, "{outcome}")
-                }
-                Request::Flush(scope) => {
-                    writeln!(to, "{}", json!({ "flushed": caches.flush(scope) }))
-                }
-                Request::Dump(scope) => dump(&caches, scope, to),
-            })
-            .map_err(start("the control thread"))?;
-        server.control = Some(control);
-        Ok(server)
-    }
-
-    /// What it answers on, in words.
-    pub fn summary(&self) -> &str {
-        &self.summary
-    }
-
-    /// Takes the policy anew, from the settings and the files that they name, and logs what came
-    /// of it. Queries go on being answered.
-    ///
-    /// # Errors
-    /// Settings or files are bad; the old policy stays.
-    pub fn reload(&self) -> Result<&'static str, ReloadError> {
-        reload(&self.reloader)
-    }
-
-    /// Logs the most important counters in one line.
-    pub fn log_statistics(&self) {
-        if let Some(report) = &self.report {
-            info!("statistics: {}", report.summary());
-        }
-    }
-
-    /// The thread that has ended, though the server cannot do without it, if one has.
-    pub fn failed(&self) -> Option<&'static str> {
-        self.threads.failed()
-    }
-
-    /// Stops everything, the XDP programs first: from then on packets go to the kernel.
-    pub fn stop(self) {
-        drop(self);
+        let xdp = open_xdp(config, &addresses)?;
+        Ok(Self {
+            control,
+            listeners,
+            addresses,
+            xdp,
+        })
     }
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.threads.stop();
-        if let Some(xdp) = self.xdp.take() {
-            xdp.stop();
-        }
-        if let Some(sockets) = self.sockets.take() {
-            sockets.stop();
-        }
-        if let Some(control) = self.control.take() {
-            control.stop();
-        }
-        if let Some(snapshots) = self.snapshots.take() {
-            snapshots.stop();
-        }
-        if let Some(forwarder) = self.forwarder.take() {
-            forwarder.stop();
-        }
-    }
-}
-
-/// Writes the entries of all caches, one JSON document each, and how many there were.
-fn dump(caches: &Caches, scope: Scope, to: &mut dyn Write) -> io::Result<()> {
-    let mut entries = 0u64;
-    caches.copy(scope, |cache, mut records| {
-        while let Some(record) = Record::take(&mut records) {
-            entries += 1;
-            writeln!(to, "{}", dump::entry(cache, &record))?;
-        }
-        io::Result::Ok(())
-    })?;
-    writeln!(to, "{}", json!({ "entries": entries }))
-}
-
-fn reload(reloader: &Reloader) -> Result<&'static str, ReloadError> {
-    let outcome = reloader.reload();
-    match &outcome {
-        Ok(done) => info!("{done}"),
-        Err(error) => warn!("not reloaded, the old policy stays: {error}"),
-    }
-    outcome
-}
-
-/// What all answer cores of the process have in common.
-struct CoreParts {
-    hasher: NameHasher,
-    server: reply::Server,
-    policy: Arc<ArcSwap<Policy>>,
-    cache_bytes: usize,
-    clock: Clock,
-    /// It has been said what pages the caches are in.
-    said_pages: Cell<bool>,
-}
-
-/// What a core counts.
-#[derive(Clone, Debug, Default)]
-struct CoreCounters {
-    answers: Arc<AnswerCounters>,
-    drops: Arc<DropCounters>,
-}
-
-impl CoreParts {
-    fn new(config: &Config, policy: Arc<ArcSwap<Policy>>) -> Self {
-        Self {
-            hasher: NameHasher::default(),
-            server: reply::Server::new(config.max_udp_size, config.forward.trust_ad),
-            policy,
-            cache_bytes: config.cache_bytes,
-            clock: Clock::start(),
-            said_pages: Cell::new(false),
-        }
-    }
-
-    /// A core with a cache of its own.
-    fn core(&self, counters: &CoreCounters) -> Result<Core, ServerError> {
-        let cache = Cache::new(self.cache_bytes).map_err(|source| ServerError::Cache {
-            bytes: self.cache_bytes,
-            source,
-        })?;
-        if !self.said_pages.replace(true) {
-            pages::say(&cache, self.cache_bytes);
-        }
-        Ok(Core::new(
-            cache,
-            self.hasher.clone(),
-            self.server,
-            Arc::clone(&self.policy),
-            Arc::clone(&counters.answers),
-            Arc::clone(&counters.drops),
-        ))
-    }
-}
-
-/// Listening on an address that this host lacks may be meant, or a slip of the pen.
+/// Listening on an address that this host does not have may be intended, or a typing error.
 fn warn_of_absent(listen: &[SocketAddr]) {
     let host = Host::read();
     let absent = |address: &&SocketAddr| !address.ip().is_unspecified() && !host.has(**address);
@@ -402,7 +385,7 @@ fn warn_of_absent(listen: &[SocketAddr]) {
     }
 }
 
-/// Opens AF_XDP as the backend asks; says so if it stays with sockets.
+/// Opens AF_XDP if the backend asks for it. With `auto`, a failure is logged and leaves the sockets.
 fn open_xdp(config: &Config, addresses: &[SocketAddr]) -> Result<Option<OpenXdp>, ServerError> {
     if config.backend == Backend::Socket {
         return Ok(None);
@@ -421,7 +404,7 @@ fn open_xdp(config: &Config, addresses: &[SocketAddr]) -> Result<Option<OpenXdp>
     }
 }
 
-fn forward_settings(config: &Config) -> forward::Settings {
+fn forward_options(config: &Config) -> forward::Settings {
     let forward = &config.forward;
     forward::Settings {
         upstreams: config.upstreams.clone(),
@@ -433,17 +416,18 @@ fn forward_settings(config: &Config) -> forward::Settings {
         limits: config.ttl,
         trust_ad: forward.trust_ad,
         cache_bytes: config.cache_bytes,
+        failure_min: 1,
         failure_max: forward.failure_ttl_max,
         stale_max_age: forward.stale_max_age,
         client_response_timeout: forward.client_response_timeout,
         nxdomain_cut: forward.nxdomain_cut,
         client_subnet: forward.client_subnet.map(|prefix| prefix.parts()),
-        ..forward::Settings::default()
     }
 }
 
-fn mailbox(capacity: usize) -> Result<Mailbox, ServerError> {
-    Mailbox::new(capacity).map_err(start("a mailbox"))
+fn mailbox(capacity: usize) -> Result<Arc<Mailbox>, ServerError> {
+    let mailbox = Mailbox::new(capacity).map_err(start("a mailbox"))?;
+    Ok(Arc::new(mailbox))
 }
 
 fn start(what: &'static str) -> impl FnOnce(io::Error) -> ServerError {

@@ -103,13 +103,13 @@ impl PolicyLoader {
     }
 }
 
-/// A policy that can be taken anew while it is in use.
+/// A policy that can be reloaded while it is in use.
 pub(super) struct Reloader {
     shared: Arc<ArcSwap<Policy>>,
     loader: PolicyLoader,
     /// The settings that the server runs with.
     running: Config,
-    /// Held during a reload: of two at once, the later must not be undone by the earlier.
+    /// Held during a reload: of two at once, the earlier must not overwrite the later.
     reloading: Mutex<()>,
     settings: Box<dyn Fn() -> Result<Config, ConfigError> + Send + Sync>,
 }
@@ -120,7 +120,7 @@ impl fmt::Debug for Reloader {
     }
 }
 
-/// Why a reload left things as they were.
+/// Why a reload failed; the old policy stays.
 #[derive(Debug, Error)]
 pub enum ReloadError {
     /// The settings.
@@ -132,14 +132,14 @@ pub enum ReloadError {
 }
 
 impl Reloader {
-    /// Loads the first policy. `settings` reads the settings anew.
+    /// Loads the first policy. `settings` reads the settings again.
     pub(super) fn start(
         config: &Config,
         settings: impl Fn() -> Result<Config, ConfigError> + Send + Sync + 'static,
     ) -> Result<Self, PolicyError> {
         let loader = PolicyLoader::default();
         let policy = loader.load(&config.policy)?;
-        say_who_may_ask(&policy);
+        log_access(&policy);
         Ok(Self {
             shared: Arc::new(ArcSwap::from_pointee(policy)),
             loader,
@@ -149,20 +149,20 @@ impl Reloader {
         })
     }
 
-    /// The policy of this moment, as the cores follow it.
+    /// The current policy, which the cores share.
     pub(super) fn policy(&self) -> &Arc<ArcSwap<Policy>> {
         &self.shared
     }
 
-    /// Takes the policy anew. What was done, in words.
-    pub(super) fn reload(&self) -> Result<&'static str, ReloadError> {
+    /// Reloads the policy. Returns a description of what was done.
+    fn reload(&self) -> Result<&'static str, ReloadError> {
         let _alone = self
             .reloading
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         let mut config = (self.settings)()?;
         let policy = self.loader.load(&config.policy)?;
-        say_who_may_ask(&policy);
+        log_access(&policy);
         self.shared.store(Arc::new(policy));
         config.policy = self.running.policy.clone();
         config.places = self.running.places.clone();
@@ -174,8 +174,20 @@ impl Reloader {
     }
 }
 
-/// Nobody shall run an open resolver by accident.
-fn say_who_may_ask(policy: &Policy) {
+impl Reloader {
+    /// As [`reload`](Self::reload), and logs the outcome.
+    pub(super) fn reload_and_log(&self) -> Result<&'static str, ReloadError> {
+        let outcome = self.reload();
+        match &outcome {
+            Ok(done) => info!("{done}"),
+            Err(error) => warn!("not reloaded, the old policy stays: {error}"),
+        }
+        outcome
+    }
+}
+
+/// Logs which clients are answered, so that nobody runs an open resolver by accident.
+fn log_access(policy: &Policy) {
     let public = policy.access.public();
     if public.is_empty() {
         info!(

@@ -1,12 +1,13 @@
-//! What can be told about a start before anything is opened, for the start itself and for
-//! `heimdall check`.
+//! What can be checked before anything is opened, by a start and by `heimdall check`.
 
 use std::{fmt::Display, path::Path};
 
 use heimdall_ebpf::MAX_QUEUES;
 use tracing::warn;
 
-use super::{PolicyLoader, ServerError, advice, files, forward_settings, snapshot::unix_now};
+use super::{
+    PolicyLoader, ServerError, file_limit, forward_options, snapshot::unix_now, start_warnings,
+};
 use crate::{
     cache::Cache,
     config::{Backend, Config, InterfaceConfig, Place, SnapshotConfig},
@@ -15,14 +16,14 @@ use crate::{
     xdp::{Interface, XdpError, socket::MAX_MTU},
 };
 
-/// Does everything that a start does, except that it opens no socket, attaches no program, writes no
-/// file and starts no thread. Warnings go to the log.
+/// Checks what a start would, without opening a socket, attaching a program, writing a file or
+/// starting a thread. Warnings go to the log.
 ///
 /// # Errors
 /// A server with these settings would not start.
 pub fn check(config: &Config) -> Result<(), ServerError> {
     let queues = preflight(config)?;
-    files::fit(forward_settings(config), 1 + queues, config.listen.len());
+    file_limit::fit(forward_options(config), 1 + queues, config.listen.len());
     PolicyLoader::default().load(&config.policy)?;
     if config.backend == Backend::Auto {
         for (wanted, (_, queues)) in config.interfaces.iter().zip(interfaces(config)) {
@@ -39,7 +40,7 @@ pub fn check(config: &Config) -> Result<(), ServerError> {
     Ok(())
 }
 
-/// Says that AF_XDP does not serve an interface, with the backend `auto`.
+/// Logs that AF_XDP does not serve an interface, with the backend `auto`.
 pub(super) fn left_out(interface: &str, error: &impl Display) {
     warn!("{interface} is left to the sockets: {error}");
 }
@@ -53,17 +54,17 @@ pub(super) fn preflight(config: &Config) -> Result<usize, ServerError> {
     for (place, found) in interfaces(config) {
         match found {
             Ok((interface, count)) => {
-                advice::queues(&interface, count, config.xdp.cpus.len());
+                start_warnings::queues(&interface, count, config.xdp.cpus.len());
                 queues += count;
             }
 
             Err(error) if config.backend == Backend::Xdp => return Err(at(place, error)),
-            // Sockets will do.
+            // The interface is left to the sockets.
             Err(_) => {}
         }
     }
     reserve(config, queues).map_err(|error| at(&places.cache_size, error))?;
-    advice::memory(config, queues);
+    start_warnings::memory(config, queues);
     if let Some(SnapshotConfig { path, .. }) = &config.snapshot {
         let directory = path.parent().filter(|path| *path != Path::new(""));
         let directory = directory.unwrap_or(Path::new("."));
@@ -94,8 +95,8 @@ fn interfaces(
         .zip(wanted.iter().map(queues))
 }
 
-/// Reserves the caches of the sockets, the forwarder and so many queues, all at once, and gives them
-/// back. Their pages are not touched.
+/// Reserves the caches of the sockets, the forwarder and this many queues, all at once, and frees them
+/// again. Their pages are not touched.
 fn reserve(config: &Config, queues: usize) -> Result<(), ServerError> {
     let bytes = config.cache_bytes;
     (0..1 + config.forward.threads + queues)

@@ -1,11 +1,11 @@
-//! What `heimdall stats` shows, gathered from everybody's counters.
+//! What `heimdall stats` shows, collected from all counters.
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use arc_swap::ArcSwap;
 use serde_json::{Map, Value, json};
 
-use super::CoreCounters;
+use super::cores::CoreCounters;
 use crate::{forward::ForwardCounters, log, socket::SocketCounters, worker::WorkerCounters};
 
 /// Where all counters are.
@@ -87,7 +87,7 @@ impl Report {
         })
     }
 
-    /// The counters that tell at a glance how the server does, in a line.
+    /// The most important counters, in a line.
     pub(super) fn summary(&self) -> String {
         let xdp = self.xdp.as_ref().map(|xdp| xdp.load_full());
         let workers = || xdp.iter().flat_map(|xdp| &xdp.workers);
@@ -147,8 +147,8 @@ impl WorkerReport {
         fields.insert("restarts".to_owned(), json!(self.restarts));
         fields.insert("mode".to_owned(), json!(self.mode));
         fields.insert("cpu".to_owned(), json!(self.cpu));
-        put(&mut fields, self.counters.list(), |name| match name {
-            // What XDP_STATISTICS tells.
+        insert(&mut fields, self.counters.list(), |name| match name {
+            // From XDP_STATISTICS.
             "rx_dropped"
             | "rx_ring_full"
             | "rx_fill_ring_empty_descs"
@@ -157,7 +157,7 @@ impl WorkerReport {
             | "tx_ring_empty_descs" => Some(("ring", name)),
             _ => name.strip_prefix("frames_").map(|place| ("frames", place)),
         });
-        put_core(&mut fields, &self.core);
+        insert_core(&mut fields, &self.core);
         Value::Object(fields)
     }
 }
@@ -165,8 +165,8 @@ impl WorkerReport {
 impl SocketReport {
     fn json(&self) -> Value {
         let mut fields = Map::new();
-        put(&mut fields, self.counters.list(), |_| None);
-        put_core(&mut fields, &self.core);
+        insert(&mut fields, self.counters.list(), |_| None);
+        insert_core(&mut fields, &self.core);
         Value::Object(fields)
     }
 }
@@ -185,7 +185,7 @@ fn forwarder(threads: &[Arc<ForwardCounters>]) -> Value {
         }
     }
     let mut fields = Map::new();
-    put(&mut fields, sums, |name| {
+    insert(&mut fields, sums, |name| {
         let rejected = name.strip_prefix("rejected_");
         let cache = || name.strip_prefix("cache_").map(|count| ("cache", count));
         let shed = || name.strip_prefix("shed_").map(|holder| ("shed", holder));
@@ -199,8 +199,8 @@ fn forwarder(threads: &[Arc<ForwardCounters>]) -> Value {
 
 /// What an answer core counts: the cache's counts, the queries' types, the response codes and the
 /// drops by reason as objects of their own.
-fn put_core(fields: &mut Map<String, Value>, core: &CoreCounters) {
-    put(fields, core.answers.list(), |name| match name {
+fn insert_core(fields: &mut Map<String, Value>, core: &CoreCounters) {
+    insert(fields, core.answers.list(), |name| match name {
         "hits" | "misses" | "truncated" | "prohibited" | "slipped" | "local" | "blocked" => None,
         _ => Some(match name.split_once('_') {
             Some(("cache", count)) => ("cache", count),
@@ -218,15 +218,15 @@ fn put_core(fields: &mut Map<String, Value>, core: &CoreCounters) {
     );
 }
 
-/// The part of the look-ups that were hits, to four digits; nothing before the first.
+/// The share of hits among the look-ups, to four digits; nothing before the first.
 fn ratio(hits: u64, misses: u64) -> Option<f64> {
     let all = hits + misses;
     (all > 0).then(|| (hits as f64 / all as f64 * 1e4).round() / 1e4)
 }
 
-/// Puts counts among the fields, or into the object that `group` names, under the name that it
-/// gives.
-fn put(
+/// Inserts counts into the fields, or into the object that `group` returns, under the name that it
+/// returns.
+fn insert(
     fields: &mut Map<String, Value>,
     counts: Vec<(&'static str, u64)>,
     group: impl Fn(&'static str) -> Option<(&'static str, &'static str)>,

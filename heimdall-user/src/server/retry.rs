@@ -1,8 +1,7 @@
 //! Waiting for a predecessor's end.
 //!
-//! When a service manager starts a server again that was killed, the kernel may still be taking
-//! the old process apart: its sockets are bound and its XDP program attached for some
-//! milliseconds more.
+//! When a service manager restarts a server that was killed, the kernel may still be releasing the old
+//! process: its sockets stay bound and its XDP program attached for some milliseconds.
 
 use std::{
     thread,
@@ -10,18 +9,18 @@ use std::{
 };
 
 /// How long to wait for it.
-const PATIENCE: Duration = Duration::from_secs(1);
+const TIMEOUT: Duration = Duration::from_secs(1);
 
-/// From one attempt to the next.
+/// Time between two attempts.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Attempts something until it succeeds, fails of something else than `is_busy`, or a second has
+/// Attempts something until it succeeds, fails with an error that is not `is_busy`, or a second has
 /// passed.
 pub(super) fn retry<T, E>(
     mut attempt: impl FnMut() -> Result<T, E>,
     is_busy: impl Fn(&E) -> bool,
 ) -> Result<T, E> {
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + TIMEOUT;
     loop {
         match attempt() {
             Err(error) if is_busy(&error) && Instant::now() < end => thread::sleep(PAUSE),
@@ -35,7 +34,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_busy_is_attempted_again_and_nothing_else() {
+    fn only_busy_errors_are_retried() {
         let mut attempts = 0;
         let mut third = || {
             attempts += 1;

@@ -1,11 +1,10 @@
-//! The snapshot of the forwarder's caches: taken up at the start, written from time to time and
-//! at the end.
+//! The snapshot of the forwarder's caches: restored at the start, written from time to time and at the
+//! end.
 
 use std::{
     io,
     path::Path,
-    sync::mpsc::{RecvTimeoutError, Sender, channel},
-    thread::{self, JoinHandle},
+    sync::mpsc::{RecvTimeoutError, channel},
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -13,14 +12,14 @@ use tracing::{info, warn};
 
 use crate::{
     config::SnapshotConfig,
-    exit::OnExit,
+    exit::{OnExit, OwnedThread},
     forward::Prepared,
     snapshot::{Snapshot, SnapshotError, Writer},
     upkeep::Caches,
 };
 
-/// Gives the forwarder what an earlier process left in the file. Whatever is wrong with that, the
-/// start goes on without it. Whether the file is ours to write.
+/// Restores the forwarder's caches from the file. Whatever is wrong with it, the start goes on.
+/// Whether a snapshot may be written to that path.
 pub(super) fn restore(config: &SnapshotConfig, forwarder: &mut Prepared) -> bool {
     let begin = Instant::now();
     let path = config.path.display();
@@ -30,13 +29,13 @@ pub(super) fn restore(config: &SnapshotConfig, forwarder: &mut Prepared) -> bool
             let away = snapshot.away();
             forwarder.restore(snapshot.records(), away);
             info!(
-                "snapshot: {} answers from {path}, {away} s old, taken up in {} ms",
+                "snapshot: {} answers from {path}, {away} s old, restored in {} ms",
                 snapshot.count(),
                 begin.elapsed().as_millis()
             );
         }
-        Ok(None) => info!("snapshot: {path} is not there yet; starting cold"),
-        // Whatever it is (a device, somebody else's file), a snapshot renamed over it would destroy it.
+        Ok(None) => info!("snapshot: {path} does not exist yet; starting cold"),
+        // It may be a device or another program's file, which a snapshot renamed over it would destroy.
         Err(error @ (SnapshotError::Foreign { .. } | SnapshotError::Unreadable { .. })) => {
             warn!(
                 "snapshot: {error}; starting cold, and leaving that file alone: remove it, or give \
@@ -54,14 +53,14 @@ pub(super) fn unix_now() -> u64 {
     now.unwrap_or_default().as_secs()
 }
 
-/// The thread that writes snapshots.
+/// The thread that writes snapshots: from time to time, and a last one when this is dropped, which
+/// has to be before the forwarder ends.
 #[derive(Debug)]
-pub(super) struct Keeper {
-    stop: Sender<()>,
-    thread: JoinHandle<()>,
+pub(super) struct SnapshotWriter {
+    _thread: OwnedThread,
 }
 
-impl Keeper {
+impl SnapshotWriter {
     pub(super) fn start(
         config: &SnapshotConfig,
         caches: Caches,
@@ -69,24 +68,17 @@ impl Keeper {
     ) -> io::Result<Self> {
         let (stop, stopped) = channel();
         let SnapshotConfig { path, interval } = config.clone();
-        let thread = thread::Builder::new()
-            .name("snapshot".to_owned())
-            .spawn(move || {
-                let _on_exit = on_exit;
-                while stopped.recv_timeout(interval) == Err(RecvTimeoutError::Timeout) {
-                    write(&path, &caches);
-                }
+        let stop = move || {
+            // It has ended already, if it does not listen.
+            let _ = stop.send(());
+        };
+        let thread = OwnedThread::start("snapshot", on_exit, stop, move || {
+            while stopped.recv_timeout(interval) == Err(RecvTimeoutError::Timeout) {
                 write(&path, &caches);
-            })?;
-        Ok(Self { stop, thread })
-    }
-
-    /// Writes the last snapshot. The forwarder still runs.
-    pub(super) fn stop(self) {
-        drop(self.stop);
-        if self.thread.join().is_err() {
-            warn!("the snapshot's thread had panicked");
-        }
+            }
+            write(&path, &caches);
+        })?;
+        Ok(Self { _thread: thread })
     }
 }
 

@@ -1,11 +1,11 @@
 //! What the server does when one of its threads ends by itself.
 //!
-//! Without the socket front, the forwarder or the supervisor of AF_XDP, queries go unanswered or
-//! AF_XDP unattended, and nothing here could put that right: the server says so and asks to be
-//! stopped, and the process ends with an error, for its service manager to start it again. Other
-//! threads are missed less: the server says what no longer works, and goes on.
+//! The socket front, the forwarder and the supervisor of AF_XDP are essential: when one of them ends,
+//! the server logs that and asks to be stopped, and the process ends with an error, so that its
+//! service manager starts it again. When another thread ends, the server logs what no longer works,
+//! and goes on.
 //!
-//! Queue workers are not among these. The supervisor starts them again.
+//! Workers are not among these: the supervisor starts them again.
 
 use std::{
     fmt,
@@ -20,11 +20,11 @@ use tracing::error;
 
 use crate::exit::OnExit;
 
-/// The owner of the threads' ends.
+/// Takes note of threads that end.
 pub(super) struct Threads {
-    /// Threads end because they were told to.
+    /// The server stops: threads are expected to end.
     stopping: AtomicBool,
-    /// The first thread that ended and cannot be done without.
+    /// The first essential thread that ended.
     failed: OnceLock<&'static str>,
     on_failure: Box<dyn Fn() + Send + Sync>,
 }
@@ -38,7 +38,7 @@ impl fmt::Debug for Threads {
 }
 
 impl Threads {
-    /// Calls `on_failure` when a thread has ended that cannot be done without.
+    /// Calls `on_failure` when an essential thread has ended.
     pub(super) fn new(on_failure: impl Fn() + Send + Sync + 'static) -> Arc<Self> {
         Arc::new(Self {
             stopping: AtomicBool::new(false),
@@ -47,7 +47,7 @@ impl Threads {
         })
     }
 
-    /// For a thread that cannot be done without.
+    /// For an essential thread.
     pub(super) fn essential(self: &Arc<Self>, name: &'static str) -> OnExit {
         let threads = Arc::clone(self);
         OnExit::new(move || {
@@ -61,7 +61,7 @@ impl Threads {
         })
     }
 
-    /// For a thread without which queries are answered; `lost` says what is not done any more.
+    /// For a thread without which queries are still answered; `lost` says what no longer works.
     pub(super) fn auxiliary(self: &Arc<Self>, name: &'static str, lost: &'static str) -> OnExit {
         let threads = Arc::clone(self);
         OnExit::new(move || {
@@ -71,12 +71,12 @@ impl Threads {
         })
     }
 
-    /// From now on threads are expected to end.
+    /// Threads are expected to end from now on.
     pub(super) fn stop(&self) {
         self.stopping.store(true, Ordering::SeqCst);
     }
 
-    /// The thread that cannot be done without and has ended, if one has.
+    /// The first essential thread that has ended, if one has.
     pub(super) fn failed(&self) -> Option<&'static str> {
         self.failed.get().copied()
     }
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn threads_that_were_told_to_end_fail_nothing() {
+    fn threads_that_end_while_the_server_stops_are_no_failure() {
         let (threads, failures) = threads();
         threads.stop();
         end(threads.essential("sockets"), false);

@@ -7,10 +7,10 @@ use thiserror::Error;
 use tracing::{info, warn};
 
 use super::{
-    advice,
     attached::Attached,
     preflight::{left_out, look_up},
     retry::retry,
+    start_warnings,
 };
 use crate::{
     config::{Backend, Config, InterfaceConfig},
@@ -22,7 +22,7 @@ use crate::{
     },
 };
 
-/// Why AF_XDP is not to be had.
+/// Why AF_XDP is not available.
 #[derive(Debug, Error)]
 pub enum AfXdpError {
     /// The interface or its program.
@@ -36,23 +36,22 @@ pub enum AfXdpError {
     Mailbox(io::Error),
 }
 
-/// How long to wait for the link to come back after the program was attached.
+/// How long to wait for the carrier to return after the program was attached.
 const CARRIER_WAIT: Duration = Duration::from_secs(5);
 
-/// The program attached to one interface, with what it needs, and the queues to serve.
+/// Attaches the program to an interface, to serve `addresses` from the first
+/// [`follow`](Attached::follow) on.
 pub(super) fn attach(
-    wanted: &InterfaceConfig,
+    interface: Interface,
     addresses: &[SocketAddr],
-) -> Result<(Arc<Attached>, Vec<u32>), XdpError> {
-    let (interface, numbers) = look_up(wanted)?;
+) -> Result<Arc<Attached>, XdpError> {
     let program = Program::attach(&interface, AttachPolicy::NativeThenGeneric)?;
     let on_this_link = |address: &&SocketAddr| match address {
         SocketAddr::V6(v6) => v6.scope_id() == 0 || v6.scope_id() == interface.index,
         SocketAddr::V4(_) => true,
     };
     let listen = addresses.iter().filter(on_this_link).copied().collect();
-    let attached = Arc::new(Attached::new(interface, program, listen));
-    Ok((attached, numbers))
+    Ok(Arc::new(Attached::new(interface, program, listen)))
 }
 
 /// The socket of a queue, with its frames.
@@ -63,7 +62,7 @@ pub(super) fn open_queue(
 ) -> Result<(Xsk, Vec<Frame>), XskError> {
     let native = attached.program().attach_mode() == &AttachMode::Native;
     let (xsk, frames) = Xsk::open(&attached.interface.name, queue, frames, native)?;
-    say_mode(attached, queue, &xsk);
+    log_mode(attached, queue, &xsk);
     Ok((xsk, frames))
 }
 
@@ -88,9 +87,10 @@ impl OpenInterface {
         frames: u32,
         addresses: &[SocketAddr],
     ) -> Result<Self, AfXdpError> {
-        let carrier = Interface::find(&wanted.name)?.has_carrier()?;
-        let (attached, numbers) = retry(
-            || attach(wanted, addresses),
+        let (interface, numbers) = look_up(wanted)?;
+        let carrier = interface.has_carrier()?;
+        let attached = retry(
+            || attach(interface.clone(), addresses),
             |error| matches!(error, XdpError::Occupied { .. }),
         )?;
         if carrier && !attached.interface.wait_carrier(CARRIER_WAIT)? {
@@ -125,9 +125,9 @@ pub(super) struct OpenXdp {
 }
 
 impl OpenXdp {
-    /// Attaches the program to every interface, to steer what is sent to `addresses`, and binds a
-    /// socket to every queue. Nothing is steered yet. With the backend `auto`, an interface for which
-    /// that fails is left out.
+    /// Attaches the program to every interface, to serve `addresses`, and binds a socket to every
+    /// queue. Nothing is steered yet. With the backend `auto`, an interface for which that fails is
+    /// left out.
     ///
     /// # Errors
     /// An interface fails, or with `auto` all do.
@@ -148,7 +148,7 @@ impl OpenXdp {
             }
             left_out(name, &error);
         }
-        advice::unserved(addresses);
+        start_warnings::unserved(addresses);
         Ok(Self { interfaces, watch })
     }
 
@@ -180,10 +180,10 @@ impl OpenXdp {
     }
 }
 
-/// Says which mode a queue got, and why not a better one.
-fn say_mode(attached: &Attached, queue: u32, xsk: &Xsk) {
+/// Logs which mode a queue got, and why not a better one.
+fn log_mode(attached: &Attached, queue: u32, xsk: &Xsk) {
     let name = &attached.interface.name;
-    // Generic mode says itself why it is not native.
+    // For generic mode this contains why it is not native.
     let attach = attached.program().attach_mode().to_string();
     let mode = xsk.mode();
     match xsk.why_not_better() {

@@ -1,8 +1,8 @@
 //! Counters.
 //!
-//! Each thread that counts owns its set and is its only writer; the control room reads them all.
-//! A count is therefore a plain load and store, without a locked instruction, and each set sits
-//! on cache lines of its own.
+//! Each thread owns its set of counters and is its only writer; the control server reads them all. So
+//! counting is a plain load and store, without a locked instruction, and each set has cache lines of
+//! its own (no false sharing).
 
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -52,7 +52,7 @@ counters! {
     pub struct AnswerCounters {
         /// Queries answered from the cache.
         hits,
-        /// Queries handed to the forwarder.
+        /// Queries submitted to the forwarder.
         misses,
         /// Queries for A records.
         type_a,
@@ -84,7 +84,7 @@ counters! {
         type_any,
         /// Queries for other types.
         type_other,
-        /// Replies that had to be cut (TC).
+        /// Replies that were truncated (TC).
         truncated,
         /// Replies of NOERROR.
         noerror,
@@ -106,17 +106,17 @@ counters! {
         other,
         /// Queries refused because the client may not ask here.
         prohibited,
-        /// Replies cut because the client's prefix asks too much.
+        /// Replies truncated because the client's prefix exceeds its rate limit (RRL slip).
         slipped,
-        /// Queries that local data answered, and no cache yet.
+        /// Queries answered from local data for the first time; then the cache answers.
         local,
-        /// Queries that a blocklist answered, and no cache yet.
+        /// Queries answered by a blocklist for the first time; then the cache answers.
         blocked,
         /// Answers now in the cache.
         cache_entries,
-        /// Answers put in the cache.
+        /// Answers inserted into the cache.
         cache_insertions,
-        /// Answers that made room for others before they expired.
+        /// Answers that were evicted before they expired.
         cache_evictions,
     }
 }
@@ -125,8 +125,8 @@ impl AnswerCounters {
     /// The counter of queries for a type.
     #[inline(always)]
     pub fn of_type(&self, qtype: u16) -> &Counter {
-        // Numbers without gaps: the compiler then takes the place from a table, where for the types
-        // themselves it would jump, which the processor cannot foretell.
+        // Numbers without gaps: the compiler then computes the counter's address from a table. For the
+        // types themselves it would emit a jump that the processor cannot predict.
         let kind = KINDS.get(usize::from(qtype)).copied().unwrap_or_default();
         match kind {
             1 => &self.type_a,
@@ -151,7 +151,7 @@ impl AnswerCounters {
 /// A number for each type that has a counter of its own, 0 for the others.
 #[expect(
     clippy::indexing_slicing,
-    reason = "this is done when it is compiled: a mistake stops that"
+    reason = "evaluated at compile time, where an index out of range is an error"
 )]
 const KINDS: [u8; 256] = {
     const COUNTED: [usize; 14] = [1, 2, 5, 6, 12, 15, 16, 28, 33, 43, 48, 64, 65, 255];
@@ -171,7 +171,7 @@ counters! {
         runt,
         /// A response (QR=1).
         response,
-        /// An error reply would go to a well-known service's port, where it could start a loop.
+        /// An error reply would go to a well-known service's port, where it could start a reply loop.
         service_port,
         /// Headers or lengths that cannot be read.
         bad_length,
@@ -179,10 +179,9 @@ counters! {
         bad_checksum,
         /// A source address or port that no reply may go to.
         bad_source,
-        /// Clients that the operator wants to be dropped, or that sent something unreadable and may
-        /// not ask here.
+        /// Clients that the access list drops, or that may not ask here and sent something unreadable.
         access,
-        /// The client's prefix asks too much.
+        /// The client's prefix exceeds its rate limit.
         rate_limited,
         /// No room to write the reply.
         no_room,

@@ -21,6 +21,7 @@ mod reload;
 mod scenarios;
 mod sockets;
 mod stale;
+mod threads;
 mod upstreams;
 mod wire;
 

@@ -248,7 +248,7 @@ fn a_restart_is_warm_or_cold_but_always_a_start() {
     assert!(
         cold.process
             .output()
-            .contains("is not there yet; starting cold")
+            .contains("does not exist yet; starting cold")
     );
     ask_all(true);
     let log = stop(cold);

@@ -1,4 +1,4 @@
-//! What happens when there is too much to do, and whose fault a failure is.
+//! What a thread does when it is full, and what it makes of failures.
 
 use std::{sync::atomic::Ordering, time::Instant};
 
@@ -13,36 +13,36 @@ use crate::forward::{
 
 /// Shedding.
 impl Shard {
-    /// Sees to it that the request's front keeps room for other queries.
-    pub(super) fn relieve_front(&mut self, request: &Request, now: Instant) {
+    /// Makes room if the request's front is nearly full.
+    pub(super) fn make_room_at_front(&mut self, request: &Request, now: Instant) {
         let front = usize::from(request.front);
         let (Some(mailbox), Some(waiting)) =
             (self.inbox.mailboxes.get(front), self.waiting.get(front))
         else {
             return;
         };
-        // Another thread may hold most of the front's queries, and then it has to make room.
+        // If another thread holds most of the front's queries, that one has to make room.
         let fair = mailbox.capacity() / 2 / self.settings.threads.max(1);
         if mailbox.is_crowded() && *waiting > fair {
             self.shed(Scarce::Front(request.front), None, now);
         }
     }
 
-    /// Sees to it that there is room for another look-up.
+    /// Makes room for another look-up.
     pub(super) fn make_room(&mut self, now: Instant) {
         if self.in_flight.is_full() {
             self.shed(Scarce::Lookups, None, now);
         }
     }
 
-    /// Ends the oldest look-ups of whoever holds most of what is scarce, but not `spare`. Whether
+    /// Ends the oldest look-ups of the largest holder of what is scarce, but not `spare`. Whether
     /// there were any.
     #[cold]
     pub(super) fn shed(&mut self, scarce: Scarce, spare: Option<usize>, now: Instant) -> bool {
         let Some(shedding) = self.in_flight.shedding(scarce, spare, &self.hasher) else {
             return false;
         };
-        self.notices.shed(scarce, &shedding, now);
+        self.log.shed(scarce, &shedding, now);
         let Shedding {
             client,
             zone,
@@ -57,39 +57,40 @@ impl Shard {
         .add(slots.len() as u64);
         for slot in slots {
             if let Some(lookup) = self.in_flight.end(slot) {
-                // One that had a try fail counts for its zones, or else one whose look-ups are all
-                // shed would never be found dead.
-                self.blame(&lookup, now);
-                let answer = self.last_resort(&lookup.request);
+                // Counted for its zones, or a zone whose look-ups are all shed would never be found
+                // dead.
+                self.record_failure(&lookup, now);
+                let answer = self.stale_or_servfail(&lookup.request);
                 self.deliver(&lookup.request, &lookup.waiters, answer);
             }
         }
         true
     }
 
-    /// Writes to the log if requests did not even get into the queue.
-    pub(super) fn notice_full_queue(&mut self, now: Instant) {
-        let count = self.inbox.turned_away.load(Ordering::Relaxed);
+    /// Logs that requests were rejected because the queue was full.
+    pub(super) fn log_full_queue(&mut self, now: Instant) {
+        let count = self.inbox.rejected.load(Ordering::Relaxed);
         if count > self.counters.queue_full.get() && !self.inbox.is_closed() {
-            self.notices.queue_full(count, now);
+            self.log.queue_full(count, now);
         }
     }
 }
 
-/// Whose fault a failure is.
+/// Failures.
 impl Shard {
-    /// Notes a look-up that failed with its zones, unless every name fails.
-    pub(super) fn blame(&mut self, lookup: &Lookup, now: Instant) -> Cause {
+    /// Finds the cause of a failed look-up, and counts it for the name's zones unless every name
+    /// fails.
+    pub(super) fn record_failure(&mut self, lookup: &Lookup, now: Instant) -> Cause {
         let time = now.saturating_duration_since(lookup.began);
         if !lookup.heard || !self.upstreams.heard_within(now, time) {
             return Cause::Outage;
         }
         if lookup.truncated.is_some() {
-            // There is an answer, which only TCP could bring: the zone is not dead.
+            // There is an answer, which only TCP could have brought: the zone is not dead.
             return Cause::Name;
         }
-        if self.memory.has_stale(&lookup.request, self.clock.seconds()) {
-            // Such names are asked for in any case, and would double the pauses between probes.
+        if self.cache.has_stale(&lookup.request, self.clock.seconds()) {
+            // Such names are looked up in any case, and would double the pauses between probes.
             return Cause::Name;
         }
         let died = self
@@ -97,12 +98,12 @@ impl Shard {
             .failed(&lookup.request, lookup.serial, self.serial, now);
         if let Some(zone) = died {
             let queries = zones::queries(&lookup.request);
-            self.notices.dead_zone(zone, queries, now);
+            self.log.dead_zone(zone, queries, now);
         }
         Cause::Name
     }
 
-    /// Notes that an upstream responded, whatever it said.
+    /// Notes that an upstream responded, whatever its response.
     pub(super) fn heard(&mut self, upstream: usize, now: Instant) {
         self.upstreams.heard(upstream, now);
         self.failures.end_outage();

@@ -21,7 +21,7 @@ fn broken(query: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn a_broken_answer_leads_to_the_next_upstream() {
+fn after_a_broken_answer_the_next_upstream_is_asked() {
     let bad = Upstream::start(|seen| vec![broken(&seen.msg)]);
     let good = answers();
     let mut bench = Bench::new(settings(vec![bad.address, good.address]));
@@ -34,7 +34,7 @@ fn a_broken_answer_leads_to_the_next_upstream() {
 }
 
 #[test]
-fn an_alias_alone_is_asked_for_again() {
+fn an_alias_without_its_target_is_not_cached() {
     let upstream = Upstream::start(|seen| {
         let mut msg = bare(&seen.msg, 0);
         msg[7] = 1;
@@ -69,7 +69,7 @@ fn other_codes_come_from_the_first_upstream_that_gives_them() {
 }
 
 #[test]
-fn an_upstreams_extended_error_is_kept_with_its_answer() {
+fn an_upstreams_extended_error_is_cached_with_its_answer() {
     let upstream = Upstream::start(|seen| vec![explained(response(&seen.msg, 20), 3)]);
     let mut bench = Bench::new(settings(vec![upstream.address]));
     for token in 0..2 {

@@ -23,7 +23,7 @@ fn servfail(query: &[u8], info_code: Option<u16>) -> Vec<u8> {
 }
 
 #[test]
-fn a_failure_is_remembered() {
+fn a_failure_is_cached() {
     let refusing = Upstream::start(|seen| vec![bare(&seen.msg, 5)]);
     let mut bench = Bench::new(Settings {
         failure_min: 60,
@@ -124,7 +124,7 @@ fn trouble_of_this_host_is_not_remembered() {
 }
 
 #[test]
-fn an_upstream_that_knows_no_edns_is_asked_without() {
+fn an_upstream_without_edns_is_asked_without() {
     let old = Upstream::start(|seen| match seen.msg[11] {
         0 => vec![response(&seen.msg, 20)],
         _ => vec![bare(&seen.msg, 1)],
@@ -167,7 +167,7 @@ fn header_only(query: &[u8], code: u8, questions: u8) -> Vec<u8> {
 type Stumble = fn(&[u8]) -> Vec<u8>;
 
 #[test]
-fn whatever_says_that_edns_is_unknown_leads_to_a_plain_query_at_once() {
+fn an_error_about_edns_leads_to_a_plain_query_at_once() {
     let stumbles: [Stumble; 8] = [
         |query| bare(query, 1),
         |query| bare(query, 4),
@@ -262,7 +262,7 @@ fn three_stumbles_in_a_row_are_remembered() {
 }
 
 #[test]
-fn an_upstream_that_drops_edns_gets_its_last_try_without() {
+fn an_upstream_that_drops_edns_gets_its_last_query_without() {
     let upstream = Upstream::start(|seen| match seen.msg[11] {
         0 => vec![response(&seen.msg, 20)],
         _ => Vec::new(),
@@ -312,7 +312,7 @@ fn with_subnet(query: &[u8], data: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn the_fixed_client_subnet_travels_and_has_to_come_back() {
+fn the_fixed_client_subnet_is_sent_and_has_to_be_echoed() {
     let upstream = Upstream::start(|seen| {
         vec![
             with_subnet(&seen.msg, &[0, 1, 24, 24, 192, 0, 9]),

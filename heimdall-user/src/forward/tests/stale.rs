@@ -1,4 +1,4 @@
-//! Answers served after their lives are over (RFC 8767).
+//! Stale answers (RFC 8767).
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -43,7 +43,7 @@ fn fickle() -> (Upstream, Arc<AtomicU8>) {
     (upstream, mode)
 }
 
-/// What an outcome says: response code, Extended DNS Error, life, first TTL.
+/// Of an outcome: response code, Extended DNS Error, life, first TTL.
 fn said(outcome: &Outcome) -> (u8, Option<u16>, u32, Option<u32>) {
     let answer = outcome.answer.as_ref().as_ref();
     (
@@ -63,7 +63,7 @@ fn wait() {
 }
 
 #[test]
-fn a_failure_brings_the_last_answer() {
+fn after_a_failure_the_last_answer_is_served() {
     let (upstream, mode) = fickle();
     let mut bench = Bench::new(settings(vec![upstream.address]));
     bench.ask(&query(9, "name", None), 1);
@@ -81,7 +81,7 @@ fn a_failure_brings_the_last_answer() {
     assert_eq!((code, ede, ttl), (STALE.0, STALE.1, STALE.3));
     assert!(
         (1..STALE_TTL - 1).contains(&life),
-        "{life}: until the next try"
+        "{life}: until the next attempt"
     );
     assert_eq!(upstream.seen().len(), 2);
     assert_eq!(bench.count("stale"), 2);
@@ -91,7 +91,7 @@ fn a_failure_brings_the_last_answer() {
 }
 
 #[test]
-fn a_stale_answer_is_better_than_a_truncated_one() {
+fn a_stale_answer_is_preferred_to_a_truncated_one() {
     let (upstream, mode) = fickle();
     let mut bench = Bench::new(settings(vec![upstream.address]));
     bench.ask(&query(9, "name", None), 1);

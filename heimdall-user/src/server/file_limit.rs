@@ -1,8 +1,7 @@
 //! The limit on open files.
 //!
-//! Every look-up that is with an upstream holds a descriptor, and so does every TCP connection. When
-//! there are none left, connections and `heimdall stats` find none either; so look-ups are bounded by
-//! what the limit allows.
+//! Every look-up in flight holds a descriptor, and so does every TCP connection. Without a bound on
+//! look-ups they could take them all, and none would be left for connections and `heimdall stats`.
 
 use nix::sys::resource::{Resource, getrlimit};
 use tracing::warn;
@@ -15,8 +14,8 @@ const PROCESS: u64 = 64;
 /// Files of each front: listeners or an AF_XDP socket, its eventfd and its epoll instance.
 const FRONT: u64 = 8;
 
-/// Lowers the number of look-ups to what the hard limit on open files allows with so many fronts and
-/// listen addresses, and says so.
+/// Lowers the number of look-ups to what the hard limit on open files allows with this many fronts and
+/// listen addresses, and logs that.
 pub(super) fn fit(
     settings: forward::Settings,
     fronts: usize,
@@ -29,8 +28,8 @@ pub(super) fn fit(
     fit_into(settings, others, hard)
 }
 
-/// As [`fit`], when `others` files are needed beside the look-ups'. They get half of the files if
-/// there are too few for both.
+/// As [`fit`], with `others` files needed beside the look-ups'. If there are too few for both, look-ups
+/// get half of them.
 fn fit_into(settings: forward::Settings, others: u64, hard: u64) -> forward::Settings {
     let threads = settings.threads.max(1) as u64;
     let needed = threads * settings.max_in_flight as u64 + others;
@@ -41,7 +40,7 @@ fn fit_into(settings: forward::Settings, others: u64, hard: u64) -> forward::Set
     let max_in_flight = room.max(1) as usize;
     warn!(
         "the hard limit on open files is {hard}, and these settings need {needed}: each forwarder thread \
-         has {max_in_flight} look-ups under way at most, not forward.max-in-flight = {}; raise the \
+         has {max_in_flight} look-ups in flight at most, not forward.max-in-flight = {}; raise the \
          limit (ulimit -Hn {needed}, or LimitNOFILE={needed} in the unit)",
         settings.max_in_flight
     );

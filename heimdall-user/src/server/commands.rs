@@ -1,4 +1,9 @@
-//! Entries of a cache as JSON, for `heimdall dump`.
+//! What the server does on the control commands: `stats`, `reload`, `flush` and `dump`.
+
+use std::{
+    io::{self, Write},
+    sync::Arc,
+};
 
 use domain::{
     base::{
@@ -11,16 +16,62 @@ use domain::{
 };
 use serde_json::{Value, json};
 
+use super::{policy::Reloader, report::Report};
 use crate::{
     cache::Record,
+    control::Command,
     dns::{
         AnswerRef, KEY_FLAG_CD, KEY_FLAG_DO, QUESTION_FIXED,
         header::{self, field},
     },
+    upkeep::{Caches, Scope},
 };
 
-/// An entry of the cache with this name.
-pub(super) fn entry(cache: &str, record: &Record<'_>) -> Value {
+/// What the commands work on.
+pub(super) struct Commands {
+    pub(super) reloader: Arc<Reloader>,
+    pub(super) report: Arc<Report>,
+    pub(super) caches: Caches,
+}
+
+impl Commands {
+    /// Carries out a command, and writes its outcome: JSON documents, one a line.
+    ///
+    /// # Errors
+    /// Those of `to`.
+    pub(super) fn run(&self, command: Command, to: &mut dyn Write) -> io::Result<()> {
+        match command {
+            Command::Stats => writeln!(to, "{}", self.report.json()),
+            Command::Reload => {
+                let outcome = match self.reloader.reload_and_log() {
+                    Ok(done) => json!({ "reloaded": done }),
+                    Err(error) => json!({ "failed": error.to_string() }),
+                };
+                writeln!(to, "{outcome}")
+            }
+            Command::Flush(scope) => {
+                writeln!(to, "{}", json!({ "flushed": self.caches.flush(scope) }))
+            }
+            Command::Dump(scope) => self.dump(scope, to),
+        }
+    }
+
+    /// Writes the entries of all caches, and then how many there were.
+    fn dump(&self, scope: Scope, to: &mut dyn Write) -> io::Result<()> {
+        let mut entries = 0u64;
+        self.caches.copy(scope, |cache, mut records| {
+            while let Some(record) = Record::take(&mut records) {
+                entries += 1;
+                writeln!(to, "{}", entry(cache, &record))?;
+            }
+            io::Result::Ok(())
+        })?;
+        writeln!(to, "{}", json!({ "entries": entries }))
+    }
+}
+
+/// An entry of the cache with this name, as JSON.
+fn entry(cache: &str, record: &Record<'_>) -> Value {
     let answer = record.answer;
     let (name, fixed) = match record.question.split_last_chunk::<QUESTION_FIXED>() {
         Some((name, fixed)) => (name, *fixed),
@@ -34,7 +85,7 @@ pub(super) fn entry(cache: &str, record: &Record<'_>) -> Value {
         "cache": cache,
         "name": Name::from_slice(name).map_or_else(|_| "?".to_owned(), |name| name.fmt_with_dot().to_string()),
         "class": Class::from_int(class).to_string(),
-        // What is kept for all types of a name.
+        // The entry is for all types of a name.
         "type": if qtype == 0 { "*".to_owned() } else { Rtype::from_int(qtype).to_string() },
         "flags": flags.map(|(_, name)| *name).collect::<Vec<_>>(),
         "rcode": Rcode::masked_from_int(answer.rcode()).to_string(),
@@ -81,7 +132,7 @@ mod tests {
     use crate::dns::{Answer, TtlLimits};
 
     #[test]
-    fn an_entry_is_told_in_full() {
+    fn an_entry_is_described_in_full() {
         let question = b"\x03WWW\x07example\0\0\x01\0\x01";
         let mut msg = b"\0\x01\x81\x80\0\x01\0\x02\0\0\0\0".to_vec();
         msg.extend_from_slice(question);

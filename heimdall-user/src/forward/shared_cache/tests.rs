@@ -8,7 +8,7 @@ use crate::{
 
 /// A memory, and what the fronts and upstreams of a test do with it.
 struct Bench {
-    memory: Memory,
+    cache: SharedCache,
     hasher: NameHasher,
 }
 
@@ -20,7 +20,7 @@ impl Bench {
         };
         let hasher = NameHasher::default();
         Self {
-            memory: Memory::new(&settings, hasher.clone()).unwrap(),
+            cache: SharedCache::new(&settings, hasher.clone()).unwrap(),
             hasher,
         }
     }
@@ -35,30 +35,30 @@ impl Bench {
         let mut msg = response(query, 20);
         let at = msg.len() - 21 - 6;
         msg[at..at + 4].copy_from_slice(&[0, 0, 0, ttl]);
-        self.keep(query, &msg, now);
+        self.store(query, &msg, now);
     }
 
     fn deny(&mut self, query: &[u8], ttl: u8, now: u32) {
-        self.keep(query, &denial(query, ttl), now);
+        self.store(query, &denial(query, ttl), now);
     }
 
-    fn keep(&mut self, query: &[u8], response: &[u8], now: u32) {
+    fn store(&mut self, query: &[u8], response: &[u8], now: u32) {
         let request = self.request(query);
         let question = request.question();
         let answer = Answer::from_response(response, question, 0, &TtlLimits::default()).unwrap();
-        self.memory.keep(&request, &answer, now);
+        self.cache.store(&request, &answer, now);
     }
 
     fn found(&mut self, query: &[u8], now: u32) -> Option<Found> {
         let request = self.request(query);
-        self.memory.recall(&request, now).map(|(found, _)| found)
+        self.cache.lookup(&request, now).map(|(found, _)| found)
     }
 
     /// The Extended DNS Error of the stale answer, if there is one.
     fn stale(&mut self, query: &[u8], now: u32) -> Option<u16> {
         let request = self.request(query);
-        let stale = self.memory.stale(&request, now);
-        assert_eq!(stale.is_some(), self.memory.has_stale(&request, now));
+        let stale = self.cache.stale(&request, now);
+        assert_eq!(stale.is_some(), self.cache.has_stale(&request, now));
         stale.map(|answer| answer.as_ref().ede().unwrap())
     }
 }
@@ -82,7 +82,7 @@ fn answers_may_be_served_until_their_maximum_age() {
 }
 
 #[test]
-fn what_another_process_had_is_found() {
+fn restored_answers_are_found() {
     let mut bench = Bench::new(Settings {
         limits: TtlLimits {
             max: 100,
@@ -117,7 +117,7 @@ fn what_another_process_had_is_found() {
             answer: answer.as_ref(),
         };
         let key = Key::new(&bench.hasher, question, flags);
-        bench.memory.restore(&key, &record, 0, 0);
+        bench.cache.restore(&key, &record, 0, 0);
     }
     assert_eq!(bench.found(&name, 49), Some(Found::Question));
     assert_eq!(bench.found(&absent, 49), Some(Found::Name));
@@ -137,7 +137,7 @@ fn no_maximum_age_means_no_stale_answers() {
 }
 
 #[test]
-fn a_denial_is_for_all_types_and_an_answer_ends_it() {
+fn nxdomain_is_for_all_types_and_an_answer_replaces_it() {
     let mut bench = Bench::new(Settings::default());
     let text = query(1, "name", None);
     let spf = of_type(query(1, "NAME", None), 99);
@@ -169,7 +169,7 @@ fn of_two_stale_answers_the_younger_is_served() {
 }
 
 #[test]
-fn an_answer_that_may_not_be_kept_replaces_nonetheless() {
+fn an_answer_that_may_not_be_cached_replaces_the_old_one() {
     let mut bench = Bench::new(Settings::default());
     let name = query(1, "name", None);
     for ttl in [0, 10] {
@@ -183,7 +183,7 @@ fn an_answer_that_may_not_be_kept_replaces_nonetheless() {
 }
 
 #[test]
-fn the_cut_holds_below_the_name_while_it_lives() {
+fn nxdomain_answers_for_names_below_until_it_expires() {
     let mut bench = Bench::new(Settings {
         nxdomain_cut: true,
         ..Settings::default()
@@ -221,11 +221,11 @@ fn other_codes_leave_what_was_known() {
     let mut bench = Bench::new(Settings::default());
     let name = query(1, "name", None);
     bench.answer(&name, 10, 0);
-    bench.keep(&name, &bare(&name, 9), 1);
+    bench.store(&name, &bare(&name, 9), 1);
     assert_eq!(bench.found(&name, 2), Some(Found::Question));
-    bench.keep(&name, &bare(&name, 6), 11);
+    bench.store(&name, &bare(&name, 6), 11);
     assert_eq!(bench.stale(&name, 12), Some(ede::STALE));
     // No data and no SOA record: the answer is a new one, and is not kept.
-    bench.keep(&name, &bare(&name, 0), 13);
+    bench.store(&name, &bare(&name, 0), 13);
     assert_eq!(bench.stale(&name, 14), None);
 }

@@ -1,8 +1,8 @@
-//! What a forwarder thread was told by the upstreams: one cache for all fronts.
+//! The second-level cache of a forwarder thread: upstreams' answers, shared by all fronts.
 //!
-//! An answer is kept under its question, but NXDOMAIN under its name and class alone, as it
-//! holds for every type (RFC 2308 section 5). Answers stay for some time after their lives are
-//! over, to be served when no upstream gives a newer one (RFC 8767).
+//! An answer is cached under its question, but NXDOMAIN under its name and class alone, as it
+//! holds for every type (RFC 2308 section 5). Expired answers stay for some time, to be served stale
+//! when no upstream gives a newer one (RFC 8767).
 
 use std::io;
 
@@ -16,11 +16,11 @@ use crate::{
 /// In [`Key::flags`], beside DO and CD: the entry is for all types.
 const ANY_TYPE: u8 = 0x80;
 
-/// The memory of one thread. Times are in seconds, on one clock.
+/// The cache of one thread. Times are in seconds, on one clock.
 #[derive(Debug)]
-pub(super) struct Memory {
+pub(super) struct SharedCache {
     cache: Cache,
-    /// Hashes the keys that no front has hashed.
+    /// For the keys that no front has hashed.
     hasher: NameHasher,
     cut: bool,
     /// Bound on TTLs, in seconds.
@@ -38,7 +38,7 @@ pub(super) enum Found {
     Ancestor,
 }
 
-/// A name that is kept without a type.
+/// A name that is cached without a type.
 struct AnyType {
     hash: u64,
     flags: u8,
@@ -57,7 +57,7 @@ impl AnyType {
         [*high, *low] = [class_high, class_low];
         let flags = request.flags | ANY_TYPE;
         Some(Self {
-            // The hash of any key: a snapshot's records are kept under it.
+            // As for any key: a snapshot's records are restored under it.
             hash: question_hash(hasher, question.get(..len)?, flags),
             flags,
             len,
@@ -74,11 +74,11 @@ impl AnyType {
     }
 }
 
-impl Memory {
-    /// Reserves the memory that `settings` give it.
+impl SharedCache {
+    /// Reserves memory.
     ///
     /// # Errors
-    /// It is not to be had.
+    /// It is not available.
     pub(super) fn new(settings: &Settings, hasher: NameHasher) -> io::Result<Self> {
         let bytes = settings.cache_bytes;
         let cache = Cache::with_grace(bytes, settings.stale_max_age).map_err(|error| {
@@ -93,10 +93,10 @@ impl Memory {
         })
     }
 
-    /// The answer to `request` as it is at `now`, if its life is not over; for a refresh, if it is
-    /// not in its last tenth either.
-    pub(super) fn recall(&mut self, request: &Request, now: u32) -> Option<(Found, Answer)> {
-        if let Some(answer) = self.good(request, &request.key(), now) {
+    /// The answer to `request` as it is at `now`, if it is fresh; for a refresh, only if it is not
+    /// about to expire.
+    pub(super) fn lookup(&mut self, request: &Request, now: u32) -> Option<(Found, Answer)> {
+        if let Some(answer) = self.fresh(request, &request.key(), now) {
             return Some((Found::Question, answer));
         }
         let name = request.name();
@@ -119,13 +119,13 @@ impl Memory {
         None
     }
 
-    /// NXDOMAIN for `name`, if it is known at `now`.
+    /// NXDOMAIN for `name`, if it is cached and fresh.
     fn denial(&mut self, request: &Request, name: &[u8], now: u32) -> Option<Answer> {
         let any = AnyType::new(&self.hasher, name, request)?;
-        self.good(request, &any.key(), now)
+        self.fresh(request, &any.key(), now)
     }
 
-    fn good(&mut self, request: &Request, key: &Key<'_>, now: u32) -> Option<Answer> {
+    fn fresh(&mut self, request: &Request, key: &Key<'_>, now: u32) -> Option<Answer> {
         let hit = self.cache.get(key, now)?;
         if request.is_refresh() && hit.late {
             return None;
@@ -133,7 +133,7 @@ impl Memory {
         Some(hit.answer.aged(hit.age))
     }
 
-    /// The last answer to `request`, as it is served when its life is over.
+    /// The last answer to `request`, as it is served stale.
     pub(super) fn stale(&mut self, request: &Request, now: u32) -> Option<Answer> {
         let any = AnyType::new(&self.hasher, request.name(), request)?;
         let named = self.cache.get_stale(&any.key(), now);
@@ -145,17 +145,17 @@ impl Memory {
         }
     }
 
-    /// Whether [`stale`](Self::stale) has something.
+    /// Whether [`stale`](Self::stale) has an answer.
     pub(super) fn has_stale(&mut self, request: &Request, now: u32) -> bool {
         self.cache.get_stale(&request.key(), now).is_some()
             || AnyType::new(&self.hasher, request.name(), request)
                 .is_some_and(|any| self.cache.get_stale(&any.key(), now).is_some())
     }
 
-    /// Keeps what an upstream answered. It takes the place of what was known before, also if it
-    /// may not be kept itself. An answer with another code than NOERROR or NXDOMAIN refreshes nothing
-    /// (RFC 8767): what was known before stays.
-    pub(super) fn keep(&mut self, request: &Request, answer: &Answer, now: u32) {
+    /// Caches what an upstream answered. It replaces what was cached before, even if it may not be
+    /// cached itself. An answer with another code than NOERROR or NXDOMAIN refreshes nothing
+    /// (RFC 8767): what was cached before stays.
+    pub(super) fn store(&mut self, request: &Request, answer: &Answer, now: u32) {
         if !matches!(answer.as_ref().rcode(), rcode::NOERROR | rcode::NXDOMAIN) {
             return;
         }
@@ -175,19 +175,19 @@ impl Memory {
         }
     }
 
-    /// Gets ready to keep something under `key`.
+    /// Prefetches the bucket of `key`.
     pub(super) fn prefetch(&self, key: &Key<'_>) {
         self.cache.prefetch(key.hash);
     }
 
-    /// Keeps what another process had, unless its TTLs are longer than they may be now.
+    /// Inserts what another process had cached, unless its TTLs are longer than they may be now.
     pub(super) fn restore(&mut self, key: &Key<'_>, record: &Record<'_>, age: u32, now: u32) {
         if record.answer.longest_ttl() <= self.max_ttl {
             self.cache.restore(key, record.answer, age, now);
         }
     }
 
-    /// Goes on with what others want done; `flushed` is told what is to be forgotten.
+    /// Carries out the next step of maintenance; `flushed` is called with what is being flushed.
     pub(super) fn keep_up(
         &mut self,
         upkeep: &mut Upkeep,
@@ -197,12 +197,12 @@ impl Memory {
         upkeep.step(&mut self.cache, now, flushed)
     }
 
-    /// Has the kernel find the memory now.
+    /// Pre-faults the pages.
     pub(super) fn populate(&self) {
         self.cache.populate();
     }
 
-    /// Answers kept now, so far, and those that had to make room.
+    /// Entries now; insertions and evictions so far.
     pub(super) fn counts(&self) -> [u64; 3] {
         [
             self.cache.entries(),
@@ -212,8 +212,8 @@ impl Memory {
     }
 }
 
-/// Whether the answer says that the queried name does not exist: NXDOMAIN after a CNAME speaks of
-/// its target.
+/// Whether the answer says that the queried name does not exist: NXDOMAIN after a CNAME is about the
+/// CNAME's target.
 fn denies_name(answer: &Answer) -> bool {
     let answer = answer.as_ref();
     answer.rcode() == rcode::NXDOMAIN && matches!(answer.counts(), [0, 0, ..])

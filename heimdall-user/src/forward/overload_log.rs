@@ -1,7 +1,7 @@
-//! What the forwarder says in the log about overload.
+//! The forwarder's log lines about overload.
 //!
-//! Packets can bring all of this about, so each kind of line is written at most once in
-//! [`PAUSE`], by each thread.
+//! As packets can cause all of them, each thread writes each kind of line at most once in
+//! [`PAUSE`].
 
 use std::{
     fmt,
@@ -24,11 +24,11 @@ enum Kind {
     QueueFull,
 }
 
-/// When what was said last.
+/// When each kind of line was written last.
 #[derive(Debug, Default)]
-pub(super) struct Notices(HashMap<Kind, Instant>);
+pub(super) struct OverloadLog(HashMap<Kind, Instant>);
 
-impl Notices {
+impl OverloadLog {
     /// Look-ups are about to be shed.
     pub(super) fn shed(&mut self, scarce: Scarce, shedding: &Shedding<'_>, now: Instant) {
         if !self.is_due(Kind::Shed(scarce), now) {
@@ -36,7 +36,7 @@ impl Notices {
         }
         let (what, raise) = match scarce {
             Scarce::Lookups => (
-                "forward.max-in-flight look-ups are under way",
+                "forward.max-in-flight look-ups are in flight",
                 ", or raise forward.max-in-flight",
             ),
             Scarce::Descriptors => (
@@ -89,7 +89,7 @@ impl Notices {
     }
 }
 
-/// Whose look-ups they are, in words.
+/// Describes whose look-ups they are.
 struct Holder<'a>(&'a Shedding<'a>);
 
 impl fmt::Display for Holder<'_> {
@@ -156,12 +156,12 @@ mod tests {
     }
 
     #[test]
-    fn a_kind_is_said_once_in_a_while() {
-        let mut notices = Notices::default();
+    fn a_kind_of_line_is_written_once_in_a_pause() {
+        let mut log = OverloadLog::default();
         let now = Instant::now();
-        assert!(notices.is_due(Kind::DeadZone, now));
-        assert!(notices.is_due(Kind::Shed(Scarce::Lookups), now));
-        assert!(!notices.is_due(Kind::DeadZone, now + PAUSE / 2));
-        assert!(notices.is_due(Kind::DeadZone, now + PAUSE));
+        assert!(log.is_due(Kind::DeadZone, now));
+        assert!(log.is_due(Kind::Shed(Scarce::Lookups), now));
+        assert!(!log.is_due(Kind::DeadZone, now + PAUSE / 2));
+        assert!(log.is_due(Kind::DeadZone, now + PAUSE));
     }
 }

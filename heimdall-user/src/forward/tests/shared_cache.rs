@@ -4,7 +4,7 @@ use super::*;
 use crate::forward::testing::{denial, of_type};
 
 #[test]
-fn what_one_front_learnt_costs_the_other_nothing() {
+fn an_answer_cached_by_one_front_costs_the_other_no_query() {
     let upstream = answers();
     let mut bench = Bench::new(Settings {
         threads: 3,
@@ -110,7 +110,7 @@ fn end_of_question(msg: &[u8]) -> usize {
 }
 
 #[test]
-fn the_cut_answers_below_a_name_that_does_not_exist() {
+fn nxdomain_answers_for_names_below() {
     let below = |label: &str| {
         let mut msg = query(9, label, None);
         msg.splice(12..12, *b"\x03sub");
@@ -138,7 +138,7 @@ fn the_cut_answers_below_a_name_that_does_not_exist() {
 }
 
 #[test]
-fn a_cache_that_cannot_be_had_is_an_error() {
+fn a_cache_without_memory_is_an_error() {
     let settings = Settings {
         cache_bytes: 1 << 60,
         ..settings(vec![closed_address()])

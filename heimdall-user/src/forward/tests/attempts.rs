@@ -60,7 +60,7 @@ fn questions_that_time_out_one_by_one_leave_the_upstream_first() {
 }
 
 #[test]
-fn a_truncated_answer_without_tcp_is_told_and_not_kept() {
+fn a_truncated_answer_without_tcp_is_delivered_and_not_cached() {
     let closes = Upstream::start(|seen| match seen.tcp {
         false => vec![bare(&seen.msg, 0x200)],
         true => Vec::new(),
@@ -145,7 +145,7 @@ fn late(respond: fn(&Seen) -> Vec<u8>) -> Upstream {
 }
 
 #[test]
-fn a_late_answer_is_taken_and_the_next_one_awaited() {
+fn a_late_answer_is_accepted_and_the_next_one_awaited() {
     let slow = late(|seen| response(&seen.msg, 20));
     let mut bench = Bench::new(impatient(vec![slow.address]));
     assert!(ask_all(&mut bench, "a").iter().all(answered));
@@ -165,7 +165,7 @@ fn a_late_answer_is_taken_and_the_next_one_awaited() {
 }
 
 #[test]
-fn what_a_late_response_asks_for_is_done() {
+fn a_late_response_leads_to_tcp_or_a_plain_query() {
     let truncated = late(|seen| match seen.tcp {
         false => bare(&seen.msg, 0x200),
         true => response(&seen.msg, 20_000),
@@ -224,7 +224,7 @@ fn forged(query: &[u8]) -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn after_many_wrong_ids_and_no_tcp_a_fresh_port_is_tried() {
+fn after_many_wrong_ids_and_without_tcp_another_port_is_used() {
     let attacked = |times: usize| {
         let left = Mutex::new(times);
         Upstream::without_tcp(move |seen| {
@@ -260,7 +260,7 @@ fn after_many_wrong_ids_and_no_tcp_a_fresh_port_is_tried() {
 }
 
 #[test]
-fn a_wrong_id_before_the_right_one_on_a_socket_that_listens_on_is_counted() {
+fn a_wrong_id_on_a_socket_that_timed_out_is_counted() {
     let asked_before = AtomicBool::new(false);
     let upstream = Upstream::start(move |seen| {
         if asked_before.swap(true, Ordering::SeqCst) {
@@ -292,7 +292,7 @@ fn every_upstream_is_asked_before_errors_fail_a_question() {
 }
 
 #[test]
-fn a_silent_upstream_that_was_set_aside_is_passed_over() {
+fn a_silent_upstream_that_was_set_aside_is_skipped() {
     let (fails, silent, good) = (partly("", "abcde"), partly("abcde", ""), answers());
     let addresses = vec![fails.address, silent.address, good.address];
     let mut bench = Bench::new(impatient(addresses));

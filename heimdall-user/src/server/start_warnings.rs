@@ -1,4 +1,4 @@
-//! What the operator should know about the settings on this host, said once at the start.
+//! Warnings about the settings on this host, logged once at the start.
 
 use std::{
     fs,
@@ -20,8 +20,8 @@ const CGROUPS: &str = "/sys/fs/cgroup";
 /// Most addresses that one log line names.
 const MAX_NAMED: usize = 4;
 
-/// Warns if the caches and frames of a server with so many queues, all of which are populated at the
-/// start, take more than half of the memory that is available.
+/// Warns if the caches and frames of a server with this many queues, all of which are pre-faulted at
+/// the start, take more than half of the available memory.
 pub(super) fn memory(config: &Config, queues: usize) {
     let caches = queues + 1 + config.forward.threads;
     let frames = queues * config.xdp.frames as usize * FRAME_SIZE as usize;
@@ -55,7 +55,7 @@ pub(super) fn queues(interface: &Interface, queues: usize, cores: usize) {
     }
 }
 
-/// Says which addresses AF_XDP does not serve although a wildcard was given: those that are reached
+/// Logs which addresses AF_XDP does not serve although a wildcard was given: those that are reached
 /// through an interface, but are not its own.
 pub(super) fn unserved(listen: &[SocketAddr]) {
     let wildcard = |ip: &IpAddr| {
@@ -80,7 +80,7 @@ pub(super) fn unserved(listen: &[SocketAddr]) {
     );
 }
 
-/// Octets that this process may still take: what the host has, within the limits of its control
+/// Octets that this process may still allocate: what the host has, within the limits of its control
 /// groups.
 fn available() -> Option<u64> {
     let host = kibibytes(&fs::read_to_string("/proc/meminfo").ok()?)? << 10;

@@ -1,0 +1,298 @@
+//! The attempts of a look-up to get an answer from upstreams.
+//!
+//! An attempt is a query over UDP to one upstream, and what its response asks for: the same query
+//! without EDNS, or over TCP. The exchange that was begun last is the current one, which has a
+//! deadline. Then the next attempt begins, but the socket stays open until the look-up ends.
+
+use std::time::Instant;
+
+use mio::Token;
+
+use super::Shard;
+use crate::{
+    dns::{KEY_FLAG_DO, TtlLimits, UpstreamQuery},
+    forward::{
+        exchange::{Asked, Exchange, ExchangeStatus, SendError, Sent, Target},
+        shed::Scarce,
+    },
+};
+
+/// Seconds for which an answer without EDNS may be cached, at most, if DNSSEC's records were asked
+/// for: it has none, and the upstream may have failed to read this one query only.
+const WITHOUT_DNSSEC: u32 = 60;
+
+impl Shard {
+    /// Starts the next attempt.
+    ///
+    /// A look-up has failed once as many attempts ended with an error as there are upstreams, or
+    /// `attempts` others are used up.
+    pub(super) fn start_attempt(&mut self, slot: usize, now: Instant) {
+        let Some(lookup) = self.in_flight.get_mut(slot) else {
+            return;
+        };
+        let attempts = self.settings.attempts;
+        if lookup.attempts >= attempts || lookup.errors >= self.upstreams.len() {
+            return self.fail(slot, now);
+        }
+        lookup.attempts += 1;
+        let upstream = lookup.upstream;
+        let edns = Target {
+            upstream,
+            plain: false,
+            tcp: false,
+        };
+        // What a client with DO wants needs EDNS, so it is always tried first.
+        let wants_dnssec = lookup.request.flags & KEY_FLAG_DO != 0;
+        let mut plain = !wants_dnssec && self.upstreams.is_plain(upstream, now);
+        // Some networks drop queries with EDNS, or the responses to them.
+        let was_silent = lookup.exchanges.iter().any(|e| e.sent.target == edns);
+        let is_last = lookup.attempts == attempts;
+        if !plain && is_last && was_silent && !self.upstreams.answers_edns(upstream) {
+            self.counters.retried_plain.add(1);
+            plain = true;
+        }
+        self.send(slot, now, Target { plain, ..edns });
+    }
+
+    /// Sends the query. The exchange becomes the current one.
+    fn send(&mut self, slot: usize, now: Instant, target: Target) {
+        self.serial += 1;
+        let sent = Sent {
+            target,
+            serial: self.serial,
+            // The thread's generator is a CSPRNG: IDs cannot be predicted from earlier ones.
+            id: rand::random(),
+            at: now,
+        };
+        let mut opened = self.open(slot, sent);
+        let scarce = match opened {
+            Err(SendError::Resources) => Some(Scarce::Descriptors),
+            Err(SendError::Ports) => Some(Scarce::Ports),
+            _ => None,
+        };
+        if let Some(scarce) = scarce {
+            self.counters.socket_errors.add(1);
+            // The sockets of this look-up's earlier attempts are closed first, then other look-ups'.
+            let freed = self.in_flight.close_exchanges(slot) || self.shed(scarce, Some(slot), now);
+            if freed {
+                opened = self.open(slot, sent);
+            }
+        }
+        match opened {
+            Ok(()) => {
+                let mut timeout = self.upstreams.timeout(target.upstream);
+                if target.tcp {
+                    self.counters.sent_tcp.add(1);
+                    // A round trip for the connection, one for the query.
+                    timeout *= 2;
+                } else {
+                    self.counters.sent_udp.add(1);
+                }
+                self.attempt_deadlines.set(slot, sent.serial, now + timeout);
+            }
+            Err(SendError::Resources) => self.abandon(slot),
+            Err(SendError::Ports) => self.attempt_failed(slot, now, sent),
+            Err(SendError::Address) => {
+                self.counters.socket_errors.add(1);
+                self.attempt_failed(slot, now, sent);
+            }
+            Err(SendError::Upstream) => self.unreachable(slot, now, sent),
+        }
+    }
+
+    fn open(&mut self, slot: usize, sent: Sent) -> Result<(), SendError> {
+        let lookup = self.in_flight.get_mut(slot).ok_or(SendError::Resources)?;
+        let upstream = self.upstreams.address(sent.target.upstream);
+        let query = UpstreamQuery {
+            id: sent.id,
+            question: lookup.request.question(),
+            key_flags: lookup.request.flags,
+            want_ad: self.settings.trust_ad,
+            edns: !sent.target.plain,
+            subnet: self.subnet.as_ref(),
+        };
+        query.write_to(&mut self.query);
+        lookup.current = sent.serial;
+        lookup.exchanges.push(Exchange::open(
+            self.poll.registry(),
+            Token(slot),
+            upstream.ok_or(SendError::Resources)?,
+            sent,
+            &self.query,
+        )?);
+        Ok(())
+    }
+
+    /// A socket of a look-up is ready, or was when the event was made.
+    pub(super) fn ready(&mut self, slot: usize, now: Instant) {
+        // Another socket may be ready as well, and its event lost with one that is closed here. Each
+        // exchange ends once, so this is bounded as they are.
+        while let Some((sent, status)) = self.take_ended(slot) {
+            self.handle_status(slot, now, sent, status);
+        }
+    }
+
+    /// Removes an exchange that has ended from the look-up.
+    fn take_ended(&mut self, slot: usize) -> Option<(Sent, ExchangeStatus)> {
+        let lookup = self.in_flight.get_mut(slot)?;
+        let request = &lookup.request;
+        let limits = self.settings.limits;
+        let short = TtlLimits {
+            min: limits.min.min(WITHOUT_DNSSEC),
+            max: limits.max.min(WITHOUT_DNSSEC),
+            ..limits
+        };
+        let mut exchanges = lookup.exchanges.iter_mut().enumerate();
+        let (index, status) = exchanges.find_map(|(index, exchange)| {
+            let plain = exchange.sent.target.plain;
+            let asked = Asked {
+                question: request.question(),
+                flags: request.flags,
+                subnet: self.subnet.as_ref(),
+                limits: match plain && request.flags & KEY_FLAG_DO != 0 {
+                    true => &short,
+                    false => &limits,
+                },
+            };
+            match exchange.poll(&mut self.scratch, &asked, &self.counters) {
+                ExchangeStatus::Waiting => None,
+                status => Some((index, status)),
+            }
+        })?;
+        Some((lookup.exchanges.swap_remove(index).sent, status))
+    }
+
+    /// Goes on after an exchange that has ended and is no longer among the look-up's.
+    fn handle_status(&mut self, slot: usize, now: Instant, sent: Sent, status: ExchangeStatus) {
+        let Target {
+            upstream,
+            plain,
+            tcp,
+        } = sent.target;
+        let responded = matches!(
+            status,
+            ExchangeStatus::Answer(_) | ExchangeStatus::Truncated(_) | ExchangeStatus::Error(_)
+        );
+        if responded {
+            self.heard(upstream, now);
+            if !tcp {
+                let rtt = now.saturating_duration_since(sent.at);
+                self.upstreams.measured(upstream, rtt);
+            }
+        }
+        let Some(lookup) = self.in_flight.get_mut(slot) else {
+            return;
+        };
+        lookup.heard |= responded;
+        let over_tcp = Target {
+            tcp: true,
+            ..sent.target
+        };
+        match status {
+            ExchangeStatus::Waiting => {}
+            ExchangeStatus::Answer(answer) => {
+                self.counters.answers.add(1);
+                if plain {
+                    let question = lookup.request.hash;
+                    self.upstreams.answered_plain(upstream, question, sent.at);
+                } else {
+                    self.upstreams.answered_edns(upstream);
+                }
+                self.finish(slot, answer);
+            }
+            ExchangeStatus::Truncated(code) => {
+                lookup.truncated = Some(code);
+                self.repeat(slot, now, sent, over_tcp);
+            }
+            // An attacker who does not see the packets cannot forge responses over TCP.
+            ExchangeStatus::Forged if lookup.current == sent.serial => {
+                self.send(slot, now, over_tcp)
+            }
+            ExchangeStatus::Forged => {}
+            ExchangeStatus::Error(error) => {
+                lookup.explain(error.ede);
+                if error.no_edns && !plain {
+                    let target = Target {
+                        plain: true,
+                        ..sent.target
+                    };
+                    return self.repeat(slot, now, sent, target);
+                }
+                self.attempt_failed(slot, now, sent);
+            }
+            ExchangeStatus::Unreachable => self.unreachable(slot, now, sent),
+        }
+    }
+
+    /// Repeats a query in another way at the same upstream, unless an earlier attempt has done so
+    /// already.
+    fn repeat(&mut self, slot: usize, now: Instant, sent: Sent, target: Target) {
+        let Some(lookup) = self.in_flight.get(slot) else {
+            return;
+        };
+        let mut exchanges = lookup.exchanges.iter();
+        if lookup.current == sent.serial || !exchanges.any(|e| e.sent.target == target) {
+            if target.plain != sent.target.plain {
+                self.counters.retried_plain.add(1);
+            }
+            self.send(slot, now, target);
+        }
+    }
+
+    /// Goes on after an exchange for which the upstream could not be reached.
+    fn unreachable(&mut self, slot: usize, now: Instant, sent: Sent) {
+        // An upstream with UDP and without TCP is good for most questions.
+        if !sent.target.tcp {
+            self.upstreams.unreachable(sent.target.upstream, now);
+        }
+        self.attempt_failed(slot, now, sent);
+    }
+
+    /// Goes on after an exchange that ended with an error.
+    fn attempt_failed(&mut self, slot: usize, now: Instant, sent: Sent) {
+        self.counters.upstream_errors.add(1);
+        let Some(lookup) = self.in_flight.get_mut(slot) else {
+            return;
+        };
+        let is_current = lookup.current == sent.serial;
+        if sent.target.tcp && !is_current {
+            // It was counted when it timed out.
+            return;
+        }
+        lookup.note_error(sent);
+        if lookup.errors >= self.upstreams.len() {
+            self.fail(slot, now);
+        } else if is_current {
+            if !sent.target.tcp {
+                // An error costs little time, so it does not count: more upstreams than `attempts`
+                // can be asked.
+                lookup.attempts = lookup.attempts.saturating_sub(1);
+            }
+            lookup.upstream = self.upstreams.after(sent.target.upstream, now);
+            self.start_attempt(slot, now);
+        }
+    }
+
+    /// Starts the next attempt of look-ups whose current exchange has timed out.
+    pub(super) fn time_out_attempts(&mut self, now: Instant) {
+        while let Some(due) = self.attempt_deadlines.take_due(now) {
+            let Some(lookup) = self.in_flight.get_mut(due.slot) else {
+                continue;
+            };
+            let Some(sent) = lookup.sent(due.serial) else {
+                continue;
+            };
+            self.counters.timeouts.add(1);
+            lookup.heard = true;
+            let upstream = sent.target.upstream;
+            if sent.target.tcp {
+                lookup.note_error(sent);
+            } else {
+                let question = lookup.request.hash;
+                self.upstreams.timed_out(upstream, question, sent.at, now);
+            }
+            lookup.upstream = self.upstreams.after(upstream, now);
+            self.start_attempt(due.slot, now);
+        }
+    }
+}

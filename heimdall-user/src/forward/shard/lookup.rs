@@ -1,0 +1,214 @@
+//! A look-up, from the request to the outcome.
+//!
+//! 1. What the thread has cached answers at once: an answer, or a failure whose time is not over.
+//! 2. A question that is in flight already gets one more waiter.
+//! 3. The upstreams are asked one after another ([`attempts`](super::attempts)). If that takes longer
+//!    than a client waits, and there is a stale answer, the waiters get that, and the look-up goes on
+//!    without them.
+//! 4. An answer is cached and delivered. A truncated one that no upstream completed over TCP is
+//!    delivered, but not cached. A failure is cached; the waiters get a stale answer, if there is one
+//!    (RFC 8767), or else SERVFAIL.
+
+use std::{
+    mem,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::{Shard, is_awaited};
+use crate::{
+    dns::{Answer, answer::STALE_TTL, edns::ede, header::rcode},
+    forward::{Outcome, Request, inflight::Waiter, shared_cache::Found},
+};
+
+/// Seconds for which a question is not asked again, at least, after its stale answer was served
+/// (RFC 8767 section 5, failure recheck timer). The fronts cache it as long; as they count whole
+/// seconds, that can be one less.
+const RECHECK: u32 = STALE_TTL - 1;
+
+/// Seconds for which a front caches a stale answer whose look-up is still in flight: later queries get
+/// the look-up's outcome.
+const IN_FLIGHT_TTL: u32 = 1;
+
+/// From the request to the first attempt.
+impl Shard {
+    pub(super) fn begin(&mut self, request: Request, now: Instant) {
+        self.counters.requests.add(1);
+        if let Some(waiting) = self.waiting.get_mut(usize::from(request.front)) {
+            *waiting += 1;
+        }
+        if request.is_refresh() {
+            self.counters.refreshes.add(1);
+        }
+        let waiters = [request.waiter()];
+        if let Some((found, answer)) = self.cache.lookup(&request, self.clock.seconds()) {
+            match found {
+                Found::Question => self.counters.cache_hits.add(1),
+                Found::Name => self.counters.nxdomain_hits.add(1),
+                Found::Ancestor => self.counters.nxdomain_cut_hits.add(1),
+            }
+            return self.deliver(&request, &waiters, answer);
+        }
+        if let Some(left) = self.failures.time_left(&request, now) {
+            self.counters.failure_hits.add(1);
+            return self.answer_put_off(&request, left);
+        }
+        self.make_room_at_front(&request, now);
+        if let Some(slot) = self.in_flight.find(&request) {
+            return self.join(slot, &request);
+        }
+        // A name that was answered before does not share the failures of its zone.
+        let known = self.cache.has_stale(&request, self.clock.seconds());
+        if !known && let Err(left) = self.zones.admit(&request, now) {
+            self.counters.zone_failure_hits.add(1);
+            return self.answer_put_off(&request, left);
+        }
+        self.make_room(now);
+        self.serial += 1;
+        let Some(slot) = self.in_flight.begin(request, self.serial, now) else {
+            return self.reject(&request);
+        };
+        if known {
+            let at = now + self.settings.client_response_timeout;
+            self.client_deadlines.set(slot, self.serial, at);
+        }
+        let first = self.upstreams.first(now);
+        if let Some(lookup) = self.in_flight.get_mut(slot) {
+            lookup.upstream = first;
+        }
+        self.start_attempt(slot, now);
+    }
+
+    /// Adds a request to a look-up.
+    fn join(&mut self, slot: usize, request: &Request) {
+        let in_flight = self.in_flight.get(slot);
+        let stale_served = in_flight.is_some_and(|lookup| lookup.stale_served);
+        if stale_served && let Some(answer) = self.stale(request) {
+            let answer = answer.for_at_most(IN_FLIGHT_TTL);
+            return self.deliver(request, &[request.waiter()], answer);
+        }
+        // One name holds at most half of the queries that the front may have waiting.
+        let mailbox = self.inbox.mailboxes.get(usize::from(request.front));
+        let most = mailbox.map_or(0, |mailbox| mailbox.capacity() / 2);
+        if self.in_flight.join(slot, request.waiter(), most) {
+            self.counters.coalesced.add(1);
+        } else {
+            self.reject(request);
+        }
+    }
+
+    /// Answers a request whose question must not be asked for the time `left`, from the cache.
+    fn answer_put_off(&mut self, request: &Request, left: Duration) {
+        let life = left.as_secs() as u32;
+        let failure = || Answer::failure(rcode::SERVFAIL, Some(ede::CACHED_ERROR), life);
+        let stale = self.stale(request).map(|answer| answer.for_at_most(life));
+        let answer = stale.unwrap_or_else(failure);
+        self.deliver(request, &[request.waiter()], answer);
+    }
+
+    fn stale(&mut self, request: &Request) -> Option<Answer> {
+        self.cache.stale(request, self.clock.seconds())
+    }
+}
+
+/// The outcome.
+impl Shard {
+    /// Gives those who have waited for the client response timeout a stale answer (RFC 8767).
+    pub(super) fn serve_stale_on_timeout(&mut self, now: Instant) {
+        while let Some(due) = self.client_deadlines.take_due(now) {
+            if !is_awaited(&self.in_flight, due) {
+                continue;
+            }
+            if let Some(lookup) = self.in_flight.get_mut(due.slot)
+                && let Some(answer) = self.cache.stale(&lookup.request, self.clock.seconds())
+            {
+                lookup.stale_served = true;
+                let request = lookup.request;
+                let waiters = mem::take(&mut lookup.waiters);
+                self.deliver(&request, &waiters, answer.for_at_most(IN_FLIGHT_TTL));
+            }
+        }
+    }
+
+    /// Ends a look-up with an upstream's answer.
+    pub(super) fn finish(&mut self, slot: usize, answer: Answer) {
+        if let Some(lookup) = self.in_flight.end(slot) {
+            self.failures.clear(&lookup.request);
+            self.zones.answered(&lookup.request, self.serial);
+            self.cache
+                .store(&lookup.request, &answer, self.clock.seconds());
+            self.deliver(&lookup.request, &lookup.waiters, answer);
+        }
+    }
+
+    /// Ends a look-up that no upstream answered.
+    pub(super) fn fail(&mut self, slot: usize, now: Instant) {
+        if let Some(lookup) = self.in_flight.end(slot) {
+            let stale = self.stale(&lookup.request);
+            if let (None, Some(code)) = (&stale, lookup.truncated) {
+                // The upstreams have an answer: this is no failure of the question.
+                let answer = Answer::truncated(code, lookup.ede.unwrap_or(ede::NETWORK_ERROR));
+                self.counters.truncated.add(1);
+                return self.deliver(&lookup.request, &lookup.waiters, answer);
+            }
+            let cause = self.record_failure(&lookup, now);
+            let least = if stale.is_some() { RECHECK } else { 0 };
+            let life = self.failures.record(&lookup.request, now, least, cause);
+            let failure = || Answer::failure(rcode::SERVFAIL, Some(lookup.failure()), life);
+            self.deliver(
+                &lookup.request,
+                &lookup.waiters,
+                stale.unwrap_or_else(failure),
+            );
+        }
+    }
+
+    /// Ends a look-up because this host lacks something, which says nothing about the question.
+    pub(super) fn abandon(&mut self, slot: usize) {
+        if let Some(lookup) = self.in_flight.end(slot) {
+            let answer = self.stale_or_servfail(&lookup.request);
+            self.deliver(&lookup.request, &lookup.waiters, answer);
+        }
+    }
+
+    /// Rejects a request: too many are in flight.
+    fn reject(&mut self, request: &Request) {
+        let answer = self.stale_or_servfail(request);
+        self.deliver(request, &[request.waiter()], answer);
+    }
+
+    pub(super) fn stale_or_servfail(&mut self, request: &Request) -> Answer {
+        self.stale(request)
+            .unwrap_or_else(|| Answer::failure(rcode::SERVFAIL, Some(ede::NOT_READY), 0))
+    }
+
+    /// Delivers an answer to all waiters of the request's question.
+    pub(super) fn deliver(&mut self, request: &Request, waiters: &[Waiter], answer: Answer) {
+        let count = waiters.len() as u64;
+        if answer.as_ref().is_stale() {
+            self.counters.stale.add(count);
+        } else if answer.as_ref().rcode() == rcode::SERVFAIL {
+            self.counters.servfail.add(count);
+        }
+        let answer = Arc::new(answer);
+        for waiter in waiters {
+            self.deliver_to(*waiter, Outcome::new(request, *waiter, Arc::clone(&answer)));
+        }
+    }
+
+    fn deliver_to(&mut self, waiter: Waiter, outcome: Outcome) {
+        let front = usize::from(waiter.front);
+        if let Some(waiting) = self.waiting.get_mut(front) {
+            *waiting -= 1;
+        }
+        if let Some(mailbox) = self.inbox.mailboxes.get(front)
+            && !mailbox.put(outcome)
+        {
+            // Only if a front has submitted more requests than its mailbox holds.
+            tracing::error!(front, "a mailbox is full");
+        }
+        if let Some(delivered) = self.delivered.get_mut(front) {
+            *delivered = true;
+        }
+    }
+}

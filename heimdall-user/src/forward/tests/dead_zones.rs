@@ -1,0 +1,195 @@
+//! Zones, upstreams and hosts that are dead.
+
+use std::sync::atomic::Ordering;
+
+use super::{
+    overload::{ANSWERS, DOWN, FEW, MANY, REFUSES, REFUSES_MOST, SILENT, fickle},
+    *,
+};
+use crate::dns::{TtlLimits, edns::ede};
+
+#[test]
+fn new_names_below_a_dead_zone_fail_at_once_until_a_probe_is_answered() {
+    for below in ["", "a.b."] {
+        let (upstream, mode) = fickle(REFUSES);
+        let mut bench = Bench::new(settings(vec![upstream.address]));
+        let mut failures = 0;
+        while bench.count("zone_failure_hits") == 0 {
+            bench.ask_as(
+                "192.0.2.1",
+                &format!("{below}r{failures}.dead.example"),
+                MANY,
+                1,
+            );
+            bench.failure();
+            failures += 1;
+            assert!(failures < 100);
+            // Something is answered meanwhile, or else the upstream would be to blame.
+            bench.ask_as("198.51.100.7", &format!("good{failures}.test"), FEW, 1);
+            assert!(answered(&bench.outcomes(FEW.into(), 1)[0]));
+        }
+        assert_eq!(upstream.seen().len(), 2 * failures - 1);
+        // Not its siblings, and not what is above it.
+        assert!(bench.serves_others(20));
+        bench.ask_as("192.0.2.1", "example", MANY, 1);
+        assert!(answered(&bench.outcome()));
+        let before = upstream.seen().len();
+        mode.store(ANSWERS, Ordering::SeqCst);
+        let patience = Instant::now() + Duration::from_secs(30);
+        for i in 0.. {
+            assert!(Instant::now() < patience, "no probe was let through");
+            bench.ask_as("192.0.2.1", &format!("{below}p{i}.dead.example"), MANY, 1);
+            let outcome = bench.outcome();
+            if answered(&outcome) {
+                break;
+            }
+            let answer = outcome.answer.as_ref().as_ref();
+            assert_eq!(answer.ede(), Some(ede::CACHED_ERROR));
+            thread::sleep(Duration::from_millis(10));
+        }
+        assert_eq!(upstream.seen().len(), before + 1, "the probe");
+        for i in 0..20 {
+            bench.ask_as("192.0.2.1", &format!("{below}n{i}.dead.example"), MANY, 1);
+            assert!(answered(&bench.outcome()));
+        }
+        bench.finish();
+    }
+}
+
+#[test]
+fn a_silent_zone_is_found_dead_while_others_are_answered() {
+    let (upstream, _) = fickle(SILENT);
+    let mut bench = Bench::new(impatient(vec![upstream.address]));
+    let patience = Instant::now() + Duration::from_secs(60);
+    let mut token = 0;
+    while bench.count("zone_failure_hits") < 100 {
+        assert!(Instant::now() < patience, "it is not found dead");
+        token += 1;
+        bench.ask_as("192.0.2.1", &format!("r{token}.dead.example"), MANY, token);
+        bench.ask_as("198.51.100.7", &format!("good{token}.example"), FEW, token);
+        assert!(answered(&bench.outcomes(FEW.into(), 1)[0]));
+        thread::sleep(Duration::from_millis(5));
+    }
+    bench.forwarder.stop();
+}
+
+#[test]
+fn a_zone_is_found_dead_although_all_its_look_ups_are_shed() {
+    let (upstream, _) = fickle(SILENT);
+    let mut bench = Bench::new(Settings {
+        max_in_flight: 64,
+        // Settled after half a minute; shed long before.
+        attempts: 100,
+        ..impatient(vec![upstream.address])
+    });
+    let patience = Instant::now() + Duration::from_secs(60);
+    let mut token = 0;
+    while bench.count("zone_failure_hits") == 0 {
+        assert!(Instant::now() < patience, "it is not found dead");
+        token += 1;
+        bench.ask_as("192.0.2.1", &format!("r{token}.dead.example"), MANY, token);
+        // Others are answered, or else the upstream would be to blame.
+        if token % 8 == 0 {
+            bench.ask_as("198.51.100.7", &format!("good{token}.example"), FEW, token);
+            assert!(answered(&bench.outcomes(FEW.into(), 1)[0]));
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    bench.forwarder.stop();
+}
+
+#[test]
+fn cached_names_are_looked_up_below_a_dead_zone() {
+    for mode_of_zone in [REFUSES, REFUSES_MOST] {
+        cached_name_below_a_dead_zone(mode_of_zone);
+    }
+}
+
+fn cached_name_below_a_dead_zone(mode_of_zone: u8) {
+    let (upstream, mode) = fickle(ANSWERS);
+    let mut bench = Bench::new(Settings {
+        limits: TtlLimits {
+            max: 3,
+            ..TtlLimits::default()
+        },
+        ..settings(vec![upstream.address])
+    });
+    bench.ask_as("192.0.2.1", "www.dead.example", MANY, 1);
+    assert!(answered(&bench.outcome()));
+    thread::sleep(Duration::from_millis(3_100));
+    mode.store(mode_of_zone, Ordering::SeqCst);
+    for i in 0..18 {
+        bench.ask_as("192.0.2.1", &format!("r{i}.dead.example"), MANY, 1);
+        bench.failure();
+        bench.ask_as("198.51.100.7", &format!("good{i}.test"), FEW, 1);
+        assert!(answered(&bench.outcomes(FEW.into(), 1)[0]));
+    }
+    assert_eq!(bench.count("zone_failure_hits"), 1);
+    let before = upstream.seen().len();
+    // The second time the failure is remembered, or the answer.
+    for token in 2..4 {
+        bench.ask_as("192.0.2.1", "www.dead.example", MANY, token);
+        let outcome = bench.outcome();
+        assert!(answered(&outcome));
+        let stale = (mode_of_zone == REFUSES).then_some(ede::STALE);
+        assert_eq!(outcome.answer.as_ref().as_ref().ede(), stale);
+        assert_eq!(upstream.seen().len(), before + 1);
+    }
+    // An answer ends the failure of the zone, and its new names are looked up again.
+    bench.ask_as("192.0.2.1", "new.dead.example", MANY, 4);
+    bench.failure();
+    let hits = if mode_of_zone == REFUSES { 2 } else { 1 };
+    assert_eq!(bench.count("zone_failure_hits"), hits);
+    bench.finish();
+}
+
+#[test]
+fn an_outage_is_no_failure_of_names_and_zones() {
+    let (upstream, mode) = fickle(DOWN);
+    let mut bench = Bench::new(Settings {
+        attempt_timeout: Duration::from_millis(20),
+        attempts: 1,
+        ..settings(vec![upstream.address])
+    });
+    // The same name again and again.
+    for _ in 0..4 {
+        bench.ask_as("192.0.2.1", "name.zone.example", MANY, 1);
+        assert_eq!(bench.failure(), (Some(ede::NO_REACHABLE_AUTHORITY), 1));
+        thread::sleep(Duration::from_millis(1_050));
+    }
+    // Many names of one zone, all of which may be asked as soon as anything is answered.
+    for i in 0..50 {
+        bench.ask_as("192.0.2.1", &format!("r{i}.zone.example"), MANY, 1);
+        bench.failure();
+    }
+    assert_eq!(bench.count("zone_failure_hits"), 0);
+    mode.store(ANSWERS, Ordering::SeqCst);
+    assert!(bench.serves_others(1));
+    for i in 0..50 {
+        bench.ask_as("192.0.2.1", &format!("r{i}.zone.example"), MANY, 1);
+        assert!(answered(&bench.outcome()), "r{i} after the outage");
+    }
+    bench.finish();
+}
+
+#[test]
+fn errors_of_this_host_are_no_failures_of_the_name() {
+    // The kernel refuses to send there: nobody has asked for broadcasts (EACCES).
+    let forbidden = "255.255.255.255:53".parse().unwrap();
+    let (upstream, _) = fickle(REFUSES);
+    let mut bench = Bench::new(settings(vec![forbidden, closed_address()]));
+    for _ in 0..4 {
+        bench.ask_as("192.0.2.1", "name.zone.example", MANY, 1);
+        assert_eq!(bench.failure(), (Some(ede::NETWORK_ERROR), 1));
+        thread::sleep(Duration::from_millis(1_050));
+    }
+    bench.finish();
+    // An upstream's word counts, whatever became of the others.
+    let mut bench = Bench::new(settings(vec![forbidden, upstream.address]));
+    for life in [1, 2] {
+        bench.ask_as("192.0.2.1", "dead.zone.example", MANY, 1);
+        assert_eq!(bench.failure(), (Some(ede::NO_REACHABLE_AUTHORITY), life));
+        thread::sleep(Duration::from_millis(1_050));
+    }
+    bench.finish();
+}

@@ -1,0 +1,95 @@
+//! The answer cores of the process: one for each front, made alike.
+
+use std::{cell::Cell, fs, sync::Arc};
+
+use arc_swap::ArcSwap;
+use tracing::info;
+
+use super::ServerError;
+use crate::{
+    answer::{Core, policy::Policy},
+    cache::Cache,
+    clock::Clock,
+    config::{Config, Size},
+    dns::{NameHasher, reply},
+    stats::{AnswerCounters, DropCounters},
+};
+
+/// Where the kernel says whether it gives huge pages by itself (admin-guide/mm/transhuge).
+const TRANSPARENT: &str = "/sys/kernel/mm/transparent_hugepage/enabled";
+
+/// Makes answer cores. They share the policy, the clock and the seed that names are hashed with.
+pub(super) struct CoreFactory {
+    hasher: NameHasher,
+    server: reply::Server,
+    policy: Arc<ArcSwap<Policy>>,
+    cache_bytes: usize,
+    clock: Clock,
+    /// The kind of pages that the caches are in has been logged.
+    logged_pages: Cell<bool>,
+}
+
+/// What a core counts.
+#[derive(Clone, Debug, Default)]
+pub(super) struct CoreCounters {
+    pub(super) answers: Arc<AnswerCounters>,
+    pub(super) drops: Arc<DropCounters>,
+}
+
+impl CoreFactory {
+    pub(super) fn new(config: &Config, policy: Arc<ArcSwap<Policy>>) -> Self {
+        Self {
+            hasher: NameHasher::default(),
+            server: reply::Server::new(config.max_udp_size, config.forward.trust_ad),
+            policy,
+            cache_bytes: config.cache_bytes,
+            clock: Clock::start(),
+            logged_pages: Cell::new(false),
+        }
+    }
+
+    /// A core with a cache of its own.
+    ///
+    /// # Errors
+    /// The memory for the cache is not available.
+    pub(super) fn core(&self, counters: &CoreCounters) -> Result<Core, ServerError> {
+        let bytes = self.cache_bytes;
+        let cache = Cache::new(bytes).map_err(|source| ServerError::Cache { bytes, source })?;
+        if !self.logged_pages.replace(true) {
+            log_pages(&cache, bytes);
+        }
+        Ok(Core::new(
+            cache,
+            self.hasher.clone(),
+            self.server,
+            Arc::clone(&self.policy),
+            Arc::clone(&counters.answers),
+            Arc::clone(&counters.drops),
+        ))
+    }
+
+    /// What the cores hash names with.
+    pub(super) fn hasher(&self) -> NameHasher {
+        self.hasher.clone()
+    }
+
+    /// The clock that the cores' entries age by.
+    pub(super) fn clock(&self) -> Clock {
+        self.clock
+    }
+}
+
+/// Logs what kind of pages a cache of so many octets got.
+fn log_pages(cache: &Cache, bytes: usize) {
+    let size = Size(bytes);
+    if cache.is_in_reserved_pages() {
+        info!("caches: {size} a thread, in reserved huge pages");
+    } else if fs::read_to_string(TRANSPARENT).is_ok_and(|text| !text.contains("[never]")) {
+        info!("caches: {size} a thread, in transparent huge pages");
+    } else {
+        info!(
+            "caches: {size} a thread, in plain pages: every look-up costs a little more; `echo \
+             madvise > {TRANSPARENT}` lets the kernel use huge ones"
+        );
+    }
+}

@@ -1,0 +1,278 @@
+//! One queue with its worker: started, stopped, and started again after it failed.
+
+use std::{
+    io, mem,
+    os::fd::{AsFd, OwnedFd},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use tracing::{debug, info};
+
+use super::{
+    Context,
+    backoff::{Backoff, FIRST_PAUSE, log_failure},
+};
+use crate::{
+    exit::OnExit,
+    forward::Mailbox,
+    server::{
+        ServerError,
+        attached::Attached,
+        cores::CoreCounters,
+        report::WorkerReport,
+        start,
+        xdp::{AfXdpError, open_queue},
+    },
+    upkeep::{Desk, Upkeep},
+    worker::{Parts, Settings, Worker, WorkerCounters},
+    xdp::{
+        XdpError,
+        socket::{Frame, Xsk},
+    },
+};
+
+/// What a queue's worker does.
+pub(super) enum State {
+    Running {
+        worker: Worker,
+        /// Set when its thread has ended.
+        ended: Arc<AtomicBool>,
+        since: Instant,
+        /// `zero-copy` or `copy`.
+        mode: &'static str,
+        /// Its socket, until it is in the XSKMAP.
+        unregistered: Option<OwnedFd>,
+    },
+    /// It does not run, for this reason.
+    Stopped(String),
+}
+
+/// A queue that is to be served. Its mailbox, its number with the forwarder, its place among the
+/// caches and its counters outlive its worker.
+pub(super) struct ServedQueue {
+    /// `eth0:3`.
+    pub(super) name: String,
+    queue: u32,
+    front: u16,
+    cpu: Option<usize>,
+    mailbox: Arc<Mailbox>,
+    pub(super) desk: Arc<Desk>,
+    pub(super) counters: Arc<WorkerCounters>,
+    core: CoreCounters,
+    pub(super) state: State,
+    pub(super) backoff: Backoff,
+    restarts: u64,
+    /// Outcomes for requests of earlier workers that have not come yet.
+    outstanding: usize,
+}
+
+impl ServedQueue {
+    pub(super) fn new(
+        name: String,
+        queue: u32,
+        front: u16,
+        cpu: Option<usize>,
+        mailbox: Arc<Mailbox>,
+    ) -> Self {
+        let upkeep = Upkeep::new({
+            let mailbox = Arc::clone(&mailbox);
+            move || mailbox.ring()
+        });
+        Self {
+            name,
+            queue,
+            front,
+            cpu,
+            mailbox,
+            desk: upkeep.desk(),
+            counters: Arc::default(),
+            core: CoreCounters::default(),
+            state: State::Stopped("it is being started".to_owned()),
+            backoff: Backoff::new(Instant::now()),
+            restarts: 0,
+            outstanding: 0,
+        }
+    }
+
+    /// Starts a worker on an open socket.
+    pub(super) fn start(
+        &mut self,
+        attached: &Attached,
+        xsk: Xsk,
+        frames: Vec<Frame>,
+        context: &Context,
+    ) -> Result<(), ServerError> {
+        let core = context.cores.core(&self.core)?;
+        let mode = xsk.mode().name();
+        let socket = xsk.as_fd().try_clone_to_owned();
+        let socket = socket.map_err(start("a worker"))?;
+        let ended = Arc::new(AtomicBool::new(false));
+        let on_exit = OnExit::new({
+            let (ended, signal) = (Arc::clone(&ended), Arc::clone(&context.signal));
+            move || {
+                ended.store(true, Ordering::SeqCst);
+                signal.wake();
+            }
+        });
+        let settings = Settings {
+            name: self.name.clone(),
+            cpu: self.cpu,
+            mtu: Arc::clone(&attached.mtu),
+            verify_checksums: context.settings.verify_checksums,
+            spin: context.settings.spin,
+            echo: context.settings.echo,
+        };
+        let parts = Parts {
+            xsk,
+            frames,
+            core,
+            upkeep: Upkeep::take_over(Arc::clone(&self.desk)),
+            forwarder: context.forwarder.clone(),
+            front: self.front,
+            mailbox: Arc::clone(&self.mailbox),
+            sources: Arc::clone(&attached.sources),
+            drops: Arc::clone(&self.core.drops),
+            counters: Arc::clone(&self.counters),
+            on_exit,
+        };
+        let worker =
+            Worker::start(settings, parts, context.cores.clock()).map_err(start("a worker"))?;
+        self.state = State::Running {
+            worker,
+            ended,
+            since: Instant::now(),
+            mode,
+            unregistered: Some(socket),
+        };
+        Ok(())
+    }
+
+    /// Puts the socket of a worker that was started into the XSKMAP, once it is ready.
+    pub(super) fn register(&mut self, attached: &Attached) -> Result<(), XdpError> {
+        if let State::Running {
+            worker,
+            unregistered,
+            ..
+        } = &mut self.state
+            && let Some(socket) = unregistered.take()
+        {
+            worker.wait_ready();
+            attached.program().register(self.queue, socket.as_fd())?;
+        }
+        Ok(())
+    }
+
+    /// Starts a worker again, and registers it. Whether one runs.
+    pub(super) fn restart(&mut self, attached: &Attached, now: Instant, context: &Context) -> bool {
+        let mut started = || {
+            let (xsk, frames) = open_queue(attached, self.queue, context.settings.frames)
+                .map_err(AfXdpError::from)?;
+            self.start(attached, xsk, frames, context)?;
+            self.register(attached).map_err(AfXdpError::from)?;
+            Ok::<(), ServerError>(())
+        };
+        match started() {
+            Ok(()) => {
+                self.restarts += 1;
+                info!("worker {} runs again", self.name);
+                true
+            }
+            Err(error) => {
+                let _ = self.stop();
+                self.failed(now, Duration::ZERO, error.to_string());
+                false
+            }
+        }
+    }
+
+    /// Stops the worker, if there is one; its result.
+    pub(super) fn stop(&mut self) -> Option<io::Result<()>> {
+        let stopped = State::Stopped("it was stopped".to_owned());
+        match mem::replace(&mut self.state, stopped) {
+            State::Running { worker, .. } => {
+                let ended = worker.stop();
+                self.outstanding += ended.outstanding;
+                Some(ended.result)
+            }
+            stopped => {
+                self.state = stopped;
+                None
+            }
+        }
+    }
+
+    /// Notes that the worker has ended, if it has.
+    pub(super) fn collect_ended(&mut self, now: Instant) {
+        let State::Running { ended, since, .. } = &self.state else {
+            return;
+        };
+        if !ended.load(Ordering::SeqCst) {
+            return;
+        }
+        let ran = now.saturating_duration_since(*since);
+        let why = match self.stop() {
+            Some(Err(error)) => error.to_string(),
+            _ => "it ended unexpectedly".to_owned(),
+        };
+        self.failed(now, ran, why);
+    }
+
+    fn failed(&mut self, now: Instant, ran: Duration, why: String) {
+        let pause = self.backoff.failed(now, ran);
+        let before = match &self.state {
+            State::Stopped(before) => before,
+            State::Running { .. } => "",
+        };
+        log_failure(before, &why, &format!("worker {}", self.name), pause);
+        self.state = State::Stopped(why);
+    }
+
+    /// When to attempt to start a worker, if none runs.
+    pub(super) fn due(&self) -> Option<Instant> {
+        matches!(self.state, State::Stopped(_)).then_some(self.backoff.due)
+    }
+
+    /// Whether a worker is to be started now.
+    pub(super) fn is_due(&mut self, now: Instant) -> bool {
+        if self.due().is_none_or(|due| due > now) {
+            return false;
+        }
+        // The forwarder answers every request. The outcomes of an earlier worker's requests are
+        // discarded before the next worker starts, whose tokens may be the same.
+        while self.outstanding > 0 && self.mailbox.take().is_some() {
+            self.outstanding -= 1;
+        }
+        if self.outstanding > 0 {
+            debug!(
+                "{}: {} outcomes have not come yet",
+                self.name, self.outstanding
+            );
+            self.backoff.due = now + FIRST_PAUSE;
+        }
+        self.outstanding == 0
+    }
+
+    /// `detached`: why the interface's program is not attached, if it is not.
+    pub(super) fn report(&self, interface: &str, detached: Option<String>) -> WorkerReport {
+        let (state, reason, mode) = match &self.state {
+            State::Running { mode, .. } => ("running", None, Some(*mode)),
+            State::Stopped(_) if detached.is_some() => ("gone", detached, None),
+            State::Stopped(why) => ("restarting", Some(why.clone()), None),
+        };
+        WorkerReport {
+            interface: interface.to_owned(),
+            queue: self.queue,
+            state,
+            reason,
+            restarts: self.restarts,
+            mode,
+            cpu: self.cpu,
+            counters: Arc::clone(&self.counters),
+            core: self.core.clone(),
+        }
+    }
+}

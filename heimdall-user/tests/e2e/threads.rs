@@ -1,0 +1,315 @@
+//! Threads that fail or panic, which is brought about with ptrace.
+#![cfg(target_arch = "x86_64")]
+
+use std::{
+    io,
+    net::UdpSocket,
+    process::Command,
+    sync::atomic::AtomicBool,
+    thread,
+    time::{Duration, Instant},
+};
+
+use lab::{FakeUpstream, Frames, Heimdall, Knot, Lab, QueryFrame, SERVER_V4, UPSTREAM};
+use serde_json::Value;
+
+use crate::{
+    asking::query,
+    heimdall, lab, program,
+    recover::{Off, PATIENCE, is_running, kdig, load, wait_for},
+};
+
+/// The thread of a process with this name.
+fn thread_named(pid: u32, name: &str) -> i32 {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let found = tasks.flatten().find(|task| {
+        let comm = std::fs::read_to_string(task.path().join("comm")).unwrap_or_default();
+        comm.trim_end() == name
+    });
+    let found = found.unwrap_or_else(|| panic!("no thread {name}"));
+    found.file_name().to_string_lossy().parse().unwrap()
+}
+
+/// Stops a thread in the system call in which it waits for events, and changes its registers.
+fn in_wait(thread: i32, change: impl Fn(&mut libc::user_regs_struct)) {
+    use nix::{
+        sys::wait::{WaitPidFlag, waitpid},
+        unistd::Pid,
+    };
+    let none = std::ptr::null_mut::<libc::c_void>();
+    let end = Instant::now() + PATIENCE;
+    loop {
+        // SAFETY: none of these requests takes a pointer.
+        let attached = unsafe { libc::ptrace(libc::PTRACE_ATTACH, thread, none, none) };
+        assert_eq!(attached, 0, "{}", io::Error::last_os_error());
+        waitpid(Pid::from_raw(thread), Some(WaitPidFlag::__WALL)).unwrap();
+        // SAFETY: plain integers, for which zero is a value.
+        let mut registers: libc::user_regs_struct = unsafe { std::mem::zeroed() };
+        let to = (&raw mut registers).cast::<libc::c_void>();
+        // SAFETY: the kernel writes a user_regs_struct to `registers`.
+        let got = unsafe { libc::ptrace(libc::PTRACE_GETREGS, thread, none, to) };
+        assert_eq!(got, 0, "{}", io::Error::last_os_error());
+        let waits = [libc::SYS_poll, libc::SYS_epoll_wait, libc::SYS_epoll_pwait];
+        let caught = waits.contains(&registers.orig_rax.cast_signed());
+        if caught {
+            change(&mut registers);
+            // No system call: it is not to be started again.
+            registers.orig_rax = u64::MAX;
+            // SAFETY: the kernel reads a user_regs_struct from `registers`.
+            let set = unsafe { libc::ptrace(libc::PTRACE_SETREGS, thread, none, to) };
+            assert_eq!(set, 0, "{}", io::Error::last_os_error());
+        }
+        // SAFETY: none of these requests takes a pointer.
+        unsafe { libc::ptrace(libc::PTRACE_DETACH, thread, none, none) };
+        if caught {
+            return;
+        }
+        assert!(Instant::now() < end, "the thread does not wait");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Makes the system call in which a thread waits for events fail with EBADF.
+fn fail_wait(thread: i32) {
+    in_wait(thread, |registers| {
+        registers.rax = (-i64::from(libc::EBADF)).cast_unsigned();
+    });
+}
+
+/// Makes a thread panic where it waits for events: there it calls a function of the standard
+/// library that does nothing but panic.
+fn panic_in_wait(pid: u32, thread: i32) {
+    let symbols = lab::run(Command::new("nm").arg("--defined-only").arg(program())).unwrap();
+    let mut names = symbols.lines().map(|line| line.split_whitespace());
+    let offset = names.find_map(|mut fields| {
+        let (offset, _, name) = (fields.next()?, fields.next()?, fields.next()?);
+        let found = name.contains("raw_vec17capacity_overflow");
+        found.then(|| u64::from_str_radix(offset, 16).unwrap())
+    });
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
+    let base = maps.split('-').next().unwrap();
+    let function = u64::from_str_radix(base, 16).unwrap() + offset.unwrap();
+    in_wait(thread, |registers| {
+        // As a call instruction would: the return address goes on the stack.
+        registers.rsp -= 8;
+        let memory = std::fs::OpenOptions::new()
+            .write(true)
+            .open(format!("/proc/{pid}/mem"))
+            .unwrap();
+        let address = registers.rip.to_le_bytes();
+        std::os::unix::fs::FileExt::write_all_at(&memory, &address, registers.rsp).unwrap();
+        registers.rip = function;
+    });
+}
+
+#[test]
+fn a_worker_that_fails_is_started_again_and_the_others_go_on() {
+    if !lab::available("a_worker_that_fails") {
+        return;
+    }
+    let lab = Lab::with_queues(2).unwrap();
+    let _knot = Knot::upstream(&lab).unwrap();
+    let heimdall = heimdall(&lab);
+    let on = AtomicBool::new(true);
+    thread::scope(|scope| {
+        scope.spawn(|| load(&lab, &on));
+        let _off = Off(&on);
+        for restarts in 1..=2 {
+            let worker = format!("{}:1", lab.server_if);
+            fail_wait(thread_named(heimdall.process.pid(), &worker));
+            let failed = wait_for(&heimdall, "failed", |stats| {
+                stats["workers"][1]["state"] == "restarting"
+            });
+            let reason = failed["workers"][1]["reason"].as_str().unwrap();
+            assert!(reason.contains("Bad file descriptor"), "{reason}");
+            assert_eq!(failed["workers"][0]["state"], "running");
+            assert_eq!(failed["backend"], "xdp");
+            // The failed one's packets go to the sockets.
+            assert_eq!(kdig(&lab, SERVER_V4, "n1.example.com"), "NOERROR");
+            let again = wait_for(&heimdall, "running again", |stats| {
+                stats["workers"][1]["restarts"] == restarts
+            });
+            assert_eq!(again["workers"][1]["state"], "running");
+            assert_eq!(again["workers"][0]["restarts"], 0);
+        }
+    });
+    // Flows of any hash are answered.
+    for _ in 0..20 {
+        assert_eq!(kdig(&lab, SERVER_V4, "n1.example.com"), "NOERROR");
+    }
+    let log = heimdall.process.output();
+    assert_eq!(
+        log.matches(":1 failed: Bad file descriptor").count(),
+        2,
+        "{log}"
+    );
+    assert_eq!(log.matches(":1 runs again").count(), 2, "{log}");
+}
+
+#[test]
+fn a_worker_that_panics_loses_only_what_it_held() {
+    /// The most that it can hold: the frames of a batch, as it takes them before it sleeps again.
+    const HELD: usize = 64;
+    const QUERIES: u16 = 4000;
+    if !lab::available("a_worker_that_panics") {
+        return;
+    }
+    let lab = Lab::with_queues(2).unwrap();
+    let _knot = Knot::upstream(&lab).unwrap();
+    let mut command = lab.on_server(program());
+    // Making one takes time, in which packets go on arriving in the worker's ring.
+    command.env("RUST_BACKTRACE", "0");
+    let listen = format!("{SERVER_V4}:53");
+    let interface = &lab.server_if;
+    let arguments = ["--interface", interface, "--listen", &listen];
+    let arguments = [&arguments[..], &["--upstream", UPSTREAM]].concat();
+    let heimdall = Heimdall::start(command, program(), &arguments).unwrap();
+    let worker = format!("{}:1", lab.server_if);
+    let replies = thread::scope(|scope| {
+        // Two thousand queries a second, from ports whose flows take either queue.
+        let load = scope.spawn(|| {
+            let asked = lab.in_client(|| {
+                let sockets: Vec<_> = (0..16)
+                    .map(|_| UdpSocket::bind("0.0.0.0:0").unwrap())
+                    .collect();
+                for id in 0..QUERIES {
+                    let socket = &sockets[usize::from(id) % sockets.len()];
+                    let query = query(id, &format!("n{}.example.com", id % 100));
+                    socket.send_to(&query, (SERVER_V4, 53)).unwrap();
+                    thread::sleep(Duration::from_micros(500));
+                }
+                thread::sleep(Duration::from_secs(1));
+                let mut replies = 0;
+                for socket in &sockets {
+                    socket.set_nonblocking(true).unwrap();
+                    while socket.recv(&mut [0; 512]).is_ok() {
+                        replies += 1;
+                    }
+                }
+                replies
+            });
+            asked.unwrap()
+        });
+        thread::sleep(Duration::from_millis(300));
+        let pid = heimdall.process.pid();
+        panic_in_wait(pid, thread_named(pid, &worker));
+        let panicked = Instant::now();
+        let failed = wait_for(&heimdall, "failed", |stats| {
+            stats["workers"][1]["state"] == "restarting"
+        });
+        assert!(panicked.elapsed() < Duration::from_secs(1));
+        assert_eq!(
+            failed["workers"][1]["reason"],
+            "the thread panicked, which is a bug"
+        );
+        assert_eq!(failed["workers"][0]["state"], "running");
+        wait_for(&heimdall, "running again", |stats| {
+            stats["workers"][1]["state"] == "running"
+        });
+        load.join().unwrap()
+    });
+    let stats = heimdall.stats().unwrap();
+    assert!(stats["workers"][1]["restarts"] == 1 && stats["workers"][0]["restarts"] == 0);
+    assert!(
+        stats["sockets"]["udp_answered"].as_u64() > Some(0),
+        "its queue's queries went to the sockets"
+    );
+    assert!(
+        replies + HELD >= usize::from(QUERIES),
+        "{replies} replies\n{}",
+        heimdall.process.output()
+    );
+    let log = heimdall.process.output();
+    assert_eq!(log.matches("panicked at").count(), 1, "{log}");
+    assert_eq!(
+        log.matches(":1 failed: the thread panicked").count(),
+        1,
+        "{log}"
+    );
+}
+
+#[test]
+fn outcomes_for_a_worker_that_failed_reach_no_other() {
+    const FIRST: &str = "127.0.0.1:5301";
+    const QUERIES: u16 = 100;
+    let Some(lab) = lab("outcomes_for_a_worker") else {
+        return;
+    };
+    let _upstream = FakeUpstream::start(&lab, FIRST).unwrap();
+    let heimdall = Heimdall::on_xdp(&lab, program(), &["--upstream", FIRST]).unwrap();
+    let frames = Frames::open(&lab).unwrap();
+    let ask = |name: &str| {
+        for id in 0..QUERIES {
+            let query = QueryFrame {
+                id,
+                port: 41_000 + id,
+                ..QueryFrame::new(frames.macs, &format!("{name}.n{id}.example"), 1)
+            };
+            frames.send(&query.bytes()).unwrap();
+        }
+    };
+    let in_flight = |stats: &Value| stats["forwarder"]["in_flight"].as_u64().unwrap();
+    ask("drop");
+    wait_for(&heimdall, "asking", |stats| {
+        in_flight(stats) == u64::from(QUERIES)
+    });
+    // The forwarder gives up after 3 s: were the worker started again at once, that would be
+    // while the next queries wait.
+    thread::sleep(Duration::from_millis(1500));
+    fail_wait(thread_named(
+        heimdall.process.pid(),
+        &format!("{}:0", lab.server_if),
+    ));
+    wait_for(&heimdall, "running again", |stats| is_running(stats, 1));
+    // Their tokens are those of the queries that got no answer.
+    ask("slow-900");
+    let stats = wait_for(&heimdall, "answered", |stats| {
+        stats["workers"][0]["answered"] == QUERIES && in_flight(stats) == 0
+    });
+    let rcodes = &stats["workers"][0]["rcodes"];
+    assert_eq!(
+        (&rcodes["noerror"], &rcodes["servfail"]),
+        (&QUERIES.into(), &0.into())
+    );
+    wait_for(&heimdall, "rid of them", |stats| {
+        let frames = &stats["workers"][0]["frames"];
+        frames["pending"] == 0 && frames["missing"] == 0
+    });
+}
+
+#[test]
+fn the_end_of_an_essential_thread_ends_the_process() {
+    let Some(lab) = lab("the_end_of_a_thread") else {
+        return;
+    };
+    let _knot = Knot::upstream(&lab).unwrap();
+    for (thread, said) in [
+        (
+            "sockets",
+            "the socket front thread ended unexpectedly; stopping the server",
+        ),
+        (
+            "forward-0",
+            "the forwarder thread ended unexpectedly; stopping the server",
+        ),
+    ] {
+        let mut heimdall = heimdall(&lab);
+        fail_wait(thread_named(heimdall.process.pid(), thread));
+        let status = heimdall.process.wait(PATIENCE).unwrap();
+        let log = heimdall.process.output();
+        assert_eq!(status.code(), Some(1), "{log}");
+        assert!(log.contains(said), "{log}");
+        assert!(!lab.has_xdp().unwrap());
+    }
+    // Without this one, queries are still answered.
+    let mut heimdall = heimdall(&lab);
+    fail_wait(thread_named(heimdall.process.pid(), "control"));
+    heimdall
+        .process
+        .wait_for(
+            "the control thread ended unexpectedly; until a restart",
+            PATIENCE,
+        )
+        .unwrap();
+    assert_eq!(kdig(&lab, SERVER_V4, "n1.example.com"), "NOERROR");
+}
