@@ -3,13 +3,14 @@
 
 use std::{
     fs,
-    io::{self, ErrorKind, Read, Write},
+    io::{self, ErrorKind},
     net::{TcpStream, UdpSocket},
     path::Path,
     time::Duration,
 };
 
-use lab::{CLIENT_V4, CLIENT_V6, Heimdall, Lab, SERVER_V4, SERVER_V6, UPSTREAM};
+use hickory_proto::rr::RecordType;
+use lab::{CLIENT_V4, CLIENT_V6, Heimdall, Lab, SERVER_V4, SERVER_V6, UPSTREAM, message};
 use tempfile::TempDir;
 
 use crate::{program, scenarios::language};
@@ -21,14 +22,7 @@ pub(crate) const CLOSED: &str = "closed";
 
 /// A query for A records of `name`.
 pub(crate) fn query(id: u16, name: &str) -> Vec<u8> {
-    let mut msg = id.to_be_bytes().to_vec();
-    msg.extend([1, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
-    for label in name.split('.') {
-        msg.push(label.len() as u8);
-        msg.extend(label.as_bytes());
-    }
-    msg.extend([0, 0, 1, 0, 1]);
-    msg
+    message::octets(&message::query(id, name, RecordType::A))
 }
 
 /// A client in the lab with one UDP socket.
@@ -131,13 +125,7 @@ impl<'a> Asker<'a> {
         let connect = || TcpStream::connect((self.server, 53));
         let mut stream = self.lab.in_client(connect).unwrap()?;
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-        let len = (msg.len() as u16).to_be_bytes();
-        stream.write_all(&[&len[..], msg].concat())?;
-        let mut len = [0; 2];
-        stream.read_exact(&mut len)?;
-        let mut reply = vec![0; usize::from(u16::from_be_bytes(len))];
-        stream.read_exact(&mut reply)?;
-        Ok(reply)
+        message::exchange(&mut stream, msg)
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lab::{FakeUpstream, Heimdall, Lab, UPSTREAM, available, sum};
+use lab::{FakeUpstream, Heimdall, Lab, UPSTREAM, available, message, sum};
 use nix::{
     sys::{signal::Signal, stat::Mode},
     unistd::mkfifo,
@@ -70,13 +70,9 @@ fn popular_names_are_refreshed_before_their_lives_are_over() {
         return;
     };
     // Good for ten seconds, so the last tenth is one.
-    let upstream = FakeUpstream::answering(&lab, UPSTREAM, |query, _| {
-        let name = query[12..].iter().position(|octet| *octet == 0).unwrap();
-        let mut msg = query[..12 + name + 5].to_vec();
-        msg[2..4].copy_from_slice(&[0x81, 0x80]);
-        msg[6..12].copy_from_slice(&[0, 1, 0, 0, 0, 0]);
-        msg.extend_from_slice(&[0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 10, 0, 4, 192, 0, 2, 1]);
-        vec![msg]
+    let upstream = FakeUpstream::scripted(&lab, UPSTREAM, |query| {
+        let answer = |query| message::address(&query, 10, [192, 0, 2, 1]);
+        query.message().map(answer).into_iter().collect::<Vec<_>>()
     });
     let _upstream = upstream.unwrap();
     let heimdall = heimdall(&lab);

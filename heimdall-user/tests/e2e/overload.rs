@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use lab::{FakeUpstream, Heimdall, Lab, SERVER_V4, UPSTREAM};
+use lab::{FakeUpstream, Heimdall, Lab, Received, SERVER_V4, UPSTREAM, by_label};
 
 use crate::{
     asking::{Asker, Settings},
@@ -15,18 +15,11 @@ use crate::{
 
 /// An upstream that answers names with an address, but those below `dead.example`.
 fn upstream(lab: &Lab) -> FakeUpstream {
-    let answer = |query: &[u8], _: bool| {
-        if query.windows(5).any(|octets| octets == b"\x04dead") {
-            return vec![];
-        }
-        let name = query[12..].iter().position(|octet| *octet == 0).unwrap();
-        let mut reply = query[..12 + name + 1 + 4].to_vec();
-        reply[2..4].copy_from_slice(&[0x81, 0x80]);
-        reply[6..12].copy_from_slice(&[0, 1, 0, 0, 0, 0]);
-        reply.extend_from_slice(&[0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 0, 2, 1]);
-        vec![reply]
+    let answer = |query: &Received| match query.name() {
+        Some(name) if name.split('.').any(|label| label.starts_with("dead")) => vec![],
+        _ => by_label(query),
     };
-    FakeUpstream::answering(lab, UPSTREAM, answer).unwrap()
+    FakeUpstream::scripted(lab, UPSTREAM, answer).unwrap()
 }
 
 /// One client asks for 300 new names a second below a dead zone, all the while another one asks for

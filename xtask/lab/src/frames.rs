@@ -15,7 +15,7 @@ use nix::sys::socket::{
     sockopt::ReceiveTimeout,
 };
 
-use super::{CLIENT_V4, CLIENT_V6, Lab, SERVER_V4, SERVER_V6, enter, run};
+use super::{CLIENT_V4, CLIENT_V6, Lab, SERVER_V4, SERVER_V6, message, run};
 
 /// A packet socket on the client's interface.
 #[derive(Debug)]
@@ -31,27 +31,20 @@ impl Frames {
     /// # Errors
     /// It cannot be opened.
     pub fn open(lab: &Lab) -> Result<Self> {
-        let (namespace, interface) = (lab.client.clone(), lab.client_if.clone());
-        let opened = thread::spawn(move || -> Result<OwnedFd> {
-            enter(&namespace)?;
+        let open = || -> Result<OwnedFd> {
             let socket = socket(
                 AddressFamily::Packet,
                 SockType::Raw,
                 SockFlag::SOCK_CLOEXEC,
                 SockProtocol::EthAll,
             )?;
-            let index = nix::net::if_::if_nametoindex(interface.as_str())?;
+            let index = nix::net::if_::if_nametoindex(lab.client_if.as_str())?;
             bind(&socket, index).context("bind")?;
-            setsockopt(
-                &socket,
-                ReceiveTimeout,
-                &nix::sys::time::TimeVal::new(0, 200_000),
-            )?;
+            let timeout = nix::sys::time::TimeVal::new(0, 200_000);
+            setsockopt(&socket, ReceiveTimeout, &timeout)?;
             Ok(socket)
-        });
-        let socket = opened
-            .join()
-            .map_err(|_| anyhow!("the thread that opens the packet socket died"))??;
+        };
+        let socket = lab.in_client(open)??;
         let server = mac(&run(lab
             .on_server("cat")
             .arg(format!("/sys/class/net/{}/address", lab.server_if)))?)?;
@@ -166,21 +159,9 @@ impl QueryFrame {
 
     /// The DNS message.
     pub fn dns(&self) -> Vec<u8> {
-        let mut dns = self.id.to_be_bytes().to_vec();
-        dns.extend_from_slice(&[1, 0, 0, 1, 0, 0, 0, 0, 0, u8::from(self.udp_size.is_some())]);
-        for label in self.name.split('.').filter(|label| !label.is_empty()) {
-            dns.push(label.len() as u8);
-            dns.extend_from_slice(label.as_bytes());
-        }
-        dns.push(0);
-        dns.extend_from_slice(&self.qtype.to_be_bytes());
-        dns.extend_from_slice(&[0, 1]);
-        if let Some(size) = self.udp_size {
-            dns.extend_from_slice(&[0, 0, 41]);
-            dns.extend_from_slice(&size.to_be_bytes());
-            dns.extend_from_slice(&[0; 6]);
-        }
-        dns
+        let mut query = message::query(self.id, &self.name, self.qtype.into());
+        query.edns = self.udp_size.map(message::edns);
+        message::octets(&query)
     }
 
     /// The UDP datagram.

@@ -13,13 +13,14 @@
 #![allow(clippy::indexing_slicing, clippy::unwrap_used)]
 
 mod clients;
-mod fake;
 mod frames;
 mod heimdall;
 mod knot;
+pub mod message;
 mod peers;
 mod process;
 pub mod rich;
+mod upstream;
 
 use std::{
     env, fs,
@@ -30,14 +31,14 @@ use std::{
     thread,
 };
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 pub use clients::{ClosedLoop, Kdig, Kxdpgun};
-pub use fake::FakeUpstream;
 pub use frames::{Frames, QueryFrame};
 pub use heimdall::{Heimdall, sum};
 pub use knot::{HOSTS, Knot};
 pub use peers::{DNSMASQ_PORT, Peer, UNBOUND_PORT};
 pub use process::Process;
+pub use upstream::{Received, ScriptedUpstream, ScriptedUpstream as FakeUpstream, Step, by_label};
 
 /// The server's IPv4 address.
 pub const SERVER_V4: &str = "10.53.0.1";
@@ -198,7 +199,7 @@ impl Lab {
         self.exec(&self.client, program)
     }
 
-    /// Does some work on a thread that lives in the client's namespace.
+    /// Does some work on a thread in the client's namespace: sockets that it opens stay there.
     ///
     /// # Errors
     /// The namespace cannot be entered.
@@ -206,9 +207,18 @@ impl Lab {
     /// # Panics
     /// If the work does.
     pub fn in_client<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
-        let worked =
-            thread::scope(|scope| scope.spawn(|| enter(&self.client).map(|()| work())).join());
-        worked.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        within(&self.client, work)
+    }
+
+    /// The same in the server's namespace.
+    ///
+    /// # Errors
+    /// The namespace cannot be entered.
+    ///
+    /// # Panics
+    /// If the work does.
+    pub fn in_server<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
+        within(&self.server, work)
     }
 
     fn exec(&self, namespace: &str, program: impl AsRef<Path>) -> Command {
@@ -217,20 +227,6 @@ impl Lab {
             .args(["netns", "exec", namespace])
             .arg(program.as_ref());
         command
-    }
-
-    /// Does some work of this process in the client's namespace: sockets that it opens are the
-    /// client's.
-    ///
-    /// # Errors
-    /// The namespace cannot be entered, or the work fails.
-    pub fn as_client<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-        let entered = || {
-            enter(&self.client)?;
-            work()
-        };
-        thread::scope(|scope| scope.spawn(entered).join())
-            .map_err(|_| anyhow!("a thread of the lab's client died"))?
     }
 
     /// What `ip -details link` says of the server's interface: `prog/xdp` or `xdpgeneric` in it
@@ -343,9 +339,13 @@ fn ip(args: &[&str]) -> Result<String> {
     run(Command::new("ip").args(args))
 }
 
-/// Makes the calling thread, and no other, live in a namespace.
-fn enter(namespace: &str) -> Result<()> {
-    let file = fs::File::open(Path::new("/run/netns").join(namespace))?;
-    nix::sched::setns(file, nix::sched::CloneFlags::CLONE_NEWNET)
-        .with_context(|| format!("cannot enter namespace {namespace}"))
+/// Does some work on a thread of its own in a namespace.
+fn within<T: Send>(namespace: &str, work: impl FnOnce() -> T + Send) -> Result<T> {
+    let enter = || -> Result<()> {
+        let file = fs::File::open(Path::new("/run/netns").join(namespace))?;
+        nix::sched::setns(file, nix::sched::CloneFlags::CLONE_NEWNET)
+            .with_context(|| format!("cannot enter namespace {namespace}"))
+    };
+    let worked = thread::scope(|scope| scope.spawn(|| enter().map(|()| work())).join());
+    worked.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }

@@ -118,7 +118,7 @@ fn ask(program: &Path, queries: &[Query]) -> Result<[Vec<Said>; 3]> {
     let bars = MultiProgress::new();
     let udp = each_server(&servers, |title, server| {
         let bar = bar(&bars, title, messages.len());
-        let replies = lab.as_client(|| exchange::ask_all(server, &messages, || bar.inc(1)))?;
+        let replies = lab.in_client(|| exchange::ask_all(server, &messages, || bar.inc(1)))??;
         bar.finish();
         Ok(replies)
     })?;
@@ -137,7 +137,7 @@ fn ask(program: &Path, queries: &[Query]) -> Result<[Vec<Said>; 3]> {
             bar.inc(1);
             exchange::ask_tcp(server, &messages[*at])
         };
-        let replies: Vec<_> = lab.as_client(|| Ok(again.iter().map(ask).collect()))?;
+        let replies: Vec<_> = lab.in_client(|| again.iter().map(ask).collect())?;
         bar.finish();
         Ok(replies)
     })?;

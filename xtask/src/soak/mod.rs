@@ -133,9 +133,9 @@ impl Soak {
     fn soak(&self, program: &Path) -> Result<Outcome> {
         let lab = Lab::new()?;
         let ledger = Arc::new(Ledger::new());
-        let _upstream = FakeUpstream::answering(&lab, UPSTREAM, {
+        let _upstream = FakeUpstream::scripted(&lab, UPSTREAM, {
             let ledger = ledger.clone();
-            move |message, over_tcp| ledger.replies(message, over_tcp)
+            move |query| ledger.replies(&query.msg, query.tcp)
         })?;
         let directory = tempfile::tempdir()?;
         let snapshot = directory.path().join("snapshot");
@@ -216,14 +216,12 @@ impl Soak {
                     random: seed(),
                     again: again.clone(),
                 };
-                clients.push(scope.spawn(move || lab.as_client(|| client.run(server))));
+                clients.push(scope.spawn(move || lab.in_client(|| client.run(server))?));
             }
             let random = seed();
-            clients.push(
-                scope.spawn(move || {
-                    lab.as_client(move || clients::tcp(world, v4, tcp, random, &cut))
-                }),
-            );
+            clients.push(scope.spawn(move || {
+                lab.in_client(move || clients::tcp(world, v4, tcp, random, &cut))?
+            }));
             let random = seed();
             let commands = scope.spawn(move || command(heimdall, world, random));
             let watched = self.watch(heimdall, world);

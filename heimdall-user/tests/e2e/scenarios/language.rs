@@ -23,8 +23,9 @@
 use hickory_proto::{
     op::Message,
     rr::{DNSClass, Name, RData, Record, RecordType, rdata::opt::EdnsCode},
-    serialize::binary::BinDecodable,
+    serialize::binary::{BinDecodable, BinEncodable},
 };
+use lab::message;
 
 fn hex(text: &str) -> Vec<u8> {
     let digits: Vec<u8> = text
@@ -37,41 +38,11 @@ fn hex(text: &str) -> Vec<u8> {
         .collect()
 }
 
-/// A name in wire form. An octet may be written as `\DDD`.
-fn name(text: &str) -> Vec<u8> {
-    let mut wire = Vec::new();
-    for label in text.split('.').filter(|label| !label.is_empty()) {
-        let mut octets = Vec::new();
-        let mut rest = label.as_bytes();
-        while let [octet, after @ ..] = rest {
-            if *octet == b'\\' {
-                let (digits, after) = after.split_at(3);
-                octets.push(std::str::from_utf8(digits).unwrap().parse().unwrap());
-                rest = after;
-            } else {
-                octets.push(*octet);
-                rest = after;
-            }
-        }
-        wire.push(octets.len() as u8);
-        wire.extend(octets);
-    }
-    wire.push(0);
-    wire
-}
-
-fn rtype(text: &str) -> u16 {
-    match text.strip_prefix("TYPE") {
-        Some(number) => number.parse().unwrap(),
-        None => u16::from(text.parse::<RecordType>().unwrap()),
-    }
-}
-
 /// The message that a query's text stands for.
 pub(crate) fn query(text: &str) -> Vec<u8> {
     let mut words = text.split_whitespace();
-    let name = name(words.next().unwrap());
-    let qtype = rtype(words.next().unwrap());
+    let name = message::name(words.next().unwrap()).to_bytes().unwrap();
+    let qtype = u16::from(message::rtype(words.next().unwrap()));
     let (mut flags, mut qdcount, mut class) = (0u16, 1u16, 1u16);
     let (mut edns, mut ttl, mut options, mut owner) = (None, [0u8; 4], vec![], vec![0]);
     let (mut opts, mut bare, mut edits) = (1, false, vec![]);

@@ -8,7 +8,6 @@ mod upstream;
 use std::{
     fmt::Write as _,
     fs,
-    io::{Read, Write},
     net::{SocketAddr, TcpStream, UdpSocket},
     sync::Arc,
     time::Duration,
@@ -23,7 +22,8 @@ use heimdall_user::{
     dns::{Answer, NameHasher, TtlLimits, reply::Server},
     server::PolicyLoader,
 };
-use lab::{CLIENT_V4, FakeUpstream, Heimdall, Lab, SERVER_V4, UPSTREAM};
+use hickory_proto::op::Message;
+use lab::{CLIENT_V4, FakeUpstream, Heimdall, Lab, SERVER_V4, UPSTREAM, message};
 use tempfile::TempDir;
 
 use crate::{lab, program};
@@ -93,11 +93,9 @@ fn ask_core(core: &mut Core, msg: &[u8], transport: Transport) -> Option<Vec<u8>
         Ok(query) => match core.answer(&query, &mut buf, client) {
             Verdict::Miss => {
                 let question = msg[12..usize::from(query.question_end)].to_vec();
-                let cd = if query.checking_disabled() { 0x10 } else { 0 };
-                let dnssec_ok = if query.dnssec_ok() { 0x80 } else { 0 };
-                let mut sent = vec![0, 1, 1, cd, 0, 1, 0, 0, 0, 0, 0, 1];
-                sent.extend_from_slice(&question);
-                sent.extend_from_slice(&[0, 0, 41, 4, 0xd0, 0, 0, dnssec_ok, 0, 0, 0]);
+                let mut sent = message::response(&Message::from_vec(msg).unwrap());
+                sent.edns = Some(message::edns(1232));
+                sent.edns.as_mut().unwrap().set_dnssec_ok(query.dnssec_ok());
                 let answer = upstream::respond(&sent, true).and_then(|response| {
                     let limits = TtlLimits::default();
                     Answer::from_response(&response, &question, query.key_flags(), &limits).ok()
@@ -151,8 +149,9 @@ fn scenarios_through_the_answer_core() {
 }
 
 fn upstream(lab: &Lab) -> FakeUpstream {
-    FakeUpstream::answering(lab, UPSTREAM, |query, over_tcp| {
-        upstream::respond(query, over_tcp).into_iter().collect()
+    FakeUpstream::scripted(lab, UPSTREAM, |query| {
+        let response = upstream::respond(&query.message().unwrap(), query.tcp);
+        response.into_iter().collect::<Vec<_>>()
     })
     .unwrap()
 }
@@ -174,13 +173,7 @@ fn ask_tcp(server: SocketAddr, msg: &[u8]) -> Option<Vec<u8>> {
     stream
         .set_read_timeout(Some(Duration::from_secs(5)))
         .unwrap();
-    let len = (msg.len() as u16).to_be_bytes();
-    stream.write_all(&[&len[..], msg].concat()).unwrap();
-    let mut len = [0; 2];
-    stream.read_exact(&mut len).ok()?;
-    let mut reply = vec![0; usize::from(u16::from_be_bytes(len))];
-    stream.read_exact(&mut reply).ok()?;
-    Some(reply)
+    message::exchange(&mut stream, msg).ok()
 }
 
 #[test]
