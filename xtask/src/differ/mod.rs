@@ -1,7 +1,7 @@
 //! `cargo xtask differ`: the same queries to Heimdall and to two other resolvers, and where their
 //! replies differ.
 //!
-//! [`generate`] makes the queries and [`wire`] writes them; [`exchange`] sends them; [`normal`]
+//! [`generate`] makes the queries and [`query`] writes them; [`exchange`] sends them; [`reply`]
 //! reads the replies; [`compare`] finds what differs, and [`rules`] knows why. A difference that
 //! no rule explains is an error: a bug, or a rule that has to be written, and then told in
 //! docs/differences.md.
@@ -9,9 +9,9 @@
 mod compare;
 mod exchange;
 mod generate;
-pub(crate) mod normal;
+mod query;
+pub(crate) mod reply;
 mod rules;
-mod wire;
 
 use std::{
     collections::BTreeSet,
@@ -26,9 +26,9 @@ use clap::Args;
 use compare::{Difference, Peer, Said, differences};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use lab::{DNSMASQ_PORT, Heimdall, Knot, Lab, SERVER_V4, UNBOUND_PORT, UPSTREAM};
-use normal::Reply;
+use query::{Query, TC};
+use reply::Reply;
 use rules::{RULES, explain};
-use wire::{Query, TC, hex};
 
 use crate::setup::{self, BUILD, LAB, PEERS, Setup};
 
@@ -102,7 +102,7 @@ impl Differ {
 }
 
 /// What Heimdall, unbound and dnsmasq said to each query.
-fn ask(program: &Path, queries: &[Query]) -> Result<[Vec<Said>; 3]> {
+fn ask(program: &Path, queries: &[Query]) -> Result<Vec<Vec<Said>>> {
     let lab = Lab::new()?;
     let _upstream = Knot::rich_upstream(&lab)?;
     let heimdall = Heimdall::on_xdp(&lab, program, &["--upstream", UPSTREAM])?;
@@ -123,10 +123,10 @@ fn ask(program: &Path, queries: &[Query]) -> Result<[Vec<Said>; 3]> {
         Ok(replies)
     })?;
     let truncated = |reply: &Option<Vec<u8>>| {
-        reply
+        let flags = reply
             .as_ref()
-            .and_then(|reply| reply.get(2))
-            .is_some_and(|octet| octet & (TC >> 8) as u8 != 0)
+            .and_then(|reply| reply.get(2..4)?.first_chunk());
+        flags.is_some_and(|flags| u16::from_be_bytes(*flags) & TC != 0)
     };
     let again: BTreeSet<usize> = (0..messages.len())
         .filter(|at| udp.iter().any(|replies| truncated(&replies[*at])))
@@ -149,22 +149,19 @@ fn ask(program: &Path, queries: &[Query]) -> Result<[Vec<Said>; 3]> {
         again.len()
     );
 
-    let mut said = udp.into_iter().zip(tcp).map(|(udp, tcp)| {
-        let read = |reply: Vec<u8>| Reply::read(&reply);
-        let mut said: Vec<Said> = udp
-            .into_iter()
-            .map(|reply| Said {
-                udp: reply.map(read),
-                tcp: None,
-            })
-            .collect();
+    let said = udp.into_iter().zip(tcp).map(|(udp, tcp)| {
+        let read = |reply: Option<Vec<u8>>| reply.map(|reply| Reply::read(&reply));
+        let udp = udp.into_iter().map(|reply| Said {
+            udp: read(reply),
+            tcp: None,
+        });
+        let mut said: Vec<Said> = udp.collect();
         for (at, reply) in again.iter().zip(tcp) {
-            said[*at].tcp = reply.map(read);
+            said[*at].tcp = read(reply);
         }
         said
     });
-    let mut next = || said.next().unwrap_or_default();
-    Ok([next(), next(), next()])
+    Ok(said.collect())
 }
 
 /// Does something with every server at the same time.
@@ -237,7 +234,7 @@ impl Tally {
                 let count = &mut self.counts[rule][peer as usize];
                 *count += 1;
                 if *count <= self.examples {
-                    show(RULES[rule].name, query, difference);
+                    show(RULES[rule].0, query, difference);
                 }
             }
         }
@@ -249,8 +246,8 @@ impl Tally {
             "{:<44} {:>8} {:>8}",
             "same reply", self.same[0], self.same[1]
         );
-        for (rule, [unbound, dnsmasq]) in RULES.iter().zip(&self.counts) {
-            println!("{:<44} {unbound:>8} {dnsmasq:>8}", rule.name);
+        for ((name, _), [unbound, dnsmasq]) in RULES.iter().zip(&self.counts) {
+            println!("{name:<44} {unbound:>8} {dnsmasq:>8}");
         }
         println!("{:<44} {:>17}", "unexplained", self.unexplained);
         if self.unexplained > 0 {
@@ -267,11 +264,11 @@ fn show(title: &str, query: &Query, difference: &Difference<'_>) {
     let text =
         |reply: Option<&Reply>| reply.map_or("none that can be read".to_owned(), Reply::text);
     println!(
-        "\n{title}: {} of {:?} for {}\n  query {}\n  heimdall: {}\n  {:?}: {}",
+        "\n{title}: {:?} of {:?} for {} {}\n  {query:?}\n  heimdall: {}\n  {:?}: {}",
         difference.aspect,
         difference.peer,
-        query.text(),
-        hex(&query.wire()),
+        query.name.escape_ascii(),
+        query.qtype,
         text(difference.ours),
         difference.peer,
         text(difference.theirs),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::upstream::{self, Ledger, Question, SERVFAIL};
-use crate::differ::normal::{Reply, same_records};
+use crate::differ::reply::{Reply, same_records};
 
 /// The largest UDP reply of a server with default settings.
 const MAX_UDP_SIZE: usize = 1232;
@@ -87,13 +87,11 @@ fn ages(sent: &Sent, said: &Reply, right: &Reply, ledger: &Ledger) -> Result<Ver
     let asked = rank.map(|rank| ledger.asked(rank));
     let age = asked.map_or(0, |asked| sent.time.saturating_sub(asked).as_secs() as u32);
     // A client that knows EDNS is told.
-    let may_be_stale = said.opt.as_ref().is_none_or(|opt| {
-        let told = |(code, data): &(u16, Vec<u8>)| {
-            let info = data.first_chunk().map(|info| u16::from_be_bytes(*info));
-            *code == EDE && info.is_some_and(|info| STALE.contains(&info))
-        };
-        opt.options.iter().any(told)
-    });
+    let told = |(code, data): &(u16, Vec<u8>)| {
+        let info = data.first_chunk().map(|info| u16::from_be_bytes(*info));
+        *code == EDE && info.is_some_and(|info| STALE.contains(&info))
+    };
+    let may_be_stale = said.opt.is_none() || said.options().iter().any(told);
     let mut stale = false;
     for (said, right) in said.sections.iter().zip(&right.sections) {
         if !same_records(said, right) {
