@@ -17,7 +17,7 @@ use nix::{
     unistd::Pid,
 };
 
-/// A process that is stopped when this is dropped, and dies with its parent. Its standard output
+/// A process that is stopped when this is dropped, and killed with its parent. Its standard output
 /// and error go to a file.
 #[derive(Debug)]
 pub struct Process {

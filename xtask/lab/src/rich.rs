@@ -1,4 +1,4 @@
-//! Zones with every kind of data that an answer can hold.
+//! Zones with every kind of data that an answer can hold: record types, names, sizes, DNSSEC.
 
 use std::fmt::Write as _;
 
@@ -18,7 +18,7 @@ pub struct Zone {
 pub enum Signing {
     /// Not at all.
     None,
-    /// With NSEC for what is not there (RFC 4034).
+    /// With NSEC for what does not exist (RFC 4034).
     Nsec,
     /// With NSEC3 (RFC 5155).
     Nsec3,
@@ -40,7 +40,7 @@ impl Zone {
     }
 }
 
-/// The zones that hold it all: one unsigned, and two signed ones, smaller.
+/// The zones: a large unsigned one, and two small signed ones.
 pub fn zones() -> Vec<Zone> {
     let signed = |domain, signing| Zone {
         domain,
