@@ -1,4 +1,4 @@
-//! The server among logs that cannot be written, odd files, signals and settings that are bad.
+//! Logs that cannot be written, unusual files, signals, and bad settings.
 
 use std::{
     fs::{self, File},
@@ -30,7 +30,7 @@ use crate::{
 const QUERY: &str = "www.example A rd edns";
 const ANSWER: &str = "NOERROR qr rd ra | www.example. A | 300 A 192.0.2.1 | | | opt 1232";
 
-/// A server whose standard error is what a test gives it.
+/// A server with a given standard error.
 struct Server {
     child: Child,
     control: PathBuf,
@@ -38,7 +38,7 @@ struct Server {
 }
 
 impl Server {
-    /// Starts one, and waits until its control socket answers: its log may tell nothing.
+    /// Starts one, and waits until its control socket answers: its log may be lost.
     fn start(lab: &Lab, backend: &str, log: impl Into<Stdio>) -> Self {
         Self::start_within(lab, &[], backend, log)
     }
@@ -130,7 +130,7 @@ impl Drop for Server {
     }
 }
 
-/// A pipe that is full, so that its writer blocks until somebody reads.
+/// A full pipe: a writer blocks until somebody reads.
 fn full_pipe() -> (PipeReader, OwnedFd) {
     let (reader, mut writer) = io::pipe().unwrap();
     let page = fcntl(&writer, FcntlArg::F_SETPIPE_SZ(4096)).unwrap();
@@ -184,7 +184,7 @@ fn a_log_that_cannot_be_written_blocks_and_ends_nothing() {
 }
 
 #[test]
-fn a_log_that_can_be_written_again_has_what_was_kept() {
+fn a_log_that_can_be_written_again_gets_the_lines_that_waited() {
     let Some(lab) = lab("a_log_that_can_be_written_again") else {
         return;
     };
@@ -243,7 +243,7 @@ fn lines_that_are_lost_are_reported_once_there_is_space_again() {
     let server = Server::start(&lab, "socket", append());
     let mut file = File::create(&fill).unwrap();
     while file.write_all(&[0; 4096]).is_ok() {}
-    // The log's last page has room left.
+    // The log's last page has space left.
     while append().write_all(b"x").is_ok() {}
     server.reload();
     let end = Instant::now() + Duration::from_secs(10);
@@ -267,7 +267,7 @@ fn lines_that_are_lost_are_reported_once_there_is_space_again() {
 }
 
 #[test]
-fn a_failed_start_tells_its_error_to_whoever_reads() {
+fn a_failed_start_reports_its_error_to_a_slow_reader() {
     let Some(lab) = lab("a_failed_start") else {
         return;
     };
@@ -323,7 +323,7 @@ fn a_second_signal_ends_the_stop() {
         return;
     };
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
-        // The log's last lines take a second that is not theirs.
+        // Writing the log's last lines is given a second.
         let (_reader, log) = full_pipe();
         let mut server = Server::start(&lab, "socket", log);
         let end = Instant::now() + Duration::from_secs(10);
@@ -378,13 +378,13 @@ fn a_command_whose_output_is_lost_fails() {
             text, "heimdall: cannot write the output: No space left on device (os error 28)\n",
             "{arguments:?}"
         );
-        // A reader that has seen enough.
+        // A reader that closes the pipe early.
         let gone = io::pipe().unwrap().1;
         assert_eq!(run(gone.into()), (Some(0), String::new()), "{arguments:?}");
     }
 }
 
-/// What `check` says of a file of settings, and whether `run` starts with it and what it says.
+/// Whether `check` accepts a configuration file and `run` starts with it, and their output.
 fn check_and_run(lab: &Lab, config: &Path) -> ((bool, String), (bool, String)) {
     let command = |what: &str| {
         let mut command = lab.on_server(program());
@@ -604,8 +604,8 @@ fn check_says_what_a_start_would() {
 }
 
 #[test]
-fn settings_that_are_no_text_file_are_named() {
-    let Some(lab) = lab("settings_that_are_no_text_file") else {
+fn a_configuration_that_is_no_text_file_is_named() {
+    let Some(lab) = lab("a_configuration_that_is_no_text_file") else {
         return;
     };
     let directory = tempfile::tempdir().unwrap();
@@ -669,8 +669,8 @@ fn without_permission_the_control_directory_is_named() {
 }
 
 #[test]
-fn a_reload_skips_odd_lines_and_rejects_what_is_no_file() {
-    let Some(lab) = lab("a_reload_skips_odd_lines") else {
+fn a_reload_skips_bad_lines_and_rejects_other_than_files() {
+    let Some(lab) = lab("a_reload_skips_bad_lines") else {
         return;
     };
     let _upstream = FakeUpstream::start(&lab, UPSTREAM).unwrap();

@@ -1,4 +1,4 @@
-//! Interfaces that vanish and return, threads that end, and restarts in a hurry.
+//! Interfaces that disappear and return, threads that end, and immediate restarts.
 
 use std::{
     io,
@@ -20,7 +20,7 @@ use crate::{asking::query, heimdall, lab, program};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Waits until the statistics are so.
+/// Waits until the statistics fulfil a condition.
 fn wait_for(heimdall: &Heimdall, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
     let end = Instant::now() + PATIENCE;
     loop {
@@ -50,7 +50,7 @@ fn kdig(lab: &Lab, server: &str, name: &str) -> String {
     Kdig::ask(lab, &[&server, name, "+retry=3"]).unwrap().status
 }
 
-/// Sends queries for as long as `on` is set, and cares for no reply.
+/// Sends queries as long as `on` is set, and ignores the replies.
 fn load(lab: &Lab, on: &AtomicBool) {
     lab.in_client(|| {
         let mut id = 0;
@@ -70,12 +70,12 @@ fn load(lab: &Lab, on: &AtomicBool) {
 }
 
 #[test]
-fn an_interface_that_is_deleted_and_made_anew_is_served_again() {
+fn an_interface_that_is_deleted_and_created_again_is_served() {
     let Some(lab) = lab("an_interface_that_is_deleted") else {
         return;
     };
     let _knot = Knot::upstream(&lab).unwrap();
-    // Another way between the two, which AF_XDP does not serve.
+    // Another link between the two, which AF_XDP does not serve.
     lab.server_ip(&format!(
         "link add other type veth peer name other netns {}",
         lab.client
@@ -90,7 +90,7 @@ fn an_interface_that_is_deleted_and_made_anew_is_served_again() {
     let on = AtomicBool::new(true);
     thread::scope(|scope| {
         scope.spawn(|| load(&lab, &on));
-        // Whatever happens, the load ends.
+        // The load ends in any case.
         let _off = Off(&on);
         let mut received = 0;
         let received_by = |stats: &Value| stats["workers"][0]["received"].as_u64().unwrap();
@@ -190,14 +190,14 @@ fn an_interface_that_returns_unfit_is_attempted_again() {
 }
 
 #[test]
-fn an_interface_whose_name_goes_to_one_of_another_kind_is_let_go() {
-    let Some(lab) = lab("an_interface_whose_name_goes") else {
+fn an_interface_whose_name_another_kind_takes_is_released() {
+    let Some(lab) = lab("an_interface_whose_name_another") else {
         return;
     };
     let _knot = Knot::upstream(&lab).unwrap();
     let heimdall = heimdall(&lab);
     let interface = &lab.server_if;
-    // Seen only when both has happened: there is no moment without an interface of that name.
+    // Both changes are seen at once: an interface of that name always exists.
     heimdall.process.signal(Signal::SIGSTOP).unwrap();
     lab.server_ip(&format!("link del {interface}")).unwrap();
     lab.server_ip(&format!("link add {interface} type bridge"))
@@ -221,7 +221,7 @@ fn an_interface_whose_name_goes_to_one_of_another_kind_is_let_go() {
 }
 
 #[test]
-fn an_interface_that_goes_down_and_up_is_said_and_served() {
+fn an_interface_that_goes_down_and_up_is_reported_and_served() {
     let Some(lab) = lab("an_interface_that_goes_down") else {
         return;
     };
@@ -252,8 +252,8 @@ fn an_interface_that_goes_down_and_up_is_said_and_served() {
 }
 
 #[test]
-fn replies_that_a_downed_interface_does_not_take_cost_no_core() {
-    let Some(lab) = lab("replies_that_a_downed_interface") else {
+fn replies_that_an_interface_that_is_down_does_not_take_cost_no_processor() {
+    let Some(lab) = lab("replies_that_an_interface_that_is_down") else {
         return;
     };
     let _knot = Knot::upstream(&lab).unwrap();
@@ -369,7 +369,7 @@ fn a_worker_that_fails_is_started_again_and_the_others_go_on() {
             assert_eq!(again["workers"][0]["restarts"], 0);
         }
     });
-    // Flows of any hash are answered.
+    // Flows to every queue are answered.
     for _ in 0..20 {
         assert_eq!(kdig(&lab, SERVER_V4, "n1.example.com"), "NOERROR");
     }

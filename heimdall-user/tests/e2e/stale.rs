@@ -1,5 +1,5 @@
-//! What the forwarder remembers: answers whose life is over, failures, names that do not exist; and
-//! what it tells the upstreams about clients.
+//! What the forwarder keeps: stale answers, failures, names that do not exist; and what it tells the
+//! upstreams about clients.
 
 use std::{
     thread,
@@ -58,7 +58,7 @@ fn response(query: &Message, last: u8, ttl: u32) -> Vec<u8> {
     message::octets(&denial)
 }
 
-/// What a client gets for a name: an A record 192.0.2.`last`.
+/// The reply for a name: an A record 192.0.2.`last`.
 fn address(name: &str, ttl: u32, last: u8) -> String {
     format!("NOERROR qr rd ra | {name}. A | {ttl} A 192.0.2.{last} | | | opt 1232")
 }
@@ -68,12 +68,12 @@ const STALE: &str = "NOERROR qr rd ra | here.example. A | 30 A 192.0.2.1 | | | o
 const HERE: &str = "here.example A rd edns";
 const GONE: &str = "gone.example A rd edns";
 
-/// Until an answer that was good for a second is no more.
-fn outlive() {
+/// Waits until an answer with a TTL of a second has expired.
+fn expire() {
     thread::sleep(Duration::from_millis(2_100));
 }
 
-/// Waits until the server says so in its counters.
+/// Waits until a counter has this value.
 fn wait(heimdall: &Heimdall, place: &str, count: u64) {
     let end = Instant::now() + Duration::from_secs(10);
     loop {
@@ -87,8 +87,8 @@ fn wait(heimdall: &Heimdall, place: &str, count: u64) {
 }
 
 #[test]
-fn answers_outlive_an_upstream_that_is_silent() {
-    let Some(lab) = lab("answers_outlive_an_upstream") else {
+fn stale_answers_are_served_while_an_upstream_is_silent() {
+    let Some(lab) = lab("stale_answers_are_served") else {
         return;
     };
     let upstream = start(&lab, Does::Answer(1, 1));
@@ -100,7 +100,7 @@ fn answers_outlive_an_upstream_that_is_silent() {
     assert_eq!(asker.udp(HERE), address("here.example", 10, 1));
     assert!(asker.udp(GONE).starts_with("NXDOMAIN "));
     behave(&upstream, Does::Nothing);
-    outlive();
+    expire();
 
     let asked = Instant::now();
     assert_eq!(asker.udp(HERE), STALE);
@@ -112,7 +112,7 @@ fn answers_outlive_an_upstream_that_is_silent() {
         denied.starts_with("NXDOMAIN ") && denied.ends_with(" ede=19"),
         "{denied}"
     );
-    // From then on at once, from everywhere.
+    // From then on at once, from every front.
     let asked = Instant::now();
     for _ in 0..20 {
         assert_eq!(asker.udp(HERE), STALE);
@@ -124,7 +124,7 @@ fn answers_outlive_an_upstream_that_is_silent() {
         "no more than the tries of one look-up for each name"
     );
 
-    // The look-up has gone on alone. A reload empties the caches that hold the stale answer.
+    // The look-up has continued without a client. A reload empties the caches that hold the stale answer.
     behave(&upstream, Does::Answer(2, 60));
     wait(&heimdall, "/forwarder/answers", 4);
     assert!(heimdall.reload().unwrap().status.success());
@@ -143,12 +143,12 @@ fn an_upstream_that_is_gone_is_not_asked_again_at_once() {
     let upstream = start(&lab, Does::Answer(1, 1));
     assert_eq!(asker.udp(HERE), address("here.example", 10, 1));
     drop(upstream);
-    outlive();
+    expire();
     assert_eq!(asker.udp(HERE), STALE);
 
     let upstream = start(&lab, Does::Answer(2, 60));
     for _ in 0..5 {
-        // Without what the fronts have kept.
+        // Without the fronts' caches.
         assert!(heimdall.reload().unwrap().status.success());
         assert_eq!(asker.udp(HERE), STALE);
         assert_eq!(asker.tcp(HERE), STALE);
@@ -175,7 +175,7 @@ fn without_stale_answers_there_is_servfail() {
     let _heimdall = Settings::new(settings).on_xdp(&lab);
     assert_eq!(asker.udp(HERE), address("here.example", 10, 1));
     behave(&upstream, Does::Nothing);
-    outlive();
+    expire();
     let reply = asker.udp(HERE);
     // EDE 22, No Reachable Authority; 23, Network Error.
     let with = |ede: u16| format!("SERVFAIL qr rd ra | here.example. A | | | | opt 1232 ede={ede}");
@@ -183,8 +183,8 @@ fn without_stale_answers_there_is_servfail() {
 }
 
 #[test]
-fn failures_are_remembered_for_longer_and_longer() {
-    let Some(lab) = lab("failures_are_remembered") else {
+fn failures_are_cached_with_growing_pauses() {
+    let Some(lab) = lab("failures_are_cached") else {
         return;
     };
     let upstream = FakeUpstream::start(&lab, UPSTREAM).unwrap();
@@ -200,7 +200,7 @@ fn failures_are_remembered_for_longer_and_longer() {
         "{replies:?}"
     );
     assert_eq!(asked(), 1);
-    // Put off for a second, and then for two.
+    // For a second, and then for two.
     for (pause, count, when) in [
         (1_100, 2, "the first second is over"),
         (1_500, 2, "two seconds are not"),
@@ -255,8 +255,8 @@ fn a_name_that_does_not_exist_is_asked_for_once() {
 }
 
 #[test]
-fn a_name_that_one_front_has_learnt_costs_no_query_on_another() {
-    let Some(lab) = lab("a_name_that_one_front_has_learnt") else {
+fn an_answer_cached_by_one_front_costs_no_query_on_another() {
+    let Some(lab) = lab("an_answer_cached_by_one_front") else {
         return;
     };
     let upstream = start(&lab, Does::Answer(1, 60));

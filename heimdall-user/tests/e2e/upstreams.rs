@@ -1,4 +1,4 @@
-//! Upstreams that are harder to ask than others.
+//! Upstreams with a link-local address, and without TCP.
 
 use lab::{FakeUpstream, Heimdall, Kdig, SERVER_V4};
 

@@ -9,7 +9,7 @@
 //! | `edns`, `edns=N` | an OPT record, with a payload size of N (1232 unless given) |
 //! | `do`, `version=N` | in the OPT record |
 //! | `option=CODE:HEX` | an option in the OPT record |
-//! | `again` | the OPT record stands there twice |
+//! | `again` | two OPT records |
 //! | `owner` | the OPT record has an owner name |
 //! | `bare` | no question at all, whatever QDCOUNT says |
 //! | `set=AT:HEX` | octets from AT on are these |
@@ -18,7 +18,7 @@
 //! A reply is its response code and flags, then the question, the sections and the OPT record, with
 //! `|` in between: `NOERROR qr rd ra | www.ok. A | 300 A 192.0.2.1 | | | opt 1232`. The owner of a
 //! record is left out if it is the question's name. TTLs are rounded up to tens, since a second may
-//! pass between the learning and the asking.
+//! pass between insertion and hit.
 
 use hickory_proto::{
     op::Message,
@@ -110,7 +110,7 @@ pub(crate) fn query(text: &str) -> Vec<u8> {
     msg
 }
 
-/// A reply as text. What goes wrong with reading it is told instead.
+/// A reply as text, or why it cannot be read.
 pub(crate) fn reply(octets: &[u8], query: &[u8]) -> String {
     if octets.get(..2) != query.get(..2) {
         return "another ID".to_owned();

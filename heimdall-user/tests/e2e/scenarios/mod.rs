@@ -45,8 +45,7 @@ fn settings() -> (TempDir, String) {
 /// The run without a forwarder.
 const CORE: &str = "the core";
 
-/// Puts every scenario that goes `over` this transport to `ask`, twice: for a look-up that finds
-/// nothing, and for one that finds what the first has left.
+/// Runs every scenario of this transport twice, for a miss and a hit.
 fn run(name: &str, over: Over, mut ask: impl FnMut(&[u8], bool) -> Option<Vec<u8>>) {
     let mut differences = String::new();
     let mut count = 0;
@@ -79,7 +78,7 @@ fn run(name: &str, over: Over, mut ask: impl FnMut(&[u8], bool) -> Option<Vec<u8
     assert!(count > 150, "{name}: the table is there");
 }
 
-/// The answer core with a forwarder in miniature.
+/// The answer core with a forwarder that asks the scripted upstream directly.
 fn ask_core(core: &mut Core, msg: &[u8], transport: Transport) -> Option<Vec<u8>> {
     let client = Client::new(CLIENT_V4.parse().unwrap(), transport);
     let mut buf = msg.to_vec();
@@ -198,7 +197,7 @@ fn scenarios_over_af_xdp_and_tcp() {
         let left = &stats["sockets"]["udp_received"];
         assert_eq!(
             left, 4,
-            "XDP leaves responses and runts to the kernel, and nothing else"
+            "XDP passes responses and runts to the kernel, and nothing else"
         );
     }
     let _heimdall = Heimdall::on_xdp(&lab, program(), &["--config", &path]).unwrap();

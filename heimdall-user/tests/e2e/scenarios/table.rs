@@ -1,17 +1,17 @@
-//! The rules, a line each: what it is about, a query, the reply. The words are explained in
-//! `language.rs`, the upstream's names in `upstream.rs`.
+//! The rules, a line each: title, query, reply. `language.rs` explains the words, `upstream.rs` the
+//! names.
 
-/// What carries a scenario's query.
+/// The transport of a scenario's query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Over {
     Any,
-    /// Anything, but with the forwarder behind it.
+    /// Any transport, but only with a real forwarder.
     Path,
     Udp,
     Tcp,
 }
 
-/// A rule at work.
+/// A rule of the protocol, as a query and its reply.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Scenario {
     pub(super) rule: &'static str,

@@ -1,4 +1,4 @@
-//! An upstream whose answer depends on nothing but the question: the first label says which.
+//! An upstream's responses to the scenarios' queries: the first label of the name selects one.
 
 use hickory_proto::{
     op::{Message, ResponseCode},
@@ -11,7 +11,7 @@ use hickory_proto::{
 };
 use lab::message::{self, edns, name, record};
 
-/// A response under way.
+/// A response that is being built.
 struct Response(Message);
 
 impl Response {
