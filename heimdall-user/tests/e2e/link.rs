@@ -218,8 +218,8 @@ fn a_lowered_mtu_bounds_replies() {
 }
 
 #[test]
-fn hundreds_of_addresses_are_served() {
-    let Some(lab) = lab("hundreds_of_addresses") else {
+fn more_than_a_thousand_addresses_are_served() {
+    let Some(lab) = lab("more_than_a_thousand_addresses") else {
         return;
     };
     let _upstream = FakeUpstream::start(&lab, UPSTREAM).unwrap();

@@ -1,6 +1,7 @@
 //! Where two replies differ.
 
 use super::{
+    exchange::Said,
     query::{AD, CD, QR, Query, RD, TC, Z},
     reply::{Reply, same_records, ttl_gap},
 };
@@ -55,14 +56,6 @@ const FLAGS: [(&str, u16); 9] = [
     ("CD", CD),
 ];
 
-/// What one server said to a query: nothing, something unreadable, or a reply, over UDP and, if
-/// any server truncated its UDP reply, over TCP.
-#[derive(Clone, Debug)]
-pub(super) struct Said {
-    pub(super) udp: Option<Result<Reply, String>>,
-    pub(super) tcp: Option<Result<Reply, String>>,
-}
-
 /// One difference, for the rules to explain.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Difference<'a> {
@@ -107,10 +100,8 @@ pub(super) fn differences<'a>(
     let aspects = header_and_opt(our_udp, their_udp);
     let mut found: Vec<_> = aspects.into_iter().map(difference).collect();
     // A truncated reply need not hold anything; what counts is what TCP brings then.
-    let (ours, theirs) = match (readable(&ours.tcp), readable(&theirs.tcp)) {
-        (Some(ours), Some(theirs)) => (ours, theirs),
-        _ => (our_udp, their_udp),
-    };
+    let ours = readable(&ours.tcp).unwrap_or(our_udp);
+    let theirs = readable(&theirs.tcp).unwrap_or(their_udp);
     let whole = |aspect| Difference {
         ours: Some(ours),
         theirs: Some(theirs),

@@ -9,6 +9,8 @@ use std::{
 use anyhow::Result;
 use lab::message;
 
+use super::{query::TC, reply::Reply};
+
 /// Rounds: how long a reply is waited for, and queries in flight at a time. Some messages rightly
 /// get no reply, so the first wait is short, and what got none is sent again.
 const ROUNDS: [(Duration, usize); 2] = [
@@ -16,22 +18,30 @@ const ROUNDS: [(Duration, usize); 2] = [
     (Duration::from_secs(3), 128),
 ];
 
-/// Sends all the queries over UDP; the reply to each, or none. `progress` is called for every
-/// reply.
+/// What one server said to a query: nothing, something unreadable, or a reply.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Said {
+    pub(super) udp: Option<Result<Reply, String>>,
+    /// The reply over TCP, if that over UDP was truncated.
+    pub(super) tcp: Option<Result<Reply, String>>,
+}
+
+/// Sends all the queries to a server, as a client that asks again over TCP; `progress` is called
+/// for each reply.
 pub(super) fn ask_all(
     server: SocketAddr,
     queries: &[Vec<u8>],
-    mut progress: impl FnMut(),
-) -> Result<Vec<Option<Vec<u8>>>> {
-    let mut replies = vec![None; queries.len()];
+    progress: impl Fn(),
+) -> Result<Vec<Said>> {
+    let mut said = vec![Said::default(); queries.len()];
     let mut buffer = vec![0; 65_536];
     for (timeout, window) in ROUNDS {
         // A socket for each round: what comes late for one is not taken for the next.
         let socket = UdpSocket::bind("0.0.0.0:0")?;
         socket.connect(server)?;
         socket.set_read_timeout(Some(Duration::from_millis(20)))?;
-        let open: Vec<usize> = (0..queries.len())
-            .filter(|at| replies[*at].is_none())
+        let open: Vec<usize> = (0..said.len())
+            .filter(|at| said[*at].udp.is_none())
             .collect();
         let mut open = open.into_iter();
         let mut waiting: HashMap<[u8; 2], (usize, Instant)> = HashMap::new();
@@ -52,13 +62,18 @@ pub(super) fn ask_all(
                 && let Some(id) = buffer[..len].first_chunk::<2>()
                 && let Some((at, _)) = waiting.remove(id)
             {
-                replies[at] = Some(buffer[..len].to_vec());
+                said[at].udp = Some(Reply::read(&buffer[..len]));
                 progress();
             }
             waiting.retain(|_, (_, sent)| sent.elapsed() < timeout);
         }
     }
-    Ok(replies)
+    for (said, query) in said.iter_mut().zip(queries) {
+        if matches!(&said.udp, Some(Ok(reply)) if reply.has(TC)) {
+            said.tcp = ask_tcp(server, query).map(|reply| Reply::read(&reply));
+        }
+    }
+    Ok(said)
 }
 
 /// Asks over TCP on a connection of its own; `None` if no whole reply comes.

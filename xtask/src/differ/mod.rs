@@ -15,7 +15,6 @@ mod rules;
 
 use std::{
     collections::BTreeSet,
-    net::SocketAddr,
     path::{Path, PathBuf},
     thread,
     time::Instant,
@@ -23,10 +22,11 @@ use std::{
 
 use anyhow::{Result, anyhow, bail};
 use clap::Args;
-use compare::{Difference, Peer, Said, differences};
+use compare::{Difference, Peer, differences};
+use exchange::Said;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use lab::{DNSMASQ_PORT, Heimdall, Knot, Lab, SERVER_V4, UNBOUND_PORT, UPSTREAM};
-use query::{Query, TC};
+use query::Query;
 use reply::Reply;
 use rules::{RULES, explain};
 
@@ -116,84 +116,30 @@ fn ask(program: &Path, queries: &[Query]) -> Result<Vec<Vec<Said>>> {
     let messages: Vec<Vec<u8>> = queries.iter().map(Query::wire).collect();
 
     let bars = MultiProgress::new();
-    let udp = each_server(&servers, |title, server| {
-        let bar = bar(&bars, title, messages.len());
-        let replies = lab.in_client(|| exchange::ask_all(server, &messages, || bar.inc(1)))??;
-        bar.finish();
-        Ok(replies)
-    })?;
-    let truncated = |reply: &Option<Vec<u8>>| {
-        let flags = reply
-            .as_ref()
-            .and_then(|reply| reply.get(2..4)?.first_chunk());
-        flags.is_some_and(|flags| u16::from_be_bytes(*flags) & TC != 0)
-    };
-    let again: BTreeSet<usize> = (0..messages.len())
-        .filter(|at| udp.iter().any(|replies| truncated(&replies[*at])))
-        .collect();
-    let tcp = each_server(&servers, |title, server| {
-        let bar = bar(&bars, &format!("{title}, TCP"), again.len());
-        let ask = |at: &usize| {
-            bar.inc(1);
-            exchange::ask_tcp(server, &messages[*at])
-        };
-        let replies: Vec<_> = lab.in_client(|| again.iter().map(ask).collect())?;
-        bar.finish();
-        Ok(replies)
-    })?;
+    let style = ProgressStyle::with_template("  {msg:16} [{bar:40}] {pos}/{len} {elapsed}")?;
+    let said = thread::scope(|scope| {
+        let clients = servers.map(|(title, port)| {
+            let bar = bars.add(ProgressBar::new(messages.len() as u64));
+            bar.set_style(style.clone());
+            bar.set_message(title);
+            let (lab, messages) = (&lab, &messages);
+            scope.spawn(move || -> Result<Vec<Said>> {
+                let server = format!("{SERVER_V4}:{port}").parse()?;
+                let said =
+                    lab.in_client(|| exchange::ask_all(server, messages, || bar.inc(1)))??;
+                bar.finish();
+                Ok(said)
+            })
+        });
+        clients.map(|client| client.join().map_err(|_| anyhow!("a client panicked"))?)
+    });
     let stats = heimdall.stats()?;
     println!(
-        "heimdall: {} received over AF_XDP, {} hits; {} asked again over TCP",
+        "heimdall: {} received over AF_XDP, {} hits",
         lab::sum(&stats, "received"),
         lab::sum(&stats, "hits"),
-        again.len()
     );
-
-    let said = udp.into_iter().zip(tcp).map(|(udp, tcp)| {
-        let read = |reply: Option<Vec<u8>>| reply.map(|reply| Reply::read(&reply));
-        let udp = udp.into_iter().map(|reply| Said {
-            udp: read(reply),
-            tcp: None,
-        });
-        let mut said: Vec<Said> = udp.collect();
-        for (at, reply) in again.iter().zip(tcp) {
-            said[*at].tcp = read(reply);
-        }
-        said
-    });
-    Ok(said.collect())
-}
-
-/// Does something with every server at the same time.
-fn each_server<T: Send>(
-    servers: &[(&str, u16)],
-    work: impl Fn(&str, SocketAddr) -> Result<T> + Sync,
-) -> Result<Vec<T>> {
-    thread::scope(|scope| {
-        let threads: Vec<_> = servers
-            .iter()
-            .map(|(title, port)| {
-                let work = &work;
-                scope.spawn(move || work(title, format!("{SERVER_V4}:{port}").parse()?))
-            })
-            .collect();
-        let join = |thread: thread::ScopedJoinHandle<'_, Result<T>>| {
-            thread
-                .join()
-                .map_err(|_| anyhow!("a thread that asks died"))?
-        };
-        threads.into_iter().map(join).collect()
-    })
-}
-
-fn bar(bars: &MultiProgress, title: &str, len: usize) -> ProgressBar {
-    let style = ProgressStyle::with_template("  {msg:16} [{bar:40}] {pos}/{len} {elapsed}")
-        .unwrap_or_else(|_| ProgressStyle::default_bar());
-    bars.add(
-        ProgressBar::new(len as u64)
-            .with_style(style)
-            .with_message(title.to_owned()),
-    )
+    said.into_iter().collect()
 }
 
 /// Differences by class.
