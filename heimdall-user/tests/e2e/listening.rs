@@ -18,13 +18,13 @@ use nix::sys::{
 
 use crate::{asking::query, lab, program};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Sends queries to the address until a reply comes: the kernel may not use it for some seconds.
 fn ask_until_answered(lab: &Lab, address: &str, transport: &str) -> Kdig {
     let server = format!("@{address}");
     let arguments = [&server, "n1.example.com", "+timeout=1", transport];
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + TIMEOUT;
     loop {
         match Kdig::ask(lab, &arguments) {
             Ok(reply) => return reply,
@@ -86,7 +86,7 @@ fn addresses_that_come_after_the_start_are_served() {
             .process
             .signal(nix::sys::signal::Signal::SIGTERM)
             .unwrap();
-        heimdall.process.wait(PATIENCE).unwrap();
+        heimdall.process.wait(TIMEOUT).unwrap();
         lab.server_ip(&format!("addr del 10.53.0.9/24 dev {interface}"))
             .unwrap();
         lab.server_ip(&format!("addr del fd53::9/64 dev {interface}"))
@@ -241,7 +241,7 @@ fn tcp(source: &str, server: &str) -> TcpStream {
     bind(fd.as_raw_fd(), &SockaddrStorage::from(from)).unwrap();
     connect(fd.as_raw_fd(), &SockaddrStorage::from(to)).unwrap();
     let stream = TcpStream::from(fd);
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(TIMEOUT)).unwrap();
     stream
 }
 

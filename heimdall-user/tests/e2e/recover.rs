@@ -18,11 +18,11 @@ use serde_json::Value;
 
 use crate::{asking::query, heimdall, lab, program};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Waits until the statistics fulfil a condition.
 fn wait_for(heimdall: &Heimdall, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + TIMEOUT;
     loop {
         let stats = heimdall.stats().unwrap();
         if is_so(&stats) {
@@ -139,7 +139,7 @@ fn an_interface_that_is_deleted_and_created_again_is_served() {
     }
     assert!(!log.contains("panicked"), "{log}");
     heimdall.process.signal(Signal::SIGTERM).unwrap();
-    assert!(heimdall.process.wait(PATIENCE).unwrap().success());
+    assert!(heimdall.process.wait(TIMEOUT).unwrap().success());
     assert!(!lab.has_xdp().unwrap());
 }
 
@@ -305,7 +305,7 @@ fn fail_wait(thread: i32) {
         unistd::Pid,
     };
     let none = std::ptr::null_mut::<libc::c_void>();
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + TIMEOUT;
     loop {
         // SAFETY: none of these requests takes a pointer.
         let attached = unsafe { libc::ptrace(libc::PTRACE_ATTACH, thread, none, none) };
@@ -451,7 +451,7 @@ fn the_end_of_a_thread_that_is_needed_ends_the_process() {
     ] {
         let mut heimdall = heimdall(&lab);
         fail_wait(thread_named(heimdall.process.pid(), thread));
-        let status = heimdall.process.wait(PATIENCE).unwrap();
+        let status = heimdall.process.wait(TIMEOUT).unwrap();
         let log = heimdall.process.output();
         assert_eq!(status.code(), Some(1), "{log}");
         assert!(log.contains(said), "{log}");
@@ -464,7 +464,7 @@ fn the_end_of_a_thread_that_is_needed_ends_the_process() {
         .process
         .wait_for(
             "the control thread ended unexpectedly; until a restart",
-            PATIENCE,
+            TIMEOUT,
         )
         .unwrap();
     assert_eq!(kdig(&lab, SERVER_V4, "n1.example.com"), "NOERROR");
@@ -488,18 +488,18 @@ fn a_successor_waits_for_the_end_of_a_killed_predecessor() {
         Process::start(&mut command).unwrap()
     };
     let mut running = start();
-    running.wait_for("ready", PATIENCE).unwrap();
+    running.wait_for("ready", TIMEOUT).unwrap();
     for round in 0..20 {
         // Its successor starts before it is dead.
         running.signal(Signal::SIGKILL).unwrap();
         let mut next = start();
-        if let Err(error) = next.wait_for("ready", PATIENCE) {
+        if let Err(error) = next.wait_for("ready", TIMEOUT) {
             panic!("round {round}: {error:#}");
         }
-        running.wait(PATIENCE).unwrap();
+        running.wait(TIMEOUT).unwrap();
         running = next;
     }
     assert!(lab.has_xdp().unwrap());
     running.signal(Signal::SIGTERM).unwrap();
-    assert!(running.wait(PATIENCE).unwrap().success());
+    assert!(running.wait(TIMEOUT).unwrap().success());
 }

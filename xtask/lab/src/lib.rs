@@ -198,7 +198,7 @@ impl Lab {
     ///
     /// # Panics
     /// If the work does.
-    pub fn in_server<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
+    pub(crate) fn in_server<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
         within(&self.server, work)
     }
 
@@ -279,7 +279,7 @@ fn threads_named(prefix: &str) -> Result<Vec<String>> {
     Ok(found)
 }
 
-/// Removes the namespaces of processes that are gone.
+/// Removes the namespaces of processes that no longer run.
 fn remove_stale() {
     for entry in fs::read_dir("/run/netns").into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();

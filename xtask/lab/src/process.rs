@@ -96,7 +96,7 @@ impl Process {
     /// Sends a signal.
     ///
     /// # Errors
-    /// The process is gone.
+    /// The process has ended.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         Ok(kill(Pid::from_raw(self.child.id() as i32), signal)?)
     }

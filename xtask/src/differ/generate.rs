@@ -1,5 +1,5 @@
-//! What is asked: four queries in five are such as clients send, the fifth is odd. A third of
-//! them all were asked before, so that caches are met cold and warm.
+//! The queries: four in five are such as clients send, the fifth is unusual or malformed. A third
+//! of them all were sent before, so that caches are met cold and warm.
 
 use fastrand::Rng;
 use hickory_proto::rr::RecordType;
@@ -8,7 +8,7 @@ use lab::{
     rich::{self, OWNERS},
 };
 
-use super::query::{AD, CD, DO, Oddity, Opt, QR, Query, RD, TC, Z, name};
+use super::query::{AD, CD, DO, Defect, Opt, QR, Query, RD, TC, Z, name};
 
 /// Types that clients ask for, whatever the name.
 const COMMON: &[&str] = &[
@@ -38,7 +38,7 @@ pub(super) fn queries(count: usize, seed: u64) -> Vec<Query> {
         } else if percent(random, 80) {
             plain(random)
         } else {
-            odd(random)
+            unusual(random)
         };
         query.id = number as u16;
         queries.push(query);
@@ -124,7 +124,7 @@ fn flip_case(random: &mut Rng, name: &mut [u8]) {
     }
 }
 
-fn odd(random: &mut Rng) -> Query {
+fn unusual(random: &mut Rng) -> Query {
     let mut query = plain(random);
     match random.usize(..13) {
         0 => {
@@ -203,30 +203,30 @@ fn options(random: &mut Rng, query: &mut Query) {
 }
 
 fn malform(random: &mut Rng, query: &mut Query) {
-    query.oddity = match random.usize(..16) {
-        0 => Oddity::NoQuestion,
-        1 => Oddity::TwoQuestions,
-        2 => Oddity::PointerToItself,
-        3 => Oddity::PointerToHeader,
-        4 => Oddity::ExtendedLabel,
-        5 => Oddity::NameTooLong,
-        6 => Oddity::Cut(12 + random.usize(..query.name.len() + 4)),
-        7 => Oddity::Cut(random.usize(..12)),
-        8 => Oddity::Trailing(1 + random.usize(..60)),
-        9 => Oddity::TwoOpts,
-        10 => Oddity::OwnedOpt,
-        11 => Oddity::MisplacedOpt,
-        12 => Oddity::OptionPastEnd,
-        13 => Oddity::ExtraRecord,
-        14 => Oddity::AnswerRecord,
-        _ => Oddity::MissingRecord,
+    query.defect = match random.usize(..16) {
+        0 => Defect::NoQuestion,
+        1 => Defect::TwoQuestions,
+        2 => Defect::PointerToItself,
+        3 => Defect::PointerToHeader,
+        4 => Defect::ExtendedLabel,
+        5 => Defect::NameTooLong,
+        6 => Defect::Cut(12 + random.usize(..query.name.len() + 4)),
+        7 => Defect::Cut(random.usize(..12)),
+        8 => Defect::Trailing(1 + random.usize(..60)),
+        9 => Defect::TwoOpts,
+        10 => Defect::OwnedOpt,
+        11 => Defect::MisplacedOpt,
+        12 => Defect::OptionPastEnd,
+        13 => Defect::ExtraRecord,
+        14 => Defect::AnswerRecord,
+        _ => Defect::MissingRecord,
     };
-    match query.oddity {
-        Oddity::TwoOpts | Oddity::OwnedOpt | Oddity::MisplacedOpt | Oddity::OptionPastEnd => {
+    match query.defect {
+        Defect::TwoOpts | Defect::OwnedOpt | Defect::MisplacedOpt | Defect::OptionPastEnd => {
             opt(query);
         }
         // The record is not there only if none follows the question.
-        Oddity::MissingRecord => query.opt = None,
+        Defect::MissingRecord => query.opt = None,
         _ => {}
     }
 }
@@ -257,7 +257,7 @@ mod tests {
     fn most_are_plain_and_some_come_again() {
         let queries = queries(10_000, 1);
         let plain = queries.iter().filter(|query| {
-            query.oddity == Oddity::None && query.qclass == 1 && query.opcode() == 0
+            query.defect == Defect::None && query.qclass == 1 && query.opcode() == 0
         });
         assert!(plain.count() > 8_500);
         let mut wires: Vec<_> = queries

@@ -37,7 +37,7 @@ const SHOWN: usize = 20;
 
 #[derive(Args)]
 #[command(after_help = "\
-The queries are generated: right ones and odd ones, many of them twice. They go to heimdall on
+The queries are generated: right and malformed ones, many of them twice. They go to heimdall on
 AF_XDP, to unbound and to dnsmasq, in network namespaces; the upstream of all three is one Knot DNS.
 What differs is counted by class (docs/differences.md says why each is as it is); a difference that
 belongs to none is shown with the query and both replies, and makes this fail. Needs root.")]

@@ -58,7 +58,7 @@ impl Opt {
 
 /// What is malformed, or at least unusual, about a message.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Oddity {
+pub(super) enum Defect {
     /// Nothing.
     None,
     /// QDCOUNT 0, and no question.
@@ -108,8 +108,8 @@ pub(super) struct Query {
     pub(super) qclass: u16,
     /// The OPT record.
     pub(super) opt: Option<Opt>,
-    /// What is odd about its form.
-    pub(super) oddity: Oddity,
+    /// What is malformed or unusual about it.
+    pub(super) defect: Defect,
 }
 
 impl Query {
@@ -122,7 +122,7 @@ impl Query {
             qtype,
             qclass: 1,
             opt: None,
-            oddity: Oddity::None,
+            defect: Defect::None,
         }
     }
 
@@ -139,11 +139,11 @@ impl Query {
     /// The question section.
     fn question(&self) -> Vec<u8> {
         let labels = &self.name[..self.name.len() - 1];
-        let name = match self.oddity {
-            Oddity::PointerToItself => vec![0xc0, 12],
-            Oddity::PointerToHeader => [labels, &[0xc0, 0]].concat(),
-            Oddity::ExtendedLabel => [labels, &[0x41, 1, 0]].concat(),
-            Oddity::NameTooLong => {
+        let name = match self.defect {
+            Defect::PointerToItself => vec![0xc0, 12],
+            Defect::PointerToHeader => [labels, &[0xc0, 0]].concat(),
+            Defect::ExtendedLabel => [labels, &[0x41, 1, 0]].concat(),
+            Defect::NameTooLong => {
                 [&[63; 64][..], &[63; 64], &[63; 64], &[61; 62], &[1, 1, 0]].concat()
             }
             _ => self.name.clone(),
@@ -159,31 +159,31 @@ impl Query {
         let record = [0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 0, 2, 99];
         let mut opt = self.opt.as_ref().map(Opt::wire).unwrap_or_default();
         let (mut counts, mut records) = ([1u16, 0, 0, u16::from(self.opt.is_some())], vec![]);
-        match self.oddity {
-            Oddity::NoQuestion => {
+        match self.defect {
+            Defect::NoQuestion => {
                 counts[0] = 0;
                 question.clear();
             }
-            Oddity::TwoQuestions => {
+            Defect::TwoQuestions => {
                 counts[0] = 2;
                 question = question.repeat(2);
             }
-            Oddity::AnswerRecord => {
+            Defect::AnswerRecord => {
                 counts[1] = 1;
                 records = record.to_vec();
             }
-            Oddity::ExtraRecord => {
+            Defect::ExtraRecord => {
                 counts[3] += 1;
                 records = record.to_vec();
             }
-            Oddity::MissingRecord => counts[3] += 1,
-            Oddity::MisplacedOpt => counts.swap(1, 3),
-            Oddity::TwoOpts => {
+            Defect::MissingRecord => counts[3] += 1,
+            Defect::MisplacedOpt => counts.swap(1, 3),
+            Defect::TwoOpts => {
                 counts[3] = 2;
                 opt = opt.repeat(2);
             }
-            Oddity::OwnedOpt => opt.splice(..0, [1, b'o']).for_each(drop),
-            Oddity::OptionPastEnd => {
+            Defect::OwnedOpt => opt.splice(..0, [1, b'o']).for_each(drop),
+            Defect::OptionPastEnd => {
                 opt.truncate(9);
                 opt.extend([0, 4, 0xfd, 0xe9, 0, 9]);
             }
@@ -200,9 +200,9 @@ impl Query {
             .flat_map(u16::to_be_bytes)
             .collect();
         let mut wire = [header, question, records, opt].concat();
-        match self.oddity {
-            Oddity::Cut(len) => wire.truncate(len),
-            Oddity::Trailing(len) => wire.extend(vec![0xaa; len]),
+        match self.defect {
+            Defect::Cut(len) => wire.truncate(len),
+            Defect::Trailing(len) => wire.extend(vec![0xaa; len]),
             _ => {}
         }
         wire

@@ -7,7 +7,7 @@ use hickory_proto::rr::{
 
 use super::{
     compare::{AA, Aspect, Difference, Peer},
-    query::{Oddity, RD, TC, Z},
+    query::{Defect, RD, TC, Z},
     reply::Reply,
 };
 
@@ -57,11 +57,11 @@ pub(super) const RULES: &[Rule] = &[
     }),
     ("queries that a peer cannot read", |it| {
         // TC in a query, types that are not assigned, records and octets behind the question.
-        let oddities = matches!(
-            it.query.oddity,
-            Oddity::ExtraRecord | Oddity::AnswerRecord | Oddity::Trailing(_)
+        let defects = matches!(
+            it.query.defect,
+            Defect::ExtraRecord | Defect::AnswerRecord | Defect::Trailing(_)
         );
-        let odd = it.asked(TC) || u16::from(it.query.qtype) == FIRST_META || oddities;
+        let odd = it.asked(TC) || u16::from(it.query.qtype) == FIRST_META || defects;
         it.aspect == Aspect::Rcode && it.their_rcode(FORMERR) && odd
     }),
     ("names that the upstream refuses", |it| {
@@ -188,7 +188,7 @@ fn longest_ttl(reply: Option<&Reply>, sections: std::ops::RangeTo<usize>) -> u32
 fn is_broken(it: &Difference<'_>) -> bool {
     let options = it.query.opt.iter().flat_map(|opt| &opt.options);
     let mut cookies = options.filter(|(code, _)| *code == COOKIE);
-    it.query.oddity != Oddity::None || cookies.any(|(_, data)| !matches!(data.len(), 8 | 16..=40))
+    it.query.defect != Defect::None || cookies.any(|(_, data)| !matches!(data.len(), 8 | 16..=40))
 }
 
 /// Types that stand for no records, and classes but IN.

@@ -156,9 +156,9 @@ fn upstream(lab: &Lab) -> FakeUpstream {
 }
 
 fn ask_udp(socket: &UdpSocket, msg: &[u8], expected: bool) -> Option<Vec<u8>> {
-    let patience = if expected { 5000 } else { 200 };
+    let timeout = if expected { 5000 } else { 200 };
     socket
-        .set_read_timeout(Some(Duration::from_millis(patience)))
+        .set_read_timeout(Some(Duration::from_millis(timeout)))
         .unwrap();
     socket.send(msg).unwrap();
     let mut buf = vec![0; 65_535];
