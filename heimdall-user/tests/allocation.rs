@@ -135,13 +135,8 @@ fn hits_at_random_do_not_allocate() {
     for frame in &frames {
         learn(&mut core, frame);
     }
-    let mut state = 1u64;
-    let mut next = || {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        (state >> 33) as usize % frames.len()
-    };
+    let mut random = fastrand::Rng::with_seed(1);
+    let mut next = || random.usize(..frames.len());
 
     let mut buf = [0; 2048];
     let count = allocations(|| {

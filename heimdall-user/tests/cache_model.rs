@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 
+use fastrand::Rng;
 use heimdall_user::{
     cache::{Cache, Key, Record, Visit, Walk},
     dns::{Answer, NameHasher, answer::Parts},
@@ -13,15 +14,12 @@ use heimdall_user::{
 
 const GRACE: u32 = 40;
 
-/// Numbers that look like chance, the same every time (splitmix64).
-struct Chance(u64);
+/// Random numbers, the same every time.
+struct Chance(Rng);
 
 impl Chance {
     fn next(&mut self, below: u32) -> u32 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z >> 33) % u64::from(below)) as u32
+        self.0.u32(..below)
     }
 
     /// A name's number: the lower, the likelier.
@@ -76,7 +74,7 @@ impl Model {
             cache: Cache::with_grace(bytes, GRACE).unwrap(),
             hasher: NameHasher::default(),
             known: HashMap::new(),
-            chance: Chance(seed),
+            chance: Chance(Rng::with_seed(seed)),
             names,
             now: 1000,
             hits: 0,

@@ -367,7 +367,7 @@ fn on_loopback(program: &Path, stop: &Stop) -> Result<()> {
     let fake = if knot.is_some() {
         None
     } else {
-        Some(FakeUpstream::on_loopback(&upstream)?)
+        Some(FakeUpstream::on_loopback(&upstream, lab::by_label)?)
     };
     println!(
         "\nUpstream: {} at {upstream}",

@@ -7,7 +7,6 @@ mod demo;
 mod differ;
 mod fuzz;
 mod instructions;
-mod random;
 mod setup;
 mod soak;
 mod stop;

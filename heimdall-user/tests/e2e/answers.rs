@@ -1,10 +1,10 @@
-//! What clients get, cold and warm.
+//! Answers to clients, from an empty cache and from a warm one.
 
 use lab::{Frames, Kdig, Knot, Kxdpgun, QueryFrame, SERVER_V4, SERVER_V6, UPSTREAM, sum};
 
 use crate::{heimdall, lab};
 
-/// Questions of every kind.
+/// Questions for each kind of answer.
 const QUESTIONS: &[[&str; 2]] = &[
     ["example.com", "A"],
     ["example.com", "AAAA"],
@@ -86,8 +86,8 @@ fn answers_are_the_upstreams_cold_and_warm_on_af_xdp() {
 }
 
 #[test]
-fn the_question_comes_back_in_the_clients_letters() {
-    let Some(lab) = lab("the_question_comes_back") else {
+fn the_question_keeps_the_clients_name_case() {
+    let Some(lab) = lab("the_question_keeps") else {
         return;
     };
     let _knot = Knot::upstream(&lab).unwrap();
@@ -118,7 +118,7 @@ fn the_question_comes_back_in_the_clients_letters() {
 }
 
 #[test]
-fn ttls_count_down_and_run_out() {
+fn ttls_count_down_and_expire() {
     let Some(lab) = lab("ttls_count_down") else {
         return;
     };
@@ -138,7 +138,7 @@ fn ttls_count_down_and_run_out() {
 }
 
 #[test]
-fn large_answers_are_cut_over_udp_and_whole_over_tcp() {
+fn large_answers_are_truncated_over_udp_and_whole_over_tcp() {
     let Some(lab) = lab("large_answers") else {
         return;
     };
@@ -162,7 +162,7 @@ fn large_answers_are_cut_over_udp_and_whole_over_tcp() {
             ("qr tc rd ra", 0),
             "{round}"
         );
-        // kdig goes on over TCP by itself.
+        // kdig retries over TCP by itself.
         let whole = Kdig::ask(&lab, &[&server, "big.example.com", "TXT"]).unwrap();
         assert_eq!(
             (whole.transport.as_str(), whole.answer.len()),
@@ -192,7 +192,7 @@ fn nothing_is_lost_under_load_and_every_frame_is_accounted_for() {
         );
         assert_eq!(load.noerror, load.replies, "{round}");
     }
-    // The gauges are brought up to date once a second.
+    // Gauges are updated once a second.
     std::thread::sleep(std::time::Duration::from_millis(2200));
     let stats = heimdall.stats().unwrap();
     assert_eq!(

@@ -1,34 +1,28 @@
-//! A client that asks in the scenarios' words (`scenarios/language.rs`), and a file of settings
-//! that can be changed under a running server.
+//! A client whose queries are texts (`scenarios/language.rs`), and a configuration file that can be
+//! changed while a server runs.
 
 use std::{
     fs,
-    io::{self, ErrorKind, Read, Write},
+    io::{self, ErrorKind},
     net::{TcpStream, UdpSocket},
     path::Path,
     time::Duration,
 };
 
-use lab::{CLIENT_V4, CLIENT_V6, Heimdall, Lab, SERVER_V4, SERVER_V6, UPSTREAM};
+use hickory_proto::rr::RecordType;
+use lab::{CLIENT_V4, CLIENT_V6, Heimdall, Lab, SERVER_V4, SERVER_V6, UPSTREAM, message};
 use tempfile::TempDir;
 
 use crate::{program, scenarios::language};
 
-/// What a client gets to read instead of a reply.
+/// Stands for a reply that did not come.
 pub(crate) const NOTHING: &str = "nothing";
-/// The server ended the connection.
+/// Stands for a connection that the server closed.
 pub(crate) const CLOSED: &str = "closed";
 
 /// A query for A records of `name`.
 pub(crate) fn query(id: u16, name: &str) -> Vec<u8> {
-    let mut msg = id.to_be_bytes().to_vec();
-    msg.extend([1, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
-    for label in name.split('.') {
-        msg.push(label.len() as u8);
-        msg.extend(label.as_bytes());
-    }
-    msg.extend([0, 0, 1, 0, 1]);
-    msg
+    message::octets(&message::query(id, name, RecordType::A))
 }
 
 /// A client in the lab with one UDP socket.
@@ -60,7 +54,7 @@ impl<'a> Asker<'a> {
         Self { lab, server, udp }
     }
 
-    /// Asks in a datagram: the reply as text, or [`NOTHING`].
+    /// Sends a query over UDP: the reply as text, or [`NOTHING`].
     pub(crate) fn udp(&self, query: &str) -> String {
         let query = language::query(query);
         match self.udp_octets(&query) {
@@ -69,18 +63,18 @@ impl<'a> Asker<'a> {
         }
     }
 
-    /// Sends a message in a datagram, and waits for the reply.
+    /// Sends a message over UDP, and waits for the reply.
     pub(crate) fn udp_octets(&self, msg: &[u8]) -> Option<Vec<u8>> {
         self.udp.send(msg).unwrap();
         self.receive(Duration::from_secs(5))
     }
 
-    /// Asks in a datagram, and does not wait for the reply.
+    /// Sends a query over UDP, and does not wait for the reply.
     pub(crate) fn udp_send(&self, query: &str) {
         self.udp.send(&language::query(query)).unwrap();
     }
 
-    /// The next reply, which is one to this query: as text, or [`NOTHING`].
+    /// The next reply, taken as one to this query: as text, or [`NOTHING`].
     pub(crate) fn udp_reply(&self, query: &str) -> String {
         let reply = self.receive(Duration::from_secs(5));
         reply.map_or(NOTHING.to_owned(), |reply| {
@@ -88,7 +82,7 @@ impl<'a> Asker<'a> {
         })
     }
 
-    /// Asks in a datagram what is not answered; whatever comes in a moment, as text.
+    /// Sends a query over UDP that should get no reply; what comes within 200 ms, as text.
     pub(crate) fn udp_in_vain(&self, query: &str) -> String {
         let query = language::query(query);
         self.udp.send(&query).unwrap();
@@ -96,7 +90,7 @@ impl<'a> Asker<'a> {
         reply.map_or(NOTHING.to_owned(), |reply| language::reply(&reply, &query))
     }
 
-    /// Asks so many times at once: the replies, as text.
+    /// Sends a query so many times at once: the replies, as text.
     pub(crate) fn udp_at_once(&self, query: &str, times: usize) -> Vec<String> {
         let query = language::query(query);
         for _ in 0..times {
@@ -108,15 +102,15 @@ impl<'a> Asker<'a> {
             .collect()
     }
 
-    fn receive(&self, patience: Duration) -> Option<Vec<u8>> {
-        self.udp.set_read_timeout(Some(patience)).unwrap();
+    fn receive(&self, timeout: Duration) -> Option<Vec<u8>> {
+        self.udp.set_read_timeout(Some(timeout)).unwrap();
         let mut buf = vec![0; 65_535];
         let len = self.udp.recv(&mut buf).ok()?;
         buf.truncate(len);
         Some(buf)
     }
 
-    /// Asks on a connection of its own: the reply as text, or [`NOTHING`] or [`CLOSED`].
+    /// Sends a query over a new connection: the reply as text, or [`NOTHING`] or [`CLOSED`].
     pub(crate) fn tcp(&self, query: &str) -> String {
         let query = language::query(query);
         match self.tcp_octets(&query) {
@@ -126,29 +120,23 @@ impl<'a> Asker<'a> {
         }
     }
 
-    /// Sends a message on a connection of its own, and waits for the reply.
+    /// Sends a message over a new connection, and waits for the reply.
     pub(crate) fn tcp_octets(&self, msg: &[u8]) -> io::Result<Vec<u8>> {
         let connect = || TcpStream::connect((self.server, 53));
         let mut stream = self.lab.in_client(connect).unwrap()?;
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-        let len = (msg.len() as u16).to_be_bytes();
-        stream.write_all(&[&len[..], msg].concat())?;
-        let mut len = [0; 2];
-        stream.read_exact(&mut len)?;
-        let mut reply = vec![0; usize::from(u16::from_be_bytes(len))];
-        stream.read_exact(&mut reply)?;
-        Ok(reply)
+        message::exchange(&mut stream, msg)
     }
 }
 
-/// A file of settings.
+/// A configuration file.
 pub(crate) struct Settings {
     directory: TempDir,
     path: String,
 }
 
 impl Settings {
-    /// One that says this.
+    /// One with this text.
     pub(crate) fn new(text: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("heimdall.toml").display().to_string();
@@ -157,24 +145,24 @@ impl Settings {
         settings
     }
 
-    /// Lets it say something else, from one moment to the next.
+    /// Replaces the text atomically.
     pub(crate) fn write(&self, text: &str) {
         let new = self.directory.path().join("new.toml");
         fs::write(&new, text).unwrap();
         fs::rename(new, Path::new(&self.path)).unwrap();
     }
 
-    /// Where it is.
+    /// Its path.
     pub(crate) fn path(&self) -> &str {
         &self.path
     }
 
-    /// Starts a server with it, which answers datagrams over AF_XDP and asks the lab's upstream.
+    /// Starts a server with it, on AF_XDP and with the lab's upstream.
     pub(crate) fn on_xdp(&self, lab: &Lab) -> Heimdall {
         Heimdall::on_xdp(lab, program(), &self.arguments()).unwrap()
     }
 
-    /// Starts one that has sockets only.
+    /// The same on sockets alone.
     pub(crate) fn on_sockets(&self, lab: &Lab) -> Heimdall {
         Heimdall::on_sockets(lab, program(), &self.arguments()).unwrap()
     }

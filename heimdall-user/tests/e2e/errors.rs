@@ -1,4 +1,4 @@
-//! Bad input gets one line that says what is wrong and what to do, and changes nothing.
+//! Bad input is reported in one line that says what is wrong and what to do, and changes nothing.
 
 use std::process::Command;
 
@@ -6,7 +6,7 @@ use lab::{Lab, SERVER_V4, UPSTREAM};
 
 use crate::{heimdall, lab, program};
 
-/// Runs a command that has to fail; the line that it writes.
+/// Runs a command that has to fail; its error line.
 fn complaint(mut command: Command) -> String {
     let output = command.env_remove("RUST_LOG").output().unwrap();
     assert!(!output.status.success(), "{command:?}");
@@ -30,8 +30,8 @@ fn run_with(lab: &Lab, arguments: &[&str]) -> Command {
 }
 
 #[test]
-fn what_cannot_work_is_said_in_one_line() {
-    let Some(lab) = lab("what_cannot_work") else {
+fn errors_are_reported_in_one_line() {
+    let Some(lab) = lab("errors_are_reported") else {
         return;
     };
     let interface = lab.server_if.as_str();
@@ -109,7 +109,7 @@ fn without_privileges_it_says_which_are_missing() {
     };
     let mut command = lab.on_server("setpriv");
     let control = format!("/tmp/heimdall-unprivileged-{}.sock", std::process::id());
-    // The build directory may be closed to others: run a copy.
+    // Others may have no access to the build directory: run a copy.
     let directory = tempfile::tempdir().unwrap();
     let copy = directory.path().join("heimdall");
     std::fs::copy(program(), &copy).unwrap();

@@ -13,8 +13,8 @@ fn ask(lab: &Lab, name: &str, rtype: &str) -> Kdig {
 }
 
 #[test]
-fn forged_and_broken_replies_are_not_taken() {
-    let Some(lab) = lab("forged_and_broken_replies") else {
+fn forged_and_malformed_responses_are_ignored() {
+    let Some(lab) = lab("forged_and_malformed_responses") else {
         return;
     };
     let upstream = FakeUpstream::start(&lab, FIRST).unwrap();
@@ -41,8 +41,8 @@ fn forged_and_broken_replies_are_not_taken() {
 }
 
 #[test]
-fn a_truncated_reply_is_fetched_over_tcp() {
-    let Some(lab) = lab("a_truncated_reply") else {
+fn a_truncated_response_is_retried_over_tcp() {
+    let Some(lab) = lab("a_truncated_response") else {
         return;
     };
     let _upstream = FakeUpstream::start(&lab, FIRST).unwrap();
@@ -81,7 +81,7 @@ fn the_second_upstream_answers_when_the_first_does_not() {
         &["--upstream", FIRST, "--upstream", SECOND],
     )
     .unwrap();
-    // Both refuse this one; the first is asked first.
+    // Both refuse this name; the first upstream is asked first.
     assert_eq!(ask(&lab, "refused.example", "A").status, "SERVFAIL");
     assert_eq!(
         (
@@ -93,8 +93,8 @@ fn the_second_upstream_answers_when_the_first_does_not() {
 }
 
 #[test]
-fn servfail_when_nothing_works_and_hits_go_on() {
-    let Some(lab) = lab("servfail_when_nothing_works") else {
+fn servfail_without_an_upstream_and_hits_are_still_served() {
+    let Some(lab) = lab("servfail_without_an_upstream") else {
         return;
     };
     let upstream = FakeUpstream::start(&lab, FIRST).unwrap();

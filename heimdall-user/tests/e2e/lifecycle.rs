@@ -34,8 +34,8 @@ fn signals_stop_it_and_leave_nothing_behind() {
 }
 
 #[test]
-fn killed_under_load_it_leaves_the_queries_to_the_kernel() {
-    let Some(lab) = lab("killed_under_load") else {
+fn after_a_kill_under_load_queries_pass_to_the_kernel() {
+    let Some(lab) = lab("after_a_kill_under_load") else {
         return;
     };
     let _knot = Knot::upstream(&lab).unwrap();
@@ -46,7 +46,7 @@ fn killed_under_load_it_leaves_the_queries_to_the_kernel() {
         std::thread::sleep(Duration::from_millis(1500));
         first.process.signal(Signal::SIGKILL).unwrap();
         first.process.wait(Duration::from_secs(5)).unwrap();
-        // The link goes with its last reference, which the kernel drops a moment later.
+        // The kernel drops the last reference to the link asynchronously.
         let end = Instant::now() + Duration::from_secs(2);
         while lab.has_xdp().unwrap() && Instant::now() < end {
             std::thread::sleep(Duration::from_millis(10));
@@ -57,7 +57,7 @@ fn killed_under_load_it_leaves_the_queries_to_the_kernel() {
     assert!(load.replies > 0, "it answered before");
     assert!(load.answered() < 0.95, "and not after");
 
-    // Whatever listens there answers: here another one, on sockets.
+    // Another server, on sockets, answers what the kernel gets.
     let listen = format!("{SERVER_V4}:53");
     let arguments = [
         "--backend",
@@ -77,7 +77,7 @@ fn killed_under_load_it_leaves_the_queries_to_the_kernel() {
     assert_eq!(second.stats().unwrap()["sockets"]["udp_answered"], 1);
     drop(second);
 
-    // A restart takes over again.
+    // A restarted server attaches its program again.
     let third = heimdall(&lab);
     assert_eq!(
         Kdig::ask(&lab, &[&server, "n3.example.com"])

@@ -1,4 +1,4 @@
-//! What the interface brings along: MAC addresses, MTU, senders with odd addresses, many addresses,
+//! Properties of the interface: MAC addresses, MTU, senders with odd addresses, many addresses,
 //! many queues, and devices on which AF_XDP does not work.
 
 use std::{
@@ -68,7 +68,7 @@ fn ip(lab: &Lab, arguments: &str) {
     run(lab.on_server("ip").args(arguments.split(' '))).unwrap();
 }
 
-/// Waits until `done` says so.
+/// Waits until `done` returns true.
 fn wait(what: &str, mut done: impl FnMut() -> bool) {
     let end = Instant::now() + Duration::from_secs(20);
     while !done() {
@@ -124,7 +124,7 @@ fn frames_to_other_mac_addresses_are_left_to_the_kernel() {
     assert!(!ask(own), "the address of before");
 }
 
-/// Whether a query from there gets a reply, whatever carries it.
+/// Whether a query from there gets a reply, over AF_XDP or a socket.
 const SENDERS: [([u8; 4], bool); 12] = [
     ([10, 53, 0, 2], true),
     ([240, 1, 2, 3], true),
@@ -218,8 +218,8 @@ fn a_lowered_mtu_bounds_replies() {
 }
 
 #[test]
-fn more_addresses_than_anybody_has_are_served() {
-    let Some(lab) = lab("more_addresses_than_anybody_has") else {
+fn more_than_a_thousand_addresses_are_served() {
+    let Some(lab) = lab("more_than_a_thousand_addresses") else {
         return;
     };
     let _upstream = FakeUpstream::start(&lab, UPSTREAM).unwrap();
@@ -292,7 +292,7 @@ fn if_nothing_that_is_steered_arrives_the_sockets_answer() {
         frames.send(&query(&frames, id).bytes()).unwrap();
         reply(&frames, id).is_some()
     };
-    // Idle time is no reason, nor is an odd query that is lost.
+    // An idle time does not count, nor does a single lost query.
     assert!(ask());
     thread::sleep(Duration::from_secs(4));
     assert!(ask());
@@ -303,7 +303,7 @@ fn if_nothing_that_is_steered_arrives_the_sockets_answer() {
     wait("the sockets answer", &mut ask);
     let output = heimdall.process.output();
     assert!(output.contains("reached an AF_XDP socket"), "{output}");
-    // Nor does a change of the interface take the steering up again.
+    // A change of the interface does not start the steering again.
     let steered = verdict(&heimdall, "steered");
     ip(
         &lab,
@@ -362,7 +362,7 @@ fn an_address_on_loopback_is_served_where_it_arrives_if_it_is_named() {
 }
 
 #[test]
-fn an_interface_without_addresses_is_told_of_and_served_once_it_has_one() {
+fn an_interface_without_addresses_is_reported_and_served_once_it_has_one() {
     let Some(lab) = lab("an_interface_without_addresses") else {
         return;
     };
@@ -387,7 +387,7 @@ fn an_interface_without_addresses_is_told_of_and_served_once_it_has_one() {
 }
 
 #[test]
-fn more_queues_than_cores_are_warned_of() {
+fn more_queues_than_cores_give_a_warning() {
     if !lab::available("more_queues_than_cores") {
         return;
     }
@@ -443,6 +443,6 @@ fn an_interface_that_fails_leaves_the_others_to_af_xdp() {
     assert_eq!(stats["interfaces"].as_array().map(Vec::len), Some(1));
     assert_eq!(sum(&stats, "answered"), 1);
     drop(heimdall);
-    // Without any, the sockets are all there is.
+    // Without any interface, only the sockets serve.
     assert_eq!(start(&["nope0"]).stats().unwrap()["backend"], "socket");
 }

@@ -1,4 +1,4 @@
-//! Where it listens: addresses that come later or not at all, and whose connections it keeps.
+//! Listen addresses that appear later or never, and which connections are kept.
 
 use std::{
     io::{self, Read, Write},
@@ -18,13 +18,13 @@ use nix::sys::{
 
 use crate::{asking::query, lab, program};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Asks the address until it answers: the kernel may not use it for some seconds.
+/// Sends queries to the address until a reply comes: the kernel may not use it for some seconds.
 fn ask_until_answered(lab: &Lab, address: &str, transport: &str) -> Kdig {
     let server = format!("@{address}");
     let arguments = [&server, "n1.example.com", "+timeout=1", transport];
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + TIMEOUT;
     loop {
         match Kdig::ask(lab, &arguments) {
             Ok(reply) => return reply,
@@ -86,7 +86,7 @@ fn addresses_that_come_after_the_start_are_served() {
             .process
             .signal(nix::sys::signal::Signal::SIGTERM)
             .unwrap();
-        heimdall.process.wait(PATIENCE).unwrap();
+        heimdall.process.wait(TIMEOUT).unwrap();
         lab.server_ip(&format!("addr del 10.53.0.9/24 dev {interface}"))
             .unwrap();
         lab.server_ip(&format!("addr del fd53::9/64 dev {interface}"))
@@ -241,11 +241,11 @@ fn tcp(source: &str, server: &str) -> TcpStream {
     bind(fd.as_raw_fd(), &SockaddrStorage::from(from)).unwrap();
     connect(fd.as_raw_fd(), &SockaddrStorage::from(to)).unwrap();
     let stream = TcpStream::from(fd);
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(TIMEOUT)).unwrap();
     stream
 }
 
-/// Asks over a connection; whether an answer came.
+/// Whether a query over a connection is answered.
 fn is_answered(stream: &mut TcpStream) -> bool {
     let msg = query(7, "plain.example");
     let framed = [&(msg.len() as u16).to_be_bytes()[..], &msg].concat();
@@ -268,7 +268,7 @@ fn add_networks(lab: &Lab) {
 }
 
 #[test]
-fn a_client_that_holds_all_connections_keeps_no_other_out() {
+fn a_client_that_holds_all_connections_does_not_block_others() {
     const FIRST: &str = "127.0.0.1:5301";
     let Some(lab) = lab("a_client_that_holds_all") else {
         return;
@@ -298,7 +298,7 @@ fn a_client_that_holds_all_connections_keeps_no_other_out() {
 }
 
 #[test]
-fn without_descriptors_the_largest_holder_gives_some_back() {
+fn without_descriptors_the_largest_holder_loses_connections() {
     const FIRST: &str = "127.0.0.1:5301";
     let Some(lab) = lab("without_descriptors") else {
         return;

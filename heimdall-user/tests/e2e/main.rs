@@ -1,4 +1,4 @@
-//! Journeys: a real `heimdall` on a real veth, with real clients and upstreams.
+//! End-to-end tests: a real `heimdall` on a real veth, with real clients and upstreams.
 //!
 //! Every test makes a lab of its own (two network namespaces) and needs root, and Debian's
 //! packages knot, knot-dnsutils, tcpdump, tshark and ethtool; `cargo xtask test` installs them.
@@ -11,6 +11,7 @@ mod faults;
 mod lifecycle;
 mod link;
 mod listening;
+mod logs;
 mod memory;
 mod names;
 mod operation;
@@ -39,7 +40,7 @@ fn lab(test: &str) -> Option<Lab> {
     available(test).then(|| Lab::new().unwrap())
 }
 
-/// The server on AF_XDP, which asks the lab's upstream.
+/// A server on AF_XDP with the lab's upstream.
 fn heimdall(lab: &Lab) -> Heimdall {
     Heimdall::on_xdp(lab, program(), &["--upstream", UPSTREAM]).unwrap()
 }

@@ -1,5 +1,4 @@
-//! What the caches hold: shared between queues, refreshed in time, flushed, dumped, and kept over a
-//! restart.
+//! The caches: shared between queues, refreshed, flushed, dumped, and kept over a restart.
 
 use std::{
     fs,
@@ -9,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lab::{FakeUpstream, Heimdall, Lab, UPSTREAM, available, sum};
+use lab::{FakeUpstream, Heimdall, Lab, UPSTREAM, available, message, sum};
 use nix::{
     sys::{signal::Signal, stat::Mode},
     unistd::mkfifo,
@@ -25,12 +24,12 @@ fn query(name: &str) -> String {
     format!("{name} A rd")
 }
 
-/// What a client gets for a name that was learnt just now.
+/// The reply for a name that was cached just now.
 fn answer(name: &str) -> String {
     format!("NOERROR qr rd ra | {name}. A | 300 A 192.0.2.1")
 }
 
-/// Runs a subcommand that is to succeed; what it says.
+/// Runs a subcommand that is to succeed; its output.
 fn says(heimdall: &Heimdall, arguments: &[&str]) -> String {
     let output = heimdall.command(arguments).unwrap();
     assert!(output.status.success(), "{arguments:?}: {output:?}");
@@ -38,8 +37,8 @@ fn says(heimdall: &Heimdall, arguments: &[&str]) -> String {
 }
 
 #[test]
-fn a_name_that_one_queue_has_learnt_costs_no_query_on_another() {
-    if !available("a_name_that_one_queue_has_learnt") {
+fn an_answer_cached_by_one_queue_costs_no_query_on_another() {
+    if !available("an_answer_cached_by_one_queue") {
         return;
     }
     let lab = Lab::with_queues(4).unwrap();
@@ -57,7 +56,7 @@ fn a_name_that_one_queue_has_learnt_costs_no_query_on_another() {
     let workers = stats["workers"].as_array().unwrap();
     assert_eq!(workers.len(), 4);
     for worker in workers {
-        assert_eq!(worker["misses"], 2, "each queue learns each name: {worker}");
+        assert_eq!(worker["misses"], 2, "each queue misses each name: {worker}");
     }
     assert_eq!(sum(&stats, "hits"), 2 * 64 - 8);
     assert_eq!(sum(&stats, "types/a"), 2 * 64);
@@ -65,18 +64,14 @@ fn a_name_that_one_queue_has_learnt_costs_no_query_on_another() {
 }
 
 #[test]
-fn popular_names_are_refreshed_before_their_lives_are_over() {
+fn popular_names_are_refreshed_before_they_expire() {
     let Some(lab) = lab("popular_names_are_refreshed") else {
         return;
     };
-    // Good for ten seconds, so the last tenth is one.
-    let upstream = FakeUpstream::answering(&lab, UPSTREAM, |query, _| {
-        let name = query[12..].iter().position(|octet| *octet == 0).unwrap();
-        let mut msg = query[..12 + name + 5].to_vec();
-        msg[2..4].copy_from_slice(&[0x81, 0x80]);
-        msg[6..12].copy_from_slice(&[0, 1, 0, 0, 0, 0]);
-        msg.extend_from_slice(&[0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 10, 0, 4, 192, 0, 2, 1]);
-        vec![msg]
+    // The TTL is ten seconds, so its last tenth is one.
+    let upstream = FakeUpstream::scripted(&lab, UPSTREAM, |query| {
+        let answer = |query| message::address(&query, 10, [192, 0, 2, 1]);
+        query.message().map(answer).into_iter().collect::<Vec<_>>()
     });
     let _upstream = upstream.unwrap();
     let heimdall = heimdall(&lab);
@@ -87,7 +82,7 @@ fn popular_names_are_refreshed_before_their_lives_are_over() {
     let end = Instant::now() + Duration::from_secs(22);
     while Instant::now() < end {
         assert!(asker.udp(&query("popular.example")).starts_with("NOERROR"));
-        // The sockets ask for the same refresh, and share it.
+        // The socket front requests the same refresh, and shares it.
         assert!(asker.tcp(&query("popular.example")).starts_with("NOERROR"));
         thread::sleep(Duration::from_millis(100));
     }
@@ -95,7 +90,7 @@ fn popular_names_are_refreshed_before_their_lives_are_over() {
     assert_eq!(stats["workers"][0]["misses"], 2, "no client had to wait");
     assert_eq!(stats["sockets"]["misses"], 1);
     let forwarder = &stats["forwarder"];
-    // At 9 and at 18 seconds, and perhaps one more that saw the start of the next life.
+    // At 9 and at 18 seconds, and perhaps one more just after a refresh.
     let refreshes = forwarder["refreshes"].as_u64().unwrap();
     assert!((2..=6).contains(&refreshes), "{refreshes}");
     let sent = forwarder["sent_udp"].as_u64().unwrap();
@@ -103,8 +98,8 @@ fn popular_names_are_refreshed_before_their_lives_are_over() {
 }
 
 #[test]
-fn what_is_flushed_is_asked_for_again() {
-    let Some(lab) = lab("what_is_flushed") else {
+fn flushed_names_are_queried_again() {
+    let Some(lab) = lab("flushed_names") else {
         return;
     };
     let upstream = FakeUpstream::start(&lab, UPSTREAM).unwrap();
@@ -144,7 +139,7 @@ fn what_is_flushed_is_asked_for_again() {
         says(&heimdall, &["flush", "nothing.example"]),
         "0 answers flushed\n"
     );
-    // A failure is one worker's answer, and what the forwarder remembers.
+    // A failure is cached by the worker and by the forwarder.
     says(&heimdall, &["flush", "servfail.example"]);
     ask_all();
     assert_eq!(asked(), [3, 2, 1, 2]);
@@ -164,8 +159,8 @@ fn what_is_flushed_is_asked_for_again() {
 }
 
 #[test]
-fn the_caches_can_be_read() {
-    let Some(lab) = lab("the_caches_can_be_read") else {
+fn the_caches_can_be_dumped() {
+    let Some(lab) = lab("the_caches_can_be_dumped") else {
         return;
     };
     let _upstream = FakeUpstream::start(&lab, UPSTREAM).unwrap();
@@ -216,8 +211,8 @@ fn stop(mut heimdall: Heimdall) -> String {
 }
 
 #[test]
-fn a_restart_is_warm_or_cold_but_always_a_start() {
-    let Some(lab) = lab("a_restart_is_warm_or_cold") else {
+fn a_restart_succeeds_with_any_snapshot_and_without_one() {
+    let Some(lab) = lab("a_restart_succeeds_with") else {
         return;
     };
     let upstream = FakeUpstream::start(&lab, UPSTREAM).unwrap();
@@ -260,7 +255,7 @@ fn a_restart_is_warm_or_cold_but_always_a_start() {
     assert!(log.contains("snapshot: 200 answers from "), "{log}");
     ask_all(false);
     assert_eq!(asked(), 200, "nothing had to be asked for again");
-    // Written from time to time, not only at the end.
+    // Written periodically, not only at the end.
     fs::remove_file(&path).unwrap();
     let end = Instant::now() + Duration::from_secs(10);
     while !path.exists() {

@@ -1,4 +1,4 @@
-//! What is not sent upstream: queries without RD, and special names. By settings, which a reload
+//! Queries that are not forwarded: without RD, and for special names; by settings that a reload
 //! changes.
 
 use lab::{FakeUpstream, UPSTREAM};
@@ -32,7 +32,7 @@ fn nothing_is_looked_up_for_a_query_without_rd() {
         settings.write(text);
         assert!(heimdall.reload().unwrap().status.success());
     };
-    // What queries without RD get for a name and, once that is cached, again; and how often the
+    // The replies to queries without RD before and after the name is cached; and how often the
     // upstream was asked for it.
     let ask = |name: &str| {
         let with = format!("{name} A rd edns");

@@ -1,4 +1,4 @@
-//! One client that asks for more than can be resolved, and what the others get meanwhile.
+//! One client that asks for more than can be resolved, and the replies to others meanwhile.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use lab::{FakeUpstream, Heimdall, Lab, SERVER_V4, UPSTREAM};
+use lab::{FakeUpstream, Heimdall, Lab, Received, SERVER_V4, UPSTREAM, by_label};
 
 use crate::{
     asking::{Asker, Settings},
@@ -15,18 +15,11 @@ use crate::{
 
 /// An upstream that answers names with an address, but those below `dead.example`.
 fn upstream(lab: &Lab) -> FakeUpstream {
-    let answer = |query: &[u8], _: bool| {
-        if query.windows(5).any(|octets| octets == b"\x04dead") {
-            return vec![];
-        }
-        let name = query[12..].iter().position(|octet| *octet == 0).unwrap();
-        let mut reply = query[..12 + name + 1 + 4].to_vec();
-        reply[2..4].copy_from_slice(&[0x81, 0x80]);
-        reply[6..12].copy_from_slice(&[0, 1, 0, 0, 0, 0]);
-        reply.extend_from_slice(&[0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 0, 2, 1]);
-        vec![reply]
+    let answer = |query: &Received| match query.name() {
+        Some(name) if name.split('.').any(|label| label.starts_with("dead")) => vec![],
+        _ => by_label(query),
     };
-    FakeUpstream::answering(lab, UPSTREAM, answer).unwrap()
+    FakeUpstream::scripted(lab, UPSTREAM, answer).unwrap()
 }
 
 /// One client asks for 300 new names a second below a dead zone, all the while another one asks for
@@ -44,7 +37,7 @@ fn meanwhile(lab: &Lab) -> Vec<String> {
                 thread::sleep(Duration::from_micros(3_300));
             }
         });
-        // Until every look-up is of the dead zone.
+        // Until the dead zone holds every look-up.
         thread::sleep(Duration::from_secs(2));
         let replies = (0..40).map(|number| {
             thread::sleep(Duration::from_millis(50));
@@ -80,7 +73,7 @@ fn assert_served(replies: &[String], heimdall: &Heimdall) {
 }
 
 #[test]
-fn one_client_and_a_dead_zone_keep_no_other_from_answers() {
+fn one_client_and_a_dead_zone_do_not_block_others() {
     let Some(lab) = lab("one_client_and_a_dead_zone") else {
         return;
     };
@@ -88,7 +81,7 @@ fn one_client_and_a_dead_zone_keep_no_other_from_answers() {
     let settings = Settings::new("[forward]\nmax-in-flight = 256\nqueue = 256");
     let heimdall = settings.on_xdp(&lab);
     assert_served(&meanwhile(&lab), &heimdall);
-    // What did not get its turn says so.
+    // A look-up that was shed is answered with the reason.
     let asker = Asker::v4(&lab);
     let reply = asker.udp("last.dead.example A rd edns");
     assert!(
@@ -99,8 +92,8 @@ fn one_client_and_a_dead_zone_keep_no_other_from_answers() {
 }
 
 #[test]
-fn few_ports_leave_room_for_everybody() {
-    let Some(lab) = lab("few_ports_leave_room") else {
+fn with_few_ports_others_are_served() {
+    let Some(lab) = lab("with_few_ports") else {
         return;
     };
     let _upstream = upstream(&lab);
@@ -113,8 +106,8 @@ fn few_ports_leave_room_for_everybody() {
 }
 
 #[test]
-fn few_files_are_reported_and_leave_room_for_everybody() {
-    let Some(lab) = lab("few_files_are_reported") else {
+fn a_low_file_limit_is_reported_and_others_are_served() {
+    let Some(lab) = lab("a_low_file_limit_is_reported") else {
         return;
     };
     let _upstream = upstream(&lab);

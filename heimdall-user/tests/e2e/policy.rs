@@ -1,5 +1,5 @@
-//! What the operator decides about clients: who may ask, how much, with which cookies, and what
-//! they get to know about the server.
+//! The operator's rules for clients: access, rate limits, cookies, and what the server tells about
+//! itself.
 
 use lab::{FakeUpstream, Heimdall, Kdig, Lab, SERVER_V4, UPSTREAM, sum};
 
@@ -20,13 +20,13 @@ const CLIENT_COOKIE: &str = "0102030405060708";
 /// Starts a server.
 type Start = fn(&Settings, &Lab) -> Heimdall;
 
-/// What carries datagrams.
+/// The backend for UDP.
 const BACKENDS: [(&str, Start); 2] = [
     ("AF_XDP", Settings::on_xdp),
     ("sockets", Settings::on_sockets),
 ];
 
-/// The counts of the front that answers datagrams.
+/// The counters of the front that answers over UDP.
 fn datagrams(stats: &serde_json::Value) -> &serde_json::Value {
     match stats["backend"].as_str() {
         Some("xdp") => &stats["workers"][0],
@@ -35,8 +35,8 @@ fn datagrams(stats: &serde_json::Value) -> &serde_json::Value {
 }
 
 #[test]
-fn strangers_are_refused_or_get_nothing() {
-    let Some(lab) = lab("strangers_are_refused") else {
+fn clients_outside_the_access_list_are_refused_or_dropped() {
+    let Some(lab) = lab("clients_outside_the_access_list") else {
         return;
     };
     let _upstream = FakeUpstream::start(&lab, UPSTREAM).unwrap();
@@ -147,7 +147,7 @@ fn a_flood_gets_no_more_than_its_allowance() {
             "{backend}: {replies:?}"
         );
 
-        // Another client: once half is used up, it gets small replies only.
+        // Another client: once half of its allowance is used, it gets small replies only.
         let (truncated, slipped) = (count("/truncated"), count("/slipped"));
         let replies = v6.udp_at_once(large, 14);
         let whole = replies.iter().filter(is_large).count();
@@ -170,7 +170,7 @@ fn cookie(asker: &Asker<'_>, given: &str) -> Option<String> {
 }
 
 #[test]
-fn cookies_are_given_and_demanded_when_there_is_much_to_do() {
+fn cookies_are_given_and_required_under_load() {
     let Some(lab) = lab("cookies_are_given") else {
         return;
     };
@@ -183,7 +183,7 @@ fn cookies_are_given_and_demanded_when_there_is_much_to_do() {
         assert!(given.starts_with(CLIENT_COOKIE), "{backend}: {given}");
         assert_eq!(cookie(&asker, &given), Some(given.clone()), "{backend}");
 
-        // What counts is this second and the one before it.
+        // The load is measured over this second and the one before.
         let busy = || assert_eq!(asker.udp_at_once(QUERY, 30), [ANSWER; 30], "{backend}");
         busy();
         let without = format!("{QUERY} option=10:{CLIENT_COOKIE}");
@@ -196,7 +196,7 @@ fn cookies_are_given_and_demanded_when_there_is_much_to_do() {
         );
         assert_eq!(cookie(&asker, &given), Some(given), "{backend}");
 
-        // A real client takes the cookie that it is given and comes back.
+        // A real client retries with the cookie that it is given.
         busy();
         let server = format!("@{SERVER_V4}");
         let option = format!("+cookie={CLIENT_COOKIE}");
@@ -209,7 +209,7 @@ fn cookies_are_given_and_demanded_when_there_is_much_to_do() {
 }
 
 #[test]
-fn servers_with_the_same_secret_take_each_others_cookies() {
+fn servers_with_the_same_secret_accept_each_others_cookies() {
     let Some(lab) = lab("servers_with_the_same_secret") else {
         return;
     };
@@ -223,7 +223,7 @@ fn servers_with_the_same_secret_take_each_others_cookies() {
         cookie(&asker, CLIENT_COOKIE).unwrap()
     };
     {
-        // The servers' secret is being changed: this one makes new cookies, and takes the old ones.
+        // During a change of secret: this server makes new cookies, and accepts old ones.
         let _heimdall = secrets(&[&second, &first]);
         assert_eq!(cookie(&asker, &given).as_ref(), Some(&given));
         assert_ne!(cookie(&asker, CLIENT_COOKIE).as_ref(), Some(&given));
@@ -241,8 +241,8 @@ fn servers_with_the_same_secret_take_each_others_cookies() {
 }
 
 #[test]
-fn nobody_learns_who_answers_unless_it_is_set() {
-    let Some(lab) = lab("nobody_learns_who_answers") else {
+fn the_identity_is_told_only_if_it_is_set() {
+    let Some(lab) = lab("the_identity_is_told") else {
         return;
     };
     let _upstream = FakeUpstream::start(&lab, UPSTREAM).unwrap();

@@ -14,11 +14,11 @@ use serde_json::Value;
 
 use crate::{asking::query, heimdall, lab, program};
 
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Waits until the statistics are so.
 pub(crate) fn wait_for(heimdall: &Heimdall, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + TIMEOUT;
     loop {
         let stats = heimdall.stats().unwrap();
         if is_so(&stats) {
@@ -86,7 +86,7 @@ fn an_interface_that_is_deleted_and_created_again_under_load_is_served_again() {
     let on = AtomicBool::new(true);
     thread::scope(|scope| {
         scope.spawn(|| load(&lab, &on));
-        // Whatever happens, the load ends.
+        // The load ends in any case.
         let _off = Off(&on);
         let mut received = 0;
         let received_by = |stats: &Value| stats["workers"][0]["received"].as_u64().unwrap();
@@ -135,7 +135,7 @@ fn an_interface_that_is_deleted_and_created_again_under_load_is_served_again() {
     }
     assert!(!log.contains("panicked"), "{log}");
     heimdall.process.signal(Signal::SIGTERM).unwrap();
-    assert!(heimdall.process.wait(PATIENCE).unwrap().success());
+    assert!(heimdall.process.wait(TIMEOUT).unwrap().success());
     assert!(!lab.has_xdp().unwrap());
 }
 
@@ -193,7 +193,7 @@ fn an_interface_replaced_by_one_of_another_kind_is_detached() {
     let _knot = Knot::upstream(&lab).unwrap();
     let heimdall = heimdall(&lab);
     let interface = &lab.server_if;
-    // Seen only when both has happened: there is no moment without an interface of that name.
+    // Both changes are seen at once: an interface of that name always exists.
     heimdall.process.signal(Signal::SIGSTOP).unwrap();
     lab.server_ip(&format!("link del {interface}")).unwrap();
     lab.server_ip(&format!("link add {interface} type bridge"))
@@ -300,18 +300,18 @@ fn a_successor_waits_for_the_end_of_a_killed_predecessor() {
         Process::start(&mut command).unwrap()
     };
     let mut running = start();
-    running.wait_for("ready", PATIENCE).unwrap();
+    running.wait_for("ready", TIMEOUT).unwrap();
     for round in 0..20 {
         // Its successor starts before it is dead.
         running.signal(Signal::SIGKILL).unwrap();
         let mut next = start();
-        if let Err(error) = next.wait_for("ready", PATIENCE) {
+        if let Err(error) = next.wait_for("ready", TIMEOUT) {
             panic!("round {round}: {error:#}");
         }
-        running.wait(PATIENCE).unwrap();
+        running.wait(TIMEOUT).unwrap();
         running = next;
     }
     assert!(lab.has_xdp().unwrap());
     running.signal(Signal::SIGTERM).unwrap();
-    assert!(running.wait(PATIENCE).unwrap().success());
+    assert!(running.wait(TIMEOUT).unwrap().success());
 }

@@ -1,4 +1,4 @@
-//! A new policy is taken without a pause, or not at all.
+//! A reload replaces the policy without a pause, or changes nothing.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
@@ -23,8 +23,8 @@ const ALL: &str = "[access]\nallow = [\"10.0.0.0/8\", \"fd00::/8\"]";
 const ONLY_V6: &str = "[access]\nallow = [\"fd00::/8\"]";
 
 #[test]
-fn a_reload_takes_the_new_policy_and_disturbs_nobody() {
-    let Some(lab) = lab("a_reload_takes_the_new_policy") else {
+fn a_reload_applies_the_new_policy_and_loses_no_query() {
+    let Some(lab) = lab("a_reload_applies_the_new_policy") else {
         return;
     };
     let _upstream = FakeUpstream::start(&lab, UPSTREAM).unwrap();
@@ -65,7 +65,7 @@ fn a_reload_takes_the_new_policy_and_disturbs_nobody() {
     });
     assert!(answered > 20, "{answered}");
 
-    // The signal does the same, some time later.
+    // The signal does the same, asynchronously.
     for (text, expected) in [(ONLY_V6, REFUSED), (ALL, ANSWER)] {
         settings.write(text);
         heimdall.process.signal(Signal::SIGHUP).unwrap();
@@ -132,8 +132,8 @@ fn a_bad_file_changes_nothing() {
 }
 
 #[test]
-fn names_are_blocked_and_answered_anew_though_they_are_cached() {
-    let Some(lab) = lab("names_are_blocked_and_answered_anew") else {
+fn names_are_blocked_and_unblocked_though_they_are_cached() {
+    let Some(lab) = lab("names_are_blocked_and_unblocked") else {
         return;
     };
     let _upstream = FakeUpstream::start(&lab, UPSTREAM).unwrap();
@@ -146,7 +146,7 @@ fn names_are_blocked_and_answered_anew_though_they_are_cached() {
     let heimdall = settings.on_xdp(&lab);
     let asker = Asker::v4(&lab);
     let expect = |expected: &str, when: &str| {
-        // The second finds what the first has left.
+        // The second is a hit.
         for _ in 0..2 {
             assert_eq!(asker.udp(QUERY), expected, "{when}, AF_XDP");
             assert_eq!(asker.tcp(QUERY), expected, "{when}, TCP");

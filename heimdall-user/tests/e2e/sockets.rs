@@ -1,5 +1,5 @@
-//! What XDP leaves to the kernel is answered over sockets, from the address that was asked; and
-//! what is too large for a packet is asked for again over TCP.
+//! Packets that XDP passes to the kernel are answered over sockets, from the address that was asked;
+//! and answers that are too large for a packet are asked for again over TCP.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -22,7 +22,7 @@ fn reply(frames: &Frames, query: &QueryFrame) -> Option<u16> {
     };
     // In both versions the addresses end the header.
     let source_at = udp - 2 * source.len();
-    // Some frames of our own and of the network's come in between.
+    // Sent frames and those of the network come in between.
     for _ in 0..50 {
         let frame = frames.receive()?;
         let u16_at = |at: usize| {
@@ -50,7 +50,7 @@ fn fragments_and_options_are_answered_over_sockets() {
     let heimdall = heimdall(&lab);
     let frames = Frames::open(&lab).unwrap();
 
-    // The two get to know each other's link addresses, which may take IPv6 a second at first.
+    // Neighbour discovery comes first, which may take IPv6 a second.
     let server = format!("@{SERVER_V6}");
     Kdig::ask(&lab, &[&server, "n1.example.com", "A"]).unwrap();
     let mut id = 70;
@@ -109,7 +109,7 @@ fn bad_queries_over_af_xdp_get_what_the_rfcs_say() {
     };
     let sum_at = 14 + 20 + 6;
     let dns = 14 + 20 + 8;
-    // The UDP checksum is left out, which IPv4 allows, so that only the DNS is wrong.
+    // Without a UDP checksum, which IPv4 allows, so that only the DNS message is wrong.
     let replied = |id: u16, port: u16, edit: &dyn Fn(&mut Vec<u8>)| {
         let query = QueryFrame {
             id,
@@ -166,7 +166,7 @@ fn fragments(lab: &Lab) -> u64 {
 }
 
 /// Replies of these sizes, that fit into packets of 1280 octets or do not.
-fn whole_or_cut(lab: &Lab, backend: &str) {
+fn whole_or_truncated(lab: &Lab, backend: &str) {
     for (asker, headers) in [(Asker::v4(lab), 20 + 8), (Asker::v6(lab), 40 + 8)] {
         for (size, fits) in [
             (1280 - headers, true),
@@ -205,7 +205,7 @@ fn replies_are_never_fragmented() {
             ip(&["route", "add", client, "dev", &lab.server_if, "mtu", "1280"]);
         }
         let heimdall = settings.on_sockets(&lab);
-        whole_or_cut(&lab, "sockets");
+        whole_or_truncated(&lab, "sockets");
         let stats = heimdall.stats().unwrap();
         assert_eq!(stats["sockets"]["udp_send_failed"], 0);
         for client in ["10.53.0.2/32", "fd53::2/128"] {
@@ -214,7 +214,7 @@ fn replies_are_never_fragmented() {
     }
     ip(&["link", "set", &lab.server_if, "mtu", "1280"]);
     let heimdall = settings.on_xdp(&lab);
-    whole_or_cut(&lab, "AF_XDP");
+    whole_or_truncated(&lab, "AF_XDP");
     assert_eq!(heimdall.stats().unwrap()["sockets"]["udp_received"], 0);
     assert_eq!(fragments(&lab), 0);
 }
@@ -237,7 +237,7 @@ fn replies_too_large_for_the_path_among_others() {
     for size in sizes {
         askers[0].udp(&query(size));
     }
-    // They all wait when the server gets to run again: more than it takes at once.
+    // They all wait when the server runs again: more than one batch.
     let burst = || sizes.iter().cycle().take(80).copied();
     heimdall.process.signal(Signal::SIGSTOP).unwrap();
     for size in burst() {

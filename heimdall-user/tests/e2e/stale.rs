@@ -1,100 +1,64 @@
-//! What the forwarder remembers: answers whose life is over, failures, names that do not exist; and
-//! what it tells the upstreams about clients.
+//! What the forwarder keeps: stale answers, failures, names that do not exist; and what it tells the
+//! upstreams about clients.
 
 use std::{
-    sync::{Arc, Mutex},
     thread,
     time::{Duration, Instant},
 };
 
-use lab::{FakeUpstream, Heimdall, Lab, UPSTREAM};
+use hickory_proto::op::{Message, ResponseCode};
+use lab::{FakeUpstream, Heimdall, Lab, UPSTREAM, message};
 
 use crate::{
     asking::{Asker, Settings},
     lab,
 };
 
-/// What a [`Puppet`] does.
+/// How an upstream that can be told to behave otherwise behaves.
 #[derive(Clone, Copy)]
 enum Does {
     /// Answers with an address that ends so, for so many seconds. Names with a label `gone` do not
     /// exist.
-    Answer(u8, u8),
+    Answer(u8, u32),
     /// As above, but only over TCP.
     AnswerOverTcp,
     /// Takes queries and stays silent.
     Nothing,
 }
 
-/// An upstream that does as it is told while it runs, and remembers what it was sent.
-struct Puppet {
-    strings: Arc<Mutex<(Does, Vec<Vec<u8>>)>>,
-    _upstream: FakeUpstream,
-}
-
-impl Puppet {
-    fn new(lab: &Lab, does: Does) -> Self {
-        let strings = Arc::new(Mutex::new((does, Vec::new())));
-        let held = Arc::clone(&strings);
-        let upstream = FakeUpstream::answering(lab, UPSTREAM, move |query, over_tcp| {
-            let (does, asked) = &mut *held.lock().unwrap();
-            asked.push(query.to_vec());
-            match *does {
-                Does::Answer(last, ttl) => vec![response(query, last, ttl)],
-                Does::AnswerOverTcp if over_tcp => vec![response(query, 1, 60)],
-                Does::AnswerOverTcp => {
-                    let mut cut = query[..question_end(query)].to_vec();
-                    cut[2..4].copy_from_slice(&[0x83, 0x80]);
-                    cut[6..12].fill(0);
-                    vec![cut]
-                }
-                Does::Nothing => vec![],
-            }
-        });
-        Self {
-            strings,
-            _upstream: upstream.unwrap(),
+/// Lets the upstream behave so from now on.
+fn behave(upstream: &FakeUpstream, does: Does) {
+    upstream.set_script(move |received| {
+        let query = received.message().unwrap();
+        match does {
+            Does::Answer(last, ttl) => vec![response(&query, last, ttl)],
+            Does::AnswerOverTcp if received.tcp => vec![response(&query, 1, 60)],
+            Does::AnswerOverTcp => vec![message::truncated(&query)],
+            Does::Nothing => vec![],
         }
-    }
-
-    fn does(&self, does: Does) {
-        self.strings.lock().unwrap().0 = does;
-    }
-
-    /// The queries so far.
-    fn asked(&self) -> Vec<Vec<u8>> {
-        self.strings.lock().unwrap().1.clone()
-    }
+    });
 }
 
-fn question_end(query: &[u8]) -> usize {
-    let name = query[12..].iter().position(|octet| *octet == 0).unwrap();
-    12 + name + 1 + 4
+/// An upstream that behaves so.
+fn start(lab: &Lab, does: Does) -> FakeUpstream {
+    let upstream = FakeUpstream::start(lab, UPSTREAM).unwrap();
+    behave(&upstream, does);
+    upstream
 }
 
 /// An A record 192.0.2.`last`, or NXDOMAIN, for `ttl` seconds.
-fn response(query: &[u8], last: u8, ttl: u8) -> Vec<u8> {
-    let mut msg = query[..question_end(query)].to_vec();
-    let denied = msg.windows(5).any(|octets| octets == b"\x04gone");
-    msg[2..4].copy_from_slice(&[0x81, if denied { 0x83 } else { 0x80 }]);
-    msg[6..12].copy_from_slice(if denied {
-        &[0, 0, 0, 1, 0, 0]
-    } else {
-        &[0, 1, 0, 0, 0, 0]
-    });
-    if denied {
-        // The SOA record of `example`; the last of its numbers bounds the time, too.
-        msg.extend_from_slice(b"\x07example\0\0\x06\0\x01\0\0\0");
-        msg.extend_from_slice(&[ttl, 0, 22, 0, 0]);
-        msg.extend_from_slice(&[0; 16]);
-        msg.extend_from_slice(&[0, 0, 0, ttl]);
-    } else {
-        msg.extend_from_slice(&[0xc0, 12, 0, 1, 0, 1, 0, 0, 0, ttl, 0, 4, 192, 0, 2, last]);
+fn response(query: &Message, last: u8, ttl: u32) -> Vec<u8> {
+    let name = message::lower_case(query.queries[0].name());
+    if !name.split('.').any(|label| label == "gone") {
+        return message::address(query, ttl, [192, 0, 2, last]);
     }
-    msg
+    let mut denial = message::response(query);
+    denial.metadata.response_code = ResponseCode::NXDomain;
+    denial.add_authority(message::soa(&message::name("example"), ttl, ttl));
+    message::octets(&denial)
 }
 
-/// What a client gets for a name: an A record 192.0.2.`last`.
+/// The reply for a name: an A record 192.0.2.`last`.
 fn address(name: &str, ttl: u32, last: u8) -> String {
     format!("NOERROR qr rd ra | {name}. A | {ttl} A 192.0.2.{last} | | | opt 1232")
 }
@@ -104,12 +68,12 @@ const STALE: &str = "NOERROR qr rd ra | here.example. A | 30 A 192.0.2.1 | | | o
 const HERE: &str = "here.example A rd edns";
 const GONE: &str = "gone.example A rd edns";
 
-/// Until an answer that was good for a second is no more.
-fn outlive() {
+/// Waits until an answer with a TTL of a second has expired.
+fn expire() {
     thread::sleep(Duration::from_millis(2_100));
 }
 
-/// Waits until the server says so in its counters.
+/// Waits until a counter has this value.
 fn wait(heimdall: &Heimdall, place: &str, count: u64) {
     let end = Instant::now() + Duration::from_secs(10);
     loop {
@@ -123,11 +87,11 @@ fn wait(heimdall: &Heimdall, place: &str, count: u64) {
 }
 
 #[test]
-fn answers_outlive_an_upstream_that_is_silent() {
-    let Some(lab) = lab("answers_outlive_an_upstream") else {
+fn stale_answers_are_served_while_an_upstream_is_silent() {
+    let Some(lab) = lab("stale_answers_are_served") else {
         return;
     };
-    let puppet = Puppet::new(&lab, Does::Answer(1, 1));
+    let upstream = start(&lab, Does::Answer(1, 1));
     let asker = Asker::v4(&lab);
     let settings = Settings::new(
         "[forward]\ntimeout-ms = 2000\nattempts = 3\nclient-response-timeout-ms = 300",
@@ -135,20 +99,20 @@ fn answers_outlive_an_upstream_that_is_silent() {
     let heimdall = settings.on_xdp(&lab);
     assert_eq!(asker.udp(HERE), address("here.example", 10, 1));
     assert!(asker.udp(GONE).starts_with("NXDOMAIN "));
-    puppet.does(Does::Nothing);
-    outlive();
+    behave(&upstream, Does::Nothing);
+    expire();
 
     let asked = Instant::now();
     assert_eq!(asker.udp(HERE), STALE);
     let took = asked.elapsed();
-    let patience = Duration::from_millis(250)..Duration::from_millis(1_900);
-    assert!(patience.contains(&took), "{took:?}: before the try is over");
+    let expected = Duration::from_millis(250)..Duration::from_millis(1_900);
+    assert!(expected.contains(&took), "{took:?}: before the try is over");
     let denied = asker.udp(GONE);
     assert!(
         denied.starts_with("NXDOMAIN ") && denied.ends_with(" ede=19"),
         "{denied}"
     );
-    // From then on at once, from everywhere.
+    // From then on at once, from every front.
     let asked = Instant::now();
     for _ in 0..20 {
         assert_eq!(asker.udp(HERE), STALE);
@@ -156,12 +120,12 @@ fn answers_outlive_an_upstream_that_is_silent() {
     }
     assert!(asked.elapsed() < Duration::from_millis(1_500));
     assert!(
-        puppet.asked().len() <= 2 + 3 + 3,
+        upstream.received().len() <= 2 + 3 + 3,
         "no more than the tries of one look-up for each name"
     );
 
-    // The look-up has gone on alone. A reload empties the caches that hold the stale answer.
-    puppet.does(Does::Answer(2, 60));
+    // The look-up has continued without a client. A reload empties the caches that hold the stale answer.
+    behave(&upstream, Does::Answer(2, 60));
     wait(&heimdall, "/forwarder/answers", 4);
     assert!(heimdall.reload().unwrap().status.success());
     assert_eq!(asker.udp(HERE), address("here.example", 60, 2));
@@ -176,22 +140,22 @@ fn an_upstream_that_is_gone_is_not_asked_again_at_once() {
     let asker = Asker::v4(&lab);
     let settings = Settings::new("[forward]\ntimeout-ms = 200");
     let heimdall = settings.on_xdp(&lab);
-    let puppet = Puppet::new(&lab, Does::Answer(1, 1));
+    let upstream = start(&lab, Does::Answer(1, 1));
     assert_eq!(asker.udp(HERE), address("here.example", 10, 1));
-    drop(puppet);
-    outlive();
+    drop(upstream);
+    expire();
     assert_eq!(asker.udp(HERE), STALE);
 
-    let puppet = Puppet::new(&lab, Does::Answer(2, 60));
+    let upstream = start(&lab, Does::Answer(2, 60));
     for _ in 0..5 {
-        // Without what the fronts have kept.
+        // Without the fronts' caches.
         assert!(heimdall.reload().unwrap().status.success());
         assert_eq!(asker.udp(HERE), STALE);
         assert_eq!(asker.tcp(HERE), STALE);
         thread::sleep(Duration::from_millis(400));
     }
     assert!(
-        puppet.asked().is_empty(),
+        upstream.received().is_empty(),
         "it has some seconds to come back"
     );
     assert_eq!(
@@ -205,13 +169,13 @@ fn without_stale_answers_there_is_servfail() {
     let Some(lab) = lab("without_stale_answers") else {
         return;
     };
-    let puppet = Puppet::new(&lab, Does::Answer(1, 1));
+    let upstream = start(&lab, Does::Answer(1, 1));
     let asker = Asker::v4(&lab);
     let settings = "[cache]\nstale-max-age = 0\n[forward]\ntimeout-ms = 100\nattempts = 2";
     let _heimdall = Settings::new(settings).on_xdp(&lab);
     assert_eq!(asker.udp(HERE), address("here.example", 10, 1));
-    puppet.does(Does::Nothing);
-    outlive();
+    behave(&upstream, Does::Nothing);
+    expire();
     let reply = asker.udp(HERE);
     // EDE 22, No Reachable Authority; 23, Network Error.
     let with = |ede: u16| format!("SERVFAIL qr rd ra | here.example. A | | | | opt 1232 ede={ede}");
@@ -219,8 +183,8 @@ fn without_stale_answers_there_is_servfail() {
 }
 
 #[test]
-fn failures_are_remembered_for_longer_and_longer() {
-    let Some(lab) = lab("failures_are_remembered") else {
+fn failures_are_cached_with_growing_pauses() {
+    let Some(lab) = lab("failures_are_cached") else {
         return;
     };
     let upstream = FakeUpstream::start(&lab, UPSTREAM).unwrap();
@@ -236,7 +200,7 @@ fn failures_are_remembered_for_longer_and_longer() {
         "{replies:?}"
     );
     assert_eq!(asked(), 1);
-    // Put off for a second, and then for two.
+    // For a second, and then for two.
     for (pause, count, when) in [
         (1_100, 2, "the first second is over"),
         (1_500, 2, "two seconds are not"),
@@ -256,7 +220,7 @@ fn a_name_that_does_not_exist_is_asked_for_once() {
     let Some(lab) = lab("a_name_that_does_not_exist") else {
         return;
     };
-    let puppet = Puppet::new(&lab, Does::Answer(1, 60));
+    let upstream = start(&lab, Does::Answer(1, 60));
     let asker = Asker::v4(&lab);
     let mut before = 0;
     for (cut, below) in [(false, 2), (true, 0)] {
@@ -266,7 +230,7 @@ fn a_name_that_does_not_exist_is_asked_for_once() {
                 let reply = asker.udp(&format!("{name} rd"));
                 assert!(reply.starts_with("NXDOMAIN "), "{name}: {reply}");
             }
-            let asked = puppet.asked().len() - before;
+            let asked = upstream.received().len() - before;
             before += asked;
             asked
         };
@@ -291,16 +255,16 @@ fn a_name_that_does_not_exist_is_asked_for_once() {
 }
 
 #[test]
-fn a_name_that_one_front_has_learnt_costs_no_query_on_another() {
-    let Some(lab) = lab("a_name_that_one_front_has_learnt") else {
+fn an_answer_cached_by_one_front_costs_no_query_on_another() {
+    let Some(lab) = lab("an_answer_cached_by_one_front") else {
         return;
     };
-    let puppet = Puppet::new(&lab, Does::Answer(1, 60));
+    let upstream = start(&lab, Does::Answer(1, 60));
     let asker = Asker::v4(&lab);
     let heimdall = Settings::new("").on_xdp(&lab);
     assert_eq!(asker.udp(HERE), address("here.example", 60, 1));
     assert_eq!(asker.tcp(HERE), address("here.example", 60, 1));
-    assert_eq!(puppet.asked().len(), 1);
+    assert_eq!(upstream.received().len(), 1);
     let stats = heimdall.stats().unwrap();
     assert_eq!(stats["workers"][0]["misses"], 1);
     assert_eq!(stats["sockets"]["misses"], 1);
@@ -312,7 +276,7 @@ fn upstreams_see_the_configured_subnet_and_never_a_clients() {
     let Some(lab) = lab("upstreams_see_the_configured_subnet") else {
         return;
     };
-    let puppet = Puppet::new(&lab, Does::AnswerOverTcp);
+    let upstream = start(&lab, Does::AnswerOverTcp);
     let asker = Asker::v4(&lab);
     // What is behind the OPT record's type, size and flags.
     for (settings, options) in [
@@ -327,7 +291,7 @@ fn upstreams_see_the_configured_subnet_and_never_a_clients() {
         ),
     ] {
         let _heimdall = Settings::new(settings).on_xdp(&lab);
-        let before = puppet.asked().len();
+        let before = upstream.received().len();
         for (number, option) in ["", "option=8:000118000a3500", "option=8:00010000"]
             .iter()
             .enumerate()
@@ -339,10 +303,11 @@ fn upstreams_see_the_configured_subnet_and_never_a_clients() {
                 "{settings}: {reply}"
             );
         }
-        let asked = puppet.asked().split_off(before);
+        let asked = upstream.received().split_off(before);
         assert_eq!(asked.len(), 6, "three over UDP and again over TCP");
         for query in asked {
-            let opt = &query[question_end(&query)..];
+            let opt = query.msg.len() - 9 - options.len();
+            let opt = &query.msg[opt..];
             assert_eq!(&opt[..3], &[0, 0, 41], "{settings}: {query:?}");
             assert_eq!(&opt[9..], options, "{settings}");
         }

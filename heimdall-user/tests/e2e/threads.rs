@@ -16,7 +16,7 @@ use serde_json::Value;
 use crate::{
     asking::query,
     heimdall, lab, program,
-    recover::{Off, PATIENCE, is_running, kdig, load, wait_for},
+    recover::{Off, TIMEOUT, is_running, kdig, load, wait_for},
 };
 
 /// The thread of a process with this name.
@@ -37,7 +37,7 @@ fn in_wait(thread: i32, change: impl Fn(&mut libc::user_regs_struct)) {
         unistd::Pid,
     };
     let none = std::ptr::null_mut::<libc::c_void>();
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + TIMEOUT;
     loop {
         // SAFETY: none of these requests takes a pointer.
         let attached = unsafe { libc::ptrace(libc::PTRACE_ATTACH, thread, none, none) };
@@ -295,7 +295,7 @@ fn the_end_of_an_essential_thread_ends_the_process() {
     ] {
         let mut heimdall = heimdall(&lab);
         fail_wait(thread_named(heimdall.process.pid(), thread));
-        let status = heimdall.process.wait(PATIENCE).unwrap();
+        let status = heimdall.process.wait(TIMEOUT).unwrap();
         let log = heimdall.process.output();
         assert_eq!(status.code(), Some(1), "{log}");
         assert!(log.contains(said), "{log}");
@@ -308,7 +308,7 @@ fn the_end_of_an_essential_thread_ends_the_process() {
         .process
         .wait_for(
             "the control thread ended unexpectedly; until a restart",
-            PATIENCE,
+            TIMEOUT,
         )
         .unwrap();
     assert_eq!(kdig(&lab, SERVER_V4, "n1.example.com"), "NOERROR");

@@ -1,4 +1,4 @@
-//! Upstreams that are harder to ask than others.
+//! Upstreams with a link-local address, and without TCP.
 
 use lab::{FakeUpstream, Heimdall, Kdig, SERVER_V4};
 
@@ -45,11 +45,11 @@ fn a_truncated_answer_that_tcp_does_not_complete_is_passed_on() {
     let Some(lab) = lab("a_truncated_answer_that_tcp_does_not_complete") else {
         return;
     };
-    let _upstream = FakeUpstream::answering(&lab, FIRST, |query, over_tcp| {
-        let mut reply = query.to_vec();
+    let _upstream = FakeUpstream::scripted(&lab, FIRST, |query| {
+        let mut reply = query.msg.clone();
         // QR, TC, RD and RA; what the query had besides its question stays.
         reply[2..4].copy_from_slice(&[0x83, 0x80]);
-        if over_tcp { Vec::new() } else { vec![reply] }
+        if query.tcp { Vec::new() } else { vec![reply] }
     })
     .unwrap();
     let heimdall = Heimdall::on_xdp(&lab, program(), &["--upstream", FIRST]).unwrap();

@@ -1,5 +1,4 @@
-//! Every reply, of every length and in every shape, on the real path, under an independent
-//! dissector's eyes.
+//! Replies of every length and with every framing, checked by an independent dissector.
 
 use std::time::Duration;
 
@@ -12,7 +11,7 @@ const UPSTREAM: &str = "127.0.0.1:5303";
 
 /// The shortest reply repeats a question for the root and no more.
 const ROOT: u16 = 17;
-/// From here on a TXT record makes up the length; below, the name in the question does.
+/// From this length on a TXT record fills the reply; below, the name in the question does.
 const SHORTEST_TEXT: u16 = 54;
 /// The EDNS limit.
 const LONGEST: u16 = 1232;
@@ -103,7 +102,7 @@ fn a_dissector_finds_nothing_wrong_with_any_reply() {
     }
     for len in lengths() {
         sent = ask(question(frames.macs, len));
-        // No faster than an unoptimised build answers.
+        // At a rate that an unoptimised build can follow.
         while sum(&heimdall.stats().unwrap(), "answered") + 500 < sent {
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -163,7 +162,7 @@ fn a_dissector_finds_nothing_wrong_with_any_reply() {
         bad.len(),
         bad.first()
     );
-    // Every length came, in all twelve shapes.
+    // Every length came, with all twelve framings.
     let texts = dissect("udp.srcport == 53 && dns.qry.type == 16");
     for len in lengths() {
         let of_len = texts

@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use hdrhistogram::Histogram;
 use tempfile::TempDir;
 
 use super::{Lab, knot::HOSTS, process::die_with_parent, run};
@@ -117,9 +118,9 @@ fn queries() -> Result<(TempDir, PathBuf)> {
 
 /// Runs a client to its end, and reads what it measured.
 ///
-/// The status alone does not tell a failure: when kxdpgun cannot have its queue, for instance because
-/// the kernel has not yet taken the socket of the run before apart, it ends with success, and says
-/// so on standard error only.
+/// The status alone does not show a failure: if kxdpgun cannot bind its queue, for instance because
+/// the kernel has not yet destroyed the previous run's socket, it exits with success, and reports it on
+/// standard error only.
 fn measure<T>(command: &mut Command, read: fn(&str) -> Option<T>) -> Result<T> {
     die_with_parent(command);
     let output = command
@@ -169,7 +170,7 @@ pub struct Kxdpgun {
 }
 
 impl Kxdpgun {
-    /// Asks `server` for the upstream's hosts, `rate` times a second, for `seconds`.
+    /// Sends `server` queries for the upstream's hosts, `rate` a second, for `seconds`.
     ///
     /// # Errors
     /// kxdpgun (Debian: `knot-dnsutils`) is missing or fails.
@@ -178,7 +179,7 @@ impl Kxdpgun {
         Self::ask(lab, server, &path, rate, seconds)
     }
 
-    /// Asks `server` what is in the file `queries`, in turn and all over again.
+    /// Sends `server` the queries of a file in a loop.
     ///
     /// # Errors
     /// As for [`run`](Self::run).
@@ -187,7 +188,7 @@ impl Kxdpgun {
         command.args(["-t", &seconds.to_string(), "-Q", &rate.to_string()]);
         command.args(["-I", &lab.client_if, "-i"]);
         command.arg(queries).arg(server);
-        // The kernel takes the socket of the run before apart in its own time.
+        // The kernel destroys the previous run's socket asynchronously.
         for _ in 0..10 {
             match measure(&mut command, Self::read) {
                 Err(error) if format!("{error:#}").contains("resource is busy") => {
@@ -231,8 +232,8 @@ pub struct ClosedLoop {
 }
 
 impl ClosedLoop {
-    /// Runs dnsperf's clients, so many, against `server` for `seconds`, at `rate` queries a second
-    /// at most.
+    /// Runs so many dnsperf clients against `server` for `seconds`, at `rate` queries a second at
+    /// most.
     ///
     /// # Errors
     /// dnsperf is missing or fails.
@@ -312,26 +313,28 @@ impl ClosedLoop {
             rate: number("Queries per second:")?,
             sent: number("Queries sent:")? as u64,
             mean: number("Average Latency (s):")?,
-            ..Self::from_latencies(latencies.collect(), number("Queries lost:")? as u64, 1.0)
+            ..Self::from_latencies(latencies, number("Queries lost:")? as u64, 1.0)
         })
     }
 
-    /// What a closed loop of another make measured in so many seconds.
-    pub fn from_latencies(mut latencies: Vec<f64>, lost: u64, seconds: f64) -> Self {
-        latencies.sort_unstable_by(f64::total_cmp);
-        let count = latencies.len();
-        let at = |part: f64| {
-            latencies
-                .get((count as f64 * part) as usize)
-                .copied()
-                .unwrap_or_default()
-        };
+    /// What other clients measured in so many seconds: the latencies are in seconds, and
+    /// percentiles are right to three digits.
+    pub fn from_latencies(
+        latencies: impl IntoIterator<Item = f64>,
+        lost: u64,
+        seconds: f64,
+    ) -> Self {
+        let mut histogram = Histogram::<u64>::new(3).expect("three digits are possible");
+        for latency in latencies {
+            histogram += (latency * 1e9) as u64;
+        }
+        let at = |quantile| histogram.value_at_quantile(quantile) as f64 / 1e9;
         Self {
-            rate: count as f64 / seconds,
+            rate: histogram.len() as f64 / seconds,
             lost,
-            sent: count as u64 + lost,
-            mean: latencies.iter().sum::<f64>() / count.max(1) as f64,
-            percentiles: [at(0.5), at(0.99), at(0.999)],
+            sent: histogram.len() + lost,
+            mean: histogram.mean() / 1e9,
+            percentiles: [0.5, 0.99, 0.999].map(at),
         }
     }
 }
@@ -405,7 +408,7 @@ duration: 2 s
     }
 
     #[test]
-    fn a_client_that_says_nothing_is_an_error_in_words() {
+    fn a_client_that_measures_nothing_is_an_error_with_its_output() {
         let output = |status, stdout: &str, stderr: &str| Output {
             status: ExitStatus::from_raw(status),
             stdout: stdout.into(),
@@ -448,10 +451,13 @@ max, ms:            1.1020
     }
 
     #[test]
-    fn percentiles_are_of_the_sorted_latencies() {
-        let latencies = (1..=1000).rev().map(f64::from).collect();
+    fn percentiles_are_of_all_latencies() {
+        let latencies = (1..=1000).rev().map(|number| f64::from(number) / 1e3);
         let measured = ClosedLoop::from_latencies(latencies, 3, 2.0);
-        assert_eq!(measured.percentiles, [501.0, 991.0, 1000.0]);
+        for (got, right) in measured.percentiles.into_iter().zip([0.5, 0.99, 0.999]) {
+            assert!((got / right - 1.0).abs() < 0.001, "{got} for {right}");
+        }
+        assert!((measured.mean / 0.5005 - 1.0).abs() < 0.001);
         assert_eq!((measured.rate, measured.sent), (500.0, 1003));
     }
 }

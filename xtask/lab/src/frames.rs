@@ -2,20 +2,25 @@
 //! options that no ordinary client sends.
 
 use std::{
-    io,
     net::{Ipv4Addr, Ipv6Addr},
     os::fd::{AsRawFd, OwnedFd},
     thread,
     time::Duration,
 };
 
-use anyhow::{Context, Result, anyhow};
-use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, setsockopt, socket,
-    sockopt::ReceiveTimeout,
+use anyhow::{Context, Result};
+use nix::{
+    ifaddrs::getifaddrs,
+    sys::{
+        socket::{
+            AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, bind, recv, send,
+            setsockopt, socket, sockopt::ReceiveTimeout,
+        },
+        time::TimeVal,
+    },
 };
 
-use super::{CLIENT_V4, CLIENT_V6, Lab, SERVER_V4, SERVER_V6, enter, run};
+use super::{CLIENT_V4, CLIENT_V6, Lab, SERVER_V4, SERVER_V6, message};
 
 /// A packet socket on the client's interface.
 #[derive(Debug)]
@@ -31,36 +36,24 @@ impl Frames {
     /// # Errors
     /// It cannot be opened.
     pub fn open(lab: &Lab) -> Result<Self> {
-        let (namespace, interface) = (lab.client.clone(), lab.client_if.clone());
-        let opened = thread::spawn(move || -> Result<OwnedFd> {
-            enter(&namespace)?;
+        let client = lab.in_client(|| link(&lab.client_if))??;
+        let server = lab.in_server(|| link(&lab.server_if))??;
+        let open = || -> Result<OwnedFd> {
             let socket = socket(
                 AddressFamily::Packet,
                 SockType::Raw,
                 SockFlag::SOCK_CLOEXEC,
                 SockProtocol::EthAll,
             )?;
-            let index = nix::net::if_::if_nametoindex(interface.as_str())?;
-            bind(&socket, index).context("bind")?;
-            setsockopt(
-                &socket,
-                ReceiveTimeout,
-                &nix::sys::time::TimeVal::new(0, 200_000),
-            )?;
+            // The address names no protocol, so the socket's stays: all (packet(7)).
+            bind(socket.as_raw_fd(), &client)?;
+            setsockopt(&socket, ReceiveTimeout, &TimeVal::new(0, 200_000))?;
             Ok(socket)
-        });
-        let socket = opened
-            .join()
-            .map_err(|_| anyhow!("the thread that opens the packet socket died"))??;
-        let server = mac(&run(lab
-            .on_server("cat")
-            .arg(format!("/sys/class/net/{}/address", lab.server_if)))?)?;
-        let client = mac(&run(lab
-            .on_client("cat")
-            .arg(format!("/sys/class/net/{}/address", lab.client_if)))?)?;
+        };
+        let socket = lab.in_client(open)??;
         let mut macs = [0; 12];
-        macs[..6].copy_from_slice(&server);
-        macs[6..].copy_from_slice(&client);
+        macs[..6].copy_from_slice(&server.addr().context("no server address")?);
+        macs[6..].copy_from_slice(&client.addr().context("no client address")?);
         Ok(Self { socket, macs })
     }
 
@@ -87,37 +80,12 @@ impl Frames {
     }
 }
 
-fn mac(text: &str) -> Result<[u8; 6]> {
-    let octets: Vec<u8> = text
-        .trim()
-        .split(':')
-        .map(|octet| u8::from_str_radix(octet, 16))
-        .collect::<Result<_, _>>()?;
-    octets
-        .try_into()
-        .map_err(|_| anyhow!("not a link address: {text}"))
-}
-
-/// Binds a packet socket to an interface, for all protocols (packet(7)).
-fn bind(socket: &OwnedFd, index: u32) -> io::Result<()> {
-    let address = nix::libc::sockaddr_ll {
-        sll_family: nix::libc::AF_PACKET as u16,
-        sll_protocol: (nix::libc::ETH_P_ALL as u16).to_be(),
-        sll_ifindex: index as i32,
-        sll_hatype: 0,
-        sll_pkttype: 0,
-        sll_halen: 0,
-        sll_addr: [0; 8],
-    };
-    let len = size_of_val(&address) as nix::libc::socklen_t;
-    // SAFETY: the kernel reads `len` octets from `address`, which has so many, and the descriptor
-    // is open.
-    let result = unsafe { nix::libc::bind(socket.as_raw_fd(), (&raw const address).cast(), len) };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+/// The link address of an interface in the thread's namespace.
+fn link(interface: &str) -> Result<LinkAddr> {
+    getifaddrs()?
+        .filter(|address| address.interface_name == interface)
+        .find_map(|address| address.address?.as_link_addr().copied())
+        .with_context(|| format!("no link address: {interface}"))
 }
 
 /// A DNS query in a frame from the lab's client to its server.
@@ -166,21 +134,9 @@ impl QueryFrame {
 
     /// The DNS message.
     pub fn dns(&self) -> Vec<u8> {
-        let mut dns = self.id.to_be_bytes().to_vec();
-        dns.extend_from_slice(&[1, 0, 0, 1, 0, 0, 0, 0, 0, u8::from(self.udp_size.is_some())]);
-        for label in self.name.split('.').filter(|label| !label.is_empty()) {
-            dns.push(label.len() as u8);
-            dns.extend_from_slice(label.as_bytes());
-        }
-        dns.push(0);
-        dns.extend_from_slice(&self.qtype.to_be_bytes());
-        dns.extend_from_slice(&[0, 1]);
-        if let Some(size) = self.udp_size {
-            dns.extend_from_slice(&[0, 0, 41]);
-            dns.extend_from_slice(&size.to_be_bytes());
-            dns.extend_from_slice(&[0; 6]);
-        }
-        dns
+        let mut query = message::query(self.id, &self.name, self.qtype.into());
+        query.edns = self.udp_size.map(message::edns);
+        message::octets(&query)
     }
 
     /// The UDP datagram.
@@ -196,9 +152,9 @@ impl QueryFrame {
         .concat();
         datagram.extend_from_slice(&dns);
         let addresses = if self.v6 {
-            v6_addresses().to_vec()
+            v6_addresses()
         } else {
-            v4_addresses().to_vec()
+            v4_addresses()
         };
         let sum = checksum(&[&addresses[..], &[0, 17], &len.to_be_bytes(), &datagram].concat());
         datagram[6..8].copy_from_slice(&sum.to_be_bytes());
@@ -277,28 +233,23 @@ impl QueryFrame {
     }
 }
 
-fn v4_addresses() -> [u8; 8] {
-    let octets = |text: &str| {
-        text.parse::<Ipv4Addr>()
-            .map(|address| address.octets())
-            .unwrap_or_default()
-    };
-    let mut both = [0; 8];
-    both[..4].copy_from_slice(&octets(CLIENT_V4));
-    both[4..].copy_from_slice(&octets(SERVER_V4));
-    both
+/// Source and destination address of a query.
+fn v4_addresses() -> Vec<u8> {
+    let octets = |text: &str| text.parse().map(|address: Ipv4Addr| address.octets());
+    [CLIENT_V4, SERVER_V4]
+        .into_iter()
+        .flat_map(octets)
+        .flatten()
+        .collect()
 }
 
-fn v6_addresses() -> [u8; 32] {
-    let octets = |text: &str| {
-        text.parse::<Ipv6Addr>()
-            .map(|address| address.octets())
-            .unwrap_or_default()
-    };
-    let mut both = [0; 32];
-    both[..16].copy_from_slice(&octets(CLIENT_V6));
-    both[16..].copy_from_slice(&octets(SERVER_V6));
-    both
+fn v6_addresses() -> Vec<u8> {
+    let octets = |text: &str| text.parse().map(|address: Ipv6Addr| address.octets());
+    [CLIENT_V6, SERVER_V6]
+        .into_iter()
+        .flat_map(octets)
+        .flatten()
+        .collect()
 }
 
 /// RFC 1071, the plain way.

@@ -95,7 +95,7 @@ impl Heimdall {
         serde_json::from_str(&output).with_context(|| format!("not JSON: {output}"))
     }
 
-    /// `heimdall reload`: how it ended and what it said.
+    /// `heimdall reload`: its status and output.
     ///
     /// # Errors
     /// It cannot be run.
@@ -103,7 +103,7 @@ impl Heimdall {
         self.command(&["reload"])
     }
 
-    /// A subcommand for this server: how it ended and what it said.
+    /// A subcommand for this server: its status and output.
     ///
     /// # Errors
     /// It cannot be run.
@@ -113,7 +113,7 @@ impl Heimdall {
         Ok(command.output()?)
     }
 
-    /// `heimdall stats` as a person would read it.
+    /// `heimdall stats` without `--json`.
     ///
     /// # Errors
     /// It does not answer.

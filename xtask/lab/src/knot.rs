@@ -73,7 +73,7 @@ impl Knot {
             ),
             &plain_zones(),
         )?;
-        // The first thread of each kind has gone to the first core by itself, which is kxdpgun's.
+        // Knot has pinned the first thread of each kind to the first core, which is kxdpgun's.
         thread::sleep(Duration::from_millis(300));
         let pid = knot.process.pid().to_string();
         run(Command::new("taskset").args(["-a", "-p", "-c", &core.to_string(), &pid]))?;
@@ -87,7 +87,7 @@ impl Knot {
             fs::write(path.join(zone.file()), &zone.text)?;
         }
         fs::write(path.join("knot.conf"), configuration(path, server, zones))?;
-        // Keys are kept there; knotd does not make it.
+        // For keys; knotd does not create it.
         fs::create_dir(path.join("db"))?;
         command.arg("-c").arg(path.join("knot.conf"));
         let mut process = Process::start(&mut command)?;

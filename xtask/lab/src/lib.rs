@@ -1,5 +1,12 @@
 //! The lab: two hosts on one machine, made of network namespaces and a veth pair, with real
-//! servers and real clients in them.
+//! servers and real clients in them. End-to-end tests, the demo and the benchmarks run in one.
+//!
+//! - [`Lab`]: the namespaces, and commands and sockets in them.
+//! - [`Process`], and by name [`Heimdall`], [`Knot`] and [`Peer`] (unbound, dnsmasq): servers.
+//! - [`Kdig`], [`Kxdpgun`] and [`ClosedLoop`] (dnsperf): clients, and what they measured.
+//! - [`Frames`] and [`QueryFrame`]: frames that no ordinary client sends.
+//! - [`ScriptedUpstream`]: an upstream that does as a test wants, also without a lab.
+//! - [`message`]: DNS messages over hickory-proto.
 //!
 //! ```text
 //!  client namespace                       server namespace
@@ -7,19 +14,20 @@
 //!  10.53.0.2, fd53::2  ── hdcN ─ veth ─ hdsN ── 10.53.0.1, fd53::1
 //! ```
 //!
-//! Tests and the demo make one each; everything goes when it is dropped. Needs root.
+//! Each user makes a lab of its own; everything is removed when it is dropped. Needs root.
 
-// A lab may stop at once when something is wrong with it.
+// A lab may panic when something is wrong with it.
 #![allow(clippy::indexing_slicing, clippy::unwrap_used)]
 
 mod clients;
-mod fake;
 mod frames;
 mod heimdall;
 mod knot;
+pub mod message;
 mod peers;
 mod process;
 pub mod rich;
+mod upstream;
 
 use std::{
     env, fs,
@@ -30,14 +38,14 @@ use std::{
     thread,
 };
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 pub use clients::{ClosedLoop, Kdig, Kxdpgun};
-pub use fake::FakeUpstream;
 pub use frames::{Frames, QueryFrame};
 pub use heimdall::{Heimdall, sum};
 pub use knot::{HOSTS, Knot};
 pub use peers::{DNSMASQ_PORT, Peer, UNBOUND_PORT};
 pub use process::Process;
+pub use upstream::{Received, ScriptedUpstream, ScriptedUpstream as FakeUpstream, Step, by_label};
 
 /// The server's IPv4 address.
 pub const SERVER_V4: &str = "10.53.0.1";
@@ -82,7 +90,7 @@ pub struct Lab {
 }
 
 impl Lab {
-    /// Makes a lab. Leftovers of labs whose process is gone are removed first.
+    /// Makes a lab. Namespaces of processes that no longer run are removed first.
     ///
     /// # Errors
     /// `ip` or `ethtool` is missing or fails, for instance without root.
@@ -90,8 +98,7 @@ impl Lab {
         Self::with_queues(1)
     }
 
-    /// Makes a lab whose interfaces have so many queues, receiving and sending. Which one a packet
-    /// takes is up to its flow.
+    /// Makes a lab whose interfaces have so many rx and tx queues. A packet's flow selects one.
     ///
     /// # Errors
     /// As for [`new`](Self::new).
@@ -107,8 +114,8 @@ impl Lab {
             server_if: format!("hds{number}"),
         };
         for namespace in [&lab.client, &lab.server] {
-            ip(&["netns", "add", namespace])?;
-            ip(&["-n", namespace, "link", "set", "lo", "up"])?;
+            ip(&format!("netns add {namespace}"))?;
+            ip(&format!("-n {namespace} link set lo up"))?;
         }
         lab.connect(queues)?;
         Ok(lab)
@@ -125,49 +132,24 @@ impl Lab {
             client_if,
             server_if,
         } = self;
-        let queues = queues.to_string();
-        let queues = ["numtxqueues", &queues, "numrxqueues", &queues];
-        let (here, there) = (["name", server_if], ["name", client_if]);
-        let link = [
-            &["link", "add"][..],
-            &here,
-            &["netns", server],
-            &queues,
-            &["type", "veth", "peer"],
-            &there,
-            &["netns", client],
-            &queues,
-        ];
-        ip(&link.concat())?;
+        let queues = format!("numtxqueues {queues} numrxqueues {queues}");
+        ip(&format!(
+            "link add name {server_if} netns {server} {queues} \
+             type veth peer name {client_if} netns {client} {queues}"
+        ))?;
         for (namespace, interface, v4, v6) in [
             (server, server_if, SERVER_V4, SERVER_V6),
             (client, client_if, CLIENT_V4, CLIENT_V6),
         ] {
-            ip(&[
-                "-n",
-                namespace,
-                "addr",
-                "add",
-                &format!("{v4}/24"),
-                "dev",
-                interface,
-            ])?;
-            ip(&[
-                "-n",
-                namespace,
-                "-6",
-                "addr",
-                "add",
-                &format!("{v6}/64"),
-                "dev",
-                interface,
-                "nodad",
-            ])?;
+            ip(&format!("-n {namespace} addr add {v4}/24 dev {interface}"))?;
+            ip(&format!(
+                "-n {namespace} -6 addr add {v6}/64 dev {interface} nodad"
+            ))?;
             // XDP sees a VLAN tag only where it is left in the packet.
-            run(self.exec(namespace, "ethtool").args([
-                "-K", interface, "rxvlan", "off", "txvlan", "off", "gro", "on",
-            ]))?;
-            ip(&["-n", namespace, "link", "set", interface, "up"])?;
+            let offloads = ["rxvlan", "off", "txvlan", "off", "gro", "on"];
+            let mut ethtool = self.exec(namespace, "ethtool");
+            run(ethtool.args(["-K", interface]).args(offloads))?;
+            ip(&format!("-n {namespace} link set {interface} up"))?;
         }
         Ok(())
     }
@@ -198,7 +180,7 @@ impl Lab {
         self.exec(&self.client, program)
     }
 
-    /// Does some work on a thread that lives in the client's namespace.
+    /// Does some work on a thread in the client's namespace: sockets that it opens stay there.
     ///
     /// # Errors
     /// The namespace cannot be entered.
@@ -206,9 +188,18 @@ impl Lab {
     /// # Panics
     /// If the work does.
     pub fn in_client<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
-        let worked =
-            thread::scope(|scope| scope.spawn(|| enter(&self.client).map(|()| work())).join());
-        worked.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        within(&self.client, work)
+    }
+
+    /// The same in the server's namespace.
+    ///
+    /// # Errors
+    /// The namespace cannot be entered.
+    ///
+    /// # Panics
+    /// If the work does.
+    pub(crate) fn in_server<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
+        within(&self.server, work)
     }
 
     fn exec(&self, namespace: &str, program: impl AsRef<Path>) -> Command {
@@ -219,35 +210,16 @@ impl Lab {
         command
     }
 
-    /// Does some work of this process in the client's namespace: sockets that it opens are the
-    /// client's.
-    ///
-    /// # Errors
-    /// The namespace cannot be entered, or the work fails.
-    pub fn as_client<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-        let entered = || {
-            enter(&self.client)?;
-            work()
-        };
-        thread::scope(|scope| scope.spawn(entered).join())
-            .map_err(|_| anyhow!("a thread of the lab's client died"))?
-    }
-
     /// What `ip -details link` says of the server's interface: `prog/xdp` or `xdpgeneric` in it
     /// means that a program is attached.
     ///
     /// # Errors
     /// `ip` fails.
     pub fn server_link(&self) -> Result<String> {
-        run(Command::new("ip").args([
-            "-n",
-            &self.server,
-            "-details",
-            "link",
-            "show",
-            "dev",
-            &self.server_if,
-        ]))
+        let Self {
+            server, server_if, ..
+        } = self;
+        ip(&format!("-n {server} -details link show dev {server_if}"))
     }
 
     /// Whether the kernel has an XDP program on the server's interface.
@@ -258,8 +230,8 @@ impl Lab {
         Ok(self.server_link()?.contains("xdp"))
     }
 
-    /// Lets veth hand packets over in threads of their own, each on a given core: so the server's
-    /// share of the work is not done on the client's core.
+    /// Turns threaded NAPI on, with a core for each interface's threads: so the server's share of the
+    /// work is not done on the client's core.
     ///
     /// # Errors
     /// The kernel has no threaded NAPI (Linux 5.12).
@@ -277,7 +249,7 @@ impl Lab {
         Ok(())
     }
 
-    /// The kernel threads that hand packets over to the server, if there are any: their process IDs.
+    /// Process IDs of the server's threaded NAPI, if it is on.
     ///
     /// # Errors
     /// `/proc` cannot be read.
@@ -290,7 +262,7 @@ impl Lab {
 impl Drop for Lab {
     fn drop(&mut self) {
         for namespace in [&self.client, &self.server] {
-            let _ = ip(&["netns", "del", namespace]);
+            let _ = ip(&format!("netns del {namespace}"));
         }
     }
 }
@@ -307,7 +279,7 @@ fn threads_named(prefix: &str) -> Result<Vec<String>> {
     Ok(found)
 }
 
-/// Removes the namespaces of processes that are gone.
+/// Removes the namespaces of processes that no longer run.
 fn remove_stale() {
     for entry in fs::read_dir("/run/netns").into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
@@ -315,12 +287,12 @@ fn remove_stale() {
             .strip_prefix("heimdall-")
             .and_then(|rest| rest.split('-').next());
         if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
-            let _ = ip(&["netns", "del", &name]);
+            let _ = ip(&format!("netns del {name}"));
         }
     }
 }
 
-/// Runs a command to its end, or to this thread's, if that comes first; its standard output.
+/// Runs a command to its end; its standard output. It is killed if this thread ends first.
 ///
 /// # Errors
 /// It cannot be started, or fails; what it wrote to standard error is part of the error.
@@ -339,13 +311,17 @@ pub fn run(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-fn ip(args: &[&str]) -> Result<String> {
-    run(Command::new("ip").args(args))
+fn ip(arguments: &str) -> Result<String> {
+    run(Command::new("ip").args(arguments.split_whitespace()))
 }
 
-/// Makes the calling thread, and no other, live in a namespace.
-fn enter(namespace: &str) -> Result<()> {
-    let file = fs::File::open(Path::new("/run/netns").join(namespace))?;
-    nix::sched::setns(file, nix::sched::CloneFlags::CLONE_NEWNET)
-        .with_context(|| format!("cannot enter namespace {namespace}"))
+/// Does some work on a thread of its own in a namespace.
+fn within<T: Send>(namespace: &str, work: impl FnOnce() -> T + Send) -> Result<T> {
+    let enter = || -> Result<()> {
+        let file = fs::File::open(Path::new("/run/netns").join(namespace))?;
+        nix::sched::setns(file, nix::sched::CloneFlags::CLONE_NEWNET)
+            .with_context(|| format!("cannot enter namespace {namespace}"))
+    };
+    let worked = thread::scope(|scope| scope.spawn(|| enter().map(|()| work())).join());
+    worked.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }

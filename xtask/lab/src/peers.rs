@@ -44,7 +44,7 @@ impl Peer {
     /// `dnsmasq` (Debian: `dnsmasq-base`) is missing or does not start.
     pub fn dnsmasq(lab: &Lab) -> Result<Self> {
         let directory = tempfile::tempdir()?;
-        // No file of this machine's has a say.
+        // Without one dnsmasq reads the machine's.
         let file = directory.path().join("dnsmasq.conf");
         fs::write(&file, "")?;
         let mut command = lab.on_server("dnsmasq");
@@ -73,7 +73,7 @@ impl Peer {
 }
 
 /// No validation, no zones of its own, no answer of its own making, no hardening that changes
-/// answers, and Heimdall's own limits on size and life.
+/// answers, and Heimdall's own limits on size and TTLs.
 fn unbound_configuration() -> String {
     let upstream = UPSTREAM.replace(':', "@");
     format!(

@@ -17,7 +17,7 @@ use nix::{
     unistd::Pid,
 };
 
-/// A process that is stopped when this is dropped, and dies with its parent. Its standard output
+/// A process that is stopped when this is dropped, and killed with its parent. Its standard output
 /// and error go to a file.
 #[derive(Debug)]
 pub struct Process {
@@ -96,7 +96,7 @@ impl Process {
     /// Sends a signal.
     ///
     /// # Errors
-    /// The process is gone.
+    /// The process has ended.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         Ok(kill(Pid::from_raw(self.child.id() as i32), signal)?)
     }

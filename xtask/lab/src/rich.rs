@@ -1,24 +1,24 @@
-//! Zones with every kind of data that an answer can hold.
+//! Zones with every kind of data that an answer can hold: record types, names, sizes, DNSSEC.
 
 use std::fmt::Write as _;
 
 /// A zone of the upstream's.
 #[derive(Clone, Debug)]
-pub struct Zone {
+pub(crate) struct Zone {
     /// Its apex, without the last dot.
-    pub domain: &'static str,
+    pub(crate) domain: &'static str,
     /// Its zone file.
-    pub text: String,
+    pub(crate) text: String,
     /// How the upstream signs it.
-    pub signing: Signing,
+    pub(crate) signing: Signing,
 }
 
 /// How a zone is signed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Signing {
+pub(crate) enum Signing {
     /// Not at all.
     None,
-    /// With NSEC for what is not there (RFC 4034).
+    /// With NSEC for what does not exist (RFC 4034).
     Nsec,
     /// With NSEC3 (RFC 5155).
     Nsec3,
@@ -26,7 +26,7 @@ pub enum Signing {
 
 impl Zone {
     /// An unsigned zone.
-    pub fn plain(domain: &'static str, text: String) -> Self {
+    pub(crate) fn plain(domain: &'static str, text: String) -> Self {
         Self {
             domain,
             text,
@@ -35,13 +35,13 @@ impl Zone {
     }
 
     /// The name of its file.
-    pub fn file(&self) -> String {
+    pub(crate) fn file(&self) -> String {
         format!("{}.zone", self.domain)
     }
 }
 
-/// The zones that hold it all: one unsigned, and two signed ones, smaller.
-pub fn zones() -> Vec<Zone> {
+/// The zones: a large unsigned one, and two small signed ones.
+pub(crate) fn zones() -> Vec<Zone> {
     let signed = |domain, signing| Zone {
         domain,
         text: signed_zone(domain),

@@ -1,10 +1,9 @@
 //! Where two replies differ.
 
-use std::fmt;
-
 use super::{
-    normal::{Reply, same_records, ttl_gap},
-    wire::{AD, CD, QR, Query, RD, TC, Z},
+    exchange::Said,
+    query::{AD, CD, QR, Query, RD, TC, Z},
+    reply::{Reply, same_records, ttl_gap},
 };
 
 /// A server that Heimdall is compared with.
@@ -23,8 +22,8 @@ pub(super) enum Aspect {
     Unreadable,
     /// Response code. The records are not compared then.
     Rcode,
-    /// A bit of the header's flags word.
-    Flag(u16),
+    /// A field of the header's flags word.
+    Flag(&'static str),
     /// The question section.
     Question,
     /// Records of the answer, authority or additional section: 0 to 2.
@@ -43,47 +42,19 @@ pub(super) enum Aspect {
 
 /// AA in the header's flags word.
 pub(super) const AA: u16 = 0x0400;
-/// RA.
-pub(super) const RA: u16 = 0x0080;
 
-/// Opcode, as one bit pattern.
-pub(super) const OPCODE: u16 = 0x7800;
-
-impl fmt::Display for Aspect {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Silence => "silence",
-            Self::Unreadable => "unreadable",
-            Self::Rcode => "rcode",
-            Self::Flag(QR) => "QR",
-            Self::Flag(OPCODE) => "opcode",
-            Self::Flag(AA) => "AA",
-            Self::Flag(TC) => "TC",
-            Self::Flag(RD) => "RD",
-            Self::Flag(RA) => "RA",
-            Self::Flag(Z) => "Z",
-            Self::Flag(AD) => "AD",
-            Self::Flag(_) => "CD",
-            Self::Question => "question",
-            Self::Section(0) => "answer",
-            Self::Section(1) => "authority",
-            Self::Section(_) => "additional",
-            Self::Ttl => "TTL",
-            Self::Opt => "OPT",
-            Self::OptSize => "OPT size",
-            Self::OptFlags => "OPT flags",
-            Self::Options => "OPT options",
-        })
-    }
-}
-
-/// What one server said to a query: nothing, something unreadable, or a reply, over UDP and, if
-/// any server truncated its UDP reply, over TCP.
-#[derive(Clone, Debug)]
-pub(super) struct Said {
-    pub(super) udp: Option<Result<Reply, String>>,
-    pub(super) tcp: Option<Result<Reply, String>>,
-}
+/// The fields of the flags word, but for the response code.
+const FLAGS: [(&str, u16); 9] = [
+    ("QR", QR),
+    ("opcode", 0x7800),
+    ("AA", AA),
+    ("TC", TC),
+    ("RD", RD),
+    ("RA", 0x0080),
+    ("Z", Z),
+    ("AD", AD),
+    ("CD", CD),
+];
 
 /// One difference, for the rules to explain.
 #[derive(Clone, Copy, Debug)]
@@ -106,89 +77,71 @@ pub(super) fn differences<'a>(
     theirs: &'a Said,
     slack: u32,
 ) -> Vec<Difference<'a>> {
-    let (our_reply, their_reply) = (read(&ours.udp), read(&theirs.udp));
-    let whole = |said: &'a Said| said.tcp.as_ref().and_then(|reply| reply.as_ref().ok());
+    let (our_udp, their_udp) = (readable(&ours.udp), readable(&theirs.udp));
     let difference = |aspect| Difference {
         query,
         peer,
         aspect,
-        ours: our_reply,
-        theirs: their_reply,
+        ours: our_udp,
+        theirs: their_udp,
     };
-    if ours.udp.is_none() != theirs.udp.is_none() {
-        return vec![difference(Aspect::Silence)];
-    }
-    let (Some(our_reply), Some(their_reply)) = (our_reply, their_reply) else {
-        let silent = ours.udp.is_none();
-        return if silent {
-            Vec::new()
-        } else {
-            vec![difference(Aspect::Unreadable)]
-        };
-    };
-    if our_reply.rcode != their_reply.rcode {
-        // All the rest follows from this.
-        return vec![difference(Aspect::Rcode)];
-    }
-    let mut found: Vec<_> = header_and_opt(our_reply, their_reply)
-        .into_iter()
-        .map(difference)
-        .collect();
-    // A truncated reply need not hold anything; what counts is what TCP brings then.
-    let (our_records, their_records) = match (whole(ours), whole(theirs)) {
+    let (our_udp, their_udp) = match (our_udp, their_udp) {
+        _ if ours.udp.is_none() != theirs.udp.is_none() => {
+            return vec![difference(Aspect::Silence)];
+        }
+        _ if ours.udp.is_none() => return vec![],
+        (Some(ours), Some(theirs)) if ours.rcode != theirs.rcode => {
+            // All the rest follows from this.
+            return vec![difference(Aspect::Rcode)];
+        }
         (Some(ours), Some(theirs)) => (ours, theirs),
-        _ => (our_reply, their_reply),
+        _ => return vec![difference(Aspect::Unreadable)],
+    };
+    let aspects = header_and_opt(our_udp, their_udp);
+    let mut found: Vec<_> = aspects.into_iter().map(difference).collect();
+    // A truncated reply need not hold anything; what counts is what TCP brings then.
+    let ours = readable(&ours.tcp).unwrap_or(our_udp);
+    let theirs = readable(&theirs.tcp).unwrap_or(their_udp);
+    let whole = |aspect| Difference {
+        ours: Some(ours),
+        theirs: Some(theirs),
+        ..difference(aspect)
     };
     let mut gap = 0;
-    for (section, (ours, theirs)) in our_records
-        .sections
-        .iter()
-        .zip(&their_records.sections)
-        .enumerate()
-    {
+    for (section, (ours, theirs)) in ours.sections.iter().zip(&theirs.sections).enumerate() {
         if same_records(ours, theirs) {
             gap = gap.max(ttl_gap(ours, theirs));
         } else {
-            found.push(Difference {
-                ours: Some(our_records),
-                theirs: Some(their_records),
-                ..difference(Aspect::Section(section))
-            });
+            found.push(whole(Aspect::Section(section)));
         }
     }
     if gap > slack {
-        found.push(Difference {
-            ours: Some(our_records),
-            theirs: Some(their_records),
-            ..difference(Aspect::Ttl)
-        });
+        found.push(whole(Aspect::Ttl));
     }
     found
 }
 
-fn read(said: &Option<Result<Reply, String>>) -> Option<&Reply> {
-    said.as_ref().and_then(|reply| reply.as_ref().ok())
+fn readable(said: &Option<Result<Reply, String>>) -> Option<&Reply> {
+    said.as_ref()?.as_ref().ok()
 }
 
 fn header_and_opt(ours: &Reply, theirs: &Reply) -> Vec<Aspect> {
-    let mut aspects = Vec::new();
-    for flag in [QR, OPCODE, AA, TC, RD, RA, Z, AD, CD] {
-        if (ours.flags ^ theirs.flags) & flag != 0 {
-            aspects.push(Aspect::Flag(flag));
-        }
-    }
+    let differs = |(name, bits): (&'static str, u16)| {
+        ((ours.flags ^ theirs.flags) & bits != 0).then_some(Aspect::Flag(name))
+    };
+    let mut aspects: Vec<_> = FLAGS.into_iter().filter_map(differs).collect();
     if ours.question != theirs.question {
         aspects.push(Aspect::Question);
     }
     match (&ours.opt, &theirs.opt) {
-        (Some(ours), Some(theirs)) => {
-            if ours.size != theirs.size {
+        (Some(our_opt), Some(their_opt)) => {
+            if our_opt.max_payload() != their_opt.max_payload() {
                 aspects.push(Aspect::OptSize);
             }
-            if (ours.version, ours.flags) != (theirs.version, theirs.flags) {
+            if (our_opt.version(), our_opt.flags()) != (their_opt.version(), their_opt.flags()) {
                 aspects.push(Aspect::OptFlags);
             }
-            if ours.options != theirs.options {
+            if ours.options() != theirs.options() {
                 aspects.push(Aspect::Options);
             }
         }

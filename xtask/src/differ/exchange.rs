@@ -2,43 +2,52 @@
 
 use std::{
     collections::HashMap,
-    io::{Read, Write},
     net::{SocketAddr, TcpStream, UdpSocket},
     time::{Duration, Instant},
 };
 
 use anyhow::Result;
+use lab::message;
 
-/// Queries under way at a time.
-const WINDOW: usize = 16;
+use super::{query::TC, reply::Reply};
 
-/// How long a reply is waited for: some messages rightly get none, so this is short at first, and
-/// whatever got none is asked again with patience.
-const PATIENCE: [Duration; 2] = [Duration::from_millis(400), Duration::from_secs(3)];
+/// Rounds: how long a reply is waited for, and queries in flight at a time. Some messages rightly
+/// get no reply, so the first wait is short, and what got none is sent again.
+const ROUNDS: [(Duration, usize); 2] = [
+    (Duration::from_millis(400), 16),
+    (Duration::from_secs(3), 128),
+];
 
-/// Asks all the questions over UDP; the reply to each, or none. `progress` is called for every
-/// question that is done with.
+/// What one server said to a query: nothing, something unreadable, or a reply.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Said {
+    pub(super) udp: Option<Result<Reply, String>>,
+    /// The reply over TCP, if that over UDP was truncated.
+    pub(super) tcp: Option<Result<Reply, String>>,
+}
+
+/// Sends all the queries to a server, as a client that asks again over TCP; `progress` is called
+/// for each reply.
 pub(super) fn ask_all(
     server: SocketAddr,
     queries: &[Vec<u8>],
-    mut progress: impl FnMut(),
-) -> Result<Vec<Option<Vec<u8>>>> {
-    let mut replies = vec![None; queries.len()];
-    for (round, patience) in PATIENCE.into_iter().enumerate() {
-        let open: Vec<usize> = (0..queries.len())
-            .filter(|at| replies[*at].is_none())
-            .collect();
+    progress: impl Fn(),
+) -> Result<Vec<Said>> {
+    let mut said = vec![Said::default(); queries.len()];
+    let mut buffer = vec![0; 65_536];
+    for (timeout, window) in ROUNDS {
         // A socket for each round: what comes late for one is not taken for the next.
         let socket = UdpSocket::bind("0.0.0.0:0")?;
         socket.connect(server)?;
         socket.set_read_timeout(Some(Duration::from_millis(20)))?;
-        let window = if round == 0 { WINDOW } else { 8 * WINDOW };
+        let open: Vec<usize> = (0..said.len())
+            .filter(|at| said[*at].udp.is_none())
+            .collect();
+        let mut open = open.into_iter();
         let mut waiting: HashMap<[u8; 2], (usize, Instant)> = HashMap::new();
-        let mut rest = open.into_iter();
-        let mut buffer = vec![0; 65_536];
         loop {
             while waiting.len() < window {
-                let Some(at) = rest.next() else { break };
+                let Some(at) = open.next() else { break };
                 // A refusal by ICMP shows as an error of the next call; there is no reply then.
                 let _ = socket.send(&queries[at]);
                 // Without an ID no reply could be told from others.
@@ -53,24 +62,23 @@ pub(super) fn ask_all(
                 && let Some(id) = buffer[..len].first_chunk::<2>()
                 && let Some((at, _)) = waiting.remove(id)
             {
-                replies[at] = Some(buffer[..len].to_vec());
+                said[at].udp = Some(Reply::read(&buffer[..len]));
                 progress();
             }
-            waiting.retain(|_, (_, sent)| sent.elapsed() < patience);
+            waiting.retain(|_, (_, sent)| sent.elapsed() < timeout);
         }
     }
-    Ok(replies)
+    for (said, query) in said.iter_mut().zip(queries) {
+        if matches!(&said.udp, Some(Ok(reply)) if reply.has(TC)) {
+            said.tcp = ask_tcp(server, query).map(|reply| Reply::read(&reply));
+        }
+    }
+    Ok(said)
 }
 
-/// Asks over TCP (RFC 7766), on a connection of its own; `None` if no whole reply comes.
+/// Asks over TCP on a connection of its own; `None` if no whole reply comes.
 pub(super) fn ask_tcp(server: SocketAddr, query: &[u8]) -> Option<Vec<u8>> {
     let mut stream = TcpStream::connect_timeout(&server, Duration::from_secs(2)).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(3))).ok()?;
-    let len = (query.len() as u16).to_be_bytes();
-    stream.write_all(&[&len, query].concat()).ok()?;
-    let mut len = [0; 2];
-    stream.read_exact(&mut len).ok()?;
-    let mut reply = vec![0; usize::from(u16::from_be_bytes(len))];
-    stream.read_exact(&mut reply).ok()?;
-    Some(reply)
+    message::exchange(&mut stream, query).ok()
 }

@@ -1,10 +1,14 @@
-//! What is asked: four queries in five are such as clients send, the fifth is odd. A third of
-//! them all were asked before, so that caches are met cold and warm.
+//! The queries: four in five are such as clients send, the fifth is unusual or malformed. A third
+//! of them all were sent before, so that caches are met cold and warm.
 
-use lab::rich::{self, OWNERS};
+use fastrand::Rng;
+use hickory_proto::rr::RecordType;
+use lab::{
+    message::rtype,
+    rich::{self, OWNERS},
+};
 
-use super::wire::{self, AD, CD, DO, Oddity, Opt, QR, Query, RD, TC, Z};
-use crate::random::Random;
+use super::query::{AD, CD, DO, Defect, Opt, QR, Query, RD, TC, Z, name};
 
 /// Types that clients ask for, whatever the name.
 const COMMON: &[&str] = &[
@@ -24,17 +28,17 @@ const ZONES: &[&str] = &[
 
 /// So many queries; the ID of each is its number.
 pub(super) fn queries(count: usize, seed: u64) -> Vec<Query> {
-    let mut random = Random::new(seed);
+    let random = &mut Rng::with_seed(seed);
     let mut queries: Vec<Query> = Vec::with_capacity(count);
     for number in 0..count {
-        let repeat = !queries.is_empty() && random.percent(33);
+        let repeat = !queries.is_empty() && percent(random, 33);
         let mut query = if repeat {
-            let earlier = random.below(queries.len());
+            let earlier = random.usize(..queries.len());
             queries[earlier].clone()
-        } else if random.percent(80) {
-            sane(&mut random)
+        } else if percent(random, 80) {
+            plain(random)
         } else {
-            odd(&mut random)
+            unusual(random)
         };
         query.id = number as u16;
         queries.push(query);
@@ -42,106 +46,115 @@ pub(super) fn queries(count: usize, seed: u64) -> Vec<Query> {
     queries
 }
 
-fn sane(random: &mut Random) -> Query {
-    let (name, qtype) = question(random);
-    let mut query = Query::new(wire::name(&name), qtype);
-    if random.percent(30) {
+fn plain(random: &mut Rng) -> Query {
+    let (text, qtype) = question(random);
+    let mut query = Query::new(name(&text), qtype);
+    if percent(random, 30) {
         flip_case(random, &mut query.name);
     }
-    if random.percent(8) {
+    if percent(random, 8) {
         query.flags &= !RD;
     }
     for (flag, share) in [(AD, 15), (CD, 15)] {
-        if random.percent(share) {
+        if percent(random, share) {
             query.flags |= flag;
         }
     }
-    if random.percent(60) {
+    if percent(random, 60) {
         query.opt = Some(Opt {
-            size: random.pick(&[512, 1232, 1232, 1232, 1400, 4096, 65535]),
+            size: pick(random, &[512, 1232, 1232, 1232, 1400, 4096, 65535]),
             version: 0,
-            flags: if random.percent(45) { DO } else { 0 },
+            flags: if percent(random, 45) { DO } else { 0 },
             options: Vec::new(),
         });
     }
     query
 }
 
-/// A name and a type. Names that are not there come from small sets, so that some come again.
-fn question(random: &mut Random) -> (String, u16) {
-    let common = wire::rrtype(random.pick(COMMON));
-    let zone = random.pick(ZONES);
-    match random.below(100) {
+/// A name and a type. Names that do not exist come from small sets, so that some come again.
+fn question(random: &mut Rng) -> (String, RecordType) {
+    let common = rtype(pick(random, COMMON));
+    let zone = pick(random, ZONES);
+    match random.usize(..100) {
         0..50 => {
-            let (name, types) = random.pick(OWNERS);
-            let qtype = if random.percent(75) {
-                wire::rrtype(random.pick(types))
+            let (name, types) = pick(random, OWNERS);
+            let qtype = if percent(random, 75) {
+                rtype(pick(random, types))
             } else {
                 common
             };
             (name.to_owned(), qtype)
         }
-        50..65 => (format!("n{}.example.com", random.below(300)), 1),
-        65..78 => (format!("no{}.{zone}", random.below(200)), common),
+        50..65 => (
+            format!("n{}.example.com", random.usize(..300)),
+            RecordType::A,
+        ),
+        65..78 => (format!("no{}.{zone}", random.usize(..200)), common),
         78..86 => {
-            let (name, _) = random.pick(OWNERS);
-            (format!("below{}.{name}", random.below(20)), common)
+            let (name, _) = pick(random, OWNERS);
+            (format!("below{}.{name}", random.usize(..20)), common)
         }
         86..90 => {
-            let name = random.pick(&[rich::longest_name(), rich::long_label()]);
-            (name, random.pick(&[1, 28]))
+            let name = pick(random, &[rich::longest_name(), rich::long_label()]);
+            (name, pick(random, &[RecordType::A, RecordType::AAAA]))
         }
         90..95 => {
-            let count = 1 + random.below(8);
-            let label: String = random
-                .octets(count)
-                .iter()
-                .map(|octet| format!("\\{octet:03}"))
-                .collect();
+            let count = 1 + random.usize(..8);
+            let label = octets(random, count).into_iter();
+            let label: String = label.map(|octet| format!("\\{octet:03}")).collect();
             (format!("{label}.{zone}"), common)
         }
-        95..98 => (format!("out{}.elsewhere.example", random.below(20)), common),
-        _ => (".".to_owned(), random.pick(&[1, 2, 6])),
+        95..98 => (
+            format!("out{}.elsewhere.example", random.usize(..20)),
+            common,
+        ),
+        _ => (
+            ".".to_owned(),
+            pick(random, &[RecordType::A, RecordType::NS, RecordType::SOA]),
+        ),
     }
 }
 
-fn flip_case(random: &mut Random, name: &mut [u8]) {
+fn flip_case(random: &mut Rng, name: &mut [u8]) {
     // A length octet is at most 63, and so is no letter.
     for octet in name.iter_mut().filter(|octet| octet.is_ascii_alphabetic()) {
-        if random.percent(50) {
+        if percent(random, 50) {
             *octet ^= 0x20;
         }
     }
 }
 
-fn odd(random: &mut Random) -> Query {
-    let mut query = sane(random);
-    match random.below(13) {
+fn unusual(random: &mut Rng) -> Query {
+    let mut query = plain(random);
+    match random.usize(..13) {
         0 => {
-            query.qclass = random.pick(&[0, 2, 3, 4, 254, 255, 65280]);
+            query.qclass = pick(random, &[0, 2, 3, 4, 254, 255, 65280]);
         }
         1 => {
             query.qclass = 3;
-            query.qtype = random.pick(&[16, 16, 255, 1]);
-            query.name = wire::name(random.pick(&[
-                "version.bind",
-                "version.server",
-                "id.server",
-                "hostname.bind",
-                "other.bind",
-            ]));
+            query.qtype = pick(random, &[16, 16, 255, 1]).into();
+            query.name = name(pick(
+                random,
+                &[
+                    "version.bind",
+                    "version.server",
+                    "id.server",
+                    "hostname.bind",
+                    "other.bind",
+                ],
+            ));
         }
-        2 => query.qtype = random.pick(META),
-        3 => query.qtype = random.pick(&[3, 62, 128, 1000, 32768, 65280, 65534]),
-        4 => query.flags |= random.pick(&[Z, TC, 0x0400, 0x0080, 0x0003, Z | AD | CD]),
+        2 => query.qtype = pick(random, META).into(),
+        3 => query.qtype = pick(random, &[3, 62, 128, 1000, 32768, 65280, 65534]).into(),
+        4 => query.flags |= pick(random, &[Z, TC, 0x0400, 0x0080, 0x0003, Z | AD | CD]),
         5 => {
-            let opcode = 1 + random.below(15);
+            let opcode = 1 + random.usize(..15);
             query.flags |= (opcode as u16) << 11;
         }
         6 => query.flags |= QR,
-        7 => opt(&mut query).size = random.next() as u16 >> random.below(12),
-        8 => opt(&mut query).version = 1 + random.below(255) as u8,
-        9 => opt(&mut query).flags |= 1 << random.below(15),
+        7 => opt(&mut query).size = random.u16(..) >> random.usize(..12),
+        8 => opt(&mut query).version = 1 + random.usize(..255) as u8,
+        9 => opt(&mut query).flags |= 1 << random.usize(..15),
         10 | 11 => options(random, &mut query),
         _ => malform(random, &mut query),
     }
@@ -158,68 +171,76 @@ fn opt(query: &mut Query) -> &mut Opt {
     })
 }
 
-fn options(random: &mut Random, query: &mut Query) {
-    let option = match random.below(8) {
+fn options(random: &mut Rng, query: &mut Query) {
+    let option = match random.usize(..8) {
         0 => (3, Vec::new()),
-        1 => (10, random.octets(8)),
-        2 => {
-            let len = random.pick(&[16, 24, 40]);
-            (10, random.octets(len))
+        1..4 => {
+            // Right lengths of a cookie, and wrong ones.
+            let len = pick(random, &[8, 8, 8, 16, 24, 40, 0, 7, 9, 15, 41]);
+            (10, octets(random, len))
         }
-        3 => {
-            let len = random.pick(&[0, 7, 9, 15, 41]);
-            (10, random.octets(len))
-        }
-        4 => {
-            let len = random.below(200);
-            (12, vec![0; len])
-        }
+        4 => (12, vec![0; random.usize(..200)]),
         5 => (
             8,
-            random.pick(&[
-                vec![0, 1, 24, 0, 198, 51, 100],
-                vec![0, 2, 32, 0, 0x20, 1, 0x0d, 0xb8],
-                vec![0, 1, 0, 0],
-                vec![0, 1, 40, 0, 1, 2, 3, 4, 5],
-                vec![0],
-            ]),
+            pick(
+                random,
+                &[
+                    vec![0, 1, 24, 0, 198, 51, 100],
+                    vec![0, 2, 32, 0, 0x20, 1, 0x0d, 0xb8],
+                    vec![0, 1, 0, 0],
+                    vec![0, 1, 40, 0, 1, 2, 3, 4, 5],
+                    vec![0],
+                ],
+            ),
         ),
         6 => (11, Vec::new()),
         _ => {
-            let len = random.below(40);
-            (65001 + random.below(500) as u16, random.octets(len))
+            let len = random.usize(..40);
+            (65001 + random.usize(..500) as u16, octets(random, len))
         }
     };
     opt(query).options.push(option);
 }
 
-fn malform(random: &mut Random, query: &mut Query) {
-    query.oddity = match random.below(16) {
-        0 => Oddity::NoQuestion,
-        1 => Oddity::TwoQuestions,
-        2 => Oddity::PointerToItself,
-        3 => Oddity::PointerToHeader,
-        4 => Oddity::ExtendedLabel,
-        5 => Oddity::NameTooLong,
-        6 => Oddity::Cut(12 + random.below(query.name.len() + 4)),
-        7 => Oddity::Cut(random.below(12)),
-        8 => Oddity::Trailing(1 + random.below(60)),
-        9 => Oddity::TwoOpts,
-        10 => Oddity::OwnedOpt,
-        11 => Oddity::MisplacedOpt,
-        12 => Oddity::OptionPastEnd,
-        13 => Oddity::ExtraRecord,
-        14 => Oddity::AnswerRecord,
-        _ => Oddity::MissingRecord,
+fn malform(random: &mut Rng, query: &mut Query) {
+    query.defect = match random.usize(..16) {
+        0 => Defect::NoQuestion,
+        1 => Defect::TwoQuestions,
+        2 => Defect::PointerToItself,
+        3 => Defect::PointerToHeader,
+        4 => Defect::ExtendedLabel,
+        5 => Defect::NameTooLong,
+        6 => Defect::Cut(12 + random.usize(..query.name.len() + 4)),
+        7 => Defect::Cut(random.usize(..12)),
+        8 => Defect::Trailing(1 + random.usize(..60)),
+        9 => Defect::TwoOpts,
+        10 => Defect::OwnedOpt,
+        11 => Defect::MisplacedOpt,
+        12 => Defect::OptionPastEnd,
+        13 => Defect::ExtraRecord,
+        14 => Defect::AnswerRecord,
+        _ => Defect::MissingRecord,
     };
-    match query.oddity {
-        Oddity::TwoOpts | Oddity::OwnedOpt | Oddity::MisplacedOpt | Oddity::OptionPastEnd => {
+    match query.defect {
+        Defect::TwoOpts | Defect::OwnedOpt | Defect::MisplacedOpt | Defect::OptionPastEnd => {
             opt(query);
         }
         // The record is not there only if none follows the question.
-        Oddity::MissingRecord => query.opt = None,
+        Defect::MissingRecord => query.opt = None,
         _ => {}
     }
+}
+
+fn percent(random: &mut Rng, share: u8) -> bool {
+    random.u8(..100) < share
+}
+
+fn pick<T: Clone>(random: &mut Rng, list: &[T]) -> T {
+    list[random.usize(..list.len())].clone()
+}
+
+fn octets(random: &mut Rng, count: usize) -> Vec<u8> {
+    (0..count).map(|_| random.u8(..)).collect()
 }
 
 #[cfg(test)]
@@ -233,10 +254,10 @@ mod tests {
     }
 
     #[test]
-    fn most_are_sane_and_some_come_again() {
+    fn most_are_plain_and_some_come_again() {
         let queries = queries(10_000, 1);
         let plain = queries.iter().filter(|query| {
-            query.oddity == Oddity::None && query.qclass == 1 && query.opcode() == 0
+            query.defect == Defect::None && query.qclass == 1 && query.opcode() == 0
         });
         assert!(plain.count() > 8_500);
         let mut wires: Vec<_> = queries

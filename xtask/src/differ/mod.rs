@@ -1,7 +1,7 @@
 //! `cargo xtask differ`: the same queries to Heimdall and to two other resolvers, and where their
 //! replies differ.
 //!
-//! [`generate`] makes the queries and [`wire`] writes them; [`exchange`] sends them; [`normal`]
+//! [`generate`] makes the queries and [`query`] writes them; [`exchange`] sends them; [`reply`]
 //! reads the replies; [`compare`] finds what differs, and [`rules`] knows why. A difference that
 //! no rule explains is an error: a bug, or a rule that has to be written, and then told in
 //! docs/differences.md.
@@ -9,13 +9,12 @@
 mod compare;
 mod exchange;
 mod generate;
-pub(crate) mod normal;
+mod query;
+pub(crate) mod reply;
 mod rules;
-mod wire;
 
 use std::{
     collections::BTreeSet,
-    net::SocketAddr,
     path::{Path, PathBuf},
     thread,
     time::Instant,
@@ -23,12 +22,13 @@ use std::{
 
 use anyhow::{Result, anyhow, bail};
 use clap::Args;
-use compare::{Difference, Peer, Said, differences};
+use compare::{Difference, Peer, differences};
+use exchange::Said;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use lab::{DNSMASQ_PORT, Heimdall, Knot, Lab, SERVER_V4, UNBOUND_PORT, UPSTREAM};
-use normal::Reply;
+use query::Query;
+use reply::Reply;
 use rules::{RULES, explain};
-use wire::{Query, TC, hex};
 
 use crate::setup::{self, BUILD, LAB, PEERS, Setup};
 
@@ -37,7 +37,7 @@ const SHOWN: usize = 20;
 
 #[derive(Args)]
 #[command(after_help = "\
-The queries are generated: right ones and odd ones, many of them twice. They go to heimdall on
+The queries are generated: right and malformed ones, many of them twice. They go to heimdall on
 AF_XDP, to unbound and to dnsmasq, in network namespaces; the upstream of all three is one Knot DNS.
 What differs is counted by class (docs/differences.md says why each is as it is); a difference that
 belongs to none is shown with the query and both replies, and makes this fail. Needs root.")]
@@ -102,7 +102,7 @@ impl Differ {
 }
 
 /// What Heimdall, unbound and dnsmasq said to each query.
-fn ask(program: &Path, queries: &[Query]) -> Result<[Vec<Said>; 3]> {
+fn ask(program: &Path, queries: &[Query]) -> Result<Vec<Vec<Said>>> {
     let lab = Lab::new()?;
     let _upstream = Knot::rich_upstream(&lab)?;
     let heimdall = Heimdall::on_xdp(&lab, program, &["--upstream", UPSTREAM])?;
@@ -116,87 +116,30 @@ fn ask(program: &Path, queries: &[Query]) -> Result<[Vec<Said>; 3]> {
     let messages: Vec<Vec<u8>> = queries.iter().map(Query::wire).collect();
 
     let bars = MultiProgress::new();
-    let udp = each_server(&servers, |title, server| {
-        let bar = bar(&bars, title, messages.len());
-        let replies = lab.as_client(|| exchange::ask_all(server, &messages, || bar.inc(1)))?;
-        bar.finish();
-        Ok(replies)
-    })?;
-    let truncated = |reply: &Option<Vec<u8>>| {
-        reply
-            .as_ref()
-            .and_then(|reply| reply.get(2))
-            .is_some_and(|octet| octet & (TC >> 8) as u8 != 0)
-    };
-    let again: BTreeSet<usize> = (0..messages.len())
-        .filter(|at| udp.iter().any(|replies| truncated(&replies[*at])))
-        .collect();
-    let tcp = each_server(&servers, |title, server| {
-        let bar = bar(&bars, &format!("{title}, TCP"), again.len());
-        let ask = |at: &usize| {
-            bar.inc(1);
-            exchange::ask_tcp(server, &messages[*at])
-        };
-        let replies: Vec<_> = lab.as_client(|| Ok(again.iter().map(ask).collect()))?;
-        bar.finish();
-        Ok(replies)
-    })?;
+    let style = ProgressStyle::with_template("  {msg:16} [{bar:40}] {pos}/{len} {elapsed}")?;
+    let said = thread::scope(|scope| {
+        let clients = servers.map(|(title, port)| {
+            let bar = bars.add(ProgressBar::new(messages.len() as u64));
+            bar.set_style(style.clone());
+            bar.set_message(title);
+            let (lab, messages) = (&lab, &messages);
+            scope.spawn(move || -> Result<Vec<Said>> {
+                let server = format!("{SERVER_V4}:{port}").parse()?;
+                let said =
+                    lab.in_client(|| exchange::ask_all(server, messages, || bar.inc(1)))??;
+                bar.finish();
+                Ok(said)
+            })
+        });
+        clients.map(|client| client.join().map_err(|_| anyhow!("a client panicked"))?)
+    });
     let stats = heimdall.stats()?;
     println!(
-        "heimdall: {} received over AF_XDP, {} hits; {} asked again over TCP",
+        "heimdall: {} received over AF_XDP, {} hits",
         lab::sum(&stats, "received"),
         lab::sum(&stats, "hits"),
-        again.len()
     );
-
-    let mut said = udp.into_iter().zip(tcp).map(|(udp, tcp)| {
-        let read = |reply: Vec<u8>| Reply::read(&reply);
-        let mut said: Vec<Said> = udp
-            .into_iter()
-            .map(|reply| Said {
-                udp: reply.map(read),
-                tcp: None,
-            })
-            .collect();
-        for (at, reply) in again.iter().zip(tcp) {
-            said[*at].tcp = reply.map(read);
-        }
-        said
-    });
-    let mut next = || said.next().unwrap_or_default();
-    Ok([next(), next(), next()])
-}
-
-/// Does something with every server at the same time.
-fn each_server<T: Send>(
-    servers: &[(&str, u16)],
-    work: impl Fn(&str, SocketAddr) -> Result<T> + Sync,
-) -> Result<Vec<T>> {
-    thread::scope(|scope| {
-        let threads: Vec<_> = servers
-            .iter()
-            .map(|(title, port)| {
-                let work = &work;
-                scope.spawn(move || work(title, format!("{SERVER_V4}:{port}").parse()?))
-            })
-            .collect();
-        let join = |thread: thread::ScopedJoinHandle<'_, Result<T>>| {
-            thread
-                .join()
-                .map_err(|_| anyhow!("a thread that asks died"))?
-        };
-        threads.into_iter().map(join).collect()
-    })
-}
-
-fn bar(bars: &MultiProgress, title: &str, len: usize) -> ProgressBar {
-    let style = ProgressStyle::with_template("  {msg:16} [{bar:40}] {pos}/{len} {elapsed}")
-        .unwrap_or_else(|_| ProgressStyle::default_bar());
-    bars.add(
-        ProgressBar::new(len as u64)
-            .with_style(style)
-            .with_message(title.to_owned()),
-    )
+    said.into_iter().collect()
 }
 
 /// Differences by class.
@@ -237,7 +180,7 @@ impl Tally {
                 let count = &mut self.counts[rule][peer as usize];
                 *count += 1;
                 if *count <= self.examples {
-                    show(RULES[rule].name, query, difference);
+                    show(RULES[rule].0, query, difference);
                 }
             }
         }
@@ -249,8 +192,8 @@ impl Tally {
             "{:<44} {:>8} {:>8}",
             "same reply", self.same[0], self.same[1]
         );
-        for (rule, [unbound, dnsmasq]) in RULES.iter().zip(&self.counts) {
-            println!("{:<44} {unbound:>8} {dnsmasq:>8}", rule.name);
+        for ((name, _), [unbound, dnsmasq]) in RULES.iter().zip(&self.counts) {
+            println!("{name:<44} {unbound:>8} {dnsmasq:>8}");
         }
         println!("{:<44} {:>17}", "unexplained", self.unexplained);
         if self.unexplained > 0 {
@@ -267,11 +210,11 @@ fn show(title: &str, query: &Query, difference: &Difference<'_>) {
     let text =
         |reply: Option<&Reply>| reply.map_or("none that can be read".to_owned(), Reply::text);
     println!(
-        "\n{title}: {} of {:?} for {}\n  query {}\n  heimdall: {}\n  {:?}: {}",
+        "\n{title}: {:?} of {:?} for {} {}\n  {query:?}\n  heimdall: {}\n  {:?}: {}",
         difference.aspect,
         difference.peer,
-        query.text(),
-        hex(&query.wire()),
+        query.name.escape_ascii(),
+        query.qtype,
         text(difference.ours),
         difference.peer,
         text(difference.theirs),

@@ -2,8 +2,7 @@
 
 use std::{
     collections::HashMap,
-    io::{Read, Write},
-    net::{SocketAddr, TcpStream, UdpSocket},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
@@ -13,17 +12,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
+use fastrand::Rng;
+use lab::message;
 use nix::sys::socket::{setsockopt, sockopt};
 
 use super::{
-    check::{Sent, Verdict, judge},
-    upstream::{Ledger, POPULAR, Question, wire_name},
+    answers::{Ledger, POPULAR, Question},
+    check::{Sent, judge},
 };
-use crate::random::Random;
 
-/// How long a reply is waited for: longer than the server's attempts to get an answer take.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a reply is waited for: longer than the server's tries to get an answer take.
+const TIMEOUT: Duration = Duration::from_secs(5);
 /// How long one wait on a socket takes at most; queries that are due meanwhile go together.
 const TICK: Duration = Duration::from_millis(2);
 /// Octets that a client's socket holds.
@@ -31,41 +31,63 @@ const RECEIVE_BUFFER: usize = 4 << 20;
 /// Wrong replies that are kept to be shown.
 const SHOWN: usize = 10;
 /// Questions on one TCP connection.
-const PER_CONNECTION: usize = 100;
+const PER_CONNECTION: u16 = 100;
 
-/// What one kind of clients counts.
+/// What is counted of one kind of clients.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Count {
+    Asked,
+    Right,
+    /// Truncated, as it does not fit.
+    Truncated,
+    /// Right, but expired.
+    Stale,
+    /// No upstream gave an answer.
+    Failed,
+    Lost,
+    Wrong,
+}
+
+/// The counts of one kind of clients.
 #[derive(Debug, Default)]
-pub(super) struct Tally {
-    pub(super) asked: AtomicU64,
-    pub(super) right: AtomicU64,
-    pub(super) cut: AtomicU64,
-    pub(super) stale: AtomicU64,
-    pub(super) failed: AtomicU64,
-    pub(super) lost: AtomicU64,
-    pub(super) wrong: AtomicU64,
+pub(super) struct Tally([AtomicU64; 7]);
+
+impl Tally {
+    fn add(&self, count: Count, by: u64) {
+        self.0[count as usize].fetch_add(by, Relaxed);
+    }
+
+    pub(super) fn get(&self, count: Count) -> u64 {
+        self.0[count as usize].load(Relaxed)
+    }
+
+    /// All counts, in the order of [`Count`].
+    pub(super) fn all(&self) -> [u64; 7] {
+        self.0.each_ref().map(|count| count.load(Relaxed))
+    }
 }
 
 /// What all clients share.
 #[derive(Debug)]
 pub(super) struct World {
     pub(super) ledger: Arc<Ledger>,
-    /// Nobody asks any more; what is under way is still waited for.
+    /// Nobody asks any more; what is in flight is still waited for.
     pub(super) stop: AtomicBool,
     pub(super) flood: AtomicBool,
     /// The first wrong replies, in words.
     pub(super) wrong: Mutex<Vec<String>>,
-    zipf: Vec<f64>,
+    /// Sums of the popular names' weights, by rank.
+    weights: Vec<f64>,
 }
 
 impl World {
     pub(super) fn new(ledger: Arc<Ledger>) -> Self {
-        let mut sum = 0.0;
-        let sums = (1..=POPULAR).map(|rank| {
-            sum += 1.0 / rank as f64;
-            sum
-        });
+        let add = |sum: &mut f64, rank: usize| {
+            *sum += 1.0 / rank as f64;
+            Some(*sum)
+        };
         Self {
-            zipf: sums.collect(),
+            weights: (1..=POPULAR).scan(0.0, add).collect(),
             ledger,
             stop: AtomicBool::new(false),
             flood: AtomicBool::new(false),
@@ -74,34 +96,28 @@ impl World {
     }
 
     /// A popular name's rank: the first is asked twice as often as the second, and so on.
-    pub(super) fn rank(&self, random: &mut Random) -> usize {
-        let all = self.zipf[POPULAR - 1];
-        let point = all * (random.next() >> 11) as f64 / (1u64 << 53) as f64;
-        self.zipf.partition_point(|sum| *sum <= point)
+    pub(super) fn rank(&self, random: &mut Rng) -> usize {
+        let point = self.weights[POPULAR - 1] * random.f64();
+        self.weights.partition_point(|sum| *sum <= point)
     }
 
-    fn popular(&self, random: &mut Random) -> Question {
+    fn popular(&self, random: &mut Rng) -> Question {
         Question::new(popular_name(self.rank(random)))
     }
 
     /// Notes that a question is asked, and makes a query of it. Over UDP there is a bound on the
     /// reply's size.
-    fn query(&self, question: Question, random: &mut Random, id: u16, over_tcp: bool) -> Sent {
-        let edns = random.percent(80);
-        let size = random.pick(&[512u16, 1232, 1232, 1400, 4096]);
-        let mut message = id.to_be_bytes().to_vec();
-        message.extend_from_slice(&[1, 0, 0, 1, 0, 0, 0, 0, 0, u8::from(edns)]);
+    fn query(&self, question: Question, random: &mut Rng, id: u16, tcp: bool) -> Sent {
+        let edns = random.u8(..100) < 80;
+        let size = [512, 1232, 1232, 1400, 4096][random.usize(..5)];
+        let mut query = message::query(id, &question.name, question.qtype);
+        query.edns = edns.then(|| message::edns(size));
+        let mut message = message::octets(&query);
         // A length octet is at most 63, and so is no letter.
-        message.extend(wire_name(&question.name).iter().map(|octet| {
-            let flip = octet.is_ascii_alphabetic() && random.percent(50);
-            octet ^ (u8::from(flip) << 5)
-        }));
-        message.extend_from_slice(&question.qtype.to_be_bytes());
-        message.extend_from_slice(&[0, 1]);
-        if edns {
-            message.extend_from_slice(&[0, 0, 41]);
-            message.extend_from_slice(&size.to_be_bytes());
-            message.extend_from_slice(&[0; 6]);
+        for octet in &mut message[12..][..question.name.len() + 1] {
+            if octet.is_ascii_alphabetic() && random.bool() {
+                *octet ^= 0x20;
+            }
         }
         let rank = question.rank();
         if rank.is_some() {
@@ -109,7 +125,7 @@ impl World {
         }
         Sent {
             message,
-            limit: (!over_tcp).then_some(if edns { size.into() } else { 512 }),
+            limit: (!tcp).then_some(if edns { size.into() } else { 512 }),
             edns,
             flushed: rank.map_or(Duration::ZERO, |rank| self.ledger.flushed(rank)),
             time: self.ledger.now(),
@@ -117,28 +133,22 @@ impl World {
         }
     }
 
-    fn judge(&self, sent: &Sent, reply: &[u8], tally: &Tally) -> Option<Verdict> {
-        let verdict = judge(sent, reply, &self.ledger);
-        let count = match &verdict {
-            Ok(Verdict::Right) => &tally.right,
-            Ok(Verdict::Cut) => &tally.cut,
-            Ok(Verdict::Stale) => &tally.stale,
-            Ok(Verdict::Failed) => &tally.failed,
-            Err(_) => &tally.wrong,
-        };
-        count.fetch_add(1, Relaxed);
-        if let Err(error) = &verdict {
+    /// Judges and counts a reply.
+    fn judge(&self, sent: &Sent, reply: &[u8], tally: &Tally) -> Count {
+        let judged = judge(sent, reply, &self.ledger).unwrap_or_else(|error| {
             let mut wrong = self.wrong.lock().unwrap_or_else(PoisonError::into_inner);
             if wrong.len() < SHOWN {
                 let Question { name, qtype } = &sent.question;
-                let way = if sent.limit.is_some() { "UDP" } else { "TCP" };
+                let transport = if sent.limit.is_some() { "UDP" } else { "TCP" };
+                let time = sent.time.as_secs_f32();
                 wrong.push(format!(
-                    "at {:.1} s, {way}, {name} TYPE{qtype}: {error}",
-                    sent.time.as_secs_f32()
+                    "at {time:.1} s, {transport}, {name} {qtype}: {error}"
                 ));
             }
-        }
-        verdict.ok()
+            Count::Wrong
+        });
+        tally.add(judged, 1);
+        judged
     }
 }
 
@@ -167,12 +177,12 @@ impl Kind {
         }
     }
 
-    fn question(self, world: &World, random: &mut Random, number: u64) -> Question {
+    fn question(self, world: &World, random: &mut Rng, number: u64) -> Question {
         match self {
             Self::Popular => world.popular(random),
             Self::Tail => Question::new(format!("t{number}.tail.soak.example")),
-            Self::Flaky => Question::new(format!("f{}.flaky.soak.example", random.below(50))),
-            Self::Flood => Question::new(format!("{:016x}.flood.soak.example", random.next())),
+            Self::Flaky => Question::new(format!("f{}.flaky.soak.example", random.u8(..50))),
+            Self::Flood => Question::new(format!("{:016x}.flood.soak.example", random.u64(..))),
         }
     }
 }
@@ -182,24 +192,21 @@ pub(super) struct Udp<'a> {
     pub(super) world: &'a World,
     pub(super) kind: Kind,
     pub(super) tally: &'a Tally,
-    pub(super) random: Random,
-    /// Takes the questions whose replies were cut.
+    pub(super) random: Rng,
+    /// Takes the questions whose replies were truncated.
     pub(super) again: SyncSender<Question>,
 }
 
 impl Udp<'_> {
     /// Asks until it is time to stop, and waits for the last replies.
     pub(super) fn run(mut self, server: SocketAddr) -> Result<()> {
-        let any: SocketAddr = if server.is_ipv4() {
-            "0.0.0.0:0"
-        } else {
-            "[::]:0"
-        }
-        .parse()?;
-        let socket = UdpSocket::bind(any)?;
+        let socket = match server {
+            SocketAddr::V4(_) => UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)),
+            SocketAddr::V6(_) => UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)),
+        }?;
         socket.connect(server)?;
         socket.set_read_timeout(Some(TICK))?;
-        // What this thread takes late, as it was kept from the core, is not to count as lost.
+        // What this thread reads late, as it had no processor, is not to count as lost.
         setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER)?;
         let mut waiting: HashMap<u16, Sent> = HashMap::new();
         let mut buffer = vec![0; 65_536];
@@ -212,7 +219,7 @@ impl Udp<'_> {
             let active = !stop && (self.kind != Kind::Flood || self.world.flood.load(Relaxed));
             let passed = last.elapsed();
             last += passed;
-            // Who was kept from the core for long does not make up for it at once.
+            // What is late by more than a few ticks is left out, not sent in a burst.
             owed += self.kind.rate() * passed.min(5 * TICK).as_secs_f64();
             while owed >= 1.0 {
                 owed -= 1.0;
@@ -229,9 +236,8 @@ impl Udp<'_> {
             }
             let now = self.world.ledger.now();
             let before = waiting.len();
-            waiting.retain(|_, sent| now - sent.time < PATIENCE);
-            let lost = (before - waiting.len()) as u64;
-            self.tally.lost.fetch_add(lost, Relaxed);
+            waiting.retain(|_, sent| now - sent.time < TIMEOUT);
+            self.tally.add(Count::Lost, (before - waiting.len()) as u64);
         }
     }
 
@@ -241,13 +247,13 @@ impl Udp<'_> {
         waiting: &mut HashMap<u16, Sent>,
         number: u64,
     ) -> Result<()> {
-        let mut id = self.random.next() as u16;
+        let mut id = self.random.u16(..);
         while waiting.contains_key(&id) {
             id = id.wrapping_add(1);
         }
         let question = self.kind.question(self.world, &mut self.random, number);
         let sent = self.world.query(question, &mut self.random, id, false);
-        self.tally.asked.fetch_add(1, Relaxed);
+        self.tally.add(Count::Asked, 1);
         socket.send(&sent.message).context("cannot send a query")?;
         waiting.insert(id, sent);
         Ok(())
@@ -259,58 +265,41 @@ impl Udp<'_> {
             // It comes too late, and is counted as lost.
             return;
         };
-        let cut = self.world.judge(&sent, reply, self.tally) == Some(Verdict::Cut);
-        if cut && self.kind != Kind::Flaky {
+        let judged = self.world.judge(&sent, reply, self.tally);
+        if judged == Count::Truncated && self.kind != Kind::Flaky {
             // Only as many as the TCP client has time for.
             let _ = self.again.try_send(sent.question);
         }
     }
 }
 
-/// Asks over TCP: what was cut, and popular names besides.
+/// Asks over TCP: what was truncated, and popular names besides.
 pub(super) fn tcp(
     world: &World,
     server: SocketAddr,
     tally: &Tally,
-    mut random: Random,
+    mut random: Rng,
     again: &Receiver<Question>,
 ) -> Result<()> {
     while !world.stop.load(Relaxed) {
-        let mut stream = TcpStream::connect_timeout(&server, PATIENCE)?;
+        let mut stream = TcpStream::connect_timeout(&server, TIMEOUT)?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(TIMEOUT))?;
         for id in 0..PER_CONNECTION {
             if world.stop.load(Relaxed) {
                 break;
             }
             let question = again.try_recv();
             let question = question.unwrap_or_else(|_| world.popular(&mut random));
-            let sent = world.query(question, &mut random, id as u16, true);
-            tally.asked.fetch_add(1, Relaxed);
-            match exchange(&mut stream, &sent.message) {
-                Ok(reply) => {
-                    world.judge(&sent, &reply, tally);
-                }
-                Err(_) => {
-                    tally.lost.fetch_add(1, Relaxed);
-                    break;
-                }
-            }
+            let sent = world.query(question, &mut random, id, true);
+            tally.add(Count::Asked, 1);
+            let Ok(reply) = message::exchange(&mut stream, &sent.message) else {
+                tally.add(Count::Lost, 1);
+                break;
+            };
+            world.judge(&sent, &reply, tally);
             thread::sleep(5 * TICK);
         }
     }
     Ok(())
-}
-
-fn exchange(stream: &mut TcpStream, message: &[u8]) -> Result<Vec<u8>> {
-    let len = (message.len() as u16).to_be_bytes();
-    stream.write_all(&[&len, message].concat())?;
-    let mut len = [0; 2];
-    stream.read_exact(&mut len)?;
-    let mut reply = vec![0; usize::from(u16::from_be_bytes(len))];
-    stream.read_exact(&mut reply)?;
-    if reply.is_empty() {
-        bail!("an empty reply");
-    }
-    Ok(reply)
 }

@@ -1,47 +1,41 @@
 //! `cargo xtask soak`: a server with a small cache under mixed load for a while.
 //!
-//! [`upstream`] says what is right; [`clients`] ask, and [`check`] judges each reply; [`watch`]
-//! looks at the server's process. Here it is seen to that floods come and go and that the caches
-//! are flushed and dumped meanwhile; [`report`] says what came of it.
+//! [`answers`] says what is right; [`clients`] ask, and [`check`] judges each reply; [`watch`]
+//! looks at the server's process. Here floods come and go, and the caches are flushed and dumped
+//! meanwhile; [`report`] has the results.
 
+mod answers;
 mod check;
 mod clients;
 mod report;
-mod upstream;
 mod watch;
 
 use std::{
     fs,
-    net::SocketAddr,
     path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering::Relaxed, mpsc},
     thread,
     time::{Duration, Instant},
 };
 
+use answers::Ledger;
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use clients::{Kind, Tally, Udp, World, popular_name};
+use fastrand::Rng;
 use lab::{FakeUpstream, Heimdall, Lab, SERVER_V4, SERVER_V6, UPSTREAM, sum};
-use report::{Hits, Outcome};
-use signal_hook::{
-    consts::{SIGHUP, SIGINT, SIGTERM},
-    flag,
-};
-use upstream::Ledger;
+use report::{Hits, Report};
 use watch::{Sample, broken};
 
 use crate::{
-    random::Random,
     setup::{self, BUILD, LAB, Setup},
+    stop::Stop,
 };
 
-/// Seconds between the lines that tell how it goes.
-const TELL: u64 = 10;
-
+/// Seconds between progress lines.
+const PROGRESS_INTERVAL: u64 = 10;
 /// Seconds between snapshots.
-const SNAPSHOT: u64 = 5;
-
+const SNAPSHOT_INTERVAL: u64 = 5;
 /// How long connections and upstream sockets may stay open after the last query.
 const CLOSING: Duration = Duration::from_secs(20);
 
@@ -73,12 +67,12 @@ pub(crate) struct Soak {
     setup: Setup,
 }
 
-/// When floods come: after the warm-up quiet and flood take turns, and at the end it is quiet.
+/// When floods come: after the warm-up, quiet phases and floods alternate; the last phase is quiet.
 #[derive(Debug, Clone, Copy)]
 struct Schedule {
     warm_up: u64,
-    /// Seconds of a turn.
-    turn: u64,
+    /// Seconds of a phase.
+    phase: u64,
     end: u64,
 }
 
@@ -87,18 +81,22 @@ impl Schedule {
         let warm_up = (seconds / 3).min(20);
         Self {
             warm_up,
-            turn: ((seconds - warm_up) / 3).min(20),
+            phase: ((seconds - warm_up) / 3).min(20),
             end: seconds,
         }
     }
 
-    /// The turn at a time, unless it is still warming up: the odd ones are floods.
-    fn turn(self, second: u64) -> Option<u64> {
-        let last = (self.end - self.warm_up) / self.turn - 1;
+    /// The phase at a time, unless it is still warming up: the odd ones are floods.
+    fn phase(self, second: u64) -> Option<u64> {
+        let last = (self.end - self.warm_up) / self.phase - 1;
         // The last is quiet, and longer if the time does not divide evenly.
-        let turn = second.checked_sub(self.warm_up)? / self.turn;
-        Some(turn.min(last & !1))
+        let phase = second.checked_sub(self.warm_up)? / self.phase;
+        Some(phase.min(last & !1))
     }
+}
+
+fn is_flood(phase: Option<u64>) -> bool {
+    phase.is_some_and(|phase| phase % 2 == 1)
 }
 
 impl Soak {
@@ -126,24 +124,32 @@ impl Soak {
             "{} s, seed {}, caches of {}",
             self.seconds, self.seed, self.cache_size
         );
-        self.soak(&program)?.tell()
+        self.soak(&program)?.print()
     }
 
     /// Soaks, and looks at the server before and after.
-    fn soak(&self, program: &Path) -> Result<Outcome> {
+    fn soak(&self, program: &Path) -> Result<Report> {
         let lab = Lab::new()?;
         let ledger = Arc::new(Ledger::new());
-        let _upstream = FakeUpstream::answering(&lab, UPSTREAM, {
+        let upstream = FakeUpstream::scripted(&lab, UPSTREAM, {
             let ledger = ledger.clone();
-            move |message, over_tcp| ledger.replies(message, over_tcp)
+            move |query| ledger.responses(query)
         })?;
         let directory = tempfile::tempdir()?;
         let snapshot = directory.path().join("snapshot");
-        let heimdall = self.server(&lab, program, directory.path(), &snapshot)?;
+        let config = directory.path().join("heimdall.toml");
+        let text = format!(
+            "upstream = [\"{UPSTREAM}\"]\n[cache]\nsize = \"{}\"\nsnapshot = \"{}\"\nsnapshot-interval = {SNAPSHOT_INTERVAL}\n",
+            self.cache_size,
+            snapshot.display()
+        );
+        fs::write(&config, text)?;
+        let config = config.display().to_string();
+        let heimdall = Heimdall::on_xdp(&lab, program, &["--config", &config])?;
         let world = World::new(ledger);
         let tallies = <[Tally; 5]>::default();
         let start = Sample::take(&heimdall)?;
-        let mut outcome = self.load(&lab, &heimdall, &world, &tallies)?;
+        let mut report = self.load(&lab, &heimdall, &world, &upstream, &tallies)?;
         // What is idle is closed after a while.
         let quiet = Instant::now();
         let end = loop {
@@ -153,37 +159,13 @@ impl Soak {
             }
             thread::sleep(Duration::from_millis(200));
         };
-        outcome.ends = [start, end];
-        outcome.stats = heimdall.stats()?;
-        outcome.tallies = tallies;
-        outcome.wrong = world.wrong.into_inner()?;
-        outcome.snapshot = fs::metadata(&snapshot)
-            .context("no snapshot")?
-            .modified()?
-            .elapsed()
-            .unwrap_or_default();
-        Ok(outcome)
-    }
-
-    /// A server with a small cache that is saved often.
-    fn server(
-        &self,
-        lab: &Lab,
-        program: &Path,
-        directory: &Path,
-        snapshot: &Path,
-    ) -> Result<Heimdall> {
-        let config = directory.join("heimdall.toml");
-        fs::write(
-            &config,
-            format!(
-                "upstream = [\"{UPSTREAM}\"]\n[cache]\nsize = \"{}\"\nsnapshot = \"{}\"\nsnapshot-interval = {SNAPSHOT}\n",
-                self.cache_size,
-                snapshot.display()
-            ),
-        )?;
-        let config = config.display().to_string();
-        Heimdall::on_xdp(lab, program, &["--config", &config])
+        report.ends = [start, end];
+        report.stats = heimdall.stats()?;
+        report.tallies = tallies;
+        report.problems.extend(world.wrong.into_inner()?);
+        let written = fs::metadata(&snapshot).context("no snapshot")?.modified()?;
+        report.snapshot = written.elapsed().unwrap_or_default();
+        Ok(report)
     }
 
     /// Lets all clients ask until the end.
@@ -192,14 +174,14 @@ impl Soak {
         lab: &Lab,
         heimdall: &Heimdall,
         world: &World,
+        upstream: &FakeUpstream,
         tallies: &[Tally; 5],
-    ) -> Result<Outcome> {
-        let mut random = Random::new(self.seed);
-        let mut seed = || Random::new(random.next());
+    ) -> Result<Report> {
+        let mut random = Rng::with_seed(self.seed);
         let [popular, tail, flaky, flood, tcp] = tallies;
-        let v4: SocketAddr = format!("{SERVER_V4}:53").parse()?;
-        let v6: SocketAddr = format!("[{SERVER_V6}]:53").parse()?;
-        let (again, cut) = mpsc::sync_channel(16);
+        let v4 = format!("{SERVER_V4}:53").parse()?;
+        let v6 = format!("[{SERVER_V6}]:53").parse()?;
+        let (again, truncated) = mpsc::sync_channel(16);
         thread::scope(|scope| {
             let mut clients = Vec::new();
             for (kind, tally, server) in [
@@ -213,81 +195,70 @@ impl Soak {
                     world,
                     kind,
                     tally,
-                    random: seed(),
+                    random: random.fork(),
                     again: again.clone(),
                 };
-                clients.push(scope.spawn(move || lab.as_client(|| client.run(server))));
+                clients.push(scope.spawn(move || lab.in_client(|| client.run(server))?));
             }
-            let random = seed();
-            clients.push(
-                scope.spawn(move || {
-                    lab.as_client(move || clients::tcp(world, v4, tcp, random, &cut))
-                }),
-            );
-            let random = seed();
+            let fork = random.fork();
+            let over_tcp = move || clients::tcp(world, v4, tcp, fork, &truncated);
+            clients.push(scope.spawn(move || lab.in_client(over_tcp)?));
             let commands = scope.spawn(move || command(heimdall, world, random));
-            let watched = self.watch(heimdall, world);
+            let watched = self.watch(heimdall, world, upstream);
             // Whatever came of it, the others are to end.
             world.stop.store(true, Relaxed);
-            let mut outcome = watched?;
+            let mut report = watched?;
             for client in clients {
-                let result = client.join().map_err(|_| anyhow!("a client died"))?;
+                let result = client.join().map_err(|_| anyhow!("a client panicked"))?;
                 result.context("a client stopped")?;
             }
-            let commands = commands.join().map_err(|_| anyhow!("a thread died"))?;
-            outcome.commands = commands.context("a command failed")?;
-            Ok(outcome)
+            let commands = commands.join().map_err(|_| anyhow!("a thread panicked"))?;
+            report.commands = commands.context("a command failed")?;
+            Ok(report)
         })
     }
 
     /// Lets floods come and go until the end, and looks at the server every second.
-    fn watch(&self, heimdall: &Heimdall, world: &World) -> Result<Outcome> {
-        let stop = Arc::default();
-        for signal in [SIGHUP, SIGINT, SIGTERM] {
-            flag::register(signal, Arc::clone(&stop))?;
-        }
+    fn watch(&self, heimdall: &Heimdall, world: &World, upstream: &FakeUpstream) -> Result<Report> {
+        let stop = Stop::on_signals()?;
         let schedule = Schedule::new(self.seconds);
-        let mut outcome = Outcome::default();
-        let hits = || Hits {
-            sent: world.ledger.sent.load(Relaxed),
-            came: world.ledger.came.load(Relaxed),
-        };
-        let (mut turn, mut since) = (None, hits());
+        let mut report = Report::default();
+        let (mut phase, mut since) = (None, Hits::default());
         let start = Instant::now();
         for second in 0..self.seconds {
-            let now = schedule.turn(second);
-            if now != turn {
-                if turn.is_some() {
-                    outcome.turns.push(hits().since(since));
+            let now = schedule.phase(second);
+            if now != phase {
+                let hits = Hits::so_far(&world.ledger);
+                if phase.is_some() {
+                    report.phases.push(hits.since(since));
                 }
-                (turn, since) = (now, hits());
-                let flood = turn.is_some_and(|turn| turn % 2 == 1);
-                world.flood.store(flood, Relaxed);
+                (phase, since) = (now, hits);
+                world.flood.store(is_flood(phase), Relaxed);
             }
             let next = start + Duration::from_secs(second + 1);
             thread::sleep(next.saturating_duration_since(Instant::now()));
-            if stop.load(Relaxed) {
-                bail!("stopped; namespaces and servers are gone");
-            }
+            stop.check()?;
+            upstream.forget();
             let sample = Sample::take(heimdall)?;
-            if turn.is_some() {
-                outcome.samples.push(sample);
+            if phase.is_some() {
+                report.samples.push(sample);
             }
+            let mut stats = heimdall.stats()?;
             // The counters are written one by one; what is wrong stays so.
-            if !broken(&heimdall.stats()?).is_empty() {
+            if !broken(&stats).is_empty() {
                 thread::sleep(Duration::from_millis(50));
-                outcome.broken.extend(broken(&heimdall.stats()?));
+                stats = heimdall.stats()?;
+                report.problems.extend(broken(&stats));
             }
-            if (second + 1) % TELL == 0 {
-                let stats = heimdall.stats()?;
+            if (second + 1) % PROGRESS_INTERVAL == 0 {
+                let title = match phase {
+                    None => "warm-up",
+                    _ if is_flood(phase) => "flood",
+                    _ => "quiet",
+                };
                 println!(
-                    "{:>5} s  {:9} {:>9} received {:>9} hits {:>8} evictions  {:>6} KiB  {:>3} files",
+                    "{:>5} s  {title:9} {:>9} received {:>9} hits {:>8} evictions  {:>6} KiB  {:>3} files",
                     second + 1,
-                    match turn {
-                        None => "warm-up",
-                        Some(turn) if turn % 2 == 1 => "flood",
-                        Some(_) => "quiet",
-                    },
                     sum(&stats, "received"),
                     sum(&stats, "hits"),
                     sum(&stats, "cache/evictions"),
@@ -296,19 +267,19 @@ impl Soak {
                 );
             }
         }
-        outcome.turns.push(hits().since(since));
-        Ok(outcome)
+        report.phases.push(Hits::so_far(&world.ledger).since(since));
+        Ok(report)
     }
 }
 
-/// Flushes and dumps what is in use, until it is time to stop; how often.
-fn command(heimdall: &Heimdall, world: &World, mut random: Random) -> Result<u64> {
+/// Flushes and dumps caches in use until it is time to stop; how often.
+fn command(heimdall: &Heimdall, world: &World, mut random: Rng) -> Result<u64> {
     let mut count = 0;
     while !world.stop.load(Relaxed) {
         thread::sleep(Duration::from_millis(500));
         let rank = world.rank(&mut random);
         let name = popular_name(rank);
-        let arguments: &[&str] = match random.below(6) {
+        let arguments: &[&str] = match random.u8(..6) {
             0 | 1 => &["flush", &name],
             2 => &["flush", "--zone", "tail.soak.example"],
             3 => &["flush", "--zone", "flaky.soak.example"],

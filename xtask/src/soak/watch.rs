@@ -21,7 +21,7 @@ impl Sample {
     /// Takes one.
     pub(super) fn take(heimdall: &Heimdall) -> Result<Self> {
         let process = format!("/proc/{}", heimdall.process.pid());
-        let comm = fs::read_to_string(format!("{process}/comm")).context("heimdall is gone")?;
+        let comm = fs::read_to_string(format!("{process}/comm")).context("heimdall has ended")?;
         if comm.trim() != "heimdall" {
             bail!("{process} is {}", comm.trim());
         }

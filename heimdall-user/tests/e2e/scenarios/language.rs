@@ -9,7 +9,7 @@
 //! | `edns`, `edns=N` | an OPT record, with a payload size of N (1232 unless given) |
 //! | `do`, `version=N` | in the OPT record |
 //! | `option=CODE:HEX` | an option in the OPT record |
-//! | `again` | the OPT record stands there twice |
+//! | `again` | two OPT records |
 //! | `owner` | the OPT record has an owner name |
 //! | `bare` | no question at all, whatever QDCOUNT says |
 //! | `set=AT:HEX` | octets from AT on are these |
@@ -18,13 +18,14 @@
 //! A reply is its response code and flags, then the question, the sections and the OPT record, with
 //! `|` in between: `NOERROR qr rd ra | www.ok. A | 300 A 192.0.2.1 | | | opt 1232`. The owner of a
 //! record is left out if it is the question's name. TTLs are rounded up to tens, since a second may
-//! pass between the learning and the asking.
+//! pass between insertion and hit.
 
 use hickory_proto::{
     op::Message,
     rr::{DNSClass, Name, RData, Record, RecordType, rdata::opt::EdnsCode},
-    serialize::binary::BinDecodable,
+    serialize::binary::{BinDecodable, BinEncodable},
 };
+use lab::message;
 
 fn hex(text: &str) -> Vec<u8> {
     let digits: Vec<u8> = text
@@ -37,41 +38,11 @@ fn hex(text: &str) -> Vec<u8> {
         .collect()
 }
 
-/// A name in wire form. An octet may be written as `\DDD`.
-fn name(text: &str) -> Vec<u8> {
-    let mut wire = Vec::new();
-    for label in text.split('.').filter(|label| !label.is_empty()) {
-        let mut octets = Vec::new();
-        let mut rest = label.as_bytes();
-        while let [octet, after @ ..] = rest {
-            if *octet == b'\\' {
-                let (digits, after) = after.split_at(3);
-                octets.push(std::str::from_utf8(digits).unwrap().parse().unwrap());
-                rest = after;
-            } else {
-                octets.push(*octet);
-                rest = after;
-            }
-        }
-        wire.push(octets.len() as u8);
-        wire.extend(octets);
-    }
-    wire.push(0);
-    wire
-}
-
-fn rtype(text: &str) -> u16 {
-    match text.strip_prefix("TYPE") {
-        Some(number) => number.parse().unwrap(),
-        None => u16::from(text.parse::<RecordType>().unwrap()),
-    }
-}
-
 /// The message that a query's text stands for.
 pub(crate) fn query(text: &str) -> Vec<u8> {
     let mut words = text.split_whitespace();
-    let name = name(words.next().unwrap());
-    let qtype = rtype(words.next().unwrap());
+    let name = message::name(words.next().unwrap()).to_bytes().unwrap();
+    let qtype = u16::from(message::rtype(words.next().unwrap()));
     let (mut flags, mut qdcount, mut class) = (0u16, 1u16, 1u16);
     let (mut edns, mut ttl, mut options, mut owner) = (None, [0u8; 4], vec![], vec![0]);
     let (mut opts, mut bare, mut edits) = (1, false, vec![]);
@@ -139,7 +110,7 @@ pub(crate) fn query(text: &str) -> Vec<u8> {
     msg
 }
 
-/// A reply as text. What goes wrong with reading it is told instead.
+/// A reply as text, or why it cannot be read.
 pub(crate) fn reply(octets: &[u8], query: &[u8]) -> String {
     if octets.get(..2) != query.get(..2) {
         return "another ID".to_owned();

@@ -8,7 +8,6 @@ mod upstream;
 use std::{
     fmt::Write as _,
     fs,
-    io::{Read, Write},
     net::{SocketAddr, TcpStream, UdpSocket},
     sync::Arc,
     time::Duration,
@@ -23,7 +22,8 @@ use heimdall_user::{
     dns::{Answer, NameHasher, TtlLimits, reply::Server},
     server::PolicyLoader,
 };
-use lab::{CLIENT_V4, FakeUpstream, Heimdall, Lab, SERVER_V4, UPSTREAM};
+use hickory_proto::op::Message;
+use lab::{CLIENT_V4, FakeUpstream, Heimdall, Lab, SERVER_V4, UPSTREAM, message};
 use tempfile::TempDir;
 
 use crate::{lab, program};
@@ -45,8 +45,7 @@ fn settings() -> (TempDir, String) {
 /// The run without a forwarder.
 const CORE: &str = "the core";
 
-/// Puts every scenario that goes `over` this transport to `ask`, twice: for a look-up that finds
-/// nothing, and for one that finds what the first has left.
+/// Runs every scenario of this transport twice, for a miss and a hit.
 fn run(name: &str, over: Over, mut ask: impl FnMut(&[u8], bool) -> Option<Vec<u8>>) {
     let mut differences = String::new();
     let mut count = 0;
@@ -79,7 +78,7 @@ fn run(name: &str, over: Over, mut ask: impl FnMut(&[u8], bool) -> Option<Vec<u8
     assert!(count > 150, "{name}: the table is there");
 }
 
-/// The answer core with a forwarder in miniature.
+/// The answer core with a forwarder that asks the scripted upstream directly.
 fn ask_core(core: &mut Core, msg: &[u8], transport: Transport) -> Option<Vec<u8>> {
     let client = Client::new(CLIENT_V4.parse().unwrap(), transport);
     let mut buf = msg.to_vec();
@@ -93,11 +92,9 @@ fn ask_core(core: &mut Core, msg: &[u8], transport: Transport) -> Option<Vec<u8>
         Ok(query) => match core.answer(&query, &mut buf, client) {
             Verdict::Miss => {
                 let question = msg[12..usize::from(query.question_end)].to_vec();
-                let cd = if query.checking_disabled() { 0x10 } else { 0 };
-                let dnssec_ok = if query.dnssec_ok() { 0x80 } else { 0 };
-                let mut sent = vec![0, 1, 1, cd, 0, 1, 0, 0, 0, 0, 0, 1];
-                sent.extend_from_slice(&question);
-                sent.extend_from_slice(&[0, 0, 41, 4, 0xd0, 0, 0, dnssec_ok, 0, 0, 0]);
+                let mut sent = message::response(&Message::from_vec(msg).unwrap());
+                sent.edns = Some(message::edns(1232));
+                sent.edns.as_mut().unwrap().set_dnssec_ok(query.dnssec_ok());
                 let answer = upstream::respond(&sent, true).and_then(|response| {
                     let limits = TtlLimits::default();
                     Answer::from_response(&response, &question, query.key_flags(), &limits).ok()
@@ -151,16 +148,17 @@ fn scenarios_through_the_answer_core() {
 }
 
 fn upstream(lab: &Lab) -> FakeUpstream {
-    FakeUpstream::answering(lab, UPSTREAM, |query, over_tcp| {
-        upstream::respond(query, over_tcp).into_iter().collect()
+    FakeUpstream::scripted(lab, UPSTREAM, |query| {
+        let response = upstream::respond(&query.message().unwrap(), query.tcp);
+        response.into_iter().collect::<Vec<_>>()
     })
     .unwrap()
 }
 
 fn ask_udp(socket: &UdpSocket, msg: &[u8], expected: bool) -> Option<Vec<u8>> {
-    let patience = if expected { 5000 } else { 200 };
+    let timeout = if expected { 5000 } else { 200 };
     socket
-        .set_read_timeout(Some(Duration::from_millis(patience)))
+        .set_read_timeout(Some(Duration::from_millis(timeout)))
         .unwrap();
     socket.send(msg).unwrap();
     let mut buf = vec![0; 65_535];
@@ -174,13 +172,7 @@ fn ask_tcp(server: SocketAddr, msg: &[u8]) -> Option<Vec<u8>> {
     stream
         .set_read_timeout(Some(Duration::from_secs(5)))
         .unwrap();
-    let len = (msg.len() as u16).to_be_bytes();
-    stream.write_all(&[&len[..], msg].concat()).unwrap();
-    let mut len = [0; 2];
-    stream.read_exact(&mut len).ok()?;
-    let mut reply = vec![0; usize::from(u16::from_be_bytes(len))];
-    stream.read_exact(&mut reply).ok()?;
-    Some(reply)
+    message::exchange(&mut stream, msg).ok()
 }
 
 #[test]
@@ -205,7 +197,7 @@ fn scenarios_over_af_xdp_and_tcp() {
         let left = &stats["sockets"]["udp_received"];
         assert_eq!(
             left, 4,
-            "XDP leaves responses and runts to the kernel, and nothing else"
+            "XDP passes responses and runts to the kernel, and nothing else"
         );
     }
     let _heimdall = Heimdall::on_xdp(&lab, program(), &["--config", &path]).unwrap();

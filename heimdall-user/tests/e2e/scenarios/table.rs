@@ -1,17 +1,17 @@
-//! The rules, a line each: what it is about, a query, the reply. The words are explained in
-//! `language.rs`, the upstream's names in `upstream.rs`.
+//! The rules, a line each: title, query, reply. `language.rs` explains the words, `upstream.rs` the
+//! names.
 
-/// What carries a scenario's query.
+/// The transport of a scenario's query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Over {
     Any,
-    /// Anything, but with the forwarder behind it.
+    /// Any transport, but only with a real forwarder.
     Path,
     Udp,
     Tcp,
 }
 
-/// A rule at work.
+/// A rule of the protocol, as a query and its reply.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Scenario {
     pub(super) rule: &'static str,
@@ -178,7 +178,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     udp("the server's size: just so many", "big-1180.s5. TXT rd edns=4096", "NOERROR qr rd ra | big-1180.s5. TXT | 300 TXT (1175 octets) | | | opt 1232"),
     udp("larger than the server's size", "big-3000.s6. TXT rd edns=4096", "NOERROR qr tc rd ra | big-3000.s6. TXT | | | | opt 1232"),
     udp("additional records that do not fit are left out", "extra-30.s10. A rd", "NOERROR qr rd ra | extra-30.s10. A | 300 A 192.0.2.1 | 300 NS ns.ok."),
-    udp("with options, too", "extra-30.s11. A rd edns=600 option=3: option=10:2464c4abcf10c957", "NOERROR qr rd ra | extra-30.s11. A | 300 A 192.0.2.1 | 300 NS ns.ok. | | opt 1232 nsid=lab-1 cookie=24"),
+    udp("with options, too", "extra-40.s11. A rd edns=600 option=3: option=10:2464c4abcf10c957", "NOERROR qr rd ra | extra-40.s11. A | 300 A 192.0.2.1 | 300 NS ns.ok. | | opt 1232 nsid=lab-1 cookie=24"),
     udp("and then the servers", "servers-25.s12. A rd", "NOERROR qr rd ra | servers-25.s12. A | 300 A 192.0.2.1"),
     udp("but not the proof of a wildcard", "proof-25.s13. A rd edns=512 do", "NOERROR qr tc rd ra | proof-25.s13. A | | | | opt 1232 do"),
     udp("what is cut keeps its response code", "nxlong.s9. A rd", "NXDOMAIN qr tc rd ra | nxlong.s9. A"),
