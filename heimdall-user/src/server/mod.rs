@@ -40,7 +40,7 @@ use crate::{
     answer::{Core, policy::Policy},
     cache::{Cache, Record},
     clock::Clock,
-    config::{Backend, Config, ConfigError, Host, Place, Zoned},
+    config::{Backend, Config, ConfigError, Host, Location, Zoned},
     control::{Control, ControlError, ControlServer, Request},
     dns::{NameHasher, reply},
     forward::{self, Forwarder, Mailbox, Prepared},
@@ -63,10 +63,10 @@ use xdp::{AfXdpError, OpenXdp};
 #[derive(Debug, Error)]
 pub enum ServerError {
     /// A setting, found to be bad before anything was opened.
-    #[error("{place}{error}")]
+    #[error("{location}{error}")]
     At {
-        /// Where it stands.
-        place: Place,
+        /// Where it is.
+        location: Location,
         /// What is wrong.
         error: Box<ServerError>,
     },
@@ -185,8 +185,10 @@ impl Server {
         );
         let mut forwarder = Prepared::new(&forward_settings, mailboxes, parts.hasher.clone())
             .map_err(start("the forwarder"))?;
-        let snapshot = config.snapshot.as_ref();
-        let snapshot = snapshot.filter(|snapshot| snapshot::restore(snapshot, &mut forwarder));
+        let snapshot = config.cache.snapshot();
+        let snapshot = snapshot
+            .as_ref()
+            .filter(|snapshot| snapshot::restore(snapshot, &mut forwarder));
         let forwarder = forwarder
             .start_with(|| threads.essential("forwarder"))
             .map_err(start("the forwarder"))?;
@@ -274,7 +276,7 @@ impl Server {
     ///
     /// # Errors
     /// Settings or files are bad; the old policy stays.
-    pub fn reload(&self) -> Result<&'static str, ReloadError> {
+    pub fn reload(&self) -> Result<String, ReloadError> {
         reload(&self.reloader)
     }
 
@@ -330,7 +332,7 @@ fn dump(caches: &Caches, scope: Scope, to: &mut dyn Write) -> io::Result<()> {
     writeln!(to, "{}", json!({ "entries": entries }))
 }
 
-fn reload(reloader: &Reloader) -> Result<&'static str, ReloadError> {
+fn reload(reloader: &Reloader) -> Result<String, ReloadError> {
     let outcome = reloader.reload();
     match &outcome {
         Ok(done) => info!("{done}"),
@@ -363,7 +365,7 @@ impl CoreParts {
             hasher: NameHasher::default(),
             server: reply::Server::new(config.max_udp_size, config.forward.trust_ad),
             policy,
-            cache_bytes: config.cache_bytes,
+            cache_bytes: config.cache.bytes,
             clock: Clock::start(),
             said_pages: Cell::new(false),
         }
@@ -430,13 +432,13 @@ fn forward_settings(config: &Config) -> forward::Settings {
         max_in_flight: forward.max_in_flight,
         attempt_timeout: forward.timeout,
         attempts: forward.attempts,
-        limits: config.ttl,
+        limits: config.cache.ttl_limits(),
         trust_ad: forward.trust_ad,
-        cache_bytes: config.cache_bytes,
+        cache_bytes: config.cache.bytes,
         failure_max: forward.failure_ttl_max,
-        stale_max_age: forward.stale_max_age,
+        stale_max_age: config.cache.stale_max_age,
         client_response_timeout: forward.client_response_timeout,
-        nxdomain_cut: forward.nxdomain_cut,
+        nxdomain_cut: config.cache.nxdomain_cut,
         client_subnet: forward.client_subnet.map(|prefix| prefix.parts()),
         ..forward::Settings::default()
     }
