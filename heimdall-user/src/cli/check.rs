@@ -5,7 +5,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::{print, table::Table};
 use crate::{
-    config::{self, Backend, Config, Flags, Host, Location},
+    config::{self, Config, Flags, Host, Location},
     log, server,
 };
 
@@ -44,7 +44,7 @@ impl Check {
     }
 }
 
-/// The settings, a line each, and what they amount to.
+/// The settings, a line each.
 fn describe(config: &Config) -> String {
     let mut table = Table::default();
     table.row(["SETTING", "FROM", "VALUE"].map(str::to_owned));
@@ -57,9 +57,6 @@ fn describe(config: &Config) -> String {
         table.row([setting.key.clone(), from, setting.value.clone()]);
     }
     let mut text = format!("{table}\n");
-    if config.backend == Backend::Auto && config.interfaces.is_empty() {
-        text.push_str("No interface is given: kernel sockets serve all queries.\n");
-    }
     let public = config.access.access().public().len();
     if public > 0 {
         text.push_str(&format!(

@@ -37,18 +37,6 @@ use document::Source;
 /// Longest settings file, in octets.
 const MAX_FILE: u64 = 16 << 20;
 
-/// The names of the tables whose changes a reload applies.
-pub fn reloadable_tables() -> Vec<String> {
-    let tables = Config::tables()
-        .into_iter()
-        .filter(|table| table.reloadable);
-    let name = |table: definition::Table| match table.repeated {
-        true => format!("[[{}]]", table.name),
-        false => format!("[{}]", table.name),
-    };
-    tables.map(name).collect()
-}
-
 impl Config {
     /// Reads the file that `flags` name, if any; flags override it.
     ///
