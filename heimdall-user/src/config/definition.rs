@@ -1,12 +1,13 @@
 //! How settings are defined: [`settings!`](settings) makes a struct, the code that reads it, and the
 //! descriptions of its fields, all from one list.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use super::{
-    ConfigError, Flags, Host, Location, Problem,
-    document::{Located, Raw, dotted},
-    spec::{Flag, Spec},
+    ConfigError, Host, Problem,
+    document::{Located, Raw},
+    reader::{Reader, from_flag},
+    spec::{About, Spec},
 };
 
 /// A table of the file.
@@ -29,21 +30,11 @@ pub(super) struct Definition {
     pub(super) key: &'static str,
     /// What it means, in lines.
     pub(super) meaning: &'static [&'static str],
-    pub(super) flag: Option<Flag>,
-    /// The flag may be given many times.
-    pub(super) list: bool,
-    /// What may be written.
-    pub(super) values: String,
-    /// That is worth a comment in the example file.
-    pub(super) hint: bool,
+    pub(super) about: About,
     /// The key has to be there.
     pub(super) required: bool,
     /// The default in TOML, where it is the same on all hosts; else empty.
     pub(super) default: String,
-    /// What holds without the key, where that is no value.
-    pub(super) unset: &'static str,
-    /// A value in TOML that is not the default. May be empty.
-    pub(super) example: &'static str,
     /// Whether a flag's value can be read.
     pub(super) accepts: Accepts,
 }
@@ -54,24 +45,23 @@ impl Definition {
         meaning: &'static [&'static str],
         spec: Spec<T>,
     ) -> Self {
+        let Spec {
+            about,
+            parse,
+            show,
+            default,
+            ..
+        } = spec;
         // A default that is described in words depends on the host.
-        let fixed = spec.default.as_ref().filter(|_| spec.unset.is_empty());
+        let fixed = default.filter(|_| about.unset.is_empty());
         let default = fixed.and_then(|default| default(&Host::default()).ok());
-        let required = default.is_none() && spec.unset.is_empty();
-        let default = default.map(|value| (spec.show)(&value)).unwrap_or_default();
-        let parse = spec.parse;
-        let list = spec.list;
+        let list = about.list;
         Self {
             key,
             meaning,
-            flag: spec.flag,
-            list,
-            values: spec.values,
-            hint: spec.hint,
-            required,
-            default,
-            unset: spec.unset,
-            example: spec.example,
+            required: default.is_none() && about.unset.is_empty(),
+            default: default.map(|value| show(&value)).unwrap_or_default(),
+            about,
             accepts: Arc::new(move |text| {
                 let located = from_flag("", list, &[text.to_owned()]);
                 match parse(located) {
@@ -118,201 +108,6 @@ impl<T: Section> Section for Vec<T> {
             .into_iter()
             .map(|table| T::read(Some(table), reader))
             .collect()
-    }
-}
-
-/// A setting's value, as the server would use it, and where it comes from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Setting {
-    /// With the table that it is in.
-    pub key: String,
-    /// In TOML; in words where there is no value.
-    pub value: String,
-    /// A reload applies changes; otherwise they need a restart.
-    pub reloadable: bool,
-    /// Of its value, or of each item of a list. Empty: it is not given.
-    locations: Vec<Location>,
-}
-
-impl Setting {
-    /// Where its value is; of a list, its first item.
-    pub fn location(&self) -> Location {
-        self.item_location(0)
-    }
-
-    fn item_location(&self, item: usize) -> Location {
-        self.locations.get(item).cloned().unwrap_or_default()
-    }
-}
-
-/// All settings, in the order of the file's tables. Those of a repeated table are one after the
-/// other.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Settings(Vec<Setting>);
-
-impl Settings {
-    /// Each setting.
-    pub fn iter(&self) -> impl Iterator<Item = &Setting> {
-        self.0.iter()
-    }
-
-    /// Where the value of a key is. A key is given with its table, like `cache.size`.
-    pub fn location(&self, key: &str) -> Location {
-        self.item_location(key, 0)
-    }
-
-    /// Where an item of a list is, or the key of one of the repeated tables.
-    pub fn item_location(&self, key: &str, item: usize) -> Location {
-        let mut settings = self.0.iter().filter(|setting| setting.key == key);
-        let first = settings.next();
-        debug_assert!(first.is_some(), "there is no setting {key}");
-        match item.checked_sub(1).and_then(|after| settings.nth(after)) {
-            Some(repeated) => repeated.location(),
-            None => first
-                .map(|setting| setting.item_location(item))
-                .unwrap_or_default(),
-        }
-    }
-
-    /// The keys whose values differ in `new`, if changes of them need a restart.
-    pub fn need_restart<'a>(&'a self, new: &'a Self) -> impl Iterator<Item = &'a str> {
-        let fixed = |settings: &'a Self| settings.iter().filter(|setting| !setting.reloadable);
-        let pairs = fixed(self).zip(fixed(new));
-        pairs
-            .filter(|(old, new)| old.value != new.value)
-            .map(|(old, _)| old.key.as_str())
-    }
-}
-
-/// The settings that were read before it in the same struct.
-impl Section for Settings {
-    const NAME: &'static str = "";
-
-    fn tables() -> Vec<Table> {
-        Vec::new()
-    }
-
-    fn read(_: Option<Located>, reader: &mut Reader<'_>) -> Result<Self, ConfigError> {
-        Ok(std::mem::take(&mut reader.settings))
-    }
-}
-
-/// The entries of a table that are not read yet.
-pub(super) struct Entries {
-    table: &'static str,
-    reloadable: bool,
-    location: Location,
-    entries: BTreeMap<String, Located>,
-}
-
-impl Entries {
-    pub(super) fn take(&mut self, key: &str) -> Option<Located> {
-        self.entries.remove(key)
-    }
-}
-
-/// Reads settings from flags, the file and the host, the first that has it.
-pub(super) struct Reader<'a> {
-    pub(super) flags: &'a Flags,
-    pub(super) host: &'a Host,
-    pub(super) settings: Settings,
-}
-
-impl Reader<'_> {
-    /// Opens a table that has these keys and no others.
-    pub(super) fn open(
-        &self,
-        table: &'static str,
-        reloadable: bool,
-        located: Option<Located>,
-        keys: &[&'static str],
-    ) -> Result<Entries, ConfigError> {
-        let (location, entries) = match located {
-            None => (Location::Unset, BTreeMap::new()),
-            Some(Located {
-                raw: Raw::Table(entries),
-                location,
-            }) => (location, entries),
-            Some(other) => return Err(other.mistyped(format!("[{table}] above its keys"))),
-        };
-        let known = |key: &str| !key.is_empty() && keys.contains(&key);
-        if let Some((key, value)) = entries.iter().find(|(key, _)| !known(key)) {
-            return Err(value.location.bad(Problem::unknown(key, keys)));
-        }
-        Ok(Entries {
-            table,
-            reloadable,
-            location,
-            entries,
-        })
-    }
-
-    /// Reads a setting of a table.
-    pub(super) fn read<T: 'static>(
-        &mut self,
-        table: &mut Entries,
-        key: &'static str,
-        spec: Spec<T>,
-    ) -> Result<T, ConfigError> {
-        let from_file = table.take(key);
-        let given = self.flag(&spec).or(from_file);
-        let (value, locations) = match given {
-            Some(located) => {
-                let location = located.location.clone();
-                let locations = match &located.raw {
-                    Raw::List(items) => items.iter().map(|item| item.location.clone()).collect(),
-                    _ => vec![location.clone()],
-                };
-                let value = (spec.parse)(located)?;
-                (spec.check)(&value).map_err(|problem| location.bad(problem))?;
-                (value, locations)
-            }
-            None => {
-                let missing = Err(Problem::Missing(key));
-                let value = spec.default.map_or(missing, |default| default(self.host));
-                let value = value.map_err(|problem| table.location.bad(problem))?;
-                (value, Vec::new())
-            }
-        };
-        let shown = (spec.show)(&value);
-        self.settings.0.push(Setting {
-            key: dotted(table.table, key),
-            value: match shown.as_str() {
-                "" if spec.unset.is_empty() => "none".to_owned(),
-                "" => spec.unset.to_owned(),
-                _ => shown,
-            },
-            reloadable: table.reloadable,
-            locations,
-        });
-        Ok(value)
-    }
-
-    fn flag<T>(&self, spec: &Spec<T>) -> Option<Located> {
-        let flag = spec.flag?.name;
-        let given = self.flags.settings.get(flag)?;
-        Some(from_flag(flag, spec.list, given))
-    }
-}
-
-/// What a flag says.
-fn from_flag(flag: &'static str, list: bool, given: &[String]) -> Located {
-    let mut texts: Vec<Located> = given
-        .iter()
-        .map(|text| Located {
-            raw: Raw::Text(text.clone()),
-            location: Location::Flag(flag),
-        })
-        .collect();
-    match texts.pop() {
-        Some(last) if !list => last,
-        last => {
-            texts.extend(last);
-            Located {
-                raw: Raw::List(texts),
-                location: Location::Flag(flag),
-            }
-        }
     }
 }
 
@@ -375,7 +170,7 @@ macro_rules! settings {
 
             fn read(
                 table: Option<$crate::config::document::Located>,
-                reader: &mut $crate::config::definition::Reader<'_>,
+                reader: &mut $crate::config::reader::Reader<'_>,
             ) -> Result<Self, $crate::config::ConfigError> {
                 let keys = [$($key,)+ $($(<$section_type as Section>::NAME,)+)?];
                 let mut entries = reader.open($table, settings!(@$change), table, &keys)?;

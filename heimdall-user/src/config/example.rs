@@ -61,24 +61,24 @@ fn key(table: &Table, definition: &Definition) -> String {
     let Definition {
         key,
         default,
-        example,
+        about,
         ..
     } = definition;
     let (mark, value) = match (definition.required, default.as_str()) {
         _ if table.repeated => (
             "# ",
             if default.is_empty() {
-                *example
+                about.example
             } else {
                 default
             },
         ),
-        (true, _) => ("", *example),
-        (false, "") => ("# ", *example),
+        (true, _) => ("", about.example),
+        (false, "") => ("# ", about.example),
         (false, default) => ("#= ", default),
     };
-    let hint = match (definition.hint, mark, definition.unset) {
-        (true, ..) => format!("  # {}", definition.values),
+    let hint = match (about.hint, mark, about.unset) {
+        (true, ..) => format!("  # {}", about.values),
         (false, "# ", unset) if !unset.is_empty() => format!("  # default: {unset}"),
         _ => String::new(),
     };

@@ -25,7 +25,7 @@ fn with_flags() -> impl Iterator<Item = (Definition, Flag)> {
         .into_iter()
         .flat_map(|table| table.definitions);
     definitions.filter_map(|definition| {
-        let flag = definition.flag?;
+        let flag = definition.about.flag?;
         Some((definition, flag))
     })
 }
@@ -39,8 +39,9 @@ fn id(flag: Flag) -> &'static str {
 fn arg((definition, flag): (Definition, Flag)) -> Arg {
     let Definition {
         meaning,
+        about,
+        default,
         accepts,
-        list,
         ..
     } = definition;
     let text: Vec<&str> = meaning.iter().map(|line| line.trim()).collect();
@@ -49,13 +50,13 @@ fn arg((definition, flag): (Definition, Flag)) -> Arg {
         .split_once(". ")
         .map_or(text.as_str(), |(first, _)| first);
     let first = first.trim_end_matches('.');
-    let repeatable = if list { " (repeatable)" } else { "" };
-    let default = match (definition.default.as_str(), definition.unset) {
+    let repeatable = if about.list { " (repeatable)" } else { "" };
+    let default = match (default.as_str(), about.unset) {
         ("", "") => String::new(),
         ("", unset) => format!(" [default: {unset}]"),
         (default, _) => format!(" [default: {}]", default.trim_matches('"')),
     };
-    let action = match list {
+    let action = match about.list {
         true => ArgAction::Append,
         false => ArgAction::Set,
     };

@@ -12,17 +12,19 @@
 mod checks;
 mod definition;
 mod document;
+mod effective;
 mod error;
 mod example;
 mod flags;
 mod host;
+mod reader;
 mod settings;
 mod spec;
 mod values;
 
 use std::path::Path;
 
-pub use definition::{Setting, Settings};
+pub use effective::{Setting, Settings};
 pub use error::{ConfigError, Location, Problem};
 pub use example::example;
 pub use flags::Flags;
@@ -31,8 +33,9 @@ pub use settings::{BlocklistConfig, Config, LocalConfig, SnapshotConfig, XdpConf
 pub use values::{Backend, InterfaceConfig, Size, Zoned};
 
 use crate::file as files;
-use definition::{Reader, Section};
+use definition::Section;
 use document::Source;
+use reader::Reader;
 
 /// Longest settings file, in octets.
 const MAX_FILE: u64 = 16 << 20;

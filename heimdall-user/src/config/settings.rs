@@ -8,8 +8,8 @@ use std::{
 };
 
 use super::{
-    Backend, InterfaceConfig, Problem,
-    definition::{Section, Settings, settings},
+    Backend, InterfaceConfig, Problem, Settings,
+    definition::{Section, settings},
     error::MAX_SOCKET_PATH,
     spec::{
         boolean, choice, integer, list, microseconds, milliseconds, parsed, path, seconds, secret,

@@ -11,7 +11,7 @@ use super::{
 type Parse<T> = Arc<dyn Fn(Located) -> Result<T, ConfigError> + Send + Sync>;
 type Check<T> = Arc<dyn Fn(&T) -> Result<(), Problem>>;
 type Show<T> = Arc<dyn Fn(&T) -> String>;
-type Default<T> = Arc<dyn Fn(&Host) -> Result<T, Problem>>;
+type DefaultValue<T> = Arc<dyn Fn(&Host) -> Result<T, Problem>>;
 
 /// The command line's name for a setting.
 #[derive(Clone, Copy, Debug)]
@@ -22,14 +22,25 @@ pub(super) struct Flag {
     pub(super) value: &'static str,
 }
 
-/// The values of one setting.
-pub(super) struct Spec<T> {
+/// What there is to say about the values of a setting.
+#[derive(Default)]
+pub(super) struct About {
     /// What may be written, in words.
     pub(super) values: String,
     /// Those words belong beside the value in the example file.
     pub(super) hint: bool,
     /// It is a list: a flag may be repeated.
     pub(super) list: bool,
+    /// What holds without the key, if the default's value does not say it.
+    pub(super) unset: &'static str,
+    /// A value in TOML for the example file, if the default's does not do.
+    pub(super) example: &'static str,
+    pub(super) flag: Option<Flag>,
+}
+
+/// The values of one setting.
+pub(super) struct Spec<T> {
+    pub(super) about: About,
     /// Reads one value, whatever others there are.
     pub(super) parse: Parse<T>,
     /// Whether the server can work with a value that was read.
@@ -37,12 +48,7 @@ pub(super) struct Spec<T> {
     /// In TOML. Empty: there is no value.
     pub(super) show: Show<T>,
     /// The value without the key and the flag. `None`: the key is required.
-    pub(super) default: Option<Default<T>>,
-    /// What holds without the key, if the default's value does not say it.
-    pub(super) unset: &'static str,
-    /// A value for the example file, if the default's does not do.
-    pub(super) example: &'static str,
-    pub(super) flag: Option<Flag>,
+    pub(super) default: Option<DefaultValue<T>>,
 }
 
 impl<T: 'static> Spec<T> {
@@ -52,16 +58,14 @@ impl<T: 'static> Spec<T> {
         show: impl Fn(&T) -> String + 'static,
     ) -> Self {
         Self {
-            values: values.into(),
-            hint: false,
-            list: false,
+            about: About {
+                values: values.into(),
+                ..About::default()
+            },
             parse: Arc::new(parse),
             check: Arc::new(|_| Ok(())),
             show: Arc::new(show),
             default: None,
-            unset: "",
-            example: "",
-            flag: None,
         }
     }
 
@@ -80,27 +84,26 @@ impl<T: 'static> Spec<T> {
         value: impl Fn(&Host) -> Result<T, Problem> + 'static,
     ) -> Self {
         self.default = Some(Arc::new(value));
-        self.unset = unset;
+        self.about.unset = unset;
         self
     }
 
     /// `None` without the key and the flag; `unset` says what holds then.
     pub(super) fn optional(self, unset: &'static str) -> Spec<Option<T>> {
-        let Self { parse, check, .. } = self;
-        let show = self.show;
+        let Self {
+            about,
+            parse,
+            check,
+            show,
+            ..
+        } = self;
+        let shown = move |value: &Option<T>| value.as_ref().map(|value| show(value));
         Spec {
-            values: self.values,
-            hint: self.hint,
-            list: self.list,
+            about: About { unset, ..about },
             parse: Arc::new(move |located| parse(located).map(Some)),
             check: Arc::new(move |value| value.as_ref().map_or(Ok(()), |value| check(value))),
-            show: Arc::new(move |value| {
-                value.as_ref().map(|value| show(value)).unwrap_or_default()
-            }),
+            show: Arc::new(move |value| shown(value).unwrap_or_default()),
             default: Some(Arc::new(|_| Ok(None))),
-            unset,
-            example: self.example,
-            flag: self.flag,
         }
     }
 
@@ -110,24 +113,24 @@ impl<T: 'static> Spec<T> {
     }
 
     pub(super) fn example(mut self, example: &'static str) -> Self {
-        self.example = example;
+        self.about.example = example;
         self
     }
 
     pub(super) fn flag(mut self, name: &'static str, value: &'static str) -> Self {
-        self.flag = Some(Flag { name, value });
+        self.about.flag = Some(Flag { name, value });
         self
     }
 
     /// Describes the values in other words.
     pub(super) fn values(mut self, values: &str) -> Self {
-        self.values = values.to_owned();
+        self.about.values = values.to_owned();
         self
     }
 
     /// Appends to the description of the values.
     pub(super) fn unit(mut self, unit: &str) -> Self {
-        self.values.push_str(unit);
+        self.about.values.push_str(unit);
         self
     }
 }
@@ -145,7 +148,7 @@ where
         _ => Err(located.mistyped(format!("a whole number from {min} to {max}"))),
     };
     let mut spec = Spec::new(format!("{min} to {max}"), parse, N::to_string);
-    spec.hint = true;
+    spec.about.hint = true;
     spec
 }
 
@@ -159,8 +162,10 @@ fn duration(
     let number = integer::<u64>(min, max).unit(unit);
     let parse = number.parse;
     let parse = move |located| parse(located).map(read);
-    let mut spec = Spec::new(number.values, parse, move |time| show(time).to_string());
-    spec.hint = true;
+    let mut spec = Spec::new(number.about.values, parse, move |time| {
+        show(time).to_string()
+    });
+    spec.about.hint = true;
     spec
 }
 
@@ -241,7 +246,7 @@ where
         let choice = choices.iter().find(|(_, choice)| choice == value);
         choice.map(|(word, _)| quoted(word)).unwrap_or_default()
     });
-    spec.hint = true;
+    spec.about.hint = true;
     spec
 }
 
@@ -262,7 +267,9 @@ pub(super) fn size() -> Spec<usize> {
 
 /// A list of such items; never empty if it is given.
 pub(super) fn list<T: 'static>(item: Spec<T>) -> Spec<Vec<T>> {
-    let Spec { parse, show, .. } = item;
+    let Spec {
+        about, parse, show, ..
+    } = item;
     let parse = move |located: Located| match located.raw {
         Raw::List(items) if items.is_empty() => Err(located.location.bad(Problem::Empty)),
         Raw::List(items) => items.into_iter().map(|item| parse(item)).collect(),
@@ -275,8 +282,8 @@ pub(super) fn list<T: 'static>(item: Spec<T>) -> Spec<Vec<T>> {
             false => format!("[{}]", items.join(", ")),
         }
     };
-    let mut spec = Spec::new(format!("list of {}", item.values), parse, show);
-    spec.list = true;
+    let mut spec = Spec::new(format!("list of {}", about.values), parse, show);
+    spec.about.list = true;
     spec
 }
 

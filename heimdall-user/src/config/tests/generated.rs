@@ -111,19 +111,20 @@ fn section(table: &Table) -> String {
 
 fn row(definition: &Definition) -> String {
     let flag = definition
+        .about
         .flag
         .map(|flag| format!("<br>`{} {}`", flag.name, flag.value));
     let default = match (definition.required, definition.default.as_str()) {
         (true, _) => "required".to_owned(),
-        (false, "") if definition.unset.is_empty() => "none".to_owned(),
-        (false, "") => definition.unset.to_owned(),
+        (false, "") if definition.about.unset.is_empty() => "none".to_owned(),
+        (false, "") => definition.about.unset.to_owned(),
         (false, default) => format!("`{default}`"),
     };
     format!(
         "| `{}`{} | {} | {default} | {} |\n",
         definition.key,
         flag.unwrap_or_default(),
-        definition.values,
+        definition.about.values,
         joined(definition.meaning)
     )
 }
