@@ -241,10 +241,14 @@ impl Problem {
     /// For a key that is none of `keys`.
     pub(super) fn unknown(key: &str, keys: &[&str]) -> Self {
         let keys = keys.iter().filter(|key| !key.is_empty());
-        let distance = |other: &&&str| strsim::damerau_levenshtein(key, other);
-        let closest = keys.clone().min_by_key(distance);
-        Self::UnknownKey(match closest.filter(|other| distance(other) <= 2) {
-            Some(other) => format!("did you mean `{other}`?"),
+        // At most two letters are wrong, which also bounds the work for a long key.
+        let alike = keys
+            .clone()
+            .filter(|other| key.len().abs_diff(other.len()) <= 2)
+            .map(|other| (strsim::osa_distance(key, other), other))
+            .filter(|(distance, _)| *distance <= 2);
+        Self::UnknownKey(match alike.min() {
+            Some((_, other)) => format!("did you mean `{other}`?"),
             None => {
                 let keys: Vec<String> = keys.map(|key| format!("`{key}`")).collect();
                 format!("there are {}", keys.join(", "))
