@@ -1,7 +1,7 @@
 //! Reading the files that the operator names: settings, hosts files, lists, snapshots.
 //!
-//! Only regular files: a FIFO would block the reader until somebody writes to it, and a device may
-//! never end. Symbolic links are followed.
+//! Only regular files: reading a FIFO blocks until somebody writes to it, and a device may have no
+//! end. Symbolic links are followed.
 
 use std::{
     fs::{self, File, FileType, OpenOptions},
@@ -18,9 +18,9 @@ use nix::{
 /// Opens a regular file for reading.
 ///
 /// # Errors
-/// It cannot be opened, or is no regular file.
+/// It cannot be opened, or is not a regular file.
 pub fn open(path: &Path) -> io::Result<File> {
-    // Without O_NONBLOCK the open itself waits for the writer of a FIFO.
+    // Without O_NONBLOCK, open(2) of a FIFO waits for a writer.
     let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
     let file = OpenOptions::new()
         .read(true)
@@ -36,7 +36,8 @@ pub fn open(path: &Path) -> io::Result<File> {
     )))
 }
 
-/// Reads a regular file of at most `max` octets, the length checked while it is read: it may grow.
+/// Reads a regular file of at most `max` octets. The length is checked while reading, as the file may
+/// grow.
 ///
 /// # Errors
 /// As [`open`]; it cannot be read, or is longer.
@@ -48,7 +49,7 @@ pub fn read(path: &Path, max: u64) -> io::Result<Vec<u8>> {
         return Err(too_long());
     }
     let mut octets = Vec::new();
-    // One more shows that there is no more.
+    // One octet more than expected, so that the read that finds the end needs no new allocation.
     octets.try_reserve(usize::try_from(len).unwrap_or(usize::MAX).saturating_add(1))?;
     file.take(max + 1).read_to_end(&mut octets)?;
     if octets.len() as u64 > max {
@@ -60,7 +61,7 @@ pub fn read(path: &Path, max: u64) -> io::Result<Vec<u8>> {
 /// Whether this process may create files in a directory.
 ///
 /// # Errors
-/// It may not, or there is no such directory.
+/// It may not, or the directory does not exist.
 pub fn check_writable(directory: &Path) -> io::Result<()> {
     if !fs::metadata(directory)?.is_dir() {
         return Err(io::ErrorKind::NotADirectory.into());
@@ -92,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn regular_files_are_read_up_to_the_bound() {
+    fn regular_files_are_read_up_to_the_limit() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("file");
         let link = directory.path().join("link");
@@ -107,13 +108,13 @@ mod tests {
                 }
             }
         }
-        // Its length is 0, and it can be read: it is not trusted to end.
+        // Its metadata say 0 octets.
         let error = read(Path::new("/proc/self/environ"), 3).unwrap_err();
         assert!(error.to_string().contains("3 octets"), "{error}");
     }
 
     #[test]
-    fn what_is_no_regular_file_is_named_at_once() {
+    fn other_kinds_of_files_are_rejected_at_once() {
         let directory = tempfile::tempdir().unwrap();
         let fifo = directory.path().join("fifo");
         mkfifo(&fifo, Mode::S_IRWXU).unwrap();
@@ -123,7 +124,7 @@ mod tests {
             (fifo.as_path(), "a FIFO"),
             (directory.path(), "a directory"),
             (Path::new("/dev/zero"), "a device"),
-            // The kernel opens no socket.
+            // open(2) fails for a socket.
             (&socket, "No such device"),
         ] {
             let error = read(path, 100).unwrap_err().to_string();

@@ -1,10 +1,10 @@
 //! The log: lines on stderr, written by a thread of its own.
 //!
-//! Whoever reads stderr may stand still, go away or run out of disk space. None of that may block
-//! or end a thread of the server, so a thread that logs only appends to a bounded queue; lines that
-//! do not fit, or that cannot be written, are counted and reported as soon as the log can be
-//! written again. [`start`] installs the subscriber and the panic hook; the value that it returns
-//! writes out what is queued when it is dropped, within a second.
+//! The reader of stderr may stall, close the pipe or run out of disk space. None of that may block or
+//! end a thread of the server, so a thread that logs only appends to a bounded queue; lines that do
+//! not fit, or that cannot be written, are counted, and the count is logged as soon as lines can be
+//! written again. [`start`] installs the subscriber and the panic hook; dropping the value that it
+//! returns waits up to a second for queued lines to be written.
 
 use std::{
     backtrace::{Backtrace, BacktraceStatus},
@@ -24,18 +24,18 @@ use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
 /// Octets that may wait to be written.
 const MAX_QUEUED: usize = 1 << 20;
 
-/// How long the end of the process may wait for lines to be written.
+/// How long the exit of the process waits for lines to be written.
 const EXIT_WAIT: Duration = Duration::from_secs(1);
 
 /// The process has one log.
 static LOG: Log = Log::new();
 
-/// Lines that were not written since the start: the queue was full, or stderr refused them.
+/// Lines lost since the start: the queue was full, or a write to stderr failed.
 pub fn lost() -> u64 {
     LOG.queue().lost
 }
 
-/// Logs to stderr what `filter` lets pass, and the panics of all threads. Call it once.
+/// Logs to stderr what passes `filter`, and the panics of all threads. Call it once.
 ///
 /// # Errors
 /// The thread cannot be started.
@@ -57,8 +57,8 @@ pub fn start(filter: EnvFilter, timestamps: bool) -> io::Result<Flush> {
     Ok(Flush(thread))
 }
 
-/// Writes a line to stderr directly, for commands that have no log. It is lost if stderr does not
-/// take it within a second.
+/// Writes a line to stderr directly, for commands without a log. It is lost if stderr is not
+/// writable within a second.
 pub fn print_error(line: &str) {
     let stderr = io::stderr();
     let mut fds = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
@@ -86,7 +86,7 @@ impl Drop for Flush {
     }
 }
 
-/// Logs a panic; its thread's owner decides what becomes of the server.
+/// Logs a panic; what follows from it is up to the thread's owner.
 fn log_panic(info: &PanicHookInfo<'_>) {
     let thread = thread::current();
     let name = thread.name().unwrap_or("unnamed");
@@ -94,15 +94,15 @@ fn log_panic(info: &PanicHookInfo<'_>) {
     let text = payload.downcast_ref::<&str>().copied();
     let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
     let message = text.unwrap_or("no message");
-    let place = info.location().map(ToString::to_string).unwrap_or_default();
-    error!("thread {name} panicked at {place}: {message}; this is a bug, please report it");
+    let location = info.location().map(ToString::to_string).unwrap_or_default();
+    error!("thread {name} panicked at {location}: {message}; this is a bug, please report it");
     let backtrace = Backtrace::capture();
     if backtrace.status() == BacktraceStatus::Captured {
         error!("{backtrace}");
     }
 }
 
-/// Lines between the threads that log and the one that writes.
+/// The queue between the threads that log and the one that writes.
 struct Log {
     queue: Mutex<Queue>,
     changed: Condvar,
@@ -112,7 +112,7 @@ struct Queue {
     lines: VecDeque<Vec<u8>>,
     /// Sum of the lines' lengths.
     octets: usize,
-    /// The thread has taken a line and not written it yet.
+    /// The thread is writing a line.
     writing: bool,
     /// The thread ends when all lines are written.
     closed: bool,
@@ -133,7 +133,7 @@ impl Log {
         }
     }
 
-    /// The lock is only ever held for a moment, never while something is written.
+    /// The lock is held briefly, never during a write.
     fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -166,7 +166,7 @@ impl Log {
         }
     }
 
-    /// Takes note of what became of the line that was popped. How many lines were lost by now.
+    /// Records whether the popped line was written. Returns the number of lost lines.
     fn popped(&self, written: bool) -> u64 {
         let mut queue = self.queue();
         queue.writing = false;
@@ -210,7 +210,7 @@ impl Log {
     }
 }
 
-/// What the subscriber writes to: a line in one call.
+/// The subscriber's writer: each call is one line.
 #[derive(Debug)]
 struct Line(&'static Log);
 
@@ -268,13 +268,13 @@ mod tests {
 
     use super::*;
 
-    /// A destination that fails, or takes its time, as it is told for each line.
-    struct Told {
+    /// A destination that waits, for each line, to be told whether to fail.
+    struct Scripted {
         outcomes: Receiver<bool>,
         lines: Sender<Vec<u8>>,
     }
 
-    impl Write for Told {
+    impl Write for Scripted {
         fn write(&mut self, line: &[u8]) -> io::Result<usize> {
             match self.outcomes.recv() {
                 Ok(true) => {}
@@ -293,7 +293,7 @@ mod tests {
         let log: &'static Log = Box::leak(Box::new(Log::new()));
         let (tell, outcomes) = channel();
         let (lines, written) = channel();
-        thread::spawn(move || log.write_to(&mut Told { outcomes, lines }));
+        thread::spawn(move || log.write_to(&mut Scripted { outcomes, lines }));
         (log, tell, written)
     }
 
@@ -320,7 +320,7 @@ mod tests {
         let begin = Instant::now();
         assert!(!log.flush(Duration::from_millis(50)));
         assert!(begin.elapsed() >= Duration::from_millis(50), "it waits");
-        // It moves again: what was queued comes, and nothing of it is missing.
+        // It takes lines again: all that were queued are written.
         for _ in 0..lines {
             tell.send(true).unwrap();
         }

@@ -1,4 +1,4 @@
-//! What the subcommands that talk to a running server have in common.
+//! Arguments of the subcommands that talk to a running server.
 
 use std::path::PathBuf;
 
@@ -9,7 +9,7 @@ use crate::{
     upkeep::{BadName, Scope},
 };
 
-/// Which server.
+/// The server to talk to.
 #[derive(Args, Debug)]
 pub(super) struct Running {
     /// The server's control socket [default: /run/heimdall/control.sock for root, otherwise
@@ -27,15 +27,15 @@ impl Running {
     }
 }
 
-/// Which of its cached answers.
+/// The cached answers that a command is about.
 #[derive(Args, Debug)]
 #[group(multiple = false)]
 pub(super) struct Which {
-    /// The answers for this name, of all types
+    /// Answers for this name, of all types
     #[arg(value_parser = name)]
     name: Option<Scope>,
 
-    /// The answers for this name and all names below it
+    /// Answers for this name and all names below it
     #[arg(long, value_parser = zone)]
     zone: Option<Scope>,
 
@@ -53,7 +53,7 @@ fn zone(text: &str) -> Result<Scope, BadName> {
 }
 
 impl Which {
-    /// What was asked for, if anything was.
+    /// The scope, if one is given.
     pub(super) fn scope(self) -> Option<Scope> {
         let all = self.all.then_some(Scope::All);
         self.name.or(self.zone).or(all)

@@ -22,10 +22,10 @@ Examples:
   heimdall dump --zone example.com
   heimdall dump --json | jq -r 'select(.type == \"AAAA\") | .name'
 
-Each answer stands under a line that says what was asked for, with what came of it, the seconds that
-are left of its life (negative: it is over, and the answer is kept in case that no upstream has
-another), and the cache that has it: `forwarder`, `sockets`, or a queue like eth0:0. The same answer
-may be in several. With --json each answer is one object on a line of its own.";
+Above the records of each answer is a line with its question, its response code, the seconds until it
+expires (negative: it is stale, and kept in case that no upstream answers), and the cache that it is
+in: `forwarder`, `sockets`, or a queue like eth0:0. The same answer may be in several. With --json
+each answer is one object on a line of its own.";
 
 /// Show the cached answers: of a name, of a zone, or all
 #[derive(Args, Debug)]
@@ -47,7 +47,7 @@ impl Dump {
         let scope = self.which.scope().unwrap_or(crate::upkeep::Scope::All);
         let request = format!("dump {}", control::words(&scope));
         let path = self.server.path()?;
-        // The server does not wait for a reader that takes its time, so what it says is kept here.
+        // The server closes the connection to a slow reader, so its output is buffered here.
         let (to, documents) = channel();
         let asked = thread::spawn(move || {
             control::ask_each(&path, &request, |document| {
@@ -67,7 +67,7 @@ impl Dump {
                 out.write_all(text(&document).as_bytes())
             };
             match written {
-                // It has seen enough.
+                // The reader has closed the pipe.
                 Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(()),
                 written => printed(written)?,
             }
@@ -77,7 +77,7 @@ impl Dump {
             .join()
             .map_err(|_| anyhow!("the thread that asked the server panicked"))??;
         if end.is_none() {
-            bail!("the server ended the dump early; look into its log");
+            bail!("the server ended the dump early; see its log");
         }
         Ok(())
     }

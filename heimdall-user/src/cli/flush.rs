@@ -1,4 +1,4 @@
-//! `heimdall flush`: forget cached answers.
+//! `heimdall flush`: remove cached answers.
 
 use clap::{Args, CommandFactory, error::ErrorKind};
 use serde_json::Value;
@@ -16,11 +16,11 @@ Examples:
   heimdall flush --zone example.com
   heimdall flush --all
 
-It forgets the answers in every cache: those of the queues, the sockets and the forwarder, where
-also failures and answers that are kept beyond their life are forgotten. It says how many there
-were, each cache's counted for itself. Queries go on being answered meanwhile.";
+It removes the answers from every cache: those of the queues, of the sockets, and of the forwarder, where
+failures and stale answers are removed, too. It prints how many there were; an answer in several
+caches counts several times. Queries are answered meanwhile.";
 
-/// Forget cached answers: of a name, of a zone, or all
+/// Remove cached answers: of a name, of a zone, or all
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Flush {

@@ -1,10 +1,9 @@
-//! The command line: one file a subcommand.
+//! The command line: one file for each subcommand.
 //!
-//! Subcommands read flags, call the library and print; they hold no logic of their own. What goes
-//! wrong ends here, as one line on stderr. Exit codes: 0 done, 1 failed, 2 wrong usage.
+//! Subcommands read flags, call the library and print; they hold no logic of their own. Every error
+//! ends here, as one line on stderr. Exit codes: 0 success, 1 failure, 2 wrong usage.
 
 mod ask;
-mod bench;
 mod check;
 mod dump;
 mod flush;
@@ -29,14 +28,17 @@ Examples:
     heimdall run --backend socket --listen 127.0.0.1:5300 --upstream 9.9.9.9
   Answer on AF_XDP on all receive queues of eth0, as root:
     heimdall run --interface eth0 --upstream 9.9.9.9 --upstream 149.112.112.112
-  See whether a file is good, and what it means:
-    heimdall check --config /etc/heimdall/heimdall.toml
-  Look into the running server:
+  Make a settings file, and check it after editing:
+    heimdall check --example > heimdall.toml
+    heimdall check --config heimdall.toml
+  Show the counters of the running server:
     heimdall stats
-  Give it new rules without a pause:
+  Apply changes of its policy without a restart:
     heimdall reload
-  Have it forget what it knows of a zone:
-    heimdall flush --zone example.com";
+  Remove a zone from its caches:
+    heimdall flush --zone example.com
+
+Exit codes: 0 success, 1 failure (a line on stderr says why), 2 wrong usage.";
 
 /// A DNS caching front on AF_XDP.
 #[derive(Debug, Parser)]
@@ -54,10 +56,9 @@ enum Command {
     Reload(reload::Reload),
     Flush(flush::Flush),
     Dump(dump::Dump),
-    Bench(bench::Bench),
 }
 
-/// Runs the command that the process was given.
+/// Runs the command that the process's arguments give.
 pub fn main() -> ExitCode {
     let outcome = match Cli::try_parse().map(|cli| cli.command) {
         Ok(Command::Run(run)) => run.execute(),
@@ -66,7 +67,6 @@ pub fn main() -> ExitCode {
         Ok(Command::Reload(reload)) => reload.execute(),
         Ok(Command::Flush(flush)) => flush.execute(),
         Ok(Command::Dump(dump)) => dump.execute(),
-        Ok(Command::Bench(bench)) => bench.execute(),
         // Wrong usage ends here, with exit code 2.
         Err(wrong) if wrong.use_stderr() => wrong.exit(),
         // The help, or the version.
@@ -75,20 +75,20 @@ pub fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // Every error of the library says in its own line what caused it.
+            // The library's errors name their causes in the same line.
             log::print_error(&format!("heimdall: {error}"));
             ExitCode::FAILURE
         }
     }
 }
 
-/// Prints to stdout. A reader that has seen enough (`heimdall stats | head`) is no error.
+/// Prints to stdout. A closed pipe (`heimdall stats | head`) is not an error.
 fn print(text: &str) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
     printed(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
 }
 
-/// What a write to stdout that failed means for the command.
+/// The outcome of a command whose write to stdout had this outcome.
 fn printed(outcome: io::Result<()>) -> anyhow::Result<()> {
     match outcome {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {

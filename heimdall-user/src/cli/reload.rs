@@ -1,4 +1,4 @@
-//! `heimdall reload`: take the policy anew, without a pause.
+//! `heimdall reload`: apply changes of the policy without a restart.
 
 use anyhow::bail;
 use clap::Args;
@@ -12,12 +12,13 @@ Examples:
   heimdall check --config /etc/heimdall/heimdall.toml && heimdall reload
   kill -HUP PID       the same, with the outcome in the server's log
 
-Read anew, from the file and flags that the server was started with: [access], [rate-limit],
-[cookies], [identity], [local] and [[blocklist]], and the files that they name. Queries are answered
-under the old policy until the new one is ready; if it has an error, the old one stays. All other
-settings need a restart. Exit code 0: the new policy holds. 1: it does not, and stderr says why.";
+It reads the settings again, from the file and flags that the server was started with, and the files that
+they name, and applies changes of the tables that docs/settings.md marks with `reload`: access, limits,
+cookies, identity, local data and blocklists. Queries are answered under the old policy until the new one
+is ready; if it has an error, the old one stays. Other settings that changed need a restart, and are
+named. Exit code 0: the new policy is in use. 1: it is not, and a line on stderr says why.";
 
-/// Read the policy anew: access, limits, cookies, local data, blocklists
+/// Apply changes of the policy: access, limits, cookies, local data, blocklists
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Reload {

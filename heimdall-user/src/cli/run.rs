@@ -1,4 +1,4 @@
-//! `heimdall run`: the server, in the foreground, until a signal ends it.
+//! `heimdall run`: the server, in the foreground, until a signal stops it.
 
 use std::sync::{
     Arc,
@@ -28,20 +28,20 @@ const EXAMPLES: &str = "\
 Examples:
   Kernel sockets only, no privileges:
     heimdall run --backend socket --listen 127.0.0.1:5300 --upstream 9.9.9.9
-  AF_XDP on every receive queue of eth0; what XDP does not take, the sockets answer:
+  AF_XDP on every receive queue of eth0; sockets answer what XDP does not steer:
     heimdall run --interface eth0 --upstream 9.9.9.9
-  Queues 0 to 3 of one interface and queue 0 of another, or do not start:
+  Queues 0 to 3 of one interface and queue 0 of another; no start without AF_XDP:
     heimdall run --backend xdp --interface eth0:0-3 --interface eth1:0 --upstream 192.0.2.53:5353
   A file, with one setting overridden:
     heimdall run --config /etc/heimdall/heimdall.toml --cache-size 1G
 
-It logs to stderr, and says `ready` when it answers. TERM and INT stop it, a second one at once; no
-XDP program is left behind, however it ends. HUP does what `heimdall reload` does; USR1 logs a line of
-statistics. It answers only names that an upstream
-resolves: give it at least one. Clients with public addresses are refused unless --allow, or the
-file, names them.";
+It logs to stderr, and logs `ready` when it answers. TERM and INT stop it, a second one at once; no XDP
+program stays attached, however it ends. HUP reloads as `heimdall reload` does; USR1 logs a line of
+statistics. Every answer that is not local comes from an upstream: give it at least one. Clients with
+public addresses are refused unless --allow, or the file, names them. Exit code 0: a signal stopped
+it. 1: it could not start, or a thread that it needs ended.";
 
-/// Answer queries until TERM or INT; HUP takes the policy anew
+/// Answer queries until TERM or INT; HUP reloads the policy
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Run {
@@ -61,12 +61,12 @@ impl Run {
     }
 }
 
-/// Runs a server with these settings, in the foreground.
-pub(super) fn serve(
+/// Runs a server with the settings that `settings` reads, until a signal stops it.
+fn serve(
     settings: impl Fn() -> Result<Config, ConfigError> + Send + Sync + 'static,
     log: Option<String>,
 ) -> anyhow::Result<()> {
-    // First of all, so that a signal during the start is not lost.
+    // First, so that a signal during the start is not lost.
     let caught = |error| anyhow!("cannot catch signals: {error}");
     let stopping = Arc::new(AtomicBool::new(false));
     for signal in [SIGTERM, SIGINT] {
@@ -79,7 +79,7 @@ pub(super) fn serve(
     let config = settings()?;
     let _flush = log::start(log_filter(log.as_deref()), true)
         .map_err(|error| anyhow!("cannot start the log's thread: {error}"))?;
-    // Closed, the signals end as if there would come no more.
+    // Closing it ends the iteration over the signals.
     let handle = signals.handle();
     let server = Server::start(&config, settings, move || handle.close())?;
     info!("ready: {}", server.summary());
@@ -90,7 +90,7 @@ pub(super) fn serve(
                 let _ = server.reload();
             }
             SIGUSR1 => server.log_statistics(),
-            // Other programs have a use for it; without a handler it would end the process.
+            // Some operators' scripts send it; without a handler it would end the process.
             SIGUSR2 => info!("USR2: ignored; USR1 logs statistics"),
             signal => {
                 let name = if signal == SIGINT { "INT" } else { "TERM" };

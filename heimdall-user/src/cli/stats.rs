@@ -12,8 +12,8 @@ Examples:
   heimdall stats --json | jq '.workers[] | {queue, hits, misses}'
   heimdall stats --control /run/heimdall/control.sock
 
-Counts are since the server's start. The text leaves out zeros where it lists reasons, types and the like; the JSON
-has every field.";
+Counts are since the server's start. The text leaves out zeros where it lists reasons, types and the
+like; the JSON has every field.";
 
 /// Show the running server's counters
 #[derive(Args, Debug)]
@@ -42,7 +42,7 @@ impl Stats {
     }
 }
 
-/// The document as text: lists as tables, objects as names and values, whatever they hold.
+/// The document as text: lists as tables, objects as names and values.
 fn render(stats: &Value) -> String {
     let mut text = String::new();
     for (title, value) in stats.as_object().into_iter().flatten() {
@@ -60,7 +60,7 @@ fn render(stats: &Value) -> String {
     text
 }
 
-/// A row for each item, and below it, a line each, the counts that are parts of it.
+/// A row for each item, and below it its nested counts, a line each.
 fn list(items: &[Value]) -> String {
     let mut table = Table::default();
     let mut details = Vec::new();
@@ -85,7 +85,7 @@ fn list(items: &[Value]) -> String {
     text
 }
 
-/// Names and values, then the parts.
+/// Names and values, then the nested counts.
 fn object(fields: &Map<String, Value>) -> String {
     let mut table = Table::default();
     for (key, value) in fields.iter().filter(|(_, value)| !value.is_object()) {

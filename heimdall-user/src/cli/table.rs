@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// Rows of cells, each column as wide as its widest cell. Numbers stand to the right.
+/// Rows of cells, each column as wide as its widest cell. Numbers are right-aligned.
 #[derive(Debug, Default)]
 pub(super) struct Table {
     rows: Vec<Vec<String>>,
@@ -24,7 +24,7 @@ impl Table {
         widths
     }
 
-    /// Whether a column holds numbers, its head aside.
+    /// Whether a column holds numbers below its heading.
     fn is_numeric(&self, column: usize) -> bool {
         let mut cells = self
             .rows

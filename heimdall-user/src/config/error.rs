@@ -1,9 +1,10 @@
-//! Where a bad value stands and what is wrong with it.
+//! Where a bad value is, and what is wrong with it.
 
 use std::{
     fmt, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use thiserror::Error;
@@ -26,26 +27,27 @@ pub enum ConfigError {
         source: io::Error,
     },
     /// A value is bad.
-    #[error("{place}{problem}")]
+    #[error("{location}{problem}")]
     Bad {
-        /// Where it stands.
-        place: Place,
+        /// Where it is.
+        location: Location,
         /// What is wrong with it.
         problem: Problem,
     },
 }
 
-/// Where a value stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
-    /// In no one place: something is missing.
-    Nowhere,
+/// Where a value is. Its text begins an error's line, and is empty if there is nothing to name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Location {
+    /// It is not given.
+    #[default]
+    Unset,
     /// On the command line.
     Flag(&'static str),
     /// In the file.
     File {
         /// The file.
-        path: PathBuf,
+        path: Arc<Path>,
         /// Counted from 1.
         line: usize,
         /// With the table that it is in. Empty if the error is not in any key's value.
@@ -53,10 +55,19 @@ pub enum Place {
     },
 }
 
-impl fmt::Display for Place {
+impl Location {
+    pub(super) fn bad(&self, problem: Problem) -> ConfigError {
+        ConfigError::Bad {
+            location: self.clone(),
+            problem,
+        }
+    }
+}
+
+impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Nowhere => Ok(()),
+            Self::Unset => Ok(()),
             Self::Flag(flag) => write!(f, "{flag}: "),
             Self::File { path, line, key } if key.is_empty() => {
                 write!(f, "{}:{line}: ", path.display())
@@ -71,9 +82,34 @@ impl fmt::Display for Place {
 /// What is wrong with a value.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum Problem {
-    /// No TOML, an unknown key, or a value of the wrong type.
+    /// Not TOML.
     #[error("{0}")]
     Toml(String),
+    /// A key that no setting has.
+    #[error("there is no such key; {0}")]
+    UnknownKey(String),
+    /// A table without a key that it needs.
+    #[error("the key `{0}` is missing")]
+    Missing(&'static str),
+    /// A value of the wrong type.
+    #[error("{found}; write {expected}")]
+    Type {
+        /// What was given.
+        found: String,
+        /// What it has to be.
+        expected: String,
+    },
+    /// A number that no key can have.
+    #[error("the number is too large for any key")]
+    Huge,
+    /// Not one of the words that are allowed.
+    #[error("{given:?} is none of the choices; write {choices}")]
+    Choice {
+        /// What was given.
+        given: String,
+        /// What it has to be.
+        choices: String,
+    },
     /// Not an address and port.
     #[error("{0:?} is not an address and port; write ADDR:PORT, an IPv6 address in [brackets]")]
     Listen(String),
@@ -82,8 +118,8 @@ pub enum Problem {
         "{0:?} is not an address; write ADDR or ADDR:PORT, an IPv6 address with a port in [brackets]"
     )]
     Upstream(String),
-    /// A link-local address without the interface that its link is on.
-    #[error("{0} is link-local and holds on one link only; add its interface, like {0}%eth0")]
+    /// A link-local address without an interface.
+    #[error("{0} is link-local and valid on one link only; add its interface, like {0}%eth0")]
     NoZone(Ipv6Addr),
     /// An address that is not link-local, with an interface.
     #[error("{0} is not link-local; leave out the % and what follows it")]
@@ -103,9 +139,6 @@ pub enum Problem {
     /// Not a size.
     #[error("{0:?} is not a size; write octets, with K, M or G for powers of 1024, like 64M")]
     Size(String),
-    /// Not a backend.
-    #[error("{0:?} is not a backend; write auto, xdp or socket")]
-    Backend(String),
     /// A number out of its range.
     #[error("{value} is out of range; choose {min} to {max}")]
     Range {
@@ -118,16 +151,16 @@ pub enum Problem {
     },
     /// Not a power of two.
     #[error("{0} is not a power of two; choose 4096, or twice or half of it")]
-    PowerOfTwo(i64),
+    PowerOfTwo(u32),
     /// Too small a cache.
     #[error("{0} octets are too few for a cache; give at least {least}", least = crate::cache::MIN_BYTES)]
     CacheSize(usize),
-    /// Nobody to ask.
+    /// No upstream is given.
     #[error("no upstream to forward to; give --upstream ADDR, or the key `upstream` in a file")]
     NoUpstream,
-    /// The upstream is ourselves.
+    /// The upstream is this server.
     #[error(
-        "upstream {} is our own listen address {}: queries would go round for ever; name another resolver, or listen elsewhere",
+        "upstream {} is our own listen address {}: queries would loop; name another resolver, or listen elsewhere",
         Zoned(*upstream), Zoned(*listen)
     )]
     Loop {
@@ -136,8 +169,8 @@ pub enum Problem {
         /// The listen address that it reaches.
         listen: SocketAddr,
     },
-    /// No host has this address.
-    #[error("{0} is the address of no one host; name a resolver's address")]
+    /// Not the address of one host.
+    #[error("{0} is not a unicast address; name a resolver's address")]
     NotUnicast(SocketAddr),
     /// No reply can come from this address.
     #[error("{0} is a multicast or broadcast address; name an address of this host")]
@@ -160,12 +193,12 @@ pub enum Problem {
     /// XDP without an interface.
     #[error("backend xdp needs an interface; give --interface IF, or use backend socket")]
     NoInterface,
-    /// A core that there is not, or that we may not use.
-    #[error("core {core} is not ours to run on; choose from {allowed}")]
+    /// A core that the process may not use.
+    #[error("core {core} is outside the CPU affinity mask; choose from {allowed}")]
     Core {
         /// What was given.
-        core: i64,
-        /// The cores that can be had.
+        core: usize,
+        /// The cores in the mask.
         allowed: String,
     },
     /// A minimum above the maximum.
@@ -179,23 +212,17 @@ pub enum Problem {
     /// Not a prefix.
     #[error(transparent)]
     Prefix(#[from] PrefixError),
-    /// Not what queries without RD can get.
-    #[error("{0:?} is no treatment of queries without RD; write cache, refuse or forward")]
-    NonRecursive(String),
     /// Not a special zone.
     #[error(transparent)]
     NotSpecial(#[from] NotSpecial),
-    /// No secret.
+    /// Not a secret.
     #[error("a secret is 32 hexadecimal digits; `openssl rand -hex 16` makes one")]
     Secret,
-    /// A text that fits into no TXT record's string.
-    #[error("{0} octets are none that fit; give 1 to 255")]
+    /// A text that does not fit into a string of a TXT record.
+    #[error("the text has {0} octets; give it 1 to 255")]
     Text(usize),
-    /// No action.
-    #[error("{0:?} is no action; write nxdomain, null, refused or allow")]
-    Action(String),
     /// A path that no file can have.
-    #[error("{0:?} is no path of a file")]
+    #[error("{0:?} is not the path of a file")]
     NoFile(PathBuf),
     /// A path that is too long for a Unix socket.
     #[error(
@@ -205,9 +232,29 @@ pub enum Problem {
     /// The file is not text.
     #[error("not UTF-8; write the file in that encoding")]
     NotUtf8,
-    /// No place for the control socket.
-    #[error("no place for the control socket: XDG_RUNTIME_DIR is not set; give --control PATH")]
+    /// No default path for the control socket.
+    #[error("no path for the control socket: XDG_RUNTIME_DIR is not set; give --control PATH")]
     NoControl,
+}
+
+impl Problem {
+    /// For a key that is none of `keys`.
+    pub(super) fn unknown(key: &str, keys: &[&str]) -> Self {
+        let keys = keys.iter().filter(|key| !key.is_empty());
+        // At most two letters are wrong, which also bounds the work for a long key.
+        let alike = keys
+            .clone()
+            .filter(|other| key.len().abs_diff(other.len()) <= 2)
+            .map(|other| (strsim::osa_distance(key, other), other))
+            .filter(|(distance, _)| *distance <= 2);
+        Self::UnknownKey(match alike.min() {
+            Some((_, other)) => format!("did you mean `{other}`?"),
+            None => {
+                let keys: Vec<String> = keys.map(|key| format!("`{key}`")).collect();
+                format!("there are {}", keys.join(", "))
+            }
+        })
+    }
 }
 
 /// The wildcard that stands for an address, among others.

@@ -1,59 +1,105 @@
-//! The flags that `run` and `check` share.
+//! The flags of `heimdall run` and `heimdall check`, made from the definitions of the settings.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
-use clap::Args;
+use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, value_parser};
 
-use super::{Backend, InterfaceConfig, ListenAddr, Size, UpstreamAddr};
-use crate::answer::access::Prefix;
+use super::{
+    Config,
+    definition::{Definition, Section},
+    spec::Flag,
+};
 
-/// Settings from the command line. Each overrides the file's key of the same name.
-#[derive(Args, Clone, Debug, Default)]
+/// Settings from the command line. Each overrides the file's key.
+#[derive(Clone, Debug, Default)]
 pub struct Flags {
-    /// Serve this interface's receive queues by AF_XDP (repeatable)
-    ///
-    /// QUEUES are numbers and ranges, like 0 or 0-3 or 0,2. Without them all queues are served.
-    #[arg(long, value_name = "IF[:QUEUES]")]
-    pub interface: Vec<InterfaceConfig>,
-
-    /// Answer on this address and port, by UDP and TCP (repeatable) [default: port 53 of all addresses]
-    #[arg(long, value_name = "ADDR:PORT")]
-    pub listen: Vec<ListenAddr>,
-
-    /// Ask this resolver for what the cache does not have (repeatable; port 53 unless given)
-    #[arg(long, value_name = "ADDR[:PORT]")]
-    pub upstream: Vec<UpstreamAddr>,
-
-    /// What carries the packets: auto, xdp or socket [default: auto]
-    ///
-    /// auto uses AF_XDP on the given interfaces where it can, and says so; xdp does not start
-    /// without it; socket needs no privileges beyond the port.
-    #[arg(long, value_name = "BACKEND")]
-    pub backend: Option<Backend>,
-
-    /// Read settings from this TOML file; flags override it
-    #[arg(long, value_name = "FILE")]
+    /// The settings file.
     pub config: Option<PathBuf>,
+    /// What the flags of settings say, by their names with dashes.
+    pub settings: BTreeMap<&'static str, Vec<String>>,
+}
 
-    /// Unix socket for `heimdall stats` [default: /run/heimdall/control.sock for root, otherwise
-    /// $XDG_RUNTIME_DIR/heimdall.sock]
-    #[arg(long, value_name = "PATH")]
-    pub control: Option<PathBuf>,
+/// The settings that have a flag.
+fn with_flags() -> impl Iterator<Item = (Definition, Flag)> {
+    let definitions = Config::tables()
+        .into_iter()
+        .flat_map(|table| table.definitions);
+    definitions.filter_map(|definition| {
+        let flag = definition.about.flag?;
+        Some((definition, flag))
+    })
+}
 
-    /// Answer clients with these addresses, like 192.0.2.0/24 (repeatable) [default: private and
-    /// local addresses]
-    ///
-    /// Others are refused. Prefixes that hold the whole world make an open resolver.
-    #[arg(long, value_name = "PREFIX")]
-    pub allow: Vec<Prefix>,
+fn id(flag: Flag) -> &'static str {
+    flag.name.trim_start_matches('-')
+}
 
-    /// Memory of each thread's cache, like 512K, 64M or 1G [default: 64M]
-    #[arg(long, value_name = "BYTES")]
-    pub cache_size: Option<Size>,
+/// The flag of a setting, with the setting's meaning as its help: the first sentence as the short
+/// one.
+fn arg((definition, flag): (Definition, Flag)) -> Arg {
+    let Definition {
+        meaning,
+        about,
+        default,
+        accepts,
+        ..
+    } = definition;
+    let text: Vec<&str> = meaning.iter().map(|line| line.trim()).collect();
+    let text = text.join(" ").replace('`', "");
+    let first = text
+        .split_once(". ")
+        .map_or(text.as_str(), |(first, _)| first);
+    let first = first.trim_end_matches('.');
+    let repeatable = if about.list { " (repeatable)" } else { "" };
+    let default = match (default.as_str(), about.unset) {
+        ("", "") => String::new(),
+        ("", unset) => format!(" [default: {unset}]"),
+        (default, _) => format!(" [default: {}]", default.trim_matches('"')),
+    };
+    let action = match about.list {
+        true => ArgAction::Append,
+        false => ArgAction::Set,
+    };
+    let parse = move |text: &str| accepts(text).map(|()| text.to_owned());
+    Arg::new(id(flag))
+        .long(id(flag))
+        .value_name(flag.value)
+        .action(action)
+        .value_parser(parse)
+        .help(format!("{first}{repeatable}{default}"))
+        .long_help(format!("{text}{repeatable}{default}"))
+}
 
-    /// Keep what upstreams have told in this file, and start with it [default: none]
-    ///
-    /// It is written every five minutes and when the server stops.
-    #[arg(long, value_name = "FILE")]
-    pub snapshot: Option<PathBuf>,
+impl Args for Flags {
+    fn augment_args(command: Command) -> Command {
+        let config = Arg::new("config")
+            .long("config")
+            .value_name("FILE")
+            .value_parser(value_parser!(PathBuf))
+            .help("Read settings from this TOML file; flags override it");
+        command.arg(config).args(with_flags().map(arg))
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for Flags {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let mut flags = Self::default();
+        flags.update_from_arg_matches(matches)?;
+        Ok(flags)
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        self.config = matches.get_one("config").cloned();
+        self.settings = with_flags()
+            .filter_map(|(_, flag)| {
+                let values = matches.get_many::<String>(id(flag))?;
+                Some((flag.name, values.cloned().collect()))
+            })
+            .collect();
+        Ok(())
+    }
 }

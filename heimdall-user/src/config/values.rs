@@ -1,19 +1,16 @@
-//! Values that are written as text, alike in the file and in flags.
+//! Values that are written as text, in the file and in flags alike.
 
 use std::{
     collections::BTreeSet,
     fmt,
     net::{IpAddr, SocketAddr},
+    os::unix::ffi::OsStrExt,
+    path::Path,
     str::FromStr,
 };
 
-use nix::net::if_::{if_indextoname, if_nametoindex};
-use serde::{
-    Deserialize, Deserializer,
-    de::{self, Visitor},
-};
-
 use super::Problem;
+use nix::net::if_::{if_indextoname, if_nametoindex};
 
 /// The port of DNS.
 const DNS_PORT: u16 = 53;
@@ -87,28 +84,14 @@ fn parse_queues(text: &str) -> Result<BTreeSet<u32>, Problem> {
     Ok(queues)
 }
 
-/// An address and port to answer on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ListenAddr(pub SocketAddr);
-
-impl FromStr for ListenAddr {
-    type Err = Problem;
-
-    fn from_str(text: &str) -> Result<Self, Problem> {
-        socket_address(text, None, Problem::Listen).map(Self)
-    }
+/// Reads an address and port to answer on.
+pub(super) fn listen_address(text: &str) -> Result<SocketAddr, Problem> {
+    socket_address(text, None, Problem::Listen)
 }
 
-/// The address and port of a resolver to ask; the port is 53 unless given.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct UpstreamAddr(pub SocketAddr);
-
-impl FromStr for UpstreamAddr {
-    type Err = Problem;
-
-    fn from_str(text: &str) -> Result<Self, Problem> {
-        socket_address(text, Some(DNS_PORT), Problem::Upstream).map(Self)
-    }
+/// Reads the address of a resolver; the port is 53 unless given.
+pub(super) fn upstream_address(text: &str) -> Result<SocketAddr, Problem> {
+    socket_address(text, Some(DNS_PORT), Problem::Upstream)
 }
 
 /// Parses `ADDR:PORT`, or `ADDR` alone if there is a default port.
@@ -179,7 +162,7 @@ fn interface_name(index: u32) -> Option<String> {
     (!name.is_empty()).then_some(name)
 }
 
-/// Displays an address and port with the interface's name as the zone, where there is one.
+/// Displays an address and port, a link-local one with its interface's name as the zone.
 #[derive(Clone, Copy, Debug)]
 pub struct Zoned(pub SocketAddr);
 
@@ -199,39 +182,56 @@ impl fmt::Display for Zoned {
     }
 }
 
-/// What carries the packets.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// The text of an address and port, as it can be read again.
+pub(super) fn zoned(address: &SocketAddr) -> String {
+    Zoned(*address).to_string()
+}
+
+/// Reads 32 hexadecimal digits.
+pub(super) fn secret(text: &str) -> Result<[u8; 16], Problem> {
+    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+    let digit = |octet: u8| char::from(octet).to_digit(16);
+    let octets = pairs
+        .iter()
+        .map(|[high, low]| Some((digit(*high)? << 4 | digit(*low)?) as u8))
+        .collect::<Option<Vec<u8>>>()
+        .filter(|_| rest.is_empty());
+    octets
+        .and_then(|octets| octets.try_into().ok())
+        .ok_or(Problem::Secret)
+}
+
+/// Reads a text that fits into one string of a TXT record.
+pub(super) fn short_text(text: &str) -> Result<String, Problem> {
+    match text.len() {
+        1..=255 => Ok(text.to_owned()),
+        len => Err(Problem::Text(len)),
+    }
+}
+
+/// Reads a text that is checked later.
+pub(super) fn any_text(text: &str) -> Result<String, Problem> {
+    Ok(text.to_owned())
+}
+
+/// Checks that a path can be that of a file.
+pub(super) fn names_a_file(path: &Path) -> Result<(), Problem> {
+    let octets = path.as_os_str().as_bytes();
+    if path.file_name().is_none() || octets.ends_with(b"/") || octets.contains(&0) {
+        return Err(Problem::NoFile(path.to_owned()));
+    }
+    Ok(())
+}
+
+/// How packets are received and sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Backend {
-    /// AF_XDP on the interfaces where it works, kernel sockets beside it and otherwise.
-    #[default]
+    /// By AF_XDP on the interfaces where that works, and by kernel sockets.
     Auto,
-    /// AF_XDP on every interface, or do not start.
+    /// By AF_XDP on every interface, or the server does not start; and by kernel sockets.
     Xdp,
-    /// Kernel sockets only.
+    /// By kernel sockets only.
     Socket,
-}
-
-impl FromStr for Backend {
-    type Err = Problem;
-
-    fn from_str(text: &str) -> Result<Self, Problem> {
-        match text {
-            "auto" => Ok(Self::Auto),
-            "xdp" => Ok(Self::Xdp),
-            "socket" => Ok(Self::Socket),
-            _ => Err(Problem::Backend(text.to_owned())),
-        }
-    }
-}
-
-impl fmt::Display for Backend {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Auto => "auto",
-            Self::Xdp => "xdp",
-            Self::Socket => "socket",
-        })
-    }
 }
 
 /// A number of octets, written as such or with K, M or G for powers of 1024.
@@ -269,31 +269,5 @@ impl fmt::Display for Size {
             Some((shift, unit)) => write!(f, "{}{unit}", self.0 >> shift),
             None => write!(f, "{}", self.0),
         }
-    }
-}
-
-impl<'de> Deserialize<'de> for Size {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct SizeVisitor;
-
-        impl Visitor<'_> for SizeVisitor {
-            type Value = Size;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a size like 67108864 or \"64M\"")
-            }
-
-            fn visit_i64<E: de::Error>(self, number: i64) -> Result<Size, E> {
-                usize::try_from(number)
-                    .map(Size)
-                    .map_err(|_| E::custom(Problem::Size(number.to_string())))
-            }
-
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Size, E> {
-                text.parse().map_err(E::custom)
-            }
-        }
-
-        deserializer.deserialize_any(SizeVisitor)
     }
 }

@@ -42,7 +42,7 @@ impl CoreFactory {
             hasher: NameHasher::default(),
             server: reply::Server::new(config.max_udp_size, config.forward.trust_ad),
             policy,
-            cache_bytes: config.cache_bytes,
+            cache_bytes: config.cache.bytes,
             clock: Clock::start(),
             logged_pages: Cell::new(false),
         }

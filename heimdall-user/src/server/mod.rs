@@ -29,7 +29,7 @@ use thiserror::Error;
 use tracing::{info, warn};
 
 use crate::{
-    config::{Backend, Config, ConfigError, Host, Place, SnapshotConfig, Zoned},
+    config::{Backend, Config, ConfigError, Host, Location, SnapshotConfig, Zoned},
     control::{Control, ControlError, ControlServer},
     forward::{self, Forwarder, Handle, Mailbox, Prepared},
     socket::{self, Listeners, SocketError, SocketFront},
@@ -52,10 +52,10 @@ use xdp::{AfXdpError, OpenXdp};
 #[derive(Debug, Error)]
 pub enum ServerError {
     /// A setting that cannot work, found before anything was opened.
-    #[error("{place}{error}")]
+    #[error("{location}{error}")]
     At {
-        /// Where it stands.
-        place: Place,
+        /// Where it is.
+        location: Location,
         /// What is wrong.
         error: Box<ServerError>,
     },
@@ -168,7 +168,7 @@ impl Server {
         );
         let mut forwarder =
             Prepared::new(&options, mailboxes, cores.hasher()).map_err(start("the forwarder"))?;
-        let snapshot = config.snapshot.as_ref();
+        let snapshot = config.cache.snapshot();
         let snapshot = snapshot.filter(|snapshot| snapshot::restore(snapshot, &mut forwarder));
         let forwarder = forwarder
             .start_with(|| self.threads.essential("forwarder"))
@@ -199,7 +199,7 @@ impl Server {
         self.report = Some(Arc::clone(&report));
         self.start_control(opened.control, report, caches.clone())?;
         // Last, as it writes a file when it ends.
-        self.start_snapshots(snapshot, caches)
+        self.start_snapshots(snapshot.as_ref(), caches)
     }
 
     fn start_sockets(
@@ -308,7 +308,7 @@ impl Server {
     ///
     /// # Errors
     /// Settings or files are bad; the old policy stays.
-    pub fn reload(&self) -> Result<&'static str, ReloadError> {
+    pub fn reload(&self) -> Result<String, ReloadError> {
         self.reloader.reload_and_log()
     }
 
@@ -413,14 +413,14 @@ fn forward_options(config: &Config) -> forward::Settings {
         max_in_flight: forward.max_in_flight,
         attempt_timeout: forward.timeout,
         attempts: forward.attempts,
-        limits: config.ttl,
+        limits: config.cache.ttl_limits(),
         trust_ad: forward.trust_ad,
-        cache_bytes: config.cache_bytes,
+        cache_bytes: config.cache.bytes,
         failure_min: 1,
         failure_max: forward.failure_ttl_max,
-        stale_max_age: forward.stale_max_age,
+        stale_max_age: config.cache.stale_max_age,
         client_response_timeout: forward.client_response_timeout,
-        nxdomain_cut: forward.nxdomain_cut,
+        nxdomain_cut: config.cache.nxdomain_cut,
         client_subnet: forward.client_subnet.map(|prefix| prefix.parts()),
     }
 }

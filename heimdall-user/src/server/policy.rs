@@ -20,7 +20,7 @@ use crate::{
         special::SpecialNames,
     },
     blocklist,
-    config::{Config, ConfigError, Place, PolicyConfig},
+    config::{Config, ConfigError, Location, Settings},
     file,
 };
 
@@ -34,20 +34,20 @@ const MAX_BLOCKLIST: u64 = 1 << 30;
 #[derive(Debug, Error)]
 pub enum PolicyError {
     /// A file cannot be read.
-    #[error("{place}cannot read {}: {source}; check the path and its permissions", path.display())]
+    #[error("{location}cannot read {}: {source}; check the path and its permissions", path.display())]
     Unreadable {
         /// Where it is named.
-        place: Place,
+        location: Location,
         /// The file.
         path: PathBuf,
         /// Why not.
         source: io::Error,
     },
     /// A record is invalid.
-    #[error("{place}{error}")]
+    #[error("{location}{error}")]
     Record {
         /// Where it is.
-        place: Place,
+        location: Location,
         /// What is wrong.
         error: LocalError,
     },
@@ -79,15 +79,15 @@ impl PolicyLoader {
     ///
     /// # Errors
     /// A file cannot be read, or local data are invalid.
-    pub fn load(&self, config: &PolicyConfig) -> Result<Policy, PolicyError> {
+    pub fn load(&self, config: &Config) -> Result<Policy, PolicyError> {
         let local = local(config)?;
-        let special = match &config.special_names_except {
-            Some(exceptions) => SpecialNames::new(exceptions, &local),
-            None => SpecialNames::default(),
+        let special = match config.local.special_names {
+            true => SpecialNames::new(&config.local.special_names_except, &local),
+            false => SpecialNames::default(),
         };
         Ok(Policy {
-            access: config.access(),
-            limit: config.limit.clone(),
+            access: config.access.access(),
+            limit: config.rate_limit.limits(),
             cookies: self.cookies(config),
             identity: Identity::new(
                 config.identity.version.as_deref(),
@@ -96,8 +96,8 @@ impl PolicyLoader {
             local,
             special,
             blocklists: blocklists(config)?,
-            blocklist_aliases: config.blocklist_aliases,
-            non_recursive: config.non_recursive,
+            blocklist_aliases: config.local.blocklist_aliases,
+            non_recursive: config.access.non_recursive,
             any: minimal_any(),
         })
     }
@@ -108,7 +108,7 @@ pub(super) struct Reloader {
     shared: Arc<ArcSwap<Policy>>,
     loader: PolicyLoader,
     /// The settings that the server runs with.
-    running: Config,
+    running: Settings,
     /// Held during a reload: of two at once, the earlier must not overwrite the later.
     reloading: Mutex<()>,
     settings: Box<dyn Fn() -> Result<Config, ConfigError> + Send + Sync>,
@@ -138,12 +138,12 @@ impl Reloader {
         settings: impl Fn() -> Result<Config, ConfigError> + Send + Sync + 'static,
     ) -> Result<Self, PolicyError> {
         let loader = PolicyLoader::default();
-        let policy = loader.load(&config.policy)?;
+        let policy = loader.load(config)?;
         log_access(&policy);
         Ok(Self {
             shared: Arc::new(ArcSwap::from_pointee(policy)),
             loader,
-            running: config.clone(),
+            running: config.settings.clone(),
             reloading: Mutex::default(),
             settings: Box::new(settings),
         })
@@ -155,28 +155,29 @@ impl Reloader {
     }
 
     /// Reloads the policy. Returns a description of what was done.
-    fn reload(&self) -> Result<&'static str, ReloadError> {
+    fn reload(&self) -> Result<String, ReloadError> {
         let _alone = self
             .reloading
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        let mut config = (self.settings)()?;
-        let policy = self.loader.load(&config.policy)?;
+        let config = (self.settings)()?;
+        let policy = self.loader.load(&config)?;
         log_access(&policy);
         self.shared.store(Arc::new(policy));
-        config.policy = self.running.policy.clone();
-        config.places = self.running.places.clone();
-        Ok(if config == self.running {
-            "reloaded: the new policy holds"
-        } else {
-            "reloaded: the new policy holds; other settings have changed, too, and need a restart"
+        let changed: Vec<&str> = self.running.need_restart(&config.settings).collect();
+        Ok(match changed.as_slice() {
+            [] => "reloaded: the new policy holds".to_owned(),
+            keys => format!(
+                "reloaded: the new policy holds; other settings have changed, too, and need a restart: {}",
+                keys.join(", ")
+            ),
         })
     }
 }
 
 impl Reloader {
     /// As [`reload`](Self::reload), and logs the outcome.
-    pub(super) fn reload_and_log(&self) -> Result<&'static str, ReloadError> {
+    pub(super) fn reload_and_log(&self) -> Result<String, ReloadError> {
         let outcome = self.reload();
         match &outcome {
             Ok(done) => info!("{done}"),
@@ -206,7 +207,7 @@ fn log_access(policy: &Policy) {
 }
 
 impl PolicyLoader {
-    fn cookies(&self, config: &PolicyConfig) -> Option<Cookies> {
+    fn cookies(&self, config: &Config) -> Option<Cookies> {
         let cookies = &config.cookies;
         let secrets = match cookies.secrets.as_slice() {
             [] => self.secrets.clone(),
@@ -219,45 +220,39 @@ impl PolicyLoader {
     }
 }
 
-fn read(place: &Place, path: &Path, max: u64) -> Result<Vec<u8>, PolicyError> {
+fn read(location: Location, path: &Path, max: u64) -> Result<Vec<u8>, PolicyError> {
     file::read(path, max).map_err(|source| PolicyError::Unreadable {
-        place: place.clone(),
+        location,
         path: path.to_owned(),
         source,
     })
 }
 
-fn local(config: &PolicyConfig) -> Result<LocalData, PolicyError> {
+fn local(config: &Config) -> Result<LocalData, PolicyError> {
     let mut data = LocalData::builder();
-    for record in &config.records {
-        data.record(&record.text)
-            .map_err(|error| PolicyError::Record {
-                place: record.place.clone(),
-                error,
-            })?;
+    let settings = &config.settings;
+    let bad_record = |record, error| PolicyError::Record {
+        location: settings.item_location("local.records", record),
+        error,
+    };
+    for (item, record) in config.local.records.iter().enumerate() {
+        data.record(record)
+            .map_err(|error| bad_record(item, error))?;
     }
-    for hosts in &config.hosts {
-        let report = data.hosts(&read(&hosts.place, &hosts.file, MAX_HOSTS)?);
+    for (item, path) in config.local.hosts.iter().enumerate() {
+        let location = settings.item_location("local.hosts", item);
+        let report = data.hosts(&read(location, path, MAX_HOSTS)?);
         if let Some((line, why)) = report.first {
             warn!(
                 "hosts file {}: skipped {} line(s), in whole or in part; the first is line {line}: {why}",
-                hosts.file.display(),
+                path.display(),
                 report.skipped
             );
         }
     }
-    let data = data.build().map_err(|conflict| {
-        let error = conflict.error;
-        match conflict
-            .record
-            .and_then(|record| config.records.get(record))
-        {
-            Some(record) => PolicyError::Record {
-                place: record.place.clone(),
-                error,
-            },
-            None => PolicyError::Local(error),
-        }
+    let data = data.build().map_err(|conflict| match conflict.record {
+        Some(record) => bad_record(record, conflict.error),
+        None => PolicyError::Local(conflict.error),
     })?;
     if data.names() > 0 {
         info!("local data: {} names", data.names());
@@ -265,10 +260,11 @@ fn local(config: &PolicyConfig) -> Result<LocalData, PolicyError> {
     Ok(data)
 }
 
-fn blocklists(config: &PolicyConfig) -> Result<Blocklists, PolicyError> {
+fn blocklists(config: &Config) -> Result<Blocklists, PolicyError> {
     let mut texts = Vec::new();
-    for list in &config.blocklists {
-        texts.push(read(&list.place, &list.file, MAX_BLOCKLIST)?);
+    for (item, list) in config.blocklists.iter().enumerate() {
+        let location = config.settings.item_location("blocklist.file", item);
+        texts.push(read(location, &list.file, MAX_BLOCKLIST)?);
     }
     let actions = config.blocklists.iter().map(|list| list.action);
     let lists = texts.iter().map(Vec::as_slice).zip(actions);

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     cache::Cache,
-    config::{Backend, Config, InterfaceConfig, Place, SnapshotConfig},
+    config::{Backend, Config, InterfaceConfig, Location},
     control, file,
     snapshot::Snapshot,
     xdp::{Interface, XdpError, socket::MAX_MTU},
@@ -24,15 +24,15 @@ use crate::{
 pub fn check(config: &Config) -> Result<(), ServerError> {
     let queues = preflight(config)?;
     file_limit::fit(forward_options(config), 1 + queues, config.listen.len());
-    PolicyLoader::default().load(&config.policy)?;
+    PolicyLoader::default().load(config)?;
     if config.backend == Backend::Auto {
-        for (wanted, (_, queues)) in config.interfaces.iter().zip(interfaces(config)) {
+        for (wanted, queues) in config.interfaces.iter().zip(interfaces(config)) {
             if let Err(error) = queues {
                 left_out(&wanted.name, &error);
             }
         }
     }
-    if let Some(SnapshotConfig { path, .. }) = &config.snapshot
+    if let Some(path) = &config.cache.snapshot
         && let Err(error) = Snapshot::open(path, unix_now())
     {
         warn!("snapshot: {error}; a start would be cold");
@@ -48,30 +48,32 @@ pub(super) fn left_out(interface: &str, error: &impl Display) {
 /// Checks the settings that [`Config`] cannot check by itself, so that their errors name the place.
 /// Returns how many queues AF_XDP is to serve.
 pub(super) fn preflight(config: &Config) -> Result<usize, ServerError> {
-    let places = &config.places;
-    control::check(&config.control).map_err(|error| at(&places.control, error))?;
+    let settings = &config.settings;
+    control::check(&config.control).map_err(|error| at(settings.location("control"), error))?;
     let mut queues = 0;
-    for (place, found) in interfaces(config) {
+    for (item, found) in interfaces(config).enumerate() {
         match found {
             Ok((interface, count)) => {
                 start_warnings::queues(&interface, count, config.xdp.cpus.len());
                 queues += count;
             }
 
-            Err(error) if config.backend == Backend::Xdp => return Err(at(place, error)),
+            Err(error) if config.backend == Backend::Xdp => {
+                return Err(at(settings.item_location("interface", item), error));
+            }
             // The interface is left to the sockets.
             Err(_) => {}
         }
     }
-    reserve(config, queues).map_err(|error| at(&places.cache_size, error))?;
+    reserve(config, queues).map_err(|error| at(settings.location("cache.size"), error))?;
     start_warnings::memory(config, queues);
-    if let Some(SnapshotConfig { path, .. }) = &config.snapshot {
+    if let Some(path) = &config.cache.snapshot {
         let directory = path.parent().filter(|path| *path != Path::new(""));
         let directory = directory.unwrap_or(Path::new("."));
         if let Err(error) = file::check_writable(directory) {
             warn!(
                 "{}no snapshot can be written to {}: {error}; make the directory, or give another path",
-                places.snapshot,
+                settings.location("cache.snapshot"),
                 directory.display()
             );
         }
@@ -79,26 +81,20 @@ pub(super) fn preflight(config: &Config) -> Result<usize, ServerError> {
     Ok(queues)
 }
 
-/// The interfaces that AF_XDP is to serve: where each is named, and how many queues.
-fn interfaces(
-    config: &Config,
-) -> impl Iterator<Item = (&Place, Result<(Interface, usize), XdpError>)> {
+/// The interfaces that AF_XDP is to serve, each with its number of queues.
+fn interfaces(config: &Config) -> impl Iterator<Item = Result<(Interface, usize), XdpError>> {
     let wanted = match config.backend {
         Backend::Socket => &[],
         Backend::Auto | Backend::Xdp => config.interfaces.as_slice(),
     };
     let queues = |wanted| look_up(wanted).map(|(interface, queues)| (interface, queues.len()));
-    config
-        .places
-        .interfaces
-        .iter()
-        .zip(wanted.iter().map(queues))
+    wanted.iter().map(queues)
 }
 
 /// Reserves the caches of the sockets, the forwarder and this many queues, all at once, and frees them
 /// again. Their pages are not touched.
 fn reserve(config: &Config, queues: usize) -> Result<(), ServerError> {
-    let bytes = config.cache_bytes;
+    let bytes = config.cache.bytes;
     (0..1 + config.forward.threads + queues)
         .map(|_| Cache::new(bytes))
         .collect::<Result<Vec<_>, _>>()
@@ -106,9 +102,9 @@ fn reserve(config: &Config, queues: usize) -> Result<(), ServerError> {
     Ok(())
 }
 
-fn at(place: &Place, error: impl Into<ServerError>) -> ServerError {
+fn at(location: Location, error: impl Into<ServerError>) -> ServerError {
     ServerError::At {
-        place: place.clone(),
+        location,
         error: Box::new(error.into()),
     }
 }

@@ -25,7 +25,7 @@ const MAX_NAMED: usize = 4;
 pub(super) fn memory(config: &Config, queues: usize) {
     let caches = queues + 1 + config.forward.threads;
     let frames = queues * config.xdp.frames as usize * FRAME_SIZE as usize;
-    let needed = (caches * config.cache_bytes + frames) as u64;
+    let needed = (caches * config.cache.bytes + frames) as u64;
     let Some(available) = available() else { return };
     if needed > available / 2 {
         warn!(

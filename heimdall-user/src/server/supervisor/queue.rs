@@ -124,7 +124,7 @@ impl ServedQueue {
             mtu: Arc::clone(&attached.mtu),
             verify_checksums: context.settings.verify_checksums,
             spin: context.settings.spin,
-            echo: context.settings.echo,
+            echo: false,
         };
         let parts = Parts {
             xsk,

@@ -124,7 +124,7 @@ fn scenarios_through_the_answer_core() {
         ..Host::default()
     };
     let config = Config::load(&flags, &host).unwrap();
-    let policy = PolicyLoader::default().load(&config.policy).unwrap();
+    let policy = PolicyLoader::default().load(&config).unwrap();
     let policy = Arc::new(ArcSwap::from_pointee(policy));
     for (over, transport) in [
         (

@@ -1,0 +1,402 @@
+//! Every setting: the key, the type, the bounds, the default, and what it means. To add one, add it
+//! here; all else that shows settings is made from these definitions.
+
+use std::{
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+use super::{
+    Backend, InterfaceConfig, Problem, Settings,
+    definition::{Section, settings},
+    error::MAX_SOCKET_PATH,
+    spec::{
+        boolean, choice, integer, list, microseconds, milliseconds, parsed, path, seconds, secret,
+        size, text,
+    },
+    values::{self, listen_address, upstream_address, zoned},
+};
+use crate::{
+    answer::{
+        access::{Access, Prefix, private},
+        blocklist::Action,
+        limit::LimitSettings,
+        policy::NonRecursive,
+        special::Exception,
+    },
+    cache,
+    dns::TtlLimits,
+    forward,
+};
+
+/// A week in seconds: RFC 8767 sections 4 and 5 suggest it as the cap of TTLs and allow it for stale
+/// answers.
+const WEEK: i64 = 604_800;
+
+/// The forwarder's defaults.
+fn forward() -> forward::Settings {
+    forward::Settings::default()
+}
+
+settings! {
+    /// All settings, checked: each value is in its range, and they agree with one another.
+    "" => Config, restart;
+
+    /// Interfaces whose receive queues AF_XDP serves: "eth0" for all queues, "eth0:0-3" or
+    /// "eth0:0,2" for some. Give the members of a bond, and the parent of a VLAN.
+    "interface" => interfaces: Vec<InterfaceConfig> =
+        list(parsed::<InterfaceConfig>("interfaces, IF or IF:QUEUES"))
+            .default_from("none (kernel sockets serve all queries)", |_| Ok(Vec::new()))
+            .example(r#"["eth0"]"#)
+            .flag("--interface", "IF[:QUEUES]");
+    /// Addresses and ports to answer on, by UDP and TCP. An address that the host does not have yet is
+    /// served once it appears. A link-local address names its interface: "[fe80::53%eth0]:53".
+    /// To AF_XDP, 0.0.0.0 and `[::]` stand for the addresses of the interface itself; name those of lo,
+    /// of a dummy interface, a bond or a VLAN.
+    "listen" => listen: Vec<SocketAddr> =
+        list(text("addresses, ADDR:PORT", listen_address, zoned))
+            .default(vec![
+                (Ipv4Addr::UNSPECIFIED, 53).into(),
+                (Ipv6Addr::UNSPECIFIED, 53).into(),
+            ])
+            .flag("--listen", "ADDR:PORT");
+    /// Resolvers that cache misses are forwarded to, in order of preference; the port is 53 unless given.
+    /// A link-local address names its interface: "fe80::53%eth0", "[fe80::53%eth0]:5353".
+    "upstream" => upstreams: Vec<SocketAddr> =
+        list(text("addresses, ADDR or ADDR:PORT", upstream_address, zoned))
+            .default_from("", |_| Err(Problem::NoUpstream))
+            .example(r#"["9.9.9.9", "149.112.112.112"]"#)
+            .flag("--upstream", "ADDR[:PORT]");
+    /// How packets are received and sent. "auto": by AF_XDP on the given interfaces where that works, by
+    /// kernel sockets otherwise; "xdp": the same, but AF_XDP has to work on all of them for a start;
+    /// "socket": by kernel sockets only, which needs no privileges but for the port.
+    "backend" => backend: Backend =
+        choice(&[
+            ("auto", Backend::Auto),
+            ("xdp", Backend::Xdp),
+            ("socket", Backend::Socket),
+        ])
+        .default(Backend::Auto)
+        .flag("--backend", "BACKEND");
+    /// Unix socket by which `heimdall stats`, `reload`, `flush` and `dump` reach the server.
+    "control" => control: PathBuf =
+        path()
+            .check(|path| {
+                values::names_a_file(path)?;
+                match path.as_os_str().len() {
+                    len if len > MAX_SOCKET_PATH => Err(Problem::SocketPath(len)),
+                    _ => Ok(()),
+                }
+            })
+            .default_from(
+                "/run/heimdall/control.sock for root, otherwise $XDG_RUNTIME_DIR/heimdall.sock",
+                |host| host.control.clone().ok_or(Problem::NoControl),
+            )
+            .example(r#""/run/heimdall/control.sock""#)
+            .flag("--control", "PATH");
+    /// Largest UDP reply. 1232 octets pass every IPv6 path unfragmented.
+    "max-udp-size" => max_udp_size: u16 = integer(512, 4096).unit(" octets").default(1232);
+
+    tables:
+    /// The caches.
+    cache: CacheConfig;
+    /// Forwarding to upstreams.
+    forward: ForwardConfig;
+    /// The AF_XDP workers.
+    xdp: XdpConfig;
+    /// Who may query.
+    access: AccessConfig;
+    /// Response rate limiting.
+    rate_limit: RateLimitConfig;
+    /// DNS cookies.
+    cookies: CookiesConfig;
+    /// What the server tells about itself.
+    identity: IdentityConfig;
+    /// Local names.
+    local: LocalConfig;
+    /// Blocklists.
+    blocklists: Vec<BlocklistConfig>;
+    /// Each setting's value in TOML, and where it comes from.
+    settings: Settings;
+}
+
+settings! {
+    /// The caches: one for each AF_XDP queue, one for the sockets, one for each forwarder thread.
+    "cache" => CacheConfig, restart;
+
+    /// Memory of each cache.
+    "size" => bytes: usize =
+        size()
+            .check(|bytes| match *bytes {
+                bytes if bytes < cache::MIN_BYTES => Err(Problem::CacheSize(bytes)),
+                _ => Ok(()),
+            })
+            .default(forward().cache_bytes)
+            .flag("--cache-size", "BYTES");
+    /// File that keeps the forwarder's caches over a restart: it is read at the start, and written from
+    /// time to time and at the stop.
+    "snapshot" => snapshot: Option<PathBuf> =
+        path()
+            .check(|path| values::names_a_file(path))
+            .example(r#""/var/lib/heimdall/cache.snapshot""#)
+            .flag("--snapshot", "FILE")
+            .optional("none (the caches start empty)");
+    /// Time from one snapshot to the next.
+    "snapshot-interval" => snapshot_interval: Duration =
+        seconds(1, 86_400).default(Duration::from_secs(300));
+    /// Lower TTLs are raised to this, but for TTL 0, which is never cached.
+    "min-ttl" => min_ttl: u32 =
+        integer(0, WEEK).unit(" seconds").default(forward().limits.min);
+    /// Higher TTLs are lowered to this.
+    "max-ttl" => max_ttl: u32 =
+        integer(1, WEEK).unit(" seconds").default(forward().limits.max);
+    /// The same for negative answers.
+    "max-negative-ttl" => max_negative_ttl: u32 =
+        integer(0, WEEK).unit(" seconds").default(forward().limits.max_negative);
+    /// Time after its expiry for which an answer may be served while no upstream gives a newer one
+    /// (RFC 8767). 0: never.
+    "stale-max-age" => stale_max_age: u32 = integer(0, WEEK).unit(" seconds").default(forward().stale_max_age);
+    /// NXDOMAIN for a name also answers queries for all names below it (RFC 8020).
+    "nxdomain-cut" => nxdomain_cut: bool = boolean().default(forward().nxdomain_cut);
+}
+
+settings! {
+    /// The forwarder, which gets from upstreams what the caches do not have.
+    "forward" => ForwardConfig, restart;
+
+    /// Threads. One is enough for some ten thousand cache misses a second.
+    "threads" => threads: usize = integer(1, 64).default(forward().threads);
+    /// Time that an upstream has to respond before the next attempt. It is longer, up to two seconds, for
+    /// an upstream whose round-trip times are longer, and twice as long over TCP.
+    "timeout-ms" => timeout: Duration =
+        milliseconds(10, 60_000).default(forward().attempt_timeout);
+    /// Attempts for a question. One that ends with an error at once does not count.
+    "attempts" => attempts: u32 = integer(1, 16).default(forward().attempts);
+    /// Questions that may wait for each thread. Beyond them clients get SERVFAIL.
+    "queue" => queue: usize = integer(16, 1 << 20).default(forward().queue);
+    /// Questions that each thread may have in flight; each needs an open file. Beyond them the client
+    /// prefix or the zone that holds most loses its oldest.
+    "max-in-flight" => max_in_flight: usize = integer(16, 32_768).default(forward().max_in_flight);
+    /// Pass on the AD bit of responses, by which an upstream says that it has validated them. Only for a
+    /// validating resolver on a path that nobody else can write to.
+    "trust-ad" => trust_ad: bool = boolean().default(forward().trust_ad);
+    /// Time after which a client gets a stale answer, if there is one, while upstreams are still queried.
+    "client-response-timeout-ms" => client_response_timeout: Duration =
+        milliseconds(10, 60_000).default(forward().client_response_timeout);
+    /// Longest time for which a failure is cached (RFC 9520). The first is cached for a second, each
+    /// further one in a row for twice as long as the one before.
+    "failure-ttl-max" => failure_ttl_max: u32 = integer(1, 300).unit(" seconds").default(forward().failure_max);
+    /// The client subnet (RFC 7871) that all queries to upstreams carry, whatever clients send.
+    "client-subnet" => client_subnet: Option<Prefix> =
+        parsed::<Prefix>("a prefix, ADDR/BITS").example(r#""192.0.2.0/24""#).optional("none");
+}
+
+settings! {
+    /// The AF_XDP workers, one for each queue.
+    "xdp" => XdpConfig, restart;
+
+    /// Cores that workers are pinned to, in turn.
+    "cpus" => cpus: Vec<usize> =
+        list(integer(0, 1023).values("core numbers"))
+            .default_from("all cores in the CPU affinity mask", |host| {
+                Ok(host.cores.iter().copied().collect())
+            })
+            .example("[2, 3]");
+    /// Frames in each queue's UMEM, 2 KiB each.
+    "frames" => frames: u32 =
+        integer(256, 1 << 18)
+            .unit(", a power of two")
+            .check(|frames: &u32| match frames.is_power_of_two() {
+                true => Ok(()),
+                false => Err(Problem::PowerOfTwo(*frames)),
+            })
+            .default(8192);
+    /// Time that an idle worker polls its rings before it sleeps. More saves wake-ups and costs CPU time.
+    "spin-us" => spin: Duration = microseconds(0, 1_000_000).default(Duration::from_micros(50));
+    /// Drop packets whose IPv4 or UDP checksum is wrong.
+    "verify-checksums" => verify_checksums: bool = boolean().default(true);
+}
+
+settings! {
+    /// Who may query. The most specific prefix decides; clients in none get REFUSED.
+    "access" => AccessConfig, reload;
+
+    /// Clients that are answered. A prefix that holds the whole Internet makes an open resolver, which will
+    /// be used for attacks.
+    "allow" => allow: Vec<Prefix> =
+        list(parsed::<Prefix>("prefixes, ADDR/BITS")).default(private()).flag("--allow", "PREFIX");
+    /// Clients that get REFUSED.
+    "refuse" => refuse: Vec<Prefix> =
+        list(parsed::<Prefix>("prefixes, ADDR/BITS")).default(Vec::new()).example(r#"["10.66.0.0/16"]"#);
+    /// Clients that get no reply.
+    "drop" => drop: Vec<Prefix> =
+        list(parsed::<Prefix>("prefixes, ADDR/BITS")).default(Vec::new()).example(r#"["10.66.6.0/24"]"#);
+    /// What queries without RD (recursion desired) get. "cache": an answer that is local or cached, or else
+    /// REFUSED; "refuse": REFUSED; "forward": the same as queries with RD.
+    "non-recursive" => non_recursive: NonRecursive =
+        choice(&[
+            ("cache", NonRecursive::Cache),
+            ("refuse", NonRecursive::Refuse),
+            ("forward", NonRecursive::Forward),
+        ])
+        .default(NonRecursive::Cache);
+}
+
+settings! {
+    /// Response rate limiting: of UDP replies, by client prefix and by thread. Clients that show a valid
+    /// server cookie are not limited.
+    "rate-limit" => RateLimitConfig, reload;
+
+    /// Replies a second to the clients of one prefix. 0: no limit.
+    "responses-per-second" => responses_per_second: u16 =
+        integer(0, u16::MAX.into()).default(LimitSettings::default().per_second);
+    /// Replies at once to a prefix that was quiet before: at least as many as a second.
+    "burst" => burst: Option<u16> =
+        integer::<u16>(0, u16::MAX.into()).example("400").optional("twice responses-per-second");
+    /// Every Nth limited reply is sent truncated, so that real clients come back over TCP. 1: all of them;
+    /// 0: none.
+    "slip" => slip: u16 = integer(0, 100).default(LimitSettings::default().slip);
+    /// Length of the prefix by which IPv4 clients are counted.
+    "ipv4-prefix" => ipv4_prefix: u8 =
+        integer(0, 32).unit(" bits").default(LimitSettings::default().v4_prefix);
+    /// Length of the prefix by which IPv6 clients are counted.
+    "ipv6-prefix" => ipv6_prefix: u8 =
+        integer(0, 64).unit(" bits").default(LimitSettings::default().v6_prefix);
+    /// Clients that are not limited.
+    "exempt" => exempt: Vec<Prefix> =
+        list(parsed::<Prefix>("prefixes, ADDR/BITS")).default(Vec::new()).example(r#"["10.0.0.0/8"]"#);
+}
+
+settings! {
+    /// DNS cookies (RFC 7873), by which clients show that their address is not forged.
+    "cookies" => CookiesConfig, reload;
+
+    /// Give cookies to clients and check theirs.
+    "enabled" => enabled: bool = boolean().default(true);
+    /// Secrets that cookies are made of: the first makes them, all are valid. Servers that share an address
+    /// need the same ones. `openssl rand -hex 16` makes one.
+    "secrets" => secrets: Vec<[u8; 16]> =
+        list(secret())
+            .default_from("random, new every day", |_| Ok(Vec::new()))
+            .example(r#"["0123456789abcdef0123456789abcdef"]"#);
+    /// Queries a second and thread above which clients that know cookies have to show a valid one. 0: never.
+    "demand-above" => demand_above: u32 = integer(0, u32::MAX.into()).default(0);
+}
+
+settings! {
+    /// What the server tells about itself.
+    "identity" => IdentityConfig, reload;
+
+    /// Answer to version.bind and version.server.
+    "version" => version: Option<String> =
+        text("a text of 1 to 255 octets", values::short_text, String::clone)
+            .example(r#""Heimdall""#)
+            .optional("REFUSED");
+    /// Answer to id.server and hostname.bind, and to the NSID option (RFC 5001).
+    "server-id" => server_id: Option<String> =
+        text("a text of 1 to 255 octets", values::short_text, String::clone)
+            .example(r#""ams-1""#)
+            .optional("REFUSED, and no NSID");
+}
+
+settings! {
+    /// Names that are answered without an upstream.
+    "local" => LocalConfig, reload;
+
+    /// Hosts files, whose names and addresses are answered. Regular files of up to 64 MiB; lines that
+    /// cannot be used are skipped with a warning.
+    "hosts" => hosts: Vec<PathBuf> =
+        list(path().values("paths")).default(Vec::new()).example(r#"["/etc/hosts"]"#);
+    /// Records in the format of zone files.
+    "records" => records: Vec<String> =
+        list(text("records", values::any_text, String::clone))
+            .default(Vec::new())
+            .example(r#"["printer.lan. 300 IN A 192.168.1.9", "lan. 300 IN MX 10 mail.lan."]"#);
+    /// Answer special-use names here and never forward them: localhost, test, invalid, onion, home.arpa,
+    /// resolver.arpa, and reverse names of private addresses.
+    "special-names" => special_names: bool = boolean().default(true);
+    /// Zones of special-use names that are forwarded all the same.
+    "special-names-except" => special_names_except: Vec<Exception> =
+        list(parsed::<Exception>("zones")).default(Vec::new()).example(r#"["10.in-addr.arpa"]"#);
+    /// Block a name, too, if an alias leads from it to a name on a blocklist.
+    "blocklist-aliases" => blocklist_aliases: bool = boolean().default(true);
+}
+
+settings! {
+    /// A blocklist. There may be many; the most specific name decides, then the first list.
+    "blocklist" => BlocklistConfig, reload;
+
+    /// The list: a name a line, which stands for all names below it, too, or lines of a hosts file, which
+    /// stand for exactly their names. A regular file of up to 1 GiB.
+    "file" => file: PathBuf = path().example(r#""/etc/heimdall/blocked.txt""#);
+    /// What its names get. "nxdomain": NXDOMAIN; "null": the address 0.0.0.0 or ::; "refused": REFUSED;
+    /// "allow": the answer that they would have without blocklists.
+    "action" => action: Action =
+        choice(&[
+            ("nxdomain", Action::NxDomain),
+            ("null", Action::NullAddress),
+            ("refused", Action::Refused),
+            ("allow", Action::Allow),
+        ])
+        .default(Action::NxDomain);
+}
+
+/// How the cache is kept over a restart.
+#[derive(Clone, Debug)]
+pub struct SnapshotConfig {
+    /// The file.
+    pub path: PathBuf,
+    /// Time from one snapshot to the next.
+    pub interval: Duration,
+}
+
+impl CacheConfig {
+    /// The snapshot, if there is to be one.
+    pub fn snapshot(&self) -> Option<SnapshotConfig> {
+        Some(SnapshotConfig {
+            path: self.snapshot.clone()?,
+            interval: self.snapshot_interval,
+        })
+    }
+
+    /// Bounds on the TTLs of answers.
+    pub fn ttl_limits(&self) -> TtlLimits {
+        TtlLimits {
+            min: self.min_ttl,
+            max: self.max_ttl,
+            max_negative: self.max_negative_ttl,
+        }
+    }
+}
+
+impl XdpConfig {
+    /// The core of the worker with this number, counted over all interfaces. `None`: it is not
+    /// pinned, because the kernel did not tell which cores there are.
+    pub fn cpu(&self, worker: usize) -> Option<usize> {
+        let turn = worker.checked_rem(self.cpus.len())?;
+        self.cpus.get(turn).copied()
+    }
+}
+
+impl AccessConfig {
+    /// The access list.
+    pub fn access(&self) -> Access {
+        Access::new(&self.allow, &self.refuse, &self.drop)
+    }
+}
+
+impl RateLimitConfig {
+    /// What the limiter needs.
+    pub fn limits(&self) -> LimitSettings {
+        let twice = self.responses_per_second.saturating_mul(2);
+        LimitSettings {
+            per_second: self.responses_per_second,
+            burst: self.burst.unwrap_or(twice),
+            slip: self.slip,
+            v4_prefix: self.ipv4_prefix,
+            v6_prefix: self.ipv6_prefix,
+            exempt: self.exempt.clone(),
+        }
+    }
+}

@@ -1,0 +1,345 @@
+//! Bad files and flags.
+
+use super::*;
+
+/// Text of a file, and the one line that it gets.
+const BAD: &[(&str, &str)] = &[
+    // Not TOML, or not our keys.
+    (
+        "[forward\n",
+        "heimdall.toml:1: unclosed table, expected `]`",
+    ),
+    (
+        "\nbackend = \"a",
+        "heimdall.toml:2: invalid basic string, expected `\"`",
+    ),
+    (
+        "backend = \"xdp\"\nbackend = \"xdp\"",
+        "heimdall.toml:2: duplicate key",
+    ),
+    (
+        "[forward]\nthread = 3",
+        "heimdall.toml:2: key `forward.thread`: there is no such key; did you mean `threads`?",
+    ),
+    (
+        "listen = \"0.0.0.0:53\"",
+        "heimdall.toml:1: key `listen`: \"0.0.0.0:53\" is a string; write a list in [brackets]",
+    ),
+    (
+        "upstream = [\n  \"192.0.2.53\",\n  5,\n]",
+        "heimdall.toml:3: key `upstream`: 5 is a whole number; write a string in \"quotes\"",
+    ),
+    (
+        "cache = 5",
+        "heimdall.toml:1: key `cache`: 5 is a whole number; write [cache] above its keys",
+    ),
+    (
+        "[forward]\ntrust-ad = 1",
+        "heimdall.toml:2: key `forward.trust-ad`: 1 is a whole number; write true or false",
+    ),
+    (
+        "max-udp-size = \"big\"",
+        "heimdall.toml:1: key `max-udp-size`: \"big\" is a string; write a whole number from 512 to 4096",
+    ),
+    (
+        "[forwards]\nthreads = 3",
+        "heimdall.toml:1: key `forwards`: there is no such key; did you mean `forward`?",
+    ),
+    (
+        "echo = true",
+        "heimdall.toml:1: key `echo`: there is no such key; there are `interface`, `listen`, `upstream`, `backend`, `control`, `max-udp-size`, `cache`, `forward`, `xdp`, `access`, `rate-limit`, `cookies`, `identity`, `local`, `blocklist`",
+    ),
+    (
+        "\"\" = 1",
+        "heimdall.toml:1: there is no such key; there are `interface`, `listen`, `upstream`, `backend`, `control`, `max-udp-size`, `cache`, `forward`, `xdp`, `access`, `rate-limit`, `cookies`, `identity`, `local`, `blocklist`",
+    ),
+    (
+        "[blocklist]\nfile = \"a\"",
+        "heimdall.toml:1: key `blocklist`: the value is a table; write [[blocklist]] above its keys",
+    ),
+    (
+        "[[cache]]\nsize = 1",
+        "heimdall.toml:1: key `cache`: the value is a list; write [cache] above its keys",
+    ),
+    (
+        "max-udp-size = 1232.5",
+        "heimdall.toml:1: key `max-udp-size`: the value is a number with a fraction; write a whole number from 512 to 4096",
+    ),
+    (
+        "max-udp-size = 99999999999999999999",
+        "heimdall.toml:1: key `max-udp-size`: the number is too large for any key",
+    ),
+    // The policy.
+    (
+        "[access]\nallow = [\n\"10.0.0.1/8\"]",
+        "heimdall.toml:3: key `access.allow`: 10.0.0.1/8 has bits set beyond its length; write 10.0.0.0/8, or the address alone if one is meant",
+    ),
+    (
+        "[access]\ndrop = [\"lan\"]",
+        "heimdall.toml:2: key `access.drop`: \"lan\" is not a prefix; write ADDR/BITS, like 192.0.2.0/24 or 2001:db8::/32, or ADDR",
+    ),
+    (
+        "[access]\nnon-recursive = \"drop\"",
+        "heimdall.toml:2: key `access.non-recursive`: \"drop\" is none of the choices; write \"cache\", \"refuse\" or \"forward\"",
+    ),
+    (
+        "[local]\nspecial-names-except = [\n\"test\",\n\"lan\"]",
+        "heimdall.toml:4: key `local.special-names-except`: \"lan\" is no special name, nor has it one below; write a zone like \"10.in-addr.arpa\"",
+    ),
+    (
+        "[rate-limit]\nresponses-per-second = 100\nburst = 99",
+        "heimdall.toml:3: key `rate-limit.burst`: 99 is out of range; choose 100 to 65535",
+    ),
+    (
+        "[cookies]\nsecrets = [\"00\"]",
+        "heimdall.toml:2: key `cookies.secrets`: a secret is 32 hexadecimal digits; `openssl rand -hex 16` makes one",
+    ),
+    (
+        "identity.version = \"\"",
+        "heimdall.toml:1: key `identity.version`: the text has 0 octets; give it 1 to 255",
+    ),
+    (
+        "[[blocklist]]\nfile = \"a\"\naction = \"drop\"",
+        "heimdall.toml:3: key `blocklist.action`: \"drop\" is none of the choices; write \"nxdomain\", \"null\", \"refused\" or \"allow\"",
+    ),
+    (
+        "[[blocklist]]\naction = \"null\"",
+        "heimdall.toml:1: key `blocklist`: the key `file` is missing",
+    ),
+    // Addresses.
+    (
+        "listen = [\n  \"0.0.0.0:53\",\n  \"10.0.0.1:99999\",\n]",
+        "heimdall.toml:3: key `listen`: \"10.0.0.1:99999\" is not an address and port; write ADDR:PORT, an IPv6 address in [brackets]",
+    ),
+    (
+        "listen = [\"10.0.0.1:53\", \"10.0.0.1:53\"]",
+        "heimdall.toml:1: key `listen`: 10.0.0.1:53 is given twice; name it once",
+    ),
+    (
+        "listen = [\n  \"127.0.0.1:53\",\n  \"0.0.0.0:53\",\n]",
+        "heimdall.toml:2: key `listen`: 127.0.0.1:53 is one of the addresses that 0.0.0.0:53 stands for, and both cannot be bound; name one of the two",
+    ),
+    (
+        "listen = [\"[::]:53\", \"[fe80::1%lo]:53\"]",
+        "heimdall.toml:1: key `listen`: [fe80::1%lo]:53 is one of the addresses that [::]:53 stands for, and both cannot be bound; name one of the two",
+    ),
+    (
+        "listen = [\"127.0.0.1:53\",\n\"[::ffff:0.0.0.0]:53\"]",
+        "heimdall.toml:1: key `listen`: 127.0.0.1:53 is one of the addresses that 0.0.0.0:53 stands for, and both cannot be bound; name one of the two",
+    ),
+    (
+        "listen = [\"224.0.0.1:53\"]",
+        "heimdall.toml:1: key `listen`: 224.0.0.1:53 is a multicast or broadcast address; name an address of this host",
+    ),
+    (
+        "listen = [\n\"[ff02::53]:53\"]",
+        "heimdall.toml:2: key `listen`: [ff02::53]:53 is a multicast or broadcast address; name an address of this host",
+    ),
+    (
+        "upstream = []",
+        "heimdall.toml:1: key `upstream`: the list is empty; leave the key out for the default",
+    ),
+    (
+        "upstream = [\"dns.example\"]",
+        "heimdall.toml:1: key `upstream`: \"dns.example\" is not an address; write ADDR or ADDR:PORT, an IPv6 address with a port in [brackets]",
+    ),
+    (
+        "upstream = [\"0.0.0.0\"]",
+        "heimdall.toml:1: key `upstream`: 0.0.0.0:53 is not a unicast address; name a resolver's address",
+    ),
+    (
+        "upstream = [\"192.0.2.53\",\n\"192.0.2.53:53\"]",
+        "heimdall.toml:2: key `upstream`: 192.0.2.53:53 is given twice; name it once",
+    ),
+    (
+        "\n\nupstream = [\"192.0.2.1\"]",
+        "heimdall.toml:3: key `upstream`: upstream 192.0.2.1:53 is our own listen address 0.0.0.0:53: queries would loop; name another resolver, or listen elsewhere",
+    ),
+    (
+        "listen = [\"192.0.2.7:53\"]\nupstream = [\"::ffff:192.0.2.7\"]",
+        "heimdall.toml:2: key `upstream`: upstream 192.0.2.7:53 is our own listen address 192.0.2.7:53: queries would loop; name another resolver, or listen elsewhere",
+    ),
+    (
+        "\nupstream = [\"fe80::53\"]",
+        "heimdall.toml:2: key `upstream`: fe80::53 is link-local and valid on one link only; add its interface, like fe80::53%eth0",
+    ),
+    (
+        "upstream = [\"[fe80::53%nowhere]:5353\"]",
+        "heimdall.toml:1: key `upstream`: there is no interface \"nowhere\"; `ip link` lists those of this host",
+    ),
+    (
+        "upstream = [\"fe80::53%4294967295\"]",
+        "heimdall.toml:1: key `upstream`: there is no interface \"4294967295\"; `ip link` lists those of this host",
+    ),
+    (
+        "upstream = [\"fe80::53%\"]",
+        "heimdall.toml:1: key `upstream`: there is no interface \"\"; `ip link` lists those of this host",
+    ),
+    (
+        "upstream = [\"2001:db8::53%lo\"]",
+        "heimdall.toml:1: key `upstream`: 2001:db8::53 is not link-local; leave out the % and what follows it",
+    ),
+    (
+        "upstream = [\"192.0.2.53%lo:53\"]",
+        "heimdall.toml:1: key `upstream`: 192.0.2.53 is not link-local; leave out the % and what follows it",
+    ),
+    (
+        "upstream = [\"[fe80::53%lo:53\"]",
+        "heimdall.toml:1: key `upstream`: \"[fe80::53%lo:53\" is not an address; write ADDR or ADDR:PORT, an IPv6 address with a port in [brackets]",
+    ),
+    (
+        "upstream = [\"fe80::53%lo\", \"[fe80::53%1]:53\"]",
+        "heimdall.toml:1: key `upstream`: [fe80::53%lo]:53 is given twice; name it once",
+    ),
+    (
+        "upstream = [\"fe80::1%lo\"]",
+        "heimdall.toml:1: key `upstream`: upstream [fe80::1%lo]:53 is our own listen address [::]:53: queries would loop; name another resolver, or listen elsewhere",
+    ),
+    (
+        "upstream = [\"192.0.2.53\"]\nlisten = [\"[fe80::1]:53\"]",
+        "heimdall.toml:2: key `listen`: fe80::1 is link-local and valid on one link only; add its interface, like fe80::1%eth0",
+    ),
+    (
+        "upstream = [\"192.0.2.53\"]\nlisten = [\"fe80::1%lo\"]",
+        "heimdall.toml:2: key `listen`: \"fe80::1%lo\" is not an address and port; write ADDR:PORT, an IPv6 address in [brackets]",
+    ),
+    (
+        "",
+        "no upstream to forward to; give --upstream ADDR, or the key `upstream` in a file",
+    ),
+    // Interfaces and backend.
+    (
+        "interface = [\"eth0:0-x\"]",
+        "heimdall.toml:1: key `interface`: \"0-x\" is not a list of queues; write numbers and ranges, like 0 or 0-3 or 0,2",
+    ),
+    (
+        "interface = [\"eth0:0-3,2\"]",
+        "heimdall.toml:1: key `interface`: queue 2 is given twice; name each queue once",
+    ),
+    (
+        "interface = [\"a-very-long-name\"]",
+        "heimdall.toml:1: key `interface`: \"a-very-long-name\" is not an interface name; write IF or IF:QUEUES, like eth0 or eth0:0-3",
+    ),
+    (
+        "interface = [\"eth0:0\", \"eth0:1\"]",
+        "heimdall.toml:1: key `interface`: interface eth0 is given twice; name it once, with all its queues, like eth0:0,1",
+    ),
+    (
+        "backend = \"dpdk\"",
+        "heimdall.toml:1: key `backend`: \"dpdk\" is none of the choices; write \"auto\", \"xdp\" or \"socket\"",
+    ),
+    (
+        "backend = \"xdp\"",
+        "heimdall.toml:1: key `backend`: backend xdp needs an interface; give --interface IF, or use backend socket",
+    ),
+    // Numbers.
+    (
+        "max-udp-size = 4097",
+        "heimdall.toml:1: key `max-udp-size`: 4097 is out of range; choose 512 to 4096",
+    ),
+    (
+        "[cache]\nsize = \"64Q\"",
+        "heimdall.toml:2: key `cache.size`: \"64Q\" is not a size; write octets, with K, M or G for powers of 1024, like 64M",
+    ),
+    (
+        "[cache]\nsize = true",
+        "heimdall.toml:2: key `cache.size`: true is a boolean; write a size like 67108864 or \"64M\"",
+    ),
+    (
+        "[cache]\nsize = 5",
+        "heimdall.toml:2: key `cache.size`: 5 octets are too few for a cache; give at least 262144",
+    ),
+    (
+        "[cache]\nmax-ttl = 60\nmin-ttl = 61",
+        "heimdall.toml:3: key `cache.min-ttl`: min-ttl 61 is above max-ttl 60; lower the one or raise the other",
+    ),
+    (
+        "[cache]\nsnapshot = \"/\"",
+        "heimdall.toml:2: key `cache.snapshot`: \"/\" is not the path of a file",
+    ),
+    (
+        "[cache]\nsnapshot = \"a/\"",
+        "heimdall.toml:2: key `cache.snapshot`: \"a/\" is not the path of a file",
+    ),
+    (
+        "control = \"\"",
+        "heimdall.toml:1: key `control`: \"\" is not the path of a file",
+    ),
+    (
+        "control = \"/run/..\"",
+        "heimdall.toml:1: key `control`: \"/run/..\" is not the path of a file",
+    ),
+    (
+        "control = \"/run/a\\u0000b\"",
+        "heimdall.toml:1: key `control`: \"/run/a\\0b\" is not the path of a file",
+    ),
+    (
+        "\ncontrol = \"/a23456789/a23456789/a23456789/a23456789/a23456789/a23456789/a23456789/a23456789/a23456789/a23456789/a2345678\"",
+        "heimdall.toml:2: key `control`: the path has 109 octets, and that of a Unix socket has at most 107; choose a shorter one",
+    ),
+    (
+        "[cache]\nsnapshot-interval = 0",
+        "heimdall.toml:2: key `cache.snapshot-interval`: 0 is out of range; choose 1 to 86400",
+    ),
+    (
+        "[forward]\ntimeout-ms = 0",
+        "heimdall.toml:2: key `forward.timeout-ms`: 0 is out of range; choose 10 to 60000",
+    ),
+    (
+        "[xdp]\nframes = 5000",
+        "heimdall.toml:2: key `xdp.frames`: 5000 is not a power of two; choose 4096, or twice or half of it",
+    ),
+    (
+        "[xdp]\ncpus = [0,\n 9]",
+        "heimdall.toml:3: key `xdp.cpus`: core 9 is outside the CPU affinity mask; choose from 0, 1",
+    ),
+];
+
+#[test]
+fn bad_files_get_one_line_that_names_the_place() {
+    for (text, line) in BAD {
+        let about_upstreams = text.is_empty() || text.contains("upstream");
+        let flags = if about_upstreams {
+            Flags::default()
+        } else {
+            flags(&["--upstream", "192.0.2.53"])
+        };
+        let error = Config::from_text(&flags, text, &host()).unwrap_err();
+        assert_eq!(error.to_string(), *line, "for {text:?}");
+    }
+}
+
+/// Flags, and the one line that they get.
+const BAD_FLAGS: &[(&[&str], &str)] = &[
+    (
+        &["--upstream", "[::1]:53"],
+        "--upstream: upstream [::1]:53 is our own listen address [::]:53: queries would loop; name another resolver, or listen elsewhere",
+    ),
+    (
+        &["--upstream", "192.0.2.53", "--backend", "xdp"],
+        "--backend: backend xdp needs an interface; give --interface IF, or use backend socket",
+    ),
+    (
+        &["--upstream", "192.0.2.53", "--cache-size", "1K"],
+        "--cache-size: 1024 octets are too few for a cache; give at least 262144",
+    ),
+    (
+        &[
+            "--upstream",
+            "192.0.2.53",
+            "--interface",
+            "eth0",
+            "--interface",
+            "eth0:1",
+        ],
+        "--interface: interface eth0 is given twice; name it once, with all its queues, like eth0:0,1",
+    ),
+];
+
+#[test]
+fn bad_flags_are_named() {
+    for (args, line) in BAD_FLAGS {
+        let error = Config::from_text(&flags(args), "", &host()).unwrap_err();
+        assert_eq!(error.to_string(), *line, "for {args:?}");
+    }
+}

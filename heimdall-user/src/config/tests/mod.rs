@@ -1,0 +1,311 @@
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+mod errors;
+mod generated;
+
+use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, time::Duration};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    answer::{access::private, blocklist::Action, limit::LimitSettings, policy::NonRecursive},
+    dns::TtlLimits,
+};
+
+fn host() -> Host {
+    Host {
+        addresses: vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
+        // Index 1 is the loopback interface of every network namespace.
+        link_local: vec![
+            ("fe80::1".parse().unwrap(), 1),
+            ("fe80::2".parse().unwrap(), 2),
+        ],
+        cores: BTreeSet::from([0, 1]),
+        control: Some(PathBuf::from("/run/heimdall/control.sock")),
+    }
+}
+
+fn from_file(text: &str) -> Result<Config, ConfigError> {
+    Config::from_text(&Flags::default(), text, &host())
+}
+
+fn flags(args: &[&str]) -> Flags {
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        flags: Flags,
+    }
+    let args = std::iter::once("heimdall").chain(args.iter().copied());
+    <Line as clap::Parser>::try_parse_from(args).unwrap().flags
+}
+
+#[test]
+fn defaults() {
+    // docs/settings.md has the defaults that are the same on all hosts.
+    let config = from_file("upstream = [\"9.9.9.9\"]").unwrap();
+    assert_eq!(Some(&config.control), host().control.as_ref());
+    assert_eq!(config.xdp.cpus, [0, 1]);
+    assert_eq!(config.access.allow, private());
+    assert_eq!(config.cache.ttl_limits(), TtlLimits::default());
+    assert_eq!(config.rate_limit.limits(), LimitSettings::default());
+    for setting in config.settings.iter() {
+        let given = setting.location() != Location::Unset;
+        assert_eq!(given, setting.key == "upstream", "{}", setting.key);
+    }
+}
+
+#[test]
+fn flags_override_the_file() {
+    let text = r#"
+        interface = ["eth0:0-3", "eth1"]
+        listen = ["192.0.2.1:53"]
+        upstream = ["9.9.9.9", "[2620:fe::fe]:5353"]
+        backend = "socket"
+        control = "/tmp/a"
+        [cache]
+        size = "1G"
+        snapshot = "/a"
+        snapshot-interval = 60
+    "#;
+    let config = from_file(text).unwrap();
+    assert_eq!(
+        config.interfaces[0].queues,
+        Some(BTreeSet::from([0, 1, 2, 3]))
+    );
+    assert_eq!(config.interfaces[1].queues, None);
+    assert_eq!(config.cache.bytes, 1 << 30);
+    let location = |key, item| config.settings.item_location(key, item).to_string();
+    for (line, key, item) in [
+        (2, "interface", 1),
+        (6, "control", 0),
+        (8, "cache.size", 0),
+        (9, "cache.snapshot", 0),
+    ] {
+        let expected = format!("heimdall.toml:{line}: key `{key}`: ");
+        assert_eq!(location(key, item), expected);
+    }
+    let snapshot = config.cache.snapshot().unwrap();
+    assert_eq!(snapshot.path, PathBuf::from("/a"));
+    assert_eq!(snapshot.interval, Duration::from_secs(60));
+    let args = [
+        "--interface",
+        "veth0:1",
+        "--listen",
+        "[::1]:5300",
+        "--upstream",
+        "2620:fe::9",
+        "--backend",
+        "auto",
+        "--control",
+        "/tmp/b",
+        "--snapshot",
+        "/b",
+        "--cache-size",
+        "512k",
+    ];
+    let config = Config::from_text(&flags(&args), text, &host()).unwrap();
+    assert_eq!(config.interfaces, ["veth0:1".parse().unwrap()]);
+    assert_eq!(config.listen, ["[::1]:5300".parse().unwrap()]);
+    assert_eq!(config.upstreams, ["[2620:fe::9]:53".parse().unwrap()]);
+    assert_eq!(config.backend, Backend::Auto);
+    assert_eq!(config.control, PathBuf::from("/tmp/b"));
+    assert_eq!(config.cache.bytes, 512 << 10);
+    assert_eq!(config.cache.snapshot, Some(PathBuf::from("/b")));
+    for (key, flag) in [
+        ("interface", "--interface"),
+        ("cache.snapshot", "--snapshot"),
+    ] {
+        assert_eq!(config.settings.location(key), Location::Flag(flag));
+    }
+}
+
+#[test]
+fn a_policy() {
+    let text = r#"
+        upstream = ["9.9.9.9"]
+        forward.client-subnet = "192.0.2.0/24"
+        [access]
+        allow = ["192.0.2.0/24"]
+        drop = ["192.0.2.66"]
+        non-recursive = "refuse"
+        [rate-limit]
+        responses-per-second = 100
+        exempt = ["10.0.0.0/8"]
+        [cookies]
+        enabled = false
+        secrets = ["000102030405060708090A0b0c0d0e0f"]
+        [identity]
+        server-id = "ams-1"
+        [local]
+        hosts = ["/etc/hosts"]
+        records = [
+            "a.lan. A 10.0.0.1",
+            "b.lan. A 10.0.0.2",
+        ]
+        special-names-except = ["10.in-addr.arpa"]
+        blocklist-aliases = false
+        [[blocklist]]
+        file = "one"
+        [[blocklist]]
+        file = "two"
+        action = "allow"
+    "#;
+    let config = from_file(text).unwrap();
+    assert_eq!(
+        config.forward.client_subnet,
+        Some("192.0.2.0/24".parse().unwrap())
+    );
+    assert_eq!(config.access.allow, ["192.0.2.0/24".parse().unwrap()]);
+    assert_eq!(config.access.drop, ["192.0.2.66/32".parse().unwrap()]);
+    assert_eq!(config.access.non_recursive, NonRecursive::Refuse);
+    let limits = config.rate_limit.limits();
+    assert_eq!(
+        (limits.per_second, limits.burst, limits.slip),
+        (100, 200, 2)
+    );
+    assert_eq!(limits.exempt, ["10.0.0.0/8".parse().unwrap()]);
+    assert!(!config.cookies.enabled);
+    assert_eq!(
+        config.cookies.secrets,
+        [std::array::from_fn::<u8, 16, _>(|i| i as u8)]
+    );
+    let shown = |key: &str| {
+        let mut settings = config.settings.iter();
+        settings
+            .find(|setting| setting.key == key)
+            .unwrap()
+            .value
+            .as_str()
+    };
+    assert_eq!(shown("cookies.secrets"), "[(secret)]");
+    assert_eq!(config.identity.version, None);
+    assert_eq!(config.identity.server_id.as_deref(), Some("ams-1"));
+    assert_eq!(config.local.hosts, [PathBuf::from("/etc/hosts")]);
+    assert_eq!(config.local.records[1], "b.lan. A 10.0.0.2");
+    let settings = &config.settings;
+    for (key, item, line) in [
+        ("local.records", 1, 20),
+        ("blocklist.file", 0, 25),
+        ("blocklist.file", 1, 27),
+    ] {
+        let location = settings.item_location(key, item).to_string();
+        assert_eq!(location, format!("heimdall.toml:{line}: key `{key}`: "));
+    }
+    assert_eq!(config.blocklists[0].action, Action::NxDomain);
+    assert_eq!(config.blocklists[1].action, Action::Allow);
+    assert!(config.local.special_names);
+    let exceptions = &config.local.special_names_except;
+    assert_eq!(exceptions[0].to_string(), "10.in-addr.arpa");
+    assert!(!config.local.blocklist_aliases);
+
+    let args = ["--upstream", "9.9.9.9", "--allow", "198.51.100.0/24"];
+    let config = Config::from_text(&flags(&args), text, &host()).unwrap();
+    assert_eq!(config.access.allow, ["198.51.100.0/24".parse().unwrap()]);
+}
+
+#[test]
+fn a_reload_applies_the_policy_alone() {
+    let load = |text: &str| from_file(&format!("upstream = [\"9.9.9.9\"]\n{text}")).unwrap();
+    let changed = |old: &str, new: &str| {
+        let (old, new) = (load(old).settings, load(new).settings);
+        let keys = old.need_restart(&new).map(str::to_owned);
+        keys.collect::<Vec<String>>()
+    };
+    let policy = "[access]\ndrop = [\"10.0.0.1\"]\n[[blocklist]]\nfile = \"a\"";
+    assert_eq!(changed("", policy), [""; 0]);
+    assert_eq!(changed(policy, ""), [""; 0]);
+    assert_eq!(changed("forward.threads = 1", ""), [""; 0], "the default");
+    assert_eq!(
+        changed(policy, "max-udp-size = 1400\n[cache]\nsnapshot = \"/a\""),
+        ["max-udp-size", "cache.snapshot"]
+    );
+}
+
+#[test]
+fn workers_take_the_cores_in_turn() {
+    let flags = flags(&["--upstream", "9.9.9.9"]);
+    let all = Config::from_text(&flags, "", &host()).unwrap().xdp;
+    assert_eq!(
+        [0, 1, 2].map(|worker| all.cpu(worker)),
+        [Some(0), Some(1), Some(0)]
+    );
+    let one = Config::from_text(&flags, "xdp.cpus = [1]", &host())
+        .unwrap()
+        .xdp;
+    assert_eq!([0, 1].map(|worker| one.cpu(worker)), [Some(1), Some(1)]);
+    let unknown = Config::from_text(
+        &flags,
+        "",
+        &Host {
+            cores: BTreeSet::new(),
+            ..host()
+        },
+    );
+    assert_eq!(unknown.unwrap().xdp.cpu(0), None);
+}
+
+#[test]
+fn link_local_addresses_have_a_zone() {
+    let text = r#"
+        listen = ["[fe80::1%lo]:5300"]
+        upstream = ["fe80::53%lo", "[fe80::53%1]:5353", "fe80::2%lo", "[2001:db8::53]"]
+    "#;
+    let error = from_file(text).unwrap_err().to_string();
+    assert!(
+        error.contains("\"[2001:db8::53]\" is not an address"),
+        "{error}"
+    );
+    // fe80::2 is an address of this host, but on another link.
+    let config = from_file(&text.replace(", \"[2001:db8::53]\"", "")).unwrap();
+    let shown = |addresses: &[SocketAddr]| -> Vec<_> {
+        let shown = addresses.iter().map(|&address| Zoned(address).to_string());
+        shown.collect()
+    };
+    let upstreams = ["[fe80::53%lo]:53", "[fe80::53%lo]:5353", "[fe80::2%lo]:53"];
+    assert_eq!(shown(&config.upstreams), upstreams);
+    assert_eq!(shown(&config.listen), ["[fe80::1%lo]:5300"]);
+    for address in config.upstreams {
+        assert!(matches!(address, SocketAddr::V6(v6) if v6.scope_id() == 1));
+    }
+    let others = ["192.0.2.1:53", "[2001:db8::1]:53"].map(|text| text.parse().unwrap());
+    assert_eq!(shown(&others), ["192.0.2.1:53", "[2001:db8::1]:53"]);
+}
+
+#[test]
+fn another_port_or_family_is_no_loop() {
+    for args in [
+        ["--listen", "127.0.0.1:5300", "--upstream", "127.0.0.1:53"],
+        ["--listen", "127.0.0.2:53", "--upstream", "127.0.0.1:53"],
+        ["--listen", "[::]:53", "--upstream", "127.0.0.1:53"],
+    ] {
+        assert!(
+            Config::from_text(&flags(&args), "", &host()).is_ok(),
+            "{args:?}"
+        );
+    }
+}
+
+proptest! {
+    #[test]
+    fn sizes_read_back(bytes in 0_usize..1 << 45) {
+        let size = Size(bytes);
+        prop_assert_eq!(size.to_string().parse::<Size>().unwrap(), size);
+    }
+
+    #[test]
+    fn interfaces_read_back(
+        name in "[a-z][a-z0-9._-]{0,14}",
+        queues in proptest::option::of(proptest::collection::btree_set(0_u32..4096, 1..20)),
+    ) {
+        let interface = InterfaceConfig { name, queues };
+        prop_assert_eq!(interface.to_string().parse::<InterfaceConfig>().unwrap(), interface);
+    }
+
+    #[test]
+    fn any_text_gives_a_config_or_one_line(text in "(listen|upstream|\\[cache\\]|size|=|\\[|\\]|\"|\n|[ -~]){0,40}") {
+        if let Err(error) = from_file(&text) {
+            prop_assert_eq!(error.to_string().lines().count(), 1);
+        }
+    }
+}
