@@ -46,7 +46,7 @@ const DRAWS: usize = if cfg!(debug_assertions) {
 };
 /// Room in the caches whose hits are timed, so that all names stay.
 const OCTETS_PER_NAME: usize = 192;
-/// Brings a cache to its brim, very nearly, when there are so many to the name.
+/// So many fill a cache nearly.
 const OCTETS_PER_NAME_FULL: usize = 123;
 const CLIENT: Client = Client::new(
     IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2)),
@@ -59,7 +59,7 @@ const CACHED_ANSWER: &str = "cached answer";
 const DISTRIBUTIONS: [&str; 2] = ["uniform", "Zipf"];
 const WAYS: [&str; 2] = ["one at a time", "in batches of 64"];
 
-/// A query, and under which hash its answer is kept.
+/// A query, and its key's hash.
 struct Draw {
     hash: u64,
     len: u8,
@@ -88,7 +88,7 @@ impl Draw {
         }
     }
 
-    /// Copies the query to where it will be answered.
+    /// Copies the query to the slot in which it will be answered.
     fn place<'a>(&self, slot: &'a mut Slot) -> &'a [u8] {
         *slot.0.first_chunk_mut().unwrap() = self.octets;
         &slot.0[..self.len.into()]
@@ -118,7 +118,7 @@ fn numbers(distribution: &str, names: usize) -> Vec<usize> {
         .collect();
     let fraction = |random: u64| (random >> 11) as f64 / (1u64 << 53) as f64;
     let ranks = random.map(|random| sums.partition_point(|upto| *upto <= fraction(random) * sum));
-    // What was learnt side by side is not equally popular.
+    // Neighbours in the log are not equally popular.
     ranks.map(|rank| rank * 7_368_787 % names).collect()
 }
 
@@ -138,7 +138,7 @@ fn cache(names: usize, hasher: &NameHasher) -> Cache {
     for item in (0..names).map(Item::new) {
         cache.insert(&Key::new(hasher, &item.question, 0), &answer(&item), 0);
     }
-    // Hardly any has lost its place in a full bucket.
+    // Hardly any was evicted from a full bucket.
     assert!(cache.entries() as usize > names - names / 1000);
     cache
 }
@@ -290,8 +290,8 @@ fn memory(sizes: &[usize]) {
         let budget = names * OCTETS_PER_NAME_FULL;
         let mut cache = Cache::new(budget).unwrap();
         let mut on_wire = 0;
-        // A bucket of the index is full now and then. When one in a hundred had to leave, it is
-        // the memory that is full.
+        // Now and then a bucket of the index is full. When one entry in a hundred was evicted, the log is
+        // full.
         while cache.evictions() * 100 <= cache.entries() {
             let item = Item::new(cache.insertions() as usize);
             let answer = answer(&item);

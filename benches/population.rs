@@ -1,15 +1,15 @@
-//! Names and answers that resemble real ones, as many as are wanted, the same in every run.
+//! Any number of names and answers that resemble real ones, the same in every run.
 
-/// Names there are at most: as many as four syllables can tell apart.
+/// Largest number of names: combinations of four syllables.
 const NAMES: u64 = SYLLABLES.pow(4);
 const SYLLABLES: u64 = (CONSONANTS.len() * VOWELS.len()) as u64;
 const CONSONANTS: &[u8] = b"bdfghklmnprstv";
 const VOWELS: &[u8] = b"aeiou";
 
-/// What may follow the four syllables of a domain's own label.
+/// Suffixes of the four syllables of a domain's own label.
 const ENDINGS: [&str; 8] = ["", "", "", "shop", "media", "cloud", "online", "-services"];
 
-/// What stands before and behind a domain's own label.
+/// Labels before and after a domain's own label.
 const SHAPES: [(&str, &str); 16] = [
     ("", ".com"),
     ("", ".net"),
@@ -42,7 +42,7 @@ pub(crate) fn mix(i: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// What a name is asked for, and what the answer is.
+/// The type that a name is queried for, and the form of the answer.
 #[derive(Clone, Copy)]
 enum Kind {
     A,

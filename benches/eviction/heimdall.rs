@@ -1,4 +1,4 @@
-//! The cache that Heimdall answers from, as one more contender.
+//! Heimdall's own cache as one of the policies.
 
 use heimdall_user::{
     cache::{Cache, Key},
@@ -34,7 +34,7 @@ impl Heimdall {
     /// Entries that a cache of `bytes` octets holds.
     pub(crate) fn capacity(bytes: usize) -> usize {
         let mut filled = Self::new(bytes);
-        // Asked for again and again, so that a cache with a place for the popular fills it, too.
+        // Requested several times, so that the queue for popular entries is filled, too.
         for name in 0..(bytes / 32) as Name {
             for _ in 0..4 {
                 filled.access(name);

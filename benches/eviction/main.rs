@@ -1,8 +1,8 @@
 //! Which eviction policy keeps the most useful answers: `cargo bench -p benches --bench eviction`.
 //!
 //! Caches of equal-sized entries, one for each policy and Heimdall's own with as many, see the
-//! same requests. Hits are counted among the requests of the crowd only: that a stranger's name is
-//! found again helps nobody. Nothing expires. Prints tables in Markdown and draws
+//! same requests. Only hits of the crowd's requests are counted, not those of a scan or flood. Nothing
+//! expires. Prints tables in Markdown and draws
 //! `docs/eviction.svg`.
 #![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing)]
 
@@ -30,7 +30,7 @@ enum Contender {
     Fifo,
     Clock,
     Sieve,
-    /// Percent of the small queue, and requests there that open the main one.
+    /// Percent of the small queue, and hits there after which an entry is promoted.
     S3Fifo(usize, u8),
     Heimdall,
 }
@@ -76,7 +76,7 @@ impl Contender {
     }
 }
 
-/// What one trace and one size come to.
+/// The results of one trace and one size.
 struct Column {
     label: String,
     /// Hit ratios, by contender.
@@ -141,8 +141,7 @@ fn print_table(columns: &[Column]) {
     println!();
 }
 
-/// What must hold in any case, in no time: hits and misses that can be told by hand, and who
-/// withstands a scan.
+/// Quick checks: hits and misses that were counted by hand, and which policies withstand a scan.
 fn check() {
     const CAPACITY: usize = 20;
     const ALL: usize = 1000;
@@ -161,12 +160,12 @@ fn check() {
         for name in (0..5).flat_map(|name| [name; 4]).chain(5..ALL as Name) {
             cache.access(name);
         }
-        let kept = (0..5).filter(|name| cache.access(*name)).count();
+        let cached = (0..5).filter(|name| cache.access(*name)).count();
         match contender {
-            Contender::Lru | Contender::Fifo | Contender::Clock => assert_eq!(kept, 0),
-            Contender::Sieve | Contender::S3Fifo(..) => assert_eq!(kept, 5),
+            Contender::Lru | Contender::Fifo | Contender::Clock => assert_eq!(cached, 0),
+            Contender::Sieve | Contender::S3Fifo(..) => assert_eq!(cached, 5),
             // Its smallest cache keeps them all.
-            Contender::Heimdall => assert_eq!(kept, 5),
+            Contender::Heimdall => assert_eq!(cached, 5),
         }
     }
 }

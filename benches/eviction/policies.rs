@@ -1,18 +1,18 @@
-//! The contenders, over names that are small numbers: what a policy knows of a name stands in a
-//! table, so that no hash map hides in the figures' cost.
+//! The policies, over names that are small numbers: the state of each name is in a table, so that no
+//! hash map is measured.
 
 use std::collections::VecDeque;
 
-/// A name, as its place in the table of all of them.
+/// A name: its index in the table of all.
 pub(crate) type Name = u32;
 
-/// A cache of so many entries that keeps every name asked for, for as long as it sees fit.
+/// A cache of so many entries that inserts every name that is missed.
 pub(crate) trait Policy {
-    /// Asks for a name and keeps it. Tells whether it was there.
+    /// Looks a name up, and inserts it after a miss. Returns whether it was a hit.
     fn access(&mut self, name: Name) -> bool;
 }
 
-/// Least recently used leaves first.
+/// Evicts the least recently used entry.
 pub(crate) struct Lru {
     capacity: usize,
     len: usize,
@@ -20,7 +20,7 @@ pub(crate) struct Lru {
     /// Every request and its time, the oldest in front; those not the last for their name are
     /// skipped.
     queue: VecDeque<(Name, u32)>,
-    /// When a name that is kept was last asked for; 0: not kept.
+    /// When a cached name was last requested; 0: not cached.
     last: Vec<u32>,
 }
 
@@ -63,36 +63,35 @@ impl Policy for Lru {
     }
 }
 
-/// What a queue's policy knows of a name.
+/// The state of a name, for policies with queues.
 #[derive(Clone, Copy, Default)]
-struct Note {
-    kept: bool,
-    /// Requests since it was kept or last looked at, up to the policy's cap.
-    asked: u8,
+struct State {
+    cached: bool,
+    /// Hits since it was inserted or last visited, up to the policy's cap.
+    hits: u8,
 }
 
-impl Note {
+impl State {
     const FRESH: Self = Self {
-        kept: true,
-        asked: 0,
+        cached: true,
+        hits: 0,
     };
 
-    /// Notes a request for a name that is kept.
-    fn ask(&mut self, cap: u8) {
+    /// Counts a hit.
+    fn hit(&mut self, cap: u8) {
         // As in a real cache, a hit on a popular name writes nothing.
-        if self.asked < cap {
-            self.asked += 1;
+        if self.hits < cap {
+            self.hits += 1;
         }
     }
 }
 
-/// The oldest leaves first, unless it was asked for: then it goes round again and its count goes
-/// down. With a cap of 0 a plain FIFO, with a cap of 1 a CLOCK.
+/// Evicts the oldest entry, unless it was hit: then it is reinserted, with one hit less. With a cap of 0 a plain FIFO, with a cap of 1 a CLOCK.
 pub(crate) struct Fifo {
     capacity: usize,
     cap: u8,
     queue: VecDeque<Name>,
-    notes: Vec<Note>,
+    states: Vec<State>,
 }
 
 impl Fifo {
@@ -101,18 +100,18 @@ impl Fifo {
             capacity,
             cap,
             queue: VecDeque::with_capacity(capacity),
-            notes: vec![Note::default(); names],
+            states: vec![State::default(); names],
         }
     }
 
     fn evict(&mut self) {
         while let Some(name) = self.queue.pop_front() {
-            let note = &mut self.notes[name as usize];
-            if note.asked == 0 {
-                note.kept = false;
+            let state = &mut self.states[name as usize];
+            if state.hits == 0 {
+                state.cached = false;
                 return;
             }
-            note.asked -= 1;
+            state.hits -= 1;
             self.queue.push_back(name);
         }
     }
@@ -120,12 +119,12 @@ impl Fifo {
 
 impl Policy for Fifo {
     fn access(&mut self, name: Name) -> bool {
-        let note = &mut self.notes[name as usize];
-        if note.kept {
-            note.ask(self.cap);
+        let state = &mut self.states[name as usize];
+        if state.cached {
+            state.hit(self.cap);
             return true;
         }
-        *note = Note::FRESH;
+        *state = State::FRESH;
         if self.queue.len() == self.capacity {
             self.evict();
         }
@@ -134,15 +133,15 @@ impl Policy for Fifo {
     }
 }
 
-/// SIEVE (Zhang et al., NSDI 2024): a hand walks from the oldest to the newest, evicts what was
-/// not asked for and forgives the rest where it stands.
+/// SIEVE (Zhang et al., NSDI 2024): a hand walks from the oldest to the newest, evicts entries
+/// without a hit, and resets the others where they are.
 ///
-/// The queue is cut at the hand: what it has passed is older than all that lies ahead.
+/// The queue is split at the hand: all entries that it has passed are older than those ahead.
 pub(crate) struct Sieve {
     capacity: usize,
     passed: VecDeque<Name>,
     ahead: VecDeque<Name>,
-    notes: Vec<Note>,
+    states: Vec<State>,
 }
 
 impl Sieve {
@@ -151,7 +150,7 @@ impl Sieve {
             capacity,
             passed: VecDeque::with_capacity(capacity),
             ahead: VecDeque::with_capacity(capacity),
-            notes: vec![Note::default(); names],
+            states: vec![State::default(); names],
         }
     }
 
@@ -161,12 +160,12 @@ impl Sieve {
                 std::mem::swap(&mut self.ahead, &mut self.passed);
                 continue;
             };
-            let note = &mut self.notes[name as usize];
-            if note.asked == 0 {
-                note.kept = false;
+            let state = &mut self.states[name as usize];
+            if state.hits == 0 {
+                state.cached = false;
                 return;
             }
-            note.asked = 0;
+            state.hits = 0;
             self.passed.push_back(name);
         }
     }
@@ -174,12 +173,12 @@ impl Sieve {
 
 impl Policy for Sieve {
     fn access(&mut self, name: Name) -> bool {
-        let note = &mut self.notes[name as usize];
-        if note.kept {
-            note.ask(1);
+        let state = &mut self.states[name as usize];
+        if state.cached {
+            state.hit(1);
             return true;
         }
-        *note = Note::FRESH;
+        *state = State::FRESH;
         if self.passed.len() + self.ahead.len() == self.capacity {
             self.evict();
         }
@@ -188,17 +187,17 @@ impl Policy for Sieve {
     }
 }
 
-/// S3-FIFO (Yang et al., SOSP 2023): a small queue on probation, a main queue for those that
-/// passed, and the memory of those that did not.
+/// S3-FIFO (Yang et al., SOSP 2023): a small queue for new entries, a main queue for those that were
+/// hit there, and ghosts of the others.
 pub(crate) struct S3Fifo {
     capacity: usize,
     /// Entries that the small queue may have when the cache is full.
     small_capacity: usize,
-    /// Requests in the small queue that open the main one.
+    /// Hits in the small queue after which an entry is promoted.
     promotion: u8,
     small: VecDeque<Name>,
     main: VecDeque<Name>,
-    notes: Vec<Note>,
+    states: Vec<State>,
     /// The ordinal of a name's last eviction from the small queue; 0: none. The ghost is the
     /// latest of them.
     ghosts: Vec<u32>,
@@ -216,46 +215,46 @@ impl S3Fifo {
             promotion,
             small: VecDeque::with_capacity(capacity),
             main: VecDeque::with_capacity(capacity),
-            notes: vec![Note::default(); names],
+            states: vec![State::default(); names],
             ghosts: vec![0; names],
             evicted: 0,
         }
     }
 
-    /// Forgets a ghost, and tells whether it was one. It still fills its place, as it does in a
-    /// ring of fingerprints.
-    fn lay(&mut self, name: Name) -> bool {
+    /// Removes a ghost, and returns whether there was one. Its slot stays in use, as in a ring of
+    /// fingerprints.
+    fn take_ghost(&mut self, name: Name) -> bool {
         let ordinal = std::mem::take(&mut self.ghosts[name as usize]);
         let room = self.capacity - self.small_capacity;
         ordinal != 0 && ((self.evicted - ordinal) as usize) < room
     }
 
-    /// Takes one name from the small queue, out of the cache or into the main queue.
-    fn demote(&mut self) {
+    /// Takes one entry from the small queue: it is promoted or evicted.
+    fn advance_small(&mut self) {
         let Some(name) = self.small.pop_front() else {
             return;
         };
-        let note = &mut self.notes[name as usize];
-        if note.asked >= self.promotion {
-            *note = Note::FRESH;
+        let state = &mut self.states[name as usize];
+        if state.hits >= self.promotion {
+            *state = State::FRESH;
             self.main.push_back(name);
         } else {
-            note.kept = false;
+            state.cached = false;
             self.evicted += 1;
             self.ghosts[name as usize] = self.evicted;
         }
     }
 
-    /// Takes one name from the main queue, out of the cache or round again.
-    fn turn(&mut self) {
+    /// Takes one entry from the main queue: it is reinserted or evicted.
+    fn advance_main(&mut self) {
         let Some(name) = self.main.pop_front() else {
             return;
         };
-        let note = &mut self.notes[name as usize];
-        if note.asked == 0 {
-            note.kept = false;
+        let state = &mut self.states[name as usize];
+        if state.hits == 0 {
+            state.cached = false;
         } else {
-            note.asked -= 1;
+            state.hits -= 1;
             self.main.push_back(name);
         }
     }
@@ -263,18 +262,18 @@ impl S3Fifo {
 
 impl Policy for S3Fifo {
     fn access(&mut self, name: Name) -> bool {
-        let note = &mut self.notes[name as usize];
-        if note.kept {
-            note.ask(Self::CAP);
+        let state = &mut self.states[name as usize];
+        if state.cached {
+            state.hit(Self::CAP);
             return true;
         }
-        *note = Note::FRESH;
-        let known = self.lay(name);
+        *state = State::FRESH;
+        let known = self.take_ghost(name);
         while self.small.len() + self.main.len() >= self.capacity {
             if self.small.len() >= self.small_capacity {
-                self.demote();
+                self.advance_small();
             } else {
-                self.turn();
+                self.advance_main();
             }
         }
         let queue = if known {

@@ -1,8 +1,8 @@
-//! Whom a crowd of clients asks for. Every run makes the same requests.
+//! Sequences of requests, the same in every run.
 
 use crate::policies::Name;
 
-/// Names of the crowd. Higher ones are strangers, of no use to anybody.
+/// Names of the crowd, the ordinary clients. Higher numbers are strangers: names of a scan or flood.
 pub(crate) const NAMES: usize = 1_000_000;
 /// Requests of the crowd before the count begins.
 pub(crate) const WARM_UP: usize = 2_000_000;
@@ -26,10 +26,10 @@ impl Trace {
 }
 
 /// SplitMix64 (Steele et al., OOPSLA 2014).
-struct Dice(u64);
+struct Random(u64);
 
-impl Dice {
-    fn roll(&mut self) -> u64 {
+impl Random {
+    fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -39,11 +39,11 @@ impl Dice {
 
     /// From 0 to below 1.
     fn fraction(&mut self) -> f64 {
-        (self.roll() >> 11) as f64 / (1u64 << 53) as f64
+        (self.next() >> 11) as f64 / (1u64 << 53) as f64
     }
 
     fn below(&mut self, end: usize) -> usize {
-        (self.roll() % end as u64) as usize
+        (self.next() % end as u64) as usize
     }
 }
 
@@ -53,7 +53,7 @@ struct Crowd {
     shares: Vec<f64>,
     /// By rank, the name.
     ranking: Vec<Name>,
-    dice: Dice,
+    random: Random,
 }
 
 impl Crowd {
@@ -66,26 +66,26 @@ impl Crowd {
         Self {
             shares: shares.collect(),
             ranking: (0..NAMES as Name).collect(),
-            dice: Dice(1),
+            random: Random(1),
         }
     }
 
     fn ask(&mut self) -> Name {
-        let point = self.dice.fraction() * self.shares[NAMES - 1];
+        let point = self.random.fraction() * self.shares[NAMES - 1];
         let rank = self.shares.partition_point(|share| *share <= point);
         self.ranking[rank.min(NAMES - 1)]
     }
 
     /// Gives 5 % of the ranks, any of them, to other names.
-    fn change_its_mind(&mut self) {
+    fn change_ranking(&mut self) {
         for _ in 0..NAMES / 40 {
-            let (a, b) = (self.dice.below(NAMES), self.dice.below(NAMES));
+            let (a, b) = (self.random.below(NAMES), self.random.below(NAMES));
             self.ranking.swap(a, b);
         }
     }
 }
 
-/// Popularity that stays.
+/// Constant popularity.
 pub(crate) fn steady(label: &'static str, s: f64) -> Trace {
     let mut crowd = Crowd::new(s);
     Trace {
@@ -94,8 +94,8 @@ pub(crate) fn steady(label: &'static str, s: f64) -> Trace {
     }
 }
 
-/// Every 40,000 requests somebody walks through 10,000 names that nobody asks for again: a fifth
-/// of all requests.
+/// Every 40,000 requests somebody scans 10,000 names that are not requested again: a fifth of all
+/// requests.
 pub(crate) fn scan() -> Trace {
     let mut crowd = Crowd::new(1.0);
     let mut strangers = NAMES as Name..;
@@ -110,9 +110,9 @@ pub(crate) fn scan() -> Trace {
     }
 }
 
-/// A fifth of the requests goes to names that have their day: 2,000 at a time out of the less
-/// popular half, each asked for five times on average before another takes its place. It favours
-/// a cache that gives new names time.
+/// A fifth of the requests goes to names that are popular for a while: 2,000 at a time out of the less
+/// popular half, each requested five times on average before another replaces it. It favours a cache
+/// that keeps new names for long.
 pub(crate) fn bursts() -> Trace {
     let mut crowd = Crowd::new(1.0);
     let mut fresh = NAMES as Name / 2..;
@@ -121,9 +121,9 @@ pub(crate) fn bursts() -> Trace {
         if i % 5 > 0 {
             return crowd.ask();
         }
-        let chosen = crowd.dice.below(pool.len());
+        let chosen = crowd.random.below(pool.len());
         let name = pool[chosen];
-        if crowd.dice.below(5) == 0
+        if crowd.random.below(5) == 0
             && let Some(next) = fresh.next()
         {
             pool[chosen] = next;
@@ -136,14 +136,14 @@ pub(crate) fn bursts() -> Trace {
     }
 }
 
-/// Every 100,000 requests the crowd changes its mind on 5 % of the ranks; in the end hardly a
-/// name has the rank that it began with.
+/// Every 100,000 requests 5 % of the ranks change; at the end hardly a name has the rank that it had at
+/// the start.
 pub(crate) fn change() -> Trace {
     let mut crowd = Crowd::new(1.0);
     let mut requests = Vec::new();
     for _ in 0..(WARM_UP + MEASURED) / 100_000 {
         requests.extend((0..100_000).map(|_| crowd.ask()));
-        crowd.change_its_mind();
+        crowd.change_ranking();
     }
     Trace {
         label: "change",

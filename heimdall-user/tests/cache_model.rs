@@ -1,7 +1,7 @@
 //! The cache against a plain map with a clock, over millions of random operations.
 //!
-//! The cache may forget, and counts it when it does; it never gives anything but the last answer
-//! that was put in, and that only while it is good.
+//! The cache may evict entries, and counts that; a hit is always the last answer that was inserted,
+//! and only while it is fresh, or stale within its grace.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use std::collections::HashMap;
@@ -22,7 +22,7 @@ impl Chance {
         self.0.u32(..below)
     }
 
-    /// A name's number: the lower, the likelier.
+    /// A name's number: the lower, the more probable.
     fn name(&mut self, names: u32) -> u32 {
         let below = self.next(names) + 1;
         self.next(below)
@@ -31,18 +31,18 @@ impl Chance {
 
 /// What the map has of a name.
 struct Known {
-    stored: u32,
-    life: u32,
+    received: u32,
+    ttl: u32,
     body: Vec<u8>,
 }
 
 impl Known {
-    fn is_good(&self, now: u32) -> bool {
-        now < self.stored + self.life
+    fn is_fresh(&self, now: u32) -> bool {
+        now < self.received + self.ttl
     }
 
-    fn is_of_use(&self, now: u32) -> bool {
-        now < self.stored + self.life + GRACE
+    fn is_usable(&self, now: u32) -> bool {
+        now < self.received + self.ttl + GRACE
     }
 }
 
@@ -83,8 +83,8 @@ impl Model {
 
     fn insert(&mut self) {
         let name = self.chance.name(self.names);
-        let life = self.chance.next(100);
-        // Most answers are as long as the ones before them; a few are very long.
+        let ttl = self.chance.next(100);
+        // Most answers are as long as those that they replace; a few are very long.
         let len = match self.chance.next(1000) {
             0 => self.chance.next(65_000),
             1..200 => self.chance.next(400),
@@ -94,17 +94,24 @@ impl Model {
         let body = vec![octet; len as usize];
         let answer = Answer::new(&Parts {
             body: &body,
-            life,
+            life: ttl,
             ..Parts::default()
         });
         let question = question(name);
         let key = Key::new(&self.hasher, &question, flags(name));
         self.cache.insert(&key, &answer, self.now);
-        // An answer without a life is not kept, and the one before it stays.
-        if life > 0 {
-            let stored = self.now;
-            self.known.insert(name, Known { stored, life, body });
-            assert!(self.cache.get(&key, self.now).is_some(), "just put in");
+        // An answer with a TTL of 0 is not cached, and does not replace one.
+        if ttl > 0 {
+            let received = self.now;
+            self.known.insert(
+                name,
+                Known {
+                    received,
+                    ttl,
+                    body,
+                },
+            );
+            assert!(self.cache.get(&key, self.now).is_some(), "just inserted");
         }
     }
 
@@ -117,26 +124,26 @@ impl Model {
             ..Key::new(&self.hasher, &question, flags(name))
         };
         let known = self.known.get(&name);
-        let good = known.filter(|known| known.is_good(self.now));
-        match (self.cache.get(&key, self.now), good) {
+        let fresh = known.filter(|known| known.is_fresh(self.now));
+        match (self.cache.get(&key, self.now), fresh) {
             (Some(hit), Some(known)) => {
                 self.hits += 1;
                 assert_eq!(hit.answer.body(), known.body);
-                assert_eq!(hit.age, self.now - known.stored);
-                let left = known.life - hit.age;
-                assert_eq!(hit.late, left <= known.life / 10);
+                assert_eq!(hit.age, self.now - known.received);
+                let left = known.ttl - hit.age;
+                assert_eq!(hit.late, left <= known.ttl / 10);
             }
-            (Some(_), None) => panic!("{name} is not good any more"),
+            (Some(_), None) => panic!("{name} has expired"),
             (None, _) => {}
         }
-        let of_use = known.filter(|known| known.is_of_use(self.now));
-        match (self.cache.get_stale(&key, self.now), of_use) {
+        let usable = known.filter(|known| known.is_usable(self.now));
+        match (self.cache.get_stale(&key, self.now), usable) {
             (Some(hit), Some(known)) => {
                 assert_eq!(hit.answer.body(), known.body);
-                assert_eq!(hit.age, self.now - known.stored);
+                assert_eq!(hit.age, self.now - known.received);
                 true
             }
-            (Some(_), None) => panic!("{name} is of no use any more"),
+            (Some(_), None) => panic!("the grace of {name} is over"),
             (None, Some(_)) => false,
             (None, None) => true,
         }
@@ -167,7 +174,7 @@ impl Model {
     }
 
     /// Copies the cache to a new one, with other hashes and another clock.
-    fn move_house(&mut self, bytes: usize) {
+    fn restart(&mut self, bytes: usize) {
         let hasher = NameHasher::default();
         let mut cache = Cache::with_grace(bytes, GRACE).unwrap();
         let now = self.now + 5000;
@@ -178,13 +185,13 @@ impl Model {
             Visit::Keep
         }) {}
         for known in self.known.values_mut() {
-            known.stored += 5000;
+            known.received += 5000;
         }
         (self.cache, self.hasher, self.now) = (cache, hasher, now);
     }
 
-    /// Names that the map has and the cache has not.
-    fn forgotten(&mut self) -> u64 {
+    /// How many names are in the map and not in the cache.
+    fn missing(&mut self) -> u64 {
         (0..self.names).filter(|name| !self.look_up(*name)).count() as u64
     }
 
@@ -209,30 +216,30 @@ impl Model {
 }
 
 #[test]
-fn a_cache_with_room_for_everything_forgets_nothing() {
+fn a_large_cache_evicts_nothing() {
     let bytes = 128 << 20;
     let mut model = Model::new(bytes, 3000, 1);
     for _ in 0..5 {
         model.run(200_000);
         assert_eq!(model.cache.evictions(), 0);
-        assert_eq!(model.forgotten(), 0);
-        model.move_house(bytes);
-        assert_eq!(model.forgotten(), 0);
+        assert_eq!(model.missing(), 0);
+        model.restart(bytes);
+        assert_eq!(model.missing(), 0);
     }
     assert!(model.hits > 300_000, "{}", model.hits);
 }
 
 #[test]
-fn a_small_cache_forgets_only_what_it_counts() {
+fn a_small_cache_counts_every_eviction() {
     let mut model = Model::new(1 << 18, 6000, 2);
     for _ in 0..10 {
         let before = model.cache.evictions();
         model.run(100_000);
-        let forgotten = model.forgotten();
+        let missing = model.missing();
         let evicted = model.cache.evictions() - before;
         assert!(evicted > 0);
-        // What had been forgotten before may still be so.
-        assert!(forgotten <= model.cache.evictions(), "{forgotten}");
+        // Names that were evicted in an earlier round may still be missing.
+        assert!(missing <= model.cache.evictions(), "{missing}");
         assert!(model.cache.entries() <= u64::from(model.names));
     }
     assert!(model.hits > 150_000, "{}", model.hits);

@@ -26,7 +26,7 @@ fn query(name: &str, zone: &str) -> Vec<u8> {
     msg
 }
 
-/// Answers what is not dead with an address, and takes the rest in silence.
+/// An upstream that answers with an address, and does not respond below dead.example.
 fn serve(socket: &UdpSocket) {
     let mut buf = [0; 512];
     loop {
@@ -60,14 +60,14 @@ impl Front {
     }
 
     fn outcome_of(&self, token: u64) -> Outcome {
-        let patience = Instant::now() + Duration::from_secs(30);
+        let deadline = Instant::now() + Duration::from_secs(30);
         loop {
             match self.mailbox.take() {
                 Some(outcome) if outcome.token == token => return outcome,
                 Some(_) => {}
                 None => thread::sleep(Duration::from_millis(1)),
             }
-            assert!(Instant::now() < patience, "no outcome of {token}");
+            assert!(Instant::now() < deadline, "no outcome of {token}");
         }
     }
 
@@ -79,7 +79,7 @@ impl Front {
 }
 
 #[test]
-fn look_ups_give_up_their_descriptors_for_others() {
+fn look_ups_are_shed_to_free_their_descriptors() {
     const FILES: u64 = 64;
     setrlimit(Resource::RLIMIT_NOFILE, FILES, FILES).unwrap();
     let upstream = UdpSocket::bind("127.0.0.1:0").unwrap();

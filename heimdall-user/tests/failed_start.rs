@@ -218,16 +218,23 @@ fn config(
     };
     let path = directory.join("heimdall.toml");
     let snapshot = directory.join("snapshot");
-    let text = format!("[cache]\nsnapshot = {snapshot:?}\n[forward]\nthreads = 2\n{hosts}");
+    let control = directory.join("control.sock");
+    let text = format!(
+        "interface = [{interface:?}]
+listen = [\"{SERVER_V4}:53\"]
+upstream = [{UPSTREAM:?}]
+backend = {backend:?}
+control = {control:?}
+[cache]
+size = {memory:?}
+snapshot = {snapshot:?}
+[forward]
+threads = 2
+{hosts}"
+    );
     fs::write(&path, text)?;
     let flags = Flags {
-        interface: vec![interface.parse()?],
-        listen: vec![format!("{SERVER_V4}:53").parse()?],
-        upstream: vec![UPSTREAM.parse()?],
-        backend: Some(backend.parse()?),
         config: Some(path),
-        control: Some(directory.join("control.sock")),
-        cache_size: Some(memory.parse()?),
         ..Flags::default()
     };
     Ok(Config::load(&flags, &Host::read())?)

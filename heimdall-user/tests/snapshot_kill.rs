@@ -1,4 +1,4 @@
-//! A writer of snapshots that is killed, at many moments, never harms the snapshot that is there.
+//! A writer of snapshots that is killed, at many moments, leaves the existing snapshot as it was.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use std::{
@@ -54,7 +54,7 @@ fn records(generation: u32) -> Vec<u8> {
     octets
 }
 
-/// The generation of the snapshot, which has to be whole.
+/// The generation of the snapshot, which has to be complete.
 fn generation(path: &Path) -> u32 {
     let snapshot = Snapshot::open(path, unix_now()).unwrap().unwrap();
     let ages: Vec<u32> = snapshot

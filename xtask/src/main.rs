@@ -3,6 +3,7 @@
 #![allow(clippy::indexing_slicing, clippy::unwrap_used)]
 
 mod bench;
+mod checks;
 mod demo;
 mod differ;
 mod fuzz;
@@ -44,6 +45,12 @@ enum Command {
     Soak(soak::Soak),
     /// Count the instructions that a hit takes, and compare them with the baseline
     Instructions(instructions::Instructions),
+    /// Run the tests of the cache and of the socket batch under Miri (needs a nightly toolchain)
+    Miri(checks::Miri),
+    /// Check licences, sources and duplicates of all dependencies with cargo-deny
+    Deny(checks::Deny),
+    /// Check that Heimdall compiles with the minimum Rust version and for aarch64 (needs rustup)
+    Portability(checks::Portability),
     /// Rebuild the XDP program's committed object from its source
     Ebpf(ebpf::Args),
 }
@@ -57,6 +64,9 @@ fn main() -> ExitCode {
         Command::Fuzz(fuzz) => fuzz.run(),
         Command::Instructions(instructions) => instructions.run(),
         Command::Soak(soak) => soak.run(),
+        Command::Miri(miri) => miri.run(),
+        Command::Deny(deny) => deny.run(),
+        Command::Portability(portability) => portability.run(),
         Command::Ebpf(args) => ebpf::run(&args),
     };
     match result {

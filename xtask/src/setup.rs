@@ -70,6 +70,12 @@ pub(crate) const CAPTURE: &[Need] = &[
 /// To count instructions.
 pub(crate) const COUNT: &[Need] = &[("/usr/bin/valgrind", "valgrind")];
 
+/// C headers of another processor.
+pub(crate) const CROSS: &[Need] = &[(
+    "/usr/aarch64-linux-gnu/include/stdio.h",
+    "libc6-dev-arm64-cross",
+)];
+
 /// How to deal with what is missing.
 #[derive(Args, Clone, Copy)]
 pub(crate) struct Setup {
@@ -113,6 +119,11 @@ impl Setup {
             }
         }
         Ok(())
+    }
+
+    /// Whether tools may install what they need.
+    pub(crate) fn may_install(self) -> bool {
+        !self.no_install
     }
 
     /// Installs what rebuilding the XDP program needs.

@@ -7,6 +7,7 @@ use clap::Args;
 use xtask::{ebpf, workspace};
 
 use crate::{
+    checks::Deny,
     differ::Differ,
     fuzz,
     instructions::Instructions,
@@ -44,6 +45,8 @@ impl Test {
                 "warnings",
             ]),
         )?;
+        println!("\n==> dependencies ({} s)", start.elapsed().as_secs());
+        Deny::offline(self.setup).run()?;
         step(
             "unit, property and end-to-end tests",
             cargo().args(["test", "--locked", "--workspace"]),

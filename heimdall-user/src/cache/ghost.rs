@@ -1,20 +1,15 @@
-//! The ghosts: names that left the small queue without having been asked for again. One that comes
-//! back is not new.
+//! The ghosts: fingerprints of the entries that were evicted from the small queue. A name that comes
+//! back goes to the main queue at once (S3-FIFO).
 
 use std::io;
 
-use super::memory::{Array, Plain};
+use super::memory::Array;
 
 /// Octets of budget for which there is one row: so there are about as many ghosts as entries.
 const BUDGET_PER_ROW: usize = 1280;
 
-/// Fingerprints of eight names, the latest first. 0: none.
-#[derive(Clone, Copy, Debug)]
-#[repr(transparent)]
-struct Row([u16; 8]);
-
-// SAFETY: integers without padding.
-unsafe impl Plain for Row {}
+/// Fingerprints of eight hashes, the latest first. 0: none.
+type Row = [u16; 8];
 
 #[derive(Debug)]
 pub(super) struct Ghosts {
@@ -32,7 +27,7 @@ impl Ghosts {
         })
     }
 
-    /// Octets that they take.
+    /// Octets of memory.
     pub(super) fn bytes(&self) -> usize {
         self.rows.bytes()
     }
@@ -42,18 +37,18 @@ impl Ghosts {
     }
 
     fn row(&mut self, hash: u64) -> Option<&mut Row> {
-        let place = (u64::from(hash as u32) * self.rows.len() as u64) >> 32;
-        self.rows.get_mut(place as usize)
+        let number = (u64::from(hash as u32) * self.rows.len() as u64) >> 32;
+        self.rows.get_mut(number as usize)
     }
 
     fn fingerprint(hash: u64) -> u16 {
         ((hash >> 32) as u16).max(1)
     }
 
-    /// Remembers a name; the row's oldest is forgotten.
+    /// Adds a hash; it replaces the oldest of its row.
     pub(super) fn insert(&mut self, hash: u64) {
         let fingerprint = Self::fingerprint(hash);
-        if let Some(Row(row)) = self.row(hash) {
+        if let Some(row) = self.row(hash) {
             row.rotate_right(1);
             if let Some(first) = row.first_mut() {
                 *first = fingerprint;
@@ -61,10 +56,10 @@ impl Ghosts {
         }
     }
 
-    /// Whether the name is remembered. Forgets it.
+    /// Removes a hash. Returns whether it was there.
     pub(super) fn take(&mut self, hash: u64) -> bool {
         let fingerprint = Self::fingerprint(hash);
-        let Some(Row(row)) = self.row(hash) else {
+        let Some(row) = self.row(hash) else {
             return false;
         };
         let found = row.iter_mut().find(|stored| **stored == fingerprint);

@@ -1,22 +1,21 @@
-//! The log: entries one after another, in two circular queues that share one memory.
+//! The log: entries one after another, in two ring buffers that share one memory.
 //!
 //! ```text
 //!  0  hash      u64
-//!  8  len       u16   the entry's length in units of 16 octets; for padding, of the whole rest of
-//!                     the circle's end
+//!  8  len       u16   of the entry, in units of 16 octets; padding: up to the ring's end
 //! 10  sum       u16   of the question, folded, as it stands in a checksum field (RFC 1071)
-//! 12  refresh   u32   seconds; the largest: a refresh has been asked for
-//! 16  expires   u32   seconds
+//! 12  refresh   u32   from which second on a refresh is due; the largest: it was requested
+//! 16  expires   u32   second in which the TTL ends
 //! 20  question  u16   octets of the question; 0: padding
 //! 22  flags     u8    of the key
-//! 23  epoch     u8
-//! 24  question, its name in small letters, then the answer in its flat form
+//! 23  epoch     u8    in which it was inserted (Invalidation)
+//! 24  question, its name in lower case, then the answer in its flat form
 //! ```
 
 use std::io;
 
 use super::{
-    Key,
+    Key, cpu,
     memory::{self, Array},
 };
 use crate::{
@@ -28,32 +27,32 @@ use crate::{
 const ALIGN: usize = 16;
 /// Octets before the question.
 const FIXED: usize = 24;
-/// Place of the time of its refresh in an entry.
+/// Octets before the time of refresh.
 const REFRESH: usize = 12;
 
-/// One of this many parts of the log is the small queue.
+/// The small queue's share of the log: one in so many octets.
 const SMALL_PART: usize = 10;
 
-/// Larger entries than one in so many of the small queue's octets go past it.
+/// Entries larger than this share of the small queue, one in so many of its octets, bypass it.
 const SMALL_ENTRIES: usize = 8;
 
-/// Which queue an entry stands in.
+/// The queue of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Queue {
-    /// What is new.
+    /// New entries.
     Small,
-    /// What was asked for again.
+    /// Entries that were hit in the small queue, or came back.
     Main,
 }
 
-/// Until when an answer is good, in seconds of the caller's clock, and in which epoch it was learnt.
+/// When an answer expires, in seconds of the caller's clock, and the epoch of its insertion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Times {
     pub(super) expires: u32,
     pub(super) epoch: u8,
 }
 
-/// An entry, as it stands in the log. Its fixed part is kept as the words in which it was read.
+/// An entry in the log. Its fixed part is kept as the words in which it was read.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Entry<'a> {
     words: [u64; 3],
@@ -75,9 +74,9 @@ impl<'a> Entry<'a> {
         })
     }
 
-    /// Reads what is kept under `key`, if it is that, and in which letters the key asks.
+    /// Reads the entry if its key is `key`; in which case the key's name is, too.
     #[inline(always)]
-    fn read_for(bytes: &'a [u8], key: Key<'_>) -> Option<(Self, Letters)> {
+    fn read_for(bytes: &'a [u8], key: Key<'_>) -> Option<(Self, NameCase)> {
         let (fixed, rest) = bytes.split_first_chunk::<FIXED>()?;
         let words = words(fixed);
         let [hash, _, last] = words;
@@ -87,9 +86,9 @@ impl<'a> Entry<'a> {
             return None;
         }
         let (question, answer) = rest.split_at_checked(key.question.len())?;
-        let letters = match eq_exactly(question, key.question) {
-            true => Letters::Small,
-            false if same_question(question, key.question) => Letters::Mixed,
+        let name_case = match eq_exactly(question, key.question) {
+            true => NameCase::Lower,
+            false if same_question(question, key.question) => NameCase::Mixed,
             false => return None,
         };
         let entry = Self {
@@ -97,7 +96,7 @@ impl<'a> Entry<'a> {
             question,
             answer,
         };
-        Some((entry, letters))
+        Some((entry, name_case))
     }
 
     fn is_padding(&self) -> bool {
@@ -117,14 +116,14 @@ impl<'a> Entry<'a> {
         usize::from(second as u16) * ALIGN
     }
 
-    /// From when on the answer is to be got anew, before its life is over.
+    /// From which second on a refresh is due.
     #[inline(always)]
     pub(super) fn refresh(&self) -> u32 {
         let [_, second, _] = self.words;
         (second >> 32) as u32
     }
 
-    /// When its life is over.
+    /// The second in which its TTL ends.
     #[inline(always)]
     pub(super) fn expires(&self) -> u32 {
         let [_, _, last] = self.words;
@@ -143,17 +142,17 @@ impl<'a> Entry<'a> {
         (last >> 56) as u8
     }
 
-    /// The question that it answers.
+    /// The question, its name in lower case.
     pub(super) fn question(&self) -> &'a [u8] {
         self.question
     }
 
-    /// The sum of the question as it is asked, if that is in small letters.
+    /// The checksum of the question as the client sent it, if that is in lower case.
     #[inline(always)]
-    pub(super) fn question_sum(&self, letters: Letters) -> Option<u64> {
+    pub(super) fn question_sum(&self, name_case: NameCase) -> Option<u64> {
         let [_, second, _] = self.words;
         let sum = u16::from_ne_bytes(((second >> 16) as u16).to_le_bytes());
-        (letters == Letters::Small).then(|| sum.into())
+        (name_case == NameCase::Lower).then(|| sum.into())
     }
 
     /// The cached answer.
@@ -163,12 +162,12 @@ impl<'a> Entry<'a> {
     }
 }
 
-/// In which letters a question is asked.
+/// The case of a name as the client sent it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Letters {
-    /// Small ones, as it is kept.
-    Small,
-    /// Others.
+pub(super) enum NameCase {
+    /// All lower, as in the entry.
+    Lower,
+    /// Any other.
     Mixed,
 }
 
@@ -180,27 +179,28 @@ fn words(fixed: &[u8; FIXED]) -> [u64; 3] {
     [word(0), word(1), word(2)]
 }
 
-/// Writes what [words] reads.
+/// Writes what [`words`] reads.
 fn put_words(fixed: &mut [u8; FIXED], words: [u64; 3]) {
-    let (places, _) = fixed.as_chunks_mut::<8>();
-    for (place, word) in places.iter_mut().zip(words) {
-        *place = word.to_le_bytes();
+    let (chunks, _) = fixed.as_chunks_mut::<8>();
+    for (chunk, word) in chunks.iter_mut().zip(words) {
+        *chunk = word.to_le_bytes();
     }
 }
 
-/// A circle in the log's memory.
+/// A ring buffer in the log's memory.
 #[derive(Debug)]
 struct Ring {
     start: usize,
     capacity: usize,
-    /// Octets ever written, and ever freed; their difference is in use. Both are multiples of
-    /// [`ALIGN`], as start and capacity are, and so are the places that they stand for.
+    /// Octets ever written, and ever freed; their difference is in use. Start, capacity, head and
+    /// tail are multiples of [`ALIGN`].
     head: u64,
     tail: u64,
 }
 
 impl Ring {
-    fn place(&self, position: u64) -> usize {
+    /// The octet in the log of a position, which counts as head and tail do.
+    fn octet(&self, position: u64) -> usize {
         self.start + (position % self.capacity as u64) as usize
     }
 
@@ -210,7 +210,7 @@ impl Ring {
 
     /// Octets to skip at the head so that an entry of `len` does not wrap.
     fn padding(&self, len: usize) -> usize {
-        let to_end = self.start + self.capacity - self.place(self.head);
+        let to_end = self.start + self.capacity - self.octet(self.head);
         if to_end < len { to_end } else { 0 }
     }
 
@@ -256,7 +256,7 @@ impl Log {
         self.memory.is_reserved()
     }
 
-    /// Octets that an entry takes, or `None` if it is larger than an entry may be.
+    /// Octets of an entry, or `None` if it is larger than an entry may be.
     pub(super) fn entry_len(question: usize, answer: usize) -> Option<usize> {
         /// An answer of 64 KiB with the longest question, and the list of its TTLs.
         const MAX: usize = 2 * 65_536;
@@ -297,38 +297,38 @@ impl Log {
         self.ring(queue).has_room(len)
     }
 
-    /// Asks the processor for the first lines of an entry.
+    /// Prefetches the first cache lines of an entry.
     #[inline(always)]
     pub(super) fn prefetch(&self, offset: u32) {
         let at = offset as usize * ALIGN;
         if let Some(lines) = self.memory.get(at..).and_then(<[u8]>::first_chunk::<128>) {
-            super::prefetch::two_lines(lines);
+            cpu::prefetch_two_lines(lines);
         }
     }
 
-    /// The entry at an offset that the index gave.
+    /// The entry at an offset from the index.
     #[inline(always)]
     pub(super) fn entry(&self, offset: u32) -> Option<Entry<'_>> {
         Entry::read(self.memory.get(offset as usize * ALIGN..)?)
     }
 
-    /// The entry at an offset that the index gave, if it is what is kept under `key`, and in which
-    /// letters that asks.
+    /// The entry at an offset from the index, if its key is `key`; in which case the key's name is,
+    /// too.
     #[inline(always)]
-    pub(super) fn entry_for(&self, offset: u32, key: Key<'_>) -> Option<(Entry<'_>, Letters)> {
+    pub(super) fn entry_for(&self, offset: u32, key: Key<'_>) -> Option<(Entry<'_>, NameCase)> {
         Entry::read_for(self.memory.get(offset as usize * ALIGN..)?, key)
     }
 
-    /// Notes that a refresh of the entry has been asked for. Whether it is the first.
-    pub(super) fn ask_refresh(&mut self, offset: u32) -> bool {
-        const ASKED: [u8; 4] = [0xff; 4];
+    /// Marks an entry's refresh as requested. Returns whether it was not yet.
+    pub(super) fn request_refresh(&mut self, offset: u32) -> bool {
+        const REQUESTED: [u8; 4] = [0xff; 4];
         let at = offset as usize * ALIGN + REFRESH;
         let field = self.memory.get_mut(at..).and_then(<[u8]>::first_chunk_mut);
-        field.is_some_and(|field| std::mem::replace(field, ASKED) != ASKED)
+        field.is_some_and(|field| std::mem::replace(field, REQUESTED) != REQUESTED)
     }
 }
 
-/// Leaving.
+/// Walking and removal.
 impl Log {
     /// The oldest entry of a queue and its offset; padding before it is freed.
     pub(super) fn oldest(&mut self, queue: Queue) -> Option<(u32, Entry<'_>)> {
@@ -339,17 +339,17 @@ impl Log {
         Some((offset, self.entry(offset)?))
     }
 
-    /// The first entry at or behind `position`, with its own position. Positions count the octets
-    /// that ever went through the queue.
+    /// The first entry at or after `position`, with its own position. Positions count the octets ever
+    /// written to the queue.
     pub(super) fn next(&self, queue: Queue, position: u64) -> Option<(u64, Entry<'_>)> {
         let ring = self.ring(queue);
         let mut position = position.max(ring.tail);
         while position < ring.head {
-            let place = ring.place(position);
+            let start = ring.octet(position);
             let end = ring.start + ring.capacity;
-            match Entry::read(self.memory.get(place..end)?) {
-                // An end too short for an entry's fixed part is padding, too.
-                None => position += (end - place) as u64,
+            match Entry::read(self.memory.get(start..end)?) {
+                // The ring's end is padding, too, if it is shorter than an entry's fixed part.
+                None => position += (end - start) as u64,
                 Some(entry) if entry.is_padding() => position += entry.len() as u64,
                 Some(entry) => return Some((position, entry)),
             }
@@ -359,7 +359,7 @@ impl Log {
 
     /// The offset of a position in the queue.
     pub(super) fn offset(&self, queue: Queue, position: u64) -> u32 {
-        (self.ring(queue).place(position) / ALIGN) as u32
+        (self.ring(queue).octet(position) / ALIGN) as u32
     }
 
     /// Frees the oldest entry.
@@ -387,12 +387,12 @@ impl Log {
     }
 }
 
-/// Coming.
+/// Writing.
 impl Log {
-    /// Advances the head over padding and an entry of `len`; returns the entry's place.
+    /// Advances the head over padding and an entry of `len`; returns the entry's first octet.
     fn reserve(&mut self, queue: Queue, len: usize) -> usize {
         let ring = self.ring(queue);
-        let (padding, at) = (ring.padding(len), ring.place(ring.head));
+        let (padding, at) = (ring.padding(len), ring.octet(ring.head));
         if padding > 0 {
             if let Some(fixed) = self
                 .memory
@@ -404,12 +404,12 @@ impl Log {
             self.ring_mut(queue).head += padding as u64;
         }
         let ring = self.ring_mut(queue);
-        let at = ring.place(ring.head);
+        let at = ring.octet(ring.head);
         ring.head += len as u64;
         at
     }
 
-    /// Writes an entry at the head. The caller has made room.
+    /// Writes an entry at the head, if there is room; returns its offset.
     pub(super) fn append(
         &mut self,
         queue: Queue,
@@ -426,7 +426,7 @@ impl Log {
         Some(offset)
     }
 
-    /// Writes an entry over one that takes as many octets.
+    /// Overwrites an entry of the same length.
     pub(super) fn write(
         &mut self,
         offset: u32,
@@ -444,7 +444,7 @@ impl Log {
             name.make_ascii_lowercase();
         }
         let sum = u16::from_le_bytes(checksum::fold(checksum::add(0, question)));
-        // The last tenth of its life; one below ten seconds has none.
+        // In the last tenth of the TTL; one below ten seconds has none.
         let refresh = times.expires - answer.life() / 10;
         let second = (len / ALIGN) as u64 | u64::from(sum) << 16 | u64::from(refresh) << 32;
         let kind = key.question.len() as u64 | u64::from(key.flags) << 16;

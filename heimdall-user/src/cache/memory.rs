@@ -15,18 +15,22 @@ const HUGE_PAGE: usize = 2 << 20;
 /// Lengths from this on are rounded to whole huge pages: below, too much would be lost.
 const WORTH_ROUNDING: usize = 4 * HUGE_PAGE;
 
-/// What may stand in fresh memory.
+/// Types that fresh memory holds values of.
 ///
 /// # Safety
-/// Every pattern of octets is a value of the type, and it needs no drop.
-pub(super) unsafe trait Plain: Copy {}
+/// Octets of zero are a value of the type, and its alignment is at most that of a page, 4096.
+pub(super) unsafe trait Zeroed: Copy {}
 
-// SAFETY: an octet.
-unsafe impl Plain for u8 {}
+// SAFETY: 0 is a u8, aligned to 1.
+unsafe impl Zeroed for u8 {}
+
+// SAFETY: zeros are an array of u16, aligned to 2.
+unsafe impl Zeroed for [u16; 8] {}
 
 /// An array in a mapping of its own, of zeros at first.
 #[derive(Debug)]
 pub(super) struct Array<T> {
+    /// At least `len` items long.
     map: MmapMut,
     /// It is in huge pages that were set aside.
     reserved: bool,
@@ -43,12 +47,12 @@ pub(super) fn whole_pages(bytes: usize) -> usize {
     }
 }
 
-impl<T: Plain> Array<T> {
-    /// Reserves room for `len` items. The kernel may still have to find the pages, see
+impl<T: Zeroed> Array<T> {
+    /// Reserves room for `len` items. Pages are allocated when they are first written to, or by
     /// [`populate`](Self::populate).
     ///
     /// # Errors
-    /// The address space is not to be had.
+    /// The address space is exhausted or limited.
     pub(super) fn new(len: usize) -> io::Result<Self> {
         let bytes = len
             .checked_mul(size_of::<T>())
@@ -72,20 +76,21 @@ impl<T: Plain> Array<T> {
                 .huge(Some(HUGE_PAGE.ilog2() as u8))
                 .map_anon()
         };
-        whole.then(huge)?.ok()
+        // Miri's mmap has no huge pages.
+        (whole && !cfg!(miri)).then(huge)?.ok()
     }
 
     fn transparent(bytes: usize) -> io::Result<MmapMut> {
         let map = MmapMut::map_anon(bytes.max(1))?;
         // A kernel without them gives plain pages.
-        let _ = map.advise(Advice::HugePage);
+        advise(&map, Advice::HugePage);
         Ok(map)
     }
 
-    /// Has the kernel find all pages now, so that no look-up waits for one later. Kernels before
-    /// 5.14 find them as they are used.
+    /// Pre-faults all pages, so that no look-up waits for one later. Kernels before 5.14 allocate
+    /// them as they are used.
     pub(super) fn populate(&self) {
-        let _ = self.map.advise(Advice::PopulateWrite);
+        advise(&self.map, Advice::PopulateWrite);
     }
 
     /// Whether it is in huge pages that were set aside.
@@ -99,21 +104,28 @@ impl<T: Plain> Array<T> {
     }
 }
 
-impl<T: Plain> Deref for Array<T> {
+/// A hint to the kernel, which may decline it. Miri has no `madvise`.
+fn advise(map: &MmapMut, advice: Advice) {
+    if !cfg!(miri) {
+        let _ = map.advise(advice);
+    }
+}
+
+impl<T: Zeroed> Deref for Array<T> {
     type Target = [T];
 
     #[inline(always)]
     fn deref(&self) -> &[T] {
-        // SAFETY: the mapping is readable, page-aligned, as long as `len` items and lives as long
-        // as `self`; any octets are a T (Plain).
+        // SAFETY: `new` has made the mapping as long as `len` items; it is page-aligned, and lives
+        // as long as `self`. It holds zeros, which are a T (Zeroed), or what was written as a T.
         unsafe { slice::from_raw_parts(self.map.as_ptr().cast(), self.len) }
     }
 }
 
-impl<T: Plain> DerefMut for Array<T> {
+impl<T: Zeroed> DerefMut for Array<T> {
     #[inline(always)]
     fn deref_mut(&mut self) -> &mut [T] {
-        // SAFETY: as above; it is writable, and borrowed alone through `&mut self`.
+        // SAFETY: as above; the mapping is writable, and `&mut self` borrows it exclusively.
         unsafe { slice::from_raw_parts_mut(self.map.as_mut_ptr().cast(), self.len) }
     }
 }
@@ -125,19 +137,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn arrays_hold_what_is_put_in_up_to_their_last_item() {
-        for len in [1, 1000, HUGE_PAGE, 2 * HUGE_PAGE + 1] {
-            let mut array = Array::<u8>::new(len).unwrap();
-            assert_eq!((array.len(), array.bytes()), (len, len));
-            assert!(array.iter().all(|octet| *octet == 0));
-            array[0] = 1;
-            array[len - 1] = 2;
+    fn arrays_hold_what_is_written_up_to_their_last_item() {
+        let lengths: &[usize] = if cfg!(miri) {
+            &[1, 300]
+        } else {
+            &[1, 1000, HUGE_PAGE, 2 * HUGE_PAGE + 1]
+        };
+        for &len in lengths {
+            let mut array = Array::<[u16; 8]>::new(len).unwrap();
+            assert_eq!((array.len(), array.bytes()), (len, 16 * len));
+            assert!(array.as_flattened().iter().all(|number| *number == 0));
+            array[0][0] = 1;
+            array[len - 1][7] = 2;
             array.populate();
-            let last = if len == 1 { 2 } else { 1 };
-            assert_eq!((array[0], array[len - 1]), (last, 2));
+            assert_eq!((array[0][0], array[len - 1][7]), (1, 2));
         }
-        assert!(Array::<u8>::new(usize::MAX / 2).is_err());
+        assert!(Array::<[u16; 8]>::new(usize::MAX / 2).is_err());
         assert!(Array::<u8>::new(0).unwrap().is_empty());
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "Miri limits no address space")]
+    fn memory_that_does_not_exist_is_an_error() {
+        assert!(Array::<u8>::new(usize::MAX / 2).is_err());
     }
 
     #[test]

@@ -1,24 +1,24 @@
-//! The answers that one thread has learnt, in memory of a fixed size.
+//! The answers that one thread has cached, in memory of a fixed size.
 //!
-//! An index of 64-byte buckets points into a log of entries. A look-up touches one line of the
+//! An index of 64-byte buckets points into a log of entries. A look-up reads one cache line of the
 //! index, then the entry.
 //!
-//! What leaves when memory is full is decided as in S3-FIFO (Yang et al., SOSP 2023). The log is
-//! two queues. What is new goes to the small one, a tenth of the memory. What was asked for again
-//! by the time that it reaches the end of that goes on to the main queue; all else leaves, and only
-//! a fingerprint stays, a ghost: if it comes back, it goes to the main queue at once. At the main
-//! queue's end an entry goes round again once for each time that it was asked for, three at most.
-//! So a flood of names that nobody asks for twice passes through the small queue and leaves the
-//! main one alone. A hit writes at most two bits, in a line it has read anyway.
+//! Eviction is S3-FIFO's (Yang et al., SOSP 2023). The log is two queues. A new entry goes to the
+//! small one, a tenth of the memory. If it was hit by the time that it reaches the end of that, it
+//! is promoted to the main queue; else it is evicted, and only a fingerprint stays, a ghost: if the
+//! name comes back, it goes to the main queue at once. At the main queue's end an entry is
+//! reinserted once for each hit, three times at most. So a flood of names that nobody asks for
+//! twice passes through the small queue and leaves the main one alone. A hit writes at most two
+//! bits, in a line that it has read anyway.
 //!
-//! All memory is reserved when the cache is made. The room does no I/O, knows no thread and has
-//! no clock: callers pass the time in whole seconds.
+//! All memory is reserved when the cache is made. The module does no I/O, knows no thread and has no
+//! clock: callers pass the time in whole seconds.
 
+mod cpu;
 mod ghost;
 mod index;
 mod log;
 mod memory;
-mod prefetch;
 mod record;
 mod walk;
 
@@ -26,17 +26,17 @@ use std::io;
 
 use crate::dns::{Answer, AnswerRef, NameHasher, QUESTION_FIXED, question_hash};
 use ghost::Ghosts;
-use index::{Index, Slot, Way};
-use log::{Entry, Letters, Log, Queue, Times};
+use index::{Index, Slot, SlotMut};
+use log::{Entry, Log, NameCase, Queue, Times};
 pub use record::Record;
 pub use walk::{Visit, Walk};
 
-/// What an answer is kept under.
+/// The key of an answer.
 #[derive(Clone, Copy, Debug)]
 pub struct Key<'a> {
-    /// Hash of all the rest, [`Query::hash`](crate::dns::Query::hash).
+    /// Hash of the other fields, [`Query::hash`](crate::dns::Query::hash).
     pub hash: u64,
-    /// The question in wire form, in any letter case.
+    /// The question in wire form, its name in any case.
     pub question: &'a [u8],
     /// DO and CD, [`Query::key_flags`](crate::dns::Query::key_flags).
     pub flags: u8,
@@ -62,43 +62,45 @@ impl<'a> Key<'a> {
 /// A cached answer.
 #[derive(Clone, Copy, Debug)]
 pub struct Hit<'a> {
-    /// The answer, as it was learnt.
+    /// The answer, its TTLs as received.
     pub answer: AnswerRef<'a>,
-    /// Whole seconds since it was learnt.
+    /// Whole seconds since it was received.
     pub age: u32,
-    /// The answer is in the last tenth of its life.
+    /// A refresh is due: the answer is in the last tenth of its TTL, or stale.
     pub late: bool,
-    /// It was asked for before.
+    /// It was hit before.
     pub popular: bool,
-    /// Where it is kept, for [`Cache::ask_refresh`].
+    /// Its entry, for [`Cache::ask_refresh`].
     pub place: Place,
-    /// The question's sum ([`checksum::add`](crate::checksum::add)), if it is asked in small letters.
+    /// The question's sum ([`checksum::add`](crate::checksum::add)), if the client sent its name in
+    /// lower case.
     pub question_sum: Option<u64>,
 }
 
-/// Where a look-up is to begin: where [`Cache::prefetch_entry`] has seen what may be the answer.
-/// Wherever it leads, no wrong answer is found.
+/// The slot in which [`Cache::prefetch_entry`] has found what may be the entry: a look-up begins
+/// there. A wrong or outdated hint costs time, never a wrong answer.
 #[derive(Clone, Copy, Debug)]
 pub struct Hint(u32);
 
 impl Default for Hint {
-    /// Nowhere.
+    /// No slot.
     fn default() -> Self {
         Self(u32::MAX)
     }
 }
 
-/// Where an answer is kept, until something else is.
+/// An entry's offset in the log. Valid until the cache is changed.
 #[derive(Clone, Copy, Debug)]
 pub struct Place(u32);
 
-/// Smallest budget: room for an entry of the largest size and an index.
-pub const MIN_BYTES: usize = 1 << 18;
+/// Smallest size of a cache, in octets: an entry of the largest size and an index fit. (What Miri
+/// takes for an access grows with the memory, so its caches are smaller.)
+pub const MIN_BYTES: usize = if cfg!(miri) { 1 << 14 } else { 1 << 18 };
 
-/// Times that an entry has to be asked for in the small queue to go on to the main one.
+/// Hits that an entry needs in the small queue to be promoted to the main one.
 const PROMOTION: u8 = 2;
 
-/// Entries that may be moved for one insertion: bounds its cost.
+/// Entries that one insertion may move, at most: it bounds the cost.
 const MAX_MOVES: u32 = 64;
 
 /// The cache.
@@ -107,28 +109,29 @@ pub struct Cache {
     index: Index,
     log: Log,
     ghosts: Ghosts,
-    /// Seconds for which an entry is still of use after its end of life.
+    /// Seconds for which an expired entry may still be served, stale.
     grace: u32,
-    oblivion: Oblivion,
+    invalidation: Invalidation,
     entries: u64,
     insertions: u64,
     evictions: u64,
 }
 
-/// What is forgotten, without a look at the entries.
+/// Which entries were invalidated, without a walk over them: those that were received before a time,
+/// and, as several invalidations may share a second, those that were inserted in another epoch.
 #[derive(Debug, Default)]
-struct Oblivion {
-    /// All that was learnt before this second.
-    since: u32,
-    /// All of other epochs than this; their numbers come again.
+struct Invalidation {
+    /// Seconds of the caller's clock.
+    before: u32,
+    /// Counts invalidations. It wraps; entries of 256 epochs ago are excluded by their time.
     epoch: u8,
 }
 
-impl Oblivion {
-    /// Whether it holds what an entry has, which was learnt in this second.
+impl Invalidation {
+    /// Whether an entry that was received at this second is invalid.
     #[inline(always)]
-    fn holds(&self, entry: &Entry<'_>, stored: u32) -> bool {
-        entry.epoch() != self.epoch || stored < self.since
+    fn covers(&self, entry: &Entry<'_>, received: u32) -> bool {
+        entry.epoch() != self.epoch || received < self.before
     }
 }
 
@@ -142,8 +145,8 @@ impl Cache {
         Self::with_grace(bytes, 0)
     }
 
-    /// As [`new`](Self::new); answers whose lives are over are not the first to leave during
-    /// `grace` seconds more, in which [`get_stale`](Self::get_stale) finds them.
+    /// As [`new`](Self::new); expired answers are kept for `grace` seconds more, in which
+    /// [`get_stale`](Self::get_stale) finds them.
     ///
     /// # Errors
     /// The memory cannot be reserved.
@@ -157,15 +160,15 @@ impl Cache {
             log,
             ghosts,
             grace,
-            oblivion: Oblivion::default(),
+            invalidation: Invalidation::default(),
             entries: 0,
             insertions: 0,
             evictions: 0,
         })
     }
 
-    /// Has the kernel find the memory now, on the caller's NUMA node. It takes a moment; without
-    /// it, memory is found as it is used.
+    /// Pre-faults the memory, on the caller's NUMA node. It takes a moment; without it, the kernel
+    /// allocates pages as they are used.
     pub fn populate(&self) {
         self.index.populate();
         self.log.populate();
@@ -175,14 +178,14 @@ impl Cache {
 
 /// Look-ups.
 impl Cache {
-    /// Starts to fetch the index line that a look-up for `hash` will need.
+    /// Prefetches the bucket that a look-up of `hash` will read.
     #[inline(always)]
     pub fn prefetch(&self, hash: u64) {
         self.index.prefetch(hash);
     }
 
-    /// Starts to fetch the entry that a look-up for `hash` will need, from the index line that is
-    /// there by now. Returns where the look-up may find it.
+    /// Prefetches the entry that a look-up of `hash` will read; its bucket was prefetched before.
+    /// Returns where the look-up may find it.
     #[inline(always)]
     pub fn prefetch_entry(&self, hash: u64) -> Hint {
         let Some((slot, offset)) = self.index.candidates(hash).next() else {
@@ -192,19 +195,19 @@ impl Cache {
         Hint(slot.pack())
     }
 
-    /// Finds the answer kept under `key`, if it is still good at `now`.
+    /// The answer of `key`, if it is fresh at `now`.
     pub fn get(&mut self, key: &Key<'_>, now: u32) -> Option<Hit<'_>> {
         self.get_at(Hint::default(), *key, now)
     }
 
-    /// As [`get`](Self::get), and looks first where `hint` says.
+    /// As [`get`](Self::get), beginning at the slot of `hint`.
     #[inline(always)]
     pub fn get_at(&mut self, hint: Hint, key: Key<'_>, now: u32) -> Option<Hit<'_>> {
         let slot = Slot::unpack(hint.0);
-        let (way, offset, entry, letters) = match found_at(&mut self.index, &self.log, slot, key) {
+        let (found, offset, entry, case) = match found_at(&mut self.index, &self.log, slot, key) {
             Some(found) => found,
             None => {
-                // Looked at once more, so that what is handed on is the slot alone, in a register.
+                // Read again, so that the slot alone is passed on, in a register.
                 let slot = self.search(key)?;
                 found_at(&mut self.index, &self.log, slot, key)?
             }
@@ -215,86 +218,95 @@ impl Cache {
         }
         let left = entry.expires() - now;
         let age = answer.life().wrapping_sub(left);
-        if self.oblivion.holds(&entry, now.wrapping_sub(age)) {
+        if self.invalidation.covers(&entry, now.wrapping_sub(age)) {
             return None;
         }
         Some(Hit {
             answer,
             age,
             late: now >= entry.refresh(),
-            popular: way.touch() > 0,
+            popular: found.touch() > 0,
             place: Place(offset),
-            question_sum: entry.question_sum(letters),
+            question_sum: entry.question_sum(case),
         })
     }
 
-    /// Where the key is, if it is not where it was expected.
+    /// The slot of the key, if it is not the hint's.
     #[inline(never)]
     fn search(&self, key: Key<'_>) -> Option<Slot> {
         find(&self.index, &self.log, key).map(|(slot, ..)| slot)
     }
 
-    /// Notes that the answer which was just found at `place` is to be got anew, before anybody has to
-    /// wait for it. Whether this is the first time that somebody says so.
+    /// Marks the refresh of an entry that was just found as requested. Returns whether it was not
+    /// yet, so that one refresh is requested for each time that the answer is received.
     #[cold]
     pub fn ask_refresh(&mut self, place: Place) -> bool {
         let Place(offset) = place;
-        self.log.ask_refresh(offset)
+        self.log.request_refresh(offset)
     }
 
-    /// Finds the answer kept under `key`, also one whose life ended less than the grace ago:
-    /// then the hit's age is not below the answer's life.
+    /// The answer of `key`, fresh or stale: expired less than the grace ago. The age of a stale one
+    /// is at least its TTL.
     pub fn get_stale(&mut self, key: &Key<'_>, now: u32) -> Option<Hit<'_>> {
         let (slot, _, entry) = find(&self.index, &self.log, *key)?;
-        if self.is_dead(&entry, now) {
+        if self.is_unusable(&entry, now) {
             return None;
         }
-        let (way, offset, entry, letters) = found_at(&mut self.index, &self.log, slot, *key)?;
+        let (found, offset, entry, case) = found_at(&mut self.index, &self.log, slot, *key)?;
         let answer = entry.answer()?;
         Some(Hit {
             answer,
-            age: now.saturating_sub(learnt(&entry, answer)),
+            age: now.saturating_sub(received_at(&entry, answer)),
             late: true,
-            popular: way.touch() > 0,
+            popular: found.touch() > 0,
             place: Place(offset),
-            question_sum: entry.question_sum(letters),
+            question_sum: entry.question_sum(case),
         })
     }
 
-    /// Whether an entry is of no use any more.
-    fn is_dead(&self, entry: &Entry<'_>, now: u32) -> bool {
-        let is_forgotten = |answer| self.oblivion.holds(entry, learnt(entry, answer));
+    /// Whether an entry can no longer be served, not even stale.
+    fn is_unusable(&self, entry: &Entry<'_>, now: u32) -> bool {
+        let is_invalid = |answer| self.invalidation.covers(entry, received_at(entry, answer));
         let is_over = now >= entry.expires().saturating_add(self.grace);
-        is_over || entry.answer().is_none_or(is_forgotten)
+        is_over || entry.answer().is_none_or(is_invalid)
     }
 }
 
 /// Changes.
 impl Cache {
-    /// Keeps `answer` under `key`. An answer without a life, or too large for the log, is not
-    /// kept.
+    /// Inserts or replaces the answer of `key`. An answer with a TTL of 0, or too large for the log,
+    /// is ignored.
     pub fn insert(&mut self, key: &Key<'_>, answer: &Answer, now: u32) {
         let answer = answer.as_ref();
         if answer.life() > 0 {
-            self.put(key, answer, now, now, Queue::Small);
+            self.store(key, answer, now, now, Queue::Small);
         }
     }
 
-    /// Keeps what another process had, unless it is of no use any more at `now`.
+    /// Inserts an answer that another process received `age` seconds ago, unless its grace is over at
+    /// `now`.
     pub fn restore(&mut self, key: &Key<'_>, answer: AnswerRef<'_>, age: u32, now: u32) {
-        let stored = now.saturating_sub(age);
-        let expires = stored.saturating_add(answer.life());
+        let received = now.saturating_sub(age);
+        let expires = received.saturating_add(answer.life());
         if answer.life() > 0 && now < expires.saturating_add(self.grace) {
-            // It has proved its worth.
-            self.put(key, answer, stored, now, Queue::Main);
+            // Most of what a cache holds was hit.
+            self.store(key, answer, received, now, Queue::Main);
         }
     }
 
-    /// Keeps an answer; `queue` is where one goes that nothing is known of, if there is room.
-    fn put(&mut self, key: &Key<'_>, answer: AnswerRef<'_>, stored: u32, now: u32, queue: Queue) {
+    /// Inserts or replaces an answer. A new entry of which no ghost is known goes to `queue`, if that
+    /// has room.
+    fn store(
+        &mut self,
+        key: &Key<'_>,
+        answer: AnswerRef<'_>,
+        received: u32,
+        now: u32,
+        queue: Queue,
+    ) {
         let times = Times {
-            expires: stored.saturating_add(answer.life()),
-            epoch: self.oblivion.epoch,
+            expires: received.saturating_add(answer.life()),
+            epoch: self.invalidation.epoch,
         };
         let Some(len) = Log::entry_len(key.question.len(), answer.flat_len()) else {
             return;
@@ -303,7 +315,7 @@ impl Cache {
         let old = old.map(|(slot, offset, entry)| (slot, offset, entry.len()));
         let queue = match old {
             Some((slot, offset, old_len)) if old_len == len => {
-                // Most answers are as long as the ones before them.
+                // Most answers are as long as those that they replace.
                 if self.log.write(offset, key, answer, times).is_some() {
                     self.index.touch(slot);
                     self.insertions += 1;
@@ -320,7 +332,7 @@ impl Cache {
         if !self.make_room(queue, len, now, &mut moves) {
             return;
         }
-        // Making room may have moved it, or thrown it out.
+        // Making room may have moved or evicted it.
         let old = find(&self.index, &self.log, *key).map(|(slot, ..)| slot);
         let Some(offset) = self.log.append(queue, key, answer, times) else {
             return;
@@ -332,7 +344,7 @@ impl Cache {
             return;
         }
         let log = &self.log;
-        let worth = |offset, uses| (log.queue_of(offset) == Queue::Main, uses);
+        let worth = |offset, frequency| (log.queue_of(offset) == Queue::Main, frequency);
         if self.index.insert(key.hash, offset, worth) {
             self.evictions += 1;
         } else {
@@ -340,39 +352,41 @@ impl Cache {
         }
     }
 
-    /// Forgets what is kept under `key`.
+    /// Removes the answer of `key`.
     pub fn remove(&mut self, key: &Key<'_>) {
         if let Some((slot, ..)) = find(&self.index, &self.log, *key) {
-            self.drop_entry(slot);
+            self.clear_slot(slot);
         }
     }
 
-    /// Forgets all that was learnt until now. What is forgotten leaves as room is needed.
+    /// Invalidates all entries. They are removed as room is needed.
     pub fn forget(&mut self, now: u32) {
-        self.oblivion = Oblivion {
-            since: now,
-            epoch: self.oblivion.epoch.wrapping_add(1),
+        self.invalidation = Invalidation {
+            before: now,
+            epoch: self.invalidation.epoch.wrapping_add(1),
         };
     }
 
-    fn drop_entry(&mut self, slot: Slot) {
+    fn clear_slot(&mut self, slot: Slot) {
         self.index.clear(slot);
         self.entries -= 1;
     }
 
-    /// Frees `len` octets at a queue's head.
+    /// Frees `len` octets at a queue's head, by at most `moves` moves of entries. Returns whether it
+    /// could.
     fn make_room(&mut self, queue: Queue, len: usize, now: u32, moves: &mut u32) -> bool {
         while !self.log.has_room(queue, len) {
             let Some((offset, entry)) = self.log.oldest(queue) else {
                 return false;
             };
-            let (hash, entry) = (entry.hash(), entry.len());
+            let (hash, entry_len) = (entry.hash(), entry.len());
             let Some(slot) = self.index.find_offset(hash, offset) else {
                 self.log.pop(queue);
                 continue;
             };
-            let dead = (self.log.entry(offset)).is_none_or(|entry| self.is_dead(&entry, now));
-            if !dead && self.stays(queue, slot, entry, now, moves) {
+            let unusable =
+                (self.log.entry(offset)).is_none_or(|entry| self.is_unusable(&entry, now));
+            if !unusable && self.is_promoted(queue, slot, entry_len, now, moves) {
                 if let Some(moved) = self.log.promote(queue) {
                     self.index.set(slot, moved);
                     continue;
@@ -380,8 +394,8 @@ impl Cache {
             } else {
                 self.log.pop(queue);
             }
-            self.drop_entry(slot);
-            if !dead {
+            self.clear_slot(slot);
+            if !unusable {
                 self.evictions += 1;
                 if queue == Queue::Small {
                     self.ghosts.insert(hash);
@@ -391,52 +405,59 @@ impl Cache {
         true
     }
 
-    /// Whether an entry at a queue's end goes on in the main queue. What it was asked for counts
-    /// once.
-    fn stays(&mut self, queue: Queue, slot: Slot, len: usize, now: u32, moves: &mut u32) -> bool {
-        let uses = self.index.uses(slot);
+    /// Whether an entry at a queue's end is promoted to the main queue, or reinserted into it. Its
+    /// frequency is lowered accordingly, and room is made.
+    fn is_promoted(
+        &mut self,
+        queue: Queue,
+        slot: Slot,
+        len: usize,
+        now: u32,
+        moves: &mut u32,
+    ) -> bool {
+        let frequency = self.index.frequency(slot);
         let Some(left) = moves.checked_sub(1) else {
             return false;
         };
         match queue {
-            Queue::Main if uses == 0 => return false,
-            Queue::Main => self.index.set_uses(slot, uses - 1),
-            // As long as the main queue was never full, there is room for everybody.
-            Queue::Small if uses < PROMOTION && !self.log.has_room(Queue::Main, len) => {
+            Queue::Main if frequency == 0 => return false,
+            Queue::Main => self.index.set_frequency(slot, frequency - 1),
+            // Until the main queue has been full, every entry is promoted.
+            Queue::Small if frequency < PROMOTION && !self.log.has_room(Queue::Main, len) => {
                 return false;
             }
-            Queue::Small => self.index.set_uses(slot, 0),
+            Queue::Small => self.index.set_frequency(slot, 0),
         }
         *moves = left;
         queue == Queue::Main || self.make_room(Queue::Main, len, now, moves)
     }
 }
 
-/// What it holds.
+/// Counters.
 impl Cache {
-    /// Whether the memory, but for a small part, is in huge pages that the operator has set aside
-    /// (`vm.nr_hugepages`). Else it is in transparent ones, as far as the kernel has them.
+    /// Whether the log is in huge pages that the operator has set aside (`vm.nr_hugepages`). Else it is
+    /// in transparent ones, as far as the kernel has them.
     pub fn is_in_reserved_pages(&self) -> bool {
         self.log.is_in_reserved_pages()
     }
 
-    /// Answers kept now, expired ones included that have not been overwritten yet.
+    /// Entries now, with expired ones that have not been overwritten yet.
     pub fn entries(&self) -> u64 {
         self.entries
     }
 
-    /// Answers kept so far.
+    /// Insertions so far.
     pub fn insertions(&self) -> u64 {
         self.insertions
     }
 
-    /// Answers that made room for others before they expired, and their grace was over.
+    /// Entries so far that were removed to make room, although they could still be served.
     pub fn evictions(&self) -> u64 {
         self.evictions
     }
 }
 
-/// Where the key is, and its entry.
+/// The slot, the offset and the entry of a key.
 fn find<'a>(index: &Index, log: &'a Log, key: Key<'_>) -> Option<(Slot, u32, Entry<'a>)> {
     index.candidates(key.hash).find_map(|(slot, offset)| {
         let (entry, _) = log.entry_for(offset, key)?;
@@ -444,10 +465,10 @@ fn find<'a>(index: &Index, log: &'a Log, key: Key<'_>) -> Option<(Slot, u32, Ent
     })
 }
 
-/// The entry to which a way points, with its place in the log, and in which letters its question is
-/// asked.
-type Found<'i, 'l> = (Way<'i>, u32, Entry<'l>, Letters);
+/// A slot with its entry, that one's offset, and the case of the key's name.
+type Found<'i, 'l> = (SlotMut<'i>, u32, Entry<'l>, NameCase);
 
+/// The entry in a slot, if its key is `key`.
 #[inline(always)]
 fn found_at<'i, 'l>(
     index: &'i mut Index,
@@ -455,13 +476,13 @@ fn found_at<'i, 'l>(
     slot: Slot,
     key: Key<'_>,
 ) -> Option<Found<'i, 'l>> {
-    let (way, offset) = index.way(slot)?;
-    let (entry, letters) = log.entry_for(offset, key)?;
-    Some((way, offset, entry, letters))
+    let (slot, offset) = index.slot_mut(slot)?;
+    let (entry, case) = log.entry_for(offset, key)?;
+    Some((slot, offset, entry, case))
 }
 
-/// When an entry's answer was learnt.
-fn learnt(entry: &Entry<'_>, answer: AnswerRef<'_>) -> u32 {
+/// The second in which an entry's answer was received.
+fn received_at(entry: &Entry<'_>, answer: AnswerRef<'_>) -> u32 {
     entry.expires().wrapping_sub(answer.life())
 }
 

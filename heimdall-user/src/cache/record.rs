@@ -1,8 +1,8 @@
-//! An entry as it leaves a cache, and comes back into one.
+//! An entry outside of a cache: in a chunk of a dump, or in a snapshot.
 //!
 //! ```text
 //!  0  len       u32   octets of the record, these included
-//!  4  age       u32   seconds since the answer was learnt
+//!  4  age       u32   seconds since the answer was received
 //!  8  question  u16   octets of the question
 //! 10  flags     u8    the key's flags
 //! 11  unused    u8    0
@@ -19,23 +19,23 @@ const FIXED: usize = 12;
 /// A copy of an entry.
 #[derive(Clone, Copy, Debug)]
 pub struct Record<'a> {
-    /// The question in wire form, in small letters.
+    /// The question in wire form, its name in lower case.
     pub question: &'a [u8],
     /// [`Key::flags`](super::Key::flags).
     pub flags: u8,
-    /// Whole seconds since the answer was learnt; it may be older than its life.
+    /// Whole seconds since the answer was received; beyond its TTL, it is stale.
     pub age: u32,
-    /// The answer, as it was learnt.
+    /// The answer, its TTLs as received.
     pub answer: AnswerRef<'a>,
 }
 
 impl<'a> Record<'a> {
-    /// Octets that [`append_to`](Self::append_to) adds.
+    /// Octets that [`append_to`](Self::append_to) writes.
     pub fn encoded_len(&self) -> usize {
         FIXED + self.question.len() + self.answer.flat_len()
     }
 
-    /// Writes the record behind what is in `out`.
+    /// Appends the record to `out`.
     pub fn append_to(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&(self.encoded_len() as u32).to_le_bytes());
         out.extend_from_slice(&self.age.to_le_bytes());
@@ -45,16 +45,17 @@ impl<'a> Record<'a> {
         self.answer.append_to(out);
     }
 
-    /// Whether it is what a cache may hold, whoever has written it: the question is one name with
-    /// its type and class, and the answer's records are as many as it says, with their TTLs where
-    /// it says.
+    /// Whether a cache may hold it, whoever has written it: the question is one name with its type
+    /// and class; the answer has as many records as its counts, and its offsets are those of their
+    /// TTLs.
     pub fn is_sound(&self) -> bool {
         let name_end = end_of_question_name(self.question, 0);
         name_end.is_some_and(|end| end + QUESTION_FIXED == self.question.len())
             && self.answer.is_sound(self.question.len())
     }
 
-    /// Takes the first record off `bytes`. `None`: there is none that can be read.
+    /// Reads the first record of `bytes`, which then begins after it. `None`: there is none, or it
+    /// cannot be read.
     pub fn take(bytes: &mut &'a [u8]) -> Option<Self> {
         let (&fixed, rest) = bytes.split_first_chunk::<FIXED>()?;
         let [l0, l1, l2, l3, a0, a1, a2, a3, q0, q1, flags, _] = fixed;

@@ -1,24 +1,24 @@
-//! Going through all entries, a few at a time, while the cache is in use.
+//! Iteration over all entries, a few at a time, while the cache is in use.
 
-use super::{Cache, Record, learnt, log::Queue};
+use super::{Cache, Record, log::Queue, received_at};
 
-/// How far a walk has come.
+/// The position of a walk.
 ///
-/// A walk goes from the oldest entry to the youngest, through the small queue first, because
-/// entries move from there to the main queue, and never back. It sees every entry that is there
-/// all the time; one that is moved or written meanwhile, once or twice.
+/// A walk goes from the oldest entry to the newest, through the small queue first, because entries
+/// move from there to the main queue, and never back. It visits every entry that the cache holds
+/// from its begin to its end; one that is moved or written meanwhile, once or twice.
 #[derive(Debug)]
 pub struct Walk {
     queue: Queue,
     position: u64,
 }
 
-/// What becomes of an entry that was visited.
+/// What to do with an entry that was visited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Visit {
-    /// It stays.
+    /// Leave it.
     Keep,
-    /// It is forgotten.
+    /// Remove it.
     Remove,
 }
 
@@ -32,10 +32,10 @@ impl Default for Walk {
 }
 
 impl Cache {
-    /// Goes on with a walk, for at most `steps` entries: `visit` gets each that is of use at
-    /// `now`, also one whose life is over and its grace not. Whether there may be more.
+    /// Continues a walk, for at most `steps` entries: `visit` gets each that is fresh or stale at
+    /// `now`. Returns whether there may be more.
     ///
-    /// One walk comes to its end if more entries are visited than written meanwhile.
+    /// A walk ends if more entries are visited than written meanwhile.
     pub fn walk(
         &mut self,
         walk: &mut Walk,
@@ -59,17 +59,17 @@ impl Cache {
             let Some(slot) = self.index.find_offset(entry.hash(), offset) else {
                 continue;
             };
-            let Some(answer) = entry.answer().filter(|_| !self.is_dead(&entry, now)) else {
+            let Some(answer) = entry.answer().filter(|_| !self.is_unusable(&entry, now)) else {
                 continue;
             };
             let record = Record {
                 question: entry.question(),
                 flags: entry.flags(),
-                age: now.saturating_sub(learnt(&entry, answer)),
+                age: now.saturating_sub(received_at(&entry, answer)),
                 answer,
             };
             if visit(&record) == Visit::Remove {
-                self.drop_entry(slot);
+                self.clear_slot(slot);
             }
         }
         true

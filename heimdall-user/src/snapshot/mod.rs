@@ -1,4 +1,4 @@
-//! The file in which the forwarder's caches survive a restart.
+//! The file that keeps the forwarder's caches over a restart.
 //!
 //! ```text
 //!  0  magic      8 octets "HEIMDALL"
@@ -10,12 +10,12 @@
 //! 40  checksum   u32   CRC-32 of the body
 //! 44  unused     16 octets of 0
 //! 60  checksum   u32   CRC-32 of the header before this
-//! 64  records, one behind the other (cache::Record)
+//! 64  records (cache::Record)
 //! ```
 //!
-//! Little-endian. A file is written beside the one that it replaces, and renamed when it is whole
-//! and on the disk; its header is written last. So whenever the process dies, the file that has the
-//! name is whole: the old one or the new one.
+//! Little-endian. A file is written beside the one that it replaces, and renamed when it is complete
+//! and on the disk; its header is written last. So whenever the process dies, the file of that name
+//! is complete: the old one or the new one.
 
 mod reader;
 mod writer;
@@ -35,7 +35,7 @@ const VERSION: u32 = 2;
 /// Octets of the header.
 const HEADER: usize = 64;
 
-/// Why there is no snapshot. One line each.
+/// Why a snapshot was not read or written. One line each.
 #[derive(Debug, Error)]
 pub enum SnapshotError {
     /// The file cannot be read.
@@ -47,20 +47,20 @@ pub enum SnapshotError {
         source: io::Error,
     },
     /// The file cannot be written.
-    #[error("cannot write {}: {source}; check the directory, its permissions and the room on its disk", path.display())]
+    #[error("cannot write {}: {source}; check the directory, its permissions and the space on its disk", path.display())]
     Unwritable {
         /// The file.
         path: PathBuf,
         /// Why not.
         source: io::Error,
     },
-    /// Something else is in the file.
+    /// The file is something else.
     #[error("{} is no snapshot of Heimdall", path.display())]
     Foreign {
         /// The file.
         path: PathBuf,
     },
-    /// It is a snapshot, and not a good one.
+    /// It is a snapshot that cannot be used.
     #[error("{}: {problem}", path.display())]
     Bad {
         /// The file.
@@ -73,27 +73,25 @@ pub enum SnapshotError {
 /// What is wrong with a snapshot.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum Problem {
-    /// It begins otherwise.
+    /// It does not begin as a snapshot does.
     #[error("it is no snapshot of Heimdall")]
     Foreign,
     /// Of another format.
     #[error("it is of format {0}, and this version reads format {VERSION}")]
     Version(u32),
     /// Of another length than its header says.
-    #[error("it should have {expected} octets and has {octets}; it was cut short, or copied badly")]
+    #[error("it should have {expected} octets and has {octets}; it was truncated, or copied badly")]
     Length {
         /// What the header says.
         expected: u64,
         /// What is there.
         octets: u64,
     },
-    /// The header or the records are not what was written.
+    /// A checksum of the header or of the records is wrong.
     #[error("it is damaged: a checksum is wrong")]
     Damaged,
     /// The clock was ahead when it was written, or is behind now, by so many seconds.
-    #[error(
-        "it was written {0} s in the future, so nobody knows how old it is; check the system's clock"
-    )]
+    #[error("it was written {0} s in the future, so its age is unknown; check the system's clock")]
     Future(u64),
 }
 

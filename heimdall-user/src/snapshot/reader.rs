@@ -1,19 +1,22 @@
 //! Reading a snapshot.
 
-use std::{io, iter, path::Path};
-
-use memmap2::{Advice, Mmap};
+use std::{
+    fs::File,
+    io::{self, Read},
+    iter,
+    path::Path,
+};
 
 use super::{HEADER, MAGIC, Problem, SnapshotError, VERSION};
 use crate::{cache::Record, file};
 
-/// Seconds that clocks may differ by: what was written so far in the future is taken for new.
+/// Seconds by which clocks may differ: a snapshot written so far in the future counts as new.
 const SKEW: u64 = 60;
 
-/// Longest time away, in seconds: some 136 years.
+/// Largest age, in seconds: some 136 years.
 const MAX_AWAY: u64 = u32::MAX as u64;
 
-/// What a snapshot's octets hold, checked.
+/// The contents of a snapshot, checked.
 #[derive(Clone, Copy, Debug)]
 pub struct Contents<'a> {
     body: &'a [u8],
@@ -22,10 +25,10 @@ pub struct Contents<'a> {
 }
 
 impl<'a> Contents<'a> {
-    /// Reads and checks a snapshot, all of it.
+    /// Parses and checks the octets of a whole snapshot.
     ///
     /// # Errors
-    /// It is not whole, or not a snapshot that can be read.
+    /// It is incomplete, damaged, or no snapshot of this version.
     pub fn read(octets: &'a [u8], unix_now: u64) -> Result<Self, Problem> {
         let header = Header::read(octets)?;
         let body = octets.get(HEADER..).unwrap_or_default();
@@ -53,13 +56,13 @@ impl<'a> Contents<'a> {
         self.away
     }
 
-    /// How many records were written.
+    /// How many records the header counts.
     pub fn count(&self) -> u64 {
         self.records
     }
 
-    /// The records, as they were when the snapshot was written. Those that are not sound are left
-    /// out.
+    /// The records, with their ages when the snapshot was written. Those that a cache may not hold
+    /// ([`Record::is_sound`]) are left out.
     pub fn records(&self) -> impl Iterator<Item = Record<'a>> + use<'a> {
         let mut rest = self.body;
         iter::from_fn(move || Record::take(&mut rest)).filter(Record::is_sound)
@@ -110,30 +113,38 @@ impl Header {
     }
 }
 
-/// A snapshot's file, mapped and checked.
+/// A snapshot's file, read and checked.
+///
+/// All of it is read into memory of this process before the check: whatever happens to the file
+/// afterwards, what was checked stays. A mapping would change with the file, and if that was
+/// truncated, the next access would end the process with SIGBUS.
 #[derive(Debug)]
 pub struct Snapshot {
-    map: Mmap,
+    octets: Vec<u8>,
     records: u64,
     away: u32,
 }
 
 impl Snapshot {
-    /// Opens the file; `None` if there is none.
+    /// Opens and reads the file; `None` if it does not exist.
     ///
     /// # Errors
-    /// It cannot be read, or is no good snapshot.
+    /// It cannot be read, or [`Contents::read`] fails.
     pub fn open(path: &Path, unix_now: u64) -> Result<Option<Self>, SnapshotError> {
-        let map = match map(path) {
-            Ok(map) => map,
+        let octets = match file::open(path).and_then(read) {
+            Ok(octets) => octets,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(source) => {
                 let path = path.to_owned();
                 return Err(SnapshotError::Unreadable { path, source });
             }
         };
-        match Contents::read(&map, unix_now) {
-            Ok(Contents { records, away, .. }) => Ok(Some(Self { map, records, away })),
+        match Contents::read(&octets, unix_now) {
+            Ok(Contents { records, away, .. }) => Ok(Some(Self {
+                octets,
+                records,
+                away,
+            })),
             Err(problem) => {
                 let path = path.to_owned();
                 Err(match problem {
@@ -147,20 +158,23 @@ impl Snapshot {
     /// What it holds.
     pub fn contents(&self) -> Contents<'_> {
         Contents {
-            body: self.map.get(HEADER..).unwrap_or_default(),
+            body: self.octets.get(HEADER..).unwrap_or_default(),
             records: self.records,
             away: self.away,
         }
     }
 }
 
-fn map(path: &Path) -> io::Result<Mmap> {
-    let file = file::open(path)?;
-    // SAFETY: the file is not written to while it is mapped: snapshots are only ever replaced
-    // whole, by renaming (see Writer). Should someone else cut it short in these moments, the
-    // process ends with SIGBUS, and no memory is read that is not the file's.
-    let map = unsafe { Mmap::map(&file)? };
-    // A hint, for reading it once from the start to the end.
-    let _ = map.advise(Advice::Sequential);
-    Ok(map)
+/// Reads the file, or the header alone if that is no snapshot's: another file may be of any length.
+/// What is appended meanwhile is not read.
+fn read(mut file: File) -> io::Result<Vec<u8>> {
+    let len = file.metadata()?.len();
+    let mut octets = Vec::new();
+    file.by_ref().take(HEADER as u64).read_to_end(&mut octets)?;
+    if Header::read(&octets).is_ok() {
+        let rest = len.saturating_sub(HEADER as u64);
+        octets.try_reserve_exact(usize::try_from(rest).unwrap_or(usize::MAX))?;
+        file.take(rest).read_to_end(&mut octets)?;
+    }
+    Ok(octets)
 }

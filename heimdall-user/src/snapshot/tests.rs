@@ -44,12 +44,12 @@ fn write(path: &Path, records: u32, now: u64) -> u64 {
     writer.finish().unwrap()
 }
 
-struct Place {
+struct Scratch {
     _directory: tempfile::TempDir,
     path: PathBuf,
 }
 
-impl Place {
+impl Scratch {
     fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("cache.snapshot");
@@ -69,16 +69,16 @@ fn problem(octets: &[u8]) -> Option<Problem> {
 }
 
 #[test]
-fn what_was_written_is_read() {
-    let place = Place::new();
-    assert!(Snapshot::open(&place.path, NOW).unwrap().is_none());
+fn a_snapshot_round_trips() {
+    let scratch = Scratch::new();
+    assert!(Snapshot::open(&scratch.path, NOW).unwrap().is_none());
     for count in [0, 1, 500] {
-        let octets = write(&place.path, count, NOW);
-        let metadata = fs::metadata(&place.path).unwrap();
+        let octets = write(&scratch.path, count, NOW);
+        let metadata = fs::metadata(&scratch.path).unwrap();
         assert_eq!(metadata.len(), octets);
         assert_eq!(metadata.permissions().mode() & 0o777, 0o600);
-        assert!(!place.new_path().exists());
-        let snapshot = Snapshot::open(&place.path, NOW + 77).unwrap().unwrap();
+        assert!(!scratch.new_path().exists());
+        let snapshot = Snapshot::open(&scratch.path, NOW + 77).unwrap().unwrap();
         let contents = snapshot.contents();
         assert_eq!((contents.count(), contents.away()), (count.into(), 77));
         let mut octets = Vec::new();
@@ -91,10 +91,10 @@ fn what_was_written_is_read() {
 }
 
 #[test]
-fn every_cut_and_every_changed_bit_is_found() {
-    let place = Place::new();
-    write(&place.path, 3, NOW);
-    let whole = fs::read(&place.path).unwrap();
+fn every_truncation_and_every_changed_bit_is_found() {
+    let scratch = Scratch::new();
+    write(&scratch.path, 3, NOW);
+    let whole = fs::read(&scratch.path).unwrap();
     assert_eq!(problem(&whole), None);
     for len in 0..whole.len() {
         let problem = problem(&whole[..len]).unwrap();
@@ -114,51 +114,97 @@ fn every_cut_and_every_changed_bit_is_found() {
     assert_eq!(problem(&other), Some(Problem::Version(1)));
 }
 
+/// What others do to the file after it was read changes nothing, and a file of another kind is not
+/// read beyond its header.
 #[test]
-fn the_future_is_not_believed() {
-    let place = Place::new();
-    write(&place.path, 1, NOW + 60);
-    let snapshot = Snapshot::open(&place.path, NOW).unwrap().unwrap();
+fn a_snapshot_that_is_open_does_not_depend_on_its_file() {
+    let scratch = Scratch::new();
+    write(&scratch.path, 500, NOW);
+    let snapshot = Snapshot::open(&scratch.path, NOW).unwrap().unwrap();
+    let file = fs::OpenOptions::new()
+        .write(true)
+        .open(&scratch.path)
+        .unwrap();
+    file.set_len(10).unwrap();
+    assert_eq!(snapshot.contents().records().count(), 500);
+    // 1 TiB, sparse.
+    file.set_len(1 << 40).unwrap();
+    let error = Snapshot::open(&scratch.path, NOW).unwrap_err();
+    assert!(matches!(error, SnapshotError::Bad { .. }), "{error}");
+    fs::write(&scratch.path, "#!/bin/sh").unwrap();
+    let file = fs::OpenOptions::new()
+        .write(true)
+        .open(&scratch.path)
+        .unwrap();
+    file.set_len(1 << 40).unwrap();
+    let error = Snapshot::open(&scratch.path, NOW).unwrap_err();
+    assert!(matches!(error, SnapshotError::Foreign { .. }), "{error}");
+}
+
+/// A file that was truncated or extended is told by its real length.
+#[test]
+fn the_length_of_the_file_is_reported() {
+    let scratch = Scratch::new();
+    let octets = write(&scratch.path, 5, NOW);
+    for len in [octets - 1, octets + 1000] {
+        let file = fs::OpenOptions::new()
+            .write(true)
+            .open(&scratch.path)
+            .unwrap();
+        file.set_len(len).unwrap();
+        let error = Snapshot::open(&scratch.path, NOW).unwrap_err().to_string();
+        assert!(
+            error.contains(&format!("{octets} octets and has {len}")),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn snapshots_from_the_future_are_rejected() {
+    let scratch = Scratch::new();
+    write(&scratch.path, 1, NOW + 60);
+    let snapshot = Snapshot::open(&scratch.path, NOW).unwrap().unwrap();
     assert_eq!(snapshot.contents().away(), 0);
-    write(&place.path, 1, NOW + 61);
-    let error = Snapshot::open(&place.path, NOW).unwrap_err().to_string();
+    write(&scratch.path, 1, NOW + 61);
+    let error = Snapshot::open(&scratch.path, NOW).unwrap_err().to_string();
     assert!(error.contains("61 s in the future"), "{error}");
-    write(&place.path, 1, 0);
-    let snapshot = Snapshot::open(&place.path, NOW).unwrap().unwrap();
+    write(&scratch.path, 1, 0);
+    let snapshot = Snapshot::open(&scratch.path, NOW).unwrap().unwrap();
     assert_eq!(snapshot.contents().away(), NOW as u32);
 }
 
 #[test]
 fn an_unfinished_snapshot_leaves_the_old_one() {
-    let place = Place::new();
-    write(&place.path, 2, NOW);
-    let old = fs::read(&place.path).unwrap();
+    let scratch = Scratch::new();
+    write(&scratch.path, 2, NOW);
+    let old = fs::read(&scratch.path).unwrap();
     // As a killed writer leaves it.
-    fs::write(place.new_path(), vec![1; 1 << 20]).unwrap();
-    let mut writer = Writer::create(&place.path, NOW).unwrap();
+    fs::write(scratch.new_path(), vec![1; 1 << 20]).unwrap();
+    let mut writer = Writer::create(&scratch.path, NOW).unwrap();
     writer.append(&record(9), 1).unwrap();
-    let unfinished = fs::read(place.new_path()).unwrap();
+    let unfinished = fs::read(scratch.new_path()).unwrap();
     assert_eq!(problem(&unfinished), Some(Problem::Foreign));
     drop(writer);
-    assert!(!place.new_path().exists());
-    assert_eq!(fs::read(&place.path).unwrap(), old);
+    assert!(!scratch.new_path().exists());
+    assert_eq!(fs::read(&scratch.path).unwrap(), old);
 }
 
 #[test]
-fn places_where_nothing_can_be_written_or_read() {
-    let place = Place::new();
-    let nowhere = place.path.join("x");
+fn files_that_cannot_be_written_or_read() {
+    let scratch = Scratch::new();
+    let nowhere = scratch.path.join("x");
     let error = Writer::create(&nowhere, NOW).unwrap_err();
     assert!(matches!(error, SnapshotError::Unwritable { .. }), "{error}");
     assert!(Snapshot::open(&nowhere, NOW).unwrap().is_none());
-    let directory = place.path.parent().unwrap();
+    let directory = scratch.path.parent().unwrap();
     let error = Snapshot::open(directory, NOW).unwrap_err();
     assert!(matches!(error, SnapshotError::Unreadable { .. }), "{error}");
     // A directory has the name.
-    fs::create_dir(&place.path).unwrap();
-    let error = Writer::create(&place.path, NOW).unwrap().finish();
+    fs::create_dir(&scratch.path).unwrap();
+    let error = Writer::create(&scratch.path, NOW).unwrap().finish();
     assert!(matches!(error, Err(SnapshotError::Unwritable { .. })));
-    assert!(!place.new_path().exists());
+    assert!(!scratch.new_path().exists());
     let full = Path::new("/dev/full");
     assert!(matches!(
         Snapshot::open(full, NOW),
@@ -167,7 +213,7 @@ fn places_where_nothing_can_be_written_or_read() {
 }
 
 #[test]
-fn records_that_are_not_sound_are_left_out() {
+fn records_that_a_cache_may_not_hold_are_found() {
     let good = record(1);
     let question = 12 + 12..;
     let sound = |octets: &[u8]| {

@@ -12,10 +12,10 @@ use crc32fast::Hasher;
 
 use super::{HEADER, MAGIC, SnapshotError, VERSION};
 
-/// A snapshot that is being written. Dropped before it is finished, it is as if it had never been.
+/// A snapshot that is being written. Dropped before it is finished, it is removed.
 ///
-/// It is written with plain writes, not through a mapping: a full disk then is an error, and no
-/// signal that ends the process.
+/// It is written with write(2), not through a mapping: a full disk then is an error, and not a signal
+/// that ends the process.
 #[derive(Debug)]
 pub struct Writer {
     path: PathBuf,
@@ -29,11 +29,11 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Begins a snapshot that is to replace the file at `path`. What a killed writer left behind
-    /// is removed.
+    /// Begins a snapshot that is to replace the file at `path`. What a killed writer has left is
+    /// removed.
     ///
     /// # Errors
-    /// The new file cannot be made beside it.
+    /// The new file cannot be created in the same directory.
     pub fn create(path: &Path, unix_now: u64) -> Result<Self, SnapshotError> {
         let mut name = path.file_name().map(OsString::from).unwrap_or_default();
         name.push(".new");
@@ -43,13 +43,13 @@ impl Writer {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
             }
-            // A file of our own: not the target of a link, and no FIFO, which would block.
+            // A new file: not the target of a link, and no FIFO, which would block.
             let mut file = OpenOptions::new()
                 .write(true)
                 .create_new(true)
                 .mode(0o600)
                 .open(&new)?;
-            // No header yet: what is here is no snapshot.
+            // No header yet, so an unfinished file is no snapshot.
             file.write_all(&[0; HEADER])?;
             Ok(file)
         };
@@ -68,7 +68,7 @@ impl Writer {
         })
     }
 
-    /// Appends `count` records that stand one behind the other.
+    /// Appends `count` records, which follow each other in `records`.
     ///
     /// # Errors
     /// The file cannot be written.
@@ -80,17 +80,17 @@ impl Writer {
         written.map_err(|source| self.failed(source))
     }
 
-    /// Puts the snapshot in its place, on the disk. Returns its octets.
+    /// Completes the snapshot, on the disk, and renames it. Returns its octets.
     ///
     /// # Errors
-    /// It cannot be written, or not be renamed.
+    /// It cannot be written or renamed.
     pub fn finish(mut self) -> Result<u64, SnapshotError> {
         let finished = self.publish();
         finished.map_err(|source| self.failed(source))
     }
 
     fn publish(&mut self) -> io::Result<u64> {
-        // The header only when all that it stands for is on the disk.
+        // The header only when all that it describes is on the disk.
         self.file.sync_data()?;
         self.file.write_all_at(&self.header(), 0)?;
         self.file.sync_all()?;
@@ -130,7 +130,7 @@ impl Writer {
 impl Drop for Writer {
     fn drop(&mut self) {
         if let Some(new) = &self.new {
-            // Gone already: nothing to do.
+            // If it cannot be removed, the next writer does it.
             let _ = fs::remove_file(new);
         }
     }

@@ -16,7 +16,7 @@ fn listener(bind: &str, asked: &str) -> (UdpSocket, SocketAddr) {
     (listeners.udp.remove(0), SocketAddr::new(ip, port))
 }
 
-/// A client that hears nobody but the address that it asks.
+/// A client that receives only from the address that it asks.
 fn client(server: SocketAddr) -> UdpSocket {
     let any = if server.is_ipv4() {
         "0.0.0.0:0"
@@ -38,7 +38,7 @@ fn heard(client: &UdpSocket) -> Vec<u8> {
     buf
 }
 
-/// Has everything sent back as it came.
+/// Replies to every query with a copy of it.
 fn echo(batch: &mut Batch) {
     let received: Vec<_> = batch
         .received()
@@ -68,7 +68,7 @@ fn mixed_sizes_over_both_families_and_many_addresses() {
         assert_eq!(batch.receive(socket.as_fd()), Err(Errno::EAGAIN));
         let clients = [client(server), client(server)];
         let sizes = [0, 1, 12, 511, 1232, ROOM, 3];
-        // Twice: the second batch gets all the room that the first one did.
+        // Twice: the second batch has whole buffers again.
         for _ in 0..2 {
             for &size in &sizes {
                 for client in &clients {
@@ -120,7 +120,7 @@ fn a_burst_is_larger_than_a_batch() {
 }
 
 #[test]
-fn longer_queries_arrive_cut() {
+fn longer_queries_arrive_truncated() {
     let (socket, server) = listener("0.0.0.0:0", "127.0.0.1");
     let client = client(server);
     client.send(&message(ROOM + 1)).unwrap();
@@ -133,7 +133,7 @@ fn longer_queries_arrive_cut() {
 }
 
 #[test]
-fn what_one_reply_fails_of_does_not_stop_the_others() {
+fn a_reply_that_fails_does_not_stop_the_others() {
     let (socket, server) = listener("[::1]:0", "::1");
     // As if a path's MTU were this small.
     mtu::set(&socket, libc::IPPROTO_IPV6, libc::IPV6_MTU, 1280).unwrap();
@@ -164,7 +164,7 @@ fn what_one_reply_fails_of_does_not_stop_the_others() {
         asked.push(slot);
         room[0] = slot as u8;
         match slot {
-            // Nothing shorter is to be had, or nothing that is short enough: both fail.
+            // Nothing shorter is available, or nothing that is short enough: both fail.
             4 => None,
             6 if asked.iter().filter(|&&asked| asked == 6).count() == 1 => Some(1280 - 40 - 8),
             9 => Some(1280 - 40 - 8 + 1),
@@ -185,7 +185,7 @@ fn what_one_reply_fails_of_does_not_stop_the_others() {
 }
 
 #[test]
-fn posts_leave_from_their_own_address() {
+fn posts_leave_from_their_own_source_address() {
     let (socket, server) = listener("0.0.0.0:0", "127.0.0.1");
     let mut batch = Batch::new();
     let clients: Vec<_> = (1..=BATCH as u8)
@@ -207,7 +207,7 @@ fn posts_leave_from_their_own_address() {
     }
 }
 
-/// The way to a client from the address that it asks.
+/// The path to a client from the address that it asks.
 fn path((client, from): &(UdpSocket, IpAddr)) -> Path {
     let IpAddr::V4(from) = from else { panic!() };
     Path {
