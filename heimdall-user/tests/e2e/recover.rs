@@ -10,7 +10,7 @@ use std::{
 };
 
 use lab::{
-    FakeUpstream, Frames, Heimdall, Kdig, Knot, Lab, Process, QueryFrame, SERVER_V4, SERVER_V6,
+    Frames, Heimdall, Kdig, Knot, Lab, Process, QueryFrame, SERVER_V4, SERVER_V6, ScriptedUpstream,
     UPSTREAM,
 };
 use nix::sys::signal::Signal;
@@ -390,7 +390,7 @@ fn outcomes_for_a_worker_that_failed_reach_no_other() {
     let Some(lab) = lab("outcomes_for_a_worker") else {
         return;
     };
-    let _upstream = FakeUpstream::start(&lab, FIRST).unwrap();
+    let _upstream = ScriptedUpstream::start(&lab, FIRST).unwrap();
     let heimdall = Heimdall::on_xdp(&lab, program(), &["--upstream", FIRST]).unwrap();
     let frames = Frames::open(&lab).unwrap();
     let ask = |name: &str| {

@@ -23,7 +23,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use clients::{Kind, Udp, World, popular_name};
 use fastrand::Rng;
-use lab::{FakeUpstream, Heimdall, Lab, SERVER_V4, SERVER_V6, UPSTREAM, sum};
+use lab::{Heimdall, Lab, SERVER_V4, SERVER_V6, ScriptedUpstream, UPSTREAM, sum};
 use report::{Hits, Report};
 use watch::{Sample, broken};
 
@@ -131,7 +131,7 @@ impl Soak {
     fn soak(&self, program: &Path) -> Result<Report> {
         let lab = Lab::new()?;
         let ledger = Arc::new(Ledger::new());
-        let upstream = FakeUpstream::scripted(&lab, UPSTREAM, {
+        let upstream = ScriptedUpstream::with_script(&lab, UPSTREAM, {
             let ledger = ledger.clone();
             move |query| ledger.responses(query)
         })?;
@@ -173,7 +173,7 @@ impl Soak {
         lab: &Lab,
         heimdall: &Heimdall,
         world: &World,
-        upstream: &FakeUpstream,
+        upstream: &ScriptedUpstream,
     ) -> Result<Report> {
         let mut random = Rng::with_seed(self.seed);
         let v4 = format!("{SERVER_V4}:53").parse()?;
@@ -215,7 +215,12 @@ impl Soak {
     }
 
     /// Lets floods come and go until the end, and looks at the server every second.
-    fn watch(&self, heimdall: &Heimdall, world: &World, upstream: &FakeUpstream) -> Result<Report> {
+    fn watch(
+        &self,
+        heimdall: &Heimdall,
+        world: &World,
+        upstream: &ScriptedUpstream,
+    ) -> Result<Report> {
         let stop = Stop::on_signals()?;
         let schedule = Schedule::new(self.seconds);
         let mut report = Report::default();

@@ -23,7 +23,7 @@ use heimdall_user::{
     server::PolicyLoader,
 };
 use hickory_proto::op::Message;
-use lab::{CLIENT_V4, FakeUpstream, Heimdall, Lab, SERVER_V4, UPSTREAM, message};
+use lab::{CLIENT_V4, Heimdall, Lab, SERVER_V4, ScriptedUpstream, UPSTREAM, message};
 use tempfile::TempDir;
 
 use crate::{lab, program};
@@ -147,8 +147,8 @@ fn scenarios_through_the_answer_core() {
     }
 }
 
-fn upstream(lab: &Lab) -> FakeUpstream {
-    FakeUpstream::scripted(lab, UPSTREAM, |query| {
+fn upstream(lab: &Lab) -> ScriptedUpstream {
+    ScriptedUpstream::with_script(lab, UPSTREAM, |query| {
         let response = upstream::respond(&query.message().unwrap(), query.tcp);
         response.into_iter().collect::<Vec<_>>()
     })
