@@ -4,7 +4,7 @@
 use lab::{Heimdall, Kdig, Lab, SERVER_V4, ScriptedUpstream, UPSTREAM, sum};
 
 use crate::{
-    asking::{Asker, CLOSED, NOTHING, Settings},
+    asking::{Asker, CLOSED, NOTHING, Settings, TIMEOUT},
     lab, program,
     scenarios::language,
 };
@@ -162,7 +162,7 @@ fn a_flood_gets_no_more_than_its_allowance() {
 /// A query with this COOKIE option; the COOKIE option of the reply.
 fn cookie(asker: &Asker<'_>, given: &str) -> Option<String> {
     let query = language::query(&format!("{QUERY} option=10:{given}"));
-    let reply = asker.udp_octets(&query).unwrap();
+    let reply = asker.udp_octets(&query, TIMEOUT).unwrap();
     let text = language::reply(&reply, &query);
     let expected = format!("{ANSWER} cookie=24");
     assert!(text == expected || text == ANSWER, "{text}");
