@@ -15,8 +15,8 @@ use anyhow::{Result, bail};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use lab::{
-    ClosedLoop, FakeUpstream, Heimdall, Kdig, Knot, Kxdpgun, Lab, QueryFrame, SERVER_V4, SERVER_V6,
-    UPSTREAM, run, sum,
+    ClosedLoop, Heimdall, Kdig, Knot, Kxdpgun, Lab, QueryFrame, SERVER_V4, SERVER_V6,
+    ScriptedUpstream, UPSTREAM, run, sum,
 };
 use serde_json::Value;
 
@@ -367,7 +367,7 @@ fn on_loopback(program: &Path, stop: &Stop) -> Result<()> {
     let fake = if knot.is_some() {
         None
     } else {
-        Some(FakeUpstream::on_loopback(&upstream, lab::by_label)?)
+        Some(ScriptedUpstream::on_loopback(&upstream, lab::by_label)?)
     };
     println!(
         "\nUpstream: {} at {upstream}",

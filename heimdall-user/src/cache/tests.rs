@@ -172,11 +172,7 @@ fn removed_entries_are_gone() {
     let names = Names::default();
     let mut cache = Cache::with_grace(MIN_BYTES, 10).unwrap();
     // Both go round the log.
-    let (count, fill) = if cfg!(miri) {
-        (60, 400)
-    } else {
-        (20_000, 40)
-    };
+    let (count, fill) = if cfg!(miri) { (60, 400) } else { (20_000, 40) };
     for i in 0..count {
         let (question, answer) = response(format!("n{i}").as_bytes(), fill, 60);
         let key = names.key(&question, 0);

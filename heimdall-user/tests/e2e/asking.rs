@@ -20,6 +20,9 @@ pub(crate) const NOTHING: &str = "nothing";
 /// Stands for a connection that the server closed.
 pub(crate) const CLOSED: &str = "closed";
 
+/// How long a reply is waited for.
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(5);
+
 /// A query for A records of `name`.
 pub(crate) fn query(id: u16, name: &str) -> Vec<u8> {
     message::octets(&message::query(id, name, RecordType::A))
@@ -57,16 +60,16 @@ impl<'a> Asker<'a> {
     /// Sends a query over UDP: the reply as text, or [`NOTHING`].
     pub(crate) fn udp(&self, query: &str) -> String {
         let query = language::query(query);
-        match self.udp_octets(&query) {
+        match self.udp_octets(&query, TIMEOUT) {
             Some(reply) => language::reply(&reply, &query),
             None => NOTHING.to_owned(),
         }
     }
 
     /// Sends a message over UDP, and waits for the reply.
-    pub(crate) fn udp_octets(&self, msg: &[u8]) -> Option<Vec<u8>> {
+    pub(crate) fn udp_octets(&self, msg: &[u8], timeout: Duration) -> Option<Vec<u8>> {
         self.udp.send(msg).unwrap();
-        self.receive(Duration::from_secs(5))
+        self.receive(timeout)
     }
 
     /// Sends a query over UDP, and does not wait for the reply.
@@ -76,7 +79,7 @@ impl<'a> Asker<'a> {
 
     /// The next reply, taken as one to this query: as text, or [`NOTHING`].
     pub(crate) fn udp_reply(&self, query: &str) -> String {
-        let reply = self.receive(Duration::from_secs(5));
+        let reply = self.receive(TIMEOUT);
         reply.map_or(NOTHING.to_owned(), |reply| {
             language::reply(&reply, &language::query(query))
         })
@@ -85,8 +88,7 @@ impl<'a> Asker<'a> {
     /// Sends a query over UDP that should get no reply; what comes within 200 ms, as text.
     pub(crate) fn udp_in_vain(&self, query: &str) -> String {
         let query = language::query(query);
-        self.udp.send(&query).unwrap();
-        let reply = self.receive(Duration::from_millis(200));
+        let reply = self.udp_octets(&query, Duration::from_millis(200));
         reply.map_or(NOTHING.to_owned(), |reply| language::reply(&reply, &query))
     }
 
@@ -124,7 +126,7 @@ impl<'a> Asker<'a> {
     pub(crate) fn tcp_octets(&self, msg: &[u8]) -> io::Result<Vec<u8>> {
         let connect = || TcpStream::connect((self.server, 53));
         let mut stream = self.lab.in_client(connect).unwrap()?;
-        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        stream.set_read_timeout(Some(TIMEOUT))?;
         message::exchange(&mut stream, msg)
     }
 }

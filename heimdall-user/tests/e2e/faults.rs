@@ -1,6 +1,6 @@
 //! Upstreams that misbehave.
 
-use lab::{FakeUpstream, Heimdall, Kdig, Lab, QueryFrame, SERVER_V4, sum};
+use lab::{Heimdall, Kdig, Lab, QueryFrame, SERVER_V4, ScriptedUpstream, sum};
 
 use crate::{lab, program};
 
@@ -17,7 +17,7 @@ fn forged_and_malformed_responses_are_ignored() {
     let Some(lab) = lab("forged_and_malformed_responses") else {
         return;
     };
-    let upstream = FakeUpstream::start(&lab, FIRST).unwrap();
+    let upstream = ScriptedUpstream::start(&lab, FIRST).unwrap();
     let heimdall = Heimdall::on_xdp(&lab, program(), &["--upstream", FIRST]).unwrap();
     for label in ["wrongid", "wrongquestion", "cut"] {
         let name = format!("{label}.example");
@@ -45,7 +45,7 @@ fn a_truncated_response_is_retried_over_tcp() {
     let Some(lab) = lab("a_truncated_response") else {
         return;
     };
-    let _upstream = FakeUpstream::start(&lab, FIRST).unwrap();
+    let _upstream = ScriptedUpstream::start(&lab, FIRST).unwrap();
     let heimdall = Heimdall::on_xdp(&lab, program(), &["--upstream", FIRST]).unwrap();
     let got = ask(&lab, "truncate.example", "TXT");
     assert_eq!(
@@ -64,8 +64,8 @@ fn the_second_upstream_answers_when_the_first_does_not() {
     let Some(lab) = lab("the_second_upstream") else {
         return;
     };
-    let first = FakeUpstream::start(&lab, FIRST).unwrap();
-    let second = FakeUpstream::start(&lab, SECOND).unwrap();
+    let first = ScriptedUpstream::start(&lab, FIRST).unwrap();
+    let second = ScriptedUpstream::start(&lab, SECOND).unwrap();
     let heimdall =
         Heimdall::on_xdp(&lab, program(), &["--upstream", DEAD, "--upstream", SECOND]).unwrap();
     assert_eq!(
@@ -97,7 +97,7 @@ fn servfail_without_an_upstream_and_hits_are_still_served() {
     let Some(lab) = lab("servfail_without_an_upstream") else {
         return;
     };
-    let upstream = FakeUpstream::start(&lab, FIRST).unwrap();
+    let upstream = ScriptedUpstream::start(&lab, FIRST).unwrap();
     let heimdall = Heimdall::on_xdp(&lab, program(), &["--upstream", FIRST]).unwrap();
     assert_eq!(ask(&lab, "warm.example", "A").status, "NOERROR");
     let (silent, warm) = std::thread::scope(|scope| {
@@ -118,7 +118,7 @@ fn the_same_question_is_asked_upstream_once() {
     let Some(lab) = lab("the_same_question") else {
         return;
     };
-    let upstream = FakeUpstream::start(&lab, FIRST).unwrap();
+    let upstream = ScriptedUpstream::start(&lab, FIRST).unwrap();
     let heimdall = Heimdall::on_xdp(&lab, program(), &["--upstream", FIRST]).unwrap();
     let frames = lab::Frames::open(&lab).unwrap();
     for id in 0..50 {

@@ -15,7 +15,7 @@ use aya::{
     programs::loaded_programs,
 };
 use heimdall_ebpf::SOCKETS_MAP;
-use lab::{FakeUpstream, Frames, Heimdall, Kdig, Lab, QueryFrame, SERVER_V4, run, sum};
+use lab::{Frames, Heimdall, Kdig, Lab, QueryFrame, SERVER_V4, ScriptedUpstream, run, sum};
 
 use crate::{lab, program};
 
@@ -82,7 +82,7 @@ fn frames_to_other_mac_addresses_are_left_to_the_kernel() {
     let Some(lab) = lab("frames_to_other_mac_addresses") else {
         return;
     };
-    let _upstream = FakeUpstream::start(&lab, UPSTREAM).unwrap();
+    let _upstream = ScriptedUpstream::start(&lab, UPSTREAM).unwrap();
     ip(&lab, &format!("link set {} promisc on", lab.server_if));
     let heimdall = Heimdall::on_xdp(&lab, program(), &["--upstream", UPSTREAM]).unwrap();
     let frames = Frames::open(&lab).unwrap();
@@ -148,7 +148,7 @@ fn senders_get_what_they_get_from_a_kernel_socket() {
     let Some(lab) = lab("senders_get_what_they_get") else {
         return;
     };
-    let _upstream = FakeUpstream::start(&lab, UPSTREAM).unwrap();
+    let _upstream = ScriptedUpstream::start(&lab, UPSTREAM).unwrap();
     let frames = Frames::open(&lab).unwrap();
     let octets: Vec<String> = frames.macs[6..]
         .iter()
@@ -194,7 +194,7 @@ fn a_lowered_mtu_bounds_replies() {
     let Some(lab) = lab("a_lowered_mtu") else {
         return;
     };
-    let _upstream = FakeUpstream::start(&lab, UPSTREAM).unwrap();
+    let _upstream = ScriptedUpstream::start(&lab, UPSTREAM).unwrap();
     let heimdall = Heimdall::on_xdp(&lab, program(), &["--upstream", UPSTREAM]).unwrap();
     let frames = Frames::open(&lab).unwrap();
     let mut id = 0;
@@ -222,7 +222,7 @@ fn more_than_a_thousand_addresses_are_served() {
     let Some(lab) = lab("more_than_a_thousand_addresses") else {
         return;
     };
-    let _upstream = FakeUpstream::start(&lab, UPSTREAM).unwrap();
+    let _upstream = ScriptedUpstream::start(&lab, UPSTREAM).unwrap();
     let mut batch = lab.on_server("ip");
     batch.args(["-batch", "-"]).stdin(Stdio::piped());
     let mut batch = batch.spawn().unwrap();
@@ -283,7 +283,7 @@ fn if_nothing_that_is_steered_arrives_the_sockets_answer() {
     let Some(lab) = lab("if_nothing_that_is_steered_arrives") else {
         return;
     };
-    let _upstream = FakeUpstream::start(&lab, UPSTREAM).unwrap();
+    let _upstream = ScriptedUpstream::start(&lab, UPSTREAM).unwrap();
     let heimdall = Heimdall::on_xdp(&lab, program(), &["--upstream", UPSTREAM]).unwrap();
     let frames = Frames::open(&lab).unwrap();
     let mut id = 0;
@@ -319,7 +319,7 @@ fn loopback_is_answered_by_the_sockets_with_a_reason() {
     let Some(lab) = lab("loopback_is_answered") else {
         return;
     };
-    let _upstream = FakeUpstream::start(&lab, UPSTREAM).unwrap();
+    let _upstream = ScriptedUpstream::start(&lab, UPSTREAM).unwrap();
     let arguments = ["--interface", "lo", "--upstream", UPSTREAM];
     let heimdall = Heimdall::start(lab.on_server(program()), program(), &arguments).unwrap();
     let output = heimdall.process.output();
@@ -336,7 +336,7 @@ fn an_address_on_loopback_is_served_where_it_arrives_if_it_is_named() {
     let Some(lab) = lab("an_address_on_loopback") else {
         return;
     };
-    let _upstream = FakeUpstream::start(&lab, UPSTREAM).unwrap();
+    let _upstream = ScriptedUpstream::start(&lab, UPSTREAM).unwrap();
     ip(&lab, "addr add 203.0.113.53/32 dev lo");
     let route = ["route", "add", "203.0.113.53", "via", SERVER_V4];
     run(lab.on_client("ip").args(route)).unwrap();
@@ -366,7 +366,7 @@ fn an_interface_without_addresses_is_reported_and_served_once_it_has_one() {
     let Some(lab) = lab("an_interface_without_addresses") else {
         return;
     };
-    let _upstream = FakeUpstream::start(&lab, UPSTREAM).unwrap();
+    let _upstream = ScriptedUpstream::start(&lab, UPSTREAM).unwrap();
     ip(
         &lab,
         &format!("addr del {SERVER_V4}/24 dev {}", lab.server_if),
@@ -392,7 +392,7 @@ fn more_queues_than_cores_give_a_warning() {
         return;
     }
     let lab = Lab::with_queues(2).unwrap();
-    let _upstream = FakeUpstream::start(&lab, UPSTREAM).unwrap();
+    let _upstream = ScriptedUpstream::start(&lab, UPSTREAM).unwrap();
     let warns = |arguments: &[&str]| {
         let mut command = lab.on_server("taskset");
         command.args(["-c", "0"]).arg(program());
@@ -420,7 +420,7 @@ fn an_interface_that_fails_leaves_the_others_to_af_xdp() {
     let Some(lab) = lab("an_interface_that_fails") else {
         return;
     };
-    let _upstream = FakeUpstream::start(&lab, UPSTREAM).unwrap();
+    let _upstream = ScriptedUpstream::start(&lab, UPSTREAM).unwrap();
     let listen = format!("{SERVER_V4}:53");
     let start = |interfaces: &[&str]| {
         let fixed = [

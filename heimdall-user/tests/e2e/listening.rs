@@ -9,7 +9,8 @@ use std::{
 };
 
 use lab::{
-    CLIENT_V4, CLIENT_V6, FakeUpstream, Heimdall, Kdig, Knot, Lab, SERVER_V4, SERVER_V6, UPSTREAM,
+    CLIENT_V4, CLIENT_V6, Heimdall, Kdig, Knot, Lab, SERVER_V4, SERVER_V6, ScriptedUpstream,
+    UPSTREAM,
 };
 use nix::sys::{
     resource::{Resource, getrlimit, setrlimit},
@@ -275,7 +276,7 @@ fn a_client_that_holds_all_connections_does_not_block_others() {
     };
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
-    let _upstream = FakeUpstream::start(&lab, FIRST).unwrap();
+    let _upstream = ScriptedUpstream::start(&lab, FIRST).unwrap();
     add_networks(&lab);
     let heimdall = Heimdall::on_sockets(&lab, program(), &["--upstream", FIRST]).unwrap();
     for (holder, other, server) in [
@@ -303,7 +304,7 @@ fn without_descriptors_the_largest_holder_loses_connections() {
     let Some(lab) = lab("without_descriptors") else {
         return;
     };
-    let _upstream = FakeUpstream::start(&lab, FIRST).unwrap();
+    let _upstream = ScriptedUpstream::start(&lab, FIRST).unwrap();
     add_networks(&lab);
     let mut command = lab.on_server("prlimit");
     command.arg("--nofile=64:64").arg(program());

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lab::{FakeUpstream, Lab, SERVER_V4, UPSTREAM};
+use lab::{Lab, SERVER_V4, ScriptedUpstream, UPSTREAM};
 use nix::{
     fcntl::{FcntlArg, fcntl},
     sys::signal::{Signal, kill},
@@ -140,7 +140,7 @@ fn a_log_that_cannot_be_written_blocks_and_ends_nothing() {
     let Some(lab) = lab("a_log_that_cannot_be_written") else {
         return;
     };
-    let _upstream = FakeUpstream::start(&lab, UPSTREAM).unwrap();
+    let _upstream = ScriptedUpstream::start(&lab, UPSTREAM).unwrap();
     for backend in ["socket", "xdp"] {
         for how in ["no reader", "no space", "size limit", "reader stands still"] {
             let mut reader = None;
@@ -297,7 +297,7 @@ fn signals_that_others_send_do_not_end_it() {
     let Some(lab) = lab("signals_that_others_send") else {
         return;
     };
-    let _upstream = FakeUpstream::start(&lab, UPSTREAM).unwrap();
+    let _upstream = ScriptedUpstream::start(&lab, UPSTREAM).unwrap();
     let mut heimdall = Settings::new("").on_xdp(&lab);
     let asker = Asker::v4(&lab);
     for _ in 0..2 {
@@ -342,7 +342,7 @@ fn a_command_whose_output_is_lost_fails() {
     let Some(lab) = lab("a_command_whose_output_is_lost") else {
         return;
     };
-    let _upstream = FakeUpstream::start(&lab, UPSTREAM).unwrap();
+    let _upstream = ScriptedUpstream::start(&lab, UPSTREAM).unwrap();
     let server = Server::start(&lab, "socket", Stdio::null());
     assert_eq!(Asker::v4(&lab).udp(QUERY), ANSWER);
     let config = server.directory.path().join("heimdall.toml");

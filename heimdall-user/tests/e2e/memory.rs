@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lab::{FakeUpstream, Heimdall, Lab, UPSTREAM, available, message, sum};
+use lab::{Heimdall, Lab, ScriptedUpstream, UPSTREAM, available, message, sum};
 use nix::{
     sys::{signal::Signal, stat::Mode},
     unistd::mkfifo,
@@ -42,7 +42,7 @@ fn an_answer_cached_by_one_queue_costs_no_query_on_another() {
         return;
     }
     let lab = Lab::with_queues(4).unwrap();
-    let upstream = FakeUpstream::start(&lab, UPSTREAM).unwrap();
+    let upstream = ScriptedUpstream::start(&lab, UPSTREAM).unwrap();
     let heimdall = heimdall(&lab);
     // Each has a port of its own, so their queries spread over the queues.
     let askers: Vec<_> = (0..64).map(|_| Asker::v4(&lab)).collect();
@@ -69,7 +69,7 @@ fn popular_names_are_refreshed_before_they_expire() {
         return;
     };
     // The TTL is ten seconds, so its last tenth is one.
-    let upstream = FakeUpstream::scripted(&lab, UPSTREAM, |query| {
+    let upstream = ScriptedUpstream::with_script(&lab, UPSTREAM, |query| {
         let answer = |query| message::address(&query, 10, [192, 0, 2, 1]);
         query.message().map(answer).into_iter().collect::<Vec<_>>()
     });
@@ -102,7 +102,7 @@ fn flushed_names_are_queried_again() {
     let Some(lab) = lab("flushed_names") else {
         return;
     };
-    let upstream = FakeUpstream::start(&lab, UPSTREAM).unwrap();
+    let upstream = ScriptedUpstream::start(&lab, UPSTREAM).unwrap();
     let heimdall = heimdall(&lab);
     let asker = Asker::v4(&lab);
     let names = [
@@ -163,7 +163,7 @@ fn the_caches_can_be_dumped() {
     let Some(lab) = lab("the_caches_can_be_dumped") else {
         return;
     };
-    let _upstream = FakeUpstream::start(&lab, UPSTREAM).unwrap();
+    let _upstream = ScriptedUpstream::start(&lab, UPSTREAM).unwrap();
     let heimdall = heimdall(&lab);
     let asker = Asker::v4(&lab);
     assert_eq!(says(&heimdall, &["dump"]), "");
@@ -215,7 +215,7 @@ fn a_restart_succeeds_with_any_snapshot_and_without_one() {
     let Some(lab) = lab("a_restart_succeeds_with") else {
         return;
     };
-    let upstream = FakeUpstream::start(&lab, UPSTREAM).unwrap();
+    let upstream = ScriptedUpstream::start(&lab, UPSTREAM).unwrap();
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("cache.snapshot");
     let settings = Settings::new(&format!(

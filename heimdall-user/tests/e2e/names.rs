@@ -1,7 +1,7 @@
 //! Queries that are not forwarded: without RD, and for special names; by settings that a reload
 //! changes.
 
-use lab::{FakeUpstream, UPSTREAM};
+use lab::{ScriptedUpstream, UPSTREAM};
 
 use crate::{
     asking::{Asker, Settings},
@@ -23,7 +23,7 @@ fn nothing_is_looked_up_for_a_query_without_rd() {
     let Some(lab) = lab("nothing_is_looked_up_for_a_query_without_rd") else {
         return;
     };
-    let upstream = FakeUpstream::start(&lab, UPSTREAM).unwrap();
+    let upstream = ScriptedUpstream::start(&lab, UPSTREAM).unwrap();
     let settings = Settings::new("");
     let heimdall = settings.on_xdp(&lab);
     let asker = Asker::v4(&lab);
@@ -67,7 +67,7 @@ fn special_names_are_not_sent_upstream() {
     let Some(lab) = lab("special_names_are_not_sent_upstream") else {
         return;
     };
-    let upstream = FakeUpstream::start(&lab, UPSTREAM).unwrap();
+    let upstream = ScriptedUpstream::start(&lab, UPSTREAM).unwrap();
     let settings = Settings::new("");
     let heimdall = settings.on_xdp(&lab);
     let asker = Asker::v4(&lab);

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use lab::{FakeUpstream, Lab, SERVER_V4, UPSTREAM};
+use lab::{Lab, SERVER_V4, ScriptedUpstream, UPSTREAM};
 use nix::{sys::stat::Mode, unistd::mkfifo};
 
 use crate::{
@@ -305,7 +305,7 @@ fn a_reload_skips_bad_lines_and_rejects_other_than_files() {
     let Some(lab) = lab("a_reload_skips_bad_lines") else {
         return;
     };
-    let _upstream = FakeUpstream::start(&lab, UPSTREAM).unwrap();
+    let _upstream = ScriptedUpstream::start(&lab, UPSTREAM).unwrap();
     let files = tempfile::tempdir().unwrap();
     let hosts = files.path().join("hosts");
     fs::write(&hosts, "10.0.0.9 nas.lan\n").unwrap();

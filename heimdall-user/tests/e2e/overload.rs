@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use lab::{FakeUpstream, Heimdall, Lab, Received, SERVER_V4, UPSTREAM, by_label};
+use lab::{Heimdall, Lab, Received, SERVER_V4, ScriptedUpstream, UPSTREAM, by_label};
 
 use crate::{
     asking::{Asker, Settings},
@@ -14,12 +14,12 @@ use crate::{
 };
 
 /// An upstream that answers names with an address, but those below `dead.example`.
-fn upstream(lab: &Lab) -> FakeUpstream {
+fn upstream(lab: &Lab) -> ScriptedUpstream {
     let answer = |query: &Received| match query.name() {
         Some(name) if name.split('.').any(|label| label.starts_with("dead")) => vec![],
         _ => by_label(query),
     };
-    FakeUpstream::scripted(lab, UPSTREAM, answer).unwrap()
+    ScriptedUpstream::with_script(lab, UPSTREAM, answer).unwrap()
 }
 
 /// One client asks for 300 new names a second below a dead zone, all the while another one asks for

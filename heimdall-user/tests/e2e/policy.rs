@@ -1,10 +1,10 @@
 //! The operator's rules for clients: access, rate limits, cookies, and what the server tells about
 //! itself.
 
-use lab::{FakeUpstream, Heimdall, Kdig, Lab, SERVER_V4, UPSTREAM, sum};
+use lab::{Heimdall, Kdig, Lab, SERVER_V4, ScriptedUpstream, UPSTREAM, sum};
 
 use crate::{
-    asking::{Asker, CLOSED, NOTHING, Settings},
+    asking::{Asker, CLOSED, NOTHING, Settings, TIMEOUT},
     lab, program,
     scenarios::language,
 };
@@ -39,7 +39,7 @@ fn clients_outside_the_access_list_are_refused_or_dropped() {
     let Some(lab) = lab("clients_outside_the_access_list") else {
         return;
     };
-    let _upstream = FakeUpstream::start(&lab, UPSTREAM).unwrap();
+    let _upstream = ScriptedUpstream::start(&lab, UPSTREAM).unwrap();
     let asker = Asker::v4(&lab);
     let drop_us = "[access]\ndrop = [\"10.53.0.0/24\"]";
     for (backend, start) in BACKENDS {
@@ -102,7 +102,7 @@ fn a_flood_gets_no_more_than_its_allowance() {
     let Some(lab) = lab("a_flood_gets_no_more") else {
         return;
     };
-    let _upstream = FakeUpstream::start(&lab, UPSTREAM).unwrap();
+    let _upstream = ScriptedUpstream::start(&lab, UPSTREAM).unwrap();
     let settings = Settings::new("[rate-limit]\nresponses-per-second = 5\nslip = 2");
     let (v4, v6) = (Asker::v4(&lab), Asker::v6(&lab));
     for (backend, start) in BACKENDS {
@@ -162,7 +162,7 @@ fn a_flood_gets_no_more_than_its_allowance() {
 /// A query with this COOKIE option; the COOKIE option of the reply.
 fn cookie(asker: &Asker<'_>, given: &str) -> Option<String> {
     let query = language::query(&format!("{QUERY} option=10:{given}"));
-    let reply = asker.udp_octets(&query).unwrap();
+    let reply = asker.udp_octets(&query, TIMEOUT).unwrap();
     let text = language::reply(&reply, &query);
     let expected = format!("{ANSWER} cookie=24");
     assert!(text == expected || text == ANSWER, "{text}");
@@ -174,7 +174,7 @@ fn cookies_are_given_and_required_under_load() {
     let Some(lab) = lab("cookies_are_given") else {
         return;
     };
-    let _upstream = FakeUpstream::start(&lab, UPSTREAM).unwrap();
+    let _upstream = ScriptedUpstream::start(&lab, UPSTREAM).unwrap();
     let asker = Asker::v4(&lab);
     for (backend, start) in BACKENDS {
         let settings = Settings::new("[cookies]\ndemand-above = 10");
@@ -213,7 +213,7 @@ fn servers_with_the_same_secret_accept_each_others_cookies() {
     let Some(lab) = lab("servers_with_the_same_secret") else {
         return;
     };
-    let _upstream = FakeUpstream::start(&lab, UPSTREAM).unwrap();
+    let _upstream = ScriptedUpstream::start(&lab, UPSTREAM).unwrap();
     let asker = Asker::v6(&lab);
     let [first, second, third] = ["11", "22", "33"].map(|octet| octet.repeat(16));
     let with = |text: &str| Settings::new(&format!("[cookies]\n{text}")).on_xdp(&lab);
@@ -245,7 +245,7 @@ fn the_identity_is_told_only_if_it_is_set() {
     let Some(lab) = lab("the_identity_is_told") else {
         return;
     };
-    let _upstream = FakeUpstream::start(&lab, UPSTREAM).unwrap();
+    let _upstream = ScriptedUpstream::start(&lab, UPSTREAM).unwrap();
     let asker = Asker::v4(&lab);
     let _heimdall = Settings::new("").on_xdp(&lab);
     for name in [

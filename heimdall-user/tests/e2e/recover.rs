@@ -16,7 +16,7 @@ use crate::{asking::query, heimdall, lab, program};
 
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Waits until the statistics are so.
+/// Waits until the statistics fulfil a condition.
 pub(crate) fn wait_for(heimdall: &Heimdall, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
     let end = Instant::now() + TIMEOUT;
     loop {
@@ -187,7 +187,7 @@ fn an_interface_that_returns_unusable_is_attempted_again() {
 
 #[test]
 fn an_interface_replaced_by_one_of_another_kind_is_detached() {
-    let Some(lab) = lab("an_interface_whose_name_goes") else {
+    let Some(lab) = lab("an_interface_whose_name_another") else {
         return;
     };
     let _knot = Knot::upstream(&lab).unwrap();
@@ -249,7 +249,7 @@ fn an_interface_that_goes_down_and_up_is_logged_and_served() {
 
 #[test]
 fn replies_that_cannot_be_sent_do_not_make_the_worker_spin() {
-    let Some(lab) = lab("replies_that_a_downed_interface") else {
+    let Some(lab) = lab("replies_that_an_interface_that_is_down") else {
         return;
     };
     let _knot = Knot::upstream(&lab).unwrap();

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lab::{FakeUpstream, UPSTREAM};
+use lab::{ScriptedUpstream, UPSTREAM};
 use nix::sys::signal::Signal;
 
 use crate::{
@@ -27,7 +27,7 @@ fn a_reload_applies_the_new_policy_and_loses_no_query() {
     let Some(lab) = lab("a_reload_applies_the_new_policy") else {
         return;
     };
-    let _upstream = FakeUpstream::start(&lab, UPSTREAM).unwrap();
+    let _upstream = ScriptedUpstream::start(&lab, UPSTREAM).unwrap();
     let settings = Settings::new(ALL);
     let heimdall = settings.on_xdp(&lab);
     let asker = Asker::v4(&lab);
@@ -82,7 +82,7 @@ fn a_bad_file_changes_nothing() {
     let Some(lab) = lab("a_bad_file_changes_nothing") else {
         return;
     };
-    let _upstream = FakeUpstream::start(&lab, UPSTREAM).unwrap();
+    let _upstream = ScriptedUpstream::start(&lab, UPSTREAM).unwrap();
     let settings = Settings::new(ALL);
     let mut heimdall = settings.on_xdp(&lab);
     let asker = Asker::v4(&lab);
@@ -136,7 +136,7 @@ fn names_are_blocked_and_unblocked_though_they_are_cached() {
     let Some(lab) = lab("names_are_blocked_and_unblocked") else {
         return;
     };
-    let _upstream = FakeUpstream::start(&lab, UPSTREAM).unwrap();
+    let _upstream = ScriptedUpstream::start(&lab, UPSTREAM).unwrap();
     let lists = tempfile::tempdir().unwrap();
     let list = lists.path().join("list");
     let block = |names: &str| std::fs::write(&list, names).unwrap();

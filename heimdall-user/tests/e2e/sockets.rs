@@ -3,7 +3,9 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use lab::{FakeUpstream, Frames, Kdig, Knot, Lab, QueryFrame, SERVER_V4, SERVER_V6, UPSTREAM, run};
+use lab::{
+    Frames, Kdig, Knot, Lab, QueryFrame, SERVER_V4, SERVER_V6, ScriptedUpstream, UPSTREAM, run,
+};
 use nix::sys::signal::Signal;
 
 use crate::{
@@ -194,7 +196,7 @@ fn replies_are_never_fragmented() {
     let Some(lab) = lab("replies_are_never_fragmented") else {
         return;
     };
-    let _upstream = FakeUpstream::start(&lab, UPSTREAM).unwrap();
+    let _upstream = ScriptedUpstream::start(&lab, UPSTREAM).unwrap();
     let settings = Settings::new("max-udp-size = 4096");
     let ip = |arguments: &[&str]| {
         run(lab.on_server("ip").args(arguments)).unwrap();
@@ -224,7 +226,7 @@ fn replies_too_large_for_the_path_among_others() {
     let Some(lab) = lab("replies_too_large_for_the_path_among_others") else {
         return;
     };
-    let _upstream = FakeUpstream::start(&lab, UPSTREAM).unwrap();
+    let _upstream = ScriptedUpstream::start(&lab, UPSTREAM).unwrap();
     let settings = Settings::new("max-udp-size = 4096");
     for client in ["10.53.0.2/32", "fd53::2/128"] {
         let route = ["route", "add", client, "dev", &lab.server_if, "mtu", "1280"];

@@ -7,7 +7,7 @@ use std::{
 };
 
 use hickory_proto::op::{Message, ResponseCode};
-use lab::{FakeUpstream, Heimdall, Lab, UPSTREAM, message};
+use lab::{Heimdall, Lab, ScriptedUpstream, UPSTREAM, message};
 
 use crate::{
     asking::{Asker, Settings},
@@ -27,7 +27,7 @@ enum Does {
 }
 
 /// Lets the upstream behave so from now on.
-fn behave(upstream: &FakeUpstream, does: Does) {
+fn behave(upstream: &ScriptedUpstream, does: Does) {
     upstream.set_script(move |received| {
         let query = received.message().unwrap();
         match does {
@@ -40,8 +40,8 @@ fn behave(upstream: &FakeUpstream, does: Does) {
 }
 
 /// An upstream that behaves so.
-fn start(lab: &Lab, does: Does) -> FakeUpstream {
-    let upstream = FakeUpstream::start(lab, UPSTREAM).unwrap();
+fn start(lab: &Lab, does: Does) -> ScriptedUpstream {
+    let upstream = ScriptedUpstream::start(lab, UPSTREAM).unwrap();
     behave(&upstream, does);
     upstream
 }
@@ -187,7 +187,7 @@ fn failures_are_cached_with_growing_pauses() {
     let Some(lab) = lab("failures_are_cached") else {
         return;
     };
-    let upstream = FakeUpstream::start(&lab, UPSTREAM).unwrap();
+    let upstream = ScriptedUpstream::start(&lab, UPSTREAM).unwrap();
     let asker = Asker::v4(&lab);
     let _heimdall = Settings::new("").on_xdp(&lab);
     const FAILING: &str = "servfail.example A rd edns";

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lab::{FakeUpstream, Frames, Heimdall, Knot, Lab, QueryFrame, SERVER_V4, UPSTREAM};
+use lab::{Frames, Heimdall, Knot, Lab, QueryFrame, SERVER_V4, ScriptedUpstream, UPSTREAM};
 use serde_json::Value;
 
 use crate::{
@@ -133,7 +133,7 @@ fn a_worker_that_fails_is_started_again_and_the_others_go_on() {
             assert_eq!(again["workers"][0]["restarts"], 0);
         }
     });
-    // Flows of any hash are answered.
+    // Flows to every queue are answered.
     for _ in 0..20 {
         assert_eq!(kdig(&lab, SERVER_V4, "n1.example.com"), "NOERROR");
     }
@@ -235,7 +235,7 @@ fn outcomes_for_a_worker_that_failed_reach_no_other() {
     let Some(lab) = lab("outcomes_for_a_worker") else {
         return;
     };
-    let _upstream = FakeUpstream::start(&lab, FIRST).unwrap();
+    let _upstream = ScriptedUpstream::start(&lab, FIRST).unwrap();
     let heimdall = Heimdall::on_xdp(&lab, program(), &["--upstream", FIRST]).unwrap();
     let frames = Frames::open(&lab).unwrap();
     let ask = |name: &str| {

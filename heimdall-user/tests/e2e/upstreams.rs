@@ -1,6 +1,6 @@
 //! Upstreams with a link-local address, and without TCP.
 
-use lab::{FakeUpstream, Heimdall, Kdig, SERVER_V4};
+use lab::{Heimdall, Kdig, SERVER_V4, ScriptedUpstream};
 
 use crate::{lab, program};
 
@@ -20,7 +20,7 @@ fn a_link_local_upstream_is_asked_on_its_interface() {
     ip(&["addr", "add", "fe80::53/64", "dev", interface, "nodad"]);
     let link = ip(&["-o", "link", "show", "dev", interface]);
     let index = link.split(':').next().unwrap();
-    let upstream = FakeUpstream::start(&lab, &format!("[fe80::53%{index}]:5301")).unwrap();
+    let upstream = ScriptedUpstream::start(&lab, &format!("[fe80::53%{index}]:5301")).unwrap();
 
     let given = format!("[fe80::53%{interface}]:5301");
     let by_index = format!("[fe80::53%{index}]:5301");
@@ -45,7 +45,7 @@ fn a_truncated_answer_that_tcp_does_not_complete_is_passed_on() {
     let Some(lab) = lab("a_truncated_answer_that_tcp_does_not_complete") else {
         return;
     };
-    let _upstream = FakeUpstream::scripted(&lab, FIRST, |query| {
+    let _upstream = ScriptedUpstream::with_script(&lab, FIRST, |query| {
         let mut reply = query.msg.clone();
         // QR, TC, RD and RA; what the query had besides its question stays.
         reply[2..4].copy_from_slice(&[0x83, 0x80]);

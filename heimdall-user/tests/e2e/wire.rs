@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lab::{FakeUpstream, Frames, Heimdall, Process, QueryFrame, run, sum};
+use lab::{Frames, Heimdall, Process, QueryFrame, ScriptedUpstream, run, sum};
 use nix::sys::signal::Signal;
 
 use crate::{lab, program};
@@ -41,7 +41,7 @@ fn a_dissector_finds_nothing_wrong_with_any_reply() {
     let Some(lab) = lab("a_dissector_finds_nothing_wrong") else {
         return;
     };
-    let _upstream = FakeUpstream::start(&lab, UPSTREAM).unwrap();
+    let _upstream = ScriptedUpstream::start(&lab, UPSTREAM).unwrap();
     let heimdall = Heimdall::on_xdp(&lab, program(), &["--upstream", UPSTREAM]).unwrap();
     let frames = Frames::open(&lab).unwrap();
     let directory = tempfile::tempdir().unwrap();

@@ -45,7 +45,7 @@ pub use heimdall::{Heimdall, sum};
 pub use knot::{HOSTS, Knot};
 pub use peers::{DNSMASQ_PORT, Peer, UNBOUND_PORT};
 pub use process::Process;
-pub use upstream::{Received, ScriptedUpstream, ScriptedUpstream as FakeUpstream, Step, by_label};
+pub use upstream::{Received, ScriptedUpstream, Step, by_label};
 
 /// The server's IPv4 address.
 pub const SERVER_V4: &str = "10.53.0.1";

@@ -97,14 +97,14 @@ impl ScriptedUpstream {
     /// # Errors
     /// The address cannot be bound.
     pub fn start(lab: &Lab, address: &str) -> Result<Self> {
-        Self::scripted(lab, address, by_label)
+        Self::with_script(lab, address, by_label)
     }
 
     /// Starts one at an address in the lab's server namespace.
     ///
     /// # Errors
     /// The address cannot be bound.
-    pub fn scripted<S: Into<Step>>(
+    pub fn with_script<S: Into<Step>>(
         lab: &Lab,
         address: &str,
         script: impl Fn(&Received) -> Vec<S> + Send + Sync + 'static,

@@ -50,7 +50,7 @@ pub(super) const ZONES: &[Question] = &[
     ),
 ];
 
-/// Questions that the built-in upstream (`lab::FakeUpstream`) has answers for.
+/// Questions that the built-in upstream (`lab::ScriptedUpstream`) has answers for.
 pub(super) const BUILT_IN: &[Question] = &[
     question(0, &["host.example.com", "A"], "NOERROR", "A 192.0.2.1"),
     question(1, &["host6.example.com", "A"], "NOERROR", "A 192.0.2.1"),

@@ -79,7 +79,7 @@ fn question(random: &mut Rng) -> (String, RecordType) {
         0..50 => {
             let (name, types) = pick(random, OWNERS);
             let qtype = if percent(random, 75) {
-                rtype(pick(random, types))
+                rtype(pick(random, &types.split(' ').collect::<Vec<_>>()))
             } else {
                 common
             };

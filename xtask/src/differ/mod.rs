@@ -207,16 +207,23 @@ impl Tally {
 }
 
 fn show(title: &str, query: &Query, difference: &Difference<'_>) {
+    let Difference { aspect, peer, .. } = difference;
+    let Query {
+        name,
+        qtype,
+        qclass,
+        flags,
+        opt,
+        defect,
+        ..
+    } = query;
     let text =
         |reply: Option<&Reply>| reply.map_or("none that can be read".to_owned(), Reply::text);
     println!(
-        "\n{title}: {:?} of {:?} for {} {}\n  {query:?}\n  heimdall: {}\n  {:?}: {}",
-        difference.aspect,
-        difference.peer,
-        query.name.escape_ascii(),
-        query.qtype,
+        "\n{title}: {aspect:?} of {peer:?} for {} {qtype} class {qclass}\n  flags {flags:#06x}, {opt:?}, defect {defect:?}\n  query {}\n  heimdall: {}\n  {peer:?}: {}",
+        name.escape_ascii(),
+        query.wire().escape_ascii(),
         text(difference.ours),
-        difference.peer,
         text(difference.theirs),
     );
 }

@@ -48,24 +48,8 @@ pub(super) enum Count {
     Wrong,
 }
 
-/// The counts of one kind of clients.
-#[derive(Debug, Default)]
-pub(super) struct Tally([AtomicU64; 7]);
-
-impl Tally {
-    fn add(&self, count: Count, by: u64) {
-        self.0[count as usize].fetch_add(by, Relaxed);
-    }
-
-    pub(super) fn get(&self, count: Count) -> u64 {
-        self.0[count as usize].load(Relaxed)
-    }
-
-    /// All counts, in the order of [`Count`].
-    pub(super) fn all(&self) -> [u64; 7] {
-        self.0.each_ref().map(|count| count.load(Relaxed))
-    }
-}
+/// The counts of one kind of clients, by [`Count`].
+pub(super) type Tally = [u64; 7];
 
 /// What all clients share.
 #[derive(Debug)]
@@ -76,6 +60,8 @@ pub(super) struct World {
     pub(super) flood: AtomicBool,
     /// The first wrong replies, in words.
     pub(super) wrong: Mutex<Vec<String>>,
+    /// By [`Kind`] and [`Count`].
+    counts: [[AtomicU64; 7]; 5],
     /// Sums of the popular names' weights, by rank.
     weights: Vec<f64>,
 }
@@ -92,7 +78,18 @@ impl World {
             stop: AtomicBool::new(false),
             flood: AtomicBool::new(false),
             wrong: Mutex::default(),
+            counts: Default::default(),
         }
+    }
+
+    fn add(&self, kind: Kind, count: Count, by: u64) {
+        self.counts[kind as usize][count as usize].fetch_add(by, Relaxed);
+    }
+
+    /// The counts so far, by [`Kind`].
+    pub(super) fn tallies(&self) -> [Tally; 5] {
+        let load = |counts: &[AtomicU64; 7]| counts.each_ref().map(|count| count.load(Relaxed));
+        self.counts.each_ref().map(load)
     }
 
     /// A popular name's rank: the first is asked twice as often as the second, and so on.
@@ -105,9 +102,9 @@ impl World {
         Question::new(popular_name(self.rank(random)))
     }
 
-    /// Notes that a question is asked, and makes a query of it. Over UDP there is a bound on the
-    /// reply's size.
-    fn query(&self, question: Question, random: &mut Rng, id: u16, tcp: bool) -> Sent {
+    /// Counts a question, and makes a query of it. Over UDP there is a bound on the reply's size.
+    fn query(&self, kind: Kind, question: Question, random: &mut Rng, id: u16) -> Sent {
+        self.add(kind, Count::Asked, 1);
         let edns = random.u8(..100) < 80;
         let size = [512, 1232, 1232, 1400, 4096][random.usize(..5)];
         let mut query = message::query(id, &question.name, question.qtype);
@@ -125,7 +122,7 @@ impl World {
         }
         Sent {
             message,
-            limit: (!tcp).then_some(if edns { size.into() } else { 512 }),
+            limit: (kind != Kind::Tcp).then_some(if edns { size.into() } else { 512 }),
             edns,
             flushed: rank.map_or(Duration::ZERO, |rank| self.ledger.flushed(rank)),
             time: self.ledger.now(),
@@ -134,20 +131,17 @@ impl World {
     }
 
     /// Judges and counts a reply.
-    fn judge(&self, sent: &Sent, reply: &[u8], tally: &Tally) -> Count {
+    fn judge(&self, kind: Kind, sent: &Sent, reply: &[u8]) -> Count {
         let judged = judge(sent, reply, &self.ledger).unwrap_or_else(|error| {
             let mut wrong = self.wrong.lock().unwrap_or_else(PoisonError::into_inner);
             if wrong.len() < SHOWN {
                 let Question { name, qtype } = &sent.question;
-                let transport = if sent.limit.is_some() { "UDP" } else { "TCP" };
                 let time = sent.time.as_secs_f32();
-                wrong.push(format!(
-                    "at {time:.1} s, {transport}, {name} {qtype}: {error}"
-                ));
+                wrong.push(format!("at {time:.1} s, {kind:?}, {name} {qtype}: {error}"));
             }
             Count::Wrong
         });
-        tally.add(judged, 1);
+        self.add(kind, judged, 1);
         judged
     }
 }
@@ -157,13 +151,15 @@ pub(super) fn popular_name(rank: usize) -> String {
     format!("w{rank}.popular.soak.example")
 }
 
-/// What a client asks over UDP.
+/// What a client asks; all but the last over UDP.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Kind {
     Popular,
     Tail,
     Flaky,
     Flood,
+    /// Popular names, and what was truncated.
+    Tcp,
 }
 
 impl Kind {
@@ -174,12 +170,13 @@ impl Kind {
             Self::Tail => 300.0,
             Self::Flaky => 10.0,
             Self::Flood => 3000.0,
+            Self::Tcp => 100.0,
         }
     }
 
     fn question(self, world: &World, random: &mut Rng, number: u64) -> Question {
         match self {
-            Self::Popular => world.popular(random),
+            Self::Popular | Self::Tcp => world.popular(random),
             Self::Tail => Question::new(format!("t{number}.tail.soak.example")),
             Self::Flaky => Question::new(format!("f{}.flaky.soak.example", random.u8(..50))),
             Self::Flood => Question::new(format!("{:016x}.flood.soak.example", random.u64(..))),
@@ -191,7 +188,6 @@ impl Kind {
 pub(super) struct Udp<'a> {
     pub(super) world: &'a World,
     pub(super) kind: Kind,
-    pub(super) tally: &'a Tally,
     pub(super) random: Rng,
     /// Takes the questions whose replies were truncated.
     pub(super) again: SyncSender<Question>,
@@ -237,7 +233,8 @@ impl Udp<'_> {
             let now = self.world.ledger.now();
             let before = waiting.len();
             waiting.retain(|_, sent| now - sent.time < TIMEOUT);
-            self.tally.add(Count::Lost, (before - waiting.len()) as u64);
+            let lost = (before - waiting.len()) as u64;
+            self.world.add(self.kind, Count::Lost, lost);
         }
     }
 
@@ -252,8 +249,7 @@ impl Udp<'_> {
             id = id.wrapping_add(1);
         }
         let question = self.kind.question(self.world, &mut self.random, number);
-        let sent = self.world.query(question, &mut self.random, id, false);
-        self.tally.add(Count::Asked, 1);
+        let sent = self.world.query(self.kind, question, &mut self.random, id);
         socket.send(&sent.message).context("cannot send a query")?;
         waiting.insert(id, sent);
         Ok(())
@@ -265,7 +261,7 @@ impl Udp<'_> {
             // It comes too late, and is counted as lost.
             return;
         };
-        let judged = self.world.judge(&sent, reply, self.tally);
+        let judged = self.world.judge(self.kind, &sent, reply);
         if judged == Count::Truncated && self.kind != Kind::Flaky {
             // Only as many as the TCP client has time for.
             let _ = self.again.try_send(sent.question);
@@ -277,7 +273,6 @@ impl Udp<'_> {
 pub(super) fn tcp(
     world: &World,
     server: SocketAddr,
-    tally: &Tally,
     mut random: Rng,
     again: &Receiver<Question>,
 ) -> Result<()> {
@@ -291,14 +286,13 @@ pub(super) fn tcp(
             }
             let question = again.try_recv();
             let question = question.unwrap_or_else(|_| world.popular(&mut random));
-            let sent = world.query(question, &mut random, id, true);
-            tally.add(Count::Asked, 1);
+            let sent = world.query(Kind::Tcp, question, &mut random, id);
             let Ok(reply) = message::exchange(&mut stream, &sent.message) else {
-                tally.add(Count::Lost, 1);
+                world.add(Kind::Tcp, Count::Lost, 1);
                 break;
             };
-            world.judge(&sent, &reply, tally);
-            thread::sleep(5 * TICK);
+            world.judge(Kind::Tcp, &sent, &reply);
+            thread::sleep(Duration::from_secs_f64(1.0 / Kind::Tcp.rate()));
         }
     }
     Ok(())

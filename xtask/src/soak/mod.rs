@@ -21,9 +21,9 @@ use std::{
 use answers::Ledger;
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
-use clients::{Kind, Tally, Udp, World, popular_name};
+use clients::{Kind, Udp, World, popular_name};
 use fastrand::Rng;
-use lab::{FakeUpstream, Heimdall, Lab, SERVER_V4, SERVER_V6, UPSTREAM, sum};
+use lab::{Heimdall, Lab, SERVER_V4, SERVER_V6, ScriptedUpstream, UPSTREAM, sum};
 use report::{Hits, Report};
 use watch::{Sample, broken};
 
@@ -131,7 +131,7 @@ impl Soak {
     fn soak(&self, program: &Path) -> Result<Report> {
         let lab = Lab::new()?;
         let ledger = Arc::new(Ledger::new());
-        let upstream = FakeUpstream::scripted(&lab, UPSTREAM, {
+        let upstream = ScriptedUpstream::with_script(&lab, UPSTREAM, {
             let ledger = ledger.clone();
             move |query| ledger.responses(query)
         })?;
@@ -147,9 +147,8 @@ impl Soak {
         let config = config.display().to_string();
         let heimdall = Heimdall::on_xdp(&lab, program, &["--config", &config])?;
         let world = World::new(ledger);
-        let tallies = <[Tally; 5]>::default();
         let start = Sample::take(&heimdall)?;
-        let mut report = self.load(&lab, &heimdall, &world, &upstream, &tallies)?;
+        let mut report = self.load(&lab, &heimdall, &world, &upstream)?;
         // What is idle is closed after a while.
         let quiet = Instant::now();
         let end = loop {
@@ -161,7 +160,7 @@ impl Soak {
         };
         report.ends = [start, end];
         report.stats = heimdall.stats()?;
-        report.tallies = tallies;
+        report.tallies = world.tallies();
         report.problems.extend(world.wrong.into_inner()?);
         let written = fs::metadata(&snapshot).context("no snapshot")?.modified()?;
         report.snapshot = written.elapsed().unwrap_or_default();
@@ -174,34 +173,31 @@ impl Soak {
         lab: &Lab,
         heimdall: &Heimdall,
         world: &World,
-        upstream: &FakeUpstream,
-        tallies: &[Tally; 5],
+        upstream: &ScriptedUpstream,
     ) -> Result<Report> {
         let mut random = Rng::with_seed(self.seed);
-        let [popular, tail, flaky, flood, tcp] = tallies;
         let v4 = format!("{SERVER_V4}:53").parse()?;
         let v6 = format!("[{SERVER_V6}]:53").parse()?;
         let (again, truncated) = mpsc::sync_channel(16);
         thread::scope(|scope| {
             let mut clients = Vec::new();
-            for (kind, tally, server) in [
-                (Kind::Popular, popular, v4),
-                (Kind::Popular, popular, v6),
-                (Kind::Tail, tail, v4),
-                (Kind::Flaky, flaky, v6),
-                (Kind::Flood, flood, v4),
+            for (kind, server) in [
+                (Kind::Popular, v4),
+                (Kind::Popular, v6),
+                (Kind::Tail, v4),
+                (Kind::Flaky, v6),
+                (Kind::Flood, v4),
             ] {
                 let client = Udp {
                     world,
                     kind,
-                    tally,
                     random: random.fork(),
                     again: again.clone(),
                 };
                 clients.push(scope.spawn(move || lab.in_client(|| client.run(server))?));
             }
             let fork = random.fork();
-            let over_tcp = move || clients::tcp(world, v4, tcp, fork, &truncated);
+            let over_tcp = move || clients::tcp(world, v4, fork, &truncated);
             clients.push(scope.spawn(move || lab.in_client(over_tcp)?));
             let commands = scope.spawn(move || command(heimdall, world, random));
             let watched = self.watch(heimdall, world, upstream);
@@ -219,7 +215,12 @@ impl Soak {
     }
 
     /// Lets floods come and go until the end, and looks at the server every second.
-    fn watch(&self, heimdall: &Heimdall, world: &World, upstream: &FakeUpstream) -> Result<Report> {
+    fn watch(
+        &self,
+        heimdall: &Heimdall,
+        world: &World,
+        upstream: &ScriptedUpstream,
+    ) -> Result<Report> {
         let stop = Stop::on_signals()?;
         let schedule = Schedule::new(self.seconds);
         let mut report = Report::default();

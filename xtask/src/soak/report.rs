@@ -50,7 +50,7 @@ impl Hits {
 /// All that was seen.
 #[derive(Debug, Default)]
 pub(super) struct Report {
-    /// Popular UDP, tail, flaky, flood, and TCP.
+    /// By kind of client.
     pub(super) tallies: [Tally; 5],
     /// The first wrong replies, and counters that are never so.
     pub(super) problems: Vec<String>,
@@ -79,7 +79,7 @@ impl Report {
         );
         let titles = ["popular", "asked once", "failing", "flood", "TCP"];
         for (title, tally) in titles.iter().zip(&self.tallies) {
-            let [asked, right, truncated, stale, failed, lost, wrong] = tally.all();
+            let [asked, right, truncated, stale, failed, lost, wrong] = tally;
             println!(
                 "{title:12} {asked:>9} {right:>9} {truncated:>9} {stale:>8} {failed:>8} {lost:>6} {wrong:>6}"
             );
@@ -151,8 +151,8 @@ Commands     {} flushes and dumps; the last snapshot is {:.1} s old",
             // It may reject some.
             ("the flood", flood, &all[..1], 10.0 * MAX_LOSS),
         ] {
-            let asked = tally.get(Count::Asked);
-            let counts = bad.iter().map(|count| (tally.get(*count), *count));
+            let asked = tally[Count::Asked as usize];
+            let counts = bad.iter().map(|count| (tally[*count as usize], *count));
             let sum: u64 = counts.clone().map(|(number, _)| number).sum();
             if asked == 0 || sum as f64 > (most * asked as f64).max(1.0) {
                 let counts: Vec<_> = counts.collect();

@@ -5,13 +5,7 @@ pub(crate) mod language;
 mod table;
 mod upstream;
 
-use std::{
-    fmt::Write as _,
-    fs,
-    net::{SocketAddr, TcpStream, UdpSocket},
-    sync::Arc,
-    time::Duration,
-};
+use std::{fmt::Write as _, fs, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use heimdall_user::{
@@ -23,10 +17,10 @@ use heimdall_user::{
     server::PolicyLoader,
 };
 use hickory_proto::op::Message;
-use lab::{CLIENT_V4, FakeUpstream, Heimdall, Lab, SERVER_V4, UPSTREAM, message};
+use lab::{CLIENT_V4, Heimdall, Lab, ScriptedUpstream, UPSTREAM, message};
 use tempfile::TempDir;
 
-use crate::{lab, program};
+use crate::{asking::Asker, lab, program};
 use table::{FILES, Over, SCENARIOS, SETTINGS};
 
 /// A directory with the settings of the table, and their path.
@@ -147,32 +141,21 @@ fn scenarios_through_the_answer_core() {
     }
 }
 
-fn upstream(lab: &Lab) -> FakeUpstream {
-    FakeUpstream::scripted(lab, UPSTREAM, |query| {
+fn upstream(lab: &Lab) -> ScriptedUpstream {
+    ScriptedUpstream::with_script(lab, UPSTREAM, |query| {
         let response = upstream::respond(&query.message().unwrap(), query.tcp);
         response.into_iter().collect::<Vec<_>>()
     })
     .unwrap()
 }
 
-fn ask_udp(socket: &UdpSocket, msg: &[u8], expected: bool) -> Option<Vec<u8>> {
-    let timeout = if expected { 5000 } else { 200 };
-    socket
-        .set_read_timeout(Some(Duration::from_millis(timeout)))
-        .unwrap();
-    socket.send(msg).unwrap();
-    let mut buf = vec![0; 65_535];
-    let len = socket.recv(&mut buf).ok()?;
-    buf.truncate(len);
-    Some(buf)
-}
-
-fn ask_tcp(server: SocketAddr, msg: &[u8]) -> Option<Vec<u8>> {
-    let mut stream = TcpStream::connect(server).unwrap();
-    stream
-        .set_read_timeout(Some(Duration::from_secs(5)))
-        .unwrap();
-    message::exchange(&mut stream, msg).ok()
+/// Runs the scenarios for UDP.
+fn run_udp(lab: &Lab, name: &str) {
+    let asker = Asker::v4(lab);
+    run(name, Over::Udp, |msg, expected| {
+        let timeout = Duration::from_millis(if expected { 5000 } else { 200 });
+        asker.udp_octets(msg, timeout)
+    });
 }
 
 #[test]
@@ -182,17 +165,9 @@ fn scenarios_over_af_xdp_and_tcp() {
     };
     let _upstream = upstream(&lab);
     let (_directory, path) = settings();
-    let server: SocketAddr = (SERVER_V4.parse::<std::net::IpAddr>().unwrap(), 53).into();
     {
         let heimdall = Heimdall::on_xdp(&lab, program(), &["--config", &path]).unwrap();
-        lab.in_client(|| {
-            let socket = UdpSocket::bind((CLIENT_V4, 0)).unwrap();
-            socket.connect(server).unwrap();
-            run("AF_XDP", Over::Udp, |msg, expected| {
-                ask_udp(&socket, msg, expected)
-            });
-        })
-        .unwrap();
+        run_udp(&lab, "AF_XDP");
         let stats = heimdall.stats().unwrap();
         let left = &stats["sockets"]["udp_received"];
         assert_eq!(
@@ -201,8 +176,8 @@ fn scenarios_over_af_xdp_and_tcp() {
         );
     }
     let _heimdall = Heimdall::on_xdp(&lab, program(), &["--config", &path]).unwrap();
-    lab.in_client(|| run("TCP", Over::Tcp, |msg, _| ask_tcp(server, msg)))
-        .unwrap();
+    let asker = Asker::v4(&lab);
+    run("TCP", Over::Tcp, |msg, _| asker.tcp_octets(msg).ok());
 }
 
 #[test]
@@ -212,22 +187,6 @@ fn scenarios_over_a_kernel_socket() {
     };
     let _upstream = upstream(&lab);
     let (_directory, path) = settings();
-    let listen = format!("{SERVER_V4}:53");
-    let arguments = [
-        "--backend",
-        "socket",
-        "--listen",
-        &listen,
-        "--config",
-        &path,
-    ];
-    let _heimdall = Heimdall::start(lab.on_server(program()), program(), &arguments).unwrap();
-    lab.in_client(|| {
-        let socket = UdpSocket::bind((CLIENT_V4, 0)).unwrap();
-        socket.connect(&listen).unwrap();
-        run("socket", Over::Udp, |msg, expected| {
-            ask_udp(&socket, msg, expected)
-        });
-    })
-    .unwrap();
+    let _heimdall = Heimdall::on_sockets(&lab, program(), &["--config", &path]).unwrap();
+    run_udp(&lab, "socket");
 }
