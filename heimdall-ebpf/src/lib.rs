@@ -16,9 +16,6 @@ pub use verdict::Verdict;
 /// Name of the program in the object, and in `bpftool prog`.
 pub const PROGRAM: &str = "heimdall";
 
-/// Name of the program that steers responses, for load generators.
-pub const CLIENT_PROGRAM: &str = "heimdall_client";
-
 /// Name of the XSKMAP: receive queue index → AF_XDP socket.
 pub const SOCKETS_MAP: &str = "SOCKETS";
 

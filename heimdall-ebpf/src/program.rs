@@ -47,26 +47,13 @@ const PROTOCOL_UDP: u8 = 17;
 /// The QR bit in the third octet of a DNS header.
 const QR: u8 = 0x80;
 
-/// The server's: steers queries.
 #[xdp]
 fn heimdall(ctx: XdpContext) -> u32 {
-    steer(&ctx, 0)
-}
-
-/// A load generator's: steers responses, and counts a query as what it does not want.
-#[xdp]
-fn heimdall_client(ctx: XdpContext) -> u32 {
-    steer(&ctx, QR)
-}
-
-/// Steers DNS messages whose QR bit is `qr`.
-#[inline(always)]
-fn steer(ctx: &XdpContext, qr: u8) -> u32 {
     let frame = Frame {
         start: ctx.data(),
         end: ctx.data_end(),
     };
-    let (action, verdict) = match claim(frame, qr) {
+    let (action, verdict) = match claim(frame) {
         Ok(()) => match SOCKETS.redirect(ctx.rx_queue_index(), XDP_PASS.into()) {
             Ok(_) => (XDP_REDIRECT, Verdict::Steered),
             Err(_) => (XDP_PASS, Verdict::NoSocket),
@@ -82,14 +69,14 @@ fn steer(ctx: &XdpContext, qr: u8) -> u32 {
 
 /// Is this frame a message for us, a query that Heimdall can answer in place?
 #[inline(always)]
-fn claim(frame: Frame, qr: u8) -> Result<(), Verdict> {
+fn claim(frame: Frame) -> Result<(), Verdict> {
     let (ethertype, ip) = untag(frame)?;
     let datagram = match ethertype {
         IPV4 => ipv4(frame, ip)?,
         IPV6 => ipv6(frame, ip)?,
         _ => return Err(Verdict::NotIp),
     };
-    claim_udp(frame, datagram, qr)
+    claim_udp(frame, datagram)
 }
 
 /// Ethertype and start of what the frame carries, behind at most two VLAN tags.
@@ -180,7 +167,7 @@ fn ipv6(frame: Frame, offset: usize) -> Result<Datagram, Verdict> {
 
 /// RFC 768, and the first octets of RFC 1035, section 4.1.1.
 #[inline(always)]
-fn claim_udp(frame: Frame, datagram: Datagram, qr: u8) -> Result<(), Verdict> {
+fn claim_udp(frame: Frame, datagram: Datagram) -> Result<(), Verdict> {
     let Datagram {
         offset,
         length,
@@ -201,7 +188,7 @@ fn claim_udp(frame: Frame, datagram: Datagram, qr: u8) -> Result<(), Verdict> {
     if udp_length != length || length < UDP_LEN + DNS_LEN || offset + length > frame.len() {
         return Err(Verdict::BadLength);
     }
-    if dns[2] & QR != qr {
+    if dns[2] & QR != 0 {
         return Err(Verdict::NotQuery);
     }
     Ok(())

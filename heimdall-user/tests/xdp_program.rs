@@ -18,8 +18,7 @@ use aya::{
 };
 use etherparse::PacketBuilder;
 use heimdall_ebpf::{
-    CLIENT_PROGRAM, MAC_MAP, PROGRAM, SERVED_MAP, SOCKETS_MAP, ServedKey, VERDICTS_MAP, Verdict,
-    mac_word,
+    MAC_MAP, PROGRAM, SERVED_MAP, SOCKETS_MAP, ServedKey, VERDICTS_MAP, Verdict, mac_word,
 };
 
 const XDP_PASS: u32 = 2;
@@ -43,22 +42,17 @@ const TAGGINGS: [&[u16]; 5] = [
 /// A loaded program, serving [`V4`] and [`V6`].
 struct Kernel {
     ebpf: Ebpf,
-    name: &'static str,
 }
 
 impl Kernel {
     fn load() -> Self {
-        Self::load_named(PROGRAM)
-    }
-
-    fn load_named(name: &'static str) -> Self {
         let committed = concat!(
             env!("CARGO_MANIFEST_DIR"),
             "/../heimdall-ebpf/heimdall.bpf.o"
         );
         let object = env::var("HEIMDALL_EBPF_OBJECT").unwrap_or_else(|_| committed.to_owned());
         let mut ebpf = Ebpf::load(&fs::read(object).unwrap()).unwrap();
-        let program: &mut Xdp = ebpf.program_mut(name).unwrap().try_into().unwrap();
+        let program: &mut Xdp = ebpf.program_mut(PROGRAM).unwrap().try_into().unwrap();
         program.load().unwrap();
         let map = ebpf.map_mut(SERVED_MAP).unwrap();
         let mut served = HashMap::<_, [u8; ServedKey::SIZE], u8>::try_from(map).unwrap();
@@ -68,7 +62,7 @@ impl Kernel {
                 .insert(ServedKey::from(address).to_bytes(), 1, 0)
                 .unwrap();
         }
-        let mut kernel = Self { ebpf, name };
+        let mut kernel = Self { ebpf };
         kernel.set_mac(MAC);
         kernel
     }
@@ -104,7 +98,7 @@ impl Kernel {
     /// Runs the program over `frame`; what it returned, and the one verdict that it counted.
     fn run(&self, frame: &[u8]) -> (u32, Verdict) {
         let before = self.counters();
-        let program: &Xdp = self.ebpf.program(self.name).unwrap().try_into().unwrap();
+        let program: &Xdp = self.ebpf.program(PROGRAM).unwrap().try_into().unwrap();
         let options = TestRunOptions {
             data_in: Some(frame),
             ..TestRunOptions::default()
@@ -188,29 +182,6 @@ fn queries_to_served_addresses_are_steered() {
             }
         }
     }
-}
-
-#[test]
-fn a_load_generator_gets_responses_and_no_queries() {
-    if !lab::available("a_load_generator_gets_responses_and_no_queries") {
-        return;
-    }
-    let (kernel, _socket) = Kernel::load_named(CLIENT_PROGRAM).with_socket();
-    let mut response = QUERY;
-    response[2] |= 0x80;
-    for destination in [V4, V6] {
-        kernel.expect(
-            "a response",
-            &datagram(destination, &response),
-            Verdict::Steered,
-        );
-        kernel.expect("a query", &datagram(destination, &QUERY), Verdict::NotQuery);
-    }
-    kernel.expect(
-        "another port",
-        &datagram("192.0.2.1:54", &response),
-        Verdict::NotServed,
-    );
 }
 
 #[test]

@@ -10,10 +10,10 @@ use std::{
     process::Command,
 };
 
+use crate::workspace;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde_json::{Value, json};
-use xtask::workspace;
 
 use crate::setup::{self, BUILD, COUNT, Setup};
 

@@ -5,6 +5,7 @@
 mod bench;
 mod demo;
 mod differ;
+mod ebpf;
 mod fuzz;
 mod instructions;
 mod random;
@@ -13,10 +14,12 @@ mod soak;
 mod stop;
 mod test;
 
-use std::process::ExitCode;
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use clap::{Parser, Subcommand};
-use xtask::ebpf;
 
 /// Heimdall's own tools
 ///
@@ -45,7 +48,7 @@ enum Command {
     Soak(soak::Soak),
     /// Count the instructions that a hit takes, and compare them with the baseline
     Instructions(instructions::Instructions),
-    /// Rebuild the XDP program's committed object from its source
+    /// Rebuild the XDP programs' committed objects from their sources
     Ebpf(ebpf::Args),
 }
 
@@ -58,7 +61,7 @@ fn main() -> ExitCode {
         Command::Fuzz(fuzz) => fuzz.run(),
         Command::Instructions(instructions) => instructions.run(),
         Command::Soak(soak) => soak.run(),
-        Command::Ebpf(args) => ebpf::run(&args),
+        Command::Ebpf(args) => ebpf::run_command(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -67,4 +70,10 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The workspace's directory.
+fn workspace() -> PathBuf {
+    let xtask = Path::new(env!("CARGO_MANIFEST_DIR"));
+    xtask.parent().unwrap_or(xtask).to_owned()
 }

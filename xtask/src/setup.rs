@@ -6,9 +6,9 @@ use std::{
     process::Command,
 };
 
+use crate::workspace;
 use anyhow::{Result, bail};
 use clap::Args;
-use xtask::workspace;
 
 /// A file that shows that a Debian package is installed, and the package.
 type Need = (&'static str, &'static str);
@@ -119,7 +119,7 @@ impl Setup {
         if self.no_install {
             Ok(())
         } else {
-            xtask::ebpf::install()
+            crate::ebpf::install()
         }
     }
 }

@@ -4,11 +4,10 @@ use std::{process::Command, time::Instant};
 
 use anyhow::{Context, Result};
 use clap::Args;
-use xtask::{ebpf, workspace};
 
 use crate::{
     differ::Differ,
-    fuzz,
+    ebpf, fuzz,
     instructions::Instructions,
     setup::{BUILD, CAPTURE, COUNT, LAB, PEERS, Setup, cargo, run},
     soak::Soak,
@@ -49,11 +48,10 @@ impl Test {
             cargo().args(["test", "--locked", "--workspace"]),
         )?;
         println!(
-            "\n==> the XDP program, rebuilt ({} s)",
+            "\n==> the XDP programs, rebuilt ({} s)",
             start.elapsed().as_secs()
         );
-        let object = workspace().join("target/ebpf/heimdall.bpf.o");
-        ebpf::build(&object)?;
+        let object = ebpf::build()?.join("heimdall.bpf.o");
         step(
             "packet vectors through the rebuilt XDP program",
             cargo().env("HEIMDALL_EBPF_OBJECT", object).args([

@@ -14,8 +14,8 @@ use aya::{
     util::KernelVersion,
 };
 use heimdall_ebpf::{
-    CLIENT_PROGRAM, MAC_MAP, MAX_QUEUES, MAX_SERVED, PROGRAM, SERVED_MAP, SOCKETS_MAP, ServedKey,
-    VERDICTS_MAP, Verdict, mac_word,
+    MAC_MAP, MAX_QUEUES, MAX_SERVED, PROGRAM, SERVED_MAP, SOCKETS_MAP, ServedKey, VERDICTS_MAP,
+    Verdict, mac_word,
 };
 
 use super::{
@@ -99,28 +99,11 @@ impl Program {
     /// [`XdpError::Occupied`] if a program is attached already, [`XdpError::NoPrivilege`],
     /// [`XdpError::KernelTooOld`], [`XdpError::Load`], [`XdpError::Attach`].
     pub fn attach(interface: &Interface, policy: AttachPolicy) -> Result<Self, XdpError> {
-        Self::attach_named(PROGRAM, interface, policy)
-    }
-
-    /// The same for a load generator: what is steered to it is responses.
-    ///
-    /// # Errors
-    ///
-    /// As for [`attach`](Self::attach).
-    pub fn attach_client(interface: &Interface, policy: AttachPolicy) -> Result<Self, XdpError> {
-        Self::attach_named(CLIENT_PROGRAM, interface, policy)
-    }
-
-    fn attach_named(
-        name: &'static str,
-        interface: &Interface,
-        policy: AttachPolicy,
-    ) -> Result<Self, XdpError> {
         refuse_if_occupied(interface)?;
         let mut ebpf = Ebpf::load(OBJECT).map_err(load_error)?;
         let program: &mut Xdp = ebpf
-            .program_mut(name)
-            .ok_or_else(|| incomplete(name))?
+            .program_mut(PROGRAM)
+            .ok_or_else(|| incomplete(PROGRAM))?
             .try_into()
             .map_err(program_error)?;
         program.load().map_err(program_error)?;

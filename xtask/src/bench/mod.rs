@@ -15,13 +15,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::workspace;
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use contestants::{Contestant, Running};
 use lab::ClosedLoop;
 use loads::Names;
 use search::{Effort, highest};
-use xtask::workspace;
 
 use crate::{
     setup::{self, BUILD, LAB, PEERS, RESOLVERS, Setup},

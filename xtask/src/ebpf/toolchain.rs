@@ -102,7 +102,7 @@ impl fmt::Display for Toolchain {
 }
 
 /// Installs what [`Toolchain::find`] would miss, and says so. Needs root for the packages.
-pub(super) fn install() -> Result<()> {
+pub(crate) fn install() -> Result<()> {
     let mut packages = Vec::new();
     if find_compiler().is_none() {
         packages.extend(&DEBIAN_PACKAGES[..3]);

@@ -3,10 +3,10 @@
 
 use std::{collections::BTreeSet, fs, path::Path, time::Duration};
 
+use crate::workspace;
 use anyhow::{Context, Result, bail};
 use lab::{Frames, Heimdall, Kdig, Knot, Lab, Process, QueryFrame, SERVER_V4, SERVER_V6, UPSTREAM};
 use nix::sys::signal::Signal;
-use xtask::workspace;
 
 use crate::setup;
 

@@ -13,9 +13,9 @@ use std::{
     time::Instant,
 };
 
+use crate::workspace;
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use xtask::workspace;
 
 use crate::setup::{BUILD, CAPTURE, LAB, Setup, cargo, run};
 
