@@ -1,9 +1,8 @@
-//! The XDP program: steer a DNS query for Heimdall to its queue's AF_XDP socket, pass all else.
+//! The XDP program: steers DNS queries for Heimdall to their queue's AF_XDP socket, passes all else.
 //!
-//! It never drops: what it does not claim, the kernel's stack answers or refuses as it would
-//! without Heimdall. It steers only what the workers can answer in place; each condition is a
-//! [`Verdict`], and each packet counts once. It does not verify checksums: userspace does, for it
-//! reads the payload anyhow.
+//! It never drops: what it does not steer, the kernel's stack handles as it would without Heimdall.
+//! It steers only what the workers can answer in place; each condition is a [`Verdict`], and each
+//! packet is counted once. Checksums are verified in userspace, which reads the payload anyway.
 //!
 //! Loaded by `heimdall-user/src/xdp/program.rs`. Needs Linux 5.9 (for the bpf_link that holds it).
 //! See <https://docs.kernel.org/networking/af_xdp.html>.
@@ -67,7 +66,7 @@ fn heimdall(ctx: XdpContext) -> u32 {
     action
 }
 
-/// Is this frame a message for us, a query that Heimdall can answer in place?
+/// Checks that the frame holds a query for Heimdall that can be answered in place.
 #[inline(always)]
 fn claim(frame: Frame) -> Result<(), Verdict> {
     let (ethertype, ip) = untag(frame)?;
@@ -79,7 +78,7 @@ fn claim(frame: Frame) -> Result<(), Verdict> {
     claim_udp(frame, datagram)
 }
 
-/// Ethertype and start of what the frame carries, behind at most two VLAN tags.
+/// Ethertype and offset of the payload, behind at most two VLAN tags.
 #[inline(always)]
 fn untag(frame: Frame) -> Result<(u16, usize), Verdict> {
     let ethernet: &[u8; ETHERNET_LEN] = frame.header(0).ok_or(Verdict::NotIp)?;
@@ -101,11 +100,11 @@ fn untag(frame: Frame) -> Result<(u16, usize), Verdict> {
 
 /// A UDP datagram, as IP describes it.
 struct Datagram {
-    /// Where in the frame it starts.
+    /// Its offset in the frame.
     offset: usize,
-    /// Its length as IP has it; what the frame holds beyond is Ethernet's padding.
+    /// Its length by the IP header; what follows in the frame is Ethernet padding.
     length: usize,
-    /// Whom it is for, but for the port.
+    /// Its destination, at port 0.
     destination: ServedKey,
 }
 
@@ -222,15 +221,15 @@ impl Frame {
         self.end - self.start
     }
 
-    /// The `N` bytes at `offset`, if the frame has them. The comparison is of the form that the
-    /// verifier takes as proof.
+    /// The `N` bytes at `offset`, if the frame has them. The comparison has the form that the verifier
+    /// accepts as a bounds check.
     #[inline(always)]
     fn header<'a, const N: usize>(self, offset: usize) -> Option<&'a [u8; N]> {
         let at = self.start + offset;
         if at + N > self.end {
             return None;
         }
-        // SAFETY: the `N` bytes lie within the packet, which no one else writes while the
+        // SAFETY: the `N` bytes lie within the packet, which nothing else writes while the
         // program runs; bytes have no alignment and no invalid value.
         Some(unsafe { &*(at as *const [u8; N]) })
     }

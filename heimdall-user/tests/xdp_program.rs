@@ -1,8 +1,7 @@
 //! Packet vectors through the real XDP program, in the real kernel (BPF_PROG_TEST_RUN).
 //!
-//! `HEIMDALL_EBPF_OBJECT` names another object to test than the committed one: CI tests the one it
-//! has just rebuilt. Frames come from etherparse, so that the program's idea of a header and the
-//! tests' are not one person's.
+//! `HEIMDALL_EBPF_OBJECT` names another object to test than the committed one: CI tests the one that it
+//! has just rebuilt. Frames are built by etherparse, an implementation independent of the program.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use std::{

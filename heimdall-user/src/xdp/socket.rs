@@ -1,15 +1,14 @@
 //! AF_XDP sockets: one for a queue, with its UMEM and four rings, through xsk-rs.
 //!
-//! A frame of the UMEM is a [`Frame`], a token that cannot be copied: whoever holds it is the
-//! only one to use the frame's memory. Giving it to a ring consumes it, and a ring gives it back.
-//! This is what makes the unsafe calls below sound, and it is the whole of Heimdall's unsafe use
-//! of AF_XDP.
+//! A frame of the UMEM is a [`Frame`], a move-only token: its owner alone may access the frame's
+//! memory. Giving it to a ring consumes it, and a ring gives it back. The soundness of the unsafe
+//! calls below rests on this. No other module uses AF_XDP unsafely.
 //!
 //! The fill and completion rings, and rx and tx, have as many entries as the UMEM has frames. Even
 //! so a ring can seem full for a moment: the kernel gives a packet to the rx ring before it says
 //! that it has taken the frame from the fill ring (`xsk_flush`).
 //!
-//! Kernel documentation: Documentation/networking/af_xdp.rst. Needs Linux 5.11.
+//! See <https://docs.kernel.org/networking/af_xdp.html>. Needs Linux 5.11.
 
 use std::{
     fmt, io,
@@ -24,8 +23,8 @@ use xsk_rs::{
     config::{BindFlags, FrameSize, Interface, LibxdpFlags, QueueSize, SocketConfig, UmemConfig},
 };
 
-/// Octets of a frame. An Ethernet frame of the usual MTU, two VLAN tags and XDP's headroom of 256
-/// octets fit twice into a page.
+/// Octets of a frame: half a page holds XDP's headroom of 256 octets and an Ethernet frame of the
+/// usual MTU with two VLAN tags.
 pub const FRAME_SIZE: u32 = 2048;
 
 /// Largest interface MTU for which a frame holds a packet: the frame less XDP's headroom, and the
@@ -35,12 +34,12 @@ pub const MAX_MTU: u32 = FRAME_SIZE - 256 - 22;
 /// Frames handled in one batch.
 pub const BATCH: usize = 64;
 
-/// How the kernel moves packets between the NIC and the UMEM.
+/// How a socket is bound: how packets get from the NIC to the UMEM and back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// The NIC reads and writes the UMEM itself.
+    /// The NIC accesses the UMEM by DMA (`XDP_ZEROCOPY`).
     ZeroCopy,
-    /// The kernel copies.
+    /// The kernel copies (`XDP_COPY`).
     Copy,
 }
 
@@ -60,10 +59,10 @@ impl fmt::Display for Mode {
     }
 }
 
-/// Why a queue got no AF_XDP socket.
+/// Why an AF_XDP socket could not be opened. The text is one line that ends with what to do.
 #[derive(Debug, Error)]
 pub enum XskError {
-    /// No memory for the UMEM, or the kernel did not take it.
+    /// The UMEM could not be allocated or registered.
     #[error(
         "queue {queue} of {interface}: cannot register {frames} frames of UMEM: {source}; {advice}"
     )]
@@ -72,21 +71,21 @@ pub enum XskError {
         interface: String,
         /// The queue.
         queue: u32,
-        /// Frames asked for.
+        /// Requested number of frames.
         frames: u32,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
         /// What to do.
         advice: &'static str,
     },
-    /// The socket could not be bound in any mode.
+    /// The socket could not be bound to the queue.
     #[error("queue {queue} of {interface}: cannot bind an AF_XDP socket: {source}; {advice}")]
     Bind {
         /// The interface.
         interface: String,
         /// The queue.
         queue: u32,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
         /// What to do.
         advice: &'static str,
@@ -104,7 +103,7 @@ impl XskError {
 #[derive(Debug)]
 pub struct Frame {
     desc: FrameDesc,
-    /// The socket that it belongs to. Another one's memory must not be reached with it.
+    /// Id of the socket to whose UMEM it belongs. It must not reach another one's memory.
     owner: u32,
 }
 
@@ -136,18 +135,18 @@ pub struct Xsk {
     id: u32,
     mode: Mode,
     why_not_better: Option<String>,
-    /// Descriptors on their way to or from a ring.
+    /// Descriptors while they are moved to or from a ring.
     scratch: [FrameDesc; BATCH],
 }
 
 /// Creation.
 impl Xsk {
     /// Opens a socket on `queue` of `interface` with a UMEM of `frames` frames (a power of two):
-    /// zero-copy if the driver can and `try_zero_copy` allows it, else copy mode. Gives all the
-    /// frames besides.
+    /// zero-copy if the driver supports it and `try_zero_copy` is set, else copy mode. Returns all frames
+    /// of the UMEM as well.
     ///
     /// # Errors
-    /// [`XskError`], one line that says what to do.
+    /// No memory for the UMEM, no privilege, no such queue, or another socket has the queue.
     pub fn open(
         interface: &str,
         queue: u32,
@@ -213,15 +212,14 @@ impl Xsk {
         let config = SocketConfig::builder()
             .rx_queue_size(ring)
             .tx_queue_size(ring)
-            // The program that steers is our own.
+            // The XDP program is Heimdall's, not libxdp's.
             .libxdp_flags(LibxdpFlags::XSK_LIBXDP_FLAGS_INHIBIT_PROG_LOAD)
             .bind_flags(bind_flag | BindFlags::XDP_USE_NEED_WAKEUP)
             .build();
         let name = interface
             .parse::<Interface>()
             .map_err(|_| bind_error(invalid()))?;
-        // SAFETY: the UMEM was made above and no other socket was ever created on it, which is
-        // what sharing a UMEM between sockets would need care for.
+        // SAFETY: the UMEM was made above and no other socket was created on it.
         let (tx, rx, rings) = unsafe { Socket::new(config, &umem, &name, queue) }
             .map_err(|error| bind_error(os_error(&error)))?;
         let (fill, completion) = rings.ok_or_else(|| bind_error(invalid()))?;
@@ -230,7 +228,7 @@ impl Xsk {
             Ok(options) if options & libc::XDP_OPTIONS_ZEROCOPY != 0 => Mode::ZeroCopy,
             _ => Mode::Copy,
         };
-        // One system call then sends a whole batch; Linux before 6.17 sends 32 and is asked again.
+        // One system call then sends a whole batch; before Linux 6.17 it sends at most 32 packets.
         let _ = set_tx_budget(rx.fd().as_raw_fd(), BATCH as u32);
         let xsk = Self {
             umem,
@@ -253,17 +251,17 @@ impl Xsk {
         ))
     }
 
-    /// How packets are moved, as the kernel itself says (`XDP_OPTIONS`).
+    /// The mode in which the kernel bound the socket (`XDP_OPTIONS`).
     pub fn mode(&self) -> Mode {
         self.mode
     }
 
-    /// Why the mode is not the best one, in words.
+    /// Why it is copy mode, as text.
     pub fn why_not_better(&self) -> Option<&str> {
         self.why_not_better.as_deref()
     }
 
-    /// The socket, to be put into an XSKMAP or polled.
+    /// The socket, for an XSKMAP or for poll.
     pub fn as_fd(&self) -> BorrowedFd<'_> {
         // SAFETY: the descriptor is open as long as the socket in `self` lives.
         unsafe { BorrowedFd::borrow_raw(self.rx.fd().as_raw_fd()) }
@@ -280,8 +278,8 @@ impl Xsk {
 
 /// Frames and rings.
 impl Xsk {
-    /// Lets `edit` work on a frame's memory from the packet's start to the frame's end. Sets the
-    /// packet's length to what `edit` returns, or leaves it if that is `None`.
+    /// Calls `edit` with a frame's memory from the packet's start to the frame's end. Sets the packet's
+    /// length to what `edit` returns; `None` leaves it as it is.
     #[inline]
     pub fn edit(&self, frame: &mut Frame, edit: impl FnOnce(&mut [u8]) -> Option<usize>) {
         if frame.owner != self.id {
@@ -308,16 +306,16 @@ impl Xsk {
         unsafe { self.umem.data(&frame.desc) }.contents()
     }
 
-    /// Receives up to [`BATCH`] packets, behind what `batch` already holds.
+    /// Receives up to [`BATCH`] packets and appends them to `batch`.
     #[inline]
     pub fn receive(&mut self, batch: &mut Vec<Frame>) -> usize {
-        // SAFETY: the descriptors in `scratch` are only used as places to write to.
+        // SAFETY: the descriptors in `scratch` are only written to.
         let count = unsafe { self.rx.consume(&mut self.scratch) };
         self.take(count, batch);
         count
     }
 
-    /// Takes back up to [`BATCH`] frames whose packets have been sent.
+    /// Takes up to [`BATCH`] frames from the completion ring: their packets have been sent.
     #[inline]
     pub fn reap(&mut self, free: &mut Vec<Frame>) -> usize {
         // SAFETY: as in `receive`.
@@ -337,15 +335,14 @@ impl Xsk {
         );
     }
 
-    /// Gives free frames to the kernel to receive into; those that it has no room for stay in
-    /// `free`. In aligned mode the kernel brings their addresses back to the start of their chunks
-    /// (`xp_check_aligned`).
+    /// Moves free frames to the fill ring; those for which it has no room stay in `free`. In aligned
+    /// mode the kernel resets their addresses to the start of their chunks (`xp_check_aligned`).
     #[inline]
     pub fn refill(&mut self, free: &mut Vec<Frame>) -> usize {
         let mut given = 0;
         while !free.is_empty() {
             let count = self.stage(free);
-            // SAFETY: `stage` consumed the tokens of these frames: nobody uses them any more, and
+            // SAFETY: `stage` consumed the tokens of these frames, so nothing accesses them any more, and
             // they are of this UMEM.
             let taken = unsafe {
                 self.fill
@@ -360,8 +357,8 @@ impl Xsk {
         given
     }
 
-    /// Hands packets to the kernel to be sent; those that it has no room for stay in `packets`.
-    /// [`kick`](Self::kick) makes it send.
+    /// Moves packets to the tx ring; those for which it has no room stay in `packets`.
+    /// [`kick`](Self::kick) makes the kernel send them.
     #[inline]
     pub fn send(&mut self, packets: &mut Vec<Frame>) -> usize {
         let mut sent = 0;
@@ -381,7 +378,7 @@ impl Xsk {
         sent
     }
 
-    /// Makes tokens again of the staged frames from `taken` on, which the ring did not take.
+    /// Returns to `frames` the staged descriptors from `taken` on, which the ring did not take.
     #[cold]
     fn unstage(&self, taken: usize, count: usize, frames: &mut Vec<Frame>) {
         let owner = self.id;
@@ -390,7 +387,7 @@ impl Xsk {
     }
 
     /// Moves up to [`BATCH`] descriptors from the end of `frames` to `scratch`, consuming their
-    /// tokens. Frames of another socket are left out.
+    /// tokens. Frames of another socket are dropped.
     #[inline]
     fn stage(&mut self, frames: &mut Vec<Frame>) -> usize {
         let owner = self.id;
@@ -407,17 +404,17 @@ impl Xsk {
         count
     }
 
-    /// Packets in the tx ring that wait for the kernel to take them.
+    /// Packets in the tx ring that the kernel has not taken yet.
     #[inline]
     pub fn unsent(&mut self) -> u32 {
         self.frames - self.tx.nb_free_exact()
     }
 
-    /// Makes the kernel send what is in the tx ring, if it needs to be told. Returns whether a
-    /// system call was made. One call need not send all of it.
+    /// Wakes the kernel up to send what is in the tx ring, if it needs a wakeup. Returns whether a
+    /// system call was made. One call may send a part only.
     ///
     /// # Errors
-    /// Sending failed for good, for instance because the interface is gone.
+    /// Sending failed permanently, for instance because the interface is gone.
     #[inline]
     pub fn kick(&mut self) -> io::Result<bool> {
         let needed = self.unsent() > 0 && self.tx.needs_wakeup();
@@ -427,14 +424,13 @@ impl Xsk {
         Ok(needed)
     }
 
-    /// Whether the kernel waits to be told that the fill ring has frames again. Until then it
-    /// receives nothing.
+    /// Whether the kernel needs a wakeup to read the fill ring. Until then it receives nothing.
     #[inline]
     pub fn fill_needs_wakeup(&self) -> bool {
         self.fill.needs_wakeup()
     }
 
-    /// Tells it.
+    /// Wakes the kernel up to read the fill ring.
     ///
     /// # Errors
     /// Polling failed.
@@ -443,13 +439,13 @@ impl Xsk {
     }
 }
 
-/// Whether a failed bind means no more than that zero-copy is not to be had: EOPNOTSUPP or EINVAL
-/// by driver.
+/// Whether a failed bind means that zero-copy is not available: EOPNOTSUPP or EINVAL, depending on the
+/// driver.
 fn lacks_zero_copy(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EINVAL))
 }
 
-/// The socket is opened when the UMEM is made, so that may be what failed.
+/// Advice for a UMEM that could not be made. The socket is opened with it, so that may have failed.
 fn umem_advice(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
         Some(libc::EPERM | libc::EACCES | libc::EAFNOSUPPORT) => advice(error),
