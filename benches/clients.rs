@@ -25,7 +25,7 @@ use etherparse::PacketBuilder;
 use hdrhistogram::Histogram;
 use heimdall_user::{
     checksum,
-    xdp::socket::{BATCH, Frame, Xsk},
+    xdp::xsk::{BATCH, Frame, Xsk},
 };
 use nix::{
     ifaddrs::getifaddrs,

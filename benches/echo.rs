@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use clap::Parser;
 use heimdall_user::xdp::{
     AttachMode, AttachPolicy, Interface, Program, served,
-    socket::{BATCH, Frame, Xsk},
+    xsk::{BATCH, Frame, Xsk},
 };
 use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},

@@ -16,7 +16,7 @@ use benches::{
 use criterion::{Criterion, criterion_group, criterion_main};
 use heimdall_user::xdp::{
     AttachPolicy, Interface, Program,
-    socket::{Frame, Xsk},
+    xsk::{Frame, Xsk},
 };
 
 /// Time for the packets of a batch to come over; normally they need none.

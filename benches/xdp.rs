@@ -22,7 +22,7 @@ use benches::{
 use criterion::{Criterion, criterion_group, criterion_main};
 use etherparse::PacketBuilder;
 use heimdall_ebpf::{MAC_MAP, PROGRAM, SERVED_MAP, SOCKETS_MAP, ServedKey, mac_word};
-use heimdall_user::xdp::socket::Xsk;
+use heimdall_user::xdp::xsk::Xsk;
 
 const OBJECT: &str = concat!(
     env!("CARGO_MANIFEST_DIR"),

@@ -7,11 +7,11 @@
 //! Used by `src/program.rs` in the kernel and by `heimdall-user/src/xdp/` in userspace.
 #![no_std]
 
+mod disposition;
 mod served;
-mod verdict;
 
+pub use disposition::Disposition;
 pub use served::ServedKey;
-pub use verdict::Verdict;
 
 /// Name of the program in the object, and in `bpftool prog`.
 pub const PROGRAM: &str = "heimdall";
@@ -27,8 +27,8 @@ pub const SERVED_MAP: &str = "SERVED";
 /// is 0, nothing is steered.
 pub const MAC_MAP: &str = "MAC";
 
-/// Name of the per-CPU array of `u64` counters, indexed by [`Verdict`].
-pub const VERDICTS_MAP: &str = "VERDICTS";
+/// Name of the per-CPU array of `u64` counters, indexed by [`Disposition`].
+pub const COUNTERS_MAP: &str = "COUNTERS";
 
 /// Most receive queues of one interface that can be steered; the size of [`SOCKETS_MAP`].
 pub const MAX_QUEUES: u32 = 256;

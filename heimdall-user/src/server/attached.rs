@@ -143,7 +143,7 @@ impl Attached {
             return;
         }
         // In this order: what was steered by now has arrived a moment later.
-        let Ok([steered, ..]) = self.program().verdicts() else {
+        let Ok([steered, ..]) = self.program().counters() else {
             return;
         };
         let mut watchdog = self.watchdog.lock().unwrap_or_else(PoisonError::into_inner);

@@ -12,7 +12,7 @@ use crate::{
     config::{Backend, Config, InterfaceConfig, Place, SnapshotConfig},
     control, file,
     snapshot::Snapshot,
-    xdp::{Interface, XdpError, socket::MAX_MTU},
+    xdp::{Interface, XdpError, xsk::MAX_MTU},
 };
 
 /// Does everything that a start does, except that it opens no socket, attaches no program, writes no

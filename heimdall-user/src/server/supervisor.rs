@@ -25,7 +25,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use heimdall_ebpf::Verdict;
+use heimdall_ebpf::Disposition;
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -49,7 +49,7 @@ use crate::{
     worker::{Parts, Settings, Worker, WorkerCounters},
     xdp::{
         Interface, LinkWatch, XdpError,
-        socket::{Frame, Xsk},
+        xsk::{Frame, Xsk},
     },
 };
 
@@ -328,7 +328,7 @@ struct InterfaceSlot {
     up: bool,
     queues: Vec<QueueSlot>,
     /// Verdicts of earlier programs on this interface.
-    verdicts: [u64; Verdict::COUNT],
+    verdicts: [u64; Disposition::COUNT],
 }
 
 impl InterfaceSlot {
@@ -363,7 +363,7 @@ impl InterfaceSlot {
             backoff: Backoff::new(Instant::now()),
             wanted,
             queues,
-            verdicts: [0; Verdict::COUNT],
+            verdicts: [0; Disposition::COUNT],
         })
     }
 
@@ -556,7 +556,7 @@ impl InterfaceSlot {
             verdicts: Box::new(move || {
                 let attached = attached.as_ref().and_then(std::sync::Weak::upgrade);
                 let counts = attached.map_or(earlier, |attached| verdicts(&attached, &earlier));
-                let names = Verdict::ALL.iter().map(|verdict| verdict.name());
+                let names = Disposition::ALL.iter().map(|verdict| verdict.name());
                 names.zip(counts).collect()
             }),
         }
@@ -571,8 +571,8 @@ fn follow(attached: &Attached) {
 }
 
 /// The program's counts, added to `earlier` ones; those alone if the kernel does not give them.
-fn verdicts(attached: &Attached, earlier: &[u64; Verdict::COUNT]) -> [u64; Verdict::COUNT] {
-    let mut counts = attached.program().verdicts().unwrap_or_default();
+fn verdicts(attached: &Attached, earlier: &[u64; Disposition::COUNT]) -> [u64; Disposition::COUNT] {
+    let mut counts = attached.program().counters().unwrap_or_default();
     for (count, earlier) in counts.iter_mut().zip(earlier) {
         *count += earlier;
     }

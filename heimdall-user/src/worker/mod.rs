@@ -40,7 +40,7 @@ use crate::{
     packet::{self, BadPacket, Layout, Packet, SourceFilter},
     stats::{Counter, DropCounters, counters},
     upkeep::Upkeep,
-    xdp::socket::{BATCH, Frame, Xsk},
+    xdp::xsk::{BATCH, Frame, Xsk},
 };
 use pending::{Pending, Waiting};
 

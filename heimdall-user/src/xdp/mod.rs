@@ -19,8 +19,9 @@ mod netlink;
 mod nic;
 mod program;
 mod served;
-pub mod socket;
+
 mod watch;
+pub mod xsk;
 
 pub use address::Address;
 pub use error::XdpError;

@@ -14,8 +14,8 @@ use aya::{
     util::KernelVersion,
 };
 use heimdall_ebpf::{
-    MAC_MAP, MAX_QUEUES, MAX_SERVED, PROGRAM, SERVED_MAP, SOCKETS_MAP, ServedKey, VERDICTS_MAP,
-    Verdict, mac_word,
+    COUNTERS_MAP, Disposition, MAC_MAP, MAX_QUEUES, MAX_SERVED, PROGRAM, SERVED_MAP, SOCKETS_MAP,
+    ServedKey, mac_word,
 };
 
 use super::{
@@ -84,7 +84,7 @@ pub struct Program {
     /// The keys in `served`.
     keys: BTreeSet<[u8; ServedKey::SIZE]>,
     mac: Array<MapData, u64>,
-    verdicts: PerCpuArray<MapData, u64>,
+    counters: PerCpuArray<MapData, u64>,
     _link: OwnedFd,
 }
 
@@ -118,7 +118,7 @@ impl Program {
             served: take_map(&mut ebpf, SERVED_MAP)?,
             keys: BTreeSet::new(),
             mac: take_map(&mut ebpf, MAC_MAP)?,
-            verdicts: take_map(&mut ebpf, VERDICTS_MAP)?,
+            counters: take_map(&mut ebpf, COUNTERS_MAP)?,
             _link: link,
         };
         program.set_mac(interface.mac)?;
@@ -197,18 +197,18 @@ impl Program {
         Ok(left_out)
     }
 
-    /// How many packets got each verdict since the program was loaded, summed over the CPUs;
-    /// indexed by [`Verdict`].
+    /// How many packets got each disposition since the program was loaded, summed over the CPUs;
+    /// indexed by [`Disposition`].
     ///
     /// # Errors
     ///
     /// [`XdpError::System`] if the map cannot be read.
-    pub fn verdicts(&self) -> Result<[u64; Verdict::COUNT], XdpError> {
-        let mut counts = [0; Verdict::COUNT];
-        for (verdict, count) in Verdict::ALL.into_iter().zip(&mut counts) {
+    pub fn counters(&self) -> Result<[u64; Disposition::COUNT], XdpError> {
+        let mut counts = [0; Disposition::COUNT];
+        for (disposition, count) in Disposition::ALL.into_iter().zip(&mut counts) {
             let per_cpu = self
-                .verdicts
-                .get(&(verdict as u32), 0)
+                .counters
+                .get(&(disposition as u32), 0)
                 .map_err(|error| XdpError::map("read the XDP program's counters", error))?;
             *count = per_cpu.iter().sum();
         }

@@ -36,14 +36,14 @@ pub const BATCH: usize = 64;
 
 /// How a socket is bound: how packets get from the NIC to the UMEM and back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
+pub enum BindMode {
     /// The NIC accesses the UMEM by DMA (`XDP_ZEROCOPY`).
     ZeroCopy,
     /// The kernel copies (`XDP_COPY`).
     Copy,
 }
 
-impl Mode {
+impl BindMode {
     /// The mode's name.
     pub fn name(self) -> &'static str {
         match self {
@@ -53,7 +53,7 @@ impl Mode {
     }
 }
 
-impl fmt::Display for Mode {
+impl fmt::Display for BindMode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
     }
@@ -133,8 +133,8 @@ pub struct Xsk {
     completion: CompQueue,
     frames: u32,
     id: u32,
-    mode: Mode,
-    why_not_better: Option<String>,
+    mode: BindMode,
+    why_not_zero_copy: Option<String>,
     /// Descriptors while they are moved to or from a ring.
     scratch: [FrameDesc; BATCH],
 }
@@ -153,14 +153,14 @@ impl Xsk {
         frames: u32,
         try_zero_copy: bool,
     ) -> Result<(Self, Vec<Frame>), XskError> {
-        let mut why_not_better =
+        let mut why_not_zero_copy =
             (!try_zero_copy).then(|| "the XDP program runs in generic mode".to_owned());
         if try_zero_copy {
-            match Self::bind(interface, queue, frames, Mode::ZeroCopy, None) {
+            match Self::bind(interface, queue, frames, BindMode::ZeroCopy, None) {
                 Ok(opened) => return Ok(opened),
                 Err(error) => match error {
                     XskError::Bind { ref source, .. } if lacks_zero_copy(source) => {
-                        why_not_better = Some(format!(
+                        why_not_zero_copy = Some(format!(
                             "the driver has no zero-copy for this queue ({source})"
                         ));
                     }
@@ -168,15 +168,15 @@ impl Xsk {
                 },
             }
         }
-        Self::bind(interface, queue, frames, Mode::Copy, why_not_better)
+        Self::bind(interface, queue, frames, BindMode::Copy, why_not_zero_copy)
     }
 
     fn bind(
         interface: &str,
         queue: u32,
         frames: u32,
-        mode: Mode,
-        why_not_better: Option<String>,
+        mode: BindMode,
+        why_not_zero_copy: Option<String>,
     ) -> Result<(Self, Vec<Frame>), XskError> {
         static NEXT_ID: AtomicU32 = AtomicU32::new(0);
         let umem_error = |source: io::Error| XskError::Umem {
@@ -206,8 +206,8 @@ impl Xsk {
             .or_else(|_| Umem::new(umem_config, count, false))
             .map_err(|error| umem_error(os_error(&error)))?;
         let bind_flag = match mode {
-            Mode::ZeroCopy => BindFlags::XDP_ZEROCOPY,
-            Mode::Copy => BindFlags::XDP_COPY,
+            BindMode::ZeroCopy => BindFlags::XDP_ZEROCOPY,
+            BindMode::Copy => BindFlags::XDP_COPY,
         };
         let config = SocketConfig::builder()
             .rx_queue_size(ring)
@@ -225,8 +225,8 @@ impl Xsk {
         let (fill, completion) = rings.ok_or_else(|| bind_error(invalid()))?;
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         let mode = match socket_options(rx.fd().as_raw_fd()) {
-            Ok(options) if options & libc::XDP_OPTIONS_ZEROCOPY != 0 => Mode::ZeroCopy,
-            _ => Mode::Copy,
+            Ok(options) if options & libc::XDP_OPTIONS_ZEROCOPY != 0 => BindMode::ZeroCopy,
+            _ => BindMode::Copy,
         };
         // One system call then sends a whole batch; before Linux 6.17 it sends at most 32 packets.
         let _ = set_tx_budget(rx.fd().as_raw_fd(), BATCH as u32);
@@ -239,7 +239,7 @@ impl Xsk {
             frames,
             id,
             mode,
-            why_not_better,
+            why_not_zero_copy,
             scratch: [FrameDesc::default(); BATCH],
         };
         Ok((
@@ -252,13 +252,13 @@ impl Xsk {
     }
 
     /// The mode in which the kernel bound the socket (`XDP_OPTIONS`).
-    pub fn mode(&self) -> Mode {
+    pub fn mode(&self) -> BindMode {
         self.mode
     }
 
     /// Why it is copy mode, as text.
-    pub fn why_not_better(&self) -> Option<&str> {
-        self.why_not_better.as_deref()
+    pub fn why_not_zero_copy(&self) -> Option<&str> {
+        self.why_not_zero_copy.as_deref()
     }
 
     /// The socket, for an XSKMAP or for poll.

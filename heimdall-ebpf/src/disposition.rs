@@ -2,13 +2,13 @@
 
 /// What the program did with a packet, and why: the index of a counter in the counters map.
 ///
-/// [`Verdict::Steered`] goes to the AF_XDP socket of its queue, every other one to the kernel's
+/// [`Disposition::Steered`] goes to the AF_XDP socket of its queue, every other one to the kernel's
 /// IP stack. Checks run in the order given here, and the first that fails is counted. The last four
 /// count only packets to served addresses, apart from headers that are cut short
-/// ([`Verdict::BadLength`]).
+/// ([`Disposition::BadLength`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u32)]
-pub enum Verdict {
+pub enum Disposition {
     /// Handed to the queue's AF_XDP socket.
     Steered,
     /// Neither IPv4 nor IPv6 (ARP, LLDP, …), or too short to tell.
@@ -38,7 +38,7 @@ pub enum Verdict {
     NoSocket,
 }
 
-impl Verdict {
+impl Disposition {
     /// Their number; the size of the counters map.
     pub const COUNT: usize = Self::ALL.len();
 
@@ -83,8 +83,8 @@ mod tests {
 
     #[test]
     fn all_is_in_the_order_of_the_counters() {
-        for (index, verdict) in Verdict::ALL.into_iter().enumerate() {
-            assert_eq!(verdict as usize, index, "{}", verdict.name());
+        for (index, disposition) in Disposition::ALL.into_iter().enumerate() {
+            assert_eq!(disposition as usize, index, "{}", disposition.name());
         }
     }
 }
