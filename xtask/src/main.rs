@@ -9,6 +9,7 @@ mod ebpf;
 mod fuzz;
 mod instructions;
 mod random;
+mod search;
 mod setup;
 mod soak;
 mod stop;

@@ -10,7 +10,8 @@ use anyhow::{Result, bail};
 use lab::{ClosedLoop, HOSTS, Kxdpgun, Lab, SERVER_V4};
 use tempfile::TempDir;
 
-use super::{Cores, search::Step};
+use super::Cores;
+use crate::search::Step;
 
 /// Files of queries, in the format that kxdpgun and dnsperf share. The order is the same in every run.
 pub(super) struct Names {

@@ -6,7 +6,6 @@ mod loads;
 mod plan;
 mod plot;
 mod report;
-mod search;
 
 use std::{
     collections::BTreeMap,
@@ -16,18 +15,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::workspace;
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use contestants::{Contestant, Programs, Running};
 use loads::{Closed, Names};
 use plan::{Kind, LOADS, Load, NameSet, Rate, SHARED, UNIFORM};
 use report::{Outcome, Report};
-use search::{Effort, highest};
 
 use crate::{
+    search::{Effort, highest},
     setup::{self, BUILD, LAB, PEERS, RESOLVERS, Setup},
     stop::Stop,
+    workspace,
 };
 
 #[derive(Args)]

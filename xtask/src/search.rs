@@ -4,33 +4,33 @@ use anyhow::Result;
 
 /// A run at one rate.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Step {
+pub(crate) struct Step {
     /// Queries a second that the generator was to send.
-    pub(super) asked: f64,
+    pub(crate) asked: f64,
     /// Queries a second that it sent.
-    pub(super) offered: f64,
+    pub(crate) offered: f64,
     /// Good answers for each query, 0 to 1.
-    pub(super) answered: f64,
+    pub(crate) answered: f64,
 }
 
 impl Step {
-    pub(super) fn answers(&self) -> f64 {
+    pub(crate) fn answers(&self) -> f64 {
         self.offered * self.answered
     }
 
     /// Whether the generator did not get as far as it was to: nothing above this can be measured.
-    pub(super) fn limited(&self) -> bool {
+    pub(crate) fn limited(&self) -> bool {
         self.offered < 0.95 * self.asked
     }
 }
 
 /// How thoroughly to search.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Effort {
+pub(crate) struct Effort {
     /// The factor between a rate that is answered and one that is not, at which a search ends.
-    pub(super) precision: f64,
+    pub(crate) precision: f64,
     /// Runs after which it ends anyhow: a generator that stutters could keep it up for ever.
-    pub(super) runs: usize,
+    pub(crate) runs: usize,
 }
 
 /// Below this nothing is looked for.
@@ -44,7 +44,7 @@ const LOWEST: f64 = 500.0;
 /// A rate that was just missed is tried once more, and the better run counts: a pause of the
 /// machine is not the server's limit. Nor is it the generator's: where that fell short it has two
 /// more tries, and the best counts.
-pub(super) fn highest(
+pub(crate) fn highest(
     start: f64,
     limit: f64,
     effort: Effort,
