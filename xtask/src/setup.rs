@@ -6,9 +6,10 @@ use std::{
     process::Command,
 };
 
-use crate::workspace;
 use anyhow::{Result, bail};
 use clap::Args;
+
+use crate::{ebpf, workspace};
 
 /// A file that shows that a Debian package is installed, and the package.
 type Need = (&'static str, &'static str);
@@ -25,7 +26,7 @@ pub(crate) const BUILD: &[Need] = &[
     ("/usr/include/zlib.h", "zlib1g-dev"),
     ("/usr/include/pcap/pcap.h", "libpcap-dev"),
     ("/usr/include/linux/if_xdp.h", "linux-libc-dev"),
-    ("/usr/include/*/sys/types.h", "libc6-dev"),
+    ("/usr/include/stdio.h", "libc6-dev"),
 ];
 
 /// To make the lab and ask questions in it.
@@ -84,7 +85,7 @@ impl Setup {
             .iter()
             .copied()
             .flatten()
-            .filter(|(file, _)| !exists(file))
+            .filter(|(file, _)| !Path::new(file).exists())
             .map(|(_, package)| *package)
             .collect();
         missing.sort_unstable();
@@ -93,17 +94,14 @@ impl Setup {
             return Ok(());
         }
         let list = missing.join(" ");
-        if self.no_install || !nix::unistd::geteuid().is_root() || !exists("/usr/bin/apt-get") {
+        let has_apt = Path::new("/usr/bin/apt-get").exists();
+        if self.no_install || !nix::unistd::geteuid().is_root() || !has_apt {
             bail!("not installed: {list}; as root: apt-get install --no-install-recommends {list}");
         }
-        println!("installing with apt-get: {list}");
-        run(apt().arg("update"))?;
-        run(apt()
-            .args(["install", "--yes", "--no-install-recommends"])
-            .args(&missing))?;
+        install(&missing)?;
         // Debian starts a server when it installs it; here only the program is wanted, and port 53
         // of this machine stays as it was.
-        if exists("/run/systemd/system") {
+        if Path::new("/run/systemd/system").exists() {
             for (package, service) in SERVICES {
                 if missing.contains(package) {
                     println!("stopping and disabling the service that {package} has started");
@@ -119,47 +117,27 @@ impl Setup {
         if self.no_install {
             Ok(())
         } else {
-            crate::ebpf::install()
+            ebpf::install()
         }
     }
 }
 
-fn apt() -> Command {
-    let mut command = Command::new("apt-get");
-    command
-        .env("DEBIAN_FRONTEND", "noninteractive")
-        // Where services are started by scripts: this level has none.
-        .env("RUNLEVEL", "1")
-        .arg("--quiet=2");
-    command
-}
-
-/// Whether a file is there; one `*` stands for anything in one part of its path.
-fn exists(pattern: &str) -> bool {
-    fn walk(base: &Path, parts: &[&str]) -> bool {
-        let Some((part, rest)) = parts.split_first() else {
-            return base.exists();
-        };
-        if !part.contains('*') {
-            return walk(&base.join(part), rest);
-        }
-        let pieces: Vec<&str> = part.split('*').collect();
-        let fits = |name: &str| {
-            name.starts_with(pieces[0]) && pieces[1..].iter().all(|piece| name.contains(piece))
-        };
-        base.read_dir()
-            .into_iter()
-            .flatten()
-            .flatten()
-            .any(|entry| fits(&entry.file_name().to_string_lossy()) && walk(&entry.path(), rest))
-    }
-    walk(
-        Path::new("/"),
-        &pattern
-            .split('/')
-            .filter(|part| !part.is_empty())
-            .collect::<Vec<_>>(),
-    )
+/// Installs Debian packages, and says which.
+pub(crate) fn install(packages: &[&str]) -> Result<()> {
+    let apt = || {
+        let mut command = Command::new("apt-get");
+        command
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            // Where services are started by scripts: this level has none.
+            .env("RUNLEVEL", "1")
+            .arg("--quiet=2");
+        command
+    };
+    println!("installing with apt-get: {}", packages.join(" "));
+    run(apt().arg("update"))?;
+    run(apt()
+        .args(["install", "--yes", "--no-install-recommends"])
+        .args(packages))
 }
 
 /// Cargo, in the workspace.
@@ -172,28 +150,18 @@ pub(crate) fn cargo() -> Command {
 /// Builds `heimdall` as users would; its path.
 pub(crate) fn build_heimdall() -> Result<PathBuf> {
     println!("Building heimdall …");
-    run(cargo().args([
-        "build",
-        "--locked",
-        "--release",
-        "--package",
-        "heimdall-user",
-        "--bin",
-        "heimdall",
-    ]))?;
-    Ok(workspace().join("target/release/heimdall"))
+    build("--package heimdall-user --bin heimdall", "heimdall")
 }
 
 /// Builds the programs of `benches`; the path of the one with this name.
 pub(crate) fn build_bench(name: &str) -> Result<PathBuf> {
-    run(cargo().args([
-        "build",
-        "--locked",
-        "--release",
-        "--package",
-        "benches",
-        "--bins",
-    ]))?;
+    build("--package benches --bins", name)
+}
+
+fn build(what: &str, name: &str) -> Result<PathBuf> {
+    run(cargo()
+        .args(["build", "--locked", "--release"])
+        .args(what.split(' ')))?;
     Ok(workspace().join("target/release").join(name))
 }
 

@@ -12,6 +12,8 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::setup;
+
 const LLVM: &str = "/usr/lib/llvm-22";
 const DEBIAN_PACKAGES: [&str; 4] = ["rustc-web", "cargo-web", "rust-web-src", "llvm-22-dev"];
 const NIGHTLY: [&str; 3] = ["rustup", "run", "nightly"];
@@ -114,21 +116,17 @@ pub(crate) fn install() -> Result<()> {
         packages.push(DEBIAN_PACKAGES[3]);
     }
     if !packages.is_empty() {
-        println!("installing Debian packages: {}", packages.join(" "));
-        run(Command::new("apt-get").args(["update", "-q"]))?;
-        let mut install = Command::new("apt-get");
-        install
-            .args(["install", "-q", "-y", "--no-install-recommends"])
-            .args(packages);
-        run(install.env("DEBIAN_FRONTEND", "noninteractive"))?;
+        setup::install(&packages)?;
     }
     if find_linker().is_none() {
         println!("installing bpf-linker from crates.io, built against LLVM 22 (some minutes)");
         let mut install = Command::new("cargo");
         install.args(["install", "--locked", "bpf-linker", "--no-default-features"]);
-        run(install
-            .args(["--features", "llvm-22"])
-            .env("LLVM_PREFIX", LLVM))?;
+        setup::run(
+            install
+                .args(["--features", "llvm-22"])
+                .env("LLVM_PREFIX", LLVM),
+        )?;
     }
     Ok(())
 }
@@ -190,12 +188,4 @@ fn output(command: &mut Command) -> Option<String> {
         .status
         .success()
         .then(|| String::from_utf8_lossy(&output.stdout).into_owned())
-}
-
-fn run(command: &mut Command) -> Result<()> {
-    let status = command
-        .status()
-        .with_context(|| format!("cannot run {command:?}"))?;
-    ensure!(status.success(), "{command:?} failed; see above");
-    Ok(())
 }
