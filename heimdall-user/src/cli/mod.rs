@@ -4,7 +4,6 @@
 //! wrong ends here, as one line on stderr. Exit codes: 0 done, 1 failed, 2 wrong usage.
 
 mod ask;
-mod bench;
 mod check;
 mod dump;
 mod flush;
@@ -54,7 +53,6 @@ enum Command {
     Reload(reload::Reload),
     Flush(flush::Flush),
     Dump(dump::Dump),
-    Bench(bench::Bench),
 }
 
 /// Runs the command that the process was given.
@@ -66,7 +64,6 @@ pub fn main() -> ExitCode {
         Ok(Command::Reload(reload)) => reload.execute(),
         Ok(Command::Flush(flush)) => flush.execute(),
         Ok(Command::Dump(dump)) => dump.execute(),
-        Ok(Command::Bench(bench)) => bench.execute(),
         // Wrong usage ends here, with exit code 2.
         Err(wrong) if wrong.use_stderr() => wrong.exit(),
         // The help, or the version.
