@@ -123,8 +123,6 @@ pub struct XdpConfig {
     pub spin: Duration,
     /// Drop packets with a wrong IPv4 or UDP checksum.
     pub verify_checksums: bool,
-    /// Send queries back instead of answering them. For `heimdall bench echo` alone.
-    pub echo: bool,
 }
 
 impl XdpConfig {

@@ -479,7 +479,6 @@ fn xdp(source: &Source<'_>, table: XdpTable, host: &Host) -> Result<XdpConfig, C
         frames,
         spin: Duration::from_micros(spin),
         verify_checksums: table.verify_checksums.unwrap_or(true),
-        echo: false,
     })
 }
 

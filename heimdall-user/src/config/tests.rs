@@ -376,7 +376,6 @@ fn defaults() {
             frames: 8192,
             spin: Duration::from_micros(50),
             verify_checksums: true,
-            echo: false,
         },
         places: Places {
             interfaces: Vec::new(),

@@ -4,10 +4,8 @@
 //! room checks every length again, and what the program does not check at all: checksums, and
 //! whether a reply may go to the sender. It has no I/O and no state.
 
-pub mod echo;
 pub mod layout;
 pub mod source;
 
-pub use echo::echo;
 pub use layout::{BadPacket, Layout, Packet};
 pub use source::SourceFilter;

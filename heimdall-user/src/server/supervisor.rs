@@ -667,7 +667,6 @@ impl QueueSlot {
             mtu: Arc::clone(&attached.mtu),
             verify_checksums: means.settings.verify_checksums,
             spin: means.settings.spin,
-            echo: means.settings.echo,
         };
         let parts = Parts {
             xsk,
