@@ -1,4 +1,4 @@
-//! What the tools need on the machine, and how to get it.
+//! What the tools need on the machine, and its installation.
 
 use std::{
     env,
@@ -45,7 +45,7 @@ pub(crate) const PEERS: &[Need] = &[
     ("/usr/sbin/dnsmasq", "dnsmasq-base"),
 ];
 
-/// More of them, whose rates alone are compared.
+/// More of them, of which only rates are compared.
 pub(crate) const RESOLVERS: &[Need] = &[
     ("/usr/bin/dnsdist", "dnsdist"),
     ("/usr/sbin/kresd", "knot-resolver"),
@@ -61,16 +61,16 @@ const SERVICES: &[(&str, &str)] = &[
     ("unbound", "unbound"),
 ];
 
-/// To look into what the tests capture.
+/// For captures of tests.
 pub(crate) const CAPTURE: &[Need] = &[
     ("/usr/bin/tcpdump", "tcpdump"),
     ("/usr/bin/tshark", "tshark"),
 ];
 
-/// To count instructions.
+/// For counting instructions.
 pub(crate) const COUNT: &[Need] = &[("/usr/bin/valgrind", "valgrind")];
 
-/// How to deal with what is missing.
+/// What to do about missing packages.
 #[derive(Args, Clone, Copy)]
 pub(crate) struct Setup {
     /// Install nothing: name what is missing, and stop

@@ -1,5 +1,5 @@
-//! Who is measured, and how each is started: one thread, tuned as its documentation advises, and a
-//! cache that holds every name of the load.
+//! The servers that are measured, and how each is started: one thread, tuned as its documentation
+//! advises, and a cache that holds every name of the load.
 
 use std::{
     fs,
@@ -101,7 +101,7 @@ impl Contestant {
         !matches!(self, Self::Echo | Self::KnotXdp)
     }
 
-    /// Answers a second on two ordinary cores, where the first search begins.
+    /// Answers a second on two ordinary cores, with which the first search begins.
     pub(super) fn typical(self) -> f64 {
         match self {
             Self::HeimdallXdp | Self::Echo => 400_000.0,

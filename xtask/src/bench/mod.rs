@@ -90,7 +90,7 @@ pub(crate) struct Bench {
     setup: Setup,
 }
 
-/// Who runs where.
+/// Which cores the server and the generators use.
 pub(crate) struct Cores {
     queues: u32,
     threaded: bool,
@@ -99,8 +99,8 @@ pub(crate) struct Cores {
 }
 
 impl Cores {
-    /// A core for each queue and end, as far as there are as many; the client's are the first,
-    /// which kxdpgun takes.
+    /// A core for each queue and end, as far as there are enough; the client's are the first ones,
+    /// which kxdpgun uses.
     fn new(queues: u32, threaded: bool, available: usize) -> Self {
         let wanted = queues as usize;
         let client = wanted.min(available.div_ceil(2));
@@ -113,8 +113,8 @@ impl Cores {
         }
     }
 
-    /// A core for each queue, on which both ends are: so all cores are at work, and each has the same
-    /// work however many there are.
+    /// A core for each queue, shared by both ends: so all cores are busy, and each has the same work,
+    /// however many there are.
     fn shared(queues: u32) -> Self {
         let cores: Vec<usize> = (0..queues as usize).collect();
         Self {
@@ -155,7 +155,7 @@ const QUICK: &[Contestant] = &[
     Contestant::KnotXdp,
 ];
 
-/// Those of which it is measured how they grow with queues.
+/// Measured with several numbers of queues.
 const SCALING: &[Contestant] = &[Contestant::HeimdallXdp, Contestant::Echo];
 
 impl Bench {
@@ -256,7 +256,7 @@ fn write(path: &Path, text: &str) -> Result<()> {
     Ok(())
 }
 
-/// What all turns have in common.
+/// What all turns share.
 #[derive(Clone, Copy)]
 struct Rig<'a> {
     programs: &'a Programs,

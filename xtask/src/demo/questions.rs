@@ -5,13 +5,13 @@ use lab::Kdig;
 
 use crate::stop::Stop;
 
-/// A question for one of the two servers, and what has to come back.
+/// A question for one of the two servers, and the expected answer.
 pub(super) struct Question {
     /// 0 or 1: over IPv4 or IPv6.
     server: usize,
     arguments: &'static [&'static str],
     status: &'static str,
-    /// A record of the answer contains this.
+    /// A part of a record of the answer.
     record: &'static str,
 }
 
@@ -64,7 +64,7 @@ pub(super) const BUILT_IN: &[Question] = &[
     question(0, &["servfail.example.com", "A"], "SERVFAIL", ""),
 ];
 
-/// Asks each question twice, shows the answers, and fails at one that is wrong.
+/// Asks each question twice and prints the answers; fails at a wrong one.
 pub(super) fn ask_all(
     ask: impl Fn(&[&str]) -> Result<Kdig>,
     servers: [&str; 2],
