@@ -28,7 +28,7 @@ use xsk_rs::{
 /// `. IN NS`.
 const QUERY: [u8; 17] = [0xbe, 0xef, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 1];
 
-/// Runs `test` in a network namespace that no one else sees and that goes away with its thread;
+/// Runs `test` in a new network namespace, which goes away with its thread;
 /// it has a veth pair hde0, hde1 whose ends have `queues` queues. `/sys` shows another namespace,
 /// as it does after `unshare -n`.
 fn in_namespace(name: &str, queues: u32, test: fn()) {

@@ -119,6 +119,11 @@ impl Demo {
         let Some(rate) = found.as_ref().or(lowest).map(|step| step.offered) else {
             bail!("no load was run");
         };
+        let what = match found {
+            Some(step) if step.limited() => "the load generator's limit",
+            Some(_) => "the highest rate found with 99.9 % answered",
+            None => "a low rate; this machine answers 99.9 % of none",
+        };
         let open = load.kxdpgun("kxdpgun at this rate", rate, self.seconds)?;
         let title = format!("dnsperf, {CLIENTS} clients");
         let closed = with_progress(&title, self.seconds, stop, || {
@@ -127,7 +132,7 @@ impl Demo {
         // The counters of frames and rings are brought up to date once a second.
         thread::sleep(Duration::from_millis(1200));
         let stats = heimdall.stats()?;
-        table(&lab, &stats, open, closed)?;
+        table(&lab, &stats, (open, what), closed)?;
 
         // A slow or busy machine loses queries; that is no failure.
         let mut problems = Vec::new();
@@ -232,10 +237,10 @@ fn with_progress<T: Send>(
     result
 }
 
-fn table(lab: &Lab, stats: &Value, open: Step, closed: ClosedLoop) -> Result<()> {
+fn table(lab: &Lab, stats: &Value, (open, what): (Step, &str), closed: ClosedLoop) -> Result<()> {
     let interface = &stats["interfaces"][0];
     println!(
-        "  Answers a second   {:>10.0}   of {:.0} queries a second (kxdpgun, open loop)",
+        "  Answers a second   {:>10.0}   of {:.0} queries a second (kxdpgun): {what}",
         open.answers(),
         open.offered
     );
@@ -289,15 +294,10 @@ fn closed_rows(who: &str, load: ClosedLoop) {
         "  Answers a second   {:>10.0}   ({who}, closed loop), {} of {} lost",
         load.rate, load.lost, load.sent
     );
-    let [mean, p50, p99, p999] = [&[load.mean][..], &load.percentiles].concat()[..]
-        .try_into()
-        .unwrap_or([0.0; 4]);
+    let [p50, p99, p999] = load.percentiles.map(|seconds| 1e3 * seconds);
     println!(
-        "  Latency            {:>7.2} ms   mean; p50 {:.2}, p99 {:.2}, p99.9 {:.2} ms",
-        1e3 * mean,
-        1e3 * p50,
-        1e3 * p99,
-        1e3 * p999
+        "  Latency            {:>7.2} ms   mean; p50 {p50:.2}, p99 {p99:.2}, p99.9 {p999:.2} ms",
+        1e3 * load.mean
     );
 }
 

@@ -98,7 +98,7 @@ struct Baseline {
     compiler: String,
 }
 
-/// Instructions of a run of so many batches.
+/// Instructions of a run of `batches` batches.
 fn count(program: &Path, batches: u64) -> Result<u64> {
     let out: PathBuf = workspace().join("target/instructions.callgrind");
     let mut command = Command::new("valgrind");

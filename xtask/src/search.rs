@@ -107,7 +107,7 @@ mod tests {
         runs: 30,
     };
 
-    /// A server that answers so many, and a generator that gets so far.
+    /// A server that answers `capacity`, and a generator that sends `most`.
     fn model(capacity: f64, most: f64) -> impl FnMut(f64) -> Result<Step> {
         move |asked| {
             let offered = asked.min(most);

@@ -1,7 +1,7 @@
 //! A Rust compiler for BPF: found, or installed.
 //!
-//! Building `core` for BPF takes a nightly compiler's switches and Rust's own source. Two ways
-//! lead there: rustup's nightly with rust-src, or Debian's rustc-web, whose stable compiler
+//! Building `core` for BPF takes unstable flags and Rust's own source. Two toolchains have them:
+//! rustup's nightly with rust-src, or Debian's rustc-web, whose stable compiler
 //! accepts the switches under RUSTC_BOOTSTRAP. bpf-linker and llvm-objcopy come on top.
 
 use std::{
@@ -60,7 +60,7 @@ impl Toolchain {
         })
     }
 
-    /// `cargo` of this toolchain, free of what the calling cargo has put in the environment.
+    /// `cargo` of this toolchain, without the variables that the calling cargo has set.
     pub(super) fn cargo(&self) -> Command {
         let mut command = match self.flavour {
             Flavour::RustupNightly => {

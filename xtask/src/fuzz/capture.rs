@@ -30,7 +30,7 @@ const QUESTIONS: &[&str] = &[
     "eXaMpLe.CoM A +norec",
 ];
 
-/// Makes the captured inputs anew.
+/// Captures the inputs again.
 pub(super) fn run(corpus: &Path) -> Result<()> {
     let lab = Lab::new()?;
     let _knot = Knot::upstream(&lab)?;
