@@ -27,6 +27,10 @@ use heimdall_user::{
     checksum,
     xdp::xsk::{BATCH, Frame, Xsk},
 };
+use hickory_proto::{
+    op::{Message, MessageType, OpCode, Query},
+    rr::{Name, RecordType},
+};
 use nix::{
     ifaddrs::getifaddrs,
     sched::{CpuSet, sched_setaffinity},
@@ -57,7 +61,7 @@ struct Args {
     #[arg(long, value_name = "ADDR:PORT")]
     server: SocketAddrV4,
 
-    /// Ask for the names in this file, in turn: lines of a name and A or AAAA
+    /// Ask for the names in this file, in turn: lines of a name and a type
     #[arg(long, value_name = "FILE")]
     names: PathBuf,
 
@@ -159,29 +163,20 @@ fn messages(path: &Path) -> Result<Vec<Vec<u8>>> {
     let message = |(number, line)| {
         message(line).with_context(|| {
             let line = number + 1;
-            format!("{}:{line}: not a name and A or AAAA", path.display())
+            format!("{}:{line}: not a name and a type", path.display())
         })
     };
     text.lines().enumerate().map(message).collect()
 }
 
-/// A query without EDNS, its ID zero, recursion desired.
+/// A query without EDNS, with ID 0 and recursion desired.
 fn message(line: &str) -> Option<Vec<u8>> {
     let (name, qtype) = line.split_once(' ')?;
-    let qtype: u16 = match qtype.trim() {
-        "A" => 1,
-        "AAAA" => 28,
-        _ => return None,
-    };
-    let mut message = b"\0\0\x01\0\0\x01\0\0\0\0\0\0".to_vec();
-    for label in name.trim_end_matches('.').split('.') {
-        message.push(u8::try_from(label.len()).ok().filter(|len| *len < 64)?);
-        message.extend(label.as_bytes());
-    }
-    message.push(0);
-    message.extend(qtype.to_be_bytes());
-    message.extend([0, 1]);
-    Some(message)
+    let qtype: RecordType = qtype.trim().parse().ok()?;
+    let mut message = Message::new(0, MessageType::Query, OpCode::Query);
+    message.metadata.recursion_desired = true;
+    message.add_query(Query::query(Name::from_ascii(name).ok()?, qtype));
+    message.to_vec().ok()
 }
 
 /// From the clients to the server.
