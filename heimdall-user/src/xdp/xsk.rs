@@ -70,19 +70,6 @@ pub struct Frame {
     owner: u32,
 }
 
-impl Frame {
-    /// Octets of the packet that was received into the frame, or is to be sent from it.
-    #[inline]
-    pub fn len(&self) -> usize {
-        self.desc.lengths().data()
-    }
-
-    /// Whether the frame holds no packet.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-}
-
 /// Ring statistics that the kernel keeps (`XDP_STATISTICS`).
 pub use xsk_rs::socket::XdpStatistics;
 
@@ -248,7 +235,7 @@ impl Xsk {
         if frame.owner != self.id {
             return;
         }
-        let len = frame.len();
+        let len = frame.desc.lengths().data();
         // SAFETY: the frame is of this UMEM, and its token, mutably borrowed here, is the only one
         // for its memory; no ring holds the frame while the token exists.
         let mut data = unsafe { self.umem.data_mut(&mut frame.desc) };
