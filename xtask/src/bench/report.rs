@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, fmt::Write as _, fs, iter, process::Command, thread};
 
+use comfy_table::{CellAlignment, Table, presets::ASCII_MARKDOWN};
 use serde::Serialize;
 
 use super::{
@@ -88,14 +89,8 @@ impl Report {
             let rows: Vec<Vec<String>> =
                 self.results.iter().filter_map(|it| row(it, load)).collect();
             if !rows.is_empty() {
-                let heading = iter::once("").chain(load.columns().iter().copied());
-                let heading = heading.map(str::to_owned).collect();
-                let _ = writeln!(
-                    text,
-                    "{}\n\n{}",
-                    load.title,
-                    align(&[vec![heading], rows].concat())
-                );
+                let table = table(load.columns(), rows);
+                let _ = writeln!(text, "{}\n\n{table}\n", load.title);
             }
         }
         for line in self.comparisons() {
@@ -242,29 +237,16 @@ fn figure(value: f64) -> String {
     text
 }
 
-/// Rows, of which the first is the heading, as an aligned Markdown table.
-fn align(rows: &[Vec<String>]) -> String {
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
-    let widths: Vec<usize> = (0..rows[0].len())
-        .map(|column| width(column).unwrap_or(0).max(2))
-        .collect();
-    let mut text = String::new();
-    for (number, row) in rows.iter().enumerate() {
-        let (name, cells) = (&row[0], row.iter().zip(&widths).skip(1));
-        let _ = write!(text, "| {name:width$} |", width = widths[0]);
-        for (cell, width) in cells {
-            let _ = write!(text, " {cell:>width$} |");
-        }
-        text.push('\n');
-        if number == 0 {
-            let _ = write!(text, "|-{}-|", "-".repeat(widths[0]));
-            for width in &widths[1..] {
-                let _ = write!(text, "-{}:|", "-".repeat(*width));
-            }
-            text.push('\n');
-        }
+/// Rows with a heading as an aligned Markdown table.
+fn table(heading: &[&str], rows: Vec<Vec<String>>) -> Table {
+    let mut table = Table::new();
+    table.load_preset(ASCII_MARKDOWN);
+    table.set_header(iter::once("").chain(heading.iter().copied()));
+    table.add_rows(rows);
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
     }
-    text
+    table
 }
 
 #[cfg(test)]
@@ -282,15 +264,6 @@ mod tests {
         assert_eq!(text(&[1e5, 1.2e6, 1.1e5]), "110,000 (100,000–1,200,000)");
         assert_eq!(text(&[1.234, 1.2341]), "1.234");
         assert_eq!(text(&[123.4]), "123");
-    }
-
-    #[test]
-    fn tables_are_aligned() {
-        let row = |cells: [&str; 2]| cells.map(str::to_owned).to_vec();
-        assert_eq!(
-            align(&[row(["", "rate"]), row(["one", "1,000"])]),
-            "|     |  rate |\n|-----|------:|\n| one | 1,000 |\n"
-        );
     }
 
     #[test]
