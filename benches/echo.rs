@@ -4,7 +4,7 @@
 //! gets its addresses and ports swapped and its QR bit set; nothing is parsed, checked or looked up. So
 //! the rate is that of the kernel, the rings and the NIC.
 
-use std::{net::SocketAddr, thread};
+use std::{net::SocketAddr, sync::mpsc, thread};
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
@@ -50,7 +50,7 @@ fn main() -> Result<()> {
     let native = *program.attach_mode() == AttachMode::Native;
     let cores = sched_getaffinity(Pid::from_raw(0))?;
     let cores = (0..CpuSet::count()).filter(|core| cores.is_set(*core).unwrap_or_default());
-    let mut queues = Vec::new();
+    let (failed, failure) = mpsc::channel();
     for (queue, core) in (0..interface.rx_queues).zip(cores.cycle()) {
         let (mut xsk, mut frames) = Xsk::open(&interface.name, queue, FRAMES, native)?;
         xsk.refill(&mut frames);
@@ -60,16 +60,12 @@ fn main() -> Result<()> {
             program.attach_mode(),
             xsk.mode()
         );
-        queues.push(thread::spawn(move || serve(xsk, frames, core)));
+        let failed = failed.clone();
+        thread::spawn(move || failed.send(serve(xsk, frames, core)));
     }
+    drop(failed);
     program.set_served(&served(&args.listen, &interface.addresses()?))?;
-    for queue in queues {
-        match queue.join() {
-            Ok(ended) => ended?,
-            Err(_) => bail!("a queue's thread panicked"),
-        }
-    }
-    Ok(())
+    failure.recv().context("all threads panicked")?
 }
 
 /// Serves a queue on a core until its socket fails.
