@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-/// Items of a batch: [`heimdall_user::xdp::socket::BATCH`].
-pub const BATCH: usize = heimdall_user::xdp::socket::BATCH;
+/// Items of a batch: [`heimdall_user::xdp::xsk::BATCH`].
+pub const BATCH: usize = heimdall_user::xdp::xsk::BATCH;
 
 /// The time that `items` take, for criterion's `iter_custom`: `batch` handles a whole batch, and tells
 /// the time of what is to be measured of it.

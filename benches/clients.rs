@@ -1,26 +1,35 @@
-//! Clients on AF_XDP, in a closed loop: each has one query under way, and asks the next when the reply
-//! is there. They measure what a server does under a given number of them, and how long it takes, where
-//! generators on kernel sockets are full long before it is.
+//! DNS clients on AF_XDP, in a closed loop: each sends its next query when the reply to the last one has
+//! arrived. They measure rate and latency of a server under a given number of clients; generators on
+//! kernel sockets reach their own limit long before the server does.
 #![allow(clippy::indexing_slicing)]
 
 use std::{
     collections::VecDeque,
     fs,
     net::{IpAddr, Ipv4Addr, SocketAddrV4, UdpSocket},
+    os::fd::AsRawFd as _,
     path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
+use aya::{
+    Ebpf,
+    maps::XskMap,
+    programs::{Xdp, xdp::XdpMode},
+};
 use clap::Parser;
+use clients_ebpf::{PORTS, PROGRAM, SOCKETS_MAP};
 use etherparse::PacketBuilder;
+use hdrhistogram::Histogram;
 use heimdall_user::{
     checksum,
-    xdp::{
-        AttachPolicy, Interface, Program,
-        socket::{BATCH, Frame, Xsk},
-    },
+    xdp::xsk::{BATCH, Frame, Xsk},
+};
+use hickory_proto::{
+    op::{Message, MessageType, OpCode, Query},
+    rr::{Name, RecordType},
 };
 use nix::{
     ifaddrs::getifaddrs,
@@ -31,11 +40,11 @@ use nix::{
 #[derive(Parser)]
 #[command(
     name = "clients",
-    about = "Closed-loop DNS clients on AF_XDP: so many, each with one query under way",
+    about = "Closed-loop DNS clients on AF_XDP, each with one query in flight",
     after_help = "\
-It takes the interface's first queues, with a thread for each that never sleeps: give it a core of its
-own, or one that it is to share with the server's worker, to which it gives way whenever it has nothing
-to do. What else comes to the interface, the kernel gets as ever.
+It uses the interface's first queues, with a thread for each that never sleeps: give it a core of its
+own, or the core of the server's worker, to which it yields whenever it has nothing to do. All packets
+but replies to the clients pass to the kernel.
 
 Examples, in a network namespace:
   On the core that the server does not have:
@@ -52,15 +61,15 @@ struct Args {
     #[arg(long, value_name = "ADDR:PORT")]
     server: SocketAddrV4,
 
-    /// Ask for the names in this file, in turn: lines of a name and A or AAAA
+    /// Ask for the names in this file, in turn: lines of a name and a type
     #[arg(long, value_name = "FILE")]
     names: PathBuf,
 
-    /// How many clients there are, all together
-    #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    /// Number of clients on all queues together
+    #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u16).range(1..=PORTS.len() as i64))]
     clients: u16,
 
-    /// On so many queues: what a client sends comes to the server's queue of the same number
+    /// Number of queues; queries sent from one arrive at the server's queue of the same number
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
     queues: u16,
 
@@ -68,23 +77,28 @@ struct Args {
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     cores: Vec<usize>,
 
-    /// At most so many queries a second, all together
+    /// Send at most N queries a second on all queues together
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     rate: Option<u32>,
 
-    /// For so long
+    /// Length of the measurement
     #[arg(long, default_value_t = 5)]
     seconds: u64,
 }
 
-/// The first client's port. Its neighbours have the next ones; the kernel gives out none of them
-/// (`ip_local_port_range` begins at 32768).
-const FIRST_PORT: u16 = 20_000;
-/// Frames, half for what comes, half for what goes.
+/// The load generator's XDP program, which `cargo xtask ebpf` builds.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/clients-ebpf/clients.bpf.o"
+));
+
+/// The first client's port; the other clients have the ones after it.
+const FIRST_PORT: u16 = *PORTS.start();
+/// Frames of a queue, half to receive into, half to send from.
 const FRAMES: usize = 4096;
 /// A reply that takes longer is lost.
-const PATIENCE: Duration = Duration::from_secs(1);
-/// Until everything is warm nothing is counted.
+const TIMEOUT: Duration = Duration::from_secs(1);
+/// Time before the measurement, in which nothing is counted.
 const WARM_UP: Duration = Duration::from_millis(300);
 
 const ETHERNET: usize = 14;
@@ -95,19 +109,14 @@ const DNS: usize = UDP + 8;
 fn main() -> Result<()> {
     let args = Args::parse();
     let messages = messages(&args.names)?;
-    let way = Way::find(&args, messages.first().context("there are no names")?)?;
-    let templates: Result<Vec<Template>> = messages.iter().map(|msg| way.template(msg)).collect();
+    let route = Route::find(&args, messages.first().context("there are no names")?)?;
+    let templates: Result<Vec<Template>> = messages.iter().map(|msg| route.template(msg)).collect();
     let templates = templates?;
-    let interface = Interface::find(&args.interface)?;
     let mut loads = (0..args.queues)
         .map(|queue| Load::new(&args, queue, &templates))
         .collect::<Result<Vec<Load<'_>>>>()?;
-    let mut program = Program::attach_client(&interface, AttachPolicy::NativeThenGeneric)?;
-    for (queue, load) in (0..).zip(&loads) {
-        program.register(queue, load.xsk.as_fd())?;
-    }
-    let ports = FIRST_PORT..FIRST_PORT + args.clients;
-    program.set_served(&ports.map(|port| (way.client, port).into()).collect())?;
+    let mut ebpf = Ebpf::load(OBJECT)?;
+    attach(&mut ebpf, &args.interface, &loads)?;
     let measured: Result<Vec<()>> = thread::scope(|scope| {
         let threads: Vec<_> = (loads.iter_mut().enumerate())
             .map(|(queue, load)| {
@@ -122,7 +131,21 @@ fn main() -> Result<()> {
         joined.collect()
     });
     measured?;
-    report(loads, args.seconds as f64);
+    report(&loads, args.seconds as f64)
+}
+
+/// Attaches the program to the interface, as long as `ebpf` lives, and registers the sockets with it.
+fn attach(ebpf: &mut Ebpf, interface: &str, loads: &[Load<'_>]) -> Result<()> {
+    let sockets = ebpf.map_mut(SOCKETS_MAP).context("no XSKMAP")?;
+    let mut sockets = XskMap::try_from(sockets)?;
+    for (queue, load) in (0..).zip(loads) {
+        sockets.set(queue, load.xsk.as_fd().as_raw_fd(), 0)?;
+    }
+    let program = ebpf.program_mut(PROGRAM).context("no XDP program")?;
+    let program: &mut Xdp = program.try_into()?;
+    program.load()?;
+    let attached = program.attach(interface, XdpMode::Default);
+    attached.with_context(|| format!("cannot attach an XDP program to {interface}"))?;
     Ok(())
 }
 
@@ -140,45 +163,36 @@ fn messages(path: &Path) -> Result<Vec<Vec<u8>>> {
     let message = |(number, line)| {
         message(line).with_context(|| {
             let line = number + 1;
-            format!("{}:{line}: not a name and A or AAAA", path.display())
+            format!("{}:{line}: not a name and a type", path.display())
         })
     };
     text.lines().enumerate().map(message).collect()
 }
 
-/// A query without EDNS, its ID zero, recursion desired.
+/// A query without EDNS, with ID 0 and recursion desired.
 fn message(line: &str) -> Option<Vec<u8>> {
     let (name, qtype) = line.split_once(' ')?;
-    let qtype: u16 = match qtype.trim() {
-        "A" => 1,
-        "AAAA" => 28,
-        _ => return None,
-    };
-    let mut message = b"\0\0\x01\0\0\x01\0\0\0\0\0\0".to_vec();
-    for label in name.trim_end_matches('.').split('.') {
-        message.push(u8::try_from(label.len()).ok().filter(|len| *len < 64)?);
-        message.extend(label.as_bytes());
-    }
-    message.push(0);
-    message.extend(qtype.to_be_bytes());
-    message.extend([0, 1]);
-    Some(message)
+    let qtype: RecordType = qtype.trim().parse().ok()?;
+    let mut message = Message::new(0, MessageType::Query, OpCode::Query);
+    message.metadata.recursion_desired = true;
+    message.add_query(Query::query(Name::from_ascii(name).ok()?, qtype));
+    message.to_vec().ok()
 }
 
 /// From the clients to the server.
-struct Way {
+struct Route {
     client: Ipv4Addr,
     server: SocketAddrV4,
     /// The link addresses of both.
     links: [[u8; 6]; 2],
 }
 
-impl Way {
-    /// Asks the server a first query with a socket: so the kernel finds out its link address, and it
-    /// is seen to answer.
+impl Route {
+    /// Sends the server a first query over a socket: this resolves its link address, and shows that it
+    /// answers.
     fn find(args: &Args, query: &[u8]) -> Result<Self> {
         let socket = UdpSocket::bind("0.0.0.0:0")?;
-        socket.set_read_timeout(Some(PATIENCE))?;
+        socket.set_read_timeout(Some(TIMEOUT))?;
         socket.connect(args.server)?;
         socket.send(query)?;
         (socket.recv(&mut [0; 512])).with_context(|| format!("{} does not answer", args.server))?;
@@ -231,7 +245,7 @@ fn link_address(text: &str) -> Option<[u8; 6]> {
 /// One of the clients.
 #[derive(Clone, Copy)]
 struct Client {
-    /// Of the query that is under way.
+    /// ID of its query in flight.
     id: u16,
     sent: Option<Instant>,
 }
@@ -259,13 +273,13 @@ struct Load<'a> {
     clients: Vec<Client>,
     /// The first client's port.
     first_port: u16,
-    /// Clients that have no query under way.
+    /// Clients that have no query in flight.
     idle: VecDeque<u16>,
     /// Time between two queries, if they are paced.
     pace: Option<Duration>,
     counts: Counts,
     /// In nanoseconds.
-    latencies: Vec<u32>,
+    latencies: Histogram<u64>,
 }
 
 impl<'a> Load<'a> {
@@ -273,8 +287,7 @@ impl<'a> Load<'a> {
         let (mut xsk, mut free) = Xsk::open(&args.interface, queue.into(), FRAMES as u32, true)?;
         let mut empty = free.split_off(FRAMES / 2);
         xsk.refill(&mut empty);
-        let expected = (2_000_000 * args.seconds).min(20_000_000) / u64::from(args.queues);
-        // As even as can be.
+        // The clients are spread evenly over the queues.
         let share = |queue: u16| {
             let first = u32::from(args.clients) * u32::from(queue) / u32::from(args.queues);
             first as u16
@@ -296,11 +309,11 @@ impl<'a> Load<'a> {
                 .rate
                 .map(|rate| Duration::from_secs(1) * args.queues.into() / rate),
             counts: Counts::default(),
-            latencies: Vec::with_capacity(expected as usize),
+            latencies: histogram()?,
         })
     }
 
-    /// Runs the load on a core, and counts once everything is warm.
+    /// Runs the load on a core, and counts after the warm-up.
     fn measure(&mut self, core: Option<usize>, seconds: u64) -> Result<()> {
         if let Some(core) = core {
             let mut set = CpuSet::new();
@@ -310,25 +323,25 @@ impl<'a> Load<'a> {
         }
         self.run(WARM_UP)?;
         self.counts = Counts::default();
-        self.latencies.clear();
+        self.latencies.reset();
         self.run(Duration::from_secs(seconds))
     }
 
-    /// Asks and takes replies for so long.
+    /// Sends queries and takes replies for `length`.
     fn run(&mut self, length: Duration) -> Result<()> {
         let start = Instant::now();
         let end = start + length;
-        let (mut due, mut check) = (start, start + PATIENCE / 10);
+        let (mut due, mut check) = (start, start + TIMEOUT / 10);
         loop {
             let now = Instant::now();
             if now >= end {
                 return Ok(());
             }
             let received = self.xsk.receive(&mut self.received);
-            self.take(now);
+            self.take_replies(now);
             if now >= check {
-                self.give_up(now);
-                check = now + PATIENCE / 10;
+                self.expire(now);
+                check = now + TIMEOUT / 10;
             }
             let mut room = BATCH.min(self.idle.len()).min(self.free.len());
             if let Some(pace) = self.pace {
@@ -340,7 +353,7 @@ impl<'a> Load<'a> {
                 room = allowed;
             }
             if room > 0 {
-                self.ask(room)?;
+                self.send(room)?;
             }
             self.xsk.reap(&mut self.free);
             self.xsk.refill(&mut self.empty);
@@ -354,11 +367,11 @@ impl<'a> Load<'a> {
         }
     }
 
-    /// Takes what was received.
-    fn take(&mut self, now: Instant) {
+    /// Matches what was received with queries in flight.
+    fn take_replies(&mut self, now: Instant) {
         for frame in self.received.drain(..) {
             let packet = self.xsk.packet(&frame);
-            // The program steers nothing shorter, and no other ports.
+            // The program steers nothing shorter, and no other port.
             let &[p0, p1] = &packet[UDP + 2..UDP + 4] else {
                 continue;
             };
@@ -371,7 +384,7 @@ impl<'a> Load<'a> {
                 && let Some(sent) = client.sent.take()
             {
                 let nanoseconds = now.saturating_duration_since(sent).as_nanos();
-                self.latencies.push(nanoseconds as u32);
+                self.latencies.saturating_record(nanoseconds as u64);
                 self.counts.failed += u64::from(flags & 0xf != 0);
                 self.idle.push_back(index);
             }
@@ -379,10 +392,10 @@ impl<'a> Load<'a> {
         }
     }
 
-    /// Gives up queries that have been under way for too long.
-    fn give_up(&mut self, now: Instant) {
+    /// Counts queries that have been in flight for too long as lost.
+    fn expire(&mut self, now: Instant) {
         for (index, client) in (0..).zip(&mut self.clients) {
-            if client.sent.is_some_and(|sent| now - sent > PATIENCE) {
+            if client.sent.is_some_and(|sent| now - sent > TIMEOUT) {
                 client.sent = None;
                 self.counts.lost += 1;
                 self.idle.push_back(index);
@@ -390,8 +403,8 @@ impl<'a> Load<'a> {
         }
     }
 
-    /// Sends the next queries of so many idle clients.
-    fn ask(&mut self, count: usize) -> Result<()> {
+    /// Sends the next queries of `count` idle clients.
+    fn send(&mut self, count: usize) -> Result<()> {
         let sent = Instant::now();
         for _ in 0..count {
             let (Some(index), Some(mut frame)) = (self.idle.pop_front(), self.free.pop()) else {
@@ -421,30 +434,101 @@ impl<'a> Load<'a> {
     }
 }
 
-/// Tells what was measured, in milliseconds.
-fn report(loads: Vec<Load<'_>>, seconds: f64) {
+/// For latencies in nanoseconds up to the time-out, to three digits.
+fn histogram() -> Result<Histogram<u64>> {
+    Ok(Histogram::new_with_bounds(
+        1,
+        2 * TIMEOUT.as_nanos() as u64,
+        3,
+    )?)
+}
+
+/// Prints what was measured.
+fn report(loads: &[Load<'_>], seconds: f64) -> Result<()> {
     let mut counts = Counts::default();
-    let mut latencies = Vec::new();
+    let mut latencies = histogram()?;
     for load in loads {
         counts.sent += load.counts.sent;
         counts.lost += load.counts.lost;
         counts.failed += load.counts.failed;
-        latencies.extend(load.latencies);
+        latencies.add(&load.latencies)?;
     }
-    latencies.sort_unstable();
-    let milliseconds = |part: f64| {
-        let at = (latencies.len() as f64 * part) as usize;
-        let latency = latencies.get(at).or(latencies.last()).copied();
-        f64::from(latency.unwrap_or_default()) / 1e6
-    };
-    let answers = latencies.len() as f64;
-    let sum: f64 = latencies.iter().map(|&latency| f64::from(latency)).sum();
     println!("queries sent:       {}", counts.sent);
     println!("queries lost:       {}", counts.lost);
     println!("not NOERROR:        {}", counts.failed);
-    println!("answers per second: {:.0}", answers / seconds);
-    println!("mean, ms:           {:.4}", sum / answers.max(1.0) / 1e6);
+    println!(
+        "answers per second: {:.0}",
+        latencies.len() as f64 / seconds
+    );
+    println!("mean, ms:           {:.4}", latencies.mean() / 1e6);
     for (name, part) in [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999), ("max", 1.0)] {
-        println!("{:<20}{:.4}", format!("{name}, ms:"), milliseconds(part));
+        let nanoseconds = latencies.value_at_quantile(part);
+        println!(
+            "{:<20}{:.4}",
+            format!("{name}, ms:"),
+            nanoseconds as f64 / 1e6
+        );
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use aya::{TestRunOptions, programs::TestRun as _};
+    use benches::network;
+    use etherparse::PacketBuilderStep;
+
+    use super::*;
+
+    #[test]
+    fn the_program_steers_replies_to_clients_and_nothing_else() {
+        const TEST: &str = "the_program_steers_replies_to_clients_and_nothing_else";
+        if !lab::available(TEST) || !network::enter(TEST) {
+            return;
+        }
+        let (xsk, _frames) = Xsk::open(network::NEAR, 0, 64, false).unwrap();
+        let mut ebpf = Ebpf::load(OBJECT).unwrap();
+        let mut sockets = XskMap::try_from(ebpf.map_mut(SOCKETS_MAP).unwrap()).unwrap();
+        // Test packets arrive at queue 0.
+        sockets.set(0, xsk.as_fd().as_raw_fd(), 0).unwrap();
+        let program: &mut Xdp = ebpf.program_mut(PROGRAM).unwrap().try_into().unwrap();
+        program.load().unwrap();
+        let is_steered = |frame: &[u8]| {
+            let options = TestRunOptions {
+                data_in: Some(frame),
+                ..TestRunOptions::default()
+            };
+            match program.test_run(options).unwrap().return_value {
+                2 => false,
+                4 => true,
+                action => panic!("XDP action {action}"),
+            }
+        };
+        let ethernet = || PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
+        let v4 = || ethernet().ipv4([192, 0, 2, 1], [192, 0, 2, 2], 64);
+        fn udp(ip: PacketBuilderStep<etherparse::IpHeaders>, port: u16, len: usize) -> Vec<u8> {
+            let mut frame = Vec::new();
+            ip.udp(53, port).write(&mut frame, &vec![0; len]).unwrap();
+            frame
+        }
+        for (port, steered) in [
+            (19_999, false),
+            (20_000, true),
+            (20_999, true),
+            (21_000, false),
+        ] {
+            assert_eq!(is_steered(&udp(v4(), port, 12)), steered, "port {port}");
+        }
+        assert!(!is_steered(&udp(v4(), 20_000, 11)), "no whole DNS header");
+        let v6 = ethernet().ipv6([1; 16], [2; 16], 64);
+        assert!(!is_steered(&udp(v6, 20_000, 12)), "IPv6");
+        let mut options = udp(v4(), 20_000, 12);
+        options[14] = 0x46;
+        assert!(!is_steered(&options), "IPv4 options");
+        let mut tcp = Vec::new();
+        let segment = v4().tcp(53, 20_000, 1, 1024);
+        segment.write(&mut tcp, &[0; 12]).unwrap();
+        assert!(!is_steered(&tcp), "TCP");
     }
 }

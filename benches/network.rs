@@ -1,4 +1,4 @@
-//! A network of the bench's own, for what needs interfaces.
+//! A private network namespace with a veth pair, for benches that need interfaces.
 #![allow(clippy::unwrap_used)]
 
 use std::process::Command;
@@ -13,11 +13,11 @@ pub const NEAR: &str = "hdb0";
 /// The other.
 pub const FAR: &str = "hdb1";
 
-/// Moves the thread to a network namespace that no one else sees and that goes away with it, and makes
-/// a veth pair there. Without root it says that `bench` is skipped, and returns `false`.
+/// Moves the thread to a new network namespace, which goes away with it, and makes a veth pair there.
+/// Without root it prints that `bench` is skipped, and returns `false`.
 ///
 /// # Panics
-/// The namespace or the pair is not to be had.
+/// The namespace or the pair cannot be made.
 pub fn enter(bench: &str) -> bool {
     if !geteuid().is_root() {
         eprintln!("SKIPPED {bench}: it needs root, for a network namespace, XDP and AF_XDP");

@@ -1,4 +1,4 @@
-//! The plot of what a cached answer costs, from the medians that criterion has left behind.
+//! The plot of the cost of a cached answer, from the medians in criterion's files.
 
 use std::{env, fs, path::Path};
 
@@ -14,7 +14,7 @@ const COLOURS: [RGBColor; 4] = [
     RGBColor(0x56, 0xb4, 0xe9),
 ];
 
-/// What the measurements of one kind are called.
+/// The name of a series of measurements.
 pub(super) fn series(distribution: &str, way: &str) -> String {
     format!("{distribution}, {way}")
 }
@@ -22,7 +22,7 @@ pub(super) fn series(distribution: &str, way: &str) -> String {
 /// The median of a measurement, in nanoseconds a query.
 fn median(series: &str, names: usize) -> f64 {
     let binary = env::current_exe().unwrap();
-    // It lies in target/release/deps.
+    // Its directory is target/release/deps.
     let target = binary.ancestors().nth(3).unwrap();
     let place = format!("criterion/{CACHED_ANSWER}/{series}/{names}/new/estimates.json");
     let estimates = fs::read_to_string(target.join(place)).unwrap();

@@ -1,9 +1,9 @@
-//! What the rings of an AF_XDP socket cost, frame by frame, as root: `cargo bench -p benches --bench rings`.
+//! The cost of an AF_XDP socket's rings a frame, as root: `cargo bench -p benches --bench rings`.
 //!
 //! Batches of 64 queries go from a socket at one end of a veth pair to one at the other, in copy mode,
-//! and their frames come back. One thread does it all: what the kernel does to bring the packets over,
-//! both copies and the XDP program included, it does during the kick. Before there is a socket at the
-//! other end, the kernel's network stack drops them there: they are for another link address.
+//! and the frames are reaped. One thread does everything: the kernel's work, including both copies and
+//! the XDP program, happens during the kick. Before there is a socket at the other end, the kernel's
+//! network stack drops the packets there, because they are for another link address.
 #![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing)]
 
 use std::time::{Duration, Instant};
@@ -16,11 +16,11 @@ use benches::{
 use criterion::{Criterion, criterion_group, criterion_main};
 use heimdall_user::xdp::{
     AttachPolicy, Interface, Program,
-    socket::{Frame, Xsk},
+    xsk::{Frame, Xsk},
 };
 
-/// Time for the packets of a batch to come over; normally they need none.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// Time for the packets of a batch to arrive; normally they need none.
+const TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Calls `take` until it has got a whole batch.
 fn take_batch(mut take: impl FnMut() -> usize) {
@@ -28,7 +28,7 @@ fn take_batch(mut take: impl FnMut() -> usize) {
     if taken < BATCH {
         let start = Instant::now();
         while taken < BATCH {
-            assert!(start.elapsed() < PATIENCE, "packets are lost");
+            assert!(start.elapsed() < TIMEOUT, "packets are lost");
             taken += take();
         }
     }
@@ -111,7 +111,7 @@ impl Receiver {
     }
 }
 
-/// A batch's way.
+/// The stages of a batch.
 const STAGES: [&str; 5] = ["send", "kick", "receive", "refill", "reap"];
 
 fn rings(c: &mut Criterion) {

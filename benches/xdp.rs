@@ -1,8 +1,8 @@
 //! The XDP program, packet by packet, in the kernel itself (BPF_PROG_TEST_RUN), as root:
 //! `cargo bench -p benches --bench xdp`.
 //!
-//! The times are the kernel's own, in whole nanoseconds for a run of many; its loop around the program
-//! is part of them. The program decides only: where a packet is steered to, it is not brought.
+//! The times are the kernel's own: the mean of many runs in whole nanoseconds, including its loop around
+//! the program. The program only decides; no packet is redirected.
 #![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing)]
 
 use std::{
@@ -22,7 +22,7 @@ use benches::{
 use criterion::{Criterion, criterion_group, criterion_main};
 use etherparse::PacketBuilder;
 use heimdall_ebpf::{MAC_MAP, PROGRAM, SERVED_MAP, SOCKETS_MAP, ServedKey, mac_word};
-use heimdall_user::xdp::socket::Xsk;
+use heimdall_user::xdp::xsk::Xsk;
 
 const OBJECT: &str = concat!(
     env!("CARGO_MANIFEST_DIR"),

@@ -1,9 +1,8 @@
-//! The XDP program: steer a DNS query for Heimdall to its queue's AF_XDP socket, pass all else.
+//! The XDP program: steers DNS queries for Heimdall to their queue's AF_XDP socket, passes all else.
 //!
-//! It never drops: what it does not claim, the kernel's stack answers or refuses as it would
-//! without Heimdall. It steers only what the workers can answer in place; each condition is a
-//! [`Verdict`], and each packet counts once. It does not verify checksums: userspace does, for it
-//! reads the payload anyhow.
+//! It never drops: what it does not steer, the kernel's stack handles as it would without Heimdall.
+//! It steers only what the workers can answer in place; each condition is a [`Disposition`], and each
+//! packet is counted once. Checksums are verified in userspace, which reads the payload anyway.
 //!
 //! Loaded by `heimdall-user/src/xdp/program.rs`. Needs Linux 5.9 (for the bpf_link that holds it).
 //! See <https://docs.kernel.org/networking/af_xdp.html>.
@@ -17,9 +16,9 @@ use aya_ebpf::{
     maps::{Array, HashMap, PerCpuArray, XskMap},
     programs::XdpContext,
 };
-use heimdall_ebpf::{MAX_QUEUES, MAX_SERVED, ServedKey, Verdict, mac_word};
+use heimdall_ebpf::{Disposition, MAX_QUEUES, MAX_SERVED, ServedKey, mac_word};
 
-// Names as in `heimdall_ebpf::{SOCKETS_MAP, SERVED_MAP, MAC_MAP, VERDICTS_MAP}`.
+// Names as in `heimdall_ebpf::{SOCKETS_MAP, SERVED_MAP, MAC_MAP, COUNTERS_MAP}`.
 #[map]
 static SOCKETS: XskMap = XskMap::with_max_entries(MAX_QUEUES, 0);
 #[map]
@@ -27,7 +26,7 @@ static SERVED: HashMap<ServedKey, u8> = HashMap::with_max_entries(MAX_SERVED, BP
 #[map]
 static MAC: Array<u64> = Array::with_max_entries(1, 0);
 #[map]
-static VERDICTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Verdict::COUNT as u32, 0);
+static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Disposition::COUNT as u32, 0);
 
 /// IEEE 802.1Q and 802.1ad tag protocol identifiers.
 const VLAN: u16 = 0x8100;
@@ -47,103 +46,90 @@ const PROTOCOL_UDP: u8 = 17;
 /// The QR bit in the third octet of a DNS header.
 const QR: u8 = 0x80;
 
-/// The server's: steers queries.
 #[xdp]
 fn heimdall(ctx: XdpContext) -> u32 {
-    steer(&ctx, 0)
-}
-
-/// A load generator's: steers responses, and counts a query as what it does not want.
-#[xdp]
-fn heimdall_client(ctx: XdpContext) -> u32 {
-    steer(&ctx, QR)
-}
-
-/// Steers DNS messages whose QR bit is `qr`.
-#[inline(always)]
-fn steer(ctx: &XdpContext, qr: u8) -> u32 {
     let frame = Frame {
         start: ctx.data(),
         end: ctx.data_end(),
     };
-    let (action, verdict) = match claim(frame, qr) {
+    let (action, disposition) = match claim(frame) {
         Ok(()) => match SOCKETS.redirect(ctx.rx_queue_index(), XDP_PASS.into()) {
-            Ok(_) => (XDP_REDIRECT, Verdict::Steered),
-            Err(_) => (XDP_PASS, Verdict::NoSocket),
+            Ok(_) => (XDP_REDIRECT, Disposition::Steered),
+            Err(_) => (XDP_PASS, Disposition::NoSocket),
         },
         Err(reason) => (XDP_PASS, reason),
     };
-    if let Some(counter) = VERDICTS.get_ptr_mut(verdict as u32) {
+    if let Some(counter) = COUNTERS.get_ptr_mut(disposition as u32) {
         // SAFETY: the pointer is to this CPU's slot, and XDP runs to its end on one CPU.
         unsafe { *counter += 1 };
     }
     action
 }
 
-/// Is this frame a message for us, a query that Heimdall can answer in place?
+/// Checks that the frame holds a query for Heimdall that can be answered in place.
 #[inline(always)]
-fn claim(frame: Frame, qr: u8) -> Result<(), Verdict> {
+fn claim(frame: Frame) -> Result<(), Disposition> {
     let (ethertype, ip) = untag(frame)?;
     let datagram = match ethertype {
         IPV4 => ipv4(frame, ip)?,
         IPV6 => ipv6(frame, ip)?,
-        _ => return Err(Verdict::NotIp),
+        _ => return Err(Disposition::NotIp),
     };
-    claim_udp(frame, datagram, qr)
+    claim_udp(frame, datagram)
 }
 
-/// Ethertype and start of what the frame carries, behind at most two VLAN tags.
+/// Ethertype and offset of the payload, behind at most two VLAN tags.
 #[inline(always)]
-fn untag(frame: Frame) -> Result<(u16, usize), Verdict> {
-    let ethernet: &[u8; ETHERNET_LEN] = frame.header(0).ok_or(Verdict::NotIp)?;
+fn untag(frame: Frame) -> Result<(u16, usize), Disposition> {
+    let ethernet: &[u8; ETHERNET_LEN] = frame.header(0).ok_or(Disposition::NotIp)?;
     let mut ethertype = be16(ethernet[12], ethernet[13]);
     let mut offset = ETHERNET_LEN;
     for _ in 0..2 {
         if ethertype != VLAN && ethertype != QINQ {
             return Ok((ethertype, offset));
         }
-        let tag: &[u8; TAG_LEN] = frame.header(offset).ok_or(Verdict::NotIp)?;
+        let tag: &[u8; TAG_LEN] = frame.header(offset).ok_or(Disposition::NotIp)?;
         ethertype = be16(tag[2], tag[3]);
         offset += TAG_LEN;
     }
     if ethertype == VLAN || ethertype == QINQ {
-        return Err(Verdict::TooManyTags);
+        return Err(Disposition::TooManyTags);
     }
     Ok((ethertype, offset))
 }
 
 /// A UDP datagram, as IP describes it.
 struct Datagram {
-    /// Where in the frame it starts.
+    /// Its offset in the frame.
     offset: usize,
-    /// Its length as IP has it; what the frame holds beyond is Ethernet's padding.
+    /// Its length by the IP header; what follows in the frame is Ethernet padding.
     length: usize,
-    /// Whom it is for, but for the port.
+    /// Its destination, at port 0.
     destination: ServedKey,
 }
 
 /// RFC 791, section 3.1.
 #[inline(always)]
-fn ipv4(frame: Frame, offset: usize) -> Result<Datagram, Verdict> {
-    let ip: &[u8; IPV4_LEN] = frame.header(offset).ok_or(Verdict::BadLength)?;
+fn ipv4(frame: Frame, offset: usize) -> Result<Datagram, Disposition> {
+    let ip: &[u8; IPV4_LEN] = frame.header(offset).ok_or(Disposition::BadLength)?;
     if ip[0] >> 4 != 4 {
-        return Err(Verdict::NotIp);
+        return Err(Disposition::NotIp);
     }
     if ip[9] != PROTOCOL_UDP {
-        return Err(Verdict::NotUdp);
+        return Err(Disposition::NotUdp);
     }
     match ip[0] & 0x0f {
-        0..5 => return Err(Verdict::BadLength),
+        0..5 => return Err(Disposition::BadLength),
         5 => {}
-        _ => return Err(Verdict::Ipv4Options),
+        _ => return Err(Disposition::Ipv4Options),
     }
     // More Fragments and the offset; Don't Fragment may be set.
     if be16(ip[6], ip[7]) & 0x3fff != 0 {
-        return Err(Verdict::Fragment);
+        return Err(Disposition::Fragment);
     }
     let total: usize = be16(ip[2], ip[3]).into();
     let Some(length) = total.checked_sub(IPV4_LEN) else {
-        return Err(Verdict::BadLength);
+        return Err(Disposition::BadLength);
     };
     let destination = ServedKey::v4([ip[16], ip[17], ip[18], ip[19]]);
     Ok(Datagram {
@@ -155,17 +141,19 @@ fn ipv4(frame: Frame, offset: usize) -> Result<Datagram, Verdict> {
 
 /// RFC 8200, section 3.
 #[inline(always)]
-fn ipv6(frame: Frame, offset: usize) -> Result<Datagram, Verdict> {
-    let ip: &[u8; IPV6_LEN] = frame.header(offset).ok_or(Verdict::BadLength)?;
+fn ipv6(frame: Frame, offset: usize) -> Result<Datagram, Disposition> {
+    let ip: &[u8; IPV6_LEN] = frame.header(offset).ok_or(Disposition::BadLength)?;
     if ip[0] >> 4 != 6 {
-        return Err(Verdict::NotIp);
+        return Err(Disposition::NotIp);
     }
     match ip[6] {
         PROTOCOL_UDP => {}
-        44 => return Err(Verdict::Fragment),
+        44 => return Err(Disposition::Fragment),
         // The IANA registry of IPv6 extension header types.
-        0 | 43 | 50 | 51 | 60 | 135 | 139 | 140 | 253 | 254 => return Err(Verdict::Ipv6Extension),
-        _ => return Err(Verdict::NotUdp),
+        0 | 43 | 50 | 51 | 60 | 135 | 139 | 140 | 253 | 254 => {
+            return Err(Disposition::Ipv6Extension);
+        }
+        _ => return Err(Disposition::NotUdp),
     }
     let length: usize = be16(ip[4], ip[5]).into();
     let mut destination = [0; 16];
@@ -180,29 +168,31 @@ fn ipv6(frame: Frame, offset: usize) -> Result<Datagram, Verdict> {
 
 /// RFC 768, and the first octets of RFC 1035, section 4.1.1.
 #[inline(always)]
-fn claim_udp(frame: Frame, datagram: Datagram, qr: u8) -> Result<(), Verdict> {
+fn claim_udp(frame: Frame, datagram: Datagram) -> Result<(), Disposition> {
     let Datagram {
         offset,
         length,
         destination,
     } = datagram;
-    let udp: &[u8; UDP_LEN] = frame.header(offset).ok_or(Verdict::BadLength)?;
+    let udp: &[u8; UDP_LEN] = frame.header(offset).ok_or(Disposition::BadLength)?;
     if SERVED
         .get_ptr(&destination.with_port([udp[2], udp[3]]))
         .is_none()
     {
-        return Err(Verdict::NotServed);
+        return Err(Disposition::NotServed);
     }
     if !is_to_our_mac(frame) {
-        return Err(Verdict::OtherMac);
+        return Err(Disposition::OtherMac);
     }
-    let dns: &[u8; DNS_LEN] = frame.header(offset + UDP_LEN).ok_or(Verdict::BadLength)?;
+    let dns: &[u8; DNS_LEN] = frame
+        .header(offset + UDP_LEN)
+        .ok_or(Disposition::BadLength)?;
     let udp_length: usize = be16(udp[4], udp[5]).into();
     if udp_length != length || length < UDP_LEN + DNS_LEN || offset + length > frame.len() {
-        return Err(Verdict::BadLength);
+        return Err(Disposition::BadLength);
     }
-    if dns[2] & QR != qr {
-        return Err(Verdict::NotQuery);
+    if dns[2] & QR != 0 {
+        return Err(Disposition::NotQuery);
     }
     Ok(())
 }
@@ -235,15 +225,15 @@ impl Frame {
         self.end - self.start
     }
 
-    /// The `N` bytes at `offset`, if the frame has them. The comparison is of the form that the
-    /// verifier takes as proof.
+    /// The `N` bytes at `offset`, if the frame has them. The comparison has the form that the verifier
+    /// accepts as a bounds check.
     #[inline(always)]
     fn header<'a, const N: usize>(self, offset: usize) -> Option<&'a [u8; N]> {
         let at = self.start + offset;
         if at + N > self.end {
             return None;
         }
-        // SAFETY: the `N` bytes lie within the packet, which no one else writes while the
+        // SAFETY: the `N` bytes lie within the packet, which nothing else writes while the
         // program runs; bytes have no alignment and no invalid value.
         Some(unsafe { &*(at as *const [u8; N]) })
     }

@@ -5,13 +5,13 @@ use core::net::{IpAddr, SocketAddr};
 /// A destination that the program steers to AF_XDP.
 ///
 /// There are no wildcards: userspace resolves those to addresses of the interface. The IP version
-/// is part of the key, so an IPv6 packet sent to `::ffff:192.0.2.1` does not pass for one sent to
+/// is part of the key, so an IPv6 packet to `::ffff:192.0.2.1` does not match an IPv4 packet to
 /// 192.0.2.1. Every byte is a field: the kernel hashes the key as bytes, padding included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct ServedKey {
     /// The address as on the wire; IPv4 as `::ffff:a.b.c.d`. Two words, because the program
-    /// builds the key on its stack, where the verifier wants every access aligned.
+    /// builds the key on its stack, where the verifier requires aligned accesses.
     address: [u64; 2],
     /// The port as on the wire.
     port: [u8; 2],

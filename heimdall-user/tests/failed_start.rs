@@ -29,7 +29,7 @@ use std::{
 use heimdall_user::{
     config::{Config, Flags, Host},
     server::Server,
-    xdp::{AttachPolicy, Interface, Program, socket::Xsk},
+    xdp::{AttachPolicy, Interface, Program, xsk::Xsk},
 };
 use lab::{Lab, SERVER_V4, UPSTREAM};
 use nix::sys::resource::{Resource, setrlimit};

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use heimdall_ebpf::Verdict;
+use heimdall_ebpf::Disposition;
 use heimdall_user::xdp::{
     Address, AttachMode, AttachPolicy, Interface, LinkWatch, Program, XdpError,
     addresses_without_link,
@@ -28,7 +28,7 @@ use xsk_rs::{
 /// `. IN NS`.
 const QUERY: [u8; 17] = [0xbe, 0xef, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 1];
 
-/// Runs `test` in a network namespace that no one else sees and that goes away with its thread;
+/// Runs `test` in a new network namespace, which goes away with its thread;
 /// it has a veth pair hde0, hde1 whose ends have `queues` queues. `/sys` shows another namespace,
 /// as it does after `unshare -n`.
 fn in_namespace(name: &str, queues: u32, test: fn()) {
@@ -288,15 +288,19 @@ impl Peer {
     }
 }
 
-/// Waits until a packet has got `verdict`.
-fn wait_for(program: &Program, verdict: Verdict) {
+/// Waits until a packet has got `disposition`.
+fn wait_for(program: &Program, disposition: Disposition) {
     for _ in 0..200 {
-        if program.verdicts().unwrap()[verdict as usize] == 1 {
+        if program.counters().unwrap()[disposition as usize] == 1 {
             return;
         }
         thread::sleep(Duration::from_millis(10));
     }
-    panic!("no {}: {:?}", verdict.name(), program.verdicts().unwrap());
+    panic!(
+        "no {}: {:?}",
+        disposition.name(),
+        program.counters().unwrap()
+    );
 }
 
 #[test]
@@ -320,7 +324,7 @@ fn a_query_goes_to_the_kernel_until_an_af_xdp_socket_takes_it() {
                 QUERY.len(),
                 "not served: to the kernel"
             );
-            wait_for(&program, Verdict::NotServed);
+            wait_for(&program, Disposition::NotServed);
 
             program
                 .set_served(&["192.0.2.1:53".parse().unwrap()].into())
@@ -331,14 +335,14 @@ fn a_query_goes_to_the_kernel_until_an_af_xdp_socket_takes_it() {
                 QUERY.len(),
                 "no socket: to the kernel"
             );
-            wait_for(&program, Verdict::NoSocket);
+            wait_for(&program, Disposition::NoSocket);
 
             let (_umem, tx, _rx) = bind(0).unwrap();
             // SAFETY: the socket lives as long as `tx`.
             let xsk = unsafe { BorrowedFd::borrow_raw(tx.fd().as_raw_fd()) };
             program.register(0, xsk).unwrap();
             peer.ask();
-            wait_for(&program, Verdict::Steered);
+            wait_for(&program, Disposition::Steered);
             kernel.set_nonblocking(true).unwrap();
             assert!(
                 kernel.recv(&mut buffer).is_err(),

@@ -8,9 +8,11 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use xtask::workspace;
 
-use crate::setup::{BUILD, CROSS, Setup, run};
+use crate::{
+    setup::{BUILD, CROSS, Setup, run},
+    workspace,
+};
 
 /// The modules with `unsafe` code that Miri can run: it has no AF_XDP, and no foreign libraries.
 const UNDER_MIRI: [&str; 2] = ["cache::", "socket::batch::"];

@@ -1,11 +1,14 @@
-//! `cargo xtask ebpf`: rebuild the XDP program's object, which is committed beside its source.
+//! `cargo xtask ebpf`: rebuild the objects of the XDP programs, which are committed beside their sources.
 //!
-//! `cargo build` must need no eBPF toolchain, so the object is in the repository, with a manifest
-//! of the digests of its sources and of itself; a test fails when they drift apart. This room
-//! finds a toolchain (or installs one, if told to), builds, strips, and writes both files. It does
-//! not load the object: the tests of heimdall-user do.
+//! `cargo build` must need no eBPF toolchain, so the objects are in the repository, each with a manifest
+//! of the digests of its sources and of itself; a test fails when they drift apart. This module finds
+//! a toolchain (or installs one, if told to), builds, strips, and writes both files. It does not load
+//! the objects: tests of heimdall-user and of benches do.
+
+mod toolchain;
 
 use std::{
+    fmt::Write as _,
     fs,
     path::{Path, PathBuf},
     process::Command,
@@ -13,163 +16,149 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use sha2::{Digest, Sha256};
-
-use crate::workspace;
-
-mod toolchain;
-
 use toolchain::Toolchain;
+pub(crate) use toolchain::install;
 
-/// File name of the committed object in the program's crate.
-pub const OBJECT: &str = "heimdall.bpf.o";
+use crate::{setup::run, workspace};
 
-/// File name of its manifest: lines as `sha256sum` writes and `sha256sum -c` checks.
-pub const MANIFEST: &str = "heimdall.bpf.o.sources";
+/// An XDP program: a crate whose binary is built for BPF.
+struct Program {
+    /// The crate's directory, which its name is the last part of.
+    directory: &'static str,
+    binary: &'static str,
+    /// File name of the committed object in the crate. The manifest's has `.sources` behind it; its lines
+    /// are as `sha256sum` writes and `sha256sum -c` checks.
+    object: &'static str,
+}
+
+const PROGRAMS: [Program; 2] = [
+    Program {
+        directory: "heimdall-ebpf",
+        binary: "heimdall-xdp",
+        object: "heimdall.bpf.o",
+    },
+    Program {
+        directory: "benches/clients-ebpf",
+        binary: "clients-xdp",
+        object: "clients.bpf.o",
+    },
+];
 
 const TARGET: &str = "bpfel-unknown-none";
 
-/// Arguments of `cargo xtask ebpf`.
 #[derive(clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// Install what is missing of the toolchain (Debian packages and bpf-linker), saying what
     #[arg(long)]
     install: bool,
-    /// Rebuild, and fail if the committed object is not what this toolchain makes of its source
-    #[arg(long, conflicts_with = "out")]
+    /// Rebuild, and fail if a committed object is not what this toolchain makes of its source
+    #[arg(long)]
     check: bool,
-    /// Write the object here, and leave the committed one alone
-    #[arg(long, value_name = "FILE")]
-    out: Option<PathBuf>,
 }
 
-/// Runs the command.
-///
-/// # Errors
-///
-/// No toolchain, a failed build, or with `--check` an object that differs; the text says what to
-/// do.
-pub fn run(args: &Args) -> Result<()> {
+pub(crate) fn run_command(args: &Args) -> Result<()> {
     if args.install {
         install()?;
     }
-    if let Some(out) = &args.out {
-        build(out)?;
-        println!("wrote {}", out.display());
-        return Ok(());
+    let rebuilt = build()?;
+    for program in PROGRAMS {
+        let (new, committed) = (rebuilt.join(program.object), program.path(program.object));
+        if args.check {
+            program.check(&new)?;
+            println!("{} is what its source gives", program.object);
+        } else {
+            fs::copy(new, &committed)?;
+            fs::write(program.manifest_path(), program.manifest()?)?;
+            println!("wrote {} and its manifest", committed.display());
+        }
     }
-    if args.check {
-        return check();
-    }
-    let object = program_dir().join(OBJECT);
-    build(&object)?;
-    fs::write(program_dir().join(MANIFEST), manifest(&object)?)?;
-    println!("wrote {} and its manifest", object.display());
     Ok(())
 }
 
-/// Installs what is missing of a toolchain, and says what.
+/// Builds the programs with the toolchain found here. The directory with the stripped objects.
 ///
 /// # Errors
-///
-/// Not root, or an installation fails.
-pub fn install() -> Result<()> {
-    toolchain::install()
-}
-
-/// The program's crate.
-pub fn program_dir() -> PathBuf {
-    workspace().join("heimdall-ebpf")
-}
-
-/// Builds the program with the toolchain found here, and writes the stripped object to `out`.
-///
-/// # Errors
-///
 /// No toolchain (the text says what to install), or a failed build.
-pub fn build(out: &Path) -> Result<()> {
+pub(crate) fn build() -> Result<PathBuf> {
     let toolchain = Toolchain::find()?;
     println!("building with {toolchain}");
     let target_dir = workspace().join("target/ebpf");
-    let status = toolchain
-        .cargo()
+    let mut cargo = toolchain.cargo();
+    cargo
         .current_dir(workspace())
-        .args([
-            "build",
-            "--locked",
-            "--release",
-            "-Z",
-            "build-std=core",
-            "--target",
-            TARGET,
-        ])
-        .args([
-            "--package",
-            "heimdall-ebpf",
-            "--bin",
-            "heimdall-xdp",
-            "--target-dir",
-        ])
+        .args(["build", "--locked", "--release", "-Z", "build-std=core"])
+        .args(["--target", TARGET, "--target-dir"])
         .arg(&target_dir)
         .env(
             "CARGO_ENCODED_RUSTFLAGS",
             rustflags(&toolchain)?.join("\x1f"),
-        )
-        .status()
-        .context("cannot run cargo")?;
-    ensure!(status.success(), "the eBPF build failed; see above");
-
-    // BTF stays: it is what `bpftool prog dump` and the verifier's log show source lines from.
-    let built = target_dir.join(TARGET).join("release/heimdall-xdp");
-    let status = Command::new(&toolchain.objcopy)
-        .args(["--strip-debug", "--strip-unneeded"])
-        .args([built.as_path(), out])
-        .status()
-        .with_context(|| format!("cannot run {}", toolchain.objcopy.display()))?;
-    ensure!(status.success(), "stripping the object failed; see above");
-    Ok(())
-}
-
-/// The manifest that belongs to the program's sources as they are now and to `object`: one line a
-/// file, sources in the order of their paths, the object last.
-///
-/// # Errors
-///
-/// A file cannot be read.
-pub fn manifest(object: &Path) -> Result<String> {
-    let dir = program_dir();
-    let mut sources = vec![dir.join("Cargo.toml")];
-    collect_sources(&dir.join("src"), &mut sources)?;
-    sources.sort();
-    let mut text = String::new();
-    for source in &sources {
-        let name = source.strip_prefix(&dir)?.display().to_string();
-        text += &format!("{}  {name}\n", digest(source)?);
-    }
-    text += &format!("{}  {OBJECT}\n", digest(object)?);
-    Ok(text)
-}
-
-fn check() -> Result<()> {
-    let committed = program_dir().join(OBJECT);
-    let scratch = tempfile::tempdir()?;
-    let rebuilt = scratch.path().join(OBJECT);
-    build(&rebuilt)?;
-    if fs::read_to_string(program_dir().join(MANIFEST))? != manifest(&committed)? {
-        bail!(
-            "{MANIFEST} is not that of the sources; run `cargo xtask ebpf` and commit both files"
         );
+    for program in PROGRAMS {
+        cargo.args(["--bin", program.binary, "--package"]);
+        cargo.arg(Path::new(program.directory).file_name().unwrap());
     }
-    let (old, new) = (digest(&committed)?, digest(&rebuilt)?);
-    ensure!(
-        old == new,
-        "the committed object ({old}) is not what this toolchain builds ({new}); another compiler \
-         explains that, else run `cargo xtask ebpf`"
-    );
-    println!("the committed object is what its source gives: {new}");
-    Ok(())
+    run(&mut cargo).context("the eBPF build failed")?;
+    // BTF stays: it is what `bpftool prog dump` and the verifier's log show source lines from.
+    for program in PROGRAMS {
+        let built = target_dir.join(TARGET).join("release").join(program.binary);
+        run(Command::new(&toolchain.objcopy)
+            .args(["--strip-debug", "--strip-unneeded"])
+            .args([built, target_dir.join(program.object)]))?;
+    }
+    Ok(target_dir)
 }
 
-/// No path of the building machine may get into the object, so that machines agree on it.
+impl Program {
+    fn path(&self, file: &str) -> PathBuf {
+        workspace().join(self.directory).join(file)
+    }
+
+    fn manifest_path(&self) -> PathBuf {
+        self.path(&format!("{}.sources", self.object))
+    }
+
+    /// The manifest that belongs to the files as they are now: a line for each source, in the order of
+    /// their paths, and one for the object.
+    fn manifest(&self) -> Result<String> {
+        let mut files = vec!["Cargo.toml".to_owned()];
+        for source in fs::read_dir(self.path("src"))? {
+            files.push(format!("src/{}", source?.file_name().to_string_lossy()));
+        }
+        files.sort();
+        files.push(self.object.to_owned());
+        let mut text = String::new();
+        for file in files {
+            writeln!(text, "{}  {file}", digest(&self.path(&file))?)?;
+        }
+        Ok(text)
+    }
+
+    /// Fails if the committed object does not belong to the sources beside it.
+    fn check_manifest(&self) -> Result<()> {
+        let path = self.manifest_path();
+        if fs::read_to_string(&path)? != self.manifest()? {
+            let path = path.display();
+            bail!(
+                "{path} does not fit the files beside it; run `cargo xtask ebpf` and commit what it writes"
+            );
+        }
+        Ok(())
+    }
+
+    fn check(&self, rebuilt: &Path) -> Result<()> {
+        self.check_manifest()?;
+        let (old, new) = (digest(&self.path(self.object))?, digest(rebuilt)?);
+        ensure!(
+            old == new,
+            "the committed {} ({old}) is not what this toolchain builds ({new}); another compiler \
+             explains that, else run `cargo xtask ebpf`",
+            self.object
+        );
+        Ok(())
+    }
+}
+
+/// No path of the building machine may get into an object, so that machines agree on it.
 fn rustflags(toolchain: &Toolchain) -> Result<Vec<String>> {
     let mut flags: Vec<String> = [
         "-Clinker=bpf-linker",
@@ -197,22 +186,18 @@ fn rustflags(toolchain: &Toolchain) -> Result<Vec<String>> {
     Ok(flags)
 }
 
-fn collect_sources(dir: &Path, into: &mut Vec<PathBuf>) -> Result<()> {
-    for entry in fs::read_dir(dir)? {
-        let path = entry?.path();
-        if path.is_dir() {
-            collect_sources(&path, into)?;
-        } else {
-            into.push(path);
-        }
-    }
-    Ok(())
-}
-
 fn digest(path: &Path) -> Result<String> {
     let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-    Ok(Sha256::digest(bytes)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect())
+    let digest = Sha256::digest(bytes);
+    Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn objects_and_sources_have_not_drifted_apart() {
+        for program in super::PROGRAMS {
+            program.check_manifest().unwrap();
+        }
+    }
 }

@@ -1,8 +1,7 @@
 //! `cargo xtask instructions`: how many instructions a hit takes, beside how many it took.
 //!
-//! Valgrind counts them, so the figure does not depend on the machine's load or speed; the same code
-//! gives the same count. What is counted is the difference between a long run and a short one:
-//! start-up and set-up fall out.
+//! Valgrind counts them, so the figure depends on the code alone, not on the machine's load or speed.
+//! The figure is the difference between a long run and a short one, which excludes start-up.
 
 use std::{
     fs,
@@ -12,21 +11,22 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use serde_json::{Value, json};
-use xtask::workspace;
+use serde::{Deserialize, Serialize};
 
-use crate::setup::{self, BUILD, COUNT, Setup};
+use crate::{
+    setup::{self, BUILD, COUNT, Setup},
+    workspace,
+};
 
-/// Batches of the short run, and of what the long one has more.
+/// Batches of the short run; the long one has twice as many.
 const BATCHES: u64 = 200;
 /// Packets in a batch.
 const BATCH: u64 = 64;
 
-/// Parts in a hundred by which the count may be above the baseline: another place in a table, another
-/// random seed.
+/// Percentage by which the count may exceed the baseline: other positions in tables, another hash seed.
 const TOLERANCE: f64 = 2.0;
 
-/// The same if another compiler has made the code than the baseline's.
+/// The same if the baseline is of another compiler.
 const TOLERANCE_OTHER_COMPILER: f64 = 10.0;
 
 #[derive(Args)]
@@ -35,7 +35,7 @@ It fails if a hit takes more instructions than benches/instructions.json says, b
 more than 10 % if another rustc made it. If it takes fewer, or there is a reason for more, bring
 the baseline up to date with --update, and say why in the commit.")]
 pub(crate) struct Instructions {
-    /// Make what is counted now the baseline
+    /// Make the present count the baseline
     #[arg(long)]
     update: bool,
 
@@ -62,17 +62,18 @@ impl Instructions {
             .to_owned();
         let path = workspace().join("benches/instructions.json");
         if self.update {
-            let baseline = json!({ "instructions_a_hit": now.round(), "compiler": compiler });
-            fs::write(&path, format!("{baseline:#}\n"))?;
+            let baseline = Baseline {
+                instructions_a_hit: now.round(),
+                compiler,
+            };
+            fs::write(&path, serde_json::to_string_pretty(&baseline)? + "\n")?;
             println!("{now:.0} instructions a hit: the new baseline");
             return Ok(());
         }
         let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-        let baseline: Value = serde_json::from_str(&text)?;
-        let then = baseline["instructions_a_hit"]
-            .as_f64()
-            .context("no instructions_a_hit")?;
-        let tolerance = if baseline["compiler"] == compiler.as_str() {
+        let baseline: Baseline = serde_json::from_str(&text)?;
+        let then = baseline.instructions_a_hit;
+        let tolerance = if baseline.compiler == compiler {
             TOLERANCE
         } else {
             TOLERANCE_OTHER_COMPILER
@@ -90,7 +91,14 @@ impl Instructions {
     }
 }
 
-/// Instructions of a run of so many batches.
+/// benches/instructions.json.
+#[derive(Serialize, Deserialize)]
+struct Baseline {
+    instructions_a_hit: f64,
+    compiler: String,
+}
+
+/// Instructions of a run of `batches` batches.
 fn count(program: &Path, batches: u64) -> Result<u64> {
     let out: PathBuf = workspace().join("target/instructions.callgrind");
     let mut command = Command::new("valgrind");

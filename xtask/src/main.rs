@@ -6,17 +6,21 @@ mod bench;
 mod checks;
 mod demo;
 mod differ;
+mod ebpf;
 mod fuzz;
 mod instructions;
+mod search;
 mod setup;
 mod soak;
 mod stop;
 mod test;
 
-use std::process::ExitCode;
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use clap::{Parser, Subcommand};
-use xtask::ebpf;
 
 /// Heimdall's own tools
 ///
@@ -51,7 +55,7 @@ enum Command {
     Deny(checks::Deny),
     /// Check that Heimdall compiles with the minimum Rust version and for aarch64 (needs rustup)
     Portability(checks::Portability),
-    /// Rebuild the XDP program's committed object from its source
+    /// Rebuild the XDP programs' committed objects from their sources
     Ebpf(ebpf::Args),
 }
 
@@ -67,7 +71,7 @@ fn main() -> ExitCode {
         Command::Miri(miri) => miri.run(),
         Command::Deny(deny) => deny.run(),
         Command::Portability(portability) => portability.run(),
-        Command::Ebpf(args) => ebpf::run(&args),
+        Command::Ebpf(args) => ebpf::run_command(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -76,4 +80,10 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The workspace's directory.
+fn workspace() -> PathBuf {
+    let xtask = Path::new(env!("CARGO_MANIFEST_DIR"));
+    xtask.parent().unwrap_or(xtask).to_owned()
 }

@@ -1,4 +1,4 @@
-//! What the tools need on the machine, and how to get it.
+//! What the tools need on the machine, and its installation.
 
 use std::{
     env,
@@ -8,7 +8,8 @@ use std::{
 
 use anyhow::{Result, bail};
 use clap::Args;
-use xtask::workspace;
+
+use crate::{ebpf, workspace};
 
 /// A file that shows that a Debian package is installed, and the package.
 type Need = (&'static str, &'static str);
@@ -25,7 +26,7 @@ pub(crate) const BUILD: &[Need] = &[
     ("/usr/include/zlib.h", "zlib1g-dev"),
     ("/usr/include/pcap/pcap.h", "libpcap-dev"),
     ("/usr/include/linux/if_xdp.h", "linux-libc-dev"),
-    ("/usr/include/*/sys/types.h", "libc6-dev"),
+    ("/usr/include/stdio.h", "libc6-dev"),
 ];
 
 /// To make the lab and ask questions in it.
@@ -45,7 +46,7 @@ pub(crate) const PEERS: &[Need] = &[
     ("/usr/sbin/dnsmasq", "dnsmasq-base"),
 ];
 
-/// More of them, whose rates alone are compared.
+/// More of them, of which only rates are compared.
 pub(crate) const RESOLVERS: &[Need] = &[
     ("/usr/bin/dnsdist", "dnsdist"),
     ("/usr/sbin/kresd", "knot-resolver"),
@@ -61,13 +62,13 @@ const SERVICES: &[(&str, &str)] = &[
     ("unbound", "unbound"),
 ];
 
-/// To look into what the tests capture.
+/// For captures of tests.
 pub(crate) const CAPTURE: &[Need] = &[
     ("/usr/bin/tcpdump", "tcpdump"),
     ("/usr/bin/tshark", "tshark"),
 ];
 
-/// To count instructions.
+/// For counting instructions.
 pub(crate) const COUNT: &[Need] = &[("/usr/bin/valgrind", "valgrind")];
 
 /// C headers of another processor.
@@ -76,7 +77,7 @@ pub(crate) const CROSS: &[Need] = &[(
     "libc6-dev-arm64-cross",
 )];
 
-/// How to deal with what is missing.
+/// What to do about missing packages.
 #[derive(Args, Clone, Copy)]
 pub(crate) struct Setup {
     /// Install nothing: name what is missing, and stop
@@ -91,7 +92,7 @@ impl Setup {
             .iter()
             .copied()
             .flatten()
-            .filter(|(file, _)| !exists(file))
+            .filter(|(file, _)| !Path::new(file).exists())
             .map(|(_, package)| *package)
             .collect();
         missing.sort_unstable();
@@ -100,17 +101,14 @@ impl Setup {
             return Ok(());
         }
         let list = missing.join(" ");
-        if self.no_install || !nix::unistd::geteuid().is_root() || !exists("/usr/bin/apt-get") {
+        let has_apt = Path::new("/usr/bin/apt-get").exists();
+        if self.no_install || !nix::unistd::geteuid().is_root() || !has_apt {
             bail!("not installed: {list}; as root: apt-get install --no-install-recommends {list}");
         }
-        println!("installing with apt-get: {list}");
-        run(apt().arg("update"))?;
-        run(apt()
-            .args(["install", "--yes", "--no-install-recommends"])
-            .args(&missing))?;
+        install(&missing)?;
         // Debian starts a server when it installs it; here only the program is wanted, and port 53
         // of this machine stays as it was.
-        if exists("/run/systemd/system") {
+        if Path::new("/run/systemd/system").exists() {
             for (package, service) in SERVICES {
                 if missing.contains(package) {
                     println!("stopping and disabling the service that {package} has started");
@@ -131,47 +129,27 @@ impl Setup {
         if self.no_install {
             Ok(())
         } else {
-            xtask::ebpf::install()
+            ebpf::install()
         }
     }
 }
 
-fn apt() -> Command {
-    let mut command = Command::new("apt-get");
-    command
-        .env("DEBIAN_FRONTEND", "noninteractive")
-        // Where services are started by scripts: this level has none.
-        .env("RUNLEVEL", "1")
-        .arg("--quiet=2");
-    command
-}
-
-/// Whether a file is there; one `*` stands for anything in one part of its path.
-fn exists(pattern: &str) -> bool {
-    fn walk(base: &Path, parts: &[&str]) -> bool {
-        let Some((part, rest)) = parts.split_first() else {
-            return base.exists();
-        };
-        if !part.contains('*') {
-            return walk(&base.join(part), rest);
-        }
-        let pieces: Vec<&str> = part.split('*').collect();
-        let fits = |name: &str| {
-            name.starts_with(pieces[0]) && pieces[1..].iter().all(|piece| name.contains(piece))
-        };
-        base.read_dir()
-            .into_iter()
-            .flatten()
-            .flatten()
-            .any(|entry| fits(&entry.file_name().to_string_lossy()) && walk(&entry.path(), rest))
-    }
-    walk(
-        Path::new("/"),
-        &pattern
-            .split('/')
-            .filter(|part| !part.is_empty())
-            .collect::<Vec<_>>(),
-    )
+/// Installs Debian packages, and says which.
+pub(crate) fn install(packages: &[&str]) -> Result<()> {
+    let apt = || {
+        let mut command = Command::new("apt-get");
+        command
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            // Where services are started by scripts: this level has none.
+            .env("RUNLEVEL", "1")
+            .arg("--quiet=2");
+        command
+    };
+    println!("installing with apt-get: {}", packages.join(" "));
+    run(apt().arg("update"))?;
+    run(apt()
+        .args(["install", "--yes", "--no-install-recommends"])
+        .args(packages))
 }
 
 /// Cargo, in the workspace.
@@ -184,28 +162,18 @@ pub(crate) fn cargo() -> Command {
 /// Builds `heimdall` as users would; its path.
 pub(crate) fn build_heimdall() -> Result<PathBuf> {
     println!("Building heimdall …");
-    run(cargo().args([
-        "build",
-        "--locked",
-        "--release",
-        "--package",
-        "heimdall-user",
-        "--bin",
-        "heimdall",
-    ]))?;
-    Ok(workspace().join("target/release/heimdall"))
+    build("--package heimdall-user --bin heimdall", "heimdall")
 }
 
 /// Builds the programs of `benches`; the path of the one with this name.
 pub(crate) fn build_bench(name: &str) -> Result<PathBuf> {
-    run(cargo().args([
-        "build",
-        "--locked",
-        "--release",
-        "--package",
-        "benches",
-        "--bins",
-    ]))?;
+    build("--package benches --bins", name)
+}
+
+fn build(what: &str, name: &str) -> Result<PathBuf> {
+    run(cargo()
+        .args(["build", "--locked", "--release"])
+        .args(what.split(' ')))?;
     Ok(workspace().join("target/release").join(name))
 }
 

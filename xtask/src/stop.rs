@@ -1,4 +1,4 @@
-//! Ctrl-C.
+//! Ctrl-C and other signals that ask for an end.
 
 use std::sync::{
     Arc,

@@ -1,15 +1,14 @@
-//! `cargo xtask test`: everything that has to hold before a change lands.
+//! `cargo xtask test`: all checks that a change has to pass.
 
-use std::{process::Command, time::Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use xtask::{ebpf, workspace};
 
 use crate::{
     checks::Deny,
     differ::Differ,
-    fuzz,
+    ebpf, fuzz,
     instructions::Instructions,
     setup::{BUILD, CAPTURE, COUNT, LAB, PEERS, Setup, cargo, run},
     soak::Soak,
@@ -26,70 +25,44 @@ pub(crate) struct Test {
 impl Test {
     pub(crate) fn run(self) -> Result<()> {
         let start = Instant::now();
+        let title = |title: &str| println!("\n==> {title} ({} s)", start.elapsed().as_secs());
+        let step = |what: &str, arguments: &str, environment: &[(&str, &str)]| {
+            title(what);
+            let mut cargo = cargo();
+            cargo
+                .args(arguments.split(' '))
+                .envs(environment.iter().copied());
+            run(&mut cargo).with_context(|| format!("{what} failed"))
+        };
         self.setup.packages(&[BUILD, LAB, PEERS, CAPTURE, COUNT])?;
         self.setup.ebpf_toolchain()?;
-        let step = |title: &str, command: &mut Command| {
-            println!("\n==> {title} ({} s)", start.elapsed().as_secs());
-            run(command).with_context(|| format!("{title} failed"))
-        };
-        step("format", cargo().args(["fmt", "--all", "--check"]))?;
-        step(
-            "lints",
-            cargo().args([
-                "clippy",
-                "--locked",
-                "--workspace",
-                "--all-targets",
-                "--",
-                "--deny",
-                "warnings",
-            ]),
-        )?;
-        println!("\n==> dependencies ({} s)", start.elapsed().as_secs());
+        step("format", "fmt --all --check", &[])?;
+        let lints = "clippy --locked --workspace --all-targets -- --deny warnings";
+        step("lints", lints, &[])?;
+        title("dependencies");
         Deny::offline(self.setup).run()?;
-        step(
-            "unit, property and end-to-end tests",
-            cargo().args(["test", "--locked", "--workspace"]),
-        )?;
-        println!(
-            "\n==> the XDP program, rebuilt ({} s)",
-            start.elapsed().as_secs()
-        );
-        let object = workspace().join("target/ebpf/heimdall.bpf.o");
-        ebpf::build(&object)?;
+        let tests = "test --locked --workspace";
+        step("unit, property and end-to-end tests", tests, &[])?;
+        title("the XDP programs, rebuilt");
+        let object = ebpf::build()?.join("heimdall.bpf.o").display().to_string();
         step(
             "packet vectors through the rebuilt XDP program",
-            cargo().env("HEIMDALL_EBPF_OBJECT", object).args([
-                "test",
-                "--locked",
-                "--package",
-                "heimdall-user",
-                "--test",
-                "xdp_program",
-            ]),
+            "test --locked --package heimdall-user --test xdp_program",
+            &[("HEIMDALL_EBPF_OBJECT", &object)],
         )?;
+        let warnings = [("RUSTDOCFLAGS", "--deny=warnings")];
         step(
             "documentation",
-            cargo().env("RUSTDOCFLAGS", "--deny=warnings").args([
-                "doc",
-                "--locked",
-                "--workspace",
-                "--no-deps",
-            ]),
+            "doc --locked --workspace --no-deps",
+            &warnings,
         )?;
-        println!(
-            "\n==> fuzz targets, briefly ({} s)",
-            start.elapsed().as_secs()
-        );
+        title("fuzz targets, briefly");
         fuzz::brief()?;
-        println!(
-            "\n==> beside other resolvers ({} s)",
-            start.elapsed().as_secs()
-        );
+        title("comparison with other resolvers");
         Differ::brief(self.setup).run()?;
-        println!("\n==> instructions a hit ({} s)", start.elapsed().as_secs());
+        title("instructions a hit");
         Instructions::check(self.setup).run()?;
-        println!("\n==> a short soak ({} s)", start.elapsed().as_secs());
+        title("a short soak");
         Soak::brief(self.setup).run()?;
         println!("\neverything passed in {} s", start.elapsed().as_secs());
         Ok(())

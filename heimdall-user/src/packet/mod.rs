@@ -4,13 +4,11 @@
 //! module checks every length again, and what the program does not check at all: checksums, and
 //! whether a reply may go to the sender. It has no I/O and no state. Workers call it.
 
-pub mod echo;
 mod layout;
 mod reply;
 mod source;
 mod wire;
 
-pub use echo::echo;
 pub use layout::{BadPacket, Layout};
 pub use reply::Packet;
 pub use source::SourceFilter;

@@ -142,8 +142,8 @@ impl Attached {
         if self.given_up.load(Ordering::Relaxed) {
             return;
         }
-        // Read first: what was steered by now has arrived when the workers' counts are read.
-        let Ok([steered, ..]) = self.program().verdicts() else {
+        // In this order: what was steered by now has arrived a moment later.
+        let Ok([steered, ..]) = self.program().counters() else {
             return;
         };
         let mut steering = self.steering.lock().unwrap_or_else(PoisonError::into_inner);

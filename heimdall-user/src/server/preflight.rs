@@ -13,7 +13,7 @@ use crate::{
     config::{Backend, Config, InterfaceConfig, Location},
     control, file,
     snapshot::Snapshot,
-    xdp::{Interface, XdpError, socket::MAX_MTU},
+    xdp::{Interface, XdpError, xsk::MAX_MTU},
 };
 
 /// Checks what a start would, without opening a socket, attaching a program, writing a file or

@@ -11,7 +11,7 @@ use tracing::{info, warn};
 
 use crate::{
     config::Config,
-    xdp::{Interface, addresses_without_link, socket::FRAME_SIZE},
+    xdp::{Interface, addresses_without_link, xsk::FRAME_SIZE},
 };
 
 /// Where the kernel shows the hierarchy of control groups (cgroup-v2).

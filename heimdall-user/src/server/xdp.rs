@@ -18,7 +18,7 @@ use crate::{
     worker::max_pending,
     xdp::{
         AttachMode, AttachPolicy, Interface, LinkWatch, Program, XdpError,
-        socket::{Frame, Mode, Xsk, XskError},
+        xsk::{BindMode, Frame, Xsk, XskError},
     },
 };
 
@@ -186,8 +186,8 @@ fn log_mode(attached: &Attached, queue: u32, xsk: &Xsk) {
     // For generic mode this contains why it is not native.
     let attach = attached.program().attach_mode().to_string();
     let mode = xsk.mode();
-    match xsk.why_not_better() {
-        Some(why) if mode == Mode::Copy => {
+    match xsk.why_not_zero_copy() {
+        Some(why) if mode == BindMode::Copy => {
             info!("{name} queue {queue}: {attach} XDP, {mode} (not zero-copy: {why})");
         }
         _ => info!("{name} queue {queue}: {attach} XDP, {mode}"),

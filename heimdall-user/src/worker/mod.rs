@@ -37,10 +37,10 @@ use crate::{
     dns::{Malformed, Query},
     exit::OnExit,
     forward::{Handle, MAX_REFRESHES, Mailbox, Request},
-    packet::{self, BadPacket, Layout, Packet, SourceFilter},
+    packet::{BadPacket, Layout, Packet, SourceFilter},
     stats::{Counter, DropCounters, counters},
     upkeep::Upkeep,
-    xdp::socket::{BATCH, Frame, Xsk},
+    xdp::xsk::{BATCH, Frame, Xsk},
 };
 use pending::{Pending, Waiting};
 
@@ -116,9 +116,6 @@ pub struct Settings {
     pub verify_checksums: bool,
     /// How long to look for work before going to sleep.
     pub spin: Duration,
-    /// Send every query back as it came, instead of answering it: what the rings and the kernel
-    /// alone cost.
-    pub echo: bool,
 }
 
 /// What a worker owns.
@@ -450,12 +447,8 @@ impl State {
         self.places.fill -= received;
         if received > 0 {
             self.counters.received.add(received as u64);
-            if self.settings.echo {
-                self.echo();
-            } else {
-                self.stage();
-                self.answer();
-            }
+            self.stage();
+            self.answer();
         }
         let completed = self.complete();
         if !self.replies.is_empty() {
@@ -485,21 +478,6 @@ impl State {
     /// Frames that the worker itself holds between turns.
     fn held(&self) -> usize {
         self.free.len() + self.replies.len() + self.pending.len()
-    }
-
-    /// Sends the batch back.
-    fn echo(&mut self) {
-        for mut frame in self.received.drain(..) {
-            let mut turned = None;
-            self.xsk.edit(&mut frame, |octets| {
-                turned = packet::echo(octets);
-                None
-            });
-            match turned {
-                Some(()) => self.replies.push(frame),
-                None => self.free.push(frame),
-            }
-        }
     }
 
     /// Stage 1: reads each packet, and starts to fetch what answering it will need.

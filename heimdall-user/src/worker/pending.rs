@@ -1,6 +1,6 @@
 //! Queries that wait for the forwarder, each in the frame that brought it.
 
-use crate::{dns::Query, packet::Layout, xdp::socket::Frame};
+use crate::{dns::Query, packet::Layout, xdp::xsk::Frame};
 
 /// A query that waits.
 #[derive(Debug)]

@@ -1,8 +1,8 @@
-//! What can go wrong, each in one line: what is wrong; what to do.
+//! Errors of interfaces and the XDP program.
 
 use std::{error::Error, io};
 
-/// An error of this room. [`std::fmt::Display`] gives one line that says what is wrong and,
+/// An error of an interface or its XDP program. [`std::fmt::Display`] gives one line that says what is wrong and,
 /// after a semicolon, what to do about it.
 #[derive(Debug, thiserror::Error)]
 pub enum XdpError {
@@ -11,7 +11,7 @@ pub enum XdpError {
     UnknownInterface {
         /// The name asked for.
         name: String,
-        /// The names that there are, joined by commas.
+        /// The names of all interfaces, joined by commas.
         present: String,
     },
     /// The interface does not carry Ethernet frames.
@@ -35,7 +35,7 @@ pub enum XdpError {
     Occupied {
         /// The interface's name.
         interface: String,
-        /// Id and, where the kernel tells, name of that program.
+        /// Id of that program, and its name if the kernel gives one.
         program: String,
         /// How to remove it.
         remedy: String,
@@ -58,12 +58,12 @@ pub enum XdpError {
         /// The kernel's version.
         version: String,
     },
-    /// The kernel refuses the program on this interface, in every mode that was tried.
+    /// The kernel refuses the program on this interface in each mode tried.
     #[error("cannot attach the XDP program to {interface} ({why}); use --backend socket")]
     Attach {
         /// The interface's name.
         interface: String,
-        /// Mode by mode, why not.
+        /// Why, for each mode.
         why: String,
     },
     /// The kernel does not load the program.
@@ -120,7 +120,7 @@ pub enum XdpError {
 }
 
 impl XdpError {
-    /// The error of a system call: a lack of privilege, or else [`XdpError::System`].
+    /// The error of a system call: [`XdpError::NoPrivilege`], or else [`XdpError::System`].
     pub(super) fn system(action: &'static str, source: io::Error) -> Self {
         match source.raw_os_error() {
             Some(libc::EPERM | libc::EACCES) => Self::NoPrivilege { action },

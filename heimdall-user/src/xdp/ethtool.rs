@@ -1,7 +1,6 @@
-//! What the driver tells over the ethtool ioctl: the number of queues, the VLAN offload.
+//! The ethtool ioctl: number of queues, VLAN offload.
 //!
-//! It works in any network namespace, unlike `/sys/class/net`, which shows the namespace that it was
-//! mounted in.
+//! It works in every network namespace; `/sys/class/net` shows the namespace in which it was mounted.
 
 use std::{
     io,
@@ -35,23 +34,23 @@ struct Channels {
     combined: u32,
 }
 
-/// How many receive queues the interface has in use, as `ethtool -l` says.
+/// Number of receive queues in use, as `ethtool -l` shows.
 ///
 /// # Errors
 ///
-/// EOPNOTSUPP from drivers that do not tell, ENODEV.
+/// EOPNOTSUPP if the driver does not implement it, ENODEV.
 pub(super) fn rx_queues(interface: &str) -> io::Result<u32> {
     let mut channels = Channels {
         cmd: ETHTOOL_GCHANNELS,
         ..Channels::default()
     };
     // SAFETY: ETHTOOL_GCHANNELS fills in an `ethtool_channels`.
-    unsafe { ask(interface, &mut channels) }?;
+    unsafe { ioctl(interface, &mut channels) }?;
     Ok(channels.rx + channels.combined)
 }
 
-/// Whether the NIC takes VLAN tags out of received frames (`ethtool -k`: rx-vlan-offload), before an
-/// XDP program could see them.
+/// Whether the NIC strips VLAN tags of received frames (`ethtool -k`: rx-vlan-offload) before the XDP
+/// program runs.
 ///
 /// # Errors
 ///
@@ -62,16 +61,16 @@ pub(super) fn strips_vlan_tags(interface: &str) -> io::Result<bool> {
         data: 0,
     };
     // SAFETY: ETHTOOL_GFLAGS fills in an `ethtool_value`.
-    unsafe { ask(interface, &mut flags) }?;
+    unsafe { ioctl(interface, &mut flags) }?;
     Ok(flags.data & ETH_FLAG_RXVLAN != 0)
 }
 
-/// Has the kernel carry out the command that `data` begins with, and fill `data` in.
+/// Executes the command that `data` begins with; the kernel fills `data` in.
 ///
 /// # Safety
 ///
 /// `T` is the structure that belongs to the command (linux/ethtool.h).
-unsafe fn ask<T>(interface: &str, data: &mut T) -> io::Result<()> {
+unsafe fn ioctl<T>(interface: &str, data: &mut T) -> io::Result<()> {
     // SAFETY: no pointers are passed.
     let fd = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
     if fd < 0 {

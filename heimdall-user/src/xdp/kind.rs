@@ -1,9 +1,9 @@
-//! Kinds of interfaces, and on which of them AF_XDP works.
+//! Kinds of interfaces, and which of them AF_XDP can serve.
 //!
 //! A virtual interface has no packets of its own: they arrive on a member, a parent or nowhere. On
 //! a bond the kernel runs the program on the members, whose packets cannot reach a socket that is
 //! bound to the bond (`xsk_rcv_check`); on the others it runs after an skb was made, and costs more
-//! than sockets do.
+//! than kernel sockets.
 
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage};
 
@@ -68,7 +68,7 @@ pub(super) fn name(link: &LinkMessage) -> Option<&str> {
         })
 }
 
-/// Rejects the interface `name` if no packet arrives on it for AF_XDP.
+/// Rejects the interface `name` if AF_XDP receives no packet on it.
 pub(super) fn check(name: &str, link: &LinkMessage) -> Result<(), XdpError> {
     let refuse = |what: String, remedy: String| {
         Err(XdpError::Virtual {
@@ -82,7 +82,7 @@ pub(super) fn check(name: &str, link: &LinkMessage) -> Result<(), XdpError> {
         let what = "no packet of another host arrives on it".to_owned();
         return refuse(
             what,
-            format!("give the interface that they arrive on, and {listen}"),
+            format!("give the interface on which they arrive, and {listen}"),
         );
     }
     let Some(kind) = of(link) else { return Ok(()) };

@@ -1,8 +1,7 @@
-//! Attaching by bpf_link, and only so.
+//! Attaching by bpf_link alone.
 //!
-//! aya falls back to a netlink attachment when BPF_LINK_CREATE fails with EINVAL, without saying
-//! so. That attachment outlives the process, which must not happen here; hence this system call
-//! of our own.
+//! aya silently falls back to a netlink attachment when BPF_LINK_CREATE fails with EINVAL. That
+//! attachment would outlive the process, so this module makes the system call itself.
 
 use std::{
     io, mem,
@@ -13,16 +12,12 @@ use std::{
 const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_XDP: u32 = 37;
 
-/// Where a packet meets the program.
-#[derive(Clone, Copy)]
-pub(super) enum Mode {
-    /// In the driver (`XDP_FLAGS_DRV_MODE`).
-    Native = 1 << 2,
-    /// In the network stack, after the driver made an skb (`XDP_FLAGS_SKB_MODE`).
-    Generic = 1 << 1,
-}
+/// Native mode: the program runs in the driver (linux/if_link.h).
+pub(super) const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
+/// Generic mode: the program runs in the network stack, after the driver made an skb.
+pub(super) const XDP_FLAGS_SKB_MODE: u32 = 1 << 1;
 
-/// `bpf_attr.link_create`, as far as XDP has use for it.
+/// The fields of `bpf_attr.link_create` that XDP uses.
 #[repr(C)]
 struct LinkCreate {
     program: u32,
@@ -31,19 +26,19 @@ struct LinkCreate {
     flags: u32,
 }
 
-/// Attaches `program` to the interface with index `interface`, for as long as the returned
-/// descriptor is open in some process.
+/// Attaches `program` to the interface with index `interface` in one of the modes above, for as long
+/// as the returned descriptor is open in some process.
 ///
 /// # Errors
 ///
 /// EINVAL before Linux 5.9; EBUSY or EEXIST if a program is attached; EPERM without CAP_NET_ADMIN;
 /// EOPNOTSUPP and others when the driver refuses.
-pub(super) fn attach(program: BorrowedFd<'_>, interface: u32, mode: Mode) -> io::Result<OwnedFd> {
+pub(super) fn attach(program: BorrowedFd<'_>, interface: u32, mode: u32) -> io::Result<OwnedFd> {
     let attr = LinkCreate {
         program: program.as_raw_fd().cast_unsigned(),
         interface,
         attach_type: BPF_XDP,
-        flags: mode as u32,
+        flags: mode,
     };
     // SAFETY: `attr` is a live bpf_attr prefix of the size given; the kernel takes the rest as
     // zero and writes nothing back.

@@ -1,9 +1,9 @@
 //! The kernel's side of the fast path: network interfaces, the XDP program, AF_XDP sockets.
 //!
-//! This room loads and attaches the program of `heimdall-ebpf`, tells it which addresses to steer
+//! This module loads and attaches the program of `heimdall-ebpf`, tells it which addresses to steer
 //! and which socket serves which queue, and opens those sockets. It reads no packets and knows no
-//! DNS. Called by the command line (to set up, and to follow address changes) and by the workers
-//! (for their sockets).
+//! DNS. Used by `server` (to set up, and to follow address changes) and by the workers (for their
+//! sockets).
 //!
 //! An [`Interface`] is looked up by name; [`Program::attach`] puts the program on it; [`served`]
 //! resolves wildcards for [`Program::set_served`], again whenever a [`LinkWatch`] reports a
@@ -19,8 +19,9 @@ mod netlink;
 mod nic;
 mod program;
 mod served;
-pub mod socket;
+
 mod watch;
+pub mod xsk;
 
 pub use address::Address;
 pub use error::XdpError;

@@ -1,4 +1,4 @@
-//! Questions to the kernel over rtnetlink: links and addresses.
+//! Requests to the kernel over rtnetlink: links and addresses.
 
 use std::io;
 
@@ -23,7 +23,7 @@ pub(super) fn link(name: &str) -> io::Result<LinkMessage> {
     query
         .attributes
         .push(LinkAttribute::IfName(name.to_owned()));
-    let socket = ask(RouteNetlinkMessage::GetLink(query), NLM_F_REQUEST)?;
+    let socket = send(RouteNetlinkMessage::GetLink(query), NLM_F_REQUEST)?;
     let (reply, _) = socket.recv_from_full()?;
     let reply = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&reply)
         .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
@@ -62,8 +62,8 @@ pub(super) fn addresses() -> io::Result<Vec<AddressMessage>> {
     Ok(addresses.collect())
 }
 
-/// Sends a request; its socket, from which to read the reply.
-fn ask(message: RouteNetlinkMessage, flags: u16) -> io::Result<Socket> {
+/// Sends a request. Returns the socket from which to read the reply.
+fn send(message: RouteNetlinkMessage, flags: u16) -> io::Result<Socket> {
     let mut socket = Socket::new(NETLINK_ROUTE)?;
     socket.bind_auto()?;
     socket.connect(&SocketAddr::new(0, 0))?;
@@ -76,10 +76,10 @@ fn ask(message: RouteNetlinkMessage, flags: u16) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// All messages of the reply to a request for a list. One that the library cannot read, because
-/// the kernel is newer, is left out.
+/// All messages of the reply to a dump request. Messages that the library cannot parse, because the
+/// kernel is newer, are skipped.
 fn dump(message: RouteNetlinkMessage) -> io::Result<Vec<RouteNetlinkMessage>> {
-    let socket = ask(message, NLM_F_REQUEST | NLM_F_DUMP)?;
+    let socket = send(message, NLM_F_REQUEST | NLM_F_DUMP)?;
     let mut messages = Vec::new();
     loop {
         let (datagram, _) = socket.recv_from_full()?;

@@ -13,10 +13,10 @@ use netlink_packet_route::link::{
 
 use super::{Address, XdpError, ethtool, kind, netlink};
 
-/// How often [`Interface::wait_carrier`] looks.
+/// Polling interval of [`Interface::wait_carrier`].
 const CARRIER_INTERVAL: Duration = Duration::from_millis(10);
 
-/// An Ethernet interface of this network namespace, as it was when it was looked up.
+/// An Ethernet interface of this network namespace, as of its look-up.
 #[derive(Clone, Debug)]
 pub struct Interface {
     /// Name, as `ip link` shows it.
@@ -27,7 +27,7 @@ pub struct Interface {
     pub mtu: u32,
     /// Hardware address.
     pub mac: [u8; 6],
-    /// Whether it is set up (IFF_UP), carrier or not.
+    /// Whether it is administratively up (IFF_UP), with or without carrier.
     pub up: bool,
     /// Receive queues in use, 1 or more. The kernel binds AF_XDP sockets to queues below this
     /// number (and to send-only ones, if there are more of those).
@@ -39,7 +39,7 @@ pub struct Interface {
 pub(super) struct Attached {
     /// The program's id.
     pub(super) id: u32,
-    /// Is it in generic mode?
+    /// Whether it is in generic mode.
     pub(super) generic: bool,
 }
 
@@ -79,7 +79,7 @@ impl Interface {
         Ok(interface)
     }
 
-    /// The addresses that the interface has now, both families, link-local ones included.
+    /// The interface's current addresses of both families, link-local ones included.
     ///
     /// # Errors
     ///
@@ -90,9 +90,9 @@ impl Interface {
         Ok(mine.map(|address| address.ip).collect())
     }
 
-    /// Indices of the VLAN interfaces on top of this one, or of the bond or bridge that it is a
-    /// member of, whose tags the NIC removes before the XDP program runs: a reply to such a frame
-    /// would leave without its tag. None if the NIC leaves tags in the frame.
+    /// Indices of the VLAN interfaces on top of this one, or on top of the bond or bridge that it is a
+    /// member of, whose tags the NIC strips before the XDP program runs: a reply to such a frame
+    /// would leave without its tag. Empty if the NIC leaves tags in the frame.
     ///
     /// # Errors
     ///
@@ -125,8 +125,8 @@ impl Interface {
             .contains(&LinkAttribute::Carrier(1)))
     }
 
-    /// Waits until the interface has a carrier, for `timeout` at most; says whether it has.
-    /// Attaching XDP takes it away for a moment with some drivers.
+    /// Waits for a carrier, for `timeout` at most; returns whether there is one. Some drivers reset the
+    /// link when a program is attached.
     ///
     /// # Errors
     ///
@@ -144,7 +144,7 @@ impl Interface {
         }
     }
 
-    /// The XDP programs on the interface; empty if it is free.
+    /// The XDP programs on the interface.
     pub(super) fn xdp_programs(&self) -> Result<Vec<Attached>, XdpError> {
         let mut programs = Vec::new();
         for attribute in link(&self.name)?.attributes {
@@ -172,7 +172,7 @@ impl Interface {
 
 fn link(name: &str) -> Result<LinkMessage, XdpError> {
     netlink::link(name).map_err(|error| match error.raw_os_error() {
-        // ERANGE, EINVAL: a name longer than a name can be, or none.
+        // ERANGE, EINVAL: a name that is too long, or empty.
         Some(libc::ENODEV | libc::ERANGE | libc::EINVAL) => XdpError::UnknownInterface {
             name: name.to_owned(),
             present: interface_names(),
@@ -182,7 +182,7 @@ fn link(name: &str) -> Result<LinkMessage, XdpError> {
 }
 
 /// Addresses on the loopback interface or a dummy that other hosts can reach (anycast), each with
-/// its interface's name. A wildcard does not stand for them on any interface.
+/// its interface's name. No listen wildcard includes them.
 ///
 /// # Errors
 ///
@@ -209,8 +209,8 @@ fn interface_names() -> String {
     names.unwrap_or_default()
 }
 
-/// The driver knows; where it does not tell, sysfs does, if it shows this namespace; else there is
-/// one queue, as with most drivers that have no choice.
+/// From the driver, else from sysfs if that shows this namespace, else 1: most drivers that report
+/// nothing have one queue.
 fn rx_queues(name: &str, index: u32) -> u32 {
     ethtool::rx_queues(name)
         .or_else(|_| rx_queues_in_sysfs(name, index))

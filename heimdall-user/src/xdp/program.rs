@@ -1,4 +1,4 @@
-//! The XDP program on one interface: load, attach, tell it whom to serve, read its counters.
+//! The XDP program on one interface: loading, attaching, its maps and counters.
 
 use std::{
     collections::BTreeSet,
@@ -14,14 +14,14 @@ use aya::{
     util::KernelVersion,
 };
 use heimdall_ebpf::{
-    CLIENT_PROGRAM, MAC_MAP, MAX_QUEUES, MAX_SERVED, PROGRAM, SERVED_MAP, SOCKETS_MAP, ServedKey,
-    VERDICTS_MAP, Verdict, mac_word,
+    COUNTERS_MAP, Disposition, MAC_MAP, MAX_QUEUES, MAX_SERVED, PROGRAM, SERVED_MAP, SOCKETS_MAP,
+    ServedKey, mac_word,
 };
 
 use super::{
     Interface, XdpError,
     error::errno,
-    link::{self, Mode},
+    link::{self, XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE},
     nic::Attached,
 };
 
@@ -40,14 +40,14 @@ pub enum AttachPolicy {
     GenericOnly,
 }
 
-/// Where packets meet the program.
+/// The mode in which the program is attached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AttachMode {
     /// In the driver, before the kernel makes an skb.
     Native,
-    /// In the network stack; works with every driver, and costs most of what XDP saves.
+    /// In the network stack, on an skb: works with every driver, but most of the gain is lost.
     Generic {
-        /// Why it is not native, in words.
+        /// Why it is not native, as text.
         why: String,
     },
 }
@@ -73,18 +73,18 @@ impl fmt::Display for AttachMode {
 
 /// The XDP program on one interface, with maps of its own.
 ///
-/// It stays attached as long as this lives, and no longer: a bpf_link holds it, which the kernel
-/// takes down with its last descriptor, even after kill -9. Needs Linux 5.9.
+/// It stays attached exactly as long as this lives: a bpf_link holds it, which the kernel removes
+/// with its last descriptor, even after SIGKILL. Needs Linux 5.9.
 pub struct Program {
     interface: String,
     id: u32,
     mode: AttachMode,
     sockets: XskMap<MapData>,
     served: HashMap<MapData, [u8; ServedKey::SIZE], u8>,
-    /// What `served` holds.
+    /// The keys in `served`.
     keys: BTreeSet<[u8; ServedKey::SIZE]>,
     mac: Array<MapData, u64>,
-    verdicts: PerCpuArray<MapData, u64>,
+    counters: PerCpuArray<MapData, u64>,
     _link: OwnedFd,
 }
 
@@ -99,28 +99,11 @@ impl Program {
     /// [`XdpError::Occupied`] if a program is attached already, [`XdpError::NoPrivilege`],
     /// [`XdpError::KernelTooOld`], [`XdpError::Load`], [`XdpError::Attach`].
     pub fn attach(interface: &Interface, policy: AttachPolicy) -> Result<Self, XdpError> {
-        Self::attach_named(PROGRAM, interface, policy)
-    }
-
-    /// The same for a load generator: what is steered to it is responses.
-    ///
-    /// # Errors
-    ///
-    /// As for [`attach`](Self::attach).
-    pub fn attach_client(interface: &Interface, policy: AttachPolicy) -> Result<Self, XdpError> {
-        Self::attach_named(CLIENT_PROGRAM, interface, policy)
-    }
-
-    fn attach_named(
-        name: &'static str,
-        interface: &Interface,
-        policy: AttachPolicy,
-    ) -> Result<Self, XdpError> {
         refuse_if_occupied(interface)?;
         let mut ebpf = Ebpf::load(OBJECT).map_err(load_error)?;
         let program: &mut Xdp = ebpf
-            .program_mut(name)
-            .ok_or_else(|| incomplete(name))?
+            .program_mut(PROGRAM)
+            .ok_or_else(|| missing(PROGRAM))?
             .try_into()
             .map_err(program_error)?;
         program.load().map_err(program_error)?;
@@ -135,14 +118,14 @@ impl Program {
             served: take_map(&mut ebpf, SERVED_MAP)?,
             keys: BTreeSet::new(),
             mac: take_map(&mut ebpf, MAC_MAP)?,
-            verdicts: take_map(&mut ebpf, VERDICTS_MAP)?,
+            counters: take_map(&mut ebpf, COUNTERS_MAP)?,
             _link: link,
         };
         program.set_mac(interface.mac)?;
         Ok(program)
     }
 
-    /// The mode it is attached in.
+    /// The mode in which it is attached.
     pub fn attach_mode(&self) -> &AttachMode {
         &self.mode
     }
@@ -152,8 +135,8 @@ impl Program {
         self.id
     }
 
-    /// Gives the program the AF_XDP socket that serves `queue`. The kernel takes the entry out
-    /// when the socket closes, so there is nothing to undo. The socket must be bound to that
+    /// Registers the AF_XDP socket that serves `queue`. The kernel removes the entry when the socket
+    /// closes. The socket must be bound to that
     /// queue of this interface, else the kernel drops what is steered to it.
     ///
     /// # Errors
@@ -173,8 +156,8 @@ impl Program {
             .map_err(|error| XdpError::map("give the XDP program an AF_XDP socket", error))
     }
 
-    /// Tells the program the interface's MAC address; it steers no frame to another one. It knows
-    /// the one of [`attach`](Self::attach) already.
+    /// Sets the interface's MAC address; frames to another one are passed. [`attach`](Self::attach)
+    /// sets the address of that time.
     ///
     /// # Errors
     ///
@@ -185,9 +168,9 @@ impl Program {
             .map_err(|error| XdpError::map("change the MAC address that XDP serves", error))
     }
 
-    /// Makes `addresses` what the program serves, from the next packet on. Only what differs from
-    /// before is written, so packets to an address that stays are steered without a gap. Returns
-    /// how many of them the program has no room for ([`MAX_SERVED`]): their packets go to the kernel.
+    /// Replaces the served addresses, from the next packet on. Only differences are written, so packets
+    /// to an address that stays are steered without a gap. Returns how many addresses exceed
+    /// [`MAX_SERVED`]: their packets pass to the kernel.
     ///
     /// # Errors
     ///
@@ -214,18 +197,18 @@ impl Program {
         Ok(left_out)
     }
 
-    /// How many packets got each verdict since the program was loaded, summed over the CPUs;
-    /// indexed by [`Verdict`].
+    /// How many packets got each disposition since the program was loaded, summed over the CPUs;
+    /// indexed by [`Disposition`].
     ///
     /// # Errors
     ///
     /// [`XdpError::System`] if the map cannot be read.
-    pub fn verdicts(&self) -> Result<[u64; Verdict::COUNT], XdpError> {
-        let mut counts = [0; Verdict::COUNT];
-        for (verdict, count) in Verdict::ALL.into_iter().zip(&mut counts) {
+    pub fn counters(&self) -> Result<[u64; Disposition::COUNT], XdpError> {
+        let mut counts = [0; Disposition::COUNT];
+        for (disposition, count) in Disposition::ALL.into_iter().zip(&mut counts) {
             let per_cpu = self
-                .verdicts
-                .get(&(verdict as u32), 0)
+                .counters
+                .get(&(disposition as u32), 0)
                 .map_err(|error| XdpError::map("read the XDP program's counters", error))?;
             *count = per_cpu.iter().sum();
         }
@@ -242,17 +225,17 @@ fn attach_link(
     let why = match policy {
         AttachPolicy::GenericOnly => "generic mode was asked for".to_owned(),
         AttachPolicy::NativeThenGeneric => {
-            match link::attach(program, interface.index, Mode::Native) {
+            match link::attach(program, interface.index, XDP_FLAGS_DRV_MODE) {
                 Ok(link) => return Ok((link, AttachMode::Native)),
                 Err(error) => {
-                    // What no other mode can mend.
+                    // Errors that generic mode would meet, too.
                     attach_obstacle(interface, &error)?;
                     why_not_native(interface, &error)
                 }
             }
         }
     };
-    match link::attach(program, interface.index, Mode::Generic) {
+    match link::attach(program, interface.index, XDP_FLAGS_SKB_MODE) {
         Ok(link) => Ok((link, AttachMode::Generic { why })),
         Err(error) => {
             attach_obstacle(interface, &error)?;
@@ -265,7 +248,7 @@ fn attach_link(
     }
 }
 
-/// The refusal of native mode, in words.
+/// Why native mode was refused, as text.
 fn why_not_native(interface: &Interface, error: &io::Error) -> String {
     match error.raw_os_error() {
         Some(libc::EOPNOTSUPP) => "the driver has no native XDP".to_owned(),
@@ -277,13 +260,13 @@ fn why_not_native(interface: &Interface, error: &io::Error) -> String {
     }
 }
 
-/// Is `error` about something else than the mode that was tried?
+/// Fails if `error` does not concern the mode that was tried.
 fn attach_obstacle(interface: &Interface, error: &io::Error) -> Result<(), XdpError> {
     match error.raw_os_error() {
         Some(libc::EPERM | libc::EACCES) => Err(XdpError::NoPrivilege {
             action: "attach an XDP program",
         }),
-        // Someone has been quicker.
+        // Another program was attached in the meantime.
         Some(libc::EBUSY | libc::EEXIST) => refuse_if_occupied(interface),
         Some(libc::EINVAL) => match KernelVersion::current() {
             Ok(version) if version < KernelVersion::new(5, 9, 0) => Err(XdpError::KernelTooOld {
@@ -330,11 +313,11 @@ fn take_map<M>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, XdpError>
 where
     M: TryFrom<Map, Error = MapError>,
 {
-    let map = ebpf.take_map(name).ok_or_else(|| incomplete(name))?;
+    let map = ebpf.take_map(name).ok_or_else(|| missing(name))?;
     M::try_from(map).map_err(|error| load_error(error.into()))
 }
 
-fn incomplete(name: &str) -> XdpError {
+fn missing(name: &str) -> XdpError {
     XdpError::Load {
         reason: format!("the object has no {name}"),
     }

@@ -1,14 +1,14 @@
-//! Which destinations the XDP program claims.
+//! The destinations that the XDP program steers.
 
 use std::{
     collections::BTreeSet,
     net::{IpAddr, SocketAddr},
 };
 
-/// The addresses to steer on an interface that has `addresses`, when Heimdall listens on `listen`.
+/// The destinations to steer on an interface that has `addresses`, for the listen addresses `listen`.
 ///
 /// 0.0.0.0 stands for the interface's IPv4 addresses and `[::]` for its IPv6 ones, link-local
-/// included; `[::]` does not stand for IPv4 too. Any other address is served as it is, for it may
+/// included; `[::]` does not stand for IPv4 too. Any other address is served as it is, because it may
 /// be routed here without being the interface's own (anycast, loopback). The result has no scope
 /// ids.
 pub fn served(listen: &[SocketAddr], addresses: &[IpAddr]) -> BTreeSet<SocketAddr> {

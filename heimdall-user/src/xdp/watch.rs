@@ -1,4 +1,4 @@
-//! Notice when interfaces or their addresses change.
+//! Notification of changes of interfaces and their addresses.
 
 use std::{
     io,
@@ -9,14 +9,14 @@ use netlink_sys::{Socket, protocols::NETLINK_ROUTE};
 
 use super::XdpError;
 
-/// Reports that some interface of this network namespace, or an address of one, has changed: MAC
-/// address, MTU, offloads, VLANs, coming and going. It does not say which: look again.
+/// Reports that an interface of this network namespace, or an address of one, was added, removed or
+/// changed (MAC address, MTU, offloads, VLANs). It does not say which.
 pub struct LinkWatch {
     socket: Socket,
 }
 
 impl LinkWatch {
-    /// Starts to watch. Changes from now on are reported, so look at the interfaces after this.
+    /// Starts to watch. Changes from now on are reported, so read the interfaces after this.
     ///
     /// # Errors
     ///
@@ -38,7 +38,7 @@ impl LinkWatch {
         open().map_err(|error| XdpError::system("watch interfaces over netlink", error))
     }
 
-    /// Takes what has been reported so far; true if that was anything. Never blocks.
+    /// Discards all pending reports; true if there were any. Never blocks.
     ///
     /// # Errors
     ///
@@ -51,7 +51,7 @@ impl LinkWatch {
                 Ok(_) => changed = true,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(changed),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // More was reported than the socket holds; the rest is still to come.
+                // The socket's buffer overflowed; what it holds can still be read.
                 Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => changed = true,
                 Err(error) => return Err(XdpError::system("watch interfaces over netlink", error)),
             }
@@ -60,7 +60,7 @@ impl LinkWatch {
 }
 
 impl AsFd for LinkWatch {
-    /// Readable when there is something to [`LinkWatch::drain`].
+    /// Readable when there are reports to [`drain`](LinkWatch::drain).
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }

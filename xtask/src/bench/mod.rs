@@ -3,35 +3,37 @@
 mod contestants;
 mod cpu;
 mod loads;
+mod plan;
 mod plot;
 mod report;
-mod search;
+mod turn;
 
 use std::{
     collections::BTreeMap,
-    fs,
+    env, fs,
     path::{Path, PathBuf},
     thread,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
-use contestants::{Contestant, Running};
-use lab::ClosedLoop;
+use contestants::{Contestant, Programs};
 use loads::Names;
-use search::{Effort, highest};
-use xtask::workspace;
+use report::{Outcome, Report};
+use turn::Rig;
 
 use crate::{
+    search::Effort,
     setup::{self, BUILD, LAB, PEERS, RESOLVERS, Setup},
     stop::Stop,
+    workspace,
 };
 
 #[derive(Args)]
 #[command(after_help = "\
 Each contestant runs alone, in a pair of network namespaces of its own with a veth pair between
-them: it starts, is asked for all names once, is measured, stops; then the next one's turn, round
+them: it starts, is asked for all names once, is measured, stops; then it is the next one's turn, round
 after round. The server has one core, the generators another. Peers that cannot be installed are left
 out.
 
@@ -40,8 +42,8 @@ Examples:
     cargo xtask bench
   A first look, in under two minutes:
     cargo xtask bench --quick
-  Heimdall and its limit alone, with receive threads:
-    cargo xtask bench --only heimdall-xdp,echo --napi threaded
+  Only Heimdall and its limit, with threaded NAPI:
+    cargo xtask bench --only heimdall-xdp,echo --threaded-napi
   Two queues, and two cores for the server:
     cargo xtask bench --only heimdall-xdp,echo,knot-xdp --queues 2
   How the rate grows with queues, each on a core of its own that it shares with its clients:
@@ -56,7 +58,7 @@ pub(crate) struct Bench {
     #[arg(long)]
     quick: bool,
 
-    /// Measure these alone
+    /// Measure only these
     #[arg(long, value_name = "NAME", value_delimiter = ',', value_enum)]
     only: Vec<Contestant>,
 
@@ -64,12 +66,13 @@ pub(crate) struct Bench {
     #[arg(long)]
     rounds: Option<usize>,
 
-    /// Who does the kernel's receive work
-    #[arg(long, value_enum, default_value_t = Napi::Softirq)]
-    napi: Napi,
+    /// Handle each end's received packets in a kernel thread on that end's core (threaded NAPI);
+    /// otherwise the sender's core handles them
+    #[arg(long)]
+    threaded_napi: bool,
 
     /// Measure only how the rate grows with queues, each on a core that it shares with its clients
-    #[arg(long, conflicts_with_all = ["napi", "queues"])]
+    #[arg(long, conflicts_with_all = ["threaded_napi", "queues"])]
     scaling: bool,
 
     /// Queues of the interfaces
@@ -88,16 +91,7 @@ pub(crate) struct Bench {
     setup: Setup,
 }
 
-/// Where veth's receive work is done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Napi {
-    /// On the sender's core, in softirqs
-    Softirq,
-    /// On the receiver's core, in a kernel thread
-    Threaded,
-}
-
-/// Who runs where.
+/// Which cores the server and the generators use.
 pub(crate) struct Cores {
     queues: u32,
     threaded: bool,
@@ -106,8 +100,8 @@ pub(crate) struct Cores {
 }
 
 impl Cores {
-    /// A core for each queue and end, as far as there are as many; the client's are the first,
-    /// which kxdpgun takes.
+    /// A core for each queue and end, as far as there are enough; the client's are the first ones,
+    /// which kxdpgun uses.
     fn new(queues: u32, threaded: bool, available: usize) -> Self {
         let wanted = queues as usize;
         let client = wanted.min(available.div_ceil(2));
@@ -120,8 +114,8 @@ impl Cores {
         }
     }
 
-    /// A core for each queue, on which both ends are: so all cores are at work, and each has the same
-    /// work however many there are.
+    /// A core for each queue, shared by both ends: so all cores are busy, and each has the same work,
+    /// however many there are.
     fn shared(queues: u32) -> Self {
         let cores: Vec<usize> = (0..queues as usize).collect();
         Self {
@@ -140,7 +134,7 @@ impl Cores {
 }
 
 /// The figures of a contestant in one round, by name.
-type Sample = BTreeMap<&'static str, f64>;
+type Sample = BTreeMap<String, f64>;
 
 /// How thoroughly to measure.
 struct Plan {
@@ -149,28 +143,20 @@ struct Plan {
     step: u64,
     /// Seconds of any other load.
     load: u64,
-    /// Seconds of doing nothing.
-    idle: u64,
     search: Effort,
     quick: bool,
     /// Only how the rate grows with queues.
     scaling: bool,
 }
 
-/// The rate and the clients of an early prototype's measurement.
-const EARLY_RATE: u64 = 25_429;
-const EARLY_CLIENTS: u32 = 300;
-
-/// The rate at which the CPU time of all that get so far is compared.
-const EQUAL_RATE: u64 = 300_000;
-
+/// What `--quick` measures.
 const QUICK: &[Contestant] = &[
     Contestant::HeimdallXdp,
     Contestant::Echo,
     Contestant::KnotXdp,
 ];
 
-/// Those of which it is measured how they grow with queues.
+/// Measured with several numbers of queues.
 const SCALING: &[Contestant] = &[Contestant::HeimdallXdp, Contestant::Echo];
 
 impl Bench {
@@ -183,16 +169,16 @@ impl Bench {
         if let Err(error) = self.setup.packages(&[PEERS, RESOLVERS]) {
             println!("Some peers are missing: {error:#}");
         }
-        let heimdall = setup::build_heimdall()?;
+        let programs = Programs {
+            heimdall: setup::build_heimdall()?,
+            echo: setup::build_bench("echo")?,
+            clients: setup::build_bench("clients")?,
+        };
         let (contestants, missing) = self.contestants();
-        for contestant in &missing {
-            println!("Left out, not installed: {}", contestant.name());
-        }
         let plan = Plan {
             rounds: self.rounds.unwrap_or(if self.quick { 1 } else { 3 }),
             step: 1,
             load: if self.quick { 1 } else { 5 },
-            idle: if self.quick { 1 } else { 2 },
             search: Effort {
                 precision: if self.quick { 1.15 } else { 1.03 },
                 runs: if self.quick { 5 } else { 30 },
@@ -201,55 +187,52 @@ impl Bench {
             scaling: self.scaling,
         };
         let available = thread::available_parallelism().map_or(1, usize::from);
-        let cores = Cores::new(self.queues, self.napi == Napi::Threaded, available);
-        let names = Names::write()?;
-        let clients = setup::build_bench("clients")?;
-
+        let cores = Cores::new(self.queues, self.threaded_napi, available);
         let rig = Rig {
-            heimdall: &heimdall,
+            programs: &programs,
             plan: &plan,
-            names: &names,
-            clients: &clients,
+            names: &Names::write()?,
             stop: &stop,
         };
         let mut results: Vec<(Contestant, Vec<Sample>)> =
             contestants.iter().map(|&who| (who, Vec::new())).collect();
         let start = Instant::now();
         for round in 1..=plan.rounds {
-            for (contestant, samples) in &mut results {
+            for (who, samples) in &mut results {
                 stop.check()?;
-                let name = contestant.name();
-                println!("round {round} of {}: {name}", plan.rounds);
-                let mut turn = Ok(Sample::new());
-                if !plan.scaling {
-                    turn = rig.alone(*contestant, &cores, samples.last());
-                }
-                if SCALING.contains(contestant) && (plan.scaling || !plan.quick) {
-                    turn = turn.and_then(|sample| rig.shared(*contestant, available, sample));
-                }
-                match turn {
+                println!("round {round} of {}: {}", plan.rounds, who.name());
+                match rig.turns(*who, &cores, available, samples.last()) {
                     Ok(sample) => samples.push(sample),
                     Err(error) => {
                         stop.check()?;
-                        println!("  {name} is left out of this round: {error:#}");
+                        println!("  {} is left out of this round: {error:#}", who.name());
                     }
                 }
             }
         }
         results.retain(|(_, samples)| !samples.is_empty());
-        let report = report::Report {
-            settings: self.settings(&plan, &cores, start.elapsed()),
-            versions: (results.iter())
-                .map(|(who, _)| (who.name(), who.version(&heimdall)))
+        let versions = results.iter().map(|(who, _)| (who.name(), who.version()));
+        let report = Report {
+            settings: BTreeMap::from([
+                (
+                    "arguments",
+                    env::args().skip(2).collect::<Vec<_>>().join(" "),
+                ),
+                ("server's cores", Cores::list(&cores.server)),
+                ("generators' cores", Cores::list(&cores.client)),
+                ("seconds", start.elapsed().as_secs().to_string()),
+            ]),
+            versions: versions.collect(),
+            not_installed: missing.iter().map(|who| who.name()).collect(),
+            results: (results.into_iter())
+                .map(|(who, samples)| Outcome::new(who, samples))
                 .collect(),
-            missing: missing.iter().map(|who| who.name()).collect(),
-            results,
         };
         print!("\n{}", report.text());
         let directory = workspace().join("target/bench");
         let json = self.json.unwrap_or_else(|| directory.join("bench.json"));
         let plot = self.plot.unwrap_or_else(|| directory.join("bench.svg"));
-        write(&json, &format!("{:#}\n", report.json()?))?;
+        write(&json, &report.json()?)?;
         write(&plot, &plot::rates(&report)?)
     }
 
@@ -261,31 +244,7 @@ impl Bench {
             ([], false) => Contestant::value_variants().to_vec(),
             (only, _) => only.to_vec(),
         };
-        (wanted.into_iter()).partition(|who| who.of_heimdall() || Path::new(who.program()).exists())
-    }
-
-    fn settings(&self, plan: &Plan, cores: &Cores, elapsed: Duration) -> Vec<(String, String)> {
-        let napi = match self.napi {
-            Napi::Softirq => "softirq, on the sender's core",
-            Napi::Threaded => "threads, on the receiver's core",
-        };
-        let setting = |name: &str, value: String| (name.to_owned(), value);
-        vec![
-            setting("rounds", plan.rounds.to_string()),
-            setting("quick", plan.quick.to_string()),
-            setting("queues, cores apart", cores.queues.to_string()),
-            setting("receive work", napi.to_owned()),
-            setting("server's cores", Cores::list(&cores.server)),
-            setting("generators' cores", Cores::list(&cores.client)),
-            setting("cores shared, alone", plan.scaling.to_string()),
-            setting("seconds a step", plan.step.to_string()),
-            setting("seconds a load", plan.load.to_string()),
-            setting(
-                "precision",
-                format!("{:.0} %", 100.0 * (plan.search.precision - 1.0)),
-            ),
-            setting("took", format!("{} s", elapsed.as_secs())),
-        ]
+        wanted.into_iter().partition(|who| who.is_installed())
     }
 }
 
@@ -297,291 +256,6 @@ fn write(path: &Path, text: &str) -> Result<()> {
     println!("wrote {}", path.display());
     Ok(())
 }
-
-/// What all turns have in common.
-#[derive(Clone, Copy)]
-struct Rig<'a> {
-    /// Heimdall's program.
-    heimdall: &'a Path,
-    plan: &'a Plan,
-    names: &'a Names,
-    /// The program of clients on AF_XDP.
-    clients: &'a Path,
-    stop: &'a Stop,
-}
-
-impl Rig<'_> {
-    /// Measures a contestant that has its cores to itself. `before` is what it did the round before.
-    fn alone(&self, who: Contestant, cores: &Cores, before: Option<&Sample>) -> Result<Sample> {
-        let running = who.start(self.heimdall, cores)?;
-        let mut turn = self.turn(&running, cores, Sample::new());
-        turn.measure(who, before)?;
-        Ok(turn.sample)
-    }
-
-    /// Measures a contestant with more and more queues, as far as there are cores.
-    fn shared(&self, who: Contestant, available: usize, mut sample: Sample) -> Result<Sample> {
-        let fitting = |(queues, _): &(u32, Latencies)| *queues as usize <= available;
-        for (queues, keys) in SHARED.into_iter().filter(fitting) {
-            let cores = Cores::shared(queues);
-            let running = who.start(self.heimdall, &cores)?;
-            let mut turn = self.turn(&running, &cores, sample);
-            turn.share(who, queues, keys)?;
-            sample = turn.sample;
-        }
-        Ok(sample)
-    }
-
-    fn turn<'b>(&'b self, running: &'b Running, cores: &'b Cores, sample: Sample) -> Turn<'b> {
-        Turn {
-            rig: *self,
-            cores,
-            running,
-            sample,
-        }
-    }
-}
-
-/// A contestant's turn in a round.
-struct Turn<'a> {
-    rig: Rig<'a>,
-    cores: &'a Cores,
-    running: &'a Running,
-    sample: Sample,
-}
-
-impl Turn<'_> {
-    /// Measures everything. What was found the round before is where the searches begin.
-    fn measure(&mut self, who: Contestant, before: Option<&Sample>) -> Result<()> {
-        let Self { running, rig, .. } = *self;
-        let Rig { plan, names, .. } = rig;
-        running.meter.settle()?;
-        let ((), idle) = running.meter.during(|| {
-            thread::sleep(Duration::from_secs(plan.idle));
-            Ok(())
-        })?;
-        self.put("idle", 100.0 * idle.process / idle.elapsed);
-        if who.caches() {
-            self.warm(&names.uniform, lab::HOSTS as u64)?;
-        }
-        let start = before
-            .and_then(|sample| sample.get("uniform 99.9"))
-            .copied()
-            .unwrap_or(who.typical());
-        let best = self.search(UNIFORM, &names.uniform, start)?;
-        self.cost(NEAR, 0.9 * best)?;
-        if best >= EQUAL_RATE as f64 {
-            self.cost(EQUAL, EQUAL_RATE as f64)?;
-        }
-        if !plan.quick {
-            self.cost(EARLY, EARLY_RATE as f64)?;
-            self.search(ZIPF, &names.zipf, best)?;
-            self.closed(C100, 100, None)?;
-        }
-        self.closed(C300, EARLY_CLIENTS, None)?;
-        if !plan.quick {
-            self.closed(FIXED, EARLY_CLIENTS, Some(EARLY_RATE))?;
-        }
-        self.closed_on_xdp(X300, EARLY_CLIENTS, None)?;
-        self.closed_on_xdp(XFIXED, EARLY_CLIENTS, Some(EARLY_RATE))?;
-        if !plan.quick {
-            self.closed_on_xdp(XHALF, EARLY_CLIENTS, Some((0.5 * best) as u64))?;
-            self.closed_on_xdp(X100, 100, None)?;
-        }
-        if !plan.quick && (who.of_heimdall() || !who.caches()) {
-            if who.caches() {
-                self.warm(&names.million, loads::MILLION)?;
-            }
-            self.search(MILLION, &names.million, best)?;
-        }
-        self.put("resident", running.meter.resident()? as f64 / 1e6);
-        Ok(())
-    }
-
-    /// Measures so many queues on cores that they share with their clients.
-    fn share(&mut self, who: Contestant, queues: u32, keys: Latencies) -> Result<()> {
-        self.running.meter.settle()?;
-        if who.caches() {
-            self.warm(&self.rig.names.uniform, lab::HOSTS as u64)?;
-        }
-        self.closed_on_xdp(keys, CLIENTS_A_QUEUE * queues, None)
-    }
-
-    /// Runs a load, and once more if it fails: a generator that cannot start is not the
-    /// contestant's fault.
-    fn twice<T>(&self, mut load: impl FnMut() -> Result<T>) -> Result<T> {
-        self.rig.stop.check()?;
-        load().or_else(|error| {
-            self.rig.stop.check()?;
-            println!("  once more, for it failed: {error:#}");
-            thread::sleep(Duration::from_millis(500));
-            load()
-        })
-    }
-
-    fn warm(&self, names: &Path, count: u64) -> Result<()> {
-        self.twice(|| loads::warm(&self.running.lab, names, count))
-    }
-
-    fn put(&mut self, name: &'static str, value: f64) {
-        self.sample.insert(name, value);
-    }
-
-    /// The highest rates with 99.9 % and 99 % answered; the first of them.
-    fn search(&mut self, keys: Rates, names: &Path, start: f64) -> Result<f64> {
-        let (mut steps, mut best) = (Vec::new(), start);
-        for (key, limit) in keys.into_iter().zip([0.999, 0.99]) {
-            let found = highest(best, limit, self.rig.plan.search, &mut steps, |rate| {
-                self.twice(|| loads::open(&self.running.lab, names, rate, self.rig.plan.step))
-            })?;
-            let found = found
-                .with_context(|| format!("no rate of which {} % is answered", 100.0 * limit))?;
-            let answers = found.answers();
-            println!(
-                "  {key} %: {answers:.0} answers/s{} ({} steps)",
-                if found.limited() {
-                    ", the generator's limit"
-                } else {
-                    ""
-                },
-                steps.len()
-            );
-            self.put(key, answers);
-            best = answers;
-        }
-        Ok(self.sample[keys[0]])
-    }
-
-    /// CPU seconds per million answers at a rate: `keys` are for the answers a second, and for what
-    /// the process, the receive work and the cores took. A generator that fell short has two more
-    /// tries.
-    fn cost(&mut self, keys: Costs, rate: f64) -> Result<()> {
-        let Self { running, rig, .. } = *self;
-        let Rig { plan, names, .. } = rig;
-        let mut tries = 0;
-        let (step, spent) = loop {
-            let measured = self.twice(|| {
-                let load = || loads::open(&running.lab, &names.uniform, rate, plan.load);
-                running.meter.during(load)
-            })?;
-            tries += 1;
-            if tries == 3 || !measured.0.limited() {
-                break measured;
-            }
-        };
-        let millions = step.answers() * plan.load as f64 / 1e6;
-        let values = [spent.process, spent.receive, spent.cores].map(|spent| spent / millions);
-        println!(
-            "  at {rate:.0}/s: {:.2} CPU s per million answers, {:.2} of its core",
-            values[0], values[2]
-        );
-        self.put(keys[0], step.answers());
-        for (key, value) in keys[1..].iter().zip(values) {
-            self.put(key, value);
-        }
-        Ok(())
-    }
-
-    fn closed(&mut self, keys: Latencies, clients: u32, rate: Option<u64>) -> Result<()> {
-        let Self {
-            running,
-            cores,
-            rig,
-            ..
-        } = *self;
-        let Rig { plan, names, .. } = rig;
-        let load = self.twice(|| {
-            let names = &names.uniform;
-            loads::closed(&running.lab, cores, names, clients, rate, plan.load)
-        })?;
-        self.latencies(keys, load);
-        Ok(())
-    }
-
-    fn closed_on_xdp(&mut self, keys: Latencies, clients: u32, rate: Option<u64>) -> Result<()> {
-        let Self {
-            running,
-            cores,
-            rig,
-            ..
-        } = *self;
-        let Rig {
-            plan,
-            names,
-            clients: program,
-            ..
-        } = rig;
-        let load = self.twice(|| {
-            let (lab, names) = (&running.lab, &names.uniform);
-            loads::closed_on_xdp(lab, cores, program, names, clients, rate, plan.load)
-        })?;
-        self.latencies(keys, load);
-        Ok(())
-    }
-
-    fn latencies(&mut self, keys: Latencies, load: ClosedLoop) {
-        let rate = load.rate;
-        let [p50, p99, p999] = load.percentiles.map(|seconds| 1e3 * seconds);
-        let lost = 100.0 * load.lost as f64 / load.sent.max(1) as f64;
-        let values = [rate, 1e3 * load.mean, p50, p99, p999, lost];
-        println!(
-            "  {}: {rate:.0}, mean {:.2} ms, p99 {p99:.2}, p99.9 {p999:.2}, {lost:.3} % lost",
-            keys[0], values[1]
-        );
-        for (key, value) in keys.into_iter().zip(values) {
-            self.put(key, value);
-        }
-    }
-}
-
-/// Names of the figures of a search: the rates at 99.9 % and at 99 %.
-type Rates = [&'static str; 2];
-
-const UNIFORM: Rates = ["uniform 99.9", "uniform 99"];
-const ZIPF: Rates = ["zipf 99.9", "zipf 99"];
-const MILLION: Rates = ["million 99.9", "million 99"];
-
-/// Names of the figures of a load whose CPU time is measured: the rate, and CPU seconds per million
-/// answers of the process, its receive work, its cores.
-type Costs = [&'static str; 4];
-
-const NEAR: Costs = ["near", "near process", "near receive", "near cores"];
-const EQUAL: Costs = ["equal", "equal process", "equal receive", "equal cores"];
-const EARLY: Costs = ["early", "early process", "early receive", "early cores"];
-
-/// Names of the figures of a load whose latency is measured.
-type Latencies = [&'static str; 6];
-
-macro_rules! latencies {
-    ($load:literal) => {
-        [
-            concat!($load, ", answers/s"),
-            concat!($load, ", mean"),
-            concat!($load, ", p50"),
-            concat!($load, ", p99"),
-            concat!($load, ", p99.9"),
-            concat!($load, ", lost"),
-        ]
-    };
-}
-
-const C100: Latencies = latencies!("100 clients");
-const C300: Latencies = latencies!("300 clients");
-const FIXED: Latencies = latencies!("300 clients at 25429/s");
-const X100: Latencies = latencies!("100 clients on AF_XDP");
-const X300: Latencies = latencies!("300 clients on AF_XDP");
-const XFIXED: Latencies = latencies!("300 clients on AF_XDP at 25429/s");
-const XHALF: Latencies = latencies!("300 clients on AF_XDP at half of its highest rate");
-
-/// Queues that share their cores with clients, and the names of their figures.
-const SHARED: [(u32, Latencies); 3] = [
-    (1, latencies!("1 queue, shared core")),
-    (2, latencies!("2 queues, shared cores")),
-    (4, latencies!("4 queues, shared cores")),
-];
-
-/// Clients of each queue that shares its core with them.
-const CLIENTS_A_QUEUE: u32 = 250;
 
 #[cfg(test)]
 mod tests {

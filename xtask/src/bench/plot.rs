@@ -6,13 +6,16 @@ use plotters::{
     style::text_anchor::{HPos, Pos, VPos},
 };
 
-use super::report::{Median, Report};
+use super::{
+    plan::SEARCHES,
+    report::{Median, Report},
+};
 
-/// Loads that are drawn, each with its colour.
-const LOADS: [(&str, &str, RGBColor); 3] = [
-    ("10 k names", "uniform 99.9", RGBColor(31, 119, 180)),
-    ("Zipf over 10 k names", "zipf 99.9", RGBColor(255, 127, 14)),
-    ("1 M names", "million 99.9", RGBColor(44, 160, 44)),
+/// Labels and colours of the searches.
+const BARS: [(&str, RGBColor); 3] = [
+    ("10 k names", RGBColor(31, 119, 180)),
+    ("Zipf over 10 k names", RGBColor(255, 127, 14)),
+    ("1 M names", RGBColor(44, 160, 44)),
 ];
 
 /// Bars of the highest rates with 99.9 % answered, with lines from the lowest round to the highest,
@@ -26,9 +29,10 @@ pub(super) fn rates(report: &Report) -> Result<String> {
 fn draw(report: &Report, svg: &mut String) -> Result<(), Box<dyn std::error::Error>> {
     let rows = report.results.len();
     let mut most: f64 = 1.0;
-    for (who, _) in &report.results {
-        for (_, key, _) in LOADS {
-            most = most.max(report.median(*who, key).map_or(0.0, |median| median.high));
+    for outcome in &report.results {
+        for load in SEARCHES {
+            let median = outcome.median(&load, "99.9 %");
+            most = most.max(median.map_or(0.0, |median| median.high));
         }
     }
     let root = SVGBackend::with_string(svg, (900, 110 + 60 * rows as u32)).into_drawing_area();
@@ -49,15 +53,15 @@ fn draw(report: &Report, svg: &mut String) -> Result<(), Box<dyn std::error::Err
         .label_style(("sans-serif", 14))
         .draw()?;
     let right = TextStyle::from(("sans-serif", 14)).pos(Pos::new(HPos::Right, VPos::Center));
-    for (row, (who, _)) in report.results.iter().enumerate() {
+    for (row, outcome) in report.results.iter().enumerate() {
         let (x, y) = chart.plotting_area().map_coordinate(&(0.0, middle(row)));
-        root.draw(&Text::new(who.name(), (x - 8, y), right.clone()))?;
+        root.draw(&Text::new(&*outcome.name, (x - 8, y), right.clone()))?;
     }
-    for (number, (title, key, colour)) in LOADS.into_iter().enumerate() {
+    for (number, (load, (title, colour))) in SEARCHES.iter().zip(BARS).enumerate() {
         let bars: Vec<(f64, Median)> = (report.results.iter().enumerate())
-            .filter_map(|(row, (who, _))| {
+            .filter_map(|(row, outcome)| {
                 let top = middle(row) + 0.375 - 0.25 * number as f64;
-                Some((top, report.median(*who, key)?))
+                Some((top, outcome.median(load, "99.9 %")?))
             })
             .collect();
         if bars.is_empty() {

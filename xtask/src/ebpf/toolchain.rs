@@ -1,7 +1,7 @@
 //! A Rust compiler for BPF: found, or installed.
 //!
-//! Building `core` for BPF takes a nightly compiler's switches and Rust's own source. Two ways
-//! lead there: rustup's nightly with rust-src, or Debian's rustc-web, whose stable compiler
+//! Building `core` for BPF takes unstable flags and Rust's own source. Two toolchains have them:
+//! rustup's nightly with rust-src, or Debian's rustc-web, whose stable compiler
 //! accepts the switches under RUSTC_BOOTSTRAP. bpf-linker and llvm-objcopy come on top.
 
 use std::{
@@ -11,6 +11,8 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
+
+use crate::setup;
 
 const LLVM: &str = "/usr/lib/llvm-22";
 const DEBIAN_PACKAGES: [&str; 4] = ["rustc-web", "cargo-web", "rust-web-src", "llvm-22-dev"];
@@ -58,7 +60,7 @@ impl Toolchain {
         })
     }
 
-    /// `cargo` of this toolchain, free of what the calling cargo has put in the environment.
+    /// `cargo` of this toolchain, without the variables that the calling cargo has set.
     pub(super) fn cargo(&self) -> Command {
         let mut command = match self.flavour {
             Flavour::RustupNightly => {
@@ -102,7 +104,7 @@ impl fmt::Display for Toolchain {
 }
 
 /// Installs what [`Toolchain::find`] would miss, and says so. Needs root for the packages.
-pub(super) fn install() -> Result<()> {
+pub(crate) fn install() -> Result<()> {
     let mut packages = Vec::new();
     if find_compiler().is_none() {
         packages.extend(&DEBIAN_PACKAGES[..3]);
@@ -114,21 +116,17 @@ pub(super) fn install() -> Result<()> {
         packages.push(DEBIAN_PACKAGES[3]);
     }
     if !packages.is_empty() {
-        println!("installing Debian packages: {}", packages.join(" "));
-        run(Command::new("apt-get").args(["update", "-q"]))?;
-        let mut install = Command::new("apt-get");
-        install
-            .args(["install", "-q", "-y", "--no-install-recommends"])
-            .args(packages);
-        run(install.env("DEBIAN_FRONTEND", "noninteractive"))?;
+        setup::install(&packages)?;
     }
     if find_linker().is_none() {
         println!("installing bpf-linker from crates.io, built against LLVM 22 (some minutes)");
         let mut install = Command::new("cargo");
         install.args(["install", "--locked", "bpf-linker", "--no-default-features"]);
-        run(install
-            .args(["--features", "llvm-22"])
-            .env("LLVM_PREFIX", LLVM))?;
+        setup::run(
+            install
+                .args(["--features", "llvm-22"])
+                .env("LLVM_PREFIX", LLVM),
+        )?;
     }
     Ok(())
 }
@@ -190,12 +188,4 @@ fn output(command: &mut Command) -> Option<String> {
         .status
         .success()
         .then(|| String::from_utf8_lossy(&output.stdout).into_owned())
-}
-
-fn run(command: &mut Command) -> Result<()> {
-    let status = command
-        .status()
-        .with_context(|| format!("cannot run {command:?}"))?;
-    ensure!(status.success(), "{command:?} failed; see above");
-    Ok(())
 }

@@ -1,4 +1,4 @@
-//! `cargo xtask fuzz`: octets that nobody would send, by the million.
+//! `cargo xtask fuzz`: runs the fuzz targets, or captures their corpus.
 //!
 //! The targets are built as cargo-fuzz would build them, with the fuzzer's instrumentation and the
 //! address sanitizer, but by plain cargo: a stable toolchain is enough, and nothing is installed
@@ -15,9 +15,11 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use xtask::workspace;
 
-use crate::setup::{BUILD, CAPTURE, LAB, Setup, cargo, run};
+use crate::{
+    setup::{BUILD, CAPTURE, LAB, Setup, cargo, run},
+    workspace,
+};
 
 /// Each with its corpus in `fuzz/corpus`.
 const TARGETS: [&str; 6] = [
@@ -29,8 +31,8 @@ const TARGETS: [&str; 6] = [
     "snapshot",
 ];
 
-/// What the compiler has to add for libFuzzer (its documentation, "SanitizerCoverage") and for the
-/// address sanitizer. The flags are unstable, which RUSTC_BOOTSTRAP lets a stable compiler forget.
+/// Instrumentation for libFuzzer (its documentation, "SanitizerCoverage") and the address sanitizer. The
+/// flags are unstable; RUSTC_BOOTSTRAP makes a stable compiler accept them.
 const FLAGS: &str = "--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
     -Cllvm-args=-sanitizer-coverage-pc-table \
@@ -44,14 +46,13 @@ const TRIPLE: &str = "x86_64-unknown-linux-gnu";
 Examples:
   cargo xtask fuzz --seconds 600
   cargo xtask fuzz dns_view upstream_answer
-  cargo xtask fuzz --capture        make the corpus anew from real traffic; needs root
+  cargo xtask fuzz --capture        capture the corpus from real traffic again; needs root
 
-The corpus in fuzz/corpus is where it begins, and stays as it is; what is found goes to
-target/fuzz/corpus. An input that breaks something goes to target/fuzz/artifacts, and its path is
-told with the command that runs it again. `cargo fuzz` works as well, in a nightly toolchain.")]
+It begins with the corpus in fuzz/corpus, which stays as it is; new inputs go to target/fuzz/corpus.
+An input that breaks a target goes to target/fuzz/artifacts, and the command that runs it again is
+printed. `cargo fuzz` works as well, in a nightly toolchain.")]
 pub(crate) struct Fuzz {
-    /// Targets to run: packet_view, dns_view, upstream_answer, config, lists,
-    /// snapshot [default: all]
+    /// Targets to run [default: all]
     #[arg(value_parser = clap::builder::PossibleValuesParser::new(TARGETS))]
     targets: Vec<String>,
 
@@ -59,7 +60,7 @@ pub(crate) struct Fuzz {
     #[arg(long, default_value_t = 60)]
     seconds: u32,
 
-    /// Capture queries, replies and upstream responses in the lab, and make the corpus of them
+    /// Capture queries, replies and upstream responses in the lab, as a part of the corpus
     #[arg(long)]
     capture: bool,
 
@@ -74,33 +75,22 @@ impl Fuzz {
             return capture::run(&workspace().join("fuzz/corpus"));
         }
         self.setup.packages(&[BUILD])?;
-        let all = TARGETS.map(str::to_owned).to_vec();
-        let targets = if self.targets.is_empty() {
-            all
-        } else {
-            self.targets
-        };
-        fuzz(&targets, Effort::Seconds(self.seconds))
+        let mut targets: Vec<&str> = self.targets.iter().map(String::as_str).collect();
+        if targets.is_empty() {
+            targets.extend(TARGETS);
+        }
+        fuzz(&targets, &[format!("-max_total_time={}", self.seconds)])
     }
 }
 
-/// How long a target runs.
-#[derive(Clone, Copy)]
-enum Effort {
-    /// So many seconds, each time on other ways.
-    Seconds(u32),
-    /// So many executions, each time on the same ways, as far as they are ours to choose.
-    Runs(u32),
-}
-
-/// What `cargo xtask test` runs: every target for a moment. What a longer run finds is for those who
-/// look for it, and not for whoever tests a change.
+/// What `cargo xtask test` runs: every target for a moment, always with the same seed, so that it does not
+/// depend on luck whether a change passes.
 pub(crate) fn brief() -> Result<()> {
-    fuzz(&TARGETS.map(str::to_owned), Effort::Runs(20_000))
+    fuzz(&TARGETS, &["-runs=20000".to_owned(), "-seed=1".to_owned()])
 }
 
 /// Runs the corpus once without the fuzzer, and then every target for a while.
-fn fuzz(targets: &[String], effort: Effort) -> Result<()> {
+fn fuzz(targets: &[&str], limits: &[String]) -> Result<()> {
     let directory = workspace().join("target/fuzz");
     println!("the corpus, as tests");
     run(cargo()
@@ -113,7 +103,7 @@ fn fuzz(targets: &[String], effort: Effort) -> Result<()> {
     for (number, target) in targets.iter().enumerate() {
         let of = format!("{}/{}", number + 1, targets.len());
         println!("[{of}] {target}");
-        if let Some(how) = fuzz_one(&directory, target, effort)? {
+        if let Some(how) = fuzz_one(&directory, target, limits)? {
             broken.push(how);
         }
     }
@@ -145,8 +135,8 @@ fn build(directory: &Path) -> Result<()> {
     .context("the fuzz targets do not build")
 }
 
-/// Runs a target. What to do about it, if it broke.
-fn fuzz_one(directory: &Path, target: &str, effort: Effort) -> Result<Option<String>> {
+/// Runs a target within libFuzzer's limits. If it broke: how, and how to run it again.
+fn fuzz_one(directory: &Path, target: &str, limits: &[String]) -> Result<Option<String>> {
     let found = directory.join("corpus").join(target);
     let artifacts = directory.join("artifacts").join(target);
     fs::create_dir_all(&found)?;
@@ -156,10 +146,7 @@ fn fuzz_one(directory: &Path, target: &str, effort: Effort) -> Result<Option<Str
     let output = Command::new(&program)
         .arg(&found)
         .arg(workspace().join("fuzz/corpus").join(target))
-        .args(match effort {
-            Effort::Seconds(seconds) => vec![format!("-max_total_time={seconds}")],
-            Effort::Runs(runs) => vec![format!("-runs={runs}"), "-seed=1".to_owned()],
-        })
+        .args(limits)
         .arg(format!("-artifact_prefix={}/", artifacts.display()))
         .args(["-max_len=4096", "-timeout=10", "-print_final_stats=1"])
         // The cache and the tables of the targets' cores live as long as the process.

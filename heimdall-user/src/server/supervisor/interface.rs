@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use heimdall_ebpf::Verdict;
+use heimdall_ebpf::Disposition;
 use tracing::{info, warn};
 
 use super::{
@@ -55,8 +55,8 @@ pub(super) struct ServedInterface {
     /// Whether it is set up (IFF_UP).
     up: bool,
     pub(super) queues: Vec<ServedQueue>,
-    /// Verdicts of earlier programs on this interface.
-    verdicts: [u64; Verdict::COUNT],
+    /// Counts of earlier programs on this interface.
+    counts: [u64; Disposition::COUNT],
 }
 
 impl ServedInterface {
@@ -92,7 +92,7 @@ impl ServedInterface {
             backoff: Backoff::new(Instant::now()),
             wanted,
             queues,
-            verdicts: [0; Verdict::COUNT],
+            counts: [0; Disposition::COUNT],
         })
     }
 
@@ -178,7 +178,7 @@ impl ServedInterface {
             queue.backoff = Backoff::new(now);
         }
         if let Some(attached) = self.attached.take() {
-            self.verdicts = verdicts(&attached, &self.verdicts);
+            self.counts = counts(&attached, &self.counts);
         }
         self.up = false;
         self.backoff = Backoff::new(now);
@@ -286,7 +286,7 @@ impl ServedInterface {
         let program_id = program.as_ref().map(|program| program.id());
         // Weak: a report that is still held must not keep the program attached.
         let attached = self.attached.as_ref().map(Arc::downgrade);
-        let earlier = self.verdicts;
+        let earlier = self.counts;
         InterfaceReport {
             name: self.wanted.name.clone(),
             state,
@@ -295,8 +295,10 @@ impl ServedInterface {
             program_id,
             verdicts: Box::new(move || {
                 let attached = attached.as_ref().and_then(Weak::upgrade);
-                let counts = attached.map_or(earlier, |attached| verdicts(&attached, &earlier));
-                let names = Verdict::ALL.iter().map(|verdict| verdict.name());
+                let counts = attached.map_or(earlier, |attached| counts(&attached, &earlier));
+                let names = Disposition::ALL
+                    .iter()
+                    .map(|disposition| disposition.name());
                 names.zip(counts).collect()
             }),
         }
@@ -311,8 +313,8 @@ fn follow(attached: &Attached) {
 }
 
 /// The program's counts, added to `earlier` ones; those alone if the kernel does not give them.
-fn verdicts(attached: &Attached, earlier: &[u64; Verdict::COUNT]) -> [u64; Verdict::COUNT] {
-    let mut counts = attached.program().verdicts().unwrap_or_default();
+fn counts(attached: &Attached, earlier: &[u64; Disposition::COUNT]) -> [u64; Disposition::COUNT] {
+    let mut counts = attached.program().counters().unwrap_or_default();
     for (count, earlier) in counts.iter_mut().zip(earlier) {
         *count += earlier;
     }

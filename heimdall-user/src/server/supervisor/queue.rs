@@ -31,7 +31,7 @@ use crate::{
     worker::{Parts, Settings, Worker, WorkerCounters},
     xdp::{
         XdpError,
-        socket::{Frame, Xsk},
+        xsk::{Frame, Xsk},
     },
 };
 
@@ -124,7 +124,6 @@ impl ServedQueue {
             mtu: Arc::clone(&attached.mtu),
             verify_checksums: context.settings.verify_checksums,
             spin: context.settings.spin,
-            echo: false,
         };
         let parts = Parts {
             xsk,

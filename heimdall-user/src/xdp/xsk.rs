@@ -1,15 +1,16 @@
 //! AF_XDP sockets: one for a queue, with its UMEM and four rings, through xsk-rs.
 //!
-//! A frame of the UMEM is a [`Frame`], a token that cannot be copied: whoever holds it is the
-//! only one to use the frame's memory. Giving it to a ring consumes it, and a ring gives it back.
-//! This is what makes the unsafe calls below sound, and it is the whole of Heimdall's unsafe use
-//! of AF_XDP.
+//! A frame of the UMEM is a [`Frame`], a move-only token: its owner alone may access the frame's
+//! memory. Giving it to a ring consumes it, and a ring gives it back. The soundness of the unsafe
+//! calls below rests on this. No other module uses AF_XDP unsafely.
 //!
 //! The fill and completion rings, and rx and tx, have as many entries as the UMEM has frames. Even
 //! so a ring can seem full for a moment: the kernel gives a packet to the rx ring before it says
 //! that it has taken the frame from the fill ring (`xsk_flush`).
 //!
-//! Kernel documentation: Documentation/networking/af_xdp.rst. Needs Linux 5.11.
+//! See <https://docs.kernel.org/networking/af_xdp.html>. Needs Linux 5.11.
+
+mod error;
 
 use std::{
     fmt, io,
@@ -18,14 +19,15 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use thiserror::Error;
+pub use error::XskError;
+use error::{advice, lacks_zero_copy, os_error, umem_advice};
 use xsk_rs::{
     CompQueue, FillQueue, FrameDesc, RxQueue, Socket, TxQueue, Umem,
     config::{BindFlags, FrameSize, Interface, LibxdpFlags, QueueSize, SocketConfig, UmemConfig},
 };
 
-/// Octets of a frame. An Ethernet frame of the usual MTU, two VLAN tags and XDP's headroom of 256
-/// octets fit twice into a page.
+/// Octets of a frame: half a page holds XDP's headroom of 256 octets and an Ethernet frame of the
+/// usual MTU with two VLAN tags.
 pub const FRAME_SIZE: u32 = 2048;
 
 /// Largest interface MTU for which a frame holds a packet: the frame less XDP's headroom, and the
@@ -35,16 +37,16 @@ pub const MAX_MTU: u32 = FRAME_SIZE - 256 - 22;
 /// Frames handled in one batch.
 pub const BATCH: usize = 64;
 
-/// How the kernel moves packets between the NIC and the UMEM.
+/// How a socket is bound: how packets get from the NIC to the UMEM and back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    /// The NIC reads and writes the UMEM itself.
+pub enum BindMode {
+    /// The NIC accesses the UMEM by DMA (`XDP_ZEROCOPY`).
     ZeroCopy,
-    /// The kernel copies.
+    /// The kernel copies (`XDP_COPY`).
     Copy,
 }
 
-impl Mode {
+impl BindMode {
     /// The mode's name.
     pub fn name(self) -> &'static str {
         match self {
@@ -54,49 +56,9 @@ impl Mode {
     }
 }
 
-impl fmt::Display for Mode {
+impl fmt::Display for BindMode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
-    }
-}
-
-/// Why a queue got no AF_XDP socket.
-#[derive(Debug, Error)]
-pub enum XskError {
-    /// No memory for the UMEM, or the kernel did not take it.
-    #[error(
-        "queue {queue} of {interface}: cannot register {frames} frames of UMEM: {source}; {advice}"
-    )]
-    Umem {
-        /// The interface.
-        interface: String,
-        /// The queue.
-        queue: u32,
-        /// Frames asked for.
-        frames: u32,
-        /// What the kernel said.
-        source: io::Error,
-        /// What to do.
-        advice: &'static str,
-    },
-    /// The socket could not be bound in any mode.
-    #[error("queue {queue} of {interface}: cannot bind an AF_XDP socket: {source}; {advice}")]
-    Bind {
-        /// The interface.
-        interface: String,
-        /// The queue.
-        queue: u32,
-        /// What the kernel said.
-        source: io::Error,
-        /// What to do.
-        advice: &'static str,
-    },
-}
-
-impl XskError {
-    /// Whether another socket has the queue.
-    pub fn is_busy(&self) -> bool {
-        matches!(self, Self::Bind { source, .. } if source.raw_os_error() == Some(libc::EBUSY))
     }
 }
 
@@ -104,21 +66,8 @@ impl XskError {
 #[derive(Debug)]
 pub struct Frame {
     desc: FrameDesc,
-    /// The socket that it belongs to. Another one's memory must not be reached with it.
+    /// Id of the socket to whose UMEM it belongs. It must not reach another one's memory.
     owner: u32,
-}
-
-impl Frame {
-    /// Octets of the packet that was received into the frame, or is to be sent from it.
-    #[inline]
-    pub fn len(&self) -> usize {
-        self.desc.lengths().data()
-    }
-
-    /// Whether the frame holds no packet.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
 }
 
 /// Ring statistics that the kernel keeps (`XDP_STATISTICS`).
@@ -134,34 +83,34 @@ pub struct Xsk {
     completion: CompQueue,
     frames: u32,
     id: u32,
-    mode: Mode,
-    why_not_better: Option<String>,
-    /// Descriptors on their way to or from a ring.
+    mode: BindMode,
+    why_not_zero_copy: Option<String>,
+    /// Descriptors while they are moved to or from a ring.
     scratch: [FrameDesc; BATCH],
 }
 
 /// Creation.
 impl Xsk {
     /// Opens a socket on `queue` of `interface` with a UMEM of `frames` frames (a power of two):
-    /// zero-copy if the driver can and `try_zero_copy` allows it, else copy mode. Gives all the
-    /// frames besides.
+    /// zero-copy if the driver supports it and `try_zero_copy` is set, else copy mode. Returns all frames
+    /// of the UMEM as well.
     ///
     /// # Errors
-    /// [`XskError`], one line that says what to do.
+    /// No memory for the UMEM, no privilege, no such queue, or another socket has the queue.
     pub fn open(
         interface: &str,
         queue: u32,
         frames: u32,
         try_zero_copy: bool,
     ) -> Result<(Self, Vec<Frame>), XskError> {
-        let mut why_not_better =
+        let mut why_not_zero_copy =
             (!try_zero_copy).then(|| "the XDP program runs in generic mode".to_owned());
         if try_zero_copy {
-            match Self::bind(interface, queue, frames, Mode::ZeroCopy, None) {
+            match Self::bind(interface, queue, frames, BindMode::ZeroCopy, None) {
                 Ok(opened) => return Ok(opened),
                 Err(error) => match error {
                     XskError::Bind { ref source, .. } if lacks_zero_copy(source) => {
-                        why_not_better = Some(format!(
+                        why_not_zero_copy = Some(format!(
                             "the driver has no zero-copy for this queue ({source})"
                         ));
                     }
@@ -169,15 +118,15 @@ impl Xsk {
                 },
             }
         }
-        Self::bind(interface, queue, frames, Mode::Copy, why_not_better)
+        Self::bind(interface, queue, frames, BindMode::Copy, why_not_zero_copy)
     }
 
     fn bind(
         interface: &str,
         queue: u32,
         frames: u32,
-        mode: Mode,
-        why_not_better: Option<String>,
+        mode: BindMode,
+        why_not_zero_copy: Option<String>,
     ) -> Result<(Self, Vec<Frame>), XskError> {
         static NEXT_ID: AtomicU32 = AtomicU32::new(0);
         let umem_error = |source: io::Error| XskError::Umem {
@@ -207,30 +156,29 @@ impl Xsk {
             .or_else(|_| Umem::new(umem_config, count, false))
             .map_err(|error| umem_error(os_error(&error)))?;
         let bind_flag = match mode {
-            Mode::ZeroCopy => BindFlags::XDP_ZEROCOPY,
-            Mode::Copy => BindFlags::XDP_COPY,
+            BindMode::ZeroCopy => BindFlags::XDP_ZEROCOPY,
+            BindMode::Copy => BindFlags::XDP_COPY,
         };
         let config = SocketConfig::builder()
             .rx_queue_size(ring)
             .tx_queue_size(ring)
-            // The program that steers is our own.
+            // The XDP program is Heimdall's, not libxdp's.
             .libxdp_flags(LibxdpFlags::XSK_LIBXDP_FLAGS_INHIBIT_PROG_LOAD)
             .bind_flags(bind_flag | BindFlags::XDP_USE_NEED_WAKEUP)
             .build();
         let name = interface
             .parse::<Interface>()
             .map_err(|_| bind_error(invalid()))?;
-        // SAFETY: the UMEM was made above and no other socket was ever created on it, which is
-        // what sharing a UMEM between sockets would need care for.
+        // SAFETY: the UMEM was made above and no other socket was created on it.
         let (tx, rx, rings) = unsafe { Socket::new(config, &umem, &name, queue) }
             .map_err(|error| bind_error(os_error(&error)))?;
         let (fill, completion) = rings.ok_or_else(|| bind_error(invalid()))?;
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         let mode = match socket_options(rx.fd().as_raw_fd()) {
-            Ok(options) if options & libc::XDP_OPTIONS_ZEROCOPY != 0 => Mode::ZeroCopy,
-            _ => Mode::Copy,
+            Ok(options) if options & libc::XDP_OPTIONS_ZEROCOPY != 0 => BindMode::ZeroCopy,
+            _ => BindMode::Copy,
         };
-        // One system call then sends a whole batch; Linux before 6.17 sends 32 and is asked again.
+        // One system call then sends a whole batch; before Linux 6.17 it sends at most 32 packets.
         let _ = set_tx_budget(rx.fd().as_raw_fd(), BATCH as u32);
         let xsk = Self {
             umem,
@@ -241,7 +189,7 @@ impl Xsk {
             frames,
             id,
             mode,
-            why_not_better,
+            why_not_zero_copy,
             scratch: [FrameDesc::default(); BATCH],
         };
         Ok((
@@ -253,17 +201,17 @@ impl Xsk {
         ))
     }
 
-    /// How packets are moved, as the kernel itself says (`XDP_OPTIONS`).
-    pub fn mode(&self) -> Mode {
+    /// The mode in which the kernel bound the socket (`XDP_OPTIONS`).
+    pub fn mode(&self) -> BindMode {
         self.mode
     }
 
-    /// Why the mode is not the best one, in words.
-    pub fn why_not_better(&self) -> Option<&str> {
-        self.why_not_better.as_deref()
+    /// Why it is copy mode, as text.
+    pub fn why_not_zero_copy(&self) -> Option<&str> {
+        self.why_not_zero_copy.as_deref()
     }
 
-    /// The socket, to be put into an XSKMAP or polled.
+    /// The socket, for an XSKMAP or for poll.
     pub fn as_fd(&self) -> BorrowedFd<'_> {
         // SAFETY: the descriptor is open as long as the socket in `self` lives.
         unsafe { BorrowedFd::borrow_raw(self.rx.fd().as_raw_fd()) }
@@ -280,14 +228,14 @@ impl Xsk {
 
 /// Frames and rings.
 impl Xsk {
-    /// Lets `edit` work on a frame's memory from the packet's start to the frame's end. Sets the
-    /// packet's length to what `edit` returns, or leaves it if that is `None`.
+    /// Calls `edit` with a frame's memory from the packet's start to the frame's end. Sets the packet's
+    /// length to what `edit` returns; `None` leaves it as it is.
     #[inline]
     pub fn edit(&self, frame: &mut Frame, edit: impl FnOnce(&mut [u8]) -> Option<usize>) {
         if frame.owner != self.id {
             return;
         }
-        let len = frame.len();
+        let len = frame.desc.lengths().data();
         // SAFETY: the frame is of this UMEM, and its token, mutably borrowed here, is the only one
         // for its memory; no ring holds the frame while the token exists.
         let mut data = unsafe { self.umem.data_mut(&mut frame.desc) };
@@ -308,16 +256,16 @@ impl Xsk {
         unsafe { self.umem.data(&frame.desc) }.contents()
     }
 
-    /// Receives up to [`BATCH`] packets, behind what `batch` already holds.
+    /// Receives up to [`BATCH`] packets and appends them to `batch`.
     #[inline]
     pub fn receive(&mut self, batch: &mut Vec<Frame>) -> usize {
-        // SAFETY: the descriptors in `scratch` are only used as places to write to.
+        // SAFETY: the descriptors in `scratch` are only written to.
         let count = unsafe { self.rx.consume(&mut self.scratch) };
         self.take(count, batch);
         count
     }
 
-    /// Takes back up to [`BATCH`] frames whose packets have been sent.
+    /// Takes up to [`BATCH`] frames from the completion ring: their packets have been sent.
     #[inline]
     pub fn reap(&mut self, free: &mut Vec<Frame>) -> usize {
         // SAFETY: as in `receive`.
@@ -337,15 +285,14 @@ impl Xsk {
         );
     }
 
-    /// Gives free frames to the kernel to receive into; those that it has no room for stay in
-    /// `free`. In aligned mode the kernel brings their addresses back to the start of their chunks
-    /// (`xp_check_aligned`).
+    /// Moves free frames to the fill ring; those for which it has no room stay in `free`. In aligned
+    /// mode the kernel resets their addresses to the start of their chunks (`xp_check_aligned`).
     #[inline]
     pub fn refill(&mut self, free: &mut Vec<Frame>) -> usize {
         let mut given = 0;
         while !free.is_empty() {
             let count = self.stage(free);
-            // SAFETY: `stage` consumed the tokens of these frames: nobody uses them any more, and
+            // SAFETY: `stage` consumed the tokens of these frames, so nothing accesses them any more, and
             // they are of this UMEM.
             let taken = unsafe {
                 self.fill
@@ -360,8 +307,8 @@ impl Xsk {
         given
     }
 
-    /// Hands packets to the kernel to be sent; those that it has no room for stay in `packets`.
-    /// [`kick`](Self::kick) makes it send.
+    /// Moves packets to the tx ring; those for which it has no room stay in `packets`.
+    /// [`kick`](Self::kick) makes the kernel send them.
     #[inline]
     pub fn send(&mut self, packets: &mut Vec<Frame>) -> usize {
         let mut sent = 0;
@@ -381,7 +328,7 @@ impl Xsk {
         sent
     }
 
-    /// Makes tokens again of the staged frames from `taken` on, which the ring did not take.
+    /// Returns to `frames` the staged descriptors from `taken` on, which the ring did not take.
     #[cold]
     fn unstage(&self, taken: usize, count: usize, frames: &mut Vec<Frame>) {
         let owner = self.id;
@@ -390,7 +337,7 @@ impl Xsk {
     }
 
     /// Moves up to [`BATCH`] descriptors from the end of `frames` to `scratch`, consuming their
-    /// tokens. Frames of another socket are left out.
+    /// tokens. Frames of another socket are dropped.
     #[inline]
     fn stage(&mut self, frames: &mut Vec<Frame>) -> usize {
         let owner = self.id;
@@ -407,17 +354,17 @@ impl Xsk {
         count
     }
 
-    /// Packets in the tx ring that wait for the kernel to take them.
+    /// Packets in the tx ring that the kernel has not taken yet.
     #[inline]
     pub fn unsent(&mut self) -> u32 {
         self.frames - self.tx.nb_free_exact()
     }
 
-    /// Makes the kernel send what is in the tx ring, if it needs to be told. Returns whether a
-    /// system call was made. One call need not send all of it.
+    /// Wakes the kernel up to send what is in the tx ring, if it needs a wakeup. Returns whether a
+    /// system call was made. One call may send a part only.
     ///
     /// # Errors
-    /// Sending failed for good, for instance because the interface is gone.
+    /// Sending failed permanently, for instance because the interface is gone.
     #[inline]
     pub fn kick(&mut self) -> io::Result<bool> {
         let needed = self.unsent() > 0 && self.tx.needs_wakeup();
@@ -427,58 +374,19 @@ impl Xsk {
         Ok(needed)
     }
 
-    /// Whether the kernel waits to be told that the fill ring has frames again. Until then it
-    /// receives nothing.
+    /// Whether the kernel needs a wakeup to read the fill ring. Until then it receives nothing.
     #[inline]
     pub fn fill_needs_wakeup(&self) -> bool {
         self.fill.needs_wakeup()
     }
 
-    /// Tells it.
+    /// Wakes the kernel up to read the fill ring.
     ///
     /// # Errors
     /// Polling failed.
     pub fn wake_fill(&mut self) -> io::Result<()> {
         self.fill.wakeup(self.rx.fd_mut(), 0)
     }
-}
-
-/// Whether a failed bind means no more than that zero-copy is not to be had: EOPNOTSUPP or EINVAL
-/// by driver.
-fn lacks_zero_copy(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EINVAL))
-}
-
-/// The socket is opened when the UMEM is made, so that may be what failed.
-fn umem_advice(error: &io::Error) -> &'static str {
-    match error.raw_os_error() {
-        Some(libc::EPERM | libc::EACCES | libc::EAFNOSUPPORT) => advice(error),
-        _ => "raise the memory lock limit (LimitMEMLOCK=infinity), or lower xdp.frames",
-    }
-}
-
-fn advice(error: &io::Error) -> &'static str {
-    match error.raw_os_error() {
-        Some(libc::EBUSY) => "another AF_XDP socket has this queue: stop the program that holds it",
-        Some(libc::EPERM | libc::EACCES) => "run as root, or grant CAP_NET_RAW",
-        Some(libc::EAFNOSUPPORT) => {
-            "this kernel has no AF_XDP (CONFIG_XDP_SOCKETS): use --backend socket"
-        }
-        Some(libc::EINVAL) => "check that the queue exists (ethtool -l), or use --backend socket",
-        _ => "use --backend socket to run without AF_XDP",
-    }
-}
-
-/// The operating system's error behind one of xsk-rs.
-fn os_error(error: &(dyn std::error::Error + 'static)) -> io::Error {
-    let code = error
-        .source()
-        .and_then(|source| source.downcast_ref::<io::Error>())
-        .and_then(io::Error::raw_os_error);
-    code.map_or_else(
-        || io::Error::other(error.to_string()),
-        io::Error::from_raw_os_error,
-    )
 }
 
 /// Reads `XDP_OPTIONS` (Linux 5.3).

@@ -1,14 +1,14 @@
-//! What the program decided about a packet, and why.
+//! What the program did with a packet, and why.
 
-/// The program's verdict on one packet, and the index of its counter in the verdicts map.
+/// What the program did with a packet, and why: the index of a counter in the counters map.
 ///
-/// [`Verdict::Steered`] goes to the AF_XDP socket of its queue, every other one to the kernel's
-/// IP stack. Checks run in the order given here, except that the last four come after
-/// [`Verdict::NotServed`], so that they only count packets for Heimdall. The first check that
-/// fails names the verdict.
+/// [`Disposition::Steered`] goes to the AF_XDP socket of its queue, every other one to the kernel's
+/// IP stack. Checks run in the order given here, and the first that fails is counted. The last four
+/// count only packets to served addresses, apart from headers that are cut short
+/// ([`Disposition::BadLength`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u32)]
-pub enum Verdict {
+pub enum Disposition {
     /// Handed to the queue's AF_XDP socket.
     Steered,
     /// Neither IPv4 nor IPv6 (ARP, LLDP, …), or too short to tell.
@@ -25,8 +25,8 @@ pub enum Verdict {
     Ipv6Extension,
     /// Destination address and port are not in the served map.
     NotServed,
-    /// In a frame that is not sent to the interface's own MAC address, but to another host's, or to
-    /// a group. The kernel decides whose it is (`PACKET_OTHERHOST`, macvlan, a router's virtual MAC
+    /// The frame's destination is another host's MAC address, or a group. The kernel decides what
+    /// happens to it (`PACKET_OTHERHOST`, macvlan, a router's virtual MAC
     /// address).
     OtherMac,
     /// Lengths disagree: a header is cut short, IP's length is beyond the frame's end, UDP's is
@@ -34,15 +34,15 @@ pub enum Verdict {
     BadLength,
     /// A DNS response (QR = 1).
     NotQuery,
-    /// A query for Heimdall on a queue that has no AF_XDP socket.
+    /// A query to a served address on a queue without an AF_XDP socket.
     NoSocket,
 }
 
-impl Verdict {
-    /// How many verdicts there are; the size of the verdicts map.
+impl Disposition {
+    /// Their number; the size of the counters map.
     pub const COUNT: usize = Self::ALL.len();
 
-    /// Every verdict, in the order of its counter.
+    /// All of them, in the order of their counters.
     pub const ALL: [Self; 12] = [
         Self::Steered,
         Self::NotIp,
@@ -83,8 +83,8 @@ mod tests {
 
     #[test]
     fn all_is_in_the_order_of_the_counters() {
-        for (index, verdict) in Verdict::ALL.into_iter().enumerate() {
-            assert_eq!(verdict as usize, index, "{}", verdict.name());
+        for (index, disposition) in Disposition::ALL.into_iter().enumerate() {
+            assert_eq!(disposition as usize, index, "{}", disposition.name());
         }
     }
 }

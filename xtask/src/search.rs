@@ -4,47 +4,46 @@ use anyhow::Result;
 
 /// A run at one rate.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Step {
+pub(crate) struct Step {
     /// Queries a second that the generator was to send.
-    pub(super) asked: f64,
+    pub(crate) asked: f64,
     /// Queries a second that it sent.
-    pub(super) offered: f64,
+    pub(crate) offered: f64,
     /// Good answers for each query, 0 to 1.
-    pub(super) answered: f64,
+    pub(crate) answered: f64,
 }
 
 impl Step {
-    pub(super) fn answers(&self) -> f64 {
+    pub(crate) fn answers(&self) -> f64 {
         self.offered * self.answered
     }
 
-    /// Whether the generator did not get as far as it was to: nothing above this can be measured.
-    pub(super) fn limited(&self) -> bool {
+    /// Whether the generator fell short of the rate: nothing above this can be measured.
+    pub(crate) fn limited(&self) -> bool {
         self.offered < 0.95 * self.asked
     }
 }
 
 /// How thoroughly to search.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Effort {
+pub(crate) struct Effort {
     /// The factor between a rate that is answered and one that is not, at which a search ends.
-    pub(super) precision: f64,
-    /// Runs after which it ends anyhow: a generator that stutters could keep it up for ever.
-    pub(super) runs: usize,
+    pub(crate) precision: f64,
+    /// Runs after which it ends anyway: with an unsteady generator it might not converge.
+    pub(crate) runs: usize,
 }
 
-/// Below this nothing is looked for.
+/// Lowest rate to try.
 const LOWEST: f64 = 500.0;
 
-/// Looks for the highest rate of which at least the part `limit` is answered: strides that grow,
-/// up or down from `start`, until the rate lies between two steps, then halves between them, until
-/// the two lie close enough together. `steps` holds what was tried
-/// before, for another limit, and gets what is tried now.
+/// Looks for the highest rate of which at least the part `limit` is answered: growing strides up or down
+/// from `start` until the rate is between two steps, then bisection until these are close enough
+/// together. `steps` holds earlier steps, of a search for another limit, and receives the new ones.
 ///
-/// A rate that was just missed is tried once more, and the better run counts: a pause of the
-/// machine is not the server's limit. Nor is it the generator's: where that fell short it has two
-/// more tries, and the best counts.
-pub(super) fn highest(
+/// A rate that was missed narrowly is tried once more, and the better run counts, because a pause of the
+/// machine is not the server's limit. For the same reason a generator that fell short has two more
+/// tries.
+pub(crate) fn highest(
     start: f64,
     limit: f64,
     effort: Effort,
@@ -108,7 +107,7 @@ mod tests {
         runs: 30,
     };
 
-    /// A server that answers so many, and a generator that gets so far.
+    /// A server that answers `capacity`, and a generator that sends `most`.
     fn model(capacity: f64, most: f64) -> impl FnMut(f64) -> Result<Step> {
         move |asked| {
             let offered = asked.min(most);

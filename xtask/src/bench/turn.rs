@@ -1,0 +1,215 @@
+//! A contestant's turn: it is started, the loads are put on it one after the other, and its figures taken.
+
+use std::{path::Path, thread, time::Duration};
+
+use anyhow::{Context, Result};
+
+use super::{
+    Cores, Plan, SCALING, Sample,
+    contestants::{Contestant, Programs, Running},
+    loads::{self, Closed, Names},
+    plan::{Kind, LOADS, Load, NameSet, Rate, SHARED, UNIFORM},
+};
+use crate::{search::highest, stop::Stop};
+
+/// What all turns share.
+#[derive(Clone, Copy)]
+pub(super) struct Rig<'a> {
+    pub(super) programs: &'a Programs,
+    pub(super) plan: &'a Plan,
+    pub(super) names: &'a Names,
+    pub(super) stop: &'a Stop,
+}
+
+impl Rig<'_> {
+    /// A contestant's turns of a round: with its cores to itself, then with more and more queues on shared
+    /// cores, as far as there are cores. `before` is what it did the round before.
+    pub(super) fn turns(
+        &self,
+        who: Contestant,
+        cores: &Cores,
+        available: usize,
+        before: Option<&Sample>,
+    ) -> Result<Sample> {
+        let mut sample = Sample::new();
+        if !self.plan.scaling {
+            let loads = LOADS.iter().filter(|load| load.quick || !self.plan.quick);
+            self.turn(who, cores, loads, before, &mut sample)?;
+        }
+        if SCALING.contains(&who) && (self.plan.scaling || !self.plan.quick) {
+            for (queues, load) in &SHARED {
+                if *queues as usize <= available {
+                    self.turn(who, &Cores::shared(*queues), [load], None, &mut sample)?;
+                }
+            }
+        }
+        Ok(sample)
+    }
+
+    /// Starts a contestant and puts loads on it.
+    fn turn<'b>(
+        &self,
+        who: Contestant,
+        cores: &Cores,
+        loads: impl IntoIterator<Item = &'b Load>,
+        before: Option<&Sample>,
+        sample: &mut Sample,
+    ) -> Result<()> {
+        let running = who.start(self.programs, cores)?;
+        running.meter.settle()?;
+        let earlier = before.and_then(|sample| sample.get(&UNIFORM.figure("99.9 %")));
+        let mut turn = Turn {
+            rig: *self,
+            cores,
+            running: &running,
+            highest: earlier.copied().unwrap_or(who.typical()),
+        };
+        if who.caches() {
+            turn.warm(&self.names.uniform, lab::HOSTS)?;
+        }
+        for load in loads {
+            let Some(values) = turn.measure(who, load)? else {
+                continue;
+            };
+            let mut line = format!("  {}:", load.title);
+            for (column, value) in load.columns().iter().zip(values) {
+                line += &format!(" {column} {value:.2}");
+                sample.insert(load.figure(column), value);
+            }
+            println!("{line}");
+        }
+        Ok(())
+    }
+}
+
+/// A contestant's turn.
+struct Turn<'a> {
+    rig: Rig<'a>,
+    cores: &'a Cores,
+    running: &'a Running,
+    /// The highest rate with 99.9 % answered: at first a guess, where the search begins.
+    highest: f64,
+}
+
+impl Turn<'_> {
+    /// The values of a load's columns. `None`: the load is not for this contestant.
+    fn measure(&mut self, who: Contestant, load: &Load) -> Result<Option<Vec<f64>>> {
+        match load.kind {
+            Kind::Search(names) => {
+                if names == NameSet::Million {
+                    // The other caches are too small for these names, or slow to fill.
+                    if !who.is_built() && who.caches() {
+                        return Ok(None);
+                    }
+                    if who.caches() {
+                        self.warm(&self.rig.names.million, loads::MILLION)?;
+                    }
+                }
+                let found = self.search(names.file(self.rig.names))?;
+                if names == NameSet::Uniform {
+                    self.highest = found[0];
+                }
+                Ok(Some(found))
+            }
+            Kind::Cost(Rate::Fixed(rate)) if rate as f64 > self.highest => Ok(None),
+            Kind::Cost(rate) => {
+                let rate = rate.resolve(self.highest).unwrap_or_default();
+                self.cost(rate as f64).map(Some)
+            }
+            Kind::Dnsperf(clients, rate) => {
+                let load = self.closed(clients, rate);
+                self.latencies(|| load.dnsperf()).map(Some)
+            }
+            Kind::OnXdp(clients, rate) => {
+                let load = self.closed(clients, rate);
+                self.latencies(|| load.on_xdp(&self.rig.programs.clients))
+                    .map(Some)
+            }
+            Kind::Idle => {
+                let meter = &self.running.meter;
+                let ((), idle) = meter.during(|| {
+                    thread::sleep(Duration::from_secs(2));
+                    Ok(())
+                })?;
+                let percent = 100.0 * idle.process / idle.elapsed;
+                Ok(Some(vec![percent, meter.resident()? as f64 / 1e6]))
+            }
+        }
+    }
+
+    /// Runs a load, and once more if it fails: a generator that cannot start is not the
+    /// contestant's fault.
+    fn twice<T>(&self, mut load: impl FnMut() -> Result<T>) -> Result<T> {
+        self.rig.stop.check()?;
+        load().or_else(|error| {
+            self.rig.stop.check()?;
+            println!("  once more, for it failed: {error:#}");
+            thread::sleep(Duration::from_millis(500));
+            load()
+        })
+    }
+
+    fn warm(&self, names: &Path, count: usize) -> Result<()> {
+        self.twice(|| loads::warm(&self.running.lab, names, count))
+    }
+
+    /// The highest rates with 99.9 % and 99 % answered.
+    fn search(&self, names: &Path) -> Result<Vec<f64>> {
+        let (mut steps, mut found, mut start) = (Vec::new(), Vec::new(), self.highest);
+        let plan = self.rig.plan;
+        for limit in [0.999, 0.99] {
+            let step = highest(start, limit, plan.search, &mut steps, |rate| {
+                self.twice(|| loads::open(&self.running.lab, names, rate, plan.step))
+            })?;
+            let step =
+                step.with_context(|| format!("no rate of which {} % is answered", 100.0 * limit))?;
+            if step.limited() {
+                println!("  the generator's limit: {:.0} queries/s", step.offered);
+            }
+            start = step.answers();
+            found.push(start);
+        }
+        Ok(found)
+    }
+
+    /// Answers a second at a rate, and CPU seconds per million answers of the process, its receive work
+    /// and its cores. A generator that fell short has two more tries.
+    fn cost(&self, rate: f64) -> Result<Vec<f64>> {
+        let (running, plan) = (self.running, self.rig.plan);
+        let mut tries = 0;
+        let (step, spent) = loop {
+            let measured = self.twice(|| {
+                let names = &self.rig.names.uniform;
+                let load = || loads::open(&running.lab, names, rate, plan.load);
+                running.meter.during(load)
+            })?;
+            tries += 1;
+            if tries == 3 || !measured.0.limited() {
+                break measured;
+            }
+        };
+        let millions = step.answers() * plan.load as f64 / 1e6;
+        let spent = [spent.process, spent.receive, spent.cores];
+        let spent = spent.map(|seconds| seconds / millions);
+        Ok([&[step.answers()], &spent[..]].concat())
+    }
+
+    fn closed(&self, clients: u32, rate: Rate) -> Closed<'_> {
+        Closed {
+            lab: &self.running.lab,
+            cores: self.cores,
+            names: &self.rig.names.uniform,
+            clients,
+            rate: rate.resolve(self.highest),
+            seconds: self.rig.plan.load,
+        }
+    }
+
+    /// Answers a second, latencies in milliseconds, and the percentage lost.
+    fn latencies(&self, load: impl Fn() -> Result<lab::ClosedLoop>) -> Result<Vec<f64>> {
+        let load = self.twice(load)?;
+        let [p50, p99, p999] = load.percentiles.map(|seconds| 1e3 * seconds);
+        let lost = 100.0 * load.lost as f64 / load.sent.max(1) as f64;
+        Ok(vec![load.rate, 1e3 * load.mean, p50, p99, p999, lost])
+    }
+}
