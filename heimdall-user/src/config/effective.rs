@@ -15,7 +15,7 @@ pub struct Setting {
     /// In TOML; in words where there is no value.
     pub value: String,
     /// A reload applies changes; otherwise they need a restart.
-    pub reloadable: bool,
+    pub(super) reloadable: bool,
     /// Of its value, or of each item of a list. Empty: it is not given.
     pub(super) locations: Vec<Location>,
 }

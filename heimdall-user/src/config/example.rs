@@ -18,7 +18,7 @@ const RELOADED: &str = "
 ";
 
 /// A settings file with all keys, which works as it is.
-pub fn example() -> String {
+pub(crate) fn example() -> String {
     let mut text = HEAD.to_owned();
     let mut reloadable = false;
     for table in Config::tables() {

@@ -63,7 +63,7 @@ impl Host {
 
 /// The default path of the control socket: for root in `/run/heimdall`, for others in their own
 /// runtime directory, if they have one.
-pub fn default_control() -> Option<PathBuf> {
+pub(crate) fn default_control() -> Option<PathBuf> {
     if nix::unistd::geteuid().is_root() {
         return Some(PathBuf::from("/run/heimdall/control.sock"));
     }

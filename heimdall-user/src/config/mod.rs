@@ -26,10 +26,11 @@ use std::path::Path;
 
 pub use effective::{Setting, Settings};
 pub use error::{ConfigError, Location, Problem};
-pub use example::example;
+pub(crate) use example::example;
 pub use flags::Flags;
-pub use host::{Host, default_control};
-pub use settings::{BlocklistConfig, Config, LocalConfig, SnapshotConfig, XdpConfig};
+pub use host::Host;
+pub(crate) use host::default_control;
+pub use settings::{Config, SnapshotConfig, XdpConfig};
 pub use values::{Backend, InterfaceConfig, Size, Zoned};
 
 use crate::file as files;

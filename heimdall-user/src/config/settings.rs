@@ -135,7 +135,7 @@ settings! {
             .default(forward().cache_bytes)
             .flag("--cache-size", "BYTES");
     /// File that keeps the forwarder's caches over a restart: it is read at the start, and written from
-    /// time to time and at the stop.
+    /// time to time and at the stop. The systemd unit makes /var/lib/heimdall for it.
     "snapshot" => snapshot: Option<PathBuf> =
         path()
             .check(|path| values::names_a_file(path))

@@ -1,4 +1,4 @@
-//! The settings of the forwarder.
+//! What the operator can set about forwarding.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -10,43 +10,43 @@ use crate::dns::TtlLimits;
 /// How the forwarder works.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The upstream resolvers in order of preference. At least one.
+    /// The upstream resolvers, best first. At least one.
     pub upstreams: Vec<SocketAddr>,
     /// Threads. 1 suffices for some ten thousand misses a second.
     pub threads: usize,
     /// Requests that may wait for each thread.
     pub queue: usize,
-    /// Questions that each thread may have in flight; each holds a file descriptor, and one more
-    /// for each attempt that timed out. Beyond them, the client prefix or zone that holds most
+    /// Questions that each thread may have with upstreams; each holds a file descriptor, and one
+    /// more for each try that timed out. For one more, the client prefix or zone that holds most
     /// loses its oldest.
     pub max_in_flight: usize,
     /// Time that an upstream has to respond, at least: up to 2 s if its round-trip times call for
     /// it. TCP has twice the time.
     pub attempt_timeout: Duration,
-    /// Attempts for a question; one that ends with an error at once is not counted, and there are
-    /// fewer of these than upstreams. An attempt whose response is FORMERR goes on without EDNS, one
+    /// Tries that one question gets; one that ends with an error at once is not counted, and there
+    /// are fewer of these than upstreams. A try whose response is FORMERR goes on without EDNS, one
     /// whose response is truncated goes on over TCP; so with timeouts of `t` a question is settled
     /// after at most 4 × `attempts` × `t`, commonly.
     pub attempts: u32,
-    /// Bounds on the TTLs of answers.
+    /// Bounds on the lives of answers.
     pub limits: TtlLimits,
-    /// Request the AD bit of upstreams. Only for upstreams that validate, on a trusted path.
+    /// Ask upstreams for the AD bit. Only for upstreams that validate, on a path that is trusted.
     pub trust_ad: bool,
-    /// Octets of each thread's cache, which serves all fronts: at least 256 KiB.
+    /// Octets of the cache that each thread keeps for all fronts together, 256 KiB at least.
     pub cache_bytes: usize,
-    /// Seconds, 1 to 300, for which a question that no upstream answered is not forwarded again
+    /// Seconds, 1 to 300, for which a question that no upstream answered is not asked again
     /// (RFC 9520 section 3.2). Each further failure in a row doubles the time.
     pub failure_min: u32,
     /// Seconds, 1 to 300, beyond which that time does not grow.
     pub failure_max: u32,
-    /// Seconds after its expiry for which an answer may be served when no upstream gives a newer
-    /// one (RFC 8767 section 5 suggests 1 to 3 days); 0: never.
+    /// Seconds after its end of life for which an answer may still be served when no upstream
+    /// gives a newer one (RFC 8767 section 5 suggests 1 to 3 days); 0: never.
     pub stale_max_age: u32,
-    /// Time after which a client gets a stale answer, if there is one, while upstreams are still
-    /// queried (RFC 8767 section 5, client response timer: 1.8 s).
+    /// Time after which a client gets an answer whose life is over, if there is one, while the
+    /// upstreams are still being asked (RFC 8767 section 5, client response timer: 1.8 s).
     pub client_response_timeout: Duration,
     /// Whether NXDOMAIN for a name also answers for every name below it (RFC 8020). Known names
-    /// below it are still served. Each thread knows only the NXDOMAIN answers that it got itself.
+    /// below it are still served. With several threads, each knows only what it was told itself.
     pub nxdomain_cut: bool,
     /// The client subnet, an address and the length of its prefix in bits, that every upstream
     /// query carries (RFC 7871); none by default, and never a client's own. All clients share it, so
