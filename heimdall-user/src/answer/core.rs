@@ -182,9 +182,9 @@ impl Core {
         answer: &Answer,
     ) -> Verdict {
         let writer = &self.writer;
-        let terms = self
-            .admission
-            .terms_of_admitted(writer, query, buf, client, self.now);
+        let cookie = writer.cookie(query, buf, client, self.now);
+        let terms = writer.terms(query, client, cookie.as_ref());
+        let terms = self.admission.limit_again(client, terms, self.now);
         if answer.as_ref().is_truncated() {
             return writer.incomplete(query, buf, client, terms, answer.as_ref());
         }
@@ -238,10 +238,11 @@ impl Core {
     /// Replies SERVFAIL to a query that was a [`Verdict::Miss`] and cannot be handed to the forwarder.
     #[cold]
     pub fn overload(&mut self, query: &Query, buf: &mut [u8], client: Client) -> Verdict {
-        let terms = self.writer.terms::<false>(query, buf, client, self.now);
+        let writer = &self.writer;
+        let cookie = writer.cookie(query, buf, client, self.now);
+        let terms = writer.terms(query, client, cookie.as_ref());
         let why = Some(ede::NOT_READY);
-        self.writer
-            .error(query, buf, client, terms, rcode::SERVFAIL, why)
+        writer.error(query, buf, client, terms, rcode::SERVFAIL, why)
     }
 
     /// Truncates the reply in `buf`, which is too large for this path: the client has to ask again
