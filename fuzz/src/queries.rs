@@ -123,7 +123,7 @@ fn ask(core: &mut Core, msg: &[u8], transport: Transport) {
                     life: 9,
                     ..Parts::default()
                 });
-                core.learn(&query, &buf, &answer);
+                core.insert(&query, &buf, &answer);
                 let mut hit = buf.clone();
                 let hint = core.prefetch_entry(&query);
                 let verdict = core.answer_at(hint, &query, &mut hit, client);
@@ -134,7 +134,7 @@ fn ask(core: &mut Core, msg: &[u8], transport: Transport) {
                 // What was learnt need not fit the type that was asked for: only the frame is
                 // looked at.
                 check_frame(msg, &fresh, verdict, limit);
-                let verdict = core.overload(&query, &mut buf, client);
+                let verdict = core.reply_overloaded(&query, &mut buf, client);
                 check(msg, &buf, verdict, limit);
             }
         }

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use super::{cookie::Check, policy::Policy};
+use super::{cookie::CookieStatus, policy::Policy};
 use crate::dns::{
     Query,
     edns::ServerCookie,
@@ -110,9 +110,9 @@ impl ReplyCookie {
         let (verified, server) = match cookie.server {
             ServerCookie::Sixteen(server) => {
                 match maker.check(&cookie.client, &server, client.address(), unix) {
-                    Check::Valid => (true, server),
-                    Check::Renew => (true, new()),
-                    Check::Invalid => (false, new()),
+                    CookieStatus::Valid => (true, server),
+                    CookieStatus::Renew => (true, new()),
+                    CookieStatus::Invalid => (false, new()),
                 }
             }
             ServerCookie::Absent | ServerCookie::Foreign => (false, new()),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::{Backend, InterfaceConfig, ListenAddr, Size, UpstreamAddr};
-use crate::answer::access::Prefix;
+use crate::answer::prefix::Prefix;
 
 /// Settings from the command line. Each overrides the file's key of the same name.
 #[derive(Args, Clone, Debug, Default)]

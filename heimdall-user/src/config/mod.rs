@@ -26,7 +26,7 @@ pub use policy::{
 };
 pub use values::{Backend, InterfaceConfig, ListenAddr, Size, UpstreamAddr, Zoned};
 
-use crate::{answer::access::Prefix, dns::TtlLimits, file as files};
+use crate::{answer::prefix::Prefix, dns::TtlLimits, file as files};
 
 /// Longest file of settings, in octets.
 const MAX_FILE: u64 = 16 << 20;

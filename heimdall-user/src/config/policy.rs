@@ -11,10 +11,11 @@ use super::{
     resolve::{Source, Sourced},
 };
 use crate::answer::{
-    access::{Access, Prefix, private},
-    blocklist::Action,
+    access::{Access, private},
+    blocklist::BlockAction,
     limit::LimitSettings,
     policy::NonRecursive,
+    prefix::Prefix,
     special::Exception,
 };
 
@@ -103,7 +104,7 @@ pub struct BlocklistConfig {
     /// Where it is named.
     pub place: Place,
     /// What its names get.
-    pub action: Action,
+    pub action: BlockAction,
 }
 
 impl PolicyConfig {
@@ -272,7 +273,7 @@ fn identity(source: &Source<'_>, table: IdentityTable) -> Result<IdentityConfig,
 
 fn blocklist(source: &Source<'_>, table: BlocklistTable) -> Result<BlocklistConfig, ConfigError> {
     let action = match table.action {
-        None => Action::NxDomain,
+        None => BlockAction::NxDomain,
         Some(key) => action(source, key)?,
     };
     let file = source.value("blocklist.file", table.file);
@@ -283,13 +284,13 @@ fn blocklist(source: &Source<'_>, table: BlocklistTable) -> Result<BlocklistConf
     })
 }
 
-fn action(source: &Source<'_>, key: Spanned<String>) -> Result<Action, ConfigError> {
+fn action(source: &Source<'_>, key: Spanned<String>) -> Result<BlockAction, ConfigError> {
     let key = source.value("blocklist.action", key);
     match key.value.as_str() {
-        "nxdomain" => Ok(Action::NxDomain),
-        "null" => Ok(Action::NullAddress),
-        "refused" => Ok(Action::Refused),
-        "allow" => Ok(Action::Allow),
+        "nxdomain" => Ok(BlockAction::NxDomain),
+        "null" => Ok(BlockAction::NullAddress),
+        "refused" => Ok(BlockAction::Refused),
+        "allow" => Ok(BlockAction::Allow),
         _ => Err(key.bad(Problem::Action(key.value.clone()))),
     }
 }

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::answer::{blocklist::Action, policy::NonRecursive};
+use crate::answer::{blocklist::BlockAction, policy::NonRecursive};
 
 fn host() -> Host {
     Host {
@@ -514,8 +514,8 @@ fn a_policy() {
         policy.records[1].place.to_string(),
         "heimdall.toml:20: key `local.records`: "
     );
-    assert_eq!(policy.blocklists[0].action, Action::NxDomain);
-    assert_eq!(policy.blocklists[1].action, Action::Allow);
+    assert_eq!(policy.blocklists[0].action, BlockAction::NxDomain);
+    assert_eq!(policy.blocklists[1].action, BlockAction::Allow);
     assert_eq!(policy.non_recursive, NonRecursive::Refuse);
     let exceptions = policy.special_names_except.unwrap();
     assert_eq!(exceptions[0].to_string(), "10.in-addr.arpa");

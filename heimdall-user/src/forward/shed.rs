@@ -17,7 +17,7 @@
 use hashbrown::HashMap;
 
 use super::{Request, inflight::InFlight};
-use crate::{answer::access::Prefix, dns::NameHasher};
+use crate::{answer::prefix::Prefix, dns::NameHasher};
 
 /// The part of the whole, one in so many, that a holder may have when there is no more room.
 const QUOTA: usize = 8;
