@@ -12,11 +12,12 @@ use std::{
 use criterion::{Criterion, criterion_group, criterion_main};
 use heimdall_user::{
     answer::{
-        access::{Access, Prefix},
-        blocklist::Action,
+        access::Access,
+        blocklist::BlockAction,
         cookie::{CookieMaker, Secrets},
         limit::{LimitSettings, Limiter},
         local::LocalData,
+        prefix::Prefix,
     },
     blocklist,
 };
@@ -123,7 +124,7 @@ fn names(c: &mut Criterion) {
         let _ = writeln!(text, "{}", blocked(number));
     }
     let start = std::time::Instant::now();
-    let (lists, _) = blocklist::build([(text.as_bytes(), Action::NxDomain)]).unwrap();
+    let (lists, _) = blocklist::build([(text.as_bytes(), BlockAction::NxDomain)]).unwrap();
     println!(
         "a blocklist of {NAMES} names: {} octets of text, {} octets mapped, built in {:.1} s",
         text.len(),

@@ -5,7 +5,7 @@
 use std::hint::black_box;
 
 use heimdall_user::{
-    answer::{AHEAD, Core, Hint, Verdict},
+    answer::{Core, Hint, PREFETCH_DISTANCE, Verdict},
     clock::Now,
     dns::{Query, reply::Reply},
     packet::{Layout, SourceFilter},
@@ -76,11 +76,11 @@ impl Worker {
             staged.push((layout, query, Hint::default()));
         }
         let mut replies = 0;
-        for (_, query, hint) in staged.iter_mut().take(AHEAD) {
+        for (_, query, hint) in staged.iter_mut().take(PREFETCH_DISTANCE) {
             *hint = core.prefetch_entry(query);
         }
         for (at, frame) in frames.iter_mut().enumerate() {
-            if let Some((_, query, hint)) = staged.get_mut(at + AHEAD) {
+            if let Some((_, query, hint)) = staged.get_mut(at + PREFETCH_DISTANCE) {
                 *hint = core.prefetch_entry(query);
             }
             let Some((layout, query, hint)) = staged.get(at) else {

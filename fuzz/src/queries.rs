@@ -123,7 +123,7 @@ fn ask(core: &mut Core, msg: &[u8], transport: Transport) {
                     life: 9,
                     ..Parts::default()
                 });
-                core.learn(&query, &buf, &answer);
+                core.insert(&query, &buf, &answer);
                 let mut hit = buf.clone();
                 let hint = core.prefetch_entry(&query);
                 let verdict = core.answer_at(hint, &query, &mut hit, client);
@@ -133,7 +133,7 @@ fn ask(core: &mut Core, msg: &[u8], transport: Transport) {
                 assert_ne!(verdict, Verdict::Miss);
                 // The cached record need not have the queried type: only the frame is checked.
                 check_frame(msg, &fresh, verdict, limit);
-                let verdict = core.overload(&query, &mut buf, client);
+                let verdict = core.reply_overloaded(&query, &mut buf, client);
                 check(msg, &buf, verdict, limit);
             }
         }

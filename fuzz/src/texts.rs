@@ -1,7 +1,7 @@
 //! What operators write.
 
 use heimdall_user::{
-    answer::{blocklist::Action, local::LocalData},
+    answer::{blocklist::BlockAction, local::LocalData},
     blocklist,
     config::{Config, Flags, Host},
 };
@@ -41,7 +41,7 @@ pub fn lists(text: &[u8]) {
     if let Ok(data) = data.build() {
         let _ = data.lookup(b"\x01a\x03lan\0", 1);
     }
-    let Ok((lists, reports)) = blocklist::build([(text, Action::NxDomain)]) else {
+    let Ok((lists, reports)) = blocklist::build([(text, BlockAction::NxDomain)]) else {
         panic!("no temporary file");
     };
     assert!(reports[0].skipped <= lines);

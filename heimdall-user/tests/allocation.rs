@@ -122,7 +122,7 @@ fn learn(core: &mut Core, frame: &[u8]) {
     let question = response[12..].to_vec();
     response.extend_from_slice(b"\xc0\x0c\0\x01\0\x01\0\0\0\x3c\0\x04\x0a\x01\x02\x03");
     let answer = Answer::from_response(&response, &question, 0, &TtlLimits::default()).unwrap();
-    assert_eq!(allocations(|| core.learn(&query, &response, &answer)), 0);
+    assert_eq!(allocations(|| core.insert(&query, &response, &answer)), 0);
 }
 
 #[test]

@@ -81,7 +81,7 @@ fn batches_do_not_allocate() {
         response.extend_from_slice(b"\xc0\x0c\0\x01\0\x01\0\0\x0e\x10\0\x04\x0a\x01\x02\x03");
         let answer =
             Answer::from_response(&response, &msg[12..], 0, &TtlLimits::default()).unwrap();
-        core.learn(&read, msg, &answer);
+        core.insert(&read, msg, &answer);
     }
     let mailbox = Arc::new(Mailbox::new(4).unwrap());
     let settings = Settings {

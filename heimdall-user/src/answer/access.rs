@@ -5,9 +5,7 @@ use std::{
     ops::RangeInclusive,
 };
 
-use super::prefix::PrefixMap;
-
-pub use super::prefix::{Prefix, PrefixError};
+use super::prefix::{Prefix, PrefixMap};
 
 /// What a client gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

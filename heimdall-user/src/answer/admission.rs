@@ -1,8 +1,8 @@
 //! Admission: whether a query is answered at all, and on what terms.
 //!
-//! Every query passes it, in this order: access, the refusal of queries without RD, UDP port 0, the
-//! rate limit, the demand for a cookie under load. All but the first two are for datagrams only, whose
-//! source may be forged.
+//! Every query passes it, in this order: access and the refusal of queries without RD
+//! ([`check_access`](Admission::check_access)); then, for datagrams, whose source may be forged, UDP port
+//! 0, the rate limit, and the demand for a cookie under load ([`limit`](Admission::limit)).
 
 use std::{net::IpAddr, ops::Range};
 
@@ -71,28 +71,51 @@ impl Admission {
         self.allowed_v4 = 0..0;
     }
 
-    /// The terms on which the client is answered, or the verdict if it gets no answer. `PLAIN`: the query
-    /// is known to have no options.
+    /// Whether the client may ask this at all.
+    ///
+    /// # Errors
+    /// The verdict if it may not.
     #[inline(always)]
-    pub(super) fn admit<const PLAIN: bool>(
+    pub(super) fn check_access(
         &mut self,
         writer: &Writer,
         query: &Query,
         buf: &mut [u8],
         client: Client,
         now: Now,
-    ) -> Result<Terms, Verdict> {
-        if !self.allowed_v4.contains(&client.address) {
-            match writer.policy.access.decide(client.address()) {
-                Decision::Allow if refuses(&writer.policy, query) => {
-                    let terms = writer.terms::<false>(query, buf, client, now);
-                    return Err(writer.refuse_non_recursive(query, buf, client, terms));
-                }
-                Decision::Allow => self.set_allowed_range(&writer.policy, client.address()),
-                decision => return Err(deny(writer, query, buf, client, decision)),
-            }
+    ) -> Result<(), Verdict> {
+        if self.allowed_v4.contains(&client.address) {
+            return Ok(());
         }
-        let mut terms = writer.terms::<PLAIN>(query, buf, client, now);
+        match writer.policy.access.decide(client.address()) {
+            Decision::Allow if refuses(&writer.policy, query) => {
+                let cookie = writer.cookie(query, buf, client, now);
+                let terms = writer.terms(query, client, cookie.as_ref());
+                Err(writer.refuse_non_recursive(query, buf, client, terms))
+            }
+            Decision::Allow => {
+                self.set_allowed_range(&writer.policy, client.address());
+                Ok(())
+            }
+            decision => Err(deny(writer, query, buf, client, decision)),
+        }
+    }
+
+    /// Applies what is for datagrams only. Returns the terms, with a lower limit if the rate limit
+    /// demands it.
+    ///
+    /// # Errors
+    /// The verdict if the query is not answered.
+    #[inline(always)]
+    pub(super) fn limit<'a>(
+        &mut self,
+        writer: &Writer,
+        query: &Query,
+        buf: &mut [u8],
+        client: Client,
+        mut terms: Terms<'a>,
+        now: Now,
+    ) -> Result<Terms<'a>, Verdict> {
         if client.transport == Transport::Tcp {
             return Ok(terms);
         }
@@ -100,7 +123,7 @@ impl Admission {
             return Err(Verdict::Drop);
         }
         self.load.this_second += 1;
-        if self.is_limited(client, !PLAIN && terms.is_verified()) {
+        if self.is_limited(client, terms) {
             match self.limiter.check(client.address(), now.seconds) {
                 Allowance::Full => {}
                 Allowance::Small => terms.limit = terms.limit.min(REDUCED_REPLY),
@@ -114,8 +137,7 @@ impl Admission {
                 }
             }
         }
-        if !PLAIN
-            && terms.cookie.is_some_and(|cookie| !cookie.verified)
+        if terms.cookie.is_some_and(|cookie| !cookie.verified)
             && query.has_question()
             && self.demands_cookie(&writer.policy)
         {
@@ -127,16 +149,13 @@ impl Admission {
 
     /// The terms of a reply to a query that was admitted before. Nothing is taken from the client's
     /// allowance.
-    pub(super) fn terms_of_admitted(
+    pub(super) fn limit_again<'a>(
         &self,
-        writer: &Writer,
-        query: &Query,
-        msg: &[u8],
         client: Client,
+        mut terms: Terms<'a>,
         now: Now,
-    ) -> Terms {
-        let mut terms = writer.terms::<false>(query, msg, client, now);
-        if self.is_limited(client, terms.is_verified())
+    ) -> Terms<'a> {
+        if self.is_limited(client, terms)
             && self.limiter.peek(client.address(), now.seconds) != Allowance::Full
         {
             terms.limit = terms.limit.min(REDUCED_REPLY);
@@ -168,8 +187,8 @@ impl Admission {
 
     /// Whether the rate limit applies: to datagrams, and not to clients with a valid cookie.
     #[inline(always)]
-    fn is_limited(&self, client: Client, verified: bool) -> bool {
-        self.limiter.is_on() && client.transport != Transport::Tcp && !verified
+    fn is_limited(&self, client: Client, terms: Terms<'_>) -> bool {
+        self.limiter.is_on() && client.transport != Transport::Tcp && !terms.is_verified()
     }
 
     fn demands_cookie(&self, policy: &Policy) -> bool {
@@ -214,7 +233,7 @@ fn deny(
         return Verdict::Drop;
     }
     writer.counters.prohibited.add(1);
-    let terms = Terms::without_cookie(&writer.server, query, client);
+    let terms = writer.terms(query, client, None);
     let why = Some(ede::PROHIBITED);
     writer.error(query, buf, client, terms, rcode::REFUSED, why)
 }

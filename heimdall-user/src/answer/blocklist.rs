@@ -13,7 +13,7 @@ use crate::dns::{Answer, CLASS_IN, edns::ede, header::rcode, name::MAX_NAME, rrt
 
 /// What the names of a list get.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action {
+pub enum BlockAction {
     /// NXDOMAIN.
     NxDomain,
     /// The address 0.0.0.0 or ::, no data for other types.
@@ -24,7 +24,7 @@ pub enum Action {
     Allow,
 }
 
-impl Action {
+impl BlockAction {
     /// All actions.
     pub(crate) const ALL: [Self; 4] = [
         Self::NxDomain,
@@ -38,21 +38,21 @@ impl Action {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Rule {
     /// For the name itself.
-    pub(crate) own: Option<Action>,
+    pub(crate) own: Option<BlockAction>,
     /// For the names below it.
-    pub(crate) below: Option<Action>,
+    pub(crate) below: Option<BlockAction>,
 }
 
 impl Rule {
     /// The rule as a value of the transducer: three bits for each action, 0 for none.
     pub(crate) fn pack(self) -> u64 {
-        let code = |action: Option<Action>| action.map_or(0, |action| 1 + action as u64);
+        let code = |action: Option<BlockAction>| action.map_or(0, |action| 1 + action as u64);
         code(self.own) | code(self.below) << 3
     }
 
     fn unpack(value: u64) -> Self {
         let action = |code: u64| {
-            Action::ALL
+            BlockAction::ALL
                 .get((code & 7).checked_sub(1)? as usize)
                 .copied()
         };
@@ -115,7 +115,7 @@ impl Blocklists {
     }
 
     /// What the lists say of a name (wire form, any case).
-    pub fn lookup(&self, qname: &[u8]) -> Option<Action> {
+    pub fn lookup(&self, qname: &[u8]) -> Option<BlockAction> {
         let fst = self.rules.as_ref()?.as_fst();
         let mut starts = [0u8; MAX_NAME];
         let labels = label_starts(qname, &mut starts)?;
@@ -147,16 +147,16 @@ impl Blocklists {
     }
 
     /// The answer to a question of this type whose name the lists give `action`; `None` for
-    /// [`Action::Allow`].
-    pub(super) fn answer(&self, action: Action, qtype: u16) -> Option<&Answer> {
+    /// [`BlockAction::Allow`].
+    pub(super) fn answer(&self, action: BlockAction, qtype: u16) -> Option<&Answer> {
         let answers = &self.answers;
         match (action, qtype) {
-            (Action::NxDomain, _) => Some(&answers.nxdomain),
-            (Action::NullAddress, rrtype::A) => Some(&answers.null_v4),
-            (Action::NullAddress, rrtype::AAAA) => Some(&answers.null_v6),
-            (Action::NullAddress, _) => Some(&answers.no_data),
-            (Action::Refused, _) => Some(&answers.refused),
-            (Action::Allow, _) => None,
+            (BlockAction::NxDomain, _) => Some(&answers.nxdomain),
+            (BlockAction::NullAddress, rrtype::A) => Some(&answers.null_v4),
+            (BlockAction::NullAddress, rrtype::AAAA) => Some(&answers.null_v6),
+            (BlockAction::NullAddress, _) => Some(&answers.no_data),
+            (BlockAction::Refused, _) => Some(&answers.refused),
+            (BlockAction::Allow, _) => None,
         }
     }
 }
@@ -218,7 +218,7 @@ mod tests {
 
     #[test]
     fn rules_are_packed_and_unpacked() {
-        let actions = || Action::ALL.into_iter().map(Some).chain([None]);
+        let actions = || BlockAction::ALL.into_iter().map(Some).chain([None]);
         for own in actions() {
             for below in actions() {
                 let rule = Rule { own, below };
@@ -234,17 +234,29 @@ mod tests {
     fn blocked_questions_get_the_answer_of_their_action() {
         let lists = Blocklists::default();
         for (action, qtype, code, answers, authorities) in [
-            (Action::NxDomain, rrtype::A, ResponseCode::NXDomain, 0, 1),
-            (Action::NullAddress, rrtype::A, ResponseCode::NoError, 1, 0),
             (
-                Action::NullAddress,
+                BlockAction::NxDomain,
+                rrtype::A,
+                ResponseCode::NXDomain,
+                0,
+                1,
+            ),
+            (
+                BlockAction::NullAddress,
+                rrtype::A,
+                ResponseCode::NoError,
+                1,
+                0,
+            ),
+            (
+                BlockAction::NullAddress,
                 rrtype::AAAA,
                 ResponseCode::NoError,
                 1,
                 0,
             ),
-            (Action::NullAddress, 15, ResponseCode::NoError, 0, 1),
-            (Action::Refused, rrtype::A, ResponseCode::Refused, 0, 0),
+            (BlockAction::NullAddress, 15, ResponseCode::NoError, 0, 1),
+            (BlockAction::Refused, rrtype::A, ResponseCode::Refused, 0, 0),
         ] {
             let answer = lists.answer(action, qtype).unwrap().as_ref();
             let mut msg = vec![0, 1, 0x80, answer.rcode(), 0, 1];
@@ -265,6 +277,6 @@ mod tests {
             }
             assert_eq!((answer.life(), answer.ede()), (60, Some(ede::BLOCKED)));
         }
-        assert!(lists.answer(Action::Allow, rrtype::A).is_none());
+        assert!(lists.answer(BlockAction::Allow, rrtype::A).is_none());
     }
 }

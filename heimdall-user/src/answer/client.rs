@@ -2,10 +2,10 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use super::{cookie::Check, policy::Policy};
+use super::{cookie::CookieStatus, policy::Policy};
 use crate::dns::{
     Query,
-    edns::{Edns, ServerCookie},
+    edns::ServerCookie,
     reply::{self, Server},
 };
 
@@ -52,17 +52,40 @@ pub enum Transport {
     Tcp,
 }
 
-/// The terms on which a client gets its reply.
+/// The terms on which a client gets its reply. Two words, so that they are passed in registers.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Terms {
+pub(super) struct Terms<'a> {
     /// Largest reply, in octets.
     pub(super) limit: usize,
     /// The reply's COOKIE option.
-    pub(super) cookie: Option<ReplyCookie>,
+    pub(super) cookie: Option<&'a ReplyCookie>,
+}
+
+impl<'a> Terms<'a> {
+    /// The terms of a client that is within its rate limit.
+    #[inline(always)]
+    pub(super) fn new(
+        server: &Server,
+        query: &Query,
+        client: Client,
+        cookie: Option<&'a ReplyCookie>,
+    ) -> Self {
+        let limit = match client.transport {
+            Transport::Udp { .. } => reply::udp_limit(query, server),
+            Transport::Tcp => usize::from(u16::MAX),
+        };
+        Self { limit, cookie }
+    }
+
+    /// Whether the client has proved that its address is not forged.
+    #[inline(always)]
+    pub(super) fn is_verified(self) -> bool {
+        self.cookie.is_some_and(|cookie| cookie.verified)
+    }
 }
 
 /// A reply's COOKIE option (RFC 7873 section 4).
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(super) struct ReplyCookie {
     /// The client's cookie, and the server's after it.
     pub(super) octets: [u8; 24],
@@ -70,74 +93,34 @@ pub(super) struct ReplyCookie {
     pub(super) verified: bool,
 }
 
-impl Terms {
-    /// The terms before any limit applies. `PLAIN`: the query is known to have no options.
-    #[inline(always)]
-    pub(super) fn new<const PLAIN: bool>(
+impl ReplyCookie {
+    /// Checks the query's cookie, and makes the reply's (RFC 7873 section 5.2). `None`: cookies are off,
+    /// or the query has none.
+    #[inline(never)]
+    pub(super) fn new(
         policy: &Policy,
-        server: &Server,
         query: &Query,
         msg: &[u8],
         client: Client,
         unix: u32,
-    ) -> Self {
-        let cookie = match query.edns {
-            Some(edns) if !PLAIN && edns.has_cookie() => {
-                reply_cookie(policy, edns, msg, client, unix)
+    ) -> Option<Self> {
+        let maker = &policy.cookies.as_ref()?.maker;
+        let cookie = query.edns?.cookie(msg)?;
+        let new = || maker.make(&cookie.client, client.address(), unix);
+        let (verified, server) = match cookie.server {
+            ServerCookie::Sixteen(server) => {
+                match maker.check(&cookie.client, &server, client.address(), unix) {
+                    CookieStatus::Valid => (true, server),
+                    CookieStatus::Renew => (true, new()),
+                    CookieStatus::Invalid => (false, new()),
+                }
             }
-            _ => None,
+            ServerCookie::Absent | ServerCookie::Foreign => (false, new()),
         };
-        Self {
-            cookie,
-            ..Self::without_cookie(server, query, client)
-        }
+        let mut octets = [0; 24];
+        let (first, second) = octets.split_at_mut(cookie.client.len());
+        first.copy_from_slice(&cookie.client);
+        second.copy_from_slice(&server);
+        Some(Self { octets, verified })
     }
-
-    /// As [`new`](Self::new), for a client that gets no cookie.
-    #[inline(always)]
-    pub(super) fn without_cookie(server: &Server, query: &Query, client: Client) -> Self {
-        let limit = match client.transport {
-            Transport::Udp { .. } => reply::udp_limit(query, server),
-            Transport::Tcp => usize::from(u16::MAX),
-        };
-        Self {
-            limit,
-            cookie: None,
-        }
-    }
-
-    /// Whether the client has proved that its address is not forged.
-    #[inline(always)]
-    pub(super) fn is_verified(&self) -> bool {
-        self.cookie.is_some_and(|cookie| cookie.verified)
-    }
-}
-
-/// Checks the query's cookie, and makes the reply's (RFC 7873 section 5.2). `None`: cookies are off.
-#[inline(never)]
-fn reply_cookie(
-    policy: &Policy,
-    edns: Edns,
-    msg: &[u8],
-    client: Client,
-    unix: u32,
-) -> Option<ReplyCookie> {
-    let maker = &policy.cookies.as_ref()?.maker;
-    let cookie = edns.cookie(msg)?;
-    let new = || maker.make(&cookie.client, client.address(), unix);
-    let (verified, server) = match cookie.server {
-        ServerCookie::Sixteen(server) => {
-            match maker.check(&cookie.client, &server, client.address(), unix) {
-                Check::Valid => (true, server),
-                Check::Renew => (true, new()),
-                Check::Invalid => (false, new()),
-            }
-        }
-        ServerCookie::Absent | ServerCookie::Foreign => (false, new()),
-    };
-    let mut octets = [0; 24];
-    let (first, second) = octets.split_at_mut(cookie.client.len());
-    first.copy_from_slice(&cookie.client);
-    second.copy_from_slice(&server);
-    Some(ReplyCookie { octets, verified })
 }

@@ -62,7 +62,7 @@ impl Secrets {
 
 /// The result of checking a server cookie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Check {
+pub enum CookieStatus {
     /// This server, or one with the same secret, made it.
     Valid,
     /// As [`Valid`](Self::Valid), but the client should get a new one.
@@ -101,14 +101,20 @@ impl CookieMaker {
     }
 
     /// Checks a server cookie that came from this client.
-    pub fn check(&self, client: &[u8; 8], server: &[u8; 16], address: IpAddr, unix: u32) -> Check {
+    pub fn check(
+        &self,
+        client: &[u8; 8],
+        server: &[u8; 16],
+        address: IpAddr,
+        unix: u32,
+    ) -> CookieStatus {
         let [v, r0, r1, r2, t0, t1, t2, t3, given @ ..] = *server;
         let time = [t0, t1, t2, t3];
         let stamp = u32::from_be_bytes(time);
         // Serial number arithmetic (RFC 1982): the seconds wrap in 2106.
         let age = unix.wrapping_sub(stamp) as i32;
         if [v, r0, r1, r2] != HEAD || !(-MAX_CLOCK_SKEW..=MAX_AGE).contains(&age) {
-            return Check::Invalid;
+            return CookieStatus::Invalid;
         }
         let matches = match &self.0.0 {
             Kind::Configured(secrets) => secrets
@@ -118,9 +124,9 @@ impl CookieMaker {
             Kind::Derived(key) => hash(&derive(key, stamp), client, time, address) == given,
         };
         match matches {
-            false => Check::Invalid,
-            true if age > RENEW_AGE => Check::Renew,
-            true => Check::Valid,
+            false => CookieStatus::Invalid,
+            true if age > RENEW_AGE => CookieStatus::Renew,
+            true => CookieStatus::Valid,
         }
     }
 }
@@ -195,7 +201,7 @@ mod tests {
                 "{cookie}"
             );
             let check = maker.check(&client, &octets(cookie), address, unix);
-            assert_eq!(check, Check::Valid);
+            assert_eq!(check, CookieStatus::Valid);
         }
     }
 
@@ -208,13 +214,13 @@ mod tests {
             for made in [1_800_000_000, u32::MAX - 100, 86_400 * 20_000 - 1] {
                 let cookie = maker.make(&client, address, made);
                 for (age, expected) in [
-                    (-301, Check::Invalid),
-                    (-300, Check::Valid),
-                    (0, Check::Valid),
-                    (1800, Check::Valid),
-                    (1801, Check::Renew),
-                    (3600, Check::Renew),
-                    (3601, Check::Invalid),
+                    (-301, CookieStatus::Invalid),
+                    (-300, CookieStatus::Valid),
+                    (0, CookieStatus::Valid),
+                    (1800, CookieStatus::Valid),
+                    (1801, CookieStatus::Renew),
+                    (3600, CookieStatus::Renew),
+                    (3601, CookieStatus::Invalid),
                 ] {
                     let now = made.wrapping_add_signed(age);
                     assert_eq!(
@@ -224,14 +230,20 @@ mod tests {
                     );
                 }
                 let other = "192.0.2.2".parse().unwrap();
-                assert_eq!(maker.check(&client, &cookie, other, made), Check::Invalid);
-                assert_eq!(maker.check(&[8; 8], &cookie, address, made), Check::Invalid);
+                assert_eq!(
+                    maker.check(&client, &cookie, other, made),
+                    CookieStatus::Invalid
+                );
+                assert_eq!(
+                    maker.check(&[8; 8], &cookie, address, made),
+                    CookieStatus::Invalid
+                );
                 for at in 0..16 {
                     let mut bad = cookie;
                     *bad.get_mut(at).unwrap() ^= 1;
                     assert_eq!(
                         maker.check(&client, &bad, address, made),
-                        Check::Invalid,
+                        CookieStatus::Invalid,
                         "{at}"
                     );
                 }
@@ -246,9 +258,18 @@ mod tests {
         let both = CookieMaker::new(Secrets::configured(&[[2; 16], [1; 16]]));
         let new = CookieMaker::new(Secrets::configured(&[[2; 16]]));
         let cookie = old.make(&client, address, 100);
-        assert_eq!(both.check(&client, &cookie, address, 100), Check::Valid);
-        assert_eq!(new.check(&client, &cookie, address, 100), Check::Invalid);
+        assert_eq!(
+            both.check(&client, &cookie, address, 100),
+            CookieStatus::Valid
+        );
+        assert_eq!(
+            new.check(&client, &cookie, address, 100),
+            CookieStatus::Invalid
+        );
         let cookie = both.make(&client, address, 100);
-        assert_eq!(new.check(&client, &cookie, address, 100), Check::Valid);
+        assert_eq!(
+            new.check(&client, &cookie, address, 100),
+            CookieStatus::Valid
+        );
     }
 }

@@ -28,7 +28,7 @@ use crate::{
 /// Queries between the one being answered and the one whose entry is prefetched
 /// ([`Core::prefetch_entry`]): memory responds while those between are answered. Prefetches for a
 /// whole batch at once would fill the processor's miss buffers and stall it.
-pub const AHEAD: usize = 8;
+pub const PREFETCH_DISTANCE: usize = 8;
 
 /// What to do with a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +38,7 @@ pub enum Verdict {
         /// What the buffer holds.
         reply: Reply,
         /// The answer is popular and about to expire, and the caller should have the forwarder refresh
-        /// it, for [`Core::relearn`]. True for one hit of an answer.
+        /// it, for [`Core::insert_refreshed`]. True for one hit of an answer.
         refresh: bool,
     },
     /// Send nothing. It has been counted.
@@ -182,9 +182,9 @@ impl Core {
         answer: &Answer,
     ) -> Verdict {
         let writer = &self.writer;
-        let terms = self
-            .admission
-            .terms_of_admitted(writer, query, buf, client, self.now);
+        let cookie = writer.cookie(query, buf, client, self.now);
+        let terms = writer.terms(query, client, cookie.as_ref());
+        let terms = self.admission.limit_again(client, terms, self.now);
         if answer.as_ref().is_truncated() {
             return writer.incomplete(query, buf, client, terms, answer.as_ref());
         }
@@ -199,7 +199,7 @@ impl Core {
     }
 
     /// Inserts an answer into the cache. `msg` is the query, or its reply: both have the question.
-    pub fn learn(&mut self, query: &Query, msg: &[u8], answer: &Answer) {
+    pub fn insert(&mut self, query: &Query, msg: &[u8], answer: &Answer) {
         if let Some(key) = key(query, msg) {
             self.insert_key(&key, answer);
         }
@@ -207,7 +207,7 @@ impl Core {
 
     /// Inserts the answer to a question that was refreshed. A failure does not replace the answer that
     /// is cached.
-    pub fn relearn(&mut self, key: &Key<'_>, answer: &Answer) {
+    pub fn insert_refreshed(&mut self, key: &Key<'_>, answer: &Answer) {
         if is_refreshable(&answer.as_ref()) {
             self.insert_key(key, answer);
         }
@@ -237,11 +237,12 @@ impl Core {
 impl Core {
     /// Replies SERVFAIL to a query that was a [`Verdict::Miss`] and cannot be handed to the forwarder.
     #[cold]
-    pub fn overload(&mut self, query: &Query, buf: &mut [u8], client: Client) -> Verdict {
-        let terms = self.writer.terms::<false>(query, buf, client, self.now);
+    pub fn reply_overloaded(&mut self, query: &Query, buf: &mut [u8], client: Client) -> Verdict {
+        let writer = &self.writer;
+        let cookie = writer.cookie(query, buf, client, self.now);
+        let terms = writer.terms(query, client, cookie.as_ref());
         let why = Some(ede::NOT_READY);
-        self.writer
-            .error(query, buf, client, terms, rcode::SERVFAIL, why)
+        writer.error(query, buf, client, terms, rcode::SERVFAIL, why)
     }
 
     /// Truncates the reply in `buf`, which is too large for this path: the client has to ask again

@@ -10,7 +10,7 @@
 //! 2. [`Core::answer`], or [`Core::answer_at`] with the hint of the prefetch, writes the reply over the
 //!    query, or returns [`Verdict::Miss`]. The verdict also says whether the answer should be refreshed.
 //! 3. After a miss, [`Core::complete`] writes the reply once the forwarder has the answer, and
-//!    [`Core::learn`] caches it.
+//!    [`Core::insert`] caches it.
 //!
 //! `client` is what a client is and on what terms it gets its reply, `admission` decides whether it
 //! gets one, `core` and `steps` answer, and `writer` writes and counts the replies. The
@@ -39,6 +39,6 @@ mod steps;
 mod testing;
 mod writer;
 
-pub use self::core::{AHEAD, Core, Verdict};
+pub use self::core::{Core, PREFETCH_DISTANCE, Verdict};
 pub use crate::cache::Hint;
 pub use client::{Client, Transport};

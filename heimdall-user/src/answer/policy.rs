@@ -5,7 +5,7 @@
 
 use super::{
     access::Access,
-    blocklist::{Action, Blocklists},
+    blocklist::{BlockAction, Blocklists},
     cookie::CookieMaker,
     identity::{Identity, minimal_any},
     limit::LimitSettings,
@@ -112,7 +112,7 @@ impl Policy {
         }
         let targets = aliases::targets(question, answer);
         let (qname, [t0, t1, _, _]) = question.split_last_chunk::<QUESTION_FIXED>()?;
-        if targets.is_empty() || self.blocklists.lookup(qname) == Some(Action::Allow) {
+        if targets.is_empty() || self.blocklists.lookup(qname) == Some(BlockAction::Allow) {
             return None;
         }
         let qtype = u16::from_be_bytes([*t0, *t1]);

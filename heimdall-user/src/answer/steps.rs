@@ -61,10 +61,17 @@ impl Core {
         buf: &mut [u8],
         client: Client,
     ) -> Verdict {
-        let admitted = self
-            .admission
-            .admit::<PLAIN>(&self.writer, query, buf, client, self.now);
-        let terms = match admitted {
+        let (writer, now) = (&self.writer, self.now);
+        if let Err(verdict) = self.admission.check_access(writer, query, buf, client, now) {
+            return verdict;
+        }
+        let cookie = if PLAIN {
+            None
+        } else {
+            writer.cookie(query, buf, client, now)
+        };
+        let terms = writer.terms(query, client, cookie.as_ref());
+        let terms = match self.admission.limit(writer, query, buf, client, terms, now) {
             Ok(terms) => terms,
             Err(verdict) => return verdict,
         };
@@ -82,7 +89,7 @@ impl Core {
         self.writer.counters.hits.add(1);
         let place = hit.place;
         let due = hit.late && hit.popular && is_refreshable(&hit.answer);
-        let verdict = if PLAIN && hit.answer.is_plain() {
+        let mut verdict = if PLAIN && hit.answer.is_plain() {
             match self.writer.plain_reply(query, buf, terms, hit.into()) {
                 Some(reply) => Verdict::reply(reply),
                 None => self.shortened(query, buf, client, terms),
@@ -90,8 +97,8 @@ impl Core {
         } else {
             self.writer.reply(query, buf, client, terms, hit.into())
         };
-        if due {
-            return self.with_refresh(verdict, place, query, buf);
+        if due && let Verdict::Reply { refresh, .. } = &mut verdict {
+            *refresh = self.begin_refresh(place, query, buf);
         }
         verdict
     }
@@ -104,7 +111,7 @@ impl Core {
         query: &Query,
         buf: &mut [u8],
         client: Client,
-        terms: Terms,
+        terms: Terms<'_>,
     ) -> Verdict {
         let hit = key(query, buf).and_then(|key| self.cache.get(&key, self.now.seconds));
         match hit {
@@ -115,7 +122,13 @@ impl Core {
 
     /// The policy's answer to a question that is not in the cache, if it has one.
     #[inline(never)]
-    fn on_miss(&mut self, query: &Query, buf: &mut [u8], client: Client, terms: Terms) -> Verdict {
+    fn on_miss(
+        &mut self,
+        query: &Query,
+        buf: &mut [u8],
+        client: Client,
+        terms: Terms<'_>,
+    ) -> Verdict {
         let Some((answer, by)) = self.writer.policy.decide(qname(query, buf), query.qtype()) else {
             if !self.may_recurse(query) {
                 return self.writer.refuse_non_recursive(query, buf, client, terms);
@@ -148,7 +161,7 @@ impl Core {
         query: &Query,
         buf: &mut [u8],
         client: Client,
-        terms: Terms,
+        terms: Terms<'_>,
     ) -> Verdict {
         let writer = &self.writer;
         let error = |buf: &mut [u8], code, ede| writer.error(query, buf, client, terms, code, ede);
@@ -176,24 +189,13 @@ impl Core {
         query.flags & header::RD != 0 || self.writer.policy.non_recursive == NonRecursive::Forward
     }
 
-    /// The verdict of a hit whose answer, at `place`, is due for a refresh: it says so if an upstream may be
-    /// asked for it and no hit before has said so.
+    /// Whether an upstream may be asked for the answer at `place`, and no hit before has said so.
     #[cold]
-    fn with_refresh(
-        &mut self,
-        verdict: Verdict,
-        place: Place,
-        query: &Query,
-        msg: &[u8],
-    ) -> Verdict {
-        let Verdict::Reply { reply, .. } = verdict else {
-            return verdict;
-        };
+    fn begin_refresh(&mut self, place: Place, query: &Query, msg: &[u8]) -> bool {
         let policy = &self.writer.policy;
-        let refresh = self.may_recurse(query)
+        self.may_recurse(query)
             && policy.decide(qname(query, msg), query.qtype()).is_none()
-            && self.cache.ask_refresh(place);
-        Verdict::Reply { reply, refresh }
+            && self.cache.ask_refresh(place)
     }
 }
 
@@ -210,7 +212,7 @@ impl<'a> From<Hit<'a>> for Content<'a> {
 
 /// The response code for a query without a question, which asks for a cookie, or whether its own is
 /// valid (RFC 7873 section 5.4).
-fn cookie_only(query: &Query, msg: &[u8], terms: Terms) -> u8 {
+fn cookie_only(query: &Query, msg: &[u8], terms: Terms<'_>) -> u8 {
     let cookie = query.edns.and_then(|edns| edns.cookie(msg));
     match cookie.map(|cookie| cookie.server) {
         // Cookies are off: without a question there is nothing to answer.

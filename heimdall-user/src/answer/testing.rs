@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use super::{
-    Client, Core, Transport, Verdict, access::Prefix, blocklist, body, hostname, policy::Policy,
+    Client, Core, Transport, Verdict, blocklist, body, hostname, policy::Policy, prefix::Prefix,
 };
 use crate::{
     blocklist as builder,
@@ -143,9 +143,9 @@ pub(super) fn ask(core: &mut Core, msg: &[u8], transport: Transport, now: u32) -
     Reply { verdict, octets }
 }
 
-pub(super) fn learn(core: &mut Core, msg: &[u8], octets: usize) {
+pub(super) fn cache_answer(core: &mut Core, msg: &[u8], octets: usize) {
     let query = core.read(msg).unwrap();
-    core.learn(&query, msg, &answer_to(msg, octets));
+    core.insert(&query, msg, &answer_to(msg, octets));
 }
 
 /// Asks from an address, with a COOKIE option of these octets if there are any.
@@ -220,7 +220,7 @@ pub(super) fn says(reply: &Reply) -> (u8, Option<u8>) {
     (reply.rcode(), ede)
 }
 
-pub(super) fn lists(lists: &[(&str, blocklist::Action)]) -> blocklist::Blocklists {
+pub(super) fn lists(lists: &[(&str, blocklist::BlockAction)]) -> blocklist::Blocklists {
     let lists = lists
         .iter()
         .map(|(text, action)| (text.as_bytes(), *action));

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{
     Verdict,
-    client::{Client, Terms, Transport},
+    client::{Client, ReplyCookie, Terms, Transport},
     policy::Policy,
 };
 use crate::{
@@ -35,16 +35,30 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    /// See [`Terms::new`].
+    /// See [`ReplyCookie::new`].
     #[inline(always)]
-    pub(super) fn terms<const PLAIN: bool>(
+    pub(super) fn cookie(
         &self,
         query: &Query,
         msg: &[u8],
         client: Client,
         now: Now,
-    ) -> Terms {
-        Terms::new::<PLAIN>(&self.policy, &self.server, query, msg, client, now.unix)
+    ) -> Option<ReplyCookie> {
+        let has_cookie = query.edns.is_some_and(Edns::has_cookie);
+        has_cookie
+            .then(|| ReplyCookie::new(&self.policy, query, msg, client, now.unix))
+            .flatten()
+    }
+
+    /// See [`Terms::new`].
+    #[inline(always)]
+    pub(super) fn terms<'a>(
+        &self,
+        query: &Query,
+        client: Client,
+        cookie: Option<&'a ReplyCookie>,
+    ) -> Terms<'a> {
+        Terms::new(&self.server, query, client, cookie)
     }
 
     /// Replies with as much of an answer as fits.
@@ -54,14 +68,14 @@ impl Writer {
         query: &Query,
         buf: &mut [u8],
         client: Client,
-        terms: Terms,
+        terms: Terms<'_>,
         content: Content<'_>,
     ) -> Verdict {
         let code = content.answer.rcode();
         if !matches!(code, rcode::NOERROR | rcode::NXDOMAIN) && self.drops_service_port(client) {
             return Verdict::Drop;
         }
-        let options = self.options(query, &terms, content.answer.ede());
+        let options = self.options(query, terms, content.answer.ede());
         let options = options.as_ref();
         let reply = reply::answer(buf, query, content, terms.limit, &self.server, options);
         self.finish(buf, reply, code)
@@ -74,7 +88,7 @@ impl Writer {
         &self,
         query: &Query,
         buf: &mut [u8],
-        terms: Terms,
+        terms: Terms<'_>,
         content: Content<'_>,
     ) -> Option<Reply> {
         let (code, limit) = (rcode::NOERROR, terms.limit);
@@ -90,14 +104,14 @@ impl Writer {
         query: &Query,
         buf: &mut [u8],
         client: Client,
-        terms: Terms,
+        terms: Terms<'_>,
         code: u8,
         ede: Option<u16>,
     ) -> Verdict {
         if self.drops_port_zero(client) || self.drops_service_port(client) {
             return Verdict::Drop;
         }
-        let options = self.options(query, &terms, ede);
+        let options = self.options(query, terms, ede);
         let reply = reply::error(buf, query, code, &self.server, options.as_ref());
         self.finish(buf, reply, code)
     }
@@ -110,7 +124,7 @@ impl Writer {
         query: &Query,
         buf: &mut [u8],
         client: Client,
-        terms: Terms,
+        terms: Terms<'_>,
     ) -> Verdict {
         let why = Some(ede::NOT_AUTHORITATIVE);
         self.error(query, buf, client, terms, rcode::REFUSED, why)
@@ -124,7 +138,7 @@ impl Writer {
         query: &Query,
         buf: &mut [u8],
         client: Client,
-        terms: Terms,
+        terms: Terms<'_>,
         answer: AnswerRef<'_>,
     ) -> Verdict {
         let ede = answer.ede();
@@ -139,11 +153,11 @@ impl Writer {
         &self,
         query: &Query,
         buf: &mut [u8],
-        terms: Terms,
+        terms: Terms<'_>,
         code: u8,
         ede: Option<u16>,
     ) -> Verdict {
-        let options = self.options(query, &terms, ede);
+        let options = self.options(query, terms, ede);
         let reply = reply::truncated(buf, query, code, &self.server, options.as_ref());
         self.finish(buf, reply, code)
     }
@@ -174,7 +188,7 @@ impl Writer {
     fn options<'a>(
         &'a self,
         query: &Query,
-        terms: &'a Terms,
+        terms: Terms<'a>,
         ede: Option<u16>,
     ) -> Option<Options<'a>> {
         let nsid = query.edns.is_some_and(Edns::nsid);
@@ -182,7 +196,7 @@ impl Writer {
         any.then(|| Options {
             ede,
             nsid: self.policy.identity.nsid().filter(|_| nsid),
-            cookie: terms.cookie.as_ref().map(|cookie| &cookie.octets),
+            cookie: terms.cookie.map(|cookie| &cookie.octets),
         })
     }
 

@@ -7,7 +7,7 @@ use crate::answer::hostname;
 
 /// What was read of a list.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Report {
+pub struct ListReport {
     /// Names that were added.
     pub names: usize,
     /// Lines that were skipped, in whole or in part: they hold something that is no name.
@@ -30,8 +30,8 @@ const LOCAL: [&str; 9] = [
 ];
 
 /// Calls `add` with the key of each name, and whether the names below it are blocked, too.
-pub(super) fn read(text: &[u8], mut add: impl FnMut(&[u8], bool)) -> Report {
-    let mut report = Report::default();
+pub(super) fn read(text: &[u8], mut add: impl FnMut(&[u8], bool)) -> ListReport {
+    let mut report = ListReport::default();
     let mut key = Vec::with_capacity(256);
     let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text); // byte order mark
     for (number, line) in (1..).zip(text.split(|octet| *octet == b'\n')) {

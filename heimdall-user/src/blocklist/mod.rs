@@ -13,20 +13,20 @@ use std::io::{self, BufWriter};
 
 use fst::MapBuilder;
 
-use crate::answer::blocklist::{Action, Blocklists, Rule};
+use crate::answer::blocklist::{BlockAction, Blocklists, Rule};
 
-pub use list::Report;
+pub use list::ListReport;
 
 /// Builds blocklists of texts, each with the action for its names. If several entries have the same
-/// name, the first list's counts, but [`Action::Allow`] before all. There is a report for each list.
+/// name, the first list's counts, but [`BlockAction::Allow`] before all. There is a report for each list.
 ///
 /// Takes some seconds for millions of names, and some 30 octets of memory a name meanwhile.
 ///
 /// # Errors
 /// A temporary file cannot be written or mapped.
 pub fn build<'a>(
-    lists: impl IntoIterator<Item = (&'a [u8], Action)>,
-) -> io::Result<(Blocklists, Vec<Report>)> {
+    lists: impl IntoIterator<Item = (&'a [u8], BlockAction)>,
+) -> io::Result<(Blocklists, Vec<ListReport>)> {
     let mut names = Names::default();
     let reports = lists
         .into_iter()
@@ -58,13 +58,13 @@ struct Entry {
     /// Its key's offset and length.
     start: usize,
     len: u8,
-    action: Action,
+    action: BlockAction,
     /// The action is for the names below it, too.
     below: bool,
 }
 
 impl Names {
-    fn add(&mut self, key: &[u8], action: Action, below: bool) {
+    fn add(&mut self, key: &[u8], action: BlockAction, below: bool) {
         self.entries.push(Entry {
             start: self.octets.len(),
             len: key.len() as u8,
@@ -104,8 +104,8 @@ impl Names {
 }
 
 /// Adds a later list's action to those of earlier lists.
-fn merge(merged: &mut Option<Action>, action: Action) {
-    if merged.is_none() || action == Action::Allow {
+fn merge(merged: &mut Option<BlockAction>, action: BlockAction) {
+    if merged.is_none() || action == BlockAction::Allow {
         *merged = Some(action);
     }
 }

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::answer::hostname::wire;
 
-fn lists(texts: &[(&str, Action)]) -> (Blocklists, Vec<Report>) {
+fn lists(texts: &[(&str, BlockAction)]) -> (Blocklists, Vec<ListReport>) {
     let texts = texts
         .iter()
         .map(|(text, action)| (text.as_bytes(), *action));
@@ -19,27 +19,30 @@ fn both_formats_are_read() {
                  ::1 ip6-localhost ip6-loopback\n:: six.example\n";
     let domains = "! a list\n\ntracker.example\n  *.star.example.  \nTLD\n_dmarc.under.example\n\
                    two words\n||adblock.example^\nb\u{fc}cher.example\n..\n.\nnothing..here\n";
-    let (lists, reports) = lists(&[(hosts, Action::Refused), (domains, Action::NxDomain)]);
+    let (lists, reports) = lists(&[
+        (hosts, BlockAction::Refused),
+        (domains, BlockAction::NxDomain),
+    ]);
     assert_eq!(reports[0].names, 3);
     assert_eq!(reports[0].skipped, 0);
     assert_eq!(reports[1].names, 4);
     assert_eq!((reports[1].skipped, reports[1].first_skipped), (6, Some(7)));
     for (name, expected) in [
-        ("ads.example", Some(Action::Refused)),
-        ("ADS.Example", Some(Action::Refused)),
+        ("ads.example", Some(BlockAction::Refused)),
+        ("ADS.Example", Some(BlockAction::Refused)),
         ("www.ads.example", None),
-        ("banner.example", Some(Action::Refused)),
-        ("six.example", Some(Action::Refused)),
+        ("banner.example", Some(BlockAction::Refused)),
+        ("six.example", Some(BlockAction::Refused)),
         ("localhost", None),
-        ("tracker.example", Some(Action::NxDomain)),
-        ("a.b.tracker.example", Some(Action::NxDomain)),
+        ("tracker.example", Some(BlockAction::NxDomain)),
+        ("a.b.tracker.example", Some(BlockAction::NxDomain)),
         ("nottracker.example", None),
         ("tracker.example.com", None),
         ("example", None),
-        ("star.example", Some(Action::NxDomain)),
-        ("any.star.example", Some(Action::NxDomain)),
-        ("some.tld", Some(Action::NxDomain)),
-        ("_dmarc.under.example", Some(Action::NxDomain)),
+        ("star.example", Some(BlockAction::NxDomain)),
+        ("any.star.example", Some(BlockAction::NxDomain)),
+        ("some.tld", Some(BlockAction::NxDomain)),
+        ("_dmarc.under.example", Some(BlockAction::NxDomain)),
     ] {
         assert_eq!(lists.lookup(&wire_as_is(name)), expected, "{name}");
     }
@@ -69,7 +72,7 @@ fn lines_that_are_hard_to_read() {
         ("https://ads.example/", &[], 1),
         ("*.*.example", &[], 1),
     ] {
-        let (lists, reports) = lists(&[(line, Action::NxDomain)]);
+        let (lists, reports) = lists(&[(line, BlockAction::NxDomain)]);
         assert_eq!(
             (reports[0].names, reports[0].skipped),
             (names.len(), skipped),
@@ -78,14 +81,14 @@ fn lines_that_are_hard_to_read() {
         for name in names {
             assert_eq!(
                 lists.lookup(&wire_as_is(name)),
-                Some(Action::NxDomain),
+                Some(BlockAction::NxDomain),
                 "{line}"
             );
         }
         assert_eq!(lists.lookup(b"\x09localhost\0"), None, "{line}");
     }
     let latin1 = b"0.0.0.0 ads.example # caf\xe9\n";
-    let (_, reports) = build([(&latin1[..], Action::NxDomain)]).unwrap();
+    let (_, reports) = build([(&latin1[..], BlockAction::NxDomain)]).unwrap();
     assert_eq!((reports[0].names, reports[0].skipped), (1, 0));
 }
 
@@ -102,26 +105,29 @@ fn wire_as_is(name: &str) -> Vec<u8> {
 #[test]
 fn the_most_specific_name_decides_and_exceptions_come_first() {
     let (lists, _) = lists(&[
-        ("bad.example\nboth.example", Action::NxDomain),
-        ("0.0.0.0 both.example deep.bad.example", Action::NullAddress),
-        ("good.bad.example\n", Action::Allow),
-        ("worse.good.bad.example\nboth.example", Action::Refused),
-        ("0.0.0.0 exempt.both.example\nboth.test", Action::Allow),
-        ("both.test", Action::NxDomain),
+        ("bad.example\nboth.example", BlockAction::NxDomain),
+        (
+            "0.0.0.0 both.example deep.bad.example",
+            BlockAction::NullAddress,
+        ),
+        ("good.bad.example\n", BlockAction::Allow),
+        ("worse.good.bad.example\nboth.example", BlockAction::Refused),
+        ("0.0.0.0 exempt.both.example\nboth.test", BlockAction::Allow),
+        ("both.test", BlockAction::NxDomain),
     ]);
     for (name, expected) in [
-        ("bad.example", Action::NxDomain),
-        ("x.bad.example", Action::NxDomain),
-        ("deep.bad.example", Action::NullAddress),
-        ("below.deep.bad.example", Action::NxDomain),
-        ("good.bad.example", Action::Allow),
-        ("x.good.bad.example", Action::Allow),
-        ("x.worse.good.bad.example", Action::Refused),
-        ("both.example", Action::NxDomain),
-        ("x.both.example", Action::NxDomain),
-        ("exempt.both.example", Action::Allow),
-        ("below.exempt.both.example", Action::NxDomain),
-        ("both.test", Action::Allow),
+        ("bad.example", BlockAction::NxDomain),
+        ("x.bad.example", BlockAction::NxDomain),
+        ("deep.bad.example", BlockAction::NullAddress),
+        ("below.deep.bad.example", BlockAction::NxDomain),
+        ("good.bad.example", BlockAction::Allow),
+        ("x.good.bad.example", BlockAction::Allow),
+        ("x.worse.good.bad.example", BlockAction::Refused),
+        ("both.example", BlockAction::NxDomain),
+        ("x.both.example", BlockAction::NxDomain),
+        ("exempt.both.example", BlockAction::Allow),
+        ("below.exempt.both.example", BlockAction::NxDomain),
+        ("both.test", BlockAction::Allow),
     ] {
         assert_eq!(
             lists.lookup(&wire(name.as_bytes()).unwrap()),
@@ -139,20 +145,20 @@ proptest! {
         lines in prop::collection::vec(("[ab](\\.[abc]){0,4}", any::<bool>(), 0..4usize), 0..40),
         questions in prop::collection::vec("[abc](\\.[abc]){0,5}", 20),
     ) {
-        let texts: Vec<(String, Action)> = lines.iter().map(|(name, exact, action)| {
+        let texts: Vec<(String, BlockAction)> = lines.iter().map(|(name, exact, action)| {
             let line = if *exact { format!("0.0.0.0 {name}") } else { name.clone() };
-            (line, Action::ALL[*action])
+            (line, BlockAction::ALL[*action])
         }).collect();
         let texts: Vec<_> = texts.iter().map(|(text, action)| (text.as_str(), *action)).collect();
         let (lists, _) = self::lists(&texts);
-        let mut own: HashMap<&str, Action> = HashMap::new();
-        let mut below: HashMap<&str, Action> = HashMap::new();
+        let mut own: HashMap<&str, BlockAction> = HashMap::new();
+        let mut below: HashMap<&str, BlockAction> = HashMap::new();
         for (name, exact, action) in &lines {
-            let action = Action::ALL[*action];
+            let action = BlockAction::ALL[*action];
             let tables = if *exact { vec![&mut own] } else { vec![&mut own, &mut below] };
             for table in tables {
                 let entry = table.entry(name).or_insert(action);
-                if action == Action::Allow {
+                if action == BlockAction::Allow {
                     *entry = action;
                 }
             }

@@ -10,7 +10,7 @@ use std::{
 use thiserror::Error;
 
 use super::values::Zoned;
-use crate::answer::{access::PrefixError, special::NotSpecial};
+use crate::answer::{prefix::PrefixError, special::NotSpecial};
 
 /// Longest path of a Unix socket, in octets (unix(7): `sun_path`, less a final NUL).
 pub(super) const MAX_SOCKET_PATH: usize = 107;

@@ -19,10 +19,11 @@ use super::{
 };
 use crate::{
     answer::{
-        access::{Access, Prefix, private},
-        blocklist::Action,
+        access::{Access, private},
+        blocklist::BlockAction,
         limit::LimitSettings,
         policy::NonRecursive,
+        prefix::Prefix,
         special::Exception,
     },
     cache,
@@ -332,14 +333,14 @@ settings! {
     "file" => file: PathBuf = path().example(r#""/etc/heimdall/blocked.txt""#);
     /// What its names get. "nxdomain": NXDOMAIN; "null": the address 0.0.0.0 or ::; "refused": REFUSED;
     /// "allow": the answer that they would have without blocklists.
-    "action" => action: Action =
+    "action" => action: BlockAction =
         choice(&[
-            ("nxdomain", Action::NxDomain),
-            ("null", Action::NullAddress),
-            ("refused", Action::Refused),
-            ("allow", Action::Allow),
+            ("nxdomain", BlockAction::NxDomain),
+            ("null", BlockAction::NullAddress),
+            ("refused", BlockAction::Refused),
+            ("allow", BlockAction::Allow),
         ])
-        .default(Action::NxDomain);
+        .default(BlockAction::NxDomain);
 }
 
 /// How the cache is kept over a restart.

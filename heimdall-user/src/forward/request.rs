@@ -15,7 +15,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::inflight::Waiter;
 use crate::{
-    answer::access::Prefix,
+    answer::prefix::Prefix,
     cache::Key,
     dns::{Answer, MAX_QUESTION, QUESTION_FIXED, Query, u16_at},
 };

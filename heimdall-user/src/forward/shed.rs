@@ -14,7 +14,7 @@
 use hashbrown::HashMap;
 
 use super::{Request, inflight::InFlight};
-use crate::{answer::access::Prefix, dns::NameHasher};
+use crate::{answer::prefix::Prefix, dns::NameHasher};
 
 /// A holder may have one in `QUOTA` of the whole when there is no more room.
 const QUOTA: usize = 8;

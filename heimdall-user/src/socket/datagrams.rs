@@ -14,7 +14,7 @@ use super::{
     service::Service,
 };
 use crate::{
-    answer::{AHEAD, Verdict},
+    answer::{PREFETCH_DISTANCE, Verdict},
     dns::{Malformed, Query, reply::Reply},
 };
 
@@ -52,12 +52,12 @@ impl Datagrams {
                 query: service.read(msg),
             });
         }
-        for step in 0..self.asked.len() + AHEAD {
+        for step in 0..self.asked.len() + PREFETCH_DISTANCE {
             if let Some(Ok(query)) = self.asked.get(step).map(|asked| &asked.query) {
                 service.prefetch_entry(query);
             }
             let Some((slot, Asked { origin, query })) = step
-                .checked_sub(AHEAD)
+                .checked_sub(PREFETCH_DISTANCE)
                 .and_then(|slot| Some((slot, self.asked.get(slot)?)))
             else {
                 continue;

@@ -113,7 +113,7 @@ impl Service {
         }
         match verdict {
             Verdict::Miss if self.forward(query, buf, origin) => Verdict::Miss,
-            Verdict::Miss => self.core.overload(query, buf, client),
+            Verdict::Miss => self.core.reply_overloaded(query, buf, client),
             verdict => verdict,
         }
     }
@@ -151,7 +151,7 @@ impl Service {
     pub(super) fn outcome(&mut self, outcome: Outcome, buf: &mut [u8]) -> Option<(Waiting, usize)> {
         if let Some(request) = outcome.refreshed {
             self.refreshing -= 1;
-            self.core.relearn(&request.key(), &outcome.answer);
+            self.core.insert_refreshed(&request.key(), &outcome.answer);
             return None;
         }
         let waiting = self.pending.remove(outcome.token)?;
@@ -161,7 +161,7 @@ impl Service {
         let verdict = self.core.complete(query, buf, client, &outcome.answer);
         let known = self.learnt.as_ref();
         if !known.is_some_and(|last| Arc::ptr_eq(last, &outcome.answer)) {
-            self.core.learn(query, buf, &outcome.answer);
+            self.core.insert(query, buf, &outcome.answer);
             self.learnt = Some(outcome.answer);
         }
         match verdict {

@@ -32,7 +32,7 @@ use nix::{
 };
 
 use crate::{
-    answer::{AHEAD, Client, Core, Hint, Transport, Verdict},
+    answer::{Client, Core, Hint, PREFETCH_DISTANCE, Transport, Verdict},
     clock::Clock,
     dns::{Malformed, Query},
     exit::OnExit,
@@ -519,11 +519,11 @@ impl State {
         let mut missed = false;
         let mtu = self.mtu();
         let mut staged = mem::take(&mut self.staged);
-        for next in staged.iter_mut().take(AHEAD) {
+        for next in staged.iter_mut().take(PREFETCH_DISTANCE) {
             next.prefetch_entry(&self.core);
         }
         for at in 0..staged.len() {
-            if let Some(next) = staged.get_mut(at + AHEAD) {
+            if let Some(next) = staged.get_mut(at + PREFETCH_DISTANCE) {
                 next.prefetch_entry(&self.core);
             }
             // In place: a query that is moved first is written and read in unlike pieces, for
@@ -580,7 +580,7 @@ impl State {
                     if let Some(waiting) = self.forward(waiting) {
                         self.counters.overflow.add(1);
                         self.reply(waiting, |core, query, room, client| {
-                            core.overload(query, room, client)
+                            core.reply_overloaded(query, room, client)
                         });
                     }
                 }
@@ -655,14 +655,14 @@ impl State {
             completed += 1;
             if let Some(request) = outcome.refreshed {
                 self.refreshing -= 1;
-                self.core.relearn(&request.key(), &outcome.answer);
+                self.core.insert_refreshed(&request.key(), &outcome.answer);
                 continue;
             }
             let Some(waiting) = self.pending.remove(outcome.token) else {
                 continue;
             };
             self.reply(waiting, |core, query, room, client| {
-                core.learn(query, room, &outcome.answer);
+                core.insert(query, room, &outcome.answer);
                 core.complete(query, room, client, &outcome.answer)
             });
         }

@@ -16,7 +16,7 @@ fn clients_that_are_not_allowed_are_refused_or_dropped() {
         ),
         ..Policy::default()
     });
-    learn(core, &query(0x0100, 16, 1, Some((1232, 0, false))), 10);
+    cache_answer(core, &query(0x0100, 16, 1, Some((1232, 0, false))), 10);
     for transport in [UDP, Transport::Tcp] {
         for (address, expected) in [
             ("192.0.2.1", Some(rcode::NOERROR)),
@@ -61,7 +61,7 @@ fn a_prefix_over_its_limit_gets_small_replies_and_then_none() {
         limit,
         ..Policy::default()
     });
-    learn(core, &query(0x0100, 16, 1, Some((1232, 0, false))), 600);
+    cache_answer(core, &query(0x0100, 16, 1, Some((1232, 0, false))), 600);
     let outcome = |reply: &Reply| match reply.verdict {
         Got::Drop => "nothing",
         _ if reply.is_truncated() => "TC",
@@ -93,7 +93,7 @@ fn a_prefix_over_its_limit_gets_small_replies_and_then_none() {
 fn port_zero_gets_no_reply() {
     let core = &mut core();
     let msg = query(0x0100, 16, 1, None);
-    learn(core, &msg, 10);
+    cache_answer(core, &msg, 10);
     let read = core.read(&msg).unwrap();
     let mut buf = [&msg[..], &[0; 500]].concat();
     let client = from(Transport::Udp { source_port: 0 });
@@ -123,7 +123,7 @@ fn valid_cookies_lift_the_limit_and_are_demanded_under_load() {
         ..Policy::default()
     };
     let core = &mut core_with(policy);
-    learn(core, &query(0x0100, 16, 1, Some((1232, 0, false))), 10);
+    cache_answer(core, &query(0x0100, 16, 1, Some((1232, 0, false))), 10);
     let first = ask_from(core, "10.0.0.1", UDP, &[9; 8]);
     let both = first.options()[4..].to_vec();
     assert_eq!(first.options()[..4], [0, 10, 0, 24]);

@@ -16,7 +16,7 @@ fn overloaded_queries_get_servfail_and_not_ready() {
         let mut octets = query(0x0100, 1, 1, edns);
         let query = core.read(&octets).unwrap();
         octets.resize(512, 0);
-        let verdict = core.overload(&query, &mut octets, from(UDP));
+        let verdict = core.reply_overloaded(&query, &mut octets, from(UDP));
         let Got::Reply(len) = Got::new(verdict, &octets) else {
             panic!("{verdict:?}");
         };
@@ -85,7 +85,7 @@ fn flags_of_a_hit() {
         (0x0780, None, 0x8180),
     ] {
         let msg = query(flags, 16, 1, edns);
-        learn(&mut core, &msg, 10);
+        cache_answer(&mut core, &msg, 10);
         let reply = ask(&mut core, &msg, UDP, 1);
         assert_eq!(reply.flags(), expected, "flags {flags:#06x}");
         assert_eq!(reply.octets[..2], [0xab, 0xcd]);
@@ -96,7 +96,7 @@ fn flags_of_a_hit() {
 #[test]
 fn do_and_cd_are_part_of_the_key() {
     let mut core = core();
-    learn(&mut core, &query(0x0100, 16, 1, None), 10);
+    cache_answer(&mut core, &query(0x0100, 16, 1, None), 10);
     assert!(matches!(
         ask(
             &mut core,
@@ -137,7 +137,7 @@ fn the_limit_is_the_least_of_client_server_and_buffer() {
         let opt = if edns.is_some() { 11 } else { 0 };
         for (len, cut) in [(limit, false), (limit + 1, true)] {
             let mut core = self::core();
-            learn(&mut core, &msg, len - fixed - opt);
+            cache_answer(&mut core, &msg, len - fixed - opt);
             let reply = ask(&mut core, &msg, UDP, 0);
             let expected = if cut { 19 + opt } else { len };
             assert_eq!(reply.verdict, Got::Reply(expected), "{edns:?}");
@@ -145,7 +145,7 @@ fn the_limit_is_the_least_of_client_server_and_buffer() {
         }
     }
     let msg = query(0x0100, 16, 1, None);
-    learn(&mut core, &msg, 60_000);
+    cache_answer(&mut core, &msg, 60_000);
     assert_eq!(
         ask(&mut core, &msg, Transport::Tcp, 0).verdict,
         Got::Reply(fixed + 60_000)
@@ -186,7 +186,7 @@ fn a_truncated_answer_is_sent_over_udp_and_not_cached() {
         let mut buf = msg.clone();
         buf.resize(512, 0);
         let answer = Answer::truncated(code, 23);
-        core.learn(&query, &msg, &answer);
+        core.insert(&query, &msg, &answer);
         let verdict = core.complete(&query, &mut buf, from(transport), &answer);
         assert_eq!(Got::new(verdict, &buf), Got::Reply(36));
         assert_eq!(
@@ -197,8 +197,8 @@ fn a_truncated_answer_is_sent_over_udp_and_not_cached() {
         assert_eq!(ask(&mut core, &msg, transport, 0).verdict, Got::Miss);
         // It is no reason to give up what is known.
         let key = key(&query, &msg).unwrap();
-        core.learn(&query, &msg, &answer_to(&msg, 9));
-        core.relearn(&key, &answer);
+        core.insert(&query, &msg, &answer_to(&msg, 9));
+        core.insert_refreshed(&key, &answer);
         assert!(matches!(
             ask(&mut core, &msg, transport, 0).verdict,
             Got::Reply(_)
@@ -213,7 +213,7 @@ fn hits_keep_the_name_case_of_the_query() {
     for letters in [b"example", b"EXAMPLE", b"eXaMpLe"] {
         let core = &mut core();
         let mut msg = query(0x0100, 16, 1, Some((1232, 0, false)));
-        learn(core, &msg, 20);
+        cache_answer(core, &msg, 20);
         msg.splice(13..14, letters.iter().copied());
         msg[12] = letters.len() as u8;
         assert_eq!(ask(core, &msg, UDP, 0).verdict, Got::Miss);
@@ -221,7 +221,7 @@ fn hits_keep_the_name_case_of_the_query() {
         other[13..20].make_ascii_uppercase();
         let answer = answer_to(&query(0x0100, 16, 1, None), 20);
         let read = core.read(&other).unwrap();
-        core.learn(&read, &other, &answer);
+        core.insert(&read, &other, &answer);
         for now in [0, 1, 30, 59] {
             let reply = ask(core, &msg, UDP, now);
             assert!(matches!(reply.verdict, Got::Reply(_)));
@@ -235,10 +235,10 @@ fn a_new_policy_invalidates_the_cache() {
     let shared = Arc::new(ArcSwap::from_pointee(Policy::default()));
     let core = &mut core_sharing(Arc::clone(&shared));
     let msg = query(0x0100, 16, 1, None);
-    learn(core, &msg, 10);
+    cache_answer(core, &msg, 10);
     shared.store(Arc::new(Policy::default()));
     assert_eq!(ask(core, &msg, UDP, 0).verdict, Got::Miss, "a new one");
-    learn(core, &msg, 10);
+    cache_answer(core, &msg, 10);
     let verdict = ask(core, &msg, UDP, 0).verdict;
     assert!(matches!(verdict, Got::Reply(_)), "same second");
     let closed = Policy {
@@ -258,7 +258,7 @@ fn a_query_without_rd_does_not_refresh() {
     let (with, without) = (query_for("a.ok", header::RD), query_for("a.ok", 0));
     let read = core.read(&with).unwrap();
     core.begin(Now::default());
-    core.learn(&read, &with, &aliased(&[]));
+    core.insert(&read, &with, &aliased(&[]));
     let mut refresh = |msg: &[u8], seconds| {
         let mut octets = [msg, &[0; 512]].concat();
         core.begin(Now { seconds, unix: 0 });

@@ -16,7 +16,7 @@ fn a_query_without_rd_is_answered_from_cache_and_policy() {
         data.record("local.lan. A 192.0.2.7").unwrap();
         Policy {
             local: data.build().unwrap(),
-            blocklists: lists(&[("ads.ok", blocklist::Action::NxDomain)]),
+            blocklists: lists(&[("ads.ok", blocklist::BlockAction::NxDomain)]),
             non_recursive,
             ..Policy::default()
         }
@@ -31,7 +31,7 @@ fn a_query_without_rd_is_answered_from_cache_and_policy() {
         assert_eq!(ask(core, "a.ok", RD).verdict, Got::Miss);
         let msg = query_for("a.ok", RD);
         let read = core.read(&msg).unwrap();
-        core.learn(&read, &msg, &aliased(&[]));
+        core.insert(&read, &msg, &aliased(&[]));
         assert_eq!(says(&ask(core, "a.ok", 0)), (rcode::NOERROR, None));
         assert_eq!(says(&ask(core, "local.lan", 0)), (rcode::NOERROR, None));
         assert_eq!(says(&ask(core, "ads.ok", 0)), (rcode::NXDOMAIN, Some(15)));
@@ -42,7 +42,7 @@ fn a_query_without_rd_is_answered_from_cache_and_policy() {
 
         let core = &mut core_with(policy(NonRecursive::Refuse));
         let msg = query_for("a.ok", RD);
-        core.learn(&read, &msg, &aliased(&[]));
+        core.insert(&read, &msg, &aliased(&[]));
         for _ in 0..2 {
             assert_eq!(says(&ask(core, "a.ok", RD)), (rcode::NOERROR, None));
             assert_eq!(says(&ask(core, "a.ok", 0)), refused);
@@ -62,13 +62,13 @@ fn a_query_without_rd_is_answered_from_cache_and_policy() {
 
 #[test]
 fn an_alias_of_a_blocked_name_is_blocked() {
-    use blocklist::Action;
+    use blocklist::BlockAction;
     let policy = |blocklist_aliases| Policy {
         blocklists: lists(&[
-            ("ads.ok\n", Action::NxDomain),
-            ("0.0.0.0 tracker.ok\n", Action::NullAddress),
-            ("malware.ok\n", Action::Refused),
-            ("shop.ok\nfine.ads.ok\n", Action::Allow),
+            ("ads.ok\n", BlockAction::NxDomain),
+            ("0.0.0.0 tracker.ok\n", BlockAction::NullAddress),
+            ("malware.ok\n", BlockAction::Refused),
+            ("shop.ok\nfine.ads.ok\n", BlockAction::Allow),
         ]),
         blocklist_aliases,
         ..Policy::default()
@@ -109,15 +109,15 @@ fn an_alias_of_a_blocked_name_is_blocked() {
             octets.truncate(len);
             let fresh = Reply { verdict, octets };
             assert_eq!(says(&fresh), expected, "{about}, from the upstream");
-            // Learnt from the reply, as the workers do, or from the query.
-            core.learn(&read, &fresh.octets, &answer);
+            // The question is read from the reply, as the workers do.
+            core.insert(&read, &fresh.octets, &answer);
             let cached = ask(core, &msg, UDP, 1);
             assert_eq!(says(&cached), expected, "{about}, from the cache");
             let blocked = core.writer.counters.blocked.get();
             assert_eq!(blocked, u64::from(expected != answered), "{about}");
             // A refresh is looked at as well.
             let key = key(&read, &msg).unwrap();
-            core.relearn(&key, &answer);
+            core.insert_refreshed(&key, &answer);
             assert_eq!(
                 says(&ask(core, &msg, UDP, 2)),
                 expected,
@@ -136,8 +136,8 @@ fn local_data_and_blocklists_come_before_special_names() {
         special: special::SpecialNames::new(&["5.test".parse().unwrap()], &local),
         local,
         blocklists: lists(&[
-            ("intranet.test", blocklist::Action::Allow),
-            ("malware.test", blocklist::Action::Refused),
+            ("intranet.test", blocklist::BlockAction::Allow),
+            ("malware.test", blocklist::BlockAction::Refused),
         ]),
         ..Policy::default()
     });

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    answer::{access::private, blocklist::Action, limit::LimitSettings, policy::NonRecursive},
+    answer::{access::private, blocklist::BlockAction, limit::LimitSettings, policy::NonRecursive},
     dns::TtlLimits,
 };
 
@@ -192,8 +192,8 @@ fn a_policy() {
         let location = settings.item_location(key, item).to_string();
         assert_eq!(location, format!("heimdall.toml:{line}: key `{key}`: "));
     }
-    assert_eq!(config.blocklists[0].action, Action::NxDomain);
-    assert_eq!(config.blocklists[1].action, Action::Allow);
+    assert_eq!(config.blocklists[0].action, BlockAction::NxDomain);
+    assert_eq!(config.blocklists[1].action, BlockAction::Allow);
     assert!(config.local.special_names);
     let exceptions = &config.local.special_names_except;
     assert_eq!(exceptions[0].to_string(), "10.in-addr.arpa");

@@ -94,7 +94,7 @@ fn ask_core(core: &mut Core, msg: &[u8], transport: Transport) -> Option<Vec<u8>
                     Answer::from_response(&response, &question, query.key_flags(), &limits).ok()
                 });
                 let answer = answer.unwrap_or_else(|| Answer::failure(2, None, 1));
-                core.learn(&query, &buf, &answer);
+                core.insert(&query, &buf, &answer);
                 core.complete(&query, &mut buf, client, &answer)
             }
             verdict => verdict,
