@@ -94,7 +94,7 @@ impl Worker {
                 ..
             } = verdict
             {
-                black_box(packet.turn_round(len, sum));
+                black_box(packet.into_reply(len, sum));
                 replies += 1;
             }
         }

@@ -83,7 +83,7 @@ fn handle(core: &mut Core, sources: &SourceFilter, frame: &mut [u8]) -> Verdict 
         Err(malformed) => core.reject(*malformed, packet.room, client),
     };
     if let Verdict::Reply { reply, .. } = verdict {
-        packet.turn_round(reply.len, reply.sum).unwrap();
+        packet.into_reply(reply.len, reply.sum).unwrap();
     }
     verdict
 }

@@ -275,7 +275,7 @@ mod tests {
                 assert_eq!(record.name.to_string(), "ads.example.");
                 assert_eq!(record.ttl, 60);
             }
-            assert_eq!((answer.life(), answer.ede()), (60, Some(ede::BLOCKED)));
+            assert_eq!((answer.ttl(), answer.ede()), (60, Some(ede::BLOCKED)));
         }
         assert!(lists.answer(BlockAction::Allow, rrtype::A).is_none());
     }

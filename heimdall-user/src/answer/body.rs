@@ -1,6 +1,6 @@
 //! Builds the answers of the policy, record by record.
 
-use crate::dns::{Answer, CLASS_IN, answer::Parts, rrtype};
+use crate::dns::{Answer, CLASS_IN, answer::AnswerFields, rrtype};
 
 /// The question's name as the owner of a record: a compression pointer.
 pub(super) const QUESTION: &[u8] = &[0xc0, 12];
@@ -67,12 +67,12 @@ impl Body {
     /// The answer with this response code and Extended DNS Error. `None`: it does not fit in a message.
     pub(super) fn into_answer(self, rcode: u8, ede: Option<u16>) -> Option<Answer> {
         (self.octets.len() <= MAX_BODY).then(|| {
-            Answer::new(&Parts {
+            Answer::new(&AnswerFields {
                 rcode,
                 counts: self.counts,
                 body: &self.octets,
                 ttl_offsets: &self.ttl_offsets,
-                life: self.least_ttl.unwrap_or(NEGATIVE_TTL),
+                ttl: self.least_ttl.unwrap_or(NEGATIVE_TTL),
                 authentic: false,
                 ede,
             })

@@ -15,7 +15,7 @@ use crate::{
     clock::Now,
     dns::{
         Answer, CLASS_IN, NameHasher,
-        answer::Parts,
+        answer::AnswerFields,
         header::{self, rcode},
         reply::Server,
         rrtype,
@@ -77,13 +77,13 @@ pub(super) fn answer_to(query: &[u8], octets: usize) -> Answer {
     body.extend_from_slice(&[0, 0, 0, 60]);
     body.extend_from_slice(&(octets as u16).to_be_bytes());
     body.extend(vec![0; octets]);
-    Answer::new(&Parts {
+    Answer::new(&AnswerFields {
         counts: [1, 0, 0],
         body: &body,
         ttl_offsets: &[6],
-        life: 60,
+        ttl: 60,
         authentic: true,
-        ..Parts::default()
+        ..AnswerFields::default()
     })
 }
 

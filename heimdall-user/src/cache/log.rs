@@ -445,7 +445,7 @@ impl Log {
         }
         let sum = u16::from_le_bytes(checksum::fold(checksum::add(0, question)));
         // In the last tenth of the TTL; one below ten seconds has none.
-        let refresh = times.expires - answer.life() / 10;
+        let refresh = times.expires - answer.ttl() / 10;
         let second = (len / ALIGN) as u64 | u64::from(sum) << 16 | u64::from(refresh) << 32;
         let kind = key.question.len() as u64 | u64::from(key.flags) << 16;
         let last = u64::from(times.expires) | kind << 32 | u64::from(times.epoch) << 56;

@@ -217,7 +217,7 @@ impl Cache {
             return None;
         }
         let left = entry.expires() - now;
-        let age = answer.life().wrapping_sub(left);
+        let age = answer.ttl().wrapping_sub(left);
         if self.invalidation.covers(&entry, now.wrapping_sub(age)) {
             return None;
         }
@@ -278,7 +278,7 @@ impl Cache {
     /// is ignored.
     pub fn insert(&mut self, key: &Key<'_>, answer: &Answer, now: u32) {
         let answer = answer.as_ref();
-        if answer.life() > 0 {
+        if answer.ttl() > 0 {
             self.store(key, answer, now, now, Queue::Small);
         }
     }
@@ -287,8 +287,8 @@ impl Cache {
     /// `now`.
     pub fn restore(&mut self, key: &Key<'_>, answer: AnswerRef<'_>, age: u32, now: u32) {
         let received = now.saturating_sub(age);
-        let expires = received.saturating_add(answer.life());
-        if answer.life() > 0 && now < expires.saturating_add(self.grace) {
+        let expires = received.saturating_add(answer.ttl());
+        if answer.ttl() > 0 && now < expires.saturating_add(self.grace) {
             // Most of what a cache holds was hit.
             self.store(key, answer, received, now, Queue::Main);
         }
@@ -305,7 +305,7 @@ impl Cache {
         queue: Queue,
     ) {
         let times = Times {
-            expires: received.saturating_add(answer.life()),
+            expires: received.saturating_add(answer.ttl()),
             epoch: self.invalidation.epoch,
         };
         let Some(len) = Log::entry_len(key.question.len(), answer.flat_len()) else {
@@ -483,7 +483,7 @@ fn found_at<'i, 'l>(
 
 /// The second in which an entry's answer was received.
 fn received_at(entry: &Entry<'_>, answer: AnswerRef<'_>) -> u32 {
-    entry.expires().wrapping_sub(answer.life())
+    entry.expires().wrapping_sub(answer.ttl())
 }
 
 #[cfg(test)]

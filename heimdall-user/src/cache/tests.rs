@@ -429,7 +429,7 @@ proptest! {
                 let (expected, received) = &model[&(name, flags)];
                 prop_assert_eq!(hit.answer.body(), expected.as_ref().body());
                 prop_assert_eq!(hit.age, now - received);
-                prop_assert!(hit.age < expected.as_ref().life());
+                prop_assert!(hit.age < expected.as_ref().ttl());
             }
         }
         prop_assert!(cache.insertions() >= cache.entries());

@@ -11,7 +11,7 @@
 pub mod aliases;
 pub mod answer;
 mod cursor;
-pub mod cut;
+pub mod denial;
 pub mod edns;
 pub mod header;
 pub mod name;

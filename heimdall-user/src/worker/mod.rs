@@ -552,7 +552,7 @@ impl State {
                     refresh = Request::refresh(query, packet.room, client.address(), self.front);
                 }
                 match *verdict {
-                    Verdict::Reply { reply, .. } => packet.turn_round(reply.len, reply.sum),
+                    Verdict::Reply { reply, .. } => packet.into_reply(reply.len, reply.sum),
                     Verdict::Drop | Verdict::Miss => None,
                 }
             });
@@ -635,7 +635,7 @@ impl State {
             let Verdict::Reply { reply, .. } = verdict else {
                 return None;
             };
-            let len = packet.turn_round(reply.len, reply.sum);
+            let len = packet.into_reply(reply.len, reply.sum);
             replied = len.is_some();
             len
         });

@@ -3,7 +3,7 @@
 use super::{super::testing::*, *};
 use crate::{
     answer::{Transport, access},
-    dns::{answer::Parts, header},
+    dns::{answer::AnswerFields, header},
 };
 
 #[test]
@@ -294,11 +294,11 @@ fn every_response_code_is_counted() {
 #[test]
 fn failures_and_stale_answers_are_not_refreshed() {
     let answer = |rcode, ede| {
-        Answer::new(&Parts {
+        Answer::new(&AnswerFields {
             rcode,
             ede,
-            life: 60,
-            ..Parts::default()
+            ttl: 60,
+            ..AnswerFields::default()
         })
     };
     let refreshable = |answer: &Answer| is_refreshable(&answer.as_ref());
