@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     checksum,
-    dns::{AnswerRef, MAX_QUESTION, QUESTION_FIXED, answer::same_question, name::eq_exactly},
+    dns::{AnswerRef, MAX_QUESTION, QUESTION_FIXED, name::eq_exactly, same_question},
 };
 
 /// Entries start at multiples of this.

@@ -1,6 +1,6 @@
 //! Where the aliases of an answer lead.
 
-use super::{AnswerRef, header, name::walk, rrtype};
+use super::{AnswerRef, header, name::decompressed, record::Section, rrtype};
 
 /// Aliases of one answer that are looked at. Resolvers follow fewer.
 const MAX_ALIASES: usize = 32;
@@ -10,37 +10,22 @@ const MAX_ALIASES: usize = 32;
 ///
 /// Allocates nothing if there are none.
 pub fn targets(question: &[u8], answer: AnswerRef<'_>) -> Vec<Vec<u8>> {
-    let places = places(header::LEN + question.len(), answer);
-    if places.is_empty() {
+    let start = header::LEN + question.len();
+    let offsets: Vec<usize> = answer
+        .records(start)
+        .map_while(|record| record.filter(|record| record.section == Section::Answer))
+        .filter(|record| record.rtype == rrtype::CNAME)
+        .map(|record| start + record.rdata.at())
+        .take(MAX_ALIASES)
+        .collect();
+    if offsets.is_empty() {
         return Vec::new();
     }
     let message = [&[0; header::LEN][..], question, answer.body()].concat();
-    let expand = |at| {
-        let mut name = Vec::new();
-        walk(&message, at, |_, label| name.extend_from_slice(label))?;
-        Some(name)
-    };
-    places.into_iter().filter_map(expand).collect()
-}
-
-/// Offsets of the targets in a message whose question ends at `start`.
-fn places(start: usize, answer: AnswerRef<'_>) -> Vec<usize> {
-    let [a0, a1, ..] = answer.counts();
-    let mut places = Vec::new();
-    let mut at = 0;
-    for _ in 0..u16::from_be_bytes([a0, a1]) {
-        let Some(record) = answer.record(at, start) else {
-            break;
-        };
-        if record.rtype == rrtype::CNAME {
-            places.push(start + record.rdata);
-            if places.len() == MAX_ALIASES {
-                break;
-            }
-        }
-        at = record.end;
-    }
-    places
+    offsets
+        .into_iter()
+        .filter_map(|at| decompressed(&message, at))
+        .collect()
 }
 
 #[cfg(test)]

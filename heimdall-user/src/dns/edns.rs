@@ -1,17 +1,26 @@
-//! EDNS(0), RFC 6891: the OPT pseudo-record of section 6.1.2.
+//! EDNS(0): the OPT pseudo-record, [RFC 6891 section 6.1](https://www.rfc-editor.org/rfc/rfc6891#section-6.1).
 //!
 //! ```text
-//! NAME  root (one zero octet)      TYPE  41
-//! CLASS requestor's UDP payload size
-//! TTL   EXTENDED-RCODE (8) | VERSION (8) | DO (1) | Z (15)
-//! RDLEN, RDATA {option code, length, data} …
+//!  0  1  2  3  4  5  6  7  8  9 10 11 12 13 14 15
+//! +--+--+--+--+--+--+--+--+
+//! |         NAME          |  the root: a zero octet
+//! +--+--+--+--+--+--+--+--+--+--+--+--+--+--+--+--+
+//! |                   TYPE = 41                   |
+//! |     CLASS: the sender's UDP payload size      |
+//! | TTL:  EXTENDED-RCODE  |        VERSION        |
+//! |DO|                     Z                      |
+//! |                   RDLENGTH                    |
+//! /          RDATA: options, `options`            /
+//! +--+--+--+--+--+--+--+--+--+--+--+--+--+--+--+--+
 //! ```
 
 use core::{fmt, num::NonZeroU64, ops::Range};
 
 use super::{
+    options::{self, EdnsOption},
+    record::Record,
     reply::{Reply, Server},
-    rrtype, u16_at, u32_at,
+    rrtype,
 };
 use crate::checksum;
 
@@ -261,26 +270,44 @@ impl Options<'_> {
 }
 
 impl Edns {
-    /// Reads an OPT record from its TYPE field at `at`; `rdata` is its options.
+    /// Reads an OPT record.
     ///
     /// Returns `None` if an option's length runs past the record, or a cookie has a length that
     /// none can have (RFC 7873 section 5.2.2). Other options are ignored (RFC 6891 section
     /// 6.1.2), and so are all of a version that is not ours.
-    pub(super) fn read(msg: &[u8], at: usize, rdata: &[u8]) -> Option<Self> {
-        let ttl = u32_at(msg, at + 4)?;
-        let [_, version, _, _] = ttl.to_be_bytes();
-        let mut edns = Self::new(u16_at(msg, at + 2)?, version, ttl & DO != 0)?;
+    pub(super) fn read(record: &Record<'_>) -> Option<Self> {
+        let [_, version, _, _] = record.ttl.to_be_bytes();
+        let mut edns = Self::new(record.class, version, record.ttl & DO != 0)?;
         if version == 0 {
-            edns.read_options(rdata, at + OPT_LEN - 1)?;
+            for option in options::in_record(record.rdata) {
+                edns.note(&option?)?;
+            }
         }
         Some(edns)
     }
 
-    /// Reads what most queries end with: an OPT record without options, of the version that is ours.
-    /// `None`: it is something else.
+    fn note(&mut self, option: &EdnsOption<'_>) -> Option<()> {
+        match option.code {
+            option::NSID => self.set(Self::NSID, 1),
+            option::COOKIE if !self.has_cookie() => {
+                Cookie::read(option.data)?;
+                self.set(Self::COOKIE_AT, u16::try_from(option.at).ok()?.into());
+                self.set(
+                    Self::COOKIE_LEN,
+                    u8::try_from(option.data.len()).ok()?.into(),
+                );
+            }
+            _ => {}
+        }
+        Some(())
+    }
+
+    /// As [`read`](Self::read), for what most queries end with: an OPT record without options, of the
+    /// version that is ours. `None`: it is something else.
     #[inline(always)]
     pub(super) fn read_bare(rest: &[u8]) -> Option<Self> {
-        // NAME, TYPE and VERSION; then RDLEN.
+        // A load and a comparison of NAME, TYPE and VERSION, rather than field by field: this is on the
+        // path of each hit. Then RDLENGTH.
         const FIXED: u64 = 0xffff_ff00_0000_ff00;
         const BARE: u64 = (rrtype::OPT as u64) << 40;
         let (first, last) = rest.first_chunk::<OPT_LEN>()?.split_first_chunk::<8>()?;
@@ -290,26 +317,6 @@ impl Edns {
             return None;
         }
         Self::new((first >> 24) as u16, 0, first & 0x80 != 0)
-    }
-
-    /// Reads the options that stand at `at` in the message.
-    fn read_options(&mut self, mut rdata: &[u8], mut at: usize) -> Option<()> {
-        while !rdata.is_empty() {
-            let (code, len) = (u16_at(rdata, 0)?, usize::from(u16_at(rdata, 2)?));
-            let (data, rest) = rdata.get(4..)?.split_at_checked(len)?;
-            match code {
-                option::NSID => self.set(Self::NSID, 1),
-                option::COOKIE if !self.has_cookie() => {
-                    Cookie::read(data)?;
-                    self.set(Self::COOKIE_AT, u16::try_from(at + 4).ok()?.into());
-                    self.set(Self::COOKIE_LEN, u8::try_from(len).ok()?.into());
-                }
-                _ => {}
-            }
-            rdata = rest;
-            at += 4 + len;
-        }
-        Some(())
     }
 
     /// The OPT record of a message of ours: our payload size, DO (RFC 3225), a response code below 16,

@@ -1,4 +1,5 @@
-//! The message header, RFC 1035 section 4.1.1, with the AD and CD bits of RFC 4035 section 3.2:
+//! The message header, [RFC 1035 section 4.1.1](https://www.rfc-editor.org/rfc/rfc1035#section-4.1.1),
+//! with the AD and CD bits of [RFC 4035 section 3.2](https://www.rfc-editor.org/rfc/rfc4035#section-3.2):
 //!
 //! ```text
 //!  0  1  2  3  4  5  6  7  8  9 10 11 12 13 14 15
@@ -12,8 +13,36 @@
 //! +--+--+--+--+--+--+--+--+--+--+--+--+--+--+--+--+
 //! ```
 
+use super::u16_at;
+
 /// Octets of the header.
 pub const LEN: usize = 12;
+
+/// A header's fields.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Header {
+    pub(super) id: u16,
+    pub(super) flags: u16,
+    /// QDCOUNT, ANCOUNT, NSCOUNT and ARCOUNT.
+    pub(super) counts: [u16; 4],
+}
+
+impl Header {
+    /// `None`: the message is shorter than a header.
+    pub(super) fn read(msg: &[u8]) -> Option<Self> {
+        let header: &[u8; LEN] = msg.first_chunk()?;
+        Some(Self {
+            id: u16_at(header, field::ID)?,
+            flags: u16_at(header, field::FLAGS)?,
+            counts: [
+                u16_at(header, field::QDCOUNT)?,
+                u16_at(header, field::ANCOUNT)?,
+                u16_at(header, field::NSCOUNT)?,
+                u16_at(header, field::ARCOUNT)?,
+            ],
+        })
+    }
+}
 
 /// Offsets of the header's fields.
 pub mod field {

@@ -10,25 +10,27 @@
 
 pub mod aliases;
 pub mod answer;
+mod cursor;
 pub mod cut;
 pub mod edns;
 pub mod header;
 pub mod name;
 pub mod options;
+mod query;
+mod question;
+mod record;
 pub mod reply;
 mod response;
-pub mod view;
+mod view;
 
-pub use answer::{Answer, AnswerRef, TtlLimits};
+pub use answer::{Answer, AnswerRef};
 pub use edns::{Edns, Options};
 pub use name::NameHasher;
-pub use view::{DnsPacketView, Malformed, Query, question_hash};
-
-/// Octets of the type and class that follow the name in a question (RFC 1035 section 4.1.2).
-pub const QUESTION_FIXED: usize = 4;
-
-/// Longest question on the wire: a 255-octet name, its type and its class.
-pub const MAX_QUESTION: usize = name::MAX_NAME + QUESTION_FIXED;
+pub use query::{KEY_FLAG_CD, KEY_FLAG_DO, Query, question_hash};
+pub(crate) use question::same_question;
+pub use question::{MAX_QUESTION, QUESTION_FIXED};
+pub use response::{BadResponse, TtlLimits};
+pub use view::{DnsPacketView, Malformed};
 
 /// Reads a big-endian 16-bit field, or `None` past the end.
 #[inline]

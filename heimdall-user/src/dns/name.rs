@@ -1,16 +1,25 @@
-//! Domain names: bounds, case folding, hashing and comparison (RFC 1035 section 3.1, RFC 4343).
+//! Domain names in wire form, [RFC 1035 section 3.1](https://www.rfc-editor.org/rfc/rfc1035#section-3.1):
+//! labels, each with its length before it, up to the root's, which is empty. In place of the last
+//! labels a pointer can stand that says where they are
+//! ([section 4.1.4](https://www.rfc-editor.org/rfc/rfc1035#section-4.1.4)).
 //!
-//! A name in a question is a run of labels that ends with the root's zero octet. Its length
-//! octets are at most 63 and so never look like letters: the whole wire form can be folded as
-//! one string of octets, 32 at a time.
+//! ```text
+//!  0  1  2  3  4  5  6  7  8  9 10 11 12 13 14 15
+//! +--+--+--+--+--+--+--+--+--+--+--+--+--+--+--+--+
+//! | 0  0|     LENGTH      /  LENGTH octets        /  label
+//! | 1  1|           OFFSET in the message         |  pointer
+//! +--+--+--+--+--+--+--+--+--+--+--+--+--+--+--+--+
+//! ```
+//!
+//! Labels that begin with the bits 01 or 10 are of types that nobody uses (RFC 6891 section 5).
 
+mod compare;
 mod fold;
 
-use core::hash::{BuildHasher, Hasher};
+pub(crate) use compare::eq_exactly;
+pub use compare::{NameHasher, eq_ignore_case};
 
-use foldhash::fast::RandomState;
-
-use fold::Block;
+use super::{header, u16_at};
 
 /// Longest name on the wire, length octets and root included (RFC 1035 section 2.3.4).
 pub const MAX_NAME: usize = 255;
@@ -18,203 +27,107 @@ pub const MAX_NAME: usize = 255;
 /// Longest label (RFC 1035 section 2.3.4).
 const MAX_LABEL: u8 = 63;
 
+/// Octets of a compression pointer.
+pub(super) const POINTER_LEN: usize = 2;
+
+/// Largest offset that a compression pointer can hold.
+pub(super) const MAX_POINTER: usize = 0x3fff;
+
+/// The bits that tell a pointer from a label.
+const POINTER: u16 = 0xc000;
+
+/// The compression pointer to `offset`. `None`: it is too large for one.
+pub(super) fn pointer_to(offset: usize) -> Option<[u8; POINTER_LEN]> {
+    (offset <= MAX_POINTER).then(|| (POINTER | offset as u16).to_be_bytes())
+}
+
+/// What stands at one place of a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LabelOrPointer<'a> {
+    /// A label, its length octet before it. The root's is `[0]`.
+    Label(&'a [u8]),
+    /// The offset in the message that a compression pointer holds.
+    Pointer(usize),
+}
+
+impl<'a> LabelOrPointer<'a> {
+    /// Reads what stands at `at`. `None`: it runs past the end, or is of an unknown type.
+    pub(super) fn read(octets: &'a [u8], at: usize) -> Option<Self> {
+        let len = *octets.get(at)?;
+        if len <= MAX_LABEL {
+            return Some(Self::Label(octets.get(at..=at + usize::from(len))?));
+        }
+        let pointer = u16_at(octets, at)?;
+        (pointer >= POINTER).then_some(Self::Pointer(usize::from(pointer ^ POINTER)))
+    }
+}
+
 /// Finds where the uncompressed name at `start` ends: the offset after its root label.
 ///
 /// `None` if it runs past the message or 255 octets, or holds a compression pointer or a label of
-/// another type (RFC 1035 section 4.1.4, RFC 6891 section 5).
+/// another type.
+// Each hit takes this loop, so it reads length octets alone, without `LabelOrPointer`.
 #[inline(always)]
 pub fn end_of_question_name(msg: &[u8], start: usize) -> Option<usize> {
     // A name that is not too long has its root label among these.
     let octets = msg.get(..start + MAX_NAME).unwrap_or(msg);
     let mut at = start;
-    // One comparison a label: zero is beyond all, too.
+    // One comparison a label: zero is out of the range, too.
     while let len @ 1..=MAX_LABEL = *octets.get(at)? {
         at += 1 + usize::from(len);
     }
     (*octets.get(at)? == 0).then_some(at + 1)
 }
 
-/// Finds where the possibly compressed name at `start` ends in the message.
-///
-/// A pointer ends the name; it must point backwards (RFC 1035 section 4.1.4, "a prior
-/// occurrence"), and is not followed. `None` as for [`end_of_question_name`].
-pub fn end_of_record_name(msg: &[u8], start: usize) -> Option<usize> {
-    let mut at = start;
-    loop {
-        let len = *msg.get(at)?;
-        if len > MAX_LABEL {
-            let pointer = super::u16_at(msg, at)?;
-            let backwards = pointer >= 0xc000 && usize::from(pointer & 0x3fff) < at;
-            return backwards.then_some(at + 2);
-        }
-        at += 1 + usize::from(len);
-        if at - start > MAX_NAME {
-            return None;
-        }
-        if len == 0 {
-            return Some(at);
-        }
-    }
-}
-
 /// Gives `take` every label of the name at `start`, its length before it, the root's included, with
-/// its place in the message. `None` if the name does not come to an end.
+/// its offset in the message; pointers are followed.
 ///
-/// Each pointer leads before the part of the name that it ends, and behind the header, which holds
-/// no names and changes on the way through (RFC 1035 section 4.1.4); so the walk comes to an end.
-pub(super) fn walk(msg: &[u8], start: usize, mut take: impl FnMut(usize, &[u8])) -> Option<()> {
+/// `None` if the name is longer than 255 octets or a pointer does not lead to an earlier name: before
+/// the part of the name that it ends, and behind the header, which holds no names and changes on the
+/// way through. So the walk comes to an end.
+pub(super) fn for_each_label(
+    msg: &[u8],
+    start: usize,
+    mut take: impl FnMut(usize, &[u8]),
+) -> Option<()> {
     let (mut at, mut part, mut octets) = (start, start, 0);
     loop {
-        let len = *msg.get(at)?;
-        if len > MAX_LABEL {
-            let pointer = super::u16_at(msg, at)?;
-            let target = usize::from(pointer & 0x3fff);
-            if pointer < 0xc000 || target >= part || target < super::header::LEN {
-                return None;
+        match LabelOrPointer::read(msg, at)? {
+            LabelOrPointer::Pointer(target) => {
+                if target >= part || target < header::LEN {
+                    return None;
+                }
+                (at, part) = (target, target);
             }
-            (at, part) = (target, target);
-            continue;
-        }
-        let label = msg.get(at..=at + usize::from(len))?;
-        octets += label.len();
-        if octets > MAX_NAME {
-            return None;
-        }
-        take(at, label);
-        if len == 0 {
-            return Some(());
-        }
-        at += label.len();
-    }
-}
-
-/// A name or a question of 16 to 32 octets, as most are: its first half and its last, which may overlap.
-/// It takes their number as well to tell them apart.
-///
-/// No branch depends on what the number is: one that is foretold wrongly takes longer than all the work
-/// on them.
-#[inline(always)]
-fn ends(octets: &[u8]) -> Option<Block> {
-    match (octets.first_chunk(), octets.last_chunk()) {
-        (Some(first), Some(last)) if octets.len() <= 32 => Some(Block::new(first, last)),
-        _ => None,
-    }
-}
-
-/// The octets of a name or a question as blocks of 32, the last of which may overlap the one before.
-/// Fewer are [ends] or, if there are fewer than 16, stand in a block with zeros.
-fn blocks(octets: &[u8]) -> (&[[u8; 32]], Block) {
-    let all_but_one = octets.split_last().map_or(octets, |(_, others)| others);
-    let (before, _) = all_but_one.as_chunks::<32>();
-    let last = match octets.last_chunk() {
-        Some(last) => block(last),
-        None => ends(octets).unwrap_or_else(|| short_block(octets)),
-    };
-    (before, last)
-}
-
-#[inline(always)]
-fn block(octets: &[u8; 32]) -> Block {
-    match octets.as_chunks() {
-        ([low, high], _) => Block::new(low, high),
-        _ => Block::new(&[0; 16], &[0; 16]),
-    }
-}
-
-/// Fewer than 16 octets.
-fn short_block(octets: &[u8]) -> Block {
-    let [first, second] = match (octets.first_chunk(), octets.last_chunk()) {
-        (Some(first), Some(last)) => [*first, *last].map(u64::from_le_bytes),
-        _ => [short_word(octets), 0],
-    };
-    Block::new(&pair(first, second).to_le_bytes(), &[0; 16])
-}
-
-/// Fewer than eight octets.
-#[inline(always)]
-fn short_word(octets: &[u8]) -> u64 {
-    if let (Some(first), Some(last)) = (octets.first_chunk(), octets.last_chunk()) {
-        u64::from(u32::from_le_bytes(*last)) << 32 | u64::from(u32::from_le_bytes(*first))
-    } else if let (Some(first), Some(last)) = (octets.first(), octets.last()) {
-        let middle = octets.get(octets.len() / 2).unwrap_or(last);
-        u64::from(*last) << 16 | u64::from(*middle) << 8 | u64::from(*first)
-    } else {
-        0
-    }
-}
-
-/// Two words as one, the first in the lower half.
-#[inline(always)]
-fn pair(low: u64, high: u64) -> u128 {
-    u128::from(high) << 64 | u128::from(low)
-}
-
-/// Whether two names are the same but for ASCII case.
-pub fn eq_ignore_case(a: &[u8], b: &[u8]) -> bool {
-    if a.len() != b.len() {
-        return false;
-    }
-    let ((a_before, a_last), (b_before, b_last)) = (blocks(a), blocks(b));
-    let mut before = a_before.iter().zip(b_before);
-    a_last.same(b_last) && before.all(|(a, b)| block(a).same(block(b)))
-}
-
-/// Whether two questions are the same, case and all.
-#[inline(always)]
-pub(crate) fn eq_exactly(a: &[u8], b: &[u8]) -> bool {
-    if a.len() != b.len() {
-        return false;
-    }
-    match (ends(a), ends(b)) {
-        (Some(a), Some(b)) => a.equals(b),
-        _ => a == b,
-    }
-}
-
-/// Hashes questions. Seeded at random once a process: an attacker chooses the names, and must not
-/// be able to choose their places in a table.
-#[derive(Clone, Debug, Default)]
-pub struct NameHasher(RandomState);
-
-impl NameHasher {
-    /// Hash of a name or a question (wire form, case ignored) and of `rest`, whatever else makes up
-    /// the key: in a question, type and class once more, because case is ignored in them, too.
-    ///
-    /// The halves of the blocks go to two hashers, so that the processor works on both at once.
-    /// They meet in a last step, in which they are not alike.
-    #[inline(always)]
-    pub fn hash(&self, octets: &[u8], rest: u64) -> u64 {
-        match ends(octets) {
-            Some(ends) => self.hash_blocks(&[], ends, octets.len(), rest),
-            None => self.hash_others(octets, rest),
+            LabelOrPointer::Label(label) => {
+                octets += label.len();
+                if octets > MAX_NAME {
+                    return None;
+                }
+                take(at, label);
+                if label == [0] {
+                    return Some(());
+                }
+                at += label.len();
+            }
         }
     }
+}
 
-    #[inline(never)]
-    fn hash_others(&self, octets: &[u8], rest: u64) -> u64 {
-        let (before, last) = blocks(octets);
-        self.hash_blocks(before, last, octets.len(), rest)
-    }
-
-    #[inline(always)]
-    fn hash_blocks(&self, before: &[[u8; 32]], last: Block, len: usize, rest: u64) -> u64 {
-        let mut low = self.0.build_hasher();
-        let mut high = low.clone();
-        let mut take = |block: Block| {
-            let [a, b, c, d] = block.fold();
-            low.write_u128(pair(a, b));
-            high.write_u128(pair(c, d));
-        };
-        before.iter().map(block).for_each(&mut take);
-        take(last);
-        low.write_u128(pair(rest, high.finish() ^ len as u64));
-        low.finish()
-    }
+/// The name at `start` without compression. `None` as for [`for_each_label`].
+pub(super) fn decompressed(msg: &[u8], start: usize) -> Option<Vec<u8>> {
+    let mut name = Vec::new();
+    for_each_label(msg, start, |_, label| name.extend_from_slice(label))?;
+    Some(name)
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+    use hickory_proto::{
+        rr::Name,
+        serialize::binary::{BinDecodable, BinDecoder, BinEncodable},
+    };
     use proptest::prelude::*;
 
     use super::*;
@@ -240,87 +153,39 @@ mod tests {
         ]
         .concat();
         assert_eq!(end_of_question_name(&longer, 0), None);
-        assert_eq!(end_of_record_name(b"\x01a\xc0\x00", 0), Some(4));
-        assert_eq!(end_of_record_name(b"\xc0\x00", 0), None, "points at itself");
-        assert_eq!(end_of_record_name(b"\xc0\x09", 0), None, "points forward");
-    }
-
-    /// A name of any length at any alignment, and the room in front of it.
-    fn name() -> impl Strategy<Value = (Vec<u8>, usize)> {
-        (0..=300usize, 0..16usize).prop_flat_map(|(len, start)| {
-            let octet = prop_oneof![any::<u8>(), prop::sample::select(&b"azAZ@[`{"[..])];
-            (prop::collection::vec(octet, start + len), Just(start))
-        })
-    }
-
-    #[test]
-    fn every_octet_counts() {
-        let hasher = NameHasher::default();
-        for len in 0..=300 {
-            let name: Vec<u8> = (0..len).map(|i| i as u8 | 0x80).collect();
-            let hash = hasher.hash(&name, 1);
-            assert!(eq_ignore_case(&name, &name));
-            assert_ne!(hash, hasher.hash(&name, 2), "rest, length {len}");
-            for i in 0..len {
-                let mut other = name.clone();
-                other[i] ^= 0x20;
-                assert!(!eq_ignore_case(&name, &other), "octet {i} of {len}");
-                assert_ne!(hash, hasher.hash(&other, 1), "octet {i} of {len}");
-            }
-        }
-    }
-
-    #[test]
-    fn length_and_order_count() {
-        let hasher = NameHasher::default();
-        let mut seen = std::collections::HashSet::new();
-        for octet in [0, 1, b'a', 0xff] {
-            for len in 1..=300 {
-                assert!(
-                    seen.insert(hasher.hash(&vec![octet; len], 1)),
-                    "{len} times {octet}"
-                );
-            }
-        }
-        for at in [1, 4, 8, 16, 32] {
-            let (a, b) = (vec![b'a'; at], vec![b'b'; at]);
-            let (ab, ba) = ([&a[..], &b].concat(), [&b[..], &a].concat());
-            assert_ne!(hasher.hash(&ab, 1), hasher.hash(&ba, 1), "halves of {at}");
-        }
     }
 
     proptest! {
+        /// A name that is read is the one that the oracle reads; those of other types and lengths, and those
+        /// that lead forward or into the header, are refused.
         #[test]
-        fn case_makes_no_difference((octets, start) in name(), flips: u64, rest: u64) {
-            let hasher = NameHasher::default();
-            let flip = |(i, octet): (usize, &u8)| match flips >> (i % 64) & 1 {
-                0 => octet.to_ascii_lowercase(),
-                _ => octet.to_ascii_uppercase(),
-            };
-            let (name, other) = (&octets[start..], octets[start..].iter().enumerate().map(flip));
-            let other: Vec<u8> = other.collect();
-            prop_assert!(eq_ignore_case(name, &other));
-            prop_assert_eq!(hasher.hash(name, rest), hasher.hash(&other, rest));
-        }
-
-        #[test]
-        fn equality_agrees_with_plain_code((octets, start) in name(), at: prop::sample::Index, octet: u8) {
-            let name = &octets[start..];
-            let mut other = name.to_vec();
-            if !name.is_empty() {
-                other[at.index(name.len())] = octet;
+        fn decompresses_as_the_oracle_does(
+            octets in prop::collection::vec(prop_oneof![Just(0u8), Just(1), Just(2), Just(0xc0), 0..80u8, any::<u8>()], 12..80),
+            at: prop::sample::Index,
+        ) {
+            let at = at.index(octets.len() + 1);
+            let mut decoder = BinDecoder::new(&octets).clone(u16::try_from(at).unwrap());
+            let theirs = Name::read(&mut decoder).map(|name| name.to_bytes().unwrap());
+            let mut labels = Vec::new();
+            let ours = for_each_label(&octets, at, |at, label| labels.push((at, label.to_vec())));
+            prop_assert_eq!(decompressed(&octets, at).is_some(), ours.is_some());
+            if ours.is_some() {
+                for (at, label) in &labels {
+                    prop_assert_eq!(&octets[*at..at + label.len()], label);
+                }
+                let ours: Vec<u8> = labels.into_iter().flat_map(|(_, label)| label).collect();
+                prop_assert_eq!(Some(ours.clone()), decompressed(&octets, at));
+                prop_assert_eq!(ours, theirs.unwrap());
             }
-            let expected = name.eq_ignore_ascii_case(&other);
-            prop_assert_eq!(eq_ignore_case(name, &other), expected);
-            prop_assert_eq!(eq_exactly(name, &other), name == other);
-            let hasher = NameHasher::default();
-            prop_assert_eq!(hasher.hash(name, 0) == hasher.hash(&other, 0), expected);
         }
 
         #[test]
-        fn any_two_names_compare_as_in_plain_code(a: Vec<u8>, b: Vec<u8>) {
-            prop_assert_eq!(eq_ignore_case(&a, &b), a.eq_ignore_ascii_case(&b));
-            prop_assert_eq!(eq_exactly(&a, &b), a == b);
+        fn pointers_are_read_as_they_are_written(offset in 0..0x8000usize) {
+            let pointer = pointer_to(offset);
+            prop_assert_eq!(pointer.is_some(), offset <= MAX_POINTER);
+            if let Some(pointer) = pointer {
+                prop_assert_eq!(LabelOrPointer::read(&pointer, 0), Some(LabelOrPointer::Pointer(offset)));
+            }
         }
     }
 }

@@ -1,61 +1,83 @@
-//! EDNS options of a response, RFC 6891 section 6.1.2: what an upstream says beside the answer.
+//! EDNS options, [RFC 6891 section 6.1.2](https://www.rfc-editor.org/rfc/rfc6891#section-6.1.2): the
+//! data of an OPT record.
+//!
+//! ```text
+//!  0  1  2  3  4  5  6  7  8  9 10 11 12 13 14 15
+//! +--+--+--+--+--+--+--+--+--+--+--+--+--+--+--+--+
+//! |                  OPTION-CODE                  |
+//! |                 OPTION-LENGTH                 |
+//! /                  OPTION-DATA                  /
+//! +--+--+--+--+--+--+--+--+--+--+--+--+--+--+--+--+
+//! ```
 
-use core::ops::Range;
+use core::iter;
 
 use super::{
-    QUESTION_FIXED,
-    edns::{OPT_LEN, option},
-    header::{self, field},
-    name::end_of_record_name,
+    cursor::Cursor,
+    edns::option,
+    header::{self, Header},
+    record::{Record, Records, Section},
     rrtype, u16_at,
 };
 
+/// An option.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct EdnsOption<'a> {
+    pub(super) code: u16,
+    /// Offset of its data in the message.
+    pub(super) at: usize,
+    pub(super) data: &'a [u8],
+}
+
+/// The options in the data of an OPT record. `None` stands in place of one that runs past the record,
+/// and is the last.
+pub(super) fn in_record(rdata: Cursor<'_>) -> impl Iterator<Item = Option<EdnsOption<'_>>> {
+    let mut left = Some(rdata);
+    iter::from_fn(move || {
+        let mut cursor = left.take().filter(|cursor| !cursor.is_empty())?;
+        let option = read(&mut cursor);
+        left = option.map(|_| cursor);
+        Some(option)
+    })
+}
+
+fn read<'a>(cursor: &mut Cursor<'a>) -> Option<EdnsOption<'a>> {
+    let (code, len) = (cursor.u16()?, cursor.u16()?);
+    let at = cursor.at();
+    let data = cursor.take(len.into())?;
+    Some(EdnsOption { code, at, data })
+}
+
+/// The OPT record of `msg`, if it has one.
+pub(super) fn opt_record(msg: &[u8]) -> Option<Record<'_>> {
+    let [questions, counts @ ..] = Header::read(msg)?.counts;
+    let mut cursor = Cursor::new(msg, header::LEN);
+    for _ in 0..questions {
+        cursor.question()?;
+    }
+    Records::new(cursor, counts)
+        .map_while(|record| record)
+        .find(|record| record.section == Section::Additional && record.rtype == rrtype::OPT)
+}
+
 /// The data of the first option `code` in the OPT record of `msg`, if it has one that can be read.
 pub fn find(msg: &[u8], code: u16) -> Option<&[u8]> {
-    find_in(msg.get(opt_record(msg)?)?.get(OPT_LEN..)?, code)
+    find_in(opt_record(msg)?.rdata, code)
 }
 
-/// Where the OPT record of `msg` is, if it has one.
-///
-/// Each record takes at least 11 octets, so the walk is bounded by the message whatever the
-/// counts say.
-pub(super) fn opt_record(msg: &[u8]) -> Option<Range<usize>> {
-    let count = |at| u16_at(msg, at);
-    let mut at = header::LEN;
-    for _ in 0..count(field::QDCOUNT)? {
-        at = end_of_record_name(msg, at)? + QUESTION_FIXED;
-    }
-    let before = u32::from(count(field::ANCOUNT)?) + u32::from(count(field::NSCOUNT)?);
-    for index in 0..before + u32::from(count(field::ARCOUNT)?) {
-        let fixed = end_of_record_name(msg, at)?;
-        let next = fixed + 10 + usize::from(u16_at(msg, fixed + 8)?);
-        if index >= before && u16_at(msg, fixed)? == rrtype::OPT {
-            return Some(fixed - 1..next);
-        }
-        at = next;
-    }
-    None
-}
-
-fn find_in(mut rdata: &[u8], code: u16) -> Option<&[u8]> {
-    while !rdata.is_empty() {
-        let end = 4 + usize::from(u16_at(rdata, 2)?);
-        let data = rdata.get(4..end)?;
-        if u16_at(rdata, 0)? == code {
-            return Some(data);
-        }
-        rdata = rdata.get(end..)?;
-    }
-    None
+fn find_in(rdata: Cursor<'_>, code: u16) -> Option<&[u8]> {
+    let mut options = in_record(rdata).map_while(|option| option);
+    let found = options.find(|option| option.code == code)?;
+    Some(found.data)
 }
 
 /// The info-code of the Extended DNS Error that `msg` carries, if it does (RFC 8914 section 2).
 pub fn extended_error(msg: &[u8]) -> Option<u16> {
-    u16_at(find(msg, option::EDE)?, 0)
+    extended_error_in(opt_record(msg)?.rdata)
 }
 
 /// As [`extended_error`], from the data of an OPT record.
-pub(super) fn extended_error_in(rdata: &[u8]) -> Option<u16> {
+pub(super) fn extended_error_in(rdata: Cursor<'_>) -> Option<u16> {
     u16_at(find_in(rdata, option::EDE)?, 0)
 }
 
@@ -88,6 +110,33 @@ mod tests {
     }
 
     proptest! {
+        /// Options are read as they were written, and one that is cut short is the last.
+        #[test]
+        fn options_are_read_in_order(
+            options in prop::collection::vec((any::<u16>(), prop::collection::vec(any::<u8>(), 0..9)), 0..6),
+            cut in 0..40usize,
+        ) {
+            let wire = |(code, data): &(u16, Vec<u8>)| {
+                [&code.to_be_bytes()[..], &(data.len() as u16).to_be_bytes(), data].concat()
+            };
+            let mut octets = options.iter().flat_map(wire).collect::<Vec<_>>();
+            octets.truncate(octets.len().saturating_sub(cut));
+            let mut left = octets.len();
+            let mut read = in_record(Cursor::new(&octets, 0));
+            for (code, data) in &options {
+                if left == 0 {
+                    break;
+                }
+                let option = read.next().unwrap();
+                prop_assert_eq!(option.is_some(), left >= 4 + data.len());
+                let Some(option) = option else { break };
+                prop_assert_eq!((option.code, option.data), (*code, &data[..]));
+                prop_assert_eq!(&octets[option.at..option.at + data.len()], &data[..]);
+                left -= 4 + data.len();
+            }
+            prop_assert!(read.next().is_none());
+        }
+
         #[test]
         fn nothing_panics(at: prop::sample::Index, octet: u8, len: prop::sample::Index) {
             let mut msg = response(&[0, 10, 0, 2, 7, 7, 0, 15, 0, 2, 0, 22]);

@@ -210,7 +210,7 @@ pub fn truncated(
 /// Cuts the reply in `buf` down to its question and its OPT record, and tells the client to ask
 /// over TCP.
 pub fn cut(buf: &mut [u8], query: &Query) -> Option<usize> {
-    let opt = opt_record(buf);
+    let opt = opt_record(buf).map(|opt| opt.owner..opt.end());
     let flags = super::u16_at(buf, field::FLAGS)? & !header::AD | header::TC;
     let opt_count = u16::from(opt.is_some());
     let opt = opt.unwrap_or_default();

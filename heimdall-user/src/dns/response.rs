@@ -11,23 +11,46 @@
 mod names;
 #[cfg(test)]
 mod oracle;
-mod rdata;
+pub(super) mod rdata;
 mod rewrite;
 mod scope;
+mod ttl;
 
-use core::ops::Range;
-use std::collections::{HashMap, HashSet};
+use thiserror::Error;
 
 use super::{
-    Answer, CLASS_IN, QUESTION_FIXED, TtlLimits,
-    answer::{BadResponse, Parts, same_question},
-    header::{self, field, rcode},
-    name::end_of_record_name,
-    options, rrtype, u16_at, u32_at,
-    view::KEY_FLAG_DO,
+    Answer, CLASS_IN, KEY_FLAG_DO,
+    answer::Parts,
+    cursor::Cursor,
+    header::{self, Header, rcode},
+    options,
+    record::{Record, Records, Section},
+    rrtype, same_question, u16_at,
 };
 use names::{Name, NameId, Names};
 use rdata::Data;
+pub use ttl::TtlLimits;
+
+/// Why an upstream's response was not taken.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+pub enum BadResponse {
+    /// Cut short, or not a response.
+    #[error("malformed response")]
+    Malformed,
+    /// It answers the question, and is wrong: a name or data that do not have the form that they
+    /// must have (RFC 9267), or aliases in a circle.
+    #[error("broken answer")]
+    Broken,
+    /// It answers another question.
+    #[error("response to another question")]
+    Question,
+    /// TC is set: the whole answer has to be fetched over TCP.
+    #[error("truncated response")]
+    Truncated,
+    /// A response code that is no answer: FORMERR, SERVFAIL, NOTIMP, REFUSED, or an extended one.
+    #[error("response code {0}")]
+    Rcode(u16),
+}
 
 impl Answer {
     /// Takes an upstream's response to `question` (wire form, any letter case, class IN), asked with the
@@ -47,14 +70,11 @@ impl Answer {
         key_flags: u8,
         limits: &TtlLimits,
     ) -> Result<Self, BadResponse> {
-        let flags = u16_at(msg, field::FLAGS).ok_or(BadResponse::Malformed)?;
-        let count = |at| u16_at(msg, at).ok_or(BadResponse::Malformed);
-        let counts = [
-            count(field::ANCOUNT)?,
-            count(field::NSCOUNT)?,
-            count(field::ARCOUNT)?,
-        ];
-        if flags & header::QR == 0 || flags & header::OPCODE != 0 || count(field::QDCOUNT)? != 1 {
+        let Header { flags, counts, .. } = Header::read(msg).ok_or(BadResponse::Malformed)?;
+        let [1, counts @ ..] = counts else {
+            return Err(BadResponse::Malformed);
+        };
+        if flags & (header::QR | header::OPCODE) != header::QR {
             return Err(BadResponse::Malformed);
         }
         let start = header::LEN + question.len();
@@ -73,23 +93,25 @@ impl Answer {
         }
         let mut names = Names::new(msg);
         let asked = Asked::read(&mut names, start, key_flags).ok_or(BadResponse::Question)?;
-        let (mut records, opt) = read_records(&mut names, start, counts)?;
+        let (mut records, opt) =
+            read_records(&mut names, Records::new(Cursor::new(msg, start), counts))?;
         if opt.rcode != 0 {
             let code = u16::from(opt.rcode) << 4 | u16::from(code);
             return Err(BadResponse::Rcode(code));
         }
         scope::mark(&names, &mut records, &asked).ok_or(BadResponse::Broken)?;
         let is_error = !matches!(code, rcode::NOERROR | rcode::NXDOMAIN);
-        records.retain(|record| match record.section {
+        records.retain(|record| match record.wire.section {
             Section::Answer => record.kept && (!is_error || code == rcode::YXDOMAIN),
             _ => record.kept && !is_error,
         });
-        unite_rrsets(&mut records);
+        ttl::unite_rrsets(&mut records);
 
-        let answered = (records.iter())
-            .any(|record| record.section == Section::Answer && record.rtype == asked.qtype);
+        let answered = (records.iter()).any(|record| {
+            record.wire.section == Section::Answer && record.wire.rtype == asked.qtype
+        });
         let denied = code == rcode::NXDOMAIN || !answered;
-        let (ttls, life) = lives(msg, &records, denied, limits);
+        let (ttls, life) = ttl::bounded(&records, denied, limits);
         let (mut body, ttl_offsets) =
             rewrite::body(msg, start, asked.qname, &records).ok_or(BadResponse::Broken)?;
         for (offset, ttl) in ttl_offsets.iter().zip(ttls) {
@@ -97,12 +119,12 @@ impl Answer {
             *field.ok_or(BadResponse::Broken)? = ttl.to_be_bytes();
         }
         let in_section = |section| {
-            let of_section = records.iter().filter(|record| record.section == section);
+            let of_section = (records.iter()).filter(|record| record.wire.section == section);
             of_section.count() as u16
         };
         Ok(Self::new(&Parts {
             rcode: code,
-            counts: SECTIONS.map(in_section),
+            counts: Section::ALL.map(in_section),
             body: &body,
             ttl_offsets: &ttl_offsets,
             life: if is_error { 0 } else { life },
@@ -126,11 +148,10 @@ impl Asked {
     /// forwarded and of which the forms of data are known.
     fn read(names: &mut Names<'_>, end: usize, key_flags: u8) -> Option<Self> {
         let qname = names.read(header::LEN)?;
-        let (qtype, qclass) = (
-            u16_at(names.msg(), qname.end)?,
-            u16_at(names.msg(), qname.end + 2)?,
-        );
-        (qname.end + QUESTION_FIXED == end && qclass == CLASS_IN).then_some(Self {
+        let mut cursor = Cursor::new(names.msg(), header::LEN);
+        cursor.name()?;
+        let (qtype, qclass) = (cursor.u16()?, cursor.u16()?);
+        (cursor.at() == end && qclass == CLASS_IN).then_some(Self {
             qname,
             qtype,
             dnssec_ok: key_flags & KEY_FLAG_DO != 0,
@@ -138,27 +159,14 @@ impl Asked {
     }
 }
 
-/// A section of records.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Section {
-    Answer,
-    Authority,
-    Additional,
-}
-
-const SECTIONS: [Section; 3] = [Section::Answer, Section::Authority, Section::Additional];
-
-/// A record of the response.
+/// A record of the response, which may become one of the answer.
 #[derive(Clone, Copy, Debug)]
-struct Record {
-    section: Section,
-    owner: Name,
-    rtype: u16,
-    class: u16,
+struct Candidate<'a> {
+    wire: Record<'a>,
+    /// The owner name.
+    owner: NameId,
     /// Seconds. With the top bit set it counts as 0 (RFC 2181 section 8).
     ttl: u32,
-    /// Its data's octets.
-    rdata: (usize, usize),
     data: Data,
     /// The type that a signature covers; 0 in other records.
     covers: u16,
@@ -166,16 +174,10 @@ struct Record {
     kept: bool,
 }
 
-impl Record {
-    /// Where its data stand.
-    fn rdata(&self) -> Range<usize> {
-        let (start, end) = self.rdata;
-        start..end
-    }
-
+impl Candidate<'_> {
     /// Tells RRsets apart. Signatures are one for each type that they cover (RFC 4035 section 2.2).
     fn rrset(&self) -> (Section, NameId, u16, u16) {
-        (self.section, self.owner.id, self.rtype, self.covers)
+        (self.wire.section, self.owner, self.wire.rtype, self.covers)
     }
 }
 
@@ -188,110 +190,53 @@ struct Opt {
     ede: Option<u16>,
 }
 
-/// Reads all records but OPT. Each takes at least 11 octets, so the message bounds how many there are,
-/// whatever the counts say.
-fn read_records(
-    names: &mut Names<'_>,
-    start: usize,
-    counts: [u16; 3],
-) -> Result<(Vec<Record>, Opt), BadResponse> {
-    let msg = names.msg();
-    let mut records = Vec::new();
+/// Reads all records but OPT.
+fn read_records<'a>(
+    names: &mut Names<'a>,
+    records: Records<'a>,
+) -> Result<(Vec<Candidate<'a>>, Opt), BadResponse> {
+    let mut candidates = Vec::new();
     let mut opt = None;
-    let mut at = start;
-    for (section, count) in SECTIONS.into_iter().zip(counts) {
-        for _ in 0..count {
-            let fixed = end_of_record_name(msg, at).ok_or(BadResponse::Malformed)?;
-            let (Some(rtype), Some(class), Some(ttl), Some(rdlen)) = (
-                u16_at(msg, fixed),
-                u16_at(msg, fixed + 2),
-                u32_at(msg, fixed + 4),
-                u16_at(msg, fixed + 8),
-            ) else {
-                return Err(BadResponse::Malformed);
-            };
-            let rdata = fixed + 10..fixed + 10 + usize::from(rdlen);
-            let octets = msg.get(rdata.clone()).ok_or(BadResponse::Malformed)?;
-            if rtype == rrtype::OPT {
-                if section != Section::Additional || opt.is_some() {
-                    return Err(BadResponse::Malformed);
-                }
-                let [rcode, ..] = ttl.to_be_bytes();
-                let ede = options::extended_error_in(octets);
-                opt = Some(Opt { rcode, ede });
-            } else {
-                names.add_ttl(fixed + 4);
-                let owner = names.read(at).ok_or(BadResponse::Broken)?;
-                // Records of other classes are not kept, and their data have other forms.
-                let data = match class {
-                    CLASS_IN => rdata::read(names, rtype, rdata.clone()),
-                    _ => Some(Data::default()),
-                };
-                records.push(Record {
-                    section,
-                    owner,
-                    rtype,
-                    class,
-                    ttl: if ttl > i32::MAX as u32 { 0 } else { ttl },
-                    rdata: (rdata.start, rdata.end),
-                    data: data.ok_or(BadResponse::Broken)?,
-                    covers: match rtype {
-                        rrtype::RRSIG => u16_at(octets, 0).unwrap_or_default(),
-                        _ => 0,
-                    },
-                    kept: false,
-                });
-            }
-            at = rdata.end;
+    for record in records {
+        let record = record.ok_or(BadResponse::Malformed)?;
+        if record.rtype != rrtype::OPT {
+            candidates.push(read_record(names, record).ok_or(BadResponse::Broken)?);
+            continue;
         }
+        if record.section != Section::Additional || opt.is_some() {
+            return Err(BadResponse::Malformed);
+        }
+        let [rcode, ..] = record.ttl.to_be_bytes();
+        let ede = options::extended_error_in(record.rdata);
+        opt = Some(Opt { rcode, ede });
     }
-    Ok((records, opt.unwrap_or_default()))
+    Ok((candidates, opt.unwrap_or_default()))
 }
 
-/// Gives the records of an RRset one TTL, the least (RFC 2181 section 5.2), and leaves the first of those that
-/// say the same (section 5).
-fn unite_rrsets(records: &mut Vec<Record>) {
-    if records.len() < 2 {
-        return;
-    }
-    let mut least = HashMap::with_capacity(records.len());
-    for record in records.iter() {
-        let ttl = least.entry(record.rrset()).or_insert(record.ttl);
-        *ttl = record.ttl.min(*ttl);
-    }
-    let mut seen = HashSet::with_capacity(records.len());
-    records.retain_mut(|record| {
-        record.ttl = least.get(&record.rrset()).copied().unwrap_or_default();
-        seen.insert((record.rrset(), record.data.id))
-    });
-}
-
-/// The TTLs of `records`, in seconds, and the life of the answer that they make up: the least of them.
-///
-/// What is `denied` may be believed as long as the SOA record's TTL and its MINIMUM say; without one it
-/// must not be kept (RFC 2308 sections 2.2 and 5): a life of 0. The aliases before it keep their own TTLs.
-/// All are then brought within the limits, so that clients see TTLs as long as the answer is kept; 0 stays 0.
-fn lives(msg: &[u8], records: &[Record], denied: bool, limits: &TtlLimits) -> (Vec<u32>, u32) {
-    let mut soas = (records.iter())
-        .filter(|record| record.section == Section::Authority && record.rtype == rrtype::SOA);
-    let minimum = (soas.next()).and_then(|soa| u32_at(msg, soa.rdata().end.checked_sub(4)?));
-    let negative_cap = (minimum.unwrap_or(u32::MAX)).min(limits.max_negative);
-    let bounded = |record: &Record| {
-        let cap = match record.section {
-            Section::Authority | Section::Additional if denied => negative_cap.min(limits.max),
-            _ => limits.max,
-        };
-        match record.ttl.min(cap) {
-            0 => 0,
-            ttl => ttl.max(limits.min),
-        }
+/// Reads the names and data of a record. `None`: they do not have the form that they must have.
+fn read_record<'a>(names: &mut Names<'a>, wire: Record<'a>) -> Option<Candidate<'a>> {
+    names.add_ttl(wire.ttl_at());
+    let owner = names.read(wire.owner)?.id;
+    // Records of other classes are not kept, and their data have other forms.
+    let data = match wire.class {
+        CLASS_IN => rdata::read(names, wire.rtype, wire.rdata)?,
+        _ => Data::default(),
     };
-    let ttls: Vec<u32> = records.iter().map(bounded).collect();
-    let life = match ttls.iter().min() {
-        Some(life) if !denied || minimum.is_some() => *life,
-        _ => 0,
-    };
-    (ttls, life)
+    Some(Candidate {
+        wire,
+        owner,
+        ttl: if wire.ttl > i32::MAX as u32 {
+            0
+        } else {
+            wire.ttl
+        },
+        data,
+        covers: match wire.rtype {
+            rrtype::RRSIG => u16_at(wire.rdata.rest(), 0).unwrap_or_default(),
+            _ => 0,
+        },
+        kept: false,
+    })
 }
 
 #[cfg(test)]

@@ -14,8 +14,7 @@ use nix::libc;
 
 use super::{ForwardCounters, subnet::Subnet};
 use crate::dns::{
-    Answer, TtlLimits,
-    answer::BadResponse,
+    Answer, BadResponse, TtlLimits,
     edns::option,
     header::{self, field, rcode},
     options, u16_at,

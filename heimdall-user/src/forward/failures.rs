@@ -14,7 +14,7 @@ use std::{
 use hashbrown::{HashTable, hash_table::Entry};
 
 use super::Request;
-use crate::dns::answer::same_question;
+use crate::dns::same_question;
 
 /// Failures that one thread remembers: a few megabytes at most.
 const CAPACITY: usize = 16_384;

@@ -9,7 +9,7 @@ use super::{
     Request,
     exchange::{Exchange, Sent},
 };
-use crate::dns::{answer::same_question, edns::ede};
+use crate::dns::{edns::ede, same_question};
 
 /// Whom to tell.
 #[derive(Clone, Copy, Debug)]

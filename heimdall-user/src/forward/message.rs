@@ -3,7 +3,7 @@
 //! Only the client's question travels, in its own letter case. The rest is ours: a fresh ID, an
 //! OPT record of our own, and of the flags those that are part of the cache key.
 
-use crate::dns::{Edns, header, view::KEY_FLAG_CD, view::KEY_FLAG_DO};
+use crate::dns::{Edns, KEY_FLAG_CD, KEY_FLAG_DO, header};
 
 /// Our UDP payload size towards upstreams, in octets: what passes any path without fragments
 /// (DNS flag day 2020; RFC 9715 recommends 1400 or less).

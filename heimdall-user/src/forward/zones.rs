@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 use hashbrown::{HashTable, hash_table::Entry};
 
 use super::{Request, failures::BOUNDS, shed::last_labels};
-use crate::dns::{NameHasher, name::eq_ignore_case, rrtype, view::KEY_FLAG_CD};
+use crate::dns::{KEY_FLAG_CD, NameHasher, name::eq_ignore_case, rrtype};
 
 /// Different children that have to fail.
 const THRESHOLD: usize = 16;

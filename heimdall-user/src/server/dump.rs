@@ -14,9 +14,8 @@ use serde_json::{Value, json};
 use crate::{
     cache::Record,
     dns::{
-        AnswerRef, QUESTION_FIXED,
+        AnswerRef, KEY_FLAG_CD, KEY_FLAG_DO, QUESTION_FIXED,
         header::{self, field},
-        view::{KEY_FLAG_CD, KEY_FLAG_DO},
     },
 };
 

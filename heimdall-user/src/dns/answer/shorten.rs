@@ -4,15 +4,15 @@
 //! authority sections, only say more than was asked: they are left out first. Sections go whole, so
 //! that no RRset is sent in part or without its signatures.
 
-use super::{AnswerRef, FIXED, SUM};
+use super::{AnswerRef, Fixed, field, set};
 use crate::{
     checksum,
-    dns::{header::rcode, rrtype},
+    dns::{header::rcode, record::Section, rrtype},
 };
 
 /// An answer without its last sections.
 pub(in crate::dns) struct Shortened<'a> {
-    fixed: [u8; FIXED],
+    fixed: Fixed,
     body: &'a [u8],
     ttls: &'a [u8],
 }
@@ -42,23 +42,26 @@ impl<'a> AnswerRef<'a> {
         qtype: u16,
         room: usize,
     ) -> Option<Shortened<'a>> {
-        let [a0, a1, n0, n1, _, _] = self.counts();
-        let [answers, authorities] = [[a0, a1], [n0, n1]].map(u16::from_be_bytes);
-        let (mut at, mut answered, mut proof) = (0, false, false);
-        for _ in 0..answers {
-            let record = self.record(at, start)?;
-            answered |= record.rtype == qtype;
-            at = record.end;
-        }
-        let answer_end = at;
-        for _ in 0..authorities {
-            let record = self.record(at, start)?;
-            proof |= matches!(record.rtype, rrtype::NSEC | rrtype::NSEC3);
-            at = record.end;
+        let [answers, authorities, _] = self.section_counts();
+        let (mut answer_end, mut authority_end) = (0, 0);
+        let (mut answered, mut proof) = (false, false);
+        for record in self.records(start) {
+            let record = record?;
+            match record.section {
+                Section::Answer => {
+                    answered |= record.rtype == qtype;
+                    answer_end = record.end();
+                }
+                Section::Authority => {
+                    proof |= matches!(record.rtype, rrtype::NSEC | rrtype::NSEC3);
+                }
+                Section::Additional => break,
+            }
+            authority_end = record.end();
         }
         let authority_is_extra = answered && !proof && self.rcode() == rcode::NOERROR;
-        if at <= room {
-            self.first(answers, authorities, at)
+        if authority_end <= room {
+            self.first(answers, authorities, authority_end)
         } else if authority_is_extra && answer_end <= room {
             self.first(answers, 0, answer_end)
         } else {
@@ -73,18 +76,18 @@ impl<'a> AnswerRef<'a> {
         let ttls = self.ttls.get(..2 * records)?;
         let [a0, a1] = answers.to_be_bytes();
         let [n0, n1] = authorities.to_be_bytes();
+        let [body_len, ttl_count] = [body.len(), records].map(|count| (count as u16).to_le_bytes());
         let mut fixed = *self.fixed;
-        put(&mut fixed, 4, (body.len() as u16).to_le_bytes())?;
-        put(&mut fixed, 6, (records as u16).to_le_bytes())?;
-        put(&mut fixed, 8, [a0, a1, n0, n1, 0, 0])?;
-        put(&mut fixed, SUM, checksum::fold(checksum::add(0, body)))?;
+        set(&mut fixed, field::BODY_LEN, body_len);
+        set(&mut fixed, field::TTL_COUNT, ttl_count);
+        set(&mut fixed, field::COUNTS, [a0, a1, n0, n1, 0, 0]);
+        set(
+            &mut fixed,
+            field::SUM,
+            checksum::fold(checksum::add(0, body)),
+        );
         Some(Shortened { fixed, body, ttls })
     }
-}
-
-fn put<const N: usize>(fixed: &mut [u8; FIXED], at: usize, octets: [u8; N]) -> Option<()> {
-    *fixed.get_mut(at..)?.first_chunk_mut()? = octets;
-    Some(())
 }
 
 #[cfg(test)]

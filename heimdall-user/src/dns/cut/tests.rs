@@ -8,7 +8,7 @@ use hickory_proto::{
 use proptest::prelude::*;
 
 use super::*;
-use crate::dns::{TtlLimits, view::KEY_FLAG_DO};
+use crate::dns::{KEY_FLAG_DO, TtlLimits};
 
 const LIMITS: TtlLimits = TtlLimits {
     min: 0,
@@ -139,6 +139,8 @@ fn one(rtype: u16, data: &[u8]) -> Answer {
 
 #[test]
 fn compressed_names_in_signatures_move_too() {
+    // Octets of an RRSIG record's data before the signer's name (RFC 4034 section 3.1).
+    const RRSIG_FIXED: usize = 18;
     let moved = |rtype, data: &[u8]| {
         let moved = move_down(one(rtype, data).as_ref(), 10, 15)?;
         Some(moved.as_ref().body()[12..].to_vec())
@@ -161,10 +163,11 @@ fn pointers_that_would_not_reach_are_refused() {
     let far = 0x3ff0_usize;
     let start = header::LEN + 10;
     let fill = far - start - 11;
-    let mut body = vec![0, 0, 50, 0, 1, 0, 0, 0, 9];
+    let mut body = vec![0, 0, 46, 0, 1, 0, 0, 0, 9];
     body.extend_from_slice(&(fill as u16).to_be_bytes());
     body.resize(far - start, 0);
-    body.extend_from_slice(&[0xff, 0xf0 - 1, 0, 50, 0, 1, 0, 0, 0, 9, 0, 0]);
+    body.extend_from_slice(&[0xff, 0xf0 - 1, 0, 46, 0, 1, 0, 0, 0, 9, 0, 20]);
+    body.extend_from_slice(&[0; 20]);
     let answer = Answer::new(&Parts {
         rcode: 3,
         counts: [0, 2, 0],

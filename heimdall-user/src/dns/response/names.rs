@@ -13,9 +13,9 @@ use core::{
 use std::hash::RandomState;
 
 use crate::dns::{
+    cursor::Cursor,
     header,
-    name::{MAX_NAME, end_of_record_name},
-    u16_at,
+    name::{LabelOrPointer, MAX_NAME, POINTER_LEN, for_each_label},
 };
 
 /// Most pointers in one name. Encoders need one or two; Go's resolver gives up after ten, miekg/dns
@@ -28,27 +28,22 @@ const MAX_LABELS: usize = MAX_NAME / 2;
 /// Most labels and pointers in one name.
 const MAX_PATH: usize = MAX_LABELS + MAX_POINTERS as usize;
 
-/// Octets of a compression pointer.
-const POINTER: usize = 2;
-
 /// A name's identity: a keyed hash of its labels (SipHash) with letters folded. Two names of a message
 /// share one with a probability of 2^-64, and no upstream knows the key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct NameId(u64);
+pub(super) struct NameId(u64);
 
 impl NameId {
     /// The root.
-    pub(crate) const ROOT: Self = Self(0);
+    pub(super) const ROOT: Self = Self(0);
 }
 
 /// A name in the message.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Name {
+pub(super) struct Name {
     /// Its offset.
-    pub(crate) at: usize,
-    /// Offset of what follows it.
-    pub(crate) end: usize,
-    pub(crate) id: NameId,
+    pub(super) at: usize,
+    pub(super) id: NameId,
 }
 
 /// What is known of the name that begins at an offset.
@@ -67,15 +62,15 @@ const ROOT: Known = Known {
 
 /// The names of a message.
 #[derive(Debug)]
-pub(crate) struct Names<'a> {
+pub(super) struct Names<'a> {
     msg: &'a [u8],
     keys: RandomState,
     /// By offset.
     known: Vec<Option<Known>>,
     /// Offsets of the TTL fields so far, in ascending order.
     ttls: Vec<usize>,
-    /// Labels and pointers of the name that is being read.
-    path: Vec<usize>,
+    /// Offsets of the labels and pointers of the name that is being read, and the labels.
+    path: Vec<(usize, Option<&'a [u8]>)>,
     /// Labels and pointers looked at.
     #[cfg(test)]
     steps: usize,
@@ -83,7 +78,7 @@ pub(crate) struct Names<'a> {
 
 impl<'a> Names<'a> {
     /// The names of `msg`, none of which has been read.
-    pub(crate) fn new(msg: &'a [u8]) -> Self {
+    pub(super) fn new(msg: &'a [u8]) -> Self {
         Self {
             msg,
             keys: RandomState::new(),
@@ -96,18 +91,18 @@ impl<'a> Names<'a> {
     }
 
     /// The message.
-    pub(crate) fn msg(&self) -> &'a [u8] {
+    pub(super) fn msg(&self) -> &'a [u8] {
         self.msg
     }
 
     /// A hasher with the key of this message.
-    pub(crate) fn hasher(&self) -> impl Hasher + use<> {
+    pub(super) fn hasher(&self) -> impl Hasher + use<> {
         self.keys.build_hasher()
     }
 
     /// Notes the TTL field at `at`, which lies behind all that were noted: it changes as time
     /// passes, so no name may have octets in it.
-    pub(crate) fn add_ttl(&mut self, at: usize) {
+    pub(super) fn add_ttl(&mut self, at: usize) {
         self.ttls.push(at);
     }
 
@@ -116,8 +111,10 @@ impl<'a> Names<'a> {
     /// `None` if it is none: longer than 255 octets, cut short, with labels of other types, with more
     /// than 16 pointers, or with a pointer that leads anywhere but to a name that ends before the part
     /// it stands in, behind the header.
-    pub(crate) fn read(&mut self, start: usize) -> Option<Name> {
-        let end = end_of_record_name(self.msg, start)?;
+    pub(super) fn read(&mut self, start: usize) -> Option<Name> {
+        let mut name = Cursor::new(self.msg, start);
+        name.name()?;
+        let end = name.at();
         // Each part of the name lies before the one that points to it.
         let (mut at, mut part, mut bound) = (start, start, end);
         self.path.clear();
@@ -129,27 +126,25 @@ impl<'a> Names<'a> {
             if let Some(known) = self.known.get(at).copied().flatten() {
                 break known;
             }
-            let len = usize::from(*self.msg.get(at)?);
-            let next = match len {
-                0 => at + 1,
-                1..=63 => at + 1 + len,
-                _ => at + POINTER,
+            let step = LabelOrPointer::read(self.msg, at)?;
+            let next = match step {
+                LabelOrPointer::Label(label) => at + label.len(),
+                LabelOrPointer::Pointer(_) => at + POINTER_LEN,
             };
             if next > bound || self.holds_ttl(at..next) || self.path.len() > MAX_PATH {
                 return None;
             }
-            match len {
-                0 => {
+            match step {
+                LabelOrPointer::Label([0]) => {
                     *self.known.get_mut(at)? = Some(ROOT);
                     break ROOT;
                 }
-                1..=63 => {
-                    self.path.push(at);
+                LabelOrPointer::Label(label) => {
+                    self.path.push((at, Some(label)));
                     at = next;
                 }
-                _ => {
-                    self.path.push(at);
-                    let target = pointer_at(self.msg, at)?;
+                LabelOrPointer::Pointer(target) => {
+                    self.path.push((at, None));
                     if target >= part || target < header::LEN {
                         return None;
                     }
@@ -157,15 +152,14 @@ impl<'a> Names<'a> {
                 }
             }
         };
-        while let Some(at) = self.path.pop() {
-            let len = *self.msg.get(at)?;
-            known = match len {
-                1..=63 => Known {
-                    id: self.below(known.id, at, len)?,
-                    octets: known.octets.checked_add(1 + len)?,
+        while let Some((at, label)) = self.path.pop() {
+            known = match label {
+                Some(label) => Known {
+                    id: self.below(known.id, label)?,
+                    octets: known.octets.checked_add(u8::try_from(label.len()).ok()?)?,
                     ..known
                 },
-                _ => Known {
+                None => Known {
                     pointers: known.pointers + 1,
                     ..known
                 },
@@ -177,20 +171,19 @@ impl<'a> Names<'a> {
         }
         Some(Name {
             at: start,
-            end,
             id: known.id,
         })
     }
 
-    /// The identity of the label of `len` octets at `at`, followed by the name `rest`.
-    fn below(&self, rest: NameId, at: usize, len: u8) -> Option<NameId> {
-        let mut label = [0; 64];
-        let label = label.get_mut(..=usize::from(len))?;
-        label.copy_from_slice(self.msg.get(at..=at + usize::from(len))?);
-        label.make_ascii_lowercase();
+    /// The identity of `label`, which begins with its length, followed by the name `rest`.
+    fn below(&self, rest: NameId, label: &[u8]) -> Option<NameId> {
+        let mut folded = [0; 64];
+        let folded = folded.get_mut(..label.len())?;
+        folded.copy_from_slice(label);
+        folded.make_ascii_lowercase();
         let mut hasher = self.hasher();
         hasher.write_u64(rest.0);
-        hasher.write(label);
+        hasher.write(folded);
         Some(NameId(hasher.finish()))
     }
 
@@ -200,26 +193,15 @@ impl<'a> Names<'a> {
     }
 
     /// A name that was read, and the names above it up to the root.
-    pub(crate) fn with_ancestors(&self, name: Name) -> impl Iterator<Item = NameId> + '_ {
-        let mut next = Some(name.at);
-        core::iter::from_fn(move || {
-            let mut at = next?;
-            let mut len = *self.msg.get(at)?;
-            // Pointers lead backwards.
-            while len > 63 {
-                at = pointer_at(self.msg, at)?;
-                len = *self.msg.get(at)?;
-            }
-            next = (len > 0).then_some(at + 1 + usize::from(len));
-            self.known.get(at).copied().flatten().map(|known| known.id)
-        })
+    pub(super) fn with_ancestors(&self, name: Name) -> Vec<NameId> {
+        let mut ids = Vec::new();
+        let known = |at: usize| self.known.get(at).copied().flatten();
+        // Ends early at a pointer into the name itself, which `read` takes if it knows what follows.
+        let _ = for_each_label(self.msg, name.at, |at, _| {
+            ids.extend(known(at).map(|known| known.id));
+        });
+        ids
     }
-}
-
-/// Where the compression pointer at `at` leads. `None`: it is a label of an unknown type.
-fn pointer_at(msg: &[u8], at: usize) -> Option<usize> {
-    let pointer = u16_at(msg, at)?;
-    (pointer >= 0xc000).then_some(usize::from(pointer & 0x3fff))
 }
 
 #[cfg(test)]
@@ -237,16 +219,16 @@ mod tests {
         msg.push(0);
         let first = msg.len();
         let mut count = 0;
-        while msg.len() <= usize::from(u16::MAX) - POINTER {
+        while msg.len() <= usize::from(u16::MAX) - POINTER_LEN {
             let target = header::LEN + 2 * (count % MAX_LABELS);
             msg.extend_from_slice(&(0xc000 | target as u16).to_be_bytes());
             count += 1;
         }
         let mut names = Names::new(&msg);
         let long = names.read(header::LEN).unwrap();
-        assert_eq!(names.with_ancestors(long).count(), MAX_LABELS + 1);
+        assert_eq!(names.with_ancestors(long).len(), MAX_LABELS + 1);
         for i in 0..count {
-            let name = names.read(first + POINTER * i).unwrap();
+            let name = names.read(first + POINTER_LEN * i).unwrap();
             assert_eq!(name.id == long.id, i % MAX_LABELS == 0);
         }
         // Two steps a name: the pointer, and what it leads to.
@@ -267,7 +249,7 @@ mod tests {
         msg.extend((header::LEN..end).flat_map(|at| (0xc000 | at as u16).to_be_bytes()));
         let mut names = Names::new(&msg);
         for i in 0..end - header::LEN {
-            names.read(pointers + POINTER * i).unwrap();
+            names.read(pointers + POINTER_LEN * i).unwrap();
         }
         assert!(names.steps <= 3 * end, "{} of {end}", names.steps);
     }

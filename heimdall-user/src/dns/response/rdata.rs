@@ -3,20 +3,14 @@
 //! Data of a type that is listed here have that form, or the response is broken; data of other types
 //! are octets (RFC 3597 section 3).
 
-use core::{
-    hash::{Hash, Hasher},
-    ops::Range,
-};
+use core::hash::{Hash, Hasher};
 
 use super::names::{Name, Names};
-use crate::dns::{
-    name::{end_of_question_name, end_of_record_name},
-    u16_at,
-};
+use crate::dns::cursor::Cursor;
 
-/// A part of a record's data.
+/// A kind of field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Field {
+enum Kind {
     /// So many octets.
     Octets(usize),
     /// A domain name. Senders may compress only those of RFC 1035 (RFC 3597 section 4); some compress
@@ -35,11 +29,11 @@ enum Field {
     /// Octets to the end, at least so many.
     Rest(usize),
 }
-use Field::{Bitmap, Counted, Name as Domain, Octets, Params, PlainName, Rest, Strings};
+use Kind::{Bitmap, Counted, Name as Domain, Octets, Params, PlainName, Rest, Strings};
 
 /// The types, in ascending order.
 #[rustfmt::skip] // a line a form
-const FORMS: &[(u16, &[Field])] = &[
+const FORMS: &[(u16, &[Kind])] = &[
     (1, &[Octets(4)]), // A
     (2, &[Domain]), // NS
     (3, &[Domain]), // MD
@@ -91,7 +85,7 @@ const FORMS: &[(u16, &[Field])] = &[
 ];
 
 /// The form of the data of a type, in class IN.
-fn form(rtype: u16) -> &'static [Field] {
+fn form(rtype: u16) -> &'static [Kind] {
     FORMS
         .binary_search_by_key(&rtype, |(rtype, _)| *rtype)
         .ok()
@@ -99,83 +93,88 @@ fn form(rtype: u16) -> &'static [Field] {
         .map_or(&[Rest(0)], |(_, form)| form)
 }
 
-/// A part of a record's data.
+/// A field of a record's data.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Part<'a> {
-    /// A name, at this offset of the message.
-    Name(usize),
+pub(in crate::dns) enum Field<'a> {
+    /// A name, at which the cursor stands.
+    Name(Cursor<'a>),
     /// Anything else.
     Octets(&'a [u8]),
 }
 
-/// Gives `take` the parts of the data that stand at `data` in the message, until it gives `None`. Names
-/// are not followed.
+/// Gives `take` the fields of `data`, until it gives `None`. Pointers in names are not followed.
 ///
 /// `None` if the data do not have the form that the type's data have.
-pub(crate) fn parts<'a>(
-    msg: &'a [u8],
+pub(in crate::dns) fn fields<'a>(
     rtype: u16,
-    data: Range<usize>,
-    mut take: impl FnMut(Part<'a>) -> Option<()>,
+    mut data: Cursor<'a>,
+    mut take: impl FnMut(Field<'a>) -> Option<()>,
 ) -> Option<()> {
-    let msg = msg.get(..data.end)?;
-    let mut at = data.start;
-    for field in form(rtype) {
-        let next = field.end(msg, at)?;
-        let octets = msg.get(at..next)?;
-        take(match field {
-            Domain | PlainName => Part::Name(at),
-            _ => Part::Octets(octets),
+    for kind in form(rtype) {
+        let field = data;
+        kind.pass(&mut data)?;
+        take(match kind {
+            Domain | PlainName => Field::Name(field),
+            _ => Field::Octets(data.since(field.at())?),
         })?;
-        at = next;
     }
-    (at == data.end).then_some(())
+    data.is_empty().then_some(())
 }
 
-impl Field {
-    /// Where the part that starts at `at` ends, in data that end where `msg` does, or behind them.
-    fn end(self, msg: &[u8], mut at: usize) -> Option<usize> {
+impl Kind {
+    /// Moves the cursor behind the field at which it stands, in data that end where its octets do.
+    fn pass(self, data: &mut Cursor<'_>) -> Option<()> {
         match self {
-            Octets(len) => Some(at + len),
-            Domain => end_of_record_name(msg, at),
-            PlainName => end_of_question_name(msg, at),
+            Octets(len) => pass_octets(data, len),
+            Domain => data.name().map(|_| ()),
+            PlainName => data.uncompressed_name(),
             Counted(least) => {
-                let len = usize::from(*msg.get(at)?);
-                (len >= least).then_some(at + 1 + len)
+                let len = usize::from(data.u8()?);
+                (len >= least).then_some(())?;
+                pass_octets(data, len)
             }
             Strings => loop {
-                at += 1 + usize::from(*msg.get(at)?);
-                if at >= msg.len() {
-                    return Some(at);
+                Counted(0).pass(data)?;
+                if data.is_empty() {
+                    return Some(());
                 }
             },
             Bitmap => {
                 let mut least = 0;
-                while let Some(window) = msg.get(at) {
-                    let len = usize::from(*msg.get(at + 1)?);
-                    if u16::from(*window) < least || !(1..=32).contains(&len) {
+                while !data.is_empty() {
+                    let (window, len) = (u16::from(data.u8()?), data.u8()?);
+                    if window < least || !(1..=32).contains(&len) {
                         return None;
                     }
-                    least = u16::from(*window) + 1;
-                    at += 2 + len;
+                    least = window + 1;
+                    pass_octets(data, len.into())?;
                 }
-                Some(at)
+                Some(())
             }
             Params => {
                 let mut least = 0;
-                while at < msg.len() {
-                    let key = u16_at(msg, at)?;
-                    if u32::from(key) < least {
+                while !data.is_empty() {
+                    let key = u32::from(data.u16()?);
+                    if key < least {
                         return None;
                     }
-                    least = u32::from(key) + 1;
-                    at += 4 + usize::from(u16_at(msg, at + 2)?);
+                    least = key + 1;
+                    let len = data.u16()?;
+                    pass_octets(data, len.into())?;
                 }
-                Some(at)
+                Some(())
             }
-            Rest(least) => (at + least <= msg.len()).then_some(msg.len()),
+            Rest(least) => {
+                let len = data.rest().len();
+                (len >= least).then_some(())?;
+                pass_octets(data, len)
+            }
         }
     }
+}
+
+fn pass_octets(data: &mut Cursor<'_>, len: usize) -> Option<()> {
+    data.take(len).map(|_| ())
 }
 
 /// What a record's data say.
@@ -189,17 +188,17 @@ pub(super) struct Data {
 }
 
 /// Reads the data of a record of class IN. `None`: they do not have the form that the type's data have.
-pub(super) fn read(names: &mut Names<'_>, rtype: u16, data: Range<usize>) -> Option<Data> {
+pub(super) fn read(names: &mut Names<'_>, rtype: u16, data: Cursor<'_>) -> Option<Data> {
     let mut hasher = names.hasher();
     let mut first = None;
-    parts(names.msg(), rtype, data, |part| {
-        match part {
-            Part::Name(at) => {
-                let name = names.read(at)?;
+    fields(rtype, data, |field| {
+        match field {
+            Field::Name(name) => {
+                let name = names.read(name.at())?;
                 name.id.hash(&mut hasher);
                 first = first.or(Some(name));
             }
-            Part::Octets(octets) => hasher.write(octets),
+            Field::Octets(octets) => hasher.write(octets),
         }
         Some(())
     })?;

@@ -3,14 +3,15 @@
 use std::collections::HashMap;
 
 use super::{
-    Record,
+    Candidate,
     names::{Name, NameId},
-    rdata::{self, Part},
+    rdata::{self, Field},
 };
-use crate::dns::{header, name::walk};
-
-/// Largest offset that a compression pointer can hold (RFC 1035 section 4.1.4).
-const MAX_POINTER: usize = 0x3fff;
+use crate::dns::{
+    header,
+    name::{POINTER_LEN, decompressed, pointer_to},
+    record::field,
+};
 
 /// The octets of `records` behind the question, which ends at `start`, and the offsets of the TTL
 /// fields in them.
@@ -20,22 +21,22 @@ pub(super) fn body(
     msg: &[u8],
     start: usize,
     qname: Name,
-    records: &[Record],
+    records: &[Candidate<'_>],
 ) -> Option<(Vec<u8>, Vec<u16>)> {
     copied(msg, start, records).or_else(|| written_anew(msg, start, qname, records))
 }
 
 /// The octets as they are, if the records follow each other and the question: names point backwards, so
 /// what follows can be cut off.
-fn copied(msg: &[u8], start: usize, records: &[Record]) -> Option<(Vec<u8>, Vec<u16>)> {
+fn copied(msg: &[u8], start: usize, records: &[Candidate<'_>]) -> Option<(Vec<u8>, Vec<u16>)> {
     let mut end = start;
     let mut ttl_offsets = Vec::with_capacity(records.len());
     for record in records {
-        if record.owner.at != end {
+        if record.wire.owner != end {
             return None;
         }
-        ttl_offsets.push(u16::try_from(record.owner.end + 4 - start).ok()?);
-        end = record.rdata().end;
+        ttl_offsets.push(u16::try_from(record.wire.ttl_at() - start).ok()?);
+        end = record.wire.end();
     }
     Some((msg.get(start..end)?.to_vec(), ttl_offsets))
 }
@@ -47,27 +48,29 @@ fn written_anew(
     msg: &[u8],
     start: usize,
     qname: Name,
-    records: &[Record],
+    records: &[Candidate<'_>],
 ) -> Option<(Vec<u8>, Vec<u16>)> {
     let mut writer = Writer {
         msg,
         start,
         body: Vec::new(),
-        owners: HashMap::from([(qname.id, header::LEN as u16)]),
+        owners: HashMap::from([(qname.id, pointer_to(header::LEN)?)]),
     };
     let mut ttl_offsets = Vec::with_capacity(records.len());
     for record in records {
-        writer.owner(record.owner)?;
-        ttl_offsets.push(u16::try_from(writer.body.len() + 4).ok()?);
-        writer.octets(msg.get(record.owner.end..record.owner.end + 8)?)?;
-        let rdlen_at = writer.body.len();
-        writer.octets(&[0, 0])?;
-        rdata::parts(msg, record.rtype, record.rdata(), |part| match part {
-            Part::Name(at) => writer.name(at),
-            Part::Octets(octets) => writer.octets(octets),
+        let wire = &record.wire;
+        writer.owner(wire.owner, record.owner)?;
+        let fixed = writer.body.len();
+        ttl_offsets.push(u16::try_from(fixed + field::TTL.start).ok()?);
+        // With the RDLENGTH of before, which is set below.
+        writer.octets(msg.get(wire.fixed..wire.fixed + field::RDATA)?)?;
+        rdata::fields(wire.rtype, wire.rdata, |field| match field {
+            Field::Name(name) => writer.name(name.at()),
+            Field::Octets(octets) => writer.octets(octets),
         })?;
-        let rdlen = u16::try_from(writer.body.len() - rdlen_at - 2).ok()?;
-        *writer.body.get_mut(rdlen_at..)?.first_chunk_mut()? = rdlen.to_be_bytes();
+        let rdlength = u16::try_from(writer.body.len() - fixed - field::RDATA).ok()?;
+        let rdlength_at = fixed + field::RDLENGTH.start;
+        *writer.body.get_mut(rdlength_at..)?.first_chunk_mut()? = rdlength.to_be_bytes();
     }
     Some((writer.body, ttl_offsets))
 }
@@ -77,27 +80,25 @@ struct Writer<'a> {
     /// The body's offset in the message.
     start: usize,
     body: Vec<u8>,
-    /// Owners so far, and where they stand in the message.
-    owners: HashMap<NameId, u16>,
+    /// Owners so far, and pointers to them.
+    owners: HashMap<NameId, [u8; POINTER_LEN]>,
 }
 
 impl Writer<'_> {
-    fn owner(&mut self, owner: Name) -> Option<()> {
-        if let Some(at) = self.owners.get(&owner.id) {
-            return self.octets(&(0xc000 | at).to_be_bytes());
+    /// Writes the owner name at `at` of the message.
+    fn owner(&mut self, at: usize, id: NameId) -> Option<()> {
+        if let Some(pointer) = self.owners.get(&id).copied() {
+            return self.octets(&pointer);
         }
-        let at = self.start + self.body.len();
-        if at <= MAX_POINTER {
-            self.owners.insert(owner.id, at as u16);
+        if let Some(pointer) = pointer_to(self.start + self.body.len()) {
+            self.owners.insert(id, pointer);
         }
-        self.name(owner.at)
+        self.name(at)
     }
 
     /// Writes the name at `at` of the message in full.
     fn name(&mut self, at: usize) -> Option<()> {
-        let mut name = Vec::new();
-        walk(self.msg, at, |_, label| name.extend_from_slice(label))?;
-        self.octets(&name)
+        self.octets(&decompressed(self.msg, at)?)
     }
 
     fn octets(&mut self, octets: &[u8]) -> Option<()> {

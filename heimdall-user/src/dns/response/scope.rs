@@ -11,7 +11,7 @@
 use std::collections::HashSet;
 
 use super::{
-    Asked, CLASS_IN, Record, Section,
+    Asked, CLASS_IN, Candidate, Section,
     names::{Name, NameId, Names},
 };
 use crate::dns::rrtype;
@@ -33,20 +33,20 @@ const OF_HOSTS: [u16; 4] = [rrtype::A, rrtype::AAAA, rrtype::SVCB, rrtype::HTTPS
 /// Marks the records that belong to what was asked.
 ///
 /// `None`: the aliases lead in a circle, or on and on.
-pub(super) fn mark(names: &Names<'_>, records: &mut [Record], asked: &Asked) -> Option<()> {
+pub(super) fn mark(names: &Names<'_>, records: &mut [Candidate<'_>], asked: &Asked) -> Option<()> {
     let chain = follow(records, asked)?;
     let last = *chain.last()?;
     let is_in_chain = |owner: NameId| chain.iter().any(|name| name.id == owner);
     let above: HashSet<NameId> = (chain.iter())
-        .flat_map(|name| names.with_ancestors(*name).skip(1))
+        .flat_map(|name| names.with_ancestors(*name).into_iter().skip(1))
         .collect();
-    let zones: HashSet<NameId> = names.with_ancestors(last).collect();
+    let zones: HashSet<NameId> = names.with_ancestors(last).into_iter().collect();
 
-    let in_class = |record: &&mut Record| record.class == CLASS_IN;
+    let in_class = |record: &&mut Candidate<'_>| record.wire.class == CLASS_IN;
     let mut hosts = HashSet::new();
     for record in records.iter_mut().filter(in_class) {
-        let owner = record.owner.id;
-        record.kept |= match (record.section, record.rtype) {
+        let owner = record.owner;
+        record.kept |= match (record.wire.section, record.wire.rtype) {
             (Section::Answer, rtype) if rtype == asked.qtype => {
                 owner == last.id || (BESIDE_ALIAS.contains(&rtype) && is_in_chain(owner))
             }
@@ -56,18 +56,18 @@ pub(super) fn mark(names: &Names<'_>, records: &mut [Record], asked: &Asked) -> 
             (Section::Additional, rtype) => OF_HOSTS.contains(&rtype) && hosts.contains(&owner),
             _ => false,
         };
-        if record.kept && NAMING_HOSTS.contains(&record.rtype) {
+        if record.kept && NAMING_HOSTS.contains(&record.wire.rtype) {
             hosts.extend(host(record));
         }
     }
     if asked.dnssec_ok {
         let signed: HashSet<_> = (records.iter())
             .filter(|record| record.kept)
-            .map(|record| (record.section, record.owner.id, record.rtype))
+            .map(|record| (record.wire.section, record.owner, record.wire.rtype))
             .collect();
         for record in records.iter_mut().filter(in_class) {
-            record.kept |= record.rtype == rrtype::RRSIG
-                && signed.contains(&(record.section, record.owner.id, record.covers));
+            record.kept |= record.wire.rtype == rrtype::RRSIG
+                && signed.contains(&(record.wire.section, record.owner, record.covers));
         }
     }
     Some(())
@@ -75,7 +75,7 @@ pub(super) fn mark(names: &Names<'_>, records: &mut [Record], asked: &Asked) -> 
 
 /// The names from the queried one on to which aliases lead; marks the aliases. Each step looks at all
 /// records, for their order does not count.
-fn follow(records: &mut [Record], asked: &Asked) -> Option<Vec<Name>> {
+fn follow(records: &mut [Candidate<'_>], asked: &Asked) -> Option<Vec<Name>> {
     let mut chain = vec![asked.qname];
     if asked.qtype == rrtype::CNAME {
         return Some(chain);
@@ -90,23 +90,23 @@ fn follow(records: &mut [Record], asked: &Asked) -> Option<Vec<Name>> {
 }
 
 /// Where the alias of `owner` leads, which is marked. Of several the first counts.
-fn alias(records: &mut [Record], owner: NameId) -> Option<Name> {
+fn alias(records: &mut [Candidate<'_>], owner: NameId) -> Option<Name> {
     let record = records.iter_mut().find(|record| {
-        record.section == Section::Answer
-            && record.rtype == rrtype::CNAME
-            && record.class == CLASS_IN
-            && record.owner.id == owner
+        record.wire.section == Section::Answer
+            && record.wire.rtype == rrtype::CNAME
+            && record.wire.class == CLASS_IN
+            && record.owner == owner
     })?;
     record.kept = true;
     record.data.name
 }
 
 /// The host that a record names. A service binding can stand for its owner (RFC 9460 section 2.5.2).
-fn host(record: &Record) -> Option<NameId> {
+fn host(record: &Candidate<'_>) -> Option<NameId> {
     let name = record.data.name?.id;
-    let is_binding = matches!(record.rtype, rrtype::SVCB | rrtype::HTTPS);
+    let is_binding = matches!(record.wire.rtype, rrtype::SVCB | rrtype::HTTPS);
     Some(match name {
-        NameId::ROOT if is_binding => record.owner.id,
+        NameId::ROOT if is_binding => record.owner,
         _ => name,
     })
 }

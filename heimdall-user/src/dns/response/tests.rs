@@ -8,7 +8,7 @@ use hickory_proto::{
 use proptest::{prelude::*, sample::select};
 
 use super::*;
-use crate::dns::AnswerRef;
+use crate::dns::{AnswerRef, QUESTION_FIXED};
 
 const LIMITS: TtlLimits = TtlLimits {
     min: 0,

@@ -18,7 +18,7 @@ use mio::Token;
 
 use super::{Shard, is_awaited};
 use crate::{
-    dns::{Answer, TtlLimits, answer::STALE_TTL, edns::ede, header::rcode, view::KEY_FLAG_DO},
+    dns::{Answer, KEY_FLAG_DO, TtlLimits, answer::STALE_TTL, edns::ede, header::rcode},
     forward::{
         Outcome, Request,
         exchange::{Asked, Exchange, Progress, Sent, Target, Trouble},

@@ -12,8 +12,9 @@ use crate::{
     dns::{
         Answer, DnsPacketView, NameHasher, Options, Query,
         answer::Parts,
+        cursor::Cursor,
         header,
-        name::end_of_record_name,
+        record::Records,
         reply::{self, Content, Reply, Server},
         u16_at,
     },
@@ -131,16 +132,14 @@ impl Response {
     /// The same as an answer in its flat form.
     fn answer(&self, question_end: usize) -> Answer {
         let msg = self.message(3);
-        let mut ttl_offsets = Vec::new();
-        let mut at = question_end;
-        while at < msg.len() {
-            let fixed = end_of_record_name(&msg, at).unwrap();
-            ttl_offsets.push((fixed + 4 - question_end) as u16);
-            at = fixed + 10 + usize::from(u16_at(&msg, fixed + 8).unwrap());
-        }
+        let counts = self.sections.each_ref().map(|section| section.len() as u16);
+        let records = Records::new(Cursor::new(&msg, question_end), counts);
+        let ttl_offsets: Vec<u16> = records
+            .map(|record| (record.unwrap().ttl_at() - question_end) as u16)
+            .collect();
         Answer::new(&Parts {
             rcode: u16::from(self.rcode) as u8,
-            counts: self.sections.each_ref().map(|section| section.len() as u16),
+            counts,
             body: &msg[question_end..],
             ttl_offsets: &ttl_offsets,
             life: 300,

@@ -1,0 +1,98 @@
+//! Answers that are made from others, or without an upstream's response: aged and stale copies,
+//! failures.
+
+use super::{Answer, AnswerRef, FLAG_STALE, FLAG_TC, Fixed, Parts, field, set};
+use crate::{
+    checksum,
+    dns::{edns::ede, header::rcode},
+};
+
+/// TTL of a stale answer (RFC 8767 section 4). After a failure it
+/// is kept as long, so that the upstreams are not asked for it more often (section 5, failure recheck).
+pub const STALE_TTL: u32 = 30;
+
+impl Answer {
+    /// An answer of no records: an error that may be repeated for `life` seconds.
+    pub fn failure(rcode: u8, ede: Option<u16>, life: u32) -> Self {
+        Self::new(&Parts {
+            rcode,
+            life,
+            ede,
+            ..Parts::default()
+        })
+    }
+
+    /// An answer, of no records, that came truncated and could not be fetched over TCP: its reply
+    /// has TC set. It must not be cached.
+    pub fn truncated(rcode: u8, ede: u16) -> Self {
+        let mut answer = Self::failure(rcode, Some(ede), 0);
+        answer.set_flags(FLAG_TC);
+        answer
+    }
+
+    /// The answer, fresh for `seconds` at most. Its TTLs stay.
+    pub fn for_at_most(mut self, seconds: u32) -> Self {
+        let life = self.as_ref().life();
+        self.set_life(life.min(seconds));
+        self
+    }
+
+    fn edit_fixed(&mut self, edit: impl FnOnce(&mut Fixed)) {
+        if let Some(fixed) = self.0.first_chunk_mut() {
+            edit(fixed);
+        }
+    }
+
+    fn set_life(&mut self, life: u32) {
+        self.edit_fixed(|fixed| set(fixed, field::LIFE, life.to_le_bytes()));
+    }
+
+    fn set_flags(&mut self, flags: u8) {
+        self.edit_fixed(|fixed| set(fixed, field::FLAGS, [flags]));
+    }
+
+    /// Puts every TTL through `edit`.
+    fn edit_ttls(&mut self, edit: impl Fn(u32) -> u32) {
+        let offsets: Vec<u16> = self.as_ref().ttl_offsets().collect();
+        for offset in offsets {
+            let body = self.0.get_mut(field::BODY..).unwrap_or_default();
+            let ttl = body.get_mut(usize::from(offset)..);
+            if let Some(ttl) = ttl.and_then(<[u8]>::first_chunk_mut) {
+                *ttl = edit(u32::from_be_bytes(*ttl)).to_be_bytes();
+            }
+        }
+        let sum = checksum::fold(checksum::add(0, self.as_ref().body));
+        self.edit_fixed(|fixed| set(fixed, field::SUM, sum));
+    }
+}
+
+impl AnswerRef<'_> {
+    fn to_answer(self) -> Answer {
+        let mut octets = Vec::with_capacity(self.flat_len());
+        self.append_to(&mut octets);
+        Answer(octets.into_boxed_slice())
+    }
+
+    /// The answer as it is `age` seconds later: TTLs and life are less by so much.
+    pub fn aged(&self, age: u32) -> Answer {
+        let mut answer = self.to_answer();
+        answer.edit_ttls(|ttl| ttl.saturating_sub(age));
+        answer.set_life(self.life().saturating_sub(age));
+        answer
+    }
+
+    /// The answer as it is served when it has expired and no upstream gives a newer one
+    /// (RFC 8767): with [`STALE_TTL`], the Extended DNS Error 3 or 19, and without AD.
+    pub fn stale(&self) -> Answer {
+        let stale = match self.rcode() {
+            rcode::NXDOMAIN => ede::STALE_NXDOMAIN,
+            _ => ede::STALE,
+        };
+        let mut answer = self.to_answer();
+        answer.set_life(STALE_TTL);
+        answer.edit_ttls(|_| STALE_TTL);
+        answer.set_flags(FLAG_STALE);
+        answer.edit_fixed(|fixed| set(fixed, field::EDE, (stale + 1).to_le_bytes()));
+        answer
+    }
+}
