@@ -319,12 +319,13 @@ impl Edns {
         Self::new((first >> 24) as u16, 0, first & 0x80 != 0)
     }
 
-    /// The OPT record of a message of ours: our payload size, DO (RFC 3225), a response code below 16,
-    /// no options.
-    pub fn write(udp_size: u16, dnssec_ok: bool) -> [u8; OPT_LEN] {
+    /// The OPT record of a message of ours: our payload size, DO (RFC 3225), a response code below 16;
+    /// `rdlength` octets of options follow.
+    pub(super) fn record(udp_size: u16, dnssec_ok: bool, rdlength: u16) -> [u8; OPT_LEN] {
         let ([t0, t1], [s0, s1]) = (rrtype::OPT.to_be_bytes(), udp_size.to_be_bytes());
+        let [l0, l1] = rdlength.to_be_bytes();
         let flags = if dnssec_ok { FLAG_DO } else { 0 };
-        [0, t0, t1, s0, s1, 0, 0, flags, 0, 0, 0]
+        [0, t0, t1, s0, s1, 0, 0, flags, 0, l0, l1]
     }
 
     /// Writes the OPT record of a reply to this requestor at `at`. The offset after it, and its sum.

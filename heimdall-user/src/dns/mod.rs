@@ -21,6 +21,8 @@ mod question;
 mod record;
 pub mod reply;
 mod response;
+mod subnet;
+mod upstream_query;
 mod view;
 
 pub use answer::{Answer, AnswerRef};
@@ -30,6 +32,8 @@ pub use query::{KEY_FLAG_CD, KEY_FLAG_DO, Query, question_hash};
 pub(crate) use question::same_question;
 pub use question::{MAX_QUESTION, QUESTION_FIXED};
 pub use response::{BadResponse, TtlLimits};
+pub use subnet::ClientSubnet;
+pub use upstream_query::UpstreamQuery;
 pub use view::{DnsPacketView, Malformed};
 
 /// Reads a big-endian 16-bit field, or `None` past the end.

@@ -44,7 +44,7 @@ impl Server {
     /// `udp_size` is the largest UDP reply in octets, and the payload size in our OPT records;
     /// `trust_ad`: the upstream's AD bit is passed on to clients that ask for it.
     pub fn new(udp_size: u16, trust_ad: bool) -> Self {
-        let [first @ .., _, _, _] = Edns::write(udp_size, false);
+        let [first @ .., _, _, _] = Edns::record(udp_size, false, 0);
         Self {
             udp_size,
             trust_ad,

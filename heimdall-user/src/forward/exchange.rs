@@ -12,9 +12,9 @@ use mio::{
 };
 use nix::libc;
 
-use super::{ForwardCounters, subnet::Subnet};
+use super::ForwardCounters;
 use crate::dns::{
-    Answer, BadResponse, TtlLimits,
+    Answer, BadResponse, ClientSubnet, TtlLimits,
     edns::option,
     header::{self, field, rcode},
     options, u16_at,
@@ -82,7 +82,7 @@ pub(super) struct Asked<'a> {
     pub(super) question: &'a [u8],
     /// DO and CD.
     pub(super) flags: u8,
-    pub(super) subnet: Option<&'a Subnet>,
+    pub(super) subnet: Option<&'a ClientSubnet>,
     /// Bounds on the life of the answer.
     pub(super) limits: &'a TtlLimits,
 }

@@ -28,13 +28,11 @@ mod failures;
 mod handle;
 mod inflight;
 mod memory;
-mod message;
 mod notices;
 mod request;
 mod settings;
 mod shard;
 mod shed;
-mod subnet;
 mod upstreams;
 mod zones;
 

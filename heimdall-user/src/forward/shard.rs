@@ -19,14 +19,13 @@ use super::{
     inflight::InFlight,
     memory::Memory,
     notices::Notices,
-    subnet::Subnet,
     upstreams::Upstreams,
     zones::Zones,
 };
 use crate::{
     cache::{Key, Record},
     clock::Clock,
-    dns::{Answer, NameHasher, edns::ede, header::rcode},
+    dns::{Answer, ClientSubnet, NameHasher, edns::ede, header::rcode},
     upkeep::{Desk, Progress, Scope, Upkeep},
 };
 
@@ -51,7 +50,7 @@ pub(super) struct Shard {
     zones: Zones,
     notices: Notices,
     hasher: NameHasher,
-    subnet: Option<Subnet>,
+    subnet: Option<ClientSubnet>,
     /// The clock of the memory.
     clock: Clock,
     /// What others want done to the memory.
@@ -104,7 +103,7 @@ impl Shard {
             failures: Failures::new(settings.failure_min, settings.failure_max),
             subnet: settings
                 .client_subnet
-                .map(|(address, prefix)| Subnet::new(address, prefix)),
+                .map(|(address, prefix)| ClientSubnet::new(address, prefix)),
             clock,
             tries: Deadlines::default(),
             patience: Deadlines::default(),

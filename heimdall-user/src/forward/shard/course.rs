@@ -18,13 +18,14 @@ use mio::Token;
 
 use super::{Shard, is_awaited};
 use crate::{
-    dns::{Answer, KEY_FLAG_DO, TtlLimits, answer::STALE_TTL, edns::ede, header::rcode},
+    dns::{
+        Answer, KEY_FLAG_DO, TtlLimits, UpstreamQuery, answer::STALE_TTL, edns::ede, header::rcode,
+    },
     forward::{
         Outcome, Request,
         exchange::{Asked, Exchange, Progress, Sent, Target, Trouble},
         inflight::Waiter,
         memory::Found,
-        message,
         shed::Scarce,
     },
 };
@@ -209,15 +210,15 @@ impl Shard {
     fn open(&mut self, slot: usize, sent: Sent) -> Result<(), Trouble> {
         let lookup = self.in_flight.get_mut(slot).ok_or(Trouble::Local)?;
         let upstream = self.upstreams.address(sent.target.upstream);
-        let options = self.subnet.as_ref().map_or(&[][..], |s| s.option());
-        message::write(
-            &mut self.query,
-            sent.id,
-            lookup.request.question(),
-            lookup.request.flags,
-            self.settings.trust_ad,
-            (!sent.target.plain).then_some(options),
-        );
+        let query = UpstreamQuery {
+            id: sent.id,
+            question: lookup.request.question(),
+            key_flags: lookup.request.flags,
+            want_ad: self.settings.trust_ad,
+            edns: !sent.target.plain,
+            subnet: self.subnet.as_ref(),
+        };
+        query.write_to(&mut self.query);
         lookup.current = sent.serial;
         lookup.exchanges.push(Exchange::open(
             self.poll.registry(),

@@ -1,29 +1,34 @@
-//! The client subnet that upstream queries carry, if the operator set one (RFC 7871 section 6).
+//! The client subnet option, which upstream queries carry if the operator set one:
+//! [RFC 7871 section 6](https://www.rfc-editor.org/rfc/rfc7871#section-6).
 //!
 //! ```text
-//!  0  FAMILY                u16   1: IPv4, 2: IPv6
-//!  2  SOURCE PREFIX-LENGTH  u8    bits
-//!  3  SCOPE PREFIX-LENGTH   u8    0 in queries
-//!  4  ADDRESS                     as many octets as the prefix needs, other bits 0
+//!  0  1  2  3  4  5  6  7  8  9 10 11 12 13 14 15
+//! +--+--+--+--+--+--+--+--+--+--+--+--+--+--+--+--+
+//! |                OPTION-CODE = 8                |
+//! |                 OPTION-LENGTH                 |
+//! |                    FAMILY                     |  1: IPv4, 2: IPv6
+//! | SOURCE PREFIX-LENGTH  |  SCOPE PREFIX-LENGTH  |  in bits; the scope is 0 in queries
+//! /                    ADDRESS                    /  as many octets as the prefix needs, other bits 0
+//! +--+--+--+--+--+--+--+--+--+--+--+--+--+--+--+--+
 //! ```
 
 use std::net::IpAddr;
 
-use crate::dns::edns::option::CLIENT_SUBNET;
+use super::edns::option::CLIENT_SUBNET;
 
 /// Octets of an option's code and length.
 const OPTION_HEAD: usize = 4;
 /// Octets before the address.
 const FIXED: usize = 4;
 
-/// The subnet, as the option that goes upstream.
+/// A client subnet, as the option that goes upstream.
 #[derive(Debug)]
-pub(super) struct Subnet(Box<[u8]>);
+pub struct ClientSubnet(Box<[u8]>);
 
-impl Subnet {
+impl ClientSubnet {
     /// The subnet that holds `address`, of the first `prefix` bits; more than the address has
     /// count as all.
-    pub(super) fn new(address: IpAddr, prefix: u8) -> Self {
+    pub fn new(address: IpAddr, prefix: u8) -> Self {
         let (family, octets) = match address {
             IpAddr::V4(address) => (1, address.octets().to_vec()),
             IpAddr::V6(address) => (2, address.octets().to_vec()),
@@ -41,13 +46,13 @@ impl Subnet {
     }
 
     /// The whole option.
-    pub(super) fn option(&self) -> &[u8] {
+    pub fn option(&self) -> &[u8] {
         &self.0
     }
 
     /// Whether a response's option, `data`, speaks of this subnet; the scope is the upstream's to
     /// choose (section 7.3).
-    pub(super) fn is_echoed(&self, data: &[u8]) -> bool {
+    pub fn is_echoed(&self, data: &[u8]) -> bool {
         let ours = self.0.split_at_checked(OPTION_HEAD + FIXED);
         let theirs = data.split_at_checked(FIXED);
         match (ours, theirs) {
@@ -65,8 +70,8 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    fn subnet(address: &str, prefix: u8) -> Subnet {
-        Subnet::new(address.parse().unwrap(), prefix)
+    fn subnet(address: &str, prefix: u8) -> ClientSubnet {
+        ClientSubnet::new(address.parse().unwrap(), prefix)
     }
 
     #[test]

@@ -1,0 +1,90 @@
+//! The query that goes upstream.
+//!
+//! Only the client's question travels, in its own letter case. The rest is ours: a fresh ID, an
+//! OPT record of our own, and of the flags those that are part of the cache key.
+
+use super::{ClientSubnet, Edns, KEY_FLAG_CD, KEY_FLAG_DO, header};
+
+/// Our UDP payload size towards upstreams, in octets: what passes any path without fragments
+/// (DNS flag day 2020; RFC 9715 recommends 1400 or less).
+const UDP_SIZE: u16 = 1232;
+
+/// A query to an upstream.
+#[derive(Clone, Copy, Debug)]
+pub struct UpstreamQuery<'a> {
+    /// Transaction ID.
+    pub id: u16,
+    /// The question in wire form.
+    pub question: &'a [u8],
+    /// DO and CD, as in [`Query::key_flags`](super::Query::key_flags).
+    pub key_flags: u8,
+    /// Ask for the AD bit in the response (RFC 6840 section 5.7).
+    pub want_ad: bool,
+    /// Send an OPT record. Without one neither DO nor the subnet travels.
+    pub edns: bool,
+    /// The client subnet option.
+    pub subnet: Option<&'a ClientSubnet>,
+}
+
+impl UpstreamQuery<'_> {
+    /// Writes the query into `out`, over what was there.
+    pub fn write_to(&self, out: &mut Vec<u8>) {
+        let flag = |is_set, bit| if is_set { bit } else { 0 };
+        let flags = header::RD
+            | flag(self.key_flags & KEY_FLAG_CD != 0, header::CD)
+            | flag(self.want_ad, header::AD);
+        out.clear();
+        out.extend_from_slice(&self.id.to_be_bytes());
+        out.extend_from_slice(&flags.to_be_bytes());
+        let counts = [1, 0, 0, u16::from(self.edns)];
+        out.extend(counts.into_iter().flat_map(u16::to_be_bytes));
+        out.extend_from_slice(self.question);
+        if self.edns {
+            let options = self.subnet.map_or(&[][..], ClientSubnet::option);
+            let dnssec_ok = self.key_flags & KEY_FLAG_DO != 0;
+            out.extend_from_slice(&Edns::record(UDP_SIZE, dnssec_ok, options.len() as u16));
+            out.extend_from_slice(options);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+    use hickory_proto::{
+        op::{Message, MessageType, OpCode},
+        rr::rdata::opt::EdnsCode,
+        serialize::binary::BinDecodable,
+    };
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn says_to_the_oracle_what_was_to_be_said(
+            id: u16, key_flags in 0..4u8, want_ad: bool, edns: bool, subnet in prop::option::of((any::<[u8; 4]>(), 0..40u8)),
+        ) {
+            let question = b"\x03wWw\x02ok\0\0\x1c\0\x01";
+            let subnet = subnet.map(|(address, prefix)| ClientSubnet::new(address.into(), prefix));
+            let query = UpstreamQuery { id, question, key_flags, want_ad, edns, subnet: subnet.as_ref() };
+            let mut msg = vec![7; 500];
+            query.write_to(&mut msg);
+            let read = Message::from_bytes(&msg).unwrap();
+            prop_assert_eq!(read.metadata.id, id);
+            prop_assert_eq!((read.metadata.message_type, read.metadata.op_code), (MessageType::Query, OpCode::Query));
+            prop_assert!(read.metadata.recursion_desired && !read.metadata.recursion_available);
+            prop_assert_eq!(read.metadata.authentic_data, want_ad);
+            prop_assert_eq!(read.metadata.checking_disabled, key_flags & KEY_FLAG_CD != 0);
+            prop_assert_eq!(read.queries.len(), 1);
+            prop_assert_eq!(&msg[12..12 + question.len()], question);
+            prop_assert_eq!(read.edns.is_some(), edns);
+            if let Some(read) = read.edns {
+                prop_assert_eq!((read.max_payload(), read.version()), (UDP_SIZE, 0));
+                prop_assert_eq!(read.flags().dnssec_ok, key_flags & KEY_FLAG_DO != 0);
+                prop_assert_eq!(read.option(EdnsCode::Subnet).is_some(), subnet.is_some());
+                prop_assert_eq!(msg.len(), 12 + question.len() + 11 + subnet.map_or(0, |subnet| subnet.option().len()));
+            }
+        }
+    }
+}
