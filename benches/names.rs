@@ -1,7 +1,7 @@
 //! Folding, hashing and comparison of names: `cargo bench -p benches --bench names`.
 //!
-//! The names are taken in random order. Where their lengths differ, no branch prediction can learn
-//! what comes next, as with what clients ask.
+//! The names are taken in random order. Where their lengths differ, branches on the length cannot be
+//! predicted, as with the names that clients ask for.
 #![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing)]
 
 use std::{hint::black_box, ops::RangeInclusive, time::Duration};

@@ -18,9 +18,9 @@ use hickory_proto::{
 
 const QUESTION: &[u8] = b"\x03www\x07example\x03com\0\0\x01\0\x01";
 
-/// A response that is taken and that the oracle reads becomes a reply that the oracle reads as those of its
-/// records that belong to the question; without an answer or a SOA record it is not kept; and nothing
-/// that an upstream sends does any harm.
+/// A response that is accepted and that the oracle reads becomes a reply that the oracle reads as those of
+/// its records that belong to the question; without an answer or a SOA record it is not cached; and nothing
+/// that an upstream sends makes Heimdall panic.
 pub fn upstream_answer(msg: &[u8]) {
     let _ = options::extended_error(msg);
     let own = question(msg);
@@ -73,7 +73,7 @@ fn check(msg: &[u8], question: &[u8], flags: u8, answer: &Answer) {
     };
     let qtype = parsed.qtype();
     let expected = oracle::belonging(&theirs, qtype, flags & 1 != 0);
-    let expected = expected.unwrap_or_else(|| panic!("a circle: {msg:02x?}"));
+    let expected = expected.unwrap_or_else(|| panic!("an alias loop: {msg:02x?}"));
     let [answers, authorities, _] = &expected;
     let answered = answers
         .iter()
@@ -116,11 +116,11 @@ fn check(msg: &[u8], question: &[u8], flags: u8, answer: &Answer) {
     }
 }
 
-/// Types with names that the oracle takes as octets, and that Heimdall writes in full where it has to write
-/// records anew.
+/// Types with names that the oracle takes as octets, and that Heimdall decompresses where it has to rewrite
+/// records.
 const NAMES_UNKNOWN_TO_THE_ORACLE: [u16; 14] = [3, 4, 7, 8, 9, 14, 17, 18, 21, 26, 36, 39, 46, 47];
 
-/// A record's data. Names that point to the question have the letters of whoever asks.
+/// A record's data in lower case: names that point to the question have the letter case of the query.
 fn data(record: &Record) -> Option<Vec<u8>> {
     record
         .data
@@ -129,8 +129,8 @@ fn data(record: &Record) -> Option<Vec<u8>> {
         .map(|data| data.to_ascii_lowercase())
 }
 
-/// Whether two records say the same, but for their TTLs.
-fn says_the_same(ours: &Record, theirs: &Record) -> bool {
+/// Whether two records are the same, but for their TTLs.
+fn same_but_for_ttl(ours: &Record, theirs: &Record) -> bool {
     ours.name == theirs.name
         && ours.record_type() == theirs.record_type()
         && ours.dns_class == theirs.dns_class
@@ -138,17 +138,17 @@ fn says_the_same(ours: &Record, theirs: &Record) -> bool {
             || data(ours) == data(theirs))
 }
 
-/// Whether the records are theirs in the same order, some of which come once where they came several times.
+/// Checks that the records are theirs in the same order, without duplicates.
 fn same(ours: &[Record], theirs: &[Record]) {
     let mut rest = theirs.iter();
     for ours in ours {
         assert!(
-            rest.any(|theirs| says_the_same(ours, theirs)),
+            rest.any(|theirs| same_but_for_ttl(ours, theirs)),
             "{ours} is new"
         );
     }
     for theirs in theirs {
-        let is_there = ours.iter().any(|ours| says_the_same(ours, theirs));
+        let is_there = ours.iter().any(|ours| same_but_for_ttl(ours, theirs));
         assert!(is_there, "{theirs} is missing");
     }
 }

@@ -11,8 +11,8 @@ use heimdall_user::{
 /// The largest frame that an interface's memory holds.
 const FRAME: usize = 2048;
 
-/// A frame that is taken is taken as etherparse takes it, and turned round it is a frame to whoever
-/// sent it, with right checksums.
+/// A frame that is accepted is read as etherparse reads it, and its reply is a frame to its sender, with
+/// right checksums.
 pub fn packet_view(frame: &[u8]) {
     let frame = &frame[..frame.len().min(FRAME)];
     let sources = SourceFilter::new([IpAddr::from([10, 53, 0, 1])]);
@@ -22,7 +22,7 @@ pub fn packet_view(frame: &[u8]) {
         };
         let query = layout.query(frame).to_vec();
         assert_eq!(query.len(), layout.dns_len());
-        let asked = Seen::of(frame).expect("etherparse takes it, too");
+        let asked = Seen::of(frame).expect("etherparse reads it, too");
         assert_eq!(asked.payload, query);
 
         let mut octets = frame.to_vec();
@@ -36,7 +36,7 @@ pub fn packet_view(frame: &[u8]) {
         let Some(end) = packet.turn_round(len, sum) else {
             continue;
         };
-        let replied = Seen::of(&octets[..end]).expect("a frame again");
+        let replied = Seen::of(&octets[..end]).expect("the reply is a frame");
         assert_eq!(replied.source, asked.destination);
         assert_eq!(replied.destination, asked.source);
         assert_eq!(replied.payload, reply);

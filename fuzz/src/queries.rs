@@ -61,7 +61,7 @@ thread_local! {
     static CORE: RefCell<Core> = RefCell::new(core());
 }
 
-/// A core with everything in it that a reply can have.
+/// A core that is set up to send everything that a reply can have.
 fn core() -> Core {
     let policy = Policy {
         limit: LimitSettings {
@@ -91,7 +91,7 @@ fn ask(core: &mut Core, msg: &[u8], transport: Transport) {
     thread_local! {
         static SECONDS: RefCell<u32> = const { RefCell::new(0) };
     }
-    // Time passes, so that the rate limit lets some through and stops some.
+    // Time passes, so that the rate limit lets some through and drops some.
     let seconds = SECONDS.with_borrow_mut(|seconds| {
         *seconds = seconds.wrapping_add(1);
         *seconds / 90
@@ -131,8 +131,7 @@ fn ask(core: &mut Core, msg: &[u8], transport: Transport) {
                 let mut fresh = buf.clone();
                 let verdict = core.complete(&query, &mut fresh, client, &answer);
                 assert_ne!(verdict, Verdict::Miss);
-                // What was learnt need not fit the type that was asked for: only the frame is
-                // looked at.
+                // The cached record need not have the queried type: only the frame is checked.
                 check_frame(msg, &fresh, verdict, limit);
                 let verdict = core.overload(&query, &mut buf, client);
                 check(msg, &buf, verdict, limit);
@@ -161,7 +160,7 @@ fn check(msg: &[u8], buf: &[u8], verdict: Verdict, limit: usize) {
     let Some(reply) = check_frame(msg, buf, verdict, limit) else {
         return;
     };
-    // A hit has the address record that was learnt, whatever type it was asked for.
+    // A hit has the cached address record, whatever type was queried.
     if reply[6..8] != [0, 0] && reply[5] == 1 {
         return;
     }

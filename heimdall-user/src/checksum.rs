@@ -1,13 +1,14 @@
-//! The Internet checksum (RFC 1071): of packets, and of the parts of answers beforehand.
+//! The Internet checksum ([RFC 1071](https://www.rfc-editor.org/rfc/rfc1071)): of packets, and of the
+//! parts of answers in advance.
 //!
 //! Sums are kept unfolded in 64 bits and in the machine's own octet order, which one's complement
 //! arithmetic allows (section 2 B); only the folded result is a number of the wire.
 
 /// What a correct message, its checksum field included, folds to.
-pub const NOTHING_LEFT: [u8; 2] = [0xff; 2];
+pub(crate) const CORRECT: [u8; 2] = [0xff; 2];
 
 /// Adds the octets of `data` to `sum`, as 16-bit words, an odd last octet padded with zero. They
-/// begin at an even offset; for others see [`at`].
+/// begin at an even offset; for odd ones see [`at`].
 #[inline(always)]
 pub fn add(sum: u64, data: &[u8]) -> u64 {
     let (words, _) = data.as_chunks::<8>();
@@ -15,13 +16,13 @@ pub fn add(sum: u64, data: &[u8]) -> u64 {
         total + u128::from(u64::from_ne_bytes(*word))
     });
     let (carries, low) = ((total >> 64) as u64, total as u64);
-    // Numbers of 32 bits: adding them up in 64 cannot overflow before 2^32 of them.
+    // 32-bit numbers: fewer than 2^32 of them cannot overflow 64 bits.
     sum + carries + (low >> 32) + (low & 0xffff_ffff)
 }
 
 /// The sum of a header whose size is known when this is compiled, a multiple of four.
 #[inline(always)]
-pub fn of_words<const N: usize>(header: &[u8; N]) -> u64 {
+pub(crate) fn of_words<const N: usize>(header: &[u8; N]) -> u64 {
     const { assert!(N.is_multiple_of(4)) }
     let (words, _) = header.as_chunks::<4>();
     (words.iter()).fold(0, |sum, word| sum + u64::from(u32::from_ne_bytes(*word)))
@@ -35,7 +36,7 @@ fn tail(data: &[u8]) -> u64 {
         return short(data);
     };
     let left = 8 * (data.len() as u32 % 8);
-    // One bit first: a shift by all 64 is none.
+    // In two shifts, the first by one bit: a single one could be by 64, which is not defined.
     (u64::from_le_bytes(*last) >> 1 >> (63 - left)).to_le()
 }
 
@@ -56,7 +57,7 @@ pub fn at(offset: usize, sum: u64) -> u64 {
     sum << (8 * (offset & 1))
 }
 
-/// What a sum grows by when the 32 bits `old`, as they stand in memory, become `new`.
+/// What a sum grows by when the 32 bits `old` become `new`, both in memory order.
 #[inline(always)]
 pub fn change(old: u32, new: u32) -> u64 {
     u64::from(!old) + u64::from(new)
@@ -104,7 +105,7 @@ mod tests {
 
     use super::*;
 
-    /// Word by word, as RFC 1071 section 4.1 says it.
+    /// Word by word, as in RFC 1071 section 4.1.
     fn plain(data: &[u8]) -> u16 {
         let mut sum = 0u32;
         for pair in data.chunks(2) {

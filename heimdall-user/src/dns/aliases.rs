@@ -1,4 +1,4 @@
-//! Where the aliases of an answer lead.
+//! The targets of an answer's aliases.
 
 use super::{AnswerRef, header, name::decompressed, record::Section, rrtype};
 

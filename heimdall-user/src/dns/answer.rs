@@ -1,4 +1,4 @@
-//! Answers in the flat form in which they are cached, handed about and sent.
+//! Answers in the flat form in which they are cached, passed between threads and sent.
 //!
 //! ```text
 //!  0  life        u32   seconds from its arrival for which the answer is fresh; 0: not cached
@@ -18,7 +18,7 @@
 //! has the same length, so all offsets hold.
 //!
 //! [`Answer::from_response`] makes one from an upstream's response. What is made from an answer, or
-//! without one, is in [`derived`], [`shorten`] and [`cut`](super::cut).
+//! without one, is in `derived`, `shorten` and [`cut`](super::cut).
 
 mod derived;
 mod shorten;
@@ -47,7 +47,7 @@ mod field {
     pub(super) const BODY: usize = 20;
 }
 
-/// What stands before the body.
+/// The octets before the body.
 type Fixed = [u8; field::BODY];
 
 /// A field of `fixed`, which is `N` octets.
@@ -81,7 +81,7 @@ pub struct Parts<'a> {
     pub body: &'a [u8],
     /// Offsets of the TTL fields in the body.
     pub ttl_offsets: &'a [u16],
-    /// Seconds for which the answer may be used; 0: it must not be kept.
+    /// Seconds for which the answer is fresh; 0: it must not be cached.
     pub life: u32,
     /// The upstream says that the data are authentic.
     pub authentic: bool,
@@ -116,7 +116,7 @@ impl Answer {
         Self(flat.into_boxed_slice())
     }
 
-    /// The answer's octets, to be kept and read again with [`AnswerRef::read`].
+    /// The answer's octets, which [`AnswerRef::read`] reads.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
@@ -154,7 +154,7 @@ impl<'a> AnswerRef<'a> {
         Some(Self { fixed, body, ttls })
     }
 
-    /// Seconds from its arrival for which the answer may be used; 0: it must not be kept.
+    /// Seconds from its arrival for which the answer is fresh; 0: it must not be cached.
     #[inline(always)]
     pub fn life(&self) -> u32 {
         u32::from_le_bytes(get(self.fixed, field::LIFE))
@@ -163,14 +163,14 @@ impl<'a> AnswerRef<'a> {
     /// QDCOUNT, ANCOUNT, NSCOUNT and ARCOUNT of a reply to one question, the first on top; `opt`: with
     /// an OPT record besides.
     #[inline(always)]
-    pub fn reply_counts(&self, opt: bool) -> u64 {
+    pub(super) fn reply_counts(&self, opt: bool) -> u64 {
         // The counts and the two octets before them in one load, rather than three.
         let counts = get(self.fixed, field::COUNTS.end - 8..field::COUNTS.end);
         let counts = u64::from_be_bytes(counts) & 0xffff_ffff_ffff;
         1 << 48 | counts.wrapping_add(opt.into())
     }
 
-    /// ANCOUNT, NSCOUNT and ARCOUNT as they stand in a header.
+    /// ANCOUNT, NSCOUNT and ARCOUNT as in a header.
     pub fn counts(&self) -> [u8; 6] {
         get(self.fixed, field::COUNTS)
     }
@@ -212,8 +212,8 @@ impl<'a> AnswerRef<'a> {
         self.flags() & FLAG_TC != 0
     }
 
-    /// Whether [`stale`](Self::stale) made it. The Extended DNS Error does not tell: an upstream may have
-    /// given a stale answer of its own.
+    /// Whether [`stale`](Self::stale) made it. The Extended DNS Error does not show that: an upstream may
+    /// have given a stale answer of its own.
     pub fn is_stale(&self) -> bool {
         self.flags() & FLAG_STALE != 0
     }
@@ -230,7 +230,7 @@ impl<'a> AnswerRef<'a> {
         u16::from_ne_bytes(get(self.fixed, field::SUM)).into()
     }
 
-    /// Copies the body to the start of `out`. `None`: it has no room.
+    /// Copies the body to the start of `out`. `None`: it does not fit.
     #[inline(always)]
     pub(super) fn copy_body(&self, out: &mut [u8]) -> Option<()> {
         let body = self.body;
@@ -307,7 +307,7 @@ impl<'a> AnswerRef<'a> {
 
     /// Whether the body holds as many records as the answer says, with their TTLs where it says, adds
     /// up to its sum, and a reply to a question of `question` octets can be as long; and whether it is
-    /// one that an upstream's response was kept as, neither stale nor truncated. Pointers in names are
+    /// one that was made from an upstream's response, neither stale nor truncated. Pointers in names are
     /// not followed.
     pub fn is_sound(&self, question: usize) -> bool {
         let start = header::LEN + question;

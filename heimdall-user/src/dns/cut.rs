@@ -1,9 +1,8 @@
 //! A denial of one name as the answer for a name below it (RFC 8020).
 //!
-//! An answer's names point back into the message, which begins with the question. Under a longer
-//! question everything after the longer name's extra labels lies further back by as much as they
-//! take; the shorter name is the end of the longer one. So every pointer moves by one and the
-//! same distance, and nothing else changes.
+//! Names in an answer point back into the message, which begins with the question. A longer question
+//! moves everything behind its extra labels by their length, and its last labels are the shorter
+//! name. So every pointer grows by the same distance, and nothing else changes.
 
 use super::{
     Answer, AnswerRef,

@@ -27,21 +27,21 @@ use crate::checksum;
 /// Octets of an OPT record without options, its root owner included.
 pub const OPT_LEN: usize = 11;
 
-/// The DO bit, as it stands in the TTL field (RFC 3225).
+/// The DO bit in the TTL field (RFC 3225).
 const DO: u32 = 0x0000_8000;
 
-/// The same, in the octet that it stands in.
+/// The DO bit in its octet.
 const FLAG_DO: u8 = 0x80;
 
 /// Info-codes of Extended DNS Errors (RFC 8914 section 4) that Heimdall gives.
 pub mod ede {
     /// No other code fits. Heimdall does not give it itself.
     pub const OTHER: u16 = 0;
-    /// The answer's life is over, and no upstream gave a newer one.
+    /// The answer has expired, and no upstream gave a newer one.
     pub const STALE: u16 = 3;
-    /// The failure is remembered: no upstream was asked now.
+    /// The failure is cached: no upstream was asked now.
     pub const CACHED_ERROR: u16 = 13;
-    /// There is no room for the query: too many wait for an upstream.
+    /// The query cannot be queued: too many wait for an upstream.
     pub const NOT_READY: u16 = 14;
     /// The name is on a blocklist.
     pub const BLOCKED: u16 = 15;
@@ -71,7 +71,7 @@ pub mod option {
     pub const EDE: u16 = 15;
 }
 
-/// What a query's OPT record asks for, in one word, for it is handed about with every query.
+/// What a query's OPT record asks for, in one word, because every query carries it.
 ///
 /// ```text
 /// bits  0–15 payload size | 16–23 version | 24 DO | 25 NSID
@@ -128,29 +128,29 @@ impl Edns {
         self.word() >> Self::COOKIE_AT != 0
     }
 
-    /// Whether it asks for no option and is of the version that is ours.
+    /// Whether it asks for no option and is of version 0.
     #[inline(always)]
     pub(super) fn is_plain(self) -> bool {
         const PLAIN: u64 = 0xffff | 1 << Edns::DO;
         self.word() & !PLAIN == 0
     }
 
-    /// Where the first COOKIE option's data are: few queries have any, and a place is quicker to
-    /// hand about than what is there.
-    fn place_of_cookie(self) -> Range<usize> {
+    /// The octets of the first COOKIE option's data: few queries have any, and a range is cheaper to
+    /// pass on than the data.
+    fn cookie_range(self) -> Range<usize> {
         let at = usize::from((self.word() >> Self::COOKIE_AT) as u16);
         let len = usize::from((self.word() >> Self::COOKIE_LEN) as u8);
         at..at + len
     }
 
     /// Offset after the COOKIE option, 0 without one.
-    pub fn end_of_cookie(self) -> usize {
-        self.place_of_cookie().end
+    pub(super) fn end_of_cookie(self) -> usize {
+        self.cookie_range().end
     }
 
-    /// The first COOKIE option of the query, which stands in `msg`.
+    /// The first COOKIE option of the query, which was read from `msg`.
     pub fn cookie(self, msg: &[u8]) -> Option<Cookie> {
-        Cookie::read(msg.get(self.place_of_cookie())?).filter(|_| self.has_cookie())
+        Cookie::read(msg.get(self.cookie_range())?).filter(|_| self.has_cookie())
     }
 
     /// Adds what an option says.
@@ -166,7 +166,7 @@ impl fmt::Debug for Edns {
             .field("version", &self.version())
             .field("dnssec_ok", &self.dnssec_ok())
             .field("nsid", &self.nsid())
-            .field("cookie", &self.place_of_cookie())
+            .field("cookie", &self.cookie_range())
             .finish()
     }
 }
@@ -176,7 +176,7 @@ impl fmt::Debug for Edns {
 pub struct Cookie {
     /// The client's cookie.
     pub client: [u8; 8],
-    /// The server cookie that the client has from an earlier reply, as it believes from us.
+    /// The server cookie, which the client has from an earlier reply.
     pub server: ServerCookie,
 }
 
@@ -185,9 +185,9 @@ pub struct Cookie {
 pub enum ServerCookie {
     /// The client has none yet.
     Absent,
-    /// Of the length that ours have (RFC 9018 section 4).
+    /// Of the length that this server's have (RFC 9018 section 4).
     Sixteen([u8; 16]),
-    /// Of another length: not from us.
+    /// Of another length: another server's.
     Foreign,
 }
 
@@ -205,14 +205,14 @@ impl Cookie {
     }
 }
 
-/// What the OPT record of a reply holds beside its fixed part.
+/// The options in the OPT record of a reply.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options<'a> {
     /// Info-code of an Extended DNS Error.
     pub ede: Option<u16>,
-    /// The name server identifier, if one is to be told.
+    /// The name server identifier.
     pub nsid: Option<&'a [u8]>,
-    /// The client's cookie and ours.
+    /// The client's cookie and the server's.
     pub cookie: Option<&'a [u8; 24]>,
 }
 
@@ -232,8 +232,8 @@ impl Options<'_> {
         self.len() == 0
     }
 
-    /// Completes the OPT record at `at`, which is there but for its options. The offset after it, and
-    /// its sum.
+    /// Adds the options to the OPT record at `at`, which has none yet. Gives the offset after it and its
+    /// sum.
     #[inline(never)]
     fn complete(&self, buf: &mut [u8], at: usize) -> Option<Reply> {
         let start = at + OPT_LEN;
@@ -244,7 +244,7 @@ impl Options<'_> {
         Some(Reply { len, sum })
     }
 
-    /// Writes the options at `at`. The offset after them.
+    /// Writes the options at `at`. Gives the offset after them.
     fn write(&self, buf: &mut [u8], at: usize) -> Option<usize> {
         let mut end = at;
         let mut put = |code: u16, data: &[u8]| {
@@ -274,7 +274,7 @@ impl Edns {
     ///
     /// Returns `None` if an option's length runs past the record, or a cookie has a length that
     /// none can have (RFC 7873 section 5.2.2). Other options are ignored (RFC 6891 section
-    /// 6.1.2), and so are all of a version that is not ours.
+    /// 6.1.2), and so are all of another version than 0.
     pub(super) fn read(record: &Record<'_>) -> Option<Self> {
         let [_, version, _, _] = record.ttl.to_be_bytes();
         let mut edns = Self::new(record.class, version, record.ttl & DO != 0)?;
@@ -302,8 +302,8 @@ impl Edns {
         Some(())
     }
 
-    /// As [`read`](Self::read), for what most queries end with: an OPT record without options, of the
-    /// version that is ours. `None`: it is something else.
+    /// As [`read`](Self::read), for what most queries end with: an OPT record without options, of
+    /// version 0. `None`: it is something else.
     #[inline(always)]
     pub(super) fn read_bare(rest: &[u8]) -> Option<Self> {
         // A load and a comparison of NAME, TYPE and VERSION, rather than field by field: this is on the
@@ -319,8 +319,8 @@ impl Edns {
         Self::new((first >> 24) as u16, 0, first & 0x80 != 0)
     }
 
-    /// The OPT record of a message of ours: our payload size, DO (RFC 3225), a response code below 16;
-    /// `rdlength` octets of options follow.
+    /// The OPT record of a message that Heimdall sends: its UDP payload size, DO (RFC 3225), a response
+    /// code below 16; `rdlength` octets of options follow.
     pub(super) fn record(udp_size: u16, dnssec_ok: bool, rdlength: u16) -> [u8; OPT_LEN] {
         let ([t0, t1], [s0, s1]) = (rrtype::OPT.to_be_bytes(), udp_size.to_be_bytes());
         let [l0, l1] = rdlength.to_be_bytes();
@@ -328,7 +328,7 @@ impl Edns {
         [0, t0, t1, s0, s1, 0, 0, flags, 0, l0, l1]
     }
 
-    /// Writes the OPT record of a reply to this requestor at `at`. The offset after it, and its sum.
+    /// Writes the OPT record of a reply to this requestor at `at`. Gives the offset after it and its sum.
     #[inline(always)]
     pub(super) fn reply(
         self,
@@ -340,7 +340,7 @@ impl Edns {
     ) -> Option<Reply> {
         let flags = (self.word() >> (Self::DO - FLAG_DO.trailing_zeros())) as u8 & FLAG_DO;
         let record = buf.get_mut(at..)?.first_chunk_mut::<OPT_LEN>()?;
-        // Two words that overlap: octets that are written one by one take longer.
+        // Two overlapping words: fewer stores than octet by octet.
         *record.first_chunk_mut()? = server.opt;
         *record.last_chunk_mut()? = [flags, 0, 0, 0];
         let mut sum = u64::from(server.opt_sum) + u64::from(u16::from_ne_bytes([0, flags]));

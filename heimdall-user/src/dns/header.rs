@@ -94,7 +94,7 @@ pub mod rcode {
     /// A DNAME record leads to a name that is too long (RFC 6672 section 2.2).
     pub const YXDOMAIN: u8 = 6;
     /// Those with which a server says that it has no answer, where another may have one.
-    pub const FAILURES: [u8; 4] = [FORMERR, SERVFAIL, NOTIMP, REFUSED];
+    pub(in crate::dns) const FAILURES: [u8; 4] = [FORMERR, SERVFAIL, NOTIMP, REFUSED];
     /// The EDNS version is not supported; its upper eight bits travel in the OPT record.
     pub const BADVERS: u8 = 16;
     /// The server wants a cookie of its own first (RFC 7873); extended as BADVERS is.

@@ -1,12 +1,12 @@
 //! The DNS wire format, read and written in place.
 //!
-//! This room knows bytes and nothing else: no I/O, no threads, no clock, no allocation while a
-//! query is read or answered. The answer core reads a query through [`DnsPacketView`], and writes
-//! the reply over it through [`reply`]; the forwarder turns an upstream's response into an
-//! [`Answer`], the form in which answers are cached and handed about.
+//! The module does no I/O, knows no thread and no clock, and allocates nothing while a query is read
+//! or answered. The answer core reads a query through [`DnsPacketView`], and writes the reply over it
+//! through [`reply`]; the forwarder writes an [`UpstreamQuery`] and makes an [`Answer`] of the
+//! response, the form in which answers are cached and passed between threads.
 //!
-//! Every reader takes untrusted bytes: lengths are checked where they are read, every loop is
-//! bounded by the message's length, and nothing panics.
+//! Every reader takes untrusted octets: lengths are checked where they are read (by the `cursor`,
+//! but for the path of a hit), every loop is bounded by the message's length, and nothing panics.
 
 pub mod aliases;
 pub mod answer;
@@ -60,7 +60,7 @@ pub mod rrtype {
     pub const CNAME: u16 = 5;
     /// Start of authority (RFC 1035).
     pub const SOA: u16 = 6;
-    /// Host information (RFC 1035), which also stands in for ANY (RFC 8482).
+    /// Host information (RFC 1035), which also answers ANY (RFC 8482).
     pub const HINFO: u16 = 13;
     /// Text (RFC 1035).
     pub const TXT: u16 = 16;

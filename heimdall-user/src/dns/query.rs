@@ -1,4 +1,4 @@
-//! What is kept of a query, and the key under which its answer is cached.
+//! What remains of a query once it is read, and the key under which its answer is cached.
 
 use super::{CLASS_IN, DnsPacketView, Edns, NameHasher, QUESTION_FIXED, header, rrtype};
 
@@ -29,14 +29,14 @@ fn key_rest(kind: u32, flags: u8) -> u64 {
     u64::from(kind) << 8 | u64::from(flags)
 }
 
-/// The hash under which the answer to a question, in wire form, is kept: [`Query::hash`].
+/// The hash under which the answer to a question, in wire form, is cached: [`Query::hash`].
 pub fn question_hash(hasher: &NameHasher, question: &[u8], flags: u8) -> u64 {
     let kind = *question.last_chunk().unwrap_or(&[0; QUESTION_FIXED]);
     hasher.hash(question, key_rest(u32::from_be_bytes(kind), flags))
 }
 
 impl Query {
-    /// Takes a view's findings and hashes its key.
+    /// Takes what the view found, and hashes the key.
     #[inline(always)]
     pub fn new(view: &DnsPacketView<'_>, hasher: &NameHasher) -> Self {
         let mut query = Self {
@@ -51,8 +51,7 @@ impl Query {
         query
     }
 
-    /// Whether it has no OPT record, or one that asks for nothing beside DO, of the version that is
-    /// ours.
+    /// Whether it has no OPT record, or one of version 0 that asks for nothing beside DO.
     #[inline(always)]
     pub fn is_plain(&self) -> bool {
         self.edns.is_none_or(Edns::is_plain)
@@ -83,7 +82,7 @@ impl Query {
     }
 
     /// The part of the key beside name, type and class: [`KEY_FLAG_DO`] and [`KEY_FLAG_CD`]. Answers
-    /// for DO and for CD are kept apart (RFC 4035 sections 3.2.1 and 3.2.2).
+    /// for DO and for CD are cached apart (RFC 4035 sections 3.2.1 and 3.2.2).
     #[inline(always)]
     pub fn key_flags(&self) -> u8 {
         let dnssec_ok = if self.dnssec_ok() { KEY_FLAG_DO } else { 0 };

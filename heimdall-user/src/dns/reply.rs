@@ -1,8 +1,7 @@
 //! Replies, written over the query that they answer.
 //!
 //! The query's ID and question stay where they are, in the client's own letter case; the header
-//! is rewritten around them and the sections follow. One buffer holds first the one, then the
-//! other.
+//! is rewritten around them and the sections follow, in the same buffer.
 
 use super::{
     AnswerRef, Edns, Options, Query,
@@ -12,13 +11,14 @@ use super::{
 };
 use crate::checksum;
 
-/// A reply that stands in its buffer.
+/// A reply that was written to its buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reply {
     /// Its octets.
     pub len: usize,
     /// Their sum, for UDP's checksum ([`checksum::add`]). That of a cached answer is put together
-    /// from the sums of its parts: whoever reads again what was just written, waits for it.
+    /// from the sums of its parts: reading back what was just written in smaller stores would be a
+    /// store-forwarding stall.
     pub sum: u64,
 }
 
@@ -30,7 +30,7 @@ impl Reply {
     }
 }
 
-/// What the server says of itself in every reply.
+/// What every reply says of the server.
 #[derive(Clone, Copy, Debug)]
 pub struct Server {
     udp_size: u16,
@@ -41,7 +41,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// `udp_size` is the largest UDP reply in octets, and the payload size in our OPT records;
+    /// `udp_size` is the largest UDP reply in octets, and the payload size in OPT records;
     /// `trust_ad`: the upstream's AD bit is passed on to clients that ask for it.
     pub fn new(udp_size: u16, trust_ad: bool) -> Self {
         let [first @ .., _, _, _] = Edns::record(udp_size, false, 0);
@@ -61,19 +61,19 @@ pub fn udp_limit(query: &Query, server: &Server) -> usize {
     usize::from(query.edns.map_or(512, Edns::udp_size).min(server.udp_size))
 }
 
-/// What a reply says.
+/// What a reply holds, beside what comes from the query.
 #[derive(Clone, Copy, Debug)]
 pub struct Content<'a> {
     /// The answer.
     pub answer: AnswerRef<'a>,
-    /// Seconds since it was learnt.
+    /// Seconds since it was received.
     pub age: u32,
     /// The sum of the question as it is asked ([`checksum::add`]), if it is known.
     pub question_sum: Option<u64>,
 }
 
 impl<'a> From<AnswerRef<'a>> for Content<'a> {
-    /// An answer that has just come.
+    /// An answer that was just received.
     fn from(answer: AnswerRef<'a>) -> Self {
         Self {
             answer,
@@ -114,8 +114,8 @@ fn shortened(
     options: Option<&Options<'_>>,
 ) -> Option<Reply> {
     let start = usize::from(query.question_end);
-    let others = start + opt_len(query, options);
-    let room = limit.min(buf.len()).checked_sub(others)?;
+    let rest = start + opt_len(query, options);
+    let room = limit.min(buf.len()).checked_sub(rest)?;
     let shortened = content.answer.shortened(start, query.qtype(), room)?;
     let answer = shortened.as_ref();
     let content = Content { answer, ..content };
@@ -131,8 +131,8 @@ fn opt_len(query: &Query, options: Option<&Options<'_>>) -> usize {
     }
 }
 
-/// As [`answer`], but `None` if the answer does not fit. `rcode` is the answer's: who knows it before,
-/// spares its steps.
+/// As [`answer`], but `None` if the answer does not fit. `rcode` is the answer's: a caller for which it
+/// is a constant saves the steps for others.
 #[inline(always)]
 pub fn whole_answer(
     buf: &mut [u8],
@@ -207,7 +207,7 @@ pub fn truncated(
     write(buf, query, flags, rcode, server, options)
 }
 
-/// Cuts the reply in `buf` down to its question and its OPT record, and tells the client to ask
+/// Truncates the reply in `buf` to its question and its OPT record, and sets TC: the client asks again
 /// over TCP.
 pub fn cut(buf: &mut [u8], query: &Query) -> Option<usize> {
     let opt = opt_record(buf).map(|opt| opt.owner..opt.end());
@@ -232,7 +232,7 @@ pub fn unreadable(buf: &mut [u8], question_end: Option<u16>, rcode: u8) -> Optio
     Reply::new(buf, question_end.map_or(header::LEN, usize::from))
 }
 
-/// The flags of every reply: RD and CD come back as they were sent.
+/// The flags of every reply: RD and CD are the query's.
 #[inline(always)]
 fn base_flags(query: &Query) -> u16 {
     header::QR | header::RA | (query.flags & (header::RD | header::CD))

@@ -1,12 +1,12 @@
-//! Taking an upstream's response: what of it becomes an answer.
+//! An answer made from an upstream's response.
 //!
-//! An upstream is a resolver, and its response is checked all the same. A record whose data do not have
+//! An upstream is a resolver, and its response is checked nevertheless. A record whose data do not have
 //! the form of their type makes the whole response a broken one. Records that do not belong to the
 //! question ([`scope`]) and duplicates are left out. The answer is a positive one if the asked type is
-//! there at the end of the aliases. All of it takes time in proportion to the message's length.
+//! present at the end of the aliases. All of it takes time in proportion to the message's length.
 //!
-//! Nearly always all records up to the OPT record are kept, and their octets are copied. Otherwise those
-//! that are kept are [written again](rewrite).
+//! Nearly always all records up to the OPT record are kept, and their octets are copied. Otherwise the
+//! kept ones are [rewritten](rewrite).
 
 mod names;
 #[cfg(test)]
@@ -31,14 +31,14 @@ use names::{Name, NameId, Names};
 use rdata::Data;
 pub use ttl::TtlLimits;
 
-/// Why an upstream's response was not taken.
+/// Why an upstream's response gives no answer.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum BadResponse {
-    /// Cut short, or not a response.
+    /// It ends too early, or is not a response.
     #[error("malformed response")]
     Malformed,
     /// It answers the question, and is wrong: a name or data that do not have the form that they
-    /// must have (RFC 9267), or aliases in a circle.
+    /// must have (RFC 9267), or an alias loop.
     #[error("broken answer")]
     Broken,
     /// It answers another question.
@@ -53,14 +53,15 @@ pub enum BadResponse {
 }
 
 impl Answer {
-    /// Takes an upstream's response to `question` (wire form, any letter case, class IN), asked with the
-    /// DO and CD bits of `key_flags`.
+    /// The answer in an upstream's response to `question` (wire form, any letter case, class IN), which
+    /// was asked with the DO and CD bits of `key_flags`.
     ///
     /// Records that do not belong to the question are left out, and so are duplicates (RFC 2181
     /// section 5) and the OPT record, of which the Extended DNS Error is kept. An RRset gets the least
-    /// of its TTLs, within the limits, and the answer's life is the least of all; a negative answer
-    /// without a SOA record has none (RFC 2308 section 5). Response codes above REFUSED are passed on
-    /// with a life of 0, without records, but for the aliases of YXDOMAIN (RFC 6672 section 2.2).
+    /// of its TTLs, within the limits, and the answer's TTL is the least of all; a negative answer
+    /// without a SOA record has a TTL of 0 (RFC 2308 section 5), and so have response codes above
+    /// REFUSED, which are passed on without records, but for the aliases of YXDOMAIN (RFC 6672
+    /// section 2.2).
     ///
     /// # Errors
     /// [`BadResponse`]; the caller has already matched the ID and the sender.

@@ -117,7 +117,7 @@ fn labels(mut name: &[u8]) -> Vec<&[u8]> {
 /// The oracle rejects, and we accept:
 fn why_we_accept(view: &DnsPacketView<'_>, msg: &[u8]) -> bool {
     let count = |at| u16_at(msg, at).unwrap();
-    // records beside the OPT record, whose data are nobody's business in a query;
+    // records beside the OPT record, whose data do not matter in a query;
     let records = count(6) + count(8) > 0 || count(10) > u16::from(view.edns().is_some());
     // options, which we do not look into unless they are our own (RFC 6891 section 6.1.2).
     records || view.edns().is_some()
@@ -231,9 +231,9 @@ proptest! {
         }
     }
 
-    /// An upstream's response, taken in and sent on, says the same to the oracle.
+    /// An upstream's response, made an answer and sent as a reply, has the same records to the oracle.
     #[test]
-    fn replies_say_what_the_upstream_said(
+    fn replies_hold_the_upstreams_records(
         (name, message) in arb_name().prop_flat_map(|name| (Just(name.clone()), arb_response(name))),
         age in 0..100_000u32, edns: bool, ede: Option<u8>, nsid in prop::option::of(prop::collection::vec(any::<u8>(), 1..20)), cookie: Option<[u8; 24]>, limit in prop_oneof![Just(65_535usize), 512..2000usize],
     ) {
@@ -302,7 +302,7 @@ proptest! {
     }
 
     #[test]
-    fn life_is_the_least_ttl((name, message) in arb_name().prop_flat_map(|name| (Just(name.clone()), arb_response(name)))) {
+    fn an_answer_has_the_least_ttl((name, message) in arb_name().prop_flat_map(|name| (Just(name.clone()), arb_response(name)))) {
         let upstream = message.to_vec().unwrap();
         let question = {
             let mut query = Message::new(1, MessageType::Query, OpCode::Query);
@@ -324,7 +324,7 @@ proptest! {
 }
 
 #[test]
-fn malformed_queries_and_what_they_are() {
+fn malformed_queries_are_classified() {
     let good = b"\0\x01\x01\0\0\x01\0\0\0\0\0\0\x01a\0\0\x01\0\x01".to_vec();
     let with = |change: &dyn Fn(&mut Vec<u8>)| {
         let mut bytes = good.clone();
@@ -406,7 +406,7 @@ fn opt(version: u8, options: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn cookies_have_lengths_that_cookies_can_have() {
+fn cookie_lengths_are_checked() {
     for len in 0..=48usize {
         let options = [&[0, 10, 0, len as u8][..], &vec![7; len]].concat();
         let mut msg = b"\0\x01\x01\0\0\x01\0\0\0\0\0\x01\x01a\0\0\x01\0\x01".to_vec();
@@ -434,13 +434,13 @@ fn cookies_have_lengths_that_cookies_can_have() {
         msg[at] = 1;
         assert!(
             DnsPacketView::parse(&msg).is_ok(),
-            "options of another version are not ours to judge"
+            "options of another version are not checked"
         );
     }
 }
 
 #[test]
-fn only_a_cookie_makes_up_for_a_missing_question() {
+fn only_a_cookie_makes_a_query_without_question_valid() {
     let bare = |count: u8, rest: Vec<u8>| {
         let mut msg = vec![0, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, count];
         msg.extend(rest);
@@ -485,10 +485,10 @@ fn pointers_lead_to_names() {
     );
 }
 
-/// Aliases that lead to nothing: the SOA record rules how long that is believed, and the aliases'
-/// own TTLs stay as they are (RFC 2308 sections 2.1 and 2.2). Without one nothing is believed.
+/// Aliases without records at their end: the SOA record says how long that is cached, and the aliases'
+/// own TTLs stay as they are (RFC 2308 sections 2.1 and 2.2). Without one nothing is cached.
 #[test]
-fn aliases_to_nothing_live_as_long_as_the_soa_says() {
+fn dangling_aliases_are_cached_as_long_as_the_soa_says() {
     for (code, soa, life) in [(3u8, true, 60), (0, true, 60), (0, false, 0), (3, false, 0)] {
         let mut msg = vec![0, 7, 0x81, 0x80 | code, 0, 1, 0, 1, 0, u8::from(soa), 0, 0];
         msg.extend_from_slice(&[1, b'a', 0, 0, 1, 0, 1]);

@@ -1,11 +1,11 @@
 //! The query that goes upstream.
 //!
-//! Only the client's question travels, in its own letter case. The rest is ours: a fresh ID, an
-//! OPT record of our own, and of the flags those that are part of the cache key.
+//! It takes the question from the client's query, in its letter case, and those flags that are part
+//! of the cache key. ID and OPT record are new.
 
 use super::{ClientSubnet, Edns, KEY_FLAG_CD, KEY_FLAG_DO, header};
 
-/// Our UDP payload size towards upstreams, in octets: what passes any path without fragments
+/// The UDP payload size told to upstreams, in octets: what passes any path without fragments
 /// (DNS flag day 2020; RFC 9715 recommends 1400 or less).
 const UDP_SIZE: u16 = 1232;
 
@@ -20,7 +20,7 @@ pub struct UpstreamQuery<'a> {
     pub key_flags: u8,
     /// Ask for the AD bit in the response (RFC 6840 section 5.7).
     pub want_ad: bool,
-    /// Send an OPT record. Without one neither DO nor the subnet travels.
+    /// Send an OPT record. Without one neither DO nor the subnet is sent.
     pub edns: bool,
     /// The client subnet option.
     pub subnet: Option<&'a ClientSubnet>,
@@ -62,7 +62,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn says_to_the_oracle_what_was_to_be_said(
+        fn reads_back_as_it_was_built(
             id: u16, key_flags in 0..4u8, want_ad: bool, edns: bool, subnet in prop::option::of((any::<[u8; 4]>(), 0..40u8)),
         ) {
             let question = b"\x03wWw\x02ok\0\0\x1c\0\x01";

@@ -9,7 +9,7 @@ use super::{
     rrtype,
 };
 
-/// Why a message cannot be taken as a query, and so what it gets.
+/// Why a message is not a query that can be answered, and the reply that it gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Malformed {
     /// Shorter than a header: nothing to answer to. Dropped.

@@ -21,7 +21,7 @@ pub enum BadPacket {
     Length,
     /// A wrong IPv4 or UDP checksum.
     Checksum,
-    /// An address that no reply may go to, or none of ours.
+    /// An address that no reply may go to, or a frame to a group of hosts.
     Source,
 }
 
@@ -102,7 +102,7 @@ impl Layout {
             return Err(BadPacket::Source);
         }
         let sum = checksum::of_words(header);
-        if verify_checksums && checksum::fold(sum) != checksum::NOTHING_LEFT {
+        if verify_checksums && checksum::fold(sum) != checksum::CORRECT {
             return Err(BadPacket::Checksum);
         }
         let udp_len = u16_in(header, ipv4::TOTAL_LENGTH)?.checked_sub(ipv4::LEN as u16);
@@ -253,7 +253,7 @@ fn udp_sum_is_good(segment: &[u8], field: [u8; 2], pseudo: u64, v4: bool) -> boo
     if field == [0, 0] {
         return v4;
     }
-    checksum::fold(checksum::add(pseudo, segment)) == checksum::NOTHING_LEFT
+    checksum::fold(checksum::add(pseudo, segment)) == checksum::CORRECT
         || field == checksum::fold(pseudo)
 }
 

@@ -1,4 +1,4 @@
-//! A packet in whose place its reply goes: headers rewritten, room for the DNS message.
+//! The reply to a packet, written over it.
 
 use core::{mem::swap, net::IpAddr};
 
@@ -14,12 +14,11 @@ const TTL: u8 = 64;
 /// A packet that is being answered.
 #[derive(Debug)]
 pub struct Packet<'a> {
-    /// What stands in front of the DNS message. Only where there are no tags and IPv4 are they as few
-    /// as [`SHORTEST_HEADERS`].
+    /// The headers in front of the DNS message; [`SHORTEST_HEADERS`] octets only with IPv4 and no tags.
     pub(super) headers: &'a mut [u8],
     /// Offset of the IP header.
     pub(super) ip: usize,
-    /// The query, and room for the reply behind it and over it.
+    /// The query, and space for the reply over and behind it.
     pub room: &'a mut [u8],
 }
 
@@ -40,8 +39,8 @@ impl Packet<'_> {
         u16::from_be_bytes(*get(header, udp::SOURCE_PORT).unwrap_or(&[0; 2]))
     }
 
-    /// Makes the packet carry a reply of `dns_len` octets, which stand at the room's start and add up
-    /// to `dns_sum` ([`checksum::add`]): addresses and ports swapped, VLAN tags kept, lengths and
+    /// Makes the packet carry the reply in the first `dns_len` octets of `room`, whose sum is `dns_sum`
+    /// ([`checksum::add`]): addresses and ports swapped, VLAN tags kept, lengths and
     /// checksums set. Returns the length of the frame, or `None` if no packet can be so long.
     #[inline(always)]
     pub fn turn_round(self, dns_len: usize, dns_sum: u64) -> Option<usize> {
@@ -76,7 +75,7 @@ fn write_headers(headers: &mut [u8], ip: usize, udp_len: u16, dns_sum: u64) -> O
     let (ports, rest) = udp_header.split_first_chunk_mut::<4>()?;
     let swapped = u32::from_ne_bytes(*ports).rotate_left(16);
     *ports = swapped.to_ne_bytes();
-    // The length counts twice: in the header and in the pseudo-header.
+    // The length is in the header and in the pseudo-header.
     let numbers = [udp::PROTOCOL.into(), udp_len, udp_len];
     let known = addresses + dns_sum + u64::from(swapped);
     let sum = numbers.into_iter().fold(known, checksum::add_u16);

@@ -45,7 +45,7 @@ impl SourceFilter {
 
     /// Whether a reply may go to this IPv4 address.
     #[inline(always)]
-    pub fn allows_v4(&self, source: [u8; 4]) -> bool {
+    pub(super) fn allows_v4(&self, source: [u8; 4]) -> bool {
         let [first, ..] = source;
         let refused = || self.v4_ends & end_bit(source) != 0 && self.is_refused_v4(source);
         first != 127 && first & 0xf0 != 0xe0 && !refused()
@@ -59,7 +59,7 @@ impl SourceFilter {
 
     /// Whether a reply may go to this IPv6 address.
     #[inline(always)]
-    pub fn allows_v6(&self, source: [u8; 16]) -> bool {
+    pub(super) fn allows_v6(&self, source: [u8; 16]) -> bool {
         let [first, ..] = source;
         // The unspecified and the loopback address, the deprecated IPv4-compatible ones, and the
         // IPv4-mapped ones, which are never on a wire (RFC 6890 section 2.2.3).

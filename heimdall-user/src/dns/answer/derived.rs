@@ -7,12 +7,12 @@ use crate::{
     dns::{edns::ede, header::rcode},
 };
 
-/// TTL of a stale answer (RFC 8767 section 4). After a failure it
-/// is kept as long, so that the upstreams are not asked for it more often (section 5, failure recheck).
+/// TTL of a stale answer, in seconds (RFC 8767 section 4). After a failure it is cached as long, so that
+/// the upstreams are not asked for it more often (section 5, failure recheck).
 pub const STALE_TTL: u32 = 30;
 
 impl Answer {
-    /// An answer of no records: an error that may be repeated for `life` seconds.
+    /// An answer of no records: an error that is cached for `life` seconds.
     pub fn failure(rcode: u8, ede: Option<u16>, life: u32) -> Self {
         Self::new(&Parts {
             rcode,
@@ -51,7 +51,7 @@ impl Answer {
         self.edit_fixed(|fixed| set(fixed, field::FLAGS, [flags]));
     }
 
-    /// Puts every TTL through `edit`.
+    /// Replaces every TTL in the body by what `edit` gives for it.
     fn edit_ttls(&mut self, edit: impl Fn(u32) -> u32) {
         let offsets: Vec<u16> = self.as_ref().ttl_offsets().collect();
         for offset in offsets {
@@ -73,7 +73,7 @@ impl AnswerRef<'_> {
         Answer(octets.into_boxed_slice())
     }
 
-    /// The answer as it is `age` seconds later: TTLs and life are less by so much.
+    /// The answer as it is `age` seconds later, with its TTLs lowered.
     pub fn aged(&self, age: u32) -> Answer {
         let mut answer = self.to_answer();
         answer.edit_ttls(|ttl| ttl.saturating_sub(age));

@@ -69,7 +69,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(1000))]
 
     #[test]
-    fn says_the_same_to_a_longer_question((name, message) in arb_denial(), below in prop::collection::vec(arb_label(), 0..4)) {
+    fn holds_the_same_records_for_a_longer_question((name, message) in arb_denial(), below in prop::collection::vec(arb_label(), 0..4)) {
         let msg = message.to_vec().unwrap();
         let asked = question(&name);
         let longer = Name::from_labels(below.into_iter().chain(name.iter().map(<[u8]>::to_vec)));
@@ -96,7 +96,7 @@ proptest! {
 
     /// Whatever the body: no panic, and never another length.
     #[test]
-    fn is_total(
+    fn never_panics_nor_changes_the_length(
         (name, message) in arb_denial(),
         edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
         cut: prop::sample::Index,

@@ -9,11 +9,10 @@ use foldhash::fast::RandomState;
 
 use super::fold::Block;
 
-/// A name or a question of 16 to 32 octets, as most are: its first half and its last, which may overlap.
-/// It takes their number as well to tell them apart.
+/// A name or a question of 16 to 32 octets, as most are: its first 16 octets and its last 16, which may
+/// overlap. Names of different lengths can give the same block.
 ///
-/// No branch depends on what the number is: one that is foretold wrongly takes longer than all the work
-/// on them.
+/// No branch depends on the length: a mispredicted one takes longer than all the work on the octets.
 #[inline(always)]
 fn ends(octets: &[u8]) -> Option<Block> {
     match (octets.first_chunk(), octets.last_chunk()) {
@@ -23,9 +22,9 @@ fn ends(octets: &[u8]) -> Option<Block> {
 }
 
 /// The octets of a name or a question as blocks of 32, the last of which may overlap the one before.
-/// Fewer are [ends] or, if there are fewer than 16, stand in a block with zeros.
+/// Fewer than 32 are one block: [`ends`], or for fewer than 16 one that is padded with zeros.
 fn blocks(octets: &[u8]) -> (&[[u8; 32]], Block) {
-    let all_but_one = octets.split_last().map_or(octets, |(_, others)| others);
+    let all_but_one = octets.split_last().map_or(octets, |(_, rest)| rest);
     let (before, _) = all_but_one.as_chunks::<32>();
     let last = match octets.last_chunk() {
         Some(last) => block(last),
@@ -92,8 +91,8 @@ pub(crate) fn eq_exactly(a: &[u8], b: &[u8]) -> bool {
     }
 }
 
-/// Hashes questions. Seeded at random once a process: an attacker chooses the names, and must not
-/// be able to choose their places in a table.
+/// Hashes questions. The seed is random, one for the process: clients choose the names, and must not
+/// be able to choose ones that collide.
 #[derive(Clone, Debug, Default)]
 pub struct NameHasher(RandomState);
 
@@ -101,18 +100,18 @@ impl NameHasher {
     /// Hash of a name or a question (wire form, case ignored) and of `rest`, whatever else makes up
     /// the key: in a question, type and class once more, because case is ignored in them, too.
     ///
-    /// The halves of the blocks go to two hashers, so that the processor works on both at once.
-    /// They meet in a last step, in which they are not alike.
+    /// The halves of the blocks go to two hashers, so that the processor works on both at once. The
+    /// last step combines them asymmetrically, so that swapped halves give another hash.
     #[inline(always)]
     pub fn hash(&self, octets: &[u8], rest: u64) -> u64 {
         match ends(octets) {
             Some(ends) => self.hash_blocks(&[], ends, octets.len(), rest),
-            None => self.hash_others(octets, rest),
+            None => self.hash_slow(octets, rest),
         }
     }
 
     #[inline(never)]
-    fn hash_others(&self, octets: &[u8], rest: u64) -> u64 {
+    fn hash_slow(&self, octets: &[u8], rest: u64) -> u64 {
         let (before, last) = blocks(octets);
         self.hash_blocks(before, last, octets.len(), rest)
     }
@@ -140,7 +139,7 @@ mod tests {
 
     use super::*;
 
-    /// A name of any length at any alignment, and the room in front of it.
+    /// A name of any length at any alignment, and the octets in front of it.
     fn name() -> impl Strategy<Value = (Vec<u8>, usize)> {
         (0..=300usize, 0..16usize).prop_flat_map(|(len, start)| {
             let octet = prop_oneof![any::<u8>(), prop::sample::select(&b"azAZ@[`{"[..])];
@@ -149,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn every_octet_counts() {
+    fn every_octet_changes_the_hash() {
         let hasher = NameHasher::default();
         for len in 0..=300 {
             let name: Vec<u8> = (0..len).map(|i| i as u8 | 0x80).collect();
@@ -166,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn length_and_order_count() {
+    fn length_and_order_change_the_hash() {
         let hasher = NameHasher::default();
         let mut seen = std::collections::HashSet::new();
         for octet in [0, 1, b'a', 0xff] {

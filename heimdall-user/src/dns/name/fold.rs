@@ -1,7 +1,7 @@
-//! Case folding of 32 octets at a time (RFC 4343): exactly the ASCII letters, all others stay.
+//! Case folding of 32 octets at a time (RFC 4343): of ASCII letters only.
 //!
 //! With SSE2, which every x86-64 processor has, or with plain arithmetic; both give the same
-//! results. AVX2 would have to be asked for first, and gains nothing on names of usual lengths.
+//! results. AVX2 would have to be detected first, and gains nothing on names of usual lengths.
 
 #[cfg(not(all(target_arch = "x86_64", target_feature = "sse2")))]
 pub(super) use plain::Block;
@@ -30,7 +30,7 @@ mod plain {
             ])
         }
 
-        /// The octets with the capitals among them made small, as four little-endian words.
+        /// The octets in lower case, as four little-endian words.
         #[inline(always)]
         pub(in super::super) fn fold(self) -> [u64; 4] {
             self.0.map(|word| word | case_bits(word, b'A'))
@@ -56,8 +56,8 @@ mod plain {
     #[inline(always)]
     fn case_bits(word: u64, first: u8) -> u64 {
         let low7 = word & !HIGH;
-        // Adding makes the top bit of an octet say whether it is at least so much; seven bits
-        // cannot carry over.
+        // The addition sets the top bit of each octet that is at least `first`; seven bits cannot
+        // carry into the next octet.
         let at_least_first = low7 + u64::from(0x80 - first) * ONES;
         let beyond_last = low7 + u64::from(0x80 - first - 26) * ONES;
         (at_least_first & !beyond_last & !word & HIGH) >> 2
@@ -84,7 +84,7 @@ mod sse2 {
             Self([low, high].map(|half| unsafe { _mm_loadu_si128(half.as_ptr().cast()) }))
         }
 
-        /// The octets with the capitals among them made small, as four little-endian words.
+        /// The octets in lower case, as four little-endian words.
         #[inline(always)]
         pub(in super::super) fn fold(self) -> [u64; 4] {
             // SAFETY: this module is compiled only for targets on which all processors have SSE2.
@@ -139,15 +139,15 @@ mod sse2 {
     #[inline]
     #[target_feature(enable = "sse2")]
     fn difference(a: __m128i, b: __m128i) -> __m128i {
-        let small = _mm_or_si128(a, _mm_set1_epi8(0x20));
-        _mm_andnot_si128(case_bits(small, b'a'), _mm_xor_si128(a, b))
+        let lower = _mm_or_si128(a, _mm_set1_epi8(0x20));
+        _mm_andnot_si128(case_bits(lower, b'a'), _mm_xor_si128(a, b))
     }
 
     /// The case bit of every octet that lies in the 26 from `first` on, an ASCII letter.
     #[inline]
     #[target_feature(enable = "sse2")]
     fn case_bits(half: __m128i, first: u8) -> __m128i {
-        // The comparison is of signed octets: `first` becomes the least of them.
+        // The comparison is signed: moved so that `first` becomes the least value.
         let moved = _mm_add_epi8(half, _mm_set1_epi8((0x80 - first) as i8));
         let letters = _mm_cmplt_epi8(moved, _mm_set1_epi8(i8::MIN + 26));
         _mm_and_si128(letters, _mm_set1_epi8(0x20))
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn folds_exactly_the_ascii_capitals_in_each_place() {
+    fn folds_exactly_the_ascii_letters_at_each_position() {
         for filler in [0, b'a' - 1, b'Z', 0xff] {
             for place in 0..32 {
                 for octet in 0..=255 {
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn compares_the_octets_in_each_place() {
+    fn compares_the_octets_at_each_position() {
         for place in 0..32 {
             for octet in 0..=255u8 {
                 for bit in 0..8 {

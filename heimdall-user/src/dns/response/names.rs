@@ -1,7 +1,7 @@
 //! The names of one response, each octet read once.
 //!
 //! A name can lead through compression pointers to labels that many other names share (RFC 1035
-//! section 4.1.4). What is known of a label that was read is therefore kept by its offset: reading all
+//! section 4.1.4). The result for a label that was read is therefore memoised by its offset: reading all
 //! names of a message takes time in proportion to its length, however they point at each other, and
 //! comparing two of them takes one step.
 
@@ -46,7 +46,7 @@ pub(super) struct Name {
     pub(super) id: NameId,
 }
 
-/// What is known of the name that begins at an offset.
+/// What was found about the name that begins at an offset.
 #[derive(Clone, Copy, Debug)]
 struct Known {
     id: NameId,
@@ -100,17 +100,17 @@ impl<'a> Names<'a> {
         self.keys.build_hasher()
     }
 
-    /// Notes the TTL field at `at`, which lies behind all that were noted: it changes as time
-    /// passes, so no name may have octets in it.
+    /// Records that a TTL field is at `at`, behind all earlier ones: it changes as the answer ages, so
+    /// no name may have octets in it.
     pub(super) fn add_ttl(&mut self, at: usize) {
         self.ttls.push(at);
     }
 
     /// Reads the name at `start`.
     ///
-    /// `None` if it is none: longer than 255 octets, cut short, with labels of other types, with more
-    /// than 16 pointers, or with a pointer that leads anywhere but to a name that ends before the part
-    /// it stands in, behind the header.
+    /// `None` if it is not valid: longer than 255 octets, past the end, with labels of other types, with
+    /// more than 16 pointers, or with a pointer that leads anywhere but to a name behind the header that
+    /// ends before the part with the pointer.
     pub(super) fn read(&mut self, start: usize) -> Option<Name> {
         let mut name = Cursor::new(self.msg, start);
         name.name()?;

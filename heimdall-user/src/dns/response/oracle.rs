@@ -16,7 +16,7 @@ const NSEC3: u16 = 50;
 const YXDOMAIN: u16 = 6;
 
 /// The records of each section that a client may get, in the order in which they came, duplicates and all.
-/// `None`: aliases lead in a circle, or too far.
+/// `None`: the aliases form a loop, or are too many.
 pub(crate) fn belonging(
     message: &Message,
     qtype: u16,

@@ -14,7 +14,7 @@ enum Kind {
     /// So many octets.
     Octets(usize),
     /// A domain name. Senders may compress only those of RFC 1035 (RFC 3597 section 4); some compress
-    /// others, and they can be read as well.
+    /// in other types, too, and those are read as well.
     Name,
     /// A domain name that is never compressed.
     PlainName,
@@ -177,13 +177,12 @@ fn pass_octets(data: &mut Cursor<'_>, len: usize) -> Option<()> {
     data.take(len).map(|_| ())
 }
 
-/// What a record's data say.
+/// What a record's data hold.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Data {
     /// The first name in them.
     pub(super) name: Option<Name>,
-    /// The same for data that say the same, their names compressed or not and in any letter case: a keyed
-    /// hash.
+    /// The same for equal data, their names compressed or not and in any letter case: a keyed hash.
     pub(super) id: u64,
 }
 

@@ -23,11 +23,11 @@ pub(super) fn body(
     qname: Name,
     records: &[Candidate<'_>],
 ) -> Option<(Vec<u8>, Vec<u16>)> {
-    copied(msg, start, records).or_else(|| written_anew(msg, start, qname, records))
+    copied(msg, start, records).or_else(|| rewritten(msg, start, qname, records))
 }
 
 /// The octets as they are, if the records follow each other and the question: names point backwards, so
-/// what follows can be cut off.
+/// what follows can be left out.
 fn copied(msg: &[u8], start: usize, records: &[Candidate<'_>]) -> Option<(Vec<u8>, Vec<u16>)> {
     let mut end = start;
     let mut ttl_offsets = Vec::with_capacity(records.len());
@@ -41,10 +41,11 @@ fn copied(msg: &[u8], start: usize, records: &[Candidate<'_>]) -> Option<(Vec<u8
     Some((msg.get(start..end)?.to_vec(), ttl_offsets))
 }
 
-/// The records written again, since names may point into some that have gone. Names in data are written in
-/// full, as they may be in any type (RFC 3597 section 4); an owner that was written before is a pointer.
+/// The records rewritten, since names may point into some that are left out. Names in data are written
+/// uncompressed, as they may be in any type (RFC 3597 section 4); an owner that was written before is a
+/// pointer.
 #[cold]
-fn written_anew(
+fn rewritten(
     msg: &[u8],
     start: usize,
     qname: Name,
@@ -96,7 +97,7 @@ impl Writer<'_> {
         self.name(at)
     }
 
-    /// Writes the name at `at` of the message in full.
+    /// Writes the name at `at` of the message uncompressed.
     fn name(&mut self, at: usize) -> Option<()> {
         self.octets(&decompressed(self.msg, at)?)
     }

@@ -19,20 +19,20 @@ use crate::dns::rrtype;
 /// Most aliases that are followed; unbound and BIND follow eleven.
 const MAX_ALIASES: usize = 16;
 
-/// Types that are there beside an alias (RFC 4034 section 3, RFC 6672 section 2.4), and so are data of
-/// any name of a chain.
+/// Types that can exist beside an alias (RFC 4034 section 3, RFC 6672 section 2.4), and so at any name
+/// of the chain.
 const BESIDE_ALIAS: [u16; 2] = [rrtype::RRSIG, rrtype::NSEC];
 
-/// Types whose first name is that of a host, which the additional section may tell about: NS, MX, SRV,
-/// NAPTR, SVCB, HTTPS.
+/// Types whose data's first name is a host, about which the additional section may have records: NS, MX,
+/// SRV, NAPTR, SVCB, HTTPS.
 const NAMING_HOSTS: [u16; 6] = [rrtype::NS, 15, 33, 35, rrtype::SVCB, rrtype::HTTPS];
 
-/// What it may tell about them (RFC 1035 section 3.3, RFC 3596 section 3, RFC 9460 section 4).
+/// The types of those records (RFC 1035 section 3.3, RFC 3596 section 3, RFC 9460 section 4).
 const OF_HOSTS: [u16; 4] = [rrtype::A, rrtype::AAAA, rrtype::SVCB, rrtype::HTTPS];
 
 /// Marks the records that belong to what was asked.
 ///
-/// `None`: the aliases lead in a circle, or on and on.
+/// `None`: the aliases form a loop, or are too many.
 pub(super) fn mark(names: &Names<'_>, records: &mut [Candidate<'_>], asked: &Asked) -> Option<()> {
     let chain = follow(records, asked)?;
     let last = *chain.last()?;
@@ -73,8 +73,8 @@ pub(super) fn mark(names: &Names<'_>, records: &mut [Candidate<'_>], asked: &Ask
     Some(())
 }
 
-/// The names from the queried one on to which aliases lead; marks the aliases. Each step looks at all
-/// records, for their order does not count.
+/// The alias chain from the queried name on; marks the aliases. Each step looks at all records: they
+/// may be in any order.
 fn follow(records: &mut [Candidate<'_>], asked: &Asked) -> Option<Vec<Name>> {
     let mut chain = vec![asked.qname];
     if asked.qtype == rrtype::CNAME {
@@ -89,7 +89,7 @@ fn follow(records: &mut [Candidate<'_>], asked: &Asked) -> Option<Vec<Name>> {
     Some(chain)
 }
 
-/// Where the alias of `owner` leads, which is marked. Of several the first counts.
+/// The target of the alias of `owner`, which is marked. Of several the first is taken.
 fn alias(records: &mut [Candidate<'_>], owner: NameId) -> Option<Name> {
     let record = records.iter_mut().find(|record| {
         record.wire.section == Section::Answer

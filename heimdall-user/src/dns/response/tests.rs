@@ -94,7 +94,7 @@ fn sections(message: &Message) -> [Vec<Record>; 3] {
     ]
 }
 
-/// What is left of a response.
+/// The records that are kept of a response.
 fn left(message: &Message, flags: u8) -> [Vec<Record>; 3] {
     let msg = message.to_vec().unwrap();
     sections(&read(taken(message, flags).as_ref(), &msg))
@@ -105,7 +105,7 @@ const MX: u16 = 15;
 const AAAA: u16 = 28;
 
 #[test]
-fn aliases_without_an_end_are_not_kept() {
+fn dangling_aliases_are_not_cached() {
     let dname = || {
         Record::from_rdata(
             name("ok."),
@@ -154,7 +154,7 @@ fn aliases_without_an_end_are_not_kept() {
 }
 
 #[test]
-fn a_denial_without_its_soa_is_not_kept() {
+fn a_denial_without_a_soa_is_not_cached() {
     for (authority, life) in [
         (soa("ok."), 60),
         (soa("b.ok."), 60),
@@ -184,7 +184,7 @@ fn a_denial_without_its_soa_is_not_kept() {
 }
 
 #[test]
-fn aliases_in_a_circle_are_a_broken_answer() {
+fn alias_loops_are_a_broken_answer() {
     let aliases = |count: usize, last: usize| -> Vec<Record> {
         let target = |i| if i + 1 == count { last } else { i + 1 };
         (0..count)
@@ -205,11 +205,15 @@ fn aliases_in_a_circle_are_a_broken_answer() {
         alias("c.ok.", "b.ok."),
         address("a0.ok.", 1),
     ];
-    assert_eq!(take(&elsewhere), Ok(300), "a circle that nobody enters");
+    assert_eq!(
+        take(&elsewhere),
+        Ok(300),
+        "a loop that the chain does not reach"
+    );
 }
 
 #[test]
-fn what_does_not_belong_is_left_out() {
+fn unrelated_records_are_left_out() {
     let answers = [
         address("bank.", 66),
         alias("www.ok.", "host.ok."),
@@ -305,7 +309,7 @@ fn an_ordinary_response_is_copied() {
     assert_eq!(sections(&read(answer.as_ref(), &msg)), sections(&message));
 }
 
-/// Data of each type that has a form, and whether they may go on.
+/// Data of each type that has a form, and whether more octets may follow.
 #[rustfmt::skip] // a line a type
 const DATA: &[(u16, &[u8], bool)] = &[
     (1, &[192, 0, 2, 1], false),
@@ -342,7 +346,7 @@ const DATA: &[(u16, &[u8], bool)] = &[
     (257, b"\0\x05issueca", true),
 ];
 
-/// What is taken of a response with one record of this type and data.
+/// The answer in a response with one record of this type and data.
 fn take_data(rtype: u16, data: &[u8]) -> Result<Answer, BadResponse> {
     let mut msg = vec![0, 7, 0x81, 0x80, 0, 1, 0, 1, 0, 0, 0, 0, 1, b'a', 0];
     msg.extend_from_slice(&[&rtype.to_be_bytes()[..], &[0, 1, 0xc0, 12]].concat());
@@ -399,7 +403,7 @@ fn data_have_the_form_of_their_type() {
 }
 
 #[test]
-fn records_that_are_not_kept_have_a_form_too() {
+fn left_out_records_are_checked_too() {
     let message = response(
         "a.ok.",
         A,
@@ -431,7 +435,7 @@ fn with_owners(records: &[(Vec<u8>, Vec<u8>)]) -> Vec<u8> {
 }
 
 #[test]
-fn a_name_has_few_pointers() {
+fn pointers_in_a_name_are_limited() {
     for pointers in [1usize, 2, 15, 16, 17, 200] {
         // Each points to the one before; the owner to the last of them.
         let first = 19 + 12;
@@ -450,7 +454,7 @@ fn a_name_has_few_pointers() {
 }
 
 #[test]
-fn names_may_not_change() {
+fn names_do_not_overlap_ttls() {
     // Where the second owner leads: to the question, to the first record's type, class, TTL and data.
     for (at, good) in [
         (12, true),
@@ -478,7 +482,7 @@ fn names_may_not_change() {
 }
 
 #[test]
-fn duplicates_go_and_an_rrset_has_one_ttl() {
+fn duplicates_are_dropped_and_an_rrset_has_one_ttl() {
     let with_ttl = |mut record: Record, ttl| {
         record.ttl = ttl;
         record
@@ -524,7 +528,7 @@ fn duplicates_go_and_an_rrset_has_one_ttl() {
 }
 
 #[test]
-fn ttls_are_as_long_as_the_answer_is_kept() {
+fn ttls_are_as_long_as_the_answer_is_cached() {
     let limits = TtlLimits {
         min: 120,
         max: 600,
@@ -608,7 +612,7 @@ fn an_extended_error_goes_with_any_answer() {
     }
 }
 
-/// Names of a zone and of others, in two cases of letters.
+/// Names of a zone and of others, in two name cases.
 const NAMES: [&str; 8] = [
     "a.b.ok.", "A.B.ok.", "b.ok.", "ok.", "a.ok.", "other.", "a.other.", ".",
 ];
@@ -641,7 +645,7 @@ fn arb_data() -> impl Strategy<Value = RData> {
     ]
 }
 
-/// Whether two records say the same, but for their TTLs.
+/// Whether two records are the same, but for their TTLs.
 fn same(a: &Record, b: &Record) -> bool {
     a.name == b.name && a.record_type() == b.record_type() && a.data == b.data
 }
@@ -669,9 +673,9 @@ fn arb_records() -> impl Strategy<Value = Vec<Record>> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(4000))]
 
-    /// Of any records in any place those are left that the oracle says, in the order in which they came.
+    /// Of any records in any section those are kept that the oracle keeps, in their order.
     #[test]
-    fn what_is_left_belongs_to_the_question(
+    fn kept_records_belong_to_the_question(
         answers in arb_records(), authorities in arb_records(), additionals in arb_records(),
         qtype in select(&[A, rrtype::CNAME, rrtype::NS, MX, rrtype::HTTPS, rrtype::DNAME, rrtype::RRSIG, rrtype::NSEC][..]),
         qname in select(&NAMES[..]),
@@ -688,7 +692,7 @@ proptest! {
                 return Ok(());
             }
             (answer, is_whole) => {
-                prop_assert!(is_whole, "a circle");
+                prop_assert!(is_whole, "a loop");
                 answer.unwrap()
             }
         };

@@ -26,8 +26,8 @@ impl Default for TtlLimits {
     }
 }
 
-/// Gives the records of an RRset one TTL, the least (RFC 2181 section 5.2), and leaves the first of those that
-/// say the same (section 5).
+/// Gives the records of an RRset one TTL, the least (RFC 2181 section 5.2), and drops duplicates
+/// (section 5).
 pub(super) fn unite_rrsets(records: &mut Vec<Candidate<'_>>) {
     if records.len() < 2 {
         return;

@@ -33,7 +33,7 @@ enum Authority {
 struct Response {
     rcode: ResponseCode,
     sections: [Vec<Record>; 3],
-    /// Its authority section may be left out.
+    /// Its authority section can be left out.
     extra: bool,
 }
 
@@ -151,10 +151,10 @@ impl Response {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
-    /// Of the sections that may be sent as many are as fit, to the octet, and TC says that something
-    /// is missing which the client needs.
+    /// As many sections are sent as fit, to the octet, and TC is set if one is missing that the client
+    /// needs.
     #[test]
-    fn what_is_sent_is_what_fits(
+    fn as_many_sections_are_sent_as_fit(
         response in response(), edns: bool, dnssec_ok: bool, nsid in prop::option::of(1..20usize), cookie: bool, ede: bool,
         age in 0..400u32, sections in 1..=3usize, off in -1..=1isize,
     ) {
