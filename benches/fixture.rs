@@ -10,7 +10,7 @@ use heimdall_user::{
     answer::{Client, Core, Transport},
     cache::Cache,
     checksum,
-    dns::{Answer, NameHasher, TtlLimits, answer::Parts, reply::Server},
+    dns::{Answer, NameHasher, TtlLimits, answer::AnswerFields, reply::Server},
 };
 
 /// Who asks.
@@ -62,12 +62,12 @@ pub fn name(i: usize) -> String {
 pub fn answer(records: u16) -> Answer {
     const RECORD: &[u8] = b"\xc0\x0c\0\x01\0\x01\0\x01\x51\x80\0\x04\x0a\x01\x02\x03";
     let ttl_offsets: Vec<u16> = (0..records).map(|i| i * RECORD.len() as u16 + 6).collect();
-    Answer::new(&Parts {
+    Answer::new(&AnswerFields {
         counts: [records, 0, 0],
         body: &RECORD.repeat(records.into()),
         ttl_offsets: &ttl_offsets,
-        life: 86_400,
-        ..Parts::default()
+        ttl: 86_400,
+        ..AnswerFields::default()
     })
 }
 

@@ -52,7 +52,7 @@ fn stages(c: &mut Criterion) {
         let mut frame = frame.clone();
         b.iter(|| {
             let packet = layout.open(black_box(&mut frame), 1500);
-            packet.unwrap().turn_round(black_box(80), black_box(4711))
+            packet.unwrap().into_reply(black_box(80), black_box(4711))
         });
     });
 }

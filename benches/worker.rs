@@ -90,7 +90,7 @@ impl Worker {
             let client = client(&packet);
             let verdict = core.answer_at(*hint, query, packet.room, client);
             if let Verdict::Reply(Reply { len, sum }) = verdict {
-                black_box(packet.turn_round(len, sum));
+                black_box(packet.into_reply(len, sum));
                 replies += 1;
             }
         }

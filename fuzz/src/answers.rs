@@ -6,7 +6,7 @@ mod oracle;
 use heimdall_user::{
     checksum,
     dns::{
-        Answer, AnswerRef, DnsPacketView, NameHasher, Query, TtlLimits, cut, options,
+        Answer, AnswerRef, DnsPacketView, NameHasher, Query, TtlLimits, denial, options,
         reply::{self, Content, Reply, Server},
     },
 };
@@ -55,11 +55,11 @@ fn check(msg: &[u8], question: &[u8], flags: u8, answer: &Answer) {
             .flat_len(),
         answer.as_bytes().len()
     );
-    assert!(view.life() <= 86_400);
-    let _ = cut::move_down(view, question.len(), question.len() + 7);
+    assert!(view.ttl() <= 86_400);
+    let _ = denial::for_descendant(view, question.len(), question.len() + 7);
     let aged = view.aged(5);
-    assert_eq!(aged.as_ref().life(), view.life().saturating_sub(5));
-    assert_eq!(view.stale().as_ref().life(), 30);
+    assert_eq!(aged.as_ref().ttl(), view.ttl().saturating_sub(5));
+    assert_eq!(view.stale().as_ref().ttl(), 30);
 
     let mut query = vec![0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
     query.extend_from_slice(question);
@@ -84,7 +84,7 @@ fn check(msg: &[u8], question: &[u8], flags: u8, answer: &Answer) {
             .iter()
             .any(|record| record.record_type() == RecordType::SOA)
     {
-        assert_eq!(view.life(), 0, "{msg:02x?}");
+        assert_eq!(view.ttl(), 0, "{msg:02x?}");
     }
     for (answer, age) in [(answer, 0), (answer, 3), (&aged, 0), (&view.stale(), 0)] {
         let mut buf = query.clone();
@@ -111,7 +111,7 @@ fn check(msg: &[u8], question: &[u8], flags: u8, answer: &Answer) {
         assert!(
             ttls.into_iter()
                 .flatten()
-                .all(|record| record.ttl + age >= answer.as_ref().life())
+                .all(|record| record.ttl + age >= answer.as_ref().ttl())
         );
     }
 }

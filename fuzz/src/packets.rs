@@ -33,7 +33,7 @@ pub fn packet_view(frame: &[u8]) {
         let len = packet.room.len().min(query.len().max(12));
         let reply = packet.room[..len].to_vec();
         let sum = checksum::add(0, &reply);
-        let Some(end) = packet.turn_round(len, sum) else {
+        let Some(end) = packet.into_reply(len, sum) else {
             continue;
         };
         let replied = Seen::of(&octets[..end]).expect("the reply is a frame");

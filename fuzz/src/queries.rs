@@ -16,7 +16,7 @@ use heimdall_user::{
     clock::Now,
     dns::{
         Answer, DnsPacketView, NameHasher,
-        answer::Parts,
+        answer::AnswerFields,
         reply::{Reply, Server},
     },
 };
@@ -116,12 +116,12 @@ fn ask(core: &mut Core, msg: &[u8], transport: Transport) {
             let verdict = core.answer(&query, &mut buf, client);
             check(msg, &buf, verdict, limit);
             if verdict == Verdict::Miss {
-                let answer = Answer::new(&Parts {
+                let answer = Answer::new(&AnswerFields {
                     counts: [1, 0, 0],
                     body: &[0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 9, 0, 4, 10, 0, 0, 1],
                     ttl_offsets: &[6],
-                    life: 9,
-                    ..Parts::default()
+                    ttl: 9,
+                    ..AnswerFields::default()
                 });
                 core.learn(&query, &buf, &answer);
                 let mut hit = buf.clone();

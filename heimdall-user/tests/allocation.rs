@@ -83,7 +83,7 @@ fn handle(core: &mut Core, sources: &SourceFilter, frame: &mut [u8]) -> Verdict 
         Err(malformed) => core.reject(*malformed, packet.room, client),
     };
     if let Verdict::Reply(Reply { len, sum }) = verdict {
-        packet.turn_round(len, sum).unwrap();
+        packet.into_reply(len, sum).unwrap();
     }
     verdict
 }

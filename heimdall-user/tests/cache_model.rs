@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use heimdall_user::{
     cache::{Cache, Key, Record, Visit, Walk},
-    dns::{Answer, NameHasher, answer::Parts},
+    dns::{Answer, NameHasher, answer::AnswerFields},
 };
 
 const GRACE: u32 = 40;
@@ -94,10 +94,10 @@ impl Model {
         };
         let octet = self.chance.next(256) as u8;
         let body = vec![octet; len as usize];
-        let answer = Answer::new(&Parts {
+        let answer = Answer::new(&AnswerFields {
             body: &body,
-            life,
-            ..Parts::default()
+            ttl: life,
+            ..AnswerFields::default()
         });
         let question = question(name);
         let key = Key::new(&self.hasher, &question, flags(name));

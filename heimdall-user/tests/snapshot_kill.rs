@@ -12,7 +12,7 @@ use std::{
 
 use heimdall_user::{
     cache::Record,
-    dns::{Answer, answer::Parts},
+    dns::{Answer, answer::AnswerFields},
     snapshot::{Snapshot, Writer},
 };
 
@@ -30,12 +30,12 @@ fn unix_now() -> u64 {
 
 /// Records of one generation, which is their age.
 fn records(generation: u32) -> Vec<u8> {
-    let answer = Answer::new(&Parts {
+    let answer = Answer::new(&AnswerFields {
         counts: [1, 0, 0],
         body: b"\xc0\x0c\0\x01\0\x01\0\0\x0e\x10\0\x04\x0a\x01\x02\x03",
         ttl_offsets: &[6],
-        life: 3600,
-        ..Parts::default()
+        ttl: 3600,
+        ..AnswerFields::default()
     });
     let mut octets = Vec::new();
     for number in 0..RECORDS {

@@ -1,6 +1,6 @@
 //! Answers of our own making, record by record.
 
-use crate::dns::{Answer, CLASS_IN, answer::Parts, rrtype};
+use crate::dns::{Answer, CLASS_IN, answer::AnswerFields, rrtype};
 
 /// The owner of a record that has the question's name: a pointer to it.
 pub(super) const QUESTION: &[u8] = &[0xc0, 12];
@@ -67,12 +67,12 @@ impl Body {
     /// The answer with this response code and Extended DNS Error. `None`: no message can hold it.
     pub(super) fn into_answer(self, rcode: u8, ede: Option<u16>) -> Option<Answer> {
         (self.octets.len() <= MAX_BODY).then(|| {
-            Answer::new(&Parts {
+            Answer::new(&AnswerFields {
                 rcode,
                 counts: self.counts,
                 body: &self.octets,
                 ttl_offsets: &self.ttl_offsets,
-                life: self.least_ttl.unwrap_or(NEGATIVE_TTL),
+                ttl: self.least_ttl.unwrap_or(NEGATIVE_TTL),
                 authentic: false,
                 ede,
             })

@@ -460,7 +460,7 @@ impl Core {
     /// over TCP.
     #[cold]
     pub fn truncate(&mut self, query: &Query, buf: &mut [u8]) -> Option<usize> {
-        let len = reply::cut(buf, query);
+        let len = reply::truncate(buf, query);
         match len {
             Some(_) => &self.writer.counters.truncated,
             None => &self.writer.drops.no_room,

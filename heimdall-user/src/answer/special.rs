@@ -298,7 +298,7 @@ mod tests {
         };
         let answer = answer.as_ref();
         assert!(answer.is_sound(name.len() + 4));
-        assert_eq!(answer.life(), TTL);
+        assert_eq!(answer.ttl(), TTL);
         match (answer.rcode(), answer.counts()) {
             (rcode::NXDOMAIN, [0, 0, 0, 1, 0, 0]) => "nxdomain".to_owned(),
             (rcode::NOERROR, [0, 0, 0, 1, 0, 0]) => "no data".to_owned(),

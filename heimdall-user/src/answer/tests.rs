@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::checksum;
-use crate::{cache::MIN_BYTES, dns::answer::Parts};
+use crate::{cache::MIN_BYTES, dns::answer::AnswerFields};
 
 const UDP: Transport = Transport::Udp {
     source_port: 40_000,
@@ -54,13 +54,13 @@ fn answer_to(query: &[u8], octets: usize) -> Answer {
     body.extend_from_slice(&[0, 0, 0, 60]);
     body.extend_from_slice(&(octets as u16).to_be_bytes());
     body.extend(vec![0; octets]);
-    Answer::new(&Parts {
+    Answer::new(&AnswerFields {
         counts: [1, 0, 0],
         body: &body,
         ttl_offsets: &[6],
-        life: 60,
+        ttl: 60,
         authentic: true,
-        ..Parts::default()
+        ..AnswerFields::default()
     })
 }
 
@@ -809,11 +809,11 @@ fn every_response_code_is_counted() {
 #[test]
 fn what_an_upstream_may_have_anew() {
     let answer = |rcode, ede| {
-        Answer::new(&Parts {
+        Answer::new(&AnswerFields {
             rcode,
             ede,
-            life: 60,
-            ..Parts::default()
+            ttl: 60,
+            ..AnswerFields::default()
         })
     };
     let refreshable = |answer: &Answer| is_refreshable(&answer.as_ref());

@@ -10,7 +10,7 @@
 //! 20  question  u16   octets of the question; 0: padding
 //! 22  flags     u8    of the key
 //! 23  epoch     u8
-//! 24  question, its name in small letters, then the answer in its flat form
+//! 24  question, its name in lower case, then the answer in its flat form
 //! ```
 
 use std::io;
@@ -75,9 +75,9 @@ impl<'a> Entry<'a> {
         })
     }
 
-    /// Reads what is kept under `key`, if it is that, and in which letters the key asks.
+    /// Reads what is kept under `key`, if it is that, and the name case of the key.
     #[inline(always)]
-    fn read_for(bytes: &'a [u8], key: Key<'_>) -> Option<(Self, Letters)> {
+    fn read_for(bytes: &'a [u8], key: Key<'_>) -> Option<(Self, NameCase)> {
         let (fixed, rest) = bytes.split_first_chunk::<FIXED>()?;
         let words = words(fixed);
         let [hash, _, last] = words;
@@ -87,9 +87,9 @@ impl<'a> Entry<'a> {
             return None;
         }
         let (question, answer) = rest.split_at_checked(key.question.len())?;
-        let letters = match eq_exactly(question, key.question) {
-            true => Letters::Small,
-            false if same_question(question, key.question) => Letters::Mixed,
+        let name_case = match eq_exactly(question, key.question) {
+            true => NameCase::Lower,
+            false if same_question(question, key.question) => NameCase::Mixed,
             false => return None,
         };
         let entry = Self {
@@ -97,7 +97,7 @@ impl<'a> Entry<'a> {
             question,
             answer,
         };
-        Some((entry, letters))
+        Some((entry, name_case))
     }
 
     fn is_padding(&self) -> bool {
@@ -148,12 +148,12 @@ impl<'a> Entry<'a> {
         self.question
     }
 
-    /// The sum of the question as it is asked, if that is in small letters.
+    /// The sum of the question as it is asked, if that is in lower case.
     #[inline(always)]
-    pub(super) fn question_sum(&self, letters: Letters) -> Option<u64> {
+    pub(super) fn question_sum(&self, name_case: NameCase) -> Option<u64> {
         let [_, second, _] = self.words;
         let sum = u16::from_ne_bytes(((second >> 16) as u16).to_le_bytes());
-        (letters == Letters::Small).then(|| sum.into())
+        (name_case == NameCase::Lower).then(|| sum.into())
     }
 
     /// The cached answer.
@@ -163,12 +163,12 @@ impl<'a> Entry<'a> {
     }
 }
 
-/// In which letters a question is asked.
+/// The name case of a question (RFC 4343).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Letters {
-    /// Small ones, as it is kept.
-    Small,
-    /// Others.
+pub(super) enum NameCase {
+    /// Lower case, as in the entry.
+    Lower,
+    /// Any other.
     Mixed,
 }
 
@@ -315,7 +315,7 @@ impl Log {
     /// The entry at an offset that the index gave, if it is what is kept under `key`, and in which
     /// letters that asks.
     #[inline(always)]
-    pub(super) fn entry_for(&self, offset: u32, key: Key<'_>) -> Option<(Entry<'_>, Letters)> {
+    pub(super) fn entry_for(&self, offset: u32, key: Key<'_>) -> Option<(Entry<'_>, NameCase)> {
         Entry::read_for(self.memory.get(offset as usize * ALIGN..)?, key)
     }
 
@@ -445,7 +445,7 @@ impl Log {
         }
         let sum = u16::from_le_bytes(checksum::fold(checksum::add(0, question)));
         // The last tenth of its life; one below ten seconds has none.
-        let refresh = times.expires - answer.life() / 10;
+        let refresh = times.expires - answer.ttl() / 10;
         let second = (len / ALIGN) as u64 | u64::from(sum) << 16 | u64::from(refresh) << 32;
         let kind = key.question.len() as u64 | u64::from(key.flags) << 16;
         let last = u64::from(times.expires) | kind << 32 | u64::from(times.epoch) << 56;

@@ -27,7 +27,7 @@ use std::io;
 use crate::dns::{Answer, AnswerRef, NameHasher, QUESTION_FIXED, question_hash};
 use ghost::Ghosts;
 use index::{Index, Slot, Way};
-use log::{Entry, Letters, Log, Queue, Times};
+use log::{Entry, Log, NameCase, Queue, Times};
 pub use record::Record;
 pub use walk::{Visit, Walk};
 
@@ -72,7 +72,7 @@ pub struct Hit<'a> {
     pub popular: bool,
     /// Where it is kept, for [`Cache::ask_refresh`].
     pub place: Place,
-    /// The question's sum ([`checksum::add`](crate::checksum::add)), if it is asked in small letters.
+    /// The question's sum ([`checksum::add`](crate::checksum::add)), if it is asked in lower case.
     pub question_sum: Option<u64>,
 }
 
@@ -201,7 +201,8 @@ impl Cache {
     #[inline(always)]
     pub fn get_at(&mut self, hint: Hint, key: Key<'_>, now: u32) -> Option<Hit<'_>> {
         let slot = Slot::unpack(hint.0);
-        let (way, offset, entry, letters) = match found_at(&mut self.index, &self.log, slot, key) {
+        let (way, offset, entry, name_case) = match found_at(&mut self.index, &self.log, slot, key)
+        {
             Some(found) => found,
             None => {
                 // Looked at once more, so that what is handed on is the slot alone, in a register.
@@ -214,7 +215,7 @@ impl Cache {
             return None;
         }
         let left = entry.expires() - now;
-        let age = answer.life().wrapping_sub(left);
+        let age = answer.ttl().wrapping_sub(left);
         if self.oblivion.holds(&entry, now.wrapping_sub(age)) {
             return None;
         }
@@ -224,7 +225,7 @@ impl Cache {
             late: now >= entry.refresh(),
             popular: way.touch() > 0,
             place: Place(offset),
-            question_sum: entry.question_sum(letters),
+            question_sum: entry.question_sum(name_case),
         })
     }
 
@@ -249,7 +250,7 @@ impl Cache {
         if self.is_dead(&entry, now) {
             return None;
         }
-        let (way, offset, entry, letters) = found_at(&mut self.index, &self.log, slot, *key)?;
+        let (way, offset, entry, name_case) = found_at(&mut self.index, &self.log, slot, *key)?;
         let answer = entry.answer()?;
         Some(Hit {
             answer,
@@ -257,7 +258,7 @@ impl Cache {
             late: true,
             popular: way.touch() > 0,
             place: Place(offset),
-            question_sum: entry.question_sum(letters),
+            question_sum: entry.question_sum(name_case),
         })
     }
 
@@ -275,7 +276,7 @@ impl Cache {
     /// kept.
     pub fn insert(&mut self, key: &Key<'_>, answer: &Answer, now: u32) {
         let answer = answer.as_ref();
-        if answer.life() > 0 {
+        if answer.ttl() > 0 {
             self.put(key, answer, now, now, Queue::Small);
         }
     }
@@ -283,8 +284,8 @@ impl Cache {
     /// Keeps what another process had, unless it is of no use any more at `now`.
     pub fn restore(&mut self, key: &Key<'_>, answer: AnswerRef<'_>, age: u32, now: u32) {
         let stored = now.saturating_sub(age);
-        let expires = stored.saturating_add(answer.life());
-        if answer.life() > 0 && now < expires.saturating_add(self.grace) {
+        let expires = stored.saturating_add(answer.ttl());
+        if answer.ttl() > 0 && now < expires.saturating_add(self.grace) {
             // It has proved its worth.
             self.put(key, answer, stored, now, Queue::Main);
         }
@@ -293,7 +294,7 @@ impl Cache {
     /// Keeps an answer; `queue` is where one goes that nothing is known of, if there is room.
     fn put(&mut self, key: &Key<'_>, answer: AnswerRef<'_>, stored: u32, now: u32, queue: Queue) {
         let times = Times {
-            expires: stored.saturating_add(answer.life()),
+            expires: stored.saturating_add(answer.ttl()),
             epoch: self.oblivion.epoch,
         };
         let Some(len) = Log::entry_len(key.question.len(), answer.flat_len()) else {
@@ -444,9 +445,9 @@ fn find<'a>(index: &Index, log: &'a Log, key: Key<'_>) -> Option<(Slot, u32, Ent
     })
 }
 
-/// The entry to which a way points, with its place in the log, and in which letters its question is
+/// The entry to which a way points, with its place in the log, and the name case in which its question is
 /// asked.
-type Found<'i, 'l> = (Way<'i>, u32, Entry<'l>, Letters);
+type Found<'i, 'l> = (Way<'i>, u32, Entry<'l>, NameCase);
 
 #[inline(always)]
 fn found_at<'i, 'l>(
@@ -456,13 +457,13 @@ fn found_at<'i, 'l>(
     key: Key<'_>,
 ) -> Option<Found<'i, 'l>> {
     let (way, offset) = index.way(slot)?;
-    let (entry, letters) = log.entry_for(offset, key)?;
-    Some((way, offset, entry, letters))
+    let (entry, name_case) = log.entry_for(offset, key)?;
+    Some((way, offset, entry, name_case))
 }
 
 /// When an entry's answer was learnt.
 fn learnt(entry: &Entry<'_>, answer: AnswerRef<'_>) -> u32 {
-    entry.expires().wrapping_sub(answer.life())
+    entry.expires().wrapping_sub(answer.ttl())
 }
 
 #[cfg(test)]

@@ -419,7 +419,7 @@ proptest! {
                 let (expected, stored) = &model[&(name, flags)];
                 prop_assert_eq!(hit.answer.body(), expected.as_ref().body());
                 prop_assert_eq!(hit.age, now - stored);
-                prop_assert!(hit.age < expected.as_ref().life());
+                prop_assert!(hit.age < expected.as_ref().ttl());
             }
         }
         prop_assert!(cache.insertions() >= cache.entries());

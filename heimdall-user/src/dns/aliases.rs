@@ -34,15 +34,15 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::dns::{Answer, answer::Parts};
+    use crate::dns::{Answer, answer::AnswerFields};
 
     const QUESTION: &[u8] = b"\x01a\x02ok\0\0\x01\0\x01";
 
     fn answer(counts: [u16; 3], body: &[u8]) -> Answer {
-        Answer::new(&Parts {
+        Answer::new(&AnswerFields {
             counts,
             body,
-            ..Parts::default()
+            ..AnswerFields::default()
         })
     }
 

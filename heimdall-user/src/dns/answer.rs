@@ -1,7 +1,7 @@
 //! Answers in the flat form in which they are cached, passed between threads and sent.
 //!
 //! ```text
-//!  0  life        u32   seconds from its arrival for which the answer is fresh; 0: not cached
+//!  0  ttl         u32   seconds from its arrival for which the answer is fresh; 0: not cached
 //!  4  body_len    u16
 //!  6  ttl_count   u16
 //!  8  counts      3×u16 ANCOUNT, NSCOUNT, ARCOUNT, big-endian as in a header
@@ -18,7 +18,7 @@
 //! has the same length, so all offsets hold.
 //!
 //! [`Answer::from_response`] makes one from an upstream's response. What is made from an answer, or
-//! without one, is in `derived`, `shorten` and [`cut`](super::cut).
+//! without one, is in `derived`, `shorten` and [`denial`](super::denial).
 
 mod derived;
 mod shorten;
@@ -35,7 +35,7 @@ pub use derived::STALE_TTL;
 mod field {
     use core::ops::Range;
 
-    pub(super) const LIFE: Range<usize> = 0..4;
+    pub(super) const TTL: Range<usize> = 0..4;
     pub(super) const BODY_LEN: Range<usize> = 4..6;
     pub(super) const TTL_COUNT: Range<usize> = 6..8;
     pub(super) const COUNTS: Range<usize> = 8..14;
@@ -71,7 +71,7 @@ const FLAG_TC: u8 = 4;
 
 /// What an answer holds, for [`Answer::new`]. In flat form it has at most 64 KiB, as a message does.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Parts<'a> {
+pub struct AnswerFields<'a> {
     /// The response code.
     pub rcode: u8,
     /// ANCOUNT, NSCOUNT and ARCOUNT.
@@ -82,7 +82,7 @@ pub struct Parts<'a> {
     /// Offsets of the TTL fields in the body.
     pub ttl_offsets: &'a [u16],
     /// Seconds for which the answer is fresh; 0: it must not be cached.
-    pub life: u32,
+    pub ttl: u32,
     /// The upstream says that the data are authentic.
     pub authentic: bool,
     /// Info-code of an Extended DNS Error that goes with the answer (RFC 8914).
@@ -95,10 +95,10 @@ pub struct Answer(Box<[u8]>);
 
 impl Answer {
     /// Brings an answer into its flat form.
-    pub fn new(parts: &Parts<'_>) -> Self {
+    pub fn new(parts: &AnswerFields<'_>) -> Self {
         // The fields of `field`, in their order.
         let mut flat = [
-            &parts.life.to_le_bytes()[..],
+            &parts.ttl.to_le_bytes()[..],
             &(parts.body.len() as u16).to_le_bytes(),
             &(parts.ttl_offsets.len() as u16).to_le_bytes(),
             &parts.counts.map(u16::to_be_bytes).concat(),
@@ -147,7 +147,7 @@ impl<'a> AnswerRef<'a> {
     #[inline(always)]
     pub fn read(bytes: &'a [u8]) -> Option<Self> {
         let (fixed, rest) = bytes.split_first_chunk()?;
-        // Life, length and count in one load: this is on the path of each hit.
+        // TTL, length and count in one load: this is on the path of each hit.
         let sizes = u64::from_le_bytes(*fixed.first_chunk()?);
         let (body, rest) = rest.split_at_checked(usize::from((sizes >> 32) as u16))?;
         let ttls = rest.get(..2 * usize::from((sizes >> 48) as u16))?;
@@ -156,8 +156,8 @@ impl<'a> AnswerRef<'a> {
 
     /// Seconds from its arrival for which the answer is fresh; 0: it must not be cached.
     #[inline(always)]
-    pub fn life(&self) -> u32 {
-        u32::from_le_bytes(get(self.fixed, field::LIFE))
+    pub fn ttl(&self) -> u32 {
+        u32::from_le_bytes(get(self.fixed, field::TTL))
     }
 
     /// QDCOUNT, ANCOUNT, NSCOUNT and ARCOUNT of a reply to one question, the first on top; `opt`: with

@@ -11,7 +11,7 @@
 pub mod aliases;
 pub mod answer;
 mod cursor;
-pub mod cut;
+pub mod denial;
 pub mod edns;
 pub mod header;
 pub mod name;
@@ -44,7 +44,7 @@ pub(crate) fn u16_at(msg: &[u8], at: usize) -> Option<u16> {
 
 /// Reads a big-endian 32-bit field, or `None` past the end.
 #[inline]
-pub(crate) fn u32_at(msg: &[u8], at: usize) -> Option<u32> {
+fn u32_at(msg: &[u8], at: usize) -> Option<u32> {
     msg.get(at..)?.first_chunk().map(|b| u32::from_be_bytes(*b))
 }
 

@@ -209,7 +209,7 @@ pub fn truncated(
 
 /// Truncates the reply in `buf` to its question and its OPT record, and sets TC: the client asks again
 /// over TCP.
-pub fn cut(buf: &mut [u8], query: &Query) -> Option<usize> {
+pub fn truncate(buf: &mut [u8], query: &Query) -> Option<usize> {
     let opt = opt_record(buf).map(|opt| opt.owner..opt.end());
     let flags = super::u16_at(buf, field::FLAGS)? & !header::AD | header::TC;
     let opt_count = u16::from(opt.is_some());

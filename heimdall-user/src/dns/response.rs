@@ -20,7 +20,7 @@ use thiserror::Error;
 
 use super::{
     Answer, CLASS_IN, KEY_FLAG_DO,
-    answer::Parts,
+    answer::AnswerFields,
     cursor::Cursor,
     header::{self, Header, rcode},
     options,
@@ -112,7 +112,7 @@ impl Answer {
             record.wire.section == Section::Answer && record.wire.rtype == asked.qtype
         });
         let denied = code == rcode::NXDOMAIN || !answered;
-        let (ttls, life) = ttl::bounded(&records, denied, limits);
+        let (ttls, ttl) = ttl::bounded(&records, denied, limits);
         let (mut body, ttl_offsets) =
             rewrite::body(msg, start, asked.qname, &records).ok_or(BadResponse::Broken)?;
         for (offset, ttl) in ttl_offsets.iter().zip(ttls) {
@@ -123,12 +123,12 @@ impl Answer {
             let of_section = (records.iter()).filter(|record| record.wire.section == section);
             of_section.count() as u16
         };
-        Ok(Self::new(&Parts {
+        Ok(Self::new(&AnswerFields {
             rcode: code,
             counts: Section::ALL.map(in_section),
             body: &body,
             ttl_offsets: &ttl_offsets,
-            life: if is_error { 0 } else { life },
+            ttl: if is_error { 0 } else { ttl },
             authentic: flags & header::AD != 0,
             ede: opt.ede,
         }))

@@ -319,7 +319,7 @@ proptest! {
             (true, _) => 0,
             _ => least.min(86_400),
         };
-        prop_assert_eq!(answer.as_ref().life(), expected);
+        prop_assert_eq!(answer.as_ref().ttl(), expected);
     }
 }
 
@@ -489,7 +489,7 @@ fn pointers_lead_to_names() {
 /// own TTLs stay as they are (RFC 2308 sections 2.1 and 2.2). Without one nothing is cached.
 #[test]
 fn dangling_aliases_are_cached_as_long_as_the_soa_says() {
-    for (code, soa, life) in [(3u8, true, 60), (0, true, 60), (0, false, 0), (3, false, 0)] {
+    for (code, soa, ttl) in [(3u8, true, 60), (0, true, 60), (0, false, 0), (3, false, 0)] {
         let mut msg = vec![0, 7, 0x81, 0x80 | code, 0, 1, 0, 1, 0, u8::from(soa), 0, 0];
         msg.extend_from_slice(&[1, b'a', 0, 0, 1, 0, 1]);
         msg.extend_from_slice(&[0xc0, 12, 0, 5, 0, 1, 0, 0, 3, 132, 0, 3, 1, b'b', 0]);
@@ -499,7 +499,7 @@ fn dangling_aliases_are_cached_as_long_as_the_soa_says() {
             msg.push(60);
         }
         let answer = Answer::from_response(&msg, &msg[12..19], 0, &TtlLimits::default()).unwrap();
-        assert_eq!(answer.as_ref().life(), life, "{code} {soa}");
+        assert_eq!(answer.as_ref().ttl(), ttl, "{code} {soa}");
         assert_eq!(answer.as_ref().first_ttl(), Some(900), "{code} {soa}");
     }
 }

@@ -9,7 +9,7 @@ use std::io;
 use super::{Request, Settings};
 use crate::{
     cache::{Cache, Key, Record},
-    dns::{Answer, MAX_QUESTION, NameHasher, QUESTION_FIXED, cut, header::rcode, question_hash},
+    dns::{Answer, MAX_QUESTION, NameHasher, QUESTION_FIXED, denial, header::rcode, question_hash},
     upkeep::{Progress, Scope, Upkeep},
 };
 
@@ -111,7 +111,8 @@ impl Memory {
         while ancestor.len() > 1 {
             if let Some(answer) = self.denial(request, ancestor, now) {
                 let from = ancestor.len() + QUESTION_FIXED;
-                let moved = cut::move_down(answer.as_ref(), from, request.question().len())?;
+                let moved =
+                    denial::for_descendant(answer.as_ref(), from, request.question().len())?;
                 return Some((Found::Ancestor, moved));
             }
             ancestor = parent(ancestor)?;
@@ -168,7 +169,7 @@ impl Memory {
             (request.key(), any.key())
         };
         self.cache.remove(&gone);
-        if answer.as_ref().life() == 0 {
+        if answer.as_ref().ttl() == 0 {
             self.cache.remove(&kept);
         } else {
             self.cache.insert(&kept, answer, now);

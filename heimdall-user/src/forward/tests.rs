@@ -152,7 +152,7 @@ fn sends_the_question_and_nothing_else_of_the_client() {
     bench.ask(&msg, 1);
     let outcome = bench.outcome();
     assert_eq!(outcome.token, 1);
-    assert_eq!(Answer::as_ref(&outcome.answer).life(), 300);
+    assert_eq!(Answer::as_ref(&outcome.answer).ttl(), 300);
     let seen = &upstream.seen()[0].msg;
     assert_eq!(seen[2..4], [1, 0x30], "RD, AD, CD");
     assert_eq!(seen[12..end], msg[12..end]);

@@ -43,7 +43,7 @@ impl Packet<'_> {
     /// ([`checksum::add`]): addresses and ports swapped, VLAN tags kept, lengths and
     /// checksums set. Returns the length of the frame, or `None` if no packet can be so long.
     #[inline(always)]
-    pub fn turn_round(self, dns_len: usize, dns_sum: u64) -> Option<usize> {
+    pub fn into_reply(self, dns_len: usize, dns_sum: u64) -> Option<usize> {
         let ipv4_len = u16::try_from(ipv4::LEN + udp::LEN + dns_len).ok()?;
         let udp_len = ipv4_len - ipv4::LEN as u16;
         let len = self.headers.len() + dns_len;

@@ -41,7 +41,7 @@ pub(super) fn entry(cache: &str, record: &Record<'_>) -> Value {
         "ede": answer.ede(),
         "age": record.age,
         // Negative: so many seconds over.
-        "ttl": i64::from(answer.life()) - i64::from(record.age),
+        "ttl": i64::from(answer.ttl()) - i64::from(record.age),
         "octets": record.encoded_len(),
         "records": records(record.question, answer, record.age),
     })

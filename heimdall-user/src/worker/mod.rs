@@ -576,7 +576,7 @@ impl State {
                     Err(malformed) => self.core.reject(*malformed, packet.room, client),
                 };
                 match *verdict {
-                    Verdict::Reply(Reply { len, sum }) => packet.turn_round(len, sum),
+                    Verdict::Reply(Reply { len, sum }) => packet.into_reply(len, sum),
                     Verdict::Drop | Verdict::Miss => None,
                 }
             });
@@ -659,7 +659,7 @@ impl State {
             let Verdict::Reply(Reply { len, sum }) = verdict else {
                 return None;
             };
-            let len = packet.turn_round(len, sum);
+            let len = packet.into_reply(len, sum);
             replied = len.is_some();
             len
         });

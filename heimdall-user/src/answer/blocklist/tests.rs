@@ -163,7 +163,7 @@ fn blocked_answers_are_what_they_say() {
             assert_eq!(record.name.to_string(), "ads.example.");
             assert_eq!(record.ttl, 60);
         }
-        assert_eq!((answer.life(), answer.ede()), (60, Some(ede::BLOCKED)));
+        assert_eq!((answer.ttl(), answer.ede()), (60, Some(ede::BLOCKED)));
     }
     assert!(lists.answer(Action::Allow, A).is_none());
 }

@@ -25,7 +25,7 @@ fn ask(data: &LocalData, name: &str, rtype: &str) -> Option<Vec<String>> {
     msg.extend_from_slice(answer.body());
     let read = Message::from_bytes(&msg).unwrap();
     let least = read.all_sections().map(|record| record.ttl).min();
-    assert_eq!(Some(answer.life()), least);
+    assert_eq!(Some(answer.ttl()), least);
     let show = |record: &hickory_proto::rr::Record| {
         let (rtype, data) = (record.record_type(), &record.data);
         format!("{} {} {rtype} {data}", record.name, record.ttl)

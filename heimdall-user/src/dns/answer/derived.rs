@@ -1,7 +1,7 @@
 //! Answers that are made from others, or without an upstream's response: aged and stale copies,
 //! failures.
 
-use super::{Answer, AnswerRef, FLAG_STALE, FLAG_TC, Fixed, Parts, field, set};
+use super::{Answer, AnswerFields, AnswerRef, FLAG_STALE, FLAG_TC, Fixed, field, set};
 use crate::{
     checksum,
     dns::{edns::ede, header::rcode},
@@ -12,13 +12,13 @@ use crate::{
 pub const STALE_TTL: u32 = 30;
 
 impl Answer {
-    /// An answer of no records: an error that is cached for `life` seconds.
-    pub fn failure(rcode: u8, ede: Option<u16>, life: u32) -> Self {
-        Self::new(&Parts {
+    /// An answer of no records: an error that is cached for `ttl` seconds.
+    pub fn failure(rcode: u8, ede: Option<u16>, ttl: u32) -> Self {
+        Self::new(&AnswerFields {
             rcode,
-            life,
+            ttl,
             ede,
-            ..Parts::default()
+            ..AnswerFields::default()
         })
     }
 
@@ -32,8 +32,8 @@ impl Answer {
 
     /// The answer, fresh for `seconds` at most. Its TTLs stay.
     pub fn for_at_most(mut self, seconds: u32) -> Self {
-        let life = self.as_ref().life();
-        self.set_life(life.min(seconds));
+        let ttl = self.as_ref().ttl();
+        self.set_ttl(ttl.min(seconds));
         self
     }
 
@@ -43,8 +43,8 @@ impl Answer {
         }
     }
 
-    fn set_life(&mut self, life: u32) {
-        self.edit_fixed(|fixed| set(fixed, field::LIFE, life.to_le_bytes()));
+    fn set_ttl(&mut self, ttl: u32) {
+        self.edit_fixed(|fixed| set(fixed, field::TTL, ttl.to_le_bytes()));
     }
 
     fn set_flags(&mut self, flags: u8) {
@@ -77,7 +77,7 @@ impl AnswerRef<'_> {
     pub fn aged(&self, age: u32) -> Answer {
         let mut answer = self.to_answer();
         answer.edit_ttls(|ttl| ttl.saturating_sub(age));
-        answer.set_life(self.life().saturating_sub(age));
+        answer.set_ttl(self.ttl().saturating_sub(age));
         answer
     }
 
@@ -89,7 +89,7 @@ impl AnswerRef<'_> {
             _ => ede::STALE,
         };
         let mut answer = self.to_answer();
-        answer.set_life(STALE_TTL);
+        answer.set_ttl(STALE_TTL);
         answer.edit_ttls(|_| STALE_TTL);
         answer.set_flags(FLAG_STALE);
         answer.edit_fixed(|fixed| set(fixed, field::EDE, (stale + 1).to_le_bytes()));

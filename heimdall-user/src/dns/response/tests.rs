@@ -123,17 +123,17 @@ fn dangling_aliases_are_not_cached() {
             for order in ["forwards", "backwards"] {
                 let message = response("a0.ok.", qtype, [&aliases, &[], &[]]);
                 let answer = taken(&message, 0);
-                assert_eq!(answer.as_ref().life(), 0, "{qtype} {steps} {order}");
+                assert_eq!(answer.as_ref().ttl(), 0, "{qtype} {steps} {order}");
                 assert_eq!(left(&message, 0)[0], aliases);
                 let denial = [soa("ok.")];
                 let message = response("a0.ok.", qtype, [&aliases, &denial, &[]]);
-                assert_eq!(taken(&message, 0).as_ref().life(), 60);
+                assert_eq!(taken(&message, 0).as_ref().ttl(), 60);
                 if qtype == A {
                     // Data of another name of the chain are not what was asked for.
-                    for (owner, life) in [(&names[steps], 300), (&names[0], 0)] {
+                    for (owner, ttl) in [(&names[steps], 300), (&names[0], 0)] {
                         let records = [aliases.clone(), vec![address(owner, 1)]].concat();
                         let message = response("a0.ok.", qtype, [&records, &[], &[]]);
-                        assert_eq!(taken(&message, 0).as_ref().life(), life, "{owner}");
+                        assert_eq!(taken(&message, 0).as_ref().ttl(), ttl, "{owner}");
                     }
                 }
                 aliases.reverse();
@@ -141,21 +141,21 @@ fn dangling_aliases_are_not_cached() {
         }
         let records = [dname(), alias("a.ok.", "a.new.")];
         let message = response("a.ok.", qtype, [&records, &[], &[]]);
-        assert_eq!(taken(&message, 0).as_ref().life(), 0);
+        assert_eq!(taken(&message, 0).as_ref().ttl(), 0);
         assert_eq!(left(&message, 0)[0].len(), 2);
     }
     // An alias is what was asked for.
     let records = [alias("a.ok.", "b.ok."), alias("b.ok.", "c.ok.")];
     let message = response("a.ok.", rrtype::CNAME, [&records, &[], &[]]);
-    assert_eq!(taken(&message, 0).as_ref().life(), 900);
+    assert_eq!(taken(&message, 0).as_ref().ttl(), 900);
     assert_eq!(left(&message, 0)[0], records[..1]);
     let message = response("a.ok.", rrtype::RRSIG, [&[signature("a.ok.", 5)], &[], &[]]);
-    assert_eq!(taken(&message, 0).as_ref().life(), 300);
+    assert_eq!(taken(&message, 0).as_ref().ttl(), 300);
 }
 
 #[test]
 fn a_denial_without_a_soa_is_not_cached() {
-    for (authority, life) in [
+    for (authority, ttl) in [
         (soa("ok."), 60),
         (soa("b.ok."), 60),
         (soa("."), 60),
@@ -174,11 +174,7 @@ fn a_denial_without_a_soa_is_not_cached() {
                 ],
             );
             message.metadata.response_code = code;
-            assert_eq!(
-                taken(&message, 0).as_ref().life(),
-                life,
-                "{authority} {code}"
-            );
+            assert_eq!(taken(&message, 0).as_ref().ttl(), ttl, "{authority} {code}");
         }
     }
 }
@@ -193,7 +189,7 @@ fn alias_loops_are_a_broken_answer() {
     };
     let take = |aliases: &[Record]| {
         let message = response("a0.ok.", A, [aliases, &[], &[]]);
-        take(&message.to_vec().unwrap(), 0, &LIMITS).map(|answer| answer.as_ref().life())
+        take(&message.to_vec().unwrap(), 0, &LIMITS).map(|answer| answer.as_ref().ttl())
     };
     assert_eq!(take(&aliases(1, 0)), Err(BadResponse::Broken));
     assert_eq!(take(&aliases(3, 0)), Err(BadResponse::Broken));
@@ -505,9 +501,9 @@ fn duplicates_are_dropped_and_an_rrset_has_one_ttl() {
         ttls(&kept),
         [("192.0.2.1".into(), 100), ("192.0.2.2".into(), 100)]
     );
-    assert_eq!(taken(&message, 0).as_ref().life(), 100);
+    assert_eq!(taken(&message, 0).as_ref().ttl(), 100);
     let message = response("a.ok.", A, [&answers, &[], &[]]);
-    assert_eq!(taken(&message, 0).as_ref().life(), 0);
+    assert_eq!(taken(&message, 0).as_ref().ttl(), 0);
     // The same host: in part a pointer, a pointer alone, in full and in capitals. And another.
     let mut msg = b"\0\x07\x81\x80\0\x01\0\x04\0\0\0\0\x02ok\0\0\x02\0\x01".to_vec();
     for data in [
@@ -541,7 +537,7 @@ fn ttls_are_as_long_as_the_answer_is_cached() {
             .to_vec()
             .unwrap();
         let answer = take(&msg, 0, &limits).unwrap();
-        (answer.as_ref().first_ttl().unwrap(), answer.as_ref().life())
+        (answer.as_ref().first_ttl().unwrap(), answer.as_ref().ttl())
     };
     assert_eq!(with_ttl(0), (0, 0));
     assert_eq!(with_ttl(1), (120, 120));
@@ -553,7 +549,7 @@ fn ttls_are_as_long_as_the_answer_is_cached() {
         .unwrap();
     let answer = take(&denial, 0, &limits).unwrap();
     assert_eq!(
-        (answer.as_ref().first_ttl(), answer.as_ref().life()),
+        (answer.as_ref().first_ttl(), answer.as_ref().ttl()),
         (Some(120), 120)
     );
 }
@@ -584,7 +580,7 @@ fn other_codes_are_passed_on() {
         let answer = answer.unwrap();
         let answer = answer.as_ref();
         assert_eq!((answer.rcode(), answer.counts()), (code, counts));
-        assert_eq!(answer.life(), if matches!(code, 0 | 3) { 60 } else { 0 });
+        assert_eq!(answer.ttl(), if matches!(code, 0 | 3) { 60 } else { 0 });
     }
     // BADVERS, and 22.
     for (code, extended) in [(0, 16), (6, 22)] {
@@ -724,6 +720,6 @@ proptest! {
             }
         }
         let kept = (code == 0 || code == 3) && least < u32::MAX && (!denied || minimum.is_some());
-        prop_assert_eq!(answer.as_ref().life(), if kept { least } else { 0 });
+        prop_assert_eq!(answer.as_ref().ttl(), if kept { least } else { 0 });
     }
 }

@@ -46,7 +46,7 @@ fn an_alias_alone_is_asked_for_again() {
         bench.ask(&query(9, "name", None), token);
         let outcome = bench.outcome();
         let answer = Answer::as_ref(&outcome.answer);
-        assert_eq!((answer.life(), answer.first_ttl()), (0, Some(3_600)));
+        assert_eq!((answer.ttl(), answer.first_ttl()), (0, Some(3_600)));
     }
     assert_eq!(upstream.seen().len(), 2);
     bench.finish();
@@ -62,7 +62,7 @@ fn other_codes_come_from_the_first_upstream_that_gives_them() {
         let outcome = bench.outcome();
         let answer = Answer::as_ref(&outcome.answer);
         assert_eq!((answer.rcode(), answer.ede()), (9, Some(20)));
-        assert_eq!((answer.life(), answer.counts()), (0, [0; 6]));
+        assert_eq!((answer.ttl(), answer.counts()), (0, [0; 6]));
     }
     assert_eq!((notauth.seen().len(), good.seen().len()), (2, 0));
     bench.finish();

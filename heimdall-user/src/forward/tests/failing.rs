@@ -8,7 +8,7 @@ use crate::dns::edns::ede;
 fn failure(outcome: &Outcome) -> (Option<u16>, u32) {
     assert!(!answered(outcome));
     let answer = outcome.answer.as_ref().as_ref();
-    (answer.ede(), answer.life())
+    (answer.ede(), answer.ttl())
 }
 
 /// SERVFAIL, with an Extended DNS Error if the script is asked for it.
@@ -75,7 +75,7 @@ fn an_answer_ends_the_row_of_failures() {
     let mut lives = Vec::new();
     for token in 0..3 {
         bench.ask(&query(9, "name", None), token);
-        lives.push(bench.outcome().answer.as_ref().as_ref().life());
+        lives.push(bench.outcome().answer.as_ref().as_ref().ttl());
         if token == 0 {
             thread::sleep(Duration::from_millis(1_050));
         }
@@ -192,7 +192,7 @@ fn whatever_says_that_edns_is_unknown_leads_to_a_plain_query_at_once() {
             bench.ask(msg, token as u64);
             let outcome = bench.outcome();
             assert!(answered(&outcome), "{number}");
-            let life = outcome.answer.as_ref().as_ref().life();
+            let life = outcome.answer.as_ref().as_ref().ttl();
             assert_eq!(life, [300, 60][token], "without DNSSEC's records: a minute");
         }
         assert_eq!(old.seen().len(), 4);

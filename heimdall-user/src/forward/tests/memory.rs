@@ -31,13 +31,13 @@ fn remembered_answers_age() {
     let upstream = answers();
     let mut bench = Bench::new(settings(vec![upstream.address]));
     bench.ask(&query(9, "name", None), 1);
-    assert_eq!(bench.outcome().answer.as_ref().as_ref().life(), 300);
+    assert_eq!(bench.outcome().answer.as_ref().as_ref().ttl(), 300);
     thread::sleep(Duration::from_millis(1_100));
     bench.ask(&query(9, "name", None), 2);
     let answer = bench.outcome().answer;
     let answer = answer.as_ref().as_ref();
-    assert!((200..300).contains(&answer.life()));
-    assert_eq!(answer.first_ttl(), Some(answer.life()));
+    assert!((200..300).contains(&answer.ttl()));
+    assert_eq!(answer.first_ttl(), Some(answer.ttl()));
     assert_eq!(upstream.seen().len(), 1);
     bench.finish();
 }
@@ -56,7 +56,7 @@ fn nxdomain_is_for_all_types() {
             let answer = bench.outcome().answer;
             let answer = answer.as_ref().as_ref();
             assert_eq!(answer.rcode(), rcode::NXDOMAIN);
-            assert!((1..=60).contains(&answer.life()));
+            assert!((1..=60).contains(&answer.ttl()));
         }
     }
     assert_eq!(upstream.seen().len(), 10);

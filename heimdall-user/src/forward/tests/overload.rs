@@ -64,7 +64,7 @@ impl Bench {
         let outcome = self.outcome();
         assert!(!answered(&outcome));
         let answer = outcome.answer.as_ref().as_ref();
-        (answer.ede(), answer.life())
+        (answer.ede(), answer.ttl())
     }
 }
 
@@ -171,7 +171,7 @@ fn whoever_holds_most_makes_room_for_others() {
             for outcome in bench.drain(MANY) {
                 let answer = outcome.answer.as_ref().as_ref();
                 assert_eq!(answer.ede(), Some(ede::NOT_READY));
-                assert_eq!(answer.life(), 0, "it may be asked again");
+                assert_eq!(answer.ttl(), 0, "it may be asked again");
             }
             bench.forwarder.stop();
         }

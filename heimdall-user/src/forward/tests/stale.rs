@@ -49,7 +49,7 @@ fn said(outcome: &Outcome) -> (u8, Option<u16>, u32, Option<u32>) {
     (
         answer.rcode(),
         answer.ede(),
-        answer.life(),
+        answer.ttl(),
         answer.first_ttl(),
     )
 }

@@ -83,7 +83,7 @@ fn a_truncated_answer_without_tcp_is_told_and_not_kept() {
         for outcome in ask_all(&mut bench, "aa") {
             assert!(is_truncated(&outcome));
             let answer = Answer::as_ref(&outcome.answer);
-            let said = (answer.rcode(), answer.life(), answer.ede());
+            let said = (answer.rcode(), answer.ttl(), answer.ede());
             assert_eq!(said, (code, 0, Some(ede::NETWORK_ERROR)));
         }
         assert_eq!(asked(upstream), "aa", "neither kept nor a failure");

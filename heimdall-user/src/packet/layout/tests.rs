@@ -98,7 +98,7 @@ fn every_reply_is_well_formed() {
                 *octet = (i * 7) as u8;
             }
             let sum = checksum::add(0, &opened.room[..len]);
-            let total = opened.turn_round(len, sum).unwrap();
+            let total = opened.into_reply(len, sum).unwrap();
             let packet = SlicedPacket::from_ethernet(&buf[..total]).unwrap();
             let ethernet = Ethernet2Header::from_slice(&buf).unwrap().0;
             assert_eq!((ethernet.destination[5], ethernet.source[5]), (2, 1));
@@ -159,7 +159,7 @@ fn a_zero_checksum_is_sent_as_all_ones() {
         let at = layout.dns();
         buf[at..at + 12].fill(0);
         let packet = layout.open(&mut buf, 1500).unwrap();
-        packet.turn_round(12, 0).unwrap();
+        packet.into_reply(12, 0).unwrap();
         let sum = [buf[at - 2], buf[at - 1]];
         let mut buf = frame(
             Shape {
@@ -174,7 +174,7 @@ fn a_zero_checksum_is_sent_as_all_ones() {
         // Adding the checksum itself to the data makes the new checksum zero.
         buf[at..at + 2].copy_from_slice(&sum);
         let packet = layout.open(&mut buf, 1500).unwrap();
-        packet.turn_round(12, checksum::add(0, &sum)).unwrap();
+        packet.into_reply(12, checksum::add(0, &sum)).unwrap();
         assert_eq!([buf[at - 2], buf[at - 1]], [0xff, 0xff]);
     }
 }

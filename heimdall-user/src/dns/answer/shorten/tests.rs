@@ -11,7 +11,7 @@ use crate::{
     checksum,
     dns::{
         Answer, DnsPacketView, NameHasher, Options, Query,
-        answer::Parts,
+        answer::AnswerFields,
         cursor::Cursor,
         header,
         record::Records,
@@ -137,13 +137,13 @@ impl Response {
         let ttl_offsets: Vec<u16> = records
             .map(|record| (record.unwrap().ttl_at() - question_end) as u16)
             .collect();
-        Answer::new(&Parts {
+        Answer::new(&AnswerFields {
             rcode: u16::from(self.rcode) as u8,
             counts,
             body: &msg[question_end..],
             ttl_offsets: &ttl_offsets,
-            life: 300,
-            ..Parts::default()
+            ttl: 300,
+            ..AnswerFields::default()
         })
     }
 }
@@ -209,7 +209,7 @@ proptest! {
     /// Whatever the counts and the octets say, nothing panics.
     #[test]
     fn damage_is_refused(body: Vec<u8>, counts: [u16; 3], ttl_offsets: Vec<u16>, room in 0..600usize) {
-        let answer = Answer::new(&Parts { counts, body: &body, ttl_offsets: &ttl_offsets, ..Parts::default() });
+        let answer = Answer::new(&AnswerFields { counts, body: &body, ttl_offsets: &ttl_offsets, ..AnswerFields::default() });
         if let Some(shortened) = answer.as_ref().shortened(19, 1, room) {
             prop_assert!(shortened.as_ref().body().len() <= room);
         }

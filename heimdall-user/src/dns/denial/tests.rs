@@ -76,19 +76,19 @@ proptest! {
         let longer = question(&longer.unwrap());
         let answer = Answer::from_response(&msg, &asked, KEY_FLAG_DO, &LIMITS).unwrap();
         let answer = answer.as_ref();
-        let moved = move_down(answer, asked.len(), longer.len()).unwrap();
+        let moved = for_descendant(answer, asked.len(), longer.len()).unwrap();
         let moved = moved.as_ref();
         let before = Message::from_bytes(&reply(answer, &asked)).unwrap();
         let after = Message::from_bytes(&reply(moved, &longer)).unwrap();
         prop_assert_eq!(before.authorities, after.authorities);
         prop_assert_eq!(after.metadata.response_code, ResponseCode::NXDomain);
-        prop_assert_eq!(moved.life(), answer.life());
+        prop_assert_eq!(moved.ttl(), answer.ttl());
         // The TTLs are still found.
         let [mut aged, mut moved_aged] = [answer.aged(7), moved.aged(7)];
         if longer.len() == asked.len() {
             prop_assert_eq!(&aged, &moved_aged);
         }
-        aged = move_down(aged.as_ref(), asked.len(), longer.len()).unwrap();
+        aged = for_descendant(aged.as_ref(), asked.len(), longer.len()).unwrap();
         prop_assert_eq!(&aged, &moved_aged);
         moved_aged = moved.aged(0);
         prop_assert_eq!(moved_aged.as_ref().body(), moved.body());
@@ -114,9 +114,9 @@ proptest! {
             body.truncate(cut.index(body.len() + 1));
         }
         let counts = if keep_counts { [0, message.authorities.len() as u16, 0] } else { counts };
-        let parts = Parts { rcode: 3, counts, body: &body, ..Parts::default() };
+        let parts = AnswerFields { rcode: 3, counts, body: &body, ..AnswerFields::default() };
         let answer = Answer::new(&parts);
-        if let Some(moved) = move_down(answer.as_ref(), asked.len(), asked.len() + 9) {
+        if let Some(moved) = for_descendant(answer.as_ref(), asked.len(), asked.len() + 9) {
             prop_assert_eq!(moved.as_ref().body().len(), body.len());
         }
     }
@@ -127,13 +127,13 @@ fn one(rtype: u16, data: &[u8]) -> Answer {
     let [_, low] = rtype.to_be_bytes();
     let mut body = vec![0xc0, 12, 0, low, 0, 1, 0, 0, 0, 9, 0, data.len() as u8];
     body.extend_from_slice(data);
-    Answer::new(&Parts {
+    Answer::new(&AnswerFields {
         rcode: 3,
         counts: [0, 1, 0],
         body: &body,
         ttl_offsets: &[6],
-        life: 9,
-        ..Parts::default()
+        ttl: 9,
+        ..AnswerFields::default()
     })
 }
 
@@ -142,7 +142,7 @@ fn compressed_names_in_signatures_move_too() {
     // Octets of an RRSIG record's data before the signer's name (RFC 4034 section 3.1).
     const RRSIG_FIXED: usize = 18;
     let moved = |rtype, data: &[u8]| {
-        let moved = move_down(one(rtype, data).as_ref(), 10, 15)?;
+        let moved = for_descendant(one(rtype, data).as_ref(), 10, 15)?;
         Some(moved.as_ref().body()[12..].to_vec())
     };
     let signature = [&[0; RRSIG_FIXED][..], &[0xc0, 12, 0xc0, 12]].concat();
@@ -168,13 +168,16 @@ fn pointers_that_would_not_reach_are_refused() {
     body.resize(far - start, 0);
     body.extend_from_slice(&[0xff, 0xf0 - 1, 0, 46, 0, 1, 0, 0, 0, 9, 0, 20]);
     body.extend_from_slice(&[0; 20]);
-    let answer = Answer::new(&Parts {
+    let answer = Answer::new(&AnswerFields {
         rcode: 3,
         counts: [0, 2, 0],
         body: &body,
-        ..Parts::default()
+        ..AnswerFields::default()
     });
-    assert!(move_down(answer.as_ref(), 10, 10 + 16).is_some());
-    assert!(move_down(answer.as_ref(), 10, 10 + 17).is_none());
-    assert!(move_down(answer.as_ref(), 10, 9).is_none(), "not upwards");
+    assert!(for_descendant(answer.as_ref(), 10, 10 + 16).is_some());
+    assert!(for_descendant(answer.as_ref(), 10, 10 + 17).is_none());
+    assert!(
+        for_descendant(answer.as_ref(), 10, 9).is_none(),
+        "not upwards"
+    );
 }

@@ -6,7 +6,7 @@
 
 use super::{
     Answer, AnswerRef,
-    answer::Parts,
+    answer::AnswerFields,
     cursor::Cursor,
     header,
     name::{POINTER_LEN, pointer_to},
@@ -19,7 +19,7 @@ use super::{
 ///
 /// `None` if it holds records other than SOA, NSEC, NSEC3 and RRSIG, which a denial is made of,
 /// or a name that cannot be read, or a pointer would not reach that far.
-pub fn move_down(answer: AnswerRef<'_>, from: usize, to: usize) -> Option<Answer> {
+pub fn for_descendant(answer: AnswerRef<'_>, from: usize, to: usize) -> Option<Answer> {
     const OF_A_DENIAL: [u16; 4] = [rrtype::SOA, rrtype::NSEC, rrtype::NSEC3, rrtype::RRSIG];
     let start = header::LEN + from;
     let distance = to.checked_sub(from)?;
@@ -38,12 +38,12 @@ pub fn move_down(answer: AnswerRef<'_>, from: usize, to: usize) -> Option<Answer
         })?;
     }
     (records.at() == body.len()).then(|| {
-        Answer::new(&Parts {
+        Answer::new(&AnswerFields {
             rcode: answer.rcode(),
             counts: answer.section_counts(),
             body: &body,
             ttl_offsets: &ttl_offsets,
-            life: answer.life(),
+            ttl: answer.ttl(),
             authentic: answer.authentic(),
             ede: answer.ede(),
         })
