@@ -3,7 +3,7 @@
 //! All lists are one finite state transducer (crate `fst`), which [`crate::blocklist`] builds; here it
 //! is only searched. Its keys are names with their labels from the root down, each after its
 //! length, so that the key of a name's parent is a prefix of its own: one walk finds the most
-//! specific entry. Its values are [`Rule`]s.
+//! specific entry. Its values are packed `Rule`s.
 
 use fst::{Map, raw::Output};
 use memmap2::Mmap;
