@@ -31,7 +31,7 @@ impl Shard {
         let Some(lookup) = self.in_flight.get_mut(slot) else {
             return;
         };
-        let attempts = self.settings.attempts;
+        let attempts = self.options.attempts;
         if lookup.attempts >= attempts || lookup.errors >= self.upstreams.len() {
             return self.fail(slot, now);
         }
@@ -110,7 +110,7 @@ impl Shard {
             sent.id,
             lookup.request.question(),
             lookup.request.flags,
-            self.settings.trust_ad,
+            self.options.trust_ad,
             (!sent.target.plain).then_some(options),
         );
         lookup.current = sent.serial;
@@ -137,7 +137,7 @@ impl Shard {
     fn take_ended(&mut self, slot: usize) -> Option<(Sent, ExchangeStatus)> {
         let lookup = self.in_flight.get_mut(slot)?;
         let request = &lookup.request;
-        let limits = self.settings.limits;
+        let limits = self.options.limits;
         let short = TtlLimits {
             min: limits.min.min(WITHOUT_DNSSEC),
             max: limits.max.min(WITHOUT_DNSSEC),
