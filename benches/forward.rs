@@ -19,7 +19,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use heimdall_user::{
     cache::Record,
     dns::{DnsPacketView, NameHasher, Query},
-    forward::{Forwarder, Handle, Mailbox, Prepared, Request, Settings},
+    forward::{ForwardOptions, Forwarder, ForwarderBuilder, Handle, Mailbox, Request},
 };
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -45,12 +45,12 @@ impl Front {
         let query = Query::new(&DnsPacketView::parse(&message).unwrap(), &hasher);
         let request = Request::new(&query, &message, Ipv4Addr::LOCALHOST.into(), 0, 0).unwrap();
         let mailbox = Arc::new(Mailbox::new(BATCH).unwrap());
-        let settings = Settings {
+        let options = ForwardOptions {
             // Never asked.
             upstreams: vec![([127, 0, 0, 1], 53).into()],
-            ..Settings::default()
+            ..ForwardOptions::default()
         };
-        let mut prepared = Prepared::new(&settings, vec![mailbox.clone()], hasher).unwrap();
+        let mut builder = ForwarderBuilder::new(&options, vec![mailbox.clone()], hasher).unwrap();
         let answer = answer(1);
         let known = Record {
             question: request.question(),
@@ -58,8 +58,8 @@ impl Front {
             age: 0,
             answer: answer.as_ref(),
         };
-        prepared.restore([known].into_iter(), 0);
-        let forwarder = prepared.start().unwrap();
+        builder.restore([known].into_iter(), 0);
+        let forwarder = builder.start().unwrap();
         let handle = forwarder.handle();
         let front = Self {
             handle,
@@ -81,7 +81,7 @@ impl Front {
         let flushed = Instant::now();
         let mut ready = [PollFd::new(self.mailbox.as_fd(), PollFlags::POLLIN)];
         poll(&mut ready, PollTimeout::NONE).unwrap();
-        self.mailbox.silence();
+        self.mailbox.clear_wakeup();
         let woken = Instant::now();
         for _ in 0..requests {
             self.mailbox.take().unwrap();

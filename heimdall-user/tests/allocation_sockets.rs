@@ -21,7 +21,7 @@ use heimdall_user::{
     clock::Clock,
     dns::{Answer, NameHasher, TtlLimits, reply::Server},
     exit::OnExit,
-    forward::{Mailbox, Prepared, Settings},
+    forward::{ForwardOptions, ForwarderBuilder, Mailbox},
     socket::{Listeners, Parts, SocketFront},
     stats::AnswerCounters,
     upkeep::Upkeep,
@@ -84,16 +84,16 @@ fn batches_do_not_allocate() {
         core.insert(&read, msg, &answer);
     }
     let mailbox = Arc::new(Mailbox::new(4).unwrap());
-    let settings = Settings {
+    let settings = ForwardOptions {
         upstreams: vec!["127.0.0.1:9".parse().unwrap()],
-        ..Settings::default()
+        ..ForwardOptions::default()
     };
-    let forwarder = Prepared::new(&settings, vec![mailbox.clone()], hasher).unwrap();
+    let forwarder = ForwarderBuilder::new(&settings, vec![mailbox.clone()], hasher).unwrap();
     let forwarder = forwarder.start().unwrap();
     let ring = mailbox.clone();
     let parts = Parts {
         core,
-        upkeep: Upkeep::new(move || ring.ring()),
+        upkeep: Upkeep::new(move || ring.wake()),
         forwarder: forwarder.handle(),
         mailbox,
         front: 0,

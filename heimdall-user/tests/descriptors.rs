@@ -11,7 +11,7 @@ use std::{
 
 use heimdall_user::{
     dns::{DnsPacketView, NameHasher, Query, header::rcode},
-    forward::{Forwarder, Handle, Mailbox, Outcome, Prepared, Request, Settings},
+    forward::{ForwardOptions, Forwarder, ForwarderBuilder, Handle, Mailbox, Outcome, Request},
 };
 use nix::sys::resource::{Resource, setrlimit};
 
@@ -83,17 +83,17 @@ fn look_ups_are_shed_to_free_their_descriptors() {
     const FILES: u64 = 64;
     setrlimit(Resource::RLIMIT_NOFILE, FILES, FILES).unwrap();
     let upstream = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let settings = Settings {
+    let settings = ForwardOptions {
         upstreams: vec![upstream.local_addr().unwrap()],
         attempt_timeout: Duration::from_secs(30),
         cache_bytes: 1 << 20,
-        ..Settings::default()
+        ..ForwardOptions::default()
     };
     thread::spawn(move || serve(&upstream));
     let mailbox = Arc::new(Mailbox::new(4096).unwrap());
     let hasher = NameHasher::default();
-    let prepared = Prepared::new(&settings, vec![mailbox.clone()], hasher.clone()).unwrap();
-    let forwarder = prepared.start().unwrap();
+    let builder = ForwarderBuilder::new(&settings, vec![mailbox.clone()], hasher.clone()).unwrap();
+    let forwarder = builder.start().unwrap();
     let mut front = Front {
         handle: forwarder.handle(),
         forwarder,

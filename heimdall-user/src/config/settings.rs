@@ -36,8 +36,8 @@ use crate::{
 const WEEK: i64 = 604_800;
 
 /// The forwarder's defaults.
-fn forward() -> forward::Settings {
-    forward::Settings::default()
+fn forward() -> forward::ForwardOptions {
+    forward::ForwardOptions::default()
 }
 
 settings! {

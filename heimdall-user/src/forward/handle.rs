@@ -64,9 +64,9 @@ impl Inbox {
     fn push(&self, request: Request) -> Result<(), QueueFull> {
         let mailbox = self.mailboxes.get(usize::from(request.front));
         // Before the request can be answered.
-        mailbox.inspect(|mailbox| mailbox.expect());
+        mailbox.inspect(|mailbox| mailbox.add_waiting());
         if self.is_closed() || self.queue.push(request).is_err() {
-            mailbox.inspect(|mailbox| mailbox.withdraw());
+            mailbox.inspect(|mailbox| mailbox.remove_waiting());
             self.rejected.fetch_add(1, Ordering::Relaxed);
             return Err(QueueFull);
         }
@@ -84,12 +84,12 @@ impl Inbox {
         let failure = Arc::new(Answer::failure(rcode::SERVFAIL, Some(ede::NOT_READY), 0));
         while let Some(request) = self.take() {
             if let Some(mailbox) = self.mailboxes.get(usize::from(request.front)) {
-                mailbox.put(Outcome::new(
+                mailbox.push(Outcome::new(
                     &request,
                     request.waiter(),
                     Arc::clone(&failure),
                 ));
-                mailbox.ring();
+                mailbox.wake();
             }
         }
     }

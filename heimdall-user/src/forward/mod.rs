@@ -27,9 +27,9 @@ mod exchange;
 mod failures;
 mod handle;
 mod inflight;
+mod options;
 mod overload_log;
 mod request;
-mod settings;
 mod shard;
 mod shared_cache;
 mod shed;
@@ -42,8 +42,8 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 pub use counters::ForwardCounters;
 pub use handle::{Handle, QueueFull};
+pub use options::ForwardOptions;
 pub use request::{MAX_REFRESHES, Mailbox, Outcome, Request};
-pub use settings::Settings;
 
 use crate::{
     cache::{Key, Record},
@@ -55,31 +55,31 @@ use crate::{
 use handle::Inbox;
 use shard::Shard;
 
-/// The forwarder before it runs.
-pub struct Prepared {
+/// A forwarder whose threads have not been started yet.
+pub struct ForwarderBuilder {
     shards: Vec<Shard>,
     hasher: NameHasher,
     clock: Clock,
 }
 
-impl fmt::Debug for Prepared {
+impl fmt::Debug for ForwarderBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Prepared").finish_non_exhaustive()
+        f.debug_struct("ForwarderBuilder").finish_non_exhaustive()
     }
 }
 
-impl Prepared {
+impl ForwarderBuilder {
     /// Reserves what the threads need. [`Request::front`] is the place of the front's mailbox in
     /// `mailboxes`; `hasher` is the one that the fronts hash with.
     ///
     /// # Errors
     /// There is no upstream, or an epoll instance or the memory for a cache is not available.
     pub fn new(
-        settings: &Settings,
+        options: &ForwardOptions,
         mailboxes: Vec<Arc<Mailbox>>,
         hasher: NameHasher,
     ) -> io::Result<Self> {
-        if settings.upstreams.is_empty() {
+        if options.upstreams.is_empty() {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
                 "there is no upstream to forward to",
@@ -87,8 +87,8 @@ impl Prepared {
         }
         let mailboxes: Arc<[_]> = mailboxes.into();
         let clock = Clock::start();
-        let shards = (0..settings.threads.max(1))
-            .map(|_| Shard::new(settings.clone(), mailboxes.clone(), hasher.clone(), clock))
+        let shards = (0..options.threads.max(1))
+            .map(|_| Shard::new(options.clone(), mailboxes.clone(), hasher.clone(), clock))
             .collect::<io::Result<Vec<_>>>()?;
         Ok(Self {
             shards,

@@ -177,31 +177,31 @@ impl Mailbox {
         self.outcomes.pop()
     }
 
-    /// Makes the eventfd unreadable until the next [`ring`](Self::ring).
-    pub fn silence(&self) {
+    /// Makes the eventfd unreadable until the next [`wake`](Self::wake).
+    pub fn clear_wakeup(&self) {
         // EAGAIN: it was not readable.
         let _ = self.event.read();
     }
 
     /// Makes the eventfd readable, to wake the front.
-    pub fn ring(&self) {
+    pub fn wake(&self) {
         // EAGAIN: it is readable as can be.
         let _ = self.event.write(1);
     }
 
     /// Delivers an outcome, without waking the front.
-    pub(super) fn put(&self, outcome: Outcome) -> bool {
-        self.withdraw();
+    pub(super) fn push(&self, outcome: Outcome) -> bool {
+        self.remove_waiting();
         self.outcomes.push(outcome).is_ok()
     }
 
     /// Counts a request that is about to be submitted.
-    pub(super) fn expect(&self) {
+    pub(super) fn add_waiting(&self) {
         self.waiting.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Takes back one [`expect`](Self::expect).
-    pub(super) fn withdraw(&self) {
+    /// Uncounts a request that was rejected or has its outcome.
+    pub(super) fn remove_waiting(&self) {
         self.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 

@@ -13,7 +13,7 @@ use std::{
 use mio::{Events, Poll, Token, Waker};
 
 use super::{
-    ForwardCounters, Mailbox, Settings,
+    ForwardCounters, ForwardOptions, Mailbox,
     deadlines::{Deadline, Deadlines},
     failures::Failures,
     handle::Inbox,
@@ -42,7 +42,7 @@ const MAX_MESSAGE: usize = u16::MAX as usize;
 pub(super) struct Shard {
     poll: Poll,
     inbox: Arc<Inbox>,
-    settings: Settings,
+    options: ForwardOptions,
     counters: Arc<ForwardCounters>,
     in_flight: InFlight,
     upstreams: Upstreams,
@@ -73,7 +73,7 @@ pub(super) struct Shard {
 /// Creation.
 impl Shard {
     pub(super) fn new(
-        settings: Settings,
+        options: ForwardOptions,
         mailboxes: Arc<[Arc<Mailbox>]>,
         hasher: NameHasher,
         clock: Clock,
@@ -82,8 +82,8 @@ impl Shard {
         let waker = Waker::new(poll.registry(), WAKE)?;
         let delivered = vec![false; mailboxes.len()].into();
         let waiting = vec![0; mailboxes.len()].into();
-        let probe = settings.attempt_timeout * settings.attempts;
-        let inbox = Arc::new(Inbox::new(settings.queue, waker, mailboxes));
+        let probe = options.attempt_timeout * options.attempts;
+        let inbox = Arc::new(Inbox::new(options.queue, waker, mailboxes));
         let upkeep = Upkeep::new({
             let inbox = Arc::clone(&inbox);
             move || inbox.wake()
@@ -95,14 +95,14 @@ impl Shard {
             inbox,
             upkeep,
             counters: Arc::default(),
-            in_flight: InFlight::new(settings.max_in_flight),
-            upstreams: Upstreams::new(&settings.upstreams, settings.attempt_timeout),
-            cache: SharedCache::new(&settings, hasher.clone())?,
-            zones: Zones::new(settings.failure_max, probe, hasher.clone()),
+            in_flight: InFlight::new(options.max_in_flight),
+            upstreams: Upstreams::new(&options.upstreams, options.attempt_timeout),
+            cache: SharedCache::new(&options, hasher.clone())?,
+            zones: Zones::new(options.failure_max, probe, hasher.clone()),
             log: OverloadLog::default(),
             hasher,
-            failures: Failures::new(settings.failure_min, settings.failure_max),
-            subnet: settings
+            failures: Failures::new(options.failure_min, options.failure_max),
+            subnet: options
                 .client_subnet
                 .map(|(address, prefix)| ClientSubnet::new(address, prefix)),
             clock,
@@ -111,7 +111,7 @@ impl Shard {
             serial: 0,
             query: Vec::new(),
             scratch: vec![0; MAX_MESSAGE].into(),
-            settings,
+            options,
         })
     }
 
@@ -225,7 +225,7 @@ impl Shard {
     fn wake_fronts(&mut self) {
         for (mailbox, delivered) in self.inbox.mailboxes.iter().zip(&mut self.delivered) {
             if std::mem::take(delivered) {
-                mailbox.ring();
+                mailbox.wake();
             }
         }
     }

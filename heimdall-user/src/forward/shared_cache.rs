@@ -6,7 +6,7 @@
 
 use std::io;
 
-use super::{Request, Settings};
+use super::{ForwardOptions, Request};
 use crate::{
     cache::{Cache, Key, Record},
     dns::{Answer, MAX_QUESTION, NameHasher, QUESTION_FIXED, denial, header::rcode, question_hash},
@@ -79,17 +79,17 @@ impl SharedCache {
     ///
     /// # Errors
     /// It is not available.
-    pub(super) fn new(settings: &Settings, hasher: NameHasher) -> io::Result<Self> {
-        let bytes = settings.cache_bytes;
-        let cache = Cache::with_grace(bytes, settings.stale_max_age).map_err(|error| {
+    pub(super) fn new(options: &ForwardOptions, hasher: NameHasher) -> io::Result<Self> {
+        let bytes = options.cache_bytes;
+        let cache = Cache::with_grace(bytes, options.stale_max_age).map_err(|error| {
             let reason = format!("{bytes} octets for the forwarder's cache: {error}");
             io::Error::new(error.kind(), reason)
         })?;
         Ok(Self {
             cache,
             hasher,
-            cut: settings.nxdomain_cut,
-            max_ttl: settings.limits.max,
+            cut: options.nxdomain_cut,
+            max_ttl: options.limits.max,
         })
     }
 

@@ -31,17 +31,17 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(settings: Settings) -> Self {
-        Self::with_room(4096, settings)
+    fn new(options: ForwardOptions) -> Self {
+        Self::with_room(4096, options)
     }
 
     /// With fronts that may have so many queries under way.
-    fn with_room(room: usize, settings: Settings) -> Self {
+    fn with_room(room: usize, options: ForwardOptions) -> Self {
         let mailboxes: Vec<_> = (0..2)
             .map(|_| Arc::new(Mailbox::new(room).unwrap()))
             .collect();
         let hasher = NameHasher::default();
-        let forwarder = Prepared::new(&settings, mailboxes.clone(), hasher.clone()).unwrap();
+        let forwarder = ForwarderBuilder::new(&options, mailboxes.clone(), hasher.clone()).unwrap();
         let forwarder = forwarder.start().unwrap();
         Self {
             handle: forwarder.handle(),
@@ -108,20 +108,20 @@ impl Bench {
     }
 }
 
-fn settings(upstreams: Vec<SocketAddr>) -> Settings {
-    Settings {
+fn options(upstreams: Vec<SocketAddr>) -> ForwardOptions {
+    ForwardOptions {
         upstreams,
         // Long enough for a loaded machine: only what is meant to time out does.
         attempt_timeout: Duration::from_secs(5),
         cache_bytes: 1 << 20,
-        ..Settings::default()
+        ..ForwardOptions::default()
     }
 }
 
-fn impatient(upstreams: Vec<SocketAddr>) -> Settings {
-    Settings {
+fn impatient(upstreams: Vec<SocketAddr>) -> ForwardOptions {
+    ForwardOptions {
         attempt_timeout: Duration::from_millis(300),
-        ..settings(upstreams)
+        ..options(upstreams)
     }
 }
 
@@ -137,9 +137,9 @@ fn answers() -> Upstream {
 #[test]
 fn sends_the_question_and_nothing_else_of_the_client() {
     let upstream = answers();
-    let mut bench = Bench::new(Settings {
+    let mut bench = Bench::new(ForwardOptions {
         trust_ad: true,
-        ..settings(vec![upstream.address])
+        ..options(vec![upstream.address])
     });
     let mut msg = query(7, "NaMe", Some(4096));
     msg[3] |= 0x10; // CD
@@ -172,7 +172,7 @@ fn identical_questions_share_one_query_across_fronts() {
         thread::sleep(Duration::from_millis(100));
         vec![response(&seen.msg, 20)]
     });
-    let mut bench = Bench::new(settings(vec![upstream.address]));
+    let mut bench = Bench::new(options(vec![upstream.address]));
     for token in 0..50 {
         let label = if token % 2 == 0 { "same" } else { "SAME" };
         let request = bench.request(&query(9, label, None), (token % 2) as u16, token);
@@ -213,7 +213,7 @@ fn wrong_responses_are_ignored() {
             right,
         ]
     });
-    let mut bench = Bench::new(settings(vec![upstream.address]));
+    let mut bench = Bench::new(options(vec![upstream.address]));
     bench.ask(&query(9, "name", None), 1);
     assert!(answered(&bench.outcome()));
     assert_eq!(upstream.seen().len(), 1);
@@ -237,7 +237,7 @@ fn after_many_wrong_ids_the_query_goes_over_tcp() {
         };
         (1..50).map(guess).collect()
     });
-    let mut bench = Bench::new(settings(vec![upstream.address]));
+    let mut bench = Bench::new(options(vec![upstream.address]));
     bench.ask(&query(9, "name", None), 1);
     assert!(answered(&bench.outcome()));
     assert_eq!(bench.count("rejected_id"), 8);
@@ -256,7 +256,7 @@ fn a_response_from_another_address_is_ignored() {
         other.send_to(&forged, seen.from).unwrap();
         vec![response(&seen.msg, 20)]
     });
-    let mut bench = Bench::new(settings(vec![upstream.address]));
+    let mut bench = Bench::new(options(vec![upstream.address]));
     bench.ask(&query(9, "name", None), 1);
     let answer = bench.outcome().answer;
     assert_eq!(Answer::as_ref(&answer).body().last(), Some(&b'x'));
@@ -269,7 +269,7 @@ fn truncated_responses_are_fetched_over_tcp() {
         false => vec![bare(&seen.msg, 0x200)],
         true => vec![response(&seen.msg, 20_000)],
     });
-    let mut bench = Bench::new(settings(vec![upstream.address]));
+    let mut bench = Bench::new(options(vec![upstream.address]));
     bench.ask(&query(9, "name", None), 1);
     assert!(Answer::as_ref(&bench.outcome().answer).body().len() > 20_000);
     let seen = upstream.seen();
@@ -318,7 +318,7 @@ fn errors_lead_to_the_next_upstream_at_once() {
         }),
     ] {
         let good = answers();
-        let mut bench = Bench::new(settings(vec![failing.address, good.address]));
+        let mut bench = Bench::new(options(vec![failing.address, good.address]));
         bench.ask(&query(9, "name", None), 1);
         assert!(answered(&bench.outcome()));
         assert_eq!(bench.count("upstream_errors"), 1);
@@ -326,7 +326,7 @@ fn errors_lead_to_the_next_upstream_at_once() {
         bench.finish();
     }
     let good = answers();
-    let mut bench = Bench::new(settings(vec![closed_address(), good.address]));
+    let mut bench = Bench::new(options(vec![closed_address(), good.address]));
     bench.ask(&query(9, "name", None), 1);
     assert!(answered(&bench.outcome()));
     assert_eq!(bench.count("upstream_errors"), 1);
@@ -336,7 +336,7 @@ fn errors_lead_to_the_next_upstream_at_once() {
 #[test]
 fn servfail_when_nothing_works() {
     let refusing = Upstream::start(|seen| vec![bare(&seen.msg, 5)]);
-    let mut bench = Bench::new(settings(vec![closed_address(), refusing.address]));
+    let mut bench = Bench::new(options(vec![closed_address(), refusing.address]));
     bench.ask(&query(9, "one", None), 1);
     assert!(!answered(&bench.outcome()));
     assert_eq!(refusing.seen().len(), 1);
@@ -354,10 +354,10 @@ fn servfail_when_nothing_works() {
 #[test]
 fn full_tables_and_queues_are_told() {
     let silent = Upstream::start(|_| Vec::new());
-    let mut bench = Bench::new(Settings {
+    let mut bench = Bench::new(ForwardOptions {
         queue: 4,
         max_in_flight: 2,
-        ..settings(vec![silent.address])
+        ..options(vec![silent.address])
     });
     // Without a flush nobody takes them out.
     let requests: Vec<_> = (0..6)
@@ -390,9 +390,9 @@ fn full_tables_and_queues_are_told() {
 #[test]
 fn stopping_under_fire_loses_no_request() {
     let upstream = Upstream::start(|seen| vec![response(&seen.msg, 20)]);
-    let bench = Bench::new(Settings {
+    let bench = Bench::new(ForwardOptions {
         threads: 2,
-        ..settings(vec![upstream.address])
+        ..options(vec![upstream.address])
     });
     let requests: Vec<_> = (0..3000)
         .map(|token| bench.request(&query(9, &format!("n{token}"), None), 0, token))
@@ -419,7 +419,7 @@ fn stopping_under_fire_loses_no_request() {
 #[test]
 fn ports_and_ids_are_random() {
     let upstream = answers();
-    let mut bench = Bench::new(settings(vec![upstream.address]));
+    let mut bench = Bench::new(options(vec![upstream.address]));
     for token in 0..500 {
         bench.ask(&query(9, &format!("n{token}"), None), token);
         bench.outcome();

@@ -17,24 +17,24 @@ const FRONT: u64 = 8;
 /// Lowers the number of look-ups to what the hard limit on open files allows with this many fronts and
 /// listen addresses, and logs that.
 pub(super) fn fit(
-    settings: forward::Settings,
+    options: forward::ForwardOptions,
     fronts: usize,
     listeners: usize,
-) -> forward::Settings {
+) -> forward::ForwardOptions {
     let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
-        return settings;
+        return options;
     };
     let others = PROCESS + FRONT * fronts as u64 + 2 * listeners as u64 + MAX_CONNECTIONS as u64;
-    fit_into(settings, others, hard)
+    fit_into(options, others, hard)
 }
 
 /// As [`fit`], with `others` files needed beside the look-ups'. If there are too few for both, look-ups
 /// get half of them.
-fn fit_into(settings: forward::Settings, others: u64, hard: u64) -> forward::Settings {
-    let threads = settings.threads.max(1) as u64;
-    let needed = threads * settings.max_in_flight as u64 + others;
+fn fit_into(options: forward::ForwardOptions, others: u64, hard: u64) -> forward::ForwardOptions {
+    let threads = options.threads.max(1) as u64;
+    let needed = threads * options.max_in_flight as u64 + others;
     if needed <= hard {
-        return settings;
+        return options;
     }
     let room = hard.saturating_sub(others).max(hard / 2) / threads;
     let max_in_flight = room.max(1) as usize;
@@ -42,11 +42,11 @@ fn fit_into(settings: forward::Settings, others: u64, hard: u64) -> forward::Set
         "the hard limit on open files is {hard}, and these settings need {needed}: each forwarder thread \
          has {max_in_flight} look-ups in flight at most, not forward.max-in-flight = {}; raise the \
          limit (ulimit -Hn {needed}, or LimitNOFILE={needed} in the unit)",
-        settings.max_in_flight
+        options.max_in_flight
     );
-    forward::Settings {
+    forward::ForwardOptions {
         max_in_flight,
-        ..settings
+        ..options
     }
 }
 
@@ -64,12 +64,12 @@ mod tests {
             (1, 4096, 1024, 512),
             (64, 4096, 64, 1),
         ] {
-            let settings = forward::Settings {
+            let options = forward::ForwardOptions {
                 threads,
                 max_in_flight,
-                ..forward::Settings::default()
+                ..forward::ForwardOptions::default()
             };
-            let fitted = fit_into(settings, 1200, hard);
+            let fitted = fit_into(options, 1200, hard);
             assert_eq!(
                 fitted.max_in_flight, fitting,
                 "{threads} threads, {hard} files"

@@ -31,7 +31,7 @@ use tracing::{info, warn};
 use crate::{
     config::{Backend, Config, ConfigError, Host, Location, SnapshotConfig, Zoned},
     control::{Control, ControlError, ControlServer},
-    forward::{self, Forwarder, Handle, Mailbox, Prepared},
+    forward::{self, Forwarder, ForwarderBuilder, Handle, Mailbox},
     socket::{self, Listeners, SocketError, SocketFront},
     upkeep::{Caches, Upkeep},
     xdp::XdpError,
@@ -166,8 +166,8 @@ impl Server {
             mailboxes.len(),
             config.listen.len(),
         );
-        let mut forwarder =
-            Prepared::new(&options, mailboxes, cores.hasher()).map_err(start("the forwarder"))?;
+        let mut forwarder = ForwarderBuilder::new(&options, mailboxes, cores.hasher())
+            .map_err(start("the forwarder"))?;
         let snapshot = config.cache.snapshot();
         let snapshot = snapshot.filter(|snapshot| snapshot::restore(snapshot, &mut forwarder));
         let forwarder = forwarder
@@ -213,7 +213,7 @@ impl Server {
         let core_counters = CoreCounters::default();
         let upkeep = Upkeep::new({
             let mailbox = Arc::clone(&mailbox);
-            move || mailbox.ring()
+            move || mailbox.wake()
         });
         caches.fronts.push(("sockets".to_owned(), upkeep.desk()));
         let parts = socket::Parts {
@@ -404,9 +404,9 @@ fn open_xdp(config: &Config, addresses: &[SocketAddr]) -> Result<Option<OpenXdp>
     }
 }
 
-fn forward_options(config: &Config) -> forward::Settings {
+fn forward_options(config: &Config) -> forward::ForwardOptions {
     let forward = &config.forward;
-    forward::Settings {
+    forward::ForwardOptions {
         upstreams: config.upstreams.clone(),
         threads: forward.threads,
         queue: forward.queue,

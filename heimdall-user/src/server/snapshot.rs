@@ -13,14 +13,14 @@ use tracing::{info, warn};
 use crate::{
     config::SnapshotConfig,
     exit::{OnExit, OwnedThread},
-    forward::Prepared,
+    forward::ForwarderBuilder,
     snapshot::{Snapshot, SnapshotError, Writer},
     upkeep::Caches,
 };
 
 /// Restores the forwarder's caches from the file. Whatever is wrong with it, the start goes on.
 /// Whether a snapshot may be written to that path.
-pub(super) fn restore(config: &SnapshotConfig, forwarder: &mut Prepared) -> bool {
+pub(super) fn restore(config: &SnapshotConfig, forwarder: &mut ForwarderBuilder) -> bool {
     let begin = Instant::now();
     let path = config.path.display();
     match Snapshot::open(&config.path, unix_now()) {

@@ -222,7 +222,7 @@ impl Loop {
     fn outcomes(&mut self, now: Instant) {
         let mailbox = self.service.mailbox.clone();
         // Before the queue is emptied: what is put in later rings again.
-        mailbox.silence();
+        mailbox.clear_wakeup();
         while let Some(outcome) = mailbox.take() {
             let Some((waiting, len)) = self.service.outcome(outcome, &mut self.buf) else {
                 continue;

@@ -20,7 +20,7 @@ use crate::{
     dns::{NameHasher, reply::Server},
     exit::OnExit,
     forward::{
-        Forwarder, Handle, Mailbox, Prepared, Settings,
+        ForwardOptions, Forwarder, ForwarderBuilder, Handle, Mailbox,
         testing::{Seen, Upstream, bare, closed_address, query, response},
     },
     stats::{AnswerCounters, DropCounters},
@@ -30,10 +30,10 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A forwarder for one front.
-fn forward(settings: &Settings, mailbox: &Arc<Mailbox>) -> Forwarder {
+fn forward(settings: &ForwardOptions, mailbox: &Arc<Mailbox>) -> Forwarder {
     let mailboxes = vec![Arc::clone(mailbox)];
-    let prepared = Prepared::new(settings, mailboxes, NameHasher::default()).unwrap();
-    prepared.start().unwrap()
+    let builder = ForwarderBuilder::new(settings, mailboxes, NameHasher::default()).unwrap();
+    builder.start().unwrap()
 }
 
 /// What such a front owns.
@@ -41,7 +41,7 @@ fn parts(core: Core, forwarder: Handle, mailbox: Arc<Mailbox>, max_pending: usiz
     let ring = Arc::clone(&mailbox);
     Parts {
         core,
-        upkeep: Upkeep::new(move || ring.ring()),
+        upkeep: Upkeep::new(move || ring.wake()),
         forwarder,
         mailbox,
         front: 0,
@@ -78,10 +78,10 @@ impl Bench {
             drops.clone(),
         );
         let mailbox = Arc::new(Mailbox::new(max_pending).unwrap());
-        let settings = Settings {
+        let settings = ForwardOptions {
             upstreams,
             attempt_timeout: Duration::from_secs(5),
-            ..Settings::default()
+            ..ForwardOptions::default()
         };
         let forwarder = forward(&settings, &mailbox);
         let handle = forwarder.handle();
@@ -435,9 +435,9 @@ fn idle_connections_are_closed_and_busy_ones_are_not() {
     let listeners = Listeners::bind(&["127.0.0.1:0".parse().unwrap()]).unwrap();
     let address = listeners.local_addresses()[0];
     let mailbox = Arc::new(Mailbox::new(4).unwrap());
-    let settings = Settings {
+    let settings = ForwardOptions {
         upstreams: vec![silent.address],
-        ..Settings::default()
+        ..ForwardOptions::default()
     };
     let forwarder = forward(&settings, &mailbox);
     let counters = Arc::<SocketCounters>::default();

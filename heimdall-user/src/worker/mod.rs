@@ -222,7 +222,7 @@ impl Worker {
 
     fn join(&mut self) -> io::Result<()> {
         self.stop.store(true, Ordering::Relaxed);
-        self.mailbox.ring();
+        self.mailbox.wake();
         match self.thread.take().map(JoinHandle::join) {
             None => Ok(()),
             Some(Ok(result)) => result,
@@ -692,7 +692,7 @@ impl State {
             ));
         }
         if mailbox.any().unwrap_or_default() {
-            self.mailbox.silence();
+            self.mailbox.clear_wakeup();
         }
         Ok(())
     }

@@ -30,7 +30,7 @@ impl Shard {
         let Some(lookup) = self.in_flight.get_mut(slot) else {
             return;
         };
-        let attempts = self.settings.attempts;
+        let attempts = self.options.attempts;
         if lookup.attempts >= attempts || lookup.errors >= self.upstreams.len() {
             return self.fail(slot, now);
         }
@@ -107,7 +107,7 @@ impl Shard {
             id: sent.id,
             question: lookup.request.question(),
             key_flags: lookup.request.flags,
-            want_ad: self.settings.trust_ad,
+            want_ad: self.options.trust_ad,
             edns: !sent.target.plain,
             subnet: self.subnet.as_ref(),
         };
@@ -136,7 +136,7 @@ impl Shard {
     fn take_ended(&mut self, slot: usize) -> Option<(Sent, ExchangeStatus)> {
         let lookup = self.in_flight.get_mut(slot)?;
         let request = &lookup.request;
-        let limits = self.settings.limits;
+        let limits = self.options.limits;
         let short = TtlLimits {
             min: limits.min.min(WITHOUT_DNSSEC),
             max: limits.max.min(WITHOUT_DNSSEC),

@@ -69,7 +69,7 @@ impl Shard {
             return self.reject(&request);
         };
         if known {
-            let at = now + self.settings.client_response_timeout;
+            let at = now + self.options.client_response_timeout;
             self.client_deadlines.set(slot, self.serial, at);
         }
         let first = self.upstreams.first(now);
@@ -202,7 +202,7 @@ impl Shard {
             *waiting -= 1;
         }
         if let Some(mailbox) = self.inbox.mailboxes.get(front)
-            && !mailbox.put(outcome)
+            && !mailbox.push(outcome)
         {
             // Only if a front has submitted more requests than its mailbox holds.
             tracing::error!(front, "a mailbox is full");

@@ -22,7 +22,7 @@ impl Shard {
             return;
         };
         // If another thread holds most of the front's queries, that one has to make room.
-        let fair = mailbox.capacity() / 2 / self.settings.threads.max(1);
+        let fair = mailbox.capacity() / 2 / self.options.threads.max(1);
         if mailbox.is_crowded() && *waiting > fair {
             self.shed(Scarce::Front(request.front), None, now);
         }

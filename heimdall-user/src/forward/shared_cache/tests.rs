@@ -13,14 +13,14 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(settings: Settings) -> Self {
-        let settings = Settings {
+    fn new(options: ForwardOptions) -> Self {
+        let options = ForwardOptions {
             cache_bytes: 0,
-            ..settings
+            ..options
         };
         let hasher = NameHasher::default();
         Self {
-            cache: SharedCache::new(&settings, hasher.clone()).unwrap(),
+            cache: SharedCache::new(&options, hasher.clone()).unwrap(),
             hasher,
         }
     }
@@ -65,9 +65,9 @@ impl Bench {
 
 #[test]
 fn answers_may_be_served_until_their_maximum_age() {
-    let mut bench = Bench::new(Settings {
+    let mut bench = Bench::new(ForwardOptions {
         stale_max_age: 100,
-        ..Settings::default()
+        ..ForwardOptions::default()
     });
     let name = query(1, "name", None);
     bench.answer(&name, 10, 0);
@@ -83,12 +83,12 @@ fn answers_may_be_served_until_their_maximum_age() {
 
 #[test]
 fn restored_answers_are_found() {
-    let mut bench = Bench::new(Settings {
+    let mut bench = Bench::new(ForwardOptions {
         limits: TtlLimits {
             max: 100,
             ..TtlLimits::default()
         },
-        ..Settings::default()
+        ..ForwardOptions::default()
     });
     let [name, absent, long] = ["name", "absent", "long"].map(|label| query(1, label, None));
     for (query, response) in [
@@ -127,9 +127,9 @@ fn restored_answers_are_found() {
 
 #[test]
 fn no_maximum_age_means_no_stale_answers() {
-    let mut bench = Bench::new(Settings {
+    let mut bench = Bench::new(ForwardOptions {
         stale_max_age: 0,
-        ..Settings::default()
+        ..ForwardOptions::default()
     });
     let name = query(1, "name", None);
     bench.answer(&name, 10, 0);
@@ -138,7 +138,7 @@ fn no_maximum_age_means_no_stale_answers() {
 
 #[test]
 fn nxdomain_is_for_all_types_and_an_answer_replaces_it() {
-    let mut bench = Bench::new(Settings::default());
+    let mut bench = Bench::new(ForwardOptions::default());
     let text = query(1, "name", None);
     let spf = of_type(query(1, "NAME", None), 99);
     bench.deny(&text, 10, 0);
@@ -157,7 +157,7 @@ fn nxdomain_is_for_all_types_and_an_answer_replaces_it() {
 
 #[test]
 fn of_two_stale_answers_the_younger_is_served() {
-    let mut bench = Bench::new(Settings::default());
+    let mut bench = Bench::new(ForwardOptions::default());
     let text = query(1, "name", None);
     let address = of_type(text.clone(), 1);
     bench.answer(&text, 10, 0);
@@ -170,7 +170,7 @@ fn of_two_stale_answers_the_younger_is_served() {
 
 #[test]
 fn an_answer_that_may_not_be_cached_replaces_the_old_one() {
-    let mut bench = Bench::new(Settings::default());
+    let mut bench = Bench::new(ForwardOptions::default());
     let name = query(1, "name", None);
     for ttl in [0, 10] {
         bench.answer(&name, 10, 0);
@@ -184,9 +184,9 @@ fn an_answer_that_may_not_be_cached_replaces_the_old_one() {
 
 #[test]
 fn nxdomain_answers_for_names_below_until_it_expires() {
-    let mut bench = Bench::new(Settings {
+    let mut bench = Bench::new(ForwardOptions {
         nxdomain_cut: true,
-        ..Settings::default()
+        ..ForwardOptions::default()
     });
     let name = query(1, "name", None);
     bench.deny(&name, 10, 0);
@@ -218,7 +218,7 @@ fn parents() {
 
 #[test]
 fn other_codes_leave_what_was_known() {
-    let mut bench = Bench::new(Settings::default());
+    let mut bench = Bench::new(ForwardOptions::default());
     let name = query(1, "name", None);
     bench.answer(&name, 10, 0);
     bench.store(&name, &bare(&name, 9), 1);

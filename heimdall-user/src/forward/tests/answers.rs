@@ -24,7 +24,7 @@ fn broken(query: &[u8]) -> Vec<u8> {
 fn after_a_broken_answer_the_next_upstream_is_asked() {
     let bad = Upstream::start(|seen| vec![broken(&seen.msg)]);
     let good = answers();
-    let mut bench = Bench::new(settings(vec![bad.address, good.address]));
+    let mut bench = Bench::new(options(vec![bad.address, good.address]));
     bench.ask(&query(9, "name", None), 1);
     assert!(answered(&bench.outcome()));
     assert_eq!((bad.seen().len(), good.seen().len()), (1, 1));
@@ -41,7 +41,7 @@ fn an_alias_without_its_target_is_not_cached() {
         msg.extend_from_slice(b"\xc0\x0c\0\x05\0\x01\0\0\x0e\x10\0\x04\x01t\xc0\x0c");
         vec![msg]
     });
-    let mut bench = Bench::new(settings(vec![upstream.address]));
+    let mut bench = Bench::new(options(vec![upstream.address]));
     for token in 0..2 {
         bench.ask(&query(9, "name", None), token);
         let outcome = bench.outcome();
@@ -56,7 +56,7 @@ fn an_alias_without_its_target_is_not_cached() {
 fn other_codes_come_from_the_first_upstream_that_gives_them() {
     let notauth = Upstream::start(|seen| vec![explained(bare(&seen.msg, 9), 20)]);
     let good = answers();
-    let mut bench = Bench::new(settings(vec![notauth.address, good.address]));
+    let mut bench = Bench::new(options(vec![notauth.address, good.address]));
     for token in 0..2 {
         bench.ask(&query(9, "name", None), token);
         let outcome = bench.outcome();
@@ -71,7 +71,7 @@ fn other_codes_come_from_the_first_upstream_that_gives_them() {
 #[test]
 fn an_upstreams_extended_error_is_cached_with_its_answer() {
     let upstream = Upstream::start(|seen| vec![explained(response(&seen.msg, 20), 3)]);
-    let mut bench = Bench::new(settings(vec![upstream.address]));
+    let mut bench = Bench::new(options(vec![upstream.address]));
     for token in 0..2 {
         bench.ask(&query(9, "name", None), token);
         let outcome = bench.outcome();

@@ -102,7 +102,7 @@ fn tcp_that_fails_leads_to_the_next_upstream_and_back_again() {
         })
     };
     let (first, second) = (small_only(), answers());
-    let mut bench = Bench::new(settings(vec![first.address, second.address]));
+    let mut bench = Bench::new(options(vec![first.address, second.address]));
     let outcomes = ask_all(&mut bench, "xab");
     assert!(outcomes.iter().all(|o| answered(o) && !is_truncated(o)));
     assert_eq!(asked(&first), "xab", "it stays the first");
@@ -124,7 +124,7 @@ fn tcp_that_fails_leads_to_the_next_upstream_and_back_again() {
 fn an_error_with_tc_is_an_error() {
     for code in [2, 5] {
         let upstream = Upstream::start(move |seen| vec![bare(&seen.msg, 0x200 | code)]);
-        let mut bench = Bench::new(settings(vec![upstream.address]));
+        let mut bench = Bench::new(options(vec![upstream.address]));
         assert!(!ask_all(&mut bench, "a").iter().any(answered));
         assert_eq!(bench.count("sent_tcp"), 0);
         bench.finish();
@@ -188,7 +188,7 @@ fn a_late_response_leads_to_tcp_or_a_plain_query() {
     bench.finish();
 
     let fails = late(|seen| bare(&seen.msg, 2));
-    let mut bench = Bench::new(Settings {
+    let mut bench = Bench::new(ForwardOptions {
         attempts: 16,
         ..impatient(vec![fails.address])
     });
@@ -238,7 +238,7 @@ fn after_many_wrong_ids_and_without_tcp_another_port_is_used() {
     };
     for times in [1, 2] {
         let upstream = attacked(times);
-        let mut bench = Bench::new(settings(vec![upstream.address]));
+        let mut bench = Bench::new(options(vec![upstream.address]));
         assert!(ask_all(&mut bench, "a").iter().all(answered));
         let ports: HashSet<_> = upstream.seen().iter().map(|s| s.from.port()).collect();
         assert_eq!(ports.len(), times + 1);
@@ -246,13 +246,13 @@ fn after_many_wrong_ids_and_without_tcp_another_port_is_used() {
         bench.finish();
     }
     let (first, second) = (attacked(9), answers());
-    let mut bench = Bench::new(settings(vec![first.address, second.address]));
+    let mut bench = Bench::new(options(vec![first.address, second.address]));
     assert!(ask_all(&mut bench, "ab").iter().all(answered));
     assert_eq!((asked(&first), asked(&second)), ("ab".into(), "ab".into()));
     bench.finish();
 
     let upstream = attacked(9);
-    let mut bench = Bench::new(settings(vec![upstream.address]));
+    let mut bench = Bench::new(options(vec![upstream.address]));
     assert!(!ask_all(&mut bench, "a").iter().any(answered));
     assert_eq!(bench.count("rejected_id"), 24);
     assert_eq!((bench.count("sent_udp"), bench.count("sent_tcp")), (3, 3));
@@ -283,7 +283,7 @@ fn every_upstream_is_asked_before_errors_fail_a_question() {
     let mut upstreams: Vec<_> = (0..4).map(|_| partly("", "ab")).collect();
     upstreams.push(partly("", "b"));
     let addresses = upstreams.iter().map(|upstream| upstream.address).collect();
-    let mut bench = Bench::new(settings(addresses));
+    let mut bench = Bench::new(options(addresses));
     assert!(ask_all(&mut bench, "a").iter().all(answered));
     assert!(!ask_all(&mut bench, "b").iter().any(answered));
     let asked: Vec<_> = upstreams.iter().map(asked).collect();

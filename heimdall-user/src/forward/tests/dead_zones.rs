@@ -12,7 +12,7 @@ use crate::dns::{TtlLimits, edns::ede};
 fn new_names_below_a_dead_zone_fail_at_once_until_a_probe_is_answered() {
     for below in ["", "a.b."] {
         let (upstream, mode) = fickle(REFUSES);
-        let mut bench = Bench::new(settings(vec![upstream.address]));
+        let mut bench = Bench::new(options(vec![upstream.address]));
         let mut failures = 0;
         while bench.count("zone_failure_hits") == 0 {
             bench.ask_as(
@@ -76,7 +76,7 @@ fn a_silent_zone_is_found_dead_while_others_are_answered() {
 #[test]
 fn a_zone_is_found_dead_although_all_its_look_ups_are_shed() {
     let (upstream, _) = fickle(SILENT);
-    let mut bench = Bench::new(Settings {
+    let mut bench = Bench::new(ForwardOptions {
         max_in_flight: 64,
         // Settled after half a minute; shed long before.
         attempts: 100,
@@ -107,12 +107,12 @@ fn cached_names_are_looked_up_below_a_dead_zone() {
 
 fn cached_name_below_a_dead_zone(mode_of_zone: u8) {
     let (upstream, mode) = fickle(ANSWERS);
-    let mut bench = Bench::new(Settings {
+    let mut bench = Bench::new(ForwardOptions {
         limits: TtlLimits {
             max: 3,
             ..TtlLimits::default()
         },
-        ..settings(vec![upstream.address])
+        ..options(vec![upstream.address])
     });
     bench.ask_as("192.0.2.1", "www.dead.example", MANY, 1);
     assert!(answered(&bench.outcome()));
@@ -146,10 +146,10 @@ fn cached_name_below_a_dead_zone(mode_of_zone: u8) {
 #[test]
 fn an_outage_is_no_failure_of_names_and_zones() {
     let (upstream, mode) = fickle(DOWN);
-    let mut bench = Bench::new(Settings {
+    let mut bench = Bench::new(ForwardOptions {
         attempt_timeout: Duration::from_millis(20),
         attempts: 1,
-        ..settings(vec![upstream.address])
+        ..options(vec![upstream.address])
     });
     // The same name again and again.
     for _ in 0..4 {
@@ -177,7 +177,7 @@ fn errors_of_this_host_are_no_failures_of_the_name() {
     // The kernel refuses to send there: nobody has asked for broadcasts (EACCES).
     let forbidden = "255.255.255.255:53".parse().unwrap();
     let (upstream, _) = fickle(REFUSES);
-    let mut bench = Bench::new(settings(vec![forbidden, closed_address()]));
+    let mut bench = Bench::new(options(vec![forbidden, closed_address()]));
     for _ in 0..4 {
         bench.ask_as("192.0.2.1", "name.zone.example", MANY, 1);
         assert_eq!(bench.failure(), (Some(ede::NETWORK_ERROR), 1));
@@ -185,7 +185,7 @@ fn errors_of_this_host_are_no_failures_of_the_name() {
     }
     bench.finish();
     // An upstream's word counts, whatever became of the others.
-    let mut bench = Bench::new(settings(vec![forbidden, upstream.address]));
+    let mut bench = Bench::new(options(vec![forbidden, upstream.address]));
     for life in [1, 2] {
         bench.ask_as("192.0.2.1", "dead.zone.example", MANY, 1);
         assert_eq!(bench.failure(), (Some(ede::NO_REACHABLE_AUTHORITY), life));

@@ -25,9 +25,9 @@ fn servfail(query: &[u8], info_code: Option<u16>) -> Vec<u8> {
 #[test]
 fn a_failure_is_cached() {
     let refusing = Upstream::start(|seen| vec![bare(&seen.msg, 5)]);
-    let mut bench = Bench::new(Settings {
+    let mut bench = Bench::new(ForwardOptions {
         failure_min: 60,
-        ..settings(vec![refusing.address])
+        ..options(vec![refusing.address])
     });
     bench.ask(&query(9, "name", None), 1);
     let fresh = (Some(ede::NO_REACHABLE_AUTHORITY), 60);
@@ -50,7 +50,7 @@ fn a_failure_is_cached() {
 #[test]
 fn when_its_time_is_up_the_question_is_asked_again() {
     let refusing = Upstream::start(|seen| vec![bare(&seen.msg, 5)]);
-    let mut bench = Bench::new(settings(vec![refusing.address]));
+    let mut bench = Bench::new(options(vec![refusing.address]));
     for life in [1, 2] {
         bench.ask(&query(9, "name", None), 1);
         let fresh = (Some(ede::NO_REACHABLE_AUTHORITY), life);
@@ -71,7 +71,7 @@ fn an_answer_ends_the_row_of_failures() {
         good[ttl..ttl + 4].fill(0);
         vec![if turn == 1 { good } else { bare(&seen.msg, 2) }]
     });
-    let mut bench = Bench::new(settings(vec![upstream.address]));
+    let mut bench = Bench::new(options(vec![upstream.address]));
     let mut lives = Vec::new();
     for token in 0..3 {
         bench.ask(&query(9, "name", None), token);
@@ -111,9 +111,9 @@ fn failures_say_why() {
 #[test]
 fn trouble_of_this_host_is_not_remembered() {
     let silent = Upstream::start(|_| Vec::new());
-    let mut bench = Bench::new(Settings {
+    let mut bench = Bench::new(ForwardOptions {
         max_in_flight: 0,
-        ..settings(vec![silent.address])
+        ..options(vec![silent.address])
     });
     for token in 0..2 {
         bench.ask(&query(9, "name", None), token);
@@ -129,7 +129,7 @@ fn an_upstream_without_edns_is_asked_without() {
         0 => vec![response(&seen.msg, 20)],
         _ => vec![bare(&seen.msg, 1)],
     });
-    let mut bench = Bench::new(settings(vec![old.address]));
+    let mut bench = Bench::new(options(vec![old.address]));
     bench.ask(&query(9, "name", Some(1232)), 1);
     assert!(answered(&bench.outcome()));
     let seen = old.seen();
@@ -184,7 +184,7 @@ fn an_error_about_edns_leads_to_a_plain_query_at_once() {
             _ => vec![stumble(&seen.msg)],
         });
         let other = answers();
-        let mut bench = Bench::new(settings(vec![old.address, other.address]));
+        let mut bench = Bench::new(options(vec![old.address, other.address]));
         for (token, msg) in [query(9, "plain", None), dnssec_ok("signed")]
             .iter()
             .enumerate()
@@ -215,7 +215,7 @@ fn other_errors_do_not_question_edns() {
     ];
     for fail in failing {
         let upstream = Upstream::start(move |seen| vec![fail(&seen.msg)]);
-        let mut bench = Bench::new(settings(vec![upstream.address]));
+        let mut bench = Bench::new(options(vec![upstream.address]));
         bench.ask(&query(9, "name", None), 1);
         assert!(!answered(&bench.outcome()));
         assert_eq!(upstream.seen().len(), 1);
@@ -227,7 +227,7 @@ fn other_errors_do_not_question_edns() {
         let well = header_only(&seen.msg, 0, 1);
         vec![well, response(&seen.msg, 20)]
     });
-    let mut bench = Bench::new(settings(vec![upstream.address]));
+    let mut bench = Bench::new(options(vec![upstream.address]));
     bench.ask(&query(9, "name", None), 1);
     assert!(answered(&bench.outcome()));
     assert_eq!(bench.count("rejected_question"), 1);
@@ -244,7 +244,7 @@ fn three_stumbles_in_a_row_are_remembered() {
             false => vec![bare(&seen.msg, 1)],
         }
     });
-    let mut bench = Bench::new(settings(vec![upstream.address]));
+    let mut bench = Bench::new(options(vec![upstream.address]));
     let ask = |bench: &mut Bench, msg: &[u8]| {
         bench.ask(msg, 1);
         assert!(answered(&bench.outcome()));
@@ -292,7 +292,7 @@ fn an_upstream_that_drops_edns_gets_its_last_query_without() {
 fn an_upstream_that_reads_nothing_is_asked_twice() {
     let broken = Upstream::start(|seen| vec![bare(&seen.msg, 1)]);
     let good = answers();
-    let mut bench = Bench::new(settings(vec![broken.address, good.address]));
+    let mut bench = Bench::new(options(vec![broken.address, good.address]));
     bench.ask(&query(9, "name", None), 1);
     assert!(answered(&bench.outcome()));
     assert_eq!(broken.seen().len(), 2);
@@ -322,9 +322,9 @@ fn the_fixed_client_subnet_is_sent_and_has_to_be_echoed() {
             with_subnet(&seen.msg, &[0, 1, 24, 16, 192, 0, 2]),
         ]
     });
-    let mut bench = Bench::new(Settings {
+    let mut bench = Bench::new(ForwardOptions {
         client_subnet: Some(("192.0.2.255".parse().unwrap(), 24)),
-        ..settings(vec![upstream.address])
+        ..options(vec![upstream.address])
     });
     bench.ask(&query(9, "name", None), 1);
     assert!(answered(&bench.outcome()));
@@ -336,9 +336,9 @@ fn the_fixed_client_subnet_is_sent_and_has_to_be_echoed() {
     bench.finish();
 
     let generic = answers();
-    let mut bench = Bench::new(Settings {
+    let mut bench = Bench::new(ForwardOptions {
         client_subnet: Some(("2001:db8::".parse().unwrap(), 32)),
-        ..settings(vec![generic.address])
+        ..options(vec![generic.address])
     });
     bench.ask(&query(9, "name", None), 1);
     assert!(

@@ -142,9 +142,9 @@ fn the_largest_holder_makes_room_for_others() {
     for (room, queries) in [(16, 100), (256, 600)] {
         for (attack, query, quota) in ATTACKS {
             let (upstream, _) = fickle(SILENT);
-            let mut bench = Bench::new(Settings {
+            let mut bench = Bench::new(ForwardOptions {
                 max_in_flight: room,
-                ..settings(vec![upstream.address])
+                ..options(vec![upstream.address])
             });
             for i in 0..queries {
                 let (client, name) = query(i);
@@ -178,7 +178,7 @@ fn the_largest_holder_makes_room_for_others() {
 #[test]
 fn a_flood_through_tables_of_the_default_sizes() {
     let (upstream, _) = fickle(SILENT);
-    let mut bench = Bench::new(settings(vec![upstream.address]));
+    let mut bench = Bench::new(options(vec![upstream.address]));
     for i in 0..6000 {
         bench.ask_as("192.0.2.1", &format!("r{i}.dead.example"), MANY, i);
         bench.drain(MANY);
@@ -218,10 +218,10 @@ fn the_look_ups_of_others_are_not_shed() {
     drop(upstream);
     for attack in [ATTACKS[0], ATTACKS[6]] {
         mode.store(SILENT, Ordering::SeqCst);
-        let mut bench = Bench::new(Settings {
+        let mut bench = Bench::new(ForwardOptions {
             max_in_flight: 64,
             attempt_timeout: Duration::from_secs(60),
-            ..settings(vec![slow.address])
+            ..options(vec![slow.address])
         });
         for i in 0..4 {
             bench.ask_as(
@@ -246,9 +246,9 @@ fn the_look_ups_of_others_are_not_shed() {
 #[test]
 fn new_names_of_the_same_client_are_served_too() {
     let (upstream, _) = fickle(SILENT);
-    let mut bench = Bench::new(Settings {
+    let mut bench = Bench::new(ForwardOptions {
         max_in_flight: 64,
-        ..settings(vec![upstream.address])
+        ..options(vec![upstream.address])
     });
     for i in 0..500 {
         bench.ask_as("198.51.100.1", &format!("r{i}.dead.example"), MANY, i);
@@ -263,9 +263,9 @@ fn a_front_is_never_full() {
         let (upstream, _) = fickle(SILENT);
         let mut bench = Bench::with_room(
             256,
-            Settings {
+            ForwardOptions {
                 threads,
-                ..settings(vec![upstream.address])
+                ..options(vec![upstream.address])
             },
         );
         for i in 0..2000 {
@@ -298,7 +298,7 @@ fn a_front_is_never_full() {
 #[test]
 fn one_name_holds_at_most_half_of_a_front() {
     let (upstream, _) = fickle(SILENT);
-    let mut bench = Bench::with_room(256, settings(vec![upstream.address]));
+    let mut bench = Bench::with_room(256, options(vec![upstream.address]));
     for i in 0..300 {
         bench.ask_as(
             &format!("10.{}.{}.1", i / 256, i % 256),

@@ -6,9 +6,9 @@ use crate::forward::testing::{denial, of_type};
 #[test]
 fn an_answer_cached_by_one_front_costs_the_other_no_query() {
     let upstream = answers();
-    let mut bench = Bench::new(Settings {
+    let mut bench = Bench::new(ForwardOptions {
         threads: 3,
-        ..settings(vec![upstream.address])
+        ..options(vec![upstream.address])
     });
     for i in 0..20 {
         bench.ask(&query(9, &format!("name{i}"), None), i);
@@ -29,7 +29,7 @@ fn an_answer_cached_by_one_front_costs_the_other_no_query() {
 #[test]
 fn remembered_answers_age() {
     let upstream = answers();
-    let mut bench = Bench::new(settings(vec![upstream.address]));
+    let mut bench = Bench::new(options(vec![upstream.address]));
     bench.ask(&query(9, "name", None), 1);
     assert_eq!(bench.outcome().answer.as_ref().as_ref().ttl(), 300);
     thread::sleep(Duration::from_millis(1_100));
@@ -45,9 +45,9 @@ fn remembered_answers_age() {
 #[test]
 fn nxdomain_is_for_all_types() {
     let upstream = Upstream::start(|seen| vec![denial(&seen.msg, 60)]);
-    let mut bench = Bench::new(Settings {
+    let mut bench = Bench::new(ForwardOptions {
         threads: 3,
-        ..settings(vec![upstream.address])
+        ..options(vec![upstream.address])
     });
     for i in 0..10 {
         let label = format!("name{i}");
@@ -95,7 +95,7 @@ fn nxdomain_of_a_target_is_not_of_the_name() {
         msg[7] = 1;
         vec![msg]
     });
-    let mut bench = Bench::new(settings(vec![upstream.address]));
+    let mut bench = Bench::new(options(vec![upstream.address]));
     for qtype in [16, 1, 1] {
         bench.ask(&of_type(query(9, "name", None), qtype), 1);
         let answer = bench.outcome().answer;
@@ -118,9 +118,9 @@ fn nxdomain_answers_for_names_below() {
     };
     for cut in [false, true] {
         let upstream = Upstream::start(|seen| vec![denial(&seen.msg, 60)]);
-        let mut bench = Bench::new(Settings {
+        let mut bench = Bench::new(ForwardOptions {
             nxdomain_cut: cut,
-            ..settings(vec![upstream.address])
+            ..options(vec![upstream.address])
         });
         bench.ask(&query(9, "name", None), 1);
         bench.outcome();
@@ -139,11 +139,11 @@ fn nxdomain_answers_for_names_below() {
 
 #[test]
 fn a_cache_without_memory_is_an_error() {
-    let settings = Settings {
+    let options = ForwardOptions {
         cache_bytes: 1 << 60,
-        ..settings(vec![closed_address()])
+        ..options(vec![closed_address()])
     };
-    let error = Prepared::new(&settings, Vec::new(), NameHasher::default()).unwrap_err();
+    let error = ForwarderBuilder::new(&options, Vec::new(), NameHasher::default()).unwrap_err();
     assert!(
         error.to_string().contains("the forwarder's cache"),
         "{error}"

@@ -65,7 +65,7 @@ fn wait() {
 #[test]
 fn after_a_failure_the_last_answer_is_served() {
     let (upstream, mode) = fickle();
-    let mut bench = Bench::new(settings(vec![upstream.address]));
+    let mut bench = Bench::new(options(vec![upstream.address]));
     bench.ask(&query(9, "name", None), 1);
     assert_eq!(said(&bench.outcome()), (0, None, 1, Some(1)));
     wait();
@@ -93,7 +93,7 @@ fn after_a_failure_the_last_answer_is_served() {
 #[test]
 fn a_stale_answer_is_preferred_to_a_truncated_one() {
     let (upstream, mode) = fickle();
-    let mut bench = Bench::new(settings(vec![upstream.address]));
+    let mut bench = Bench::new(options(vec![upstream.address]));
     bench.ask(&query(9, "name", None), 1);
     assert!(answered(&bench.outcome()));
     wait();
@@ -106,9 +106,9 @@ fn a_stale_answer_is_preferred_to_a_truncated_one() {
 #[test]
 fn clients_do_not_wait_for_a_slow_upstream() {
     let (upstream, mode) = fickle();
-    let mut bench = Bench::new(Settings {
+    let mut bench = Bench::new(ForwardOptions {
         client_response_timeout: Duration::from_millis(200),
-        ..settings(vec![upstream.address])
+        ..options(vec![upstream.address])
     });
     bench.ask(&query(9, "name", None), 1);
     bench.outcome();
@@ -145,9 +145,9 @@ fn clients_do_not_wait_for_a_slow_upstream() {
 fn without_an_earlier_answer_clients_wait() {
     let (upstream, mode) = fickle();
     mode.store(SLOW, Ordering::SeqCst);
-    let mut bench = Bench::new(Settings {
+    let mut bench = Bench::new(ForwardOptions {
         client_response_timeout: Duration::from_millis(50),
-        ..settings(vec![upstream.address])
+        ..options(vec![upstream.address])
     });
     bench.ask(&query(9, "name", None), 1);
     thread::sleep(Duration::from_millis(150));
@@ -178,9 +178,9 @@ fn denials_end_staleness_and_go_stale() {
 #[test]
 fn too_much_work_brings_the_last_answer() {
     let (upstream, mode) = fickle();
-    let mut bench = Bench::new(Settings {
+    let mut bench = Bench::new(ForwardOptions {
         max_in_flight: 1,
-        ..settings(vec![upstream.address])
+        ..options(vec![upstream.address])
     });
     bench.ask(&query(9, "name", None), 1);
     bench.outcome();

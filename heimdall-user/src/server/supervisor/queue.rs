@@ -80,7 +80,7 @@ impl ServedQueue {
     ) -> Self {
         let upkeep = Upkeep::new({
             let mailbox = Arc::clone(&mailbox);
-            move || mailbox.ring()
+            move || mailbox.wake()
         });
         Self {
             name,

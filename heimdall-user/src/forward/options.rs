@@ -9,7 +9,7 @@ use crate::dns::TtlLimits;
 
 /// How the forwarder works.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct ForwardOptions {
     /// The upstream resolvers, best first. At least one.
     pub upstreams: Vec<SocketAddr>,
     /// Threads. 1 suffices for some ten thousand misses a second.
@@ -55,7 +55,7 @@ pub struct Settings {
     pub client_subnet: Option<(IpAddr, u8)>,
 }
 
-impl Default for Settings {
+impl Default for ForwardOptions {
     /// All but the upstreams. `config` takes the defaults of its keys from here.
     fn default() -> Self {
         Self {
