@@ -38,7 +38,7 @@ use arc_swap::ArcSwap;
 
 pub use crate::cache::Hint;
 use crate::{
-    cache::{Cache, Hit, Key, Place},
+    cache::{Cache, Hit, Key, Offset},
     clock::Now,
     dns::{
         Answer, AnswerRef, CLASS_CH, CLASS_IN, DnsPacketView, Malformed, NameHasher, Options,
@@ -127,7 +127,7 @@ pub struct Core {
     /// IPv4 addresses that are allowed because the last client that was looked up is.
     allowed_v4: Range<u128>,
     /// See [`take_refresh`](Self::take_refresh).
-    refresh: Option<Place>,
+    refresh: Option<Offset>,
     load: Load,
     now: Now,
 }
@@ -226,7 +226,7 @@ impl Core {
         }
         self.writer.policy = policy;
         self.allowed_v4 = 0..0;
-        self.cache.forget(self.now.seconds);
+        self.cache.invalidate(self.now.seconds);
     }
 }
 
@@ -316,8 +316,8 @@ impl Core {
             return self.missed(query, buf, client, terms);
         };
         self.writer.counters.hits.add(1);
-        let place = hit.place;
-        let due = hit.late && hit.popular && is_refreshable(&hit.answer);
+        let offset = hit.offset;
+        let due = hit.refresh_due && hit.popular && is_refreshable(&hit.answer);
         let verdict = if PLAIN && hit.answer.is_plain() {
             match self.writer.plain_reply(query, buf, terms, hit.into()) {
                 Some(reply) => Verdict::Reply(reply),
@@ -327,7 +327,7 @@ impl Core {
             self.writer.reply(query, buf, client, terms, hit.into())
         };
         if due {
-            self.refresh = Some(place);
+            self.refresh = Some(offset);
         }
         verdict
     }
@@ -355,18 +355,18 @@ impl Core {
     #[inline(always)]
     pub fn take_refresh(&mut self, query: &Query, msg: &[u8]) -> bool {
         match self.refresh.take() {
-            Some(place) => self.begin_refresh(place, query, msg),
+            Some(offset) => self.begin_refresh(offset, query, msg),
             None => false,
         }
     }
 
-    /// Whether an upstream may be asked for the answer at `place`, and nobody has said so before.
+    /// Whether an upstream may be asked for the entry at `offset`, and nobody has said so before.
     #[cold]
-    fn begin_refresh(&mut self, place: Place, query: &Query, msg: &[u8]) -> bool {
+    fn begin_refresh(&mut self, offset: Offset, query: &Query, msg: &[u8]) -> bool {
         let policy = &self.writer.policy;
         self.may_recurse(query)
             && policy.decide(qname(query, msg), query.qtype()).is_none()
-            && self.cache.ask_refresh(place)
+            && self.cache.request_refresh(offset)
     }
 
     /// Replies to a query that was a [`Verdict::Miss`], with what the forwarder got. The reply is

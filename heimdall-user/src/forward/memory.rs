@@ -127,7 +127,7 @@ impl Memory {
 
     fn good(&mut self, request: &Request, key: &Key<'_>, now: u32) -> Option<Answer> {
         let hit = self.cache.get(key, now)?;
-        if request.is_refresh() && hit.late {
+        if request.is_refresh() && hit.refresh_due {
             return None;
         }
         Some(hit.answer.aged(hit.age))
