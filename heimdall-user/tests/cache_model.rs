@@ -131,7 +131,7 @@ impl Model {
                 assert_eq!(hit.answer.body(), known.body);
                 assert_eq!(hit.age, self.now - known.received);
                 let left = known.ttl - hit.age;
-                assert_eq!(hit.late, left <= known.ttl / 10);
+                assert_eq!(hit.refresh_due, left <= known.ttl / 10);
             }
             (Some(_), None) => panic!("{name} has expired"),
             (None, _) => {}
@@ -203,7 +203,7 @@ impl Model {
                 320_000..330_000 => self.now += self.chance.next(3),
                 330_000..330_020 => self.flush(),
                 330_020..330_025 => {
-                    self.cache.forget(self.now);
+                    self.cache.invalidate(self.now);
                     self.known.clear();
                 }
                 _ => {

@@ -119,7 +119,7 @@ impl Deny {
 
 #[derive(Args)]
 #[command(after_help = "\
-rustup gets the toolchains that are missing, apt-get the C headers for aarch64.")]
+rustup gets the toolchains that are missing, apt-get the C compiler and headers for aarch64.")]
 pub(crate) struct Portability {
     #[command(flatten)]
     setup: Setup,

@@ -71,11 +71,14 @@ pub(crate) const CAPTURE: &[Need] = &[
 /// For counting instructions.
 pub(crate) const COUNT: &[Need] = &[("/usr/bin/valgrind", "valgrind")];
 
-/// C headers of another processor.
-pub(crate) const CROSS: &[Need] = &[(
-    "/usr/aarch64-linux-gnu/include/stdio.h",
-    "libc6-dev-arm64-cross",
-)];
+/// To compile for aarch64.
+pub(crate) const CROSS: &[Need] = &[
+    ("/usr/bin/aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu"),
+    (
+        "/usr/aarch64-linux-gnu/include/stdio.h",
+        "libc6-dev-arm64-cross",
+    ),
+];
 
 /// What to do about missing packages.
 #[derive(Args, Clone, Copy)]

@@ -118,7 +118,7 @@ impl Core {
         let policy = self.shared_policy.load_full();
         self.admission.set_policy(&self.writer.policy, &policy);
         self.writer.policy = policy;
-        self.cache.forget(self.now.seconds);
+        self.cache.invalidate(self.now.seconds);
     }
 
     /// Pre-faults the cache's memory, on the caller's NUMA node.

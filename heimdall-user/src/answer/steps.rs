@@ -6,7 +6,7 @@ use super::{
     policy::{AnsweredBy, NonRecursive},
 };
 use crate::{
-    cache::{Cache, Hint, Hit, Key, Place},
+    cache::{Cache, Hint, Hit, Key, Offset},
     clock::Now,
     dns::{
         Answer, AnswerRef, CLASS_CH, CLASS_IN, QUESTION_FIXED, Query,
@@ -87,8 +87,8 @@ impl Core {
             return self.on_miss(query, buf, client, terms);
         };
         self.writer.counters.hits.add(1);
-        let place = hit.place;
-        let due = hit.late && hit.popular && is_refreshable(&hit.answer);
+        let offset = hit.offset;
+        let due = hit.refresh_due && hit.popular && is_refreshable(&hit.answer);
         let mut verdict = if PLAIN && hit.answer.is_plain() {
             match self.writer.plain_reply(query, buf, terms, hit.into()) {
                 Some(reply) => Verdict::reply(reply),
@@ -98,7 +98,7 @@ impl Core {
             self.writer.reply(query, buf, client, terms, hit.into())
         };
         if due && let Verdict::Reply { refresh, .. } = &mut verdict {
-            *refresh = self.begin_refresh(place, query, buf);
+            *refresh = self.begin_refresh(offset, query, buf);
         }
         verdict
     }
@@ -189,13 +189,13 @@ impl Core {
         query.flags & header::RD != 0 || self.writer.policy.non_recursive == NonRecursive::Forward
     }
 
-    /// Whether an upstream may be asked for the answer at `place`, and no hit before has said so.
+    /// Whether an upstream may be asked for the entry at `offset`, and no hit before has said so.
     #[cold]
-    fn begin_refresh(&mut self, place: Place, query: &Query, msg: &[u8]) -> bool {
+    fn begin_refresh(&mut self, offset: Offset, query: &Query, msg: &[u8]) -> bool {
         let policy = &self.writer.policy;
         self.may_recurse(query)
             && policy.decide(qname(query, msg), query.qtype()).is_none()
-            && self.cache.ask_refresh(place)
+            && self.cache.request_refresh(offset)
     }
 }
 

@@ -67,11 +67,11 @@ pub struct Hit<'a> {
     /// Whole seconds since it was received.
     pub age: u32,
     /// A refresh is due: the answer is in the last tenth of its TTL, or stale.
-    pub late: bool,
+    pub refresh_due: bool,
     /// It was hit before.
     pub popular: bool,
-    /// Its entry, for [`Cache::ask_refresh`].
-    pub place: Place,
+    /// Its entry, for [`Cache::request_refresh`].
+    pub offset: Offset,
     /// The question's sum ([`checksum::add`](crate::checksum::add)), if the client sent its name in
     /// lower case.
     pub question_sum: Option<u64>,
@@ -91,7 +91,7 @@ impl Default for Hint {
 
 /// An entry's offset in the log. Valid until the cache is changed.
 #[derive(Clone, Copy, Debug)]
-pub struct Place(u32);
+pub struct Offset(u32);
 
 /// Smallest size of a cache, in octets: an entry of the largest size and an index fit. (What Miri
 /// takes for an access grows with the memory, so its caches are smaller.)
@@ -224,9 +224,9 @@ impl Cache {
         Some(Hit {
             answer,
             age,
-            late: now >= entry.refresh(),
+            refresh_due: now >= entry.refresh(),
             popular: found.touch() > 0,
-            place: Place(offset),
+            offset: Offset(offset),
             question_sum: entry.question_sum(case),
         })
     }
@@ -240,8 +240,8 @@ impl Cache {
     /// Marks the refresh of an entry that was just found as requested. Returns whether it was not
     /// yet, so that one refresh is requested for each time that the answer is received.
     #[cold]
-    pub fn ask_refresh(&mut self, place: Place) -> bool {
-        let Place(offset) = place;
+    pub fn request_refresh(&mut self, offset: Offset) -> bool {
+        let Offset(offset) = offset;
         self.log.request_refresh(offset)
     }
 
@@ -257,9 +257,9 @@ impl Cache {
         Some(Hit {
             answer,
             age: now.saturating_sub(received_at(&entry, answer)),
-            late: true,
+            refresh_due: true,
             popular: found.touch() > 0,
-            place: Place(offset),
+            offset: Offset(offset),
             question_sum: entry.question_sum(case),
         })
     }
@@ -360,7 +360,7 @@ impl Cache {
     }
 
     /// Invalidates all entries. They are removed as room is needed.
-    pub fn forget(&mut self, now: u32) {
+    pub fn invalidate(&mut self, now: u32) {
         self.invalidation = Invalidation {
             before: now,
             epoch: self.invalidation.epoch.wrapping_add(1),

@@ -247,8 +247,8 @@ fn a_refresh_is_requested_once_in_the_last_tenth_of_a_popular_ttl() {
     let key = names.key(&question, 0);
     let due = |cache: &mut Cache, now| {
         let hit = cache.get(&key, now).unwrap();
-        let (due, place) = (hit.late && hit.popular, hit.place);
-        due && cache.ask_refresh(place)
+        let (due, offset) = (hit.refresh_due && hit.popular, hit.offset);
+        due && cache.request_refresh(offset)
     };
     let mut cache = Cache::new(0).unwrap();
     cache.insert(&key, &answer, 1000);
@@ -301,13 +301,13 @@ fn invalidated_entries_do_not_come_back_and_new_ones_stay() {
     let key = names.key(&question, 0);
     let mut cache = Cache::with_grace(0, 1000).unwrap();
     cache.insert(&key, &answer, 9);
-    cache.forget(10);
+    cache.invalidate(10);
     assert!(cache.get_stale(&key, 10).is_none());
     for _ in 0..3 {
         // All within one second.
         cache.insert(&key, &answer, 10);
         assert!(cache.get(&key, 10).is_some());
-        cache.forget(10);
+        cache.invalidate(10);
         assert!(cache.get(&key, 10).is_none());
     }
     let mut walk = Walk::default();

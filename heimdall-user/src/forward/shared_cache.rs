@@ -128,7 +128,7 @@ impl SharedCache {
 
     fn fresh(&mut self, request: &Request, key: &Key<'_>, now: u32) -> Option<Answer> {
         let hit = self.cache.get(key, now)?;
-        if request.is_refresh() && hit.late {
+        if request.is_refresh() && hit.refresh_due {
             return None;
         }
         Some(hit.answer.aged(hit.age))

@@ -257,7 +257,7 @@ impl Current {
     fn flush(&mut self, cache: &mut Cache, now: u32) -> bool {
         if *self.order.scope == Scope::All {
             self.count = cache.entries();
-            cache.forget(now);
+            cache.invalidate(now);
             return true;
         }
         !cache.walk(&mut self.walk, STEP, now, |record| {
