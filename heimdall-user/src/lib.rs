@@ -16,7 +16,7 @@
 //! 7. [`socket`] answers over the kernel's UDP and TCP what XDP passed, through the same core.
 //!
 //! Around the path: [`config`] is what the operator set, [`server`] starts and stops everything,
-//! [`upkeep`] flushes and copies caches in use, [`snapshot`] is the file that outlives a restart,
+//! [`maintenance`] flushes and copies caches in use, [`snapshot`] is the file that outlives a restart,
 //! [`stats`] counts, [`log`] writes the log, [`mod@file`] reads the operator's files,
 //! [`control`] lets a running server be asked, [`cli`] is the `heimdall` command, [`clock`] is the
 //! time that answers age by, [`exit`] lets a thread report its end, and [`checksum`] is the sum
@@ -38,11 +38,11 @@ pub mod exit;
 pub mod file;
 pub mod forward;
 pub mod log;
+pub mod maintenance;
 pub mod packet;
 pub mod server;
 pub mod snapshot;
 pub mod socket;
 pub mod stats;
-pub mod upkeep;
 pub mod worker;
 pub mod xdp;

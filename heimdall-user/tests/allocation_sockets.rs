@@ -22,9 +22,9 @@ use heimdall_user::{
     dns::{Answer, NameHasher, TtlLimits, reply::Server},
     exit::OnExit,
     forward::{Mailbox, Prepared, Settings},
+    maintenance::Maintenance,
     socket::{Listeners, Parts, SocketFront},
     stats::AnswerCounters,
-    upkeep::Upkeep,
 };
 
 struct Counting;
@@ -93,7 +93,7 @@ fn batches_do_not_allocate() {
     let ring = mailbox.clone();
     let parts = Parts {
         core,
-        upkeep: Upkeep::new(move || ring.ring()),
+        maintenance: Maintenance::new(move || ring.ring()),
         forwarder: forwarder.handle(),
         mailbox,
         front: 0,

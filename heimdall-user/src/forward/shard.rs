@@ -27,7 +27,7 @@ use crate::{
     cache::{Key, Record},
     clock::Clock,
     dns::{Answer, NameHasher, edns::ede, header::rcode},
-    upkeep::{Desk, Progress, Scope, Upkeep},
+    maintenance::{CommandQueue, Maintenance, Scope, Status},
 };
 
 /// Not a look-up's slot.
@@ -54,8 +54,8 @@ pub(super) struct Shard {
     subnet: Option<Subnet>,
     /// The clock of the memory.
     clock: Clock,
-    /// What others want done to the memory.
-    upkeep: Upkeep,
+    /// Of the memory's cache.
+    maintenance: Maintenance,
     /// When the tries under way end.
     tries: Deadlines,
     /// When the clients of look-ups under way get what the memory has.
@@ -84,7 +84,7 @@ impl Shard {
         let waiting = vec![0; mailboxes.len()].into();
         let probe = settings.attempt_timeout * settings.attempts;
         let inbox = Arc::new(Inbox::new(settings.queue, waker, mailboxes));
-        let upkeep = Upkeep::new({
+        let maintenance = Maintenance::new({
             let inbox = Arc::clone(&inbox);
             move || inbox.wake()
         });
@@ -93,7 +93,7 @@ impl Shard {
             delivered,
             waiting,
             inbox,
-            upkeep,
+            maintenance,
             counters: Arc::default(),
             in_flight: InFlight::new(settings.max_in_flight),
             upstreams: Upstreams::new(&settings.upstreams, settings.attempt_timeout),
@@ -119,8 +119,8 @@ impl Shard {
         self.inbox.clone()
     }
 
-    pub(super) fn desk(&self) -> Arc<Desk> {
-        self.upkeep.desk()
+    pub(super) fn command_queue(&self) -> Arc<CommandQueue> {
+        self.maintenance.queue()
     }
 
     /// Gets ready to keep something under `key`.
@@ -143,14 +143,14 @@ impl Shard {
     pub(super) fn run(mut self) {
         let mut events = Events::with_capacity(1024);
         let mut more = false;
-        let mut upkeep = Progress::Idle;
+        let mut maintenance = Status::Idle;
         self.memory.populate();
         while !self.inbox.is_closed() {
             let timeout = if more {
                 Some(Duration::ZERO)
             } else {
-                let pause = upkeep.pause();
-                pause.into_iter().chain(self.time_left()).min()
+                let timeout = maintenance.timeout();
+                timeout.into_iter().chain(self.time_left()).min()
             };
             if let Err(error) = self.poll.poll(&mut events, timeout)
                 && error.kind() != io::ErrorKind::Interrupted
@@ -168,7 +168,7 @@ impl Shard {
             self.lose_patience(now);
             more = self.take_in(now);
             self.ring();
-            upkeep = self.keep_up();
+            maintenance = self.maintain();
             self.notice_full_queue(now);
             self.publish();
         }
@@ -205,17 +205,17 @@ impl Shard {
         true
     }
 
-    fn keep_up(&mut self) -> Progress {
-        if !self.upkeep.has_work() {
-            return Progress::Idle;
+    fn maintain(&mut self) -> Status {
+        if !self.maintenance.has_work() {
+            return Status::Idle;
         }
         let (failures, zones) = (&mut self.failures, &mut self.zones);
-        let flushed = |scope: &Scope| {
+        let flushing = |scope: &Scope| {
             failures.forget(|question| scope.holds(question));
             zones.clear();
         };
         self.memory
-            .keep_up(&mut self.upkeep, self.clock.seconds(), flushed)
+            .maintain(&mut self.maintenance, self.clock.seconds(), flushing)
     }
 
     fn ring(&mut self) {

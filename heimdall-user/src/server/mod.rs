@@ -44,9 +44,9 @@ use crate::{
     control::{Control, ControlError, ControlServer, Request},
     dns::{NameHasher, reply},
     forward::{self, Forwarder, Mailbox, Prepared},
+    maintenance::{Caches, Maintenance, Scope},
     socket::{self, Listeners, SocketError, SocketFront},
     stats::{AnswerCounters, DropCounters},
-    upkeep::{Caches, Scope, Upkeep},
     xdp::XdpError,
 };
 use policy::Reloader;
@@ -191,17 +191,17 @@ impl Server {
             .start_with(|| threads.essential("forwarder"))
             .map_err(start("the forwarder"))?;
         let forwarder = server.forwarder.insert(forwarder);
-        let socket_upkeep = Upkeep::new({
+        let socket_maintenance = Maintenance::new({
             let mailbox = Arc::clone(&socket_mailbox);
             move || mailbox.ring()
         });
         let mut caches = Caches {
-            forwarder: forwarder.desks(),
-            fronts: vec![("sockets".to_owned(), socket_upkeep.desk())],
+            forwarder: forwarder.command_queues(),
+            fronts: vec![("sockets".to_owned(), socket_maintenance.queue())],
         };
         let socket_parts = socket::Parts {
             core: socket_core,
-            upkeep: socket_upkeep,
+            maintenance: socket_maintenance,
             forwarder: forwarder.handle(),
             mailbox: socket_mailbox,
             front: SOCKET_FRONT,
@@ -235,7 +235,9 @@ impl Server {
             forwarder: forwarder.counters(),
         });
         server.report = Some(Arc::clone(&report));
-        caches.fronts.extend(server.xdp.iter().flat_map(Xdp::desks));
+        caches
+            .fronts
+            .extend(server.xdp.iter().flat_map(Xdp::command_queues));
         server.snapshots = snapshot
             .map(|config| {
                 let on_exit = threads.auxiliary("snapshot", "no snapshots are written");

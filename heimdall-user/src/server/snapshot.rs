@@ -15,8 +15,8 @@ use crate::{
     config::SnapshotConfig,
     exit::OnExit,
     forward::Prepared,
+    maintenance::Caches,
     snapshot::{Snapshot, SnapshotError, Writer},
-    upkeep::Caches,
 };
 
 /// Gives the forwarder what an earlier process left in the file. Whatever is wrong with that, the

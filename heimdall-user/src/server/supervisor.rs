@@ -8,7 +8,7 @@
 //! growing pauses. Meanwhile the packets of a queue without a worker go to the sockets: its entry
 //! in the XSKMAP went with its AF_XDP socket, and the program with its interface.
 //!
-//! A queue keeps its mailbox, its number with the forwarder, its place in `upkeep` and its counters
+//! A queue keeps its mailbox, its number with the forwarder, its command queue and its counters
 //! over restarts. Its cache starts empty.
 
 use std::{
@@ -45,7 +45,7 @@ use crate::{
     config::{Config, InterfaceConfig, XdpConfig},
     exit::OnExit,
     forward::{Handle, Mailbox},
-    upkeep::{Desk, Upkeep},
+    maintenance::{CommandQueue, Maintenance},
     worker::{Parts, Settings, Worker, WorkerCounters},
     xdp::{
         Interface, LinkWatch, XdpError,
@@ -70,13 +70,13 @@ pub(super) struct Xdp {
     thread: JoinHandle<()>,
     signal: Arc<Signal>,
     report: Arc<ArcSwap<XdpReport>>,
-    desks: Vec<(String, Arc<Desk>)>,
+    command_queues: Vec<(String, Arc<CommandQueue>)>,
 }
 
 impl fmt::Debug for Xdp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Xdp")
-            .field("workers", &self.desks.len())
+            .field("workers", &self.command_queues.len())
             .finish_non_exhaustive()
     }
 }
@@ -113,9 +113,9 @@ impl Xdp {
         for interface in &mut interfaces {
             interface.serve()?;
         }
-        let desks = interfaces.iter().flat_map(|interface| &interface.queues);
-        let desks = desks.map(|queue| (queue.name.clone(), Arc::clone(&queue.desk)));
-        let desks = desks.collect();
+        let queues = interfaces.iter().flat_map(|interface| &interface.queues);
+        let command_queues = queues.map(|queue| (queue.name.clone(), Arc::clone(&queue.commands)));
+        let command_queues = command_queues.collect();
         let report = Arc::new(ArcSwap::from_pointee(report(&interfaces)));
         let supervisor = Supervisor {
             interfaces,
@@ -135,7 +135,7 @@ impl Xdp {
             thread,
             signal,
             report,
-            desks,
+            command_queues,
         })
     }
 
@@ -144,9 +144,9 @@ impl Xdp {
         Arc::clone(&self.report)
     }
 
-    /// The queues' names, and where the cache of each gets its orders.
-    pub(super) fn desks(&self) -> impl Iterator<Item = (String, Arc<Desk>)> {
-        self.desks.iter().cloned()
+    /// The queues' names, and the command queue of each one's cache.
+    pub(super) fn command_queues(&self) -> impl Iterator<Item = (String, Arc<CommandQueue>)> {
+        self.command_queues.iter().cloned()
     }
 
     /// Detaches the programs and ends the workers.
@@ -603,7 +603,7 @@ struct QueueSlot {
     front: u16,
     cpu: Option<usize>,
     mailbox: Arc<Mailbox>,
-    desk: Arc<Desk>,
+    commands: Arc<CommandQueue>,
     counters: Arc<WorkerCounters>,
     core: CoreCounters,
     state: State,
@@ -621,7 +621,7 @@ impl QueueSlot {
         cpu: Option<usize>,
         mailbox: Arc<Mailbox>,
     ) -> Self {
-        let upkeep = Upkeep::new({
+        let maintenance = Maintenance::new({
             let mailbox = Arc::clone(&mailbox);
             move || mailbox.ring()
         });
@@ -631,7 +631,7 @@ impl QueueSlot {
             front,
             cpu,
             mailbox,
-            desk: upkeep.desk(),
+            commands: maintenance.queue(),
             counters: Arc::default(),
             core: CoreCounters::default(),
             state: State::Stopped("it is being started".to_owned()),
@@ -673,7 +673,7 @@ impl QueueSlot {
             xsk,
             frames,
             core,
-            upkeep: Upkeep::take_over(Arc::clone(&self.desk)),
+            maintenance: Maintenance::take_over(Arc::clone(&self.commands)),
             forwarder: means.forwarder.clone(),
             front: self.front,
             mailbox: Arc::clone(&self.mailbox),

@@ -30,7 +30,7 @@ use crate::{
     clock::Clock,
     exit::OnExit,
     forward::{Handle, Mailbox},
-    upkeep::{Progress, Upkeep},
+    maintenance::{Maintenance, Status},
 };
 
 /// How often idle connections are looked for.
@@ -49,8 +49,8 @@ pub(super) const LISTENERS: usize = 2;
 pub struct Parts {
     /// The answer core.
     pub core: Core,
-    /// What others want done to the core's cache. It rings `mailbox`.
-    pub upkeep: Upkeep,
+    /// Of the core's cache. It rings `mailbox`.
+    pub maintenance: Maintenance,
     /// The way to the forwarder.
     pub forwarder: Handle,
     /// The way back. It has room for `max_pending` outcomes.
@@ -188,12 +188,12 @@ impl Loop {
 
     fn run(mut self) {
         let mut events = Events::with_capacity(256);
-        let mut upkeep = Progress::Idle;
+        let mut maintenance = Status::Idle;
         self.service.populate();
         let first_connection = LISTENERS + 2 * self.udp.len();
         while !self.stop.load(Ordering::SeqCst) {
             let sweep = (self.starved || !self.connections.is_empty()).then_some(SWEEP);
-            let timeout = upkeep.pause().or(sweep);
+            let timeout = maintenance.timeout().or(sweep);
             if let Err(error) = self.poll.poll(&mut events, timeout)
                 && error.kind() != ErrorKind::Interrupted
             {
@@ -214,7 +214,7 @@ impl Loop {
                 }
             }
             self.sweep(now);
-            upkeep = self.service.keep_up();
+            maintenance = self.service.maintain();
             self.service.end();
         }
     }

@@ -11,13 +11,13 @@ use crate::{
     clock::Clock,
     dns::{Answer, Malformed, Query, reply::Reply},
     forward::{Handle, MAX_REFRESHES, Mailbox, Outcome, Request},
-    upkeep::{Progress, Upkeep},
+    maintenance::{Maintenance, Status},
 };
 
 /// The answer core, the way to the forwarder and back, and the queries in between.
 pub(super) struct Service {
     core: Core,
-    upkeep: Upkeep,
+    maintenance: Maintenance,
     forwarder: Handle,
     pub(super) mailbox: Arc<Mailbox>,
     front: u16,
@@ -35,7 +35,7 @@ impl Service {
     pub(super) fn new(parts: Parts, clock: Clock, counters: Arc<SocketCounters>) -> Self {
         let Parts {
             core,
-            upkeep,
+            maintenance,
             forwarder,
             mailbox,
             front,
@@ -44,7 +44,7 @@ impl Service {
         } = parts;
         Self {
             core,
-            upkeep,
+            maintenance,
             forwarder,
             mailbox,
             front,
@@ -66,12 +66,14 @@ impl Service {
         self.core.begin(self.clock.now());
     }
 
-    /// Goes on with what others want done to the cache.
-    pub(super) fn keep_up(&mut self) -> Progress {
-        if self.upkeep.has_work() {
-            self.core.keep_up(&mut self.upkeep)
+    /// Executes a step of the cache's maintenance.
+    pub(super) fn maintain(&mut self) -> Status {
+        if self.maintenance.has_work() {
+            let maintenance = &mut self.maintenance;
+            self.core
+                .maintain(|cache, now| maintenance.step(cache, now, |_| ()))
         } else {
-            Progress::Idle
+            Status::Idle
         }
     }
 

@@ -23,8 +23,8 @@ use crate::{
         Forwarder, Handle, Mailbox, Prepared, Settings,
         testing::{Seen, Upstream, bare, closed_address, query, response},
     },
+    maintenance::Maintenance,
     stats::{AnswerCounters, DropCounters},
-    upkeep::Upkeep,
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -41,7 +41,7 @@ fn parts(core: Core, forwarder: Handle, mailbox: Arc<Mailbox>, max_pending: usiz
     let ring = Arc::clone(&mailbox);
     Parts {
         core,
-        upkeep: Upkeep::new(move || ring.ring()),
+        maintenance: Maintenance::new(move || ring.ring()),
         forwarder,
         mailbox,
         front: 0,

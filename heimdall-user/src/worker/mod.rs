@@ -37,9 +37,9 @@ use crate::{
     dns::{Malformed, Query, reply::Reply},
     exit::OnExit,
     forward::{Handle, MAX_REFRESHES, Mailbox, Request},
+    maintenance::Maintenance,
     packet::{self, BadPacket, Layout, Packet, SourceFilter},
     stats::{Counter, DropCounters, counters},
-    upkeep::Upkeep,
     xdp::socket::{BATCH, Frame, Xsk},
 };
 use pending::{Pending, Waiting};
@@ -130,8 +130,8 @@ pub struct Parts {
     pub frames: Vec<Frame>,
     /// The answer core.
     pub core: Core,
-    /// What others want done to the core's cache. It wakes `mailbox`.
-    pub upkeep: Upkeep,
+    /// Of the core's cache. It rings `mailbox`.
+    pub maintenance: Maintenance,
     /// The way to the forwarder.
     pub forwarder: Handle,
     /// The number of `mailbox` with the forwarder.
@@ -292,7 +292,7 @@ struct State {
     settings: Settings,
     xsk: Xsk,
     core: Core,
-    upkeep: Upkeep,
+    maintenance: Maintenance,
     forwarder: Handle,
     front: u16,
     mailbox: Arc<Mailbox>,
@@ -340,7 +340,7 @@ impl State {
             xsk,
             frames,
             core,
-            upkeep,
+            maintenance,
             forwarder,
             front,
             mailbox,
@@ -355,7 +355,7 @@ impl State {
             settings,
             xsk,
             core,
-            upkeep,
+            maintenance,
             forwarder,
             front,
             mailbox,
@@ -409,8 +409,10 @@ impl State {
                 accounted = now.seconds;
                 self.account();
             }
-            if self.upkeep.has_work() {
-                self.core.keep_up(&mut self.upkeep);
+            if self.maintenance.has_work() {
+                let maintenance = &mut self.maintenance;
+                self.core
+                    .maintain(|cache, now| maintenance.step(cache, now, |_| ()));
                 idle_since = None;
             }
             let idle = work == 0 && !self.is_sending();
