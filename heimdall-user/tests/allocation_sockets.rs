@@ -22,8 +22,9 @@ use heimdall_user::{
     dns::{Answer, NameHasher, TtlLimits, reply::Server},
     exit::OnExit,
     forward::{Mailbox, Prepared, Settings},
+    front::Resources,
     maintenance::Maintenance,
-    socket::{Listeners, Parts, SocketFront},
+    socket::{Listeners, SocketFront},
     stats::AnswerCounters,
 };
 
@@ -91,20 +92,19 @@ fn batches_do_not_allocate() {
     let forwarder = Prepared::new(&settings, vec![mailbox.clone()], hasher).unwrap();
     let forwarder = forwarder.start().unwrap();
     let ring = mailbox.clone();
-    let parts = Parts {
+    let resources = Resources {
         core,
         maintenance: Maintenance::new(move || ring.ring()),
         forwarder: forwarder.handle(),
         mailbox,
         front: 0,
-        max_pending: 4,
-        on_exit: OnExit::default(),
+        clock,
     };
     // The one socket says where its datagrams came to, the other has no need to.
     let addresses = ["0.0.0.0:0", "[::1]:0"].map(|address| address.parse().unwrap());
     let listeners = Listeners::bind(&addresses).unwrap();
     let ports = listeners.local_addresses();
-    let front = SocketFront::start(listeners, parts, clock).unwrap();
+    let front = SocketFront::start(listeners, resources, OnExit::default()).unwrap();
 
     let clients = [
         ("127.0.0.1:0", ports[0].port()),
@@ -146,6 +146,6 @@ fn batches_do_not_allocate() {
         ALLOCATIONS.load(Ordering::SeqCst) > before,
         "the count counts"
     );
-    front.stop();
+    drop(front);
     forwarder.stop();
 }

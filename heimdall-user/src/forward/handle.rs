@@ -95,7 +95,7 @@ impl Inbox {
     }
 }
 
-/// One front's way in: what [`Forwarder::handle`](super::Forwarder::handle) gives.
+/// One front's access to the forwarder.
 #[derive(Clone, Debug)]
 pub struct Handle {
     inboxes: Arc<[Arc<Inbox>]>,
@@ -112,6 +112,11 @@ impl Handle {
             filled,
             hasher,
         }
+    }
+
+    /// A handle to no forwarder: every request is rejected.
+    pub fn disconnected() -> Self {
+        Self::new(Arc::new([]), NameHasher::default())
     }
 
     /// Queues a request. It is sure to be seen only after the next [`flush`](Self::flush).

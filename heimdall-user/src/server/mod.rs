@@ -44,8 +44,9 @@ use crate::{
     control::{Control, ControlError, ControlServer, Request},
     dns::{NameHasher, reply},
     forward::{self, Forwarder, Mailbox, Prepared},
+    front,
     maintenance::{Caches, Maintenance, Scope},
-    socket::{self, Listeners, SocketError, SocketFront},
+    socket::{Listeners, SocketError, SocketFront},
     stats::{AnswerCounters, DropCounters},
     xdp::XdpError,
 };
@@ -199,17 +200,17 @@ impl Server {
             forwarder: forwarder.command_queues(),
             fronts: vec![("sockets".to_owned(), socket_maintenance.queue())],
         };
-        let socket_parts = socket::Parts {
+        let resources = front::Resources {
             core: socket_core,
             maintenance: socket_maintenance,
             forwarder: forwarder.handle(),
             mailbox: socket_mailbox,
             front: SOCKET_FRONT,
-            max_pending: MAX_SOCKET_PENDING,
-            on_exit: threads.essential("socket front"),
+            clock: parts.clock,
         };
-        let sockets = SocketFront::start(listeners, socket_parts, parts.clock)
-            .map_err(start("the socket front"))?;
+        let on_exit = threads.essential("socket front");
+        let sockets =
+            SocketFront::start(listeners, resources, on_exit).map_err(start("the socket front"))?;
         let sockets = server.sockets.insert(sockets);
         let xdp = open_xdp.map(|open| {
             let forwarder = forwarder.handle();
@@ -305,7 +306,7 @@ impl Drop for Server {
             xdp.stop();
         }
         if let Some(sockets) = self.sockets.take() {
-            sockets.stop();
+            drop(sockets);
         }
         if let Some(control) = self.control.take() {
             control.stop();

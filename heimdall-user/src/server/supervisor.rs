@@ -45,8 +45,9 @@ use crate::{
     config::{Config, InterfaceConfig, XdpConfig},
     exit::OnExit,
     forward::{Handle, Mailbox},
+    front,
     maintenance::{CommandQueue, Maintenance},
-    worker::{Parts, Settings, Worker, WorkerCounters},
+    worker::{Worker, WorkerCounters, WorkerOptions, WorkerResources},
     xdp::{
         Interface, LinkWatch, XdpError,
         socket::{Frame, Xsk},
@@ -661,29 +662,31 @@ impl QueueSlot {
                 signal.wake();
             }
         });
-        let settings = Settings {
+        let options = WorkerOptions {
             name: self.name.clone(),
             cpu: self.cpu,
-            mtu: Arc::clone(&attached.mtu),
             verify_checksums: means.settings.verify_checksums,
             spin: means.settings.spin,
             echo: means.settings.echo,
         };
-        let parts = Parts {
+        let resources = WorkerResources {
             xsk,
             frames,
-            core,
-            maintenance: Maintenance::take_over(Arc::clone(&self.commands)),
-            forwarder: means.forwarder.clone(),
-            front: self.front,
-            mailbox: Arc::clone(&self.mailbox),
+            engine: front::Resources {
+                core,
+                maintenance: Maintenance::take_over(Arc::clone(&self.commands)),
+                forwarder: means.forwarder.clone(),
+                mailbox: Arc::clone(&self.mailbox),
+                front: self.front,
+                clock: means.parts.clock,
+            },
+            mtu: Arc::clone(&attached.mtu),
             sources: Arc::clone(&attached.sources),
             drops: Arc::clone(&self.core.drops),
             counters: Arc::clone(&self.counters),
             on_exit,
         };
-        let worker =
-            Worker::start(settings, parts, means.parts.clock).map_err(start("a worker"))?;
+        let worker = Worker::start(options, resources).map_err(start("a worker"))?;
         self.state = State::Running {
             worker,
             ended,
