@@ -49,7 +49,6 @@ use crate::{
         rrtype,
     },
     stats::{AnswerCounters, DropCounters},
-    upkeep::{Progress, Upkeep},
 };
 use access::Decision;
 use cookie::Check;
@@ -434,12 +433,13 @@ impl Core {
         }
     }
 
-    /// Goes on with what others want done to the cache.
+    /// Maintains the cache: calls `work` with it and the seconds of [`begin`](Self::begin), and
+    /// updates the gauge of entries.
     #[cold]
-    pub fn keep_up(&mut self, upkeep: &mut Upkeep) -> Progress {
-        let progress = upkeep.step(&mut self.cache, self.now.seconds, |_| ());
+    pub fn maintain<T>(&mut self, work: impl FnOnce(&mut Cache, u32) -> T) -> T {
+        let result = work(&mut self.cache, self.now.seconds);
         self.writer.counters.cache_entries.set(self.cache.entries());
-        progress
+        result
     }
 
     /// Has the kernel find the cache's memory now, on the caller's NUMA node.

@@ -25,7 +25,7 @@ use crate::{
         header::{self, field},
         view::{KEY_FLAG_CD, KEY_FLAG_DO},
     },
-    upkeep::{Caches, Scope},
+    maintenance::{Caches, Scope},
 };
 
 /// What the commands work on.

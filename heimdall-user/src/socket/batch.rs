@@ -1,28 +1,27 @@
 //! Datagrams in and out, many with one system call.
 //!
-//! All memory is allocated once, and a reply is written over the query that it answers. (nix has
-//! wrappers of these calls. They do not give the kernel back the room for names and control
-//! messages: what one datagram lacked, the next one in its place would lack, too.)
+//! All memory is allocated once, and a reply is written over the query that it answers. (nix wraps
+//! these calls, but does not reset the lengths of the buffers for names and control messages: a
+//! short one would limit the next datagram in its slot.)
 
 use std::{
     mem::{self, MaybeUninit},
-    os::fd::{AsRawFd, BorrowedFd},
+    net::SocketAddr,
+    os::fd::{AsFd, AsRawFd},
     ptr,
 };
 
 use nix::{errno::Errno, libc};
 
 use super::path::{Control, Name, Path};
-
-/// Datagrams in a batch.
-pub(super) const BATCH: usize = 64;
+use crate::front::BATCH;
 
 /// Room for a message: the largest reply that can be configured, at least. A longer query arrives
-/// cut. Were it whole pages, equal places of all messages would compete for the same few lines of
-/// the processor's caches.
+/// cut. It is no multiple of the page size, or equal offsets of all messages would compete for the
+/// same few sets of the processor's caches.
 pub(super) const ROOM: usize = 4096 + 64;
 
-/// A datagram beside its message: the kernel's form of its ends, and the lengths.
+/// A datagram without its message: its ends in the kernel's form, and the lengths.
 #[derive(Clone, Copy)]
 struct Slot {
     name: Name,
@@ -30,6 +29,8 @@ struct Slot {
     name_len: usize,
     control_len: usize,
     len: usize,
+    /// The index of its socket.
+    socket: usize,
 }
 
 impl Slot {
@@ -39,10 +40,12 @@ impl Slot {
         name_len: 0,
         control_len: 0,
         len: 0,
+        socket: 0,
     };
 
-    /// Makes all the room ready to receive into.
-    fn clear(&mut self) {
+    /// Prepares it to receive a datagram of whatever size.
+    fn clear(&mut self, socket: usize) {
+        self.socket = socket;
         self.name_len = mem::size_of::<Name>();
         self.control_len = mem::size_of::<Control>();
         self.len = ROOM;
@@ -56,7 +59,7 @@ impl Slot {
     }
 }
 
-/// Where the kernel finds the parts of a datagram. No length is beyond its part's end.
+/// Where the kernel finds the parts of a datagram. No length exceeds its part.
 fn header(slot: &mut Slot, room: &mut [u8; ROOM], iovec: &mut libc::iovec) -> libc::mmsghdr {
     iovec.iov_base = room.as_mut_ptr().cast();
     iovec.iov_len = slot.len.min(ROOM);
@@ -81,11 +84,11 @@ pub(super) struct Sent {
 /// Datagrams that were received together, and their replies.
 pub(super) struct Batch {
     slots: Box<[Slot]>,
-    /// The messages, one a slot. They lie apart, so that what the kernel is told about all slots
-    /// at each call is found in few lines of memory.
+    /// The messages, one a slot. They are apart from the slots, so that all that the kernel is told
+    /// at each call is in few cache lines.
     rooms: Box<[[u8; ROOM]]>,
     received: usize,
-    /// The slots that hold a reply, in order.
+    /// The slots that hold a reply, in ascending order.
     replies: Vec<usize>,
 }
 
@@ -99,24 +102,24 @@ impl Batch {
         }
     }
 
-    /// Receives what the socket, which does not block, has ready. Less than [`BATCH`] means that
-    /// there was no more.
-    pub(super) fn receive(&mut self, socket: BorrowedFd<'_>) -> Result<usize, Errno> {
+    /// Receives what `socket`, which does not block and has this index among the sockets, has
+    /// ready. Less than [`BATCH`] means that there was no more.
+    pub(super) fn receive(&mut self, socket: impl AsFd, index: usize) -> Result<usize, Errno> {
         self.received = 0;
         self.replies.clear();
         let mut iovecs = [NO_IOVEC; BATCH];
         let mut headers = [no_header(); BATCH];
         let slots = self.slots.iter_mut().zip(&mut self.rooms);
-        for ((slot, room), (place, iovec)) in slots.zip(headers.iter_mut().zip(&mut iovecs)) {
-            slot.clear();
-            *place = header(slot, room, iovec);
+        for ((slot, room), (target, iovec)) in slots.zip(headers.iter_mut().zip(&mut iovecs)) {
+            slot.clear(index);
+            *target = header(slot, room, iovec);
         }
         // SAFETY: there are BATCH headers. Each points to a live iovec, and the two to a name, a
         // control message and a room, with no more than their sizes. All of these are but one
         // header's, nothing else uses them until the call returns, and they hold any octets.
         let result = unsafe {
             libc::recvmmsg(
-                socket.as_raw_fd(),
+                socket.as_fd().as_raw_fd(),
                 headers.as_mut_ptr(),
                 BATCH as _,
                 libc::MSG_DONTWAIT as _,
@@ -146,9 +149,13 @@ impl Batch {
         }
     }
 
-    /// Has the first `len` octets of a slot's room sent back along `path`, which is that of the
-    /// datagram in the slot. To be called at most once a slot.
+    /// Queues the first `len` octets of a slot's room as the reply to be sent along `path`, which is
+    /// that of the datagram in the slot. To be called in ascending order of slots.
     pub(super) fn reply(&mut self, slot: usize, len: usize, path: &Path) {
+        if self.replies.last().is_some_and(|last| *last >= slot) {
+            debug_assert!(false, "slot {slot} out of order");
+            return;
+        }
         if let Some(reply) = self.slots.get_mut(slot) {
             reply.len = len;
             reply.control_len = reply.control.encode(&path.local);
@@ -156,38 +163,30 @@ impl Batch {
         }
     }
 
-    /// Has a message sent along `path`, from the next slot: the slots have to be all posted, or all
-    /// received. Whether there was room for it.
-    pub(super) fn post(&mut self, msg: &[u8], path: &Path) -> bool {
-        let at = self.replies.len();
-        let Some(slot) = self.slots.get_mut(at) else {
-            return false;
-        };
-        slot.name_len = slot.name.encode(path.peer);
-        let Some(room) = self.room(at).get_mut(..msg.len()) else {
-            return false;
-        };
-        room.copy_from_slice(msg);
-        self.reply(at, msg.len(), path);
-        true
+    /// Prepares the next slot for a message to `peer`, over the socket with the index `socket`; the
+    /// message is written into its room and queued by [`reply`](Self::reply). A batch is either
+    /// received or composed; [`BATCH`] messages fit into it.
+    pub(super) fn compose(&mut self, socket: usize, peer: SocketAddr) -> usize {
+        let next = self.replies.last().map_or(0, |last| last + 1);
+        if let Some(slot) = self.slots.get_mut(next) {
+            slot.socket = socket;
+            slot.name_len = slot.name.encode(peer);
+        }
+        next
     }
 
-    /// Whether all slots hold replies.
-    pub(super) fn is_full(&self) -> bool {
-        self.replies.len() == self.slots.len()
-    }
-
-    /// Sends the replies. What one fails of does not stop the others. For one that is too large
-    /// for its path, `shorten` may write another over it, and says how long that is.
+    /// Sends the replies, each over its socket. One that fails does not stop the others. For one
+    /// that is too large for its path, `shorten` may write a shorter one over it, and returns its
+    /// length.
     pub(super) fn send(
         &mut self,
-        socket: BorrowedFd<'_>,
+        sockets: &[impl AsFd],
         mut shorten: impl FnMut(usize, &mut [u8]) -> Option<usize>,
     ) -> Sent {
         let mut result = Sent::default();
         let mut at = 0;
         while let Some(&first) = self.replies.get(at) {
-            match self.send_from(socket, at) {
+            match self.send_from(sockets, at) {
                 Ok(sent) => {
                     result.sent += sent;
                     at += sent;
@@ -208,33 +207,42 @@ impl Batch {
         result
     }
 
-    /// Takes the new length of a reply, if it is shorter than before.
+    /// Sets the length of a reply, if it is shorter than before.
     fn cut(&mut self, slot: usize, len: usize) -> bool {
         let reply = self.slots.get_mut(slot).filter(|reply| len < reply.len);
         reply.map(|reply| reply.len = len).is_some()
     }
 
-    /// Sends replies from the one at `at` on, until one fails; the error is that of the first.
-    fn send_from(&mut self, socket: BorrowedFd<'_>, at: usize) -> Result<usize, Errno> {
+    /// Sends the replies from index `at` on, as far as they have the same socket, until one fails.
+    /// Returns how many were sent, one at least; the error is that of the first.
+    fn send_from(&mut self, sockets: &[impl AsFd], at: usize) -> Result<usize, Errno> {
         let mut iovecs = [NO_IOVEC; BATCH];
         let mut headers = [no_header(); BATCH];
-        let mut places = headers.iter_mut().zip(&mut iovecs);
+        let mut targets = headers.iter_mut().zip(&mut iovecs);
+        let mut replies = self.replies.iter().skip(at).peekable();
+        let mut socket = None;
         let mut count = 0;
-        for &reply in self.replies.iter().skip(at) {
-            if let Some(slot) = self.slots.get_mut(reply)
-                && let Some(room) = self.rooms.get_mut(reply)
-                && let Some((place, iovec)) = places.next()
-            {
-                *place = header(slot, room, iovec);
+        // Each slot is borrowed once, so that no header's pointers are invalidated by a later one's.
+        for (index, (slot, room)) in self.slots.iter_mut().zip(&mut self.rooms).enumerate() {
+            if replies.next_if_eq(&&index).is_none() {
+                continue;
+            }
+            if *socket.get_or_insert(slot.socket) != slot.socket {
+                break;
+            }
+            if let Some((target, iovec)) = targets.next() {
+                *target = header(slot, room, iovec);
                 count += 1;
             }
         }
+        let socket = socket.and_then(|socket| sockets.get(socket));
+        let socket = socket.ok_or(Errno::EBADF)?;
         // SAFETY: the first `count` headers were filled in. Each points to a live iovec, and the
         // two to a name, a control message and a room, with no more than their sizes, which the
         // kernel reads. Nothing else uses them until the call returns.
         let result = unsafe {
             libc::sendmmsg(
-                socket.as_raw_fd(),
+                socket.as_fd().as_raw_fd(),
                 headers.as_mut_ptr(),
                 count,
                 libc::MSG_DONTWAIT as _,
