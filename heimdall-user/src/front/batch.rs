@@ -2,7 +2,7 @@
 
 use super::BATCH;
 use crate::{
-    answer::{Core, Hint, Verdict},
+    answer::{Core, Hint},
     dns::{Malformed, Query},
 };
 
@@ -14,19 +14,19 @@ pub(super) const PREFETCH_DISTANCE: usize = 8;
 /// Messages that were read and are to be answered ([`Engine::answer`](super::Engine::answer)).
 #[derive(Debug)]
 pub struct Batch<M> {
-    pub(super) entries: Vec<Entry<M>>,
+    pub(super) messages: Vec<M>,
+    /// What was read from each. They are apart, so that a message can be moved without its query.
+    pub(super) read: Vec<Read>,
 }
 
 #[derive(Debug)]
-pub(super) struct Entry<M> {
-    pub(super) message: M,
+pub(super) struct Read {
     pub(super) query: Result<Query, Malformed>,
     /// Where the query's answer may be in the cache.
     pub(super) hint: Hint,
-    pub(super) verdict: Verdict,
 }
 
-impl<M> Entry<M> {
+impl Read {
     /// Prefetches the query's entry, and keeps its position for the look-up.
     #[inline(always)]
     pub(super) fn prefetch(&mut self, core: &Core) {
@@ -40,18 +40,18 @@ impl<M> Batch<M> {
     /// An empty batch with room for [`BATCH`] messages.
     pub fn new() -> Self {
         Self {
-            entries: Vec::with_capacity(BATCH),
+            messages: Vec::with_capacity(BATCH),
+            read: Vec::with_capacity(BATCH),
         }
     }
 
     /// Adds a message; `query` is what [`Engine::read`](super::Engine::read) returned for it.
     #[inline(always)]
     pub fn push(&mut self, message: M, query: Result<Query, Malformed>) {
-        self.entries.push(Entry {
-            message,
+        self.messages.push(message);
+        self.read.push(Read {
             query,
             hint: Hint::default(),
-            verdict: Verdict::Drop,
         });
     }
 }

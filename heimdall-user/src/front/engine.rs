@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     BATCH, Messages,
-    batch::{Batch, Entry, PREFETCH_DISTANCE},
+    batch::{Batch, PREFETCH_DISTANCE, Read},
     waiting::{Waiter, Waiting},
 };
 use crate::{
@@ -137,36 +137,28 @@ impl<P> Engine<P> {
     where
         M: Messages<Parked = P>,
     {
-        let entries = &mut batch.entries;
-        for next in entries.iter_mut().take(PREFETCH_DISTANCE) {
+        for next in batch.read.iter_mut().take(PREFETCH_DISTANCE) {
             next.prefetch(&self.core);
         }
-        for at in 0..entries.len() {
-            if let Some(next) = entries.get_mut(at + PREFETCH_DISTANCE) {
+        for (at, mut message) in batch.messages.drain(..).enumerate() {
+            if let Some(next) = batch.read.get_mut(at + PREFETCH_DISTANCE) {
                 next.prefetch(&self.core);
             }
             // In place: moving a query that was just written causes a store-forwarding stall.
-            let Some(Entry {
-                message,
-                query,
-                hint,
-                verdict,
-            }) = entries.get_mut(at)
-            else {
+            let Some(Read { query, hint }) = batch.read.get(at) else {
                 break;
             };
-            *verdict = messages.edit(message, |room, client| match query {
+            let verdict = messages.edit(&mut message, |room, client| match query {
                 Ok(query) => self.lookup(*hint, query, room, client),
                 Err(malformed) => self.core.reject(*malformed, room, client),
             });
-        }
-        for entry in entries.drain(..) {
-            match (entry.verdict, &entry.query) {
-                (Verdict::Reply(_), query) => messages.reply(entry.message, query.as_ref().ok()),
-                (Verdict::Miss, Ok(query)) => self.forward(entry.message, query, messages),
-                (Verdict::Drop | Verdict::Miss, _) => messages.discard(entry.message),
+            match (verdict, query) {
+                (Verdict::Reply(_), query) => messages.reply(message, query.as_ref().ok()),
+                (Verdict::Miss, Ok(query)) => self.forward(message, query, messages),
+                (Verdict::Drop | Verdict::Miss, _) => messages.discard(message),
             }
         }
+        batch.read.clear();
     }
 
     /// Answers a query from the cache, and starts a refresh of the answer if one is due.

@@ -1,7 +1,7 @@
-//! A datagram's two ends, in the kernel's form and in ours.
+//! A datagram's two ends: the kernel's structures and our types.
 //!
-//! The kernel's forms are octets here, read and written field by field: whatever length or kind it
-//! reports, nothing is read that is not there.
+//! The kernel's structures are octets here, read and written field by field: whatever length or kind
+//! it reports, nothing beyond the octets is read.
 
 use std::{
     mem,
@@ -16,7 +16,7 @@ pub(super) enum Local {
     /// The one that the socket is bound to.
     Bound,
     V4(Ipv4Addr),
-    /// With the number of the interface, or 0 for the one that the route back leads to.
+    /// With the interface's index; 0: the one that the route to the peer uses.
     V6(Ipv6Addr, u32),
 }
 
@@ -80,8 +80,8 @@ impl Name {
     }
 }
 
-/// The control message that says which of our addresses a datagram came to, or shall leave from:
-/// IP_PKTINFO (ip(7)) or IPV6_PKTINFO (ipv6(7)). No other is asked for, so none comes before it.
+/// The control message with the local address that a datagram came to, or is to leave from:
+/// IP_PKTINFO (ip(7)) or IPV6_PKTINFO (ipv6(7)). No other is enabled, so none precedes it.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(8))]
 pub(super) struct Control([u8; CONTROL]);
@@ -96,7 +96,7 @@ const V4: usize = mem::size_of::<libc::in_pktinfo>();
 const V6: usize = mem::size_of::<libc::in6_pktinfo>();
 const CONTROL: usize = space(V6);
 
-/// The room that a control message with `len` octets of data takes.
+/// Octets of a control message with `len` octets of data.
 const fn space(len: usize) -> usize {
     DATA + len.next_multiple_of(mem::size_of::<usize>())
 }
@@ -104,18 +104,18 @@ const fn space(len: usize) -> usize {
 impl Control {
     pub(super) const EMPTY: Self = Self([0; CONTROL]);
 
-    /// What the message in the first `len` octets says, for the way back.
+    /// The source address for a reply, from the message in the first `len` octets.
     pub(super) fn decode(&self, len: usize) -> Local {
         self.0.get(..len).and_then(read).unwrap_or(Local::Bound)
     }
 
-    /// Writes a message; returns the room it takes, 0 if none is needed.
+    /// Writes a message; returns its length, 0 if none is needed.
     pub(super) fn encode(&mut self, local: &Local) -> usize {
         match local {
             Local::Bound => 0,
             Local::V4(address) => {
                 self.begin(V4, libc::IPPROTO_IP, libc::IP_PKTINFO);
-                // The route back is the kernel's to choose, so no interface is named.
+                // No interface is named: the kernel chooses the route.
                 put(&mut self.0, DATA, [0; V4]);
                 put(&mut self.0, DATA + 4, address.octets());
                 space(V4)
@@ -142,7 +142,7 @@ fn read(octets: &[u8]) -> Option<Local> {
     let kind = i32::from_ne_bytes(*array(octets, TYPE)?);
     let data = octets.get(DATA..len)?;
     match (level, kind) {
-        // `ipi_spec_dst` is the address of ours that the datagram came to.
+        // `ipi_spec_dst` is the local address that the datagram came to.
         (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
             Some(Local::V4(Ipv4Addr::from(*array::<4>(data, 4)?)))
         }
@@ -155,8 +155,8 @@ fn read(octets: &[u8]) -> Option<Local> {
     }
 }
 
-/// Link-local addresses exist on each interface: there, and only there, the interface is named.
-/// A multicast address cannot be a source.
+/// Link-local addresses exist on every interface, so for these, and only these, the interface is
+/// named. A multicast address cannot be a source.
 fn from_v6(address: Ipv6Addr, interface: u32) -> Option<Local> {
     if address.is_multicast() {
         None
@@ -171,7 +171,7 @@ fn array<const N: usize>(octets: &[u8], at: usize) -> Option<&[u8; N]> {
     octets.get(at..)?.first_chunk()
 }
 
-/// Every place that is written to is a constant within the bounds.
+/// Every offset is a constant within the bounds.
 fn put<const N: usize>(octets: &mut [u8], at: usize, value: [u8; N]) {
     if let Some(field) = octets.get_mut(at..at + N) {
         field.copy_from_slice(&value);
@@ -184,7 +184,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_come_back_as_they_were() {
+    fn an_encoded_name_decodes_to_the_same_address() {
         for text in ["192.0.2.1:53", "[2001:db8::1]:5353", "[fe80::1%7]:9"] {
             let address: SocketAddr = text.parse().unwrap();
             let mut name = Name([0xff; NAME]);
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn controls_come_back_for_the_way_back() {
+    fn an_encoded_control_message_decodes_to_a_source_address() {
         let v4 = Local::V4(Ipv4Addr::new(192, 0, 2, 1));
         let v6 = |text: &str, interface| Local::V6(text.parse().unwrap(), interface);
         for (local, expected) in [
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn strange_controls_are_ignored() {
+    fn malformed_control_messages_are_ignored() {
         let mut control = Control::EMPTY;
         let len = control.encode(&Local::V4(Ipv4Addr::LOCALHOST));
         let good = control;

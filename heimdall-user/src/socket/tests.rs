@@ -1,4 +1,4 @@
-//! The socket front over loopback, with a real forwarder and an upstream that does as it is told.
+//! The socket front over loopback, with a real forwarder and a scripted upstream.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use std::{
@@ -225,7 +225,7 @@ fn wildcards_reply_from_the_address_that_was_asked() {
 }
 
 #[test]
-fn large_answers_are_cut_over_udp_and_whole_over_tcp() {
+fn large_answers_are_truncated_over_udp_and_whole_over_tcp() {
     let upstream = Upstream::start(|seen: &Seen| match seen.tcp {
         false => vec![bare(&seen.msg, 0x200)],
         true => vec![response(&seen.msg, 20_000)],
@@ -509,7 +509,7 @@ fn tcp_from(source: &str, server: SocketAddr) -> TcpStream {
     stream
 }
 
-/// A table full of connections from the addresses that `flood` names, and who keeps theirs.
+/// Fills the table with connections from the addresses that `flood` returns; `others` keep theirs.
 fn flooded(flood: impl Fn(usize) -> String, others: &[&str]) {
     const FLOOD: usize = 1200;
     let upstream = answers();
@@ -537,7 +537,7 @@ fn flooded(flood: impl Fn(usize) -> String, others: &[&str]) {
 }
 
 #[test]
-fn a_full_table_takes_from_the_largest_holder() {
+fn a_full_table_closes_a_connection_of_the_largest_holder() {
     let one_address = |_| "127.66.0.1".to_owned();
     // Far away, and a neighbour.
     flooded(one_address, &["127.1.0.1", "127.2.0.1", "127.66.0.2"]);
@@ -599,7 +599,7 @@ fn busy_connections_of_the_largest_holder_make_room_too() {
 }
 
 #[test]
-fn what_cannot_be_bound_is_told_in_one_line() {
+fn a_port_that_is_taken_is_named_in_one_line() {
     let holder = UdpSocket::bind("127.0.0.1:0").unwrap();
     let address = holder.local_addr().unwrap();
     let error = Listeners::bind(&[address]).unwrap_err().to_string();

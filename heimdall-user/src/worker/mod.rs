@@ -250,12 +250,12 @@ impl State {
                 self.frames.rings.account(self.engine.waiting());
             }
             let maintenance = self.engine.maintain();
-            let is_idle =
-                work == 0 && !self.frames.rings.is_sending() && maintenance != Status::Busy;
-            if !is_idle {
+            let is_sending = self.frames.rings.is_sending();
+            let sleep = max_sleep(maintenance, self.frames.rings.has_unsent());
+            if work > 0 || is_sending || sleep.is_zero() {
                 idle_since = None;
             } else if idle_since.get_or_insert_with(Instant::now).elapsed() >= self.options.spin {
-                self.sleep(maintenance)?;
+                self.sleep(sleep)?;
                 idle_since = None;
                 continue;
             }
@@ -326,19 +326,14 @@ impl State {
         }
     }
 
-    /// Sleeps until a packet, an outcome or a maintenance command arrives, or until something has to
-    /// be tried again.
-    fn sleep(&mut self, maintenance: Status) -> io::Result<()> {
+    /// Sleeps until a packet, an outcome or a maintenance command arrives, or for so long.
+    fn sleep(&mut self, timeout: Duration) -> io::Result<()> {
         self.counters.sleeps.add(1);
-        let rings = &self.frames.rings;
         let mut fds = [
-            PollFd::new(rings.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.frames.rings.as_fd(), PollFlags::POLLIN),
             PollFd::new(self.engine.event(), PollFlags::POLLIN),
         ];
-        let unsent = rings.has_unsent().then_some(MAX_SLEEP_UNSENT);
-        let timeouts = unsent.into_iter().chain(maintenance.timeout());
-        let timeout = timeouts.min().unwrap_or(MAX_SLEEP).as_millis();
-        let timeout = u16::try_from(timeout).unwrap_or(u16::MAX);
+        let timeout = u16::try_from(timeout.as_millis()).unwrap_or(u16::MAX);
         match poll(&mut fds, PollTimeout::from(timeout)) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => return Err(error.into()),
@@ -356,5 +351,32 @@ impl State {
             self.engine.silence();
         }
         Ok(())
+    }
+}
+
+/// How long a worker without packets and outcomes may sleep; zero: it has work.
+fn max_sleep(maintenance: Status, has_unsent: bool) -> Duration {
+    let unsent = has_unsent.then_some(MAX_SLEEP_UNSENT);
+    let limits = unsent.into_iter().chain(maintenance.timeout());
+    limits.min().unwrap_or(MAX_SLEEP)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn maintenance_keeps_a_worker_awake_unless_it_is_blocked() {
+        for (maintenance, unsent, millis) in [
+            (Status::Idle, false, 1000),
+            (Status::Idle, true, 10),
+            (Status::Blocked, false, 1),
+            (Status::Blocked, true, 1),
+            (Status::Busy, false, 0),
+            (Status::Busy, true, 0),
+        ] {
+            let limit = Duration::from_millis(millis);
+            assert_eq!(max_sleep(maintenance, unsent), limit, "{maintenance:?}");
+        }
     }
 }

@@ -11,6 +11,7 @@ mod faults;
 mod lifecycle;
 mod link;
 mod listening;
+mod maintenance;
 mod memory;
 mod names;
 mod operation;
