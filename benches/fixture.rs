@@ -10,6 +10,7 @@ use heimdall_user::{
     answer::{Client, Core, Transport},
     cache::Cache,
     checksum,
+    clock::Now,
     dns::{Answer, NameHasher, TtlLimits, answer::AnswerFields, reply::Server},
 };
 
@@ -73,14 +74,14 @@ pub fn answer(records: u16) -> Answer {
 
 /// A core that has an answer for so many names.
 pub fn core(names: usize) -> Core {
-    core_for((0..names).map(name))
+    core_for((0..names).map(name), Now::default())
 }
 
 /// Octets of a thread's cache, if nothing is configured.
 const CACHE: usize = 64 << 20;
 
-/// A core that has an answer for each of these names.
-pub fn core_for(names: impl ExactSizeIterator<Item = String>) -> Core {
+/// A core that got an answer for each of these names at `then`.
+pub fn core_for(names: impl ExactSizeIterator<Item = String>, then: Now) -> Core {
     let mut core = Core::new(
         Cache::new((names.len() * 256).max(CACHE)).unwrap(),
         NameHasher::default(),
@@ -90,6 +91,7 @@ pub fn core_for(names: impl ExactSizeIterator<Item = String>) -> Core {
         Arc::default(),
     );
     core.populate();
+    core.begin(then);
     for name in names {
         let mut message = query(&name, true);
         let query = core.read(&message).unwrap();

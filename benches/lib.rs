@@ -3,5 +3,6 @@
 
 pub mod batch;
 pub mod fixture;
+pub mod frames;
 pub mod network;
 pub mod worker;

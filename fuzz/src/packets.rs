@@ -1,20 +1,29 @@
 //! Frames from the wire.
 
-use std::net::IpAddr;
+use std::{cell::RefCell, net::IpAddr};
 
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use heimdall_user::{
+    answer::Core,
+    cache::{Cache, MIN_BYTES},
     checksum,
+    dns::{NameHasher, reply::Server},
     packet::{Layout, SourceFilter},
 };
+
+use frames::Worker;
+
+#[path = "../../benches/frames.rs"]
+mod frames;
 
 /// The largest frame that an interface's memory holds.
 const FRAME: usize = 2048;
 
-/// A frame that is accepted is read as etherparse reads it, and its reply is a frame to its sender, with
-/// right checksums.
+/// A frame that is accepted is read as etherparse reads it, and the reply in it is a frame to its
+/// sender, with right checksums: with any payload, and with what the engine replies.
 pub fn packet_view(frame: &[u8]) {
     let frame = &frame[..frame.len().min(FRAME)];
+    worker(&frame[..frame.len().min(frames::FRAME)]);
     let sources = SourceFilter::new([IpAddr::from([10, 53, 0, 1])]);
     for verify in [true, false] {
         let Ok(layout) = Layout::read(frame, &sources, verify) else {
@@ -46,6 +55,49 @@ pub fn packet_view(frame: &[u8]) {
             &octets[..end]
         );
     }
+}
+
+thread_local! {
+    static WORKER: RefCell<Worker> = RefCell::new(Worker::disconnected(
+        Core::new(
+            Cache::new(MIN_BYTES).expect("memory"),
+            NameHasher::default(),
+            Server::new(1232, true),
+            Default::default(),
+            Default::default(),
+            Default::default(),
+        ),
+        1,
+        true,
+    ));
+}
+
+/// A worker replies to a frame, or discards it.
+fn worker(frame: &[u8]) {
+    let reply = WORKER.with_borrow_mut(|worker| {
+        let memory = &mut worker.memory.frames[0];
+        memory.octets[..frame.len()].copy_from_slice(frame);
+        memory.octets[frame.len()..].fill(0xee);
+        memory.len = frame.len();
+        worker.begin();
+        worker.answer(0..1);
+        worker.complete();
+        let memory = &worker.memory;
+        let reply = &memory.frames[0];
+        match (&memory.replied[..], &memory.discarded[..]) {
+            ([0], []) => Some(reply.octets[..reply.len].to_vec()),
+            ([], [0]) => None,
+            other => panic!("not once: {other:?}"),
+        }
+    });
+    let Some(reply) = reply else { return };
+    let asked = Seen::of(frame).expect("etherparse accepts it, too");
+    let replied = Seen::of(&reply).expect("a frame again");
+    assert_eq!(replied.source, asked.destination);
+    assert_eq!(replied.destination, asked.source);
+    assert_eq!(replied.payload[..2], asked.payload[..2], "the ID");
+    assert_eq!(replied.payload[2] & 0x80, 0x80, "a response");
+    assert!(replied.sums_are_right, "checksums of {reply:02x?}");
 }
 
 /// A packet as etherparse sees it.

@@ -1,24 +1,31 @@
-//! A hit allocates nothing, and neither does any query that is refused or dropped, nor what is learnt,
-//! be the cache full or not.
+//! The engine allocates nothing: for a hit, for a miss, for a query that is refused or dropped, for an
+//! outcome; and neither does an insertion, be the cache full or not.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use std::{
     alloc::{GlobalAlloc, Layout as AllocLayout, System},
     cell::Cell,
+    net::UdpSocket,
     sync::Arc,
 };
 
+use frames::Worker;
 use heimdall_user::{
-    answer::{Core, Hint, Verdict},
+    answer::{Client, Core, Transport, Verdict},
     cache::Cache,
-    dns::{
-        Answer, NameHasher, TtlLimits,
-        reply::{Reply, Server},
-    },
-    packet::{Layout, SourceFilter},
+    clock::Clock,
+    dns::{Answer, NameHasher, TtlLimits, reply::Server},
+    forward::{ForwardOptions, ForwarderBuilder, Mailbox},
+    front::BATCH,
     stats::{AnswerCounters, DropCounters},
-    worker::client,
 };
+
+#[path = "../../benches/frames.rs"]
+#[expect(unreachable_pub, reason = "it is public in the benches")]
+mod frames;
+
+/// Offset of the DNS message in a frame.
+const DNS: usize = 42;
 
 struct Counting;
 
@@ -65,27 +72,8 @@ fn frame(name: &[u8]) -> Vec<u8> {
     frame.extend_from_slice(&udp_len.to_be_bytes());
     frame.extend_from_slice(&[0, 0]);
     frame.extend_from_slice(&dns);
-    frame.resize(2048, 0);
+    frame.resize(256, 0);
     frame
-}
-
-/// What a worker does with a packet.
-fn handle(core: &mut Core, sources: &SourceFilter, frame: &mut [u8]) -> Verdict {
-    let layout = Layout::read(frame, sources, false).unwrap();
-    let query = core.read(layout.query(frame));
-    let packet = layout.open(frame, 1500).unwrap();
-    let client = client(&packet);
-    let verdict = match &query {
-        Ok(query) => {
-            core.prefetch(query);
-            core.answer(query, packet.room, client)
-        }
-        Err(malformed) => core.reject(*malformed, packet.room, client),
-    };
-    if let Verdict::Reply { reply, .. } = verdict {
-        packet.into_reply(reply.len, reply.sum).unwrap();
-    }
-    verdict
 }
 
 fn core(bytes: usize) -> (Core, Arc<AnswerCounters>) {
@@ -101,21 +89,16 @@ fn core(bytes: usize) -> (Core, Arc<AnswerCounters>) {
     (core, counters)
 }
 
-fn sources() -> SourceFilter {
-    SourceFilter::new(["10.0.0.1".parse().unwrap()])
-}
-
 fn names(count: usize) -> Vec<Vec<u8>> {
     (0..count)
         .map(|i| format!("Name{i}").into_bytes())
         .collect()
 }
 
-/// Has the core learn an answer to the query in `frame`. To make one allocates, to keep it must not.
-fn learn(core: &mut Core, frame: &[u8]) {
-    let layout = Layout::read(frame, &sources(), false).unwrap();
-    let query = core.read(layout.query(frame)).unwrap();
-    let mut response = layout.query(frame)[..usize::from(query.question_end)].to_vec();
+/// Inserts an answer to the query in `frame`. Making one allocates, inserting it must not.
+fn insert(core: &mut Core, frame: &[u8]) {
+    let query = core.read(&frame[DNS..]).unwrap();
+    let mut response = frame[DNS..DNS + usize::from(query.question_end)].to_vec();
     response[2] = 0x81;
     response[7] = 1;
     response[11] = 0;
@@ -125,65 +108,69 @@ fn learn(core: &mut Core, frame: &[u8]) {
     assert_eq!(allocations(|| core.insert(&query, &response, &answer)), 0);
 }
 
-#[test]
-fn hits_at_random_do_not_allocate() {
-    const HITS: usize = 100_000;
-    const BATCH: usize = 64;
-    let (mut core, counters) = core(4 << 20);
-    let sources = sources();
-    let frames: Vec<Vec<u8>> = names(10_000).iter().map(|name| frame(name)).collect();
-    for frame in &frames {
-        learn(&mut core, frame);
+/// Puts packets into the worker's frames, from `first` on, and answers them; what that allocates.
+fn answer<'a>(
+    worker: &mut Worker,
+    first: usize,
+    packets: impl IntoIterator<Item = &'a Vec<u8>>,
+) -> u64 {
+    let mut end = first;
+    for (frame, packet) in worker.memory.frames[first..].iter_mut().zip(packets) {
+        frame.octets[..packet.len()].copy_from_slice(packet);
+        frame.len = packet.len();
+        end += 1;
     }
-    let mut random = fastrand::Rng::with_seed(1);
-    let mut next = || random.usize(..frames.len());
-
-    let mut buf = [0; 2048];
-    let count = allocations(|| {
-        for _ in 0..HITS {
-            buf.copy_from_slice(&frames[next()]);
-            let verdict = handle(&mut core, &sources, &mut buf);
-            assert!(matches!(verdict, Verdict::Reply { .. }));
-        }
-    });
-    assert_eq!(count, 0, "one at a time");
-
-    let mut bufs = vec![[0; 2048]; BATCH];
-    let mut staged = Vec::with_capacity(BATCH);
-    let count = allocations(|| {
-        for _ in 0..HITS.div_ceil(BATCH) {
-            for buf in &mut bufs {
-                buf.copy_from_slice(&frames[next()]);
-                let layout = Layout::read(buf, &sources, false).unwrap();
-                let query = core.read(layout.query(buf)).unwrap();
-                core.prefetch(&query);
-                staged.push((layout, query, Hint::default()));
-            }
-            for (_, query, hint) in &mut staged {
-                *hint = core.prefetch_entry(query);
-            }
-            for ((layout, query, hint), buf) in staged.drain(..).zip(&mut bufs) {
-                let packet = layout.open(buf, 1500).unwrap();
-                let client = client(&packet);
-                let verdict = core.answer_at(hint, &query, packet.room, client);
-                assert!(matches!(verdict, Verdict::Reply { .. }));
-            }
-        }
-    });
-    assert_eq!(count, 0, "in batches");
-    assert!(counters.hits.get() >= 2 * HITS as u64);
+    worker.begin();
+    allocations(|| worker.answer(first..end))
 }
 
 #[test]
-fn learning_in_a_full_cache_does_not_allocate() {
+fn hits_do_not_allocate() {
+    const BATCHES: usize = 2000;
+    let (mut core, counters) = core(4 << 20);
+    let frames: Vec<Vec<u8>> = names(10_000).iter().map(|name| frame(name)).collect();
+    core.begin(Clock::start().now());
+    for frame in &frames {
+        insert(&mut core, frame);
+    }
+    let mut state = 1u64;
+    let mut next = || {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        &frames[(state >> 33) as usize % frames.len()]
+    };
+    let mut worker = Worker::disconnected(core, BATCH, false);
+    let mut replies = 0;
+    for size in [1, BATCH] {
+        for _ in 0..BATCHES {
+            let batch: Vec<_> = (0..size).map(|_| next()).collect();
+            assert_eq!(answer(&mut worker, 0, batch), 0, "a batch of {size}");
+            replies += worker.memory.replied.len();
+        }
+    }
+    assert_eq!(replies, BATCHES * (1 + BATCH));
+    assert_eq!(counters.hits.get(), replies as u64);
+}
+
+#[test]
+fn inserting_into_a_full_cache_does_not_allocate() {
     let (mut core, counters) = core(1 << 18);
-    let sources = sources();
+    let client = Client::new(
+        [10, 0, 0, 2].into(),
+        Transport::Udp {
+            source_port: 40_000,
+        },
+    );
     for name in names(20_000) {
         let mut frame = frame(&name);
-        learn(&mut core, &frame);
+        insert(&mut core, &frame);
         // Every other name is asked for again, so that some go round in the main queue.
         if name.last().is_some_and(|digit| digit % 2 == 0) {
-            handle(&mut core, &sources, &mut frame);
+            let query = core.read(&frame[DNS..]).unwrap();
+            let hint = core.prefetch_entry(&query);
+            let verdict = core.answer_at(hint, &query, &mut frame[DNS..], client);
+            assert!(matches!(verdict, Verdict::Reply { .. }));
         }
     }
     assert!(counters.cache_evictions.get() > 10_000);
@@ -191,42 +178,39 @@ fn learning_in_a_full_cache_does_not_allocate() {
 }
 
 #[test]
-fn the_hot_path_does_not_allocate() {
-    let (mut core, _) = core(1 << 20);
-    let sources = sources();
-    let names = names(100);
-    for name in &names {
-        learn(&mut core, &frame(name));
-    }
-    let mut frames: Vec<Vec<u8>> = names.iter().map(|name| frame(name)).collect();
-    let count = allocations(|| {
-        for frame in &mut frames {
-            assert!(matches!(
-                handle(&mut core, &sources, frame),
-                Verdict::Reply { .. }
-            ));
-        }
-    });
-    assert_eq!(count, 0, "hits");
+fn misses_and_what_is_refused_do_not_allocate() {
+    let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let settings = ForwardOptions {
+        upstreams: vec![silent.local_addr().unwrap()],
+        ..ForwardOptions::default()
+    };
+    let (core, counters) = core(1 << 20);
+    let mailbox = Arc::new(Mailbox::new(8).unwrap());
+    let hasher = NameHasher::default();
+    let forwarder = ForwarderBuilder::new(&settings, vec![Arc::clone(&mailbox)], hasher).unwrap();
+    let forwarder = forwarder.start().unwrap();
+    let mut worker = Worker::new(core, forwarder.handle(), mailbox, 16, false);
 
-    let mut missing = frame(b"missing");
-    assert_eq!(
-        allocations(|| assert_eq!(handle(&mut core, &sources, &mut missing), Verdict::Miss)),
-        0,
-        "miss"
-    );
+    let missing: Vec<_> = names(8).iter().map(|name| frame(name)).collect();
+    assert_eq!(answer(&mut worker, 0, &missing), 0, "misses");
+    assert_eq!((worker.waiting(), counters.misses.get()), (8, 8));
+    assert_eq!(answer(&mut worker, 8, [&frame(b"ninth")]), 0, "overflow");
+    assert_eq!((worker.waiting(), counters.servfail.get()), (8, 1));
     let mut malformed = frame(b"malformed");
-    malformed[54] = 0xc0;
-    let count = allocations(|| {
-        assert!(matches!(
-            handle(&mut core, &sources, &mut malformed),
-            Verdict::Reply {
-                reply: Reply { len: 12, .. },
-                ..
-            }
-        ))
-    });
-    assert_eq!(count, 0, "FORMERR");
+    malformed[DNS + 12] = 0xc0;
+    let mut runt = frame(b"runt");
+    runt.truncate(20);
+    assert_eq!(answer(&mut worker, 8, [&malformed, &runt]), 0, "refused");
+    assert_eq!(worker.memory.replied, [8], "FORMERR");
+    assert_eq!(worker.memory.discarded, [9]);
+    // SERVFAIL for those that wait.
+    forwarder.stop();
+    worker.begin();
+    let mut completed = 0;
+    // The answers, which the forwarder has allocated, are freed here.
+    assert_eq!(allocations(|| completed = worker.complete()), 0, "outcomes");
+    assert_eq!((completed, worker.waiting()), (8, 0));
+    assert_eq!(worker.memory.replied.len(), 8);
     assert!(
         allocations(|| drop(std::hint::black_box(vec![1]))) > 0,
         "the count counts"

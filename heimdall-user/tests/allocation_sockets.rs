@@ -22,9 +22,10 @@ use heimdall_user::{
     dns::{Answer, NameHasher, TtlLimits, reply::Server},
     exit::OnExit,
     forward::{ForwardOptions, ForwarderBuilder, Mailbox},
-    socket::{Listeners, Parts, SocketFront},
+    front::Resources,
+    maintenance::Maintenance,
+    socket::{Listeners, SocketFront},
     stats::AnswerCounters,
-    upkeep::Upkeep,
 };
 
 struct Counting;
@@ -91,20 +92,19 @@ fn batches_do_not_allocate() {
     let forwarder = ForwarderBuilder::new(&settings, vec![mailbox.clone()], hasher).unwrap();
     let forwarder = forwarder.start().unwrap();
     let ring = mailbox.clone();
-    let parts = Parts {
+    let resources = Resources {
         core,
-        upkeep: Upkeep::new(move || ring.wake()),
+        maintenance: Maintenance::new(move || ring.wake()),
         forwarder: forwarder.handle(),
         mailbox,
         front: 0,
-        max_pending: 4,
-        on_exit: OnExit::default(),
+        clock,
     };
     // The one socket says where its datagrams came to, the other has no need to.
     let addresses = ["0.0.0.0:0", "[::1]:0"].map(|address| address.parse().unwrap());
     let listeners = Listeners::bind(&addresses).unwrap();
     let ports = listeners.local_addresses();
-    let front = SocketFront::start(listeners, parts, clock).unwrap();
+    let front = SocketFront::start(listeners, resources, OnExit::default()).unwrap();
 
     let clients = [
         ("127.0.0.1:0", ports[0].port()),
@@ -146,6 +146,6 @@ fn batches_do_not_allocate() {
         ALLOCATIONS.load(Ordering::SeqCst) > before,
         "the count counts"
     );
-    front.stop();
+    drop(front);
     forwarder.stop();
 }

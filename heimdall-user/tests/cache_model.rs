@@ -94,7 +94,7 @@ impl Model {
         let body = vec![octet; len as usize];
         let answer = Answer::new(&AnswerFields {
             body: &body,
-            ttl: ttl,
+            ttl,
             ..AnswerFields::default()
         });
         let question = question(name);

@@ -22,7 +22,6 @@ use crate::{
         reply::{self, Reply, Server},
     },
     stats::{AnswerCounters, DropCounters},
-    upkeep::{Progress, Upkeep},
 };
 
 /// Queries between the one being answered and the one whose entry is prefetched
@@ -126,12 +125,13 @@ impl Core {
         self.cache.populate();
     }
 
-    /// Goes on with what others want done to the cache.
+    /// Maintains the cache: calls `work` with it and the seconds of [`begin`](Self::begin), and
+    /// updates the gauge of entries.
     #[cold]
-    pub fn keep_up(&mut self, upkeep: &mut Upkeep) -> Progress {
-        let progress = upkeep.step(&mut self.cache, self.now.seconds, |_| ());
+    pub fn maintain<T>(&mut self, work: impl FnOnce(&mut Cache, u32) -> T) -> T {
+        let result = work(&mut self.cache, self.now.seconds);
         self.writer.counters.cache_entries.set(self.cache.entries());
-        progress
+        result
     }
 }
 

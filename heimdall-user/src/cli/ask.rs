@@ -6,7 +6,7 @@ use clap::Args;
 
 use crate::{
     config::{Problem, default_control},
-    upkeep::{BadName, Scope},
+    maintenance::{BadName, Scope},
 };
 
 /// The server to talk to.

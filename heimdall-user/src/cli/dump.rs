@@ -44,7 +44,7 @@ pub(super) struct Dump {
 
 impl Dump {
     pub(super) fn execute(self) -> anyhow::Result<()> {
-        let scope = self.which.scope().unwrap_or(crate::upkeep::Scope::All);
+        let scope = self.which.scope().unwrap_or(crate::maintenance::Scope::All);
         let request = format!("dump {}", control::words(&scope));
         let path = self.server.path()?;
         // The server closes the connection to a slow reader, so its output is buffered here.

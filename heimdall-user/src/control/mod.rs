@@ -21,7 +21,7 @@ use std::{
 
 use thiserror::Error;
 
-use crate::{exit::OnExit, file, upkeep::Scope};
+use crate::{exit::OnExit, file, maintenance::Scope};
 
 pub use client::{ask, ask_each};
 pub use server::ControlServer;

@@ -114,6 +114,11 @@ impl Handle {
         }
     }
 
+    /// A handle to no forwarder: every request is rejected.
+    pub fn disconnected() -> Self {
+        Self::new(Arc::new([]), NameHasher::default())
+    }
+
     /// Queues a request, which the forwarder may not notice before the next [`flush`](Self::flush).
     ///
     /// Every request that is accepted has exactly one [`Outcome`].

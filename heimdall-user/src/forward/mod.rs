@@ -50,7 +50,7 @@ use crate::{
     clock::Clock,
     dns::NameHasher,
     exit::{OnExit, OwnedThread},
-    upkeep::Desk,
+    maintenance::CommandQueue,
 };
 use handle::Inbox;
 use shard::Shard;
@@ -141,7 +141,7 @@ impl ForwarderBuilder {
         let mut forwarder = Forwarder {
             inboxes: self.shards.iter().map(Shard::inbox).collect(),
             counters: self.shards.iter().map(Shard::counters).collect(),
-            desks: self.shards.iter().map(Shard::desk).collect(),
+            command_queues: self.shards.iter().map(Shard::command_queue).collect(),
             threads: Vec::new(),
             hasher: self.hasher,
         };
@@ -171,7 +171,7 @@ fn shard_of(hasher: &NameHasher, name: &[u8], threads: usize) -> usize {
 pub struct Forwarder {
     inboxes: Arc<[Arc<Inbox>]>,
     counters: Vec<Arc<ForwardCounters>>,
-    desks: Vec<Arc<Desk>>,
+    command_queues: Vec<Arc<CommandQueue>>,
     threads: Vec<OwnedThread>,
     hasher: NameHasher,
 }
@@ -187,9 +187,9 @@ impl Forwarder {
         self.counters.clone()
     }
 
-    /// Where each thread gets its orders.
-    pub fn desks(&self) -> Vec<Arc<Desk>> {
-        self.desks.clone()
+    /// The command queue of each thread's cache.
+    pub fn command_queues(&self) -> Vec<Arc<CommandQueue>> {
+        self.command_queues.clone()
     }
 
     /// Ends the threads, as dropping it does.

@@ -212,7 +212,7 @@ impl Mailbox {
     }
 
     /// Queries that the front may have under way.
-    pub(super) fn capacity(&self) -> usize {
+    pub fn capacity(&self) -> usize {
         self.capacity
     }
 }

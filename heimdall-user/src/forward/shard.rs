@@ -27,7 +27,7 @@ use crate::{
     cache::{Key, Record},
     clock::Clock,
     dns::{Answer, ClientSubnet, NameHasher, edns::ede, header::rcode},
-    upkeep::{Desk, Progress, Scope, Upkeep},
+    maintenance::{CommandQueue, Maintenance, Scope, Status},
 };
 
 /// Differs from the slot of any look-up.
@@ -54,8 +54,8 @@ pub(super) struct Shard {
     subnet: Option<ClientSubnet>,
     /// The clock of the cache.
     clock: Clock,
-    /// What other threads want done to the cache.
-    upkeep: Upkeep,
+    /// Of the cache.
+    maintenance: Maintenance,
     /// When the current exchanges time out.
     attempt_deadlines: Deadlines,
     /// When waiters get a stale answer.
@@ -84,7 +84,7 @@ impl Shard {
         let waiting = vec![0; mailboxes.len()].into();
         let probe = options.attempt_timeout * options.attempts;
         let inbox = Arc::new(Inbox::new(options.queue, waker, mailboxes));
-        let upkeep = Upkeep::new({
+        let maintenance = Maintenance::new({
             let inbox = Arc::clone(&inbox);
             move || inbox.wake()
         });
@@ -93,7 +93,7 @@ impl Shard {
             delivered,
             waiting,
             inbox,
-            upkeep,
+            maintenance,
             counters: Arc::default(),
             in_flight: InFlight::new(options.max_in_flight),
             upstreams: Upstreams::new(&options.upstreams, options.attempt_timeout),
@@ -119,8 +119,8 @@ impl Shard {
         self.inbox.clone()
     }
 
-    pub(super) fn desk(&self) -> Arc<Desk> {
-        self.upkeep.desk()
+    pub(super) fn command_queue(&self) -> Arc<CommandQueue> {
+        self.maintenance.queue()
     }
 
     /// Prefetches the bucket of `key`.
@@ -143,14 +143,14 @@ impl Shard {
     pub(super) fn run(mut self) {
         let mut events = Events::with_capacity(1024);
         let mut more = false;
-        let mut upkeep = Progress::Idle;
+        let mut maintenance = Status::Idle;
         self.cache.populate();
         while !self.inbox.is_closed() {
             let timeout = if more {
                 Some(Duration::ZERO)
             } else {
-                let pause = upkeep.pause();
-                pause.into_iter().chain(self.time_left()).min()
+                let timeout = maintenance.timeout();
+                timeout.into_iter().chain(self.time_left()).min()
             };
             if let Err(error) = self.poll.poll(&mut events, timeout)
                 && error.kind() != io::ErrorKind::Interrupted
@@ -168,7 +168,7 @@ impl Shard {
             self.serve_stale_on_timeout(now);
             more = self.take_requests(now);
             self.wake_fronts();
-            upkeep = self.keep_up();
+            maintenance = self.maintain();
             self.log_full_queue(now);
             self.publish();
         }
@@ -209,17 +209,17 @@ impl Shard {
         true
     }
 
-    fn keep_up(&mut self) -> Progress {
-        if !self.upkeep.has_work() {
-            return Progress::Idle;
+    fn maintain(&mut self) -> Status {
+        if !self.maintenance.has_work() {
+            return Status::Idle;
         }
         let (failures, zones) = (&mut self.failures, &mut self.zones);
-        let flushed = |scope: &Scope| {
+        let flushing = |scope: &Scope| {
             failures.flush(|question| scope.holds(question));
             zones.clear();
         };
         self.cache
-            .keep_up(&mut self.upkeep, self.clock.seconds(), flushed)
+            .maintain(&mut self.maintenance, self.clock.seconds(), flushing)
     }
 
     fn wake_fronts(&mut self) {

@@ -10,7 +10,7 @@ use super::{ForwardOptions, Request};
 use crate::{
     cache::{Cache, Key, Record},
     dns::{Answer, MAX_QUESTION, NameHasher, QUESTION_FIXED, denial, header::rcode, question_hash},
-    upkeep::{Progress, Scope, Upkeep},
+    maintenance::{Maintenance, Scope, Status},
 };
 
 /// In [`Key::flags`], beside DO and CD: the entry is for all types.
@@ -188,14 +188,14 @@ impl SharedCache {
         }
     }
 
-    /// Carries out the next step of maintenance; `flushed` is called with what is being flushed.
-    pub(super) fn keep_up(
+    /// Executes a step of maintenance; `flushing` is called with the scope of each flush that begins.
+    pub(super) fn maintain(
         &mut self,
-        upkeep: &mut Upkeep,
+        maintenance: &mut Maintenance,
         now: u32,
-        flushed: impl FnMut(&Scope),
-    ) -> Progress {
-        upkeep.step(&mut self.cache, now, flushed)
+        flushing: impl FnMut(&Scope),
+    ) -> Status {
+        maintenance.step(&mut self.cache, now, flushing)
     }
 
     /// Pre-faults the pages.

@@ -24,7 +24,7 @@ use crate::{
         AnswerRef, KEY_FLAG_CD, KEY_FLAG_DO, QUESTION_FIXED,
         header::{self, field},
     },
-    upkeep::{Caches, Scope},
+    maintenance::{Caches, Scope},
 };
 
 /// What the commands work on.

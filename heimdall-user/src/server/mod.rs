@@ -32,8 +32,9 @@ use crate::{
     config::{Backend, Config, ConfigError, Host, Location, SnapshotConfig, Zoned},
     control::{Control, ControlError, ControlServer},
     forward::{self, Forwarder, ForwarderBuilder, Handle, Mailbox},
-    socket::{self, Listeners, SocketError, SocketFront},
-    upkeep::{Caches, Upkeep},
+    front,
+    maintenance::{Caches, Maintenance},
+    socket::{Listeners, SocketError, SocketFront},
     xdp::XdpError,
 };
 use commands::Commands;
@@ -176,7 +177,7 @@ impl Server {
         let handle = forwarder.handle();
         let forward_counters = forwarder.counters();
         let mut caches = Caches {
-            forwarder: forwarder.desks(),
+            forwarder: forwarder.command_queues(),
             fronts: Vec::new(),
         };
         self.forwarder = Some(forwarder);
@@ -211,22 +212,24 @@ impl Server {
         caches: &mut Caches,
     ) -> Result<SocketReport, ServerError> {
         let core_counters = CoreCounters::default();
-        let upkeep = Upkeep::new({
+        let maintenance = Maintenance::new({
             let mailbox = Arc::clone(&mailbox);
             move || mailbox.wake()
         });
-        caches.fronts.push(("sockets".to_owned(), upkeep.desk()));
-        let parts = socket::Parts {
+        caches
+            .fronts
+            .push(("sockets".to_owned(), maintenance.queue()));
+        let resources = front::Resources {
             core: cores.core(&core_counters)?,
-            upkeep,
+            maintenance,
             forwarder,
             mailbox,
             front: SOCKET_FRONT,
-            max_pending: MAX_SOCKET_PENDING,
-            on_exit: self.threads.essential("socket front"),
+            clock: cores.clock(),
         };
-        let front = SocketFront::start(listeners, parts, cores.clock())
-            .map_err(start("the socket front"))?;
+        let on_exit = self.threads.essential("socket front");
+        let front =
+            SocketFront::start(listeners, resources, on_exit).map_err(start("the socket front"))?;
         let counters = front.counters();
         self.sockets = Some(front);
         Ok(SocketReport {
@@ -250,7 +253,7 @@ impl Server {
         let threads = &self.threads;
         match Supervisor::start(open, config, addresses, cores, forwarder, front, threads) {
             Ok(supervisor) => {
-                caches.fronts.extend(supervisor.desks());
+                caches.fronts.extend(supervisor.command_queues());
                 self.supervisor = Some(supervisor);
             }
             Err(error) if config.backend == Backend::Auto => {
@@ -332,12 +335,8 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // The ends of threads are expected from now on. The fields are dropped in their order.
+        // Threads are expected to end from now on, which they do as the fields are dropped.
         self.threads.stop();
-        drop(self.supervisor.take());
-        if let Some(sockets) = self.sockets.take() {
-            sockets.stop();
-        }
     }
 }
 

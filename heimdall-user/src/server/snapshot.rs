@@ -14,8 +14,8 @@ use crate::{
     config::SnapshotConfig,
     exit::{OnExit, OwnedThread},
     forward::ForwarderBuilder,
+    maintenance::Caches,
     snapshot::{Snapshot, SnapshotError, Writer},
-    upkeep::Caches,
 };
 
 /// Restores the forwarder's caches from the file. Whatever is wrong with it, the start goes on.

@@ -6,14 +6,12 @@
 
 mod syscalls;
 
-use std::{mem, os::fd::BorrowedFd};
+use std::{mem, net::SocketAddr, os::fd::AsFd};
 
 use nix::errno::Errno;
 
 use super::path::{Control, Name, Path};
-
-/// Datagrams in a batch.
-pub(super) const BATCH: usize = 64;
+use crate::front::BATCH;
 
 /// Octets for a message: at least the largest reply that can be configured. A longer query arrives
 /// truncated. With whole pages, the same octet of all messages would fall into the same few sets of
@@ -26,6 +24,8 @@ struct Slot {
     name: Name,
     control: Control,
     lengths: Lengths,
+    /// The index of its socket.
+    socket: usize,
 }
 
 /// What is used, or may be written to, of a datagram's parts.
@@ -56,6 +56,7 @@ impl Slot {
         name: Name::EMPTY,
         control: Control::EMPTY,
         lengths: Lengths::NONE,
+        socket: 0,
     };
 
     fn path(&self) -> Option<Path> {
@@ -80,7 +81,7 @@ pub(super) struct Batch {
     /// few cache lines.
     buffers: Box<[[u8; ROOM]]>,
     received: usize,
-    /// The slots that hold a reply, in order.
+    /// The slots that hold a reply, in ascending order.
     replies: Vec<usize>,
 }
 
@@ -94,15 +95,18 @@ impl Batch {
         }
     }
 
-    /// Receives what the socket, which does not block, has ready. Fewer than [`BATCH`] means that
-    /// there were no more.
+    /// Receives what `socket`, which does not block and has this index among the sockets, has ready.
+    /// Fewer than [`BATCH`] means that there were no more.
     ///
     /// # Errors
     /// EAGAIN if there is nothing, and those of recvmmsg(2).
-    pub(super) fn receive(&mut self, socket: BorrowedFd<'_>) -> Result<usize, Errno> {
+    pub(super) fn receive(&mut self, socket: impl AsFd, index: usize) -> Result<usize, Errno> {
         self.received = 0;
         self.replies.clear();
-        self.received = syscalls::receive(socket, &mut self.slots, &mut self.buffers)?;
+        self.received = syscalls::receive(socket.as_fd(), &mut self.slots, &mut self.buffers)?;
+        for slot in self.slots.iter_mut().take(self.received) {
+            slot.socket = index;
+        }
         Ok(self.received)
     }
 
@@ -124,8 +128,12 @@ impl Batch {
     }
 
     /// Queues the first `len` octets of a slot's buffer as the reply along `path`, which is that of
-    /// the datagram in the slot. To be called at most once a slot.
+    /// the datagram in the slot. To be called in ascending order of slots.
     pub(super) fn reply(&mut self, slot: usize, len: usize, path: &Path) {
+        if self.replies.last().is_some_and(|last| *last >= slot) {
+            debug_assert!(false, "slot {slot} out of order");
+            return;
+        }
         if let Some(reply) = self.slots.get_mut(slot) {
             reply.lengths.message = len;
             reply.lengths.control = reply.control.encode(&path.local);
@@ -133,38 +141,29 @@ impl Batch {
         }
     }
 
-    /// Queues a copy of a message along `path`, in the next slot. Not to be mixed with replies to
-    /// received datagrams. Returns whether it fits.
-    pub(super) fn post(&mut self, msg: &[u8], path: &Path) -> bool {
-        let at = self.replies.len();
-        let Some(slot) = self.slots.get_mut(at) else {
-            return false;
-        };
-        slot.lengths.name = slot.name.encode(path.peer);
-        let Some(buffer) = self.room(at).get_mut(..msg.len()) else {
-            return false;
-        };
-        buffer.copy_from_slice(msg);
-        self.reply(at, msg.len(), path);
-        true
+    /// Prepares the next slot for a message to `peer`, over the socket with the index `socket`; the
+    /// message is written into its buffer and queued by [`reply`](Self::reply). A batch is either
+    /// received or composed; [`BATCH`] messages fit into it.
+    pub(super) fn compose(&mut self, socket: usize, peer: SocketAddr) -> usize {
+        let next = self.replies.last().map_or(0, |last| last + 1);
+        if let Some(slot) = self.slots.get_mut(next) {
+            slot.socket = socket;
+            slot.lengths.name = slot.name.encode(peer);
+        }
+        next
     }
 
-    /// Whether all slots hold replies.
-    pub(super) fn is_full(&self) -> bool {
-        self.replies.len() == self.slots.len()
-    }
-
-    /// Sends the replies. One that fails does not stop the others. For one that is too large for its
+    /// Sends the replies, each over its socket. One that fails does not stop the others. For one that is too large for its
     /// path, `shorten` may write a shorter one over it, and returns that one's length.
     pub(super) fn send(
         &mut self,
-        socket: BorrowedFd<'_>,
+        sockets: &[impl AsFd],
         mut shorten: impl FnMut(usize, &mut [u8]) -> Option<usize>,
     ) -> Sent {
         let mut result = Sent::default();
         let mut at = 0;
         while let Some(&first) = self.replies.get(at) {
-            match self.send_from(socket, at) {
+            match self.send_from(sockets, at) {
                 Ok(sent) => {
                     result.sent += sent;
                     at += sent;
@@ -195,12 +194,18 @@ impl Batch {
         reply.map(|reply| reply.lengths.message = len).is_some()
     }
 
-    /// Sends replies from the one at `at` on, until one fails; the error is that of the first.
-    fn send_from(&self, socket: BorrowedFd<'_>, at: usize) -> Result<usize, Errno> {
+    /// Sends the replies from index `at` on, as far as they have the same socket, until one fails.
+    /// Returns how many were sent, one at least; the error is that of the first.
+    fn send_from(&self, sockets: &[impl AsFd], at: usize) -> Result<usize, Errno> {
         let replies = self.replies.iter().skip(at);
-        let datagrams =
-            replies.filter_map(|&slot| Some((self.slots.get(slot)?, self.buffers.get(slot)?)));
-        syscalls::send(socket, datagrams)
+        let mut slots = replies
+            .filter_map(|&slot| Some((self.slots.get(slot)?, self.buffers.get(slot)?)))
+            .peekable();
+        let socket = slots.peek().map(|(slot, _)| slot.socket);
+        let descriptor = socket.and_then(|socket| sockets.get(socket));
+        let descriptor = descriptor.ok_or(Errno::EBADF)?;
+        let datagrams = slots.take_while(|(slot, _)| Some(slot.socket) == socket);
+        syscalls::send(descriptor.as_fd(), datagrams)
     }
 }
 

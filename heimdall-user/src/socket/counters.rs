@@ -3,7 +3,7 @@
 use crate::stats::counters;
 
 counters! {
-    /// What the socket front counts, beside what its answer core does.
+    /// What the socket front counts, in addition to what its answer core counts.
     pub struct SocketCounters {
         /// Datagrams received.
         udp_received,
@@ -19,11 +19,11 @@ counters! {
         tcp_answered,
         /// Connections closed because they were idle.
         tcp_closed_idle,
-        /// Connections closed to make room for others.
+        /// Connections closed because the table was full.
         tcp_closed_full,
         /// Queries that wait for the forwarder now.
         pending,
-        /// Queries that got SERVFAIL because too many were waiting.
+        /// Queries that got SERVFAIL because too many wait for the forwarder, or its queue is full.
         overflow,
     }
 }

@@ -1,89 +1,72 @@
-//! The datagrams of the socket front's loop: received, answered and sent in batches.
+//! The datagrams of the socket front: received, answered and sent in batches.
 
-use std::os::fd::{AsFd, BorrowedFd};
-
-use mio::{Interest, Token};
+use mio::{Interest, net::UdpSocket};
 use nix::errno::Errno;
 
 use super::{
     SocketCounters,
-    batch::{BATCH, Batch},
-    front::{LISTENERS, Loop},
+    batch::Batch,
+    front::Loop,
+    origin::{Message, Origin, Parked},
     path::Path,
-    pending::Origin,
-    service::Service,
+    sockets::udp_token,
 };
 use crate::{
-    answer::{PREFETCH_DISTANCE, Verdict},
-    dns::{Malformed, Query, reply::Reply},
+    dns::Query,
+    front::{BATCH, Engine},
 };
 
 /// Batches taken from one socket before others get their turn.
 const ROUNDS: usize = 4;
 
-/// A batch, and what was asked in it.
+/// A batch of datagrams, and the queries that its replies belong to.
 pub(super) struct Datagrams {
-    batch: Batch,
+    pub(super) batch: Batch,
     /// By slot of the batch.
-    asked: Vec<Asked>,
-    /// The listener that the replies belong to which are posted but not sent.
-    posted_on: usize,
-}
-
-struct Asked {
-    origin: Option<Origin>,
-    query: Result<Query, Malformed>,
+    queries: Box<[Option<Query>]>,
 }
 
 impl Datagrams {
     pub(super) fn new() -> Self {
         Self {
             batch: Batch::new(),
-            asked: Vec::with_capacity(BATCH),
-            posted_on: 0,
+            queries: vec![None; BATCH].into(),
         }
     }
 
-    /// Answers what was received.
-    fn answer(&mut self, listener: usize, service: &mut Service) {
-        for (path, msg) in self.batch.received() {
-            self.asked.push(Asked {
-                origin: path.map(|path| Origin::Udp { listener, path }),
-                query: service.read(msg),
-            });
-        }
-        for step in 0..self.asked.len() + PREFETCH_DISTANCE {
-            if let Some(Ok(query)) = self.asked.get(step).map(|asked| &asked.query) {
-                service.prefetch_entry(query);
-            }
-            let Some((slot, Asked { origin, query })) = step
-                .checked_sub(PREFETCH_DISTANCE)
-                .and_then(|slot| Some((slot, self.asked.get(slot)?)))
-            else {
-                continue;
-            };
-            if let Some(origin @ Origin::Udp { path, .. }) = origin
-                && let Verdict::Reply {
-                    reply: Reply { len, .. },
-                    ..
-                } = service.answer(query, self.batch.room(slot), *origin)
-            {
-                self.batch.reply(slot, len, path);
-            }
-        }
+    /// The octets of the datagram in a slot, and the room for its reply.
+    pub(super) fn room(&mut self, slot: usize) -> &mut [u8] {
+        self.batch.room(slot)
     }
 
-    /// Sends the replies. One that is larger than its path's MTU gives way to one that tells the
-    /// client to come over TCP.
-    fn send(&mut self, socket: BorrowedFd<'_>, service: &mut Service, counters: &SocketCounters) {
-        let asked = &self.asked;
-        let result = self.batch.send(socket, |slot, room| {
-            let asked = asked.get(slot)?;
-            service.truncate(asked.query.as_ref().ok()?, room)
+    /// Takes a slot for the reply to a query that has waited.
+    pub(super) fn resume(&mut self, listener: usize, path: &Path) -> usize {
+        self.batch.compose(listener, path.peer)
+    }
+
+    /// Queues the reply in a slot, of `len` octets.
+    pub(super) fn reply(&mut self, slot: usize, len: usize, path: &Path, query: Option<&Query>) {
+        if let Some(kept) = self.queries.get_mut(slot) {
+            *kept = query.copied();
+        }
+        self.batch.reply(slot, len, path);
+    }
+
+    /// Sends the replies. One that is larger than its path's MTU is truncated, and the client asks
+    /// again over TCP.
+    pub(super) fn send(
+        &mut self,
+        sockets: &[UdpSocket],
+        engine: &mut Engine<Parked>,
+        counters: &SocketCounters,
+    ) {
+        let queries = &self.queries;
+        let result = self.batch.send(sockets, |slot, room| {
+            let query = queries.get(slot)?.as_ref()?;
+            engine.truncate(query, room)
         });
         counters.udp_answered.add(result.sent as u64);
         counters.udp_send_failed.add(result.failed as u64);
-        self.asked.clear();
     }
 }
 
@@ -91,61 +74,54 @@ impl Loop {
     /// Answers the datagrams that a listener has.
     pub(super) fn datagrams(&mut self, listener: usize) {
         for _ in 0..ROUNDS {
-            let Some(socket) = self.udp.get(listener) else {
+            let sockets = &mut self.sockets;
+            let Some(socket) = sockets.udp.get(listener) else {
                 return;
             };
-            match self.datagrams.batch.receive(socket.as_fd()) {
+            match sockets.datagrams.batch.receive(socket, listener) {
                 Ok(received) => {
-                    self.counters.udp_received.add(received as u64);
-                    self.datagrams.answer(listener, &mut self.service);
-                    self.datagrams
-                        .send(socket.as_fd(), &mut self.service, &self.counters);
-                    // What comes from now on is reported again.
+                    sockets.counters.udp_received.add(received as u64);
+                    self.answer_datagrams(listener);
+                    // epoll reports what arrives from now on.
                     if received < BATCH {
                         return;
                     }
                 }
                 Err(Errno::EAGAIN) => return,
-                // Whatever the kernel has to say about one datagram, the next may be fine.
+                // An error concerns one datagram; the next may be fine.
                 Err(_) => {}
             }
         }
-        let token = Token(LISTENERS + 2 * listener);
-        if let Some(socket) = self.udp.get_mut(listener)
-            && let Err(error) = self
-                .poll
-                .registry()
-                .reregister(socket, token, Interest::READABLE)
+        let sockets = &mut self.sockets;
+        if let Some(socket) = sockets.udp.get_mut(listener)
+            && let Err(error) =
+                sockets
+                    .registry
+                    .reregister(socket, udp_token(listener), Interest::READABLE)
         {
-            tracing::error!(%error, "cannot register a UDP socket anew");
+            tracing::error!(%error, "cannot register a UDP socket again");
         }
     }
 
-    /// Has the reply in the buffer sent, to a query that has waited.
-    pub(super) fn post(&mut self, listener: usize, path: Path, query: Query, len: usize) {
-        if len == 0 {
-            return;
+    fn answer_datagrams(&mut self, listener: usize) {
+        let received = self.sockets.datagrams.batch.received().enumerate();
+        for (slot, (path, octets)) in received {
+            // A sender without an address cannot be replied to.
+            let Some(path) = path else { continue };
+            let origin = Origin::Udp { listener, path };
+            let query = self.engine.read(octets);
+            let len = 0;
+            self.batch.push(Message { origin, slot, len }, query);
         }
-        if self.datagrams.posted_on != listener || self.datagrams.batch.is_full() {
-            self.send_posted();
-        }
-        self.datagrams.posted_on = listener;
-        let msg = self.buf.get(..len).unwrap_or_default();
-        if self.datagrams.batch.post(msg, &path) {
-            self.datagrams.asked.push(Asked {
-                origin: Some(Origin::Udp { listener, path }),
-                query: Ok(query),
-            });
-        } else {
-            self.counters.udp_send_failed.add(1);
-        }
+        self.engine.answer(&mut self.batch, &mut self.sockets);
+        self.send_datagrams();
     }
 
-    /// Sends what was posted.
-    pub(super) fn send_posted(&mut self) {
-        if let Some(socket) = self.udp.get(self.datagrams.posted_on) {
-            self.datagrams
-                .send(socket.as_fd(), &mut self.service, &self.counters);
-        }
+    /// Sends the datagrams that are replies.
+    pub(super) fn send_datagrams(&mut self) {
+        let sockets = &mut self.sockets;
+        sockets
+            .datagrams
+            .send(&sockets.udp, &mut self.engine, &sockets.counters);
     }
 }

@@ -1,11 +1,11 @@
 //! The socket front's thread: its loop over listeners, connections and the mailbox.
 //!
-//! epoll reports each change once (mio is edge-triggered). Whatever is left unread for the sake
-//! of fairness is registered anew, which makes epoll report it again.
+//! epoll reports each change once (mio is edge-triggered). A socket that is left unread for the sake
+//! of fairness is registered again, which makes epoll report it again.
 
 use std::{
     io::{self, ErrorKind},
-    os::fd::{AsFd, AsRawFd},
+    os::fd::AsRawFd,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -14,241 +14,173 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mio::{
-    Events, Interest, Poll, Token, Waker,
-    net::{TcpListener, UdpSocket},
-    unix::SourceFd,
-};
-use slab::Slab;
+use mio::{Events, Interest, Poll, Token, Waker, unix::SourceFd};
 
 use super::{
-    Listeners, SocketCounters, datagrams::Datagrams, holders::Holders, pending::Origin,
-    service::Service, tcp::Connection,
+    Listeners, SocketCounters,
+    origin::{Message, Parked},
+    sockets::{LISTENERS, Sockets},
 };
 use crate::{
-    answer::Core,
-    clock::Clock,
     exit::OnExit,
-    forward::{Handle, Mailbox},
-    upkeep::{Progress, Upkeep},
+    front::{BATCH, Batch, Engine, Resources},
+    maintenance::Status,
 };
 
 /// How often idle connections are looked for.
 pub(super) const SWEEP: Duration = Duration::from_secs(1);
 
-/// Largest message.
-const MAX_MESSAGE: usize = u16::MAX as usize;
-
 const STOP: Token = Token(0);
 const MAILBOX: Token = Token(1);
-/// Listeners' tokens: UDP even, TCP odd.
-pub(super) const LISTENERS: usize = 2;
+const _: () = assert!(LISTENERS == 2, "tokens of their own");
 
-/// What the socket front owns.
-#[derive(Debug)]
-pub struct Parts {
-    /// The answer core.
-    pub core: Core,
-    /// What others want done to the core's cache. It rings `mailbox`.
-    pub upkeep: Upkeep,
-    /// The way to the forwarder.
-    pub forwarder: Handle,
-    /// The way back. It has room for `max_pending` outcomes.
-    pub mailbox: Arc<Mailbox>,
-    /// The place of `mailbox` among those that the forwarder was started with.
-    pub front: u16,
-    /// Queries that may wait for the forwarder. When that many do, further ones that the cache
-    /// cannot answer get SERVFAIL.
-    pub max_pending: usize,
-    /// Dropped when the thread has ended.
-    pub on_exit: OnExit,
-}
-
-/// The running socket front.
+/// The running socket front. Dropping it ends the thread and closes all sockets; queries that still
+/// wait get no reply.
 #[derive(Debug)]
 pub struct SocketFront {
     stop: Arc<AtomicBool>,
     waker: Arc<Waker>,
     counters: Arc<SocketCounters>,
-    thread: JoinHandle<()>,
+    /// Absent only while the front is dropped.
+    thread: Option<JoinHandle<()>>,
 }
 
 impl SocketFront {
-    /// Starts the thread.
+    /// Starts the thread. It drops `on_exit` when it ends.
     ///
     /// # Errors
-    /// The thread, its epoll instance or a registration with it is not to be had.
-    pub fn start(listeners: Listeners, mut parts: Parts, clock: Clock) -> io::Result<Self> {
-        let on_exit = std::mem::take(&mut parts.on_exit);
+    /// The thread or its epoll instance cannot be created, or a registration with that fails.
+    pub fn start(listeners: Listeners, resources: Resources, on_exit: OnExit) -> io::Result<Self> {
         let counters = Arc::<SocketCounters>::default();
-        let service = Service::new(parts, clock, counters.clone());
         let stop = Arc::<AtomicBool>::default();
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), STOP)?);
-        let front = Loop::new(listeners, service, poll, stop.clone(), counters.clone())?;
-        let thread = thread::Builder::new()
-            .name("sockets".into())
-            .spawn(move || {
+        let engine = Engine::new(resources);
+        let front = Loop::new(listeners, engine, poll, Arc::clone(&counters))?;
+        let thread = thread::Builder::new().name("sockets".into()).spawn({
+            let stop = Arc::clone(&stop);
+            move || {
                 let _on_exit = on_exit;
-                front.run();
-            })?;
+                front.run(&stop);
+            }
+        })?;
         Ok(Self {
             stop,
             waker,
             counters,
-            thread,
+            thread: Some(thread),
         })
     }
 
     /// The thread's counters.
     pub fn counters(&self) -> Arc<SocketCounters> {
-        self.counters.clone()
+        Arc::clone(&self.counters)
     }
+}
 
-    /// Ends the thread and closes all sockets. Queries that still wait get no reply.
-    pub fn stop(self) {
+impl Drop for SocketFront {
+    fn drop(&mut self) {
         self.stop.store(true, Ordering::SeqCst);
         if let Err(error) = self.waker.wake() {
             tracing::error!(%error, "cannot wake the socket thread");
             return;
         }
-        if self.thread.join().is_err() {
-            tracing::error!("the socket thread had panicked");
+        if self
+            .thread
+            .take()
+            .map(JoinHandle::join)
+            .is_some_and(|ended| ended.is_err())
+        {
+            tracing::error!("the socket thread panicked");
         }
     }
 }
 
 pub(super) struct Loop {
-    pub(super) poll: Poll,
-    stop: Arc<AtomicBool>,
-    pub(super) service: Service,
-    pub(super) counters: Arc<SocketCounters>,
-    pub(super) udp: Vec<UdpSocket>,
-    pub(super) tcp: Vec<TcpListener>,
-    pub(super) connections: Slab<Connection>,
-    /// Who holds them.
-    pub(super) holders: Holders,
-    /// Of the last connection.
-    pub(super) serial: u64,
-    /// A listener could not accept for want of descriptors; it is tried again at the next sweep.
-    pub(super) starved: bool,
-    pub(super) swept: Instant,
-    pub(super) datagrams: Datagrams,
-    /// A message and then its reply.
-    pub(super) buf: Box<[u8]>,
-    /// Octets on their way from a stream.
-    pub(super) scratch: Box<[u8]>,
+    poll: Poll,
+    pub(super) engine: Engine<Parked>,
+    pub(super) batch: Batch<Message>,
+    pub(super) sockets: Sockets,
 }
 
 /// The loop.
 impl Loop {
     pub(super) fn new(
         listeners: Listeners,
-        service: Service,
+        engine: Engine<Parked>,
         poll: Poll,
-        stop: Arc<AtomicBool>,
         counters: Arc<SocketCounters>,
     ) -> io::Result<Self> {
-        let registry = poll.registry();
-        let mut udp: Vec<_> = listeners.udp.into_iter().map(UdpSocket::from_std).collect();
-        let mut tcp: Vec<_> = listeners
-            .tcp
-            .into_iter()
-            .map(TcpListener::from_std)
-            .collect();
-        for (index, socket) in udp.iter_mut().enumerate() {
-            registry.register(socket, Token(LISTENERS + 2 * index), Interest::READABLE)?;
-        }
-        for (index, listener) in tcp.iter_mut().enumerate() {
-            registry.register(
-                listener,
-                Token(LISTENERS + 2 * index + 1),
-                Interest::READABLE,
-            )?;
-        }
-        let event = service.mailbox.as_fd().as_raw_fd();
-        registry.register(&mut SourceFd(&event), MAILBOX, Interest::READABLE)?;
+        let sockets = Sockets::new(listeners, poll.registry().try_clone()?, counters)?;
+        let event = engine.event().as_raw_fd();
+        poll.registry()
+            .register(&mut SourceFd(&event), MAILBOX, Interest::READABLE)?;
         Ok(Self {
             poll,
-            stop,
-            service,
-            counters,
-            udp,
-            tcp,
-            connections: Slab::new(),
-            holders: Holders::default(),
-            serial: 0,
-            starved: false,
-            swept: Instant::now(),
-            datagrams: Datagrams::new(),
-            buf: vec![0; MAX_MESSAGE].into(),
-            scratch: vec![0; 16 << 10].into(),
+            engine,
+            batch: Batch::new(),
+            sockets,
         })
     }
 
-    fn run(mut self) {
+    fn run(mut self, stop: &AtomicBool) {
         let mut events = Events::with_capacity(256);
-        let mut upkeep = Progress::Idle;
-        self.service.populate();
-        let first_connection = LISTENERS + 2 * self.udp.len();
-        while !self.stop.load(Ordering::SeqCst) {
-            let sweep = (self.starved || !self.connections.is_empty()).then_some(SWEEP);
-            let timeout = upkeep.pause().or(sweep);
+        let mut maintenance = Status::Idle;
+        self.engine.populate();
+        while !stop.load(Ordering::SeqCst) {
+            let sweep = self.sockets.needs_sweep().then_some(SWEEP);
+            let timeout = maintenance.timeout().or(sweep);
             if let Err(error) = self.poll.poll(&mut events, timeout)
                 && error.kind() != ErrorKind::Interrupted
             {
                 tracing::error!(%error, "the socket thread cannot wait for events");
                 return;
             }
-            let now = Instant::now();
-            self.service.begin();
+            self.sockets.now = Instant::now();
+            self.engine.begin();
             for event in &events {
                 match event.token() {
                     STOP => {}
-                    MAILBOX => self.outcomes(now),
-                    Token(token) if token >= first_connection => {
-                        self.serve(token - first_connection, now);
-                    }
-                    Token(token) if token % 2 == 0 => self.datagrams((token - LISTENERS) / 2),
-                    Token(token) => self.accept((token - LISTENERS) / 2, now),
+                    MAILBOX => self.complete(),
+                    token => self.ready(token),
                 }
             }
-            self.sweep(now);
-            upkeep = self.service.keep_up();
-            self.service.end();
+            self.sockets.sweep();
+            self.engine.end();
+            let waiting = self.engine.waiting();
+            self.sockets.counters.pending.set(waiting as u64);
+            maintenance = self.engine.maintain();
         }
     }
 
-    fn outcomes(&mut self, now: Instant) {
-        let mailbox = self.service.mailbox.clone();
-        // Before the queue is emptied: what is put in later rings again.
-        mailbox.clear_wakeup();
-        while let Some(outcome) = mailbox.take() {
-            let Some((waiting, len)) = self.service.outcome(outcome, &mut self.buf) else {
-                continue;
-            };
-            match waiting.origin {
-                Origin::Udp { listener, path } => self.post(listener, path, waiting.query, len),
-                Origin::Tcp {
-                    connection, serial, ..
-                } => {
-                    let Some(open) = self
-                        .connections
-                        .get_mut(connection)
-                        .filter(|open| open.serial == serial)
-                    else {
-                        continue;
-                    };
-                    open.pending -= 1;
-                    open.last_used = now;
-                    if len > 0 {
-                        open.reply(self.buf.get(..len).unwrap_or_default());
-                        self.counters.tcp_answered.add(1);
-                    }
-                    self.serve(connection, now);
+    /// Serves a listener or a connection.
+    fn ready(&mut self, token: Token) {
+        match token.0.checked_sub(self.sockets.connections.first_token) {
+            Some(connection) => self.serve(connection),
+            None => {
+                let listener = (token.0 - LISTENERS) / 2;
+                if token.0.is_multiple_of(2) {
+                    self.datagrams(listener);
+                } else {
+                    self.sockets.accept(listener);
                 }
             }
         }
-        self.send_posted();
+    }
+
+    /// Replies to the queries whose outcomes have arrived.
+    fn complete(&mut self) {
+        // First: what arrives later makes the eventfd readable again.
+        self.engine.silence();
+        loop {
+            let completed = self.engine.complete(&mut self.sockets);
+            self.send_datagrams();
+            while let Some(connection) = self.sockets.connections.next_resumed() {
+                self.serve(connection);
+            }
+            if completed < BATCH {
+                return;
+            }
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! Who holds the TCP connections, so that a full table takes from whoever holds most.
+//! Who holds the TCP connections, so that a full table closes one of the largest holder.
 
 use std::{
     collections::HashMap,
@@ -7,23 +7,23 @@ use std::{
 
 use slab::Slab;
 
-/// Bits of an address that make up a network: the default of rate limits as well. A host or a
-/// site commonly has all addresses of one.
+/// Bits of a network's prefix, as in the defaults of rate limits. A host or a site commonly has all
+/// addresses of one.
 const V4_NETWORK: u32 = 24;
 const V6_NETWORK: u32 = 56;
 
 /// The connections that each client address holds, and each network.
 ///
-/// Both count. A host with a whole network must not gain by using a new address for each
-/// connection; and within a network, such as a LAN in which all clients are neighbours, the one
-/// that holds most is told from the others.
+/// Networks are compared first, so that a host with a whole network gains nothing by using a new
+/// address for each connection; then addresses, to find the largest holder in a network of many
+/// clients, such as a LAN.
 #[derive(Debug, Default)]
 pub(super) struct Holders {
     networks: Counts,
     addresses: Counts,
 }
 
-/// One connection's place among the holders: given out when it opens, given back when it closes.
+/// What a connection counts as, from [`Holders::open`] to [`Holders::close`].
 #[derive(Debug)]
 pub(super) struct Hold {
     network: usize,
@@ -39,14 +39,14 @@ impl Holders {
         }
     }
 
-    /// Counts a connection no more.
+    /// Stops counting a connection.
     pub(super) fn close(&mut self, hold: Hold) {
         self.networks.remove(hold.network);
         self.addresses.remove(hold.address);
     }
 
-    /// How many connections the holder of this one has, its network first: who compares greatest
-    /// holds most.
+    /// How many connections the holder of this one has, its network's first: the largest holder
+    /// compares greatest.
     pub(super) fn held(&self, hold: &Hold) -> (usize, usize) {
         (
             self.networks.get(hold.network),
@@ -55,38 +55,38 @@ impl Holders {
     }
 }
 
-/// Counts by address. A place stays an address's as long as its count is not zero.
+/// Counts by address. An address keeps its slot as long as its count is not zero.
 #[derive(Debug, Default)]
 struct Counts {
-    places: HashMap<IpAddr, usize>,
+    slots: HashMap<IpAddr, usize>,
     counts: Slab<(IpAddr, usize)>,
 }
 
 impl Counts {
     fn add(&mut self, address: IpAddr) -> usize {
-        let place = *self
-            .places
+        let slot = *self
+            .slots
             .entry(address)
             .or_insert_with(|| self.counts.insert((address, 0)));
-        if let Some((_, count)) = self.counts.get_mut(place) {
+        if let Some((_, count)) = self.counts.get_mut(slot) {
             *count += 1;
         }
-        place
+        slot
     }
 
-    fn remove(&mut self, place: usize) {
-        let Some((address, count)) = self.counts.get_mut(place) else {
+    fn remove(&mut self, slot: usize) {
+        let Some((address, count)) = self.counts.get_mut(slot) else {
             return;
         };
         *count -= 1;
         if *count == 0 {
-            self.places.remove(address);
-            self.counts.remove(place);
+            self.slots.remove(address);
+            self.counts.remove(slot);
         }
     }
 
-    fn get(&self, place: usize) -> usize {
-        self.counts.get(place).map_or(0, |(_, count)| *count)
+    fn get(&self, slot: usize) -> usize {
+        self.counts.get(slot).map_or(0, |(_, count)| *count)
     }
 }
 
@@ -123,7 +123,7 @@ mod tests {
         for (hold, _) in holds {
             holders.close(hold);
         }
-        assert!(holders.networks.places.is_empty() && holders.addresses.places.is_empty());
+        assert!(holders.networks.slots.is_empty() && holders.addresses.slots.is_empty());
         assert!(holders.networks.counts.is_empty() && holders.addresses.counts.is_empty());
     }
 }

@@ -1,4 +1,4 @@
-//! Bound sockets, and what to say when they cannot be bound.
+//! Bound sockets, and the errors of binding.
 
 use std::{
     io,
@@ -185,11 +185,11 @@ fn open(address: SocketAddr, kind: SockType) -> Result<OwnedFd, Errno> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let fd = socket(family, kind, flags, None)?;
     if address.is_ipv6() {
-        // IPv4 has listeners of its own; mapped addresses would only blur which one replies.
+        // IPv4 has listeners of its own; with mapped addresses, two would serve the same clients.
         setsockopt(&fd, sockopt::Ipv6V6Only, &true)?;
     }
-    // An address may come later than we do: from DHCP, from a failover daemon, or because
-    // duplicate address detection still runs. (The option works on IPv6 sockets, too.)
+    // An address may be added later: by DHCP, by a failover daemon, or when duplicate address
+    // detection is done. (The option works on IPv6 sockets, too.)
     setsockopt(&fd, sockopt::IpFreebind, &true)?;
     Ok(fd)
 }
@@ -197,7 +197,7 @@ fn open(address: SocketAddr, kind: SockType) -> Result<OwnedFd, Errno> {
 fn bind_udp(address: SocketAddr) -> Result<UdpSocket, Errno> {
     let fd = open(address, SockType::Datagram)?;
     if address.ip().is_unspecified() {
-        // A reply has to come from the address that was asked, which only the kernel knows here.
+        // A reply has to leave from the address that the query came to, which only the kernel knows.
         match address {
             SocketAddr::V4(_) => setsockopt(&fd, sockopt::Ipv4PacketInfo, &true)?,
             SocketAddr::V6(_) => setsockopt(&fd, sockopt::Ipv6RecvPacketInfo, &true)?,

@@ -1,9 +1,8 @@
 //! The kernel-socket front: UDP and TCP listeners.
 //!
 //! It answers what the XDP program passes on (TCP, fragments, IP options) and everything where
-//! there is no XDP, through the same answer core as the AF_XDP workers. One thread with an epoll
-//! loop serves all listeners. Misses wait in a bounded table while the forwarder is at work; the
-//! thread itself never waits for anything but its sockets.
+//! there is no XDP, through the same [engine](crate::front) as the AF_XDP workers. One thread with
+//! an epoll loop serves all listeners; it never waits for anything but its sockets.
 //!
 //! Its caller binds the [`Listeners`] first, so that a taken port is found before anything else
 //! is started, and then starts the [`SocketFront`].
@@ -16,14 +15,14 @@ mod front;
 mod holders;
 mod listeners;
 mod mtu;
+mod origin;
 mod path;
-mod pending;
-mod service;
+mod sockets;
 mod tcp;
 
 pub(crate) use connections::MAX_CONNECTIONS;
 pub use counters::SocketCounters;
-pub use front::{Parts, SocketFront};
+pub use front::SocketFront;
 pub use listeners::{Listeners, SocketError};
 
 #[cfg(test)]

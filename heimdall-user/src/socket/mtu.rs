@@ -1,7 +1,6 @@
-//! Replies travel whole or not at all (RFC 9715 section 3.1).
+//! Replies are never fragmented (RFC 9715 section 3.1): fragments get lost, and can be forged.
 //!
-//! A reply that is too large for the path's MTU fails to be sent, and the front tells the client to
-//! come over TCP instead. Fragments get lost, and can be forged.
+//! A reply that is larger than the path's MTU fails to be sent, and is truncated instead.
 
 use std::{
     mem,

@@ -155,8 +155,8 @@ fn read(octets: &[u8]) -> Option<Local> {
     }
 }
 
-/// Link-local addresses exist on each interface: there, and only there, the interface is named.
-/// A multicast address cannot be a source.
+/// Link-local addresses exist on every interface, so for these, and only these, the interface is
+/// named. A multicast address cannot be a source.
 fn from_v6(address: Ipv6Addr, interface: u32) -> Option<Local> {
     if address.is_multicast() {
         None

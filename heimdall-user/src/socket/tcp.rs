@@ -1,8 +1,8 @@
-//! A client's TCP connection (RFC 7766): any number of queries, one behind the other, and their
-//! replies in whatever order they become ready.
+//! A client's TCP connection (RFC 7766): any number of pipelined queries, and their replies in
+//! whatever order they become ready.
 //!
-//! Only octets are handled here; the front answers the messages. A connection whose replies are
-//! not read, or with many queries under way, is not read from until that changes, so that its
+//! Only octets are handled here; the engine answers the messages. A connection whose replies are
+//! not read, or with many waiting queries, is not read from until that changes, so that its
 //! buffers stay bounded.
 
 use std::{
@@ -56,6 +56,9 @@ pub(super) struct Connection {
     pub(super) last_used: Instant,
     /// The client sends no more.
     pub(super) ended: bool,
+    /// It is to be closed: the client leaves too much unread, it cannot be written to, or a message of
+    /// it gets no reply.
+    pub(super) failed: bool,
     input: Vec<u8>,
     /// Octets of `input` that were taken.
     taken: usize,
@@ -81,6 +84,7 @@ impl Connection {
             pending: 0,
             last_used: now,
             ended: false,
+            failed: false,
             input: Vec::new(),
             taken: 0,
             output: Vec::new(),
@@ -91,11 +95,6 @@ impl Connection {
     /// Whether more queries may be taken.
     pub(super) fn has_room(&self) -> bool {
         self.unread() <= MAX_OUTPUT && self.pending < MAX_PENDING
-    }
-
-    /// The client leaves too much unread.
-    pub(super) fn is_clogged(&self) -> bool {
-        self.unread() > MAX_UNREAD
     }
 
     /// Octets of replies that the client has not taken.
@@ -148,11 +147,14 @@ impl Connection {
         whole
     }
 
-    /// Queues a reply.
-    pub(super) fn reply(&mut self, msg: &[u8]) {
+    /// Queues a reply. Sends what the client takes if more is queued than may wait.
+    pub(super) fn reply(&mut self, msg: &[u8], now: Instant) {
         self.output
             .extend_from_slice(&(msg.len() as u16).to_be_bytes());
         self.output.extend_from_slice(msg);
+        if self.unread() > MAX_OUTPUT {
+            self.failed |= self.write(now).is_err() || self.unread() > MAX_UNREAD;
+        }
     }
 
     /// Sends what the client takes of the replies.

@@ -1,4 +1,4 @@
-//! The socket front over loopback, with a real forwarder and an upstream that does as it is told.
+//! The socket front over loopback, with a real forwarder and a scripted upstream.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use std::{
@@ -23,8 +23,9 @@ use crate::{
         ForwardOptions, Forwarder, ForwarderBuilder, Handle, Mailbox,
         testing::{Seen, Upstream, bare, closed_address, query, response},
     },
+    front::{Engine, Resources},
+    maintenance::Maintenance,
     stats::{AnswerCounters, DropCounters},
-    upkeep::Upkeep,
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -32,21 +33,20 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// A forwarder for one front.
 fn forward(settings: &ForwardOptions, mailbox: &Arc<Mailbox>) -> Forwarder {
     let mailboxes = vec![Arc::clone(mailbox)];
-    let builder = ForwarderBuilder::new(settings, mailboxes, NameHasher::default()).unwrap();
-    builder.start().unwrap()
+    let prepared = ForwarderBuilder::new(settings, mailboxes, NameHasher::default()).unwrap();
+    prepared.start().unwrap()
 }
 
-/// What such a front owns.
-fn parts(core: Core, forwarder: Handle, mailbox: Arc<Mailbox>, max_pending: usize) -> Parts {
+/// What the engine of such a front owns.
+fn resources(core: Core, forwarder: Handle, mailbox: Arc<Mailbox>) -> Resources {
     let ring = Arc::clone(&mailbox);
-    Parts {
+    Resources {
         core,
-        upkeep: Upkeep::new(move || ring.wake()),
+        maintenance: Maintenance::new(move || ring.wake()),
         forwarder,
         mailbox,
         front: 0,
-        max_pending,
-        on_exit: OnExit::default(),
+        clock: Clock::start(),
     }
 }
 
@@ -85,9 +85,8 @@ impl Bench {
         };
         let forwarder = forward(&settings, &mailbox);
         let handle = forwarder.handle();
-        let clock = Clock::start();
-        let parts = parts(core, handle, mailbox, max_pending);
-        let front = SocketFront::start(listeners, parts, clock).unwrap();
+        let resources = resources(core, handle, mailbox);
+        let front = SocketFront::start(listeners, resources, OnExit::default()).unwrap();
         Self {
             front,
             forwarder,
@@ -109,7 +108,7 @@ impl Bench {
     }
 
     fn finish(self) {
-        self.front.stop();
+        drop(self.front);
         self.forwarder.stop();
     }
 }
@@ -226,7 +225,7 @@ fn wildcards_reply_from_the_address_that_was_asked() {
 }
 
 #[test]
-fn large_answers_are_cut_over_udp_and_whole_over_tcp() {
+fn large_answers_are_truncated_over_udp_and_whole_over_tcp() {
     let upstream = Upstream::start(|seen: &Seen| match seen.tcp {
         false => vec![bare(&seen.msg, 0x200)],
         true => vec![response(&seen.msg, 20_000)],
@@ -406,7 +405,17 @@ fn servfail_when_the_upstream_is_dead_or_too_many_wait() {
     let reply = ask(&socket, &query(3, "three", None));
     assert_eq!((reply[1], rcode(&reply)), (3, 2));
     assert_eq!(bench.count("overflow"), 1);
-    bench.finish();
+    // The first two get SERVFAIL, and the forwarder takes no more.
+    bench.forwarder.stop();
+    for id in [1, 2] {
+        let mut reply = [0; 64];
+        socket.recv(&mut reply).unwrap();
+        assert_eq!((reply[1], rcode(&reply)), (id, 2));
+    }
+    let reply = ask(&socket, &query(4, "four", None));
+    assert_eq!((reply[1], rcode(&reply)), (4, 2));
+    let list = bench.front.counters();
+    assert_eq!(list.overflow.get(), 2, "the queue is closed");
 }
 
 #[test]
@@ -449,13 +458,11 @@ fn idle_connections_are_closed_and_busy_ones_are_not() {
         Arc::default(),
         Arc::default(),
     );
-    let parts = parts(core, forwarder.handle(), mailbox, 4);
-    let service = service::Service::new(parts, Clock::start(), counters.clone());
+    let engine = Engine::new(resources(core, forwarder.handle(), mailbox));
     let poll = mio::Poll::new().unwrap();
     // The loop is not run: the test says what time it is.
-    let mut turn =
-        front::Loop::new(listeners, service, poll, Arc::default(), counters.clone()).unwrap();
-    let now = std::time::Instant::now();
+    let mut turn = front::Loop::new(listeners, engine, poll, counters.clone()).unwrap();
+    let now = turn.sockets.now;
     let [mut silent, mut used, mut busy] = [(); 3].map(|()| TcpStream::connect(address).unwrap());
     // NOTIMP, at once; the other waits for the upstream.
     let mut update = query(1, "name", None);
@@ -464,15 +471,16 @@ fn idle_connections_are_closed_and_busy_ones_are_not() {
     // Half a query is none.
     silent.write_all(&frame(&update)[..9]).unwrap();
     busy.write_all(&frame(&query(1, "name", None))).unwrap();
-    while turn.connections.len() < 3 {
-        turn.accept(0, now);
+    while turn.sockets.connections.len() < 3 {
+        turn.sockets.accept(0);
     }
     while counters.tcp_received.get() < 2 {
-        (0..3).for_each(|connection| turn.serve(connection, now));
+        (0..3).for_each(|connection| turn.serve(connection));
     }
     for (seconds, left) in [(3, 3), (5, 2), (9, 2), (11, 1)] {
-        turn.sweep(now + Duration::from_secs(seconds));
-        assert_eq!(turn.connections.len(), left, "after {seconds} s");
+        turn.sockets.now = now + Duration::from_secs(seconds);
+        turn.sockets.sweep();
+        assert_eq!(turn.sockets.connections.len(), left, "after {seconds} s");
     }
     assert!(is_closed(&mut silent));
     read_frame(&mut used);
@@ -501,7 +509,7 @@ fn tcp_from(source: &str, server: SocketAddr) -> TcpStream {
     stream
 }
 
-/// A table full of connections from the addresses that `flood` names, and who keeps theirs.
+/// Fills the table with connections from the addresses that `flood` returns; `others` keep theirs.
 fn flooded(flood: impl Fn(usize) -> String, others: &[&str]) {
     const FLOOD: usize = 1200;
     let upstream = answers();
@@ -529,7 +537,7 @@ fn flooded(flood: impl Fn(usize) -> String, others: &[&str]) {
 }
 
 #[test]
-fn a_full_table_takes_from_the_largest_holder() {
+fn a_full_table_closes_a_connection_of_the_largest_holder() {
     let one_address = |_| "127.66.0.1".to_owned();
     // Far away, and a neighbour.
     flooded(one_address, &["127.1.0.1", "127.2.0.1", "127.66.0.2"]);
@@ -591,7 +599,7 @@ fn busy_connections_of_the_largest_holder_make_room_too() {
 }
 
 #[test]
-fn what_cannot_be_bound_is_told_in_one_line() {
+fn a_port_that_is_taken_is_named_in_one_line() {
     let holder = UdpSocket::bind("127.0.0.1:0").unwrap();
     let address = holder.local_addr().unwrap();
     let error = Listeners::bind(&[address]).unwrap_err().to_string();
@@ -609,4 +617,17 @@ fn what_cannot_be_bound_is_told_in_one_line() {
         matches!(again, Err(SocketError::Taken { .. })),
         "not shared with ourselves"
     );
+}
+
+#[test]
+fn a_front_that_is_dropped_has_closed_its_sockets() {
+    let upstream = answers();
+    let bench = Bench::new(&["127.0.0.1:0"], vec![upstream.address], 64);
+    let mut stream = bench.tcp();
+    let msg = query(1, "name", None);
+    assert_answers(&msg, &ask_tcp(&mut stream, &msg));
+    drop(bench.front);
+    assert!(is_closed(&mut stream));
+    Listeners::bind(&bench.addresses).unwrap();
+    bench.forwarder.stop();
 }

@@ -12,6 +12,7 @@ mod lifecycle;
 mod link;
 mod listening;
 mod logs;
+mod maintenance;
 mod memory;
 mod names;
 mod operation;

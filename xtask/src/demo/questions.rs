@@ -16,7 +16,7 @@ v4 nowhere.example.com A = NXDOMAIN
 v4 big.example.com TXT = NOERROR TXT \"59\u{20}
 v6 n4712.example.com A +tcp = NOERROR 10.0.18.104";
 
-/// The same for the built-in upstream (`lab::FakeUpstream`).
+/// The same for the built-in upstream (`lab::ScriptedUpstream`).
 pub(super) const BUILT_IN: &str = "\
 v4 host.example.com A = NOERROR A 192.0.2.1
 v6 host6.example.com A = NOERROR A 192.0.2.1

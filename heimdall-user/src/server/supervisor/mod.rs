@@ -42,7 +42,7 @@ use crate::{
     config::{Config, XdpConfig},
     exit::OwnedThread,
     forward::Handle,
-    upkeep::Desk,
+    maintenance::CommandQueue,
     xdp::{LinkWatch, XdpError},
 };
 use backoff::FIRST_PAUSE;
@@ -55,13 +55,13 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 pub(super) struct Supervisor {
     _thread: OwnedThread,
     report: Arc<ArcSwap<XdpReport>>,
-    desks: Vec<(String, Arc<Desk>)>,
+    command_queues: Vec<(String, Arc<CommandQueue>)>,
 }
 
 impl fmt::Debug for Supervisor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Supervisor")
-            .field("workers", &self.desks.len())
+            .field("workers", &self.command_queues.len())
             .finish_non_exhaustive()
     }
 }
@@ -98,9 +98,9 @@ impl Supervisor {
         for interface in &mut interfaces {
             interface.serve()?;
         }
-        let desks = interfaces.iter().flat_map(|interface| &interface.queues);
-        let desks = desks.map(|queue| (queue.name.clone(), Arc::clone(&queue.desk)));
-        let desks = desks.collect();
+        let queues = interfaces.iter().flat_map(|interface| &interface.queues);
+        let command_queues = queues.map(|queue| (queue.name.clone(), Arc::clone(&queue.commands)));
+        let command_queues = command_queues.collect();
         let report = Arc::new(ArcSwap::from_pointee(report(&interfaces)));
         let state = State {
             interfaces,
@@ -115,7 +115,7 @@ impl Supervisor {
         Ok(Self {
             _thread: thread,
             report,
-            desks,
+            command_queues,
         })
     }
 
@@ -124,9 +124,9 @@ impl Supervisor {
         Arc::clone(&self.report)
     }
 
-    /// The queues' names, and where the cache of each gets its orders.
-    pub(super) fn desks(&self) -> impl Iterator<Item = (String, Arc<Desk>)> {
-        self.desks.iter().cloned()
+    /// The queues' names, and the command queue of each one's cache.
+    pub(super) fn command_queues(&self) -> impl Iterator<Item = (String, Arc<CommandQueue>)> {
+        self.command_queues.iter().cloned()
     }
 }
 

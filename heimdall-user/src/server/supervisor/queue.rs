@@ -19,6 +19,8 @@ use super::{
 use crate::{
     exit::OnExit,
     forward::Mailbox,
+    front,
+    maintenance::{CommandQueue, Maintenance},
     server::{
         ServerError,
         attached::Attached,
@@ -27,8 +29,7 @@ use crate::{
         start,
         xdp::{AfXdpError, open_queue},
     },
-    upkeep::{Desk, Upkeep},
-    worker::{Parts, Settings, Worker, WorkerCounters},
+    worker::{Worker, WorkerCounters, WorkerOptions, WorkerResources},
     xdp::{
         XdpError,
         xsk::{Frame, Xsk},
@@ -60,7 +61,7 @@ pub(super) struct ServedQueue {
     front: u16,
     cpu: Option<usize>,
     mailbox: Arc<Mailbox>,
-    pub(super) desk: Arc<Desk>,
+    pub(super) commands: Arc<CommandQueue>,
     pub(super) counters: Arc<WorkerCounters>,
     core: CoreCounters,
     pub(super) state: State,
@@ -78,7 +79,7 @@ impl ServedQueue {
         cpu: Option<usize>,
         mailbox: Arc<Mailbox>,
     ) -> Self {
-        let upkeep = Upkeep::new({
+        let maintenance = Maintenance::new({
             let mailbox = Arc::clone(&mailbox);
             move || mailbox.wake()
         });
@@ -88,7 +89,7 @@ impl ServedQueue {
             front,
             cpu,
             mailbox,
-            desk: upkeep.desk(),
+            commands: maintenance.queue(),
             counters: Arc::default(),
             core: CoreCounters::default(),
             state: State::Stopped("it is being started".to_owned()),
@@ -118,28 +119,30 @@ impl ServedQueue {
                 signal.wake();
             }
         });
-        let settings = Settings {
+        let options = WorkerOptions {
             name: self.name.clone(),
             cpu: self.cpu,
-            mtu: Arc::clone(&attached.mtu),
             verify_checksums: context.settings.verify_checksums,
             spin: context.settings.spin,
         };
-        let parts = Parts {
+        let resources = WorkerResources {
             xsk,
             frames,
-            core,
-            upkeep: Upkeep::take_over(Arc::clone(&self.desk)),
-            forwarder: context.forwarder.clone(),
-            front: self.front,
-            mailbox: Arc::clone(&self.mailbox),
+            engine: front::Resources {
+                core,
+                maintenance: Maintenance::take_over(Arc::clone(&self.commands)),
+                forwarder: context.forwarder.clone(),
+                mailbox: Arc::clone(&self.mailbox),
+                front: self.front,
+                clock: context.cores.clock(),
+            },
+            mtu: Arc::clone(&attached.mtu),
             sources: Arc::clone(&attached.sources),
             drops: Arc::clone(&self.core.drops),
             counters: Arc::clone(&self.counters),
             on_exit,
         };
-        let worker =
-            Worker::start(settings, parts, context.cores.clock()).map_err(start("a worker"))?;
+        let worker = Worker::start(options, resources).map_err(start("a worker"))?;
         self.state = State::Running {
             worker,
             ended,

@@ -1,7 +1,6 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 use std::{
     net::{IpAddr, SocketAddr, UdpSocket},
-    os::fd::AsFd,
     time::Duration,
 };
 
@@ -16,7 +15,7 @@ fn listener(bind: &str, asked: &str) -> (UdpSocket, SocketAddr) {
     (listeners.udp.remove(0), SocketAddr::new(ip, port))
 }
 
-/// A client that receives only from the address that it asks.
+/// A client that hears nobody but the address that it asks.
 fn client(server: SocketAddr) -> UdpSocket {
     let any = if server.is_ipv4() {
         "0.0.0.0:0"
@@ -38,7 +37,7 @@ fn heard(client: &UdpSocket) -> Vec<u8> {
     buf
 }
 
-/// Replies to every query with a copy of it.
+/// Has everything sent back as it came.
 fn echo(batch: &mut Batch) {
     let received: Vec<_> = batch
         .received()
@@ -65,17 +64,17 @@ fn mixed_sizes_over_both_families_and_many_addresses() {
         ("[::1]:0", "::1"),
     ] {
         let (socket, server) = listener(bind, asked);
-        assert_eq!(batch.receive(socket.as_fd()), Err(Errno::EAGAIN));
+        assert_eq!(batch.receive(&socket, 0), Err(Errno::EAGAIN));
         let clients = [client(server), client(server)];
         let sizes = [0, 1, 12, 511, 1232, ROOM, 3];
-        // Twice: the second batch has whole buffers again.
+        // Twice: the second batch gets all the room that the first one did.
         for _ in 0..2 {
             for &size in &sizes {
                 for client in &clients {
                     client.send(&message(size)).unwrap();
                 }
             }
-            assert_eq!(batch.receive(socket.as_fd()), Ok(14), "{asked}");
+            assert_eq!(batch.receive(&socket, 0), Ok(14), "{asked}");
             for (at, (path, msg)) in batch.received().enumerate() {
                 let Path { peer, local } = path.unwrap();
                 assert_eq!(peer.port(), clients[at % 2].local_addr().unwrap().port());
@@ -88,7 +87,9 @@ fn mixed_sizes_over_both_families_and_many_addresses() {
                 assert_eq!(msg, message(sizes[at / 2]));
             }
             echo(&mut batch);
-            let sent = batch.send(socket.as_fd(), |_, _| panic!("nothing is too large"));
+            let sent = batch.send(std::slice::from_ref(&socket), |_, _| {
+                panic!("nothing is too large")
+            });
             assert_eq!((sent.sent, sent.failed), (14, 0));
             for &size in &sizes {
                 for client in &clients {
@@ -108,9 +109,12 @@ fn a_burst_is_larger_than_a_batch() {
     }
     let mut batch = Batch::new();
     let mut counts = Vec::new();
-    while let Ok(count) = batch.receive(socket.as_fd()) {
+    while let Ok(count) = batch.receive(&socket, 0) {
         echo(&mut batch);
-        assert_eq!(batch.send(socket.as_fd(), |_, _| None).sent, count);
+        assert_eq!(
+            batch.send(std::slice::from_ref(&socket), |_, _| None).sent,
+            count
+        );
         counts.push(count);
     }
     assert_eq!(counts, [BATCH, BATCH, 3]);
@@ -120,12 +124,12 @@ fn a_burst_is_larger_than_a_batch() {
 }
 
 #[test]
-fn longer_queries_arrive_truncated() {
+fn longer_queries_arrive_cut() {
     let (socket, server) = listener("0.0.0.0:0", "127.0.0.1");
     let client = client(server);
     client.send(&message(ROOM + 1)).unwrap();
     let mut batch = Batch::new();
-    assert_eq!(batch.receive(socket.as_fd()), Ok(1));
+    assert_eq!(batch.receive(&socket, 0), Ok(1));
     assert_eq!(
         batch.received().next().unwrap().1,
         &message(ROOM + 1)[..ROOM]
@@ -142,7 +146,7 @@ fn a_reply_that_fails_does_not_stop_the_others() {
         client.send(&message(size)).unwrap();
     }
     let mut batch = Batch::new();
-    assert_eq!(batch.receive(socket.as_fd()), Ok(10));
+    assert_eq!(batch.receive(&socket, 0), Ok(10));
     let large = [0, 3, 4, 6, 9];
     let paths: Vec<_> = batch.received().map(|(path, _)| path.unwrap()).collect();
     for (slot, path) in paths.iter().enumerate() {
@@ -160,11 +164,11 @@ fn a_reply_that_fails_does_not_stop_the_others() {
         batch.reply(slot, len, path);
     }
     let mut asked = Vec::new();
-    let sent = batch.send(socket.as_fd(), |slot, room| {
+    let sent = batch.send(std::slice::from_ref(&socket), |slot, room| {
         asked.push(slot);
         room[0] = slot as u8;
         match slot {
-            // Nothing shorter is available, or nothing that is short enough: both fail.
+            // Nothing shorter, or nothing that is short enough: both fail.
             4 => None,
             6 if asked.iter().filter(|&&asked| asked == 6).count() == 1 => Some(1280 - 40 - 8),
             9 => Some(1280 - 40 - 8 + 1),
@@ -185,25 +189,38 @@ fn a_reply_that_fails_does_not_stop_the_others() {
 }
 
 #[test]
-fn posts_leave_from_their_own_source_address() {
-    let (socket, server) = listener("0.0.0.0:0", "127.0.0.1");
+fn composed_replies_leave_from_their_own_socket_and_address() {
+    let (sockets, servers): (Vec<_>, Vec<_>) = [(); 2]
+        .map(|()| listener("0.0.0.0:0", "127.0.0.1"))
+        .into_iter()
+        .unzip();
     let mut batch = Batch::new();
-    let clients: Vec<_> = (1..=BATCH as u8)
-        .map(|last| {
-            let server = SocketAddr::new([127, 0, 1, last].into(), server.port());
+    // Runs of three for each socket.
+    let socket_of = |at: usize| at / 3 % 2;
+    let clients: Vec<_> = (0..BATCH)
+        .map(|at| {
+            let address = [127, 0, 1, at as u8 + 1].into();
+            let server = SocketAddr::new(address, servers[socket_of(at)].port());
             (client(server), server.ip())
         })
         .collect();
-    assert!(!batch.post(&[0; ROOM + 1], &path(&clients[0])), "too long");
-    for (at, client) in clients.iter().enumerate() {
-        assert!(!batch.is_full());
-        assert!(batch.post(&message(at), &path(client)));
-    }
-    assert!(batch.is_full());
-    assert!(!batch.post(&[1], &path(&clients[0])), "full");
-    assert_eq!(batch.send(socket.as_fd(), |_, _| None).sent, BATCH);
-    for (at, (client, _)) in clients.iter().enumerate() {
-        assert_eq!(heard(client), message(at));
+    // Twice: all is free again.
+    for _ in 0..2 {
+        for (at, client) in clients.iter().enumerate() {
+            let path = path(client);
+            // One that is not queued leaves its slot to the next.
+            assert_eq!(batch.compose(socket_of(at + 3), path.peer), at);
+            assert_eq!(batch.compose(socket_of(at), path.peer), at);
+            let message = message(at);
+            batch.room(at)[..at].copy_from_slice(&message);
+            batch.reply(at, at, &path);
+        }
+        let full = batch.compose(0, path(&clients[0]).peer);
+        assert!(batch.room(full).is_empty(), "there is no such slot");
+        assert_eq!(batch.send(&sockets, |_, _| None).sent, BATCH);
+        for (at, (client, _)) in clients.iter().enumerate() {
+            assert_eq!(heard(client), message(at));
+        }
     }
 }
 

@@ -13,14 +13,15 @@ use crate::{
 
 const NOW: u32 = 1000;
 
-/// A thread with a cache of so many names below `zone`, that looks after it.
-struct Keeper {
-    desk: Arc<Desk>,
+/// A thread that maintains a cache.
+struct Owner {
+    queue: Arc<CommandQueue>,
     stop: mpsc::Sender<()>,
     thread: thread::JoinHandle<(u64, Vec<Scope>)>,
 }
 
-impl Keeper {
+impl Owner {
+    /// Starts one with a cache of so many names below `zone`.
     fn start(zone: &str, names: usize) -> Self {
         let hasher = NameHasher::default();
         // So large that no bucket of its index gets full, however the names hash.
@@ -35,19 +36,23 @@ impl Keeper {
             cache.insert(&key, &Answer::failure(0, None, 100), NOW);
         }
         let (stop, stopped): (_, Receiver<()>) = mpsc::channel();
-        let mut upkeep = Upkeep::new(|| {});
-        let desk = upkeep.desk();
+        let mut maintenance = Maintenance::new(|| {});
+        let queue = maintenance.queue();
         let thread = thread::spawn(move || {
             let mut scopes = Vec::new();
             while stopped.try_recv() == Err(mpsc::TryRecvError::Empty) {
-                while upkeep.has_work() {
-                    upkeep.step(&mut cache, NOW, |scope| scopes.push(scope.clone()));
+                while maintenance.has_work() {
+                    maintenance.step(&mut cache, NOW, |scope| scopes.push(scope.clone()));
                 }
                 thread::yield_now();
             }
             (cache.entries(), scopes)
         });
-        Self { desk, stop, thread }
+        Self {
+            queue,
+            stop,
+            thread,
+        }
     }
 
     fn finish(self) -> (u64, Vec<Scope>) {
@@ -57,13 +62,13 @@ impl Keeper {
 }
 
 #[test]
-fn orders_reach_every_cache() {
-    let keepers: Vec<_> = (0..3).map(|_| Keeper::start("example", 5000)).collect();
+fn commands_reach_every_cache() {
+    let owners: Vec<_> = (0..3).map(|_| Owner::start("example", 5000)).collect();
     let caches = Caches {
-        forwarder: vec![keepers[0].desk.clone()],
+        forwarder: vec![owners[0].queue.clone()],
         fronts: vec![
-            ("q0".into(), keepers[1].desk.clone()),
-            ("sockets".into(), keepers[2].desk.clone()),
+            ("q0".into(), owners[1].queue.clone()),
+            ("sockets".into(), owners[2].queue.clone()),
         ],
     };
     let count = |scope: Scope| {
@@ -92,15 +97,15 @@ fn orders_reach_every_cache() {
     assert_eq!(count(Scope::All), all(4999));
     assert_eq!(caches.flush(Scope::zone("other").unwrap()), 0);
     assert_eq!(caches.flush(Scope::zone("example").unwrap()), 3 * 4999);
-    let (entries, scopes) = keepers.into_iter().map(Keeper::finish).next().unwrap();
+    let (entries, scopes) = owners.into_iter().map(Owner::finish).next().unwrap();
     assert_eq!((entries, scopes.len()), (0, 4));
 }
 
 #[test]
-fn everything_is_forgotten_at_once() {
-    let keeper = Keeper::start("example", 5000);
+fn a_flush_of_everything_takes_one_step() {
+    let owner = Owner::start("example", 5000);
     let caches = Caches {
-        forwarder: vec![keeper.desk.clone()],
+        forwarder: vec![owner.queue.clone()],
         fronts: Vec::new(),
     };
     let mut counted = 0;
@@ -112,38 +117,38 @@ fn everything_is_forgotten_at_once() {
     assert_eq!(caches.flush(Scope::All), 5000);
     caches.copy_forwarder(&mut count).unwrap();
     assert_eq!(counted, 5000);
-    keeper.finish();
+    owner.finish();
 }
 
 #[test]
-fn nobody_waits_for_a_thread_that_has_ended() {
-    let keeper = Keeper::start("example", 10);
+fn commands_for_a_thread_that_has_ended_return_at_once() {
+    let owner = Owner::start("example", 10);
     let caches = Caches {
-        forwarder: vec![keeper.desk.clone()],
+        forwarder: vec![owner.queue.clone()],
         fronts: Vec::new(),
     };
-    keeper.finish();
+    owner.finish();
     assert_eq!(caches.flush(Scope::All), 0);
 }
 
 #[test]
-fn a_taker_that_fails_ends_the_copy() {
-    let keeper = Keeper::start("example", 20_000);
+fn a_receiver_that_fails_ends_the_copy() {
+    let owner = Owner::start("example", 20_000);
     let caches = Caches {
-        forwarder: vec![keeper.desk.clone()],
+        forwarder: vec![owner.queue.clone()],
         fronts: Vec::new(),
     };
     assert_eq!(caches.copy(Scope::All, |_, _| Err(7)), Err(7));
-    // The thread is free for the next.
+    // The thread goes on with the next command.
     assert_eq!(caches.flush(Scope::All), 20_000);
-    keeper.finish();
+    owner.finish();
 }
 
 #[test]
-fn a_receiver_that_stands_still_delays_no_other() {
-    let keeper = Keeper::start("example", 20_000);
+fn a_receiver_that_does_not_read_delays_no_other() {
+    let owner = Owner::start("example", 20_000);
     let caches = Caches {
-        forwarder: vec![keeper.desk.clone()],
+        forwarder: vec![owner.queue.clone()],
         fronts: Vec::new(),
     };
     let copy = |take: &mut dyn FnMut()| {
@@ -158,10 +163,10 @@ fn a_receiver_that_stands_still_delays_no_other() {
     };
     let whole = copy(&mut || {});
     assert!(
-        whole > (MAX_PORTIONS + 2) * PORTION,
-        "a receiver has to take some"
+        whole > (MAX_CHUNKS + 2) * CHUNK,
+        "a receiver has to read some"
     );
-    // While one receiver has taken one portion and stands still, others get all of theirs.
+    // While one receiver has read one chunk and no more, others get all of theirs.
     let mut once = false;
     let slow = copy(&mut || {
         if !std::mem::replace(&mut once, true) {
@@ -170,5 +175,5 @@ fn a_receiver_that_stands_still_delays_no_other() {
         }
     });
     assert!(slow <= whole, "{slow}");
-    assert_eq!(keeper.finish().0, 19_999);
+    assert_eq!(owner.finish().0, 19_999);
 }

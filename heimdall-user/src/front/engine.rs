@@ -1,0 +1,290 @@
+//! The engine: batches in, replies and misses out.
+
+use std::{
+    net::IpAddr,
+    os::fd::{AsFd, BorrowedFd},
+    sync::Arc,
+};
+
+use super::{
+    BATCH, Messages,
+    batch::{Batch, PREFETCH_DISTANCE, Read},
+    waiting::{Waiter, Waiting},
+};
+use crate::{
+    answer::{Client, Core, Hint, Verdict},
+    clock::{Clock, Now},
+    dns::{Answer, Malformed, Query},
+    forward::{Handle, MAX_REFRESHES, Mailbox, Outcome, Request},
+    maintenance::{Maintenance, Status},
+};
+
+/// What an engine owns.
+#[derive(Debug)]
+pub struct Resources {
+    /// The answer core.
+    pub core: Core,
+    /// Of the core's cache. It rings `mailbox`.
+    pub maintenance: Maintenance,
+    /// Where misses go.
+    pub forwarder: Handle,
+    /// Where their outcomes arrive. Its capacity bounds the queries that wait.
+    pub mailbox: Arc<Mailbox>,
+    /// The position of `mailbox` among those that the forwarder was created with.
+    pub front: u16,
+    /// The clock of all fronts.
+    pub clock: Clock,
+}
+
+/// The engine of one front. `P` is what its transport keeps of a waiting query
+/// ([`Messages::Parked`]).
+#[derive(Debug)]
+pub struct Engine<P> {
+    core: Core,
+    maintenance: Maintenance,
+    forwarder: Handle,
+    mailbox: Arc<Mailbox>,
+    front: u16,
+    clock: Clock,
+    waiting: Waiting<P>,
+    /// Refreshes under way.
+    refreshing: usize,
+    /// The answer of this round that was inserted last. Queries that shared an upstream query have
+    /// outcomes one after another with the same answer, which is inserted once.
+    inserted: Option<Arc<Answer>>,
+}
+
+/// Creation and state.
+impl<P> Engine<P> {
+    /// An engine without waiting queries.
+    pub fn new(resources: Resources) -> Self {
+        let Resources {
+            core,
+            maintenance,
+            forwarder,
+            mailbox,
+            front,
+            clock,
+        } = resources;
+        Self {
+            waiting: Waiting::new(mailbox.capacity()),
+            core,
+            maintenance,
+            forwarder,
+            mailbox,
+            front,
+            clock,
+            refreshing: 0,
+            inserted: None,
+        }
+    }
+
+    /// Pre-faults the cache's memory, on the caller's NUMA node.
+    pub fn populate(&self) {
+        self.core.populate();
+    }
+
+    /// Queries that wait for the forwarder now.
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Requests, refreshes included, whose outcomes have yet to arrive.
+    pub fn outstanding(&self) -> usize {
+        self.waiting.len() + self.refreshing
+    }
+
+    /// Readable when outcomes or maintenance commands may have arrived.
+    pub fn event(&self) -> BorrowedFd<'_> {
+        self.mailbox.as_fd()
+    }
+
+    /// Makes [`event`](Self::event) unreadable until something arrives. To be called before, not
+    /// after, [`complete`](Self::complete).
+    pub fn silence(&self) {
+        self.mailbox.clear_wakeup();
+    }
+}
+
+/// A round.
+impl<P> Engine<P> {
+    /// Begins a round: everything until the next one happens now.
+    #[inline]
+    pub fn begin(&mut self) -> Now {
+        let now = self.clock.now();
+        self.core.begin(now);
+        self.inserted = None;
+        now
+    }
+
+    /// Reads a message, and prefetches the bucket of its key. The message and the result go to a
+    /// [`Batch`].
+    ///
+    /// # Errors
+    /// It is no query that can be read; [`answer`](Self::answer) replies to it or drops it.
+    #[inline(always)]
+    pub fn read(&self, octets: &[u8]) -> Result<Query, Malformed> {
+        let query = self.core.read(octets);
+        if let Ok(query) = &query {
+            self.core.prefetch(query);
+        }
+        query
+    }
+
+    /// Answers a batch and empties it.
+    #[inline(always)]
+    pub fn answer<M>(&mut self, batch: &mut Batch<M::Message>, messages: &mut M)
+    where
+        M: Messages<Parked = P>,
+    {
+        for next in batch.read.iter_mut().take(PREFETCH_DISTANCE) {
+            next.prefetch(&self.core);
+        }
+        for (at, mut message) in batch.messages.drain(..).enumerate() {
+            if let Some(next) = batch.read.get_mut(at + PREFETCH_DISTANCE) {
+                next.prefetch(&self.core);
+            }
+            // In place: moving a query that was just written causes a store-forwarding stall.
+            let Some(Read { query, hint }) = batch.read.get(at) else {
+                break;
+            };
+            let verdict = messages.edit(&mut message, |room, client| match query {
+                Ok(query) => self.lookup(*hint, query, room, client),
+                Err(malformed) => self.core.reject(*malformed, room, client),
+            });
+            match (verdict, query) {
+                (Verdict::Reply { .. }, query) => messages.reply(message, query.as_ref().ok()),
+                (Verdict::Miss, Ok(query)) => self.forward(message, query, messages),
+                (Verdict::Drop | Verdict::Miss, _) => messages.discard(message),
+            }
+        }
+        batch.read.clear();
+    }
+
+    /// Answers a query from the cache, and starts a refresh of the answer if one is due.
+    #[inline(always)]
+    fn lookup(&mut self, hint: Hint, query: &Query, room: &mut [u8], client: Client) -> Verdict {
+        let verdict = self.core.answer_at(hint, query, room, client);
+        if let Verdict::Reply { refresh: true, .. } = verdict {
+            self.refresh(query, room, client.address());
+        }
+        verdict
+    }
+
+    /// Has the forwarder refresh an answer, unless too many refreshes are under way. The question
+    /// is read from the reply.
+    #[cold]
+    fn refresh(&mut self, query: &Query, reply: &[u8], client: IpAddr) {
+        if self.refreshing < MAX_REFRESHES
+            && let Some(request) = Request::refresh(query, reply, client, self.front)
+            && self.forwarder.submit(request).is_ok()
+        {
+            self.refreshing += 1;
+        }
+    }
+
+    /// Hands a miss to the forwarder; replies SERVFAIL if it cannot be handed over.
+    #[inline(never)]
+    fn forward<M>(&mut self, mut message: M::Message, query: &Query, messages: &mut M)
+    where
+        M: Messages<Parked = P>,
+    {
+        let token = self.waiting.next_token();
+        let mut overflow = false;
+        let verdict = messages.edit(&mut message, |room, client| {
+            let request = token
+                .and_then(|token| Request::new(query, room, client.address(), self.front, token));
+            if request.is_some_and(|request| self.forwarder.submit(request).is_ok()) {
+                return Verdict::Miss;
+            }
+            overflow = true;
+            self.core.reply_overloaded(query, room, client)
+        });
+        if overflow {
+            messages.count_overflow();
+        }
+        match verdict {
+            Verdict::Miss => {
+                let (query, parked) = (*query, messages.park(message, query));
+                self.waiting.insert(Waiter { query, parked });
+            }
+            Verdict::Reply { .. } => messages.reply(message, Some(query)),
+            Verdict::Drop => messages.discard(message),
+        }
+    }
+
+    /// Replies to queries whose outcomes have arrived, [`BATCH`] at most. Returns the number of
+    /// outcomes.
+    pub fn complete<M>(&mut self, messages: &mut M) -> usize
+    where
+        M: Messages<Parked = P>,
+    {
+        let mut completed = 0;
+        while completed < BATCH
+            && let Some(outcome) = self.mailbox.take()
+        {
+            completed += 1;
+            self.complete_one(outcome, messages);
+        }
+        completed
+    }
+
+    fn complete_one<M>(&mut self, outcome: Outcome, messages: &mut M)
+    where
+        M: Messages<Parked = P>,
+    {
+        let Outcome {
+            token,
+            refreshed,
+            answer,
+        } = outcome;
+        if let Some(request) = refreshed {
+            self.refreshing -= 1;
+            self.core.insert_refreshed(&request.key(), &answer);
+            return;
+        }
+        let Some(Waiter { query, parked }) = self.waiting.remove(token) else {
+            return;
+        };
+        let last = self.inserted.as_ref();
+        let is_new = !last.is_some_and(|last| Arc::ptr_eq(last, &answer));
+        let mut message = messages.resume(parked);
+        let verdict = messages.edit(&mut message, |room, client| {
+            // The reply first: a client waits for it, and nobody for the insertion.
+            let verdict = self.core.complete(&query, room, client, &answer);
+            if is_new {
+                self.core.insert(&query, room, &answer);
+            }
+            verdict
+        });
+        self.inserted = Some(answer);
+        match verdict {
+            Verdict::Reply { .. } => messages.reply(message, Some(&query)),
+            Verdict::Drop | Verdict::Miss => messages.discard(message),
+        }
+    }
+
+    /// Ends a round: wakes the forwarder if it was handed something.
+    #[inline]
+    pub fn end(&mut self) {
+        self.forwarder.flush();
+    }
+
+    /// Executes a step of the cache's maintenance, if there is any. The status says when the next
+    /// one is due.
+    #[inline]
+    pub fn maintain(&mut self) -> Status {
+        if !self.maintenance.has_work() {
+            return Status::Idle;
+        }
+        let maintenance = &mut self.maintenance;
+        self.core
+            .maintain(|cache, now| maintenance.step(cache, now, |_| ()))
+    }
+
+    /// Truncates the reply to `query` in `buf`, which is too large for the path: the client then asks
+    /// over TCP. Returns the new length.
+    pub fn truncate(&mut self, query: &Query, buf: &mut [u8]) -> Option<usize> {
+        self.core.truncate(query, buf)
+    }
+}

@@ -1,0 +1,261 @@
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+use std::{
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use super::*;
+use crate::{
+    answer::{Core, Transport},
+    cache::Cache,
+    clock::Clock,
+    dns::{NameHasher, reply::Server},
+    forward::{
+        ForwardOptions, Forwarder, ForwarderBuilder, Mailbox,
+        testing::{Upstream, query, response},
+    },
+    maintenance::{Caches, Maintenance, Scope, Status},
+    stats::{AnswerCounters, Counter},
+};
+
+/// Messages in memory.
+#[derive(Default)]
+struct Buffers {
+    /// Those that were replied to, discarded and parked.
+    replies: Vec<Vec<u8>>,
+    discarded: usize,
+    overflow: Counter,
+}
+
+impl Messages for Buffers {
+    type Message = Vec<u8>;
+    type Parked = Vec<u8>;
+
+    fn edit(
+        &mut self,
+        message: &mut Vec<u8>,
+        write: impl FnOnce(&mut [u8], Client) -> Verdict,
+    ) -> Verdict {
+        let transport = Transport::Udp { source_port: 4000 };
+        message.resize(1232, 0);
+        let verdict = write(message, Client::new([10, 0, 0, 2].into(), transport));
+        if let Verdict::Reply { reply, .. } = verdict {
+            message.truncate(reply.len);
+        }
+        verdict
+    }
+
+    fn reply(&mut self, message: Vec<u8>, _: Option<&Query>) {
+        self.replies.push(message);
+    }
+
+    fn discard(&mut self, _: Vec<u8>) {
+        self.discarded += 1;
+    }
+
+    fn park(&mut self, message: Vec<u8>, query: &Query) -> Vec<u8> {
+        message[..query.needed()].to_vec()
+    }
+
+    fn resume(&mut self, parked: Vec<u8>) -> Vec<u8> {
+        parked
+    }
+
+    fn count_overflow(&self) {
+        self.overflow.add(1);
+    }
+}
+
+/// An engine with a forwarder behind it.
+struct Front {
+    engine: Engine<Vec<u8>>,
+    batch: Batch<Vec<u8>>,
+    buffers: Buffers,
+    forwarder: Forwarder,
+    answers: Arc<AnswerCounters>,
+    caches: Caches,
+}
+
+impl Front {
+    fn new(upstream: &Upstream, max_waiting: usize) -> Self {
+        let mailbox = Arc::new(Mailbox::new(max_waiting).unwrap());
+        let settings = ForwardOptions {
+            upstreams: vec![upstream.address],
+            ..ForwardOptions::default()
+        };
+        let hasher = NameHasher::default();
+        let prepared = ForwarderBuilder::new(&settings, vec![Arc::clone(&mailbox)], hasher.clone());
+        let forwarder = prepared.unwrap().start().unwrap();
+        let answers = Arc::<AnswerCounters>::default();
+        let core = Core::new(
+            Cache::new(8 << 20).unwrap(),
+            hasher,
+            Server::new(1232, false),
+            Arc::default(),
+            Arc::clone(&answers),
+            Arc::default(),
+        );
+        let maintenance = Maintenance::new(|| {});
+        let caches = Caches {
+            forwarder: Vec::new(),
+            fronts: vec![("front".to_owned(), maintenance.queue())],
+        };
+        let engine = Engine::new(Resources {
+            core,
+            maintenance,
+            forwarder: forwarder.handle(),
+            mailbox,
+            front: 0,
+            clock: Clock::start(),
+        });
+        Self {
+            engine,
+            batch: Batch::new(),
+            buffers: Buffers::default(),
+            forwarder,
+            answers,
+            caches,
+        }
+    }
+
+    /// Answers a batch of these messages.
+    fn ask(&mut self, messages: impl IntoIterator<Item = Vec<u8>>) {
+        self.engine.begin();
+        for message in messages {
+            let query = self.engine.read(&message);
+            self.batch.push(message, query);
+        }
+        self.engine.answer(&mut self.batch, &mut self.buffers);
+        self.engine.end();
+    }
+
+    /// Completes outcomes until so many messages have been replied to.
+    fn complete(&mut self, replies: usize) {
+        let end = Instant::now() + Duration::from_secs(20);
+        while self.buffers.replies.len() < replies {
+            self.engine.begin();
+            self.engine.complete(&mut self.buffers);
+            assert!(Instant::now() < end);
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+fn rcode(reply: &[u8]) -> u8 {
+    reply[3] & 15
+}
+
+#[test]
+fn an_answer_that_queries_share_is_inserted_once() {
+    // Slow, so that all three wait for one upstream query.
+    let upstream = Upstream::start(|seen| {
+        thread::sleep(Duration::from_millis(200));
+        vec![response(&seen.msg, 20)]
+    });
+    let mut front = Front::new(&upstream, 8);
+    front.ask((1..=3).map(|id| query(id, "name", None)));
+    assert_eq!(front.engine.waiting(), 3);
+    // Their outcomes arrive together.
+    thread::sleep(Duration::from_millis(500));
+    front.complete(3);
+    assert_eq!(front.engine.outstanding(), 0);
+    assert_eq!(front.answers.cache_insertions.get(), 1);
+    let mut ids: Vec<u8> = front.buffers.replies.iter().map(|reply| reply[1]).collect();
+    ids.sort_unstable();
+    assert_eq!(ids, [1, 2, 3]);
+    front.ask([query(4, "name", None)]);
+    assert_eq!(front.answers.hits.get(), 1);
+    assert_eq!(front.buffers.replies[3][7], 1, "an answer");
+    front.forwarder.stop();
+}
+
+#[test]
+fn overflow_counts_every_miss_that_is_not_handed_over() {
+    let silent = Upstream::start(|_| Vec::new());
+    let mut front = Front::new(&silent, 2);
+    front.ask((1..=3).map(|id| query(id, &format!("n{id}"), None)));
+    assert_eq!(front.engine.waiting(), 2);
+    assert_eq!(front.buffers.overflow.get(), 1, "the table is full");
+    // SERVFAIL for those that wait.
+    front.forwarder.stop();
+    let mut front = Front {
+        forwarder: Front::new(&silent, 2).forwarder,
+        ..front
+    };
+    front.complete(3);
+    front.ask([query(4, "n4", None)]);
+    assert_eq!(front.engine.waiting(), 0);
+    assert_eq!(
+        front.buffers.overflow.get(),
+        2,
+        "the forwarder takes nothing"
+    );
+    assert_eq!(front.buffers.replies.len(), 4);
+    assert!(front.buffers.replies.iter().all(|reply| rcode(reply) == 2));
+    front.forwarder.stop();
+}
+
+#[test]
+fn what_is_no_query_is_replied_to_or_discarded() {
+    let silent = Upstream::start(|_| Vec::new());
+    let mut front = Front::new(&silent, 2);
+    let good = query(1, "name", None);
+    let mut response = good.clone();
+    response[2] |= 0x80;
+    let mut two_questions = good.clone();
+    two_questions[5] = 2;
+    front.ask([response, good[..11].to_vec(), two_questions]);
+    assert_eq!(front.buffers.discarded, 2);
+    assert_eq!(rcode(&front.buffers.replies[0]), 1, "FORMERR");
+    assert_eq!(front.engine.waiting(), 0);
+    front.forwarder.stop();
+}
+
+#[test]
+fn a_blocked_copy_is_no_work_and_a_flush_goes_on_beside_it() {
+    let upstream = Upstream::start(|seen| vec![response(&seen.msg, 1000)]);
+    let mut front = Front::new(&upstream, 1024);
+    const NAMES: u16 = 600;
+    for first in (0..NAMES).step_by(BATCH) {
+        let last = NAMES.min(first + BATCH as u16);
+        front.ask((first..last).map(|id| query(id, &format!("n{id}"), Some(1232))));
+        front.complete(last.into());
+    }
+    let caches = front.caches.clone();
+    let (begin, wait) = std::sync::mpsc::channel::<()>();
+    let copy = thread::spawn(move || {
+        let mut octets = 0;
+        let copied = caches.copy(Scope::All, |_, records| {
+            // Stands still at the first chunk until the test is done.
+            let _ = wait.recv();
+            octets += records.len();
+            Ok::<_, ()>(())
+        });
+        copied.unwrap();
+        octets
+    });
+    let mut maintain_until = |status: Status| {
+        let end = Instant::now() + Duration::from_secs(20);
+        while front.engine.maintain() != status {
+            assert!(Instant::now() < end, "never {status:?}");
+        }
+    };
+    maintain_until(Status::Blocked);
+    assert_eq!(Status::Blocked.timeout(), Some(Duration::from_millis(1)));
+    let caches = front.caches.clone();
+    let flush = thread::spawn(move || caches.flush(Scope::name("n7").unwrap()));
+    let end = Instant::now() + Duration::from_secs(20);
+    while !flush.is_finished() {
+        assert!(Instant::now() < end);
+        front.engine.maintain();
+    }
+    flush.join().unwrap();
+    drop(begin);
+    while !copy.is_finished() {
+        front.engine.maintain();
+    }
+    assert!(copy.join().unwrap() > usize::from(NAMES) * 900);
+    front.forwarder.stop();
+}

@@ -1,0 +1,289 @@
+//! Maintenance of caches in use: flushing them, and copying them for a dump or a snapshot.
+//!
+//! A cache is private to its thread. Whoever wants something done to it submits a command to the
+//! thread's [`CommandQueue`]; the thread's [`Maintenance`] executes it in short steps, between
+//! batches of queries. [`Caches`] knows all command queues.
+
+mod caches;
+mod scope;
+
+use std::{
+    collections::VecDeque,
+    mem,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{SyncSender, TrySendError},
+    },
+    time::Duration,
+};
+
+use crossbeam_queue::ArrayQueue;
+
+use crate::cache::{Cache, Visit, Walk};
+pub use caches::Caches;
+pub use scope::{BadName, Scope};
+
+/// Commands that may wait in a queue, and that may be executed at once: more than there are control
+/// clients and snapshots at a time.
+const MAX_COMMANDS: usize = 32;
+
+/// Entries that one step visits: some microseconds' work.
+const STEP: usize = 64;
+
+/// Octets of records after which a chunk is sent.
+const CHUNK: usize = 64 << 10;
+
+/// Chunks that the receiver of a command may leave unread. When there are as many, the command is
+/// blocked; the thread goes on with queries and other commands.
+const MAX_CHUNKS: usize = 4;
+
+/// How long a thread with nothing else to do sleeps before it retries a blocked command.
+const RETRY: Duration = Duration::from_millis(1);
+
+/// What to do with the entries in a command's scope.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Task {
+    Flush,
+    Copy,
+}
+
+/// A part of a command's result. The command is done when the channel is closed.
+#[derive(Debug)]
+enum Chunk {
+    /// So many records, one after another.
+    Records(Vec<u8>, u64),
+    /// So many entries were removed.
+    Flushed(u64),
+}
+
+#[derive(Debug)]
+struct Command {
+    task: Task,
+    scope: Arc<Scope>,
+    result: SyncSender<Chunk>,
+}
+
+/// The commands for one thread's cache.
+pub struct CommandQueue {
+    commands: ArrayQueue<Command>,
+    closed: AtomicBool,
+    wake: Box<dyn Fn() + Send + Sync>,
+}
+
+impl std::fmt::Debug for CommandQueue {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CommandQueue").finish_non_exhaustive()
+    }
+}
+
+impl CommandQueue {
+    /// Queues a command and wakes the thread. If the queue is full or the thread has ended, the
+    /// command is dropped, and its channel with it.
+    fn submit(&self, command: Command) {
+        let _ = self.commands.push(command);
+        // The thread may have ended in between; then nobody else empties the queue.
+        if self.closed.load(Ordering::SeqCst) {
+            self.clear();
+        }
+        (self.wake)();
+    }
+
+    fn clear(&self) {
+        while self.commands.pop().is_some() {}
+    }
+}
+
+/// What remains to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// Nothing.
+    Idle,
+    /// There is more to do.
+    Busy,
+    /// There is more to do, but every receiver has to read its chunks first.
+    Blocked,
+}
+
+impl Status {
+    /// How long a thread with nothing else to do may sleep; `None`: until it is woken.
+    pub fn timeout(self) -> Option<Duration> {
+        match self {
+            Self::Idle => None,
+            Self::Busy => Some(Duration::ZERO),
+            Self::Blocked => Some(RETRY),
+        }
+    }
+}
+
+/// Executes the commands for one thread's cache.
+#[derive(Debug)]
+pub struct Maintenance {
+    queue: Arc<CommandQueue>,
+    /// Commands under way. They take turns, so that none waits for another's receiver.
+    running: VecDeque<Running>,
+}
+
+/// A command under way.
+#[derive(Debug)]
+struct Running {
+    command: Command,
+    walk: Walk,
+    /// The walk has visited all entries.
+    walked: bool,
+    /// Records of the next chunk.
+    records: Vec<u8>,
+    /// Entries in it.
+    count: u64,
+}
+
+impl Maintenance {
+    /// Maintenance by a thread that `wake` wakes.
+    pub fn new(wake: impl Fn() + Send + Sync + 'static) -> Self {
+        let queue = Arc::new(CommandQueue {
+            commands: ArrayQueue::new(MAX_COMMANDS),
+            closed: AtomicBool::new(false),
+            wake: Box::new(wake),
+        });
+        Self {
+            queue,
+            running: VecDeque::with_capacity(MAX_COMMANDS),
+        }
+    }
+
+    /// Maintenance by a thread that takes over the queue of one that has ended.
+    pub fn take_over(queue: Arc<CommandQueue>) -> Self {
+        queue.closed.store(false, Ordering::SeqCst);
+        Self {
+            queue,
+            running: VecDeque::with_capacity(MAX_COMMANDS),
+        }
+    }
+
+    /// The queue that the commands come from.
+    pub fn queue(&self) -> Arc<CommandQueue> {
+        Arc::clone(&self.queue)
+    }
+
+    /// Whether [`step`](Self::step) has something to do.
+    #[inline]
+    pub fn has_work(&self) -> bool {
+        !self.running.is_empty() || !self.queue.commands.is_empty()
+    }
+
+    /// Executes commands for some microseconds. `flushing` is called with the scope of each flush
+    /// that begins, for a thread that keeps more than its cache.
+    pub fn step(
+        &mut self,
+        cache: &mut Cache,
+        now: u32,
+        mut flushing: impl FnMut(&Scope),
+    ) -> Status {
+        if self.running.len() < MAX_COMMANDS
+            && let Some(command) = self.queue.commands.pop()
+        {
+            if command.task == Task::Flush {
+                flushing(&command.scope);
+            }
+            self.running.push_front(Running::new(command));
+        }
+        let mut all = Status::Idle;
+        for _ in 0..self.running.len() {
+            let Some(mut next) = self.running.pop_front() else {
+                break;
+            };
+            match next.step(cache, now) {
+                Status::Idle if self.has_work() => return Status::Busy,
+                Status::Idle => return Status::Idle,
+                Status::Busy => {
+                    self.running.push_back(next);
+                    return Status::Busy;
+                }
+                Status::Blocked => {
+                    self.running.push_back(next);
+                    all = Status::Blocked;
+                }
+            }
+        }
+        all
+    }
+}
+
+impl Drop for Maintenance {
+    fn drop(&mut self) {
+        self.queue.closed.store(true, Ordering::SeqCst);
+        self.queue.clear();
+    }
+}
+
+impl Running {
+    fn new(command: Command) -> Self {
+        Self {
+            command,
+            walk: Walk::default(),
+            walked: false,
+            records: Vec::new(),
+            count: 0,
+        }
+    }
+
+    /// [`Status::Idle`]: the command is done.
+    fn step(&mut self, cache: &mut Cache, now: u32) -> Status {
+        if !self.walked && self.records.len() < CHUNK {
+            self.walked = match self.command.task {
+                Task::Flush => self.flush(cache, now),
+                Task::Copy => self.copy(cache, now),
+            };
+        }
+        if !self.walked && self.records.len() < CHUNK {
+            return Status::Busy;
+        }
+        let chunk = match self.command.task {
+            Task::Flush => Chunk::Flushed(self.count),
+            Task::Copy => Chunk::Records(mem::take(&mut self.records), self.count),
+        };
+        match self.command.result.try_send(chunk) {
+            Ok(()) if !self.walked => {
+                self.count = 0;
+                Status::Busy
+            }
+            // Done, or the receiver is gone.
+            Ok(()) | Err(TrySendError::Disconnected(_)) => Status::Idle,
+            Err(TrySendError::Full(chunk)) => {
+                if let Chunk::Records(records, _) = chunk {
+                    self.records = records;
+                }
+                Status::Blocked
+            }
+        }
+    }
+
+    fn flush(&mut self, cache: &mut Cache, now: u32) -> bool {
+        if *self.command.scope == Scope::All {
+            self.count = cache.entries();
+            cache.invalidate(now);
+            return true;
+        }
+        !cache.walk(&mut self.walk, STEP, now, |record| {
+            if self.command.scope.holds(record.question) {
+                self.count += 1;
+                Visit::Remove
+            } else {
+                Visit::Keep
+            }
+        })
+    }
+
+    fn copy(&mut self, cache: &mut Cache, now: u32) -> bool {
+        !cache.walk(&mut self.walk, STEP, now, |record| {
+            if self.command.scope.holds(record.question) {
+                self.count += 1;
+                record.append_to(&mut self.records);
+            }
+            Visit::Keep
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,57 @@
+//! Where a query came from, and what is kept of it while it waits for the forwarder.
+
+use std::net::IpAddr;
+
+use super::path::Path;
+use crate::answer::{Client, Transport};
+
+/// Where a query came from, and its reply goes to.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Origin {
+    Udp {
+        /// The listener's index.
+        listener: usize,
+        path: Path,
+    },
+    Tcp {
+        connection: usize,
+        /// Tells the connection from a later one with the same index.
+        serial: u64,
+        /// The client's address.
+        address: IpAddr,
+    },
+}
+
+impl Origin {
+    /// The client as the answer core knows it.
+    pub(super) fn client(&self) -> Client {
+        match self {
+            Self::Udp { path, .. } => Client::new(
+                path.peer.ip(),
+                Transport::Udp {
+                    source_port: path.peer.port(),
+                },
+            ),
+            Self::Tcp { address, .. } => Client::new(*address, Transport::Tcp),
+        }
+    }
+}
+
+/// A query between its receipt and its reply. A datagram is in a slot of the batch, a message from a
+/// stream in the buffer that all streams share.
+#[derive(Debug)]
+pub(super) struct Message {
+    pub(super) origin: Origin,
+    /// The datagram's slot.
+    pub(super) slot: usize,
+    /// Octets of the reply, once there is one.
+    pub(super) len: usize,
+}
+
+/// A query that waits.
+#[derive(Debug)]
+pub(super) struct Parked {
+    pub(super) origin: Origin,
+    /// The message's start, as much as the reply needs.
+    pub(super) head: Box<[u8]>,
+}

@@ -1,0 +1,203 @@
+//! The rings of a queue, and where each of its frames is.
+//!
+//! A frame is in one place at any time: in the fill ring, in the tx ring, parked with a query that
+//! waits for the forwarder, in one of the lists here, or with the caller for the length of a turn.
+//! The sum is asserted every turn in debug builds, and `frames_missing` shows it in all builds.
+
+use std::{io, mem, os::fd::BorrowedFd, sync::Arc};
+
+use super::{WorkerCounters, counters::KERNEL_COUNTERS};
+use crate::{
+    stats::Counter,
+    xdp::xsk::{BATCH, Frame, Xsk},
+};
+
+/// An AF_XDP socket with its frames: receive, then [`send`](Self::send) or [`free`](Self::free) each
+/// frame, then [`flush`](Self::flush).
+#[derive(Debug)]
+pub struct Rings {
+    xsk: Xsk,
+    /// Frames in all.
+    total: usize,
+    /// Frames in the fill ring, or received and not yet taken from the rx ring.
+    filled: usize,
+    /// Frames in the tx ring, or sent and not yet taken from the completion ring.
+    sending: usize,
+    /// Frames for the fill ring.
+    free: Vec<Frame>,
+    /// Frames for the tx ring.
+    outgoing: Vec<Frame>,
+    /// Packets that the kernel had not yet taken from the tx ring at the last look.
+    unsent: u32,
+    counters: Arc<WorkerCounters>,
+    /// The kernel's counts of earlier sockets on this queue.
+    earlier: [u64; KERNEL_COUNTERS],
+}
+
+impl Rings {
+    /// The rings of `xsk`, of whose UMEM `frames` are all frames.
+    ///
+    /// Fills the fill ring: a packet that is steered to a socket without frames is lost.
+    pub fn new(xsk: Xsk, frames: Vec<Frame>, counters: Arc<WorkerCounters>) -> Self {
+        counters.frames_total.set(frames.len() as u64);
+        let mut rings = Self {
+            xsk,
+            total: frames.len(),
+            filled: 0,
+            sending: 0,
+            free: frames,
+            outgoing: Vec::with_capacity(2 * BATCH),
+            unsent: 0,
+            earlier: counters.kernel().map(Counter::get),
+            counters,
+        };
+        rings.refill();
+        rings
+    }
+
+    /// Takes back the frames that were sent, gives free ones to the kernel, and receives up to
+    /// [`BATCH`] packets into `batch`. Returns how many frames it took from the kernel.
+    ///
+    /// # Errors
+    /// The kernel cannot be woken.
+    #[inline]
+    pub fn receive(&mut self, batch: &mut Vec<Frame>) -> io::Result<usize> {
+        let mut reaped = 0;
+        loop {
+            let count = self.xsk.reap(&mut self.free);
+            reaped += count;
+            if count < BATCH {
+                break;
+            }
+        }
+        self.sending -= reaped;
+        self.refill();
+        if self.xsk.fill_needs_wakeup() {
+            self.counters.fill_wakeups.add(1);
+            self.xsk.wake_fill()?;
+        }
+        let received = self.xsk.receive(batch);
+        self.filled -= received;
+        if received > 0 {
+            self.counters.received.add(received as u64);
+        }
+        Ok(received + reaped)
+    }
+
+    #[inline]
+    fn refill(&mut self) {
+        if !self.free.is_empty() {
+            self.filled += self.xsk.refill(&mut self.free);
+        }
+    }
+
+    /// The packet in a frame.
+    #[inline(always)]
+    pub fn packet<'a>(&'a self, frame: &'a Frame) -> &'a [u8] {
+        self.xsk.packet(frame)
+    }
+
+    /// Calls `edit` with a frame's memory, from the packet's start to the frame's end, and sets the
+    /// packet's length to what it returns, if anything.
+    #[inline(always)]
+    pub fn edit(&self, frame: &mut Frame, edit: impl FnOnce(&mut [u8]) -> Option<usize>) {
+        self.xsk.edit(frame, edit);
+    }
+
+    /// Sends the packet in a frame at the next [`flush`](Self::flush).
+    #[inline(always)]
+    pub fn send(&mut self, frame: Frame) {
+        self.outgoing.push(frame);
+    }
+
+    /// Takes a frame back whose packet is done with.
+    #[inline(always)]
+    pub fn free(&mut self, frame: Frame) {
+        self.free.push(frame);
+    }
+
+    /// Gives packets to the kernel, and wakes it to send them if it has to be woken. Packets that
+    /// the tx ring has no room for stay here until the next call.
+    ///
+    /// # Errors
+    /// Sending failed for good, for instance because the interface is gone.
+    #[inline]
+    pub fn flush(&mut self) -> io::Result<()> {
+        if !self.outgoing.is_empty() {
+            let sent = self.xsk.send(&mut self.outgoing);
+            self.sending += sent;
+            self.counters.answered.add(sent as u64);
+        }
+        if self.xsk.kick()? {
+            self.counters.tx_wakeups.add(1);
+        }
+        Ok(())
+    }
+
+    /// Whether the kernel has taken packets from the tx ring since the last call. It takes none
+    /// while the interface is down.
+    #[inline]
+    pub fn is_sending(&mut self) -> bool {
+        let unsent = self.xsk.unsent();
+        unsent < mem::replace(&mut self.unsent, unsent)
+    }
+
+    /// Whether the tx ring had packets at the last [`is_sending`](Self::is_sending).
+    pub fn has_unsent(&self) -> bool {
+        self.unsent > 0
+    }
+
+    /// The socket, readable when packets have arrived.
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
+        self.xsk.as_fd()
+    }
+
+    /// Frames that are nowhere, if `parked` wait for the forwarder: 0, or there is a bug.
+    pub fn missing(&self, parked: usize) -> usize {
+        let here = self.free.len() + self.outgoing.len();
+        self.total
+            .abs_diff(self.filled + self.sending + here + parked)
+    }
+
+    /// Updates the gauges of frames and the kernel's counters; `parked` frames wait for the
+    /// forwarder.
+    #[cold]
+    pub fn account(&self, parked: usize) {
+        let counters = &self.counters;
+        counters.frames_fill.set(self.filled as u64);
+        counters.frames_tx.set(self.sending as u64);
+        counters.frames_pending.set(parked as u64);
+        counters.frames_free.set(self.free.len() as u64);
+        counters.frames_missing.set(self.missing(parked) as u64);
+        if let Ok(kernel) = self.xsk.statistics() {
+            let counts = [
+                kernel.rx_dropped(),
+                kernel.rx_ring_full(),
+                kernel.rx_fill_ring_empty_descs(),
+                kernel.rx_invalid_descs(),
+                kernel.tx_invalid_descs(),
+                kernel.tx_ring_empty_descs(),
+            ];
+            let earlier = self.earlier;
+            for ((counter, earlier), count) in counters.kernel().iter().zip(earlier).zip(counts) {
+                counter.set(earlier + count);
+            }
+        }
+    }
+}
+
+impl Drop for Rings {
+    /// The frames are unmapped with the socket.
+    fn drop(&mut self) {
+        let counters = &self.counters;
+        for gauge in [
+            &counters.frames_total,
+            &counters.frames_fill,
+            &counters.frames_tx,
+            &counters.frames_pending,
+            &counters.frames_free,
+        ] {
+            gauge.set(0);
+        }
+    }
+}
