@@ -28,10 +28,11 @@ use std::{
 
 use criterion::{BenchmarkGroup, BenchmarkId, Criterion, Throughput, measurement::WallTime};
 use heimdall_user::{
-    answer::{AHEAD, Client, Core, Hint, Transport},
+    answer::{Client, Core, Hint, Transport},
     cache::{Cache, Key},
     clock::Now,
     dns::{Answer, NameHasher, TtlLimits, reply::Server},
+    front::PREFETCH_DISTANCE,
     stats::{AnswerCounters, DropCounters},
 };
 use population::{Item, mix};
@@ -180,11 +181,11 @@ fn answer_in_batches(core: &mut Core, draws: &[Draw], slots: &mut Slots) {
     });
     let mut hints = [Hint::default(); BATCH];
     let mut slots = slots.iter_mut();
-    for step in 0..BATCH + AHEAD {
+    for step in 0..BATCH + PREFETCH_DISTANCE {
         if let (Some(query), Some(hint)) = (queries.get(step), hints.get_mut(step)) {
             *hint = core.prefetch_entry(query);
         }
-        if let Some(at) = step.checked_sub(AHEAD) {
+        if let Some(at) = step.checked_sub(PREFETCH_DISTANCE) {
             let slot = slots.next().unwrap();
             black_box(core.answer_at(hints[at], &queries[at], &mut slot.0, CLIENT));
         }
@@ -202,11 +203,11 @@ fn get_in_batches(cache: &mut Cache, draws: &[Draw], _: &mut Slots) {
         cache.prefetch(draw.hash);
     }
     let mut hints = [Hint::default(); BATCH];
-    for step in 0..draws.len() + AHEAD {
+    for step in 0..draws.len() + PREFETCH_DISTANCE {
         if let (Some(draw), Some(hint)) = (draws.get(step), hints.get_mut(step)) {
             *hint = cache.prefetch_entry(draw.hash);
         }
-        if let Some(at) = step.checked_sub(AHEAD) {
+        if let Some(at) = step.checked_sub(PREFETCH_DISTANCE) {
             black_box(cache.get_at(hints[at], draws[at].key(), 60));
         }
     }

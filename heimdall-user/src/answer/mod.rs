@@ -99,11 +99,6 @@ pub enum Transport {
     Tcp,
 }
 
-/// So many queries before it is answered, a query's entry is asked for
-/// ([`Core::prefetch_entry`]). The memory answers while the queries between are worked on; asked
-/// for a whole batch at once, it would make the processor wait.
-pub const AHEAD: usize = 8;
-
 /// What to do with a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
