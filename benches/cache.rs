@@ -28,10 +28,11 @@ use std::{
 
 use criterion::{BenchmarkGroup, BenchmarkId, Criterion, Throughput, measurement::WallTime};
 use heimdall_user::{
-    answer::{Client, Core, Hint, PREFETCH_DISTANCE, Transport},
+    answer::{Client, Core, Hint, Transport},
     cache::{Cache, Key},
     clock::Now,
     dns::{Answer, NameHasher, TtlLimits, reply::Server},
+    front::PREFETCH_DISTANCE,
     stats::{AnswerCounters, DropCounters},
 };
 use population::{Item, mix};

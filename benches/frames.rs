@@ -35,9 +35,9 @@ pub struct Frame {
 pub struct Frames {
     /// The frames of a batch.
     pub frames: Vec<Frame>,
-    /// The indices of frames with replies, and so on.
+    /// The indices of frames with replies.
     pub replied: Vec<usize>,
-    /// Those without.
+    /// Those of frames without.
     pub discarded: Vec<usize>,
 }
 

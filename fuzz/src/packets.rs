@@ -14,6 +14,7 @@ use heimdall_user::{
 use frames::Worker;
 
 #[path = "../../benches/frames.rs"]
+#[expect(dead_code, reason = "not all of it is for this target")]
 mod frames;
 
 /// The largest frame that an interface's memory holds.

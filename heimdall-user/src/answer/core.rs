@@ -24,11 +24,6 @@ use crate::{
     stats::{AnswerCounters, DropCounters},
 };
 
-/// Queries between the one being answered and the one whose entry is prefetched
-/// ([`Core::prefetch_entry`]): memory responds while those between are answered. Prefetches for a
-/// whole batch at once would fill the processor's miss buffers and stall it.
-pub const PREFETCH_DISTANCE: usize = 8;
-
 /// What to do with a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {

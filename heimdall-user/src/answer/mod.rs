@@ -39,6 +39,6 @@ mod steps;
 mod testing;
 mod writer;
 
-pub use self::core::{Core, PREFETCH_DISTANCE, Verdict};
+pub use self::core::{Core, Verdict};
 pub use crate::cache::Hint;
 pub use client::{Client, Transport};

@@ -9,7 +9,7 @@ use crate::{
 /// How many queries ahead of the one being answered an entry is prefetched. Memory then answers
 /// while the queries in between are worked on; prefetched for a whole batch at once, the processor
 /// would run out of line-fill buffers and wait.
-pub(super) const PREFETCH_DISTANCE: usize = 8;
+pub const PREFETCH_DISTANCE: usize = 8;
 
 /// Messages that were read and are to be answered ([`Engine::answer`](super::Engine::answer)).
 #[derive(Debug)]

@@ -16,7 +16,7 @@ mod batch;
 mod engine;
 mod waiting;
 
-pub use batch::Batch;
+pub use batch::{Batch, PREFETCH_DISTANCE};
 pub use engine::{Engine, Resources};
 
 use crate::{

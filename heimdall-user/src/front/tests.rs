@@ -23,7 +23,6 @@ use crate::{
 /// Messages in memory.
 #[derive(Default)]
 struct Buffers {
-    /// Those that were replied to, discarded and parked.
     replies: Vec<Vec<u8>>,
     discarded: usize,
     overflow: Counter,

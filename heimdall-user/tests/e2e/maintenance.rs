@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lab::{ScriptedUpstream, UPSTREAM};
+use lab::{Received, ScriptedUpstream, UPSTREAM};
 
 use crate::{
     asking::{Asker, Settings},
@@ -18,7 +18,8 @@ fn an_idle_worker_that_does_not_spin_flushes_at_once() {
     let Some(lab) = lab("an_idle_worker_flushes_at_once") else {
         return;
     };
-    let answer = |query: &[u8], _: bool| {
+    let answer = |query: &Received| {
+        let query = &query.msg;
         let name = query[12..].iter().position(|octet| *octet == 0).unwrap();
         let mut reply = query[..12 + name + 1 + 4].to_vec();
         reply[2..4].copy_from_slice(&[0x81, 0x80]);
@@ -26,7 +27,7 @@ fn an_idle_worker_that_does_not_spin_flushes_at_once() {
         reply.extend_from_slice(&[0xc0, 12, 0, 1, 0, 1, 0, 0, 1, 0, 0, 4, 192, 0, 2, 1]);
         vec![reply]
     };
-    let _upstream = ScriptedUpstream::answering(&lab, UPSTREAM, answer).unwrap();
+    let _upstream = ScriptedUpstream::with_script(&lab, UPSTREAM, answer).unwrap();
     let heimdall = Settings::new("[xdp]\nspin-us = 0").on_xdp(&lab);
     let asker = Asker::v4(&lab);
     for number in 0..NAMES {
