@@ -33,9 +33,14 @@ pub(crate) struct Miri {}
 
 impl Miri {
     pub(crate) fn run(self) -> Result<()> {
-        let mut version = rustup("nightly");
-        version.args(["miri", "--version"]);
-        if !succeeds(&mut version) {
+        let mut list = Command::new("rustup");
+        list.args(["component", "list", "--toolchain", "nightly", "--installed"]);
+        let list = list
+            .output()
+            .map(|output| output.stdout)
+            .unwrap_or_default();
+        let list = String::from_utf8_lossy(&list);
+        if !list.contains("miri") || !list.contains("rust-src") {
             bail!(
                 "no nightly toolchain with Miri; \
                  rustup toolchain install nightly --profile minimal --component miri,rust-src"

@@ -84,7 +84,8 @@ unsafe fn ioctl<T>(interface: &str, data: &mut T) -> io::Result<()> {
         return Err(io::ErrorKind::InvalidInput.into());
     }
     for (to, from) in name.iter_mut().zip(interface.bytes()) {
-        *to = from.cast_signed();
+        // A char is signed on x86-64, and not on aarch64.
+        *to = from as libc::c_char;
     }
     let mut request = libc::ifreq {
         ifr_name: name,
