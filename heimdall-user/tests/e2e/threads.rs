@@ -19,15 +19,21 @@ use crate::{
     recover::{Off, TIMEOUT, is_running, kdig, load, wait_for},
 };
 
-/// The thread of a process with this name.
+/// The thread of a process with this name. It names itself, a moment after its start.
 fn thread_named(pid: u32, name: &str) -> i32 {
-    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
-    let found = tasks.flatten().find(|task| {
-        let comm = std::fs::read_to_string(task.path().join("comm")).unwrap_or_default();
-        comm.trim_end() == name
-    });
-    let found = found.unwrap_or_else(|| panic!("no thread {name}"));
-    found.file_name().to_string_lossy().parse().unwrap()
+    let end = Instant::now() + TIMEOUT;
+    loop {
+        let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+        let found = tasks.flatten().find(|task| {
+            let comm = std::fs::read_to_string(task.path().join("comm")).unwrap_or_default();
+            comm.trim_end() == name
+        });
+        if let Some(found) = found {
+            return found.file_name().to_string_lossy().parse().unwrap();
+        }
+        assert!(Instant::now() < end, "no thread {name}");
+        thread::sleep(Duration::from_millis(10));
+    }
 }
 
 /// Stops a thread in the system call in which it waits for events, and changes its registers.
