@@ -89,18 +89,25 @@ impl Core {
         self.writer.counters.hits.add(1);
         let offset = hit.offset;
         let due = hit.refresh_due && hit.popular && is_refreshable(&hit.answer);
-        let mut verdict = if PLAIN && hit.answer.is_plain() {
+        let verdict = if PLAIN && hit.answer.is_plain() {
             match self.writer.plain_reply(query, buf, terms, hit.into()) {
-                Some(reply) => Verdict::reply(reply),
+                // At once: a verdict that all branches write would go through memory.
+                Some(reply) => {
+                    let refresh = due && self.begin_refresh(offset, query, buf);
+                    return Verdict::Reply { reply, refresh };
+                }
                 None => self.shortened(query, buf, client, terms),
             }
         } else {
             self.writer.reply(query, buf, client, terms, hit.into())
         };
-        if due && let Verdict::Reply { refresh, .. } = &mut verdict {
-            *refresh = self.begin_refresh(offset, query, buf);
+        match verdict {
+            Verdict::Reply { reply, .. } if due => {
+                let refresh = self.begin_refresh(offset, query, buf);
+                Verdict::Reply { reply, refresh }
+            }
+            verdict => verdict,
         }
-        verdict
     }
 
     /// Replies with as much of a cached answer as fits. It is looked up again, so that a reply that fits
