@@ -1,31 +1,26 @@
 //! Heimdall: a DNS caching front that answers from AF_XDP.
 //!
-//! This is the map of the house, along the path of a packet.
+//! The modules, in the order in which a query meets them:
 //!
-//! 1. The XDP program (crate `heimdall-ebpf`) steers DNS queries for the served addresses to an
-//!    AF_XDP socket, and passes everything else on to the kernel.
-//! 2. [`xdp`] loads and attaches it, and owns the sockets, the rings and the frames' memory.
-//! 3. [`worker`] has a thread for each receive queue, with its rings and frames; [`front`] is the
-//!    engine that answers a batch of queries in place, for workers and sockets alike.
-//! 4. [`packet`] checks a frame's headers and turns it round; [`dns`] reads the query and writes
-//!    the reply over it, both in place.
-//! 5. [`answer`] decides what a query gets, whatever carried it; [`cache`] holds the answers that
-//!    its thread has learnt.
-//! 6. [`forward`] asks the upstream resolvers for what a cache does not have, on threads of its
-//!    own.
-//! 7. [`socket`] answers over the kernel's UDP and TCP what XDP passed, through the same engine.
+//! 1. The XDP program (crate `heimdall-ebpf`) steers DNS queries for the served addresses to an AF_XDP
+//!    socket, and passes everything else to the kernel.
+//! 2. [`xdp`] loads and attaches it, and owns the sockets, the rings and the UMEM.
+//! 3. [`worker`] has a thread for each receive queue, with its rings and frames; [`socket`] serves UDP and
+//!    TCP over the kernel. Both run [`front`], the engine: it answers a batch of queries in place, and
+//!    completes misses.
+//! 4. [`packet`] checks a frame's headers and rewrites them for the reply; [`dns`] reads the query, and writes
+//!    the reply over it.
+//! 5. [`answer`] decides what a query gets; [`cache`] holds the answers of one thread.
+//! 6. [`forward`] gets answers from upstreams, on threads of its own.
 //!
-//! Around the path: [`config`] is what the operator set, [`server`] starts and stops everything,
-//! [`maintenance`] flushes and copies caches in use, [`snapshot`] is the file that outlives a restart,
-//! [`stats`] counts, [`log`] writes the log, [`mod@file`] reads the operator's files,
-//! [`blocklist`] builds the table of blocked names,
-//! [`control`] lets a running server be asked, [`cli`] is the `heimdall` command, [`clock`] is the
-//! time that answers age by, [`exit`] lets a thread report its end, and [`checksum`] is the sum
-//! that packets and the parts of replies have in common.
+//! Around them: [`config`] reads the settings, [`server`] starts, supervises and stops all threads,
+//! [`maintenance`] flushes and copies caches in use, [`snapshot`] is the file that keeps the shared cache over
+//! a restart, [`blocklist`] builds the table of blocked names, [`stats`] counts, [`control`] is the control
+//! socket, [`cli`] the `heimdall` command, [`log`] writes the log, [`mod@file`] reads files up to a limit,
+//! [`clock`] is the time that answers age by, [`exit`] ends threads with their owner, and [`checksum`] is the
+//! Internet checksum.
 //!
-//! Dependencies point one way, from the command line down to the wire format: `cli` → `server` →
-//! `worker`, `socket` → `front` → `forward`, `maintenance`, `answer` → `cache` → `dns`, and `worker` → `xdp`,
-//! `packet`. `dns`, `packet`, `cache` and `answer` do no I/O and know no thread.
+//! docs/architecture.md says which module may import which, and follows a packet function by function.
 
 pub mod answer;
 pub mod blocklist;

@@ -1,5 +1,5 @@
 //! What docs/ says of the code: the tests that tables name exist, and links lead somewhere.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use std::{
     collections::BTreeSet,
@@ -119,4 +119,86 @@ fn links_between_documents_lead_somewhere() {
         }
     }
     assert!(checked > 10, "only {checked} links were found");
+}
+
+/// The first name of a path, or of each path in a list in braces.
+fn first_names(path: &str) -> Vec<String> {
+    let name = |path: &str| -> String {
+        let path = path.trim_start().chars();
+        path.take_while(|c| c.is_ascii_lowercase() || *c == '_')
+            .collect()
+    };
+    let Some(list) = path.strip_prefix('{') else {
+        return vec![name(path)];
+    };
+    let mut names = vec![name(list)];
+    let mut depth = 0;
+    for (at, c) in list.char_indices() {
+        match c {
+            '{' => depth += 1,
+            '}' if depth == 0 => break,
+            '}' => depth -= 1,
+            ',' if depth == 0 => names.push(name(&list[at + 1..])),
+            _ => {}
+        }
+    }
+    names
+}
+
+/// The modules that a module of the library imports, its tests left out.
+fn imports(module: &str) -> BTreeSet<String> {
+    let source = root().join("heimdall-user/src");
+    let file = source.join(format!("{module}.rs"));
+    let files = match file.exists() {
+        true => vec![file],
+        false => files(&source.join(module), ".rs"),
+    };
+    let is_test = |path: &Path| {
+        let parts = path.strip_prefix(&source).unwrap().iter();
+        let mut names = parts.map(|part| part.to_str().unwrap().trim_end_matches(".rs"));
+        names.any(|name| ["tests", "testing", "oracle"].contains(&name))
+    };
+    let mut imports = BTreeSet::new();
+    for path in files.iter().filter(|path| !is_test(path)) {
+        let text = fs::read_to_string(path).unwrap();
+        let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
+        let code = text
+            .lines()
+            .filter(|line| !line.trim_start().starts_with("//"));
+        let code = code.collect::<Vec<_>>().join("\n");
+        for import in code.split("crate::").skip(1) {
+            imports.extend(first_names(import));
+        }
+    }
+    let modules = fs::read_to_string(source.join("lib.rs")).unwrap();
+    imports.retain(|name| name != module && modules.contains(&format!("mod {name};")));
+    imports
+}
+
+#[test]
+fn the_module_table_has_the_imports_of_the_code() {
+    let text = fs::read_to_string(root().join("docs/architecture.md")).unwrap();
+    let table = text.split("## Modules").nth(1).unwrap();
+    let table = table.split("\n### ").next().unwrap();
+    let mut listed = BTreeSet::new();
+    for row in table.lines().filter(|line| line.starts_with("| `")) {
+        let cells: Vec<&str> = row.trim_matches('|').split(" | ").collect();
+        let [names, _, _, of_row] = cells[..] else {
+            panic!("{row}")
+        };
+        let in_code = |cell: &'_ str| -> BTreeSet<String> {
+            let names = cell.split('`').skip(1).step_by(2);
+            names.map(str::to_owned).collect()
+        };
+        for name in in_code(names) {
+            assert_eq!(in_code(of_row), imports(&name), "imports of {name}");
+            listed.insert(name);
+        }
+    }
+    let source = fs::read_to_string(root().join("heimdall-user/src/lib.rs")).unwrap();
+    let modules = source.lines().filter_map(|line| {
+        let line = line.trim_start_matches("pub ").strip_prefix("mod ")?;
+        Some(line.trim_end_matches(';').to_owned())
+    });
+    assert_eq!(listed, modules.collect());
 }
