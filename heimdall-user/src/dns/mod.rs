@@ -60,6 +60,8 @@ pub mod rrtype {
     pub const CNAME: u16 = 5;
     /// Start of authority (RFC 1035).
     pub const SOA: u16 = 6;
+    /// Pointer from an address to a name (RFC 1035).
+    pub const PTR: u16 = 12;
     /// Host information (RFC 1035), which also answers ANY (RFC 8482).
     pub const HINFO: u16 = 13;
     /// Text (RFC 1035).

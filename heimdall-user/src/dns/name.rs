@@ -79,6 +79,22 @@ pub fn end_of_question_name(msg: &[u8], start: usize) -> Option<usize> {
     (*octets.get(at)? == 0).then_some(at + 1)
 }
 
+/// The name (wire form, uncompressed) in lower case, in `buf`. `None`: it is too long for a name.
+pub(crate) fn lower_case<'a>(name: &[u8], buf: &'a mut [u8; MAX_NAME]) -> Option<&'a [u8]> {
+    let lower = buf.get_mut(..name.len())?;
+    lower.copy_from_slice(name);
+    lower.make_ascii_lowercase();
+    Some(lower)
+}
+
+/// The name (wire form, uncompressed) without its first label. `None` for the root.
+pub(crate) fn parent(name: &[u8]) -> Option<&[u8]> {
+    match *name.first()? {
+        0 => None,
+        len => name.get(1 + usize::from(len)..),
+    }
+}
+
 /// Gives `take` every label of the name at `start`, its length before it, the root's included, with
 /// its offset in the message; pointers are followed.
 ///
@@ -153,6 +169,14 @@ mod tests {
         ]
         .concat();
         assert_eq!(end_of_question_name(&longer, 0), None);
+    }
+
+    #[test]
+    fn parents() {
+        assert_eq!(parent(b"\x01a\x02bc\0"), Some(&b"\x02bc\0"[..]));
+        assert_eq!(parent(b"\x02bc\0"), Some(&b"\0"[..]));
+        assert_eq!(parent(b"\0"), None);
+        assert_eq!(parent(b""), None);
     }
 
     proptest! {
