@@ -8,7 +8,7 @@
 pub(crate) const CORRECT: [u8; 2] = [0xff; 2];
 
 /// Adds the octets of `data` to `sum`, as 16-bit words, an odd last octet padded with zero. They
-/// begin at an even offset; for odd ones see [`at`].
+/// begin at an even offset; for odd ones see `at`.
 #[inline(always)]
 pub fn add(sum: u64, data: &[u8]) -> u64 {
     let (words, _) = data.as_chunks::<8>();
@@ -53,13 +53,13 @@ fn short(data: &[u8]) -> u64 {
 /// A sum of octets that begin at `offset` of the whole: at an odd one, the octets of each word change
 /// places (section 2 B), which is what a shift by eight bits does. `sum` is below 2^56.
 #[inline(always)]
-pub fn at(offset: usize, sum: u64) -> u64 {
+pub(crate) fn at(offset: usize, sum: u64) -> u64 {
     sum << (8 * (offset & 1))
 }
 
 /// What a sum grows by when the 32 bits `old` become `new`, both in memory order.
 #[inline(always)]
-pub fn change(old: u32, new: u32) -> u64 {
+pub(crate) fn change(old: u32, new: u32) -> u64 {
     u64::from(!old) + u64::from(new)
 }
 

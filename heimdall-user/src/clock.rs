@@ -28,7 +28,7 @@ impl Clock {
 
     /// The clock's seconds. No system call (vDSO).
     #[inline]
-    pub fn seconds(&self) -> u32 {
+    pub(crate) fn seconds(&self) -> u32 {
         START + self.0.elapsed().as_secs() as u32
     }
 

@@ -31,7 +31,7 @@ const EXIT_WAIT: Duration = Duration::from_secs(1);
 static LOG: Log = Log::new();
 
 /// Lines lost since the start: the queue was full, or a write to stderr failed.
-pub fn lost() -> u64 {
+pub(crate) fn lost() -> u64 {
     LOG.queue().lost
 }
 
@@ -59,7 +59,7 @@ pub fn start(filter: EnvFilter, timestamps: bool) -> io::Result<Flush> {
 
 /// Writes a line to stderr directly, for commands without a log. It is lost if stderr is not
 /// writable within a second.
-pub fn print_error(line: &str) {
+pub(crate) fn print_error(line: &str) {
     let stderr = io::stderr();
     let mut fds = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
     let wait = u16::try_from(EXIT_WAIT.as_millis()).unwrap_or(u16::MAX);

@@ -34,7 +34,7 @@ const PRIVATE: [&str; 9] = [
 ];
 
 /// The private prefixes: loopback, private, shared, link-local and unique local addresses.
-pub fn private() -> Vec<Prefix> {
+pub(crate) fn private() -> Vec<Prefix> {
     PRIVATE
         .iter()
         .filter_map(|text| text.parse().ok())
@@ -86,7 +86,7 @@ impl Access {
     }
 
     /// The allowed prefixes that have public addresses in them.
-    pub fn public(&self) -> &[Prefix] {
+    pub(crate) fn public(&self) -> &[Prefix] {
         &self.public
     }
 }

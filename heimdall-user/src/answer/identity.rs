@@ -62,7 +62,7 @@ fn chaos_text(text: &str) -> Answer {
 
 /// The answer to ANY: a HINFO record that names the RFC, so that replies are no larger than needed
 /// (RFC 8482 section 4.2).
-pub fn minimal_any() -> Answer {
+pub(crate) fn minimal_any() -> Answer {
     one_record(rrtype::HINFO, CLASS_IN, 3_600, b"\x07RFC8482\0")
 }
 

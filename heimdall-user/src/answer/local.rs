@@ -25,8 +25,6 @@ use crate::dns::{
     rrtype::{A, AAAA, CNAME, PTR},
 };
 
-pub use hosts::{HostsReport, Skipped};
-
 /// TTL of local records that have none of their own, in seconds.
 const TTL: u32 = 300;
 
@@ -111,7 +109,7 @@ impl LocalData {
     }
 
     /// How many names are local.
-    pub fn names(&self) -> usize {
+    pub(crate) fn names(&self) -> usize {
         self.names.len()
     }
 }

@@ -161,7 +161,7 @@ fn wire(name: &str) -> Box<[u8]> {
 
 impl SpecialNames {
     /// All special zones except for the exceptions. Names above these and above `local` data exist.
-    pub fn new(exceptions: &[Exception], local: &LocalData) -> Self {
+    pub(crate) fn new(exceptions: &[Exception], local: &LocalData) -> Self {
         let zones = names().map(|(name, kind)| Zone::new(wire(&name), kind));
         let (arpa, top) = zones.partition(|zone| zone.name.ends_with(ARPA_LABEL));
         let mut special = Self {

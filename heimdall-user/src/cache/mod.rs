@@ -53,7 +53,7 @@ impl<'a> Key<'a> {
     }
 
     /// The name in the question.
-    pub fn name(&self) -> &'a [u8] {
+    pub(crate) fn name(&self) -> &'a [u8] {
         let end = self.question.len().saturating_sub(QUESTION_FIXED);
         self.question.get(..end).unwrap_or_default()
     }
@@ -70,7 +70,7 @@ pub struct Hit<'a> {
     pub refresh_due: bool,
     /// It was hit before.
     pub popular: bool,
-    /// Its entry, for [`Cache::request_refresh`].
+    /// Its entry, for `Cache::request_refresh`.
     pub offset: Offset,
     /// The question's sum ([`checksum::add`](crate::checksum::add)), if the client sent its name in
     /// lower case.
@@ -240,7 +240,7 @@ impl Cache {
     /// Marks the refresh of an entry that was just found as requested. Returns whether it was not
     /// yet, so that one refresh is requested for each time that the answer is received.
     #[cold]
-    pub fn request_refresh(&mut self, offset: Offset) -> bool {
+    pub(crate) fn request_refresh(&mut self, offset: Offset) -> bool {
         let Offset(offset) = offset;
         self.log.request_refresh(offset)
     }
@@ -437,7 +437,7 @@ impl Cache {
 impl Cache {
     /// Whether the log is in huge pages that the operator has set aside (`vm.nr_hugepages`). Else it is
     /// in transparent ones, as far as the kernel has them.
-    pub fn is_in_reserved_pages(&self) -> bool {
+    pub(crate) fn is_in_reserved_pages(&self) -> bool {
         self.log.is_in_reserved_pages()
     }
 

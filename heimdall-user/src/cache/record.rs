@@ -31,7 +31,7 @@ pub struct Record<'a> {
 
 impl<'a> Record<'a> {
     /// Octets that [`append_to`](Self::append_to) writes.
-    pub fn encoded_len(&self) -> usize {
+    pub(crate) fn encoded_len(&self) -> usize {
         FIXED + self.question.len() + self.answer.flat_len()
     }
 

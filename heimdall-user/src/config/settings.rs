@@ -345,7 +345,7 @@ settings! {
 
 /// How the cache is kept over a restart.
 #[derive(Clone, Debug)]
-pub struct SnapshotConfig {
+pub(crate) struct SnapshotConfig {
     /// The file.
     pub path: PathBuf,
     /// Time from one snapshot to the next.
@@ -354,7 +354,7 @@ pub struct SnapshotConfig {
 
 impl CacheConfig {
     /// The snapshot, if there is to be one.
-    pub fn snapshot(&self) -> Option<SnapshotConfig> {
+    pub(crate) fn snapshot(&self) -> Option<SnapshotConfig> {
         Some(SnapshotConfig {
             path: self.snapshot.clone()?,
             interval: self.snapshot_interval,
@@ -362,7 +362,7 @@ impl CacheConfig {
     }
 
     /// Bounds on the TTLs of answers.
-    pub fn ttl_limits(&self) -> TtlLimits {
+    pub(crate) fn ttl_limits(&self) -> TtlLimits {
         TtlLimits {
             min: self.min_ttl,
             max: self.max_ttl,
@@ -374,7 +374,7 @@ impl CacheConfig {
 impl XdpConfig {
     /// The core of the worker with this number, counted over all interfaces. `None`: it is not
     /// pinned, because the kernel did not tell which cores there are.
-    pub fn cpu(&self, worker: usize) -> Option<usize> {
+    pub(crate) fn cpu(&self, worker: usize) -> Option<usize> {
         let turn = worker.checked_rem(self.cpus.len())?;
         self.cpus.get(turn).copied()
     }
@@ -382,14 +382,14 @@ impl XdpConfig {
 
 impl AccessConfig {
     /// The access list.
-    pub fn access(&self) -> Access {
+    pub(crate) fn access(&self) -> Access {
         Access::new(&self.allow, &self.refuse, &self.drop)
     }
 }
 
 impl RateLimitConfig {
     /// What the limiter needs.
-    pub fn limits(&self) -> LimitSettings {
+    pub(crate) fn limits(&self) -> LimitSettings {
         let twice = self.responses_per_second.saturating_mul(2);
         LimitSettings {
             per_second: self.responses_per_second,

@@ -9,7 +9,7 @@ const MAX_ALIASES: usize = 32;
 /// wire form and their own letter case; the first 32.
 ///
 /// Allocates nothing if there are none.
-pub fn targets(question: &[u8], answer: AnswerRef<'_>) -> Vec<Vec<u8>> {
+pub(crate) fn targets(question: &[u8], answer: AnswerRef<'_>) -> Vec<Vec<u8>> {
     let start = header::LEN + question.len();
     let offsets: Vec<usize> = answer
         .records(start)

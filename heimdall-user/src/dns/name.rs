@@ -22,7 +22,7 @@ pub use compare::{NameHasher, eq_ignore_case};
 use super::{header, u16_at};
 
 /// Longest name on the wire, length octets and root included (RFC 1035 section 2.3.4).
-pub const MAX_NAME: usize = 255;
+pub(crate) const MAX_NAME: usize = 255;
 
 /// Longest label (RFC 1035 section 2.3.4).
 const MAX_LABEL: u8 = 63;
@@ -31,7 +31,7 @@ const MAX_LABEL: u8 = 63;
 pub(super) const POINTER_LEN: usize = 2;
 
 /// Largest offset that a compression pointer can hold.
-pub(super) const MAX_POINTER: usize = 0x3fff;
+const MAX_POINTER: usize = 0x3fff;
 
 /// The bits that tell a pointer from a label.
 const POINTER: u16 = 0xc000;
@@ -68,7 +68,7 @@ impl<'a> LabelOrPointer<'a> {
 /// another type.
 // Each hit takes this loop, so it reads length octets alone, without `LabelOrPointer`.
 #[inline(always)]
-pub fn end_of_question_name(msg: &[u8], start: usize) -> Option<usize> {
+pub(crate) fn end_of_question_name(msg: &[u8], start: usize) -> Option<usize> {
     // A name that is not too long has its root label among these.
     let octets = msg.get(..start + MAX_NAME).unwrap_or(msg);
     let mut at = start;

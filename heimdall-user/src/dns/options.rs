@@ -61,7 +61,7 @@ pub(super) fn opt_record(msg: &[u8]) -> Option<Record<'_>> {
 }
 
 /// The data of the first option `code` in the OPT record of `msg`, if it has one that can be read.
-pub fn find(msg: &[u8], code: u16) -> Option<&[u8]> {
+pub(crate) fn find(msg: &[u8], code: u16) -> Option<&[u8]> {
     find_in(opt_record(msg)?.rdata, code)
 }
 

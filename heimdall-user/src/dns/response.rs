@@ -71,7 +71,7 @@ impl Answer {
         key_flags: u8,
         limits: &TtlLimits,
     ) -> Result<Self, BadResponse> {
-        let Header { flags, counts, .. } = Header::read(msg).ok_or(BadResponse::Malformed)?;
+        let Header { flags, counts } = Header::read(msg).ok_or(BadResponse::Malformed)?;
         let [1, counts @ ..] = counts else {
             return Err(BadResponse::Malformed);
         };

@@ -11,7 +11,7 @@ const UDP_SIZE: u16 = 1232;
 
 /// A query to an upstream.
 #[derive(Clone, Copy, Debug)]
-pub struct UpstreamQuery<'a> {
+pub(crate) struct UpstreamQuery<'a> {
     /// Transaction ID.
     pub id: u16,
     /// The question in wire form.
@@ -28,7 +28,7 @@ pub struct UpstreamQuery<'a> {
 
 impl UpstreamQuery<'_> {
     /// Writes the query into `out`, over what was there.
-    pub fn write_to(&self, out: &mut Vec<u8>) {
+    pub(crate) fn write_to(&self, out: &mut Vec<u8>) {
         let flag = |is_set, bit| if is_set { bit } else { 0 };
         let flags = header::RD
             | flag(self.key_flags & KEY_FLAG_CD != 0, header::CD)

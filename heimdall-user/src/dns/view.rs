@@ -31,7 +31,6 @@ pub enum Malformed {
 /// Octets after the last record are tolerated (some clients pad).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DnsPacketView<'a> {
-    id: u16,
     question: &'a [u8],
     flags: u16,
     kind: u32,
@@ -76,7 +75,7 @@ impl<'a> DnsPacketView<'a> {
     #[inline(always)]
     fn question_first(msg: &'a [u8]) -> Option<(Self, &'a [u8])> {
         let (head, body) = msg.split_first_chunk::<{ header::LEN }>()?;
-        let [i0, i1, f0, f1, q0, q1, ..] = *head;
+        let [_, _, f0, f1, q0, q1, ..] = *head;
         let flags = u16::from_be_bytes([f0, f1]);
         if flags & (header::QR | header::OPCODE) != 0 || [q0, q1] != [0, 1] {
             return None;
@@ -84,7 +83,6 @@ impl<'a> DnsPacketView<'a> {
         let name_end = end_of_question_name(body, 0)?;
         let (question, rest) = body.split_at_checked(name_end + QUESTION_FIXED)?;
         let view = Self {
-            id: u16::from_be_bytes([i0, i1]),
             question,
             flags,
             kind: u32::from_be_bytes(*question.last_chunk()?),
@@ -97,7 +95,7 @@ impl<'a> DnsPacketView<'a> {
     /// sender wants a server cookie and nothing else (RFC 7873 section 5.4).
     #[cold]
     fn parse_without_question(msg: &'a [u8]) -> Result<Self, Malformed> {
-        let Header { id, flags, counts } = Header::read(msg).ok_or(Malformed::Runt)?;
+        let Header { flags, counts } = Header::read(msg).ok_or(Malformed::Runt)?;
         if flags & header::QR != 0 {
             return Err(Malformed::Response);
         }
@@ -112,7 +110,6 @@ impl<'a> DnsPacketView<'a> {
             .filter(|edns| edns.has_cookie())
             .ok_or(Malformed::Question)?;
         Ok(Self {
-            id,
             question: &[],
             flags,
             kind: 0,
@@ -149,13 +146,8 @@ fn find_opt(msg: &[u8], start: usize, counts: [u16; 3]) -> Result<Option<Edns>, 
 
 /// Field access.
 impl<'a> DnsPacketView<'a> {
-    /// Transaction ID.
-    pub fn id(&self) -> u16 {
-        self.id
-    }
-
     /// The header's flags word, opcode and response code included.
-    pub fn flags(&self) -> u16 {
+    pub(super) fn flags(&self) -> u16 {
         self.flags
     }
 

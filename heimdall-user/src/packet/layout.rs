@@ -1,9 +1,6 @@
 //! Where the headers and the DNS message are in a received frame.
 
-use core::{
-    net::{IpAddr, Ipv4Addr},
-    ops::Range,
-};
+use core::{net::IpAddr, ops::Range};
 
 use super::{
     Packet, SourceFilter,
@@ -172,7 +169,7 @@ impl Layout {
 
     /// Offset of the DNS message in the frame.
     #[inline(always)]
-    pub fn dns(&self) -> usize {
+    fn dns(&self) -> usize {
         usize::from(self.dns)
     }
 
@@ -188,14 +185,6 @@ impl Layout {
         match frame.get(self.dns()..self.dns() + self.dns_len()) {
             Some(query) => query,
             None => no_query(),
-        }
-    }
-
-    /// The sender's address, in the frame that was read.
-    pub fn source(&self, frame: &[u8]) -> IpAddr {
-        match frame.get(..self.dns()) {
-            Some(headers) => source_address(headers, self.ip.into()),
-            None => Ipv4Addr::UNSPECIFIED.into(),
         }
     }
 

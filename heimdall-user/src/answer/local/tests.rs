@@ -2,7 +2,11 @@
 use hickory_proto::{op::Message, rr::RecordType, serialize::binary::BinDecodable};
 use proptest::prelude::*;
 
-use super::{super::hostname::wire, *};
+use super::{
+    super::hostname::wire,
+    hosts::{HostsReport, Skipped},
+    *,
+};
 
 fn records(records: &[&str]) -> Result<LocalData, LocalError> {
     let mut builder = LocalData::builder();
