@@ -142,7 +142,7 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
     use hickory_proto::{
         rr::Name,
-        serialize::binary::{BinDecodable, BinDecoder, BinEncodable},
+        serialize::binary::{BinDecodable, BinDecoder, BinEncodable, DecodeError},
     };
     use proptest::prelude::*;
 
@@ -199,7 +199,11 @@ mod tests {
                 }
                 let ours: Vec<u8> = labels.into_iter().flat_map(|(_, label)| label).collect();
                 prop_assert_eq!(Some(ours.clone()), decompressed(&octets, at));
-                prop_assert_eq!(ours, theirs.unwrap());
+                match theirs {
+                    Ok(theirs) => prop_assert_eq!(ours, theirs),
+                    // Not accepted by the oracle: a pointer to a label that reaches into what points to it.
+                    Err(error) => prop_assert!(matches!(error, DecodeError::LabelOverlapsWithOther { .. }), "{}", error),
+                }
             }
         }
 
