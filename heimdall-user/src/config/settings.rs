@@ -66,7 +66,8 @@ settings! {
     /// A link-local address names its interface: "fe80::53%eth0", "[fe80::53%eth0]:5353".
     "upstream" => upstreams: Vec<SocketAddr> =
         list(text("addresses, ADDR or ADDR:PORT", upstream_address, zoned))
-            .default_from("", |_| Err(Problem::NoUpstream))
+            .default(Vec::new())
+            .required()
             .example(r#"["9.9.9.9", "149.112.112.112"]"#)
             .flag("--upstream", "ADDR[:PORT]");
     /// How packets are received and sent. "auto": by AF_XDP on the given interfaces where that works, by

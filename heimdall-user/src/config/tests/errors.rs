@@ -309,6 +309,15 @@ fn bad_files_get_one_line_that_names_the_place() {
     }
 }
 
+/// A file may be bad and lack an upstream: what is in it comes first.
+#[test]
+fn bad_values_are_reported_before_a_missing_upstream() {
+    for text in ["max-udp-size = 1", "[xdp]\ncpus = [9]", "backend = \"xdp\""] {
+        let error = from_file(text).unwrap_err();
+        assert!(error.to_string().starts_with("heimdall.toml:"), "{error}");
+    }
+}
+
 /// Flags, and the one line that they get.
 const BAD_FLAGS: &[(&[&str], &str)] = &[
     (
