@@ -7,8 +7,8 @@
 //! small one, a tenth of the memory. If it was hit by the time that it reaches the end of that, it
 //! is promoted to the main queue; else it is evicted, and only a fingerprint stays, a ghost: if the
 //! name comes back, it goes to the main queue at once. At the main queue's end an entry is
-//! reinserted once for each hit, three times at most. So a flood of names that nobody asks for
-//! twice passes through the small queue and leaves the main one alone. A hit writes at most two
+//! reinserted once for each hit, three times at most. So a flood of names that are queried
+//! once passes through the small queue and leaves the main one alone. A hit writes at most two
 //! bits, in a line that it has read anyway.
 //!
 //! All memory is reserved when the cache is made. The module does no I/O, knows no thread and has no

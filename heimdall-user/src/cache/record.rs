@@ -45,7 +45,7 @@ impl<'a> Record<'a> {
         self.answer.append_to(out);
     }
 
-    /// Whether a cache may hold it, whoever has written it: the question is one name with its type
+    /// Whether a cache may hold it, for records from a file: the question is one name with its type
     /// and class; the answer has as many records as its counts, and its offsets are those of their
     /// TTLs.
     pub fn is_sound(&self) -> bool {

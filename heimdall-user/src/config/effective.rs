@@ -31,8 +31,8 @@ impl Setting {
     }
 }
 
-/// All settings, in the order of the file's tables. Those of a repeated table are one after the
-/// other.
+/// All settings, in the order of the file's tables. Those of a repeated table follow
+/// each other.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings(pub(super) Vec<Setting>);
 

@@ -344,7 +344,7 @@ settings! {
         .default(BlockAction::NxDomain);
 }
 
-/// How the cache is kept over a restart.
+/// The snapshot of the cache over a restart.
 #[derive(Clone, Debug)]
 pub(crate) struct SnapshotConfig {
     /// The file.
@@ -374,10 +374,10 @@ impl CacheConfig {
 
 impl XdpConfig {
     /// The core of the worker with this number, counted over all interfaces. `None`: it is not
-    /// pinned, because the kernel did not tell which cores there are.
+    /// pinned, because the cores are unknown.
     pub(crate) fn cpu(&self, worker: usize) -> Option<usize> {
-        let turn = worker.checked_rem(self.cpus.len())?;
-        self.cpus.get(turn).copied()
+        let index = worker.checked_rem(self.cpus.len())?;
+        self.cpus.get(index).copied()
     }
 }
 

@@ -8,13 +8,13 @@
 //! 14  rcode       u8
 //! 15  flags       u8    bit 0: AD; bit 1: served stale; bit 2: TC, only in answers that are not cached
 //! 16  ede         u16   info-code of an Extended DNS Error, plus 1; 0: none
-//! 18  sum         u16   of the body, folded, as it stands in a checksum field (RFC 1071)
+//! 18  sum         u16   of the body, folded, as in a checksum field (RFC 1071)
 //! 20  body              the octets after the question, without OPT
 //!     ttls        u16…  offsets in the body of the TTL fields, little-endian
 //! ```
 //!
-//! Numbers are little-endian where nothing else is said. Names in the body may point back to the
-//! question at offset 12, and to one another: the question of every client that asks for this answer
+//! Numbers are little-endian unless noted. Names in the body may point back to the
+//! question at offset 12, and to one another: the question of every client that gets this answer
 //! has the same length, so all offsets hold.
 //!
 //! [`Answer::from_response`] makes one from an upstream's response. What is made from an answer, or
@@ -82,7 +82,7 @@ pub struct AnswerFields<'a> {
     pub ttl_offsets: &'a [u16],
     /// Seconds for which the answer is fresh; 0: it must not be cached.
     pub ttl: u32,
-    /// The upstream says that the data are authentic.
+    /// The upstream set AD: the data are authentic.
     pub authentic: bool,
     /// Info-code of an Extended DNS Error that goes with the answer (RFC 8914).
     pub ede: Option<u16>,
@@ -194,7 +194,7 @@ impl<'a> AnswerRef<'a> {
         u64::from_le_bytes(last) & 0x0000_ffff_00ff_0000 == 0
     }
 
-    /// The upstream says that the data are authentic.
+    /// The upstream set AD: the data are authentic.
     #[inline(always)]
     pub(super) fn authentic(&self) -> bool {
         self.flags() & FLAG_AD != 0
@@ -305,10 +305,10 @@ impl<'a> AnswerRef<'a> {
         Records::new(Cursor::in_body(self.body, start), self.section_counts())
     }
 
-    /// Whether the body holds as many records as the answer says, with their TTLs where it says, adds
-    /// up to its sum, and a reply to a question of `question` octets can be as long; and whether it is
-    /// one that was made from an upstream's response, neither stale nor truncated. Pointers in names are
-    /// not followed.
+    /// Whether a reply to a question of `question` octets can have this answer: the body holds as many
+    /// records as the counts, with their TTLs at the offsets, and adds up to the sum; it fits in a
+    /// message; and the answer was made from an upstream's response and is neither stale nor truncated.
+    /// Pointers in names are not followed.
     pub(crate) fn is_sound(&self, question: usize) -> bool {
         let start = header::LEN + question;
         let mut records = self.records(start);

@@ -39,13 +39,13 @@ pub(crate) mod ede {
     pub(crate) const OTHER: u16 = 0;
     /// The answer has expired, and no upstream gave a newer one.
     pub(crate) const STALE: u16 = 3;
-    /// The failure is cached: no upstream was asked now.
+    /// The failure is cached: no upstream was queried.
     pub(crate) const CACHED_ERROR: u16 = 13;
     /// The query cannot be queued: too many wait for an upstream.
     pub(crate) const NOT_READY: u16 = 14;
     /// The name is on a blocklist.
     pub(crate) const BLOCKED: u16 = 15;
-    /// The client may not ask here.
+    /// The access list refuses the client.
     pub(crate) const PROHIBITED: u16 = 18;
     /// As [`STALE`], for a name that did not exist.
     pub(crate) const STALE_NXDOMAIN: u16 = 19;
@@ -71,7 +71,7 @@ pub(crate) mod option {
     pub(crate) const EDE: u16 = 15;
 }
 
-/// What a query's OPT record asks for, in one word, because every query carries it.
+/// A query's OPT record, in one word, because every query carries it.
 ///
 /// ```text
 /// bits  0–15 payload size | 16–23 version | 24 DO | 25 NSID
@@ -87,7 +87,7 @@ impl Edns {
     const COOKIE_AT: u32 = 32;
     const COOKIE_LEN: u32 = 48;
 
-    /// A requestor that asks for no option.
+    /// An OPT record without options.
     #[inline(always)]
     pub(super) fn new(udp_size: u16, version: u8, dnssec_ok: bool) -> Option<Self> {
         let word = u64::from(udp_size.max(512)) | u64::from(version) << 16;
@@ -128,7 +128,7 @@ impl Edns {
         self.word() >> Self::COOKIE_AT != 0
     }
 
-    /// Whether it asks for no option and is of version 0.
+    /// Whether it has no option that is answered, and is of version 0.
     #[inline(always)]
     pub(super) fn is_plain(self) -> bool {
         const PLAIN: u64 = 0xffff | 1 << Edns::DO;
@@ -153,7 +153,7 @@ impl Edns {
         Cookie::read(msg.get(self.cookie_range())?).filter(|_| self.has_cookie())
     }
 
-    /// Adds what an option says.
+    /// Adds an option's fields.
     fn set(&mut self, shift: u32, value: u64) {
         self.0 |= value << shift;
     }

@@ -62,7 +62,7 @@ pub(crate) mod field {
 pub(crate) const QR: u16 = 0x8000;
 /// Mask of the opcode.
 pub(crate) const OPCODE: u16 = 0x7800;
-/// The answer was cut to fit.
+/// The reply is truncated.
 pub(crate) const TC: u16 = 0x0200;
 /// Recursion is desired.
 pub(crate) const RD: u16 = 0x0100;
@@ -87,11 +87,11 @@ pub mod rcode {
     pub(crate) const NXDOMAIN: u8 = 3;
     /// The kind of query is not supported.
     pub(crate) const NOTIMP: u8 = 4;
-    /// The server will not answer this.
+    /// The server refuses to answer.
     pub(crate) const REFUSED: u8 = 5;
     /// A DNAME record leads to a name that is too long (RFC 6672 section 2.2).
     pub(crate) const YXDOMAIN: u8 = 6;
-    /// Those with which a server says that it has no answer, where another may have one.
+    /// Those of a server that has no answer, where another may have one.
     pub(in crate::dns) const FAILURES: [u8; 4] = [FORMERR, SERVFAIL, NOTIMP, REFUSED];
     /// The EDNS version is not supported; its upper eight bits travel in the OPT record.
     pub(crate) const BADVERS: u8 = 16;

@@ -85,8 +85,8 @@ pub(crate) mod rrtype {
     pub(crate) const SVCB: u16 = 64;
     /// Service binding for HTTP (RFC 9460).
     pub(crate) const HTTPS: u16 = 65;
-    /// TKEY, TSIG, IXFR, AXFR, MAILB, MAILA and [`ANY`], which ask for something other than the
-    /// records of a type (RFC 6895 section 3.1).
+    /// TKEY, TSIG, IXFR, AXFR, MAILB, MAILA and [`ANY`], which are not for the records of one
+    /// type (RFC 6895 section 3.1).
     pub(crate) const QUERY: core::ops::RangeInclusive<u16> = 249..=255;
     /// All records of a name (RFC 1035 section 3.2.3, RFC 8482).
     pub(crate) const ANY: u16 = 255;
@@ -95,7 +95,7 @@ pub(crate) mod rrtype {
 /// The Internet class, the only one that is forwarded.
 pub(crate) const CLASS_IN: u16 = 1;
 
-/// The Chaos class, in which servers tell about themselves (RFC 4892).
+/// The Chaos class, of queries about the server itself (RFC 4892).
 pub(crate) const CLASS_CH: u16 = 3;
 
 #[cfg(test)]

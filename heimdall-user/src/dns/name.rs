@@ -1,6 +1,6 @@
 //! Domain names in wire form, [RFC 1035 section 3.1](https://www.rfc-editor.org/rfc/rfc1035#section-3.1):
-//! labels, each with its length before it, up to the root's, which is empty. In place of the last
-//! labels a pointer can stand that says where they are
+//! labels, each with its length before it, up to the root's, which is empty. A compression pointer can
+//! replace the last labels by their offset
 //! ([section 4.1.4](https://www.rfc-editor.org/rfc/rfc1035#section-4.1.4)).
 //!
 //! ```text
@@ -33,7 +33,7 @@ pub(super) const POINTER_LEN: usize = 2;
 /// Largest offset that a compression pointer can hold.
 const MAX_POINTER: usize = 0x3fff;
 
-/// The bits that tell a pointer from a label.
+/// The bits that mark a pointer.
 const POINTER: u16 = 0xc000;
 
 /// The compression pointer to `offset`. `None`: it is too large for one.
@@ -41,7 +41,7 @@ pub(super) fn pointer_to(offset: usize) -> Option<[u8; POINTER_LEN]> {
     (offset <= MAX_POINTER).then(|| (POINTER | offset as u16).to_be_bytes())
 }
 
-/// What stands at one place of a name.
+/// One element of a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum LabelOrPointer<'a> {
     /// A label, its length octet before it. The root's is `[0]`.
@@ -51,7 +51,7 @@ pub(super) enum LabelOrPointer<'a> {
 }
 
 impl<'a> LabelOrPointer<'a> {
-    /// Reads what stands at `at`. `None`: it runs past the end, or is of an unknown type.
+    /// Reads the element at `at`. `None`: it runs past the end, or is of an unknown type.
     pub(super) fn read(octets: &'a [u8], at: usize) -> Option<Self> {
         let len = *octets.get(at)?;
         if len <= MAX_LABEL {

@@ -29,7 +29,7 @@ pub(super) struct EdnsOption<'a> {
     pub(super) data: &'a [u8],
 }
 
-/// The options in the data of an OPT record. `None` stands in place of one that runs past the record,
+/// The options in the data of an OPT record. `None` is given for one that runs past the record,
 /// and is the last.
 pub(super) fn in_record(rdata: Cursor<'_>) -> impl Iterator<Item = Option<EdnsOption<'_>>> {
     let mut left = Some(rdata);

@@ -1,4 +1,4 @@
-//! What remains of a query once it is read, and the key under which its answer is cached.
+//! A query's fields once it is read, and the key under which its answer is cached.
 
 use super::{CLASS_IN, DnsPacketView, Edns, NameHasher, QUESTION_FIXED, header, rrtype};
 
@@ -8,19 +8,19 @@ pub(crate) const KEY_FLAG_DO: u8 = 1;
 /// CD in [`Query::key_flags`].
 pub(crate) const KEY_FLAG_CD: u8 = 2;
 
-/// What the answer core keeps of a query once the view is gone: no borrow, so that a batch of
+/// The fields of a query that the answer core needs: no borrow, so that a batch of
 /// them can be held while the frames are written to.
 #[derive(Clone, Copy, Debug)]
 pub struct Query {
     /// Hash of the key: name, type, class, DO, CD.
     pub hash: u64,
-    /// Offset after the question, 17 to 271; 12 for a query without one, which asks for a cookie.
+    /// Offset after the question, 17 to 271; 12 for a query without one, for a cookie alone.
     pub question_end: u16,
     /// The header's flags word.
     pub flags: u16,
     /// The queried type, on top, and the queried class.
     kind: u32,
-    /// What the OPT record says, if there is one.
+    /// The OPT record, if there is one.
     pub edns: Option<Edns>,
 }
 
@@ -51,7 +51,7 @@ impl Query {
         query
     }
 
-    /// Whether it has no OPT record, or one of version 0 that asks for nothing beside DO.
+    /// Whether it has no OPT record, or one of version 0 with nothing but DO.
     #[inline(always)]
     pub(crate) fn is_plain(&self) -> bool {
         self.edns.is_none_or(Edns::is_plain)
@@ -75,7 +75,7 @@ impl Query {
         self.edns.is_some_and(Edns::dnssec_ok)
     }
 
-    /// The client does the checking itself.
+    /// CD is set: the client validates itself.
     #[inline(always)]
     fn checking_disabled(&self) -> bool {
         self.flags & header::CD != 0
@@ -108,16 +108,16 @@ impl Query {
     }
 
     /// Whether this is a query that a cache or an upstream may answer: Internet class, and a type
-    /// that stands for records.
+    /// of records.
     #[inline(always)]
     pub(crate) fn is_forwardable(&self) -> bool {
-        // Nearly all types that are asked for are less than OPT.
+        // Nearly all queried types are less than OPT.
         let has_records = |qtype| (1..rrtype::OPT).contains(&qtype) || is_type_of_records(qtype);
         self.qclass() == CLASS_IN && has_records(self.qtype())
     }
 }
 
-/// Whether a type stands for records: it is not reserved, nor OPT's, nor for queries only.
+/// Whether a type is one of records: it is not reserved, nor OPT's, nor for queries only.
 #[inline(never)]
 fn is_type_of_records(rtype: u16) -> bool {
     !matches!(rtype, rrtype::RESERVED | rrtype::OPT) && !rrtype::QUERY.contains(&rtype)

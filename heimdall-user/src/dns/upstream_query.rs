@@ -1,11 +1,11 @@
 //! The query that goes upstream.
 //!
-//! It takes the question from the client's query, in its letter case, and those flags that are part
+//! It takes the question from the client's query, in its name case, and those flags that are part
 //! of the cache key. ID and OPT record are new.
 
 use super::{ClientSubnet, Edns, KEY_FLAG_CD, KEY_FLAG_DO, header};
 
-/// The UDP payload size told to upstreams, in octets: what passes any path without fragments
+/// The UDP payload size sent to upstreams, in octets: it passes any path without fragments
 /// (DNS flag day 2020; RFC 9715 recommends 1400 or less).
 const UDP_SIZE: u16 = 1232;
 
@@ -18,7 +18,7 @@ pub(crate) struct UpstreamQuery<'a> {
     pub question: &'a [u8],
     /// DO and CD, as in [`Query::key_flags`](super::Query::key_flags).
     pub key_flags: u8,
-    /// Ask for the AD bit in the response (RFC 6840 section 5.7).
+    /// Set AD: the response is to have the AD bit (RFC 6840 section 5.7).
     pub want_ad: bool,
     /// Send an OPT record. Without one neither DO nor the subnet is sent.
     pub edns: bool,

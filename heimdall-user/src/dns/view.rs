@@ -42,7 +42,7 @@ impl<'a> DnsPacketView<'a> {
     /// Checks a message and finds its question and its OPT record.
     ///
     /// # Errors
-    /// [`Malformed`] says what is wrong, worst first.
+    /// [`Malformed`], the worst fault first.
     pub fn parse(msg: &'a [u8]) -> Result<Self, Malformed> {
         let Some((mut view, rest)) = Self::question_first(msg) else {
             return Self::parse_without_question(msg);
@@ -151,14 +151,14 @@ impl<'a> DnsPacketView<'a> {
         self.flags
     }
 
-    /// The queried name in wire form, in the client's letter case.
+    /// The queried name in wire form, in the client's name case.
     #[inline(always)]
     pub fn qname(&self) -> &'a [u8] {
         let name = self.question.len().saturating_sub(QUESTION_FIXED);
         self.question.get(..name).unwrap_or_default()
     }
 
-    /// The question section as it stands in the message: name, type, class.
+    /// The question section, unchanged: name, type, class.
     #[inline(always)]
     pub fn question(&self) -> &'a [u8] {
         self.question
@@ -180,7 +180,7 @@ impl<'a> DnsPacketView<'a> {
         self.kind
     }
 
-    /// What the OPT record says, if there is one.
+    /// The OPT record, if there is one.
     pub fn edns(&self) -> Option<Edns> {
         self.edns
     }

@@ -24,7 +24,7 @@ pub enum BadPacket {
 
 /// Where the headers of a checked frame are.
 ///
-/// If [`read`](Self::read) returned `Ok`, the headers it stands for are within the frame.
+/// If [`read`](Self::read) returned `Ok`, its headers are within the frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layout {
     /// Offset of the IP header.
@@ -40,7 +40,7 @@ impl Layout {
     /// the IPv4 header's and UDP's checksums have to be right.
     ///
     /// # Errors
-    /// [`BadPacket`] says why the frame has to be dropped.
+    /// [`BadPacket`]: the frame has to be dropped.
     #[inline(always)]
     pub fn read(
         frame: &[u8],
@@ -148,7 +148,7 @@ impl Layout {
         if u16_in(header, udp::LENGTH)? != udp_len {
             return Err(BadPacket::Length);
         }
-        // A packet to one host in a frame to many is not for us to answer (RFC 1122 section
+        // A packet to one host in a frame to many must not be answered (RFC 1122 section
         // 3.2.1.3): the reply's source would be a group's address.
         if (frame.first()).is_none_or(|first| first & ethernet::GROUP != 0) {
             return Err(BadPacket::Source);
@@ -188,7 +188,7 @@ impl Layout {
         }
     }
 
-    /// Splits the frame into headers and room for the reply, which cannot make the IP packet exceed
+    /// Splits the frame into headers and a buffer for the reply, which cannot make the IP packet exceed
     /// `mtu`, nor the frame its end. `None`: it is not the frame that was read.
     #[inline(always)]
     pub fn open<'a>(&self, frame: &'a mut [u8], mtu: usize) -> Option<Packet<'a>> {

@@ -296,7 +296,7 @@ const BAD: &[(&str, &str)] = &[
 ];
 
 #[test]
-fn bad_files_get_one_line_that_names_the_place() {
+fn bad_files_get_one_line_with_the_location() {
     for (text, line) in BAD {
         let about_upstreams = text.is_empty() || text.contains("upstream");
         let flags = if about_upstreams {

@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// TTL of a stale answer, in seconds (RFC 8767 section 4). After a failure it is cached as long, so that
-/// the upstreams are not asked for it more often (section 5, failure recheck).
+/// the upstreams are not queried for it more often (section 5, failure recheck).
 pub(crate) const STALE_TTL: u32 = 30;
 
 impl Answer {
