@@ -1,14 +1,14 @@
 //! The Internet checksum ([RFC 1071](https://www.rfc-editor.org/rfc/rfc1071)): of packets, and of the
 //! parts of answers in advance.
 //!
-//! Sums are kept unfolded in 64 bits and in the machine's own octet order, which one's complement
-//! arithmetic allows (section 2 B); only the folded result is a number of the wire.
+//! Sums are kept unfolded in 64 bits and in native byte order, which one's complement
+//! arithmetic allows (section 2 B); only the folded result is in network byte order.
 
-/// What a correct message, its checksum field included, folds to.
+/// The folded sum of a correct message, its checksum field included.
 pub(crate) const CORRECT: [u8; 2] = [0xff; 2];
 
 /// Adds the octets of `data` to `sum`, as 16-bit words, an odd last octet padded with zero. They
-/// begin at an even offset; for odd ones see [`at`].
+/// begin at an even offset; for odd ones see `at`.
 #[inline(always)]
 pub fn add(sum: u64, data: &[u8]) -> u64 {
     let (words, _) = data.as_chunks::<8>();
@@ -50,16 +50,16 @@ fn short(data: &[u8]) -> u64 {
     u64::from_ne_bytes(padded)
 }
 
-/// A sum of octets that begin at `offset` of the whole: at an odd one, the octets of each word change
-/// places (section 2 B), which is what a shift by eight bits does. `sum` is below 2^56.
+/// A sum of octets that begin at `offset` of the whole: at an odd one, the octets of each word are
+/// swapped (section 2 B), as a shift by eight bits does. `sum` is below 2^56.
 #[inline(always)]
-pub fn at(offset: usize, sum: u64) -> u64 {
+pub(crate) fn at(offset: usize, sum: u64) -> u64 {
     sum << (8 * (offset & 1))
 }
 
-/// What a sum grows by when the 32 bits `old` become `new`, both in memory order.
+/// The growth of a sum when the 32 bits `old` become `new`, both in memory order.
 #[inline(always)]
-pub fn change(old: u32, new: u32) -> u64 {
+pub(crate) fn change(old: u32, new: u32) -> u64 {
     u64::from(!old) + u64::from(new)
 }
 
@@ -142,16 +142,16 @@ mod tests {
         }
 
         #[test]
-        fn changes_add_up(mut data in prop::collection::vec(any::<u8>(), 4..100), place: prop::sample::Index, new: [u8; 4]) {
-            let place = place.index(data.len() - 3);
+        fn changes_add_up(mut data in prop::collection::vec(any::<u8>(), 4..100), at: prop::sample::Index, new: [u8; 4]) {
+            let offset = at.index(data.len() - 3);
             let before = add(0, &data);
-            let field = data.get_mut(place..).and_then(|rest| rest.first_chunk_mut::<4>()).expect("four octets");
+            let field = data.get_mut(offset..).and_then(|rest| rest.first_chunk_mut::<4>()).expect("four octets");
             let changed = change(u32::from_ne_bytes(*field), u32::from_ne_bytes(new));
             *field = new;
             let after = fold(add(0, &data));
             // Zero has two forms.
             let same = |sum| u16::from_ne_bytes(sum) % 0xffff;
-            prop_assert_eq!(same(fold(before + at(place, changed))), same(after));
+            prop_assert_eq!(same(fold(before + super::at(offset, changed))), same(after));
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-/// The time of one round of a front's loop.
+/// The time of one batch of a front.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Now {
     /// Whole seconds on a clock of the process's own. Monotonic: setting the system's time does not
@@ -16,7 +16,7 @@ pub struct Now {
 /// entries of a snapshot have, are positive.
 const START: u32 = 1 << 28;
 
-/// Counts seconds, the same in every thread that was given a copy.
+/// Counts seconds, equal in every thread that has a copy.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock(Instant);
 
@@ -28,7 +28,7 @@ impl Clock {
 
     /// The clock's seconds. No system call (vDSO).
     #[inline]
-    pub fn seconds(&self) -> u32 {
+    pub(crate) fn seconds(&self) -> u32 {
         START + self.0.elapsed().as_secs() as u32
     }
 

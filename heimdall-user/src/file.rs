@@ -19,7 +19,7 @@ use nix::{
 ///
 /// # Errors
 /// It cannot be opened, or is not a regular file.
-pub fn open(path: &Path) -> io::Result<File> {
+pub(crate) fn open(path: &Path) -> io::Result<File> {
     // Without O_NONBLOCK, open(2) of a FIFO waits for a writer.
     let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
     let file = OpenOptions::new()
@@ -41,7 +41,7 @@ pub fn open(path: &Path) -> io::Result<File> {
 ///
 /// # Errors
 /// As [`open`]; it cannot be read, or is longer.
-pub fn read(path: &Path, max: u64) -> io::Result<Vec<u8>> {
+pub(crate) fn read(path: &Path, max: u64) -> io::Result<Vec<u8>> {
     let file = open(path)?;
     let too_long = || io::Error::other(format!("it is longer than {max} octets"));
     let len = file.metadata()?.len();
@@ -62,7 +62,7 @@ pub fn read(path: &Path, max: u64) -> io::Result<Vec<u8>> {
 ///
 /// # Errors
 /// It may not, or the directory does not exist.
-pub fn check_writable(directory: &Path) -> io::Result<()> {
+pub(crate) fn check_writable(directory: &Path) -> io::Result<()> {
     if !fs::metadata(directory)?.is_dir() {
         return Err(io::ErrorKind::NotADirectory.into());
     }

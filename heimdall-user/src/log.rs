@@ -31,7 +31,7 @@ const EXIT_WAIT: Duration = Duration::from_secs(1);
 static LOG: Log = Log::new();
 
 /// Lines lost since the start: the queue was full, or a write to stderr failed.
-pub fn lost() -> u64 {
+pub(crate) fn lost() -> u64 {
     LOG.queue().lost
 }
 
@@ -59,7 +59,7 @@ pub fn start(filter: EnvFilter, timestamps: bool) -> io::Result<Flush> {
 
 /// Writes a line to stderr directly, for commands without a log. It is lost if stderr is not
 /// writable within a second.
-pub fn print_error(line: &str) {
+pub(crate) fn print_error(line: &str) {
     let stderr = io::stderr();
     let mut fds = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
     let wait = u16::try_from(EXIT_WAIT.as_millis()).unwrap_or(u16::MAX);
@@ -268,7 +268,7 @@ mod tests {
 
     use super::*;
 
-    /// A destination that waits, for each line, to be told whether to fail.
+    /// A destination that takes the outcome of each line from a channel.
     struct Scripted {
         outcomes: Receiver<bool>,
         lines: Sender<Vec<u8>>,
@@ -291,25 +291,25 @@ mod tests {
 
     fn log() -> (&'static Log, Sender<bool>, Receiver<Vec<u8>>) {
         let log: &'static Log = Box::leak(Box::new(Log::new()));
-        let (tell, outcomes) = channel();
+        let (to_outcomes, outcomes) = channel();
         let (lines, written) = channel();
         thread::spawn(move || log.write_to(&mut Scripted { outcomes, lines }));
-        (log, tell, written)
+        (log, to_outcomes, written)
     }
 
     #[test]
     fn a_closed_log_writes_what_is_queued_and_ends() {
-        let (log, tell, written) = log();
+        let (log, to_outcomes, written) = log();
         log.push(b"a");
         log.close();
-        tell.send(true).unwrap();
+        to_outcomes.send(true).unwrap();
         // The sender goes with the thread.
         assert_eq!(written.iter().collect::<Vec<_>>(), [b"a"]);
     }
 
     #[test]
-    fn a_destination_that_stands_still_blocks_nobody() {
-        let (log, tell, written) = log();
+    fn a_blocked_destination_blocks_no_thread_that_logs() {
+        let (log, to_outcomes, written) = log();
         let line = vec![b'x'; 1000];
         let lines = 2 * MAX_QUEUED / line.len();
         for _ in 0..lines {
@@ -320,22 +320,22 @@ mod tests {
         let begin = Instant::now();
         assert!(!log.flush(Duration::from_millis(50)));
         assert!(begin.elapsed() >= Duration::from_millis(50), "it waits");
-        // It takes lines again: all that were queued are written.
+        // The destination is unblocked: all queued lines are written.
         for _ in 0..lines {
-            tell.send(true).unwrap();
+            to_outcomes.send(true).unwrap();
         }
         assert!(log.flush(Duration::from_secs(60)));
-        let kept = written.try_iter().inspect(|got| assert_eq!(*got, line));
-        assert_eq!(kept.count() as u64 + lost, lines as u64);
+        let lines_written = written.try_iter().inspect(|got| assert_eq!(*got, line));
+        assert_eq!(lines_written.count() as u64 + lost, lines as u64);
         assert_eq!(log.queue().octets, 0);
     }
 
     #[test]
     fn lines_that_cannot_be_written_are_counted() {
-        let (log, tell, written) = log();
+        let (log, to_outcomes, written) = log();
         for (text, outcome) in [("a", true), ("b", false), ("c", false), ("d", true)] {
             log.push(text.as_bytes());
-            tell.send(outcome).unwrap();
+            to_outcomes.send(outcome).unwrap();
         }
         assert!(log.flush(Duration::from_secs(60)));
         assert_eq!(written.try_iter().collect::<Vec<_>>(), [b"a", b"d"]);

@@ -7,7 +7,7 @@ use std::{
 
 use super::prefix::{Prefix, PrefixMap};
 
-/// What a client gets.
+/// The handling of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
     /// An answer.
@@ -34,7 +34,7 @@ const PRIVATE: [&str; 9] = [
 ];
 
 /// The private prefixes: loopback, private, shared, link-local and unique local addresses.
-pub fn private() -> Vec<Prefix> {
+pub(crate) fn private() -> Vec<Prefix> {
     PRIVATE
         .iter()
         .filter_map(|text| text.parse().ok())
@@ -56,7 +56,7 @@ impl Default for Access {
 }
 
 impl Access {
-    /// Allows, refuses and drops these. The most specific prefix decides; of equal ones, drop comes
+    /// An access list of these prefixes. The most specific prefix decides; of equal ones, drop comes
     /// before refuse and refuse before allow. Addresses in none are refused.
     pub fn new(allow: &[Prefix], refuse: &[Prefix], drop: &[Prefix]) -> Self {
         let with = |prefixes: &[Prefix], decision| {
@@ -74,19 +74,19 @@ impl Access {
         }
     }
 
-    /// What a client with this address gets.
+    /// The handling of a client with this address.
     #[inline]
     pub fn decide(&self, address: IpAddr) -> Decision {
         self.decisions.get(address)
     }
 
-    /// The range of addresses around this one, itself included, that get the same.
+    /// The range of addresses around this one, itself included, with the same decision.
     pub(super) fn range_v4(&self, address: Ipv4Addr) -> RangeInclusive<u32> {
         self.decisions.range_v4(address)
     }
 
     /// The allowed prefixes that have public addresses in them.
-    pub fn public(&self) -> &[Prefix] {
+    pub(crate) fn public(&self) -> &[Prefix] {
         &self.public
     }
 }

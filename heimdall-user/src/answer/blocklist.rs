@@ -1,4 +1,4 @@
-//! Blocklists: names that get what the operator decided instead of an upstream's answer.
+//! Blocklists: names that get the action of their list instead of an upstream's answer.
 //!
 //! All lists are one finite state transducer (crate `fst`), which [`crate::blocklist`] builds; here it
 //! is only searched. Its keys are names with their labels from the root down, each after its
@@ -11,7 +11,7 @@ use memmap2::Mmap;
 use super::body::{Body, NEGATIVE_TTL, QUESTION};
 use crate::dns::{Answer, CLASS_IN, edns::ede, header::rcode, name::MAX_NAME, rrtype};
 
-/// What the names of a list get.
+/// The answer to names on a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BlockAction {
     /// NXDOMAIN.
@@ -20,7 +20,7 @@ pub enum BlockAction {
     NullAddress,
     /// REFUSED.
     Refused,
-    /// The answer that they have, whatever other lists say.
+    /// The answer that they would have without lists.
     Allow,
 }
 
@@ -34,7 +34,7 @@ impl BlockAction {
     ];
 }
 
-/// What the lists say of a name.
+/// The actions that the lists have for a name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Rule {
     /// For the name itself.
@@ -63,7 +63,7 @@ impl Rule {
     }
 }
 
-/// All lists, and what blocked names are answered with.
+/// All lists, and the answers to blocked names.
 #[derive(Debug)]
 pub struct Blocklists {
     rules: Option<Map<Mmap>>,
@@ -114,7 +114,7 @@ impl Blocklists {
             .map_or(0, |rules| rules.as_fst().as_bytes().len())
     }
 
-    /// What the lists say of a name (wire form, any case).
+    /// The action for a name (wire form, any case), if it is on a list.
     pub fn lookup(&self, qname: &[u8]) -> Option<BlockAction> {
         let fst = self.rules.as_ref()?.as_fst();
         let mut starts = [0u8; MAX_NAME];

@@ -2,7 +2,7 @@
 
 use crate::dns::{Answer, CLASS_IN, answer::AnswerFields, rrtype};
 
-/// The question's name as the owner of a record: a compression pointer.
+/// A compression pointer to the question's name, as the owner of a record.
 pub(super) const QUESTION: &[u8] = &[0xc0, 12];
 
 /// TTL of the SOA record of a negative answer, and its MINIMUM, in seconds.
@@ -59,9 +59,9 @@ impl Body {
 
     /// As [`into_answer`](Self::into_answer), for a body that is known to fit: one or two records.
     pub(super) fn into_small_answer(self, rcode: u8, ede: Option<u16>) -> Answer {
-        let life = self.least_ttl.unwrap_or(NEGATIVE_TTL);
+        let ttl = self.least_ttl.unwrap_or(NEGATIVE_TTL);
         self.into_answer(rcode, ede)
-            .unwrap_or_else(|| Answer::failure(rcode, ede, life))
+            .unwrap_or_else(|| Answer::failure(rcode, ede, ttl))
     }
 
     /// The answer with this response code and Extended DNS Error. `None`: it does not fit in a message.

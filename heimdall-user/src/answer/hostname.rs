@@ -1,8 +1,8 @@
 //! Host names as text, as hosts files and blocklists write them.
 //!
 //! Their labels consist of letters, digits, `-` and `_` (RFC 1123 section 2.1, RFC 8552 for the
-//! last). There are no escapes, and internationalized names have the form in which clients ask for
-//! them, `xn--` (RFC 5890).
+//! last). There are no escapes, and internationalized names have the form that they have
+//! in queries, `xn--` (RFC 5890).
 
 /// Longest label (RFC 1035 section 2.3.4).
 const MAX_LABEL: usize = 63;

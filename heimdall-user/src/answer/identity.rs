@@ -1,4 +1,4 @@
-//! What the server tells about itself, in the Chaos class (RFC 4892) and with the NSID option (RFC
+//! The server's identity, in the Chaos class (RFC 4892) and with the NSID option (RFC
 //! 5001), and the record that answers ANY (RFC 8482).
 
 use super::body::{Body, QUESTION};
@@ -9,7 +9,7 @@ const VERSION: [&[u8]; 2] = [b"\x07version\x04bind\0", b"\x07version\x06server\0
 /// Names whose TXT record is the server's identifier.
 const SERVER_ID: [&[u8]; 2] = [b"\x02id\x06server\0", b"\x08hostname\x04bind\0"];
 
-/// What the operator wants to be told; by default nothing.
+/// The server's version and identifier, as far as the operator discloses them; by default neither.
 #[derive(Debug, Default)]
 pub struct Identity {
     version: Option<Answer>,
@@ -18,8 +18,8 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// `version` is told as version.bind and version.server, `server_id` as id.server, hostname.bind and
-    /// NSID; of each the first 255 octets.
+    /// `version` answers version.bind and version.server, `server_id` answers id.server and hostname.bind
+    /// and is the NSID; the first 255 octets of each are used.
     pub fn new(version: Option<&str>, server_id: Option<&str>) -> Self {
         Self {
             version: version.map(chaos_text),
@@ -62,7 +62,7 @@ fn chaos_text(text: &str) -> Answer {
 
 /// The answer to ANY: a HINFO record that names the RFC, so that replies are no larger than needed
 /// (RFC 8482 section 4.2).
-pub fn minimal_any() -> Answer {
+pub(crate) fn minimal_any() -> Answer {
     one_record(rrtype::HINFO, CLASS_IN, 3_600, b"\x07RFC8482\0")
 }
 

@@ -17,7 +17,7 @@ use foldhash::fast::RandomState;
 
 use super::prefix::{Prefix, PrefixMap};
 
-/// How many replies a prefix gets.
+/// Settings of the limiter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LimitSettings {
     /// Replies a second, of one thread: 0 (no limit) to 65,535.
@@ -49,7 +49,7 @@ impl Default for LimitSettings {
     }
 }
 
-/// What a client gets now.
+/// The reply that a client's allowance permits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Allowance {
     /// A reply.
@@ -68,10 +68,10 @@ const WAYS: usize = 8;
 /// Buckets of the table, of one cache line each.
 const BUCKETS: usize = 1 << 14;
 
-/// A slot: what a prefix has left of its allowance.
+/// A slot: the rest of a prefix's allowance.
 #[derive(Clone, Copy, Debug, Default)]
 struct Account {
-    /// Part of the prefix's hash, which tells those of a bucket apart; 0: the slot is free.
+    /// Part of the prefix's hash, which identifies it in its bucket; 0: the slot is free.
     tag: u32,
     tokens: u16,
     /// When it was last refilled: the low bits of the clock's seconds.
@@ -113,7 +113,7 @@ impl Limiter {
         !self.buckets.is_empty()
     }
 
-    /// What the client gets at `now`, in seconds. A reply is taken from its prefix's allowance.
+    /// The reply that the client may get at `now`, in seconds. It is taken from its prefix's allowance.
     pub fn check(&mut self, address: IpAddr, now: u32) -> Allowance {
         if self.exempt.get(address) {
             return Allowance::Full;
@@ -180,12 +180,12 @@ impl Limiter {
     fn position(&self, address: IpAddr) -> (usize, u32) {
         let prefix = match address {
             IpAddr::V4(v4) => {
-                let kept = leading(u64::from(u32::from(v4)) << 32, self.settings.v4_prefix);
-                (4u8, kept)
+                let bits = u64::from(u32::from(v4)) << 32;
+                (4u8, leading(bits, self.settings.v4_prefix))
             }
             IpAddr::V6(v6) => {
-                let kept = leading((u128::from(v6) >> 64) as u64, self.settings.v6_prefix);
-                (6, kept)
+                let bits = (u128::from(v6) >> 64) as u64;
+                (6, leading(bits, self.settings.v6_prefix))
             }
         };
         let hash = self.hasher.hash_one(prefix);
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_limit_there_is_none() {
+    fn without_a_limit_all_replies_are_full() {
         let mut limiter = Limiter::new(&LimitSettings::default());
         assert!(!limiter.is_on());
         for _ in 0..100_000 {
@@ -303,7 +303,7 @@ mod tests {
             let mut answered = 0;
             for address in flood {
                 limiter.check(address, second);
-                // It asks in every turn, so others are idle for longer.
+                // It queries often, so the other prefixes have been idle for longer.
                 if address.to_string().ends_with(".0.0") {
                     let allowed = limiter.check(victim, second);
                     answered += u32::from(allowed != Allowance::Drop);

@@ -21,11 +21,9 @@ use super::{
 use crate::dns::{
     Answer, CLASS_IN,
     header::rcode,
-    name::MAX_NAME,
-    rrtype::{A, AAAA, CNAME},
+    name::{MAX_NAME, lower_case},
+    rrtype::{A, AAAA, CNAME, PTR},
 };
-
-pub use hosts::{HostsReport, Skipped};
 
 /// TTL of local records that have none of their own, in seconds.
 const TTL: u32 = 300;
@@ -36,9 +34,6 @@ const MAX_ADDRESSES: usize = 1024;
 
 /// Longest chain of aliases.
 const MAX_ALIASES: usize = 8;
-
-/// Pointer from an address to a name (RFC 1035).
-const PTR: u16 = 12;
 
 /// What is wrong with local data.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -102,11 +97,8 @@ impl LocalData {
         if self.names.is_empty() {
             return None;
         }
-        let mut folded = [0; MAX_NAME];
-        let folded = folded.get_mut(..qname.len())?;
-        folded.copy_from_slice(qname);
-        folded.make_ascii_lowercase();
-        let answers = self.names.get(&*folded)?;
+        let mut lower = [0; MAX_NAME];
+        let answers = self.names.get(lower_case(qname, &mut lower)?)?;
         let typed = answers.by_type.iter().find(|(rtype, _)| *rtype == qtype);
         Some(typed.map_or(&answers.no_data, |(_, answer)| answer))
     }
@@ -117,7 +109,7 @@ impl LocalData {
     }
 
     /// How many names are local.
-    pub fn names(&self) -> usize {
+    pub(crate) fn names(&self) -> usize {
         self.names.len()
     }
 }

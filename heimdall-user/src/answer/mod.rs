@@ -33,7 +33,7 @@ pub mod limit;
 pub mod local;
 pub mod policy;
 pub mod prefix;
-pub mod special;
+pub(crate) mod special;
 mod steps;
 #[cfg(test)]
 mod testing;

@@ -23,7 +23,7 @@ pub struct Policy {
     pub limit: LimitSettings,
     /// DNS cookies, unless they are off.
     pub cookies: Option<Cookies>,
-    /// What the server tells about itself.
+    /// The server's version and identifier.
     pub identity: Identity,
     /// Names with records of the operator.
     pub local: LocalData,
@@ -33,16 +33,16 @@ pub struct Policy {
     pub blocklists: Blocklists,
     /// The targets of aliases are looked up in the blocklists, too.
     pub blocklist_aliases: bool,
-    /// What queries without RD get.
+    /// The handling of queries without RD.
     pub non_recursive: NonRecursive,
     /// The answer to ANY.
     pub any: Answer,
 }
 
-/// What queries of class IN without RD (recursion desired) get (RFC 1034 section 4.3.1).
+/// The handling of queries of class IN without RD (recursion desired, RFC 1034 section 4.3.1).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum NonRecursive {
-    /// What the cache or the policy has, or else REFUSED.
+    /// An answer from the cache or the policy, or else REFUSED.
     #[default]
     Cache,
     /// REFUSED.

@@ -41,12 +41,12 @@ impl Prefix {
     }
 
     /// The first of its addresses, and its length in bits.
-    pub fn parts(&self) -> (IpAddr, u8) {
+    pub(crate) fn parts(&self) -> (IpAddr, u8) {
         (self.address, self.len)
     }
 
     /// Whether all of `other` is in it.
-    pub fn contains(&self, other: &Self) -> bool {
+    pub(super) fn contains(&self, other: &Self) -> bool {
         other.len >= self.len && Self::of(other.address, self.len) == *self
     }
 }

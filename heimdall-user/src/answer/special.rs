@@ -23,7 +23,12 @@ use super::{
     hostname,
     local::LocalData,
 };
-use crate::dns::{Answer, CLASS_IN, header::rcode, name::MAX_NAME, rrtype};
+use crate::dns::{
+    Answer, CLASS_IN,
+    header::rcode,
+    name::{MAX_NAME, lower_case, parent},
+    rrtype,
+};
 
 /// TTL of all records, and the SOA's MINIMUM, in seconds (RFC 6303 section 3).
 const TTL: u32 = 10_800;
@@ -156,7 +161,7 @@ fn wire(name: &str) -> Box<[u8]> {
 
 impl SpecialNames {
     /// All special zones except for the exceptions. Names above these and above `local` data exist.
-    pub fn new(exceptions: &[Exception], local: &LocalData) -> Self {
+    pub(crate) fn new(exceptions: &[Exception], local: &LocalData) -> Self {
         let zones = names().map(|(name, kind)| Zone::new(wire(&name), kind));
         let (arpa, top) = zones.partition(|zone| zone.name.ends_with(ARPA_LABEL));
         let mut special = Self {
@@ -167,12 +172,12 @@ impl SpecialNames {
         };
         let excepted = exceptions.iter().map(|zone| &*zone.name);
         for name in local.all_names().chain(excepted) {
-            let mut parent = parent(name);
-            while let Some(name) = parent
+            let mut above = parent(name);
+            while let Some(name) = above
                 && special.zone_of(name).is_some()
                 && special.parents.insert(name.into())
             {
-                parent = self::parent(name);
+                above = parent(name);
             }
         }
         special
@@ -180,11 +185,8 @@ impl SpecialNames {
 
     /// The answer to a question of class IN, if its name (wire form, any case) is special.
     pub(super) fn lookup(&self, qname: &[u8], qtype: u16) -> Option<&Answer> {
-        let mut folded = [0; MAX_NAME];
-        let name = folded.get_mut(..qname.len())?;
-        name.copy_from_slice(qname);
-        name.make_ascii_lowercase();
-        let name = &*name;
+        let mut lower = [0; MAX_NAME];
+        let name = lower_case(qname, &mut lower)?;
         let zone = self.zone_of(name)?;
         let apex = name.len() == zone.name.len();
         if apex && qtype == rrtype::DS {
@@ -264,19 +266,12 @@ fn is_within(name: &[u8], zone: &[u8]) -> bool {
     rest.is_some_and(|rest| rest.len() == zone.len())
 }
 
-/// The name without its first label; `None` for the root.
-fn parent(name: &[u8]) -> Option<&[u8]> {
-    match *name.first()? {
-        0 => None,
-        len => name.get(1 + usize::from(len)..),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
     use super::*;
+    use crate::dns::rrtype::{A, AAAA, DS, NS, PTR, SOA, SVCB};
 
     fn special(exceptions: &[&str], records: &[&str]) -> SpecialNames {
         let mut local = LocalData::builder();
@@ -309,14 +304,6 @@ mod tests {
             other => panic!("{other:?}"),
         }
     }
-
-    const A: u16 = 1;
-    const NS: u16 = 2;
-    const SOA: u16 = 6;
-    const PTR: u16 = 12;
-    const AAAA: u16 = 28;
-    const DS: u16 = 43;
-    const SVCB: u16 = 64;
 
     #[test]
     fn special_names_have_their_answers() {

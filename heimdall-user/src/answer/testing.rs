@@ -1,4 +1,4 @@
-//! What the tests of the core's modules share: messages, clients, and a core to ask.
+//! Shared by the tests of the core's modules: messages, clients, and a core.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use std::sync::Arc;
@@ -26,7 +26,7 @@ pub(super) const UDP: Transport = Transport::Udp {
     source_port: 40_000,
 };
 
-/// The time on the wall when the core's clock says 0.
+/// The Unix time at second 0 of the core's clock.
 pub(super) const UNIX: u32 = 1_800_000_000;
 
 pub(super) fn from(transport: Transport) -> Client {
@@ -87,7 +87,7 @@ pub(super) fn answer_to(query: &[u8], octets: usize) -> Answer {
     })
 }
 
-/// What a verdict says.
+/// A verdict without its reply's octets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Got {
     Reply(usize),
@@ -148,7 +148,7 @@ pub(super) fn cache_answer(core: &mut Core, msg: &[u8], octets: usize) {
     core.insert(&query, msg, &answer_to(msg, octets));
 }
 
-/// Asks from an address, with a COOKIE option of these octets if there are any.
+/// Sends a query from an address, with a COOKIE option of these octets if there are any.
 pub(super) fn ask_from(
     core: &mut Core,
     address: &str,
@@ -212,7 +212,7 @@ pub(super) fn aliased(targets: &[&str]) -> Answer {
 }
 
 /// The response code and the info-code of the Extended DNS Error.
-pub(super) fn says(reply: &Reply) -> (u8, Option<u8>) {
+pub(super) fn rcode_and_ede(reply: &Reply) -> (u8, Option<u8>) {
     let ede = match reply.options() {
         [0, 15, 0, 2, 0, code, ..] => Some(*code),
         _ => None,

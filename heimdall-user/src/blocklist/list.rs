@@ -1,5 +1,5 @@
-//! Reads a list, line by line, in either of the two formats that lists come in: a name a line, which
-//! stands for the names below it, too, or a hosts file.
+//! Reads a list, line by line, in either of the two formats that lists come in: one name per line, which
+//! includes the names below it, or a hosts file.
 
 use std::net::IpAddr;
 

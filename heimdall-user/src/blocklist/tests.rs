@@ -139,7 +139,7 @@ fn the_most_specific_name_decides_and_exceptions_come_first() {
 }
 
 proptest! {
-    /// Against a table of names that is asked for every suffix.
+    /// Against a table of names in which every suffix is looked up.
     #[test]
     fn agrees_with_a_plain_table(
         lines in prop::collection::vec(("[ab](\\.[abc]){0,4}", any::<bool>(), 0..4usize), 0..40),

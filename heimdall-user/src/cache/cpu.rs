@@ -1,4 +1,4 @@
-//! The processor's instructions that safe Rust has no name for.
+//! Processor instructions that safe Rust does not offer: prefetching, and comparison of 16 octets.
 
 /// Prefetches the cache line of `value`: a hint, without an effect that a program can see.
 #[inline]

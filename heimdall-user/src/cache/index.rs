@@ -15,12 +15,12 @@ const SLOTS: usize = 12;
 const BUDGET_PER_BUCKET: usize = 512;
 
 /// Largest value of an entry's frequency counter.
-pub(super) const MAX_FREQUENCY: u8 = 3;
+const MAX_FREQUENCY: u8 = 3;
 
 /// One cache line.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C, align(64))]
-pub(super) struct Bucket {
+struct Bucket {
     /// Bits of the hashes that do not choose the bucket.
     tags: [u8; SLOTS],
     /// Two bits a slot: how often it was hit, up to [`MAX_FREQUENCY`].

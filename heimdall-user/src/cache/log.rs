@@ -3,7 +3,7 @@
 //! ```text
 //!  0  hash      u64
 //!  8  len       u16   of the entry, in units of 16 octets; padding: up to the ring's end
-//! 10  sum       u16   of the question, folded, as it stands in a checksum field (RFC 1071)
+//! 10  sum       u16   of the question, folded, as in a checksum field (RFC 1071)
 //! 12  refresh   u32   from which second on a refresh is due; the largest: it was requested
 //! 16  expires   u32   second in which the TTL ends
 //! 20  question  u16   octets of the question; 0: padding
@@ -52,7 +52,7 @@ pub(super) struct Times {
     pub(super) epoch: u8,
 }
 
-/// An entry in the log. Its fixed part is kept as the words in which it was read.
+/// An entry in the log. Its fixed part is held as the words that were read.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Entry<'a> {
     words: [u64; 3],
@@ -269,7 +269,7 @@ impl Log {
         len <= self.small.capacity / SMALL_ENTRIES
     }
 
-    /// The queue in which `offset` lies.
+    /// The queue that `offset` belongs to.
     pub(super) fn queue_of(&self, offset: u32) -> Queue {
         if offset as usize * ALIGN < self.main.start {
             Queue::Small

@@ -32,7 +32,7 @@ unsafe impl Zeroed for [u16; 8] {}
 pub(super) struct Array<T> {
     /// At least `len` items long.
     map: MmapMut,
-    /// It is in huge pages that were set aside.
+    /// It is in huge pages that the operator has reserved.
     reserved: bool,
     len: usize,
     items: PhantomData<T>,
@@ -67,7 +67,7 @@ impl<T: Zeroed> Array<T> {
         })
     }
 
-    /// In pages that the operator has set aside (`vm.nr_hugepages`), if enough are left.
+    /// In pages that the operator has reserved (`vm.nr_hugepages`), if enough are left.
     fn reserved_huge(bytes: usize) -> Option<MmapMut> {
         let whole = bytes > 0 && bytes.is_multiple_of(HUGE_PAGE);
         let huge = || {
@@ -93,7 +93,7 @@ impl<T: Zeroed> Array<T> {
         advise(&self.map, Advice::PopulateWrite);
     }
 
-    /// Whether it is in huge pages that were set aside.
+    /// Whether it is in huge pages that the operator has reserved.
     pub(super) fn is_reserved(&self) -> bool {
         self.reserved
     }

@@ -7,8 +7,8 @@
 //! small one, a tenth of the memory. If it was hit by the time that it reaches the end of that, it
 //! is promoted to the main queue; else it is evicted, and only a fingerprint stays, a ghost: if the
 //! name comes back, it goes to the main queue at once. At the main queue's end an entry is
-//! reinserted once for each hit, three times at most. So a flood of names that nobody asks for
-//! twice passes through the small queue and leaves the main one alone. A hit writes at most two
+//! reinserted once for each hit, three times at most. So a flood of names that are queried
+//! once passes through the small queue and leaves the main one alone. A hit writes at most two
 //! bits, in a line that it has read anyway.
 //!
 //! All memory is reserved when the cache is made. The module does no I/O, knows no thread and has no
@@ -53,7 +53,7 @@ impl<'a> Key<'a> {
     }
 
     /// The name in the question.
-    pub fn name(&self) -> &'a [u8] {
+    pub(crate) fn name(&self) -> &'a [u8] {
         let end = self.question.len().saturating_sub(QUESTION_FIXED);
         self.question.get(..end).unwrap_or_default()
     }
@@ -70,7 +70,7 @@ pub struct Hit<'a> {
     pub refresh_due: bool,
     /// It was hit before.
     pub popular: bool,
-    /// Its entry, for [`Cache::request_refresh`].
+    /// Its entry, for `Cache::request_refresh`.
     pub offset: Offset,
     /// The question's sum ([`checksum::add`](crate::checksum::add)), if the client sent its name in
     /// lower case.
@@ -240,7 +240,7 @@ impl Cache {
     /// Marks the refresh of an entry that was just found as requested. Returns whether it was not
     /// yet, so that one refresh is requested for each time that the answer is received.
     #[cold]
-    pub fn request_refresh(&mut self, offset: Offset) -> bool {
+    pub(crate) fn request_refresh(&mut self, offset: Offset) -> bool {
         let Offset(offset) = offset;
         self.log.request_refresh(offset)
     }
@@ -437,7 +437,7 @@ impl Cache {
 impl Cache {
     /// Whether the log is in huge pages that the operator has set aside (`vm.nr_hugepages`). Else it is
     /// in transparent ones, as far as the kernel has them.
-    pub fn is_in_reserved_pages(&self) -> bool {
+    pub(crate) fn is_in_reserved_pages(&self) -> bool {
         self.log.is_in_reserved_pages()
     }
 

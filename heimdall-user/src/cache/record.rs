@@ -31,7 +31,7 @@ pub struct Record<'a> {
 
 impl<'a> Record<'a> {
     /// Octets that [`append_to`](Self::append_to) writes.
-    pub fn encoded_len(&self) -> usize {
+    pub(crate) fn encoded_len(&self) -> usize {
         FIXED + self.question.len() + self.answer.flat_len()
     }
 
@@ -45,7 +45,7 @@ impl<'a> Record<'a> {
         self.answer.append_to(out);
     }
 
-    /// Whether a cache may hold it, whoever has written it: the question is one name with its type
+    /// Whether a cache may hold it, for records from a file: the question is one name with its type
     /// and class; the answer has as many records as its counts, and its offsets are those of their
     /// TTLs.
     pub fn is_sound(&self) -> bool {

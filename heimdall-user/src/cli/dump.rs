@@ -11,7 +11,7 @@ use clap::Args;
 use serde_json::Value;
 
 use super::{
-    ask::{Running, Which},
+    args::{ScopeArgs, ServerArgs},
     printed,
 };
 use crate::control;
@@ -32,24 +32,27 @@ each answer is one object on a line of its own.";
 #[command(after_help = EXAMPLES)]
 pub(super) struct Dump {
     #[command(flatten)]
-    which: Which,
+    answers: ScopeArgs,
 
     /// Print JSON instead of text
     #[arg(long)]
     json: bool,
 
     #[command(flatten)]
-    server: Running,
+    server: ServerArgs,
 }
 
 impl Dump {
     pub(super) fn execute(self) -> anyhow::Result<()> {
-        let scope = self.which.scope().unwrap_or(crate::maintenance::Scope::All);
+        let scope = self
+            .answers
+            .scope()
+            .unwrap_or(crate::maintenance::Scope::All);
         let request = format!("dump {}", control::words(&scope));
         let path = self.server.path()?;
         // The server closes the connection to a slow reader, so its output is buffered here.
         let (to, documents) = channel();
-        let asked = thread::spawn(move || {
+        let connection = thread::spawn(move || {
             control::ask_each(&path, &request, |document| {
                 to.send(document).map_err(|_| ErrorKind::BrokenPipe.into())
             })
@@ -73,9 +76,9 @@ impl Dump {
             }
         }
         printed(out.flush())?;
-        asked
+        connection
             .join()
-            .map_err(|_| anyhow!("the thread that asked the server panicked"))??;
+            .map_err(|_| anyhow!("the thread that reads from the server panicked"))??;
         if end.is_none() {
             bail!("the server ended the dump early; see its log");
         }

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::{
     Cli,
-    ask::{Running, Which},
+    args::{ScopeArgs, ServerArgs},
     print,
 };
 use crate::control;
@@ -25,15 +25,15 @@ caches counts several times. Queries are answered meanwhile.";
 #[command(after_help = EXAMPLES)]
 pub(super) struct Flush {
     #[command(flatten)]
-    which: Which,
+    answers: ScopeArgs,
 
     #[command(flatten)]
-    server: Running,
+    server: ServerArgs,
 }
 
 impl Flush {
     pub(super) fn execute(self) -> anyhow::Result<()> {
-        let Some(scope) = self.which.scope() else {
+        let Some(scope) = self.answers.scope() else {
             let message = "give a NAME, --zone ZONE or --all";
             Cli::command()
                 .error(ErrorKind::MissingRequiredArgument, message)

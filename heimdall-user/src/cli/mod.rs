@@ -3,7 +3,7 @@
 //! Subcommands read flags, call the library and print; they hold no logic of their own. Every error
 //! ends here, as one line on stderr. Exit codes: 0 success, 1 failure, 2 wrong usage.
 
-mod ask;
+mod args;
 mod check;
 mod dump;
 mod flush;
@@ -70,7 +70,7 @@ pub fn main() -> ExitCode {
         // Wrong usage ends here, with exit code 2.
         Err(wrong) if wrong.use_stderr() => wrong.exit(),
         // The help, or the version.
-        Err(asked) => printed(asked.print().and_then(|()| io::stdout().flush())),
+        Err(help) => printed(help.print().and_then(|()| io::stdout().flush())),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -4,7 +4,7 @@ use anyhow::bail;
 use clap::Args;
 use serde_json::Value;
 
-use super::{ask::Running, print};
+use super::{args::ServerArgs, print};
 use crate::control;
 
 const EXAMPLES: &str = "\
@@ -23,7 +23,7 @@ named. Exit code 0: the new policy is in use. 1: it is not, and a line on stderr
 #[command(after_help = EXAMPLES)]
 pub(super) struct Reload {
     #[command(flatten)]
-    server: Running,
+    server: ServerArgs,
 }
 
 impl Reload {

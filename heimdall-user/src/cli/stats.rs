@@ -3,7 +3,7 @@
 use clap::Args;
 use serde_json::{Map, Value};
 
-use super::{ask::Running, print, table::Table};
+use super::{args::ServerArgs, print, table::Table};
 use crate::control;
 
 const EXAMPLES: &str = "\
@@ -20,7 +20,7 @@ like; the JSON has every field.";
 #[command(after_help = EXAMPLES)]
 pub(super) struct Stats {
     #[command(flatten)]
-    server: Running,
+    server: ServerArgs,
 
     /// Print the JSON document instead of text
     #[arg(long)]

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use super::{Backend, Config, ConfigError, Host, Problem, Zoned, error::wildcard};
+use super::{Backend, Config, ConfigError, Host, Location, Problem, Zoned, error::wildcard};
 
 /// Checks that the settings agree with one another and with the host.
 pub(super) fn check(config: &Config, host: &Host) -> Result<(), ConfigError> {
@@ -33,7 +33,11 @@ pub(super) fn check(config: &Config, host: &Host) -> Result<(), ConfigError> {
         };
         return Err(bad(config, "rate-limit.burst", 0, problem));
     }
-    cores(config, host)
+    cores(config, host)?;
+    match config.upstreams.is_empty() {
+        true => Err(Location::Unset.bad(Problem::NoUpstream)),
+        false => Ok(()),
+    }
 }
 
 /// The error for an item of a list, or the only value of a key.
@@ -116,7 +120,7 @@ fn once(config: &Config, key: &str, addresses: &[SocketAddr]) -> Result<(), Conf
     Ok(())
 }
 
-/// Checks that the cores are in the CPU affinity mask, if the kernel tells that.
+/// Checks that the cores are in the CPU affinity mask, if that is known.
 fn cores(config: &Config, host: &Host) -> Result<(), ConfigError> {
     let mut cores = config.xdp.cpus.iter().enumerate();
     let outside = cores.find(|(_, core)| !host.cores.is_empty() && !host.cores.contains(core));

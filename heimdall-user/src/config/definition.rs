@@ -59,7 +59,7 @@ impl Definition {
         Self {
             key,
             meaning,
-            required: default.is_none() && about.unset.is_empty(),
+            required: about.required || default.is_none() && about.unset.is_empty(),
             default: default.map(|value| show(&value)).unwrap_or_default(),
             about,
             accepts: Arc::new(move |text| {

@@ -9,7 +9,7 @@ use super::{
 
 /// A setting's value, as the server would use it, and where it comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Setting {
+pub(crate) struct Setting {
     /// With the table that it is in.
     pub key: String,
     /// In TOML; in words where there is no value.
@@ -22,7 +22,7 @@ pub struct Setting {
 
 impl Setting {
     /// Where its value is; of a list, its first item.
-    pub fn location(&self) -> Location {
+    pub(crate) fn location(&self) -> Location {
         self.item_location(0)
     }
 
@@ -31,24 +31,24 @@ impl Setting {
     }
 }
 
-/// All settings, in the order of the file's tables. Those of a repeated table are one after the
-/// other.
+/// All settings, in the order of the file's tables. Those of a repeated table follow
+/// each other.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings(pub(super) Vec<Setting>);
 
 impl Settings {
     /// Each setting.
-    pub fn iter(&self) -> impl Iterator<Item = &Setting> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Setting> {
         self.0.iter()
     }
 
     /// Where the value of a key is. A key is given with its table, like `cache.size`.
-    pub fn location(&self, key: &str) -> Location {
+    pub(crate) fn location(&self, key: &str) -> Location {
         self.item_location(key, 0)
     }
 
     /// Where an item of a list is, or the key of one of the repeated tables.
-    pub fn item_location(&self, key: &str, item: usize) -> Location {
+    pub(crate) fn item_location(&self, key: &str, item: usize) -> Location {
         let mut settings = self.0.iter().filter(|setting| setting.key == key);
         let first = settings.next();
         debug_assert!(first.is_some(), "there is no setting {key}");
@@ -61,7 +61,7 @@ impl Settings {
     }
 
     /// The keys whose values differ in `new`, if changes of them need a restart.
-    pub fn need_restart<'a>(&'a self, new: &'a Self) -> impl Iterator<Item = &'a str> {
+    pub(crate) fn need_restart<'a>(&'a self, new: &'a Self) -> impl Iterator<Item = &'a str> {
         let fixed = |settings: &'a Self| settings.iter().filter(|setting| !setting.reloadable);
         let pairs = fixed(self).zip(fixed(new));
         pairs

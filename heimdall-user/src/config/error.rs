@@ -241,7 +241,7 @@ impl Problem {
     /// For a key that is none of `keys`.
     pub(super) fn unknown(key: &str, keys: &[&str]) -> Self {
         let keys = keys.iter().filter(|key| !key.is_empty());
-        // At most two letters are wrong, which also bounds the work for a long key.
+        // At most two letters differ, which also bounds the work for a long key.
         let alike = keys
             .clone()
             .filter(|other| key.len().abs_diff(other.len()) <= 2)
@@ -257,7 +257,7 @@ impl Problem {
     }
 }
 
-/// The wildcard that stands for an address, among others.
+/// The wildcard address that covers an address.
 pub(super) fn wildcard(address: SocketAddr) -> SocketAddr {
     match address {
         SocketAddr::V4(v4) => (Ipv4Addr::UNSPECIFIED, v4.port()).into(),

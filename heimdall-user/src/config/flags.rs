@@ -15,7 +15,7 @@ use super::{
 pub struct Flags {
     /// The settings file.
     pub config: Option<PathBuf>,
-    /// What the flags of settings say, by their names with dashes.
+    /// The values of flags, by their names with dashes.
     pub settings: BTreeMap<&'static str, Vec<String>>,
 }
 

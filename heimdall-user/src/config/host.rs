@@ -1,4 +1,4 @@
-//! What the settings need to know about the machine.
+//! Facts about the host that defaults and checks depend on.
 
 use std::{
     collections::BTreeSet,
@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// What the checks need to know about the machine.
+/// Facts about the host that defaults and checks depend on.
 #[derive(Clone, Debug, Default)]
 pub struct Host {
     /// Addresses of all interfaces but for link-local ones.
@@ -30,7 +30,7 @@ impl Host {
         }
     }
 
-    /// Asks the kernel. What it does not tell is left empty, and the check of it skipped.
+    /// Reads them from the kernel. Those that cannot be read are left empty, and not checked.
     pub fn read() -> Self {
         use nix::{ifaddrs::getifaddrs, sched, unistd::Pid};
         let mut addresses = Vec::new();

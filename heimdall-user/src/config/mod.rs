@@ -24,14 +24,15 @@ mod values;
 
 use std::path::Path;
 
-pub use effective::{Setting, Settings};
+pub(crate) use effective::{Setting, Settings};
 pub use error::{ConfigError, Location, Problem};
 pub(crate) use example::example;
 pub use flags::Flags;
 pub use host::Host;
 pub(crate) use host::default_control;
-pub use settings::{Config, SnapshotConfig, XdpConfig};
-pub use values::{Backend, InterfaceConfig, Size, Zoned};
+pub use settings::Config;
+pub(crate) use settings::{SnapshotConfig, XdpConfig};
+pub(crate) use values::{Backend, InterfaceConfig, Size, Zoned};
 
 use crate::file as files;
 use definition::Section;

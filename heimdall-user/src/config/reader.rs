@@ -106,7 +106,7 @@ impl Reader<'_> {
     }
 }
 
-/// What a flag says.
+/// The value of a flag.
 pub(super) fn from_flag(flag: &'static str, list: bool, given: &[String]) -> Located {
     let mut texts: Vec<Located> = given
         .iter()

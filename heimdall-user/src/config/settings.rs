@@ -66,7 +66,8 @@ settings! {
     /// A link-local address names its interface: "fe80::53%eth0", "[fe80::53%eth0]:5353".
     "upstream" => upstreams: Vec<SocketAddr> =
         list(text("addresses, ADDR or ADDR:PORT", upstream_address, zoned))
-            .default_from("", |_| Err(Problem::NoUpstream))
+            .default(Vec::new())
+            .required()
             .example(r#"["9.9.9.9", "149.112.112.112"]"#)
             .flag("--upstream", "ADDR[:PORT]");
     /// How packets are received and sent. "auto": by AF_XDP on the given interfaces where that works, by
@@ -343,9 +344,9 @@ settings! {
         .default(BlockAction::NxDomain);
 }
 
-/// How the cache is kept over a restart.
+/// The snapshot of the cache over a restart.
 #[derive(Clone, Debug)]
-pub struct SnapshotConfig {
+pub(crate) struct SnapshotConfig {
     /// The file.
     pub path: PathBuf,
     /// Time from one snapshot to the next.
@@ -354,7 +355,7 @@ pub struct SnapshotConfig {
 
 impl CacheConfig {
     /// The snapshot, if there is to be one.
-    pub fn snapshot(&self) -> Option<SnapshotConfig> {
+    pub(crate) fn snapshot(&self) -> Option<SnapshotConfig> {
         Some(SnapshotConfig {
             path: self.snapshot.clone()?,
             interval: self.snapshot_interval,
@@ -362,7 +363,7 @@ impl CacheConfig {
     }
 
     /// Bounds on the TTLs of answers.
-    pub fn ttl_limits(&self) -> TtlLimits {
+    pub(crate) fn ttl_limits(&self) -> TtlLimits {
         TtlLimits {
             min: self.min_ttl,
             max: self.max_ttl,
@@ -373,23 +374,23 @@ impl CacheConfig {
 
 impl XdpConfig {
     /// The core of the worker with this number, counted over all interfaces. `None`: it is not
-    /// pinned, because the kernel did not tell which cores there are.
-    pub fn cpu(&self, worker: usize) -> Option<usize> {
-        let turn = worker.checked_rem(self.cpus.len())?;
-        self.cpus.get(turn).copied()
+    /// pinned, because the cores are unknown.
+    pub(crate) fn cpu(&self, worker: usize) -> Option<usize> {
+        let index = worker.checked_rem(self.cpus.len())?;
+        self.cpus.get(index).copied()
     }
 }
 
 impl AccessConfig {
     /// The access list.
-    pub fn access(&self) -> Access {
+    pub(crate) fn access(&self) -> Access {
         Access::new(&self.allow, &self.refuse, &self.drop)
     }
 }
 
 impl RateLimitConfig {
     /// What the limiter needs.
-    pub fn limits(&self) -> LimitSettings {
+    pub(crate) fn limits(&self) -> LimitSettings {
         let twice = self.responses_per_second.saturating_mul(2);
         LimitSettings {
             per_second: self.responses_per_second,

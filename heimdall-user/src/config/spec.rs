@@ -18,11 +18,11 @@ type DefaultValue<T> = Arc<dyn Fn(&Host) -> Result<T, Problem>>;
 pub(super) struct Flag {
     /// With its dashes.
     pub(super) name: &'static str,
-    /// What stands for its value in the help.
+    /// The placeholder of its value in the help.
     pub(super) value: &'static str,
 }
 
-/// What there is to say about the values of a setting.
+/// The description of the values of a setting.
 #[derive(Default)]
 pub(super) struct About {
     /// What may be written, in words.
@@ -31,7 +31,10 @@ pub(super) struct About {
     pub(super) hint: bool,
     /// It is a list: a flag may be repeated.
     pub(super) list: bool,
-    /// What holds without the key, if the default's value does not say it.
+    /// The key or the flag has to be given, which [`checks`](super::checks) tests: a bad value of another
+    /// key is reported first.
+    pub(super) required: bool,
+    /// The effect of leaving the key out, if the default's value does not show it.
     pub(super) unset: &'static str,
     /// A value in TOML for the example file, if the default's does not do.
     pub(super) example: &'static str,
@@ -88,7 +91,7 @@ impl<T: 'static> Spec<T> {
         self
     }
 
-    /// `None` without the key and the flag; `unset` says what holds then.
+    /// `None` without the key and the flag; `unset` describes that.
     pub(super) fn optional(self, unset: &'static str) -> Spec<Option<T>> {
         let Self {
             about,
@@ -105,6 +108,11 @@ impl<T: 'static> Spec<T> {
             show: Arc::new(move |value| shown(value).unwrap_or_default()),
             default: Some(Arc::new(|_| Ok(None))),
         }
+    }
+
+    pub(super) fn required(mut self) -> Self {
+        self.about.required = true;
+        self
     }
 
     pub(super) fn check(mut self, check: fn(&T) -> Result<(), Problem>) -> Self {

@@ -164,7 +164,7 @@ fn interface_name(index: u32) -> Option<String> {
 
 /// Displays an address and port, a link-local one with its interface's name as the zone.
 #[derive(Clone, Copy, Debug)]
-pub struct Zoned(pub SocketAddr);
+pub(crate) struct Zoned(pub SocketAddr);
 
 impl fmt::Display for Zoned {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -236,7 +236,7 @@ pub enum Backend {
 
 /// A number of octets, written as such or with K, M or G for powers of 1024.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Size(pub usize);
+pub(crate) struct Size(pub usize);
 
 impl FromStr for Size {
     type Err = Problem;

@@ -6,10 +6,10 @@ use super::{AnswerRef, header, name::decompressed, record::Section, rrtype};
 const MAX_ALIASES: usize = 32;
 
 /// The targets of the CNAME records in the answer section of `answer` to `question` (wire form), in
-/// wire form and their own letter case; the first 32.
+/// wire form and their own name case; the first 32.
 ///
 /// Allocates nothing if there are none.
-pub fn targets(question: &[u8], answer: AnswerRef<'_>) -> Vec<Vec<u8>> {
+pub(crate) fn targets(question: &[u8], answer: AnswerRef<'_>) -> Vec<Vec<u8>> {
     let start = header::LEN + question.len();
     let offsets: Vec<usize> = answer
         .records(start)

@@ -8,13 +8,13 @@
 //! 14  rcode       u8
 //! 15  flags       u8    bit 0: AD; bit 1: served stale; bit 2: TC, only in answers that are not cached
 //! 16  ede         u16   info-code of an Extended DNS Error, plus 1; 0: none
-//! 18  sum         u16   of the body, folded, as it stands in a checksum field (RFC 1071)
+//! 18  sum         u16   of the body, folded, as in a checksum field (RFC 1071)
 //! 20  body              the octets after the question, without OPT
 //!     ttls        u16…  offsets in the body of the TTL fields, little-endian
 //! ```
 //!
-//! Numbers are little-endian where nothing else is said. Names in the body may point back to the
-//! question at offset 12, and to one another: the question of every client that asks for this answer
+//! Numbers are little-endian unless noted. Names in the body may point back to the
+//! question at offset 12, and to one another: the question of every client that gets this answer
 //! has the same length, so all offsets hold.
 //!
 //! [`Answer::from_response`] makes one from an upstream's response. What is made from an answer, or
@@ -25,11 +25,10 @@ mod shorten;
 
 use core::ops::Range;
 
+use super::{cursor::Cursor, header, record::Records, u32_at};
 use crate::checksum;
 
-use super::{cursor::Cursor, header, record::Records, u32_at};
-
-pub use derived::STALE_TTL;
+pub(crate) use derived::STALE_TTL;
 
 /// The fields before the body, by their octets.
 mod field {
@@ -83,7 +82,7 @@ pub struct AnswerFields<'a> {
     pub ttl_offsets: &'a [u16],
     /// Seconds for which the answer is fresh; 0: it must not be cached.
     pub ttl: u32,
-    /// The upstream says that the data are authentic.
+    /// The upstream set AD: the data are authentic.
     pub authentic: bool,
     /// Info-code of an Extended DNS Error that goes with the answer (RFC 8914).
     pub ede: Option<u16>,
@@ -189,15 +188,15 @@ impl<'a> AnswerRef<'a> {
 
     /// Whether it is a NOERROR without an Extended DNS Error, as most are.
     #[inline(always)]
-    pub fn is_plain(&self) -> bool {
+    pub(crate) fn is_plain(&self) -> bool {
         // One load and comparison: the last count, the code, the flags, the error, the sum.
         let last = self.fixed.last_chunk().copied().unwrap_or_default();
         u64::from_le_bytes(last) & 0x0000_ffff_00ff_0000 == 0
     }
 
-    /// The upstream says that the data are authentic.
+    /// The upstream set AD: the data are authentic.
     #[inline(always)]
-    pub fn authentic(&self) -> bool {
+    pub(super) fn authentic(&self) -> bool {
         self.flags() & FLAG_AD != 0
     }
 
@@ -208,13 +207,13 @@ impl<'a> AnswerRef<'a> {
     }
 
     /// Whether it is one of [`Answer::truncated`].
-    pub fn is_truncated(&self) -> bool {
+    pub(crate) fn is_truncated(&self) -> bool {
         self.flags() & FLAG_TC != 0
     }
 
     /// Whether [`stale`](Self::stale) made it. The Extended DNS Error does not show that: an upstream may
     /// have given a stale answer of its own.
-    pub fn is_stale(&self) -> bool {
+    pub(crate) fn is_stale(&self) -> bool {
         self.flags() & FLAG_STALE != 0
     }
 
@@ -226,7 +225,7 @@ impl<'a> AnswerRef<'a> {
 
     /// The body's sum ([`checksum::add`]), before ageing.
     #[inline(always)]
-    pub fn sum(&self) -> u64 {
+    pub(super) fn sum(&self) -> u64 {
         u16::from_ne_bytes(get(self.fixed, field::SUM)).into()
     }
 
@@ -276,13 +275,14 @@ impl<'a> AnswerRef<'a> {
     }
 
     /// The TTL of the first record, if there is one, before ageing.
-    pub fn first_ttl(&self) -> Option<u32> {
+    #[cfg(test)]
+    pub(crate) fn first_ttl(&self) -> Option<u32> {
         let at = usize::from(u16::from_le_bytes(*self.ttls.first_chunk()?));
         u32_at(self.body, at)
     }
 
     /// The longest TTL of its records, before ageing; 0 without any.
-    pub fn longest_ttl(&self) -> u32 {
+    pub(crate) fn longest_ttl(&self) -> u32 {
         let ttls = self
             .ttl_offsets()
             .filter_map(|at| u32_at(self.body, at.into()));
@@ -291,7 +291,7 @@ impl<'a> AnswerRef<'a> {
 
     /// Info-code of the Extended DNS Error that goes with the answer (RFC 8914).
     #[inline(always)]
-    pub fn ede(&self) -> Option<u16> {
+    pub(crate) fn ede(&self) -> Option<u16> {
         u16::from_le_bytes(get(self.fixed, field::EDE)).checked_sub(1)
     }
 
@@ -305,11 +305,11 @@ impl<'a> AnswerRef<'a> {
         Records::new(Cursor::in_body(self.body, start), self.section_counts())
     }
 
-    /// Whether the body holds as many records as the answer says, with their TTLs where it says, adds
-    /// up to its sum, and a reply to a question of `question` octets can be as long; and whether it is
-    /// one that was made from an upstream's response, neither stale nor truncated. Pointers in names are
-    /// not followed.
-    pub fn is_sound(&self, question: usize) -> bool {
+    /// Whether a reply to a question of `question` octets can have this answer: the body holds as many
+    /// records as the counts, with their TTLs at the offsets, and adds up to the sum; it fits in a
+    /// message; and the answer was made from an upstream's response and is neither stale nor truncated.
+    /// Pointers in names are not followed.
+    pub(crate) fn is_sound(&self, question: usize) -> bool {
         let start = header::LEN + question;
         let mut records = self.records(start);
         let mut offsets = self.ttl_offsets().map(usize::from);
@@ -324,7 +324,7 @@ impl<'a> AnswerRef<'a> {
     }
 
     /// Writes the flat form behind what is in `out`.
-    pub fn append_to(&self, out: &mut Vec<u8>) {
+    pub(crate) fn append_to(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(self.fixed);
         out.extend_from_slice(self.body);
         out.extend_from_slice(self.ttls);

@@ -8,7 +8,7 @@ use super::{
 /// A position in octets that come from the network.
 ///
 /// Every read is checked, moves the cursor behind what was read, and gives `None` past the end.
-/// Where the cursor stands after a failed read is unspecified. Offsets count from the start of the
+/// The position after a failed read is unspecified. Offsets count from the start of the
 /// octets, which is `base` octets behind the start of their message.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Cursor<'a> {
@@ -167,7 +167,7 @@ mod tests {
             }
         }
 
-        /// A part that was taken ends where it was said to, whatever follows.
+        /// A part that was taken has the length that was given, whatever follows.
         #[test]
         fn a_part_ends(octets: Vec<u8>, at: prop::sample::Index, len in 0..300usize) {
             let at = at.index(octets.len() + 1);

@@ -25,7 +25,7 @@ use super::{
 use crate::checksum;
 
 /// Octets of an OPT record without options, its root owner included.
-pub const OPT_LEN: usize = 11;
+pub(super) const OPT_LEN: usize = 11;
 
 /// The DO bit in the TTL field (RFC 3225).
 const DO: u32 = 0x0000_8000;
@@ -34,44 +34,44 @@ const DO: u32 = 0x0000_8000;
 const FLAG_DO: u8 = 0x80;
 
 /// Info-codes of Extended DNS Errors (RFC 8914 section 4) that Heimdall gives.
-pub mod ede {
+pub(crate) mod ede {
     /// No other code fits. Heimdall does not give it itself.
-    pub const OTHER: u16 = 0;
+    pub(crate) const OTHER: u16 = 0;
     /// The answer has expired, and no upstream gave a newer one.
-    pub const STALE: u16 = 3;
-    /// The failure is cached: no upstream was asked now.
-    pub const CACHED_ERROR: u16 = 13;
+    pub(crate) const STALE: u16 = 3;
+    /// The failure is cached: no upstream was queried.
+    pub(crate) const CACHED_ERROR: u16 = 13;
     /// The query cannot be queued: too many wait for an upstream.
-    pub const NOT_READY: u16 = 14;
+    pub(crate) const NOT_READY: u16 = 14;
     /// The name is on a blocklist.
-    pub const BLOCKED: u16 = 15;
-    /// The client may not ask here.
-    pub const PROHIBITED: u16 = 18;
+    pub(crate) const BLOCKED: u16 = 15;
+    /// The access list refuses the client.
+    pub(crate) const PROHIBITED: u16 = 18;
     /// As [`STALE`], for a name that did not exist.
-    pub const STALE_NXDOMAIN: u16 = 19;
+    pub(crate) const STALE_NXDOMAIN: u16 = 19;
     /// The answer is not cached, and the client does not want it looked up.
-    pub const NOT_AUTHORITATIVE: u16 = 20;
+    pub(crate) const NOT_AUTHORITATIVE: u16 = 20;
     /// The kind of question is not supported.
-    pub const NOT_SUPPORTED: u16 = 21;
+    pub(crate) const NOT_SUPPORTED: u16 = 21;
     /// No upstream gave an answer.
-    pub const NO_REACHABLE_AUTHORITY: u16 = 22;
+    pub(crate) const NO_REACHABLE_AUTHORITY: u16 = 22;
     /// No upstream could be reached.
-    pub const NETWORK_ERROR: u16 = 23;
+    pub(crate) const NETWORK_ERROR: u16 = 23;
 }
 
 /// Option codes (IANA, DNS EDNS0 option codes).
-pub mod option {
+pub(crate) mod option {
     /// Name server identifier (RFC 5001).
-    pub const NSID: u16 = 3;
+    pub(super) const NSID: u16 = 3;
     /// Client subnet (RFC 7871).
-    pub const CLIENT_SUBNET: u16 = 8;
+    pub(crate) const CLIENT_SUBNET: u16 = 8;
     /// DNS cookies (RFC 7873).
-    pub const COOKIE: u16 = 10;
+    pub(super) const COOKIE: u16 = 10;
     /// Extended DNS Error (RFC 8914).
-    pub const EDE: u16 = 15;
+    pub(crate) const EDE: u16 = 15;
 }
 
-/// What a query's OPT record asks for, in one word, because every query carries it.
+/// A query's OPT record, in one word, because every query carries it.
 ///
 /// ```text
 /// bits  0–15 payload size | 16–23 version | 24 DO | 25 NSID
@@ -87,7 +87,7 @@ impl Edns {
     const COOKIE_AT: u32 = 32;
     const COOKIE_LEN: u32 = 48;
 
-    /// A requestor that asks for no option.
+    /// An OPT record without options.
     #[inline(always)]
     pub(super) fn new(udp_size: u16, version: u8, dnssec_ok: bool) -> Option<Self> {
         let word = u64::from(udp_size.max(512)) | u64::from(version) << 16;
@@ -100,35 +100,35 @@ impl Edns {
 
     /// The requestor's UDP payload size in octets; values below 512 count as 512.
     #[inline(always)]
-    pub fn udp_size(self) -> u16 {
+    pub(super) fn udp_size(self) -> u16 {
         self.word() as u16
     }
 
     /// EDNS version; anything but 0 is answered BADVERS.
     #[inline(always)]
-    pub fn version(self) -> u8 {
+    pub(crate) fn version(self) -> u8 {
         (self.word() >> 16) as u8
     }
 
     /// The requestor wants DNSSEC records (DO).
     #[inline(always)]
-    pub fn dnssec_ok(self) -> bool {
+    pub(super) fn dnssec_ok(self) -> bool {
         self.word() >> Self::DO & 1 != 0
     }
 
     /// The requestor wants to know which server answers (RFC 5001).
     #[inline(always)]
-    pub fn nsid(self) -> bool {
+    pub(crate) fn nsid(self) -> bool {
         self.word() >> Self::NSID & 1 != 0
     }
 
     /// Whether the query has a COOKIE option.
     #[inline(always)]
-    pub fn has_cookie(self) -> bool {
+    pub(crate) fn has_cookie(self) -> bool {
         self.word() >> Self::COOKIE_AT != 0
     }
 
-    /// Whether it asks for no option and is of version 0.
+    /// Whether it has no option that is answered, and is of version 0.
     #[inline(always)]
     pub(super) fn is_plain(self) -> bool {
         const PLAIN: u64 = 0xffff | 1 << Edns::DO;
@@ -149,11 +149,11 @@ impl Edns {
     }
 
     /// The first COOKIE option of the query, which was read from `msg`.
-    pub fn cookie(self, msg: &[u8]) -> Option<Cookie> {
+    pub(crate) fn cookie(self, msg: &[u8]) -> Option<Cookie> {
         Cookie::read(msg.get(self.cookie_range())?).filter(|_| self.has_cookie())
     }
 
-    /// Adds what an option says.
+    /// Adds an option's fields.
     fn set(&mut self, shift: u32, value: u64) {
         self.0 |= value << shift;
     }
@@ -173,7 +173,7 @@ impl fmt::Debug for Edns {
 
 /// A COOKIE option (RFC 7873 section 4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cookie {
+pub(crate) struct Cookie {
     /// The client's cookie.
     pub client: [u8; 8],
     /// The server cookie, which the client has from an earlier reply.
@@ -182,7 +182,7 @@ pub struct Cookie {
 
 /// The server's part of a COOKIE option.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ServerCookie {
+pub(crate) enum ServerCookie {
     /// The client has none yet.
     Absent,
     /// Of the length that this server's have (RFC 9018 section 4).

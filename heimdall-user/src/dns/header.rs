@@ -16,12 +16,11 @@
 use super::u16_at;
 
 /// Octets of the header.
-pub const LEN: usize = 12;
+pub(crate) const LEN: usize = 12;
 
-/// A header's fields.
+/// A header's fields but for the ID.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Header {
-    pub(super) id: u16,
     pub(super) flags: u16,
     /// QDCOUNT, ANCOUNT, NSCOUNT and ARCOUNT.
     pub(super) counts: [u16; 4],
@@ -32,7 +31,6 @@ impl Header {
     pub(super) fn read(msg: &[u8]) -> Option<Self> {
         let header: &[u8; LEN] = msg.first_chunk()?;
         Some(Self {
-            id: u16_at(header, field::ID)?,
             flags: u16_at(header, field::FLAGS)?,
             counts: [
                 u16_at(header, field::QDCOUNT)?,
@@ -45,58 +43,58 @@ impl Header {
 }
 
 /// Offsets of the header's fields.
-pub mod field {
+pub(crate) mod field {
     /// Transaction ID.
-    pub const ID: usize = 0;
+    pub(crate) const ID: usize = 0;
     /// Flags, opcode and response code.
-    pub const FLAGS: usize = 2;
+    pub(crate) const FLAGS: usize = 2;
     /// Entries in the question section.
-    pub const QDCOUNT: usize = 4;
+    pub(crate) const QDCOUNT: usize = 4;
     /// Entries in the answer section.
-    pub const ANCOUNT: usize = 6;
+    pub(crate) const ANCOUNT: usize = 6;
     /// Entries in the authority section.
-    pub const NSCOUNT: usize = 8;
+    pub(super) const NSCOUNT: usize = 8;
     /// Entries in the additional section.
-    pub const ARCOUNT: usize = 10;
+    pub(super) const ARCOUNT: usize = 10;
 }
 
 /// This message is a response.
-pub const QR: u16 = 0x8000;
+pub(crate) const QR: u16 = 0x8000;
 /// Mask of the opcode.
-pub const OPCODE: u16 = 0x7800;
-/// The answer was cut to fit.
-pub const TC: u16 = 0x0200;
+pub(crate) const OPCODE: u16 = 0x7800;
+/// The reply is truncated.
+pub(crate) const TC: u16 = 0x0200;
 /// Recursion is desired.
-pub const RD: u16 = 0x0100;
+pub(crate) const RD: u16 = 0x0100;
 /// Recursion is available.
-pub const RA: u16 = 0x0080;
+pub(super) const RA: u16 = 0x0080;
 /// The data are authentic (RFC 4035, RFC 6840 section 5.7).
-pub const AD: u16 = 0x0020;
+pub(super) const AD: u16 = 0x0020;
 /// Checking is disabled (RFC 4035).
-pub const CD: u16 = 0x0010;
+pub(super) const CD: u16 = 0x0010;
 /// Mask of the response code.
-pub const RCODE: u16 = 0x000f;
+pub(crate) const RCODE: u16 = 0x000f;
 
 /// Response codes (RFC 1035 section 4.1.1, RFC 6891 section 9).
 pub mod rcode {
     /// No error.
     pub const NOERROR: u8 = 0;
     /// The query could not be read.
-    pub const FORMERR: u8 = 1;
+    pub(crate) const FORMERR: u8 = 1;
     /// The server could not get an answer.
-    pub const SERVFAIL: u8 = 2;
+    pub(crate) const SERVFAIL: u8 = 2;
     /// The name does not exist.
-    pub const NXDOMAIN: u8 = 3;
+    pub(crate) const NXDOMAIN: u8 = 3;
     /// The kind of query is not supported.
-    pub const NOTIMP: u8 = 4;
-    /// The server will not answer this.
-    pub const REFUSED: u8 = 5;
+    pub(crate) const NOTIMP: u8 = 4;
+    /// The server refuses to answer.
+    pub(crate) const REFUSED: u8 = 5;
     /// A DNAME record leads to a name that is too long (RFC 6672 section 2.2).
-    pub const YXDOMAIN: u8 = 6;
-    /// Those with which a server says that it has no answer, where another may have one.
+    pub(crate) const YXDOMAIN: u8 = 6;
+    /// Those of a server that has no answer, where another may have one.
     pub(in crate::dns) const FAILURES: [u8; 4] = [FORMERR, SERVFAIL, NOTIMP, REFUSED];
     /// The EDNS version is not supported; its upper eight bits travel in the OPT record.
-    pub const BADVERS: u8 = 16;
+    pub(crate) const BADVERS: u8 = 16;
     /// The server wants a cookie of its own first (RFC 7873); extended as BADVERS is.
-    pub const BADCOOKIE: u8 = 23;
+    pub(crate) const BADCOOKIE: u8 = 23;
 }

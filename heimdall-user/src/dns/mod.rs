@@ -2,17 +2,17 @@
 //!
 //! The module does no I/O, knows no thread and no clock, and allocates nothing while a query is read
 //! or answered. The answer core reads a query through [`DnsPacketView`], and writes the reply over it
-//! through [`reply`]; the forwarder writes an [`UpstreamQuery`] and makes an [`Answer`] of the
+//! through [`reply`]; the forwarder writes an `UpstreamQuery` and makes an [`Answer`] of the
 //! response, the form in which answers are cached and passed between threads.
 //!
 //! Every reader takes untrusted octets: lengths are checked where they are read (by the `cursor`,
 //! but for the path of a hit), every loop is bounded by the message's length, and nothing panics.
 
-pub mod aliases;
+pub(crate) mod aliases;
 pub mod answer;
 mod cursor;
 pub mod denial;
-pub mod edns;
+pub(crate) mod edns;
 pub mod header;
 pub mod name;
 pub mod options;
@@ -26,14 +26,15 @@ mod upstream_query;
 mod view;
 
 pub use answer::{Answer, AnswerRef};
-pub use edns::{Edns, Options};
+use edns::Edns;
+pub(crate) use edns::Options;
 pub use name::NameHasher;
-pub use query::{KEY_FLAG_CD, KEY_FLAG_DO, Query, question_hash};
-pub(crate) use question::same_question;
-pub use question::{MAX_QUESTION, QUESTION_FIXED};
+pub use query::Query;
+pub(crate) use query::{KEY_FLAG_CD, KEY_FLAG_DO, question_hash};
+pub(crate) use question::{MAX_QUESTION, QUESTION_FIXED, same_question};
 pub use response::{BadResponse, TtlLimits};
-pub use subnet::ClientSubnet;
-pub use upstream_query::UpstreamQuery;
+pub(crate) use subnet::ClientSubnet;
+pub(crate) use upstream_query::UpstreamQuery;
 pub use view::{DnsPacketView, Malformed};
 
 /// Reads a big-endian 16-bit field, or `None` past the end.
@@ -44,56 +45,58 @@ pub(crate) fn u16_at(msg: &[u8], at: usize) -> Option<u16> {
 
 /// Reads a big-endian 32-bit field, or `None` past the end.
 #[inline]
-pub(crate) fn u32_at(msg: &[u8], at: usize) -> Option<u32> {
+fn u32_at(msg: &[u8], at: usize) -> Option<u32> {
     msg.get(at..)?.first_chunk().map(|b| u32::from_be_bytes(*b))
 }
 
 /// Resource record and query types that Heimdall treats specially (IANA, DNS parameters).
-pub mod rrtype {
+pub(crate) mod rrtype {
     /// Reserved; no record has it (RFC 6895 section 3.1).
-    pub const RESERVED: u16 = 0;
+    pub(crate) const RESERVED: u16 = 0;
     /// IPv4 address (RFC 1035).
-    pub const A: u16 = 1;
+    pub(crate) const A: u16 = 1;
     /// Name server (RFC 1035).
-    pub const NS: u16 = 2;
+    pub(crate) const NS: u16 = 2;
     /// Alias (RFC 1035).
-    pub const CNAME: u16 = 5;
+    pub(crate) const CNAME: u16 = 5;
     /// Start of authority (RFC 1035).
-    pub const SOA: u16 = 6;
+    pub(crate) const SOA: u16 = 6;
+    /// Pointer from an address to a name (RFC 1035).
+    pub(crate) const PTR: u16 = 12;
     /// Host information (RFC 1035), which also answers ANY (RFC 8482).
-    pub const HINFO: u16 = 13;
+    pub(crate) const HINFO: u16 = 13;
     /// Text (RFC 1035).
-    pub const TXT: u16 = 16;
+    pub(crate) const TXT: u16 = 16;
     /// IPv6 address (RFC 3596).
-    pub const AAAA: u16 = 28;
+    pub(crate) const AAAA: u16 = 28;
     /// Alias of all names below its owner (RFC 6672).
-    pub const DNAME: u16 = 39;
+    pub(crate) const DNAME: u16 = 39;
     /// The EDNS pseudo-record (RFC 6891).
-    pub const OPT: u16 = 41;
+    pub(crate) const OPT: u16 = 41;
     /// Digest of a delegated zone's key (RFC 4034).
-    pub const DS: u16 = 43;
+    pub(crate) const DS: u16 = 43;
     /// Signature (RFC 4034).
-    pub const RRSIG: u16 = 46;
+    pub(crate) const RRSIG: u16 = 46;
     /// Denial of existence (RFC 4034).
-    pub const NSEC: u16 = 47;
+    pub(crate) const NSEC: u16 = 47;
     /// Denial of existence by hashed names (RFC 5155).
-    pub const NSEC3: u16 = 50;
+    pub(crate) const NSEC3: u16 = 50;
     /// Service binding (RFC 9460).
-    pub const SVCB: u16 = 64;
+    pub(crate) const SVCB: u16 = 64;
     /// Service binding for HTTP (RFC 9460).
-    pub const HTTPS: u16 = 65;
-    /// TKEY, TSIG, IXFR, AXFR, MAILB, MAILA and [`ANY`], which ask for something other than the
-    /// records of a type (RFC 6895 section 3.1).
-    pub const QUERY: core::ops::RangeInclusive<u16> = 249..=255;
+    pub(crate) const HTTPS: u16 = 65;
+    /// TKEY, TSIG, IXFR, AXFR, MAILB, MAILA and [`ANY`], which are not for the records of one
+    /// type (RFC 6895 section 3.1).
+    pub(crate) const QUERY: core::ops::RangeInclusive<u16> = 249..=255;
     /// All records of a name (RFC 1035 section 3.2.3, RFC 8482).
-    pub const ANY: u16 = 255;
+    pub(crate) const ANY: u16 = 255;
 }
 
 /// The Internet class, the only one that is forwarded.
-pub const CLASS_IN: u16 = 1;
+pub(crate) const CLASS_IN: u16 = 1;
 
-/// The Chaos class, in which servers tell about themselves (RFC 4892).
-pub const CLASS_CH: u16 = 3;
+/// The Chaos class, of queries about the server itself (RFC 4892).
+pub(crate) const CLASS_CH: u16 = 3;
 
 #[cfg(test)]
 mod tests;

@@ -29,7 +29,7 @@ pub(super) struct EdnsOption<'a> {
     pub(super) data: &'a [u8],
 }
 
-/// The options in the data of an OPT record. `None` stands in place of one that runs past the record,
+/// The options in the data of an OPT record. `None` is given for one that runs past the record,
 /// and is the last.
 pub(super) fn in_record(rdata: Cursor<'_>) -> impl Iterator<Item = Option<EdnsOption<'_>>> {
     let mut left = Some(rdata);
@@ -61,7 +61,7 @@ pub(super) fn opt_record(msg: &[u8]) -> Option<Record<'_>> {
 }
 
 /// The data of the first option `code` in the OPT record of `msg`, if it has one that can be read.
-pub fn find(msg: &[u8], code: u16) -> Option<&[u8]> {
+pub(crate) fn find(msg: &[u8], code: u16) -> Option<&[u8]> {
     find_in(opt_record(msg)?.rdata, code)
 }
 

@@ -1,26 +1,26 @@
-//! What remains of a query once it is read, and the key under which its answer is cached.
+//! A query's fields once it is read, and the key under which its answer is cached.
 
 use super::{CLASS_IN, DnsPacketView, Edns, NameHasher, QUESTION_FIXED, header, rrtype};
 
 /// DO in [`Query::key_flags`].
-pub const KEY_FLAG_DO: u8 = 1;
+pub(crate) const KEY_FLAG_DO: u8 = 1;
 
 /// CD in [`Query::key_flags`].
-pub const KEY_FLAG_CD: u8 = 2;
+pub(crate) const KEY_FLAG_CD: u8 = 2;
 
-/// What the answer core keeps of a query once the view is gone: no borrow, so that a batch of
+/// The fields of a query that the answer core needs: no borrow, so that a batch of
 /// them can be held while the frames are written to.
 #[derive(Clone, Copy, Debug)]
 pub struct Query {
     /// Hash of the key: name, type, class, DO, CD.
     pub hash: u64,
-    /// Offset after the question, 17 to 271; 12 for a query without one, which asks for a cookie.
+    /// Offset after the question, 17 to 271; 12 for a query without one, for a cookie alone.
     pub question_end: u16,
     /// The header's flags word.
     pub flags: u16,
     /// The queried type, on top, and the queried class.
     kind: u32,
-    /// What the OPT record says, if there is one.
+    /// The OPT record, if there is one.
     pub edns: Option<Edns>,
 }
 
@@ -30,7 +30,7 @@ fn key_rest(kind: u32, flags: u8) -> u64 {
 }
 
 /// The hash under which the answer to a question, in wire form, is cached: [`Query::hash`].
-pub fn question_hash(hasher: &NameHasher, question: &[u8], flags: u8) -> u64 {
+pub(crate) fn question_hash(hasher: &NameHasher, question: &[u8], flags: u8) -> u64 {
     let kind = *question.last_chunk().unwrap_or(&[0; QUESTION_FIXED]);
     hasher.hash(question, key_rest(u32::from_be_bytes(kind), flags))
 }
@@ -51,9 +51,9 @@ impl Query {
         query
     }
 
-    /// Whether it has no OPT record, or one of version 0 that asks for nothing beside DO.
+    /// Whether it has no OPT record, or one of version 0 with nothing but DO.
     #[inline(always)]
-    pub fn is_plain(&self) -> bool {
+    pub(crate) fn is_plain(&self) -> bool {
         self.edns.is_none_or(Edns::is_plain)
     }
 
@@ -65,7 +65,7 @@ impl Query {
 
     /// The queried class.
     #[inline(always)]
-    pub fn qclass(&self) -> u16 {
+    pub(crate) fn qclass(&self) -> u16 {
         self.kind as u16
     }
 
@@ -75,13 +75,13 @@ impl Query {
         self.edns.is_some_and(Edns::dnssec_ok)
     }
 
-    /// The client does the checking itself.
+    /// CD is set: the client validates itself.
     #[inline(always)]
-    pub fn checking_disabled(&self) -> bool {
+    fn checking_disabled(&self) -> bool {
         self.flags & header::CD != 0
     }
 
-    /// The part of the key beside name, type and class: [`KEY_FLAG_DO`] and [`KEY_FLAG_CD`]. Answers
+    /// The part of the key beside name, type and class: `KEY_FLAG_DO` and `KEY_FLAG_CD`. Answers
     /// for DO and for CD are cached apart (RFC 4035 sections 3.2.1 and 3.2.2).
     #[inline(always)]
     pub fn key_flags(&self) -> u8 {
@@ -96,28 +96,28 @@ impl Query {
 
     /// Octets at the message's start without which no reply can be written: to the end of the
     /// question, and of the cookie.
-    pub fn needed(&self) -> usize {
+    pub(crate) fn needed(&self) -> usize {
         let cookie = self.edns.map_or(0, Edns::end_of_cookie);
         cookie.max(usize::from(self.question_end))
     }
 
     /// Whether there is a question at all.
     #[inline(always)]
-    pub fn has_question(&self) -> bool {
+    pub(crate) fn has_question(&self) -> bool {
         usize::from(self.question_end) > header::LEN
     }
 
     /// Whether this is a query that a cache or an upstream may answer: Internet class, and a type
-    /// that stands for records.
+    /// of records.
     #[inline(always)]
-    pub fn is_forwardable(&self) -> bool {
-        // Nearly all types that are asked for are less than OPT.
+    pub(crate) fn is_forwardable(&self) -> bool {
+        // Nearly all queried types are less than OPT.
         let has_records = |qtype| (1..rrtype::OPT).contains(&qtype) || is_type_of_records(qtype);
         self.qclass() == CLASS_IN && has_records(self.qtype())
     }
 }
 
-/// Whether a type stands for records: it is not reserved, nor OPT's, nor for queries only.
+/// Whether a type is one of records: it is not reserved, nor OPT's, nor for queries only.
 #[inline(never)]
 fn is_type_of_records(rtype: u16) -> bool {
     !matches!(rtype, rrtype::RESERVED | rrtype::OPT) && !rrtype::QUERY.contains(&rtype)

@@ -12,12 +12,12 @@
 use super::name::{MAX_NAME, eq_ignore_case};
 
 /// Octets of the type and class that follow the name.
-pub const QUESTION_FIXED: usize = 4;
+pub(crate) const QUESTION_FIXED: usize = 4;
 
 /// Longest question on the wire: a 255-octet name, its type and its class.
-pub const MAX_QUESTION: usize = MAX_NAME + QUESTION_FIXED;
+pub(crate) const MAX_QUESTION: usize = MAX_NAME + QUESTION_FIXED;
 
-/// Whether two questions are the same but for the letter case of the name. Type and class are not
+/// Whether two questions are the same but for the name case. Type and class are not
 /// folded: type 0x41 is not type 0x61.
 #[inline(never)]
 pub(crate) fn same_question(a: &[u8], b: &[u8]) -> bool {

@@ -94,7 +94,7 @@ impl<'a> Record<'a> {
 /// The records of a message or of an answer's body, section by section.
 ///
 /// Gives `None` in place of a record that cannot be read, and ends there. A record takes at least 11
-/// octets, so the octets bound how many there are, whatever the counts say.
+/// octets, so their number is bounded by the octets, not by the counts.
 #[derive(Clone, Debug)]
 pub(super) struct Records<'a> {
     cursor: Cursor<'a>,

@@ -57,7 +57,7 @@ impl Server {
 /// Largest reply, in octets, that may be sent to a query which came by UDP: the client's payload
 /// size, 512 without EDNS (RFC 6891 section 6.2.3), and at most the server's own.
 #[inline(always)]
-pub fn udp_limit(query: &Query, server: &Server) -> usize {
+pub(crate) fn udp_limit(query: &Query, server: &Server) -> usize {
     usize::from(query.edns.map_or(512, Edns::udp_size).min(server.udp_size))
 }
 
@@ -134,7 +134,7 @@ fn opt_len(query: &Query, options: Option<&Options<'_>>) -> usize {
 /// As [`answer`], but `None` if the answer does not fit. `rcode` is the answer's: a caller for which it
 /// is a constant saves the steps for others.
 #[inline(always)]
-pub fn whole_answer(
+pub(crate) fn whole_answer(
     buf: &mut [u8],
     query: &Query,
     content: Content<'_>,
@@ -184,7 +184,7 @@ pub fn whole_answer(
 /// Writes a reply that has no records: an error, with the question and, for a client that sent
 /// one, an OPT record. `rcode` may be an extended one.
 #[inline]
-pub fn error(
+pub(crate) fn error(
     buf: &mut [u8],
     query: &Query,
     rcode: u8,
@@ -196,7 +196,7 @@ pub fn error(
 }
 
 /// Writes a reply that tells the client to ask over TCP for an answer with this response code.
-pub fn truncated(
+pub(crate) fn truncated(
     buf: &mut [u8],
     query: &Query,
     rcode: u8,
@@ -209,7 +209,7 @@ pub fn truncated(
 
 /// Truncates the reply in `buf` to its question and its OPT record, and sets TC: the client asks again
 /// over TCP.
-pub fn truncate(buf: &mut [u8], query: &Query) -> Option<usize> {
+pub(crate) fn truncate(buf: &mut [u8], query: &Query) -> Option<usize> {
     let opt = opt_record(buf).map(|opt| opt.owner..opt.end());
     let flags = super::u16_at(buf, field::FLAGS)? & !header::AD | header::TC;
     let opt_count = u16::from(opt.is_some());
@@ -225,7 +225,7 @@ pub fn truncate(buf: &mut [u8], query: &Query) -> Option<usize> {
 
 /// Writes a reply to a query whose question, if `question_end` is given, can be read, and nothing
 /// beyond it: FORMERR or NOTIMP, without an OPT record (RFC 6891 section 7).
-pub fn unreadable(buf: &mut [u8], question_end: Option<u16>, rcode: u8) -> Option<Reply> {
+pub(crate) fn unreadable(buf: &mut [u8], question_end: Option<u16>, rcode: u8) -> Option<Reply> {
     let flags = super::u16_at(buf, field::FLAGS)?;
     let flags = header::QR | (flags & (header::OPCODE | header::RD)) | u16::from(rcode & 0xf);
     write_header(buf, flags, counts(question_end.is_some(), 0))?;

@@ -2,7 +2,7 @@
 //!
 //! An upstream is a resolver, and its response is checked nevertheless. A record whose data do not have
 //! the form of their type makes the whole response a broken one. Records that do not belong to the
-//! question ([`scope`]) and duplicates are left out. The answer is a positive one if the asked type is
+//! question ([`scope`]) and duplicates are left out. The answer is a positive one if the queried type is
 //! present at the end of the aliases. All of it takes time in proportion to the message's length.
 //!
 //! Nearly always all records up to the OPT record are kept, and their octets are copied. Otherwise the
@@ -71,7 +71,7 @@ impl Answer {
         key_flags: u8,
         limits: &TtlLimits,
     ) -> Result<Self, BadResponse> {
-        let Header { flags, counts, .. } = Header::read(msg).ok_or(BadResponse::Malformed)?;
+        let Header { flags, counts } = Header::read(msg).ok_or(BadResponse::Malformed)?;
         let [1, counts @ ..] = counts else {
             return Err(BadResponse::Malformed);
         };
@@ -135,7 +135,7 @@ impl Answer {
     }
 }
 
-/// What was asked.
+/// The question of a response.
 #[derive(Clone, Copy, Debug)]
 struct Asked {
     qname: Name,
@@ -176,13 +176,13 @@ struct Candidate<'a> {
 }
 
 impl Candidate<'_> {
-    /// Tells RRsets apart. Signatures are one for each type that they cover (RFC 4035 section 2.2).
+    /// The key of its RRset. Signatures form one for each type that they cover (RFC 4035 section 2.2).
     fn rrset(&self) -> (Section, NameId, u16, u16) {
         (self.wire.section, self.owner, self.wire.rtype, self.covers)
     }
 }
 
-/// What the OPT record says.
+/// The response's OPT record.
 #[derive(Clone, Copy, Debug, Default)]
 struct Opt {
     /// The upper eight bits of the response code.

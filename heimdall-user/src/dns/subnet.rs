@@ -23,12 +23,12 @@ const FIXED: usize = 4;
 
 /// A client subnet, as the option that goes upstream.
 #[derive(Debug)]
-pub struct ClientSubnet(Box<[u8]>);
+pub(crate) struct ClientSubnet(Box<[u8]>);
 
 impl ClientSubnet {
     /// The subnet that holds `address`, of the first `prefix` bits; more than the address has
     /// count as all.
-    pub fn new(address: IpAddr, prefix: u8) -> Self {
+    pub(crate) fn new(address: IpAddr, prefix: u8) -> Self {
         let (family, octets) = match address {
             IpAddr::V4(address) => (1, address.octets().to_vec()),
             IpAddr::V6(address) => (2, address.octets().to_vec()),
@@ -46,13 +46,13 @@ impl ClientSubnet {
     }
 
     /// The whole option.
-    pub fn option(&self) -> &[u8] {
+    pub(super) fn option(&self) -> &[u8] {
         &self.0
     }
 
     /// Whether a response's option, `data`, speaks of this subnet; the scope is the upstream's to
     /// choose (section 7.3).
-    pub fn is_echoed(&self, data: &[u8]) -> bool {
+    pub(crate) fn is_echoed(&self, data: &[u8]) -> bool {
         let ours = self.0.split_at_checked(OPTION_HEAD + FIXED);
         let theirs = data.split_at_checked(FIXED);
         match (ours, theirs) {

@@ -1,24 +1,24 @@
 //! The query that goes upstream.
 //!
-//! It takes the question from the client's query, in its letter case, and those flags that are part
+//! It takes the question from the client's query, in its name case, and those flags that are part
 //! of the cache key. ID and OPT record are new.
 
 use super::{ClientSubnet, Edns, KEY_FLAG_CD, KEY_FLAG_DO, header};
 
-/// The UDP payload size told to upstreams, in octets: what passes any path without fragments
+/// The UDP payload size sent to upstreams, in octets: it passes any path without fragments
 /// (DNS flag day 2020; RFC 9715 recommends 1400 or less).
 const UDP_SIZE: u16 = 1232;
 
 /// A query to an upstream.
 #[derive(Clone, Copy, Debug)]
-pub struct UpstreamQuery<'a> {
+pub(crate) struct UpstreamQuery<'a> {
     /// Transaction ID.
     pub id: u16,
     /// The question in wire form.
     pub question: &'a [u8],
     /// DO and CD, as in [`Query::key_flags`](super::Query::key_flags).
     pub key_flags: u8,
-    /// Ask for the AD bit in the response (RFC 6840 section 5.7).
+    /// Set AD: the response is to have the AD bit (RFC 6840 section 5.7).
     pub want_ad: bool,
     /// Send an OPT record. Without one neither DO nor the subnet is sent.
     pub edns: bool,
@@ -28,7 +28,7 @@ pub struct UpstreamQuery<'a> {
 
 impl UpstreamQuery<'_> {
     /// Writes the query into `out`, over what was there.
-    pub fn write_to(&self, out: &mut Vec<u8>) {
+    pub(crate) fn write_to(&self, out: &mut Vec<u8>) {
         let flag = |is_set, bit| if is_set { bit } else { 0 };
         let flags = header::RD
             | flag(self.key_flags & KEY_FLAG_CD != 0, header::CD)

@@ -31,7 +31,6 @@ pub enum Malformed {
 /// Octets after the last record are tolerated (some clients pad).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DnsPacketView<'a> {
-    id: u16,
     question: &'a [u8],
     flags: u16,
     kind: u32,
@@ -43,7 +42,7 @@ impl<'a> DnsPacketView<'a> {
     /// Checks a message and finds its question and its OPT record.
     ///
     /// # Errors
-    /// [`Malformed`] says what is wrong, worst first.
+    /// [`Malformed`], the worst fault first.
     pub fn parse(msg: &'a [u8]) -> Result<Self, Malformed> {
         let Some((mut view, rest)) = Self::question_first(msg) else {
             return Self::parse_without_question(msg);
@@ -76,7 +75,7 @@ impl<'a> DnsPacketView<'a> {
     #[inline(always)]
     fn question_first(msg: &'a [u8]) -> Option<(Self, &'a [u8])> {
         let (head, body) = msg.split_first_chunk::<{ header::LEN }>()?;
-        let [i0, i1, f0, f1, q0, q1, ..] = *head;
+        let [_, _, f0, f1, q0, q1, ..] = *head;
         let flags = u16::from_be_bytes([f0, f1]);
         if flags & (header::QR | header::OPCODE) != 0 || [q0, q1] != [0, 1] {
             return None;
@@ -84,7 +83,6 @@ impl<'a> DnsPacketView<'a> {
         let name_end = end_of_question_name(body, 0)?;
         let (question, rest) = body.split_at_checked(name_end + QUESTION_FIXED)?;
         let view = Self {
-            id: u16::from_be_bytes([i0, i1]),
             question,
             flags,
             kind: u32::from_be_bytes(*question.last_chunk()?),
@@ -97,7 +95,7 @@ impl<'a> DnsPacketView<'a> {
     /// sender wants a server cookie and nothing else (RFC 7873 section 5.4).
     #[cold]
     fn parse_without_question(msg: &'a [u8]) -> Result<Self, Malformed> {
-        let Header { id, flags, counts } = Header::read(msg).ok_or(Malformed::Runt)?;
+        let Header { flags, counts } = Header::read(msg).ok_or(Malformed::Runt)?;
         if flags & header::QR != 0 {
             return Err(Malformed::Response);
         }
@@ -112,7 +110,6 @@ impl<'a> DnsPacketView<'a> {
             .filter(|edns| edns.has_cookie())
             .ok_or(Malformed::Question)?;
         Ok(Self {
-            id,
             question: &[],
             flags,
             kind: 0,
@@ -149,24 +146,19 @@ fn find_opt(msg: &[u8], start: usize, counts: [u16; 3]) -> Result<Option<Edns>, 
 
 /// Field access.
 impl<'a> DnsPacketView<'a> {
-    /// Transaction ID.
-    pub fn id(&self) -> u16 {
-        self.id
-    }
-
     /// The header's flags word, opcode and response code included.
-    pub fn flags(&self) -> u16 {
+    pub(super) fn flags(&self) -> u16 {
         self.flags
     }
 
-    /// The queried name in wire form, in the client's letter case.
+    /// The queried name in wire form, in the client's name case.
     #[inline(always)]
     pub fn qname(&self) -> &'a [u8] {
         let name = self.question.len().saturating_sub(QUESTION_FIXED);
         self.question.get(..name).unwrap_or_default()
     }
 
-    /// The question section as it stands in the message: name, type, class.
+    /// The question section, unchanged: name, type, class.
     #[inline(always)]
     pub fn question(&self) -> &'a [u8] {
         self.question
@@ -188,7 +180,7 @@ impl<'a> DnsPacketView<'a> {
         self.kind
     }
 
-    /// What the OPT record says, if there is one.
+    /// The OPT record, if there is one.
     pub fn edns(&self) -> Option<Edns> {
         self.edns
     }

@@ -9,7 +9,10 @@ use std::io;
 use super::{ForwardOptions, Request};
 use crate::{
     cache::{Cache, Key, Record},
-    dns::{Answer, MAX_QUESTION, NameHasher, QUESTION_FIXED, denial, header::rcode, question_hash},
+    dns::{
+        Answer, MAX_QUESTION, NameHasher, QUESTION_FIXED, denial, header::rcode, name::parent,
+        question_hash,
+    },
     maintenance::{Maintenance, Scope, Status},
 };
 
@@ -218,14 +221,6 @@ impl SharedCache {
 fn denies_name(answer: &Answer) -> bool {
     let answer = answer.as_ref();
     answer.rcode() == rcode::NXDOMAIN && matches!(answer.counts(), [0, 0, ..])
-}
-
-/// The name without its first label. `None` for the root.
-pub(super) fn parent(name: &[u8]) -> Option<&[u8]> {
-    match *name.first()? {
-        0 => None,
-        len => name.get(1 + usize::from(len)..),
-    }
 }
 
 #[cfg(test)]

@@ -14,7 +14,10 @@
 use hashbrown::HashMap;
 
 use super::{Request, inflight::InFlight};
-use crate::{answer::prefix::Prefix, dns::NameHasher};
+use crate::{
+    answer::prefix::Prefix,
+    dns::{NameHasher, name::parent},
+};
 
 /// A holder may have one in `QUOTA` of the whole when there is no more room.
 const QUOTA: usize = 8;
@@ -151,7 +154,7 @@ fn heaviest<K: Copy + Eq + std::hash::Hash>(
 
 /// The name of the last `labels` labels of `name`, without counting the root's. `None`: it has fewer.
 pub(super) fn last_labels(name: &[u8], labels: usize) -> Option<&[u8]> {
-    let suffixes = || std::iter::successors(Some(name), |name| super::shared_cache::parent(name));
+    let suffixes = || std::iter::successors(Some(name), |name| parent(name));
     // The root is the last of them.
     let count = suffixes().count() - 1;
     suffixes().nth(count.checked_sub(labels)?)

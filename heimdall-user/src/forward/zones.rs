@@ -25,7 +25,11 @@ use std::time::{Duration, Instant};
 use hashbrown::{HashTable, hash_table::Entry};
 
 use super::{Request, failures::BOUNDS, shed::last_labels};
-use crate::dns::{KEY_FLAG_CD, NameHasher, name::eq_ignore_case, rrtype};
+use crate::dns::{
+    KEY_FLAG_CD, NameHasher,
+    name::{eq_ignore_case, parent},
+    rrtype,
+};
 
 /// Different children that have to fail before a zone is dead.
 const THRESHOLD: usize = 16;
@@ -303,7 +307,7 @@ fn kind(request: &Request) -> usize {
 /// The zone with this many labels above the request's name, and the name directly below it.
 fn zone_and_child(request: &Request, labels: usize) -> Option<(&[u8], &[u8])> {
     let child = last_labels(request.name(), labels + 1)?;
-    Some((super::shared_cache::parent(child)?, child))
+    Some((parent(child)?, child))
 }
 
 #[cfg(test)]

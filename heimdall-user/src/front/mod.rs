@@ -54,7 +54,7 @@ pub trait Messages {
     /// Forgets the message; it gets no reply.
     fn discard(&mut self, message: Self::Message);
 
-    /// Keeps of the message what the reply needs: the first [`Query::needed`] octets, and the client.
+    /// Keeps of the message what the reply needs: the first `Query::needed` octets, and the client.
     fn park(&mut self, message: Self::Message, query: &Query) -> Self::Parked;
 
     /// Makes a message of what was kept, for the reply to be written over. It is replied to or

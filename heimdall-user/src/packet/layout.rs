@@ -1,9 +1,6 @@
 //! Where the headers and the DNS message are in a received frame.
 
-use core::{
-    net::{IpAddr, Ipv4Addr},
-    ops::Range,
-};
+use core::{net::IpAddr, ops::Range};
 
 use super::{
     Packet, SourceFilter,
@@ -27,7 +24,7 @@ pub enum BadPacket {
 
 /// Where the headers of a checked frame are.
 ///
-/// If [`read`](Self::read) returned `Ok`, the headers it stands for are within the frame.
+/// If [`read`](Self::read) returned `Ok`, its headers are within the frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layout {
     /// Offset of the IP header.
@@ -43,7 +40,7 @@ impl Layout {
     /// the IPv4 header's and UDP's checksums have to be right.
     ///
     /// # Errors
-    /// [`BadPacket`] says why the frame has to be dropped.
+    /// [`BadPacket`]: the frame has to be dropped.
     #[inline(always)]
     pub fn read(
         frame: &[u8],
@@ -151,7 +148,7 @@ impl Layout {
         if u16_in(header, udp::LENGTH)? != udp_len {
             return Err(BadPacket::Length);
         }
-        // A packet to one host in a frame to many is not for us to answer (RFC 1122 section
+        // A packet to one host in a frame to many must not be answered (RFC 1122 section
         // 3.2.1.3): the reply's source would be a group's address.
         if (frame.first()).is_none_or(|first| first & ethernet::GROUP != 0) {
             return Err(BadPacket::Source);
@@ -172,7 +169,7 @@ impl Layout {
 
     /// Offset of the DNS message in the frame.
     #[inline(always)]
-    pub fn dns(&self) -> usize {
+    fn dns(&self) -> usize {
         usize::from(self.dns)
     }
 
@@ -191,15 +188,7 @@ impl Layout {
         }
     }
 
-    /// The sender's address, in the frame that was read.
-    pub fn source(&self, frame: &[u8]) -> IpAddr {
-        match frame.get(..self.dns()) {
-            Some(headers) => source_address(headers, self.ip.into()),
-            None => Ipv4Addr::UNSPECIFIED.into(),
-        }
-    }
-
-    /// Splits the frame into headers and room for the reply, which cannot make the IP packet exceed
+    /// Splits the frame into headers and a buffer for the reply, which cannot make the IP packet exceed
     /// `mtu`, nor the frame its end. `None`: it is not the frame that was read.
     #[inline(always)]
     pub fn open<'a>(&self, frame: &'a mut [u8], mtu: usize) -> Option<Packet<'a>> {

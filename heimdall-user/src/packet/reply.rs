@@ -92,7 +92,7 @@ fn write_ethernet(addresses: &mut [u8; 12]) {
     *addresses = [s0, s1, s2, s3, s4, s5, d0, d1, d2, d3, d4, d5];
 }
 
-/// Swaps the addresses and writes what stands before them; returns the addresses' sum.
+/// Swaps the addresses and writes the fields before them; returns the addresses' sum.
 ///
 /// A packet that is never fragmented needs no identification (RFC 6864 section 4.1).
 #[inline(always)]
@@ -117,7 +117,7 @@ fn write_ipv4(header: &mut [u8; ipv4::LEN], udp_len: u16) -> Option<u64> {
     Some(addresses)
 }
 
-/// Swaps the addresses and writes what stands before them; returns the addresses' sum.
+/// Swaps the addresses and writes the fields before them; returns the addresses' sum.
 #[inline(always)]
 fn write_ipv6(header: &mut [u8; ipv6::LEN], udp_len: u16) -> u64 {
     let [l0, l1] = udp_len.to_be_bytes();

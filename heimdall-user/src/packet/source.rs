@@ -1,4 +1,4 @@
-//! Which senders a reply may go to.
+//! The senders that no reply may go to.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -13,7 +13,7 @@ pub struct SourceFilter {
     v4: Vec<[u8; 4]>,
     /// Which values the last six bits of `v4` have, a bit each: few senders share theirs.
     v4_ends: u64,
-    /// Refused addresses as their octets lie in memory, sorted.
+    /// Refused addresses in memory order of their octets, sorted.
     v6: Vec<u128>,
 }
 

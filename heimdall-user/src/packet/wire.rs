@@ -8,7 +8,7 @@ pub(super) fn get<const N: usize>(octets: &[u8], field: Range<usize>) -> Option<
     octets.get(field)?.first_chunk()
 }
 
-/// Ethernet II, and the tags of IEEE 802.1Q and 802.1ad that can stand before its type:
+/// Ethernet II, and the tags of IEEE 802.1Q and 802.1ad that may precede its type:
 ///
 /// ```text
 /// | destination (6) | source (6) | [TPID (2) | TCI (2)] × 0–2 | type (2) |
@@ -24,7 +24,7 @@ pub(super) mod ethernet {
 
     pub(in crate::packet) const TYPE_IPV4: u16 = 0x0800;
     pub(in crate::packet) const TYPE_IPV6: u16 = 0x86dd;
-    /// Tag protocol identifiers, which stand where the type would.
+    /// Tag protocol identifiers, in the place of the type.
     pub(in crate::packet) const TAGS: [u16; 2] = [0x8100, 0x88a8];
     /// In the first octet of a destination: a group of hosts.
     pub(in crate::packet) const GROUP: u8 = 1;

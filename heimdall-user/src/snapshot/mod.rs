@@ -1,4 +1,5 @@
-//! The file that keeps the forwarder's caches over a restart.
+//! The file that preserves the forwarder's caches over a restart. The module reads and writes it; it
+//! knows no cache and no thread. `server` calls it.
 //!
 //! ```text
 //!  0  magic      8 octets "HEIMDALL"
@@ -79,12 +80,12 @@ pub enum Problem {
     /// Of another format.
     #[error("it is of format {0}, and this version reads format {VERSION}")]
     Version(u32),
-    /// Of another length than its header says.
+    /// Its length is not the one in its header.
     #[error("it should have {expected} octets and has {octets}; it was truncated, or copied badly")]
     Length {
-        /// What the header says.
+        /// The length in the header.
         expected: u64,
-        /// What is there.
+        /// The actual length.
         octets: u64,
     },
     /// A checksum of the header or of the records is wrong.

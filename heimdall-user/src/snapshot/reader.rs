@@ -52,12 +52,12 @@ impl<'a> Contents<'a> {
     }
 
     /// Seconds since it was written.
-    pub fn away(&self) -> u32 {
+    pub(crate) fn away(&self) -> u32 {
         self.away
     }
 
     /// How many records the header counts.
-    pub fn count(&self) -> u64 {
+    pub(crate) fn count(&self) -> u64 {
         self.records
     }
 

@@ -141,7 +141,7 @@ fn a_snapshot_that_is_open_does_not_depend_on_its_file() {
     assert!(matches!(error, SnapshotError::Foreign { .. }), "{error}");
 }
 
-/// A file that was truncated or extended is told by its real length.
+/// A file that was truncated or extended is recognized by its length.
 #[test]
 fn the_length_of_the_file_is_reported() {
     let scratch = Scratch::new();

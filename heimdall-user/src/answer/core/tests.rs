@@ -156,7 +156,7 @@ fn the_limit_is_the_least_of_client_server_and_buffer() {
     assert_eq!(
         Got::new(verdict, &room),
         Got::Reply(19),
-        "no room but for the question"
+        "the buffer ends after the question"
     );
 }
 
@@ -207,7 +207,7 @@ fn a_truncated_answer_is_sent_over_udp_and_not_cached() {
     }
 }
 
-/// A hit in whatever letters, after whatever time; [`ask`] checks the sum.
+/// Hits in each name case and of each age; [`ask`] checks the sum.
 #[test]
 fn hits_keep_the_name_case_of_the_query() {
     for letters in [b"example", b"EXAMPLE", b"eXaMpLe"] {

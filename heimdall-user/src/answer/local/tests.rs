@@ -2,7 +2,11 @@
 use hickory_proto::{op::Message, rr::RecordType, serialize::binary::BinDecodable};
 use proptest::prelude::*;
 
-use super::{super::hostname::wire, *};
+use super::{
+    super::hostname::wire,
+    hosts::{HostsReport, Skipped},
+    *,
+};
 
 fn records(records: &[&str]) -> Result<LocalData, LocalError> {
     let mut builder = LocalData::builder();
@@ -225,7 +229,7 @@ fn hosts_files() {
     );
 }
 
-/// What is taken of a hosts file: the names, as they are asked for, and the warning.
+/// Which of `asked` a hosts file defines, the number of skipped lines, and the warning.
 fn hosts(text: &[u8], asked: &[&str]) -> (Vec<bool>, usize, String) {
     let mut builder = LocalData::builder();
     let HostsReport { skipped, first } = builder.hosts(text);

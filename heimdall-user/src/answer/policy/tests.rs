@@ -26,15 +26,21 @@ fn a_query_without_rd_is_answered_from_cache_and_policy() {
     for transport in [UDP, Transport::Tcp] {
         let core = &mut core_with(policy(NonRecursive::Cache));
         let ask = |core: &mut Core, name, flags| ask(core, &query_for(name, flags), transport, 0);
-        assert_eq!(says(&ask(core, "a.ok", 0)), refused);
-        assert_eq!(says(&ask(core, "a.ok", 0)), refused, "not cached");
+        assert_eq!(rcode_and_ede(&ask(core, "a.ok", 0)), refused);
+        assert_eq!(rcode_and_ede(&ask(core, "a.ok", 0)), refused, "not cached");
         assert_eq!(ask(core, "a.ok", RD).verdict, Got::Miss);
         let msg = query_for("a.ok", RD);
         let read = core.read(&msg).unwrap();
         core.insert(&read, &msg, &aliased(&[]));
-        assert_eq!(says(&ask(core, "a.ok", 0)), (rcode::NOERROR, None));
-        assert_eq!(says(&ask(core, "local.lan", 0)), (rcode::NOERROR, None));
-        assert_eq!(says(&ask(core, "ads.ok", 0)), (rcode::NXDOMAIN, Some(15)));
+        assert_eq!(rcode_and_ede(&ask(core, "a.ok", 0)), (rcode::NOERROR, None));
+        assert_eq!(
+            rcode_and_ede(&ask(core, "local.lan", 0)),
+            (rcode::NOERROR, None)
+        );
+        assert_eq!(
+            rcode_and_ede(&ask(core, "ads.ok", 0)),
+            (rcode::NXDOMAIN, Some(15))
+        );
         assert_eq!(core.writer.counters.misses.get(), 1);
 
         let core = &mut core_with(policy(NonRecursive::Forward));
@@ -44,13 +50,20 @@ fn a_query_without_rd_is_answered_from_cache_and_policy() {
         let msg = query_for("a.ok", RD);
         core.insert(&read, &msg, &aliased(&[]));
         for _ in 0..2 {
-            assert_eq!(says(&ask(core, "a.ok", RD)), (rcode::NOERROR, None));
-            assert_eq!(says(&ask(core, "a.ok", 0)), refused);
-            assert_eq!(says(&ask(core, "local.lan", 0)), refused);
+            assert_eq!(
+                rcode_and_ede(&ask(core, "a.ok", RD)),
+                (rcode::NOERROR, None)
+            );
+            assert_eq!(rcode_and_ede(&ask(core, "a.ok", 0)), refused);
+            assert_eq!(rcode_and_ede(&ask(core, "local.lan", 0)), refused);
         }
         let chaos = query(0, 16, CLASS_CH, Some((1232, 0, false)));
         let reply = super::tests::ask(core, &chaos, transport, 0);
-        assert_eq!(says(&reply), (rcode::REFUSED, Some(21)), "another class");
+        assert_eq!(
+            rcode_and_ede(&reply),
+            (rcode::REFUSED, Some(21)),
+            "another class"
+        );
     }
     let core = &mut core_with(policy(NonRecursive::Cache));
     let msg = query_for("a.ok", 0);
@@ -108,18 +121,22 @@ fn an_alias_of_a_blocked_name_is_blocked() {
             };
             octets.truncate(len);
             let fresh = Reply { verdict, octets };
-            assert_eq!(says(&fresh), expected, "{about}, from the upstream");
+            assert_eq!(
+                rcode_and_ede(&fresh),
+                expected,
+                "{about}, from the upstream"
+            );
             // The question is read from the reply, as the workers do.
             core.insert(&read, &fresh.octets, &answer);
             let cached = ask(core, &msg, UDP, 1);
-            assert_eq!(says(&cached), expected, "{about}, from the cache");
+            assert_eq!(rcode_and_ede(&cached), expected, "{about}, from the cache");
             let blocked = core.writer.counters.blocked.get();
             assert_eq!(blocked, u64::from(expected != answered), "{about}");
             // A refresh is looked at as well.
             let key = key(&read, &msg).unwrap();
             core.insert_refreshed(&key, &answer);
             assert_eq!(
-                says(&ask(core, &msg, UDP, 2)),
+                rcode_and_ede(&ask(core, &msg, UDP, 2)),
                 expected,
                 "{about}, refreshed"
             );
@@ -151,7 +168,7 @@ fn local_data_and_blocklists_come_before_special_names() {
     ] {
         for flags in [header::RD, 0] {
             let reply = ask(core, &query_for(name, flags), UDP, 0);
-            assert_eq!(says(&reply), expected, "{name}");
+            assert_eq!(rcode_and_ede(&reply), expected, "{name}");
         }
     }
     for name in ["www.intranet.test", "a.5.test", "local", "a.local"] {

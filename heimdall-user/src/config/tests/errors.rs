@@ -296,7 +296,7 @@ const BAD: &[(&str, &str)] = &[
 ];
 
 #[test]
-fn bad_files_get_one_line_that_names_the_place() {
+fn bad_files_get_one_line_with_the_location() {
     for (text, line) in BAD {
         let about_upstreams = text.is_empty() || text.contains("upstream");
         let flags = if about_upstreams {
@@ -306,6 +306,15 @@ fn bad_files_get_one_line_that_names_the_place() {
         };
         let error = Config::from_text(&flags, text, &host()).unwrap_err();
         assert_eq!(error.to_string(), *line, "for {text:?}");
+    }
+}
+
+/// A file may be bad and lack an upstream: what is in it comes first.
+#[test]
+fn bad_values_are_reported_before_a_missing_upstream() {
+    for text in ["max-udp-size = 1", "[xdp]\ncpus = [9]", "backend = \"xdp\""] {
+        let error = from_file(text).unwrap_err();
+        assert!(error.to_string().starts_with("heimdall.toml:"), "{error}");
     }
 }
 

@@ -16,7 +16,7 @@ fn compare(path: &str, text: &str) {
     let command = "UPDATE=1 cargo test -p heimdall-user --lib config::";
     assert!(
         found == text,
-        "{} is not what the definitions say; `{command}` writes it",
+        "{} differs from the definitions; `{command}` writes it",
         path.display()
     );
 }

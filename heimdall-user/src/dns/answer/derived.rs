@@ -8,8 +8,8 @@ use crate::{
 };
 
 /// TTL of a stale answer, in seconds (RFC 8767 section 4). After a failure it is cached as long, so that
-/// the upstreams are not asked for it more often (section 5, failure recheck).
-pub const STALE_TTL: u32 = 30;
+/// the upstreams are not queried for it more often (section 5, failure recheck).
+pub(crate) const STALE_TTL: u32 = 30;
 
 impl Answer {
     /// An answer of no records: an error that is cached for `ttl` seconds.
@@ -24,14 +24,14 @@ impl Answer {
 
     /// An answer, of no records, that came truncated and could not be fetched over TCP: its reply
     /// has TC set. It must not be cached.
-    pub fn truncated(rcode: u8, ede: u16) -> Self {
+    pub(crate) fn truncated(rcode: u8, ede: u16) -> Self {
         let mut answer = Self::failure(rcode, Some(ede), 0);
         answer.set_flags(FLAG_TC);
         answer
     }
 
     /// The answer, fresh for `seconds` at most. Its TTLs stay.
-    pub fn for_at_most(mut self, seconds: u32) -> Self {
+    pub(crate) fn for_at_most(mut self, seconds: u32) -> Self {
         let ttl = self.as_ref().ttl();
         self.set_ttl(ttl.min(seconds));
         self
@@ -82,7 +82,7 @@ impl AnswerRef<'_> {
     }
 
     /// The answer as it is served when it has expired and no upstream gives a newer one
-    /// (RFC 8767): with [`STALE_TTL`], the Extended DNS Error 3 or 19, and without AD.
+    /// (RFC 8767): with `STALE_TTL`, the Extended DNS Error 3 or 19, and without AD.
     pub fn stale(&self) -> Answer {
         let stale = match self.rcode() {
             rcode::NXDOMAIN => ede::STALE_NXDOMAIN,

@@ -1,7 +1,7 @@
-//! What is left of an answer that does not fit whole (RFC 2181 section 9).
+//! Leaving sections out of an answer that does not fit whole (RFC 2181 section 9).
 //!
-//! TC tells the client that something it needs is missing. The additional section, and most
-//! authority sections, only say more than was asked: they are left out first. Sections go whole, so
+//! TC means that something the client needs is missing. The additional section, and most
+//! authority sections, only add to the answer: they are left out first. Sections are left out whole, so
 //! that no RRset is sent in part or without its signatures.
 
 use super::{AnswerRef, Fixed, field, set};
@@ -18,7 +18,7 @@ pub(in crate::dns) struct Shortened<'a> {
 }
 
 impl Shortened<'_> {
-    /// A view of what is left.
+    /// A view of it.
     pub(in crate::dns) fn as_ref(&self) -> AnswerRef<'_> {
         AnswerRef {
             fixed: &self.fixed,

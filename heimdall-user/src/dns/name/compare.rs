@@ -1,6 +1,6 @@
 //! Names and questions compared and hashed, ASCII case ignored (RFC 4343).
 //!
-//! Length octets are at most 63 and so never look like letters: the whole wire form can be folded
+//! Length octets are at most 63 and so are never mistaken for letters: the whole wire form can be folded
 //! as one string of octets, 32 at a time.
 
 use core::hash::{BuildHasher, Hasher};
@@ -97,8 +97,8 @@ pub(crate) fn eq_exactly(a: &[u8], b: &[u8]) -> bool {
 pub struct NameHasher(RandomState);
 
 impl NameHasher {
-    /// Hash of a name or a question (wire form, case ignored) and of `rest`, whatever else makes up
-    /// the key: in a question, type and class once more, because case is ignored in them, too.
+    /// Hash of a name or a question (wire form, case ignored) and of `rest`, the other parts of
+    /// the key. For a question, `rest` repeats type and class, because case is ignored in them, too.
     ///
     /// The halves of the blocks go to two hashers, so that the processor works on both at once. The
     /// last step combines them asymmetrically, so that swapped halves give another hash.

@@ -52,7 +52,7 @@ mod plain {
         }
     }
 
-    /// The case bit of every octet that lies in the 26 from `first` on, an ASCII letter.
+    /// The case bit of every octet in the 26 from `first` on, an ASCII letter.
     #[inline(always)]
     fn case_bits(word: u64, first: u8) -> u64 {
         let low7 = word & !HIGH;
@@ -143,7 +143,7 @@ mod sse2 {
         _mm_andnot_si128(case_bits(lower, b'a'), _mm_xor_si128(a, b))
     }
 
-    /// The case bit of every octet that lies in the 26 from `first` on, an ASCII letter.
+    /// The case bit of every octet in the 26 from `first` on, an ASCII letter.
     #[inline]
     #[target_feature(enable = "sse2")]
     fn case_bits(half: __m128i, first: u8) -> __m128i {

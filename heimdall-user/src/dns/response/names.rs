@@ -115,7 +115,7 @@ impl<'a> Names<'a> {
         let mut name = Cursor::new(self.msg, start);
         name.name()?;
         let end = name.at();
-        // Each part of the name lies before the one that points to it.
+        // Each part of the name is before the one that points to it.
         let (mut at, mut part, mut bound) = (start, start, end);
         self.path.clear();
         let mut known = loop {

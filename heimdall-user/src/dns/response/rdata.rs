@@ -32,7 +32,7 @@ enum Kind {
 use Kind::{Bitmap, Counted, Name as Domain, Octets, Params, PlainName, Rest, Strings};
 
 /// The types, in ascending order.
-#[rustfmt::skip] // a line a form
+#[rustfmt::skip] // one line per form
 const FORMS: &[(u16, &[Kind])] = &[
     (1, &[Octets(4)]), // A
     (2, &[Domain]), // NS
@@ -96,7 +96,7 @@ fn form(rtype: u16) -> &'static [Kind] {
 /// A field of a record's data.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::dns) enum Field<'a> {
-    /// A name, at which the cursor stands.
+    /// A name; the cursor is at its start.
     Name(Cursor<'a>),
     /// Anything else.
     Octets(&'a [u8]),
@@ -122,7 +122,7 @@ pub(in crate::dns) fn fields<'a>(
 }
 
 impl Kind {
-    /// Moves the cursor behind the field at which it stands, in data that end where its octets do.
+    /// Moves the cursor past the field at its position, in data that end with its octets.
     fn pass(self, data: &mut Cursor<'_>) -> Option<()> {
         match self {
             Octets(len) => pass_octets(data, len),

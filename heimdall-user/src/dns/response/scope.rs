@@ -2,7 +2,7 @@
 //!
 //! | section | records |
 //! |---|---|
-//! | answer | the aliases from the queried name on (CNAME, and the DNAME that one follows from), in any order, and the records of the asked type at the end of them |
+//! | answer | the aliases from the queried name on (CNAME, and the DNAME that one follows from), in any order, and the records of the queried type at the end of them |
 //! | authority | SOA, NS and DS of the name at the end or of one above it; NSEC and NSEC3, if DNSSEC is wanted |
 //! | additional | addresses and service bindings of the hosts that those name |
 //!
@@ -30,7 +30,7 @@ const NAMING_HOSTS: [u16; 6] = [rrtype::NS, 15, 33, 35, rrtype::SVCB, rrtype::HT
 /// The types of those records (RFC 1035 section 3.3, RFC 3596 section 3, RFC 9460 section 4).
 const OF_HOSTS: [u16; 4] = [rrtype::A, rrtype::AAAA, rrtype::SVCB, rrtype::HTTPS];
 
-/// Marks the records that belong to what was asked.
+/// Marks the records that belong to the question.
 ///
 /// `None`: the aliases form a loop, or are too many.
 pub(super) fn mark(names: &Names<'_>, records: &mut [Candidate<'_>], asked: &Asked) -> Option<()> {
@@ -101,7 +101,7 @@ fn alias(records: &mut [Candidate<'_>], owner: NameId) -> Option<Name> {
     record.data.name
 }
 
-/// The host that a record names. A service binding can stand for its owner (RFC 9460 section 2.5.2).
+/// The host that a record names. A service binding can name its owner (RFC 9460 section 2.5.2).
 fn host(record: &Candidate<'_>) -> Option<NameId> {
     let name = record.data.name?.id;
     let is_binding = matches!(record.wire.rtype, rrtype::SVCB | rrtype::HTTPS);

@@ -8,7 +8,7 @@ use crate::dns::{rrtype, u32_at};
 /// Bounds on TTLs, in seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TtlLimits {
-    /// TTLs below this are raised to it. Zero keeps RFC behaviour; TTL 0 is never raised.
+    /// TTLs below this are raised to it. 0: none are raised; TTL 0 never is.
     pub min: u32,
     /// TTLs above this are lowered to it (RFC 2181 section 8 allows any cap).
     pub max: u32,
@@ -47,7 +47,7 @@ pub(super) fn unite_rrsets(records: &mut Vec<Candidate<'_>>) {
 /// The TTLs of `records` within the limits, in seconds, and the least of them: how long the answer that
 /// they make up is fresh.
 ///
-/// A negative answer (`denied`) may be believed as long as the SOA record's TTL and its MINIMUM say;
+/// A negative answer (`denied`) is fresh for the lesser of the SOA record's TTL and its MINIMUM;
 /// without one it must not be cached (RFC 2308 sections 2.2 and 5): 0 seconds. The aliases before it keep
 /// their own TTLs. Clients see TTLs as long as the answer is cached; 0 stays 0.
 pub(super) fn bounded(

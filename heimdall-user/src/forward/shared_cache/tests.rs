@@ -209,14 +209,6 @@ fn nxdomain_answers_for_names_below_until_it_expires() {
 }
 
 #[test]
-fn parents() {
-    assert_eq!(parent(b"\x01a\x02bc\0"), Some(&b"\x02bc\0"[..]));
-    assert_eq!(parent(b"\x02bc\0"), Some(&b"\0"[..]));
-    assert_eq!(parent(b"\0"), None);
-    assert_eq!(parent(b""), None);
-}
-
-#[test]
 fn other_codes_leave_what_was_known() {
     let mut bench = Bench::new(ForwardOptions::default());
     let name = query(1, "name", None);

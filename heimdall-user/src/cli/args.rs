@@ -11,14 +11,14 @@ use crate::{
 
 /// The server to talk to.
 #[derive(Args, Debug)]
-pub(super) struct Running {
+pub(super) struct ServerArgs {
     /// The server's control socket [default: /run/heimdall/control.sock for root, otherwise
     /// $XDG_RUNTIME_DIR/heimdall.sock]
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
 }
 
-impl Running {
+impl ServerArgs {
     /// The path of its control socket.
     pub(super) fn path(self) -> Result<PathBuf, Problem> {
         self.control
@@ -30,7 +30,7 @@ impl Running {
 /// The cached answers that a command is about.
 #[derive(Args, Debug)]
 #[group(multiple = false)]
-pub(super) struct Which {
+pub(super) struct ScopeArgs {
     /// Answers for this name, of all types
     #[arg(value_parser = name)]
     name: Option<Scope>,
@@ -52,7 +52,7 @@ fn zone(text: &str) -> Result<Scope, BadName> {
     Scope::zone(text)
 }
 
-impl Which {
+impl ScopeArgs {
     /// The scope, if one is given.
     pub(super) fn scope(self) -> Option<Scope> {
         let all = self.all.then_some(Scope::All);
