@@ -204,7 +204,7 @@ fn misses_and_what_is_refused_do_not_allocate() {
     assert_eq!(worker.memory.replied, [8], "FORMERR");
     assert_eq!(worker.memory.discarded, [9]);
     // SERVFAIL for those that wait.
-    forwarder.stop();
+    drop(forwarder);
     worker.begin();
     let mut completed = 0;
     // The answers, which the forwarder has allocated, are freed here.

@@ -147,5 +147,5 @@ fn batches_do_not_allocate() {
         "the count counts"
     );
     drop(front);
-    forwarder.stop();
+    drop(forwarder);
 }

@@ -182,7 +182,7 @@ fn start(case: &str) {
                 assert_eq!(now.threads.iter().find(|name| *name == "supervisor"), None);
                 assert_eq!(now.descriptors.keys().find(of_xdp), None);
             }
-            server.stop();
+            drop(server);
             fs::remove_file(directory.path().join("snapshot")).unwrap();
             before.wait_for(directory.path());
         }

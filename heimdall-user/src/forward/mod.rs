@@ -191,11 +191,6 @@ impl Forwarder {
     pub fn command_queues(&self) -> Vec<Arc<CommandQueue>> {
         self.command_queues.clone()
     }
-
-    /// Ends the threads, as dropping it does.
-    pub fn stop(self) {
-        drop(self);
-    }
 }
 
 impl Drop for Forwarder {

@@ -99,7 +99,7 @@ impl Bench {
 
     /// No outcome came twice.
     fn finish(self) {
-        self.forwarder.stop();
+        drop(self.forwarder);
         assert!(
             self.mailboxes
                 .iter()
@@ -374,7 +374,7 @@ fn full_tables_and_queues_are_told() {
     let late = bench.request(&query(9, "late", None), 0, 9);
     let mailbox = bench.mailboxes[0].clone();
     let counters = bench.forwarder.counters();
-    bench.forwarder.stop();
+    drop(bench.forwarder);
     assert_eq!(counters[0].queue_full.get(), 2);
     let mut left: Vec<_> = std::iter::from_fn(|| mailbox.take().map(|o| o.token)).collect();
     left.extend(turned_down.iter().map(|outcome| outcome.token));
@@ -407,7 +407,7 @@ fn stopping_under_fire_loses_no_request() {
         taken
     });
     thread::sleep(Duration::from_millis(20));
-    bench.forwarder.stop();
+    drop(bench.forwarder);
     let taken = sender.join().unwrap();
     let mut tokens = HashSet::new();
     while let Some(outcome) = bench.mailboxes[0].take() {

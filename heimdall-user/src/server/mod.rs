@@ -277,7 +277,7 @@ impl Server {
             caches,
         };
         let lost = "stats, reload, flush and dump do not work";
-        let on_exit = self.threads.auxiliary("control", lost);
+        let on_exit = Threads::auxiliary("control", lost);
         let control = control
             .serve(on_exit, move |command, to| commands.run(command, to))
             .map_err(start("the control thread"))?;
@@ -291,9 +291,7 @@ impl Server {
         caches: Caches,
     ) -> Result<(), ServerError> {
         if let Some(config) = snapshot {
-            let on_exit = self
-                .threads
-                .auxiliary("snapshot", "no snapshots are written");
+            let on_exit = Threads::auxiliary("snapshot", "no snapshots are written");
             let writer = SnapshotWriter::start(config, caches, on_exit)
                 .map_err(start("the snapshot thread"))?;
             self.snapshots = Some(writer);
@@ -325,18 +323,6 @@ impl Server {
     /// The first thread that has ended although the server needs it, if one has.
     pub fn failed(&self) -> Option<&'static str> {
         self.threads.failed()
-    }
-
-    /// Stops everything, as dropping it does.
-    pub fn stop(self) {
-        drop(self);
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // Threads are expected to end from now on, which they do as the fields are dropped.
-        self.threads.stop();
     }
 }
 

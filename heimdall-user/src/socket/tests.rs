@@ -109,7 +109,7 @@ impl Bench {
 
     fn finish(self) {
         drop(self.front);
-        self.forwarder.stop();
+        drop(self.forwarder);
     }
 }
 
@@ -406,7 +406,7 @@ fn servfail_when_the_upstream_is_dead_or_too_many_wait() {
     assert_eq!((reply[1], rcode(&reply)), (3, 2));
     assert_eq!(bench.count("overflow"), 1);
     // The first two get SERVFAIL, and the forwarder takes no more.
-    bench.forwarder.stop();
+    drop(bench.forwarder);
     for id in [1, 2] {
         let mut reply = [0; 64];
         socket.recv(&mut reply).unwrap();
@@ -486,7 +486,7 @@ fn idle_connections_are_closed_and_busy_ones_are_not() {
     read_frame(&mut used);
     assert!(is_closed(&mut used), "and the other query is under way");
     assert_eq!(counters.tcp_closed_idle.get(), 2);
-    forwarder.stop();
+    drop(forwarder);
 }
 
 /// A connection from the loopback address `source`.
@@ -629,5 +629,5 @@ fn a_front_that_is_dropped_has_closed_its_sockets() {
     drop(bench.front);
     assert!(is_closed(&mut stream));
     Listeners::bind(&bench.addresses).unwrap();
-    bench.forwarder.stop();
+    drop(bench.forwarder);
 }

@@ -70,7 +70,7 @@ fn a_silent_zone_is_found_dead_while_others_are_answered() {
         assert!(answered(&bench.outcomes(FEW.into(), 1)[0]));
         thread::sleep(Duration::from_millis(5));
     }
-    bench.forwarder.stop();
+    drop(bench.forwarder);
 }
 
 #[test]
@@ -95,7 +95,7 @@ fn a_zone_is_found_dead_although_all_its_look_ups_are_shed() {
         }
         thread::sleep(Duration::from_millis(10));
     }
-    bench.forwarder.stop();
+    drop(bench.forwarder);
 }
 
 #[test]

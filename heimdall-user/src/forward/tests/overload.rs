@@ -170,7 +170,7 @@ fn the_largest_holder_makes_room_for_others() {
                 assert_eq!(answer.ede(), Some(ede::NOT_READY));
                 assert_eq!(answer.ttl(), 0, "it may be asked again");
             }
-            bench.forwarder.stop();
+            drop(bench.forwarder);
         }
     }
 }
@@ -196,7 +196,7 @@ fn a_flood_through_tables_of_the_default_sizes() {
     }
     assert!(bench.serves_others(40));
     assert!(bench.count("shed_client") > 0);
-    bench.forwarder.stop();
+    drop(bench.forwarder);
 }
 
 #[test]
@@ -239,7 +239,7 @@ fn the_look_ups_of_others_are_not_shed() {
         assert!(bench.drain(FEW).is_empty(), "{}", attack.0);
         mode.store(ANSWERS, Ordering::SeqCst);
         assert!(bench.outcomes(FEW.into(), 4).iter().all(answered));
-        bench.forwarder.stop();
+        drop(bench.forwarder);
     }
 }
 
@@ -254,7 +254,7 @@ fn new_names_of_the_same_client_are_served_too() {
         bench.ask_as("198.51.100.1", &format!("r{i}.dead.example"), MANY, i);
     }
     assert!(bench.serves_others(40));
-    bench.forwarder.stop();
+    drop(bench.forwarder);
 }
 
 #[test]
@@ -291,7 +291,7 @@ fn a_front_is_never_full() {
             thread::sleep(Duration::from_millis(1));
         }
         assert!(bench.count("shed_client") > 0);
-        bench.forwarder.stop();
+        drop(bench.forwarder);
     }
 }
 
@@ -311,5 +311,5 @@ fn one_name_holds_at_most_half_of_a_front() {
     assert!(turned_down.iter().all(|outcome| !answered(outcome)));
     assert!(bench.serves_others(40));
     assert!(bench.drain(MANY).is_empty(), "the others wait");
-    bench.forwarder.stop();
+    drop(bench.forwarder);
 }

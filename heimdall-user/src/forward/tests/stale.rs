@@ -191,5 +191,5 @@ fn too_much_work_brings_the_last_answer() {
     let outcome = bench.outcome();
     assert_eq!((outcome.token, said(&outcome)), (2, STALE), "it made room");
     assert_eq!(bench.count("failure_hits"), 0);
-    bench.forwarder.stop();
+    drop(bench.forwarder);
 }
