@@ -23,7 +23,7 @@ pub struct OnExit(Option<(ThreadId, Box<dyn FnOnce() + Send>)>);
 
 impl OnExit {
     /// Calls `report` on the thread that drops the value, unless that is the calling one.
-    pub fn new(report: impl FnOnce() + Send + 'static) -> Self {
+    pub(crate) fn new(report: impl FnOnce() + Send + 'static) -> Self {
         Self(Some((thread::current().id(), Box::new(report))))
     }
 }

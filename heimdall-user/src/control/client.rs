@@ -22,7 +22,7 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 ///
 /// # Errors
 /// No server runs there, it cannot be reached, or it refuses the command.
-pub fn ask(path: &Path, command: &str) -> Result<Value, ControlError> {
+pub(crate) fn ask(path: &Path, command: &str) -> Result<Value, ControlError> {
     let mut answer = Value::Null;
     ask_each(path, command, |document| {
         answer = document;
@@ -35,7 +35,7 @@ pub fn ask(path: &Path, command: &str) -> Result<Value, ControlError> {
 ///
 /// # Errors
 /// As [`ask`]; and what `take` returns.
-pub fn ask_each(
+pub(crate) fn ask_each(
     path: &Path,
     command: &str,
     mut take: impl FnMut(Value) -> io::Result<()>,

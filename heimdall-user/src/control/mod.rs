@@ -23,12 +23,14 @@ use thiserror::Error;
 
 use crate::{exit::OnExit, file, maintenance::Scope};
 
-pub use client::{ask, ask_each};
-pub use server::ControlServer;
+pub(crate) use client::ask;
+
+pub(crate) use client::ask_each;
+pub(crate) use server::ControlServer;
 
 /// What a client can ask of the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Command {
+pub(crate) enum Command {
     /// Every counter.
     Stats,
     /// Reload the policy.
@@ -63,7 +65,7 @@ impl Command {
 }
 
 /// `scope` as a command line names it.
-pub fn words(scope: &Scope) -> String {
+pub(crate) fn words(scope: &Scope) -> String {
     match scope {
         Scope::All => "all".to_owned(),
         Scope::Name(_) => format!("name {scope}"),
@@ -124,7 +126,7 @@ fn advice(error: &io::Error) -> &'static str {
 
 /// A bound control socket. Dropping it removes its file.
 #[derive(Debug)]
-pub struct Control {
+pub(crate) struct Control {
     listener: UnixListener,
     path: PathBuf,
 }
@@ -136,7 +138,7 @@ impl Control {
     ///
     /// # Errors
     /// A server answers there already, or the path cannot be used.
-    pub fn bind(path: &Path) -> Result<Self, ControlError> {
+    pub(crate) fn bind(path: &Path) -> Result<Self, ControlError> {
         if let Some(directory) = path
             .parent()
             .filter(|parent| !parent.as_os_str().is_empty())
@@ -171,7 +173,7 @@ impl Control {
     ///
     /// # Errors
     /// A thread or an eventfd is not available.
-    pub fn serve(
+    pub(crate) fn serve(
         self,
         on_exit: OnExit,
         respond: impl Fn(Command, &mut dyn Write) -> io::Result<()> + Send + Sync + 'static,
@@ -192,7 +194,7 @@ impl Drop for Control {
 ///
 /// # Errors
 /// The path or its directory cannot be used.
-pub fn check(path: &Path) -> Result<(), ControlError> {
+pub(crate) fn check(path: &Path) -> Result<(), ControlError> {
     match fs::symlink_metadata(path) {
         Ok(found) if !found.file_type().is_socket() => {
             return Err(ControlError::NotASocket(path.to_owned()));

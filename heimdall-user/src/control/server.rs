@@ -45,7 +45,7 @@ const STOP_WAIT: Duration = Duration::from_millis(500);
 /// The thread that answers on the control socket. Dropping this ends it and removes the socket;
 /// clients that have asked may read their answers for half a second.
 #[derive(Debug)]
-pub struct ControlServer {
+pub(crate) struct ControlServer {
     _thread: OwnedThread,
 }
 

@@ -41,9 +41,10 @@ use std::{fmt, io, sync::Arc};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 pub use counters::ForwardCounters;
-pub use handle::{Handle, QueueFull};
+pub use handle::Handle;
 pub use options::ForwardOptions;
-pub use request::{MAX_REFRESHES, Mailbox, Outcome, Request};
+pub(crate) use request::MAX_REFRESHES;
+pub use request::{Mailbox, Outcome, Request};
 
 use crate::{
     cache::{Key, Record},
@@ -136,7 +137,7 @@ impl ForwarderBuilder {
     ///
     /// # Errors
     /// As for [`start`](Self::start).
-    pub fn start_with(self, on_exit: impl Fn() -> OnExit) -> io::Result<Forwarder> {
+    pub(crate) fn start_with(self, on_exit: impl Fn() -> OnExit) -> io::Result<Forwarder> {
         raise_file_limit();
         let mut forwarder = Forwarder {
             inboxes: self.shards.iter().map(Shard::inbox).collect(),
@@ -188,7 +189,7 @@ impl Forwarder {
     }
 
     /// The command queue of each thread's cache.
-    pub fn command_queues(&self) -> Vec<Arc<CommandQueue>> {
+    pub(crate) fn command_queues(&self) -> Vec<Arc<CommandQueue>> {
         self.command_queues.clone()
     }
 }

@@ -24,7 +24,7 @@ use crate::{
 const REFRESH: u64 = u64::MAX;
 
 /// Refreshes that a front may have under way, beside its queries.
-pub const MAX_REFRESHES: usize = 64;
+pub(crate) const MAX_REFRESHES: usize = 64;
 
 /// Bits of an IPv4 address that tell one client from another, as in the rate limit's defaults.
 const CLIENT_V4_BITS: u8 = 24;
@@ -37,13 +37,13 @@ const CLIENT_V6_BITS: u8 = 56;
 #[derive(Clone, Copy, Debug)]
 pub struct Request {
     /// The key's hash.
-    pub hash: u64,
+    pub(crate) hash: u64,
     /// DO and CD, [`Query::key_flags`].
     pub flags: u8,
     /// The front's mailbox, by its number.
-    pub front: u16,
+    pub(crate) front: u16,
     /// What the front knows the query by; comes back in the [`Outcome`].
-    pub token: u64,
+    pub(crate) token: u64,
     /// The prefix of the client that asked; one client's part of the in-flight table is counted
     /// by it.
     pub(super) client: Prefix,
@@ -75,7 +75,7 @@ impl Request {
 
     /// A request to refresh the answer to `query` before it expires; `client` got it last. `msg`
     /// may be its reply.
-    pub fn refresh(query: &Query, msg: &[u8], client: IpAddr, front: u16) -> Option<Self> {
+    pub(crate) fn refresh(query: &Query, msg: &[u8], client: IpAddr, front: u16) -> Option<Self> {
         Self::new(query, msg, client, front, REFRESH)
     }
 
@@ -85,7 +85,7 @@ impl Request {
     }
 
     /// What the answer is kept under.
-    pub fn key(&self) -> Key<'_> {
+    pub(crate) fn key(&self) -> Key<'_> {
         Key {
             hash: self.hash,
             question: self.question(),
@@ -126,7 +126,7 @@ pub struct Outcome {
     /// The request's token.
     pub token: u64,
     /// The request itself, if it was a refresh.
-    pub refreshed: Option<Box<Request>>,
+    pub(crate) refreshed: Option<Box<Request>>,
     /// The answer; a failure, with its response code and Extended DNS Error, if no upstream gave
     /// one.
     pub answer: Arc<Answer>,
@@ -212,7 +212,7 @@ impl Mailbox {
     }
 
     /// Queries that the front may have under way.
-    pub fn capacity(&self) -> usize {
+    pub(crate) fn capacity(&self) -> usize {
         self.capacity
     }
 }

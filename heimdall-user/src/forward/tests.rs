@@ -384,7 +384,11 @@ fn full_tables_and_queues_are_told() {
         [0, 1, 2, 3],
         "each request that was taken has one outcome"
     );
-    assert_eq!(bench.handle.submit(late), Err(QueueFull), "after the end");
+    assert_eq!(
+        bench.handle.submit(late),
+        Err(handle::QueueFull),
+        "after the end"
+    );
 }
 
 #[test]

@@ -21,8 +21,8 @@ use std::{
 use crossbeam_queue::ArrayQueue;
 
 use crate::cache::{Cache, Visit, Walk};
-pub use caches::Caches;
-pub use scope::{BadName, Scope};
+pub(crate) use caches::Caches;
+pub(crate) use scope::{BadName, Scope};
 
 /// Commands that may wait in a queue, and that may be executed at once: more than there are control
 /// clients and snapshots at a time.
@@ -65,7 +65,7 @@ struct Command {
 }
 
 /// The commands for one thread's cache.
-pub struct CommandQueue {
+pub(crate) struct CommandQueue {
     commands: ArrayQueue<Command>,
     closed: AtomicBool,
     wake: Box<dyn Fn() + Send + Sync>,
@@ -96,7 +96,7 @@ impl CommandQueue {
 
 /// What remains to be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Status {
+pub(crate) enum Status {
     /// Nothing.
     Idle,
     /// There is more to do.
@@ -107,7 +107,7 @@ pub enum Status {
 
 impl Status {
     /// How long a thread with nothing else to do may sleep; `None`: until it is woken.
-    pub fn timeout(self) -> Option<Duration> {
+    pub(crate) fn timeout(self) -> Option<Duration> {
         match self {
             Self::Idle => None,
             Self::Busy => Some(Duration::ZERO),
@@ -152,7 +152,7 @@ impl Maintenance {
     }
 
     /// Maintenance by a thread that takes over the queue of one that has ended.
-    pub fn take_over(queue: Arc<CommandQueue>) -> Self {
+    pub(crate) fn take_over(queue: Arc<CommandQueue>) -> Self {
         queue.closed.store(false, Ordering::SeqCst);
         Self {
             queue,
@@ -161,19 +161,19 @@ impl Maintenance {
     }
 
     /// The queue that the commands come from.
-    pub fn queue(&self) -> Arc<CommandQueue> {
+    pub(crate) fn queue(&self) -> Arc<CommandQueue> {
         Arc::clone(&self.queue)
     }
 
     /// Whether [`step`](Self::step) has something to do.
     #[inline]
-    pub fn has_work(&self) -> bool {
+    pub(crate) fn has_work(&self) -> bool {
         !self.running.is_empty() || !self.queue.commands.is_empty()
     }
 
     /// Executes commands for some microseconds. `flushing` is called with the scope of each flush
     /// that begins, for a thread that keeps more than its cache.
-    pub fn step(
+    pub(crate) fn step(
         &mut self,
         cache: &mut Cache,
         now: u32,

@@ -39,9 +39,10 @@ use crate::{
 };
 use commands::Commands;
 use cores::{CoreCounters, CoreFactory};
+pub use policy::PolicyLoader;
 use policy::Reloader;
-pub use policy::{PolicyError, PolicyLoader, ReloadError};
-pub use preflight::check;
+pub(crate) use policy::{PolicyError, ReloadError};
+pub(crate) use preflight::check;
 use report::{Report, SocketReport};
 use retry::retry;
 use snapshot::SnapshotWriter;
@@ -309,19 +310,19 @@ impl Server {
     ///
     /// # Errors
     /// Settings or files are bad; the old policy stays.
-    pub fn reload(&self) -> Result<String, ReloadError> {
+    pub(crate) fn reload(&self) -> Result<String, ReloadError> {
         self.reloader.reload_and_log()
     }
 
     /// Logs the most important counters in one line.
-    pub fn log_statistics(&self) {
+    pub(crate) fn log_statistics(&self) {
         if let Some(report) = &self.report {
             info!("statistics: {}", report.summary());
         }
     }
 
     /// The first thread that has ended although the server needs it, if one has.
-    pub fn failed(&self) -> Option<&'static str> {
+    pub(crate) fn failed(&self) -> Option<&'static str> {
         self.threads.failed()
     }
 }

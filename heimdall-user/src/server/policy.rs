@@ -122,7 +122,7 @@ impl fmt::Debug for Reloader {
 
 /// Why a reload failed; the old policy stays.
 #[derive(Debug, Error)]
-pub enum ReloadError {
+pub(crate) enum ReloadError {
     /// The settings.
     #[error(transparent)]
     Config(#[from] ConfigError),

@@ -21,7 +21,7 @@ use crate::{
 ///
 /// # Errors
 /// A server with these settings would not start.
-pub fn check(config: &Config) -> Result<(), ServerError> {
+pub(crate) fn check(config: &Config) -> Result<(), ServerError> {
     let queues = preflight(config)?;
     file_limit::fit(forward_options(config), 1 + queues, config.listen.len());
     PolicyLoader::default().load(config)?;

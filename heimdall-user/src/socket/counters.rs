@@ -4,7 +4,7 @@ use crate::stats::counters;
 
 counters! {
     /// What the socket front counts, in addition to what its answer core counts.
-    pub struct SocketCounters {
+    pub(crate) struct SocketCounters {
         /// Datagrams received.
         udp_received,
         /// Datagrams sent.

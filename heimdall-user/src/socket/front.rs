@@ -67,7 +67,7 @@ impl SocketFront {
     }
 
     /// The thread's counters.
-    pub fn counters(&self) -> Arc<SocketCounters> {
+    pub(crate) fn counters(&self) -> Arc<SocketCounters> {
         Arc::clone(&self.counters)
     }
 }

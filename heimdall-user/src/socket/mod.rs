@@ -21,9 +21,10 @@ mod sockets;
 mod tcp;
 
 pub(crate) use connections::MAX_CONNECTIONS;
-pub use counters::SocketCounters;
+pub(crate) use counters::SocketCounters;
 pub use front::SocketFront;
-pub use listeners::{Listeners, SocketError};
+pub use listeners::Listeners;
+pub(crate) use listeners::SocketError;
 
 #[cfg(test)]
 mod tests;

@@ -19,7 +19,7 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-pub use error::XskError;
+pub(crate) use error::XskError;
 use error::{advice, lacks_zero_copy, os_error, umem_advice};
 use xsk_rs::{
     CompQueue, FillQueue, FrameDesc, RxQueue, Socket, TxQueue, Umem,
@@ -28,11 +28,11 @@ use xsk_rs::{
 
 /// Octets of a frame: half a page holds XDP's headroom of 256 octets and an Ethernet frame of the
 /// usual MTU with two VLAN tags.
-pub const FRAME_SIZE: u32 = 2048;
+pub(crate) const FRAME_SIZE: u32 = 2048;
 
 /// Largest interface MTU for which a frame holds a packet: the frame less XDP's headroom, and the
 /// Ethernet header with two tags.
-pub const MAX_MTU: u32 = FRAME_SIZE - 256 - 22;
+pub(crate) const MAX_MTU: u32 = FRAME_SIZE - 256 - 22;
 
 /// Frames handled in one batch.
 pub const BATCH: usize = 64;
@@ -48,7 +48,7 @@ pub enum BindMode {
 
 impl BindMode {
     /// The mode's name.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::ZeroCopy => "zero-copy",
             Self::Copy => "copy",
@@ -71,7 +71,7 @@ pub struct Frame {
 }
 
 /// Ring statistics that the kernel keeps (`XDP_STATISTICS`).
-pub use xsk_rs::socket::XdpStatistics;
+pub(crate) use xsk_rs::socket::XdpStatistics;
 
 /// An AF_XDP socket, bound to one queue.
 #[derive(Debug)]
@@ -207,7 +207,7 @@ impl Xsk {
     }
 
     /// Why it is copy mode, as text.
-    pub fn why_not_zero_copy(&self) -> Option<&str> {
+    pub(crate) fn why_not_zero_copy(&self) -> Option<&str> {
         self.why_not_zero_copy.as_deref()
     }
 
@@ -221,7 +221,7 @@ impl Xsk {
     ///
     /// # Errors
     /// The kernel is older than 5.9.
-    pub fn statistics(&self) -> io::Result<XdpStatistics> {
+    pub(crate) fn statistics(&self) -> io::Result<XdpStatistics> {
         self.rx.fd().xdp_statistics()
     }
 }

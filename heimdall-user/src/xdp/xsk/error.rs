@@ -39,7 +39,7 @@ pub enum XskError {
 
 impl XskError {
     /// Whether another socket has the queue.
-    pub fn is_busy(&self) -> bool {
+    pub(crate) fn is_busy(&self) -> bool {
         matches!(self, Self::Bind { source, .. } if source.raw_os_error() == Some(libc::EBUSY))
     }
 }
