@@ -14,8 +14,8 @@ use serde_json::Value;
 
 use super::ControlError;
 
-/// How long a server may take to answer. A reload of long lists takes seconds, and another client's
-/// may be before it.
+/// Time-out of the server's answer. A reload of long lists takes seconds, and another client's may
+/// be executed first.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Sends a command line to the server behind `path` and reads its answer.

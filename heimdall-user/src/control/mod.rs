@@ -28,7 +28,7 @@ pub(crate) use client::ask;
 pub(crate) use client::ask_each;
 pub(crate) use server::ControlServer;
 
-/// What a client can ask of the server.
+/// A client's command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Command {
     /// Every counter.
@@ -109,11 +109,11 @@ pub enum ControlError {
         /// Why not.
         source: io::Error,
     },
-    /// What the server said cannot be written.
+    /// The server's answer cannot be written.
     #[error("cannot write the output: {0}")]
     Output(io::Error),
     /// The server refuses the command.
-    #[error("the server says: {0}")]
+    #[error("the server refused the command: {0}")]
     Refused(String),
 }
 
@@ -167,8 +167,8 @@ impl Control {
         Ok(control)
     }
 
-    /// Answers each client on a thread of its own, with what `respond` writes for its command. Writing
-    /// fails when the client goes away or does not read. The thread that accepts clients owns
+    /// Answers each client on a thread of its own: `respond` writes the answer to its command. Writing
+    /// fails when the client disconnects or does not read. The thread that accepts clients owns
     /// `on_exit`.
     ///
     /// # Errors
@@ -189,7 +189,7 @@ impl Drop for Control {
     }
 }
 
-/// Whether [`Control::bind`] can make a socket at `path`, as far as that can be told without making
+/// Whether [`Control::bind`] can make a socket at `path`, as far as that can be checked without making
 /// one. That a server answers there already is no error.
 ///
 /// # Errors
@@ -223,7 +223,7 @@ pub(crate) fn check(path: &Path) -> Result<(), ControlError> {
     Ok(())
 }
 
-/// Removes a socket that nobody listens on.
+/// Removes a socket without a listener.
 fn remove_stale(path: &Path) -> Result<(), ControlError> {
     let bind_error = |source| ControlError::Bind {
         path: path.to_owned(),

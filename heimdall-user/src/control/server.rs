@@ -43,13 +43,13 @@ const ERROR_PAUSE: u16 = 500;
 const STOP_WAIT: Duration = Duration::from_millis(500);
 
 /// The thread that answers on the control socket. Dropping this ends it and removes the socket;
-/// clients that have asked may read their answers for half a second.
+/// clients that have sent a command may read their answers for half a second.
 #[derive(Debug)]
 pub(crate) struct ControlServer {
     _thread: OwnedThread,
 }
 
-/// What makes the answers.
+/// The function that writes the answer to a command.
 pub(super) trait Respond:
     Fn(Command, &mut dyn Write) -> io::Result<()> + Send + Sync
 {
@@ -68,7 +68,7 @@ impl ControlServer {
         )?);
         let seen = Arc::clone(&stop);
         let stop = move || {
-            // EAGAIN: it is readable as can be.
+            // EAGAIN: it is readable already.
             let _ = stop.write(1);
         };
         let thread = OwnedThread::start("control", on_exit, stop, move || {
@@ -179,7 +179,7 @@ fn accept(control: &Control, respond: &Arc<impl Respond + 'static>) -> io::Resul
         .name("control client".to_owned())
         .spawn(move || {
             if let Err(error) = answer(&connection, &*respond) {
-                debug!("a control client went unanswered: {error}");
+                debug!("a control client got no complete answer: {error}");
             }
         })?;
     Ok(Some(Client {
@@ -206,7 +206,7 @@ impl Drop for Clients {
     /// Waits for the clients' threads, but for none longer than [`STOP_WAIT`].
     fn drop(&mut self) {
         for client in &self.0 {
-            // Whoever has asked is answered.
+            // Commands that were received are answered.
             client.close(Shutdown::Read);
         }
         let deadline = Instant::now() + STOP_WAIT;

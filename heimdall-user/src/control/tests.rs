@@ -39,7 +39,10 @@ fn dropping_the_server_removes_the_socket() {
     );
     assert_eq!(ask(&path, "stats").unwrap(), json!({ "backend": "socket" }));
     let error = ask(&path, "shutdown").unwrap_err().to_string();
-    assert_eq!(error, "the server says: unknown command \"shutdown\"");
+    assert_eq!(
+        error,
+        "the server refused the command: unknown command \"shutdown\""
+    );
     drop(server);
     assert!(!path.exists());
     let error = ask(&path, "stats").unwrap_err();
@@ -213,7 +216,7 @@ fn the_longest_silent_of_too_many_clients_are_closed() {
 fn clients_are_answered_concurrently() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("control.sock");
-    // Nobody gets an answer before all have asked.
+    // No client gets an answer before all have sent their commands.
     let all = std::sync::Barrier::new(8);
     let server = Control::bind(&path)
         .unwrap()

@@ -6,7 +6,7 @@
 //! always goes to the same thread, chosen by its name's hash, so that identical questions of all
 //! fronts share one upstream query.
 //!
-//! Each thread caches what upstreams answered, for all fronts: the answers, also for some time after
+//! Each thread caches the upstreams' answers for all fronts: the answers, also for some time after
 //! they expired (RFC 8767), and the failures (RFC 9520). An answer cached by one front costs no
 //! upstream query on another.
 //!
@@ -70,7 +70,7 @@ impl fmt::Debug for ForwarderBuilder {
 }
 
 impl ForwarderBuilder {
-    /// Reserves what the threads need. [`Request::front`] is the place of the front's mailbox in
+    /// Reserves the threads' memory and sockets. [`Request::front`] is the position of the front's mailbox in
     /// `mailboxes`; `hasher` is the one that the fronts hash with.
     ///
     /// # Errors
@@ -98,7 +98,7 @@ impl ForwarderBuilder {
         })
     }
 
-    /// Inserts what another process had cached, and saved `away` seconds ago.
+    /// Inserts the answers of a snapshot, which was written `away` seconds ago.
     pub fn restore<'a>(&mut self, records: impl Iterator<Item = Record<'a>>, away: u32) {
         /// Records whose buckets are prefetched at the same time.
         const BATCH: usize = 64;
@@ -133,7 +133,7 @@ impl ForwarderBuilder {
         self.start_with(OnExit::default)
     }
 
-    /// Starts the threads, each of which owns what `on_exit` makes for it.
+    /// Starts the threads. Each gets an [`OnExit`] from `on_exit`.
     ///
     /// # Errors
     /// As for [`start`](Self::start).

@@ -25,13 +25,13 @@ impl Caches {
     /// several caches had counts once for each.
     pub(crate) fn flush(&self, scope: Scope) -> u64 {
         let scope = Arc::new(scope);
-        // The forwarder first: else a front could get from it what it has just flushed.
+        // The forwarder first: else a front could get an answer from it again that it has just flushed.
         let forwarder = flush(self.forwarder.iter(), &scope);
         forwarder + flush(self.fronts.iter().map(|(_, queue)| queue), &scope)
     }
 
     /// Calls `take` with copies of the entries in `scope` of all caches: the cache's name, and some
-    /// records, one after another.
+    /// encoded records, one after another.
     ///
     /// # Errors
     /// The first that `take` returns, which ends the copy.
@@ -56,8 +56,8 @@ impl Caches {
         Ok(())
     }
 
-    /// Calls `take` with copies of all entries of the forwarder's caches, which is everything that
-    /// upstreams have answered: some records, one after another, and how many.
+    /// Calls `take` with copies of all entries of the forwarder's caches, which hold all answers of
+    /// upstreams: some encoded records, one after another, and their number.
     ///
     /// # Errors
     /// The first that `take` returns, which ends the copy.

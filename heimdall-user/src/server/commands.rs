@@ -1,4 +1,4 @@
-//! What the server does on the control commands: `stats`, `reload`, `flush` and `dump`.
+//! Executes the control commands: `stats`, `reload`, `flush` and `dump`.
 
 use std::{
     io::{self, Write},
@@ -27,7 +27,7 @@ use crate::{
     maintenance::{Caches, Scope},
 };
 
-/// What the commands work on.
+/// The components that commands act on.
 pub(super) struct Commands {
     pub(super) reloader: Arc<Reloader>,
     pub(super) report: Arc<Report>,
@@ -35,7 +35,7 @@ pub(super) struct Commands {
 }
 
 impl Commands {
-    /// Carries out a command, and writes its outcome: JSON documents, one a line.
+    /// Executes a command, and writes its result: JSON documents, one a line.
     ///
     /// # Errors
     /// Those of `to`.
@@ -91,7 +91,7 @@ fn entry(cache: &str, record: &Record<'_>) -> Value {
         "rcode": Rcode::masked_from_int(answer.rcode()).to_string(),
         "ede": answer.ede(),
         "age": record.age,
-        // Negative: so many seconds over.
+        // Negative: the seconds since it expired.
         "ttl": i64::from(answer.ttl()) - i64::from(record.age),
         "octets": record.encoded_len(),
         "records": records(record.question, answer, record.age),

@@ -1,11 +1,11 @@
-//! The whole server: what is started with what, in which order, and stopped.
+//! The server: starts, connects and stops all components.
 //!
-//! What depends on the host is opened first, while there is no thread yet: the control socket, the
+//! Resources of the host are opened first, before any thread starts: the control socket, the
 //! listeners, the XDP programs and AF_XDP sockets. Then the threads start: the forwarder, the fronts
 //! that submit their misses to it, the control server and the snapshot writer.
 //!
-//! Every thread has an owner whose drop stops and joins it, so a start that fails on the way leaves
-//! nothing running. An end that was not asked for is noticed by `supervisor` (AF_XDP workers) or
+//! Every thread has an owner whose drop stops and joins it, so a start that fails half-way leaves
+//! nothing running. A thread that ends without having been stopped is noticed by `supervisor` (AF_XDP workers) or
 //! `threads` (all others). This module knows nothing of packets or answers; `heimdall run` calls it.
 
 mod attached;
@@ -58,7 +58,7 @@ pub enum ServerError {
     At {
         /// Where it is.
         location: Location,
-        /// What is wrong.
+        /// The error.
         error: Box<ServerError>,
     },
     /// The control socket.
@@ -79,9 +79,9 @@ pub enum ServerError {
     /// Memory for a cache.
     #[error("cannot reserve {bytes} octets for a cache: {source}; lower --cache-size")]
     Cache {
-        /// How much.
+        /// Their size in octets.
         bytes: usize,
-        /// Why not.
+        /// The system's error.
         source: io::Error,
     },
     /// Threads, eventfds and the like.
@@ -89,9 +89,9 @@ pub enum ServerError {
         "cannot start {what}: {source}; check the limits on threads and open files (ulimit -a)"
     )]
     Start {
-        /// What.
+        /// The component.
         what: &'static str,
-        /// Why not.
+        /// The system's error.
         source: io::Error,
     },
 }
@@ -239,7 +239,7 @@ impl Server {
         })
     }
 
-    /// With the backend `auto`, what fails is left to the sockets.
+    /// With the backend `auto`, the sockets serve instead if this fails.
     fn start_xdp(
         &mut self,
         config: &Config,
@@ -300,7 +300,7 @@ impl Server {
         Ok(())
     }
 
-    /// What it answers on, in words.
+    /// A description of the interfaces and addresses served, for the log.
     pub fn summary(&self) -> &str {
         &self.summary
     }
@@ -327,7 +327,7 @@ impl Server {
     }
 }
 
-/// What is opened before any thread starts.
+/// Resources that are opened before any thread starts.
 struct Opened {
     control: Control,
     listeners: Listeners,

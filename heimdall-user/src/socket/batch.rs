@@ -1,8 +1,8 @@
 //! Datagrams received and sent, many with one system call.
 //!
 //! All memory is allocated once, and a reply is written over the query that it answers. (nix's
-//! wrappers of these calls do not give the kernel back the room for names and control messages:
-//! what was too short for one datagram stays too short for the next one in its slot.)
+//! wrappers of these calls do not reset the lengths of names and control messages: a length that
+//! was too short for one datagram stays so for the next one in its slot.)
 
 mod syscalls;
 
@@ -16,7 +16,7 @@ use crate::front::BATCH;
 /// Octets for a message: at least the largest reply that can be configured. A longer query arrives
 /// truncated. With whole pages, the same octet of all messages would fall into the same few sets of
 /// the processor's caches.
-pub(super) const ROOM: usize = 4096 + 64;
+pub(super) const BUFFER_LEN: usize = 4096 + 64;
 
 /// A datagram without its message: the kernel's form of its addresses, and the lengths.
 #[derive(Clone, Copy)]
@@ -28,7 +28,7 @@ struct Slot {
     socket: usize,
 }
 
-/// What is used, or may be written to, of a datagram's parts.
+/// Lengths of a datagram's parts: used, or available to the kernel.
 #[derive(Clone, Copy)]
 struct Lengths {
     name: usize,
@@ -47,7 +47,7 @@ impl Lengths {
     const WHOLE: Self = Self {
         name: mem::size_of::<Name>(),
         control: mem::size_of::<Control>(),
-        message: ROOM,
+        message: BUFFER_LEN,
     };
 }
 
@@ -79,7 +79,7 @@ pub(super) struct Batch {
     slots: Box<[Slot]>,
     /// The messages, one a slot. Apart from the slots, so that those, all of which each call reads, are
     /// few cache lines.
-    buffers: Box<[[u8; ROOM]]>,
+    buffers: Box<[[u8; BUFFER_LEN]]>,
     received: usize,
     /// The slots that hold a reply, in ascending order.
     replies: Vec<usize>,
@@ -89,13 +89,13 @@ impl Batch {
     pub(super) fn new() -> Self {
         Self {
             slots: vec![Slot::EMPTY; BATCH].into(),
-            buffers: vec![[0; ROOM]; BATCH].into(),
+            buffers: vec![[0; BUFFER_LEN]; BATCH].into(),
             received: 0,
             replies: Vec::with_capacity(BATCH),
         }
     }
 
-    /// Receives what `socket`, which does not block and has this index among the sockets, has ready.
+    /// Receives the datagrams that are ready on `socket`, which does not block and has this index among the sockets.
     /// Fewer than [`BATCH`] means that there were no more.
     ///
     /// # Errors
@@ -119,8 +119,8 @@ impl Batch {
         })
     }
 
-    /// The buffer of a slot, with the message, [`ROOM`] octets.
-    pub(super) fn room(&mut self, slot: usize) -> &mut [u8] {
+    /// The buffer of a slot, with the message, [`BUFFER_LEN`] octets.
+    pub(super) fn buffer(&mut self, slot: usize) -> &mut [u8] {
         match self.buffers.get_mut(slot) {
             Some(buffer) => buffer,
             None => &mut [],
@@ -172,7 +172,7 @@ impl Batch {
                 Err(error) => {
                     // The error is the first reply's; later ones were not tried.
                     let shorter = error == Errno::EMSGSIZE
-                        && shorten(first, self.room(first))
+                        && shorten(first, self.buffer(first))
                             .is_some_and(|len| self.shorten(first, len));
                     if !shorter {
                         result.failed += 1;

@@ -16,7 +16,7 @@ use crate::{
     front::{BATCH, Engine},
 };
 
-/// Batches taken from one socket before others get their turn.
+/// Batches taken from one socket before the next one is served.
 const ROUNDS: usize = 4;
 
 /// A batch of datagrams, and the queries that its replies belong to.
@@ -34,9 +34,9 @@ impl Datagrams {
         }
     }
 
-    /// The octets of the datagram in a slot, and the room for its reply.
-    pub(super) fn room(&mut self, slot: usize) -> &mut [u8] {
-        self.batch.room(slot)
+    /// The octets of the datagram in a slot, and the space for its reply.
+    pub(super) fn buffer(&mut self, slot: usize) -> &mut [u8] {
+        self.batch.buffer(slot)
     }
 
     /// Takes a slot for the reply to a query that has waited.
@@ -82,7 +82,7 @@ impl Loop {
                 Ok(received) => {
                     sockets.counters.udp_received.add(received as u64);
                     self.answer_datagrams(listener);
-                    // epoll reports what arrives from now on.
+                    // epoll reports datagrams that arrive from now on.
                     if received < BATCH {
                         return;
                     }

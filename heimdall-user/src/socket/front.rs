@@ -146,7 +146,7 @@ impl Loop {
 
     /// Replies to the queries whose outcomes have arrived.
     fn complete(&mut self) {
-        // First: what arrives later makes the eventfd readable again.
+        // First: outcomes that arrive later make the eventfd readable again.
         self.engine.silence();
         loop {
             let completed = self.engine.complete(&mut self.sockets);

@@ -37,7 +37,7 @@ fn forward(settings: &ForwardOptions, mailbox: &Arc<Mailbox>) -> Forwarder {
     prepared.start().unwrap()
 }
 
-/// What the engine of such a front owns.
+/// The resources of a front's engine.
 fn resources(core: Core, forwarder: Handle, mailbox: Arc<Mailbox>) -> Resources {
     let ring = Arc::clone(&mailbox);
     Resources {
@@ -339,7 +339,7 @@ fn a_client_that_leaves_too_much_unread_is_closed() {
         thread::sleep(Duration::from_millis(10));
     }
     assert!(bench.count("tcp_answered") < u64::from(QUERIES));
-    // What the kernel took may still come, and then the end.
+    // Replies that the kernel took may still arrive, and then the end.
     let _ = io::copy(&mut lazy, &mut io::sink());
     // Others are answered.
     let msg = query(1, "large", None);
@@ -460,7 +460,7 @@ fn idle_connections_are_closed_and_busy_ones_are_not() {
     );
     let engine = Engine::new(resources(core, forwarder.handle(), mailbox));
     let poll = mio::Poll::new().unwrap();
-    // The loop is not run: the test says what time it is.
+    // The loop is not run: the test sets the time.
     let mut turn = front::Loop::new(listeners, engine, poll, counters.clone()).unwrap();
     let now = turn.sockets.now;
     let [mut silent, mut used, mut busy] = [(); 3].map(|()| TcpStream::connect(address).unwrap());

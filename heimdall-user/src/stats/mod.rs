@@ -48,7 +48,7 @@ macro_rules! counters {
 pub(crate) use counters;
 
 counters! {
-    /// What an answer core counts.
+    /// An answer core's counters.
     pub struct AnswerCounters {
         /// Queries answered from the cache.
         hits,
@@ -148,7 +148,7 @@ impl AnswerCounters {
     }
 }
 
-/// A number for each type that has a counter of its own, 0 for the others.
+/// A number for each type that has a counter of its own, 0 for the rest.
 #[expect(
     clippy::indexing_slicing,
     reason = "evaluated at compile time, where an index out of range is an error"
@@ -183,7 +183,7 @@ counters! {
         access,
         /// The client's prefix exceeds its rate limit.
         rate_limited,
-        /// No room to write the reply.
+        /// The reply does not fit.
         no_room,
     }
 }

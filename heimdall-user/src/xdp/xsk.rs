@@ -70,7 +70,7 @@ pub struct Frame {
     owner: u32,
 }
 
-/// Ring statistics that the kernel keeps (`XDP_STATISTICS`).
+/// The kernel's ring statistics (`XDP_STATISTICS`).
 pub(crate) use xsk_rs::socket::XdpStatistics;
 
 /// An AF_XDP socket, bound to one queue.
@@ -151,7 +151,7 @@ impl Xsk {
             .comp_queue_size(ring)
             .build()
             .map_err(|_| umem_error(invalid()))?;
-        // Huge pages are tried first; without any reserved the kernel says ENOMEM.
+        // Huge pages are tried first; without any reserved the kernel returns ENOMEM.
         let (umem, descs) = Umem::new(umem_config, count, true)
             .or_else(|_| Umem::new(umem_config, count, false))
             .map_err(|error| umem_error(os_error(&error)))?;
@@ -213,7 +213,7 @@ impl Xsk {
 
     /// The socket, for an XSKMAP or for poll.
     pub fn as_fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: the descriptor is open as long as the socket in `self` lives.
+        // SAFETY: the descriptor is open as long as the socket in `self` exists.
         unsafe { BorrowedFd::borrow_raw(self.rx.fd().as_raw_fd()) }
     }
 
@@ -252,7 +252,7 @@ impl Xsk {
             return &[];
         }
         // SAFETY: the frame is of this UMEM, its length was set by the kernel on receipt or by
-        // `edit` and lies within it, and while its token is borrowed nobody writes to it.
+        // `edit` and lies within it, and while its token is borrowed it is not written to.
         unsafe { self.umem.data(&frame.desc) }.contents()
     }
 
@@ -285,7 +285,7 @@ impl Xsk {
         );
     }
 
-    /// Moves free frames to the fill ring; those for which it has no room stay in `free`. In aligned
+    /// Moves free frames to the fill ring; those that do not fit stay in `free`. In aligned
     /// mode the kernel resets their addresses to the start of their chunks (`xp_check_aligned`).
     #[inline]
     pub fn refill(&mut self, free: &mut Vec<Frame>) -> usize {
@@ -307,7 +307,7 @@ impl Xsk {
         given
     }
 
-    /// Moves packets to the tx ring; those for which it has no room stay in `packets`.
+    /// Moves packets to the tx ring; those that do not fit stay in `packets`.
     /// [`kick`](Self::kick) makes the kernel send them.
     #[inline]
     pub fn send(&mut self, packets: &mut Vec<Frame>) -> usize {

@@ -13,6 +13,7 @@ use nix::{sys::stat::Mode, unistd::mkfifo};
 
 use crate::{
     asking::{Asker, Settings},
+    errors::PublicCopy,
     lab, program,
 };
 
@@ -265,37 +266,26 @@ fn without_permission_the_control_directory_is_named() {
     let Some(lab) = lab("without_permission") else {
         return;
     };
-    // The build directory may be closed to others: run a copy.
-    let directory = tempfile::tempdir().unwrap();
-    let open = |path: &Path| {
-        use std::os::unix::fs::PermissionsExt;
-        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
-    };
-    open(directory.path());
-    let copy = directory.path().join("heimdall");
-    fs::copy(program(), &copy).unwrap();
-    for what in ["check", "run"] {
-        let mut command = lab.on_server("setpriv");
+    let copy = PublicCopy::new();
+    for subcommand in ["check", "run"] {
+        let mut command = copy.unprivileged(&lab);
         command
             .args([
-                "--reuid",
-                "65534",
-                "--regid",
-                "65534",
-                "--clear-groups",
-                "--",
+                subcommand,
+                "--upstream",
+                UPSTREAM,
+                "--listen",
+                "127.0.0.1:5353",
             ])
-            .arg(&copy)
-            .args([what, "--upstream", UPSTREAM, "--listen", "127.0.0.1:5353"])
             .arg("--control")
-            .arg(directory.path().join("new/control.sock"));
+            .arg(copy.directory.path().join("new/control.sock"));
         let output = command.output().unwrap();
         let text = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(1), "{what}: {text}");
+        assert_eq!(output.status.code(), Some(1), "{subcommand}: {text}");
         assert!(
             text.contains("--control: cannot make the control socket's directory")
                 && text.contains("Permission denied"),
-            "{what}: {text}"
+            "{subcommand}: {text}"
         );
     }
 }
