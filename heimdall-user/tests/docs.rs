@@ -1,4 +1,4 @@
-//! What docs/ says of the code: the tests that docs/protocol.md names exist, and links lead somewhere.
+//! Checks of docs/: the tests that docs/protocol.md names exist, and links have a target.
 #![allow(clippy::unwrap_used)]
 
 use std::{

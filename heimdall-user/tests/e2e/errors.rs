@@ -1,4 +1,4 @@
-//! Bad input is reported in one line that says what is wrong and what to do, and changes nothing.
+//! Bad input is reported in one line, the error and its remedy, and changes nothing.
 
 use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf, process::Command};
 

@@ -10,7 +10,7 @@ use std::{
 use lab::{Heimdall, Received, ScriptedUpstream, UPSTREAM};
 
 use crate::{
-    asking::{Asker, Settings},
+    client::{DnsClient, Settings},
     heimdall, lab,
 };
 
@@ -29,9 +29,9 @@ fn response(query: &Received, rtype: u8, rdata: &[u8]) -> Vec<u8> {
 }
 
 /// Has the answers for `n0.example` to `n{names - 1}.example` cached by the worker and the forwarder.
-fn fill(asker: &Asker<'_>, names: usize, rtype: &str) {
+fn fill(client: &DnsClient<'_>, names: usize, rtype: &str) {
     for number in 0..names {
-        let reply = asker.udp(&format!("n{number}.example {rtype} rd edns"));
+        let reply = client.udp(&format!("n{number}.example {rtype} rd edns"));
         assert!(reply.starts_with("NOERROR "), "{reply}");
     }
 }
@@ -45,7 +45,7 @@ fn an_idle_worker_that_does_not_spin_flushes_at_once() {
     let answer = |query: &Received| vec![response(query, 1, &[192, 0, 2, 1])];
     let _upstream = ScriptedUpstream::with_script(&lab, UPSTREAM, answer).unwrap();
     let heimdall = Settings::new("[xdp]\nspin-us = 0").on_xdp(&lab);
-    fill(&Asker::v4(&lab), NAMES, "A");
+    fill(&DnsClient::v4(&lab), NAMES, "A");
     // The worker sleeps, and so it did after each step of a flush: 64 entries a second.
     thread::sleep(Duration::from_millis(300));
     let begin = Instant::now();
@@ -78,8 +78,8 @@ fn a_worker_sleeps_and_answers_while_a_dump_is_not_read() {
     let answer = move |query: &Received| vec![response(query, 16, &text)];
     let _upstream = ScriptedUpstream::with_script(&lab, UPSTREAM, answer).unwrap();
     let heimdall = heimdall(&lab);
-    let asker = Asker::v4(&lab);
-    fill(&asker, NAMES, "TXT");
+    let client = DnsClient::v4(&lab);
+    fill(&client, NAMES, "TXT");
 
     let mut dump = UnixStream::connect(heimdall.control()).unwrap();
     dump.write_all(b"dump all\n").unwrap();
@@ -93,7 +93,7 @@ fn a_worker_sleeps_and_answers_while_a_dump_is_not_read() {
     }
     let before = sleeps(&heimdall);
     for _ in 0..5 {
-        assert!(asker.udp("n7.example TXT rd edns").starts_with("NOERROR "));
+        assert!(client.udp("n7.example TXT rd edns").starts_with("NOERROR "));
     }
     // Until the server has closed the connection: it waits half a second, twice if it wrote a part.
     thread::sleep(Duration::from_secs(3));

@@ -14,7 +14,7 @@ use lab::{Frames, Heimdall, Knot, Lab, QueryFrame, SERVER_V4, ScriptedUpstream, 
 use serde_json::Value;
 
 use crate::{
-    asking::query,
+    client::query,
     heimdall, lab, program,
     recover::{Off, TIMEOUT, is_running, kdig, load, wait_for},
 };
@@ -250,7 +250,7 @@ fn outcomes_for_a_worker_that_failed_reach_no_other() {
     };
     let in_flight = |stats: &Value| stats["forwarder"]["in_flight"].as_u64().unwrap();
     ask("drop");
-    wait_for(&heimdall, "asking", |stats| {
+    wait_for(&heimdall, "in flight", |stats| {
         in_flight(stats) == u64::from(QUERIES)
     });
     // The forwarder gives up after 3 s: were the worker started again at once, that would be
