@@ -277,7 +277,7 @@ fn a_restart_succeeds_with_any_snapshot_and_without_one() {
     let mut expected = 200;
     for (octets, why) in [
         (&changed[..], "it is damaged"),
-        (&whole[..middle], "it was cut short"),
+        (&whole[..middle], "it was truncated"),
         (&b"#!/bin/sh\n"[..], "no snapshot of Heimdall"),
     ] {
         fs::write(&path, octets).unwrap();
