@@ -30,7 +30,7 @@ pub(crate) use server::ControlServer;
 
 /// A client's command.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Command {
+pub(crate) enum ControlCommand {
     /// Every counter.
     Stats,
     /// Reload the policy.
@@ -41,7 +41,7 @@ pub(crate) enum Command {
     Dump(Scope),
 }
 
-impl Command {
+impl ControlCommand {
     /// Reads the line that a client sent.
     fn parse(line: &[u8]) -> Result<Self, String> {
         let unknown = || format!("unknown command {:?}", String::from_utf8_lossy(line));
@@ -176,7 +176,7 @@ impl Control {
     pub(crate) fn serve(
         self,
         on_exit: OnExit,
-        respond: impl Fn(Command, &mut dyn Write) -> io::Result<()> + Send + Sync + 'static,
+        respond: impl Fn(ControlCommand, &mut dyn Write) -> io::Result<()> + Send + Sync + 'static,
     ) -> io::Result<ControlServer> {
         ControlServer::start(self, on_exit, respond)
     }

@@ -17,7 +17,7 @@ use nix::{
 use serde_json::json;
 use tracing::{debug, warn};
 
-use super::{Command, Control};
+use super::{Control, ControlCommand};
 use crate::exit::{OnExit, OwnedThread};
 
 /// Longest command line, its newline included, in octets.
@@ -51,11 +51,11 @@ pub(crate) struct ControlServer {
 
 /// The function that writes the answer to a command.
 pub(super) trait Respond:
-    Fn(Command, &mut dyn Write) -> io::Result<()> + Send + Sync
+    Fn(ControlCommand, &mut dyn Write) -> io::Result<()> + Send + Sync
 {
 }
 
-impl<F: Fn(Command, &mut dyn Write) -> io::Result<()> + Send + Sync> Respond for F {}
+impl<F: Fn(ControlCommand, &mut dyn Write) -> io::Result<()> + Send + Sync> Respond for F {}
 
 impl ControlServer {
     pub(super) fn start(
@@ -79,12 +79,12 @@ impl ControlServer {
 }
 
 /// A client and its thread, which owns the connection: it is closed when the thread ends.
-struct Client {
+struct ControlClient {
     connection: Weak<Connection>,
     thread: JoinHandle<()>,
 }
 
-impl Client {
+impl ControlClient {
     fn waiting(&self) -> Option<Instant> {
         self.connection.upgrade()?.waiting()
     }
@@ -163,7 +163,10 @@ fn run(control: &Control, stop: &EventFd, respond: Arc<impl Respond + 'static>) 
 }
 
 /// Accepts a client, if one is waiting, and starts its thread.
-fn accept(control: &Control, respond: &Arc<impl Respond + 'static>) -> io::Result<Option<Client>> {
+fn accept(
+    control: &Control,
+    respond: &Arc<impl Respond + 'static>,
+) -> io::Result<Option<ControlClient>> {
     let stream = match control.listener.accept() {
         Ok((stream, _)) => stream,
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
@@ -182,14 +185,14 @@ fn accept(control: &Control, respond: &Arc<impl Respond + 'static>) -> io::Resul
                 debug!("a control client got no complete answer: {error}");
             }
         })?;
-    Ok(Some(Client {
+    Ok(Some(ControlClient {
         connection: client,
         thread,
     }))
 }
 
 /// The clients that are connected.
-struct Clients(Vec<Client>);
+struct Clients(Vec<ControlClient>);
 
 impl Clients {
     /// Closes the client that has been silent for longest, if one is.
@@ -230,7 +233,7 @@ fn answer(client: &Connection, respond: &impl Respond) -> io::Result<()> {
     let line = read_line(client, &mut buf, Instant::now() + READ_TIMEOUT)?;
     client.stream.set_write_timeout(Some(WRITE_TIMEOUT))?;
     let mut to = BufWriter::with_capacity(64 << 10, ClientWriter(client));
-    match Command::parse(line) {
+    match ControlCommand::parse(line) {
         Ok(command) => respond(command, &mut to)?,
         Err(error) => writeln!(to, "{}", json!({ "error": error }))?,
     }

@@ -16,7 +16,7 @@ fn serve(path: &Path) -> ControlServer {
     let control = Control::bind(path).unwrap();
     control
         .serve(OnExit::default(), |command, to| match command {
-            Command::Dump(scope) => (0..3).try_for_each(|number| {
+            ControlCommand::Dump(scope) => (0..3).try_for_each(|number| {
                 writeln!(
                     to,
                     "{}",
@@ -65,7 +65,10 @@ fn scopes_are_written_as_they_are_read() {
     assert_eq!(lines[2], json!({ "number": 2, "of": "a\\ b.Example." }));
     for scope in [Scope::All, Scope::name("x").unwrap(), zone] {
         let line = format!("flush {}\n", words(&scope));
-        assert_eq!(Command::parse(line.as_bytes()), Ok(Command::Flush(scope)));
+        assert_eq!(
+            ControlCommand::parse(line.as_bytes()),
+            Ok(ControlCommand::Flush(scope))
+        );
     }
     for bad in [
         "flush",

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use super::{policy::Reloader, report::Report};
 use crate::{
     cache::Record,
-    control::Command,
+    control::ControlCommand,
     dns::{
         AnswerRef, KEY_FLAG_CD, KEY_FLAG_DO, QUESTION_FIXED,
         header::{self, field},
@@ -39,20 +39,20 @@ impl Commands {
     ///
     /// # Errors
     /// Those of `to`.
-    pub(super) fn run(&self, command: Command, to: &mut dyn Write) -> io::Result<()> {
+    pub(super) fn run(&self, command: ControlCommand, to: &mut dyn Write) -> io::Result<()> {
         match command {
-            Command::Stats => writeln!(to, "{}", self.report.json()),
-            Command::Reload => {
+            ControlCommand::Stats => writeln!(to, "{}", self.report.json()),
+            ControlCommand::Reload => {
                 let outcome = match self.reloader.reload_and_log() {
                     Ok(done) => json!({ "reloaded": done }),
                     Err(error) => json!({ "failed": error.to_string() }),
                 };
                 writeln!(to, "{outcome}")
             }
-            Command::Flush(scope) => {
+            ControlCommand::Flush(scope) => {
                 writeln!(to, "{}", json!({ "flushed": self.caches.flush(scope) }))
             }
-            Command::Dump(scope) => self.dump(scope, to),
+            ControlCommand::Dump(scope) => self.dump(scope, to),
         }
     }
 

@@ -10,7 +10,7 @@ use std::{mem, net::SocketAddr, os::fd::AsFd};
 
 use nix::errno::Errno;
 
-use super::path::{Control, Name, Path};
+use super::path::{ControlMessages, Path, SocketName};
 use crate::front::BATCH;
 
 /// Octets for a message: at least the largest reply that can be configured. A longer query arrives
@@ -21,8 +21,8 @@ pub(super) const BUFFER_LEN: usize = 4096 + 64;
 /// A datagram without its message: the kernel's form of its addresses, and the lengths.
 #[derive(Clone, Copy)]
 struct Slot {
-    name: Name,
-    control: Control,
+    name: SocketName,
+    control: ControlMessages,
     lengths: Lengths,
     /// The index of its socket.
     socket: usize,
@@ -45,16 +45,16 @@ impl Lengths {
 
     /// To receive into.
     const WHOLE: Self = Self {
-        name: mem::size_of::<Name>(),
-        control: mem::size_of::<Control>(),
+        name: mem::size_of::<SocketName>(),
+        control: mem::size_of::<ControlMessages>(),
         message: BUFFER_LEN,
     };
 }
 
 impl Slot {
     const EMPTY: Self = Self {
-        name: Name::EMPTY,
-        control: Control::EMPTY,
+        name: SocketName::EMPTY,
+        control: ControlMessages::EMPTY,
         lengths: Lengths::NONE,
         socket: 0,
     };
@@ -75,7 +75,7 @@ pub(super) struct Sent {
 }
 
 /// Datagrams that were received together, and their replies.
-pub(super) struct Batch {
+pub(super) struct DatagramBatch {
     slots: Box<[Slot]>,
     /// The messages, one a slot. Apart from the slots, so that those, all of which each call reads, are
     /// few cache lines.
@@ -85,7 +85,7 @@ pub(super) struct Batch {
     replies: Vec<usize>,
 }
 
-impl Batch {
+impl DatagramBatch {
     pub(super) fn new() -> Self {
         Self {
             slots: vec![Slot::EMPTY; BATCH].into(),

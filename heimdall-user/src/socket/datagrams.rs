@@ -5,7 +5,7 @@ use nix::errno::Errno;
 
 use super::{
     SocketCounters,
-    batch::Batch,
+    batch::DatagramBatch,
     front::Loop,
     origin::{Message, Origin, Parked},
     path::Path,
@@ -21,7 +21,7 @@ const ROUNDS: usize = 4;
 
 /// A batch of datagrams, and the queries that its replies belong to.
 pub(super) struct Datagrams {
-    pub(super) batch: Batch,
+    pub(super) batch: DatagramBatch,
     /// By slot of the batch.
     queries: Box<[Option<Query>]>,
 }
@@ -29,7 +29,7 @@ pub(super) struct Datagrams {
 impl Datagrams {
     pub(super) fn new() -> Self {
         Self {
-            batch: Batch::new(),
+            batch: DatagramBatch::new(),
             queries: vec![None; BATCH].into(),
         }
     }

@@ -28,7 +28,7 @@ use crate::{
     stats::{AnswerCounters, DropCounters},
 };
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const READ_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A forwarder for one front.
 fn forward(settings: &ForwardOptions, mailbox: &Arc<Mailbox>) -> Forwarder {
@@ -103,7 +103,7 @@ impl Bench {
 
     fn tcp(&self) -> TcpStream {
         let stream = TcpStream::connect(self.addresses[0]).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(READ_TIMEOUT)).unwrap();
         stream
     }
 
@@ -113,7 +113,7 @@ impl Bench {
     }
 }
 
-/// A client's UDP socket, connected: it hears replies from the very address that it asks.
+/// A client's UDP socket, connected: it receives replies only from the address that it sends to.
 fn client(server: SocketAddr) -> UdpSocket {
     let any = if server.is_ipv4() {
         "0.0.0.0:0"
@@ -122,7 +122,7 @@ fn client(server: SocketAddr) -> UdpSocket {
     };
     let socket = UdpSocket::bind(any).unwrap();
     socket.connect(server).unwrap();
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket.set_read_timeout(Some(READ_TIMEOUT)).unwrap();
     socket
 }
 
@@ -333,7 +333,7 @@ fn a_client_that_leaves_too_much_unread_is_closed() {
     let mut lazy = bench.tcp();
     let queries = (0..QUERIES).flat_map(|id| frame(&query(id, "large", None)));
     lazy.write_all(&queries.collect::<Vec<_>>()).unwrap();
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + READ_TIMEOUT;
     while bench.count("tcp_answered") == 0 || bench.count("pending") > 0 {
         assert!(Instant::now() < end);
         thread::sleep(Duration::from_millis(10));
@@ -505,8 +505,18 @@ fn tcp_from(source: &str, server: SocketAddr) -> TcpStream {
     bind(fd.as_raw_fd(), &SockaddrStorage::from(source)).unwrap();
     connect(fd.as_raw_fd(), &SockaddrStorage::from(server)).unwrap();
     let stream = TcpStream::from(fd);
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(READ_TIMEOUT)).unwrap();
     stream
+}
+
+/// Whether the limit on open files is too low for a full table of connections; reports that.
+fn lacks_descriptors() -> bool {
+    use nix::sys::resource::{Resource, getrlimit};
+    let lacks = getrlimit(Resource::RLIMIT_NOFILE).unwrap().0 < 4096;
+    if lacks {
+        eprintln!("skipped: too few file descriptors");
+    }
+    lacks
 }
 
 /// Fills the table with connections from the addresses that `flood` returns; `others` keep theirs.
@@ -514,9 +524,7 @@ fn flooded(flood: impl Fn(usize) -> String, others: &[&str]) {
     const FLOOD: usize = 1200;
     let upstream = answers();
     let bench = Bench::new(&["127.0.0.1:0"], vec![upstream.address], 64);
-    let limit = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE);
-    if limit.unwrap().0 < 4096 {
-        eprintln!("skipped: too few file descriptors");
+    if lacks_descriptors() {
         return bench.finish();
     }
     let msg = query(9, "name", None);
@@ -546,13 +554,11 @@ fn a_full_table_closes_a_connection_of_the_largest_holder() {
 }
 
 #[test]
-fn a_new_client_gets_in_when_nobody_holds_more_than_one_connection() {
+fn a_new_client_gets_in_when_no_address_holds_more_than_one_connection() {
     let each_its_own = |i: usize| format!("127.{}.{}.1", 100 + i / 250, i % 250);
     let upstream = answers();
     let bench = Bench::new(&["127.0.0.1:0"], vec![upstream.address], 64);
-    let limit = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE);
-    if limit.unwrap().0 < 4096 {
-        eprintln!("skipped: too few file descriptors");
+    if lacks_descriptors() {
         return bench.finish();
     }
     let server = bench.addresses[0];
@@ -576,9 +582,7 @@ fn busy_connections_of_the_largest_holder_make_room_too() {
         _ => Vec::new(),
     });
     let bench = Bench::new(&["127.0.0.1:0"], vec![silent.address], 4096);
-    let limit = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE);
-    if limit.unwrap().0 < 4096 {
-        eprintln!("skipped: too few file descriptors");
+    if lacks_descriptors() {
         return bench.finish();
     }
     let server = bench.addresses[0];

@@ -6,7 +6,7 @@ use std::{cell::RefCell, collections::VecDeque, ptr, slice};
 
 use nix::{errno::Errno, libc};
 
-use super::{BATCH, BUFFER_LEN, Batch, Path, Sent};
+use super::{BATCH, BUFFER_LEN, DatagramBatch, Path, Sent};
 use crate::socket::path::Local;
 
 /// Messages longer than this are too large for the path.
@@ -104,7 +104,7 @@ fn path(number: usize) -> Path {
 fn batches_are_sent_and_received() {
     let socket = std::io::stdin();
     let sockets = std::slice::from_ref(&socket);
-    let mut batch = Batch::new();
+    let mut batch = DatagramBatch::new();
     assert_eq!(batch.receive(&socket, 0), Err(Errno::EAGAIN));
     for number in 0..BATCH {
         let path = path(number);

@@ -11,7 +11,7 @@ use std::{
 
 use nix::{errno::Errno, libc};
 
-use super::{BATCH, BUFFER_LEN, Control, Lengths, Name, Slot};
+use super::{BATCH, BUFFER_LEN, ControlMessages, Lengths, Slot, SocketName};
 
 #[cfg(miri)]
 use super::loopback::{recvmmsg, sendmmsg};
@@ -98,8 +98,8 @@ pub(super) fn send<'a>(
 
 /// The header of a datagram. No length is beyond its part's end.
 fn header_of(
-    name: *mut Name,
-    control: *mut Control,
+    name: *mut SocketName,
+    control: *mut ControlMessages,
     iovec: *mut libc::iovec,
     lengths: Lengths,
 ) -> libc::mmsghdr {
@@ -108,9 +108,9 @@ fn header_of(
     parts.msg_iov = iovec;
     parts.msg_iovlen = 1;
     parts.msg_name = name.cast();
-    parts.msg_namelen = lengths.name.min(size_of::<Name>()) as _;
+    parts.msg_namelen = lengths.name.min(size_of::<SocketName>()) as _;
     parts.msg_control = control.cast();
-    parts.msg_controllen = lengths.control.min(size_of::<Control>()) as _;
+    parts.msg_controllen = lengths.control.min(size_of::<ControlMessages>()) as _;
     header
 }
 

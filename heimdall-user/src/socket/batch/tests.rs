@@ -38,7 +38,7 @@ fn heard(client: &UdpSocket) -> Vec<u8> {
 }
 
 /// Has everything sent back as it came.
-fn echo(batch: &mut Batch) {
+fn echo(batch: &mut DatagramBatch) {
     let received: Vec<_> = batch
         .received()
         .map(|(path, msg)| (path.unwrap(), msg.len()))
@@ -55,7 +55,7 @@ fn message(len: usize) -> Vec<u8> {
 
 #[test]
 fn mixed_sizes_over_both_families_and_many_addresses() {
-    let mut batch = Batch::new();
+    let mut batch = DatagramBatch::new();
     for (bind, asked) in [
         ("0.0.0.0:0", "127.0.0.1"),
         ("0.0.0.0:0", "127.9.8.7"),
@@ -107,7 +107,7 @@ fn a_burst_is_larger_than_a_batch() {
     for id in 0..2 * BATCH + 3 {
         client.send(&[id as u8]).unwrap();
     }
-    let mut batch = Batch::new();
+    let mut batch = DatagramBatch::new();
     let mut counts = Vec::new();
     while let Ok(count) = batch.receive(&socket, 0) {
         echo(&mut batch);
@@ -128,7 +128,7 @@ fn longer_queries_arrive_cut() {
     let (socket, server) = listener("0.0.0.0:0", "127.0.0.1");
     let client = client(server);
     client.send(&message(BUFFER_LEN + 1)).unwrap();
-    let mut batch = Batch::new();
+    let mut batch = DatagramBatch::new();
     assert_eq!(batch.receive(&socket, 0), Ok(1));
     assert_eq!(
         batch.received().next().unwrap().1,
@@ -145,7 +145,7 @@ fn a_reply_that_fails_does_not_stop_the_others() {
     for size in 1..=10 {
         client.send(&message(size)).unwrap();
     }
-    let mut batch = Batch::new();
+    let mut batch = DatagramBatch::new();
     assert_eq!(batch.receive(&socket, 0), Ok(10));
     let large = [0, 3, 4, 6, 9];
     let paths: Vec<_> = batch.received().map(|(path, _)| path.unwrap()).collect();
@@ -194,7 +194,7 @@ fn composed_replies_leave_from_their_own_socket_and_address() {
         .map(|()| listener("0.0.0.0:0", "127.0.0.1"))
         .into_iter()
         .unzip();
-    let mut batch = Batch::new();
+    let mut batch = DatagramBatch::new();
     // Runs of three for each socket.
     let socket_of = |at: usize| at / 3 % 2;
     let clients: Vec<_> = (0..BATCH)
