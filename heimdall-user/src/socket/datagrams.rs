@@ -46,8 +46,8 @@ impl Datagrams {
 
     /// Queues the reply in a slot, of `len` octets.
     pub(super) fn reply(&mut self, slot: usize, len: usize, path: &Path, query: Option<&Query>) {
-        if let Some(kept) = self.queries.get_mut(slot) {
-            *kept = query.copied();
+        if let Some(slot_query) = self.queries.get_mut(slot) {
+            *slot_query = query.copied();
         }
         self.batch.reply(slot, len, path);
     }
@@ -61,9 +61,9 @@ impl Datagrams {
         counters: &SocketCounters,
     ) {
         let queries = &self.queries;
-        let result = self.batch.send(sockets, |slot, room| {
+        let result = self.batch.send(sockets, |slot, buffer| {
             let query = queries.get(slot)?.as_ref()?;
-            engine.truncate(query, room)
+            engine.truncate(query, buffer)
         });
         counters.udp_answered.add(result.sent as u64);
         counters.udp_send_failed.add(result.failed as u64);

@@ -356,8 +356,8 @@ fn an_address_on_loopback_is_served_where_it_arrives_if_it_is_named() {
         assert_eq!(got.status, "NOERROR");
         assert_eq!(verdict(&heimdall, "steered"), steered, "{listen}");
         let output = heimdall.process.output();
-        let said = output.contains("the sockets alone serve 203.0.113.53 (lo)");
-        assert_eq!(said, steered == 0, "{listen}: {output}");
+        let warned = output.contains("the sockets alone serve 203.0.113.53 (lo)");
+        assert_eq!(warned, steered == 0, "{listen}: {output}");
     }
 }
 

@@ -252,15 +252,15 @@ fn lines_that_are_lost_are_reported_once_there_is_space_again() {
     drop(file);
     fs::remove_file(&fill).unwrap();
     server.reload();
-    let told = || {
+    let reported = || {
         fs::read_to_string(&log)
             .unwrap()
             .contains("lines could not be logged")
     };
-    while !told() && Instant::now() < end {
+    while !reported() && Instant::now() < end {
         thread::sleep(Duration::from_millis(20));
     }
-    assert!(told(), "{}", fs::read_to_string(&log).unwrap());
+    assert!(reported(), "{}", fs::read_to_string(&log).unwrap());
 }
 
 #[test]

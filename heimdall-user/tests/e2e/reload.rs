@@ -34,8 +34,8 @@ fn a_reload_applies_the_new_policy_and_loses_no_query() {
     let reload = || {
         let output = heimdall.reload().unwrap();
         assert!(output.status.success(), "{output:?}");
-        let said = String::from_utf8(output.stdout).unwrap();
-        assert_eq!(said, "reloaded: the new policy holds\n");
+        let message = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(message, "reloaded: the new policy holds\n");
     };
     let over = AtomicBool::new(false);
     let answered = thread::scope(|scope| {
@@ -94,14 +94,17 @@ fn a_bad_file_changes_nothing() {
     ] {
         settings.write(text);
         let output = heimdall.reload().unwrap();
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(1), "{text}: {said}");
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{text}: {message}");
         let place = format!("{}:{line}: ", settings.path());
         assert!(
-            said.contains(&place) && said.contains(what),
-            "{text}: {said}"
+            message.contains(&place) && message.contains(what),
+            "{text}: {message}"
         );
-        assert!(said.contains("the old policy stays"), "{text}: {said}");
+        assert!(
+            message.contains("the old policy stays"),
+            "{text}: {message}"
+        );
         assert_eq!(client.udp(QUERY), ANSWER, "{text}");
     }
     heimdall.process.signal(Signal::SIGHUP).unwrap();

@@ -283,7 +283,7 @@ fn the_end_of_an_essential_thread_ends_the_process() {
         return;
     };
     let _knot = Knot::upstream(&lab).unwrap();
-    for (thread, said) in [
+    for (thread, message) in [
         (
             "sockets",
             "the socket front thread ended unexpectedly; stopping the server",
@@ -298,7 +298,7 @@ fn the_end_of_an_essential_thread_ends_the_process() {
         let status = heimdall.process.wait(TIMEOUT).unwrap();
         let log = heimdall.process.output();
         assert_eq!(status.code(), Some(1), "{log}");
-        assert!(log.contains(said), "{log}");
+        assert!(log.contains(message), "{log}");
         assert!(!lab.has_xdp().unwrap());
     }
     // Without this one, queries are still answered.
