@@ -1,10 +1,10 @@
-//! What a cached answer costs, in time and in memory: `cargo bench -p benches --bench cache`.
+//! Costs of a cached answer, in time and in memory: `cargo bench -p benches --bench cache`.
 //!
 //! `cached answer` is the part of a hit that is DNS: `Core::read` and `Core::answer`, one query at
 //! a time or 64 together as a worker has them. `bare cache` is `Cache::get` alone, with keys hashed
 //! beforehand. Both are reported a query.
 //!
-//! A worker's queries lie in frames that the processor's caches do not hold; what it costs to fetch
+//! A worker's queries are in frames that the processor's caches do not hold; what it costs to fetch
 //! them is the network's, and `hit` has it. Here queries are drawn up front, a million in a row, so
 //! that the processor sees the next ones coming, and copied one after another into 64 small buffers
 //! that stay warm. That copy is in the figures; `copy` is the copy alone. A million, so that it is
@@ -45,7 +45,7 @@ const DRAWS: usize = if cfg!(debug_assertions) {
 } else {
     1 << 20
 };
-/// Room in the caches whose hits are timed, so that all names stay.
+/// Size of the caches whose hits are timed, so that no name is evicted.
 const OCTETS_PER_NAME: usize = 192;
 /// So many fill a cache nearly.
 const OCTETS_PER_NAME_FULL: usize = 123;
@@ -55,7 +55,7 @@ const CLIENT: Client = Client::new(
         source_port: 40_000,
     },
 );
-/// The group whose medians are drawn, and what is measured in it.
+/// The group whose medians are drawn, and the measurements in it.
 const CACHED_ANSWER: &str = "cached answer";
 const DISTRIBUTIONS: [&str; 2] = ["uniform", "Zipf"];
 const WAYS: [&str; 2] = ["one at a time", "in batches of 64"];
@@ -96,20 +96,20 @@ impl Draw {
     }
 }
 
-/// Room for a query and its reply. An odd number of cache lines, so that the slots share out the
+/// A buffer for a query and its reply. An odd number of cache lines, so that the slots share out the
 /// processor's nearest cache evenly.
 #[repr(align(64))]
 struct Slot([u8; 320]);
 
 type Slots = [Slot; BATCH];
 
-/// Numbers of the names that are asked for.
+/// Numbers of the names that are queried.
 fn numbers(distribution: &str, names: usize) -> Vec<usize> {
     let random = (0..DRAWS as u64).map(|i| mix(!i));
     if distribution == "uniform" {
         return random.map(|random| random as usize % names).collect();
     }
-    // s = 1: how often a name is asked for is in inverse proportion to its rank.
+    // s = 1: the rate of queries for a name is in inverse proportion to its rank.
     let mut sum = 0.0;
     let sums: Vec<f64> = (1..=names)
         .map(|rank| {

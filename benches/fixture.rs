@@ -1,4 +1,4 @@
-//! What the benches have in common: packets, and a core that knows the answers.
+//! Shared by the benches: packets, and a core that has the answers in its cache.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use std::{
@@ -14,7 +14,7 @@ use heimdall_user::{
     dns::{Answer, NameHasher, TtlLimits, answer::AnswerFields, reply::Server},
 };
 
-/// Who asks.
+/// The client.
 pub const CLIENT: Client = Client::new(
     IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2)),
     Transport::Udp {

@@ -115,7 +115,7 @@ fn way(c: &mut Criterion) {
     }
     group.bench_function("there and back, one alone", |b| b.iter(|| front.ask(1)));
     group.finish();
-    forwarder.stop();
+    drop(forwarder);
 }
 
 criterion_group!(benches, way);

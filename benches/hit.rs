@@ -1,8 +1,8 @@
 //! A cached answer, stage by stage and as a whole: `cargo bench -p benches --bench hit`.
 //!
-//! `whole/N names` is what a worker does to a batch of 64 packets, checksums of the query verified
-//! and those of the reply computed, TTLs lowered; names are asked for in random order, and the queries
-//! lie in the processor's cache, as they do when the same core has just received them. The short names
+//! `whole/N names` is a worker's processing of a batch of 64 packets, checksums of the query verified
+//! and those of the reply computed, TTLs lowered; names are queried in random order, and the queries
+//! are in the processor's cache, as they do when the same core has just received them. The short names
 //! without EDNS are those that the rig's clients ask for.
 #![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing)]
 

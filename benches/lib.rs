@@ -1,4 +1,4 @@
-//! Benches of the hot path: criterion's, each file a bench target named after what it measures, and
+//! Benches of the hot path: criterion's, each file a bench target named after its subject, and
 //! a program whose instructions are counted.
 
 pub mod batch;

@@ -1,4 +1,4 @@
-//! What the operator's policy costs a query, part by part.
+//! Costs of the operator's policy for a query, part by part.
 //!
 //! `cargo bench -p benches --bench policy`
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]

@@ -115,7 +115,7 @@ impl Item {
         [&header[..], &self.question, opt].concat()
     }
 
-    /// What an upstream answers.
+    /// An upstream's response.
     pub(crate) fn response(&self) -> Vec<u8> {
         let (rcode, answers, authorities) = match self.kind {
             Kind::A | Kind::Aaaa => (0, 1, 0),
@@ -179,7 +179,7 @@ fn wire(name: &str) -> Vec<u8> {
     wire
 }
 
-/// Appends a record of the name that stands at `owner`.
+/// Appends a record of the name at offset `owner`.
 fn record(msg: &mut Vec<u8>, owner: usize, rtype: u8, data: &[u8]) {
     msg.extend_from_slice(&[0xc0, owner as u8, 0, rtype, 0, 1]);
     msg.extend_from_slice(&TTL);

@@ -10,7 +10,7 @@ use crate::policies::{Name, Policy};
 /// A name of eight hexadecimal digits under example.com, type A, class IN.
 const QUESTION: [u8; 26] = *b"\x0800000000\x07example\x03com\0\0\x01\0\x01";
 
-/// The cache, and what is the same for all names: one answer, whose names are all pointers to
+/// The cache, and one answer for all names, whose names are all pointers to
 /// the question.
 pub(crate) struct Heimdall {
     cache: Cache,

@@ -164,7 +164,7 @@ fn check() {
         match contender {
             Contender::Lru | Contender::Fifo | Contender::Clock => assert_eq!(cached, 0),
             Contender::Sieve | Contender::S3Fifo(..) => assert_eq!(cached, 5),
-            // Its smallest cache keeps them all.
+            // Its smallest cache holds them all.
             Contender::Heimdall => assert_eq!(cached, 5),
         }
     }

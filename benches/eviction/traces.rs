@@ -94,7 +94,7 @@ pub(crate) fn steady(label: &'static str, s: f64) -> Trace {
     }
 }
 
-/// Every 40,000 requests somebody scans 10,000 names that are not requested again: a fifth of all
+/// Every 40,000 requests a client scans 10,000 names that are not requested again: a fifth of all
 /// requests.
 pub(crate) fn scan() -> Trace {
     let mut crowd = Crowd::new(1.0);
@@ -152,7 +152,7 @@ pub(crate) fn change() -> Trace {
 }
 
 /// Three thirds; in the second, ten requests for random names come with each of the crowd's. Each
-/// random name is asked for `times` times in a row.
+/// random name is queried `times` times in a row.
 pub(crate) fn flood(label: &'static str, times: u32) -> Trace {
     let mut crowd = Crowd::new(1.0);
     let mut strangers = (NAMES as Name..).flat_map(|name| (0..times).map(move |_| name));

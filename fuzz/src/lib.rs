@@ -1,4 +1,4 @@
-//! What must hold for any octets, a function a target. A function panics if it does not; what calls
+//! Properties of all inputs, a function a target. A function panics if its property does not hold; what calls
 //! it, the fuzzer or a test that replays the corpus, is not its business.
 
 mod answers;
@@ -13,7 +13,7 @@ pub use queries::dns_view;
 pub use snapshots::snapshot;
 pub use texts::{config, lists};
 
-/// What must hold for any octets.
+/// A property that holds for any octets.
 pub type Target = fn(&[u8]);
 
 /// Every target by name.

@@ -21,7 +21,7 @@ mod frames;
 const FRAME: usize = 2048;
 
 /// A frame that is accepted is read as etherparse reads it, and the reply in it is a frame to its
-/// sender, with right checksums: with any payload, and with what the engine replies.
+/// sender, with right checksums: with any payload, and with the engine's reply.
 pub fn packet_view(frame: &[u8]) {
     let frame = &frame[..frame.len().min(FRAME)];
     worker(&frame[..frame.len().min(frames::FRAME)]);

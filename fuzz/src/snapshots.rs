@@ -31,7 +31,7 @@ pub fn snapshot(octets: &[u8]) {
         let mut rest = body;
         while let Some(record) = Record::take(&mut rest) {
             if record.is_sound() {
-                keep(hasher, cache, &record);
+                insert(hasher, cache, &record);
             }
         }
     });
@@ -71,7 +71,7 @@ fn read(octets: &[u8]) -> Option<Problem> {
     }
 }
 
-fn keep(hasher: &NameHasher, cache: &mut Cache, record: &Record<'_>) {
+fn insert(hasher: &NameHasher, cache: &mut Cache, record: &Record<'_>) {
     let key = Key::new(hasher, record.question, record.flags);
     let now = 1 << 28;
     // One that has expired replaces no other.
@@ -83,7 +83,7 @@ fn keep(hasher: &NameHasher, cache: &mut Cache, record: &Record<'_>) {
     reply(record.question, record.answer);
 }
 
-/// What a client gets who asks for it.
+/// The reply to a client's query for it.
 fn reply(question: &[u8], answer: AnswerRef<'_>) {
     let mut core = Core::new(
         Cache::new(MIN_BYTES).expect("memory"),

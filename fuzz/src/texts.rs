@@ -1,4 +1,4 @@
-//! What operators write.
+//! Texts of operators: settings, records, hosts files and blocklists.
 
 use heimdall_user::{
     answer::{blocklist::BlockAction, local::LocalData},
@@ -23,8 +23,8 @@ pub fn config(text: &[u8]) {
     }
 }
 
-/// Any octets are a hosts file or a blocklist, any text is a record or gives an error; and what is
-/// read can be asked for.
+/// Any octets are a hosts file or a blocklist, any text is a record or gives an error; and names
+/// that were read can be looked up.
 pub fn lists(text: &[u8]) {
     let text = &text[..text.len().min(4096)];
     let lines = text.split(|octet| *octet == b'\n').count();

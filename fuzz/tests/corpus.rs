@@ -1,4 +1,4 @@
-//! Everything that a target was ever given by us, once more, without the fuzzer.
+//! Replays the committed corpus of each target, without the fuzzer.
 
 use std::{fs, path::Path};
 

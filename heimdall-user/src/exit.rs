@@ -1,4 +1,8 @@
-//! How threads end: a thread reports its own end, and its owner ends it.
+//! Ownership of threads: an owner stops and joins its thread when it is dropped ([`OwnedThread`]), and
+//! a thread that ends before that reports it ([`OnExit`]).
+//!
+//! Every long-lived thread of the server is started here, except those of control clients and of the
+//! log. This module must not know what a thread does.
 
 use std::{
     fmt, io,
@@ -12,22 +16,22 @@ use std::{
 /// Calls a function when the thread that owns it ends.
 ///
 /// It does so when it is dropped, whether the thread's function returned or panicked: unwinding
-/// drops it, too. ([`std::thread::panicking`] tells the two apart.) The thread that made it only
-/// hands it over: dropped there, because the other thread could not be started, it reports nothing.
+/// drops it, too ([`std::thread::panicking`] distinguishes the two). Dropped on the thread that
+/// created it, because the other thread could not be started, it calls nothing.
 #[derive(Default)]
 pub struct OnExit(Option<(ThreadId, Box<dyn FnOnce() + Send>)>);
 
 impl OnExit {
     /// Calls `report` on the thread that drops the value, unless that is the calling one.
-    pub fn new(report: impl FnOnce() + Send + 'static) -> Self {
+    pub(crate) fn new(report: impl FnOnce() + Send + 'static) -> Self {
         Self(Some((thread::current().id(), Box::new(report))))
     }
 }
 
 impl Drop for OnExit {
     fn drop(&mut self) {
-        if let Some((maker, report)) = self.0.take()
-            && maker != thread::current().id()
+        if let Some((creator, report)) = self.0.take()
+            && creator != thread::current().id()
         {
             report();
         }
@@ -41,15 +45,17 @@ impl fmt::Debug for OnExit {
 }
 
 /// A thread that ends no later than its owner: dropping this stops and joins it.
-pub(crate) struct OwnedThread {
+pub(crate) struct OwnedThread<T = ()> {
     stopping: Arc<AtomicBool>,
     stop: Box<dyn Fn() + Send + Sync>,
-    thread: Option<JoinHandle<()>>,
+    /// `None` once it was joined.
+    thread: Option<JoinHandle<T>>,
 }
 
-impl OwnedThread {
+impl<T: Send + 'static> OwnedThread<T> {
     /// Starts a thread that runs `body`. `stop` makes `body` return, from any thread. `on_exit` is
-    /// called when the thread ends without having been told to.
+    /// called when the thread ends without having been stopped, after `body` and what it owns were
+    /// dropped.
     ///
     /// # Errors
     /// The thread cannot be started.
@@ -57,7 +63,7 @@ impl OwnedThread {
         name: impl Into<String>,
         on_exit: OnExit,
         stop: impl Fn() + Send + Sync + 'static,
-        body: impl FnOnce() + Send + 'static,
+        body: impl FnOnce() -> T + Send + 'static,
     ) -> io::Result<Self> {
         let stopping = Arc::new(AtomicBool::new(false));
         let exit = UnlessStopping {
@@ -66,7 +72,7 @@ impl OwnedThread {
         };
         let body = move || {
             let _exit = exit;
-            body();
+            body()
         };
         let thread = thread::Builder::new().name(name.into()).spawn(body)?;
         Ok(Self {
@@ -76,6 +82,20 @@ impl OwnedThread {
         })
     }
 
+    /// Stops the thread and joins it.
+    ///
+    /// # Errors
+    /// It panicked, which the panic hook has logged.
+    pub(crate) fn join(mut self) -> thread::Result<T> {
+        self.stop();
+        match self.thread.take() {
+            Some(thread) => thread.join(),
+            None => unreachable!("only this and dropping take it"),
+        }
+    }
+}
+
+impl<T> OwnedThread<T> {
     /// Tells the thread to end, without waiting for it.
     pub(crate) fn stop(&self) {
         self.stopping.store(true, Ordering::SeqCst);
@@ -83,11 +103,11 @@ impl OwnedThread {
     }
 }
 
-impl Drop for OwnedThread {
+impl<T> Drop for OwnedThread<T> {
     fn drop(&mut self) {
-        self.stop();
         if let Some(thread) = self.thread.take() {
-            // The hook has logged the panic, if it panicked.
+            self.stop();
+            // The panic hook has logged the panic, if it panicked.
             let _ = thread.join();
         }
     }
@@ -107,7 +127,7 @@ impl Drop for UnlessStopping {
     }
 }
 
-impl fmt::Debug for OwnedThread {
+impl<T> fmt::Debug for OwnedThread<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = self.thread.as_ref().and_then(|join| join.thread().name());
         f.debug_tuple("OwnedThread").field(&name).finish()
@@ -160,6 +180,15 @@ mod tests {
         drop(thread);
         assert!(ended.load(Ordering::SeqCst));
         assert_eq!(count.load(Ordering::SeqCst), 0);
+    }
+
+    #[test]
+    fn joining_returns_the_result_of_the_thread() {
+        let (count, on_exit) = counting();
+        let thread = OwnedThread::start("owned", on_exit, || {}, || 7);
+        // It may have ended before it was stopped: then it has reported that.
+        assert_eq!(thread.unwrap().join().unwrap(), 7);
+        assert!(count.load(Ordering::SeqCst) <= 1);
     }
 
     #[test]

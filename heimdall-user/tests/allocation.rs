@@ -108,7 +108,7 @@ fn insert(core: &mut Core, frame: &[u8]) {
     assert_eq!(allocations(|| core.insert(&query, &response, &answer)), 0);
 }
 
-/// Puts packets into the worker's frames, from `first` on, and answers them; what that allocates.
+/// Puts packets into the worker's frames, from `first` on, and answers them. Returns the allocations of that.
 fn answer<'a>(
     worker: &mut Worker,
     first: usize,
@@ -165,7 +165,7 @@ fn inserting_into_a_full_cache_does_not_allocate() {
     for name in names(20_000) {
         let mut frame = frame(&name);
         insert(&mut core, &frame);
-        // Every other name is asked for again, so that some go round in the main queue.
+        // Every other name is queried again, so that some are reinserted in the main queue.
         if name.last().is_some_and(|digit| digit % 2 == 0) {
             let query = core.read(&frame[DNS..]).unwrap();
             let hint = core.prefetch_entry(&query);
@@ -204,7 +204,7 @@ fn misses_and_what_is_refused_do_not_allocate() {
     assert_eq!(worker.memory.replied, [8], "FORMERR");
     assert_eq!(worker.memory.discarded, [9]);
     // SERVFAIL for those that wait.
-    forwarder.stop();
+    drop(forwarder);
     worker.begin();
     let mut completed = 0;
     // The answers, which the forwarder has allocated, are freed here.

@@ -100,7 +100,7 @@ fn batches_do_not_allocate() {
         front: 0,
         clock,
     };
-    // The one socket says where its datagrams came to, the other has no need to.
+    // One socket is bound to a wildcard, and reports destination addresses; the other is not.
     let addresses = ["0.0.0.0:0", "[::1]:0"].map(|address| address.parse().unwrap());
     let listeners = Listeners::bind(&addresses).unwrap();
     let ports = listeners.local_addresses();
@@ -135,7 +135,7 @@ fn batches_do_not_allocate() {
             }
         }
     };
-    // What threads set up when they start.
+    // Allocations of threads that start.
     round();
     let before = ALLOCATIONS.load(Ordering::SeqCst);
     round();
@@ -147,5 +147,5 @@ fn batches_do_not_allocate() {
         "the count counts"
     );
     drop(front);
-    forwarder.stop();
+    drop(forwarder);
 }

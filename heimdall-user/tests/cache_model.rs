@@ -29,7 +29,7 @@ impl Chance {
     }
 }
 
-/// What the map has of a name.
+/// The map's entry of a name.
 struct Known {
     received: u32,
     ttl: u32,
@@ -115,7 +115,7 @@ impl Model {
         }
     }
 
-    /// Looks a name up in both. Whether the cache has what the map has.
+    /// Looks a name up in both. Returns whether the cache has the map's entry.
     fn look_up(&mut self, name: u32) -> bool {
         let question = question(name).to_ascii_uppercase();
         let key = Key {
@@ -157,7 +157,7 @@ impl Model {
         self.known.remove(&name);
     }
 
-    /// Removes what has a certain length, in small steps.
+    /// Removes entries of a certain length, in small steps.
     fn flush(&mut self) {
         let len = 16 * (1 + self.chance.next(5) as usize);
         let doomed = |record: &Record<'_>| record.answer.body().len() == len;

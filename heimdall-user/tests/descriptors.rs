@@ -112,5 +112,5 @@ fn look_ups_are_shed_to_free_their_descriptors() {
     assert!(front.count("socket_errors") > 0, "the limit was not met");
     assert!(front.count("shed_client") > 0);
     assert!(front.count("in_flight") < FILES);
-    front.forwarder.stop();
+    drop(front.forwarder);
 }

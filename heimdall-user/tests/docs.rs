@@ -1,4 +1,5 @@
-//! What docs/ says of the code: the tests that tables name exist, and links lead somewhere.
+//! Checks of docs/: the tests that tables name exist, links have a target, and the module table has the imports
+//! of the code.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use std::{

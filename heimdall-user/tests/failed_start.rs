@@ -34,10 +34,10 @@ use heimdall_user::{
 use lab::{Lab, SERVER_V4, UPSTREAM};
 use nix::sys::resource::{Resource, setrlimit};
 
-/// What the process that starts the server is told: the interface, the backend and the fault.
+/// Environment variable of the process that starts the server: the interface, the backend and the fault.
 const CASE: &str = "HEIMDALL_FAILED_START";
 
-/// Faults that need no strace, and what the error says.
+/// Faults that need no strace, and a part of the error message.
 const FAULTS: [(&str, &str); 7] = [
     ("control socket", "another heimdall runs"),
     ("listen address", "10.53.0.1:53"),
@@ -182,7 +182,7 @@ fn start(case: &str) {
                 assert_eq!(now.threads.iter().find(|name| *name == "supervisor"), None);
                 assert_eq!(now.descriptors.keys().find(of_xdp), None);
             }
-            server.stop();
+            drop(server);
             fs::remove_file(directory.path().join("snapshot")).unwrap();
             before.wait_for(directory.path());
         }
@@ -240,12 +240,12 @@ threads = 2
     Ok(Config::load(&flags, &Host::read())?)
 }
 
-/// What a process has.
+/// The resources of a process.
 #[derive(Debug, PartialEq)]
 struct Footprint {
     /// Their names.
     threads: Vec<String>,
-    /// What each kind of descriptor refers to, and how many there are of it.
+    /// The targets of descriptors, and the number of descriptors of each.
     descriptors: BTreeMap<String, usize>,
     /// In the test's directory.
     files: Vec<String>,

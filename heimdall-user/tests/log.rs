@@ -1,4 +1,4 @@
-//! What the log says of a thread that panics.
+//! The log of a thread that panics.
 #![allow(clippy::unwrap_used)]
 
 use std::{env, process::Command, thread};

@@ -16,7 +16,7 @@ use heimdall_user::{
     snapshot::{Snapshot, Writer},
 };
 
-/// Tells this test's own child where to write.
+/// Environment variable with the path to which this test's child process writes.
 const PATH: &str = "HEIMDALL_SNAPSHOT_TO_WRITE";
 const RECORDS: u32 = 20_000;
 const KILLS: u64 = 250;

@@ -338,7 +338,7 @@ fn a_query_goes_to_the_kernel_until_an_af_xdp_socket_takes_it() {
             wait_for(&program, Disposition::NoSocket);
 
             let (_umem, tx, _rx) = bind(0).unwrap();
-            // SAFETY: the socket lives as long as `tx`.
+            // SAFETY: the socket exists as long as `tx`.
             let xsk = unsafe { BorrowedFd::borrow_raw(tx.fd().as_raw_fd()) };
             program.register(0, xsk).unwrap();
             peer.ask();

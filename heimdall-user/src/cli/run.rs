@@ -102,7 +102,7 @@ fn serve(
     // From here on another TERM or INT ends the process at once.
     stopping.store(true, Ordering::Relaxed);
     let failed = server.failed();
-    server.stop();
+    drop(server);
     info!("stopped");
     match failed {
         Some(thread) => Err(anyhow!(

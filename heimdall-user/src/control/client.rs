@@ -14,15 +14,15 @@ use serde_json::Value;
 
 use super::ControlError;
 
-/// How long a server may take to answer. A reload of long lists takes seconds, and another client's
-/// may be before it.
+/// Time-out of the server's answer. A reload of long lists takes seconds, and another client's may
+/// be executed first.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Sends a command line to the server behind `path` and reads its answer.
 ///
 /// # Errors
 /// No server runs there, it cannot be reached, or it refuses the command.
-pub fn ask(path: &Path, command: &str) -> Result<Value, ControlError> {
+pub(crate) fn ask(path: &Path, command: &str) -> Result<Value, ControlError> {
     let mut answer = Value::Null;
     ask_each(path, command, |document| {
         answer = document;
@@ -35,7 +35,7 @@ pub fn ask(path: &Path, command: &str) -> Result<Value, ControlError> {
 ///
 /// # Errors
 /// As [`ask`]; and what `take` returns.
-pub fn ask_each(
+pub(crate) fn ask_each(
     path: &Path,
     command: &str,
     mut take: impl FnMut(Value) -> io::Result<()>,

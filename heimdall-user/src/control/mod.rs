@@ -23,12 +23,14 @@ use thiserror::Error;
 
 use crate::{exit::OnExit, file, maintenance::Scope};
 
-pub use client::{ask, ask_each};
-pub use server::ControlServer;
+pub(crate) use client::ask;
 
-/// What a client can ask of the server.
+pub(crate) use client::ask_each;
+pub(crate) use server::ControlServer;
+
+/// A client's command.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Command {
+pub(crate) enum ControlCommand {
     /// Every counter.
     Stats,
     /// Reload the policy.
@@ -39,7 +41,7 @@ pub enum Command {
     Dump(Scope),
 }
 
-impl Command {
+impl ControlCommand {
     /// Reads the line that a client sent.
     fn parse(line: &[u8]) -> Result<Self, String> {
         let unknown = || format!("unknown command {:?}", String::from_utf8_lossy(line));
@@ -63,7 +65,7 @@ impl Command {
 }
 
 /// `scope` as a command line names it.
-pub fn words(scope: &Scope) -> String {
+pub(crate) fn words(scope: &Scope) -> String {
     match scope {
         Scope::All => "all".to_owned(),
         Scope::Name(_) => format!("name {scope}"),
@@ -107,11 +109,11 @@ pub enum ControlError {
         /// Why not.
         source: io::Error,
     },
-    /// What the server said cannot be written.
+    /// The server's answer cannot be written.
     #[error("cannot write the output: {0}")]
     Output(io::Error),
     /// The server refuses the command.
-    #[error("the server says: {0}")]
+    #[error("the server refused the command: {0}")]
     Refused(String),
 }
 
@@ -124,7 +126,7 @@ fn advice(error: &io::Error) -> &'static str {
 
 /// A bound control socket. Dropping it removes its file.
 #[derive(Debug)]
-pub struct Control {
+pub(crate) struct Control {
     listener: UnixListener,
     path: PathBuf,
 }
@@ -136,7 +138,7 @@ impl Control {
     ///
     /// # Errors
     /// A server answers there already, or the path cannot be used.
-    pub fn bind(path: &Path) -> Result<Self, ControlError> {
+    pub(crate) fn bind(path: &Path) -> Result<Self, ControlError> {
         if let Some(directory) = path
             .parent()
             .filter(|parent| !parent.as_os_str().is_empty())
@@ -165,16 +167,16 @@ impl Control {
         Ok(control)
     }
 
-    /// Answers each client on a thread of its own, with what `respond` writes for its command. Writing
-    /// fails when the client goes away or does not read. The thread that accepts clients owns
+    /// Answers each client on a thread of its own: `respond` writes the answer to its command. Writing
+    /// fails when the client disconnects or does not read. The thread that accepts clients owns
     /// `on_exit`.
     ///
     /// # Errors
     /// A thread or an eventfd is not available.
-    pub fn serve(
+    pub(crate) fn serve(
         self,
         on_exit: OnExit,
-        respond: impl Fn(Command, &mut dyn Write) -> io::Result<()> + Send + Sync + 'static,
+        respond: impl Fn(ControlCommand, &mut dyn Write) -> io::Result<()> + Send + Sync + 'static,
     ) -> io::Result<ControlServer> {
         ControlServer::start(self, on_exit, respond)
     }
@@ -187,12 +189,12 @@ impl Drop for Control {
     }
 }
 
-/// Whether [`Control::bind`] can make a socket at `path`, as far as that can be told without making
+/// Whether [`Control::bind`] can make a socket at `path`, as far as that can be checked without making
 /// one. That a server answers there already is no error.
 ///
 /// # Errors
 /// The path or its directory cannot be used.
-pub fn check(path: &Path) -> Result<(), ControlError> {
+pub(crate) fn check(path: &Path) -> Result<(), ControlError> {
     match fs::symlink_metadata(path) {
         Ok(found) if !found.file_type().is_socket() => {
             return Err(ControlError::NotASocket(path.to_owned()));
@@ -221,7 +223,7 @@ pub fn check(path: &Path) -> Result<(), ControlError> {
     Ok(())
 }
 
-/// Removes a socket that nobody listens on.
+/// Removes a socket without a listener.
 fn remove_stale(path: &Path) -> Result<(), ControlError> {
     let bind_error = |source| ControlError::Bind {
         path: path.to_owned(),

@@ -17,7 +17,7 @@ use nix::{
 use serde_json::json;
 use tracing::{debug, warn};
 
-use super::{Command, Control};
+use super::{Control, ControlCommand};
 use crate::exit::{OnExit, OwnedThread};
 
 /// Longest command line, its newline included, in octets.
@@ -43,19 +43,19 @@ const ERROR_PAUSE: u16 = 500;
 const STOP_WAIT: Duration = Duration::from_millis(500);
 
 /// The thread that answers on the control socket. Dropping this ends it and removes the socket;
-/// clients that have asked may read their answers for half a second.
+/// clients that have sent a command may read their answers for half a second.
 #[derive(Debug)]
-pub struct ControlServer {
+pub(crate) struct ControlServer {
     _thread: OwnedThread,
 }
 
-/// What makes the answers.
+/// The function that writes the answer to a command.
 pub(super) trait Respond:
-    Fn(Command, &mut dyn Write) -> io::Result<()> + Send + Sync
+    Fn(ControlCommand, &mut dyn Write) -> io::Result<()> + Send + Sync
 {
 }
 
-impl<F: Fn(Command, &mut dyn Write) -> io::Result<()> + Send + Sync> Respond for F {}
+impl<F: Fn(ControlCommand, &mut dyn Write) -> io::Result<()> + Send + Sync> Respond for F {}
 
 impl ControlServer {
     pub(super) fn start(
@@ -68,7 +68,7 @@ impl ControlServer {
         )?);
         let seen = Arc::clone(&stop);
         let stop = move || {
-            // EAGAIN: it is readable as can be.
+            // EAGAIN: it is readable already.
             let _ = stop.write(1);
         };
         let thread = OwnedThread::start("control", on_exit, stop, move || {
@@ -79,12 +79,12 @@ impl ControlServer {
 }
 
 /// A client and its thread, which owns the connection: it is closed when the thread ends.
-struct Client {
+struct ControlClient {
     connection: Weak<Connection>,
     thread: JoinHandle<()>,
 }
 
-impl Client {
+impl ControlClient {
     fn waiting(&self) -> Option<Instant> {
         self.connection.upgrade()?.waiting()
     }
@@ -163,7 +163,10 @@ fn run(control: &Control, stop: &EventFd, respond: Arc<impl Respond + 'static>) 
 }
 
 /// Accepts a client, if one is waiting, and starts its thread.
-fn accept(control: &Control, respond: &Arc<impl Respond + 'static>) -> io::Result<Option<Client>> {
+fn accept(
+    control: &Control,
+    respond: &Arc<impl Respond + 'static>,
+) -> io::Result<Option<ControlClient>> {
     let stream = match control.listener.accept() {
         Ok((stream, _)) => stream,
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
@@ -179,17 +182,17 @@ fn accept(control: &Control, respond: &Arc<impl Respond + 'static>) -> io::Resul
         .name("control client".to_owned())
         .spawn(move || {
             if let Err(error) = answer(&connection, &*respond) {
-                debug!("a control client went unanswered: {error}");
+                debug!("a control client got no complete answer: {error}");
             }
         })?;
-    Ok(Some(Client {
+    Ok(Some(ControlClient {
         connection: client,
         thread,
     }))
 }
 
 /// The clients that are connected.
-struct Clients(Vec<Client>);
+struct Clients(Vec<ControlClient>);
 
 impl Clients {
     /// Closes the client that has been silent for longest, if one is.
@@ -206,7 +209,7 @@ impl Drop for Clients {
     /// Waits for the clients' threads, but for none longer than [`STOP_WAIT`].
     fn drop(&mut self) {
         for client in &self.0 {
-            // Whoever has asked is answered.
+            // Commands that were received are answered.
             client.close(Shutdown::Read);
         }
         let deadline = Instant::now() + STOP_WAIT;
@@ -230,7 +233,7 @@ fn answer(client: &Connection, respond: &impl Respond) -> io::Result<()> {
     let line = read_line(client, &mut buf, Instant::now() + READ_TIMEOUT)?;
     client.stream.set_write_timeout(Some(WRITE_TIMEOUT))?;
     let mut to = BufWriter::with_capacity(64 << 10, ClientWriter(client));
-    match Command::parse(line) {
+    match ControlCommand::parse(line) {
         Ok(command) => respond(command, &mut to)?,
         Err(error) => writeln!(to, "{}", json!({ "error": error }))?,
     }

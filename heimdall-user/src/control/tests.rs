@@ -16,7 +16,7 @@ fn serve(path: &Path) -> ControlServer {
     let control = Control::bind(path).unwrap();
     control
         .serve(OnExit::default(), |command, to| match command {
-            Command::Dump(scope) => (0..3).try_for_each(|number| {
+            ControlCommand::Dump(scope) => (0..3).try_for_each(|number| {
                 writeln!(
                     to,
                     "{}",
@@ -39,7 +39,10 @@ fn dropping_the_server_removes_the_socket() {
     );
     assert_eq!(ask(&path, "stats").unwrap(), json!({ "backend": "socket" }));
     let error = ask(&path, "shutdown").unwrap_err().to_string();
-    assert_eq!(error, "the server says: unknown command \"shutdown\"");
+    assert_eq!(
+        error,
+        "the server refused the command: unknown command \"shutdown\""
+    );
     drop(server);
     assert!(!path.exists());
     let error = ask(&path, "stats").unwrap_err();
@@ -62,7 +65,10 @@ fn scopes_are_written_as_they_are_read() {
     assert_eq!(lines[2], json!({ "number": 2, "of": "a\\ b.Example." }));
     for scope in [Scope::All, Scope::name("x").unwrap(), zone] {
         let line = format!("flush {}\n", words(&scope));
-        assert_eq!(Command::parse(line.as_bytes()), Ok(Command::Flush(scope)));
+        assert_eq!(
+            ControlCommand::parse(line.as_bytes()),
+            Ok(ControlCommand::Flush(scope))
+        );
     }
     for bad in [
         "flush",
@@ -213,7 +219,7 @@ fn the_longest_silent_of_too_many_clients_are_closed() {
 fn clients_are_answered_concurrently() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("control.sock");
-    // Nobody gets an answer before all have asked.
+    // No client gets an answer before all have sent their commands.
     let all = std::sync::Barrier::new(8);
     let server = Control::bind(&path)
         .unwrap()

@@ -1,9 +1,9 @@
-//! What the forwarder counts.
+//! The forwarder's counters.
 
 use crate::stats::counters;
 
 counters! {
-    /// What one forwarder thread counts.
+    /// The counters of a forwarder thread.
     pub struct ForwardCounters {
         /// Requests taken from the fronts.
         requests,
@@ -19,7 +19,7 @@ counters! {
         answers,
         /// Attempts without an acceptable response in time.
         timeouts,
-        /// Datagrams from another address than the one asked.
+        /// Datagrams from another address than the upstream's.
         rejected_source,
         /// Responses with a wrong ID.
         rejected_id,

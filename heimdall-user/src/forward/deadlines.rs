@@ -7,11 +7,11 @@ use std::{cmp::Reverse, collections::BinaryHeap, time::Instant};
 pub(super) struct Deadline {
     at: Instant,
     pub(super) slot: usize,
-    /// Distinguishes it from what was in the slot before.
+    /// Distinguishes it from earlier look-ups in the slot.
     pub(super) serial: u64,
 }
 
-/// A deadline is not removed when what it was set for ends, but skipped when it is due. So there are
+/// A deadline is not removed when its look-up ends, but skipped when it is due. So there are
 /// never more than are set within the longest time to one.
 #[derive(Debug, Default)]
 pub(super) struct Deadlines(BinaryHeap<Reverse<Deadline>>);

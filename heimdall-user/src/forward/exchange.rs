@@ -1,4 +1,4 @@
-//! One query to one upstream, over UDP or TCP, and the checks on what comes back.
+//! One query to one upstream, over UDP or TCP, and the checks on its response.
 
 use std::{
     io::{self, ErrorKind, Read, Write},
@@ -20,7 +20,7 @@ use crate::dns::{
     options, u16_at,
 };
 
-/// Datagrams that may be rejected before the socket is closed: somebody is guessing.
+/// Datagrams that may be rejected before the socket is closed: someone is guessing IDs.
 const MAX_REJECTED: u32 = 8;
 
 /// Why a query could not be sent.
@@ -50,10 +50,10 @@ impl From<io::Error> for SendError {
     }
 }
 
-/// What has come of an exchange.
+/// The state of an exchange after its socket was read.
 #[derive(Debug)]
 pub(super) enum ExchangeStatus {
-    /// Nothing yet.
+    /// No response has arrived yet.
     Waiting,
     Answer(Answer),
     /// The answer, which has this response code, does not fit in a datagram.
@@ -76,9 +76,9 @@ pub(super) struct ErrorResponse {
     pub(super) ede: Option<u16>,
 }
 
-/// What was asked, which a response has to match.
+/// Properties of the query that its response has to match, and bounds for the answer.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Asked<'a> {
+pub(super) struct Expected<'a> {
     pub(super) question: &'a [u8],
     /// DO and CD.
     pub(super) flags: u8,
@@ -90,7 +90,7 @@ pub(super) struct Asked<'a> {
 /// Which upstream a query goes to, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Target {
-    /// The upstream, by its place in the list.
+    /// The upstream's position in the list.
     pub(super) upstream: usize,
     /// Without an OPT record.
     pub(super) plain: bool,
@@ -101,7 +101,7 @@ pub(super) struct Target {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sent {
     pub(super) target: Target,
-    /// Tells this exchange from others of the same look-up, for its deadline.
+    /// Distinguishes this exchange from others of the same look-up, for its deadline.
     pub(super) serial: u64,
     pub(super) id: u16,
     pub(super) at: Instant,
@@ -132,7 +132,7 @@ struct Stream {
     input: Vec<u8>,
 }
 
-/// What a message is.
+/// The classification of a received message.
 enum Checked {
     Answer(Answer),
     Truncated(u8),
@@ -141,7 +141,7 @@ enum Checked {
 }
 
 impl Exchange {
-    /// Sends `query` to `upstream`, as `sent` says.
+    /// Sends `query` to `upstream`, to the target in `sent`.
     pub(super) fn open(
         registry: &Registry,
         token: Token,
@@ -165,10 +165,10 @@ impl Exchange {
     pub(super) fn poll(
         &mut self,
         scratch: &mut [u8],
-        asked: &Asked<'_>,
+        expected: &Expected<'_>,
         counters: &ForwardCounters,
     ) -> ExchangeStatus {
-        let check = |msg: &[u8]| check_response(msg, self.sent.id, asked, counters);
+        let check = |msg: &[u8]| check_response(msg, self.sent.id, expected, counters);
         match &mut self.socket {
             Socket::Udp { socket, upstream } => loop {
                 match socket.recv_from(scratch) {
@@ -296,19 +296,24 @@ fn same_endpoint(a: SocketAddr, b: SocketAddr) -> bool {
 }
 
 /// Checks a message, and counts why it was rejected.
-fn check_response(msg: &[u8], id: u16, asked: &Asked<'_>, counters: &ForwardCounters) -> Checked {
+fn check_response(
+    msg: &[u8],
+    id: u16,
+    expected: &Expected<'_>,
+    counters: &ForwardCounters,
+) -> Checked {
     let got = u16_at(msg, field::ID);
     if got.is_some_and(|got| got != id) {
         counters.rejected_id.add(1);
         return Checked::Rejected;
     }
-    if let Some(subnet) = asked.subnet
+    if let Some(subnet) = expected.subnet
         && options::find(msg, option::CLIENT_SUBNET).is_some_and(|data| !subnet.is_echoed(data))
     {
         counters.rejected_subnet.add(1);
         return Checked::Rejected;
     }
-    match Answer::from_response(msg, asked.question, asked.flags, asked.limits) {
+    match Answer::from_response(msg, expected.question, expected.flags, expected.limits) {
         Ok(answer) => Checked::Answer(answer),
         Err(BadResponse::Truncated) => match low_rcode(msg) {
             // Such a response has no records that TCP could bring.

@@ -1,6 +1,6 @@
 //! The failure cache: questions that no upstream answered lately (RFC 9520).
 //!
-//! Such a question is not asked again before its back-off is over, and each further failure in a row
+//! Such a question is not forwarded again before its back-off is over, and each further failure in a row
 //! doubles that. During an outage, when no upstream can be reached or responds to anything, the
 //! back-off stays at its minimum, and the first response of an upstream ends it. The table is
 //! bounded: a new failure replaces the oldest.
@@ -26,7 +26,7 @@ struct Failure {
     hash: u64,
     flags: u8,
     question: Box<[u8]>,
-    /// When the question may be asked again.
+    /// When the question may be forwarded again.
     until: Instant,
     /// The last back-off in seconds.
     back_off: u32,
@@ -83,7 +83,7 @@ impl Failures {
         }
     }
 
-    /// Time for which the question must not be asked. `None`: it may be.
+    /// Time for which the question must not be forwarded. `None`: it may be.
     pub(super) fn time_left(&self, request: &Request, now: Instant) -> Option<Duration> {
         let failure = self
             .table

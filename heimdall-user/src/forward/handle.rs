@@ -17,7 +17,7 @@ use crate::dns::{Answer, NameHasher, edns::ede, header::rcode};
 #[error("the forwarder's queue is full")]
 pub struct QueueFull;
 
-/// What a forwarder thread shares with the fronts.
+/// The part of a forwarder thread that the fronts share.
 #[derive(Debug)]
 pub(super) struct Inbox {
     queue: ArrayQueue<Request>,

@@ -1,4 +1,4 @@
-//! The questions in flight, and who waits for each.
+//! The questions in flight, and the waiters of each.
 
 use std::time::Instant;
 
@@ -128,7 +128,7 @@ impl InFlight {
         self.lookups.iter()
     }
 
-    /// Whether there is no room for another look-up.
+    /// Whether the table is full.
     pub(super) fn is_full(&self) -> bool {
         self.lookups.len() >= self.capacity
     }

@@ -6,7 +6,7 @@
 //! always goes to the same thread, chosen by its name's hash, so that identical questions of all
 //! fronts share one upstream query.
 //!
-//! Each thread caches what upstreams answered, for all fronts: the answers, also for some time after
+//! Each thread caches the upstreams' answers for all fronts: the answers, also for some time after
 //! they expired (RFC 8767), and the failures (RFC 9520). An answer cached by one front costs no
 //! upstream query on another.
 //!
@@ -41,9 +41,10 @@ use std::{fmt, io, sync::Arc};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 pub use counters::ForwardCounters;
-pub use handle::{Handle, QueueFull};
+pub use handle::Handle;
 pub use options::ForwardOptions;
-pub use request::{MAX_REFRESHES, Mailbox, Outcome, Request};
+pub(crate) use request::MAX_REFRESHES;
+pub use request::{Mailbox, Outcome, Request};
 
 use crate::{
     cache::{Key, Record},
@@ -69,7 +70,7 @@ impl fmt::Debug for ForwarderBuilder {
 }
 
 impl ForwarderBuilder {
-    /// Reserves what the threads need. [`Request::front`] is the place of the front's mailbox in
+    /// Reserves the threads' memory and sockets. [`Request::front`] is the position of the front's mailbox in
     /// `mailboxes`; `hasher` is the one that the fronts hash with.
     ///
     /// # Errors
@@ -97,7 +98,7 @@ impl ForwarderBuilder {
         })
     }
 
-    /// Inserts what another process had cached, and saved `away` seconds ago.
+    /// Inserts the answers of a snapshot, which was written `away` seconds ago.
     pub fn restore<'a>(&mut self, records: impl Iterator<Item = Record<'a>>, away: u32) {
         /// Records whose buckets are prefetched at the same time.
         const BATCH: usize = 64;
@@ -132,11 +133,11 @@ impl ForwarderBuilder {
         self.start_with(OnExit::default)
     }
 
-    /// Starts the threads, each of which owns what `on_exit` makes for it.
+    /// Starts the threads. Each gets an [`OnExit`] from `on_exit`.
     ///
     /// # Errors
     /// As for [`start`](Self::start).
-    pub fn start_with(self, on_exit: impl Fn() -> OnExit) -> io::Result<Forwarder> {
+    pub(crate) fn start_with(self, on_exit: impl Fn() -> OnExit) -> io::Result<Forwarder> {
         raise_file_limit();
         let mut forwarder = Forwarder {
             inboxes: self.shards.iter().map(Shard::inbox).collect(),
@@ -188,13 +189,8 @@ impl Forwarder {
     }
 
     /// The command queue of each thread's cache.
-    pub fn command_queues(&self) -> Vec<Arc<CommandQueue>> {
+    pub(crate) fn command_queues(&self) -> Vec<Arc<CommandQueue>> {
         self.command_queues.clone()
-    }
-
-    /// Ends the threads, as dropping it does.
-    pub fn stop(self) {
-        drop(self);
     }
 }
 

@@ -1,4 +1,4 @@
-//! What the operator can set about forwarding.
+//! The settings of the forwarder.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -24,29 +24,29 @@ pub struct ForwardOptions {
     /// it. TCP has twice the time.
     pub attempt_timeout: Duration,
     /// Tries that one question gets; one that ends with an error at once is not counted, and there
-    /// are fewer of these than upstreams. A try whose response is FORMERR goes on without EDNS, one
-    /// whose response is truncated goes on over TCP; so with timeouts of `t` a question is settled
+    /// are fewer of these than upstreams. An attempt whose response is FORMERR continues without EDNS, one
+    /// whose response is truncated continues over TCP; so with timeouts of `t` a question is settled
     /// after at most 4 × `attempts` × `t`, commonly.
     pub attempts: u32,
-    /// Bounds on the lives of answers.
+    /// Bounds on the TTLs of answers.
     pub limits: TtlLimits,
     /// Ask upstreams for the AD bit. Only for upstreams that validate, on a path that is trusted.
     pub trust_ad: bool,
-    /// Octets of the cache that each thread keeps for all fronts together, 256 KiB at least.
+    /// Octets of each thread's cache, which serves all fronts; 256 KiB at least.
     pub cache_bytes: usize,
     /// Seconds, 1 to 300, for which a question that no upstream answered is not asked again
     /// (RFC 9520 section 3.2). Each further failure in a row doubles the time.
     pub failure_min: u32,
     /// Seconds, 1 to 300, beyond which that time does not grow.
     pub failure_max: u32,
-    /// Seconds after its end of life for which an answer may still be served when no upstream
+    /// Seconds after it expired for which an answer may still be served when no upstream
     /// gives a newer one (RFC 8767 section 5 suggests 1 to 3 days); 0: never.
     pub stale_max_age: u32,
-    /// Time after which a client gets an answer whose life is over, if there is one, while the
-    /// upstreams are still being asked (RFC 8767 section 5, client response timer: 1.8 s).
+    /// Time after which a client gets a stale answer, if there is one, while the look-up
+    /// continues (RFC 8767 section 5, client response timer: 1.8 s).
     pub client_response_timeout: Duration,
     /// Whether NXDOMAIN for a name also answers for every name below it (RFC 8020). Known names
-    /// below it are still served. With several threads, each knows only what it was told itself.
+    /// below it are still served. With several threads, each uses only those NXDOMAIN answers that it cached itself.
     pub nxdomain_cut: bool,
     /// The client subnet, an address and the length of its prefix in bits, that every upstream
     /// query carries (RFC 7871); none by default, and never a client's own. All clients share it, so

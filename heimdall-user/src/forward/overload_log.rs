@@ -58,7 +58,7 @@ impl OverloadLog {
         );
     }
 
-    /// A zone is dead for such `queries`: "A", say.
+    /// A zone is dead for `queries` of this kind, such as "A".
     pub(super) fn dead_zone(&mut self, zone: &[u8], queries: &str, now: Instant) {
         if self.is_due(Kind::DeadZone, now) {
             warn!(
@@ -89,7 +89,7 @@ impl OverloadLog {
     }
 }
 
-/// Describes whose look-ups they are.
+/// Describes the holder of the look-ups.
 struct Holder<'a>(&'a Shedding<'a>);
 
 impl fmt::Display for Holder<'_> {
@@ -109,7 +109,7 @@ impl fmt::Display for Holder<'_> {
     }
 }
 
-/// A name in presentation format (RFC 1035 section 5.1): what is not printable is escaped.
+/// A name in presentation format (RFC 1035 section 5.1), unprintable octets escaped.
 struct Presentation<'a>(&'a [u8]);
 
 impl fmt::Display for Presentation<'_> {

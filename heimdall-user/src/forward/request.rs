@@ -1,4 +1,4 @@
-//! What passes between a front and the forwarder.
+//! The interface between a front and the forwarder: requests, outcomes and the mailbox.
 
 use std::{
     io,
@@ -23,13 +23,13 @@ use crate::{
 /// The token of a [`refresh`](Request::refresh), for which no query waits.
 const REFRESH: u64 = u64::MAX;
 
-/// Refreshes that a front may have under way, beside its queries.
-pub const MAX_REFRESHES: usize = 64;
+/// Refreshes that a front may have under way, in addition to its queries.
+pub(crate) const MAX_REFRESHES: usize = 64;
 
-/// Bits of an IPv4 address that tell one client from another, as in the rate limit's defaults.
+/// Prefix length by which IPv4 clients are distinguished, as in the rate limit's defaults.
 const CLIENT_V4_BITS: u8 = 24;
 
-/// The same of an IPv6 address: what one site is commonly assigned (RFC 6177).
+/// The same for IPv6: the prefix that a site is commonly assigned (RFC 6177).
 const CLIENT_V6_BITS: u8 = 56;
 
 /// A question that a front could not answer itself, or not for much longer. Holds its octets, so that no memory is
@@ -37,13 +37,13 @@ const CLIENT_V6_BITS: u8 = 56;
 #[derive(Clone, Copy, Debug)]
 pub struct Request {
     /// The key's hash.
-    pub hash: u64,
+    pub(crate) hash: u64,
     /// DO and CD, [`Query::key_flags`].
     pub flags: u8,
     /// The front's mailbox, by its number.
-    pub front: u16,
-    /// What the front knows the query by; comes back in the [`Outcome`].
-    pub token: u64,
+    pub(crate) front: u16,
+    /// The front's identifier of the query; returned in the [`Outcome`].
+    pub(crate) token: u64,
     /// The prefix of the client that asked; one client's part of the in-flight table is counted
     /// by it.
     pub(super) client: Prefix,
@@ -75,7 +75,7 @@ impl Request {
 
     /// A request to refresh the answer to `query` before it expires; `client` got it last. `msg`
     /// may be its reply.
-    pub fn refresh(query: &Query, msg: &[u8], client: IpAddr, front: u16) -> Option<Self> {
+    pub(crate) fn refresh(query: &Query, msg: &[u8], client: IpAddr, front: u16) -> Option<Self> {
         Self::new(query, msg, client, front, REFRESH)
     }
 
@@ -84,8 +84,8 @@ impl Request {
         self.token == REFRESH
     }
 
-    /// What the answer is kept under.
-    pub fn key(&self) -> Key<'_> {
+    /// The key that the answer is cached under.
+    pub(crate) fn key(&self) -> Key<'_> {
         Key {
             hash: self.hash,
             question: self.question(),
@@ -120,20 +120,20 @@ impl Request {
     }
 }
 
-/// What became of a request.
+/// The result of a request.
 #[derive(Clone, Debug)]
 pub struct Outcome {
     /// The request's token.
     pub token: u64,
     /// The request itself, if it was a refresh.
-    pub refreshed: Option<Box<Request>>,
+    pub(crate) refreshed: Option<Box<Request>>,
     /// The answer; a failure, with its response code and Extended DNS Error, if no upstream gave
     /// one.
     pub answer: Arc<Answer>,
 }
 
 impl Outcome {
-    /// The outcome for one of those who wait for `request`'s question.
+    /// The outcome for a waiter of `request`'s question.
     pub(super) fn new(request: &Request, waiter: Waiter, answer: Arc<Answer>) -> Self {
         Self {
             token: waiter.token,
@@ -160,7 +160,7 @@ impl Mailbox {
     /// under way. Every request has exactly one outcome, so it cannot overflow.
     ///
     /// # Errors
-    /// No eventfd is to be had.
+    /// The eventfd cannot be created.
     pub fn new(capacity: usize) -> io::Result<Self> {
         let event = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
         Ok(Self {
@@ -205,14 +205,14 @@ impl Mailbox {
         self.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Whether the front will soon have no room for another query. An eighth is kept free, so that
+    /// Whether the front's table is nearly full. An eighth is kept free, so that
     /// queries still reach the forwarder, which decides whom to shed for them.
     pub(super) fn is_crowded(&self) -> bool {
         self.waiting.load(Ordering::Relaxed) >= self.capacity - self.capacity / 8
     }
 
     /// Queries that the front may have under way.
-    pub fn capacity(&self) -> usize {
+    pub(crate) fn capacity(&self) -> usize {
         self.capacity
     }
 }

@@ -1,4 +1,4 @@
-//! A forwarder thread: what it owns, and its loop.
+//! A forwarder thread: its state and its loop.
 
 mod attempts;
 mod lookup;
@@ -128,7 +128,7 @@ impl Shard {
         self.cache.prefetch(key);
     }
 
-    /// Inserts what another process had cached.
+    /// Inserts an answer of a snapshot.
     pub(super) fn restore(&mut self, key: &Key<'_>, record: &Record<'_>, age: u32, now: u32) {
         self.cache.restore(key, record, age, now);
     }
@@ -249,7 +249,7 @@ fn is_current(in_flight: &InFlight, deadline: Deadline) -> bool {
         .is_some_and(|lookup| lookup.current == deadline.serial)
 }
 
-/// Whether the deadline is that of a look-up whose waiters have got nothing yet.
+/// Whether the deadline is that of a look-up whose waiters have no answer yet.
 fn is_awaited(in_flight: &InFlight, deadline: Deadline) -> bool {
     in_flight
         .get(deadline.slot)

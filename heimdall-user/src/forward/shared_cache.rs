@@ -156,8 +156,8 @@ impl SharedCache {
                 .is_some_and(|any| self.cache.get_stale(&any.key(), now).is_some())
     }
 
-    /// Caches what an upstream answered. It replaces what was cached before, even if it may not be
-    /// cached itself. An answer with another code than NOERROR or NXDOMAIN refreshes nothing
+    /// Caches an upstream's answer. It replaces the cached one even if it may not be cached
+    /// itself. An answer with another code than NOERROR or NXDOMAIN refreshes nothing
     /// (RFC 8767): what was cached before stays.
     pub(super) fn store(&mut self, request: &Request, answer: &Answer, now: u32) {
         if !matches!(answer.as_ref().rcode(), rcode::NOERROR | rcode::NXDOMAIN) {
@@ -184,7 +184,7 @@ impl SharedCache {
         self.cache.prefetch(key.hash);
     }
 
-    /// Inserts what another process had cached, unless its TTLs are longer than they may be now.
+    /// Inserts an answer of a snapshot, unless its TTLs exceed the present limits.
     pub(super) fn restore(&mut self, key: &Key<'_>, record: &Record<'_>, age: u32, now: u32) {
         if record.answer.longest_ttl() <= self.max_ttl {
             self.cache.restore(key, record.answer, age, now);
@@ -216,7 +216,7 @@ impl SharedCache {
     }
 }
 
-/// Whether the answer says that the queried name does not exist: NXDOMAIN after a CNAME is about the
+/// Whether the answer denies that the queried name exists: NXDOMAIN after a CNAME is about the
 /// CNAME's target.
 fn denies_name(answer: &Answer) -> bool {
     let answer = answer.as_ref();

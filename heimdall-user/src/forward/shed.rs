@@ -1,4 +1,4 @@
-//! Shedding: which look-ups are ended when there is no room for another one.
+//! Shedding: which look-ups are ended when the table is full.
 //!
 //! One client, or one zone whose servers do not respond, can fill the table. Quotas apply only when
 //! it is full: of the client prefix that holds most of the scarce resource, if that is more than [a
@@ -19,7 +19,7 @@ use crate::{
     dns::{NameHasher, name::parent},
 };
 
-/// A holder may have one in `QUOTA` of the whole when there is no more room.
+/// When the table is full, a holder may have one in `QUOTA` of its entries.
 const QUOTA: usize = 8;
 
 /// One in `BATCH` of the whole is freed at a time.

@@ -39,7 +39,7 @@ impl Upstream {
         upstream
     }
 
-    /// What has arrived so far.
+    /// The queries that have arrived so far.
     pub(crate) fn seen(&self) -> Vec<Seen> {
         self.upstream.received()
     }
@@ -84,7 +84,7 @@ pub(crate) fn bare(query: &[u8], flags: u16) -> Vec<u8> {
     with_flags(message::octets(&response), flags)
 }
 
-/// `response` with QR, RD and RA set, these flags besides, and no others.
+/// A response with QR, RD and RA and these flags set, and no others.
 fn with_flags(mut response: Vec<u8>, flags: u16) -> Vec<u8> {
     response[2..4].copy_from_slice(&(0x8180 | flags).to_be_bytes());
     response

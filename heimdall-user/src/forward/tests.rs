@@ -32,13 +32,13 @@ struct Bench {
 
 impl Bench {
     fn new(options: ForwardOptions) -> Self {
-        Self::with_room(4096, options)
+        Self::with_capacity(4096, options)
     }
 
-    /// With fronts that may have so many queries under way.
-    fn with_room(room: usize, options: ForwardOptions) -> Self {
+    /// With fronts that may have `capacity` queries under way.
+    fn with_capacity(capacity: usize, options: ForwardOptions) -> Self {
         let mailboxes: Vec<_> = (0..2)
-            .map(|_| Arc::new(Mailbox::new(room).unwrap()))
+            .map(|_| Arc::new(Mailbox::new(capacity).unwrap()))
             .collect();
         let hasher = NameHasher::default();
         let forwarder = ForwarderBuilder::new(&options, mailboxes.clone(), hasher.clone()).unwrap();
@@ -60,7 +60,7 @@ impl Bench {
         Request::new(&query, msg, client, front, token).unwrap()
     }
 
-    fn ask(&mut self, msg: &[u8], token: u64) {
+    fn submit(&mut self, msg: &[u8], token: u64) {
         let request = self.request(msg, 0, token);
         self.handle.submit(request).unwrap();
         self.handle.flush();
@@ -68,11 +68,11 @@ impl Bench {
 
     /// The next outcomes of a front; fails when they do not come at all.
     fn outcomes(&self, front: usize, count: usize) -> Vec<Outcome> {
-        let patience = Instant::now() + Duration::from_secs(30);
+        let deadline = Instant::now() + Duration::from_secs(30);
         let mut outcomes = Vec::new();
         while outcomes.len() < count {
             assert!(
-                Instant::now() < patience,
+                Instant::now() < deadline,
                 "{} of {count} outcomes",
                 outcomes.len()
             );
@@ -99,7 +99,7 @@ impl Bench {
 
     /// No outcome came twice.
     fn finish(self) {
-        self.forwarder.stop();
+        drop(self.forwarder);
         assert!(
             self.mailboxes
                 .iter()
@@ -118,7 +118,7 @@ fn options(upstreams: Vec<SocketAddr>) -> ForwardOptions {
     }
 }
 
-fn impatient(upstreams: Vec<SocketAddr>) -> ForwardOptions {
+fn with_short_timeout(upstreams: Vec<SocketAddr>) -> ForwardOptions {
     ForwardOptions {
         attempt_timeout: Duration::from_millis(300),
         ..options(upstreams)
@@ -150,7 +150,7 @@ fn sends_the_question_and_nothing_else_of_the_client() {
     let len = msg.len();
     msg[len - 1] = options.len() as u8;
     msg.extend_from_slice(&options);
-    bench.ask(&msg, 1);
+    bench.submit(&msg, 1);
     let outcome = bench.outcome();
     assert_eq!(outcome.token, 1);
     assert_eq!(Answer::as_ref(&outcome.answer).ttl(), 300);
@@ -214,7 +214,7 @@ fn wrong_responses_are_ignored() {
         ]
     });
     let mut bench = Bench::new(options(vec![upstream.address]));
-    bench.ask(&query(9, "name", None), 1);
+    bench.submit(&query(9, "name", None), 1);
     assert!(answered(&bench.outcome()));
     assert_eq!(upstream.seen().len(), 1);
     assert_eq!(bench.count("rejected_id"), 1);
@@ -238,7 +238,7 @@ fn after_many_wrong_ids_the_query_goes_over_tcp() {
         (1..50).map(guess).collect()
     });
     let mut bench = Bench::new(options(vec![upstream.address]));
-    bench.ask(&query(9, "name", None), 1);
+    bench.submit(&query(9, "name", None), 1);
     assert!(answered(&bench.outcome()));
     assert_eq!(bench.count("rejected_id"), 8);
     assert_eq!(bench.count("sent_tcp"), 1);
@@ -257,7 +257,7 @@ fn a_response_from_another_address_is_ignored() {
         vec![response(&seen.msg, 20)]
     });
     let mut bench = Bench::new(options(vec![upstream.address]));
-    bench.ask(&query(9, "name", None), 1);
+    bench.submit(&query(9, "name", None), 1);
     let answer = bench.outcome().answer;
     assert_eq!(Answer::as_ref(&answer).body().last(), Some(&b'x'));
     bench.finish();
@@ -270,7 +270,7 @@ fn truncated_responses_are_fetched_over_tcp() {
         true => vec![response(&seen.msg, 20_000)],
     });
     let mut bench = Bench::new(options(vec![upstream.address]));
-    bench.ask(&query(9, "name", None), 1);
+    bench.submit(&query(9, "name", None), 1);
     assert!(Answer::as_ref(&bench.outcome().answer).body().len() > 20_000);
     let seen = upstream.seen();
     assert_eq!(
@@ -285,12 +285,12 @@ fn truncated_responses_are_fetched_over_tcp() {
 fn a_silent_upstream_is_given_up_and_then_skipped() {
     let silent = Upstream::start(|_| Vec::new());
     let good = answers();
-    let mut bench = Bench::new(impatient(vec![silent.address, good.address]));
-    bench.ask(&query(9, "one", None), 1);
+    let mut bench = Bench::new(with_short_timeout(vec![silent.address, good.address]));
+    bench.submit(&query(9, "one", None), 1);
     assert!(answered(&bench.outcome()));
     assert_eq!(bench.count("timeouts"), 1);
     for (token, label) in [(2, "two"), (3, "three"), (4, "four")] {
-        bench.ask(&query(9, label, None), token);
+        bench.submit(&query(9, label, None), token);
         assert!(answered(&bench.outcome()));
     }
     assert_eq!(silent.seen().len(), 3, "not asked a fourth time so soon");
@@ -319,7 +319,7 @@ fn errors_lead_to_the_next_upstream_at_once() {
     ] {
         let good = answers();
         let mut bench = Bench::new(options(vec![failing.address, good.address]));
-        bench.ask(&query(9, "name", None), 1);
+        bench.submit(&query(9, "name", None), 1);
         assert!(answered(&bench.outcome()));
         assert_eq!(bench.count("upstream_errors"), 1);
         assert_eq!(bench.count("timeouts"), 0);
@@ -327,7 +327,7 @@ fn errors_lead_to_the_next_upstream_at_once() {
     }
     let good = answers();
     let mut bench = Bench::new(options(vec![closed_address(), good.address]));
-    bench.ask(&query(9, "name", None), 1);
+    bench.submit(&query(9, "name", None), 1);
     assert!(answered(&bench.outcome()));
     assert_eq!(bench.count("upstream_errors"), 1);
     bench.finish();
@@ -337,14 +337,14 @@ fn errors_lead_to_the_next_upstream_at_once() {
 fn servfail_when_nothing_works() {
     let refusing = Upstream::start(|seen| vec![bare(&seen.msg, 5)]);
     let mut bench = Bench::new(options(vec![closed_address(), refusing.address]));
-    bench.ask(&query(9, "one", None), 1);
+    bench.submit(&query(9, "one", None), 1);
     assert!(!answered(&bench.outcome()));
     assert_eq!(refusing.seen().len(), 1);
     bench.finish();
 
     let silent = Upstream::start(|_| Vec::new());
-    let mut bench = Bench::new(impatient(vec![silent.address]));
-    bench.ask(&query(9, "two", None), 2);
+    let mut bench = Bench::new(with_short_timeout(vec![silent.address]));
+    bench.submit(&query(9, "two", None), 2);
     assert!(!answered(&bench.outcome()));
     assert_eq!(silent.seen().len(), 3, "all attempts");
     assert_eq!(bench.count("servfail"), 1);
@@ -374,7 +374,7 @@ fn full_tables_and_queues_are_told() {
     let late = bench.request(&query(9, "late", None), 0, 9);
     let mailbox = bench.mailboxes[0].clone();
     let counters = bench.forwarder.counters();
-    bench.forwarder.stop();
+    drop(bench.forwarder);
     assert_eq!(counters[0].queue_full.get(), 2);
     let mut left: Vec<_> = std::iter::from_fn(|| mailbox.take().map(|o| o.token)).collect();
     left.extend(turned_down.iter().map(|outcome| outcome.token));
@@ -384,7 +384,11 @@ fn full_tables_and_queues_are_told() {
         [0, 1, 2, 3],
         "each request that was taken has one outcome"
     );
-    assert_eq!(bench.handle.submit(late), Err(QueueFull), "after the end");
+    assert_eq!(
+        bench.handle.submit(late),
+        Err(handle::QueueFull),
+        "after the end"
+    );
 }
 
 #[test]
@@ -407,7 +411,7 @@ fn stopping_under_fire_loses_no_request() {
         taken
     });
     thread::sleep(Duration::from_millis(20));
-    bench.forwarder.stop();
+    drop(bench.forwarder);
     let taken = sender.join().unwrap();
     let mut tokens = HashSet::new();
     while let Some(outcome) = bench.mailboxes[0].take() {
@@ -421,7 +425,7 @@ fn ports_and_ids_are_random() {
     let upstream = answers();
     let mut bench = Bench::new(options(vec![upstream.address]));
     for token in 0..500 {
-        bench.ask(&query(9, &format!("n{token}"), None), token);
+        bench.submit(&query(9, &format!("n{token}"), None), token);
         bench.outcome();
     }
     let seen = upstream.seen();

@@ -1,4 +1,4 @@
-//! The state of the upstreams, and which of them is asked first.
+//! The state of the upstreams, and the choice of the one to query first.
 //!
 //! The list is in order of preference. An upstream is set aside for [`HOLD_OFF`] on evidence about
 //! the upstream itself: it cannot be reached (a refused datagram, an ICMP error, no route), or
@@ -6,8 +6,8 @@
 //! question that times out is no evidence: the servers of its zone may be silent. Any response,
 //! whatever its code, ends this.
 //!
-//! After that time a single query, the probe, asks the upstream again. When all are set aside, the
-//! one that responded last is asked first, and then the others in their order.
+//! After that time a single query, the probe, goes to the upstream again. When all are set aside, the
+//! one that responded last is queried first, and then the others in their order.
 //!
 //! The timeout follows from the measured round-trip times (RFC 6298 section 2). Whether to leave out
 //! the OPT record follows from the outcomes of queries with one (RFC 6891 section 6.2.2).
@@ -17,7 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// For how long an upstream that failed is not asked first.
+/// Time for which an upstream that failed is set aside.
 const HOLD_OFF: Duration = Duration::from_secs(10);
 
 /// Different questions in a row that have to end alike before that is evidence about the upstream.
@@ -127,14 +127,14 @@ impl Upstreams {
         self.list.get(index).map(|upstream| upstream.address)
     }
 
-    /// The one to ask first.
+    /// The upstream to query first.
     pub(super) fn first(&mut self, now: Instant) -> usize {
         let mut all = 0..self.list.len();
         all.find(|index| self.is_open(*index, now))
             .unwrap_or(self.heard_last)
     }
 
-    /// The one to ask after `index`: the next that is not set aside, or else the next.
+    /// The upstream to query after `index`: the next that is not set aside, or else the next.
     pub(super) fn after(&mut self, index: usize, now: Instant) -> usize {
         let len = self.list.len().max(1);
         let mut others = (1..len).map(|step| (index + step) % len);
@@ -224,7 +224,7 @@ impl Upstreams {
         }
     }
 
-    /// The upstream answered `question` without EDNS, asked at `sent`.
+    /// The upstream answered a query for `question` without EDNS that was sent at `sent`.
     pub(super) fn answered_plain(&mut self, index: usize, question: u64, sent: Instant) {
         // A query that was sent without EDNS at once is no new evidence.
         if !self.is_plain(index, sent)
@@ -321,7 +321,7 @@ mod tests {
         assert_eq!(upstreams.first(at(13)), 0, "a response in between");
         upstreams.timed_out(0, 10, at(12), at(13));
         upstreams.timed_out(0, 11, at(10), at(13));
-        assert_eq!(upstreams.first(at(13)), 0, "asked before the response");
+        assert_eq!(upstreams.first(at(13)), 0, "sent before the response");
         upstreams.timed_out(0, 12, at(12), at(13));
         assert_eq!(upstreams.first(at(13)), 1);
         assert_eq!(upstreams.first(at(23)), 0, "the probe");

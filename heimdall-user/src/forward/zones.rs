@@ -16,7 +16,7 @@
 //! while the addresses of their names can be resolved.
 //!
 //! One dead child counts once, however many names below it fail, so it never makes its parent dead.
-//! The root, top-level domains and what looks like the second level of [a registry](is_registry) are
+//! The root, top-level domains and names of the form of a registry's [second level](is_registry) are
 //! never dead: the zones below them share no servers, and an attacker who knows enough lame domains
 //! could make all the others fail.
 
@@ -34,7 +34,7 @@ use crate::dns::{
 /// Different children that have to fail before a zone is dead.
 const THRESHOLD: usize = 16;
 
-/// Zones that one thread keeps: a megabyte or two at most.
+/// Capacity of a thread's table of zones: a megabyte or two at most.
 const CAPACITY: usize = 4096;
 
 /// Labels of the deepest zone that is kept, which bounds what a long name can cost. The reverse zone of
@@ -243,12 +243,12 @@ impl Zones {
         state.back_off.as_mut()
     }
 
-    /// What can be resolved with CD set may fail without (a bogus zone), so they are separate.
+    /// A question that can be resolved with CD set may fail without (a bogus zone), so they are separate.
     fn hash(&self, name: &[u8], request: &Request) -> u64 {
         self.hasher.hash(name, (request.flags & KEY_FLAG_CD).into())
     }
 
-    /// Removes the least recently used half, if there is no room for another zone.
+    /// Removes the least recently used half of a full table.
     fn make_room(&mut self) {
         if self.table.len() < self.capacity {
             return;

@@ -273,7 +273,7 @@ impl<P> Engine<P> {
     /// Executes a step of the cache's maintenance, if there is any. The status says when the next
     /// one is due.
     #[inline]
-    pub fn maintain(&mut self) -> Status {
+    pub(crate) fn maintain(&mut self) -> Status {
         if !self.maintenance.has_work() {
             return Status::Idle;
         }

@@ -167,7 +167,7 @@ fn an_answer_that_queries_share_is_inserted_once() {
     front.ask([query(4, "name", None)]);
     assert_eq!(front.answers.hits.get(), 1);
     assert_eq!(front.buffers.replies[3][7], 1, "an answer");
-    front.forwarder.stop();
+    drop(front.forwarder);
 }
 
 #[test]
@@ -178,7 +178,7 @@ fn overflow_counts_every_miss_that_is_not_handed_over() {
     assert_eq!(front.engine.waiting(), 2);
     assert_eq!(front.buffers.overflow.get(), 1, "the table is full");
     // SERVFAIL for those that wait.
-    front.forwarder.stop();
+    drop(front.forwarder);
     let mut front = Front {
         forwarder: Front::new(&silent, 2).forwarder,
         ..front
@@ -193,7 +193,7 @@ fn overflow_counts_every_miss_that_is_not_handed_over() {
     );
     assert_eq!(front.buffers.replies.len(), 4);
     assert!(front.buffers.replies.iter().all(|reply| rcode(reply) == 2));
-    front.forwarder.stop();
+    drop(front.forwarder);
 }
 
 #[test]
@@ -209,7 +209,7 @@ fn what_is_no_query_is_replied_to_or_discarded() {
     assert_eq!(front.buffers.discarded, 2);
     assert_eq!(rcode(&front.buffers.replies[0]), 1, "FORMERR");
     assert_eq!(front.engine.waiting(), 0);
-    front.forwarder.stop();
+    drop(front.forwarder);
 }
 
 #[test]
@@ -256,5 +256,5 @@ fn a_blocked_copy_is_no_work_and_a_flush_goes_on_beside_it() {
         front.engine.maintain();
     }
     assert!(copy.join().unwrap() > usize::from(NAMES) * 900);
-    front.forwarder.stop();
+    drop(front.forwarder);
 }

@@ -10,11 +10,11 @@ use super::{Chunk, Command, CommandQueue, MAX_CHUNKS, Scope, Task};
 /// The command queues of all caches. Its methods block until the threads have executed the
 /// commands: milliseconds for each hundred thousand entries.
 #[derive(Clone, Debug, Default)]
-pub struct Caches {
+pub(crate) struct Caches {
     /// Those of the forwarder's threads.
-    pub forwarder: Vec<Arc<CommandQueue>>,
+    pub(crate) forwarder: Vec<Arc<CommandQueue>>,
     /// Those of the fronts, each with the cache's name.
-    pub fronts: Vec<(String, Arc<CommandQueue>)>,
+    pub(crate) fronts: Vec<(String, Arc<CommandQueue>)>,
 }
 
 /// The forwarder's name among the caches.
@@ -23,19 +23,19 @@ const FORWARDER: &str = "forwarder";
 impl Caches {
     /// Removes the entries in `scope` from all caches. Returns how many there were; an answer that
     /// several caches had counts once for each.
-    pub fn flush(&self, scope: Scope) -> u64 {
+    pub(crate) fn flush(&self, scope: Scope) -> u64 {
         let scope = Arc::new(scope);
-        // The forwarder first: else a front could get from it what it has just flushed.
+        // The forwarder first: else a front could get an answer from it again that it has just flushed.
         let forwarder = flush(self.forwarder.iter(), &scope);
         forwarder + flush(self.fronts.iter().map(|(_, queue)| queue), &scope)
     }
 
     /// Calls `take` with copies of the entries in `scope` of all caches: the cache's name, and some
-    /// records, one after another.
+    /// encoded records, one after another.
     ///
     /// # Errors
     /// The first that `take` returns, which ends the copy.
-    pub fn copy<E>(
+    pub(crate) fn copy<E>(
         &self,
         scope: Scope,
         mut take: impl FnMut(&str, &[u8]) -> Result<(), E>,
@@ -56,12 +56,12 @@ impl Caches {
         Ok(())
     }
 
-    /// Calls `take` with copies of all entries of the forwarder's caches, which is everything that
-    /// upstreams have answered: some records, one after another, and how many.
+    /// Calls `take` with copies of all entries of the forwarder's caches, which hold all answers of
+    /// upstreams: some encoded records, one after another, and their number.
     ///
     /// # Errors
     /// The first that `take` returns, which ends the copy.
-    pub fn copy_forwarder<E>(
+    pub(crate) fn copy_forwarder<E>(
         &self,
         mut take: impl FnMut(&[u8], u64) -> Result<(), E>,
     ) -> Result<(), E> {

@@ -1,8 +1,9 @@
 //! Maintenance of caches in use: flushing them, and copying them for a dump or a snapshot.
 //!
-//! A cache is private to its thread. Whoever wants something done to it submits a command to the
-//! thread's [`CommandQueue`]; the thread's [`Maintenance`] executes it in short steps, between
-//! batches of queries. [`Caches`] knows all command queues.
+//! A cache is private to its thread. A command for it is submitted to the thread's [`CommandQueue`];
+//! the thread's [`Maintenance`] executes it in short steps, between batches of queries. [`Caches`] has
+//! all command queues; the control commands and the snapshot writer call it. A step must not make a
+//! query wait.
 
 mod caches;
 mod scope;
@@ -21,8 +22,8 @@ use std::{
 use crossbeam_queue::ArrayQueue;
 
 use crate::cache::{Cache, Visit, Walk};
-pub use caches::Caches;
-pub use scope::{BadName, Scope};
+pub(crate) use caches::Caches;
+pub(crate) use scope::{BadName, Scope};
 
 /// Commands that may wait in a queue, and that may be executed at once: more than there are control
 /// clients and snapshots at a time.
@@ -35,13 +36,13 @@ const STEP: usize = 64;
 const CHUNK: usize = 64 << 10;
 
 /// Chunks that the receiver of a command may leave unread. When there are as many, the command is
-/// blocked; the thread goes on with queries and other commands.
+/// blocked; the thread continues with queries and other commands.
 const MAX_CHUNKS: usize = 4;
 
 /// How long a thread with nothing else to do sleeps before it retries a blocked command.
 const RETRY: Duration = Duration::from_millis(1);
 
-/// What to do with the entries in a command's scope.
+/// The action on the entries in a command's scope.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Task {
     Flush,
@@ -51,9 +52,9 @@ enum Task {
 /// A part of a command's result. The command is done when the channel is closed.
 #[derive(Debug)]
 enum Chunk {
-    /// So many records, one after another.
+    /// Encoded records, one after another, and their number.
     Records(Vec<u8>, u64),
-    /// So many entries were removed.
+    /// The number of entries that were removed.
     Flushed(u64),
 }
 
@@ -65,7 +66,7 @@ struct Command {
 }
 
 /// The commands for one thread's cache.
-pub struct CommandQueue {
+pub(crate) struct CommandQueue {
     commands: ArrayQueue<Command>,
     closed: AtomicBool,
     wake: Box<dyn Fn() + Send + Sync>,
@@ -82,7 +83,7 @@ impl CommandQueue {
     /// command is dropped, and its channel with it.
     fn submit(&self, command: Command) {
         let _ = self.commands.push(command);
-        // The thread may have ended in between; then nobody else empties the queue.
+        // The thread may have ended in between, and no longer empties the queue.
         if self.closed.load(Ordering::SeqCst) {
             self.clear();
         }
@@ -94,10 +95,10 @@ impl CommandQueue {
     }
 }
 
-/// What remains to be done.
+/// The state of maintenance after a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Status {
-    /// Nothing.
+pub(crate) enum Status {
+    /// There is nothing to do.
     Idle,
     /// There is more to do.
     Busy,
@@ -107,7 +108,7 @@ pub enum Status {
 
 impl Status {
     /// How long a thread with nothing else to do may sleep; `None`: until it is woken.
-    pub fn timeout(self) -> Option<Duration> {
+    pub(crate) fn timeout(self) -> Option<Duration> {
         match self {
             Self::Idle => None,
             Self::Busy => Some(Duration::ZERO),
@@ -152,7 +153,7 @@ impl Maintenance {
     }
 
     /// Maintenance by a thread that takes over the queue of one that has ended.
-    pub fn take_over(queue: Arc<CommandQueue>) -> Self {
+    pub(crate) fn take_over(queue: Arc<CommandQueue>) -> Self {
         queue.closed.store(false, Ordering::SeqCst);
         Self {
             queue,
@@ -161,19 +162,19 @@ impl Maintenance {
     }
 
     /// The queue that the commands come from.
-    pub fn queue(&self) -> Arc<CommandQueue> {
+    pub(crate) fn queue(&self) -> Arc<CommandQueue> {
         Arc::clone(&self.queue)
     }
 
     /// Whether [`step`](Self::step) has something to do.
     #[inline]
-    pub fn has_work(&self) -> bool {
+    pub(crate) fn has_work(&self) -> bool {
         !self.running.is_empty() || !self.queue.commands.is_empty()
     }
 
     /// Executes commands for some microseconds. `flushing` is called with the scope of each flush
-    /// that begins, for a thread that keeps more than its cache.
-    pub fn step(
+    /// that begins, for a thread that has other state than its cache to flush.
+    pub(crate) fn step(
         &mut self,
         cache: &mut Cache,
         now: u32,

@@ -9,7 +9,7 @@ use crate::dns::{QUESTION_FIXED, name::eq_ignore_case};
 
 /// Which entries of a cache are meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Scope {
+pub(crate) enum Scope {
     /// All.
     All,
     /// Those of a name, in wire form, of any type.
@@ -21,7 +21,7 @@ pub enum Scope {
 /// A text that is no name.
 #[derive(Debug, Error)]
 #[error("{text:?} is no domain name: {source}")]
-pub struct BadName {
+pub(crate) struct BadName {
     text: String,
     source: FromStrError,
 }
@@ -32,7 +32,7 @@ impl Scope {
     ///
     /// # Errors
     /// It is no name.
-    pub fn name(text: &str) -> Result<Self, BadName> {
+    pub(crate) fn name(text: &str) -> Result<Self, BadName> {
         wire(text).map(Self::Name)
     }
 
@@ -40,7 +40,7 @@ impl Scope {
     ///
     /// # Errors
     /// It is no name.
-    pub fn zone(text: &str) -> Result<Self, BadName> {
+    pub(crate) fn zone(text: &str) -> Result<Self, BadName> {
         wire(text).map(Self::Zone)
     }
 }
@@ -67,7 +67,7 @@ impl fmt::Display for Scope {
 
 impl Scope {
     /// Whether the entry of a question, in wire form, is among them.
-    pub fn holds(&self, question: &[u8]) -> bool {
+    pub(crate) fn holds(&self, question: &[u8]) -> bool {
         let end = question.len().saturating_sub(QUESTION_FIXED);
         let name = question.get(..end).unwrap_or_default();
         match self {

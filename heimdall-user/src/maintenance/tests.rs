@@ -139,7 +139,7 @@ fn a_receiver_that_fails_ends_the_copy() {
         fronts: Vec::new(),
     };
     assert_eq!(caches.copy(Scope::All, |_, _| Err(7)), Err(7));
-    // The thread goes on with the next command.
+    // The thread continues with the next command.
     assert_eq!(caches.flush(Scope::All), 20_000);
     owner.finish();
 }
@@ -166,7 +166,7 @@ fn a_receiver_that_does_not_read_delays_no_other() {
         whole > (MAX_CHUNKS + 2) * CHUNK,
         "a receiver has to read some"
     );
-    // While one receiver has read one chunk and no more, others get all of theirs.
+    // While one receiver has read one chunk only, other commands complete.
     let mut once = false;
     let slow = copy(&mut || {
         if !std::mem::replace(&mut once, true) {

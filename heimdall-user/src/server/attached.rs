@@ -1,4 +1,4 @@
-//! An interface with its XDP program, and what is served on it, which follows the interface's state.
+//! An interface with its XDP program, and the addresses served on it, which follow the interface's state.
 
 use std::{
     collections::BTreeSet,
@@ -33,7 +33,7 @@ pub(super) struct Attached {
     steering: Mutex<SteeringCheck>,
     /// Nothing is steered any more, as nothing arrived.
     given_up: AtomicBool,
-    /// What has been logged about the interface's state, so that it is not repeated at each change.
+    /// The last state of the interface that was logged, so that it is not repeated at each change.
     logged: Mutex<Vec<String>>,
 }
 
@@ -135,14 +135,14 @@ impl Attached {
         }
     }
 
-    /// Stops steering if nothing of what is steered arrives. `workers` returns how many packets have
-    /// reached the workers' sockets so far, also those that the kernel had no room for, and how often
+    /// Stops steering if no steered packet arrives. `workers` returns how many packets have
+    /// reached the workers' sockets so far, also those that the kernel dropped because a ring was full, and how often
     /// the workers slept. To be called about once a second.
     pub(super) fn check_steering(&self, workers: impl FnOnce() -> (u64, u64)) {
         if self.given_up.load(Ordering::Relaxed) {
             return;
         }
-        // In this order: what was steered by now has arrived a moment later.
+        // In this order: packets that are counted as steered have arrived when arrivals are read.
         let Ok([steered, ..]) = self.program().counters() else {
             return;
         };

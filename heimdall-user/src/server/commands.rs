@@ -1,4 +1,4 @@
-//! What the server does on the control commands: `stats`, `reload`, `flush` and `dump`.
+//! Executes the control commands: `stats`, `reload`, `flush` and `dump`.
 
 use std::{
     io::{self, Write},
@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use super::{policy::Reloader, report::Report};
 use crate::{
     cache::Record,
-    control::Command,
+    control::ControlCommand,
     dns::{
         AnswerRef, KEY_FLAG_CD, KEY_FLAG_DO, QUESTION_FIXED,
         header::{self, field},
@@ -27,7 +27,7 @@ use crate::{
     maintenance::{Caches, Scope},
 };
 
-/// What the commands work on.
+/// The components that commands act on.
 pub(super) struct Commands {
     pub(super) reloader: Arc<Reloader>,
     pub(super) report: Arc<Report>,
@@ -35,24 +35,24 @@ pub(super) struct Commands {
 }
 
 impl Commands {
-    /// Carries out a command, and writes its outcome: JSON documents, one a line.
+    /// Executes a command, and writes its result: JSON documents, one a line.
     ///
     /// # Errors
     /// Those of `to`.
-    pub(super) fn run(&self, command: Command, to: &mut dyn Write) -> io::Result<()> {
+    pub(super) fn run(&self, command: ControlCommand, to: &mut dyn Write) -> io::Result<()> {
         match command {
-            Command::Stats => writeln!(to, "{}", self.report.json()),
-            Command::Reload => {
+            ControlCommand::Stats => writeln!(to, "{}", self.report.json()),
+            ControlCommand::Reload => {
                 let outcome = match self.reloader.reload_and_log() {
                     Ok(done) => json!({ "reloaded": done }),
                     Err(error) => json!({ "failed": error.to_string() }),
                 };
                 writeln!(to, "{outcome}")
             }
-            Command::Flush(scope) => {
+            ControlCommand::Flush(scope) => {
                 writeln!(to, "{}", json!({ "flushed": self.caches.flush(scope) }))
             }
-            Command::Dump(scope) => self.dump(scope, to),
+            ControlCommand::Dump(scope) => self.dump(scope, to),
         }
     }
 
@@ -91,7 +91,7 @@ fn entry(cache: &str, record: &Record<'_>) -> Value {
         "rcode": Rcode::masked_from_int(answer.rcode()).to_string(),
         "ede": answer.ede(),
         "age": record.age,
-        // Negative: so many seconds over.
+        // Negative: the seconds since it expired.
         "ttl": i64::from(answer.ttl()) - i64::from(record.age),
         "octets": record.encoded_len(),
         "records": records(record.question, answer, record.age),

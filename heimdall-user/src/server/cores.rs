@@ -15,7 +15,7 @@ use crate::{
     stats::{AnswerCounters, DropCounters},
 };
 
-/// Where the kernel says whether it gives huge pages by itself (admin-guide/mm/transhuge).
+/// The kernel's setting for transparent huge pages (admin-guide/mm/transhuge).
 const TRANSPARENT: &str = "/sys/kernel/mm/transparent_hugepage/enabled";
 
 /// Makes answer cores. They share the policy, the clock and the seed that names are hashed with.
@@ -29,7 +29,7 @@ pub(super) struct CoreFactory {
     logged_pages: Cell<bool>,
 }
 
-/// What a core counts.
+/// A core's counters.
 #[derive(Clone, Debug, Default)]
 pub(super) struct CoreCounters {
     pub(super) answers: Arc<AnswerCounters>,
@@ -68,7 +68,7 @@ impl CoreFactory {
         ))
     }
 
-    /// What the cores hash names with.
+    /// The cores' hasher of names.
     pub(super) fn hasher(&self) -> NameHasher {
         self.hasher.clone()
     }
@@ -79,7 +79,7 @@ impl CoreFactory {
     }
 }
 
-/// Logs what kind of pages a cache of so many octets got.
+/// Logs the kind of pages that a cache of this size got.
 fn log_pages(cache: &Cache, bytes: usize) {
     let size = Size(bytes);
     if cache.is_in_reserved_pages() {

@@ -14,7 +14,7 @@ const PROCESS: u64 = 64;
 /// Files of each front: listeners or an AF_XDP socket, its eventfd and its epoll instance.
 const FRONT: u64 = 8;
 
-/// Lowers the number of look-ups to what the hard limit on open files allows with this many fronts and
+/// Lowers the number of look-ups to the number that the hard limit on open files allows with this many fronts and
 /// listen addresses, and logs that.
 pub(super) fn fit(
     options: forward::ForwardOptions,
@@ -28,7 +28,7 @@ pub(super) fn fit(
     fit_into(options, others, hard)
 }
 
-/// As [`fit`], with `others` files needed beside the look-ups'. If there are too few for both, look-ups
+/// As [`fit`], with `others` files needed in addition to the look-ups'. If there are too few for both, look-ups
 /// get half of them.
 fn fit_into(options: forward::ForwardOptions, others: u64, hard: u64) -> forward::ForwardOptions {
     let threads = options.threads.max(1) as u64;

@@ -1,11 +1,11 @@
-//! The whole server: what is started with what, in which order, and stopped.
+//! The server: starts, connects and stops all components.
 //!
-//! What depends on the host is opened first, while there is no thread yet: the control socket, the
+//! Resources of the host are opened first, before any thread starts: the control socket, the
 //! listeners, the XDP programs and AF_XDP sockets. Then the threads start: the forwarder, the fronts
 //! that submit their misses to it, the control server and the snapshot writer.
 //!
-//! Every thread has an owner whose drop stops and joins it, so a start that fails on the way leaves
-//! nothing running. An end that was not asked for is noticed by `supervisor` (AF_XDP workers) or
+//! Every thread has an owner whose drop stops and joins it, so a start that fails half-way leaves
+//! nothing running. A thread that ends without having been stopped is noticed by `supervisor` (AF_XDP workers) or
 //! `threads` (all others). This module knows nothing of packets or answers; `heimdall run` calls it.
 
 mod attached;
@@ -39,9 +39,10 @@ use crate::{
 };
 use commands::Commands;
 use cores::{CoreCounters, CoreFactory};
+pub use policy::PolicyLoader;
 use policy::Reloader;
-pub use policy::{PolicyError, PolicyLoader, ReloadError};
-pub use preflight::check;
+pub(crate) use policy::{PolicyError, ReloadError};
+pub(crate) use preflight::check;
 use report::{Report, SocketReport};
 use retry::retry;
 use snapshot::SnapshotWriter;
@@ -57,7 +58,7 @@ pub enum ServerError {
     At {
         /// Where it is.
         location: Location,
-        /// What is wrong.
+        /// The error.
         error: Box<ServerError>,
     },
     /// The control socket.
@@ -78,9 +79,9 @@ pub enum ServerError {
     /// Memory for a cache.
     #[error("cannot reserve {bytes} octets for a cache: {source}; lower --cache-size")]
     Cache {
-        /// How much.
+        /// Their size in octets.
         bytes: usize,
-        /// Why not.
+        /// The system's error.
         source: io::Error,
     },
     /// Threads, eventfds and the like.
@@ -88,9 +89,9 @@ pub enum ServerError {
         "cannot start {what}: {source}; check the limits on threads and open files (ulimit -a)"
     )]
     Start {
-        /// What.
+        /// The component.
         what: &'static str,
-        /// Why not.
+        /// The system's error.
         source: io::Error,
     },
 }
@@ -238,7 +239,7 @@ impl Server {
         })
     }
 
-    /// With the backend `auto`, what fails is left to the sockets.
+    /// With the backend `auto`, the sockets serve instead if this fails.
     fn start_xdp(
         &mut self,
         config: &Config,
@@ -277,7 +278,7 @@ impl Server {
             caches,
         };
         let lost = "stats, reload, flush and dump do not work";
-        let on_exit = self.threads.auxiliary("control", lost);
+        let on_exit = Threads::auxiliary("control", lost);
         let control = control
             .serve(on_exit, move |command, to| commands.run(command, to))
             .map_err(start("the control thread"))?;
@@ -291,9 +292,7 @@ impl Server {
         caches: Caches,
     ) -> Result<(), ServerError> {
         if let Some(config) = snapshot {
-            let on_exit = self
-                .threads
-                .auxiliary("snapshot", "no snapshots are written");
+            let on_exit = Threads::auxiliary("snapshot", "no snapshots are written");
             let writer = SnapshotWriter::start(config, caches, on_exit)
                 .map_err(start("the snapshot thread"))?;
             self.snapshots = Some(writer);
@@ -301,7 +300,7 @@ impl Server {
         Ok(())
     }
 
-    /// What it answers on, in words.
+    /// A description of the interfaces and addresses served, for the log.
     pub fn summary(&self) -> &str {
         &self.summary
     }
@@ -311,36 +310,24 @@ impl Server {
     ///
     /// # Errors
     /// Settings or files are bad; the old policy stays.
-    pub fn reload(&self) -> Result<String, ReloadError> {
+    pub(crate) fn reload(&self) -> Result<String, ReloadError> {
         self.reloader.reload_and_log()
     }
 
     /// Logs the most important counters in one line.
-    pub fn log_statistics(&self) {
+    pub(crate) fn log_statistics(&self) {
         if let Some(report) = &self.report {
             info!("statistics: {}", report.summary());
         }
     }
 
     /// The first thread that has ended although the server needs it, if one has.
-    pub fn failed(&self) -> Option<&'static str> {
+    pub(crate) fn failed(&self) -> Option<&'static str> {
         self.threads.failed()
     }
-
-    /// Stops everything, as dropping it does.
-    pub fn stop(self) {
-        drop(self);
-    }
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        // Threads are expected to end from now on, which they do as the fields are dropped.
-        self.threads.stop();
-    }
-}
-
-/// What is opened before any thread starts.
+/// Resources that are opened before any thread starts.
 struct Opened {
     control: Control,
     listeners: Listeners,

@@ -48,7 +48,7 @@ pub enum PolicyError {
     Record {
         /// Where it is.
         location: Location,
-        /// What is wrong.
+        /// The error.
         error: LocalError,
     },
     /// Local data contradict each other.
@@ -59,7 +59,7 @@ pub enum PolicyError {
     Blocklists(io::Error),
 }
 
-/// Builds policies. Keeps what has to outlive a reload: the secrets of the cookies, so that those of
+/// Builds policies. Keeps the state that has to outlive a reload: the secrets of the cookies, so that those of
 /// clients stay valid.
 #[derive(Debug)]
 pub struct PolicyLoader {
@@ -122,7 +122,7 @@ impl fmt::Debug for Reloader {
 
 /// Why a reload failed; the old policy stays.
 #[derive(Debug, Error)]
-pub enum ReloadError {
+pub(crate) enum ReloadError {
     /// The settings.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -154,7 +154,7 @@ impl Reloader {
         &self.shared
     }
 
-    /// Reloads the policy. Returns a description of what was done.
+    /// Reloads the policy. Returns a description of the new one.
     fn reload(&self) -> Result<String, ReloadError> {
         let _alone = self
             .reloading
@@ -187,7 +187,7 @@ impl Reloader {
     }
 }
 
-/// Logs which clients are answered, so that nobody runs an open resolver by accident.
+/// Logs which clients are answered, so that an open resolver is not run by accident.
 fn log_access(policy: &Policy) {
     let public = policy.access.public();
     if public.is_empty() {

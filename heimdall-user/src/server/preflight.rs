@@ -1,4 +1,4 @@
-//! What can be checked before anything is opened, by a start and by `heimdall check`.
+//! Checks before anything is opened, by a start and by `heimdall check`.
 
 use std::{fmt::Display, path::Path};
 
@@ -16,12 +16,12 @@ use crate::{
     xdp::{Interface, XdpError, xsk::MAX_MTU},
 };
 
-/// Checks what a start would, without opening a socket, attaching a program, writing a file or
+/// Makes the checks of a start, without opening a socket, attaching a program, writing a file or
 /// starting a thread. Warnings go to the log.
 ///
 /// # Errors
 /// A server with these settings would not start.
-pub fn check(config: &Config) -> Result<(), ServerError> {
+pub(crate) fn check(config: &Config) -> Result<(), ServerError> {
     let queues = preflight(config)?;
     file_limit::fit(forward_options(config), 1 + queues, config.listen.len());
     PolicyLoader::default().load(config)?;
@@ -45,7 +45,7 @@ pub(super) fn left_out(interface: &str, error: &impl Display) {
     warn!("{interface} is left to the sockets: {error}");
 }
 
-/// Checks the settings that [`Config`] cannot check by itself, so that their errors name the place.
+/// Checks the settings that [`Config`] cannot check by itself, so that their errors name the file and line.
 /// Returns how many queues AF_XDP is to serve.
 pub(super) fn preflight(config: &Config) -> Result<usize, ServerError> {
     let settings = &config.settings;

@@ -1,4 +1,4 @@
-//! What `heimdall stats` shows, collected from all counters.
+//! The report of `heimdall stats`, collected from all counters.
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
@@ -155,7 +155,9 @@ impl WorkerReport {
             | "rx_invalid_descs"
             | "tx_invalid_descs"
             | "tx_ring_empty_descs" => Some(("ring", name)),
-            _ => name.strip_prefix("frames_").map(|place| ("frames", place)),
+            _ => name
+                .strip_prefix("frames_")
+                .map(|counter| ("frames", counter)),
         });
         insert_core(&mut fields, &self.core);
         Value::Object(fields)
@@ -197,7 +199,7 @@ fn forwarder(threads: &[Arc<ForwardCounters>]) -> Value {
     Value::Object(fields)
 }
 
-/// What an answer core counts: the cache's counts, the queries' types, the response codes and the
+/// The counters of an answer core: the cache's counts, the queries' types, the response codes and the
 /// drops by reason as objects of their own.
 fn insert_core(fields: &mut Map<String, Value>, core: &CoreCounters) {
     insert(fields, core.answers.list(), |name| match name {

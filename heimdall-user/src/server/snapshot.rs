@@ -18,8 +18,8 @@ use crate::{
     snapshot::{Snapshot, SnapshotError, Writer},
 };
 
-/// Restores the forwarder's caches from the file. Whatever is wrong with it, the start goes on.
-/// Whether a snapshot may be written to that path.
+/// Restores the forwarder's caches from the file. An error is logged, and the start continues. Returns
+/// whether a snapshot may be written to that path.
 pub(super) fn restore(config: &SnapshotConfig, forwarder: &mut ForwarderBuilder) -> bool {
     let begin = Instant::now();
     let path = config.path.display();
@@ -69,7 +69,7 @@ impl SnapshotWriter {
         let (stop, stopped) = channel();
         let SnapshotConfig { path, interval } = config.clone();
         let stop = move || {
-            // It has ended already, if it does not listen.
+            // The receiver is gone if the thread has ended already.
             let _ = stop.send(());
         };
         let thread = OwnedThread::start("snapshot", on_exit, stop, move || {

@@ -80,7 +80,7 @@ pub(super) fn unserved(listen: &[SocketAddr]) {
     );
 }
 
-/// Octets that this process may still allocate: what the host has, within the limits of its control
+/// Octets that this process may still allocate: the host's available memory, within the limits of its control
 /// groups.
 fn available() -> Option<u64> {
     let host = kibibytes(&fs::read_to_string("/proc/meminfo").ok()?)? << 10;

@@ -1,4 +1,4 @@
-//! The steering check: whether what the XDP program steers arrives at the AF_XDP sockets.
+//! The steering check: whether packets that the XDP program steers arrive at the AF_XDP sockets.
 //!
 //! The kernel drops a packet that is redirected to a socket which is not bound to the packet's own
 //! device and queue, and counts it nowhere (`xsk_rcv_check`). So a device that AF_XDP does not work
@@ -22,7 +22,7 @@ pub(super) struct SteeringCheck {
 
 impl SteeringCheck {
     /// Takes the counts since the start: packets that the program steered, packets that reached the
-    /// sockets (also those that the kernel had no room for), and how often workers slept. Only a
+    /// sockets (also those that the kernel dropped because a ring was full), and how often workers slept. Only a
     /// worker that found its ring empty sleeps: as long as none does, packets may be waiting for a
     /// worker that has no CPU time. Call it about once a second. Returns how many packets were lost,
     /// once it is certain that none arrives.

@@ -1,18 +1,15 @@
-//! What the server does when one of its threads ends by itself.
+//! The server's reaction to a thread that ends without having been stopped.
 //!
 //! The socket front, the forwarder and the supervisor of AF_XDP are essential: when one of them ends,
 //! the server logs that and asks to be stopped, and the process ends with an error, so that its
-//! service manager starts it again. When another thread ends, the server logs what no longer works,
-//! and goes on.
+//! service manager starts it again. When another thread ends, the server logs which
+//! functions are lost, and continues.
 //!
 //! Workers are not among these: the supervisor starts them again.
 
 use std::{
     fmt,
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, OnceLock},
     thread,
 };
 
@@ -20,10 +17,8 @@ use tracing::error;
 
 use crate::exit::OnExit;
 
-/// Takes note of threads that end.
+/// Records which essential thread has ended, and reacts to it.
 pub(super) struct Threads {
-    /// The server stops: threads are expected to end.
-    stopping: AtomicBool,
     /// The first essential thread that ended.
     failed: OnceLock<&'static str>,
     on_failure: Box<dyn Fn() + Send + Sync>,
@@ -41,7 +36,6 @@ impl Threads {
     /// Calls `on_failure` when an essential thread has ended.
     pub(super) fn new(on_failure: impl Fn() + Send + Sync + 'static) -> Arc<Self> {
         Arc::new(Self {
-            stopping: AtomicBool::new(false),
             failed: OnceLock::new(),
             on_failure: Box::new(on_failure),
         })
@@ -51,9 +45,6 @@ impl Threads {
     pub(super) fn essential(self: &Arc<Self>, name: &'static str) -> OnExit {
         let threads = Arc::clone(self);
         OnExit::new(move || {
-            if threads.is_stopping() {
-                return;
-            }
             error!("the {name} thread {}; stopping the server", how());
             if threads.failed.set(name).is_ok() {
                 (threads.on_failure)();
@@ -61,28 +52,14 @@ impl Threads {
         })
     }
 
-    /// For a thread without which queries are still answered; `lost` says what no longer works.
-    pub(super) fn auxiliary(self: &Arc<Self>, name: &'static str, lost: &'static str) -> OnExit {
-        let threads = Arc::clone(self);
-        OnExit::new(move || {
-            if !threads.is_stopping() {
-                error!("the {name} thread {}; until a restart, {lost}", how());
-            }
-        })
-    }
-
-    /// Threads are expected to end from now on.
-    pub(super) fn stop(&self) {
-        self.stopping.store(true, Ordering::SeqCst);
+    /// For a thread without which queries are still answered; `lost` names the functions that are lost.
+    pub(super) fn auxiliary(name: &'static str, lost: &'static str) -> OnExit {
+        OnExit::new(move || error!("the {name} thread {}; until a restart, {lost}", how()))
     }
 
     /// The first essential thread that has ended, if one has.
     pub(super) fn failed(&self) -> Option<&'static str> {
         self.failed.get().copied()
-    }
-
-    fn is_stopping(&self) -> bool {
-        self.stopping.load(Ordering::SeqCst)
     }
 }
 
@@ -97,7 +74,7 @@ fn how() -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicU32;
+    use std::sync::atomic::{AtomicU32, Ordering};
 
     use super::*;
 
@@ -126,23 +103,12 @@ mod tests {
     fn the_first_essential_thread_that_ends_fails_the_server() {
         for panic in [true, false] {
             let (threads, failures) = threads();
-            end(threads.auxiliary("control", "nothing"), panic);
+            end(Threads::auxiliary("control", "nothing"), panic);
             assert_eq!(threads.failed(), None);
             end(threads.essential("sockets"), panic);
             end(threads.essential("forwarder"), panic);
             assert_eq!(threads.failed(), Some("sockets"));
             assert_eq!(failures.load(Ordering::SeqCst), 1);
         }
-    }
-
-    #[test]
-    fn threads_that_end_while_the_server_stops_are_no_failure() {
-        let (threads, failures) = threads();
-        threads.stop();
-        end(threads.essential("sockets"), false);
-        assert_eq!(
-            (threads.failed(), failures.load(Ordering::SeqCst)),
-            (None, 0)
-        );
     }
 }

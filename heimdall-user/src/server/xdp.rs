@@ -66,7 +66,7 @@ pub(super) fn open_queue(
     Ok((xsk, frames))
 }
 
-/// A queue with its socket, and no worker yet.
+/// A queue with its socket, before its worker starts.
 pub(super) struct Queue {
     pub(super) queue: u32,
     pub(super) xsk: Xsk,
@@ -118,7 +118,7 @@ impl OpenInterface {
     }
 }
 
-/// Programs attached and sockets bound, and no thread yet.
+/// Programs attached and sockets bound, before any thread starts.
 pub(super) struct OpenXdp {
     pub(super) interfaces: Vec<OpenInterface>,
     pub(super) watch: LinkWatch,

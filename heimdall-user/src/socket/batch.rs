@@ -1,8 +1,8 @@
 //! Datagrams received and sent, many with one system call.
 //!
 //! All memory is allocated once, and a reply is written over the query that it answers. (nix's
-//! wrappers of these calls do not give the kernel back the room for names and control messages:
-//! what was too short for one datagram stays too short for the next one in its slot.)
+//! wrappers of these calls do not reset the lengths of names and control messages: a length that
+//! was too short for one datagram stays so for the next one in its slot.)
 
 mod syscalls;
 
@@ -10,25 +10,25 @@ use std::{mem, net::SocketAddr, os::fd::AsFd};
 
 use nix::errno::Errno;
 
-use super::path::{Control, Name, Path};
+use super::path::{ControlMessages, Path, SocketName};
 use crate::front::BATCH;
 
 /// Octets for a message: at least the largest reply that can be configured. A longer query arrives
 /// truncated. With whole pages, the same octet of all messages would fall into the same few sets of
 /// the processor's caches.
-pub(super) const ROOM: usize = 4096 + 64;
+pub(super) const BUFFER_LEN: usize = 4096 + 64;
 
 /// A datagram without its message: the kernel's form of its addresses, and the lengths.
 #[derive(Clone, Copy)]
 struct Slot {
-    name: Name,
-    control: Control,
+    name: SocketName,
+    control: ControlMessages,
     lengths: Lengths,
     /// The index of its socket.
     socket: usize,
 }
 
-/// What is used, or may be written to, of a datagram's parts.
+/// Lengths of a datagram's parts: used, or available to the kernel.
 #[derive(Clone, Copy)]
 struct Lengths {
     name: usize,
@@ -45,16 +45,16 @@ impl Lengths {
 
     /// To receive into.
     const WHOLE: Self = Self {
-        name: mem::size_of::<Name>(),
-        control: mem::size_of::<Control>(),
-        message: ROOM,
+        name: mem::size_of::<SocketName>(),
+        control: mem::size_of::<ControlMessages>(),
+        message: BUFFER_LEN,
     };
 }
 
 impl Slot {
     const EMPTY: Self = Self {
-        name: Name::EMPTY,
-        control: Control::EMPTY,
+        name: SocketName::EMPTY,
+        control: ControlMessages::EMPTY,
         lengths: Lengths::NONE,
         socket: 0,
     };
@@ -75,27 +75,27 @@ pub(super) struct Sent {
 }
 
 /// Datagrams that were received together, and their replies.
-pub(super) struct Batch {
+pub(super) struct DatagramBatch {
     slots: Box<[Slot]>,
     /// The messages, one a slot. Apart from the slots, so that those, all of which each call reads, are
     /// few cache lines.
-    buffers: Box<[[u8; ROOM]]>,
+    buffers: Box<[[u8; BUFFER_LEN]]>,
     received: usize,
     /// The slots that hold a reply, in ascending order.
     replies: Vec<usize>,
 }
 
-impl Batch {
+impl DatagramBatch {
     pub(super) fn new() -> Self {
         Self {
             slots: vec![Slot::EMPTY; BATCH].into(),
-            buffers: vec![[0; ROOM]; BATCH].into(),
+            buffers: vec![[0; BUFFER_LEN]; BATCH].into(),
             received: 0,
             replies: Vec::with_capacity(BATCH),
         }
     }
 
-    /// Receives what `socket`, which does not block and has this index among the sockets, has ready.
+    /// Receives the datagrams that are ready on `socket`, which does not block and has this index among the sockets.
     /// Fewer than [`BATCH`] means that there were no more.
     ///
     /// # Errors
@@ -119,8 +119,8 @@ impl Batch {
         })
     }
 
-    /// The buffer of a slot, with the message, [`ROOM`] octets.
-    pub(super) fn room(&mut self, slot: usize) -> &mut [u8] {
+    /// The buffer of a slot, with the message, [`BUFFER_LEN`] octets.
+    pub(super) fn buffer(&mut self, slot: usize) -> &mut [u8] {
         match self.buffers.get_mut(slot) {
             Some(buffer) => buffer,
             None => &mut [],
@@ -172,7 +172,7 @@ impl Batch {
                 Err(error) => {
                     // The error is the first reply's; later ones were not tried.
                     let shorter = error == Errno::EMSGSIZE
-                        && shorten(first, self.room(first))
+                        && shorten(first, self.buffer(first))
                             .is_some_and(|len| self.shorten(first, len));
                     if !shorter {
                         result.failed += 1;

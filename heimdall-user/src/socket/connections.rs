@@ -23,7 +23,7 @@ use super::{
     tcp::{Connection, Input},
 };
 
-/// Connections accepted before others get their turn.
+/// Connections accepted from one listener before the next one is served.
 const ACCEPT_BATCH: usize = 64;
 
 /// Connections at a time.
@@ -254,7 +254,7 @@ impl Sockets {
 }
 
 impl Loop {
-    /// Does what can be done for a connection: reads, answers, writes, and closes it at its end.
+    /// Serves a connection: reads, answers, writes, and closes it at its end.
     pub(super) fn serve(&mut self, connection: usize) {
         match self.exchange(connection) {
             Ok(true) => {}

@@ -1,10 +1,10 @@
-//! What the socket front counts.
+//! The socket front's counters.
 
 use crate::stats::counters;
 
 counters! {
-    /// What the socket front counts, in addition to what its answer core counts.
-    pub struct SocketCounters {
+    /// The socket front's counters, in addition to those of its answer core.
+    pub(crate) struct SocketCounters {
         /// Datagrams received.
         udp_received,
         /// Datagrams sent.

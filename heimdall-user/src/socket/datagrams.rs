@@ -5,7 +5,7 @@ use nix::errno::Errno;
 
 use super::{
     SocketCounters,
-    batch::Batch,
+    batch::DatagramBatch,
     front::Loop,
     origin::{Message, Origin, Parked},
     path::Path,
@@ -16,12 +16,12 @@ use crate::{
     front::{BATCH, Engine},
 };
 
-/// Batches taken from one socket before others get their turn.
+/// Batches taken from one socket before the next one is served.
 const ROUNDS: usize = 4;
 
 /// A batch of datagrams, and the queries that its replies belong to.
 pub(super) struct Datagrams {
-    pub(super) batch: Batch,
+    pub(super) batch: DatagramBatch,
     /// By slot of the batch.
     queries: Box<[Option<Query>]>,
 }
@@ -29,14 +29,14 @@ pub(super) struct Datagrams {
 impl Datagrams {
     pub(super) fn new() -> Self {
         Self {
-            batch: Batch::new(),
+            batch: DatagramBatch::new(),
             queries: vec![None; BATCH].into(),
         }
     }
 
-    /// The octets of the datagram in a slot, and the room for its reply.
-    pub(super) fn room(&mut self, slot: usize) -> &mut [u8] {
-        self.batch.room(slot)
+    /// The octets of the datagram in a slot, and the space for its reply.
+    pub(super) fn buffer(&mut self, slot: usize) -> &mut [u8] {
+        self.batch.buffer(slot)
     }
 
     /// Takes a slot for the reply to a query that has waited.
@@ -46,8 +46,8 @@ impl Datagrams {
 
     /// Queues the reply in a slot, of `len` octets.
     pub(super) fn reply(&mut self, slot: usize, len: usize, path: &Path, query: Option<&Query>) {
-        if let Some(kept) = self.queries.get_mut(slot) {
-            *kept = query.copied();
+        if let Some(slot_query) = self.queries.get_mut(slot) {
+            *slot_query = query.copied();
         }
         self.batch.reply(slot, len, path);
     }
@@ -61,9 +61,9 @@ impl Datagrams {
         counters: &SocketCounters,
     ) {
         let queries = &self.queries;
-        let result = self.batch.send(sockets, |slot, room| {
+        let result = self.batch.send(sockets, |slot, buffer| {
             let query = queries.get(slot)?.as_ref()?;
-            engine.truncate(query, room)
+            engine.truncate(query, buffer)
         });
         counters.udp_answered.add(result.sent as u64);
         counters.udp_send_failed.add(result.failed as u64);
@@ -82,7 +82,7 @@ impl Loop {
                 Ok(received) => {
                     sockets.counters.udp_received.add(received as u64);
                     self.answer_datagrams(listener);
-                    // epoll reports what arrives from now on.
+                    // epoll reports datagrams that arrive from now on.
                     if received < BATCH {
                         return;
                     }

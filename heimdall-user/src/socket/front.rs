@@ -10,7 +10,6 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
@@ -22,7 +21,7 @@ use super::{
     sockets::{LISTENERS, Sockets},
 };
 use crate::{
-    exit::OnExit,
+    exit::{OnExit, OwnedThread},
     front::{BATCH, Batch, Engine, Resources},
     maintenance::Status,
 };
@@ -38,64 +37,42 @@ const _: () = assert!(LISTENERS == 2, "tokens of their own");
 /// wait get no reply.
 #[derive(Debug)]
 pub struct SocketFront {
-    stop: Arc<AtomicBool>,
-    waker: Arc<Waker>,
     counters: Arc<SocketCounters>,
-    /// Absent only while the front is dropped.
-    thread: Option<JoinHandle<()>>,
+    _thread: OwnedThread,
 }
 
 impl SocketFront {
-    /// Starts the thread. It drops `on_exit` when it ends.
+    /// Starts the thread. `on_exit` is called if it ends without having been stopped.
     ///
     /// # Errors
     /// The thread or its epoll instance cannot be created, or a registration with that fails.
     pub fn start(listeners: Listeners, resources: Resources, on_exit: OnExit) -> io::Result<Self> {
         let counters = Arc::<SocketCounters>::default();
-        let stop = Arc::<AtomicBool>::default();
         let poll = Poll::new()?;
-        let waker = Arc::new(Waker::new(poll.registry(), STOP)?);
+        let waker = Waker::new(poll.registry(), STOP)?;
         let engine = Engine::new(resources);
         let front = Loop::new(listeners, engine, poll, Arc::clone(&counters))?;
-        let thread = thread::Builder::new().name("sockets".into()).spawn({
-            let stop = Arc::clone(&stop);
-            move || {
-                let _on_exit = on_exit;
-                front.run(&stop);
-            }
-        })?;
+        let stopped = Arc::<AtomicBool>::default();
+        let stopping = Arc::clone(&stopped);
+        let stop = move || {
+            stopping.store(true, Ordering::SeqCst);
+            // Writing to an eventfd fails only if it is readable already.
+            let _ = waker.wake();
+        };
+        let thread = OwnedThread::start("sockets", on_exit, stop, move || front.run(&stopped))?;
         Ok(Self {
-            stop,
-            waker,
             counters,
-            thread: Some(thread),
+            _thread: thread,
         })
     }
 
     /// The thread's counters.
-    pub fn counters(&self) -> Arc<SocketCounters> {
+    pub(crate) fn counters(&self) -> Arc<SocketCounters> {
         Arc::clone(&self.counters)
     }
 }
 
-impl Drop for SocketFront {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::SeqCst);
-        if let Err(error) = self.waker.wake() {
-            tracing::error!(%error, "cannot wake the socket thread");
-            return;
-        }
-        if self
-            .thread
-            .take()
-            .map(JoinHandle::join)
-            .is_some_and(|ended| ended.is_err())
-        {
-            tracing::error!("the socket thread panicked");
-        }
-    }
-}
-
+/// What the thread owns, and its loop.
 pub(super) struct Loop {
     poll: Poll,
     pub(super) engine: Engine<Parked>,
@@ -103,7 +80,6 @@ pub(super) struct Loop {
     pub(super) sockets: Sockets,
 }
 
-/// The loop.
 impl Loop {
     pub(super) fn new(
         listeners: Listeners,
@@ -170,7 +146,7 @@ impl Loop {
 
     /// Replies to the queries whose outcomes have arrived.
     fn complete(&mut self) {
-        // First: what arrives later makes the eventfd readable again.
+        // First: outcomes that arrive later make the eventfd readable again.
         self.engine.silence();
         loop {
             let completed = self.engine.complete(&mut self.sockets);

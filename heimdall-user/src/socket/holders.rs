@@ -1,4 +1,4 @@
-//! Who holds the TCP connections, so that a full table closes one of the largest holder.
+//! The holders of TCP connections, so that a full table closes one of the largest holder.
 
 use std::{
     collections::HashMap,
@@ -23,7 +23,7 @@ pub(super) struct Holders {
     addresses: Counts,
 }
 
-/// What a connection counts as, from [`Holders::open`] to [`Holders::close`].
+/// A connection's entry, from [`Holders::open`] to [`Holders::close`].
 #[derive(Debug)]
 pub(super) struct Hold {
     network: usize,

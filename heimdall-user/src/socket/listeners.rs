@@ -21,7 +21,7 @@ use super::mtu;
 /// `net.core.rmem_max`.
 const RECEIVE_BUFFER: usize = 4 << 20;
 
-/// Why a listener could not be made. One line: what is wrong, and what to do.
+/// Why a listener could not be opened. The text is one line that ends with a remedy.
 #[derive(Debug, Error)]
 pub enum SocketError {
     /// Another socket has the port.
@@ -29,7 +29,7 @@ pub enum SocketError {
     Taken {
         /// UDP or TCP.
         protocol: &'static str,
-        /// The address asked for.
+        /// The configured address.
         address: SocketAddr,
     },
     /// The port needs a privilege.
@@ -39,7 +39,7 @@ pub enum SocketError {
     Permission {
         /// UDP or TCP.
         protocol: &'static str,
-        /// The address asked for.
+        /// The configured address.
         address: SocketAddr,
     },
     /// The kernel does not have the address's family, and no other listener is left.
@@ -48,7 +48,7 @@ pub enum SocketError {
     NoFamily {
         /// UDP or TCP.
         protocol: &'static str,
-        /// The address asked for.
+        /// The configured address.
         address: SocketAddr,
     },
     /// Anything else.
@@ -56,9 +56,9 @@ pub enum SocketError {
     Other {
         /// UDP or TCP.
         protocol: &'static str,
-        /// The address asked for.
+        /// The configured address.
         address: SocketAddr,
-        /// What the kernel says.
+        /// The kernel's error.
         error: Errno,
     },
 }
@@ -78,7 +78,7 @@ impl SocketError {
     }
 }
 
-/// What to do about a taken port. On port 53 the usual holder is systemd-resolved's stub.
+/// The remedy for a taken port. On port 53 the usual holder is systemd-resolved's stub.
 fn holder(address: SocketAddr) -> String {
     let port = address.port();
     let find = format!("`ss -lnptu sport = :{port}` shows which, stop it or listen elsewhere");

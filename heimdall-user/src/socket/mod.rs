@@ -1,6 +1,6 @@
 //! The kernel-socket front: UDP and TCP listeners.
 //!
-//! It answers what the XDP program passes on (TCP, fragments, IP options) and everything where
+//! It answers the queries that the XDP program passes on (TCP, fragments, IP options) and everything where
 //! there is no XDP, through the same [engine](crate::front) as the AF_XDP workers. One thread with
 //! an epoll loop serves all listeners; it never waits for anything but its sockets.
 //!
@@ -21,9 +21,10 @@ mod sockets;
 mod tcp;
 
 pub(crate) use connections::MAX_CONNECTIONS;
-pub use counters::SocketCounters;
+pub(crate) use counters::SocketCounters;
 pub use front::SocketFront;
-pub use listeners::{Listeners, SocketError};
+pub use listeners::Listeners;
+pub(crate) use listeners::SocketError;
 
 #[cfg(test)]
 mod tests;

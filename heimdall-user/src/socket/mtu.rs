@@ -10,7 +10,7 @@ use std::{
 
 use nix::{errno::Errno, libc};
 
-/// Makes a UDP socket, bound to an address of `address`'s kind, refuse to send what would have to
+/// Makes a UDP socket, bound to an address of `address`'s kind, refuse to send datagrams that would have to
 /// be fragmented: EMSGSIZE (ip(7), ipv6(7), IP_MTU_DISCOVER). nix does not know these options.
 pub(super) fn never_fragment(socket: &OwnedFd, address: SocketAddr) -> Result<(), Errno> {
     let (level, option, value) = match address {

@@ -1,11 +1,11 @@
-//! Where a query came from, and what is kept of it while it waits for the forwarder.
+//! The origin of a query, and its state while it waits for the forwarder.
 
 use std::net::IpAddr;
 
 use super::path::Path;
 use crate::answer::{Client, Transport};
 
-/// Where a query came from, and its reply goes to.
+/// The socket and address that a query came from and its reply goes to.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Origin {
     Udp {
@@ -15,7 +15,7 @@ pub(super) enum Origin {
     },
     Tcp {
         connection: usize,
-        /// Tells the connection from a later one with the same index.
+        /// Distinguishes the connection from a later one with the same index.
         serial: u64,
         /// The client's address.
         address: IpAddr,
@@ -23,7 +23,7 @@ pub(super) enum Origin {
 }
 
 impl Origin {
-    /// The client as the answer core knows it.
+    /// The client, for the answer core.
     pub(super) fn client(&self) -> Client {
         match self {
             Self::Udp { path, .. } => Client::new(

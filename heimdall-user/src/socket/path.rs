@@ -30,11 +30,11 @@ pub(super) struct Path {
 /// A `sockaddr_in` or a `sockaddr_in6`. Both begin with the family and the port.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(8))]
-pub(super) struct Name([u8; NAME]);
+pub(super) struct SocketName([u8; NAME]);
 
 const NAME: usize = mem::size_of::<libc::sockaddr_in6>();
 
-impl Name {
+impl SocketName {
     pub(super) const EMPTY: Self = Self([0; NAME]);
 
     /// The address in the first `len` octets; `None` if there is none.
@@ -84,7 +84,7 @@ impl Name {
 /// (ipv6(7)). No other is enabled on the sockets, so it is the first.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(8))]
-pub(super) struct Control([u8; CONTROL]);
+pub(super) struct ControlMessages([u8; CONTROL]);
 
 /// Fields of the kernel's `struct cmsghdr`: length, level, type, data.
 const LEVEL: usize = mem::size_of::<usize>();
@@ -101,7 +101,7 @@ const fn space(len: usize) -> usize {
     DATA + len.next_multiple_of(mem::size_of::<usize>())
 }
 
-impl Control {
+impl ControlMessages {
     pub(super) const EMPTY: Self = Self([0; CONTROL]);
 
     /// The source address for a reply, from the message in the first `len` octets.
@@ -187,13 +187,13 @@ mod tests {
     fn names_round_trip() {
         for text in ["192.0.2.1:53", "[2001:db8::1]:5353", "[fe80::1%7]:9"] {
             let address: SocketAddr = text.parse().unwrap();
-            let mut name = Name([0xff; NAME]);
+            let mut name = SocketName([0xff; NAME]);
             let len = name.encode(address);
             assert_eq!(name.decode(len), Some(address));
             assert_eq!(name.decode(len - 9), None, "cut short");
             assert_eq!(name.decode(len + 99), None, "longer than the structure");
         }
-        assert_eq!(Name::EMPTY.decode(16), None, "no family");
+        assert_eq!(SocketName::EMPTY.decode(16), None, "no family");
     }
 
     #[test]
@@ -206,20 +206,20 @@ mod tests {
             (v6("fe80::1", 7), v6("fe80::1", 7)),
             (v6("ff02::1", 7), Local::Bound),
         ] {
-            let mut control = Control([0xff; CONTROL]);
+            let mut control = ControlMessages([0xff; CONTROL]);
             let len = control.encode(&local);
             assert_eq!(control.decode(len), expected);
             for bad in [0, 1, DATA - 1, DATA, DATA + 5, CONTROL + 1, usize::MAX] {
                 assert_eq!(control.decode(bad), Local::Bound, "{bad} octets");
             }
         }
-        let mut control = Control::EMPTY;
+        let mut control = ControlMessages::EMPTY;
         assert_eq!(control.encode(&Local::Bound), 0);
     }
 
     #[test]
     fn unknown_controls_are_ignored() {
-        let mut control = Control::EMPTY;
+        let mut control = ControlMessages::EMPTY;
         let len = control.encode(&Local::V4(Ipv4Addr::LOCALHOST));
         let good = control;
         for bad in [0, 1, DATA - 1, DATA, DATA + 7, len + 1, usize::MAX] {

@@ -71,10 +71,10 @@ impl Sockets {
         })
     }
 
-    /// The octets of a message, and the room for its reply.
-    fn room(&mut self, message: &Message) -> &mut [u8] {
+    /// The octets of a message, and the space for its reply.
+    fn buffer(&mut self, message: &Message) -> &mut [u8] {
         match message.origin {
-            Origin::Udp { .. } => self.datagrams.room(message.slot),
+            Origin::Udp { .. } => self.datagrams.buffer(message.slot),
             Origin::Tcp { .. } => &mut self.buf,
         }
     }
@@ -101,7 +101,7 @@ impl Messages for Sockets {
         write: impl FnOnce(&mut [u8], Client) -> Verdict,
     ) -> Verdict {
         let client = message.origin.client();
-        let verdict = write(self.room(message), client);
+        let verdict = write(self.buffer(message), client);
         if let Verdict::Reply {
             reply: Reply { len, .. },
             ..
@@ -153,7 +153,7 @@ impl Messages for Sockets {
         {
             open.pending += 1;
         }
-        let head = self.room(&message).get(..query.needed());
+        let head = self.buffer(&message).get(..query.needed());
         Parked {
             origin,
             head: head.unwrap_or_default().into(),
@@ -176,7 +176,7 @@ impl Messages for Sockets {
             slot,
             len: 0,
         };
-        if let Some(start) = self.room(&message).get_mut(..head.len()) {
+        if let Some(start) = self.buffer(&message).get_mut(..head.len()) {
             start.copy_from_slice(&head);
         }
         message

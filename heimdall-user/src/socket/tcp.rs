@@ -1,5 +1,5 @@
 //! A client's TCP connection (RFC 7766): any number of pipelined queries, and their replies in
-//! whatever order they become ready.
+//! any order.
 //!
 //! Only octets are handled here; the engine answers the messages. A connection whose replies are
 //! not read, or with many waiting queries, is not read from until that changes, so that its
@@ -26,7 +26,7 @@ const MAX_UNREAD: usize = 4 * MAX_OUTPUT;
 /// Queries of one connection that may wait for the forwarder.
 const MAX_PENDING: usize = 128;
 
-/// Octets read from one connection before others get their turn.
+/// Octets read from one connection before the next one is served.
 const READ_AT_ONCE: usize = 64 << 10;
 
 /// How reading ended.
@@ -45,7 +45,7 @@ pub(super) struct Connection {
     /// The client's address.
     pub(super) peer: IpAddr,
     pub(super) serial: u64,
-    /// What it counts as among the holders of connections.
+    /// Its entry among the holders of connections.
     pub(super) hold: Hold,
     /// A whole message has come.
     pub(super) used: bool,
@@ -56,7 +56,7 @@ pub(super) struct Connection {
     pub(super) last_used: Instant,
     /// The client sends no more.
     pub(super) ended: bool,
-    /// It is to be closed: the client leaves too much unread, it cannot be written to, or a message of
+    /// It will be closed: the client leaves too much unread, it cannot be written to, or a message of
     /// it gets no reply.
     pub(super) failed: bool,
     input: Vec<u8>,
@@ -102,12 +102,12 @@ impl Connection {
         self.output.len() - self.sent
     }
 
-    /// Nothing is under way, and all replies were sent.
+    /// No query is under way, and all replies were sent.
     pub(super) fn is_quiet(&self) -> bool {
         self.pending == 0 && self.sent == self.output.len()
     }
 
-    /// Reads what there is, up to a bound.
+    /// Reads the octets that have arrived, up to a bound.
     pub(super) fn read(&mut self, scratch: &mut [u8]) -> io::Result<Input> {
         let mut total = 0;
         while total < READ_AT_ONCE {

@@ -28,7 +28,7 @@ use crate::{
     stats::{AnswerCounters, DropCounters},
 };
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const READ_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A forwarder for one front.
 fn forward(settings: &ForwardOptions, mailbox: &Arc<Mailbox>) -> Forwarder {
@@ -37,7 +37,7 @@ fn forward(settings: &ForwardOptions, mailbox: &Arc<Mailbox>) -> Forwarder {
     prepared.start().unwrap()
 }
 
-/// What the engine of such a front owns.
+/// The resources of a front's engine.
 fn resources(core: Core, forwarder: Handle, mailbox: Arc<Mailbox>) -> Resources {
     let ring = Arc::clone(&mailbox);
     Resources {
@@ -103,17 +103,17 @@ impl Bench {
 
     fn tcp(&self) -> TcpStream {
         let stream = TcpStream::connect(self.addresses[0]).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(READ_TIMEOUT)).unwrap();
         stream
     }
 
     fn finish(self) {
         drop(self.front);
-        self.forwarder.stop();
+        drop(self.forwarder);
     }
 }
 
-/// A client's UDP socket, connected: it hears replies from the very address that it asks.
+/// A client's UDP socket, connected: it receives replies only from the address that it sends to.
 fn client(server: SocketAddr) -> UdpSocket {
     let any = if server.is_ipv4() {
         "0.0.0.0:0"
@@ -122,7 +122,7 @@ fn client(server: SocketAddr) -> UdpSocket {
     };
     let socket = UdpSocket::bind(any).unwrap();
     socket.connect(server).unwrap();
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket.set_read_timeout(Some(READ_TIMEOUT)).unwrap();
     socket
 }
 
@@ -333,13 +333,13 @@ fn a_client_that_leaves_too_much_unread_is_closed() {
     let mut lazy = bench.tcp();
     let queries = (0..QUERIES).flat_map(|id| frame(&query(id, "large", None)));
     lazy.write_all(&queries.collect::<Vec<_>>()).unwrap();
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + READ_TIMEOUT;
     while bench.count("tcp_answered") == 0 || bench.count("pending") > 0 {
         assert!(Instant::now() < end);
         thread::sleep(Duration::from_millis(10));
     }
     assert!(bench.count("tcp_answered") < u64::from(QUERIES));
-    // What the kernel took may still come, and then the end.
+    // Replies that the kernel took may still arrive, and then the end.
     let _ = io::copy(&mut lazy, &mut io::sink());
     // Others are answered.
     let msg = query(1, "large", None);
@@ -406,7 +406,7 @@ fn servfail_when_the_upstream_is_dead_or_too_many_wait() {
     assert_eq!((reply[1], rcode(&reply)), (3, 2));
     assert_eq!(bench.count("overflow"), 1);
     // The first two get SERVFAIL, and the forwarder takes no more.
-    bench.forwarder.stop();
+    drop(bench.forwarder);
     for id in [1, 2] {
         let mut reply = [0; 64];
         socket.recv(&mut reply).unwrap();
@@ -460,7 +460,7 @@ fn idle_connections_are_closed_and_busy_ones_are_not() {
     );
     let engine = Engine::new(resources(core, forwarder.handle(), mailbox));
     let poll = mio::Poll::new().unwrap();
-    // The loop is not run: the test says what time it is.
+    // The loop is not run: the test sets the time.
     let mut turn = front::Loop::new(listeners, engine, poll, counters.clone()).unwrap();
     let now = turn.sockets.now;
     let [mut silent, mut used, mut busy] = [(); 3].map(|()| TcpStream::connect(address).unwrap());
@@ -486,7 +486,7 @@ fn idle_connections_are_closed_and_busy_ones_are_not() {
     read_frame(&mut used);
     assert!(is_closed(&mut used), "and the other query is under way");
     assert_eq!(counters.tcp_closed_idle.get(), 2);
-    forwarder.stop();
+    drop(forwarder);
 }
 
 /// A connection from the loopback address `source`.
@@ -505,8 +505,18 @@ fn tcp_from(source: &str, server: SocketAddr) -> TcpStream {
     bind(fd.as_raw_fd(), &SockaddrStorage::from(source)).unwrap();
     connect(fd.as_raw_fd(), &SockaddrStorage::from(server)).unwrap();
     let stream = TcpStream::from(fd);
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(READ_TIMEOUT)).unwrap();
     stream
+}
+
+/// Whether the limit on open files is too low for a full table of connections; reports that.
+fn lacks_descriptors() -> bool {
+    use nix::sys::resource::{Resource, getrlimit};
+    let lacks = getrlimit(Resource::RLIMIT_NOFILE).unwrap().0 < 4096;
+    if lacks {
+        eprintln!("skipped: too few file descriptors");
+    }
+    lacks
 }
 
 /// Fills the table with connections from the addresses that `flood` returns; `others` keep theirs.
@@ -514,9 +524,7 @@ fn flooded(flood: impl Fn(usize) -> String, others: &[&str]) {
     const FLOOD: usize = 1200;
     let upstream = answers();
     let bench = Bench::new(&["127.0.0.1:0"], vec![upstream.address], 64);
-    let limit = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE);
-    if limit.unwrap().0 < 4096 {
-        eprintln!("skipped: too few file descriptors");
+    if lacks_descriptors() {
         return bench.finish();
     }
     let msg = query(9, "name", None);
@@ -546,13 +554,11 @@ fn a_full_table_closes_a_connection_of_the_largest_holder() {
 }
 
 #[test]
-fn a_new_client_gets_in_when_nobody_holds_more_than_one_connection() {
+fn a_new_client_gets_in_when_no_address_holds_more_than_one_connection() {
     let each_its_own = |i: usize| format!("127.{}.{}.1", 100 + i / 250, i % 250);
     let upstream = answers();
     let bench = Bench::new(&["127.0.0.1:0"], vec![upstream.address], 64);
-    let limit = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE);
-    if limit.unwrap().0 < 4096 {
-        eprintln!("skipped: too few file descriptors");
+    if lacks_descriptors() {
         return bench.finish();
     }
     let server = bench.addresses[0];
@@ -576,9 +582,7 @@ fn busy_connections_of_the_largest_holder_make_room_too() {
         _ => Vec::new(),
     });
     let bench = Bench::new(&["127.0.0.1:0"], vec![silent.address], 4096);
-    let limit = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE);
-    if limit.unwrap().0 < 4096 {
-        eprintln!("skipped: too few file descriptors");
+    if lacks_descriptors() {
         return bench.finish();
     }
     let server = bench.addresses[0];
@@ -629,5 +633,5 @@ fn a_front_that_is_dropped_has_closed_its_sockets() {
     drop(bench.front);
     assert!(is_closed(&mut stream));
     Listeners::bind(&bench.addresses).unwrap();
-    bench.forwarder.stop();
+    drop(bench.forwarder);
 }

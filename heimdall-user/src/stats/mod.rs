@@ -13,13 +13,13 @@ pub struct Counter(AtomicU64);
 impl Counter {
     /// Adds to the count. Only the owning thread may call this.
     #[inline(always)]
-    pub fn add(&self, n: u64) {
+    pub(crate) fn add(&self, n: u64) {
         self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
     }
 
     /// Sets a gauge. Only the owning thread may call this.
     #[inline(always)]
-    pub fn set(&self, value: u64) {
+    pub(crate) fn set(&self, value: u64) {
         self.0.store(value, Relaxed);
     }
 
@@ -31,15 +31,15 @@ impl Counter {
 
 /// Defines a set of counters, and lists them by name in the order of their definition.
 macro_rules! counters {
-    ($(#[$meta:meta])* pub struct $set:ident { $($(#[$doc:meta])* $name:ident,)* }) => {
+    ($(#[$meta:meta])* $vis:vis struct $set:ident { $($(#[$doc:meta])* $name:ident,)* }) => {
         $(#[$meta])*
         #[derive(Debug, Default)]
         #[repr(align(128))]
-        pub struct $set { $($(#[$doc])* pub $name: $crate::stats::Counter,)* }
+        $vis struct $set { $($(#[$doc])* $vis $name: $crate::stats::Counter,)* }
 
         impl $set {
             /// Every counter's name and value.
-            pub fn list(&self) -> Vec<(&'static str, u64)> {
+            $vis fn list(&self) -> Vec<(&'static str, u64)> {
                 vec![$((stringify!($name), self.$name.get()),)*]
             }
         }
@@ -48,7 +48,7 @@ macro_rules! counters {
 pub(crate) use counters;
 
 counters! {
-    /// What an answer core counts.
+    /// An answer core's counters.
     pub struct AnswerCounters {
         /// Queries answered from the cache.
         hits,
@@ -124,7 +124,7 @@ counters! {
 impl AnswerCounters {
     /// The counter of queries for a type.
     #[inline(always)]
-    pub fn of_type(&self, qtype: u16) -> &Counter {
+    pub(crate) fn of_type(&self, qtype: u16) -> &Counter {
         // Numbers without gaps: the compiler then computes the counter's address from a table. For the
         // types themselves it would emit a jump that the processor cannot predict.
         let kind = KINDS.get(usize::from(qtype)).copied().unwrap_or_default();
@@ -148,7 +148,7 @@ impl AnswerCounters {
     }
 }
 
-/// A number for each type that has a counter of its own, 0 for the others.
+/// A number for each type that has a counter of its own, 0 for the rest.
 #[expect(
     clippy::indexing_slicing,
     reason = "evaluated at compile time, where an index out of range is an error"
@@ -183,7 +183,7 @@ counters! {
         access,
         /// The client's prefix exceeds its rate limit.
         rate_limited,
-        /// No room to write the reply.
+        /// The reply does not fit.
         no_room,
     }
 }

@@ -17,7 +17,7 @@ use std::{
         atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
         mpsc::{Receiver, Sender, channel},
     },
-    thread::{self, JoinHandle},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -34,8 +34,7 @@ pub use frames::edit_frame;
 pub use rings::Rings;
 
 use crate::{
-    exit::OnExit,
-    forward::Mailbox,
+    exit::{OnExit, OwnedThread},
     front::{self, Batch, Engine},
     maintenance::Status,
     packet::{BadPacket, Layout, SourceFilter},
@@ -80,7 +79,7 @@ pub struct WorkerResources {
     pub drops: Arc<DropCounters>,
     /// What the worker counts. A queue's next worker continues the counts of the one before.
     pub counters: Arc<WorkerCounters>,
-    /// Dropped when the thread has ended and its socket is closed.
+    /// Called when the thread has ended without having been stopped, and its socket is closed.
     pub on_exit: OnExit,
 }
 
@@ -93,9 +92,7 @@ pub fn max_pending(frames: usize) -> usize {
 /// A running worker. Dropping it stops it.
 #[derive(Debug)]
 pub struct Worker {
-    thread: Option<JoinHandle<io::Result<()>>>,
-    stop: Arc<AtomicBool>,
-    mailbox: Arc<Mailbox>,
+    thread: OwnedThread<io::Result<()>>,
     outstanding: Arc<AtomicUsize>,
     ready: Receiver<()>,
 }
@@ -121,23 +118,18 @@ impl Worker {
         let outstanding = Arc::new(AtomicUsize::new(0));
         let mailbox = Arc::clone(&resources.engine.mailbox);
         let on_exit = mem::take(&mut resources.on_exit);
-        let state = State::new(options, resources, Arc::clone(&outstanding));
+        let mut state = State::new(options, resources, Arc::clone(&outstanding));
         let (ready_sender, ready) = channel();
-        let thread = thread::Builder::new()
-            .name(state.options.name.clone())
-            .spawn({
-                let stop = Arc::clone(&stop);
-                move || {
-                    // Declared first, dropped last: after the socket in `state`.
-                    let _on_exit = on_exit;
-                    let mut state = state;
-                    state.run(&stop, ready_sender)
-                }
-            })?;
+        let name = state.options.name.clone();
+        let stopped = Arc::clone(&stop);
+        let stop = move || {
+            stop.store(true, Ordering::Relaxed);
+            mailbox.wake();
+        };
+        let body = move || state.run(&stopped, ready_sender);
+        let thread = OwnedThread::start(name, on_exit, stop, body)?;
         Ok(Self {
-            thread: Some(thread),
-            stop,
-            mailbox,
+            thread,
             outstanding,
             ready,
         })
@@ -151,29 +143,13 @@ impl Worker {
 
     /// Stops the thread, if it has not ended by itself. Its socket is closed, and so leaves the
     /// XSKMAP: from then on the XDP program passes its queue's packets to the kernel.
-    pub fn stop(mut self) -> Ended {
-        let result = self.join();
+    pub fn stop(self) -> Ended {
+        let panicked = |_| Err(io::Error::other("the thread panicked, which is a bug"));
+        let result = self.thread.join().unwrap_or_else(panicked);
         Ended {
             result,
             outstanding: self.outstanding.load(Ordering::Acquire),
         }
-    }
-
-    fn join(&mut self) -> io::Result<()> {
-        self.stop.store(true, Ordering::Relaxed);
-        self.mailbox.wake();
-        match self.thread.take().map(JoinHandle::join) {
-            None => Ok(()),
-            Some(Ok(result)) => result,
-            Some(Err(_)) => Err(io::Error::other("the thread panicked, which is a bug")),
-        }
-    }
-}
-
-impl Drop for Worker {
-    fn drop(&mut self) {
-        // After `stop` there is no thread left.
-        let _ = self.join();
     }
 }
 

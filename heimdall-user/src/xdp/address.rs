@@ -10,11 +10,11 @@ use super::{XdpError, netlink};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Address {
     /// The address.
-    pub ip: IpAddr,
+    pub(crate) ip: IpAddr,
     /// Index of its interface.
-    pub interface: u32,
+    pub(crate) interface: u32,
     /// Whether other hosts can reach it: its scope is global.
-    pub global: bool,
+    pub(crate) global: bool,
     /// Broadcast addresses that come with it.
     broadcasts: [Option<Ipv4Addr>; 2],
 }

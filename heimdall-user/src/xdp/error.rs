@@ -2,14 +2,14 @@
 
 use std::{error::Error, io};
 
-/// An error of an interface or its XDP program. [`std::fmt::Display`] gives one line that says what is wrong and,
-/// after a semicolon, what to do about it.
+/// An error of an interface or its XDP program. [`std::fmt::Display`] gives one line: the error and,
+/// after a semicolon, the remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum XdpError {
     /// No interface has that name in this network namespace.
     #[error("there is no interface {name}; use one of: {present}")]
     UnknownInterface {
-        /// The name asked for.
+        /// The configured name.
         name: String,
         /// The names of all interfaces, joined by commas.
         present: String,
@@ -27,7 +27,7 @@ pub enum XdpError {
         interface: String,
         /// Where its packets arrive.
         what: String,
-        /// What to use instead.
+        /// The remedy.
         remedy: String,
     },
     /// Another XDP program is on the interface.
@@ -46,7 +46,7 @@ pub enum XdpError {
          CAP_NET_RAW (CAP_SYS_ADMIN before Linux 5.8), or use --backend socket"
     )]
     NoPrivilege {
-        /// What was refused.
+        /// The refused operation.
         action: &'static str,
     },
     /// The kernel has no bpf_link for XDP.
@@ -72,7 +72,7 @@ pub enum XdpError {
          and CONFIG_XDP_SOCKETS, or --backend socket"
     )]
     Load {
-        /// What the kernel said.
+        /// The kernel's error.
         reason: String,
     },
     /// The interface has no such queue.
@@ -99,7 +99,7 @@ pub enum XdpError {
         /// The largest that fits.
         max: u32,
     },
-    /// A queue's index is beyond what the program can steer.
+    /// A queue's index is beyond the program's map.
     #[error("queue {queue} of {interface} cannot be steered; use queues below {limit}")]
     QueueOutOfRange {
         /// The interface's name.
@@ -112,7 +112,7 @@ pub enum XdpError {
     /// The kernel refused an operation that does not fail in a healthy system.
     #[error("cannot {action}: {source}; see the kernel's log (dmesg)")]
     System {
-        /// What was refused.
+        /// The refused operation.
         action: &'static str,
         /// The kernel's answer.
         source: io::Error,

@@ -1,7 +1,7 @@
 //! The kernel's side of the fast path: network interfaces, the XDP program, AF_XDP sockets.
 //!
-//! This module loads and attaches the program of `heimdall-ebpf`, tells it which addresses to steer
-//! and which socket serves which queue, and opens those sockets. It reads no packets and knows no
+//! This module loads and attaches the program of `heimdall-ebpf`, writes the served addresses
+//! and the queues' sockets to its maps, and opens those sockets. It reads no packets and knows no
 //! DNS. Used by `server` (to set up, and to follow address changes) and by the workers (for their
 //! sockets).
 //!

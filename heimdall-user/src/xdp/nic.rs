@@ -22,13 +22,13 @@ pub struct Interface {
     /// Name, as `ip link` shows it.
     pub name: String,
     /// Index, 1 or more.
-    pub index: u32,
+    pub(crate) index: u32,
     /// Largest IP packet, in bytes.
     pub mtu: u32,
     /// Hardware address.
     pub mac: [u8; 6],
     /// Whether it is administratively up (IFF_UP), with or without carrier.
-    pub up: bool,
+    pub(crate) up: bool,
     /// Receive queues in use, 1 or more. The kernel binds AF_XDP sockets to queues below this
     /// number (and to send-only ones, if there are more of those).
     pub rx_queues: u32,
@@ -119,7 +119,7 @@ impl Interface {
     /// # Errors
     ///
     /// [`XdpError::UnknownInterface`] if the interface went away.
-    pub fn has_carrier(&self) -> Result<bool, XdpError> {
+    pub(crate) fn has_carrier(&self) -> Result<bool, XdpError> {
         Ok(link(&self.name)?
             .attributes
             .contains(&LinkAttribute::Carrier(1)))

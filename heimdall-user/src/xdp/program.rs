@@ -73,7 +73,7 @@ impl fmt::Display for AttachMode {
 
 /// The XDP program on one interface, with maps of its own.
 ///
-/// It stays attached exactly as long as this lives: a bpf_link holds it, which the kernel removes
+/// It stays attached exactly as long as this exists: a bpf_link holds it, which the kernel removes
 /// with its last descriptor, even after SIGKILL. Needs Linux 5.9.
 pub struct Program {
     interface: String,
@@ -137,7 +137,7 @@ impl Program {
 
     /// Registers the AF_XDP socket that serves `queue`. The kernel removes the entry when the socket
     /// closes. The socket must be bound to that
-    /// queue of this interface, else the kernel drops what is steered to it.
+    /// queue of this interface, else the kernel drops the packets steered to it.
     ///
     /// # Errors
     ///
@@ -223,7 +223,7 @@ fn attach_link(
     policy: AttachPolicy,
 ) -> Result<(OwnedFd, AttachMode), XdpError> {
     let why = match policy {
-        AttachPolicy::GenericOnly => "generic mode was asked for".to_owned(),
+        AttachPolicy::GenericOnly => "generic mode was configured".to_owned(),
         AttachPolicy::NativeThenGeneric => {
             match link::attach(program, interface.index, XDP_FLAGS_DRV_MODE) {
                 Ok(link) => return Ok((link, AttachMode::Native)),

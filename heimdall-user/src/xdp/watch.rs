@@ -10,7 +10,7 @@ use netlink_sys::{Socket, protocols::NETLINK_ROUTE};
 use super::XdpError;
 
 /// Reports that an interface of this network namespace, or an address of one, was added, removed or
-/// changed (MAC address, MTU, offloads, VLANs). It does not say which.
+/// changed (MAC address, MTU, offloads, VLANs). It does not report which.
 pub struct LinkWatch {
     socket: Socket,
 }
@@ -51,7 +51,7 @@ impl LinkWatch {
                 Ok(_) => changed = true,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(changed),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // The socket's buffer overflowed; what it holds can still be read.
+                // The socket's buffer overflowed; the messages in it can still be read.
                 Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => changed = true,
                 Err(error) => return Err(XdpError::system("watch interfaces over netlink", error)),
             }

@@ -19,7 +19,7 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-pub use error::XskError;
+pub(crate) use error::XskError;
 use error::{advice, lacks_zero_copy, os_error, umem_advice};
 use xsk_rs::{
     CompQueue, FillQueue, FrameDesc, RxQueue, Socket, TxQueue, Umem,
@@ -28,11 +28,11 @@ use xsk_rs::{
 
 /// Octets of a frame: half a page holds XDP's headroom of 256 octets and an Ethernet frame of the
 /// usual MTU with two VLAN tags.
-pub const FRAME_SIZE: u32 = 2048;
+pub(crate) const FRAME_SIZE: u32 = 2048;
 
 /// Largest interface MTU for which a frame holds a packet: the frame less XDP's headroom, and the
 /// Ethernet header with two tags.
-pub const MAX_MTU: u32 = FRAME_SIZE - 256 - 22;
+pub(crate) const MAX_MTU: u32 = FRAME_SIZE - 256 - 22;
 
 /// Frames handled in one batch.
 pub const BATCH: usize = 64;
@@ -48,7 +48,7 @@ pub enum BindMode {
 
 impl BindMode {
     /// The mode's name.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::ZeroCopy => "zero-copy",
             Self::Copy => "copy",
@@ -70,8 +70,8 @@ pub struct Frame {
     owner: u32,
 }
 
-/// Ring statistics that the kernel keeps (`XDP_STATISTICS`).
-pub use xsk_rs::socket::XdpStatistics;
+/// The kernel's ring statistics (`XDP_STATISTICS`).
+pub(crate) use xsk_rs::socket::XdpStatistics;
 
 /// An AF_XDP socket, bound to one queue.
 #[derive(Debug)]
@@ -151,7 +151,7 @@ impl Xsk {
             .comp_queue_size(ring)
             .build()
             .map_err(|_| umem_error(invalid()))?;
-        // Huge pages are tried first; without any reserved the kernel says ENOMEM.
+        // Huge pages are tried first; without any reserved the kernel returns ENOMEM.
         let (umem, descs) = Umem::new(umem_config, count, true)
             .or_else(|_| Umem::new(umem_config, count, false))
             .map_err(|error| umem_error(os_error(&error)))?;
@@ -207,13 +207,13 @@ impl Xsk {
     }
 
     /// Why it is copy mode, as text.
-    pub fn why_not_zero_copy(&self) -> Option<&str> {
+    pub(crate) fn why_not_zero_copy(&self) -> Option<&str> {
         self.why_not_zero_copy.as_deref()
     }
 
     /// The socket, for an XSKMAP or for poll.
     pub fn as_fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: the descriptor is open as long as the socket in `self` lives.
+        // SAFETY: the descriptor is open as long as the socket in `self` exists.
         unsafe { BorrowedFd::borrow_raw(self.rx.fd().as_raw_fd()) }
     }
 
@@ -221,7 +221,7 @@ impl Xsk {
     ///
     /// # Errors
     /// The kernel is older than 5.9.
-    pub fn statistics(&self) -> io::Result<XdpStatistics> {
+    pub(crate) fn statistics(&self) -> io::Result<XdpStatistics> {
         self.rx.fd().xdp_statistics()
     }
 }
@@ -252,7 +252,7 @@ impl Xsk {
             return &[];
         }
         // SAFETY: the frame is of this UMEM, its length was set by the kernel on receipt or by
-        // `edit` and lies within it, and while its token is borrowed nobody writes to it.
+        // `edit` and lies within it, and while its token is borrowed it is not written to.
         unsafe { self.umem.data(&frame.desc) }.contents()
     }
 
@@ -285,7 +285,7 @@ impl Xsk {
         );
     }
 
-    /// Moves free frames to the fill ring; those for which it has no room stay in `free`. In aligned
+    /// Moves free frames to the fill ring; those that do not fit stay in `free`. In aligned
     /// mode the kernel resets their addresses to the start of their chunks (`xp_check_aligned`).
     #[inline]
     pub fn refill(&mut self, free: &mut Vec<Frame>) -> usize {
@@ -307,7 +307,7 @@ impl Xsk {
         given
     }
 
-    /// Moves packets to the tx ring; those for which it has no room stay in `packets`.
+    /// Moves packets to the tx ring; those that do not fit stay in `packets`.
     /// [`kick`](Self::kick) makes the kernel send them.
     #[inline]
     pub fn send(&mut self, packets: &mut Vec<Frame>) -> usize {

@@ -133,7 +133,7 @@ fn ttls_count_down_and_expire() {
     std::thread::sleep(std::time::Duration::from_millis(1100));
     assert!(ttl() <= 1, "a second has passed");
     std::thread::sleep(std::time::Duration::from_millis(1100));
-    assert_eq!(ttl(), 2, "asked for again");
+    assert_eq!(ttl(), 2, "queried again");
     assert_eq!(heimdall.stats().unwrap()["forwarder"]["requests"], 2);
 }
 

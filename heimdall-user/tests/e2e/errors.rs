@@ -1,13 +1,14 @@
-//! Bad input is reported in one line that says what is wrong and what to do, and changes nothing.
+//! Bad input is reported in one line, the error and its remedy, and changes nothing.
 
-use std::process::Command;
+use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf, process::Command};
 
 use lab::{Lab, SERVER_V4, UPSTREAM};
+use tempfile::TempDir;
 
 use crate::{heimdall, lab, program};
 
 /// Runs a command that has to fail; its error line.
-fn complaint(mut command: Command) -> String {
+fn error_line(mut command: Command) -> String {
     let output = command.env_remove("RUST_LOG").output().unwrap();
     assert!(!output.status.success(), "{command:?}");
     let text = String::from_utf8(output.stderr).unwrap();
@@ -19,14 +20,45 @@ fn complaint(mut command: Command) -> String {
     lines[0].to_owned()
 }
 
-fn run_with(lab: &Lab, arguments: &[&str]) -> Command {
+/// `heimdall run` on AF_XDP.
+fn on_xdp(lab: &Lab, arguments: &[&str]) -> Command {
     let mut command = lab.on_server(program());
     let listen = format!("{SERVER_V4}:53");
     let control = format!("/tmp/heimdall-errors-{}.sock", std::process::id());
     command
         .args(["run", "--listen", &listen, "--control", &control])
+        .args(["--backend", "xdp"])
         .args(arguments);
     command
+}
+
+/// A copy of the program that any user may run; the build directory may be closed to others.
+pub(crate) struct PublicCopy {
+    pub(crate) directory: TempDir,
+    program: PathBuf,
+}
+
+impl PublicCopy {
+    pub(crate) fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let copy = directory.path().join("heimdall");
+        fs::copy(program(), &copy).unwrap();
+        Self {
+            directory,
+            program: copy,
+        }
+    }
+
+    /// A command that runs it without privileges.
+    pub(crate) fn unprivileged(&self, lab: &Lab) -> Command {
+        let mut command = lab.on_server("setpriv");
+        command
+            .args(["--reuid", "65534", "--regid", "65534", "--clear-groups"])
+            .args(["--inh-caps=-all", "--"])
+            .arg(&self.program);
+        command
+    }
 }
 
 #[test]
@@ -36,56 +68,26 @@ fn errors_are_reported_in_one_line() {
     };
     let interface = lab.server_if.as_str();
     let no_queue = format!("{interface}:7");
-    let table: &[(&[&str], &str)] = &[
+    let with_upstream: &[(&str, &str, &str)] = &[
         (
-            &[
-                "--backend",
-                "xdp",
-                "--interface",
-                "nonesuch0",
-                "--upstream",
-                UPSTREAM,
-            ],
+            "nonesuch0",
+            UPSTREAM,
             "there is no interface nonesuch0; use one of: lo, ",
         ),
-        (
-            &[
-                "--backend",
-                "xdp",
-                "--interface",
-                &no_queue,
-                "--upstream",
-                UPSTREAM,
-            ],
-            "has no queue 7, but 1",
-        ),
-        (
-            &[
-                "--backend",
-                "xdp",
-                "--interface",
-                interface,
-                "--upstream",
-                "10.0.0.300",
-            ],
-            "10.0.0.300",
-        ),
-        (
-            &[
-                "--backend",
-                "xdp",
-                "--interface",
-                "lo",
-                "--upstream",
-                UPSTREAM,
-            ],
-            "name the addresses of lo with --listen",
-        ),
-        (&["--backend", "xdp", "--interface", interface], "upstream"),
-        (&["--backend", "xdp", "--upstream", UPSTREAM], "--interface"),
+        (&no_queue, UPSTREAM, "has no queue 7, but 1"),
+        (interface, "10.0.0.300", "10.0.0.300"),
+        ("lo", UPSTREAM, "name the addresses of lo with --listen"),
     ];
-    for (arguments, expected) in table {
-        let output = run_with(&lab, arguments).output().unwrap();
+    let complete = with_upstream.iter().map(|(interface, upstream, expected)| {
+        let arguments = vec!["--interface", *interface, "--upstream", *upstream];
+        (arguments, *expected)
+    });
+    let incomplete = [
+        (vec!["--interface", interface], "upstream"),
+        (vec!["--upstream", UPSTREAM], "--interface"),
+    ];
+    for (arguments, expected) in complete.chain(incomplete) {
+        let output = on_xdp(&lab, &arguments).output().unwrap();
         let text = String::from_utf8_lossy(&output.stderr);
         assert!(
             !output.status.success() && text.contains(expected),
@@ -93,9 +95,15 @@ fn errors_are_reported_in_one_line() {
         );
         assert!(!lab.has_xdp().unwrap(), "{arguments:?}");
     }
-    let unknown = complaint(run_with(&lab, table[0].0));
+    let unknown = error_line(on_xdp(
+        &lab,
+        &["--interface", "nonesuch0", "--upstream", UPSTREAM],
+    ));
     assert!(unknown.starts_with("heimdall: "), "{unknown}");
-    let queue = complaint(run_with(&lab, table[1].0));
+    let queue = error_line(on_xdp(
+        &lab,
+        &["--interface", &no_queue, "--upstream", UPSTREAM],
+    ));
     assert!(
         queue.starts_with("heimdall: ") && queue.contains("ethtool -l"),
         "{queue}"
@@ -103,40 +111,18 @@ fn errors_are_reported_in_one_line() {
 }
 
 #[test]
-fn without_privileges_it_says_which_are_missing() {
+fn missing_privileges_are_named() {
     let Some(lab) = lab("without_privileges") else {
         return;
     };
-    let mut command = lab.on_server("setpriv");
+    let copy = PublicCopy::new();
+    let mut command = copy.unprivileged(&lab);
     let control = format!("/tmp/heimdall-unprivileged-{}.sock", std::process::id());
-    // Others may have no access to the build directory: run a copy.
-    let directory = tempfile::tempdir().unwrap();
-    let copy = directory.path().join("heimdall");
-    std::fs::copy(program(), &copy).unwrap();
-    use std::os::unix::fs::PermissionsExt;
-    std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
     command
-        .args([
-            "--reuid",
-            "65534",
-            "--regid",
-            "65534",
-            "--clear-groups",
-            "--inh-caps=-all",
-            "--",
-        ])
-        .arg(&copy);
-    command.args([
-        "run",
-        "--backend",
-        "xdp",
-        "--interface",
-        &lab.server_if,
-        "--upstream",
-        UPSTREAM,
-    ]);
-    command.args(["--listen", "127.0.0.1:5353", "--control", &control]);
-    let line = complaint(command);
+        .args(["run", "--backend", "xdp", "--interface", &lab.server_if])
+        .args(["--upstream", UPSTREAM, "--listen", "127.0.0.1:5353"])
+        .args(["--control", &control]);
+    let line = error_line(command);
     assert!(
         line.contains("CAP_BPF") && line.contains("--backend socket"),
         "{line}"
@@ -157,12 +143,12 @@ fn a_capability_that_is_missing_is_named() {
         let mut command = lab.on_server("setpriv");
         command
             .arg(format!("--bounding-set=-{without}"))
-            // Should it start, it does not run for ever.
+            // Ends it, should it start.
             .args(["timeout", "20", "prlimit", "--memlock=65536", "--"])
             .arg(program())
             .args(["run", "--backend", "xdp", "--interface", &lab.server_if])
             .args(["--upstream", UPSTREAM, "--listen", "127.0.0.1:5353"]);
-        let line = complaint(command);
+        let line = error_line(command);
         assert!(line.contains(named), "{without}: {line}");
     }
 }
@@ -173,15 +159,8 @@ fn taken_ports_and_other_programs_are_named() {
         return;
     };
     let first = heimdall(&lab);
-    let upstream = [
-        "--backend",
-        "xdp",
-        "--interface",
-        &lab.server_if,
-        "--upstream",
-        UPSTREAM,
-    ];
-    let line = complaint(run_with(&lab, &upstream));
+    let arguments = ["--interface", &lab.server_if, "--upstream", UPSTREAM];
+    let line = error_line(on_xdp(&lab, &arguments));
     assert!(
         line.contains(SERVER_V4) && line.contains("53"),
         "port taken: {line}"
@@ -191,16 +170,17 @@ fn taken_ports_and_other_programs_are_named() {
     let control = format!("/tmp/heimdall-other-{}.sock", std::process::id());
     command
         .args(["run", "--listen", "127.0.0.1:5399", "--control", &control])
-        .args(upstream);
+        .args(["--backend", "xdp"])
+        .args(arguments);
     let id = first.stats().unwrap()["interfaces"][0]["program_id"]
         .as_u64()
         .unwrap();
-    let line = complaint(command);
+    let line = error_line(command);
     assert!(
         line.contains(&format!("XDP program {id} (heimdall) is already attached"))
             && line.contains("stop the process that owns it"),
         "another program: {line}"
     );
-    assert!(lab.has_xdp().unwrap(), "which stays");
+    assert!(lab.has_xdp().unwrap(), "the first server's program stays");
     assert_eq!(first.stats().unwrap()["backend"], "xdp");
 }

@@ -53,7 +53,7 @@ fn a_truncated_response_is_retried_over_tcp() {
         ("TCP", 1),
         "3000 octets"
     );
-    // The worker asked for it; the socket front then got it from the forwarder's cache.
+    // The worker forwarded the query; the socket front then got the answer from the forwarder's cache.
     let forwarder = &heimdall.stats().unwrap()["forwarder"];
     assert_eq!(forwarder["sent_tcp"], 1);
     assert_eq!(forwarder["cache"]["hits"], 1);
@@ -71,7 +71,7 @@ fn the_second_upstream_answers_when_the_first_does_not() {
     assert_eq!(
         ask(&lab, "plain.example", "A").status,
         "NOERROR",
-        "nobody listens at the first"
+        "the first has no listener"
     );
     assert_eq!(second.queries("plain.example"), 1);
     drop(heimdall);

@@ -54,10 +54,10 @@ fn after_a_kill_under_load_queries_pass_to_the_kernel() {
         assert!(!lab.has_xdp().unwrap(), "{}", lab.server_link().unwrap());
         load.join().unwrap()
     });
-    assert!(load.replies > 0, "it answered before");
-    assert!(load.answered() < 0.95, "and not after");
+    assert!(load.replies > 0, "answers before the kill");
+    assert!(load.answered() < 0.95, "no answers after it");
 
-    // Another server, on sockets, answers what the kernel gets.
+    // Another server, on sockets, answers the queries that the kernel gets.
     let listen = format!("{SERVER_V4}:53");
     let arguments = [
         "--backend",

@@ -118,10 +118,10 @@ fn frames_to_other_mac_addresses_are_left_to_the_kernel() {
     );
     wait("the new address is steered", || {
         let before = verdict(&heimdall, "steered");
-        assert!(ask(new), "whoever answers");
+        assert!(ask(new), "by AF_XDP or the sockets");
         verdict(&heimdall, "steered") > before
     });
-    assert!(!ask(own), "the address of before");
+    assert!(!ask(own), "the previous address");
 }
 
 /// Whether a query from there gets a reply, over AF_XDP or a socket.
@@ -249,7 +249,7 @@ fn more_than_a_thousand_addresses_are_served() {
     assert_eq!(verdict(&heimdall, "steered"), 3);
 }
 
-/// Makes the program redirect what it steers to a socket at which nothing arrives.
+/// Makes the program redirect packets to a socket at which none arrives.
 fn break_steering(heimdall: &Heimdall) -> OwnedFd {
     let id = heimdall.stats().unwrap()["interfaces"][0]["program_id"].as_u64();
     let program = loaded_programs()
@@ -356,8 +356,8 @@ fn an_address_on_loopback_is_served_where_it_arrives_if_it_is_named() {
         assert_eq!(got.status, "NOERROR");
         assert_eq!(verdict(&heimdall, "steered"), steered, "{listen}");
         let output = heimdall.process.output();
-        let said = output.contains("the sockets alone serve 203.0.113.53 (lo)");
-        assert_eq!(said, steered == 0, "{listen}: {output}");
+        let warned = output.contains("the sockets alone serve 203.0.113.53 (lo)");
+        assert_eq!(warned, steered == 0, "{listen}: {output}");
     }
 }
 

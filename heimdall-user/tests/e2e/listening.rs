@@ -1,4 +1,4 @@
-//! Listen addresses that appear later or never, and which connections are kept.
+//! Listen addresses that appear later or never, and the choice of connections to close.
 
 use std::{
     io::{self, Read, Write},
@@ -17,7 +17,7 @@ use nix::sys::{
     socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, socket},
 };
 
-use crate::{asking::query, lab, program};
+use crate::{client::query, lab, program};
 
 const TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -95,7 +95,7 @@ fn addresses_that_come_after_the_start_are_served() {
     }
 }
 
-/// Makes socket(2) say that the kernel has no IPv6, for a command and its children.
+/// Makes socket(2) fail as without IPv6 in the kernel, for a command and its children.
 fn without_ipv6(command: &mut Command) {
     /// Offsets in `struct seccomp_data`.
     const NUMBER: u32 = 0;
@@ -324,7 +324,7 @@ fn without_descriptors_the_largest_holder_loses_connections() {
         let _held: Vec<TcpStream> = (0..200).map(|_| tcp(CLIENT_V4, SERVER_V4)).collect();
         let mut after = tcp("10.77.0.2", SERVER_V4);
         assert!(is_answered(&mut after), "a new connection");
-        assert!(is_answered(&mut before), "the one from before");
+        assert!(is_answered(&mut before), "the older connection");
     })
     .unwrap();
     assert!(heimdall.process.output().contains("ready"));

@@ -20,7 +20,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{
-    asking::{Asker, Settings},
+    client::{DnsClient, Settings},
     lab, program,
 };
 
@@ -127,7 +127,7 @@ impl Drop for Server {
     }
 }
 
-/// A full pipe: a writer blocks until somebody reads.
+/// A full pipe: a writer blocks until it is read.
 fn full_pipe() -> (PipeReader, OwnedFd) {
     let (reader, mut writer) = io::pipe().unwrap();
     let page = fcntl(&writer, FcntlArg::F_SETPIPE_SZ(4096)).unwrap();
@@ -142,7 +142,7 @@ fn a_log_that_cannot_be_written_blocks_and_ends_nothing() {
     };
     let _upstream = ScriptedUpstream::start(&lab, UPSTREAM).unwrap();
     for backend in ["socket", "xdp"] {
-        for how in ["no reader", "no space", "size limit", "reader stands still"] {
+        for how in ["no reader", "no space", "size limit", "reader is stopped"] {
             let mut reader = None;
             let limited = ["prlimit", "--fsize=1024"];
             let wrapper = if how == "size limit" {
@@ -161,14 +161,14 @@ fn a_log_that_cannot_be_written_blocks_and_ends_nothing() {
                 }
             };
             let mut server = Server::start_within(&lab, wrapper, backend, log);
-            let asker = Asker::v4(&lab);
-            assert_eq!(asker.udp(QUERY), ANSWER, "{backend}, {how}");
+            let client = DnsClient::v4(&lab);
+            assert_eq!(client.udp(QUERY), ANSWER, "{backend}, {how}");
             for _ in 0..10 {
                 server.reload();
             }
             server.signal(Signal::SIGHUP);
             server.signal(Signal::SIGUSR1);
-            assert_eq!(asker.udp(QUERY), ANSWER, "{backend}, {how}");
+            assert_eq!(client.udp(QUERY), ANSWER, "{backend}, {how}");
             let lost = server.lost_lines();
             assert_eq!(lost > 0, reader.is_none(), "{backend}, {how}: {lost}");
             server.stop();
@@ -252,15 +252,15 @@ fn lines_that_are_lost_are_reported_once_there_is_space_again() {
     drop(file);
     fs::remove_file(&fill).unwrap();
     server.reload();
-    let told = || {
+    let reported = || {
         fs::read_to_string(&log)
             .unwrap()
             .contains("lines could not be logged")
     };
-    while !told() && Instant::now() < end {
+    while !reported() && Instant::now() < end {
         thread::sleep(Duration::from_millis(20));
     }
-    assert!(told(), "{}", fs::read_to_string(&log).unwrap());
+    assert!(reported(), "{}", fs::read_to_string(&log).unwrap());
 }
 
 #[test]
@@ -299,11 +299,11 @@ fn signals_that_others_send_do_not_end_it() {
     };
     let _upstream = ScriptedUpstream::start(&lab, UPSTREAM).unwrap();
     let mut heimdall = Settings::new("").on_xdp(&lab);
-    let asker = Asker::v4(&lab);
+    let client = DnsClient::v4(&lab);
     for _ in 0..2 {
-        assert_eq!(asker.udp(QUERY), ANSWER);
+        assert_eq!(client.udp(QUERY), ANSWER);
     }
-    assert_eq!(asker.tcp(QUERY), ANSWER);
+    assert_eq!(client.tcp(QUERY), ANSWER);
     for signal in [Signal::SIGPIPE, Signal::SIGUSR2, Signal::SIGUSR1] {
         heimdall.process.signal(signal).unwrap();
     }
@@ -311,7 +311,7 @@ fn signals_that_others_send_do_not_end_it() {
     let line = "statistics: 3 queries (2 over AF_XDP, 0 over UDP, 1 over TCP), 1 hits, 2 misses";
     heimdall.process.wait_for(line, second).unwrap();
     heimdall.process.wait_for("USR2: ignored", second).unwrap();
-    assert_eq!(asker.udp(QUERY), ANSWER);
+    assert_eq!(client.udp(QUERY), ANSWER);
 }
 
 #[test]
@@ -344,7 +344,7 @@ fn a_command_whose_output_is_lost_fails() {
     };
     let _upstream = ScriptedUpstream::start(&lab, UPSTREAM).unwrap();
     let server = Server::start(&lab, "socket", Stdio::null());
-    assert_eq!(Asker::v4(&lab).udp(QUERY), ANSWER);
+    assert_eq!(DnsClient::v4(&lab).udp(QUERY), ANSWER);
     let config = server.directory.path().join("heimdall.toml");
     let config = config.to_str().unwrap();
     for arguments in [

@@ -5,7 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 mod answers;
-mod asking;
+mod client;
 mod errors;
 mod faults;
 mod lifecycle;

@@ -1,4 +1,4 @@
-//! The caches: shared between queues, refreshed, flushed, dumped, and kept over a restart.
+//! The caches: shared between queues, refreshed, flushed, dumped, and restored after a restart.
 
 use std::{
     fs,
@@ -16,7 +16,7 @@ use nix::{
 use serde_json::Value;
 
 use crate::{
-    asking::{Asker, Settings},
+    client::{DnsClient, Settings},
     heimdall, lab,
 };
 
@@ -30,7 +30,7 @@ fn answer(name: &str) -> String {
 }
 
 /// Runs a subcommand that is to succeed; its output.
-fn says(heimdall: &Heimdall, arguments: &[&str]) -> String {
+fn output_of(heimdall: &Heimdall, arguments: &[&str]) -> String {
     let output = heimdall.command(arguments).unwrap();
     assert!(output.status.success(), "{arguments:?}: {output:?}");
     String::from_utf8(output.stdout).unwrap()
@@ -45,10 +45,10 @@ fn an_answer_cached_by_one_queue_costs_no_query_on_another() {
     let upstream = ScriptedUpstream::start(&lab, UPSTREAM).unwrap();
     let heimdall = heimdall(&lab);
     // Each has a port of its own, so their queries spread over the queues.
-    let askers: Vec<_> = (0..64).map(|_| Asker::v4(&lab)).collect();
+    let askers: Vec<_> = (0..64).map(|_| DnsClient::v4(&lab)).collect();
     for name in ["www.example", "other.example"] {
-        for asker in &askers {
-            assert_eq!(asker.udp(&query(name)), answer(name));
+        for client in &askers {
+            assert_eq!(client.udp(&query(name)), answer(name));
         }
         assert_eq!(upstream.queries(name), 1);
     }
@@ -75,15 +75,15 @@ fn popular_names_are_refreshed_before_they_expire() {
     });
     let _upstream = upstream.unwrap();
     let heimdall = heimdall(&lab);
-    let asker = Asker::v4(&lab);
+    let client = DnsClient::v4(&lab);
     for name in ["popular.example", "once.example"] {
-        assert!(asker.udp(&query(name)).starts_with("NOERROR"));
+        assert!(client.udp(&query(name)).starts_with("NOERROR"));
     }
     let end = Instant::now() + Duration::from_secs(22);
     while Instant::now() < end {
-        assert!(asker.udp(&query("popular.example")).starts_with("NOERROR"));
+        assert!(client.udp(&query("popular.example")).starts_with("NOERROR"));
         // The socket front requests the same refresh, and shares it.
-        assert!(asker.tcp(&query("popular.example")).starts_with("NOERROR"));
+        assert!(client.tcp(&query("popular.example")).starts_with("NOERROR"));
         thread::sleep(Duration::from_millis(100));
     }
     let stats = heimdall.stats().unwrap();
@@ -94,7 +94,7 @@ fn popular_names_are_refreshed_before_they_expire() {
     let refreshes = forwarder["refreshes"].as_u64().unwrap();
     assert!((2..=6).contains(&refreshes), "{refreshes}");
     let sent = forwarder["sent_udp"].as_u64().unwrap();
-    assert!((4..=5).contains(&sent), "one a life for all fronts: {sent}");
+    assert!((4..=5).contains(&sent), "one a TTL for all fronts: {sent}");
 }
 
 #[test]
@@ -104,7 +104,7 @@ fn flushed_names_are_queried_again() {
     };
     let upstream = ScriptedUpstream::start(&lab, UPSTREAM).unwrap();
     let heimdall = heimdall(&lab);
-    let asker = Asker::v4(&lab);
+    let client = DnsClient::v4(&lab);
     let names = [
         "www.example",
         "a.www.example",
@@ -113,10 +113,10 @@ fn flushed_names_are_queried_again() {
     ];
     let ask_all = || {
         for name in &names[..3] {
-            assert_eq!(asker.udp(&query(name)), answer(name));
-            assert_eq!(asker.tcp(&query(name)), answer(name));
+            assert_eq!(client.udp(&query(name)), answer(name));
+            assert_eq!(client.tcp(&query(name)), answer(name));
         }
-        assert!(asker.udp(&query(names[3])).starts_with("SERVFAIL"));
+        assert!(client.udp(&query(names[3])).starts_with("SERVFAIL"));
     };
     let asked = || names.map(|name| upstream.queries(name));
     ask_all();
@@ -124,26 +124,26 @@ fn flushed_names_are_queried_again() {
     assert_eq!(asked(), [1, 1, 1, 1]);
     // In the worker's cache, the sockets' and the forwarder's.
     assert_eq!(
-        says(&heimdall, &["flush", "WWW.example"]),
+        output_of(&heimdall, &["flush", "WWW.example"]),
         "3 answers flushed\n"
     );
     ask_all();
     assert_eq!(asked(), [2, 1, 1, 1]);
     assert_eq!(
-        says(&heimdall, &["flush", "--zone", "www.example."]),
+        output_of(&heimdall, &["flush", "--zone", "www.example."]),
         "6 answers flushed\n"
     );
     ask_all();
     assert_eq!(asked(), [3, 2, 1, 1]);
     assert_eq!(
-        says(&heimdall, &["flush", "nothing.example"]),
+        output_of(&heimdall, &["flush", "nothing.example"]),
         "0 answers flushed\n"
     );
     // A failure is cached by the worker and by the forwarder.
-    says(&heimdall, &["flush", "servfail.example"]);
+    output_of(&heimdall, &["flush", "servfail.example"]);
     ask_all();
     assert_eq!(asked(), [3, 2, 1, 2]);
-    says(&heimdall, &["flush", "--all"]);
+    output_of(&heimdall, &["flush", "--all"]);
     ask_all();
     assert_eq!(asked(), [4, 3, 2, 3]);
     for (arguments, said) in [
@@ -165,13 +165,13 @@ fn the_caches_can_be_dumped() {
     };
     let _upstream = ScriptedUpstream::start(&lab, UPSTREAM).unwrap();
     let heimdall = heimdall(&lab);
-    let asker = Asker::v4(&lab);
-    assert_eq!(says(&heimdall, &["dump"]), "");
+    let client = DnsClient::v4(&lab);
+    assert_eq!(output_of(&heimdall, &["dump"]), "");
     for i in 0..2000 {
-        assert_ne!(asker.udp(&query(&format!("n{i}.example"))), "");
+        assert_ne!(client.udp(&query(&format!("n{i}.example"))), "");
     }
-    assert_eq!(asker.tcp(&query("n7.example")), answer("n7.example"));
-    let text = says(&heimdall, &["dump", "n7.example"]);
+    assert_eq!(client.tcp(&query("n7.example")), answer("n7.example"));
+    let text = output_of(&heimdall, &["dump", "n7.example"]);
     let worker = format!("{}:0", lab.server_if);
     for cache in ["forwarder", &worker, "sockets"] {
         let lines: Vec<_> = text.lines().collect();
@@ -186,7 +186,7 @@ fn the_caches_can_be_dumped() {
             "{record}"
         );
     }
-    let json = says(&heimdall, &["dump", "--zone", "example", "--json"]);
+    let json = output_of(&heimdall, &["dump", "--zone", "example", "--json"]);
     let entries: Vec<Value> = json
         .lines()
         .map(|line| serde_json::from_str(line).unwrap())
@@ -221,11 +221,11 @@ fn a_restart_succeeds_with_any_snapshot_and_without_one() {
     let settings = Settings::new(&format!(
         "[cache]\nsnapshot = {path:?}\nsnapshot-interval = 1\n[forward]\nthreads = 3"
     ));
-    let asker = Asker::v4(&lab);
+    let client = DnsClient::v4(&lab);
     let names: Vec<String> = (0..200).map(|i| format!("n{i}.example")).collect();
     let ask_all = |exact: bool| {
         for name in &names {
-            let reply = asker.udp(&query(name));
+            let reply = client.udp(&query(name));
             if exact {
                 assert_eq!(reply, answer(name));
             } else {
@@ -254,7 +254,7 @@ fn a_restart_succeeds_with_any_snapshot_and_without_one() {
     let log = warm.process.output();
     assert!(log.contains("snapshot: 200 answers from "), "{log}");
     ask_all(false);
-    assert_eq!(asked(), 200, "nothing had to be asked for again");
+    assert_eq!(asked(), 200, "all names were restored");
     // Written periodically, not only at the end.
     fs::remove_file(&path).unwrap();
     let end = Instant::now() + Duration::from_secs(10);

@@ -4,7 +4,7 @@
 use lab::{ScriptedUpstream, UPSTREAM};
 
 use crate::{
-    asking::{Asker, Settings},
+    client::{DnsClient, Settings},
     lab,
 };
 
@@ -26,30 +26,30 @@ fn nothing_is_looked_up_for_a_query_without_rd() {
     let upstream = ScriptedUpstream::start(&lab, UPSTREAM).unwrap();
     let settings = Settings::new("");
     let heimdall = settings.on_xdp(&lab);
-    let asker = Asker::v4(&lab);
-    let asker6 = Asker::v6(&lab);
+    let client = DnsClient::v4(&lab);
+    let asker6 = DnsClient::v6(&lab);
     let set = |text: &str| {
         settings.write(text);
         assert!(heimdall.reload().unwrap().status.success());
     };
     // The replies to queries without RD before and after the name is cached; and how often the
-    // upstream was asked for it.
+    // upstream was queried for it.
     let ask = |name: &str| {
         let with = format!("{name} A rd edns");
         let without = format!("{name} A edns");
         let both = || {
             let replies = [
-                asker.udp(&without),
+                client.udp(&without),
                 asker6.udp(&without),
-                asker.tcp(&without),
+                client.tcp(&without),
             ];
             assert_eq!(replies, [&replies[0]; 3].map(String::clone), "{name}");
             replies[0].clone()
         };
         let cold = both();
         let asked = upstream.queries(name);
-        assert_eq!(asker.udp(&with), address(name, "rd ra"));
-        assert_eq!(asker.tcp(&with), address(name, "rd ra"));
+        assert_eq!(client.udp(&with), address(name, "rd ra"));
+        assert_eq!(client.tcp(&with), address(name, "rd ra"));
         (cold, both(), asked)
     };
     let name = "a.example";
@@ -70,14 +70,14 @@ fn special_names_are_not_sent_upstream() {
     let upstream = ScriptedUpstream::start(&lab, UPSTREAM).unwrap();
     let settings = Settings::new("");
     let heimdall = settings.on_xdp(&lab);
-    let asker = Asker::v4(&lab);
+    let client = DnsClient::v4(&lab);
     let set = |text: &str| {
         settings.write(text);
         assert!(heimdall.reload().unwrap().status.success());
     };
     let ask = |name: &str| {
         let query = format!("{name} A rd edns");
-        let replies = [asker.udp(&query), asker.tcp(&query), asker.udp(&query)];
+        let replies = [client.udp(&query), client.tcp(&query), client.udp(&query)];
         let codes = replies.map(|reply| reply.split_once(' ').unwrap().0.to_owned());
         assert_eq!(codes, [&codes[0]; 3].map(String::clone), "{name}");
         (codes[0].clone(), upstream.queries(name))

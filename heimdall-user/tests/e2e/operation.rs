@@ -1,4 +1,4 @@
-//! Configurations: what `check` and a start say of them, and files that are no text.
+//! Configurations: `check` and a start accept and report the same; files that are no text.
 
 use std::{
     fs::{self},
@@ -12,7 +12,8 @@ use lab::{Lab, SERVER_V4, ScriptedUpstream, UPSTREAM};
 use nix::{sys::stat::Mode, unistd::mkfifo};
 
 use crate::{
-    asking::{Asker, Settings},
+    client::{DnsClient, Settings},
+    errors::PublicCopy,
     lab, program,
 };
 
@@ -51,7 +52,7 @@ fn check_says_what_a_start_would() {
     fs::write(within("odd.list"), "a.example\nb.example##.banner\n").unwrap();
     fs::write(
         within("foreign"),
-        "a file of somebody else, and no snapshot",
+        "a file of another program, and no snapshot",
     )
     .unwrap();
     mkfifo(Path::new(&within("fifo")), Mode::S_IRWXU).unwrap();
@@ -265,37 +266,26 @@ fn without_permission_the_control_directory_is_named() {
     let Some(lab) = lab("without_permission") else {
         return;
     };
-    // The build directory may be closed to others: run a copy.
-    let directory = tempfile::tempdir().unwrap();
-    let open = |path: &Path| {
-        use std::os::unix::fs::PermissionsExt;
-        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
-    };
-    open(directory.path());
-    let copy = directory.path().join("heimdall");
-    fs::copy(program(), &copy).unwrap();
-    for what in ["check", "run"] {
-        let mut command = lab.on_server("setpriv");
+    let copy = PublicCopy::new();
+    for subcommand in ["check", "run"] {
+        let mut command = copy.unprivileged(&lab);
         command
             .args([
-                "--reuid",
-                "65534",
-                "--regid",
-                "65534",
-                "--clear-groups",
-                "--",
+                subcommand,
+                "--upstream",
+                UPSTREAM,
+                "--listen",
+                "127.0.0.1:5353",
             ])
-            .arg(&copy)
-            .args([what, "--upstream", UPSTREAM, "--listen", "127.0.0.1:5353"])
             .arg("--control")
-            .arg(directory.path().join("new/control.sock"));
+            .arg(copy.directory.path().join("new/control.sock"));
         let output = command.output().unwrap();
         let text = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(1), "{what}: {text}");
+        assert_eq!(output.status.code(), Some(1), "{subcommand}: {text}");
         assert!(
             text.contains("--control: cannot make the control socket's directory")
                 && text.contains("Permission denied"),
-            "{what}: {text}"
+            "{subcommand}: {text}"
         );
     }
 }
@@ -311,9 +301,9 @@ fn a_reload_skips_bad_lines_and_rejects_other_than_files() {
     fs::write(&hosts, "10.0.0.9 nas.lan\n").unwrap();
     let settings = Settings::new(&format!("[local]\nhosts = [{hosts:?}]"));
     let mut heimdall = settings.on_xdp(&lab);
-    let asker = Asker::v4(&lab);
+    let client = DnsClient::v4(&lab);
     let nas = |address: &str| format!("NOERROR qr rd ra | nas.lan. A | 300 A {address}");
-    assert_eq!(asker.udp("nas.lan A rd"), nas("10.0.0.9"));
+    assert_eq!(client.udp("nas.lan A rd"), nas("10.0.0.9"));
     fs::write(
         &hosts,
         b"\xef\xbb\xbf10.0.0.8 nas.lan a..b\r\nfe80::1%lo0 localhost\r\n127.1 x\r\n\0\r\n",
@@ -326,7 +316,7 @@ fn a_reload_skips_bad_lines_and_rejects_other_than_files() {
         .process
         .wait_for(warning, Duration::from_secs(10))
         .unwrap();
-    assert_eq!(asker.udp("nas.lan A rd"), nas("10.0.0.8"));
+    assert_eq!(client.udp("nas.lan A rd"), nas("10.0.0.8"));
 
     fs::remove_file(&hosts).unwrap();
     mkfifo(&hosts, Mode::S_IRWXU).unwrap();
@@ -338,5 +328,9 @@ fn a_reload_skips_bad_lines_and_rejects_other_than_files() {
         text.contains(&place) && text.contains("it is a FIFO"),
         "{text}"
     );
-    assert_eq!(asker.udp("nas.lan A rd"), nas("10.0.0.8"), "the old policy");
+    assert_eq!(
+        client.udp("nas.lan A rd"),
+        nas("10.0.0.8"),
+        "the old policy"
+    );
 }

@@ -9,7 +9,7 @@ use std::{
 use lab::{Heimdall, Lab, Received, SERVER_V4, ScriptedUpstream, UPSTREAM, by_label};
 
 use crate::{
-    asking::{Asker, Settings},
+    client::{DnsClient, Settings},
     lab, program,
 };
 
@@ -25,7 +25,7 @@ fn upstream(lab: &Lab) -> ScriptedUpstream {
 /// One client asks for 300 new names a second below a dead zone, all the while another one asks for
 /// 40 that can be resolved, one after another: the replies to those.
 fn meanwhile(lab: &Lab) -> Vec<String> {
-    let (many, few) = (Asker::v4(lab), Asker::v6(lab));
+    let (many, few) = (DnsClient::v4(lab), DnsClient::v6(lab));
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
         scope.spawn(|| {
@@ -82,8 +82,8 @@ fn one_client_and_a_dead_zone_do_not_block_others() {
     let heimdall = settings.on_xdp(&lab);
     assert_served(&meanwhile(&lab), &heimdall);
     // A look-up that was shed is answered with the reason.
-    let asker = Asker::v4(&lab);
-    let reply = asker.udp("last.dead.example A rd edns");
+    let client = DnsClient::v4(&lab);
+    let reply = client.udp("last.dead.example A rd edns");
     assert!(
         reply.starts_with("SERVFAIL qr rd ra | last.dead.example. A |"),
         "{reply}"
@@ -134,6 +134,6 @@ fn a_low_file_limit_is_reported_and_others_are_served() {
     assert!(log.contains("LimitNOFILE=5"), "{log}");
     assert_served(&meanwhile(&lab), &heimdall);
     assert_eq!(heimdall.stats().unwrap()["forwarder"]["socket_errors"], 0);
-    let tcp = Asker::v6(&lab).tcp("tcp.example A rd");
+    let tcp = DnsClient::v6(&lab).tcp("tcp.example A rd");
     assert!(tcp.starts_with("NOERROR "), "{tcp}");
 }

@@ -1,10 +1,10 @@
-//! The operator's rules for clients: access, rate limits, cookies, and what the server tells about
+//! The operator's rules for clients: access, rate limits, cookies, and the identity that the server reports, or
 //! itself.
 
 use lab::{Heimdall, Kdig, Lab, SERVER_V4, ScriptedUpstream, UPSTREAM, sum};
 
 use crate::{
-    asking::{Asker, CLOSED, NOTHING, Settings, TIMEOUT},
+    client::{CLOSED, DnsClient, NOTHING, Settings, TIMEOUT},
     lab, program,
     scenarios::language,
 };
@@ -40,22 +40,22 @@ fn clients_outside_the_access_list_are_refused_or_dropped() {
         return;
     };
     let _upstream = ScriptedUpstream::start(&lab, UPSTREAM).unwrap();
-    let asker = Asker::v4(&lab);
+    let client = DnsClient::v4(&lab);
     let drop_us = "[access]\ndrop = [\"10.53.0.0/24\"]";
     for (backend, start) in BACKENDS {
         let with = |text: &str| start(&Settings::new(text), &lab);
         {
             let heimdall = with("");
-            assert_eq!(asker.udp(QUERY), ANSWER, "{backend}: a private address");
-            assert_eq!(asker.tcp(QUERY), ANSWER, "{backend}: a private address");
+            assert_eq!(client.udp(QUERY), ANSWER, "{backend}: a private address");
+            assert_eq!(client.tcp(QUERY), ANSWER, "{backend}: a private address");
             let log = heimdall.process.output();
             assert!(!log.contains("WARN") && !log.contains("PUBLIC"), "{log}");
         }
         {
             let heimdall = with("[access]\nallow = [\"10.53.0.9/32\"]");
-            assert_eq!(asker.udp(QUERY), REFUSED, "{backend}");
-            assert_eq!(asker.tcp(QUERY), REFUSED, "{backend}");
-            assert_eq!(Asker::v6(&lab).udp(QUERY), REFUSED, "{backend}");
+            assert_eq!(client.udp(QUERY), REFUSED, "{backend}");
+            assert_eq!(client.tcp(QUERY), REFUSED, "{backend}");
+            assert_eq!(DnsClient::v6(&lab).udp(QUERY), REFUSED, "{backend}");
             let stats = heimdall.stats().unwrap();
             let prohibited =
                 sum(&stats, "prohibited") + stats["sockets"]["prohibited"].as_u64().unwrap();
@@ -64,10 +64,10 @@ fn clients_outside_the_access_list_are_refused_or_dropped() {
         }
         {
             let heimdall = with(drop_us);
-            assert_eq!(asker.udp_in_vain(QUERY), NOTHING, "{backend}");
-            assert_eq!(asker.tcp(QUERY), CLOSED, "{backend}");
+            assert_eq!(client.udp_in_vain(QUERY), NOTHING, "{backend}");
+            assert_eq!(client.tcp(QUERY), CLOSED, "{backend}");
             // Addresses outside of the prefix are answered as before.
-            assert_eq!(Asker::v6(&lab).udp(QUERY), ANSWER, "{backend}");
+            assert_eq!(DnsClient::v6(&lab).udp(QUERY), ANSWER, "{backend}");
             let stats = heimdall.stats().unwrap();
             assert!(
                 datagrams(&stats)["dropped"]["access"].as_u64() >= Some(1),
@@ -82,7 +82,7 @@ fn clients_outside_the_access_list_are_refused_or_dropped() {
             warning.contains("WARN") && warning.contains(": 0.0.0.0/0;"),
             "{warning}"
         );
-        assert_eq!(asker.udp(QUERY), ANSWER, "{backend}");
+        assert_eq!(client.udp(QUERY), ANSWER, "{backend}");
     }
     let allow = |prefix| {
         let arguments = ["--upstream", UPSTREAM, "--allow", prefix];
@@ -90,10 +90,10 @@ fn clients_outside_the_access_list_are_refused_or_dropped() {
     };
     {
         let _heimdall = allow("10.53.0.9");
-        assert_eq!(asker.udp(QUERY), REFUSED);
+        assert_eq!(client.udp(QUERY), REFUSED);
     }
     let heimdall = allow("10.53.0.2");
-    assert_eq!(asker.udp(QUERY), ANSWER);
+    assert_eq!(client.udp(QUERY), ANSWER);
     assert_eq!(heimdall.stats().unwrap()["sockets"]["udp_received"], 0);
 }
 
@@ -104,7 +104,7 @@ fn a_flood_gets_no_more_than_its_allowance() {
     };
     let _upstream = ScriptedUpstream::start(&lab, UPSTREAM).unwrap();
     let settings = Settings::new("[rate-limit]\nresponses-per-second = 5\nslip = 2");
-    let (v4, v6) = (Asker::v4(&lab), Asker::v6(&lab));
+    let (v4, v6) = (DnsClient::v4(&lab), DnsClient::v6(&lab));
     for (backend, start) in BACKENDS {
         let heimdall = start(&settings, &lab);
         let count = |name: &str| {
@@ -160,9 +160,9 @@ fn a_flood_gets_no_more_than_its_allowance() {
 }
 
 /// A query with this COOKIE option; the COOKIE option of the reply.
-fn cookie(asker: &Asker<'_>, given: &str) -> Option<String> {
+fn cookie(client: &DnsClient<'_>, given: &str) -> Option<String> {
     let query = language::query(&format!("{QUERY} option=10:{given}"));
-    let reply = asker.udp_octets(&query, TIMEOUT).unwrap();
+    let reply = client.udp_octets(&query, TIMEOUT).unwrap();
     let text = language::reply(&reply, &query);
     let expected = format!("{ANSWER} cookie=24");
     assert!(text == expected || text == ANSWER, "{text}");
@@ -175,26 +175,26 @@ fn cookies_are_given_and_required_under_load() {
         return;
     };
     let _upstream = ScriptedUpstream::start(&lab, UPSTREAM).unwrap();
-    let asker = Asker::v4(&lab);
+    let client = DnsClient::v4(&lab);
     for (backend, start) in BACKENDS {
         let settings = Settings::new("[cookies]\ndemand-above = 10");
         let heimdall = start(&settings, &lab);
-        let given = cookie(&asker, CLIENT_COOKIE).unwrap();
+        let given = cookie(&client, CLIENT_COOKIE).unwrap();
         assert!(given.starts_with(CLIENT_COOKIE), "{backend}: {given}");
-        assert_eq!(cookie(&asker, &given), Some(given.clone()), "{backend}");
+        assert_eq!(cookie(&client, &given), Some(given.clone()), "{backend}");
 
         // The load is measured over this second and the one before.
-        let busy = || assert_eq!(asker.udp_at_once(QUERY, 30), [ANSWER; 30], "{backend}");
+        let busy = || assert_eq!(client.udp_at_once(QUERY, 30), [ANSWER; 30], "{backend}");
         busy();
         let without = format!("{QUERY} option=10:{CLIENT_COOKIE}");
         let bad = "BADCOOKIE qr rd ra | www.example. A | | | | opt 1232 cookie=24";
-        assert_eq!(asker.udp(&without), bad, "{backend}");
+        assert_eq!(client.udp(&without), bad, "{backend}");
         assert_eq!(
-            asker.tcp(&without),
+            client.tcp(&without),
             format!("{ANSWER} cookie=24"),
             "{backend}"
         );
-        assert_eq!(cookie(&asker, &given), Some(given), "{backend}");
+        assert_eq!(cookie(&client, &given), Some(given), "{backend}");
 
         // A real client retries with the cookie that it is given.
         busy();
@@ -214,30 +214,30 @@ fn servers_with_the_same_secret_accept_each_others_cookies() {
         return;
     };
     let _upstream = ScriptedUpstream::start(&lab, UPSTREAM).unwrap();
-    let asker = Asker::v6(&lab);
+    let client = DnsClient::v6(&lab);
     let [first, second, third] = ["11", "22", "33"].map(|octet| octet.repeat(16));
     let with = |text: &str| Settings::new(&format!("[cookies]\n{text}")).on_xdp(&lab);
     let secrets = |secrets: &[&String]| with(&format!("secrets = {secrets:?}"));
     let given = {
         let _heimdall = secrets(&[&first]);
-        cookie(&asker, CLIENT_COOKIE).unwrap()
+        cookie(&client, CLIENT_COOKIE).unwrap()
     };
     {
         // During a change of secret: this server makes new cookies, and accepts old ones.
         let _heimdall = secrets(&[&second, &first]);
-        assert_eq!(cookie(&asker, &given).as_ref(), Some(&given));
-        assert_ne!(cookie(&asker, CLIENT_COOKIE).as_ref(), Some(&given));
+        assert_eq!(cookie(&client, &given).as_ref(), Some(&given));
+        assert_ne!(cookie(&client, CLIENT_COOKIE).as_ref(), Some(&given));
     }
     {
         let _heimdall = secrets(&[&third]);
-        let other = cookie(&asker, &given).unwrap();
+        let other = cookie(&client, &given).unwrap();
         assert_ne!(other, given, "not one of its own");
         assert!(other.starts_with(CLIENT_COOKIE));
-        assert_eq!(cookie(&asker, &other), Some(other.clone()));
+        assert_eq!(cookie(&client, &other), Some(other.clone()));
     }
     let _heimdall = with("enabled = false");
-    assert_eq!(cookie(&asker, &given), None);
-    assert_eq!(cookie(&asker, CLIENT_COOKIE), None);
+    assert_eq!(cookie(&client, &given), None);
+    assert_eq!(cookie(&client, CLIENT_COOKIE), None);
 }
 
 #[test]
@@ -246,7 +246,7 @@ fn the_identity_is_told_only_if_it_is_set() {
         return;
     };
     let _upstream = ScriptedUpstream::start(&lab, UPSTREAM).unwrap();
-    let asker = Asker::v4(&lab);
+    let client = DnsClient::v4(&lab);
     let _heimdall = Settings::new("").on_xdp(&lab);
     for name in [
         "version.bind",
@@ -257,10 +257,10 @@ fn the_identity_is_told_only_if_it_is_set() {
         // EDE 21, Not Supported.
         let expected = format!("REFUSED qr rd ra | {name}. TXT class=3 | | | | opt 1232 ede=21");
         let query = format!("{name} TXT rd edns class=3");
-        assert_eq!(asker.udp(&query), expected);
-        assert_eq!(asker.tcp(&query), expected);
+        assert_eq!(client.udp(&query), expected);
+        assert_eq!(client.tcp(&query), expected);
     }
     let nsid = format!("{QUERY} option=3:");
-    assert_eq!(asker.udp(&nsid), ANSWER, "no NSID");
-    assert_eq!(asker.tcp(&nsid), ANSWER, "no NSID");
+    assert_eq!(client.udp(&nsid), ANSWER, "no NSID");
+    assert_eq!(client.tcp(&nsid), ANSWER, "no NSID");
 }

@@ -12,7 +12,7 @@ use lab::{Heimdall, Kdig, Knot, Lab, Process, SERVER_V4, SERVER_V6, UPSTREAM};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::{asking::query, heimdall, lab, program};
+use crate::{client::query, heimdall, lab, program};
 
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(20);
 

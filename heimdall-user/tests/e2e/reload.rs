@@ -10,7 +10,7 @@ use lab::{ScriptedUpstream, UPSTREAM};
 use nix::sys::signal::Signal;
 
 use crate::{
-    asking::{Asker, Settings},
+    client::{DnsClient, Settings},
     lab,
 };
 
@@ -30,17 +30,17 @@ fn a_reload_applies_the_new_policy_and_loses_no_query() {
     let _upstream = ScriptedUpstream::start(&lab, UPSTREAM).unwrap();
     let settings = Settings::new(ALL);
     let heimdall = settings.on_xdp(&lab);
-    let asker = Asker::v4(&lab);
+    let client = DnsClient::v4(&lab);
     let reload = || {
         let output = heimdall.reload().unwrap();
         assert!(output.status.success(), "{output:?}");
-        let said = String::from_utf8(output.stdout).unwrap();
-        assert_eq!(said, "reloaded: the new policy holds\n");
+        let message = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(message, "reloaded: the new policy holds\n");
     };
     let over = AtomicBool::new(false);
     let answered = thread::scope(|scope| {
         let background = scope.spawn(|| {
-            let other = Asker::v6(&lab);
+            let other = DnsClient::v6(&lab);
             let mut answered = 0u32;
             while !over.load(Ordering::Relaxed) {
                 // Old names and new ones.
@@ -56,8 +56,8 @@ fn a_reload_applies_the_new_policy_and_loses_no_query() {
             for (text, expected) in [(ONLY_V6, REFUSED), (ALL, ANSWER)] {
                 settings.write(text);
                 reload();
-                assert_eq!(asker.udp(QUERY), expected, "AF_XDP");
-                assert_eq!(asker.tcp(QUERY), expected, "TCP");
+                assert_eq!(client.udp(QUERY), expected, "AF_XDP");
+                assert_eq!(client.tcp(QUERY), expected, "TCP");
             }
         }
         over.store(true, Ordering::Relaxed);
@@ -70,10 +70,10 @@ fn a_reload_applies_the_new_policy_and_loses_no_query() {
         settings.write(text);
         heimdall.process.signal(Signal::SIGHUP).unwrap();
         let end = Instant::now() + Duration::from_secs(5);
-        while asker.udp(QUERY) != expected && Instant::now() < end {
+        while client.udp(QUERY) != expected && Instant::now() < end {
             thread::sleep(Duration::from_millis(10));
         }
-        assert_eq!(asker.udp(QUERY), expected);
+        assert_eq!(client.udp(QUERY), expected);
     }
 }
 
@@ -85,8 +85,8 @@ fn a_bad_file_changes_nothing() {
     let _upstream = ScriptedUpstream::start(&lab, UPSTREAM).unwrap();
     let settings = Settings::new(ALL);
     let mut heimdall = settings.on_xdp(&lab);
-    let asker = Asker::v4(&lab);
-    assert_eq!(asker.udp(QUERY), ANSWER);
+    let client = DnsClient::v4(&lab);
+    assert_eq!(client.udp(QUERY), ANSWER);
     for (text, line, what) in [
         ("[access]\n\nallow = [\"192.0.2.0/33\"]", 3, "not a prefix"),
         ("[access]\nalow = [\"192.0.2.0/24\"]", 2, "alow"),
@@ -94,15 +94,18 @@ fn a_bad_file_changes_nothing() {
     ] {
         settings.write(text);
         let output = heimdall.reload().unwrap();
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(1), "{text}: {said}");
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{text}: {message}");
         let place = format!("{}:{line}: ", settings.path());
         assert!(
-            said.contains(&place) && said.contains(what),
-            "{text}: {said}"
+            message.contains(&place) && message.contains(what),
+            "{text}: {message}"
         );
-        assert!(said.contains("the old policy stays"), "{text}: {said}");
-        assert_eq!(asker.udp(QUERY), ANSWER, "{text}");
+        assert!(
+            message.contains("the old policy stays"),
+            "{text}: {message}"
+        );
+        assert_eq!(client.udp(QUERY), ANSWER, "{text}");
     }
     heimdall.process.signal(Signal::SIGHUP).unwrap();
     let end = Instant::now() + Duration::from_secs(5);
@@ -111,7 +114,7 @@ fn a_bad_file_changes_nothing() {
     }
     let log = heimdall.process.output();
     assert_eq!(log.matches("not reloaded").count(), 4, "{log}");
-    assert_eq!(asker.udp(QUERY), ANSWER, "after the signal");
+    assert_eq!(client.udp(QUERY), ANSWER, "after the signal");
 
     settings.write(&format!("max-udp-size = 1400\n{ONLY_V6}"));
     let output = heimdall.reload().unwrap();
@@ -121,7 +124,7 @@ fn a_bad_file_changes_nothing() {
         "{output:?}"
     );
     assert_eq!(
-        asker.udp(QUERY),
+        client.udp(QUERY),
         REFUSED,
         "the policy holds, the size does not"
     );
@@ -144,12 +147,12 @@ fn names_are_blocked_and_unblocked_though_they_are_cached() {
     let blocklist = format!("[[blocklist]]\nfile = {list:?}\n");
     let settings = Settings::new(&blocklist);
     let heimdall = settings.on_xdp(&lab);
-    let asker = Asker::v4(&lab);
+    let client = DnsClient::v4(&lab);
     let expect = |expected: &str, when: &str| {
         // The second is a hit.
         for _ in 0..2 {
-            assert_eq!(asker.udp(QUERY), expected, "{when}, AF_XDP");
-            assert_eq!(asker.tcp(QUERY), expected, "{when}, TCP");
+            assert_eq!(client.udp(QUERY), expected, "{when}, AF_XDP");
+            assert_eq!(client.tcp(QUERY), expected, "{when}, TCP");
         }
     };
     let reload = || assert!(heimdall.reload().unwrap().status.success());
@@ -158,7 +161,7 @@ fn names_are_blocked_and_unblocked_though_they_are_cached() {
     expect(ANSWER, "the list is not read by itself");
     reload();
     for _ in 0..2 {
-        for reply in [asker.udp(QUERY), asker.tcp(QUERY)] {
+        for reply in [client.udp(QUERY), client.tcp(QUERY)] {
             // EDE 15, Blocked.
             assert!(reply.starts_with("NXDOMAIN "), "{reply}");
             assert!(reply.ends_with(" ede=15"), "{reply}");

@@ -1,5 +1,5 @@
 //! Packets that XDP passes to the kernel are answered over sockets, from the address that was asked;
-//! and answers that are too large for a packet are asked for again over TCP.
+//! and queries whose answers are too large for a packet are repeated over TCP.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -9,7 +9,7 @@ use lab::{
 use nix::sys::signal::Signal;
 
 use crate::{
-    asking::{Asker, Settings},
+    client::{DnsClient, Settings},
     heimdall, lab,
 };
 
@@ -169,7 +169,7 @@ fn fragments(lab: &Lab) -> u64 {
 
 /// Replies of these sizes, that fit into packets of 1280 octets or do not.
 fn whole_or_truncated(lab: &Lab, backend: &str) {
-    for (asker, headers) in [(Asker::v4(lab), 20 + 8), (Asker::v6(lab), 40 + 8)] {
+    for (client, headers) in [(DnsClient::v4(lab), 20 + 8), (DnsClient::v6(lab), 40 + 8)] {
         for (size, fits) in [
             (1280 - headers, true),
             (1281 - headers, false),
@@ -179,12 +179,12 @@ fn whole_or_truncated(lab: &Lab, backend: &str) {
             let name = format!("len-{size}.example");
             let query = format!("{name} TXT rd edns=4096");
             for round in ["cold", "warm"] {
-                let reply = asker.udp(&query);
+                let reply = client.udp(&query);
                 let cut = format!("NOERROR qr tc rd ra | {name}. TXT | | | | opt 4096");
                 assert_eq!(reply == cut, !fits, "{backend}, {size}, {round}: {reply}");
                 assert!(reply.contains(&name), "{backend}, {size}, {round}: {reply}");
             }
-            let whole = asker.tcp(&query);
+            let whole = client.tcp(&query);
             let expected = format!("NOERROR qr rd ra | {name}. TXT | 300 TXT (");
             assert!(whole.starts_with(&expected), "{backend}, {size}: {whole}");
         }
@@ -233,7 +233,7 @@ fn replies_too_large_for_the_path_among_others() {
         run(lab.on_server("ip").args(route)).unwrap();
     }
     let heimdall = settings.on_sockets(&lab);
-    let askers = [Asker::v4(&lab), Asker::v6(&lab)];
+    let askers = [DnsClient::v4(&lab), DnsClient::v6(&lab)];
     let sizes = [100, 2000, 1200, 600, 4000, 1232];
     let query = |size: usize| format!("len-{size}.example TXT rd edns=4096");
     for size in sizes {
@@ -243,14 +243,14 @@ fn replies_too_large_for_the_path_among_others() {
     let burst = || sizes.iter().cycle().take(80).copied();
     heimdall.process.signal(Signal::SIGSTOP).unwrap();
     for size in burst() {
-        for asker in &askers {
-            asker.udp_send(&query(size));
+        for client in &askers {
+            client.udp_send(&query(size));
         }
     }
     heimdall.process.signal(Signal::SIGCONT).unwrap();
     for size in burst() {
-        for asker in &askers {
-            let reply = asker.udp_reply(&query(size));
+        for client in &askers {
+            let reply = client.udp_reply(&query(size));
             let name = format!("len-{size}.example.");
             let cut = format!("NOERROR qr tc rd ra | {name} TXT | | | | opt 4096");
             assert_eq!(reply == cut, size > 1232, "{size}: {reply}");

@@ -1,4 +1,4 @@
-//! What the forwarder keeps: stale answers, failures, names that do not exist; and what it tells the
+//! The forwarder's cache: stale answers, failures, names that do not exist; and its report to the
 //! upstreams about clients.
 
 use std::{
@@ -10,11 +10,11 @@ use hickory_proto::op::{Message, ResponseCode};
 use lab::{Heimdall, Lab, ScriptedUpstream, UPSTREAM, message};
 
 use crate::{
-    asking::{Asker, Settings},
+    client::{DnsClient, Settings},
     lab,
 };
 
-/// How an upstream that can be told to behave otherwise behaves.
+/// The behaviour of an upstream, which a test changes.
 #[derive(Clone, Copy)]
 enum Does {
     /// Answers with an address that ends so, for so many seconds. Names with a label `gone` do not
@@ -92,22 +92,22 @@ fn stale_answers_are_served_while_an_upstream_is_silent() {
         return;
     };
     let upstream = start(&lab, Does::Answer(1, 1));
-    let asker = Asker::v4(&lab);
+    let client = DnsClient::v4(&lab);
     let settings = Settings::new(
         "[forward]\ntimeout-ms = 2000\nattempts = 3\nclient-response-timeout-ms = 300",
     );
     let heimdall = settings.on_xdp(&lab);
-    assert_eq!(asker.udp(HERE), address("here.example", 10, 1));
-    assert!(asker.udp(GONE).starts_with("NXDOMAIN "));
+    assert_eq!(client.udp(HERE), address("here.example", 10, 1));
+    assert!(client.udp(GONE).starts_with("NXDOMAIN "));
     behave(&upstream, Does::Nothing);
     expire();
 
     let asked = Instant::now();
-    assert_eq!(asker.udp(HERE), STALE);
+    assert_eq!(client.udp(HERE), STALE);
     let took = asked.elapsed();
     let expected = Duration::from_millis(250)..Duration::from_millis(1_900);
     assert!(expected.contains(&took), "{took:?}: before the try is over");
-    let denied = asker.udp(GONE);
+    let denied = client.udp(GONE);
     assert!(
         denied.starts_with("NXDOMAIN ") && denied.ends_with(" ede=19"),
         "{denied}"
@@ -115,8 +115,8 @@ fn stale_answers_are_served_while_an_upstream_is_silent() {
     // From then on at once, from every front.
     let asked = Instant::now();
     for _ in 0..20 {
-        assert_eq!(asker.udp(HERE), STALE);
-        assert_eq!(asker.tcp(HERE), STALE);
+        assert_eq!(client.udp(HERE), STALE);
+        assert_eq!(client.tcp(HERE), STALE);
     }
     assert!(asked.elapsed() < Duration::from_millis(1_500));
     assert!(
@@ -128,8 +128,8 @@ fn stale_answers_are_served_while_an_upstream_is_silent() {
     behave(&upstream, Does::Answer(2, 60));
     wait(&heimdall, "/forwarder/answers", 4);
     assert!(heimdall.reload().unwrap().status.success());
-    assert_eq!(asker.udp(HERE), address("here.example", 60, 2));
-    assert_eq!(asker.tcp(HERE), address("here.example", 60, 2));
+    assert_eq!(client.udp(HERE), address("here.example", 60, 2));
+    assert_eq!(client.tcp(HERE), address("here.example", 60, 2));
 }
 
 #[test]
@@ -137,21 +137,21 @@ fn an_upstream_that_is_gone_is_not_asked_again_at_once() {
     let Some(lab) = lab("an_upstream_that_is_gone") else {
         return;
     };
-    let asker = Asker::v4(&lab);
+    let client = DnsClient::v4(&lab);
     let settings = Settings::new("[forward]\ntimeout-ms = 200");
     let heimdall = settings.on_xdp(&lab);
     let upstream = start(&lab, Does::Answer(1, 1));
-    assert_eq!(asker.udp(HERE), address("here.example", 10, 1));
+    assert_eq!(client.udp(HERE), address("here.example", 10, 1));
     drop(upstream);
     expire();
-    assert_eq!(asker.udp(HERE), STALE);
+    assert_eq!(client.udp(HERE), STALE);
 
     let upstream = start(&lab, Does::Answer(2, 60));
     for _ in 0..5 {
         // Without the fronts' caches.
         assert!(heimdall.reload().unwrap().status.success());
-        assert_eq!(asker.udp(HERE), STALE);
-        assert_eq!(asker.tcp(HERE), STALE);
+        assert_eq!(client.udp(HERE), STALE);
+        assert_eq!(client.tcp(HERE), STALE);
         thread::sleep(Duration::from_millis(400));
     }
     assert!(
@@ -159,7 +159,7 @@ fn an_upstream_that_is_gone_is_not_asked_again_at_once() {
         "it has some seconds to come back"
     );
     assert_eq!(
-        asker.udp("other.example A rd edns"),
+        client.udp("other.example A rd edns"),
         address("other.example", 60, 2)
     );
 }
@@ -170,13 +170,13 @@ fn without_stale_answers_there_is_servfail() {
         return;
     };
     let upstream = start(&lab, Does::Answer(1, 1));
-    let asker = Asker::v4(&lab);
+    let client = DnsClient::v4(&lab);
     let settings = "[cache]\nstale-max-age = 0\n[forward]\ntimeout-ms = 100\nattempts = 2";
     let _heimdall = Settings::new(settings).on_xdp(&lab);
-    assert_eq!(asker.udp(HERE), address("here.example", 10, 1));
+    assert_eq!(client.udp(HERE), address("here.example", 10, 1));
     behave(&upstream, Does::Nothing);
     expire();
-    let reply = asker.udp(HERE);
+    let reply = client.udp(HERE);
     // EDE 22, No Reachable Authority; 23, Network Error.
     let with = |ede: u16| format!("SERVFAIL qr rd ra | here.example. A | | | | opt 1232 ede={ede}");
     assert!(reply == with(22) || reply == with(23), "{reply}");
@@ -188,12 +188,12 @@ fn failures_are_cached_with_growing_pauses() {
         return;
     };
     let upstream = ScriptedUpstream::start(&lab, UPSTREAM).unwrap();
-    let asker = Asker::v4(&lab);
+    let client = DnsClient::v4(&lab);
     let _heimdall = Settings::new("").on_xdp(&lab);
     const FAILING: &str = "servfail.example A rd edns";
     let asked = || upstream.queries("servfail.example");
 
-    let replies = asker.udp_at_once(FAILING, 20);
+    let replies = client.udp_at_once(FAILING, 20);
     assert_eq!(replies.len(), 20);
     assert!(
         replies.iter().all(|reply| reply.starts_with("SERVFAIL ")),
@@ -208,8 +208,8 @@ fn failures_are_cached_with_growing_pauses() {
     ] {
         thread::sleep(Duration::from_millis(pause));
         for _ in 0..5 {
-            assert!(asker.udp(FAILING).starts_with("SERVFAIL "));
-            assert!(asker.tcp(FAILING).starts_with("SERVFAIL "));
+            assert!(client.udp(FAILING).starts_with("SERVFAIL "));
+            assert!(client.tcp(FAILING).starts_with("SERVFAIL "));
         }
         assert_eq!(asked(), count, "{when}");
     }
@@ -221,13 +221,13 @@ fn a_name_that_does_not_exist_is_asked_for_once() {
         return;
     };
     let upstream = start(&lab, Does::Answer(1, 60));
-    let asker = Asker::v4(&lab);
+    let client = DnsClient::v4(&lab);
     let mut before = 0;
     for (cut, below) in [(false, 2), (true, 0)] {
         let heimdall = Settings::new(&format!("[cache]\nnxdomain-cut = {cut}")).on_xdp(&lab);
         let mut asked = |names: &[&str]| {
             for name in names {
-                let reply = asker.udp(&format!("{name} rd"));
+                let reply = client.udp(&format!("{name} rd"));
                 assert!(reply.starts_with("NXDOMAIN "), "{name}: {reply}");
             }
             let asked = upstream.received().len() - before;
@@ -260,10 +260,10 @@ fn an_answer_cached_by_one_front_costs_no_query_on_another() {
         return;
     };
     let upstream = start(&lab, Does::Answer(1, 60));
-    let asker = Asker::v4(&lab);
+    let client = DnsClient::v4(&lab);
     let heimdall = Settings::new("").on_xdp(&lab);
-    assert_eq!(asker.udp(HERE), address("here.example", 60, 1));
-    assert_eq!(asker.tcp(HERE), address("here.example", 60, 1));
+    assert_eq!(client.udp(HERE), address("here.example", 60, 1));
+    assert_eq!(client.tcp(HERE), address("here.example", 60, 1));
     assert_eq!(upstream.received().len(), 1);
     let stats = heimdall.stats().unwrap();
     assert_eq!(stats["workers"][0]["misses"], 1);
@@ -277,8 +277,8 @@ fn upstreams_see_the_configured_subnet_and_never_a_clients() {
         return;
     };
     let upstream = start(&lab, Does::AnswerOverTcp);
-    let asker = Asker::v4(&lab);
-    // What is behind the OPT record's type, size and flags.
+    let client = DnsClient::v4(&lab);
+    // The rest of the OPT record, after its type, size and flags.
     for (settings, options) in [
         ("", vec![0, 0]),
         (
@@ -297,7 +297,7 @@ fn upstreams_see_the_configured_subnet_and_never_a_clients() {
             .enumerate()
         {
             let name = format!("n{number}.example");
-            let reply = asker.udp(&format!("{name} A rd edns {option}"));
+            let reply = client.udp(&format!("{name} A rd edns {option}"));
             assert!(
                 reply.starts_with(&address(&name, 60, 1)),
                 "{settings}: {reply}"

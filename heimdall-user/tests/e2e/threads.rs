@@ -14,7 +14,7 @@ use lab::{Frames, Heimdall, Knot, Lab, QueryFrame, SERVER_V4, ScriptedUpstream, 
 use serde_json::Value;
 
 use crate::{
-    asking::query,
+    client::query,
     heimdall, lab, program,
     recover::{Off, TIMEOUT, is_running, kdig, load, wait_for},
 };
@@ -256,7 +256,7 @@ fn outcomes_for_a_worker_that_failed_reach_no_other() {
     };
     let in_flight = |stats: &Value| stats["forwarder"]["in_flight"].as_u64().unwrap();
     ask("drop");
-    wait_for(&heimdall, "asking", |stats| {
+    wait_for(&heimdall, "in flight", |stats| {
         in_flight(stats) == u64::from(QUERIES)
     });
     // The forwarder gives up after 3 s: were the worker started again at once, that would be
@@ -289,7 +289,7 @@ fn the_end_of_an_essential_thread_ends_the_process() {
         return;
     };
     let _knot = Knot::upstream(&lab).unwrap();
-    for (thread, said) in [
+    for (thread, message) in [
         (
             "sockets",
             "the socket front thread ended unexpectedly; stopping the server",
@@ -304,7 +304,7 @@ fn the_end_of_an_essential_thread_ends_the_process() {
         let status = heimdall.process.wait(TIMEOUT).unwrap();
         let log = heimdall.process.output();
         assert_eq!(status.code(), Some(1), "{log}");
-        assert!(log.contains(said), "{log}");
+        assert!(log.contains(message), "{log}");
         assert!(!lab.has_xdp().unwrap());
     }
     // Without this one, queries are still answered.

@@ -47,7 +47,7 @@ fn a_truncated_answer_that_tcp_does_not_complete_is_passed_on() {
     };
     let _upstream = ScriptedUpstream::with_script(&lab, FIRST, |query| {
         let mut reply = query.msg.clone();
-        // QR, TC, RD and RA; what the query had besides its question stays.
+        // QR, TC, RD and RA; the rest of the query stays.
         reply[2..4].copy_from_slice(&[0x83, 0x80]);
         if query.tcp { Vec::new() } else { vec![reply] }
     })
@@ -59,7 +59,7 @@ fn a_truncated_answer_that_tcp_does_not_complete_is_passed_on() {
         assert_eq!(got.status, "NOERROR");
         assert!(got.flags.contains("tc"), "{}", got.flags);
         let forwarder = &heimdall.stats().unwrap()["forwarder"];
-        assert_eq!(forwarder["truncated"], count, "it is not kept");
+        assert_eq!(forwarder["truncated"], count, "it is not cached");
     }
     let got = Kdig::ask(&lab, &[&server, "large.example", "TXT", "+tcp"]).unwrap();
     assert_eq!(got.status, "SERVFAIL", "over TCP there is no larger answer");

@@ -84,6 +84,11 @@ impl Heimdall {
         })
     }
 
+    /// The path of its control socket.
+    pub fn control(&self) -> &Path {
+        &self.control
+    }
+
     /// `heimdall stats --json`.
     ///
     /// # Errors

@@ -12,7 +12,7 @@ use super::Shard;
 use crate::{
     dns::{KEY_FLAG_DO, TtlLimits, UpstreamQuery},
     forward::{
-        exchange::{Asked, Exchange, ExchangeStatus, SendError, Sent, Target},
+        exchange::{Exchange, ExchangeStatus, Expected, SendError, Sent, Target},
         shed::Scarce,
     },
 };
@@ -41,7 +41,7 @@ impl Shard {
             plain: false,
             tcp: false,
         };
-        // What a client with DO wants needs EDNS, so it is always tried first.
+        // DNSSEC records, which a client with DO wants, need EDNS, so it is always tried first.
         let wants_dnssec = lookup.request.flags & KEY_FLAG_DO != 0;
         let mut plain = !wants_dnssec && self.upstreams.is_plain(upstream, now);
         // Some networks drop queries with EDNS, or the responses to them.
@@ -145,7 +145,7 @@ impl Shard {
         let mut exchanges = lookup.exchanges.iter_mut().enumerate();
         let (index, status) = exchanges.find_map(|(index, exchange)| {
             let plain = exchange.sent.target.plain;
-            let asked = Asked {
+            let asked = Expected {
                 question: request.question(),
                 flags: request.flags,
                 subnet: self.subnet.as_ref(),
@@ -162,7 +162,7 @@ impl Shard {
         Some((lookup.exchanges.swap_remove(index).sent, status))
     }
 
-    /// Goes on after an exchange that has ended and is no longer among the look-up's.
+    /// Continues after an exchange that has ended and was removed from the look-up.
     fn handle_status(&mut self, slot: usize, now: Instant, sent: Sent, status: ExchangeStatus) {
         let Target {
             upstream,
@@ -239,7 +239,7 @@ impl Shard {
         }
     }
 
-    /// Goes on after an exchange for which the upstream could not be reached.
+    /// Continues after an exchange whose upstream could not be reached.
     fn unreachable(&mut self, slot: usize, now: Instant, sent: Sent) {
         // An upstream with UDP and without TCP is good for most questions.
         if !sent.target.tcp {
@@ -248,7 +248,7 @@ impl Shard {
         self.attempt_failed(slot, now, sent);
     }
 
-    /// Goes on after an exchange that ended with an error.
+    /// Continues after an exchange that ended with an error.
     fn attempt_failed(&mut self, slot: usize, now: Instant, sent: Sent) {
         self.counters.upstream_errors.add(1);
         let Some(lookup) = self.in_flight.get_mut(slot) else {

@@ -1,9 +1,9 @@
 //! A look-up, from the request to the outcome.
 //!
-//! 1. What the thread has cached answers at once: an answer, or a failure whose time is not over.
+//! 1. The thread's cache answers at once, with an answer or with a failure that has not expired.
 //! 2. A question that is in flight already gets one more waiter.
 //! 3. The upstreams are asked one after another ([`attempts`](super::attempts)). If that takes longer
-//!    than a client waits, and there is a stale answer, the waiters get that, and the look-up goes on
+//!    than a client waits, and there is a stale answer, the waiters get that, and the look-up continues
 //!    without them.
 //! 4. An answer is cached and delivered. A truncated one that no upstream completed over TCP is
 //!    delivered, but not cached. A failure is cached; the waiters get a stale answer, if there is one
@@ -113,7 +113,7 @@ impl Shard {
 
 /// The outcome.
 impl Shard {
-    /// Gives those who have waited for the client response timeout a stale answer (RFC 8767).
+    /// Gives the waiters whose client response timeout has passed a stale answer (RFC 8767).
     pub(super) fn serve_stale_on_timeout(&mut self, now: Instant) {
         while let Some(due) = self.client_deadlines.take_due(now) {
             if !is_awaited(&self.in_flight, due) {
@@ -163,7 +163,7 @@ impl Shard {
         }
     }
 
-    /// Ends a look-up because this host lacks something, which says nothing about the question.
+    /// Ends a look-up because this host lacks a resource, which is no failure of the question.
     pub(super) fn abandon(&mut self, slot: usize) {
         if let Some(lookup) = self.in_flight.end(slot) {
             let answer = self.stale_or_servfail(&lookup.request);

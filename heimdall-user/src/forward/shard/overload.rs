@@ -1,4 +1,4 @@
-//! What a thread does when it is full, and what it makes of failures.
+//! Overload of a thread, and the effects of failures on questions and zones.
 
 use std::{sync::atomic::Ordering, time::Instant};
 
@@ -35,7 +35,7 @@ impl Shard {
         }
     }
 
-    /// Ends the oldest look-ups of the largest holder of what is scarce, but not `spare`. Whether
+    /// Ends the oldest look-ups of the largest holder of the scarce resource, but not `spare`. Whether
     /// there were any.
     #[cold]
     pub(super) fn shed(&mut self, scarce: Scarce, spare: Option<usize>, now: Instant) -> bool {

@@ -1,4 +1,4 @@
-//! What of an upstream's response becomes an answer, and how long it is kept.
+//! From an upstream's response to a cached answer: accepted records, and TTLs.
 
 use super::*;
 use crate::dns::edns::ede;
@@ -25,7 +25,7 @@ fn after_a_broken_answer_the_next_upstream_is_asked() {
     let bad = Upstream::start(|seen| vec![broken(&seen.msg)]);
     let good = answers();
     let mut bench = Bench::new(options(vec![bad.address, good.address]));
-    bench.ask(&query(9, "name", None), 1);
+    bench.submit(&query(9, "name", None), 1);
     assert!(answered(&bench.outcome()));
     assert_eq!((bad.seen().len(), good.seen().len()), (1, 1));
     assert_eq!(bench.count("rejected_malformed"), 1);
@@ -43,7 +43,7 @@ fn an_alias_without_its_target_is_not_cached() {
     });
     let mut bench = Bench::new(options(vec![upstream.address]));
     for token in 0..2 {
-        bench.ask(&query(9, "name", None), token);
+        bench.submit(&query(9, "name", None), token);
         let outcome = bench.outcome();
         let answer = Answer::as_ref(&outcome.answer);
         assert_eq!((answer.ttl(), answer.first_ttl()), (0, Some(3_600)));
@@ -58,7 +58,7 @@ fn other_codes_come_from_the_first_upstream_that_gives_them() {
     let good = answers();
     let mut bench = Bench::new(options(vec![notauth.address, good.address]));
     for token in 0..2 {
-        bench.ask(&query(9, "name", None), token);
+        bench.submit(&query(9, "name", None), token);
         let outcome = bench.outcome();
         let answer = Answer::as_ref(&outcome.answer);
         assert_eq!((answer.rcode(), answer.ede()), (9, Some(20)));
@@ -73,7 +73,7 @@ fn an_upstreams_extended_error_is_cached_with_its_answer() {
     let upstream = Upstream::start(|seen| vec![explained(response(&seen.msg, 20), 3)]);
     let mut bench = Bench::new(options(vec![upstream.address]));
     for token in 0..2 {
-        bench.ask(&query(9, "name", None), token);
+        bench.submit(&query(9, "name", None), token);
         let outcome = bench.outcome();
         let answer = Answer::as_ref(&outcome.answer);
         assert_eq!(answer.ede(), Some(ede::STALE));

@@ -1,4 +1,4 @@
-//! The tries of one look-up, and what they say about the upstreams.
+//! The attempts of a look-up, and their effect on the state of the upstreams.
 
 use std::sync::{
     Mutex,
@@ -13,7 +13,7 @@ fn letter(seen: &Seen) -> u8 {
     seen.msg[13]
 }
 
-/// Names that an upstream was asked for over UDP, by their first letter.
+/// First letters of the names that an upstream was queried for over UDP.
 fn asked(upstream: &Upstream) -> String {
     let seen = upstream.seen();
     let letters = seen.iter().filter(|seen| !seen.tcp).map(letter);
@@ -24,7 +24,7 @@ fn asked(upstream: &Upstream) -> String {
 fn ask_all(bench: &mut Bench, labels: &str) -> Vec<Outcome> {
     let mut outcomes = Vec::new();
     for label in labels.chars() {
-        bench.ask(&query(9, &label.to_string(), None), 1);
+        bench.submit(&query(9, &label.to_string(), None), 1);
         outcomes.push(bench.outcome());
     }
     outcomes
@@ -52,7 +52,7 @@ fn questions_that_time_out_one_by_one_leave_the_upstream_first() {
     for (labels, fails) in [("xabyczde", ""), ("xyab", ""), ("xyazb", "a")] {
         let first = partly("xyz", fails);
         let second = answers();
-        let mut bench = Bench::new(impatient(vec![first.address, second.address]));
+        let mut bench = Bench::new(with_short_timeout(vec![first.address, second.address]));
         assert!(ask_all(&mut bench, labels).iter().all(answered));
         assert_eq!(asked(&first), labels);
         bench.finish();
@@ -79,14 +79,14 @@ fn a_truncated_answer_without_tcp_is_delivered_and_not_cached() {
         (&denies, rcode::NXDOMAIN),
         (&hangs, rcode::NOERROR),
     ] {
-        let mut bench = Bench::new(impatient(vec![upstream.address]));
+        let mut bench = Bench::new(with_short_timeout(vec![upstream.address]));
         for outcome in ask_all(&mut bench, "aa") {
             assert!(is_truncated(&outcome));
             let answer = Answer::as_ref(&outcome.answer);
             let said = (answer.rcode(), answer.ttl(), answer.ede());
             assert_eq!(said, (code, 0, Some(ede::NETWORK_ERROR)));
         }
-        assert_eq!(asked(upstream), "aa", "neither kept nor a failure");
+        assert_eq!(asked(upstream), "aa", "neither cached nor a failure");
         assert_eq!(bench.count("truncated"), 2);
         assert_eq!(bench.count("failure_hits") + bench.count("servfail"), 0);
         bench.finish();
@@ -109,12 +109,12 @@ fn tcp_that_fails_leads_to_the_next_upstream_and_back_again() {
     assert_eq!(asked(&second), "x");
     bench.finish();
 
-    // What the next one says does not hide that there is an answer.
+    // An error of the next one does not hide that there is an answer.
     for flags in [Some(2), Some(0x200), None] {
         let fail = move |seen: &Seen| flags.map(|flags| bare(&seen.msg, flags));
         let second = Upstream::without_tcp(move |seen| fail(seen).into_iter().collect());
         let first = small_only();
-        let mut bench = Bench::new(impatient(vec![first.address, second.address]));
+        let mut bench = Bench::new(with_short_timeout(vec![first.address, second.address]));
         assert!(ask_all(&mut bench, "x").iter().all(is_truncated));
         bench.finish();
     }
@@ -147,18 +147,18 @@ fn late(respond: fn(&Seen) -> Vec<u8>) -> Upstream {
 #[test]
 fn a_late_answer_is_accepted_and_the_next_one_awaited() {
     let slow = late(|seen| response(&seen.msg, 20));
-    let mut bench = Bench::new(impatient(vec![slow.address]));
+    let mut bench = Bench::new(with_short_timeout(vec![slow.address]));
     assert!(ask_all(&mut bench, "a").iter().all(answered));
     let timeouts = bench.count("timeouts");
     assert!(timeouts >= 1);
     assert!(ask_all(&mut bench, "b").iter().all(answered));
-    assert_eq!(bench.count("timeouts"), timeouts, "it is known to be slow");
+    assert_eq!(bench.count("timeouts"), timeouts, "its slowness is known");
     bench.finish();
 
     // While the next upstream is asked, which is silent.
     let slow = late(|seen| response(&seen.msg, 20));
     let silent = Upstream::start(|_| Vec::new());
-    let mut bench = Bench::new(impatient(vec![slow.address, silent.address]));
+    let mut bench = Bench::new(with_short_timeout(vec![slow.address, silent.address]));
     assert!(ask_all(&mut bench, "a").iter().all(answered));
     assert!(bench.count("timeouts") >= 1);
     bench.finish();
@@ -170,7 +170,7 @@ fn a_late_response_leads_to_tcp_or_a_plain_query() {
         false => bare(&seen.msg, 0x200),
         true => response(&seen.msg, 20_000),
     });
-    let mut bench = Bench::new(impatient(vec![truncated.address]));
+    let mut bench = Bench::new(with_short_timeout(vec![truncated.address]));
     let outcomes = ask_all(&mut bench, "a");
     assert!(Answer::as_ref(&outcomes[0].answer).body().len() > 20_000);
     assert_eq!(bench.count("sent_tcp"), 1);
@@ -183,17 +183,17 @@ fn a_late_response_leads_to_tcp_or_a_plain_query() {
             _ => bare(&seen.msg, 1),
         }]
     });
-    let mut bench = Bench::new(impatient(vec![old.address]));
+    let mut bench = Bench::new(with_short_timeout(vec![old.address]));
     assert!(ask_all(&mut bench, "a").iter().all(answered));
     bench.finish();
 
     let fails = late(|seen| bare(&seen.msg, 2));
     let mut bench = Bench::new(ForwardOptions {
         attempts: 16,
-        ..impatient(vec![fails.address])
+        ..with_short_timeout(vec![fails.address])
     });
     assert!(!ask_all(&mut bench, "a").iter().any(answered));
-    assert!(fails.seen().len() < 16, "it would say the same again");
+    assert!(fails.seen().len() < 16, "it would respond the same again");
     bench.finish();
 }
 
@@ -207,7 +207,7 @@ fn tcp_has_time_for_two_round_trips() {
             true => response(&seen.msg, 2_000),
         }]
     });
-    let mut bench = Bench::new(impatient(vec![far.address]));
+    let mut bench = Bench::new(with_short_timeout(vec![far.address]));
     let outcomes = ask_all(&mut bench, "a");
     assert!(answered(&outcomes[0]) && !is_truncated(&outcomes[0]));
     bench.finish();
@@ -272,7 +272,7 @@ fn a_wrong_id_on_a_socket_that_timed_out_is_counted() {
         replies.push(response(&seen.msg, 20));
         replies
     });
-    let mut bench = Bench::new(impatient(vec![upstream.address]));
+    let mut bench = Bench::new(with_short_timeout(vec![upstream.address]));
     assert!(ask_all(&mut bench, "a").iter().all(answered));
     assert_eq!(bench.count("rejected_id"), 7);
     bench.finish();
@@ -295,7 +295,7 @@ fn every_upstream_is_asked_before_errors_fail_a_question() {
 fn a_silent_upstream_that_was_set_aside_is_skipped() {
     let (fails, silent, good) = (partly("", "abcde"), partly("abcde", ""), answers());
     let addresses = vec![fails.address, silent.address, good.address];
-    let mut bench = Bench::new(impatient(addresses));
+    let mut bench = Bench::new(with_short_timeout(addresses));
     assert!(ask_all(&mut bench, "abcde").iter().all(answered));
     assert_eq!(asked(&silent), "abc");
     assert_eq!(asked(&good), "abcde");

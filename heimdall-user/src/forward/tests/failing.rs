@@ -11,7 +11,7 @@ fn failure(outcome: &Outcome) -> (Option<u16>, u32) {
     (answer.ede(), answer.ttl())
 }
 
-/// SERVFAIL, with an Extended DNS Error if the script is asked for it.
+/// SERVFAIL, with an Extended DNS Error if the name begins so.
 fn servfail(query: &[u8], info_code: Option<u16>) -> Vec<u8> {
     let mut msg = bare(query, 2);
     if let Some(code) = info_code {
@@ -29,17 +29,17 @@ fn a_failure_is_cached() {
         failure_min: 60,
         ..options(vec![refusing.address])
     });
-    bench.ask(&query(9, "name", None), 1);
+    bench.submit(&query(9, "name", None), 1);
     let fresh = (Some(ede::NO_REACHABLE_AUTHORITY), 60);
     assert_eq!(failure(&bench.outcome()), fresh);
-    bench.ask(&query(9, "NAME", None), 2);
-    let (code, life) = failure(&bench.outcome());
+    bench.submit(&query(9, "NAME", None), 2);
+    let (code, ttl) = failure(&bench.outcome());
     assert_eq!(code, Some(ede::CACHED_ERROR));
-    assert!((1..60).contains(&life), "the whole seconds left");
+    assert!((1..60).contains(&ttl), "the whole seconds left");
     assert_eq!(refusing.seen().len(), 1);
     let mut cd = query(9, "name", None);
     cd[3] |= 0x10;
-    bench.ask(&cd, 3);
+    bench.submit(&cd, 3);
     assert_eq!(failure(&bench.outcome()), fresh, "another question");
     assert_eq!(refusing.seen().len(), 2);
     assert_eq!(bench.count("failure_hits"), 1);
@@ -51,9 +51,9 @@ fn a_failure_is_cached() {
 fn when_its_time_is_up_the_question_is_asked_again() {
     let refusing = Upstream::start(|seen| vec![bare(&seen.msg, 5)]);
     let mut bench = Bench::new(options(vec![refusing.address]));
-    for life in [1, 2] {
-        bench.ask(&query(9, "name", None), 1);
-        let fresh = (Some(ede::NO_REACHABLE_AUTHORITY), life);
+    for ttl in [1, 2] {
+        bench.submit(&query(9, "name", None), 1);
+        let fresh = (Some(ede::NO_REACHABLE_AUTHORITY), ttl);
         assert_eq!(failure(&bench.outcome()), fresh);
         thread::sleep(Duration::from_millis(1_050));
     }
@@ -72,15 +72,15 @@ fn an_answer_ends_the_row_of_failures() {
         vec![if turn == 1 { good } else { bare(&seen.msg, 2) }]
     });
     let mut bench = Bench::new(options(vec![upstream.address]));
-    let mut lives = Vec::new();
+    let mut ttls = Vec::new();
     for token in 0..3 {
-        bench.ask(&query(9, "name", None), token);
-        lives.push(bench.outcome().answer.as_ref().as_ref().ttl());
+        bench.submit(&query(9, "name", None), token);
+        ttls.push(bench.outcome().answer.as_ref().as_ref().ttl());
         if token == 0 {
             thread::sleep(Duration::from_millis(1_050));
         }
     }
-    assert_eq!(lives, [1, 0, 1], "failure, answer of TTL 0, failure");
+    assert_eq!(ttls, [1, 0, 1], "failure, answer of TTL 0, failure");
     bench.finish();
 }
 
@@ -101,8 +101,8 @@ fn failures_say_why() {
         (vec![silent.address], ede::NO_REACHABLE_AUTHORITY),
         (vec![gone], ede::NETWORK_ERROR),
     ] {
-        let mut bench = Bench::new(impatient(upstreams));
-        bench.ask(&query(9, "name", None), 1);
+        let mut bench = Bench::new(with_short_timeout(upstreams));
+        bench.submit(&query(9, "name", None), 1);
         assert_eq!(failure(&bench.outcome()), (Some(code), 1));
         bench.finish();
     }
@@ -116,7 +116,7 @@ fn trouble_of_this_host_is_not_remembered() {
         ..options(vec![silent.address])
     });
     for token in 0..2 {
-        bench.ask(&query(9, "name", None), token);
+        bench.submit(&query(9, "name", None), token);
         assert_eq!(failure(&bench.outcome()), (Some(ede::NOT_READY), 0));
     }
     assert_eq!(bench.count("failure_hits"), 0);
@@ -130,7 +130,7 @@ fn an_upstream_without_edns_is_asked_without() {
         _ => vec![bare(&seen.msg, 1)],
     });
     let mut bench = Bench::new(options(vec![old.address]));
-    bench.ask(&query(9, "name", Some(1232)), 1);
+    bench.submit(&query(9, "name", Some(1232)), 1);
     assert!(answered(&bench.outcome()));
     let seen = old.seen();
     assert_eq!(seen.len(), 2);
@@ -149,7 +149,7 @@ fn dnssec_ok(label: &str) -> Vec<u8> {
     msg
 }
 
-/// BADVERS, which needs an OPT record to say so.
+/// BADVERS, whose upper bits are in an OPT record.
 fn badvers(query: &[u8]) -> Vec<u8> {
     let mut msg = bare(query, 0);
     msg[11] = 1;
@@ -189,11 +189,11 @@ fn an_error_about_edns_leads_to_a_plain_query_at_once() {
             .iter()
             .enumerate()
         {
-            bench.ask(msg, token as u64);
+            bench.submit(msg, token as u64);
             let outcome = bench.outcome();
             assert!(answered(&outcome), "{number}");
-            let life = outcome.answer.as_ref().as_ref().ttl();
-            assert_eq!(life, [300, 60][token], "without DNSSEC's records: a minute");
+            let ttl = outcome.answer.as_ref().as_ref().ttl();
+            assert_eq!(ttl, [300, 60][token], "without DNSSEC's records: a minute");
         }
         assert_eq!(old.seen().len(), 4);
         assert_eq!(other.seen().len(), 0, "{number}");
@@ -216,19 +216,19 @@ fn other_errors_do_not_question_edns() {
     for fail in failing {
         let upstream = Upstream::start(move |seen| vec![fail(&seen.msg)]);
         let mut bench = Bench::new(options(vec![upstream.address]));
-        bench.ask(&query(9, "name", None), 1);
+        bench.submit(&query(9, "name", None), 1);
         assert!(!answered(&bench.outcome()));
         assert_eq!(upstream.seen().len(), 1);
         assert_eq!(bench.count("retried_plain"), 0);
         bench.finish();
     }
-    // A header alone that says all is well is no answer.
+    // A header alone with NOERROR is no answer.
     let upstream = Upstream::start(|seen| {
         let well = header_only(&seen.msg, 0, 1);
         vec![well, response(&seen.msg, 20)]
     });
     let mut bench = Bench::new(options(vec![upstream.address]));
-    bench.ask(&query(9, "name", None), 1);
+    bench.submit(&query(9, "name", None), 1);
     assert!(answered(&bench.outcome()));
     assert_eq!(bench.count("rejected_question"), 1);
     bench.finish();
@@ -246,7 +246,7 @@ fn three_stumbles_in_a_row_are_remembered() {
     });
     let mut bench = Bench::new(options(vec![upstream.address]));
     let ask = |bench: &mut Bench, msg: &[u8]| {
-        bench.ask(msg, 1);
+        bench.submit(msg, 1);
         assert!(answered(&bench.outcome()));
         upstream.seen().len()
     };
@@ -267,8 +267,8 @@ fn an_upstream_that_drops_edns_gets_its_last_query_without() {
         0 => vec![response(&seen.msg, 20)],
         _ => Vec::new(),
     });
-    let mut bench = Bench::new(impatient(vec![upstream.address]));
-    bench.ask(&query(9, "name", None), 1);
+    let mut bench = Bench::new(with_short_timeout(vec![upstream.address]));
+    bench.submit(&query(9, "name", None), 1);
     assert!(answered(&bench.outcome()));
     let seen: Vec<_> = upstream.seen().iter().map(|seen| seen.msg[11]).collect();
     assert_eq!(seen, [1, 1, 0]);
@@ -279,10 +279,10 @@ fn an_upstream_that_drops_edns_gets_its_last_query_without() {
         b'x' => Vec::new(),
         _ => vec![response(&seen.msg, 20)],
     });
-    let mut bench = Bench::new(impatient(vec![upstream.address]));
-    bench.ask(&query(9, "name", None), 1);
+    let mut bench = Bench::new(with_short_timeout(vec![upstream.address]));
+    bench.submit(&query(9, "name", None), 1);
     assert!(answered(&bench.outcome()));
-    bench.ask(&query(9, "x", None), 2);
+    bench.submit(&query(9, "x", None), 2);
     assert!(!answered(&bench.outcome()));
     assert!(upstream.seen().iter().all(|seen| seen.msg[11] == 1));
     bench.finish();
@@ -293,10 +293,14 @@ fn an_upstream_that_reads_nothing_is_asked_twice() {
     let broken = Upstream::start(|seen| vec![bare(&seen.msg, 1)]);
     let good = answers();
     let mut bench = Bench::new(options(vec![broken.address, good.address]));
-    bench.ask(&query(9, "name", None), 1);
+    bench.submit(&query(9, "name", None), 1);
     assert!(answered(&bench.outcome()));
     assert_eq!(broken.seen().len(), 2);
-    assert_eq!(good.seen()[0].msg[11], 1, "the next one is asked with EDNS");
+    assert_eq!(
+        good.seen()[0].msg[11],
+        1,
+        "the next one is queried with EDNS"
+    );
     assert_eq!(bench.count("upstream_errors"), 1);
     bench.finish();
 }
@@ -326,7 +330,7 @@ fn the_fixed_client_subnet_is_sent_and_has_to_be_echoed() {
         client_subnet: Some(("192.0.2.255".parse().unwrap(), 24)),
         ..options(vec![upstream.address])
     });
-    bench.ask(&query(9, "name", None), 1);
+    bench.submit(&query(9, "name", None), 1);
     assert!(answered(&bench.outcome()));
     assert_eq!(bench.count("rejected_subnet"), 4);
     let seen = &upstream.seen()[0].msg;
@@ -340,7 +344,7 @@ fn the_fixed_client_subnet_is_sent_and_has_to_be_echoed() {
         client_subnet: Some(("2001:db8::".parse().unwrap(), 32)),
         ..options(vec![generic.address])
     });
-    bench.ask(&query(9, "name", None), 1);
+    bench.submit(&query(9, "name", None), 1);
     assert!(
         answered(&bench.outcome()),
         "an upstream may not know subnets"

@@ -1,4 +1,4 @@
-//! More look-ups than there is room for.
+//! More look-ups than the table holds.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -9,7 +9,7 @@ use crate::{dns::edns::ede, forward::testing::question};
 pub(super) const MANY: u16 = 0;
 pub(super) const FEW: u16 = 1;
 
-/// What an upstream does with names that have a label `dead`; it answers others.
+/// An upstream's reaction to names that have a label `dead`; it answers others.
 pub(super) const SILENT: u8 = 0;
 pub(super) const REFUSES: u8 = 1;
 pub(super) const ANSWERS: u8 = 2;
@@ -35,7 +35,7 @@ pub(super) fn fickle(mode: u8) -> (Upstream, Arc<AtomicU8>) {
 }
 
 impl Bench {
-    pub(super) fn ask_as(&mut self, client: &str, name: &str, front: u16, token: u64) {
+    pub(super) fn submit_as(&mut self, client: &str, name: &str, front: u16, token: u64) {
         let client = client.parse().unwrap();
         let request = self.request_of(client, &question(9, name), front, token);
         while self.handle.submit(request).is_err() {
@@ -47,7 +47,7 @@ impl Bench {
     /// Whether new names that another client asks for are answered, one after another.
     pub(super) fn serves_others(&mut self, names: u64) -> bool {
         (0..names).all(|i| {
-            self.ask_as("198.51.100.7", &format!("good{i}.example"), FEW, i);
+            self.submit_as("198.51.100.7", &format!("good{i}.example"), FEW, i);
             answered(&self.outcomes(FEW.into(), 1)[0])
         })
     }
@@ -68,7 +68,7 @@ impl Bench {
 /// The client and the name of a query, by its number.
 type Attack = fn(u64) -> (String, String);
 
-/// Attacks, and whose quota each exceeds.
+/// Attacks, and the holder whose quota each exceeds.
 const ATTACKS: [(&str, Attack, &str); 8] = [
     (
         "one zone",
@@ -139,38 +139,38 @@ const ATTACKS: [(&str, Attack, &str); 8] = [
 
 #[test]
 fn the_largest_holder_makes_room_for_others() {
-    for (room, queries) in [(16, 100), (256, 600)] {
+    for (max_in_flight, queries) in [(16, 100), (256, 600)] {
         for (attack, query, quota) in ATTACKS {
             let (upstream, _) = fickle(SILENT);
             let mut bench = Bench::new(ForwardOptions {
-                max_in_flight: room,
+                max_in_flight,
                 ..options(vec![upstream.address])
             });
             for i in 0..queries {
                 let (client, name) = query(i);
-                bench.ask_as(&client, &name, MANY, i);
+                bench.submit_as(&client, &name, MANY, i);
             }
-            assert!(bench.serves_others(40), "{attack}, {room}");
+            assert!(bench.serves_others(40), "{attack}, {max_in_flight}");
             for i in 0..queries {
                 let (client, name) = query(queries + i);
-                bench.ask_as(&client, &name, MANY, queries + i);
+                bench.submit_as(&client, &name, MANY, queries + i);
             }
-            assert!(bench.serves_others(40), "{attack}, {room}");
+            assert!(bench.serves_others(40), "{attack}, {max_in_flight}");
             for other in ["client", "zone", "oldest"] {
                 let shed = bench.count(&format!("shed_{other}"));
                 assert_eq!(
                     shed > 0,
                     other == quota,
-                    "{attack}, {room}: {shed} for {other}"
+                    "{attack}, {max_in_flight}: {shed} for {other}"
                 );
             }
-            assert!(bench.count("in_flight") <= room as u64);
+            assert!(bench.count("in_flight") <= max_in_flight as u64);
             for outcome in bench.drain(MANY) {
                 let answer = outcome.answer.as_ref().as_ref();
                 assert_eq!(answer.ede(), Some(ede::NOT_READY));
-                assert_eq!(answer.ttl(), 0, "it may be asked again");
+                assert_eq!(answer.ttl(), 0, "it may be forwarded again");
             }
-            bench.forwarder.stop();
+            drop(bench.forwarder);
         }
     }
 }
@@ -180,23 +180,23 @@ fn a_flood_through_tables_of_the_default_sizes() {
     let (upstream, _) = fickle(SILENT);
     let mut bench = Bench::new(options(vec![upstream.address]));
     for i in 0..6000 {
-        bench.ask_as("192.0.2.1", &format!("r{i}.dead.example"), MANY, i);
+        bench.submit_as("192.0.2.1", &format!("r{i}.dead.example"), MANY, i);
         bench.drain(MANY);
     }
     // On the flooded front, too.
-    bench.ask_as("198.51.100.7", "www.good.example", MANY, 9000);
-    let patience = Instant::now() + Duration::from_secs(30);
+    bench.submit_as("198.51.100.7", "www.good.example", MANY, 9000);
+    let deadline = Instant::now() + Duration::from_secs(30);
     while !bench
         .drain(MANY)
         .iter()
         .any(|outcome| outcome.token == 9000 && answered(outcome))
     {
-        assert!(Instant::now() < patience, "no answer");
+        assert!(Instant::now() < deadline, "no answer");
         thread::sleep(Duration::from_millis(1));
     }
     assert!(bench.serves_others(40));
     assert!(bench.count("shed_client") > 0);
-    bench.forwarder.stop();
+    drop(bench.forwarder);
 }
 
 #[test]
@@ -224,7 +224,7 @@ fn the_look_ups_of_others_are_not_shed() {
             ..options(vec![slow.address])
         });
         for i in 0..4 {
-            bench.ask_as(
+            bench.submit_as(
                 "198.51.100.7",
                 &format!("slow.{i}.{}.example", attack.2),
                 FEW,
@@ -233,13 +233,13 @@ fn the_look_ups_of_others_are_not_shed() {
         }
         for i in 0..1000 {
             let (client, name) = attack.1(i);
-            bench.ask_as(&client, &name, MANY, i);
+            bench.submit_as(&client, &name, MANY, i);
         }
         bench.outcomes(MANY.into(), 900);
         assert!(bench.drain(FEW).is_empty(), "{}", attack.0);
         mode.store(ANSWERS, Ordering::SeqCst);
         assert!(bench.outcomes(FEW.into(), 4).iter().all(answered));
-        bench.forwarder.stop();
+        drop(bench.forwarder);
     }
 }
 
@@ -251,17 +251,17 @@ fn new_names_of_the_same_client_are_served_too() {
         ..options(vec![upstream.address])
     });
     for i in 0..500 {
-        bench.ask_as("198.51.100.1", &format!("r{i}.dead.example"), MANY, i);
+        bench.submit_as("198.51.100.1", &format!("r{i}.dead.example"), MANY, i);
     }
     assert!(bench.serves_others(40));
-    bench.forwarder.stop();
+    drop(bench.forwarder);
 }
 
 #[test]
 fn a_front_is_never_full() {
     for threads in [1, 2] {
         let (upstream, _) = fickle(SILENT);
-        let mut bench = Bench::with_room(
+        let mut bench = Bench::with_capacity(
             256,
             ForwardOptions {
                 threads,
@@ -269,7 +269,7 @@ fn a_front_is_never_full() {
             },
         );
         for i in 0..2000 {
-            bench.ask_as("192.0.2.1", &format!("r{i}.dead.example"), MANY, i);
+            bench.submit_as("192.0.2.1", &format!("r{i}.dead.example"), MANY, i);
             bench.drain(MANY);
             if i % 100 == 99 {
                 assert!(bench.serves_others(3));
@@ -277,30 +277,30 @@ fn a_front_is_never_full() {
         }
         assert!(bench.count("in_flight") <= 256);
         // The same front takes another client's.
-        bench.ask_as("198.51.100.7", "good.example", MANY, 5000);
-        let patience = Instant::now() + Duration::from_secs(30);
+        bench.submit_as("198.51.100.7", "good.example", MANY, 5000);
+        let deadline = Instant::now() + Duration::from_secs(30);
         while !bench
             .drain(MANY)
             .iter()
             .any(|outcome| outcome.token == 5000 && answered(outcome))
         {
             assert!(
-                Instant::now() < patience,
+                Instant::now() < deadline,
                 "no answer with {threads} threads"
             );
             thread::sleep(Duration::from_millis(1));
         }
         assert!(bench.count("shed_client") > 0);
-        bench.forwarder.stop();
+        drop(bench.forwarder);
     }
 }
 
 #[test]
 fn one_name_holds_at_most_half_of_a_front() {
     let (upstream, _) = fickle(SILENT);
-    let mut bench = Bench::with_room(256, options(vec![upstream.address]));
+    let mut bench = Bench::with_capacity(256, options(vec![upstream.address]));
     for i in 0..300 {
-        bench.ask_as(
+        bench.submit_as(
             &format!("10.{}.{}.1", i / 256, i % 256),
             "www.dead.example",
             MANY,
@@ -311,5 +311,5 @@ fn one_name_holds_at_most_half_of_a_front() {
     assert!(turned_down.iter().all(|outcome| !answered(outcome)));
     assert!(bench.serves_others(40));
     assert!(bench.drain(MANY).is_empty(), "the others wait");
-    bench.forwarder.stop();
+    drop(bench.forwarder);
 }

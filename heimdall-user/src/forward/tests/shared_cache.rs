@@ -1,4 +1,4 @@
-//! What a thread was told, it remembers for all fronts.
+//! The second-level cache: an answer for one front serves all of them.
 
 use super::*;
 use crate::forward::testing::{denial, of_type};
@@ -11,7 +11,7 @@ fn an_answer_cached_by_one_front_costs_the_other_no_query() {
         ..options(vec![upstream.address])
     });
     for i in 0..20 {
-        bench.ask(&query(9, &format!("name{i}"), None), i);
+        bench.submit(&query(9, &format!("name{i}"), None), i);
         bench.outcome();
         let request = bench.request(&query(9, &format!("NAME{i}"), None), 1, i);
         bench.handle.submit(request).unwrap();
@@ -30,10 +30,10 @@ fn an_answer_cached_by_one_front_costs_the_other_no_query() {
 fn remembered_answers_age() {
     let upstream = answers();
     let mut bench = Bench::new(options(vec![upstream.address]));
-    bench.ask(&query(9, "name", None), 1);
+    bench.submit(&query(9, "name", None), 1);
     assert_eq!(bench.outcome().answer.as_ref().as_ref().ttl(), 300);
     thread::sleep(Duration::from_millis(1_100));
-    bench.ask(&query(9, "name", None), 2);
+    bench.submit(&query(9, "name", None), 2);
     let answer = bench.outcome().answer;
     let answer = answer.as_ref().as_ref();
     assert!((200..300).contains(&answer.ttl()));
@@ -52,7 +52,7 @@ fn nxdomain_is_for_all_types() {
     for i in 0..10 {
         let label = format!("name{i}");
         for qtype in [16, 1, 28] {
-            bench.ask(&of_type(query(9, &label, None), qtype), i);
+            bench.submit(&of_type(query(9, &label, None), qtype), i);
             let answer = bench.outcome().answer;
             let answer = answer.as_ref().as_ref();
             assert_eq!(answer.rcode(), rcode::NXDOMAIN);
@@ -63,7 +63,7 @@ fn nxdomain_is_for_all_types() {
     assert_eq!(bench.count("nxdomain_hits"), 20);
     let mut cd = query(9, "name0", None);
     cd[3] |= 0x10;
-    bench.ask(&cd, 1);
+    bench.submit(&cd, 1);
     bench.outcome();
     assert_eq!(upstream.seen().len(), 11, "CD is part of the key");
     bench.finish();
@@ -97,7 +97,7 @@ fn nxdomain_of_a_target_is_not_of_the_name() {
     });
     let mut bench = Bench::new(options(vec![upstream.address]));
     for qtype in [16, 1, 1] {
-        bench.ask(&of_type(query(9, "name", None), qtype), 1);
+        bench.submit(&of_type(query(9, "name", None), qtype), 1);
         let answer = bench.outcome().answer;
         assert_eq!(answer.as_ref().as_ref().rcode(), rcode::NXDOMAIN);
     }
@@ -122,14 +122,14 @@ fn nxdomain_answers_for_names_below() {
             nxdomain_cut: cut,
             ..options(vec![upstream.address])
         });
-        bench.ask(&query(9, "name", None), 1);
+        bench.submit(&query(9, "name", None), 1);
         bench.outcome();
-        bench.ask(&below("NAME"), 2);
+        bench.submit(&below("NAME"), 2);
         let answer = bench.outcome().answer;
         let answer = answer.as_ref().as_ref();
         assert_eq!(answer.rcode(), rcode::NXDOMAIN);
         assert_eq!(answer.body()[..2], [0xc0, 12 + 4 + 5], "owner: test.");
-        bench.ask(&below("other"), 3);
+        bench.submit(&below("other"), 3);
         bench.outcome();
         assert_eq!(upstream.seen().len(), if cut { 2 } else { 3 });
         assert_eq!(bench.count("nxdomain_cut_hits"), u64::from(cut));

@@ -1,4 +1,4 @@
-//! When what failed is attempted again, and what is logged about it.
+//! The pauses after failures, and the log lines about them.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ pub(super) const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// Longest pause.
 const MAX_PAUSE: Duration = Duration::from_secs(60);
 
-/// What has run for this long counts as healthy: the next pause is the first again.
+/// A worker or program that has run for this long counts as healthy: the next pause is the first again.
 const HEALTHY: Duration = Duration::from_secs(60);
 
 /// The time of the next attempt, and the pause after that one.
@@ -29,7 +29,7 @@ impl Backoff {
         }
     }
 
-    /// Notes that an attempt failed, or that what was started failed after it `ran` for some time.
+    /// Records that an attempt failed, or that a worker or program failed after it `ran` for some time.
     /// Returns the pause before the next attempt.
     pub(super) fn failed(&mut self, now: Instant, ran: Duration) -> Duration {
         if ran >= HEALTHY {

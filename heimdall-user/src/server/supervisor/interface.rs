@@ -44,7 +44,7 @@ impl fmt::Display for Detached {
     }
 }
 
-/// An interface that is to be served, whether it exists now or not. Its program goes before its
+/// A configured interface, whether it exists now or not. Its program goes before its
 /// workers: so the fields are ordered.
 pub(super) struct ServedInterface {
     wanted: InterfaceConfig,
@@ -140,7 +140,7 @@ impl ServedInterface {
                 self.up = found.up;
                 follow(attached);
                 if came_up {
-                    // What failed because it was down is attempted at once.
+                    // Attempts that failed because it was down are repeated at once.
                     self.queues
                         .iter_mut()
                         .for_each(|queue| queue.backoff.due = now);
@@ -164,7 +164,7 @@ impl ServedInterface {
         self.detached = Detached::Failed("it is being attached".to_owned());
     }
 
-    /// Stops what ran on an interface that is gone; `replaced`: there is another of its name.
+    /// Stops the program and the workers of an interface that was deleted; `replaced`: another one has its name.
     fn remove(&mut self, replaced: bool, now: Instant) {
         warn!(
             "{} is gone, and its queues with it; AF_XDP goes on when there is an interface of that \
@@ -188,7 +188,7 @@ impl ServedInterface {
         }
     }
 
-    /// Notes the workers that have ended, and starts what is due.
+    /// Collects the workers that have ended, and starts those that are due.
     pub(super) fn restart_due(&mut self, now: Instant, context: &Context) {
         for queue in &mut self.queues {
             queue.collect_ended(now);
@@ -210,7 +210,7 @@ impl ServedInterface {
         }
     }
 
-    /// Stops steering if nothing of what is steered arrives.
+    /// Stops steering if no steered packet arrives.
     pub(super) fn check_steering(&self) {
         let workers = || {
             self.queues.iter().fold((0, 0), |(arrived, slept), queue| {
@@ -305,7 +305,7 @@ impl ServedInterface {
     }
 }
 
-/// Updates what is steered to the interface's present state.
+/// Updates the program's maps to the interface's present state.
 fn follow(attached: &Attached) {
     if let Err(error) = attached.follow() {
         attached.log_new(vec![error.to_string()]);

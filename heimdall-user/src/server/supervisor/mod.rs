@@ -2,13 +2,13 @@
 //! socket and worker.
 //!
 //! Its thread sleeps until netlink reports a change of links or addresses, a worker ends, or the
-//! next attempt is due, for a second at most. It updates what is steered to the addresses that an
-//! interface has, checks that steered packets arrive, notices that an interface vanished or returned
+//! next attempt is due, for a second at most. It updates the served addresses to those of the
+//! interface, checks that steered packets arrive, notices that an interface vanished or returned
 //! and that a worker failed, and starts again what can run, with growing pauses. Meanwhile the
 //! packets of a queue without a worker go to the sockets: its entry in the XSKMAP vanished with its
 //! AF_XDP socket, and the program with its interface.
 //!
-//! Called by `server`; knows nothing of packets and answers.
+//! `server` starts it. It must not handle packets or answers.
 
 mod backoff;
 mod interface;
@@ -156,7 +156,7 @@ impl Signal {
     }
 }
 
-/// What attaching to an interface and starting workers need.
+/// Settings and handles for attaching to an interface and starting workers.
 struct Context {
     settings: XdpConfig,
     addresses: Vec<SocketAddr>,
@@ -165,7 +165,7 @@ struct Context {
     signal: Arc<Signal>,
 }
 
-/// What the thread owns.
+/// The thread's state.
 struct State {
     interfaces: Vec<ServedInterface>,
     watch: LinkWatch,
@@ -198,7 +198,7 @@ impl State {
         self.stop();
     }
 
-    /// Sleeps until there is something to do. Whether links or addresses have changed.
+    /// Sleeps until there is something to do. Returns whether links or addresses have changed.
     fn wait(&self) -> bool {
         let due = self
             .interfaces
@@ -232,7 +232,7 @@ impl State {
             })
     }
 
-    /// Detaches the programs and ends the workers, and logs what went wrong with that.
+    /// Detaches the programs and ends the workers, and logs errors.
     fn stop(self) {
         for interface in &self.interfaces {
             // Before the workers stop: they answer what is in their rings, and nothing new arrives.

@@ -36,7 +36,7 @@ use crate::{
     },
 };
 
-/// What a queue's worker does.
+/// The state of a queue's worker.
 pub(super) enum State {
     Running {
         worker: Worker,
@@ -52,8 +52,8 @@ pub(super) enum State {
     Stopped(String),
 }
 
-/// A queue that is to be served. Its mailbox, its number with the forwarder, its place among the
-/// caches and its counters outlive its worker.
+/// A configured queue. Its mailbox, its number with the forwarder, its command queue and its counters
+/// outlive its worker.
 pub(super) struct ServedQueue {
     /// `eth0:3`.
     pub(super) name: String,
@@ -67,7 +67,7 @@ pub(super) struct ServedQueue {
     pub(super) state: State,
     pub(super) backoff: Backoff,
     restarts: u64,
-    /// Outcomes for requests of earlier workers that have not come yet.
+    /// Outcomes for requests of earlier workers that have not arrived yet.
     outstanding: usize,
 }
 
@@ -207,7 +207,7 @@ impl ServedQueue {
         }
     }
 
-    /// Notes that the worker has ended, if it has.
+    /// Joins the worker if it has ended, and schedules a restart.
     pub(super) fn collect_ended(&mut self, now: Instant) {
         let State::Running { ended, since, .. } = &self.state else {
             return;
@@ -238,7 +238,7 @@ impl ServedQueue {
         matches!(self.state, State::Stopped(_)).then_some(self.backoff.due)
     }
 
-    /// Whether a worker is to be started now.
+    /// Whether to start a worker now.
     pub(super) fn is_due(&mut self, now: Instant) -> bool {
         if self.due().is_none_or(|due| due > now) {
             return false;
@@ -250,7 +250,7 @@ impl ServedQueue {
         }
         if self.outstanding > 0 {
             debug!(
-                "{}: {} outcomes have not come yet",
+                "{}: {} outcomes have not arrived yet",
                 self.name, self.outstanding
             );
             self.backoff.due = now + FIRST_PAUSE;

@@ -1,4 +1,4 @@
-//! The two system calls for Miri, which has none of them: what is sent is received by the same
+//! The two system calls for Miri, which has none of them: datagrams that are sent are received by the same
 //! thread, and every octet is accessed through the headers' pointers, as the kernel would.
 #![allow(clippy::unwrap_used, clippy::multiple_unsafe_ops_per_block)]
 
@@ -6,7 +6,7 @@ use std::{cell::RefCell, collections::VecDeque, ptr, slice};
 
 use nix::{errno::Errno, libc};
 
-use super::{BATCH, Batch, Path, ROOM, Sent};
+use super::{BATCH, BUFFER_LEN, DatagramBatch, Path, Sent};
 use crate::socket::path::Local;
 
 /// Messages longer than this are too large for the path.
@@ -21,7 +21,7 @@ thread_local! {
 
 /// Copies from the network to the whole of a part; returns its new length.
 unsafe fn fill(part: *mut libc::c_void, len: usize, octets: &[u8]) -> usize {
-    // SAFETY: the caller has `len` octets there, of which nobody holds a reference.
+    // SAFETY: the caller has `len` octets there, to which no reference exists.
     let part = unsafe { slice::from_raw_parts_mut(part.cast::<u8>(), len) };
     part.fill(0xee);
     let taken = octets.len().min(len);
@@ -30,7 +30,7 @@ unsafe fn fill(part: *mut libc::c_void, len: usize, octets: &[u8]) -> usize {
 }
 
 unsafe fn copy(part: *const libc::c_void, len: usize) -> Vec<u8> {
-    // SAFETY: the caller has `len` octets there, which nobody writes to.
+    // SAFETY: the caller has `len` octets there, which are not written to meanwhile.
     unsafe { slice::from_raw_parts(part.cast::<u8>(), len) }.to_vec()
 }
 
@@ -104,12 +104,12 @@ fn path(number: usize) -> Path {
 fn batches_are_sent_and_received() {
     let socket = std::io::stdin();
     let sockets = std::slice::from_ref(&socket);
-    let mut batch = Batch::new();
+    let mut batch = DatagramBatch::new();
     assert_eq!(batch.receive(&socket, 0), Err(Errno::EAGAIN));
     for number in 0..BATCH {
         let path = path(number);
         let slot = batch.compose(0, path.peer);
-        batch.room(slot)[..number].fill(number as u8);
+        batch.buffer(slot)[..number].fill(number as u8);
         batch.reply(slot, number, &path);
     }
     let all = Sent {
@@ -128,12 +128,16 @@ fn batches_are_sent_and_received() {
     }
     // Every other slot, one of them too large for the path.
     for (number, (path, message)) in received.iter().enumerate().step_by(2) {
-        batch.room(number).fill(1);
-        let len = if number == 32 { ROOM } else { message.len() };
+        batch.buffer(number).fill(1);
+        let len = if number == 32 {
+            BUFFER_LEN
+        } else {
+            message.len()
+        };
         batch.reply(number, len, path);
     }
     let sent = batch.send(sockets, |slot, room| {
-        assert_eq!((slot, room.len()), (32, ROOM));
+        assert_eq!((slot, room.len()), (32, BUFFER_LEN));
         room[..9].fill(2);
         Some(9)
     });

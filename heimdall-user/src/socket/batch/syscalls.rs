@@ -11,7 +11,7 @@ use std::{
 
 use nix::{errno::Errno, libc};
 
-use super::{BATCH, Control, Lengths, Name, ROOM, Slot};
+use super::{BATCH, BUFFER_LEN, ControlMessages, Lengths, Slot, SocketName};
 
 #[cfg(miri)]
 use super::loopback::{recvmmsg, sendmmsg};
@@ -23,7 +23,7 @@ use libc::{recvmmsg, sendmmsg};
 pub(super) fn receive(
     socket: BorrowedFd<'_>,
     slots: &mut [Slot],
-    buffers: &mut [[u8; ROOM]],
+    buffers: &mut [[u8; BUFFER_LEN]],
 ) -> Result<usize, Errno> {
     let mut iovecs = [NO_IOVEC; BATCH];
     let mut headers = [no_header(); BATCH];
@@ -33,7 +33,7 @@ pub(super) fn receive(
         slot.lengths = Lengths::WHOLE;
         *iovec = libc::iovec {
             iov_base: buffer.as_mut_ptr().cast(),
-            iov_len: ROOM,
+            iov_len: BUFFER_LEN,
         };
         *header = header_of(&mut slot.name, &mut slot.control, iovec, slot.lengths);
         count += 1;
@@ -65,7 +65,7 @@ pub(super) fn receive(
 /// many were sent.
 pub(super) fn send<'a>(
     socket: BorrowedFd<'_>,
-    datagrams: impl Iterator<Item = (&'a Slot, &'a [u8; ROOM])>,
+    datagrams: impl Iterator<Item = (&'a Slot, &'a [u8; BUFFER_LEN])>,
 ) -> Result<usize, Errno> {
     let mut iovecs = [NO_IOVEC; BATCH];
     let mut headers = [no_header(); BATCH];
@@ -74,7 +74,7 @@ pub(super) fn send<'a>(
         // The kernel takes pointers to mutable data, and only reads.
         *iovec = libc::iovec {
             iov_base: buffer.as_ptr().cast_mut().cast(),
-            iov_len: slot.lengths.message.min(ROOM),
+            iov_len: slot.lengths.message.min(BUFFER_LEN),
         };
         let name = ptr::from_ref(&slot.name).cast_mut();
         let control = ptr::from_ref(&slot.control).cast_mut();
@@ -98,8 +98,8 @@ pub(super) fn send<'a>(
 
 /// The header of a datagram. No length is beyond its part's end.
 fn header_of(
-    name: *mut Name,
-    control: *mut Control,
+    name: *mut SocketName,
+    control: *mut ControlMessages,
     iovec: *mut libc::iovec,
     lengths: Lengths,
 ) -> libc::mmsghdr {
@@ -108,9 +108,9 @@ fn header_of(
     parts.msg_iov = iovec;
     parts.msg_iovlen = 1;
     parts.msg_name = name.cast();
-    parts.msg_namelen = lengths.name.min(size_of::<Name>()) as _;
+    parts.msg_namelen = lengths.name.min(size_of::<SocketName>()) as _;
     parts.msg_control = control.cast();
-    parts.msg_controllen = lengths.control.min(size_of::<Control>()) as _;
+    parts.msg_controllen = lengths.control.min(size_of::<ControlMessages>()) as _;
     header
 }
 

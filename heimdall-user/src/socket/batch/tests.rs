@@ -7,7 +7,7 @@ use std::{
 use super::*;
 use crate::socket::{Listeners, mtu, path::Local};
 
-/// A listener as the front has them, and the address that a client asks.
+/// A listener as the front has them, and the address that a client sends to.
 fn listener(bind: &str, asked: &str) -> (UdpSocket, SocketAddr) {
     let mut listeners = Listeners::bind(&[bind.parse().unwrap()]).unwrap();
     let port = listeners.local_addresses()[0].port();
@@ -15,7 +15,7 @@ fn listener(bind: &str, asked: &str) -> (UdpSocket, SocketAddr) {
     (listeners.udp.remove(0), SocketAddr::new(ip, port))
 }
 
-/// A client that hears nobody but the address that it asks.
+/// A client, connected: it receives only from the address that it sends to.
 fn client(server: SocketAddr) -> UdpSocket {
     let any = if server.is_ipv4() {
         "0.0.0.0:0"
@@ -38,7 +38,7 @@ fn heard(client: &UdpSocket) -> Vec<u8> {
 }
 
 /// Has everything sent back as it came.
-fn echo(batch: &mut Batch) {
+fn echo(batch: &mut DatagramBatch) {
     let received: Vec<_> = batch
         .received()
         .map(|(path, msg)| (path.unwrap(), msg.len()))
@@ -55,7 +55,7 @@ fn message(len: usize) -> Vec<u8> {
 
 #[test]
 fn mixed_sizes_over_both_families_and_many_addresses() {
-    let mut batch = Batch::new();
+    let mut batch = DatagramBatch::new();
     for (bind, asked) in [
         ("0.0.0.0:0", "127.0.0.1"),
         ("0.0.0.0:0", "127.9.8.7"),
@@ -66,8 +66,8 @@ fn mixed_sizes_over_both_families_and_many_addresses() {
         let (socket, server) = listener(bind, asked);
         assert_eq!(batch.receive(&socket, 0), Err(Errno::EAGAIN));
         let clients = [client(server), client(server)];
-        let sizes = [0, 1, 12, 511, 1232, ROOM, 3];
-        // Twice: the second batch gets all the room that the first one did.
+        let sizes = [0, 1, 12, 511, 1232, BUFFER_LEN, 3];
+        // Twice: the second batch has buffers of the same length as the first.
         for _ in 0..2 {
             for &size in &sizes {
                 for client in &clients {
@@ -107,7 +107,7 @@ fn a_burst_is_larger_than_a_batch() {
     for id in 0..2 * BATCH + 3 {
         client.send(&[id as u8]).unwrap();
     }
-    let mut batch = Batch::new();
+    let mut batch = DatagramBatch::new();
     let mut counts = Vec::new();
     while let Ok(count) = batch.receive(&socket, 0) {
         echo(&mut batch);
@@ -127,12 +127,12 @@ fn a_burst_is_larger_than_a_batch() {
 fn longer_queries_arrive_cut() {
     let (socket, server) = listener("0.0.0.0:0", "127.0.0.1");
     let client = client(server);
-    client.send(&message(ROOM + 1)).unwrap();
-    let mut batch = Batch::new();
+    client.send(&message(BUFFER_LEN + 1)).unwrap();
+    let mut batch = DatagramBatch::new();
     assert_eq!(batch.receive(&socket, 0), Ok(1));
     assert_eq!(
         batch.received().next().unwrap().1,
-        &message(ROOM + 1)[..ROOM]
+        &message(BUFFER_LEN + 1)[..BUFFER_LEN]
     );
 }
 
@@ -145,7 +145,7 @@ fn a_reply_that_fails_does_not_stop_the_others() {
     for size in 1..=10 {
         client.send(&message(size)).unwrap();
     }
-    let mut batch = Batch::new();
+    let mut batch = DatagramBatch::new();
     assert_eq!(batch.receive(&socket, 0), Ok(10));
     let large = [0, 3, 4, 6, 9];
     let paths: Vec<_> = batch.received().map(|(path, _)| path.unwrap()).collect();
@@ -154,7 +154,7 @@ fn a_reply_that_fails_does_not_stop_the_others() {
             slot if large.contains(&slot) => 1280 - 40 - 8 + 1,
             // Slot 5 gets no reply at all.
             5 => continue,
-            // Nobody is at port 0.
+            // A datagram to port 0 cannot be sent.
             7 => {
                 batch.slots[slot].name.encode("[::1]:0".parse().unwrap());
                 1
@@ -194,7 +194,7 @@ fn composed_replies_leave_from_their_own_socket_and_address() {
         .map(|()| listener("0.0.0.0:0", "127.0.0.1"))
         .into_iter()
         .unzip();
-    let mut batch = Batch::new();
+    let mut batch = DatagramBatch::new();
     // Runs of three for each socket.
     let socket_of = |at: usize| at / 3 % 2;
     let clients: Vec<_> = (0..BATCH)
@@ -212,11 +212,11 @@ fn composed_replies_leave_from_their_own_socket_and_address() {
             assert_eq!(batch.compose(socket_of(at + 3), path.peer), at);
             assert_eq!(batch.compose(socket_of(at), path.peer), at);
             let message = message(at);
-            batch.room(at)[..at].copy_from_slice(&message);
+            batch.buffer(at)[..at].copy_from_slice(&message);
             batch.reply(at, at, &path);
         }
         let full = batch.compose(0, path(&clients[0]).peer);
-        assert!(batch.room(full).is_empty(), "there is no such slot");
+        assert!(batch.buffer(full).is_empty(), "no such slot");
         assert_eq!(batch.send(&sockets, |_, _| None).sent, BATCH);
         for (at, (client, _)) in clients.iter().enumerate() {
             assert_eq!(heard(client), message(at));
@@ -224,7 +224,7 @@ fn composed_replies_leave_from_their_own_socket_and_address() {
     }
 }
 
-/// The path to a client from the address that it asks.
+/// The path to a client from the address that it sends to.
 fn path((client, from): &(UdpSocket, IpAddr)) -> Path {
     let IpAddr::V4(from) = from else { panic!() };
     Path {

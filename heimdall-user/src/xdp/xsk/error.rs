@@ -1,10 +1,10 @@
-//! Errors of AF_XDP sockets, and what to do about them.
+//! Errors of AF_XDP sockets, and their remedies.
 
 use std::io;
 
 use thiserror::Error;
 
-/// Why an AF_XDP socket could not be opened. The text is one line that ends with what to do.
+/// Why an AF_XDP socket could not be opened. The text is one line that ends with a remedy.
 #[derive(Debug, Error)]
 pub enum XskError {
     /// The UMEM could not be allocated or registered.
@@ -20,7 +20,7 @@ pub enum XskError {
         frames: u32,
         /// The kernel's error.
         source: io::Error,
-        /// What to do.
+        /// The remedy.
         advice: &'static str,
     },
     /// The socket could not be bound to the queue.
@@ -32,14 +32,14 @@ pub enum XskError {
         queue: u32,
         /// The kernel's error.
         source: io::Error,
-        /// What to do.
+        /// The remedy.
         advice: &'static str,
     },
 }
 
 impl XskError {
     /// Whether another socket has the queue.
-    pub fn is_busy(&self) -> bool {
+    pub(crate) fn is_busy(&self) -> bool {
         matches!(self, Self::Bind { source, .. } if source.raw_os_error() == Some(libc::EBUSY))
     }
 }

@@ -11,9 +11,9 @@
 //! | `option=CODE:HEX` | an option in the OPT record |
 //! | `again` | two OPT records |
 //! | `owner` | the OPT record has an owner name |
-//! | `bare` | no question at all, whatever QDCOUNT says |
+//! | `bare` | no question at all, whatever QDCOUNT is |
 //! | `set=AT:HEX` | octets from AT on are these |
-//! | `end=N`, `more=HEX` | the message is cut to N octets, or goes on with these |
+//! | `end=N`, `more=HEX` | the message is cut to N octets, or followed by these |
 //!
 //! A reply is its response code and flags, then the question, the sections and the OPT record, with
 //! `|` in between: `NOERROR qr rd ra | www.ok. A | 300 A 192.0.2.1 | | | opt 1232`. The owner of a
@@ -38,7 +38,7 @@ fn hex(text: &str) -> Vec<u8> {
         .collect()
 }
 
-/// The message that a query's text stands for.
+/// The message of a query's text.
 pub(crate) fn query(text: &str) -> Vec<u8> {
     let mut words = text.split_whitespace();
     let name = message::name(words.next().unwrap()).to_bytes().unwrap();

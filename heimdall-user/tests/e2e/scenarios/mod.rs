@@ -20,7 +20,7 @@ use hickory_proto::op::Message;
 use lab::{CLIENT_V4, Heimdall, Lab, ScriptedUpstream, UPSTREAM, message};
 use tempfile::TempDir;
 
-use crate::{asking::Asker, lab, program};
+use crate::{client::DnsClient, lab, program};
 use table::{FILES, Over, SCENARIOS, SETTINGS};
 
 /// A directory with the settings of the table, and their path.
@@ -151,10 +151,10 @@ fn upstream(lab: &Lab) -> ScriptedUpstream {
 
 /// Runs the scenarios for UDP.
 fn run_udp(lab: &Lab, name: &str) {
-    let asker = Asker::v4(lab);
+    let client = DnsClient::v4(lab);
     run(name, Over::Udp, |msg, expected| {
         let timeout = Duration::from_millis(if expected { 5000 } else { 200 });
-        asker.udp_octets(msg, timeout)
+        client.udp_octets(msg, timeout)
     });
 }
 
@@ -176,8 +176,8 @@ fn scenarios_over_af_xdp_and_tcp() {
         );
     }
     let _heimdall = Heimdall::on_xdp(&lab, program(), &["--config", &path]).unwrap();
-    let asker = Asker::v4(&lab);
-    run("TCP", Over::Tcp, |msg, _| asker.tcp_octets(msg).ok());
+    let client = DnsClient::v4(&lab);
+    run("TCP", Over::Tcp, |msg, _| client.tcp_octets(msg).ok());
 }
 
 #[test]

@@ -15,7 +15,7 @@ use lab::message::{self, edns, name, record};
 struct Response(Message);
 
 impl Response {
-    /// The name that was asked for.
+    /// The queried name.
     fn name(&self) -> Name {
         self.0.queries[0].name().clone()
     }
@@ -62,7 +62,7 @@ impl Response {
         self.0.add_answer(record(&owner, A, 200, &[192, 0, 2, 7]));
     }
 
-    /// What the upstream has for a type, under a name that has everything.
+    /// The records of a type, at a name that has all types.
     fn everything(&mut self, qtype: RecordType, ttl: u32) {
         match qtype {
             A => self.answer(A, ttl, &[192, 0, 2, 1]),
@@ -126,7 +126,7 @@ pub(super) fn respond(query: &Message, over_tcp: bool) -> Option<Vec<u8>> {
         "nodatanosoa" => {}
         "ttl" => response.everything(qtype, number),
         "msb" => response.everything(qtype, 0x8000_0001),
-        // Signed, for those who want it and those who do not.
+        // Signed, for queries with and without DO.
         "signed" => {
             response.everything(qtype, 300);
             if qtype != RRSIG {
@@ -140,7 +140,7 @@ pub(super) fn respond(query: &Message, over_tcp: bool) -> Option<Vec<u8>> {
             response.0.metadata.authentic_data = true;
             response.everything(qtype, 300);
         }
-        // What fails validation, and is given to those who validate themselves.
+        // Data that fails validation, and is sent to clients that validate themselves.
         "bogus" if query.checking_disabled => response.everything(qtype, 300),
         "bogus" => {
             response.code(2);
@@ -186,7 +186,7 @@ pub(super) fn respond(query: &Message, over_tcp: bool) -> Option<Vec<u8>> {
         // An alias, and nothing at its end.
         "dangling" => response.answer(CNAME, 300, b"\x06target\x02ok\0"),
         "circle" => response.answer(CNAME, 300, &[0xc0, 12]),
-        // An answer, and what nobody asked for.
+        // An answer with records that do not belong to the question.
         "foreign" => {
             let forged = record(&name("bank"), qtype, 300, &[192, 0, 2, 66]);
             response.0.add_answer(forged);

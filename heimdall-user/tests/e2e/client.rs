@@ -29,13 +29,13 @@ pub(crate) fn query(id: u16, name: &str) -> Vec<u8> {
 }
 
 /// A client in the lab with one UDP socket.
-pub(crate) struct Asker<'a> {
+pub(crate) struct DnsClient<'a> {
     lab: &'a Lab,
     server: &'static str,
     udp: UdpSocket,
 }
 
-impl<'a> Asker<'a> {
+impl<'a> DnsClient<'a> {
     /// One that asks over IPv4.
     pub(crate) fn v4(lab: &'a Lab) -> Self {
         Self::new(lab, CLIENT_V4, SERVER_V4)
