@@ -2,7 +2,7 @@
 //!
 //! `cargo build` must need no eBPF toolchain, so the objects are in the repository, each with a manifest
 //! of the digests of its sources and of itself; a test fails when they drift apart. This module finds
-//! a toolchain (or installs one, if told to), builds, strips, and writes both files. It does not load
+//! or installs a toolchain, builds, strips, and writes both files. It does not load
 //! the objects: tests of heimdall-user and of benches do.
 
 mod toolchain;
@@ -11,15 +11,16 @@ use std::{
     fmt::Write as _,
     fs,
     path::{Path, PathBuf},
-    process::Command,
 };
 
 use anyhow::{Context, Result, bail, ensure};
 use sha2::{Digest, Sha256};
-use toolchain::Toolchain;
-pub(crate) use toolchain::install;
+use toolchain::{Toolchain, tool};
 
-use crate::{setup::run, workspace};
+use crate::{
+    setup::{Setup, run},
+    workspace,
+};
 
 /// An XDP program: a crate whose binary is built for BPF.
 struct Program {
@@ -47,41 +48,33 @@ const PROGRAMS: [Program; 2] = [
 const TARGET: &str = "bpfel-unknown-none";
 
 #[derive(clap::Args)]
-pub(crate) struct Args {
-    /// Install what is missing of the toolchain (Debian packages and bpf-linker), saying what
-    #[arg(long)]
-    install: bool,
+pub(crate) struct Ebpf {
     /// Rebuild, and fail if a committed object is not what this toolchain makes of its source
     #[arg(long)]
     check: bool,
 }
 
-pub(crate) fn run_command(args: &Args) -> Result<()> {
-    if args.install {
-        install()?;
-    }
-    let rebuilt = build()?;
-    for program in PROGRAMS {
-        let (new, committed) = (rebuilt.join(program.object), program.path(program.object));
-        if args.check {
-            program.check(&new)?;
-            println!("{} is what its source gives", program.object);
-        } else {
-            fs::copy(new, &committed)?;
-            fs::write(program.manifest_path(), program.manifest()?)?;
-            println!("wrote {} and its manifest", committed.display());
+impl Ebpf {
+    pub(crate) fn run(self, setup: Setup) -> Result<()> {
+        let rebuilt = build(setup)?;
+        for program in PROGRAMS {
+            let (new, committed) = (rebuilt.join(program.object), program.path(program.object));
+            if self.check {
+                program.check(&new)?;
+                println!("{} is what its source gives", program.object);
+            } else {
+                fs::copy(new, &committed)?;
+                fs::write(program.manifest_path(), program.manifest()?)?;
+                println!("wrote {} and its manifest", committed.display());
+            }
         }
+        Ok(())
     }
-    Ok(())
 }
 
-/// Builds the programs with the toolchain found here. The directory with the stripped objects.
-///
-/// # Errors
-/// No toolchain (the text says what to install), or a failed build.
-pub(crate) fn build() -> Result<PathBuf> {
-    let toolchain = Toolchain::find()?;
-    println!("building with {toolchain}");
+/// Builds the programs. The directory with the stripped objects.
+pub(crate) fn build(setup: Setup) -> Result<PathBuf> {
+    let toolchain = Toolchain::find_or_install(setup)?;
     let target_dir = workspace().join("target/ebpf");
     let mut cargo = toolchain.cargo();
     cargo
@@ -101,7 +94,7 @@ pub(crate) fn build() -> Result<PathBuf> {
     // BTF stays: it is what `bpftool prog dump` and the verifier's log show source lines from.
     for program in PROGRAMS {
         let built = target_dir.join(TARGET).join("release").join(program.binary);
-        run(Command::new(&toolchain.objcopy)
+        run(tool("llvm-objcopy")
             .args(["--strip-debug", "--strip-unneeded"])
             .args([built, target_dir.join(program.object)]))?;
     }

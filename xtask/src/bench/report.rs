@@ -1,8 +1,10 @@
 //! What a run gives: tables, comparisons, JSON.
 
-use std::{collections::BTreeMap, fmt::Write as _, fs, iter, process::Command, thread};
+use std::{collections::BTreeMap, fmt::Write as _, iter, process::Command, thread};
 
 use comfy_table::{CellAlignment, Table, presets::ASCII_MARKDOWN};
+use indicatif::HumanCount;
+use procfs::{CpuInfo, Current as _};
 use serde::Serialize;
 
 use super::{
@@ -10,11 +12,15 @@ use super::{
     plan::{EQUAL, HALF, LOADS, LOW, Load, SEARCHES, SHARED, UNIFORM},
 };
 
-/// All that was measured.
+/// All that was measured, as it goes into the JSON file.
 #[derive(Serialize)]
 pub(super) struct Report {
-    pub(super) versions: BTreeMap<String, String>,
-    pub(super) settings: BTreeMap<&'static str, String>,
+    pub(super) machine: String,
+    pub(super) arguments: Vec<String>,
+    pub(super) server_cores: Vec<usize>,
+    pub(super) generator_cores: Vec<usize>,
+    /// How long it took.
+    pub(super) seconds: u64,
     pub(super) not_installed: Vec<String>,
     pub(super) results: Vec<Outcome>,
 }
@@ -25,6 +31,7 @@ pub(super) struct Outcome {
     #[serde(skip)]
     pub(super) who: Contestant,
     pub(super) name: String,
+    version: String,
     /// Of each figure, over all rounds.
     medians: BTreeMap<String, Median>,
     rounds: Vec<Sample>,
@@ -69,6 +76,7 @@ impl Outcome {
         Self {
             who,
             name: who.name(),
+            version: who.version(),
             medians: medians
                 .filter_map(|(name, values)| Some((name, Median::of(values)?)))
                 .collect(),
@@ -96,28 +104,9 @@ impl Report {
         for line in self.comparisons() {
             let _ = writeln!(text, "{line}");
         }
-        let list = |map: &mut dyn Iterator<Item = (&str, &String)>| {
-            let items: Vec<String> = map.map(|(name, value)| format!("{name} {value}")).collect();
-            items.join(", ")
-        };
-        let versions = list(
-            &mut self
-                .versions
-                .iter()
-                .map(|(name, value)| (name.as_str(), value)),
-        );
-        let settings = list(&mut self.settings.iter().map(|(name, value)| (*name, value)));
-        let _ = writeln!(
-            text,
-            "\nMachine: {}\nVersions: {versions}\nSettings: {settings}",
-            machine()
-        );
         if !self.not_installed.is_empty() {
-            let _ = writeln!(
-                text,
-                "Left out, not installed: {}",
-                self.not_installed.join(", ")
-            );
+            let names = self.not_installed.join(", ");
+            let _ = writeln!(text, "Left out, not installed: {names}");
         }
         text
     }
@@ -179,34 +168,18 @@ impl Report {
 
     /// Everything for a program: medians, and each round.
     pub(super) fn json(&self) -> serde_json::Result<String> {
-        #[derive(Serialize)]
-        struct Json<'a> {
-            machine: String,
-            #[serde(flatten)]
-            report: &'a Report,
-            comparisons: Vec<String>,
-        }
-        serde_json::to_string_pretty(&Json {
-            machine: machine(),
-            report: self,
-            comparisons: self.comparisons(),
-        })
+        serde_json::to_string_pretty(self)
     }
 }
 
 /// The processor, the number of cores, and the kernel's release.
-fn machine() -> String {
-    let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let cpu = info
-        .lines()
-        .find_map(|line| line.strip_prefix("model name")?.split(": ").nth(1));
+pub(super) fn machine() -> String {
+    let info = CpuInfo::current().ok();
+    let cpu = info.as_ref().and_then(|info| info.model_name(0));
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let kernel = lab::run(Command::new("uname").arg("-r")).unwrap_or_default();
-    format!(
-        "{}, {cores} cores, Linux {}",
-        cpu.unwrap_or("unknown"),
-        kernel.trim()
-    )
+    let (cpu, kernel) = (cpu.unwrap_or("unknown"), kernel.trim());
+    format!("{cpu}, {cores} cores, Linux {kernel}")
 }
 
 /// A contestant's row of a load's table, if it has any figure of it.
@@ -224,17 +197,10 @@ fn row(outcome: &Outcome, load: &Load) -> Option<Vec<String>> {
 /// From 100 on a whole number with separators, below that with three decimals.
 fn figure(value: f64) -> String {
     if value < 100.0 {
-        return format!("{value:.3}");
+        format!("{value:.3}")
+    } else {
+        HumanCount(value.round() as u64).to_string()
     }
-    let digits = format!("{value:.0}");
-    let mut text = String::new();
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 /// Rows with a heading as an aligned Markdown table.
@@ -275,8 +241,11 @@ mod tests {
             (SHARED[1].1.figure("answers/s"), 380_000.0),
         ]);
         let report = Report {
-            settings: BTreeMap::from([("queues", "1".to_owned())]),
-            versions: BTreeMap::new(),
+            machine: String::new(),
+            arguments: vec![],
+            server_cores: vec![1],
+            generator_cores: vec![0],
+            seconds: 1,
             not_installed: vec!["kresd".into()],
             results: vec![
                 Outcome::new(Contestant::HeimdallXdp, vec![sample]),

@@ -71,12 +71,10 @@ impl Rig<'_> {
             let Some(values) = turn.measure(who, load)? else {
                 continue;
             };
-            let mut line = format!("  {}:", load.title);
+            println!("  {}: {values:.2?}", load.title);
             for (column, value) in load.columns().iter().zip(values) {
-                line += &format!(" {column} {value:.2}");
                 sample.insert(load.figure(column), value);
             }
-            println!("{line}");
         }
         Ok(())
     }

@@ -1,8 +1,9 @@
 //! The results: a table, and what is wrong.
 
-use std::time::Duration;
+use std::{iter, time::Duration};
 
 use anyhow::{Result, bail};
+use comfy_table::{Table, presets::ASCII_MARKDOWN};
 use lab::sum;
 use serde_json::Value;
 
@@ -73,17 +74,24 @@ impl Report {
     /// # Errors
     /// Something is wrong.
     pub(super) fn print(&self) -> Result<()> {
-        println!(
-            "\n{:12} {:>9} {:>9} {:>9} {:>8} {:>8} {:>6} {:>6}",
-            "", "asked", "right", "truncated", "stale", "SERVFAIL", "lost", "wrong"
-        );
+        let mut table = Table::new();
+        table.load_preset(ASCII_MARKDOWN);
+        let counts = [
+            "asked",
+            "right",
+            "truncated",
+            "stale",
+            "SERVFAIL",
+            "lost",
+            "wrong",
+        ];
+        table.set_header(iter::once("").chain(counts));
         let titles = ["popular", "asked once", "failing", "flood", "TCP"];
         for (title, tally) in titles.iter().zip(&self.tallies) {
-            let [asked, right, truncated, stale, failed, lost, wrong] = tally;
-            println!(
-                "{title:12} {asked:>9} {right:>9} {truncated:>9} {stale:>8} {failed:>8} {lost:>6} {wrong:>6}"
-            );
+            let counts = tally.iter().map(u64::to_string);
+            table.add_row(iter::once((*title).to_owned()).chain(counts));
         }
+        println!("{table}");
         println!("\nPopular names answered without the upstream:");
         for (hits, title) in self.phases.iter().zip(["quiet", "flood"].iter().cycle()) {
             println!("  {title:8} {:>6.2} %  of {}", hits.percent(), hits.sent);
@@ -122,7 +130,6 @@ Commands     {} flushes and dumps; the last snapshot is {:.1} s old",
         if !problems.is_empty() {
             bail!("{}", problems.join("\n       "));
         }
-        println!("\nNothing is wrong.");
         Ok(())
     }
 
