@@ -14,6 +14,7 @@ mod setup;
 mod soak;
 mod stop;
 mod test;
+mod zipf;
 
 use std::path::{Path, PathBuf};
 

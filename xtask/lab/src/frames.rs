@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use etherparse::{Ipv4Header, Ipv6Header, UdpHeader};
 use nix::{
     ifaddrs::getifaddrs,
     sys::{
@@ -142,38 +143,26 @@ impl QueryFrame {
     /// The UDP datagram.
     fn datagram(&self) -> Vec<u8> {
         let dns = self.dns();
-        let len = (8 + dns.len()) as u16;
-        let mut datagram = [
-            self.port.to_be_bytes(),
-            53u16.to_be_bytes(),
-            len.to_be_bytes(),
-            [0; 2],
-        ]
-        .concat();
-        datagram.extend_from_slice(&dns);
-        let addresses = if self.v6 {
-            v6_addresses()
+        let (v4, v6) = (ipv4(17), ipv6(17));
+        let header = if self.v6 {
+            UdpHeader::with_ipv6_checksum(self.port, 53, &v6, &dns)
         } else {
-            v4_addresses()
+            UdpHeader::with_ipv4_checksum(self.port, 53, &v4, &dns)
         };
-        let sum = checksum(&[&addresses[..], &[0, 17], &len.to_be_bytes(), &datagram].concat());
-        datagram[6..8].copy_from_slice(&sum.to_be_bytes());
-        datagram
+        [&header.unwrap().to_bytes()[..], &dns].concat()
     }
 
-    /// An IPv4 packet that carries a part of the datagram.
+    /// An IPv4 packet that carries a part of the datagram, with these flags and this offset.
     fn ipv4(&self, part: &[u8], fragment: u16) -> Vec<u8> {
-        let words = 5 + self.options.len() / 4;
-        let len = ((words * 4 + part.len()) as u16).to_be_bytes();
-        let mut packet = vec![0x40 | words as u8, 0, len[0], len[1], 0x12, self.id as u8];
-        packet.extend_from_slice(&fragment.to_be_bytes());
-        packet.extend_from_slice(&[64, 17, 0, 0]);
-        packet.extend_from_slice(&v4_addresses());
-        packet.extend_from_slice(&self.options);
-        let sum = checksum(&packet);
-        packet[10..12].copy_from_slice(&sum.to_be_bytes());
-        packet.extend_from_slice(part);
-        packet
+        let mut header = ipv4(17);
+        header.identification = 0x1200 | self.id & 0xff;
+        header.dont_fragment = fragment & 0x4000 != 0;
+        header.more_fragments = fragment & 0x2000 != 0;
+        header.fragment_offset = (fragment & 0x1fff).try_into().unwrap();
+        header.options = self.options[..].try_into().unwrap();
+        header.set_payload_len(part.len()).unwrap();
+        header.header_checksum = header.calc_header_checksum();
+        [&header.to_bytes()[..], part].concat()
     }
 
     /// An IPv6 packet that carries the datagram, or a part of it behind a Fragment header with this
@@ -190,9 +179,9 @@ impl QueryFrame {
             payload = [&[next, units as u8][..], &self.options, &payload].concat();
             next = 60;
         }
-        let len = (payload.len() as u16).to_be_bytes();
-        let header = [0x60, 0, 0, 0, len[0], len[1], next, 64];
-        [&header[..], &v6_addresses(), &payload].concat()
+        let mut header = ipv6(next);
+        header.payload_length = payload.len() as u16;
+        [&header.to_bytes()[..], &payload].concat()
     }
 
     fn frame(&self, packet: &[u8]) -> Vec<u8> {
@@ -233,33 +222,25 @@ impl QueryFrame {
     }
 }
 
-/// Source and destination address of a query.
-fn v4_addresses() -> Vec<u8> {
-    let octets = |text: &str| text.parse().map(|address: Ipv4Addr| address.octets());
-    [CLIENT_V4, SERVER_V4]
-        .into_iter()
-        .flat_map(octets)
-        .flatten()
-        .collect()
+/// A header from the lab's client to its server.
+fn ipv4(protocol: u8) -> Ipv4Header {
+    let [source, destination] = [CLIENT_V4, SERVER_V4].map(|text| {
+        let address: Ipv4Addr = text.parse().unwrap();
+        address.octets()
+    });
+    Ipv4Header::new(0, 64, protocol.into(), source, destination).unwrap()
 }
 
-fn v6_addresses() -> Vec<u8> {
-    let octets = |text: &str| text.parse().map(|address: Ipv6Addr| address.octets());
-    [CLIENT_V6, SERVER_V6]
-        .into_iter()
-        .flat_map(octets)
-        .flatten()
-        .collect()
-}
-
-/// RFC 1071, the plain way.
-fn checksum(data: &[u8]) -> u16 {
-    let mut sum: u32 = data
-        .chunks(2)
-        .map(|pair| u32::from(pair[0]) << 8 | u32::from(pair.get(1).copied().unwrap_or_default()))
-        .sum();
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
+fn ipv6(next: u8) -> Ipv6Header {
+    let [source, destination] = [CLIENT_V6, SERVER_V6].map(|text| {
+        let address: Ipv6Addr = text.parse().unwrap();
+        address.octets()
+    });
+    Ipv6Header {
+        next_header: next.into(),
+        hop_limit: 64,
+        source,
+        destination,
+        ..Ipv6Header::default()
     }
-    !(sum as u16)
 }
