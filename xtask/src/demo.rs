@@ -177,11 +177,7 @@ impl Load<'_> {
         self.replies.set(self.replies.get() + load.replies);
         self.failed
             .set(self.failed.get() + load.replies.saturating_sub(load.noerror));
-        Ok(Step {
-            asked: rate,
-            offered: load.queries as f64 / load.seconds,
-            answered: load.answered(),
-        })
+        Ok(Step::new(rate, load))
     }
 }
 

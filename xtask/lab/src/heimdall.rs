@@ -8,7 +8,6 @@ use std::{
 
 use anyhow::{Context, Result};
 use serde_json::Value;
-use tempfile::TempDir;
 
 use super::{Lab, Process, SERVER_V4, SERVER_V6, run};
 
@@ -19,7 +18,6 @@ pub struct Heimdall {
     pub process: Process,
     program: PathBuf,
     control: PathBuf,
-    _directory: TempDir,
 }
 
 impl Heimdall {
@@ -74,13 +72,12 @@ impl Heimdall {
             .args(arguments)
             .arg("--control")
             .arg(&control);
-        let mut process = Process::start(&mut command)?;
+        let mut process = Process::start_in(directory, &mut command)?;
         process.wait_for("ready", Duration::from_secs(20))?;
         Ok(Self {
             process,
             program: program.to_owned(),
             control,
-            _directory: directory,
         })
     }
 
@@ -132,12 +129,9 @@ fn addresses() -> [String; 2] {
 /// Sum of a counter over all workers, or of its place in an object of theirs: `"hits"`,
 /// `"frames/total"`.
 pub fn sum(stats: &Value, counter: &str) -> u64 {
-    let workers = stats["workers"]
-        .as_array()
-        .map(Vec::as_slice)
-        .unwrap_or_default();
+    let pointer = format!("/{counter}");
+    let workers = stats["workers"].as_array().into_iter().flatten();
     workers
-        .iter()
-        .filter_map(|worker| worker.pointer(&format!("/{counter}"))?.as_u64())
+        .filter_map(|worker| worker.pointer(&pointer)?.as_u64())
         .sum()
 }

@@ -2,7 +2,7 @@
 //! servers and real clients in them. End-to-end tests, the demo and the benchmarks run in one.
 //!
 //! - [`Lab`]: the namespaces, and commands and sockets in them.
-//! - [`Process`], and by name [`Heimdall`], [`Knot`] and [`Peer`] (other resolvers): servers.
+//! - [`Process`], and by name [`Heimdall`], [`Knot`] and [`Resolver`] (others): servers.
 //! - [`Kdig`], [`Kxdpgun`] and [`ClosedLoop`] (dnsperf): clients, and what they measured.
 //! - [`Frames`] and [`QueryFrame`]: frames that no ordinary client sends.
 //! - [`ScriptedUpstream`]: an upstream that does as a test wants, also without a lab.
@@ -43,7 +43,7 @@ pub use clients::{ClosedLoop, Kdig, Kxdpgun};
 pub use frames::{Frames, QueryFrame};
 pub use heimdall::{Heimdall, sum};
 pub use knot::{HOSTS, Knot};
-pub use peers::{Peer, Resolver, wait_for_answer};
+pub use peers::{Resolver, wait_for_answer};
 pub use process::Process;
 pub use upstream::{Received, ScriptedUpstream, Step, by_label};
 

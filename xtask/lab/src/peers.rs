@@ -4,7 +4,6 @@
 use std::{fs, process::Command, thread, time::Duration};
 
 use anyhow::{Result, bail};
-use tempfile::TempDir;
 
 use super::{Kdig, Lab, Process, SERVER_V4, UPSTREAM};
 
@@ -26,20 +25,12 @@ pub struct Resolver {
     pub configuration: &'static str,
 }
 
-/// A running resolver.
-#[derive(Debug)]
-pub struct Peer {
-    /// Its process.
-    pub process: Process,
-    _directory: TempDir,
-}
-
 impl Resolver {
     /// Starts it by a command that has only its program yet.
     ///
     /// # Errors
     /// It cannot be started.
-    pub fn start(&self, mut command: Command) -> Result<Peer> {
+    pub fn start(&self, mut command: Command) -> Result<Process> {
         let directory = tempfile::tempdir()?;
         let file = directory.path().join(self.file);
         let upstream = UPSTREAM.replace(':', self.port_separator);
@@ -51,10 +42,7 @@ impl Resolver {
         };
         fs::write(&file, fill_in(self.configuration))?;
         command.args(self.arguments.iter().map(|argument| fill_in(argument)));
-        Ok(Peer {
-            process: Process::start(&mut command)?,
-            _directory: directory,
-        })
+        Process::start_in(directory, &mut command)
     }
 }
 

@@ -8,9 +8,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;
-use lab::{
-    Heimdall, Knot, Lab, Peer, Process, Resolver, SERVER_V4, UPSTREAM, run, wait_for_answer,
-};
+use lab::{Heimdall, Knot, Lab, Process, Resolver, SERVER_V4, UPSTREAM, run, wait_for_answer};
 
 use super::{Cores, cpu::Meter};
 
@@ -52,29 +50,10 @@ pub(super) struct Programs {
 /// A contestant that answers, in a lab of its own.
 pub(super) struct Running {
     pub(super) meter: Meter,
-    _server: Server,
-    _upstream: Option<Knot>,
+    _server: Process,
+    _upstream: Option<Process>,
     // Last, so that the namespaces are still there when processes stop in them.
     pub(super) lab: Lab,
-}
-
-/// What has to be kept for a server to run.
-enum Server {
-    Heimdall(Heimdall),
-    Knot(Knot),
-    Echo(Process),
-    Peer(Peer),
-}
-
-impl Server {
-    fn process(&self) -> &Process {
-        match self {
-            Self::Heimdall(heimdall) => &heimdall.process,
-            Self::Knot(knot) => &knot.process,
-            Self::Echo(process) => process,
-            Self::Peer(peer) => &peer.process,
-        }
-    }
 }
 
 impl Contestant {
@@ -158,26 +137,26 @@ impl Contestant {
             let cache = ["--upstream", UPSTREAM, "--cache-size", CACHE];
             let arguments = [&["--listen", &listen], &cache[..], backend].concat();
             let program = &programs.heimdall;
-            Heimdall::start(pinned(program), program, &arguments).map(Server::Heimdall)
+            Heimdall::start(pinned(program), program, &arguments).map(|it| it.process)
         };
         let server = match (self, self.peer()) {
-            (_, Some(peer)) => Server::Peer(peer.start(pinned(Path::new(peer.program)))?),
+            (_, Some(peer)) => peer.start(pinned(Path::new(peer.program)))?,
             (Self::Echo, _) => {
                 let mut command = pinned(&programs.echo);
                 command.args(["--interface", &lab.server_if, "--listen", &listen]);
-                Server::Echo(Process::start(&mut command)?)
+                Process::start(&mut command)?
             }
-            (Self::KnotXdp, _) => Server::Knot(Knot::on_xdp(&lab, cores.server[0])?),
+            (Self::KnotXdp, _) => Knot::on_xdp(&lab, cores.server[0])?,
             (Self::HeimdallXdp, _) => {
                 heimdall(&["--backend", "xdp", "--interface", &lab.server_if])?
             }
             _ => heimdall(&["--backend", "socket"])?,
         };
-        wait_for_answer(&lab, 53, server.process())
+        wait_for_answer(&lab, 53, &server)
             .with_context(|| format!("{} does not start", self.name()))?;
         Ok(Running {
             meter: Meter {
-                process: server.process().pid(),
+                process: server.pid(),
                 napi: lab.server_napi()?,
                 cores: cores.server.clone(),
             },

@@ -56,14 +56,10 @@ impl Names {
     }
 }
 
-/// An open loop at one rate. Only NOERROR counts as an answer.
+/// An open loop at one rate.
 pub(super) fn open(lab: &Lab, names: &Path, rate: f64, seconds: u64) -> Result<Step> {
     let load = Kxdpgun::ask(lab, SERVER_V4, names, rate as u64, seconds)?;
-    Ok(Step {
-        asked: rate,
-        offered: load.queries as f64 / load.seconds,
-        answered: load.noerror as f64 / load.queries.max(1) as f64,
-    })
+    Ok(Step::new(rate, load))
 }
 
 /// Asks for `count` names until nearly all are answered, and so cached.

@@ -101,7 +101,7 @@ fn ask(program: &Path, queries: &[Query]) -> Result<Vec<Vec<Said>>> {
     let mut peers = Vec::new();
     for (resolver, port) in [(UNBOUND, UNBOUND_PORT), (DNSMASQ, DNSMASQ_PORT)] {
         let peer = resolver.start(lab.on_server(resolver.program))?;
-        wait_for_answer(&lab, port, &peer.process)?;
+        wait_for_answer(&lab, port, &peer)?;
         peers.push(peer);
     }
     let messages: Vec<Vec<u8>> = queries.iter().map(Query::wire).collect();
