@@ -8,13 +8,12 @@
 mod toolchain;
 
 use std::{
-    fmt::Write as _,
     fs,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use sha2::{Digest, Sha256};
 use toolchain::{Toolchain, tool};
 
 use crate::{
@@ -119,11 +118,11 @@ impl Program {
         }
         files.sort();
         files.push(self.object.to_owned());
-        let mut text = String::new();
-        for file in files {
-            writeln!(text, "{}  {file}", digest(&self.path(&file))?)?;
-        }
-        Ok(text)
+        lab::run(
+            Command::new("sha256sum")
+                .current_dir(self.path(""))
+                .args(files),
+        )
     }
 
     /// Fails if the committed object does not belong to the sources beside it.
@@ -140,11 +139,10 @@ impl Program {
 
     fn check(&self, rebuilt: &Path) -> Result<()> {
         self.check_manifest()?;
-        let (old, new) = (digest(&self.path(self.object))?, digest(rebuilt)?);
         ensure!(
-            old == new,
-            "the committed {} ({old}) is not what this toolchain builds ({new}); another compiler \
-             explains that, else run `cargo xtask ebpf`",
+            fs::read(self.path(self.object))? == fs::read(rebuilt)?,
+            "the committed {} is not what this toolchain builds; another compiler explains that, \
+             else run `cargo xtask ebpf`",
             self.object
         );
         Ok(())
@@ -177,12 +175,6 @@ fn rustflags(toolchain: &Toolchain) -> Result<Vec<String>> {
     remap(&toolchain.rust_src, "/rust");
     remap(&toolchain.rust_src.canonicalize()?, "/rust");
     Ok(flags)
-}
-
-fn digest(path: &Path) -> Result<String> {
-    let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let digest = Sha256::digest(bytes);
-    Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 #[cfg(test)]

@@ -43,18 +43,7 @@ impl Kdig {
         Self::run(lab.on_client("kdig"), arguments)
     }
 
-    /// Asks from the lab's server, as the forwarder would.
-    ///
-    /// # Errors
-    /// As for [`ask`](Self::ask).
-    pub fn ask_on_server(lab: &Lab, arguments: &[&str]) -> Result<Self> {
-        Self::run(lab.on_server("kdig"), arguments)
-    }
-
     /// Runs `command`, which is to run kdig.
-    ///
-    /// # Errors
-    /// As for [`ask`](Self::ask).
     pub fn run(mut command: Command, arguments: &[&str]) -> Result<Self> {
         command.args(["+timeout=5", "+retry=0"]).args(arguments);
         Self::read(&run(&mut command)?)
@@ -108,12 +97,8 @@ impl Kdig {
 fn queries() -> Result<(TempDir, PathBuf)> {
     let directory = tempfile::tempdir()?;
     let path = directory.path().join("queries");
-    fs::write(
-        &path,
-        (0..HOSTS)
-            .map(|i| format!("n{i}.example.com. A\n"))
-            .collect::<String>(),
-    )?;
+    let queries = (0..HOSTS).map(|i| format!("n{i}.example.com. A\n"));
+    fs::write(&path, queries.collect::<String>())?;
     Ok((directory, path))
 }
 
@@ -178,9 +163,6 @@ impl Kxdpgun {
     }
 
     /// Sends `server` the queries of a file in a loop.
-    ///
-    /// # Errors
-    /// As for [`run`](Self::run).
     pub fn ask(lab: &Lab, server: &str, queries: &Path, rate: u64, seconds: u64) -> Result<Self> {
         let mut command = lab.on_client("kxdpgun");
         command.args(["-t", &seconds.to_string(), "-Q", &rate.to_string()]);
@@ -219,7 +201,7 @@ impl Kxdpgun {
 pub struct ClosedLoop {
     /// Queries a second.
     pub rate: f64,
-    /// Queries that got no reply.
+    /// Queries that got no reply, or none of NOERROR from `clients`.
     pub lost: u64,
     /// Queries sent.
     pub sent: u64,
@@ -241,9 +223,6 @@ impl ClosedLoop {
     }
 
     /// Runs `command`, which is dnsperf with some options already, with the file `queries`.
-    ///
-    /// # Errors
-    /// As for [`run`](Self::run).
     pub fn ask(mut command: Command, server: &str, queries: &Path, seconds: u64) -> Result<Self> {
         command
             .args(["-s", server, "-l", &seconds.to_string(), "-v", "-d"])
@@ -253,9 +232,6 @@ impl ClosedLoop {
 
     /// Runs `command`, which is the program `clients` of `benches` with some options already, with
     /// the file `queries`: clients that are on AF_XDP themselves.
-    ///
-    /// # Errors
-    /// It fails.
     pub fn on_xdp(
         lab: &Lab,
         mut command: Command,
@@ -278,8 +254,14 @@ impl ClosedLoop {
     fn read(text: &str) -> Option<Self> {
         let number = |mark| number_after(text, mark);
         let mut latencies = Histogram::<u64>::new(3).ok()?;
-        for line in text.lines().filter_map(|line| line.strip_prefix("> ")) {
-            let seconds: f64 = line.rsplit(' ').next()?.parse().ok()?;
+        let seconds = |line: &str| {
+            line.strip_prefix("> ")?
+                .rsplit(' ')
+                .next()?
+                .parse::<f64>()
+                .ok()
+        };
+        for seconds in text.lines().filter_map(seconds) {
             latencies += (seconds * 1e9) as u64;
         }
         Some(Self {

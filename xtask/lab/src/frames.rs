@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use etherparse::{Ipv4Header, Ipv6Header, UdpHeader};
+use etherparse::{IpNumber, Ipv4Header, Ipv6Header, UdpHeader};
 use nix::{
     ifaddrs::getifaddrs,
     sys::{
@@ -33,9 +33,6 @@ pub struct Frames {
 
 impl Frames {
     /// Opens one.
-    ///
-    /// # Errors
-    /// It cannot be opened.
     pub fn open(lab: &Lab) -> Result<Self> {
         let client = lab.in_client(|| link(&lab.client_if))??;
         let server = lab.in_server(|| link(&lab.server_if))??;
@@ -59,9 +56,6 @@ impl Frames {
     }
 
     /// Sends a frame.
-    ///
-    /// # Errors
-    /// The kernel refuses it.
     pub fn send(&self, frame: &[u8]) -> Result<()> {
         loop {
             match send(self.socket.as_raw_fd(), frame, MsgFlags::empty()) {
@@ -143,35 +137,38 @@ impl QueryFrame {
     /// The UDP datagram.
     fn datagram(&self) -> Vec<u8> {
         let dns = self.dns();
-        let (v4, v6) = (ipv4(17), ipv6(17));
         let header = if self.v6 {
-            UdpHeader::with_ipv6_checksum(self.port, 53, &v6, &dns)
+            UdpHeader::with_ipv6_checksum(self.port, 53, &ipv6(), &dns)
         } else {
-            UdpHeader::with_ipv4_checksum(self.port, 53, &v4, &dns)
+            UdpHeader::with_ipv4_checksum(self.port, 53, &ipv4(), &dns)
         };
         [&header.unwrap().to_bytes()[..], &dns].concat()
     }
 
-    /// An IPv4 packet that carries a part of the datagram, with these flags and this offset.
-    fn ipv4(&self, part: &[u8], fragment: u16) -> Vec<u8> {
-        let mut header = ipv4(17);
-        header.identification = 0x1200 | self.id & 0xff;
-        header.dont_fragment = fragment & 0x4000 != 0;
-        header.more_fragments = fragment & 0x2000 != 0;
-        header.fragment_offset = (fragment & 0x1fff).try_into().unwrap();
+    /// A packet with the datagram, or a part of it at this offset in octets; whether more follows.
+    fn packet(&self, part: &[u8], fragment: Option<(u16, bool)>) -> Vec<u8> {
+        if self.v6 {
+            return self.ipv6(part, fragment);
+        }
+        let (offset, more) = fragment.unwrap_or_default();
+        let mut header = ipv4();
+        header.identification = self.id;
+        header.dont_fragment = fragment.is_none();
+        header.more_fragments = more;
+        header.fragment_offset = (offset / 8).try_into().unwrap();
         header.options = self.options[..].try_into().unwrap();
         header.set_payload_len(part.len()).unwrap();
         header.header_checksum = header.calc_header_checksum();
         [&header.to_bytes()[..], part].concat()
     }
 
-    /// An IPv6 packet that carries the datagram, or a part of it behind a Fragment header with this
-    /// offset and flag (RFC 8200, section 4.5).
-    fn ipv6(&self, part: &[u8], fragment: Option<u16>) -> Vec<u8> {
+    fn ipv6(&self, part: &[u8], fragment: Option<(u16, bool)>) -> Vec<u8> {
         let (mut next, mut payload) = (17, part.to_vec());
-        if let Some(fragment) = fragment {
+        if let Some((offset, more)) = fragment {
+            // RFC 8200, section 4.5: the offset in units of eight octets, above three bits.
+            let field = (offset | u16::from(more)).to_be_bytes();
             let id = u32::from(self.id).to_be_bytes();
-            payload = [&[next, 0][..], &fragment.to_be_bytes(), &id, &payload].concat();
+            payload = [&[next, 0][..], &field, &id, &payload].concat();
             next = 44;
         }
         if !self.options.is_empty() {
@@ -179,7 +176,8 @@ impl QueryFrame {
             payload = [&[next, units as u8][..], &self.options, &payload].concat();
             next = 60;
         }
-        let mut header = ipv6(next);
+        let mut header = ipv6();
+        header.next_header = next.into();
         header.payload_length = payload.len() as u16;
         [&header.to_bytes()[..], &payload].concat()
     }
@@ -200,44 +198,34 @@ impl QueryFrame {
 
     /// The frame.
     pub fn bytes(&self) -> Vec<u8> {
-        let datagram = self.datagram();
-        self.frame(&if self.v6 {
-            self.ipv6(&datagram, None)
-        } else {
-            self.ipv4(&datagram, 0x4000)
-        })
+        self.frame(&self.packet(&self.datagram(), None))
     }
 
     /// The query in two fragments.
     pub fn fragments(&self) -> [Vec<u8>; 2] {
         let datagram = self.datagram();
-        // Offsets count units of eight octets; IPv6 has its flag, more fragments, below them.
         let (first, second) = datagram.split_at(16);
-        if self.v6 {
-            [(first, 1), (second, 2 << 3)]
-                .map(|(part, field)| self.frame(&self.ipv6(part, Some(field))))
-        } else {
-            [(first, 0x2000), (second, 2)].map(|(part, field)| self.frame(&self.ipv4(part, field)))
-        }
+        [(first, (0, true)), (second, (16, false))]
+            .map(|(part, fragment)| self.frame(&self.packet(part, Some(fragment))))
     }
 }
 
 /// A header from the lab's client to its server.
-fn ipv4(protocol: u8) -> Ipv4Header {
+fn ipv4() -> Ipv4Header {
     let [source, destination] = [CLIENT_V4, SERVER_V4].map(|text| {
         let address: Ipv4Addr = text.parse().unwrap();
         address.octets()
     });
-    Ipv4Header::new(0, 64, protocol.into(), source, destination).unwrap()
+    Ipv4Header::new(0, 64, IpNumber::UDP, source, destination).unwrap()
 }
 
-fn ipv6(next: u8) -> Ipv6Header {
+fn ipv6() -> Ipv6Header {
     let [source, destination] = [CLIENT_V6, SERVER_V6].map(|text| {
         let address: Ipv6Addr = text.parse().unwrap();
         address.octets()
     });
     Ipv6Header {
-        next_header: next.into(),
+        next_header: IpNumber::UDP,
         hop_limit: 64,
         source,
         destination,

@@ -23,18 +23,12 @@ pub struct Heimdall {
 impl Heimdall {
     /// Starts `program` with `heimdall run` on the lab's server, on AF_XDP, listening on port 53
     /// of the server's addresses, with `arguments` besides, and waits until it answers.
-    ///
-    /// # Errors
-    /// It does not start.
     pub fn on_xdp(lab: &Lab, program: &Path, arguments: &[&str]) -> Result<Self> {
         let [v4, v6] = addresses();
         Self::on_xdp_at(lab, program, &[&v4, &v6], arguments)
     }
 
     /// As [`on_xdp`](Self::on_xdp), on these listen addresses.
-    ///
-    /// # Errors
-    /// It does not start.
     pub fn on_xdp_at(
         lab: &Lab,
         program: &Path,
@@ -50,9 +44,6 @@ impl Heimdall {
 
     /// Starts `program` with `heimdall run` on the lab's server, on sockets alone, otherwise as
     /// [`on_xdp`](Self::on_xdp).
-    ///
-    /// # Errors
-    /// It does not start.
     pub fn on_sockets(lab: &Lab, program: &Path, arguments: &[&str]) -> Result<Self> {
         let [v4, v6] = addresses();
         let fixed = ["--backend", "socket", "--listen", &v4, "--listen", &v6];
@@ -61,9 +52,6 @@ impl Heimdall {
     }
 
     /// Starts `command`, which is to run `program`, with `heimdall run` and these arguments.
-    ///
-    /// # Errors
-    /// It does not start.
     pub fn start(mut command: Command, program: &Path, arguments: &[&str]) -> Result<Self> {
         let directory = tempfile::tempdir()?;
         let control = directory.path().join("control.sock");
@@ -82,9 +70,6 @@ impl Heimdall {
     }
 
     /// `heimdall stats --json`.
-    ///
-    /// # Errors
-    /// It does not answer.
     pub fn stats(&self) -> Result<Value> {
         let output = run(Command::new(&self.program)
             .args(["stats", "--json", "--control"])
@@ -93,17 +78,11 @@ impl Heimdall {
     }
 
     /// `heimdall reload`: its status and output.
-    ///
-    /// # Errors
-    /// It cannot be run.
     pub fn reload(&self) -> Result<Output> {
         self.command(&["reload"])
     }
 
     /// A subcommand for this server: its status and output.
-    ///
-    /// # Errors
-    /// It cannot be run.
     pub fn command(&self, arguments: &[&str]) -> Result<Output> {
         let mut command = Command::new(&self.program);
         command.args(arguments).arg("--control").arg(&self.control);
@@ -111,9 +90,6 @@ impl Heimdall {
     }
 
     /// `heimdall stats` without `--json`.
-    ///
-    /// # Errors
-    /// It does not answer.
     pub fn stats_text(&self) -> Result<String> {
         run(Command::new(&self.program)
             .args(["stats", "--control"])

@@ -27,21 +27,15 @@ impl Knot {
     }
 
     /// Starts one on the lab's server, at [`UPSTREAM`], that has the zones of [`rich`] besides.
-    ///
-    /// # Errors
-    /// As for [`upstream`](Self::upstream).
     pub fn rich_upstream(lab: &Lab) -> Result<Process> {
         let zones = [plain_zones(), rich::zones()].concat();
         Self::start(lab.on_server("knotd"), &listen(UPSTREAM), &zones)
     }
 
     /// Starts one on loopback, without a lab.
-    ///
-    /// # Errors
-    /// As for [`upstream`](Self::upstream).
     pub fn on_loopback(port: u16) -> Result<Process> {
         let listen = listen(&format!("127.0.0.1:{port}"));
-        Self::start(Command::new("knotd"), &listen, &plain_zones())
+        Self::start(Command::new("/usr/sbin/knotd"), &listen, &plain_zones())
     }
 
     /// Starts one on the lab's server that answers from AF_XDP itself, to be measured against.

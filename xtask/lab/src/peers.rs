@@ -27,9 +27,6 @@ pub struct Resolver {
 
 impl Resolver {
     /// Starts it by a command that has only its program yet.
-    ///
-    /// # Errors
-    /// It cannot be started.
     pub fn start(&self, mut command: Command) -> Result<Process> {
         let directory = tempfile::tempdir()?;
         let file = directory.path().join(self.file);

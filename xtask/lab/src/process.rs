@@ -31,9 +31,6 @@ pub struct Process {
 
 impl Process {
     /// Starts a command.
-    ///
-    /// # Errors
-    /// It cannot be started.
     pub fn start(command: &mut Command) -> Result<Self> {
         Self::start_in(tempfile::tempdir()?, command)
     }
@@ -94,9 +91,6 @@ impl Process {
     }
 
     /// Sends a signal.
-    ///
-    /// # Errors
-    /// The process has ended.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         Ok(kill(Pid::from_raw(self.child.id() as i32), signal)?)
     }

@@ -93,17 +93,11 @@ struct Shared {
 
 impl ScriptedUpstream {
     /// Starts one at an address in the lab's server namespace, with the script [`by_label`].
-    ///
-    /// # Errors
-    /// The address cannot be bound.
     pub fn start(lab: &Lab, address: &str) -> Result<Self> {
         Self::with_script(lab, address, by_label)
     }
 
     /// Starts one at an address in the lab's server namespace.
-    ///
-    /// # Errors
-    /// The address cannot be bound.
     pub fn with_script<S: Into<Step>>(
         lab: &Lab,
         address: &str,
@@ -114,9 +108,6 @@ impl ScriptedUpstream {
     }
 
     /// Starts one on this process's own loopback interface; port 0 means any.
-    ///
-    /// # Errors
-    /// The address cannot be bound.
     pub fn on_loopback<S: Into<Step>>(
         address: &str,
         script: impl Fn(&Received) -> Vec<S> + Send + Sync + 'static,

@@ -122,9 +122,7 @@ type Sample = BTreeMap<String, f64>;
 /// How thoroughly to measure.
 struct Plan {
     rounds: usize,
-    /// Seconds of a step of the search.
-    step: u64,
-    /// Seconds of any other load.
+    /// Seconds of a load, but for a step of the search.
     load: u64,
     search: Effort,
     quick: bool,
@@ -160,7 +158,6 @@ impl Bench {
         let (contestants, missing) = self.contestants();
         let plan = Plan {
             rounds: self.rounds.unwrap_or(if self.quick { 1 } else { 3 }),
-            step: 1,
             load: if self.quick { 1 } else { 5 },
             search: Effort {
                 precision: if self.quick { 1.15 } else { 1.03 },

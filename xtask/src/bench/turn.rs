@@ -157,7 +157,7 @@ impl Turn<'_> {
         let plan = self.rig.plan;
         for limit in [0.999, 0.99] {
             let step = highest(start, limit, plan.search, &mut steps, |rate| {
-                self.twice(|| loads::open(&self.running.lab, names, rate, plan.step))
+                self.twice(|| loads::open(&self.running.lab, names, rate, 1))
             })?;
             let step =
                 step.with_context(|| format!("no rate of which {} % is answered", 100.0 * limit))?;

@@ -23,6 +23,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use clients::{Kind, Udp, World, popular_name};
 use fastrand::Rng;
+use indicatif::ProgressIterator as _;
 use lab::{Heimdall, Lab, SERVER_V4, SERVER_V6, ScriptedUpstream, UPSTREAM};
 use report::{Hits, Report};
 use watch::{Sample, broken};
@@ -150,13 +151,13 @@ impl Soak {
             let watched = self.watch(heimdall, world, upstream);
             // Whatever came of it, the others are to end.
             world.stop.store(true, Relaxed);
-            let mut report = watched?;
+            let report = watched?;
             for client in clients {
                 let result = client.join().map_err(|_| anyhow!("a client panicked"))?;
                 result.context("a client stopped")?;
             }
             let commands = commands.join().map_err(|_| anyhow!("a thread panicked"))?;
-            report.commands = commands.context("a command failed")?;
+            commands.context("a command failed")?;
             Ok(report)
         })
     }
@@ -172,7 +173,7 @@ impl Soak {
         let mut report = Report::default();
         let (mut before, mut since) = (None, Hits::default());
         let start = Instant::now();
-        for second in 0..self.seconds {
+        for second in (0..self.seconds).progress_count(self.seconds) {
             let phase = phase(second, self.seconds);
             if phase != before {
                 let hits = Hits::so_far(&world.ledger);
@@ -201,9 +202,8 @@ impl Soak {
     }
 }
 
-/// Flushes and dumps caches in use until it is time to stop; how often.
-fn command(heimdall: &Heimdall, world: &World, mut random: Rng) -> Result<u64> {
-    let mut count = 0;
+/// Flushes and dumps caches in use until it is time to stop.
+fn command(heimdall: &Heimdall, world: &World, mut random: Rng) -> Result<()> {
     while !world.stop.load(Relaxed) {
         thread::sleep(Duration::from_millis(500));
         let rank = world.rank(&mut random);
@@ -223,7 +223,6 @@ fn command(heimdall: &Heimdall, world: &World, mut random: Rng) -> Result<u64> {
         if arguments == ["flush", &name] {
             world.ledger.note_flush(rank, time);
         }
-        count += 1;
     }
-    Ok(count)
+    Ok(())
 }

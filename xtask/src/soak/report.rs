@@ -61,8 +61,6 @@ pub(super) struct Report {
     pub(super) samples: Vec<Sample>,
     /// Before the first query, and after the last.
     pub(super) ends: [Sample; 2],
-    /// Commands that were run.
-    pub(super) commands: u64,
     pub(super) stats: Value,
     /// Age of the snapshot at the end.
     pub(super) snapshot: Duration,
@@ -104,9 +102,7 @@ impl Report {
 Memory       anonymous {} KiB after the warm-up, {} half-way, at most {}; RSS {} KiB at the end
 Open files   {} before, at most {}, {} after
 Threads      {} before, {} after
-Caches       {} insertions, {} evictions in the queues'; {}, {} in the forwarder's
-Upstream     {} UDP, {} TCP, {} timeouts
-Commands     {} flushes and dumps; the last snapshot is {:.1} s old",
+Caches       {} insertions, {} evictions in the queues'; {}, {} in the forwarder's",
             self.base(),
             self.samples[self.samples.len() / 2].anonymous,
             self.peak(),
@@ -120,11 +116,6 @@ Commands     {} flushes and dumps; the last snapshot is {:.1} s old",
             sum(&self.stats, "cache/evictions"),
             forwarder["cache"]["insertions"],
             forwarder["cache"]["evictions"],
-            forwarder["sent_udp"],
-            forwarder["sent_tcp"],
-            forwarder["timeouts"],
-            self.commands,
-            self.snapshot.as_secs_f64()
         );
         let problems = self.problems();
         if !problems.is_empty() {
