@@ -7,28 +7,18 @@
 use std::{hint::black_box, ops::RangeInclusive, time::Duration};
 
 use criterion::{Criterion, criterion_group, criterion_main};
+use fastrand::Rng;
 use heimdall_user::dns::{NameHasher, name::eq_ignore_case};
 
 const LENGTHS: [usize; 15] = [1, 2, 4, 8, 12, 16, 20, 24, 32, 48, 64, 96, 128, 192, 255];
 const NAMES: usize = 256;
 
-fn numbers() -> impl Iterator<Item = usize> {
-    let mut state = 1u64;
-    std::iter::repeat_with(move || {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        (state >> 33) as usize
-    })
-}
-
 fn names(lengths: RangeInclusive<usize>) -> Vec<Vec<u8>> {
-    let mut numbers = numbers();
-    let mut next = |n| numbers.next().unwrap() % n;
+    let mut random = Rng::with_seed(1);
     (0..NAMES)
         .map(|_| {
-            let len = lengths.start() + next(lengths.clone().count());
-            (0..len).map(|_| b'A' + next(58) as u8).collect()
+            let len = random.usize(lengths.clone());
+            (0..len).map(|_| random.u8(b'A'..b'A' + 58)).collect()
         })
         .collect()
 }
@@ -52,8 +42,8 @@ fn benches(c: &mut Criterion) {
 }
 
 fn bench<T>(c: &mut Criterion, id: &str, work: impl Fn(usize) -> T) {
-    let mut numbers = numbers();
-    c.bench_function(id, |b| b.iter(|| work(numbers.next().unwrap() % NAMES)));
+    let mut random = Rng::with_seed(1);
+    c.bench_function(id, |b| b.iter(|| work(random.usize(..NAMES))));
 }
 
 criterion_group! {

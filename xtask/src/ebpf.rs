@@ -2,24 +2,24 @@
 //!
 //! `cargo build` must need no eBPF toolchain, so the objects are in the repository, each with a manifest
 //! of the digests of its sources and of itself; a test fails when they drift apart. This module finds
-//! a toolchain (or installs one, if told to), builds, strips, and writes both files. It does not load
+//! or installs a toolchain, builds, strips, and writes both files. It does not load
 //! the objects: tests of heimdall-user and of benches do.
 
 mod toolchain;
 
 use std::{
-    fmt::Write as _,
     fs,
     path::{Path, PathBuf},
     process::Command,
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use sha2::{Digest, Sha256};
-use toolchain::Toolchain;
-pub(crate) use toolchain::install;
+use toolchain::{Toolchain, tool};
 
-use crate::{setup::run, workspace};
+use crate::{
+    setup::{Setup, run},
+    workspace,
+};
 
 /// An XDP program: a crate whose binary is built for BPF.
 struct Program {
@@ -47,41 +47,33 @@ const PROGRAMS: [Program; 2] = [
 const TARGET: &str = "bpfel-unknown-none";
 
 #[derive(clap::Args)]
-pub(crate) struct Args {
-    /// Install what is missing of the toolchain (Debian packages and bpf-linker), saying what
-    #[arg(long)]
-    install: bool,
+pub(crate) struct Ebpf {
     /// Rebuild, and fail if a committed object is not what this toolchain makes of its source
     #[arg(long)]
     check: bool,
 }
 
-pub(crate) fn run_command(args: &Args) -> Result<()> {
-    if args.install {
-        install()?;
-    }
-    let rebuilt = build()?;
-    for program in PROGRAMS {
-        let (new, committed) = (rebuilt.join(program.object), program.path(program.object));
-        if args.check {
-            program.check(&new)?;
-            println!("{} is what its source gives", program.object);
-        } else {
-            fs::copy(new, &committed)?;
-            fs::write(program.manifest_path(), program.manifest()?)?;
-            println!("wrote {} and its manifest", committed.display());
+impl Ebpf {
+    pub(crate) fn run(self, setup: Setup) -> Result<()> {
+        let rebuilt = build(setup)?;
+        for program in PROGRAMS {
+            let (new, committed) = (rebuilt.join(program.object), program.path(program.object));
+            if self.check {
+                program.check(&new)?;
+                println!("{} is what its source gives", program.object);
+            } else {
+                fs::copy(new, &committed)?;
+                fs::write(program.manifest_path(), program.manifest()?)?;
+                println!("wrote {} and its manifest", committed.display());
+            }
         }
+        Ok(())
     }
-    Ok(())
 }
 
-/// Builds the programs with the toolchain found here. The directory with the stripped objects.
-///
-/// # Errors
-/// No toolchain (the text says what to install), or a failed build.
-pub(crate) fn build() -> Result<PathBuf> {
-    let toolchain = Toolchain::find()?;
-    println!("building with {toolchain}");
+/// Builds the programs. The directory with the stripped objects.
+pub(crate) fn build(setup: Setup) -> Result<PathBuf> {
+    let toolchain = Toolchain::find_or_install(setup)?;
     let target_dir = workspace().join("target/ebpf");
     let mut cargo = toolchain.cargo();
     cargo
@@ -101,7 +93,7 @@ pub(crate) fn build() -> Result<PathBuf> {
     // BTF stays: it is what `bpftool prog dump` and the verifier's log show source lines from.
     for program in PROGRAMS {
         let built = target_dir.join(TARGET).join("release").join(program.binary);
-        run(Command::new(&toolchain.objcopy)
+        run(tool("llvm-objcopy")
             .args(["--strip-debug", "--strip-unneeded"])
             .args([built, target_dir.join(program.object)]))?;
     }
@@ -126,11 +118,11 @@ impl Program {
         }
         files.sort();
         files.push(self.object.to_owned());
-        let mut text = String::new();
-        for file in files {
-            writeln!(text, "{}  {file}", digest(&self.path(&file))?)?;
-        }
-        Ok(text)
+        lab::run(
+            Command::new("sha256sum")
+                .current_dir(self.path(""))
+                .args(files),
+        )
     }
 
     /// Fails if the committed object does not belong to the sources beside it.
@@ -147,11 +139,10 @@ impl Program {
 
     fn check(&self, rebuilt: &Path) -> Result<()> {
         self.check_manifest()?;
-        let (old, new) = (digest(&self.path(self.object))?, digest(rebuilt)?);
         ensure!(
-            old == new,
-            "the committed {} ({old}) is not what this toolchain builds ({new}); another compiler \
-             explains that, else run `cargo xtask ebpf`",
+            fs::read(self.path(self.object))? == fs::read(rebuilt)?,
+            "the committed {} is not what this toolchain builds; another compiler explains that, \
+             else run `cargo xtask ebpf`",
             self.object
         );
         Ok(())
@@ -184,12 +175,6 @@ fn rustflags(toolchain: &Toolchain) -> Result<Vec<String>> {
     remap(&toolchain.rust_src, "/rust");
     remap(&toolchain.rust_src.canonicalize()?, "/rust");
     Ok(flags)
-}
-
-fn digest(path: &Path) -> Result<String> {
-    let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let digest = Sha256::digest(bytes);
-    Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 #[cfg(test)]

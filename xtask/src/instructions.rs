@@ -3,18 +3,14 @@
 //! Valgrind counts them, so the figure depends on the code alone, not on the machine's load or speed.
 //! The figure is the difference between a long run and a short one, which excludes start-up.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{fs, path::Path, process::Command};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    setup::{self, BUILD, COUNT, Setup},
+    setup::{BUILD, COUNT, Setup, build_bench},
     workspace,
 };
 
@@ -38,23 +34,12 @@ pub(crate) struct Instructions {
     /// Make the present count the baseline
     #[arg(long)]
     update: bool,
-
-    #[command(flatten)]
-    setup: Setup,
 }
 
 impl Instructions {
-    /// Compares with the baseline.
-    pub(crate) fn check(setup: Setup) -> Self {
-        Self {
-            update: false,
-            setup,
-        }
-    }
-
-    pub(crate) fn run(self) -> Result<()> {
-        self.setup.packages(&[BUILD, COUNT])?;
-        let program = setup::build_bench("instructions")?;
+    pub(crate) fn run(self, setup: Setup) -> Result<()> {
+        setup.packages(&[BUILD, COUNT])?;
+        let program = build_bench("instructions")?;
         let now = (count(&program, 2 * BATCHES)? - count(&program, BATCHES)?) as f64
             / (BATCHES * BATCH) as f64;
         let compiler = lab::run(Command::new("rustc").arg("--version"))?
@@ -100,7 +85,7 @@ struct Baseline {
 
 /// Instructions of a run of `batches` batches.
 fn count(program: &Path, batches: u64) -> Result<u64> {
-    let out: PathBuf = workspace().join("target/instructions.callgrind");
+    let out = workspace().join("target/instructions.callgrind");
     let mut command = Command::new("valgrind");
     command
         .args(["--tool=callgrind", "--quiet"])

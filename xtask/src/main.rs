@@ -14,13 +14,13 @@ mod setup;
 mod soak;
 mod stop;
 mod test;
+mod zipf;
 
-use std::{
-    path::{Path, PathBuf},
-    process::ExitCode,
-};
+use std::path::{Path, PathBuf};
 
+use anyhow::Result;
 use clap::{Parser, Subcommand};
+use setup::Setup;
 
 /// Heimdall's own tools
 ///
@@ -29,6 +29,9 @@ use clap::{Parser, Subcommand};
 #[derive(Parser)]
 #[command(bin_name = "cargo xtask")]
 struct Cli {
+    #[command(flatten)]
+    setup: Setup,
+
     #[command(subcommand)]
     command: Command,
 }
@@ -41,7 +44,7 @@ enum Command {
     Bench(bench::Bench),
     /// Run everything that CI runs: format, lints, all tests, documentation
     Test(test::Test),
-    /// Run the fuzz targets, or make their corpus from real traffic
+    /// Run the fuzz targets
     Fuzz(fuzz::Fuzz),
     /// Compare Heimdall's replies with those of unbound and dnsmasq, for 10,000 generated queries
     Differ(differ::Differ),
@@ -56,30 +59,30 @@ enum Command {
     /// Check that Heimdall compiles with the minimum Rust version and for aarch64 (needs rustup)
     Portability(checks::Portability),
     /// Rebuild the XDP programs' committed objects from their sources
-    Ebpf(ebpf::Args),
+    Ebpf(ebpf::Ebpf),
 }
 
-fn main() -> ExitCode {
-    let result = match Cli::parse().command {
-        Command::Bench(bench) => bench.run(),
-        Command::Demo(demo) => demo.run(),
-        Command::Differ(differ) => differ.run(),
-        Command::Test(test) => test.run(),
-        Command::Fuzz(fuzz) => fuzz.run(),
-        Command::Instructions(instructions) => instructions.run(),
-        Command::Soak(soak) => soak.run(),
-        Command::Miri(miri) => miri.run(),
-        Command::Deny(deny) => deny.run(),
-        Command::Portability(portability) => portability.run(),
-        Command::Ebpf(args) => ebpf::run_command(&args),
-    };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("xtask: {error:#}");
-            ExitCode::FAILURE
+impl Command {
+    fn run(self, setup: Setup) -> Result<()> {
+        match self {
+            Self::Bench(bench) => bench.run(setup),
+            Self::Demo(demo) => demo.run(setup),
+            Self::Differ(differ) => differ.run(setup),
+            Self::Test(test) => test.run(setup),
+            Self::Fuzz(fuzz) => fuzz.run(setup),
+            Self::Instructions(instructions) => instructions.run(setup),
+            Self::Soak(soak) => soak.run(setup),
+            Self::Miri(miri) => miri.run(),
+            Self::Deny(deny) => deny.run(setup),
+            Self::Portability(portability) => portability.run(setup),
+            Self::Ebpf(ebpf) => ebpf.run(setup),
         }
     }
+}
+
+fn main() -> Result<()> {
+    let cli = Cli::parse();
+    cli.command.run(cli.setup)
 }
 
 /// The workspace's directory.

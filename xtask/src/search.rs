@@ -1,6 +1,7 @@
 //! The search for the highest rate that a server answers.
 
 use anyhow::Result;
+use lab::Kxdpgun;
 
 /// A run at one rate.
 #[derive(Clone, Copy, Debug)]
@@ -14,6 +15,15 @@ pub(crate) struct Step {
 }
 
 impl Step {
+    /// What kxdpgun measured when it was to send at this rate. Only NOERROR counts as an answer.
+    pub(crate) fn new(asked: f64, load: Kxdpgun) -> Self {
+        Self {
+            asked,
+            offered: load.queries as f64 / load.seconds,
+            answered: load.noerror as f64 / load.queries.max(1) as f64,
+        }
+    }
+
     pub(crate) fn answers(&self) -> f64 {
         self.offered * self.answered
     }

@@ -3,13 +3,13 @@
 use std::{
     env,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
 };
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 
-use crate::{ebpf, workspace};
+use crate::workspace;
 
 /// A file that shows that a Debian package is installed, and the package.
 type Need = (&'static str, &'static str);
@@ -84,7 +84,7 @@ pub(crate) const CROSS: &[Need] = &[
 #[derive(Args, Clone, Copy)]
 pub(crate) struct Setup {
     /// Install nothing: name what is missing, and stop
-    #[arg(long)]
+    #[arg(long, global = true)]
     no_install: bool,
 }
 
@@ -126,15 +126,6 @@ impl Setup {
     pub(crate) fn may_install(self) -> bool {
         !self.no_install
     }
-
-    /// Installs what rebuilding the XDP program needs.
-    pub(crate) fn ebpf_toolchain(self) -> Result<()> {
-        if self.no_install {
-            Ok(())
-        } else {
-            ebpf::install()
-        }
-    }
 }
 
 /// Installs Debian packages, and says which.
@@ -164,7 +155,6 @@ pub(crate) fn cargo() -> Command {
 
 /// Builds `heimdall` as users would; its path.
 pub(crate) fn build_heimdall() -> Result<PathBuf> {
-    println!("Building heimdall …");
     build("--package heimdall-user --bin heimdall", "heimdall")
 }
 
@@ -180,11 +170,17 @@ fn build(what: &str, name: &str) -> Result<PathBuf> {
     Ok(workspace().join("target/release").join(name))
 }
 
+/// Whether a command can be run and succeeds; its output is not shown.
+pub(crate) fn succeeds(command: &mut Command) -> bool {
+    let command = command.stdout(Stdio::null()).stderr(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
+}
+
 /// Runs a command that shows its own output.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     let status = command
         .status()
-        .map_err(|error| anyhow::anyhow!("cannot run {command:?}: {error}"))?;
+        .with_context(|| format!("cannot run {command:?}"))?;
     if !status.success() {
         bail!("{command:?}: {status}");
     }

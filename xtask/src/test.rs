@@ -1,29 +1,22 @@
 //! `cargo xtask test`: all checks that a change has to pass.
 
-use std::time::Instant;
+use std::{iter, time::Instant};
 
 use anyhow::{Context, Result};
-use clap::Args;
+use clap::{Args, Parser as _};
 
 use crate::{
-    checks::Deny,
-    differ::Differ,
-    ebpf, fuzz,
-    instructions::Instructions,
+    Cli, ebpf,
     setup::{BUILD, CAPTURE, COUNT, LAB, PEERS, Setup, cargo, run},
-    soak::Soak,
 };
 
 #[derive(Args)]
 #[command(after_help = "\
 Tests that need root say SKIPPED without it; with CI set in the environment, they fail instead.")]
-pub(crate) struct Test {
-    #[command(flatten)]
-    setup: Setup,
-}
+pub(crate) struct Test {}
 
 impl Test {
-    pub(crate) fn run(self) -> Result<()> {
+    pub(crate) fn run(self, setup: Setup) -> Result<()> {
         let start = Instant::now();
         let title = |title: &str| println!("\n==> {title} ({} s)", start.elapsed().as_secs());
         let step = |what: &str, arguments: &str, environment: &[(&str, &str)]| {
@@ -34,36 +27,36 @@ impl Test {
                 .envs(environment.iter().copied());
             run(&mut cargo).with_context(|| format!("{what} failed"))
         };
-        self.setup.packages(&[BUILD, LAB, PEERS, CAPTURE, COUNT])?;
-        self.setup.ebpf_toolchain()?;
+        let tool = |what: &str, arguments: &str| {
+            title(what);
+            let arguments = iter::once("xtask").chain(arguments.split(' '));
+            let command = Cli::try_parse_from(arguments)?.command;
+            command.run(setup).with_context(|| format!("{what} failed"))
+        };
+        setup.packages(&[BUILD, LAB, PEERS, CAPTURE, COUNT])?;
         step("format", "fmt --all --check", &[])?;
         let lints = "clippy --locked --workspace --all-targets -- --deny warnings";
         step("lints", lints, &[])?;
-        title("dependencies");
-        Deny::offline(self.setup).run()?;
+        tool("dependencies", "deny")?;
         let tests = "test --locked --workspace";
         step("unit, property and end-to-end tests", tests, &[])?;
         title("the XDP programs, rebuilt");
-        let object = ebpf::build()?.join("heimdall.bpf.o").display().to_string();
+        let objects = ebpf::build(setup)?;
+        let object = objects.join("heimdall.bpf.o").display().to_string();
         step(
             "packet vectors through the rebuilt XDP program",
             "test --locked --package heimdall-user --test xdp_program",
             &[("HEIMDALL_EBPF_OBJECT", &object)],
         )?;
-        let warnings = [("RUSTDOCFLAGS", "--deny=warnings")];
         step(
             "documentation",
             "doc --locked --workspace --no-deps",
-            &warnings,
+            &[("RUSTDOCFLAGS", "--deny=warnings")],
         )?;
-        title("fuzz targets, briefly");
-        fuzz::brief()?;
-        title("comparison with other resolvers");
-        Differ::brief(self.setup).run()?;
-        title("instructions a hit");
-        Instructions::check(self.setup).run()?;
-        title("a short soak");
-        Soak::brief(self.setup).run()?;
+        tool("fuzz targets, briefly", "fuzz --runs 20000")?;
+        tool("comparison with other resolvers", "differ --queries 2000")?;
+        tool("instructions a hit", "instructions")?;
+        tool("a short soak", "soak --seconds 18")?;
         println!("\neverything passed in {} s", start.elapsed().as_secs());
         Ok(())
     }

@@ -42,7 +42,8 @@ fn answers_are_the_upstreams_cold_and_warm_on_af_xdp() {
     let port = UPSTREAM.split(':').nth(1).unwrap();
     let mut asked = 0;
     for [name, rtype] in QUESTIONS {
-        let expected = Kdig::ask_on_server(&lab, &["@127.0.0.1", "-p", port, name, rtype]).unwrap();
+        let question = ["@127.0.0.1", "-p", port, name, rtype];
+        let expected = Kdig::run(lab.on_server("kdig"), &question).unwrap();
         for round in ["cold", "warm"] {
             for server in [SERVER_V4, SERVER_V6] {
                 let got = Kdig::ask(&lab, &[&format!("@{server}"), name, rtype]).unwrap();

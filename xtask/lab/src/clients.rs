@@ -10,6 +10,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
 use super::{Lab, knot::HOSTS, process::die_with_parent, run};
@@ -39,28 +40,17 @@ impl Kdig {
     /// # Errors
     /// kdig (Debian: `knot-dnsutils`) is missing or got no reply.
     pub fn ask(lab: &Lab, arguments: &[&str]) -> Result<Self> {
-        Self::read(&run(lab
-            .on_client("kdig")
-            .args(["+timeout=5", "+retry=0"])
-            .args(arguments))?)
+        Self::run(lab.on_client("kdig"), arguments)
     }
 
-    /// Asks from the lab's server, as the forwarder would.
-    ///
-    /// # Errors
-    /// As for [`ask`](Self::ask).
-    pub fn ask_on_server(lab: &Lab, arguments: &[&str]) -> Result<Self> {
-        Self::read(&run(lab
-            .on_server("kdig")
-            .args(["+timeout=5", "+retry=0"])
-            .args(arguments))?)
+    /// Runs `command`, which is to run kdig.
+    pub fn run(mut command: Command, arguments: &[&str]) -> Result<Self> {
+        command.args(["+timeout=5", "+retry=0"]).args(arguments);
+        Self::read(&run(&mut command)?)
     }
 
     /// Reads kdig's output: the last reply, if it asked again with the cookie that it was given.
-    ///
-    /// # Errors
-    /// It holds no reply.
-    pub fn read(text: &str) -> Result<Self> {
+    fn read(text: &str) -> Result<Self> {
         let text = &text[text.rfind(";; ->>HEADER<<-").unwrap_or_default()..];
         let after = |mark: &str| {
             text.split(mark)
@@ -107,12 +97,8 @@ impl Kdig {
 fn queries() -> Result<(TempDir, PathBuf)> {
     let directory = tempfile::tempdir()?;
     let path = directory.path().join("queries");
-    fs::write(
-        &path,
-        (0..HOSTS)
-            .map(|i| format!("n{i}.example.com. A\n"))
-            .collect::<String>(),
-    )?;
+    let queries = (0..HOSTS).map(|i| format!("n{i}.example.com. A\n"));
+    fs::write(&path, queries.collect::<String>())?;
     Ok((directory, path))
 }
 
@@ -133,16 +119,13 @@ fn read_output<T>(output: &Output, read: fn(&str) -> Option<T>) -> Result<T> {
     let text = String::from_utf8_lossy(&output.stdout);
     let measured = output.status.success().then(|| read(&text)).flatten();
     measured.with_context(|| {
-        let last = |text: &str| {
-            let lines: Vec<&str> = text.trim().lines().collect();
-            lines[lines.len().saturating_sub(30)..].join("\n")
+        // dnsperf writes a line for each query.
+        let end = |octets: &[u8]| {
+            let end = &octets[octets.len().saturating_sub(2000)..];
+            String::from_utf8_lossy(end).into_owned()
         };
-        format!(
-            "it measured nothing ({}); standard output: {:?}; standard error: {:?}",
-            output.status,
-            last(&text),
-            last(&String::from_utf8_lossy(&output.stderr)),
-        )
+        let (stdout, stderr) = (end(&output.stdout), end(&output.stderr));
+        format!("it measured nothing ({}): {stdout}{stderr}", output.status)
     })
 }
 
@@ -180,9 +163,6 @@ impl Kxdpgun {
     }
 
     /// Sends `server` the queries of a file in a loop.
-    ///
-    /// # Errors
-    /// As for [`run`](Self::run).
     pub fn ask(lab: &Lab, server: &str, queries: &Path, rate: u64, seconds: u64) -> Result<Self> {
         let mut command = lab.on_client("kxdpgun");
         command.args(["-t", &seconds.to_string(), "-Q", &rate.to_string()]);
@@ -216,12 +196,12 @@ impl Kxdpgun {
     }
 }
 
-/// What a closed loop of clients measured.
-#[derive(Debug, Clone, Copy)]
+/// What a closed loop of clients measured; the program `clients` of `benches` prints it as JSON.
+#[derive(Debug, Clone, Copy, Deserialize, Serialize)]
 pub struct ClosedLoop {
     /// Queries a second.
     pub rate: f64,
-    /// Queries that got no reply.
+    /// Queries that got no reply, or none of NOERROR from `clients`.
     pub lost: u64,
     /// Queries sent.
     pub sent: u64,
@@ -232,31 +212,17 @@ pub struct ClosedLoop {
 }
 
 impl ClosedLoop {
-    /// Runs so many dnsperf clients against `server` for `seconds`, at `rate` queries a second at
-    /// most.
+    /// Runs `command`, which is to run dnsperf, with so many clients against `server` for `seconds`.
     ///
     /// # Errors
     /// dnsperf is missing or fails.
-    pub fn run(
-        lab: &Lab,
-        server: &str,
-        clients: u32,
-        rate: Option<u64>,
-        seconds: u64,
-    ) -> Result<Self> {
+    pub fn run(mut command: Command, server: &str, clients: u32, seconds: u64) -> Result<Self> {
         let (_directory, path) = queries()?;
-        let mut command = lab.on_client("dnsperf");
         command.args(["-c", &clients.to_string(), "-T", "2"]);
-        if let Some(rate) = rate {
-            command.args(["-Q", &rate.to_string()]);
-        }
         Self::ask(command, server, &path, seconds)
     }
 
     /// Runs `command`, which is dnsperf with some options already, with the file `queries`.
-    ///
-    /// # Errors
-    /// As for [`run`](Self::run).
     pub fn ask(mut command: Command, server: &str, queries: &Path, seconds: u64) -> Result<Self> {
         command
             .args(["-s", server, "-l", &seconds.to_string(), "-v", "-d"])
@@ -266,9 +232,6 @@ impl ClosedLoop {
 
     /// Runs `command`, which is the program `clients` of `benches` with some options already, with
     /// the file `queries`: clients that are on AF_XDP themselves.
-    ///
-    /// # Errors
-    /// It fails.
     pub fn on_xdp(
         lab: &Lab,
         mut command: Command,
@@ -284,56 +247,37 @@ impl ClosedLoop {
             .args(["--interface", &lab.client_if, "--server", server])
             .args(["--seconds", &seconds.to_string(), "--names"])
             .arg(queries);
-        measure(&mut command, Self::read_clients)
-    }
-
-    fn read_clients(text: &str) -> Option<Self> {
-        let number = |mark| number_after(text, mark);
-        let seconds = |mark| Some(number(mark)? / 1e3);
-        Some(Self {
-            rate: number("answers per second:")?,
-            lost: number("queries lost:")? as u64,
-            sent: number("queries sent:")? as u64,
-            mean: seconds("mean, ms:")?,
-            percentiles: [
-                seconds("p50, ms:")?,
-                seconds("p99, ms:")?,
-                seconds("p99.9, ms:")?,
-            ],
-        })
+        measure(&mut command, |text| serde_json::from_str(text).ok())
     }
 
     /// With `-v` every query has a line: `> NOERROR n1.example.com A 0.000123`.
     fn read(text: &str) -> Option<Self> {
         let number = |mark| number_after(text, mark);
-        let latencies = text
-            .lines()
-            .filter_map(|line| line.strip_prefix("> ")?.rsplit(' ').next()?.parse().ok());
+        let mut latencies = Histogram::<u64>::new(3).ok()?;
+        let seconds = |line: &str| {
+            line.strip_prefix("> ")?
+                .rsplit(' ')
+                .next()?
+                .parse::<f64>()
+                .ok()
+        };
+        for seconds in text.lines().filter_map(seconds) {
+            latencies += (seconds * 1e9) as u64;
+        }
         Some(Self {
             rate: number("Queries per second:")?,
-            sent: number("Queries sent:")? as u64,
-            mean: number("Average Latency (s):")?,
-            ..Self::from_latencies(latencies, number("Queries lost:")? as u64, 1.0)
+            ..Self::new(&latencies, number("Queries lost:")? as u64, 1.0)
         })
     }
 
-    /// What other clients measured in so many seconds: the latencies are in seconds, and
-    /// percentiles are right to three digits.
-    pub fn from_latencies(
-        latencies: impl IntoIterator<Item = f64>,
-        lost: u64,
-        seconds: f64,
-    ) -> Self {
-        let mut histogram = Histogram::<u64>::new(3).expect("three digits are possible");
-        for latency in latencies {
-            histogram += (latency * 1e9) as u64;
-        }
-        let at = |quantile| histogram.value_at_quantile(quantile) as f64 / 1e9;
+    /// From latencies in nanoseconds that were measured in so many seconds.
+    pub fn new(latencies: &Histogram<u64>, lost: u64, seconds: f64) -> Self {
+        let at = |quantile| latencies.value_at_quantile(quantile) as f64 / 1e9;
         Self {
-            rate: histogram.len() as f64 / seconds,
+            rate: latencies.len() as f64 / seconds,
             lost,
-            sent: histogram.len() + lost,
-            mean: histogram.mean() / 1e9,
+            sent: latencies.len() + lost,
+            mean: latencies.mean() / 1e9,
             percentiles: [0.5, 0.99, 0.999].map(at),
         }
     }
@@ -418,46 +362,25 @@ duration: 2 s
         assert_eq!(read_output(&output(0, "5", "noise"), read).unwrap(), 5);
         for (status, stdout) in [(0, ""), (0, "five"), (1 << 8, "5")] {
             let error = read_output(&output(status, stdout, "error: busy\n"), read).unwrap_err();
-            let words = [
-                "measured nothing",
-                &format!("output: {stdout:?}"),
-                "\"error: busy\"",
-            ];
-            assert!(
-                words.iter().all(|word| error.to_string().contains(word)),
-                "{error:#}"
+            assert!(format!("{error:#}").contains("error: busy"), "{error:#}");
+        }
+    }
+
+    #[test]
+    fn reads_dnsperf() {
+        let mut text =
+            String::from("Statistics:\n  Queries lost: 3\n  Queries per second: 500.0\n");
+        for number in (1..=1000).rev() {
+            text += &format!(
+                "> NOERROR n{number}.example.com A {:.6}\n",
+                f64::from(number) / 1e3
             );
         }
-    }
-
-    #[test]
-    fn reads_clients() {
-        let text = "\
-queries sent:       127168
-queries lost:       3
-not NOERROR:        0
-answers per second: 25433
-mean, ms:           0.0312
-p50, ms:            0.0301
-p99, ms:            0.0704
-p99.9, ms:          0.2115
-max, ms:            1.1020
-";
-        let load = ClosedLoop::read_clients(text).unwrap();
-        assert_eq!((load.rate, load.lost, load.sent), (25_433.0, 3, 127_168));
-        assert_eq!(load.mean, 31.2e-6);
-        assert_eq!(load.percentiles, [30.1e-6, 70.4e-6, 211.5e-6]);
-        assert!(ClosedLoop::read_clients("Error: it does not answer").is_none());
-    }
-
-    #[test]
-    fn percentiles_are_of_all_latencies() {
-        let latencies = (1..=1000).rev().map(|number| f64::from(number) / 1e3);
-        let measured = ClosedLoop::from_latencies(latencies, 3, 2.0);
-        for (got, right) in measured.percentiles.into_iter().zip([0.5, 0.99, 0.999]) {
+        let load = ClosedLoop::read(&text).unwrap();
+        for (got, right) in load.percentiles.into_iter().zip([0.5, 0.99, 0.999]) {
             assert!((got / right - 1.0).abs() < 0.001, "{got} for {right}");
         }
-        assert!((measured.mean / 0.5005 - 1.0).abs() < 0.001);
-        assert_eq!((measured.rate, measured.sent), (500.0, 1003));
+        assert!((load.mean / 0.5005 - 1.0).abs() < 0.001);
+        assert_eq!((load.rate, load.lost, load.sent), (500.0, 3, 1003));
     }
 }

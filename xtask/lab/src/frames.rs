@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use etherparse::{IpNumber, Ipv4Header, Ipv6Header, UdpHeader};
 use nix::{
     ifaddrs::getifaddrs,
     sys::{
@@ -32,9 +33,6 @@ pub struct Frames {
 
 impl Frames {
     /// Opens one.
-    ///
-    /// # Errors
-    /// It cannot be opened.
     pub fn open(lab: &Lab) -> Result<Self> {
         let client = lab.in_client(|| link(&lab.client_if))??;
         let server = lab.in_server(|| link(&lab.server_if))??;
@@ -58,9 +56,6 @@ impl Frames {
     }
 
     /// Sends a frame.
-    ///
-    /// # Errors
-    /// The kernel refuses it.
     pub fn send(&self, frame: &[u8]) -> Result<()> {
         loop {
             match send(self.socket.as_raw_fd(), frame, MsgFlags::empty()) {
@@ -142,47 +137,38 @@ impl QueryFrame {
     /// The UDP datagram.
     fn datagram(&self) -> Vec<u8> {
         let dns = self.dns();
-        let len = (8 + dns.len()) as u16;
-        let mut datagram = [
-            self.port.to_be_bytes(),
-            53u16.to_be_bytes(),
-            len.to_be_bytes(),
-            [0; 2],
-        ]
-        .concat();
-        datagram.extend_from_slice(&dns);
-        let addresses = if self.v6 {
-            v6_addresses()
+        let header = if self.v6 {
+            UdpHeader::with_ipv6_checksum(self.port, 53, &ipv6(), &dns)
         } else {
-            v4_addresses()
+            UdpHeader::with_ipv4_checksum(self.port, 53, &ipv4(), &dns)
         };
-        let sum = checksum(&[&addresses[..], &[0, 17], &len.to_be_bytes(), &datagram].concat());
-        datagram[6..8].copy_from_slice(&sum.to_be_bytes());
-        datagram
+        [&header.unwrap().to_bytes()[..], &dns].concat()
     }
 
-    /// An IPv4 packet that carries a part of the datagram.
-    fn ipv4(&self, part: &[u8], fragment: u16) -> Vec<u8> {
-        let words = 5 + self.options.len() / 4;
-        let len = ((words * 4 + part.len()) as u16).to_be_bytes();
-        let mut packet = vec![0x40 | words as u8, 0, len[0], len[1], 0x12, self.id as u8];
-        packet.extend_from_slice(&fragment.to_be_bytes());
-        packet.extend_from_slice(&[64, 17, 0, 0]);
-        packet.extend_from_slice(&v4_addresses());
-        packet.extend_from_slice(&self.options);
-        let sum = checksum(&packet);
-        packet[10..12].copy_from_slice(&sum.to_be_bytes());
-        packet.extend_from_slice(part);
-        packet
+    /// A packet with the datagram, or a part of it at this offset in octets; whether more follows.
+    fn packet(&self, part: &[u8], fragment: Option<(u16, bool)>) -> Vec<u8> {
+        if self.v6 {
+            return self.ipv6(part, fragment);
+        }
+        let (offset, more) = fragment.unwrap_or_default();
+        let mut header = ipv4();
+        header.identification = self.id;
+        header.dont_fragment = fragment.is_none();
+        header.more_fragments = more;
+        header.fragment_offset = (offset / 8).try_into().unwrap();
+        header.options = self.options[..].try_into().unwrap();
+        header.set_payload_len(part.len()).unwrap();
+        header.header_checksum = header.calc_header_checksum();
+        [&header.to_bytes()[..], part].concat()
     }
 
-    /// An IPv6 packet that carries the datagram, or a part of it behind a Fragment header with this
-    /// offset and flag (RFC 8200, section 4.5).
-    fn ipv6(&self, part: &[u8], fragment: Option<u16>) -> Vec<u8> {
+    fn ipv6(&self, part: &[u8], fragment: Option<(u16, bool)>) -> Vec<u8> {
         let (mut next, mut payload) = (17, part.to_vec());
-        if let Some(fragment) = fragment {
+        if let Some((offset, more)) = fragment {
+            // RFC 8200, section 4.5: the offset in units of eight octets, above three bits.
+            let field = (offset | u16::from(more)).to_be_bytes();
             let id = u32::from(self.id).to_be_bytes();
-            payload = [&[next, 0][..], &fragment.to_be_bytes(), &id, &payload].concat();
+            payload = [&[next, 0][..], &field, &id, &payload].concat();
             next = 44;
         }
         if !self.options.is_empty() {
@@ -190,9 +176,10 @@ impl QueryFrame {
             payload = [&[next, units as u8][..], &self.options, &payload].concat();
             next = 60;
         }
-        let len = (payload.len() as u16).to_be_bytes();
-        let header = [0x60, 0, 0, 0, len[0], len[1], next, 64];
-        [&header[..], &v6_addresses(), &payload].concat()
+        let mut header = ipv6();
+        header.next_header = next.into();
+        header.payload_length = payload.len() as u16;
+        [&header.to_bytes()[..], &payload].concat()
     }
 
     fn frame(&self, packet: &[u8]) -> Vec<u8> {
@@ -211,55 +198,37 @@ impl QueryFrame {
 
     /// The frame.
     pub fn bytes(&self) -> Vec<u8> {
-        let datagram = self.datagram();
-        self.frame(&if self.v6 {
-            self.ipv6(&datagram, None)
-        } else {
-            self.ipv4(&datagram, 0x4000)
-        })
+        self.frame(&self.packet(&self.datagram(), None))
     }
 
     /// The query in two fragments.
     pub fn fragments(&self) -> [Vec<u8>; 2] {
         let datagram = self.datagram();
-        // Offsets count units of eight octets; IPv6 has its flag, more fragments, below them.
         let (first, second) = datagram.split_at(16);
-        if self.v6 {
-            [(first, 1), (second, 2 << 3)]
-                .map(|(part, field)| self.frame(&self.ipv6(part, Some(field))))
-        } else {
-            [(first, 0x2000), (second, 2)].map(|(part, field)| self.frame(&self.ipv4(part, field)))
-        }
+        [(first, (0, true)), (second, (16, false))]
+            .map(|(part, fragment)| self.frame(&self.packet(part, Some(fragment))))
     }
 }
 
-/// Source and destination address of a query.
-fn v4_addresses() -> Vec<u8> {
-    let octets = |text: &str| text.parse().map(|address: Ipv4Addr| address.octets());
-    [CLIENT_V4, SERVER_V4]
-        .into_iter()
-        .flat_map(octets)
-        .flatten()
-        .collect()
+/// A header from the lab's client to its server.
+fn ipv4() -> Ipv4Header {
+    let [source, destination] = [CLIENT_V4, SERVER_V4].map(|text| {
+        let address: Ipv4Addr = text.parse().unwrap();
+        address.octets()
+    });
+    Ipv4Header::new(0, 64, IpNumber::UDP, source, destination).unwrap()
 }
 
-fn v6_addresses() -> Vec<u8> {
-    let octets = |text: &str| text.parse().map(|address: Ipv6Addr| address.octets());
-    [CLIENT_V6, SERVER_V6]
-        .into_iter()
-        .flat_map(octets)
-        .flatten()
-        .collect()
-}
-
-/// RFC 1071, the plain way.
-fn checksum(data: &[u8]) -> u16 {
-    let mut sum: u32 = data
-        .chunks(2)
-        .map(|pair| u32::from(pair[0]) << 8 | u32::from(pair.get(1).copied().unwrap_or_default()))
-        .sum();
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
+fn ipv6() -> Ipv6Header {
+    let [source, destination] = [CLIENT_V6, SERVER_V6].map(|text| {
+        let address: Ipv6Addr = text.parse().unwrap();
+        address.octets()
+    });
+    Ipv6Header {
+        next_header: IpNumber::UDP,
+        hop_limit: 64,
+        source,
+        destination,
+        ..Ipv6Header::default()
     }
-    !(sum as u16)
 }

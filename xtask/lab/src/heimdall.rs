@@ -8,7 +8,6 @@ use std::{
 
 use anyhow::{Context, Result};
 use serde_json::Value;
-use tempfile::TempDir;
 
 use super::{Lab, Process, SERVER_V4, SERVER_V6, run};
 
@@ -19,24 +18,17 @@ pub struct Heimdall {
     pub process: Process,
     program: PathBuf,
     control: PathBuf,
-    _directory: TempDir,
 }
 
 impl Heimdall {
     /// Starts `program` with `heimdall run` on the lab's server, on AF_XDP, listening on port 53
     /// of the server's addresses, with `arguments` besides, and waits until it answers.
-    ///
-    /// # Errors
-    /// It does not start.
     pub fn on_xdp(lab: &Lab, program: &Path, arguments: &[&str]) -> Result<Self> {
         let [v4, v6] = addresses();
         Self::on_xdp_at(lab, program, &[&v4, &v6], arguments)
     }
 
     /// As [`on_xdp`](Self::on_xdp), on these listen addresses.
-    ///
-    /// # Errors
-    /// It does not start.
     pub fn on_xdp_at(
         lab: &Lab,
         program: &Path,
@@ -52,9 +44,6 @@ impl Heimdall {
 
     /// Starts `program` with `heimdall run` on the lab's server, on sockets alone, otherwise as
     /// [`on_xdp`](Self::on_xdp).
-    ///
-    /// # Errors
-    /// It does not start.
     pub fn on_sockets(lab: &Lab, program: &Path, arguments: &[&str]) -> Result<Self> {
         let [v4, v6] = addresses();
         let fixed = ["--backend", "socket", "--listen", &v4, "--listen", &v6];
@@ -63,9 +52,6 @@ impl Heimdall {
     }
 
     /// Starts `command`, which is to run `program`, with `heimdall run` and these arguments.
-    ///
-    /// # Errors
-    /// It does not start.
     pub fn start(mut command: Command, program: &Path, arguments: &[&str]) -> Result<Self> {
         let directory = tempfile::tempdir()?;
         let control = directory.path().join("control.sock");
@@ -74,13 +60,12 @@ impl Heimdall {
             .args(arguments)
             .arg("--control")
             .arg(&control);
-        let mut process = Process::start(&mut command)?;
+        let mut process = Process::start_in(directory, &mut command)?;
         process.wait_for("ready", Duration::from_secs(20))?;
         Ok(Self {
             process,
             program: program.to_owned(),
             control,
-            _directory: directory,
         })
     }
 
@@ -90,9 +75,6 @@ impl Heimdall {
     }
 
     /// `heimdall stats --json`.
-    ///
-    /// # Errors
-    /// It does not answer.
     pub fn stats(&self) -> Result<Value> {
         let output = run(Command::new(&self.program)
             .args(["stats", "--json", "--control"])
@@ -101,17 +83,11 @@ impl Heimdall {
     }
 
     /// `heimdall reload`: its status and output.
-    ///
-    /// # Errors
-    /// It cannot be run.
     pub fn reload(&self) -> Result<Output> {
         self.command(&["reload"])
     }
 
     /// A subcommand for this server: its status and output.
-    ///
-    /// # Errors
-    /// It cannot be run.
     pub fn command(&self, arguments: &[&str]) -> Result<Output> {
         let mut command = Command::new(&self.program);
         command.args(arguments).arg("--control").arg(&self.control);
@@ -119,9 +95,6 @@ impl Heimdall {
     }
 
     /// `heimdall stats` without `--json`.
-    ///
-    /// # Errors
-    /// It does not answer.
     pub fn stats_text(&self) -> Result<String> {
         run(Command::new(&self.program)
             .args(["stats", "--control"])
@@ -137,12 +110,9 @@ fn addresses() -> [String; 2] {
 /// Sum of a counter over all workers, or of its place in an object of theirs: `"hits"`,
 /// `"frames/total"`.
 pub fn sum(stats: &Value, counter: &str) -> u64 {
-    let workers = stats["workers"]
-        .as_array()
-        .map(Vec::as_slice)
-        .unwrap_or_default();
+    let pointer = format!("/{counter}");
+    let workers = stats["workers"].as_array().into_iter().flatten();
     workers
-        .iter()
-        .filter_map(|worker| worker.pointer(&format!("/{counter}"))?.as_u64())
+        .filter_map(|worker| worker.pointer(&pointer)?.as_u64())
         .sum()
 }

@@ -3,10 +3,9 @@
 use std::{fmt::Write as _, fs, path::Path, process::Command, thread, time::Duration};
 
 use anyhow::Result;
-use tempfile::TempDir;
 
 use super::{
-    Lab, Process, UPSTREAM,
+    Lab, Process, SERVER_V4, UPSTREAM,
     rich::{self, Signing, Zone},
     run,
 };
@@ -14,73 +13,52 @@ use super::{
 /// Names `n0` to `n9999` of `example.com` have addresses.
 pub const HOSTS: usize = 10_000;
 
-/// A running `knotd`.
+/// `knotd`.
 #[derive(Debug)]
-pub struct Knot {
-    /// Its process.
-    pub process: Process,
-    _directory: TempDir,
-}
+pub struct Knot;
 
 impl Knot {
     /// Starts one on the lab's server, at [`UPSTREAM`].
     ///
     /// # Errors
     /// `knotd` (Debian: `knot`) is missing or does not start.
-    pub fn upstream(lab: &Lab) -> Result<Self> {
-        let listen = format!("    listen: {}", UPSTREAM.replace(':', "@"));
-        Self::start(lab.on_server("knotd"), &listen, &plain_zones())
+    pub fn upstream(lab: &Lab) -> Result<Process> {
+        Self::start(lab.on_server("knotd"), &listen(UPSTREAM), &plain_zones())
     }
 
     /// Starts one on the lab's server, at [`UPSTREAM`], that has the zones of [`rich`] besides.
-    ///
-    /// # Errors
-    /// As for [`upstream`](Self::upstream).
-    pub fn rich_upstream(lab: &Lab) -> Result<Self> {
-        let listen = format!("    listen: {}", UPSTREAM.replace(':', "@"));
+    pub fn rich_upstream(lab: &Lab) -> Result<Process> {
         let zones = [plain_zones(), rich::zones()].concat();
-        Self::start(lab.on_server("knotd"), &listen, &zones)
+        Self::start(lab.on_server("knotd"), &listen(UPSTREAM), &zones)
     }
 
     /// Starts one on loopback, without a lab.
-    ///
-    /// # Errors
-    /// As for [`upstream`](Self::upstream).
-    pub fn on_loopback(port: u16) -> Result<Self> {
-        Self::start(
-            Command::new("knotd"),
-            &format!("    listen: 127.0.0.1@{port}"),
-            &plain_zones(),
-        )
+    pub fn on_loopback(port: u16) -> Result<Process> {
+        let listen = listen(&format!("127.0.0.1:{port}"));
+        Self::start(Command::new("/usr/sbin/knotd"), &listen, &plain_zones())
     }
 
     /// Starts one on the lab's server that answers from AF_XDP itself, to be measured against.
     ///
     /// # Errors
     /// As for [`upstream`](Self::upstream), or it has no XDP.
-    pub fn on_xdp(lab: &Lab, core: usize) -> Result<Self> {
+    pub fn on_xdp(lab: &Lab, core: usize) -> Result<Process> {
         let server = format!(
-            "    udp-workers: 1\n    tcp-workers: 1\n    listen: {}@53",
-            super::SERVER_V4
+            "    udp-workers: 1\n    tcp-workers: 1\n    listen: {SERVER_V4}@53\n\
+             xdp:\n    listen: {}@53\n    udp: on",
+            lab.server_if
         );
         let mut command = lab.on_server("taskset");
         command.args(["-c", &core.to_string(), "knotd"]);
-        let knot = Self::start(
-            command,
-            &format!(
-                "{server}\nxdp:\n    listen: {}@53\n    udp: on",
-                lab.server_if
-            ),
-            &plain_zones(),
-        )?;
+        let knot = Self::start(command, &server, &plain_zones())?;
         // Knot has pinned the first thread of each kind to the first core, which is kxdpgun's.
         thread::sleep(Duration::from_millis(300));
-        let pid = knot.process.pid().to_string();
+        let pid = knot.pid().to_string();
         run(Command::new("taskset").args(["-a", "-p", "-c", &core.to_string(), &pid]))?;
         Ok(knot)
     }
 
-    fn start(mut command: Command, server: &str, zones: &[Zone]) -> Result<Self> {
+    fn start(mut command: Command, server: &str, zones: &[Zone]) -> Result<Process> {
         let directory = tempfile::tempdir()?;
         let path = directory.path();
         for zone in zones {
@@ -90,17 +68,18 @@ impl Knot {
         // For keys; knotd does not create it.
         fs::create_dir(path.join("db"))?;
         command.arg("-c").arg(path.join("knot.conf"));
-        let mut process = Process::start(&mut command)?;
+        let mut process = Process::start_in(directory, &mut command)?;
         process.wait_for("server started", Duration::from_secs(20))?;
         for zone in zones.iter().filter(|zone| zone.signing != Signing::None) {
             let signed = format!("[{}.] DNSSEC, next signing", zone.domain);
             process.wait_for(&signed, Duration::from_secs(20))?;
         }
-        Ok(Self {
-            process,
-            _directory: directory,
-        })
+        Ok(process)
     }
+}
+
+fn listen(address: &str) -> String {
+    format!("    listen: {}", address.replace(':', "@"))
 }
 
 fn configuration(path: &Path, server: &str, zones: &[Zone]) -> String {

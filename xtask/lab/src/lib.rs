@@ -2,7 +2,7 @@
 //! servers and real clients in them. End-to-end tests, the demo and the benchmarks run in one.
 //!
 //! - [`Lab`]: the namespaces, and commands and sockets in them.
-//! - [`Process`], and by name [`Heimdall`], [`Knot`] and [`Peer`] (unbound, dnsmasq): servers.
+//! - [`Process`], and by name [`Heimdall`], [`Knot`] and [`Resolver`] (others): servers.
 //! - [`Kdig`], [`Kxdpgun`] and [`ClosedLoop`] (dnsperf): clients, and what they measured.
 //! - [`Frames`] and [`QueryFrame`]: frames that no ordinary client sends.
 //! - [`ScriptedUpstream`]: an upstream that does as a test wants, also without a lab.
@@ -43,7 +43,7 @@ pub use clients::{ClosedLoop, Kdig, Kxdpgun};
 pub use frames::{Frames, QueryFrame};
 pub use heimdall::{Heimdall, sum};
 pub use knot::{HOSTS, Knot};
-pub use peers::{DNSMASQ_PORT, Peer, UNBOUND_PORT};
+pub use peers::{Resolver, wait_for_answer};
 pub use process::Process;
 pub use upstream::{Received, ScriptedUpstream, Step, by_label};
 
@@ -99,9 +99,6 @@ impl Lab {
     }
 
     /// Makes a lab whose interfaces have so many rx and tx queues. A packet's flow selects one.
-    ///
-    /// # Errors
-    /// As for [`new`](Self::new).
     pub fn with_queues(queues: u32) -> Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         remove_stale();
@@ -155,17 +152,11 @@ impl Lab {
     }
 
     /// Runs `ip` with these arguments, separated by blanks, in the server's namespace.
-    ///
-    /// # Errors
-    /// It fails.
     pub fn server_ip(&self, arguments: &str) -> Result<String> {
         run(self.on_server("ip").args(arguments.split_whitespace()))
     }
 
     /// The same in the client's namespace.
-    ///
-    /// # Errors
-    /// It fails.
     pub fn client_ip(&self, arguments: &str) -> Result<String> {
         run(self.on_client("ip").args(arguments.split_whitespace()))
     }
@@ -181,23 +172,11 @@ impl Lab {
     }
 
     /// Does some work on a thread in the client's namespace: sockets that it opens stay there.
-    ///
-    /// # Errors
-    /// The namespace cannot be entered.
-    ///
-    /// # Panics
-    /// If the work does.
     pub fn in_client<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
         within(&self.client, work)
     }
 
     /// The same in the server's namespace.
-    ///
-    /// # Errors
-    /// The namespace cannot be entered.
-    ///
-    /// # Panics
-    /// If the work does.
     pub(crate) fn in_server<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
         within(&self.server, work)
     }
@@ -212,9 +191,6 @@ impl Lab {
 
     /// What `ip -details link` says of the server's interface: `prog/xdp` or `xdpgeneric` in it
     /// means that a program is attached.
-    ///
-    /// # Errors
-    /// `ip` fails.
     pub fn server_link(&self) -> Result<String> {
         let Self {
             server, server_if, ..
@@ -223,9 +199,6 @@ impl Lab {
     }
 
     /// Whether the kernel has an XDP program on the server's interface.
-    ///
-    /// # Errors
-    /// `ip` fails.
     pub fn has_xdp(&self) -> Result<bool> {
         Ok(self.server_link()?.contains("xdp"))
     }
@@ -250,9 +223,6 @@ impl Lab {
     }
 
     /// Process IDs of the server's threaded NAPI, if it is on.
-    ///
-    /// # Errors
-    /// `/proc` cannot be read.
     pub fn server_napi(&self) -> Result<Vec<u32>> {
         let threads = threads_named(&format!("napi/{}-", self.server_if))?;
         Ok(threads.iter().filter_map(|pid| pid.parse().ok()).collect())

@@ -18,9 +18,6 @@ use hickory_proto::{
 
 /// A name, from the form that zone files have: `\.` and `\065` are octets of a label.
 /// (hickory-proto refuses some octets, and escapes in octal.)
-///
-/// # Panics
-/// If the text is not a name.
 pub fn name(text: &str) -> Name {
     let mut labels = vec![Vec::new()];
     let mut rest = text.trim_end_matches('.').as_bytes();
@@ -58,9 +55,6 @@ pub fn lower_case(name: &Name) -> String {
 }
 
 /// A type, from its name: `A`, `TYPE65280`.
-///
-/// # Panics
-/// If there is no such type.
 pub fn rtype(text: &str) -> RecordType {
     let number = match text {
         // hickory-proto does not know these names.
@@ -77,9 +71,6 @@ pub fn rtype(text: &str) -> RecordType {
 }
 
 /// A query of class IN with RD and without an OPT record.
-///
-/// # Panics
-/// If `name` is not a name.
 pub fn query(id: u16, text: &str, rtype: RecordType) -> Message {
     let mut message = Message::new(id, MessageType::Query, OpCode::Query);
     message.metadata.recursion_desired = true;
@@ -146,9 +137,6 @@ pub fn text(len: usize) -> Vec<u8> {
 }
 
 /// The message on the wire.
-///
-/// # Panics
-/// If the message cannot be written.
 pub fn octets(message: &Message) -> Vec<u8> {
     message.to_vec().expect("a message that can be written")
 }
@@ -166,9 +154,6 @@ pub(crate) fn read_framed(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
 }
 
 /// Sends a message on a connection, and reads the next one that comes back.
-///
-/// # Errors
-/// It cannot be sent, or no whole message comes.
 pub fn exchange(stream: &mut TcpStream, message: &[u8]) -> io::Result<Vec<u8>> {
     let len = (message.len() as u16).to_be_bytes();
     stream.write_all(&[&len, message].concat())?;

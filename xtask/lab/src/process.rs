@@ -2,7 +2,7 @@
 
 use std::{
     fs, io,
-    os::unix::process::CommandExt,
+    os::unix::{fs::FileExt as _, process::CommandExt as _},
     process::{Child, Command, ExitStatus, Stdio},
     thread,
     time::{Duration, Instant},
@@ -16,6 +16,7 @@ use nix::{
     },
     unistd::Pid,
 };
+use tempfile::TempDir;
 
 /// A process that is stopped when this is dropped, and killed with its parent. Its standard output
 /// and error go to a file.
@@ -24,14 +25,18 @@ pub struct Process {
     child: Child,
     name: String,
     log: fs::File,
+    /// Its files, which are removed after its end.
+    _directory: TempDir,
 }
 
 impl Process {
     /// Starts a command.
-    ///
-    /// # Errors
-    /// It cannot be started.
     pub fn start(command: &mut Command) -> Result<Self> {
+        Self::start_in(tempfile::tempdir()?, command)
+    }
+
+    /// Starts a command whose files are in a directory, which is kept as long as the process.
+    pub(crate) fn start_in(directory: TempDir, command: &mut Command) -> Result<Self> {
         let name = format!("{command:?}");
         let log = tempfile::tempfile()?;
         command
@@ -42,7 +47,12 @@ impl Process {
         let child = command
             .spawn()
             .with_context(|| format!("cannot run {name}; is it installed?"))?;
-        Ok(Self { child, name, log })
+        Ok(Self {
+            child,
+            name,
+            log,
+            _directory: directory,
+        })
     }
 
     /// Its process ID. (`ip netns exec` becomes the program that it starts.)
@@ -52,23 +62,10 @@ impl Process {
 
     /// What it has written so far.
     pub fn output(&self) -> String {
-        let read = || -> io::Result<String> {
-            let mut bytes = Vec::new();
-            // The offset is shared with the child, and so must not be moved.
-            let mut buffer = [0; 65_536];
-            loop {
-                let count = std::os::unix::fs::FileExt::read_at(
-                    &self.log,
-                    &mut buffer,
-                    bytes.len() as u64,
-                )?;
-                if count == 0 {
-                    return Ok(String::from_utf8_lossy(&bytes).into_owned());
-                }
-                bytes.extend_from_slice(&buffer[..count]);
-            }
-        };
-        read().unwrap_or_default()
+        // Not by `read`: the offset is shared with the child, and so must not be moved.
+        let mut octets = vec![0; self.log.metadata().map_or(0, |log| log.len() as usize)];
+        let len = self.log.read_at(&mut octets, 0).unwrap_or_default();
+        String::from_utf8_lossy(&octets[..len]).into_owned()
     }
 
     /// Waits until it has written `text`.
@@ -94,9 +91,6 @@ impl Process {
     }
 
     /// Sends a signal.
-    ///
-    /// # Errors
-    /// The process has ended.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         Ok(kill(Pid::from_raw(self.child.id() as i32), signal)?)
     }

@@ -2,17 +2,13 @@
 //! advises, and a cache that holds every name of the load.
 
 use std::{
-    fs,
     path::{Path, PathBuf},
     process::Command,
-    thread,
-    time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::ValueEnum;
-use lab::{Heimdall, Kdig, Knot, Lab, Process, SERVER_V4, UPSTREAM, run};
-use tempfile::TempDir;
+use lab::{Heimdall, Knot, Lab, Process, Resolver, SERVER_V4, UPSTREAM, run, wait_for_answer};
 
 use super::{Cores, cpu::Meter};
 
@@ -54,32 +50,10 @@ pub(super) struct Programs {
 /// A contestant that answers, in a lab of its own.
 pub(super) struct Running {
     pub(super) meter: Meter,
-    _server: Server,
-    _upstream: Option<Knot>,
+    _server: Process,
+    _upstream: Option<Process>,
     // Last, so that the namespaces are still there when processes stop in them.
     pub(super) lab: Lab,
-}
-
-/// What has to be kept for a server to run.
-enum Server {
-    Heimdall(Heimdall),
-    Knot(Knot),
-    Echo(Process),
-    /// With the directory of its configuration.
-    Peer(
-        Process,
-        #[expect(dead_code, reason = "held until drop")] TempDir,
-    ),
-}
-
-impl Server {
-    fn process(&self) -> &Process {
-        match self {
-            Self::Heimdall(heimdall) => &heimdall.process,
-            Self::Knot(knot) => &knot.process,
-            Self::Echo(process) | Self::Peer(process, _) => process,
-        }
-    }
 }
 
 impl Contestant {
@@ -112,7 +86,7 @@ impl Contestant {
         }
     }
 
-    fn peer(self) -> Option<&'static Peer> {
+    fn peer(self) -> Option<&'static Resolver> {
         match self {
             Self::Unbound => Some(&UNBOUND),
             Self::Dnsdist => Some(&DNSDIST),
@@ -160,36 +134,29 @@ impl Contestant {
         };
         let listen = format!("{SERVER_V4}:53");
         let heimdall = |backend: &[&str]| {
-            let common = [
-                "--listen",
-                &listen,
-                "--upstream",
-                UPSTREAM,
-                "--cache-size",
-                CACHE,
-            ];
-            let arguments = [&common, backend].concat();
+            let cache = ["--upstream", UPSTREAM, "--cache-size", CACHE];
+            let arguments = [&["--listen", &listen], &cache[..], backend].concat();
             let program = &programs.heimdall;
-            Heimdall::start(pinned(program), program, &arguments).map(Server::Heimdall)
+            Heimdall::start(pinned(program), program, &arguments).map(|it| it.process)
         };
         let server = match (self, self.peer()) {
             (_, Some(peer)) => peer.start(pinned(Path::new(peer.program)))?,
             (Self::Echo, _) => {
                 let mut command = pinned(&programs.echo);
                 command.args(["--interface", &lab.server_if, "--listen", &listen]);
-                Server::Echo(Process::start(&mut command)?)
+                Process::start(&mut command)?
             }
-            (Self::KnotXdp, _) => Server::Knot(Knot::on_xdp(&lab, cores.server[0])?),
+            (Self::KnotXdp, _) => Knot::on_xdp(&lab, cores.server[0])?,
             (Self::HeimdallXdp, _) => {
                 heimdall(&["--backend", "xdp", "--interface", &lab.server_if])?
             }
             _ => heimdall(&["--backend", "socket"])?,
         };
-        wait_for_answer(&lab, server.process())
+        wait_for_answer(&lab, 53, &server)
             .with_context(|| format!("{} does not start", self.name()))?;
         Ok(Running {
             meter: Meter {
-                process: server.process().pid(),
+                process: server.pid(),
                 napi: lab.server_napi()?,
                 cores: cores.server.clone(),
             },
@@ -200,53 +167,7 @@ impl Contestant {
     }
 }
 
-/// Asks for a name until it is answered, with NOERROR.
-fn wait_for_answer(lab: &Lab, process: &Process) -> Result<()> {
-    let server = format!("@{SERVER_V4}");
-    let question = [&server, "n0.example.com", "A", "+timeout=1", "+retry=0"];
-    for _ in 0..40 {
-        let asked = run(lab.on_client("kdig").args(question));
-        let reply = asked.and_then(|text| Kdig::read(&text));
-        if reply.is_ok_and(|reply| reply.status == "NOERROR") {
-            return Ok(());
-        }
-        thread::sleep(Duration::from_millis(100));
-    }
-    bail!("no answer; it says:\n{}", process.output())
-}
-
-/// Another resolver, of a Debian package. In its arguments and its configuration, FILE is the
-/// configuration's path, PLACE its directory, SERVER the address to listen on, and UPSTREAM where to
-/// forward to.
-struct Peer {
-    program: &'static str,
-    package: &'static str,
-    arguments: &'static [&'static str],
-    /// Between UPSTREAM's address and its port.
-    port_separator: &'static str,
-    file: &'static str,
-    configuration: &'static str,
-}
-
-impl Peer {
-    /// Starts it by a command that has only its program yet.
-    fn start(&self, mut command: Command) -> Result<Server> {
-        let directory = tempfile::tempdir()?;
-        let file = directory.path().join(self.file);
-        let upstream = UPSTREAM.replace(':', self.port_separator);
-        let fill_in = |text: &str| {
-            text.replace("FILE", &file.display().to_string())
-                .replace("PLACE", &directory.path().display().to_string())
-                .replace("SERVER", SERVER_V4)
-                .replace("UPSTREAM", &upstream)
-        };
-        fs::write(&file, fill_in(self.configuration))?;
-        command.args(self.arguments.iter().map(|argument| fill_in(argument)));
-        Ok(Server::Peer(Process::start(&mut command)?, directory))
-    }
-}
-
-const UNBOUND: Peer = Peer {
+const UNBOUND: Resolver = Resolver {
     program: "/usr/sbin/unbound",
     package: "unbound",
     arguments: &["-d", "-p", "-c", "FILE"],
@@ -255,7 +176,7 @@ const UNBOUND: Peer = Peer {
     configuration: include_str!("peers/unbound.conf"),
 };
 
-const DNSDIST: Peer = Peer {
+const DNSDIST: Resolver = Resolver {
     program: "/usr/bin/dnsdist",
     package: "dnsdist",
     arguments: &["--supervised", "--disable-syslog", "-C", "FILE"],
@@ -264,7 +185,7 @@ const DNSDIST: Peer = Peer {
     configuration: include_str!("peers/dnsdist.conf"),
 };
 
-const KRESD: Peer = Peer {
+const KRESD: Resolver = Resolver {
     program: "/usr/sbin/kresd",
     package: "knot-resolver",
     arguments: &["-n", "-c", "FILE", "PLACE"],
@@ -273,7 +194,7 @@ const KRESD: Peer = Peer {
     configuration: include_str!("peers/kresd.conf"),
 };
 
-const RECURSOR: Peer = Peer {
+const RECURSOR: Resolver = Resolver {
     program: "/usr/sbin/pdns_recursor",
     package: "pdns-recursor",
     arguments: &["--config-dir=PLACE"],
@@ -282,7 +203,7 @@ const RECURSOR: Peer = Peer {
     configuration: include_str!("peers/recursor.conf"),
 };
 
-const DNSMASQ: Peer = Peer {
+const DNSMASQ: Resolver = Resolver {
     program: "/usr/sbin/dnsmasq",
     package: "dnsmasq-base",
     arguments: &["--keep-in-foreground", "--conf-file=FILE"],

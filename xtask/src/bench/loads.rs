@@ -11,7 +11,7 @@ use lab::{ClosedLoop, HOSTS, Kxdpgun, Lab, SERVER_V4};
 use tempfile::TempDir;
 
 use super::Cores;
-use crate::search::Step;
+use crate::{search::Step, zipf::Zipf};
 
 /// Files of queries, in the format that kxdpgun and dnsperf share. The order is the same in every run.
 pub(super) struct Names {
@@ -33,9 +33,9 @@ impl Names {
         let mut random = fastrand::Rng::with_seed(1);
         let mut hosts: Vec<usize> = (0..HOSTS).collect();
         random.shuffle(&mut hosts);
-        let ranked = zipf(&mut random, HOSTS, 200_000)
-            .map(|rank| hosts[rank])
-            .collect();
+        let zipf = Zipf::new(HOSTS);
+        let ranked = (0..200_000).map(|_| hosts[zipf.draw(&mut random)]);
+        let ranked = ranked.collect();
         let mut wild: Vec<usize> = (0..MILLION).collect();
         random.shuffle(&mut wild);
         let file = |name: &str, numbers: Vec<usize>, domain: &str| -> Result<PathBuf> {
@@ -56,28 +56,10 @@ impl Names {
     }
 }
 
-/// Ranks from 0, drawn with probabilities in proportion to 1, 1/2, 1/3 …
-fn zipf(random: &mut fastrand::Rng, ranks: usize, count: usize) -> impl Iterator<Item = usize> {
-    let mut sum = 0.0;
-    let mut sums = Vec::new();
-    for rank in 1..=ranks {
-        sum += 1.0 / rank as f64;
-        sums.push(sum);
-    }
-    (0..count).map(move |_| {
-        let drawn = random.f64() * sum;
-        sums.partition_point(|&upto| upto <= drawn).min(ranks - 1)
-    })
-}
-
-/// An open loop at one rate. Only NOERROR counts as an answer.
+/// An open loop at one rate.
 pub(super) fn open(lab: &Lab, names: &Path, rate: f64, seconds: u64) -> Result<Step> {
     let load = Kxdpgun::ask(lab, SERVER_V4, names, rate as u64, seconds)?;
-    Ok(Step {
-        asked: rate,
-        offered: load.queries as f64 / load.seconds,
-        answered: load.noerror as f64 / load.queries.max(1) as f64,
-    })
+    Ok(Step::new(rate, load))
 }
 
 /// Asks for `count` names until nearly all are answered, and so cached.
@@ -132,21 +114,5 @@ impl Closed<'_> {
         }
         let server = format!("{SERVER_V4}:53");
         ClosedLoop::on_xdp(self.lab, command, &server, self.names, self.seconds)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn zipf_draws_the_first_twice_as_often_as_the_second() {
-        let mut random = fastrand::Rng::with_seed(7);
-        let mut counts = [0.0; 100];
-        for rank in zipf(&mut random, 100, 100_000) {
-            counts[rank] += 1.0;
-        }
-        assert!((1.9..2.1).contains(&(counts[0] / counts[1])));
-        assert!((80.0..120.0).contains(&(counts[0] / counts[99])));
     }
 }

@@ -8,15 +8,9 @@ mod plot;
 mod report;
 mod turn;
 
-use std::{
-    collections::BTreeMap,
-    env, fs,
-    path::{Path, PathBuf},
-    thread,
-    time::Instant,
-};
+use std::{collections::BTreeMap, env, fs, thread, time::Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use contestants::{Contestant, Programs};
 use loads::Names;
@@ -48,8 +42,8 @@ Examples:
     cargo xtask bench --only heimdall-xdp,echo,knot-xdp --queues 2
   How the rate grows with queues, each on a core of its own that it shares with its clients:
     cargo xtask bench --scaling
-  Nothing installed, and the result where the next one does not replace it:
-    cargo xtask bench --no-install --json before.json --plot before.svg
+The figures of all rounds, with the machine, the versions and the settings, go to
+target/bench/bench.json, and a plot of the rates to target/bench/bench.svg.
 
 Without a quiet machine single figures move by tens of per cent: look at the ratios, which are of
 contestants that were measured in turn, and at the spread between rounds.")]
@@ -78,17 +72,6 @@ pub(crate) struct Bench {
     /// Queues of the interfaces
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
     queues: u32,
-
-    /// Write all figures to this file
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
-
-    /// Draw the rates to this file
-    #[arg(long, value_name = "FILE")]
-    plot: Option<PathBuf>,
-
-    #[command(flatten)]
-    setup: Setup,
 }
 
 /// Which cores the server and the generators use.
@@ -139,9 +122,7 @@ type Sample = BTreeMap<String, f64>;
 /// How thoroughly to measure.
 struct Plan {
     rounds: usize,
-    /// Seconds of a step of the search.
-    step: u64,
-    /// Seconds of any other load.
+    /// Seconds of a load, but for a step of the search.
     load: u64,
     search: Effort,
     quick: bool,
@@ -160,13 +141,13 @@ const QUICK: &[Contestant] = &[
 const SCALING: &[Contestant] = &[Contestant::HeimdallXdp, Contestant::Echo];
 
 impl Bench {
-    pub(crate) fn run(self) -> Result<()> {
+    pub(crate) fn run(self, setup: Setup) -> Result<()> {
         let stop = Stop::on_signals()?;
         if !nix::unistd::geteuid().is_root() {
             bail!("network namespaces and AF_XDP need root");
         }
-        self.setup.packages(&[BUILD, LAB])?;
-        if let Err(error) = self.setup.packages(&[PEERS, RESOLVERS]) {
+        setup.packages(&[BUILD, LAB])?;
+        if let Err(error) = setup.packages(&[PEERS, RESOLVERS]) {
             println!("Some peers are missing: {error:#}");
         }
         let programs = Programs {
@@ -177,7 +158,6 @@ impl Bench {
         let (contestants, missing) = self.contestants();
         let plan = Plan {
             rounds: self.rounds.unwrap_or(if self.quick { 1 } else { 3 }),
-            step: 1,
             load: if self.quick { 1 } else { 5 },
             search: Effort {
                 precision: if self.quick { 1.15 } else { 1.03 },
@@ -211,18 +191,12 @@ impl Bench {
             }
         }
         results.retain(|(_, samples)| !samples.is_empty());
-        let versions = results.iter().map(|(who, _)| (who.name(), who.version()));
         let report = Report {
-            settings: BTreeMap::from([
-                (
-                    "arguments",
-                    env::args().skip(2).collect::<Vec<_>>().join(" "),
-                ),
-                ("server's cores", Cores::list(&cores.server)),
-                ("generators' cores", Cores::list(&cores.client)),
-                ("seconds", start.elapsed().as_secs().to_string()),
-            ]),
-            versions: versions.collect(),
+            machine: report::machine(),
+            arguments: env::args().skip(2).collect(),
+            server_cores: cores.server,
+            generator_cores: cores.client,
+            seconds: start.elapsed().as_secs(),
             not_installed: missing.iter().map(|who| who.name()).collect(),
             results: (results.into_iter())
                 .map(|(who, samples)| Outcome::new(who, samples))
@@ -230,10 +204,11 @@ impl Bench {
         };
         print!("\n{}", report.text());
         let directory = workspace().join("target/bench");
-        let json = self.json.unwrap_or_else(|| directory.join("bench.json"));
-        let plot = self.plot.unwrap_or_else(|| directory.join("bench.svg"));
-        write(&json, &report.json()?)?;
-        write(&plot, &plot::rates(&report)?)
+        fs::create_dir_all(&directory)?;
+        fs::write(directory.join("bench.json"), report.json()?)?;
+        fs::write(directory.join("bench.svg"), plot::rates(&report)?)?;
+        println!("wrote bench.json and bench.svg to {}", directory.display());
+        Ok(())
     }
 
     /// Those to measure, and those that are not installed.
@@ -246,15 +221,6 @@ impl Bench {
         };
         wanted.into_iter().partition(|who| who.is_installed())
     }
-}
-
-fn write(path: &Path, text: &str) -> Result<()> {
-    if let Some(directory) = path.parent() {
-        fs::create_dir_all(directory)?;
-    }
-    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
-    println!("wrote {}", path.display());
-    Ok(())
 }
 
 #[cfg(test)]

@@ -1,20 +1,38 @@
 //! What a run gives: tables, comparisons, JSON.
 
-use std::{collections::BTreeMap, fmt::Write as _, fs, iter, process::Command, thread};
+use std::{collections::BTreeMap, fmt::Write as _, iter, process::Command, thread};
 
 use comfy_table::{CellAlignment, Table, presets::ASCII_MARKDOWN};
+use indicatif::HumanCount;
+use procfs::{CpuInfo, Current as _};
 use serde::Serialize;
 
 use super::{
     Contestant, Sample,
-    plan::{EQUAL, HALF, LOADS, LOW, Load, SEARCHES, SHARED, UNIFORM},
+    plan::{EQUAL, HALF, LOADS, LOW, Load, MILLION, SHARED, UNIFORM, ZIPF},
 };
 
-/// All that was measured.
+/// What Heimdall on AF_XDP is to reach, as a ratio of its figure to the echo's.
+const TARGETS: [(Load, &str, &str); 8] = [
+    (UNIFORM, "99.9 %", "0.95 or more"),
+    (ZIPF, "99.9 %", "0.95 or more"),
+    (MILLION, "99.9 %", "0.95 or more"),
+    (EQUAL, "process", "1.25 or less"),
+    (EQUAL, "whole core", "1.25 or less"),
+    (LOW, "process", "1.25 or less"),
+    (LOW, "whole core", "1.25 or less"),
+    (HALF, "p99", "2 or less"),
+];
+
+/// All that was measured, as it goes into the JSON file.
 #[derive(Serialize)]
 pub(super) struct Report {
-    pub(super) versions: BTreeMap<String, String>,
-    pub(super) settings: BTreeMap<&'static str, String>,
+    pub(super) machine: String,
+    pub(super) arguments: Vec<String>,
+    pub(super) server_cores: Vec<usize>,
+    pub(super) generator_cores: Vec<usize>,
+    /// How long it took.
+    pub(super) seconds: u64,
     pub(super) not_installed: Vec<String>,
     pub(super) results: Vec<Outcome>,
 }
@@ -25,6 +43,7 @@ pub(super) struct Outcome {
     #[serde(skip)]
     pub(super) who: Contestant,
     pub(super) name: String,
+    version: String,
     /// Of each figure, over all rounds.
     medians: BTreeMap<String, Median>,
     rounds: Vec<Sample>,
@@ -69,6 +88,7 @@ impl Outcome {
         Self {
             who,
             name: who.name(),
+            version: who.version(),
             medians: medians
                 .filter_map(|(name, values)| Some((name, Median::of(values)?)))
                 .collect(),
@@ -96,77 +116,34 @@ impl Report {
         for line in self.comparisons() {
             let _ = writeln!(text, "{line}");
         }
-        let list = |map: &mut dyn Iterator<Item = (&str, &String)>| {
-            let items: Vec<String> = map.map(|(name, value)| format!("{name} {value}")).collect();
-            items.join(", ")
-        };
-        let versions = list(
-            &mut self
-                .versions
-                .iter()
-                .map(|(name, value)| (name.as_str(), value)),
-        );
-        let settings = list(&mut self.settings.iter().map(|(name, value)| (*name, value)));
-        let _ = writeln!(
-            text,
-            "\nMachine: {}\nVersions: {versions}\nSettings: {settings}",
-            machine()
-        );
         if !self.not_installed.is_empty() {
-            let _ = writeln!(
-                text,
-                "Left out, not installed: {}",
-                self.not_installed.join(", ")
-            );
+            let names = self.not_installed.join(", ");
+            let _ = writeln!(text, "Left out, not installed: {names}");
         }
         text
     }
 
-    fn find(&self, who: Contestant) -> Option<&Outcome> {
-        self.results.iter().find(|outcome| outcome.who == who)
-    }
-
-    /// Ratios between Heimdall, its limit and the others.
+    /// Ratios between Heimdall and its limit, and between many queues and one.
     fn comparisons(&self) -> Vec<String> {
         let mut lines = Vec::new();
-        let mut compare =
-            |one: &Outcome, other: &Outcome, load: &Load, column: &str, target: &str| {
-                let medians = (one.median(load, column), other.median(load, column));
-                if let (Some(one_median), Some(other_median)) = medians {
-                    let ratio = one_median.middle / other_median.middle;
-                    let figure = load.figure(column);
-                    lines.push(format!(
-                        "{} / {}, {figure}: {ratio:.2}{target}",
-                        one.name, other.name
-                    ));
-                }
-            };
-        if let (Some(xdp), Some(echo)) = (
-            self.find(Contestant::HeimdallXdp),
-            self.find(Contestant::Echo),
-        ) {
-            for load in SEARCHES {
-                compare(xdp, echo, &load, "99.9 %", " (target: 0.95 or more)");
-            }
-            for load in [EQUAL, LOW] {
-                for column in ["process", "whole core"] {
-                    compare(xdp, echo, &load, column, " (target: 1.25 or less)");
-                }
-            }
-            compare(xdp, echo, &HALF, "p99", " (target: 2 or less)");
-        }
-        for who in [Contestant::HeimdallXdp, Contestant::HeimdallSockets] {
-            let Some(one) = self.find(who) else { continue };
-            for other in self.results.iter().filter(|other| !other.who.is_built()) {
-                compare(one, other, &UNIFORM, "99.9 %", "");
+        let ratio = |one: Option<Median>, other: Option<Median>| Some(one?.middle / other?.middle);
+        let find = |who| self.results.iter().find(|outcome| outcome.who == who);
+        let both = find(Contestant::HeimdallXdp).zip(find(Contestant::Echo));
+        for (load, column, target) in &TARGETS {
+            if let Some((xdp, echo)) = both
+                && let Some(ratio) = ratio(xdp.median(load, column), echo.median(load, column))
+            {
+                let figure = load.figure(column);
+                lines.push(format!(
+                    "heimdall-xdp / echo, {figure}: {ratio:.2} (target: {target})"
+                ));
             }
         }
         let [(_, single), more @ ..] = &SHARED;
         for outcome in &self.results {
+            let rate = |load| outcome.median(load, "answers/s");
             for (queues, load) in more {
-                let rate = |load| outcome.median(load, "answers/s");
-                if let (Some(first), Some(all)) = (rate(single), rate(load)) {
-                    let ratio = all.middle / first.middle;
+                if let Some(ratio) = ratio(rate(load), rate(single)) {
                     let name = &outcome.name;
                     lines.push(format!(
                         "{name}, {queues} queues / 1 queue on shared cores, answers/s: {ratio:.2}"
@@ -179,34 +156,18 @@ impl Report {
 
     /// Everything for a program: medians, and each round.
     pub(super) fn json(&self) -> serde_json::Result<String> {
-        #[derive(Serialize)]
-        struct Json<'a> {
-            machine: String,
-            #[serde(flatten)]
-            report: &'a Report,
-            comparisons: Vec<String>,
-        }
-        serde_json::to_string_pretty(&Json {
-            machine: machine(),
-            report: self,
-            comparisons: self.comparisons(),
-        })
+        serde_json::to_string_pretty(self)
     }
 }
 
 /// The processor, the number of cores, and the kernel's release.
-fn machine() -> String {
-    let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let cpu = info
-        .lines()
-        .find_map(|line| line.strip_prefix("model name")?.split(": ").nth(1));
+pub(super) fn machine() -> String {
+    let info = CpuInfo::current().ok();
+    let cpu = info.as_ref().and_then(|info| info.model_name(0));
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let kernel = lab::run(Command::new("uname").arg("-r")).unwrap_or_default();
-    format!(
-        "{}, {cores} cores, Linux {}",
-        cpu.unwrap_or("unknown"),
-        kernel.trim()
-    )
+    let (cpu, kernel) = (cpu.unwrap_or("unknown"), kernel.trim());
+    format!("{cpu}, {cores} cores, Linux {kernel}")
 }
 
 /// A contestant's row of a load's table, if it has any figure of it.
@@ -224,17 +185,10 @@ fn row(outcome: &Outcome, load: &Load) -> Option<Vec<String>> {
 /// From 100 on a whole number with separators, below that with three decimals.
 fn figure(value: f64) -> String {
     if value < 100.0 {
-        return format!("{value:.3}");
+        format!("{value:.3}")
+    } else {
+        HumanCount(value.round() as u64).to_string()
     }
-    let digits = format!("{value:.0}");
-    let mut text = String::new();
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 /// Rows with a heading as an aligned Markdown table.
@@ -275,8 +229,11 @@ mod tests {
             (SHARED[1].1.figure("answers/s"), 380_000.0),
         ]);
         let report = Report {
-            settings: BTreeMap::from([("queues", "1".to_owned())]),
-            versions: BTreeMap::new(),
+            machine: String::new(),
+            arguments: vec![],
+            server_cores: vec![1],
+            generator_cores: vec![0],
+            seconds: 1,
             not_installed: vec!["kresd".into()],
             results: vec![
                 Outcome::new(Contestant::HeimdallXdp, vec![sample]),
@@ -296,7 +253,7 @@ mod tests {
             assert!(text.contains(expected), "{expected}: {text}");
         }
         assert!(!text.contains("100 clients"), "{text}");
-        let shared = text.split("sharing its core").nth(1).unwrap();
+        let shared = text.split("sharing their cores").nth(1).unwrap();
         assert!(!shared.contains("| echo"), "it has no figure: {text}");
         let json: serde_json::Value = serde_json::from_str(&report.json().unwrap()).unwrap();
         assert_eq!(json["results"][1]["medians"][&rate]["median"], 200_000.0);

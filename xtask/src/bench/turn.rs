@@ -71,12 +71,10 @@ impl Rig<'_> {
             let Some(values) = turn.measure(who, load)? else {
                 continue;
             };
-            let mut line = format!("  {}:", load.title);
+            println!("  {}: {values:.2?}", load.title);
             for (column, value) in load.columns().iter().zip(values) {
-                line += &format!(" {column} {value:.2}");
                 sample.insert(load.figure(column), value);
             }
-            println!("{line}");
         }
         Ok(())
     }
@@ -159,7 +157,7 @@ impl Turn<'_> {
         let plan = self.rig.plan;
         for limit in [0.999, 0.99] {
             let step = highest(start, limit, plan.search, &mut steps, |rate| {
-                self.twice(|| loads::open(&self.running.lab, names, rate, plan.step))
+                self.twice(|| loads::open(&self.running.lab, names, rate, 1))
             })?;
             let step =
                 step.with_context(|| format!("no rate of which {} % is answered", 100.0 * limit))?;

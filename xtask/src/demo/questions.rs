@@ -7,7 +7,7 @@ use crate::stop::Stop;
 
 /// About the zones of Knot DNS in the lab (`lab::Knot`). A line a question: over IPv4 or IPv6, what kdig is
 /// given, the expected response code, and a part of a record.
-pub(super) const ZONES: &str = "\
+const QUESTIONS: &str = "\
 v4 example.com A = NOERROR A 192.0.2.1
 v4 www.example.com A +dnssec = NOERROR CNAME
 v6 example.com MX = NOERROR MX 10 mail
@@ -16,23 +16,14 @@ v4 nowhere.example.com A = NXDOMAIN
 v4 big.example.com TXT = NOERROR TXT \"59\u{20}
 v6 n4712.example.com A +tcp = NOERROR 10.0.18.104";
 
-/// The same for the built-in upstream (`lab::ScriptedUpstream`).
-pub(super) const BUILT_IN: &str = "\
-v4 host.example.com A = NOERROR A 192.0.2.1
-v6 host6.example.com A = NOERROR A 192.0.2.1
-v4 tcp.example.com A +tcp = NOERROR A 192.0.2.1
-v6 truncate.example.com TXT = NOERROR TXT
-v4 servfail.example.com A = SERVFAIL";
-
 /// Asks the servers, by IPv4 and by IPv6, each question twice, and prints the answers; fails at a wrong one.
 pub(super) fn ask_all(
     ask: impl Fn(&[&str]) -> Result<Kdig>,
     servers: [&str; 2],
-    questions: &str,
     stop: &Stop,
 ) -> Result<()> {
     println!("\nQuestions (kdig):");
-    for line in questions.lines() {
+    for line in QUESTIONS.lines() {
         let (question, expected) = line.split_once(" = ").context("no answer expected")?;
         let (family, question) = question.split_once(' ').context("no question")?;
         let (status, record) = expected.split_once(' ').unwrap_or((expected, ""));

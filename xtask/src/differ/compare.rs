@@ -2,7 +2,7 @@
 
 use super::{
     exchange::Said,
-    query::{AD, CD, QR, Query, RD, TC, Z},
+    query::{AA, AD, CD, QR, Query, RD, TC, Z},
     reply::{Reply, same_records, ttl_gap},
 };
 
@@ -39,9 +39,6 @@ pub(super) enum Aspect {
     /// Options in OPT.
     Options,
 }
-
-/// AA in the header's flags word.
-pub(super) const AA: u16 = 0x0400;
 
 /// The fields of the flags word, but for the response code.
 const FLAGS: [(&str, u16); 9] = [

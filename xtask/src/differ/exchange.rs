@@ -26,13 +26,8 @@ pub(super) struct Said {
     pub(super) tcp: Option<Result<Reply, String>>,
 }
 
-/// Sends all the queries to a server, as a client that asks again over TCP; `progress` is called
-/// for each reply.
-pub(super) fn ask_all(
-    server: SocketAddr,
-    queries: &[Vec<u8>],
-    progress: impl Fn(),
-) -> Result<Vec<Said>> {
+/// Sends all the queries to a server, as a client that asks again over TCP.
+pub(super) fn ask_all(server: SocketAddr, queries: &[Vec<u8>]) -> Result<Vec<Said>> {
     let mut said = vec![Said::default(); queries.len()];
     let mut buffer = vec![0; 65_536];
     for (timeout, window) in ROUNDS {
@@ -63,7 +58,6 @@ pub(super) fn ask_all(
                 && let Some((at, _)) = waiting.remove(id)
             {
                 said[at].udp = Some(Reply::read(&buffer[..len]));
-                progress();
             }
             waiting.retain(|_, (_, sent)| sent.elapsed() < timeout);
         }
@@ -77,7 +71,7 @@ pub(super) fn ask_all(
 }
 
 /// Asks over TCP on a connection of its own; `None` if no whole reply comes.
-pub(super) fn ask_tcp(server: SocketAddr, query: &[u8]) -> Option<Vec<u8>> {
+fn ask_tcp(server: SocketAddr, query: &[u8]) -> Option<Vec<u8>> {
     let mut stream = TcpStream::connect_timeout(&server, Duration::from_secs(2)).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(3))).ok()?;
     message::exchange(&mut stream, query).ok()

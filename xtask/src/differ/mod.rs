@@ -13,19 +13,14 @@ mod query;
 pub(crate) mod reply;
 mod rules;
 
-use std::{
-    collections::BTreeSet,
-    path::{Path, PathBuf},
-    thread,
-    time::Instant,
-};
+use std::{collections::BTreeSet, iter, path::Path, thread, time::Instant};
 
 use anyhow::{Result, anyhow, bail};
 use clap::Args;
+use comfy_table::{Table, presets::ASCII_MARKDOWN};
 use compare::{Difference, Peer, differences};
 use exchange::Said;
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
-use lab::{DNSMASQ_PORT, Heimdall, Knot, Lab, SERVER_V4, UNBOUND_PORT, UPSTREAM};
+use lab::{Heimdall, Knot, Lab, Resolver, SERVER_V4, UPSTREAM, wait_for_answer};
 use query::Query;
 use reply::Reply;
 use rules::{RULES, explain};
@@ -53,37 +48,35 @@ pub(crate) struct Differ {
     /// Show so many examples of each class
     #[arg(long, default_value_t = 0)]
     examples: usize,
-
-    /// Test this heimdall, not one built from here
-    #[arg(long, value_name = "PATH")]
-    program: Option<PathBuf>,
-
-    #[command(flatten)]
-    setup: Setup,
 }
 
-impl Differ {
-    /// What `cargo xtask test` runs: fewer queries, the same rules.
-    pub(crate) fn brief(setup: Setup) -> Self {
-        Self {
-            queries: 2_000,
-            seed: 1,
-            examples: 0,
-            program: None,
-            setup,
-        }
-    }
+const UNBOUND: Resolver = Resolver {
+    program: "unbound",
+    package: "unbound",
+    arguments: &["-d", "-p", "-c", "FILE"],
+    port_separator: "@",
+    file: "unbound.conf",
+    configuration: include_str!("peers/unbound.conf"),
+};
+const UNBOUND_PORT: u16 = 5301;
 
-    pub(crate) fn run(self) -> Result<()> {
+const DNSMASQ: Resolver = Resolver {
+    program: "dnsmasq",
+    package: "dnsmasq-base",
+    arguments: &["--keep-in-foreground", "--conf-file=FILE"],
+    port_separator: "#",
+    file: "dnsmasq.conf",
+    configuration: include_str!("peers/dnsmasq.conf"),
+};
+const DNSMASQ_PORT: u16 = 5302;
+
+impl Differ {
+    pub(crate) fn run(self, setup: Setup) -> Result<()> {
         if !lab::available("differ") {
             return Ok(());
         }
-        self.setup.packages(&[BUILD, LAB, PEERS])?;
-        let program = match &self.program {
-            Some(program) => program.clone(),
-            None => setup::build_heimdall()?,
-        };
-        println!("{} queries, seed {}", self.queries, self.seed);
+        setup.packages(&[BUILD, LAB, PEERS])?;
+        let program = setup::build_heimdall()?;
         let queries = generate::queries(self.queries.into(), self.seed);
         let start = Instant::now();
         let said = ask(&program, &queries)?;
@@ -96,7 +89,6 @@ impl Differ {
                 tally.count(query, peer, &found);
             }
         }
-        println!("done in {} s", start.elapsed().as_secs());
         tally.report(queries.len())
     }
 }
@@ -106,29 +98,19 @@ fn ask(program: &Path, queries: &[Query]) -> Result<Vec<Vec<Said>>> {
     let lab = Lab::new()?;
     let _upstream = Knot::rich_upstream(&lab)?;
     let heimdall = Heimdall::on_xdp(&lab, program, &["--upstream", UPSTREAM])?;
-    let _unbound = lab::Peer::unbound(&lab)?;
-    let _dnsmasq = lab::Peer::dnsmasq(&lab)?;
-    let servers = [
-        ("heimdall", 53),
-        ("unbound", UNBOUND_PORT),
-        ("dnsmasq", DNSMASQ_PORT),
-    ];
+    let mut peers = Vec::new();
+    for (resolver, port) in [(UNBOUND, UNBOUND_PORT), (DNSMASQ, DNSMASQ_PORT)] {
+        let peer = resolver.start(lab.on_server(resolver.program))?;
+        wait_for_answer(&lab, port, &peer)?;
+        peers.push(peer);
+    }
     let messages: Vec<Vec<u8>> = queries.iter().map(Query::wire).collect();
-
-    let bars = MultiProgress::new();
-    let style = ProgressStyle::with_template("  {msg:16} [{bar:40}] {pos}/{len} {elapsed}")?;
     let said = thread::scope(|scope| {
-        let clients = servers.map(|(title, port)| {
-            let bar = bars.add(ProgressBar::new(messages.len() as u64));
-            bar.set_style(style.clone());
-            bar.set_message(title);
+        let clients = [53, UNBOUND_PORT, DNSMASQ_PORT].map(|port| {
             let (lab, messages) = (&lab, &messages);
             scope.spawn(move || -> Result<Vec<Said>> {
                 let server = format!("{SERVER_V4}:{port}").parse()?;
-                let said =
-                    lab.in_client(|| exchange::ask_all(server, messages, || bar.inc(1)))??;
-                bar.finish();
-                Ok(said)
+                lab.in_client(|| exchange::ask_all(server, messages))?
             })
         });
         clients.map(|client| client.join().map_err(|_| anyhow!("a client panicked"))?)
@@ -187,15 +169,14 @@ impl Tally {
     }
 
     fn report(&self, queries: usize) -> Result<()> {
-        println!("\n{:<44} {:>8} {:>8}", "queries", "unbound", "dnsmasq");
-        println!(
-            "{:<44} {:>8} {:>8}",
-            "same reply", self.same[0], self.same[1]
-        );
-        for ((name, _), [unbound, dnsmasq]) in RULES.iter().zip(&self.counts) {
-            println!("{name:<44} {unbound:>8} {dnsmasq:>8}");
+        let mut table = Table::new();
+        table.load_preset(ASCII_MARKDOWN);
+        table.set_header(["queries", "unbound", "dnsmasq"]);
+        let names = iter::once("same reply").chain(RULES.iter().map(|(name, _)| *name));
+        for (name, [unbound, dnsmasq]) in names.zip(iter::once(&self.same).chain(&self.counts)) {
+            table.add_row([name, &unbound.to_string(), &dnsmasq.to_string()]);
         }
-        println!("{:<44} {:>17}", "unexplained", self.unexplained);
+        println!("{table}\nunexplained: {}", self.unexplained);
         if self.unexplained > 0 {
             bail!(
                 "{} unexplained differences among {queries} queries",
@@ -208,20 +189,10 @@ impl Tally {
 
 fn show(title: &str, query: &Query, difference: &Difference<'_>) {
     let Difference { aspect, peer, .. } = difference;
-    let Query {
-        name,
-        qtype,
-        qclass,
-        flags,
-        opt,
-        defect,
-        ..
-    } = query;
     let text =
         |reply: Option<&Reply>| reply.map_or("none that can be read".to_owned(), Reply::text);
     println!(
-        "\n{title}: {aspect:?} of {peer:?} for {} {qtype} class {qclass}\n  flags {flags:#06x}, {opt:?}, defect {defect:?}\n  query {}\n  heimdall: {}\n  {peer:?}: {}",
-        name.escape_ascii(),
+        "\n{title}: {aspect:?} of {peer:?}\n  {query:?}\n  as sent: {}\n  heimdall: {}\n  {peer:?}: {}",
         query.wire().escape_ascii(),
         text(difference.ours),
         text(difference.theirs),

@@ -4,18 +4,15 @@
 use hickory_proto::{rr::RecordType, serialize::binary::BinEncodable as _};
 use lab::message;
 
-/// QR in the header's flags word.
+// Bits of the header's flags word (RFC 1035 section 4.1.1, RFC 4035).
 pub(super) const QR: u16 = 0x8000;
-/// TC.
+pub(super) const AA: u16 = 0x0400;
 pub(super) const TC: u16 = 0x0200;
-/// RD.
 pub(super) const RD: u16 = 0x0100;
-/// The reserved bit Z.
 pub(super) const Z: u16 = 0x0040;
-/// AD.
 pub(super) const AD: u16 = 0x0020;
-/// CD.
 pub(super) const CD: u16 = 0x0010;
+
 /// DO in [`Opt::flags`].
 pub(super) const DO: u16 = 0x8000;
 
@@ -25,11 +22,10 @@ pub(super) fn name(text: &str) -> Vec<u8> {
 }
 
 /// An OPT record (RFC 6891 section 6.1.2).
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Opt {
     /// The sender's payload size in octets.
     pub(super) size: u16,
-    /// EDNS version.
     pub(super) version: u8,
     /// DO and the 15 reserved bits after it.
     pub(super) flags: u16,
@@ -59,7 +55,6 @@ impl Opt {
 /// What is malformed, or at least unusual, about a message.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Defect {
-    /// Nothing.
     None,
     /// QDCOUNT 0, and no question.
     NoQuestion,
@@ -94,21 +89,16 @@ pub(super) enum Defect {
 }
 
 /// A query.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub(super) struct Query {
-    /// Transaction ID.
     pub(super) id: u16,
     /// The header's flags word.
     pub(super) flags: u16,
-    /// The queried name in wire form.
+    /// In wire form.
     pub(super) name: Vec<u8>,
-    /// The queried type.
     pub(super) qtype: RecordType,
-    /// The queried class.
     pub(super) qclass: u16,
-    /// The OPT record.
     pub(super) opt: Option<Opt>,
-    /// What is malformed or unusual about it.
     pub(super) defect: Defect,
 }
 
@@ -206,33 +196,5 @@ impl Query {
             _ => {}
         }
         wire
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use hickory_proto::op::Message;
-
-    use super::*;
-
-    #[test]
-    fn a_plain_query_is_read_as_it_was_meant() {
-        let options = vec![(10, vec![1; 8]), (65_001, vec![])];
-        let query = Query {
-            id: 0x1234,
-            opt: Some(Opt {
-                size: 1232,
-                version: 0,
-                flags: DO,
-                options,
-            }),
-            ..Query::new(name("a.b"), RecordType::MX)
-        };
-        let message = Message::from_vec(&query.wire()).unwrap();
-        assert_eq!((message.id, message.recursion_desired), (0x1234, true));
-        assert_eq!(message.queries[0].to_string(), "a.b. IN MX");
-        let edns = message.edns.unwrap();
-        assert!(edns.flags().dnssec_ok && edns.max_payload() == 1232);
-        assert_eq!(edns.options().options.len(), 2);
     }
 }

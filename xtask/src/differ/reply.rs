@@ -58,23 +58,19 @@ impl Reply {
 
     /// The reply in lines, for a person.
     pub(crate) fn text(&self) -> String {
-        let mut text = format!("rcode {} flags {:#06x}", self.rcode, self.flags);
-        text += &format!(
-            ", {} octets, question {}",
+        let mut text = format!(
+            "rcode {} flags {:#06x}, {} octets, question {}, {:?}",
+            self.rcode,
+            self.flags,
             self.len,
-            self.question.escape_ascii()
+            self.question.escape_ascii(),
+            self.opt,
         );
-        if let Some(opt) = &self.opt {
-            text += &format!(", OPT {opt:?}");
-        }
         let titles = ["answer", "authority", "additional"];
         for (section, title) in self.sections.iter().zip(titles) {
             for record in section.iter().take(6) {
                 let record: String = record.to_string().chars().take(120).collect();
-                text += &format!("\n      {title}: {record}");
-            }
-            if section.len() > 6 {
-                text += &format!("\n      {title}: {} more", section.len() - 6);
+                text += &format!("\n      {title} of {}: {record}", section.len());
             }
         }
         text

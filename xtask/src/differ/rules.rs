@@ -6,8 +6,8 @@ use hickory_proto::rr::{
 };
 
 use super::{
-    compare::{AA, Aspect, Difference, Peer},
-    query::{Defect, RD, TC, Z},
+    compare::{Aspect, Difference, Peer},
+    query::{AA, Defect, RD, TC, Z},
     reply::Reply,
 };
 
@@ -173,14 +173,9 @@ fn all(reply: &Reply, section: usize, test: impl Fn(RecordType) -> bool) -> bool
 
 /// The longest TTL in some sections; 0 without any record.
 fn longest_ttl(reply: Option<&Reply>, sections: std::ops::RangeTo<usize>) -> u32 {
-    let sections = reply
-        .into_iter()
-        .flat_map(|reply| &reply.sections[sections]);
-    sections
-        .flatten()
-        .map(|rr| rr.ttl)
-        .max()
-        .unwrap_or_default()
+    let sections = reply.iter().flat_map(|reply| &reply.sections[sections]);
+    let ttls = sections.flatten().map(|rr| rr.ttl);
+    ttls.max().unwrap_or_default()
 }
 
 /// Whether the query must not be answered: it breaks a rule of the wire format, or has a cookie of

@@ -5,71 +5,98 @@
 //! accepts the switches under RUSTC_BOOTSTRAP. bpf-linker and llvm-objcopy come on top.
 
 use std::{
-    env, fmt,
+    env,
+    ffi::OsString,
+    iter,
     path::{Path, PathBuf},
     process::Command,
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 
-use crate::setup;
+use crate::setup::{self, Setup, succeeds};
 
 const LLVM: &str = "/usr/lib/llvm-22";
-const DEBIAN_PACKAGES: [&str; 4] = ["rustc-web", "cargo-web", "rust-web-src", "llvm-22-dev"];
-const NIGHTLY: [&str; 3] = ["rustup", "run", "nightly"];
+const DEBIAN_COMPILER: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
 /// The workspace's `rust-version`: an older Debian compiler (bookworm's own is 1.63) won't do.
 const OLDEST_MINOR: u32 = 88;
 
 /// A toolchain that can build the program.
 pub(super) struct Toolchain {
-    flavour: Flavour,
+    compiler: Compiler,
     /// Rust's own source, the directory that holds `library/`.
     pub(super) rust_src: PathBuf,
-    pub(super) objcopy: PathBuf,
 }
 
-#[derive(Clone, Copy)]
-enum Flavour {
+#[derive(Clone, Copy, Debug)]
+enum Compiler {
     RustupNightly,
     Debian,
 }
 
 impl Toolchain {
-    /// Looks for rustup's nightly, then for Debian's packages.
-    pub(super) fn find() -> Result<Self> {
-        let Some((flavour, rust_src)) = find_compiler() else {
+    /// Installs what is missing, which needs root for the packages, unless that is not wanted.
+    pub(super) fn find_or_install(setup: Setup) -> Result<Self> {
+        let mut packages = Vec::new();
+        if Self::find().is_none() {
+            packages.extend(DEBIAN_COMPILER);
+        }
+        let no_linker = !succeeds(&mut tool("bpf-linker"));
+        // bpf-linker links against LLVM; the package has llvm-objcopy, too.
+        if no_linker || !succeeds(&mut tool("llvm-objcopy")) {
+            packages.push("llvm-22-dev");
+        }
+        if !packages.is_empty() && !setup.may_install() {
             bail!(
-                "no Rust compiler for BPF: neither `rustup run nightly` with rust-src nor \
-                 rustc-web; run `cargo xtask ebpf --install` as root, or \
-                 `rustup toolchain install nightly --component rust-src`"
+                "no toolchain for BPF: it takes rustc-web or \
+                 `rustup toolchain install nightly --component rust-src`, bpf-linker and llvm-objcopy"
             );
-        };
-        ensure!(
-            find_linker().is_some(),
-            "bpf-linker is not installed; run `cargo xtask ebpf --install` as root, or \
-             `cargo install bpf-linker`"
-        );
-        let objcopy = find_objcopy().context(
-            "llvm-objcopy is not installed; run `cargo xtask ebpf --install` as root, or \
-             `apt-get install llvm`",
-        )?;
-        Ok(Self {
-            flavour,
-            rust_src,
-            objcopy,
-        })
+        }
+        if !packages.is_empty() {
+            setup::install(&packages)?;
+        }
+        if no_linker {
+            println!("installing bpf-linker from crates.io, built against LLVM 22 (some minutes)");
+            setup::run(
+                Command::new("cargo")
+                    .args(["install", "--locked", "bpf-linker", "--no-default-features"])
+                    .args(["--features", "llvm-22"])
+                    .env("LLVM_PREFIX", LLVM),
+            )?;
+        }
+        Self::find().context("no Rust compiler for BPF after the installation")
     }
 
-    /// `cargo` of this toolchain, without the variables that the calling cargo has set.
+    /// Looks for rustup's nightly, then for Debian's packages.
+    fn find() -> Option<Self> {
+        let toolchain = |compiler: Compiler| {
+            Some(Self {
+                compiler,
+                rust_src: compiler.rust_src()?,
+            })
+        };
+        toolchain(Compiler::RustupNightly).or_else(|| toolchain(Compiler::Debian))
+    }
+
     pub(super) fn cargo(&self) -> Command {
-        let mut command = match self.flavour {
-            Flavour::RustupNightly => {
-                let mut command = Command::new(NIGHTLY[0]);
-                command.args(&NIGHTLY[1..]).arg("cargo").env_remove("RUSTC");
+        println!("building with {:?}", self.compiler);
+        self.compiler.command("cargo")
+    }
+}
+
+impl Compiler {
+    /// A program of this toolchain, without the variables that the calling cargo has set.
+    fn command(self, program: &str) -> Command {
+        let mut command = match self {
+            Self::RustupNightly => {
+                let mut command = tool("rustup");
+                command
+                    .args(["run", "nightly", program])
+                    .env_remove("RUSTC");
                 command
             }
-            Flavour::Debian => {
-                let mut command = Command::new("/usr/bin/cargo");
+            Self::Debian => {
+                let mut command = tool(&format!("/usr/bin/{program}"));
                 command
                     .env("RUSTC", "/usr/bin/rustc")
                     .env("RUSTC_BOOTSTRAP", "1");
@@ -84,51 +111,33 @@ impl Toolchain {
         ] {
             command.env_remove(variable);
         }
-        if let (Some(linker), Some(path)) = (find_linker(), env::var_os("PATH")) {
-            let dirs = linker.parent().map(Path::to_path_buf).into_iter();
-            if let Ok(path) = env::join_paths(dirs.chain(env::split_paths(&path))) {
-                command.env("PATH", path);
-            }
-        }
         command
     }
+
+    /// Rust's source, if this compiler is installed with it and is not too old.
+    fn rust_src(self) -> Option<PathBuf> {
+        let version = lab::run(self.command("rustc").arg("--version")).ok()?;
+        let minor: u32 = version.split('.').nth(1)?.parse().ok()?;
+        let sysroot = lab::run(self.command("rustc").args(["--print", "sysroot"])).ok()?;
+        let source = Path::new(sysroot.trim()).join("lib/rustlib/src/rust");
+        let complete = source.join("library/core/Cargo.toml").exists()
+            && succeeds(self.command("cargo").arg("--version"));
+        (complete && minor >= OLDEST_MINOR).then_some(source)
+    }
 }
 
-impl fmt::Display for Toolchain {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.flavour {
-            Flavour::RustupNightly => "rustup's nightly",
-            Flavour::Debian => "Debian's rustc-web",
-        })
-    }
-}
-
-/// Installs what [`Toolchain::find`] would miss, and says so. Needs root for the packages.
-pub(crate) fn install() -> Result<()> {
-    let mut packages = Vec::new();
-    if find_compiler().is_none() {
-        packages.extend(&DEBIAN_PACKAGES[..3]);
-    }
-    // bpf-linker links against LLVM; the package brings llvm-objcopy along.
-    if find_linker().is_none() && !Path::new(LLVM).join("include").is_dir()
-        || find_objcopy().is_none()
-    {
-        packages.push(DEBIAN_PACKAGES[3]);
-    }
-    if !packages.is_empty() {
-        setup::install(&packages)?;
-    }
-    if find_linker().is_none() {
-        println!("installing bpf-linker from crates.io, built against LLVM 22 (some minutes)");
-        let mut install = Command::new("cargo");
-        install.args(["install", "--locked", "bpf-linker", "--no-default-features"]);
-        setup::run(
-            install
-                .args(["--features", "llvm-22"])
-                .env("LLVM_PREFIX", LLVM),
-        )?;
-    }
-    Ok(())
+/// A program of LLVM 22, of PATH or of those that cargo installs.
+pub(super) fn tool(program: &str) -> Command {
+    let llvm = Path::new(LLVM).join("bin");
+    let installed = cargo_home().map(|home| home.join("bin"));
+    let path = env::var_os("PATH").unwrap_or_default();
+    let directories = iter::once(llvm)
+        .chain(env::split_paths(&path))
+        .chain(installed);
+    let path: OsString = env::join_paths(directories).unwrap_or(path.clone());
+    let mut command = Command::new(program);
+    command.env("PATH", path);
+    command
 }
 
 /// Where cargo keeps the sources of crates and the binaries that it installs.
@@ -137,55 +146,4 @@ pub(super) fn cargo_home() -> Result<PathBuf> {
         .map(PathBuf::from)
         .or_else(|| Some(env::home_dir()?.join(".cargo")))
         .context("no CARGO_HOME and no HOME; set one")
-}
-
-fn find_compiler() -> Option<(Flavour, PathBuf)> {
-    let nightly = || {
-        let mut rustc = Command::new(NIGHTLY[0]);
-        rustc.args(&NIGHTLY[1..]).arg("rustc");
-        Some((Flavour::RustupNightly, rust_src(rustc)?))
-    };
-    let debian = || {
-        let version = output(Command::new("/usr/bin/rustc").arg("--version"))?;
-        let minor: u32 = version.split('.').nth(1)?.parse().ok()?;
-        let source = rust_src(Command::new("/usr/bin/rustc"))?;
-        let usable = minor >= OLDEST_MINOR && Path::new("/usr/bin/cargo").exists();
-        usable.then_some((Flavour::Debian, source))
-    };
-    nightly().or_else(debian)
-}
-
-fn rust_src(mut rustc: Command) -> Option<PathBuf> {
-    let sysroot = output(rustc.args(["--print", "sysroot"]))?;
-    let source = Path::new(sysroot.trim()).join("lib/rustlib/src/rust");
-    source
-        .join("library/core/Cargo.toml")
-        .exists()
-        .then_some(source)
-}
-
-fn find_linker() -> Option<PathBuf> {
-    let installed = cargo_home().ok()?.join("bin/bpf-linker");
-    in_path("bpf-linker").or_else(|| installed.exists().then_some(installed))
-}
-
-fn find_objcopy() -> Option<PathBuf> {
-    let packaged = Path::new(LLVM).join("bin/llvm-objcopy");
-    let found = || in_path("llvm-objcopy").or_else(|| in_path("rust-objcopy"));
-    packaged.exists().then_some(packaged).or_else(found)
-}
-
-fn in_path(program: &str) -> Option<PathBuf> {
-    env::split_paths(&env::var_os("PATH")?)
-        .map(|dir| dir.join(program))
-        .find(|path| path.exists())
-}
-
-/// Standard output of a command that succeeded.
-fn output(command: &mut Command) -> Option<String> {
-    let output = command.env_remove("RUSTUP_TOOLCHAIN").output().ok()?;
-    output
-        .status
-        .success()
-        .then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }

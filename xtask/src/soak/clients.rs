@@ -21,6 +21,7 @@ use super::{
     answers::{Ledger, POPULAR, Question},
     check::{Sent, judge},
 };
+use crate::zipf::Zipf;
 
 /// How long a reply is waited for: longer than the server's tries to get an answer take.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -62,18 +63,13 @@ pub(super) struct World {
     pub(super) wrong: Mutex<Vec<String>>,
     /// By [`Kind`] and [`Count`].
     counts: [[AtomicU64; 7]; 5],
-    /// Sums of the popular names' weights, by rank.
-    weights: Vec<f64>,
+    popularity: Zipf,
 }
 
 impl World {
     pub(super) fn new(ledger: Arc<Ledger>) -> Self {
-        let add = |sum: &mut f64, rank: usize| {
-            *sum += 1.0 / rank as f64;
-            Some(*sum)
-        };
         Self {
-            weights: (1..=POPULAR).scan(0.0, add).collect(),
+            popularity: Zipf::new(POPULAR),
             ledger,
             stop: AtomicBool::new(false),
             flood: AtomicBool::new(false),
@@ -94,8 +90,7 @@ impl World {
 
     /// A popular name's rank: the first is asked twice as often as the second, and so on.
     pub(super) fn rank(&self, random: &mut Rng) -> usize {
-        let point = self.weights[POPULAR - 1] * random.f64();
-        self.weights.partition_point(|sum| *sum <= point)
+        self.popularity.draw(random)
     }
 
     fn popular(&self, random: &mut Rng) -> Question {

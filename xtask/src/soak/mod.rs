@@ -12,7 +12,7 @@ mod watch;
 
 use std::{
     fs,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{Arc, atomic::Ordering::Relaxed, mpsc},
     thread,
     time::{Duration, Instant},
@@ -23,7 +23,8 @@ use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use clients::{Kind, Udp, World, popular_name};
 use fastrand::Rng;
-use lab::{Heimdall, Lab, SERVER_V4, SERVER_V6, ScriptedUpstream, UPSTREAM, sum};
+use indicatif::ProgressIterator as _;
+use lab::{Heimdall, Lab, SERVER_V4, SERVER_V6, ScriptedUpstream, UPSTREAM};
 use report::{Hits, Report};
 use watch::{Sample, broken};
 
@@ -32,8 +33,8 @@ use crate::{
     stop::Stop,
 };
 
-/// Seconds between progress lines.
-const PROGRESS_INTERVAL: u64 = 10;
+/// Memory of each of the server's caches: too little for the load.
+const CACHE: &str = "2M";
 /// Seconds between snapshots.
 const SNAPSHOT_INTERVAL: u64 = 5;
 /// How long connections and upstream sockets may stay open after the last query.
@@ -54,77 +55,25 @@ pub(crate) struct Soak {
     /// Seed of the questions: the same seed, the same questions
     #[arg(long, default_value_t = 1)]
     seed: u64,
-
-    /// Memory of each of the server's caches
-    #[arg(long, default_value = "2M", value_name = "BYTES")]
-    cache_size: String,
-
-    /// Test this heimdall, not one built from here
-    #[arg(long, value_name = "PATH")]
-    program: Option<PathBuf>,
-
-    #[command(flatten)]
-    setup: Setup,
 }
 
-/// When floods come: after the warm-up, quiet phases and floods alternate; the last phase is quiet.
-#[derive(Debug, Clone, Copy)]
-struct Schedule {
-    warm_up: u64,
-    /// Seconds of a phase.
-    phase: u64,
-    end: u64,
-}
-
-impl Schedule {
-    fn new(seconds: u64) -> Self {
-        let warm_up = (seconds / 3).min(20);
-        Self {
-            warm_up,
-            phase: ((seconds - warm_up) / 3).min(20),
-            end: seconds,
-        }
-    }
-
-    /// The phase at a time, unless it is still warming up: the odd ones are floods.
-    fn phase(self, second: u64) -> Option<u64> {
-        let last = (self.end - self.warm_up) / self.phase - 1;
-        // The last is quiet, and longer if the time does not divide evenly.
-        let phase = second.checked_sub(self.warm_up)? / self.phase;
-        Some(phase.min(last & !1))
-    }
-}
-
-fn is_flood(phase: Option<u64>) -> bool {
-    phase.is_some_and(|phase| phase % 2 == 1)
+/// The phase of a second of the run, unless it is still warming up. After that quiet phases and floods
+/// alternate, the odd ones are floods; the last is quiet, and longer if the time does not divide evenly.
+fn phase(second: u64, seconds: u64) -> Option<u64> {
+    let warm_up = (seconds / 3).min(20);
+    let length = ((seconds - warm_up) / 3).min(20);
+    let last = (seconds - warm_up) / length - 1;
+    let phase = second.checked_sub(warm_up)? / length;
+    Some(phase.min(last & !1))
 }
 
 impl Soak {
-    /// What `cargo xtask test` runs.
-    pub(crate) fn brief(setup: Setup) -> Self {
-        Self {
-            seconds: 18,
-            seed: 1,
-            cache_size: "2M".to_owned(),
-            program: None,
-            setup,
-        }
-    }
-
-    pub(crate) fn run(self) -> Result<()> {
+    pub(crate) fn run(self, setup: Setup) -> Result<()> {
         if !lab::available("soak") {
             return Ok(());
         }
-        self.setup.packages(&[BUILD, LAB])?;
-        let program = match &self.program {
-            Some(program) => program.clone(),
-            None => setup::build_heimdall()?,
-        };
-        println!(
-            "{} s, seed {}, caches of {}",
-            self.seconds, self.seed, self.cache_size
-        );
-        self.soak(&program)?.print()
+        setup.packages(&[BUILD, LAB])?;
+        self.soak(&setup::build_heimdall()?)?.print()
     }
 
     /// Soaks, and looks at the server before and after.
@@ -138,14 +87,13 @@ impl Soak {
         let directory = tempfile::tempdir()?;
         let snapshot = directory.path().join("snapshot");
         let config = directory.path().join("heimdall.toml");
-        let text = format!(
-            "upstream = [\"{UPSTREAM}\"]\n[cache]\nsize = \"{}\"\nsnapshot = \"{}\"\nsnapshot-interval = {SNAPSHOT_INTERVAL}\n",
-            self.cache_size,
-            snapshot.display()
-        );
+        let text =
+            format!("[cache]\nsnapshot = {snapshot:?}\nsnapshot-interval = {SNAPSHOT_INTERVAL}\n");
         fs::write(&config, text)?;
         let config = config.display().to_string();
-        let heimdall = Heimdall::on_xdp(&lab, program, &["--config", &config])?;
+        let cache = ["--upstream", UPSTREAM, "--cache-size", CACHE];
+        let arguments = [&["--config", &config], &cache[..]].concat();
+        let heimdall = Heimdall::on_xdp(&lab, program, &arguments)?;
         let world = World::new(ledger);
         let start = Sample::take(&heimdall)?;
         let mut report = self.load(&lab, &heimdall, &world, &upstream)?;
@@ -203,13 +151,13 @@ impl Soak {
             let watched = self.watch(heimdall, world, upstream);
             // Whatever came of it, the others are to end.
             world.stop.store(true, Relaxed);
-            let mut report = watched?;
+            let report = watched?;
             for client in clients {
                 let result = client.join().map_err(|_| anyhow!("a client panicked"))?;
                 result.context("a client stopped")?;
             }
             let commands = commands.join().map_err(|_| anyhow!("a thread panicked"))?;
-            report.commands = commands.context("a command failed")?;
+            commands.context("a command failed")?;
             Ok(report)
         })
     }
@@ -222,50 +170,31 @@ impl Soak {
         upstream: &ScriptedUpstream,
     ) -> Result<Report> {
         let stop = Stop::on_signals()?;
-        let schedule = Schedule::new(self.seconds);
         let mut report = Report::default();
-        let (mut phase, mut since) = (None, Hits::default());
+        let (mut before, mut since) = (None, Hits::default());
         let start = Instant::now();
-        for second in 0..self.seconds {
-            let now = schedule.phase(second);
-            if now != phase {
+        for second in (0..self.seconds).progress_count(self.seconds) {
+            let phase = phase(second, self.seconds);
+            if phase != before {
                 let hits = Hits::so_far(&world.ledger);
-                if phase.is_some() {
+                if before.is_some() {
                     report.phases.push(hits.since(since));
                 }
-                (phase, since) = (now, hits);
-                world.flood.store(is_flood(phase), Relaxed);
+                (before, since) = (phase, hits);
+                let flood = phase.is_some_and(|phase| phase % 2 == 1);
+                world.flood.store(flood, Relaxed);
             }
             let next = start + Duration::from_secs(second + 1);
             thread::sleep(next.saturating_duration_since(Instant::now()));
             stop.check()?;
             upstream.forget();
-            let sample = Sample::take(heimdall)?;
             if phase.is_some() {
-                report.samples.push(sample);
+                report.samples.push(Sample::take(heimdall)?);
             }
-            let mut stats = heimdall.stats()?;
             // The counters are written one by one; what is wrong stays so.
-            if !broken(&stats).is_empty() {
+            if !broken(&heimdall.stats()?).is_empty() {
                 thread::sleep(Duration::from_millis(50));
-                stats = heimdall.stats()?;
-                report.problems.extend(broken(&stats));
-            }
-            if (second + 1) % PROGRESS_INTERVAL == 0 {
-                let title = match phase {
-                    None => "warm-up",
-                    _ if is_flood(phase) => "flood",
-                    _ => "quiet",
-                };
-                println!(
-                    "{:>5} s  {title:9} {:>9} received {:>9} hits {:>8} evictions  {:>6} KiB  {:>3} files",
-                    second + 1,
-                    sum(&stats, "received"),
-                    sum(&stats, "hits"),
-                    sum(&stats, "cache/evictions"),
-                    sample.anonymous,
-                    sample.files,
-                );
+                report.problems.extend(broken(&heimdall.stats()?));
             }
         }
         report.phases.push(Hits::so_far(&world.ledger).since(since));
@@ -273,9 +202,8 @@ impl Soak {
     }
 }
 
-/// Flushes and dumps caches in use until it is time to stop; how often.
-fn command(heimdall: &Heimdall, world: &World, mut random: Rng) -> Result<u64> {
-    let mut count = 0;
+/// Flushes and dumps caches in use until it is time to stop.
+fn command(heimdall: &Heimdall, world: &World, mut random: Rng) -> Result<()> {
     while !world.stop.load(Relaxed) {
         thread::sleep(Duration::from_millis(500));
         let rank = world.rank(&mut random);
@@ -295,7 +223,6 @@ fn command(heimdall: &Heimdall, world: &World, mut random: Rng) -> Result<u64> {
         if arguments == ["flush", &name] {
             world.ledger.note_flush(rank, time);
         }
-        count += 1;
     }
-    Ok(count)
+    Ok(())
 }

@@ -1,9 +1,8 @@
 //! Looks at the server's process and its counters.
 
-use std::fs;
-
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, ensure};
 use lab::{Heimdall, sum};
+use procfs::process::Process;
 use serde_json::Value;
 
 /// The server's process at a moment.
@@ -20,22 +19,14 @@ pub(super) struct Sample {
 impl Sample {
     /// Takes one.
     pub(super) fn take(heimdall: &Heimdall) -> Result<Self> {
-        let process = format!("/proc/{}", heimdall.process.pid());
-        let comm = fs::read_to_string(format!("{process}/comm")).context("heimdall has ended")?;
-        if comm.trim() != "heimdall" {
-            bail!("{process} is {}", comm.trim());
-        }
-        let status = fs::read_to_string(format!("{process}/status"))?;
-        let field = |name: &str| -> Result<u64> {
-            let line = status.lines().find_map(|line| line.strip_prefix(name));
-            let number = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
-            number.with_context(|| format!("no {name} in {process}/status"))
-        };
+        let process = Process::new(heimdall.process.pid() as i32)?;
+        let status = process.status().context("heimdall has ended")?;
+        ensure!(status.name == "heimdall", "{} is running", status.name);
         Ok(Self {
-            rss: field("VmRSS:")?,
-            anonymous: field("RssAnon:")?,
-            threads: field("Threads:")?,
-            files: fs::read_dir(format!("{process}/fd"))?.count(),
+            rss: status.vmrss.context("no VmRSS")?,
+            anonymous: status.rssanon.context("no RssAnon")?,
+            threads: status.threads,
+            files: process.fd_count()?,
         })
     }
 }

@@ -3,12 +3,13 @@
 //! kernel sockets reach their own limit long before the server does.
 #![allow(clippy::indexing_slicing)]
 
+mod queries;
+
 use std::{
     collections::VecDeque,
-    fs,
-    net::{IpAddr, Ipv4Addr, SocketAddrV4, UdpSocket},
+    net::SocketAddrV4,
     os::fd::AsRawFd as _,
-    path::{Path, PathBuf},
+    path::PathBuf,
     thread,
     time::{Duration, Instant},
 };
@@ -21,21 +22,17 @@ use aya::{
 };
 use clap::Parser;
 use clients_ebpf::{PORTS, PROGRAM, SOCKETS_MAP};
-use etherparse::PacketBuilder;
 use hdrhistogram::Histogram;
 use heimdall_user::{
     checksum,
     xdp::xsk::{BATCH, Frame, Xsk},
 };
-use hickory_proto::{
-    op::{Message, MessageType, OpCode, Query},
-    rr::{Name, RecordType},
-};
+use lab::ClosedLoop;
 use nix::{
-    ifaddrs::getifaddrs,
     sched::{CpuSet, sched_setaffinity},
     unistd::Pid,
 };
+use queries::{DNS, Template, UDP, templates};
 
 #[derive(Parser)]
 #[command(
@@ -44,7 +41,7 @@ use nix::{
     after_help = "\
 It uses the interface's first queues, with a thread for each that never sleeps: give it a core of its
 own, or the core of the server's worker, to which it yields whenever it has nothing to do. All packets
-but replies to the clients pass to the kernel.
+but replies to the clients pass to the kernel. It prints JSON: seconds of latency, and queries a second.
 
 Examples, in a network namespace:
   On the core that the server does not have:
@@ -101,17 +98,9 @@ const TIMEOUT: Duration = Duration::from_secs(1);
 /// Time before the measurement, in which nothing is counted.
 const WARM_UP: Duration = Duration::from_millis(300);
 
-const ETHERNET: usize = 14;
-const IPV4: usize = 20;
-const UDP: usize = ETHERNET + IPV4;
-const DNS: usize = UDP + 8;
-
 fn main() -> Result<()> {
     let args = Args::parse();
-    let messages = messages(&args.names)?;
-    let route = Route::find(&args, messages.first().context("there are no names")?)?;
-    let templates: Result<Vec<Template>> = messages.iter().map(|msg| route.template(msg)).collect();
-    let templates = templates?;
+    let templates = templates(&args)?;
     let mut loads = (0..args.queues)
         .map(|queue| Load::new(&args, queue, &templates))
         .collect::<Result<Vec<Load<'_>>>>()?;
@@ -131,7 +120,15 @@ fn main() -> Result<()> {
         joined.collect()
     });
     measured?;
-    report(&loads, args.seconds as f64)
+    let mut lost = 0;
+    let mut latencies = histogram()?;
+    for load in &loads {
+        lost += load.lost;
+        latencies.add(&load.latencies)?;
+    }
+    let measured = ClosedLoop::new(&latencies, lost, args.seconds as f64);
+    println!("{}", serde_json::to_string_pretty(&measured)?);
+    Ok(())
 }
 
 /// Attaches the program to the interface, as long as `ebpf` lives, and registers the sockets with it.
@@ -149,113 +146,12 @@ fn attach(ebpf: &mut Ebpf, interface: &str, loads: &[Load<'_>]) -> Result<()> {
     Ok(())
 }
 
-/// A query in a frame, but for its source port, its ID and its checksum.
-struct Template {
-    frame: Vec<u8>,
-    /// The sum over the pseudo-header and the datagram, those fields being zero.
-    sum: u64,
-}
-
-/// A query for each name of the file.
-fn messages(path: &Path) -> Result<Vec<Vec<u8>>> {
-    let text =
-        fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let message = |(number, line)| {
-        message(line).with_context(|| {
-            let line = number + 1;
-            format!("{}:{line}: not a name and a type", path.display())
-        })
-    };
-    text.lines().enumerate().map(message).collect()
-}
-
-/// A query without EDNS, with ID 0 and recursion desired.
-fn message(line: &str) -> Option<Vec<u8>> {
-    let (name, qtype) = line.split_once(' ')?;
-    let qtype: RecordType = qtype.trim().parse().ok()?;
-    let mut message = Message::new(0, MessageType::Query, OpCode::Query);
-    message.metadata.recursion_desired = true;
-    message.add_query(Query::query(Name::from_ascii(name).ok()?, qtype));
-    message.to_vec().ok()
-}
-
-/// From the clients to the server.
-struct Route {
-    client: Ipv4Addr,
-    server: SocketAddrV4,
-    /// The link addresses of both.
-    links: [[u8; 6]; 2],
-}
-
-impl Route {
-    /// Sends the server a first query over a socket: this resolves its link address, and shows that it
-    /// answers.
-    fn find(args: &Args, query: &[u8]) -> Result<Self> {
-        let socket = UdpSocket::bind("0.0.0.0:0")?;
-        socket.set_read_timeout(Some(TIMEOUT))?;
-        socket.connect(args.server)?;
-        socket.send(query)?;
-        (socket.recv(&mut [0; 512])).with_context(|| format!("{} does not answer", args.server))?;
-        let IpAddr::V4(client) = socket.local_addr()?.ip() else {
-            bail!("an IPv4 socket has an IPv4 address");
-        };
-        let own = getifaddrs()?
-            .filter(|address| address.interface_name == args.interface)
-            .find_map(|address| address.address?.as_link_addr()?.addr())
-            .with_context(|| format!("{} has no link address", args.interface))?;
-        // proc_net(5): IP address, hardware type, flags, link address, …
-        let neighbours = fs::read_to_string("/proc/net/arp")?;
-        let ip = args.server.ip().to_string();
-        let server = neighbours
-            .lines()
-            .map(|line| line.split_whitespace().collect::<Vec<_>>())
-            .find(|fields| fields.first() == Some(&ip.as_str()))
-            .and_then(|fields| link_address(fields.get(3)?))
-            .with_context(|| format!("{ip} is no neighbour"))?;
-        Ok(Self {
-            client,
-            server: args.server,
-            links: [own, server],
-        })
-    }
-
-    fn template(&self, message: &[u8]) -> Result<Template> {
-        let [client, server] = [self.client, *self.server.ip()].map(|ip| ip.octets());
-        let [own, peer] = self.links;
-        let mut frame = Vec::new();
-        PacketBuilder::ethernet2(own, peer)
-            .ipv4(client, server, 64)
-            .udp(0, self.server.port())
-            .write(&mut frame, message)?;
-        frame[UDP + 6..DNS].fill(0);
-        let length = u16::try_from(8 + message.len())?;
-        let pseudo = checksum::add(0, &[client, server].concat());
-        let pseudo = checksum::add_u16(checksum::add_u16(pseudo, 17), length);
-        let sum = checksum::add(pseudo, &frame[UDP..]);
-        Ok(Template { frame, sum })
-    }
-}
-
-fn link_address(text: &str) -> Option<[u8; 6]> {
-    let octets = text.split(':').map(|octet| u8::from_str_radix(octet, 16));
-    let octets: Result<Vec<u8>, _> = octets.collect();
-    octets.ok()?.try_into().ok()
-}
-
 /// One of the clients.
 #[derive(Clone, Copy)]
 struct Client {
     /// ID of its query in flight.
     id: u16,
     sent: Option<Instant>,
-}
-
-#[derive(Clone, Copy, Default)]
-struct Counts {
-    sent: u64,
-    lost: u64,
-    /// Replies with another response code than NOERROR.
-    failed: u64,
 }
 
 /// The clients of one queue.
@@ -277,7 +173,8 @@ struct Load<'a> {
     idle: VecDeque<u16>,
     /// Time between two queries, if they are paced.
     pace: Option<Duration>,
-    counts: Counts,
+    /// Queries without a reply, or without one of NOERROR.
+    lost: u64,
     /// In nanoseconds.
     latencies: Histogram<u64>,
 }
@@ -308,7 +205,7 @@ impl<'a> Load<'a> {
             pace: args
                 .rate
                 .map(|rate| Duration::from_secs(1) * args.queues.into() / rate),
-            counts: Counts::default(),
+            lost: 0,
             latencies: histogram()?,
         })
     }
@@ -322,7 +219,7 @@ impl<'a> Load<'a> {
                 .with_context(|| format!("cannot run on core {core}"))?;
         }
         self.run(WARM_UP)?;
-        self.counts = Counts::default();
+        self.lost = 0;
         self.latencies.reset();
         self.run(Duration::from_secs(seconds))
     }
@@ -384,8 +281,11 @@ impl<'a> Load<'a> {
                 && let Some(sent) = client.sent.take()
             {
                 let nanoseconds = now.saturating_duration_since(sent).as_nanos();
-                self.latencies.saturating_record(nanoseconds as u64);
-                self.counts.failed += u64::from(flags & 0xf != 0);
+                if flags & 0xf == 0 {
+                    self.latencies.saturating_record(nanoseconds as u64);
+                } else {
+                    self.lost += 1;
+                }
                 self.idle.push_back(index);
             }
             self.empty.push(frame);
@@ -397,7 +297,7 @@ impl<'a> Load<'a> {
         for (index, client) in (0..).zip(&mut self.clients) {
             if client.sent.is_some_and(|sent| now - sent > TIMEOUT) {
                 client.sent = None;
-                self.counts.lost += 1;
+                self.lost += 1;
                 self.idle.push_back(index);
             }
         }
@@ -426,7 +326,6 @@ impl<'a> Load<'a> {
                 Some(template.frame.len())
             });
             self.outgoing.push(frame);
-            self.counts.sent += 1;
         }
         self.xsk.send(&mut self.outgoing);
         while self.xsk.kick()? {}
@@ -443,41 +342,12 @@ fn histogram() -> Result<Histogram<u64>> {
     )?)
 }
 
-/// Prints what was measured.
-fn report(loads: &[Load<'_>], seconds: f64) -> Result<()> {
-    let mut counts = Counts::default();
-    let mut latencies = histogram()?;
-    for load in loads {
-        counts.sent += load.counts.sent;
-        counts.lost += load.counts.lost;
-        counts.failed += load.counts.failed;
-        latencies.add(&load.latencies)?;
-    }
-    println!("queries sent:       {}", counts.sent);
-    println!("queries lost:       {}", counts.lost);
-    println!("not NOERROR:        {}", counts.failed);
-    println!(
-        "answers per second: {:.0}",
-        latencies.len() as f64 / seconds
-    );
-    println!("mean, ms:           {:.4}", latencies.mean() / 1e6);
-    for (name, part) in [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999), ("max", 1.0)] {
-        let nanoseconds = latencies.value_at_quantile(part);
-        println!(
-            "{:<20}{:.4}",
-            format!("{name}, ms:"),
-            nanoseconds as f64 / 1e6
-        );
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use aya::{TestRunOptions, programs::TestRun as _};
     use benches::network;
-    use etherparse::PacketBuilderStep;
+    use etherparse::{PacketBuilder, PacketBuilderStep};
 
     use super::*;
 
