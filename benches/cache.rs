@@ -31,7 +31,7 @@ use heimdall_user::{
     answer::{Client, Core, Hint, Transport},
     cache::{Cache, Key},
     clock::Now,
-    dns::{Answer, NameHasher, TtlLimits, reply::Server},
+    dns::{Answer, NameHasher, TtlLimits, reply::ReplySettings},
     front::PREFETCH_DISTANCE,
     stats::{AnswerCounters, DropCounters},
 };
@@ -145,7 +145,7 @@ fn cache(names: usize, hasher: &NameHasher) -> Cache {
 }
 
 fn core(cache: Cache, hasher: &NameHasher) -> Core {
-    let server = Server::new(1232, false);
+    let server = ReplySettings::new(1232, false);
     let counters = Arc::new(AnswerCounters::default());
     let drops = Arc::new(DropCounters::default());
     let mut core = Core::new(

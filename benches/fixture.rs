@@ -11,7 +11,7 @@ use heimdall_user::{
     cache::Cache,
     checksum,
     clock::Now,
-    dns::{Answer, NameHasher, TtlLimits, answer::AnswerFields, reply::Server},
+    dns::{Answer, NameHasher, TtlLimits, answer::AnswerFields, reply::ReplySettings},
 };
 
 /// The client.
@@ -85,7 +85,7 @@ pub fn core_for(names: impl ExactSizeIterator<Item = String>, then: Now) -> Core
     let mut core = Core::new(
         Cache::new((names.len() * 256).max(CACHE)).unwrap(),
         NameHasher::default(),
-        Server::new(1232, false),
+        ReplySettings::new(1232, false),
         Arc::default(),
         Arc::default(),
         Arc::default(),

@@ -7,7 +7,7 @@ use heimdall_user::{
     checksum,
     dns::{
         Answer, AnswerRef, DnsPacketView, NameHasher, Query, TtlLimits, denial, options,
-        reply::{self, Content, Reply, Server},
+        reply::{self, Content, Reply, ReplySettings},
     },
 };
 use hickory_proto::{
@@ -67,7 +67,7 @@ fn check(msg: &[u8], question: &[u8], flags: u8, answer: &Answer) {
         return;
     };
     let parsed = Query::new(&parsed, &NameHasher::default());
-    let server = Server::new(1232, true);
+    let server = ReplySettings::new(1232, true);
     let Ok(theirs) = Message::from_bytes(msg) else {
         return;
     };

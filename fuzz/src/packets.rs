@@ -7,7 +7,7 @@ use heimdall_user::{
     answer::Core,
     cache::{Cache, MIN_BYTES},
     checksum,
-    dns::{NameHasher, reply::Server},
+    dns::{NameHasher, reply::ReplySettings},
     packet::{Layout, SourceFilter},
 };
 
@@ -63,7 +63,7 @@ thread_local! {
         Core::new(
             Cache::new(MIN_BYTES).expect("memory"),
             NameHasher::default(),
-            Server::new(1232, true),
+            ReplySettings::new(1232, true),
             Default::default(),
             Default::default(),
             Default::default(),

@@ -17,7 +17,7 @@ use heimdall_user::{
     dns::{
         Answer, DnsPacketView, NameHasher,
         answer::AnswerFields,
-        reply::{Reply, Server},
+        reply::{Reply, ReplySettings},
     },
 };
 use hickory_proto::{op::Message, serialize::binary::BinDecodable};
@@ -76,7 +76,7 @@ fn core() -> Core {
         identity: Identity::new(Some("version"), Some("server")),
         ..Policy::default()
     };
-    let server = Server::new(1232, true);
+    let server = ReplySettings::new(1232, true);
     Core::new(
         Cache::new(MIN_BYTES).expect("memory"),
         NameHasher::default(),

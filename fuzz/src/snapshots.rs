@@ -8,7 +8,7 @@ use heimdall_user::{
     clock::Now,
     dns::{
         AnswerRef, NameHasher,
-        reply::{Reply, Server},
+        reply::{Reply, ReplySettings},
     },
     snapshot::{Contents, Problem},
 };
@@ -88,7 +88,7 @@ fn reply(question: &[u8], answer: AnswerRef<'_>) {
     let mut core = Core::new(
         Cache::new(MIN_BYTES).expect("memory"),
         NameHasher::default(),
-        Server::new(1232, false),
+        ReplySettings::new(1232, false),
         Arc::default(),
         Arc::default(),
         Arc::default(),

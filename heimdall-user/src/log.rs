@@ -39,7 +39,7 @@ pub(crate) fn lost() -> u64 {
 ///
 /// # Errors
 /// The thread cannot be started.
-pub fn start(filter: EnvFilter, timestamps: bool) -> io::Result<Flush> {
+pub fn start(filter: EnvFilter, timestamps: bool) -> io::Result<LogGuard> {
     let thread = thread::Builder::new()
         .name("log".to_owned())
         .spawn(|| LOG.write_to(&mut Stderr))?;
@@ -54,7 +54,7 @@ pub fn start(filter: EnvFilter, timestamps: bool) -> io::Result<Flush> {
         subscriber.without_time().init();
     }
     panic::set_hook(Box::new(log_panic));
-    Ok(Flush(thread))
+    Ok(LogGuard(thread))
 }
 
 /// Writes a line to stderr directly, for commands without a log. It is lost if stderr is not
@@ -74,9 +74,9 @@ pub(crate) fn print_error(line: &str) {
 /// process.
 #[must_use]
 #[derive(Debug)]
-pub struct Flush(JoinHandle<()>);
+pub struct LogGuard(JoinHandle<()>);
 
-impl Drop for Flush {
+impl Drop for LogGuard {
     fn drop(&mut self) {
         let deadline = Instant::now() + EXIT_WAIT;
         LOG.close();

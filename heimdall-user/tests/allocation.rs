@@ -14,7 +14,7 @@ use heimdall_user::{
     answer::{Client, Core, Transport, Verdict},
     cache::Cache,
     clock::Clock,
-    dns::{Answer, NameHasher, TtlLimits, reply::Server},
+    dns::{Answer, NameHasher, TtlLimits, reply::ReplySettings},
     forward::{ForwardOptions, ForwarderBuilder, Mailbox},
     front::BATCH,
     stats::{AnswerCounters, DropCounters},
@@ -81,7 +81,7 @@ fn core(bytes: usize) -> (Core, Arc<AnswerCounters>) {
     let core = Core::new(
         Cache::new(bytes).unwrap(),
         NameHasher::default(),
-        Server::new(1232, true),
+        ReplySettings::new(1232, true),
         Arc::default(),
         counters.clone(),
         Arc::new(DropCounters::default()),

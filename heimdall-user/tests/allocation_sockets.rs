@@ -19,7 +19,7 @@ use heimdall_user::{
     answer::Core,
     cache::Cache,
     clock::Clock,
-    dns::{Answer, NameHasher, TtlLimits, reply::Server},
+    dns::{Answer, NameHasher, TtlLimits, reply::ReplySettings},
     exit::OnExit,
     forward::{ForwardOptions, ForwarderBuilder, Mailbox},
     front::Resources,
@@ -61,7 +61,7 @@ fn query(name: &str) -> Vec<u8> {
 #[test]
 fn batches_do_not_allocate() {
     let hasher = NameHasher::default();
-    let server = Server::new(1232, true);
+    let server = ReplySettings::new(1232, true);
     let counters = Arc::<AnswerCounters>::default();
     let mut core = Core::new(
         Cache::new(1 << 20).unwrap(),

@@ -6,7 +6,7 @@ use super::{cookie::CookieStatus, policy::Policy};
 use crate::dns::{
     Query,
     edns::ServerCookie,
-    reply::{self, Server},
+    reply::{self, ReplySettings},
 };
 
 /// Who sent a query, as far as it matters to the answer.
@@ -65,7 +65,7 @@ impl<'a> Terms<'a> {
     /// The terms of a client that is within its rate limit.
     #[inline(always)]
     pub(super) fn new(
-        server: &Server,
+        server: &ReplySettings,
         query: &Query,
         client: Client,
         cookie: Option<&'a ReplyCookie>,

@@ -19,7 +19,7 @@ use crate::{
         Answer, DnsPacketView, Malformed, NameHasher, Query,
         edns::ede,
         header::rcode,
-        reply::{self, Reply, Server},
+        reply::{self, Reply, ReplySettings},
     },
     stats::{AnswerCounters, DropCounters},
 };
@@ -72,7 +72,7 @@ impl Core {
     pub fn new(
         cache: Cache,
         hasher: NameHasher,
-        server: Server,
+        server: ReplySettings,
         policy: Arc<ArcSwap<Policy>>,
         counters: Arc<AnswerCounters>,
         drops: Arc<DropCounters>,

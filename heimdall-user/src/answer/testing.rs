@@ -17,7 +17,7 @@ use crate::{
         Answer, CLASS_IN, NameHasher,
         answer::AnswerFields,
         header::{self, rcode},
-        reply::Server,
+        reply::ReplySettings,
         rrtype,
     },
 };
@@ -43,7 +43,7 @@ pub(super) fn core_with(policy: Policy) -> Core {
 
 /// A core with a policy that a test can replace.
 pub(super) fn core_sharing(policy: Arc<ArcSwap<Policy>>) -> Core {
-    let server = Server::new(1232, true);
+    let server = ReplySettings::new(1232, true);
     Core::new(
         Cache::new(MIN_BYTES).unwrap(),
         NameHasher::default(),

@@ -13,7 +13,7 @@ use crate::{
         AnswerRef, Options, Query,
         edns::{Edns, ede},
         header::{self, rcode},
-        reply::{self, Content, Reply, Server},
+        reply::{self, Content, Reply, ReplySettings},
     },
     stats::{AnswerCounters, DropCounters},
 };
@@ -29,7 +29,7 @@ const SERVICE_PORTS: [u16; 17] = [
 #[derive(Debug)]
 pub(super) struct Writer {
     pub(super) policy: Arc<Policy>,
-    pub(super) server: Server,
+    pub(super) server: ReplySettings,
     pub(super) counters: Arc<AnswerCounters>,
     pub(super) drops: Arc<DropCounters>,
 }

@@ -19,7 +19,7 @@ use core::{fmt, num::NonZeroU64, ops::Range};
 use super::{
     options::{self, EdnsOption},
     record::Record,
-    reply::{Reply, Server},
+    reply::{Reply, ReplySettings},
     rrtype,
 };
 use crate::checksum;
@@ -334,7 +334,7 @@ impl Edns {
         self,
         buf: &mut [u8],
         at: usize,
-        server: &Server,
+        server: &ReplySettings,
         rcode: u8,
         options: Option<&Options<'_>>,
     ) -> Option<Reply> {

@@ -30,9 +30,9 @@ impl Reply {
     }
 }
 
-/// What every reply says of the server.
+/// The fields of every reply that depend on the settings alone.
 #[derive(Clone, Copy, Debug)]
-pub struct Server {
+pub struct ReplySettings {
     udp_size: u16,
     trust_ad: bool,
     /// The OPT record of replies: its first octets, without flags, and the sum of all.
@@ -40,7 +40,7 @@ pub struct Server {
     pub(super) opt_sum: u16,
 }
 
-impl Server {
+impl ReplySettings {
     /// `udp_size` is the largest UDP reply in octets, and the payload size in OPT records;
     /// `trust_ad`: the upstream's AD bit is passed on to clients that ask for it.
     pub fn new(udp_size: u16, trust_ad: bool) -> Self {
@@ -57,7 +57,7 @@ impl Server {
 /// Largest reply, in octets, that may be sent to a query which came by UDP: the client's payload
 /// size, 512 without EDNS (RFC 6891 section 6.2.3), and at most the server's own.
 #[inline(always)]
-pub(crate) fn udp_limit(query: &Query, server: &Server) -> usize {
+pub(crate) fn udp_limit(query: &Query, server: &ReplySettings) -> usize {
     usize::from(query.edns.map_or(512, Edns::udp_size).min(server.udp_size))
 }
 
@@ -93,7 +93,7 @@ pub fn answer(
     query: &Query,
     content: Content<'_>,
     limit: usize,
-    server: &Server,
+    server: &ReplySettings,
     options: Option<&Options<'_>>,
 ) -> Option<Reply> {
     let rcode = content.answer.rcode();
@@ -110,7 +110,7 @@ fn shortened(
     query: &Query,
     content: Content<'_>,
     limit: usize,
-    server: &Server,
+    server: &ReplySettings,
     options: Option<&Options<'_>>,
 ) -> Option<Reply> {
     let start = usize::from(query.question_end);
@@ -140,7 +140,7 @@ pub(crate) fn whole_answer(
     content: Content<'_>,
     rcode: u8,
     limit: usize,
-    server: &Server,
+    server: &ReplySettings,
     options: Option<&Options<'_>>,
 ) -> Option<Reply> {
     let Content {
@@ -188,7 +188,7 @@ pub(crate) fn error(
     buf: &mut [u8],
     query: &Query,
     rcode: u8,
-    server: &Server,
+    server: &ReplySettings,
     options: Option<&Options<'_>>,
 ) -> Option<Reply> {
     let flags = base_flags(query) | u16::from(rcode & 0xf);
@@ -200,7 +200,7 @@ pub(crate) fn truncated(
     buf: &mut [u8],
     query: &Query,
     rcode: u8,
-    server: &Server,
+    server: &ReplySettings,
     options: Option<&Options<'_>>,
 ) -> Option<Reply> {
     let flags = base_flags(query) | header::TC | u16::from(rcode & 0xf);
@@ -243,7 +243,7 @@ fn write(
     query: &Query,
     flags: u16,
     rcode: u8,
-    server: &Server,
+    server: &ReplySettings,
     options: Option<&Options<'_>>,
 ) -> Option<Reply> {
     let end = usize::from(query.question_end);

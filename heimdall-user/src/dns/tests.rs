@@ -10,13 +10,13 @@ use proptest::prelude::*;
 
 use super::{
     edns::{Cookie, ServerCookie},
-    reply::{Content, Reply, Server},
+    reply::{Content, Reply, ReplySettings},
     *,
 };
 use crate::checksum;
 
-fn server() -> Server {
-    Server::new(1232, true)
+fn server() -> ReplySettings {
+    ReplySettings::new(1232, true)
 }
 
 fn arb_name() -> impl Strategy<Value = Name> {

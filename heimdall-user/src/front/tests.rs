@@ -11,7 +11,7 @@ use crate::{
     answer::{Core, Transport},
     cache::Cache,
     clock::Clock,
-    dns::{NameHasher, reply::Server},
+    dns::{NameHasher, reply::ReplySettings},
     forward::{
         ForwardOptions, Forwarder, ForwarderBuilder, Mailbox,
         testing::{Upstream, query, response},
@@ -91,7 +91,7 @@ impl Front {
         let core = Core::new(
             Cache::new(8 << 20).unwrap(),
             hasher,
-            Server::new(1232, false),
+            ReplySettings::new(1232, false),
             Arc::default(),
             Arc::clone(&answers),
             Arc::default(),

@@ -21,7 +21,7 @@ const TRANSPARENT: &str = "/sys/kernel/mm/transparent_hugepage/enabled";
 /// Makes answer cores. They share the policy, the clock and the seed that names are hashed with.
 pub(super) struct CoreFactory {
     hasher: NameHasher,
-    server: reply::Server,
+    server: reply::ReplySettings,
     policy: Arc<ArcSwap<Policy>>,
     cache_bytes: usize,
     clock: Clock,
@@ -40,7 +40,7 @@ impl CoreFactory {
     pub(super) fn new(config: &Config, policy: Arc<ArcSwap<Policy>>) -> Self {
         Self {
             hasher: NameHasher::default(),
-            server: reply::Server::new(config.max_udp_size, config.forward.trust_ad),
+            server: reply::ReplySettings::new(config.max_udp_size, config.forward.trust_ad),
             policy,
             cache_bytes: config.cache.bytes,
             clock: Clock::start(),

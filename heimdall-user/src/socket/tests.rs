@@ -17,7 +17,7 @@ use crate::{
     answer::Core,
     cache::Cache,
     clock::Clock,
-    dns::{NameHasher, reply::Server},
+    dns::{NameHasher, reply::ReplySettings},
     exit::OnExit,
     forward::{
         ForwardOptions, Forwarder, ForwarderBuilder, Handle, Mailbox,
@@ -72,7 +72,7 @@ impl Bench {
         let core = Core::new(
             Cache::new(0).unwrap(),
             NameHasher::default(),
-            Server::new(1232, false),
+            ReplySettings::new(1232, false),
             Arc::default(),
             answers.clone(),
             drops.clone(),
@@ -453,7 +453,7 @@ fn idle_connections_are_closed_and_busy_ones_are_not() {
     let core = Core::new(
         Cache::new(0).unwrap(),
         NameHasher::default(),
-        Server::new(1232, false),
+        ReplySettings::new(1232, false),
         Arc::default(),
         Arc::default(),
         Arc::default(),

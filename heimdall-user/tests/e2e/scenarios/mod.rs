@@ -13,7 +13,7 @@ use heimdall_user::{
     cache::{Cache, MIN_BYTES},
     clock::Now,
     config::{Config, Flags, Host},
-    dns::{Answer, NameHasher, TtlLimits, reply::Server},
+    dns::{Answer, NameHasher, TtlLimits, reply::ReplySettings},
     server::PolicyLoader,
 };
 use hickory_proto::op::Message;
@@ -132,7 +132,7 @@ fn scenarios_through_the_answer_core() {
         let mut core = Core::new(
             Cache::new(MIN_BYTES).unwrap(),
             NameHasher::default(),
-            Server::new(config.max_udp_size, config.forward.trust_ad),
+            ReplySettings::new(config.max_udp_size, config.forward.trust_ad),
             Arc::clone(&policy),
             Arc::default(),
             Arc::default(),

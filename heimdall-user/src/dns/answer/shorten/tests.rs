@@ -15,7 +15,7 @@ use crate::{
         cursor::Cursor,
         header,
         record::Records,
-        reply::{self, Content, Reply, Server},
+        reply::{self, Content, Reply, ReplySettings},
         u16_at,
     },
 };
@@ -178,7 +178,7 @@ proptest! {
         let answer = response.answer(question_end);
         let content = Content { answer: answer.as_ref(), age, question_sum: None };
         buf.resize(65_535, 0xee);
-        let server = Server::new(1232, true);
+        let server = ReplySettings::new(1232, true);
         let Reply { len, sum } = reply::answer(&mut buf, &query, content, limit, &server, options).unwrap();
         let expected = checksum::add(0, &buf[..len]);
         prop_assert_eq!(checksum::finish_udp(sum), checksum::finish_udp(expected));
