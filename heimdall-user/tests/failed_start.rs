@@ -163,7 +163,7 @@ fn start(case: &str) {
     let before = Footprint::read(directory.path());
     let started = Server::start(
         &config,
-        || unreachable!("no reload was asked for"),
+        || unreachable!("no reload was requested"),
         move || {
             count.fetch_add(1, Ordering::SeqCst);
         },

@@ -69,7 +69,7 @@ impl Instructions {
         );
         if change > tolerance {
             bail!(
-                "a hit takes {change:.1} % more instructions than the baseline; if that is meant: cargo xtask instructions --update"
+                "a hit takes {change:.1} % more instructions than the baseline; if that is intended: cargo xtask instructions --update"
             );
         }
         Ok(())

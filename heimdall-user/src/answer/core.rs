@@ -167,8 +167,8 @@ impl Core {
 
 /// Answers of the forwarder.
 impl Core {
-    /// Replies to a query that was a [`Verdict::Miss`], with the forwarder's answer. The cache is not
-    /// asked.
+    /// Replies to a query that was a [`Verdict::Miss`], with the forwarder's answer, without a look-up in
+    /// the cache.
     pub fn complete(
         &mut self,
         query: &Query,
@@ -240,8 +240,8 @@ impl Core {
         writer.error(query, buf, client, terms, rcode::SERVFAIL, why)
     }
 
-    /// Truncates the reply in `buf`, which is too large for this path: the client has to ask again
-    /// over TCP. The new length.
+    /// Truncates the reply in `buf`, which is too large for this path: the client repeats the query
+    /// over TCP. Returns the new length.
     #[cold]
     pub fn truncate(&mut self, query: &Query, buf: &mut [u8]) -> Option<usize> {
         let len = reply::truncate(buf, query);

@@ -24,7 +24,9 @@ pub enum PrefixError {
     #[error("{0:?} is not a prefix; write ADDR/BITS, like 192.0.2.0/24 or 2001:db8::/32, or ADDR")]
     Unreadable(String),
     /// Bits beyond the length are set.
-    #[error("{0} has bits set beyond its length; write {1}, or the address alone if one is meant")]
+    #[error(
+        "{0} has bits set beyond its length; write {1}, or the address without a length for one address"
+    )]
     HostBits(String, Prefix),
 }
 

@@ -196,7 +196,7 @@ impl Core {
         query.flags & header::RD != 0 || self.writer.policy.non_recursive == NonRecursive::Forward
     }
 
-    /// Whether an upstream may be asked for the entry at `offset`, and no hit before has said so.
+    /// Whether the entry at `offset` may be refreshed by an upstream, and no hit before it has started that.
     #[cold]
     fn begin_refresh(&mut self, offset: Offset, query: &Query, msg: &[u8]) -> bool {
         let policy = &self.writer.policy;

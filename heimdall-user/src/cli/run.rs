@@ -39,7 +39,7 @@ It logs to stderr, and logs `ready` when it answers. TERM and INT stop it, a sec
 program stays attached, however it ends. HUP reloads as `heimdall reload` does; USR1 logs a line of
 statistics. Every answer that is not local comes from an upstream: give it at least one. Clients with
 public addresses are refused unless --allow, or the file, names them. Exit code 0: a signal stopped
-it. 1: it could not start, or a thread that it needs ended.";
+it. 1: it could not start, or an essential thread ended.";
 
 /// Answer queries until TERM or INT; HUP reloads the policy
 #[derive(Args, Debug)]

@@ -120,7 +120,7 @@ pub enum ControlError {
 fn advice(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::PermissionDenied => "run as the server's user or group, or as root",
-        _ => "check that the server is well",
+        _ => "check that the server is running and responds",
     }
 }
 

@@ -68,7 +68,7 @@ pub struct Content<'a> {
     pub answer: AnswerRef<'a>,
     /// Seconds since it was received.
     pub age: u32,
-    /// The sum of the question as it is asked ([`checksum::add`]), if it is known.
+    /// The sum of the question in the query's name case ([`checksum::add`]), if it is known.
     pub question_sum: Option<u64>,
 }
 
@@ -154,10 +154,10 @@ pub(crate) fn whole_answer(
         return None;
     }
     let mut flags = base_flags(query) | u16::from(rcode & 0xf);
-    // AD only for those who asked to see it (RFC 6840 section 5.8).
+    // AD only for clients that requested it (RFC 6840 section 5.8).
     if server.trust_ad && answer.authentic() {
-        let asked_ad = query.flags & header::AD != 0 || query.dnssec_ok();
-        flags |= if asked_ad { header::AD } else { 0 };
+        let wants_ad = query.flags & header::AD != 0 || query.dnssec_ok();
+        flags |= if wants_ad { header::AD } else { 0 };
     }
     let mut sum = match question_sum {
         Some(sum) => sum,
@@ -195,7 +195,7 @@ pub(crate) fn error(
     write(buf, query, flags, rcode, server, options)
 }
 
-/// Writes a reply that tells the client to ask over TCP for an answer with this response code.
+/// Writes a truncated reply with this response code: the client repeats the query over TCP.
 pub(crate) fn truncated(
     buf: &mut [u8],
     query: &Query,

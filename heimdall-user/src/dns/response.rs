@@ -39,8 +39,8 @@ pub enum BadResponse {
     Malformed,
     /// It answers the question, and is wrong: a name or data that do not have the form that they
     /// must have (RFC 9267), or an alias loop.
-    #[error("broken answer")]
-    Broken,
+    #[error("invalid answer")]
+    InvalidAnswer,
     /// It answers another question.
     #[error("response to another question")]
     Question,
@@ -100,7 +100,7 @@ impl Answer {
             let code = u16::from(opt.rcode) << 4 | u16::from(code);
             return Err(BadResponse::Rcode(code));
         }
-        scope::mark(&names, &mut records, &asked).ok_or(BadResponse::Broken)?;
+        scope::mark(&names, &mut records, &asked).ok_or(BadResponse::InvalidAnswer)?;
         let is_error = !matches!(code, rcode::NOERROR | rcode::NXDOMAIN);
         records.retain(|record| match record.wire.section {
             Section::Answer => record.kept && (!is_error || code == rcode::YXDOMAIN),
@@ -114,10 +114,10 @@ impl Answer {
         let denied = code == rcode::NXDOMAIN || !answered;
         let (ttls, ttl) = ttl::bounded(&records, denied, limits);
         let (mut body, ttl_offsets) =
-            rewrite::body(msg, start, asked.qname, &records).ok_or(BadResponse::Broken)?;
+            rewrite::body(msg, start, asked.qname, &records).ok_or(BadResponse::InvalidAnswer)?;
         for (offset, ttl) in ttl_offsets.iter().zip(ttls) {
             let field = (body.get_mut(usize::from(*offset)..)).and_then(<[u8]>::first_chunk_mut);
-            *field.ok_or(BadResponse::Broken)? = ttl.to_be_bytes();
+            *field.ok_or(BadResponse::InvalidAnswer)? = ttl.to_be_bytes();
         }
         let in_section = |section| {
             let of_section = (records.iter()).filter(|record| record.wire.section == section);
@@ -201,7 +201,7 @@ fn read_records<'a>(
     for record in records {
         let record = record.ok_or(BadResponse::Malformed)?;
         if record.rtype != rrtype::OPT {
-            candidates.push(read_record(names, record).ok_or(BadResponse::Broken)?);
+            candidates.push(read_record(names, record).ok_or(BadResponse::InvalidAnswer)?);
             continue;
         }
         if record.section != Section::Additional || opt.is_some() {

@@ -326,7 +326,7 @@ fn check_response(
         Err(BadResponse::Question | BadResponse::Malformed) if is_bare_error(msg) => {
             Checked::Error(error_response(msg, low_rcode(msg).into()))
         }
-        Err(BadResponse::Broken) => {
+        Err(BadResponse::InvalidAnswer) => {
             counters.rejected_malformed.add(1);
             Checked::Error(error_response(msg, low_rcode(msg).into()))
         }

@@ -63,7 +63,7 @@ impl OverloadLog {
         if self.is_due(Kind::DeadZone, now) {
             warn!(
                 "upstreams answer no {queries} queries for names below {}: those for new names get SERVFAIL \
-                 at once, but for a probe now and then, until one is answered",
+                 at once, except for a probe from time to time, until one is answered",
                 Presentation(zone)
             );
         }
@@ -104,7 +104,7 @@ impl fmt::Display for Holder<'_> {
             }
             (Some(client), None) => write!(f, "for client prefix {client}"),
             (None, Some(zone)) => write!(f, "below {}", Presentation(zone)),
-            (None, None) => f.write_str("held by clients and zones that each hold little"),
+            (None, None) => f.write_str("held by clients and zones of which none has many"),
         }
     }
 }

@@ -352,7 +352,7 @@ fn servfail_when_nothing_works() {
 }
 
 #[test]
-fn full_tables_and_queues_are_told() {
+fn full_tables_and_queues_are_reported() {
     let silent = Upstream::start(|_| Vec::new());
     let mut bench = Bench::new(ForwardOptions {
         queue: 4,

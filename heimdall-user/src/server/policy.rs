@@ -166,9 +166,9 @@ impl Reloader {
         self.shared.store(Arc::new(policy));
         let changed: Vec<&str> = self.running.need_restart(&config.settings).collect();
         Ok(match changed.as_slice() {
-            [] => "reloaded: the new policy holds".to_owned(),
+            [] => "reloaded: the new policy is in force".to_owned(),
             keys => format!(
-                "reloaded: the new policy holds; other settings have changed, too, and need a restart: {}",
+                "reloaded: the new policy is in force; other settings have changed, too, and need a restart: {}",
                 keys.join(", ")
             ),
         })
@@ -274,7 +274,7 @@ fn blocklists(config: &Config) -> Result<Blocklists, PolicyError> {
         info!("blocklist {path}: {} names", report.names);
         if let Some(line) = report.first_skipped {
             let count = report.skipped;
-            warn!("blocklist {path}: {count} lines hold no name, the first is line {line}");
+            warn!("blocklist {path}: {count} lines contain no name, the first is line {line}");
         }
     }
     Ok(blocklists)

@@ -35,7 +35,7 @@ pub(crate) fn check(config: &Config) -> Result<(), ServerError> {
     if let Some(path) = &config.cache.snapshot
         && let Err(error) = Snapshot::open(path, unix_now())
     {
-        warn!("snapshot: {error}; a start would be cold");
+        warn!("snapshot: {error}; a start would begin with an empty cache");
     }
     Ok(())
 }

@@ -34,16 +34,16 @@ pub(super) fn restore(config: &SnapshotConfig, forwarder: &mut ForwarderBuilder)
                 begin.elapsed().as_millis()
             );
         }
-        Ok(None) => info!("snapshot: {path} does not exist yet; starting cold"),
+        Ok(None) => info!("snapshot: {path} does not exist yet; starting with an empty cache"),
         // It may be a device or another program's file, which a snapshot renamed over it would destroy.
         Err(error @ (SnapshotError::Foreign { .. } | SnapshotError::Unreadable { .. })) => {
             warn!(
-                "snapshot: {error}; starting cold, and leaving that file alone: remove it, or give \
+                "snapshot: {error}; starting with an empty cache, and not overwriting that file: remove it, or give \
                  another path"
             );
             return false;
         }
-        Err(error) => warn!("snapshot: {error}; starting cold"),
+        Err(error) => warn!("snapshot: {error}; starting with an empty cache"),
     }
     true
 }

@@ -243,7 +243,7 @@ fn a_restart_succeeds_with_any_snapshot_and_without_one() {
     assert!(
         cold.process
             .output()
-            .contains("does not exist yet; starting cold")
+            .contains("does not exist yet; starting with an empty cache")
     );
     ask_all(true);
     let log = stop(cold);
@@ -284,7 +284,7 @@ fn a_restart_succeeds_with_any_snapshot_and_without_one() {
         let heimdall = settings.on_xdp(&lab);
         let log = heimdall.process.output();
         assert!(
-            log.contains(why) && log.contains("starting cold"),
+            log.contains(why) && log.contains("starting with an empty cache"),
             "{why}: {log}"
         );
         ask_all(true);

@@ -77,7 +77,7 @@ fn check_says_what_a_start_would() {
         (
             "[[blocklist]]\nfile = \"{}/odd.list\"",
             good,
-            "1 lines hold no name",
+            "1 lines contain no name",
         ),
         // Bad records.
         (

@@ -241,7 +241,7 @@ fn an_interface_that_goes_down_and_up_is_logged_and_served() {
     );
     let log = heimdall.process.output();
     assert_eq!(
-        log.matches("is down: no queries come by it").count(),
+        log.matches("is down: no queries arrive on it").count(),
         1,
         "{log}"
     );

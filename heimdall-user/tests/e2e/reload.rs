@@ -35,7 +35,7 @@ fn a_reload_applies_the_new_policy_and_loses_no_query() {
         let output = heimdall.reload().unwrap();
         assert!(output.status.success(), "{output:?}");
         let message = String::from_utf8(output.stdout).unwrap();
-        assert_eq!(message, "reloaded: the new policy holds\n");
+        assert_eq!(message, "reloaded: the new policy is in force\n");
     };
     let over = AtomicBool::new(false);
     let answered = thread::scope(|scope| {

@@ -240,7 +240,7 @@ fn hosts(text: &[u8], asked: &[&str]) -> (Vec<bool>, usize, String) {
 }
 
 #[test]
-fn odd_lines_of_hosts_files_are_skipped() {
+fn invalid_lines_of_hosts_files_are_skipped() {
     const NAME: &str = "is not a host name; labels have 1 to 63 letters, digits, hyphens and \
                         underscores, a name up to 253 with the dots, and international ones are \
                         written as xn--";
@@ -295,7 +295,7 @@ fn odd_lines_of_hosts_files_are_skipped() {
 }
 
 #[test]
-fn a_hosts_file_counts_its_odd_lines_and_names_the_first() {
+fn a_hosts_file_counts_its_invalid_lines_and_names_the_first() {
     let text = b"\xef\xbb\xbf10.0.0.1 first\r\n\r\nfe80::1%lo0 localhost\r\nx y z\r\n10.0.0.2 last a..b c..d";
     let (found, skipped, first) = hosts(text, &["first", "last"]);
     assert_eq!(found, [true, true], "the byte order mark costs no line");

@@ -72,7 +72,7 @@ const BAD: &[(&str, &str)] = &[
     // The policy.
     (
         "[access]\nallow = [\n\"10.0.0.1/8\"]",
-        "heimdall.toml:3: key `access.allow`: 10.0.0.1/8 has bits set beyond its length; write 10.0.0.0/8, or the address alone if one is meant",
+        "heimdall.toml:3: key `access.allow`: 10.0.0.1/8 has bits set beyond its length; write 10.0.0.0/8, or the address without a length for one address",
     ),
     (
         "[access]\ndrop = [\"lan\"]",

@@ -129,7 +129,7 @@ fn dangling_aliases_are_not_cached() {
                 let message = response("a0.ok.", qtype, [&aliases, &denial, &[]]);
                 assert_eq!(taken(&message, 0).as_ref().ttl(), 60);
                 if qtype == A {
-                    // Data of another name of the chain are not what was asked for.
+                    // Data of another name of the chain do not belong to the question.
                     for (owner, ttl) in [(&names[steps], 300), (&names[0], 0)] {
                         let records = [aliases.clone(), vec![address(owner, 1)]].concat();
                         let message = response("a0.ok.", qtype, [&records, &[], &[]]);
@@ -144,7 +144,7 @@ fn dangling_aliases_are_not_cached() {
         assert_eq!(taken(&message, 0).as_ref().ttl(), 0);
         assert_eq!(left(&message, 0)[0].len(), 2);
     }
-    // An alias is what was asked for.
+    // An alias is the type of the question.
     let records = [alias("a.ok.", "b.ok."), alias("b.ok.", "c.ok.")];
     let message = response("a.ok.", rrtype::CNAME, [&records, &[], &[]]);
     assert_eq!(taken(&message, 0).as_ref().ttl(), 900);
@@ -180,7 +180,7 @@ fn a_denial_without_a_soa_is_not_cached() {
 }
 
 #[test]
-fn alias_loops_are_a_broken_answer() {
+fn alias_loops_are_malformed() {
     let aliases = |count: usize, last: usize| -> Vec<Record> {
         let target = |i| if i + 1 == count { last } else { i + 1 };
         (0..count)
@@ -191,11 +191,15 @@ fn alias_loops_are_a_broken_answer() {
         let message = response("a0.ok.", A, [aliases, &[], &[]]);
         take(&message.to_vec().unwrap(), 0, &LIMITS).map(|answer| answer.as_ref().ttl())
     };
-    assert_eq!(take(&aliases(1, 0)), Err(BadResponse::Broken));
-    assert_eq!(take(&aliases(3, 0)), Err(BadResponse::Broken));
-    assert_eq!(take(&aliases(3, 2)), Err(BadResponse::Broken));
+    assert_eq!(take(&aliases(1, 0)), Err(BadResponse::InvalidAnswer));
+    assert_eq!(take(&aliases(3, 0)), Err(BadResponse::InvalidAnswer));
+    assert_eq!(take(&aliases(3, 2)), Err(BadResponse::InvalidAnswer));
     assert_eq!(take(&aliases(16, 99)), Ok(0));
-    assert_eq!(take(&aliases(17, 99)), Err(BadResponse::Broken), "too many");
+    assert_eq!(
+        take(&aliases(17, 99)),
+        Err(BadResponse::InvalidAnswer),
+        "too many"
+    );
     let elsewhere = [
         alias("b.ok.", "c.ok."),
         alias("c.ok.", "b.ok."),
@@ -388,7 +392,7 @@ fn data_have_the_form_of_their_type() {
     ] {
         assert_eq!(
             take_data(rtype, data),
-            Err(BadResponse::Broken),
+            Err(BadResponse::InvalidAnswer),
             "{rtype} {data:?}"
         );
     }
@@ -411,7 +415,7 @@ fn left_out_records_are_checked_too() {
     );
     assert_eq!(
         take(&message.to_vec().unwrap(), 0, &LIMITS),
-        Err(BadResponse::Broken)
+        Err(BadResponse::InvalidAnswer)
     );
 }
 
@@ -472,7 +476,7 @@ fn names_do_not_overlap_ttls() {
     let data = vec![0, 0, 0, 0, 0, 20, 0xc0, 36];
     let mut msg = with_owners(&[(vec![0xc0, 12], data), (vec![0xc0, 12], vec![0; 30])]);
     msg[21..23].copy_from_slice(&[0, 33]);
-    assert_eq!(take(&msg, 0, &LIMITS), Err(BadResponse::Broken));
+    assert_eq!(take(&msg, 0, &LIMITS), Err(BadResponse::InvalidAnswer));
     msg[38] = 12;
     assert!(take(&msg, 0, &LIMITS).is_ok());
 }
@@ -684,7 +688,7 @@ proptest! {
         let expected = oracle::belonging(&message, qtype, flags & KEY_FLAG_DO != 0);
         let answer = match (take(&msg, flags, &LIMITS), expected.is_some()) {
             (Err(error), false) => {
-                prop_assert_eq!(error, BadResponse::Broken);
+                prop_assert_eq!(error, BadResponse::InvalidAnswer);
                 return Ok(());
             }
             (answer, is_whole) => {

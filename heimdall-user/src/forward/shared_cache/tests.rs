@@ -194,7 +194,7 @@ fn nxdomain_answers_for_names_below_until_it_expires() {
     below.splice(12..12, *b"\x01b\x01a");
     assert_eq!(bench.found(&below, 9), Some(Found::Ancestor));
     assert_eq!(bench.found(&below, 10), None);
-    assert_eq!(bench.stale(&below, 10), None, "only what was asked for");
+    assert_eq!(bench.stale(&below, 10), None, "only the question itself");
     let mut cd = below.clone();
     cd[3] |= 0x10;
     assert_eq!(bench.found(&cd, 9), None);

@@ -24,7 +24,7 @@ fn new_names_below_a_dead_zone_fail_at_once_until_a_probe_is_answered() {
             bench.failure();
             failures += 1;
             assert!(failures < 100);
-            // Something is answered meanwhile, or else the upstream would be to blame.
+            // Something is answered meanwhile, or the upstream would count as failing.
             bench.submit_as("198.51.100.7", &format!("good{failures}.test"), FEW, 1);
             assert!(answered(&bench.outcomes(FEW.into(), 1)[0]));
         }
@@ -88,7 +88,7 @@ fn a_zone_is_found_dead_although_all_its_look_ups_are_shed() {
         assert!(Instant::now() < deadline, "it is not found dead");
         token += 1;
         bench.submit_as("192.0.2.1", &format!("r{token}.dead.example"), MANY, token);
-        // Others are answered, or else the upstream would be to blame.
+        // Others are answered, or the upstream would count as failing.
         if token % 8 == 0 {
             bench.submit_as("198.51.100.7", &format!("good{token}.example"), FEW, token);
             assert!(answered(&bench.outcomes(FEW.into(), 1)[0]));

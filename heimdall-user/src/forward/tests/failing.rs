@@ -109,7 +109,7 @@ fn failures_say_why() {
 }
 
 #[test]
-fn trouble_of_this_host_is_not_remembered() {
+fn errors_of_this_host_are_not_cached_as_failures() {
     let silent = Upstream::start(|_| Vec::new());
     let mut bench = Bench::new(ForwardOptions {
         max_in_flight: 0,
@@ -164,11 +164,11 @@ fn header_only(query: &[u8], code: u8, questions: u8) -> Vec<u8> {
     msg
 }
 
-type Stumble = fn(&[u8]) -> Vec<u8>;
+type EdnsFailure = fn(&[u8]) -> Vec<u8>;
 
 #[test]
 fn an_error_about_edns_leads_to_a_plain_query_at_once() {
-    let stumbles: [Stumble; 8] = [
+    let edns_failures: [EdnsFailure; 8] = [
         |query| bare(query, 1),
         |query| bare(query, 4),
         |query| bare(query, 1 | 0x200),
@@ -178,10 +178,10 @@ fn an_error_about_edns_leads_to_a_plain_query_at_once() {
         |query| header_only(query, 4, 0),
         |query| header_only(query, 4, 1),
     ];
-    for (number, stumble) in stumbles.into_iter().enumerate() {
+    for (number, edns_failure) in edns_failures.into_iter().enumerate() {
         let old = Upstream::start(move |seen| match seen.msg[11] {
             0 => vec![response(&seen.msg, 20)],
-            _ => vec![stumble(&seen.msg)],
+            _ => vec![edns_failure(&seen.msg)],
         });
         let other = answers();
         let mut bench = Bench::new(options(vec![old.address, other.address]));
@@ -207,7 +207,7 @@ fn an_error_about_edns_leads_to_a_plain_query_at_once() {
 
 #[test]
 fn other_errors_do_not_question_edns() {
-    let failing: [Stumble; 4] = [
+    let failing: [EdnsFailure; 4] = [
         |query| bare(query, 2),
         |query| bare(query, 5),
         |query| bare(query, 2 | 0x200),
@@ -235,7 +235,7 @@ fn other_errors_do_not_question_edns() {
 }
 
 #[test]
-fn three_stumbles_in_a_row_are_remembered() {
+fn three_edns_failures_in_a_row_are_remembered() {
     let knows_edns = Arc::new(AtomicBool::new(false));
     let upstream = Upstream::start({
         let knows_edns = knows_edns.clone();

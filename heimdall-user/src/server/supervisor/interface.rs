@@ -135,7 +135,7 @@ impl ServedInterface {
                 if came_up {
                     info!("{name} is up");
                 } else if self.up && !found.up {
-                    warn!("{name} is down: no queries come by it");
+                    warn!("{name} is down: no queries arrive on it");
                 }
                 self.up = found.up;
                 follow(attached);
@@ -167,7 +167,7 @@ impl ServedInterface {
     /// Stops the program and the workers of an interface that was deleted; `replaced`: another one has its name.
     fn remove(&mut self, replaced: bool, now: Instant) {
         warn!(
-            "{} is gone, and its queues with it; AF_XDP goes on when there is an interface of that \
+            "{} is gone, and its queues with it; AF_XDP resumes when there is an interface of that \
              name",
             self.wanted.name
         );
