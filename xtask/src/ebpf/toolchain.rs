@@ -41,9 +41,9 @@ impl Toolchain {
         if Self::find().is_none() {
             packages.extend(DEBIAN_COMPILER);
         }
-        let no_linker = !succeeds(&mut tool("bpf-linker"));
+        let no_linker = !can_run("bpf-linker");
         // bpf-linker links against LLVM; the package has llvm-objcopy, too.
-        if no_linker || !succeeds(&mut tool("llvm-objcopy")) {
+        if no_linker || !can_run("llvm-objcopy") {
             packages.push("llvm-22-dev");
         }
         if !packages.is_empty() && !setup.may_install() {
@@ -138,6 +138,11 @@ pub(super) fn tool(program: &str) -> Command {
     let mut command = Command::new(program);
     command.env("PATH", path);
     command
+}
+
+/// Whether there is such a tool; some end with an error if they have nothing to do.
+fn can_run(program: &str) -> bool {
+    tool(program).output().is_ok()
 }
 
 /// Where cargo keeps the sources of crates and the binaries that it installs.
