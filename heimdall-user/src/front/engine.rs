@@ -247,17 +247,17 @@ impl<P> Engine<P> {
             return;
         };
         let last = self.inserted.as_ref();
-        let is_new = !last.is_some_and(|last| Arc::ptr_eq(last, &answer));
+        let is_new = last.is_none_or(|last| !Arc::ptr_eq(last, &answer));
         let mut message = messages.resume(parked);
         let verdict = messages.edit(&mut message, |room, client| {
             // The reply first: a client waits for it, and nobody for the insertion.
             let verdict = self.core.complete(&query, room, client, &answer);
             if is_new {
                 self.core.insert(&query, room, &answer);
+                self.inserted = Some(Arc::clone(&answer));
             }
             verdict
         });
-        self.inserted = Some(answer);
         match verdict {
             Verdict::Reply { .. } => messages.reply(message, Some(&query)),
             Verdict::Drop | Verdict::Miss => messages.discard(message),

@@ -26,6 +26,8 @@ struct Buffers {
     replies: Vec<Vec<u8>>,
     discarded: usize,
     overflow: Counter,
+    /// The next message cannot be edited.
+    unusable: bool,
 }
 
 impl Messages for Buffers {
@@ -37,6 +39,9 @@ impl Messages for Buffers {
         message: &mut Vec<u8>,
         write: impl FnOnce(&mut [u8], Client) -> Verdict,
     ) -> Verdict {
+        if std::mem::take(&mut self.unusable) {
+            return Verdict::Drop;
+        }
         let transport = Transport::Udp { source_port: 4000 };
         message.resize(1232, 0);
         let verdict = write(message, Client::new([10, 0, 0, 2].into(), transport));
@@ -167,6 +172,22 @@ fn an_answer_that_queries_share_is_inserted_once() {
     front.ask([query(4, "name", None)]);
     assert_eq!(front.answers.hits.get(), 1);
     assert_eq!(front.buffers.replies[3][7], 1, "an answer");
+    drop(front.forwarder);
+}
+
+#[test]
+fn a_message_that_became_unusable_leaves_the_insertion_to_the_next() {
+    let upstream = Upstream::start(|seen| {
+        thread::sleep(Duration::from_millis(200));
+        vec![response(&seen.msg, 20)]
+    });
+    let mut front = Front::new(&upstream, 8);
+    front.ask((1..=2).map(|id| query(id, "name", None)));
+    thread::sleep(Duration::from_millis(500));
+    front.buffers.unusable = true;
+    front.complete(1);
+    assert_eq!(front.buffers.discarded, 1);
+    assert_eq!(front.answers.cache_insertions.get(), 1);
     drop(front.forwarder);
 }
 

@@ -63,3 +63,35 @@ impl<P> Waiting<P> {
         Some(waiter)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::dns::{DnsPacketView, NameHasher};
+
+    fn waiter(parked: u8) -> Waiter<u8> {
+        let msg = b"\x12\x34\x01\0\0\x01\0\0\0\0\0\0\x01x\0\0\x01\0\x01";
+        let view = DnsPacketView::parse(msg).unwrap();
+        let query = Query::new(&view, &NameHasher::default());
+        Waiter { query, parked }
+    }
+
+    #[test]
+    fn a_late_token_does_not_find_the_next_query_in_its_slot() {
+        let mut waiting = Waiting::new(1);
+        let first = waiting.next_token().unwrap();
+        waiting.insert(waiter(1));
+        assert_eq!(waiting.next_token(), None, "full");
+        assert_eq!(waiting.remove(first).unwrap().parked, 1);
+        let second = waiting.next_token().unwrap();
+        waiting.insert(waiter(2));
+        assert!(waiting.remove(first).is_none(), "late");
+        assert!(waiting.remove(second + 1).is_none(), "of no slot");
+        assert_eq!(waiting.len(), 1);
+        assert_eq!(waiting.remove(second).unwrap().parked, 2);
+        assert!(waiting.remove(second).is_none(), "twice");
+        assert_eq!(waiting.len(), 0);
+    }
+}

@@ -87,10 +87,13 @@ impl OpenInterface {
         frames: u32,
         addresses: &[SocketAddr],
     ) -> Result<Self, AfXdpError> {
-        let (interface, numbers) = look_up(wanted)?;
-        let carrier = interface.has_carrier()?;
-        let attached = retry(
-            || attach(interface.clone(), addresses),
+        // Looked up at each try: the interface may be replaced by another one meanwhile.
+        let (attached, carrier, numbers) = retry(
+            || {
+                let (interface, numbers) = look_up(wanted)?;
+                let carrier = interface.has_carrier()?;
+                Ok((attach(interface, addresses)?, carrier, numbers))
+            },
             |error| matches!(error, XdpError::Occupied { .. }),
         )?;
         if carrier && !attached.interface.wait_carrier(CARRIER_WAIT)? {

@@ -131,8 +131,8 @@ impl Snapshot {
     /// # Errors
     /// It cannot be read, or [`Contents::read`] fails.
     pub fn open(path: &Path, unix_now: u64) -> Result<Option<Self>, SnapshotError> {
-        let octets = match file::open(path).and_then(read) {
-            Ok(octets) => octets,
+        let (octets, len) = match file::open(path).and_then(read) {
+            Ok(read) => read,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(source) => {
                 let path = path.to_owned();
@@ -149,6 +149,11 @@ impl Snapshot {
                 let path = path.to_owned();
                 Err(match problem {
                     Problem::Foreign => SnapshotError::Foreign { path },
+                    Problem::Length { expected, .. } => {
+                        let octets = len;
+                        let problem = Problem::Length { expected, octets };
+                        SnapshotError::Bad { path, problem }
+                    }
                     problem => SnapshotError::Bad { path, problem },
                 })
             }
@@ -165,16 +170,16 @@ impl Snapshot {
     }
 }
 
-/// Reads the file, or the header alone if that is no snapshot's: another file may be of any length.
-/// What is appended meanwhile is not read.
-fn read(mut file: File) -> io::Result<Vec<u8>> {
+/// Reads the file, or its header alone if that is no snapshot's or gives another length: such a file may
+/// be of any length. Returns the file's length as well.
+fn read(mut file: File) -> io::Result<(Vec<u8>, u64)> {
     let len = file.metadata()?.len();
+    let rest = len.saturating_sub(HEADER as u64);
     let mut octets = Vec::new();
     file.by_ref().take(HEADER as u64).read_to_end(&mut octets)?;
-    if Header::read(&octets).is_ok() {
-        let rest = len.saturating_sub(HEADER as u64);
+    if Header::read(&octets).is_ok_and(|header| header.body == rest) {
         octets.try_reserve_exact(usize::try_from(rest).unwrap_or(usize::MAX))?;
         file.take(rest).read_to_end(&mut octets)?;
     }
-    Ok(octets)
+    Ok((octets, len))
 }

@@ -108,6 +108,10 @@ fn every_truncation_and_every_changed_bit_is_found() {
     }
     let longer = [&whole[..], b"x"].concat();
     assert!(matches!(problem(&longer), Some(Problem::Length { .. })));
+    fs::write(&scratch.path, &longer).unwrap();
+    let error = Snapshot::open(&scratch.path, NOW).unwrap_err().to_string();
+    let lengths = format!("{} octets and has {}", whole.len(), longer.len());
+    assert!(error.contains(&lengths), "{error}");
     assert_eq!(problem(b"#!/bin/sh"), Some(Problem::Foreign));
     let mut other = whole;
     other[8] = 1;

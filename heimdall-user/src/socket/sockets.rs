@@ -139,7 +139,7 @@ impl Messages for Sockets {
         } = message.origin
             && let Some(open) = self.connections.get(connection, serial)
         {
-            // Not DNS, or a response: there is no use in reading on.
+            // Not a query, or one to which no reply can be sent: the client would wait in vain.
             open.failed = true;
         }
     }

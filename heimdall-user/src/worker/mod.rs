@@ -169,6 +169,8 @@ struct State {
 
 impl Drop for State {
     fn drop(&mut self) {
+        // After a panic within a round, requests may be queued of which the forwarder does not know.
+        self.engine.end();
         self.outstanding
             .store(self.engine.outstanding(), Ordering::Release);
     }
@@ -245,8 +247,9 @@ impl State {
         self.read();
         self.engine.answer(&mut self.batch, &mut self.frames);
         let completed = self.engine.complete(&mut self.frames);
-        self.frames.rings.flush()?;
+        // First: if the rings fail, the forwarder still gets what it was handed.
         self.engine.end();
+        self.frames.rings.flush()?;
         debug_assert_eq!(self.frames.rings.missing(self.engine.waiting()), 0);
         Ok(taken + completed)
     }

@@ -8,9 +8,13 @@ use std::{io, mem, os::fd::BorrowedFd, sync::Arc};
 
 use super::{WorkerCounters, counters::KERNEL_COUNTERS};
 use crate::{
+    front,
     stats::Counter,
     xdp::xsk::{BATCH, Frame, Xsk},
 };
+
+// What is received fits into the engine's batch, which then allocates nothing.
+const _: () = assert!(BATCH <= front::BATCH);
 
 /// An AF_XDP socket with its frames: receive, then [`send`](Self::send) or [`free`](Self::free) each
 /// frame, then [`flush`](Self::flush).

@@ -297,7 +297,7 @@ fn a_restart_succeeds_with_any_snapshot_and_without_one() {
     fs::remove_file(&path).unwrap();
     mkfifo(&path, Mode::S_IRWXU).unwrap();
     let log = stop(settings.on_xdp(&lab));
-    assert!(log.contains("leaving that file alone"), "{log}");
+    assert!(log.contains("not overwriting that file"), "{log}");
     assert!(fs::metadata(&path).unwrap().file_type().is_fifo());
     assert!(!Path::new(&format!("{}.new", path.display())).exists());
 }
