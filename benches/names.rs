@@ -35,7 +35,7 @@ fn benches(c: &mut Criterion) {
         bench(c, &format!("hash/{label}"), |i| {
             hasher.hash(black_box(&names[i]), 1)
         });
-        bench(c, &format!("same but for case/{label}"), |i| {
+        bench(c, &format!("same except for case/{label}"), |i| {
             eq_ignore_case(black_box(&names[i]), black_box(&others[i]))
         });
     }

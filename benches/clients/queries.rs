@@ -24,7 +24,7 @@ pub(super) const UDP: usize = ETHERNET + IPV4;
 /// Where the message begins.
 pub(super) const DNS: usize = UDP + 8;
 
-/// A query in a frame, but for its source port, its ID and its checksum.
+/// A query in a frame, except for its source port, its ID and its checksum.
 pub(super) struct Template {
     pub(super) frame: Vec<u8>,
     /// The sum over the pseudo-header and the datagram, those fields being zero.

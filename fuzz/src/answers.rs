@@ -129,7 +129,7 @@ fn data(record: &Record) -> Option<Vec<u8>> {
         .map(|data| data.to_ascii_lowercase())
 }
 
-/// Whether two records are the same, but for their TTLs.
+/// Whether two records are the same, except for their TTLs.
 fn same_but_for_ttl(ours: &Record, theirs: &Record) -> bool {
     ours.name == theirs.name
         && ours.record_type() == theirs.record_type()

@@ -2,7 +2,7 @@
 //!
 //! A query in a datagram may have a forged source, and the reply then hits a victim. Each prefix has
 //! an allowance, which is refilled by the second. The replies of a prefix that has used it up are
-//! dropped, but for every Nth, which is sent truncated (slip): a real client asks again over TCP,
+//! dropped, except for every Nth, which is sent truncated (slip): a real client asks again over TCP,
 //! whose source cannot be forged, and a victim gets no more octets than were sent.
 //!
 //! Each thread has a table of 131,072 prefixes in 1 MiB. A prefix has 8 possible slots, all in one cache

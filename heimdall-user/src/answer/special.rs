@@ -120,7 +120,9 @@ pub struct Exception {
 
 /// The zone is not related to any special zone.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
-#[error("{0:?} is no special name, nor has it one below; write a zone like \"10.in-addr.arpa\"")]
+#[error(
+    "{0:?} is not a special-use name, and none is below it; write a zone like \"10.in-addr.arpa\""
+)]
 pub struct NotSpecial(String);
 
 impl FromStr for Exception {

@@ -6,7 +6,7 @@ use std::{
     thread,
 };
 
-use anyhow::{anyhow, bail};
+use anyhow::anyhow;
 use clap::Args;
 use serde_json::Value;
 
@@ -14,7 +14,7 @@ use super::{
     args::{ScopeArgs, ServerArgs},
     printed,
 };
-use crate::control;
+use crate::control::{self, ControlError};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -76,13 +76,20 @@ impl Dump {
             }
         }
         printed(out.flush())?;
-        connection
+        let connection = connection
             .join()
-            .map_err(|_| anyhow!("the thread that reads from the server panicked"))??;
-        if end.is_none() {
-            bail!("the server ended the dump early; see its log");
+            .map_err(|_| anyhow!("the thread that reads from the server panicked"))?;
+        match connection {
+            // In the middle of an entry, or between two.
+            Err(ControlError::Ask { source, .. }) if source.kind() == ErrorKind::UnexpectedEof => {}
+            Ok(()) if end.is_some() => return Ok(()),
+            Ok(()) => {}
+            Err(error) => return Err(error.into()),
         }
-        Ok(())
+        Err(anyhow!(
+            "the server closed the connection before the dump was complete; it does so if it stops, or \
+             if its output is not read for half a second"
+        ))
     }
 }
 

@@ -1,6 +1,6 @@
 //! `heimdall flush`: remove cached answers.
 
-use clap::{Args, CommandFactory, error::ErrorKind};
+use clap::{Args, Command, CommandFactory, error::ErrorKind};
 use serde_json::Value;
 
 use super::{
@@ -35,8 +35,13 @@ impl Flush {
     pub(super) fn execute(self) -> anyhow::Result<()> {
         let Some(scope) = self.answers.scope() else {
             let message = "give a NAME, --zone ZONE or --all";
-            Cli::command()
-                .error(ErrorKind::MissingRequiredArgument, message)
+            let mut cli = Cli::command();
+            cli.build();
+            let flush = cli.find_subcommand_mut("flush");
+            let error =
+                |command: &mut Command| command.error(ErrorKind::MissingRequiredArgument, message);
+            flush
+                .map_or_else(|| error(&mut Cli::command()), error)
                 .exit();
         };
         let request = format!("flush {}", control::words(&scope));

@@ -176,7 +176,7 @@ pub enum Problem {
     #[error("{0} is a multicast or broadcast address; name an address of this host")]
     ListenGroup(SocketAddr),
     /// An empty list.
-    #[error("the list is empty; leave the key out for the default")]
+    #[error("the list is empty; give a value, or leave the key out if it has a default")]
     Empty,
     /// One value twice.
     #[error("{0} is given twice; name it once")]

@@ -9,7 +9,7 @@ use std::{
 /// Facts about the host that defaults and checks depend on.
 #[derive(Clone, Debug, Default)]
 pub struct Host {
-    /// Addresses of all interfaces but for link-local ones.
+    /// Addresses of all interfaces except for link-local ones.
     pub addresses: Vec<IpAddr>,
     /// Link-local IPv6 addresses, each with the index of its interface.
     pub link_local: Vec<(Ipv6Addr, u32)>,

@@ -72,7 +72,7 @@ settings! {
             .flag("--upstream", "ADDR[:PORT]");
     /// How packets are received and sent. "auto": by AF_XDP on the given interfaces where that works, by
     /// kernel sockets otherwise; "xdp": the same, but AF_XDP has to work on all of them for a start;
-    /// "socket": by kernel sockets only, which needs no privileges but for the port.
+    /// "socket": by kernel sockets only, which needs no privileges except for the port.
     "backend" => backend: Backend =
         choice(&[
             ("auto", Backend::Auto),
@@ -147,7 +147,7 @@ settings! {
     /// Time from one snapshot to the next.
     "snapshot-interval" => snapshot_interval: Duration =
         seconds(1, 86_400).default(Duration::from_secs(300));
-    /// Lower TTLs are raised to this, but for TTL 0, which is never cached.
+    /// Lower TTLs are raised to this, except for TTL 0, which is never cached.
     "min-ttl" => min_ttl: u32 =
         integer(0, WEEK).unit(" seconds").default(forward().limits.min);
     /// Higher TTLs are lowered to this.

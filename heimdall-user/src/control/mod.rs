@@ -99,10 +99,10 @@ pub enum ControlError {
         source: io::Error,
     },
     /// No server answers there.
-    #[error("no heimdall runs with the control socket {}; start one, or give its --control PATH", .0.display())]
+    #[error("no server listens on the control socket {}; start one, or give its --control PATH", .0.display())]
     NotRunning(PathBuf),
     /// The server cannot be reached.
-    #[error("cannot ask the control socket {}: {source}; {}", path.display(), advice(source))]
+    #[error("cannot reach the server by the control socket {}: {source}; {}", path.display(), advice(source))]
     Ask {
         /// Its path.
         path: PathBuf,

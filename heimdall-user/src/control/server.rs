@@ -206,7 +206,7 @@ impl Clients {
 }
 
 impl Drop for Clients {
-    /// Waits for the clients' threads, but for none longer than [`STOP_WAIT`].
+    /// Waits for the clients' threads, except for none longer than [`STOP_WAIT`].
     fn drop(&mut self) {
         for client in &self.0 {
             // Commands that were received are answered.

@@ -18,7 +18,7 @@ use super::u16_at;
 /// Octets of the header.
 pub(crate) const LEN: usize = 12;
 
-/// A header's fields but for the ID.
+/// A header's fields except for the ID.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Header {
     pub(super) flags: u16,

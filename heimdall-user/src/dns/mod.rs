@@ -6,7 +6,7 @@
 //! response, the form in which answers are cached and passed between threads.
 //!
 //! Every reader takes untrusted octets: lengths are checked where they are read (by the `cursor`,
-//! but for the path of a hit), every loop is bounded by the message's length, and nothing panics.
+//! except for the path of a hit), every loop is bounded by the message's length, and nothing panics.
 
 pub(crate) mod aliases;
 pub mod answer;

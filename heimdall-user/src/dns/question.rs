@@ -17,7 +17,7 @@ pub(crate) const QUESTION_FIXED: usize = 4;
 /// Longest question on the wire: a 255-octet name, its type and its class.
 pub(crate) const MAX_QUESTION: usize = MAX_NAME + QUESTION_FIXED;
 
-/// Whether two questions are the same but for the name case. Type and class are not
+/// Whether two questions are the same except for the name case. Type and class are not
 /// folded: type 0x41 is not type 0x61.
 #[inline(never)]
 pub(crate) fn same_question(a: &[u8], b: &[u8]) -> bool {

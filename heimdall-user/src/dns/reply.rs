@@ -256,7 +256,7 @@ fn write(
     Reply::new(buf, len)
 }
 
-/// QDCOUNT to ARCOUNT of a message without records, but for so many in the additional section.
+/// QDCOUNT to ARCOUNT of a message without records, except for so many in the additional section.
 fn counts(question: bool, additional: u16) -> u64 {
     u64::from(question) << 48 | u64::from(additional)
 }

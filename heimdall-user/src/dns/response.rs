@@ -60,7 +60,7 @@ impl Answer {
     /// section 5) and the OPT record, of which the Extended DNS Error is kept. An RRset gets the least
     /// of its TTLs, within the limits, and the answer's TTL is the least of all; a negative answer
     /// without a SOA record has a TTL of 0 (RFC 2308 section 5), and so have response codes above
-    /// REFUSED, which are passed on without records, but for the aliases of YXDOMAIN (RFC 6672
+    /// REFUSED, which are passed on without records, except for the aliases of YXDOMAIN (RFC 6672
     /// section 2.2).
     ///
     /// # Errors

@@ -199,7 +199,7 @@ proptest! {
     }
 
     /// What we accept, the oracle reads as the same question and EDNS, and what it rejects, we
-    /// reject; but for the exceptions that [`why_we_accept`] and [`why_we_reject`] list.
+    /// reject; except for the exceptions that [`why_we_accept`] and [`why_we_reject`] list.
     #[test]
     fn agrees_with_the_oracle_on_what_is_a_query(
         mut bytes in arb_query(),

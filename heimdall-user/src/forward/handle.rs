@@ -55,7 +55,7 @@ impl Inbox {
 
     pub(super) fn wake(&self) {
         if let Err(error) = self.waker.wake() {
-            // An eventfd that exists can always be written to, but for a full counter, which mio
+            // An eventfd that exists can always be written to, except for a full counter, which mio
             // resets.
             tracing::error!(%error, "cannot wake a forwarder thread");
         }

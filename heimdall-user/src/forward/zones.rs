@@ -4,7 +4,7 @@
 //! So failures are counted for the ancestors of a name, too. A zone is dead when [this
 //! many](THRESHOLD) different names directly below it, or names below those, have failed, and nothing
 //! below it was answered since the first of them, but something elsewhere was. Then new names below
-//! it fail at once, but for one look-up at a time, the probe, after a pause that each failed probe
+//! it fail at once, except for one look-up at a time, the probe, after a pause that each failed probe
 //! doubles. Any answer below the zone ends this.
 //!
 //! Names with a stale answer are exempt: they are looked up whatever the state of the zone, limited

@@ -9,7 +9,7 @@
 //!
 //! It reads a whole batch before it answers the first query, so that the cache's memory arrives
 //! meanwhile; hands misses to the forwarder and keeps their queries in a table; completes them when
-//! the outcomes arrive; and maintains the cache. It makes no system call but for misses, and
+//! the outcomes arrive; and maintains the cache. It makes no system call except for misses, and
 //! allocates nothing after its creation. It knows no socket, ring or thread.
 
 mod batch;

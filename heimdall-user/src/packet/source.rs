@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 /// addresses, and the host's own ones (RFC 1122 section 3.2.1.3, RFC 4291 section 2.7).
 ///
 /// What else passes is up to the access list, as it is for a kernel socket: the kernel takes
-/// 240.0.0.0/4 and 0.0.0.0/8 but for their last and first address (`ip_route_input_slow`, Linux 5.3).
+/// 240.0.0.0/4 and 0.0.0.0/8 except for their last and first address (`ip_route_input_slow`, Linux 5.3).
 #[derive(Clone, Debug)]
 pub struct SourceFilter {
     /// Refused addresses, sorted.

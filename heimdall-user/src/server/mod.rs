@@ -77,7 +77,9 @@ pub enum ServerError {
     #[error(transparent)]
     Interface(#[from] XdpError),
     /// Memory for a cache.
-    #[error("cannot reserve {bytes} octets for a cache: {source}; lower --cache-size")]
+    #[error(
+        "cannot reserve {bytes} octets for a cache: {source}; lower `cache.size` (--cache-size)"
+    )]
     Cache {
         /// Their size in octets.
         bytes: usize,
@@ -132,7 +134,7 @@ impl Server {
     ///
     /// # Errors
     /// [`ServerError`]; nothing stays running, attached or bound, and no file is written or left
-    /// behind (but for the control socket's directory).
+    /// behind (except for the control socket's directory).
     pub fn start(
         config: &Config,
         settings: impl Fn() -> Result<Config, ConfigError> + Send + Sync + 'static,

@@ -42,7 +42,7 @@ pub(crate) fn check(config: &Config) -> Result<(), ServerError> {
 
 /// Logs that AF_XDP does not serve an interface, with the backend `auto`.
 pub(super) fn left_out(interface: &str, error: &impl Display) {
-    warn!("{interface} is left to the sockets: {error}");
+    warn!("AF_XDP does not serve {interface}, kernel sockets do: {error}");
 }
 
 /// Checks the settings that [`Config`] cannot check by itself, so that their errors name the file and line.
@@ -61,7 +61,7 @@ pub(super) fn preflight(config: &Config) -> Result<usize, ServerError> {
             Err(error) if config.backend == Backend::Xdp => {
                 return Err(at(settings.item_location("interface", item), error));
             }
-            // The interface is left to the sockets.
+            // Kernel sockets serve the interface.
             Err(_) => {}
         }
     }

@@ -98,6 +98,6 @@ fn write(path: &Path, caches: &Caches) {
             path.display(),
             begin.elapsed().as_millis()
         ),
-        Err(error) => warn!("no snapshot: {error}"),
+        Err(error) => warn!("cannot write the snapshot: {error}"),
     }
 }

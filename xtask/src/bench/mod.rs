@@ -122,7 +122,7 @@ type Sample = BTreeMap<String, f64>;
 /// How thoroughly to measure.
 struct Plan {
     rounds: usize,
-    /// Seconds of a load, but for a step of the search.
+    /// Seconds of a load, except for a step of the search.
     load: u64,
     search: Effort,
     quick: bool,

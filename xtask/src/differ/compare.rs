@@ -40,7 +40,7 @@ pub(super) enum Aspect {
     Options,
 }
 
-/// The fields of the flags word, but for the response code.
+/// The fields of the flags word, except for the response code.
 const FLAGS: [(&str, u16); 9] = [
     ("QR", QR),
     ("opcode", 0x7800),

@@ -84,7 +84,7 @@ const BAD: &[(&str, &str)] = &[
     ),
     (
         "[local]\nspecial-names-except = [\n\"test\",\n\"lan\"]",
-        "heimdall.toml:4: key `local.special-names-except`: \"lan\" is no special name, nor has it one below; write a zone like \"10.in-addr.arpa\"",
+        "heimdall.toml:4: key `local.special-names-except`: \"lan\" is not a special-use name, and none is below it; write a zone like \"10.in-addr.arpa\"",
     ),
     (
         "[rate-limit]\nresponses-per-second = 100\nburst = 99",
@@ -137,7 +137,7 @@ const BAD: &[(&str, &str)] = &[
     ),
     (
         "upstream = []",
-        "heimdall.toml:1: key `upstream`: the list is empty; leave the key out for the default",
+        "heimdall.toml:1: key `upstream`: the list is empty; give a value, or leave the key out if it has a default",
     ),
     (
         "upstream = [\"dns.example\"]",

@@ -69,7 +69,7 @@ fn pair(low: u64, high: u64) -> u128 {
     u128::from(high) << 64 | u128::from(low)
 }
 
-/// Whether two names are the same but for ASCII case.
+/// Whether two names are the same except for ASCII case.
 pub fn eq_ignore_case(a: &[u8], b: &[u8]) -> bool {
     if a.len() != b.len() {
         return false;

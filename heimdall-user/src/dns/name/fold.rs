@@ -42,7 +42,7 @@ mod plain {
             self.0 == other.0
         }
 
-        /// Whether the octets are the same but for case.
+        /// Whether the octets are the same except for case.
         #[inline(always)]
         pub(in super::super) fn same(self, other: Self) -> bool {
             self.0
@@ -98,7 +98,7 @@ mod sse2 {
             unsafe { equal_halves(self.0, other.0) }
         }
 
-        /// Whether the octets are the same but for case.
+        /// Whether the octets are the same except for case.
         #[inline(always)]
         pub(in super::super) fn same(self, other: Self) -> bool {
             // SAFETY: this module is compiled only for targets on which all processors have SSE2.
@@ -135,7 +135,7 @@ mod sse2 {
         _mm_movemask_epi8(zero) == 0xffff
     }
 
-    /// The bits in which two halves differ, but for the case of letters.
+    /// The bits in which two halves differ, except for the case of letters.
     #[inline]
     #[target_feature(enable = "sse2")]
     fn difference(a: __m128i, b: __m128i) -> __m128i {

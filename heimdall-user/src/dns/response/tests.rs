@@ -645,7 +645,7 @@ fn arb_data() -> impl Strategy<Value = RData> {
     ]
 }
 
-/// Whether two records are the same, but for their TTLs.
+/// Whether two records are the same, except for their TTLs.
 fn same(a: &Record, b: &Record) -> bool {
     a.name == b.name && a.record_type() == b.record_type() && a.data == b.data
 }

@@ -15,7 +15,7 @@ pub(super) const REFUSES: u8 = 1;
 pub(super) const ANSWERS: u8 = 2;
 /// It responds to nothing.
 pub(super) const DOWN: u8 = 3;
-/// Refuses names that have a label `dead`, but for those with a label `www`.
+/// Refuses names that have a label `dead`, except for those with a label `www`.
 pub(super) const REFUSES_MOST: u8 = 4;
 
 pub(super) fn fickle(mode: u8) -> (Upstream, Arc<AtomicU8>) {

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tracing::{debug, info};
+use tracing::info;
 
 use super::{
     Context,
@@ -249,10 +249,11 @@ impl ServedQueue {
             self.outstanding -= 1;
         }
         if self.outstanding > 0 {
-            debug!(
-                "{}: {} outcomes have not arrived yet",
-                self.name, self.outstanding
-            );
+            const WAITING: &str = "waiting for the last look-ups of the worker before it";
+            if !matches!(&self.state, State::Stopped(why) if why == WAITING) {
+                info!("worker {}: {WAITING}: {}", self.name, self.outstanding);
+                self.state = State::Stopped(WAITING.to_owned());
+            }
             self.backoff.due = now + FIRST_PAUSE;
         }
         self.outstanding == 0

@@ -159,7 +159,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     rule("unknown options are ignored", "e7.ok. A rd edns option=65001:0102 option=12:0000", "NOERROR qr rd ra | e7.ok. A | 300 A 192.0.2.1 | | | opt 1232"),
     rule("NSID", "e8.ok. A rd edns option=3:", "NOERROR qr rd ra | e8.ok. A | 300 A 192.0.2.1 | | | opt 1232 nsid=lab-1"),
     rule("no NSID to those who do not ask", "e9.ok. A rd edns", "NOERROR qr rd ra | e9.ok. A | 300 A 192.0.2.1 | | | opt 1232"),
-    rule("the upstream's OPT and options, but for an Extended DNS Error, stay where they are", "chatty.e10. A rd edns", "NOERROR qr rd ra | chatty.e10. A | 300 A 192.0.2.1 | | | opt 1232"),
+    rule("the upstream's OPT and options, except for an Extended DNS Error, stay where they are", "chatty.e10. A rd edns", "NOERROR qr rd ra | chatty.e10. A | 300 A 192.0.2.1 | | | opt 1232"),
     rule("none to a client without OPT", "chatty.e11. A rd", "NOERROR qr rd ra | chatty.e11. A | 300 A 192.0.2.1"),
     rule("a client's subnet is not passed on, and not echoed", "e12.ok. A rd edns option=8:00011800c00002", "NOERROR qr rd ra | e12.ok. A | 300 A 192.0.2.1 | | | opt 1232"),
     // Cookies.
