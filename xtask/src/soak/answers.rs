@@ -1,4 +1,4 @@
-//! What is right: an answer is a function of the name and the type alone, so that whoever asks can
+//! What is right: an answer is a function of the name and the type alone, so that any client can
 //! know it.
 //!
 //! | name | what it is |
