@@ -1,4 +1,4 @@
-//! Ownership of threads: an owner stops and joins its thread when it is dropped ([`OwnedThread`]), and
+//! Ownership of threads: an owner stops and joins its thread when it is dropped (`OwnedThread`), and
 //! a thread that ends before that reports it ([`OnExit`]).
 //!
 //! Every long-lived thread of the server is started here, except those of control clients and of the

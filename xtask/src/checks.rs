@@ -33,6 +33,7 @@ impl Miri {
         test.args(["miri", "test", "--locked", "--package", "heimdall-user"])
             .args(["--lib", "--target-dir", "target/miri", "--"])
             .args(UNDER_MIRI)
+            .args(["--skip", "forward::"])
             // Seeds and times come from the host.
             .env("MIRIFLAGS", "-Zmiri-disable-isolation");
         run(&mut test).with_context(|| format!("Miri; is it installed? {MIRI_NEEDS}"))

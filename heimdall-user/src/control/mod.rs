@@ -1,7 +1,7 @@
 //! The control socket: how `heimdall stats`, `reload`, `flush` and `dump` talk to a running server.
 //!
 //! A Unix stream socket. A client sends one line, gets one JSON document, or for a dump one on each
-//! line, and the end of the stream. [`Control`] owns the socket's file; [`ControlServer`] has a
+//! line, and the end of the stream. `Control` owns the socket's file; `ControlServer` has a
 //! thread that accepts clients and one for each client, of which there is a bounded number, so that
 //! a client that does not write or read delays nobody. The server passes in the function that makes
 //! the documents.

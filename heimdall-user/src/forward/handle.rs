@@ -124,7 +124,7 @@ impl Handle {
     /// Every request that is accepted has exactly one [`Outcome`].
     ///
     /// # Errors
-    /// [`QueueFull`]; also once the forwarder has stopped.
+    /// `QueueFull`; also once the forwarder has stopped.
     pub fn submit(&mut self, request: Request) -> Result<(), QueueFull> {
         let shard = shard_of(&self.hasher, request.key().name(), self.inboxes.len());
         self.inboxes.get(shard).ok_or(QueueFull)?.push(request)?;

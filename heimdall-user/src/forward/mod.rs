@@ -70,7 +70,7 @@ impl fmt::Debug for ForwarderBuilder {
 }
 
 impl ForwarderBuilder {
-    /// Reserves the threads' memory and sockets. [`Request::front`] is the position of the front's mailbox in
+    /// Reserves the threads' memory and sockets. `Request::front` is the position of the front's mailbox in
     /// `mailboxes`; `hasher` is the one that the fronts hash with.
     ///
     /// # Errors

@@ -156,7 +156,7 @@ pub struct Mailbox {
 }
 
 impl Mailbox {
-    /// A mailbox for a front that has at most `capacity` queries and [`MAX_REFRESHES`] refreshes
+    /// A mailbox for a front that has at most `capacity` queries and `MAX_REFRESHES` refreshes
     /// under way. Every request has exactly one outcome, so it cannot overflow.
     ///
     /// # Errors

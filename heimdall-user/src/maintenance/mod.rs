@@ -1,7 +1,7 @@
 //! Maintenance of caches in use: flushing them, and copying them for a dump or a snapshot.
 //!
-//! A cache is private to its thread. A command for it is submitted to the thread's [`CommandQueue`];
-//! the thread's [`Maintenance`] executes it in short steps, between batches of queries. [`Caches`] has
+//! A cache is private to its thread. A command for it is submitted to the thread's `CommandQueue`;
+//! the thread's [`Maintenance`] executes it in short steps, between batches of queries. `Caches` has
 //! all command queues; the control commands and the snapshot writer call it. A step must not make a
 //! query wait.
 

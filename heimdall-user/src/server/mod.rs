@@ -129,7 +129,7 @@ impl Server {
     /// that may be a predecessor whose sockets and programs the kernel is still releasing.
     ///
     /// `settings` reads the settings again, for a reload. `on_failure` is called, on any thread,
-    /// when [`failed`](Self::failed) has become some thread's name: the server should be
+    /// when `failed` has become some thread's name: the server should be
     /// stopped then.
     ///
     /// # Errors

@@ -114,7 +114,7 @@ impl Listeners {
     /// part of the queries would not be noticed.
     ///
     /// # Errors
-    /// [`SocketError`], for the first address that cannot be bound.
+    /// `SocketError`, for the first address that cannot be bound.
     pub fn bind(addresses: &[SocketAddr]) -> Result<Self, SocketError> {
         Self::bind_with(addresses, bind_both)
     }
