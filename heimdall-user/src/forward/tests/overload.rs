@@ -298,7 +298,6 @@ fn a_front_is_never_full() {
 #[test]
 fn one_name_holds_at_most_half_of_a_front() {
     let (upstream, _) = fickle(SILENT);
-    let (upstream, _) = fickle(SILENT);
     // However slow the machine is, no look-up ends before the others are served.
     let options = ForwardOptions {
         attempt_timeout: Duration::from_secs(60),
