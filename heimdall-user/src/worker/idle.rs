@@ -105,6 +105,8 @@ impl Idle {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::indexing_slicing)]
+
     use super::*;
 
     /// Waits through a period in which nothing comes, looking at these microseconds; what was done.
