@@ -12,8 +12,7 @@ use super::{
     definition::{Section, settings},
     error::MAX_SOCKET_PATH,
     spec::{
-        boolean, choice, integer, list, microseconds, milliseconds, parsed, path, seconds, secret,
-        size, text,
+        boolean, choice, integer, list, milliseconds, parsed, path, seconds, secret, size, text,
     },
     values::{self, listen_address, upstream_address, zoned},
 };
@@ -29,6 +28,7 @@ use crate::{
     cache,
     dns::TtlLimits,
     forward,
+    worker::IdleMode,
 };
 
 /// A week in seconds: RFC 8767 sections 4 and 5 suggest it as the cap of TTLs and allow it for stale
@@ -214,8 +214,18 @@ settings! {
                 false => Err(Problem::PowerOfTwo(*frames)),
             })
             .default(8192);
-    /// Time that an idle worker polls its rings before it sleeps. More saves wake-ups and costs CPU time.
-    "spin-us" => spin: Duration = microseconds(0, 1_000_000).default(Duration::from_micros(50));
+    /// What a worker does while its queue is empty. "sleep": it sleeps until a packet arrives, which costs
+    /// least CPU time; "adaptive": before that it looks at the queue for up to 10 microseconds, as long as
+    /// packets arrive meanwhile and no other thread wants its core, which saves the time of a wake-up;
+    /// "busy-poll": it polls the NIC itself and sleeps after 10 ms without a packet, for cores that do
+    /// nothing else. The log says what the interface needs for that.
+    "idle" => idle: IdleMode =
+        choice(&[
+            ("sleep", IdleMode::Sleep),
+            ("adaptive", IdleMode::Adaptive),
+            ("busy-poll", IdleMode::BusyPoll),
+        ])
+        .default(IdleMode::Sleep);
     /// Drop packets whose IPv4 or UDP checksum is wrong.
     "verify-checksums" => verify_checksums: bool = boolean().default(true);
 }

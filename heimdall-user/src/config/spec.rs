@@ -187,11 +187,6 @@ pub(super) fn milliseconds(min: i64, max: i64) -> Spec<Duration> {
     duration((min, max), " milliseconds", read, Duration::as_millis)
 }
 
-pub(super) fn microseconds(min: i64, max: i64) -> Spec<Duration> {
-    let read = Duration::from_micros;
-    duration((min, max), " microseconds", read, Duration::as_micros)
-}
-
 pub(super) fn boolean() -> Spec<bool> {
     let parse = |located: Located| match located.raw {
         Raw::Boolean(value) => Ok(value),

@@ -13,9 +13,9 @@ use super::{
     start_warnings,
 };
 use crate::{
-    config::{Backend, Config, InterfaceConfig},
+    config::{Backend, Config, InterfaceConfig, XdpConfig},
     forward::Mailbox,
-    worker::max_pending,
+    worker::{IdleMode, max_pending},
     xdp::{
         AttachMode, AttachPolicy, Interface, LinkWatch, Program, XdpError,
         xsk::{BindMode, Frame, Xsk, XskError},
@@ -58,11 +58,19 @@ pub(super) fn attach(
 pub(super) fn open_queue(
     attached: &Attached,
     queue: u32,
-    frames: u32,
+    settings: &XdpConfig,
 ) -> Result<(Xsk, Vec<Frame>), XskError> {
     let native = attached.program().attach_mode() == &AttachMode::Native;
-    let (xsk, frames) = Xsk::open(&attached.interface.name, queue, frames, native)?;
+    let name = &attached.interface.name;
+    let (xsk, frames) = Xsk::open(name, queue, settings.frames, native)?;
     log_mode(attached, queue, &xsk);
+    if settings.idle == IdleMode::BusyPoll
+        && let Err(error) = xsk.prefer_busy_poll()
+    {
+        warn!(
+            "{name} queue {queue}: no busy polling ({error}); the worker polls nothing but its ring"
+        );
+    }
     Ok((xsk, frames))
 }
 
@@ -84,7 +92,7 @@ pub(super) struct OpenInterface {
 impl OpenInterface {
     fn open(
         wanted: &InterfaceConfig,
-        frames: u32,
+        settings: &XdpConfig,
         addresses: &[SocketAddr],
     ) -> Result<Self, AfXdpError> {
         // Looked up at each try: the interface may be replaced by another one meanwhile.
@@ -102,9 +110,15 @@ impl OpenInterface {
                 wanted.name
             );
         }
+        if settings.idle == IdleMode::BusyPoll
+            && let Some(advice) = attached.interface.busy_poll_advice()
+        {
+            warn!("{advice}");
+        }
         let mut queues = Vec::new();
         for queue in numbers {
-            let (xsk, frames) = retry(|| open_queue(&attached, queue, frames), XskError::is_busy)?;
+            let (xsk, frames) =
+                retry(|| open_queue(&attached, queue, settings), XskError::is_busy)?;
             let mailbox = Mailbox::new(max_pending(frames.len())).map_err(AfXdpError::Mailbox)?;
             queues.push(Queue {
                 queue,
@@ -139,7 +153,7 @@ impl OpenXdp {
         let mut interfaces = Vec::new();
         let mut failed = Vec::new();
         for wanted in &config.interfaces {
-            match OpenInterface::open(wanted, config.xdp.frames, addresses) {
+            match OpenInterface::open(wanted, &config.xdp, addresses) {
                 Ok(open) => interfaces.push(open),
                 Err(error) if config.backend == Backend::Auto => failed.push((&wanted.name, error)),
                 Err(error) => return Err(error),

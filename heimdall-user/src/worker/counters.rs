@@ -15,6 +15,8 @@ counters! {
         tx_wakeups,
         /// System calls that woke the kernel because the fill ring has frames again.
         fill_wakeups,
+        /// System calls that polled the NIC.
+        busy_polls,
         /// Times that the worker found nothing to do and slept.
         sleeps,
         /// Frames in all.

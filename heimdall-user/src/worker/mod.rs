@@ -8,16 +8,16 @@
 
 mod counters;
 mod frames;
+mod idle;
 mod rings;
 
 use std::{
-    io, mem,
+    hint, io, mem,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
         mpsc::{Receiver, Sender, channel},
     },
-    thread,
     time::{Duration, Instant},
 };
 
@@ -31,6 +31,7 @@ use nix::{
 
 pub use counters::WorkerCounters;
 pub use frames::edit_frame;
+pub use idle::IdleMode;
 pub use rings::Rings;
 
 use crate::{
@@ -42,6 +43,7 @@ use crate::{
     xdp::xsk::{BATCH, Frame, Xsk},
 };
 use frames::{FrameMessage, Frames};
+use idle::{Idle, Wait};
 
 /// Longest sleep of an idle worker.
 const MAX_SLEEP: Duration = Duration::from_secs(1);
@@ -58,8 +60,8 @@ pub struct WorkerOptions {
     pub cpu: Option<usize>,
     /// Verify the checksums of queries: the IPv4 header's and UDP's.
     pub verify_checksums: bool,
-    /// How long to look for work before going to sleep.
-    pub spin: Duration,
+    /// What to do while there is no work.
+    pub idle: IdleMode,
 }
 
 /// What a worker owns.
@@ -215,7 +217,7 @@ impl State {
         }
         self.engine.populate();
         drop(ready);
-        let mut idle_since: Option<Instant> = None;
+        let mut idle = Idle::new(self.options.idle);
         let mut accounted = u32::MAX;
         while !stop.load(Ordering::Relaxed) {
             let now = self.engine.begin();
@@ -224,19 +226,16 @@ impl State {
                 accounted = now.seconds;
                 self.frames.rings.account(self.engine.waiting());
             }
-            let maintenance = self.engine.maintain();
-            let is_sending = self.frames.rings.is_sending();
-            let sleep = max_sleep(maintenance, self.frames.rings.has_unsent());
-            if work > 0 || is_sending || sleep.is_zero() {
-                idle_since = None;
-            } else if idle_since.get_or_insert_with(Instant::now).elapsed() >= self.options.spin {
-                self.sleep(sleep)?;
-                idle_since = None;
+            let sleep = max_sleep(self.engine.maintain(), self.frames.rings.has_unsent());
+            if work > 0 || sleep.is_zero() {
+                idle.worked();
                 continue;
             }
-            // Where the kernel's receive thread shares the core, it has to get its turn: the
-            // device's queue may hold no more than a millisecond's packets.
-            thread::yield_now();
+            match idle.wait(Instant::now) {
+                Wait::Look => hint::spin_loop(),
+                Wait::BusyPoll => self.frames.rings.busy_poll()?,
+                Wait::Sleep => self.sleep(sleep)?,
+            }
         }
         Ok(())
     }
@@ -289,10 +288,11 @@ impl State {
             PollFd::new(self.engine.event(), PollFlags::POLLIN),
         ];
         let timeout = u16::try_from(timeout.as_millis()).unwrap_or(u16::MAX);
-        match poll(&mut fds, PollTimeout::from(timeout)) {
-            Ok(_) | Err(Errno::EINTR) => {}
+        let timed_out = match poll(&mut fds, PollTimeout::from(timeout)) {
+            Ok(ready) => ready == 0,
+            Err(Errno::EINTR) => false,
             Err(error) => return Err(error.into()),
-        }
+        };
         let [socket, event] = &fds;
         if socket
             .revents()
@@ -304,6 +304,9 @@ impl State {
         }
         if event.any().unwrap_or_default() {
             self.engine.silence();
+        }
+        if timed_out {
+            self.frames.rings.note_pause();
         }
         Ok(())
     }

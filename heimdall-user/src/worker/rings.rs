@@ -10,7 +10,7 @@ use super::{WorkerCounters, counters::KERNEL_COUNTERS};
 use crate::{
     front,
     stats::Counter,
-    xdp::xsk::{BATCH, Frame, Xsk},
+    xdp::xsk::{BATCH, BindMode, Frame, Xsk},
 };
 
 // What is received fits into the engine's batch, which then allocates nothing.
@@ -31,8 +31,10 @@ pub struct Rings {
     free: Vec<Frame>,
     /// Frames for the tx ring.
     outgoing: Vec<Frame>,
-    /// Packets that the kernel had not yet taken from the tx ring at the last look.
+    /// Packets that the kernel had not taken from the tx ring after the last flush.
     unsent: u32,
+    /// The kernel has taken none of them for some time.
+    stalled: bool,
     counters: Arc<WorkerCounters>,
     /// The kernel's counts of earlier sockets on this queue.
     earlier: [u64; KERNEL_COUNTERS],
@@ -52,6 +54,7 @@ impl Rings {
             free: frames,
             outgoing: Vec::with_capacity(2 * BATCH),
             unsent: 0,
+            stalled: false,
             earlier: counters.kernel().map(Counter::get),
             counters,
         };
@@ -120,35 +123,64 @@ impl Rings {
         self.free.push(frame);
     }
 
-    /// Gives packets to the kernel, and wakes it to send them if it has to be woken. Packets that
-    /// the tx ring has no room for stay here until the next call.
+    /// Gives packets to the kernel, and wakes it to send them if it has to be woken: once for what it
+    /// is given, and once more if it has [stalled](Self::note_pause). Packets that the tx ring has no
+    /// room for stay here until the next call.
     ///
     /// # Errors
     /// Sending failed for good, for instance because the interface is gone.
     #[inline]
     pub fn flush(&mut self) -> io::Result<()> {
+        let mut given = 0;
         if !self.outgoing.is_empty() {
-            let sent = self.xsk.send(&mut self.outgoing);
-            self.sending += sent;
-            self.counters.answered.add(sent as u64);
+            given = self.xsk.send(&mut self.outgoing);
+            self.sending += given;
+            self.counters.answered.add(given as u64);
         }
-        if self.xsk.kick()? {
-            self.counters.tx_wakeups.add(1);
+        if given > 0 || mem::take(&mut self.stalled) {
+            self.kick()?;
         }
         Ok(())
     }
 
-    /// Whether the kernel has taken packets from the tx ring since the last call. It takes none
-    /// while the interface is down.
-    #[inline]
-    pub fn is_sending(&mut self) -> bool {
-        let unsent = self.xsk.unsent();
-        unsent < mem::replace(&mut self.unsent, unsent)
+    /// Wakes the kernel to send. A driver takes the packets later, and is not woken again for them; in
+    /// copy mode the call itself takes them, before Linux 6.17 at most 32, and is repeated while it does.
+    fn kick(&mut self) -> io::Result<()> {
+        let mut before = u32::MAX;
+        self.unsent = self.xsk.unsent();
+        while self.unsent > 0 && self.unsent < before && self.xsk.kick()? {
+            self.counters.tx_wakeups.add(1);
+            before = match self.xsk.mode() {
+                BindMode::Copy => self.unsent,
+                BindMode::ZeroCopy => 0,
+            };
+            self.unsent = self.xsk.unsent();
+        }
+        Ok(())
     }
 
-    /// Whether the tx ring had packets at the last [`is_sending`](Self::is_sending).
+    /// Whether the kernel had packets to send after the last [`flush`](Self::flush). It takes none while
+    /// the interface is down.
     pub fn has_unsent(&self) -> bool {
         self.unsent > 0
+    }
+
+    /// Notes that time has passed since the last [`flush`](Self::flush). If the kernel has taken no packet
+    /// meanwhile, the next flush wakes it again.
+    #[cold]
+    pub fn note_pause(&mut self) {
+        let unsent = self.xsk.unsent();
+        self.stalled = unsent > 0 && unsent >= self.unsent;
+        self.unsent = unsent;
+    }
+
+    /// Has the kernel poll the NIC on this thread, if the socket was opened for that.
+    ///
+    /// # Errors
+    /// The socket failed, for instance because the interface is gone.
+    pub fn busy_poll(&mut self) -> io::Result<()> {
+        self.counters.busy_polls.add(1);
+        self.xsk.busy_poll()
     }
 
     /// The socket, readable when packets have arrived.

@@ -5,7 +5,7 @@
 //! DNS. Used by `server` (to set up, and to follow address changes) and by the workers (for their
 //! sockets).
 //!
-//! An [`Interface`] is looked up by name; [`Program::attach`] puts the program on it; [`served`]
+//! An [`Interface`] is looked up by name; [`Program::attach`] puts the program on it; [`served()`]
 //! resolves wildcards for [`Program::set_served`], again whenever a [`LinkWatch`] reports a
 //! change; [`Program::register`] hands the program a queue's socket. Dropping the [`Program`], or
 //! dying with it, leaves the interface as it was.

@@ -144,6 +144,35 @@ impl Interface {
         }
     }
 
+    /// What the interface lacks for busy polling, with the commands that set it. `None`: nothing, or
+    /// sysfs does not show it.
+    ///
+    /// See <https://docs.kernel.org/networking/napi.html#irq-mitigation>.
+    pub(crate) fn busy_poll_advice(&self) -> Option<String> {
+        let directory = sysfs(&self.name, self.index).ok()?;
+        let is_zero = |file: &str| {
+            fs::read_to_string(format!("{directory}/{file}")).is_ok_and(|text| text.trim() == "0")
+        };
+        let mut commands = Vec::new();
+        for (file, value) in [("napi_defer_hard_irqs", 2), ("gro_flush_timeout", 200_000)] {
+            if is_zero(file) {
+                commands.push(format!("echo {value} > {directory}/{file}"));
+            }
+        }
+        if !is_zero("threaded") {
+            commands.push(format!("echo 0 > {directory}/threaded"));
+        }
+        if commands.is_empty() {
+            return None;
+        }
+        Some(format!(
+            "{}: packets also arrive without busy polling, which then costs more than it saves; stop that \
+             with: {}",
+            self.name,
+            commands.join("; ")
+        ))
+    }
+
     /// The XDP programs on the interface.
     pub(super) fn xdp_programs(&self) -> Result<Vec<Attached>, XdpError> {
         let mut programs = Vec::new();
@@ -218,13 +247,18 @@ fn rx_queues(name: &str, index: u32) -> u32 {
 }
 
 fn rx_queues_in_sysfs(name: &str, index: u32) -> io::Result<u32> {
-    let dir = format!("/sys/class/net/{name}");
-    if fs::read_to_string(format!("{dir}/ifindex"))?.trim() != index.to_string() {
-        return Err(io::ErrorKind::NotFound.into());
-    }
     let mut queues = 0;
-    for entry in fs::read_dir(format!("{dir}/queues"))? {
+    for entry in fs::read_dir(format!("{}/queues", sysfs(name, index)?))? {
         queues += u32::from(entry?.file_name().as_encoded_bytes().starts_with(b"rx-"));
     }
     Ok(queues)
+}
+
+/// The interface's directory in sysfs, which may show another network namespace.
+fn sysfs(name: &str, index: u32) -> io::Result<String> {
+    let directory = format!("/sys/class/net/{name}");
+    if fs::read_to_string(format!("{directory}/ifindex"))?.trim() != index.to_string() {
+        return Err(io::ErrorKind::NotFound.into());
+    }
+    Ok(directory)
 }

@@ -21,6 +21,10 @@ use std::{
 
 pub(crate) use error::XskError;
 use error::{advice, lacks_zero_copy, os_error, umem_advice};
+use nix::{
+    errno::Errno,
+    sys::socket::{MsgFlags, recv},
+};
 use xsk_rs::{
     CompQueue, FillQueue, FrameDesc, RxQueue, Socket, TxQueue, Umem,
     config::{BindFlags, FrameSize, Interface, LibxdpFlags, QueueSize, SocketConfig, UmemConfig},
@@ -179,7 +183,12 @@ impl Xsk {
             _ => BindMode::Copy,
         };
         // One system call then sends a whole batch; before Linux 6.17 it sends at most 32 packets.
-        let _ = set_tx_budget(rx.fd().as_raw_fd(), BATCH as u32);
+        let _ = set_option(
+            rx.fd().as_raw_fd(),
+            libc::SOL_XDP,
+            XDP_MAX_TX_SKB_BUDGET,
+            BATCH as u32,
+        );
         let xsk = Self {
             umem,
             rx,
@@ -215,6 +224,23 @@ impl Xsk {
     pub fn as_fd(&self) -> BorrowedFd<'_> {
         // SAFETY: the descriptor is open as long as the socket in `self` exists.
         unsafe { BorrowedFd::borrow_raw(self.rx.fd().as_raw_fd()) }
+    }
+
+    /// Has the kernel poll the NIC's queue in this socket's system calls, up to [`BATCH`] packets in each,
+    /// and not by interrupts while those are deferred (`SO_PREFER_BUSY_POLL`, Linux 5.11).
+    ///
+    /// # Errors
+    /// The kernel is older, was built without busy polling, or `CAP_NET_ADMIN` is missing.
+    pub(crate) fn prefer_busy_poll(&self) -> io::Result<()> {
+        let fd = self.rx.fd().as_raw_fd();
+        for (name, value) in [
+            (libc::SO_PREFER_BUSY_POLL, 1),
+            (libc::SO_BUSY_POLL, BUSY_POLL_MICROS),
+            (libc::SO_BUSY_POLL_BUDGET, BATCH as u32),
+        ] {
+            set_option(fd, libc::SOL_SOCKET, name, value)?;
+        }
+        Ok(())
     }
 
     /// The kernel's counters for this socket.
@@ -374,6 +400,17 @@ impl Xsk {
         Ok(needed)
     }
 
+    /// Polls the NIC's queue once, if [`prefer_busy_poll`](Self::prefer_busy_poll) succeeded.
+    ///
+    /// # Errors
+    /// The socket failed, for instance because the interface is gone.
+    pub fn busy_poll(&self) -> io::Result<()> {
+        match recv(self.as_fd().as_raw_fd(), &mut [], MsgFlags::MSG_DONTWAIT) {
+            Ok(_) | Err(Errno::EAGAIN | Errno::EINTR | Errno::ENETDOWN) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Whether the kernel needs a wakeup to read the fill ring. Until then it receives nothing.
     #[inline]
     pub fn fill_needs_wakeup(&self) -> bool {
@@ -411,20 +448,17 @@ fn socket_options(fd: RawFd) -> io::Result<u32> {
     }
 }
 
-/// Sets how many packets one call sends in copy mode (`XDP_MAX_TX_SKB_BUDGET`, Linux 6.17).
-fn set_tx_budget(fd: RawFd, budget: u32) -> io::Result<()> {
-    const XDP_MAX_TX_SKB_BUDGET: libc::c_int = 9;
+/// How many packets one call sends in copy mode (Linux 6.17).
+const XDP_MAX_TX_SKB_BUDGET: libc::c_int = 9;
+
+/// Microseconds for which one system call polls a queue without packets.
+const BUSY_POLL_MICROS: u32 = 20;
+
+/// Sets a socket option whose value is a u32.
+fn set_option(fd: RawFd, level: libc::c_int, name: libc::c_int, value: u32) -> io::Result<()> {
     let len = size_of::<u32>() as libc::socklen_t;
-    // SAFETY: the kernel reads `len` octets from `budget`, and the descriptor is open.
-    let result = unsafe {
-        libc::setsockopt(
-            fd,
-            libc::SOL_XDP,
-            XDP_MAX_TX_SKB_BUDGET,
-            (&raw const budget).cast(),
-            len,
-        )
-    };
+    // SAFETY: the kernel reads `len` octets from `value`, and the descriptor is open.
+    let result = unsafe { libc::setsockopt(fd, level, name, (&raw const value).cast(), len) };
     if result == 0 {
         Ok(())
     } else {

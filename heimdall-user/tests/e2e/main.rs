@@ -8,6 +8,7 @@ mod answers;
 mod client;
 mod errors;
 mod faults;
+mod idle;
 mod lifecycle;
 mod link;
 mod listening;

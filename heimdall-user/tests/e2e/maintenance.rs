@@ -9,10 +9,7 @@ use std::{
 
 use lab::{Heimdall, Received, ScriptedUpstream, UPSTREAM};
 
-use crate::{
-    client::{DnsClient, Settings},
-    heimdall, lab,
-};
+use crate::{client::DnsClient, heimdall, lab};
 
 /// The response to a query whose only question is at offset 12: one record, with the owner name's
 /// pointer to the question.
@@ -37,14 +34,14 @@ fn fill(client: &DnsClient<'_>, names: usize, rtype: &str) {
 }
 
 #[test]
-fn an_idle_worker_that_does_not_spin_flushes_at_once() {
+fn an_idle_worker_flushes_at_once() {
     const NAMES: usize = 640;
     let Some(lab) = lab("an_idle_worker_flushes_at_once") else {
         return;
     };
     let answer = |query: &Received| vec![response(query, 1, &[192, 0, 2, 1])];
     let _upstream = ScriptedUpstream::with_script(&lab, UPSTREAM, answer).unwrap();
-    let heimdall = Settings::new("[xdp]\nspin-us = 0").on_xdp(&lab);
+    let heimdall = heimdall(&lab);
     fill(&DnsClient::v4(&lab), NAMES, "A");
     // The worker sleeps, and so it did after each step of a flush: 64 entries a second.
     thread::sleep(Duration::from_millis(300));

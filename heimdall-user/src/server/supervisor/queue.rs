@@ -123,7 +123,7 @@ impl ServedQueue {
             name: self.name.clone(),
             cpu: self.cpu,
             verify_checksums: context.settings.verify_checksums,
-            spin: context.settings.spin,
+            idle: context.settings.idle,
         };
         let resources = WorkerResources {
             xsk,
@@ -171,8 +171,8 @@ impl ServedQueue {
     /// Starts a worker again, and registers it. Whether one runs.
     pub(super) fn restart(&mut self, attached: &Attached, now: Instant, context: &Context) -> bool {
         let mut started = || {
-            let (xsk, frames) = open_queue(attached, self.queue, context.settings.frames)
-                .map_err(AfXdpError::from)?;
+            let (xsk, frames) =
+                open_queue(attached, self.queue, &context.settings).map_err(AfXdpError::from)?;
             self.start(attached, xsk, frames, context)?;
             self.register(attached).map_err(AfXdpError::from)?;
             Ok::<(), ServerError>(())
