@@ -95,8 +95,7 @@ pub struct Answer(Vec<u8>);
 impl Answer {
     /// Brings an answer into its flat form.
     pub fn new(fields: &AnswerFields<'_>) -> Self {
-        let len = field::BODY + fields.body.len() + 2 * fields.ttl_offsets.len();
-        let mut answer = Self(Vec::with_capacity(len));
+        let mut answer = Self::default();
         answer.write(fields, core::iter::empty());
         answer
     }
@@ -128,6 +127,7 @@ impl Answer {
         set(&mut fixed, field::EDE, ede.to_le_bytes());
         let flat = &mut self.0;
         flat.clear();
+        flat.reserve_exact(field::BODY + fields.body.len() + 2 * fields.ttl_offsets.len());
         flat.extend_from_slice(&fixed);
         flat.extend_from_slice(fields.body);
         let body = flat.get_mut(field::BODY..).unwrap_or_default();
@@ -150,6 +150,11 @@ impl Answer {
     /// The answer's octets, which [`AnswerRef::read`] reads.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
+    }
+
+    /// An empty answer, with memory for so many octets of another one.
+    pub(crate) fn with_capacity(octets: usize) -> Self {
+        Self(Vec::with_capacity(octets))
     }
 
     /// Octets for which it has memory.

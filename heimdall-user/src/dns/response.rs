@@ -3,7 +3,8 @@
 //! An upstream is a resolver, and its response is checked nevertheless. A record whose data do not have
 //! the form of their type makes the whole response a broken one. Records that do not belong to the
 //! question ([`scope`]) and duplicates are left out. The answer is a positive one if the queried type is
-//! present at the end of the aliases. All of it takes time in proportion to the message's length.
+//! present at the end of the aliases. All of it takes time in proportion to the message's length, except
+//! that the records are sorted to find RRsets and duplicates.
 //!
 //! Nearly always all records up to the OPT record are kept, and their octets are copied. Otherwise the
 //! kept ones are [rewritten](rewrite).

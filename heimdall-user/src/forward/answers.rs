@@ -18,7 +18,10 @@ const KEPT: usize = 1024;
 /// Answers that are looked at for one that no front holds any more, the oldest first.
 const TRIES: usize = 8;
 
-/// Octets of an answer that is kept. Nearly all are smaller, so that all together take 1 or 2 MiB at most.
+/// Octets for which a new answer has memory: enough for most.
+const USUAL_OCTETS: usize = 512;
+
+/// The same of an answer that is kept, at most: all together take 2 MiB at most.
 const MAX_OCTETS: usize = 2048;
 
 /// Makes answers.
@@ -30,7 +33,7 @@ pub(super) struct Answers {
 }
 
 impl Answers {
-    /// As [`Answer::from_response`].
+    /// The answer in a response: [`ResponseReader::read`].
     pub(super) fn read(
         &mut self,
         msg: &[u8],
@@ -66,7 +69,7 @@ impl Answers {
                 self.kept.push_back(oldest);
             }
         }
-        Arc::default()
+        Arc::new(Answer::with_capacity(USUAL_OCTETS))
     }
 
     fn keep(&mut self, answer: Arc<Answer>) -> Arc<Answer> {

@@ -85,6 +85,7 @@ impl AnswerRef<'_> {
     /// As [`aged`](Self::aged), written over `answer`.
     pub(crate) fn aged_into(&self, age: u32, answer: &mut Answer) {
         answer.0.clear();
+        answer.0.reserve_exact(self.flat_len());
         self.append_to(&mut answer.0);
         answer.edit_ttls(|ttl| ttl.saturating_sub(age));
         answer.set_ttl(self.ttl().saturating_sub(age));

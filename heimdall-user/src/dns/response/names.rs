@@ -134,6 +134,9 @@ impl Names {
     /// more than 16 pointers, or with a pointer that leads anywhere but to a name behind the header that
     /// ends before the part with the pointer.
     pub(super) fn read(&mut self, msg: &[u8], start: usize, end: usize) -> Option<NameId> {
+        if let Some(known) = self.read_pointer(msg, start, end) {
+            return Some(known);
+        }
         // Each part of the name is before the one that points to it.
         let (mut at, mut part, mut bound) = (start, start, end);
         self.path.clear();
@@ -179,6 +182,21 @@ impl Names {
             };
         }
         Some(NameId(known.id))
+    }
+
+    /// As [`read`](Self::read), if the name is a pointer to one that was read, as most owners are.
+    fn read_pointer(&mut self, msg: &[u8], start: usize, end: usize) -> Option<NameId> {
+        if end != start + POINTER_LEN || self.holds_ttl(start..end) {
+            return None;
+        }
+        let LabelOrPointer::Pointer(target) = LabelOrPointer::read(msg, start)? else {
+            return None;
+        };
+        // What is known begins behind the header.
+        let known = self.known(target).filter(|_| target < start)?;
+        let id = NameId(known.id);
+        self.set_known(start, id, known.pointers + 1)?;
+        Some(id)
     }
 
     fn known(&self, at: usize) -> Option<Known> {

@@ -28,13 +28,26 @@ impl Default for TtlLimits {
     }
 }
 
-/// A record's place among others: its RRset and its data.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// A record among others.
+#[derive(Clone, Copy, Debug)]
 struct Place {
     rrset: u128,
     /// Of the data, if there are others in the RRset.
     hash: u64,
-    index: u32,
+    /// In the list of records.
+    index: u16,
+}
+
+impl Place {
+    /// By RRset, in the order of the message.
+    fn by_rrset(&self) -> u128 {
+        self.rrset << 16 | u128::from(self.index)
+    }
+
+    /// By data, in the order of the message.
+    fn by_data(&self) -> u128 {
+        u128::from(self.hash) << 16 | u128::from(self.index)
+    }
 }
 
 /// Unites RRsets.
@@ -64,24 +77,29 @@ impl RrSets {
             index,
         });
         self.places.extend(places);
-        self.places.sort_unstable();
+        self.places.sort_unstable_by_key(Place::by_rrset);
         for places in self.places.chunk_by_mut(|a, b| a.rrset == b.rrset) {
             if places.len() < 2 {
                 continue;
             }
             let mut least = u32::MAX;
             for place in places.iter_mut() {
-                let record = records.get(place.index as usize)?;
+                let record = records.get(usize::from(place.index))?;
                 least = least.min(record.ttl);
                 let mut hasher = self.hasher.build_hasher();
-                rdata::hash(&mut hasher, names, msg, record.rtype, record.data(msg)?)?;
+                let data = record.data(msg)?;
+                match record.name {
+                    // The same data can be written with other pointers, and in another case.
+                    Some(_) => rdata::hash(&mut hasher, names, msg, record.rtype, data)?,
+                    None => hasher.write(data.rest()),
+                }
                 place.hash = hasher.finish();
             }
             // Of equal data the first of the message is kept.
-            places.sort_unstable();
+            places.sort_unstable_by_key(Place::by_data);
             let mut before = None;
             for place in places {
-                let record = records.get_mut(place.index as usize)?;
+                let record = records.get_mut(usize::from(place.index))?;
                 record.ttl = least;
                 record.kept = before.replace(place.hash) != Some(place.hash);
             }
