@@ -5,4 +5,5 @@ pub mod batch;
 pub mod fixture;
 pub mod frames;
 pub mod network;
+pub mod responses;
 pub mod worker;

@@ -1,5 +1,5 @@
 //! The engine allocates nothing: for a hit, for a miss, for a query that is refused or dropped, for an
-//! outcome; and neither does an insertion, be the cache full or not.
+//! outcome; and neither does an insertion, be the cache full or not, nor a response that is taken in.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use std::{
@@ -14,7 +14,7 @@ use heimdall_user::{
     answer::{Client, Core, Transport, Verdict},
     cache::Cache,
     clock::Clock,
-    dns::{Answer, NameHasher, TtlLimits, reply::ReplySettings},
+    dns::{Answer, NameHasher, ResponseReader, TtlLimits, reply::ReplySettings},
     forward::{ForwardOptions, ForwarderBuilder, Mailbox},
     front::BATCH,
     stats::{AnswerCounters, DropCounters},
@@ -23,6 +23,10 @@ use heimdall_user::{
 #[path = "../../benches/frames.rs"]
 #[expect(unreachable_pub, reason = "it is public in the benches")]
 mod frames;
+
+#[path = "../../benches/responses.rs"]
+#[expect(unreachable_pub, reason = "it is public in the benches")]
+mod responses;
 
 /// Offset of the DNS message in a frame.
 const DNS: usize = 42;
@@ -175,6 +179,51 @@ fn inserting_into_a_full_cache_does_not_allocate() {
     }
     assert!(counters.cache_evictions.get() > 10_000);
     assert_eq!(counters.cache_insertions.get(), 20_000);
+}
+
+#[test]
+fn taking_responses_in_does_not_allocate() {
+    let responses = responses::all();
+    let (mut reader, mut answer) = (ResponseReader::default(), Answer::default());
+    let mut read = |number: usize, msg: &[u8]| {
+        let response = &responses[number];
+        let limits = TtlLimits::default();
+        reader.read(
+            msg,
+            &response.question,
+            response.flags,
+            &limits,
+            &mut answer,
+        )
+    };
+    // Names that are left out at the front, so that the others are rewritten.
+    let rewritten: Vec<_> = responses
+        .iter()
+        .map(responses::with_a_record_to_leave_out)
+        .collect();
+    for round in 0..3 {
+        for (number, response) in responses.iter().enumerate() {
+            let mut results = [Ok(()); 2];
+            let allocated = allocations(|| {
+                results = [&response.msg, &rewritten[number]].map(|msg| read(number, msg));
+            });
+            assert_eq!(results, [Ok(()); 2], "{}", response.kind);
+            // The first round makes room.
+            assert!(
+                round == 0 || allocated == 0,
+                "{}: {allocated}",
+                response.kind
+            );
+        }
+    }
+    let alone = allocations(|| read(0, &responses[0].msg).unwrap());
+    assert_eq!(alone, 0);
+    let whole = allocations(|| {
+        let response = &responses[0];
+        let limits = TtlLimits::default();
+        Answer::from_response(&response.msg, &response.question, 0, &limits).unwrap();
+    });
+    assert!(whole > 0, "the count counts");
 }
 
 #[test]

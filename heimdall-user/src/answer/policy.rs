@@ -110,16 +110,13 @@ impl Policy {
         if !self.blocklist_aliases || self.blocklists.is_empty() {
             return None;
         }
-        let targets = aliases::targets(question, answer);
         let (qname, [t0, t1, _, _]) = question.split_last_chunk::<QUESTION_FIXED>()?;
-        if targets.is_empty() || self.blocklists.lookup(qname) == Some(BlockAction::Allow) {
-            return None;
-        }
         let qtype = u16::from_be_bytes([*t0, *t1]);
-        targets.iter().find_map(|target| {
+        let blocked = aliases::find_target(question, answer, |target| {
             let action = self.blocklists.lookup(target)?;
             self.blocklists.answer(action, qtype)
-        })
+        })?;
+        (self.blocklists.lookup(qname) != Some(BlockAction::Allow)).then_some(blocked)
     }
 }
 

@@ -24,7 +24,7 @@ mod walk;
 
 use std::io;
 
-use crate::dns::{Answer, AnswerRef, NameHasher, QUESTION_FIXED, question_hash};
+use crate::dns::{Answer, AnswerRef, NameHasher, QUESTION_FIXED, name_hash, question_hash};
 use ghost::Ghosts;
 use index::{Index, Slot, SlotMut};
 use log::{Entry, Log, NameCase, Queue, Times};
@@ -50,6 +50,11 @@ impl<'a> Key<'a> {
             question,
             flags,
         }
+    }
+
+    /// The hash of the name alone. The name is not hashed again.
+    pub(crate) fn name_hash(&self, hasher: &NameHasher) -> u64 {
+        name_hash(hasher, self.hash, self.question, self.flags)
     }
 
     /// The name in the question.

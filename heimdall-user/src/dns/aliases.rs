@@ -1,31 +1,43 @@
 //! The targets of an answer's aliases.
 
-use super::{AnswerRef, header, name::decompressed, record::Section, rrtype};
+use super::{
+    AnswerRef, header,
+    name::{LabelOrPointer, MAX_NAME, for_each_label_of},
+    record::Section,
+    rrtype,
+};
 
 /// Aliases of one answer that are looked at. Resolvers follow fewer.
 const MAX_ALIASES: usize = 32;
 
-/// The targets of the CNAME records in the answer section of `answer` to `question` (wire form), in
-/// wire form and their own name case; the first 32.
-///
-/// Allocates nothing if there are none.
-pub(crate) fn targets(question: &[u8], answer: AnswerRef<'_>) -> Vec<Vec<u8>> {
+/// Gives `take` the targets of the CNAME records in the answer section of `answer` to `question` (wire
+/// form), in wire form and their own name case, until it gives something; the first 32.
+pub(crate) fn find_target<T>(
+    question: &[u8],
+    answer: AnswerRef<'_>,
+    mut take: impl FnMut(&[u8]) -> Option<T>,
+) -> Option<T> {
     let start = header::LEN + question.len();
-    let offsets: Vec<usize> = answer
+    // The question and the body are not in one piece.
+    let element = |at: usize| match at.checked_sub(start) {
+        Some(at) => LabelOrPointer::read(answer.body(), at),
+        None => LabelOrPointer::read(question, at.checked_sub(header::LEN)?),
+    };
+    answer
         .records(start)
         .map_while(|record| record.filter(|record| record.section == Section::Answer))
         .filter(|record| record.rtype == rrtype::CNAME)
-        .map(|record| start + record.rdata.at())
         .take(MAX_ALIASES)
-        .collect();
-    if offsets.is_empty() {
-        return Vec::new();
-    }
-    let message = [&[0; header::LEN][..], question, answer.body()].concat();
-    offsets
-        .into_iter()
-        .filter_map(|at| decompressed(&message, at))
-        .collect()
+        .find_map(|record| {
+            let (mut name, mut len) = ([0; MAX_NAME], 0);
+            for_each_label_of(element, start + record.rdata.at(), |_, label| {
+                if let Some(octets) = name.get_mut(len..len + label.len()) {
+                    octets.copy_from_slice(label);
+                }
+                len += label.len();
+            })?;
+            take(name.get(..len)?)
+        })
 }
 
 #[cfg(test)]
@@ -44,6 +56,15 @@ mod tests {
             body,
             ..AnswerFields::default()
         })
+    }
+
+    fn targets(question: &[u8], answer: AnswerRef<'_>) -> Vec<Vec<u8>> {
+        let mut found = Vec::new();
+        find_target(question, answer, |target| {
+            found.push(target.to_vec());
+            None::<()>
+        });
+        found
     }
 
     fn alias(owner: &[u8], target: &[u8]) -> Vec<u8> {

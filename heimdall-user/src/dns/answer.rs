@@ -88,36 +88,78 @@ pub struct AnswerFields<'a> {
     pub ede: Option<u16>,
 }
 
-/// An answer that owns its octets.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer(Box<[u8]>);
+/// An answer that owns its octets. An empty one by default, whose view is that of no records.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Answer(Vec<u8>);
 
 impl Answer {
     /// Brings an answer into its flat form.
-    pub fn new(parts: &AnswerFields<'_>) -> Self {
-        // The fields of `field`, in their order.
-        let mut flat = [
-            &parts.ttl.to_le_bytes()[..],
-            &(parts.body.len() as u16).to_le_bytes(),
-            &(parts.ttl_offsets.len() as u16).to_le_bytes(),
-            &parts.counts.map(u16::to_be_bytes).concat(),
-            &[parts.rcode, if parts.authentic { FLAG_AD } else { 0 }],
-            &(parts.ede)
-                .map_or(0, |code| code.saturating_add(1))
-                .to_le_bytes(),
-            &checksum::fold(checksum::add(0, parts.body)),
-            parts.body,
-        ]
-        .concat();
-        for offset in parts.ttl_offsets {
-            flat.extend_from_slice(&offset.to_le_bytes());
+    pub fn new(fields: &AnswerFields<'_>) -> Self {
+        let mut answer = Self::default();
+        answer.write(fields, core::iter::empty());
+        answer
+    }
+
+    /// Writes an answer over this one, in the same memory if that is large enough. In place of the TTLs
+    /// in the body it gets `ttls`, in their order, as many as there are.
+    pub(super) fn write(&mut self, fields: &AnswerFields<'_>, ttls: impl IntoIterator<Item = u32>) {
+        let ede = fields.ede.map_or(0, |code| code.saturating_add(1));
+        let mut fixed = [0; field::BODY];
+        set(&mut fixed, field::TTL, fields.ttl.to_le_bytes());
+        set(
+            &mut fixed,
+            field::BODY_LEN,
+            (fields.body.len() as u16).to_le_bytes(),
+        );
+        set(
+            &mut fixed,
+            field::TTL_COUNT,
+            (fields.ttl_offsets.len() as u16).to_le_bytes(),
+        );
+        let [[a0, a1], [n0, n1], [r0, r1]] = fields.counts.map(u16::to_be_bytes);
+        set(&mut fixed, field::COUNTS, [a0, a1, n0, n1, r0, r1]);
+        set(&mut fixed, field::RCODE, [fields.rcode]);
+        set(
+            &mut fixed,
+            field::FLAGS,
+            [if fields.authentic { FLAG_AD } else { 0 }],
+        );
+        set(&mut fixed, field::EDE, ede.to_le_bytes());
+        let flat = &mut self.0;
+        flat.clear();
+        flat.reserve_exact(field::BODY + fields.body.len() + 2 * fields.ttl_offsets.len());
+        flat.extend_from_slice(&fixed);
+        flat.extend_from_slice(fields.body);
+        let body = flat.get_mut(field::BODY..).unwrap_or_default();
+        for (offset, ttl) in fields.ttl_offsets.iter().zip(ttls) {
+            let field = body.get_mut(usize::from(*offset)..);
+            if let Some(field) = field.and_then(<[u8]>::first_chunk_mut) {
+                *field = ttl.to_be_bytes();
+            }
         }
-        Self(flat.into_boxed_slice())
+        let sum = checksum::fold(checksum::add(0, body));
+        flat.extend(
+            fields
+                .ttl_offsets
+                .iter()
+                .flat_map(|offset| offset.to_le_bytes()),
+        );
+        self.edit_fixed(|fixed| set(fixed, field::SUM, sum));
     }
 
     /// The answer's octets, which [`AnswerRef::read`] reads.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
+    }
+
+    /// An empty answer, with memory for so many octets of another one.
+    pub(crate) fn with_capacity(octets: usize) -> Self {
+        Self(Vec::with_capacity(octets))
+    }
+
+    /// Octets for which it has memory.
+    pub(crate) fn capacity(&self) -> usize {
+        self.0.capacity()
     }
 
     /// A view of the answer.

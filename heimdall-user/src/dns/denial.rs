@@ -33,7 +33,7 @@ pub fn for_descendant(answer: AnswerRef<'_>, from: usize, to: usize) -> Option<A
         move_pointer(&mut body, owner, distance)?;
         // Names in NSEC and RRSIG ought not to be compressed, and some servers do it.
         rdata::fields(record.rtype, record.rdata, |field| match field {
-            Field::Name(name) => move_pointer(&mut body, name, distance),
+            Field::Name(name, _) => move_pointer(&mut body, name, distance),
             Field::Octets(_) => Some(()),
         })?;
     }

@@ -104,11 +104,20 @@ pub(crate) fn parent(name: &[u8]) -> Option<&[u8]> {
 pub(super) fn for_each_label(
     msg: &[u8],
     start: usize,
+    take: impl FnMut(usize, &[u8]),
+) -> Option<()> {
+    for_each_label_of(|at| LabelOrPointer::read(msg, at), start, take)
+}
+
+/// As [`for_each_label`], with what `element` gives for an offset in the message.
+pub(super) fn for_each_label_of<'a>(
+    element: impl Fn(usize) -> Option<LabelOrPointer<'a>>,
+    start: usize,
     mut take: impl FnMut(usize, &[u8]),
 ) -> Option<()> {
     let (mut at, mut part, mut octets) = (start, start, 0);
     loop {
-        match LabelOrPointer::read(msg, at)? {
+        match element(at)? {
             LabelOrPointer::Pointer(target) => {
                 if target >= part || target < header::LEN {
                     return None;
@@ -131,7 +140,8 @@ pub(super) fn for_each_label(
 }
 
 /// The name at `start` without compression. `None` as for [`for_each_label`].
-pub(super) fn decompressed(msg: &[u8], start: usize) -> Option<Vec<u8>> {
+#[cfg(test)]
+fn decompressed(msg: &[u8], start: usize) -> Option<Vec<u8>> {
     let mut name = Vec::new();
     for_each_label(msg, start, |_, label| name.extend_from_slice(label))?;
     Some(name)

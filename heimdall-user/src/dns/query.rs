@@ -29,10 +29,25 @@ fn key_rest(kind: u32, flags: u8) -> u64 {
     u64::from(kind) << 8 | u64::from(flags)
 }
 
+/// As [`key_rest`], from the question.
+fn question_rest(question: &[u8], flags: u8) -> u64 {
+    let kind = *question.last_chunk().unwrap_or(&[0; QUESTION_FIXED]);
+    key_rest(u32::from_be_bytes(kind), flags)
+}
+
 /// The hash under which the answer to a question, in wire form, is cached: [`Query::hash`].
 pub(crate) fn question_hash(hasher: &NameHasher, question: &[u8], flags: u8) -> u64 {
-    let kind = *question.last_chunk().unwrap_or(&[0; QUESTION_FIXED]);
-    hasher.hash(question, key_rest(u32::from_be_bytes(kind), flags))
+    key_hash(hasher, hasher.hash_name(question), question, flags)
+}
+
+/// As [`question_hash`], from the hash of the question's name.
+pub(crate) fn key_hash(hasher: &NameHasher, name: u64, question: &[u8], flags: u8) -> u64 {
+    hasher.with_rest(name, question_rest(question, flags))
+}
+
+/// The hash of a question's name, from that of the question: the name is not hashed again.
+pub(crate) fn name_hash(hasher: &NameHasher, hash: u64, question: &[u8], flags: u8) -> u64 {
+    hasher.with_rest(hash, question_rest(question, flags))
 }
 
 impl Query {
@@ -47,7 +62,7 @@ impl Query {
             edns: view.edns(),
         };
         let rest = key_rest(query.kind, query.key_flags());
-        query.hash = hasher.hash(view.question(), rest);
+        query.hash = hasher.with_rest(hasher.hash_name(view.question()), rest);
         query
     }
 

@@ -3,6 +3,7 @@
 use std::{
     io::{self, ErrorKind, Read, Write},
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
     time::Instant,
 };
 
@@ -12,7 +13,7 @@ use mio::{
 };
 use nix::libc;
 
-use super::ForwardCounters;
+use super::{ForwardCounters, answers::Answers};
 use crate::dns::{
     Answer, BadResponse, ClientSubnet, TtlLimits,
     edns::option,
@@ -55,7 +56,7 @@ impl From<io::Error> for SendError {
 pub(super) enum ExchangeStatus {
     /// No response has arrived yet.
     Waiting,
-    Answer(Answer),
+    Answer(Arc<Answer>),
     /// The answer, which has this response code, does not fit in a datagram.
     Truncated(u8),
     /// Too many datagrams were rejected.
@@ -134,7 +135,7 @@ struct Stream {
 
 /// The classification of a received message.
 enum Checked {
-    Answer(Answer),
+    Answer(Arc<Answer>),
     Truncated(u8),
     Error(ErrorResponse),
     Rejected,
@@ -166,9 +167,10 @@ impl Exchange {
         &mut self,
         scratch: &mut [u8],
         expected: &Expected<'_>,
+        answers: &mut Answers,
         counters: &ForwardCounters,
     ) -> ExchangeStatus {
-        let check = |msg: &[u8]| check_response(msg, self.sent.id, expected, counters);
+        let mut check = |msg: &[u8]| check_response(msg, self.sent.id, expected, answers, counters);
         match &mut self.socket {
             Socket::Udp { socket, upstream } => loop {
                 match socket.recv_from(scratch) {
@@ -300,6 +302,7 @@ fn check_response(
     msg: &[u8],
     id: u16,
     expected: &Expected<'_>,
+    answers: &mut Answers,
     counters: &ForwardCounters,
 ) -> Checked {
     let got = u16_at(msg, field::ID);
@@ -313,7 +316,7 @@ fn check_response(
         counters.rejected_subnet.add(1);
         return Checked::Rejected;
     }
-    match Answer::from_response(msg, expected.question, expected.flags, expected.limits) {
+    match answers.read(msg, expected.question, expected.flags, expected.limits) {
         Ok(answer) => Checked::Answer(answer),
         Err(BadResponse::Truncated) => match low_rcode(msg) {
             // Such a response has no records that TCP could bring.

@@ -126,7 +126,7 @@ impl Handle {
     /// # Errors
     /// `QueueFull`; also once the forwarder has stopped.
     pub fn submit(&mut self, request: Request) -> Result<(), QueueFull> {
-        let shard = shard_of(&self.hasher, request.key().name(), self.inboxes.len());
+        let shard = shard_of(&self.hasher, &request.key(), self.inboxes.len());
         self.inboxes.get(shard).ok_or(QueueFull)?.push(request)?;
         if let Some(filled) = self.filled.get_mut(shard) {
             *filled = true;

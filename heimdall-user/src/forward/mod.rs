@@ -21,6 +21,7 @@
 //! something is full, the largest holder loses its oldest look-ups. Every request gets an answer or
 //! SERVFAIL.
 
+mod answers;
 mod counters;
 mod deadlines;
 mod exchange;
@@ -108,7 +109,7 @@ impl ForwarderBuilder {
         while records.peek().is_some() {
             for record in records.by_ref().take(BATCH) {
                 let key = Key::new(&self.hasher, record.question, record.flags);
-                let shard = shard_of(&self.hasher, key.name(), self.shards.len());
+                let shard = shard_of(&self.hasher, &key, self.shards.len());
                 if let Some(shard) = self.shards.get(shard) {
                     shard.prefetch(&key);
                 }
@@ -161,9 +162,10 @@ impl ForwarderBuilder {
     }
 }
 
-/// The thread of a name, for all of its types.
-fn shard_of(hasher: &NameHasher, name: &[u8], threads: usize) -> usize {
-    hasher.hash(name, 0) as u32 as usize % threads.max(1)
+/// The thread of a key's name, for all of its types. It is chosen by bits of the hash that choose
+/// neither a bucket nor a tag in the tables of a thread.
+fn shard_of(hasher: &NameHasher, key: &Key<'_>, threads: usize) -> usize {
+    usize::from((key.name_hash(hasher) >> 16) as u16) % threads.max(1)
 }
 
 /// The running forwarder. Dropping it ends its threads: requests that are under way get SERVFAIL,

@@ -14,6 +14,7 @@ use mio::{Events, Poll, Token, Waker};
 
 use super::{
     ForwardCounters, ForwardOptions, Mailbox,
+    answers::Answers,
     deadlines::{Deadline, Deadlines},
     failures::Failures,
     handle::Inbox,
@@ -47,6 +48,7 @@ pub(super) struct Shard {
     in_flight: InFlight,
     upstreams: Upstreams,
     cache: SharedCache,
+    answers: Answers,
     failures: Failures,
     zones: Zones,
     log: OverloadLog,
@@ -98,6 +100,7 @@ impl Shard {
             in_flight: InFlight::new(options.max_in_flight),
             upstreams: Upstreams::new(&options.upstreams, options.attempt_timeout),
             cache: SharedCache::new(&options, hasher.clone())?,
+            answers: Answers::default(),
             zones: Zones::new(options.failure_max, probe, hasher.clone()),
             log: OverloadLog::default(),
             hasher,

@@ -4,14 +4,14 @@
 //! holds for every type (RFC 2308 section 5). Expired answers stay for some time, to be served stale
 //! when no upstream gives a newer one (RFC 8767).
 
-use std::io;
+use std::{io, sync::Arc};
 
-use super::{ForwardOptions, Request};
+use super::{ForwardOptions, Request, answers::Answers};
 use crate::{
-    cache::{Cache, Key, Record},
+    cache::{Cache, Hit, Key, Record},
     dns::{
-        Answer, MAX_QUESTION, NameHasher, QUESTION_FIXED, denial, header::rcode, name::parent,
-        question_hash,
+        Answer, MAX_QUESTION, NameHasher, QUESTION_FIXED, denial, header::rcode, key_hash,
+        name::parent, question_hash,
     },
     maintenance::{Maintenance, Scope, Status},
 };
@@ -23,7 +23,7 @@ const ANY_TYPE: u8 = 0x80;
 #[derive(Debug)]
 pub(super) struct SharedCache {
     cache: Cache,
-    /// For the keys that no front has hashed.
+    /// For the names that no front has hashed.
     hasher: NameHasher,
     cut: bool,
     /// Bound on TTLs, in seconds.
@@ -50,19 +50,33 @@ struct AnyType {
 }
 
 impl AnyType {
-    /// The key of `name`, in wire form, under the class and the flags of `request`.
-    fn new(hasher: &NameHasher, name: &[u8], request: &Request) -> Option<Self> {
+    /// The key of the request's name.
+    fn of(hasher: &NameHasher, request: &Request) -> Option<Self> {
+        let name = request.key().name_hash(hasher);
+        let mut any = Self::unhashed(request.name(), request)?;
+        any.hash = key_hash(hasher, name, any.key().question, any.flags);
+        Some(any)
+    }
+
+    /// The key of a name above the request's, in wire form.
+    fn of_ancestor(hasher: &NameHasher, name: &[u8], request: &Request) -> Option<Self> {
+        let mut any = Self::unhashed(name, request)?;
+        any.hash = question_hash(hasher, any.key().question, any.flags);
+        Some(any)
+    }
+
+    /// A key with the class and the flags of `request`. Its hash is that of any key, as a snapshot's
+    /// records are restored under it.
+    fn unhashed(name: &[u8], request: &Request) -> Option<Self> {
         let [class_high, class_low] = *request.question().last_chunk()?;
         let mut question = [0; MAX_QUESTION];
         let len = name.len() + QUESTION_FIXED;
         question.get_mut(..name.len())?.copy_from_slice(name);
         let [_, _, high, low] = question.get_mut(..len)?.last_chunk_mut()?;
         [*high, *low] = [class_high, class_low];
-        let flags = request.flags | ANY_TYPE;
         Some(Self {
-            // As for any key: a snapshot's records are restored under it.
-            hash: question_hash(hasher, question.get(..len)?, flags),
-            flags,
+            hash: 0,
+            flags: request.flags | ANY_TYPE,
             len,
             question,
         })
@@ -98,48 +112,46 @@ impl SharedCache {
 
     /// The answer to `request` as it is at `now`, if it is fresh; for a refresh, only if it is not
     /// about to expire.
-    pub(super) fn lookup(&mut self, request: &Request, now: u32) -> Option<(Found, Answer)> {
-        if let Some(answer) = self.fresh(request, &request.key(), now) {
-            return Some((Found::Question, answer));
+    pub(super) fn lookup(
+        &mut self,
+        request: &Request,
+        now: u32,
+        answers: &mut Answers,
+    ) -> Option<(Found, Arc<Answer>)> {
+        if let Some(hit) = self.fresh(request, &request.key(), now) {
+            return Some((Found::Question, answers.aged(hit)));
         }
-        let name = request.name();
-        if let Some(answer) = self.denial(request, name, now) {
-            return Some((Found::Name, answer));
+        let any = AnyType::of(&self.hasher, request)?;
+        if let Some(hit) = self.fresh(request, &any.key(), now) {
+            return Some((Found::Name, answers.aged(hit)));
         }
         if !self.cut {
             return None;
         }
         // At most 127 labels, most often three or four.
-        let mut ancestor = parent(name)?;
+        let mut ancestor = parent(request.name())?;
         while ancestor.len() > 1 {
-            if let Some(answer) = self.denial(request, ancestor, now) {
+            let any = AnyType::of_ancestor(&self.hasher, ancestor, request)?;
+            if let Some(hit) = self.fresh(request, &any.key(), now) {
                 let from = ancestor.len() + QUESTION_FIXED;
+                let denial = hit.answer.aged(hit.age);
                 let moved =
-                    denial::for_descendant(answer.as_ref(), from, request.question().len())?;
-                return Some((Found::Ancestor, moved));
+                    denial::for_descendant(denial.as_ref(), from, request.question().len())?;
+                return Some((Found::Ancestor, Arc::new(moved)));
             }
             ancestor = parent(ancestor)?;
         }
         None
     }
 
-    /// NXDOMAIN for `name`, if it is cached and fresh.
-    fn denial(&mut self, request: &Request, name: &[u8], now: u32) -> Option<Answer> {
-        let any = AnyType::new(&self.hasher, name, request)?;
-        self.fresh(request, &any.key(), now)
-    }
-
-    fn fresh(&mut self, request: &Request, key: &Key<'_>, now: u32) -> Option<Answer> {
-        let hit = self.cache.get(key, now)?;
-        if request.is_refresh() && hit.refresh_due {
-            return None;
-        }
-        Some(hit.answer.aged(hit.age))
+    fn fresh(&mut self, request: &Request, key: &Key<'_>, now: u32) -> Option<Hit<'_>> {
+        let hit = self.cache.get(key, now);
+        hit.filter(|hit| !(request.is_refresh() && hit.refresh_due))
     }
 
     /// The last answer to `request`, as it is served stale.
     pub(super) fn stale(&mut self, request: &Request, now: u32) -> Option<Answer> {
-        let any = AnyType::new(&self.hasher, request.name(), request)?;
+        let any = AnyType::of(&self.hasher, request)?;
         let named = self.cache.get_stale(&any.key(), now);
         let named = named.map(|hit| (hit.age, hit.answer.stale()));
         match (self.cache.get_stale(&request.key(), now), named) {
@@ -152,7 +164,7 @@ impl SharedCache {
     /// Whether [`stale`](Self::stale) has an answer.
     pub(super) fn has_stale(&mut self, request: &Request, now: u32) -> bool {
         self.cache.get_stale(&request.key(), now).is_some()
-            || AnyType::new(&self.hasher, request.name(), request)
+            || AnyType::of(&self.hasher, request)
                 .is_some_and(|any| self.cache.get_stale(&any.key(), now).is_some())
     }
 
@@ -163,7 +175,7 @@ impl SharedCache {
         if !matches!(answer.as_ref().rcode(), rcode::NOERROR | rcode::NXDOMAIN) {
             return;
         }
-        let Some(any) = AnyType::new(&self.hasher, request.name(), request) else {
+        let Some(any) = AnyType::of(&self.hasher, request) else {
             return;
         };
         let (kept, gone) = if denies_name(answer) {

@@ -52,6 +52,8 @@ pub struct Engine<P> {
     /// The answer of this round that was inserted last. Queries that shared an upstream query have
     /// outcomes one after another with the same answer, which is inserted once.
     inserted: Option<Arc<Answer>>,
+    /// Misses of this batch that could not be handed over.
+    overflowed: u32,
 }
 
 /// Creation and state.
@@ -76,6 +78,7 @@ impl<P> Engine<P> {
             clock,
             refreshing: 0,
             inserted: None,
+            overflowed: 0,
         }
     }
 
@@ -113,7 +116,6 @@ impl<P> Engine<P> {
     pub fn begin(&mut self) -> Now {
         let now = self.clock.now();
         self.core.begin(now);
-        self.inserted = None;
         now
     }
 
@@ -154,19 +156,25 @@ impl<P> Engine<P> {
             });
             match (verdict, query) {
                 (Verdict::Reply { .. }, query) => messages.reply(message, query.as_ref().ok()),
-                (Verdict::Miss, Ok(query)) => self.forward(message, query, messages),
+                (Verdict::Miss, Ok(query)) => self.park(message, query, messages),
                 (Verdict::Drop | Verdict::Miss, _) => messages.discard(message),
             }
         }
         batch.read.clear();
+        for _ in 0..std::mem::take(&mut self.overflowed) {
+            messages.count_overflow();
+        }
     }
 
-    /// Answers a query from the cache, and starts a refresh of the answer if one is due.
+    /// Answers a query from the cache, and starts a refresh of the answer if one is due. A miss is handed
+    /// to the forwarder while the message is at hand.
     #[inline(always)]
     fn lookup(&mut self, hint: Hint, query: &Query, room: &mut [u8], client: Client) -> Verdict {
         let verdict = self.core.answer_at(hint, query, room, client);
-        if let Verdict::Reply { refresh: true, .. } = verdict {
-            self.refresh(query, room, client.address());
+        match verdict {
+            Verdict::Reply { refresh: true, .. } => self.refresh(query, room, client.address()),
+            Verdict::Miss => return self.forward(query, room, client),
+            _ => {}
         }
         verdict
     }
@@ -183,34 +191,27 @@ impl<P> Engine<P> {
         }
     }
 
-    /// Hands a miss to the forwarder; replies SERVFAIL if it cannot be handed over.
+    /// Hands a miss to the forwarder, under the token that [`park`](Self::park) inserts its query with;
+    /// replies SERVFAIL if it cannot be handed over.
     #[inline(never)]
-    fn forward<M>(&mut self, mut message: M::Message, query: &Query, messages: &mut M)
+    fn forward(&mut self, query: &Query, room: &mut [u8], client: Client) -> Verdict {
+        let request = (self.waiting.next_token())
+            .and_then(|token| Request::new(query, room, client.address(), self.front, token));
+        if request.is_some_and(|request| self.forwarder.submit(request).is_ok()) {
+            return Verdict::Miss;
+        }
+        self.overflowed += 1;
+        self.core.reply_overloaded(query, room, client)
+    }
+
+    /// Keeps the query of a miss that was handed over.
+    #[inline(never)]
+    fn park<M>(&mut self, message: M::Message, query: &Query, messages: &mut M)
     where
         M: Messages<Parked = P>,
     {
-        let token = self.waiting.next_token();
-        let mut overflow = false;
-        let verdict = messages.edit(&mut message, |room, client| {
-            let request = token
-                .and_then(|token| Request::new(query, room, client.address(), self.front, token));
-            if request.is_some_and(|request| self.forwarder.submit(request).is_ok()) {
-                return Verdict::Miss;
-            }
-            overflow = true;
-            self.core.reply_overloaded(query, room, client)
-        });
-        if overflow {
-            messages.count_overflow();
-        }
-        match verdict {
-            Verdict::Miss => {
-                let (query, parked) = (*query, messages.park(message, query));
-                self.waiting.insert(Waiter { query, parked });
-            }
-            Verdict::Reply { .. } => messages.reply(message, Some(query)),
-            Verdict::Drop => messages.discard(message),
-        }
+        let (query, parked) = (*query, messages.park(message, query));
+        self.waiting.insert(Waiter { query, parked });
     }
 
     /// Replies to queries whose outcomes have arrived, [`BATCH`] at most. Returns the number of
@@ -264,9 +265,10 @@ impl<P> Engine<P> {
         }
     }
 
-    /// Ends a round: wakes the forwarder if it was handed something.
+    /// Ends a round: wakes the forwarder if it was handed something, and holds none of its answers.
     #[inline]
     pub fn end(&mut self) {
+        self.inserted = None;
         self.forwarder.flush();
     }
 

@@ -40,8 +40,9 @@ pub trait Messages {
     /// Calls `write` with the message's octets, followed by room for the reply, and with its client.
     /// If it returns [`Verdict::Reply`], the reply is at the start of the octets.
     ///
-    /// Returns what `write` returned; [`Verdict::Drop`] if the message is unusable or its reply
-    /// cannot be sent.
+    /// Returns what `write` returned; [`Verdict::Drop`] if the message is unusable, so that `write` was not
+    /// called, or its reply cannot be sent. A [`Verdict::Miss`] is returned in any case: the forwarder has
+    /// the request already.
     fn edit(
         &mut self,
         message: &mut Self::Message,

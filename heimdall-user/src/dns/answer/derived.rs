@@ -37,7 +37,7 @@ impl Answer {
         self
     }
 
-    fn edit_fixed(&mut self, edit: impl FnOnce(&mut Fixed)) {
+    pub(super) fn edit_fixed(&mut self, edit: impl FnOnce(&mut Fixed)) {
         if let Some(fixed) = self.0.first_chunk_mut() {
             edit(fixed);
         }
@@ -53,10 +53,12 @@ impl Answer {
 
     /// Replaces every TTL in the body by what `edit` gives for it.
     fn edit_ttls(&mut self, edit: impl Fn(u32) -> u32) {
-        let offsets: Vec<u16> = self.as_ref().ttl_offsets().collect();
-        for offset in offsets {
-            let body = self.0.get_mut(field::BODY..).unwrap_or_default();
-            let ttl = body.get_mut(usize::from(offset)..);
+        let body_len = self.as_ref().body.len();
+        let (body, offsets) = (self.0.get_mut(field::BODY..))
+            .and_then(|rest| rest.split_at_mut_checked(body_len))
+            .unwrap_or_default();
+        for offset in offsets.as_chunks().0 {
+            let ttl = body.get_mut(usize::from(u16::from_le_bytes(*offset))..);
             if let Some(ttl) = ttl.and_then(<[u8]>::first_chunk_mut) {
                 *ttl = edit(u32::from_be_bytes(*ttl)).to_be_bytes();
             }
@@ -70,15 +72,23 @@ impl AnswerRef<'_> {
     fn to_answer(self) -> Answer {
         let mut octets = Vec::with_capacity(self.flat_len());
         self.append_to(&mut octets);
-        Answer(octets.into_boxed_slice())
+        Answer(octets)
     }
 
     /// The answer as it is `age` seconds later, with its TTLs lowered.
     pub fn aged(&self, age: u32) -> Answer {
-        let mut answer = self.to_answer();
+        let mut answer = Answer::default();
+        self.aged_into(age, &mut answer);
+        answer
+    }
+
+    /// As [`aged`](Self::aged), written over `answer`.
+    pub(crate) fn aged_into(&self, age: u32, answer: &mut Answer) {
+        answer.0.clear();
+        answer.0.reserve_exact(self.flat_len());
+        self.append_to(&mut answer.0);
         answer.edit_ttls(|ttl| ttl.saturating_sub(age));
         answer.set_ttl(self.ttl().saturating_sub(age));
-        answer
     }
 
     /// The answer as it is served when it has expired and no upstream gives a newer one

@@ -8,6 +8,7 @@ use core::hash::{BuildHasher, Hasher};
 use foldhash::fast::RandomState;
 
 use super::fold::Block;
+use crate::dns::QUESTION_FIXED;
 
 /// A name or a question of 16 to 32 octets, as most are: its first 16 octets and its last 16, which may
 /// overlap. Names of different lengths can give the same block.
@@ -97,8 +98,7 @@ pub(crate) fn eq_exactly(a: &[u8], b: &[u8]) -> bool {
 pub struct NameHasher(RandomState);
 
 impl NameHasher {
-    /// Hash of a name or a question (wire form, case ignored) and of `rest`, the other parts of
-    /// the key. For a question, `rest` repeats type and class, because case is ignored in them, too.
+    /// Hash of a name (wire form, case ignored) and of `rest`.
     ///
     /// The halves of the blocks go to two hashers, so that the processor works on both at once. The
     /// last step combines them asymmetrically, so that swapped halves give another hash.
@@ -108,6 +108,51 @@ impl NameHasher {
             Some(ends) => self.hash_blocks(&[], ends, octets.len(), rest),
             None => self.hash_slow(octets, rest),
         }
+    }
+
+    /// Hash of the name of a question (wire form, case ignored), the same for all types and classes. A
+    /// key's hash is made of it by [`with_rest`](Self::with_rest).
+    #[inline(always)]
+    pub(in crate::dns) fn hash_name(&self, question: &[u8]) -> u64 {
+        match ends(question) {
+            Some(ends) => {
+                let [a, b, c, d] = ends.fold();
+                // Type and class are the last four octets. The second word has some of them in names of
+                // fewer than 16 octets, which the other words hold whole.
+                let b = if question.len() < 16 + QUESTION_FIXED {
+                    0
+                } else {
+                    b
+                };
+                self.hash_words([a, b, c, d & 0xffff_ffff], question.len())
+            }
+            None => self.hash_name_slow(question),
+        }
+    }
+
+    #[inline(never)]
+    fn hash_name_slow(&self, question: &[u8]) -> u64 {
+        let name = question.len().saturating_sub(QUESTION_FIXED);
+        self.hash_slow(question.get(..name).unwrap_or_default(), 0)
+    }
+
+    #[inline(always)]
+    fn hash_words(&self, [a, b, c, d]: [u64; 4], len: usize) -> u64 {
+        let mut low = self.0.build_hasher();
+        let mut high = low.clone();
+        low.write_u128(pair(a, b));
+        high.write_u128(pair(c, d));
+        low.write_u128(pair(0, high.finish() ^ len as u64));
+        low.finish()
+    }
+
+    /// The hash of a key: `name` is its name's, `rest` the other parts. They are hashed apart and combined
+    /// by exclusive or (tabulation hashing), so the same operation gives the name's hash back.
+    #[inline(always)]
+    pub(in crate::dns) fn with_rest(&self, name: u64, rest: u64) -> u64 {
+        let mut hasher = self.0.build_hasher();
+        hasher.write_u128(rest.into());
+        name ^ hasher.finish()
     }
 
     #[inline(never)]
@@ -161,6 +206,32 @@ mod tests {
                 assert!(!eq_ignore_case(&name, &other), "octet {i} of {len}");
                 assert_ne!(hash, hasher.hash(&other, 1), "octet {i} of {len}");
             }
+        }
+    }
+
+    #[test]
+    fn a_questions_name_is_hashed_alone() {
+        let hasher = NameHasher::default();
+        let mut seen = std::collections::HashSet::new();
+        for len in 1..=255 {
+            let mut question: Vec<u8> = (0..len).map(|i| i as u8 | 0x80).collect();
+            question.extend([0, 1, 0, 1]);
+            let hash = hasher.hash_name(&question);
+            assert!(seen.insert(hash), "length {len}");
+            for i in 0..len {
+                question[i] ^= 1;
+                assert_ne!(hash, hasher.hash_name(&question), "octet {i} of {len}");
+                question[i] ^= 1;
+            }
+            for i in len..question.len() {
+                question[i] ^= 0xff;
+                assert_eq!(hash, hasher.hash_name(&question), "octet {i} of {len}");
+            }
+            let key = hasher.with_rest(hash, 1 << 24 | 1 << 8);
+            assert_ne!(key, hash);
+            assert_ne!(key, hasher.with_rest(hash, 1 << 24 | 1 << 8 | 1), "flags");
+            assert_ne!(key, hasher.with_rest(hash, 28 << 24 | 1 << 8), "type");
+            assert_eq!(hasher.with_rest(key, 1 << 24 | 1 << 8), hash);
         }
     }
 

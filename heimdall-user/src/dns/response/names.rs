@@ -1,21 +1,18 @@
 //! The names of one response, each octet read once.
 //!
 //! A name can lead through compression pointers to labels that many other names share (RFC 1035
-//! section 4.1.4). The result for a label that was read is therefore memoised by its offset: reading all
-//! names of a message takes time in proportion to its length, however they point at each other, and
-//! comparing two of them takes one step.
+//! section 4.1.4). What was found about the name at an offset is therefore kept: reading all names of a
+//! message takes time in proportion to its length, however they point at each other. Each different name
+//! is a node in a tree, below the name without its first label, so comparing two of them takes one step,
+//! and so does a property of a name.
+//!
+//! The tables keep their memory from one message to the next.
 
-use core::{
-    hash::{BuildHasher, Hasher},
-    num::NonZero,
-    ops::Range,
-};
-use std::hash::RandomState;
+use core::ops::Range;
 
 use crate::dns::{
-    cursor::Cursor,
-    header,
-    name::{LabelOrPointer, MAX_NAME, POINTER_LEN, for_each_label},
+    NameHasher, header,
+    name::{LabelOrPointer, MAX_NAME, POINTER_LEN, eq_ignore_case},
 };
 
 /// Most pointers in one name. Encoders need one or two; Go's resolver gives up after ten, miekg/dns
@@ -28,76 +25,101 @@ const MAX_LABELS: usize = MAX_NAME / 2;
 /// Most labels and pointers in one name.
 const MAX_PATH: usize = MAX_LABELS + MAX_POINTERS as usize;
 
-/// A name's identity: a keyed hash of its labels (SipHash) with letters folded. Two names of a message
-/// share one with a probability of 2^-64, and no upstream knows the key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct NameId(u64);
+/// Octets of a message for each list of nodes that it gets.
+const OCTETS_A_LIST: usize = 16;
+
+/// A name's identity within its message: two names have the same one if they are equal except for ASCII
+/// case, and only then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct NameId(u32);
 
 impl NameId {
     /// The root.
     pub(super) const ROOT: Self = Self(0);
+
+    /// The identity as a number.
+    pub(super) fn number(self) -> u32 {
+        self.0
+    }
 }
 
-/// A name in the message.
+/// A different name.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Name {
-    /// Its offset.
-    pub(super) at: usize,
-    pub(super) id: NameId,
+struct Node {
+    /// Seeded, of the first label and `parent`.
+    hash: u64,
+    /// Offset of the first label.
+    at: u32,
+    /// The name without its first label.
+    parent: NameId,
+    /// The next node of its list.
+    next: NameId,
+    /// Of the whole name.
+    octets: u8,
+    /// Properties of the name, for the caller.
+    marks: u8,
+    /// The pointer to where it was written.
+    written: Option<[u8; POINTER_LEN]>,
 }
+
+const ROOT: Node = Node {
+    hash: 0,
+    at: 0,
+    parent: NameId::ROOT,
+    next: NameId::ROOT,
+    octets: 1,
+    marks: 0,
+    written: None,
+};
 
 /// What was found about the name that begins at an offset.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Known {
-    id: NameId,
-    octets: NonZero<u8>,
+    /// The message in which it was found, by [`Names::message`].
+    message: u32,
+    id: u32,
     pointers: u8,
 }
 
-const ROOT: Known = Known {
-    id: NameId::ROOT,
-    octets: NonZero::<u8>::MIN,
-    pointers: 0,
-};
-
 /// The names of a message.
-#[derive(Debug)]
-pub(super) struct Names<'a> {
-    msg: &'a [u8],
-    keys: RandomState,
+#[derive(Debug, Default)]
+pub(super) struct Names {
+    /// Seeded: those who choose the names must not be able to choose long lists.
+    hasher: NameHasher,
+    /// Counts messages: what was found in earlier ones is no longer valid.
+    message: u32,
     /// By offset.
-    known: Vec<Option<Known>>,
+    known: Vec<Known>,
+    /// By identity.
+    nodes: Vec<Node>,
+    /// The first node of each list; the root, which is in none, ends one. The number is a power of two.
+    lists: Vec<NameId>,
     /// Offsets of the TTL fields so far, in ascending order.
     ttls: Vec<usize>,
-    /// Offsets of the labels and pointers of the name that is being read, and the labels.
-    path: Vec<(usize, Option<&'a [u8]>)>,
+    /// Offsets of the labels and pointers of the name that is being read, and the labels' ends.
+    path: Vec<(usize, Option<usize>)>,
     /// Labels and pointers looked at.
     #[cfg(test)]
     steps: usize,
 }
 
-impl<'a> Names<'a> {
-    /// The names of `msg`, none of which has been read.
-    pub(super) fn new(msg: &'a [u8]) -> Self {
-        Self {
-            msg,
-            keys: RandomState::new(),
-            known: vec![None; msg.len()],
-            ttls: Vec::new(),
-            path: Vec::with_capacity(MAX_LABELS),
-            #[cfg(test)]
-            steps: 0,
+impl Names {
+    /// Begins a message of so many octets, of which no name has been read.
+    pub(super) fn begin(&mut self, octets: usize) {
+        self.message = self.message.wrapping_add(1);
+        if self.message == 0 {
+            self.known.clear();
+            self.message = 1;
         }
-    }
-
-    /// The message.
-    pub(super) fn msg(&self) -> &'a [u8] {
-        self.msg
-    }
-
-    /// A hasher with the key of this message.
-    pub(super) fn hasher(&self) -> impl Hasher + use<> {
-        self.keys.build_hasher()
+        if self.known.len() < octets {
+            self.known.resize(octets, Known::default());
+        }
+        self.nodes.clear();
+        self.nodes.push(ROOT);
+        self.lists.clear();
+        let lists = (octets / OCTETS_A_LIST).max(1).next_power_of_two();
+        self.lists.resize(lists, NameId::ROOT);
+        self.ttls.clear();
     }
 
     /// Records that a TTL field is at `at`, behind all earlier ones: it changes as the answer ages, so
@@ -106,15 +128,15 @@ impl<'a> Names<'a> {
         self.ttls.push(at);
     }
 
-    /// Reads the name at `start`.
+    /// Reads the name at `start` of the message `msg`, which `Cursor::name` has passed, up to `end`.
     ///
     /// `None` if it is not valid: longer than 255 octets, past the end, with labels of other types, with
     /// more than 16 pointers, or with a pointer that leads anywhere but to a name behind the header that
     /// ends before the part with the pointer.
-    pub(super) fn read(&mut self, start: usize) -> Option<Name> {
-        let mut name = Cursor::new(self.msg, start);
-        name.name()?;
-        let end = name.at();
+    pub(super) fn read(&mut self, msg: &[u8], start: usize, end: usize) -> Option<NameId> {
+        if let Some(known) = self.read_pointer(msg, start, end) {
+            return Some(known);
+        }
         // Each part of the name is before the one that points to it.
         let (mut at, mut part, mut bound) = (start, start, end);
         self.path.clear();
@@ -123,10 +145,10 @@ impl<'a> Names<'a> {
             {
                 self.steps += 1;
             }
-            if let Some(known) = self.known.get(at).copied().flatten() {
+            if let Some(known) = self.known(at) {
                 break known;
             }
-            let step = LabelOrPointer::read(self.msg, at)?;
+            let step = LabelOrPointer::read(msg, at)?;
             let next = match step {
                 LabelOrPointer::Label(label) => at + label.len(),
                 LabelOrPointer::Pointer(_) => at + POINTER_LEN,
@@ -135,12 +157,9 @@ impl<'a> Names<'a> {
                 return None;
             }
             match step {
-                LabelOrPointer::Label([0]) => {
-                    *self.known.get_mut(at)? = Some(ROOT);
-                    break ROOT;
-                }
-                LabelOrPointer::Label(label) => {
-                    self.path.push((at, Some(label)));
+                LabelOrPointer::Label([0]) => break self.set_known(at, NameId::ROOT, 0)?,
+                LabelOrPointer::Label(_) => {
+                    self.path.push((at, Some(next)));
                     at = next;
                 }
                 LabelOrPointer::Pointer(target) => {
@@ -152,55 +171,136 @@ impl<'a> Names<'a> {
                 }
             }
         };
-        while let Some((at, label)) = self.path.pop() {
-            known = match label {
-                Some(label) => Known {
-                    id: self.below(known.id, label)?,
-                    octets: known.octets.checked_add(u8::try_from(label.len()).ok()?)?,
-                    ..known
-                },
-                None => Known {
-                    pointers: known.pointers + 1,
-                    ..known
-                },
+        while let Some((at, end)) = self.path.pop() {
+            let id = NameId(known.id);
+            known = match end {
+                Some(end) => {
+                    let id = self.below(id, msg, at..end)?;
+                    self.set_known(at, id, known.pointers)?
+                }
+                None => self.set_known(at, id, known.pointers + 1)?,
             };
-            if known.pointers > MAX_POINTERS {
-                return None;
-            }
-            *self.known.get_mut(at)? = Some(known);
         }
-        Some(Name {
-            at: start,
-            id: known.id,
-        })
+        Some(NameId(known.id))
     }
 
-    /// The identity of `label`, which begins with its length, followed by the name `rest`.
-    fn below(&self, rest: NameId, label: &[u8]) -> Option<NameId> {
-        let mut folded = [0; 64];
-        let folded = folded.get_mut(..label.len())?;
-        folded.copy_from_slice(label);
-        folded.make_ascii_lowercase();
-        let mut hasher = self.hasher();
-        hasher.write_u64(rest.0);
-        hasher.write(folded);
-        Some(NameId(hasher.finish()))
+    /// As [`read`](Self::read), if the name is a pointer to one that was read, as most owners are.
+    fn read_pointer(&mut self, msg: &[u8], start: usize, end: usize) -> Option<NameId> {
+        if end != start + POINTER_LEN || self.holds_ttl(start..end) {
+            return None;
+        }
+        let LabelOrPointer::Pointer(target) = LabelOrPointer::read(msg, start)? else {
+            return None;
+        };
+        // What is known begins behind the header.
+        let known = self.known(target).filter(|_| target < start)?;
+        let id = NameId(known.id);
+        self.set_known(start, id, known.pointers + 1)?;
+        Some(id)
+    }
+
+    fn known(&self, at: usize) -> Option<Known> {
+        let known = self.known.get(at).copied();
+        known.filter(|known| known.message == self.message)
+    }
+
+    /// `None`: too many pointers.
+    fn set_known(&mut self, at: usize, NameId(id): NameId, pointers: u8) -> Option<Known> {
+        let known = Known {
+            message: self.message,
+            id,
+            pointers,
+        };
+        *self.known.get_mut(at)? = known;
+        (pointers <= MAX_POINTERS).then_some(known)
+    }
+
+    /// The name of the label at `label`, its length included, and the name `parent`. `None`: it is too
+    /// long.
+    fn below(&mut self, parent: NameId, msg: &[u8], label: Range<usize>) -> Option<NameId> {
+        let at = label.start as u32;
+        let label = msg.get(label)?;
+        let hash = self.hasher.hash(label, parent.0.into());
+        let list = hash as usize & self.lists.len().wrapping_sub(1);
+        let list = self.lists.get_mut(list)?;
+        let mut next = *list;
+        while next != NameId::ROOT {
+            let node = self.nodes.get(next.0 as usize)?;
+            if node.hash == hash && node.parent == parent {
+                let first = msg.get(node.at as usize..)?.get(..label.len());
+                if first.is_some_and(|first| eq_ignore_case(first, label)) {
+                    return Some(next);
+                }
+            }
+            next = node.next;
+        }
+        let above = self.nodes.get(parent.0 as usize)?.octets;
+        let id = NameId(self.nodes.len() as u32);
+        self.nodes.push(Node {
+            hash,
+            at,
+            parent,
+            next: *list,
+            octets: above.checked_add(u8::try_from(label.len()).ok()?)?,
+            marks: 0,
+            written: None,
+        });
+        *list = id;
+        Some(id)
     }
 
     fn holds_ttl(&self, octets: Range<usize>) -> bool {
+        // Most names are behind all of them.
+        if self.ttls.last().is_none_or(|ttl| ttl + 4 <= octets.start) {
+            return false;
+        }
         let before = self.ttls.partition_point(|ttl| ttl + 4 <= octets.start);
         self.ttls.get(before).is_some_and(|ttl| *ttl < octets.end)
     }
+}
 
-    /// A name that was read, and the names above it up to the root.
-    pub(super) fn with_ancestors(&self, name: Name) -> Vec<NameId> {
-        let mut ids = Vec::new();
-        let known = |at: usize| self.known.get(at).copied().flatten();
-        // Ends early at a pointer into the name itself, which `read` takes if it knows what follows.
-        let _ = for_each_label(self.msg, name.at, |at, _| {
-            ids.extend(known(at).map(|known| known.id));
-        });
-        ids
+/// Properties of names.
+impl Names {
+    /// Marks a name.
+    pub(super) fn mark(&mut self, name: NameId, marks: u8) {
+        if let Some(node) = self.nodes.get_mut(name.0 as usize) {
+            node.marks |= marks;
+        }
+    }
+
+    /// Marks a name and those above it, up to the root.
+    pub(super) fn mark_with_ancestors(&mut self, mut name: NameId, marks: u8) {
+        while let Some(node) = self.nodes.get_mut(name.0 as usize) {
+            node.marks |= marks;
+            if name == NameId::ROOT {
+                return;
+            }
+            name = node.parent;
+        }
+    }
+
+    /// The name without its first label; for the root that is the root.
+    pub(super) fn parent(&self, name: NameId) -> NameId {
+        let node = self.nodes.get(name.0 as usize);
+        node.map_or(NameId::ROOT, |node| node.parent)
+    }
+
+    /// The pointer to where a name was written, if it was.
+    pub(super) fn written(&self, name: NameId) -> Option<[u8; POINTER_LEN]> {
+        self.nodes.get(name.0 as usize)?.written
+    }
+
+    /// Notes where a name was written.
+    pub(super) fn set_written(&mut self, name: NameId, pointer: [u8; POINTER_LEN]) {
+        if let Some(node) = self.nodes.get_mut(name.0 as usize) {
+            node.written = Some(pointer);
+        }
+    }
+
+    /// Whether a name has all of these marks.
+    pub(super) fn is_marked(&self, name: NameId, marks: u8) -> bool {
+        let node = self.nodes.get(name.0 as usize);
+        node.is_some_and(|node| node.marks & marks == marks)
     }
 }
 
@@ -224,12 +324,14 @@ mod tests {
             msg.extend_from_slice(&(0xc000 | target as u16).to_be_bytes());
             count += 1;
         }
-        let mut names = Names::new(&msg);
-        let long = names.read(header::LEN).unwrap();
-        assert_eq!(names.with_ancestors(long).len(), MAX_LABELS + 1);
+        let mut names = Names::default();
+        names.begin(msg.len());
+        let long = names.read(&msg, header::LEN, first).unwrap();
+        assert_eq!(names.nodes.len(), MAX_LABELS + 1);
         for i in 0..count {
-            let name = names.read(first + POINTER_LEN * i).unwrap();
-            assert_eq!(name.id == long.id, i % MAX_LABELS == 0);
+            let at = first + POINTER_LEN * i;
+            let name = names.read(&msg, at, at + POINTER_LEN).unwrap();
+            assert_eq!(name == long, i % MAX_LABELS == 0);
         }
         // Two steps a name: the pointer, and what it leads to.
         assert!(names.steps <= MAX_LABELS + 1 + 2 * count);
@@ -247,10 +349,46 @@ mod tests {
         let end = msg.len().min(0x3fff);
         let pointers = msg.len();
         msg.extend((header::LEN..end).flat_map(|at| (0xc000 | at as u16).to_be_bytes()));
-        let mut names = Names::new(&msg);
+        let mut names = Names::default();
+        names.begin(msg.len());
         for i in 0..end - header::LEN {
-            names.read(pointers + POINTER_LEN * i).unwrap();
+            let at = pointers + POINTER_LEN * i;
+            names.read(&msg, at, at + POINTER_LEN).unwrap();
         }
         assert!(names.steps <= 3 * end, "{} of {end}", names.steps);
+    }
+
+    /// Names are the same if their labels are, in whatever case, and what was found in one message does
+    /// not count in the next.
+    #[test]
+    fn identities_are_those_of_one_message() {
+        let messages = [
+            (
+                &b"............\x01a\x02bc\0\x02BC\0\x01A\xc0\x0e"[..],
+                [true, false, true],
+            ),
+            (
+                b"............\x01a\x02bd\0\x02BC\0\x01A\xc0\x12",
+                [false, true, false],
+            ),
+        ];
+        let mut names = Names {
+            message: u32::MAX - 3,
+            ..Names::default()
+        };
+        for _ in 0..4 {
+            for (msg, [parents, other, same]) in messages {
+                names.begin(msg.len());
+                let [long, short, last] = [(12, 18), (18, 22), (22, 26)]
+                    .map(|(at, end)| names.read(msg, at, end).unwrap());
+                assert_eq!(names.parent(long) == short, parents);
+                assert_ne!(long, short);
+                assert_eq!(long != last, other);
+                assert_eq!(names.parent(last) == names.parent(long), same);
+                names.mark_with_ancestors(last, 1);
+                assert!(names.is_marked(short, 1) && names.is_marked(NameId::ROOT, 1));
+                assert_eq!(names.is_marked(long, 1), same);
+            }
+        }
     }
 }

@@ -3,9 +3,9 @@
 //! Data of a type that is listed here have that form, or the response is broken; data of other types
 //! are octets (RFC 3597 section 3).
 
-use core::hash::{Hash, Hasher};
+use core::hash::Hasher;
 
-use super::names::{Name, Names};
+use super::names::{NameId, Names};
 use crate::dns::cursor::Cursor;
 
 /// A kind of field.
@@ -31,73 +31,67 @@ enum Kind {
 }
 use Kind::{Bitmap, Counted, Name as Domain, Octets, Params, PlainName, Rest, Strings};
 
-/// The types, in ascending order.
-#[rustfmt::skip] // one line per form
-const FORMS: &[(u16, &[Kind])] = &[
-    (1, &[Octets(4)]), // A
-    (2, &[Domain]), // NS
-    (3, &[Domain]), // MD
-    (4, &[Domain]), // MF
-    (5, &[Domain]), // CNAME
-    (6, &[Domain, Domain, Octets(20)]), // SOA
-    (7, &[Domain]), // MB
-    (8, &[Domain]), // MG
-    (9, &[Domain]), // MR
-    (11, &[Octets(5), Rest(0)]), // WKS
-    (12, &[Domain]), // PTR
-    (13, &[Counted(0), Counted(0)]), // HINFO
-    (14, &[Domain, Domain]), // MINFO
-    (15, &[Octets(2), Domain]), // MX
-    (16, &[Strings]), // TXT
-    (17, &[Domain, Domain]), // RP
-    (18, &[Octets(2), Domain]), // AFSDB
-    (19, &[Counted(0)]), // X25
-    (20, &[Strings]), // ISDN
-    (21, &[Octets(2), Domain]), // RT
-    (26, &[Octets(2), Domain, Domain]), // PX
-    (28, &[Octets(16)]), // AAAA
-    (29, &[Octets(16)]), // LOC
-    (33, &[Octets(6), Domain]), // SRV
-    (35, &[Octets(4), Counted(0), Counted(0), Counted(0), Domain]), // NAPTR
-    (36, &[Octets(2), Domain]), // KX
-    (37, &[Octets(5), Rest(1)]), // CERT
-    (39, &[Domain]), // DNAME
-    (43, &[Octets(4), Rest(1)]), // DS
-    (44, &[Octets(2), Rest(1)]), // SSHFP
-    (46, &[Octets(18), Domain, Rest(1)]), // RRSIG
-    (47, &[Domain, Bitmap]), // NSEC
-    (48, &[Octets(4), Rest(1)]), // DNSKEY
-    (50, &[Octets(4), Counted(0), Counted(1), Bitmap]), // NSEC3
-    (51, &[Octets(4), Counted(0)]), // NSEC3PARAM
-    (52, &[Octets(3), Rest(1)]), // TLSA
-    (53, &[Octets(3), Rest(1)]), // SMIMEA
-    (59, &[Octets(4), Rest(1)]), // CDS
-    (60, &[Octets(4), Rest(1)]), // CDNSKEY
-    (62, &[Octets(6), Bitmap]), // CSYNC
-    (63, &[Octets(6), Rest(12)]), // ZONEMD
-    (64, &[Octets(2), PlainName, Params]), // SVCB
-    (65, &[Octets(2), PlainName, Params]), // HTTPS
-    (99, &[Strings]), // SPF
-    (108, &[Octets(6)]), // EUI48
-    (109, &[Octets(8)]), // EUI64
-    (256, &[Octets(4), Rest(1)]), // URI
-    (257, &[Octets(1), Counted(1), Rest(0)]), // CAA
-];
-
 /// The form of the data of a type, in class IN.
+#[rustfmt::skip] // one line per form
 fn form(rtype: u16) -> &'static [Kind] {
-    FORMS
-        .binary_search_by_key(&rtype, |(rtype, _)| *rtype)
-        .ok()
-        .and_then(|index| FORMS.get(index))
-        .map_or(&[Rest(0)], |(_, form)| form)
+    match rtype {
+        1 => &[Octets(4)], // A
+        2 => &[Domain], // NS
+        3 => &[Domain], // MD
+        4 => &[Domain], // MF
+        5 => &[Domain], // CNAME
+        6 => &[Domain, Domain, Octets(20)], // SOA
+        7 => &[Domain], // MB
+        8 => &[Domain], // MG
+        9 => &[Domain], // MR
+        11 => &[Octets(5), Rest(0)], // WKS
+        12 => &[Domain], // PTR
+        13 => &[Counted(0), Counted(0)], // HINFO
+        14 => &[Domain, Domain], // MINFO
+        15 => &[Octets(2), Domain], // MX
+        16 => &[Strings], // TXT
+        17 => &[Domain, Domain], // RP
+        18 => &[Octets(2), Domain], // AFSDB
+        19 => &[Counted(0)], // X25
+        20 => &[Strings], // ISDN
+        21 => &[Octets(2), Domain], // RT
+        26 => &[Octets(2), Domain, Domain], // PX
+        28 => &[Octets(16)], // AAAA
+        29 => &[Octets(16)], // LOC
+        33 => &[Octets(6), Domain], // SRV
+        35 => &[Octets(4), Counted(0), Counted(0), Counted(0), Domain], // NAPTR
+        36 => &[Octets(2), Domain], // KX
+        37 => &[Octets(5), Rest(1)], // CERT
+        39 => &[Domain], // DNAME
+        43 => &[Octets(4), Rest(1)], // DS
+        44 => &[Octets(2), Rest(1)], // SSHFP
+        46 => &[Octets(18), Domain, Rest(1)], // RRSIG
+        47 => &[Domain, Bitmap], // NSEC
+        48 => &[Octets(4), Rest(1)], // DNSKEY
+        50 => &[Octets(4), Counted(0), Counted(1), Bitmap], // NSEC3
+        51 => &[Octets(4), Counted(0)], // NSEC3PARAM
+        52 => &[Octets(3), Rest(1)], // TLSA
+        53 => &[Octets(3), Rest(1)], // SMIMEA
+        59 => &[Octets(4), Rest(1)], // CDS
+        60 => &[Octets(4), Rest(1)], // CDNSKEY
+        62 => &[Octets(6), Bitmap], // CSYNC
+        63 => &[Octets(6), Rest(12)], // ZONEMD
+        64 => &[Octets(2), PlainName, Params], // SVCB
+        65 => &[Octets(2), PlainName, Params], // HTTPS
+        99 => &[Strings], // SPF
+        108 => &[Octets(6)], // EUI48
+        109 => &[Octets(8)], // EUI64
+        256 => &[Octets(4), Rest(1)], // URI
+        257 => &[Octets(1), Counted(1), Rest(0)], // CAA
+        _ => &[Rest(0)],
+    }
 }
 
 /// A field of a record's data.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::dns) enum Field<'a> {
-    /// A name; the cursor is at its start.
-    Name(Cursor<'a>),
+    /// A name; the cursor is at its start. Its own octets end at this offset.
+    Name(Cursor<'a>, usize),
     /// Anything else.
     Octets(&'a [u8]),
 }
@@ -114,7 +108,7 @@ pub(in crate::dns) fn fields<'a>(
         let field = data;
         kind.pass(&mut data)?;
         take(match kind {
-            Domain | PlainName => Field::Name(field),
+            Domain | PlainName => Field::Name(field, data.at()),
             _ => Field::Octets(data.since(field.at())?),
         })?;
     }
@@ -177,32 +171,39 @@ fn pass_octets(data: &mut Cursor<'_>, len: usize) -> Option<()> {
     data.take(len).map(|_| ())
 }
 
-/// What a record's data hold.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Data {
-    /// The first name in them.
-    pub(super) name: Option<Name>,
-    /// The same for equal data, their names compressed or not and in any letter case: a keyed hash.
-    pub(super) id: u64,
-}
-
-/// Reads the data of a record of class IN. `None`: they do not have the form that the type's data have.
-pub(super) fn read(names: &mut Names<'_>, rtype: u16, data: Cursor<'_>) -> Option<Data> {
-    let mut hasher = names.hasher();
+/// Reads the data of a record of class IN in the message `msg`; gives the first name in them, if they
+/// hold one. `None`: they do not have the form that the type's data have.
+pub(super) fn read(
+    names: &mut Names,
+    msg: &[u8],
+    rtype: u16,
+    data: Cursor<'_>,
+) -> Option<Option<NameId>> {
     let mut first = None;
     fields(rtype, data, |field| {
-        match field {
-            Field::Name(name) => {
-                let name = names.read(name.at())?;
-                name.id.hash(&mut hasher);
-                first = first.or(Some(name));
-            }
-            Field::Octets(octets) => hasher.write(octets),
+        if let Field::Name(name, end) = field {
+            let name = names.read(msg, name.at(), end)?;
+            first = first.or(Some(name));
         }
         Some(())
     })?;
-    Some(Data {
-        name: first,
-        id: hasher.finish(),
+    Some(first)
+}
+
+/// Hashes data that were read: equal ones hash alike, their names compressed or not and in any letter
+/// case.
+pub(super) fn hash(
+    hasher: &mut impl Hasher,
+    names: &mut Names,
+    msg: &[u8],
+    rtype: u16,
+    data: Cursor<'_>,
+) -> Option<()> {
+    fields(rtype, data, |field| {
+        match field {
+            Field::Name(name, end) => hasher.write_u32(names.read(msg, name.at(), end)?.number()),
+            Field::Octets(octets) => hasher.write(octets),
+        }
+        Some(())
     })
 }

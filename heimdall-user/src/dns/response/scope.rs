@@ -8,11 +8,9 @@
 //!
 //! and the signatures of all these, if DNSSEC is wanted: what unbound's scrubber leaves of a response.
 
-use std::collections::HashSet;
-
 use super::{
     Asked, CLASS_IN, Candidate, Section,
-    names::{Name, NameId, Names},
+    names::{NameId, Names},
 };
 use crate::dns::rrtype;
 
@@ -30,81 +28,104 @@ const NAMING_HOSTS: [u16; 6] = [rrtype::NS, 15, 33, 35, rrtype::SVCB, rrtype::HT
 /// The types of those records (RFC 1035 section 3.3, RFC 3596 section 3, RFC 9460 section 4).
 const OF_HOSTS: [u16; 4] = [rrtype::A, rrtype::AAAA, rrtype::SVCB, rrtype::HTTPS];
 
-/// Marks the records that belong to the question.
+/// Marks of names: one of the alias chain, from the queried name to the last target.
+const CHAIN: u8 = 1;
+/// A name above one of the chain.
+const ABOVE_CHAIN: u8 = 2;
+/// The last of the chain, or a name above it.
+const ZONE: u8 = 4;
+/// A host that a record names.
+const HOST: u8 = 8;
+
+/// Keeps the records that belong to the question. `signed` is scratch memory.
 ///
 /// `None`: the aliases form a loop, or are too many.
-pub(super) fn mark(names: &Names<'_>, records: &mut [Candidate<'_>], asked: &Asked) -> Option<()> {
-    let chain = follow(records, asked)?;
-    let last = *chain.last()?;
-    let is_in_chain = |owner: NameId| chain.iter().any(|name| name.id == owner);
-    let above: HashSet<NameId> = (chain.iter())
-        .flat_map(|name| names.with_ancestors(*name).into_iter().skip(1))
-        .collect();
-    let zones: HashSet<NameId> = names.with_ancestors(last).into_iter().collect();
-
-    let in_class = |record: &&mut Candidate<'_>| record.wire.class == CLASS_IN;
-    let mut hosts = HashSet::new();
+pub(super) fn mark(
+    names: &mut Names,
+    records: &mut [Candidate],
+    signed: &mut Vec<u64>,
+    asked: &Asked,
+) -> Option<()> {
+    let last = follow(names, records, asked)?;
+    names.mark_with_ancestors(last, ZONE);
+    let in_class = |record: &&mut Candidate| record.class == CLASS_IN;
     for record in records.iter_mut().filter(in_class) {
         let owner = record.owner;
-        record.kept |= match (record.wire.section, record.wire.rtype) {
+        record.kept |= match (record.section, record.rtype) {
             (Section::Answer, rtype) if rtype == asked.qtype => {
-                owner == last.id || (BESIDE_ALIAS.contains(&rtype) && is_in_chain(owner))
+                owner == last || (BESIDE_ALIAS.contains(&rtype) && names.is_marked(owner, CHAIN))
             }
-            (Section::Answer, rrtype::DNAME) => above.contains(&owner),
-            (Section::Authority, rrtype::SOA | rrtype::NS | rrtype::DS) => zones.contains(&owner),
+            (Section::Answer, rrtype::DNAME) => names.is_marked(owner, ABOVE_CHAIN),
+            (Section::Authority, rrtype::SOA | rrtype::NS | rrtype::DS) => {
+                names.is_marked(owner, ZONE)
+            }
             (Section::Authority, rrtype::NSEC | rrtype::NSEC3) => asked.dnssec_ok,
-            (Section::Additional, rtype) => OF_HOSTS.contains(&rtype) && hosts.contains(&owner),
+            (Section::Additional, rtype) => {
+                OF_HOSTS.contains(&rtype) && names.is_marked(owner, HOST)
+            }
             _ => false,
         };
-        if record.kept && NAMING_HOSTS.contains(&record.wire.rtype) {
-            hosts.extend(host(record));
+        if record.kept
+            && NAMING_HOSTS.contains(&record.rtype)
+            && let Some(host) = host(record)
+        {
+            names.mark(host, HOST);
         }
     }
     if asked.dnssec_ok {
-        let signed: HashSet<_> = (records.iter())
-            .filter(|record| record.kept)
-            .map(|record| (record.wire.section, record.owner, record.wire.rtype))
-            .collect();
+        let kept = records.iter().filter(|record| record.kept);
+        signed.clear();
+        signed.extend(kept.map(|record| record.signed_as(record.rtype)));
+        signed.sort_unstable();
         for record in records.iter_mut().filter(in_class) {
-            record.kept |= record.wire.rtype == rrtype::RRSIG
-                && signed.contains(&(record.wire.section, record.owner, record.covers));
+            record.kept |= record.rtype == rrtype::RRSIG
+                && signed
+                    .binary_search(&record.signed_as(record.covers))
+                    .is_ok();
         }
     }
     Some(())
 }
 
-/// The alias chain from the queried name on; marks the aliases. Each step looks at all records: they
-/// may be in any order.
-fn follow(records: &mut [Candidate<'_>], asked: &Asked) -> Option<Vec<Name>> {
-    let mut chain = vec![asked.qname];
-    if asked.qtype == rrtype::CNAME {
-        return Some(chain);
-    }
-    while let Some(target) = alias(records, chain.last()?.id) {
-        if chain.len() > MAX_ALIASES || chain.iter().any(|name| name.id == target.id) {
+/// Follows the alias chain from the queried name on, and gives its last name; keeps the aliases. Each
+/// step looks at all records: they may be in any order.
+fn follow(names: &mut Names, records: &mut [Candidate], asked: &Asked) -> Option<NameId> {
+    let mut last = asked.qname;
+    for aliases in 0.. {
+        names.mark(last, CHAIN);
+        if last != NameId::ROOT {
+            names.mark_with_ancestors(names.parent(last), ABOVE_CHAIN);
+        }
+        if asked.qtype == rrtype::CNAME {
+            break;
+        }
+        let Some(target) = alias(records, last) else {
+            break;
+        };
+        if aliases >= MAX_ALIASES || names.is_marked(target, CHAIN) {
             return None;
         }
-        chain.push(target);
+        last = target;
     }
-    Some(chain)
+    Some(last)
 }
 
-/// The target of the alias of `owner`, which is marked. Of several the first is taken.
-fn alias(records: &mut [Candidate<'_>], owner: NameId) -> Option<Name> {
+/// The target of the alias of `owner`, which is kept. Of several the first is taken.
+fn alias(records: &mut [Candidate], owner: NameId) -> Option<NameId> {
     let record = records.iter_mut().find(|record| {
-        record.wire.section == Section::Answer
-            && record.wire.rtype == rrtype::CNAME
-            && record.wire.class == CLASS_IN
+        record.section == Section::Answer
+            && record.rtype == rrtype::CNAME
+            && record.class == CLASS_IN
             && record.owner == owner
     })?;
     record.kept = true;
-    record.data.name
+    record.name
 }
 
 /// The host that a record names. A service binding can name its owner (RFC 9460 section 2.5.2).
-fn host(record: &Candidate<'_>) -> Option<NameId> {
-    let name = record.data.name?.id;
-    let is_binding = matches!(record.wire.rtype, rrtype::SVCB | rrtype::HTTPS);
+fn host(record: &Candidate) -> Option<NameId> {
+    let name = record.name?;
+    let is_binding = matches!(record.rtype, rrtype::SVCB | rrtype::HTTPS);
     Some(match name {
         NameId::ROOT if is_binding => record.owner,
         _ => name,

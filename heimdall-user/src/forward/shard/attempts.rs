@@ -154,7 +154,8 @@ impl Shard {
                     false => &limits,
                 },
             };
-            match exchange.poll(&mut self.scratch, &asked, &self.counters) {
+            let answers = &mut self.answers;
+            match exchange.poll(&mut self.scratch, &asked, answers, &self.counters) {
                 ExchangeStatus::Waiting => None,
                 status => Some((index, status)),
             }

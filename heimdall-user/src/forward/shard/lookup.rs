@@ -41,7 +41,8 @@ impl Shard {
             self.counters.refreshes.add(1);
         }
         let waiters = [request.waiter()];
-        if let Some((found, answer)) = self.cache.lookup(&request, self.clock.seconds()) {
+        let now_seconds = self.clock.seconds();
+        if let Some((found, answer)) = self.cache.lookup(&request, now_seconds, &mut self.answers) {
             match found {
                 Found::Question => self.counters.cache_hits.add(1),
                 Found::Name => self.counters.nxdomain_hits.add(1),
@@ -131,7 +132,7 @@ impl Shard {
     }
 
     /// Ends a look-up with an upstream's answer.
-    pub(super) fn finish(&mut self, slot: usize, answer: Answer) {
+    pub(super) fn finish(&mut self, slot: usize, answer: Arc<Answer>) {
         if let Some(lookup) = self.in_flight.end(slot) {
             self.failures.clear(&lookup.request);
             self.zones.answered(&lookup.request, self.serial);
@@ -183,14 +184,19 @@ impl Shard {
     }
 
     /// Delivers an answer to all waiters of the request's question.
-    pub(super) fn deliver(&mut self, request: &Request, waiters: &[Waiter], answer: Answer) {
+    pub(super) fn deliver(
+        &mut self,
+        request: &Request,
+        waiters: &[Waiter],
+        answer: impl Into<Arc<Answer>>,
+    ) {
+        let answer = answer.into();
         let count = waiters.len() as u64;
-        if answer.as_ref().is_stale() {
+        if Answer::as_ref(&answer).is_stale() {
             self.counters.stale.add(count);
-        } else if answer.as_ref().rcode() == rcode::SERVFAIL {
+        } else if Answer::as_ref(&answer).rcode() == rcode::SERVFAIL {
             self.counters.servfail.add(count);
         }
-        let answer = Arc::new(answer);
         for waiter in waiters {
             self.deliver_to(*waiter, Outcome::new(request, *waiter, Arc::clone(&answer)));
         }

@@ -9,6 +9,7 @@ use crate::{
 /// A memory, and what the fronts and upstreams of a test do with it.
 struct Bench {
     cache: SharedCache,
+    answers: Answers,
     hasher: NameHasher,
 }
 
@@ -21,6 +22,7 @@ impl Bench {
         let hasher = NameHasher::default();
         Self {
             cache: SharedCache::new(&options, hasher.clone()).unwrap(),
+            answers: Answers::default(),
             hasher,
         }
     }
@@ -51,7 +53,8 @@ impl Bench {
 
     fn found(&mut self, query: &[u8], now: u32) -> Option<Found> {
         let request = self.request(query);
-        self.cache.lookup(&request, now).map(|(found, _)| found)
+        let found = self.cache.lookup(&request, now, &mut self.answers);
+        found.map(|(found, _)| found)
     }
 
     /// The Extended DNS Error of the stale answer, if there is one.
@@ -97,7 +100,7 @@ fn restored_answers_are_found() {
         (&long, response(&long, 20)),
     ] {
         let request = bench.request(query);
-        let any = AnyType::new(&bench.hasher, request.name(), &request).unwrap();
+        let any = AnyType::of(&bench.hasher, &request).unwrap();
         let limits = TtlLimits {
             max: if query == &long { 101 } else { 100 },
             ..TtlLimits::default()

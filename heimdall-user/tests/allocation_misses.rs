@@ -1,0 +1,188 @@
+//! A miss allocates nothing in the steady state, from the front's engine over the forwarder's thread and
+//! back. The upstream's thread does not count; all others do.
+//!
+//! This file holds one test only, because it counts what the whole process allocates.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    cell::Cell,
+    net::UdpSocket,
+    os::fd::AsFd as _,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+};
+
+use frames::Worker;
+use heimdall_user::{
+    answer::Core,
+    cache::Cache,
+    dns::{NameHasher, reply::ReplySettings},
+    forward::{ForwardOptions, ForwarderBuilder, Mailbox},
+    front::BATCH,
+    stats::AnswerCounters,
+};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+#[path = "../../benches/frames.rs"]
+#[expect(
+    unreachable_pub,
+    dead_code,
+    reason = "it is public in the benches, and not all of it is used here"
+)]
+mod frames;
+
+/// Batches until every table and list has the size that it keeps.
+const WARM_UP: usize = 200;
+
+const COUNTED: usize = 200;
+
+struct Counting;
+
+static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+
+thread_local! {
+    static COUNTS: Cell<bool> = const { Cell::new(true) };
+}
+
+// SAFETY: every call is passed on unchanged to the system's allocator.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        if COUNTS.get() {
+            ALLOCATIONS.fetch_add(1, Ordering::SeqCst);
+        }
+        // SAFETY: the caller's promises are those that the system's allocator asks for.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+        // SAFETY: as above.
+        unsafe { System.dealloc(ptr, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// A query for a name with this number, type A, in a UDP packet over IPv4 without a UDP checksum.
+fn frame(number: usize) -> Vec<u8> {
+    let mut dns = b"\x12\x34\x01\0\0\x01\0\0\0\0\0\0\x0b".to_vec();
+    dns.extend_from_slice(format!("name{number:07}").as_bytes());
+    dns.extend_from_slice(b"\x07example\x03com\0\0\x01\0\x01");
+    let udp_len = (8 + dns.len()) as u16;
+    let ip_len = (20 + udp_len).to_be_bytes();
+    let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0];
+    frame.extend_from_slice(&[
+        0x45, 0, ip_len[0], ip_len[1], 0, 0, 0x40, 0, 64, 17, 0, 0, 10, 0, 0, 2, 10, 0, 0, 1,
+    ]);
+    frame.extend_from_slice(&[0x9c, 0x40, 0, 53]);
+    frame.extend_from_slice(&udp_len.to_be_bytes());
+    frame.extend_from_slice(&[0, 0]);
+    frame.extend_from_slice(&dns);
+    frame
+}
+
+/// Answers every query: one address, or an alias and an address.
+fn serve(upstream: &UdpSocket) {
+    COUNTS.set(false);
+    let mut msg = [0; 1500];
+    while let Ok((len, client)) = upstream.recv_from(&mut msg) {
+        if len < 12 {
+            return;
+        }
+        // The OPT record, 11 octets, goes.
+        let mut reply = msg[..len - 11].to_vec();
+        reply[2..12].copy_from_slice(&[0x81, 0x80, 0, 1, 0, 1, 0, 0, 0, 0]);
+        if reply[0] & 1 == 0 {
+            reply[7] = 2;
+            reply.extend_from_slice(b"\xc0\x0c\0\x05\0\x01\0\0\0\x3c\0\x04\x01x\xc0\x18");
+            let target = (0xc000 | (reply.len() as u16 - 4)).to_be_bytes();
+            reply.extend_from_slice(&target);
+        } else {
+            reply.extend_from_slice(b"\xc0\x0c");
+        }
+        reply.extend_from_slice(b"\0\x01\0\x01\0\0\0\x3c\0\x04\x0a\x01\x02\x03");
+        upstream.send_to(&reply, client).unwrap();
+    }
+}
+
+/// Fronts' queries that miss, a batch at a time: each is replied to before the next one.
+fn ask(worker: &mut Worker, mailbox: &Mailbox, queries: &[Vec<u8>]) {
+    for (frame, packet) in worker.memory.frames.iter_mut().zip(queries) {
+        frame.octets[..packet.len()].copy_from_slice(packet);
+        frame.len = packet.len();
+    }
+    worker.begin();
+    worker.answer(0..queries.len());
+    worker.complete();
+    while worker.waiting() > 0 {
+        let mut ready = [PollFd::new(mailbox.as_fd(), PollFlags::POLLIN)];
+        assert_eq!(
+            poll(&mut ready, PollTimeout::from(20_000u16)).unwrap(),
+            1,
+            "no outcome"
+        );
+        mailbox.clear_wakeup();
+        while worker.complete() > 0 {}
+    }
+    assert_eq!(worker.memory.replied.len(), queries.len());
+    for frame in &worker.memory.frames {
+        // ANCOUNT.
+        assert!(frame.octets[42 + 7] > 0, "no answer");
+    }
+}
+
+#[test]
+#[ignore = "the table of look-ups and their sockets allocate"]
+fn misses_do_not_allocate() {
+    let upstream = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = upstream.local_addr().unwrap();
+    let server = thread::spawn(move || serve(&upstream));
+    let hasher = NameHasher::default();
+    let counters = Arc::<AnswerCounters>::default();
+    let core = Core::new(
+        Cache::new(1 << 20).unwrap(),
+        hasher.clone(),
+        ReplySettings::new(1232, true),
+        Arc::default(),
+        counters.clone(),
+        Arc::default(),
+    );
+    let mailbox = Arc::new(Mailbox::new(2 * BATCH).unwrap());
+    let settings = ForwardOptions {
+        upstreams: vec![address],
+        cache_bytes: 1 << 20,
+        ..ForwardOptions::default()
+    };
+    let forwarder = ForwarderBuilder::new(&settings, vec![mailbox.clone()], hasher).unwrap();
+    let forwarder = forwarder.start().unwrap();
+    let mut worker = Worker::new(core, forwarder.handle(), mailbox.clone(), BATCH, false);
+    let batches: Vec<Vec<_>> = (0..WARM_UP + COUNTED)
+        .map(|batch| (0..BATCH).map(|i| frame(BATCH * batch + i)).collect())
+        .collect();
+    let (warm_up, counted) = batches.split_at(WARM_UP);
+    for queries in warm_up {
+        ask(&mut worker, &mailbox, queries);
+    }
+    let before = ALLOCATIONS.load(Ordering::SeqCst);
+    for queries in counted {
+        ask(&mut worker, &mailbox, queries);
+    }
+    let allocations = ALLOCATIONS.load(Ordering::SeqCst) - before;
+    assert_eq!(counters.misses.get() as usize, BATCH * (WARM_UP + COUNTED));
+    assert_eq!(allocations, 0, "in {} misses", BATCH * COUNTED);
+    drop(std::hint::black_box(vec![1]));
+    assert!(
+        ALLOCATIONS.load(Ordering::SeqCst) > before,
+        "the count counts"
+    );
+    drop(forwarder);
+    UdpSocket::bind("127.0.0.1:0")
+        .unwrap()
+        .send_to(&[0], address)
+        .unwrap();
+    server.join().unwrap();
+}
