@@ -217,7 +217,10 @@ fn sum(sets: impl Iterator<Item = Vec<(&'static str, u64)>>) -> Vec<(&'static st
     for set in sets {
         match sums.as_mut_slice() {
             [] => sums = set,
-            sums => sums.iter_mut().zip(set).for_each(|(sum, (_, n))| sum.1 += n),
+            sums => sums
+                .iter_mut()
+                .zip(set)
+                .for_each(|(sum, (_, n))| sum.1 += n),
         }
     }
     sums
@@ -390,7 +393,10 @@ mod tests {
             assert_eq!(sockets[field], 0, "{field}");
         }
         // Summed over the threads.
-        assert_eq!((&sockets["hits"], &sockets["dropped"]["runt"]), (&json!(4), &json!(4)));
+        assert_eq!(
+            (&sockets["hits"], &sockets["dropped"]["runt"]),
+            (&json!(4), &json!(4))
+        );
         assert_eq!(sockets["cache"]["hit_ratio"], 0.6667);
         let thread = &document["socket_threads"][1];
         assert_eq!((&thread["thread"], &thread["hits"]), (&json!(1), &json!(2)));

@@ -80,7 +80,9 @@ mod tests {
             Err(error) if error.kind() == ErrorKind::WouldBlock => false,
             Err(error) => panic!("{error}"),
         };
-        std::iter::repeat_with(received).take_while(|got| *got).count()
+        std::iter::repeat_with(received)
+            .take_while(|got| *got)
+            .count()
     }
 
     fn connections(listener: &TcpListener) -> usize {
@@ -89,7 +91,9 @@ mod tests {
             Err(error) if error.kind() == ErrorKind::WouldBlock => false,
             Err(error) => panic!("{error}"),
         };
-        std::iter::repeat_with(accepted).take_while(|got| *got).count()
+        std::iter::repeat_with(accepted)
+            .take_while(|got| *got)
+            .count()
     }
 
     /// A socket of another program, that joins if it can.
@@ -125,12 +129,15 @@ mod tests {
             let tcp = foreign(local, SockType::Stream).unwrap();
             let tcp = TcpListener::from(tcp);
 
-            let client = UdpSocket::bind((if asked.is_ipv4() { "0.0.0.0" } else { "::" }, 0)).unwrap();
+            let client =
+                UdpSocket::bind((if asked.is_ipv4() { "0.0.0.0" } else { "::" }, 0)).unwrap();
             for _ in 0..CLIENTS {
                 // All from one port: a hash would choose one thread for them.
                 client.send_to(b"datagram", asked).unwrap();
             }
-            let held: Vec<_> = (0..CLIENTS).map(|_| TcpStream::connect(asked).unwrap()).collect();
+            let held: Vec<_> = (0..CLIENTS)
+                .map(|_| TcpStream::connect(asked).unwrap())
+                .collect();
 
             let got: Vec<_> = threads.iter().map(|one| datagrams(&one.udp[0])).collect();
             assert!(got.iter().all(|count| *count > 0), "{listen}: {got:?}");
@@ -152,7 +159,13 @@ mod tests {
             let held = bound.split(2).unwrap();
             let second = Listeners::bind(&addresses);
             assert!(
-                matches!(second, Err(SocketError::Taken { protocol: "UDP", .. })),
+                matches!(
+                    second,
+                    Err(SocketError::Taken {
+                        protocol: "UDP",
+                        ..
+                    })
+                ),
                 "{listen}: {second:?}"
             );
             drop(held);

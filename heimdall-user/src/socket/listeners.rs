@@ -211,7 +211,8 @@ fn bind_both(address: SocketAddr) -> Bound {
     const TRIES: u32 = 8;
     let mut tries = 1;
     loop {
-        let udp = bind_udp(address, false).map_err(|error| SocketError::new("UDP", address, error))?;
+        let udp =
+            bind_udp(address, false).map_err(|error| SocketError::new("UDP", address, error))?;
         let local = udp
             .local_addr()
             .map_err(|error| SocketError::new("UDP", address, errno(&error)))?;
