@@ -56,7 +56,7 @@ pub(super) fn distribute(socket: &impl AsFd, threads: usize) -> Result<(), Errno
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
     use std::{
         io::ErrorKind,
         net::{SocketAddr, TcpListener, TcpStream, UdpSocket},

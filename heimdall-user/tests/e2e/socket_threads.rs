@@ -138,6 +138,27 @@ fn socket_threads_reply_from_the_address_that_was_asked() {
     );
 }
 
+#[test]
+fn socket_threads_beside_workers() {
+    let Some(lab) = lab("socket_threads_beside_workers") else {
+        return;
+    };
+    let _upstream = ScriptedUpstream::start(&lab, UPSTREAM).unwrap();
+    let heimdall = Settings::new(THREADS).on_xdp(&lab);
+    let client = DnsClient::v4(&lab);
+    // All are misses: the outcomes reach the front that waits for them.
+    for number in 0..QUERIES {
+        let answer = |name: &str| format!("NOERROR qr rd ra | {name}. A | 300 A 192.0.2.1");
+        let name = format!("u{number}.example");
+        assert_eq!(client.udp(&format!("{name} A rd")), answer(&name));
+        let name = format!("t{number}.example");
+        assert_eq!(client.tcp(&format!("{name} A rd")), answer(&name));
+    }
+    let stats = heimdall.stats().unwrap();
+    assert_eq!(stats["workers"][0]["misses"], QUERIES);
+    assert_eq!(shared(&stats, "misses"), QUERIES as u64);
+}
+
 /// `heimdall run` beside another server.
 fn second_server(lab: &Lab, config: &str) -> String {
     let mut command = lab.on_server(program());
