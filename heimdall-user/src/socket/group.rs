@@ -68,7 +68,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::socket::{Listeners, SocketError};
+    use crate::socket::{Listeners, MAX_CONNECTIONS, SocketError};
 
     /// Datagrams, or connections, of as many clients. That a thread gets none of them by chance:
     /// once in 10^23 runs.
@@ -124,6 +124,8 @@ mod tests {
                 panic!("{bound:?}");
             };
             let threads = bound.split(3).unwrap();
+            let connections_of_all: usize = threads.iter().map(|one| one.max_connections).sum();
+            assert!(connections_of_all <= MAX_CONNECTIONS);
             let asked = SocketAddr::new(asked.parse().unwrap(), local.port());
             let udp = foreign(local, SockType::Datagram).unwrap();
             let tcp = foreign(local, SockType::Stream).unwrap();
