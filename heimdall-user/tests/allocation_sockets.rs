@@ -104,7 +104,7 @@ fn batches_do_not_allocate() {
     let addresses = ["0.0.0.0:0", "[::1]:0"].map(|address| address.parse().unwrap());
     let listeners = Listeners::bind(&addresses).unwrap();
     let ports = listeners.local_addresses();
-    let front = SocketFront::start(listeners, resources, OnExit::default()).unwrap();
+    let front = SocketFront::start("sockets", listeners, resources, OnExit::default()).unwrap();
 
     let clients = [
         ("127.0.0.1:0", ports[0].port()),

@@ -98,10 +98,7 @@ pub enum ServerError {
     },
 }
 
-/// The socket front's number with the forwarder; AF_XDP workers have the numbers after it.
-const SOCKET_FRONT: u16 = 0;
-
-/// Queries from sockets that may wait for the forwarder.
+/// Queries of a socket thread that may wait for the forwarder.
 const MAX_SOCKET_PENDING: usize = 4096;
 
 /// A running server. Dropping it stops it.
@@ -116,7 +113,7 @@ pub struct Server {
     summary: String,
     threads: Arc<Threads>,
     supervisor: Option<Supervisor>,
-    sockets: Option<SocketFront>,
+    sockets: Vec<SocketFront>,
     control: Option<ControlServer>,
     snapshots: Option<SnapshotWriter>,
     forwarder: Option<Forwarder>,
@@ -149,7 +146,7 @@ impl Server {
             summary: summary(&opened.addresses, opened.xdp.as_ref()),
             threads: Threads::new(on_failure),
             supervisor: None,
-            sockets: None,
+            sockets: Vec::new(),
             control: None,
             snapshots: None,
             forwarder: None,
@@ -161,14 +158,17 @@ impl Server {
 
     fn start_threads(&mut self, config: &Config, opened: Opened) -> Result<(), ServerError> {
         let cores = CoreFactory::new(config, Arc::clone(self.reloader.policy()));
-        let socket_mailbox = mailbox(MAX_SOCKET_PENDING)?;
-        let mut mailboxes = vec![Arc::clone(&socket_mailbox)];
+        // The fronts' numbers with the forwarder: the socket threads first, then the workers.
+        let mut mailboxes = (0..config.socket.threads)
+            .map(|_| mailbox(MAX_SOCKET_PENDING))
+            .collect::<Result<Vec<_>, _>>()?;
+        let socket_mailboxes = mailboxes.clone();
         mailboxes.extend(opened.xdp.iter().flat_map(OpenXdp::mailboxes));
 
         let options = file_limit::fit(
             forward_options(config),
             mailboxes.len(),
-            config.listen.len(),
+            config.socket.threads * config.listen.len(),
         );
         let mut forwarder = ForwarderBuilder::new(&options, mailboxes, cores.hasher())
             .map_err(start("the forwarder"))?;
@@ -187,7 +187,7 @@ impl Server {
 
         let sockets = self.start_sockets(
             opened.listeners,
-            socket_mailbox,
+            socket_mailboxes,
             handle.clone(),
             &cores,
             &mut caches,
@@ -208,37 +208,43 @@ impl Server {
 
     fn start_sockets(
         &mut self,
-        listeners: Listeners,
-        mailbox: Arc<Mailbox>,
+        listeners: Vec<Listeners>,
+        mailboxes: Vec<Arc<Mailbox>>,
         forwarder: Handle,
         cores: &CoreFactory,
         caches: &mut Caches,
-    ) -> Result<SocketReport, ServerError> {
-        let core_counters = CoreCounters::default();
-        let maintenance = Maintenance::new({
-            let mailbox = Arc::clone(&mailbox);
-            move || mailbox.wake()
-        });
-        caches
-            .fronts
-            .push(("sockets".to_owned(), maintenance.queue()));
-        let resources = front::Resources {
-            core: cores.core(&core_counters)?,
-            maintenance,
-            forwarder,
-            mailbox,
-            front: SOCKET_FRONT,
-            clock: cores.clock(),
-        };
-        let on_exit = self.threads.essential("socket front");
-        let front =
-            SocketFront::start(listeners, resources, on_exit).map_err(start("the socket front"))?;
-        let counters = front.counters();
-        self.sockets = Some(front);
-        Ok(SocketReport {
-            counters,
-            core: core_counters,
-        })
+    ) -> Result<Vec<SocketReport>, ServerError> {
+        let threads = listeners.len();
+        let mut reports = Vec::new();
+        for ((listeners, mailbox), front) in listeners.into_iter().zip(mailboxes).zip(0..) {
+            let name = match threads {
+                1 => "sockets".to_owned(),
+                _ => format!("sockets:{front}"),
+            };
+            let core_counters = CoreCounters::default();
+            let maintenance = Maintenance::new({
+                let mailbox = Arc::clone(&mailbox);
+                move || mailbox.wake()
+            });
+            caches.fronts.push((name.clone(), maintenance.queue()));
+            let resources = front::Resources {
+                core: cores.core(&core_counters)?,
+                maintenance,
+                forwarder: forwarder.clone(),
+                mailbox,
+                front,
+                clock: cores.clock(),
+            };
+            let on_exit = self.threads.essential("socket front");
+            let front = SocketFront::start(&name, listeners, resources, on_exit)
+                .map_err(start("the socket front"))?;
+            reports.push(SocketReport {
+                counters: front.counters(),
+                core: core_counters,
+            });
+            self.sockets.push(front);
+        }
+        Ok(reports)
     }
 
     /// With the backend `auto`, the sockets serve instead if this fails.
@@ -252,7 +258,7 @@ impl Server {
         caches: &mut Caches,
     ) -> Result<(), ServerError> {
         let on_sockets = summary(&addresses, None);
-        let front = SOCKET_FRONT + 1;
+        let front = self.sockets.len() as u16;
         let threads = &self.threads;
         match Supervisor::start(open, config, addresses, cores, forwarder, front, threads) {
             Ok(supervisor) => {
@@ -332,7 +338,8 @@ impl Server {
 /// Resources that are opened before any thread starts.
 struct Opened {
     control: Control,
-    listeners: Listeners,
+    /// Those of each socket thread.
+    listeners: Vec<Listeners>,
     /// Those of the listeners.
     addresses: Vec<SocketAddr>,
     xdp: Option<OpenXdp>,
@@ -350,6 +357,7 @@ impl Opened {
         )?;
         let addresses = listeners.local_addresses();
         warn_of_absent(&addresses);
+        let listeners = listeners.split(config.socket.threads)?;
         let xdp = open_xdp(config, &addresses)?;
         Ok(Self {
             control,

@@ -95,7 +95,7 @@ fn interfaces(config: &Config) -> impl Iterator<Item = Result<(Interface, usize)
 /// again. Their pages are not touched.
 fn reserve(config: &Config, queues: usize) -> Result<(), ServerError> {
     let bytes = config.cache.bytes;
-    (0..1 + config.forward.threads + queues)
+    (0..config.socket.threads + config.forward.threads + queues)
         .map(|_| Cache::new(bytes))
         .collect::<Result<Vec<_>, _>>()
         .map_err(|source| ServerError::Cache { bytes, source })?;

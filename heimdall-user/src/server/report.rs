@@ -1,6 +1,6 @@
 //! The report of `heimdall stats`, collected from all counters.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{fmt, slice, sync::Arc};
 
 use arc_swap::ArcSwap;
 use serde_json::{Map, Value, json};
@@ -12,7 +12,8 @@ use crate::{forward::ForwardCounters, log, socket::SocketCounters, worker::Worke
 pub(super) struct Report {
     /// Replaced when something changes.
     pub(super) xdp: Option<Arc<ArcSwap<XdpReport>>>,
-    pub(super) sockets: SocketReport,
+    /// One for each thread.
+    pub(super) sockets: Vec<SocketReport>,
     /// One set for each thread.
     pub(super) forwarder: Vec<Arc<ForwardCounters>>,
 }
@@ -81,7 +82,8 @@ impl Report {
             "backend": if is_xdp { "xdp" } else { "socket" },
             "interfaces": interfaces,
             "workers": workers,
-            "sockets": self.sockets.json(),
+            "sockets": sockets(&self.sockets),
+            "socket_threads": socket_threads(&self.sockets),
             "forwarder": forwarder(&self.forwarder),
             "log": { "lost": log::lost() },
         })
@@ -94,9 +96,14 @@ impl Report {
         let cores = || {
             workers()
                 .map(|worker| &worker.core)
-                .chain([&self.sockets.core])
+                .chain(self.sockets.iter().map(|thread| &thread.core))
         };
-        let sockets = &self.sockets.counters;
+        let sockets = |count: fn(&SocketCounters) -> u64| {
+            let threads = self.sockets.iter();
+            threads.map(|thread| count(&thread.counters)).sum::<u64>()
+        };
+        let udp = sockets(|thread| thread.udp_received.get());
+        let tcp = sockets(|thread| thread.tcp_received.get());
         let xdp: u64 = workers().map(|worker| worker.counters.received.get()).sum();
         let sum = |count: fn(&CoreCounters) -> u64| cores().map(count).sum::<u64>();
         let upstream = |count: fn(&ForwardCounters) -> u64| {
@@ -106,11 +113,9 @@ impl Report {
                 .sum::<u64>()
         };
         format!(
-            "{} queries ({xdp} over AF_XDP, {} over UDP, {} over TCP), {} hits, {} misses, {} dropped; \
+            "{} queries ({xdp} over AF_XDP, {udp} over UDP, {tcp} over TCP), {} hits, {} misses, {} dropped; \
              upstream: {} queries, {} timeouts, {} errors, {} stale answers, {} SERVFAIL; {} log lines lost",
-            xdp + sockets.udp_received.get() + sockets.tcp_received.get(),
-            sockets.udp_received.get(),
-            sockets.tcp_received.get(),
+            xdp + udp + tcp,
             sum(|core| core.answers.hits.get()),
             sum(|core| core.answers.misses.get()),
             sum(|core| core.drops.list().iter().map(|(_, count)| count).sum()),
@@ -159,34 +164,41 @@ impl WorkerReport {
                 .strip_prefix("frames_")
                 .map(|counter| ("frames", counter)),
         });
-        insert_core(&mut fields, &self.core);
-        Value::Object(fields)
-    }
-}
-
-impl SocketReport {
-    fn json(&self) -> Value {
-        let mut fields = Map::new();
-        insert(&mut fields, self.counters.list(), |_| None);
-        insert_core(&mut fields, &self.core);
+        insert_core(&mut fields, &[&self.core]);
         Value::Object(fields)
     }
 }
 
 /// The threads' counters, summed.
-fn forwarder(threads: &[Arc<ForwardCounters>]) -> Value {
-    let mut sums: Vec<(&'static str, u64)> = Vec::new();
-    let mut places = BTreeMap::new();
-    for (name, count) in threads.iter().flat_map(|thread| thread.list()) {
-        let place = *places.entry(name).or_insert_with(|| {
-            sums.push((name, 0));
-            sums.len() - 1
-        });
-        if let Some((_, sum)) = sums.get_mut(place) {
-            *sum += count;
-        }
-    }
+fn sockets(threads: &[SocketReport]) -> Value {
     let mut fields = Map::new();
+    insert_sockets(&mut fields, threads);
+    Value::Object(fields)
+}
+
+/// The counters of each thread, if there are several.
+fn socket_threads(threads: &[SocketReport]) -> Vec<Value> {
+    let several = if threads.len() > 1 { threads } else { &[] };
+    let one = |(number, thread): (usize, &SocketReport)| {
+        let mut fields = Map::new();
+        fields.insert("thread".to_owned(), json!(number));
+        insert_sockets(&mut fields, slice::from_ref(thread));
+        Value::Object(fields)
+    };
+    several.iter().enumerate().map(one).collect()
+}
+
+fn insert_sockets(fields: &mut Map<String, Value>, threads: &[SocketReport]) {
+    let counters = threads.iter().map(|thread| thread.counters.list());
+    insert(fields, sum(counters), |_| None);
+    let cores: Vec<_> = threads.iter().map(|thread| &thread.core).collect();
+    insert_core(fields, &cores);
+}
+
+/// The threads' counters, summed.
+fn forwarder(threads: &[Arc<ForwardCounters>]) -> Value {
+    let mut fields = Map::new();
+    let sums = sum(threads.iter().map(|thread| thread.list()));
     insert(&mut fields, sums, |name| {
         let rejected = name.strip_prefix("rejected_");
         let cache = || name.strip_prefix("cache_").map(|count| ("cache", count));
@@ -199,10 +211,26 @@ fn forwarder(threads: &[Arc<ForwardCounters>]) -> Value {
     Value::Object(fields)
 }
 
-/// The counters of an answer core: the cache's counts, the queries' types, the response codes and the
+/// The sums of sets of counters that have the same names, in their order.
+fn sum(sets: impl Iterator<Item = Vec<(&'static str, u64)>>) -> Vec<(&'static str, u64)> {
+    let mut sums = Vec::new();
+    for set in sets {
+        match sums.as_mut_slice() {
+            [] => sums = set,
+            sums => sums
+                .iter_mut()
+                .zip(set)
+                .for_each(|(sum, (_, n))| sum.1 += n),
+        }
+    }
+    sums
+}
+
+/// The counters of answer cores, summed: the cache's counts, the queries' types, the response codes and the
 /// drops by reason as objects of their own.
-fn insert_core(fields: &mut Map<String, Value>, core: &CoreCounters) {
-    insert(fields, core.answers.list(), |name| match name {
+fn insert_core(fields: &mut Map<String, Value>, cores: &[&CoreCounters]) {
+    let answers = sum(cores.iter().map(|core| core.answers.list()));
+    insert(fields, answers, |name| match name {
         "hits" | "misses" | "truncated" | "prohibited" | "slipped" | "local" | "blocked" => None,
         _ => Some(match name.split_once('_') {
             Some(("cache", count)) => ("cache", count),
@@ -210,14 +238,13 @@ fn insert_core(fields: &mut Map<String, Value>, core: &CoreCounters) {
             _ => ("rcodes", name),
         }),
     });
-    let (hits, misses) = (core.answers.hits.get(), core.answers.misses.get());
+    let count = |name| fields.get(name).and_then(Value::as_u64).unwrap_or_default();
+    let (hits, misses) = (count("hits"), count("misses"));
     if let Some(cache) = fields.get_mut("cache").and_then(Value::as_object_mut) {
         cache.insert("hit_ratio".to_owned(), json!(ratio(hits, misses)));
     }
-    fields.insert(
-        "dropped".to_owned(),
-        Value::Object(counts(core.drops.list())),
-    );
+    let drops = sum(cores.iter().map(|core| core.drops.list()));
+    fields.insert("dropped".to_owned(), Value::Object(counts(drops)));
 }
 
 /// The share of hits among the look-ups, to four digits; nothing before the first.
@@ -299,15 +326,17 @@ mod tests {
         }));
         let report = Report {
             xdp: Some(Arc::clone(&xdp)),
-            sockets: SocketReport {
-                counters: Arc::default(),
-                core,
-            },
+            sockets: [core.clone(), core]
+                .map(|core| SocketReport {
+                    counters: Arc::default(),
+                    core,
+                })
+                .into(),
             forwarder: threads.to_vec(),
         };
         assert_eq!(
             report.summary(),
-            "0 queries (0 over AF_XDP, 0 over UDP, 0 over TCP), 4 hits, 2 misses, 4 dropped; \
+            "0 queries (0 over AF_XDP, 0 over UDP, 0 over TCP), 6 hits, 3 misses, 6 dropped; \
              upstream: 0 queries, 0 timeouts, 0 errors, 0 stale answers, 0 SERVFAIL; 0 log lines lost"
         );
         let document = report.json();
@@ -364,6 +393,14 @@ mod tests {
             assert_eq!(sockets[field], 0, "{field}");
         }
         // Summed over the threads.
+        assert_eq!(
+            (&sockets["hits"], &sockets["dropped"]["runt"]),
+            (&json!(4), &json!(4))
+        );
+        assert_eq!(sockets["cache"]["hit_ratio"], 0.6667);
+        let thread = &document["socket_threads"][1];
+        assert_eq!((&thread["thread"], &thread["hits"]), (&json!(1), &json!(2)));
+        assert_eq!(thread["udp_received"], 0);
         assert_eq!(document["forwarder"]["rejected"]["id"], 4);
         assert_eq!(document["forwarder"]["cache"]["hits"], 0);
         for field in ["client", "zone", "oldest"] {

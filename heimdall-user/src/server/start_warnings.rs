@@ -23,7 +23,7 @@ const MAX_NAMED: usize = 4;
 /// Warns if the caches and frames of a server with this many queues, all of which are pre-faulted at
 /// the start, take more than half of the available memory.
 pub(super) fn memory(config: &Config, queues: usize) {
-    let caches = queues + 1 + config.forward.threads;
+    let caches = queues + config.socket.threads + config.forward.threads;
     let frames = queues * config.xdp.frames as usize * FRAME_SIZE as usize;
     let needed = (caches * config.cache.bytes + frames) as u64;
     let Some(available) = available() else { return };

@@ -26,7 +26,7 @@ use super::{
 /// Connections accepted from one listener before the next one is served.
 const ACCEPT_BATCH: usize = 64;
 
-/// Connections at a time.
+/// Connections at a time, of all threads.
 pub(crate) const MAX_CONNECTIONS: usize = 1024;
 
 /// Time for which a connection may be idle (RFC 7766 section 6.2.3 asks for a few seconds).
@@ -40,6 +40,8 @@ const FIRST_QUERY: Duration = Duration::from_secs(4);
 pub(super) struct Connections {
     open: Slab<Connection>,
     holders: Holders,
+    /// Most connections at a time.
+    max: usize,
     /// The serial number of the last connection.
     serial: u64,
     /// A listener could not accept for lack of descriptors; it is retried at the next sweep.
@@ -54,10 +56,11 @@ pub(super) struct Connections {
 }
 
 impl Connections {
-    pub(super) fn new(first_token: usize, now: Instant) -> Self {
+    pub(super) fn new(first_token: usize, max: usize, now: Instant) -> Self {
         Self {
             open: Slab::new(),
             holders: Holders::default(),
+            max,
             serial: 0,
             starved: false,
             swept: now,
@@ -166,7 +169,7 @@ impl Sockets {
         // Counted before there is room: a client that becomes the largest holder by this connection
         // closes one of its own.
         let hold = self.connections.holders.open(peer);
-        if self.connections.len() >= MAX_CONNECTIONS {
+        if self.connections.len() >= self.connections.max {
             self.make_room();
         }
         let connections = &mut self.connections;

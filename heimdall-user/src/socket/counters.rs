@@ -1,9 +1,9 @@
-//! The socket front's counters.
+//! The counters of the socket front's threads.
 
 use crate::stats::counters;
 
 counters! {
-    /// The socket front's counters, in addition to those of its answer core.
+    /// A thread's counters, in addition to those of its answer core.
     pub(crate) struct SocketCounters {
         /// Datagrams received.
         udp_received,

@@ -1,4 +1,4 @@
-//! The socket front's thread: its loop over listeners, connections and the mailbox.
+//! A thread of the socket front: its loop over listeners, connections and the mailbox.
 //!
 //! epoll reports each change once (mio is edge-triggered). A socket that is left unread for the sake
 //! of fairness is registered again, which makes epoll report it again.
@@ -33,7 +33,7 @@ const STOP: Token = Token(0);
 const MAILBOX: Token = Token(1);
 const _: () = assert!(LISTENERS == 2, "tokens of their own");
 
-/// The running socket front. Dropping it ends the thread and closes all sockets; queries that still
+/// A running thread of the socket front. Dropping it ends the thread and closes its sockets; queries that still
 /// wait get no reply.
 #[derive(Debug)]
 pub struct SocketFront {
@@ -42,11 +42,16 @@ pub struct SocketFront {
 }
 
 impl SocketFront {
-    /// Starts the thread. `on_exit` is called if it ends without having been stopped.
+    /// Starts the thread, under this name. `on_exit` is called if it ends without having been stopped.
     ///
     /// # Errors
     /// The thread or its epoll instance cannot be created, or a registration with that fails.
-    pub fn start(listeners: Listeners, resources: Resources, on_exit: OnExit) -> io::Result<Self> {
+    pub fn start(
+        name: &str,
+        listeners: Listeners,
+        resources: Resources,
+        on_exit: OnExit,
+    ) -> io::Result<Self> {
         let counters = Arc::<SocketCounters>::default();
         let poll = Poll::new()?;
         let waker = Waker::new(poll.registry(), STOP)?;
@@ -59,7 +64,7 @@ impl SocketFront {
             // Writing to an eventfd fails only if it is readable already.
             let _ = waker.wake();
         };
-        let thread = OwnedThread::start("sockets", on_exit, stop, move || front.run(&stopped))?;
+        let thread = OwnedThread::start(name, on_exit, stop, move || front.run(&stopped))?;
         Ok(Self {
             counters,
             _thread: thread,

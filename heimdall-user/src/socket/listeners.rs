@@ -1,7 +1,7 @@
 //! Bound sockets, and the errors of binding.
 
 use std::{
-    io,
+    io, iter,
     net::{SocketAddr, TcpListener, UdpSocket},
     os::fd::{AsRawFd, OwnedFd},
 };
@@ -15,7 +15,7 @@ use nix::{
 };
 use thiserror::Error;
 
-use super::mtu;
+use super::{MAX_CONNECTIONS, group, mtu};
 
 /// Receive buffer of a UDP socket, in octets. Without CAP_NET_ADMIN the kernel caps it at
 /// `net.core.rmem_max`.
@@ -95,12 +95,14 @@ fn family(address: SocketAddr) -> &'static str {
     if address.is_ipv6() { "IPv6" } else { "IPv4" }
 }
 
-/// Sockets that are bound, over UDP and TCP on every address.
-#[derive(Debug, Default)]
+/// A thread's sockets, bound, over UDP and TCP on every address.
+#[derive(Debug)]
 pub struct Listeners {
     pub(super) udp: Vec<UdpSocket>,
     pub(super) tcp: Vec<TcpListener>,
     addresses: Vec<SocketAddr>,
+    /// Connections at a time: the thread's share of [`MAX_CONNECTIONS`].
+    pub(super) max_connections: usize,
 }
 
 impl Listeners {
@@ -110,8 +112,8 @@ impl Listeners {
     /// appears. One of a family that the kernel lacks is left out with a warning, if another is
     /// left.
     ///
-    /// A port is never shared with another process (no SO_REUSEPORT): a second server that took
-    /// part of the queries would not be noticed.
+    /// A port that another process has is an error, even if both would share it (no SO_REUSEPORT): a
+    /// second server that took part of the queries would not be noticed.
     ///
     /// # Errors
     /// `SocketError`, for the first address that cannot be bound.
@@ -123,7 +125,7 @@ impl Listeners {
         addresses: &[SocketAddr],
         mut bind: impl FnMut(SocketAddr) -> Bound,
     ) -> Result<Self, SocketError> {
-        let mut listeners = Self::default();
+        let mut listeners = Self::new(MAX_CONNECTIONS);
         let mut left_out = Vec::new();
         for &address in addresses {
             match bind(address) {
@@ -148,6 +150,54 @@ impl Listeners {
         Ok(listeners)
     }
 
+    fn new(max_connections: usize) -> Self {
+        Self {
+            udp: Vec::new(),
+            tcp: Vec::new(),
+            addresses: Vec::new(),
+            max_connections,
+        }
+    }
+
+    /// Listeners for each of so many threads, 1 at least, on the same addresses: these, and others
+    /// beside them, among which the kernel distributes datagrams and connections.
+    ///
+    /// From then on other sockets of the same user can be bound to the ports if they ask for that
+    /// (SO_REUSEPORT). [`bind`](Self::bind) does not.
+    ///
+    /// # Errors
+    /// `SocketError`, for the first socket that cannot be opened.
+    pub fn split(mut self, threads: usize) -> Result<Vec<Self>, SocketError> {
+        if threads <= 1 {
+            return Ok(vec![self]);
+        }
+        self.max_connections = (MAX_CONNECTIONS / threads).max(1);
+        for ((udp, tcp), address) in self.udp.iter().zip(&self.tcp).zip(&self.addresses) {
+            group::open(udp).map_err(|error| SocketError::new("UDP", *address, error))?;
+            group::open(tcp).map_err(|error| SocketError::new("TCP", *address, error))?;
+        }
+        let mut others = Vec::new();
+        for _ in 1..threads {
+            let mut other = Self::new(self.max_connections);
+            for &address in &self.addresses {
+                let udp = bind_udp(address, true);
+                let tcp = bind_tcp(address, true);
+                let named = |protocol| move |error| SocketError::new(protocol, address, error);
+                other.udp.push(udp.map_err(named("UDP"))?);
+                other.tcp.push(tcp.map_err(named("TCP"))?);
+                other.addresses.push(address);
+            }
+            others.push(other);
+        }
+        for ((udp, tcp), address) in self.udp.iter().zip(&self.tcp).zip(&self.addresses) {
+            let distribute = group::distribute(udp, threads);
+            distribute.map_err(|error| SocketError::new("UDP", *address, error))?;
+            let distribute = group::distribute(tcp, threads);
+            distribute.map_err(|error| SocketError::new("TCP", *address, error))?;
+        }
+        Ok(iter::once(self).chain(others).collect())
+    }
+
     /// The addresses that are listened on, with the ports that port 0 became.
     pub fn local_addresses(&self) -> Vec<SocketAddr> {
         self.addresses.clone()
@@ -161,11 +211,12 @@ fn bind_both(address: SocketAddr) -> Bound {
     const TRIES: u32 = 8;
     let mut tries = 1;
     loop {
-        let udp = bind_udp(address).map_err(|error| SocketError::new("UDP", address, error))?;
+        let udp =
+            bind_udp(address, false).map_err(|error| SocketError::new("UDP", address, error))?;
         let local = udp
             .local_addr()
             .map_err(|error| SocketError::new("UDP", address, errno(&error)))?;
-        match bind_tcp(local) {
+        match bind_tcp(local, false) {
             Ok(tcp) => return Ok((udp, tcp, local)),
             Err(Errno::EADDRINUSE) if address.port() == 0 && tries < TRIES => tries += 1,
             Err(error) => return Err(SocketError::new("TCP", local, error)),
@@ -177,7 +228,8 @@ fn errno(error: &io::Error) -> Errno {
     Errno::from_raw(error.raw_os_error().unwrap_or_default())
 }
 
-fn open(address: SocketAddr, kind: SockType) -> Result<OwnedFd, Errno> {
+/// `shared`: beside sockets that [`group::open`] let others join.
+fn open(address: SocketAddr, kind: SockType, shared: bool) -> Result<OwnedFd, Errno> {
     let family = match address {
         SocketAddr::V4(_) => AddressFamily::Inet,
         SocketAddr::V6(_) => AddressFamily::Inet6,
@@ -191,11 +243,14 @@ fn open(address: SocketAddr, kind: SockType) -> Result<OwnedFd, Errno> {
     // An address may be added later: by DHCP, by a failover daemon, or when duplicate address
     // detection is done. (The option works on IPv6 sockets, too.)
     setsockopt(&fd, sockopt::IpFreebind, &true)?;
+    if shared {
+        group::open(&fd)?;
+    }
     Ok(fd)
 }
 
-fn bind_udp(address: SocketAddr) -> Result<UdpSocket, Errno> {
-    let fd = open(address, SockType::Datagram)?;
+fn bind_udp(address: SocketAddr, shared: bool) -> Result<UdpSocket, Errno> {
+    let fd = open(address, SockType::Datagram, shared)?;
     if address.ip().is_unspecified() {
         // A reply has to leave from the address that the query came to, which only the kernel knows.
         match address {
@@ -211,8 +266,8 @@ fn bind_udp(address: SocketAddr) -> Result<UdpSocket, Errno> {
     Ok(fd.into())
 }
 
-fn bind_tcp(address: SocketAddr) -> Result<TcpListener, Errno> {
-    let fd = open(address, SockType::Stream)?;
+fn bind_tcp(address: SocketAddr, shared: bool) -> Result<TcpListener, Errno> {
+    let fd = open(address, SockType::Stream, shared)?;
     // Connections of an earlier run may still be in TIME_WAIT.
     setsockopt(&fd, sockopt::ReuseAddr, &true)?;
     bind(fd.as_raw_fd(), &SockaddrStorage::from(address))?;

@@ -1,17 +1,19 @@
 //! The kernel-socket front: UDP and TCP listeners.
 //!
 //! It answers the queries that the XDP program passes on (TCP, fragments, IP options) and everything where
-//! there is no XDP, through the same [engine](crate::front) as the AF_XDP workers. One thread with
-//! an epoll loop serves all listeners; it never waits for anything but its sockets.
+//! there is no XDP, through the same [engine](crate::front) as the AF_XDP workers. A thread with
+//! an epoll loop serves its listeners; it never waits for anything but its sockets. Several threads have
+//! listeners of their own on the same addresses, and share nothing.
 //!
 //! Its caller binds the [`Listeners`] first, so that a taken port is found before anything else
-//! is started, and then starts the [`SocketFront`].
+//! is started, and then starts a [`SocketFront`] for each thread.
 
 mod batch;
 mod connections;
 mod counters;
 mod datagrams;
 mod front;
+mod group;
 mod holders;
 mod listeners;
 mod mtu;

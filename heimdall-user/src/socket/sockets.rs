@@ -46,6 +46,7 @@ impl Sockets {
         registry: Registry,
         counters: Arc<SocketCounters>,
     ) -> io::Result<Self> {
+        let max_connections = listeners.max_connections;
         let mut udp: Vec<_> = listeners.udp.into_iter().map(UdpSocket::from_std).collect();
         let mut tcp: Vec<_> = listeners
             .tcp
@@ -60,7 +61,7 @@ impl Sockets {
         }
         let now = Instant::now();
         Ok(Self {
-            connections: Connections::new(LISTENERS + 2 * udp.len(), now),
+            connections: Connections::new(LISTENERS + 2 * udp.len(), max_connections, now),
             registry,
             counters,
             udp,

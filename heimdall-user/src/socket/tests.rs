@@ -86,7 +86,7 @@ impl Bench {
         let forwarder = forward(&settings, &mailbox);
         let handle = forwarder.handle();
         let resources = resources(core, handle, mailbox);
-        let front = SocketFront::start(listeners, resources, OnExit::default()).unwrap();
+        let front = SocketFront::start("sockets", listeners, resources, OnExit::default()).unwrap();
         Self {
             front,
             forwarder,

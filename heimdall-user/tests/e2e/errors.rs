@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use crate::{heimdall, lab, program};
 
 /// Runs a command that has to fail; its error line.
-fn error_line(mut command: Command) -> String {
+pub(crate) fn error_line(mut command: Command) -> String {
     let output = command.env_remove("RUST_LOG").output().unwrap();
     assert!(!output.status.success(), "{command:?}");
     let text = String::from_utf8(output.stderr).unwrap();

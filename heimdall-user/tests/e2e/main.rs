@@ -22,6 +22,7 @@ mod policy;
 mod recover;
 mod reload;
 mod scenarios;
+mod socket_threads;
 mod sockets;
 mod stale;
 mod threads;

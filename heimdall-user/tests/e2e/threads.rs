@@ -14,7 +14,7 @@ use lab::{Frames, Heimdall, Knot, Lab, QueryFrame, SERVER_V4, ScriptedUpstream, 
 use serde_json::Value;
 
 use crate::{
-    client::query,
+    client::{Settings, query},
     heimdall, lab, program,
     recover::{Off, TIMEOUT, is_running, kdig, load, wait_for},
 };
@@ -307,6 +307,12 @@ fn the_end_of_an_essential_thread_ends_the_process() {
         assert!(log.contains(message), "{log}");
         assert!(!lab.has_xdp().unwrap());
     }
+    // One of several.
+    let settings = Settings::new("[socket]\nthreads = 2");
+    let mut several = settings.on_sockets(&lab);
+    fail_wait(thread_named(several.process.pid(), "sockets:1"));
+    let status = several.process.wait(TIMEOUT).unwrap();
+    assert_eq!(status.code(), Some(1), "{}", several.process.output());
     // Without this one, queries are still answered.
     let mut heimdall = heimdall(&lab);
     fail_wait(thread_named(heimdall.process.pid(), "control"));

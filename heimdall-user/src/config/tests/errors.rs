@@ -47,11 +47,11 @@ const BAD: &[(&str, &str)] = &[
     ),
     (
         "echo = true",
-        "heimdall.toml:1: key `echo`: there is no such key; there are `interface`, `listen`, `upstream`, `backend`, `control`, `max-udp-size`, `cache`, `forward`, `xdp`, `access`, `rate-limit`, `cookies`, `identity`, `local`, `blocklist`",
+        "heimdall.toml:1: key `echo`: there is no such key; there are `interface`, `listen`, `upstream`, `backend`, `control`, `max-udp-size`, `cache`, `forward`, `socket`, `xdp`, `access`, `rate-limit`, `cookies`, `identity`, `local`, `blocklist`",
     ),
     (
         "\"\" = 1",
-        "heimdall.toml:1: there is no such key; there are `interface`, `listen`, `upstream`, `backend`, `control`, `max-udp-size`, `cache`, `forward`, `xdp`, `access`, `rate-limit`, `cookies`, `identity`, `local`, `blocklist`",
+        "heimdall.toml:1: there is no such key; there are `interface`, `listen`, `upstream`, `backend`, `control`, `max-udp-size`, `cache`, `forward`, `socket`, `xdp`, `access`, `rate-limit`, `cookies`, `identity`, `local`, `blocklist`",
     ),
     (
         "[blocklist]\nfile = \"a\"",
