@@ -53,5 +53,5 @@ pub(super) struct Message {
 pub(super) struct Parked {
     pub(super) origin: Origin,
     /// The message's start, as much as the reply needs.
-    pub(super) head: Box<[u8]>,
+    pub(super) head: Vec<u8>,
 }

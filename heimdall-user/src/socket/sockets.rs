@@ -22,6 +22,9 @@ use crate::{
 /// Largest message.
 const MAX_MESSAGE: usize = u16::MAX as usize;
 
+/// Octets of a waiting query whose memory is kept. As many are kept as have waited at the same time.
+const MAX_SPARE: usize = 512;
+
 /// Tokens of listeners: from this one on, UDP even, TCP odd. Connections follow.
 pub(super) const LISTENERS: usize = 2;
 
@@ -35,6 +38,8 @@ pub(super) struct Sockets {
     pub(super) connections: Connections,
     /// A message from a stream, and then its reply.
     pub(super) buf: Box<[u8]>,
+    /// Memory of queries that have waited, for those to come.
+    spare: Vec<Vec<u8>>,
     /// When the events of this round were reported.
     pub(super) now: Instant,
 }
@@ -68,6 +73,7 @@ impl Sockets {
             tcp,
             datagrams: Datagrams::new(),
             buf: vec![0; MAX_MESSAGE].into(),
+            spare: Vec::new(),
             now,
         })
     }
@@ -154,11 +160,11 @@ impl Messages for Sockets {
         {
             open.pending += 1;
         }
-        let head = self.buffer(&message).get(..query.needed());
-        Parked {
-            origin,
-            head: head.unwrap_or_default().into(),
-        }
+        let mut head = self.spare.pop().unwrap_or_default();
+        head.clear();
+        let octets = self.buffer(&message).get(..query.needed());
+        head.extend_from_slice(octets.unwrap_or_default());
+        Parked { origin, head }
     }
 
     fn resume(&mut self, parked: Parked) -> Message {
@@ -179,6 +185,9 @@ impl Messages for Sockets {
         };
         if let Some(start) = self.buffer(&message).get_mut(..head.len()) {
             start.copy_from_slice(&head);
+        }
+        if head.capacity() <= MAX_SPARE {
+            self.spare.push(head);
         }
         message
     }
