@@ -144,7 +144,6 @@ impl Shard {
         let mut events = Events::with_capacity(1024);
         let mut more = false;
         let mut maintenance = Status::Idle;
-        self.cache.populate();
         while !self.inbox.is_closed() {
             let timeout = if more {
                 Some(Duration::ZERO)

@@ -213,7 +213,6 @@ impl State {
                 );
             }
         }
-        self.engine.populate();
         drop(ready);
         let mut idle_since: Option<Instant> = None;
         let mut accounted = u32::MAX;
