@@ -149,6 +149,8 @@ impl<T: Zeroed> DerefMut for Array<T> {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
+    use std::{fs::File, os::unix::fs::FileExt};
+
     use super::*;
 
     #[test]
@@ -169,6 +171,31 @@ mod tests {
         }
         assert!(Array::<[u16; 8]>::new(usize::MAX / 2).is_err());
         assert!(Array::<u8>::new(0).unwrap().is_empty());
+    }
+
+    /// Pages of an array that are in memory.
+    fn resident(array: &Array<u8>) -> usize {
+        let pages = File::open("/proc/self/pagemap").unwrap();
+        let mut entries = vec![[0; 8]; array.len() / 4096];
+        let first = array.as_ptr() as u64 / 4096 * 8;
+        pages
+            .read_exact_at(entries.as_flattened_mut(), first)
+            .unwrap();
+        let present = |entry: &&[u8; 8]| entry[7] & 0x80 != 0;
+        entries.iter().filter(present).count()
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "Miri has no madvise")]
+    fn populating_proceeds_in_steps_to_the_last_page() {
+        let mut array = Array::<u8>::new(8 * STEP - 4096).unwrap();
+        assert_eq!(resident(&array), 0);
+        assert!(array.populate_step().unwrap());
+        let step = resident(&array);
+        // Two, if its huge pages are not aligned as the steps are.
+        assert!((STEP / 4096..=2 * STEP / 4096).contains(&step), "{step}");
+        let steps = (0..).take_while(|_| array.populate_step().unwrap()).count();
+        assert_eq!((steps, resident(&array)), (7, array.len() / 4096));
     }
 
     #[test]

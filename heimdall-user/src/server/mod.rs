@@ -1,8 +1,9 @@
 //! The server: starts, connects and stops all components.
 //!
-//! Resources of the host are opened first, before any thread starts: the control socket, the
-//! listeners, the XDP programs and AF_XDP sockets. Then the threads start: the forwarder, the fronts
-//! that submit their misses to it, the control server and the snapshot writer.
+//! The control socket and the listeners are opened first, before any thread starts. Then the threads
+//! start: the forwarder, the socket front, the workers once the XDP programs and AF_XDP sockets are
+//! open, which may take seconds while the sockets answer already; the control server and the snapshot
+//! writer.
 //!
 //! Every thread has an owner whose drop stops and joins it, so a start that fails half-way leaves
 //! nothing running. A thread that ends without having been stopped is noticed by `supervisor` (AF_XDP workers) or
@@ -35,6 +36,7 @@ use crate::{
     front,
     maintenance::{Caches, Maintenance},
     socket::{Listeners, SocketError, SocketFront},
+    worker::max_pending,
     xdp::XdpError,
 };
 use commands::Commands;
@@ -140,13 +142,13 @@ impl Server {
         settings: impl Fn() -> Result<Config, ConfigError> + Send + Sync + 'static,
         on_failure: impl Fn() + Send + Sync + 'static,
     ) -> Result<Self, ServerError> {
-        preflight::preflight(config)?;
+        let queues = preflight::preflight(config)?;
         let reloader = Arc::new(Reloader::start(config, settings)?);
         let opened = Opened::open(config)?;
         let mut server = Self {
             reloader,
             report: None,
-            summary: summary(&opened.addresses, opened.xdp.as_ref()),
+            summary: summary(&opened.addresses, None),
             threads: Threads::new(on_failure),
             supervisor: None,
             sockets: None,
@@ -155,15 +157,24 @@ impl Server {
             forwarder: None,
         };
         // Should a step fail, dropping the server stops what the steps before it started.
-        server.start_threads(config, opened)?;
+        server.start_threads(config, opened, queues)?;
         Ok(server)
     }
 
-    fn start_threads(&mut self, config: &Config, opened: Opened) -> Result<(), ServerError> {
+    /// `queues`: how many AF_XDP is to serve.
+    fn start_threads(
+        &mut self,
+        config: &Config,
+        opened: Opened,
+        queues: usize,
+    ) -> Result<(), ServerError> {
         let cores = CoreFactory::new(config, Arc::clone(self.reloader.policy()));
         let socket_mailbox = mailbox(MAX_SOCKET_PENDING)?;
+        let worker_mailboxes = (0..queues)
+            .map(|_| mailbox(max_pending(config.xdp.frames as usize)))
+            .collect::<Result<Vec<_>, _>>()?;
         let mut mailboxes = vec![Arc::clone(&socket_mailbox)];
-        mailboxes.extend(opened.xdp.iter().flat_map(OpenXdp::mailboxes));
+        mailboxes.extend(worker_mailboxes.iter().cloned());
 
         let options = file_limit::fit(
             forward_options(config),
@@ -192,9 +203,15 @@ impl Server {
             &cores,
             &mut caches,
         )?;
-        if let Some(xdp) = opened.xdp {
-            self.start_xdp(config, xdp, opened.addresses, cores, handle, &mut caches)?;
-        }
+        let workers = (SOCKET_FRONT + 1..).zip(worker_mailboxes).collect();
+        self.start_xdp(
+            config,
+            opened.addresses,
+            cores,
+            handle,
+            workers,
+            &mut caches,
+        )?;
         let report = Arc::new(Report {
             xdp: self.supervisor.as_ref().map(Supervisor::report),
             sockets,
@@ -241,28 +258,29 @@ impl Server {
         })
     }
 
-    /// With the backend `auto`, the sockets serve instead if this fails.
+    /// Opens AF_XDP, if the backend asks for it, and starts the workers, which get these numbers with the
+    /// forwarder and mailboxes. With the backend `auto`, the sockets serve alone if this fails.
     fn start_xdp(
         &mut self,
         config: &Config,
-        open: OpenXdp,
         addresses: Vec<SocketAddr>,
         cores: CoreFactory,
         forwarder: Handle,
+        workers: Vec<(u16, Arc<Mailbox>)>,
         caches: &mut Caches,
     ) -> Result<(), ServerError> {
-        let on_sockets = summary(&addresses, None);
-        let front = SOCKET_FRONT + 1;
+        let Some(open) = open_xdp(config, &addresses)? else {
+            return Ok(());
+        };
+        let summary = summary(&addresses, Some(&open));
         let threads = &self.threads;
-        match Supervisor::start(open, config, addresses, cores, forwarder, front, threads) {
+        match Supervisor::start(open, config, addresses, cores, forwarder, workers, threads) {
             Ok(supervisor) => {
                 caches.fronts.extend(supervisor.command_queues());
                 self.supervisor = Some(supervisor);
+                self.summary = summary;
             }
-            Err(error) if config.backend == Backend::Auto => {
-                warn!("backend socket: {error}");
-                self.summary = on_sockets;
-            }
+            Err(error) if config.backend == Backend::Auto => warn!("backend socket: {error}"),
             Err(error) => return Err(error),
         }
         Ok(())
@@ -335,7 +353,6 @@ struct Opened {
     listeners: Listeners,
     /// Those of the listeners.
     addresses: Vec<SocketAddr>,
-    xdp: Option<OpenXdp>,
 }
 
 impl Opened {
@@ -350,12 +367,10 @@ impl Opened {
         )?;
         let addresses = listeners.local_addresses();
         warn_of_absent(&addresses);
-        let xdp = open_xdp(config, &addresses)?;
         Ok(Self {
             control,
             listeners,
             addresses,
-            xdp,
         })
     }
 }

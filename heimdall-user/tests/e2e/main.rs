@@ -23,6 +23,7 @@ mod reload;
 mod scenarios;
 mod sockets;
 mod stale;
+mod start;
 mod threads;
 mod upstreams;
 mod wire;
