@@ -102,7 +102,7 @@ fn receive(socket: &UdpSocket, end: Instant) -> Vec<(u16, Instant)> {
 
 /// Checks the first seconds of servers with caches of these sizes, on sockets and on AF_XDP, and prints
 /// them.
-fn check(lab: &Lab, sizes: &[Option<&str>], bound: Duration) {
+fn check(lab: &Lab, sizes: &[Option<&str>]) {
     for backend in ["socket", "xdp"] {
         for size in sizes {
             let size_flag = size.map(|size| ["--cache-size", size]);
@@ -125,12 +125,13 @@ fn check(lab: &Lab, sizes: &[Option<&str>], bound: Duration) {
             waits.sort_unstable();
             let longest = *waits.last().unwrap();
             let case = format!(
-                "{backend}, {}: first answer after {first:.1?}, waits {:.2?} (median), {longest:.1?} (longest)",
+                "{backend}, {}: first answer after {first:.1?}, waits {:.2?} (median), {:.1?} (99 %), {longest:.1?} (longest)",
                 size.unwrap_or("default size"),
-                waits[waits.len() / 2]
+                waits[waits.len() / 2],
+                waits[waits.len() * 99 / 100]
             );
             println!("{case}");
-            assert!(first < bound && longest < bound, "{case}");
+            assert!(first < BOUND && longest < BOUND, "{case}");
             assert_eq!(unanswered, 0, "{case}");
         }
     }
@@ -141,7 +142,7 @@ fn queries_are_answered_at_once_while_large_caches_are_populated() {
     if !available("queries_are_answered_at_once") {
         return;
     }
-    check(&Lab::new().unwrap(), &[None, Some("512M")], BOUND);
+    check(&Lab::new().unwrap(), &[None, Some("512M")]);
 }
 
 /// The measurement in docs/benchmarks.md.
@@ -149,7 +150,5 @@ fn queries_are_answered_at_once_while_large_caches_are_populated() {
 #[ignore = "takes 3 GiB of memory and an idle machine"]
 fn first_seconds_on_an_idle_machine() {
     let sizes = [None, Some("512M"), Some("1G")];
-    for _ in 0..3 {
-        check(&Lab::new().unwrap(), &sizes, BOUND);
-    }
+    check(&Lab::new().unwrap(), &sizes);
 }
