@@ -116,7 +116,7 @@ impl Core {
     }
 
     /// Pre-faults the cache's memory, on the caller's NUMA node.
-    pub fn populate(&self) {
+    pub fn populate(&mut self) {
         self.cache.populate();
     }
 

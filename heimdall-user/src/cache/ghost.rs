@@ -32,8 +32,8 @@ impl Ghosts {
         self.rows.bytes()
     }
 
-    pub(super) fn populate(&self) {
-        self.rows.populate();
+    pub(super) fn populate_step(&mut self) -> io::Result<bool> {
+        self.rows.populate_step()
     }
 
     fn row(&mut self, hash: u64) -> Option<&mut Row> {

@@ -155,8 +155,8 @@ impl Index {
         self.buckets.bytes()
     }
 
-    pub(super) fn populate(&self) {
-        self.buckets.populate();
+    pub(super) fn populate_step(&mut self) -> io::Result<bool> {
+        self.buckets.populate_step()
     }
 
     /// The bucket of a hash: its upper half, scaled to the number of buckets.

@@ -248,8 +248,13 @@ impl Log {
         })
     }
 
-    pub(super) fn populate(&self) {
-        self.memory.populate();
+    pub(super) fn populate_step(&mut self) -> io::Result<bool> {
+        self.memory.populate_step()
+    }
+
+    /// Octets of memory.
+    pub(super) fn bytes(&self) -> usize {
+        self.memory.bytes()
     }
 
     pub(super) fn is_in_reserved_pages(&self) -> bool {

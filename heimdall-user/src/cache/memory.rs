@@ -15,6 +15,10 @@ const HUGE_PAGE: usize = 2 << 20;
 /// Lengths from this on are rounded to whole huge pages: below, too much would be lost.
 const WORTH_ROUNDING: usize = 4 * HUGE_PAGE;
 
+/// What [`Array::populate_step`] pre-faults at once: while it does, whoever maps memory in this process
+/// waits. A smaller piece would still be a huge page.
+const STEP: usize = HUGE_PAGE;
+
 /// Types that fresh memory holds values of.
 ///
 /// # Safety
@@ -34,6 +38,8 @@ pub(super) struct Array<T> {
     map: MmapMut,
     /// It is in huge pages that the operator has reserved.
     reserved: bool,
+    /// Octets of the mapping that were populated.
+    populated: usize,
     len: usize,
     items: PhantomData<T>,
 }
@@ -49,7 +55,7 @@ pub(super) fn whole_pages(bytes: usize) -> usize {
 
 impl<T: Zeroed> Array<T> {
     /// Reserves room for `len` items. Pages are allocated when they are first written to, or by
-    /// [`populate`](Self::populate).
+    /// [`populate_step`](Self::populate_step).
     ///
     /// # Errors
     /// The address space is exhausted or limited.
@@ -62,6 +68,7 @@ impl<T: Zeroed> Array<T> {
         Ok(Self {
             map: huge.map_or_else(|| Self::transparent(bytes), Ok)?,
             reserved,
+            populated: 0,
             len,
             items: PhantomData,
         })
@@ -82,15 +89,30 @@ impl<T: Zeroed> Array<T> {
 
     fn transparent(bytes: usize) -> io::Result<MmapMut> {
         let map = MmapMut::map_anon(bytes.max(1))?;
-        // A kernel without them gives plain pages.
-        advise(&map, Advice::HugePage);
+        // A hint: a kernel without them gives plain pages. Miri has no `madvise`.
+        if !cfg!(miri) {
+            let _ = map.advise(Advice::HugePage);
+        }
         Ok(map)
     }
 
-    /// Pre-faults all pages, so that no look-up waits for one later. Kernels before 5.14 allocate
-    /// them as they are used.
-    pub(super) fn populate(&self) {
-        advise(&self.map, Advice::PopulateWrite);
+    /// Pre-faults the next pages, 2 MiB at most, so that no look-up waits for one later; their contents
+    /// stay. Returns whether there were any.
+    ///
+    /// # Errors
+    /// Memory is short, or the kernel is older than 5.14: pages are then allocated as they are used.
+    pub(super) fn populate_step(&mut self) -> io::Result<bool> {
+        let start = self.populated;
+        let len = STEP.min(self.map.len() - start);
+        if len == 0 {
+            return Ok(false);
+        }
+        self.populated += len;
+        // Miri has no `madvise`.
+        if !cfg!(miri) {
+            self.map.advise_range(Advice::PopulateWrite, start, len)?;
+        }
+        Ok(true)
     }
 
     /// Whether it is in huge pages that the operator has reserved.
@@ -101,13 +123,6 @@ impl<T: Zeroed> Array<T> {
     /// Octets of the array.
     pub(super) fn bytes(&self) -> usize {
         self.len * size_of::<T>()
-    }
-}
-
-/// A hint to the kernel, which may decline it. Miri has no `madvise`.
-fn advise(map: &MmapMut, advice: Advice) {
-    if !cfg!(miri) {
-        let _ = map.advise(advice);
     }
 }
 
@@ -134,6 +149,8 @@ impl<T: Zeroed> DerefMut for Array<T> {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
+    use std::{fs::File, os::unix::fs::FileExt};
+
     use super::*;
 
     #[test]
@@ -149,11 +166,36 @@ mod tests {
             assert!(array.as_flattened().iter().all(|number| *number == 0));
             array[0][0] = 1;
             array[len - 1][7] = 2;
-            array.populate();
+            while array.populate_step().unwrap() {}
             assert_eq!((array[0][0], array[len - 1][7]), (1, 2));
         }
         assert!(Array::<[u16; 8]>::new(usize::MAX / 2).is_err());
         assert!(Array::<u8>::new(0).unwrap().is_empty());
+    }
+
+    /// Pages of an array that are in memory.
+    fn resident(array: &Array<u8>) -> usize {
+        let pages = File::open("/proc/self/pagemap").unwrap();
+        let mut entries = vec![[0; 8]; array.len() / 4096];
+        let first = array.as_ptr() as u64 / 4096 * 8;
+        pages
+            .read_exact_at(entries.as_flattened_mut(), first)
+            .unwrap();
+        let present = |entry: &&[u8; 8]| entry[7] & 0x80 != 0;
+        entries.iter().filter(present).count()
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "Miri has no madvise")]
+    fn populating_proceeds_in_steps_to_the_last_page() {
+        let mut array = Array::<u8>::new(8 * STEP - 4096).unwrap();
+        assert_eq!(resident(&array), 0);
+        assert!(array.populate_step().unwrap());
+        let step = resident(&array);
+        // Two, if its huge pages are not aligned as the steps are.
+        assert!((STEP / 4096..=2 * STEP / 4096).contains(&step), "{step}");
+        let steps = (0..).take_while(|_| array.populate_step().unwrap()).count();
+        assert_eq!((steps, resident(&array)), (7, array.len() / 4096));
     }
 
     #[test]

@@ -172,12 +172,26 @@ impl Cache {
         })
     }
 
-    /// Pre-faults the memory, on the caller's NUMA node. It takes a moment; without it, the kernel
-    /// allocates pages as they are used.
-    pub fn populate(&self) {
-        self.index.populate();
-        self.log.populate();
-        self.ghosts.populate();
+    /// Pre-faults all memory, on the caller's NUMA node, as far as the kernel does that.
+    pub fn populate(&mut self) {
+        while self.populate_step().is_ok_and(|more| more) {}
+    }
+
+    /// Pre-faults the next 2 MiB of the memory at most, on the caller's NUMA node. Returns whether there
+    /// were any that had not been. Entries stay.
+    ///
+    /// # Errors
+    /// Memory is short, or the kernel is older than 5.14: pages are then allocated as they are used.
+    pub(crate) fn populate_step(&mut self) -> io::Result<bool> {
+        // The index first: look-ups read all of it from the start.
+        Ok(self.index.populate_step()?
+            || self.ghosts.populate_step()?
+            || self.log.populate_step()?)
+    }
+
+    /// Octets of its memory.
+    pub(crate) fn bytes(&self) -> usize {
+        self.index.bytes() + self.ghosts.bytes() + self.log.bytes()
     }
 }
 

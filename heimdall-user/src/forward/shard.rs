@@ -146,8 +146,7 @@ impl Shard {
     pub(super) fn run(mut self) {
         let mut events = Events::with_capacity(1024);
         let mut more = false;
-        let mut maintenance = Status::Idle;
-        self.cache.populate();
+        let mut maintenance = Status::Busy;
         while !self.inbox.is_closed() {
             let timeout = if more {
                 Some(Duration::ZERO)

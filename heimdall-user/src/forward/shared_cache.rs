@@ -213,11 +213,6 @@ impl SharedCache {
         maintenance.step(&mut self.cache, now, flushing)
     }
 
-    /// Pre-faults the pages.
-    pub(super) fn populate(&self) {
-        self.cache.populate();
-    }
-
     /// Entries now; insertions and evictions so far.
     pub(super) fn counts(&self) -> [u64; 3] {
         [

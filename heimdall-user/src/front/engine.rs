@@ -82,11 +82,6 @@ impl<P> Engine<P> {
         }
     }
 
-    /// Pre-faults the cache's memory, on the caller's NUMA node.
-    pub fn populate(&self) {
-        self.core.populate();
-    }
-
     /// Queries that wait for the forwarder now.
     pub fn waiting(&self) -> usize {
         self.waiting.len()

@@ -243,6 +243,15 @@ fn a_blocked_copy_is_no_work_and_a_flush_goes_on_beside_it() {
         front.ask((first..last).map(|id| query(id, &format!("n{id}"), Some(1232))));
         front.complete(last.into());
     }
+    let mut maintain_until = |status: Status| {
+        let end = Instant::now() + Duration::from_secs(20);
+        while front.engine.maintain() != status {
+            assert!(Instant::now() < end, "never {status:?}");
+        }
+    };
+    // Populating comes first, in steps that are not due at once.
+    maintain_until(Status::Blocked);
+    maintain_until(Status::Idle);
     let caches = front.caches.clone();
     let (begin, wait) = std::sync::mpsc::channel::<()>();
     let copy = thread::spawn(move || {
@@ -256,12 +265,6 @@ fn a_blocked_copy_is_no_work_and_a_flush_goes_on_beside_it() {
         copied.unwrap();
         octets
     });
-    let mut maintain_until = |status: Status| {
-        let end = Instant::now() + Duration::from_secs(20);
-        while front.engine.maintain() != status {
-            assert!(Instant::now() < end, "never {status:?}");
-        }
-    };
     maintain_until(Status::Blocked);
     assert_eq!(Status::Blocked.timeout(), Some(Duration::from_millis(1)));
     let caches = front.caches.clone();

@@ -1,4 +1,5 @@
-//! Maintenance of caches in use: flushing them, and copying them for a dump or a snapshot.
+//! Maintenance of caches in use: populating their memory, flushing them, and copying them for a dump or a
+//! snapshot.
 //!
 //! A cache is private to its thread. A command for it is submitted to the thread's `CommandQueue`;
 //! the thread's [`Maintenance`] executes it in short steps, between batches of queries. `Caches` has
@@ -6,6 +7,7 @@
 //! query wait.
 
 mod caches;
+mod population;
 mod scope;
 
 use std::{
@@ -23,6 +25,7 @@ use crossbeam_queue::ArrayQueue;
 
 use crate::cache::{Cache, Visit, Walk};
 pub(crate) use caches::Caches;
+use population::Population;
 pub(crate) use scope::{BadName, Scope};
 
 /// Commands that may wait in a queue, and that may be executed at once: more than there are control
@@ -95,15 +98,16 @@ impl CommandQueue {
     }
 }
 
-/// The state of maintenance after a step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The state of maintenance after a step, by urgency.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Status {
     /// There is nothing to do.
     Idle,
+    /// There is more to do, but every receiver has to read its chunks first, or the next step of
+    /// populating is not due yet.
+    Blocked,
     /// There is more to do.
     Busy,
-    /// There is more to do, but every receiver has to read its chunks first.
-    Blocked,
 }
 
 impl Status {
@@ -111,16 +115,18 @@ impl Status {
     pub(crate) fn timeout(self) -> Option<Duration> {
         match self {
             Self::Idle => None,
-            Self::Busy => Some(Duration::ZERO),
             Self::Blocked => Some(RETRY),
+            Self::Busy => Some(Duration::ZERO),
         }
     }
 }
 
-/// Executes the commands for one thread's cache.
+/// Populates one thread's cache, and executes the commands for it.
 #[derive(Debug)]
 pub struct Maintenance {
     queue: Arc<CommandQueue>,
+    /// Until the cache's memory is populated.
+    population: Option<Population>,
     /// Commands under way. They take turns, so that none waits for another's receiver.
     running: VecDeque<Running>,
 }
@@ -148,6 +154,7 @@ impl Maintenance {
         });
         Self {
             queue,
+            population: Some(Population::new()),
             running: VecDeque::with_capacity(MAX_COMMANDS),
         }
     }
@@ -157,6 +164,7 @@ impl Maintenance {
         queue.closed.store(false, Ordering::SeqCst);
         Self {
             queue,
+            population: Some(Population::new()),
             running: VecDeque::with_capacity(MAX_COMMANDS),
         }
     }
@@ -169,17 +177,34 @@ impl Maintenance {
     /// Whether [`step`](Self::step) has something to do.
     #[inline]
     pub(crate) fn has_work(&self) -> bool {
+        self.population.is_some() || self.has_commands()
+    }
+
+    #[inline]
+    fn has_commands(&self) -> bool {
         !self.running.is_empty() || !self.queue.commands.is_empty()
     }
 
-    /// Executes commands for some microseconds. `flushing` is called with the scope of each flush
-    /// that begins, for a thread that has other state than its cache to flush.
+    /// Populates memory if that is due, and executes commands for some microseconds. `flushing` is
+    /// called with the scope of each flush that begins, for a thread that has other state than its
+    /// cache to flush.
     pub(crate) fn step(
         &mut self,
         cache: &mut Cache,
         now: u32,
-        mut flushing: impl FnMut(&Scope),
+        flushing: impl FnMut(&Scope),
     ) -> Status {
+        let mut populating = Status::Idle;
+        if let Some(population) = &mut self.population {
+            populating = population.step(cache);
+            if populating == Status::Idle {
+                self.population = None;
+            }
+        }
+        populating.max(self.execute(cache, now, flushing))
+    }
+
+    fn execute(&mut self, cache: &mut Cache, now: u32, mut flushing: impl FnMut(&Scope)) -> Status {
         if self.running.len() < MAX_COMMANDS
             && let Some(command) = self.queue.commands.pop()
         {
@@ -194,7 +219,7 @@ impl Maintenance {
                 break;
             };
             match next.step(cache, now) {
-                Status::Idle if self.has_work() => return Status::Busy,
+                Status::Idle if self.has_commands() => return Status::Busy,
                 Status::Idle => return Status::Idle,
                 Status::Busy => {
                     self.running.push_back(next);

@@ -1,8 +1,9 @@
 //! The server: starts, connects and stops all components.
 //!
-//! Resources of the host are opened first, before any thread starts: the control socket, the
-//! listeners, the XDP programs and AF_XDP sockets. Then the threads start: the forwarder, the fronts
-//! that submit their misses to it, the control server and the snapshot writer.
+//! The control socket and the listeners are opened first, before any thread starts. Then the threads
+//! start: the forwarder, the socket front, the workers once the XDP programs and AF_XDP sockets are
+//! open, which may take seconds while the sockets answer already; the control server and the snapshot
+//! writer.
 //!
 //! Every thread has an owner whose drop stops and joins it, so a start that fails half-way leaves
 //! nothing running. A thread that ends without having been stopped is noticed by `supervisor` (AF_XDP workers) or
@@ -35,6 +36,7 @@ use crate::{
     front,
     maintenance::{Caches, Maintenance},
     socket::{Listeners, SocketError, SocketFront},
+    worker::max_pending,
     xdp::XdpError,
 };
 use commands::Commands;
@@ -137,13 +139,13 @@ impl Server {
         settings: impl Fn() -> Result<Config, ConfigError> + Send + Sync + 'static,
         on_failure: impl Fn() + Send + Sync + 'static,
     ) -> Result<Self, ServerError> {
-        preflight::preflight(config)?;
+        let queues = preflight::preflight(config)?;
         let reloader = Arc::new(Reloader::start(config, settings)?);
         let opened = Opened::open(config)?;
         let mut server = Self {
             reloader,
             report: None,
-            summary: summary(&opened.addresses, opened.xdp.as_ref()),
+            summary: summary(&opened.addresses, None),
             threads: Threads::new(on_failure),
             supervisor: None,
             sockets: Vec::new(),
@@ -152,23 +154,32 @@ impl Server {
             forwarder: None,
         };
         // Should a step fail, dropping the server stops what the steps before it started.
-        server.start_threads(config, opened)?;
+        server.start_threads(config, opened, queues)?;
         Ok(server)
     }
 
-    fn start_threads(&mut self, config: &Config, opened: Opened) -> Result<(), ServerError> {
+    /// `queues`: how many AF_XDP is to serve.
+    fn start_threads(
+        &mut self,
+        config: &Config,
+        opened: Opened,
+        queues: usize,
+    ) -> Result<(), ServerError> {
         let cores = CoreFactory::new(config, Arc::clone(self.reloader.policy()));
         // The fronts' numbers with the forwarder: the socket threads first, then the workers.
-        let mut mailboxes = (0..config.socket.threads)
+        let socket_threads = config.socket.threads;
+        let socket_mailboxes = (0..socket_threads)
             .map(|_| mailbox(MAX_SOCKET_PENDING))
             .collect::<Result<Vec<_>, _>>()?;
-        let socket_mailboxes = mailboxes.clone();
-        mailboxes.extend(opened.xdp.iter().flat_map(OpenXdp::mailboxes));
+        let worker_mailboxes = (0..queues)
+            .map(|_| mailbox(max_pending(config.xdp.frames as usize)))
+            .collect::<Result<Vec<_>, _>>()?;
+        let mailboxes = [&socket_mailboxes[..], &worker_mailboxes[..]].concat();
 
         let options = file_limit::fit(
             forward_options(config),
             mailboxes.len(),
-            config.socket.threads * config.listen.len(),
+            socket_threads * config.listen.len(),
         );
         let mut forwarder = ForwarderBuilder::new(&options, mailboxes, cores.hasher())
             .map_err(start("the forwarder"))?;
@@ -192,9 +203,15 @@ impl Server {
             &cores,
             &mut caches,
         )?;
-        if let Some(xdp) = opened.xdp {
-            self.start_xdp(config, xdp, opened.addresses, cores, handle, &mut caches)?;
-        }
+        let workers = (socket_threads as u16..).zip(worker_mailboxes).collect();
+        self.start_xdp(
+            config,
+            opened.addresses,
+            cores,
+            handle,
+            workers,
+            &mut caches,
+        )?;
         let report = Arc::new(Report {
             xdp: self.supervisor.as_ref().map(Supervisor::report),
             sockets,
@@ -247,28 +264,29 @@ impl Server {
         Ok(reports)
     }
 
-    /// With the backend `auto`, the sockets serve instead if this fails.
+    /// Opens AF_XDP, if the backend asks for it, and starts the workers, which get these numbers with the
+    /// forwarder and mailboxes. With the backend `auto`, the sockets serve alone if this fails.
     fn start_xdp(
         &mut self,
         config: &Config,
-        open: OpenXdp,
         addresses: Vec<SocketAddr>,
         cores: CoreFactory,
         forwarder: Handle,
+        workers: Vec<(u16, Arc<Mailbox>)>,
         caches: &mut Caches,
     ) -> Result<(), ServerError> {
-        let on_sockets = summary(&addresses, None);
-        let front = self.sockets.len() as u16;
+        let Some(open) = open_xdp(config, &addresses)? else {
+            return Ok(());
+        };
+        let summary = summary(&addresses, Some(&open));
         let threads = &self.threads;
-        match Supervisor::start(open, config, addresses, cores, forwarder, front, threads) {
+        match Supervisor::start(open, config, addresses, cores, forwarder, workers, threads) {
             Ok(supervisor) => {
                 caches.fronts.extend(supervisor.command_queues());
                 self.supervisor = Some(supervisor);
+                self.summary = summary;
             }
-            Err(error) if config.backend == Backend::Auto => {
-                warn!("backend socket: {error}");
-                self.summary = on_sockets;
-            }
+            Err(error) if config.backend == Backend::Auto => warn!("backend socket: {error}"),
             Err(error) => return Err(error),
         }
         Ok(())
@@ -342,7 +360,6 @@ struct Opened {
     listeners: Vec<Listeners>,
     /// Those of the listeners.
     addresses: Vec<SocketAddr>,
-    xdp: Option<OpenXdp>,
 }
 
 impl Opened {
@@ -358,12 +375,10 @@ impl Opened {
         let addresses = listeners.local_addresses();
         warn_of_absent(&addresses);
         let listeners = listeners.split(config.socket.threads)?;
-        let xdp = open_xdp(config, &addresses)?;
         Ok(Self {
             control,
             listeners,
             addresses,
-            xdp,
         })
     }
 }

@@ -20,7 +20,7 @@ const CGROUPS: &str = "/sys/fs/cgroup";
 /// Most addresses that one log line names.
 const MAX_NAMED: usize = 4;
 
-/// Warns if the caches and frames of a server with this many queues, all of which are pre-faulted at
+/// Warns if the caches and frames of a server with this many queues, all of which are allocated soon after
 /// the start, take more than half of the available memory.
 pub(super) fn memory(config: &Config, queues: usize) {
     let caches = queues + config.socket.threads + config.forward.threads;

@@ -1,7 +1,7 @@
 //! AF_XDP, opened: a program for each interface, and a socket for each queue. The
 //! [supervisor](super::supervisor) runs workers on them.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use thiserror::Error;
 use tracing::{info, warn};
@@ -14,8 +14,7 @@ use super::{
 };
 use crate::{
     config::{Backend, Config, InterfaceConfig, XdpConfig},
-    forward::Mailbox,
-    worker::{IdleMode, max_pending},
+    worker::IdleMode,
     xdp::{
         AttachMode, AttachPolicy, Interface, LinkWatch, Program, XdpError,
         xsk::{BindMode, Frame, Xsk, XskError},
@@ -31,9 +30,6 @@ pub enum AfXdpError {
     /// A queue's socket.
     #[error(transparent)]
     Socket(#[from] XskError),
-    /// No eventfd.
-    #[error("cannot make an eventfd: {0}; raise the limit on open files (ulimit -n)")]
-    Mailbox(io::Error),
 }
 
 /// How long to wait for the carrier to return after the program was attached.
@@ -79,7 +75,6 @@ pub(super) struct Queue {
     pub(super) queue: u32,
     pub(super) xsk: Xsk,
     pub(super) frames: Vec<Frame>,
-    pub(super) mailbox: Arc<Mailbox>,
 }
 
 /// An interface with its program and the sockets of its queues.
@@ -119,13 +114,7 @@ impl OpenInterface {
         for queue in numbers {
             let (xsk, frames) =
                 retry(|| open_queue(&attached, queue, settings), XskError::is_busy)?;
-            let mailbox = Mailbox::new(max_pending(frames.len())).map_err(AfXdpError::Mailbox)?;
-            queues.push(Queue {
-                queue,
-                xsk,
-                frames,
-                mailbox: Arc::new(mailbox),
-            });
+            queues.push(Queue { queue, xsk, frames });
         }
         Ok(Self {
             wanted: wanted.clone(),
@@ -135,7 +124,7 @@ impl OpenInterface {
     }
 }
 
-/// Programs attached and sockets bound, before any thread starts.
+/// Programs attached and sockets bound, before any worker starts.
 pub(super) struct OpenXdp {
     pub(super) interfaces: Vec<OpenInterface>,
     pub(super) watch: LinkWatch,
@@ -167,15 +156,6 @@ impl OpenXdp {
         }
         start_warnings::unserved(addresses);
         Ok(Self { interfaces, watch })
-    }
-
-    /// The mailbox of each queue's worker, in their order.
-    pub(super) fn mailboxes(&self) -> impl Iterator<Item = Arc<Mailbox>> {
-        let queues = self
-            .interfaces
-            .iter()
-            .flat_map(|interface| &interface.queues);
-        queues.map(|queue| Arc::clone(&queue.mailbox))
     }
 
     /// The interfaces, and in which mode each queue runs.

@@ -106,8 +106,7 @@ impl Loop {
 
     fn run(mut self, stop: &AtomicBool) {
         let mut events = Events::with_capacity(256);
-        let mut maintenance = Status::Idle;
-        self.engine.populate();
+        let mut maintenance = Status::Busy;
         while !stop.load(Ordering::SeqCst) {
             let sweep = self.sockets.needs_sweep().then_some(SWEEP);
             let timeout = maintenance.timeout().or(sweep);

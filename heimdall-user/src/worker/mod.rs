@@ -215,7 +215,6 @@ impl State {
                 );
             }
         }
-        self.engine.populate();
         drop(ready);
         let mut idle = Idle::new(self.options.idle);
         let mut accounted = u32::MAX;

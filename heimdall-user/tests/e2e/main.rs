@@ -25,6 +25,7 @@ mod scenarios;
 mod socket_threads;
 mod sockets;
 mod stale;
+mod start;
 mod threads;
 mod upstreams;
 mod wire;

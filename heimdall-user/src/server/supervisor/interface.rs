@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     config::InterfaceConfig,
+    forward::Mailbox,
     server::{
         ServerError,
         attached::Attached,
@@ -60,10 +61,11 @@ pub(super) struct ServedInterface {
 }
 
 impl ServedInterface {
-    /// Starts the workers of an interface that is open.
+    /// Starts the workers of an interface that is open, as many as `workers` has numbers and mailboxes
+    /// for.
     pub(super) fn start(
         open: OpenInterface,
-        numbers: &mut impl Iterator<Item = (usize, u16)>,
+        workers: &mut impl Iterator<Item = (usize, (u16, Arc<Mailbox>))>,
         context: &Context,
     ) -> Result<Self, ServerError> {
         let OpenInterface {
@@ -72,19 +74,16 @@ impl ServedInterface {
             queues: open,
         } = open;
         let mut queues = Vec::new();
-        for (queue, (number, front)) in open.into_iter().zip(numbers) {
-            let Queue {
-                queue,
-                xsk,
-                frames,
-                mailbox,
-            } = queue;
+        let found = open.len();
+        for (queue, (number, (front, mailbox))) in open.into_iter().zip(workers) {
+            let Queue { queue, xsk, frames } = queue;
             let name = format!("{}:{queue}", wanted.name);
             let mut slot =
                 ServedQueue::new(name, queue, front, context.settings.cpu(number), mailbox);
             slot.start(&attached, xsk, frames, context)?;
             queues.push(slot);
         }
+        warn_of_unserved(&wanted.name, found, queues.len());
         Ok(Self {
             up: attached.interface.up,
             attached: Some(attached),
@@ -234,13 +233,7 @@ impl ServedInterface {
             Ok((attached, numbers)) => {
                 let mode = attached.program().attach_mode().name();
                 info!("{name} is back: XDP program attached ({mode})");
-                if numbers.len() > self.queues.len() {
-                    warn!(
-                        "{name} now has {} queues, of which AF_XDP serves {}; restart to serve all",
-                        numbers.len(),
-                        self.queues.len()
-                    );
-                }
+                warn_of_unserved(name, numbers.len(), self.queues.len());
                 self.up = attached.interface.up;
                 self.attached = Some(attached);
                 self.queues
@@ -302,6 +295,15 @@ impl ServedInterface {
                 names.zip(counts).collect()
             }),
         }
+    }
+}
+
+/// Warns of an interface that has got more queues than it had when the server started.
+fn warn_of_unserved(interface: &str, queues: usize, served: usize) {
+    if queues > served {
+        warn!(
+            "{interface} now has {queues} queues, of which AF_XDP serves {served}; restart to serve all"
+        );
     }
 }
 

@@ -41,7 +41,7 @@ use super::{
 use crate::{
     config::{Config, XdpConfig},
     exit::OwnedThread,
-    forward::Handle,
+    forward::{Handle, Mailbox},
     maintenance::CommandQueue,
     xdp::{LinkWatch, XdpError},
 };
@@ -67,9 +67,8 @@ impl fmt::Debug for Supervisor {
 }
 
 impl Supervisor {
-    /// Starts the workers, then the steering of `addresses`, then the supervisor. The workers'
-    /// numbers with the forwarder are those from `front` on, in the order of
-    /// [`OpenXdp::mailboxes`].
+    /// Starts the workers, then the steering of `addresses`, then the supervisor. `workers` has their
+    /// numbers with the forwarder and their mailboxes.
     ///
     /// # Errors
     /// A worker or the supervisor cannot be started; nothing stays attached or running.
@@ -79,7 +78,7 @@ impl Supervisor {
         addresses: Vec<SocketAddr>,
         cores: CoreFactory,
         forwarder: Handle,
-        front: u16,
+        workers: Vec<(u16, Arc<Mailbox>)>,
         threads: &Arc<Threads>,
     ) -> Result<Self, ServerError> {
         let signal = Arc::new(Signal::new().map_err(start("the supervisor"))?);
@@ -90,10 +89,10 @@ impl Supervisor {
             forwarder,
             signal: Arc::clone(&signal),
         };
-        let mut numbers = (front..).enumerate();
+        let mut workers = workers.into_iter().enumerate();
         let mut interfaces = Vec::new();
         for interface in open.interfaces {
-            interfaces.push(ServedInterface::start(interface, &mut numbers, &context)?);
+            interfaces.push(ServedInterface::start(interface, &mut workers, &context)?);
         }
         for interface in &mut interfaces {
             interface.serve()?;

@@ -1,0 +1,154 @@
+//! The first seconds of a server: it answers at once, and while it populates its caches.
+
+use std::{
+    io::ErrorKind,
+    net::UdpSocket,
+    thread,
+    time::{Duration, Instant},
+};
+
+use lab::{CLIENT_V4, Heimdall, Lab, SERVER_V4, UPSTREAM, available};
+
+use crate::{client::query, program};
+
+/// How long queries are sent for.
+const FOR: Duration = Duration::from_secs(5);
+
+/// The time between two queries.
+const INTERVAL: Duration = Duration::from_millis(5);
+
+/// How long a reply to the last query is waited for.
+const LAST: Duration = Duration::from_secs(2);
+
+/// Bound on the first answer and on each wait, which a busy machine of two cores keeps. Measured on
+/// an idle one they are some milliseconds.
+const BOUND: Duration = Duration::from_millis(500);
+
+/// What a client saw that asked from the process's start on.
+struct FirstSeconds {
+    /// From the start to the first reply.
+    first: Duration,
+    /// From each answered query to its reply.
+    waits: Vec<Duration>,
+    /// Queries after the first reply that got none.
+    unanswered: usize,
+}
+
+impl FirstSeconds {
+    /// Starts a server, which `start` is to do, and asks it meanwhile.
+    fn of(lab: &Lab, start: impl FnOnce() -> Heimdall) -> Self {
+        let socket = lab.in_client(|| UdpSocket::bind((CLIENT_V4, 0)).unwrap());
+        let socket = socket.unwrap();
+        socket.connect((SERVER_V4, 53)).unwrap();
+        socket.set_read_timeout(Some(LAST)).unwrap();
+        let begin = Instant::now();
+        let (sent, received) = thread::scope(|scope| {
+            let received = scope.spawn(|| receive(&socket, begin + FOR + LAST));
+            let sent = scope.spawn(|| send(&socket, begin));
+            let _server = start();
+            (sent.join().unwrap(), received.join().unwrap())
+        });
+        let mut first = None;
+        let mut replies = vec![None; sent.len()];
+        for (id, at) in received {
+            first.get_or_insert(at);
+            replies[usize::from(id)].get_or_insert(at);
+        }
+        let first = first.expect("no reply");
+        let both = || sent.iter().zip(&replies);
+        Self {
+            first: first - begin,
+            waits: both()
+                .filter_map(|(sent, reply)| Some((*reply)? - *sent))
+                .collect(),
+            unanswered: both()
+                .filter(|(sent, reply)| **sent > first && reply.is_none())
+                .count(),
+        }
+    }
+}
+
+/// Sends queries, which have their positions as IDs, each for another name that needs no upstream, so
+/// that each takes room in the cache. Returns when it sent them.
+fn send(socket: &UdpSocket, begin: Instant) -> Vec<Instant> {
+    let times = (0..).map(|i| begin + INTERVAL * i);
+    let times = times.take_while(|time| *time < begin + FOR);
+    let send = |(id, time): (u16, Instant)| {
+        thread::sleep(time.saturating_duration_since(Instant::now()));
+        let query = query(id, &format!("n{id}.localhost"));
+        let sent = Instant::now();
+        // ECONNREFUSED, which sends nothing: an earlier one was, as the port was not open yet.
+        let _ = socket.send(&query).or_else(|_| socket.send(&query));
+        sent
+    };
+    (0..).zip(times).map(send).collect()
+}
+
+/// The IDs of the replies until `end`, and when each came.
+fn receive(socket: &UdpSocket, end: Instant) -> Vec<(u16, Instant)> {
+    let mut replies = Vec::new();
+    let mut buf = [0; 512];
+    while Instant::now() < end {
+        match socket.recv(&mut buf) {
+            Ok(_) => replies.push((u16::from_be_bytes([buf[0], buf[1]]), Instant::now())),
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => {}
+            // None comes any more.
+            Err(_) if replies.is_empty() => {}
+            Err(_) => break,
+        }
+    }
+    replies
+}
+
+/// Checks the first seconds of servers with caches of these sizes, on sockets and on AF_XDP, and prints
+/// them.
+fn check(lab: &Lab, sizes: &[Option<&str>]) {
+    for backend in ["socket", "xdp"] {
+        for size in sizes {
+            let size_flag = size.map(|size| ["--cache-size", size]);
+            let upstream = ["--upstream", UPSTREAM];
+            let arguments: Vec<_> = upstream
+                .into_iter()
+                .chain(size_flag.into_iter().flatten())
+                .collect();
+            let FirstSeconds {
+                first,
+                mut waits,
+                unanswered,
+            } = FirstSeconds::of(lab, || {
+                let start = match backend {
+                    "socket" => Heimdall::on_sockets,
+                    _ => Heimdall::on_xdp,
+                };
+                start(lab, program(), &arguments).unwrap()
+            });
+            waits.sort_unstable();
+            let longest = *waits.last().unwrap();
+            let case = format!(
+                "{backend}, {}: first answer after {first:.1?}, waits {:.2?} (median), {:.1?} (99 %), {longest:.1?} (longest)",
+                size.unwrap_or("default size"),
+                waits[waits.len() / 2],
+                waits[waits.len() * 99 / 100]
+            );
+            println!("{case}");
+            assert!(first < BOUND && longest < BOUND, "{case}");
+            assert_eq!(unanswered, 0, "{case}");
+        }
+    }
+}
+
+#[test]
+fn queries_are_answered_at_once_while_large_caches_are_populated() {
+    if !available("queries_are_answered_at_once") {
+        return;
+    }
+    check(&Lab::new().unwrap(), &[None, Some("512M")]);
+}
+
+/// The measurement in docs/benchmarks.md.
+#[test]
+#[ignore = "takes 3 GiB of memory and an idle machine"]
+fn first_seconds_on_an_idle_machine() {
+    let sizes = [None, Some("512M"), Some("1G")];
+    check(&Lab::new().unwrap(), &sizes);
+}
