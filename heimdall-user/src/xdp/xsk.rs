@@ -400,7 +400,7 @@ impl Xsk {
         Ok(needed)
     }
 
-    /// Polls the NIC's queue once, if [`prefer_busy_poll`](Self::prefer_busy_poll) succeeded.
+    /// Polls the NIC's queue once, if the socket is set to do so.
     ///
     /// # Errors
     /// The socket failed, for instance because the interface is gone.
