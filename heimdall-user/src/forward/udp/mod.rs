@@ -24,10 +24,11 @@
 //!
 //! A socket gets no new query after 256 to 1,023 of them or 2 to 10 s, whichever comes first; both
 //! numbers are random. By the side channel that is known, the limit on ICMP errors (SAD DNS), about 1,000
-//! ports a second can be probed: 28 s for the default range. It stays open until its last query ended,
-//! since late responses are
-//! accepted, but [`MAX_RETIRED`] stay open at most. An ID is used once on a socket: a response that
-//! comes late or twice matches no other query, and is not taken for a forgery.
+//! ports a second can be probed: 28 s for the default range.
+//!
+//! A replaced socket stays open until its last query ended, as late responses are accepted, but
+//! [`MAX_RETIRED`] stay open at most. An ID is used once on a socket: a response that comes late or
+//! twice matches no other query, and is not taken for a forgery.
 
 mod batch;
 mod socket;
