@@ -57,7 +57,7 @@ impl Sleeping {
 #[cfg(test)]
 mod tests {
     use std::{
-        sync::{Arc, mpsc},
+        sync::{Arc, atomic::AtomicUsize, mpsc},
         thread,
         time::Duration,
     };
@@ -78,6 +78,52 @@ mod tests {
         assert!(sleeping.begin(|| true));
         sleeping.end();
         assert!(!sleeping.needs_wakeup(), "it is awake");
+    }
+
+    /// Both sides act at the same moment, many times. Without either fence this fails on x86-64, too.
+    #[test]
+    fn either_the_thread_stays_awake_or_the_producer_wakes_it() {
+        const ROUNDS: usize = 300_000;
+        let sleeping = Sleeping::default();
+        let pushed = AtomicBool::new(false);
+        let arrived = AtomicUsize::new(0);
+        let meet = |count: usize| {
+            arrived.fetch_add(1, Ordering::SeqCst);
+            let mut turns = 0;
+            while arrived.load(Ordering::SeqCst) < count {
+                turns += 1;
+                if turns % 1_000 == 0 {
+                    thread::yield_now();
+                }
+            }
+        };
+        let (slept, woken) = thread::scope(|scope| {
+            let producer = scope.spawn(|| {
+                let mut woken = Vec::with_capacity(ROUNDS);
+                for round in 0..ROUNDS {
+                    meet(4 * round + 2);
+                    pushed.store(true, Ordering::Relaxed);
+                    woken.push(sleeping.needs_wakeup());
+                    meet(4 * round + 4);
+                    pushed.store(false, Ordering::Relaxed);
+                }
+                woken
+            });
+            let mut slept = Vec::with_capacity(ROUNDS);
+            for round in 0..ROUNDS {
+                sleeping.end();
+                meet(4 * round + 2);
+                slept.push(sleeping.begin(|| !pushed.load(Ordering::Relaxed)));
+                meet(4 * round + 4);
+            }
+            (slept, producer.join().unwrap_or_default())
+        });
+        assert_eq!(woken.len(), ROUNDS);
+        let lost = slept
+            .iter()
+            .zip(&woken)
+            .filter(|both| *both == (&true, &false));
+        assert_eq!(lost.count(), 0, "wakeups were lost");
     }
 
     /// Producers wait for each item to be consumed, so the consumer sleeps, or is about to, at most pushes: if
