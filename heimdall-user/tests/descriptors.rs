@@ -3,7 +3,7 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use std::{
-    net::{IpAddr, UdpSocket},
+    net::{IpAddr, TcpListener, UdpSocket},
     sync::Arc,
     thread,
     time::{Duration, Instant},
@@ -26,17 +26,20 @@ fn query(name: &str, zone: &str) -> Vec<u8> {
     msg
 }
 
-/// An upstream that answers with an address, and does not respond below dead.example.
+/// An upstream that answers with an address, and below dead.example that TCP has the answer.
 fn serve(socket: &UdpSocket) {
     let mut buf = [0; 512];
     loop {
         let (len, from) = socket.recv_from(&mut buf).unwrap();
         let Some(msg) = buf.get(..len) else { continue };
-        if msg.windows(5).any(|octets| octets == b"\x04dead") {
-            continue;
-        }
         // Without the OPT record of 11 octets.
         let mut reply = msg.get(..len - 11).unwrap().to_vec();
+        if msg.windows(5).any(|octets| octets == b"\x04dead") {
+            reply.splice(2..4, [0x83, 0x80]);
+            reply.splice(6..12, [0; 6]);
+            socket.send_to(&reply, from).unwrap();
+            continue;
+        }
         reply.splice(2..4, [0x81, 0x80]);
         reply.splice(6..12, [0, 1, 0, 0, 0, 0]);
         reply.extend_from_slice(&[0xc0, 12, 0, 1, 0, 1, 0, 0, 1, 0, 0, 4, 192, 0, 2, 1]);
@@ -82,7 +85,9 @@ impl Front {
 fn look_ups_are_shed_to_free_their_descriptors() {
     const FILES: u64 = 64;
     setrlimit(Resource::RLIMIT_NOFILE, FILES, FILES).unwrap();
-    let upstream = UdpSocket::bind("127.0.0.1:0").unwrap();
+    // Connections are established by the kernel, and nobody accepts them.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let upstream = UdpSocket::bind(silent.local_addr().unwrap()).unwrap();
     let settings = ForwardOptions {
         upstreams: vec![upstream.local_addr().unwrap()],
         attempt_timeout: Duration::from_secs(30),

@@ -179,8 +179,8 @@ settings! {
     "attempts" => attempts: u32 = integer(1, 16).default(forward().attempts);
     /// Questions that may wait for each thread. Beyond them clients get SERVFAIL.
     "queue" => queue: usize = integer(16, 1 << 20).default(forward().queue);
-    /// Questions that each thread may have in flight; each needs an open file. Beyond them the client
-    /// prefix or the zone that holds most loses its oldest.
+    /// Questions that each thread may have in flight; over TCP each needs an open file. Beyond them the
+    /// client prefix or the zone that holds most loses its oldest.
     "max-in-flight" => max_in_flight: usize = integer(16, 32_768).default(forward().max_in_flight);
     /// Pass on the AD bit of responses, by which an upstream says that it has validated them. Only for a
     /// validating resolver on a path that nobody else can write to.

@@ -2,15 +2,12 @@
 
 use std::{
     io::{self, ErrorKind, Read, Write},
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::SocketAddr,
     sync::Arc,
     time::Instant,
 };
 
-use mio::{
-    Interest, Registry, Token,
-    net::{TcpStream, UdpSocket},
-};
+use mio::{Interest, Registry, Token, net::TcpStream};
 use nix::libc;
 
 use super::{ForwardCounters, answers::Answers};
@@ -21,18 +18,13 @@ use crate::dns::{
     options, u16_at,
 };
 
-/// Datagrams that may be rejected before the socket is closed: someone is guessing IDs.
-const MAX_REJECTED: u32 = 8;
-
 /// Why a query could not be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SendError {
     /// This host is out of descriptors or memory; another upstream would not help.
     Resources,
-    /// This host has no port left: other queries hold them.
-    Ports,
-    /// This host has no address to ask this upstream from, or no port for one more connection to it;
-    /// it may have one for another upstream.
+    /// This host has no address to ask this upstream from, or no port left; it may have one for another
+    /// upstream.
     Address,
     /// The upstream cannot be reached.
     Upstream,
@@ -44,8 +36,7 @@ impl From<io::Error> for SendError {
             Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::ENOSPC) => {
                 Self::Resources
             }
-            Some(libc::EADDRINUSE) => Self::Ports,
-            Some(libc::EADDRNOTAVAIL) => Self::Address,
+            Some(libc::EADDRINUSE | libc::EADDRNOTAVAIL) => Self::Address,
             _ => Self::Upstream,
         }
     }
@@ -59,7 +50,7 @@ pub(super) enum ExchangeStatus {
     Answer(Arc<Answer>),
     /// The answer, which has this response code, does not fit in a datagram.
     Truncated(u8),
-    /// Too many datagrams were rejected.
+    /// Too many datagrams were rejected on its socket.
     Forged,
     /// The upstream responded, with an error.
     Error(ErrorResponse),
@@ -108,25 +99,24 @@ pub(super) struct Sent {
     pub(super) at: Instant,
 }
 
-/// A query, and the socket on which its response is awaited.
+/// A query whose response is awaited.
 #[derive(Debug)]
 pub(super) struct Exchange {
     pub(super) sent: Sent,
-    rejected: u32,
-    socket: Socket,
+    pub(super) transport: Transport,
 }
 
 #[derive(Debug)]
-enum Socket {
-    Udp {
-        socket: UdpSocket,
-        upstream: SocketAddr,
-    },
+pub(super) enum Transport {
+    /// Over the [pooled socket](super::udp) with this number.
+    Udp(usize),
+    /// Over a connection of its own.
     Tcp(Stream),
 }
 
+/// A connection for one query.
 #[derive(Debug)]
-struct Stream {
+pub(super) struct Stream {
     stream: TcpStream,
     output: Vec<u8>,
     written: usize,
@@ -142,26 +132,12 @@ enum Checked {
 }
 
 impl Exchange {
-    /// Sends `query` to `upstream`, to the target in `sent`.
-    pub(super) fn open(
-        registry: &Registry,
-        token: Token,
-        upstream: SocketAddr,
-        sent: Sent,
-        query: &[u8],
-    ) -> Result<Self, SendError> {
-        let socket = match sent.target.tcp {
-            false => Socket::udp(registry, token, upstream, query)?,
-            true => Socket::tcp(registry, token, upstream, query)?,
-        };
-        Ok(Self {
-            sent,
-            rejected: 0,
-            socket,
-        })
+    /// Whether it has a connection, and with it a file.
+    pub(super) fn is_tcp(&self) -> bool {
+        matches!(self.transport, Transport::Tcp(_))
     }
 
-    /// Reads what has arrived. Called when the socket is ready, or may be; `scratch` holds the
+    /// Reads what has arrived over TCP. Called when the connection is ready, or may be; `scratch` holds the
     /// largest message.
     pub(super) fn poll(
         &mut self,
@@ -170,66 +146,41 @@ impl Exchange {
         answers: &mut Answers,
         counters: &ForwardCounters,
     ) -> ExchangeStatus {
-        let mut check = |msg: &[u8]| check_response(msg, self.sent.id, expected, answers, counters);
-        match &mut self.socket {
-            Socket::Udp { socket, upstream } => loop {
-                match socket.recv_from(scratch) {
-                    // Datagrams that arrived before connect() are not filtered by the kernel.
-                    Ok((_, from)) if !same_endpoint(from, *upstream) => {
-                        counters.rejected_source.add(1);
-                    }
-                    Ok((len, _)) => match check(scratch.get(..len).unwrap_or_default()) {
-                        Checked::Answer(answer) => return ExchangeStatus::Answer(answer),
-                        Checked::Truncated(code) => return ExchangeStatus::Truncated(code),
-                        Checked::Error(error) => return ExchangeStatus::Error(error),
-                        Checked::Rejected => {}
-                    },
-                    Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                        return ExchangeStatus::Waiting;
-                    }
-                    Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                    Err(_) => return ExchangeStatus::Unreachable,
-                }
-                self.rejected += 1;
-                if self.rejected >= MAX_REJECTED {
-                    return ExchangeStatus::Forged;
-                }
+        let Transport::Tcp(stream) = &mut self.transport else {
+            return ExchangeStatus::Waiting;
+        };
+        match stream.message(scratch) {
+            Ok(None) => ExchangeStatus::Waiting,
+            // Nothing better will follow on this connection.
+            Ok(Some(msg)) => match check_response(msg, self.sent.id, expected, answers, counters) {
+                Checked::Answer(answer) => ExchangeStatus::Answer(answer),
+                Checked::Error(error) => ExchangeStatus::Error(error),
+                Checked::Truncated(_) | Checked::Rejected => ExchangeStatus::Unreachable,
             },
-            Socket::Tcp(stream) => match stream.message(scratch) {
-                Ok(None) => ExchangeStatus::Waiting,
-                // Nothing better will follow on this connection.
-                Ok(Some(msg)) => match check(msg) {
-                    Checked::Answer(answer) => ExchangeStatus::Answer(answer),
-                    Checked::Error(error) => ExchangeStatus::Error(error),
-                    Checked::Truncated(_) | Checked::Rejected => ExchangeStatus::Unreachable,
-                },
-                Err(_) => ExchangeStatus::Unreachable,
-            },
+            Err(_) => ExchangeStatus::Unreachable,
+        }
+    }
+
+    /// Checks a datagram that has its ID. `None`: it was rejected.
+    pub(super) fn check_datagram(
+        &self,
+        msg: &[u8],
+        expected: &Expected<'_>,
+        answers: &mut Answers,
+        counters: &ForwardCounters,
+    ) -> Option<ExchangeStatus> {
+        match check_response(msg, self.sent.id, expected, answers, counters) {
+            Checked::Answer(answer) => Some(ExchangeStatus::Answer(answer)),
+            Checked::Truncated(code) => Some(ExchangeStatus::Truncated(code)),
+            Checked::Error(error) => Some(ExchangeStatus::Error(error)),
+            Checked::Rejected => None,
         }
     }
 }
 
-impl Socket {
-    /// Sends `query` as a datagram, from a port that the kernel chooses at random.
-    fn udp(
-        registry: &Registry,
-        token: Token,
-        upstream: SocketAddr,
-        query: &[u8],
-    ) -> Result<Self, SendError> {
-        let any = match upstream {
-            SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
-            SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
-        };
-        let mut socket = UdpSocket::bind(any)?;
-        socket.connect(upstream)?;
-        registry.register(&mut socket, token, Interest::READABLE)?;
-        socket.send(query)?;
-        Ok(Self::Udp { socket, upstream })
-    }
-
+impl Stream {
     /// Opens a connection for `query`, which is sent once the connection is established.
-    fn tcp(
+    pub(super) fn open(
         registry: &Registry,
         token: Token,
         upstream: SocketAddr,
@@ -240,16 +191,14 @@ impl Socket {
         let mut output = Vec::with_capacity(2 + query.len());
         output.extend_from_slice(&(query.len() as u16).to_be_bytes());
         output.extend_from_slice(query);
-        Ok(Self::Tcp(Stream {
+        Ok(Self {
             stream,
             output,
             written: 0,
             input: Vec::new(),
-        }))
+        })
     }
-}
 
-impl Stream {
     /// Writes what is left of the query, then reads; the response once it is whole.
     fn message(&mut self, scratch: &mut [u8]) -> io::Result<Option<&[u8]>> {
         while let Some(rest) = self
@@ -290,11 +239,6 @@ impl Stream {
     fn is_whole(&self) -> bool {
         self.len().is_some_and(|len| self.input.len() >= 2 + len)
     }
-}
-
-/// The kernel adds flow labels and scopes that were not in the list.
-fn same_endpoint(a: SocketAddr, b: SocketAddr) -> bool {
-    a.ip() == b.ip() && a.port() == b.port()
 }
 
 /// Checks a message, and counts why it was rejected.
@@ -376,7 +320,7 @@ mod tests {
     fn a_lack_of_descriptors_or_ports_is_no_upstream_error() {
         let error = |errno| SendError::from(io::Error::from_raw_os_error(errno));
         assert_eq!(error(libc::EMFILE), SendError::Resources);
-        assert_eq!(error(libc::EADDRINUSE), SendError::Ports);
+        assert_eq!(error(libc::EADDRINUSE), SendError::Address);
         assert_eq!(error(libc::EADDRNOTAVAIL), SendError::Address);
         assert_eq!(error(libc::ENETUNREACH), SendError::Upstream);
         assert_eq!(error(libc::ECONNREFUSED), SendError::Upstream);

@@ -9,7 +9,7 @@ use crossbeam_queue::ArrayQueue;
 use mio::Waker;
 use thiserror::Error;
 
-use super::{Mailbox, Outcome, Request, shard_of};
+use super::{Mailbox, Outcome, Request, shard_of, sleeping::Sleeping};
 use crate::dns::{Answer, NameHasher, edns::ede, header::rcode};
 
 /// The request was rejected: the front answers it itself, with SERVFAIL.
@@ -22,6 +22,7 @@ pub struct QueueFull;
 pub(super) struct Inbox {
     queue: ArrayQueue<Request>,
     waker: Waker,
+    sleeping: Sleeping,
     closed: AtomicBool,
     /// Requests rejected, of any front. Written only when the queue is full, so a shared
     /// counter costs nothing that matters.
@@ -34,6 +35,7 @@ impl Inbox {
         Self {
             queue: ArrayQueue::new(capacity.max(1)),
             waker,
+            sleeping: Sleeping::default(),
             closed: AtomicBool::new(false),
             rejected: AtomicU64::new(0),
             mailboxes,
@@ -42,6 +44,16 @@ impl Inbox {
 
     pub(super) fn take(&self) -> Option<Request> {
         self.queue.pop()
+    }
+
+    /// Whether the thread may sleep until it is woken: else there are requests.
+    pub(super) fn prepare_to_sleep(&self) -> bool {
+        self.sleeping.begin(|| self.queue.is_empty())
+    }
+
+    /// The thread is awake, and looks at the queue before it sleeps again.
+    pub(super) fn awake(&self) {
+        self.sleeping.end();
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -53,6 +65,14 @@ impl Inbox {
         self.wake();
     }
 
+    /// Wakes the thread if it sleeps, so that it takes the requests that were pushed.
+    fn notify(&self) {
+        if self.sleeping.needs_wakeup() {
+            self.wake();
+        }
+    }
+
+    /// Wakes the thread in any case, for something else than a request.
     pub(super) fn wake(&self) {
         if let Err(error) = self.waker.wake() {
             // An eventfd that exists can always be written to, except for a full counter, which mio
@@ -89,7 +109,7 @@ impl Inbox {
                     request.waiter(),
                     Arc::clone(&failure),
                 ));
-                mailbox.wake();
+                mailbox.notify();
             }
         }
     }
@@ -134,12 +154,12 @@ impl Handle {
         Ok(())
     }
 
-    /// Wakes the threads that got a request since the last flush. One system call for each of them,
-    /// so this is called once a batch.
+    /// Wakes the threads that got a request since the last flush and sleep. A system call for each of
+    /// them, so this is called once a batch.
     pub fn flush(&mut self) {
         for (inbox, filled) in self.inboxes.iter().zip(&mut self.filled) {
             if std::mem::take(filled) {
-                inbox.wake();
+                inbox.notify();
             }
         }
     }

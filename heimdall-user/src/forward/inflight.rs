@@ -25,7 +25,8 @@ pub(super) struct Lookup {
     pub(super) request: Request,
     pub(super) waiters: Vec<Waiter>,
     /// The current one, and those of earlier attempts that timed out: an answer that comes late is
-    /// accepted as well. At most one for each attempt.
+    /// accepted as well. At most one for each attempt. Those over UDP have a place in
+    /// [`Udp`](super::udp::Udp), too.
     pub(super) exchanges: Vec<Exchange>,
     /// Serial number of the exchange that has a deadline.
     pub(super) current: u64,
@@ -96,7 +97,12 @@ pub(super) struct InFlight {
     lookups: Slab<Lookup>,
     index: HashTable<usize>,
     capacity: usize,
+    /// Empty lists of look-ups that have ended, for later ones.
+    spare: Vec<(Vec<Waiter>, Vec<Exchange>)>,
 }
+
+/// Waiters of a look-up for whose list memory is kept. Most have one.
+const MAX_SPARE_WAITERS: usize = 16;
 
 impl InFlight {
     pub(super) fn new(capacity: usize) -> Self {
@@ -104,6 +110,7 @@ impl InFlight {
             lookups: Slab::new(),
             index: HashTable::new(),
             capacity,
+            spare: Vec::new(),
         }
     }
 
@@ -149,10 +156,12 @@ impl InFlight {
         if self.is_full() {
             return None;
         }
+        let (mut waiters, exchanges) = self.spare.pop().unwrap_or_default();
+        waiters.push(request.waiter());
         let slot = self.lookups.insert(Lookup {
             request,
-            waiters: vec![request.waiter()],
-            exchanges: Vec::new(),
+            waiters,
+            exchanges,
             current: 0,
             upstream: 0,
             attempts: 0,
@@ -179,18 +188,26 @@ impl InFlight {
         self.lookups.get_mut(slot)
     }
 
-    /// Closes the sockets of a look-up's earlier attempts, to free a descriptor for the next one.
+    /// Removes the exchange with this serial number from a look-up.
+    pub(super) fn take_exchange(&mut self, slot: usize, serial: u64) -> Option<Exchange> {
+        let exchanges = &mut self.get_mut(slot)?.exchanges;
+        let mut all = exchanges.iter();
+        let index = all.position(|exchange| exchange.sent.serial == serial)?;
+        Some(exchanges.swap_remove(index))
+    }
+
+    /// Closes the connections of a look-up's earlier attempts, to free a file for the next one.
     /// Whether there were any.
-    pub(super) fn close_exchanges(&mut self, slot: usize) -> bool {
+    pub(super) fn close_connections(&mut self, slot: usize) -> bool {
         self.get_mut(slot).is_some_and(|lookup| {
-            let any = !lookup.exchanges.is_empty();
-            lookup.exchanges.clear();
-            any
+            let before = lookup.exchanges.len();
+            lookup.exchanges.retain(|exchange| !exchange.is_tcp());
+            lookup.exchanges.len() < before
         })
     }
 
-    /// Ends a look-up. Its sockets close when it is dropped.
-    pub(super) fn end(&mut self, slot: usize) -> Option<Lookup> {
+    /// Removes a look-up. Its connections close when it is dropped or [recycled](Self::recycle).
+    pub(super) fn remove(&mut self, slot: usize) -> Option<Lookup> {
         let lookup = self.lookups.try_remove(slot)?;
         if let Ok(entry) = self
             .index
@@ -199,6 +216,16 @@ impl InFlight {
             entry.remove();
         }
         Some(lookup)
+    }
+
+    /// Keeps the memory of a look-up that has ended.
+    pub(super) fn recycle(&mut self, lookup: Lookup) {
+        let (mut waiters, mut exchanges) = (lookup.waiters, lookup.exchanges);
+        if waiters.capacity() <= MAX_SPARE_WAITERS && self.spare.len() < self.capacity {
+            waiters.clear();
+            exchanges.clear();
+            self.spare.push((waiters, exchanges));
+        }
     }
 
     /// Ends all look-ups.

@@ -10,12 +10,12 @@
 //! they expired (RFC 8767), and the failures (RFC 9520). An answer cached by one front costs no
 //! upstream query on another.
 //!
-//! Every query has a socket of its own, connected to the upstream: the kernel chooses the source
-//! port at random from `net.ipv4.ip_local_port_range` (28,232 ports, 14.8 bits, unless that was
-//! changed) and drops what comes from any other address. With the random ID that makes some 31
-//! bits that an off-path attacker has to guess (RFC 5452); after a few wrong guesses the socket is
-//! closed and the query goes over TCP, where guessing does not help, or from another port. The
-//! sockets of attempts that timed out stay open, so a question has up to `attempts` of them at a time.
+//! Queries go over pools of connected sockets (`udp`), whose ports the kernel chooses at random and which are
+//! renewed at random. With the random ID that makes some 31 bits that an off-path attacker has to guess
+//! (RFC 5452); after a few wrong guesses the socket is closed and its queries go over TCP, where guessing
+//! does not help, or from another port. Late responses to attempts that timed out are accepted, so a question has
+//! up to `attempts` queries outstanding at a time. The queries of a turn are sent, and responses received, in
+//! batches; a thread is woken only if it sleeps (`sleeping`).
 //!
 //! Everything is bounded: the queue, the questions in flight, the attempts and the time of each. When
 //! something is full, the largest holder loses its oldest look-ups. Every request gets an answer or
@@ -34,6 +34,8 @@ mod request;
 mod shard;
 mod shared_cache;
 mod shed;
+mod sleeping;
+mod udp;
 mod upstreams;
 mod zones;
 
@@ -125,7 +127,7 @@ impl ForwarderBuilder {
 
     /// Starts the threads.
     ///
-    /// Raises the process's soft limit on open files to the hard one, as every upstream query
+    /// Raises the process's soft limit on open files to the hard one, as every upstream query over TCP
     /// holds a descriptor.
     ///
     /// # Errors

@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use super::udp;
 use crate::dns::TtlLimits;
 
 /// How the forwarder works.
@@ -16,9 +17,8 @@ pub struct ForwardOptions {
     pub threads: usize,
     /// Requests that may wait for each thread.
     pub queue: usize,
-    /// Questions that each thread may have with upstreams; each holds a file descriptor, and one
-    /// more for each try that timed out. For one more, the client prefix or zone that holds most
-    /// loses its oldest.
+    /// Questions that each thread may have with upstreams. For one more, the client prefix or zone that
+    /// holds most loses its oldest. Over TCP each holds a file; over UDP they share a few sockets.
     pub max_in_flight: usize,
     /// Time that an upstream has to respond, at least: up to 2 s if its round-trip times call for
     /// it. TCP has twice the time.
@@ -53,6 +53,13 @@ pub struct ForwardOptions {
     /// an answer for it is right for all of them and can be cached. Bits beyond the prefix are not
     /// sent; 0 bits ask the upstream to use no subnet either.
     pub client_subnet: Option<(IpAddr, u8)>,
+}
+
+impl ForwardOptions {
+    /// Files that each thread holds for the sockets that questions over UDP share, at most.
+    pub(crate) fn shared_files(&self) -> usize {
+        udp::max_files(self.upstreams.len())
+    }
 }
 
 impl Default for ForwardOptions {

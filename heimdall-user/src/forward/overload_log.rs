@@ -43,10 +43,6 @@ impl OverloadLog {
                 "no more files can be opened",
                 ", or raise the limit on open files (ulimit -n, LimitNOFILE=)",
             ),
-            Scarce::Ports => (
-                "no local port is free",
-                ", or widen net.ipv4.ip_local_port_range",
-            ),
             Scarce::Front(_) => ("too many queries wait for upstreams", ""),
         };
         let Shedding { held, total, .. } = shedding;

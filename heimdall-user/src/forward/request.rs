@@ -13,7 +13,7 @@ use std::{
 use crossbeam_queue::ArrayQueue;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use super::inflight::Waiter;
+use super::{inflight::Waiter, sleeping::Sleeping};
 use crate::{
     answer::prefix::Prefix,
     cache::Key,
@@ -143,12 +143,13 @@ impl Outcome {
     }
 }
 
-/// Where a front gets its outcomes: a queue, and an eventfd that is readable when there may be
-/// some.
+/// Where a front gets its outcomes: a queue, and an eventfd that becomes readable when some arrive while
+/// the front [sleeps](Self::prepare_to_sleep).
 #[derive(Debug)]
 pub struct Mailbox {
     outcomes: ArrayQueue<Outcome>,
     event: EventFd,
+    sleeping: Sleeping,
     /// Queries that the front may have under way.
     capacity: usize,
     /// Requests that were submitted and have no outcome yet.
@@ -166,6 +167,7 @@ impl Mailbox {
         Ok(Self {
             outcomes: ArrayQueue::new(capacity + MAX_REFRESHES),
             event,
+            sleeping: Sleeping::default(),
             capacity,
             waiting: AtomicUsize::new(0),
         })
@@ -177,13 +179,34 @@ impl Mailbox {
         self.outcomes.pop()
     }
 
-    /// Makes the eventfd unreadable until the next [`wake`](Self::wake).
+    /// To be called before waiting for the eventfd, and after every wait [`awake`](Self::awake).
+    /// Returns whether the front may wait: else there are outcomes.
+    #[inline]
+    pub fn prepare_to_sleep(&self) -> bool {
+        self.sleeping.begin(|| self.outcomes.is_empty())
+    }
+
+    /// The front is awake, and [takes](Self::take) all outcomes before it sleeps again: their arrival makes the
+    /// eventfd readable no more.
+    #[inline]
+    pub fn awake(&self) {
+        self.sleeping.end();
+    }
+
+    /// Makes the eventfd unreadable until the next wakeup.
     pub fn clear_wakeup(&self) {
         // EAGAIN: it was not readable.
         let _ = self.event.read();
     }
 
-    /// Makes the eventfd readable, to wake the front.
+    /// Wakes the front if it sleeps, so that it takes the outcomes that were pushed.
+    pub(super) fn notify(&self) {
+        if self.sleeping.needs_wakeup() {
+            self.wake();
+        }
+    }
+
+    /// Makes the eventfd readable, whether the front sleeps or not: for something else than an outcome.
     pub fn wake(&self) {
         // EAGAIN: it is readable as can be.
         let _ = self.event.write(1);

@@ -1,6 +1,7 @@
 //! A forwarder thread: its state and its loop.
 
 mod attempts;
+mod datagrams;
 mod lookup;
 mod overload;
 
@@ -21,6 +22,7 @@ use super::{
     inflight::InFlight,
     overload_log::OverloadLog,
     shared_cache::SharedCache,
+    udp::{Batch, Udp, Unsent},
     upstreams::Upstreams,
     zones::Zones,
 };
@@ -31,13 +33,24 @@ use crate::{
     maintenance::{CommandQueue, Maintenance, Scope, Status},
 };
 
-/// Differs from the slot of any look-up.
+/// Differs from all others.
 const WAKE: Token = Token(usize::MAX);
 
-/// Requests taken at once, so that responses need not wait long.
-const MAX_REQUESTS: usize = 256;
+/// The token of the connections of the look-up in this slot.
+fn connection_token(slot: usize) -> Token {
+    Token(slot << 1)
+}
 
-/// Largest message, over UDP or TCP.
+/// The token of the [UDP socket](super::udp) with this number.
+fn socket_token(number: usize) -> Token {
+    Token(number << 1 | 1)
+}
+
+/// Requests taken at once: as many as are sent with one system call, and few enough that responses need not
+/// wait long.
+const MAX_REQUESTS: usize = Batch::LEN;
+
+/// Largest message over TCP.
 const MAX_MESSAGE: usize = u16::MAX as usize;
 
 pub(super) struct Shard {
@@ -46,6 +59,7 @@ pub(super) struct Shard {
     options: ForwardOptions,
     counters: Arc<ForwardCounters>,
     in_flight: InFlight,
+    udp: Udp,
     upstreams: Upstreams,
     cache: SharedCache,
     answers: Answers,
@@ -65,6 +79,7 @@ pub(super) struct Shard {
     /// Of the last exchange or look-up.
     serial: u64,
     query: Vec<u8>,
+    unsent: Vec<Unsent>,
     scratch: Box<[u8]>,
     /// Which fronts got an outcome since they were last woken.
     delivered: Box<[bool]>,
@@ -98,6 +113,7 @@ impl Shard {
             maintenance,
             counters: Arc::default(),
             in_flight: InFlight::new(options.max_in_flight),
+            udp: Udp::new(options.upstreams.len()),
             upstreams: Upstreams::new(&options.upstreams, options.attempt_timeout),
             cache: SharedCache::new(&options, hasher.clone())?,
             answers: Answers::default(),
@@ -113,6 +129,7 @@ impl Shard {
             client_deadlines: Deadlines::default(),
             serial: 0,
             query: Vec::new(),
+            unsent: Vec::new(),
             scratch: vec![0; MAX_MESSAGE].into(),
             options,
         })
@@ -145,14 +162,15 @@ impl Shard {
 impl Shard {
     pub(super) fn run(mut self) {
         let mut events = Events::with_capacity(1024);
+        let mut batch = Batch::new();
         let mut more = false;
         let mut maintenance = Status::Busy;
         while !self.inbox.is_closed() {
-            let timeout = if more {
-                Some(Duration::ZERO)
-            } else {
+            let timeout = if !more && self.inbox.prepare_to_sleep() {
                 let timeout = maintenance.timeout();
                 timeout.into_iter().chain(self.time_left()).min()
+            } else {
+                Some(Duration::ZERO)
             };
             if let Err(error) = self.poll.poll(&mut events, timeout)
                 && error.kind() != io::ErrorKind::Interrupted
@@ -160,15 +178,19 @@ impl Shard {
                 tracing::error!(%error, "the forwarder cannot wait for events");
                 break;
             }
+            self.inbox.awake();
             let now = Instant::now();
             for event in &events {
-                if event.token() != WAKE {
-                    self.ready(event.token().0, now);
+                match event.token() {
+                    WAKE => {}
+                    Token(token) if token & 1 == 0 => self.connection_ready(token >> 1, now),
+                    Token(token) => self.receive(token >> 1, &mut batch, now),
                 }
             }
             self.time_out_attempts(now);
             self.serve_stale_on_timeout(now);
             more = self.take_requests(now);
+            self.send_queries(&mut batch, now);
             self.wake_fronts();
             maintenance = self.maintain();
             self.log_full_queue(now);
@@ -227,7 +249,7 @@ impl Shard {
     fn wake_fronts(&mut self) {
         for (mailbox, delivered) in self.inbox.mailboxes.iter().zip(&mut self.delivered) {
             if std::mem::take(delivered) {
-                mailbox.wake();
+                mailbox.notify();
             }
         }
     }

@@ -33,10 +33,8 @@ const MAX_LABELS: usize = 8;
 pub(super) enum Scarce {
     /// Slots of the table: each look-up has one.
     Lookups,
-    /// Descriptors of this process: each look-up has one for each of its exchanges.
+    /// Descriptors of this process: each look-up has one for each of its connections.
     Descriptors,
-    /// Local ports, of which each exchange has one, too.
-    Ports,
     /// The queries that this front may have waiting: each of its waiters is one.
     Front(u16),
 }
@@ -84,7 +82,10 @@ impl InFlight {
                 request: &lookup.request,
                 weight: match scarce {
                     Scarce::Lookups => 1,
-                    Scarce::Descriptors | Scarce::Ports => lookup.exchanges.len(),
+                    Scarce::Descriptors => {
+                        let exchanges = lookup.exchanges.iter();
+                        exchanges.filter(|exchange| exchange.is_tcp()).count()
+                    }
                     Scarce::Front(front) => {
                         let waiters = lookup.waiters.iter();
                         waiters.filter(|waiter| waiter.front == front).count()

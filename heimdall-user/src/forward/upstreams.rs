@@ -196,7 +196,7 @@ impl Upstreams {
 
 /// Timeouts.
 impl Upstreams {
-    /// A response over UDP took `rtt`. Each query has a socket and an ID of its own, so there is
+    /// A response over UDP took `rtt`. No query has the ID of another one on the same socket, so there is
     /// no ambiguity to which one it belongs (RFC 6298 section 3).
     pub(super) fn measured(&mut self, index: usize, rtt: Duration) {
         if let Some(upstream) = self.list.get_mut(index) {

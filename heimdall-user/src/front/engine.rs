@@ -92,9 +92,22 @@ impl<P> Engine<P> {
         self.waiting.len() + self.refreshing
     }
 
-    /// Readable when outcomes or maintenance commands may have arrived.
+    /// Becomes readable when outcomes arrive while the front sleeps, or maintenance commands.
     pub fn event(&self) -> BorrowedFd<'_> {
         self.mailbox.as_fd()
+    }
+
+    /// To be called before waiting for [`event`](Self::event), and after every wait
+    /// [`awake`](Self::awake). Returns whether the front may wait: else outcomes have arrived.
+    #[inline]
+    pub fn prepare_to_sleep(&self) -> bool {
+        self.mailbox.prepare_to_sleep()
+    }
+
+    /// The front is awake, and [completes](Self::complete) all that has arrived before it sleeps again.
+    #[inline]
+    pub fn awake(&self) {
+        self.mailbox.awake();
     }
 
     /// Makes [`event`](Self::event) unreadable until something arrives. To be called before, not

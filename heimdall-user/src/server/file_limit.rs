@@ -1,7 +1,8 @@
 //! The limit on open files.
 //!
-//! Every look-up in flight holds a descriptor, and so does every TCP connection. Without a bound on
-//! look-ups they could take them all, and none would be left for connections and `heimdall stats`.
+//! Every look-up over TCP holds a descriptor, and so does every client's TCP connection. Without a bound on
+//! look-ups they could take them all, and none would be left for connections and `heimdall stats`. How many go
+//! over TCP depends on upstreams and attackers, so all may. Those over UDP share a few sockets.
 
 use nix::sys::resource::{Resource, getrlimit};
 use tracing::warn;
@@ -24,7 +25,12 @@ pub(super) fn fit(
     let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
         return options;
     };
-    let others = PROCESS + FRONT * fronts as u64 + 2 * listeners as u64 + MAX_CONNECTIONS as u64;
+    let shared = options.threads.max(1) * options.shared_files();
+    let others = PROCESS
+        + FRONT * fronts as u64
+        + 2 * listeners as u64
+        + MAX_CONNECTIONS as u64
+        + shared as u64;
     fit_into(options, others, hard)
 }
 

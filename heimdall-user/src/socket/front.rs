@@ -109,8 +109,13 @@ impl Loop {
         let mut maintenance = Status::Busy;
         while !stop.load(Ordering::SeqCst) {
             let sweep = self.sockets.needs_sweep().then_some(SWEEP);
-            let timeout = maintenance.timeout().or(sweep);
-            if let Err(error) = self.poll.poll(&mut events, timeout)
+            let timeout = match self.engine.prepare_to_sleep() {
+                true => maintenance.timeout().or(sweep),
+                false => Some(Duration::ZERO),
+            };
+            let polled = self.poll.poll(&mut events, timeout);
+            self.engine.awake();
+            if let Err(error) = polled
                 && error.kind() != ErrorKind::Interrupted
             {
                 tracing::error!(%error, "the socket thread cannot wait for events");
@@ -121,10 +126,11 @@ impl Loop {
             for event in &events {
                 match event.token() {
                     STOP => {}
-                    MAILBOX => self.complete(),
+                    MAILBOX => self.engine.silence(),
                     token => self.ready(token),
                 }
             }
+            self.complete();
             self.sockets.sweep();
             self.engine.end();
             let waiting = self.engine.waiting();
@@ -150,8 +156,6 @@ impl Loop {
 
     /// Replies to the queries whose outcomes have arrived.
     fn complete(&mut self) {
-        // First: outcomes that arrive later make the eventfd readable again.
-        self.engine.silence();
         loop {
             let completed = self.engine.complete(&mut self.sockets);
             self.send_datagrams();

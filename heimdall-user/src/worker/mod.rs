@@ -281,13 +281,18 @@ impl State {
 
     /// Sleeps until a packet, an outcome or a maintenance command arrives, or for so long.
     fn sleep(&mut self, timeout: Duration) -> io::Result<()> {
+        if !self.engine.prepare_to_sleep() {
+            return Ok(());
+        }
         self.counters.sleeps.add(1);
         let mut fds = [
             PollFd::new(self.frames.rings.as_fd(), PollFlags::POLLIN),
             PollFd::new(self.engine.event(), PollFlags::POLLIN),
         ];
         let timeout = u16::try_from(timeout.as_millis()).unwrap_or(u16::MAX);
-        let timed_out = match poll(&mut fds, PollTimeout::from(timeout)) {
+        let polled = poll(&mut fds, PollTimeout::from(timeout));
+        self.engine.awake();
+        let timed_out = match polled {
             Ok(ready) => ready == 0,
             Err(Errno::EINTR) => false,
             Err(error) => return Err(error.into()),

@@ -2,17 +2,18 @@
 //!
 //! An attempt is a query over UDP to one upstream, and what its response asks for: the same query
 //! without EDNS, or over TCP. The exchange that was begun last is the current one, which has a
-//! deadline. Then the next attempt begins, but the socket stays open until the look-up ends.
+//! deadline. Then the next attempt begins, but a late response is accepted until the look-up ends.
 
 use std::time::Instant;
 
-use mio::Token;
-
-use super::Shard;
+use super::{Shard, connection_token, socket_token};
 use crate::{
     dns::{KEY_FLAG_DO, TtlLimits, UpstreamQuery},
     forward::{
-        exchange::{Exchange, ExchangeStatus, Expected, SendError, Sent, Target},
+        Request,
+        exchange::{
+            Exchange, ExchangeStatus, Expected, SendError, Sent, Stream, Target, Transport,
+        },
         shed::Scarce,
     },
 };
@@ -57,25 +58,20 @@ impl Shard {
     /// Sends the query. The exchange becomes the current one.
     fn send(&mut self, slot: usize, now: Instant, target: Target) {
         self.serial += 1;
-        let sent = Sent {
+        let mut sent = Sent {
             target,
             serial: self.serial,
-            // The thread's generator is a CSPRNG: IDs cannot be predicted from earlier ones.
-            id: rand::random(),
+            id: 0,
             at: now,
         };
-        let mut opened = self.open(slot, sent);
-        let scarce = match opened {
-            Err(SendError::Resources) => Some(Scarce::Descriptors),
-            Err(SendError::Ports) => Some(Scarce::Ports),
-            _ => None,
-        };
-        if let Some(scarce) = scarce {
+        let mut opened = self.open(slot, &mut sent);
+        if opened == Err(SendError::Resources) {
             self.counters.socket_errors.add(1);
-            // The sockets of this look-up's earlier attempts are closed first, then other look-ups'.
-            let freed = self.in_flight.close_exchanges(slot) || self.shed(scarce, Some(slot), now);
+            // The connections of this look-up's earlier attempts are closed first, then other look-ups'.
+            let freed = self.in_flight.close_connections(slot)
+                || self.shed(Scarce::Descriptors, Some(slot), now);
             if freed {
-                opened = self.open(slot, sent);
+                opened = self.open(slot, &mut sent);
             }
         }
         match opened {
@@ -91,7 +87,6 @@ impl Shard {
                 self.attempt_deadlines.set(slot, sent.serial, now + timeout);
             }
             Err(SendError::Resources) => self.abandon(slot),
-            Err(SendError::Ports) => self.attempt_failed(slot, now, sent),
             Err(SendError::Address) => {
                 self.counters.socket_errors.add(1);
                 self.attempt_failed(slot, now, sent);
@@ -100,9 +95,24 @@ impl Shard {
         }
     }
 
-    fn open(&mut self, slot: usize, sent: Sent) -> Result<(), SendError> {
+    /// Begins an exchange, and chooses its ID. The query is sent at the end of the turn, or once a connection is
+    /// established.
+    fn open(&mut self, slot: usize, sent: &mut Sent) -> Result<(), SendError> {
+        let Target { upstream, tcp, .. } = sent.target;
         let lookup = self.in_flight.get_mut(slot).ok_or(SendError::Resources)?;
-        let upstream = self.upstreams.address(sent.target.upstream);
+        lookup.current = sent.serial;
+        let address = self.upstreams.address(upstream);
+        let address = address.ok_or(SendError::Resources)?;
+        let registry = self.poll.registry();
+        let asked = if tcp {
+            None
+        } else {
+            let udp = &mut self.udp;
+            let socket = udp.choose(registry, socket_token, upstream, address, sent.at)?;
+            let asked = udp.assign(socket, slot, sent.serial);
+            Some((socket, asked.ok_or(SendError::Resources)?))
+        };
+        sent.id = asked.map_or_else(rand::random, |(_, asked)| asked.id);
         let query = UpstreamQuery {
             id: sent.id,
             question: lookup.request.question(),
@@ -112,50 +122,44 @@ impl Shard {
             subnet: self.subnet.as_ref(),
         };
         query.write_to(&mut self.query);
-        lookup.current = sent.serial;
-        lookup.exchanges.push(Exchange::open(
-            self.poll.registry(),
-            Token(slot),
-            upstream.ok_or(SendError::Resources)?,
-            sent,
-            &self.query,
-        )?);
+        let transport = match asked {
+            Some((socket, asked)) => {
+                self.udp.queue(socket, asked, &self.query);
+                Transport::Udp(socket)
+            }
+            None => {
+                let token = connection_token(slot);
+                Transport::Tcp(Stream::open(registry, token, address, &self.query)?)
+            }
+        };
+        let sent = *sent;
+        lookup.exchanges.push(Exchange { sent, transport });
         Ok(())
     }
 
-    /// A socket of a look-up is ready, or was when the event was made.
-    pub(super) fn ready(&mut self, slot: usize, now: Instant) {
-        // Another socket may be ready as well, and its event lost with one that is closed here. Each
+    /// A connection of a look-up is ready, or was when the event was made.
+    pub(super) fn connection_ready(&mut self, slot: usize, now: Instant) {
+        // Another one may be ready as well, and its event lost with one that is closed here. Each
         // exchange ends once, so this is bounded as they are.
         while let Some((sent, status)) = self.take_ended(slot) {
             self.handle_status(slot, now, sent, status);
         }
     }
 
-    /// Removes an exchange that has ended from the look-up.
+    /// Removes an exchange over TCP that has ended from the look-up.
     fn take_ended(&mut self, slot: usize) -> Option<(Sent, ExchangeStatus)> {
         let lookup = self.in_flight.get_mut(slot)?;
         let request = &lookup.request;
-        let limits = self.options.limits;
-        let short = TtlLimits {
-            min: limits.min.min(WITHOUT_DNSSEC),
-            max: limits.max.min(WITHOUT_DNSSEC),
-            ..limits
-        };
         let mut exchanges = lookup.exchanges.iter_mut().enumerate();
         let (index, status) = exchanges.find_map(|(index, exchange)| {
-            let plain = exchange.sent.target.plain;
-            let asked = Expected {
+            let expected = Expected {
                 question: request.question(),
                 flags: request.flags,
                 subnet: self.subnet.as_ref(),
-                limits: match plain && request.flags & KEY_FLAG_DO != 0 {
-                    true => &short,
-                    false => &limits,
-                },
+                limits: &limits(self.options.limits, &exchange.sent, request),
             };
             let answers = &mut self.answers;
-            match exchange.poll(&mut self.scratch, &asked, answers, &self.counters) {
+            match exchange.poll(&mut self.scratch, &expected, answers, &self.counters) {
                 ExchangeStatus::Waiting => None,
                 status => Some((index, status)),
             }
@@ -164,7 +168,13 @@ impl Shard {
     }
 
     /// Continues after an exchange that has ended and was removed from the look-up.
-    fn handle_status(&mut self, slot: usize, now: Instant, sent: Sent, status: ExchangeStatus) {
+    pub(super) fn handle_status(
+        &mut self,
+        slot: usize,
+        now: Instant,
+        sent: Sent,
+        status: ExchangeStatus,
+    ) {
         let Target {
             upstream,
             plain,
@@ -250,7 +260,7 @@ impl Shard {
     }
 
     /// Continues after an exchange that ended with an error.
-    fn attempt_failed(&mut self, slot: usize, now: Instant, sent: Sent) {
+    pub(super) fn attempt_failed(&mut self, slot: usize, now: Instant, sent: Sent) {
         self.counters.upstream_errors.add(1);
         let Some(lookup) = self.in_flight.get_mut(slot) else {
             return;
@@ -295,5 +305,17 @@ impl Shard {
             lookup.upstream = self.upstreams.after(upstream, now);
             self.start_attempt(due.slot, now);
         }
+    }
+}
+
+/// Bounds on the TTL of the answer to a query.
+pub(super) fn limits(limits: TtlLimits, sent: &Sent, request: &Request) -> TtlLimits {
+    if !sent.target.plain || request.flags & KEY_FLAG_DO == 0 {
+        return limits;
+    }
+    TtlLimits {
+        min: limits.min.min(WITHOUT_DNSSEC),
+        max: limits.max.min(WITHOUT_DNSSEC),
+        ..limits
     }
 }

@@ -18,7 +18,11 @@ use std::{
 use super::{Shard, is_awaited};
 use crate::{
     dns::{Answer, answer::STALE_TTL, edns::ede, header::rcode},
-    forward::{Outcome, Request, inflight::Waiter, shared_cache::Found},
+    forward::{
+        Outcome, Request,
+        inflight::{Lookup, Waiter},
+        shared_cache::Found,
+    },
 };
 
 /// Seconds for which a question is not asked again, at least, after its stale answer was served
@@ -114,6 +118,15 @@ impl Shard {
 
 /// The outcome.
 impl Shard {
+    /// Removes a look-up that has ended.
+    pub(super) fn end(&mut self, slot: usize) -> Option<Lookup> {
+        let lookup = self.in_flight.remove(slot)?;
+        for exchange in &lookup.exchanges {
+            self.udp.end(exchange);
+        }
+        Some(lookup)
+    }
+
     /// Gives the waiters whose client response timeout has passed a stale answer (RFC 8767).
     pub(super) fn serve_stale_on_timeout(&mut self, now: Instant) {
         while let Some(due) = self.client_deadlines.take_due(now) {
@@ -133,18 +146,19 @@ impl Shard {
 
     /// Ends a look-up with an upstream's answer.
     pub(super) fn finish(&mut self, slot: usize, answer: Arc<Answer>) {
-        if let Some(lookup) = self.in_flight.end(slot) {
+        if let Some(lookup) = self.end(slot) {
             self.failures.clear(&lookup.request);
             self.zones.answered(&lookup.request, self.serial);
             self.cache
                 .store(&lookup.request, &answer, self.clock.seconds());
             self.deliver(&lookup.request, &lookup.waiters, answer);
+            self.in_flight.recycle(lookup);
         }
     }
 
     /// Ends a look-up that no upstream answered.
     pub(super) fn fail(&mut self, slot: usize, now: Instant) {
-        if let Some(lookup) = self.in_flight.end(slot) {
+        if let Some(lookup) = self.end(slot) {
             let stale = self.stale(&lookup.request);
             if let (None, Some(code)) = (&stale, lookup.truncated) {
                 // The upstreams have an answer: this is no failure of the question.
@@ -166,7 +180,7 @@ impl Shard {
 
     /// Ends a look-up because this host lacks a resource, which is no failure of the question.
     pub(super) fn abandon(&mut self, slot: usize) {
-        if let Some(lookup) = self.in_flight.end(slot) {
+        if let Some(lookup) = self.end(slot) {
             let answer = self.stale_or_servfail(&lookup.request);
             self.deliver(&lookup.request, &lookup.waiters, answer);
         }

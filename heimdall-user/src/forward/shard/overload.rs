@@ -56,7 +56,7 @@ impl Shard {
         }
         .add(slots.len() as u64);
         for slot in slots {
-            if let Some(lookup) = self.in_flight.end(slot) {
+            if let Some(lookup) = self.end(slot) {
                 // Counted for its zones, or a zone whose look-ups are all shed would never be found
                 // dead.
                 self.record_failure(&lookup, now);

@@ -301,3 +301,55 @@ fn a_silent_upstream_that_was_set_aside_is_skipped() {
     assert_eq!(asked(&good), "abcde");
     bench.finish();
 }
+
+#[test]
+fn forged_datagrams_end_the_queries_of_their_socket_over_tcp() {
+    // Queries that are queued while the thread sleeps have one socket. Only `a` is attacked.
+    let upstream = Upstream::start(|seen| match (seen.tcp, letter(seen)) {
+        (true, _) => vec![response(&seen.msg, 20)],
+        (false, b'a') => forged(&seen.msg),
+        (false, b'x'..=b'z') => Vec::new(),
+        _ => vec![response(&seen.msg, 20)],
+    });
+    let mut bench = Bench::new(options(vec![upstream.address]));
+    thread::sleep(Duration::from_millis(100));
+    for (token, label) in ["x", "y", "z", "a"].into_iter().enumerate() {
+        let request = bench.request(&query(9, label, None), 0, token as u64);
+        bench.handle.submit(request).unwrap();
+    }
+    bench.handle.flush();
+    assert!(bench.outcomes(0, 4).iter().all(answered));
+    assert_eq!(bench.count("rejected_id"), 8);
+    assert_eq!((bench.count("sent_udp"), bench.count("sent_tcp")), (4, 4));
+    assert_eq!(bench.count("timeouts"), 0);
+    let attacked = upstream.seen()[0].from.port();
+    for label in "bcdefghij".chars() {
+        bench.submit(&query(9, &label.to_string(), None), 9);
+        assert!(answered(&bench.outcome()));
+    }
+    let seen = upstream.seen();
+    let later = seen
+        .iter()
+        .filter(|seen| !seen.tcp && letter(seen) != b'a')
+        .skip(3);
+    let ports: Vec<_> = later.map(|seen| seen.from.port()).collect();
+    assert_eq!(ports.len(), 9);
+    assert!(!ports.contains(&attacked), "the socket was replaced");
+    bench.finish();
+}
+
+#[test]
+fn an_icmp_error_leads_all_queries_of_its_socket_to_the_next_upstream() {
+    // A dead upstream: none of the queries waits for its timeout.
+    let second = answers();
+    let mut bench = Bench::new(options(vec![closed_address(), second.address]));
+    for token in 0..40 {
+        let request = bench.request(&query(9, &format!("n{token}"), None), 0, token);
+        bench.handle.submit(request).unwrap();
+    }
+    bench.handle.flush();
+    assert!(bench.outcomes(0, 40).iter().all(answered));
+    assert_eq!(bench.count("timeouts"), 0);
+    assert_eq!(second.seen().len(), 40);
+    bench.finish();
+}

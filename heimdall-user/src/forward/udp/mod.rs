@@ -1,0 +1,353 @@
+//! Queries over UDP: for each upstream a pool of connected sockets, each of which carries many queries.
+//!
+//! A query's socket is one of the [`POOL`] of its upstream, chosen at random for all queries that are
+//! sent with the same system call, and its ID is random. A response is accepted on the socket of its
+//! query only, for the query that has its ID there. All random numbers are of a CSPRNG, so that nobody
+//! can infer the next from earlier ones; an upstream sees them, but it need not guess.
+//!
+//! # What has to be guessed
+//!
+//! A forger who does not see the packets has to find the query's port and ID together. A question has
+//! one outstanding query (and one for each attempt that timed out), however many clients ask it, so
+//! the birthday paradox does not help (RFC 5452 section 5).
+//!
+//! - Without knowledge of the ports: the kernel chooses each at random from
+//!   `net.ipv4.ip_local_port_range`, 28,232 ports or 14.8 bits unless that was changed. With one of
+//!   at least 64,513 IDs that makes 30.8 bits, as with a new socket for each query (30.8). A forged
+//!   datagram that meets another socket of the pool gains nothing, as only one of them has the query.
+//! - With knowledge of all ports of the pool: which of 16 sockets has the query, and its ID: 20 bits.
+//!   But after [`MAX_REJECTED`] wrong guesses a socket is closed, and the queries outstanding on it go
+//!   over TCP: with eight guesses at each socket a forger succeeds once in some 8,000 pools, each of
+//!   which has to be found out anew.
+//!
+//! # Lifetime
+//!
+//! A socket gets no new query after 256 to 1,023 of them or 2 to 10 s, whichever comes first; both
+//! numbers are random. By the side channel that is known, the limit on ICMP errors (SAD DNS), about 1,000
+//! ports a second can be probed: 28 s for the default range.
+//!
+//! A replaced socket stays open until its last query ended, as late responses are accepted, but
+//! [`MAX_RETIRED`] stay open at most. An ID is used once on a socket: a response that comes late or
+//! twice matches no other query, and is not taken for a forgery.
+
+mod batch;
+mod socket;
+
+use std::{
+    collections::VecDeque,
+    net::SocketAddr,
+    ops::RangeInclusive,
+    time::{Duration, Instant},
+};
+
+use foldhash::fast::RandomState;
+use hashbrown::HashMap;
+use mio::{Interest, Registry, Token, net::UdpSocket};
+use nix::errno::Errno;
+
+use super::exchange::{Exchange, SendError, Transport};
+pub(super) use batch::{Batch, Datagram};
+use socket::Table;
+pub(super) use socket::{Asked, Match, Socket};
+
+/// Sockets of each upstream.
+const POOL: usize = 16;
+
+/// Sockets that get no more queries, of all upstreams, and stay open for late responses.
+const MAX_RETIRED: usize = 256;
+
+/// Files that the sockets to so many upstreams hold at most.
+pub(super) const fn max_files(upstreams: usize) -> usize {
+    upstreams * POOL + MAX_RETIRED
+}
+
+/// Queries that a socket carries. Far fewer than there are IDs.
+const QUERIES: RangeInclusive<u16> = 256..=1023;
+
+/// Milliseconds for which a socket gets new queries.
+const AGE: RangeInclusive<u64> = 2_000..=10_000;
+
+/// Datagrams that may be rejected before a socket is closed: someone is guessing IDs.
+const MAX_REJECTED: u32 = 8;
+
+/// The sockets of a forwarder thread, and the queries that are to be sent.
+pub(super) struct Udp {
+    /// By the upstream's position in the list.
+    pools: Box<[Pool]>,
+    /// All that are open, by number. A number is never used again.
+    sockets: HashMap<usize, Socket, RandomState>,
+    next: usize,
+    /// Those that get no more queries, the oldest first.
+    retired: VecDeque<usize>,
+    /// Memory of closed sockets.
+    spare: Vec<Table>,
+    queue: Queue,
+}
+
+struct Pool {
+    /// Numbers of sockets, some of which may be closed or worn out.
+    numbers: [Option<usize>; POOL],
+    /// The socket of the queries that wait to be sent.
+    chosen: Option<usize>,
+}
+
+/// Queries that wait to be sent, in the order of their sockets.
+#[derive(Default)]
+struct Queue {
+    queries: Vec<Queued>,
+    octets: Vec<u8>,
+}
+
+/// A query that waits to be sent.
+#[derive(Clone, Copy)]
+struct Queued {
+    socket: usize,
+    asked: Asked,
+    /// Where it ends in the queue's octets. It begins where the one before ends.
+    end: usize,
+}
+
+/// What could not be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unsent {
+    /// One query, for lack of room in the socket or in the kernel.
+    Query(Asked),
+    /// The socket has failed, and with it all that is outstanding on it.
+    Socket(usize),
+}
+
+/// Choosing a socket.
+impl Udp {
+    pub(super) fn new(upstreams: usize) -> Self {
+        let pool = || Pool {
+            numbers: [None; POOL],
+            chosen: None,
+        };
+        Self {
+            pools: (0..upstreams).map(|_| pool()).collect(),
+            sockets: HashMap::default(),
+            next: 0,
+            retired: VecDeque::new(),
+            spare: Vec::new(),
+            queue: Queue::default(),
+        }
+    }
+
+    /// The number of a socket for the next query to an upstream: the same one until
+    /// [`send`](Self::send). A new socket is registered with the token that `token` makes of its number.
+    pub(super) fn choose(
+        &mut self,
+        registry: &Registry,
+        token: impl Fn(usize) -> Token,
+        upstream: usize,
+        address: SocketAddr,
+        now: Instant,
+    ) -> Result<usize, SendError> {
+        let Some(pool) = self.pools.get(upstream) else {
+            return Err(SendError::Resources);
+        };
+        let is_usable = |number: &usize| {
+            let socket = self.sockets.get(number);
+            socket.is_some_and(|socket| socket.is_usable(now))
+        };
+        let position = rand::random_range(0..POOL);
+        let drawn = pool.numbers.get(position).copied().flatten();
+        if let Some(number) = pool.chosen.or(drawn).filter(is_usable) {
+            return Ok(self.set_chosen(upstream, number));
+        }
+        let mut opened = self.open(registry, &token, address, now);
+        if matches!(opened, Err(SendError::Resources | SendError::Address)) {
+            self.make_room(upstream, now);
+            opened = self.open(registry, &token, address, now);
+        }
+        let error = match opened {
+            Ok(number) => {
+                if let Some(drawn) = drawn {
+                    self.retire(drawn);
+                }
+                let pool = self.pools.get_mut(upstream);
+                if let Some(place) = pool.and_then(|pool| pool.numbers.get_mut(position)) {
+                    *place = Some(number);
+                }
+                return Ok(self.set_chosen(upstream, number));
+            }
+            Err(error @ (SendError::Resources | SendError::Address)) => error,
+            Err(error) => return Err(error),
+        };
+        // The others of the pool serve as well, for the rest of their time.
+        let numbers = self.pools.get(upstream).map(|pool| pool.numbers);
+        let others = numbers.unwrap_or([None; POOL]).into_iter();
+        let mut others = others.cycle().skip(position).take(POOL).flatten();
+        let usable = others.find(|number| {
+            let socket = self.sockets.get(number);
+            socket.is_some_and(|socket| socket.is_usable(now))
+        });
+        Ok(self.set_chosen(upstream, usable.ok_or(error)?))
+    }
+
+    /// Frees a file and a port: closes sockets that get no more queries.
+    #[cold]
+    fn make_room(&mut self, upstream: usize, now: Instant) {
+        let numbers = self.pools.get(upstream).map(|pool| pool.numbers);
+        for number in numbers.unwrap_or([None; POOL]).into_iter().flatten() {
+            let socket = self.sockets.get(&number);
+            if socket.is_some_and(|socket| !socket.is_usable(now)) {
+                self.retire(number);
+            }
+        }
+        if let Some(&oldest) = self.retired.front() {
+            self.close(oldest);
+        }
+    }
+
+    fn set_chosen(&mut self, upstream: usize, number: usize) -> usize {
+        if let Some(pool) = self.pools.get_mut(upstream) {
+            pool.chosen = Some(number);
+        }
+        number
+    }
+
+    /// Opens a socket, whose port the kernel chooses at random.
+    fn open(
+        &mut self,
+        registry: &Registry,
+        token: impl Fn(usize) -> Token,
+        address: SocketAddr,
+        now: Instant,
+    ) -> Result<usize, SendError> {
+        let mut socket = UdpSocket::bind(socket::any_address(address))?;
+        socket.connect(address)?;
+        let number = self.next;
+        registry.register(&mut socket, token(number), Interest::READABLE)?;
+        self.next += 1;
+        let table = self.spare.pop().unwrap_or_default();
+        let queries = rand::random_range(QUERIES);
+        let until = now + Duration::from_millis(rand::random_range(AGE));
+        let socket = Socket::new(socket, address, queries, until, table);
+        self.sockets.insert(number, socket);
+        Ok(number)
+    }
+
+    /// Gives a socket no more queries, and closes it as soon as none is outstanding.
+    fn retire(&mut self, number: usize) {
+        let socket = self.sockets.get_mut(&number);
+        let Some(socket) = socket.filter(|socket| !socket.is_retired()) else {
+            return;
+        };
+        socket.retire();
+        self.retired.push_back(number);
+        if !socket.is_outstanding() {
+            self.close(number);
+        } else if self.retired.len() > MAX_RETIRED
+            && let Some(&oldest) = self.retired.front()
+        {
+            // Its queries time out; no late response is accepted.
+            self.close(oldest);
+        }
+    }
+
+    /// Closes a socket. Returns what was outstanding on it.
+    pub(super) fn close(&mut self, number: usize) -> Vec<Asked> {
+        let Some(socket) = self.sockets.remove(&number) else {
+            return Vec::new();
+        };
+        if let Some(position) = self.retired.iter().position(|retired| *retired == number) {
+            self.retired.remove(position);
+        }
+        let (mut table, outstanding) = socket.close();
+        if self.spare.len() < POOL {
+            table.clear();
+            self.spare.push(table);
+        }
+        outstanding
+    }
+}
+
+/// Queries and responses.
+impl Udp {
+    /// An open socket.
+    pub(super) fn socket(&mut self, number: usize) -> Option<&mut Socket> {
+        self.sockets.get_mut(&number)
+    }
+
+    /// Draws an ID for an exchange over a socket.
+    pub(super) fn assign(&mut self, number: usize, slot: usize, serial: u64) -> Option<Asked> {
+        let socket = self.sockets.get_mut(&number)?;
+        Some(socket.assign(slot, serial))
+    }
+
+    /// Queues a query for the next [`send`](Self::send).
+    pub(super) fn queue(&mut self, socket: usize, asked: Asked, query: &[u8]) {
+        self.queue.octets.extend_from_slice(query);
+        self.queue.queries.push(Queued {
+            socket,
+            asked,
+            end: self.queue.octets.len(),
+        });
+    }
+
+    /// Whether queries wait to be sent.
+    pub(super) fn has_queued(&self) -> bool {
+        !self.queue.queries.is_empty()
+    }
+
+    /// The exchange has ended: no response is awaited any more.
+    pub(super) fn end(&mut self, exchange: &Exchange) {
+        if let Transport::Udp(number) = exchange.transport
+            && let Some(socket) = self.sockets.get_mut(&number)
+        {
+            socket.end(&exchange.sent);
+            if socket.is_retired() && !socket.is_outstanding() {
+                self.close(number);
+            }
+        }
+    }
+
+    /// Sends the queries that wait, those of one socket with one system call. Adds those that could not be sent
+    /// to `unsent`.
+    pub(super) fn send(&mut self, batch: &mut Batch, unsent: &mut Vec<Unsent>) {
+        let Queue { queries, octets } = &self.queue;
+        let mut start = 0;
+        let mut rest = queries.as_slice();
+        while let Some(first) = rest.first() {
+            let same = |next: &&Queued| next.socket == first.socket;
+            let run = rest.iter().take_while(same).take(Batch::LEN);
+            let (run, after) = rest.split_at(run.count());
+            let mut begin = start;
+            let messages = run.iter().map(|query| {
+                let message = octets.get(begin..query.end).unwrap_or_default();
+                begin = query.end;
+                message
+            });
+            // A socket that was closed meanwhile: so were its exchanges.
+            let sent = self
+                .sockets
+                .get(&first.socket)
+                .map_or(Ok(run.len()), |socket| batch.send(socket.io(), messages));
+            match sent {
+                Ok(sent) => {
+                    let (done, _) = run.split_at(sent.clamp(1, run.len()));
+                    start = done.last().map_or(start, |query| query.end);
+                    rest = rest.get(done.len()..).unwrap_or_default();
+                    continue;
+                }
+                Err(Errno::EINTR) => continue,
+                // A full buffer would take the later ones neither.
+                Err(Errno::EAGAIN | Errno::ENOBUFS | Errno::ENOMEM) => {
+                    unsent.extend(run.iter().map(|query| Unsent::Query(query.asked)));
+                }
+                Err(_) => unsent.push(Unsent::Socket(first.socket)),
+            }
+            start = run.last().map_or(start, |query| query.end);
+            rest = after;
+        }
+        self.queue.queries.clear();
+        self.queue.octets.clear();
+        for pool in &mut self.pools {
+            pool.chosen = None;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

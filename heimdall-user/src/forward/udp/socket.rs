@@ -1,0 +1,213 @@
+//! A connected UDP socket that carries many queries.
+
+use std::{
+    fmt,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    time::Instant,
+};
+
+use foldhash::fast::RandomState;
+use hashbrown::HashMap;
+use mio::net::UdpSocket;
+
+use super::{Datagram, MAX_REJECTED};
+use crate::{
+    dns::{header::field, u16_at},
+    forward::exchange::Sent,
+};
+
+/// A query over UDP: whose it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::forward) struct Asked {
+    pub(in crate::forward) id: u16,
+    /// The look-up's slot.
+    pub(in crate::forward) slot: usize,
+    /// The serial number of the exchange.
+    pub(in crate::forward) serial: u64,
+}
+
+/// What a datagram is, by its sender and its ID.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::forward) enum Match {
+    /// It may be the response to this query.
+    Query(Asked),
+    /// A response to a query that has ended.
+    Late,
+    /// It comes from another address than the upstream's.
+    WrongSource,
+    /// No query had this ID.
+    WrongId,
+    /// It is too short to have an ID.
+    TooShort,
+}
+
+/// A socket's queries. The memory of a closed one is used again.
+#[derive(Default)]
+pub(super) struct Table {
+    /// Those without a response, by ID: random numbers, which nobody can make collide.
+    outstanding: HashMap<u16, Asked, RandomState>,
+    used: IdSet,
+}
+
+impl Table {
+    pub(super) fn clear(&mut self) {
+        self.outstanding.clear();
+        self.used = IdSet::default();
+    }
+}
+
+/// IDs that were used, a bit for each.
+struct IdSet(Box<[u64]>);
+
+impl Default for IdSet {
+    fn default() -> Self {
+        Self(vec![0; 1 << 10].into())
+    }
+}
+
+impl IdSet {
+    fn contains(&self, id: u16) -> bool {
+        let word = self.0.get(usize::from(id >> 6));
+        word.is_some_and(|word| word & 1 << (id & 63) != 0)
+    }
+
+    /// Adds an ID. Whether it is new.
+    fn insert(&mut self, id: u16) -> bool {
+        let is_new = !self.contains(id);
+        if let Some(word) = self.0.get_mut(usize::from(id >> 6)) {
+            *word |= 1 << (id & 63);
+        }
+        is_new
+    }
+}
+
+/// A socket of a pool.
+pub(in crate::forward) struct Socket {
+    socket: UdpSocket,
+    upstream: SocketAddr,
+    /// Queries that it may still get.
+    queries_left: u16,
+    /// When it gets no more.
+    until: Instant,
+    retired: bool,
+    table: Table,
+    /// Queries that it got.
+    used: u32,
+    late: u32,
+    rejected: u32,
+}
+
+impl fmt::Debug for Socket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Socket").finish_non_exhaustive()
+    }
+}
+
+impl Socket {
+    /// A socket that is connected to `upstream`, for so many queries `until` then.
+    pub(super) fn new(
+        socket: UdpSocket,
+        upstream: SocketAddr,
+        queries: u16,
+        until: Instant,
+        table: Table,
+    ) -> Self {
+        Self {
+            socket,
+            upstream,
+            queries_left: queries,
+            until,
+            retired: false,
+            table,
+            used: 0,
+            late: 0,
+            rejected: 0,
+        }
+    }
+
+    pub(super) fn io(&self) -> &UdpSocket {
+        &self.socket
+    }
+
+    pub(super) fn upstream(&self) -> SocketAddr {
+        self.upstream
+    }
+
+    /// Whether it may get another query.
+    pub(super) fn is_usable(&self, now: Instant) -> bool {
+        self.queries_left > 0 && now < self.until
+    }
+
+    pub(super) fn retire(&mut self) {
+        self.queries_left = 0;
+        self.retired = true;
+    }
+
+    pub(super) fn is_retired(&self) -> bool {
+        self.retired
+    }
+
+    /// Whether a query on it has no response yet.
+    pub(super) fn is_outstanding(&self) -> bool {
+        !self.table.outstanding.is_empty()
+    }
+
+    /// Draws an ID, which the socket has not used before.
+    pub(super) fn assign(&mut self, slot: usize, serial: u64) -> Asked {
+        // The thread's generator is a CSPRNG: IDs cannot be predicted from earlier ones.
+        let mut id = rand::random();
+        while !self.table.used.insert(id) {
+            id = rand::random();
+        }
+        self.queries_left = self.queries_left.saturating_sub(1);
+        self.used += 1;
+        let asked = Asked { id, slot, serial };
+        self.table.outstanding.insert(id, asked);
+        asked
+    }
+
+    /// Finds the query that a datagram may be the response to.
+    pub(in crate::forward) fn find(&mut self, datagram: &Datagram<'_>) -> Match {
+        if !datagram.from_upstream {
+            return Match::WrongSource;
+        }
+        let Some(id) = u16_at(datagram.message, field::ID) else {
+            return Match::TooShort;
+        };
+        if let Some(asked) = self.table.outstanding.get(&id) {
+            return Match::Query(*asked);
+        }
+        // One for each query: a network may duplicate them all. More are a flood.
+        if self.table.used.contains(id) && self.late < self.used {
+            self.late += 1;
+            return Match::Late;
+        }
+        Match::WrongId
+    }
+
+    /// Counts a datagram that was rejected. Whether there were too many.
+    pub(in crate::forward) fn reject(&mut self) -> bool {
+        self.rejected += 1;
+        self.rejected >= MAX_REJECTED
+    }
+
+    /// Ends a query.
+    pub(super) fn end(&mut self, sent: &Sent) {
+        self.table.outstanding.remove(&sent.id);
+    }
+
+    /// Closes it. Returns its table, and what was outstanding.
+    pub(super) fn close(mut self) -> (Table, Vec<Asked>) {
+        let outstanding = self.table.outstanding.drain().map(|(_, asked)| asked);
+        let outstanding = outstanding.collect();
+        (self.table, outstanding)
+    }
+}
+
+/// Any address of the family of `upstream`, and any port.
+pub(super) fn any_address(upstream: SocketAddr) -> SocketAddr {
+    match upstream {
+        SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
+        SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
+    }
+}
