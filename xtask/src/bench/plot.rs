@@ -7,15 +7,15 @@ use plotters::{
 };
 
 use super::{
-    plan::SEARCHES,
+    plan::{Load, NameSet},
     report::{Median, Report},
 };
 
-/// Labels and colours of the searches.
-const BARS: [(&str, RGBColor); 3] = [
-    ("10 k names", RGBColor(31, 119, 180)),
-    ("Zipf over 10 k names", RGBColor(255, 127, 14)),
-    ("1 M names", RGBColor(44, 160, 44)),
+/// Colours of the searches.
+const BARS: [(NameSet, RGBColor); 3] = [
+    (NameSet::Uniform, RGBColor(31, 119, 180)),
+    (NameSet::Zipf, RGBColor(255, 127, 14)),
+    (NameSet::Million, RGBColor(44, 160, 44)),
 ];
 
 /// Bars of the highest rates with 99.9 % answered, with lines from the lowest round to the highest,
@@ -30,8 +30,8 @@ fn draw(report: &Report, svg: &mut String) -> Result<(), Box<dyn std::error::Err
     let rows = report.results.len();
     let mut most: f64 = 1.0;
     for outcome in &report.results {
-        for load in SEARCHES {
-            let median = outcome.median(&load, "99.9 %");
+        for (names, _) in BARS {
+            let median = outcome.median(Load::Search(names), "99.9 %");
             most = most.max(median.map_or(0.0, |median| median.high));
         }
     }
@@ -57,11 +57,11 @@ fn draw(report: &Report, svg: &mut String) -> Result<(), Box<dyn std::error::Err
         let (x, y) = chart.plotting_area().map_coordinate(&(0.0, middle(row)));
         root.draw(&Text::new(&*outcome.name, (x - 8, y), right.clone()))?;
     }
-    for (number, (load, (title, colour))) in SEARCHES.iter().zip(BARS).enumerate() {
+    for (number, (names, colour)) in BARS.into_iter().enumerate() {
         let bars: Vec<(f64, Median)> = (report.results.iter().enumerate())
             .filter_map(|(row, outcome)| {
                 let top = middle(row) + 0.375 - 0.25 * number as f64;
-                Some((top, outcome.median(load, "99.9 %")?))
+                Some((top, outcome.median(Load::Search(names), "99.9 %")?))
             })
             .collect();
         if bars.is_empty() {
@@ -71,7 +71,7 @@ fn draw(report: &Report, svg: &mut String) -> Result<(), Box<dyn std::error::Err
             .draw_series(bars.iter().map(|(top, median)| {
                 Rectangle::new([(0.0, *top), (median.middle, top - 0.23)], colour.filled())
             }))?
-            .label(title)
+            .label(names.title())
             .legend(move |(x, y)| Rectangle::new([(x, y - 5), (x + 12, y + 5)], colour.filled()));
         chart.draw_series(bars.iter().map(|(top, median)| {
             let height = top - 0.115;

@@ -7,22 +7,7 @@ use indicatif::HumanCount;
 use procfs::{CpuInfo, Current as _};
 use serde::Serialize;
 
-use super::{
-    Contestant, Sample,
-    plan::{EQUAL, HALF, LOADS, LOW, Load, MILLION, SHARED, UNIFORM, ZIPF},
-};
-
-/// What Heimdall on AF_XDP is to reach, as a ratio of its figure to the echo's.
-const TARGETS: [(Load, &str, &str); 8] = [
-    (UNIFORM, "99.9 %", "0.95 or more"),
-    (ZIPF, "99.9 %", "0.95 or more"),
-    (MILLION, "99.9 %", "0.95 or more"),
-    (EQUAL, "process", "1.25 or less"),
-    (EQUAL, "whole core", "1.25 or less"),
-    (LOW, "process", "1.25 or less"),
-    (LOW, "whole core", "1.25 or less"),
-    (HALF, "p99", "2 or less"),
-];
+use super::{Contestant, Sample, plan::Load};
 
 /// All that was measured, as it goes into the JSON file.
 #[derive(Serialize)]
@@ -34,6 +19,9 @@ pub(super) struct Report {
     /// How long it took.
     pub(super) seconds: u64,
     pub(super) not_installed: Vec<String>,
+    /// In the order of their tables.
+    #[serde(skip)]
+    pub(super) loads: Vec<Load>,
     pub(super) results: Vec<Outcome>,
 }
 
@@ -96,8 +84,15 @@ impl Outcome {
         }
     }
 
-    pub(super) fn median(&self, load: &Load, column: &str) -> Option<Median> {
+    pub(super) fn median(&self, load: Load, column: &str) -> Option<Median> {
         self.medians.get(&load.figure(column)).copied()
+    }
+
+    /// The median of the ratios to another contestant's figure in the same round.
+    fn ratio(&self, other: &Self, figure: &str) -> Option<f64> {
+        let rounds = self.rounds.iter().zip(&other.rounds);
+        let ratios = rounds.filter_map(|(own, other)| Some(own.get(figure)? / other.get(figure)?));
+        Some(Median::of(ratios.collect())?.middle)
     }
 }
 
@@ -105,12 +100,13 @@ impl Report {
     /// Everything for a reader, in Markdown.
     pub(super) fn text(&self) -> String {
         let mut text = String::new();
-        for load in LOADS.iter().chain(SHARED.iter().map(|(_, load)| load)) {
-            let rows: Vec<Vec<String>> =
-                self.results.iter().filter_map(|it| row(it, load)).collect();
+        for load in &self.loads {
+            let rows: Vec<Vec<String>> = (self.results.iter())
+                .filter_map(|it| self.row(it, *load))
+                .collect();
             if !rows.is_empty() {
                 let table = table(load.columns(), rows);
-                let _ = writeln!(text, "{}\n\n{table}\n", load.title);
+                let _ = writeln!(text, "{}\n\n{table}\n", load.title());
             }
         }
         for line in self.comparisons() {
@@ -123,28 +119,14 @@ impl Report {
         text
     }
 
-    /// Ratios between Heimdall and its limit, and between many queues and one.
+    /// Ratios between many queues and one.
     fn comparisons(&self) -> Vec<String> {
         let mut lines = Vec::new();
-        let ratio = |one: Option<Median>, other: Option<Median>| Some(one?.middle / other?.middle);
-        let find = |who| self.results.iter().find(|outcome| outcome.who == who);
-        let both = find(Contestant::HeimdallXdp).zip(find(Contestant::Echo));
-        for (load, column, target) in &TARGETS {
-            if let Some((xdp, echo)) = both
-                && let Some(ratio) = ratio(xdp.median(load, column), echo.median(load, column))
-            {
-                let figure = load.figure(column);
-                lines.push(format!(
-                    "heimdall-xdp / echo, {figure}: {ratio:.2} (target: {target})"
-                ));
-            }
-        }
-        let [(_, single), more @ ..] = &SHARED;
         for outcome in &self.results {
-            let rate = |load| outcome.median(load, "answers/s");
-            for (queues, load) in more {
-                if let Some(ratio) = ratio(rate(load), rate(single)) {
-                    let name = &outcome.name;
+            let rate = |queues| outcome.median(Load::Shared(queues), "answers/s");
+            for queues in [2, 4] {
+                if let Some((many, one)) = rate(queues).zip(rate(1)) {
+                    let (name, ratio) = (&outcome.name, many.middle / one.middle);
                     lines.push(format!(
                         "{name}, {queues} queues / 1 queue on shared cores, answers/s: {ratio:.2}"
                     ));
@@ -152,6 +134,27 @@ impl Report {
             }
         }
         lines
+    }
+
+    /// A contestant's row of a load's table, if it has any figure of it: medians, their spread, and their
+    /// ratio to the echo's.
+    fn row(&self, outcome: &Outcome, load: Load) -> Option<Vec<String>> {
+        let echo = self.results.iter().find(|it| it.who == Contestant::Echo);
+        let cell = |column: &&str| {
+            let mut text = outcome.median(load, column)?.text();
+            let ratio = echo.and_then(|echo| outcome.ratio(echo, &load.figure(column)));
+            if let Some(ratio) =
+                ratio.filter(|it| it.is_finite() && outcome.who != Contestant::Echo)
+            {
+                let _ = write!(text, " ×{ratio:.2}");
+            }
+            Some(text)
+        };
+        let cells: Vec<_> = load.columns().iter().map(cell).collect();
+        cells.iter().any(Option::is_some).then(|| {
+            let cells = cells.into_iter().map(|it| it.unwrap_or("–".to_owned()));
+            iter::once(outcome.name.clone()).chain(cells).collect()
+        })
     }
 
     /// Everything for a program: medians, and each round.
@@ -168,18 +171,6 @@ pub(super) fn machine() -> String {
     let kernel = lab::run(Command::new("uname").arg("-r")).unwrap_or_default();
     let (cpu, kernel) = (cpu.unwrap_or("unknown"), kernel.trim());
     format!("{cpu}, {cores} cores, Linux {kernel}")
-}
-
-/// A contestant's row of a load's table, if it has any figure of it.
-fn row(outcome: &Outcome, load: &Load) -> Option<Vec<String>> {
-    let columns = load.columns().iter();
-    let medians: Vec<_> = columns.map(|column| outcome.median(load, column)).collect();
-    medians.iter().any(Option::is_some).then(|| {
-        let cells = medians
-            .into_iter()
-            .map(|it| it.map_or("–".to_owned(), Median::text));
-        iter::once(outcome.name.clone()).chain(cells).collect()
-    })
 }
 
 /// From 100 on a whole number with separators, below that with three decimals.
@@ -205,7 +196,10 @@ fn table(heading: &[&str], rows: Vec<Vec<String>>) -> Table {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        super::plan::{self, NameSet},
+        *,
+    };
 
     #[test]
     fn medians() {
@@ -222,11 +216,12 @@ mod tests {
 
     #[test]
     fn reports_what_there_is() {
-        let rate = UNIFORM.figure("99.9 %");
+        let search = Load::Search(NameSet::Uniform);
+        let rate = search.figure("99.9 %");
         let sample = Sample::from([
             (rate.clone(), 190_000.0),
-            (SHARED[0].1.figure("answers/s"), 200_000.0),
-            (SHARED[1].1.figure("answers/s"), 380_000.0),
+            (Load::Shared(1).figure("answers/s"), 200_000.0),
+            (Load::Shared(2).figure("answers/s"), 380_000.0),
         ]);
         let report = Report {
             machine: String::new(),
@@ -235,6 +230,7 @@ mod tests {
             generator_cores: vec![0],
             seconds: 1,
             not_installed: vec!["kresd".into()],
+            loads: plan::all(false),
             results: vec![
                 Outcome::new(Contestant::HeimdallXdp, vec![sample]),
                 Outcome::new(
@@ -245,8 +241,8 @@ mod tests {
         };
         let text = report.text();
         for expected in [
-            "| heimdall-xdp | 190,000 |",
-            &format!("heimdall-xdp / echo, {rate}: 0.95 (target"),
+            "| heimdall-xdp | 190,000 ×0.95 |",
+            "| echo         |       200,000 |",
             "heimdall-xdp, 2 queues / 1 queue on shared cores, answers/s: 1.90",
             "kresd",
         ] {

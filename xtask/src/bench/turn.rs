@@ -5,10 +5,10 @@ use std::{path::Path, thread, time::Duration};
 use anyhow::{Context, Result};
 
 use super::{
-    Cores, Plan, SCALING, Sample,
+    Cores, Napi, Plan, SCALING, Sample,
     contestants::{Contestant, Programs, Running},
     loads::{self, Closed, Names},
-    plan::{Kind, LOADS, Load, NameSet, Rate, SHARED, UNIFORM},
+    plan::{Load, NameSet, Rate},
 };
 use crate::{search::highest, stop::Stop};
 
@@ -32,32 +32,35 @@ impl Rig<'_> {
         before: Option<&Sample>,
     ) -> Result<Sample> {
         let mut sample = Sample::new();
-        if !self.plan.scaling {
-            let loads = LOADS.iter().filter(|load| load.quick || !self.plan.quick);
-            self.turn(who, cores, loads, before, &mut sample)?;
+        let own = |load: &Load| !matches!(load, Load::Shared(_));
+        let (own, shared): (Vec<Load>, Vec<Load>) = self.plan.loads.iter().partition(|it| own(it));
+        if !own.is_empty() {
+            self.turn(who, cores, &own, before, &mut sample)?;
         }
-        if SCALING.contains(&who) && (self.plan.scaling || !self.plan.quick) {
-            for (queues, load) in &SHARED {
-                if *queues as usize <= available {
-                    self.turn(who, &Cores::shared(*queues), [load], None, &mut sample)?;
-                }
+        for load in shared {
+            if let Load::Shared(queues) = load
+                && queues as usize <= available
+                && SCALING.contains(&who)
+            {
+                self.turn(who, &Cores::shared(queues), &[load], None, &mut sample)?;
             }
         }
         Ok(sample)
     }
 
     /// Starts a contestant and puts loads on it.
-    fn turn<'b>(
+    fn turn(
         &self,
         who: Contestant,
         cores: &Cores,
-        loads: impl IntoIterator<Item = &'b Load>,
+        loads: &[Load],
         before: Option<&Sample>,
         sample: &mut Sample,
     ) -> Result<()> {
         let running = who.start(self.programs, cores)?;
         running.meter.settle()?;
-        let earlier = before.and_then(|sample| sample.get(&UNIFORM.figure("99.9 %")));
+        let highest = Load::Search(NameSet::Uniform).figure("99.9 %");
+        let earlier = before.and_then(|sample| sample.get(&highest));
         let mut turn = Turn {
             rig: *self,
             cores,
@@ -68,10 +71,8 @@ impl Rig<'_> {
             turn.warm(&self.names.uniform, lab::HOSTS)?;
         }
         for load in loads {
-            let Some(values) = turn.measure(who, load)? else {
-                continue;
-            };
-            println!("  {}: {values:.2?}", load.title);
+            let values = turn.measure(who, *load)?;
+            println!("  {}: {values:.2?}", load.title());
             for (column, value) in load.columns().iter().zip(values) {
                 sample.insert(load.figure(column), value);
             }
@@ -90,14 +91,14 @@ struct Turn<'a> {
 }
 
 impl Turn<'_> {
-    /// The values of a load's columns. `None`: the load is not for this contestant.
-    fn measure(&mut self, who: Contestant, load: &Load) -> Result<Option<Vec<f64>>> {
-        match load.kind {
-            Kind::Search(names) => {
+    /// The values of a load's first columns: none if the load is not for this contestant.
+    fn measure(&mut self, who: Contestant, load: Load) -> Result<Vec<f64>> {
+        match load {
+            Load::Search(names) => {
                 if names == NameSet::Million {
                     // The other caches are too small for these names, or slow to fill.
                     if !who.is_built() && who.caches() {
-                        return Ok(None);
+                        return Ok(Vec::new());
                     }
                     if who.caches() {
                         self.warm(&self.rig.names.million, loads::MILLION)?;
@@ -107,32 +108,33 @@ impl Turn<'_> {
                 if names == NameSet::Uniform {
                     self.highest = found[0];
                 }
-                Ok(Some(found))
+                Ok(found)
             }
-            Kind::Cost(Rate::Fixed(rate)) if rate as f64 > self.highest => Ok(None),
-            Kind::Cost(rate) => {
+            Load::Cost(rate) => {
                 let rate = rate.resolve(self.highest).unwrap_or_default();
-                self.cost(rate as f64).map(Some)
+                self.cost(rate as f64)
             }
-            Kind::Dnsperf(clients, rate) => {
+            Load::Dnsperf(clients, rate) => {
                 let load = self.closed(clients, rate);
-                self.latencies(|| load.dnsperf()).map(Some)
+                self.latencies(|| load.dnsperf())
             }
-            Kind::OnXdp(clients, rate) => {
-                let load = self.closed(clients, rate);
-                self.latencies(|| load.on_xdp(&self.rig.programs.clients))
-                    .map(Some)
-            }
-            Kind::Idle => {
+            Load::OnXdp(clients, rate) => self.on_xdp(clients, rate),
+            Load::Shared(queues) => self.on_xdp(250 * queues, Rate::Unlimited),
+            Load::Idle => {
                 let meter = &self.running.meter;
                 let ((), idle) = meter.during(|| {
                     thread::sleep(Duration::from_secs(2));
                     Ok(())
                 })?;
                 let percent = 100.0 * idle.process / idle.elapsed;
-                Ok(Some(vec![percent, meter.resident()? as f64 / 1e6]))
+                Ok(vec![percent, meter.resident()? as f64 / 1e6])
             }
         }
+    }
+
+    fn on_xdp(&self, clients: u32, rate: Rate) -> Result<Vec<f64>> {
+        let load = self.closed(clients, rate);
+        self.latencies(|| load.on_xdp(&self.rig.programs.clients))
     }
 
     /// Runs a load, and once more if it fails: a generator that cannot start is not the
@@ -170,8 +172,8 @@ impl Turn<'_> {
         Ok(found)
     }
 
-    /// Answers a second at a rate, and CPU seconds per million answers of the process, its receive work
-    /// and its cores. A generator that fell short has two more tries.
+    /// At a rate: answers a second, the percentage answered, and CPU seconds per million answers; these
+    /// only if the server keeps up. A generator that fell short has two more tries.
     fn cost(&self, rate: f64) -> Result<Vec<f64>> {
         let (running, plan) = (self.running, self.rig.plan);
         let mut tries = 0;
@@ -186,10 +188,16 @@ impl Turn<'_> {
                 break measured;
             }
         };
-        let millions = step.answers() * plan.load as f64 / 1e6;
-        let spent = [spent.process, spent.receive, spent.cores];
-        let spent = spent.map(|seconds| seconds / millions);
-        Ok([&[step.answers()], &spent[..]].concat())
+        let mut values = vec![step.answers(), 100.0 * step.answered];
+        if step.answered >= 0.98 {
+            let millions = step.answers() * plan.load as f64 / 1e6;
+            values.extend([spent.process / millions, spent.cores / millions]);
+            // Without NAPI threads nothing tells receive work from what it interrupts.
+            if self.cores.napi != Napi::Softirq {
+                values.push((spent.process + spent.receive) / millions);
+            }
+        }
+        Ok(values)
     }
 
     fn closed(&self, clients: u32, rate: Rate) -> Closed<'_> {
