@@ -48,12 +48,11 @@ impl Rate {
         }
     }
 
-    /// What follows the clients in a title.
-    fn title(self) -> String {
+    pub(super) fn title(self) -> String {
         match self {
-            Self::Unlimited => String::new(),
-            Self::Fixed(rate) => format!(" at {}/s", HumanCount(rate)),
-            Self::OfHighest(part) => format!(" at {part} of the highest rate"),
+            Self::Unlimited => "any rate".to_owned(),
+            Self::Fixed(rate) => format!("{}/s", HumanCount(rate)),
+            Self::OfHighest(part) => format!("{part} of the highest rate"),
         }
     }
 }
@@ -77,15 +76,30 @@ impl NameSet {
 }
 
 impl Load {
-    /// Title of its table; a figure's name is this and the title of its column.
+    /// Its title; a figure's name is this and the title of its column.
     pub(super) fn title(self) -> String {
+        match self.rate() {
+            Some(Rate::Unlimited) | None => self.family(),
+            Some(rate) => format!("{} at {}", self.family(), rate.title()),
+        }
+    }
+
+    /// What it is, whatever its rate.
+    pub(super) fn family(self) -> String {
         match self {
             Self::Search(names) => format!("Highest rate, {}", names.title()),
-            Self::Cost(rate) => format!("CPU µs an answer{}", rate.title()),
-            Self::Dnsperf(clients, rate) => format!("{clients} clients of dnsperf{}", rate.title()),
-            Self::OnXdp(clients, rate) => format!("{clients} clients on AF_XDP{}", rate.title()),
+            Self::Cost(_) => "CPU µs an answer".to_owned(),
+            Self::Dnsperf(clients, _) => format!("{clients} clients of dnsperf"),
+            Self::OnXdp(clients, _) => format!("{clients} clients on AF_XDP"),
             Self::Shared(queues) => format!("{queues} queues, sharing their cores with clients"),
             Self::Idle => "Without load".to_owned(),
+        }
+    }
+
+    pub(super) fn rate(self) -> Option<Rate> {
+        match self {
+            Self::Cost(rate) | Self::Dnsperf(_, rate) | Self::OnXdp(_, rate) => Some(rate),
+            _ => None,
         }
     }
 

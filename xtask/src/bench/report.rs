@@ -1,6 +1,12 @@
 //! What a run gives: tables, comparisons, JSON.
 
-use std::{collections::BTreeMap, fmt::Write as _, iter, process::Command, thread};
+use std::{
+    collections::BTreeMap,
+    fmt::{self, Write as _},
+    iter,
+    process::Command,
+    thread,
+};
 
 use comfy_table::{CellAlignment, Table, presets::ASCII_MARKDOWN};
 use indicatif::HumanCount;
@@ -100,14 +106,36 @@ impl Report {
     /// Everything for a reader, in Markdown.
     pub(super) fn text(&self) -> String {
         let mut text = String::new();
+        let mut families: Vec<Vec<Load>> = Vec::new();
         for load in &self.loads {
-            let rows: Vec<Vec<String>> = (self.results.iter())
-                .filter_map(|it| self.row(it, *load))
-                .collect();
-            if !rows.is_empty() {
-                let table = table(load.columns(), rows);
-                let _ = writeln!(text, "{}\n\n{table}\n", load.title());
+            match families
+                .iter_mut()
+                .find(|of| of[0].family() == load.family())
+            {
+                Some(family) => family.push(*load),
+                None => families.push(vec![*load]),
             }
+        }
+        for family in families {
+            let _ = match &family[..] {
+                // Many rates: a table for each column.
+                [first, _, _, ..] => first.columns().iter().try_for_each(|column| {
+                    let heading = family.iter().filter_map(|load| Some(load.rate()?.title()));
+                    let figures = family.iter().map(|load| load.figure(column));
+                    let title = format!("{}, {column}", first.family());
+                    self.write_table(&mut text, &title, heading.collect(), figures.collect())
+                }),
+                few => few.iter().try_for_each(|load| {
+                    let heading = load.columns().iter().map(|&column| column.to_owned());
+                    let figures = load.columns().iter().map(|column| load.figure(column));
+                    self.write_table(
+                        &mut text,
+                        &load.title(),
+                        heading.collect(),
+                        figures.collect(),
+                    )
+                }),
+            };
         }
         for line in self.comparisons() {
             let _ = writeln!(text, "{line}");
@@ -136,25 +164,42 @@ impl Report {
         lines
     }
 
-    /// A contestant's row of a load's table, if it has any figure of it: medians, their spread, and their
-    /// ratio to the echo's.
-    fn row(&self, outcome: &Outcome, load: Load) -> Option<Vec<String>> {
+    /// A table of the contestants that have any of the figures: medians, their spread, and their ratio to
+    /// the echo's.
+    fn write_table(
+        &self,
+        text: &mut String,
+        title: &str,
+        heading: Vec<String>,
+        figures: Vec<String>,
+    ) -> fmt::Result {
         let echo = self.results.iter().find(|it| it.who == Contestant::Echo);
-        let cell = |column: &&str| {
-            let mut text = outcome.median(load, column)?.text();
-            let ratio = echo.and_then(|echo| outcome.ratio(echo, &load.figure(column)));
-            if let Some(ratio) =
-                ratio.filter(|it| it.is_finite() && outcome.who != Contestant::Echo)
-            {
-                let _ = write!(text, " ×{ratio:.2}");
+        let mut table = Table::new();
+        table.load_preset(ASCII_MARKDOWN);
+        table.set_header(iter::once(String::new()).chain(heading));
+        for outcome in &self.results {
+            let cell = |figure: &String| {
+                let mut cell = outcome.medians.get(figure)?.text();
+                let echo = echo.filter(|echo| echo.who != outcome.who);
+                let ratio = echo.and_then(|echo| outcome.ratio(echo, figure));
+                if let Some(ratio) = ratio.filter(|it| it.is_finite()) {
+                    let _ = write!(cell, " ×{ratio:.2}");
+                }
+                Some(cell)
+            };
+            let cells: Vec<_> = figures.iter().map(cell).collect();
+            if cells.iter().any(Option::is_some) {
+                let cells = cells.into_iter().map(|it| it.unwrap_or("–".to_owned()));
+                table.add_row(iter::once(outcome.name.clone()).chain(cells));
             }
-            Some(text)
-        };
-        let cells: Vec<_> = load.columns().iter().map(cell).collect();
-        cells.iter().any(Option::is_some).then(|| {
-            let cells = cells.into_iter().map(|it| it.unwrap_or("–".to_owned()));
-            iter::once(outcome.name.clone()).chain(cells).collect()
-        })
+        }
+        for column in table.column_iter_mut().skip(1) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+        match table.row_count() {
+            0 => Ok(()),
+            _ => writeln!(text, "{title}\n\n{table}\n"),
+        }
     }
 
     /// Everything for a program: medians, and each round.
@@ -180,18 +225,6 @@ fn figure(value: f64) -> String {
     } else {
         HumanCount(value.round() as u64).to_string()
     }
-}
-
-/// Rows with a heading as an aligned Markdown table.
-fn table(heading: &[&str], rows: Vec<Vec<String>>) -> Table {
-    let mut table = Table::new();
-    table.load_preset(ASCII_MARKDOWN);
-    table.set_header(iter::once("").chain(heading.iter().copied()));
-    table.add_rows(rows);
-    for column in table.column_iter_mut().skip(1) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
-    table
 }
 
 #[cfg(test)]
