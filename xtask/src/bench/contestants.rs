@@ -27,8 +27,10 @@ pub(super) enum Contestant {
     HeimdallXdpBusyPoll,
     /// `heimdall run --backend socket`
     HeimdallSockets,
-    /// The program `echo` of `benches`: the limit
+    /// The program `echo` of `benches`, over AF_XDP: the limit
     Echo,
+    /// The same in the kernel, with XDP_TX
+    EchoTx,
     /// Knot DNS in XDP mode: authoritative, for the same names
     KnotXdp,
     /// NSD: authoritative, for the same names
@@ -73,7 +75,16 @@ impl Contestant {
 
     /// Whether its program is built here.
     pub(super) fn is_built(self) -> bool {
-        self == Self::Echo || self.heimdall().is_some()
+        self.echo().is_some() || self.heimdall().is_some()
+    }
+
+    /// The echo's mode.
+    fn echo(self) -> Option<&'static str> {
+        match self {
+            Self::Echo => Some("xsk"),
+            Self::EchoTx => Some("tx"),
+            _ => None,
+        }
     }
 
     /// Heimdall's front, and its options besides.
@@ -89,14 +100,14 @@ impl Contestant {
 
     /// Whether it has to be asked for every name before it knows them.
     pub(super) fn caches(self) -> bool {
-        !matches!(self, Self::Echo | Self::KnotXdp | Self::Nsd)
+        !matches!(self, Self::Echo | Self::EchoTx | Self::KnotXdp | Self::Nsd)
     }
 
     /// Answers a second on two ordinary cores, with which the first search begins.
     pub(super) fn typical(self) -> f64 {
         match self {
             Self::HeimdallXdp | Self::HeimdallXdpAdaptive | Self::HeimdallXdpBusyPoll => 400_000.0,
-            Self::Echo => 400_000.0,
+            Self::Echo | Self::EchoTx => 400_000.0,
             Self::KnotXdp | Self::HeimdallSockets => 180_000.0,
             Self::Unbound | Self::Dnsdist | Self::Nsd => 110_000.0,
             Self::Kresd | Self::PdnsRecursor => 70_000.0,
@@ -146,6 +157,10 @@ impl Contestant {
         } else {
             None
         };
+        if let Some(upstream) = &upstream {
+            let (cores, pid) = (Cores::list(&cores.client), upstream.pid().to_string());
+            run(Command::new("taskset").args(["-a", "-p", "-c", &cores, &pid]))?;
+        }
         let pinned = |program: &Path| {
             let mut command = lab.on_server("taskset");
             command
@@ -169,7 +184,9 @@ impl Contestant {
             (Self::KnotXdp, ..) => Knot::on_xdp(&lab, cores.server[0])?,
             _ => {
                 let mut command = pinned(&programs.echo);
-                command.args(["--interface", &lab.server_if, "--listen", &listen]);
+                command.args(["--mode", self.echo().unwrap_or_default()]);
+                command.args(["--interface", &lab.server_if]);
+                command.args(["--queues", &cores.queues.to_string()]);
                 Process::start(&mut command)?
             }
         };

@@ -41,10 +41,13 @@ Examples:
     cargo xtask bench --only heimdall-xdp,echo --threaded-napi
   Two queues, and two cores for the server:
     cargo xtask bench --only heimdall-xdp,echo,knot-xdp --queues 2
+  Names that are in no cache, five rounds (about five minutes):
+    cargo xtask bench --misses
   How the rate grows with queues, each on a core of its own that it shares with its clients:
     cargo xtask bench --scaling
 The figures of all rounds, with the machine, the versions and the settings, go to
-target/bench/bench.json, and a plot of the rates to target/bench/bench.svg. A cell of a table is the median
+target/bench/bench.json, and a plot of the rates to bench.svg beside it; with --loads to loads-NAPI.json, and
+curves over the rate to loads-NAPI.svg; with --misses to misses-NAPI.json. A cell of a table is the median
 of the rounds, the lowest and the highest, and the median of the rounds' ratios to the echo (×).
 
 CPU time is in seconds per million answers, or microseconds an answer. It is counted in nanoseconds by the
@@ -63,7 +66,7 @@ pub(crate) struct Bench {
     #[arg(long, value_name = "NAME", value_delimiter = ',', value_enum)]
     only: Vec<Contestant>,
 
-    /// How often each contestant has its turn [default: 3, with --loads 5, with --quick 1]
+    /// How often each contestant has its turn [default: 3; with --loads or --misses 5, with --quick 1]
     #[arg(long)]
     rounds: Option<usize>,
 
@@ -82,8 +85,12 @@ pub(crate) struct Bench {
     #[arg(long, requires = "loads")]
     latency: bool,
 
+    /// Measure only 100,000 names that are in no cache, and half of them that are
+    #[arg(long, conflicts_with = "loads")]
+    misses: bool,
+
     /// Measure only how the rate grows with queues, each on a core that it shares with its clients
-    #[arg(long, conflicts_with_all = ["napi", "queues", "loads"])]
+    #[arg(long, conflicts_with_all = ["napi", "queues", "loads", "misses"])]
     scaling: bool,
 
     /// Queues of the interfaces
@@ -169,11 +176,20 @@ const LOADED: &[Contestant] = &[
     Contestant::HeimdallXdpAdaptive,
     Contestant::HeimdallXdpBusyPoll,
     Contestant::Echo,
+    Contestant::EchoTx,
     Contestant::KnotXdp,
     Contestant::Dnsdist,
     Contestant::Unbound,
     Contestant::Nsd,
     Contestant::HeimdallSockets,
+];
+
+/// What `--misses` measures.
+const MISSED: &[Contestant] = &[
+    Contestant::HeimdallXdp,
+    Contestant::HeimdallSockets,
+    Contestant::Dnsdist,
+    Contestant::Unbound,
 ];
 
 /// Measured with several numbers of queues.
@@ -198,8 +214,8 @@ impl Bench {
         let plan = Plan {
             rounds: self.rounds.unwrap_or(match () {
                 () if self.quick => 1,
-                () if self.loads.is_empty() => 3,
-                () => 5,
+                () if self.misses || !self.loads.is_empty() => 5,
+                () => 3,
             }),
             load: if self.quick { 1 } else { 5 },
             search: Effort {
@@ -208,6 +224,7 @@ impl Bench {
             },
             loads: match &self.loads[..] {
                 [] if self.scaling => plan::scaling(),
+                [] if self.misses => plan::misses(),
                 [] => plan::all(self.quick),
                 rates => plan::at_rates(rates, self.latency),
             },
@@ -253,16 +270,38 @@ impl Bench {
         print!("\n{}", report.text());
         let directory = workspace().join("target/bench");
         fs::create_dir_all(&directory)?;
-        fs::write(directory.join("bench.json"), report.json()?)?;
-        fs::write(directory.join("bench.svg"), plot::rates(&report)?)?;
-        println!("wrote bench.json and bench.svg to {}", directory.display());
+        let form = self.form();
+        let json = directory.join(format!("{form}.json"));
+        fs::write(&json, report.json()?)?;
+        println!("wrote {}", json.display());
+        let plot = match &form[..] {
+            "bench" => plot::rates(&report)?,
+            _ if !self.loads.is_empty() => plot::curves(&report, &self.loads)?,
+            _ => return Ok(()),
+        };
+        let svg = json.with_extension("svg");
+        fs::write(&svg, plot)?;
+        println!("wrote {}", svg.display());
         Ok(())
+    }
+
+    /// The name of its files.
+    fn form(&self) -> String {
+        let napi = self.napi.to_possible_value();
+        let napi = napi.as_ref().map_or("", |napi| napi.get_name());
+        match () {
+            () if self.scaling => "scaling".to_owned(),
+            () if self.misses => format!("misses-{napi}"),
+            () if !self.loads.is_empty() => format!("loads-{napi}"),
+            () => "bench".to_owned(),
+        }
     }
 
     /// Those to measure, and those that are not installed.
     fn contestants(&self) -> (Vec<Contestant>, Vec<Contestant>) {
         let wanted: Vec<Contestant> = match (&self.only[..], self.quick) {
             ([], _) if self.scaling => SCALING.to_vec(),
+            ([], _) if self.misses => MISSED.to_vec(),
             ([], true) => QUICK.to_vec(),
             ([], false) if !self.loads.is_empty() => LOADED.to_vec(),
             ([], false) => Contestant::value_variants().to_vec(),

@@ -19,8 +19,17 @@ pub(super) enum Load {
     OnXdp(u32, Rate),
     /// So many queues on cores that they share with their clients on AF_XDP, 250 each.
     Shared(u32),
+    /// 200 clients on AF_XDP that ask for each of 100,000 names once.
+    Misses(Part),
     /// No load: CPU time and memory.
     Idle,
+}
+
+/// How much of the names is not in a cache.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Part {
+    All,
+    Half,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -92,6 +101,10 @@ impl Load {
             Self::Dnsperf(clients, _) => format!("{clients} clients of dnsperf"),
             Self::OnXdp(clients, _) => format!("{clients} clients on AF_XDP"),
             Self::Shared(queues) => format!("{queues} queues, sharing their cores with clients"),
+            Self::Misses(Part::All) => "Misses, 200 outstanding".to_owned(),
+            Self::Misses(Part::Half) => {
+                "50 % misses, 200 outstanding, latency of the hits".to_owned()
+            }
             Self::Idle => "Without load".to_owned(),
         }
     }
@@ -117,6 +130,15 @@ impl Load {
             Self::Dnsperf(..) | Self::OnXdp(..) | Self::Shared(_) => {
                 &["answers/s", "mean ms", "p50", "p99", "p99.9", "lost %"]
             }
+            Self::Misses(_) => &[
+                "answers/s",
+                "lost %",
+                "p50 ms",
+                "p99",
+                "process",
+                "whole core",
+                "process + receive",
+            ],
             Self::Idle => &["% of a core", "memory, MB"],
         }
     }
@@ -127,7 +149,7 @@ impl Load {
     }
 }
 
-use Load::{Cost, Dnsperf, Idle, OnXdp, Search, Shared};
+use Load::{Cost, Dnsperf, Idle, Misses, OnXdp, Search, Shared};
 use NameSet::{Million, Uniform, Zipf};
 use Rate::{Fixed, OfHighest, Unlimited};
 
@@ -170,6 +192,11 @@ pub(super) fn at_rates(rates: &[u64], latency: bool) -> Vec<Load> {
     costs.chain(latencies).chain([Search(Uniform)]).collect()
 }
 
+/// Names that no cache has, and these beside others.
+pub(super) fn misses() -> Vec<Load> {
+    vec![Misses(Part::All), Misses(Part::Half)]
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -178,7 +205,12 @@ mod tests {
 
     #[test]
     fn no_two_figures_have_one_name() {
-        for loads in [all(false), scaling(), at_rates(&[1000, 25_000], true)] {
+        for loads in [
+            all(false),
+            scaling(),
+            misses(),
+            at_rates(&[1000, 25_000], true),
+        ] {
             let figures: Vec<String> = (loads.iter())
                 .flat_map(|load| load.columns().iter().map(|column| load.figure(column)))
                 .collect();

@@ -230,7 +230,10 @@ fn figure(value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::{
-        super::plan::{self, NameSet},
+        super::{
+            plan::{self, NameSet, Rate},
+            plot,
+        },
         *,
     };
 
@@ -251,10 +254,12 @@ mod tests {
     fn reports_what_there_is() {
         let search = Load::Search(NameSet::Uniform);
         let rate = search.figure("99.9 %");
+        let cost = Load::Cost(Rate::Fixed(25_000));
         let sample = Sample::from([
             (rate.clone(), 190_000.0),
             (Load::Shared(1).figure("answers/s"), 200_000.0),
             (Load::Shared(2).figure("answers/s"), 380_000.0),
+            (cost.figure("process"), 2.5),
         ]);
         let report = Report {
             machine: String::new(),
@@ -286,10 +291,13 @@ mod tests {
         assert!(!shared.contains("| echo"), "it has no figure: {text}");
         let json: serde_json::Value = serde_json::from_str(&report.json().unwrap()).unwrap();
         assert_eq!(json["results"][1]["medians"][&rate]["median"], 200_000.0);
-        assert!(
-            super::super::plot::rates(&report)
-                .unwrap()
-                .contains("heimdall-xdp")
-        );
+        let plots = [
+            plot::rates(&report).unwrap(),
+            plot::curves(&report, &[1000, 25_000]).unwrap(),
+        ];
+        for plot in plots {
+            assert!(plot.contains("heimdall-xdp"), "{plot}");
+            assert!(!plot.contains("p99"), "not measured: {plot}");
+        }
     }
 }

@@ -7,8 +7,9 @@ use anyhow::{Context, Result};
 use super::{
     Cores, Napi, Plan, SCALING, Sample,
     contestants::{Contestant, Programs, Running},
+    cpu::Spent,
     loads::{self, Closed, Names},
-    plan::{Load, NameSet, Rate},
+    plan::{Load, NameSet, Part, Rate},
 };
 use crate::{search::highest, stop::Stop};
 
@@ -120,6 +121,7 @@ impl Turn<'_> {
             }
             Load::OnXdp(clients, rate) => self.on_xdp(clients, rate),
             Load::Shared(queues) => self.on_xdp(250 * queues, Rate::Unlimited),
+            Load::Misses(part) => self.misses(part),
             Load::Idle => {
                 let meter = &self.running.meter;
                 let ((), idle) = meter.during(|| {
@@ -190,14 +192,44 @@ impl Turn<'_> {
         };
         let mut values = vec![step.answers(), 100.0 * step.answered];
         if step.answered >= 0.98 {
-            let millions = step.answers() * plan.load as f64 / 1e6;
-            values.extend([spent.process / millions, spent.cores / millions]);
-            // Without NAPI threads nothing tells receive work from what it interrupts.
-            if self.cores.napi != Napi::Softirq {
-                values.push((spent.process + spent.receive) / millions);
-            }
+            values.extend(self.each(spent, step.answers() * plan.load as f64));
         }
         Ok(values)
+    }
+
+    /// CPU microseconds an answer: of the process, of its cores, and with its receive work.
+    fn each(&self, spent: Spent, answers: f64) -> Vec<f64> {
+        let mut seconds = vec![spent.process, spent.cores];
+        // Without NAPI threads nothing tells receive work from what it interrupts.
+        if self.cores.napi != Napi::Softirq {
+            seconds.push(spent.process + spent.receive);
+        }
+        seconds.iter().map(|it| 1e6 * it / answers).collect()
+    }
+
+    /// Answers a second, the percentage lost, latencies in milliseconds, and CPU time an answer.
+    fn misses(&self, part: Part) -> Result<Vec<f64>> {
+        let names = match part {
+            Part::All => &self.rig.names.distinct,
+            Part::Half => &self.rig.names.half,
+        };
+        let load = Closed {
+            names,
+            seconds: 30,
+            once: true,
+            ..self.closed(200, Rate::Unlimited)
+        };
+        // Once only: then the names are in the cache.
+        let run = || load.on_xdp(&self.rig.programs.clients);
+        let (load, spent) = self.running.meter.during(run)?;
+        let lost = 100.0 * load.lost as f64 / load.sent.max(1) as f64;
+        let [p50, p99, _] = load.percentiles.map(|seconds| 1e3 * seconds);
+        let answered = (load.sent - load.lost) as f64;
+        Ok([
+            &[load.rate, lost, p50, p99],
+            &self.each(spent, answered)[..],
+        ]
+        .concat())
     }
 
     fn closed(&self, clients: u32, rate: Rate) -> Closed<'_> {
@@ -208,6 +240,7 @@ impl Turn<'_> {
             clients,
             rate: rate.resolve(self.highest),
             seconds: self.rig.plan.load,
+            once: false,
         }
     }
 
