@@ -269,7 +269,7 @@ mod tests {
         assert_eq!((ip.source, ip.destination), ([10, 0, 0, 2], [10, 0, 0, 1]));
         let sum = ip.calc_header_checksum();
         assert_eq!(ip.header_checksum, sum);
-        assert_eq!(reply[..12], [[2; 6], [1; 6]].concat());
+        assert_eq!(reply[..12], [[1; 6], [2; 6]].concat(), "to the sender");
         assert_eq!(reply[42..46], [1, 2, 0x81, 0], "only QR has changed");
         for other in [
             query([4000, 54], 1),
@@ -282,22 +282,5 @@ mod tests {
         }
         // Without a socket in the map the steering program passes a query, too.
         assert_eq!(run(STEER, &query([4000, 53], 1)).0, 2);
-    }
-
-    #[test]
-    fn a_query_comes_back() {
-        const TEST: &str = "a_query_comes_back";
-        if !lab::available(TEST) {
-            return;
-        }
-        let lab = lab::Lab::new().unwrap();
-        for mode in ["xsk", "tx"] {
-            let mut command = lab.on_server(env!("CARGO_BIN_EXE_echo"));
-            let arguments = ["--mode", mode, "--interface", &lab.server_if];
-            let echo = lab::Process::start(command.args(arguments)).unwrap();
-            lab::wait_for_answer(&lab, 53, &echo).unwrap();
-            let load = lab::Kxdpgun::run(&lab, lab::SERVER_V4, 20_000, 1).unwrap();
-            assert!(load.answered() > 0.98, "{mode}: {load:?}");
-        }
     }
 }
