@@ -105,12 +105,14 @@ const WARM_UP: Duration = Duration::from_millis(300);
 
 fn main() -> Result<()> {
     let args = Args::parse();
+    let mut ebpf = Ebpf::load(OBJECT)?;
+    // First: without a program here a veth drops what a server sends with XDP_TX.
+    attach(&mut ebpf, &args.interface)?;
     let templates = templates(&args)?;
     let mut loads = (0..args.queues)
         .map(|queue| Load::new(&args, queue, &templates))
         .collect::<Result<Vec<Load<'_>>>>()?;
-    let mut ebpf = Ebpf::load(OBJECT)?;
-    attach(&mut ebpf, &args.interface, &loads)?;
+    register(&mut ebpf, &loads)?;
     let measured: Result<Vec<Duration>> = thread::scope(|scope| {
         let threads: Vec<_> = (loads.iter_mut().enumerate())
             .map(|(queue, load)| {
@@ -142,13 +144,18 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// Attaches the program to the interface, as long as `ebpf` lives, and registers the sockets with it.
-fn attach(ebpf: &mut Ebpf, interface: &str, loads: &[Load<'_>]) -> Result<()> {
+/// Registers the sockets with the program.
+fn register(ebpf: &mut Ebpf, loads: &[Load<'_>]) -> Result<()> {
     let sockets = ebpf.map_mut(SOCKETS_MAP).context("no XSKMAP")?;
     let mut sockets = XskMap::try_from(sockets)?;
     for (queue, load) in (0..).zip(loads) {
         sockets.set(queue, load.xsk.as_fd().as_raw_fd(), 0)?;
     }
+    Ok(())
+}
+
+/// Attaches the program to the interface, as long as `ebpf` lives.
+fn attach(ebpf: &mut Ebpf, interface: &str) -> Result<()> {
     let program = ebpf.program_mut(PROGRAM).context("no XDP program")?;
     let program: &mut Xdp = program.try_into()?;
     program.load()?;

@@ -37,8 +37,10 @@ Examples:
     cargo xtask bench
   A first look, in under two minutes:
     cargo xtask bench --quick
-  Only Heimdall and its limit, with threaded NAPI:
-    cargo xtask bench --only heimdall-xdp,echo --threaded-napi
+  CPU time an answer at fixed rates, and the highest rate, receive work on the server's core (an hour):
+    cargo xtask bench --loads --napi shared
+  The same of Heimdall and its limit at two rates, with latencies:
+    cargo xtask bench --loads 25000,300000 --latency --only heimdall-xdp,echo
   Two queues, and two cores for the server:
     cargo xtask bench --only heimdall-xdp,echo,knot-xdp --queues 2
   Names that are in no cache, five rounds (about five minutes):
@@ -46,9 +48,9 @@ Examples:
   How the rate grows with queues, each on a core of its own that it shares with its clients:
     cargo xtask bench --scaling
 The figures of all rounds, with the machine, the versions and the settings, go to
-target/bench/bench.json, and a plot of the rates to bench.svg beside it; with --loads to loads-NAPI.json, and
-curves over the rate to loads-NAPI.svg; with --misses to misses-NAPI.json. A cell of a table is the median
-of the rounds, the lowest and the highest, and the median of the rounds' ratios to the echo (×).
+target/bench/bench.json, and a plot of the rates to bench.svg beside it; with --loads to
+loads-NAPI.json, and curves over the rate to loads-NAPI.svg; with --misses to misses-NAPI.json, with
+--scaling to scaling.json. A cell of a table is the median of the rounds, the lowest and the highest, and the median of the rounds' ratios to the echo (×).
 
 CPU time is in seconds per million answers, or microseconds an answer. It is counted in nanoseconds by the
 scheduler for each thread of a server, softirqs that ran in its place included: with --napi softirq these

@@ -2,7 +2,7 @@
 
 use std::{path::Path, thread, time::Duration};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use super::{
     Cores, Napi, Plan, SCALING, Sample,
@@ -106,8 +106,10 @@ impl Turn<'_> {
                     }
                 }
                 let found = self.search(names.file(self.rig.names))?;
-                if names == NameSet::Uniform {
-                    self.highest = found[0];
+                if names == NameSet::Uniform
+                    && let Some(highest) = found.first()
+                {
+                    self.highest = *highest;
                 }
                 Ok(found)
             }
@@ -155,7 +157,7 @@ impl Turn<'_> {
         self.twice(|| loads::warm(&self.running.lab, names, count))
     }
 
-    /// The highest rates with 99.9 % and 99 % answered.
+    /// The highest rates with 99.9 % and 99 % answered, as far as they were found.
     fn search(&self, names: &Path) -> Result<Vec<f64>> {
         let (mut steps, mut found, mut start) = (Vec::new(), Vec::new(), self.highest);
         let plan = self.rig.plan;
@@ -163,8 +165,10 @@ impl Turn<'_> {
             let step = highest(start, limit, plan.search, &mut steps, |rate| {
                 self.twice(|| loads::open(&self.running.lab, names, rate, 1))
             })?;
-            let step =
-                step.with_context(|| format!("no rate of which {} % is answered", 100.0 * limit))?;
+            let Some(step) = step else {
+                println!("  no rate found of which {} % is answered", 100.0 * limit);
+                break;
+            };
             if step.limited() {
                 println!("  the generator's limit: {:.0} queries/s", step.offered);
             }
