@@ -58,7 +58,8 @@ struct Args {
     #[arg(long, value_name = "ADDR:PORT")]
     server: SocketAddrV4,
 
-    /// Ask for the names in this file, in turn: lines of a name and a type
+    /// Ask for the names in this file, in turn: lines of a name and a type. Where a third word follows,
+    /// the latency is not counted
     #[arg(long, value_name = "FILE")]
     names: PathBuf,
 
@@ -81,6 +82,10 @@ struct Args {
     /// Length of the measurement
     #[arg(long, default_value_t = 5)]
     seconds: u64,
+
+    /// Ask for each name once, and end when all are answered; --seconds is the longest that this may take
+    #[arg(long)]
+    once: bool,
 }
 
 /// The load generator's XDP program, which `cargo xtask ebpf` builds.
@@ -100,17 +105,20 @@ const WARM_UP: Duration = Duration::from_millis(300);
 
 fn main() -> Result<()> {
     let args = Args::parse();
+    let mut ebpf = Ebpf::load(OBJECT)?;
+    // First: without a program here a veth drops what a server sends with XDP_TX.
+    attach(&mut ebpf, &args.interface)?;
     let templates = templates(&args)?;
     let mut loads = (0..args.queues)
         .map(|queue| Load::new(&args, queue, &templates))
         .collect::<Result<Vec<Load<'_>>>>()?;
-    let mut ebpf = Ebpf::load(OBJECT)?;
-    attach(&mut ebpf, &args.interface, &loads)?;
-    let measured: Result<Vec<()>> = thread::scope(|scope| {
+    register(&mut ebpf, &loads)?;
+    let measured: Result<Vec<Duration>> = thread::scope(|scope| {
         let threads: Vec<_> = (loads.iter_mut().enumerate())
             .map(|(queue, load)| {
                 let core = args.cores.iter().cycle().nth(queue).copied();
-                scope.spawn(move || load.measure(core, args.seconds))
+                let length = Duration::from_secs(args.seconds);
+                scope.spawn(move || load.measure(core, length))
             })
             .collect();
         let joined = threads.into_iter().map(|thread| {
@@ -119,25 +127,35 @@ fn main() -> Result<()> {
         });
         joined.collect()
     });
-    measured?;
-    let mut lost = 0;
+    let longest = measured?.into_iter().max().unwrap_or_default();
+    let (mut answered, mut lost) = (0, 0);
     let mut latencies = histogram()?;
     for load in &loads {
+        answered += load.answered;
         lost += load.lost;
         latencies.add(&load.latencies)?;
     }
-    let measured = ClosedLoop::new(&latencies, lost, args.seconds as f64);
+    let measured = ClosedLoop {
+        rate: answered as f64 / longest.as_secs_f64(),
+        sent: answered + lost,
+        ..ClosedLoop::new(&latencies, lost, 1.0)
+    };
     println!("{}", serde_json::to_string_pretty(&measured)?);
     Ok(())
 }
 
-/// Attaches the program to the interface, as long as `ebpf` lives, and registers the sockets with it.
-fn attach(ebpf: &mut Ebpf, interface: &str, loads: &[Load<'_>]) -> Result<()> {
+/// Registers the sockets with the program.
+fn register(ebpf: &mut Ebpf, loads: &[Load<'_>]) -> Result<()> {
     let sockets = ebpf.map_mut(SOCKETS_MAP).context("no XSKMAP")?;
     let mut sockets = XskMap::try_from(sockets)?;
     for (queue, load) in (0..).zip(loads) {
         sockets.set(queue, load.xsk.as_fd().as_raw_fd(), 0)?;
     }
+    Ok(())
+}
+
+/// Attaches the program to the interface, as long as `ebpf` lives.
+fn attach(ebpf: &mut Ebpf, interface: &str) -> Result<()> {
     let program = ebpf.program_mut(PROGRAM).context("no XDP program")?;
     let program: &mut Xdp = program.try_into()?;
     program.load()?;
@@ -147,11 +165,13 @@ fn attach(ebpf: &mut Ebpf, interface: &str, loads: &[Load<'_>]) -> Result<()> {
 }
 
 /// One of the clients.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 struct Client {
     /// ID of its query in flight.
     id: u16,
     sent: Option<Instant>,
+    /// Whether the latency of the query counts.
+    counts: bool,
 }
 
 /// The clients of one queue.
@@ -166,6 +186,8 @@ struct Load<'a> {
     templates: &'a [Template],
     /// The next name.
     next: usize,
+    /// How many names are still to be asked for, if each is asked for once.
+    left: Option<usize>,
     clients: Vec<Client>,
     /// The first client's port.
     first_port: u16,
@@ -173,6 +195,8 @@ struct Load<'a> {
     idle: VecDeque<u16>,
     /// Time between two queries, if they are paced.
     pace: Option<Duration>,
+    /// Replies of NOERROR.
+    answered: u64,
     /// Queries without a reply, or without one of NOERROR.
     lost: u64,
     /// In nanoseconds.
@@ -190,6 +214,8 @@ impl<'a> Load<'a> {
             first as u16
         };
         let (first, next) = (share(queue), share(queue + 1));
+        // The queues do not ask for the same names at the same time.
+        let name = |queue: u16| templates.len() * usize::from(queue) / usize::from(args.queues);
         Ok(Self {
             xsk,
             empty,
@@ -197,42 +223,47 @@ impl<'a> Load<'a> {
             received: Vec::with_capacity(BATCH),
             outgoing: Vec::with_capacity(BATCH),
             templates,
-            // The queues do not ask for the same names at the same time.
-            next: templates.len() * usize::from(queue) / usize::from(args.queues),
-            clients: vec![Client { id: 0, sent: None }; (next - first).into()],
+            next: name(queue),
+            left: args.once.then(|| name(queue + 1) - name(queue)),
+            clients: vec![Client::default(); (next - first).into()],
             first_port: FIRST_PORT + first,
             idle: (0..next - first).collect(),
             pace: args
                 .rate
                 .map(|rate| Duration::from_secs(1) * args.queues.into() / rate),
+            answered: 0,
             lost: 0,
             latencies: histogram()?,
         })
     }
 
-    /// Runs the load on a core, and counts after the warm-up.
-    fn measure(&mut self, core: Option<usize>, seconds: u64) -> Result<()> {
+    /// Runs the load on a core, and counts after the warm-up, if names may be asked for again. How long it
+    /// took.
+    fn measure(&mut self, core: Option<usize>, length: Duration) -> Result<Duration> {
         if let Some(core) = core {
             let mut set = CpuSet::new();
             set.set(core)
                 .and_then(|()| sched_setaffinity(Pid::from_raw(0), &set))
                 .with_context(|| format!("cannot run on core {core}"))?;
         }
-        self.run(WARM_UP)?;
-        self.lost = 0;
-        self.latencies.reset();
-        self.run(Duration::from_secs(seconds))
+        if self.left.is_none() {
+            self.run(WARM_UP)?;
+            (self.answered, self.lost) = (0, 0);
+            self.latencies.reset();
+        }
+        self.run(length)
     }
 
-    /// Sends queries and takes replies for `length`.
-    fn run(&mut self, length: Duration) -> Result<()> {
+    /// Sends queries and takes replies for `length`, or until all names are answered.
+    fn run(&mut self, length: Duration) -> Result<Duration> {
         let start = Instant::now();
         let end = start + length;
         let (mut due, mut check) = (start, start + TIMEOUT / 10);
         loop {
             let now = Instant::now();
-            if now >= end {
-                return Ok(());
+            let all_answered = self.left == Some(0) && self.idle.len() == self.clients.len();
+            if now >= end || all_answered {
+                return Ok(now - start);
             }
             let received = self.xsk.receive(&mut self.received);
             self.take_replies(now);
@@ -241,6 +272,7 @@ impl<'a> Load<'a> {
                 check = now + TIMEOUT / 10;
             }
             let mut room = BATCH.min(self.idle.len()).min(self.free.len());
+            room = room.min(self.left.unwrap_or(room));
             if let Some(pace) = self.pace {
                 let mut allowed = 0;
                 while allowed < room && due <= now {
@@ -282,7 +314,10 @@ impl<'a> Load<'a> {
             {
                 let nanoseconds = now.saturating_duration_since(sent).as_nanos();
                 if flags & 0xf == 0 {
-                    self.latencies.saturating_record(nanoseconds as u64);
+                    self.answered += 1;
+                    if client.counts {
+                        self.latencies.saturating_record(nanoseconds as u64);
+                    }
                 } else {
                     self.lost += 1;
                 }
@@ -314,6 +349,8 @@ impl<'a> Load<'a> {
             client.id = client.id.wrapping_add(1);
             client.sent = Some(sent);
             let template = &self.templates[self.next];
+            client.counts = template.counts;
+            self.left = self.left.map(|left| left - 1);
             self.next = (self.next + 1) % self.templates.len();
             let (port, id) = (self.first_port + index, client.id);
             self.xsk.edit(&mut frame, |octets| {

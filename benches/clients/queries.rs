@@ -29,17 +29,21 @@ pub(super) struct Template {
     pub(super) frame: Vec<u8>,
     /// The sum over the pseudo-header and the datagram, those fields being zero.
     pub(super) sum: u64,
+    /// Whether its latency counts.
+    pub(super) counts: bool,
 }
 
 /// A query for each name of the file.
 pub(super) fn templates(args: &Args) -> Result<Vec<Template>> {
     let messages = messages(&args.names)?;
-    let route = Route::find(args, messages.first().context("there are no names")?)?;
-    messages.iter().map(|msg| route.template(msg)).collect()
+    let (first, _) = messages.first().context("there are no names")?;
+    let route = Route::find(args, first)?;
+    let template = |(msg, counts): &(Vec<u8>, bool)| route.template(msg, *counts);
+    messages.iter().map(template).collect()
 }
 
-/// A message for each name of the file.
-fn messages(path: &Path) -> Result<Vec<Vec<u8>>> {
+/// A message for each name of the file, and whether its latency counts.
+fn messages(path: &Path) -> Result<Vec<(Vec<u8>, bool)>> {
     let text =
         fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     let message = |(number, line)| {
@@ -52,13 +56,14 @@ fn messages(path: &Path) -> Result<Vec<Vec<u8>>> {
 }
 
 /// A query without EDNS, with ID 0 and recursion desired.
-fn message(line: &str) -> Option<Vec<u8>> {
-    let (name, qtype) = line.split_once(' ')?;
-    let qtype: RecordType = qtype.trim().parse().ok()?;
+fn message(line: &str) -> Option<(Vec<u8>, bool)> {
+    let mut words = line.split_whitespace();
+    let (name, qtype) = (words.next()?, words.next()?);
+    let qtype: RecordType = qtype.parse().ok()?;
     let mut message = Message::new(0, MessageType::Query, OpCode::Query);
     message.metadata.recursion_desired = true;
     message.add_query(Query::query(Name::from_ascii(name).ok()?, qtype));
-    message.to_vec().ok()
+    Some((message.to_vec().ok()?, words.next().is_none()))
 }
 
 /// From the clients to the server.
@@ -101,7 +106,7 @@ impl Route {
         })
     }
 
-    fn template(&self, message: &[u8]) -> Result<Template> {
+    fn template(&self, message: &[u8], counts: bool) -> Result<Template> {
         let [client, server] = [self.client, *self.server.ip()].map(|ip| ip.octets());
         let [own, peer] = self.links;
         let mut frame = Vec::new();
@@ -114,7 +119,7 @@ impl Route {
         let pseudo = checksum::add(0, &[client, server].concat());
         let pseudo = checksum::add_u16(checksum::add_u16(pseudo, 17), length);
         let sum = checksum::add(pseudo, &frame[UDP..]);
-        Ok(Template { frame, sum })
+        Ok(Template { frame, sum, counts })
     }
 }
 

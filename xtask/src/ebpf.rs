@@ -31,7 +31,7 @@ struct Program {
     object: &'static str,
 }
 
-const PROGRAMS: [Program; 2] = [
+const PROGRAMS: [Program; 3] = [
     Program {
         directory: "heimdall-ebpf",
         binary: "heimdall-xdp",
@@ -41,6 +41,11 @@ const PROGRAMS: [Program; 2] = [
         directory: "benches/clients-ebpf",
         binary: "clients-xdp",
         object: "clients.bpf.o",
+    },
+    Program {
+        directory: "benches/echo-ebpf",
+        binary: "echo-xdp",
+        object: "echo.bpf.o",
     },
 ];
 

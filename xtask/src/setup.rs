@@ -51,6 +51,7 @@ pub(crate) const RESOLVERS: &[Need] = &[
     ("/usr/bin/dnsdist", "dnsdist"),
     ("/usr/sbin/kresd", "knot-resolver"),
     ("/usr/sbin/pdns_recursor", "pdns-recursor"),
+    ("/usr/sbin/nsd", "nsd"),
 ];
 
 /// Packages that come with a service, which Debian starts at once.
@@ -58,6 +59,7 @@ const SERVICES: &[(&str, &str)] = &[
     ("dnsdist", "dnsdist"),
     ("knot", "knot"),
     ("knot-resolver", "kresd.target"),
+    ("nsd", "nsd"),
     ("pdns-recursor", "pdns-recursor"),
     ("unbound", "unbound"),
 ];

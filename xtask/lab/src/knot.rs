@@ -112,7 +112,7 @@ fn plain_zones() -> Vec<Zone> {
     ]
 }
 
-fn forward_zone() -> String {
+pub(crate) fn forward_zone() -> String {
     let mut zone = String::from(
         "$ORIGIN example.com.\n$TTL 3600\n\
          @ SOA ns hostmaster 1 3600 600 86400 300\n@ NS ns\nns A 10.53.0.1\n\

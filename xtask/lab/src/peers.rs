@@ -5,10 +5,11 @@ use std::{fs, process::Command, thread, time::Duration};
 
 use anyhow::{Result, bail};
 
-use super::{Kdig, Lab, Process, SERVER_V4, UPSTREAM};
+use super::{Kdig, Lab, Process, SERVER_V4, UPSTREAM, knot::forward_zone};
 
 /// How to start a resolver. In its arguments and its configuration, FILE is the configuration's path,
-/// PLACE its directory, SERVER the address to listen on, and UPSTREAM where to forward to.
+/// PLACE its directory, SERVER the address to listen on, and UPSTREAM where to forward to. The upstream's
+/// zone is in the directory as `example.com.zone`, for servers that are authoritative.
 #[derive(Debug)]
 pub struct Resolver {
     /// Its program.
@@ -38,6 +39,7 @@ impl Resolver {
                 .replace("UPSTREAM", &upstream)
         };
         fs::write(&file, fill_in(self.configuration))?;
+        fs::write(directory.path().join("example.com.zone"), forward_zone())?;
         command.args(self.arguments.iter().map(|argument| fill_in(argument)));
         Process::start_in(directory, &mut command)
     }

@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use clap::ValueEnum;
 use lab::{Heimdall, Knot, Lab, Process, Resolver, SERVER_V4, UPSTREAM, run, wait_for_answer};
 
-use super::{Cores, cpu::Meter};
+use super::{Cores, Napi, cpu::Meter};
 
 /// Room for a million answers of 256 octets. Heimdall reserves it for each cache: the queue's, the
 /// sockets' and the forwarder's.
@@ -21,12 +21,20 @@ const CACHE: &str = "256M";
 pub(super) enum Contestant {
     /// `heimdall run --backend xdp`
     HeimdallXdp,
+    /// The same with `--idle adaptive`
+    HeimdallXdpAdaptive,
+    /// The same with `--idle busy-poll`
+    HeimdallXdpBusyPoll,
     /// `heimdall run --backend socket`
     HeimdallSockets,
-    /// The program `echo` of `benches`: the limit
+    /// The program `echo` of `benches`, over AF_XDP: the limit
     Echo,
+    /// The same in the kernel, with XDP_TX
+    EchoTx,
     /// Knot DNS in XDP mode: authoritative, for the same names
     KnotXdp,
+    /// NSD: authoritative, for the same names
+    Nsd,
     /// unbound
     Unbound,
     /// dnsdist with a packet cache
@@ -67,20 +75,41 @@ impl Contestant {
 
     /// Whether its program is built here.
     pub(super) fn is_built(self) -> bool {
-        matches!(self, Self::HeimdallXdp | Self::HeimdallSockets | Self::Echo)
+        self.echo().is_some() || self.heimdall().is_some()
+    }
+
+    /// The echo's mode.
+    fn echo(self) -> Option<&'static str> {
+        match self {
+            Self::Echo => Some("xsk"),
+            Self::EchoTx => Some("tx"),
+            _ => None,
+        }
+    }
+
+    /// Heimdall's front, and its options besides.
+    fn heimdall(self) -> Option<(&'static str, &'static [&'static str])> {
+        match self {
+            Self::HeimdallXdp => Some(("xdp", &[])),
+            Self::HeimdallXdpAdaptive => Some(("xdp", &["--idle", "adaptive"])),
+            Self::HeimdallXdpBusyPoll => Some(("xdp", &["--idle", "busy-poll"])),
+            Self::HeimdallSockets => Some(("socket", &[])),
+            _ => None,
+        }
     }
 
     /// Whether it has to be asked for every name before it knows them.
     pub(super) fn caches(self) -> bool {
-        !matches!(self, Self::Echo | Self::KnotXdp)
+        !matches!(self, Self::Echo | Self::EchoTx | Self::KnotXdp | Self::Nsd)
     }
 
     /// Answers a second on two ordinary cores, with which the first search begins.
     pub(super) fn typical(self) -> f64 {
         match self {
-            Self::HeimdallXdp | Self::Echo => 400_000.0,
+            Self::HeimdallXdp | Self::HeimdallXdpAdaptive | Self::HeimdallXdpBusyPoll => 400_000.0,
+            Self::Echo | Self::EchoTx => 400_000.0,
             Self::KnotXdp | Self::HeimdallSockets => 180_000.0,
-            Self::Unbound | Self::Dnsdist => 110_000.0,
+            Self::Unbound | Self::Dnsdist | Self::Nsd => 110_000.0,
             Self::Kresd | Self::PdnsRecursor => 70_000.0,
             Self::Dnsmasq => 40_000.0,
         }
@@ -88,6 +117,7 @@ impl Contestant {
 
     fn peer(self) -> Option<&'static Resolver> {
         match self {
+            Self::Nsd => Some(&NSD),
             Self::Unbound => Some(&UNBOUND),
             Self::Dnsdist => Some(&DNSDIST),
             Self::Kresd => Some(&KRESD),
@@ -117,14 +147,20 @@ impl Contestant {
     pub(super) fn start(self, programs: &Programs, cores: &Cores) -> Result<Running> {
         // A new one each time: knotd of Debian 12 leaves its XDP program on the interface.
         let lab = Lab::with_queues(cores.queues)?;
-        if cores.threaded {
-            lab.thread_napi(cores.server[0], cores.client[0])?;
+        match cores.napi {
+            Napi::Softirq => {}
+            Napi::Shared => lab.thread_napi(cores.server[0], cores.client[0])?,
+            Napi::Separate => lab.thread_napi(cores.client[0], cores.client[0])?,
         }
         let upstream = if self.caches() {
             Some(Knot::upstream(&lab)?)
         } else {
             None
         };
+        if let Some(upstream) = &upstream {
+            let (cores, pid) = (Cores::list(&cores.client), upstream.pid().to_string());
+            run(Command::new("taskset").args(["-a", "-p", "-c", &cores, &pid]))?;
+        }
         let pinned = |program: &Path| {
             let mut command = lab.on_server("taskset");
             command
@@ -133,24 +169,26 @@ impl Contestant {
             command
         };
         let listen = format!("{SERVER_V4}:53");
-        let heimdall = |backend: &[&str]| {
-            let cache = ["--upstream", UPSTREAM, "--cache-size", CACHE];
-            let arguments = [&["--listen", &listen], &cache[..], backend].concat();
-            let program = &programs.heimdall;
-            Heimdall::start(pinned(program), program, &arguments).map(|it| it.process)
-        };
-        let server = match (self, self.peer()) {
-            (_, Some(peer)) => peer.start(pinned(Path::new(peer.program)))?,
-            (Self::Echo, _) => {
+        let server = match (self, self.peer(), self.heimdall()) {
+            (_, Some(peer), _) => peer.start(pinned(Path::new(peer.program)))?,
+            (_, _, Some((backend, options))) => {
+                let mut arguments = vec!["--listen", &listen, "--backend", backend];
+                arguments.extend(["--upstream", UPSTREAM, "--cache-size", CACHE]);
+                if backend == "xdp" {
+                    arguments.extend(["--interface", &lab.server_if]);
+                }
+                arguments.extend(options);
+                let program = &programs.heimdall;
+                Heimdall::start(pinned(program), program, &arguments)?.process
+            }
+            (Self::KnotXdp, ..) => Knot::on_xdp(&lab, cores.server[0])?,
+            _ => {
                 let mut command = pinned(&programs.echo);
-                command.args(["--interface", &lab.server_if, "--listen", &listen]);
+                command.args(["--mode", self.echo().unwrap_or_default()]);
+                command.args(["--interface", &lab.server_if]);
+                command.args(["--queues", &cores.queues.to_string()]);
                 Process::start(&mut command)?
             }
-            (Self::KnotXdp, _) => Knot::on_xdp(&lab, cores.server[0])?,
-            (Self::HeimdallXdp, _) => {
-                heimdall(&["--backend", "xdp", "--interface", &lab.server_if])?
-            }
-            _ => heimdall(&["--backend", "socket"])?,
         };
         wait_for_answer(&lab, 53, &server)
             .with_context(|| format!("{} does not start", self.name()))?;
@@ -166,6 +204,15 @@ impl Contestant {
         })
     }
 }
+
+const NSD: Resolver = Resolver {
+    program: "/usr/sbin/nsd",
+    package: "nsd",
+    arguments: &["-d", "-c", "FILE"],
+    port_separator: "@",
+    file: "nsd.conf",
+    configuration: include_str!("peers/nsd.conf"),
+};
 
 const UNBOUND: Resolver = Resolver {
     program: "/usr/sbin/unbound",

@@ -1,4 +1,4 @@
-//! CPU time of a contestant: its process, its receive work, its cores.
+//! CPU time of a contestant: its processes, its receive work, its cores.
 
 use std::{
     thread,
@@ -6,7 +6,11 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use procfs::{CurrentSI as _, KernelStats, process, ticks_per_second};
+use procfs::{
+    CurrentSI as _, KernelStats,
+    process::{Process, Task},
+    ticks_per_second,
+};
 
 /// What is measured.
 pub(super) struct Meter {
@@ -21,9 +25,9 @@ pub(super) struct Meter {
 /// Seconds of CPU time.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Spent {
-    /// User and system time of the process.
+    /// Of the process and those that it has started, with the softirqs that ran in their place.
     pub(super) process: f64,
-    /// Of the NAPI threads; without them, what the cores spent in softirqs.
+    /// Of the NAPI threads.
     pub(super) receive: f64,
     /// What the cores were busy, with whatever it was.
     pub(super) cores: f64,
@@ -36,13 +40,13 @@ impl Meter {
     pub(super) fn during<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<(T, Spent)> {
         let (start, before) = (Instant::now(), self.read()?);
         let result = work()?;
-        let after = self.read()?;
-        let seconds = |of: usize| (after[of] - before[of]) as f64 / ticks_per_second() as f64;
+        let (after, elapsed) = (self.read()?, start.elapsed().as_secs_f64());
+        let [process, receive, idle] = [0, 1, 2].map(|of| after[of] - before[of]);
         let spent = Spent {
-            process: seconds(0),
-            receive: seconds(1),
-            cores: seconds(2),
-            elapsed: start.elapsed().as_secs_f64(),
+            process,
+            receive,
+            cores: elapsed * self.cores.len() as f64 - idle,
+            elapsed,
         };
         Ok((result, spent))
     }
@@ -63,39 +67,36 @@ impl Meter {
         Ok(())
     }
 
-    /// Ticks of the process, of receive work, and of the cores (proc(5)).
-    fn read(&self) -> Result<[u64; 3]> {
+    /// Seconds of the processes, of the NAPI threads, and of the cores' idle time.
+    ///
+    /// The scheduler counts a thread's time in nanoseconds, and the kernel an idle core's time, while all
+    /// other times of proc(5) are counted by the ticks that happen to fall into them.
+    fn read(&self) -> Result<[f64; 3]> {
         let stats = KernelStats::current()?;
-        let (mut softirq, mut busy) = (0, 0);
-        for time in self
-            .cores
-            .iter()
-            .filter_map(|core| stats.cpu_time.get(*core))
-        {
-            let interrupts = time.irq.unwrap_or_default() + time.softirq.unwrap_or_default();
-            softirq += time.softirq.unwrap_or_default();
-            busy += time.user + time.nice + time.system + interrupts;
-        }
-        let mut receive = 0;
-        for thread in &self.napi {
-            receive += ticks(*thread)?;
-        }
-        if self.napi.is_empty() {
-            receive = softirq;
-        }
-        Ok([ticks(self.process)?, receive, busy])
+        let times = self.cores.iter().map(|core| stats.cpu_time.get(*core));
+        let unused = times.flatten().map(|time| {
+            time.idle + time.iowait.unwrap_or_default() + time.steal.unwrap_or_default()
+        });
+        let idle = unused.sum::<u64>() as f64 / ticks_per_second() as f64;
+        let napi = self.napi.iter().map(|thread| seconds(*thread));
+        Ok([seconds(self.process)?, napi.sum::<Result<f64>>()?, idle])
     }
 
     /// Resident memory of the process, in octets.
     pub(super) fn resident(&self) -> Result<u64> {
-        let status = process::Process::new(self.process as i32)?.status()?;
+        let status = Process::new(self.process as i32)?.status()?;
         Ok(status.vmrss.context("no VmRSS")? * 1024)
     }
 }
 
-/// User and system time of a process or thread.
-fn ticks(pid: u32) -> Result<u64> {
-    let stat = process::Process::new(pid as i32).and_then(|process| process.stat());
-    let stat = stat.with_context(|| format!("process {pid}: has it ended?"))?;
-    Ok(stat.utime + stat.stime)
+/// CPU time of a process and those that it has started.
+fn seconds(pid: u32) -> Result<f64> {
+    let of = |task: Task| -> Result<f64> {
+        let started = task.children()?.into_iter().map(seconds);
+        let own = task.schedstat()?.sum_exec_runtime as f64 / 1e9;
+        Ok(own + started.sum::<Result<f64>>()?)
+    };
+    let tasks = Process::new(pid as i32).and_then(|process| process.tasks());
+    let tasks = tasks.with_context(|| format!("process {pid}: has it ended?"))?;
+    tasks.map(|task| of(task?)).sum()
 }

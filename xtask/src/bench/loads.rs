@@ -21,9 +21,15 @@ pub(super) struct Names {
     pub(super) zipf: PathBuf,
     /// 1,000,000 names in random order.
     pub(super) million: PathBuf,
+    /// 100,000 names in random order, for misses.
+    pub(super) distinct: PathBuf,
+    /// As many queries: names of `uniform`, and in between other ones, whose latency does not count.
+    pub(super) half: PathBuf,
     _directory: TempDir,
 }
 
+/// How many names [`Names::distinct`] has.
+pub(super) const DISTINCT: usize = 100_000;
 /// How many names [`Names::million`] has.
 pub(super) const MILLION: usize = 1_000_000;
 
@@ -38,16 +44,28 @@ impl Names {
         let ranked = ranked.collect();
         let mut wild: Vec<usize> = (0..MILLION).collect();
         random.shuffle(&mut wild);
-        let file = |name: &str, numbers: Vec<usize>, domain: &str| -> Result<PathBuf> {
-            let mut text = String::new();
-            for number in numbers {
-                writeln!(text, "n{number}.{domain} A")?;
-            }
+        let write = |name: &str, text: String| -> Result<PathBuf> {
             let path = directory.path().join(name);
             fs::write(&path, text)?;
             Ok(path)
         };
+        let (mut distinct, mut half) = (String::new(), String::new());
+        for (number, name) in wild.iter().take(DISTINCT).enumerate() {
+            writeln!(distinct, "n{name}.wild.example.com. A")?;
+            match number % 2 {
+                0 => writeln!(half, "n{}.example.com. A", hosts[number % HOSTS])?,
+                _ => writeln!(half, "h{name}.wild.example.com. A uncounted")?,
+            }
+        }
+        let file = |name: &str, numbers: Vec<usize>, domain: &str| {
+            let lines = numbers
+                .iter()
+                .map(|number| format!("n{number}.{domain} A\n"));
+            write(name, lines.collect())
+        };
         Ok(Self {
+            distinct: write("distinct", distinct)?,
+            half: write("half", half)?,
             zipf: file("zipf", ranked, "example.com.")?,
             uniform: file("uniform", hosts, "example.com.")?,
             million: file("million", wild, "wild.example.com.")?,
@@ -87,6 +105,8 @@ pub(super) struct Closed<'a> {
     /// Queries a second at most, all together.
     pub(super) rate: Option<u64>,
     pub(super) seconds: u64,
+    /// Whether to ask for each name once, within that time.
+    pub(super) once: bool,
 }
 
 impl Closed<'_> {
@@ -109,6 +129,9 @@ impl Closed<'_> {
         command.args(["--clients", &self.clients.to_string()]);
         command.args(["--queues", &self.cores.queues.to_string()]);
         command.args(["--cores", &Cores::list(&self.cores.client)]);
+        if self.once {
+            command.arg("--once");
+        }
         if let Some(rate) = self.rate {
             command.args(["--rate", &rate.to_string()]);
         }

@@ -14,6 +14,7 @@ use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use contestants::{Contestant, Programs};
 use loads::Names;
+use plan::Load;
 use report::{Outcome, Report};
 use turn::Rig;
 
@@ -36,14 +37,25 @@ Examples:
     cargo xtask bench
   A first look, in under two minutes:
     cargo xtask bench --quick
-  Only Heimdall and its limit, with threaded NAPI:
-    cargo xtask bench --only heimdall-xdp,echo --threaded-napi
+  CPU time an answer at fixed rates, and the highest rate, receive work on the server's core (an hour):
+    cargo xtask bench --loads --napi shared
+  The same of Heimdall and its limit at two rates, with latencies:
+    cargo xtask bench --loads 25000,300000 --latency --only heimdall-xdp,echo
   Two queues, and two cores for the server:
     cargo xtask bench --only heimdall-xdp,echo,knot-xdp --queues 2
+  Names that are in no cache, five rounds (about five minutes):
+    cargo xtask bench --misses
   How the rate grows with queues, each on a core of its own that it shares with its clients:
     cargo xtask bench --scaling
 The figures of all rounds, with the machine, the versions and the settings, go to
-target/bench/bench.json, and a plot of the rates to target/bench/bench.svg.
+target/bench/bench.json, and a plot of the rates to bench.svg beside it; with --loads to
+loads-NAPI.json, and curves over the rate to loads-NAPI.svg; with --misses to misses-NAPI.json, with
+--scaling to scaling.json. A cell of a table is the median of the rounds, the lowest and the highest, and the median of the rounds' ratios to the echo (×).
+
+CPU time is in seconds per million answers, or microseconds an answer. It is counted in nanoseconds by the
+scheduler for each thread of a server, softirqs that ran in its place included: with --napi softirq these
+are the clients' receive work. \"process + receive\" has the server's NAPI thread besides, \"whole core\" all
+that kept the server's cores from idling. Where less than 98 % is answered they are left out.
 
 Without a quiet machine single figures move by tens of per cent: look at the ratios, which are of
 contestants that were measured in turn, and at the spread between rounds.")]
@@ -56,17 +68,31 @@ pub(crate) struct Bench {
     #[arg(long, value_name = "NAME", value_delimiter = ',', value_enum)]
     only: Vec<Contestant>,
 
-    /// How often each contestant has its turn [default: 3, with --quick 1]
+    /// How often each contestant has its turn [default: 3; with --loads or --misses 5, with --quick 1]
     #[arg(long)]
     rounds: Option<usize>,
 
-    /// Handle each end's received packets in a kernel thread on that end's core (threaded NAPI);
-    /// otherwise the sender's core handles them
-    #[arg(long)]
-    threaded_napi: bool,
+    /// Where the kernel handles received packets
+    #[arg(long, value_enum, default_value_t = Napi::Softirq)]
+    napi: Napi,
+
+    /// Measure only CPU time at these rates, and the highest rate
+    #[arg(
+        long, value_name = "RATE", value_delimiter = ',', num_args = 0..=1,
+        default_missing_value = "25000,50000,100000,200000,300000"
+    )]
+    loads: Vec<u64>,
+
+    /// With --loads: measure the latency of 300 clients at these rates, too
+    #[arg(long, requires = "loads")]
+    latency: bool,
+
+    /// Measure only 100,000 names that are in no cache, and half of them that are
+    #[arg(long, conflicts_with = "loads")]
+    misses: bool,
 
     /// Measure only how the rate grows with queues, each on a core that it shares with its clients
-    #[arg(long, conflicts_with_all = ["threaded_napi", "queues"])]
+    #[arg(long, conflicts_with_all = ["napi", "queues", "loads", "misses"])]
     scaling: bool,
 
     /// Queues of the interfaces
@@ -74,10 +100,21 @@ pub(crate) struct Bench {
     queues: u32,
 }
 
+/// Where the kernel handles what an end receives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Napi {
+    /// In softirqs, on the core of the end that sends
+    Softirq,
+    /// In a kernel thread (threaded NAPI) on the core of the end that receives: a server shares its core
+    Shared,
+    /// In kernel threads on the clients' core: a server has its core to itself
+    Separate,
+}
+
 /// Which cores the server and the generators use.
 pub(crate) struct Cores {
     queues: u32,
-    threaded: bool,
+    napi: Napi,
     server: Vec<usize>,
     client: Vec<usize>,
 }
@@ -85,13 +122,13 @@ pub(crate) struct Cores {
 impl Cores {
     /// A core for each queue and end, as far as there are enough; the client's are the first ones,
     /// which kxdpgun uses.
-    fn new(queues: u32, threaded: bool, available: usize) -> Self {
+    fn new(queues: u32, napi: Napi, available: usize) -> Self {
         let wanted = queues as usize;
         let client = wanted.min(available.div_ceil(2));
         let server = client.min(available - 1)..(client + wanted).min(available);
         Self {
             queues,
-            threaded,
+            napi,
             server: server.collect(),
             client: (0..client).collect(),
         }
@@ -103,7 +140,7 @@ impl Cores {
         let cores: Vec<usize> = (0..queues as usize).collect();
         Self {
             queues,
-            threaded: false,
+            napi: Napi::Softirq,
             server: cores.clone(),
             client: cores,
         }
@@ -125,9 +162,7 @@ struct Plan {
     /// Seconds of a load, except for a step of the search.
     load: u64,
     search: Effort,
-    quick: bool,
-    /// Only how the rate grows with queues.
-    scaling: bool,
+    loads: Vec<Load>,
 }
 
 /// What `--quick` measures.
@@ -135,6 +170,28 @@ const QUICK: &[Contestant] = &[
     Contestant::HeimdallXdp,
     Contestant::Echo,
     Contestant::KnotXdp,
+];
+
+/// What `--loads` measures.
+const LOADED: &[Contestant] = &[
+    Contestant::HeimdallXdp,
+    Contestant::HeimdallXdpAdaptive,
+    Contestant::HeimdallXdpBusyPoll,
+    Contestant::Echo,
+    Contestant::EchoTx,
+    Contestant::KnotXdp,
+    Contestant::Dnsdist,
+    Contestant::Unbound,
+    Contestant::Nsd,
+    Contestant::HeimdallSockets,
+];
+
+/// What `--misses` measures.
+const MISSED: &[Contestant] = &[
+    Contestant::HeimdallXdp,
+    Contestant::HeimdallSockets,
+    Contestant::Dnsdist,
+    Contestant::Unbound,
 ];
 
 /// Measured with several numbers of queues.
@@ -157,17 +214,25 @@ impl Bench {
         };
         let (contestants, missing) = self.contestants();
         let plan = Plan {
-            rounds: self.rounds.unwrap_or(if self.quick { 1 } else { 3 }),
+            rounds: self.rounds.unwrap_or(match () {
+                () if self.quick => 1,
+                () if self.misses || !self.loads.is_empty() => 5,
+                () => 3,
+            }),
             load: if self.quick { 1 } else { 5 },
             search: Effort {
                 precision: if self.quick { 1.15 } else { 1.03 },
                 runs: if self.quick { 5 } else { 30 },
             },
-            quick: self.quick,
-            scaling: self.scaling,
+            loads: match &self.loads[..] {
+                [] if self.scaling => plan::scaling(),
+                [] if self.misses => plan::misses(),
+                [] => plan::all(self.quick),
+                rates => plan::at_rates(rates, self.latency),
+            },
         };
         let available = thread::available_parallelism().map_or(1, usize::from);
-        let cores = Cores::new(self.queues, self.threaded_napi, available);
+        let cores = Cores::new(self.queues, self.napi, available);
         let rig = Rig {
             programs: &programs,
             plan: &plan,
@@ -186,11 +251,12 @@ impl Bench {
                     Err(error) => {
                         stop.check()?;
                         println!("  {} is left out of this round: {error:#}", who.name());
+                        samples.push(Sample::new());
                     }
                 }
             }
         }
-        results.retain(|(_, samples)| !samples.is_empty());
+        results.retain(|(_, samples)| samples.iter().any(|sample| !sample.is_empty()));
         let report = Report {
             machine: report::machine(),
             arguments: env::args().skip(2).collect(),
@@ -198,6 +264,7 @@ impl Bench {
             generator_cores: cores.client,
             seconds: start.elapsed().as_secs(),
             not_installed: missing.iter().map(|who| who.name()).collect(),
+            loads: plan.loads,
             results: (results.into_iter())
                 .map(|(who, samples)| Outcome::new(who, samples))
                 .collect(),
@@ -205,17 +272,40 @@ impl Bench {
         print!("\n{}", report.text());
         let directory = workspace().join("target/bench");
         fs::create_dir_all(&directory)?;
-        fs::write(directory.join("bench.json"), report.json()?)?;
-        fs::write(directory.join("bench.svg"), plot::rates(&report)?)?;
-        println!("wrote bench.json and bench.svg to {}", directory.display());
+        let form = self.form();
+        let json = directory.join(format!("{form}.json"));
+        fs::write(&json, report.json()?)?;
+        println!("wrote {}", json.display());
+        let plot = match &form[..] {
+            "bench" => plot::rates(&report)?,
+            _ if !self.loads.is_empty() => plot::curves(&report, &self.loads)?,
+            _ => return Ok(()),
+        };
+        let svg = json.with_extension("svg");
+        fs::write(&svg, plot)?;
+        println!("wrote {}", svg.display());
         Ok(())
+    }
+
+    /// The name of its files.
+    fn form(&self) -> String {
+        let napi = self.napi.to_possible_value();
+        let napi = napi.as_ref().map_or("", |napi| napi.get_name());
+        match () {
+            () if self.scaling => "scaling".to_owned(),
+            () if self.misses => format!("misses-{napi}"),
+            () if !self.loads.is_empty() => format!("loads-{napi}"),
+            () => "bench".to_owned(),
+        }
     }
 
     /// Those to measure, and those that are not installed.
     fn contestants(&self) -> (Vec<Contestant>, Vec<Contestant>) {
         let wanted: Vec<Contestant> = match (&self.only[..], self.quick) {
             ([], _) if self.scaling => SCALING.to_vec(),
+            ([], _) if self.misses => MISSED.to_vec(),
             ([], true) => QUICK.to_vec(),
+            ([], false) if !self.loads.is_empty() => LOADED.to_vec(),
             ([], false) => Contestant::value_variants().to_vec(),
             (only, _) => only.to_vec(),
         };
@@ -230,7 +320,7 @@ mod tests {
     #[test]
     fn cores_do_not_overlap_where_there_are_enough() {
         let cores = |queues, available| {
-            let cores = Cores::new(queues, false, available);
+            let cores = Cores::new(queues, Napi::Softirq, available);
             (Cores::list(&cores.client), Cores::list(&cores.server))
         };
         assert_eq!(cores(1, 1), ("0".into(), "0".into()));

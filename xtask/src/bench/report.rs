@@ -1,28 +1,19 @@
 //! What a run gives: tables, comparisons, JSON.
 
-use std::{collections::BTreeMap, fmt::Write as _, iter, process::Command, thread};
+use std::{
+    collections::BTreeMap,
+    fmt::{self, Write as _},
+    iter,
+    process::Command,
+    thread,
+};
 
 use comfy_table::{CellAlignment, Table, presets::ASCII_MARKDOWN};
 use indicatif::HumanCount;
 use procfs::{CpuInfo, Current as _};
 use serde::Serialize;
 
-use super::{
-    Contestant, Sample,
-    plan::{EQUAL, HALF, LOADS, LOW, Load, MILLION, SHARED, UNIFORM, ZIPF},
-};
-
-/// What Heimdall on AF_XDP is to reach, as a ratio of its figure to the echo's.
-const TARGETS: [(Load, &str, &str); 8] = [
-    (UNIFORM, "99.9 %", "0.95 or more"),
-    (ZIPF, "99.9 %", "0.95 or more"),
-    (MILLION, "99.9 %", "0.95 or more"),
-    (EQUAL, "process", "1.25 or less"),
-    (EQUAL, "whole core", "1.25 or less"),
-    (LOW, "process", "1.25 or less"),
-    (LOW, "whole core", "1.25 or less"),
-    (HALF, "p99", "2 or less"),
-];
+use super::{Contestant, Sample, plan::Load};
 
 /// All that was measured, as it goes into the JSON file.
 #[derive(Serialize)]
@@ -34,6 +25,9 @@ pub(super) struct Report {
     /// How long it took.
     pub(super) seconds: u64,
     pub(super) not_installed: Vec<String>,
+    /// In the order of their tables.
+    #[serde(skip)]
+    pub(super) loads: Vec<Load>,
     pub(super) results: Vec<Outcome>,
 }
 
@@ -96,8 +90,15 @@ impl Outcome {
         }
     }
 
-    pub(super) fn median(&self, load: &Load, column: &str) -> Option<Median> {
+    pub(super) fn median(&self, load: Load, column: &str) -> Option<Median> {
         self.medians.get(&load.figure(column)).copied()
+    }
+
+    /// The median of the ratios to another contestant's figure in the same round.
+    fn ratio(&self, other: &Self, figure: &str) -> Option<f64> {
+        let rounds = self.rounds.iter().zip(&other.rounds);
+        let ratios = rounds.filter_map(|(own, other)| Some(own.get(figure)? / other.get(figure)?));
+        Some(Median::of(ratios.collect())?.middle)
     }
 }
 
@@ -105,13 +106,36 @@ impl Report {
     /// Everything for a reader, in Markdown.
     pub(super) fn text(&self) -> String {
         let mut text = String::new();
-        for load in LOADS.iter().chain(SHARED.iter().map(|(_, load)| load)) {
-            let rows: Vec<Vec<String>> =
-                self.results.iter().filter_map(|it| row(it, load)).collect();
-            if !rows.is_empty() {
-                let table = table(load.columns(), rows);
-                let _ = writeln!(text, "{}\n\n{table}\n", load.title);
+        let mut families: Vec<Vec<Load>> = Vec::new();
+        for load in &self.loads {
+            match families
+                .iter_mut()
+                .find(|of| of[0].family() == load.family())
+            {
+                Some(family) => family.push(*load),
+                None => families.push(vec![*load]),
             }
+        }
+        for family in families {
+            let _ = match &family[..] {
+                // Many rates: a table for each column.
+                [first, _, _, ..] => first.columns().iter().try_for_each(|column| {
+                    let heading = family.iter().filter_map(|load| Some(load.rate()?.title()));
+                    let figures = family.iter().map(|load| load.figure(column));
+                    let title = format!("{}, {column}", first.family());
+                    self.write_table(&mut text, &title, heading.collect(), figures.collect())
+                }),
+                few => few.iter().try_for_each(|load| {
+                    let heading = load.columns().iter().map(|&column| column.to_owned());
+                    let figures = load.columns().iter().map(|column| load.figure(column));
+                    self.write_table(
+                        &mut text,
+                        &load.title(),
+                        heading.collect(),
+                        figures.collect(),
+                    )
+                }),
+            };
         }
         for line in self.comparisons() {
             let _ = writeln!(text, "{line}");
@@ -123,28 +147,14 @@ impl Report {
         text
     }
 
-    /// Ratios between Heimdall and its limit, and between many queues and one.
+    /// Ratios between many queues and one.
     fn comparisons(&self) -> Vec<String> {
         let mut lines = Vec::new();
-        let ratio = |one: Option<Median>, other: Option<Median>| Some(one?.middle / other?.middle);
-        let find = |who| self.results.iter().find(|outcome| outcome.who == who);
-        let both = find(Contestant::HeimdallXdp).zip(find(Contestant::Echo));
-        for (load, column, target) in &TARGETS {
-            if let Some((xdp, echo)) = both
-                && let Some(ratio) = ratio(xdp.median(load, column), echo.median(load, column))
-            {
-                let figure = load.figure(column);
-                lines.push(format!(
-                    "heimdall-xdp / echo, {figure}: {ratio:.2} (target: {target})"
-                ));
-            }
-        }
-        let [(_, single), more @ ..] = &SHARED;
         for outcome in &self.results {
-            let rate = |load| outcome.median(load, "answers/s");
-            for (queues, load) in more {
-                if let Some(ratio) = ratio(rate(load), rate(single)) {
-                    let name = &outcome.name;
+            let rate = |queues| outcome.median(Load::Shared(queues), "answers/s");
+            for queues in [2, 4] {
+                if let Some((many, one)) = rate(queues).zip(rate(1)) {
+                    let (name, ratio) = (&outcome.name, many.middle / one.middle);
                     lines.push(format!(
                         "{name}, {queues} queues / 1 queue on shared cores, answers/s: {ratio:.2}"
                     ));
@@ -152,6 +162,44 @@ impl Report {
             }
         }
         lines
+    }
+
+    /// A table of the contestants that have any of the figures: medians, their spread, and their ratio to
+    /// the echo's.
+    fn write_table(
+        &self,
+        text: &mut String,
+        title: &str,
+        heading: Vec<String>,
+        figures: Vec<String>,
+    ) -> fmt::Result {
+        let echo = self.results.iter().find(|it| it.who == Contestant::Echo);
+        let mut table = Table::new();
+        table.load_preset(ASCII_MARKDOWN);
+        table.set_header(iter::once(String::new()).chain(heading));
+        for outcome in &self.results {
+            let cell = |figure: &String| {
+                let mut cell = outcome.medians.get(figure)?.text();
+                let echo = echo.filter(|echo| echo.who != outcome.who);
+                let ratio = echo.and_then(|echo| outcome.ratio(echo, figure));
+                if let Some(ratio) = ratio.filter(|it| it.is_finite()) {
+                    let _ = write!(cell, " ×{ratio:.2}");
+                }
+                Some(cell)
+            };
+            let cells: Vec<_> = figures.iter().map(cell).collect();
+            if cells.iter().any(Option::is_some) {
+                let cells = cells.into_iter().map(|it| it.unwrap_or("–".to_owned()));
+                table.add_row(iter::once(outcome.name.clone()).chain(cells));
+            }
+        }
+        for column in table.column_iter_mut().skip(1) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+        match table.row_count() {
+            0 => Ok(()),
+            _ => writeln!(text, "{title}\n\n{table}\n"),
+        }
     }
 
     /// Everything for a program: medians, and each round.
@@ -170,18 +218,6 @@ pub(super) fn machine() -> String {
     format!("{cpu}, {cores} cores, Linux {kernel}")
 }
 
-/// A contestant's row of a load's table, if it has any figure of it.
-fn row(outcome: &Outcome, load: &Load) -> Option<Vec<String>> {
-    let columns = load.columns().iter();
-    let medians: Vec<_> = columns.map(|column| outcome.median(load, column)).collect();
-    medians.iter().any(Option::is_some).then(|| {
-        let cells = medians
-            .into_iter()
-            .map(|it| it.map_or("–".to_owned(), Median::text));
-        iter::once(outcome.name.clone()).chain(cells).collect()
-    })
-}
-
 /// From 100 on a whole number with separators, below that with three decimals.
 fn figure(value: f64) -> String {
     if value < 100.0 {
@@ -191,21 +227,15 @@ fn figure(value: f64) -> String {
     }
 }
 
-/// Rows with a heading as an aligned Markdown table.
-fn table(heading: &[&str], rows: Vec<Vec<String>>) -> Table {
-    let mut table = Table::new();
-    table.load_preset(ASCII_MARKDOWN);
-    table.set_header(iter::once("").chain(heading.iter().copied()));
-    table.add_rows(rows);
-    for column in table.column_iter_mut().skip(1) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
-    table
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        super::{
+            plan::{self, NameSet, Rate},
+            plot,
+        },
+        *,
+    };
 
     #[test]
     fn medians() {
@@ -222,11 +252,14 @@ mod tests {
 
     #[test]
     fn reports_what_there_is() {
-        let rate = UNIFORM.figure("99.9 %");
+        let search = Load::Search(NameSet::Uniform);
+        let rate = search.figure("99.9 %");
+        let cost = Load::Cost(Rate::Fixed(25_000));
         let sample = Sample::from([
             (rate.clone(), 190_000.0),
-            (SHARED[0].1.figure("answers/s"), 200_000.0),
-            (SHARED[1].1.figure("answers/s"), 380_000.0),
+            (Load::Shared(1).figure("answers/s"), 200_000.0),
+            (Load::Shared(2).figure("answers/s"), 380_000.0),
+            (cost.figure("process"), 2.5),
         ]);
         let report = Report {
             machine: String::new(),
@@ -235,6 +268,7 @@ mod tests {
             generator_cores: vec![0],
             seconds: 1,
             not_installed: vec!["kresd".into()],
+            loads: plan::all(false),
             results: vec![
                 Outcome::new(Contestant::HeimdallXdp, vec![sample]),
                 Outcome::new(
@@ -245,8 +279,8 @@ mod tests {
         };
         let text = report.text();
         for expected in [
-            "| heimdall-xdp | 190,000 |",
-            &format!("heimdall-xdp / echo, {rate}: 0.95 (target"),
+            "| heimdall-xdp | 190,000 ×0.95 |",
+            "| echo         |       200,000 |",
             "heimdall-xdp, 2 queues / 1 queue on shared cores, answers/s: 1.90",
             "kresd",
         ] {
@@ -257,10 +291,13 @@ mod tests {
         assert!(!shared.contains("| echo"), "it has no figure: {text}");
         let json: serde_json::Value = serde_json::from_str(&report.json().unwrap()).unwrap();
         assert_eq!(json["results"][1]["medians"][&rate]["median"], 200_000.0);
-        assert!(
-            super::super::plot::rates(&report)
-                .unwrap()
-                .contains("heimdall-xdp")
-        );
+        let plots = [
+            plot::rates(&report).unwrap(),
+            plot::curves(&report, &[1000, 25_000]).unwrap(),
+        ];
+        for plot in plots {
+            assert!(plot.contains("heimdall-xdp"), "{plot}");
+            assert!(!plot.contains("p99"), "not measured: {plot}");
+        }
     }
 }

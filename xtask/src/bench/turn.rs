@@ -2,13 +2,14 @@
 
 use std::{path::Path, thread, time::Duration};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use super::{
-    Cores, Plan, SCALING, Sample,
+    Cores, Napi, Plan, SCALING, Sample,
     contestants::{Contestant, Programs, Running},
+    cpu::Spent,
     loads::{self, Closed, Names},
-    plan::{Kind, LOADS, Load, NameSet, Rate, SHARED, UNIFORM},
+    plan::{Load, NameSet, Part, Rate},
 };
 use crate::{search::highest, stop::Stop};
 
@@ -32,32 +33,35 @@ impl Rig<'_> {
         before: Option<&Sample>,
     ) -> Result<Sample> {
         let mut sample = Sample::new();
-        if !self.plan.scaling {
-            let loads = LOADS.iter().filter(|load| load.quick || !self.plan.quick);
-            self.turn(who, cores, loads, before, &mut sample)?;
+        let own = |load: &Load| !matches!(load, Load::Shared(_));
+        let (own, shared): (Vec<Load>, Vec<Load>) = self.plan.loads.iter().partition(|it| own(it));
+        if !own.is_empty() {
+            self.turn(who, cores, &own, before, &mut sample)?;
         }
-        if SCALING.contains(&who) && (self.plan.scaling || !self.plan.quick) {
-            for (queues, load) in &SHARED {
-                if *queues as usize <= available {
-                    self.turn(who, &Cores::shared(*queues), [load], None, &mut sample)?;
-                }
+        for load in shared {
+            if let Load::Shared(queues) = load
+                && queues as usize <= available
+                && SCALING.contains(&who)
+            {
+                self.turn(who, &Cores::shared(queues), &[load], None, &mut sample)?;
             }
         }
         Ok(sample)
     }
 
     /// Starts a contestant and puts loads on it.
-    fn turn<'b>(
+    fn turn(
         &self,
         who: Contestant,
         cores: &Cores,
-        loads: impl IntoIterator<Item = &'b Load>,
+        loads: &[Load],
         before: Option<&Sample>,
         sample: &mut Sample,
     ) -> Result<()> {
         let running = who.start(self.programs, cores)?;
         running.meter.settle()?;
-        let earlier = before.and_then(|sample| sample.get(&UNIFORM.figure("99.9 %")));
+        let highest = Load::Search(NameSet::Uniform).figure("99.9 %");
+        let earlier = before.and_then(|sample| sample.get(&highest));
         let mut turn = Turn {
             rig: *self,
             cores,
@@ -68,10 +72,8 @@ impl Rig<'_> {
             turn.warm(&self.names.uniform, lab::HOSTS)?;
         }
         for load in loads {
-            let Some(values) = turn.measure(who, load)? else {
-                continue;
-            };
-            println!("  {}: {values:.2?}", load.title);
+            let values = turn.measure(who, *load)?;
+            println!("  {}: {values:.2?}", load.title());
             for (column, value) in load.columns().iter().zip(values) {
                 sample.insert(load.figure(column), value);
             }
@@ -90,49 +92,53 @@ struct Turn<'a> {
 }
 
 impl Turn<'_> {
-    /// The values of a load's columns. `None`: the load is not for this contestant.
-    fn measure(&mut self, who: Contestant, load: &Load) -> Result<Option<Vec<f64>>> {
-        match load.kind {
-            Kind::Search(names) => {
+    /// The values of a load's first columns: none if the load is not for this contestant.
+    fn measure(&mut self, who: Contestant, load: Load) -> Result<Vec<f64>> {
+        match load {
+            Load::Search(names) => {
                 if names == NameSet::Million {
                     // The other caches are too small for these names, or slow to fill.
                     if !who.is_built() && who.caches() {
-                        return Ok(None);
+                        return Ok(Vec::new());
                     }
                     if who.caches() {
                         self.warm(&self.rig.names.million, loads::MILLION)?;
                     }
                 }
                 let found = self.search(names.file(self.rig.names))?;
-                if names == NameSet::Uniform {
-                    self.highest = found[0];
+                if names == NameSet::Uniform
+                    && let Some(highest) = found.first()
+                {
+                    self.highest = *highest;
                 }
-                Ok(Some(found))
+                Ok(found)
             }
-            Kind::Cost(Rate::Fixed(rate)) if rate as f64 > self.highest => Ok(None),
-            Kind::Cost(rate) => {
+            Load::Cost(rate) => {
                 let rate = rate.resolve(self.highest).unwrap_or_default();
-                self.cost(rate as f64).map(Some)
+                self.cost(rate as f64)
             }
-            Kind::Dnsperf(clients, rate) => {
+            Load::Dnsperf(clients, rate) => {
                 let load = self.closed(clients, rate);
-                self.latencies(|| load.dnsperf()).map(Some)
+                self.latencies(|| load.dnsperf())
             }
-            Kind::OnXdp(clients, rate) => {
-                let load = self.closed(clients, rate);
-                self.latencies(|| load.on_xdp(&self.rig.programs.clients))
-                    .map(Some)
-            }
-            Kind::Idle => {
+            Load::OnXdp(clients, rate) => self.on_xdp(clients, rate),
+            Load::Shared(queues) => self.on_xdp(250 * queues, Rate::Unlimited),
+            Load::Misses(part) => self.misses(part),
+            Load::Idle => {
                 let meter = &self.running.meter;
                 let ((), idle) = meter.during(|| {
                     thread::sleep(Duration::from_secs(2));
                     Ok(())
                 })?;
                 let percent = 100.0 * idle.process / idle.elapsed;
-                Ok(Some(vec![percent, meter.resident()? as f64 / 1e6]))
+                Ok(vec![percent, meter.resident()? as f64 / 1e6])
             }
         }
+    }
+
+    fn on_xdp(&self, clients: u32, rate: Rate) -> Result<Vec<f64>> {
+        let load = self.closed(clients, rate);
+        self.latencies(|| load.on_xdp(&self.rig.programs.clients))
     }
 
     /// Runs a load, and once more if it fails: a generator that cannot start is not the
@@ -151,7 +157,7 @@ impl Turn<'_> {
         self.twice(|| loads::warm(&self.running.lab, names, count))
     }
 
-    /// The highest rates with 99.9 % and 99 % answered.
+    /// The highest rates with 99.9 % and 99 % answered, as far as they were found.
     fn search(&self, names: &Path) -> Result<Vec<f64>> {
         let (mut steps, mut found, mut start) = (Vec::new(), Vec::new(), self.highest);
         let plan = self.rig.plan;
@@ -159,8 +165,10 @@ impl Turn<'_> {
             let step = highest(start, limit, plan.search, &mut steps, |rate| {
                 self.twice(|| loads::open(&self.running.lab, names, rate, 1))
             })?;
-            let step =
-                step.with_context(|| format!("no rate of which {} % is answered", 100.0 * limit))?;
+            let Some(step) = step else {
+                println!("  no rate found of which {} % is answered", 100.0 * limit);
+                break;
+            };
             if step.limited() {
                 println!("  the generator's limit: {:.0} queries/s", step.offered);
             }
@@ -170,8 +178,8 @@ impl Turn<'_> {
         Ok(found)
     }
 
-    /// Answers a second at a rate, and CPU seconds per million answers of the process, its receive work
-    /// and its cores. A generator that fell short has two more tries.
+    /// At a rate: answers a second, the percentage answered, and CPU seconds per million answers; these
+    /// only if the server keeps up. A generator that fell short has two more tries.
     fn cost(&self, rate: f64) -> Result<Vec<f64>> {
         let (running, plan) = (self.running, self.rig.plan);
         let mut tries = 0;
@@ -186,10 +194,46 @@ impl Turn<'_> {
                 break measured;
             }
         };
-        let millions = step.answers() * plan.load as f64 / 1e6;
-        let spent = [spent.process, spent.receive, spent.cores];
-        let spent = spent.map(|seconds| seconds / millions);
-        Ok([&[step.answers()], &spent[..]].concat())
+        let mut values = vec![step.answers(), 100.0 * step.answered];
+        if step.answered >= 0.98 {
+            values.extend(self.each(spent, step.answers() * plan.load as f64));
+        }
+        Ok(values)
+    }
+
+    /// CPU microseconds an answer: of the process, of its cores, and with its receive work.
+    fn each(&self, spent: Spent, answers: f64) -> Vec<f64> {
+        let mut seconds = vec![spent.process, spent.cores];
+        // Without NAPI threads nothing tells receive work from what it interrupts.
+        if self.cores.napi != Napi::Softirq {
+            seconds.push(spent.process + spent.receive);
+        }
+        seconds.iter().map(|it| 1e6 * it / answers).collect()
+    }
+
+    /// Answers a second, the percentage lost, latencies in milliseconds, and CPU time an answer.
+    fn misses(&self, part: Part) -> Result<Vec<f64>> {
+        let names = match part {
+            Part::All => &self.rig.names.distinct,
+            Part::Half => &self.rig.names.half,
+        };
+        let load = Closed {
+            names,
+            seconds: 30,
+            once: true,
+            ..self.closed(200, Rate::Unlimited)
+        };
+        // Once only: then the names are in the cache.
+        let run = || load.on_xdp(&self.rig.programs.clients);
+        let (load, spent) = self.running.meter.during(run)?;
+        let lost = 100.0 * load.lost as f64 / load.sent.max(1) as f64;
+        let [p50, p99, _] = load.percentiles.map(|seconds| 1e3 * seconds);
+        let answered = (load.sent - load.lost) as f64;
+        Ok([
+            &[load.rate, lost, p50, p99],
+            &self.each(spent, answered)[..],
+        ]
+        .concat())
     }
 
     fn closed(&self, clients: u32, rate: Rate) -> Closed<'_> {
@@ -200,6 +244,7 @@ impl Turn<'_> {
             clients,
             rate: rate.resolve(self.highest),
             seconds: self.rig.plan.load,
+            once: false,
         }
     }
 
