@@ -119,13 +119,13 @@ fn ask(worker: &mut Worker, mailbox: &Mailbox, queries: &[Vec<u8>]) {
     worker.answer(0..queries.len());
     worker.complete();
     while worker.waiting() > 0 {
-        let mut ready = [PollFd::new(mailbox.as_fd(), PollFlags::POLLIN)];
-        assert_eq!(
-            poll(&mut ready, PollTimeout::from(20_000u16)).unwrap(),
-            1,
-            "no outcome"
-        );
-        mailbox.clear_wakeup();
+        if mailbox.prepare_to_sleep() {
+            let mut ready = [PollFd::new(mailbox.as_fd(), PollFlags::POLLIN)];
+            let count = poll(&mut ready, PollTimeout::from(20_000u16)).unwrap();
+            assert_eq!(count, 1, "no outcome");
+            mailbox.awake();
+            mailbox.clear_wakeup();
+        }
         while worker.complete() > 0 {}
     }
     assert_eq!(worker.memory.replied.len(), queries.len());

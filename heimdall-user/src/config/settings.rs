@@ -237,7 +237,8 @@ settings! {
             ("adaptive", IdleMode::Adaptive),
             ("busy-poll", IdleMode::BusyPoll),
         ])
-        .default(IdleMode::Sleep);
+        .default(IdleMode::Sleep)
+        .flag("--idle", "MODE");
     /// Drop packets whose IPv4 or UDP checksum is wrong.
     "verify-checksums" => verify_checksums: bool = boolean().default(true);
 }
