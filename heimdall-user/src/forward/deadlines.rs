@@ -26,6 +26,14 @@ pub(super) struct Deadlines {
 }
 
 impl Deadlines {
+    /// With memory for so many.
+    pub(super) fn with_capacity(capacity: usize) -> Self {
+        Self {
+            in_order: VecDeque::with_capacity(capacity),
+            others: BinaryHeap::new(),
+        }
+    }
+
     pub(super) fn set(&mut self, slot: usize, serial: u64, at: Instant) {
         let deadline = Deadline { at, slot, serial };
         if self.in_order.back().is_none_or(|last| last.at <= at) {

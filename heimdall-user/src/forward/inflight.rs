@@ -108,7 +108,8 @@ impl InFlight {
     pub(super) fn new(capacity: usize) -> Self {
         Self {
             lookups: Slab::new(),
-            index: HashTable::new(),
+            // Twice: a table that is half empty is rehashed in place.
+            index: HashTable::with_capacity(2 * capacity),
             capacity,
             spare: Vec::new(),
         }

@@ -125,7 +125,7 @@ impl Shard {
                 .client_subnet
                 .map(|(address, prefix)| ClientSubnet::new(address, prefix)),
             clock,
-            attempt_deadlines: Deadlines::default(),
+            attempt_deadlines: Deadlines::with_capacity(options.max_in_flight),
             client_deadlines: Deadlines::default(),
             serial: 0,
             query: Vec::new(),

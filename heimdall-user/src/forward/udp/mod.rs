@@ -125,7 +125,11 @@ impl Udp {
         };
         Self {
             pools: (0..upstreams).map(|_| pool()).collect(),
-            sockets: HashMap::default(),
+            // Twice: a table that is half empty is rehashed in place.
+            sockets: HashMap::with_capacity_and_hasher(
+                2 * max_files(upstreams),
+                RandomState::default(),
+            ),
             next: 0,
             retired: VecDeque::new(),
             spare: Vec::new(),

@@ -41,18 +41,32 @@ pub(in crate::forward) enum Match {
     TooShort,
 }
 
+/// Outstanding queries for which a new table has memory.
+const USUAL_OUTSTANDING: usize = 224;
+
 /// A socket's queries. The memory of a closed one is used again.
-#[derive(Default)]
 pub(super) struct Table {
     /// Those without a response, by ID: random numbers, which nobody can make collide.
     outstanding: HashMap<u16, Asked, RandomState>,
     used: IdSet,
 }
 
+impl Default for Table {
+    fn default() -> Self {
+        Self {
+            outstanding: HashMap::with_capacity_and_hasher(
+                USUAL_OUTSTANDING,
+                RandomState::default(),
+            ),
+            used: IdSet::default(),
+        }
+    }
+}
+
 impl Table {
     pub(super) fn clear(&mut self) {
         self.outstanding.clear();
-        self.used = IdSet::default();
+        self.used.0.fill(0);
     }
 }
 
