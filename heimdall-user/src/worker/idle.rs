@@ -26,15 +26,15 @@ pub(super) enum Wait {
     Sleep,
 }
 
-/// Longest look at an empty ring: about what it costs to sleep and to be woken, so that looking in vain
-/// costs no more than sleeping twice.
+/// Longest look at an empty ring: about what it costs to sleep and to be woken, so that looking costs
+/// no more than sleeping twice if nothing comes.
 const LOOK: Duration = Duration::from_micros(10);
 
 /// A longer time between two looks means that another thread had the core.
 const PREEMPTED: Duration = Duration::from_micros(5);
 
-/// After so many looks in vain in a row, every 2 to the power of this idle period is tried.
-const MAX_VAIN: u32 = 10;
+/// After so many periods in a row in which nothing came, the worker looks in one of 2 to this power.
+const MAX_FAILED: u32 = 10;
 
 /// Time without a packet after which a busy-polling worker sleeps.
 const BUSY_POLL: Duration = Duration::from_millis(10);
@@ -45,8 +45,8 @@ pub(super) struct Idle {
     mode: IdleMode,
     /// Start of this idle period and the time of its last look; `None` after work.
     period: Option<(Instant, Instant)>,
-    /// Periods in a row in which looking was in vain.
-    vain: u32,
+    /// Periods in a row in which the worker looked and nothing came.
+    failed: u32,
     /// Idle periods to sleep through at once.
     skip: u32,
 }
@@ -56,7 +56,7 @@ impl Idle {
         Self {
             mode,
             period: None,
-            vain: 0,
+            failed: 0,
             skip: 0,
         }
     }
@@ -66,7 +66,7 @@ impl Idle {
     pub(super) fn worked(&mut self) {
         if self.period.take().is_some() {
             // It came while the worker looked.
-            self.vain = 0;
+            self.failed = 0;
         }
         if self.mode == IdleMode::BusyPoll {
             self.skip = 0;
@@ -93,8 +93,8 @@ impl Idle {
             IdleMode::BusyPoll => self.skip = u32::MAX,
             IdleMode::Adaptive if waited < LOOK && gap < PREEMPTED => return Wait::Look,
             IdleMode::Adaptive => {
-                self.vain = (self.vain + 1).min(MAX_VAIN);
-                self.skip = 1 << self.vain;
+                self.failed = (self.failed + 1).min(MAX_FAILED);
+                self.skip = 1 << self.failed;
             }
             IdleMode::Sleep => {}
         }
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn looks_ever_more_rarely_while_that_is_in_vain() {
+    fn looks_ever_more_rarely_while_nothing_comes() {
         let (mut idle, start) = (Idle::new(IdleMode::Adaptive), Instant::now());
         let mut looked = Vec::new();
         for number in 0..5000 {
@@ -138,7 +138,7 @@ mod tests {
         }
         assert_eq!(looked[..6], [0, 3, 8, 17, 34, 67]);
         let gaps = looked.windows(2).map(|pair| pair[1] - pair[0]);
-        assert_eq!(gaps.max(), Some(1 + (1 << MAX_VAIN)));
+        assert_eq!(gaps.max(), Some(1 + (1 << MAX_FAILED)));
     }
 
     #[test]
@@ -151,7 +151,7 @@ mod tests {
             assert_eq!(period(&mut idle, start, &[0, 4]), [Wait::Look, Wait::Look]);
             idle.worked();
         }
-        // What was in vain before is forgotten.
+        // Earlier failures are forgotten.
         period(&mut idle, start, &[0, 3, 6, 9, 12]);
         assert_eq!(idle.skip, 2);
     }

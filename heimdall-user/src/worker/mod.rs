@@ -32,7 +32,6 @@ use nix::{
 pub use counters::WorkerCounters;
 pub use frames::edit_frame;
 pub use idle::IdleMode;
-pub use rings::Rings;
 
 use crate::{
     exit::{OnExit, OwnedThread},
@@ -44,12 +43,16 @@ use crate::{
 };
 use frames::{FrameMessage, Frames};
 use idle::{Idle, Wait};
+use rings::Rings;
 
 /// Longest sleep of an idle worker.
 const MAX_SLEEP: Duration = Duration::from_secs(1);
 
-/// Longest sleep while packets wait in the tx ring: the kernel has to be woken again to send them.
+/// Longest sleep while packets wait in the tx ring: the kernel may have to be woken again to send them.
 const MAX_SLEEP_UNSENT: Duration = Duration::from_millis(10);
+
+/// Longest sleep while the kernel has no frame to receive into: frames that were sent wake nobody.
+const MAX_SLEEP_STARVED: Duration = Duration::from_millis(1);
 
 /// How a worker runs.
 #[derive(Clone, Debug)]
@@ -224,8 +227,12 @@ impl State {
             if now.seconds != accounted {
                 accounted = now.seconds;
                 self.frames.rings.account(self.engine.waiting());
+                // A worker that never sleeps looks after what the kernel has not sent, too.
+                self.frames.rings.note_pause();
             }
-            let sleep = max_sleep(self.engine.maintain(), self.frames.rings.has_unsent());
+            let rings = &self.frames.rings;
+            let (unsent, starved) = (rings.has_unsent(), rings.is_starved());
+            let sleep = max_sleep(self.engine.maintain(), unsent, starved);
             if work > 0 || sleep.is_zero() {
                 idle.worked();
                 continue;
@@ -317,9 +324,13 @@ impl State {
 }
 
 /// How long a worker without packets and outcomes may sleep; zero: it has work.
-fn max_sleep(maintenance: Status, has_unsent: bool) -> Duration {
-    let unsent = has_unsent.then_some(MAX_SLEEP_UNSENT);
-    let limits = unsent.into_iter().chain(maintenance.timeout());
+fn max_sleep(maintenance: Status, unsent: bool, starved: bool) -> Duration {
+    let unsent = unsent.then_some(MAX_SLEEP_UNSENT);
+    let starved = starved.then_some(MAX_SLEEP_STARVED);
+    let limits = unsent
+        .into_iter()
+        .chain(starved)
+        .chain(maintenance.timeout());
     limits.min().unwrap_or(MAX_SLEEP)
 }
 
@@ -329,16 +340,18 @@ mod tests {
 
     #[test]
     fn maintenance_keeps_a_worker_awake_unless_it_is_blocked() {
-        for (maintenance, unsent, millis) in [
-            (Status::Idle, false, 1000),
-            (Status::Idle, true, 10),
-            (Status::Blocked, false, 1),
-            (Status::Blocked, true, 1),
-            (Status::Busy, false, 0),
-            (Status::Busy, true, 0),
+        for (maintenance, unsent, starved, millis) in [
+            (Status::Idle, false, false, 1000),
+            (Status::Idle, true, false, 10),
+            (Status::Idle, true, true, 1),
+            (Status::Blocked, false, false, 1),
+            (Status::Blocked, true, true, 1),
+            (Status::Busy, false, false, 0),
+            (Status::Busy, true, true, 0),
         ] {
             let limit = Duration::from_millis(millis);
-            assert_eq!(max_sleep(maintenance, unsent), limit, "{maintenance:?}");
+            let sleep = max_sleep(maintenance, unsent, starved);
+            assert_eq!(sleep, limit, "{maintenance:?}");
         }
     }
 }

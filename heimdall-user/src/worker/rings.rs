@@ -19,7 +19,7 @@ const _: () = assert!(BATCH <= front::BATCH);
 /// An AF_XDP socket with its frames: receive, then [`send`](Self::send) or [`free`](Self::free) each
 /// frame, then [`flush`](Self::flush).
 #[derive(Debug)]
-pub struct Rings {
+pub(super) struct Rings {
     xsk: Xsk,
     /// Frames in all.
     total: usize,
@@ -33,7 +33,7 @@ pub struct Rings {
     outgoing: Vec<Frame>,
     /// Packets that the kernel had not taken from the tx ring after the last flush.
     unsent: u32,
-    /// The kernel has taken none of them for some time.
+    /// It had some time to take them.
     stalled: bool,
     counters: Arc<WorkerCounters>,
     /// The kernel's counts of earlier sockets on this queue.
@@ -44,7 +44,7 @@ impl Rings {
     /// The rings of `xsk`, of whose UMEM `frames` are all frames.
     ///
     /// Fills the fill ring: a packet that is steered to a socket without frames is lost.
-    pub fn new(xsk: Xsk, frames: Vec<Frame>, counters: Arc<WorkerCounters>) -> Self {
+    pub(super) fn new(xsk: Xsk, frames: Vec<Frame>, counters: Arc<WorkerCounters>) -> Self {
         counters.frames_total.set(frames.len() as u64);
         let mut rings = Self {
             xsk,
@@ -63,12 +63,12 @@ impl Rings {
     }
 
     /// Takes back the frames that were sent, gives free ones to the kernel, and receives up to
-    /// [`BATCH`] packets into `batch`. Returns how many frames it took from the kernel.
+    /// [`BATCH`] packets into `batch`. Returns how many packets it received.
     ///
     /// # Errors
     /// The kernel cannot be woken.
     #[inline]
-    pub fn receive(&mut self, batch: &mut Vec<Frame>) -> io::Result<usize> {
+    pub(super) fn receive(&mut self, batch: &mut Vec<Frame>) -> io::Result<usize> {
         let mut reaped = 0;
         loop {
             let count = self.xsk.reap(&mut self.free);
@@ -88,7 +88,7 @@ impl Rings {
         if received > 0 {
             self.counters.received.add(received as u64);
         }
-        Ok(received + reaped)
+        Ok(received)
     }
 
     #[inline]
@@ -100,37 +100,37 @@ impl Rings {
 
     /// The packet in a frame.
     #[inline(always)]
-    pub fn packet<'a>(&'a self, frame: &'a Frame) -> &'a [u8] {
+    pub(super) fn packet<'a>(&'a self, frame: &'a Frame) -> &'a [u8] {
         self.xsk.packet(frame)
     }
 
     /// Calls `edit` with a frame's memory, from the packet's start to the frame's end, and sets the
     /// packet's length to what it returns, if anything.
     #[inline(always)]
-    pub fn edit(&self, frame: &mut Frame, edit: impl FnOnce(&mut [u8]) -> Option<usize>) {
+    pub(super) fn edit(&self, frame: &mut Frame, edit: impl FnOnce(&mut [u8]) -> Option<usize>) {
         self.xsk.edit(frame, edit);
     }
 
     /// Sends the packet in a frame at the next [`flush`](Self::flush).
     #[inline(always)]
-    pub fn send(&mut self, frame: Frame) {
+    pub(super) fn send(&mut self, frame: Frame) {
         self.outgoing.push(frame);
     }
 
     /// Takes a frame back whose packet is done with.
     #[inline(always)]
-    pub fn free(&mut self, frame: Frame) {
+    pub(super) fn free(&mut self, frame: Frame) {
         self.free.push(frame);
     }
 
     /// Gives packets to the kernel, and wakes it to send them if it has to be woken: once for what it
-    /// is given, and once more if it has [stalled](Self::note_pause). Packets that the tx ring has no
-    /// room for stay here until the next call.
+    /// is given, and once more for what it has not taken after [some time](Self::note_pause). Packets that
+    /// the tx ring has no room for stay here until the next call.
     ///
     /// # Errors
     /// Sending failed for good, for instance because the interface is gone.
     #[inline]
-    pub fn flush(&mut self) -> io::Result<()> {
+    pub(super) fn flush(&mut self) -> io::Result<()> {
         let mut given = 0;
         if !self.outgoing.is_empty() {
             given = self.xsk.send(&mut self.outgoing);
@@ -161,35 +161,40 @@ impl Rings {
 
     /// Whether the kernel had packets to send after the last [`flush`](Self::flush). It takes none while
     /// the interface is down.
-    pub fn has_unsent(&self) -> bool {
+    pub(super) fn has_unsent(&self) -> bool {
         self.unsent > 0
     }
 
-    /// Notes that time has passed since the last [`flush`](Self::flush). If the kernel has taken no packet
-    /// meanwhile, the next flush wakes it again.
+    /// Whether the kernel has no frame to receive into before it is done with sending some. No event tells
+    /// when that is.
+    pub(super) fn is_starved(&self) -> bool {
+        self.filled == 0 && self.sending > 0
+    }
+
+    /// Notes that time has passed since the last [`flush`](Self::flush). If the kernel still has packets to
+    /// send, the next flush wakes it again. (In poll(2) the kernel sends some, too: one batch in copy mode.)
     #[cold]
-    pub fn note_pause(&mut self) {
-        let unsent = self.xsk.unsent();
-        self.stalled = unsent > 0 && unsent >= self.unsent;
-        self.unsent = unsent;
+    pub(super) fn note_pause(&mut self) {
+        self.unsent = self.xsk.unsent();
+        self.stalled = self.unsent > 0;
     }
 
     /// Has the kernel poll the NIC on this thread, if the socket was opened for that.
     ///
     /// # Errors
     /// The socket failed, for instance because the interface is gone.
-    pub fn busy_poll(&mut self) -> io::Result<()> {
+    pub(super) fn busy_poll(&mut self) -> io::Result<()> {
         self.counters.busy_polls.add(1);
         self.xsk.busy_poll()
     }
 
     /// The socket, readable when packets have arrived.
-    pub fn as_fd(&self) -> BorrowedFd<'_> {
+    pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
         self.xsk.as_fd()
     }
 
     /// Frames that are nowhere, if `parked` wait for the forwarder: 0, or there is a bug.
-    pub fn missing(&self, parked: usize) -> usize {
+    pub(super) fn missing(&self, parked: usize) -> usize {
         let here = self.free.len() + self.outgoing.len();
         self.total
             .abs_diff(self.filled + self.sending + here + parked)
@@ -198,7 +203,7 @@ impl Rings {
     /// Updates the gauges of frames and the kernel's counters; `parked` frames wait for the
     /// forwarder.
     #[cold]
-    pub fn account(&self, parked: usize) {
+    pub(super) fn account(&self, parked: usize) {
         let counters = &self.counters;
         counters.frames_fill.set(self.filled as u64);
         counters.frames_tx.set(self.sending as u64);

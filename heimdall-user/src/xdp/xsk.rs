@@ -451,7 +451,7 @@ fn socket_options(fd: RawFd) -> io::Result<u32> {
 /// How many packets one call sends in copy mode (Linux 6.17).
 const XDP_MAX_TX_SKB_BUDGET: libc::c_int = 9;
 
-/// Microseconds for which one system call polls a queue without packets.
+/// Turns busy polling on. A call on an AF_XDP socket polls the queue once, however long this is.
 const BUSY_POLL_MICROS: u32 = 20;
 
 /// Sets a socket option whose value is a u32.
