@@ -17,6 +17,7 @@
 mod cpu;
 mod ghost;
 mod index;
+mod key;
 mod log;
 mod memory;
 mod record;
@@ -24,45 +25,13 @@ mod walk;
 
 use std::io;
 
-use crate::dns::{Answer, AnswerRef, NameHasher, QUESTION_FIXED, name_hash, question_hash};
+use crate::dns::{Answer, AnswerRef};
 use ghost::Ghosts;
 use index::{Index, Slot, SlotMut};
+pub use key::Key;
 use log::{Entry, Log, NameCase, Queue, Times};
 pub use record::Record;
 pub use walk::{Visit, Walk};
-
-/// The key of an answer.
-#[derive(Clone, Copy, Debug)]
-pub struct Key<'a> {
-    /// Hash of the other fields, [`Query::hash`](crate::dns::Query::hash).
-    pub hash: u64,
-    /// The question in wire form, its name in any case.
-    pub question: &'a [u8],
-    /// DO and CD, [`Query::key_flags`](crate::dns::Query::key_flags).
-    pub flags: u8,
-}
-
-impl<'a> Key<'a> {
-    /// The key of a question, in wire form.
-    pub fn new(hasher: &NameHasher, question: &'a [u8], flags: u8) -> Self {
-        Self {
-            hash: question_hash(hasher, question, flags),
-            question,
-            flags,
-        }
-    }
-
-    /// The hash of the name alone. The name is not hashed again.
-    pub(crate) fn name_hash(&self, hasher: &NameHasher) -> u64 {
-        name_hash(hasher, self.hash, self.question, self.flags)
-    }
-
-    /// The name in the question.
-    pub(crate) fn name(&self) -> &'a [u8] {
-        let end = self.question.len().saturating_sub(QUESTION_FIXED);
-        self.question.get(..end).unwrap_or_default()
-    }
-}
 
 /// A cached answer.
 #[derive(Clone, Copy, Debug)]

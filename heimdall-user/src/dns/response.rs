@@ -195,6 +195,7 @@ impl ResponseReader {
         let mut cursor = Cursor::new(msg, header::LEN);
         cursor.uncompressed_name()?;
         let qname = self.names.read(msg, header::LEN, cursor.at())?;
+        self.names.exclude(cursor.at());
         let (qtype, qclass) = (cursor.u16()?, cursor.u16()?);
         (cursor.at() == end && qclass == CLASS_IN).then_some(Asked {
             qname,
@@ -271,7 +272,7 @@ impl Candidate {
     fn read(names: &mut Names, msg: &[u8], wire: Record<'_>) -> Option<Self> {
         let owner = names.read(msg, wire.owner, wire.fixed)?;
         // No octet of the owner is behind it.
-        names.add_ttl(wire.ttl_at());
+        names.exclude(wire.ttl_at());
         // Records of other classes are not kept, and their data have other forms.
         let name = match wire.class {
             CLASS_IN => rdata::read(names, msg, wire.rtype, wire.rdata)?,

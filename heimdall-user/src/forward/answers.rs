@@ -28,7 +28,7 @@ const MAX_OCTETS: usize = 2048;
 #[derive(Debug, Default)]
 pub(super) struct Answers {
     reader: ResponseReader,
-    /// In the order in which they were made.
+    /// Those first that were made, or found to be held by a front, longest ago.
     kept: VecDeque<Arc<Answer>>,
 }
 

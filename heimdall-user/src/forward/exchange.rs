@@ -10,7 +10,7 @@ use std::{
 use mio::{Interest, Registry, Token, net::TcpStream};
 use nix::libc;
 
-use super::{ForwardCounters, answers::Answers};
+use super::{ForwardCounters, answers::Answers, udp::MAX_REJECTED};
 use crate::dns::{
     Answer, BadResponse, ClientSubnet, TtlLimits,
     edns::option,
@@ -23,8 +23,8 @@ use crate::dns::{
 pub(super) enum SendError {
     /// This host is out of descriptors or memory; another upstream would not help.
     Resources,
-    /// This host has no address to ask this upstream from, or no port left; it may have one for another
-    /// upstream.
+    /// This host has no address to ask this upstream from, no port left, or does not let the query out; another
+    /// upstream may be asked.
     Address,
     /// The upstream cannot be reached.
     Upstream,
@@ -50,7 +50,7 @@ pub(super) enum ExchangeStatus {
     Answer(Arc<Answer>),
     /// The answer, which has this response code, does not fit in a datagram.
     Truncated(u8),
-    /// Too many datagrams were rejected on its socket.
+    /// Too many datagrams were rejected on its socket, or of those with its ID.
     Forged,
     /// The upstream responded, with an error.
     Error(ErrorResponse),
@@ -104,6 +104,9 @@ pub(super) struct Sent {
 pub(super) struct Exchange {
     pub(super) sent: Sent,
     pub(super) transport: Transport,
+    /// Datagrams with its ID that were rejected. They do not count for the socket: an upstream whose answers about
+    /// one zone are malformed does not fail the other queries there.
+    pub(super) rejected: u32,
 }
 
 #[derive(Debug)]
@@ -161,9 +164,9 @@ impl Exchange {
         }
     }
 
-    /// Checks a datagram that has its ID. `None`: it was rejected.
+    /// Checks a datagram that has its ID. `None`: it was rejected, and another one may follow.
     pub(super) fn check_datagram(
-        &self,
+        &mut self,
         msg: &[u8],
         expected: &Expected<'_>,
         answers: &mut Answers,
@@ -173,7 +176,10 @@ impl Exchange {
             Checked::Answer(answer) => Some(ExchangeStatus::Answer(answer)),
             Checked::Truncated(code) => Some(ExchangeStatus::Truncated(code)),
             Checked::Error(error) => Some(ExchangeStatus::Error(error)),
-            Checked::Rejected => None,
+            Checked::Rejected => {
+                self.rejected += 1;
+                (self.rejected >= MAX_REJECTED).then_some(ExchangeStatus::Forged)
+            }
         }
     }
 }

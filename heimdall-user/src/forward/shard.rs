@@ -279,3 +279,6 @@ fn is_awaited(in_flight: &InFlight, deadline: Deadline) -> bool {
         .get(deadline.slot)
         .is_some_and(|lookup| lookup.serial == deadline.serial && !lookup.stale_served)
 }
+
+#[cfg(test)]
+mod tests;

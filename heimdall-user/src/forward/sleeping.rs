@@ -49,7 +49,7 @@ impl Sleeping {
     #[inline]
     pub(super) fn needs_wakeup(&self) -> bool {
         fence(Ordering::SeqCst);
-        // Read first: the line stays shared while the thread is awake.
+        // Read first: while the thread is awake, nothing is written.
         self.0.load(Ordering::Relaxed) && self.0.swap(false, Ordering::Relaxed)
     }
 }

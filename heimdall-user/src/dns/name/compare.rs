@@ -92,8 +92,9 @@ pub(crate) fn eq_exactly(a: &[u8], b: &[u8]) -> bool {
     }
 }
 
-/// Hashes questions. The seed is random, one for the process: clients choose the names, and must not
-/// be able to choose ones that collide.
+/// Hashes names and questions. The seed is random: clients choose the names, and must not be able to choose ones
+/// that collide. Clones have the same seed: those that hash questions are clones of one, and each
+/// [`ResponseReader`](crate::dns::ResponseReader) has a seed of its own.
 #[derive(Clone, Debug, Default)]
 pub struct NameHasher(RandomState);
 

@@ -94,8 +94,8 @@ pub(super) struct Names {
     nodes: Vec<Node>,
     /// The first node of each list; the root, which is in none, ends one. The number is a power of two.
     lists: Vec<NameId>,
-    /// Offsets of the TTL fields so far, in ascending order.
-    ttls: Vec<usize>,
+    /// Offsets of the fields so far, of four octets each and in ascending order, that no name may have octets in.
+    excluded: Vec<usize>,
     /// Offsets of the labels and pointers of the name that is being read, and the labels' ends.
     path: Vec<(usize, Option<usize>)>,
     /// Labels and pointers looked at.
@@ -119,13 +119,13 @@ impl Names {
         self.lists.clear();
         let lists = (octets / OCTETS_A_LIST).max(1).next_power_of_two();
         self.lists.resize(lists, NameId::ROOT);
-        self.ttls.clear();
+        self.excluded.clear();
     }
 
-    /// Records that a TTL field is at `at`, behind all earlier ones: it changes as the answer ages, so
-    /// no name may have octets in it.
-    pub(super) fn add_ttl(&mut self, at: usize) {
-        self.ttls.push(at);
+    /// Excludes the four octets at `at`, which are behind all that were excluded before, from names: a TTL, which
+    /// changes as the answer ages, or the question's type and class, behind which an answer's body begins.
+    pub(super) fn exclude(&mut self, at: usize) {
+        self.excluded.push(at);
     }
 
     /// Reads the name at `start` of the message `msg`, which `Cursor::name` has passed, up to `end`.
@@ -153,7 +153,7 @@ impl Names {
                 LabelOrPointer::Label(label) => at + label.len(),
                 LabelOrPointer::Pointer(_) => at + POINTER_LEN,
             };
-            if next > bound || self.holds_ttl(at..next) || self.path.len() > MAX_PATH {
+            if next > bound || self.has_excluded(at..next) || self.path.len() > MAX_PATH {
                 return None;
             }
             match step {
@@ -186,7 +186,7 @@ impl Names {
 
     /// As [`read`](Self::read), if the name is a pointer to one that was read, as most owners are.
     fn read_pointer(&mut self, msg: &[u8], start: usize, end: usize) -> Option<NameId> {
-        if end != start + POINTER_LEN || self.holds_ttl(start..end) {
+        if end != start + POINTER_LEN || self.has_excluded(start..end) {
             return None;
         }
         let LabelOrPointer::Pointer(target) = LabelOrPointer::read(msg, start)? else {
@@ -204,15 +204,18 @@ impl Names {
         known.filter(|known| known.message == self.message)
     }
 
-    /// `None`: too many pointers.
+    /// `None`: too many pointers. Then nothing is kept, or the next name that leads here would be valid.
     fn set_known(&mut self, at: usize, NameId(id): NameId, pointers: u8) -> Option<Known> {
+        if pointers > MAX_POINTERS {
+            return None;
+        }
         let known = Known {
             message: self.message,
             id,
             pointers,
         };
         *self.known.get_mut(at)? = known;
-        (pointers <= MAX_POINTERS).then_some(known)
+        Some(known)
     }
 
     /// The name of the label at `label`, its length included, and the name `parent`. `None`: it is too
@@ -249,13 +252,13 @@ impl Names {
         Some(id)
     }
 
-    fn holds_ttl(&self, octets: Range<usize>) -> bool {
+    fn has_excluded(&self, octets: Range<usize>) -> bool {
         // Most names are behind all of them.
-        if self.ttls.last().is_none_or(|ttl| ttl + 4 <= octets.start) {
+        if self.excluded.last().is_none_or(|at| at + 4 <= octets.start) {
             return false;
         }
-        let before = self.ttls.partition_point(|ttl| ttl + 4 <= octets.start);
-        self.ttls.get(before).is_some_and(|ttl| *ttl < octets.end)
+        let before = self.excluded.partition_point(|at| at + 4 <= octets.start);
+        self.excluded.get(before).is_some_and(|at| *at < octets.end)
     }
 }
 

@@ -454,10 +454,42 @@ fn pointers_in_a_name_are_limited() {
 }
 
 #[test]
+fn pointers_are_limited_across_records() {
+    // Each owner points to the one before.
+    for (records, good) in [
+        (15, true),
+        (16, true),
+        (17, false),
+        (18, false),
+        (300, false),
+    ] {
+        let owner = |i: usize| match i.checked_sub(1) {
+            Some(before) => 19 + 12 * before,
+            None => 12,
+        };
+        let owners = (0..records).map(|i| (0xc000 | owner(i) as u16).to_be_bytes().to_vec());
+        let records: Vec<_> = owners.map(|owner| (owner, vec![])).collect();
+        let is_ok = take(&with_owners(&records), 0, &LIMITS).is_ok();
+        assert_eq!(is_ok, good, "{}", records.len());
+    }
+}
+
+#[test]
+fn names_do_not_reach_from_the_question_into_the_answer() {
+    // A label of one octet: from the last octet of the class to the length of the first owner's label.
+    let msg = with_owners(&[(vec![1, 0, 0], vec![]), (vec![0xc0, 18], vec![])]);
+    assert_eq!(take(&msg, 0, &LIMITS), Err(BadResponse::InvalidAnswer));
+}
+
+#[test]
 fn names_do_not_overlap_ttls() {
-    // Where the second owner leads: to the question, to the first record's type, class, TTL and data.
+    // Where the second owner leads: to the question, its type and class, to the first record's type, class, TTL
+    // and data.
     for (at, good) in [
         (12, true),
+        (14, true),
+        (16, false),
+        (17, false),
         (22, true),
         (23, true),
         (24, false),

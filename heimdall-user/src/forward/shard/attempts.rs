@@ -67,8 +67,10 @@ impl Shard {
         let mut opened = self.open(slot, &mut sent);
         if opened == Err(SendError::Resources) {
             self.counters.socket_errors.add(1);
-            // The connections of this look-up's earlier attempts are closed first, then other look-ups'.
+            // The connections of this look-up's earlier attempts are closed first, then a socket that only waits for
+            // late responses, then other look-ups' connections.
             let freed = self.in_flight.close_connections(slot)
+                || self.udp.close_oldest()
                 || self.shed(Scarce::Descriptors, Some(slot), now);
             if freed {
                 opened = self.open(slot, &mut sent);
@@ -86,12 +88,23 @@ impl Shard {
                 }
                 self.attempt_deadlines.set(slot, sent.serial, now + timeout);
             }
-            Err(SendError::Resources) => self.abandon(slot),
-            Err(SendError::Address) => {
+            Err(error) => self.send_failed(slot, now, sent, error),
+        }
+    }
+
+    /// Continues after an exchange whose query could not be sent. For lack of resources the current one is not
+    /// repeated, and no failure of the question.
+    pub(super) fn send_failed(&mut self, slot: usize, now: Instant, sent: Sent, error: SendError) {
+        let lookup = self.in_flight.get(slot);
+        let is_current = lookup.is_some_and(|lookup| lookup.current == sent.serial);
+        match error {
+            SendError::Resources if is_current => self.abandon(slot),
+            SendError::Resources => {}
+            SendError::Address => {
                 self.counters.socket_errors.add(1);
                 self.attempt_failed(slot, now, sent);
             }
-            Err(SendError::Upstream) => self.unreachable(slot, now, sent),
+            SendError::Upstream => self.unreachable(slot, now, sent),
         }
     }
 
@@ -104,15 +117,15 @@ impl Shard {
         let address = self.upstreams.address(upstream);
         let address = address.ok_or(SendError::Resources)?;
         let registry = self.poll.registry();
-        let asked = if tcp {
+        let outstanding = if tcp {
             None
         } else {
             let udp = &mut self.udp;
             let socket = udp.choose(registry, socket_token, upstream, address, sent.at)?;
-            let asked = udp.assign(socket, slot, sent.serial);
-            Some((socket, asked.ok_or(SendError::Resources)?))
+            let outstanding = udp.assign(socket, slot, sent.serial);
+            Some((socket, outstanding.ok_or(SendError::Resources)?))
         };
-        sent.id = asked.map_or_else(rand::random, |(_, asked)| asked.id);
+        sent.id = outstanding.map_or_else(rand::random, |(_, outstanding)| outstanding.id);
         let query = UpstreamQuery {
             id: sent.id,
             question: lookup.request.question(),
@@ -122,9 +135,9 @@ impl Shard {
             subnet: self.subnet.as_ref(),
         };
         query.write_to(&mut self.query);
-        let transport = match asked {
-            Some((socket, asked)) => {
-                self.udp.queue(socket, asked, &self.query);
+        let transport = match outstanding {
+            Some((socket, outstanding)) => {
+                self.udp.queue(socket, outstanding, &self.query);
                 Transport::Udp(socket)
             }
             None => {
@@ -133,7 +146,11 @@ impl Shard {
             }
         };
         let sent = *sent;
-        lookup.exchanges.push(Exchange { sent, transport });
+        lookup.exchanges.push(Exchange {
+            sent,
+            transport,
+            rejected: 0,
+        });
         Ok(())
     }
 

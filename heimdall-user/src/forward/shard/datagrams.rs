@@ -6,8 +6,9 @@ use nix::errno::Errno;
 
 use super::{Shard, attempts::limits};
 use crate::forward::{
-    exchange::{ExchangeStatus, Expected},
-    udp::{Asked, Batch, Datagram, Match, Unsent},
+    exchange::{ExchangeStatus, Expected, SendError},
+    inflight::Lookup,
+    udp::{Batch, Datagram, Match, Outstanding, Unsent},
 };
 
 impl Shard {
@@ -19,7 +20,7 @@ impl Shard {
             self.udp.send(batch, &mut unsent);
             for what in unsent.drain(..) {
                 match what {
-                    Unsent::Query(asked) => self.not_sent(asked, now),
+                    Unsent::Query(query, error) => self.not_sent(query, error, now),
                     Unsent::Socket(number) => self.close_socket(number, Loss::Error, now),
                 }
             }
@@ -27,18 +28,21 @@ impl Shard {
         }
     }
 
-    /// Continues after a query for which this host had no room.
+    /// Continues after a query that could not be sent, unless its exchange has ended.
     #[cold]
-    fn not_sent(&mut self, asked: Asked, now: Instant) {
-        if let Some(exchange) = self.in_flight.take_exchange(asked.slot, asked.serial) {
+    pub(super) fn not_sent(&mut self, query: Outstanding, error: SendError, now: Instant) {
+        let Outstanding { slot, serial, .. } = query;
+        if let Some(exchange) = self.in_flight.take_exchange(slot, serial) {
             self.udp.end(&exchange);
-            self.counters.socket_errors.add(1);
-            self.attempt_failed(asked.slot, now, exchange.sent);
+            if error == SendError::Resources {
+                self.counters.socket_errors.add(1);
+            }
+            self.send_failed(slot, now, exchange.sent, error);
         }
     }
 
     /// Reads what has arrived on a socket. That is bounded: by its queries, as many late datagrams, and those that
-    /// may be rejected.
+    /// may be rejected for each query and for the socket.
     pub(super) fn receive(&mut self, number: usize, batch: &mut Batch, now: Instant) {
         while let Some(socket) = self.udp.socket(number) {
             let received = match batch.receive(socket) {
@@ -64,11 +68,7 @@ impl Shard {
             return;
         };
         match socket.find(datagram) {
-            Match::Query(asked) => {
-                if self.handle_response(asked, datagram.message, now) {
-                    return;
-                }
-            }
+            Match::Query(query) => return self.handle_response(query, datagram.message, now),
             Match::Late => return,
             Match::WrongSource => self.counters.rejected_source.add(1),
             Match::WrongId => self.counters.rejected_id.add(1),
@@ -80,17 +80,19 @@ impl Shard {
         }
     }
 
-    /// Checks a message that has a query's ID. Whether it was accepted.
-    fn handle_response(&mut self, asked: Asked, message: &[u8], now: Instant) -> bool {
-        let Asked { slot, serial, .. } = asked;
-        let Some(lookup) = self.in_flight.get(slot) else {
-            return false;
+    /// Takes a message that has a query's ID.
+    fn handle_response(&mut self, query: Outstanding, message: &[u8], now: Instant) {
+        let Outstanding { slot, serial, .. } = query;
+        let Some(lookup) = self.in_flight.get_mut(slot) else {
+            return;
         };
-        let mut exchanges = lookup.exchanges.iter();
+        let Lookup {
+            request, exchanges, ..
+        } = lookup;
+        let mut exchanges = exchanges.iter_mut();
         let Some(exchange) = exchanges.find(|exchange| exchange.sent.serial == serial) else {
-            return false;
+            return;
         };
-        let request = &lookup.request;
         let expected = Expected {
             question: request.question(),
             flags: request.flags,
@@ -100,19 +102,18 @@ impl Shard {
         let Some(status) =
             exchange.check_datagram(message, &expected, &mut self.answers, &self.counters)
         else {
-            return false;
+            return;
         };
         if let Some(exchange) = self.in_flight.take_exchange(slot, serial) {
             self.udp.end(&exchange);
             self.handle_status(slot, now, exchange.sent, status);
         }
-        true
     }
 
     /// Closes a socket. All that was outstanding on it ends.
     #[cold]
     fn close_socket(&mut self, number: usize, loss: Loss, now: Instant) {
-        for Asked { slot, serial, .. } in self.udp.close(number) {
+        for Outstanding { slot, serial, .. } in self.udp.close(number) {
             if let Some(exchange) = self.in_flight.take_exchange(slot, serial) {
                 let status = match loss {
                     Loss::Error => ExchangeStatus::Unreachable,
@@ -127,7 +128,7 @@ impl Shard {
 /// Why a socket is closed although queries are outstanding.
 #[derive(Clone, Copy)]
 enum Loss {
-    /// It got an ICMP error, or cannot send.
+    /// It got an ICMP error.
     Error,
     /// Too many datagrams were rejected.
     Forged,

@@ -302,32 +302,72 @@ fn a_silent_upstream_that_was_set_aside_is_skipped() {
     bench.finish();
 }
 
+/// A response about another name.
+fn of_another_name(query: &[u8]) -> Vec<u8> {
+    let mut other = response(query, 20);
+    other[13] ^= 1;
+    other
+}
+
+#[test]
+fn wrong_answers_do_not_fail_the_other_queries_of_their_socket() {
+    let upstream = Upstream::start(|seen| {
+        let right = response(&seen.msg, 20);
+        vec![
+            of_another_name(&seen.msg),
+            of_another_name(&seen.msg),
+            right,
+        ]
+    });
+    let mut bench = Bench::new(options(vec![upstream.address]));
+    for token in 0..64 {
+        let request = bench.request(&query(9, &format!("n{token}"), None), 0, token);
+        bench.handle.submit(request).unwrap();
+    }
+    bench.handle.flush();
+    assert!(bench.outcomes(0, 64).iter().all(answered));
+    assert_eq!(bench.count("rejected_question"), 128);
+    assert_eq!((bench.count("sent_udp"), bench.count("sent_tcp")), (64, 0));
+    bench.finish();
+}
+
+#[test]
+fn after_eight_wrong_answers_a_question_is_asked_over_tcp() {
+    let upstream = Upstream::start(|seen| match seen.tcp {
+        true => vec![response(&seen.msg, 20)],
+        false => vec![of_another_name(&seen.msg); 20],
+    });
+    let mut bench = Bench::new(options(vec![upstream.address]));
+    assert!(ask_all(&mut bench, "a").iter().all(answered));
+    assert_eq!(bench.count("rejected_question"), 8);
+    assert_eq!((bench.count("sent_udp"), bench.count("sent_tcp")), (1, 1));
+    bench.finish();
+}
+
 #[test]
 fn forged_datagrams_end_the_queries_of_their_socket_over_tcp() {
-    // Queries that are queued while the thread sleeps have one socket. Only `a` is attacked.
+    // Only `a` is attacked.
     let upstream = Upstream::start(|seen| match (seen.tcp, letter(seen)) {
         (true, _) => vec![response(&seen.msg, 20)],
         (false, b'a') => forged(&seen.msg),
         (false, b'x'..=b'z') => Vec::new(),
         _ => vec![response(&seen.msg, 20)],
     });
-    let mut bench = Bench::new(options(vec![upstream.address]));
-    thread::sleep(Duration::from_millis(100));
-    for (token, label) in ["x", "y", "z", "a"].into_iter().enumerate() {
-        let request = bench.request(&query(9, label, None), 0, token as u64);
-        bench.handle.submit(request).unwrap();
-    }
-    bench.handle.flush();
+    // Queries that are queued while the thread sleeps have one socket, unless it was just awake.
+    let rounds = (0..50).map(|_| one_turn(&upstream, ["x", "y", "z", "a"]));
+    let Some((mut bench, before)) = rounds.flatten().next() else {
+        panic!("the queries never had one socket");
+    };
     assert!(bench.outcomes(0, 4).iter().all(answered));
     assert_eq!(bench.count("rejected_id"), 8);
     assert_eq!((bench.count("sent_udp"), bench.count("sent_tcp")), (4, 4));
     assert_eq!(bench.count("timeouts"), 0);
-    let attacked = upstream.seen()[0].from.port();
+    let attacked = upstream.seen()[before].from.port();
     for label in "bcdefghij".chars() {
         bench.submit(&query(9, &label.to_string(), None), 9);
         assert!(answered(&bench.outcome()));
     }
-    let seen = upstream.seen();
+    let seen = upstream.seen().split_off(before);
     let later = seen
         .iter()
         .filter(|seen| !seen.tcp && letter(seen) != b'a')
@@ -336,6 +376,34 @@ fn forged_datagrams_end_the_queries_of_their_socket_over_tcp() {
     assert_eq!(ports.len(), 9);
     assert!(!ports.contains(&attacked), "the socket was replaced");
     bench.finish();
+}
+
+/// A new forwarder that has sent the queries for these names, if it sent all from one socket; and how many queries the
+/// upstream had got before.
+fn one_turn(upstream: &Upstream, labels: [&str; 4]) -> Option<(Bench, usize)> {
+    let before = upstream.seen().len();
+    let mut bench = Bench::new(options(vec![upstream.address]));
+    thread::sleep(Duration::from_millis(20));
+    for (token, label) in labels.into_iter().enumerate() {
+        let request = bench.request(&query(9, label, None), 0, token as u64);
+        bench.handle.submit(request).unwrap();
+    }
+    bench.handle.flush();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let ports = loop {
+        let seen = upstream.seen().split_off(before);
+        let ports: Vec<_> = (seen.iter())
+            .filter(|seen| !seen.tcp)
+            .map(|seen| seen.from.port())
+            .collect();
+        if ports.len() == labels.len() {
+            break ports;
+        }
+        assert!(Instant::now() < deadline, "{} queries", ports.len());
+        thread::sleep(Duration::from_millis(1));
+    };
+    let is_one = ports.iter().all(|port| *port == ports[0]);
+    is_one.then_some((bench, before))
 }
 
 #[test]

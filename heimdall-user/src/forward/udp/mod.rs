@@ -16,7 +16,7 @@
 //!   at least 64,513 IDs that makes 30.8 bits, as with a new socket for each query (30.8). A forged
 //!   datagram that meets another socket of the pool gains nothing, as only one of them has the query.
 //! - With knowledge of all ports of the pool: which of 16 sockets has the query, and its ID: 20 bits.
-//!   But after [`MAX_REJECTED`] wrong guesses a socket is closed, and the queries outstanding on it go
+//!   But after [`MAX_REJECTED`] wrong IDs a socket is closed, and the queries outstanding on it go
 //!   over TCP: with eight guesses at each socket a forger succeeds once in some 8,000 pools, each of
 //!   which has to be found out anew.
 //!
@@ -48,7 +48,7 @@ use nix::errno::Errno;
 use super::exchange::{Exchange, SendError, Transport};
 pub(super) use batch::{Batch, Datagram};
 use socket::Table;
-pub(super) use socket::{Asked, Match, Socket};
+pub(super) use socket::{Match, Outstanding, Socket};
 
 /// Sockets of each upstream.
 const POOL: usize = 16;
@@ -67,8 +67,9 @@ const QUERIES: RangeInclusive<u16> = 256..=1023;
 /// Milliseconds for which a socket gets new queries.
 const AGE: RangeInclusive<u64> = 2_000..=10_000;
 
-/// Datagrams that may be rejected before a socket is closed: someone is guessing IDs.
-const MAX_REJECTED: u32 = 8;
+/// Datagrams that are no query's response before a socket is closed, and those with a query's ID that are rejected
+/// before its exchange ends: someone is guessing.
+pub(super) const MAX_REJECTED: u32 = 8;
 
 /// The sockets of a forwarder thread, and the queries that are to be sent.
 pub(super) struct Udp {
@@ -91,7 +92,7 @@ struct Pool {
     chosen: Option<usize>,
 }
 
-/// Queries that wait to be sent, in the order of their sockets.
+/// Queries that wait to be sent, in the order in which they came.
 #[derive(Default)]
 struct Queue {
     queries: Vec<Queued>,
@@ -102,7 +103,7 @@ struct Queue {
 #[derive(Clone, Copy)]
 struct Queued {
     socket: usize,
-    asked: Asked,
+    outstanding: Outstanding,
     /// Where it ends in the queue's octets. It begins where the one before ends.
     end: usize,
 }
@@ -110,8 +111,8 @@ struct Queued {
 /// What could not be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Unsent {
-    /// One query, for lack of room in the socket or in the kernel.
-    Query(Asked),
+    /// One query.
+    Query(Outstanding, SendError),
     /// The socket has failed, and with it all that is outstanding on it.
     Socket(usize),
 }
@@ -150,13 +151,16 @@ impl Udp {
         let Some(pool) = self.pools.get(upstream) else {
             return Err(SendError::Resources);
         };
+        // If the one that was chosen is worn out, it is replaced, and none that is not.
+        let is_chosen = |number: &Option<usize>| number.is_some() && *number == pool.chosen;
+        let chosen = pool.numbers.iter().position(is_chosen);
+        let position = chosen.unwrap_or_else(|| rand::random_range(0..POOL));
+        let drawn = pool.numbers.get(position).copied().flatten();
         let is_usable = |number: &usize| {
             let socket = self.sockets.get(number);
             socket.is_some_and(|socket| socket.is_usable(now))
         };
-        let position = rand::random_range(0..POOL);
-        let drawn = pool.numbers.get(position).copied().flatten();
-        if let Some(number) = pool.chosen.or(drawn).filter(is_usable) {
+        if let Some(number) = drawn.filter(is_usable) {
             return Ok(self.set_chosen(upstream, number));
         }
         let mut opened = self.open(registry, &token, address, now);
@@ -189,9 +193,10 @@ impl Udp {
         Ok(self.set_chosen(upstream, usable.ok_or(error)?))
     }
 
-    /// Frees a file and a port: closes sockets that get no more queries.
+    /// Frees a file and a port: closes the pool's sockets that are worn out, or else one that was replaced.
     #[cold]
     fn make_room(&mut self, upstream: usize, now: Instant) {
+        let before = self.sockets.len();
         let numbers = self.pools.get(upstream).map(|pool| pool.numbers);
         for number in numbers.unwrap_or([None; POOL]).into_iter().flatten() {
             let socket = self.sockets.get(&number);
@@ -199,9 +204,24 @@ impl Udp {
                 self.retire(number);
             }
         }
-        if let Some(&oldest) = self.retired.front() {
+        if self.sockets.len() == before {
+            self.close_oldest();
+        }
+    }
+
+    /// Closes the oldest socket that gets no more queries, if possible one on which none waits to be sent. Its
+    /// queries time out: no late response is accepted. Returns whether there was one.
+    #[cold]
+    pub(super) fn close_oldest(&mut self) -> bool {
+        let queries = &self.queue.queries;
+        let has_queued = |number: &usize| queries.iter().any(|query| query.socket == *number);
+        let mut retired = self.retired.iter();
+        let oldest = retired.find(|number| !has_queued(number));
+        let oldest = oldest.or(self.retired.front()).copied();
+        if let Some(oldest) = oldest {
             self.close(oldest);
         }
+        oldest.is_some()
     }
 
     fn set_chosen(&mut self, upstream: usize, number: usize) -> usize {
@@ -242,16 +262,13 @@ impl Udp {
         self.retired.push_back(number);
         if !socket.is_outstanding() {
             self.close(number);
-        } else if self.retired.len() > MAX_RETIRED
-            && let Some(&oldest) = self.retired.front()
-        {
-            // Its queries time out; no late response is accepted.
-            self.close(oldest);
+        } else if self.retired.len() > MAX_RETIRED {
+            self.close_oldest();
         }
     }
 
     /// Closes a socket. Returns what was outstanding on it.
-    pub(super) fn close(&mut self, number: usize) -> Vec<Asked> {
+    pub(super) fn close(&mut self, number: usize) -> Vec<Outstanding> {
         let Some(socket) = self.sockets.remove(&number) else {
             return Vec::new();
         };
@@ -275,17 +292,22 @@ impl Udp {
     }
 
     /// Draws an ID for an exchange over a socket.
-    pub(super) fn assign(&mut self, number: usize, slot: usize, serial: u64) -> Option<Asked> {
+    pub(super) fn assign(
+        &mut self,
+        number: usize,
+        slot: usize,
+        serial: u64,
+    ) -> Option<Outstanding> {
         let socket = self.sockets.get_mut(&number)?;
         Some(socket.assign(slot, serial))
     }
 
     /// Queues a query for the next [`send`](Self::send).
-    pub(super) fn queue(&mut self, socket: usize, asked: Asked, query: &[u8]) {
+    pub(super) fn queue(&mut self, socket: usize, outstanding: Outstanding, query: &[u8]) {
         self.queue.octets.extend_from_slice(query);
         self.queue.queries.push(Queued {
             socket,
-            asked,
+            outstanding,
             end: self.queue.octets.len(),
         });
     }
@@ -316,33 +338,40 @@ impl Udp {
         while let Some(first) = rest.first() {
             let same = |next: &&Queued| next.socket == first.socket;
             let run = rest.iter().take_while(same).take(Batch::LEN);
-            let (run, after) = rest.split_at(run.count());
+            let (run, _) = rest.split_at(run.count());
             let mut begin = start;
             let messages = run.iter().map(|query| {
                 let message = octets.get(begin..query.end).unwrap_or_default();
                 begin = query.end;
                 message
             });
-            // A socket that was closed meanwhile: so were its exchanges.
-            let sent = self
-                .sockets
-                .get(&first.socket)
-                .map_or(Ok(run.len()), |socket| batch.send(socket.io(), messages));
-            match sent {
-                Ok(sent) => {
-                    let (done, _) = run.split_at(sent.clamp(1, run.len()));
-                    start = done.last().map_or(start, |query| query.end);
-                    rest = rest.get(done.len()..).unwrap_or_default();
-                    continue;
-                }
-                Err(Errno::EINTR) => continue,
+            let sent = match self.sockets.get(&first.socket) {
+                Some(socket) => batch.send(socket.io(), messages),
+                // It had to be closed, to free a file; or it failed, and its exchanges have ended.
+                None => Err(Errno::ENOBUFS),
+            };
+            let done = match sent {
+                Ok(sent) => sent.max(1),
+                Err(Errno::EINTR) => 0,
                 // A full buffer would take the later ones neither.
                 Err(Errno::EAGAIN | Errno::ENOBUFS | Errno::ENOMEM) => {
-                    unsent.extend(run.iter().map(|query| Unsent::Query(query.asked)));
+                    let lost =
+                        |query: &Queued| Unsent::Query(query.outstanding, SendError::Resources);
+                    unsent.extend(run.iter().map(lost));
+                    run.len()
                 }
-                Err(_) => unsent.push(Unsent::Socket(first.socket)),
-            }
-            start = run.last().map_or(start, |query| query.end);
+                // An ICMP error, which the socket got for an earlier query.
+                Err(Errno::ECONNREFUSED) => {
+                    unsent.push(Unsent::Socket(first.socket));
+                    run.len()
+                }
+                Err(errno) => {
+                    unsent.push(Unsent::Query(first.outstanding, error_of(errno)));
+                    1
+                }
+            };
+            let (done, after) = rest.split_at(done.min(run.len()));
+            start = done.last().map_or(start, |query| query.end);
             rest = after;
         }
         self.queue.queries.clear();
@@ -350,6 +379,18 @@ impl Udp {
         for pool in &mut self.pools {
             pool.chosen = None;
         }
+    }
+}
+
+/// Why the kernel did not send one query.
+#[cold]
+fn error_of(errno: Errno) -> SendError {
+    match errno {
+        Errno::ENETUNREACH | Errno::EHOSTUNREACH | Errno::ENETDOWN | Errno::EHOSTDOWN => {
+            SendError::Upstream
+        }
+        // A filter's rule, for one.
+        _ => SendError::Address,
     }
 }
 

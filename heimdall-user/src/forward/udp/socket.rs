@@ -16,9 +16,9 @@ use crate::{
     forward::exchange::Sent,
 };
 
-/// A query over UDP: whose it is.
+/// A query over UDP that has no response yet: whose it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::forward) struct Asked {
+pub(in crate::forward) struct Outstanding {
     pub(in crate::forward) id: u16,
     /// The look-up's slot.
     pub(in crate::forward) slot: usize,
@@ -30,7 +30,7 @@ pub(in crate::forward) struct Asked {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::forward) enum Match {
     /// It may be the response to this query.
-    Query(Asked),
+    Query(Outstanding),
     /// A response to a query that has ended.
     Late,
     /// It comes from another address than the upstream's.
@@ -47,7 +47,7 @@ const USUAL_OUTSTANDING: usize = 224;
 /// A socket's queries. The memory of a closed one is used again.
 pub(super) struct Table {
     /// Those without a response, by ID: random numbers, which nobody can make collide.
-    outstanding: HashMap<u16, Asked, RandomState>,
+    outstanding: HashMap<u16, Outstanding, RandomState>,
     used: IdSet,
 }
 
@@ -167,7 +167,7 @@ impl Socket {
     }
 
     /// Draws an ID, which the socket has not used before.
-    pub(super) fn assign(&mut self, slot: usize, serial: u64) -> Asked {
+    pub(super) fn assign(&mut self, slot: usize, serial: u64) -> Outstanding {
         // The thread's generator is a CSPRNG: IDs cannot be predicted from earlier ones.
         let mut id = rand::random();
         while !self.table.used.insert(id) {
@@ -175,9 +175,9 @@ impl Socket {
         }
         self.queries_left = self.queries_left.saturating_sub(1);
         self.used += 1;
-        let asked = Asked { id, slot, serial };
-        self.table.outstanding.insert(id, asked);
-        asked
+        let outstanding = Outstanding { id, slot, serial };
+        self.table.outstanding.insert(id, outstanding);
+        outstanding
     }
 
     /// Finds the query that a datagram may be the response to.
@@ -188,8 +188,8 @@ impl Socket {
         let Some(id) = u16_at(datagram.message, field::ID) else {
             return Match::TooShort;
         };
-        if let Some(asked) = self.table.outstanding.get(&id) {
-            return Match::Query(*asked);
+        if let Some(outstanding) = self.table.outstanding.get(&id) {
+            return Match::Query(*outstanding);
         }
         // One for each query: a network may duplicate them all. More are a flood.
         if self.table.used.contains(id) && self.late < self.used {
@@ -199,7 +199,7 @@ impl Socket {
         Match::WrongId
     }
 
-    /// Counts a datagram that was rejected. Whether there were too many.
+    /// Counts a datagram that is the response to no query. Whether there were too many.
     pub(in crate::forward) fn reject(&mut self) -> bool {
         self.rejected += 1;
         self.rejected >= MAX_REJECTED
@@ -211,9 +211,9 @@ impl Socket {
     }
 
     /// Closes it. Returns its table, and what was outstanding.
-    pub(super) fn close(mut self) -> (Table, Vec<Asked>) {
-        let outstanding = self.table.outstanding.drain().map(|(_, asked)| asked);
-        let outstanding = outstanding.collect();
+    pub(super) fn close(mut self) -> (Table, Vec<Outstanding>) {
+        let outstanding = self.table.outstanding.drain();
+        let outstanding = outstanding.map(|(_, outstanding)| outstanding).collect();
         (self.table, outstanding)
     }
 }

@@ -45,10 +45,17 @@ impl Bench {
 
     /// Queues a query.
     fn ask(&mut self) -> Exchange {
+        self.ask_with(2)
+    }
+
+    /// Queues a query of so many octets.
+    fn ask_with(&mut self, octets: usize) -> Exchange {
         let number = self.choose();
         self.serial += 1;
-        let asked = self.udp.assign(number, 0, self.serial).unwrap();
-        self.udp.queue(number, asked, &asked.id.to_be_bytes());
+        let outstanding = self.udp.assign(number, 0, self.serial).unwrap();
+        let mut query = vec![0; octets];
+        query[..2].copy_from_slice(&outstanding.id.to_be_bytes());
+        self.udp.queue(number, outstanding, &query);
         let target = Target {
             upstream: 0,
             plain: false,
@@ -57,18 +64,42 @@ impl Bench {
         let sent = Sent {
             target,
             serial: self.serial,
-            id: asked.id,
+            id: outstanding.id,
             at: self.now,
         };
         let transport = Transport::Udp(number);
-        Exchange { sent, transport }
+        Exchange {
+            sent,
+            transport,
+            rejected: 0,
+        }
     }
 
     /// Sends what is queued.
     fn send(&mut self) {
+        assert_eq!(self.unsent(), []);
+    }
+
+    /// Sends what is queued. Returns what could not be sent.
+    fn unsent(&mut self) -> Vec<Unsent> {
         let mut unsent = Vec::new();
         self.udp.send(&mut self.batch, &mut unsent);
-        assert_eq!(unsent, []);
+        unsent
+    }
+
+    /// The ID of a query that has arrived.
+    fn arrived(&self) -> u16 {
+        let mut id = [0; 2];
+        self.peer.recv(&mut id).unwrap();
+        u16::from_be_bytes(id)
+    }
+
+    /// A socket that was replaced, on which a query is outstanding.
+    fn replaced(&mut self) -> Exchange {
+        let exchange = self.ask();
+        self.drop_queue();
+        self.udp.retire(number(&exchange));
+        exchange
     }
 
     /// Ends the turn without sending, as if what is queued had been sent.
@@ -103,6 +134,14 @@ impl Bench {
     }
 }
 
+fn outstanding(exchange: &Exchange) -> Outstanding {
+    Outstanding {
+        id: exchange.sent.id,
+        slot: 0,
+        serial: exchange.sent.serial,
+    }
+}
+
 fn number(exchange: &Exchange) -> usize {
     match exchange.transport {
         Transport::Udp(number) => number,
@@ -112,12 +151,22 @@ fn number(exchange: &Exchange) -> usize {
 
 #[test]
 fn ports_and_ids_are_random_and_ports_are_renewed() {
+    ports_and_ids_are_random(1);
+}
+
+#[test]
+fn ports_and_ids_of_long_turns_are_random_and_ports_are_renewed() {
+    ports_and_ids_are_random(64);
+}
+
+/// With so many queries a turn.
+fn ports_and_ids_are_random(turn: usize) {
     let mut bench = Bench::new();
     let mut uses = HashMap::new();
     let mut ports = HashMap::new();
     let mut order = Vec::new();
     let mut all_ids = HashSet::new();
-    for _ in 0..64 * 1024 {
+    for query in 1..=64 * 1024 {
         let exchange = bench.ask();
         let number = number(&exchange);
         let ids: &mut HashSet<u16> = uses.entry(number).or_default();
@@ -125,12 +174,17 @@ fn ports_and_ids_are_random_and_ports_are_renewed() {
         let port = bench.port(number);
         ports.insert(number, port);
         order.push(port);
-        bench.drop_queue();
+        if query % turn == 0 {
+            bench.drop_queue();
+        }
         bench.udp.end(&exchange);
         assert!(bench.udp.sockets.len() <= POOL);
     }
-    for used in uses.values() {
+    for (number, used) in &uses {
+        let is_open = bench.udp.sockets.contains_key(number);
         assert!(used.len() <= usize::from(*QUERIES.end()));
+        let min = usize::from(*QUERIES.start());
+        assert!(is_open || used.len() >= min, "replaced too early");
         all_ids.extend(used.iter().copied());
     }
     // 65,536 draws leave a part of 1/e of the IDs out.
@@ -146,9 +200,11 @@ fn ports_and_ids_are_random_and_ports_are_renewed() {
     assert!(different.len() > opened.len() - 10, "ports come twice");
     let first_worn_out: HashSet<_> = uses.values().map(HashSet::len).collect();
     assert!(first_worn_out.len() > 40, "sockets last unequally long");
-    // One query in 16 uses the same socket as the one before.
+    // One turn in 16 uses the same socket as the one before.
+    let order: Vec<_> = order.iter().step_by(turn).collect();
     let same = order.windows(2).filter(|pair| pair[0] == pair[1]).count();
-    assert!((3_000..5_500).contains(&same), "{same}");
+    let expected = order.len() / POOL;
+    assert!((expected / 2..expected * 3 / 2).contains(&same), "{same}");
 }
 
 #[test]
@@ -187,10 +243,7 @@ fn queries_of_a_turn_share_a_socket() {
     }
     let matches = bench.received(number(&sent[0]), 100);
     for (exchange, found) in sent.iter().zip(matches) {
-        let Match::Query(asked) = found else {
-            panic!("{found:?}")
-        };
-        assert_eq!(asked.serial, exchange.sent.serial);
+        assert_eq!(found, Match::Query(outstanding(exchange)));
     }
 }
 
@@ -209,12 +262,8 @@ fn a_replaced_socket_takes_late_responses_until_the_last_of_its_queries_ends() {
     assert!(bench.udp.socket(number).unwrap().is_retired());
     let id = second.sent.id.to_be_bytes();
     bench.peer.send_to(&id, ("127.0.0.1", port)).unwrap();
-    let asked = Asked {
-        id: second.sent.id,
-        slot: 0,
-        serial: second.sent.serial,
-    };
-    assert_eq!(bench.received(number, 1), [Match::Query(asked)]);
+    let found = Match::Query(outstanding(&second));
+    assert_eq!(bench.received(number, 1), [found]);
     bench.udp.end(&first);
     assert!(bench.udp.socket(number).is_some());
     bench.udp.end(&second);
@@ -284,10 +333,90 @@ fn an_error_ends_all_queries_of_its_socket_and_no_others() {
     thread::sleep(Duration::from_millis(20));
     let socket = bench.udp.socket(failed).unwrap();
     assert_eq!(bench.batch.receive(socket), Err(Errno::ECONNREFUSED));
-    let ended: HashSet<_> = bench.udp.close(failed).iter().map(|a| a.serial).collect();
+    let ended = bench.udp.close(failed);
+    let ended: HashSet<_> = ended.iter().map(|ended| ended.serial).collect();
     assert_eq!(ended, first.iter().map(|e| e.sent.serial).collect());
     assert!(bench.udp.socket(failed).is_none());
     assert!(bench.udp.socket(other).unwrap().is_outstanding());
+}
+
+#[test]
+fn a_query_that_cannot_be_sent_does_not_fail_the_others() {
+    let mut bench = Bench::new();
+    // More than a datagram holds.
+    let sent = [2, 70_000, 2, 70_000].map(|octets| bench.ask_with(octets));
+    let lost = |exchange| Unsent::Query(outstanding(exchange), SendError::Address);
+    assert_eq!(bench.unsent(), [lost(&sent[1]), lost(&sent[3])]);
+    assert_eq!(bench.arrived(), sent[0].sent.id);
+    assert_eq!(bench.arrived(), sent[2].sent.id);
+    assert!(bench.udp.socket(number(&sent[0])).is_some());
+    for errno in [Errno::ENETUNREACH, Errno::EHOSTUNREACH] {
+        assert_eq!(error_of(errno), SendError::Upstream);
+    }
+}
+
+#[test]
+fn an_error_that_is_found_when_sending_fails_the_socket() {
+    let mut bench = Bench::new();
+    let number = number(&bench.ask());
+    let upstream = bench.peer.local_addr().unwrap();
+    drop(std::mem::replace(
+        &mut bench.peer,
+        Peer::bind("127.0.0.1:0").unwrap(),
+    ));
+    let deadline = Instant::now() + Duration::from_secs(10);
+    // The first datagram brings the ICMP error about, the next one gets it.
+    bench.udp.socket(number).unwrap().io().send(&[0]).unwrap();
+    while bench.unsent() != [Unsent::Socket(number)] {
+        assert!(Instant::now() < deadline, "no error from {upstream}");
+        thread::sleep(Duration::from_millis(1));
+        let serial = bench.serial;
+        let outstanding = bench.udp.assign(number, 0, serial).unwrap();
+        bench.udp.queue(number, outstanding, &[0; 2]);
+    }
+}
+
+#[test]
+fn queries_of_a_closed_socket_are_not_taken_for_sent() {
+    let mut bench = Bench::new();
+    let exchange = bench.ask();
+    bench.udp.retire(number(&exchange));
+    assert!(bench.udp.close_oldest());
+    assert!(!bench.udp.close_oldest());
+    let lost = Unsent::Query(outstanding(&exchange), SendError::Resources);
+    assert_eq!(bench.unsent(), [lost]);
+}
+
+#[test]
+fn the_oldest_socket_without_queries_to_send_is_closed_first() {
+    let mut bench = Bench::new();
+    let queued = bench.ask();
+    bench.udp.retire(number(&queued));
+    let [second, third] = [(); 2].map(|()| {
+        let number = bench.choose();
+        bench.udp.assign(number, 0, 0).unwrap();
+        bench.udp.retire(number);
+        number
+    });
+    assert!(bench.udp.close_oldest());
+    assert!(bench.udp.socket(second).is_none());
+    assert!(bench.udp.socket(third).is_some());
+    bench.send();
+    assert_eq!(bench.arrived(), queued.sent.id);
+}
+
+#[test]
+fn room_is_made_with_one_socket() {
+    let mut bench = Bench::new();
+    let (first, second) = (bench.replaced(), bench.replaced());
+    let worn_out = bench.choose();
+    bench.now += Duration::from_millis(*AGE.end());
+    bench.udp.make_room(0, bench.now);
+    assert!(bench.udp.socket(worn_out).is_none());
+    assert!(bench.udp.socket(number(&first)).is_some());
+    bench.udp.make_room(0, bench.now);
+    assert!(bench.udp.socket(number(&first)).is_none(), "the oldest");
+    assert!(bench.udp.socket(number(&second)).is_some());
 }
 
 #[test]
