@@ -23,7 +23,12 @@ use crate::{
 /// A server with these settings would not start.
 pub(crate) fn check(config: &Config) -> Result<(), ServerError> {
     let queues = preflight(config)?;
-    file_limit::fit(forward_options(config), 1 + queues, config.listen.len());
+    let sockets = config.socket.threads;
+    file_limit::fit(
+        forward_options(config),
+        sockets + queues,
+        sockets * config.listen.len(),
+    );
     PolicyLoader::default().load(config)?;
     if config.backend == Backend::Auto {
         for (wanted, queues) in config.interfaces.iter().zip(interfaces(config)) {
