@@ -301,3 +301,24 @@ fn within<T: Send>(namespace: &str, work: impl FnOnce() -> T + Send) -> Result<T
     let worked = thread::scope(|scope| scope.spawn(|| enter().map(|()| work())).join());
     worked.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_queue_has_a_napi_thread_on_a_core_of_its_own() {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        if !available("each_queue_has_a_napi_thread_on_a_core_of_its_own") || cores < 2 {
+            return;
+        }
+        let lab = Lab::with_queues(2).unwrap();
+        lab.thread_napi(&[0, 1], &[0]).unwrap();
+        let core = |pid: &u32| {
+            let affinity = run(Command::new("taskset").args(["-cp", &pid.to_string()])).unwrap();
+            affinity.trim_end().rsplit(' ').next().map(str::to_owned)
+        };
+        let cores: Vec<_> = lab.server_napi().unwrap().iter().filter_map(core).collect();
+        assert_eq!(cores, ["0", "1"]);
+    }
+}
