@@ -169,12 +169,19 @@ impl Echo {
             .and_then(|()| sched_setaffinity(Pid::from_raw(0), &cores))
             .with_context(|| format!("cannot run on core {core}"))?;
         let mut batch = [FrameDesc::default(); BATCH];
+        // Frames that were sent, and how many of them are not in the fill ring yet.
+        let (mut sent, mut held) = (batch, 0);
         loop {
-            // SAFETY: descriptors are only written.
-            let count = unsafe { self.completion.consume(&mut batch) };
-            // SAFETY: the kernel has sent these frames, and nothing else accesses them. The ring has room
-            // for all frames of the UMEM.
-            unsafe { self.fill.produce(&batch[..count]) };
+            if held == 0 {
+                // SAFETY: descriptors are only written.
+                held = unsafe { self.completion.consume(&mut sent) };
+            }
+            // A ring takes all or none: it has entries for all frames, but the kernel may not have
+            // published yet which ones it has consumed.
+            // SAFETY: the kernel has sent these frames, and nothing else accesses them.
+            if unsafe { self.fill.produce(&sent[..held]) } == held {
+                held = 0;
+            }
             // SAFETY: descriptors are only written.
             let count = unsafe { self.rx.consume(&mut batch) };
             if count == 0 {
@@ -188,9 +195,13 @@ impl Echo {
                     turn_round(packet);
                 }
             }
-            // SAFETY: the frames are of this UMEM, and nothing accesses them any more; room as above.
-            unsafe { self.tx.produce(&batch[..count]) };
-            self.tx.wakeup()?;
+            // SAFETY: the frames are of this UMEM, and nothing accesses them any more.
+            while unsafe { self.tx.produce(&batch[..count]) } == 0 {
+                self.tx.wakeup()?;
+            }
+            if self.tx.needs_wakeup() {
+                self.tx.wakeup()?;
+            }
         }
     }
 

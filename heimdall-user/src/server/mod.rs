@@ -154,16 +154,16 @@ impl Server {
             forwarder: None,
         };
         // Should a step fail, dropping the server stops what the steps before it started.
-        server.start_threads(config, opened, queues)?;
+        server.start_threads(config, opened, &queues)?;
         Ok(server)
     }
 
-    /// `queues`: how many AF_XDP is to serve.
+    /// `queues`: how many of each interface AF_XDP is to serve.
     fn start_threads(
         &mut self,
         config: &Config,
         opened: Opened,
-        queues: usize,
+        queues: &[usize],
     ) -> Result<(), ServerError> {
         let cores = CoreFactory::new(config, Arc::clone(self.reloader.policy()));
         // The fronts' numbers with the forwarder: the socket threads first, then the workers.
@@ -171,7 +171,7 @@ impl Server {
         let socket_mailboxes = (0..socket_threads)
             .map(|_| mailbox(MAX_SOCKET_PENDING))
             .collect::<Result<Vec<_>, _>>()?;
-        let worker_mailboxes = (0..queues)
+        let worker_mailboxes = (0..queues.iter().sum())
             .map(|_| mailbox(max_pending(config.xdp.frames as usize)))
             .collect::<Result<Vec<_>, _>>()?;
         let mailboxes = [&socket_mailboxes[..], &worker_mailboxes[..]].concat();
@@ -204,14 +204,9 @@ impl Server {
             &mut caches,
         )?;
         let workers = (socket_threads as u16..).zip(worker_mailboxes).collect();
-        self.start_xdp(
-            config,
-            opened.addresses,
-            cores,
-            handle,
-            workers,
-            &mut caches,
-        )?;
+        self.start_xdp(config, opened.addresses, queues, cores, handle, workers)?;
+        let queues = self.supervisor.iter().flat_map(Supervisor::command_queues);
+        caches.fronts.extend(queues);
         let report = Arc::new(Report {
             xdp: self.supervisor.as_ref().map(Supervisor::report),
             sockets,
@@ -264,25 +259,25 @@ impl Server {
         Ok(reports)
     }
 
-    /// Opens AF_XDP, if the backend asks for it, and starts the workers, which get these numbers with the
-    /// forwarder and mailboxes. With the backend `auto`, the sockets serve alone if this fails.
+    /// Opens AF_XDP, if the backend asks for it, at most this many queues of each interface, and starts the
+    /// workers, which get these numbers with the forwarder and mailboxes. With the backend `auto`, the sockets
+    /// serve alone if this fails.
     fn start_xdp(
         &mut self,
         config: &Config,
         addresses: Vec<SocketAddr>,
+        queues: &[usize],
         cores: CoreFactory,
         forwarder: Handle,
         workers: Vec<(u16, Arc<Mailbox>)>,
-        caches: &mut Caches,
     ) -> Result<(), ServerError> {
-        let Some(open) = open_xdp(config, &addresses)? else {
+        let Some(open) = open_xdp(config, &addresses, queues)? else {
             return Ok(());
         };
         let summary = summary(&addresses, Some(&open));
         let threads = &self.threads;
         match Supervisor::start(open, config, addresses, cores, forwarder, workers, threads) {
             Ok(supervisor) => {
-                caches.fronts.extend(supervisor.command_queues());
                 self.supervisor = Some(supervisor);
                 self.summary = summary;
             }
@@ -397,7 +392,11 @@ fn warn_of_absent(listen: &[SocketAddr]) {
 }
 
 /// Opens AF_XDP if the backend asks for it. With `auto`, a failure is logged and leaves the sockets.
-fn open_xdp(config: &Config, addresses: &[SocketAddr]) -> Result<Option<OpenXdp>, ServerError> {
+fn open_xdp(
+    config: &Config,
+    addresses: &[SocketAddr],
+    queues: &[usize],
+) -> Result<Option<OpenXdp>, ServerError> {
     if config.backend == Backend::Socket {
         return Ok(None);
     }
@@ -405,7 +404,7 @@ fn open_xdp(config: &Config, addresses: &[SocketAddr]) -> Result<Option<OpenXdp>
         info!("backend socket: no --interface is given, so AF_XDP is not used");
         return Ok(None);
     }
-    match OpenXdp::open(config, addresses) {
+    match OpenXdp::open(config, addresses, queues) {
         Ok(open) => Ok(Some(open)),
         Err(error) if config.backend == Backend::Auto => {
             warn!("backend socket: {error}");

@@ -22,8 +22,13 @@ use crate::{
 /// # Errors
 /// A server with these settings would not start.
 pub(crate) fn check(config: &Config) -> Result<(), ServerError> {
-    let queues = preflight(config)?;
-    file_limit::fit(forward_options(config), 1 + queues, config.listen.len());
+    let queues: usize = preflight(config)?.iter().sum();
+    let sockets = config.socket.threads;
+    file_limit::fit(
+        forward_options(config),
+        sockets + queues,
+        sockets * config.listen.len(),
+    );
     PolicyLoader::default().load(config)?;
     if config.backend == Backend::Auto {
         for (wanted, queues) in config.interfaces.iter().zip(interfaces(config)) {
@@ -46,27 +51,28 @@ pub(super) fn left_out(interface: &str, error: &impl Display) {
 }
 
 /// Checks the settings that [`Config`] cannot check by itself, so that their errors name the file and line.
-/// Returns how many queues AF_XDP is to serve.
-pub(super) fn preflight(config: &Config) -> Result<usize, ServerError> {
+/// Returns how many queues of each configured interface AF_XDP is to serve: none of one that it cannot serve,
+/// with the backend `auto`.
+pub(super) fn preflight(config: &Config) -> Result<Vec<usize>, ServerError> {
     let settings = &config.settings;
     control::check(&config.control).map_err(|error| at(settings.location("control"), error))?;
-    let mut queues = 0;
+    let mut queues = Vec::new();
     for (item, found) in interfaces(config).enumerate() {
         match found {
             Ok((interface, count)) => {
                 start_warnings::queues(&interface, count, config.xdp.cpus.len());
-                queues += count;
+                queues.push(count);
             }
-
             Err(error) if config.backend == Backend::Xdp => {
                 return Err(at(settings.item_location("interface", item), error));
             }
             // Kernel sockets serve the interface.
-            Err(_) => {}
+            Err(_) => queues.push(0),
         }
     }
-    reserve(config, queues).map_err(|error| at(settings.location("cache.size"), error))?;
-    start_warnings::memory(config, queues);
+    let all = queues.iter().sum();
+    reserve(config, all).map_err(|error| at(settings.location("cache.size"), error))?;
+    start_warnings::memory(config, all);
     if let Some(path) = &config.cache.snapshot {
         let directory = path.parent().filter(|path| *path != Path::new(""));
         let directory = directory.unwrap_or(Path::new("."));

@@ -30,6 +30,12 @@ pub enum AfXdpError {
     /// A queue's socket.
     #[error(transparent)]
     Socket(#[from] XskError),
+    /// An interface that the checks of the start could not serve, and that can be served now.
+    #[error("{interface} appeared while the server started; restart to serve it")]
+    Late {
+        /// Its name.
+        interface: String,
+    },
 }
 
 /// How long to wait for the carrier to return after the program was attached.
@@ -50,24 +56,29 @@ pub(super) fn attach(
     Ok(Arc::new(Attached::new(interface, program, listen)))
 }
 
-/// The socket of a queue, with its frames.
+/// Opens the socket of a queue.
 pub(super) fn open_queue(
     attached: &Attached,
     queue: u32,
     settings: &XdpConfig,
-) -> Result<(Xsk, Vec<Frame>), XskError> {
+) -> Result<Queue, XskError> {
     let native = attached.program().attach_mode() == &AttachMode::Native;
     let name = &attached.interface.name;
     let (xsk, frames) = Xsk::open(name, queue, settings.frames, native)?;
     log_mode(attached, queue, &xsk);
-    if settings.idle == IdleMode::BusyPoll
+    let mut idle = settings.idle;
+    if idle == IdleMode::BusyPoll
         && let Err(error) = xsk.prefer_busy_poll()
     {
-        warn!(
-            "{name} queue {queue}: no busy polling ({error}); the worker polls nothing but its ring"
-        );
+        warn!("{name} queue {queue}: no busy polling ({error}); the worker sleeps instead");
+        idle = IdleMode::Sleep;
     }
-    Ok((xsk, frames))
+    Ok(Queue {
+        queue,
+        xsk,
+        frames,
+        idle,
+    })
 }
 
 /// A queue with its socket, before its worker starts.
@@ -75,6 +86,8 @@ pub(super) struct Queue {
     pub(super) queue: u32,
     pub(super) xsk: Xsk,
     pub(super) frames: Vec<Frame>,
+    /// As in the settings; [`IdleMode::Sleep`] if the kernel refuses to busy-poll.
+    pub(super) idle: IdleMode,
 }
 
 /// An interface with its program and the sockets of its queues.
@@ -85,20 +98,25 @@ pub(super) struct OpenInterface {
 }
 
 impl OpenInterface {
+    /// Opens at most `most` queues.
     fn open(
         wanted: &InterfaceConfig,
+        most: usize,
         settings: &XdpConfig,
         addresses: &[SocketAddr],
     ) -> Result<Self, AfXdpError> {
         // Looked up at each try: the interface may be replaced by another one meanwhile.
-        let (attached, carrier, numbers) = retry(
+        let (attached, carrier, found, numbers) = retry(
             || {
                 let (interface, numbers) = look_up(wanted)?;
+                let found = numbers.len();
+                let numbers = limit(&wanted.name, numbers, most)?;
                 let carrier = interface.has_carrier()?;
-                Ok((attach(interface, addresses)?, carrier, numbers))
+                Ok((attach(interface, addresses)?, carrier, found, numbers))
             },
-            |error| matches!(error, XdpError::Occupied { .. }),
+            |error| matches!(error, AfXdpError::Program(XdpError::Occupied { .. })),
         )?;
+        warn_of_unserved(&wanted.name, found, numbers.len());
         if carrier && !attached.interface.wait_carrier(CARRIER_WAIT)? {
             warn!(
                 "{}: no carrier since the XDP program was attached",
@@ -112,9 +130,8 @@ impl OpenInterface {
         }
         let mut queues = Vec::new();
         for queue in numbers {
-            let (xsk, frames) =
-                retry(|| open_queue(&attached, queue, settings), XskError::is_busy)?;
-            queues.push(Queue { queue, xsk, frames });
+            let queue = retry(|| open_queue(&attached, queue, settings), XskError::is_busy)?;
+            queues.push(queue);
         }
         Ok(Self {
             wanted: wanted.clone(),
@@ -132,17 +149,22 @@ pub(super) struct OpenXdp {
 
 impl OpenXdp {
     /// Attaches the program to every interface, to serve `addresses`, and binds a socket to every
-    /// queue. Nothing is steered yet. With the backend `auto`, an interface for which that fails is
-    /// left out.
+    /// queue, but to no more of each interface than `queues` says: there are workers' mailboxes for so
+    /// many. Nothing is steered yet. With the backend `auto`, an interface for which that fails is left
+    /// out.
     ///
     /// # Errors
     /// An interface fails, or with `auto` all do.
-    pub(super) fn open(config: &Config, addresses: &[SocketAddr]) -> Result<Self, AfXdpError> {
+    pub(super) fn open(
+        config: &Config,
+        addresses: &[SocketAddr],
+        queues: &[usize],
+    ) -> Result<Self, AfXdpError> {
         let watch = LinkWatch::new()?;
         let mut interfaces = Vec::new();
         let mut failed = Vec::new();
-        for wanted in &config.interfaces {
-            match OpenInterface::open(wanted, &config.xdp, addresses) {
+        for (wanted, &most) in config.interfaces.iter().zip(queues) {
+            match OpenInterface::open(wanted, most, &config.xdp, addresses) {
                 Ok(open) => interfaces.push(open),
                 Err(error) if config.backend == Backend::Auto => failed.push((&wanted.name, error)),
                 Err(error) => return Err(error),
@@ -177,6 +199,26 @@ impl OpenXdp {
     }
 }
 
+/// The first `most` queues. An interface may have got more since they were counted, or may have appeared.
+fn limit(interface: &str, mut queues: Vec<u32>, most: usize) -> Result<Vec<u32>, AfXdpError> {
+    if most == 0 {
+        return Err(AfXdpError::Late {
+            interface: interface.to_owned(),
+        });
+    }
+    queues.truncate(most);
+    Ok(queues)
+}
+
+/// Warns of an interface that has got more queues than it had when the server started.
+pub(super) fn warn_of_unserved(interface: &str, queues: usize, served: usize) {
+    if queues > served {
+        warn!(
+            "{interface} now has {queues} queues, of which AF_XDP serves {served}; restart to serve all"
+        );
+    }
+}
+
 /// Logs which mode a queue got, and why not a better one.
 fn log_mode(attached: &Attached, queue: u32, xsk: &Xsk) {
     let name = &attached.interface.name;
@@ -188,5 +230,20 @@ fn log_mode(attached: &Attached, queue: u32, xsk: &Xsk) {
             info!("{name} queue {queue}: {attach} XDP, {mode} (not zero-copy: {why})");
         }
         _ => info!("{name} queue {queue}: {attach} XDP, {mode}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_interface_gets_more_queues_than_were_counted() {
+        let limited = |queues: &[u32], most| limit("eth0", queues.to_vec(), most).ok();
+        assert_eq!(limited(&[0, 1], 2), Some(vec![0, 1]));
+        assert_eq!(limited(&[0, 1, 2, 3], 2), Some(vec![0, 1]));
+        assert_eq!(limited(&[0], 2), Some(vec![0]));
+        // It did not exist when they were counted.
+        assert_eq!(limited(&[0, 1], 0), None);
     }
 }

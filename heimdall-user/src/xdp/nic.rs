@@ -150,16 +150,18 @@ impl Interface {
     /// See <https://docs.kernel.org/networking/napi.html#irq-mitigation>.
     pub(crate) fn busy_poll_advice(&self) -> Option<String> {
         let directory = sysfs(&self.name, self.index).ok()?;
+        // Kernels before 5.12 have no `threaded`.
         let is_zero = |file: &str| {
-            fs::read_to_string(format!("{directory}/{file}")).is_ok_and(|text| text.trim() == "0")
+            let text = fs::read_to_string(format!("{directory}/{file}")).ok()?;
+            Some(text.trim() == "0")
         };
         let mut commands = Vec::new();
         for (file, value) in [("napi_defer_hard_irqs", 2), ("gro_flush_timeout", 200_000)] {
-            if is_zero(file) {
+            if is_zero(file) == Some(true) {
                 commands.push(format!("echo {value} > {directory}/{file}"));
             }
         }
-        if !is_zero("threaded") {
+        if is_zero("threaded") == Some(false) {
             commands.push(format!("echo 0 > {directory}/threaded"));
         }
         if commands.is_empty() {

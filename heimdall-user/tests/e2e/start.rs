@@ -21,8 +21,12 @@ const INTERVAL: Duration = Duration::from_millis(5);
 const LAST: Duration = Duration::from_secs(2);
 
 /// Bound on the first answer and on each wait, which a busy machine of two cores keeps. Measured on
-/// an idle one they are some milliseconds.
+/// an idle one they are tens of milliseconds at most.
 const BOUND: Duration = Duration::from_millis(500);
+
+/// Bound on 99 % of the waits, which are below 35 ms on an idle machine even while its hypervisor supplies
+/// the memory.
+const BOUND_OF_MOST: Duration = Duration::from_millis(200);
 
 /// What a client saw that asked from the process's start on.
 struct FirstSeconds {
@@ -30,8 +34,8 @@ struct FirstSeconds {
     first: Duration,
     /// From each answered query to its reply.
     waits: Vec<Duration>,
-    /// Queries after the first reply that got none.
-    unanswered: usize,
+    /// When the queries after the first reply that got none were sent, after the start.
+    unanswered: Vec<Duration>,
 }
 
 impl FirstSeconds {
@@ -63,7 +67,8 @@ impl FirstSeconds {
                 .collect(),
             unanswered: both()
                 .filter(|(sent, reply)| **sent > first && reply.is_none())
-                .count(),
+                .map(|(sent, _)| *sent - begin)
+                .collect(),
         }
     }
 }
@@ -124,15 +129,16 @@ fn check(lab: &Lab, sizes: &[Option<&str>]) {
             });
             waits.sort_unstable();
             let longest = *waits.last().unwrap();
+            let most = waits[waits.len() * 99 / 100];
             let case = format!(
-                "{backend}, {}: first answer after {first:.1?}, waits {:.2?} (median), {:.1?} (99 %), {longest:.1?} (longest)",
+                "{backend}, {}: first answer after {first:.1?}, waits {:.2?} (median), {most:.1?} (99 %), {longest:.1?} (longest)",
                 size.unwrap_or("default size"),
                 waits[waits.len() / 2],
-                waits[waits.len() * 99 / 100]
             );
             println!("{case}");
             assert!(first < BOUND && longest < BOUND, "{case}");
-            assert_eq!(unanswered, 0, "{case}");
+            assert!(most < BOUND_OF_MOST, "{case}");
+            assert!(unanswered.is_empty(), "{case}, lost: {unanswered:.1?}");
         }
     }
 }

@@ -203,23 +203,24 @@ impl Lab {
         Ok(self.server_link()?.contains("xdp"))
     }
 
-    /// Turns threaded NAPI on, with a core for each interface's threads: so the server's share of the
-    /// work is not done on the client's core. To NAPI goes what an XDP program handles, and what the other
+    /// Turns threaded NAPI on, with the n-th queue's thread of an interface on the n-th of its cores: so the
+    /// server's share of the work is not done on the client's cores. To NAPI goes what an XDP program handles, and what the other
     /// end sends without TSO (`veth_skb_is_eligible_for_gro`), which is turned off for that.
     ///
     /// # Errors
     /// The kernel has no threaded NAPI (Linux 5.12).
-    pub fn thread_napi(&self, server_core: usize, client_core: usize) -> Result<()> {
-        for (namespace, interface, core) in [
-            (&self.server, &self.server_if, server_core),
-            (&self.client, &self.client_if, client_core),
+    pub fn thread_napi(&self, server_cores: &[usize], client_cores: &[usize]) -> Result<()> {
+        for (namespace, interface, cores) in [
+            (&self.server, &self.server_if, server_cores),
+            (&self.client, &self.client_if, client_cores),
         ] {
             let mut ethtool = self.exec(namespace, "ethtool");
             run(ethtool.args(["-K", interface, "tso", "off"]))?;
             let script = format!("echo 1 > /sys/class/net/{interface}/threaded");
             run(self.exec(namespace, "sh").args(["-c", &script]))?;
-            for pid in threads_named(&format!("napi/{interface}-"))? {
-                run(Command::new("taskset").args(["-pc", &core.to_string(), &pid]))?;
+            let threads = threads_named(&format!("napi/{interface}-"))?;
+            for (pid, core) in threads.iter().zip(cores.iter().cycle()) {
+                run(Command::new("taskset").args(["-pc", &core.to_string(), pid]))?;
             }
         }
         Ok(())
@@ -240,16 +241,18 @@ impl Drop for Lab {
     }
 }
 
-/// Kernel threads whose name begins so.
+/// Kernel threads whose name is this and a number, such as a NAPI ID, in the order of the numbers.
 fn threads_named(prefix: &str) -> Result<Vec<String>> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc")?.flatten() {
-        if fs::read_to_string(entry.path().join("comm")).is_ok_and(|name| name.starts_with(prefix))
-        {
-            found.push(entry.file_name().to_string_lossy().into_owned());
+        let name = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
+        if let Some(number) = name.trim_end().strip_prefix(prefix) {
+            let number: u32 = number.parse().unwrap_or_default();
+            found.push((number, entry.file_name().to_string_lossy().into_owned()));
         }
     }
-    Ok(found)
+    found.sort();
+    Ok(found.into_iter().map(|(_, pid)| pid).collect())
 }
 
 /// Removes the namespaces of processes that no longer run.
@@ -297,4 +300,25 @@ fn within<T: Send>(namespace: &str, work: impl FnOnce() -> T + Send) -> Result<T
     };
     let worked = thread::scope(|scope| scope.spawn(|| enter().map(|()| work())).join());
     worked.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_queue_has_a_napi_thread_on_a_core_of_its_own() {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        if !available("each_queue_has_a_napi_thread_on_a_core_of_its_own") || cores < 2 {
+            return;
+        }
+        let lab = Lab::with_queues(2).unwrap();
+        lab.thread_napi(&[0, 1], &[0]).unwrap();
+        let core = |pid: &u32| {
+            let affinity = run(Command::new("taskset").args(["-cp", &pid.to_string()])).unwrap();
+            affinity.trim_end().rsplit(' ').next().map(str::to_owned)
+        };
+        let cores: Vec<_> = lab.server_napi().unwrap().iter().filter_map(core).collect();
+        assert_eq!(cores, ["0", "1"]);
+    }
 }

@@ -149,8 +149,8 @@ impl Contestant {
         let lab = Lab::with_queues(cores.queues)?;
         match cores.napi {
             Napi::Softirq => {}
-            Napi::Shared => lab.thread_napi(cores.server[0], cores.client[0])?,
-            Napi::Separate => lab.thread_napi(cores.client[0], cores.client[0])?,
+            Napi::Shared => lab.thread_napi(&cores.server, &cores.client)?,
+            Napi::Separate => lab.thread_napi(&cores.client, &cores.client)?,
         }
         let upstream = if self.caches() {
             Some(Knot::upstream(&lab)?)

@@ -51,7 +51,7 @@ impl Meter {
         Ok((result, spent))
     }
 
-    /// Waits until the process takes less than 2 % of a core, 15 seconds at most: Heimdall pre-faults
+    /// Waits until the process takes less than 2 % of a core, 15 seconds at most: Heimdall populates
     /// its caches when it starts.
     pub(super) fn settle(&self) -> Result<()> {
         let end = Instant::now() + Duration::from_secs(15);

@@ -75,9 +75,8 @@ impl Names {
 }
 
 /// An open loop at one rate.
-pub(super) fn open(lab: &Lab, names: &Path, rate: f64, seconds: u64) -> Result<Step> {
-    let load = Kxdpgun::ask(lab, SERVER_V4, names, rate as u64, seconds)?;
-    Ok(Step::new(rate, load))
+pub(super) fn open(lab: &Lab, names: &Path, rate: f64, seconds: u64) -> Result<Kxdpgun> {
+    Kxdpgun::ask(lab, SERVER_V4, names, rate as u64, seconds)
 }
 
 /// Asks for `count` names until nearly all are answered, and so cached.
@@ -85,7 +84,9 @@ pub(super) fn warm(lab: &Lab, names: &Path, count: usize) -> Result<()> {
     let rate = if count > 100_000 { 40_000 } else { 10_000 };
     let mut answered = 0.0;
     for _ in 0..6 {
-        answered = open(lab, names, rate as f64, count.div_ceil(rate) as u64 + 1)?.answered;
+        let seconds = count.div_ceil(rate) as u64 + 1;
+        let load = open(lab, names, rate as f64, seconds)?;
+        answered = Step::new(rate as f64, load).answered;
         if answered >= 0.999 {
             return Ok(());
         }

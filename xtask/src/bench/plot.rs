@@ -7,6 +7,7 @@ use plotters::{
 };
 
 use super::{
+    LOADED,
     plan::{Load, NameSet, Rate},
     report::{Median, Outcome, Report},
 };
@@ -89,8 +90,8 @@ fn draw(report: &Report, svg: &mut String) -> Result<(), Box<dyn std::error::Err
     Ok(())
 }
 
-/// Colours of curves, which are legible for most people (Okabe and Ito).
-const CURVES: [RGBColor; 8] = [
+/// Colours of curves, which are legible for most people (Okabe and Ito, and three more).
+const CURVES: [RGBColor; 10] = [
     RGBColor(213, 94, 0),
     RGBColor(0, 114, 178),
     RGBColor(0, 158, 115),
@@ -99,7 +100,11 @@ const CURVES: [RGBColor; 8] = [
     RGBColor(230, 159, 0),
     RGBColor(86, 180, 233),
     RGBColor(150, 150, 150),
+    RGBColor(106, 61, 154),
+    RGBColor(140, 81, 10),
 ];
+
+const _: () = assert!(LOADED.len() <= CURVES.len());
 
 /// A diagram: its title, and the load at a rate and the column that it shows.
 struct Panel {

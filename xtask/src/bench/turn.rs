@@ -11,7 +11,13 @@ use super::{
     loads::{self, Closed, Names},
     plan::{Load, NameSet, Part, Rate},
 };
-use crate::{search::highest, stop::Stop};
+use crate::{
+    search::{Step, highest},
+    stop::Stop,
+};
+
+/// The part answered below which a server does not keep up, and CPU time an answer says nothing.
+const KEEPS_UP: f64 = 0.98;
 
 /// What all turns share.
 #[derive(Clone, Copy)]
@@ -163,7 +169,8 @@ impl Turn<'_> {
         let plan = self.rig.plan;
         for limit in [0.999, 0.99] {
             let step = highest(start, limit, plan.search, &mut steps, |rate| {
-                self.twice(|| loads::open(&self.running.lab, names, rate, 1))
+                let load = self.twice(|| loads::open(&self.running.lab, names, rate, 1))?;
+                Ok(Step::new(rate, load))
             })?;
             let Some(step) = step else {
                 println!("  no rate found of which {} % is answered", 100.0 * limit);
@@ -183,20 +190,22 @@ impl Turn<'_> {
     fn cost(&self, rate: f64) -> Result<Vec<f64>> {
         let (running, plan) = (self.running, self.rig.plan);
         let mut tries = 0;
-        let (step, spent) = loop {
-            let measured = self.twice(|| {
+        let (step, answers, spent) = loop {
+            let (load, spent) = self.twice(|| {
                 let names = &self.rig.names.uniform;
                 let load = || loads::open(&running.lab, names, rate, plan.load);
                 running.meter.during(load)
             })?;
             tries += 1;
-            if tries == 3 || !measured.0.limited() {
-                break measured;
+            let answers = load.noerror as f64;
+            let step = Step::new(rate, load);
+            if tries == 3 || !step.limited() {
+                break (step, answers, spent);
             }
         };
         let mut values = vec![step.answers(), 100.0 * step.answered];
-        if step.answered >= 0.98 {
-            values.extend(self.each(spent, step.answers() * plan.load as f64));
+        if step.answered >= KEEPS_UP {
+            values.extend(self.each(spent, answers));
         }
         Ok(values)
     }
@@ -211,7 +220,8 @@ impl Turn<'_> {
         seconds.iter().map(|it| 1e6 * it / answers).collect()
     }
 
-    /// Answers a second, the percentage lost, latencies in milliseconds, and CPU time an answer.
+    /// Answers a second, the percentage lost, latencies in milliseconds, and CPU time an answer; this only if
+    /// the server keeps up.
     fn misses(&self, part: Part) -> Result<Vec<f64>> {
         let names = match part {
             Part::All => &self.rig.names.distinct,
@@ -226,14 +236,14 @@ impl Turn<'_> {
         // Once only: then the names are in the cache.
         let run = || load.on_xdp(&self.rig.programs.clients);
         let (load, spent) = self.running.meter.during(run)?;
-        let lost = 100.0 * load.lost as f64 / load.sent.max(1) as f64;
+        let (sent, answers) = (load.sent.max(1) as f64, (load.sent - load.lost) as f64);
+        let lost = 100.0 * load.lost as f64 / sent;
         let [p50, p99, _] = load.percentiles.map(|seconds| 1e3 * seconds);
-        let answered = (load.sent - load.lost) as f64;
-        Ok([
-            &[load.rate, lost, p50, p99],
-            &self.each(spent, answered)[..],
-        ]
-        .concat())
+        let mut values = vec![load.rate, lost, p50, p99];
+        if answers >= KEEPS_UP * sent {
+            values.extend(self.each(spent, answers));
+        }
+        Ok(values)
     }
 
     fn closed(&self, clients: u32, rate: Rate) -> Closed<'_> {

@@ -23,7 +23,7 @@ use crate::{
         attached::Attached,
         preflight::look_up,
         report::{InterfaceReport, WorkerReport},
-        xdp::{AfXdpError, OpenInterface, Queue, attach},
+        xdp::{AfXdpError, OpenInterface, attach, warn_of_unserved},
     },
     xdp::{Interface, XdpError},
 };
@@ -61,8 +61,7 @@ pub(super) struct ServedInterface {
 }
 
 impl ServedInterface {
-    /// Starts the workers of an interface that is open, as many as `workers` has numbers and mailboxes
-    /// for.
+    /// Starts the workers of an interface that is open. `workers` has numbers and mailboxes for all.
     pub(super) fn start(
         open: OpenInterface,
         workers: &mut impl Iterator<Item = (usize, (u16, Arc<Mailbox>))>,
@@ -74,16 +73,13 @@ impl ServedInterface {
             queues: open,
         } = open;
         let mut queues = Vec::new();
-        let found = open.len();
         for (queue, (number, (front, mailbox))) in open.into_iter().zip(workers) {
-            let Queue { queue, xsk, frames } = queue;
-            let name = format!("{}:{queue}", wanted.name);
-            let mut slot =
-                ServedQueue::new(name, queue, front, context.settings.cpu(number), mailbox);
-            slot.start(&attached, xsk, frames, context)?;
+            let name = format!("{}:{}", wanted.name, queue.queue);
+            let cpu = context.settings.cpu(number);
+            let mut slot = ServedQueue::new(name, queue.queue, front, cpu, mailbox);
+            slot.start(&attached, queue, context)?;
             queues.push(slot);
         }
-        warn_of_unserved(&wanted.name, found, queues.len());
         Ok(Self {
             up: attached.interface.up,
             attached: Some(attached),
@@ -295,15 +291,6 @@ impl ServedInterface {
                 names.zip(counts).collect()
             }),
         }
-    }
-}
-
-/// Warns of an interface that has got more queues than it had when the server started.
-fn warn_of_unserved(interface: &str, queues: usize, served: usize) {
-    if queues > served {
-        warn!(
-            "{interface} now has {queues} queues, of which AF_XDP serves {served}; restart to serve all"
-        );
     }
 }
 

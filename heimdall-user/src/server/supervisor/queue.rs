@@ -27,13 +27,10 @@ use crate::{
         cores::CoreCounters,
         report::WorkerReport,
         start,
-        xdp::{AfXdpError, open_queue},
+        xdp::{AfXdpError, Queue, open_queue},
     },
     worker::{Worker, WorkerCounters, WorkerOptions, WorkerResources},
-    xdp::{
-        XdpError,
-        xsk::{Frame, Xsk},
-    },
+    xdp::XdpError,
 };
 
 /// The state of a queue's worker.
@@ -103,10 +100,12 @@ impl ServedQueue {
     pub(super) fn start(
         &mut self,
         attached: &Attached,
-        xsk: Xsk,
-        frames: Vec<Frame>,
+        queue: Queue,
         context: &Context,
     ) -> Result<(), ServerError> {
+        let Queue {
+            xsk, frames, idle, ..
+        } = queue;
         let core = context.cores.core(&self.core)?;
         let mode = xsk.mode().name();
         let socket = xsk.as_fd().try_clone_to_owned();
@@ -123,7 +122,7 @@ impl ServedQueue {
             name: self.name.clone(),
             cpu: self.cpu,
             verify_checksums: context.settings.verify_checksums,
-            idle: context.settings.idle,
+            idle,
         };
         let resources = WorkerResources {
             xsk,
@@ -171,9 +170,9 @@ impl ServedQueue {
     /// Starts a worker again, and registers it. Whether one runs.
     pub(super) fn restart(&mut self, attached: &Attached, now: Instant, context: &Context) -> bool {
         let mut started = || {
-            let (xsk, frames) =
+            let queue =
                 open_queue(attached, self.queue, &context.settings).map_err(AfXdpError::from)?;
-            self.start(attached, xsk, frames, context)?;
+            self.start(attached, queue, context)?;
             self.register(attached).map_err(AfXdpError::from)?;
             Ok::<(), ServerError>(())
         };
