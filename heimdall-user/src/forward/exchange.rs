@@ -140,6 +140,14 @@ impl Exchange {
         matches!(self.transport, Transport::Tcp(_))
     }
 
+    /// The number of its socket, over UDP.
+    pub(super) fn socket(&self) -> Option<usize> {
+        match self.transport {
+            Transport::Udp(number) => Some(number),
+            Transport::Tcp(_) => None,
+        }
+    }
+
     /// Reads what has arrived over TCP. Called when the connection is ready, or may be; `scratch` holds the
     /// largest message.
     pub(super) fn poll(

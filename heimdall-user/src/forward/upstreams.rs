@@ -170,6 +170,12 @@ impl Upstreams {
         }
     }
 
+    /// Whether the upstream sent a response after `then`.
+    pub(super) fn heard_since(&self, index: usize, then: Instant) -> bool {
+        let heard = self.list.get(index).and_then(|upstream| upstream.heard);
+        heard.is_some_and(|heard| heard > then)
+    }
+
     /// Whether any upstream sent a response within the last `time`.
     pub(super) fn heard_within(&self, now: Instant, time: Duration) -> bool {
         let heard = self.list.iter().filter_map(|upstream| upstream.heard).max();

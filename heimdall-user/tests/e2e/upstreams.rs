@@ -1,6 +1,6 @@
 //! Upstreams with a link-local address, and without TCP.
 
-use lab::{Heimdall, Kdig, SERVER_V4, ScriptedUpstream};
+use lab::{CLIENT_V4, Heimdall, Kdig, SERVER_V4, ScriptedUpstream};
 
 use crate::{lab, program};
 
@@ -63,4 +63,45 @@ fn a_truncated_answer_that_tcp_does_not_complete_is_passed_on() {
     }
     let got = Kdig::ask(&lab, &[&server, "large.example", "TXT", "+tcp"]).unwrap();
     assert_eq!(got.status, "SERVFAIL", "over TCP there is no larger answer");
+}
+
+/// A connected socket keeps its source address.
+#[test]
+fn queries_go_on_from_another_address_when_the_old_one_is_removed() {
+    const OTHER_V4: &str = "10.53.0.77";
+    let Some(lab) = lab("queries_go_on_from_another_address") else {
+        return;
+    };
+    let upstream = format!("{CLIENT_V4}:5301");
+    let _upstream = ScriptedUpstream::in_client(&lab, &upstream).unwrap();
+    let listen = ["--listen", "0.0.0.0:53", "--backend", "socket"];
+    let arguments = [&listen[..], &["--upstream", &upstream]].concat();
+    let heimdall = Heimdall::start(lab.on_server(program()), program(), &arguments).unwrap();
+    let ask = |server: &str, number: usize| {
+        let name = format!("n{number}.example");
+        let got = Kdig::ask(&lab, &[&format!("@{server}"), &name, "A", "+retry=0"]).unwrap();
+        assert_eq!(
+            got.status,
+            "NOERROR",
+            "{name}: {}",
+            heimdall.process.output()
+        );
+    };
+    // So that most sockets of the pool are open.
+    for number in 0..40 {
+        ask(SERVER_V4, number);
+    }
+    let interface = &lab.server_if;
+    for change in ["add", "del"] {
+        let address = if change == "add" { OTHER_V4 } else { SERVER_V4 };
+        lab.server_ip(&format!("addr {change} {address}/24 dev {interface}"))
+            .unwrap();
+    }
+    // Linux removes secondary addresses with the primary one, unless it is told to keep them.
+    lab.server_ip(&format!("addr replace {OTHER_V4}/24 dev {interface}"))
+        .unwrap();
+    for number in 100..140 {
+        ask(OTHER_V4, number);
+    }
+    assert_eq!(heimdall.stats().unwrap()["forwarder"]["servfail"], 0);
 }

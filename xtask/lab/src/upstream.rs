@@ -107,6 +107,12 @@ impl ScriptedUpstream {
         Ok(Self::serve(lab.in_server(|| bind(address))??, script))
     }
 
+    /// As [`start`](Self::start), in the client's namespace.
+    pub fn in_client(lab: &Lab, address: &str) -> Result<Self> {
+        let address = address.parse()?;
+        Ok(Self::serve(lab.in_client(|| bind(address))??, by_label))
+    }
+
     /// Starts one on this process's own loopback interface; port 0 means any.
     pub fn on_loopback<S: Into<Step>>(
         address: &str,

@@ -37,6 +37,9 @@ use crate::{
 const CACHE: &str = "2M";
 /// Seconds between snapshots.
 const SNAPSHOT_INTERVAL: u64 = 5;
+/// Sockets to the upstream that the forwarder keeps open, at most.
+const POOL: usize = 16;
+
 /// How long connections and upstream sockets may stay open after the last query.
 const CLOSING: Duration = Duration::from_secs(20);
 
@@ -101,7 +104,7 @@ impl Soak {
         let quiet = Instant::now();
         let end = loop {
             let end = Sample::take(&heimdall)?;
-            if end.files <= start.files || quiet.elapsed() > CLOSING {
+            if end.files <= start.files + POOL || quiet.elapsed() > CLOSING {
                 break end;
             }
             thread::sleep(Duration::from_millis(200));

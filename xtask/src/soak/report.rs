@@ -8,7 +8,7 @@ use lab::sum;
 use serde_json::Value;
 
 use super::{
-    SNAPSHOT_INTERVAL,
+    POOL, SNAPSHOT_INTERVAL,
     answers::Ledger,
     clients::{Count, Tally},
     watch::Sample,
@@ -171,7 +171,7 @@ Caches       {} insertions, {} evictions in the queues'; {}, {} in the forwarder
         if grown > MAX_GROWTH {
             problems.push(format!("anonymous memory has grown by {grown} KiB"));
         }
-        if end.files > start.files {
+        if end.files > start.files + POOL {
             problems.push(format!("{} open files became {}", start.files, end.files));
         }
         if end.threads != start.threads {

@@ -56,7 +56,7 @@ impl Shard {
     }
 
     /// Sends the query. The exchange becomes the current one.
-    fn send(&mut self, slot: usize, now: Instant, target: Target) {
+    pub(super) fn send(&mut self, slot: usize, now: Instant, target: Target) {
         self.serial += 1;
         let mut sent = Sent {
             target,
@@ -317,6 +317,14 @@ impl Shard {
                 lookup.note_error(sent);
             } else {
                 let question = lookup.request.hash;
+                let mut exchanges = lookup.exchanges.iter();
+                let exchange = exchanges.find(|exchange| exchange.sent.serial == sent.serial);
+                if let Some(number) = exchange.and_then(Exchange::socket) {
+                    self.udp.timed_out(number, sent.at);
+                }
+                if !self.upstreams.heard_since(upstream, sent.at) {
+                    self.udp.renew(upstream, sent.at);
+                }
                 self.upstreams.timed_out(upstream, question, sent.at, now);
             }
             lookup.upstream = self.upstreams.after(upstream, now);

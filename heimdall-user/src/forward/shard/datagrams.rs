@@ -33,11 +33,22 @@ impl Shard {
     pub(super) fn not_sent(&mut self, query: Outstanding, error: SendError, now: Instant) {
         let Outstanding { slot, serial, .. } = query;
         if let Some(exchange) = self.in_flight.take_exchange(slot, serial) {
+            let was_open = exchange
+                .socket()
+                .is_some_and(|number| self.udp.was_open(number, now));
             self.udp.end(&exchange);
+            let sent = exchange.sent;
             if error == SendError::Resources {
                 self.counters.socket_errors.add(1);
+            } else if was_open {
+                // Its source address may be gone. A new socket tells.
+                self.udp.renew(sent.target.upstream, now);
+                let lookup = self.in_flight.get(slot);
+                if lookup.is_some_and(|lookup| lookup.current == sent.serial) {
+                    return self.send(slot, now, sent.target);
+                }
             }
-            self.send_failed(slot, now, exchange.sent, error);
+            self.send_failed(slot, now, sent, error);
         }
     }
 
@@ -68,8 +79,11 @@ impl Shard {
             return;
         };
         match socket.find(datagram) {
-            Match::Query(query) => return self.handle_response(query, datagram.message, now),
-            Match::Late => return,
+            Match::Query(query) => {
+                socket.note_response(now);
+                return self.handle_response(query, datagram.message, now);
+            }
+            Match::Late => return socket.note_response(now),
             Match::WrongSource => self.counters.rejected_source.add(1),
             Match::WrongId => self.counters.rejected_id.add(1),
             Match::TooShort => self.counters.rejected_malformed.add(1),

@@ -193,6 +193,32 @@ impl Udp {
         Ok(self.set_chosen(upstream, usable.ok_or(error)?))
     }
 
+    /// Whether a socket was open before then.
+    pub(super) fn was_open(&self, number: usize, then: Instant) -> bool {
+        let socket = self.sockets.get(&number);
+        socket.is_some_and(|socket| socket.opened() < then)
+    }
+
+    /// A query that was sent then has timed out: its socket gets no more if no response came on it since.
+    pub(super) fn timed_out(&mut self, number: usize, sent: Instant) {
+        let socket = self.sockets.get(&number);
+        if socket.is_some_and(|socket| !socket.heard_since(sent)) {
+            self.retire(number);
+        }
+    }
+
+    /// Gives an upstream's next queries new sockets in place of those that were open then: a connected
+    /// socket keeps its source address, whatever becomes of that and of the route.
+    pub(super) fn renew(&mut self, upstream: usize, open_at: Instant) {
+        let numbers = self.pools.get(upstream).map(|pool| pool.numbers);
+        for number in numbers.unwrap_or([None; POOL]).into_iter().flatten() {
+            let socket = self.sockets.get(&number);
+            if socket.is_some_and(|socket| socket.opened() <= open_at) {
+                self.retire(number);
+            }
+        }
+    }
+
     /// Frees a file and a port: closes the pool's sockets that are worn out, or else one that was replaced.
     #[cold]
     fn make_room(&mut self, upstream: usize, now: Instant) {
@@ -247,7 +273,7 @@ impl Udp {
         let table = self.spare.pop().unwrap_or_default();
         let queries = rand::random_range(QUERIES);
         let until = now + Duration::from_millis(rand::random_range(AGE));
-        let socket = Socket::new(socket, address, queries, until, table);
+        let socket = Socket::new(socket, address, queries, [now, until], table);
         self.sockets.insert(number, socket);
         Ok(number)
     }

@@ -101,8 +101,11 @@ pub(in crate::forward) struct Socket {
     upstream: SocketAddr,
     /// Queries that it may still get.
     queries_left: u16,
+    opened: Instant,
     /// When it gets no more.
     until: Instant,
+    /// When the last response arrived on it.
+    heard: Option<Instant>,
     retired: bool,
     table: Table,
     /// Queries that it got.
@@ -118,19 +121,21 @@ impl fmt::Debug for Socket {
 }
 
 impl Socket {
-    /// A socket that is connected to `upstream`, for so many queries `until` then.
+    /// A socket that is connected to `upstream`, for so many queries between these times.
     pub(super) fn new(
         socket: UdpSocket,
         upstream: SocketAddr,
         queries: u16,
-        until: Instant,
+        [opened, until]: [Instant; 2],
         table: Table,
     ) -> Self {
         Self {
             socket,
             upstream,
             queries_left: queries,
+            opened,
             until,
+            heard: None,
             retired: false,
             table,
             used: 0,
@@ -150,6 +155,20 @@ impl Socket {
     /// Whether it may get another query.
     pub(super) fn is_usable(&self, now: Instant) -> bool {
         self.queries_left > 0 && now < self.until
+    }
+
+    pub(super) fn opened(&self) -> Instant {
+        self.opened
+    }
+
+    /// Notes that a response arrived.
+    pub(in crate::forward) fn note_response(&mut self, now: Instant) {
+        self.heard = Some(now);
+    }
+
+    /// Whether a response has arrived since then.
+    pub(super) fn heard_since(&self, then: Instant) -> bool {
+        self.heard.is_some_and(|heard| heard >= then)
     }
 
     pub(super) fn retire(&mut self) {
