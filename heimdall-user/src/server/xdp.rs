@@ -70,7 +70,9 @@ pub(super) fn open_queue(
     if idle == IdleMode::BusyPoll
         && let Err(error) = xsk.prefer_busy_poll()
     {
-        warn!("{name} queue {queue}: no busy polling ({error}); the worker sleeps instead");
+        warn!(
+            "{name} queue {queue}: no busy polling ({error}; it needs CAP_NET_ADMIN and Linux 5.11); the worker sleeps instead"
+        );
         idle = IdleMode::Sleep;
     }
     Ok(Queue {
@@ -123,15 +125,15 @@ impl OpenInterface {
                 wanted.name
             );
         }
-        if settings.idle == IdleMode::BusyPoll
-            && let Some(advice) = attached.interface.busy_poll_advice()
-        {
-            warn!("{advice}");
-        }
         let mut queues = Vec::new();
         for queue in numbers {
             let queue = retry(|| open_queue(&attached, queue, settings), XskError::is_busy)?;
             queues.push(queue);
+        }
+        if queues.iter().any(|queue| queue.idle == IdleMode::BusyPoll)
+            && let Some(advice) = attached.interface.busy_poll_advice()
+        {
+            warn!("{advice}");
         }
         Ok(Self {
             wanted: wanted.clone(),

@@ -26,6 +26,10 @@
 //! numbers are random. By the side channel that is known, the limit on ICMP errors (SAD DNS), about 1,000
 //! ports a second can be probed: 28 s for the default range.
 //!
+//! A connected socket keeps its source address. So it gets no new query either once one timed out on it
+//! and no response came since, and all of an upstream's are replaced when nothing at all came from that, or
+//! when a query cannot be sent.
+//!
 //! A replaced socket stays open until its last query ended, as late responses are accepted, but
 //! [`MAX_RETIRED`] stay open at most. An ID is used once on a socket: a response that comes late or
 //! twice matches no other query, and is not taken for a forgery.
