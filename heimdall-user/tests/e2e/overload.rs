@@ -109,7 +109,10 @@ fn with_few_ports_others_are_served() {
     // Sockets have worn out meanwhile, with queries outstanding on each.
     thread::sleep(Duration::from_secs(8));
     assert_answered(&meanwhile(&lab), &heimdall);
-    assert_eq!(heimdall.stats().unwrap()["forwarder"]["socket_errors"], 0);
+    // Sockets on which nothing but timeouts came are replaced, and hold their ports for late responses.
+    let stats = heimdall.stats().unwrap();
+    let errors = stats["forwarder"]["socket_errors"].as_u64().unwrap();
+    assert!(errors < 20, "{stats:#}");
 }
 
 #[test]
