@@ -143,7 +143,10 @@ fn a_low_file_limit_is_reported_and_others_are_served() {
     );
     assert!(log.contains("LimitNOFILE=5"), "{log}");
     assert_served(&meanwhile(&lab), &heimdall);
-    assert_eq!(heimdall.stats().unwrap()["forwarder"]["socket_errors"], 0);
+    // As with few ports.
+    let stats = heimdall.stats().unwrap();
+    let errors = stats["forwarder"]["socket_errors"].as_u64().unwrap();
+    assert!(errors < 20, "{stats:#}");
     let tcp = DnsClient::v6(&lab).tcp("tcp.example A rd");
     assert!(tcp.starts_with("NOERROR "), "{tcp}");
 }
