@@ -48,8 +48,8 @@ fn one_call_sends_a_batch() {
         burst(&lab, &heimdall, BURST);
         let after = heimdall.stats().unwrap();
         let grown = |of| worker(&after, of) - worker(&before, of);
-        // Before Linux 6.17 a call sends 32 packets. A batch may be cut in two on receipt.
-        assert!((1..=4).contains(&grown("tx_wakeups")), "{after:#}");
+        // Before Linux 6.17 a call sends 32 packets. A batch may be cut on receipt.
+        assert!((1..=16).contains(&grown("tx_wakeups")), "{after:#}");
     }
     for _ in 0..20 {
         assert_eq!(kdig(&lab, SERVER_V4, "n1.example.com"), "NOERROR");
