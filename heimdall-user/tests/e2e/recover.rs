@@ -46,6 +46,18 @@ pub(crate) fn kdig(lab: &Lab, server: &str, name: &str) -> String {
     Kdig::ask(lab, &[&server, name, "+retry=3"]).unwrap().status
 }
 
+/// Sends so many queries for one name, and waits for no reply.
+pub(crate) fn send_at_once(lab: &Lab, count: u16) {
+    lab.in_client(|| {
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        for id in 0..count {
+            let query = query(id, "n1.example.com");
+            socket.send_to(&query, (SERVER_V4, 53)).unwrap();
+        }
+    })
+    .unwrap();
+}
+
 /// Sends queries for as long as `on` is set, and ignores the replies.
 pub(crate) fn load(lab: &Lab, on: &AtomicBool) {
     lab.in_client(|| {
@@ -260,14 +272,7 @@ fn replies_that_cannot_be_sent_do_not_make_the_worker_spin() {
     assert_eq!(kdig(&lab, SERVER_V4, "n1.example.com"), "NOERROR");
     // The queries arrive while it is up, the replies come when it is down.
     heimdall.process.signal(Signal::SIGSTOP).unwrap();
-    lab.in_client(|| {
-        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
-        for id in 0..REPLIES {
-            let query = query(id, "n1.example.com");
-            socket.send_to(&query, (SERVER_V4, 53)).unwrap();
-        }
-    })
-    .unwrap();
+    send_at_once(&lab, REPLIES);
     lab.server_ip(&format!("link set {interface} down"))
         .unwrap();
     heimdall.process.signal(Signal::SIGCONT).unwrap();

@@ -211,13 +211,12 @@ impl Udp {
         }
     }
 
-    /// Gives an upstream's next queries new sockets in place of those that were open then: a connected
+    /// Gives an upstream's next queries new sockets in place of those that were open before then: a connected
     /// socket keeps its source address, whatever becomes of that and of the route.
-    pub(super) fn renew(&mut self, upstream: usize, open_at: Instant) {
+    pub(super) fn renew(&mut self, upstream: usize, then: Instant) {
         let numbers = self.pools.get(upstream).map(|pool| pool.numbers);
         for number in numbers.unwrap_or([None; POOL]).into_iter().flatten() {
-            let socket = self.sockets.get(&number);
-            if socket.is_some_and(|socket| socket.opened() <= open_at) {
+            if self.was_open(number, then) {
                 self.retire(number);
             }
         }
