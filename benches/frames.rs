@@ -122,6 +122,7 @@ impl Worker {
                 mailbox,
                 front: 0,
                 clock: Clock::start(),
+                latency: Arc::default(),
             }),
             batch: Batch::new(),
             sources: SourceFilter::new([[10, 0, 0, 1].into()]),
@@ -167,12 +168,14 @@ impl Worker {
             self.batch.push(Message { index, layout }, query);
         }
         self.engine.answer(&mut self.batch, &mut self.memory);
+        self.engine.sent();
     }
 
     /// Ends a round, after outcomes have been completed. Returns how many there were.
     pub fn complete(&mut self) -> usize {
         let completed = self.engine.complete(&mut self.memory);
         self.engine.end();
+        self.engine.sent();
         completed
     }
 

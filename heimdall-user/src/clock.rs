@@ -35,9 +35,17 @@ impl Clock {
     /// The time, on both scales. No system call (vDSO).
     #[inline]
     pub fn now(&self) -> Now {
+        self.at(Instant::now())
+    }
+
+    /// The time, on both scales, for a caller that has just read the monotonic clock, which so is read
+    /// once. No system call (vDSO).
+    #[inline]
+    pub(crate) fn at(&self, now: Instant) -> Now {
         let unix = SystemTime::now().duration_since(UNIX_EPOCH);
+        let elapsed = now.saturating_duration_since(self.0);
         Now {
-            seconds: self.seconds(),
+            seconds: START + elapsed.as_secs() as u32,
             unix: unix.unwrap_or_default().as_secs() as u32,
         }
     }

@@ -99,6 +99,7 @@ fn batches_do_not_allocate() {
         mailbox,
         front: 0,
         clock,
+        latency: Arc::default(),
     };
     // One socket is bound to a wildcard, and reports destination addresses; the other is not.
     let addresses = ["0.0.0.0:0", "[::1]:0"].map(|address| address.parse().unwrap());

@@ -107,6 +107,12 @@ impl Core {
         }
     }
 
+    /// Queries answered from the cache, by all cores that have had these counters.
+    #[inline]
+    pub(crate) fn hits(&self) -> u64 {
+        self.writer.counters.hits.get()
+    }
+
     #[cold]
     fn load_policy(&mut self) {
         let policy = self.shared_policy.load_full();

@@ -88,7 +88,8 @@ fn list(items: &[Value]) -> String {
 /// Names and values, then the nested counts.
 fn object(fields: &Map<String, Value>) -> String {
     let mut table = Table::default();
-    for (key, value) in fields.iter().filter(|(_, value)| !value.is_object()) {
+    let is_scalar = |value: &Value| !value.is_object() && !value.is_array();
+    for (key, value) in fields.iter().filter(|(_, value)| is_scalar(value)) {
         table.row([format!("  {key}"), scalar(value)]);
     }
     format!("{table}{}", parts(fields, "  "))
@@ -103,7 +104,7 @@ fn parts(fields: &Map<String, Value>, indent: &str) -> String {
         };
         let counts: Vec<String> = counts
             .iter()
-            .filter(|(_, count)| count.as_u64() != Some(0))
+            .filter(|(_, count)| count.as_u64() != Some(0) && !count.is_array())
             .map(|(name, count)| format!("{name} {}", scalar(count)))
             .collect();
         if !counts.is_empty() {

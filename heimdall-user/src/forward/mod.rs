@@ -39,7 +39,7 @@ mod udp;
 mod upstreams;
 mod zones;
 
-use std::{fmt, io, sync::Arc};
+use std::{fmt, io, net::SocketAddr, sync::Arc};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
@@ -54,6 +54,7 @@ use crate::{
     clock::Clock,
     dns::NameHasher,
     exit::{OnExit, OwnedThread},
+    latency::Histogram,
     maintenance::CommandQueue,
 };
 use handle::Inbox;
@@ -145,6 +146,7 @@ impl ForwarderBuilder {
         let mut forwarder = Forwarder {
             inboxes: self.shards.iter().map(Shard::inbox).collect(),
             counters: self.shards.iter().map(Shard::counters).collect(),
+            latency: self.shards.iter().flat_map(Shard::latency).collect(),
             command_queues: self.shards.iter().map(Shard::command_queue).collect(),
             threads: Vec::new(),
             hasher: self.hasher,
@@ -176,6 +178,7 @@ fn shard_of(hasher: &NameHasher, key: &Key<'_>, threads: usize) -> usize {
 pub struct Forwarder {
     inboxes: Arc<[Arc<Inbox>]>,
     counters: Vec<Arc<ForwardCounters>>,
+    latency: Vec<(SocketAddr, Arc<Histogram>)>,
     command_queues: Vec<Arc<CommandQueue>>,
     threads: Vec<OwnedThread>,
     hasher: NameHasher,
@@ -190,6 +193,11 @@ impl Forwarder {
     /// The counters of each thread.
     pub fn counters(&self) -> Vec<Arc<ForwardCounters>> {
         self.counters.clone()
+    }
+
+    /// How long the responses of the upstreams take: their addresses and a histogram, once for each thread.
+    pub(crate) fn latency(&self) -> Vec<(SocketAddr, Arc<Histogram>)> {
+        self.latency.clone()
     }
 
     /// The command queue of each thread's cache.

@@ -7,6 +7,7 @@ mod overload;
 
 use std::{
     io,
+    net::SocketAddr,
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
@@ -30,6 +31,7 @@ use crate::{
     cache::{Key, Record},
     clock::Clock,
     dns::{Answer, ClientSubnet, NameHasher, edns::ede, header::rcode},
+    latency::Histogram,
     maintenance::{CommandQueue, Maintenance, Scope, Status},
 };
 
@@ -155,6 +157,11 @@ impl Shard {
 
     pub(super) fn counters(&self) -> Arc<ForwardCounters> {
         self.counters.clone()
+    }
+
+    /// The upstreams, and how long their responses to this thread take.
+    pub(super) fn latency(&self) -> impl Iterator<Item = (SocketAddr, Arc<Histogram>)> {
+        self.upstreams.latency()
     }
 }
 

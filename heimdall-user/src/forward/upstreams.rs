@@ -14,8 +14,11 @@
 
 use std::{
     net::SocketAddr,
+    sync::Arc,
     time::{Duration, Instant},
 };
+
+use crate::latency::Histogram;
 
 /// Time for which an upstream that failed is set aside.
 const HOLD_OFF: Duration = Duration::from_secs(10);
@@ -46,6 +49,8 @@ struct Upstream {
     /// Timeouts since then.
     silence: Row,
     rtt: Option<Rtt>,
+    /// How long its responses took.
+    latency: Arc<Histogram>,
     /// It has answered a query with EDNS.
     answers_edns: bool,
     /// Questions since then that it answered only without EDNS.
@@ -108,6 +113,7 @@ impl Upstreams {
             heard: None,
             silence: Row::default(),
             rtt: None,
+            latency: Arc::default(),
             answers_edns: false,
             plain_answers: Row::default(),
             plain_until: None,
@@ -216,6 +222,22 @@ impl Upstreams {
         let measured = self.list.get(index).and_then(|upstream| upstream.rtt);
         let measured = measured.map_or(Duration::ZERO, Rtt::timeout);
         measured.min(MAX_TIMEOUT).max(self.min_timeout)
+    }
+}
+
+/// Latency.
+impl Upstreams {
+    /// A response, whatever its code, took so long; over TCP from the opening of the connection on.
+    pub(super) fn responded(&self, index: usize, took: Duration) {
+        if let Some(upstream) = self.list.get(index) {
+            upstream.latency.record(took, 1);
+        }
+    }
+
+    /// Each upstream's address, and its histogram.
+    pub(super) fn latency(&self) -> impl Iterator<Item = (SocketAddr, Arc<Histogram>)> {
+        let all = self.list.iter();
+        all.map(|upstream| (upstream.address, Arc::clone(&upstream.latency)))
     }
 }
 

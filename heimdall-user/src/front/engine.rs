@@ -4,6 +4,7 @@ use std::{
     net::IpAddr,
     os::fd::{AsFd, BorrowedFd},
     sync::Arc,
+    time::Instant,
 };
 
 use super::{
@@ -16,6 +17,7 @@ use crate::{
     clock::{Clock, Now},
     dns::{Answer, Malformed, Query},
     forward::{Handle, MAX_REFRESHES, Mailbox, Outcome, Request},
+    latency::FrontLatency,
     maintenance::{Maintenance, Status},
 };
 
@@ -34,6 +36,8 @@ pub struct Resources {
     pub front: u16,
     /// The clock of all fronts.
     pub clock: Clock,
+    /// How long replies take. This engine alone records it.
+    pub latency: Arc<FrontLatency>,
 }
 
 /// The engine of one front. `P` is what its transport keeps of a waiting query
@@ -46,6 +50,13 @@ pub struct Engine<P> {
     mailbox: Arc<Mailbox>,
     front: u16,
     clock: Clock,
+    latency: Arc<FrontLatency>,
+    /// When the batch was received.
+    received: Instant,
+    /// The core's count of hits when replies were last sent.
+    hits_sent: u64,
+    /// When the queries were received that were completed and whose replies are to be sent.
+    completed: Vec<Instant>,
     waiting: Waiting<P>,
     /// Refreshes under way.
     refreshing: usize,
@@ -67,9 +78,15 @@ impl<P> Engine<P> {
             mailbox,
             front,
             clock,
+            latency,
         } = resources;
         Self {
             waiting: Waiting::new(mailbox.capacity()),
+            received: Instant::now(),
+            // A worker that was started again continues the counts.
+            hits_sent: core.hits(),
+            completed: Vec::with_capacity(BATCH),
+            latency,
             core,
             maintenance,
             forwarder,
@@ -119,12 +136,20 @@ impl<P> Engine<P> {
 
 /// A round.
 impl<P> Engine<P> {
-    /// Begins a round: everything until the next one happens now.
+    /// Begins a round: everything until the next one happens now, and a batch that is taken next is
+    /// received now.
     #[inline]
     pub fn begin(&mut self) -> Now {
-        let now = self.clock.now();
+        self.received = Instant::now();
+        let now = self.clock.at(self.received);
         self.core.begin(now);
         now
+    }
+
+    /// A batch has been received, later than at the beginning of the round.
+    #[inline]
+    pub(crate) fn begin_batch(&mut self) {
+        self.received = Instant::now();
     }
 
     /// Reads a message, and prefetches the bucket of its key. The message and the result go to a
@@ -219,7 +244,11 @@ impl<P> Engine<P> {
         M: Messages<Parked = P>,
     {
         let (query, parked) = (*query, messages.park(message, query));
-        self.waiting.insert(Waiter { query, parked });
+        self.waiting.insert(Waiter {
+            received: self.received,
+            query,
+            parked,
+        });
     }
 
     /// Replies to queries whose outcomes have arrived, [`BATCH`] at most. Returns the number of
@@ -228,6 +257,7 @@ impl<P> Engine<P> {
     where
         M: Messages<Parked = P>,
     {
+        self.completed.clear();
         let mut completed = 0;
         while completed < BATCH
             && let Some(outcome) = self.mailbox.take()
@@ -252,7 +282,12 @@ impl<P> Engine<P> {
             self.core.insert_refreshed(&request.key(), &answer);
             return;
         }
-        let Some(Waiter { query, parked }) = self.waiting.remove(token) else {
+        let Some(Waiter {
+            received,
+            query,
+            parked,
+        }) = self.waiting.remove(token)
+        else {
             return;
         };
         let last = self.inserted.as_ref();
@@ -268,8 +303,34 @@ impl<P> Engine<P> {
             verdict
         });
         match verdict {
-            Verdict::Reply { .. } => messages.reply(message, Some(&query)),
+            Verdict::Reply { .. } => {
+                messages.reply(message, Some(&query));
+                self.completed.push(received);
+            }
             Verdict::Drop | Verdict::Miss => messages.discard(message),
+        }
+    }
+
+    /// Records the latency of the replies that have been sent by now: of the batch that was answered, and of the queries
+    /// that were completed. Reads the clock if there are any.
+    ///
+    /// To be called after each batch, and after each [`complete`](Self::complete), once the replies are sent.
+    #[inline]
+    pub fn sent(&mut self) {
+        let all_hits = self.core.hits();
+        let hits = all_hits.wrapping_sub(self.hits_sent);
+        if hits == 0 && self.completed.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        if hits > 0 {
+            self.hits_sent = all_hits;
+            let took = now.saturating_duration_since(self.received);
+            self.latency.hits.record(took, hits);
+        }
+        for received in self.completed.drain(..) {
+            let took = now.saturating_duration_since(received);
+            self.latency.misses.record(took, 1);
         }
     }
 

@@ -16,6 +16,7 @@ use crate::{
         ForwardOptions, Forwarder, ForwarderBuilder, Mailbox,
         testing::{Upstream, query, response},
     },
+    latency::{Distribution, FrontLatency},
     maintenance::{Caches, Maintenance, Scope, Status},
     stats::{AnswerCounters, Counter},
 };
@@ -79,6 +80,7 @@ struct Front {
     buffers: Buffers,
     forwarder: Forwarder,
     answers: Arc<AnswerCounters>,
+    latency: Arc<FrontLatency>,
     caches: Caches,
 }
 
@@ -106,6 +108,7 @@ impl Front {
             forwarder: Vec::new(),
             fronts: vec![("front".to_owned(), maintenance.queue())],
         };
+        let latency = Arc::<FrontLatency>::default();
         let engine = Engine::new(Resources {
             core,
             maintenance,
@@ -113,6 +116,7 @@ impl Front {
             mailbox,
             front: 0,
             clock: Clock::start(),
+            latency: Arc::clone(&latency),
         });
         Self {
             engine,
@@ -120,6 +124,7 @@ impl Front {
             buffers: Buffers::default(),
             forwarder,
             answers,
+            latency,
             caches,
         }
     }
@@ -141,9 +146,18 @@ impl Front {
         while self.buffers.replies.len() < replies {
             self.engine.begin();
             self.engine.complete(&mut self.buffers);
+            self.engine.sent();
             assert!(Instant::now() < end);
             thread::sleep(Duration::from_millis(1));
         }
+    }
+}
+
+impl Front {
+    /// How many hits and misses have their latency recorded.
+    fn recorded(&self) -> [u64; 2] {
+        let FrontLatency { hits, misses } = &*self.latency;
+        [hits, misses].map(|histogram| Distribution::of([histogram]).count())
     }
 }
 
@@ -187,7 +201,32 @@ fn a_message_that_became_unusable_leaves_the_insertion_to_the_next() {
     front.buffers.unusable = true;
     front.complete(1);
     assert_eq!(front.buffers.discarded, 1);
+    assert_eq!(front.recorded(), [0, 1], "only the one that has a reply");
     assert_eq!(front.answers.cache_insertions.get(), 1);
+    drop(front.forwarder);
+}
+
+#[test]
+fn latency_is_recorded_once_for_each_reply_when_it_is_sent() {
+    const DELAY: Duration = Duration::from_millis(50);
+    let upstream = Upstream::start(|seen| {
+        thread::sleep(DELAY);
+        vec![response(&seen.msg, 20)]
+    });
+    let mut front = Front::new(&upstream, 8);
+    front.ask((1..=3).map(|id| query(id, "name", None)));
+    front.engine.sent();
+    assert_eq!(front.recorded(), [0, 0], "they wait");
+    front.complete(3);
+    assert_eq!(front.recorded(), [0, 3]);
+    let misses = Distribution::of([&front.latency.misses]);
+    assert!(misses.sum() >= 3.0 * DELAY.as_secs_f64(), "{misses:?}");
+    front.ask((4..=5).map(|id| query(id, "name", None)));
+    assert_eq!(front.recorded(), [0, 3], "not sent yet");
+    for _ in 0..2 {
+        front.engine.sent();
+        assert_eq!(front.recorded(), [2, 3]);
+    }
     drop(front.forwarder);
 }
 

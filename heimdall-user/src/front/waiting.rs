@@ -1,10 +1,14 @@
 //! Queries that wait for the forwarder.
 
+use std::time::Instant;
+
 use crate::dns::Query;
 
 /// A query that waits, and what its transport keeps of the message.
 #[derive(Debug)]
 pub(super) struct Waiter<P> {
+    /// When its batch was received.
+    pub(super) received: Instant,
     pub(super) query: Query,
     pub(super) parked: P,
 }
@@ -75,7 +79,11 @@ mod tests {
         let msg = b"\x12\x34\x01\0\0\x01\0\0\0\0\0\0\x01x\0\0\x01\0\x01";
         let view = DnsPacketView::parse(msg).unwrap();
         let query = Query::new(&view, &NameHasher::default());
-        Waiter { query, parked }
+        Waiter {
+            received: Instant::now(),
+            query,
+            parked,
+        }
     }
 
     #[test]

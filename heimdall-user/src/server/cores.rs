@@ -12,6 +12,7 @@ use crate::{
     clock::Clock,
     config::{Config, Size},
     dns::{NameHasher, reply},
+    latency::FrontLatency,
     stats::{AnswerCounters, DropCounters},
 };
 
@@ -29,11 +30,12 @@ pub(super) struct CoreFactory {
     logged_pages: Cell<bool>,
 }
 
-/// A core's counters.
+/// What a core, and the engine that has it, count.
 #[derive(Clone, Debug, Default)]
 pub(super) struct CoreCounters {
     pub(super) answers: Arc<AnswerCounters>,
     pub(super) drops: Arc<DropCounters>,
+    pub(super) latency: Arc<FrontLatency>,
 }
 
 impl CoreFactory {

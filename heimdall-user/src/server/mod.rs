@@ -13,6 +13,7 @@ mod attached;
 mod commands;
 mod cores;
 mod file_limit;
+mod latency;
 mod policy;
 mod preflight;
 mod report;
@@ -190,6 +191,7 @@ impl Server {
             .map_err(start("the forwarder"))?;
         let handle = forwarder.handle();
         let forward_counters = forwarder.counters();
+        let upstreams = forwarder.latency();
         let mut caches = Caches {
             forwarder: forwarder.command_queues(),
             fronts: Vec::new(),
@@ -211,6 +213,7 @@ impl Server {
             xdp: self.supervisor.as_ref().map(Supervisor::report),
             sockets,
             forwarder: forward_counters,
+            upstreams,
         });
         self.report = Some(Arc::clone(&report));
         self.start_control(opened.control, report, caches.clone())?;
@@ -246,6 +249,7 @@ impl Server {
                 mailbox,
                 front,
                 clock: cores.clock(),
+                latency: Arc::clone(&core_counters.latency),
             };
             let on_exit = self.threads.essential("socket front");
             let front = SocketFront::start(&name, listeners, resources, on_exit)

@@ -1,12 +1,15 @@
 //! The report of `heimdall stats`, collected from all counters.
 
-use std::{fmt, slice, sync::Arc};
+use std::{fmt, net::SocketAddr, slice, sync::Arc};
 
 use arc_swap::ArcSwap;
 use serde_json::{Map, Value, json};
 
 use super::cores::CoreCounters;
-use crate::{forward::ForwardCounters, log, socket::SocketCounters, worker::WorkerCounters};
+use crate::{
+    forward::ForwardCounters, latency::Histogram, log, socket::SocketCounters,
+    worker::WorkerCounters,
+};
 
 /// Where all counters are.
 pub(super) struct Report {
@@ -16,6 +19,8 @@ pub(super) struct Report {
     pub(super) sockets: Vec<SocketReport>,
     /// One set for each thread.
     pub(super) forwarder: Vec<Arc<ForwardCounters>>,
+    /// How long upstreams take to respond, a histogram for each and each thread.
+    pub(super) upstreams: Vec<(SocketAddr, Arc<Histogram>)>,
 }
 
 pub(super) struct XdpReport {
@@ -84,7 +89,8 @@ impl Report {
             "workers": workers,
             "sockets": sockets(&self.sockets),
             "socket_threads": socket_threads(&self.sockets),
-            "forwarder": forwarder(&self.forwarder),
+            "forwarder": forwarder(&self.forwarder, self.upstreams_json()),
+            "latency": self.latency_json(),
             "log": { "lost": log::lost() },
         })
     }
@@ -196,7 +202,7 @@ fn insert_sockets(fields: &mut Map<String, Value>, threads: &[SocketReport]) {
 }
 
 /// The threads' counters, summed.
-fn forwarder(threads: &[Arc<ForwardCounters>]) -> Value {
+fn forwarder(threads: &[Arc<ForwardCounters>], upstreams: Value) -> Value {
     let mut fields = Map::new();
     let sums = sum(threads.iter().map(|thread| thread.list()));
     insert(&mut fields, sums, |name| {
@@ -208,6 +214,7 @@ fn forwarder(threads: &[Arc<ForwardCounters>]) -> Value {
             .or_else(cache)
             .or_else(shed)
     });
+    fields.insert("upstreams".to_owned(), upstreams);
     Value::Object(fields)
 }
 
@@ -333,6 +340,7 @@ mod tests {
                 })
                 .into(),
             forwarder: threads.to_vec(),
+            upstreams: Vec::new(),
         };
         assert_eq!(
             report.summary(),

@@ -278,6 +278,7 @@ impl Loop {
             } else {
                 Input::Drained
             };
+            self.engine.begin_batch();
             while let Some((message, len)) = self.sockets.next_message(connection) {
                 let octets = self.sockets.buf.get(..len).unwrap_or_default();
                 let query = self.engine.read(octets);
@@ -289,7 +290,9 @@ impl Loop {
             let Some(open) = connections.open.get_mut(connection) else {
                 return Ok(true);
             };
-            open.write(self.sockets.now)?;
+            let written = open.write(self.sockets.now);
+            self.engine.sent();
+            written?;
             if open.failed {
                 return Ok(false);
             }

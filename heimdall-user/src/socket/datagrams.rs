@@ -104,6 +104,7 @@ impl Loop {
     }
 
     fn answer_datagrams(&mut self, listener: usize) {
+        self.engine.begin_batch();
         let received = self.sockets.datagrams.batch.received().enumerate();
         for (slot, (path, octets)) in received {
             // A sender without an address cannot be replied to.
@@ -115,6 +116,7 @@ impl Loop {
         }
         self.engine.answer(&mut self.batch, &mut self.sockets);
         self.send_datagrams();
+        self.engine.sent();
     }
 
     /// Sends the datagrams that are replies.

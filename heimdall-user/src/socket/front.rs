@@ -162,6 +162,7 @@ impl Loop {
             while let Some(connection) = self.sockets.connections.next_resumed() {
                 self.serve(connection);
             }
+            self.engine.sent();
             if completed < BATCH {
                 return;
             }

@@ -47,6 +47,7 @@ fn resources(core: Core, forwarder: Handle, mailbox: Arc<Mailbox>) -> Resources 
         mailbox,
         front: 0,
         clock: Clock::start(),
+        latency: Arc::default(),
     }
 }
 

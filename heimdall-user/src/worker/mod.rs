@@ -255,6 +255,7 @@ impl State {
         // First: if the rings fail, the forwarder still gets what it was handed.
         self.engine.end();
         self.frames.rings.flush()?;
+        self.engine.sent();
         debug_assert_eq!(self.frames.rings.missing(self.engine.waiting()), 0);
         Ok(taken + completed)
     }

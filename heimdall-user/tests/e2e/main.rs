@@ -9,6 +9,7 @@ mod client;
 mod errors;
 mod faults;
 mod idle;
+mod latency;
 mod lifecycle;
 mod link;
 mod listening;

@@ -203,9 +203,10 @@ impl Shard {
         );
         if responded {
             self.heard(upstream, now);
+            let took = now.saturating_duration_since(sent.at);
+            self.upstreams.responded(upstream, took);
             if !tcp {
-                let rtt = now.saturating_duration_since(sent.at);
-                self.upstreams.measured(upstream, rtt);
+                self.upstreams.measured(upstream, took);
             }
         }
         let Some(lookup) = self.in_flight.get_mut(slot) else {

@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use super::*;
-use crate::dns::edns::ede;
+use crate::{dns::edns::ede, latency::Distribution};
 
 /// The first letter of the queried name.
 fn letter(seen: &Seen) -> u8 {
@@ -419,5 +419,34 @@ fn an_icmp_error_leads_all_queries_of_its_socket_to_the_next_upstream() {
     assert!(bench.outcomes(0, 40).iter().all(answered));
     assert_eq!(bench.count("timeouts"), 0);
     assert_eq!(second.seen().len(), 40);
+    bench.finish();
+}
+
+#[test]
+fn responses_are_timed_for_each_upstream_whatever_they_say() {
+    const DELAY: Duration = Duration::from_millis(50);
+    let fails = Upstream::start(|seen| vec![bare(&seen.msg, 2)]);
+    let slow = Upstream::start(|seen| {
+        thread::sleep(DELAY);
+        match seen.tcp {
+            false => vec![bare(&seen.msg, 0x200)],
+            true => vec![response(&seen.msg, 20)],
+        }
+    });
+    let silent = Upstream::start(|_| Vec::new());
+    let addresses = [&fails, &slow, &silent].map(|upstream| upstream.address);
+    let mut bench = Bench::new(options(addresses.into()));
+    assert!(ask_all(&mut bench, "a").iter().all(answered));
+    let latency = bench.forwarder.latency();
+    let times = latency.iter().map(|(address, histogram)| {
+        let times = Distribution::of([&**histogram]);
+        (*address, times.count(), times.sum())
+    });
+    let times: Vec<_> = times.collect();
+    let counts: Vec<_> = times.iter().map(|(of, count, _)| (*of, *count)).collect();
+    // SERVFAIL; a truncated answer, and the whole one over TCP; nothing.
+    let expected: Vec<_> = addresses.into_iter().zip([1, 2, 0]).collect();
+    assert_eq!(counts, expected);
+    assert!(times[1].2 >= 2.0 * DELAY.as_secs_f64(), "{times:?}");
     bench.finish();
 }

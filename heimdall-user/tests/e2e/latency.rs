@@ -1,0 +1,67 @@
+//! Latency as the server measures it: of hits, of misses and of the upstream.
+
+use std::time::Duration;
+
+use lab::{ScriptedUpstream, Step, UPSTREAM, message};
+use serde_json::Value;
+
+use crate::{client::DnsClient, heimdall, lab, recover::wait_for};
+
+/// The upstream's.
+const DELAY: Duration = Duration::from_millis(50);
+
+/// Names that are asked for over AF_XDP, and as many over TCP.
+const NAMES: u64 = 5;
+
+/// Queries for each name after the first.
+const HITS: u64 = 5;
+
+fn micros(latency: &Value, of: &str) -> f64 {
+    latency[of].as_f64().unwrap()
+}
+
+#[test]
+fn misses_take_as_long_as_the_upstream_and_hits_do_not() {
+    let Some(lab) = lab("misses_take_as_long_as_the_upstream") else {
+        return;
+    };
+    let _upstream = ScriptedUpstream::with_script(&lab, UPSTREAM, |received| {
+        let query = received.message().unwrap();
+        let answer = message::address(&query, 300, [192, 0, 2, 1]);
+        vec![Step::Wait(DELAY), Step::Send(answer)]
+    })
+    .unwrap();
+    let heimdall = heimdall(&lab);
+    let none = heimdall.stats().unwrap();
+    assert_eq!(none["latency"]["hits"]["p50_us"], Value::Null);
+    let client = DnsClient::v4(&lab);
+    for number in 0..NAMES {
+        let [udp, tcp] = ["u", "t"].map(|letter| format!("{letter}{number}.example A rd"));
+        for _ in 0..=HITS {
+            assert!(client.udp(&udp).starts_with("NOERROR "));
+            assert!(client.tcp(&tcp).starts_with("NOERROR "));
+        }
+    }
+    // A reply is recorded once it is sent.
+    let stats = wait_for(&heimdall, "recorded", |stats| {
+        let latency = &stats["latency"];
+        latency["hits"]["count"] == 2 * NAMES * HITS && latency["misses"]["count"] == 2 * NAMES
+    });
+    let (hits, misses) = (&stats["latency"]["hits"], &stats["latency"]["misses"]);
+    let upstream = &stats["forwarder"]["upstreams"][0];
+    assert_eq!(upstream["address"], UPSTREAM);
+    assert_eq!(upstream["latency"]["count"], 2 * NAMES);
+    let delay = DELAY.as_micros() as f64;
+    for slow in [misses, &upstream["latency"]] {
+        // The machine may be busy.
+        let usual = delay..=4.0 * delay;
+        assert!(usual.contains(&micros(slow, "p50_us")), "{stats:#}");
+        assert!(micros(slow, "max_us") >= micros(slow, "mean_us"));
+    }
+    assert!(micros(hits, "p50_us") < delay, "{stats:#}");
+    for latency in [hits, misses] {
+        let buckets = latency["buckets"].as_array().unwrap();
+        let counts = buckets.iter().map(|bucket| bucket[1].as_u64().unwrap());
+        assert_eq!(latency["count"], counts.sum::<u64>());
+    }
+}
