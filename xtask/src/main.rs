@@ -3,6 +3,7 @@
 #![allow(clippy::indexing_slicing, clippy::unwrap_used)]
 
 mod bench;
+mod captures;
 mod checks;
 mod demo;
 mod differ;
@@ -45,6 +46,8 @@ enum Command {
     Demo(demo::Demo),
     /// Measure Heimdall beside an echo and other servers: rates, latencies, CPU, memory
     Bench(bench::Bench),
+    /// Write the terminals that docs/ shows: docs/top.txt
+    Captures(captures::Captures),
     /// Run everything that CI runs: format, lints, all tests, documentation
     Test(test::Test),
     /// Run the fuzz targets
@@ -69,6 +72,7 @@ impl Command {
     fn run(self, setup: Setup) -> Result<()> {
         match self {
             Self::Bench(bench) => bench.run(setup),
+            Self::Captures(captures) => captures.run(setup),
             Self::Demo(demo) => demo.run(setup),
             Self::Differ(differ) => differ.run(setup),
             Self::Test(test) => test.run(setup),

@@ -38,6 +38,7 @@ pub(crate) const LAB: &[Need] = &[
     ("/usr/sbin/kxdpgun", "knot-dnsutils"),
     ("/usr/bin/dnsperf", "dnsperf"),
     ("/usr/bin/strace", "strace"),
+    ("/usr/bin/tmux", "tmux"),
 ];
 
 /// The resolvers that Heimdall is compared with.

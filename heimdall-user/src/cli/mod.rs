@@ -11,6 +11,8 @@ mod reload;
 mod run;
 mod stats;
 mod table;
+mod top;
+mod view;
 
 use std::{
     io::{self, Write},
@@ -31,7 +33,8 @@ Examples:
   Make a settings file, and check it after editing:
     heimdall check --example > heimdall.toml
     heimdall check --config heimdall.toml
-  Show the counters of the running server:
+  Show what the running server does: on the whole screen, or as text:
+    heimdall top
     heimdall stats
   Apply changes of its policy without a restart:
     heimdall reload
@@ -53,6 +56,7 @@ enum Command {
     Run(run::Run),
     Check(check::Check),
     Stats(stats::Stats),
+    Top(top::Top),
     Reload(reload::Reload),
     Flush(flush::Flush),
     Dump(dump::Dump),
@@ -64,6 +68,7 @@ pub fn main() -> ExitCode {
         Ok(Command::Run(run)) => run.execute(),
         Ok(Command::Check(check)) => check.execute(),
         Ok(Command::Stats(stats)) => stats.execute(),
+        Ok(Command::Top(top)) => top.execute(),
         Ok(Command::Reload(reload)) => reload.execute(),
         Ok(Command::Flush(flush)) => flush.execute(),
         Ok(Command::Dump(dump)) => dump.execute(),

@@ -1,21 +1,39 @@
-//! `heimdall stats`: the running server's counters, as text or as JSON.
+//! `heimdall stats`: what the running server counts, as text or as JSON, once or again and again.
 
+mod sections;
+mod text;
+mod watch;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{anyhow, bail};
 use clap::Args;
-use serde_json::{Map, Value};
 
-use super::{args::ServerArgs, print, table::Table};
-use crate::control;
+use super::{
+    args::{ServerArgs, duration},
+    print,
+    view::Sample,
+};
 
 const EXAMPLES: &str = "\
 Examples:
-  heimdall stats
+  heimdall stats                      counts since the server's start
+  heimdall stats --since 10s          rates, measured for ten seconds
+  heimdall stats --watch              rates each second, until Ctrl-C
+  heimdall stats --watch 60 >> log    a line each minute
   heimdall stats --json | jq '.workers[] | {queue, hits, misses}'
-  heimdall stats --control /run/heimdall/control.sock
+  heimdall stats --json > before.json; …; heimdall stats --since before.json
 
-Counts are since the server's start. The text leaves out zeros where it lists reasons, types and the
-like; the JSON has every field.";
+Text leaves out what is zero; the JSON document has every field, and docs/stats.md its schema. Rates are
+a second's; latencies are those of the same time, popular names those of the last minutes. `heimdall top`
+shows the same on a whole screen.";
 
-/// Show the running server's counters
+/// Show the running server's counts and rates
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Stats {
@@ -23,141 +41,83 @@ pub(super) struct Stats {
     server: ServerArgs,
 
     /// Print the JSON document instead of text
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["watch", "since"])]
     json: bool,
+
+    /// Print rates, measured for so long (10, 500ms, 2min) from now on, or since FILE was saved by `stats --json`
+    #[arg(long, value_name = "TIME|FILE", value_parser = since)]
+    since: Option<Since>,
+
+    /// Print rates again and again, each time of the SECONDS before [default: 1]: on a terminal all of
+    /// them, elsewhere a line
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "1",
+        value_parser = duration, conflicts_with = "since")]
+    watch: Option<Duration>,
+}
+
+/// The beginning of a measurement.
+#[derive(Clone, Debug)]
+enum Since {
+    Now(Duration),
+    File(PathBuf),
+}
+
+/// A number, or one with a unit, is a time; a file of such a name is `./10`.
+fn since(text: &str) -> Result<Since, String> {
+    let number = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    if number.parse::<f64>().is_ok() {
+        duration(text).map(Since::Now)
+    } else {
+        Ok(Since::File(text.into()))
+    }
 }
 
 impl Stats {
     pub(super) fn execute(self) -> anyhow::Result<()> {
         let path = self.server.path()?;
-        let stats = control::ask(&path, "stats")?;
-        let text = if self.json {
-            let mut text = serde_json::to_string_pretty(&stats)?;
-            text.push('\n');
-            text
-        } else {
-            render(&stats)
-        };
-        print(&text)
-    }
-}
-
-/// The document as text: lists as tables, objects as names and values.
-fn render(stats: &Value) -> String {
-    let mut text = String::new();
-    for (title, value) in stats.as_object().into_iter().flatten() {
-        let section = match value {
-            Value::Array(items) if items.is_empty() => continue,
-            Value::Array(items) => list(items),
-            Value::Object(fields) => object(fields),
-            value => {
-                text.push_str(&format!("{title}: {}\n", scalar(value)));
-                continue;
+        if let Some(interval) = self.watch {
+            return watch::watch(&path, interval);
+        }
+        let before = match &self.since {
+            None => None,
+            Some(Since::Now(duration)) => {
+                let sample = Sample::ask(&path)?;
+                thread::sleep(*duration);
+                Some(sample)
             }
+            Some(Since::File(file)) => Some(read(file)?),
         };
-        text.push_str(&format!("\n{}\n{section}", title.to_uppercase()));
-    }
-    text
-}
-
-/// A row for each item, and below it its nested counts, a line each.
-fn list(items: &[Value]) -> String {
-    let mut table = Table::default();
-    let mut details = Vec::new();
-    for item in items.iter().filter_map(Value::as_object) {
-        if details.is_empty() {
-            table.row(
-                item.iter()
-                    .filter(|(_, value)| !value.is_object())
-                    .map(|(key, _)| key.clone()),
-            );
+        let now = Sample::ask(&path)?;
+        if self.json {
+            let document = serde_json::to_string_pretty(now.document())?;
+            return print(&(document + "\n"));
         }
-        table.row(item.values().filter(|value| !value.is_object()).map(scalar));
-        details.push(parts(item, "    "));
-    }
-    // The table's lines are its head and one for each item.
-    let lines = table.to_string();
-    let mut lines = lines.lines();
-    let mut text = format!("  {}\n", lines.next().unwrap_or_default());
-    for (line, details) in lines.zip(details) {
-        text.push_str(&format!("  {line}\n{details}"));
-    }
-    text
-}
-
-/// Names and values, then the nested counts.
-fn object(fields: &Map<String, Value>) -> String {
-    let mut table = Table::default();
-    let is_scalar = |value: &Value| !value.is_object() && !value.is_array();
-    for (key, value) in fields.iter().filter(|(_, value)| is_scalar(value)) {
-        table.row([format!("  {key}"), scalar(value)]);
-    }
-    format!("{table}{}", parts(fields, "  "))
-}
-
-/// The counts of each nested object that are not zero, one line for each object that has any.
-fn parts(fields: &Map<String, Value>, indent: &str) -> String {
-    let mut text = String::new();
-    for (key, value) in fields {
-        let Some(counts) = value.as_object() else {
-            continue;
-        };
-        let counts: Vec<String> = counts
-            .iter()
-            .filter(|(_, count)| count.as_u64() != Some(0) && !count.is_array())
-            .map(|(name, count)| format!("{name} {}", scalar(count)))
-            .collect();
-        if !counts.is_empty() {
-            text.push_str(&format!("{indent}{key}: {}\n", counts.join(", ")));
+        if before.as_ref().is_some_and(|before| !now.continues(before)) {
+            match self.since {
+                Some(Since::File(file)) => bail!(
+                    "the server has been started since {} was saved, or it is another one: there is nothing to compare",
+                    file.display()
+                ),
+                _ => bail!("the server was started again meanwhile; measure again"),
+            }
         }
+        print(&text::render(&now.since(before.as_ref())))
     }
-    text
 }
 
-fn scalar(value: &Value) -> String {
-    match value {
-        Value::String(text) => text.clone(),
-        Value::Null => "-".to_owned(),
-        value => value.to_string(),
+/// A document that was saved.
+fn read(file: &Path) -> anyhow::Result<Sample> {
+    let text =
+        fs::read(file).map_err(|error| anyhow!("cannot read {}: {error}", file.display()))?;
+    let sample = serde_json::from_slice(&text).ok().map(Sample::new);
+    match sample.filter(|sample| sample.uptime().is_some()) {
+        Some(sample) => Ok(sample),
+        None => bail!(
+            "{} is no document of a server; save one with `heimdall stats --json`",
+            file.display()
+        ),
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn lists_are_tables_and_zeros_are_left_out() {
-        let stats = json!({
-            "backend": "xdp",
-            "interfaces": [
-                { "name": "veth0", "attach": "native", "program_id": 12, "verdicts": { "steered": 7, "not_ip": 0 } },
-            ],
-            "workers": [
-                { "interface": "veth0", "queue": 0, "mode": "copy", "received": 1000, "dropped": { "runt": 0 } },
-                { "interface": "veth0", "queue": 10, "mode": "copy", "received": 5, "dropped": { "runt": 2, "bad_checksum": 1 } },
-            ],
-            "sockets": { "udp_received": 3, "dropped": {} },
-        });
-        let text = "\
-backend: xdp
-
-INTERFACES
-  name   attach  program_id
-  veth0  native          12
-    verdicts: steered 7
-
-WORKERS
-  interface  queue  mode  received
-  veth0          0  copy      1000
-  veth0         10  copy         5
-    dropped: runt 2, bad_checksum 1
-
-SOCKETS
-  udp_received  3
-";
-        assert_eq!(render(&stats), text);
-    }
-}
+mod tests;

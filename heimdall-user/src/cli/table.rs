@@ -32,8 +32,14 @@ impl Table {
             .skip(1)
             .filter_map(|row| row.get(column))
             .peekable();
-        cells.peek().is_some() && cells.all(|cell| cell.chars().all(|c| c.is_ascii_digit()))
+        cells.peek().is_some() && cells.all(|cell| is_number(cell))
     }
+}
+
+/// Whether a cell is a number: with a unit, with separators of thousands, or an unknown one.
+fn is_number(cell: &str) -> bool {
+    let number = cell.split(' ').next().unwrap_or_default().replace(',', "");
+    number == "-" || number.parse::<f64>().is_ok()
 }
 
 impl fmt::Display for Table {

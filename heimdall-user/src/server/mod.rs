@@ -46,7 +46,7 @@ pub use policy::PolicyLoader;
 use policy::Reloader;
 pub(crate) use policy::{PolicyError, ReloadError};
 pub(crate) use preflight::check;
-use report::{Report, SocketReport};
+use report::{Report, SocketReport, Start};
 use retry::retry;
 use snapshot::SnapshotWriter;
 use supervisor::Supervisor;
@@ -210,6 +210,7 @@ impl Server {
         let queues = self.supervisor.iter().flat_map(Supervisor::command_queues);
         caches.fronts.extend(queues);
         let report = Arc::new(Report {
+            start: Start::now(),
             xdp: self.supervisor.as_ref().map(Supervisor::report),
             sockets,
             forwarder: forward_counters,

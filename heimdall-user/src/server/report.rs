@@ -1,6 +1,10 @@
-//! The report of `heimdall stats`, collected from all counters.
+//! The document that describes a running server, collected from all counters: docs/stats.md has its schema.
 
-use std::{fmt, net::SocketAddr, slice, sync::Arc};
+#[cfg(test)]
+mod schema;
+mod start;
+
+use std::{fmt, net::SocketAddr, process, slice, sync::Arc};
 
 use arc_swap::ArcSwap;
 use serde_json::{Map, Value, json};
@@ -10,9 +14,14 @@ use crate::{
     forward::ForwardCounters, latency::Histogram, log, socket::SocketCounters,
     worker::WorkerCounters,
 };
+pub(super) use start::Start;
+
+/// Version of the schema. Within a version fields are only added.
+const VERSION: u32 = 1;
 
 /// Where all counters are.
 pub(super) struct Report {
+    pub(super) start: Start,
     /// Replaced when something changes.
     pub(super) xdp: Option<Arc<ArcSwap<XdpReport>>>,
     /// One for each thread.
@@ -84,6 +93,12 @@ impl Report {
             None => (Vec::new(), Vec::new()),
         };
         json!({
+            "version": VERSION,
+            "build": { "version": env!("CARGO_PKG_VERSION") },
+            "pid": process::id(),
+            "started": self.start.unix(),
+            "time": start::unix_now(),
+            "uptime": self.start.uptime(),
             "backend": if is_xdp { "xdp" } else { "socket" },
             "interfaces": interfaces,
             "workers": workers,
@@ -286,7 +301,9 @@ fn counts(counts: Vec<(&'static str, u64)>) -> Map<String, Value> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::indexing_slicing)]
+    #![allow(clippy::indexing_slicing, clippy::unwrap_used)]
+
+    use heimdall_ebpf::Disposition;
 
     use super::*;
 
@@ -323,7 +340,10 @@ mod tests {
             reason: None,
             attach: Some("native"),
             program_id: Some(12),
-            verdicts: Box::new(|| vec![("steered", 5)]),
+            verdicts: Box::new(|| {
+                let names = Disposition::ALL.map(Disposition::name);
+                names.into_iter().map(|name| (name, 5)).collect()
+            }),
         };
         let threads: [Arc<ForwardCounters>; 2] = Default::default();
         threads.iter().for_each(|thread| thread.rejected_id.add(2));
@@ -332,6 +352,7 @@ mod tests {
             workers: vec![worker, gone],
         }));
         let report = Report {
+            start: Start::now(),
             xdp: Some(Arc::clone(&xdp)),
             sockets: [core.clone(), core]
                 .map(|core| SocketReport {
@@ -348,6 +369,14 @@ mod tests {
              upstream: 0 queries, 0 timeouts, 0 errors, 0 stale answers, 0 SERVFAIL; 0 log lines lost"
         );
         let document = report.json();
+        schema::assert_documented(&document);
+        assert_eq!(document["version"], 1);
+        assert_eq!(document["build"]["version"], env!("CARGO_PKG_VERSION"));
+        assert_eq!(document["pid"], process::id());
+        let [started, time, uptime] =
+            ["started", "time", "uptime"].map(|field| document[field].as_f64().unwrap());
+        assert!((0.0..60.0).contains(&uptime), "{uptime}");
+        assert!(started <= time && time <= start::unix_now(), "{document}");
         assert_eq!(document["backend"], "xdp");
         assert_eq!(document["interfaces"][0]["state"], "up");
         assert_eq!(document["workers"][0]["reason"], Value::Null);

@@ -65,7 +65,12 @@ fn assert_served(replies: &[String], heimdall: &Heimdall) {
     let stats = heimdall.stats().unwrap();
     let shed = &stats["forwarder"]["shed"];
     assert!(shed["client"].as_u64() > Some(0), "{stats:#}");
-    assert!(heimdall.stats_text().unwrap().contains("shed: client "));
+    assert!(
+        heimdall
+            .stats_text()
+            .unwrap()
+            .contains("LOOK-UPS ENDED TO MAKE ROOM")
+    );
     let log = heimdall.process.output();
     let lines: Vec<_> = log
         .lines()

@@ -1,0 +1,232 @@
+//! The words for what the server counts, and the order in which people read it.
+//!
+//! Fields that are not listed here, as newer servers may have them, are shown under their names at the end.
+
+/// A group of rows.
+pub(super) struct Section {
+    pub(super) title: &'static str,
+    pub(super) rows: &'static [Row],
+}
+
+/// Rows for counts. Pointers begin with `/fronts` (workers and sockets together), `/workers`, `/sockets`, `/interfaces`
+/// (each summed), or a field of the document.
+pub(super) enum Row {
+    /// A part of the section's total, which is the sum of its parts.
+    Part(&'static str, &'static str),
+    /// A count, or a state, beside the total.
+    Other(&'static str, &'static str),
+    /// A part for each count of an object, the highest first, under its name in capitals.
+    Parts(&'static str),
+}
+
+use Row::{Other, Part, Parts};
+
+/// What comes before the tables.
+pub(super) const BEGINNING: &[Section] = &[
+    Section {
+        title: "QUERIES",
+        rows: &[
+            Part("/workers/received", "over AF_XDP"),
+            Part("/sockets/udp_received", "over UDP"),
+            Part("/sockets/tcp_received", "over TCP"),
+        ],
+    },
+    Section {
+        title: "CACHE",
+        rows: &[
+            Part("/fronts/hits", "answered (hits)"),
+            Part("/fronts/misses", "forwarded (misses)"),
+            Other("/fronts/cache/entries", "answers in it now"),
+            Other("/fronts/cache/insertions", "answers inserted"),
+            Other("/fronts/cache/evictions", "evicted before they expired"),
+        ],
+    },
+    Section {
+        title: "REPLIES",
+        rows: &[
+            Part("/workers/answered", "over AF_XDP"),
+            Part("/sockets/udp_answered", "over UDP"),
+            Part("/sockets/tcp_answered", "over TCP"),
+            Other("/fronts/truncated", "truncated, too large for UDP"),
+            Other("/fronts/slipped", "truncated, over the rate limit"),
+            Other("/fronts/prohibited", "REFUSED by the access list"),
+            Other("/fronts/overflow", "SERVFAIL, too many wait"),
+            Other("/fronts/local", "from local data, not cached yet"),
+            Other("/fronts/blocked", "by a blocklist, not cached yet"),
+            Other("/sockets/udp_send_failed", "not accepted by the kernel"),
+        ],
+    },
+    Section {
+        title: "RESPONSE CODES",
+        rows: &[Parts("/fronts/rcodes")],
+    },
+    Section {
+        title: "TYPES",
+        rows: &[Parts("/fronts/types")],
+    },
+    Section {
+        title: "QUERIES WITHOUT A REPLY",
+        rows: &[
+            Part("/fronts/dropped/runt", "shorter than a DNS header"),
+            Part("/fronts/dropped/response", "a response, not a query"),
+            Part(
+                "/fronts/dropped/service_port",
+                "from the port of a known service",
+            ),
+            Part("/fronts/dropped/bad_length", "contradictory lengths"),
+            Part("/fronts/dropped/bad_checksum", "wrong checksum"),
+            Part("/fronts/dropped/bad_source", "from an impossible address"),
+            Part(
+                "/fronts/dropped/access",
+                "client dropped by the access list",
+            ),
+            Part("/fronts/dropped/rate_limited", "over the rate limit"),
+            Part("/fronts/dropped/no_room", "no room for the reply"),
+        ],
+    },
+    Section {
+        title: "LOST BY THE KERNEL BEFORE A WORKER",
+        rows: &[
+            Part(
+                "/workers/ring/rx_ring_full",
+                "rx ring full: worker too slow",
+            ),
+            Part("/workers/ring/rx_dropped", "no buffer, or packet too large"),
+            Other(
+                "/workers/ring/rx_fill_ring_empty_descs",
+                "fill ring found empty",
+            ),
+            Other("/workers/ring/rx_invalid_descs", "invalid in the fill ring"),
+            Other("/workers/ring/tx_invalid_descs", "invalid in the tx ring"),
+            Other(
+                "/workers/ring/tx_ring_empty_descs",
+                "tx ring found empty (normal)",
+            ),
+        ],
+    },
+    Section {
+        title: "FORWARDER, REQUESTS",
+        rows: &[
+            Other("/forwarder/requests", "from workers and sockets"),
+            Other("/forwarder/refreshes", "of these to refresh an answer"),
+            Other("/forwarder/cache/hits", "answered from the shared cache"),
+            Other(
+                "/forwarder/nxdomain_hits",
+                "NXDOMAIN, known from another type",
+            ),
+            Other(
+                "/forwarder/nxdomain_cut_hits",
+                "NXDOMAIN, known from a name above",
+            ),
+            Other("/forwarder/coalesced", "joined a look-up in flight"),
+            Other("/forwarder/stale", "got a stale answer"),
+            Other("/forwarder/failure_hits", "failed shortly before"),
+            Other("/forwarder/zone_failure_hits", "below a dead zone"),
+            Other("/forwarder/servfail", "got SERVFAIL"),
+            Other("/forwarder/queue_full", "rejected, the queue was full"),
+        ],
+    },
+    Section {
+        title: "FORWARDER, UPSTREAM QUERIES",
+        rows: &[
+            Part("/forwarder/sent_udp", "sent over UDP"),
+            Part("/forwarder/sent_tcp", "sent over TCP"),
+            Other("/forwarder/answers", "answers accepted"),
+            Other("/forwarder/timeouts", "timeouts"),
+            Other("/forwarder/upstream_errors", "errors"),
+            Other("/forwarder/retried_plain", "repeated without EDNS"),
+            Other("/forwarder/truncated", "truncated, and none over TCP"),
+            Other("/forwarder/socket_errors", "no socket or port"),
+            Other("/forwarder/in_flight", "look-ups in flight now"),
+        ],
+    },
+    Section {
+        title: "RESPONSES NOT ACCEPTED",
+        rows: &[
+            Part("/forwarder/rejected/source", "from another address"),
+            Part("/forwarder/rejected/id", "wrong ID"),
+            Part("/forwarder/rejected/question", "another question"),
+            Part("/forwarder/rejected/malformed", "unreadable"),
+            Part("/forwarder/rejected/subnet", "another client subnet"),
+        ],
+    },
+    Section {
+        title: "LOOK-UPS ENDED TO MAKE ROOM",
+        rows: &[
+            Part("/forwarder/shed/client", "of a client prefix"),
+            Part("/forwarder/shed/zone", "below a zone"),
+            Part("/forwarder/shed/oldest", "the oldest"),
+        ],
+    },
+];
+
+/// What comes after the tables.
+pub(super) const END: &[Section] = &[
+    Section {
+        title: "SHARED CACHE",
+        rows: &[
+            Other("/forwarder/cache/entries", "answers in it now"),
+            Other("/forwarder/cache/insertions", "answers inserted"),
+            Other("/forwarder/cache/evictions", "evicted before they expired"),
+        ],
+    },
+    Section {
+        title: "TCP",
+        rows: &[
+            Other("/sockets/tcp_connections", "connections"),
+            Other("/sockets/tcp_closed_idle", "closed, idle"),
+            Other("/sockets/tcp_closed_full", "closed to make room"),
+        ],
+    },
+    Section {
+        title: "XDP PROGRAM",
+        rows: &[
+            Part("/interfaces/verdicts/steered", "steered to a worker"),
+            Part("/interfaces/verdicts/not_served", "passed: not to us"),
+            Part("/interfaces/verdicts/not_udp", "passed: not UDP"),
+            Part("/interfaces/verdicts/not_ip", "passed: not IP"),
+            Part("/interfaces/verdicts/fragment", "passed: fragment"),
+            Part("/interfaces/verdicts/ipv4_options", "passed: IPv4 options"),
+            Part(
+                "/interfaces/verdicts/ipv6_extension",
+                "passed: IPv6 extension header",
+            ),
+            Part(
+                "/interfaces/verdicts/other_mac",
+                "passed: other MAC address",
+            ),
+            Part("/interfaces/verdicts/too_many_tags", "passed: VLAN tags"),
+            Part("/interfaces/verdicts/bad_length", "passed: lengths"),
+            Part("/interfaces/verdicts/not_query", "passed: not a query"),
+            Part("/interfaces/verdicts/no_socket", "passed: no worker"),
+        ],
+    },
+    Section {
+        title: "WORKERS",
+        rows: &[
+            Other("/workers/restarts", "started again"),
+            Other("/workers/sleeps", "sleeps"),
+            Other("/workers/busy_polls", "polls of the NIC"),
+            Other("/workers/tx_wakeups", "kernel woken to send"),
+            Other("/workers/fill_wakeups", "kernel woken to receive"),
+            Other("/workers/frames/total", "frames"),
+            Other("/workers/frames/fill", "frames to receive into"),
+            Other("/workers/frames/tx", "frames being sent"),
+            Other("/workers/frames/pending", "frames of queries that wait"),
+            Other("/workers/frames/free", "frames unused"),
+            Other("/workers/frames/missing", "frames missing: a bug"),
+            Other("/sockets/pending", "queries at the sockets that wait"),
+        ],
+    },
+    Section {
+        title: "PROCESS",
+        rows: &[
+            Other("/process/open_files", "open files"),
+            Other("/process/threads", "threads"),
+        ],
+    },
+    Section {
+        title: "LOG",
+        rows: &[Other("/log/lost", "lines lost")],
+    },
+];

@@ -1,0 +1,49 @@
+#![allow(clippy::unwrap_used)]
+
+use serde_json::json;
+
+use super::{text::render, *};
+use crate::cli::view::testing::{document, period};
+
+#[test]
+fn counts_since_the_start_are_in_words() {
+    let text = render(&Sample::new(document(1)).since(None));
+    let expected = include_str!("counts.txt");
+    assert_eq!(text, expected, "\n{text}");
+}
+
+#[test]
+fn rates_of_a_period_are_in_words() {
+    let text = render(&period());
+    let expected = include_str!("rates.txt");
+    assert_eq!(text, expected, "\n{text}");
+}
+
+#[test]
+fn a_server_without_figures_has_a_text() {
+    let text = render(&Sample::new(json!({})).since(None));
+    assert!(text.starts_with("heimdall, backend , up 0 s\n"), "{text}");
+}
+
+#[test]
+fn the_beginning_is_a_time_or_a_file() {
+    let time = |text: &str| matches!(since(text), Ok(Since::Now(_)));
+    let file = |text: &str| matches!(since(text), Ok(Since::File(_)));
+    assert!(time("10") && time("2min") && time("0.5s"));
+    assert!(file("before.json") && file("./10") && file("2026-11-26.json"));
+    assert!(since("0").is_err() && since("10d").is_err());
+}
+
+#[test]
+fn a_file_has_to_be_a_document() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("before.json");
+    let error = |file: &Path| read(file).unwrap_err().to_string();
+    assert!(error(&file).starts_with("cannot read "), "{}", error(&file));
+    for text in ["", "{}", "[1]", "\"uptime\""] {
+        fs::write(&file, text).unwrap();
+        assert!(error(&file).ends_with("save one with `heimdall stats --json`"));
+    }
+    fs::write(&file, document(1).to_string()).unwrap();
+    assert_eq!(read(&file).unwrap().document(), &document(1));
+}

@@ -1,0 +1,111 @@
+//! The loop around samples, keys and frames.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{Receiver, Sender, channel},
+    },
+    thread,
+    time::Duration,
+};
+
+use anyhow::anyhow;
+use ratatui::{
+    DefaultTerminal,
+    crossterm::event::{self, Event},
+};
+use signal_hook::{
+    consts::{SIGHUP, SIGINT, SIGTERM},
+    flag,
+};
+
+use super::{
+    app::{App, Next},
+    draw,
+};
+use crate::cli::view::Sample;
+
+/// How long a key, a sample or a signal may wait.
+const TICK: Duration = Duration::from_millis(50);
+
+/// Shows the program until a key or a signal ends it. However it ends, the terminal is restored.
+///
+/// # Errors
+/// The terminal cannot be used.
+pub(super) fn run(app: &mut App, path: PathBuf) -> anyhow::Result<()> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGHUP, SIGINT, SIGTERM] {
+        flag::register(signal, Arc::clone(&stop))
+            .map_err(|error| anyhow!("cannot catch signals: {error}"))?;
+    }
+    let interval = app.options.interval;
+    let (to, samples) = channel();
+    // Without an owner: it may wait for a server that does not answer, and ends with the process.
+    thread::Builder::new()
+        .name("samples".to_owned())
+        .spawn(move || ask(&path, interval, &to))
+        .map_err(|error| anyhow!("cannot start a thread: {error}"))?;
+    with_terminal(|terminal| show(app, terminal, &samples, &stop))
+}
+
+/// Asks the server again and again, until nobody listens.
+fn ask(path: &Path, interval: Duration, to: &Sender<Result<Sample, String>>) {
+    loop {
+        thread::sleep(interval);
+        let sample = Sample::ask(path).map_err(|error| error.to_string());
+        if to.send(sample).is_err() {
+            return;
+        }
+    }
+}
+
+fn show(
+    app: &mut App,
+    terminal: &mut DefaultTerminal,
+    samples: &Receiver<Result<Sample, String>>,
+    stop: &AtomicBool,
+) -> anyhow::Result<()> {
+    let failed = |error| anyhow!("cannot use the terminal: {error}");
+    let mut has_changed = true;
+    while !stop.load(Ordering::Relaxed) {
+        if has_changed {
+            let mut furthest = 0;
+            let frame = terminal.draw(|frame| {
+                furthest = draw::draw(app, frame.area(), frame.buffer_mut());
+            });
+            frame.map_err(failed)?;
+            app.drawn(furthest);
+        }
+        has_changed = false;
+        if event::poll(TICK).map_err(failed)? {
+            match event::read().map_err(failed)? {
+                Event::Key(key) if app.key(key) == Next::Quit => break,
+                // A new size as well: drawing asks for it.
+                _ => has_changed = true,
+            }
+        }
+        for sample in samples.try_iter() {
+            app.sample(sample);
+            has_changed = true;
+        }
+    }
+    Ok(())
+}
+
+/// Runs something on the alternate screen of a terminal in raw mode, and restores the terminal: also when
+/// that panics, by the panic hook that `try_init` installs.
+fn with_terminal<T>(
+    show: impl FnOnce(&mut DefaultTerminal) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    let outcome = ratatui::try_init()
+        .map_err(|error| anyhow!("cannot use the terminal: {error}"))
+        .and_then(|mut terminal| show(&mut terminal));
+    // A terminal that is gone needs nothing.
+    let _ = ratatui::try_restore();
+    outcome
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,409 @@
+//! What `heimdall stats` and `heimdall top` show: the server's document, and the difference of two.
+//!
+//! A [`Sample`] is the document at a moment, a [`Period`] what was counted between two of them, and a
+//! [`View`] that in the terms in which people look at it. Nothing here prints, waits or knows a terminal. A field that is
+//! absent counts as zero or as unknown, and texts, which may come from clients, are made harmless when a view
+//! is made ([`format::clean`]).
+
+mod difference;
+pub(super) mod format;
+mod latency;
+mod sample;
+
+use serde_json::Value;
+
+pub(super) use difference::is_count;
+use format::clean;
+pub(super) use latency::Latency;
+pub(super) use sample::{Period, Sample};
+
+/// A name and its count.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Count {
+    pub(super) name: String,
+    pub(super) count: u64,
+}
+
+/// Messages by transport.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Transports {
+    pub(super) xdp: u64,
+    pub(super) udp: u64,
+    pub(super) tcp: u64,
+}
+
+impl Transports {
+    pub(super) fn all(self) -> u64 {
+        self.xdp + self.udp + self.tcp
+    }
+}
+
+/// An interface with an XDP program.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Interface {
+    pub(super) name: String,
+    pub(super) state: String,
+    pub(super) reason: Option<String>,
+    pub(super) attach: Option<String>,
+}
+
+/// A queue's worker, or a thread of the sockets.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Front {
+    /// `eth0:3`, `sockets`, or `sockets:1`.
+    pub(super) name: String,
+    /// The interface, and the number in it.
+    pub(super) place: (String, u64),
+    pub(super) core: Option<u64>,
+    /// `zero-copy`, `copy`, or `socket`.
+    pub(super) mode: String,
+    pub(super) state: String,
+    pub(super) reason: Option<String>,
+    pub(super) queries: Transports,
+    pub(super) replies: Transports,
+    pub(super) hits: u64,
+    pub(super) misses: u64,
+    /// Queries without a reply.
+    pub(super) dropped: u64,
+    /// Packets that the kernel dropped before the worker.
+    pub(super) lost: u64,
+    /// Queries that wait for the forwarder now.
+    pub(super) waiting: u64,
+}
+
+/// The caches of the fronts, or those of the forwarder.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Cache {
+    pub(super) entries: u64,
+    pub(super) insertions: u64,
+    pub(super) evictions: u64,
+}
+
+/// What the forwarder did.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Forwarder {
+    pub(super) requests: u64,
+    pub(super) cache_hits: u64,
+    pub(super) coalesced: u64,
+    /// Queries to upstreams.
+    pub(super) sent: u64,
+    pub(super) answers: u64,
+    pub(super) timeouts: u64,
+    pub(super) errors: u64,
+    pub(super) stale: u64,
+    pub(super) servfail: u64,
+    pub(super) shed: u64,
+    pub(super) rejected: u64,
+    /// Questions in flight now.
+    pub(super) in_flight: u64,
+}
+
+/// A resolver that misses are forwarded to.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Upstream {
+    pub(super) address: String,
+    pub(super) state: String,
+    pub(super) rtt_us: Option<f64>,
+    pub(super) in_flight: u64,
+    pub(super) queries: u64,
+    pub(super) timeouts: u64,
+    pub(super) errors: u64,
+    pub(super) latency: Option<Latency>,
+}
+
+/// What is asked most, by a sample of the queries of the last minutes.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Popular {
+    /// One query of so many is in the sample, if there is one.
+    pub(super) one_in: Option<u64>,
+    /// Of how many queries the counts are.
+    pub(super) queries: u64,
+    pub(super) names: Vec<Count>,
+    pub(super) types: Vec<Count>,
+    pub(super) clients: Vec<Count>,
+}
+
+/// A period in the terms of an operator. Counts and latencies are those of the period; what is described as "now",
+/// and the popular names, are those of its end.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct View {
+    pub(super) seconds: f64,
+    pub(super) is_since_start: bool,
+    pub(super) server: String,
+    pub(super) pid: Option<u64>,
+    pub(super) backend: String,
+    /// Seconds since the start.
+    pub(super) uptime: f64,
+    /// Seconds since 1970.
+    pub(super) time: f64,
+    /// CPU seconds, if they are known.
+    pub(super) cpu_seconds: Option<f64>,
+    /// Octets, if they are known.
+    pub(super) memory: Option<u64>,
+    pub(super) interfaces: Vec<Interface>,
+    pub(super) fronts: Vec<Front>,
+    pub(super) queries: Transports,
+    pub(super) replies: Transports,
+    pub(super) hits: u64,
+    pub(super) misses: u64,
+    pub(super) cache: Cache,
+    pub(super) types: Vec<Count>,
+    pub(super) rcodes: Vec<Count>,
+    pub(super) dropped: Vec<Count>,
+    /// Packets that the kernel dropped before a worker had them.
+    pub(super) lost: u64,
+    pub(super) latency_of_hits: Option<Latency>,
+    pub(super) latency_of_misses: Option<Latency>,
+    pub(super) forwarder: Forwarder,
+    pub(super) upstreams: Vec<Upstream>,
+    pub(super) popular: Option<Popular>,
+}
+
+impl View {
+    pub(super) fn new(period: &Period) -> Self {
+        let document = &period.document;
+        let fronts = fronts(document);
+        let totals = period.fronts();
+        let version = text(document, "/build/version").unwrap_or_default();
+        let sum = |of: fn(&Front) -> u64| fronts.iter().map(of).sum();
+        Self {
+            seconds: period.seconds,
+            is_since_start: period.is_since_start,
+            server: format!("heimdall {version}").trim_end().to_owned(),
+            pid: number(document, "/pid"),
+            backend: text(document, "/backend").unwrap_or_default(),
+            uptime: float(document, "/uptime").unwrap_or_default(),
+            time: float(document, "/time").unwrap_or_default(),
+            cpu_seconds: float(document, "/process/cpu_seconds"),
+            memory: number(document, "/process/resident_bytes"),
+            interfaces: items(document, "/interfaces").map(interface).collect(),
+            queries: transports(fronts.iter().map(|front| front.queries)),
+            replies: transports(fronts.iter().map(|front| front.replies)),
+            hits: sum(|front| front.hits),
+            misses: sum(|front| front.misses),
+            cache: Cache {
+                entries: count(&totals, "/cache/entries"),
+                insertions: count(&totals, "/cache/insertions"),
+                evictions: count(&totals, "/cache/evictions"),
+            },
+            types: counts(&totals, "/types"),
+            rcodes: counts(&totals, "/rcodes"),
+            dropped: counts(&totals, "/dropped"),
+            lost: sum(|front| front.lost),
+            latency_of_hits: Latency::new(document.pointer("/latency/hits")),
+            latency_of_misses: Latency::new(document.pointer("/latency/misses")),
+            forwarder: forwarder(document),
+            upstreams: upstreams(document),
+            popular: popular(document),
+            fronts,
+        }
+    }
+
+    /// A count as a rate: so many a second.
+    pub(super) fn rate(&self, count: u64) -> f64 {
+        if self.seconds > 0.0 {
+            count as f64 / self.seconds
+        } else {
+            0.0
+        }
+    }
+}
+
+fn transports(each: impl Iterator<Item = Transports>) -> Transports {
+    each.fold(Transports::default(), |sum, one| Transports {
+        xdp: sum.xdp + one.xdp,
+        udp: sum.udp + one.udp,
+        tcp: sum.tcp + one.tcp,
+    })
+}
+
+fn interface(value: &Value) -> Interface {
+    Interface {
+        name: text(value, "/name").unwrap_or_default(),
+        state: text(value, "/state").unwrap_or_default(),
+        reason: text(value, "/reason"),
+        attach: text(value, "/attach"),
+    }
+}
+
+/// The queues, and then the threads of the sockets.
+fn fronts(document: &Value) -> Vec<Front> {
+    let workers = items(document, "/workers").map(|worker| {
+        let interface = text(worker, "/interface").unwrap_or_default();
+        let queue = count(worker, "/queue");
+        Front {
+            name: format!("{interface}:{queue}"),
+            place: (interface, queue),
+            core: number(worker, "/cpu"),
+            mode: text(worker, "/mode").unwrap_or_default(),
+            state: text(worker, "/state").unwrap_or_default(),
+            reason: text(worker, "/reason"),
+            queries: Transports {
+                xdp: count(worker, "/received"),
+                ..Transports::default()
+            },
+            replies: Transports {
+                xdp: count(worker, "/answered"),
+                ..Transports::default()
+            },
+            lost: count(worker, "/ring/rx_ring_full") + count(worker, "/ring/rx_dropped"),
+            waiting: count(worker, "/frames/pending"),
+            ..front(worker)
+        }
+    });
+    let socket = |name: String, number: u64, thread: &Value| Front {
+        name,
+        place: ("sockets".to_owned(), number),
+        mode: "socket".to_owned(),
+        // The server does not go on without them.
+        state: "running".to_owned(),
+        queries: Transports {
+            xdp: 0,
+            udp: count(thread, "/udp_received"),
+            tcp: count(thread, "/tcp_received"),
+        },
+        replies: Transports {
+            xdp: 0,
+            udp: count(thread, "/udp_answered"),
+            tcp: count(thread, "/tcp_answered"),
+        },
+        waiting: count(thread, "/pending"),
+        ..front(thread)
+    };
+    let mut threads: Vec<_> = items(document, "/socket_threads")
+        .map(|thread| {
+            let number = count(thread, "/thread");
+            socket(format!("sockets:{number}"), number, thread)
+        })
+        .collect();
+    if threads.is_empty() {
+        let sockets = document.pointer("/sockets");
+        threads.extend(sockets.map(|sockets| socket("sockets".to_owned(), 0, sockets)));
+    }
+    workers.chain(threads).collect()
+}
+
+/// What all fronts count.
+fn front(value: &Value) -> Front {
+    let dropped = counts(value, "/dropped");
+    Front {
+        hits: count(value, "/hits"),
+        misses: count(value, "/misses"),
+        dropped: dropped.iter().map(|reason| reason.count).sum(),
+        ..Front::default()
+    }
+}
+
+fn forwarder(document: &Value) -> Forwarder {
+    let of = |name: &str| count(document, &format!("/forwarder/{name}"));
+    let sum = |name: &str| -> u64 {
+        let counts = counts(document, &format!("/forwarder/{name}"));
+        counts.iter().map(|count| count.count).sum()
+    };
+    Forwarder {
+        requests: of("requests"),
+        cache_hits: of("cache/hits") + of("nxdomain_hits") + of("nxdomain_cut_hits"),
+        coalesced: of("coalesced"),
+        sent: of("sent_udp") + of("sent_tcp"),
+        answers: of("answers"),
+        timeouts: of("timeouts"),
+        errors: of("upstream_errors"),
+        stale: of("stale"),
+        servfail: of("servfail"),
+        shed: sum("shed"),
+        rejected: sum("rejected"),
+        in_flight: of("in_flight"),
+    }
+}
+
+fn upstreams(document: &Value) -> Vec<Upstream> {
+    let latencies: Vec<_> = items(document, "/forwarder/upstreams").collect();
+    let upstreams = items(document, "/upstreams").enumerate();
+    let upstream = |(position, value): (usize, &Value)| {
+        let address = text(value, "/address").unwrap_or_default();
+        let same = |latency: &&&Value| text(latency, "/address").as_ref() == Some(&address);
+        let found = latencies.iter().find(same);
+        let latency = found.or_else(|| latencies.get(position));
+        Upstream {
+            state: text(value, "/state").unwrap_or_default(),
+            rtt_us: float(value, "/rtt_us"),
+            in_flight: count(value, "/in_flight"),
+            queries: count(value, "/queries"),
+            timeouts: count(value, "/timeouts"),
+            errors: count(value, "/errors"),
+            latency: Latency::new(latency.and_then(|value| value.pointer("/latency"))),
+            address,
+        }
+    };
+    upstreams.map(upstream).collect()
+}
+
+fn popular(document: &Value) -> Option<Popular> {
+    let value = document
+        .pointer("/popular")
+        .filter(|value| value.is_object())?;
+    // The one text of an item is what was counted.
+    let list = |pointer: &str| -> Vec<Count> {
+        let item = |item: &Value| Count {
+            name: item
+                .as_object()
+                .and_then(|fields| fields.values().find_map(Value::as_str))
+                .map(clean)
+                .unwrap_or_default(),
+            count: count(item, "/count"),
+        };
+        items(value, pointer).map(item).collect()
+    };
+    let types = list("/types");
+    Some(Popular {
+        one_in: number(value, "/one_in"),
+        // There are few other types than the listed ones.
+        queries: types.iter().map(|one| one.count).sum(),
+        names: list("/names"),
+        types,
+        clients: list("/clients"),
+    })
+}
+
+/// A count; zero if it is absent.
+fn count(value: &Value, pointer: &str) -> u64 {
+    number(value, pointer).unwrap_or_default()
+}
+
+fn number(value: &Value, pointer: &str) -> Option<u64> {
+    value.pointer(pointer)?.as_u64()
+}
+
+fn float(value: &Value, pointer: &str) -> Option<f64> {
+    value.pointer(pointer)?.as_f64()
+}
+
+/// A text that is safe to print.
+fn text(value: &Value, pointer: &str) -> Option<String> {
+    value.pointer(pointer)?.as_str().map(clean)
+}
+
+/// The items of a list; none if it is absent.
+fn items<'a>(value: &'a Value, pointer: &str) -> impl Iterator<Item = &'a Value> {
+    let list = value.pointer(pointer).and_then(Value::as_array);
+    list.into_iter().flatten()
+}
+
+/// The counts of an object that are not zero, the highest first.
+fn counts(value: &Value, pointer: &str) -> Vec<Count> {
+    let fields = value.pointer(pointer).and_then(Value::as_object);
+    let count = |(name, count): (&String, &Value)| Count {
+        name: clean(name),
+        count: count.as_u64().unwrap_or_default(),
+    };
+    let mut counts: Vec<_> = fields.into_iter().flatten().map(count).collect();
+    counts.retain(|count| count.count > 0);
+    // Stable: equal ones stay in the document's order.
+    counts.sort_by_key(|count| std::cmp::Reverse(count.count));
+    counts
+}
+
+#[cfg(test)]
+pub(super) mod testing;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,87 @@
+//! The server's document at a moment, and what was counted between two.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::{difference, float, number};
+use crate::control::{self, ControlError};
+
+/// The server's document at a moment.
+#[derive(Clone, Debug)]
+pub(in crate::cli) struct Sample(Value);
+
+/// What was counted between two samples, or since the server's start.
+#[derive(Clone, Debug)]
+pub(in crate::cli) struct Period {
+    /// The document of its end, with the counts of the period in place of those since the start.
+    pub(in crate::cli) document: Value,
+    pub(in crate::cli) seconds: f64,
+    pub(in crate::cli) is_since_start: bool,
+}
+
+impl Sample {
+    /// Asks the server behind the control socket.
+    ///
+    /// # Errors
+    /// It cannot be reached.
+    pub(in crate::cli) fn ask(path: &Path) -> Result<Self, ControlError> {
+        control::ask(path, "stats").map(Self)
+    }
+
+    /// A document that was received or saved.
+    pub(in crate::cli) fn new(document: Value) -> Self {
+        Self(document)
+    }
+
+    pub(in crate::cli) fn document(&self) -> &Value {
+        &self.0
+    }
+
+    /// Seconds since the server's start.
+    pub(in crate::cli) fn uptime(&self) -> Option<f64> {
+        float(&self.0, "/uptime")
+    }
+
+    /// Whether it is a later sample of the same process.
+    pub(in crate::cli) fn continues(&self, before: &Self) -> bool {
+        let process = |sample: &Self| (number(&sample.0, "/pid"), float(&sample.0, "/started"));
+        process(self) == process(before) && self.uptime() > before.uptime()
+    }
+
+    /// What was counted since another sample. If that is of another process, or there is none: since the server's
+    /// start, when all counts were zero.
+    pub(in crate::cli) fn since(&self, before: Option<&Self>) -> Period {
+        let uptime = self.uptime().unwrap_or_default();
+        match before.filter(|before| self.continues(before)) {
+            Some(before) => Period {
+                document: difference::difference(&self.0, &before.0),
+                seconds: uptime - before.uptime().unwrap_or_default(),
+                is_since_start: false,
+            },
+            None => Period {
+                document: self.0.clone(),
+                seconds: uptime,
+                is_since_start: true,
+            },
+        }
+    }
+}
+
+impl Period {
+    /// The counts of all workers and of the sockets, summed.
+    pub(in crate::cli) fn fronts(&self) -> Value {
+        let sockets = self.document.pointer("/sockets");
+        difference::sum(super::items(&self.document, "/workers").chain(sockets))
+    }
+
+    /// The counts of all workers, summed.
+    pub(in crate::cli) fn workers(&self) -> Value {
+        difference::sum(super::items(&self.document, "/workers"))
+    }
+
+    /// The counts of all interfaces, summed.
+    pub(in crate::cli) fn interfaces(&self) -> Value {
+        difference::sum(super::items(&self.document, "/interfaces"))
+    }
+}

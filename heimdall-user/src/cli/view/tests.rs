@@ -1,0 +1,145 @@
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+use serde_json::json;
+
+use super::{testing::*, *};
+
+#[test]
+fn a_view_has_what_was_counted_in_its_period() {
+    let view = View::new(&period());
+    assert_eq!((view.seconds, view.is_since_start), (2.0, false));
+    assert_eq!(view.server, "heimdall 0.1.0");
+    assert_eq!(view.uptime, 202.0);
+    let transports = |xdp, udp, tcp| Transports { xdp, udp, tcp };
+    assert_eq!(view.queries, transports(20_000, 3_600, 400));
+    assert_eq!(view.replies, transports(19_850, 3_560, 390));
+    assert_eq!((view.hits, view.misses), (23_205, 595));
+    assert_eq!(view.rate(view.queries.all()), 12_000.0);
+    // Entries are those of now, insertions those of the period.
+    let cache = Cache {
+        entries: 142_123,
+        insertions: 590,
+        evictions: 60,
+    };
+    assert_eq!(view.cache, cache);
+    let names = |counts: &[Count]| -> Vec<(String, u64)> {
+        let counts = counts.iter();
+        counts
+            .map(|count| (count.name.clone(), count.count))
+            .collect()
+    };
+    let expected = [("bad_checksum", 100), ("rate_limited", 80), ("runt", 20)];
+    assert_eq!(
+        names(&view.dropped),
+        expected.map(|(name, n)| (name.to_owned(), n))
+    );
+    assert_eq!(names(&view.types)[0], ("a".to_owned(), 19_000));
+    assert_eq!(view.lost, 32);
+    assert_eq!(view.latency_of_hits.and_then(|hits| hits.p99), Some(50.0));
+    let fronts: Vec<_> = view
+        .fronts
+        .iter()
+        .map(|front| front.name.as_str())
+        .collect();
+    assert_eq!(fronts, ["eth0:0", "eth0:1", "sockets"]);
+    assert_eq!((view.fronts[0].core, view.fronts[1].core), (Some(2), None));
+    assert_eq!((view.fronts[0].waiting, view.fronts[2].waiting), (7, 3));
+    assert_eq!((view.forwarder.sent, view.forwarder.shed), (640, 7));
+    assert_eq!(view.forwarder.cache_hits, 62);
+    assert_eq!(view.upstreams[0].queries, 600);
+    assert_eq!(view.upstreams[1].rtt_us, None);
+    assert!(view.upstreams[0].latency.is_some());
+    let popular = view.popular.unwrap();
+    assert_eq!(popular.queries, 10_000);
+    assert_eq!(popular.names[0].count, 2_500);
+    assert_eq!(popular.names[1].name, "\\027[2J\\007evil.example.");
+}
+
+#[test]
+fn a_server_that_started_again_is_counted_from_its_start() {
+    let [before, now] = samples();
+    let mut other = document(3);
+    other["pid"] = json!(4712);
+    let other = Sample::new(other);
+    assert!(now.continues(&before) && !before.continues(&now) && !other.continues(&before));
+    for period in [other.since(Some(&now)), other.since(None)] {
+        assert!(period.is_since_start);
+        let view = View::new(&period);
+        assert_eq!(view.rate(view.queries.all()), 12_000.0);
+    }
+    // In a container all have the same process ID.
+    let mut same_pid = document(102);
+    same_pid["started"] = json!(1_700_000_000.5);
+    assert!(Sample::new(same_pid).since(Some(&now)).is_since_start);
+}
+
+#[test]
+fn threads_of_the_sockets_are_fronts_of_their_own() {
+    let mut document = document(1);
+    let thread = document["sockets"].clone();
+    document["socket_threads"] = json!([thread, thread]);
+    document["socket_threads"][0]["thread"] = json!(0);
+    document["socket_threads"][1]["thread"] = json!(1);
+    let view = View::new(&Sample::new(document).since(None));
+    let fronts: Vec<_> = view
+        .fronts
+        .iter()
+        .map(|front| front.name.as_str())
+        .collect();
+    assert_eq!(fronts, ["eth0:0", "eth0:1", "sockets:0", "sockets:1"]);
+}
+
+#[test]
+fn any_document_has_a_view() {
+    // Every field in turn is absent, null, or of another kind.
+    fn damage(value: &Value, visit: &mut dyn FnMut(Value)) {
+        let replacements = [
+            json!(null),
+            json!("x"),
+            json!(-1),
+            json!(1e300),
+            json!([[]]),
+            json!({ "a": {} }),
+        ];
+        replacements.into_iter().for_each(&mut *visit);
+        match value {
+            Value::Object(fields) => {
+                for name in fields.keys() {
+                    let mut without = fields.clone();
+                    without.remove(name);
+                    visit(Value::Object(without));
+                    damage(&fields[name], &mut |value| {
+                        let mut with = fields.clone();
+                        with.insert(name.clone(), value);
+                        visit(Value::Object(with));
+                    });
+                }
+            }
+            Value::Array(items) => {
+                for at in 0..items.len() {
+                    damage(&items[at], &mut |value| {
+                        let mut with = items.clone();
+                        with[at] = value;
+                        visit(Value::Array(with));
+                    });
+                }
+            }
+            _ => {}
+        }
+    }
+    let good = Sample::new(document(1));
+    let mut views = 0;
+    damage(good.document(), &mut |document| {
+        let damaged = Sample::new(document);
+        for period in [
+            damaged.since(Some(&good)),
+            good.since(Some(&damaged)),
+            damaged.since(None),
+        ] {
+            let view = View::new(&period);
+            assert!(view.rate(view.queries.all()).is_finite());
+            views += 1;
+        }
+    });
+    assert!(views > 3_000, "{views}");
+}
