@@ -43,7 +43,7 @@ use std::{fmt, io, sync::Arc};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-pub use counters::ForwardCounters;
+pub use counters::{ForwardCounters, UpstreamCounters};
 pub use handle::Handle;
 pub use options::ForwardOptions;
 pub(crate) use request::MAX_REFRESHES;
@@ -145,6 +145,7 @@ impl ForwarderBuilder {
         let mut forwarder = Forwarder {
             inboxes: self.shards.iter().map(Shard::inbox).collect(),
             counters: self.shards.iter().map(Shard::counters).collect(),
+            upstream_counters: self.shards.iter().map(Shard::upstream_counters).collect(),
             command_queues: self.shards.iter().map(Shard::command_queue).collect(),
             threads: Vec::new(),
             hasher: self.hasher,
@@ -176,6 +177,7 @@ fn shard_of(hasher: &NameHasher, key: &Key<'_>, threads: usize) -> usize {
 pub struct Forwarder {
     inboxes: Arc<[Arc<Inbox>]>,
     counters: Vec<Arc<ForwardCounters>>,
+    upstream_counters: Vec<Vec<Arc<UpstreamCounters>>>,
     command_queues: Vec<Arc<CommandQueue>>,
     threads: Vec<OwnedThread>,
     hasher: NameHasher,
@@ -190,6 +192,11 @@ impl Forwarder {
     /// The counters of each thread.
     pub fn counters(&self) -> Vec<Arc<ForwardCounters>> {
         self.counters.clone()
+    }
+
+    /// Each thread's counters of each upstream, in the order of the options.
+    pub(crate) fn upstream_counters(&self) -> Vec<Vec<Arc<UpstreamCounters>>> {
+        self.upstream_counters.clone()
     }
 
     /// The command queue of each thread's cache.

@@ -14,8 +14,11 @@
 
 use std::{
     net::SocketAddr,
+    sync::Arc,
     time::{Duration, Instant},
 };
+
+use super::UpstreamCounters;
 
 /// Time for which an upstream that failed is set aside.
 const HOLD_OFF: Duration = Duration::from_secs(10);
@@ -40,6 +43,7 @@ pub(super) struct Upstreams {
 #[derive(Debug)]
 struct Upstream {
     address: SocketAddr,
+    counters: Arc<UpstreamCounters>,
     held_until: Option<Instant>,
     /// When it last sent a response.
     heard: Option<Instant>,
@@ -51,6 +55,13 @@ struct Upstream {
     /// Questions since then that it answered only without EDNS.
     plain_answers: Row,
     plain_until: Option<Instant>,
+}
+
+impl Upstream {
+    fn set_aside(&mut self, now: Instant) {
+        self.held_until = Some(now + HOLD_OFF);
+        self.counters.failed.set(1);
+    }
 }
 
 /// Hashes of different questions in a row that ended alike.
@@ -104,6 +115,7 @@ impl Upstreams {
     pub(super) fn new(addresses: &[SocketAddr], min_timeout: Duration) -> Self {
         let list = addresses.iter().map(|&address| Upstream {
             address,
+            counters: Arc::default(),
             held_until: None,
             heard: None,
             silence: Row::default(),
@@ -125,6 +137,16 @@ impl Upstreams {
 
     pub(super) fn address(&self, index: usize) -> Option<SocketAddr> {
         self.list.get(index).map(|upstream| upstream.address)
+    }
+
+    pub(super) fn counters(&self, index: usize) -> Option<&Arc<UpstreamCounters>> {
+        self.list.get(index).map(|upstream| &upstream.counters)
+    }
+
+    /// Those of each upstream.
+    pub(super) fn all_counters(&self) -> Vec<Arc<UpstreamCounters>> {
+        let counters = self.list.iter().map(|upstream| &upstream.counters);
+        counters.cloned().collect()
     }
 
     /// The upstream to query first.
@@ -166,6 +188,7 @@ impl Upstreams {
         if let Some(upstream) = self.list.get_mut(index) {
             upstream.heard = Some(now);
             upstream.held_until = None;
+            upstream.counters.failed.set(0);
             upstream.silence.clear();
         }
     }
@@ -185,7 +208,7 @@ impl Upstreams {
     /// The upstream cannot be reached.
     pub(super) fn unreachable(&mut self, index: usize, now: Instant) {
         if let Some(upstream) = self.list.get_mut(index) {
-            upstream.held_until = Some(now + HOLD_OFF);
+            upstream.set_aside(now);
         }
     }
 
@@ -195,7 +218,7 @@ impl Upstreams {
             && upstream.heard.is_none_or(|heard| heard <= sent)
             && upstream.silence.add(question)
         {
-            upstream.held_until = Some(now + HOLD_OFF);
+            upstream.set_aside(now);
         }
     }
 }
@@ -207,7 +230,12 @@ impl Upstreams {
     pub(super) fn measured(&mut self, index: usize, rtt: Duration) {
         if let Some(upstream) = self.list.get_mut(index) {
             let first = || Rtt::first(rtt);
-            upstream.rtt = Some(upstream.rtt.map_or_else(first, |known| known.add(rtt)));
+            let rtt = upstream.rtt.map_or_else(first, |known| known.add(rtt));
+            upstream
+                .counters
+                .rtt_us
+                .set(rtt.smoothed.as_micros() as u64);
+            upstream.rtt = Some(rtt);
         }
     }
 

@@ -1,12 +1,18 @@
 //! The report of `heimdall stats`, collected from all counters.
 
-use std::{fmt, slice, sync::Arc};
+use std::{fmt, net::SocketAddr, slice, sync::Arc};
 
 use arc_swap::ArcSwap;
 use serde_json::{Map, Value, json};
 
-use super::cores::CoreCounters;
-use crate::{forward::ForwardCounters, log, socket::SocketCounters, worker::WorkerCounters};
+use super::{cores::CoreCounters, process};
+use crate::{
+    config::Zoned,
+    forward::{ForwardCounters, UpstreamCounters},
+    log,
+    socket::SocketCounters,
+    worker::WorkerCounters,
+};
 
 /// Where all counters are.
 pub(super) struct Report {
@@ -16,6 +22,7 @@ pub(super) struct Report {
     pub(super) sockets: Vec<SocketReport>,
     /// One set for each thread.
     pub(super) forwarder: Vec<Arc<ForwardCounters>>,
+    pub(super) upstreams: Vec<UpstreamReport>,
 }
 
 pub(super) struct XdpReport {
@@ -57,6 +64,33 @@ pub(super) struct SocketReport {
     pub(super) core: CoreCounters,
 }
 
+pub(super) struct UpstreamReport {
+    pub(super) address: SocketAddr,
+    /// One set for each thread.
+    pub(super) counters: Vec<Arc<UpstreamCounters>>,
+}
+
+/// What the forwarder knows of an upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum UpstreamState {
+    /// No query was sent to it.
+    Unused,
+    /// Some thread has not set it aside.
+    Up,
+    /// All threads that have queried it have set it aside, and it has not responded since.
+    Failed,
+}
+
+impl UpstreamState {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Unused => "unused",
+            Self::Up => "up",
+            Self::Failed => "failed",
+        }
+    }
+}
+
 impl fmt::Debug for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Report").finish_non_exhaustive()
@@ -64,6 +98,17 @@ impl fmt::Debug for Report {
 }
 
 impl Report {
+    /// One of a server with one upstream and nothing else.
+    #[cfg(test)]
+    pub(super) fn of_upstream(address: SocketAddr, counters: Arc<UpstreamCounters>) -> Self {
+        Self {
+            xdp: None,
+            sockets: Vec::new(),
+            forwarder: Vec::new(),
+            upstreams: UpstreamReport::all(&[address], &[vec![counters]]),
+        }
+    }
+
     /// The counters of this moment.
     pub(super) fn json(&self) -> Value {
         let mut is_xdp = false;
@@ -85,6 +130,8 @@ impl Report {
             "sockets": sockets(&self.sockets),
             "socket_threads": socket_threads(&self.sockets),
             "forwarder": forwarder(&self.forwarder),
+            "upstreams": self.upstreams.iter().map(UpstreamReport::json).collect::<Vec<_>>(),
+            "process": process::json(),
             "log": { "lost": log::lost() },
         })
     }
@@ -166,6 +213,58 @@ impl WorkerReport {
         });
         insert_core(&mut fields, &[&self.core]);
         Value::Object(fields)
+    }
+}
+
+impl UpstreamReport {
+    /// One for each upstream. `counters`: each thread's, in the same order.
+    pub(super) fn all(
+        addresses: &[SocketAddr],
+        counters: &[Vec<Arc<UpstreamCounters>>],
+    ) -> Vec<Self> {
+        let reports = addresses.iter().enumerate().map(|(index, address)| Self {
+            address: *address,
+            counters: counters
+                .iter()
+                .filter_map(|thread| thread.get(index).cloned())
+                .collect(),
+        });
+        reports.collect()
+    }
+
+    pub(super) fn state(&self) -> UpstreamState {
+        let used = || {
+            self.counters
+                .iter()
+                .filter(|thread| thread.queries.get() > 0)
+        };
+        match used().next() {
+            None => UpstreamState::Unused,
+            Some(_) if used().all(|thread| thread.failed.get() != 0) => UpstreamState::Failed,
+            Some(_) => UpstreamState::Up,
+        }
+    }
+
+    /// The mean of the threads' round-trip times, in microseconds.
+    pub(super) fn rtt_us(&self) -> Option<u64> {
+        let times = self.counters.iter().map(|thread| thread.rtt_us.get());
+        let times: Vec<u64> = times.filter(|time| *time > 0).collect();
+        times.iter().sum::<u64>().checked_div(times.len() as u64)
+    }
+
+    fn json(&self) -> Value {
+        let sum = |count: fn(&UpstreamCounters) -> u64| -> u64 {
+            self.counters.iter().map(|thread| count(thread)).sum()
+        };
+        json!({
+            "address": Zoned(self.address).to_string(),
+            "state": self.state().name(),
+            "rtt_us": self.rtt_us(),
+            "in_flight": sum(|thread| thread.in_flight.get()),
+            "queries": sum(|thread| thread.queries.get()),
+            "timeouts": sum(|thread| thread.timeouts.get()),
+            "errors": sum(|thread| thread.errors.get()),
+        })
     }
 }
 
@@ -320,6 +419,7 @@ mod tests {
         };
         let threads: [Arc<ForwardCounters>; 2] = Default::default();
         threads.iter().for_each(|thread| thread.rejected_id.add(2));
+        let upstream = Arc::<UpstreamCounters>::default();
         let xdp = Arc::new(ArcSwap::from_pointee(XdpReport {
             interfaces: vec![interface],
             workers: vec![worker, gone],
@@ -333,6 +433,10 @@ mod tests {
                 })
                 .into(),
             forwarder: threads.to_vec(),
+            upstreams: UpstreamReport::all(
+                &["192.0.2.53:53".parse().expect("an address")],
+                &[vec![Arc::default()], vec![Arc::clone(&upstream)]],
+            ),
         };
         assert_eq!(
             report.summary(),
@@ -408,6 +512,18 @@ mod tests {
         }
         assert_eq!(document["forwarder"]["zone_failure_hits"], 0);
         assert_eq!(document["log"]["lost"], 0);
+        assert!(document["process"]["threads"].as_u64() > Some(0));
+        let expected = json!([{
+            "address": "192.0.2.53:53", "state": "unused", "rtt_us": null, "in_flight": 0, "queries": 0,
+            "timeouts": 0, "errors": 0,
+        }]);
+        assert_eq!(document["upstreams"], expected);
+        upstream.queries.add(3);
+        upstream.rtt_us.set(1500);
+        assert_eq!(report.json()["upstreams"][0]["state"], "up");
+        assert_eq!(report.json()["upstreams"][0]["rtt_us"], 1500);
+        upstream.failed.set(1);
+        assert_eq!(report.json()["upstreams"][0]["state"], "failed");
         // As long as no worker runs, the sockets are all there is.
         xdp.store(Arc::new(XdpReport {
             interfaces: Vec::new(),
