@@ -8,9 +8,7 @@ use std::{collections::HashMap, fmt};
 
 use prometheus_client::{
     collector::Collector,
-    encoding::{
-        DescriptorEncoder, EncodeLabelValue, LabelValueEncoder, MetricEncoder, NoLabelSet, text,
-    },
+    encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, text},
     metrics::MetricType,
     registry::{Registry, Unit},
 };
@@ -34,7 +32,7 @@ struct Family {
     name: String,
     help: String,
     kind: Kind,
-    samples: Vec<(Vec<(&'static str, Escaped)>, Value)>,
+    samples: Vec<(Vec<(&'static str, String)>, Value)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,16 +53,6 @@ enum Value {
         /// Upper bounds, and how many are above the one before.
         buckets: Vec<(f64, u64)>,
     },
-}
-
-/// A label's value with the characters escaped that would end it.
-#[derive(Debug)]
-struct Escaped(String);
-
-impl EncodeLabelValue for Escaped {
-    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
-        EncodeLabelValue::encode(&self.0, encoder)
-    }
 }
 
 impl Families {
@@ -112,8 +100,7 @@ impl Families {
                 bucket
             })
             .collect();
-        // This bound is written as +Inf.
-        buckets.push((f64::MAX, count.saturating_sub(below)));
+        buckets.push((f64::INFINITY, count.saturating_sub(below)));
         let value = Value::Histogram {
             sum,
             // Counted by another thread meanwhile, it may have been read before the last bucket.
@@ -124,7 +111,9 @@ impl Families {
     }
 
     fn add(&mut self, name: &str, help: &str, kind: Kind, labels: Labels<'_>, value: Value) {
-        let labels = labels.iter().map(|(name, value)| (*name, escaped(value)));
+        let labels = labels
+            .iter()
+            .map(|(name, value)| (*name, (*value).to_owned()));
         let sample = (labels.collect(), value);
         let known = self.index.get(name).and_then(|at| self.list.get_mut(*at));
         if let Some(family) = known {
@@ -155,19 +144,6 @@ impl Families {
         }
         Ok(page)
     }
-}
-
-fn escaped(text: &str) -> Escaped {
-    let mut value = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '\\' => value.push_str("\\\\"),
-            '"' => value.push_str("\\\""),
-            '\n' => value.push_str("\\n"),
-            c => value.push(c),
-        }
-    }
-    Escaped(value)
 }
 
 /// The metrics, as `prometheus-client` takes them.
@@ -225,7 +201,7 @@ impl Family {
         &self,
         format: Format,
         metric: &mut MetricEncoder<'_>,
-        labels: &Vec<(&'static str, Escaped)>,
+        labels: &Vec<(&'static str, String)>,
         value: &Value,
     ) -> fmt::Result {
         match (format, self.kind, value) {

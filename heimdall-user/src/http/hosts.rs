@@ -18,10 +18,13 @@ impl Hosts {
     /// Whether a request with this Host field (RFC 9110 section 7.2) is for this server.
     pub(super) fn allow(&self, host: &str) -> bool {
         if let Some(bracketed) = host.strip_prefix('[') {
-            let address = bracketed
-                .split_once(']')
-                .filter(|(_, port)| is_port(port.strip_prefix(':')));
-            return address.is_some_and(|(address, _)| address.parse::<Ipv6Addr>().is_ok());
+            let Some((address, rest)) = bracketed.split_once(']') else {
+                return false;
+            };
+            let port = rest.strip_prefix(':');
+            return address.parse::<Ipv6Addr>().is_ok()
+                && is_port(port)
+                && (rest.is_empty() || port.is_some());
         }
         let (name, port) = match host.split_once(':') {
             Some((name, port)) => (name, Some(port)),
