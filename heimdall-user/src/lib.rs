@@ -16,7 +16,7 @@
 //! Around them: [`config`] reads the settings, [`server`] starts, supervises and stops all threads,
 //! [`maintenance`] flushes and copies caches in use, [`snapshot`] is the file that keeps the shared cache over
 //! a restart, [`blocklist`] builds the table of blocked names, [`stats`] and [`latency`] count, [`control`] is the control
-//! socket, [`cli`] the `heimdall` command, [`log`] writes the log, [`mod@file`] reads files up to a limit,
+//! socket, [`http`] serves metrics and the status page, [`cli`] the `heimdall` command, [`log`] writes the log, [`mod@file`] reads files up to a limit,
 //! [`clock`] is the time that answers age by, [`exit`] ends threads with their owner, and [`checksum`] is the
 //! Internet checksum.
 //!
@@ -35,6 +35,7 @@ pub mod exit;
 pub mod file;
 pub mod forward;
 pub mod front;
+pub mod http;
 pub mod latency;
 pub mod log;
 pub mod maintenance;

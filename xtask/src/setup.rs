@@ -62,6 +62,7 @@ const SERVICES: &[(&str, &str)] = &[
     ("knot-resolver", "kresd.target"),
     ("nsd", "nsd"),
     ("pdns-recursor", "pdns-recursor"),
+    ("prometheus", "prometheus"),
     ("unbound", "unbound"),
 ];
 
@@ -69,6 +70,12 @@ const SERVICES: &[(&str, &str)] = &[
 pub(crate) const CAPTURE: &[Need] = &[
     ("/usr/bin/tcpdump", "tcpdump"),
     ("/usr/bin/tshark", "tshark"),
+];
+
+/// To check metrics, alert rules and the dashboard.
+pub(crate) const METRICS: &[Need] = &[
+    ("/usr/bin/prometheus", "prometheus"),
+    ("/usr/bin/promtool", "prometheus"),
 ];
 
 /// For counting instructions.

@@ -1,10 +1,13 @@
 //! The settings in effect: each one's value as text, and where it comes from.
 
+use serde_json::{Map, Value, json};
+
 use super::{
-    ConfigError, Location,
+    Config, ConfigError, Location,
     definition::{Section, Table},
     document::Located,
     reader::Reader,
+    spec::SECRET,
 };
 
 /// A setting's value, as the server would use it, and where it comes from.
@@ -28,6 +31,17 @@ impl Setting {
 
     fn item_location(&self, item: usize) -> Location {
         self.locations.get(item).cloned().unwrap_or_default()
+    }
+
+    /// Its value; null if there is none, nothing if it is secret.
+    fn json(&self) -> Option<Value> {
+        if self.value.contains(SECRET) {
+            return None;
+        }
+        // What is not TOML says in words that there is no value.
+        let parsed = toml::from_str::<Map<String, Value>>(&format!("value = {}", self.value));
+        let value = parsed.ok().and_then(|mut table| table.remove("value"));
+        Some(value.unwrap_or_default())
     }
 }
 
@@ -58,6 +72,52 @@ impl Settings {
                 .map(|setting| setting.item_location(item))
                 .unwrap_or_default(),
         }
+    }
+
+    /// Each setting under its key, in an object for each table. Null: there is no value. Secrets are left out.
+    pub(crate) fn json(&self) -> Value {
+        let tables = Config::tables();
+        let is_repeated = |name| {
+            tables
+                .iter()
+                .any(|table| table.name == name && table.repeated)
+        };
+        let mut all = Map::new();
+        for setting in &self.0 {
+            let Some(value) = setting.json() else {
+                continue;
+            };
+            let (table, key) = setting.key.split_once('.').unwrap_or(("", &setting.key));
+            let objects = match table {
+                "" => {
+                    all.insert(key.to_owned(), value);
+                    continue;
+                }
+                table if is_repeated(table) => all.entry(table).or_insert_with(|| json!([])),
+                table => all.entry(table).or_insert_with(|| json!({})),
+            };
+            let object = match objects {
+                Value::Array(list) => {
+                    // A key that the last object has begins the next one.
+                    if list.last().is_none_or(|last| last.get(key).is_some()) {
+                        list.push(json!({}));
+                    }
+                    list.last_mut()
+                }
+                object => Some(object),
+            };
+            if let Some(Value::Object(object)) = object {
+                object.insert(key.to_owned(), value);
+            }
+        }
+        Value::Object(all)
+    }
+
+    /// These settings after a reload that read `new`.
+    pub(crate) fn reloaded(&self, new: &Self) -> Self {
+        let kept = self.0.iter().filter(|setting| !setting.reloadable);
+        let reloaded = new.0.iter().filter(|setting| setting.reloadable);
+        Self(kept.chain(reloaded).cloned().collect())
     }
 
     /// The keys whose values differ in `new`, if changes of them need a restart.

@@ -118,6 +118,14 @@ pub enum Problem {
         "{0:?} is not an address; write ADDR or ADDR:PORT, an IPv6 address with a port in [brackets]"
     )]
     Upstream(String),
+    /// Not an address and port to serve metrics on.
+    #[error(
+        "{0:?} is not an address and port; write ADDR:PORT, an IPv6 address in [brackets], or a port of 127.0.0.1"
+    )]
+    Metrics(String),
+    /// Not a host name.
+    #[error("{0:?} is not a host name; write it without a port, like dns1.example.net")]
+    HostName(String),
     /// A link-local address without an interface.
     #[error("{0} is link-local and valid on one link only; add its interface, like {0}%eth0")]
     NoZone(Ipv6Addr),

@@ -14,7 +14,7 @@ use super::{
     spec::{
         boolean, choice, integer, list, milliseconds, parsed, path, seconds, secret, size, text,
     },
-    values::{self, listen_address, upstream_address, zoned},
+    values::{self, listen_address, metrics_address, upstream_address, zoned},
 };
 use crate::{
     answer::{
@@ -109,6 +109,8 @@ settings! {
     socket: SocketConfig;
     /// The AF_XDP workers.
     xdp: XdpConfig;
+    /// Metrics and the status page.
+    metrics: MetricsConfig;
     /// Who may query.
     access: AccessConfig;
     /// Response rate limiting.
@@ -241,6 +243,26 @@ settings! {
         .flag("--idle", "MODE");
     /// Drop packets whose IPv4 or UDP checksum is wrong.
     "verify-checksums" => verify_checksums: bool = boolean().default(true);
+}
+
+settings! {
+    /// Metrics for Prometheus, health checks and the status page, over HTTP.
+    "metrics" => MetricsConfig, restart;
+
+    /// Address and port to serve them on: "9453" or "localhost:9453" for 127.0.0.1, or ADDR:PORT. They are not
+    /// authenticated, and show the names that are popular and the clients that ask for them: give a public
+    /// address only behind a firewall.
+    "listen" => listen: Option<SocketAddr> =
+        text("an address and port, ADDR:PORT, or a port of 127.0.0.1", metrics_address, zoned)
+            .example(r#""127.0.0.1:9453""#)
+            .flag("--metrics-listen", "[ADDR:]PORT")
+            .optional("none (they are not served)");
+    /// Names by which requests may call this host, besides its addresses and localhost. Others are refused, so
+    /// that a website cannot have its visitors' browsers read the page (DNS rebinding).
+    "names" => names: Vec<String> =
+        list(text("host names", values::host_name, String::clone))
+            .default_from("addresses and localhost only", |_| Ok(Vec::new()))
+            .example(r#"["dns1.example.net"]"#);
 }
 
 settings! {

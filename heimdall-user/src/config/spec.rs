@@ -8,6 +8,9 @@ use super::{
     values,
 };
 
+/// Stands for a secret where values are shown.
+pub(super) const SECRET: &str = "(secret)";
+
 type Parse<T> = Arc<dyn Fn(Located) -> Result<T, ConfigError> + Send + Sync>;
 type Check<T> = Arc<dyn Fn(&T) -> Result<(), Problem>>;
 type Show<T> = Arc<dyn Fn(&T) -> String>;
@@ -294,7 +297,7 @@ pub(super) fn list<T: 'static>(item: Spec<T>) -> Spec<Vec<T>> {
 pub(super) fn secret() -> Spec<[u8; 16]> {
     let values = "strings of 32 hexadecimal digits";
     let mut spec = text(values, values::secret, |_| String::new());
-    spec.show = Arc::new(|_| "(secret)".to_owned());
+    spec.show = Arc::new(|_| SECRET.to_owned());
     spec
 }
 

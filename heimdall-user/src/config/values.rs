@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeSet,
     fmt,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     os::unix::ffi::OsStrExt,
     path::Path,
     str::FromStr,
@@ -92,6 +92,25 @@ pub(super) fn listen_address(text: &str) -> Result<SocketAddr, Problem> {
 /// Reads the address of a resolver; the port is 53 unless given.
 pub(super) fn upstream_address(text: &str) -> Result<SocketAddr, Problem> {
     socket_address(text, Some(DNS_PORT), Problem::Upstream)
+}
+
+/// Reads the address to serve metrics on: of the loopback interface, if only a port is given.
+pub(super) fn metrics_address(text: &str) -> Result<SocketAddr, Problem> {
+    let port = text.strip_prefix("localhost").unwrap_or(text);
+    let port = port.strip_prefix(':').unwrap_or(port);
+    match port.parse::<u16>() {
+        Ok(port) if port != 0 => Ok((Ipv4Addr::LOCALHOST, port).into()),
+        _ => socket_address(text, None, Problem::Metrics),
+    }
+}
+
+/// Reads the name of a host. Names are compared in lower case.
+pub(super) fn host_name(text: &str) -> Result<String, Problem> {
+    let known = |c: char| c.is_ascii_alphanumeric() || ".-_".contains(c);
+    match text.is_empty() || text.len() > 253 || !text.chars().all(known) {
+        true => Err(Problem::HostName(text.to_owned())),
+        false => Ok(text.to_ascii_lowercase()),
+    }
 }
 
 /// Parses `ADDR:PORT`, or `ADDR` alone if there is a default port.

@@ -1,6 +1,6 @@
 //! The forwarder's counters.
 
-use crate::stats::counters;
+use crate::{latency::Histogram, stats::counters};
 
 counters! {
     /// The counters of a forwarder thread.
@@ -60,7 +60,7 @@ counters! {
         /// Requests answered NXDOMAIN from the thread's cache, for a name above theirs.
         nxdomain_cut_hits,
         /// Answers now in the thread's cache.
-        cache_entries,
+        cache_entries: gauge,
         /// Answers inserted into the thread's cache.
         cache_insertions,
         /// Answers that were evicted before they expired.
@@ -68,8 +68,36 @@ counters! {
         /// Requests that were rejected because the queue was full.
         queue_full,
         /// Questions in flight now.
-        in_flight,
+        in_flight: gauge,
         /// Queries that could not be sent because this host had no socket or port left.
         socket_errors,
     }
+}
+
+counters! {
+    /// What a forwarder thread knows of an upstream.
+    pub struct UpstreamCounters {
+        /// Queries sent to the upstream.
+        queries,
+        /// Attempts at the upstream that timed out.
+        timeouts,
+        /// Attempts that the upstream ended with an error: a response code that is no answer, a refused or
+        /// broken connection.
+        errors,
+        /// Queries that wait for the upstream, as of the last second.
+        in_flight: gauge,
+        /// The smoothed round-trip time over UDP in microseconds; 0 before the first response.
+        rtt_us: gauge,
+        /// 1 from the time that the upstream was set aside until it responds again.
+        failed: gauge,
+    }
+}
+
+/// An upstream as a forwarder thread sees it. The thread is the only writer.
+#[derive(Debug, Default)]
+pub struct UpstreamMetrics {
+    /// Its counters.
+    pub counters: UpstreamCounters,
+    /// How long its responses took.
+    pub latency: Histogram,
 }

@@ -43,7 +43,7 @@ use std::{fmt, io, net::SocketAddr, sync::Arc};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-pub use counters::ForwardCounters;
+pub use counters::{ForwardCounters, UpstreamCounters, UpstreamMetrics};
 pub use handle::Handle;
 pub use options::ForwardOptions;
 pub(crate) use request::MAX_REFRESHES;
@@ -54,7 +54,6 @@ use crate::{
     clock::Clock,
     dns::NameHasher,
     exit::{OnExit, OwnedThread},
-    latency::Histogram,
     maintenance::CommandQueue,
 };
 use handle::Inbox;
@@ -146,7 +145,7 @@ impl ForwarderBuilder {
         let mut forwarder = Forwarder {
             inboxes: self.shards.iter().map(Shard::inbox).collect(),
             counters: self.shards.iter().map(Shard::counters).collect(),
-            latency: self.shards.iter().flat_map(Shard::latency).collect(),
+            upstream_metrics: self.shards.iter().map(Shard::upstream_metrics).collect(),
             command_queues: self.shards.iter().map(Shard::command_queue).collect(),
             threads: Vec::new(),
             hasher: self.hasher,
@@ -178,7 +177,7 @@ fn shard_of(hasher: &NameHasher, key: &Key<'_>, threads: usize) -> usize {
 pub struct Forwarder {
     inboxes: Arc<[Arc<Inbox>]>,
     counters: Vec<Arc<ForwardCounters>>,
-    latency: Vec<(SocketAddr, Arc<Histogram>)>,
+    upstream_metrics: Vec<Vec<Arc<UpstreamMetrics>>>,
     command_queues: Vec<Arc<CommandQueue>>,
     threads: Vec<OwnedThread>,
     hasher: NameHasher,
@@ -195,9 +194,9 @@ impl Forwarder {
         self.counters.clone()
     }
 
-    /// How long the responses of the upstreams take: their addresses and a histogram, once for each thread.
-    pub(crate) fn latency(&self) -> Vec<(SocketAddr, Arc<Histogram>)> {
-        self.latency.clone()
+    /// Each thread's counters and latency of each upstream, in the order of the options.
+    pub(crate) fn upstream_metrics(&self) -> Vec<Vec<Arc<UpstreamMetrics>>> {
+        self.upstream_metrics.clone()
     }
 
     /// The command queue of each thread's cache.

@@ -15,7 +15,7 @@ use std::{
 use mio::{Events, Poll, Token, Waker};
 
 use super::{
-    ForwardCounters, ForwardOptions, Mailbox,
+    ForwardCounters, ForwardOptions, Mailbox, UpstreamMetrics,
     answers::Answers,
     deadlines::{Deadline, Deadlines},
     failures::Failures,
@@ -31,7 +31,6 @@ use crate::{
     cache::{Key, Record},
     clock::Clock,
     dns::{Answer, ClientSubnet, NameHasher, edns::ede, header::rcode},
-    latency::Histogram,
     maintenance::{CommandQueue, Maintenance, Scope, Status},
 };
 
@@ -51,6 +50,9 @@ fn socket_token(number: usize) -> Token {
 /// Requests taken at once: as many as are sent with one system call, and few enough that responses need not
 /// wait long.
 const MAX_REQUESTS: usize = Batch::LEN;
+
+/// Time between two counts of the queries by upstream.
+const COUNT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Largest message over TCP.
 const MAX_MESSAGE: usize = u16::MAX as usize;
@@ -87,6 +89,9 @@ pub(super) struct Shard {
     delivered: Box<[bool]>,
     /// Requests of each front that wait for this thread's look-ups.
     waiting: Box<[usize]>,
+    /// The queries that wait for each upstream, and when they are counted next.
+    by_upstream: Box<[u64]>,
+    count_due: Instant,
 }
 
 /// Creation.
@@ -132,6 +137,8 @@ impl Shard {
             serial: 0,
             query: Vec::new(),
             unsent: Vec::new(),
+            by_upstream: vec![0; options.upstreams.len()].into(),
+            count_due: Instant::now(),
             scratch: vec![0; MAX_MESSAGE].into(),
             options,
         })
@@ -159,9 +166,9 @@ impl Shard {
         self.counters.clone()
     }
 
-    /// The upstreams, and how long their responses to this thread take.
-    pub(super) fn latency(&self) -> impl Iterator<Item = (SocketAddr, Arc<Histogram>)> {
-        self.upstreams.latency()
+    /// Those of each upstream, in the order of the options.
+    pub(super) fn upstream_metrics(&self) -> Vec<Arc<UpstreamMetrics>> {
+        self.upstreams.metrics()
     }
 }
 
@@ -202,6 +209,7 @@ impl Shard {
             maintenance = self.maintain();
             self.log_full_queue(now);
             self.publish();
+            self.count_by_upstream(now);
         }
         self.inbox.close();
         for lookup in self.in_flight.end_all() {
@@ -257,6 +265,27 @@ impl Shard {
         for (mailbox, delivered) in self.inbox.mailboxes.iter().zip(&mut self.delivered) {
             if std::mem::take(delivered) {
                 mailbox.notify();
+            }
+        }
+    }
+
+    /// Counts the queries that wait for each upstream: once a second, as it takes a walk over all look-ups, and
+    /// when there is none, after which the thread may sleep for long.
+    fn count_by_upstream(&mut self, now: Instant) {
+        if now < self.count_due && self.in_flight.len() > 0 {
+            return;
+        }
+        self.count_due = now + COUNT_INTERVAL;
+        self.by_upstream.fill(0);
+        let lookups = self.in_flight.iter().map(|(_, lookup)| lookup);
+        for exchange in lookups.flat_map(|lookup| &lookup.exchanges) {
+            if let Some(count) = self.by_upstream.get_mut(exchange.sent.target.upstream) {
+                *count += 1;
+            }
+        }
+        for (upstream, count) in self.by_upstream.iter().enumerate() {
+            if let Some(counters) = self.upstreams.counters(upstream) {
+                counters.in_flight.set(*count);
             }
         }
     }

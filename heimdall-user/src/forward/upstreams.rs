@@ -18,7 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::latency::Histogram;
+use super::{UpstreamCounters, UpstreamMetrics};
 
 /// Time for which an upstream that failed is set aside.
 const HOLD_OFF: Duration = Duration::from_secs(10);
@@ -43,19 +43,25 @@ pub(super) struct Upstreams {
 #[derive(Debug)]
 struct Upstream {
     address: SocketAddr,
+    metrics: Arc<UpstreamMetrics>,
     held_until: Option<Instant>,
     /// When it last sent a response.
     heard: Option<Instant>,
     /// Timeouts since then.
     silence: Row,
     rtt: Option<Rtt>,
-    /// How long its responses took.
-    latency: Arc<Histogram>,
     /// It has answered a query with EDNS.
     answers_edns: bool,
     /// Questions since then that it answered only without EDNS.
     plain_answers: Row,
     plain_until: Option<Instant>,
+}
+
+impl Upstream {
+    fn set_aside(&mut self, now: Instant) {
+        self.held_until = Some(now + HOLD_OFF);
+        self.metrics.counters.failed.set(1);
+    }
 }
 
 /// Hashes of different questions in a row that ended alike.
@@ -109,11 +115,11 @@ impl Upstreams {
     pub(super) fn new(addresses: &[SocketAddr], min_timeout: Duration) -> Self {
         let list = addresses.iter().map(|&address| Upstream {
             address,
+            metrics: Arc::default(),
             held_until: None,
             heard: None,
             silence: Row::default(),
             rtt: None,
-            latency: Arc::default(),
             answers_edns: false,
             plain_answers: Row::default(),
             plain_until: None,
@@ -131,6 +137,17 @@ impl Upstreams {
 
     pub(super) fn address(&self, index: usize) -> Option<SocketAddr> {
         self.list.get(index).map(|upstream| upstream.address)
+    }
+
+    pub(super) fn counters(&self, index: usize) -> Option<&UpstreamCounters> {
+        let upstream = self.list.get(index);
+        upstream.map(|upstream| &upstream.metrics.counters)
+    }
+
+    /// Counters and latency of each upstream.
+    pub(super) fn metrics(&self) -> Vec<Arc<UpstreamMetrics>> {
+        let metrics = self.list.iter().map(|upstream| &upstream.metrics);
+        metrics.cloned().collect()
     }
 
     /// The upstream to query first.
@@ -172,6 +189,7 @@ impl Upstreams {
         if let Some(upstream) = self.list.get_mut(index) {
             upstream.heard = Some(now);
             upstream.held_until = None;
+            upstream.metrics.counters.failed.set(0);
             upstream.silence.clear();
         }
     }
@@ -191,7 +209,7 @@ impl Upstreams {
     /// The upstream cannot be reached.
     pub(super) fn unreachable(&mut self, index: usize, now: Instant) {
         if let Some(upstream) = self.list.get_mut(index) {
-            upstream.held_until = Some(now + HOLD_OFF);
+            upstream.set_aside(now);
         }
     }
 
@@ -201,7 +219,7 @@ impl Upstreams {
             && upstream.heard.is_none_or(|heard| heard <= sent)
             && upstream.silence.add(question)
         {
-            upstream.held_until = Some(now + HOLD_OFF);
+            upstream.set_aside(now);
         }
     }
 }
@@ -213,7 +231,13 @@ impl Upstreams {
     pub(super) fn measured(&mut self, index: usize, rtt: Duration) {
         if let Some(upstream) = self.list.get_mut(index) {
             let first = || Rtt::first(rtt);
-            upstream.rtt = Some(upstream.rtt.map_or_else(first, |known| known.add(rtt)));
+            let rtt = upstream.rtt.map_or_else(first, |known| known.add(rtt));
+            upstream
+                .metrics
+                .counters
+                .rtt_us
+                .set(rtt.smoothed.as_micros() as u64);
+            upstream.rtt = Some(rtt);
         }
     }
 
@@ -230,14 +254,8 @@ impl Upstreams {
     /// A response, whatever its code, took so long; over TCP from the opening of the connection on.
     pub(super) fn responded(&self, index: usize, took: Duration) {
         if let Some(upstream) = self.list.get(index) {
-            upstream.latency.record(took, 1);
+            upstream.metrics.latency.record(took, 1);
         }
-    }
-
-    /// Each upstream's address, and its histogram.
-    pub(super) fn latency(&self) -> impl Iterator<Item = (SocketAddr, Arc<Histogram>)> {
-        let all = self.list.iter();
-        all.map(|upstream| (upstream.address, Arc::clone(&upstream.latency)))
     }
 }
 

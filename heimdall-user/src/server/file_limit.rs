@@ -7,10 +7,10 @@
 use nix::sys::resource::{Resource, getrlimit};
 use tracing::warn;
 
-use crate::{forward, socket::MAX_CONNECTIONS};
+use crate::{forward, http, socket::MAX_CONNECTIONS};
 
-/// Files of the process as a whole: control, snapshots, logs, netlink, lists.
-const PROCESS: u64 = 64;
+/// Files of the process as a whole: control, snapshots, logs, netlink, lists; connections over HTTP.
+const PROCESS: u64 = 64 + http::MAX_CONNECTIONS as u64;
 
 /// Files of each front: listeners or an AF_XDP socket, its eventfd and its epoll instance.
 const FRONT: u64 = 8;

@@ -13,9 +13,13 @@ mod attached;
 mod commands;
 mod cores;
 mod file_limit;
+mod http;
 mod latency;
+mod metrics;
 mod policy;
 mod preflight;
+mod process;
+mod readiness;
 mod report;
 mod retry;
 mod snapshot;
@@ -35,6 +39,7 @@ use crate::{
     control::{Control, ControlError, ControlServer},
     forward::{self, Forwarder, ForwarderBuilder, Handle, Mailbox},
     front,
+    http::{HttpListener, HttpServer},
     maintenance::{Caches, Maintenance},
     socket::{Listeners, SocketError, SocketFront},
     worker::max_pending,
@@ -46,7 +51,7 @@ pub use policy::PolicyLoader;
 use policy::Reloader;
 pub(crate) use policy::{PolicyError, ReloadError};
 pub(crate) use preflight::check;
-use report::{Report, SocketReport, Start};
+use report::{Report, SocketReport, Start, UpstreamReport};
 use retry::retry;
 use snapshot::SnapshotWriter;
 use supervisor::Supervisor;
@@ -70,6 +75,16 @@ pub enum ServerError {
     /// The policy.
     #[error(transparent)]
     Policy(#[from] PolicyError),
+    /// The address to serve metrics on.
+    #[error(
+        "cannot serve metrics on {address}: {source}; give another `metrics.listen` (--metrics-listen)"
+    )]
+    Metrics {
+        /// The address.
+        address: SocketAddr,
+        /// The system's error.
+        source: io::Error,
+    },
     /// The listen addresses.
     #[error(transparent)]
     Socket(#[from] SocketError),
@@ -118,6 +133,7 @@ pub struct Server {
     supervisor: Option<Supervisor>,
     sockets: Vec<SocketFront>,
     control: Option<ControlServer>,
+    http: Option<HttpServer>,
     snapshots: Option<SnapshotWriter>,
     forwarder: Option<Forwarder>,
 }
@@ -151,6 +167,7 @@ impl Server {
             supervisor: None,
             sockets: Vec::new(),
             control: None,
+            http: None,
             snapshots: None,
             forwarder: None,
         };
@@ -191,7 +208,7 @@ impl Server {
             .map_err(start("the forwarder"))?;
         let handle = forwarder.handle();
         let forward_counters = forwarder.counters();
-        let upstreams = forwarder.latency();
+        let upstreams = UpstreamReport::all(&config.upstreams, &forwarder.upstream_metrics());
         let mut caches = Caches {
             forwarder: forwarder.command_queues(),
             fronts: Vec::new(),
@@ -217,6 +234,7 @@ impl Server {
             upstreams,
         });
         self.report = Some(Arc::clone(&report));
+        self.start_http(opened.metrics, &report)?;
         self.start_control(opened.control, report, caches.clone())?;
         // Last, as it writes a file when it ends.
         self.start_snapshots(snapshot.as_ref(), caches)
@@ -312,6 +330,26 @@ impl Server {
         Ok(())
     }
 
+    fn start_http(
+        &mut self,
+        listener: Option<HttpListener>,
+        report: &Arc<Report>,
+    ) -> Result<(), ServerError> {
+        if let Some(listener) = listener {
+            let site = http::Site::new(
+                Arc::clone(report),
+                Arc::clone(&self.reloader),
+                &self.threads,
+            );
+            let lost = "metrics, health checks and the status page do not work";
+            let server = listener
+                .serve(Threads::auxiliary("http", lost), site)
+                .map_err(start("the HTTP thread"))?;
+            self.http = Some(server);
+        }
+        Ok(())
+    }
+
     fn start_snapshots(
         &mut self,
         snapshot: Option<&SnapshotConfig>,
@@ -356,6 +394,7 @@ impl Server {
 /// Resources that are opened before any thread starts.
 struct Opened {
     control: Control,
+    metrics: Option<HttpListener>,
     /// Those of each socket thread.
     listeners: Vec<Listeners>,
     /// Those of the listeners.
@@ -372,15 +411,39 @@ impl Opened {
             || Listeners::bind(&config.listen),
             |error| matches!(error, SocketError::Taken { .. }),
         )?;
+        let metrics = open_metrics(config)?;
         let addresses = listeners.local_addresses();
         warn_of_absent(&addresses);
         let listeners = listeners.split(config.socket.threads)?;
         Ok(Self {
             control,
+            metrics,
             listeners,
             addresses,
         })
     }
+}
+
+/// Listens for HTTP, if the settings say where.
+fn open_metrics(config: &Config) -> Result<Option<HttpListener>, ServerError> {
+    let Some(address) = config.metrics.listen else {
+        return Ok(None);
+    };
+    let listener = retry(
+        || HttpListener::bind(address, config.metrics.names.clone()),
+        |error| error.kind() == io::ErrorKind::AddrInUse,
+    )
+    .map_err(|source| ServerError::Metrics { address, source })?;
+    let shown = Zoned(address);
+    if address.ip().is_loopback() {
+        info!("metrics and the status page: http://{shown}/");
+    } else {
+        warn!(
+            "metrics and the status page are on http://{shown}/ for all who reach that address, without \
+             authentication; they show popular names and clients, so let a firewall decide who does"
+        );
+    }
+    Ok(Some(listener))
 }
 
 /// Listening on an address that this host does not have may be intended, or a typing error.

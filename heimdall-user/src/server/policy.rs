@@ -107,8 +107,8 @@ impl PolicyLoader {
 pub(super) struct Reloader {
     shared: Arc<ArcSwap<Policy>>,
     loader: PolicyLoader,
-    /// The settings that the server runs with.
-    running: Settings,
+    /// The settings that the server runs with, those of the last reload included.
+    running: ArcSwap<Settings>,
     /// Held during a reload: of two at once, the earlier must not overwrite the later.
     reloading: Mutex<()>,
     settings: Box<dyn Fn() -> Result<Config, ConfigError> + Send + Sync>,
@@ -143,7 +143,7 @@ impl Reloader {
         Ok(Self {
             shared: Arc::new(ArcSwap::from_pointee(policy)),
             loader,
-            running: config.settings.clone(),
+            running: ArcSwap::from_pointee(config.settings.clone()),
             reloading: Mutex::default(),
             settings: Box::new(settings),
         })
@@ -152,6 +152,11 @@ impl Reloader {
     /// The current policy, which the cores share.
     pub(super) fn policy(&self) -> &Arc<ArcSwap<Policy>> {
         &self.shared
+    }
+
+    /// The settings in force.
+    pub(super) fn running(&self) -> Arc<Settings> {
+        self.running.load_full()
     }
 
     /// Reloads the policy. Returns a description of the new one.
@@ -164,7 +169,10 @@ impl Reloader {
         let policy = self.loader.load(&config)?;
         log_access(&policy);
         self.shared.store(Arc::new(policy));
-        let changed: Vec<&str> = self.running.need_restart(&config.settings).collect();
+        let running = self.running.load();
+        let changed: Vec<&str> = running.need_restart(&config.settings).collect();
+        self.running
+            .store(Arc::new(running.reloaded(&config.settings)));
         Ok(match changed.as_slice() {
             [] => "reloaded: the new policy is in force".to_owned(),
             keys => format!(

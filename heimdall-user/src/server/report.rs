@@ -3,18 +3,17 @@
 #[cfg(test)]
 mod schema;
 mod start;
+mod upstream;
 
-use std::{fmt, net::SocketAddr, process, slice, sync::Arc};
+use std::{fmt, process::id, slice, sync::Arc};
 
 use arc_swap::ArcSwap;
 use serde_json::{Map, Value, json};
 
-use super::cores::CoreCounters;
-use crate::{
-    forward::ForwardCounters, latency::Histogram, log, socket::SocketCounters,
-    worker::WorkerCounters,
-};
+use super::{cores::CoreCounters, process};
+use crate::{forward::ForwardCounters, log, socket::SocketCounters, worker::WorkerCounters};
 pub(super) use start::Start;
+pub(super) use upstream::{UpstreamReport, UpstreamState};
 
 /// Version of the schema. Within a version fields are only added.
 const VERSION: u32 = 1;
@@ -28,8 +27,7 @@ pub(super) struct Report {
     pub(super) sockets: Vec<SocketReport>,
     /// One set for each thread.
     pub(super) forwarder: Vec<Arc<ForwardCounters>>,
-    /// How long upstreams take to respond, a histogram for each and each thread.
-    pub(super) upstreams: Vec<(SocketAddr, Arc<Histogram>)>,
+    pub(super) upstreams: Vec<UpstreamReport>,
 }
 
 pub(super) struct XdpReport {
@@ -78,6 +76,21 @@ impl fmt::Debug for Report {
 }
 
 impl Report {
+    /// One of a server with one upstream and nothing else.
+    #[cfg(test)]
+    pub(super) fn of_upstream(
+        address: std::net::SocketAddr,
+        metrics: Arc<crate::forward::UpstreamMetrics>,
+    ) -> Self {
+        Self {
+            start: Start::now(),
+            xdp: None,
+            sockets: Vec::new(),
+            forwarder: Vec::new(),
+            upstreams: UpstreamReport::all(&[address], &[vec![metrics]]),
+        }
+    }
+
     /// The counters of this moment.
     pub(super) fn json(&self) -> Value {
         let mut is_xdp = false;
@@ -95,7 +108,7 @@ impl Report {
         json!({
             "version": VERSION,
             "build": { "version": env!("CARGO_PKG_VERSION") },
-            "pid": process::id(),
+            "pid": id(),
             "started": self.start.unix(),
             "time": start::unix_now(),
             "uptime": self.start.uptime(),
@@ -104,8 +117,10 @@ impl Report {
             "workers": workers,
             "sockets": sockets(&self.sockets),
             "socket_threads": socket_threads(&self.sockets),
-            "forwarder": forwarder(&self.forwarder, self.upstreams_json()),
+            "forwarder": forwarder(&self.forwarder),
+            "upstreams": self.upstreams.iter().map(UpstreamReport::json).collect::<Vec<_>>(),
             "latency": self.latency_json(),
+            "process": process::json(),
             "log": { "lost": log::lost() },
         })
     }
@@ -217,7 +232,7 @@ fn insert_sockets(fields: &mut Map<String, Value>, threads: &[SocketReport]) {
 }
 
 /// The threads' counters, summed.
-fn forwarder(threads: &[Arc<ForwardCounters>], upstreams: Value) -> Value {
+fn forwarder(threads: &[Arc<ForwardCounters>]) -> Value {
     let mut fields = Map::new();
     let sums = sum(threads.iter().map(|thread| thread.list()));
     insert(&mut fields, sums, |name| {
@@ -229,7 +244,6 @@ fn forwarder(threads: &[Arc<ForwardCounters>], upstreams: Value) -> Value {
             .or_else(cache)
             .or_else(shed)
     });
-    fields.insert("upstreams".to_owned(), upstreams);
     Value::Object(fields)
 }
 
@@ -361,7 +375,10 @@ mod tests {
                 })
                 .into(),
             forwarder: threads.to_vec(),
-            upstreams: Vec::new(),
+            upstreams: UpstreamReport::all(
+                &["192.0.2.53:53".parse().expect("an address")],
+                &[vec![Arc::default()]],
+            ),
         };
         assert_eq!(
             report.summary(),
@@ -372,7 +389,7 @@ mod tests {
         schema::assert_documented(&document);
         assert_eq!(document["version"], 1);
         assert_eq!(document["build"]["version"], env!("CARGO_PKG_VERSION"));
-        assert_eq!(document["pid"], process::id());
+        assert_eq!(document["pid"], id());
         let [started, time, uptime] =
             ["started", "time", "uptime"].map(|field| document[field].as_f64().unwrap());
         assert!((0.0..60.0).contains(&uptime), "{uptime}");
@@ -445,6 +462,9 @@ mod tests {
         }
         assert_eq!(document["forwarder"]["zone_failure_hits"], 0);
         assert_eq!(document["log"]["lost"], 0);
+        assert!(document["process"]["threads"].as_u64() > Some(0));
+        assert_eq!(document["upstreams"][0]["address"], "192.0.2.53:53");
+        assert_eq!(document["latency"]["hits"]["count"], 0);
         // As long as no worker runs, the sockets are all there is.
         xdp.store(Arc::new(XdpReport {
             interfaces: Vec::new(),

@@ -22,7 +22,7 @@ counters! {
         /// Connections closed because the table was full.
         tcp_closed_full,
         /// Queries that wait for the forwarder now.
-        pending,
+        pending: gauge,
         /// Queries that got SERVFAIL because too many wait for the forwarder, or its queue is full.
         overflow,
     }

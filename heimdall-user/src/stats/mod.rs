@@ -29,21 +29,49 @@ impl Counter {
     }
 }
 
-/// Defines a set of counters, and lists them by name in the order of their definition.
+/// A counter's value at one moment, with its definition.
+#[derive(Clone, Copy, Debug)]
+pub struct Described {
+    /// The counter's name.
+    pub name: &'static str,
+    /// What it counts: the comment of its definition.
+    pub help: &'static str,
+    /// It can fall, too.
+    pub gauge: bool,
+    /// The count so far, or the gauge's value.
+    pub value: u64,
+}
+
+/// Defines a set of counters, and lists them by name in the order of their definition. Each has a comment, which
+/// operators get to see, and those that can fall are marked: `entries: gauge`.
 macro_rules! counters {
-    ($(#[$meta:meta])* $vis:vis struct $set:ident { $($(#[$doc:meta])* $name:ident,)* }) => {
+    (
+        $(#[$meta:meta])*
+        $vis:vis struct $set:ident { $($(#[doc = $doc:literal])+ $name:ident $(: $kind:ident)?,)* }
+    ) => {
         $(#[$meta])*
         #[derive(Debug, Default)]
         #[repr(align(128))]
-        $vis struct $set { $($(#[$doc])* $vis $name: $crate::stats::Counter,)* }
+        $vis struct $set { $($(#[doc = $doc])+ $vis $name: $crate::stats::Counter,)* }
 
         impl $set {
             /// Every counter's name and value.
             $vis fn list(&self) -> Vec<(&'static str, u64)> {
                 vec![$((stringify!($name), self.$name.get()),)*]
             }
+
+            /// Every counter with its definition, in the same order.
+            $vis fn described(&self) -> Vec<$crate::stats::Described> {
+                vec![$($crate::stats::Described {
+                    name: stringify!($name),
+                    help: concat!($($doc),+).trim_ascii_start(),
+                    gauge: false $(|| counters!(@$kind))?,
+                    value: self.$name.get(),
+                },)*]
+            }
         }
     };
+    (@gauge) => { true };
 }
 pub(crate) use counters;
 
@@ -113,7 +141,7 @@ counters! {
         /// Queries answered by a blocklist for the first time; then the cache answers.
         blocked,
         /// Answers now in the cache.
-        cache_entries,
+        cache_entries: gauge,
         /// Answers inserted into the cache.
         cache_insertions,
         /// Answers that were evicted before they expired.

@@ -20,17 +20,17 @@ counters! {
         /// Times that the worker found nothing to do and slept.
         sleeps,
         /// Frames in all.
-        frames_total,
+        frames_total: gauge,
         /// Frames that the kernel has, to receive into.
-        frames_fill,
+        frames_fill: gauge,
         /// Frames that the kernel has, to send.
-        frames_tx,
+        frames_tx: gauge,
         /// Frames of queries that wait for the forwarder.
-        frames_pending,
+        frames_pending: gauge,
         /// Frames that are unused.
-        frames_free,
+        frames_free: gauge,
         /// Frames that are in none of these places: always 0.
-        frames_missing,
+        frames_missing: gauge,
         /// Packets that the kernel dropped for lack of a frame or of memory.
         rx_dropped,
         /// Packets that the kernel dropped because the rx ring was full.

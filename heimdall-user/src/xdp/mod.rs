@@ -11,6 +11,7 @@
 //! dying with it, leaves the interface as it was.
 
 mod address;
+mod drops;
 mod error;
 mod ethtool;
 mod kind;
@@ -24,6 +25,7 @@ mod watch;
 pub mod xsk;
 
 pub use address::Address;
+pub(crate) use drops::Drops;
 pub use error::XdpError;
 pub use nic::{Interface, addresses_without_link};
 pub use program::{AttachMode, AttachPolicy, Program};

@@ -1,13 +1,14 @@
 //! End-to-end tests: a real `heimdall` on a real veth, with real clients and upstreams.
 //!
 //! Every test makes a lab of its own (two network namespaces) and needs root, and Debian's
-//! packages knot, knot-dnsutils, tcpdump, tshark and ethtool; `cargo xtask test` installs them.
+//! packages knot, knot-dnsutils, prometheus, tcpdump, tshark and ethtool; `cargo xtask test` installs them.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 mod answers;
 mod client;
 mod errors;
 mod faults;
+mod http;
 mod idle;
 mod latency;
 mod lifecycle;
@@ -16,10 +17,12 @@ mod listening;
 mod logs;
 mod maintenance;
 mod memory;
+mod metrics;
 mod names;
 mod operation;
 mod overload;
 mod policy;
+mod prometheus;
 mod recover;
 mod reload;
 mod scenarios;

@@ -317,25 +317,17 @@ fn forwarder(document: &Value) -> Forwarder {
 }
 
 fn upstreams(document: &Value) -> Vec<Upstream> {
-    let latencies: Vec<_> = items(document, "/forwarder/upstreams").collect();
-    let upstreams = items(document, "/upstreams").enumerate();
-    let upstream = |(position, value): (usize, &Value)| {
-        let address = text(value, "/address").unwrap_or_default();
-        let same = |latency: &&&Value| text(latency, "/address").as_ref() == Some(&address);
-        let found = latencies.iter().find(same);
-        let latency = found.or_else(|| latencies.get(position));
-        Upstream {
-            state: text(value, "/state").unwrap_or_default(),
-            rtt_us: float(value, "/rtt_us"),
-            in_flight: count(value, "/in_flight"),
-            queries: count(value, "/queries"),
-            timeouts: count(value, "/timeouts"),
-            errors: count(value, "/errors"),
-            latency: Latency::new(latency.and_then(|value| value.pointer("/latency"))),
-            address,
-        }
+    let upstream = |value: &Value| Upstream {
+        address: text(value, "/address").unwrap_or_default(),
+        state: text(value, "/state").unwrap_or_default(),
+        rtt_us: float(value, "/rtt_us"),
+        in_flight: count(value, "/in_flight"),
+        queries: count(value, "/queries"),
+        timeouts: count(value, "/timeouts"),
+        errors: count(value, "/errors"),
+        latency: Latency::new(value.pointer("/latency")),
     };
-    upstreams.map(upstream).collect()
+    items(document, "/upstreams").map(upstream).collect()
 }
 
 fn popular(document: &Value) -> Option<Popular> {

@@ -71,12 +71,11 @@ pub(in crate::cli) fn document(times: u64) -> Value {
             "shed": { "client": n(7), "zone": 0, "oldest": 0 },
             "cache": { "hits": n(60), "entries": 150_000, "insertions": n(630), "evictions": 0 },
             "nxdomain_hits": n(2), "nxdomain_cut_hits": 0,
-            "upstreams": [{ "address": "192.0.2.53:53", "latency": slow }],
         },
         "upstreams": [
             {
                 "address": "192.0.2.53:53", "state": "up", "rtt_us": 8_312, "in_flight": 11,
-                "queries": n(600), "timeouts": n(2), "errors": n(1),
+                "queries": n(600), "timeouts": n(2), "errors": n(1), "latency": slow,
             },
             {
                 "address": "[2001:db8::53]:53", "state": "failed", "rtt_us": null, "in_flight": 1,

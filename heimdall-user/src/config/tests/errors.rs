@@ -47,11 +47,11 @@ const BAD: &[(&str, &str)] = &[
     ),
     (
         "echo = true",
-        "heimdall.toml:1: key `echo`: there is no such key; there are `interface`, `listen`, `upstream`, `backend`, `control`, `max-udp-size`, `cache`, `forward`, `socket`, `xdp`, `access`, `rate-limit`, `cookies`, `identity`, `local`, `blocklist`",
+        "heimdall.toml:1: key `echo`: there is no such key; there are `interface`, `listen`, `upstream`, `backend`, `control`, `max-udp-size`, `cache`, `forward`, `socket`, `xdp`, `metrics`, `access`, `rate-limit`, `cookies`, `identity`, `local`, `blocklist`",
     ),
     (
         "\"\" = 1",
-        "heimdall.toml:1: there is no such key; there are `interface`, `listen`, `upstream`, `backend`, `control`, `max-udp-size`, `cache`, `forward`, `socket`, `xdp`, `access`, `rate-limit`, `cookies`, `identity`, `local`, `blocklist`",
+        "heimdall.toml:1: there is no such key; there are `interface`, `listen`, `upstream`, `backend`, `control`, `max-udp-size`, `cache`, `forward`, `socket`, `xdp`, `metrics`, `access`, `rate-limit`, `cookies`, `identity`, `local`, `blocklist`",
     ),
     (
         "[blocklist]\nfile = \"a\"",
@@ -68,6 +68,19 @@ const BAD: &[(&str, &str)] = &[
     (
         "max-udp-size = 99999999999999999999",
         "heimdall.toml:1: key `max-udp-size`: the number is too large for any key",
+    ),
+    // The metrics.
+    (
+        "[metrics]\nlisten = \"9453x\"",
+        "heimdall.toml:2: key `metrics.listen`: \"9453x\" is not an address and port; write ADDR:PORT, an IPv6 address in [brackets], or a port of 127.0.0.1",
+    ),
+    (
+        "[metrics]\nlisten = \"[::1]:0\"",
+        "heimdall.toml:2: key `metrics.listen`: \"[::1]:0\" is not an address and port; write ADDR:PORT, an IPv6 address in [brackets], or a port of 127.0.0.1",
+    ),
+    (
+        "[metrics]\nnames = [\"dns1.example.net:9453\"]",
+        "heimdall.toml:2: key `metrics.names`: \"dns1.example.net:9453\" is not a host name; write it without a port, like dns1.example.net",
     ),
     // The policy.
     (

@@ -56,6 +56,56 @@ fn defaults() {
 }
 
 #[test]
+fn metrics_are_served_on_loopback_unless_an_address_is_given() {
+    for (text, address) in [
+        ("9453", "127.0.0.1:9453"),
+        (":9453", "127.0.0.1:9453"),
+        ("localhost:9453", "127.0.0.1:9453"),
+        ("192.0.2.1:9453", "192.0.2.1:9453"),
+        ("0.0.0.0:9453", "0.0.0.0:9453"),
+        ("[::1]:9453", "[::1]:9453"),
+    ] {
+        let given = flags(&["--metrics-listen", text, "--upstream", "9.9.9.9"]);
+        let config = Config::from_text(&given, "", &host()).unwrap();
+        assert_eq!(config.metrics.listen, Some(address.parse().unwrap()));
+    }
+    let off = from_file("upstream = [\"9.9.9.9\"]").unwrap();
+    assert_eq!(off.metrics.listen, None);
+}
+
+#[test]
+fn settings_in_force_are_objects_without_secrets() {
+    let text = r#"
+        upstream = ["9.9.9.9"]
+        [cache]
+        size = "1M"
+        nxdomain-cut = false
+        [cookies]
+        secrets = ["0123456789abcdef0123456789abcdef"]
+        [[blocklist]]
+        file = "/a"
+        [[blocklist]]
+        file = "/b"
+        action = "allow"
+    "#;
+    let json = from_file(text).unwrap().settings.json();
+    assert_eq!(json["upstream"], serde_json::json!(["9.9.9.9:53"]));
+    assert_eq!(json["cache"]["size"], "1M");
+    assert_eq!(json["cache"]["nxdomain-cut"], false);
+    assert_eq!(json["forward"]["threads"], 1);
+    assert_eq!(json["cache"]["snapshot"], serde_json::Value::Null);
+    assert_eq!(json["cookies"].get("secrets"), None);
+    assert!(!json.to_string().contains("0123456789abcdef"), "{json}");
+    assert_eq!(
+        json["blocklist"],
+        serde_json::json!([
+            { "file": "/a", "action": "nxdomain" },
+            { "file": "/b", "action": "allow" },
+        ])
+    );
+}
+
+#[test]
 fn flags_override_the_file() {
     let text = r#"
         interface = ["eth0:0-3", "eth1"]

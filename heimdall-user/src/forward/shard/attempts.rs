@@ -78,6 +78,9 @@ impl Shard {
         }
         match opened {
             Ok(()) => {
+                if let Some(counters) = self.upstreams.counters(target.upstream) {
+                    counters.queries.add(1);
+                }
                 let mut timeout = self.upstreams.timeout(target.upstream);
                 if target.tcp {
                     self.counters.sent_tcp.add(1);
@@ -280,6 +283,9 @@ impl Shard {
     /// Continues after an exchange that ended with an error.
     pub(super) fn attempt_failed(&mut self, slot: usize, now: Instant, sent: Sent) {
         self.counters.upstream_errors.add(1);
+        if let Some(counters) = self.upstreams.counters(sent.target.upstream) {
+            counters.errors.add(1);
+        }
         let Some(lookup) = self.in_flight.get_mut(slot) else {
             return;
         };
@@ -314,6 +320,9 @@ impl Shard {
             self.counters.timeouts.add(1);
             lookup.heard = true;
             let upstream = sent.target.upstream;
+            if let Some(counters) = self.upstreams.counters(upstream) {
+                counters.timeouts.add(1);
+            }
             if sent.target.tcp {
                 lookup.note_error(sent);
             } else {

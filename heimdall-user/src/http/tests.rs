@@ -1,0 +1,355 @@
+//! The listener with real clients, good and bad ones.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::{SocketAddr, TcpStream},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use serde_json::json;
+
+use super::*;
+use crate::exit::OnExit;
+
+/// Octets of the metrics: more than the kernel buffers for a connection.
+const LARGE: usize = 32 << 20;
+
+/// How long a test waits for what has to come.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+#[derive(Default)]
+struct Content {
+    /// The metrics are [`LARGE`].
+    large: bool,
+    ready: Arc<AtomicBool>,
+    asked: Arc<AtomicUsize>,
+}
+
+impl Source for Content {
+    fn metrics(&self) -> Families {
+        let mut families = Families::default();
+        let help = match self.large {
+            true => "x".repeat(LARGE),
+            false => "Help.".to_owned(),
+        };
+        families.counter("heimdall_tests", &help, &[], 1);
+        families
+    }
+
+    fn stats(&self) -> Value {
+        json!({ "asked": self.asked.fetch_add(1, Ordering::Relaxed) })
+    }
+
+    fn config(&self) -> Value {
+        json!({ "cache": { "size": "64M" } })
+    }
+
+    fn doctor(&self) -> Value {
+        json!([])
+    }
+
+    fn ready(&mut self) -> Result<(), String> {
+        match self.ready.load(Ordering::Relaxed) {
+            true => Ok(()),
+            false => Err("no upstream responds: 192.0.2.1:53".to_owned()),
+        }
+    }
+}
+
+struct Site {
+    address: SocketAddr,
+    _server: HttpServer,
+}
+
+fn site(timeouts: Timeouts, content: Content) -> Site {
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let listener = HttpListener::bind(any, vec!["dns1.example.net".to_owned()]).unwrap();
+    let address = listener.local_addr();
+    let server = listener.serve_within(timeouts, OnExit::default(), content);
+    Site {
+        address,
+        _server: server.unwrap(),
+    }
+}
+
+fn usual() -> Site {
+    site(Timeouts::default(), Content::default())
+}
+
+impl Site {
+    fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(self.address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream
+    }
+
+    /// The response to these octets.
+    fn exchange(&self, request: &str) -> String {
+        let mut stream = self.connect();
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut response = Vec::new();
+        stream.read_to_end(&mut response).unwrap();
+        String::from_utf8(response).unwrap()
+    }
+
+    fn get(&self, path: &str) -> String {
+        self.exchange(&format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n"))
+    }
+
+    /// Connects and asks for events.
+    fn events(&self) -> BufReader<TcpStream> {
+        let mut stream = self.connect();
+        let request =
+            "GET /events HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n";
+        stream.write_all(request.as_bytes()).unwrap();
+        BufReader::new(stream)
+    }
+}
+
+fn status(response: &str) -> &str {
+    response.split(' ').nth(1).unwrap_or(response)
+}
+
+fn body(response: &str) -> &str {
+    response.split_once("\r\n\r\n").unwrap().1
+}
+
+#[test]
+fn each_path_has_its_content() {
+    let content = Content::default();
+    let ready = Arc::clone(&content.ready);
+    let site = site(Timeouts::default(), content);
+    for (path, media_type, text) in [
+        ("/", "text/html; charset=utf-8", "<!doctype html>"),
+        (
+            "/metrics",
+            "text/plain; version=0.0.4; charset=utf-8",
+            "heimdall_tests_total 1\n",
+        ),
+        ("/healthz", "text/plain; charset=utf-8", "alive\n"),
+        ("/stats.json", "application/json", "{\"asked\":0}\n"),
+        (
+            "/config.json",
+            "application/json",
+            "{\"cache\":{\"size\":\"64M\"}}\n",
+        ),
+        ("/doctor.json?now", "application/json", "[]\n"),
+    ] {
+        let response = site.get(path);
+        assert_eq!(status(&response), "200", "{path}: {response}");
+        assert!(body(&response).contains(text), "{response}");
+        for field in [
+            format!("Content-Type: {media_type}"),
+            format!("Content-Length: {}", body(&response).len()),
+            "Connection: close".to_owned(),
+            "Cache-Control: no-store".to_owned(),
+            "X-Content-Type-Options: nosniff".to_owned(),
+            "Content-Security-Policy: default-src 'none'".to_owned(),
+        ] {
+            assert!(
+                response.contains(&format!("\r\n{field}")),
+                "{path}: {field}"
+            );
+        }
+    }
+    let response = site.get("/readyz");
+    assert_eq!(status(&response), "503");
+    assert_eq!(
+        body(&response),
+        "not ready: no upstream responds: 192.0.2.1:53\n"
+    );
+    ready.store(true, Ordering::Relaxed);
+    assert_eq!(body(&site.get("/readyz")), "ready\n");
+    assert_eq!(status(&site.get("/nothing")), "404");
+    let accept =
+        "GET /metrics HTTP/1.1\r\nHost: localhost\r\nAccept: application/openmetrics-text\r\n\r\n";
+    let response = site.exchange(accept);
+    assert!(response.contains("\r\nContent-Type: application/openmetrics-text; version=1.0.0"));
+    assert!(response.ends_with("\n# EOF\n"));
+}
+
+#[test]
+fn a_head_request_gets_no_body() {
+    let site = usual();
+    for path in ["/metrics", "/events", "/nothing"] {
+        let request = format!("HEAD {path} HTTP/1.1\r\nHost: dns1.example.net\r\n\r\n");
+        assert_eq!(body(&site.exchange(&request)), "", "{path}");
+    }
+}
+
+#[test]
+fn bad_requests_are_refused_with_a_reason() {
+    let site = usual();
+    for (request, expected) in [
+        (
+            "POST /metrics HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\nbody",
+            "405",
+        ),
+        ("GET / HTTP/1.1\r\nHost: attacker.example\r\n\r\n", "421"),
+        ("GET / HTTP/1.1\r\n\r\n", "400"),
+        ("\r\n\r\n\x01\x02", "400"),
+        (
+            &format!("GET / HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(60_000)),
+            "431",
+        ),
+    ] {
+        let response = site.exchange(request);
+        assert_eq!(status(&response), expected, "{request:.40}");
+    }
+    let response = site.exchange("DELETE / HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    assert!(response.contains("\r\nAllow: GET, HEAD\r\n"));
+    let response = site.exchange("GET / HTTP/1.1\r\nHost: attacker.example\r\n\r\n");
+    assert!(body(&response).contains("\"attacker.example\" is none of `names` in [metrics]"));
+    assert_eq!(status(&site.get("/healthz")), "200");
+}
+
+#[test]
+fn a_request_that_does_not_arrive_is_given_up() {
+    let timeouts = Timeouts {
+        request: Duration::from_millis(100),
+        ..Timeouts::default()
+    };
+    let site = site(timeouts, Content::default());
+    for part in ["", "GET / HT"] {
+        assert_eq!(status(&site.exchange(part)), "408", "{part}");
+    }
+    // The time is for the whole of it, however many pieces arrive.
+    let mut slow = site.connect();
+    let mut response = String::new();
+    let ended = (0..1000).any(|_| {
+        thread::sleep(Duration::from_millis(20));
+        slow.write_all(b"x").is_err()
+    });
+    let _ = slow.read_to_string(&mut response);
+    assert!(ended || status(&response) == "408", "{response}");
+}
+
+#[test]
+fn a_scraper_that_never_reads_disturbs_no_other_and_is_closed() {
+    let timeouts = Timeouts {
+        response: Duration::from_millis(500),
+        ..Timeouts::default()
+    };
+    let content = Content {
+        large: true,
+        ..Content::default()
+    };
+    let site = site(timeouts, content);
+    let mut lazy = site.connect();
+    let request = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    lazy.write_all(request).unwrap();
+    for _ in 0..20 {
+        assert_eq!(status(&site.get("/healthz")), "200");
+    }
+    assert!(site.get("/metrics").len() > LARGE);
+    thread::sleep(Duration::from_secs(1));
+    assert_eq!(status(&site.get("/healthz")), "200");
+    // It gets what the kernel has kept for it, and then the end.
+    let mut rest = Vec::new();
+    let _ = lazy.read_to_end(&mut rest);
+    assert!(rest.len() < LARGE, "{}", rest.len());
+}
+
+#[test]
+fn connections_are_bounded_and_the_oldest_is_closed_first() {
+    let site = usual();
+    let mut idle: Vec<TcpStream> = (0..200).map(|_| site.connect()).collect();
+    let request = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    assert_eq!(
+        status(&site.get("/healthz")),
+        "200",
+        "whatever the others do"
+    );
+    // Those that were closed, and nobody else, are the first.
+    let served: Vec<bool> = idle
+        .iter_mut()
+        .map(|stream| {
+            let mut response = String::new();
+            let sent = stream.write_all(request);
+            let read = sent.and_then(|()| stream.read_to_string(&mut response));
+            read.is_ok() && status(&response) == "200"
+        })
+        .collect();
+    let first = served.iter().position(|served| *served).unwrap();
+    assert_eq!(first, 200 - (MAX_CONNECTIONS - 1), "one was the scraper's");
+    assert!(served[first..].iter().all(|served| *served));
+}
+
+#[test]
+fn event_streams_have_a_bound_of_their_own() {
+    let site = usual();
+    let mut streams: Vec<_> = (0..MAX_EVENT_STREAMS).map(|_| site.events()).collect();
+    for (number, stream) in streams.iter_mut().enumerate() {
+        let mut lines = stream.lines().map(Result::unwrap);
+        assert_eq!(lines.next().unwrap(), "HTTP/1.1 200 OK");
+        assert!(lines.any(|line| line == "Content-Type: text/event-stream"));
+        let event = lines.find(|line| line.starts_with("data: ")).unwrap();
+        assert_eq!(event, format!("data: {{\"asked\":{number}}}"));
+    }
+    let mut line = String::new();
+    site.events().read_line(&mut line).unwrap();
+    assert_eq!(status(&line), "503");
+    // They outlive any number of other connections, and go on.
+    let _idle: Vec<TcpStream> = (0..200).map(|_| site.connect()).collect();
+    assert_eq!(status(&site.get("/metrics")), "200");
+    for stream in &mut streams {
+        let mut lines = stream.lines().map(Result::unwrap);
+        assert!(lines.any(|line| line.starts_with("data: ")));
+    }
+    // Once one is closed there is room for another.
+    drop(streams.pop());
+    let mut lines = 0;
+    while !site
+        .events()
+        .lines()
+        .next()
+        .unwrap()
+        .unwrap()
+        .contains("200")
+    {
+        lines += 1;
+        assert!(lines < 1000, "no room");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn an_event_is_made_once_for_all_streams_and_never_without_one() {
+    let content = Content::default();
+    let asked = Arc::clone(&content.asked);
+    let site = site(Timeouts::default(), content);
+    let next = |stream: &mut BufReader<TcpStream>| -> String {
+        let mut lines = stream.lines().map(Result::unwrap);
+        lines.find(|line| line.starts_with("data: ")).unwrap()
+    };
+    let mut streams = [site.events(), site.events()];
+    let _ = streams.each_mut().map(next);
+    let [first, second] = streams.each_mut().map(next);
+    assert_eq!(first, second);
+    drop(streams);
+    // An event that was under way may still be made.
+    thread::sleep(2 * EVENT_INTERVAL);
+    let before = asked.load(Ordering::Relaxed);
+    thread::sleep(2 * EVENT_INTERVAL);
+    assert_eq!(asked.load(Ordering::Relaxed), before);
+}
+
+#[test]
+fn dropping_the_server_closes_its_connections() {
+    let site = usual();
+    let mut idle = site.connect();
+    let mut events = site.events();
+    let mut line = String::new();
+    events.read_line(&mut line).unwrap();
+    drop(site);
+    // Both end, by an end of file or a reset.
+    let _ = idle.read_to_end(&mut Vec::new());
+    let _ = events.read_to_end(&mut Vec::new());
+}

@@ -1,0 +1,348 @@
+//! The report as metrics of Prometheus.
+//!
+//! A counter's name, help and type are those of its definition, so a new one appears by itself. Here is only what
+//! does not follow from that: which counters are one family with a label that distinguishes them, and the labels of
+//! the threads. Names follow <https://prometheus.io/docs/practices/naming/>. Reading them writes nothing.
+
+use super::{
+    process::ProcessUse,
+    report::{InterfaceReport, Report, SocketReport, UpstreamReport, UpstreamState, WorkerReport},
+};
+use crate::{
+    config::Zoned,
+    http::{Families, Labels},
+    latency::Distribution,
+    log,
+    stats::Described,
+    xdp::Drops,
+};
+
+/// Response codes that have a counter of their own in a core.
+const RCODES: [&str; 9] = [
+    "noerror",
+    "formerr",
+    "servfail",
+    "nxdomain",
+    "notimp",
+    "refused",
+    "badvers",
+    "badcookie",
+    "other",
+];
+
+/// Where a counter belongs: its family, and the label that distinguishes it in that.
+struct Place {
+    family: String,
+    /// Of a family of several counters.
+    label: Option<(&'static str, String)>,
+    /// Of such a family.
+    help: &'static str,
+}
+
+impl Place {
+    fn alone(family: String) -> Self {
+        Self {
+            family,
+            label: None,
+            help: "",
+        }
+    }
+
+    fn among(
+        family: &str,
+        label: &'static str,
+        value: impl Into<String>,
+        help: &'static str,
+    ) -> Self {
+        Self {
+            family: family.to_owned(),
+            label: Some((label, value.into())),
+            help,
+        }
+    }
+}
+
+/// The metrics of this moment.
+pub(super) fn families(report: &Report) -> Families {
+    let mut families = Families::default();
+    let to = &mut families;
+    to.info(
+        "heimdall_build",
+        "The program.",
+        &[("version", env!("CARGO_PKG_VERSION"))],
+    );
+    if let Some(xdp) = &report.xdp {
+        let xdp = xdp.load();
+        xdp.interfaces
+            .iter()
+            .for_each(|interface| insert_interface(to, interface));
+        xdp.workers
+            .iter()
+            .for_each(|worker| insert_worker(to, worker));
+    }
+    for (thread, socket) in report.sockets.iter().enumerate() {
+        insert_socket(to, thread, socket);
+    }
+    for (thread, counters) in report.forwarder.iter().enumerate() {
+        let thread = thread.to_string();
+        insert(
+            to,
+            counters.described(),
+            &[("thread", thread.as_str())],
+            forwarder_place,
+        );
+    }
+    report
+        .upstreams
+        .iter()
+        .for_each(|upstream| insert_upstream(to, upstream));
+    let lost = "Lines that could not be logged.";
+    to.counter("heimdall_log_lost_lines", lost, &[], log::lost());
+    for (kind, latency) in report.latency() {
+        let help = "From a batch of queries to their replies: hits, from a front's cache; misses, through the forwarder.";
+        let labels = [("kind", kind)];
+        insert_histogram(to, "heimdall_reply_seconds", help, &labels, &latency);
+    }
+    if let Ok(used) = ProcessUse::read() {
+        insert_process(to, &used);
+    }
+    families
+}
+
+/// Adds counters with these labels.
+fn insert(
+    families: &mut Families,
+    counters: Vec<Described>,
+    labels: Labels<'_>,
+    place: impl Fn(&'static str) -> Place,
+) {
+    for counter in counters {
+        let Place {
+            family,
+            label,
+            help,
+        } = place(counter.name);
+        let own = label.as_ref().map(|(name, value)| (*name, value.as_str()));
+        let labels: Vec<_> = labels.iter().copied().chain(own).collect();
+        let help = if own.is_some() { help } else { counter.help };
+        match counter.gauge {
+            true => families.gauge(&family, help, &labels, counter.value),
+            false => families.counter(&family, help, &labels, counter.value),
+        }
+    }
+}
+
+fn insert_interface(families: &mut Families, interface: &InterfaceReport) {
+    let name = interface.name.as_str();
+    let labels = [("interface", name)];
+    let up = u64::from(interface.state == "up");
+    let help = "Whether the interface is up and the XDP program attached.";
+    families.gauge("heimdall_interface_up", help, &labels, up);
+    if let Some(mode) = interface.attach {
+        let labels = [("interface", name), ("mode", mode)];
+        let help = "How the XDP program is attached.";
+        families.info("heimdall_interface_program", help, &labels);
+    }
+    for (verdict, count) in (interface.verdicts)() {
+        let labels = [("interface", name), ("verdict", verdict)];
+        let help = "Packets by what the XDP program did with them: steered to a worker, or passed to the kernel \
+                    for a reason.";
+        families.counter("heimdall_xdp_packets", help, &labels, count);
+    }
+    let drops = Drops::read(name);
+    for (counter, count) in drops.kernel {
+        let labels = [("interface", name), ("counter", counter)];
+        let help = "Packets that the interface lost, by the kernel's counter. Some count the same packets.";
+        families.counter("heimdall_interface_lost_packets", help, &labels, count);
+    }
+    for (counter, count) in drops.driver {
+        let labels = [("interface", name), ("counter", counter.as_str())];
+        let help = "The driver's counters of lost packets and errors, summed over queues.";
+        families.counter("heimdall_interface_driver_losses", help, &labels, count);
+    }
+}
+
+fn insert_worker(families: &mut Families, worker: &WorkerReport) {
+    let queue = worker.queue.to_string();
+    let queue = [
+        ("interface", worker.interface.as_str()),
+        ("queue", queue.as_str()),
+    ];
+    let up = u64::from(worker.state == "running");
+    let help = "Whether the queue's worker runs.";
+    families.gauge("heimdall_worker_up", help, &queue, up);
+    let help = "How often the queue's worker was started again.";
+    families.counter("heimdall_worker_restarts", help, &queue, worker.restarts);
+    if let Some(mode) = worker.mode {
+        let cpu = worker.cpu.map(|cpu| cpu.to_string()).unwrap_or_default();
+        let labels = [&queue[..], &[("mode", mode), ("cpu", cpu.as_str())]].concat();
+        let help = "The mode of the queue's AF_XDP socket, and the core of its worker.";
+        families.info("heimdall_worker_socket", help, &labels);
+    }
+    insert(families, worker.counters.described(), &queue, worker_place);
+    let labels = [&[("front", "xdp")][..], &queue].concat();
+    insert(
+        families,
+        worker.core.answers.described(),
+        &labels,
+        core_place,
+    );
+    insert(families, worker.core.drops.described(), &labels, drop_place);
+}
+
+fn insert_socket(families: &mut Families, thread: usize, socket: &SocketReport) {
+    let thread = thread.to_string();
+    let thread = [("thread", thread.as_str())];
+    let place = |name| Place::alone(format!("heimdall_socket_{name}"));
+    insert(families, socket.counters.described(), &thread, place);
+    let labels = [&[("front", "socket")][..], &thread].concat();
+    insert(
+        families,
+        socket.core.answers.described(),
+        &labels,
+        core_place,
+    );
+    insert(families, socket.core.drops.described(), &labels, drop_place);
+}
+
+fn insert_histogram(
+    families: &mut Families,
+    name: &str,
+    help: &str,
+    labels: Labels<'_>,
+    latency: &Distribution,
+) {
+    let total = (latency.sum(), latency.count());
+    families.histogram(name, help, labels, total, latency.buckets());
+}
+
+fn insert_upstream(families: &mut Families, upstream: &UpstreamReport) {
+    let address = Zoned(upstream.address).to_string();
+    let labels = [("upstream", address.as_str())];
+    let up = u64::from(upstream.state() != UpstreamState::Failed);
+    let help = "Whether the upstream works, or was not queried yet.";
+    families.gauge("heimdall_upstream_up", help, &labels, up);
+    if let Some(rtt) = upstream.rtt_us() {
+        let help = "The smoothed round-trip time of the upstream over UDP.";
+        families.real_gauge(
+            "heimdall_upstream_rtt_seconds",
+            help,
+            &labels,
+            rtt as f64 / 1e6,
+        );
+    }
+    insert_histogram(
+        families,
+        "heimdall_upstream_response_seconds",
+        "How long the responses of the upstream took, to all threads together.",
+        &labels,
+        &upstream.latency(),
+    );
+    for (thread, metrics) in upstream.threads.iter().enumerate() {
+        let thread = thread.to_string();
+        let labels = [&labels[..], &[("thread", thread.as_str())]].concat();
+        let mut counters = metrics.counters.described();
+        // These are above.
+        counters.retain(|counter| !["rtt_us", "failed"].contains(&counter.name));
+        let place = |name| Place::alone(format!("heimdall_upstream_{name}"));
+        insert(families, counters, &labels, place);
+    }
+}
+
+/// By the names that all Prometheus clients use.
+fn insert_process(families: &mut Families, used: &ProcessUse) {
+    let help = "Time in user and system mode.";
+    families.real_counter("process_cpu_seconds", help, &[], used.cpu_seconds);
+    let help = "Resident memory.";
+    families.gauge(
+        "process_resident_memory_bytes",
+        help,
+        &[],
+        used.resident_bytes,
+    );
+    let help = "Virtual memory.";
+    families.gauge(
+        "process_virtual_memory_bytes",
+        help,
+        &[],
+        used.virtual_bytes,
+    );
+    let help = "Open files.";
+    families.gauge("process_open_fds", help, &[], used.open_files);
+    if let Some(limit) = used.max_files {
+        let help = "Files that may be open.";
+        families.gauge("process_max_fds", help, &[], limit);
+    }
+    families.gauge("process_threads", "Threads.", &[], used.threads);
+    let help = "When the process was started, since 1970.";
+    families.real_gauge("process_start_time_seconds", help, &[], used.started);
+}
+
+fn core_place(name: &'static str) -> Place {
+    if let Some(kind) = name.strip_prefix("type_") {
+        let help = "Queries by type.";
+        return Place::among("heimdall_queries", "type", mnemonic(kind), help);
+    }
+    match name {
+        "hits" | "misses" => Place::alone(format!("heimdall_cache_{name}")),
+        _ if RCODES.contains(&name) => {
+            let help = "Replies by response code.";
+            Place::among("heimdall_replies", "rcode", mnemonic(name), help)
+        }
+        _ if name.starts_with("cache_") => Place::alone(format!("heimdall_{name}")),
+        _ => Place::alone(format!("heimdall_replies_{name}")),
+    }
+}
+
+fn drop_place(name: &'static str) -> Place {
+    let help = "Queries without a reply, by reason.";
+    Place::among("heimdall_dropped_queries", "reason", name, help)
+}
+
+fn worker_place(name: &'static str) -> Place {
+    match name.strip_prefix("frames_") {
+        // The sum of the others.
+        Some("total") => Place::alone("heimdall_worker_umem_frames".to_owned()),
+        Some(place) => {
+            let help = "Frames (packet buffers) by where they are.";
+            Place::among("heimdall_worker_frames", "place", place, help)
+        }
+        None => Place::alone(format!("heimdall_worker_{name}")),
+    }
+}
+
+fn forwarder_place(name: &'static str) -> Place {
+    for (prefix, family, label, help) in [
+        (
+            "sent_",
+            "heimdall_forwarder_sent_queries",
+            "protocol",
+            "Queries sent to upstreams.",
+        ),
+        (
+            "rejected_",
+            "heimdall_forwarder_rejected_responses",
+            "reason",
+            "Responses that were ignored, by reason.",
+        ),
+        (
+            "shed_",
+            "heimdall_forwarder_shed_lookups",
+            "holder",
+            "Look-ups that were ended to make room, by the holder that had most.",
+        ),
+    ] {
+        if let Some(value) = name.strip_prefix(prefix) {
+            return Place::among(family, label, value, help);
+        }
+    }
+    Place::alone(format!("heimdall_forwarder_{name}"))
+}
+
+/// As the registries of DNS write types and response codes.
+fn mnemonic(name: &str) -> String {
+    match name {
+        "other" => name.to_owned(),
+        name => name.to_ascii_uppercase(),
+    }
+}

@@ -1,0 +1,193 @@
+//! Whether queries can be answered: for load balancers, and for daemons that announce an anycast address.
+//!
+//! The forwarder finds out by clients' queries whether an upstream works. But a server that is not ready gets none,
+//! so while no upstream works a query of its own goes to each, at most once a second and only when somebody asks
+//! whether the server is ready.
+
+use std::{
+    io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::{
+    report::{Report, UpstreamState},
+    threads::Threads,
+};
+use crate::config::Zoned;
+
+/// Time between two queries to an upstream.
+const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// For how long a response shows that an upstream works.
+const PROBE_VALID: Duration = Duration::from_secs(10);
+
+/// Datagrams that are read for a response, of which others may have forged some.
+const MAX_DATAGRAMS: usize = 8;
+
+/// Answers the question whether queries can be answered.
+pub(super) struct Readiness {
+    report: Arc<Report>,
+    threads: Arc<Threads>,
+    /// One for each upstream.
+    probes: Vec<Probe>,
+}
+
+/// The queries to an upstream.
+struct Probe {
+    upstream: SocketAddr,
+    /// The socket and the ID of one that has no response.
+    outstanding: Option<(UdpSocket, u16)>,
+    /// When the last one was sent, or could not be.
+    sent: Option<Instant>,
+    /// When a response was seen.
+    answered: Option<Instant>,
+}
+
+impl Readiness {
+    pub(super) fn new(report: Arc<Report>, threads: Arc<Threads>) -> Self {
+        let probes = report.upstreams.iter().map(|upstream| Probe {
+            upstream: upstream.address,
+            outstanding: None,
+            sent: None,
+            answered: None,
+        });
+        Self {
+            probes: probes.collect(),
+            report,
+            threads,
+        }
+    }
+
+    /// # Errors
+    /// Why queries cannot be answered.
+    pub(super) fn check(&mut self, now: Instant) -> Result<(), String> {
+        if let Some(thread) = self.threads.failed() {
+            return Err(format!("the {thread} thread has ended"));
+        }
+        let works = |state| state != UpstreamState::Failed;
+        let mut upstreams = self.report.upstreams.iter();
+        if upstreams.any(|upstream| works(upstream.state())) {
+            return Ok(());
+        }
+        let mut works = false;
+        for probe in &mut self.probes {
+            works |= probe.works(now);
+        }
+        if works {
+            return Ok(());
+        }
+        let upstreams = self
+            .probes
+            .iter()
+            .map(|probe| Zoned(probe.upstream).to_string());
+        let list: Vec<_> = upstreams.collect();
+        Err(format!("no upstream responds: {}", list.join(", ")))
+    }
+}
+
+impl Probe {
+    /// Whether the upstream has responded lately. If it is time, it is asked again.
+    fn works(&mut self, now: Instant) -> bool {
+        if let Some((socket, id)) = &self.outstanding
+            && has_response(socket, *id)
+        {
+            self.answered = Some(now);
+            self.outstanding = None;
+        }
+        let age = |at: Instant| now.saturating_duration_since(at);
+        if self.sent.is_none_or(|at| age(at) >= PROBE_INTERVAL) {
+            self.sent = Some(now);
+            let id = rand::random();
+            // One that cannot be sent gets no response.
+            self.outstanding = send(self.upstream, id).ok().map(|socket| (socket, id));
+        }
+        self.answered.is_some_and(|at| age(at) < PROBE_VALID)
+    }
+}
+
+/// Asks for the root's name servers, which every resolver has.
+fn send(upstream: SocketAddr, id: u16) -> io::Result<UdpSocket> {
+    let any: SocketAddr = match upstream {
+        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+    };
+    let socket = UdpSocket::bind(any)?;
+    socket.set_nonblocking(true)?;
+    socket.connect(upstream)?;
+    let [high, low] = id.to_be_bytes();
+    // RFC 1035 section 4.1: RD, one question; the root, NS, IN.
+    socket.send(&[high, low, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 1])?;
+    Ok(socket)
+}
+
+/// Whether a response with this ID has arrived, whatever it says.
+fn has_response(socket: &UdpSocket, id: u16) -> bool {
+    let mut buf = [0; 12];
+    for _ in 0..MAX_DATAGRAMS {
+        match socket.recv(&mut buf) {
+            Ok(12) if buf.first_chunk() == Some(&id.to_be_bytes()) && buf[2] & 0x80 != 0 => {
+                return true;
+            }
+            Ok(_) => {}
+            // Nothing is there, or the port is closed.
+            Err(_) => return false,
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::thread;
+
+    use super::*;
+    use crate::forward::UpstreamMetrics;
+
+    #[test]
+    fn an_upstream_that_is_back_is_noticed_without_clients() {
+        let resolver = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        resolver
+            .set_read_timeout(Some(Duration::from_secs(5)))
+            .unwrap();
+        let metrics = Arc::<UpstreamMetrics>::default();
+        let report = Report::of_upstream(resolver.local_addr().unwrap(), Arc::clone(&metrics));
+        let counters = &metrics.counters;
+        let mut readiness = Readiness::new(Arc::new(report), Threads::new(|| ()));
+        let mut now = Instant::now();
+        assert_eq!(readiness.check(now), Ok(()), "nothing is known");
+        counters.queries.add(3);
+        counters.failed.set(1);
+        let why = readiness.check(now).unwrap_err();
+        assert!(why.starts_with("no upstream responds: 127.0.0.1:"), "{why}");
+        let mut query = [0; 64];
+        let (len, from) = resolver.recv_from(&mut query).unwrap();
+        assert_eq!(len, 17);
+        // One a second.
+        assert!(readiness.check(now + PROBE_INTERVAL / 2).is_err());
+        resolver.set_nonblocking(true).unwrap();
+        assert!(resolver.recv_from(&mut [0; 64]).is_err());
+        // The query itself, and another ID, are no response.
+        resolver.send_to(query.get(..len).unwrap(), from).unwrap();
+        let [high, low, flags, rest @ ..] = query;
+        let response = [&[high, low, flags | 0x80][..], &rest].concat();
+        let [other, ..] = query.map(|octet| !octet);
+        resolver
+            .send_to(&[&[other][..], &response].concat(), from)
+            .unwrap();
+        assert!(readiness.check(now + PROBE_INTERVAL / 2).is_err());
+        resolver.send_to(&response, from).unwrap();
+        while readiness.check(now).is_err() {
+            thread::yield_now();
+        }
+        now += PROBE_VALID - Duration::from_millis(1);
+        assert_eq!(readiness.check(now), Ok(()));
+        now += Duration::from_millis(1);
+        assert!(readiness.check(now).is_err());
+        counters.failed.set(0);
+        assert_eq!(readiness.check(now), Ok(()));
+    }
+}

@@ -1,0 +1,182 @@
+//! The alert rules and the dashboard of `deploy/`, with a real Prometheus that scrapes a real server.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
+
+use lab::{Heimdall, Kdig, Knot, Lab, Process, SERVER_V4, UPSTREAM, run};
+use serde_json::Value;
+
+use crate::{http::get, lab, metrics::METRICS, program};
+
+/// On the lab's client.
+const PROMETHEUS: &str = "10.53.0.2:9090";
+
+/// How long Prometheus may take to start, and to have scraped often enough.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Metrics of which there may be none.
+const MAY_BE_MISSING: &[&str] = &["heimdall_reply_latency_seconds_bucket"];
+
+fn deploy(file: &str) -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    root.join("deploy").join(file)
+}
+
+/// A Prometheus in the client's namespace, which scrapes the server each second.
+fn prometheus(lab: &Lab, directory: &Path) -> Process {
+    let rules = deploy("prometheus-alerts.yml");
+    let config = format!(
+        "global:\n  scrape_interval: 1s\n  evaluation_interval: 1s\n\
+         rule_files: [{rules:?}]\n\
+         scrape_configs:\n  - job_name: heimdall\n    static_configs: [{{ targets: [{METRICS:?}] }}]\n"
+    );
+    let path = directory.join("prometheus.yml");
+    fs::write(&path, config).unwrap();
+    run(Command::new("promtool")
+        .arg("check")
+        .arg("config")
+        .arg(&path))
+    .unwrap();
+    let mut command = lab.on_client("prometheus");
+    command
+        .arg(format!("--config.file={}", path.display()))
+        .arg(format!(
+            "--storage.tsdb.path={}",
+            directory.join("data").display()
+        ))
+        .arg(format!("--web.listen-address={PROMETHEUS}"));
+    let mut process = Process::start(&mut command).unwrap();
+    process
+        .wait_for("Server is ready to receive web requests", PATIENCE)
+        .unwrap();
+    process
+}
+
+/// The answer of Prometheus' API, which has to succeed.
+fn api(lab: &Lab, path: &str) -> Value {
+    let response = get(lab, PROMETHEUS, &format!("/api/v1/{path}"), "");
+    assert_eq!(response.status, 200, "{path}: {}", response.body);
+    response.json()["data"].clone()
+}
+
+/// How many series a query has.
+fn series(lab: &Lab, query: &str) -> usize {
+    let encoded: String = query.bytes().map(|octet| format!("%{octet:02x}")).collect();
+    let data = api(lab, &format!("query?query={encoded}"));
+    data["result"].as_array().unwrap().len()
+}
+
+/// The metrics that a query reads.
+fn metrics(query: &str) -> BTreeSet<&str> {
+    let words = query.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    let known = |word: &&str| {
+        *word == "up" || word.starts_with("heimdall_") || word.starts_with("process_")
+    };
+    words.filter(known).collect()
+}
+
+/// Each query of the dashboard, with values for its variables.
+fn dashboard() -> Vec<String> {
+    let text = fs::read_to_string(deploy("grafana-dashboard.json")).unwrap();
+    let dashboard: Value = serde_json::from_str(&text).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap();
+    let targets = panels
+        .iter()
+        .flat_map(|panel| panel["targets"].as_array().unwrap());
+    targets
+        .map(|target| {
+            let query = target["expr"].as_str().unwrap();
+            query
+                .replace("$__rate_interval", "10s")
+                .replace("$instance", ".*")
+        })
+        .collect()
+}
+
+#[test]
+fn each_query_of_the_rules_and_the_dashboard_has_data() {
+    let Some(lab) = lab("each_query_of_the_rules_and_the_dashboard_has_data") else {
+        return;
+    };
+    let rules = deploy("prometheus-alerts.yml");
+    let checked = run(Command::new("promtool")
+        .args(["check", "rules"])
+        .arg(&rules))
+    .unwrap();
+    assert!(checked.contains("SUCCESS"), "{checked}");
+    let _knot = Knot::upstream(&lab).unwrap();
+    let arguments = ["--upstream", UPSTREAM, "--metrics-listen", METRICS];
+    let heimdall = Heimdall::on_xdp(&lab, program(), &arguments).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let prometheus = prometheus(&lab, directory.path());
+
+    let server = format!("@{SERVER_V4}");
+    let end = Instant::now() + PATIENCE;
+    let mut number = 0;
+    while series(
+        &lab,
+        "count_over_time(up{job=\"heimdall\"}[1m]) >= 6 and up == 1",
+    ) == 0
+    {
+        assert!(Instant::now() < end, "{}", prometheus.output());
+        number += 1;
+        for name in [
+            "example.com".to_owned(),
+            format!("n{number}.example.com"),
+            "no.example.com".to_owned(),
+        ] {
+            Kdig::ask(&lab, &[&server, &name]).unwrap();
+            Kdig::ask(&lab, &[&server, &name, "AAAA", "+tcp"]).unwrap();
+        }
+        thread::sleep(Duration::from_millis(200));
+    }
+    let empty = |query: &str| series(&lab, query) == 0;
+    let may_be_empty = |query: &str| {
+        metrics(query)
+            .iter()
+            .any(|metric| MAY_BE_MISSING.contains(metric))
+    };
+    let queries = dashboard();
+    assert!(queries.len() > 30, "only {} queries", queries.len());
+    for query in &queries {
+        assert!(!metrics(query).is_empty(), "{query}");
+        // That it is valid is checked in any case.
+        assert!(!empty(query) || may_be_empty(query), "no data: {query}");
+    }
+    // An alert has data while it fires; what it reads has always some.
+    let groups = api(&lab, "rules");
+    let rules: Vec<&Value> = groups["groups"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .flat_map(|group| group["rules"].as_array().unwrap())
+        .collect();
+    assert!(rules.len() >= 10, "{groups}");
+    for rule in rules {
+        assert_eq!(rule["health"], "ok", "{rule}");
+        assert_eq!(rule["state"], "inactive", "{rule}");
+        let query = rule["query"].as_str().unwrap();
+        for metric in metrics(query) {
+            assert!(
+                !empty(metric) || MAY_BE_MISSING.contains(&metric),
+                "{metric}: {query}"
+            );
+        }
+        let annotations = rule["annotations"].as_object().unwrap();
+        assert!(annotations.contains_key("summary") && annotations.contains_key("description"));
+    }
+
+    // One that fires: the server is gone.
+    drop(heimdall);
+    let end = Instant::now() + PATIENCE;
+    while empty("ALERTS{alertname=\"HeimdallDown\"}") {
+        assert!(Instant::now() < end, "{}", prometheus.output());
+        thread::sleep(Duration::from_millis(200));
+    }
+}
