@@ -181,7 +181,6 @@ const OTHERWISE: [&str; 12] = [
     "/popular",
     "/process/cpu_seconds",
     "/process/resident_bytes",
-    "/forwarder/upstreams",
     "/upstreams",
 ];
 
