@@ -70,6 +70,12 @@ pub(crate) const CAPTURE: &[Need] = &[
     ("/usr/bin/tshark", "tshark"),
 ];
 
+/// Readers of dnstap that others wrote.
+pub(crate) const DNSTAP: &[Need] = &[
+    ("/usr/bin/fstrm_capture", "fstrm-bin"),
+    ("/usr/bin/dnstap-ldns", "dnstap-ldns"),
+];
+
 /// For counting instructions.
 pub(crate) const COUNT: &[Need] = &[("/usr/bin/valgrind", "valgrind")];
 

@@ -31,6 +31,7 @@ use crate::{
     clock::Clock,
     dns::{Answer, ClientSubnet, NameHasher, edns::ede, header::rcode},
     maintenance::{CommandQueue, Maintenance, Scope, Status},
+    tap::Tap,
 };
 
 /// Differs from all others.
@@ -85,6 +86,8 @@ pub(super) struct Shard {
     delivered: Box<[bool]>,
     /// Requests of each front that wait for this thread's look-ups.
     waiting: Box<[usize]>,
+    /// Samples queries to upstreams.
+    pub(super) tap: Tap,
 }
 
 /// Creation.
@@ -131,6 +134,7 @@ impl Shard {
             query: Vec::new(),
             unsent: Vec::new(),
             scratch: vec![0; MAX_MESSAGE].into(),
+            tap: Tap::default(),
             options,
         })
     }

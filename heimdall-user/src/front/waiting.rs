@@ -1,12 +1,14 @@
 //! Queries that wait for the forwarder.
 
-use crate::dns::Query;
+use crate::{dns::Query, tap::Sample};
 
 /// A query that waits, and what its transport keeps of the message.
 #[derive(Debug)]
 pub(super) struct Waiter<P> {
     pub(super) query: Query,
     pub(super) parked: P,
+    /// Its sample, if it has one.
+    pub(super) sample: Option<Box<Sample>>,
 }
 
 /// A table of fixed size. A token is a slot's index and, in its upper half, the slot's generation:
@@ -75,7 +77,11 @@ mod tests {
         let msg = b"\x12\x34\x01\0\0\x01\0\0\0\0\0\0\x01x\0\0\x01\0\x01";
         let view = DnsPacketView::parse(msg).unwrap();
         let query = Query::new(&view, &NameHasher::default());
-        Waiter { query, parked }
+        Waiter {
+            query,
+            parked,
+            sample: None,
+        }
     }
 
     #[test]

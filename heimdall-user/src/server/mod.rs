@@ -21,6 +21,7 @@ mod snapshot;
 mod start_warnings;
 mod steering;
 mod supervisor;
+mod tap;
 mod threads;
 mod xdp;
 
@@ -36,6 +37,7 @@ use crate::{
     front,
     maintenance::{Caches, Maintenance},
     socket::{Listeners, SocketError, SocketFront},
+    tap::{Observations, Observer},
     worker::max_pending,
     xdp::XdpError,
 };
@@ -119,6 +121,7 @@ pub struct Server {
     control: Option<ControlServer>,
     snapshots: Option<SnapshotWriter>,
     forwarder: Option<Forwarder>,
+    observer: Option<Observer>,
 }
 
 impl Server {
@@ -152,6 +155,7 @@ impl Server {
             control: None,
             snapshots: None,
             forwarder: None,
+            observer: None,
         };
         // Should a step fail, dropping the server stops what the steps before it started.
         server.start_threads(config, opened, &queues)?;
@@ -165,7 +169,14 @@ impl Server {
         opened: Opened,
         queues: &[usize],
     ) -> Result<(), ServerError> {
-        let cores = CoreFactory::new(config, Arc::clone(self.reloader.policy()));
+        let tap = tap::options(config);
+        let observations = Arc::new(Observations::new(&tap));
+        let on_exit =
+            Threads::auxiliary("observer", "nothing is written to dnstap and the query log");
+        let observer = Observer::start(&tap, Arc::clone(&observations), on_exit);
+        self.observer = Some(observer.map_err(start("the observer"))?);
+        let policy = Arc::clone(self.reloader.policy());
+        let cores = CoreFactory::new(config, policy, Arc::clone(&observations));
         // The fronts' numbers with the forwarder: the socket threads first, then the workers.
         let socket_threads = config.socket.threads;
         let socket_mailboxes = (0..socket_threads)
@@ -183,6 +194,7 @@ impl Server {
         );
         let mut forwarder = ForwarderBuilder::new(&options, mailboxes, cores.hasher())
             .map_err(start("the forwarder"))?;
+        forwarder.sample(observations.taps());
         let snapshot = config.cache.snapshot();
         let snapshot = snapshot.filter(|snapshot| snapshot::restore(snapshot, &mut forwarder));
         let forwarder = forwarder
@@ -211,6 +223,7 @@ impl Server {
             xdp: self.supervisor.as_ref().map(Supervisor::report),
             sockets,
             forwarder: forward_counters,
+            observations,
         });
         self.report = Some(Arc::clone(&report));
         self.start_control(opened.control, report, caches.clone())?;
@@ -246,6 +259,7 @@ impl Server {
                 mailbox,
                 front,
                 clock: cores.clock(),
+                tap: cores.tap(),
             };
             let on_exit = self.threads.essential("socket front");
             let front = SocketFront::start(&name, listeners, resources, on_exit)

@@ -6,7 +6,10 @@ use arc_swap::ArcSwap;
 use serde_json::{Map, Value, json};
 
 use super::cores::CoreCounters;
-use crate::{forward::ForwardCounters, log, socket::SocketCounters, worker::WorkerCounters};
+use crate::{
+    forward::ForwardCounters, log, socket::SocketCounters, tap::Observations,
+    worker::WorkerCounters,
+};
 
 /// Where all counters are.
 pub(super) struct Report {
@@ -16,6 +19,7 @@ pub(super) struct Report {
     pub(super) sockets: Vec<SocketReport>,
     /// One set for each thread.
     pub(super) forwarder: Vec<Arc<ForwardCounters>>,
+    pub(super) observations: Arc<Observations>,
 }
 
 pub(super) struct XdpReport {
@@ -78,7 +82,7 @@ impl Report {
             }
             None => (Vec::new(), Vec::new()),
         };
-        json!({
+        let mut document = json!({
             "backend": if is_xdp { "xdp" } else { "socket" },
             "interfaces": interfaces,
             "workers": workers,
@@ -86,7 +90,11 @@ impl Report {
             "socket_threads": socket_threads(&self.sockets),
             "forwarder": forwarder(&self.forwarder),
             "log": { "lost": log::lost() },
-        })
+        });
+        if let Some(fields) = document.as_object_mut() {
+            self.observations.insert_into(fields);
+        }
+        document
     }
 
     /// The most important counters, in a line.
@@ -282,6 +290,7 @@ mod tests {
     #![allow(clippy::indexing_slicing)]
 
     use super::*;
+    use crate::tap::TapOptions;
 
     #[test]
     fn the_document_has_the_fields_that_operators_rely_on() {
@@ -333,6 +342,7 @@ mod tests {
                 })
                 .into(),
             forwarder: threads.to_vec(),
+            observations: Arc::new(Observations::new(&TapOptions::default())),
         };
         assert_eq!(
             report.summary(),
@@ -408,6 +418,9 @@ mod tests {
         }
         assert_eq!(document["forwarder"]["zone_failure_hits"], 0);
         assert_eq!(document["log"]["lost"], 0);
+        assert_eq!(document["popular"]["one_in"], 64);
+        assert_eq!(document["dnstap"]["state"], "off");
+        assert_eq!(document["query_log"]["written"], 0);
         // As long as no worker runs, the sockets are all there is.
         xdp.store(Arc::new(XdpReport {
             interfaces: Vec::new(),

@@ -134,6 +134,7 @@ impl ServedQueue {
                 mailbox: Arc::clone(&self.mailbox),
                 front: self.front,
                 clock: context.cores.clock(),
+                tap: context.cores.tap(),
             },
             mtu: Arc::clone(&attached.mtu),
             sources: Arc::clone(&attached.sources),
