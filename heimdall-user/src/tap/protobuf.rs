@@ -38,16 +38,16 @@ pub(super) struct Message {
     pub(super) query_port: Option<u32>,
     #[prost(uint32, optional, tag = "7")]
     pub(super) response_port: Option<u32>,
-    #[prost(uint64, optional, tag = "12")]
+    #[prost(uint64, optional, tag = "8")]
     pub(super) query_time_sec: Option<u64>,
-    #[prost(fixed32, optional, tag = "13")]
+    #[prost(fixed32, optional, tag = "9")]
     pub(super) query_time_nsec: Option<u32>,
-    #[prost(bytes = "vec", optional, tag = "14")]
+    #[prost(bytes = "vec", optional, tag = "10")]
     pub(super) query_message: Option<Vec<u8>>,
-    #[prost(uint64, optional, tag = "16")]
+    #[prost(uint64, optional, tag = "12")]
     pub(super) response_time_sec: Option<u64>,
-    #[prost(fixed32, optional, tag = "17")]
+    #[prost(fixed32, optional, tag = "13")]
     pub(super) response_time_nsec: Option<u32>,
-    #[prost(bytes = "vec", optional, tag = "18")]
+    #[prost(bytes = "vec", optional, tag = "14")]
     pub(super) response_message: Option<Vec<u8>>,
 }

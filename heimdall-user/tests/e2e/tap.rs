@@ -57,11 +57,11 @@ fn end(mut reader: Process) {
     reader.wait(TIMEOUT).unwrap();
 }
 
-/// What dnstap-ldns shows of a file: a line a message, without the time.
+/// What dnstap-ldns shows of a file: a line a message.
 fn messages(file: &Path) -> Vec<String> {
-    let text = run(Command::new("dnstap-ldns").args(["-q", "-r"]).arg(file)).unwrap();
-    let without_time = |line: &str| line.split_once(' ').unwrap().1.to_owned();
-    text.lines().map(without_time).collect()
+    let mut command = Command::new("dnstap-ldns");
+    let text = run(command.args(["-q", "-r"]).arg(file)).unwrap();
+    text.lines().map(str::to_owned).collect()
 }
 
 /// Waits until this is a count of an output.
@@ -125,7 +125,14 @@ fn dnstap_is_read_by_a_program_that_others_wrote() {
     assert!(yaml.contains("192.0.2.1"), "the records: {yaml}");
     // Every message can be read.
     let frames = run(Command::new("fstrm_dump").arg(&file)).unwrap();
-    assert_eq!(frames.matches("DATA").count(), 8, "{frames}");
+    assert_eq!(
+        frames
+            .lines()
+            .filter(|line| line.starts_with(" \""))
+            .count(),
+        8,
+        "{frames}"
+    );
 }
 
 #[test]
@@ -150,7 +157,7 @@ fn a_dnstap_file_is_a_whole_stream_and_an_old_one_is_kept() {
         let messages = messages(&file);
         assert_eq!(messages.len(), queries, "{messages:#?}");
         assert!(
-            messages.iter().all(|line| line.starts_with("CR ")),
+            messages.iter().all(|line| line.contains(" CR ")),
             "{messages:#?}"
         );
     }
