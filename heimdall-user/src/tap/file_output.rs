@@ -225,7 +225,7 @@ fn is_ready(file: &File, wait: u8) -> io::Result<bool> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
     use std::{io::Read as _, time::Duration};
 

@@ -83,11 +83,14 @@ impl Popular {
     pub(super) fn json(&self, dropped: u64, now: Instant) -> Value {
         let one_in = self.rate.map(Rate::get);
         let scale = f64::from(one_in.unwrap_or_default()) / self.weight(now);
-        let count = |weight: f64| (weight * scale).round() as u64;
-        let item = |(name, weight): (String, f64)| json!({ "name": name, "count": count(weight) });
-        let list = |items: Vec<(String, f64)>| -> Vec<Value> {
-            let items = items.into_iter().map(item);
-            items.filter(|item| item["count"] != 0).collect()
+        let list = |keys: Vec<(String, f64)>| -> Vec<Value> {
+            let counts = keys
+                .into_iter()
+                .map(|(name, weight)| (name, (weight * scale).round() as u64));
+            let counts = counts.filter(|(_, count)| *count > 0);
+            counts
+                .map(|(name, count)| json!({ "name": name, "count": count }))
+                .collect()
         };
         json!({
             "sampled": self.sampled,

@@ -115,6 +115,8 @@ impl<K: Clone + Eq + Hash> Sketch<K> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::indexing_slicing)]
+
     use std::collections::HashMap;
 
     use proptest::prelude::*;

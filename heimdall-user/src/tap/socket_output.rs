@@ -175,7 +175,7 @@ fn lost(error: io::Error) -> String {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
     use std::os::unix::net::{self, UnixListener};
 
