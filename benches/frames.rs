@@ -12,6 +12,7 @@ use heimdall_user::{
     front::{BATCH, Batch, Engine, Messages, Resources},
     maintenance::Maintenance,
     packet::{Layout, SourceFilter},
+    tap::Tap,
     worker::edit_frame,
 };
 
@@ -109,6 +110,7 @@ impl Worker {
         mailbox: Arc<Mailbox>,
         frames: usize,
         verify_checksums: bool,
+        tap: Tap,
     ) -> Self {
         let frame = Frame {
             octets: [0; FRAME],
@@ -123,6 +125,7 @@ impl Worker {
                 front: 0,
                 clock: Clock::start(),
                 latency: Arc::default(),
+                tap,
             }),
             batch: Batch::new(),
             sources: SourceFilter::new([[10, 0, 0, 1].into()]),
@@ -136,7 +139,7 @@ impl Worker {
     }
 
     /// One without a forwarder, whose misses get SERVFAIL.
-    pub fn disconnected(core: Core, frames: usize, verify_checksums: bool) -> Self {
+    pub fn disconnected(core: Core, frames: usize, verify_checksums: bool, tap: Tap) -> Self {
         let mailbox = Arc::new(Mailbox::new(frames).unwrap());
         Self::new(
             core,
@@ -144,6 +147,7 @@ impl Worker {
             mailbox,
             frames,
             verify_checksums,
+            tap,
         )
     }
 

@@ -2,17 +2,22 @@
 //! that they come from and go to.
 #![allow(clippy::unwrap_used)]
 
-use heimdall_user::clock::{Clock, Now};
+use heimdall_user::{
+    clock::{Clock, Now},
+    tap::{Rate, Rates, Taps},
+};
 
 use crate::{batch::BATCH, fixture, frames};
 
 /// Octets of a frame that a query takes, at most.
 const QUERY: usize = 128;
 
-/// A worker whose cache has an answer for every query that comes.
+/// A worker whose cache has an answer for every query that comes, with all sampling on: 1 in 64 for the popular names,
+/// 1 in 100 for dnstap and for the query log.
 #[derive(Debug)]
 pub struct Worker {
     worker: frames::Worker,
+    taps: Taps,
     queries: Vec<[u8; QUERY]>,
 }
 
@@ -26,11 +31,18 @@ impl Worker {
             ..now
         };
         let core = fixture::core_for((0..count).map(name), minute_ago);
-        let mut worker = frames::Worker::disconnected(core, BATCH, true);
+        let taps = Taps::new(Rates {
+            popular: Some(Rate::one_in(64)),
+            dnstap: Some(Rate::one_in(100)),
+            log: Some(Rate::one_in(100)),
+            forwarder: None,
+        });
+        let mut worker = frames::Worker::disconnected(core, BATCH, true, taps.front());
         worker.begin();
         let query = |number| *fixture::frame(&name(number), edns).first_chunk().unwrap();
         Self {
             worker,
+            taps,
             queries: (0..count).map(query).collect(),
         }
     }
@@ -45,6 +57,8 @@ impl Worker {
             frame.len = QUERY;
         }
         memory.replied.clear();
+        // What the observer does, on another core.
+        self.taps.drain(|_| ());
     }
 
     /// Answers the batch. Returns how many replies there are.

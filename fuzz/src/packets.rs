@@ -9,6 +9,7 @@ use heimdall_user::{
     checksum,
     dns::{NameHasher, reply::ReplySettings},
     packet::{Layout, SourceFilter},
+    tap::Tap,
 };
 
 use frames::Worker;
@@ -70,6 +71,7 @@ thread_local! {
         ),
         1,
         true,
+        Tap::default(),
     ));
 }
 

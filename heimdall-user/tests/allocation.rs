@@ -18,6 +18,7 @@ use heimdall_user::{
     forward::{ForwardOptions, ForwarderBuilder, Mailbox},
     front::BATCH,
     stats::{AnswerCounters, DropCounters},
+    tap::{Rate, Rates, Taps},
 };
 
 #[path = "../../benches/frames.rs"]
@@ -128,8 +129,39 @@ fn answer<'a>(
     allocations(|| worker.answer(first..end))
 }
 
+/// Samples every query, for all that samples are for.
+fn every_query() -> Taps {
+    let all = Some(Rate::one_in(1));
+    Taps::new(Rates {
+        popular: all,
+        dnstap: all,
+        log: all,
+        forwarder: None,
+    })
+}
+
 #[test]
 fn hits_do_not_allocate() {
+    hits(&Taps::default());
+}
+
+#[test]
+fn hits_that_are_sampled_do_not_allocate() {
+    let taps = every_query();
+    hits(&taps);
+    let mut samples = 0;
+    assert_eq!(
+        allocations(|| {
+            taps.drain(|_| samples += 1);
+        }),
+        0
+    );
+    // Nothing took any meanwhile: the ring is full, and what did not fit was dropped.
+    assert_eq!(samples, 512);
+    assert_eq!(taps.drain(|_| ()), 0);
+}
+
+fn hits(taps: &Taps) {
     const BATCHES: usize = 2000;
     let (mut core, counters) = core(4 << 20);
     let frames: Vec<Vec<u8>> = names(10_000).iter().map(|name| frame(name)).collect();
@@ -144,7 +176,8 @@ fn hits_do_not_allocate() {
             .wrapping_add(1_442_695_040_888_963_407);
         &frames[(state >> 33) as usize % frames.len()]
     };
-    let mut worker = Worker::disconnected(core, BATCH, false);
+    let tap = taps.front();
+    let mut worker = Worker::disconnected(core, BATCH, false, tap);
     let mut replies = 0;
     for size in [1, BATCH] {
         for _ in 0..BATCHES {
@@ -238,7 +271,9 @@ fn misses_and_what_is_refused_do_not_allocate() {
     let hasher = NameHasher::default();
     let forwarder = ForwarderBuilder::new(&settings, vec![Arc::clone(&mailbox)], hasher).unwrap();
     let forwarder = forwarder.start().unwrap();
-    let mut worker = Worker::new(core, forwarder.handle(), mailbox, 16, false);
+    let taps = every_query();
+    let tap = taps.front();
+    let mut worker = Worker::new(core, forwarder.handle(), mailbox, 16, false, tap);
 
     let missing: Vec<_> = names(8).iter().map(|name| frame(name)).collect();
     assert_eq!(answer(&mut worker, 0, &missing), 0, "misses");
@@ -260,6 +295,18 @@ fn misses_and_what_is_refused_do_not_allocate() {
     assert_eq!(allocations(|| completed = worker.complete()), 0, "outcomes");
     assert_eq!((completed, worker.waiting()), (8, 0));
     assert_eq!(worker.memory.replied.len(), 8);
+    let mut samples = 0;
+    assert_eq!(
+        allocations(|| {
+            taps.drain(|_| samples += 1);
+        }),
+        0
+    );
+    assert_eq!(
+        samples,
+        8 + 1 + 1,
+        "the runt is no DNS message that is read"
+    );
     assert!(
         allocations(|| drop(std::hint::black_box(vec![1]))) > 0,
         "the count counts"

@@ -24,6 +24,7 @@ use heimdall_user::{
     forward::{ForwardOptions, ForwarderBuilder, Mailbox},
     front::BATCH,
     stats::AnswerCounters,
+    tap::Tap,
 };
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -158,7 +159,14 @@ fn misses_do_not_allocate() {
     };
     let forwarder = ForwarderBuilder::new(&settings, vec![mailbox.clone()], hasher).unwrap();
     let forwarder = forwarder.start().unwrap();
-    let mut worker = Worker::new(core, forwarder.handle(), mailbox.clone(), BATCH, false);
+    let mut worker = Worker::new(
+        core,
+        forwarder.handle(),
+        mailbox.clone(),
+        BATCH,
+        false,
+        Tap::default(),
+    );
     let batches: Vec<Vec<_>> = (0..WARM_UP + COUNTED)
         .map(|batch| (0..BATCH).map(|i| frame(BATCH * batch + i)).collect())
         .collect();

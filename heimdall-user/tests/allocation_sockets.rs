@@ -26,6 +26,7 @@ use heimdall_user::{
     maintenance::Maintenance,
     socket::{Listeners, SocketFront},
     stats::AnswerCounters,
+    tap::Tap,
 };
 
 struct Counting;
@@ -100,6 +101,7 @@ fn batches_do_not_allocate() {
         front: 0,
         clock,
         latency: Arc::default(),
+        tap: Tap::default(),
     };
     // One socket is bound to a wildcard, and reports destination addresses; the other is not.
     let addresses = ["0.0.0.0:0", "[::1]:0"].map(|address| address.parse().unwrap());

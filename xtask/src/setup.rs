@@ -77,6 +77,11 @@ pub(crate) const METRICS: &[Need] = &[
     ("/usr/bin/prometheus", "prometheus"),
     ("/usr/bin/promtool", "prometheus"),
 ];
+/// Readers of dnstap that others wrote.
+pub(crate) const DNSTAP: &[Need] = &[
+    ("/usr/bin/fstrm_capture", "fstrm-bin"),
+    ("/usr/bin/dnstap-ldns", "dnstap-ldns"),
+];
 
 /// For counting instructions.
 pub(crate) const COUNT: &[Need] = &[("/usr/bin/valgrind", "valgrind")];

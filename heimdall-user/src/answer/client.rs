@@ -31,6 +31,11 @@ impl Client {
         }
     }
 
+    /// What carried the query.
+    pub(crate) fn transport(self) -> Transport {
+        self.transport
+    }
+
     /// The client's address; over UDP it may be forged.
     pub fn address(self) -> IpAddr {
         Ipv6Addr::from_bits(self.address).to_canonical()

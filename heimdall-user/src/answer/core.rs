@@ -93,6 +93,11 @@ impl Core {
         }
     }
 
+    /// What it counts.
+    pub(crate) fn counters(&self) -> &AnswerCounters {
+        &self.writer.counters
+    }
+
     /// Begins a batch: `now` is the time of everything until the next one. Takes a new policy if there
     /// is one.
     #[inline]

@@ -10,7 +10,10 @@ use std::{
 use thiserror::Error;
 
 use super::values::Zoned;
-use crate::answer::{prefix::PrefixError, special::NotSpecial};
+use crate::{
+    answer::{prefix::PrefixError, special::NotSpecial},
+    tap::{BadRate, BadTarget},
+};
 
 /// Longest path of a Unix socket, in octets (unix(7): `sun_path`, less a final NUL).
 pub(super) const MAX_SOCKET_PATH: usize = 107;
@@ -223,6 +226,12 @@ pub enum Problem {
     /// Not a special zone.
     #[error(transparent)]
     NotSpecial(#[from] NotSpecial),
+    /// Not a sampling rate.
+    #[error(transparent)]
+    Rate(#[from] BadRate),
+    /// Not a place for dnstap's frames.
+    #[error(transparent)]
+    DnstapTarget(#[from] BadTarget),
     /// Not a secret.
     #[error("a secret is 32 hexadecimal digits; `openssl rand -hex 16` makes one")]
     Secret,

@@ -3,7 +3,7 @@
 
 use std::{
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -28,6 +28,7 @@ use crate::{
     cache,
     dns::TtlLimits,
     forward,
+    tap::{DnstapTarget, MessageKind, Rate},
     worker::IdleMode,
 };
 
@@ -38,6 +39,15 @@ const WEEK: i64 = 604_800;
 /// The forwarder's defaults.
 fn forward() -> forward::ForwardOptions {
     forward::ForwardOptions::default()
+}
+
+/// Checks that a path can be that of a Unix socket.
+fn socket_path(path: &Path) -> Result<(), Problem> {
+    values::names_a_file(path)?;
+    match path.as_os_str().len() {
+        len if len > MAX_SOCKET_PATH => Err(Problem::SocketPath(len)),
+        _ => Ok(()),
+    }
 }
 
 settings! {
@@ -84,13 +94,7 @@ settings! {
     /// Unix socket by which `heimdall stats`, `reload`, `flush` and `dump` reach the server.
     "control" => control: PathBuf =
         path()
-            .check(|path| {
-                values::names_a_file(path)?;
-                match path.as_os_str().len() {
-                    len if len > MAX_SOCKET_PATH => Err(Problem::SocketPath(len)),
-                    _ => Ok(()),
-                }
-            })
+            .check(|path| socket_path(path))
             .default_from(
                 "/run/heimdall/control.sock for root, otherwise $XDG_RUNTIME_DIR/heimdall.sock",
                 |host| host.control.clone().ok_or(Problem::NoControl),
@@ -123,6 +127,10 @@ settings! {
     local: LocalConfig;
     /// Blocklists.
     blocklists: Vec<BlocklistConfig>;
+    /// dnstap.
+    dnstap: DnstapConfig;
+    /// The query log.
+    query_log: QueryLogConfig;
     /// Each setting's value in TOML, and where it comes from.
     settings: Settings;
 }
@@ -387,6 +395,56 @@ settings! {
             ("allow", BlockAction::Allow),
         ])
         .default(BlockAction::NxDomain);
+}
+
+settings! {
+    /// dnstap: copies of queries and replies, for other programs (<https://dnstap.info>).
+    "dnstap" => DnstapConfig, restart;
+
+    /// Where they go. "unix:PATH": to the Unix socket that a reader such as `fstrm_capture` listens on, which may come
+    /// and go; "file:PATH": to a file, which is begun anew by each start: an earlier one is kept as PATH.old.
+    "output" => output: Option<DnstapTarget> =
+        parsed::<DnstapTarget>("unix:PATH or file:PATH")
+            .check(|target| match target {
+                DnstapTarget::Socket(path) => socket_path(path),
+                DnstapTarget::File(path) => values::names_a_file(path),
+            })
+            .example(r#""unix:/run/heimdall/dnstap.sock""#)
+            .optional("none");
+    /// How many of the queries of clients and to upstreams are taken, at random: one in N.
+    "sample" => sample: Rate = parsed::<Rate>(RATE).default(Rate::one_in(100));
+    /// Which messages are written.
+    "messages" => messages: Vec<MessageKind> =
+        list(choice(MESSAGES)).default(MESSAGES.iter().map(|(_, kind)| *kind).collect());
+}
+
+/// The values of a rate.
+const RATE: &str = "1/N, N from 1 to 1000000";
+
+/// dnstap's names of its message types.
+const MESSAGES: &[(&str, MessageKind)] = &[
+    ("client-query", MessageKind::ClientQuery),
+    ("client-response", MessageKind::ClientResponse),
+    ("forwarder-query", MessageKind::ForwarderQuery),
+    ("forwarder-response", MessageKind::ForwarderResponse),
+];
+
+settings! {
+    /// The query log: queries and what they got, as lines of JSON.
+    "query-log" => QueryLogConfig, restart;
+
+    /// How many of the clients' queries are logged, at random: one in N. 1/1 is all of them.
+    "sample" => sample: Option<Rate> =
+        parsed::<Rate>(RATE)
+            .example(r#""1/100""#)
+            .flag("--log-queries", "1/N")
+            .optional("none (queries are not logged)");
+    /// File to append to. When it is renamed or removed, another one is begun within a second.
+    "file" => file: Option<PathBuf> =
+        path()
+            .check(|path| values::names_a_file(path))
+            .example(r#""/var/log/heimdall/queries.json""#)
+            .optional("stdout");
 }
 
 /// The snapshot of the cache over a restart.

@@ -76,6 +76,13 @@ pub fn extended_error(msg: &[u8]) -> Option<u16> {
     extended_error_in(opt_record(msg)?.rdata)
 }
 
+/// The response code of `msg`, with the upper bits that its OPT record has (RFC 6891 section 6.1.3).
+pub(crate) fn response_code(msg: &[u8]) -> u16 {
+    let low = u16_at(msg, header::field::FLAGS).unwrap_or_default() & header::RCODE;
+    let upper = opt_record(msg).map_or(0, |opt| (opt.ttl >> 24) as u16);
+    upper << 4 | low
+}
+
 /// As [`extended_error`], from the data of an OPT record.
 pub(super) fn extended_error_in(rdata: Cursor<'_>) -> Option<u16> {
     u16_at(find_in(rdata, option::EDE)?, 0)
@@ -107,6 +114,18 @@ mod tests {
         assert_eq!(extended_error(&response(&[])), None);
         assert_eq!(extended_error(&response(&[0, 15, 0, 1, 9])), None, "short");
         assert_eq!(extended_error(&response(&[0, 15, 0, 9, 0, 1])), None);
+    }
+
+    #[test]
+    fn response_codes_have_two_parts() {
+        let mut msg = response(&[]);
+        assert_eq!(response_code(&msg), 2);
+        let ttl = msg.len() - 6;
+        msg[ttl] = 1;
+        assert_eq!(response_code(&msg), 18);
+        msg.truncate(12);
+        assert_eq!(response_code(&msg), 2, "no such record");
+        assert_eq!(response_code(&[]), 0);
     }
 
     proptest! {

@@ -107,6 +107,8 @@ pub(super) struct Exchange {
     /// Datagrams with its ID that were rejected. They do not count for the socket: an upstream whose answers about
     /// one zone are malformed does not fail the other queries there.
     pub(super) rejected: u32,
+    /// Its query was sampled, and so is its response.
+    pub(super) sampled: bool,
 }
 
 #[derive(Debug)]
@@ -169,6 +171,14 @@ impl Exchange {
                 Checked::Truncated(_) | Checked::Rejected => ExchangeStatus::Unreachable,
             },
             Err(_) => ExchangeStatus::Unreachable,
+        }
+    }
+
+    /// The message that has arrived over TCP, if it is whole.
+    pub(super) fn received(&self) -> Option<&[u8]> {
+        match &self.transport {
+            Transport::Udp(_) => None,
+            Transport::Tcp(stream) => stream.input.get(2..2 + stream.len()?),
         }
     }
 

@@ -55,6 +55,7 @@ use crate::{
     dns::NameHasher,
     exit::{OnExit, OwnedThread},
     maintenance::CommandQueue,
+    tap::Taps,
 };
 use handle::Inbox;
 use shard::Shard;
@@ -99,6 +100,13 @@ impl ForwarderBuilder {
             hasher,
             clock,
         })
+    }
+
+    /// Has the threads sample queries to upstreams.
+    pub(crate) fn sample(&mut self, taps: &Taps) {
+        for shard in &mut self.shards {
+            shard.tap = taps.forwarder();
+        }
     }
 
     /// Inserts the answers of a snapshot, which was written `away` seconds ago.

@@ -32,6 +32,7 @@ use crate::{
     clock::Clock,
     dns::{Answer, ClientSubnet, NameHasher, edns::ede, header::rcode},
     maintenance::{CommandQueue, Maintenance, Scope, Status},
+    tap::Tap,
 };
 
 /// Differs from all others.
@@ -92,6 +93,8 @@ pub(super) struct Shard {
     /// The queries that wait for each upstream, and when they are counted next.
     by_upstream: Box<[u64]>,
     count_due: Instant,
+    /// Samples queries to upstreams.
+    pub(super) tap: Tap,
 }
 
 /// Creation.
@@ -140,6 +143,7 @@ impl Shard {
             by_upstream: vec![0; options.upstreams.len()].into(),
             count_due: Instant::now(),
             scratch: vec![0; MAX_MESSAGE].into(),
+            tap: Tap::default(),
             options,
         })
     }

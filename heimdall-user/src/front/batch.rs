@@ -19,9 +19,12 @@ pub struct Batch<M> {
     pub(super) read: Vec<Read>,
 }
 
+/// What [`Engine::read`](super::Engine::read) has read.
 #[derive(Debug)]
-pub(super) struct Read {
+pub struct Read {
     pub(super) query: Result<Query, Malformed>,
+    /// Octets of the message, for a sample of it.
+    pub(super) len: u16,
     /// Where the query's answer may be in the cache.
     pub(super) hint: Hint,
 }
@@ -45,14 +48,11 @@ impl<M> Batch<M> {
         }
     }
 
-    /// Adds a message; `query` is what [`Engine::read`](super::Engine::read) returned for it.
+    /// Adds a message; `read` is what [`Engine::read`](super::Engine::read) returned for it.
     #[inline(always)]
-    pub fn push(&mut self, message: M, query: Result<Query, Malformed>) {
+    pub fn push(&mut self, message: M, read: Read) {
         self.messages.push(message);
-        self.read.push(Read {
-            query,
-            hint: Hint::default(),
-        });
+        self.read.push(read);
     }
 }
 

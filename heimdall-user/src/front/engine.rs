@@ -10,15 +10,17 @@ use std::{
 use super::{
     BATCH, Messages,
     batch::{Batch, PREFETCH_DISTANCE, Read},
+    sampler::Sampler,
     waiting::{Waiter, Waiting},
 };
 use crate::{
     answer::{Client, Core, Hint, Verdict},
     clock::{Clock, Now},
-    dns::{Answer, Malformed, Query},
+    dns::{Answer, Query},
     forward::{Handle, MAX_REFRESHES, Mailbox, Outcome, Request},
     latency::FrontLatency,
     maintenance::{Maintenance, Status},
+    tap::Tap,
 };
 
 /// What an engine owns.
@@ -38,6 +40,8 @@ pub struct Resources {
     pub clock: Clock,
     /// How long replies take. This engine alone records it.
     pub latency: Arc<FrontLatency>,
+    /// Samples queries.
+    pub tap: Tap,
 }
 
 /// The engine of one front. `P` is what its transport keeps of a waiting query
@@ -57,6 +61,7 @@ pub struct Engine<P> {
     hits_sent: u64,
     /// When the queries were received that were completed and whose replies are to be sent.
     completed: Vec<Instant>,
+    sampler: Sampler,
     waiting: Waiting<P>,
     /// Refreshes under way.
     refreshing: usize,
@@ -79,6 +84,7 @@ impl<P> Engine<P> {
             front,
             clock,
             latency,
+            tap,
         } = resources;
         Self {
             waiting: Waiting::new(mailbox.capacity()),
@@ -93,6 +99,7 @@ impl<P> Engine<P> {
             mailbox,
             front,
             clock,
+            sampler: Sampler::new(tap),
             refreshing: 0,
             inserted: None,
             overflowed: 0,
@@ -153,17 +160,18 @@ impl<P> Engine<P> {
     }
 
     /// Reads a message, and prefetches the bucket of its key. The message and the result go to a
-    /// [`Batch`].
-    ///
-    /// # Errors
-    /// It is no query that can be read; [`answer`](Self::answer) replies to it or drops it.
+    /// [`Batch`], be it a query or not: [`answer`](Self::answer) replies to what cannot be read, or drops it.
     #[inline(always)]
-    pub fn read(&self, octets: &[u8]) -> Result<Query, Malformed> {
+    pub fn read(&self, octets: &[u8]) -> Read {
         let query = self.core.read(octets);
         if let Ok(query) = &query {
             self.core.prefetch(query);
         }
-        query
+        Read {
+            query,
+            len: octets.len() as u16,
+            hint: Hint::default(),
+        }
     }
 
     /// Answers a batch and empties it.
@@ -180,12 +188,22 @@ impl<P> Engine<P> {
                 next.prefetch(&self.core);
             }
             // In place: moving a query that was just written causes a store-forwarding stall.
-            let Some(Read { query, hint }) = batch.read.get(at) else {
+            let Some(Read { query, len, hint }) = batch.read.get(at) else {
                 break;
             };
-            let verdict = messages.edit(&mut message, |room, client| match query {
-                Ok(query) => self.lookup(*hint, query, room, client),
-                Err(malformed) => self.core.reject(*malformed, room, client),
+            let verdict = messages.edit(&mut message, |room, client| {
+                let sampled = self.sampler.is_due();
+                if sampled {
+                    self.sampler.begin(&self.core, room, (*len).into(), client);
+                }
+                let verdict = match query {
+                    Ok(query) => self.lookup(*hint, query, room, client),
+                    Err(malformed) => self.core.reject(*malformed, room, client),
+                };
+                if sampled {
+                    self.sampler.end(&self.core, room, verdict);
+                }
+                verdict
             });
             match (verdict, query) {
                 (Verdict::Reply { .. }, query) => messages.reply(message, query.as_ref().ok()),
@@ -244,10 +262,12 @@ impl<P> Engine<P> {
         M: Messages<Parked = P>,
     {
         let (query, parked) = (*query, messages.park(message, query));
+        let sample = self.sampler.park();
         self.waiting.insert(Waiter {
             received: self.received,
             query,
             parked,
+            sample,
         });
     }
 
@@ -282,11 +302,13 @@ impl<P> Engine<P> {
             self.core.insert_refreshed(&request.key(), &answer);
             return;
         }
+        let waiter = self.waiting.remove(token);
         let Some(Waiter {
             received,
             query,
             parked,
-        }) = self.waiting.remove(token)
+            sample,
+        }) = waiter
         else {
             return;
         };
@@ -296,6 +318,9 @@ impl<P> Engine<P> {
         let verdict = messages.edit(&mut message, |room, client| {
             // The reply first: a client waits for it, and nobody for the insertion.
             let verdict = self.core.complete(&query, room, client, &answer);
+            if let Some(sample) = sample {
+                self.sampler.complete(sample, room, verdict);
+            }
             if is_new {
                 self.core.insert(&query, room, &answer);
                 self.inserted = Some(Arc::clone(&answer));

@@ -14,9 +14,10 @@
 
 mod batch;
 mod engine;
+mod sampler;
 mod waiting;
 
-pub use batch::{Batch, PREFETCH_DISTANCE};
+pub use batch::{Batch, PREFETCH_DISTANCE, Read};
 pub use engine::{Engine, Resources};
 
 use crate::{

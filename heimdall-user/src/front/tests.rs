@@ -19,6 +19,7 @@ use crate::{
     latency::{Distribution, FrontLatency},
     maintenance::{Caches, Maintenance, Scope, Status},
     stats::{AnswerCounters, Counter},
+    tap::{Origin, Rate, Rates, Tap, Taps},
 };
 
 /// Messages in memory.
@@ -86,6 +87,11 @@ struct Front {
 
 impl Front {
     fn new(upstream: &Upstream, max_waiting: usize) -> Self {
+        Self::with_tap(upstream, max_waiting, Tap::default())
+    }
+
+    /// One that samples queries.
+    fn with_tap(upstream: &Upstream, max_waiting: usize, tap: Tap) -> Self {
         let mailbox = Arc::new(Mailbox::new(max_waiting).unwrap());
         let settings = ForwardOptions {
             upstreams: vec![upstream.address],
@@ -117,6 +123,7 @@ impl Front {
             front: 0,
             clock: Clock::start(),
             latency: Arc::clone(&latency),
+            tap,
         });
         Self {
             engine,
@@ -319,5 +326,42 @@ fn a_blocked_copy_is_no_work_and_a_flush_goes_on_beside_it() {
         front.engine.maintain();
     }
     assert!(copy.join().unwrap() > usize::from(NAMES) * 900);
+    drop(front.forwarder);
+}
+
+#[test]
+fn samples_say_what_became_of_their_queries() {
+    let upstream = Upstream::start(|seen| vec![response(&seen.msg, 20)]);
+    let taps = Taps::new(Rates {
+        dnstap: Some(Rate::one_in(1)),
+        ..Rates::default()
+    });
+    let mut front = Front::with_tap(&upstream, 8, taps.front());
+    let asked = query(1, "name", Some(1232));
+    front.ask([asked.clone()]);
+    let mut samples = Vec::new();
+    taps.drain(|_| panic!("its reply has yet to come"));
+    front.complete(1);
+    let mut response = asked.clone();
+    response[2] |= 0x80;
+    let mut malformed = query(2, "name", None);
+    malformed[5] = 2;
+    front.ask([asked.clone(), response.clone(), malformed]);
+    taps.drain(|sample| {
+        let reply = sample.reply().map(<[u8]>::to_vec);
+        samples.push((sample.query().unwrap().to_vec(), reply, sample.origin));
+    });
+    let replies = &front.buffers.replies;
+    let expected = [
+        (asked.clone(), Some(replies[0].clone()), Origin::Miss),
+        (asked, Some(replies[1].clone()), Origin::Hit),
+        (response, None, Origin::Server),
+    ];
+    assert_eq!(samples[..3], expected);
+    assert_eq!(
+        (&samples[3].1, samples[3].2),
+        (&Some(replies[2].clone()), Origin::Server)
+    );
+    assert_eq!(samples.len(), 4);
     drop(front.forwarder);
 }

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use crate::dns::Query;
+use crate::{dns::Query, tap::Sample};
 
 /// A query that waits, and what its transport keeps of the message.
 #[derive(Debug)]
@@ -11,6 +11,8 @@ pub(super) struct Waiter<P> {
     pub(super) received: Instant,
     pub(super) query: Query,
     pub(super) parked: P,
+    /// Its sample, if it has one.
+    pub(super) sample: Option<Box<Sample>>,
 }
 
 /// A table of fixed size. A token is a slot's index and, in its upper half, the slot's generation:
@@ -83,6 +85,7 @@ mod tests {
             received: Instant::now(),
             query,
             parked,
+            sample: None,
         }
     }
 

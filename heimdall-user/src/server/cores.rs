@@ -14,6 +14,7 @@ use crate::{
     dns::{NameHasher, reply},
     latency::FrontLatency,
     stats::{AnswerCounters, DropCounters},
+    tap::{Observations, Tap},
 };
 
 /// The kernel's setting for transparent huge pages (admin-guide/mm/transhuge).
@@ -26,6 +27,7 @@ pub(super) struct CoreFactory {
     policy: Arc<ArcSwap<Policy>>,
     cache_bytes: usize,
     clock: Clock,
+    observations: Arc<Observations>,
     /// The kind of pages that the caches are in has been logged.
     logged_pages: Cell<bool>,
 }
@@ -39,13 +41,18 @@ pub(super) struct CoreCounters {
 }
 
 impl CoreFactory {
-    pub(super) fn new(config: &Config, policy: Arc<ArcSwap<Policy>>) -> Self {
+    pub(super) fn new(
+        config: &Config,
+        policy: Arc<ArcSwap<Policy>>,
+        observations: Arc<Observations>,
+    ) -> Self {
         Self {
             hasher: NameHasher::default(),
             server: reply::ReplySettings::new(config.max_udp_size, config.forward.trust_ad),
             policy,
             cache_bytes: config.cache.bytes,
             clock: Clock::start(),
+            observations,
             logged_pages: Cell::new(false),
         }
     }
@@ -73,6 +80,11 @@ impl CoreFactory {
     /// The cores' hasher of names.
     pub(super) fn hasher(&self) -> NameHasher {
         self.hasher.clone()
+    }
+
+    /// A sampler for the front of a core.
+    pub(super) fn tap(&self) -> Tap {
+        self.observations.taps().front()
     }
 
     /// The clock that the cores' entries age by.

@@ -38,6 +38,7 @@ mod tests {
     use super::*;
     use crate::{
         server::{cores::CoreCounters, report::{SocketReport, Start}},
+        tap::{Observations, TapOptions},
     };
 
     #[test]
@@ -50,6 +51,7 @@ mod tests {
         cores[1].latency.misses.record(millis(20), 1);
         let report = Report {
             start: Start::now(),
+            observations: Arc::new(Observations::new(&TapOptions::default())),
             xdp: None,
             sockets: cores
                 .map(|core| SocketReport {

@@ -26,6 +26,7 @@ mod snapshot;
 mod start_warnings;
 mod steering;
 mod supervisor;
+mod tap;
 mod threads;
 mod xdp;
 
@@ -42,6 +43,7 @@ use crate::{
     http::{HttpListener, HttpServer},
     maintenance::{Caches, Maintenance},
     socket::{Listeners, SocketError, SocketFront},
+    tap::{Observations, Observer},
     worker::max_pending,
     xdp::XdpError,
 };
@@ -136,6 +138,7 @@ pub struct Server {
     http: Option<HttpServer>,
     snapshots: Option<SnapshotWriter>,
     forwarder: Option<Forwarder>,
+    observer: Option<Observer>,
 }
 
 impl Server {
@@ -170,6 +173,7 @@ impl Server {
             http: None,
             snapshots: None,
             forwarder: None,
+            observer: None,
         };
         // Should a step fail, dropping the server stops what the steps before it started.
         server.start_threads(config, opened, &queues)?;
@@ -183,7 +187,14 @@ impl Server {
         opened: Opened,
         queues: &[usize],
     ) -> Result<(), ServerError> {
-        let cores = CoreFactory::new(config, Arc::clone(self.reloader.policy()));
+        let tap = tap::options(config);
+        let observations = Arc::new(Observations::new(&tap));
+        let on_exit =
+            Threads::auxiliary("observer", "nothing is written to dnstap and the query log");
+        let observer = Observer::start(&tap, Arc::clone(&observations), on_exit);
+        self.observer = Some(observer.map_err(start("the observer"))?);
+        let policy = Arc::clone(self.reloader.policy());
+        let cores = CoreFactory::new(config, policy, Arc::clone(&observations));
         // The fronts' numbers with the forwarder: the socket threads first, then the workers.
         let socket_threads = config.socket.threads;
         let socket_mailboxes = (0..socket_threads)
@@ -201,6 +212,7 @@ impl Server {
         );
         let mut forwarder = ForwarderBuilder::new(&options, mailboxes, cores.hasher())
             .map_err(start("the forwarder"))?;
+        forwarder.sample(observations.taps());
         let snapshot = config.cache.snapshot();
         let snapshot = snapshot.filter(|snapshot| snapshot::restore(snapshot, &mut forwarder));
         let forwarder = forwarder
@@ -232,6 +244,7 @@ impl Server {
             sockets,
             forwarder: forward_counters,
             upstreams,
+            observations,
         });
         self.report = Some(Arc::clone(&report));
         self.start_http(opened.metrics, &report)?;
@@ -269,6 +282,7 @@ impl Server {
                 front,
                 clock: cores.clock(),
                 latency: Arc::clone(&core_counters.latency),
+                tap: cores.tap(),
             };
             let on_exit = self.threads.essential("socket front");
             let front = SocketFront::start(&name, listeners, resources, on_exit)

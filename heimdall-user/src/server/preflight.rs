@@ -13,6 +13,7 @@ use crate::{
     config::{Backend, Config, InterfaceConfig, Location},
     control, file,
     snapshot::Snapshot,
+    tap::DnstapTarget,
     xdp::{Interface, XdpError, xsk::MAX_MTU},
 };
 
@@ -73,18 +74,36 @@ pub(super) fn preflight(config: &Config) -> Result<Vec<usize>, ServerError> {
     let all = queues.iter().sum();
     reserve(config, all).map_err(|error| at(settings.location("cache.size"), error))?;
     start_warnings::memory(config, all);
-    if let Some(path) = &config.cache.snapshot {
-        let directory = path.parent().filter(|path| *path != Path::new(""));
-        let directory = directory.unwrap_or(Path::new("."));
-        if let Err(error) = file::check_writable(directory) {
-            warn!(
-                "{}no snapshot can be written to {}: {error}; make the directory, or give another path",
-                settings.location("cache.snapshot"),
-                directory.display()
-            );
+    let dnstap = match &config.dnstap.output {
+        Some(DnstapTarget::File(path)) => Some(path),
+        _ => None,
+    };
+    for (key, what, path) in [
+        ("cache.snapshot", "snapshot", config.cache.snapshot.as_ref()),
+        ("dnstap.output", "dnstap stream", dnstap),
+        (
+            "query-log.file",
+            "query log",
+            config.query_log.file.as_ref(),
+        ),
+    ] {
+        if let Some(path) = path {
+            warn_unless_writable(&settings.location(key), what, path);
         }
     }
     Ok(queues)
+}
+
+/// Warns if no file can be made at `path`, which `location` gives.
+fn warn_unless_writable(location: &Location, what: &str, path: &Path) {
+    let directory = path.parent().filter(|path| *path != Path::new(""));
+    let directory = directory.unwrap_or(Path::new("."));
+    if let Err(error) = file::check_writable(directory) {
+        warn!(
+            "{location}no {what} can be written to {}: {error}; make the directory, or give another path",
+            directory.display()
+        );
+    }
 }
 
 /// The interfaces that AF_XDP is to serve, each with its number of queues.

@@ -11,7 +11,10 @@ use arc_swap::ArcSwap;
 use serde_json::{Map, Value, json};
 
 use super::{cores::CoreCounters, process};
-use crate::{forward::ForwardCounters, log, socket::SocketCounters, worker::WorkerCounters};
+use crate::{
+    forward::ForwardCounters, log, socket::SocketCounters, tap::Observations,
+    worker::WorkerCounters,
+};
 pub(super) use start::Start;
 pub(super) use upstream::{UpstreamReport, UpstreamState};
 
@@ -28,6 +31,7 @@ pub(super) struct Report {
     /// One set for each thread.
     pub(super) forwarder: Vec<Arc<ForwardCounters>>,
     pub(super) upstreams: Vec<UpstreamReport>,
+    pub(super) observations: Arc<Observations>,
 }
 
 pub(super) struct XdpReport {
@@ -84,6 +88,7 @@ impl Report {
     ) -> Self {
         Self {
             start: Start::now(),
+            observations: Arc::new(Observations::new(&crate::tap::TapOptions::default())),
             xdp: None,
             sockets: Vec::new(),
             forwarder: Vec::new(),
@@ -105,7 +110,7 @@ impl Report {
             }
             None => (Vec::new(), Vec::new()),
         };
-        json!({
+        let mut document = json!({
             "version": VERSION,
             "build": { "version": env!("CARGO_PKG_VERSION") },
             "pid": id(),
@@ -122,7 +127,11 @@ impl Report {
             "latency": self.latency_json(),
             "process": process::json(),
             "log": { "lost": log::lost() },
-        })
+        });
+        if let Some(fields) = document.as_object_mut() {
+            self.observations.insert_into(fields);
+        }
+        document
     }
 
     /// The most important counters, in a line.
@@ -320,6 +329,7 @@ mod tests {
     use heimdall_ebpf::Disposition;
 
     use super::*;
+    use crate::tap::TapOptions;
 
     #[test]
     fn the_document_has_the_fields_that_operators_rely_on() {
@@ -379,6 +389,7 @@ mod tests {
                 &["192.0.2.53:53".parse().expect("an address")],
                 &[vec![Arc::default()]],
             ),
+            observations: Arc::new(Observations::new(&TapOptions::default())),
         };
         assert_eq!(
             report.summary(),
@@ -465,6 +476,9 @@ mod tests {
         assert!(document["process"]["threads"].as_u64() > Some(0));
         assert_eq!(document["upstreams"][0]["address"], "192.0.2.53:53");
         assert_eq!(document["latency"]["hits"]["count"], 0);
+        assert_eq!(document["popular"]["one_in"], 64);
+        assert_eq!(document["dnstap"]["state"], "off");
+        assert_eq!(document["query_log"]["written"], 0);
         // As long as no worker runs, the sockets are all there is.
         xdp.store(Arc::new(XdpReport {
             interfaces: Vec::new(),

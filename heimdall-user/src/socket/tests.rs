@@ -26,6 +26,7 @@ use crate::{
     front::{Engine, Resources},
     maintenance::Maintenance,
     stats::{AnswerCounters, DropCounters},
+    tap::Tap,
 };
 
 const READ_TIMEOUT: Duration = Duration::from_secs(20);
@@ -48,6 +49,7 @@ fn resources(core: Core, forwarder: Handle, mailbox: Arc<Mailbox>) -> Resources 
         front: 0,
         clock: Clock::start(),
         latency: Arc::default(),
+        tap: Tap::default(),
     }
 }
 

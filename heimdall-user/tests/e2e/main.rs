@@ -1,7 +1,8 @@
 //! End-to-end tests: a real `heimdall` on a real veth, with real clients and upstreams.
 //!
 //! Every test makes a lab of its own (two network namespaces) and needs root, and Debian's
-//! packages knot, knot-dnsutils, prometheus, tcpdump, tshark and ethtool; `cargo xtask test` installs them.
+//! packages knot, knot-dnsutils, prometheus, tcpdump, tshark, ethtool, fstrm-bin and dnstap-ldns; `cargo xtask test` installs
+//! them.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 mod answers;
@@ -30,6 +31,7 @@ mod socket_threads;
 mod sockets;
 mod stale;
 mod start;
+mod tap;
 mod threads;
 mod upstreams;
 mod wire;

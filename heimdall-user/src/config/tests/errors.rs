@@ -42,16 +42,32 @@ const BAD: &[(&str, &str)] = &[
         "heimdall.toml:1: key `max-udp-size`: \"big\" is a string; write a whole number from 512 to 4096",
     ),
     (
+        "[dnstap]\noutput = \"/run/dnstap.sock\"",
+        "heimdall.toml:2: key `dnstap.output`: \"/run/dnstap.sock\" is neither; write unix:PATH, the socket that a reader listens on, or file:PATH",
+    ),
+    (
+        "[dnstap]\noutput = \"file:\"",
+        "heimdall.toml:2: key `dnstap.output`: \"\" is not the path of a file",
+    ),
+    (
+        "[dnstap]\nmessages = [\"client-query\", \"auth-query\"]",
+        "heimdall.toml:2: key `dnstap.messages`: \"auth-query\" is none of the choices; write \"client-query\", \"client-response\", \"forwarder-query\" or \"forwarder-response\"",
+    ),
+    (
+        "[query-log]\nsample = \"100\"",
+        "heimdall.toml:2: key `query-log.sample`: \"100\" is not a sampling rate; write 1/N, N from 1 to 1000000, like 1/100",
+    ),
+    (
         "[forwards]\nthreads = 3",
         "heimdall.toml:1: key `forwards`: there is no such key; did you mean `forward`?",
     ),
     (
         "echo = true",
-        "heimdall.toml:1: key `echo`: there is no such key; there are `interface`, `listen`, `upstream`, `backend`, `control`, `max-udp-size`, `cache`, `forward`, `socket`, `xdp`, `metrics`, `access`, `rate-limit`, `cookies`, `identity`, `local`, `blocklist`",
+        "heimdall.toml:1: key `echo`: there is no such key; there are `interface`, `listen`, `upstream`, `backend`, `control`, `max-udp-size`, `cache`, `forward`, `socket`, `xdp`, `metrics`, `access`, `rate-limit`, `cookies`, `identity`, `local`, `blocklist`, `dnstap`, `query-log`",
     ),
     (
         "\"\" = 1",
-        "heimdall.toml:1: there is no such key; there are `interface`, `listen`, `upstream`, `backend`, `control`, `max-udp-size`, `cache`, `forward`, `socket`, `xdp`, `metrics`, `access`, `rate-limit`, `cookies`, `identity`, `local`, `blocklist`",
+        "heimdall.toml:1: there is no such key; there are `interface`, `listen`, `upstream`, `backend`, `control`, `max-udp-size`, `cache`, `forward`, `socket`, `xdp`, `metrics`, `access`, `rate-limit`, `cookies`, `identity`, `local`, `blocklist`, `dnstap`, `query-log`",
     ),
     (
         "[blocklist]\nfile = \"a\"",

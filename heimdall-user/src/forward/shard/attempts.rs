@@ -15,7 +15,9 @@ use crate::{
             Exchange, ExchangeStatus, Expected, SendError, Sent, Stream, Target, Transport,
         },
         shed::Scarce,
+        upstreams::Upstreams,
     },
+    tap::Tap,
 };
 
 /// Seconds for which an answer without EDNS may be cached, at most, if DNSSEC's records were asked
@@ -138,6 +140,7 @@ impl Shard {
             subnet: self.subnet.as_ref(),
         };
         query.write_to(&mut self.query);
+        let sampled = self.tap.is_due() && self.tap.forwarder_query(&self.query, address, tcp);
         let transport = match outstanding {
             Some((socket, outstanding)) => {
                 self.udp.queue(socket, outstanding, &self.query);
@@ -153,6 +156,7 @@ impl Shard {
             sent,
             transport,
             rejected: 0,
+            sampled,
         });
         Ok(())
     }
@@ -161,13 +165,13 @@ impl Shard {
     pub(super) fn connection_ready(&mut self, slot: usize, now: Instant) {
         // Another one may be ready as well, and its event lost with one that is closed here. Each
         // exchange ends once, so this is bounded as they are.
-        while let Some((sent, status)) = self.take_ended(slot) {
+        while let Some((sent, status)) = self.take_ended(slot, now) {
             self.handle_status(slot, now, sent, status);
         }
     }
 
     /// Removes an exchange over TCP that has ended from the look-up.
-    fn take_ended(&mut self, slot: usize) -> Option<(Sent, ExchangeStatus)> {
+    fn take_ended(&mut self, slot: usize, now: Instant) -> Option<(Sent, ExchangeStatus)> {
         let lookup = self.in_flight.get_mut(slot)?;
         let request = &lookup.request;
         let mut exchanges = lookup.exchanges.iter_mut().enumerate();
@@ -184,7 +188,13 @@ impl Shard {
                 status => Some((index, status)),
             }
         })?;
-        Some((lookup.exchanges.swap_remove(index).sent, status))
+        let ended = lookup.exchanges.swap_remove(index);
+        if ended.sampled
+            && let Some(response) = ended.received()
+        {
+            sample_response(&self.tap, &self.upstreams, &ended.sent, response, now);
+        }
+        Some((ended.sent, status))
     }
 
     /// Continues after an exchange that has ended and was removed from the look-up.
@@ -340,6 +350,21 @@ impl Shard {
             lookup.upstream = self.upstreams.after(upstream, now);
             self.start_attempt(due.slot, now);
         }
+    }
+}
+
+/// Samples the response to a query that was sampled.
+#[cold]
+pub(super) fn sample_response(
+    tap: &Tap,
+    upstreams: &Upstreams,
+    sent: &Sent,
+    response: &[u8],
+    now: Instant,
+) {
+    if let Some(upstream) = upstreams.address(sent.target.upstream) {
+        let waited = now.saturating_duration_since(sent.at);
+        tap.forwarder_response(response, upstream, sent.target.tcp, waited);
     }
 }
 

@@ -4,7 +4,10 @@ use std::{mem, time::Instant};
 
 use nix::errno::Errno;
 
-use super::{Shard, attempts::limits};
+use super::{
+    Shard,
+    attempts::{limits, sample_response},
+};
 use crate::forward::{
     exchange::{ExchangeStatus, Expected, SendError},
     inflight::Lookup,
@@ -118,6 +121,9 @@ impl Shard {
         else {
             return;
         };
+        if exchange.sampled {
+            sample_response(&self.tap, &self.upstreams, &exchange.sent, message, now);
+        }
         if let Some(exchange) = self.in_flight.take_exchange(slot, serial) {
             self.udp.end(&exchange);
             self.handle_status(slot, now, exchange.sent, status);

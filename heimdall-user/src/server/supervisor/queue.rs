@@ -135,6 +135,7 @@ impl ServedQueue {
                 front: self.front,
                 clock: context.cores.clock(),
                 latency: Arc::clone(&self.core.latency),
+                tap: context.cores.tap(),
             },
             mtu: Arc::clone(&attached.mtu),
             sources: Arc::clone(&attached.sources),

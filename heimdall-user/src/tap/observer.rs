@@ -1,0 +1,194 @@
+//! The observer: the thread that takes the samples of all others.
+
+use std::{
+    io,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        mpsc::{RecvTimeoutError, channel},
+    },
+    time::{Duration, Instant},
+};
+
+use serde_json::{Map, Value};
+
+use super::{
+    dnstap::Encoder,
+    file_output::FileOutput,
+    options::{DnstapOptions, DnstapTarget, TapOptions},
+    output::{Output, OutputStatus},
+    popular::Popular,
+    query_log,
+    rate::{DNSTAP, LOG, POPULAR},
+    ring::SAMPLES,
+    sample::Sample,
+    socket_output::SocketOutput,
+    taps::Taps,
+};
+use crate::exit::{OnExit, OwnedThread};
+
+/// The time between two looks at the rings: it is halved when one was nearly full, and doubled when all were nearly
+/// empty.
+const SHORTEST: Duration = Duration::from_millis(1);
+const LONGEST: Duration = Duration::from_millis(64);
+
+/// What is observed: the observer writes it, the statistics read it, and fronts get their samplers of it.
+#[derive(Debug)]
+pub(crate) struct Observations {
+    taps: Taps,
+    popular: Mutex<Popular>,
+    dnstap: Arc<OutputStatus>,
+    query_log: Arc<OutputStatus>,
+}
+
+impl Observations {
+    pub(crate) fn new(options: &TapOptions) -> Self {
+        let rates = options.rates();
+        Self {
+            taps: Taps::new(rates),
+            popular: Mutex::new(Popular::new(rates.popular, Instant::now())),
+            dnstap: Arc::default(),
+            query_log: Arc::default(),
+        }
+    }
+
+    /// The samplers.
+    pub(crate) fn taps(&self) -> &Taps {
+        &self.taps
+    }
+
+    /// Adds `popular`, `dnstap` and `query_log` to the statistics.
+    pub(crate) fn insert_into(&self, fields: &mut Map<String, Value>) {
+        let dropped = |consumer| self.taps.dropped(consumer);
+        let popular = self.popular().json(dropped(POPULAR), Instant::now());
+        fields.insert("popular".to_owned(), popular);
+        fields.insert("dnstap".to_owned(), self.dnstap.json(dropped(DNSTAP)));
+        fields.insert("query_log".to_owned(), self.query_log.json(dropped(LOG)));
+    }
+
+    fn popular(&self) -> MutexGuard<'_, Popular> {
+        self.popular.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The running observer. Dropping it takes the samples that are left, writes what can be written within half a second,
+/// and ends the thread.
+#[derive(Debug)]
+pub(crate) struct Observer {
+    _thread: OwnedThread,
+}
+
+impl Observer {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// It cannot be started. What cannot be opened is tried again.
+    pub(crate) fn start(
+        options: &TapOptions,
+        observations: Arc<Observations>,
+        on_exit: OnExit,
+    ) -> io::Result<Self> {
+        let dnstap = options.dnstap.as_ref().map(|options| {
+            let output = dnstap_output(options, Arc::clone(&observations.dnstap));
+            (Encoder::new(options), output)
+        });
+        let log = options.query_log.as_ref().map(|options| {
+            let (path, status) = (options.file.clone(), Arc::clone(&observations.query_log));
+            FileOutput::new("query log", path, false, status)
+        });
+        let mut outputs = Outputs { dnstap, log };
+        let (stop, stopped) = channel();
+        let stop = move || {
+            // The receiver is gone if the thread has ended already.
+            let _ = stop.send(());
+        };
+        let thread = OwnedThread::start("observer", on_exit, stop, move || {
+            let mut pause = LONGEST;
+            while stopped.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
+                let now = Instant::now();
+                let most = observe(&observations, &mut outputs, now);
+                outputs.for_each(|output| output.tick(now));
+                pause = next_pause(pause, most);
+            }
+            observe(&observations, &mut outputs, Instant::now());
+            outputs.for_each(|output| output.close());
+        })?;
+        Ok(Self { _thread: thread })
+    }
+}
+
+/// The pause after one, when so many samples waited in the fullest ring.
+fn next_pause(pause: Duration, most: usize) -> Duration {
+    if most > SAMPLES / 4 {
+        (pause / 2).max(SHORTEST)
+    } else if most < SAMPLES / 16 {
+        (pause * 2).min(LONGEST)
+    } else {
+        pause
+    }
+}
+
+fn dnstap_output(options: &DnstapOptions, status: Arc<OutputStatus>) -> Box<dyn Output> {
+    match options.target.clone() {
+        DnstapTarget::Socket(path) => Box::new(SocketOutput::new("dnstap", path, status)),
+        DnstapTarget::File(path) => Box::new(FileOutput::new("dnstap", Some(path), true, status)),
+    }
+}
+
+struct Outputs {
+    dnstap: Option<(Encoder, Box<dyn Output>)>,
+    log: Option<FileOutput>,
+}
+
+impl Outputs {
+    fn for_each(&mut self, mut act: impl FnMut(&mut dyn Output)) {
+        if let Some((_, output)) = &mut self.dnstap {
+            act(output.as_mut());
+        }
+        if let Some(output) = &mut self.log {
+            act(output);
+        }
+    }
+
+    fn push(&mut self, sample: &Sample) {
+        if sample.consumers & DNSTAP != 0
+            && let Some((encoder, output)) = &mut self.dnstap
+        {
+            encoder.encode(sample, |frame| output.push(frame));
+        }
+        if sample.consumers & LOG != 0
+            && let Some(output) = &mut self.log
+        {
+            output.push(query_log::line(sample).as_bytes());
+        }
+    }
+}
+
+/// Takes the samples that wait. Returns the most that waited in one ring.
+fn observe(observations: &Observations, outputs: &mut Outputs, now: Instant) -> usize {
+    let mut popular = observations.popular();
+    observations.taps.drain(|sample| {
+        if sample.consumers & POPULAR != 0 {
+            popular.add(sample, now);
+        }
+        outputs.push(sample);
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pause_follows_the_load() {
+        let ms = Duration::from_millis;
+        for (pause, most, next) in [
+            (64, 0, 64),
+            (64, 40, 64),
+            (64, 200, 32),
+            (1, 512, 1),
+            (1, 0, 2),
+        ] {
+            assert_eq!(next_pause(ms(pause), most), ms(next), "{pause}, {most}");
+        }
+    }
+}
