@@ -11,6 +11,7 @@ mod reload;
 mod run;
 mod stats;
 mod table;
+mod trace;
 
 use std::{
     io::{self, Write},
@@ -37,6 +38,8 @@ Examples:
     heimdall reload
   Remove a zone from its caches:
     heimdall flush --zone example.com
+  Explain what a client's query gets:
+    heimdall trace www.example.com A --client 192.0.2.7
 
 Exit codes: 0 success, 1 failure (a line on stderr says why), 2 wrong usage.";
 
@@ -56,6 +59,7 @@ enum Command {
     Reload(reload::Reload),
     Flush(flush::Flush),
     Dump(dump::Dump),
+    Trace(trace::Trace),
 }
 
 /// Runs the command that the process's arguments give.
@@ -67,6 +71,7 @@ pub fn main() -> ExitCode {
         Ok(Command::Reload(reload)) => reload.execute(),
         Ok(Command::Flush(flush)) => flush.execute(),
         Ok(Command::Dump(dump)) => dump.execute(),
+        Ok(Command::Trace(trace)) => trace.execute(),
         // Wrong usage ends here, with exit code 2.
         Err(wrong) if wrong.use_stderr() => wrong.exit(),
         // The help, or the version.

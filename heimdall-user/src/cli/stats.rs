@@ -4,7 +4,7 @@ use clap::Args;
 use serde_json::{Map, Value};
 
 use super::{args::ServerArgs, print, table::Table};
-use crate::control;
+use crate::control::{self, ControlCommand};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -30,7 +30,7 @@ pub(super) struct Stats {
 impl Stats {
     pub(super) fn execute(self) -> anyhow::Result<()> {
         let path = self.server.path()?;
-        let stats = control::ask(&path, "stats")?;
+        let stats = control::ask(&path, &ControlCommand::Stats)?;
         let text = if self.json {
             let mut text = serde_json::to_string_pretty(&stats)?;
             text.push('\n');

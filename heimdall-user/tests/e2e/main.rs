@@ -27,6 +27,7 @@ mod sockets;
 mod stale;
 mod start;
 mod threads;
+mod trace;
 mod upstreams;
 mod wire;
 
