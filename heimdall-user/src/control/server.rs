@@ -199,12 +199,17 @@ fn run(control: &Control, stop: &Arc<EventFd>, respond: Arc<impl Respond + 'stat
         }
         clients.0.retain(|client| !client.thread.is_finished());
         let pause = if clients.0.len() < MAX_CLIENTS {
-            match accept(control, &respond, &reserve) {
+            let mut accepted = accept(control, &respond, &reserve);
+            while let Err(error) = &accepted
+                && reserve.release_for(error)
+            {
+                accepted = accept(control, &respond, &reserve);
+            }
+            match accepted {
                 Ok(client) => {
                     clients.0.extend(client);
                     continue;
                 }
-                Err(error) if reserve.release_for(&error) => continue,
                 Err(error) => {
                     // Out of descriptors or threads, most likely: the listener stays readable.
                     warn!("a control client cannot be accepted: {error}");

@@ -1,13 +1,18 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use std::{
+    env,
     io::{BufRead, BufReader, Read, Write},
     net::Shutdown,
     os::unix::{fs::MetadataExt, net::UnixStream},
+    process::Command,
     time::{Duration, Instant},
 };
 
-use nix::unistd::getgid;
+use nix::{
+    sys::resource::{Resource, setrlimit},
+    unistd::getgid,
+};
 use serde_json::{Value, json};
 
 use super::{server::MAX_REQUEST, *};
@@ -336,4 +341,45 @@ fn a_stop_does_not_wait_for_a_long_command() {
     drop(server);
     assert!(begin.elapsed() < Duration::from_secs(10));
     assert!(!path.exists());
+}
+
+/// Set for the process that may open few files.
+const CHILD: &str = "HEIMDALL_CONTROL_CHILD";
+
+#[test]
+fn a_process_without_descriptors_answers() {
+    const NAME: &str = "control::tests::a_process_without_descriptors_answers";
+    if env::var_os(CHILD).is_none() {
+        // The limit is one of the process.
+        let child = Command::new(env::current_exe().unwrap())
+            .args(["--exact", NAME])
+            .env(CHILD, "1")
+            .output()
+            .unwrap();
+        let output = String::from_utf8_lossy(&child.stdout);
+        assert!(
+            child.status.success() && output.contains("1 passed"),
+            "{output}"
+        );
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("control.sock");
+    let server = serve(&path);
+    // It has reserved its descriptors now.
+    stats(&path).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, 64, 64).unwrap();
+    let mut others = Vec::new();
+    while let Ok(file) = fs::File::open("/dev/null") {
+        others.push(file);
+    }
+    for _ in 0..100 {
+        // The client's own, and none besides.
+        others.pop();
+        stats(&path).unwrap();
+        while let Ok(file) = fs::File::open("/dev/null") {
+            others.push(file);
+        }
+    }
+    drop((others, server));
 }
