@@ -3,7 +3,7 @@
 
 use std::{env, process::Command, thread};
 
-use heimdall_user::log;
+use heimdall_user::log::{self, LogFormat};
 use tracing_subscriber::EnvFilter;
 
 /// Set for the process in which a thread is to panic.
@@ -12,7 +12,7 @@ const CHILD: &str = "HEIMDALL_LOG_CHILD";
 #[test]
 fn a_panic_is_a_line_of_the_log() {
     if env::var_os(CHILD).is_some() {
-        let _flush = log::start(EnvFilter::new("info"), false).unwrap();
+        let _flush = log::start(EnvFilter::new("info"), LogFormat::Brief).unwrap();
         for message in ["first", "second"] {
             let thread = thread::Builder::new().name("victim".to_owned());
             let victim = thread.spawn(move || panic!("the {message} reason"));

@@ -45,6 +45,8 @@ pub(crate) fn private() -> Vec<Prefix> {
 #[derive(Clone, Debug)]
 pub struct Access {
     decisions: PrefixMap<Decision>,
+    /// The prefixes that these were made of, in order.
+    rules: Vec<(Prefix, Decision)>,
     public: Vec<Prefix>,
 }
 
@@ -59,17 +61,20 @@ impl Access {
     /// An access list of these prefixes. The most specific prefix decides; of equal ones, drop comes
     /// before refuse and refuse before allow. Addresses in none are refused.
     pub fn new(allow: &[Prefix], refuse: &[Prefix], drop: &[Prefix]) -> Self {
-        let with = |prefixes: &[Prefix], decision| {
-            let prefixes: Vec<_> = prefixes.iter().map(|prefix| (*prefix, decision)).collect();
-            prefixes.into_iter()
-        };
-        let all = with(allow, Decision::Allow)
-            .chain(with(refuse, Decision::Refuse))
-            .chain(with(drop, Decision::Drop));
+        let lists = [
+            (allow, Decision::Allow),
+            (refuse, Decision::Refuse),
+            (drop, Decision::Drop),
+        ];
+        let rules: Vec<_> = lists
+            .into_iter()
+            .flat_map(|(list, decision)| list.iter().map(move |prefix| (*prefix, decision)))
+            .collect();
         let private = private();
         let is_public = |prefix: &&Prefix| !private.iter().any(|known| known.contains(prefix));
         Self {
-            decisions: PrefixMap::new(all, Decision::Refuse),
+            decisions: PrefixMap::new(rules.iter().copied(), Decision::Refuse),
+            rules,
             public: allow.iter().filter(is_public).copied().collect(),
         }
     }
@@ -78,6 +83,14 @@ impl Access {
     #[inline]
     pub fn decide(&self, address: IpAddr) -> Decision {
         self.decisions.get(address)
+    }
+
+    /// The prefix that decides for a client with this address. `None`: it is in none.
+    pub(crate) fn rule(&self, address: IpAddr) -> Option<Prefix> {
+        let numbered = self.rules.iter().enumerate();
+        let numbered = numbered.map(|(number, (prefix, _))| (*prefix, Some(number)));
+        let number = PrefixMap::new(numbered, None).get(address)?;
+        self.rules.get(number).map(|(prefix, _)| *prefix)
     }
 
     /// The range of addresses around this one, itself included, with the same decision.
@@ -168,6 +181,9 @@ mod tests {
                     .max_by_key(|(prefix, kind)| (prefix.parts().1, *kind))
                     .map_or(Decision::Refuse, |(_, kind)| [Decision::Allow, Decision::Refuse, Decision::Drop][*kind]);
                 prop_assert_eq!(access.decide(address), expected);
+                let longest = prefixes.iter().filter(|(prefix, _)| prefix.contains(&host));
+                let longest = longest.map(|(prefix, _)| *prefix).max_by_key(|prefix| prefix.parts().1);
+                prop_assert_eq!(access.rule(address), longest);
                 if let IpAddr::V4(v4) = address {
                     let range = access.range_v4(v4);
                     prop_assert!(range.contains(&u32::from(v4)));

@@ -163,6 +163,11 @@ impl Admission {
         terms
     }
 
+    /// The rest of a client's allowance. `None`: there is no limit for it.
+    pub(super) fn allowance(&self, client: IpAddr, now: Now) -> Option<u16> {
+        self.limiter.left(client, now.seconds)
+    }
+
     /// Whether a message that could not be read gets an error. Counts it if it is dropped.
     pub(super) fn admits_malformed(&mut self, writer: &Writer, client: Client, now: Now) -> bool {
         if writer.drops_port_zero(client) {

@@ -116,6 +116,11 @@ impl Blocklists {
 
     /// The action for a name (wire form, any case), if it is on a list.
     pub fn lookup(&self, qname: &[u8]) -> Option<BlockAction> {
+        self.find(qname).map(|(action, _)| action)
+    }
+
+    /// As [`lookup`](Self::lookup), with the number of labels that the name has before that of the entry.
+    pub(crate) fn find(&self, qname: &[u8]) -> Option<(BlockAction, usize)> {
         let fst = self.rules.as_ref()?.as_fst();
         let mut starts = [0u8; MAX_NAME];
         let labels = label_starts(qname, &mut starts)?;
@@ -140,7 +145,7 @@ impl Blocklists {
                 } else {
                     rule.below
                 };
-                found = action.or(found);
+                found = action.map(|action| (action, labels_left)).or(found);
             }
         }
         found

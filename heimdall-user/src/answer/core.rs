@@ -1,7 +1,7 @@
 //! The core: its state, reading, completion, and replies that have no answer. The steps of an answer
 //! are in `steps`.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use arc_swap::ArcSwap;
 
@@ -126,9 +126,15 @@ impl Core {
         self.cache.invalidate(self.now.seconds);
     }
 
-    /// Pre-faults the cache's memory, on the caller's NUMA node.
+    /// Populates the cache's memory, on the caller's NUMA node.
     pub fn populate(&mut self) {
         self.cache.populate();
+    }
+
+    /// The replies that a client's prefix may get now; nothing is taken from its allowance. `None`: there is no
+    /// limit for it.
+    pub(crate) fn allowance(&self, client: IpAddr) -> Option<u16> {
+        self.admission.allowance(client, self.now)
     }
 
     /// Maintains the cache: calls `work` with it and the seconds of [`begin`](Self::begin), and

@@ -35,6 +35,17 @@ pub struct LimitSettings {
     pub exempt: Vec<Prefix>,
 }
 
+impl LimitSettings {
+    /// The prefix by which a client is counted.
+    pub(crate) fn prefix(&self, client: IpAddr) -> Prefix {
+        let bits = match client {
+            IpAddr::V4(_) => self.v4_prefix,
+            IpAddr::V6(_) => self.v6_prefix,
+        };
+        Prefix::of(client, bits)
+    }
+}
+
 impl Default for LimitSettings {
     /// No limit.
     fn default() -> Self {
@@ -161,19 +172,27 @@ impl Limiter {
     /// As [`check`](Self::check), for a later reply to a query that was checked: nothing is taken, and
     /// the reply is full or small.
     pub(super) fn peek(&self, address: IpAddr, now: u32) -> Allowance {
+        let burst = self.settings.burst;
+        let left = self.left(address, now);
+        left.map_or(Allowance::Full, |left| full_or_small(left, burst))
+    }
+
+    /// The replies that the client's prefix may get at `now`. `None`: there is no limit for it.
+    pub(super) fn left(&self, address: IpAddr, now: u32) -> Option<u16> {
         let (bucket, tag) = self.position(address);
-        let account = self
-            .buckets
-            .get(bucket)
-            .and_then(|Bucket(accounts)| accounts.iter().find(|account| account.tag == tag));
-        match account {
-            Some(account) if !self.exempt.get(address) => {
-                let mut account = *account;
-                account.refill(self.settings.per_second, self.settings.burst, now as u16);
-                full_or_small(account.tokens, self.settings.burst)
-            }
-            _ => Allowance::Full,
+        let Bucket(accounts) = self.buckets.get(bucket)?;
+        if self.exempt.get(address) {
+            return None;
         }
+        let LimitSettings {
+            per_second, burst, ..
+        } = self.settings;
+        let Some(account) = accounts.iter().find(|account| account.tag == tag) else {
+            return Some(burst);
+        };
+        let mut account = *account;
+        account.refill(per_second, burst, now as u16);
+        Some(account.tokens)
     }
 
     /// The bucket and the tag of an address's prefix.
@@ -265,6 +284,8 @@ mod tests {
             let mut limiter = Limiter::new(&settings(1, 4, slip));
             let got = [(); 8].map(|()| limiter.check("192.0.2.1".parse().unwrap(), 9));
             assert_eq!(got, expected, "slip {slip}");
+            let left = |text: &str| limiter.left(text.parse().unwrap(), 11);
+            assert_eq!([left("192.0.2.9"), left("192.0.3.1")], [Some(2), Some(4)]);
             // A second later there is one more.
             let address = "192.0.2.200".parse().unwrap();
             assert_eq!(limiter.peek(address, 10), Small);
@@ -278,6 +299,7 @@ mod tests {
     fn without_a_limit_all_replies_are_full() {
         let mut limiter = Limiter::new(&LimitSettings::default());
         assert!(!limiter.is_on());
+        assert_eq!(limiter.left("192.0.2.1".parse().unwrap(), 0), None);
         for _ in 0..100_000 {
             let address = "192.0.2.1".parse().unwrap();
             assert_eq!(limiter.check(address, 0), Allowance::Full);

@@ -136,6 +136,12 @@ pub struct LocalDataBuilder {
 }
 
 impl LocalDataBuilder {
+    /// Whether something that was added is about a name (wire form, any case).
+    pub(crate) fn has(&self, name: &[u8]) -> bool {
+        let name = name.to_ascii_lowercase();
+        self.names.contains_key(&name) || self.reverse.contains_key(&name)
+    }
+
     fn address(&mut self, name: Name, address: IpAddr, ttl: u32, record: Option<usize>) {
         let (rtype, rdata) = match address {
             IpAddr::V4(v4) => (A, v4.octets().to_vec()),

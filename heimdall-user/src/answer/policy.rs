@@ -81,23 +81,25 @@ impl Default for Policy {
 
 /// The part of the policy that has an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum AnsweredBy {
-    /// Local data, or a special-use name.
+pub(crate) enum AnsweredBy {
+    /// Local data.
     Local,
     /// A blocklist.
     Blocklist,
+    /// The special-use names.
+    Special,
 }
 
 impl Policy {
     /// The policy's answer to a question of class IN, if it has one. Local data come before blocklists,
     /// and both before special-use names.
-    pub(super) fn decide(&self, qname: &[u8], qtype: u16) -> Option<(&Answer, AnsweredBy)> {
+    pub(crate) fn decide(&self, qname: &[u8], qtype: u16) -> Option<(&Answer, AnsweredBy)> {
         if let Some(answer) = self.local.lookup(qname, qtype) {
             return Some((answer, AnsweredBy::Local));
         }
         let Some(action) = self.blocklists.lookup(qname) else {
             let answer = self.special.lookup(qname, qtype)?;
-            return Some((answer, AnsweredBy::Local));
+            return Some((answer, AnsweredBy::Special));
         };
         let answer = self.blocklists.answer(action, qtype)?;
         Some((answer, AnsweredBy::Blocklist))
@@ -107,6 +109,17 @@ impl Policy {
     /// alias of a blocked name. The first blocked name of the chain decides. If the question's name is
     /// allowed, so are the targets of its aliases.
     pub(super) fn decide_aliases(&self, question: &[u8], answer: AnswerRef<'_>) -> Option<&Answer> {
+        self.find_blocked_alias(question, answer, |_, answer| answer)
+    }
+
+    /// As [`decide_aliases`](Self::decide_aliases): what `found` makes of the blocked name, in wire form, and the
+    /// answer that replaces the upstream's.
+    pub(crate) fn find_blocked_alias<'a, T>(
+        &'a self,
+        question: &[u8],
+        answer: AnswerRef<'_>,
+        found: impl Fn(&[u8], &'a Answer) -> T,
+    ) -> Option<T> {
         if !self.blocklist_aliases || self.blocklists.is_empty() {
             return None;
         }
@@ -114,7 +127,8 @@ impl Policy {
         let qtype = u16::from_be_bytes([*t0, *t1]);
         let blocked = aliases::find_target(question, answer, |target| {
             let action = self.blocklists.lookup(target)?;
-            self.blocklists.answer(action, qtype)
+            let answer = self.blocklists.answer(action, qtype)?;
+            Some(found(target, answer))
         })?;
         (self.blocklists.lookup(qname) != Some(BlockAction::Allow)).then_some(blocked)
     }

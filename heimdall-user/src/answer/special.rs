@@ -206,6 +206,13 @@ impl SpecialNames {
         })
     }
 
+    /// The special zone that a name (wire form, any case) belongs to, in wire form.
+    pub(crate) fn zone(&self, qname: &[u8]) -> Option<&[u8]> {
+        let mut lower = [0; MAX_NAME];
+        let zone = self.zone_of(lower_case(qname, &mut lower)?)?;
+        Some(&zone.name)
+    }
+
     /// The special zone that a name in lower case belongs to.
     fn zone_of(&self, name: &[u8]) -> Option<&Zone> {
         let zones = match name.ends_with(ARPA_LABEL) {

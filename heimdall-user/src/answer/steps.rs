@@ -144,7 +144,7 @@ impl Core {
             return Verdict::Miss;
         };
         match by {
-            AnsweredBy::Local => &self.writer.counters.local,
+            AnsweredBy::Local | AnsweredBy::Special => &self.writer.counters.local,
             AnsweredBy::Blocklist => &self.writer.counters.blocked,
         }
         .add(1);

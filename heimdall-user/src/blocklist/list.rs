@@ -29,15 +29,45 @@ const LOCAL: [&str; 9] = [
     "0.0.0.0",
 ];
 
+/// The line, counted from 1, that puts a name (wire form, any case) on a list: the name itself, or only if the
+/// names below it are on the list, too.
+pub(crate) fn find_line(text: &[u8], name: &[u8], with_below: bool) -> Option<usize> {
+    let mut wanted = Vec::with_capacity(256);
+    write_key(&text_of(name)?, &mut wanted)?;
+    let mut found = None;
+    read_lines(text, |line, key, below| {
+        if key == wanted && (below || !with_below) {
+            found.get_or_insert(line);
+        }
+    });
+    found
+}
+
+/// A name in wire form as lists have it: its labels with dots between.
+fn text_of(mut name: &[u8]) -> Option<Vec<u8>> {
+    let mut labels = Vec::new();
+    while let Some((len @ 1.., rest)) = name.split_first() {
+        let (label, rest) = rest.split_at_checked(usize::from(*len))?;
+        labels.push(label);
+        name = rest;
+    }
+    Some(labels.join(&b'.'))
+}
+
 /// Calls `add` with the key of each name, and whether the names below it are blocked, too.
 pub(super) fn read(text: &[u8], mut add: impl FnMut(&[u8], bool)) -> ListReport {
+    read_lines(text, |_, key, below| add(key, below))
+}
+
+/// As [`read`], with the number of each name's line.
+fn read_lines(text: &[u8], mut add: impl FnMut(usize, &[u8], bool)) -> ListReport {
     let mut report = ListReport::default();
     let mut key = Vec::with_capacity(256);
     let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text); // byte order mark
     for (number, line) in (1..).zip(text.split(|octet| *octet == b'\n')) {
         let mut add = |key: &[u8], below| {
             report.names += 1;
-            add(key, below);
+            add(number, key, below);
         };
         if read_line(line.trim_ascii(), &mut key, &mut add).is_none() {
             report.skipped += 1;

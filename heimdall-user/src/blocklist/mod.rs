@@ -16,6 +16,7 @@ use fst::MapBuilder;
 use crate::answer::blocklist::{BlockAction, Blocklists, Rule};
 
 use list::ListReport;
+pub(crate) use list::find_line;
 
 /// Builds blocklists of texts, each with the action for its names. If several entries have the same
 /// name, the first list's counts, but [`BlockAction::Allow`] before all. There is a report for each list.

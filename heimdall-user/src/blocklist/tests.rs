@@ -138,6 +138,24 @@ fn the_most_specific_name_decides_and_exceptions_come_first() {
     assert!(lists.bytes() > 0);
 }
 
+#[test]
+fn the_line_of_a_name_is_found() {
+    let text = b"\xef\xbb\xbf# a list\n0.0.0.0 Exact.example other.example\nexact.example\n*.star.example.\n\
+                 exact.example\n";
+    for (name, with_below, line) in [
+        ("EXACT.example", false, Some(2)),
+        ("exact.example", true, Some(3)),
+        ("other.example", false, Some(2)),
+        ("other.example", true, None),
+        ("star.example", true, Some(4)),
+        ("example", false, None),
+    ] {
+        let name_found = find_line(text, &wire_as_is(name), with_below);
+        assert_eq!(name_found, line, "{name}");
+    }
+    assert_eq!(find_line(text, b"\x03ab", false), None);
+}
+
 proptest! {
     /// Against a table of names in which every suffix is looked up.
     #[test]

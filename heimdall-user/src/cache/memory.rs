@@ -15,7 +15,7 @@ const HUGE_PAGE: usize = 2 << 20;
 /// Lengths from this on are rounded to whole huge pages: below, too much would be lost.
 const WORTH_ROUNDING: usize = 4 * HUGE_PAGE;
 
-/// What [`Array::populate_step`] pre-faults at once: while it does, whoever maps memory in this process
+/// What [`Array::populate_step`] populates at once: while it does, whoever maps memory in this process
 /// waits. A smaller piece would still be a huge page.
 const STEP: usize = HUGE_PAGE;
 
@@ -96,7 +96,7 @@ impl<T: Zeroed> Array<T> {
         Ok(map)
     }
 
-    /// Pre-faults the next pages, 2 MiB at most, so that no look-up waits for one later; their contents
+    /// Populates the next pages, 2 MiB at most, so that no look-up waits for one later; their contents
     /// stay. Returns whether there were any.
     ///
     /// # Errors

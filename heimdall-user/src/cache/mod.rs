@@ -141,12 +141,12 @@ impl Cache {
         })
     }
 
-    /// Pre-faults all memory, on the caller's NUMA node, as far as the kernel does that.
+    /// Populates all memory, on the caller's NUMA node, as far as the kernel does that.
     pub fn populate(&mut self) {
         while self.populate_step().is_ok_and(|more| more) {}
     }
 
-    /// Pre-faults the next 2 MiB of the memory at most, on the caller's NUMA node. Returns whether there
+    /// Populates the next 2 MiB of the memory at most, on the caller's NUMA node. Returns whether there
     /// were any that had not been. Entries stay.
     ///
     /// # Errors

@@ -6,7 +6,8 @@ use tracing_subscriber::EnvFilter;
 use super::{print, table::Table};
 use crate::{
     config::{self, Config, Flags, Host, Location},
-    log, server,
+    log::{self, LogFormat},
+    server,
 };
 
 const EXAMPLES: &str = "\
@@ -38,7 +39,7 @@ impl Check {
             return print(&config::example());
         }
         let config = Config::load(&self.flags, &Host::read())?;
-        let _flush = log::start(EnvFilter::new("warn"), false)?;
+        let _flush = log::start(EnvFilter::new("warn"), LogFormat::Brief)?;
         server::check(&config)?;
         print(&describe(&config))
     }

@@ -14,7 +14,10 @@ use super::{
     args::{ScopeArgs, ServerArgs},
     printed,
 };
-use crate::control::{self, ControlError};
+use crate::{
+    control::{self, ControlCommand, ControlError},
+    maintenance::Scope,
+};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -44,11 +47,7 @@ pub(super) struct Dump {
 
 impl Dump {
     pub(super) fn execute(self) -> anyhow::Result<()> {
-        let scope = self
-            .answers
-            .scope()
-            .unwrap_or(crate::maintenance::Scope::All);
-        let request = format!("dump {}", control::words(&scope));
+        let request = ControlCommand::Dump(self.answers.scope().unwrap_or(Scope::All));
         let path = self.server.path()?;
         // The server closes the connection to a slow reader, so its output is buffered here.
         let (to, documents) = channel();

@@ -8,7 +8,7 @@ use super::{
     args::{ScopeArgs, ServerArgs},
     print,
 };
-use crate::control;
+use crate::control::{self, ControlCommand};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -44,8 +44,7 @@ impl Flush {
                 .map_or_else(|| error(&mut Cli::command()), error)
                 .exit();
         };
-        let request = format!("flush {}", control::words(&scope));
-        let outcome = control::ask(&self.server.path()?, &request)?;
+        let outcome = control::ask(&self.server.path()?, &ControlCommand::Flush(scope))?;
         let count = outcome.get("flushed").and_then(Value::as_u64);
         print(&format!("{} answers flushed\n", count.unwrap_or_default()))
     }

@@ -12,6 +12,7 @@ mod run;
 mod stats;
 mod table;
 mod top;
+mod trace;
 mod view;
 
 use std::{
@@ -40,6 +41,8 @@ Examples:
     heimdall reload
   Remove a zone from its caches:
     heimdall flush --zone example.com
+  Explain what a client's query gets:
+    heimdall trace www.example.com A --client 192.0.2.7
 
 Exit codes: 0 success, 1 failure (a line on stderr says why), 2 wrong usage.";
 
@@ -60,6 +63,7 @@ enum Command {
     Reload(reload::Reload),
     Flush(flush::Flush),
     Dump(dump::Dump),
+    Trace(trace::Trace),
 }
 
 /// Runs the command that the process's arguments give.
@@ -72,6 +76,7 @@ pub fn main() -> ExitCode {
         Ok(Command::Reload(reload)) => reload.execute(),
         Ok(Command::Flush(flush)) => flush.execute(),
         Ok(Command::Dump(dump)) => dump.execute(),
+        Ok(Command::Trace(trace)) => trace.execute(),
         // Wrong usage ends here, with exit code 2.
         Err(wrong) if wrong.use_stderr() => wrong.exit(),
         // The help, or the version.

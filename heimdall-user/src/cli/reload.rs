@@ -1,11 +1,10 @@
 //! `heimdall reload`: apply changes of the policy without a restart.
 
-use anyhow::bail;
 use clap::Args;
 use serde_json::Value;
 
 use super::{args::ServerArgs, print};
-use crate::control;
+use crate::control::{self, ControlCommand};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -28,12 +27,8 @@ pub(super) struct Reload {
 
 impl Reload {
     pub(super) fn execute(self) -> anyhow::Result<()> {
-        let path = self.server.path()?;
-        let outcome = control::ask(&path, "reload")?;
-        let text = |key: &str| outcome.get(key).and_then(Value::as_str);
-        if let Some(why) = text("failed") {
-            bail!("not reloaded, the old policy stays: {why}");
-        }
-        print(&format!("{}\n", text("reloaded").unwrap_or("reloaded")))
+        let outcome = control::ask(&self.server.path()?, &ControlCommand::Reload)?;
+        let done = outcome.get("reloaded").and_then(Value::as_str);
+        print(&format!("{}\n", done.unwrap_or("reloaded")))
     }
 }

@@ -13,10 +13,7 @@ use signal_hook::{
     iterator::Signals,
 };
 use tracing::info;
-use tracing_subscriber::{
-    EnvFilter,
-    filter::{LevelFilter, ParseError},
-};
+use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 use crate::{
     config::{Config, ConfigError, Flags, Host},
@@ -47,24 +44,18 @@ it. 1: it could not start, or an essential thread ended.";
 pub(super) struct Run {
     #[command(flatten)]
     flags: Flags,
-
-    /// What to log: error, warn, info, debug or trace, or a filter like heimdall_user::forward=debug
-    /// [default: RUST_LOG, or else info]
-    #[arg(long, value_name = "FILTER", value_parser = filter)]
-    log: Option<String>,
 }
 
 impl Run {
     pub(super) fn execute(self) -> anyhow::Result<()> {
         let flags = self.flags;
-        serve(move || Config::load(&flags, &Host::read()), self.log)
+        serve(move || Config::load(&flags, &Host::read()))
     }
 }
 
 /// Runs a server with the settings that `settings` reads, until a signal stops it.
 fn serve(
     settings: impl Fn() -> Result<Config, ConfigError> + Send + Sync + 'static,
-    log: Option<String>,
 ) -> anyhow::Result<()> {
     // First, so that a signal during the start is not lost.
     let caught = |error| anyhow!("cannot catch signals: {error}");
@@ -77,7 +68,7 @@ fn serve(
     let signals = [SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2];
     let mut signals = Signals::new(signals).map_err(caught)?;
     let config = settings()?;
-    let _flush = log::start(log_filter(log.as_deref()), true)
+    let _flush = log::start(log_filter(config.log.level.as_deref()), config.log.format)
         .map_err(|error| anyhow!("cannot start the log's thread: {error}"))?;
     // Closing it ends the iteration over the signals.
     let handle = signals.handle();
@@ -111,11 +102,6 @@ fn serve(
         )),
         None => Ok(()),
     }
-}
-
-/// Takes a filter that can be read.
-fn filter(text: &str) -> Result<String, ParseError> {
-    EnvFilter::try_new(text).map(|_| text.to_owned())
 }
 
 fn log_filter(filter: Option<&str>) -> EnvFilter {

@@ -238,6 +238,11 @@ pub enum Problem {
     /// A text that does not fit into a string of a TXT record.
     #[error("the text has {0} octets; give it 1 to 255")]
     Text(usize),
+    /// Not a filter of the log.
+    #[error(
+        "{0:?} is no filter: {1}; write error, warn, info, debug or trace, or MODULE=LEVEL, with commas between"
+    )]
+    LogFilter(String, String),
     /// A path that no file can have.
     #[error("{0:?} is not the path of a file")]
     NoFile(PathBuf),
@@ -254,9 +259,18 @@ pub enum Problem {
     NoControl,
 }
 
+/// Keys of earlier versions, and those that took their place.
+const REPLACED: &[(&str, &str)] = &[("spin-us", "idle")];
+
 impl Problem {
     /// For a key that is none of `keys`.
     pub(super) fn unknown(key: &str, keys: &[&str]) -> Self {
+        let replaced = REPLACED
+            .iter()
+            .find(|(old, new)| *old == key && keys.contains(new));
+        if let Some((_, new)) = replaced {
+            return Self::UnknownKey(format!("`{new}` took its place"));
+        }
         let keys = keys.iter().filter(|key| !key.is_empty());
         // At most two letters differ, which also bounds the work for a long key.
         let alike = keys

@@ -28,6 +28,7 @@ use crate::{
     cache,
     dns::TtlLimits,
     forward,
+    log::LogFormat,
     tap::{DnstapTarget, MessageKind, Rate},
     worker::IdleMode,
 };
@@ -91,7 +92,7 @@ settings! {
         ])
         .default(Backend::Auto)
         .flag("--backend", "BACKEND");
-    /// Unix socket by which `heimdall stats`, `reload`, `flush` and `dump` reach the server.
+    /// Unix socket by which `heimdall stats`, `reload`, `flush`, `dump` and `trace` reach the server.
     "control" => control: PathBuf =
         path()
             .check(|path| socket_path(path))
@@ -101,6 +102,15 @@ settings! {
             )
             .example(r#""/run/heimdall/control.sock""#)
             .flag("--control", "PATH");
+    /// Group that the control socket is given to, by its name or number. The server's user has to be a member of
+    /// it, or root.
+    "control-group" => control_group: Option<String> =
+        text("a group", values::any_text, String::clone)
+            .example(r#""adm""#)
+            .optional("the server's group");
+    /// Mode of the control socket: "0660" for the server's user and the group, "0600" for the user alone.
+    "control-mode" => control_mode: u32 =
+        choice(&[("0600", 0o600), ("0660", 0o660)]).default(0o660);
     /// Largest UDP reply. 1232 octets pass every IPv6 path unfragmented.
     "max-udp-size" => max_udp_size: u16 = integer(512, 4096).unit(" octets").default(1232);
 
@@ -115,6 +125,8 @@ settings! {
     xdp: XdpConfig;
     /// Metrics and the status page.
     metrics: MetricsConfig;
+    /// The log.
+    log: LogConfig;
     /// Who may query.
     access: AccessConfig;
     /// Response rate limiting.
@@ -271,6 +283,23 @@ settings! {
         list(text("host names", values::host_name, String::clone))
             .default_from("addresses and localhost only", |_| Ok(Vec::new()))
             .example(r#"["dns1.example.net"]"#);
+
+    /// The log, on stderr.
+    "log" => LogConfig, restart;
+
+    /// What is logged: error, warn, info, debug or trace, or a filter like
+    /// "warn,heimdall_user::forward=debug".
+    "level" => level: Option<String> =
+        text("a level or a filter", values::log_filter, String::clone)
+            .example(r#""info""#)
+            .flag("--log", "FILTER")
+            .optional("the environment variable RUST_LOG, or else info");
+    /// How it is written. "text": a line for people, or an entry with the journal's fields where stderr is
+    /// systemd's journal; "json": a JSON object on a line.
+    "format" => format: LogFormat =
+        choice(&[("text", LogFormat::Text), ("json", LogFormat::Json)])
+            .default(LogFormat::Text)
+            .flag("--log-format", "FORMAT");
 }
 
 settings! {

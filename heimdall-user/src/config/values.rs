@@ -11,6 +11,7 @@ use std::{
 
 use super::Problem;
 use nix::net::if_::{if_indextoname, if_nametoindex};
+use tracing_subscriber::EnvFilter;
 
 /// The port of DNS.
 const DNS_PORT: u16 = 53;
@@ -231,6 +232,14 @@ pub(super) fn short_text(text: &str) -> Result<String, Problem> {
 /// Reads a text that is checked later.
 pub(super) fn any_text(text: &str) -> Result<String, Problem> {
     Ok(text.to_owned())
+}
+
+/// Reads what selects lines of the log.
+pub(super) fn log_filter(text: &str) -> Result<String, Problem> {
+    match EnvFilter::try_new(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(error) => Err(Problem::LogFilter(text.to_owned(), error.to_string())),
+    }
 }
 
 /// Checks that a path can be that of a file.

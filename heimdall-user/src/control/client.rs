@@ -12,17 +12,17 @@ use nix::sys::socket::{
 };
 use serde_json::Value;
 
-use super::ControlError;
+use super::{ControlCommand, ControlError};
 
 /// Time-out of the server's answer. A reload of long lists takes seconds, and another client's may
 /// be executed first.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Sends a command line to the server behind `path` and reads its answer.
+/// Sends a command to the server behind `path` and reads its answer.
 ///
 /// # Errors
-/// No server runs there, it cannot be reached, or it refuses the command.
-pub(crate) fn ask(path: &Path, command: &str) -> Result<Value, ControlError> {
+/// No server runs there, it cannot be reached, or its answer is an error.
+pub(crate) fn ask(path: &Path, command: &ControlCommand) -> Result<Value, ControlError> {
     let mut answer = Value::Null;
     ask_each(path, command, |document| {
         answer = document;
@@ -37,7 +37,7 @@ pub(crate) fn ask(path: &Path, command: &str) -> Result<Value, ControlError> {
 /// As [`ask`]; and what `take` returns.
 pub(crate) fn ask_each(
     path: &Path,
-    command: &str,
+    command: &ControlCommand,
     mut take: impl FnMut(Value) -> io::Result<()>,
 ) -> Result<(), ControlError> {
     let failed = |source: io::Error| match source.kind() {
@@ -67,12 +67,12 @@ pub(crate) fn ask_each(
     Ok(())
 }
 
-fn send(path: &Path, command: &str) -> io::Result<UnixStream> {
+fn send(path: &Path, command: &ControlCommand) -> io::Result<UnixStream> {
     let mut stream = connect(path)?;
     stream.set_nonblocking(false)?;
     stream.set_read_timeout(Some(TIMEOUT))?;
     stream.set_write_timeout(Some(TIMEOUT))?;
-    stream.write_all(format!("{command}\n").as_bytes())?;
+    stream.write_all(format!("{}\n", command.to_json()).as_bytes())?;
     Ok(stream)
 }
 

@@ -1,75 +1,71 @@
-//! The control socket: how `heimdall stats`, `reload`, `flush` and `dump` talk to a running server.
+//! The control socket: how `heimdall stats`, `reload`, `flush`, `dump` and `trace` talk to a running server.
 //!
-//! A Unix stream socket. A client sends one line, gets one JSON document, or for a dump one on each
-//! line, and the end of the stream. `Control` owns the socket's file; `ControlServer` has a
+//! A Unix stream socket. A client sends a request, which is a JSON object on one line, gets one JSON
+//! document, or for a dump one on each line, and the end of the stream; docs/control.md describes both.
+//! `Control` owns the socket's file; `ControlServer` has a
 //! thread that accepts clients and one for each client, of which there is a bounded number, so that
 //! a client that does not write or read delays nobody. The server passes in the function that makes
 //! the documents.
 
 mod client;
+mod request;
 mod server;
 
 use std::{
     fs,
     io::{self, Write},
-    os::unix::{
-        fs::{DirBuilderExt, FileTypeExt, PermissionsExt},
-        net::UnixListener,
+    os::{
+        fd::AsRawFd,
+        unix::{
+            fs::{DirBuilderExt, FileTypeExt, PermissionsExt},
+            net::UnixListener,
+        },
     },
     path::{Path, PathBuf},
 };
 
+use nix::{
+    sys::{
+        socket::{
+            AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen as nix_listen,
+            socket,
+        },
+        stat::{Mode, fchmod},
+    },
+    unistd::{Gid, Group, chown},
+};
 use thiserror::Error;
 
-use crate::{exit::OnExit, file, maintenance::Scope};
+use crate::{exit::OnExit, file};
 
-pub(crate) use client::ask;
-
-pub(crate) use client::ask_each;
+pub(crate) use client::{ask, ask_each};
+pub(crate) use request::{ControlCommand, TraceQuery};
 pub(crate) use server::ControlServer;
 
-/// A client's command.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum ControlCommand {
-    /// Every counter.
-    Stats,
-    /// Reload the policy.
-    Reload,
-    /// Remove these entries from the caches.
-    Flush(Scope),
-    /// Send copies of these entries.
-    Dump(Scope),
+/// Who may use the control socket: the server's user, and its group or another one.
+#[derive(Clone, Debug)]
+pub(crate) struct Permissions {
+    /// The file's mode.
+    pub(crate) mode: u32,
+    /// A group's name or number. `None`: the process's.
+    pub(crate) group: Option<String>,
 }
 
-impl ControlCommand {
-    /// Reads the line that a client sent.
-    fn parse(line: &[u8]) -> Result<Self, String> {
-        let unknown = || format!("unknown command {:?}", String::from_utf8_lossy(line));
-        let text = str::from_utf8(line.trim_ascii()).map_err(|_| unknown())?;
-        let (command, of) = text.split_once(' ').unwrap_or((text, ""));
-        // A name may have spaces.
-        let scope = || match of.split_once(' ').unwrap_or((of, "")) {
-            ("all", "") => Ok(Scope::All),
-            ("name", name) => Scope::name(name).map_err(|error| error.to_string()),
-            ("zone", name) => Scope::zone(name).map_err(|error| error.to_string()),
-            _ => Err(unknown()),
+impl Permissions {
+    /// The group that the file is given to, if it is not the process's.
+    fn group(&self) -> Result<Option<Gid>, ControlError> {
+        let Some(name) = &self.group else {
+            return Ok(None);
         };
-        match command {
-            "stats" => Ok(Self::Stats),
-            "reload" => Ok(Self::Reload),
-            "flush" => scope().map(Self::Flush),
-            "dump" => scope().map(Self::Dump),
-            _ => Err(unknown()),
+        let unknown = || ControlError::NoGroup(name.clone());
+        if let Ok(number) = name.parse() {
+            return Ok(Some(Gid::from_raw(number)));
         }
-    }
-}
-
-/// `scope` as a command line names it.
-pub(crate) fn words(scope: &Scope) -> String {
-    match scope {
-        Scope::All => "all".to_owned(),
-        Scope::Name(_) => format!("name {scope}"),
-        Scope::Zone(_) => format!("zone {scope}"),
+        let group = Group::from_name(name).map_err(|errno| ControlError::Group {
+            group: name.clone(),
+            source: errno.into(),
+        })?;
+        Ok(Some(group.ok_or_else(unknown)?.gid))
     }
 }
 
@@ -98,6 +94,20 @@ pub enum ControlError {
         /// Why not.
         source: io::Error,
     },
+    /// There is no such group.
+    #[error("there is no group {0:?} for the control socket; make it, or correct `control-group`")]
+    NoGroup(String),
+    /// The socket cannot be given to the group.
+    #[error(
+        "cannot give the control socket to the group {group:?}: {source}; run the server as a member of it \
+         (SupplementaryGroups= in the unit) or as root"
+    )]
+    Group {
+        /// The group.
+        group: String,
+        /// Why not.
+        source: io::Error,
+    },
     /// No server answers there.
     #[error("no server listens on the control socket {}; start one, or give its --control PATH", .0.display())]
     NotRunning(PathBuf),
@@ -112,8 +122,8 @@ pub enum ControlError {
     /// The server's answer cannot be written.
     #[error("cannot write the output: {0}")]
     Output(io::Error),
-    /// The server refuses the command.
-    #[error("the server refused the command: {0}")]
+    /// The server refuses the command, or it failed.
+    #[error("{0}")]
     Refused(String),
 }
 
@@ -137,8 +147,9 @@ impl Control {
     /// is called.
     ///
     /// # Errors
-    /// A server answers there already, or the path cannot be used.
-    pub(crate) fn bind(path: &Path) -> Result<Self, ControlError> {
+    /// A server answers there already, or the path or the group cannot be used.
+    pub(crate) fn bind(path: &Path, permissions: &Permissions) -> Result<Self, ControlError> {
+        let group = permissions.group()?;
         if let Some(directory) = path
             .parent()
             .filter(|parent| !parent.as_os_str().is_empty())
@@ -157,13 +168,19 @@ impl Control {
             path: path.to_owned(),
             source,
         };
-        let listener = UnixListener::bind(path).map_err(bind_error)?;
+        let listener = listen(path).map_err(bind_error)?;
         let control = Self {
             listener,
             path: path.to_owned(),
         };
-        fs::set_permissions(path, fs::Permissions::from_mode(0o660)).map_err(bind_error)?;
-        control.listener.set_nonblocking(true).map_err(bind_error)?;
+        if group.is_some() {
+            chown(path, None, group).map_err(|errno| ControlError::Group {
+                group: permissions.group.clone().unwrap_or_default(),
+                source: errno.into(),
+            })?;
+        }
+        let mode = fs::Permissions::from_mode(permissions.mode);
+        fs::set_permissions(path, mode).map_err(bind_error)?;
         Ok(control)
     }
 
@@ -180,6 +197,17 @@ impl Control {
     ) -> io::Result<ControlServer> {
         ControlServer::start(self, on_exit, respond)
     }
+}
+
+/// A listening socket, which at first only its owner may connect to.
+fn listen(path: &Path) -> io::Result<UnixListener> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    // bind(2) makes the file with the socket's own mode, less the umask.
+    fchmod(&socket, Mode::S_IRUSR | Mode::S_IWUSR)?;
+    bind(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
+    nix_listen(&socket, Backlog::MAXCONN)?;
+    Ok(UnixListener::from(socket))
 }
 
 impl Drop for Control {
@@ -221,6 +249,14 @@ pub(crate) fn check(path: &Path) -> Result<(), ControlError> {
         }
     }
     Ok(())
+}
+
+/// Whether there is the group that [`Control::bind`] is to give the socket to.
+///
+/// # Errors
+/// There is not.
+pub(crate) fn check_group(permissions: &Permissions) -> Result<(), ControlError> {
+    permissions.group().map(drop)
 }
 
 /// Removes a socket without a listener.

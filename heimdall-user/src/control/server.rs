@@ -3,16 +3,21 @@
 use std::{
     io::{self, BufWriter, Read, Write},
     net::Shutdown,
-    os::{fd::AsFd, unix::net::UnixStream},
-    sync::{Arc, Mutex, PoisonError, Weak},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::net::UnixStream,
+    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
 use nix::{
     errno::Errno,
+    fcntl::OFlag,
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::eventfd::{EfdFlags, EventFd},
+    unistd::dup3,
 };
 use serde_json::json;
 use tracing::{debug, warn};
@@ -20,10 +25,10 @@ use tracing::{debug, warn};
 use super::{Control, ControlCommand};
 use crate::exit::{OnExit, OwnedThread};
 
-/// Longest command line, its newline included, in octets.
-const MAX_COMMAND: usize = 2048;
+/// Longest request, its newline included, in octets. The longest name has some 1,300 in JSON.
+pub(super) const MAX_REQUEST: usize = 4096;
 
-/// How long a client may take to send its command.
+/// How long a client may take to send its request.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a client may leave a part of its answer unread.
@@ -38,6 +43,9 @@ const FULL_PAUSE: u16 = 1;
 
 /// Milliseconds after which the server tries again to accept a client when it could not.
 const ERROR_PAUSE: u16 = 500;
+
+/// Descriptors kept for clients: a process that has no others left still answers some.
+const RESERVED: usize = 4;
 
 /// How long clients may read their answers when the server stops.
 const STOP_WAIT: Duration = Duration::from_millis(500);
@@ -122,9 +130,58 @@ impl Connection {
     }
 }
 
-fn run(control: &Control, stop: &EventFd, respond: Arc<impl Respond + 'static>) {
+/// Descriptors that are there to be closed, each for a client to be accepted in its place. All are
+/// duplicates of `any`.
+struct Reserve {
+    descriptors: Mutex<Vec<OwnedFd>>,
+    any: Arc<EventFd>,
+}
+
+impl Reserve {
+    fn descriptors(&self) -> MutexGuard<'_, Vec<OwnedFd>> {
+        self.descriptors
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reserves what is missing, as far as there are descriptors.
+    fn fill(&self) {
+        let mut descriptors = self.descriptors();
+        while descriptors.len() < RESERVED
+            && let Ok(descriptor) = self.any.as_fd().try_clone_to_owned()
+        {
+            descriptors.push(descriptor);
+        }
+    }
+
+    /// Frees a descriptor, if the error is the lack of one. Whether it did.
+    fn release_for(&self, error: &io::Error) -> bool {
+        let lacking = matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE));
+        lacking && self.descriptors().pop().is_some()
+    }
+
+    /// Closes a connection, and keeps its descriptor if one is missing: nobody else gets it in between.
+    fn close(&self, connection: Arc<Connection>) {
+        let mut descriptors = self.descriptors();
+        if descriptors.len() < RESERVED
+            && let Some(connection) = Arc::into_inner(connection)
+        {
+            let mut descriptor = OwnedFd::from(connection.stream);
+            if dup3(&*self.any, &mut descriptor, OFlag::O_CLOEXEC).is_ok() {
+                descriptors.push(descriptor);
+            }
+        }
+    }
+}
+
+fn run(control: &Control, stop: &Arc<EventFd>, respond: Arc<impl Respond + 'static>) {
     let mut clients = Clients(Vec::new());
+    let reserve = Arc::new(Reserve {
+        descriptors: Mutex::default(),
+        any: Arc::clone(stop),
+    });
     loop {
+        reserve.fill();
         let mut fds = [
             PollFd::new(stop.as_fd(), PollFlags::POLLIN),
             PollFd::new(control.listener.as_fd(), PollFlags::POLLIN),
@@ -142,7 +199,13 @@ fn run(control: &Control, stop: &EventFd, respond: Arc<impl Respond + 'static>) 
         }
         clients.0.retain(|client| !client.thread.is_finished());
         let pause = if clients.0.len() < MAX_CLIENTS {
-            match accept(control, &respond) {
+            let mut accepted = accept(control, &respond, &reserve);
+            while let Err(error) = &accepted
+                && reserve.release_for(error)
+            {
+                accepted = accept(control, &respond, &reserve);
+            }
+            match accepted {
                 Ok(client) => {
                     clients.0.extend(client);
                     continue;
@@ -166,6 +229,7 @@ fn run(control: &Control, stop: &EventFd, respond: Arc<impl Respond + 'static>) 
 fn accept(
     control: &Control,
     respond: &Arc<impl Respond + 'static>,
+    reserve: &Arc<Reserve>,
 ) -> io::Result<Option<ControlClient>> {
     let stream = match control.listener.accept() {
         Ok((stream, _)) => stream,
@@ -177,13 +241,14 @@ fn accept(
         waiting: Mutex::new(Some(Instant::now())),
     });
     let client = Arc::downgrade(&connection);
-    let respond = Arc::clone(respond);
+    let (respond, reserve) = (Arc::clone(respond), Arc::clone(reserve));
     let thread = thread::Builder::new()
         .name("control client".to_owned())
         .spawn(move || {
             if let Err(error) = answer(&connection, &*respond) {
                 debug!("a control client got no complete answer: {error}");
             }
+            reserve.close(connection);
         })?;
     Ok(Some(ControlClient {
         connection: client,
@@ -228,14 +293,30 @@ impl Drop for Clients {
     }
 }
 
+/// Why there is no request.
+enum NoRequest {
+    /// The client is told why.
+    Refused(String),
+    /// There is no client any more.
+    Gone(io::Error),
+}
+
+impl From<io::Error> for NoRequest {
+    fn from(error: io::Error) -> Self {
+        Self::Gone(error)
+    }
+}
+
 fn answer(client: &Connection, respond: &impl Respond) -> io::Result<()> {
-    let mut buf = [0; MAX_COMMAND];
-    let line = read_line(client, &mut buf, Instant::now() + READ_TIMEOUT)?;
+    let mut buf = [0; MAX_REQUEST];
+    let line = read_line(client, &mut buf, Instant::now() + READ_TIMEOUT);
+    let command = line.and_then(|line| ControlCommand::parse(line).map_err(NoRequest::Refused));
     client.stream.set_write_timeout(Some(WRITE_TIMEOUT))?;
     let mut to = BufWriter::with_capacity(64 << 10, ClientWriter(client));
-    match ControlCommand::parse(line) {
+    match command {
         Ok(command) => respond(command, &mut to)?,
-        Err(error) => writeln!(to, "{}", json!({ "error": error }))?,
+        Err(NoRequest::Refused(error)) => writeln!(to, "{}", json!({ "error": error }))?,
+        Err(NoRequest::Gone(error)) => return Err(error),
     }
     to.flush()
 }
@@ -243,24 +324,31 @@ fn answer(client: &Connection, respond: &impl Respond) -> io::Result<()> {
 /// Reads up to the newline, which is left out.
 fn read_line<'a>(
     client: &Connection,
-    buf: &'a mut [u8; MAX_COMMAND],
+    buf: &'a mut [u8; MAX_REQUEST],
     deadline: Instant,
-) -> io::Result<&'a [u8]> {
+) -> Result<&'a [u8], NoRequest> {
+    let refused = |why: String| Err(NoRequest::Refused(why));
     let mut len = 0;
     loop {
-        client.stream.set_read_timeout(Some(left(deadline)?))?;
+        let Some(left) = left(deadline) else {
+            return refused(format!("no request within {} s", READ_TIMEOUT.as_secs()));
+        };
+        client.stream.set_read_timeout(Some(left))?;
         let room = buf.get_mut(len..).unwrap_or_default();
         if room.is_empty() {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                "command too long",
-            ));
+            return refused(format!("a request has at most {MAX_REQUEST} octets"));
         }
         match client.wait(|mut stream| stream.read(room)) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(0) if len == 0 => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+            Ok(0) => return refused("the request does not end with a newline".to_owned()),
             Ok(read) => len += read,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+            // A time-out, after which no time is left, or a signal.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+                ) => {}
+            Err(error) => return Err(error.into()),
         }
         let end = buf.iter().take(len).position(|octet| *octet == b'\n');
         if let Some(end) = end {
@@ -283,9 +371,7 @@ impl Write for ClientWriter<'_> {
 }
 
 /// Time left, never zero: a timeout of zero would mean none.
-fn left(deadline: Instant) -> io::Result<Duration> {
-    deadline
-        .checked_duration_since(Instant::now())
-        .filter(|left| !left.is_zero())
-        .ok_or_else(|| io::ErrorKind::TimedOut.into())
+fn left(deadline: Instant) -> Option<Duration> {
+    let left = deadline.checked_duration_since(Instant::now())?;
+    (!left.is_zero()).then_some(left)
 }

@@ -1,27 +1,46 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use std::{
-    io::{Read, Write},
+    env,
+    io::{BufRead, BufReader, Read, Write},
     net::Shutdown,
-    os::unix::net::UnixStream,
+    os::unix::{fs::MetadataExt, net::UnixStream},
+    process::Command,
     time::{Duration, Instant},
 };
 
-use serde_json::json;
+use nix::{
+    sys::resource::{Resource, setrlimit},
+    unistd::getgid,
+};
+use serde_json::{Value, json};
 
-use super::*;
-use crate::exit::OnExit;
+use super::{server::MAX_REQUEST, *};
+use crate::{
+    exit::OnExit,
+    maintenance::{Scope, presentation},
+};
+
+/// For the server's user alone.
+const OWN: Permissions = Permissions {
+    mode: 0o600,
+    group: None,
+};
+
+/// A request that every server here answers.
+const STATS: &[u8] = b"{\"command\":\"stats\"}\n";
+
+fn stats(path: &Path) -> Result<Value, ControlError> {
+    ask(path, &ControlCommand::Stats)
+}
 
 fn serve(path: &Path) -> ControlServer {
-    let control = Control::bind(path).unwrap();
+    let control = Control::bind(path, &OWN).unwrap();
     control
         .serve(OnExit::default(), |command, to| match command {
-            ControlCommand::Dump(scope) => (0..3).try_for_each(|number| {
-                writeln!(
-                    to,
-                    "{}",
-                    json!({ "number": number, "of": scope.to_string() })
-                )
+            ControlCommand::Dump(Scope::Zone(zone)) => (0..3).try_for_each(|number| {
+                let document = json!({ "number": number, "of": presentation(&zone) });
+                writeln!(to, "{document}")
             }),
             _ => writeln!(to, "{}", json!({ "backend": "socket" })),
         })
@@ -33,54 +52,120 @@ fn dropping_the_server_removes_the_socket() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("new/control.sock");
     let server = serve(&path);
-    assert_eq!(
-        fs::metadata(&path).unwrap().permissions().mode() & 0o777,
-        0o660
-    );
-    assert_eq!(ask(&path, "stats").unwrap(), json!({ "backend": "socket" }));
-    let error = ask(&path, "shutdown").unwrap_err().to_string();
-    assert_eq!(
-        error,
-        "the server refused the command: unknown command \"shutdown\""
-    );
+    assert_eq!(stats(&path).unwrap(), json!({ "backend": "socket" }));
     drop(server);
     assert!(!path.exists());
-    let error = ask(&path, "stats").unwrap_err();
+    let error = stats(&path).unwrap_err();
     assert!(matches!(error, ControlError::NotRunning(_)), "{error}");
 }
 
 #[test]
-fn scopes_are_written_as_they_are_read() {
+fn the_mode_and_the_group_are_those_of_the_settings() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("control.sock");
+    let is = |permissions: &Permissions| {
+        let _control = Control::bind(&path, permissions).unwrap();
+        let found = fs::metadata(&path).unwrap();
+        (found.mode() & 0o777, found.gid())
+    };
+    let own = getgid().as_raw();
+    assert_eq!(is(&OWN), (0o600, own));
+    let by_number = Permissions {
+        mode: 0o660,
+        group: Some(own.to_string()),
+    };
+    assert_eq!(is(&by_number), (0o660, own));
+    let name = Group::from_gid(getgid()).unwrap().map(|group| group.name);
+    let by_name = Permissions {
+        mode: 0o660,
+        group: name,
+    };
+    assert_eq!(is(&by_name), (0o660, own));
+    let none = Permissions {
+        mode: 0o660,
+        group: Some("no such group".to_owned()),
+    };
+    let error = Control::bind(&path, &none).unwrap_err();
+    assert!(matches!(error, ControlError::NoGroup(_)), "{error}");
+    assert!(check_group(&none).is_err() && check_group(&by_name).is_ok());
+    assert!(!path.exists());
+}
+
+/// The line that a server sends after these octets.
+fn answer_to(path: &Path, octets: &[u8]) -> Value {
+    let mut stream = UnixStream::connect(path).unwrap();
+    stream.write_all(octets).unwrap();
+    // A server that refuses a long request closes the connection before all is read.
+    let _ = stream.shutdown(Shutdown::Write);
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line).unwrap();
+    serde_json::from_str(&line).unwrap()
+}
+
+#[test]
+fn what_is_no_request_gets_an_error() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("control.sock");
+    let server = serve(&path);
+    let long = [b"{\"command\":\"".as_slice(), &[b'x'; MAX_REQUEST]].concat();
+    for (octets, error) in [
+        (&b"\xff\0\x01\n"[..], "a request is a JSON object"),
+        (b"GET / HTTP/1.1\r\n\r\n", "a request is a JSON object"),
+        (b"stats\n", "a request is a JSON object"),
+        (b"{\"command\":\"stats\"}", "does not end with a newline"),
+        (b"{\"command\":\"shutdown\"}\n", "there is no command"),
+        (&long, "a request has at most 4096 octets"),
+    ] {
+        let answer = answer_to(&path, octets);
+        let text = answer["error"].as_str().unwrap();
+        assert!(text.contains(error), "{answer}");
+    }
+    assert_eq!(answer_to(&path, STATS), json!({ "backend": "socket" }));
+    drop(server);
+}
+
+#[test]
+fn a_silent_client_is_told_so_and_closed() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("control.sock");
+    let server = serve(&path);
+    let mut silent = UnixStream::connect(&path).unwrap();
+    let timeout = Duration::from_secs(30);
+    silent.set_read_timeout(Some(timeout)).unwrap();
+    let mut text = String::new();
+    silent.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "{\"error\":\"no request within 5 s\"}\n");
+    drop(server);
+}
+
+#[test]
+fn an_error_of_the_server_is_that_of_the_client() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("control.sock");
+    let server = Control::bind(&path, &OWN)
+        .unwrap()
+        .serve(OnExit::default(), |_, to| {
+            writeln!(to, "{}", json!({ "error": "out of order" }))
+        })
+        .unwrap();
+    assert_eq!(stats(&path).unwrap_err().to_string(), "out of order");
+    drop(server);
+}
+
+#[test]
+fn a_dump_has_a_document_on_each_line() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("control.sock");
     let server = serve(&path);
     let zone = Scope::zone("a\\032b.Example").unwrap();
     let mut lines = Vec::new();
-    ask_each(&path, &format!("dump {}", words(&zone)), |line| {
+    ask_each(&path, &ControlCommand::Dump(zone), |line| {
         lines.push(line);
         Ok(())
     })
     .unwrap();
     assert_eq!(lines.len(), 3);
     assert_eq!(lines[2], json!({ "number": 2, "of": "a\\ b.Example." }));
-    for scope in [Scope::All, Scope::name("x").unwrap(), zone] {
-        let line = format!("flush {}\n", words(&scope));
-        assert_eq!(
-            ControlCommand::parse(line.as_bytes()),
-            Ok(ControlCommand::Flush(scope))
-        );
-    }
-    for bad in [
-        "flush",
-        "flush some",
-        "flush name",
-        "flush name",
-        "dump zone a..b",
-        "\u{e4}",
-    ] {
-        let error = ask(&path, bad).unwrap_err();
-        assert!(matches!(error, ControlError::Refused(_)), "{error}");
-    }
     drop(server);
 }
 
@@ -90,14 +175,14 @@ fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
     let path = directory.path().join("control.sock");
     drop(UnixListener::bind(&path).unwrap());
     assert!(path.exists());
-    let control = Control::bind(&path).unwrap();
+    let control = Control::bind(&path, &OWN).unwrap();
     // Live from the bind on, even before it serves.
-    let error = Control::bind(&path).unwrap_err();
+    let error = Control::bind(&path, &OWN).unwrap_err();
     assert!(matches!(error, ControlError::Taken(_)), "{error}");
     let server = control
         .serve(OnExit::default(), |_, to| writeln!(to, "{{}}"))
         .unwrap();
-    assert_eq!(ask(&path, "stats").unwrap(), json!({}));
+    assert_eq!(stats(&path).unwrap(), json!({}));
     drop(server);
 }
 
@@ -106,7 +191,7 @@ fn a_file_that_is_no_socket_is_not_replaced() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("control.sock");
     fs::write(&path, "precious").unwrap();
-    let error = Control::bind(&path).unwrap_err();
+    let error = Control::bind(&path, &OWN).unwrap_err();
     assert!(matches!(error, ControlError::NotASocket(_)), "{error}");
     assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
 }
@@ -116,10 +201,10 @@ fn a_path_that_is_too_long_is_an_error() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("x".repeat(120));
     assert!(matches!(
-        Control::bind(&path),
+        Control::bind(&path, &OWN),
         Err(ControlError::Bind { .. })
     ));
-    assert!(matches!(ask(&path, "stats"), Err(ControlError::Ask { .. })));
+    assert!(matches!(stats(&path), Err(ControlError::Ask { .. })));
 }
 
 #[test]
@@ -127,7 +212,7 @@ fn a_path_is_checked_without_making_anything() {
     let directory = tempfile::tempdir().unwrap();
     let within = |name: &str| directory.path().join(name);
     fs::write(within("file"), "").unwrap();
-    let control = Control::bind(&within("taken.sock")).unwrap();
+    let control = Control::bind(&within("taken.sock"), &OWN).unwrap();
     for good in ["new.sock", "a/b/c/new.sock", "taken.sock"] {
         check(&within(good)).unwrap();
     }
@@ -148,7 +233,7 @@ fn a_path_is_checked_without_making_anything() {
 /// read fills it.
 fn serve_long(path: &Path) -> ControlServer {
     let long = "x".repeat(4 << 20);
-    Control::bind(path)
+    Control::bind(path, &OWN)
         .unwrap()
         .serve(OnExit::default(), move |_, to| {
             writeln!(to, "{}", json!({ "long": long }))
@@ -158,7 +243,7 @@ fn serve_long(path: &Path) -> ControlServer {
 
 fn ask_long(path: &Path) -> Duration {
     let begin = Instant::now();
-    let answer = ask(path, "stats").unwrap();
+    let answer = stats(path).unwrap();
     assert_eq!(answer["long"].as_str().unwrap().len(), 4 << 20);
     begin.elapsed()
 }
@@ -170,7 +255,7 @@ fn no_client_delays_the_next() {
     let server = serve_long(&path);
     let silent = UnixStream::connect(&path).unwrap();
     let mut not_reading = UnixStream::connect(&path).unwrap();
-    not_reading.write_all(b"stats\n").unwrap();
+    not_reading.write_all(STATS).unwrap();
     let mut endless = UnixStream::connect(&path).unwrap();
     endless.write_all(&[b'x'; 300]).unwrap();
     let mut short = UnixStream::connect(&path).unwrap();
@@ -180,7 +265,7 @@ fn no_client_delays_the_next() {
     assert!(ask_long(&path) < Duration::from_millis(2500));
     let mut rest = Vec::new();
     short.read_to_end(&mut rest).unwrap();
-    assert!(rest.is_empty());
+    assert!(rest.starts_with(b"{\"error\":"), "{rest:?}");
     let begin = Instant::now();
     drop(server);
     assert!(begin.elapsed() < Duration::from_secs(2));
@@ -200,7 +285,7 @@ fn the_longest_silent_of_too_many_clients_are_closed() {
         .collect();
     for client in &mut not_reading {
         // Closed already, or not.
-        let _ = client.write_all(b"stats\n");
+        let _ = client.write_all(STATS);
     }
     ask_long(&path);
     // The first came first.
@@ -221,7 +306,7 @@ fn clients_are_answered_concurrently() {
     let path = directory.path().join("control.sock");
     // No client gets an answer before all have sent their commands.
     let all = std::sync::Barrier::new(8);
-    let server = Control::bind(&path)
+    let server = Control::bind(&path, &OWN)
         .unwrap()
         .serve(OnExit::default(), move |_, to| {
             all.wait();
@@ -230,7 +315,7 @@ fn clients_are_answered_concurrently() {
         .unwrap();
     std::thread::scope(|scope| {
         for _ in 0..8 {
-            scope.spawn(|| assert_eq!(ask(&path, "stats").unwrap(), json!({})));
+            scope.spawn(|| assert_eq!(stats(&path).unwrap(), json!({})));
         }
     });
     drop(server);
@@ -241,7 +326,7 @@ fn a_stop_does_not_wait_for_a_long_command() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("control.sock");
     let (begun, has_begun) = std::sync::mpsc::channel();
-    let server = Control::bind(&path)
+    let server = Control::bind(&path, &OWN)
         .unwrap()
         .serve(OnExit::default(), move |_, _| {
             begun.send(()).unwrap();
@@ -250,10 +335,51 @@ fn a_stop_does_not_wait_for_a_long_command() {
         })
         .unwrap();
     let mut client = UnixStream::connect(&path).unwrap();
-    client.write_all(b"reload\n").unwrap();
+    client.write_all(STATS).unwrap();
     has_begun.recv().unwrap();
     let begin = Instant::now();
     drop(server);
     assert!(begin.elapsed() < Duration::from_secs(10));
     assert!(!path.exists());
+}
+
+/// Set for the process that may open few files.
+const CHILD: &str = "HEIMDALL_CONTROL_CHILD";
+
+#[test]
+fn a_process_without_descriptors_answers() {
+    const NAME: &str = "control::tests::a_process_without_descriptors_answers";
+    if env::var_os(CHILD).is_none() {
+        // The limit is one of the process.
+        let child = Command::new(env::current_exe().unwrap())
+            .args(["--exact", NAME])
+            .env(CHILD, "1")
+            .output()
+            .unwrap();
+        let output = String::from_utf8_lossy(&child.stdout);
+        assert!(
+            child.status.success() && output.contains("1 passed"),
+            "{output}"
+        );
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("control.sock");
+    let server = serve(&path);
+    // It has reserved its descriptors now.
+    stats(&path).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, 64, 64).unwrap();
+    let mut others = Vec::new();
+    while let Ok(file) = fs::File::open("/dev/null") {
+        others.push(file);
+    }
+    for _ in 0..100 {
+        // The client's own, and none besides.
+        others.pop();
+        stats(&path).unwrap();
+        while let Ok(file) = fs::File::open("/dev/null") {
+            others.push(file);
+        }
+    }
+    drop((others, server));
 }

@@ -10,7 +10,14 @@ use mio::Waker;
 use thiserror::Error;
 
 use super::{Mailbox, Outcome, Request, shard_of, sleeping::Sleeping};
-use crate::dns::{Answer, NameHasher, edns::ede, header::rcode};
+use crate::{
+    cache::Key,
+    dns::{
+        Answer, DnsPacketView, NameHasher, Query,
+        edns::ede,
+        header::{self, rcode},
+    },
+};
 
 /// The request was rejected: the front answers it itself, with SERVFAIL.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
@@ -146,12 +153,25 @@ impl Handle {
     /// # Errors
     /// `QueueFull`; also once the forwarder has stopped.
     pub fn submit(&mut self, request: Request) -> Result<(), QueueFull> {
-        let shard = shard_of(&self.hasher, &request.key(), self.inboxes.len());
+        let shard = self.thread_of(&request.key());
         self.inboxes.get(shard).ok_or(QueueFull)?.push(request)?;
         if let Some(filled) = self.filled.get_mut(shard) {
             *filled = true;
         }
         Ok(())
+    }
+
+    /// The query for a question in wire form, as a front reads it, and the number of the thread that it goes to.
+    pub(crate) fn read(&self, msg: &[u8]) -> Option<(Query, usize)> {
+        let query = Query::new(&DnsPacketView::parse(msg).ok()?, &self.hasher);
+        let question = msg.get(header::LEN..usize::from(query.question_end))?;
+        let key = Key::new(&self.hasher, question, query.key_flags());
+        Some((query, self.thread_of(&key)))
+    }
+
+    /// The number of the thread that a key's name belongs to.
+    fn thread_of(&self, key: &Key<'_>) -> usize {
+        shard_of(&self.hasher, key, self.inboxes.len())
     }
 
     /// Wakes the threads that got a request since the last flush and sleep. A system call for each of

@@ -58,6 +58,7 @@ use crate::{
     tap::Taps,
 };
 use handle::Inbox;
+use overload_log::OverloadLog;
 use shard::Shard;
 
 /// A forwarder whose threads have not been started yet.
@@ -92,8 +93,12 @@ impl ForwarderBuilder {
         }
         let mailboxes: Arc<[_]> = mailboxes.into();
         let clock = Clock::start();
+        let log = OverloadLog::default();
         let shards = (0..options.threads.max(1))
-            .map(|_| Shard::new(options.clone(), mailboxes.clone(), hasher.clone(), clock))
+            .map(|_| {
+                let (options, mailboxes) = (options.clone(), Arc::clone(&mailboxes));
+                Shard::new(options, mailboxes, hasher.clone(), clock, log.clone())
+            })
             .collect::<io::Result<Vec<_>>>()?;
         Ok(Self {
             shards,

@@ -1,10 +1,12 @@
 //! The forwarder's log lines about overload.
 //!
-//! As packets can cause all of them, each thread writes each kind of line at most once in
-//! [`PAUSE`].
+//! As packets can cause all of them, each kind of line is written at most once in [`PAUSE`], whichever thread
+//! has the occasion.
 
 use std::{
     fmt,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -22,15 +24,16 @@ enum Kind {
     Shed(Scarce),
     DeadZone,
     QueueFull,
+    NoPort,
 }
 
-/// When each kind of line was written last.
-#[derive(Debug, Default)]
-pub(super) struct OverloadLog(HashMap<Kind, Instant>);
+/// When each kind of line was written last. The threads share it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct OverloadLog(Arc<Mutex<HashMap<Kind, Instant>>>);
 
 impl OverloadLog {
     /// Look-ups are about to be shed.
-    pub(super) fn shed(&mut self, scarce: Scarce, shedding: &Shedding<'_>, now: Instant) {
+    pub(super) fn shed(&self, scarce: Scarce, shedding: &Shedding<'_>, now: Instant) {
         if !self.is_due(Kind::Shed(scarce), now) {
             return;
         }
@@ -55,7 +58,7 @@ impl OverloadLog {
     }
 
     /// A zone is dead for `queries` of this kind, such as "A".
-    pub(super) fn dead_zone(&mut self, zone: &[u8], queries: &str, now: Instant) {
+    pub(super) fn dead_zone(&self, zone: &[u8], queries: &str, now: Instant) {
         if self.is_due(Kind::DeadZone, now) {
             warn!(
                 "upstreams answer no {queries} queries for names below {}: those for new names get SERVFAIL \
@@ -66,7 +69,7 @@ impl OverloadLog {
     }
 
     /// The queue was full so many times since the start.
-    pub(super) fn queue_full(&mut self, count: u64, now: Instant) {
+    pub(super) fn queue_full(&self, count: u64, now: Instant) {
         if self.is_due(Kind::QueueFull, now) {
             warn!(
                 "overload: forward.queue was full, {count} requests so far got SERVFAIL; raise \
@@ -75,11 +78,22 @@ impl OverloadLog {
         }
     }
 
-    fn is_due(&mut self, kind: Kind, now: Instant) -> bool {
-        let last = self.0.get(&kind);
+    /// A query to this upstream could not be sent for lack of a port or an address.
+    pub(super) fn no_port(&self, upstream: SocketAddr, now: Instant) {
+        if self.is_due(Kind::NoPort, now) {
+            warn!(
+                "queries to {upstream} cannot be sent: no local port or address is left for them, or a filter \
+                 rejects them; widen net.ipv4.ip_local_port_range if `ss -s` shows that many are in use"
+            );
+        }
+    }
+
+    fn is_due(&self, kind: Kind, now: Instant) -> bool {
+        let mut written = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = written.get(&kind);
         let due = last.is_none_or(|last| now.saturating_duration_since(*last) >= PAUSE);
         if due {
-            self.0.insert(kind, now);
+            written.insert(kind, now);
         }
         due
     }
@@ -153,10 +167,11 @@ mod tests {
 
     #[test]
     fn a_kind_of_line_is_written_once_in_a_pause() {
-        let mut log = OverloadLog::default();
+        let log = OverloadLog::default();
         let now = Instant::now();
         assert!(log.is_due(Kind::DeadZone, now));
         assert!(log.is_due(Kind::Shed(Scarce::Lookups), now));
+        assert!(!log.clone().is_due(Kind::DeadZone, now), "another thread");
         assert!(!log.is_due(Kind::DeadZone, now + PAUSE / 2));
         assert!(log.is_due(Kind::DeadZone, now + PAUSE));
     }

@@ -7,7 +7,7 @@ mod overload;
 
 use std::{
     io,
-    net::SocketAddr,
+    net::Ipv4Addr,
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
@@ -15,7 +15,7 @@ use std::{
 use mio::{Events, Poll, Token, Waker};
 
 use super::{
-    ForwardCounters, ForwardOptions, Mailbox, UpstreamMetrics,
+    ForwardCounters, ForwardOptions, Mailbox, Request, UpstreamMetrics,
     answers::Answers,
     deadlines::{Deadline, Deadlines},
     failures::Failures,
@@ -30,8 +30,8 @@ use super::{
 use crate::{
     cache::{Key, Record},
     clock::Clock,
-    dns::{Answer, ClientSubnet, NameHasher, edns::ede, header::rcode},
-    maintenance::{CommandQueue, Maintenance, Scope, Status},
+    dns::{Answer, ClientSubnet, DnsPacketView, NameHasher, Query, edns::ede, header::rcode},
+    maintenance::{CommandQueue, ForwarderState, Maintenance, Scope, Status, Subject, ThreadState},
     tap::Tap,
 };
 
@@ -104,6 +104,7 @@ impl Shard {
         mailboxes: Arc<[Arc<Mailbox>]>,
         hasher: NameHasher,
         clock: Clock,
+        log: OverloadLog,
     ) -> io::Result<Self> {
         let poll = Poll::new()?;
         let waker = Waker::new(poll.registry(), WAKE)?;
@@ -128,7 +129,7 @@ impl Shard {
             cache: SharedCache::new(&options, hasher.clone())?,
             answers: Answers::default(),
             zones: Zones::new(options.failure_max, probe, hasher.clone()),
-            log: OverloadLog::default(),
+            log,
             hasher,
             failures: Failures::new(options.failure_min, options.failure_max),
             subnet: options
@@ -256,6 +257,10 @@ impl Shard {
         if !self.maintenance.has_work() {
             return Status::Idle;
         }
+        while let Some(inquiry) = self.maintenance.next_inquiry() {
+            let state = self.state(&inquiry.subject, Instant::now());
+            inquiry.answer(ThreadState::Forwarder(state));
+        }
         let (failures, zones) = (&mut self.failures, &mut self.zones);
         let flushing = |scope: &Scope| {
             failures.flush(|question| scope.holds(question));
@@ -263,6 +268,24 @@ impl Shard {
         };
         self.cache
             .maintain(&mut self.maintenance, self.clock.seconds(), flushing)
+    }
+
+    /// What would become of a query. Nothing changes.
+    fn state(&self, subject: &Subject, now: Instant) -> ForwarderState {
+        let request = DnsPacketView::parse(&subject.query).ok().and_then(|view| {
+            let query = Query::new(&view, &self.hasher);
+            let client = subject.client.unwrap_or(Ipv4Addr::UNSPECIFIED.into());
+            Request::new(&query, &subject.query, client, 0, 0)
+        });
+        let request = request.as_ref();
+        let dead_zone = request.and_then(|request| self.zones.dead_zone(request, now));
+        ForwarderState {
+            failure: request.and_then(|request| self.failures.time_left(request, now)),
+            dead_zone: dead_zone.map(|(zone, left)| (zone.into(), left)),
+            in_flight: request.is_some_and(|request| self.in_flight.find(request).is_some()),
+            upstreams: self.upstreams.states(now),
+            first: self.upstreams.next_first(now),
+        }
     }
 
     fn wake_fronts(&mut self) {

@@ -19,6 +19,7 @@ use std::{
 };
 
 use super::{UpstreamCounters, UpstreamMetrics};
+use crate::maintenance::UpstreamState;
 
 /// Time for which an upstream that failed is set aside.
 const HOLD_OFF: Duration = Duration::from_secs(10);
@@ -152,6 +153,13 @@ impl Upstreams {
 
     /// The upstream to query first.
     pub(super) fn first(&mut self, now: Instant) -> usize {
+        let first = self.next_first(now);
+        self.begin_probe(first, now);
+        first
+    }
+
+    /// The upstream that [`first`](Self::first) would choose. Nothing changes.
+    pub(super) fn next_first(&self, now: Instant) -> usize {
         let mut all = 0..self.list.len();
         all.find(|index| self.is_open(*index, now))
             .unwrap_or(self.heard_last)
@@ -161,26 +169,43 @@ impl Upstreams {
     pub(super) fn after(&mut self, index: usize, now: Instant) -> usize {
         let len = self.list.len().max(1);
         let mut others = (1..len).map(|step| (index + step) % len);
-        others
+        let after = others
             .find(|other| self.is_open(*other, now))
-            .unwrap_or((index + 1) % len)
+            .unwrap_or((index + 1) % len);
+        self.begin_probe(after, now);
+        after
     }
 
-    /// Whether the upstream is not set aside, or that time is over: then the caller's query is the
-    /// probe.
-    fn is_open(&mut self, index: usize, now: Instant) -> bool {
-        let Some(upstream) = self.list.get_mut(index) else {
-            return false;
-        };
-        match upstream.held_until {
-            None => true,
-            Some(until) if now >= until => {
-                // No other query goes there until this one has ended.
-                upstream.held_until = Some(now + HOLD_OFF);
-                true
-            }
-            Some(_) => false,
+    /// Whether the upstream is not set aside, or that time is over: then the next query is the probe.
+    fn is_open(&self, index: usize, now: Instant) -> bool {
+        let upstream = self.list.get(index);
+        upstream.is_some_and(|upstream| upstream.held_until.is_none_or(|until| now >= until))
+    }
+
+    /// The upstream was chosen. If the time is over for which it was set aside, the query is the probe: no other
+    /// goes there until it has ended.
+    fn begin_probe(&mut self, index: usize, now: Instant) {
+        if let Some(upstream) = self.list.get_mut(index)
+            && upstream.held_until.is_some_and(|until| now >= until)
+        {
+            upstream.held_until = Some(now + HOLD_OFF);
         }
+    }
+
+    /// The states of all, in order.
+    pub(super) fn states(&self, now: Instant) -> Vec<UpstreamState> {
+        let states = self.list.iter().enumerate();
+        states
+            .map(|(index, upstream)| UpstreamState {
+                address: upstream.address,
+                set_aside: (upstream.held_until)
+                    .and_then(|until| until.checked_duration_since(now))
+                    .filter(|left| !left.is_zero()),
+                rtt: upstream.rtt.map(|rtt| rtt.smoothed),
+                timeout: self.timeout(index),
+                plain: self.is_plain(index, now),
+            })
+            .collect()
     }
 
     /// The upstream sent a response, whatever its code.
@@ -316,7 +341,21 @@ mod tests {
         upstreams.unreachable(0, now);
         upstreams.heard(1, now);
         assert_eq!(upstreams.first(now), 1);
+        let set_aside = |now| {
+            upstreams
+                .states(now)
+                .iter()
+                .map(|state| state.set_aside)
+                .collect()
+        };
+        let states: Vec<_> = set_aside(now);
+        assert_eq!(states, [Some(HOLD_OFF), None]);
         let later = now + HOLD_OFF;
+        let states: Vec<_> = set_aside(later);
+        assert_eq!(states, [None, None]);
+        for _ in 0..2 {
+            assert_eq!(upstreams.next_first(later), 0, "a look is no probe");
+        }
         assert_eq!(upstreams.first(later), 0, "the probe");
         assert_eq!(upstreams.first(later), 1, "one probe only");
         upstreams.heard(0, later);

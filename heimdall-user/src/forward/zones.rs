@@ -111,22 +111,35 @@ impl Zones {
             return Ok(());
         }
         self.uses += 1;
-        let mut left = Duration::ZERO;
-        for labels in 2..=MAX_LABELS {
-            if let Some(back_off) = self.back_off(request, labels) {
-                left = left.max(back_off.until.saturating_duration_since(now));
-            }
-        }
-        if !left.is_zero() {
-            return Err(left);
-        }
+        let left = self.dead_zone(request, now).map(|(_, left)| left);
         let probe = self.probe;
         for labels in 2..=MAX_LABELS {
-            if let Some(back_off) = self.back_off(request, labels) {
+            // Used, whether it is the probe's or not.
+            if let Some(back_off) = self.back_off(request, labels)
+                && left.is_none()
+            {
                 back_off.until = now + probe;
             }
         }
-        Ok(())
+        left.map_or(Ok(()), Err)
+    }
+
+    /// The dead zone that the request's name is below, if it is not the time for a probe: the one whose next
+    /// probe is last, and the time until that.
+    pub(super) fn dead_zone<'a>(
+        &self,
+        request: &'a Request,
+        now: Instant,
+    ) -> Option<(&'a [u8], Duration)> {
+        let dead = (2..=MAX_LABELS).filter_map(|labels| {
+            let (name, _) = zone_and_child(request, labels)?;
+            let hash = self.hash(name, request);
+            let zone = self.table.find(hash, |zone| zone.is(hash, name))?;
+            let back_off = zone.states.get(kind(request))?.back_off?;
+            let left = back_off.until.checked_duration_since(now)?;
+            (!left.is_zero()).then_some((name, left))
+        });
+        dead.max_by_key(|(_, left)| *left)
     }
 
     /// Notes that the look-up with the number `serial` failed, when `last` was the last one begun.

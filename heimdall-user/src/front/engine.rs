@@ -19,7 +19,7 @@ use crate::{
     dns::{Answer, Query},
     forward::{Handle, MAX_REFRESHES, Mailbox, Outcome, Request},
     latency::FrontLatency,
-    maintenance::{Maintenance, Status},
+    maintenance::{FrontState, Maintenance, Status, ThreadState},
     tap::Tap,
 };
 
@@ -366,12 +366,17 @@ impl<P> Engine<P> {
         self.forwarder.flush();
     }
 
-    /// Executes a step of the cache's maintenance, if there is any. The status says when the next
+    /// Answers inquiries, and executes a step of the cache's maintenance, if there are any. The status says when the next
     /// one is due.
     #[inline]
     pub(crate) fn maintain(&mut self) -> Status {
         if !self.maintenance.has_work() {
             return Status::Idle;
+        }
+        while let Some(inquiry) = self.maintenance.next_inquiry() {
+            let client = inquiry.subject.client;
+            let allowance = client.and_then(|client| self.core.allowance(client));
+            inquiry.answer(ThreadState::Front(FrontState { allowance }));
         }
         let maintenance = &mut self.maintenance;
         self.core

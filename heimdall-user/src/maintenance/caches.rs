@@ -5,7 +5,7 @@ use std::sync::{
     mpsc::{Receiver, sync_channel},
 };
 
-use super::{Chunk, Command, CommandQueue, MAX_CHUNKS, Scope, Task};
+use super::{Chunk, Command, CommandQueue, Inquiry, MAX_CHUNKS, Scope, Subject, Task, ThreadState};
 
 /// The command queues of all caches. Its methods block until the threads have executed the
 /// commands: milliseconds for each hundred thousand entries.
@@ -18,7 +18,7 @@ pub(crate) struct Caches {
 }
 
 /// The forwarder's name among the caches.
-const FORWARDER: &str = "forwarder";
+pub(crate) const FORWARDER: &str = "forwarder";
 
 impl Caches {
     /// Removes the entries in `scope` from all caches. Returns how many there were; an answer that
@@ -54,6 +54,36 @@ impl Caches {
             }
         }
         Ok(())
+    }
+
+    /// What the fronts' threads, by their caches' names, and the forwarder's thread with this number say to an
+    /// inquiry; those that have ended say nothing.
+    pub(crate) fn inquire(&self, subject: Subject, forwarder: usize) -> Vec<(&str, ThreadState)> {
+        let subject = Arc::new(subject);
+        let fronts = self
+            .fronts
+            .iter()
+            .map(|(name, queue)| (name.as_str(), queue));
+        let forwarder = self
+            .forwarder
+            .get(forwarder)
+            .map(|queue| (FORWARDER, queue));
+        // All are submitted before the first is waited for.
+        let results: Vec<_> = fronts
+            .chain(forwarder)
+            .map(|(name, queue)| {
+                let (result, answer) = sync_channel(1);
+                queue.inquire(Inquiry {
+                    subject: Arc::clone(&subject),
+                    result,
+                });
+                (name, answer)
+            })
+            .collect();
+        let answers = results.into_iter();
+        answers
+            .filter_map(|(name, answer)| Some((name, answer.recv().ok()?)))
+            .collect()
     }
 
     /// Calls `take` with copies of all entries of the forwarder's caches, which hold all answers of

@@ -4,9 +4,10 @@
 //! A cache is private to its thread. A command for it is submitted to the thread's `CommandQueue`;
 //! the thread's [`Maintenance`] executes it in short steps, between batches of queries. `Caches` has
 //! all command queues; the control commands and the snapshot writer call it. A step must not make a
-//! query wait.
+//! query wait. The same queues take inquiries about a thread's other state, which the thread answers itself.
 
 mod caches;
+mod inquiry;
 mod population;
 mod scope;
 
@@ -24,9 +25,12 @@ use std::{
 use crossbeam_queue::ArrayQueue;
 
 use crate::cache::{Cache, Visit, Walk};
-pub(crate) use caches::Caches;
+pub(crate) use caches::{Caches, FORWARDER};
+pub(crate) use inquiry::{
+    ForwarderState, FrontState, Inquiry, Subject, ThreadState, UpstreamState,
+};
 use population::Population;
-pub(crate) use scope::{BadName, Scope};
+pub(crate) use scope::{BadName, Scope, presentation, wire};
 
 /// Commands that may wait in a queue, and that may be executed at once: more than there are control
 /// clients and snapshots at a time.
@@ -71,6 +75,7 @@ struct Command {
 /// The commands for one thread's cache.
 pub(crate) struct CommandQueue {
     commands: ArrayQueue<Command>,
+    inquiries: ArrayQueue<Inquiry>,
     closed: AtomicBool,
     wake: Box<dyn Fn() + Send + Sync>,
 }
@@ -86,6 +91,16 @@ impl CommandQueue {
     /// command is dropped, and its channel with it.
     fn submit(&self, command: Command) {
         let _ = self.commands.push(command);
+        self.wake();
+    }
+
+    /// The same for an inquiry.
+    fn inquire(&self, inquiry: Inquiry) {
+        let _ = self.inquiries.push(inquiry);
+        self.wake();
+    }
+
+    fn wake(&self) {
         // The thread may have ended in between, and no longer empties the queue.
         if self.closed.load(Ordering::SeqCst) {
             self.clear();
@@ -95,6 +110,7 @@ impl CommandQueue {
 
     fn clear(&self) {
         while self.commands.pop().is_some() {}
+        while self.inquiries.pop().is_some() {}
     }
 }
 
@@ -149,6 +165,7 @@ impl Maintenance {
     pub fn new(wake: impl Fn() + Send + Sync + 'static) -> Self {
         let queue = Arc::new(CommandQueue {
             commands: ArrayQueue::new(MAX_COMMANDS),
+            inquiries: ArrayQueue::new(MAX_COMMANDS),
             closed: AtomicBool::new(false),
             wake: Box::new(wake),
         });
@@ -174,10 +191,15 @@ impl Maintenance {
         Arc::clone(&self.queue)
     }
 
-    /// Whether [`step`](Self::step) has something to do.
+    /// Whether [`step`](Self::step) or [`next_inquiry`](Self::next_inquiry) has something to do.
     #[inline]
     pub(crate) fn has_work(&self) -> bool {
-        self.population.is_some() || self.has_commands()
+        self.population.is_some() || self.has_commands() || !self.queue.inquiries.is_empty()
+    }
+
+    /// The next inquiry, which the thread answers at once.
+    pub(crate) fn next_inquiry(&self) -> Option<Inquiry> {
+        self.queue.inquiries.pop()
     }
 
     #[inline]

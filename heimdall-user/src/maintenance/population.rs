@@ -1,4 +1,4 @@
-//! Populating (pre-faulting) the memory of a cache in use, so that no look-up waits for a page later.
+//! Populating the memory of a cache in use, so that no look-up waits for a page later.
 //!
 //! The cache's own thread does it, so the pages are on its NUMA node, and in short steps, because queries
 //! wait meanwhile, and so does every thread of the process that maps memory: the kernel holds the

@@ -1,6 +1,6 @@
 //! Which entries.
 
-use std::{fmt, str::FromStr};
+use std::str::FromStr;
 
 use domain::base::{Name, ToName as _, name::FromStrError};
 use thiserror::Error;
@@ -16,6 +16,8 @@ pub(crate) enum Scope {
     Name(Box<[u8]>),
     /// Those of a name, in wire form, and of all names below it.
     Zone(Box<[u8]>),
+    /// Those of a name, in wire form, and of all names above it.
+    Above(Box<[u8]>),
 }
 
 /// A text that is no name.
@@ -45,7 +47,11 @@ impl Scope {
     }
 }
 
-fn wire(text: &str) -> Result<Box<[u8]>, BadName> {
+/// A name in the form of zone files, with or without the last dot, in wire form.
+///
+/// # Errors
+/// It is no name.
+pub(crate) fn wire(text: &str) -> Result<Box<[u8]>, BadName> {
     match Name::<Vec<u8>>::from_str(text) {
         Ok(name) => Ok(name.to_vec().into_octets().into()),
         Err(source) => Err(BadName {
@@ -55,14 +61,9 @@ fn wire(text: &str) -> Result<Box<[u8]>, BadName> {
     }
 }
 
-impl fmt::Display for Scope {
-    /// The name, in the form of zone files, with its last dot; `.` for all.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (Self::Name(wire) | Self::Zone(wire)) = self else {
-            return f.write_str(".");
-        };
-        Name::from_slice(wire).map_or(Err(fmt::Error), |name| write!(f, "{}", name.fmt_with_dot()))
-    }
+/// A name in wire form in the form of zone files, with its last dot; `?` for what is no name.
+pub(crate) fn presentation(wire: &[u8]) -> String {
+    Name::from_slice(wire).map_or_else(|_| "?".to_owned(), |name| name.fmt_with_dot().to_string())
 }
 
 impl Scope {
@@ -74,6 +75,7 @@ impl Scope {
             Self::All => true,
             Self::Name(wanted) => eq_ignore_case(name, wanted),
             Self::Zone(apex) => ends_with(name, apex),
+            Self::Above(wanted) => ends_with(wanted, name),
         }
     }
 }
@@ -106,6 +108,18 @@ mod tests {
         let name = Scope::name("WWW.example.com").unwrap();
         let zone = Scope::zone("Example.com.").unwrap();
         let root = Scope::zone(".").unwrap();
+        let above = Scope::Above(wire("www.example.com").unwrap());
+        for (text, expected) in [
+            ("WWW.example.com", true),
+            ("example.com", true),
+            ("com", true),
+            (".", true),
+            ("a.www.example.com", false),
+            ("w.example.com", false),
+            ("ww.example.com", false),
+        ] {
+            assert_eq!(above.holds(&question(text)), expected, "{text}");
+        }
         for (text, in_name, in_zone) in [
             ("www.example.COM", true, true),
             ("example.com", false, true),

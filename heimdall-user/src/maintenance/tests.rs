@@ -42,6 +42,10 @@ impl Owner {
             let mut scopes = Vec::new();
             while stopped.try_recv() == Err(mpsc::TryRecvError::Empty) {
                 while maintenance.has_work() {
+                    while let Some(inquiry) = maintenance.next_inquiry() {
+                        let allowance = Some(inquiry.subject.query.len() as u16);
+                        inquiry.answer(ThreadState::Front(FrontState { allowance }));
+                    }
                     maintenance.step(&mut cache, NOW, |scope| scopes.push(scope.clone()));
                 }
                 thread::yield_now();
@@ -129,6 +133,29 @@ fn commands_for_a_thread_that_has_ended_return_at_once() {
     };
     owner.finish();
     assert_eq!(caches.flush(Scope::All), 0);
+}
+
+#[test]
+fn inquiries_are_answered_by_the_threads_that_run() {
+    let [first, second, ended] = [(); 3].map(|()| Owner::start("example", 1));
+    let caches = Caches {
+        forwarder: vec![second.queue.clone()],
+        fronts: vec![
+            ("first".into(), first.queue.clone()),
+            ("ended".into(), ended.queue.clone()),
+        ],
+    };
+    ended.finish();
+    let subject = || Subject {
+        query: vec![0; 7].into(),
+        client: None,
+    };
+    let state = ThreadState::Front(FrontState { allowance: Some(7) });
+    let expected = ["first", "forwarder"].map(|name| (name, state.clone()));
+    assert_eq!(caches.inquire(subject(), 0), expected);
+    assert_eq!(caches.inquire(subject(), 1), expected[..1]);
+    first.finish();
+    second.finish();
 }
 
 #[test]

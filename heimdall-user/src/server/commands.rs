@@ -1,4 +1,4 @@
-//! Executes the control commands: `stats`, `reload`, `flush` and `dump`.
+//! Executes the control commands: `stats`, `reload`, `flush`, `dump` and `trace`.
 
 use std::{
     io::{self, Write},
@@ -9,14 +9,13 @@ use domain::{
     base::{
         Message,
         iana::{Class, Rcode, Rtype},
-        name::Name,
         zonefile_fmt::{DisplayKind, ZonefileFmt},
     },
     rdata::AllRecordData,
 };
 use serde_json::{Value, json};
 
-use super::{policy::Reloader, report::Report};
+use super::{policy::Reloader, report::Report, trace::Tracer};
 use crate::{
     cache::Record,
     control::ControlCommand,
@@ -24,7 +23,7 @@ use crate::{
         AnswerRef, KEY_FLAG_CD, KEY_FLAG_DO, QUESTION_FIXED,
         header::{self, field},
     },
-    maintenance::{Caches, Scope},
+    maintenance::{Caches, Scope, presentation},
 };
 
 /// The components that commands act on.
@@ -32,6 +31,7 @@ pub(super) struct Commands {
     pub(super) reloader: Arc<Reloader>,
     pub(super) report: Arc<Report>,
     pub(super) caches: Caches,
+    pub(super) tracer: Tracer,
 }
 
 impl Commands {
@@ -45,7 +45,9 @@ impl Commands {
             ControlCommand::Reload => {
                 let outcome = match self.reloader.reload_and_log() {
                     Ok(done) => json!({ "reloaded": done }),
-                    Err(error) => json!({ "failed": error.to_string() }),
+                    Err(error) => {
+                        json!({ "error": format!("not reloaded, the old policy stays: {error}") })
+                    }
                 };
                 writeln!(to, "{outcome}")
             }
@@ -53,6 +55,7 @@ impl Commands {
                 writeln!(to, "{}", json!({ "flushed": self.caches.flush(scope) }))
             }
             ControlCommand::Dump(scope) => self.dump(scope, to),
+            ControlCommand::Trace(query) => writeln!(to, "{}", self.tracer.trace(&query)),
         }
     }
 
@@ -71,7 +74,7 @@ impl Commands {
 }
 
 /// An entry of the cache with this name, as JSON.
-fn entry(cache: &str, record: &Record<'_>) -> Value {
+pub(super) fn entry(cache: &str, record: &Record<'_>) -> Value {
     let answer = record.answer;
     let (name, fixed) = match record.question.split_last_chunk::<QUESTION_FIXED>() {
         Some((name, fixed)) => (name, *fixed),
@@ -83,7 +86,7 @@ fn entry(cache: &str, record: &Record<'_>) -> Value {
     let flags = flags.iter().filter(|(bit, _)| record.flags & bit != 0);
     json!({
         "cache": cache,
-        "name": Name::from_slice(name).map_or_else(|_| "?".to_owned(), |name| name.fmt_with_dot().to_string()),
+        "name": presentation(name),
         "class": Class::from_int(class).to_string(),
         // The entry is for all types of a name.
         "type": if qtype == 0 { "*".to_owned() } else { Rtype::from_int(qtype).to_string() },
@@ -99,7 +102,7 @@ fn entry(cache: &str, record: &Record<'_>) -> Value {
 }
 
 /// The records in the form of zone files, with the TTLs that a client would get.
-fn records(question: &[u8], answer: AnswerRef<'_>, age: u32) -> Vec<String> {
+pub(super) fn records(question: &[u8], answer: AnswerRef<'_>, age: u32) -> Vec<String> {
     let mut message = vec![0; header::LEN];
     if let Some(fields) = message.get_mut(field::QDCOUNT..field::ANCOUNT) {
         fields.copy_from_slice(&[0, 1]);

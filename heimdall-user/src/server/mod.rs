@@ -28,6 +28,7 @@ mod steering;
 mod supervisor;
 mod tap;
 mod threads;
+mod trace;
 mod xdp;
 
 use std::{io, net::SocketAddr, sync::Arc};
@@ -37,7 +38,7 @@ use tracing::{info, warn};
 
 use crate::{
     config::{Backend, Config, ConfigError, Host, Location, SnapshotConfig, Zoned},
-    control::{Control, ControlError, ControlServer},
+    control::{Control, ControlError, ControlServer, Permissions},
     forward::{self, Forwarder, ForwarderBuilder, Handle, Mailbox},
     front,
     http::{HttpListener, HttpServer},
@@ -58,6 +59,7 @@ use retry::retry;
 use snapshot::SnapshotWriter;
 use supervisor::Supervisor;
 use threads::Threads;
+use trace::Tracer;
 use xdp::{AfXdpError, OpenXdp};
 
 /// Why the server does not start. One line each.
@@ -161,7 +163,13 @@ impl Server {
     ) -> Result<Self, ServerError> {
         let queues = preflight::preflight(config)?;
         let reloader = Arc::new(Reloader::start(config, settings)?);
-        let opened = Opened::open(config)?;
+        let sockets = config.socket.threads;
+        let files = file_limit::fit(
+            &forward_options(config),
+            sockets + queues.iter().sum::<usize>(),
+            sockets * config.listen.len(),
+        );
+        let opened = Opened::open(config, files.max_connections)?;
         let mut server = Self {
             reloader,
             report: None,
@@ -176,7 +184,7 @@ impl Server {
             observer: None,
         };
         // Should a step fail, dropping the server stops what the steps before it started.
-        server.start_threads(config, opened, &queues)?;
+        server.start_threads(config, opened, &queues, files.max_in_flight)?;
         Ok(server)
     }
 
@@ -186,6 +194,7 @@ impl Server {
         config: &Config,
         opened: Opened,
         queues: &[usize],
+        max_in_flight: usize,
     ) -> Result<(), ServerError> {
         let tap = tap::options(config);
         let observations = Arc::new(Observations::new(&tap));
@@ -205,11 +214,10 @@ impl Server {
             .collect::<Result<Vec<_>, _>>()?;
         let mailboxes = [&socket_mailboxes[..], &worker_mailboxes[..]].concat();
 
-        let options = file_limit::fit(
-            forward_options(config),
-            mailboxes.len(),
-            socket_threads * config.listen.len(),
-        );
+        let options = forward::ForwardOptions {
+            max_in_flight,
+            ..forward_options(config)
+        };
         let mut forwarder = ForwarderBuilder::new(&options, mailboxes, cores.hasher())
             .map_err(start("the forwarder"))?;
         forwarder.sample(observations.taps());
@@ -234,6 +242,7 @@ impl Server {
             &cores,
             &mut caches,
         )?;
+        let for_traces = handle.clone();
         let workers = (socket_threads as u16..).zip(worker_mailboxes).collect();
         self.start_xdp(config, opened.addresses, queues, cores, handle, workers)?;
         let queues = self.supervisor.iter().flat_map(Supervisor::command_queues);
@@ -248,7 +257,13 @@ impl Server {
         });
         self.report = Some(Arc::clone(&report));
         self.start_http(opened.metrics, &report)?;
-        self.start_control(opened.control, report, caches.clone())?;
+        let tracer = Tracer {
+            reloader: Arc::clone(&self.reloader),
+            caches: caches.clone(),
+            forwarder: for_traces,
+            nxdomain_cut: config.cache.nxdomain_cut,
+        };
+        self.start_control(opened.control, report, tracer, caches.clone())?;
         // Last, as it writes a file when it ends.
         self.start_snapshots(snapshot.as_ref(), caches)
     }
@@ -328,14 +343,16 @@ impl Server {
         &mut self,
         control: Control,
         report: Arc<Report>,
+        tracer: Tracer,
         caches: Caches,
     ) -> Result<(), ServerError> {
         let commands = Commands {
             reloader: Arc::clone(&self.reloader),
             report,
             caches,
+            tracer,
         };
-        let lost = "stats, reload, flush and dump do not work";
+        let lost = "stats, reload, flush, dump and trace do not work";
         let on_exit = Threads::auxiliary("control", lost);
         let control = control
             .serve(on_exit, move |command, to| commands.run(command, to))
@@ -416,9 +433,10 @@ struct Opened {
 }
 
 impl Opened {
-    fn open(config: &Config) -> Result<Self, ServerError> {
+    /// `max_connections`: TCP connections of clients, of all socket threads.
+    fn open(config: &Config, max_connections: usize) -> Result<Self, ServerError> {
         let control = retry(
-            || Control::bind(&config.control),
+            || Control::bind(&config.control, &permissions(config)),
             |error| matches!(error, ControlError::Taken(_)),
         )?;
         let listeners = retry(
@@ -428,7 +446,7 @@ impl Opened {
         let metrics = open_metrics(config)?;
         let addresses = listeners.local_addresses();
         warn_of_absent(&addresses);
-        let listeners = listeners.split(config.socket.threads)?;
+        let listeners = listeners.split(config.socket.threads, max_connections)?;
         Ok(Self {
             control,
             metrics,
@@ -458,6 +476,14 @@ fn open_metrics(config: &Config) -> Result<Option<HttpListener>, ServerError> {
         );
     }
     Ok(Some(listener))
+}
+
+/// Who may use the control socket.
+fn permissions(config: &Config) -> Permissions {
+    Permissions {
+        mode: config.control_mode,
+        group: config.control_group.clone(),
+    }
 }
 
 /// Listening on an address that this host does not have may be intended, or a typing error.

@@ -1,7 +1,8 @@
 //! Builds the policy from the settings and the files that they name, at the start and at every reload.
 
 use std::{
-    fmt, io,
+    fmt, fs, io,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
@@ -25,10 +26,10 @@ use crate::{
 };
 
 /// Longest hosts file, in octets.
-const MAX_HOSTS: u64 = 64 << 20;
+pub(super) const MAX_HOSTS: u64 = 64 << 20;
 
 /// Longest blocklist, in octets: some forty million names.
-const MAX_BLOCKLIST: u64 = 1 << 30;
+pub(super) const MAX_BLOCKLIST: u64 = 1 << 30;
 
 /// Why a policy cannot be built. One line each.
 #[derive(Debug, Error)]
@@ -103,9 +104,56 @@ impl PolicyLoader {
     }
 }
 
+/// What the current policy was made of.
+pub(super) struct Origin {
+    pub(super) config: Config,
+    /// Its files as they were when they were read.
+    files: Vec<(PathBuf, Option<Stamp>)>,
+}
+
+/// Tells a file from another one at the same path, and from itself after a change: device, inode, length, and
+/// the times of the last change of its contents and of the inode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stamp([i64; 7]);
+
+impl Stamp {
+    /// `None`: there is no such file.
+    fn of(path: &Path) -> Option<Self> {
+        let found = fs::metadata(path).ok()?;
+        Some(Self([
+            found.dev() as i64,
+            found.ino() as i64,
+            found.size() as i64,
+            found.mtime(),
+            found.mtime_nsec(),
+            found.ctime(),
+            found.ctime_nsec(),
+        ]))
+    }
+}
+
+impl Origin {
+    /// To be called before the policy is made: what changes after that has changed.
+    fn of(config: &Config) -> Self {
+        let lists = config.blocklists.iter().map(|list| &list.file);
+        let paths = lists.chain(&config.local.hosts);
+        Self {
+            files: paths.map(|path| (path.clone(), Stamp::of(path))).collect(),
+            config: config.clone(),
+        }
+    }
+
+    /// Whether a file is not the one any more that the policy was made of.
+    pub(super) fn has_changed(&self, path: &Path) -> bool {
+        let known = self.files.iter().find(|(known, _)| known == path);
+        known.is_none_or(|(_, stamp)| stamp.is_none() || *stamp != Stamp::of(path))
+    }
+}
+
 /// A policy that can be reloaded while it is in use.
 pub(super) struct Reloader {
     shared: Arc<ArcSwap<Policy>>,
+    origin: ArcSwap<Origin>,
     loader: PolicyLoader,
     /// The settings that the server runs with, those of the last reload included.
     running: ArcSwap<Settings>,
@@ -138,10 +186,12 @@ impl Reloader {
         settings: impl Fn() -> Result<Config, ConfigError> + Send + Sync + 'static,
     ) -> Result<Self, PolicyError> {
         let loader = PolicyLoader::default();
+        let origin = ArcSwap::from_pointee(Origin::of(config));
         let policy = loader.load(config)?;
         log_access(&policy);
         Ok(Self {
             shared: Arc::new(ArcSwap::from_pointee(policy)),
+            origin,
             loader,
             running: ArcSwap::from_pointee(config.settings.clone()),
             reloading: Mutex::default(),
@@ -159,6 +209,11 @@ impl Reloader {
         self.running.load_full()
     }
 
+    /// What the current policy was made of.
+    pub(super) fn origin(&self) -> Arc<Origin> {
+        self.origin.load_full()
+    }
+
     /// Reloads the policy. Returns a description of the new one.
     fn reload(&self) -> Result<String, ReloadError> {
         let _alone = self
@@ -166,9 +221,11 @@ impl Reloader {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         let config = (self.settings)()?;
+        let origin = Origin::of(&config);
         let policy = self.loader.load(&config)?;
         log_access(&policy);
         self.shared.store(Arc::new(policy));
+        self.origin.store(Arc::new(origin));
         let running = self.running.load();
         let changed: Vec<&str> = running.need_restart(&config.settings).collect();
         self.running

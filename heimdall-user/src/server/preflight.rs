@@ -6,7 +6,8 @@ use heimdall_ebpf::MAX_QUEUES;
 use tracing::warn;
 
 use super::{
-    PolicyLoader, ServerError, file_limit, forward_options, snapshot::unix_now, start_warnings,
+    PolicyLoader, ServerError, file_limit, forward_options, permissions, snapshot::unix_now,
+    start_warnings,
 };
 use crate::{
     cache::Cache,
@@ -26,7 +27,7 @@ pub(crate) fn check(config: &Config) -> Result<(), ServerError> {
     let queues: usize = preflight(config)?.iter().sum();
     let sockets = config.socket.threads;
     file_limit::fit(
-        forward_options(config),
+        &forward_options(config),
         sockets + queues,
         sockets * config.listen.len(),
     );
@@ -57,6 +58,8 @@ pub(super) fn left_out(interface: &str, error: &impl Display) {
 pub(super) fn preflight(config: &Config) -> Result<Vec<usize>, ServerError> {
     let settings = &config.settings;
     control::check(&config.control).map_err(|error| at(settings.location("control"), error))?;
+    control::check_group(&permissions(config))
+        .map_err(|error| at(settings.location("control-group"), error))?;
     let mut queues = Vec::new();
     for (item, found) in interfaces(config).enumerate() {
         match found {
@@ -74,6 +77,7 @@ pub(super) fn preflight(config: &Config) -> Result<Vec<usize>, ServerError> {
     let all = queues.iter().sum();
     reserve(config, all).map_err(|error| at(settings.location("cache.size"), error))?;
     start_warnings::memory(config, all);
+    start_warnings::socket_threads(config);
     let dnstap = match &config.dnstap.output {
         Some(DnstapTarget::File(path)) => Some(path),
         _ => None,

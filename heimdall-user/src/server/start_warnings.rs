@@ -3,7 +3,9 @@
 use std::{
     fs,
     net::{IpAddr, SocketAddr},
+    num::NonZero,
     path::Path,
+    thread,
 };
 
 use heimdall_ebpf::MAX_QUEUES;
@@ -30,9 +32,21 @@ pub(super) fn memory(config: &Config, queues: usize) {
     if needed > available / 2 {
         warn!(
             "{caches} caches and the frames of {queues} queues take {} MiB, and {} MiB of memory are \
-             available; lower cache.size or serve fewer queues",
+             available; lower cache.size, serve fewer queues, or lower socket.threads or forward.threads",
             needed >> 20,
             available >> 20,
+        );
+    }
+}
+
+/// Hints at more socket threads than there are cores for them.
+pub(super) fn socket_threads(config: &Config) {
+    let threads = config.socket.threads;
+    let cores = thread::available_parallelism().map_or(threads, NonZero::get);
+    if threads > cores {
+        warn!(
+            "socket.threads = {threads}: they share {cores} cores, and each has a cache of its own and a part \
+             of the clients; more than {cores} gain nothing"
         );
     }
 }

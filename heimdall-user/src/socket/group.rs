@@ -123,7 +123,7 @@ mod tests {
             let [local] = bound.local_addresses()[..] else {
                 panic!("{bound:?}");
             };
-            let threads = bound.split(3).unwrap();
+            let threads = bound.split(3, MAX_CONNECTIONS).unwrap();
             let connections_of_all: usize = threads.iter().map(|one| one.max_connections).sum();
             assert!(connections_of_all <= MAX_CONNECTIONS);
             let asked = SocketAddr::new(asked.parse().unwrap(), local.port());
@@ -158,7 +158,7 @@ mod tests {
         for listen in ["127.0.0.1:0", "0.0.0.0:0", "[::1]:0", "[::]:0"] {
             let bound = Listeners::bind(&[listen.parse().unwrap()]).unwrap();
             let addresses = bound.local_addresses();
-            let held = bound.split(2).unwrap();
+            let held = bound.split(2, MAX_CONNECTIONS).unwrap();
             let second = Listeners::bind(&addresses);
             assert!(
                 matches!(

@@ -101,7 +101,7 @@ pub struct Listeners {
     pub(super) udp: Vec<UdpSocket>,
     pub(super) tcp: Vec<TcpListener>,
     addresses: Vec<SocketAddr>,
-    /// Connections at a time: the thread's share of [`MAX_CONNECTIONS`].
+    /// Connections at a time: the thread's share of [`MAX_CONNECTIONS`], or of fewer.
     pub(super) max_connections: usize,
 }
 
@@ -160,18 +160,23 @@ impl Listeners {
     }
 
     /// Listeners for each of so many threads, 1 at least, on the same addresses: these, and others
-    /// beside them, among which the kernel distributes datagrams and connections.
+    /// beside them, among which the kernel distributes datagrams and connections. All threads together
+    /// have `max_connections` at a time.
     ///
     /// From then on other sockets of the same user can be bound to the ports if they ask for that
     /// (SO_REUSEPORT). [`bind`](Self::bind) does not.
     ///
     /// # Errors
     /// `SocketError`, for the first socket that cannot be opened.
-    pub fn split(mut self, threads: usize) -> Result<Vec<Self>, SocketError> {
+    pub fn split(
+        mut self,
+        threads: usize,
+        max_connections: usize,
+    ) -> Result<Vec<Self>, SocketError> {
+        self.max_connections = (max_connections / threads.max(1)).max(1);
         if threads <= 1 {
             return Ok(vec![self]);
         }
-        self.max_connections = (MAX_CONNECTIONS / threads).max(1);
         for ((udp, tcp), address) in self.udp.iter().zip(&self.tcp).zip(&self.addresses) {
             group::open(udp).map_err(|error| SocketError::new("UDP", *address, error))?;
             group::open(tcp).map_err(|error| SocketError::new("TCP", *address, error))?;

@@ -4,20 +4,23 @@ use std::{
     io::{self, Read, Write},
     net::{IpAddr, SocketAddr, TcpStream},
     os::{fd::AsRawFd, unix::process::CommandExt},
-    process::Command,
+    process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
 use lab::{
     CLIENT_V4, CLIENT_V6, Heimdall, Kdig, Knot, Lab, SERVER_V4, SERVER_V6, ScriptedUpstream,
-    UPSTREAM,
+    UPSTREAM, by_label,
 };
 use nix::sys::{
     resource::{Resource, getrlimit, setrlimit},
     socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, socket},
 };
 
-use crate::{client::query, lab, program};
+use crate::{
+    client::{DnsClient, query},
+    lab, program,
+};
 
 const TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -304,7 +307,7 @@ fn without_descriptors_the_largest_holder_loses_connections() {
     let Some(lab) = lab("without_descriptors") else {
         return;
     };
-    let _upstream = ScriptedUpstream::start(&lab, FIRST).unwrap();
+    let _upstream = ScriptedUpstream::with_script(&lab, FIRST, by_label).unwrap();
     add_networks(&lab);
     let mut command = lab.on_server("prlimit");
     command.arg("--nofile=64:64").arg(program());
@@ -318,14 +321,32 @@ fn without_descriptors_the_largest_holder_loses_connections() {
         FIRST,
     ];
     let heimdall = Heimdall::start(command, program(), &arguments).unwrap();
-    lab.in_client(|| {
+    let held = lab.in_client(|| {
         let mut before = tcp("10.77.0.2", SERVER_V4);
         assert!(is_answered(&mut before));
-        let _held: Vec<TcpStream> = (0..200).map(|_| tcp(CLIENT_V4, SERVER_V4)).collect();
+        let held: Vec<TcpStream> = (0..200).map(|_| tcp(CLIENT_V4, SERVER_V4)).collect();
         let mut after = tcp("10.77.0.2", SERVER_V4);
         assert!(is_answered(&mut after), "a new connection");
         assert!(is_answered(&mut before), "the older connection");
-    })
-    .unwrap();
+        held
+    });
+    // Commands work, several at once, and so does a query to an upstream over TCP.
+    let stats = || {
+        let mut command = Command::new(program());
+        command.args(["stats", "--control"]).arg(heimdall.control());
+        command.stdout(Stdio::null()).spawn().unwrap()
+    };
+    let several: Vec<Child> = (0..8).map(|_| stats()).collect();
+    for mut one in several {
+        assert!(one.wait().unwrap().success());
+    }
+    let reply = DnsClient::v4(&lab).udp("truncate.example A rd edns");
+    assert!(reply.starts_with("NOERROR"), "{reply}");
+    let stats = heimdall.stats().unwrap();
+    assert!(
+        stats["forwarder"]["sent_tcp"].as_u64() > Some(0),
+        "{stats:#}"
+    );
+    drop(held);
     assert!(heimdall.process.output().contains("ready"));
 }

@@ -33,6 +33,7 @@ mod stale;
 mod start;
 mod tap;
 mod threads;
+mod trace;
 mod upstreams;
 mod wire;
 

@@ -79,7 +79,8 @@ fn a_worker_sleeps_and_answers_while_a_dump_is_not_read() {
     fill(&client, NAMES, "TXT");
 
     let mut dump = UnixStream::connect(heimdall.control()).unwrap();
-    dump.write_all(b"dump all\n").unwrap();
+    dump.write_all(b"{\"command\":\"dump\",\"all\":true}\n")
+        .unwrap();
     // The worker's cache is the last one.
     let mut dump = BufReader::new(dump);
     let worker = format!("\"cache\":\"{}:0\"", lab.server_if);

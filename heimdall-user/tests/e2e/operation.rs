@@ -162,6 +162,16 @@ fn check_says_what_a_start_would() {
         ),
         ("control = \"{}\"", bad, ":4: key `control`: "),
         ("control = \"{}/new/directory/new.sock\"", good, ""),
+        (
+            "control-group = \"no such group\"",
+            bad,
+            ":4: key `control-group`: there is no group",
+        ),
+        (
+            "control-mode = \"0600\"\ncontrol = \"{}/own.sock\"",
+            good,
+            "",
+        ),
         // Interfaces.
         ("backend = \"xdp\"", bad, ":4: key `backend`: "),
         (

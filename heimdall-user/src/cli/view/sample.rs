@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::{difference, float, number};
-use crate::control::{self, ControlError};
+use crate::control::{self, ControlCommand, ControlError};
 
 /// The server's document at a moment.
 #[derive(Clone, Debug)]
@@ -26,7 +26,7 @@ impl Sample {
     /// # Errors
     /// It cannot be reached.
     pub(in crate::cli) fn ask(path: &Path) -> Result<Self, ControlError> {
-        control::ask(path, "stats").map(Self)
+        control::ask(path, &ControlCommand::Stats).map(Self)
     }
 
     /// A document that was received or saved.

@@ -22,6 +22,18 @@ const BAD: &[(&str, &str)] = &[
         "heimdall.toml:2: key `forward.thread`: there is no such key; did you mean `threads`?",
     ),
     (
+        "[xdp]\nspin-us = 10",
+        "heimdall.toml:2: key `xdp.spin-us`: there is no such key; `idle` took its place",
+    ),
+    (
+        "control-mode = \"0666\"",
+        "heimdall.toml:1: key `control-mode`: \"0666\" is none of the choices; write \"0600\" or \"0660\"",
+    ),
+    (
+        "[log]\nformat = \"xml\"",
+        "heimdall.toml:2: key `log.format`: \"xml\" is none of the choices; write \"text\" or \"json\"",
+    ),
+    (
         "listen = \"0.0.0.0:53\"",
         "heimdall.toml:1: key `listen`: \"0.0.0.0:53\" is a string; write a list in [brackets]",
     ),
@@ -63,11 +75,11 @@ const BAD: &[(&str, &str)] = &[
     ),
     (
         "echo = true",
-        "heimdall.toml:1: key `echo`: there is no such key; there are `interface`, `listen`, `upstream`, `backend`, `control`, `max-udp-size`, `cache`, `forward`, `socket`, `xdp`, `metrics`, `access`, `rate-limit`, `cookies`, `identity`, `local`, `blocklist`, `dnstap`, `query-log`",
+        "heimdall.toml:1: key `echo`: there is no such key; there are `interface`, `listen`, `upstream`, `backend`, `control`, `control-group`, `control-mode`, `max-udp-size`, `cache`, `forward`, `socket`, `xdp`, `metrics`, `log`, `access`, `rate-limit`, `cookies`, `identity`, `local`, `blocklist`, `dnstap`, `query-log`",
     ),
     (
         "\"\" = 1",
-        "heimdall.toml:1: there is no such key; there are `interface`, `listen`, `upstream`, `backend`, `control`, `max-udp-size`, `cache`, `forward`, `socket`, `xdp`, `metrics`, `access`, `rate-limit`, `cookies`, `identity`, `local`, `blocklist`, `dnstap`, `query-log`",
+        "heimdall.toml:1: there is no such key; there are `interface`, `listen`, `upstream`, `backend`, `control`, `control-group`, `control-mode`, `max-udp-size`, `cache`, `forward`, `socket`, `xdp`, `metrics`, `log`, `access`, `rate-limit`, `cookies`, `identity`, `local`, `blocklist`, `dnstap`, `query-log`",
     ),
     (
         "[blocklist]\nfile = \"a\"",

@@ -107,6 +107,9 @@ impl Shard {
             SendError::Resources => {}
             SendError::Address => {
                 self.counters.socket_errors.add(1);
+                if let Some(address) = self.upstreams.address(sent.target.upstream) {
+                    self.log.no_port(address, now);
+                }
                 self.attempt_failed(slot, now, sent);
             }
             SendError::Upstream => self.unreachable(slot, now, sent),

@@ -36,7 +36,14 @@ impl Bench {
         let mailboxes = [Arc::clone(&mailbox)].into();
         let clock = Clock::start();
         Self {
-            shard: Shard::new(options, mailboxes, NameHasher::default(), clock).unwrap(),
+            shard: Shard::new(
+                options,
+                mailboxes,
+                NameHasher::default(),
+                clock,
+                OverloadLog::default(),
+            )
+            .unwrap(),
             mailbox,
             upstream,
             now: Instant::now(),

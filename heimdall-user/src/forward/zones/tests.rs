@@ -59,7 +59,12 @@ impl Bench {
 
     fn is_admitted(&mut self, name: &str) -> bool {
         let request = self.request(name);
-        self.zones.admit(&request, self.now).is_ok()
+        // A look says the same, and changes nothing.
+        let left = self.zones.dead_zone(&request, self.now);
+        let left = left.map(|(_, left)| left);
+        let admitted = self.zones.admit(&request, self.now);
+        assert_eq!(admitted.err(), left, "{name}");
+        left.is_none()
     }
 
     fn wait(&mut self, seconds: u64) {

@@ -1,111 +1,26 @@
-//! The log: lines on stderr, written by a thread of its own.
-//!
-//! The reader of stderr may stall, close the pipe or run out of disk space. None of that may block or
-//! end a thread of the server, so a thread that logs only appends to a bounded queue; lines that do
-//! not fit, or that cannot be written, are counted, and the count is logged as soon as lines can be
-//! written again. [`start`] installs the subscriber and the panic hook; dropping the value that it
-//! returns waits up to a second for queued lines to be written.
+//! The queue between the threads that log and the one that writes.
 
 use std::{
-    backtrace::{Backtrace, BacktraceStatus},
     collections::VecDeque,
-    io::{self, IsTerminal, Write},
-    os::fd::AsFd,
-    panic::{self, PanicHookInfo},
+    fmt,
+    io::{self, Write},
     sync::{Condvar, Mutex, MutexGuard, PoisonError},
-    thread::{self, JoinHandle},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use tracing::{error, warn};
-use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
+use tracing::{Metadata, warn};
+use tracing_subscriber::fmt::MakeWriter;
+
+use super::limit::{Kinds, WINDOW};
 
 /// Octets that may wait to be written.
 const MAX_QUEUED: usize = 1 << 20;
 
-/// How long the exit of the process waits for lines to be written.
-const EXIT_WAIT: Duration = Duration::from_secs(1);
-
-/// The process has one log.
-static LOG: Log = Log::new();
-
-/// Lines lost since the start: the queue was full, or a write to stderr failed.
-pub(crate) fn lost() -> u64 {
-    LOG.queue().lost
-}
-
-/// Logs to stderr what passes `filter`, and the panics of all threads. Call it once.
-///
-/// # Errors
-/// The thread cannot be started.
-pub fn start(filter: EnvFilter, timestamps: bool) -> io::Result<LogGuard> {
-    let thread = thread::Builder::new()
-        .name("log".to_owned())
-        .spawn(|| LOG.write_to(&mut Stderr))?;
-    let subscriber = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(&LOG)
-        .with_ansi(io::stderr().is_terminal())
-        .with_target(false);
-    if timestamps {
-        subscriber.init();
-    } else {
-        subscriber.without_time().init();
-    }
-    panic::set_hook(Box::new(log_panic));
-    Ok(LogGuard(thread))
-}
-
-/// Writes a line to stderr directly, for commands without a log. It is lost if stderr is not
-/// writable within a second.
-pub(crate) fn print_error(line: &str) {
-    let stderr = io::stderr();
-    let mut fds = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
-    let wait = u16::try_from(EXIT_WAIT.as_millis()).unwrap_or(u16::MAX);
-    // A pipe that is writable has room for a page, so a line does not block.
-    if poll(&mut fds, wait).is_ok_and(|ready| ready > 0) {
-        let _ = stderr.lock().write_all(format!("{line}\n").as_bytes());
-    }
-}
-
-/// The owner of the log's thread, dropped at the end of the process: waits until the queued lines
-/// are written, or a second has passed, and ends the thread. One that stderr blocks ends with the
-/// process.
-#[must_use]
-#[derive(Debug)]
-pub struct LogGuard(JoinHandle<()>);
-
-impl Drop for LogGuard {
-    fn drop(&mut self) {
-        let deadline = Instant::now() + EXIT_WAIT;
-        LOG.close();
-        while !self.0.is_finished() && Instant::now() < deadline {
-            thread::sleep(Duration::from_millis(1));
-        }
-    }
-}
-
-/// Logs a panic; what follows from it is up to the thread's owner.
-fn log_panic(info: &PanicHookInfo<'_>) {
-    let thread = thread::current();
-    let name = thread.name().unwrap_or("unnamed");
-    let payload = info.payload();
-    let text = payload.downcast_ref::<&str>().copied();
-    let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
-    let message = text.unwrap_or("no message");
-    let location = info.location().map(ToString::to_string).unwrap_or_default();
-    error!("thread {name} panicked at {location}: {message}; this is a bug, please report it");
-    let backtrace = Backtrace::capture();
-    if backtrace.status() == BacktraceStatus::Captured {
-        error!("{backtrace}");
-    }
-}
-
-/// The queue between the threads that log and the one that writes.
-struct Log {
+/// The queue, and how much of each kind was logged.
+pub(super) struct Log {
     queue: Mutex<Queue>,
     changed: Condvar,
+    kinds: Kinds,
 }
 
 struct Queue {
@@ -119,8 +34,19 @@ struct Queue {
     lost: u64,
 }
 
+/// What the thread does next.
+#[derive(Debug, PartialEq, Eq)]
+enum Next {
+    /// Write a line.
+    Line(Vec<u8>),
+    /// Log how many lines were left out.
+    LeftOut,
+    /// End.
+    Closed,
+}
+
 impl Log {
-    const fn new() -> Self {
+    pub(super) const fn new() -> Self {
         Self {
             queue: Mutex::new(Queue {
                 lines: VecDeque::new(),
@@ -130,6 +56,7 @@ impl Log {
                 lost: 0,
             }),
             changed: Condvar::new(),
+            kinds: Kinds::new(),
         }
     }
 
@@ -138,7 +65,25 @@ impl Log {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn push(&self, line: &[u8]) {
+    /// Lines lost so far.
+    pub(super) fn lost(&self) -> u64 {
+        self.queue().lost
+    }
+
+    /// Whether an event is logged, or left out because there were many of its kind.
+    pub(super) fn admits(&self, metadata: &'static Metadata<'static>) -> bool {
+        let admitted = self.kinds.admit(metadata, Instant::now());
+        if admitted == Err(1) {
+            // The thread is to wait no longer than until it logs how many there were. With the lock, so that it
+            // has either seen the first, or waits already.
+            let _queue = self.queue();
+            self.changed.notify_all();
+        }
+        admitted.is_ok()
+    }
+
+    /// Appends a line. It is lost if there are too many.
+    pub(super) fn push(&self, line: &[u8]) {
         let mut queue = self.queue();
         if queue.octets + line.len() > MAX_QUEUED {
             queue.lost += 1;
@@ -149,25 +94,34 @@ impl Log {
         self.changed.notify_all();
     }
 
-    /// Waits for a line. `None`: the log is closed, and there are no more.
-    fn pop(&self) -> Option<Vec<u8>> {
+    /// Waits for a line, or until the end of a time in which some were left out.
+    fn next(&self) -> Next {
         let mut queue = self.queue();
         loop {
             if let Some(line) = queue.lines.pop_front() {
                 queue.octets -= line.len();
                 queue.writing = true;
-                return Some(line);
+                return Next::Line(line);
             }
-            if queue.closed {
-                return None;
-            }
-            let changed = self.changed.wait(queue);
-            queue = changed.unwrap_or_else(PoisonError::into_inner);
+            let due = self.kinds.due();
+            let left = due.map(|due| due.saturating_duration_since(Instant::now()));
+            queue = match left {
+                Some(left) if queue.closed || left.is_zero() => return Next::LeftOut,
+                None if queue.closed => return Next::Closed,
+                Some(left) => {
+                    let changed = self.changed.wait_timeout(queue, left);
+                    changed.unwrap_or_else(PoisonError::into_inner).0
+                }
+                None => {
+                    let changed = self.changed.wait(queue);
+                    changed.unwrap_or_else(PoisonError::into_inner)
+                }
+            };
         }
     }
 
-    /// Records whether the popped line was written. Returns the number of lost lines.
-    fn popped(&self, written: bool) -> u64 {
+    /// Records whether the line was written. Returns the number of lost lines.
+    fn written(&self, written: bool) -> u64 {
         let mut queue = self.queue();
         queue.writing = false;
         queue.lost += u64::from(!written);
@@ -176,27 +130,44 @@ impl Log {
     }
 
     /// Writes lines as they come, until the log is closed.
-    fn write_to(&self, out: &mut impl Write) {
+    pub(super) fn write_to(&self, out: &mut impl Write) {
         let mut reported = 0;
-        while let Some(line) = self.pop() {
-            let written = out.write_all(&line).is_ok();
-            let lost = self.popped(written);
-            if written && lost > reported {
-                warn!("{} lines could not be logged", lost - reported);
-                reported = lost;
+        loop {
+            match self.next() {
+                Next::Line(line) => {
+                    let written = out.write_all(&line).is_ok();
+                    let lost = self.written(written);
+                    if written && lost > reported {
+                        warn!("{} lines could not be logged", lost - reported);
+                        reported = lost;
+                    }
+                }
+                Next::LeftOut => self.log_left_out(),
+                Next::Closed => return,
             }
         }
     }
 
+    fn log_left_out(&self) {
+        let closed = self.queue().closed;
+        for (kind, count) in self.kinds.take_left_out(Instant::now(), closed) {
+            let (target, line) = (kind.target(), kind.line().unwrap_or_default());
+            warn!(
+                "{count} more lines like the last of {target} (line {line}) were left out within {} s",
+                WINDOW.as_secs()
+            );
+        }
+    }
+
     /// Has the thread end when all lines are written.
-    fn close(&self) {
+    pub(super) fn close(&self) {
         self.queue().closed = true;
         self.changed.notify_all();
     }
 
     /// Whether all lines are written, after `wait` at most.
     #[cfg(test)]
-    fn flush(&self, wait: Duration) -> bool {
+    fn flush(&self, wait: std::time::Duration) -> bool {
         let deadline = Instant::now() + wait;
         let mut queue = self.queue();
         while queue.writing || !queue.lines.is_empty() {
@@ -212,7 +183,7 @@ impl Log {
 
 /// The subscriber's writer: each call is one line.
 #[derive(Debug)]
-struct Line(&'static Log);
+pub(super) struct Line(&'static Log);
 
 impl<'a> MakeWriter<'a> for &'static Log {
     type Writer = Line;
@@ -222,8 +193,8 @@ impl<'a> MakeWriter<'a> for &'static Log {
     }
 }
 
-impl std::fmt::Debug for Log {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Log {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Log").finish_non_exhaustive()
     }
 }
@@ -239,32 +210,15 @@ impl Write for Line {
     }
 }
 
-/// The standard error stream, which another process may have made non-blocking.
-struct Stderr;
-
-impl Write for Stderr {
-    fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
-        let stderr = io::stderr();
-        loop {
-            match stderr.lock().write(octets) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                outcome => return outcome,
-            }
-            let mut fds = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
-            poll(&mut fds, PollTimeout::NONE)?;
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use std::sync::mpsc::{Receiver, Sender, channel};
+    use std::{
+        sync::mpsc::{Receiver, Sender, channel},
+        thread,
+        time::Duration,
+    };
 
     use super::*;
 

@@ -1,0 +1,163 @@
+//! The log: lines on stderr, or entries of systemd's journal, written by a thread of its own.
+//!
+//! The reader of stderr may stall, close the pipe or run out of disk space. None of that may block or
+//! end a thread of the server, so a thread that logs only appends to a bounded queue; lines that do
+//! not fit, or that cannot be written, are counted, and the count is logged as soon as lines can be
+//! written again (`queue`). Of warnings and errors that packets can cause again and again, only some are
+//! logged, and how many were left out (`limit`). Where stderr is the journal, an entry has the journal's
+//! fields (`journal`). [`start`] installs the subscriber and the panic hook; dropping the value that it
+//! returns waits up to a second for queued lines to be written.
+
+mod journal;
+mod limit;
+mod queue;
+
+use std::{
+    backtrace::{Backtrace, BacktraceStatus},
+    io::{self, IsTerminal, Write},
+    os::fd::AsFd,
+    panic::{self, PanicHookInfo},
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use tracing::error;
+use tracing_subscriber::{
+    EnvFilter, Layer, Registry, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _,
+};
+
+use journal::{Journal, JournalLayer};
+use limit::LimitLayer;
+use queue::Log;
+
+/// How long the exit of the process waits for lines to be written.
+const EXIT_WAIT: Duration = Duration::from_secs(1);
+
+/// The process has one log.
+static LOG: Log = Log::new();
+
+/// How a line is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Its level and its text, for somebody who waits for it.
+    Brief,
+    /// The same after the time. If stderr is the journal, an entry of that.
+    Text,
+    /// A JSON object.
+    Json,
+}
+
+/// Lines lost since the start: the queue was full, or a write to stderr failed.
+pub(crate) fn lost() -> u64 {
+    LOG.lost()
+}
+
+/// Logs to stderr what passes `filter`, and the panics of all threads. Call it once.
+///
+/// # Errors
+/// The thread cannot be started.
+pub fn start(filter: EnvFilter, format: LogFormat) -> io::Result<LogGuard> {
+    let journal = match format {
+        LogFormat::Text => Journal::of_stderr(),
+        LogFormat::Brief | LogFormat::Json => None,
+    };
+    let lines = lines(format, journal.is_some());
+    let write = move || match journal {
+        Some(mut journal) => LOG.write_to(&mut journal),
+        None => LOG.write_to(&mut Stderr),
+    };
+    let thread = thread::Builder::new().name("log".to_owned()).spawn(write)?;
+    let subscriber = tracing_subscriber::registry().with(lines).with(filter);
+    subscriber.with(LimitLayer(&LOG)).init();
+    panic::set_hook(Box::new(log_panic));
+    Ok(LogGuard(thread))
+}
+
+/// The layer that appends an event to the queue.
+fn lines(format: LogFormat, to_journal: bool) -> Box<dyn Layer<Registry> + Send + Sync> {
+    let plain = fmt::layer()
+        .with_writer(&LOG)
+        .with_ansi(io::stderr().is_terminal())
+        .with_target(false);
+    match format {
+        _ if to_journal => JournalLayer(&LOG).boxed(),
+        LogFormat::Brief => plain.without_time().boxed(),
+        LogFormat::Text => plain.boxed(),
+        LogFormat::Json => plain
+            .json()
+            .flatten_event(true)
+            .with_target(true)
+            .with_current_span(false)
+            .with_span_list(false)
+            .boxed(),
+    }
+}
+
+/// Writes a line to stderr directly, for commands without a log. It is lost if stderr is not
+/// writable within a second.
+pub(crate) fn print_error(line: &str) {
+    let stderr = io::stderr();
+    let mut fds = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
+    let wait = u16::try_from(EXIT_WAIT.as_millis()).unwrap_or(u16::MAX);
+    // A pipe that is writable has room for a page, so a line does not block.
+    if poll(&mut fds, wait).is_ok_and(|ready| ready > 0) {
+        let prefix = journal::error_prefix();
+        let line = format!("{prefix}{line}\n");
+        let _ = stderr.lock().write_all(line.as_bytes());
+    }
+}
+
+/// The owner of the log's thread, dropped at the end of the process: waits until the queued lines
+/// are written, or a second has passed, and ends the thread. One that stderr blocks ends with the
+/// process.
+#[must_use]
+#[derive(Debug)]
+pub struct LogGuard(JoinHandle<()>);
+
+impl Drop for LogGuard {
+    fn drop(&mut self) {
+        let deadline = Instant::now() + EXIT_WAIT;
+        LOG.close();
+        while !self.0.is_finished() && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+/// Logs a panic; what follows from it is up to the thread's owner.
+fn log_panic(info: &PanicHookInfo<'_>) {
+    let thread = thread::current();
+    let name = thread.name().unwrap_or("unnamed");
+    let payload = info.payload();
+    let text = payload.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    let message = text.unwrap_or("no message");
+    let location = info.location().map(ToString::to_string).unwrap_or_default();
+    error!("thread {name} panicked at {location}: {message}; this is a bug, please report it");
+    let backtrace = Backtrace::capture();
+    if backtrace.status() == BacktraceStatus::Captured {
+        error!("{backtrace}");
+    }
+}
+
+/// The standard error stream, which another process may have made non-blocking.
+struct Stderr;
+
+impl Write for Stderr {
+    fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
+        let stderr = io::stderr();
+        loop {
+            match stderr.lock().write(octets) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                outcome => return outcome,
+            }
+            let mut fds = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
+            poll(&mut fds, PollTimeout::NONE)?;
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
