@@ -16,9 +16,9 @@
 //! Around them: [`config`] reads the settings, [`server`] starts, supervises and stops all threads,
 //! [`maintenance`] flushes and copies caches in use, [`snapshot`] is the file that keeps the shared cache over
 //! a restart, [`blocklist`] builds the table of blocked names, [`stats`] counts, [`control`] is the control
-//! socket, [`cli`] the `heimdall` command, [`log`] writes the log, [`mod@file`] reads files up to a limit,
-//! [`clock`] is the time that answers age by, [`exit`] ends threads with their owner, and [`checksum`] is the
-//! Internet checksum.
+//! socket, [`cli`] the `heimdall` command, `doctor` examines the host, [`log`] writes the log, [`mod@file`]
+//! reads files up to a limit, [`clock`] is the time that answers age by, [`exit`] ends threads with their
+//! owner, and [`checksum`] is the Internet checksum.
 //!
 //! docs/architecture.md says which module may import which, and follows a packet function by function.
 
@@ -31,6 +31,7 @@ pub mod clock;
 pub mod config;
 pub mod control;
 pub mod dns;
+mod doctor;
 pub mod exit;
 pub mod file;
 pub mod forward;

@@ -12,11 +12,9 @@ use crate::{
     clock::Clock,
     config::{Config, Size},
     dns::{NameHasher, reply},
+    doctor::TRANSPARENT,
     stats::{AnswerCounters, DropCounters},
 };
-
-/// The kernel's setting for transparent huge pages (admin-guide/mm/transhuge).
-const TRANSPARENT: &str = "/sys/kernel/mm/transparent_hugepage/enabled";
 
 /// Makes answer cores. They share the policy, the clock and the seed that names are hashed with.
 pub(super) struct CoreFactory {

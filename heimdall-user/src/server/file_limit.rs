@@ -7,13 +7,7 @@
 use nix::sys::resource::{Resource, getrlimit};
 use tracing::warn;
 
-use crate::{forward, socket::MAX_CONNECTIONS};
-
-/// Files of the process as a whole: control, snapshots, logs, netlink, lists.
-const PROCESS: u64 = 64;
-
-/// Files of each front: listeners or an AF_XDP socket, its eventfd and its epoll instance.
-const FRONT: u64 = 8;
+use crate::{doctor, forward};
 
 /// Lowers the number of look-ups to the number that the hard limit on open files allows with this many fronts and
 /// listen addresses, and logs that.
@@ -25,12 +19,7 @@ pub(super) fn fit(
     let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
         return options;
     };
-    let shared = options.threads.max(1) * options.shared_files();
-    let others = PROCESS
-        + FRONT * fronts as u64
-        + 2 * listeners as u64
-        + MAX_CONNECTIONS as u64
-        + shared as u64;
+    let others = doctor::needed_besides_look_ups(&options, fronts, listeners);
     fit_into(options, others, hard)
 }
 

@@ -155,6 +155,7 @@ impl Server {
         };
         // Should a step fail, dropping the server stops what the steps before it started.
         server.start_threads(config, opened, &queues)?;
+        start_warnings::host(config);
         Ok(server)
     }
 

@@ -70,7 +70,7 @@ pub(super) fn strips_vlan_tags(interface: &str) -> io::Result<bool> {
 /// # Safety
 ///
 /// `T` is the structure that belongs to the command (linux/ethtool.h).
-unsafe fn ioctl<T>(interface: &str, data: &mut T) -> io::Result<()> {
+pub(super) unsafe fn ioctl<T>(interface: &str, data: &mut T) -> io::Result<()> {
     // SAFETY: no pointers are passed.
     let fd = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
     if fd < 0 {
