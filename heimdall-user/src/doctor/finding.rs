@@ -13,7 +13,7 @@ pub(crate) enum Level {
     Good,
     /// It works, and costs something: speed, memory, or the ability to see more.
     Warn,
-    /// Something does not work, or a server with these settings would not start.
+    /// Something does not work as the settings ask, or a server with them would not start.
     Bad,
 }
 

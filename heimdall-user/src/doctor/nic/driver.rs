@@ -37,7 +37,7 @@ fn native(nic: &Nic, details: &Details) -> Finding {
     let (subject, check) = (nic.name.as_str(), &checks::NIC_NATIVE);
     match &details.xdp {
         None => check.good(subject, "the kernel does not tell (Linux 6.3 and newer do)"),
-        Some(features) if features.native => check.good(subject, "native mode"),
+        Some(features) if features.native => check.good(subject, "the driver has it"),
         Some(_) => check.warn(
             subject,
             "the driver has no native XDP: the program runs in generic mode",
@@ -55,7 +55,7 @@ fn zero_copy(nic: &Nic, details: &Details) -> Option<Finding> {
         let segments = features.zero_copy_segments;
         check.good(
             subject,
-            format!("zero-copy, up to {segments} buffers a packet"),
+            format!("the driver has it, with up to {segments} buffers a packet"),
         )
     } else if is_virtual(details) {
         check.good(
@@ -82,6 +82,9 @@ fn traps(facts: &Facts, nic: &Nic, details: &Details) -> Vec<Finding> {
         .collect()
 }
 
+/// A finding's level, what is, and what mends it.
+type Verdict = (Level, String, Fix);
+
 /// What is known to go wrong with a driver.
 pub(in crate::doctor) struct Trap {
     pub(in crate::doctor) drivers: &'static [&'static str],
@@ -89,7 +92,7 @@ pub(in crate::doctor) struct Trap {
     pub(in crate::doctor) what: &'static str,
     /// A file of the kernel's source, and what to look for in it; or a page.
     pub(in crate::doctor) source: &'static str,
-    applies: fn(&Facts, &Nic, &Details) -> Option<(Level, String, Fix)>,
+    applies: fn(&Facts, &Nic, &Details) -> Option<Verdict>,
 }
 
 /// The traps that are looked for.

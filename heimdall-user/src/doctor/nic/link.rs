@@ -156,7 +156,7 @@ fn offloads(nic: &Nic, details: &Details) -> Vec<Finding> {
             let gro = if offloads.gro { "on" } else { "off" };
             lro.good(
                 subject,
-                format!("LRO is off; GRO is {gro}, which AF_XDP does not meet"),
+                format!("LRO is off (GRO, which is {gro}, does not matter to AF_XDP)"),
             )
         }
     };

@@ -51,7 +51,7 @@ fn usable(nic: &Nic) -> Finding {
     match &nic.queues {
         Ok(queues) => check.good(
             nic.name.as_str(),
-            format!("AF_XDP can serve {} of its queues", queues.len()),
+            format!("AF_XDP can serve it (queues: {})", queues.len()),
         ),
         Err(error) => {
             let (what, remedy) = error.split_once("; ").unwrap_or((error, ""));

@@ -67,7 +67,7 @@ fn number(facts: &Facts, nic: &Nic, details: &Details) -> Finding {
     }
     check.good(
         subject,
-        format!("{queues} receive queues for {cores} cores"),
+        format!("receive queues in use: {queues}, cores for workers: {cores}"),
     )
 }
 
