@@ -17,9 +17,9 @@
 //! [`maintenance`] flushes and copies caches in use, [`snapshot`] is the file that keeps the shared cache over
 //! a restart, [`blocklist`] builds the table of blocked names, [`stats`] and [`latency`] count, [`tap`] samples queries for
 //! dnstap, the query log and the popular names, [`control`] is the control socket, [`http`] serves metrics and the status
-//! page, [`cli`] the `heimdall` command, [`log`] writes the log, [`mod@file`] reads files up to a limit,
-//! [`clock`] is the time that answers age by, [`exit`] ends threads with their owner, and [`checksum`] is the
-//! Internet checksum.
+//! page, [`cli`] the `heimdall` command, `doctor` examines the host, [`log`] writes the log, [`mod@file`] reads
+//! files up to a limit, [`clock`] is the time that answers age by, [`exit`] ends threads with their owner, and
+//! [`checksum`] is the Internet checksum.
 //!
 //! docs/architecture.md says which module may import which, and follows a packet function by function.
 
@@ -32,6 +32,7 @@ pub mod clock;
 pub mod config;
 pub mod control;
 pub mod dns;
+mod doctor;
 pub mod exit;
 pub mod file;
 pub mod forward;

@@ -5,6 +5,7 @@
 
 mod args;
 mod check;
+mod doctor;
 mod dump;
 mod flush;
 mod reload;
@@ -34,6 +35,8 @@ Examples:
   Make a settings file, and check it after editing:
     heimdall check --example > heimdall.toml
     heimdall check --config heimdall.toml
+  See what on this host slows it down, or keeps it from working:
+    heimdall doctor --config heimdall.toml
   Show what the running server does: on the whole screen, or as text:
     heimdall top
     heimdall stats
@@ -58,6 +61,7 @@ struct Cli {
 enum Command {
     Run(run::Run),
     Check(check::Check),
+    Doctor(doctor::Doctor),
     Stats(stats::Stats),
     Top(top::Top),
     Reload(reload::Reload),
@@ -71,6 +75,8 @@ pub fn main() -> ExitCode {
     let outcome = match Cli::try_parse().map(|cli| cli.command) {
         Ok(Command::Run(run)) => run.execute(),
         Ok(Command::Check(check)) => check.execute(),
+        // Its exit codes tell what it found.
+        Ok(Command::Doctor(doctor)) => return doctor.execute(),
         Ok(Command::Stats(stats)) => stats.execute(),
         Ok(Command::Top(top)) => top.execute(),
         Ok(Command::Reload(reload)) => reload.execute(),

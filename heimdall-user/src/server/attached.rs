@@ -16,6 +16,7 @@ use tracing::warn;
 
 use super::steering::SteeringCheck;
 use crate::{
+    doctor::STRIPPED,
     packet::SourceFilter,
     xdp::{Address, Interface, Program, XdpError, served},
 };
@@ -81,9 +82,7 @@ impl Attached {
             let held_back = ips_of(&|index| vlans.contains(&index));
             addresses.retain(|address| !held_back.contains(&address.ip()));
             notes.push(format!(
-                "the NIC removes VLAN tags before the XDP program runs: the sockets serve the addresses \
-                 of its VLANs, and queries to other addresses that arrive in a VLAN get no reply; run \
-                 `ethtool -K {} rxvlan off`",
+                "{STRIPPED}; run `ethtool -K {} rxvlan off`",
                 interface.name
             ));
         }

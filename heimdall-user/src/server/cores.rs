@@ -12,13 +12,11 @@ use crate::{
     clock::Clock,
     config::{Config, Size},
     dns::{NameHasher, reply},
+    doctor::TRANSPARENT,
     latency::FrontLatency,
     stats::{AnswerCounters, DropCounters},
     tap::{Observations, Tap},
 };
-
-/// The kernel's setting for transparent huge pages (admin-guide/mm/transhuge).
-const TRANSPARENT: &str = "/sys/kernel/mm/transparent_hugepage/enabled";
 
 /// Makes answer cores. They share the policy, the clock and the seed that names are hashed with.
 pub(super) struct CoreFactory {

@@ -7,13 +7,7 @@
 use nix::sys::resource::{Resource, getrlimit};
 use tracing::warn;
 
-use crate::{forward, http, socket::MAX_CONNECTIONS};
-
-/// Files of the process as a whole: control, snapshots, logs, netlink, lists; connections over HTTP.
-const PROCESS: u64 = 64 + http::MAX_CONNECTIONS as u64;
-
-/// Files of each front: listeners or an AF_XDP socket, its eventfd and its epoll instance.
-const FRONT: u64 = 8;
+use crate::{doctor, forward, socket::MAX_CONNECTIONS};
 
 /// What the limit allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,8 +21,7 @@ pub(super) struct FileLimit {
 /// What the hard limit on open files allows with this many fronts and listen addresses. Logs if that is less than
 /// the settings ask for.
 pub(super) fn fit(options: &forward::ForwardOptions, fronts: usize, listeners: usize) -> FileLimit {
-    let shared = options.threads.max(1) * options.shared_files();
-    let others = PROCESS + FRONT * fronts as u64 + 2 * listeners as u64 + shared as u64;
+    let others = doctor::needed_files(options, fronts, listeners);
     let hard = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(_, hard)| hard);
     fit_into(options, others, hard)
 }

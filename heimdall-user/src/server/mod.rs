@@ -185,6 +185,7 @@ impl Server {
         };
         // Should a step fail, dropping the server stops what the steps before it started.
         server.start_threads(config, opened, &queues, files.max_in_flight)?;
+        start_warnings::host(config);
         Ok(server)
     }
 

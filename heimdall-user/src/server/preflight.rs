@@ -2,7 +2,6 @@
 
 use std::{fmt::Display, path::Path};
 
-use heimdall_ebpf::MAX_QUEUES;
 use tracing::warn;
 
 use super::{
@@ -15,7 +14,7 @@ use crate::{
     control, file,
     snapshot::Snapshot,
     tap::DnstapTarget,
-    xdp::{Interface, XdpError, xsk::MAX_MTU},
+    xdp::{Interface, XdpError},
 };
 
 /// Makes the checks of a start, without opening a socket, attaching a program, writing a file or
@@ -140,24 +139,5 @@ fn at(location: Location, error: impl Into<ServerError>) -> ServerError {
 
 /// An interface and the queues of it to serve, if AF_XDP can serve them. Nothing is opened.
 pub(super) fn look_up(wanted: &InterfaceConfig) -> Result<(Interface, Vec<u32>), XdpError> {
-    let interface = Interface::find(&wanted.name)?;
-    let numbers: Vec<u32> = match &wanted.queues {
-        Some(numbers) => numbers.iter().copied().collect(),
-        None => (0..interface.rx_queues.min(MAX_QUEUES)).collect(),
-    };
-    if let Some(&queue) = numbers.iter().find(|queue| **queue >= interface.rx_queues) {
-        return Err(XdpError::NoQueue {
-            interface: interface.name,
-            queue,
-            queues: interface.rx_queues,
-        });
-    }
-    if interface.mtu > MAX_MTU {
-        return Err(XdpError::Mtu {
-            interface: interface.name,
-            mtu: interface.mtu,
-            max: MAX_MTU,
-        });
-    }
-    Ok((interface, numbers))
+    Interface::find_queues(&wanted.name, wanted.queues.as_ref())
 }

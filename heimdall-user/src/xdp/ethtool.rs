@@ -138,7 +138,7 @@ fn pairs(names: &[u8], values: &[u8]) -> Vec<(String, u64)> {
 /// # Safety
 ///
 /// `data` is, or has room for, the structure that belongs to the command (linux/ethtool.h).
-unsafe fn ioctl<T: ?Sized>(interface: &str, data: &mut T) -> io::Result<()> {
+pub(super) unsafe fn ioctl<T: ?Sized>(interface: &str, data: &mut T) -> io::Result<()> {
     // SAFETY: no pointers are passed.
     let fd = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
     if fd < 0 {

@@ -26,6 +26,23 @@ struct LinkCreate {
     flags: u32,
 }
 
+/// The error of the system call bpf for a command that no kernel has: EINVAL if this process may use the call,
+/// EPERM if a privilege is missing or a filter of system calls forbids it, ENOSYS if the kernel has no BPF.
+pub(crate) fn call_error() -> Option<i32> {
+    /// Beyond every `enum bpf_cmd`.
+    const NO_COMMAND: libc::c_long = 0x7fff_ffff;
+    // SAFETY: of an attribute of length zero the kernel reads nothing.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            NO_COMMAND,
+            std::ptr::null::<LinkCreate>(),
+            0_usize,
+        )
+    };
+    (result < 0).then(io::Error::last_os_error)?.raw_os_error()
+}
+
 /// Attaches `program` to the interface with index `interface` in one of the modes above, for as long
 /// as the returned descriptor is open in some process.
 ///

@@ -8,12 +8,15 @@
 //! An [`Interface`] is looked up by name; [`Program::attach`] puts the program on it; [`served()`]
 //! resolves wildcards for [`Program::set_served`], again whenever a [`LinkWatch`] reports a
 //! change; [`Program::register`] hands the program a queue's socket. Dropping the [`Program`], or
-//! dying with it, leaves the interface as it was.
+//! dying with it, leaves the interface as it was. [`Details`] is what `doctor` looks at.
 
 mod address;
+mod details;
 mod drops;
 mod error;
 mod ethtool;
+mod genl;
+mod hardware;
 mod kind;
 mod link;
 mod netlink;
@@ -25,8 +28,18 @@ mod watch;
 pub mod xsk;
 
 pub use address::Address;
+#[cfg(test)]
+pub(crate) use details::LinkCounters;
+pub(crate) use details::{AttachedProgram, Details, candidates};
 pub(crate) use drops::Drops;
 pub use error::XdpError;
+#[cfg(test)]
+pub(crate) use genl::XdpFeatures;
+pub(crate) use hardware::Channels;
+#[cfg(test)]
+pub(crate) use hardware::{Driver, Offloads, RingSizes, Rss};
+pub(crate) use link::call_error as bpf_call_error;
+pub(crate) use nic::lacks_for_busy_polling;
 pub use nic::{Interface, addresses_without_link};
 pub use program::{AttachMode, AttachPolicy, Program};
 pub use served::served;

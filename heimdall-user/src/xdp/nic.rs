@@ -1,17 +1,20 @@
 //! A network interface: its name, queues, MTU and MAC address, its IP addresses and VLANs.
 
 use std::{
+    collections::BTreeSet,
     fs, io,
     net::IpAddr,
+    path::Path,
     thread,
     time::{Duration, Instant},
 };
 
+use heimdall_ebpf::MAX_QUEUES;
 use netlink_packet_route::link::{
     InfoKind, LinkAttribute, LinkFlags, LinkLayerType, LinkMessage, LinkXdp, XdpAttached,
 };
 
-use super::{Address, XdpError, ethtool, kind, netlink};
+use super::{Address, XdpError, ethtool, kind, netlink, xsk::MAX_MTU};
 
 /// Polling interval of [`Interface::wait_carrier`].
 const CARRIER_INTERVAL: Duration = Duration::from_millis(10);
@@ -79,6 +82,38 @@ impl Interface {
         Ok(interface)
     }
 
+    /// An interface and the queues of it to serve, all by default, if AF_XDP can serve them. Nothing is
+    /// opened.
+    ///
+    /// # Errors
+    ///
+    /// As [`find`](Self::find); [`XdpError::NoQueue`], [`XdpError::Mtu`].
+    pub(crate) fn find_queues(
+        name: &str,
+        wanted: Option<&BTreeSet<u32>>,
+    ) -> Result<(Self, Vec<u32>), XdpError> {
+        let interface = Self::find(name)?;
+        let numbers: Vec<u32> = match wanted {
+            Some(numbers) => numbers.iter().copied().collect(),
+            None => (0..interface.rx_queues.min(MAX_QUEUES)).collect(),
+        };
+        if let Some(&queue) = numbers.iter().find(|queue| **queue >= interface.rx_queues) {
+            return Err(XdpError::NoQueue {
+                interface: interface.name,
+                queue,
+                queues: interface.rx_queues,
+            });
+        }
+        if interface.mtu > MAX_MTU {
+            return Err(XdpError::Mtu {
+                interface: interface.name,
+                mtu: interface.mtu,
+                max: MAX_MTU,
+            });
+        }
+        Ok((interface, numbers))
+    }
+
     /// The interface's current addresses of both families, link-local ones included.
     ///
     /// # Errors
@@ -104,13 +139,7 @@ impl Interface {
         let links = kind::links()?;
         let me = links.iter().find(|link| link.header.index == self.index);
         let master = me.and_then(kind::master);
-        let below = |link: &LinkMessage| {
-            let parent = kind::parent(link);
-            parent == Some(self.index) || parent.is_some() && parent == master
-        };
-        let vlans = links
-            .iter()
-            .filter(|link| kind::of(link) == Some(&InfoKind::Vlan) && below(link));
+        let vlans = vlans(&links, self.index, master);
         Ok(vlans.map(|link| link.header.index).collect())
     }
 
@@ -146,24 +175,11 @@ impl Interface {
 
     /// What the interface lacks for busy polling, with the commands that set it. `None`: nothing, or
     /// sysfs does not show it.
-    ///
-    /// See <https://docs.kernel.org/networking/napi.html#irq-mitigation>.
     pub(crate) fn busy_poll_advice(&self) -> Option<String> {
         let directory = sysfs(&self.name, self.index).ok()?;
-        // Kernels before 5.12 have no `threaded`.
-        let is_zero = |file: &str| {
-            let text = fs::read_to_string(format!("{directory}/{file}")).ok()?;
-            Some(text.trim() == "0")
-        };
-        let mut commands = Vec::new();
-        for (file, value) in [("napi_defer_hard_irqs", 2), ("gro_flush_timeout", 200_000)] {
-            if is_zero(file) == Some(true) {
-                commands.push(format!("echo {value} > {directory}/{file}"));
-            }
-        }
-        if is_zero("threaded") == Some(false) {
-            commands.push(format!("echo 0 > {directory}/threaded"));
-        }
+        let lacks = lacks_for_busy_polling(Path::new(&directory));
+        let commands = lacks.map(|(file, value)| format!("echo {value} > {directory}/{file}"));
+        let commands: Vec<String> = commands.collect();
         if commands.is_empty() {
             return None;
         }
@@ -177,31 +193,68 @@ impl Interface {
 
     /// The XDP programs on the interface.
     pub(super) fn xdp_programs(&self) -> Result<Vec<Attached>, XdpError> {
-        let mut programs = Vec::new();
-        for attribute in link(&self.name)?.attributes {
-            let LinkAttribute::Xdp(xdp) = attribute else {
-                continue;
-            };
-            let generic = xdp.contains(&LinkXdp::Attached(XdpAttached::SocketBuffer));
-            for nla in xdp {
-                // One program: PROG_ID. One in each mode: an id each, and no PROG_ID.
-                let (id, generic) = match nla {
-                    LinkXdp::ProgId(id) => (id, generic),
-                    LinkXdp::DrvProgId(id) | LinkXdp::HwProgId(id) => (id, false),
-                    LinkXdp::SkbProgId(id) => (id, true),
-                    _ => continue,
-                };
-                let attached = Attached { id, generic };
-                if id != 0 && !programs.contains(&attached) {
-                    programs.push(attached);
-                }
-            }
-        }
-        Ok(programs)
+        Ok(programs(&link(&self.name)?))
     }
 }
 
-fn link(name: &str) -> Result<LinkMessage, XdpError> {
+/// The XDP programs on an interface.
+pub(super) fn programs(link: &LinkMessage) -> Vec<Attached> {
+    let mut programs = Vec::new();
+    for attribute in &link.attributes {
+        let LinkAttribute::Xdp(xdp) = attribute else {
+            continue;
+        };
+        let generic = xdp.contains(&LinkXdp::Attached(XdpAttached::SocketBuffer));
+        for nla in xdp {
+            // One program: PROG_ID. One in each mode: an id each, and no PROG_ID.
+            let (id, generic) = match nla {
+                LinkXdp::ProgId(id) => (*id, generic),
+                LinkXdp::DrvProgId(id) | LinkXdp::HwProgId(id) => (*id, false),
+                LinkXdp::SkbProgId(id) => (*id, true),
+                _ => continue,
+            };
+            let attached = Attached { id, generic };
+            if id != 0 && !programs.contains(&attached) {
+                programs.push(attached);
+            }
+        }
+    }
+    programs
+}
+
+/// The VLANs on top of the interface with this index, or on top of its master.
+pub(super) fn vlans(
+    links: &[LinkMessage],
+    index: u32,
+    master: Option<u32>,
+) -> impl Iterator<Item = &LinkMessage> {
+    links.iter().filter(move |link| {
+        let parent = kind::parent(link);
+        let below = parent == Some(index) || parent.is_some() && parent == master;
+        kind::of(link) == Some(&InfoKind::Vlan) && below
+    })
+}
+
+/// The files of an interface's directory in sysfs that keep packets from arriving by busy polling
+/// alone, and what to write to each.
+///
+/// See <https://docs.kernel.org/networking/napi.html#irq-mitigation>.
+pub(crate) fn lacks_for_busy_polling(
+    directory: &Path,
+) -> impl Iterator<Item = (&'static str, u32)> {
+    // Kernels before 5.12 have no `threaded`.
+    let files = [
+        ("napi_defer_hard_irqs", 2, true),
+        ("gro_flush_timeout", 200_000, true),
+        ("threaded", 0, false),
+    ];
+    files.into_iter().filter_map(move |(file, value, if_zero)| {
+        let text = fs::read_to_string(directory.join(file)).ok()?;
+        ((text.trim() == "0") == if_zero).then_some((file, value))
+    })
+}
+
+pub(super) fn link(name: &str) -> Result<LinkMessage, XdpError> {
     netlink::link(name).map_err(|error| match error.raw_os_error() {
         // ERANGE, EINVAL: a name that is too long, or empty.
         Some(libc::ENODEV | libc::ERANGE | libc::EINVAL) => XdpError::UnknownInterface {

@@ -280,14 +280,25 @@ fn attach_obstacle(interface: &Interface, error: &io::Error) -> Result<(), XdpEr
 
 fn refuse_if_occupied(interface: &Interface) -> Result<(), XdpError> {
     let programs = interface.xdp_programs()?;
-    let Some(Attached { id, generic }) = programs.first().copied() else {
+    let Some(attached) = programs.first().copied() else {
         return Ok(());
     };
+    let (name, remedy) = owner(&interface.name, attached);
+    let id = attached.id;
+    Err(XdpError::Occupied {
+        interface: interface.name.clone(),
+        program: name.map_or_else(|| id.to_string(), |name| format!("{id} ({name})")),
+        remedy,
+    })
+}
+
+/// The name of a program on an interface, if this process may see it, and how to remove it.
+pub(super) fn owner(interface: &str, attached: Attached) -> (Option<String>, String) {
+    let Attached { id, generic } = attached;
     let name = loaded_programs()
         .filter_map(Result::ok)
         .find(|info| info.id() == id)
         .and_then(|info| Some(info.name_as_str()?.to_owned()));
-    let program = name.map_or_else(|| id.to_string(), |name| format!("{id} ({name})"));
     let link = loaded_links()
         .filter_map(Result::ok)
         .find(|link| link.program_id() == id);
@@ -297,16 +308,11 @@ fn refuse_if_occupied(interface: &Interface) -> Result<(), XdpError> {
             link.id()
         ),
         None => format!(
-            "stop the program that owns it, or run `ip link set dev {} {} off`",
-            interface.name,
+            "stop the program that owns it, or run `ip link set dev {interface} {} off`",
             if generic { "xdpgeneric" } else { "xdp" }
         ),
     };
-    Err(XdpError::Occupied {
-        interface: interface.name.clone(),
-        program,
-        remedy,
-    })
+    (name, remedy)
 }
 
 fn take_map<M>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, XdpError>

@@ -15,7 +15,7 @@ mod error;
 use std::{
     fmt, io,
     num::NonZeroU32,
-    os::fd::{AsRawFd, BorrowedFd, RawFd},
+    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
     sync::atomic::{AtomicU32, Ordering},
 };
 
@@ -446,6 +446,19 @@ fn socket_options(fd: RawFd) -> io::Result<u32> {
     } else {
         Err(io::Error::last_os_error())
     }
+}
+
+/// The error of opening an AF_XDP socket, which is closed at once: EAFNOSUPPORT if the kernel has none, or a
+/// filter of system calls forbids them; EPERM without CAP_NET_RAW. `None`: it can be opened.
+pub(crate) fn open_error() -> Option<i32> {
+    // SAFETY: no pointers are passed.
+    let fd = unsafe { libc::socket(libc::AF_XDP, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
+    if fd < 0 {
+        return io::Error::last_os_error().raw_os_error();
+    }
+    // SAFETY: `fd` is open, and nothing else owns it.
+    drop(unsafe { OwnedFd::from_raw_fd(fd) });
+    None
 }
 
 /// How many packets one call sends in copy mode (Linux 6.17).

@@ -7,6 +7,7 @@
 
 mod answers;
 mod client;
+mod doctor;
 mod errors;
 mod faults;
 mod http;

@@ -1,0 +1,138 @@
+//! Memory: what caches and frames need, and the pages that they are in.
+
+use super::{
+    checks,
+    facts::{Facts, groups},
+    finding::{Finding, Level},
+    fix::{Fix, Step},
+    system::System,
+};
+use crate::{
+    config::{Config, Size},
+    xdp::xsk::FRAME_SIZE,
+};
+
+/// The kernel's setting for transparent huge pages (admin-guide/mm/transhuge).
+pub(crate) const TRANSPARENT: &str = "/sys/kernel/mm/transparent_hugepage/enabled";
+
+/// The pool of reserved huge pages of this size (admin-guide/mm/hugetlbpage).
+const POOL: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";
+const HUGE_PAGE: u64 = 2 << 20;
+
+pub(super) fn examine(facts: &Facts) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    findings.extend(room(&facts.system, &facts.config, facts.queues()));
+    findings.extend(transparent(facts));
+    findings.extend(reserved(facts));
+    findings
+}
+
+/// Whether the caches and frames of a server with this many queues, all of which are allocated soon after
+/// the start, leave half of the available memory: for a start, which has counted its queues. `None`: they
+/// do, or it is not known.
+pub(crate) fn shortage(config: &Config, queues: usize) -> Option<Finding> {
+    room(&System::host(), config, queues).filter(|finding| finding.level != Level::Good)
+}
+
+fn room(system: &System, config: &Config, queues: usize) -> Option<Finding> {
+    let available = available(system)?;
+    let caches = queues + config.socket.threads + config.forward.threads;
+    let frames = queues * config.xdp.frames as usize * FRAME_SIZE as usize;
+    let needed = (caches * config.cache.bytes + frames) as u64;
+    let (subject, check) = ("memory", &checks::MEMORY_ROOM);
+    let finding = format!(
+        "{caches} caches and the frames of {queues} queues take {} MiB, and {} MiB of memory are available",
+        needed >> 20,
+        available >> 20,
+    );
+    if needed <= available / 2 {
+        return Some(check.good(subject, finding));
+    }
+    let fix = Fix::advice("lower cache.size, serve fewer queues, or lower socket.threads or forward.threads");
+    Some(match needed > available {
+        true => check.bad(subject, finding, fix),
+        false => check.warn(subject, finding, fix),
+    })
+}
+
+/// Octets that this process may still allocate: the host's available memory, within the limits of its control
+/// groups.
+fn available(system: &System) -> Option<u64> {
+    let host = system.line("/proc/meminfo", "MemAvailable:")?;
+    let host: u64 = host.split_whitespace().next()?.parse().ok()?;
+    let groups = groups(system);
+    let limits = groups
+        .iter()
+        .filter_map(|group| system.number(&format!("{group}/memory.max")));
+    Some(limits.fold(host << 10, u64::min))
+}
+
+fn transparent(facts: &Facts) -> Option<Finding> {
+    let check = &checks::HUGE_PAGES;
+    let text = facts.system.read(TRANSPARENT)?;
+    if !text.contains("[never]") {
+        return Some(check.good("transparent huge pages", text));
+    }
+    let finding = "never used: each look-up in a cache costs a little more";
+    let fix = Fix::Safe(vec![Step::Write {
+        path: TRANSPARENT.to_owned(),
+        value: "madvise".to_owned(),
+    }]);
+    Some(check.warn("transparent huge pages", finding, fix))
+}
+
+fn reserved(facts: &Facts) -> Option<Finding> {
+    let pages = facts.system.number(POOL).filter(|pages| *pages > 0)?;
+    let check = &checks::HUGE_PAGE_POOL;
+    let (subject, key) = ("vm.nr_hugepages", "vm.nr_hugepages");
+    let bytes = facts.config.cache.bytes as u64;
+    if !bytes.is_multiple_of(8 * HUGE_PAGE) {
+        let finding = format!(
+            "{pages} pages are reserved, and caches of {} do not use them",
+            Size(facts.config.cache.bytes)
+        );
+        let fix = Fix::advice("give a cache.size that is a multiple of 16M");
+        return Some(check.warn(subject, finding, fix));
+    }
+    let caches = facts.threads() as u64;
+    let needed = caches * bytes / HUGE_PAGE;
+    let finding = format!("{pages} pages are reserved, and {caches} caches take {needed}");
+    Some(match pages < needed {
+        true => check.warn(
+            subject,
+            finding,
+            Fix::Commands(vec![Step::Sysctl {
+                key,
+                value: needed.to_string(),
+            }]),
+        ),
+        false => check.good(subject, finding),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_available_memory_is_within_the_limits_of_control_groups() {
+        let root = tempfile::tempdir().expect("a directory");
+        let write = |path: &str, text: &str| {
+            let path = root.path().join(path);
+            let parent = path.parent().expect("a parent");
+            std::fs::create_dir_all(parent).expect("a directory");
+            std::fs::write(path, text).expect("a file");
+        };
+        let system = System::at(root.path());
+        assert_eq!(available(&system), None);
+        write(
+            "proc/meminfo",
+            "MemFree:  1 kB\nMemAvailable:   4194304 kB\n",
+        );
+        assert_eq!(available(&system), Some(4 << 30));
+        write("proc/self/cgroup", "0::/a/b\n");
+        write("sys/fs/cgroup/a/b/memory.max", "max\n");
+        write("sys/fs/cgroup/a/memory.max", "1048576\n");
+        assert_eq!(available(&system), Some(1 << 20));
+    }
+}

@@ -1,0 +1,97 @@
+//! `heimdall doctor`: what on this host costs speed, or keeps a server with these settings from working.
+//!
+//! Each area has a file with functions from facts to findings. The facts are files of /proc and /sys below a
+//! root ([`System`]), what the kernel tells of interfaces ([`crate::xdp::Details`]), and the settings; so tests
+//! provoke each finding. This module changes nothing, except by a [`Step`] that its caller applies.
+//!
+//! Called by `cli` for the command, by `server` at its start, and for warnings that both have.
+
+mod checks;
+mod cores;
+mod facts;
+mod files;
+mod finding;
+mod fix;
+mod kernel;
+mod memory;
+mod network;
+mod nic;
+mod privileges;
+mod settings;
+mod system;
+
+pub(crate) use files::needed_files;
+pub(crate) use finding::{Finding, Level};
+pub(crate) use fix::Step;
+pub(crate) use memory::{TRANSPARENT, shortage};
+pub(crate) use nic::{STRIPPED, beyond_cores, beyond_map};
+pub(crate) use settings::load;
+pub(crate) use system::System;
+
+use crate::config::Config;
+use facts::Facts;
+#[cfg(test)]
+use fix::Fix;
+
+/// What the checks find on this host for a server with these settings. Nothing is changed, and nothing that a
+/// server does is disturbed; it takes some milliseconds.
+pub(crate) fn findings(config: &Config) -> Vec<Finding> {
+    examine(&Facts::gather(config))
+}
+
+fn examine(facts: &Facts) -> Vec<Finding> {
+    [
+        kernel::examine,
+        privileges::examine,
+        memory::examine,
+        cores::examine,
+        files::examine,
+        network::examine,
+        nic::examine,
+    ]
+    .iter()
+    .flat_map(|area| area(facts))
+    .collect()
+}
+
+/// Describes all checks, and what is known of drivers.
+pub(crate) fn describe() -> String {
+    let mut text = String::new();
+    for check in checks::ALL {
+        text.push_str(&format!(
+            "{}\n  looks at  {}\n  because   {}\n  mended by {}\n",
+            check.id, check.sees, check.why, check.mends
+        ));
+    }
+    text.push_str("\nKnown of drivers (nic.trap):\n");
+    for trap in nic::TRAPS {
+        let drivers = trap.drivers.join(", ");
+        text.push_str(&format!(
+            "{drivers}\n  {}\n  source: {}\n",
+            trap.what, trap.source
+        ));
+    }
+    text
+}
+
+/// A bad finding, a warning and a good one, for tests.
+#[cfg(test)]
+pub(crate) fn sample() -> Vec<Finding> {
+    let busy = "net.core.busy_poll";
+    vec![
+        checks::BPF_JIT.good("net.core.bpf_jit_enable", "BPF programs are compiled"),
+        checks::SOCKET_BUSY_POLL.warn(
+            busy,
+            "each wait of a socket polls the NIC for 50 µs first",
+            Fix::sysctl(busy, 0),
+        ),
+        checks::NIC_LINK.bad(
+            "eth0",
+            "it is down: no queries arrive on it",
+            Fix::command("ip link set dev eth0 up"),
+        ),
+    ]
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,123 @@
+//! Queues: how many there are, whether all are served, and how long their rings are.
+
+use std::collections::BTreeSet;
+
+use heimdall_ebpf::MAX_QUEUES;
+
+use crate::{
+    doctor::{
+        checks,
+        facts::{Facts, Nic},
+        finding::Finding,
+        fix::Fix,
+    },
+    xdp::Details,
+};
+
+/// Descriptors below which a burst does not fit while the kernel's thread does not run.
+const SHORT_RING: u32 = 512;
+/// Descriptors that are enough.
+const RING: u32 = 1024;
+
+pub(super) fn examine(facts: &Facts, nic: &Nic, details: &Details) -> Vec<Finding> {
+    let mut findings = vec![number(facts, nic, details)];
+    findings.extend(served(nic, details));
+    findings.extend(rings(nic, details));
+    findings
+}
+
+/// The finding for an interface with more queues than there are cores for their workers.
+pub(crate) fn beyond_cores(name: &str, queues: usize, cores: usize) -> Option<Finding> {
+    (cores > 0 && queues > cores).then(|| {
+        let finding = format!(
+            "{queues} queues share {cores} cores, and each has a thread and a cache of its own"
+        );
+        let fix = Fix::command(&format!("ethtool -L {name} combined {cores}"));
+        checks::NIC_QUEUES.warn(name, finding, fix)
+    })
+}
+
+/// The finding for an interface with more queues than the XDP program can steer to.
+pub(crate) fn beyond_map(name: &str, rx_queues: u32) -> Option<Finding> {
+    (rx_queues > MAX_QUEUES).then(|| {
+        let finding = format!("{rx_queues} queues, of which AF_XDP can serve {MAX_QUEUES}");
+        let fix = Fix::command(&format!("ethtool -L {name} combined {MAX_QUEUES}"));
+        checks::NIC_QUEUES.warn(name, finding, fix)
+    })
+}
+
+fn number(facts: &Facts, nic: &Nic, details: &Details) -> Finding {
+    let (subject, check) = (nic.name.as_str(), &checks::NIC_QUEUES);
+    let cores = facts.config.xdp.cpus.len();
+    let beyond = beyond_map(subject, nic.rx_queues);
+    if let Some(finding) = beyond.or_else(|| beyond_cores(subject, nic.count(), cores)) {
+        return finding;
+    }
+    let queues = nic.rx_queues;
+    let most = details
+        .channels
+        .as_ref()
+        .map_or(queues, |channels| channels.most());
+    let could = (most as usize).min(cores) as u32;
+    // That a veth was made with one queue is a trap of its own.
+    if queues == 1 && could > 1 && nic.driver() != "veth" {
+        let finding = format!("one queue of {most} that are possible: one core answers everything");
+        let fix = Fix::command(&format!("ethtool -L {subject} combined {could}"));
+        return check.warn(subject, finding, fix);
+    }
+    check.good(
+        subject,
+        format!("receive queues in use: {queues}, cores for workers: {cores}"),
+    )
+}
+
+/// Whether packets arrive in queues that no worker serves.
+fn served(nic: &Nic, details: &Details) -> Option<Finding> {
+    let (subject, check) = (nic.name.as_str(), &checks::NIC_SERVED);
+    let served: BTreeSet<u32> = nic.queues.as_ref().ok()?.iter().copied().collect();
+    let used = match &details.rss {
+        Some(rss) if !rss.queues.is_empty() => rss.queues.clone(),
+        _ => (0..nic.rx_queues).collect(),
+    };
+    let left: Vec<String> = used.difference(&served).map(u32::to_string).collect();
+    if left.is_empty() {
+        return Some(check.good(subject, "all queues that get packets have workers"));
+    }
+    let finding = format!(
+        "no worker serves queues {}, which get packets",
+        left.join(", ")
+    );
+    let contiguous =
+        served.first() == Some(&0) && served.last() == Some(&(served.len() as u32 - 1));
+    let fix = match contiguous {
+        true => Fix::command(&format!("ethtool -X {subject} equal {}", served.len())),
+        false => Fix::Advice(format!("serve all queues: --interface {subject}")),
+    };
+    Some(check.warn(subject, finding, fix))
+}
+
+fn rings(nic: &Nic, details: &Details) -> Option<Finding> {
+    let (subject, check) = (nic.name.as_str(), &checks::NIC_RINGS);
+    let rings = details.rings.as_ref().filter(|rings| rings.max_rx > 0)?;
+    let finding = format!(
+        "{} descriptors to receive into, {} to send (at most {} and {})",
+        rings.rx, rings.tx, rings.max_rx, rings.max_tx
+    );
+    let mut larger = String::new();
+    for (name, now, most) in [
+        ("rx", rings.rx, rings.max_rx),
+        ("tx", rings.tx, rings.max_tx),
+    ] {
+        if now < SHORT_RING && most >= 2 * now {
+            larger.push_str(&format!(" {name} {}", most.min(RING)));
+        }
+    }
+    Some(match larger.is_empty() {
+        true => check.good(subject, finding),
+        false => check.warn(
+            subject,
+            finding,
+            Fix::command(&format!("ethtool -G {subject}{larger}")),
+        ),
+    })
+}

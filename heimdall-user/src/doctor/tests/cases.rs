@@ -1,0 +1,353 @@
+//! Faults of a host, and the findings that they lead to.
+
+use super::fixture::Fixture;
+use crate::{
+    doctor::{Level, facts::capability},
+    xdp::AttachedProgram,
+};
+
+/// A fault, and the finding.
+pub(super) struct Case {
+    /// The check's id.
+    pub(super) check: &'static str,
+    pub(super) level: Level,
+    /// A part of the finding.
+    pub(super) says: &'static str,
+    /// A part of the fix.
+    pub(super) fix: &'static str,
+    /// Makes it.
+    pub(super) fault: fn(&mut Fixture),
+}
+
+const GOOD: Level = Level::Good;
+const WARN: Level = Level::Warn;
+const BAD: Level = Level::Bad;
+
+fn program(name: Option<&str>, generic: bool) -> AttachedProgram {
+    AttachedProgram {
+        id: 7,
+        generic,
+        name: name.map(str::to_owned),
+        remedy: "run `bpftool link detach id 3`".to_owned(),
+    }
+}
+
+/// All of them.
+pub(super) fn cases() -> Vec<Case> {
+    let mut cases = host();
+    cases.extend(interface());
+    cases.extend(traps());
+    cases
+}
+
+macro_rules! cases {
+    ($($check:literal $level:ident $says:literal, $fix:literal: $fault:expr;)+) => {
+        vec![$(Case { check: $check, level: $level, says: $says, fix: $fix, fault: $fault }),+]
+    };
+}
+
+fn host() -> Vec<Case> {
+    cases! {
+        "kernel.version" BAD "cannot hold an XDP program", "Linux 5.9":
+            |host| host.write("proc/sys/kernel/osrelease", "5.4.0-1");
+        "kernel.version" WARN "no busy polling", "idle": |host| {
+            host.write("proc/sys/kernel/osrelease", "5.10.0");
+            host.and_settings("[xdp]\nidle = \"busy-poll\"");
+        };
+        "kernel.version" GOOD "MADV_POPULATE_WRITE", "":
+            |host| host.write("proc/sys/kernel/osrelease", "5.10.0");
+        "kernel.af-xdp" BAD "a filter of system calls forbids it", "RestrictAddressFamilies":
+            |host| host.facts.af_xdp = Some(libc::EAFNOSUPPORT);
+        "kernel.af-xdp" BAD "built without it", "CONFIG_XDP_SOCKETS": |host| {
+            host.facts.af_xdp = Some(libc::EAFNOSUPPORT);
+            host.write("proc/net/protocols", "protocol\nUDP 1\n");
+        };
+        "kernel.af-xdp" BAD "no permission", "CAP_NET_RAW":
+            |host| host.facts.af_xdp = Some(libc::EPERM);
+        "kernel.af-xdp" BAD "no socket can be opened", "dmesg":
+            |host| host.facts.af_xdp = Some(libc::ENOMEM);
+        "bpf.call" BAD "in spite of its capabilities", "SystemCallFilter":
+            |host| host.facts.bpf = Some(libc::EPERM);
+        "bpf.call" BAD "no system call bpf", "CONFIG_BPF_SYSCALL":
+            |host| host.facts.bpf = Some(libc::ENOSYS);
+        "bpf.jit" BAD "interpreted", "sysctl -w net.core.bpf_jit_enable=1":
+            |host| host.write("proc/sys/net/core/bpf_jit_enable", "0");
+        "bpf.jit" WARN "interpreted", "sysctl -w net.core.bpf_jit_enable=1": |host| {
+            host.settings("upstream = [\"192.0.2.53\"]");
+            host.write("proc/sys/net/core/bpf_jit_enable", "0");
+        };
+        "bpf.jit" WARN "kernel's log", "bpf_jit_enable=1":
+            |host| host.write("proc/sys/net/core/bpf_jit_enable", "2");
+        "bpf.unprivileged" WARN "every user", "kernel.unprivileged_bpf_disabled=2":
+            |host| host.write("proc/sys/kernel/unprivileged_bpf_disabled", "0");
+        "privilege.capabilities" BAD "it lacks CAP_NET_BIND_SERVICE", "run as root":
+            |host| host.without_capabilities(&[capability::NET_BIND_SERVICE]);
+        "privilege.capabilities" GOOD "it has the capabilities", "": |host| {
+            host.write("proc/sys/net/ipv4/ip_unprivileged_port_start", "53");
+            host.without_capabilities(&[capability::NET_BIND_SERVICE]);
+        };
+        "privilege.capabilities" BAD "CAP_NET_ADMIN CAP_NET_RAW", "": |host|
+            host.without_capabilities(&[capability::NET_ADMIN, capability::NET_RAW]);
+        "privilege.capabilities" GOOD "it has the capabilities", "":
+            |host| host.without_capabilities(&[capability::BPF, capability::PERFMON]);
+        "privilege.capabilities" BAD "it lacks CAP_BPF", "AmbientCapabilities= of heimdall.service": |host| {
+            host.write("proc/self/cgroup", "0::/system.slice/heimdall.service");
+            host.without_capabilities(&[capability::BPF, capability::SYS_ADMIN]);
+        };
+        "privilege.capabilities" WARN "not known", "/proc":
+            |host| host.write("proc/self/status", "Name:\tx\n");
+        "privilege.memory-lock" BAD "8192 KiB, and the frames of 4 queues take 65536 KiB", "ulimit -l":
+            |host| host.without_capabilities(&[capability::IPC_LOCK]);
+        "privilege.memory-lock" BAD "KiB", "LimitMEMLOCK=infinity in heimdall.service": |host| {
+            host.write("proc/self/cgroup", "0::/system.slice/heimdall.service");
+            host.without_capabilities(&[capability::IPC_LOCK]);
+        };
+        "privilege.memory-lock" GOOD "room for the frames", "": |host| {
+            host.without_capabilities(&[capability::IPC_LOCK]);
+            host.write("proc/self/limits", "Max locked memory unlimited unlimited bytes\n");
+        };
+        "privilege.view" WARN "cannot be seen", "as root":
+            |host| host.details().programs = vec![program(None, false)];
+        "memory.room" WARN "6 caches and the frames of 4 queues take", "lower cache.size":
+            |host| host.write("proc/meminfo", "MemAvailable: 614400 kB\n");
+        "memory.room" BAD "6 caches", "lower cache.size":
+            |host| host.write("sys/fs/cgroup/system.slice/memory.max", "104857600\n");
+        "memory.huge-pages" WARN "never used", "echo madvise > /sys/kernel/mm":
+            |host| host.write("sys/kernel/mm/transparent_hugepage/enabled", "always madvise [never]");
+        "memory.huge-page-pool" WARN "10 pages are reserved, and 6 caches take 192", "vm.nr_hugepages=192":
+            |host| host.write("sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages", "10");
+        "memory.huge-page-pool" GOOD "192 pages", "":
+            |host| host.write("sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages", "192");
+        "memory.huge-page-pool" WARN "do not use them", "multiple of 16M": |host| {
+            host.write("sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages", "512");
+            host.and_settings("[cache]\nsize = \"10M\"");
+        };
+        "cpu.quota" WARN "the time of 1.5 cores, for 6 threads", "cpu.max":
+            |host| host.write("sys/fs/cgroup/system.slice/cpu.max", "150000 100000");
+        "cpu.quota" WARN "cores", "remove CPUQuota= from heimdall.service": |host| {
+            host.write("proc/self/cgroup", "0::/system.slice/heimdall.service");
+            host.write("sys/fs/cgroup/system.slice/heimdall.service/cpu.max", "100000 100000");
+        };
+        "cpu.quota" GOOD "8.0 cores", "":
+            |host| host.write("sys/fs/cgroup/system.slice/cpu.max", "800000 100000");
+        "cpu.isolated" WARN "cores 2-3 are isolated, and workers use 0-1", "cpus = [2, 3]": |host| {
+            host.and_settings("[xdp]\ncpus = [0, 1]");
+            host.write("sys/devices/system/cpu/isolated", "2-3");
+        };
+        "cpu.isolated" GOOD "isolated cores: 2-3", "":
+            |host| host.write("sys/devices/system/cpu/isolated", "2-3");
+        "cpu.smt" WARN "0,2 are threads of one core", "cpus = [0, 1]": |host| {
+            for core in 0..4 {
+                let path = format!("sys/devices/system/cpu/cpu{core}/topology/thread_siblings_list");
+                host.write(&path, &format!("{},{}", core % 2, core % 2 + 2));
+            }
+        };
+        "cpu.governor" WARN "governor is powersave", "echo performance > /sys/devices/system/cpu/cpu3": |host| {
+            for core in 0..4 {
+                let path = format!("sys/devices/system/cpu/cpu{core}/cpufreq/scaling_governor");
+                host.write(&path, "powersave");
+            }
+        };
+        "cpu.governor" GOOD "governor is powersave", "": |host| {
+            for core in 0..4 {
+                let directory = format!("sys/devices/system/cpu/cpu{core}/cpufreq");
+                host.write(&format!("{directory}/scaling_governor"), "powersave");
+                host.write(&format!("{directory}/scaling_driver"), "intel_pstate");
+            }
+        };
+        "files.limit" WARN "the hard limit is 1024, and these settings need", "ulimit -Hn":
+            |host| host.write("proc/self/limits", "Max open files 1024 1024 files\n");
+        "files.limit" WARN "the hard limit is 1024", "LimitNOFILE=": |host| {
+            host.write("proc/self/limits", "Max open files 1024 1024 files\n");
+            host.write("proc/self/cgroup", "1:cpu:/\n0::/system.slice/heimdall.service");
+        };
+        "net.ports" WARN "1001 ports", "net.ipv4.ip_local_port_range=\"32768 60999\"":
+            |host| host.write("proc/sys/net/ipv4/ip_local_port_range", "40000 41000");
+        "net.buffers" WARN "65536 octets", "sysctl -w net.core.rmem_default=212992":
+            |host| host.write("proc/sys/net/core/rmem_default", "65536");
+        "net.buffers" WARN "4096 octets", "sysctl -w net.core.wmem_default=212992":
+            |host| host.write("proc/sys/net/core/wmem_default", "4096");
+        "net.lost" WARN "900 of 100000 datagrams", "socket.threads": |host|
+            host.write("proc/net/snmp", "Udp: InDatagrams RcvbufErrors\nUdp: 100000 900\n");
+        "net.busy-poll" WARN "50 µs", "sysctl -w net.core.busy_poll=0":
+            |host| host.write("proc/sys/net/core/busy_poll", "50");
+        "net.busy-poll" WARN "50 µs", "sysctl -w net.core.busy_read=0":
+            |host| host.write("proc/sys/net/core/busy_read", "50");
+    }
+}
+
+fn interface() -> Vec<Case> {
+    cases! {
+        "nic.usable" BAD "the MTU of eth0 is 9000", "ip link set dev eth0 mtu 1770": |host| {
+            let error = "the MTU of eth0 is 9000, and AF_XDP frames hold 1770; ip link set dev eth0 mtu 1770";
+            host.nic().queues = Err(error.to_owned());
+        };
+        "nic.usable" BAD "there is no interface", "use one of": |host| {
+            host.nic().queues = Err("there is no interface eth0; use one of: lo".to_owned());
+            host.nic().details = None;
+        };
+        "nic.driver" GOOD "examplenic, version 6.18.1, firmware 4.40", "": |_| {};
+        "nic.driver" GOOD "does not tell its name", "": |host| host.details().driver = None;
+        "nic.native" WARN "generic mode", "another NIC":
+            |host| host.details().xdp.as_mut().unwrap().native = false;
+        "nic.native" GOOD "does not tell", "": |host| host.details().xdp = None;
+        "nic.zero-copy" WARN "no zero-copy", "newer kernel":
+            |host| host.details().xdp.as_mut().unwrap().zero_copy = false;
+        "nic.zero-copy" GOOD "copy mode", "": |host| {
+            host.driver("veth");
+            host.details().xdp.as_mut().unwrap().zero_copy = false;
+        };
+        "nic.link" BAD "it is down", "ip link set dev eth0 up": |host| host.details().up = false;
+        "nic.link" BAD "no carrier", "cable": |host| host.details().carrier = false;
+        "nic.link" WARN "100 Mbit/s", "ethtool eth0":
+            |host| host.write("sys/class/net/eth0/speed", "100");
+        "nic.link" WARN "half duplex", "ethtool eth0":
+            |host| host.write("sys/class/net/eth0/duplex", "half");
+        "nic.link" GOOD "up", "": |host| host.write("sys/class/net/eth0/ifindex", "9");
+        "nic.counters" WARN "101 of 1000000 packets received", "ethtool -S eth0":
+            |host| host.details().counters.rx_lost = 101;
+        "nic.counters" WARN "101 of 1000000 sent", "":
+            |host| host.details().counters.tx_lost = 101;
+        "nic.program" BAD "another XDP program (7, xdp_drop)", "bpftool link detach id 3":
+            |host| host.details().programs = vec![program(Some("xdp_drop"), false)];
+        "nic.program" WARN "another XDP program (7)", "bpftool":
+            |host| host.details().programs = vec![program(None, false)];
+        "nic.program" GOOD "Heimdall's program (7)", "":
+            |host| host.details().programs = vec![program(Some("heimdall"), false)];
+        "nic.program" WARN "generic mode", "log":
+            |host| host.details().programs = vec![program(Some("heimdall"), true)];
+        "nic.above" WARN "a member of the bond bond0", "addresses of bond0":
+            |host| host.details().master = Some(("bond0".to_owned(), "bond".to_owned()));
+        "nic.above" GOOD "a member of the bond bond0", "": |host| {
+            host.details().master = Some(("bond0".to_owned(), "bond".to_owned()));
+            host.and_settings("listen = [\"192.0.2.1:53\"]");
+        };
+        "nic.vlan" WARN "its VLANs are eth0.5", "ethtool -K eth0 rxvlan off": |host| {
+            host.details().offloads.as_mut().unwrap().rx_vlan = true;
+            host.details().vlans = vec!["eth0.5".to_owned()];
+        };
+        "nic.vlan" GOOD "tags stay", "": |host| host.details().vlans = vec!["eth0.5".to_owned()];
+        "nic.lro" WARN "LRO is on", "ethtool -K eth0 lro off":
+            |host| host.details().offloads.as_mut().unwrap().lro = true;
+        "nic.queues" WARN "8 queues share 4 cores", "ethtool -L eth0 combined 4": |host| {
+            host.nic().queues = Ok((0..8).collect());
+            host.nic().rx_queues = 8;
+        };
+        "nic.queues" WARN "300 queues, of which AF_XDP can serve 256", "ethtool -L eth0 combined 256":
+            |host| host.nic().rx_queues = 300;
+        "nic.queues" WARN "one queue of 64", "ethtool -L eth0 combined 4": |host| {
+            host.nic().queues = Ok(vec![0]);
+            host.nic().rx_queues = 1;
+        };
+        "nic.served" WARN "queues 2, 3, which get packets", "ethtool -X eth0 equal 2":
+            |host| host.nic().queues = Ok(vec![0, 1]);
+        "nic.served" WARN "queues 0, 2", "--interface eth0":
+            |host| host.nic().queues = Ok(vec![1, 3]);
+        "nic.served" WARN "queues 3", "ethtool -X eth0 equal 3": |host| {
+            host.details().rss = None;
+            host.nic().queues = Ok(vec![0, 1, 2]);
+        };
+        "nic.served" GOOD "have workers", "": |host| {
+            host.details().rss.as_mut().unwrap().queues = [0, 1].into();
+            host.nic().queues = Ok(vec![0, 1]);
+        };
+        "nic.rings" WARN "256 descriptors", "ethtool -G eth0 rx 1024":
+            |host| host.details().rings.as_mut().unwrap().rx = 256;
+        "nic.rings" WARN "descriptors", "ethtool -G eth0 rx 512 tx 1024": |host| {
+            let rings = host.details().rings.as_mut().unwrap();
+            (rings.rx, rings.max_rx, rings.tx) = (128, 512, 64);
+        };
+        "nic.rings" GOOD "256 descriptors", "": |host| {
+            let rings = host.details().rings.as_mut().unwrap();
+            (rings.rx, rings.max_rx) = (256, 256);
+        };
+        "nic.hash" WARN "udp4: hashed by addresses only", "ethtool -N eth0 rx-flow-hash udp4 sdfn":
+            |host| host.details().hashes_ports = [Some(false), Some(true)];
+        "nic.hash" WARN "udp4 and udp6: hashed", "rx-flow-hash udp6 sdfn": |host| {
+            host.details().hashes_ports = [Some(false); 2];
+            host.driver("bnxt_en");
+        };
+        "nic.key" BAD "the key of the hash is zero", "hkey":
+            |host| host.details().rss.as_mut().unwrap().zero_key = true;
+        "nic.rules" WARN "2 rules", "ethtool -n eth0":
+            |host| host.details().steering_rules = Some(2);
+        "nic.interrupts" WARN "all its interrupts go to core 0, and 4 queues", "smp_affinity_list":
+            |host| host.write("proc/irq/41/effective_affinity_list", "0");
+        "nic.interrupts" GOOD "cores 0,2", "": |host| {
+            host.write("proc/irq/41/effective_affinity_list", "");
+            host.write("proc/irq/41/smp_affinity_list", "2");
+        };
+        "nic.node" WARN "NUMA node 1, and workers on cores 0-1 are not", "cpus = [2, 3]": |host| {
+            host.write("sys/class/net/eth0/device/numa_node", "1");
+            host.write("sys/devices/system/node/node1/cpulist", "2-3");
+        };
+        "nic.deferral" WARN "deferred by up to 200 µs", "echo 0 > /sys/class/net/eth0/gro_flush_timeout": |host| {
+            host.write("sys/class/net/eth0/napi_defer_hard_irqs", "2");
+            host.write("sys/class/net/eth0/gro_flush_timeout", "200000");
+        };
+        "nic.deferral" WARN "without busy polling", "echo 2 > /sys/class/net/eth0/napi_defer_hard_irqs":
+            |host| host.and_settings("[xdp]\nidle = \"busy-poll\"");
+        "nic.deferral" GOOD "as busy polling needs", "": |host| {
+            host.and_settings("[xdp]\nidle = \"busy-poll\"");
+            host.write("sys/class/net/eth0/napi_defer_hard_irqs", "2");
+            host.write("sys/class/net/eth0/gro_flush_timeout", "200000");
+        };
+        "nic.deferral" GOOD "threads of its own", "":
+            |host| host.write("sys/class/net/eth0/threaded", "1");
+    }
+}
+
+fn traps() -> Vec<Case> {
+    cases! {
+        "nic.trap" BAD "4 of 6 queues are in use, and ena", "ethtool -L eth0 combined 3": |host| {
+            host.driver("ena");
+            host.details().channels.as_mut().unwrap().max_combined = 6;
+        };
+        "nic.trap" BAD "ixgbe refuses native XDP with 256", "nr_cpus": |host| {
+            host.driver("ixgbe");
+            host.write("sys/devices/system/cpu/possible", "0-255");
+        };
+        "nic.trap" WARN "96 possible cores share 64 queues", "nr_cpus": |host| {
+            host.driver("ixgbe");
+            host.write("sys/devices/system/cpu/possible", "0-95");
+        };
+        "nic.trap" BAD "native XDP is refused", "guest_csum": |host| {
+            host.driver("virtio_net");
+            host.write("sys/class/net/eth0/device/features", "1100000110100000");
+        };
+        "nic.trap" WARN "XDP wants 8 queue pairs, and the host gives 4", "queues=8": |host| {
+            host.driver("virtio_net");
+            host.details().channels.as_mut().unwrap().max_combined = 4;
+        };
+        "nic.trap" WARN "zero-copy is only for queues that get no packets", "6.1": |host| {
+            host.driver("mlx5_core");
+            host.write("proc/sys/kernel/osrelease", "5.15.0");
+        };
+        "nic.trap" BAD "with which mlx5_core runs no XDP", "lro off": |host| {
+            host.driver("mlx5_core");
+            host.details().offloads.as_mut().unwrap().lro = true;
+        };
+        "nic.trap" WARN "one queue: one core", "numrxqueues 4": |host| {
+            host.driver("veth");
+            host.details().channels = None;
+            host.nic().rx_queues = 1;
+            host.nic().queues = Ok(vec![0]);
+        };
+        "nic.trap" WARN "one queue: one core", "ethtool -L eth0 rx 4 tx 4": |host| {
+            host.driver("veth");
+            host.nic().rx_queues = 1;
+            host.nic().queues = Ok(vec![0]);
+        };
+        "nic.trap" WARN "a tap", "--backend socket": |host| host.driver("tun");
+        "nic.trap" BAD "with which hv_netvsc runs no XDP", "lro off": |host| {
+            host.driver("hv_netvsc");
+            host.details().offloads.as_mut().unwrap().lro = true;
+        };
+        "nic.trap" GOOD "fewer queues for XDP than cores", "": |host| {
+            host.driver("ice");
+            host.details().channels.as_mut().unwrap().max_combined = 6;
+        };
+        "nic.trap" GOOD "its rings are reset", "": |host| host.driver("i40e");
+        "nic.trap" GOOD "share the queues of the kernel's stack", "": |host| host.driver("igc");
+    }
+}
