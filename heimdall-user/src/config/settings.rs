@@ -269,9 +269,9 @@ settings! {
     /// Metrics for Prometheus, health checks and the status page, over HTTP.
     "metrics" => MetricsConfig, restart;
 
-    /// Address and port to serve them on: "9453" or "localhost:9453" for 127.0.0.1, or ADDR:PORT. They are not
-    /// authenticated, and show the names that are popular and the clients that ask for them: give a public
-    /// address only behind a firewall.
+    /// Address and port to serve metrics, health checks and the status page on: "9453" or "localhost:9453" for
+    /// 127.0.0.1, or ADDR:PORT. They are not authenticated, and show the names that are popular and the clients
+    /// that ask for them: give a public address only behind a firewall.
     "listen" => listen: Option<SocketAddr> =
         text("an address and port, ADDR:PORT, or a port of 127.0.0.1", metrics_address, zoned)
             .example(r#""127.0.0.1:9453""#)

@@ -175,7 +175,7 @@ fn metrics_agree_with_the_statistics_and_promtool_takes_them() {
         leaves(&stats[part], part, &mut fields);
     }
     let known = |name: &str| {
-        let name = name.to_lowercase();
+        let name = name.trim_start_matches("sent_");
         let texts = [
             format!("_{name}_total"),
             format!("_{name}{{"),

@@ -243,21 +243,24 @@ fn caches_failures_and_upstreams_are_explained_and_left_alone() {
         Value::Null
     );
     assert!(client.udp("a.example A rd edns").starts_with("NOERROR"));
+    // The back-off is a second at first, which a busy machine may miss, and grows.
+    let failed = (0..5).find_map(|_| {
+        let reply = client.udp("servfail.example A rd edns");
+        assert!(reply.starts_with("SERVFAIL"), "{reply}");
+        let trace = json(&heimdall, &["servfail.example"]);
+        let is_put_off = verdict(&trace).contains("SERVFAIL: it failed lately");
+        is_put_off.then_some(trace)
+    });
+    let failed = failed.unwrap();
+    let left = step(&failed, "failures")["failure_seconds"].as_f64();
     assert!(
-        client
-            .udp("servfail.example A rd edns")
-            .starts_with("SERVFAIL")
+        left.is_some_and(|left| left > 0.0 && left <= 16.0),
+        "{failed:#}"
     );
 
     let unchanged = counters(&heimdall);
     let asked = upstream.received().len();
-    let failed = json(&heimdall, &["servfail.example"]);
-    let says = verdict(&failed);
-    assert!(says.contains("SERVFAIL: it failed lately"), "{failed:#}");
-    let left = step(&failed, "failures")["failure_seconds"]
-        .as_f64()
-        .unwrap();
-    assert!(left > 0.0 && left <= 1.0, "{left}");
+    json(&heimdall, &["servfail.example"]);
     let trace = json(&heimdall, &["a.example"]);
     // One of the two threads has it.
     let says = verdict(&trace);
@@ -269,10 +272,8 @@ fn caches_failures_and_upstreams_are_explained_and_left_alone() {
     let entries = step(&trace, "cache")["entries"].as_array().unwrap().clone();
     assert_eq!(entries.len(), 2, "{trace:#}");
     for entry in &entries {
-        assert_eq!(
-            entry["records"][0], "a.example. 300 IN A 192.0.2.1",
-            "{entry:#}"
-        );
+        let record = entry["records"][0].as_str().unwrap();
+        assert!(record.ends_with(" IN A 192.0.2.1"), "{entry:#}");
     }
     let shown = text(&heimdall, &["a.example"]);
     assert!(
@@ -287,6 +288,35 @@ fn caches_failures_and_upstreams_are_explained_and_left_alone() {
     let known = &step(&route, "route")["upstreams"][0];
     assert!(known["rtt_us"].as_u64() > Some(0), "{route:#}");
     assert_eq!(known["edns"], true);
+}
+
+#[test]
+fn workers_that_sleep_are_asked_too() {
+    let Some(lab) = lab("workers_that_sleep_are_asked") else {
+        return;
+    };
+    let _upstream = ScriptedUpstream::start(&lab, UPSTREAM).unwrap();
+    let settings = Settings::new("[rate-limit]\nresponses-per-second = 1\nburst = 1000\n");
+    let heimdall = settings.on_xdp(&lab);
+    let client = DnsClient::v4(&lab);
+    for _ in 0..100 {
+        assert!(client.udp("a.example A rd edns").starts_with("NOERROR"));
+    }
+    thread::sleep(Duration::from_millis(100));
+    let trace = json(&heimdall, &["a.example", "A", "--client", CLIENT_V4]);
+    let threads = step(&trace, "rate limit")["threads"].as_array().unwrap();
+    let worker = format!("{}:0", lab.server_if);
+    let left: Vec<_> = threads
+        .iter()
+        .map(|thread| (thread["thread"].as_str().unwrap(), thread["left"].as_u64()))
+        .collect();
+    assert_eq!(left[0], ("sockets", Some(1000)), "{trace:#}");
+    assert_eq!(left[1].0, worker, "{trace:#}");
+    assert!((900..1000).contains(&left[1].1.unwrap()), "{trace:#}");
+    let says = format!(
+        "NOERROR from the cache of {worker}; from other threads: NOERROR from the forwarder's cache"
+    );
+    assert_eq!(verdict(&trace), says);
 }
 
 #[test]
