@@ -283,7 +283,9 @@ settings! {
         list(text("host names", values::host_name, String::clone))
             .default_from("addresses and localhost only", |_| Ok(Vec::new()))
             .example(r#"["dns1.example.net"]"#);
+}
 
+settings! {
     /// The log, on stderr.
     "log" => LogConfig, restart;
 

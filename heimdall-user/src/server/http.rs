@@ -2,16 +2,22 @@
 
 use std::{sync::Arc, time::Instant};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{metrics, policy::Reloader, readiness::Readiness, report::Report, threads::Threads};
-use crate::http::{Families, Source};
+use crate::{
+    config::Config,
+    doctor::{self, Finding},
+    http::{Families, Source},
+};
 
 /// The server, as the HTTP listener sees it.
 pub(super) struct Site {
     report: Arc<Report>,
     reloader: Arc<Reloader>,
     readiness: Readiness,
+    /// As the server was started with.
+    config: Config,
 }
 
 impl Site {
@@ -19,12 +25,14 @@ impl Site {
         report: Arc<Report>,
         reloader: Arc<Reloader>,
         threads: &Arc<Threads>,
+        config: &Config,
     ) -> Self {
         let readiness = Readiness::new(Arc::clone(&report), Arc::clone(threads));
         Self {
             report,
             reloader,
             readiness,
+            config: config.clone(),
         }
     }
 }
@@ -43,7 +51,8 @@ impl Source for Site {
     }
 
     fn doctor(&self) -> Value {
-        json!([])
+        let findings = doctor::findings(&self.config);
+        findings.iter().map(Finding::json).collect()
     }
 
     fn ready(&mut self) -> Result<(), String> {

@@ -257,7 +257,7 @@ impl Server {
             observations,
         });
         self.report = Some(Arc::clone(&report));
-        self.start_http(opened.metrics, &report)?;
+        self.start_http(opened.metrics, &report, config)?;
         let tracer = Tracer {
             reloader: Arc::clone(&self.reloader),
             caches: caches.clone(),
@@ -366,12 +366,14 @@ impl Server {
         &mut self,
         listener: Option<HttpListener>,
         report: &Arc<Report>,
+        config: &Config,
     ) -> Result<(), ServerError> {
         if let Some(listener) = listener {
             let site = http::Site::new(
                 Arc::clone(report),
                 Arc::clone(&self.reloader),
                 &self.threads,
+                config,
             );
             let lost = "metrics, health checks and the status page do not work";
             let server = listener
