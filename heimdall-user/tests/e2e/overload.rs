@@ -3,13 +3,13 @@
 use std::{
     sync::atomic::{AtomicBool, Ordering},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use lab::{Heimdall, Lab, Received, SERVER_V4, ScriptedUpstream, UPSTREAM, by_label};
 
 use crate::{
-    client::{DnsClient, Settings},
+    client::{DnsClient, NOTHING, Settings},
     lab, program,
 };
 
@@ -118,6 +118,33 @@ fn with_few_ports_others_are_served() {
     let stats = heimdall.stats().unwrap();
     let errors = stats["forwarder"]["socket_errors"].as_u64().unwrap();
     assert!(errors < 20, "{stats:#}");
+}
+
+#[test]
+fn threads_without_a_port_log_that_once() {
+    let Some(lab) = lab("threads_without_a_port") else {
+        return;
+    };
+    let _upstream = upstream(&lab);
+    let narrow = "echo 40000 40001 > /proc/sys/net/ipv4/ip_local_port_range";
+    lab::run(lab.on_server("sh").args(["-c", narrow])).unwrap();
+    // Two of the threads get no port.
+    let settings = Settings::new("[forward]\nthreads = 4\nattempts = 1\n");
+    let begin = Instant::now();
+    let mut heimdall = settings.on_sockets(&lab);
+    let client = DnsClient::v4(&lab);
+    for number in 0..64 {
+        let query = format!("good{number}.example A rd edns");
+        assert_ne!(client.udp(&query), NOTHING);
+    }
+    let line = "no local port or address is left";
+    heimdall
+        .process
+        .wait_for(line, Duration::from_secs(10))
+        .unwrap();
+    let log = heimdall.process.output();
+    let lines = log.lines().filter(|text| text.contains(line)).count() as u64;
+    assert!(lines <= 1 + begin.elapsed().as_secs() / 10, "{log}");
 }
 
 #[test]

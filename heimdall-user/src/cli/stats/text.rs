@@ -169,7 +169,7 @@ impl Counts {
 }
 
 /// What is shown otherwise, or means nothing as a sum.
-const OTHERWISE: [&str; 12] = [
+const OTHERWISE: [&str; 11] = [
     // In the sum of all fronts.
     "/workers",
     "/sockets",

@@ -1,6 +1,8 @@
 //! The loop around samples, keys and frames.
 
 use std::{
+    io,
+    os::fd::AsFd,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -11,7 +13,11 @@ use std::{
     time::Duration,
 };
 
-use anyhow::anyhow;
+use anyhow::{anyhow, bail};
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+};
 use ratatui::{
     DefaultTerminal,
     crossterm::event::{self, Event},
@@ -79,7 +85,8 @@ fn show(
             app.drawn(furthest);
         }
         has_changed = false;
-        if event::poll(TICK).map_err(failed)? {
+        wait(TICK)?;
+        if event::poll(Duration::ZERO).map_err(failed)? {
             match event::read().map_err(failed)? {
                 Event::Key(key) if app.key(key) == Next::Quit => break,
                 // A new size as well: drawing asks for it.
@@ -92,6 +99,23 @@ fn show(
         }
     }
     Ok(())
+}
+
+/// Waits for a key. crossterm reads a terminal that is gone again and again, so it is not asked then.
+fn wait(time: Duration) -> anyhow::Result<()> {
+    let stdout = io::stdout();
+    let mut terminal = [PollFd::new(stdout.as_fd(), PollFlags::POLLIN)];
+    let timeout = PollTimeout::try_from(time).unwrap_or(PollTimeout::MAX);
+    match poll(&mut terminal, timeout) {
+        Ok(_) | Err(Errno::EINTR) => {}
+        Err(error) => bail!("cannot wait for the terminal: {error}"),
+    }
+    let gone = PollFlags::POLLHUP | PollFlags::POLLERR | PollFlags::POLLNVAL;
+    let [terminal] = terminal;
+    match terminal.revents() {
+        Some(events) if events.intersects(gone) => bail!("the terminal is gone"),
+        _ => Ok(()),
+    }
 }
 
 /// Runs something on the alternate screen of a terminal in raw mode, and restores the terminal: also when

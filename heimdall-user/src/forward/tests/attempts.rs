@@ -437,9 +437,12 @@ fn responses_are_timed_for_each_upstream_whatever_they_say() {
     let addresses = [&fails, &slow, &silent].map(|upstream| upstream.address);
     let mut bench = Bench::new(options(addresses.into()));
     assert!(ask_all(&mut bench, "a").iter().all(answered));
-    let latency = bench.forwarder.latency();
-    let times = latency.iter().map(|(address, histogram)| {
-        let times = Distribution::of([&**histogram]);
+    let metrics = bench.forwarder.upstream_metrics();
+    let [thread] = metrics.as_slice() else {
+        panic!("{} threads", metrics.len());
+    };
+    let times = addresses.iter().zip(thread).map(|(address, upstream)| {
+        let times = Distribution::of([&upstream.latency]);
         (*address, times.count(), times.sum())
     });
     let times: Vec<_> = times.collect();
