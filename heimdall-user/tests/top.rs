@@ -265,7 +265,7 @@ fn top_shows_what_happens_at_any_size() {
         "{screen}"
     );
     tmux.keys(&["Tab"]);
-    tmux.wait_for("all requests");
+    tmux.wait_for("UPSTREAM ");
     tmux.keys(&["BTab"]);
     tmux.wait_for("REPLIES/s");
     tmux.keys(&["?"]);

@@ -1,6 +1,7 @@
 //! `heimdall stats`: what the running server counts, as text or as JSON, once or again and again.
 
 mod sections;
+mod tables;
 mod text;
 mod watch;
 

@@ -1,24 +1,18 @@
-//! A period as text: sections of aligned rows, and tables.
+//! A period as text: sections of aligned rows, with the tables among them.
 
 use std::collections::BTreeSet;
 
 use serde_json::{Map, Value};
 
-use super::sections::{BEGINNING, END, Row, Section};
-use crate::cli::{
-    table::Table,
-    view::{
-        Count, Front, Latency, Period, View,
-        format::{clean, fit, grouped, micros, octets, percent, rate, seconds, span},
-        is_count,
-    },
+use super::{
+    sections::{BEGINNING, END, Row, Section},
+    tables,
 };
-
-/// Rows of a list of popular names.
-const POPULAR: usize = 10;
-
-/// The longest name in a table.
-const NAME_WIDTH: usize = 60;
+use crate::cli::view::{
+    Count, Period, View,
+    format::{clean, fit, grouped, octets, percent, rate, seconds, span},
+    is_count,
+};
 
 /// The period's counts, if it is the time since the start, or else its rates.
 pub(super) fn render(period: &Period) -> String {
@@ -26,7 +20,7 @@ pub(super) fn render(period: &Period) -> String {
     let counts = Counts::new(period);
     let mut blocks = vec![head(&view)];
     blocks.extend(counts.sections(BEGINNING));
-    blocks.extend(tables(&view));
+    blocks.extend(tables::tables(&view));
     blocks.extend(counts.sections(END));
     blocks.extend(counts.rest());
     blocks.join("\n")
@@ -205,167 +199,4 @@ fn write(title: &str, total: String, lines: &[Line]) -> String {
         text.push('\n');
     }
     text
-}
-
-fn tables(view: &View) -> Vec<String> {
-    let mut tables = Vec::new();
-    tables.extend(latency(view));
-    tables.extend(upstreams(view));
-    tables.extend(interfaces(view));
-    tables.push(titled("QUEUES AND SOCKETS", &fronts(view)));
-    if let Some(popular) = &view.popular {
-        let lists = [
-            ("NAMES", &popular.names),
-            ("TYPES ASKED", &popular.types),
-            ("CLIENTS", &popular.clients),
-        ];
-        for (title, list) in lists.iter().filter(|(_, list)| !list.is_empty()) {
-            let mut table = Table::default();
-            for one in list.iter().take(POPULAR) {
-                let share = percent(one.count, popular.queries).unwrap_or_default();
-                table.row([fit(&one.name, NAME_WIDTH), share]);
-            }
-            let title = format!("POPULAR {title} OF THE LAST MINUTES");
-            tables.push(titled(&title, &table));
-        }
-    }
-    tables
-}
-
-fn titled(title: &str, table: &Table) -> String {
-    let mut text = format!("{title}\n");
-    for line in table.to_string().lines() {
-        text.push_str(&format!("  {line}\n"));
-    }
-    text
-}
-
-fn row<const N: usize>(table: &mut Table, cells: [&str; N]) {
-    table.row(cells.map(str::to_owned));
-}
-
-/// A value that may be unknown.
-fn known(text: Option<String>) -> String {
-    text.unwrap_or_else(|| "-".to_owned())
-}
-
-fn latency(view: &View) -> Option<String> {
-    let mut of: Vec<(String, &Latency)> = Vec::new();
-    of.extend(
-        view.latency_of_hits
-            .iter()
-            .map(|latency| ("hits".to_owned(), latency)),
-    );
-    of.extend(
-        view.latency_of_misses
-            .iter()
-            .map(|latency| ("misses".to_owned(), latency)),
-    );
-    for upstream in &view.upstreams {
-        of.extend(
-            upstream
-                .latency
-                .iter()
-                .map(|latency| (upstream.address.clone(), latency)),
-        );
-    }
-    of.retain(|(_, latency)| **latency != Latency::default());
-    let mut table = Table::default();
-    row(
-        &mut table,
-        ["of", "mean", "p50", "p90", "p99", "p99.9", "max"],
-    );
-    for (name, latency) in &of {
-        let values = latency.list().map(|(_, value)| known(value.map(micros)));
-        table.row([name.clone()].into_iter().chain(values));
-    }
-    (!of.is_empty()).then(|| titled("LATENCY", &table))
-}
-
-fn upstreams(view: &View) -> Option<String> {
-    let mut table = Table::default();
-    let unit = if view.is_since_start { "" } else { "/s" };
-    let [queries, timeouts, errors] =
-        ["queries", "timeouts", "errors"].map(|what| format!("{what}{unit}"));
-    row(
-        &mut table,
-        [
-            "upstream",
-            "state",
-            "RTT",
-            "in flight",
-            &queries,
-            &timeouts,
-            &errors,
-        ],
-    );
-    for upstream in &view.upstreams {
-        table.row([
-            upstream.address.clone(),
-            upstream.state.clone(),
-            known(upstream.rtt_us.map(micros)),
-            grouped(upstream.in_flight),
-            number(view, upstream.queries),
-            number(view, upstream.timeouts),
-            number(view, upstream.errors),
-        ]);
-    }
-    (!view.upstreams.is_empty()).then(|| titled("UPSTREAMS", &table))
-}
-
-fn interfaces(view: &View) -> Option<String> {
-    let mut table = Table::default();
-    row(&mut table, ["interface", "state", "XDP", "why"]);
-    for interface in &view.interfaces {
-        table.row([
-            interface.name.clone(),
-            interface.state.clone(),
-            known(interface.attach.clone()),
-            interface.reason.clone().unwrap_or_default(),
-        ]);
-    }
-    (!view.interfaces.is_empty()).then(|| titled("INTERFACES", &table))
-}
-
-fn fronts(view: &View) -> Table {
-    let mut table = Table::default();
-    let unit = if view.is_since_start { "" } else { "/s" };
-    let [queries, replies, dropped, lost] =
-        ["queries", "replies", "dropped", "lost"].map(|what| format!("{what}{unit}"));
-    row(
-        &mut table,
-        [
-            "queue", "core", "mode", "state", &queries, &replies, "hits", &dropped, &lost,
-            "waiting", "why",
-        ],
-    );
-    for front in &view.fronts {
-        table.row([
-            front.name.clone(),
-            known(front.core.map(|core| core.to_string())),
-            front.mode.clone(),
-            front.state.clone(),
-            number(view, front.queries.all()),
-            number(view, front.replies.all()),
-            hits(front),
-            number(view, front.dropped),
-            number(view, front.lost),
-            grouped(front.waiting),
-            front.reason.clone().unwrap_or_default(),
-        ]);
-    }
-    table
-}
-
-fn hits(front: &Front) -> String {
-    known(percent(front.hits, front.hits + front.misses))
-}
-
-/// A count, or its rate.
-fn number(view: &View, count: u64) -> String {
-    if view.is_since_start {
-        grouped(count)
-    } else {
-        rate(view.rate(count))
-    }
 }

@@ -147,7 +147,10 @@ mod tests {
             screen.starts_with("\x1b[Hheimdall 0.1.0, bac…\x1b[K\n"),
             "{screen:?}"
         );
-        assert!(screen.ends_with("more lines…\x1b[K\x1b[J"), "{screen:?}");
+        assert!(
+            screen.ends_with(" more lines; s…\x1b[K\x1b[J"),
+            "{screen:?}"
+        );
         assert!(!super::screen(&testing::period(), (300, 300)).contains('…'));
     }
 }

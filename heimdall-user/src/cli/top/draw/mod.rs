@@ -172,10 +172,18 @@ fn header(app: &App, area: Rect, canvas: &mut Canvas<'_>) {
     facts.extend(cpu.map(|cpu| format!("cpu {:.0} %", cpu / view.seconds * 100.0)));
     facts.extend(view.memory.map(octets));
     facts.extend(view.pid.map(|pid| format!("pid {pid}")));
-    let left = [
-        Cell::new(view.server.clone(), Tone::Title),
-        Cell::new(format!("  {}", facts.join("  ")), Tone::Plain),
-    ];
+    let mut left = vec![Cell::new(view.server.clone(), Tone::Title)];
+    let mut room = usize::from(area.width)
+        .saturating_sub(view.server.chars().count() + status.text.chars().count());
+    // Those that there is room for.
+    for fact in facts {
+        let fact = format!("  {fact}");
+        match room.checked_sub(fact.chars().count()) {
+            Some(rest) => room = rest,
+            None => break,
+        }
+        left.push(Cell::new(fact, Tone::Plain));
+    }
     canvas.ends(area, 0, &left, status);
 }
 
@@ -274,19 +282,19 @@ fn upstreams(app: &App, area: Rect, canvas: &mut Canvas<'_>) -> usize {
     );
     let forwarder = &view.forwarder;
     let rate = |count: u64| compact(view.rate(count));
-    let totals = format!(
-        "requests {}/s, sent {}/s, answers {}/s, timeouts {}/s, errors {}/s, in flight {}",
+    let done = format!(
+        "requests {}/s, sent {}/s, answers {}/s",
         rate(forwarder.requests),
         rate(forwarder.sent),
         rate(forwarder.answers),
+    );
+    let failed = format!(
+        "timeouts {}/s, errors {}/s, in flight {}",
         rate(forwarder.timeouts),
         rate(forwarder.errors),
         forwarder.in_flight,
     );
-    let notes = [vec![
-        Cell::new("all ", Tone::Title),
-        Cell::new(totals, Tone::Plain),
-    ]];
+    let notes = [done, failed].map(|text| vec![Cell::new(text, Tone::Plain)]);
     list(app, (heading, rows), &notes, area, canvas)
 }
 

@@ -126,7 +126,11 @@ impl Card {
             return Block::new();
         }
         let heading = line(width, (self.title, Tone::Title), &self.heads, Tone::Dim);
-        let row = |row: &Row| line(width, (&row.name, Tone::Plain), &row.values, row.tone);
+        let row = |row: &Row| {
+            let alone = row.values.is_empty();
+            let tone = if alone { row.tone } else { Tone::Plain };
+            line(width, (&row.name, tone), &row.values, row.tone)
+        };
         iter::once(heading)
             .chain(self.rows.iter().map(row))
             .collect()
@@ -257,7 +261,7 @@ fn queues(view: &View) -> Card {
                 [rate, hits.unwrap_or_else(|| "-".to_owned())],
             );
         }
-        Row::new(front.name.clone(), [fit(&front.state, VALUE - 1)]).toned(tone)
+        Row::new(format!("{} {}", front.name, front.state), []).toned(tone)
     };
     let mut rows: Vec<Row> = fronts.iter().take(ROWS).map(row).collect();
     if fronts.len() > ROWS {
@@ -323,7 +327,7 @@ fn dropped(view: &View) -> Card {
     if view.lost > 0 {
         rows.insert(
             0,
-            row("lost by the kernel".to_owned(), view.lost).toned(Tone::Bad),
+            row("lost by kernel".to_owned(), view.lost).toned(Tone::Bad),
         );
     }
     Card {
