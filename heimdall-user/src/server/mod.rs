@@ -26,6 +26,7 @@ mod start_warnings;
 mod steering;
 mod supervisor;
 mod threads;
+mod upstreams;
 mod xdp;
 
 use std::{io, net::SocketAddr, sync::Arc};
@@ -50,11 +51,12 @@ pub use policy::PolicyLoader;
 use policy::Reloader;
 pub(crate) use policy::{PolicyError, ReloadError};
 pub(crate) use preflight::check;
-use report::{Report, SocketReport, UpstreamReport};
+use report::{Report, SocketReport};
 use retry::retry;
 use snapshot::SnapshotWriter;
 use supervisor::Supervisor;
 use threads::Threads;
+use upstreams::UpstreamReport;
 use xdp::{AfXdpError, OpenXdp};
 
 /// Why the server does not start. One line each.
@@ -408,7 +410,7 @@ impl Opened {
             || Listeners::bind(&config.listen),
             |error| matches!(error, SocketError::Taken { .. }),
         )?;
-        let metrics = open_metrics(config)?;
+        let metrics = http::open(config)?;
         let addresses = listeners.local_addresses();
         warn_of_absent(&addresses);
         let listeners = listeners.split(config.socket.threads)?;
@@ -419,28 +421,6 @@ impl Opened {
             addresses,
         })
     }
-}
-
-/// Listens for HTTP, if the settings say where.
-fn open_metrics(config: &Config) -> Result<Option<HttpListener>, ServerError> {
-    let Some(address) = config.metrics.listen else {
-        return Ok(None);
-    };
-    let listener = retry(
-        || HttpListener::bind(address, config.metrics.names.clone()),
-        |error| error.kind() == io::ErrorKind::AddrInUse,
-    )
-    .map_err(|source| ServerError::Metrics { address, source })?;
-    let shown = Zoned(address);
-    if address.ip().is_loopback() {
-        info!("metrics and the status page: http://{shown}/");
-    } else {
-        warn!(
-            "metrics and the status page are on http://{shown}/ for all who reach that address, without \
-             authentication; they show popular names and clients, so let a firewall decide who does"
-        );
-    }
-    Ok(Some(listener))
 }
 
 /// Listening on an address that this host does not have may be intended, or a typing error.

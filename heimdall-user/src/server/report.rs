@@ -1,18 +1,12 @@
 //! The report of `heimdall stats`, collected from all counters.
 
-use std::{fmt, net::SocketAddr, slice, sync::Arc};
+use std::{fmt, slice, sync::Arc};
 
 use arc_swap::ArcSwap;
 use serde_json::{Map, Value, json};
 
-use super::{cores::CoreCounters, process};
-use crate::{
-    config::Zoned,
-    forward::{ForwardCounters, UpstreamCounters},
-    log,
-    socket::SocketCounters,
-    worker::WorkerCounters,
-};
+use super::{cores::CoreCounters, process, upstreams::UpstreamReport};
+use crate::{forward::ForwardCounters, log, socket::SocketCounters, worker::WorkerCounters};
 
 /// Where all counters are.
 pub(super) struct Report {
@@ -64,33 +58,6 @@ pub(super) struct SocketReport {
     pub(super) core: CoreCounters,
 }
 
-pub(super) struct UpstreamReport {
-    pub(super) address: SocketAddr,
-    /// One set for each thread.
-    pub(super) counters: Vec<Arc<UpstreamCounters>>,
-}
-
-/// What the forwarder knows of an upstream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum UpstreamState {
-    /// No query was sent to it.
-    Unused,
-    /// Some thread has not set it aside.
-    Up,
-    /// All threads that have queried it have set it aside, and it has not responded since.
-    Failed,
-}
-
-impl UpstreamState {
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Unused => "unused",
-            Self::Up => "up",
-            Self::Failed => "failed",
-        }
-    }
-}
-
 impl fmt::Debug for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Report").finish_non_exhaustive()
@@ -100,7 +67,10 @@ impl fmt::Debug for Report {
 impl Report {
     /// One of a server with one upstream and nothing else.
     #[cfg(test)]
-    pub(super) fn of_upstream(address: SocketAddr, counters: Arc<UpstreamCounters>) -> Self {
+    pub(super) fn of_upstream(
+        address: std::net::SocketAddr,
+        counters: Arc<crate::forward::UpstreamCounters>,
+    ) -> Self {
         Self {
             xdp: None,
             sockets: Vec::new(),
@@ -213,58 +183,6 @@ impl WorkerReport {
         });
         insert_core(&mut fields, &[&self.core]);
         Value::Object(fields)
-    }
-}
-
-impl UpstreamReport {
-    /// One for each upstream. `counters`: each thread's, in the same order.
-    pub(super) fn all(
-        addresses: &[SocketAddr],
-        counters: &[Vec<Arc<UpstreamCounters>>],
-    ) -> Vec<Self> {
-        let reports = addresses.iter().enumerate().map(|(index, address)| Self {
-            address: *address,
-            counters: counters
-                .iter()
-                .filter_map(|thread| thread.get(index).cloned())
-                .collect(),
-        });
-        reports.collect()
-    }
-
-    pub(super) fn state(&self) -> UpstreamState {
-        let used = || {
-            self.counters
-                .iter()
-                .filter(|thread| thread.queries.get() > 0)
-        };
-        match used().next() {
-            None => UpstreamState::Unused,
-            Some(_) if used().all(|thread| thread.failed.get() != 0) => UpstreamState::Failed,
-            Some(_) => UpstreamState::Up,
-        }
-    }
-
-    /// The mean of the threads' round-trip times, in microseconds.
-    pub(super) fn rtt_us(&self) -> Option<u64> {
-        let times = self.counters.iter().map(|thread| thread.rtt_us.get());
-        let times: Vec<u64> = times.filter(|time| *time > 0).collect();
-        times.iter().sum::<u64>().checked_div(times.len() as u64)
-    }
-
-    fn json(&self) -> Value {
-        let sum = |count: fn(&UpstreamCounters) -> u64| -> u64 {
-            self.counters.iter().map(|thread| count(thread)).sum()
-        };
-        json!({
-            "address": Zoned(self.address).to_string(),
-            "state": self.state().name(),
-            "rtt_us": self.rtt_us(),
-            "in_flight": sum(|thread| thread.in_flight.get()),
-            "queries": sum(|thread| thread.queries.get()),
-            "timeouts": sum(|thread| thread.timeouts.get()),
-            "errors": sum(|thread| thread.errors.get()),
-        })
     }
 }
 
@@ -381,6 +299,7 @@ mod tests {
     #![allow(clippy::indexing_slicing)]
 
     use super::*;
+    use crate::forward::UpstreamCounters;
 
     #[test]
     fn the_document_has_the_fields_that_operators_rely_on() {
