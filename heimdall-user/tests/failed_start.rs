@@ -14,7 +14,7 @@
 use std::{
     collections::BTreeMap,
     env, fs,
-    net::UdpSocket,
+    net::{TcpListener, UdpSocket},
     os::unix::net::UnixListener,
     path::Path,
     process::{Command, ExitCode, Output},
@@ -38,8 +38,9 @@ use nix::sys::resource::{Resource, setrlimit};
 const CASE: &str = "HEIMDALL_FAILED_START";
 
 /// Faults that need no strace, and a part of the error message.
-const FAULTS: [(&str, &str); 7] = [
+const FAULTS: [(&str, &str); 8] = [
     ("control socket", "another heimdall runs"),
+    ("metrics address", "cannot serve metrics on 10.53.0.1:9453"),
     ("listen address", "10.53.0.1:53"),
     ("no interface", "there is no interface"),
     ("other program", "is already attached"),
@@ -150,6 +151,7 @@ fn start(case: &str) {
     let control = &config.control;
     let _held: Box<dyn std::any::Any> = match fault {
         "control socket" => Box::new(UnixListener::bind(control).unwrap()),
+        "metrics address" => Box::new(TcpListener::bind((SERVER_V4, 9453)).unwrap()),
         "listen address" => Box::new(UdpSocket::bind((SERVER_V4, 53)).unwrap()),
         "other program" => Box::new(attach(interface)),
         "queue in use" => Box::new(Xsk::open(interface, 1, 64, false).unwrap()),
@@ -176,8 +178,14 @@ fn start(case: &str) {
         Ok(server) => {
             println!("started: {}", server.summary());
             if !server.summary().starts_with("AF_XDP") {
-                let now = Footprint::read(directory.path());
                 let of_xdp = |what: &&String| what.contains(interface) || what.contains("bpf");
+                let mut now = Footprint::read(directory.path());
+                // A thread that was joined is listed for a moment more.
+                let end = Instant::now() + Duration::from_secs(1);
+                while now.threads.iter().any(|name| of_xdp(&name)) && Instant::now() < end {
+                    thread::sleep(Duration::from_millis(1));
+                    now = Footprint::read(directory.path());
+                }
                 assert_eq!(now.threads.iter().find(of_xdp), None);
                 assert_eq!(now.threads.iter().find(|name| *name == "supervisor"), None);
                 assert_eq!(now.descriptors.keys().find(of_xdp), None);
@@ -228,6 +236,8 @@ control = {control:?}
 [cache]
 size = {memory:?}
 snapshot = {snapshot:?}
+[metrics]
+listen = \"{SERVER_V4}:9453\"
 [forward]
 threads = 2
 {hosts}"

@@ -2,8 +2,8 @@
 //!
 //! One thread serves all connections with an epoll loop. It is meant for a few scrapers and browsers, and
 //! nothing that they do may disturb the server: connections, requests, times and event streams are bounded
-//! ([`MAX_CONNECTIONS`] and below), and a response is made from counters that are only read. `server` starts it and
-//! gives it the contents ([`Source`]); this module must not know what they mean.
+//! (`MAX_CONNECTIONS` and below), and a response is made from counters that are only read. `server` starts it and
+//! gives it the contents (`Source`); this module must not know what they mean.
 //!
 //! Each connection carries one request (RFC 9112 section 9.6, `Connection: close`). Only GET and HEAD are allowed.
 

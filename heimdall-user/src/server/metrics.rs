@@ -6,7 +6,8 @@
 
 use super::{
     process::ProcessUse,
-    report::{InterfaceReport, Report, SocketReport, UpstreamReport, UpstreamState, WorkerReport},
+    report::{InterfaceReport, Report, SocketReport, WorkerReport},
+    upstreams::{UpstreamReport, UpstreamState},
 };
 use crate::{
     config::Zoned,

@@ -29,6 +29,7 @@ mod supervisor;
 mod tap;
 mod threads;
 mod trace;
+mod upstreams;
 mod xdp;
 
 use std::{io, net::SocketAddr, sync::Arc};
@@ -54,12 +55,13 @@ pub use policy::PolicyLoader;
 use policy::Reloader;
 pub(crate) use policy::{PolicyError, ReloadError};
 pub(crate) use preflight::check;
-use report::{Report, SocketReport, Start, UpstreamReport};
+use report::{Report, SocketReport, Start};
 use retry::retry;
 use snapshot::SnapshotWriter;
 use supervisor::Supervisor;
 use threads::Threads;
 use trace::Tracer;
+use upstreams::UpstreamReport;
 use xdp::{AfXdpError, OpenXdp};
 
 /// Why the server does not start. One line each.
@@ -446,7 +448,7 @@ impl Opened {
             || Listeners::bind(&config.listen),
             |error| matches!(error, SocketError::Taken { .. }),
         )?;
-        let metrics = open_metrics(config)?;
+        let metrics = http::open(config)?;
         let addresses = listeners.local_addresses();
         warn_of_absent(&addresses);
         let listeners = listeners.split(config.socket.threads, max_connections)?;
@@ -457,28 +459,6 @@ impl Opened {
             addresses,
         })
     }
-}
-
-/// Listens for HTTP, if the settings say where.
-fn open_metrics(config: &Config) -> Result<Option<HttpListener>, ServerError> {
-    let Some(address) = config.metrics.listen else {
-        return Ok(None);
-    };
-    let listener = retry(
-        || HttpListener::bind(address, config.metrics.names.clone()),
-        |error| error.kind() == io::ErrorKind::AddrInUse,
-    )
-    .map_err(|source| ServerError::Metrics { address, source })?;
-    let shown = Zoned(address);
-    if address.ip().is_loopback() {
-        info!("metrics and the status page: http://{shown}/");
-    } else {
-        warn!(
-            "metrics and the status page are on http://{shown}/ for all who reach that address, without \
-             authentication; they show popular names and clients, so let a firewall decide who does"
-        );
-    }
-    Ok(Some(listener))
 }
 
 /// Who may use the control socket.

@@ -11,10 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{
-    report::{Report, UpstreamState},
-    threads::Threads,
-};
+use super::{report::Report, threads::Threads, upstreams::UpstreamState};
 use crate::config::Zoned;
 
 /// Time between two queries to an upstream.

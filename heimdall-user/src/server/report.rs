@@ -3,20 +3,18 @@
 #[cfg(test)]
 mod schema;
 mod start;
-mod upstream;
 
 use std::{fmt, process::id, slice, sync::Arc};
 
 use arc_swap::ArcSwap;
 use serde_json::{Map, Value, json};
 
-use super::{cores::CoreCounters, process};
+use super::{cores::CoreCounters, process, upstreams::UpstreamReport};
 use crate::{
     forward::ForwardCounters, log, socket::SocketCounters, tap::Observations,
     worker::WorkerCounters,
 };
 pub(super) use start::Start;
-pub(super) use upstream::{UpstreamReport, UpstreamState};
 
 /// Version of the schema. Within a version fields are only added.
 const VERSION: u32 = 1;

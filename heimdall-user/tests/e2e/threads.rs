@@ -313,15 +313,13 @@ fn the_end_of_an_essential_thread_ends_the_process() {
     fail_wait(thread_named(several.process.pid(), "sockets:1"));
     let status = several.process.wait(TIMEOUT).unwrap();
     assert_eq!(status.code(), Some(1), "{}", several.process.output());
-    // Without this one, queries are still answered.
-    let mut heimdall = heimdall(&lab);
-    fail_wait(thread_named(heimdall.process.pid(), "control"));
-    heimdall
-        .process
-        .wait_for(
-            "the control thread ended unexpectedly; until a restart",
-            TIMEOUT,
-        )
-        .unwrap();
+    // Without these, queries are still answered.
+    let arguments = ["--upstream", UPSTREAM, "--metrics-listen", "9453"];
+    let mut heimdall = Heimdall::on_xdp(&lab, program(), &arguments).unwrap();
+    for thread in ["control", "http"] {
+        fail_wait(thread_named(heimdall.process.pid(), thread));
+        let message = format!("the {thread} thread ended unexpectedly; until a restart");
+        heimdall.process.wait_for(&message, TIMEOUT).unwrap();
+    }
     assert_eq!(kdig(&lab, SERVER_V4, "n1.example.com"), "NOERROR");
 }

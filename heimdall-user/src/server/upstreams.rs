@@ -11,15 +11,15 @@ use crate::{
 };
 
 /// An upstream.
-pub(in crate::server) struct UpstreamReport {
-    pub(in crate::server) address: SocketAddr,
+pub(super) struct UpstreamReport {
+    pub(super) address: SocketAddr,
     /// As each thread sees it.
-    pub(in crate::server) threads: Vec<Arc<UpstreamMetrics>>,
+    pub(super) threads: Vec<Arc<UpstreamMetrics>>,
 }
 
 /// Whether queries go to an upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::server) enum UpstreamState {
+pub(super) enum UpstreamState {
     /// No query was sent to it.
     Unused,
     /// Some thread has not set it aside.
@@ -40,7 +40,7 @@ impl UpstreamState {
 
 impl UpstreamReport {
     /// One for each upstream. `threads`: what each thread has of them, in the same order.
-    pub(in crate::server) fn all(
+    pub(super) fn all(
         addresses: &[SocketAddr],
         threads: &[Vec<Arc<UpstreamMetrics>>],
     ) -> Vec<Self> {
@@ -58,7 +58,7 @@ impl UpstreamReport {
         self.threads.iter().map(|thread| &thread.counters)
     }
 
-    pub(in crate::server) fn state(&self) -> UpstreamState {
+    pub(super) fn state(&self) -> UpstreamState {
         let used = || self.counters().filter(|thread| thread.queries.get() > 0);
         match used().next() {
             None => UpstreamState::Unused,
@@ -68,14 +68,14 @@ impl UpstreamReport {
     }
 
     /// The mean of the threads' round-trip times, in microseconds.
-    pub(in crate::server) fn rtt_us(&self) -> Option<u64> {
+    pub(super) fn rtt_us(&self) -> Option<u64> {
         let times = self.counters().map(|thread| thread.rtt_us.get());
         let times: Vec<u64> = times.filter(|time| *time > 0).collect();
         times.iter().sum::<u64>().checked_div(times.len() as u64)
     }
 
     /// How long its responses took, to all threads together.
-    pub(in crate::server) fn latency(&self) -> Distribution {
+    pub(super) fn latency(&self) -> Distribution {
         Distribution::of(self.threads.iter().map(|thread| &thread.latency))
     }
 
