@@ -37,7 +37,7 @@ fn native(nic: &Nic, details: &Details) -> Finding {
     let (subject, check) = (nic.name.as_str(), &checks::NIC_NATIVE);
     match &details.xdp {
         None => check.good(subject, "the kernel does not tell (Linux 6.3 and newer do)"),
-        Some(features) if features.native => check.good(subject, "the driver has it"),
+        Some(features) if features.native => check.good(subject, "native XDP: the driver has it"),
         Some(_) => check.warn(
             subject,
             "the driver has no native XDP: the program runs in generic mode",
@@ -55,7 +55,7 @@ fn zero_copy(nic: &Nic, details: &Details) -> Option<Finding> {
         let segments = features.zero_copy_segments;
         check.good(
             subject,
-            format!("the driver has it, with up to {segments} buffers a packet"),
+            format!("zero-copy: the driver has it, with up to {segments} buffers a packet"),
         )
     } else if is_virtual(details) {
         check.good(
