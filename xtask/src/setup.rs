@@ -70,6 +70,9 @@ pub(crate) const CAPTURE: &[Need] = &[
     ("/usr/bin/tshark", "tshark"),
 ];
 
+/// For the tests and screenshots of the status page.
+pub(crate) const BROWSER: &[Need] = &[("/usr/bin/chromium", "chromium")];
+
 /// For counting instructions.
 pub(crate) const COUNT: &[Need] = &[("/usr/bin/valgrind", "valgrind")];
 

@@ -7,7 +7,7 @@ use clap::{Args, Parser as _};
 
 use crate::{
     Cli, ebpf,
-    setup::{BUILD, CAPTURE, COUNT, LAB, PEERS, Setup, cargo, run},
+    setup::{BROWSER, BUILD, CAPTURE, COUNT, LAB, PEERS, Setup, cargo, run},
 };
 
 #[derive(Args)]
@@ -33,7 +33,7 @@ impl Test {
             let command = Cli::try_parse_from(arguments)?.command;
             command.run(setup).with_context(|| format!("{what} failed"))
         };
-        setup.packages(&[BUILD, LAB, PEERS, CAPTURE, COUNT])?;
+        setup.packages(&[BUILD, LAB, PEERS, CAPTURE, COUNT, BROWSER])?;
         step("format", "fmt --all --check", &[])?;
         let lints = "clippy --locked --workspace --all-targets -- --deny warnings";
         step("lints", lints, &[])?;
