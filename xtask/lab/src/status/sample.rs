@@ -344,6 +344,22 @@ impl Sample {
 
 fn latency(count: u64, mean_us: f64) -> Value {
     let times = |factor: f64| (mean_us * factor * 10.0).round() / 10.0;
+    // The share of times up to a factor of the mean.
+    let shares = [
+        (0.5, 0.25),
+        (0.86, 0.55),
+        (1.52, 0.92),
+        (3.7, 0.992),
+        (11.4, 0.9995),
+        (140.0, 1.0),
+    ];
+    let mut below = 0;
+    let buckets = shares.map(|(factor, share)| {
+        let up_to = (count as f64 * share) as u64;
+        let bucket = json!([times(factor), up_to - below]);
+        below = up_to;
+        bucket
+    });
     json!({
         "count": count,
         "mean_us": times(1.0),
@@ -352,6 +368,7 @@ fn latency(count: u64, mean_us: f64) -> Value {
         "p99_us": times(3.7),
         "p999_us": times(11.4),
         "max_us": times(140.0),
+        "buckets": buckets,
     })
 }
 
