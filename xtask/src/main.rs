@@ -10,6 +10,7 @@ mod differ;
 mod ebpf;
 mod fuzz;
 mod instructions;
+mod screenshots;
 mod search;
 mod setup;
 mod soak;
@@ -64,6 +65,8 @@ enum Command {
     Deny(checks::Deny),
     /// Check that Heimdall compiles with the minimum Rust version and for aarch64 (needs rustup)
     Portability(checks::Portability),
+    /// Make the pictures of the status page in docs/
+    Screenshots(screenshots::Screenshots),
     /// Rebuild the XDP programs' committed objects from their sources
     Ebpf(ebpf::Ebpf),
 }
@@ -78,6 +81,7 @@ impl Command {
             Self::Test(test) => test.run(setup),
             Self::Fuzz(fuzz) => fuzz.run(setup),
             Self::Instructions(instructions) => instructions.run(setup),
+            Self::Screenshots(screenshots) => screenshots.run(setup),
             Self::Soak(soak) => soak.run(setup),
             Self::Miri(miri) => miri.run(),
             Self::Deny(deny) => deny.run(setup),

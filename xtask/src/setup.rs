@@ -77,11 +77,15 @@ pub(crate) const METRICS: &[Need] = &[
     ("/usr/bin/prometheus", "prometheus"),
     ("/usr/bin/promtool", "prometheus"),
 ];
+
 /// Readers of dnstap that others wrote.
 pub(crate) const DNSTAP: &[Need] = &[
     ("/usr/bin/fstrm_capture", "fstrm-bin"),
     ("/usr/bin/dnstap-ldns", "dnstap-ldns"),
 ];
+
+/// For the tests and screenshots of the status page.
+pub(crate) const BROWSER: &[Need] = &[("/usr/bin/chromium", "chromium")];
 
 /// For counting instructions.
 pub(crate) const COUNT: &[Need] = &[("/usr/bin/valgrind", "valgrind")];

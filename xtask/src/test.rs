@@ -7,7 +7,7 @@ use clap::{Args, Parser as _};
 
 use crate::{
     Cli, ebpf,
-    setup::{BUILD, CAPTURE, COUNT, DNSTAP, LAB, METRICS, PEERS, Setup, cargo, run},
+    setup::{BROWSER, BUILD, CAPTURE, COUNT, DNSTAP, LAB, METRICS, PEERS, Setup, cargo, run},
 };
 
 #[derive(Args)]
@@ -33,7 +33,9 @@ impl Test {
             let command = Cli::try_parse_from(arguments)?.command;
             command.run(setup).with_context(|| format!("{what} failed"))
         };
-        setup.packages(&[BUILD, LAB, PEERS, CAPTURE, DNSTAP, METRICS, COUNT])?;
+        setup.packages(&[
+            BUILD, LAB, PEERS, CAPTURE, DNSTAP, METRICS, BROWSER, COUNT,
+        ])?;
         step("format", "fmt --all --check", &[])?;
         let lints = "clippy --locked --workspace --all-targets -- --deny warnings";
         step("lints", lints, &[])?;

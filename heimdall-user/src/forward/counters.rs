@@ -99,5 +99,5 @@ pub struct UpstreamMetrics {
     /// Its counters.
     pub counters: UpstreamCounters,
     /// How long its responses took.
-    pub latency: Histogram,
+    pub(crate) latency: Histogram,
 }

@@ -7,6 +7,7 @@
 //! - [`Frames`] and [`QueryFrame`]: frames that no ordinary client sends.
 //! - [`ScriptedUpstream`]: an upstream that does as a test wants, also without a lab.
 //! - [`message`]: DNS messages over hickory-proto.
+//! - [`Browser`] and [`StatusServer`]: a headless Chromium, and documents for the status page, also without a lab.
 //!
 //! ```text
 //!  client namespace                       server namespace
@@ -19,6 +20,7 @@
 // A lab may panic when something is wrong with it.
 #![allow(clippy::indexing_slicing, clippy::unwrap_used)]
 
+mod browser;
 mod clients;
 mod frames;
 mod heimdall;
@@ -27,6 +29,7 @@ pub mod message;
 mod peers;
 mod process;
 pub mod rich;
+mod status;
 mod upstream;
 
 use std::{
@@ -39,12 +42,14 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+pub use browser::Browser;
 pub use clients::{ClosedLoop, Kdig, Kxdpgun};
 pub use frames::{Frames, QueryFrame};
 pub use heimdall::{Heimdall, sum};
 pub use knot::{HOSTS, Knot};
 pub use peers::{Resolver, wait_for_answer};
 pub use process::Process;
+pub use status::{Availability, Sample, StatusServer};
 pub use upstream::{Received, ScriptedUpstream, Step, by_label};
 
 /// The server's IPv4 address.
