@@ -8,7 +8,7 @@
 //! An [`Interface`] is looked up by name; [`Program::attach`] puts the program on it; [`served()`]
 //! resolves wildcards for [`Program::set_served`], again whenever a [`LinkWatch`] reports a
 //! change; [`Program::register`] hands the program a queue's socket. Dropping the [`Program`], or
-//! dying with it, leaves the interface as it was. [`Details`] is what `doctor` looks at.
+//! dying with it, leaves the interface as it was. `Details` is what `doctor` looks at.
 
 mod address;
 mod details;
