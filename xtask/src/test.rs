@@ -33,9 +33,7 @@ impl Test {
             let command = Cli::try_parse_from(arguments)?.command;
             command.run(setup).with_context(|| format!("{what} failed"))
         };
-        setup.packages(&[
-            BUILD, LAB, PEERS, CAPTURE, DNSTAP, METRICS, BROWSER, COUNT,
-        ])?;
+        setup.packages(&[BUILD, LAB, PEERS, CAPTURE, DNSTAP, METRICS, BROWSER, COUNT])?;
         step("format", "fmt --all --check", &[])?;
         let lints = "clippy --locked --workspace --all-targets -- --deny warnings";
         step("lints", lints, &[])?;

@@ -25,11 +25,7 @@ pub(super) fn examine(facts: &Facts) -> Vec<Finding> {
 
 /// Files that are needed with this many fronts and listen addresses, besides those of look-ups and of clients'
 /// TCP connections.
-pub(crate) fn needed_files(
-    options: &ForwardOptions,
-    fronts: usize,
-    listeners: usize,
-) -> u64 {
+pub(crate) fn needed_files(options: &ForwardOptions, fronts: usize, listeners: usize) -> u64 {
     let shared = options.threads.max(1) * options.shared_files();
     PROCESS + FRONT * fronts as u64 + 2 * listeners as u64 + shared as u64
 }
@@ -46,7 +42,8 @@ fn descriptors(facts: &Facts) -> Option<Finding> {
     let sockets = config.socket.threads;
     let fronts = sockets + facts.queues();
     let others = needed_files(&options, fronts, sockets * config.listen.len());
-    let needed = options.threads as u64 * options.max_in_flight as u64 + MAX_CONNECTIONS as u64 + others;
+    let needed =
+        options.threads as u64 * options.max_in_flight as u64 + MAX_CONNECTIONS as u64 + others;
     let (subject, check) = ("open files", &checks::DESCRIPTORS);
     if needed <= hard {
         return Some(check.good(

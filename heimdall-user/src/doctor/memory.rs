@@ -48,7 +48,9 @@ fn room(system: &System, config: &Config, queues: usize) -> Option<Finding> {
     if needed <= available / 2 {
         return Some(check.good(subject, finding));
     }
-    let fix = Fix::advice("lower cache.size, serve fewer queues, or lower socket.threads or forward.threads");
+    let fix = Fix::advice(
+        "lower cache.size, serve fewer queues, or lower socket.threads or forward.threads",
+    );
     Some(match needed > available {
         true => check.bad(subject, finding, fix),
         false => check.warn(subject, finding, fix),

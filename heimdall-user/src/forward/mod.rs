@@ -39,7 +39,7 @@ mod udp;
 mod upstreams;
 mod zones;
 
-use std::{fmt, io,  sync::Arc};
+use std::{fmt, io, sync::Arc};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 

@@ -37,7 +37,10 @@ mod tests {
 
     use super::*;
     use crate::{
-        server::{cores::CoreCounters, report::{SocketReport, Start}},
+        server::{
+            cores::CoreCounters,
+            report::{SocketReport, Start},
+        },
         tap::{Observations, TapOptions},
     };
 

@@ -104,6 +104,13 @@ pub(super) fn families(report: &Report) -> Families {
         let labels = [("kind", kind)];
         insert_histogram(to, "heimdall_reply_seconds", help, &labels, &latency);
     }
+    for (output, written, dropped) in report.observations.outputs() {
+        let labels = [("output", output)];
+        let help = "Sampled messages written by dnstap and the query log.";
+        to.counter("heimdall_samples_written", help, &labels, written);
+        let help = "Sampled messages that dnstap and the query log lost, because the reader was too slow or gone.";
+        to.counter("heimdall_samples_dropped", help, &labels, dropped);
+    }
     if let Ok(used) = ProcessUse::read() {
         insert_process(to, &used);
     }

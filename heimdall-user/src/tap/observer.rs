@@ -65,6 +65,18 @@ impl Observations {
         fields.insert("query_log".to_owned(), self.query_log.json(dropped(LOG)));
     }
 
+    /// The outputs by name: records written, and dropped.
+    pub(crate) fn outputs(&self) -> [(&'static str, u64, u64); 2] {
+        [
+            ("dnstap", &self.dnstap, DNSTAP),
+            ("query_log", &self.query_log, LOG),
+        ]
+        .map(|(name, output, consumer)| {
+            let (written, dropped) = output.counts();
+            (name, written, dropped + self.taps.dropped(consumer))
+        })
+    }
+
     fn popular(&self) -> MutexGuard<'_, Popular> {
         self.popular.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -83,12 +83,20 @@ impl OutputStatus {
             State::Open => ("open", None),
             State::Waiting(why) => ("waiting", Some(why.clone())),
         };
+        let (written, dropped) = self.counts();
         json!({
             "state": state,
             "reason": reason,
-            "written": self.written.load(Ordering::Relaxed),
-            "dropped": self.dropped.load(Ordering::Relaxed) + missed,
+            "written": written,
+            "dropped": dropped + missed,
         })
+    }
+
+    /// Records written, and dropped.
+    pub(super) fn counts(&self) -> (u64, u64) {
+        let counts = [&self.written, &self.dropped];
+        let [written, dropped] = counts.map(|count| count.load(Ordering::Relaxed));
+        (written, dropped)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
