@@ -68,7 +68,7 @@ pub(crate) trait Source: Send + 'static {
     /// The settings in force.
     fn config(&self) -> Value;
     /// The doctor's findings.
-    fn doctor(&self) -> Value;
+    fn doctor(&mut self) -> Value;
     /// Whether queries can be answered.
     ///
     /// # Errors

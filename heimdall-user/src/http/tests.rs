@@ -51,7 +51,7 @@ impl Source for Content {
         json!({ "cache": { "size": "64M" } })
     }
 
-    fn doctor(&self) -> Value {
+    fn doctor(&mut self) -> Value {
         json!([])
     }
 

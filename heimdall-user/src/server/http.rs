@@ -1,6 +1,10 @@
 //! What the HTTP listener shows: metrics, health, and the documents of the status page.
 
-use std::{io, sync::Arc, time::Instant};
+use std::{
+    io,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use serde_json::Value;
 use tracing::{info, warn};
@@ -37,6 +41,9 @@ pub(super) fn open(config: &Config) -> Result<Option<HttpListener>, ServerError>
     Ok(Some(listener))
 }
 
+/// How long the doctor's findings are shown before the host is examined again, which takes some milliseconds.
+const EXAMINED_FOR: Duration = Duration::from_secs(5);
+
 /// The server, as the HTTP listener sees it.
 pub(super) struct Site {
     report: Arc<Report>,
@@ -44,6 +51,8 @@ pub(super) struct Site {
     readiness: Readiness,
     /// As the server was started with.
     config: Config,
+    /// The doctor's findings, and when the host was examined.
+    examined: Option<(Instant, Value)>,
 }
 
 impl Site {
@@ -59,6 +68,7 @@ impl Site {
             reloader,
             readiness,
             config: config.clone(),
+            examined: None,
         }
     }
 }
@@ -76,9 +86,18 @@ impl Source for Site {
         self.reloader.running().json()
     }
 
-    fn doctor(&self) -> Value {
-        let findings = doctor::findings(&self.config);
-        findings.iter().map(Finding::json).collect()
+    fn doctor(&mut self) -> Value {
+        let now = Instant::now();
+        let is_recent = |at: &Instant| now.duration_since(*at) < EXAMINED_FOR;
+        match &self.examined {
+            Some((at, findings)) if is_recent(at) => findings.clone(),
+            _ => {
+                let findings = doctor::findings(&self.config);
+                let findings: Value = findings.iter().map(Finding::json).collect();
+                self.examined = Some((now, findings.clone()));
+                findings
+            }
+        }
     }
 
     fn ready(&mut self) -> Result<(), String> {

@@ -99,10 +99,16 @@ pub(super) fn families(report: &Report) -> Families {
         .for_each(|upstream| insert_upstream(to, upstream));
     let lost = "Lines that could not be logged.";
     to.counter("heimdall_log_lost_lines", lost, &[], log::lost());
-    for (kind, latency) in report.latency() {
+    for (result, (_, latency)) in ["hit", "miss"].into_iter().zip(report.latency()) {
         let help = "From a batch of queries to their replies: hits, from a front's cache; misses, through the forwarder.";
-        let labels = [("kind", kind)];
-        insert_histogram(to, "heimdall_reply_seconds", help, &labels, &latency);
+        let labels = [("result", result)];
+        insert_histogram(
+            to,
+            "heimdall_reply_latency_seconds",
+            help,
+            &labels,
+            &latency,
+        );
     }
     for (output, written, dropped) in report.observations.outputs() {
         let labels = [("output", output)];
@@ -241,7 +247,7 @@ fn insert_upstream(families: &mut Families, upstream: &UpstreamReport) {
     }
     insert_histogram(
         families,
-        "heimdall_upstream_response_seconds",
+        "heimdall_upstream_latency_seconds",
         "How long the responses of the upstream took, to all threads together.",
         &labels,
         &upstream.latency(),
