@@ -3,8 +3,9 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use std::{
-    env, fs,
-    io::{self, Write as _},
+    env,
+    fs::{self, File},
+    io::{self, Read as _, Write as _},
     net::{SocketAddr, UdpSocket},
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
@@ -19,6 +20,8 @@ use std::{
 use hickory_proto::rr::RecordType;
 use lab::{Process, ScriptedUpstream, by_label, message};
 use nix::{
+    fcntl::{FcntlArg, FdFlag, fcntl},
+    pty::{OpenptyResult, openpty},
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
@@ -323,6 +326,37 @@ fn signals_and_control_c_end_top_and_restore_the_terminal() {
         }
         assert_restored(&tmux);
     }
+}
+
+/// Without a signal: the terminal is not the one that controls the process.
+#[test]
+fn top_ends_when_its_terminal_is_gone() {
+    let server = Server::start();
+    let OpenptyResult { master, slave } = openpty(None, None).unwrap();
+    // Else the program has it, too.
+    fcntl(&master, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).unwrap();
+    let terminal = || Stdio::from(slave.try_clone().unwrap());
+    let mut command = Command::new(program());
+    command.arg("top").arg("--control").arg(server.control());
+    command.stdin(terminal()).stdout(terminal()).stderr(terminal());
+    let mut top = command.spawn().unwrap();
+    drop((command, slave));
+    let mut screen = File::from(master);
+    let mut shown = [0; 4096];
+    assert!(screen.read(&mut shown).unwrap() > 0);
+    drop(screen);
+    let end = Instant::now() + SOON;
+    let status = loop {
+        match top.try_wait().unwrap() {
+            Some(status) => break status,
+            None if Instant::now() > end => {
+                top.kill().unwrap();
+                panic!("it still runs");
+            }
+            None => thread::sleep(Duration::from_millis(20)),
+        }
+    };
+    assert_eq!(status.code(), Some(1));
 }
 
 #[test]
