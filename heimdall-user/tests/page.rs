@@ -727,6 +727,11 @@ fn many_queues_and_long_names_fit_into_narrow_screens() {
             );
         }
     }
+    // A long name breaks; it does not push the numbers out of sight.
+    viewer.browser.resize(360, 640).unwrap();
+    viewer.view("overview");
+    let table = "document.querySelector('table[aria-label=\"Popular names\"]').parentNode";
+    viewer.wait_for(&format!("{table}.scrollWidth <= {table}.clientWidth"));
     viewer.assert_no_problems();
 }
 
