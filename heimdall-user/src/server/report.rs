@@ -418,7 +418,7 @@ mod tests {
         }
         assert_eq!(document["forwarder"]["zone_failure_hits"], 0);
         assert_eq!(document["log"]["lost"], 0);
-        assert_eq!(document["popular"]["one_in"], 64);
+        assert_eq!(document["popular"]["one_in"], 256);
         assert_eq!(document["dnstap"]["state"], "off");
         assert_eq!(document["query_log"]["written"], 0);
         // As long as no worker runs, the sockets are all there is.
