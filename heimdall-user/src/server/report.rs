@@ -474,7 +474,7 @@ mod tests {
         assert!(document["process"]["threads"].as_u64() > Some(0));
         assert_eq!(document["upstreams"][0]["address"], "192.0.2.53:53");
         assert_eq!(document["latency"]["hits"]["count"], 0);
-        assert_eq!(document["popular"]["one_in"], 64);
+        assert_eq!(document["popular"]["one_in"], 256);
         assert_eq!(document["dnstap"]["state"], "off");
         assert_eq!(document["query_log"]["written"], 0);
         // As long as no worker runs, the sockets are all there is.

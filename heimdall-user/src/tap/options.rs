@@ -7,7 +7,7 @@ use thiserror::Error;
 use super::{rate::Rate, taps::Rates};
 
 /// Sampling for the popular names and clients, which is always on.
-const POPULAR: Rate = Rate::one_in(64);
+const POPULAR: Rate = Rate::one_in(256);
 
 /// What is observed, and where it goes.
 #[derive(Clone, Debug, Default)]
