@@ -338,7 +338,10 @@ fn top_ends_when_its_terminal_is_gone() {
     let terminal = || Stdio::from(slave.try_clone().unwrap());
     let mut command = Command::new(program());
     command.arg("top").arg("--control").arg(server.control());
-    command.stdin(terminal()).stdout(terminal()).stderr(terminal());
+    command
+        .stdin(terminal())
+        .stdout(terminal())
+        .stderr(terminal());
     let mut top = command.spawn().unwrap();
     drop((command, slave));
     let mut screen = File::from(master);
