@@ -19,7 +19,7 @@ fn worker(stats: &Value, of: &str) -> u64 {
 /// Sends queries for one name at once, while the server is stopped, and lets it answer them.
 fn burst(lab: &Lab, heimdall: &Heimdall, count: u16) {
     let answered = worker(&heimdall.stats().unwrap(), "answered");
-    heimdall.process.signal(Signal::SIGSTOP).unwrap();
+    heimdall.process.pause().unwrap();
     send_at_once(lab, count);
     heimdall.process.signal(Signal::SIGCONT).unwrap();
     wait_for(heimdall, "answered", |stats| {

@@ -48,7 +48,7 @@ fn misses_take_as_long_as_the_upstream_and_hits_do_not() {
         latency["hits"]["count"] == 2 * NAMES * HITS && latency["misses"]["count"] == 2 * NAMES
     });
     let (hits, misses) = (&stats["latency"]["hits"], &stats["latency"]["misses"]);
-    let upstream = &stats["forwarder"]["upstreams"][0];
+    let upstream = &stats["upstreams"][0];
     assert_eq!(upstream["address"], UPSTREAM);
     assert_eq!(upstream["latency"]["count"], 2 * NAMES);
     let delay = DELAY.as_micros() as f64;

@@ -206,7 +206,7 @@ fn an_interface_replaced_by_one_of_another_kind_is_detached() {
     let heimdall = heimdall(&lab);
     let interface = &lab.server_if;
     // Both changes are seen at once: an interface of that name always exists.
-    heimdall.process.signal(Signal::SIGSTOP).unwrap();
+    heimdall.process.pause().unwrap();
     lab.server_ip(&format!("link del {interface}")).unwrap();
     lab.server_ip(&format!("link add {interface} type bridge"))
         .unwrap();
@@ -271,7 +271,7 @@ fn replies_that_cannot_be_sent_do_not_make_the_worker_spin() {
     let interface = &lab.server_if;
     assert_eq!(kdig(&lab, SERVER_V4, "n1.example.com"), "NOERROR");
     // The queries arrive while it is up, the replies come when it is down.
-    heimdall.process.signal(Signal::SIGSTOP).unwrap();
+    heimdall.process.pause().unwrap();
     send_at_once(&lab, REPLIES);
     lab.server_ip(&format!("link set {interface} down"))
         .unwrap();

@@ -241,7 +241,7 @@ fn replies_too_large_for_the_path_among_others() {
     }
     // They all wait when the server runs again: more than one batch.
     let burst = || sizes.iter().cycle().take(80).copied();
-    heimdall.process.signal(Signal::SIGSTOP).unwrap();
+    heimdall.process.pause().unwrap();
     for size in burst() {
         for client in &askers {
             client.udp_send(&query(size));

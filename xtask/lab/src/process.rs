@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use nix::{
     sys::{
         prctl,
@@ -17,6 +17,9 @@ use nix::{
     unistd::Pid,
 };
 use tempfile::TempDir;
+
+/// How long the threads of a process may take to stop.
+const PAUSE: Duration = Duration::from_secs(10);
 
 /// A process that is stopped when this is dropped, and killed with its parent. Its standard output
 /// and error go to a file.
@@ -93,6 +96,30 @@ impl Process {
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         Ok(kill(Pid::from_raw(self.child.id() as i32), signal)?)
+    }
+
+    /// Sends SIGSTOP, and waits until each of its threads is stopped: they are one after another.
+    pub fn pause(&self) -> Result<()> {
+        self.signal(Signal::SIGSTOP)?;
+        let tasks = format!("/proc/{}/task", self.child.id());
+        let end = Instant::now() + PAUSE;
+        loop {
+            let mut are_stopped = true;
+            for task in fs::read_dir(&tasks)? {
+                // It may have ended meanwhile.
+                let Ok(stat) = fs::read_to_string(task?.path().join("stat")) else {
+                    continue;
+                };
+                // The state follows the name, which may have parentheses of its own (proc(5)).
+                let state = stat.rsplit_once(") ").map(|(_, rest)| rest);
+                are_stopped &= state.is_some_and(|state| state.starts_with('T'));
+            }
+            if are_stopped {
+                return Ok(());
+            }
+            ensure!(Instant::now() < end, "it does not stop");
+            thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// Waits for its end.
