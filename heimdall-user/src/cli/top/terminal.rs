@@ -14,14 +14,12 @@ use std::{
 };
 
 use anyhow::{anyhow, bail};
+use crossterm::event::{self, Event};
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
 };
-use ratatui::{
-    DefaultTerminal,
-    crossterm::event::{self, Event},
-};
+use ratatui::DefaultTerminal;
 use signal_hook::{
     consts::{SIGHUP, SIGINT, SIGTERM},
     flag,
