@@ -34,6 +34,9 @@ use crate::cli::view::Sample;
 /// How long a key, a sample or a signal may wait.
 const TICK: Duration = Duration::from_millis(50);
 
+/// How long crossterm looks for a key or a new size. In no time at all it does not look.
+const LOOK: Duration = Duration::from_millis(1);
+
 /// Shows the program until a key or a signal ends it. However it ends, the terminal is restored.
 ///
 /// # Errors
@@ -84,7 +87,7 @@ fn show(
         }
         has_changed = false;
         wait(TICK)?;
-        if event::poll(Duration::ZERO).map_err(failed)? {
+        if event::poll(LOOK).map_err(failed)? {
             match event::read().map_err(failed)? {
                 Event::Key(key) if app.key(key) == Next::Quit => break,
                 // A new size as well: drawing asks for it.
