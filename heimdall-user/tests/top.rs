@@ -359,7 +359,7 @@ fn top_ends_when_its_terminal_is_gone() {
             None => thread::sleep(Duration::from_millis(20)),
         }
     };
-    assert_eq!(status.code(), Some(1));
+    assert_eq!(status.code(), Some(1), "{status}");
 }
 
 #[test]

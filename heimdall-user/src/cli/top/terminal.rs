@@ -4,6 +4,7 @@ use std::{
     io,
     os::fd::AsFd,
     path::{Path, PathBuf},
+    process,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -114,7 +115,8 @@ fn wait(time: Duration) -> anyhow::Result<()> {
     let gone = PollFlags::POLLHUP | PollFlags::POLLERR | PollFlags::POLLNVAL;
     let [terminal] = terminal;
     match terminal.revents() {
-        Some(events) if events.intersects(gone) => bail!("the terminal is gone"),
+        // Nothing can be restored, and nobody told: ratatui panics when it tries.
+        Some(events) if events.intersects(gone) => process::exit(1),
         _ => Ok(()),
     }
 }
