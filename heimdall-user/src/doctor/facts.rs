@@ -1,9 +1,11 @@
 //! What the checks judge: the host's files, its interfaces, and what would be run.
 
+use heimdall_ebpf::PROGRAM;
+
 use super::system::System;
 use crate::{
     config::{Backend, Config},
-    xdp::{Details, Interface, XdpError, bpf_call_error, candidates, xsk},
+    xdp::{AttachedProgram, Details, Interface, XdpError, bpf_call_error, candidates, xsk},
 };
 
 /// The kernel's numbers of capabilities (linux/capability.h).
@@ -43,17 +45,30 @@ pub(super) struct Facts {
     pub(super) af_xdp: Option<i32>,
     /// The error of the system call bpf for a command that does not exist.
     pub(super) bpf: Option<i32>,
+    /// The ids of this process's XDP programs if it is a server; `None` in a command.
+    pub(super) server: Option<Vec<u32>>,
 }
 
 impl Facts {
     /// Reads the host. Nothing is changed, bound or attached.
-    pub(super) fn gather(config: &Config) -> Self {
+    pub(super) fn gather(config: &Config, server: Option<Vec<u32>>) -> Self {
         Self {
             system: System::host(),
             config: config.clone(),
             nics: nics(config),
             af_xdp: xsk::open_error(),
             bpf: bpf_call_error(),
+            server,
+        }
+    }
+
+    /// A program's name. A server knows its own programs even without CAP_SYS_ADMIN, which the kernel wants
+    /// for the names of others.
+    pub(super) fn program_name<'a>(&self, program: &'a AttachedProgram) -> Option<&'a str> {
+        let own = self.server.iter().flatten().any(|id| *id == program.id);
+        match own {
+            true => Some(PROGRAM),
+            false => program.name.as_deref(),
         }
     }
 

@@ -91,7 +91,7 @@ fn view(facts: &Facts) -> Option<Finding> {
     let unnamed = facts.nics.iter().filter_map(|nic| nic.details.as_ref());
     let mut unnamed = unnamed.filter(|details| {
         let mut programs = details.programs.iter();
-        programs.any(|program| program.name.is_none())
+        programs.any(|program| facts.program_name(program).is_none())
     });
     let check = &checks::VIEW;
     match unnamed.next() {

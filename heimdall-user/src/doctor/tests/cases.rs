@@ -210,8 +210,20 @@ fn interface() -> Vec<Case> {
             |host| host.details().counters.tx_lost = 101;
         "nic.program" BAD "another XDP program (7, xdp_drop)", "bpftool link detach id 3":
             |host| host.details().programs = vec![program(Some("xdp_drop"), false)];
-        "nic.program" WARN "another XDP program (7)", "bpftool":
+        "nic.program" WARN "an XDP program (7) is attached; its name cannot be read", "run `heimdall doctor` as root":
             |host| host.details().programs = vec![program(None, false)];
+        "nic.program" GOOD "Heimdall's program (7)", "": |host| {
+            host.facts.server = Some(vec![7]);
+            host.details().programs = vec![program(None, false)];
+        };
+        "privilege.view" GOOD "all that is looked at", "": |host| {
+            host.facts.server = Some(vec![7]);
+            host.details().programs = vec![program(None, false)];
+        };
+        "nic.program" WARN "an XDP program (7)", "as root": |host| {
+            host.facts.server = Some(vec![8]);
+            host.details().programs = vec![program(None, false)];
+        };
         "nic.program" GOOD "Heimdall's program (7)", "":
             |host| host.details().programs = vec![program(Some("heimdall"), false)];
         "nic.program" WARN "generic mode", "log":
