@@ -21,7 +21,12 @@ const HUGE_PAGE: u64 = 2 << 20;
 
 pub(super) fn examine(facts: &Facts) -> Vec<Finding> {
     let mut findings = Vec::new();
-    findings.extend(room(&facts.system, &facts.config, facts.queues()));
+    findings.extend(room(
+        &facts.system,
+        &facts.config,
+        facts.queues(),
+        facts.server.is_some(),
+    ));
     findings.extend(transparent(facts));
     findings.extend(reserved(facts));
     findings
@@ -31,11 +36,16 @@ pub(super) fn examine(facts: &Facts) -> Vec<Finding> {
 /// the start, leave half of the available memory: for a start, which has counted its queues. `None`: they
 /// do, or it is not known.
 pub(crate) fn shortage(config: &Config, queues: usize) -> Option<Finding> {
-    room(&System::host(), config, queues).filter(|finding| finding.level != Level::Good)
+    room(&System::host(), config, queues, false).filter(|finding| finding.level != Level::Good)
 }
 
-fn room(system: &System, config: &Config, queues: usize) -> Option<Finding> {
-    let available = available(system)?;
+/// `allocated`: this process is the server, and what it holds is a part of what is needed.
+fn room(system: &System, config: &Config, queues: usize, allocated: bool) -> Option<Finding> {
+    let mut available = available(system)?;
+    if allocated {
+        let resident = kibibytes(system, "/proc/self/status", "VmRSS:");
+        available += resident.unwrap_or_default();
+    }
     let caches = queues + config.socket.threads + config.forward.threads;
     let frames = queues * config.xdp.frames as usize * FRAME_SIZE as usize;
     let needed = (caches * config.cache.bytes + frames) as u64;
@@ -48,6 +58,10 @@ fn room(system: &System, config: &Config, queues: usize) -> Option<Finding> {
     if needed <= available / 2 {
         return Some(check.good(subject, finding));
     }
+    let finding = match allocated {
+        true => finding,
+        false => format!("{finding}; a server that runs already has taken its part of them"),
+    };
     let fix = Fix::advice(
         "lower cache.size, serve fewer queues, or lower socket.threads or forward.threads",
     );
@@ -60,13 +74,21 @@ fn room(system: &System, config: &Config, queues: usize) -> Option<Finding> {
 /// Octets that this process may still allocate: the host's available memory, within the limits of its control
 /// groups.
 fn available(system: &System) -> Option<u64> {
-    let host = system.line("/proc/meminfo", "MemAvailable:")?;
-    let host: u64 = host.split_whitespace().next()?.parse().ok()?;
+    let host = kibibytes(system, "/proc/meminfo", "MemAvailable:")?;
     let groups = groups(system);
-    let limits = groups
-        .iter()
-        .filter_map(|group| system.number(&format!("{group}/memory.max")));
-    Some(limits.fold(host << 10, u64::min))
+    let left = groups.iter().filter_map(|group| {
+        let limit = system.number(&format!("{group}/memory.max"))?;
+        let used = system.number(&format!("{group}/memory.current"));
+        Some(limit.saturating_sub(used.unwrap_or_default()))
+    });
+    Some(left.fold(host, u64::min))
+}
+
+/// The octets of a line that has kB.
+fn kibibytes(system: &System, path: &str, start: &str) -> Option<u64> {
+    let line = system.line(path, start)?;
+    let number: u64 = line.split_whitespace().next()?.parse().ok()?;
+    Some(number << 10)
 }
 
 fn transparent(facts: &Facts) -> Option<Finding> {
@@ -136,5 +158,7 @@ mod tests {
         write("sys/fs/cgroup/a/b/memory.max", "max\n");
         write("sys/fs/cgroup/a/memory.max", "1048576\n");
         assert_eq!(available(&system), Some(1 << 20));
+        write("sys/fs/cgroup/a/memory.current", "1000000\n");
+        assert_eq!(available(&system), Some(48576));
     }
 }

@@ -110,6 +110,13 @@ fn host() -> Vec<Case> {
             |host| host.details().programs = vec![program(None, false)];
         "memory.room" WARN "6 caches and the frames of 4 queues take", "lower cache.size":
             |host| host.write("proc/meminfo", "MemAvailable: 614400 kB\n");
+        "memory.room" WARN "a server that runs already", "lower cache.size":
+            |host| host.write("proc/meminfo", "MemAvailable: 614400 kB\n");
+        "memory.room" GOOD "6 caches and the frames", "": |host| {
+            host.facts.server = Some(Vec::new());
+            host.write("proc/meminfo", "MemAvailable: 614400 kB\n");
+            host.write("proc/self/status", "CapEff:\t000001ffffffffff\nVmRSS:\t  614400 kB\n");
+        };
         "memory.room" BAD "6 caches", "lower cache.size":
             |host| host.write("sys/fs/cgroup/system.slice/memory.max", "104857600\n");
         "memory.huge-pages" WARN "never used", "echo madvise > /sys/kernel/mm":
