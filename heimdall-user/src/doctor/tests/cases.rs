@@ -286,8 +286,12 @@ fn interface() -> Vec<Case> {
             host.details().hashes_ports = [Some(false); 2];
             host.driver("bnxt_en");
         };
-        "nic.key" BAD "the key of the hash is zero", "hkey":
+        "nic.key" WARN "the key of the hash is zero", "hkey":
             |host| host.details().rss.as_mut().unwrap().zero_key = true;
+        "nic.key" GOOD "spread over 4 queues", "": |host| {
+            host.driver("ena");
+            host.details().rss.as_mut().unwrap().zero_key = true;
+        };
         "nic.rules" WARN "2 rules", "ethtool -n eth0":
             |host| host.details().steering_rules = Some(2);
         "nic.interrupts" WARN "all its interrupts go to core 0, and 4 queues", "smp_affinity_list":
