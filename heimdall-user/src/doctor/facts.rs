@@ -129,13 +129,16 @@ impl Facts {
 
 /// Directories of the control group (cgroup v2) of this process and of those above it.
 pub(super) fn groups(system: &System) -> Vec<String> {
+    const ROOT: &str = "/sys/fs/cgroup";
     let group = system.line("/proc/self/cgroup", "0::/").unwrap_or_default();
-    let mut directories = vec![format!("/sys/fs/cgroup/{group}")];
+    let mut directories = Vec::new();
     let mut rest = group.as_str();
-    while let Some((above, _)) = rest.rsplit_once('/') {
-        directories.push(format!("/sys/fs/cgroup/{above}"));
-        rest = above;
+    while !rest.is_empty() {
+        directories.push(format!("{ROOT}/{rest}"));
+        rest = rest.rsplit_once('/').map_or("", |(above, _)| above);
     }
+    // In a cgroup namespace this is the container's own group, which has limits.
+    directories.push(ROOT.to_owned());
     directories
 }
 

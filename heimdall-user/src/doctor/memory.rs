@@ -160,5 +160,8 @@ mod tests {
         assert_eq!(available(&system), Some(1 << 20));
         write("sys/fs/cgroup/a/memory.current", "1000000\n");
         assert_eq!(available(&system), Some(48576));
+        // As in a cgroup namespace, where the path may be of a group below the mounted one.
+        write("sys/fs/cgroup/memory.max", "4096\n");
+        assert_eq!(available(&system), Some(4096));
     }
 }
