@@ -25,7 +25,10 @@ pub(super) fn examine(facts: &Facts) -> Vec<Finding> {
         &facts.system,
         &facts.config,
         facts.queues(),
-        facts.server.is_some(),
+        match facts.server {
+            Some(_) => Asker::Server,
+            None => Asker::Command,
+        },
     ));
     findings.extend(transparent(facts));
     findings.extend(reserved(facts));
@@ -36,13 +39,23 @@ pub(super) fn examine(facts: &Facts) -> Vec<Finding> {
 /// the start, leave half of the available memory: for a start, which has counted its queues. `None`: they
 /// do, or it is not known.
 pub(crate) fn shortage(config: &Config, queues: usize) -> Option<Finding> {
-    room(&System::host(), config, queues, false).filter(|finding| finding.level != Level::Good)
+    room(&System::host(), config, queues, Asker::Start).filter(|finding| finding.level != Level::Good)
 }
 
-/// `allocated`: this process is the server, and what it holds is a part of what is needed.
-fn room(system: &System, config: &Config, queues: usize, allocated: bool) -> Option<Finding> {
+/// Who asks for the room.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Asker {
+    /// `heimdall doctor`, beside which a server may run.
+    Command,
+    /// A start, which has allocated nothing yet.
+    Start,
+    /// A running server: what it holds is a part of what is needed.
+    Server,
+}
+
+fn room(system: &System, config: &Config, queues: usize, asker: Asker) -> Option<Finding> {
     let mut available = available(system)?;
-    if allocated {
+    if asker == Asker::Server {
         let resident = kibibytes(system, "/proc/self/status", "VmRSS:");
         available += resident.unwrap_or_default();
     }
@@ -58,9 +71,9 @@ fn room(system: &System, config: &Config, queues: usize, allocated: bool) -> Opt
     if needed <= available / 2 {
         return Some(check.good(subject, finding));
     }
-    let finding = match allocated {
-        true => finding,
-        false => format!("{finding}; a server that runs already has taken its part of them"),
+    let finding = match asker {
+        Asker::Command => format!("{finding}; a server that runs already is counted twice"),
+        Asker::Start | Asker::Server => finding,
     };
     let fix = Fix::advice(
         "lower cache.size, serve fewer queues, or lower socket.threads or forward.threads",

@@ -110,7 +110,7 @@ fn host() -> Vec<Case> {
             |host| host.details().programs = vec![program(None, false)];
         "memory.room" WARN "6 caches and the frames of 4 queues take", "lower cache.size":
             |host| host.write("proc/meminfo", "MemAvailable: 614400 kB\n");
-        "memory.room" WARN "a server that runs already", "lower cache.size":
+        "memory.room" WARN "a server that runs already is counted twice", "lower cache.size":
             |host| host.write("proc/meminfo", "MemAvailable: 614400 kB\n");
         "memory.room" GOOD "6 caches and the frames", "": |host| {
             host.facts.server = Some(Vec::new());
