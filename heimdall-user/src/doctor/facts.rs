@@ -110,8 +110,17 @@ impl Facts {
 
     /// The hard limit of this process: `None`: it is not known; `u64::MAX`: there is none.
     pub(super) fn hard_limit(&self, name: &str) -> Option<u64> {
+        self.limit(name, 1)
+    }
+
+    /// The soft limit of this process, with the same values.
+    pub(super) fn soft_limit(&self, name: &str) -> Option<u64> {
+        self.limit(name, 0)
+    }
+
+    fn limit(&self, name: &str, column: usize) -> Option<u64> {
         let line = self.system.line("/proc/self/limits", name)?;
-        match line.split_whitespace().nth(1)? {
+        match line.split_whitespace().nth(column)? {
             "unlimited" => Some(u64::MAX),
             number => number.parse().ok(),
         }

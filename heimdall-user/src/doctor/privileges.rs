@@ -10,6 +10,9 @@ use super::{
 };
 use crate::xdp::xsk::FRAME_SIZE;
 
+/// Since then BPF maps are charged to the control group instead of the limit on locked memory.
+const UNCHARGED_MAPS: (u32, u32) = (5, 11);
+
 pub(super) fn examine(facts: &Facts) -> Vec<Finding> {
     let mut findings = vec![capabilities(facts)];
     findings.extend(memory_lock(facts));
@@ -65,12 +68,35 @@ fn memory_lock(facts: &Facts) -> Option<Finding> {
         return None;
     }
     let (subject, check) = ("locked memory", &checks::MEMORY_LOCK);
+    // The kernel enforces the soft limit.
+    let limit = facts.soft_limit("Max locked memory");
+    let charged = |limit| {
+        let finding = format!(
+            "the limit is {} KiB, and before Linux {}.{} BPF maps are charged to it whatever the capabilities",
+            limit >> 10,
+            UNCHARGED_MAPS.0,
+            UNCHARGED_MAPS.1
+        );
+        let fix = match facts.unit() {
+            Some(unit) => format!("set LimitMEMLOCK=infinity in {unit}"),
+            None => "lift the limit (ulimit -l unlimited)".to_owned(),
+        };
+        check.warn(subject, finding, Fix::Advice(fix))
+    };
+    let kernel = facts.kernel();
+    let limits_maps = kernel != (0, 0) && kernel < UNCHARGED_MAPS;
     if facts.has(capability::IPC_LOCK) == Some(true) {
-        return Some(check.good(subject, "CAP_IPC_LOCK: there is no limit"));
+        return Some(match limit.filter(|limit| limits_maps && *limit != u64::MAX) {
+            Some(limit) => charged(limit),
+            None => check.good(subject, "CAP_IPC_LOCK: there is no limit"),
+        });
     }
-    let limit = facts.hard_limit("Max locked memory")?;
+    let limit = limit?;
     let queues = facts.queues() as u64;
     let needed = queues * u64::from(facts.config.xdp.frames) * u64::from(FRAME_SIZE);
+    if limit >= needed && limits_maps && limit != u64::MAX {
+        return Some(charged(limit));
+    }
     if limit >= needed {
         return Some(check.good(subject, "the limit has room for the frames"));
     }

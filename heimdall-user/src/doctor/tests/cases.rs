@@ -102,6 +102,21 @@ fn host() -> Vec<Case> {
             host.write("proc/self/cgroup", "0::/system.slice/heimdall.service");
             host.without_capabilities(&[capability::IPC_LOCK]);
         };
+        "privilege.memory-lock" BAD "8192 KiB, and the frames", "ulimit -l": |host| {
+            host.without_capabilities(&[capability::IPC_LOCK]);
+            host.write("proc/self/limits", "Max locked memory 8388608 unlimited bytes\n");
+        };
+        "privilege.memory-lock" WARN "8192 KiB, and before Linux 5.11 BPF maps", "ulimit -l unlimited":
+            |host| host.write("proc/sys/kernel/osrelease", "5.10.0");
+        "privilege.memory-lock" WARN "97656 KiB, and before Linux 5.11 BPF maps", "ulimit -l unlimited": |host| {
+            host.without_capabilities(&[capability::IPC_LOCK]);
+            host.write("proc/sys/kernel/osrelease", "5.10.0");
+            host.write("proc/self/limits", "Max locked memory 100000000 unlimited bytes\n");
+        };
+        "privilege.memory-lock" GOOD "there is no limit", "": |host| {
+            host.write("proc/sys/kernel/osrelease", "5.10.0");
+            host.write("proc/self/limits", "Max locked memory unlimited unlimited bytes\n");
+        };
         "privilege.memory-lock" GOOD "room for the frames", "": |host| {
             host.without_capabilities(&[capability::IPC_LOCK]);
             host.write("proc/self/limits", "Max locked memory unlimited unlimited bytes\n");
