@@ -165,19 +165,29 @@ fn fix(findings: &[Finding], yes: bool) -> anyhow::Result<()> {
         io::stdin().lock().read_line(&mut answer)?;
         Ok(["y", "yes"].contains(&answer.trim().to_lowercase().as_str()))
     })?;
-    match failed {
+    match failed.len() {
         0 => Ok(()),
-        failed => bail!("{failed} fixes could not be applied; run it as root"),
+        count => bail!("{count} fixes could not be applied{}", hint(&failed)),
     }
 }
 
-/// Applies the steps of safe fixes that `wanted` says to, and prints what it did. Returns how many failed.
+/// What to do about fixes that failed, where more privileges would help.
+fn hint(failed: &[io::Error]) -> &'static str {
+    let mut kinds = failed.iter().map(io::Error::kind);
+    // EPERM and EACCES.
+    match kinds.any(|kind| kind == io::ErrorKind::PermissionDenied) {
+        true => "; run it as root",
+        false => "",
+    }
+}
+
+/// Applies the steps of safe fixes that `wanted` says to, and prints what it did. Returns the errors.
 fn apply(
     findings: &[Finding],
     system: &System,
     mut wanted: impl FnMut(&Step) -> anyhow::Result<bool>,
-) -> anyhow::Result<usize> {
-    let (mut done, mut failed) = (0, 0);
+) -> anyhow::Result<Vec<io::Error>> {
+    let (mut done, mut failed) = (0, Vec::new());
     for finding in findings {
         let Some(steps) = finding.fix.safe() else {
             continue;
@@ -194,13 +204,13 @@ fn apply(
                     print(&format!("  done: {step}\n"))?;
                 }
                 Err(error) => {
-                    failed += 1;
                     print(&format!("  FAILED: {step}: {error}\n"))?;
+                    failed.push(error);
                 }
             }
         }
     }
-    let end = match (done, failed) {
+    let end = match (done, failed.len()) {
         (0, 0) => "\nNothing was changed. --fix leaves alone what may interrupt traffic.\n",
         _ => {
             "\nChanges last until the next boot: to keep them, write them to /etc/sysctl.d/, or have a unit of \
@@ -267,14 +277,20 @@ warn  net.core.busy_poll: each wait of a socket polls the NIC for 50 µs first [
             Ok(false)
         });
         assert_eq!(
-            (failed.unwrap(), fs::read_to_string(&file).unwrap().as_str()),
+            (failed.unwrap().len(), fs::read_to_string(&file).unwrap().as_str()),
             (0, "50")
         );
         // The command that sets the link up is not safe.
         assert_eq!(asked, ["sysctl -w net.core.busy_poll=0"]);
-        assert_eq!(apply(&sample(), &system, |_| Ok(true)).unwrap(), 0);
+        assert!(apply(&sample(), &system, |_| Ok(true)).unwrap().is_empty());
         assert_eq!(fs::read_to_string(&file).unwrap(), "0");
         fs::remove_file(&file).unwrap();
-        assert_eq!(apply(&sample(), &system, |_| Ok(true)).unwrap(), 1);
+        let failed = apply(&sample(), &system, |_| Ok(true)).unwrap();
+        // The file does not exist: root would not help.
+        assert_eq!((failed.len(), hint(&failed)), (1, ""));
+        let denied = [libc::EPERM, libc::EACCES].map(io::Error::from_raw_os_error);
+        for error in denied {
+            assert_eq!(hint(&[error]), "; run it as root");
+        }
     }
 }

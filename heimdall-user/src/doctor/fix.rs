@@ -45,6 +45,12 @@ impl Fix {
         Self::Safe(vec![Step::Sysctl { key, value }])
     }
 
+    /// A parameter of the kernel that the operator may have chosen: shown, and not applied.
+    pub(super) fn decision(key: &'static str, value: impl fmt::Display) -> Self {
+        let value = value.to_string();
+        Self::Commands(vec![Step::Sysctl { key, value }])
+    }
+
     /// A program with its arguments, separated by blanks.
     pub(super) fn command(line: &str) -> Self {
         Self::Commands(vec![Step::run(line)])
