@@ -75,7 +75,7 @@ checks! {
         "with plain pages each look-up in a cache misses the TLB, too",
         "`madvise`, which Heimdall asks for";
     HUGE_PAGE_POOL: "memory.huge-page-pool",
-        "reserved huge pages (`vm.nr_hugepages`), if there are any, against the caches",
+        "reserved huge pages of 2 MiB (`hugepages-2048kB/nr_hugepages`), if there are any, against the caches",
         "pages that are reserved and not used are lost to the host",
         "as many pages as the caches take, and a `cache.size` that is a multiple of 16M";
     CPU_QUOTA: "cpu.quota",

@@ -121,7 +121,7 @@ fn transparent(facts: &Facts) -> Option<Finding> {
 fn reserved(facts: &Facts) -> Option<Finding> {
     let pages = facts.system.number(POOL).filter(|pages| *pages > 0)?;
     let check = &checks::HUGE_PAGE_POOL;
-    let (subject, key) = ("vm.nr_hugepages", "vm.nr_hugepages");
+    let subject = "huge pages of 2 MiB";
     let bytes = facts.config.cache.bytes as u64;
     if !bytes.is_multiple_of(8 * HUGE_PAGE) {
         let finding = format!(
@@ -138,8 +138,9 @@ fn reserved(facts: &Facts) -> Option<Finding> {
         true => check.warn(
             subject,
             finding,
-            Fix::Commands(vec![Step::Sysctl {
-                key,
+            // vm.nr_hugepages is the pool of the default size, which may be another one.
+            Fix::Commands(vec![Step::Write {
+                path: POOL.to_owned(),
                 value: needed.to_string(),
             }]),
         ),

@@ -136,7 +136,7 @@ fn host() -> Vec<Case> {
             |host| host.write("sys/fs/cgroup/system.slice/memory.max", "104857600\n");
         "memory.huge-pages" WARN "never used", "echo madvise > /sys/kernel/mm":
             |host| host.write("sys/kernel/mm/transparent_hugepage/enabled", "always madvise [never]");
-        "memory.huge-page-pool" WARN "10 pages are reserved, and 6 caches take 192", "vm.nr_hugepages=192":
+        "memory.huge-page-pool" WARN "10 pages are reserved, and 6 caches take 192", "echo 192 > /sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages":
             |host| host.write("sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages", "10");
         "memory.huge-page-pool" GOOD "192 pages", "":
             |host| host.write("sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages", "192");
