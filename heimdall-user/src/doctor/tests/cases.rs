@@ -191,6 +191,10 @@ fn host() -> Vec<Case> {
             |host| host.write("proc/sys/net/core/wmem_default", "4096");
         "net.lost" WARN "900 of 100000 datagrams", "socket.threads": |host|
             host.write("proc/net/snmp", "Udp: InDatagrams RcvbufErrors\nUdp: 100000 900\n");
+        "net.lost" WARN "401 of 101000 datagrams", "socket.threads": |host| host.write(
+            "proc/net/snmp6",
+            "Ip6InReceives  7\nUdp6InDatagrams  1000\nUdp6NoPorts  3\nUdp6RcvbufErrors  400\n",
+        );
         "net.busy-poll" WARN "50 µs", "sysctl -w net.core.busy_poll=0":
             |host| host.write("proc/sys/net/core/busy_poll", "50");
         "net.busy-poll" WARN "50 µs", "sysctl -w net.core.busy_read=0":
