@@ -31,7 +31,10 @@ fn capabilities(facts: &Facts) -> Finding {
     let first = facts.system.sysctl("net.ipv4.ip_unprivileged_port_start");
     let first = first.unwrap_or(1024);
     let privileged = |port: u16| u64::from(port) < first;
-    let mut ports = facts.config.listen.iter().map(SocketAddr::port);
+    let listen = facts.config.listen.iter();
+    let mut ports = listen
+        .chain(&facts.config.metrics.listen)
+        .map(SocketAddr::port);
     if ports.any(privileged) && lacks(capability::NET_BIND_SERVICE) {
         missing.push("CAP_NET_BIND_SERVICE");
     }

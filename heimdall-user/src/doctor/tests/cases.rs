@@ -86,6 +86,14 @@ fn host() -> Vec<Case> {
             host.write("proc/sys/net/ipv4/ip_unprivileged_port_start", "53");
             host.without_capabilities(&[capability::NET_BIND_SERVICE]);
         };
+        "privilege.capabilities" BAD "it lacks CAP_NET_BIND_SERVICE", "run as root": |host| {
+            host.and_settings("listen = [\"192.0.2.1:5353\"]\n[metrics]\nlisten = \"127.0.0.1:80\"");
+            host.without_capabilities(&[capability::NET_BIND_SERVICE]);
+        };
+        "privilege.capabilities" GOOD "it has the capabilities", "": |host| {
+            host.and_settings("listen = [\"192.0.2.1:5353\"]\n[metrics]\nlisten = \"127.0.0.1:8080\"");
+            host.without_capabilities(&[capability::NET_BIND_SERVICE]);
+        };
         "privilege.capabilities" BAD "CAP_NET_ADMIN CAP_NET_RAW", "": |host|
             host.without_capabilities(&[capability::NET_ADMIN, capability::NET_RAW]);
         "privilege.capabilities" GOOD "it has the capabilities", "":
