@@ -281,6 +281,17 @@ fn interface() -> Vec<Case> {
         };
         "nic.queues" WARN "300 queues, of which AF_XDP can serve 256", "ethtool -L eth0 combined 256":
             |host| host.nic().rx_queues = 300;
+        "nic.queues" WARN "300 queues", "ethtool -L eth0 rx 256 tx 256": |host| {
+            let channels = host.details().channels.as_mut().unwrap();
+            (channels.max_rx, channels.max_combined) = (512, 0);
+            host.nic().rx_queues = 300;
+        };
+        "nic.queues" WARN "one queue of 8", "ethtool -L eth0 rx 4 tx 4": |host| {
+            let channels = host.details().channels.as_mut().unwrap();
+            (channels.max_rx, channels.max_combined) = (8, 0);
+            host.nic().queues = Ok(vec![0]);
+            host.nic().rx_queues = 1;
+        };
         "nic.queues" WARN "one queue of 64", "ethtool -L eth0 combined 4": |host| {
             host.nic().queues = Ok(vec![0]);
             host.nic().rx_queues = 1;
