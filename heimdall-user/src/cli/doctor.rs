@@ -10,7 +10,7 @@ use anyhow::bail;
 use clap::Args;
 use serde_json::Value;
 
-use super::print;
+use super::{print, view::format::clean};
 use crate::{
     config::{Config, Flags, Host},
     doctor::{self, Finding, Level, Step, System},
@@ -108,6 +108,16 @@ fn worst(findings: &[Finding]) -> Level {
     levels.max().unwrap_or(Level::Good)
 }
 
+/// The text with control characters escaped as `stats` does: files and other programs must not control the
+/// terminal. Other characters, such as of a unit, stay.
+pub(super) fn without_controls(text: &str) -> String {
+    let shown = |c: char| match c.is_control() {
+        true => clean(&c.to_string()),
+        false => c.to_string(),
+    };
+    text.chars().map(shown).collect()
+}
+
 /// The findings, the worst first, with what to do indented; at the end how many are good.
 fn render(findings: &[Finding], verbose: bool) -> String {
     let mut text = String::new();
@@ -119,14 +129,15 @@ fn render(findings: &[Finding], verbose: bool) -> String {
             let (name, check) = (level.name(), finding.check);
             text.push_str(&format!(
                 "{name:<5} {}: {}",
-                finding.subject, finding.finding
+                without_controls(&finding.subject),
+                without_controls(&finding.finding)
             ));
             text.push_str(&format!(" [{}]\n", check.id));
             if verbose && level != Level::Good {
                 text.push_str(&format!("      why: {}\n", check.why));
             }
             for line in finding.fix.lines() {
-                text.push_str(&format!("      {line}\n"));
+                text.push_str(&format!("      {}\n", without_controls(&line)));
             }
         }
     }
@@ -160,7 +171,10 @@ fn fix(findings: &[Finding], yes: bool) -> anyhow::Result<()> {
         if yes {
             return Ok(true);
         }
-        print(&format!("  {step}   apply? [y/N] "))?;
+        print(&format!(
+            "  {}   apply? [y/N] ",
+            without_controls(&step.to_string())
+        ))?;
         let mut answer = String::new();
         io::stdin().lock().read_line(&mut answer)?;
         Ok(["y", "yes"].contains(&answer.trim().to_lowercase().as_str()))
@@ -192,19 +206,25 @@ fn apply(
         let Some(steps) = finding.fix.safe() else {
             continue;
         };
-        print(&format!("\n{}: {}\n", finding.subject, finding.finding))?;
+        print(&format!(
+            "\n{}: {}\n",
+            without_controls(&finding.subject),
+            without_controls(&finding.finding)
+        ))?;
         for step in steps {
+            let shown = without_controls(&step.to_string());
             if !wanted(step)? {
-                print(&format!("  left as it is: {step}\n"))?;
+                print(&format!("  left as it is: {shown}\n"))?;
                 continue;
             }
             match step.apply(system) {
                 Ok(()) => {
                     done += 1;
-                    print(&format!("  done: {step}\n"))?;
+                    print(&format!("  done: {shown}\n"))?;
                 }
                 Err(error) => {
-                    print(&format!("  FAILED: {step}: {error}\n"))?;
+                    let why = without_controls(&error.to_string());
+                    print(&format!("  FAILED: {shown}: {why}\n"))?;
                     failed.push(error);
                 }
             }
@@ -246,6 +266,19 @@ warn  net.core.busy_poll: each wait of a socket polls the NIC for 50 µs first [
         assert!(text.contains("good  net.core.bpf_jit_enable: "), "{text}");
         assert_eq!(worst(&findings), Level::Bad);
         assert_eq!(worst(&[]), Level::Good);
+    }
+
+    #[test]
+    fn findings_do_not_control_the_terminal() {
+        let mut findings = sample();
+        for finding in &mut findings {
+            finding.subject.push('\x1b');
+            finding.finding.push_str("\x1b[2J\n\u{9b}µ");
+        }
+        let text = render(&findings, true);
+        let good = "net.core.bpf_jit_enable\\027: BPF programs are compiled\\027[2J\\010\\194\\155µ";
+        assert!(text.contains(good), "{text}");
+        assert!(text.chars().all(|c| c == '\n' || !c.is_control()), "{text}");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! gets its arguments as they are.
 
 use std::{
+    borrow::Cow,
     fmt, io,
     process::{Command, Stdio},
 };
@@ -125,6 +126,15 @@ fn run(words: &[String]) -> io::Result<()> {
     )))
 }
 
+/// A word as a shell takes it: names of interfaces may have characters that mean something to a shell.
+fn quote(word: &str) -> Cow<'_, str> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_@%+=:,./-".contains(c);
+    match !word.is_empty() && word.chars().all(plain) {
+        true => Cow::Borrowed(word),
+        false => Cow::Owned(format!("'{}'", word.replace('\'', r"'\''"))),
+    }
+}
+
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -132,8 +142,11 @@ impl fmt::Display for Step {
                 write!(f, "sysctl -w {key}=\"{value}\"")
             }
             Self::Sysctl { key, value } => write!(f, "sysctl -w {key}={value}"),
-            Self::Write { path, value } => write!(f, "echo {value} > {path}"),
-            Self::Run(words) => f.write_str(&words.join(" ")),
+            Self::Write { path, value } => write!(f, "echo {} > {}", quote(value), quote(path)),
+            Self::Run(words) => {
+                let words: Vec<_> = words.iter().map(|word| quote(word)).collect();
+                f.write_str(&words.join(" "))
+            }
         }
     }
 }
@@ -183,5 +196,12 @@ mod tests {
         let shown = "sysctl -w net.ipv4.ip_local_port_range=\"32768 60999\"";
         assert_eq!(fix.to_string(), shown);
         assert_eq!(Fix::command("a b").safe(), None);
+        let fix = Fix::command("ip link set dev a;b'c up");
+        assert_eq!(fix.to_string(), r"ip link set dev 'a;b'\''c' up");
+        let write = Step::Write {
+            path: "/sys/class/net/a$b/threaded".to_owned(),
+            value: "0 1".to_owned(),
+        };
+        assert_eq!(write.to_string(), "echo '0 1' > '/sys/class/net/a$b/threaded'");
     }
 }
