@@ -1,4 +1,4 @@
-//! The checks: what each one looks at, why that matters, and what mends it. docs/doctor.md is made from
+//! The checks: what each one looks at, why that matters, and what fixes it. docs/doctor.md is made from
 //! this table.
 
 /// A check.
@@ -7,21 +7,21 @@ pub(crate) struct Check {
     /// Stable, with the area before the dot.
     pub(crate) id: &'static str,
     /// What it looks at.
-    pub(super) sees: &'static str,
+    pub(super) examines: &'static str,
     /// Why that matters.
     pub(crate) why: &'static str,
-    /// What mends it, in general; a finding has the commands.
-    pub(super) mends: &'static str,
+    /// What fixes it, in general; a finding has the commands.
+    pub(super) fixes: &'static str,
 }
 
 /// Defines the checks, and the list of them all.
 macro_rules! checks {
-    ($($name:ident: $id:literal, $sees:literal, $why:literal, $mends:literal;)+) => {
+    ($($name:ident: $id:literal, $examines:literal, $why:literal, $fixes:literal;)+) => {
         $(pub(super) static $name: Check = Check {
             id: $id,
-            sees: $sees,
+            examines: $examines,
             why: $why,
-            mends: $mends,
+            fixes: $fixes,
         };)+
 
         /// All checks, in the order of the documentation.

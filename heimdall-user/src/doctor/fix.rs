@@ -1,4 +1,4 @@
-//! What mends a finding: words, or commands.
+//! What fixes a finding: words, or commands.
 //!
 //! Commands are shown as a shell would take them, and executed without one: a file is written, or a program
 //! gets its arguments as they are.
@@ -11,10 +11,10 @@ use std::{
 
 use super::system::{self, System};
 
-/// What mends a finding.
+/// What fixes a finding.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Fix {
-    /// Nothing has to be mended.
+    /// Nothing has to be fixed.
     None,
     /// What to do, in words or as a setting.
     Advice(String),

@@ -64,8 +64,8 @@ pub(crate) fn describe() -> String {
     let mut text = String::new();
     for check in checks::ALL {
         text.push_str(&format!(
-            "{}\n  looks at  {}\n  because   {}\n  mended by {}\n",
-            check.id, check.sees, check.why, check.mends
+            "{}\n  looks at  {}\n  because   {}\n  fixed by  {}\n",
+            check.id, check.examines, check.why, check.fixes
         ));
     }
     text.push_str("\nKnown of drivers (nic.trap):\n");
