@@ -276,7 +276,8 @@ warn  net.core.busy_poll: each wait of a socket polls the NIC for 50 µs first [
             finding.finding.push_str("\x1b[2J\n\u{9b}µ");
         }
         let text = render(&findings, true);
-        let good = "net.core.bpf_jit_enable\\027: BPF programs are compiled\\027[2J\\010\\194\\155µ";
+        let good =
+            "net.core.bpf_jit_enable\\027: BPF programs are compiled\\027[2J\\010\\194\\155µ";
         assert!(text.contains(good), "{text}");
         assert!(text.chars().all(|c| c == '\n' || !c.is_control()), "{text}");
     }
@@ -310,7 +311,10 @@ warn  net.core.busy_poll: each wait of a socket polls the NIC for 50 µs first [
             Ok(false)
         });
         assert_eq!(
-            (failed.unwrap().len(), fs::read_to_string(&file).unwrap().as_str()),
+            (
+                failed.unwrap().len(),
+                fs::read_to_string(&file).unwrap().as_str()
+            ),
             (0, "50")
         );
         // The command that sets the link up is not safe.

@@ -59,7 +59,7 @@ checks! {
         "a server without them cannot bind its ports, or answers by the kernel's sockets only",
         "`AmbientCapabilities=` of the unit, or root";
     MEMORY_LOCK: "privilege.memory-lock",
-        "CAP_IPC_LOCK, or the limit on locked memory against the frames of all queues",
+        "CAP_IPC_LOCK, or the soft limit on locked memory against the frames of all queues; before Linux 5.11 BPF maps, too",
         "the kernel locks each queue's frames; beyond the limit AF_XDP sockets cannot be made",
         "`LimitMEMLOCK=infinity` in the unit, or `ulimit -l`";
     VIEW: "privilege.view",
@@ -107,7 +107,7 @@ checks! {
         "a burst of queries waits in the socket's buffer while its thread works",
         "the kernel's default, 212992, or more";
     UDP_LOST: "net.lost",
-        "datagrams that the kernel dropped because a socket's buffer was full (RcvbufErrors)",
+        "datagrams that the kernel dropped because a socket's buffer was full (RcvbufErrors), over IPv4 and IPv6",
         "a lost query costs its client a timeout",
         "more `socket.threads`, or larger buffers";
     SOCKET_BUSY_POLL: "net.busy-poll",

@@ -202,6 +202,9 @@ mod tests {
             path: "/sys/class/net/a$b/threaded".to_owned(),
             value: "0 1".to_owned(),
         };
-        assert_eq!(write.to_string(), "echo '0 1' > '/sys/class/net/a$b/threaded'");
+        assert_eq!(
+            write.to_string(),
+            "echo '0 1' > '/sys/class/net/a$b/threaded'"
+        );
     }
 }

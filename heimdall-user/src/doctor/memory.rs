@@ -39,7 +39,8 @@ pub(super) fn examine(facts: &Facts) -> Vec<Finding> {
 /// the start, leave half of the available memory: for a start, which has counted its queues. `None`: they
 /// do, or it is not known.
 pub(crate) fn shortage(config: &Config, queues: usize) -> Option<Finding> {
-    room(&System::host(), config, queues, Asker::Start).filter(|finding| finding.level != Level::Good)
+    room(&System::host(), config, queues, Asker::Start)
+        .filter(|finding| finding.level != Level::Good)
 }
 
 /// Who asks for the room.

@@ -89,10 +89,12 @@ fn memory_lock(facts: &Facts) -> Option<Finding> {
     let kernel = facts.kernel();
     let limits_maps = kernel != (0, 0) && kernel < UNCHARGED_MAPS;
     if facts.has(capability::IPC_LOCK) == Some(true) {
-        return Some(match limit.filter(|limit| limits_maps && *limit != u64::MAX) {
-            Some(limit) => charged(limit),
-            None => check.good(subject, "CAP_IPC_LOCK: there is no limit"),
-        });
+        return Some(
+            match limit.filter(|limit| limits_maps && *limit != u64::MAX) {
+                Some(limit) => charged(limit),
+                None => check.good(subject, "CAP_IPC_LOCK: there is no limit"),
+            },
+        );
     }
     let limit = limit?;
     let queues = facts.queues() as u64;
