@@ -10,7 +10,7 @@ use anyhow::bail;
 use clap::Args;
 use serde_json::Value;
 
-use super::print;
+use super::{print, view::format::clean};
 use crate::{
     config::{Config, Flags, Host},
     doctor::{self, Finding, Level, Step, System},
@@ -108,6 +108,16 @@ fn worst(findings: &[Finding]) -> Level {
     levels.max().unwrap_or(Level::Good)
 }
 
+/// The text with control characters escaped as `stats` does: files and other programs must not control the
+/// terminal. Other characters, such as of a unit, stay.
+pub(super) fn without_controls(text: &str) -> String {
+    let shown = |c: char| match c.is_control() {
+        true => clean(&c.to_string()),
+        false => c.to_string(),
+    };
+    text.chars().map(shown).collect()
+}
+
 /// The findings, the worst first, with what to do indented; at the end how many are good.
 fn render(findings: &[Finding], verbose: bool) -> String {
     let mut text = String::new();
@@ -119,14 +129,15 @@ fn render(findings: &[Finding], verbose: bool) -> String {
             let (name, check) = (level.name(), finding.check);
             text.push_str(&format!(
                 "{name:<5} {}: {}",
-                finding.subject, finding.finding
+                without_controls(&finding.subject),
+                without_controls(&finding.finding)
             ));
             text.push_str(&format!(" [{}]\n", check.id));
             if verbose && level != Level::Good {
                 text.push_str(&format!("      why: {}\n", check.why));
             }
             for line in finding.fix.lines() {
-                text.push_str(&format!("      {line}\n"));
+                text.push_str(&format!("      {}\n", without_controls(&line)));
             }
         }
     }
@@ -160,47 +171,66 @@ fn fix(findings: &[Finding], yes: bool) -> anyhow::Result<()> {
         if yes {
             return Ok(true);
         }
-        print(&format!("  {step}   apply? [y/N] "))?;
+        print(&format!(
+            "  {}   apply? [y/N] ",
+            without_controls(&step.to_string())
+        ))?;
         let mut answer = String::new();
         io::stdin().lock().read_line(&mut answer)?;
         Ok(["y", "yes"].contains(&answer.trim().to_lowercase().as_str()))
     })?;
-    match failed {
+    match failed.len() {
         0 => Ok(()),
-        failed => bail!("{failed} fixes could not be applied; run it as root"),
+        count => bail!("{count} fixes could not be applied{}", hint(&failed)),
     }
 }
 
-/// Applies the steps of safe fixes that `wanted` says to, and prints what it did. Returns how many failed.
+/// What to do about fixes that failed, where more privileges would help.
+fn hint(failed: &[io::Error]) -> &'static str {
+    let mut kinds = failed.iter().map(io::Error::kind);
+    // EPERM and EACCES.
+    match kinds.any(|kind| kind == io::ErrorKind::PermissionDenied) {
+        true => "; run it as root",
+        false => "",
+    }
+}
+
+/// Applies the steps of safe fixes that `wanted` says to, and prints what it did. Returns the errors.
 fn apply(
     findings: &[Finding],
     system: &System,
     mut wanted: impl FnMut(&Step) -> anyhow::Result<bool>,
-) -> anyhow::Result<usize> {
-    let (mut done, mut failed) = (0, 0);
+) -> anyhow::Result<Vec<io::Error>> {
+    let (mut done, mut failed) = (0, Vec::new());
     for finding in findings {
         let Some(steps) = finding.fix.safe() else {
             continue;
         };
-        print(&format!("\n{}: {}\n", finding.subject, finding.finding))?;
+        print(&format!(
+            "\n{}: {}\n",
+            without_controls(&finding.subject),
+            without_controls(&finding.finding)
+        ))?;
         for step in steps {
+            let shown = without_controls(&step.to_string());
             if !wanted(step)? {
-                print(&format!("  left as it is: {step}\n"))?;
+                print(&format!("  left as it is: {shown}\n"))?;
                 continue;
             }
             match step.apply(system) {
                 Ok(()) => {
                     done += 1;
-                    print(&format!("  done: {step}\n"))?;
+                    print(&format!("  done: {shown}\n"))?;
                 }
                 Err(error) => {
-                    failed += 1;
-                    print(&format!("  FAILED: {step}: {error}\n"))?;
+                    let why = without_controls(&error.to_string());
+                    print(&format!("  FAILED: {shown}: {why}\n"))?;
+                    failed.push(error);
                 }
             }
         }
     }
-    let end = match (done, failed) {
+    let end = match (done, failed.len()) {
         (0, 0) => "\nNothing was changed. --fix leaves alone what may interrupt traffic.\n",
         _ => {
             "\nChanges last until the next boot: to keep them, write them to /etc/sysctl.d/, or have a unit of \
@@ -239,6 +269,20 @@ warn  net.core.busy_poll: each wait of a socket polls the NIC for 50 µs first [
     }
 
     #[test]
+    fn findings_do_not_control_the_terminal() {
+        let mut findings = sample();
+        for finding in &mut findings {
+            finding.subject.push('\x1b');
+            finding.finding.push_str("\x1b[2J\n\u{9b}µ");
+        }
+        let text = render(&findings, true);
+        let good =
+            "net.core.bpf_jit_enable\\027: BPF programs are compiled\\027[2J\\010\\194\\155µ";
+        assert!(text.contains(good), "{text}");
+        assert!(text.chars().all(|c| c == '\n' || !c.is_control()), "{text}");
+    }
+
+    #[test]
     fn a_finding_as_json_has_the_fields_of_the_schema() {
         for finding in sample() {
             let json = finding.json();
@@ -267,14 +311,23 @@ warn  net.core.busy_poll: each wait of a socket polls the NIC for 50 µs first [
             Ok(false)
         });
         assert_eq!(
-            (failed.unwrap(), fs::read_to_string(&file).unwrap().as_str()),
+            (
+                failed.unwrap().len(),
+                fs::read_to_string(&file).unwrap().as_str()
+            ),
             (0, "50")
         );
         // The command that sets the link up is not safe.
         assert_eq!(asked, ["sysctl -w net.core.busy_poll=0"]);
-        assert_eq!(apply(&sample(), &system, |_| Ok(true)).unwrap(), 0);
+        assert!(apply(&sample(), &system, |_| Ok(true)).unwrap().is_empty());
         assert_eq!(fs::read_to_string(&file).unwrap(), "0");
         fs::remove_file(&file).unwrap();
-        assert_eq!(apply(&sample(), &system, |_| Ok(true)).unwrap(), 1);
+        let failed = apply(&sample(), &system, |_| Ok(true)).unwrap();
+        // The file does not exist: root would not help.
+        assert_eq!((failed.len(), hint(&failed)), (1, ""));
+        let denied = [libc::EPERM, libc::EACCES].map(io::Error::from_raw_os_error);
+        for error in denied {
+            assert_eq!(hint(&[error]), "; run it as root");
+        }
     }
 }

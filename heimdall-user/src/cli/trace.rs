@@ -6,7 +6,7 @@ use anyhow::anyhow;
 use clap::Args;
 use serde_json::Value;
 
-use super::{args::ServerArgs, print};
+use super::{args::ServerArgs, doctor::without_controls, print};
 use crate::control::{self, ControlCommand, TraceQuery};
 
 const EXAMPLES: &str = "\
@@ -60,7 +60,7 @@ impl Trace {
 fn render(trace: &Value) -> String {
     let word = |value: &Value, key: &str| {
         let word = value.get(key).and_then(Value::as_str);
-        word.unwrap_or_default().to_owned()
+        without_controls(word.unwrap_or_default())
     };
     let list = |value: &Value, key: &str| {
         let list = value.get(key).and_then(Value::as_array);
@@ -68,13 +68,13 @@ fn render(trace: &Value) -> String {
     };
     let mut text = format!("{} {}", word(trace, "name"), word(trace, "type"));
     match trace.get("client").and_then(Value::as_str) {
-        Some(client) => text.push_str(&format!(", asked by {client}\n\n")),
+        Some(client) => text.push_str(&format!(", asked by {}\n\n", without_controls(client))),
         None => text.push_str("\n\n"),
     }
     for step in list(trace, "steps") {
         let mut name = word(&step, "step");
         for line in list(&step, "text") {
-            let line = line.as_str().unwrap_or_default();
+            let line = without_controls(line.as_str().unwrap_or_default());
             text.push_str(&format!("  {name:<13}  {line}\n"));
             name.clear();
         }
@@ -108,5 +108,17 @@ www.example. A, asked by 192.0.2.7
 => NOERROR from the cache of sockets
 ";
         assert_eq!(render(&trace), text);
+    }
+
+    #[test]
+    fn a_trace_does_not_control_the_terminal() {
+        let trace = json!({
+            "name": "a\x1b[2J", "type": "A", "client": "\x1b",
+            "steps": [{ "step": "ca\x1bche", "text": ["one\ntwo\x1b"] }],
+            "verdict": "\x1b[1m",
+        });
+        let text = render(&trace);
+        assert!(text.contains("one\\010two\\027"), "{text}");
+        assert!(!text.contains('\x1b'), "{text}");
     }
 }

@@ -1,4 +1,4 @@
-//! The checks: what each one looks at, why that matters, and what mends it. docs/doctor.md is made from
+//! The checks: what each one looks at, why that matters, and what fixes it. docs/doctor.md is made from
 //! this table.
 
 /// A check.
@@ -7,21 +7,21 @@ pub(crate) struct Check {
     /// Stable, with the area before the dot.
     pub(crate) id: &'static str,
     /// What it looks at.
-    pub(super) sees: &'static str,
+    pub(super) examines: &'static str,
     /// Why that matters.
     pub(crate) why: &'static str,
-    /// What mends it, in general; a finding has the commands.
-    pub(super) mends: &'static str,
+    /// What fixes it, in general; a finding has the commands.
+    pub(super) fixes: &'static str,
 }
 
 /// Defines the checks, and the list of them all.
 macro_rules! checks {
-    ($($name:ident: $id:literal, $sees:literal, $why:literal, $mends:literal;)+) => {
+    ($($name:ident: $id:literal, $examines:literal, $why:literal, $fixes:literal;)+) => {
         $(pub(super) static $name: Check = Check {
             id: $id,
-            sees: $sees,
+            examines: $examines,
             why: $why,
-            mends: $mends,
+            fixes: $fixes,
         };)+
 
         /// All checks, in the order of the documentation.
@@ -59,7 +59,7 @@ checks! {
         "a server without them cannot bind its ports, or answers by the kernel's sockets only",
         "`AmbientCapabilities=` of the unit, or root";
     MEMORY_LOCK: "privilege.memory-lock",
-        "CAP_IPC_LOCK, or the limit on locked memory against the frames of all queues",
+        "CAP_IPC_LOCK, or the soft limit on locked memory against the frames of all queues; before Linux 5.11 BPF maps, too",
         "the kernel locks each queue's frames; beyond the limit AF_XDP sockets cannot be made",
         "`LimitMEMLOCK=infinity` in the unit, or `ulimit -l`";
     VIEW: "privilege.view",
@@ -75,7 +75,7 @@ checks! {
         "with plain pages each look-up in a cache misses the TLB, too",
         "`madvise`, which Heimdall asks for";
     HUGE_PAGE_POOL: "memory.huge-page-pool",
-        "reserved huge pages (`vm.nr_hugepages`), if there are any, against the caches",
+        "reserved huge pages of 2 MiB (`hugepages-2048kB/nr_hugepages`), if there are any, against the caches",
         "pages that are reserved and not used are lost to the host",
         "as many pages as the caches take, and a `cache.size` that is a multiple of 16M";
     CPU_QUOTA: "cpu.quota",
@@ -107,7 +107,7 @@ checks! {
         "a burst of queries waits in the socket's buffer while its thread works",
         "the kernel's default, 212992, or more";
     UDP_LOST: "net.lost",
-        "datagrams that the kernel dropped because a socket's buffer was full (RcvbufErrors)",
+        "datagrams that the kernel dropped because a socket's buffer was full (RcvbufErrors), over IPv4 and IPv6",
         "a lost query costs its client a timeout",
         "more `socket.threads`, or larger buffers";
     SOCKET_BUSY_POLL: "net.busy-poll",

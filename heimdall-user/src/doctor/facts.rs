@@ -1,9 +1,11 @@
 //! What the checks judge: the host's files, its interfaces, and what would be run.
 
+use heimdall_ebpf::PROGRAM;
+
 use super::system::System;
 use crate::{
     config::{Backend, Config},
-    xdp::{Details, Interface, XdpError, bpf_call_error, candidates, xsk},
+    xdp::{AttachedProgram, Details, Interface, XdpError, bpf_call_error, candidates, xsk},
 };
 
 /// The kernel's numbers of capabilities (linux/capability.h).
@@ -43,17 +45,30 @@ pub(super) struct Facts {
     pub(super) af_xdp: Option<i32>,
     /// The error of the system call bpf for a command that does not exist.
     pub(super) bpf: Option<i32>,
+    /// The ids of this process's XDP programs if it is a server; `None` in a command.
+    pub(super) server: Option<Vec<u32>>,
 }
 
 impl Facts {
     /// Reads the host. Nothing is changed, bound or attached.
-    pub(super) fn gather(config: &Config) -> Self {
+    pub(super) fn gather(config: &Config, server: Option<Vec<u32>>) -> Self {
         Self {
             system: System::host(),
             config: config.clone(),
             nics: nics(config),
             af_xdp: xsk::open_error(),
             bpf: bpf_call_error(),
+            server,
+        }
+    }
+
+    /// A program's name. A server knows its own programs even without CAP_SYS_ADMIN, which the kernel wants
+    /// for the names of others.
+    pub(super) fn program_name<'a>(&self, program: &'a AttachedProgram) -> Option<&'a str> {
+        let own = self.server.iter().flatten().any(|id| *id == program.id);
+        match own {
+            true => Some(PROGRAM),
+            false => program.name.as_deref(),
         }
     }
 
@@ -95,8 +110,17 @@ impl Facts {
 
     /// The hard limit of this process: `None`: it is not known; `u64::MAX`: there is none.
     pub(super) fn hard_limit(&self, name: &str) -> Option<u64> {
+        self.limit(name, 1)
+    }
+
+    /// The soft limit of this process, with the same values.
+    pub(super) fn soft_limit(&self, name: &str) -> Option<u64> {
+        self.limit(name, 0)
+    }
+
+    fn limit(&self, name: &str, column: usize) -> Option<u64> {
         let line = self.system.line("/proc/self/limits", name)?;
-        match line.split_whitespace().nth(1)? {
+        match line.split_whitespace().nth(column)? {
             "unlimited" => Some(u64::MAX),
             number => number.parse().ok(),
         }
@@ -114,13 +138,16 @@ impl Facts {
 
 /// Directories of the control group (cgroup v2) of this process and of those above it.
 pub(super) fn groups(system: &System) -> Vec<String> {
+    const ROOT: &str = "/sys/fs/cgroup";
     let group = system.line("/proc/self/cgroup", "0::/").unwrap_or_default();
-    let mut directories = vec![format!("/sys/fs/cgroup/{group}")];
+    let mut directories = Vec::new();
     let mut rest = group.as_str();
-    while let Some((above, _)) = rest.rsplit_once('/') {
-        directories.push(format!("/sys/fs/cgroup/{above}"));
-        rest = above;
+    while !rest.is_empty() {
+        directories.push(format!("{ROOT}/{rest}"));
+        rest = rest.rsplit_once('/').map_or("", |(above, _)| above);
     }
+    // In a cgroup namespace this is the container's own group, which has limits.
+    directories.push(ROOT.to_owned());
     directories
 }
 

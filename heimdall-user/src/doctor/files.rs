@@ -70,7 +70,7 @@ fn ports(facts: &Facts) -> Option<Finding> {
     let check = &checks::PORTS;
     let finding = format!("{ports} ports for queries to upstreams");
     Some(match ports < FEW_PORTS {
-        true => check.warn(key, finding, Fix::sysctl(key, PORTS)),
+        true => check.warn(key, finding, Fix::decision(key, PORTS)),
         false => check.good(key, finding),
     })
 }

@@ -1,19 +1,20 @@
-//! What mends a finding: words, or commands.
+//! What fixes a finding: words, or commands.
 //!
 //! Commands are shown as a shell would take them, and executed without one: a file is written, or a program
 //! gets its arguments as they are.
 
 use std::{
+    borrow::Cow,
     fmt, io,
     process::{Command, Stdio},
 };
 
 use super::system::{self, System};
 
-/// What mends a finding.
+/// What fixes a finding.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Fix {
-    /// Nothing has to be mended.
+    /// Nothing has to be fixed.
     None,
     /// What to do, in words or as a setting.
     Advice(String),
@@ -43,6 +44,12 @@ impl Fix {
     pub(super) fn sysctl(key: &'static str, value: impl fmt::Display) -> Self {
         let value = value.to_string();
         Self::Safe(vec![Step::Sysctl { key, value }])
+    }
+
+    /// A parameter of the kernel that the operator may have chosen: shown, and not applied.
+    pub(super) fn decision(key: &'static str, value: impl fmt::Display) -> Self {
+        let value = value.to_string();
+        Self::Commands(vec![Step::Sysctl { key, value }])
     }
 
     /// A program with its arguments, separated by blanks.
@@ -119,6 +126,15 @@ fn run(words: &[String]) -> io::Result<()> {
     )))
 }
 
+/// A word as a shell takes it: names of interfaces may have characters that mean something to a shell.
+fn quote(word: &str) -> Cow<'_, str> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_@%+=:,./-".contains(c);
+    match !word.is_empty() && word.chars().all(plain) {
+        true => Cow::Borrowed(word),
+        false => Cow::Owned(format!("'{}'", word.replace('\'', r"'\''"))),
+    }
+}
+
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -126,8 +142,11 @@ impl fmt::Display for Step {
                 write!(f, "sysctl -w {key}=\"{value}\"")
             }
             Self::Sysctl { key, value } => write!(f, "sysctl -w {key}={value}"),
-            Self::Write { path, value } => write!(f, "echo {value} > {path}"),
-            Self::Run(words) => f.write_str(&words.join(" ")),
+            Self::Write { path, value } => write!(f, "echo {} > {}", quote(value), quote(path)),
+            Self::Run(words) => {
+                let words: Vec<_> = words.iter().map(|word| quote(word)).collect();
+                f.write_str(&words.join(" "))
+            }
         }
     }
 }
@@ -177,5 +196,15 @@ mod tests {
         let shown = "sysctl -w net.ipv4.ip_local_port_range=\"32768 60999\"";
         assert_eq!(fix.to_string(), shown);
         assert_eq!(Fix::command("a b").safe(), None);
+        let fix = Fix::command("ip link set dev a;b'c up");
+        assert_eq!(fix.to_string(), r"ip link set dev 'a;b'\''c' up");
+        let write = Step::Write {
+            path: "/sys/class/net/a$b/threaded".to_owned(),
+            value: "0 1".to_owned(),
+        };
+        assert_eq!(
+            write.to_string(),
+            "echo '0 1' > '/sys/class/net/a$b/threaded'"
+        );
     }
 }

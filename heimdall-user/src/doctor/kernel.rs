@@ -155,7 +155,7 @@ fn unprivileged(facts: &Facts) -> Option<Finding> {
     Some(match facts.system.sysctl(key)? {
         0 => {
             let finding = "every user may load BPF programs";
-            check.warn(key, finding, Fix::sysctl(key, 2))
+            check.warn(key, finding, Fix::decision(key, 2))
         }
         _ => check.good(key, "only privileged users load BPF programs"),
     })

@@ -21,7 +21,15 @@ const HUGE_PAGE: u64 = 2 << 20;
 
 pub(super) fn examine(facts: &Facts) -> Vec<Finding> {
     let mut findings = Vec::new();
-    findings.extend(room(&facts.system, &facts.config, facts.queues()));
+    findings.extend(room(
+        &facts.system,
+        &facts.config,
+        facts.queues(),
+        match facts.server {
+            Some(_) => Asker::Server,
+            None => Asker::Command,
+        },
+    ));
     findings.extend(transparent(facts));
     findings.extend(reserved(facts));
     findings
@@ -31,11 +39,27 @@ pub(super) fn examine(facts: &Facts) -> Vec<Finding> {
 /// the start, leave half of the available memory: for a start, which has counted its queues. `None`: they
 /// do, or it is not known.
 pub(crate) fn shortage(config: &Config, queues: usize) -> Option<Finding> {
-    room(&System::host(), config, queues).filter(|finding| finding.level != Level::Good)
+    room(&System::host(), config, queues, Asker::Start)
+        .filter(|finding| finding.level != Level::Good)
 }
 
-fn room(system: &System, config: &Config, queues: usize) -> Option<Finding> {
-    let available = available(system)?;
+/// Who asks for the room.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Asker {
+    /// `heimdall doctor`, beside which a server may run.
+    Command,
+    /// A start, which has allocated nothing yet.
+    Start,
+    /// A running server: what it holds is a part of what is needed.
+    Server,
+}
+
+fn room(system: &System, config: &Config, queues: usize, asker: Asker) -> Option<Finding> {
+    let mut available = available(system)?;
+    if asker == Asker::Server {
+        let resident = kibibytes(system, "/proc/self/status", "VmRSS:");
+        available += resident.unwrap_or_default();
+    }
     let caches = queues + config.socket.threads + config.forward.threads;
     let frames = queues * config.xdp.frames as usize * FRAME_SIZE as usize;
     let needed = (caches * config.cache.bytes + frames) as u64;
@@ -48,6 +72,10 @@ fn room(system: &System, config: &Config, queues: usize) -> Option<Finding> {
     if needed <= available / 2 {
         return Some(check.good(subject, finding));
     }
+    let finding = match asker {
+        Asker::Command => format!("{finding}; a server that runs already is counted twice"),
+        Asker::Start | Asker::Server => finding,
+    };
     let fix = Fix::advice(
         "lower cache.size, serve fewer queues, or lower socket.threads or forward.threads",
     );
@@ -60,13 +88,21 @@ fn room(system: &System, config: &Config, queues: usize) -> Option<Finding> {
 /// Octets that this process may still allocate: the host's available memory, within the limits of its control
 /// groups.
 fn available(system: &System) -> Option<u64> {
-    let host = system.line("/proc/meminfo", "MemAvailable:")?;
-    let host: u64 = host.split_whitespace().next()?.parse().ok()?;
+    let host = kibibytes(system, "/proc/meminfo", "MemAvailable:")?;
     let groups = groups(system);
-    let limits = groups
-        .iter()
-        .filter_map(|group| system.number(&format!("{group}/memory.max")));
-    Some(limits.fold(host << 10, u64::min))
+    let left = groups.iter().filter_map(|group| {
+        let limit = system.number(&format!("{group}/memory.max"))?;
+        let used = system.number(&format!("{group}/memory.current"));
+        Some(limit.saturating_sub(used.unwrap_or_default()))
+    });
+    Some(left.fold(host, u64::min))
+}
+
+/// The octets of a line that has kB.
+fn kibibytes(system: &System, path: &str, start: &str) -> Option<u64> {
+    let line = system.line(path, start)?;
+    let number: u64 = line.split_whitespace().next()?.parse().ok()?;
+    Some(number << 10)
 }
 
 fn transparent(facts: &Facts) -> Option<Finding> {
@@ -86,7 +122,7 @@ fn transparent(facts: &Facts) -> Option<Finding> {
 fn reserved(facts: &Facts) -> Option<Finding> {
     let pages = facts.system.number(POOL).filter(|pages| *pages > 0)?;
     let check = &checks::HUGE_PAGE_POOL;
-    let (subject, key) = ("vm.nr_hugepages", "vm.nr_hugepages");
+    let subject = "huge pages of 2 MiB";
     let bytes = facts.config.cache.bytes as u64;
     if !bytes.is_multiple_of(8 * HUGE_PAGE) {
         let finding = format!(
@@ -103,8 +139,9 @@ fn reserved(facts: &Facts) -> Option<Finding> {
         true => check.warn(
             subject,
             finding,
-            Fix::Commands(vec![Step::Sysctl {
-                key,
+            // vm.nr_hugepages is the pool of the default size, which may be another one.
+            Fix::Commands(vec![Step::Write {
+                path: POOL.to_owned(),
                 value: needed.to_string(),
             }]),
         ),
@@ -136,5 +173,10 @@ mod tests {
         write("sys/fs/cgroup/a/b/memory.max", "max\n");
         write("sys/fs/cgroup/a/memory.max", "1048576\n");
         assert_eq!(available(&system), Some(1 << 20));
+        write("sys/fs/cgroup/a/memory.current", "1000000\n");
+        assert_eq!(available(&system), Some(48576));
+        // As in a cgroup namespace, where the path may be of a group below the mounted one.
+        write("sys/fs/cgroup/memory.max", "4096\n");
+        assert_eq!(available(&system), Some(4096));
     }
 }

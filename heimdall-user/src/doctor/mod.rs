@@ -36,7 +36,12 @@ use fix::Fix;
 /// What the checks find on this host for a server with these settings. Nothing is changed, and nothing that a
 /// server does is disturbed; it takes some milliseconds.
 pub(crate) fn findings(config: &Config) -> Vec<Finding> {
-    examine(&Facts::gather(config))
+    examine(&Facts::gather(config, None))
+}
+
+/// The same in a running server, which has allocated its memory; `programs` are the ids of its XDP programs.
+pub(crate) fn findings_in_server(config: &Config, programs: Vec<u32>) -> Vec<Finding> {
+    examine(&Facts::gather(config, Some(programs)))
 }
 
 fn examine(facts: &Facts) -> Vec<Finding> {
@@ -59,8 +64,8 @@ pub(crate) fn describe() -> String {
     let mut text = String::new();
     for check in checks::ALL {
         text.push_str(&format!(
-            "{}\n  looks at  {}\n  because   {}\n  mended by {}\n",
-            check.id, check.sees, check.why, check.mends
+            "{}\n  looks at  {}\n  because   {}\n  fixed by  {}\n",
+            check.id, check.examines, check.why, check.fixes
         ));
     }
     text.push_str("\nKnown of drivers (nic.trap):\n");

@@ -30,16 +30,14 @@ fn buffers(facts: &Facts) -> Vec<Finding> {
     keys.into_iter().filter_map(judge).collect()
 }
 
-/// Datagrams that the kernel dropped because a socket's buffer was full (RcvbufErrors in /proc/net/snmp).
+/// Datagrams that the kernel dropped because a socket's buffer was full.
 fn lost(facts: &Facts) -> Option<Finding> {
-    let text = facts.system.read("/proc/net/snmp")?;
-    let mut lines = text.lines().filter_map(|line| line.strip_prefix("Udp:"));
-    let (names, values) = (lines.next()?, lines.next()?);
-    let count = |name: &str| -> Option<u64> {
-        let column = names.split_whitespace().position(|one| one == name)?;
-        values.split_whitespace().nth(column)?.parse().ok()
-    };
-    let (received, lost) = (count("InDatagrams")?, count("RcvbufErrors")?);
+    let (mut received, mut lost) = received4(facts)?;
+    // IPv6 has counters of its own; a kernel without it does not have the file.
+    if let Some((received6, lost6)) = received6(facts) {
+        received += received6;
+        lost += lost6;
+    }
     let finding = format!("{lost} of {received} datagrams of this host found a full socket buffer");
     let (subject, check) = ("UDP", &checks::UDP_LOST);
     Some(match lost > received / LOST {
@@ -53,6 +51,27 @@ fn lost(facts: &Facts) -> Option<Finding> {
         ),
         false => check.good(subject, finding),
     })
+}
+
+/// Datagrams that were received, and those dropped, over IPv4 (/proc/net/snmp).
+fn received4(facts: &Facts) -> Option<(u64, u64)> {
+    let text = facts.system.read("/proc/net/snmp")?;
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix("Udp:"));
+    let (names, values) = (lines.next()?, lines.next()?);
+    let count = |name: &str| -> Option<u64> {
+        let column = names.split_whitespace().position(|one| one == name)?;
+        values.split_whitespace().nth(column)?.parse().ok()
+    };
+    Some((count("InDatagrams")?, count("RcvbufErrors")?))
+}
+
+/// The same over IPv6 (/proc/net/snmp6).
+fn received6(facts: &Facts) -> Option<(u64, u64)> {
+    let count = |name: &str| -> Option<u64> {
+        let value = facts.system.line("/proc/net/snmp6", name)?;
+        value.parse().ok()
+    };
+    Some((count("Udp6InDatagrams")?, count("Udp6RcvbufErrors")?))
 }
 
 fn busy_polling(facts: &Facts) -> Vec<Finding> {

@@ -10,6 +10,9 @@ use super::{
 };
 use crate::xdp::xsk::FRAME_SIZE;
 
+/// Since then BPF maps are charged to the control group instead of the limit on locked memory.
+const UNCHARGED_MAPS: (u32, u32) = (5, 11);
+
 pub(super) fn examine(facts: &Facts) -> Vec<Finding> {
     let mut findings = vec![capabilities(facts)];
     findings.extend(memory_lock(facts));
@@ -28,7 +31,10 @@ fn capabilities(facts: &Facts) -> Finding {
     let first = facts.system.sysctl("net.ipv4.ip_unprivileged_port_start");
     let first = first.unwrap_or(1024);
     let privileged = |port: u16| u64::from(port) < first;
-    let mut ports = facts.config.listen.iter().map(SocketAddr::port);
+    let listen = facts.config.listen.iter();
+    let mut ports = listen
+        .chain(&facts.config.metrics.listen)
+        .map(SocketAddr::port);
     if ports.any(privileged) && lacks(capability::NET_BIND_SERVICE) {
         missing.push("CAP_NET_BIND_SERVICE");
     }
@@ -65,12 +71,37 @@ fn memory_lock(facts: &Facts) -> Option<Finding> {
         return None;
     }
     let (subject, check) = ("locked memory", &checks::MEMORY_LOCK);
+    // The kernel enforces the soft limit.
+    let limit = facts.soft_limit("Max locked memory");
+    let charged = |limit| {
+        let finding = format!(
+            "the limit is {} KiB, and before Linux {}.{} BPF maps are charged to it whatever the capabilities",
+            limit >> 10,
+            UNCHARGED_MAPS.0,
+            UNCHARGED_MAPS.1
+        );
+        let fix = match facts.unit() {
+            Some(unit) => format!("set LimitMEMLOCK=infinity in {unit}"),
+            None => "lift the limit (ulimit -l unlimited)".to_owned(),
+        };
+        check.warn(subject, finding, Fix::Advice(fix))
+    };
+    let kernel = facts.kernel();
+    let limits_maps = kernel != (0, 0) && kernel < UNCHARGED_MAPS;
     if facts.has(capability::IPC_LOCK) == Some(true) {
-        return Some(check.good(subject, "CAP_IPC_LOCK: there is no limit"));
+        return Some(
+            match limit.filter(|limit| limits_maps && *limit != u64::MAX) {
+                Some(limit) => charged(limit),
+                None => check.good(subject, "CAP_IPC_LOCK: there is no limit"),
+            },
+        );
     }
-    let limit = facts.hard_limit("Max locked memory")?;
+    let limit = limit?;
     let queues = facts.queues() as u64;
     let needed = queues * u64::from(facts.config.xdp.frames) * u64::from(FRAME_SIZE);
+    if limit >= needed && limits_maps && limit != u64::MAX {
+        return Some(charged(limit));
+    }
     if limit >= needed {
         return Some(check.good(subject, "the limit has room for the frames"));
     }
@@ -91,7 +122,7 @@ fn view(facts: &Facts) -> Option<Finding> {
     let unnamed = facts.nics.iter().filter_map(|nic| nic.details.as_ref());
     let mut unnamed = unnamed.filter(|details| {
         let mut programs = details.programs.iter();
-        programs.any(|program| program.name.is_none())
+        programs.any(|program| facts.program_name(program).is_none())
     });
     let check = &checks::VIEW;
     match unnamed.next() {

@@ -92,7 +92,8 @@ impl Source for Site {
         match &self.examined {
             Some((at, findings)) if is_recent(at) => findings.clone(),
             _ => {
-                let findings = doctor::findings(&self.config);
+                let programs = programs(&self.report.json());
+                let findings = doctor::findings_in_server(&self.config, programs);
                 let findings: Value = findings.iter().map(Finding::json).collect();
                 self.examined = Some((now, findings.clone()));
                 findings
@@ -102,5 +103,31 @@ impl Source for Site {
 
     fn ready(&mut self) -> Result<(), String> {
         self.readiness.check(Instant::now())
+    }
+}
+
+/// The ids of the server's XDP programs in its report.
+fn programs(report: &Value) -> Vec<u32> {
+    let interfaces = report.get("interfaces").and_then(Value::as_array);
+    let interfaces = interfaces.into_iter().flatten();
+    interfaces
+        .filter_map(|one| one.get("program_id")?.as_u64()?.try_into().ok())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_programs_of_the_server_are_those_of_its_report() {
+        let report = json!({ "interfaces": [
+            { "name": "eth0", "program_id": 12 },
+            { "name": "eth1", "program_id": null },
+        ]});
+        assert_eq!(programs(&report), [12]);
+        assert!(programs(&json!({})).is_empty());
     }
 }

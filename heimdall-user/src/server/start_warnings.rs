@@ -40,8 +40,8 @@ pub(super) fn socket_threads(config: &Config) {
 /// Warns of an interface with more queues than there are cores for their workers.
 pub(super) fn queues(interface: &Interface, queues: usize, cores: usize) {
     let name = &interface.name;
-    let beyond_map = doctor::beyond_map(name, interface.rx_queues);
-    for finding in [beyond_map, doctor::beyond_cores(name, queues, cores)]
+    let beyond_map = doctor::beyond_map(name, None, interface.rx_queues);
+    for finding in [beyond_map, doctor::beyond_cores(name, None, queues, cores)]
         .into_iter()
         .flatten()
     {

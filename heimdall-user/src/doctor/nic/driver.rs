@@ -82,7 +82,7 @@ fn traps(facts: &Facts, nic: &Nic, details: &Details) -> Vec<Finding> {
         .collect()
 }
 
-/// A finding's level, what is, and what mends it.
+/// A finding's level, what is, and what fixes it.
 type Verdict = (Level, String, Fix);
 
 /// What is known to go wrong with a driver.

@@ -20,7 +20,7 @@ const SLOW: u64 = 1000;
 
 pub(super) fn examine(facts: &Facts, nic: &Nic, details: &Details) -> Vec<Finding> {
     let mut findings = vec![carrier(facts, nic, details), counters(nic, details)];
-    findings.extend(programs(nic, details));
+    findings.extend(programs(facts, nic, details));
     findings.push(above(facts, nic, details));
     findings.extend(offloads(nic, details));
     findings
@@ -80,29 +80,33 @@ fn counters(nic: &Nic, details: &Details) -> Finding {
     }
 }
 
-fn programs(nic: &Nic, details: &Details) -> Vec<Finding> {
+fn programs(facts: &Facts, nic: &Nic, details: &Details) -> Vec<Finding> {
     let (subject, check) = (nic.name.as_str(), &checks::NIC_PROGRAM);
     if details.programs.is_empty() {
         return vec![check.good(subject, "no XDP program is attached")];
     }
     let judge = |program: &AttachedProgram| {
         let id = program.id;
-        match program.name.as_deref() {
+        match facts.program_name(program) {
             Some(PROGRAM) if program.generic => check.warn(
                 subject,
                 format!("Heimdall's program ({id}) is in generic mode"),
                 Fix::advice("the log of the server's start says why not in native mode"),
             ),
             Some(PROGRAM) => check.good(subject, format!("Heimdall's program ({id}) is attached")),
-            name => {
-                let name = name.map(|name| format!(", {name}")).unwrap_or_default();
-                let finding = format!("another XDP program ({id}{name}) is attached");
-                let fix = Fix::Advice(program.remedy.clone());
-                match name.is_empty() {
-                    true => check.warn(subject, finding, fix),
-                    false => check.bad(subject, finding, fix),
-                }
-            }
+            Some(name) => check.bad(
+                subject,
+                format!("another XDP program ({id}, {name}) is attached"),
+                Fix::Advice(program.remedy.clone()),
+            ),
+            // It may be Heimdall's: no advice to remove it.
+            None => check.warn(
+                subject,
+                format!(
+                    "an XDP program ({id}) is attached; its name cannot be read without CAP_SYS_ADMIN"
+                ),
+                Fix::advice("run `heimdall doctor` as root"),
+            ),
         }
     };
     details.programs.iter().map(judge).collect()

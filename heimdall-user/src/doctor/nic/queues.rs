@@ -11,7 +11,7 @@ use crate::{
         finding::Finding,
         fix::Fix,
     },
-    xdp::Details,
+    xdp::{Channels, Details},
 };
 
 /// Descriptors below which a burst does not fit while the kernel's thread does not run.
@@ -26,22 +26,41 @@ pub(super) fn examine(facts: &Facts, nic: &Nic, details: &Details) -> Vec<Findin
     findings
 }
 
+/// The command that sets the number of queues. A driver without combined channels refuses them (EINVAL);
+/// `None`: it is not known which it has.
+fn set_channels(name: &str, channels: Option<&Channels>, count: usize) -> Fix {
+    let kinds = match channels {
+        Some(channels) if channels.max_combined == 0 => format!("rx {count} tx {count}"),
+        _ => format!("combined {count}"),
+    };
+    Fix::command(&format!("ethtool -L {name} {kinds}"))
+}
+
 /// The finding for an interface with more queues than there are cores for their workers.
-pub(crate) fn beyond_cores(name: &str, queues: usize, cores: usize) -> Option<Finding> {
+pub(crate) fn beyond_cores(
+    name: &str,
+    channels: Option<&Channels>,
+    queues: usize,
+    cores: usize,
+) -> Option<Finding> {
     (cores > 0 && queues > cores).then(|| {
         let finding = format!(
             "{queues} queues share {cores} cores, and each has a thread and a cache of its own"
         );
-        let fix = Fix::command(&format!("ethtool -L {name} combined {cores}"));
+        let fix = set_channels(name, channels, cores);
         checks::NIC_QUEUES.warn(name, finding, fix)
     })
 }
 
 /// The finding for an interface with more queues than the XDP program can steer to.
-pub(crate) fn beyond_map(name: &str, rx_queues: u32) -> Option<Finding> {
+pub(crate) fn beyond_map(
+    name: &str,
+    channels: Option<&Channels>,
+    rx_queues: u32,
+) -> Option<Finding> {
     (rx_queues > MAX_QUEUES).then(|| {
         let finding = format!("{rx_queues} queues, of which AF_XDP can serve {MAX_QUEUES}");
-        let fix = Fix::command(&format!("ethtool -L {name} combined {MAX_QUEUES}"));
+        let fix = set_channels(name, channels, MAX_QUEUES as usize);
         checks::NIC_QUEUES.warn(name, finding, fix)
     })
 }
@@ -49,20 +68,19 @@ pub(crate) fn beyond_map(name: &str, rx_queues: u32) -> Option<Finding> {
 fn number(facts: &Facts, nic: &Nic, details: &Details) -> Finding {
     let (subject, check) = (nic.name.as_str(), &checks::NIC_QUEUES);
     let cores = facts.config.xdp.cpus.len();
-    let beyond = beyond_map(subject, nic.rx_queues);
-    if let Some(finding) = beyond.or_else(|| beyond_cores(subject, nic.count(), cores)) {
+    let channels = details.channels.as_ref();
+    let beyond = beyond_map(subject, channels, nic.rx_queues);
+    let beyond = beyond.or_else(|| beyond_cores(subject, channels, nic.count(), cores));
+    if let Some(finding) = beyond {
         return finding;
     }
     let queues = nic.rx_queues;
-    let most = details
-        .channels
-        .as_ref()
-        .map_or(queues, |channels| channels.most());
-    let could = (most as usize).min(cores) as u32;
+    let most = channels.map_or(queues, Channels::most);
+    let could = (most as usize).min(cores);
     // That a veth was made with one queue is a trap of its own.
     if queues == 1 && could > 1 && nic.driver() != "veth" {
         let finding = format!("one queue of {most} that are possible: one core answers everything");
-        let fix = Fix::command(&format!("ethtool -L {subject} combined {could}"));
+        let fix = set_channels(subject, channels, could);
         return check.warn(subject, finding, fix);
     }
     check.good(

@@ -86,6 +86,14 @@ fn host() -> Vec<Case> {
             host.write("proc/sys/net/ipv4/ip_unprivileged_port_start", "53");
             host.without_capabilities(&[capability::NET_BIND_SERVICE]);
         };
+        "privilege.capabilities" BAD "it lacks CAP_NET_BIND_SERVICE", "run as root": |host| {
+            host.and_settings("listen = [\"192.0.2.1:5353\"]\n[metrics]\nlisten = \"127.0.0.1:80\"");
+            host.without_capabilities(&[capability::NET_BIND_SERVICE]);
+        };
+        "privilege.capabilities" GOOD "it has the capabilities", "": |host| {
+            host.and_settings("listen = [\"192.0.2.1:5353\"]\n[metrics]\nlisten = \"127.0.0.1:8080\"");
+            host.without_capabilities(&[capability::NET_BIND_SERVICE]);
+        };
         "privilege.capabilities" BAD "CAP_NET_ADMIN CAP_NET_RAW", "": |host|
             host.without_capabilities(&[capability::NET_ADMIN, capability::NET_RAW]);
         "privilege.capabilities" GOOD "it has the capabilities", "":
@@ -102,6 +110,21 @@ fn host() -> Vec<Case> {
             host.write("proc/self/cgroup", "0::/system.slice/heimdall.service");
             host.without_capabilities(&[capability::IPC_LOCK]);
         };
+        "privilege.memory-lock" BAD "8192 KiB, and the frames", "ulimit -l": |host| {
+            host.without_capabilities(&[capability::IPC_LOCK]);
+            host.write("proc/self/limits", "Max locked memory 8388608 unlimited bytes\n");
+        };
+        "privilege.memory-lock" WARN "8192 KiB, and before Linux 5.11 BPF maps", "ulimit -l unlimited":
+            |host| host.write("proc/sys/kernel/osrelease", "5.10.0");
+        "privilege.memory-lock" WARN "97656 KiB, and before Linux 5.11 BPF maps", "ulimit -l unlimited": |host| {
+            host.without_capabilities(&[capability::IPC_LOCK]);
+            host.write("proc/sys/kernel/osrelease", "5.10.0");
+            host.write("proc/self/limits", "Max locked memory 100000000 unlimited bytes\n");
+        };
+        "privilege.memory-lock" GOOD "there is no limit", "": |host| {
+            host.write("proc/sys/kernel/osrelease", "5.10.0");
+            host.write("proc/self/limits", "Max locked memory unlimited unlimited bytes\n");
+        };
         "privilege.memory-lock" GOOD "room for the frames", "": |host| {
             host.without_capabilities(&[capability::IPC_LOCK]);
             host.write("proc/self/limits", "Max locked memory unlimited unlimited bytes\n");
@@ -110,11 +133,18 @@ fn host() -> Vec<Case> {
             |host| host.details().programs = vec![program(None, false)];
         "memory.room" WARN "6 caches and the frames of 4 queues take", "lower cache.size":
             |host| host.write("proc/meminfo", "MemAvailable: 614400 kB\n");
+        "memory.room" WARN "a server that runs already is counted twice", "lower cache.size":
+            |host| host.write("proc/meminfo", "MemAvailable: 614400 kB\n");
+        "memory.room" GOOD "6 caches and the frames", "": |host| {
+            host.facts.server = Some(Vec::new());
+            host.write("proc/meminfo", "MemAvailable: 614400 kB\n");
+            host.write("proc/self/status", "CapEff:\t000001ffffffffff\nVmRSS:\t  614400 kB\n");
+        };
         "memory.room" BAD "6 caches", "lower cache.size":
             |host| host.write("sys/fs/cgroup/system.slice/memory.max", "104857600\n");
         "memory.huge-pages" WARN "never used", "echo madvise > /sys/kernel/mm":
             |host| host.write("sys/kernel/mm/transparent_hugepage/enabled", "always madvise [never]");
-        "memory.huge-page-pool" WARN "10 pages are reserved, and 6 caches take 192", "vm.nr_hugepages=192":
+        "memory.huge-page-pool" WARN "10 pages are reserved, and 6 caches take 192", "echo 192 > /sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages":
             |host| host.write("sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages", "10");
         "memory.huge-page-pool" GOOD "192 pages", "":
             |host| host.write("sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages", "192");
@@ -169,6 +199,10 @@ fn host() -> Vec<Case> {
             |host| host.write("proc/sys/net/core/wmem_default", "4096");
         "net.lost" WARN "900 of 100000 datagrams", "socket.threads": |host|
             host.write("proc/net/snmp", "Udp: InDatagrams RcvbufErrors\nUdp: 100000 900\n");
+        "net.lost" WARN "401 of 101000 datagrams", "socket.threads": |host| host.write(
+            "proc/net/snmp6",
+            "Ip6InReceives  7\nUdp6InDatagrams  1000\nUdp6NoPorts  3\nUdp6RcvbufErrors  400\n",
+        );
         "net.busy-poll" WARN "50 µs", "sysctl -w net.core.busy_poll=0":
             |host| host.write("proc/sys/net/core/busy_poll", "50");
         "net.busy-poll" WARN "50 µs", "sysctl -w net.core.busy_read=0":
@@ -210,8 +244,20 @@ fn interface() -> Vec<Case> {
             |host| host.details().counters.tx_lost = 101;
         "nic.program" BAD "another XDP program (7, xdp_drop)", "bpftool link detach id 3":
             |host| host.details().programs = vec![program(Some("xdp_drop"), false)];
-        "nic.program" WARN "another XDP program (7)", "bpftool":
+        "nic.program" WARN "an XDP program (7) is attached; its name cannot be read", "run `heimdall doctor` as root":
             |host| host.details().programs = vec![program(None, false)];
+        "nic.program" GOOD "Heimdall's program (7)", "": |host| {
+            host.facts.server = Some(vec![7]);
+            host.details().programs = vec![program(None, false)];
+        };
+        "privilege.view" GOOD "all that is looked at", "": |host| {
+            host.facts.server = Some(vec![7]);
+            host.details().programs = vec![program(None, false)];
+        };
+        "nic.program" WARN "an XDP program (7)", "as root": |host| {
+            host.facts.server = Some(vec![8]);
+            host.details().programs = vec![program(None, false)];
+        };
         "nic.program" GOOD "Heimdall's program (7)", "":
             |host| host.details().programs = vec![program(Some("heimdall"), false)];
         "nic.program" WARN "generic mode", "log":
@@ -235,6 +281,17 @@ fn interface() -> Vec<Case> {
         };
         "nic.queues" WARN "300 queues, of which AF_XDP can serve 256", "ethtool -L eth0 combined 256":
             |host| host.nic().rx_queues = 300;
+        "nic.queues" WARN "300 queues", "ethtool -L eth0 rx 256 tx 256": |host| {
+            let channels = host.details().channels.as_mut().unwrap();
+            (channels.max_rx, channels.max_combined) = (512, 0);
+            host.nic().rx_queues = 300;
+        };
+        "nic.queues" WARN "one queue of 8", "ethtool -L eth0 rx 4 tx 4": |host| {
+            let channels = host.details().channels.as_mut().unwrap();
+            (channels.max_rx, channels.max_combined) = (8, 0);
+            host.nic().queues = Ok(vec![0]);
+            host.nic().rx_queues = 1;
+        };
         "nic.queues" WARN "one queue of 64", "ethtool -L eth0 combined 4": |host| {
             host.nic().queues = Ok(vec![0]);
             host.nic().rx_queues = 1;
@@ -267,8 +324,12 @@ fn interface() -> Vec<Case> {
             host.details().hashes_ports = [Some(false); 2];
             host.driver("bnxt_en");
         };
-        "nic.key" BAD "the key of the hash is zero", "hkey":
+        "nic.key" WARN "the key of the hash is zero", "hkey":
             |host| host.details().rss.as_mut().unwrap().zero_key = true;
+        "nic.key" GOOD "spread over 4 queues", "": |host| {
+            host.driver("ena");
+            host.details().rss.as_mut().unwrap().zero_key = true;
+        };
         "nic.rules" WARN "2 rules", "ethtool -n eth0":
             |host| host.details().steering_rules = Some(2);
         "nic.interrupts" WARN "all its interrupts go to core 0, and 4 queues", "smp_affinity_list":

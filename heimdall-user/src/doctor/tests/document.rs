@@ -12,12 +12,12 @@ fn section(name: &str, rows: &str) -> String {
 
 fn tables() -> [(&'static str, String); 2] {
     let mut table = String::from(
-        "| check | what it looks at | why it matters | what mends it |\n|---|---|---|---|\n",
+        "| check | what it looks at | why it matters | what fixes it |\n|---|---|---|---|\n",
     );
     for check in checks::ALL {
         table.push_str(&format!(
             "| `{}` | {} | {} | {} |\n",
-            check.id, check.sees, check.why, check.mends
+            check.id, check.examines, check.why, check.fixes
         ));
     }
     let mut traps = String::from("| driver | what happens | source |\n|---|---|---|\n");

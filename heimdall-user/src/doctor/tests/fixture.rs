@@ -92,6 +92,7 @@ impl Fixture {
             }],
             af_xdp: None,
             bpf: Some(libc::EINVAL),
+            server: None,
         };
         let fixture = Self { root, facts };
         for (path, text) in FILES {

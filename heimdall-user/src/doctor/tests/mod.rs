@@ -102,3 +102,16 @@ fn an_interface_that_is_not_to_be_served_is_never_bad() {
         "{found:#?}"
     );
 }
+
+#[test]
+fn what_the_operator_decides_is_not_applied() {
+    let fixture = Fixture::new();
+    fixture.write("proc/sys/kernel/unprivileged_bpf_disabled", "0");
+    fixture.write("proc/sys/net/ipv4/ip_local_port_range", "40000 41000");
+    let found = fixture.findings();
+    for id in ["bpf.unprivileged", "net.ports"] {
+        let finding = found.iter().find(|one| one.check.id == id).unwrap();
+        assert_eq!(finding.level, Level::Warn, "{finding}");
+        assert_eq!(finding.fix.safe(), None, "{finding}");
+    }
+}
