@@ -307,7 +307,7 @@ impl<P> Engine<P> {
             received,
             query,
             parked,
-            sample,
+            mut sample,
         }) = waiter
         else {
             return;
@@ -318,7 +318,7 @@ impl<P> Engine<P> {
         let verdict = messages.edit(&mut message, |room, client| {
             // The reply first: a client waits for it, and nobody for the insertion.
             let verdict = self.core.complete(&query, room, client, &answer);
-            if let Some(sample) = sample {
+            if let Some(sample) = sample.take() {
                 self.sampler.complete(sample, room, verdict);
             }
             if is_new {
@@ -327,6 +327,10 @@ impl<P> Engine<P> {
             }
             verdict
         });
+        if let Some(sample) = sample {
+            // The message is unusable. The sample's memory is the ring's, which makes none anew.
+            self.sampler.complete(sample, &[], Verdict::Drop);
+        }
         match verdict {
             Verdict::Reply { .. } => {
                 messages.reply(message, Some(&query));
