@@ -121,9 +121,19 @@ impl FileOutput {
 
 impl Output for FileOutput {
     fn push(&mut self, record: &[u8]) {
+        if self.queue.push(record) {
+            return;
+        }
+        if !self.failed && !self.queue.is_blocked() {
+            self.write();
+        }
         if !self.queue.push(record) {
             self.status.add_dropped(1);
         }
+    }
+
+    fn is_blocked(&self) -> bool {
+        self.queue.is_blocked()
     }
 
     fn tick(&mut self, now: Instant) {
@@ -296,6 +306,18 @@ mod tests {
             fs::read(directory.path().join("stream.old")).unwrap(),
             expected
         );
+    }
+
+    #[test]
+    fn more_than_the_queue_holds_is_written_between_two_ticks() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut output, status) = output(&directory.path().join("log"), false);
+        output.tick(Instant::now());
+        for _ in 0..2000 {
+            output.push(&[b'x'; 1000]);
+        }
+        output.tick(Instant::now());
+        assert_eq!(counts(&status), ("open".into(), 2000.into(), 0.into()));
     }
 
     #[test]

@@ -96,9 +96,21 @@ impl SocketOutput {
 
 impl Output for SocketOutput {
     fn push(&mut self, record: &[u8]) {
-        if matches!(self.state, State::Closed(_)) || !self.queue.push(record) {
+        let is_closed = |output: &Self| matches!(output.state, State::Closed(_));
+        if is_closed(self) || self.queue.push(record) {
+            self.status.add_dropped(is_closed(self).into());
+            return;
+        }
+        if matches!(self.state, State::Open(_)) && !self.queue.is_blocked() {
+            self.tick(Instant::now());
+        }
+        if is_closed(self) || !self.queue.push(record) {
             self.status.add_dropped(1);
         }
+    }
+
+    fn is_blocked(&self) -> bool {
+        self.queue.is_blocked()
     }
 
     fn tick(&mut self, now: Instant) {
