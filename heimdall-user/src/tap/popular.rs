@@ -239,7 +239,10 @@ mod tests {
             let json = popular.json(0, now);
             assert_eq!(json["names"], json!([{ "name": "b.\".", "count": 2 }]));
             assert_eq!(json["types"], json!([{ "name": "AAAA", "count": 2 }]));
-            assert_eq!(json["clients"], json!([{ "name": "192.0.2.2", "count": 2 }]));
+            assert_eq!(
+                json["clients"],
+                json!([{ "name": "192.0.2.2", "count": 2 }])
+            );
             assert_eq!(popular.json(0, now + HALF_LIFE)["names"][0]["count"], 1);
         }
     }
