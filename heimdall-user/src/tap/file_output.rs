@@ -112,6 +112,11 @@ impl FileOutput {
         self.status.add_written(written);
         match result {
             Err(error) => {
+                if error.kind() == io::ErrorKind::BrokenPipe {
+                    // The next reader gets whole records, and a stream from its beginning.
+                    self.status.add_dropped(self.queue.abandon_begun());
+                    self.open = None;
+                }
                 self.note_failure(&error);
             }
             Ok(()) => {
@@ -385,6 +390,37 @@ mod tests {
         assert_eq!(json["state"], "waiting");
         assert!(json["reason"].as_str().unwrap().contains("move some away"));
         assert_eq!(record("stream"), 100);
+    }
+
+    #[test]
+    fn the_next_reader_of_a_pipe_gets_a_stream_from_its_beginning() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("fifo");
+        mkfifo(&path, Mode::S_IRWXU).unwrap();
+        let reader = || {
+            let mut options = OpenOptions::new();
+            options.read(true).custom_flags(libc::O_NONBLOCK);
+            options.open(&path).unwrap()
+        };
+        let first = reader();
+        let (mut output, status) = output(&path, true);
+        let mut now = Instant::now();
+        // More than a pipe holds: it is written in part.
+        output.push(&[1; 200_000]);
+        output.tick(now);
+        output.push(&[2; 10]);
+        assert!(output.is_blocked());
+        drop(first);
+        output.tick(now);
+        assert_eq!(counts(&status), ("waiting".into(), 0.into(), 1.into()));
+        let mut second = reader();
+        now += RETRY;
+        output.tick(now);
+        assert_eq!(counts(&status), ("open".into(), 1.into(), 1.into()));
+        let expected = [&Control::Start.encode()[..], &[2; 10]].concat();
+        let mut octets = vec![0; expected.len()];
+        second.read_exact(&mut octets).unwrap();
+        assert_eq!(octets, expected);
     }
 
     #[test]
