@@ -290,6 +290,21 @@ mod tests {
     }
 
     #[test]
+    fn a_full_queue_is_written_before_a_frame_is_dropped() {
+        let mut reader = Reader::new();
+        let listener = UnixListener::bind(&reader.path).unwrap();
+        reader.tick();
+        let _stream = reader.greet(&listener);
+        // More than the queue holds, less than it and the socket's buffer do.
+        let frame = data_frame(&[7; 1000]);
+        for _ in 0..330 {
+            reader.output.push(&frame);
+        }
+        assert_eq!(reader.count("dropped"), 0);
+        assert!(reader.count("written") > 0);
+    }
+
+    #[test]
     fn a_reader_that_does_not_read_costs_its_own_frames() {
         let mut reader = Reader::new();
         let listener = UnixListener::bind(&reader.path).unwrap();
