@@ -188,24 +188,16 @@ impl<P> Engine<P> {
                 next.prefetch(&self.core);
             }
             // In place: moving a query that was just written causes a store-forwarding stall.
-            let Some(Read { query, len, hint }) = batch.read.get(at) else {
+            let Some(read) = batch.read.get(at) else {
                 break;
             };
             let verdict = messages.edit(&mut message, |room, client| {
-                let sampled = self.sampler.is_due();
-                if sampled {
-                    self.sampler.begin(&self.core, room, (*len).into(), client);
+                if self.sampler.is_due() {
+                    return self.answer_sampled(read, room, client);
                 }
-                let verdict = match query {
-                    Ok(query) => self.lookup(*hint, query, room, client),
-                    Err(malformed) => self.core.reject(*malformed, room, client),
-                };
-                if sampled {
-                    self.sampler.end(&self.core, room, verdict);
-                }
-                verdict
+                self.answer_one(read, room, client)
             });
-            match (verdict, query) {
+            match (verdict, &read.query) {
                 (Verdict::Reply { .. }, query) => messages.reply(message, query.as_ref().ok()),
                 (Verdict::Miss, Ok(query)) => self.park(message, query, messages),
                 (Verdict::Drop | Verdict::Miss, _) => messages.discard(message),
@@ -215,6 +207,25 @@ impl<P> Engine<P> {
         for _ in 0..std::mem::take(&mut self.overflowed) {
             messages.count_overflow();
         }
+    }
+
+    #[inline(always)]
+    fn answer_one(&mut self, read: &Read, room: &mut [u8], client: Client) -> Verdict {
+        match &read.query {
+            Ok(query) => self.lookup(read.hint, query, room, client),
+            Err(malformed) => self.core.reject(*malformed, room, client),
+        }
+    }
+
+    /// Answers a message of which a sample is due. Apart, so that the others keep nothing for it over the look-up.
+    #[cold]
+    #[inline(never)]
+    fn answer_sampled(&mut self, read: &Read, room: &mut [u8], client: Client) -> Verdict {
+        self.sampler
+            .begin(&self.core, room, read.len.into(), client);
+        let verdict = self.answer_one(read, room, client);
+        self.sampler.end(&self.core, room, verdict);
+        verdict
     }
 
     /// Answers a query from the cache, and starts a refresh of the answer if one is due. A miss is handed
@@ -307,7 +318,7 @@ impl<P> Engine<P> {
             received,
             query,
             parked,
-            sample,
+            mut sample,
         }) = waiter
         else {
             return;
@@ -318,7 +329,7 @@ impl<P> Engine<P> {
         let verdict = messages.edit(&mut message, |room, client| {
             // The reply first: a client waits for it, and nobody for the insertion.
             let verdict = self.core.complete(&query, room, client, &answer);
-            if let Some(sample) = sample {
+            if let Some(sample) = sample.take() {
                 self.sampler.complete(sample, room, verdict);
             }
             if is_new {
@@ -327,6 +338,10 @@ impl<P> Engine<P> {
             }
             verdict
         });
+        if let Some(sample) = sample {
+            // The message is unusable. The sample's memory is the ring's, which makes none anew.
+            self.sampler.complete(sample, &[], Verdict::Drop);
+        }
         match verdict {
             Verdict::Reply { .. } => {
                 messages.reply(message, Some(&query));

@@ -31,8 +31,6 @@ impl Sampler {
     }
 
     /// Samples the query in the first `len` octets of `room`.
-    #[cold]
-    #[inline(never)]
     pub(super) fn begin(&mut self, core: &Core, room: &[u8], len: usize, client: Client) {
         let port = match client.transport() {
             Transport::Udp { source_port } => Some(source_port),
@@ -45,8 +43,6 @@ impl Sampler {
     }
 
     /// Adds what became of it; one that is handed to the forwarder waits for that.
-    #[cold]
-    #[inline(never)]
     pub(super) fn end(&mut self, core: &Core, room: &[u8], verdict: Verdict) {
         if verdict != Verdict::Miss {
             let origin = origin(self.before, counts(core));

@@ -365,3 +365,26 @@ fn samples_say_what_became_of_their_queries() {
     assert_eq!(samples.len(), 4);
     drop(front.forwarder);
 }
+
+#[test]
+fn a_message_that_became_unusable_gives_its_sample_back() {
+    let upstream = Upstream::start(|seen| vec![response(&seen.msg, 20)]);
+    let taps = Taps::new(Rates {
+        dnstap: Some(Rate::one_in(1)),
+        ..Rates::default()
+    });
+    let mut front = Front::with_tap(&upstream, 8, taps.front());
+    front.ask([query(1, "name", None)]);
+    front.buffers.unusable = true;
+    let end = Instant::now() + Duration::from_secs(20);
+    while front.buffers.discarded == 0 {
+        front.engine.begin();
+        front.engine.complete(&mut front.buffers);
+        assert!(Instant::now() < end);
+        thread::sleep(Duration::from_millis(1));
+    }
+    let mut replies = Vec::new();
+    taps.drain(|sample| replies.push(sample.reply().map(<[u8]>::to_vec)));
+    assert_eq!(replies, [None]);
+    drop(front.forwarder);
+}

@@ -24,6 +24,9 @@ use super::{
 /// Octets that a pipe, a terminal or a socket that is ready takes without waiting: a page.
 const READY: usize = 4096;
 
+/// Files of earlier captures that are kept.
+const MAX_OLD: usize = 100;
+
 /// A file that is opened again when its path names another one, as after a rotation; or stdout.
 ///
 /// While it cannot be written, because a disk is full or a pipe is not read, records wait, as many as the queue
@@ -80,9 +83,21 @@ impl FileOutput {
         self.status.failed(&self.name, &error.to_string());
     }
 
+    /// Whether it is not to be opened yet: a stream in a file takes the place of the one before, so it is not begun
+    /// until there is something to write.
+    fn is_early(&self) -> bool {
+        let path = self.path.as_deref().filter(|_| self.is_stream);
+        let is_special = |path| fs::metadata(path).is_ok_and(|old| !old.is_file());
+        self.queue.is_empty() && path.is_some_and(|path| !is_special(path))
+    }
+
     /// Opens the file, if it is not.
     fn open(&mut self) {
         if self.open.is_none() {
+            if self.is_early() {
+                self.status.opened(&self.name);
+                return;
+            }
             match Open::new(self.path.as_deref(), self.is_stream) {
                 Ok(open) => self.open = Some(open),
                 Err(error) => self.note_failure(&error),
@@ -96,7 +111,14 @@ impl FileOutput {
         let (written, result) = self.queue.write(|octets| open.write(octets));
         self.status.add_written(written);
         match result {
-            Err(error) => self.note_failure(&error),
+            Err(error) => {
+                if error.kind() == io::ErrorKind::BrokenPipe {
+                    // The next reader gets whole records, and a stream from its beginning.
+                    self.status.add_dropped(self.queue.abandon_begun());
+                    self.open = None;
+                }
+                self.note_failure(&error);
+            }
             Ok(()) => {
                 self.failed = false;
                 self.status.opened(&self.name);
@@ -121,9 +143,20 @@ impl FileOutput {
 
 impl Output for FileOutput {
     fn push(&mut self, record: &[u8]) {
+        if self.queue.push(record) {
+            return;
+        }
+        if !self.failed && !self.queue.is_blocked() {
+            self.open();
+            self.write();
+        }
         if !self.queue.push(record) {
             self.status.add_dropped(1);
         }
+    }
+
+    fn is_blocked(&self) -> bool {
+        self.queue.is_blocked()
     }
 
     fn tick(&mut self, now: Instant) {
@@ -134,16 +167,18 @@ impl Output for FileOutput {
             if self.open.as_ref().is_some_and(|open| open.has_moved(path)) {
                 self.finish();
             }
-            self.open();
         }
         if !self.failed {
+            self.open();
             self.write();
         }
     }
 
     fn close(&mut self) {
         let end = Instant::now() + LAST_WAIT;
-        self.open();
+        if !self.queue.is_empty() {
+            self.open();
+        }
         self.write();
         while !self.queue.is_empty() && !self.failed && Instant::now() < end {
             if let Some(open) = &self.open {
@@ -205,16 +240,38 @@ impl Open {
     }
 }
 
-/// Renames what an earlier capture left: a stream cannot be continued.
+/// Renames what an earlier capture left, as a stream cannot be continued. No file is replaced.
 fn keep_old(path: &Path) -> io::Result<()> {
     match fs::metadata(path) {
         Ok(old) if old.is_file() && old.len() > 0 => {
-            let mut name = OsString::from(path);
-            name.push(".old");
-            fs::rename(path, name)
+            // Of a symbolic link, the file: the link is the administrator's.
+            let path = fs::canonicalize(path)?;
+            fs::rename(&path, free_name(&path)?)
         }
         _ => Ok(()),
     }
+}
+
+/// A name for an old file that none has yet: `.old`, `.old.1` and so on.
+fn free_name(path: &Path) -> io::Result<PathBuf> {
+    for number in 0..MAX_OLD {
+        let mut name = OsString::from(path);
+        name.push(".old");
+        if number > 0 {
+            name.push(format!(".{number}"));
+        }
+        let name = PathBuf::from(name);
+        match fs::symlink_metadata(&name) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(name),
+            Err(error) => return Err(error),
+            Ok(_) => {}
+        }
+    }
+    Err(io::Error::other(format!(
+        "{MAX_OLD} old files are kept beside it already, up to {}.old.{}: move some away",
+        path.display(),
+        MAX_OLD - 1
+    )))
 }
 
 /// Whether a file takes a page at once, after so many milliseconds at most.
@@ -296,6 +353,86 @@ mod tests {
             fs::read(directory.path().join("stream.old")).unwrap(),
             expected
         );
+    }
+
+    #[test]
+    fn no_capture_is_replaced_by_a_later_one_or_by_none() {
+        let directory = tempfile::tempdir().unwrap();
+        let (link, path) = (
+            directory.path().join("link"),
+            directory.path().join("stream"),
+        );
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        for capture in 0..=MAX_OLD as u8 {
+            let (mut with, _) = output(&link, true);
+            with.tick(Instant::now());
+            with.push(&[capture]);
+            with.close();
+            // Nothing is asked until the next start.
+            let (mut without, status) = output(&link, true);
+            without.tick(Instant::now());
+            without.close();
+            assert_eq!(counts(&status), ("open".into(), 0.into(), 0.into()));
+        }
+        let record = |name: &str| {
+            let octets = fs::read(directory.path().join(name)).unwrap();
+            octets[Control::Start.encode().len()]
+        };
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(
+            ["stream.old", "stream.old.1", "stream.old.99", "stream"].map(record),
+            [0, 1, 99, 100]
+        );
+        let (mut output, status) = output(&link, true);
+        output.push(b"x");
+        output.tick(Instant::now());
+        let json = status.json(0);
+        assert_eq!(json["state"], "waiting");
+        assert!(json["reason"].as_str().unwrap().contains("move some away"));
+        assert_eq!(record("stream"), 100);
+    }
+
+    #[test]
+    fn the_next_reader_of_a_pipe_gets_a_stream_from_its_beginning() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("fifo");
+        mkfifo(&path, Mode::S_IRWXU).unwrap();
+        let reader = || {
+            let mut options = OpenOptions::new();
+            options.read(true).custom_flags(libc::O_NONBLOCK);
+            options.open(&path).unwrap()
+        };
+        let first = reader();
+        let (mut output, status) = output(&path, true);
+        let mut now = Instant::now();
+        // More than a pipe holds: it is written in part.
+        output.push(&[1; 200_000]);
+        output.tick(now);
+        output.push(&[2; 10]);
+        assert!(output.is_blocked());
+        drop(first);
+        output.tick(now);
+        assert_eq!(counts(&status), ("waiting".into(), 0.into(), 1.into()));
+        let mut second = reader();
+        now += RETRY;
+        output.tick(now);
+        assert_eq!(counts(&status), ("open".into(), 1.into(), 1.into()));
+        let expected = [&Control::Start.encode()[..], &[2; 10]].concat();
+        let mut octets = vec![0; expected.len()];
+        second.read_exact(&mut octets).unwrap();
+        assert_eq!(octets, expected);
+    }
+
+    #[test]
+    fn more_than_the_queue_holds_is_written_between_two_ticks() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut output, status) = output(&directory.path().join("log"), false);
+        output.tick(Instant::now());
+        for _ in 0..2000 {
+            output.push(&[b'x'; 1000]);
+        }
+        output.tick(Instant::now());
+        assert_eq!(counts(&status), ("open".into(), 2000.into(), 0.into()));
     }
 
     #[test]

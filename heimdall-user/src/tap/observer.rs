@@ -31,6 +31,9 @@ use crate::exit::{OnExit, OwnedThread};
 const SHORTEST: Duration = Duration::from_millis(1);
 const LONGEST: Duration = Duration::from_millis(64);
 
+/// The longest while records wait for a reader: a socket's buffer has less space than comes in [`LONGEST`].
+const BLOCKED: Duration = Duration::from_millis(4);
+
 /// What is observed: the observer writes it, the statistics read it, and fronts get their samplers of it.
 #[derive(Debug)]
 pub(crate) struct Observations {
@@ -117,9 +120,13 @@ impl Observer {
             let mut pause = LONGEST;
             while stopped.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
                 let now = Instant::now();
+                // First room for what comes.
+                if outputs.are_blocked() {
+                    outputs.for_each(|output| output.tick(now));
+                }
                 let most = observe(&observations, &mut outputs, now);
                 outputs.for_each(|output| output.tick(now));
-                pause = next_pause(pause, most);
+                pause = next_pause(pause, most, outputs.are_blocked());
             }
             observe(&observations, &mut outputs, Instant::now());
             outputs.for_each(|output| output.close());
@@ -128,15 +135,17 @@ impl Observer {
     }
 }
 
-/// The pause after one, when so many samples waited in the fullest ring.
-fn next_pause(pause: Duration, most: usize) -> Duration {
-    if most > SAMPLES / 4 {
+/// The pause after one, when so many samples waited in the fullest ring, and whether records wait for a reader.
+fn next_pause(pause: Duration, most: usize, blocked: bool) -> Duration {
+    let longest = if blocked { BLOCKED } else { LONGEST };
+    let next = if most > SAMPLES / 4 {
         (pause / 2).max(SHORTEST)
     } else if most < SAMPLES / 16 {
-        (pause * 2).min(LONGEST)
+        pause * 2
     } else {
         pause
-    }
+    };
+    next.min(longest)
 }
 
 fn dnstap_output(options: &DnstapOptions, status: Arc<OutputStatus>) -> Box<dyn Output> {
@@ -161,6 +170,13 @@ impl Outputs {
         }
     }
 
+    /// Whether records wait for one of the readers.
+    fn are_blocked(&mut self) -> bool {
+        let mut blocked = false;
+        self.for_each(|output| blocked |= output.is_blocked());
+        blocked
+    }
+
     fn push(&mut self, sample: &Sample) {
         if sample.consumers & DNSTAP != 0
             && let Some((encoder, output)) = &mut self.dnstap
@@ -177,10 +193,10 @@ impl Outputs {
 
 /// Takes the samples that wait. Returns the most that waited in one ring.
 fn observe(observations: &Observations, outputs: &mut Outputs, now: Instant) -> usize {
-    let mut popular = observations.popular();
     observations.taps.drain(|sample| {
         if sample.consumers & POPULAR != 0 {
-            popular.add(sample, now);
+            // Not held while outputs encode: the statistics wait for it.
+            observations.popular().add(sample, now);
         }
         outputs.push(sample);
     })
@@ -193,14 +209,17 @@ mod tests {
     #[test]
     fn the_pause_follows_the_load() {
         let ms = Duration::from_millis;
-        for (pause, most, next) in [
-            (64, 0, 64),
-            (64, 40, 64),
-            (64, 200, 32),
-            (1, 512, 1),
-            (1, 0, 2),
+        for (pause, most, blocked, next) in [
+            (64, 0, false, 64),
+            (64, 40, false, 64),
+            (64, 200, false, 32),
+            (1, 512, false, 1),
+            (1, 0, false, 2),
+            (64, 0, true, 4),
+            (2, 200, true, 1),
         ] {
-            assert_eq!(next_pause(ms(pause), most), ms(next), "{pause}, {most}");
+            let after = next_pause(ms(pause), most, blocked);
+            assert_eq!(after, ms(next), "{pause}, {most}, {blocked}");
         }
     }
 }

@@ -20,11 +20,14 @@ pub(super) const LAST_WAIT: Duration = Duration::from_millis(500);
 /// Where records go. None of its functions waits for who reads them, except for [`close`](Self::close), and that
 /// for [`LAST_WAIT`] at most.
 pub(super) trait Output: Send {
-    /// Queues a record, or drops and counts it.
+    /// Queues a record, after writing what is queued if it does not fit, or drops and counts it.
     fn push(&mut self, record: &[u8]);
 
     /// Writes what can be written now, and tries what is due again.
     fn tick(&mut self, now: Instant);
+
+    /// Whether records wait for the reader to take more.
+    fn is_blocked(&self) -> bool;
 
     /// Writes what is queued, and ends the output.
     fn close(&mut self);

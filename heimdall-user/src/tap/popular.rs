@@ -56,7 +56,14 @@ impl Popular {
     /// Counts a query.
     pub(super) fn add(&mut self, sample: &Sample, now: Instant) {
         self.sampled += 1;
-        let weight = self.weight(now);
+        let mut weight = self.weight(now);
+        // Before anything is added: after a thousand idle half-lives the weight is infinite, and no longer one to
+        // count with.
+        if weight >= RESCALE.exp2() {
+            self.rescale(weight);
+            self.began = now;
+            weight = 1.0;
+        }
         self.clients.add(&client(sample.peer), weight);
         if let Some(question) = sample.question() {
             let mut name = question.name.to_vec();
@@ -64,11 +71,18 @@ impl Popular {
             self.names.add(name.as_slice(), weight);
             self.types.add(&question.qtype, weight);
         }
-        if weight >= RESCALE.exp2() {
+    }
+
+    /// Makes counts of queries that weigh 1 of those of queries that weigh `weight`.
+    fn rescale(&mut self, weight: f64) {
+        if weight.is_finite() {
             self.names.divide(weight);
             self.types.divide(weight);
             self.clients.divide(weight);
-            self.began = now;
+        } else {
+            self.names = Sketch::new(COUNTERS);
+            self.types = Sketch::new(COUNTERS);
+            self.clients = Sketch::new(COUNTERS);
         }
     }
 
@@ -208,5 +222,28 @@ mod tests {
         // 1 + 1/2 + 1/4 + …
         assert_eq!(popular.json(0, now)["names"][0]["count"], 2);
         assert_eq!(popular.json(0, now + 60 * HALF_LIFE)["names"], json!([]));
+    }
+
+    /// The weight of a query is too large for a float then.
+    #[test]
+    fn counts_begin_anew_after_a_long_pause() {
+        let begin = Instant::now();
+        for pause in [1000, 1100] {
+            let mut popular = Popular::new(Some(Rate::one_in(1)), begin);
+            popular.add(&sample("192.0.2.1", A), begin);
+            let now = begin + pause * HALF_LIFE;
+            assert_eq!(popular.json(0, now)["names"], json!([]));
+            for _ in 0..2 {
+                popular.add(&sample("192.0.2.2", B), now);
+            }
+            let json = popular.json(0, now);
+            assert_eq!(json["names"], json!([{ "name": "b.\".", "count": 2 }]));
+            assert_eq!(json["types"], json!([{ "name": "AAAA", "count": 2 }]));
+            assert_eq!(
+                json["clients"],
+                json!([{ "name": "192.0.2.2", "count": 2 }])
+            );
+            assert_eq!(popular.json(0, now + HALF_LIFE)["names"][0]["count"], 1);
+        }
     }
 }

@@ -14,6 +14,8 @@ pub(super) struct Queue {
     records: VecDeque<usize>,
     /// Some of the first record has been written.
     begun: bool,
+    /// The last write left some, as no more was taken.
+    blocked: bool,
 }
 
 impl Queue {
@@ -32,6 +34,11 @@ impl Queue {
         self.octets.is_empty()
     }
 
+    /// Whether the last write left some, as no more was taken then.
+    pub(super) fn is_blocked(&self) -> bool {
+        self.blocked
+    }
+
     /// Writes until the queue is empty, or `write`, which returns how much it took, takes no more. Returns how many
     /// records were finished.
     ///
@@ -42,12 +49,16 @@ impl Queue {
         mut write: impl FnMut(&[u8]) -> io::Result<usize>,
     ) -> (u64, io::Result<()>) {
         let mut finished = 0;
+        self.blocked = false;
         while !self.octets.is_empty() {
             let (octets, _) = self.octets.as_slices();
             match write(octets) {
                 Ok(0) => return (finished, Err(io::ErrorKind::WriteZero.into())),
                 Ok(len) => finished += self.written(len),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.blocked = true;
+                    break;
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return (finished, Err(error)),
             }

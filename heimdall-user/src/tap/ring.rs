@@ -2,7 +2,8 @@
 
 use crossbeam_queue::ArrayQueue;
 
-use super::sample::Sample;
+use super::{rate::CONSUMERS, sample::Sample};
+use crate::stats::Counter;
 
 /// Samples of a thread that may wait for the observer, or for the reply: those of 51 ms at a million queries a
 /// second, of which one in a hundred is sampled.
@@ -13,6 +14,8 @@ pub(super) const SAMPLES: usize = 512;
 pub(super) struct Ring {
     unused: ArrayQueue<Box<Sample>>,
     full: ArrayQueue<Box<Sample>>,
+    /// Samples that were dropped because all were in use, by consumer. The thread alone adds to them.
+    dropped: [Counter; CONSUMERS],
 }
 
 impl Ring {
@@ -26,7 +29,20 @@ impl Ring {
         Self {
             unused,
             full: ArrayQueue::new(SAMPLES),
+            dropped: Default::default(),
         }
+    }
+
+    /// Counts a sample that these consumers do not get. Only the owning thread may call this.
+    pub(super) fn count_dropped(&self, consumers: u8) {
+        for (consumer, dropped) in self.dropped.iter().enumerate() {
+            dropped.add(u64::from(consumers >> consumer & 1));
+        }
+    }
+
+    /// The samples that were dropped, by consumer.
+    pub(super) fn dropped(&self) -> [u64; CONSUMERS] {
+        self.dropped.each_ref().map(Counter::get)
     }
 
     /// An unused sample. `None`: all wait.
@@ -43,6 +59,11 @@ impl Ring {
     /// The next sample for the observer.
     pub(super) fn pop(&self) -> Option<Box<Sample>> {
         self.full.pop()
+    }
+
+    /// Whether no sample waits for the observer.
+    pub(super) fn is_empty(&self) -> bool {
+        self.full.is_empty()
     }
 
     /// Takes a sample back.

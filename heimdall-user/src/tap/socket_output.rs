@@ -96,9 +96,21 @@ impl SocketOutput {
 
 impl Output for SocketOutput {
     fn push(&mut self, record: &[u8]) {
-        if matches!(self.state, State::Closed(_)) || !self.queue.push(record) {
+        let is_closed = |output: &Self| matches!(output.state, State::Closed(_));
+        if is_closed(self) || self.queue.push(record) {
+            self.status.add_dropped(is_closed(self).into());
+            return;
+        }
+        if matches!(self.state, State::Open(_)) && !self.queue.is_blocked() {
+            self.tick(Instant::now());
+        }
+        if is_closed(self) || !self.queue.push(record) {
             self.status.add_dropped(1);
         }
+    }
+
+    fn is_blocked(&self) -> bool {
+        self.queue.is_blocked()
     }
 
     fn tick(&mut self, now: Instant) {
@@ -275,6 +287,21 @@ mod tests {
                 ("waiting", 2 + round)
             );
         }
+    }
+
+    #[test]
+    fn a_full_queue_is_written_before_a_frame_is_dropped() {
+        let mut reader = Reader::new();
+        let listener = UnixListener::bind(&reader.path).unwrap();
+        reader.tick();
+        let _stream = reader.greet(&listener);
+        // More than the queue holds, less than it and the socket's buffer do.
+        let frame = data_frame(&[7; 1000]);
+        for _ in 0..330 {
+            reader.output.push(&frame);
+        }
+        assert_eq!(reader.count("dropped"), 0);
+        assert!(reader.count("written") > 0);
     }
 
     #[test]

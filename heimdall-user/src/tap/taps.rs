@@ -2,10 +2,7 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
 };
 
@@ -29,15 +26,18 @@ pub struct Rates {
     pub forwarder: Option<Rate>,
 }
 
-/// Samples that were dropped because all of a thread's were in use, by consumer.
-type Dropped = [AtomicU64; CONSUMERS];
-
 /// The rings of all threads that sample.
 #[derive(Debug, Default)]
 pub struct Taps {
     rates: Rates,
-    rings: Mutex<Vec<Arc<Ring>>>,
-    dropped: Arc<Dropped>,
+    rings: Mutex<Rings>,
+}
+
+#[derive(Debug, Default)]
+struct Rings {
+    rings: Vec<Arc<Ring>>,
+    /// What the rings dropped that were removed, by consumer.
+    removed: [u64; CONSUMERS],
 }
 
 impl Taps {
@@ -74,16 +74,19 @@ impl Taps {
             Some(_) => MESSAGES,
             None => HEAD,
         }));
-        self.rings().push(Arc::clone(&ring));
-        Tap::new(Some(ring), Arc::clone(&self.dropped), rates)
+        self.rings().rings.push(Arc::clone(&ring));
+        Tap::new(Some(ring), rates)
     }
 
     /// Gives `take` all samples that wait. Returns the most that waited in one ring.
     pub fn drain(&self, mut take: impl FnMut(&Sample)) -> usize {
         let mut most = 0;
-        // A ring whose thread has ended has no other owner, and gets no more samples.
-        self.rings().retain(|ring| {
-            let is_live = Arc::strong_count(ring) > 1;
+        // A copy: the statistics wait for the lock, and `take` may be slow.
+        let rings = self.rings().rings.clone();
+        let mut ended = false;
+        for ring in rings {
+            // The list, its copy, and the thread.
+            let is_live = Arc::strong_count(&ring) > 2;
             let mut taken = 0;
             // Bounded: the thread goes on meanwhile.
             while taken < SAMPLES
@@ -94,24 +97,51 @@ impl Taps {
                 taken += 1;
             }
             most = most.max(taken);
-            is_live || taken > 0
-        });
+            ended |= !is_live && taken == 0;
+        }
+        if ended {
+            self.rings().remove_ended();
+        }
         most
     }
 
     /// Samples that a consumer did not get.
     pub(super) fn dropped(&self, consumer: u8) -> u64 {
-        let dropped = self.dropped.get(consumer.trailing_zeros() as usize);
-        dropped.map_or(0, |dropped| dropped.load(Ordering::Relaxed))
+        let rings = self.rings();
+        let all = rings.rings.iter().map(|ring| ring.dropped());
+        let count = |dropped: [u64; CONSUMERS]| {
+            let dropped = dropped.get(consumer.trailing_zeros() as usize);
+            dropped.copied().unwrap_or_default()
+        };
+        count(rings.removed) + all.map(count).sum::<u64>()
     }
 
     #[cfg(test)]
     pub(super) fn rings_len(&self) -> usize {
-        self.rings().len()
+        self.rings().rings.len()
     }
 
-    fn rings(&self) -> MutexGuard<'_, Vec<Arc<Ring>>> {
+    fn rings(&self) -> MutexGuard<'_, Rings> {
         self.rings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Rings {
+    /// Removes the empty rings whose threads have ended: they have no other owner, and get no more samples.
+    fn remove_ended(&mut self) {
+        let removed = &mut self.removed;
+        self.rings.retain_mut(|ring| {
+            let Some(ring) = Arc::get_mut(ring) else {
+                return true;
+            };
+            if !ring.is_empty() {
+                return true;
+            }
+            for (sum, dropped) in removed.iter_mut().zip(ring.dropped()) {
+                *sum += dropped;
+            }
+            false
+        });
     }
 }
 
@@ -124,23 +154,18 @@ pub struct Tap {
     began: u32,
     schedule: Schedule,
     ring: Option<Arc<Ring>>,
-    dropped: Arc<Dropped>,
     /// The sample of the query that is being answered.
     current: Option<Box<Sample>>,
 }
 
 impl Default for Tap {
     fn default() -> Self {
-        Self::new(None, Arc::default(), [None; CONSUMERS])
+        Self::new(None, [None; CONSUMERS])
     }
 }
 
 impl Tap {
-    fn new(
-        ring: Option<Arc<Ring>>,
-        dropped: Arc<Dropped>,
-        rates: [Option<Rate>; CONSUMERS],
-    ) -> Self {
+    fn new(ring: Option<Arc<Ring>>, rates: [Option<Rate>; CONSUMERS]) -> Self {
         let schedule = Schedule::new(rates, rand::random());
         let countdown = schedule.next();
         Self {
@@ -148,7 +173,6 @@ impl Tap {
             began: countdown,
             schedule,
             ring,
-            dropped,
             current: None,
         }
     }
@@ -171,13 +195,17 @@ impl Tap {
             // So many queries were counted as the countdown can.
             return None;
         }
-        let sample = self.ring.as_ref().and_then(|ring| ring.take_unused());
+        Some((self.unused(consumers)?, consumers))
+    }
+
+    /// Memory for a sample for these consumers, or `None`, which is counted.
+    fn unused(&self, consumers: u8) -> Option<Box<Sample>> {
+        let ring = self.ring.as_ref()?;
+        let sample = ring.take_unused();
         if sample.is_none() {
-            for (consumer, dropped) in self.dropped.iter().enumerate() {
-                dropped.fetch_add(u64::from(consumers >> consumer & 1), Ordering::Relaxed);
-            }
+            ring.count_dropped(consumers);
         }
-        Some((sample?, consumers))
+        sample
     }
 
     #[cfg(test)]
@@ -280,10 +308,7 @@ impl Tap {
         tcp: bool,
         waited: Duration,
     ) {
-        let unused = self.ring.as_ref().and_then(|ring| ring.take_unused());
-        let Some(mut sample) = unused else {
-            let [_, dropped, _] = &*self.dropped;
-            dropped.fetch_add(1, Ordering::Relaxed);
+        let Some(mut sample) = self.unused(DNSTAP) else {
             return;
         };
         let now = SystemTime::now();

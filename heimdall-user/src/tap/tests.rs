@@ -105,6 +105,24 @@ fn the_samples_of_a_thread_that_ended_are_taken_and_its_ring_is_freed() {
 }
 
 #[test]
+fn what_was_dropped_is_counted_when_its_thread_has_ended() {
+    let taps = Taps::new(all(1));
+    let mut taps_of_threads = [taps.front(), taps.front()];
+    for tap in &mut taps_of_threads {
+        ask(tap, ring::SAMPLES + 5);
+    }
+    assert_eq!(taps.dropped(rate::LOG), 10);
+    let [first, _second] = taps_of_threads;
+    drop(first);
+    for _ in 0..2 {
+        taps.drain(|_| ());
+    }
+    assert_eq!(taps.rings_len(), 1);
+    assert_eq!(taps.dropped(rate::LOG), 10);
+    assert_eq!(taps.dropped(rate::DNSTAP), 0);
+}
+
+#[test]
 fn a_tap_that_is_off_samples_nothing() {
     assert_eq!(ask(&mut Tap::default(), 100_000), 0);
     assert_eq!(ask(&mut Taps::default().front(), 100_000), 0);
