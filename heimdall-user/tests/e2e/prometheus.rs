@@ -75,7 +75,11 @@ fn unfiltered(rule: &str) -> String {
     // Prometheus writes spaces around operators, and none in label matchers.
     let comparisons = ["==", "!=", "<", ">", "<=", ">="];
     let words = rule.split_whitespace().map(|word| {
-        let modifier = if comparisons.contains(&word) { " bool" } else { "" };
+        let modifier = if comparisons.contains(&word) {
+            " bool"
+        } else {
+            ""
+        };
         format!("{word}{modifier}")
     });
     words.collect::<Vec<_>>().join(" ")
