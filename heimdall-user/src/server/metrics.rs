@@ -261,8 +261,8 @@ fn insert_histogram(
 fn insert_upstream(families: &mut Families, upstream: &UpstreamReport) {
     let address = Zoned(upstream.address).to_string();
     let labels = [("upstream", address.as_str())];
-    let up = u64::from(upstream.state() != UpstreamState::Failed);
-    let help = "Whether the upstream works, or was not queried yet.";
+    let up = u64::from(upstream.state(Instant::now()) != UpstreamState::Failed);
+    let help = "0 if the upstream has failed, 1 if it works or is not known to have failed.";
     families.gauge("heimdall_upstream_up", help, &labels, up);
     if let Some(rtt) = upstream.rtt_us() {
         let help = "The smoothed round-trip time of the upstream over UDP.";
@@ -285,7 +285,7 @@ fn insert_upstream(families: &mut Families, upstream: &UpstreamReport) {
         let labels = [&labels[..], &[("thread", thread.as_str())]].concat();
         let mut counters = metrics.counters.described();
         // These are above.
-        counters.retain(|counter| !["rtt_us", "failed"].contains(&counter.name));
+        counters.retain(|counter| !["rtt_us", "failed_until"].contains(&counter.name));
         let place = |name| Place::alone(format!("heimdall_upstream_{name}"));
         insert(families, counters, &labels, place);
     }
