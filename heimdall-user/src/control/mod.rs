@@ -12,12 +12,12 @@ mod request;
 mod server;
 
 use std::{
-    fs,
+    fs::{self, File},
     io::{self, Write},
     os::{
         fd::AsRawFd,
         unix::{
-            fs::{DirBuilderExt, FileTypeExt, PermissionsExt},
+            fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt, PermissionsExt},
             net::UnixListener,
         },
     },
@@ -25,6 +25,7 @@ use std::{
 };
 
 use nix::{
+    fcntl::{AtFlags, OFlag},
     sys::{
         socket::{
             AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen as nix_listen,
@@ -32,7 +33,7 @@ use nix::{
         },
         stat::{Mode, fchmod},
     },
-    unistd::{Gid, Group, chown},
+    unistd::{Gid, Group, fchownat},
 };
 use thiserror::Error;
 
@@ -173,14 +174,19 @@ impl Control {
             listener,
             path: path.to_owned(),
         };
+        let file = open_socket(path).map_err(bind_error)?;
         if group.is_some() {
-            chown(path, None, group).map_err(|errno| ControlError::Group {
-                group: permissions.group.clone().unwrap_or_default(),
-                source: errno.into(),
+            fchownat(&file, "", None, group, AtFlags::AT_EMPTY_PATH).map_err(|errno| {
+                ControlError::Group {
+                    group: permissions.group.clone().unwrap_or_default(),
+                    source: errno.into(),
+                }
             })?;
         }
+        // fchmod(2) does not work with such a descriptor, its link in /proc does.
+        let link = format!("/proc/self/fd/{}", file.as_raw_fd());
         let mode = fs::Permissions::from_mode(permissions.mode);
-        fs::set_permissions(path, mode).map_err(bind_error)?;
+        fs::set_permissions(link, mode).map_err(bind_error)?;
         Ok(control)
     }
 
@@ -208,6 +214,21 @@ fn listen(path: &Path) -> io::Result<UnixListener> {
     bind(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
     nix_listen(&socket, Backlog::MAXCONN)?;
     Ok(UnixListener::from(socket))
+}
+
+/// The file of a socket, to change its group and mode. Others may be able to write to its directory, and put a link to
+/// another file in its place: that is an error.
+fn open_socket(path: &Path) -> io::Result<File> {
+    let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW;
+    let file = fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(flags.bits())
+        .open(path)?;
+    if file.metadata()?.file_type().is_socket() {
+        Ok(file)
+    } else {
+        Err(io::Error::other("something else was put in its place"))
+    }
 }
 
 impl Drop for Control {

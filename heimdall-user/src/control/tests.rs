@@ -60,6 +60,19 @@ fn dropping_the_server_removes_the_socket() {
 }
 
 #[test]
+fn a_link_in_the_place_of_the_socket_is_not_followed() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("control.sock");
+    let link = directory.path().join("link");
+    let _listener = listen(&path).unwrap();
+    assert!(open_socket(&path).is_ok());
+    std::os::unix::fs::symlink(&path, &link).unwrap();
+    assert!(open_socket(&link).is_err());
+    fs::write(directory.path().join("file"), "").unwrap();
+    assert!(open_socket(&directory.path().join("file")).is_err());
+}
+
+#[test]
 fn the_mode_and_the_group_are_those_of_the_settings() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("control.sock");

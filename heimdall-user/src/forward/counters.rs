@@ -1,5 +1,10 @@
 //! The forwarder's counters.
 
+use std::{
+    sync::LazyLock,
+    time::{Duration, Instant},
+};
+
 use crate::{latency::Histogram, stats::counters};
 
 counters! {
@@ -88,9 +93,33 @@ counters! {
         in_flight: gauge,
         /// The smoothed round-trip time over UDP in microseconds; 0 before the first response.
         rtt_us: gauge,
-        /// 1 from the time that the upstream was set aside until it responds again.
-        failed: gauge,
+        /// Until when the upstream counts as failed, in milliseconds of [`millis`]; 0 unless it was set aside and has
+        /// not responded since.
+        failed_until: gauge,
     }
+}
+
+/// For how long the failure of an upstream tells something about it. Longer than an upstream is set aside, as the next
+/// query may come some time after that; a query that fails renews it. But an upstream that no query is sent to, because
+/// another one works, may have come back.
+const FAILED_FOR: Duration = Duration::from_secs(60);
+
+/// Milliseconds since a time in the past, the same for all threads.
+fn millis(at: Instant) -> u64 {
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    // Not 0, even for a time before the first call.
+    at.saturating_duration_since(*START).as_millis() as u64 + 1
+}
+
+/// How an upstream is, by what became of the queries to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Condition {
+    /// There were none, or none for long after it failed.
+    Unknown,
+    /// It was not set aside since its last response.
+    Works,
+    /// It was set aside.
+    Failed,
 }
 
 /// An upstream as a forwarder thread sees it. The thread is the only writer.
@@ -100,4 +129,25 @@ pub struct UpstreamMetrics {
     pub counters: UpstreamCounters,
     /// How long its responses took.
     pub(crate) latency: Histogram,
+}
+
+impl UpstreamMetrics {
+    /// The upstream was set aside.
+    pub(crate) fn set_failed(&self, now: Instant) {
+        self.counters.failed_until.set(millis(now + FAILED_FOR));
+    }
+
+    /// The upstream has responded.
+    pub(crate) fn clear_failed(&self) {
+        self.counters.failed_until.set(0);
+    }
+
+    /// How the upstream is by the thread's queries. It follows from the time, as the thread may sleep.
+    pub(crate) fn condition(&self, now: Instant) -> Condition {
+        match self.counters.failed_until.get() {
+            0 if self.counters.queries.get() > 0 => Condition::Works,
+            until if millis(now) < until => Condition::Failed,
+            _ => Condition::Unknown,
+        }
+    }
 }

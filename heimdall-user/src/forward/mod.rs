@@ -43,6 +43,7 @@ use std::{fmt, io, sync::Arc};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
+pub(crate) use counters::Condition;
 pub use counters::{ForwardCounters, UpstreamCounters, UpstreamMetrics};
 pub use handle::Handle;
 pub use options::ForwardOptions;

@@ -296,18 +296,25 @@ impl Shard {
         }
     }
 
-    /// Counts the queries that wait for each upstream: once a second, as it takes a walk over all look-ups, and
-    /// when there is none, after which the thread may sleep for long.
+    /// Counts the queries that wait for each upstream: once a second, as it takes a walk over all slots, and
+    /// without a walk once no look-up is left, after which the thread may sleep for long.
     fn count_by_upstream(&mut self, now: Instant) {
-        if now < self.count_due && self.in_flight.len() > 0 {
-            return;
-        }
-        self.count_due = now + COUNT_INTERVAL;
-        self.by_upstream.fill(0);
-        let lookups = self.in_flight.iter().map(|(_, lookup)| lookup);
-        for exchange in lookups.flat_map(|lookup| &lookup.exchanges) {
-            if let Some(count) = self.by_upstream.get_mut(exchange.sent.target.upstream) {
-                *count += 1;
+        if self.in_flight.len() == 0 {
+            if self.by_upstream.iter().all(|count| *count == 0) {
+                return;
+            }
+            self.by_upstream.fill(0);
+        } else {
+            if now < self.count_due {
+                return;
+            }
+            self.count_due = now + COUNT_INTERVAL;
+            self.by_upstream.fill(0);
+            let lookups = self.in_flight.iter().map(|(_, lookup)| lookup);
+            for exchange in lookups.flat_map(|lookup| &lookup.exchanges) {
+                if let Some(count) = self.by_upstream.get_mut(exchange.sent.target.upstream) {
+                    *count += 1;
+                }
             }
         }
         for (upstream, count) in self.by_upstream.iter().enumerate() {

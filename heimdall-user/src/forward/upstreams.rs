@@ -61,7 +61,7 @@ struct Upstream {
 impl Upstream {
     fn set_aside(&mut self, now: Instant) {
         self.held_until = Some(now + HOLD_OFF);
-        self.metrics.counters.failed.set(1);
+        self.metrics.set_failed(now);
     }
 }
 
@@ -214,7 +214,7 @@ impl Upstreams {
         if let Some(upstream) = self.list.get_mut(index) {
             upstream.heard = Some(now);
             upstream.held_until = None;
-            upstream.metrics.counters.failed.set(0);
+            upstream.metrics.clear_failed();
             upstream.silence.clear();
         }
     }
@@ -322,6 +322,7 @@ impl Upstreams {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::forward::Condition;
 
     const SECOND: Duration = Duration::from_secs(1);
     const LEAST: Duration = Duration::from_millis(650);
@@ -364,6 +365,33 @@ mod tests {
         upstreams.unreachable(1, later);
         assert_eq!(upstreams.first(later), 0, "all: the one heard last");
         assert_eq!(upstreams.after(1, later), 0);
+    }
+
+    #[test]
+    fn a_failure_is_published_until_a_response_or_for_a_minute() {
+        let now = Instant::now();
+        let mut upstreams = two();
+        let metrics = upstreams.metrics();
+        let conditions =
+            |now| [0, 1].map(|index: usize| metrics.get(index).unwrap().condition(now));
+        assert_eq!(conditions(now), [Condition::Unknown; 2], "no queries");
+        for upstream in &metrics {
+            upstream.counters.queries.add(1);
+        }
+        assert_eq!(conditions(now), [Condition::Works; 2]);
+        upstreams.unreachable(0, now);
+        upstreams.unreachable(1, now);
+        assert_eq!(conditions(now), [Condition::Failed; 2]);
+        // The first is asked again and fails again; the second gets no query.
+        let probe = now + SECOND * 30;
+        assert_eq!(upstreams.first(probe), 0);
+        upstreams.unreachable(0, probe);
+        let later = now + SECOND * 59;
+        assert_eq!(conditions(later), [Condition::Failed; 2]);
+        let later = now + SECOND * 60;
+        assert_eq!(conditions(later), [Condition::Failed, Condition::Unknown]);
+        upstreams.heard(0, later);
+        assert_eq!(conditions(later), [Condition::Works, Condition::Unknown]);
     }
 
     #[test]

@@ -97,6 +97,11 @@ impl<S: Stream> Connection<S> {
         matches!(self.phase, Phase::Request(_))
     }
 
+    /// Whether a request with the method HEAD is there, or a part of one.
+    pub(super) fn is_head(&self) -> bool {
+        matches!(&self.phase, Phase::Request(octets) if request::is_head(octets))
+    }
+
     /// When it is to be closed unless the client does what it has to before.
     pub(super) fn deadline(&self, timeouts: &Timeouts) -> Option<Instant> {
         let time = match self.phase {

@@ -236,7 +236,7 @@ impl<S: Source> Server<S> {
                 Next::Respond(request) => {
                     let (head, route) = match request {
                         Ok(request) => (request.head, route(&request, &mut self.source)),
-                        Err(error) => (false, Route::Response(error)),
+                        Err(error) => (connection.is_head(), Route::Response(error)),
                     };
                     self.respond(key, head, route, now);
                 }
@@ -299,7 +299,7 @@ impl<S: Source> Server<S> {
         for (key, is_requesting) in due {
             if is_requesting && let Some(connection) = self.connections.get_mut(key) {
                 let error = Response::error(408, "the request did not arrive in time");
-                connection.respond(error.octets(false), now);
+                connection.respond(error.octets(connection.is_head()), now);
                 self.proceed(key, now);
             } else {
                 self.close(key);

@@ -36,6 +36,15 @@ pub(super) fn read(octets: &[u8], hosts: &Hosts) -> Option<Result<Request, Respo
     }
 }
 
+/// Whether the method of a request is HEAD, also of one that is refused or has arrived in part: no response to it has a
+/// body (RFC 9110 section 9.3.2).
+pub(super) fn is_head(octets: &[u8]) -> bool {
+    // RFC 9112 section 2.2: a server ignores empty lines before a request.
+    let start = octets.iter().position(|octet| !b"\r\n".contains(octet));
+    let request = start.and_then(|start| octets.get(start..));
+    request.is_some_and(|request| request.starts_with(b"HEAD "))
+}
+
 fn check(request: &httparse::Request<'_, '_>, hosts: &Hosts) -> Result<Request, Response> {
     let bad = |why| Err(Response::error(400, why));
     let named = |name: &'static str| {

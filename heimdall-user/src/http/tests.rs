@@ -182,6 +182,18 @@ fn a_head_request_gets_no_body() {
         let request = format!("HEAD {path} HTTP/1.1\r\nHost: dns1.example.net\r\n\r\n");
         assert_eq!(body(&site.exchange(&request)), "", "{path}");
     }
+    // Nor one that is refused.
+    for (rest, expected) in [
+        ("/ HTTP/1.1\r\nHost: attacker.example\r\n\r\n", "421"),
+        ("/ HTTP/1.1\r\n\r\n", "400"),
+        ("/ HTTP/2.0\r\n\r\n", "505"),
+    ] {
+        for start in ["", "\r\n"] {
+            let response = site.exchange(&format!("{start}HEAD {rest}"));
+            assert_eq!(status(&response), expected, "{rest}");
+            assert_eq!(body(&response), "", "{rest}");
+        }
+    }
 }
 
 #[test]
@@ -220,6 +232,7 @@ fn a_request_that_does_not_arrive_is_given_up() {
     for part in ["", "GET / HT"] {
         assert_eq!(status(&site.exchange(part)), "408", "{part}");
     }
+    assert_eq!(body(&site.exchange("HEAD / HT")), "");
     // The time is for the whole of it, however many pieces arrive.
     let mut slow = site.connect();
     let mut response = String::new();

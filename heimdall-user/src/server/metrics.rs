@@ -4,6 +4,11 @@
 //! does not follow from that: which counters are one family with a label that distinguishes them, and the labels of
 //! the threads. Names follow <https://prometheus.io/docs/practices/naming/>. Reading them writes nothing.
 
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
 use super::{
     process::ProcessUse,
     report::{InterfaceReport, Report, SocketReport, WorkerReport},
@@ -60,6 +65,29 @@ impl Place {
             label: Some((label, value.into())),
             help,
         }
+    }
+}
+
+/// For how long the drops of an interface are kept. Reading them takes the kernel's lock of the network configuration, so
+/// somebody who asks for the metrics again and again would delay others that need it.
+const DROPS_KEPT: Duration = Duration::from_secs(1);
+
+/// The drops of the interfaces that were read lately.
+static DROPS: KeptDrops = KeptDrops(Mutex::new(Vec::new()));
+
+struct KeptDrops(Mutex<Vec<(String, Instant, Arc<Drops>)>>);
+
+impl KeptDrops {
+    /// The drops of an interface, which are read unless they were lately.
+    fn of(&self, interface: &str, now: Instant, read: impl FnOnce() -> Drops) -> Arc<Drops> {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.retain(|(_, at, _)| now.saturating_duration_since(*at) < DROPS_KEPT);
+        if let Some((_, _, drops)) = kept.iter().find(|(name, ..)| name == interface) {
+            return Arc::clone(drops);
+        }
+        let drops = Arc::new(read());
+        kept.push((interface.to_owned(), now, Arc::clone(&drops)));
+        drops
     }
 }
 
@@ -163,16 +191,16 @@ fn insert_interface(families: &mut Families, interface: &InterfaceReport) {
                     for a reason.";
         families.counter("heimdall_xdp_packets", help, &labels, count);
     }
-    let drops = Drops::read(name);
-    for (counter, count) in drops.kernel {
+    let drops = DROPS.of(name, Instant::now(), || Drops::read(name));
+    for &(counter, count) in &drops.kernel {
         let labels = [("interface", name), ("counter", counter)];
         let help = "Packets that the interface lost, by the kernel's counter. Some count the same packets.";
         families.counter("heimdall_interface_lost_packets", help, &labels, count);
     }
-    for (counter, count) in drops.driver {
+    for (counter, count) in &drops.driver {
         let labels = [("interface", name), ("counter", counter.as_str())];
         let help = "The driver's counters of lost packets and errors, summed over queues.";
-        families.counter("heimdall_interface_driver_losses", help, &labels, count);
+        families.counter("heimdall_interface_driver_losses", help, &labels, *count);
     }
 }
 
@@ -233,8 +261,8 @@ fn insert_histogram(
 fn insert_upstream(families: &mut Families, upstream: &UpstreamReport) {
     let address = Zoned(upstream.address).to_string();
     let labels = [("upstream", address.as_str())];
-    let up = u64::from(upstream.state() != UpstreamState::Failed);
-    let help = "Whether the upstream works, or was not queried yet.";
+    let up = u64::from(upstream.state(Instant::now()) != UpstreamState::Failed);
+    let help = "0 if the upstream has failed, 1 if it works or is not known to have failed.";
     families.gauge("heimdall_upstream_up", help, &labels, up);
     if let Some(rtt) = upstream.rtt_us() {
         let help = "The smoothed round-trip time of the upstream over UDP.";
@@ -257,7 +285,7 @@ fn insert_upstream(families: &mut Families, upstream: &UpstreamReport) {
         let labels = [&labels[..], &[("thread", thread.as_str())]].concat();
         let mut counters = metrics.counters.described();
         // These are above.
-        counters.retain(|counter| !["rtt_us", "failed"].contains(&counter.name));
+        counters.retain(|counter| !["rtt_us", "failed_until"].contains(&counter.name));
         let place = |name| Place::alone(format!("heimdall_upstream_{name}"));
         insert(families, counters, &labels, place);
     }
@@ -358,5 +386,25 @@ fn mnemonic(name: &str) -> String {
     match name {
         "other" => name.to_owned(),
         name => name.to_ascii_uppercase(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn drops_are_read_once_a_second() {
+        let kept = KeptDrops(Mutex::new(Vec::new()));
+        let start = Instant::now();
+        let mut reads = Vec::new();
+        for (millis, interface) in [(0, "a"), (0, "b"), (999, "a"), (1000, "a"), (1500, "b")] {
+            let now = start + Duration::from_millis(millis);
+            kept.of(interface, now, || {
+                reads.push((millis, interface));
+                Drops::default()
+            });
+        }
+        assert_eq!(reads, [(0, "a"), (0, "b"), (1000, "a"), (1500, "b")]);
     }
 }

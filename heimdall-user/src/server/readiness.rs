@@ -20,6 +20,10 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 /// For how long a response shows that an upstream works.
 const PROBE_VALID: Duration = Duration::from_secs(10);
 
+/// Age of a query from which its response, when it is seen only then, shows nothing. Longer than the time between two
+/// checks of a load balancer, which would otherwise never see one.
+const MAX_PROBE_AGE: Duration = Duration::from_secs(60);
+
 /// Datagrams that are read for a response, of which others may have forged some.
 const MAX_DATAGRAMS: usize = 8;
 
@@ -29,6 +33,9 @@ pub(super) struct Readiness {
     threads: Arc<Threads>,
     /// One for each upstream.
     probes: Vec<Probe>,
+    /// All upstreams had failed, and none has responded to a client's query since. Without clients the forwarder
+    /// forgets the failures, but the upstreams work no better.
+    in_doubt: bool,
 }
 
 /// The queries to an upstream.
@@ -52,6 +59,7 @@ impl Readiness {
         });
         Self {
             probes: probes.collect(),
+            in_doubt: false,
             report,
             threads,
         }
@@ -63,9 +71,13 @@ impl Readiness {
         if let Some(thread) = self.threads.failed() {
             return Err(format!("the {thread} thread has ended"));
         }
-        let works = |state| state != UpstreamState::Failed;
-        let mut upstreams = self.report.upstreams.iter();
-        if upstreams.any(|upstream| works(upstream.state())) {
+        let is = |state| {
+            let mut upstreams = self.report.upstreams.iter();
+            upstreams.any(|upstream| upstream.state(now) == state)
+        };
+        let (works, unknown) = (is(UpstreamState::Up), is(UpstreamState::Unused));
+        self.in_doubt = !works && (self.in_doubt || !unknown);
+        if !self.in_doubt {
             return Ok(());
         }
         let mut works = false;
@@ -87,13 +99,17 @@ impl Readiness {
 impl Probe {
     /// Whether the upstream has responded lately. If it is time, it is asked again.
     fn works(&mut self, now: Instant) -> bool {
+        let age = |at: Instant| now.saturating_duration_since(at);
+        // The response may have arrived soon after the query, when nobody asked.
+        if self.sent.is_some_and(|at| age(at) >= MAX_PROBE_AGE) {
+            self.outstanding = None;
+        }
         if let Some((socket, id)) = &self.outstanding
             && has_response(socket, *id)
         {
             self.answered = Some(now);
             self.outstanding = None;
         }
-        let age = |at: Instant| now.saturating_duration_since(at);
         if self.sent.is_none_or(|at| age(at) >= PROBE_INTERVAL) {
             self.sent = Some(now);
             let id = rand::random();
@@ -157,7 +173,7 @@ mod tests {
         let mut now = Instant::now();
         assert_eq!(readiness.check(now), Ok(()), "nothing is known");
         counters.queries.add(3);
-        counters.failed.set(1);
+        metrics.set_failed(now);
         let why = readiness.check(now).unwrap_err();
         assert!(why.starts_with("no upstream responds: 127.0.0.1:"), "{why}");
         let mut query = [0; 64];
@@ -184,7 +200,35 @@ mod tests {
         assert_eq!(readiness.check(now), Ok(()));
         now += Duration::from_millis(1);
         assert!(readiness.check(now).is_err());
-        counters.failed.set(0);
+        // A response that is seen only long after its query.
+        let answer = |query: &mut [u8]| {
+            let (_, from) = resolver.recv_from(query).unwrap();
+            *query.get_mut(2).unwrap() |= 0x80;
+            resolver.send_to(query, from).unwrap();
+        };
+        let mut query = [0; 17];
+        // Queries that were sent above.
+        resolver.set_nonblocking(true).unwrap();
+        while resolver.recv_from(&mut query).is_ok() {}
+        resolver.set_nonblocking(false).unwrap();
+        for (age, valid) in [
+            (MAX_PROBE_AGE - Duration::from_millis(1), true),
+            (MAX_PROBE_AGE, false),
+        ] {
+            now += PROBE_VALID;
+            metrics.set_failed(now);
+            assert!(readiness.check(now).is_err());
+            answer(&mut query);
+            now += age;
+            metrics.set_failed(now);
+            assert_eq!(readiness.check(now).is_ok(), valid, "{age:?}");
+            // The query that this check sent.
+            resolver.recv_from(&mut query).unwrap();
+        }
+        // The forwarder has forgotten the failure, and nothing shows that the upstream works.
+        now += Duration::from_secs(3600);
+        assert!(readiness.check(now).is_err());
+        metrics.clear_failed();
         assert_eq!(readiness.check(now), Ok(()));
     }
 }

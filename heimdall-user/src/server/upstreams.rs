@@ -1,12 +1,12 @@
 //! What the forwarder knows of an upstream.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 use serde_json::{Value, json};
 
 use crate::{
     config::Zoned,
-    forward::{UpstreamCounters, UpstreamMetrics},
+    forward::{Condition, UpstreamCounters, UpstreamMetrics},
     latency::Distribution,
 };
 
@@ -20,11 +20,11 @@ pub(super) struct UpstreamReport {
 /// Whether queries go to an upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum UpstreamState {
-    /// No query was sent to it.
+    /// No query was sent to it, or none for long after it failed.
     Unused,
     /// Some thread has not set it aside.
     Up,
-    /// All threads that have queried it have set it aside, and it has not responded since.
+    /// All threads that have queried it lately have set it aside, and it has not responded since.
     Failed,
 }
 
@@ -58,12 +58,18 @@ impl UpstreamReport {
         self.threads.iter().map(|thread| &thread.counters)
     }
 
-    pub(super) fn state(&self) -> UpstreamState {
-        let used = || self.counters().filter(|thread| thread.queries.get() > 0);
-        match used().next() {
-            None => UpstreamState::Unused,
-            Some(_) if used().all(|thread| thread.failed.get() != 0) => UpstreamState::Failed,
-            Some(_) => UpstreamState::Up,
+    pub(super) fn state(&self, now: Instant) -> UpstreamState {
+        let any = |condition| {
+            self.threads
+                .iter()
+                .any(|thread| thread.condition(now) == condition)
+        };
+        if any(Condition::Works) {
+            UpstreamState::Up
+        } else if any(Condition::Failed) {
+            UpstreamState::Failed
+        } else {
+            UpstreamState::Unused
         }
     }
 
@@ -83,7 +89,7 @@ impl UpstreamReport {
         let sum = |count: fn(&UpstreamCounters) -> u64| self.counters().map(count).sum::<u64>();
         json!({
             "address": Zoned(self.address).to_string(),
-            "state": self.state().name(),
+            "state": self.state(Instant::now()).name(),
             "rtt_us": self.rtt_us(),
             "in_flight": sum(|thread| thread.in_flight.get()),
             "queries": sum(|thread| thread.queries.get()),
@@ -129,7 +135,12 @@ mod tests {
         assert_eq!(reports[0].json()["state"], "up");
         assert_eq!(reports[0].json()["rtt_us"], 1500);
         assert_eq!(reports[0].json()["queries"], 3);
-        counters.failed.set(1);
+        let now = Instant::now();
+        threads[1][0].set_failed(now);
         assert_eq!(reports[0].json()["state"], "failed");
+        let later = now + Duration::from_secs(60);
+        assert_eq!(reports[0].state(later), UpstreamState::Unused);
+        threads[0][0].counters.queries.add(1);
+        assert_eq!(reports[0].state(now), UpstreamState::Up, "for a thread");
     }
 }

@@ -69,6 +69,22 @@ fn series(lab: &Lab, query: &str) -> usize {
     data["result"].as_array().unwrap().len()
 }
 
+/// The expression of a rule, with comparisons that keep all series instead of those that make it fire. It has no
+/// series if the labels of its operands do not match: then the rule never fires.
+fn unfiltered(rule: &str) -> String {
+    // Prometheus writes spaces around operators, and none in label matchers.
+    let comparisons = ["==", "!=", "<", ">", "<=", ">="];
+    let words = rule.split_whitespace().map(|word| {
+        let modifier = if comparisons.contains(&word) {
+            " bool"
+        } else {
+            ""
+        };
+        format!("{word}{modifier}")
+    });
+    words.collect::<Vec<_>>().join(" ")
+}
+
 /// The metrics that a query reads.
 fn metrics(query: &str) -> BTreeSet<&str> {
     let words = query.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
@@ -156,6 +172,9 @@ fn each_query_of_the_rules_and_the_dashboard_has_data() {
         for metric in metrics(query) {
             assert!(!empty(metric), "{metric}: {query}");
         }
+        let unfiltered = unfiltered(query);
+        assert!(unfiltered.contains(" bool "), "{query}");
+        assert!(!empty(&unfiltered), "never fires: {unfiltered}");
         let annotations = rule["annotations"].as_object().unwrap();
         assert!(annotations.contains_key("summary") && annotations.contains_key("description"));
     }

@@ -45,8 +45,14 @@ const LOOK: Duration = Duration::from_millis(1);
 pub(super) fn run(app: &mut App, path: PathBuf) -> anyhow::Result<()> {
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGHUP, SIGINT, SIGTERM] {
-        flag::register(signal, Arc::clone(&stop))
-            .map_err(|error| anyhow!("cannot catch signals: {error}"))?;
+        let failed = |error| anyhow!("cannot catch signals: {error}");
+        // A second one ends the program at once, even if the terminal blocks what is drawn, which then is not restored.
+        // So this comes first: the first signal has not set the flag yet when it is looked at.
+        if signal != SIGHUP {
+            flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&stop))
+                .map_err(failed)?;
+        }
+        flag::register(signal, Arc::clone(&stop)).map_err(failed)?;
     }
     let interval = app.options.interval;
     let (to, samples) = channel();

@@ -263,6 +263,7 @@ impl Shard {
                     };
                     return self.repeat(slot, now, sent, target);
                 }
+                self.count_error(upstream);
                 self.attempt_failed(slot, now, sent);
             }
             ExchangeStatus::Unreachable => self.unreachable(slot, now, sent),
@@ -290,15 +291,20 @@ impl Shard {
         if !sent.target.tcp {
             self.upstreams.unreachable(sent.target.upstream, now);
         }
+        self.count_error(sent.target.upstream);
         self.attempt_failed(slot, now, sent);
     }
 
-    /// Continues after an exchange that ended with an error.
-    pub(super) fn attempt_failed(&mut self, slot: usize, now: Instant, sent: Sent) {
+    /// Counts an error of an upstream.
+    fn count_error(&self, upstream: usize) {
         self.counters.upstream_errors.add(1);
-        if let Some(counters) = self.upstreams.counters(sent.target.upstream) {
+        if let Some(counters) = self.upstreams.counters(upstream) {
             counters.errors.add(1);
         }
+    }
+
+    /// Continues after an exchange that ended with an error, of the upstream or of this host.
+    pub(super) fn attempt_failed(&mut self, slot: usize, now: Instant, sent: Sent) {
         let Some(lookup) = self.in_flight.get_mut(slot) else {
             return;
         };

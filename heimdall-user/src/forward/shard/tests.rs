@@ -122,6 +122,39 @@ fn only_the_current_query_matters() {
 }
 
 #[test]
+fn only_its_own_errors_count_for_an_upstream() {
+    for (error, errors) in [(SendError::Address, 0), (SendError::Upstream, 1)] {
+        let mut bench = Bench::new();
+        let (query, _) = bench.ask("name");
+        bench.shard.not_sent(query, error, bench.now);
+        assert!(bench.outcome().is_some());
+        let counters = bench.shard.upstreams.counters(0).unwrap();
+        assert_eq!(counters.errors.get(), errors, "{error:?}");
+        assert_eq!(bench.shard.counters.upstream_errors.get(), errors);
+    }
+}
+
+#[test]
+fn the_queries_that_wait_for_an_upstream_are_counted() {
+    let mut bench = Bench::new();
+    let count = |bench: &mut Bench| {
+        bench.shard.count_by_upstream(bench.now);
+        bench.shard.upstreams.counters(0).unwrap().in_flight.get()
+    };
+    let (first, _) = bench.ask("name");
+    bench.now += COUNT_INTERVAL;
+    assert_eq!(count(&mut bench), 1);
+    let (second, _) = bench.ask("other");
+    assert_eq!(count(&mut bench), 1, "once a second");
+    bench.now += COUNT_INTERVAL;
+    assert_eq!(count(&mut bench), 2);
+    for query in [first, second] {
+        bench.shard.not_sent(query, SendError::Resources, bench.now);
+    }
+    assert_eq!(count(&mut bench), 0, "at once when none is left");
+}
+
+#[test]
 fn an_upstream_without_a_route_is_set_aside() {
     let mut bench = Bench::new();
     let (query, _) = bench.ask("name");
