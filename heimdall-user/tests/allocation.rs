@@ -150,11 +150,11 @@ fn hits_that_are_sampled_do_not_allocate() {
     let taps = every_query();
     hits(&taps);
     let mut samples = 0;
-    let allocations = allocations(|| {
+    let copied = allocations(|| {
         taps.drain(|_| samples += 1);
     });
     // The list of the rings is copied.
-    assert!(allocations <= 1, "{allocations}");
+    assert!(copied <= 1, "{copied}");
     // Nothing took any meanwhile: the ring is full, and what did not fit was dropped.
     assert_eq!(samples, 512);
     assert_eq!(taps.drain(|_| ()), 0);
@@ -295,11 +295,11 @@ fn misses_and_what_is_refused_do_not_allocate() {
     assert_eq!((completed, worker.waiting()), (8, 0));
     assert_eq!(worker.memory.replied.len(), 8);
     let mut samples = 0;
-    let allocations = allocations(|| {
+    let copied = allocations(|| {
         taps.drain(|_| samples += 1);
     });
     // The list of the rings is copied.
-    assert!(allocations <= 1, "{allocations}");
+    assert!(copied <= 1, "{copied}");
     assert_eq!(
         samples,
         8 + 1 + 1,
