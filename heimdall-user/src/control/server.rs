@@ -160,7 +160,7 @@ impl Reserve {
         lacking && self.descriptors().pop().is_some()
     }
 
-    /// Closes a connection, and keeps its descriptor if one is missing: nobody else gets it in between.
+    /// Closes a connection, and keeps its descriptor if one is missing: no other thread opens a file with it meanwhile.
     fn close(&self, connection: Arc<Connection>) {
         let mut descriptors = self.descriptors();
         if descriptors.len() < RESERVED

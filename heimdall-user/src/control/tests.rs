@@ -1,11 +1,9 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use std::{
-    env,
     io::{BufRead, BufReader, Read, Write},
     net::Shutdown,
     os::unix::{fs::MetadataExt, net::UnixStream},
-    process::Command,
     time::{Duration, Instant},
 };
 
@@ -356,24 +354,11 @@ fn a_stop_does_not_wait_for_a_long_command() {
     assert!(!path.exists());
 }
 
-/// Set for the process that may open few files.
-const CHILD: &str = "HEIMDALL_CONTROL_CHILD";
-
 #[test]
 fn a_process_without_descriptors_answers() {
     const NAME: &str = "control::tests::a_process_without_descriptors_answers";
-    if env::var_os(CHILD).is_none() {
-        // The limit is one of the process.
-        let child = Command::new(env::current_exe().unwrap())
-            .args(["--exact", NAME])
-            .env(CHILD, "1")
-            .output()
-            .unwrap();
-        let output = String::from_utf8_lossy(&child.stdout);
-        assert!(
-            child.status.success() && output.contains("1 passed"),
-            "{output}"
-        );
+    // The limit is one of the process.
+    if !lab::in_own_process(NAME).unwrap() {
         return;
     }
     let directory = tempfile::tempdir().unwrap();

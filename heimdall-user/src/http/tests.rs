@@ -280,7 +280,7 @@ fn connections_are_bounded_and_the_oldest_is_closed_first() {
         "200",
         "whatever the others do"
     );
-    // Those that were closed, and nobody else, are the first.
+    // Only the first ones were closed.
     let served: Vec<bool> = idle
         .iter_mut()
         .map(|stream| {

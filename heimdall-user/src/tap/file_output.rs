@@ -198,7 +198,7 @@ impl Open {
                 if is_stream {
                     keep_old(path)?;
                 }
-                // Without O_NONBLOCK, open(2) of a FIFO waits for a reader. Clients' names are nobody else's business.
+                // Without O_NONBLOCK, open(2) of a FIFO waits for a reader. Other users may not read what clients ask.
                 OpenOptions::new()
                     .append(true)
                     .create(true)

@@ -48,7 +48,7 @@ pub use frames::{Frames, QueryFrame};
 pub use heimdall::{Heimdall, sum};
 pub use knot::{HOSTS, Knot};
 pub use peers::{Resolver, wait_for_answer};
-pub use process::Process;
+pub use process::{Process, in_own_process};
 pub use status::{Availability, Sample, StatusServer};
 pub use upstream::{Received, ScriptedUpstream, Step, by_label};
 

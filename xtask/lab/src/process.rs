@@ -1,7 +1,7 @@
 //! Processes of the lab.
 
 use std::{
-    fs, io,
+    env, fs, io,
     os::unix::{fs::FileExt as _, process::CommandExt as _},
     process::{Child, Command, ExitStatus, Stdio},
     thread,
@@ -30,6 +30,27 @@ pub struct Process {
     log: fs::File,
     /// Its files, which are removed after its end.
     _directory: TempDir,
+}
+
+/// Runs a unit test, given by its path, in a process of its own, for what belongs to a process, such as its limits.
+/// Returns whether this is that process; otherwise the test has passed there.
+///
+/// # Errors
+/// It failed, or there is no such test.
+pub fn in_own_process(test: &str) -> Result<bool> {
+    const VARIABLE: &str = "HEIMDALL_OWN_PROCESS";
+    if env::var_os(VARIABLE).is_some() {
+        return Ok(true);
+    }
+    let mut command = Command::new(env::current_exe()?);
+    command.args(["--exact", test]).env(VARIABLE, "1");
+    let child = command.output()?;
+    let output = String::from_utf8_lossy(&child.stdout);
+    ensure!(
+        child.status.success() && output.contains("1 passed"),
+        "{output}"
+    );
+    Ok(false)
 }
 
 impl Process {

@@ -1,7 +1,7 @@
 //! Steps of a thread that the forwarder as a whole cannot be brought to.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
-use std::{env, fs::File, os::fd::AsRawFd, process::Command};
+use std::{fs::File, os::fd::AsRawFd};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
@@ -164,24 +164,11 @@ fn an_upstream_without_a_route_is_set_aside() {
     assert_eq!(bench.shard.counters.socket_errors.get(), 0);
 }
 
-/// Set for the process that may open no file.
-const CHILD: &str = "HEIMDALL_FILES_CHILD";
-
 #[test]
 fn a_connection_gets_the_file_of_a_replaced_socket() {
     const NAME: &str = "forward::shard::tests::a_connection_gets_the_file_of_a_replaced_socket";
-    if env::var_os(CHILD).is_none() {
-        // The limit is one of the process.
-        let child = Command::new(env::current_exe().unwrap())
-            .args(["--exact", NAME])
-            .env(CHILD, "1")
-            .output()
-            .unwrap();
-        let output = String::from_utf8_lossy(&child.stdout);
-        assert!(
-            child.status.success() && output.contains("1 passed"),
-            "{output}"
-        );
+    // The limit is one of the process.
+    if !lab::in_own_process(NAME).unwrap() {
         return;
     }
     let mut bench = Bench::new();
