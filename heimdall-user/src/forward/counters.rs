@@ -93,7 +93,7 @@ counters! {
         in_flight: gauge,
         /// The smoothed round-trip time over UDP in microseconds; 0 before the first response.
         rtt_us: gauge,
-        /// Until when the upstream counts as failed, in milliseconds of [`millis`]; 0 unless it was set aside and has
+        /// Until when the upstream counts as failed, in milliseconds of the monotonic clock; 0 unless it was set aside and has
         /// not responded since.
         failed_until: gauge,
     }
