@@ -34,6 +34,7 @@ mod stale;
 mod start;
 mod tap;
 mod threads;
+mod tier;
 mod trace;
 mod upstreams;
 mod wire;

@@ -166,7 +166,9 @@ fn an_interface_that_returns_unusable_is_attempted_again() {
         return;
     };
     let _knot = Knot::upstream(&lab).unwrap();
-    let heimdall = heimdall(&lab);
+    // A client that receives what the tier sends would bound the server's MTU.
+    let arguments = ["--upstream", UPSTREAM, "--tier", "off"];
+    let heimdall = Heimdall::on_xdp(&lab, program(), &arguments).unwrap();
     let interface = &lab.server_if;
     let state = |state: &'static str| move |stats: &Value| stats["interfaces"][0]["state"] == state;
     // Another name is another interface.
