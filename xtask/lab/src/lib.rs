@@ -358,6 +358,26 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_client_keeps_its_program_beside_generators_and_new_interfaces() {
+        if !available("the_client_keeps_its_program_beside_generators_and_new_interfaces") {
+            return;
+        }
+        let lab = Lab::new().unwrap();
+        let has_program = || {
+            let show = format!("-details link show dev {}", lab.client_if);
+            lab.client_ip(&show).unwrap().contains("xdp")
+        };
+        let without = || lab.with_generator(|| Ok(has_program())).unwrap();
+        assert!(!has_program() && !without() && !has_program());
+        lab.receive_xdp_tx().unwrap();
+        assert!(has_program() && !without() && has_program());
+        lab.server_ip(&format!("link del {}", lab.server_if))
+            .unwrap();
+        lab.connect(1).unwrap();
+        assert!(has_program());
+    }
+
+    #[test]
     fn each_queue_has_a_napi_thread_on_a_core_of_its_own() {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         if !available("each_queue_has_a_napi_thread_on_a_core_of_its_own") || cores < 2 {
