@@ -47,7 +47,7 @@ pub(super) fn attach(
     interface: Interface,
     addresses: &[SocketAddr],
 ) -> Result<Arc<Attached>, XdpError> {
-    let program = Program::attach(&interface, AttachPolicy::NativeThenGeneric)?;
+    let program = Program::attach(&interface, AttachPolicy::NativeThenGeneric, None)?;
     let on_this_link = |address: &&SocketAddr| match address {
         SocketAddr::V6(v6) => v6.scope_id() == 0 || v6.scope_id() == interface.index,
         SocketAddr::V4(_) => true,

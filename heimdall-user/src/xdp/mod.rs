@@ -16,6 +16,7 @@ mod drops;
 mod error;
 mod ethtool;
 mod genl;
+mod grace;
 mod hardware;
 mod kind;
 mod link;
@@ -23,7 +24,7 @@ mod netlink;
 mod nic;
 mod program;
 mod served;
-
+mod tier;
 mod watch;
 pub mod xsk;
 
@@ -43,4 +44,6 @@ pub(crate) use nic::lacks_for_busy_polling;
 pub use nic::{Interface, addresses_without_link};
 pub use program::{AttachMode, AttachPolicy, Program};
 pub use served::served;
+pub use tier::TierSize;
+pub(crate) use tier::{TierCounts, TierMaps};
 pub use watch::LinkWatch;
