@@ -9,11 +9,10 @@ use std::{
 use heimdall_ebpf::tier::{Config, Key};
 
 use super::{
-    interfaces::{Client, Maps},
-    nominate::{Nominator, Ring},
+    nominate::{Nominations, Nominator},
     promoter,
     report::TierReport,
-    state::State,
+    state::{CountHits, State},
     table,
 };
 use crate::{
@@ -32,18 +31,19 @@ pub(crate) struct TierSettings {
 impl TierSettings {
     /// The size of the maps of each program.
     pub(crate) fn size(self) -> TierSize {
-        TierSize {
-            entries: self.entries + table::spare(self.entries),
-        }
+        TierSize::new(self.entries + table::spare(self.entries))
     }
 }
+
+/// A prefix of addresses of clients, and whether the programs may answer them.
+pub(crate) type Client = ((IpAddr, u8), bool);
 
 /// What the programs have to know of the policy, beside the answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct TierRules {
     /// Which clients the programs may answer: the longest prefix decides, and those in none are not answered. Each
     /// prefix occurs once.
-    pub(crate) clients: Vec<((IpAddr, u8), bool)>,
+    pub(crate) clients: Vec<Client>,
     /// Queries without RD are left to the worker.
     pub(crate) refuse_non_recursive: bool,
     /// The answers' AD bit is passed on to clients that ask for it.
@@ -57,32 +57,31 @@ pub(crate) struct TierRules {
 /// What the handles, the guards and the promoter share.
 #[derive(Debug)]
 pub(super) struct Shared {
+    pub(super) nominations: Arc<Nominations>,
     state: Mutex<State>,
-    rings: Mutex<Vec<Arc<Ring>>>,
     pub(super) clock: Clock,
 }
 
 impl Shared {
-    pub(super) fn new(state: State, clock: Clock) -> Self {
+    pub(super) fn new(
+        settings: TierSettings,
+        fixed: Config,
+        clock: Clock,
+        count_hits: CountHits,
+    ) -> Self {
+        let nominations = Arc::<Nominations>::default();
+        let buckets = settings.size().buckets();
+        let of_state = Arc::clone(&nominations);
+        let state = State::new(fixed, settings.entries, buckets, of_state, count_hits);
         Self {
+            nominations,
             state: Mutex::new(state),
-            rings: Mutex::default(),
             clock,
         }
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn rings(&self) -> MutexGuard<'_, Vec<Arc<Ring>>> {
-        self.rings.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn nominator(&self) -> Nominator {
-        let ring = Arc::new(Ring::new());
-        self.rings().push(Arc::clone(&ring));
-        Nominator::new(self.state().epoch(), ring)
     }
 }
 
@@ -114,9 +113,12 @@ impl Tier {
             clock_zero: Config::clock_zero(monotonic, seconds),
             ..Config::default()
         };
-        let buckets = settings.size().buckets();
-        let state = State::new(fixed, settings.entries, buckets, Box::new(count_hits));
-        let shared = Arc::new(Shared::new(state, clock));
+        let shared = Arc::new(Shared::new(
+            settings,
+            fixed,
+            clock,
+            Box::new(count_hits),
+        ));
         let (stop, stopped) = channel();
         let stop = move || {
             // The receiver is gone if the thread has ended already.
@@ -135,7 +137,7 @@ impl Tier {
     /// Adds an interface, with the maps of its program and its MTU in octets. They are of the size of
     /// [`TierSettings::size`]. One of the same name is detached.
     pub(crate) fn attach(&self, interface: &str, mtu: u32, maps: TierMaps) {
-        self.shared.state().attach(interface, mtu, Box::new(maps));
+        self.shared.state().attach(interface, mtu, maps);
     }
 
     /// Removes an interface. Its program answers nothing from the return on.
@@ -150,7 +152,7 @@ impl Tier {
 
     /// A nominator for another worker.
     pub(crate) fn nominator(&self) -> Nominator {
-        self.shared.nominator()
+        self.shared.nominations.nominator()
     }
 }
 
@@ -187,8 +189,11 @@ impl Tier {
     /// A copy of its state.
     pub(crate) fn report(&self) -> TierReport {
         let state = self.shared.state();
-        let off = state.why_off().map(str::to_owned);
-        TierReport::new(off, &state.counters, state.counts())
+        TierReport {
+            off: state.why_off().map(str::to_owned),
+            counters: state.counters.described(),
+            counts: state.interfaces.counters(),
+        }
     }
 
     /// Whether the tier holds the answer to a question in wire form, its name in any case, with these key flags (DO

@@ -1,59 +1,28 @@
 //! The maps of all interfaces: each interface's program has maps of its own, and every entry is in all of them.
 
-use std::{fmt, net::IpAddr};
+use heimdall_ebpf::tier::{Config, Entry, Slot};
 
-use heimdall_ebpf::tier::{COUNTERS, Config, Entry, Slot};
-
-use super::table::Publish;
-use crate::xdp::{TierMaps, XdpError};
-
-/// A prefix of clients' addresses, and whether the program may answer them.
-pub(crate) type Client = ((IpAddr, u8), bool);
-
-/// The program's counters of an interface, or their sums: `heimdall_ebpf::tier` says which is which.
-pub(super) type Counts = [u64; COUNTERS];
-
-/// The maps of one interface's program, or what stands for them in tests.
-pub(super) trait Maps: Publish + fmt::Debug + Send {
-    /// Writes the configuration, its generation last.
-    fn set_config(&mut self, config: &Config);
-    /// Replaces the prefixes of clients.
-    fn set_clients(&mut self, clients: &[Client]) -> Result<(), XdpError>;
-    /// Waits until all programs that run now, on any interface, have ended.
-    fn wait_for_readers(&self) -> Result<(), XdpError>;
-    /// An entry's hits so far.
-    fn hits(&self, index: u32) -> u64;
-    /// The program's counters.
-    fn counters(&self) -> Result<Counts, XdpError>;
-}
+use super::handle::Client;
+use crate::xdp::{TierCounts, TierMaps, XdpError};
 
 /// An interface that is attached.
-#[derive(Debug)]
 struct Interface {
     name: String,
+    /// Largest IP packet that it sends, in octets.
     mtu: u32,
-    maps: Box<dyn Maps>,
+    maps: TierMaps,
 }
 
-#[derive(Debug)]
+#[derive(Default)]
 pub(super) struct Interfaces {
     interfaces: Vec<Interface>,
-    /// What the interfaces counted that were detached.
-    detached: Counts,
-}
-
-impl Default for Interfaces {
-    fn default() -> Self {
-        Self {
-            interfaces: Vec::new(),
-            detached: [0; COUNTERS],
-        }
-    }
+    /// What the programs counted that were detached.
+    detached: TierCounts,
 }
 
 impl Interfaces {
     /// Adds an interface, whose maps hold what they have to.
-    pub(super) fn add(&mut self, name: &str, mtu: u32, maps: Box<dyn Maps>) {
+    pub(super) fn add(&mut self, name: &str, mtu: u32, maps: TierMaps) {
         self.interfaces.push(Interface {
             name: name.to_owned(),
             mtu,
@@ -66,31 +35,29 @@ impl Interfaces {
     /// # Errors
     /// That cannot be waited for.
     pub(super) fn remove(&mut self, name: &str) -> Result<(), XdpError> {
-        let at = self.interfaces.iter().position(|interface| interface.name == name);
-        let Some(mut removed) = at.map(|at| self.interfaces.swap_remove(at)) else {
+        let mut interfaces = self.interfaces.iter();
+        let Some(at) = interfaces.position(|interface| interface.name == name) else {
             return Ok(());
         };
-        removed.maps.set_config(&Config::default());
-        let waited = removed.maps.wait_for_readers();
-        if let Ok(counts) = removed.maps.counters() {
-            add(&mut self.detached, &counts);
-        }
+        let Interface { maps, .. } = self.interfaces.swap_remove(at);
+        maps.set_config(&Config::default());
+        let waited = maps.wait_for_readers();
+        add_counts(&mut self.detached, &maps);
         waited
     }
 
-    /// Sets the largest IP packet that an interface sends. It is used with the next [`configure`](Self::configure).
-    pub(super) fn set_mtu(&mut self, name: &str, mtu: u32) {
+    /// Sets an interface's MTU, which the next [`configure`](Self::configure) writes. Returns whether it was another.
+    pub(super) fn set_mtu(&mut self, name: &str, mtu: u32) -> bool {
         let mut interfaces = self.interfaces.iter_mut();
-        if let Some(interface) = interfaces.find(|interface| interface.name == name) {
-            interface.mtu = mtu;
-        }
+        let interface = interfaces.find(|interface| interface.name == name);
+        interface.is_some_and(|interface| std::mem::replace(&mut interface.mtu, mtu) != mtu)
     }
 
     /// Writes the configuration of all programs, each with its interface's MTU.
-    pub(super) fn configure(&mut self, config: &Config) {
-        for interface in &mut self.interfaces {
-            interface.maps.set_config(&Config {
-                mtu: interface.mtu,
+    pub(super) fn configure(&self, config: &Config) {
+        for Interface { mtu, maps, .. } in &self.interfaces {
+            maps.set_config(&Config {
+                mtu: *mtu,
                 ..*config
             });
         }
@@ -101,8 +68,8 @@ impl Interfaces {
     /// # Errors
     /// The first.
     pub(super) fn set_clients(&mut self, clients: &[Client]) -> Result<(), XdpError> {
-        let mut maps = self.interfaces.iter_mut().map(|interface| &mut interface.maps);
-        maps.try_for_each(|maps| maps.set_clients(clients))
+        let mut interfaces = self.interfaces.iter_mut();
+        interfaces.try_for_each(|interface| interface.maps.set_clients(clients))
     }
 
     /// Waits until all programs that run now have ended.
@@ -110,44 +77,55 @@ impl Interfaces {
     /// # Errors
     /// The kernel refuses it.
     pub(super) fn wait_for_readers(&self) -> Result<(), XdpError> {
-        // Whoever's it is: all are waited for.
+        // Whoever's maps they are: the programs of all interfaces are waited for.
         let first = self.interfaces.first();
         first.map_or(Ok(()), |interface| interface.maps.wait_for_readers())
     }
 
-    /// An entry's hits so far, on all interfaces.
-    pub(super) fn hits(&self, index: u32) -> u64 {
-        self.interfaces.iter().map(|interface| interface.maps.hits(index)).sum()
-    }
-
-    /// The programs' counters, of those that were detached, too.
-    pub(super) fn counters(&self) -> Counts {
-        let mut sums = self.detached;
-        for interface in &self.interfaces {
-            if let Ok(counts) = interface.maps.counters() {
-                add(&mut sums, &counts);
-            }
-        }
-        sums
-    }
-}
-
-impl Publish for Interfaces {
-    fn write(&mut self, index: u32, entry: &Entry) {
+    /// Writes an entry that no slot leads to.
+    pub(super) fn write(&mut self, index: u32, entry: &Entry) {
         for interface in &mut self.interfaces {
             interface.maps.write(index, entry);
         }
     }
 
-    fn publish(&mut self, bucket: u32, slot: usize, value: Slot) {
-        for interface in &mut self.interfaces {
+    /// Stores a slot.
+    pub(super) fn publish(&self, bucket: u32, slot: usize, value: Slot) {
+        for interface in &self.interfaces {
             interface.maps.publish(bucket, slot, value);
         }
     }
+
+    /// The hits of an entry since it was written.
+    pub(super) fn hits(&self, index: u32) -> u64 {
+        let interfaces = self.interfaces.iter();
+        interfaces.map(|interface| interface.maps.hits(index)).sum()
+    }
+
+    /// What the programs have counted, those that were detached included.
+    pub(super) fn counters(&self) -> TierCounts {
+        let mut sums = self.detached;
+        for interface in &self.interfaces {
+            add_counts(&mut sums, &interface.maps);
+        }
+        sums
+    }
+
+    /// The maps of the first interface.
+    #[cfg(test)]
+    pub(super) fn first(&self) -> &TierMaps {
+        &self.interfaces.first().expect("an interface").maps
+    }
 }
 
-fn add(sums: &mut Counts, counts: &Counts) {
-    for (sum, count) in sums.iter_mut().zip(counts) {
+/// Adds what a program has counted, if it can be read.
+fn add_counts(sums: &mut TierCounts, maps: &TierMaps) {
+    let Ok(TierCounts { passed, hits }) = maps.counters() else {
+        return;
+    };
+    let sums = sums.passed.iter_mut().chain(sums.hits.as_flattened_mut());
+    let counts = passed.iter().chain(hits.as_flattened());
+    for (sum, count) in sums.zip(counts) {
         *sum += count;
     }
 }

@@ -51,6 +51,8 @@
 //! One that was removed is retired: it is free again once all programs have ended that may have read its slot
 //! (an RCU grace period).
 
+#![allow(dead_code, reason = "the server does not use it yet")]
+
 mod candidates;
 mod entry;
 mod handle;
@@ -62,7 +64,8 @@ mod state;
 mod table;
 
 pub(crate) use handle::{Forgetting, Suspension, Tier, TierRules, TierSettings};
-pub(crate) use nominate::{Nominator, Offer};
+pub(crate) use nominate::Offer;
+pub use nominate::{Nomination, Nominations, Nominator};
 pub(crate) use report::TierReport;
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Nominations: from workers to the promoter.
 
 use std::sync::{
-    Arc,
+    Arc, Mutex, MutexGuard, PoisonError,
     atomic::{AtomicU64, Ordering},
 };
 
@@ -15,11 +15,8 @@ use crate::{dns::AnswerRef, stats::Counter};
 /// beyond that is dropped.
 pub(super) const NOMINATIONS: usize = 256;
 
-/// Queries that one nomination stands for: one in so many is looked at.
-pub(crate) const ONE_IN: u32 = 32;
-
 /// The epoch in which nothing is nominated.
-pub(super) const CLOSED: u64 = 0;
+const CLOSED: u64 = 0;
 
 /// An answer that a worker has in its cache.
 #[derive(Clone, Copy, Debug)]
@@ -38,15 +35,15 @@ pub(crate) struct Offer<'a> {
 
 /// An entry that may be promoted. Its memory is used again.
 #[derive(Debug)]
-pub(super) struct Nomination {
+pub struct Nomination {
     /// That of the tier before the answer was looked up.
-    pub(super) epoch: u64,
+    epoch: u64,
     pub(super) entry: Entry,
 }
 
 /// A fixed number of nominations: those that are unused, and those that wait for the promoter.
 #[derive(Debug)]
-pub(super) struct Ring {
+struct Ring {
     unused: ArrayQueue<Box<Nomination>>,
     full: ArrayQueue<Box<Nomination>>,
     /// Nominations that were dropped because all were in use. The worker alone adds to them.
@@ -54,12 +51,12 @@ pub(super) struct Ring {
 }
 
 impl Ring {
-    pub(super) fn new() -> Self {
+    fn new() -> Self {
         let unused = ArrayQueue::new(NOMINATIONS);
         for _ in 0..NOMINATIONS {
             let nomination = Nomination {
                 epoch: CLOSED,
-                entry: Entry::default(),
+                entry: Entry::EMPTY,
             };
             // There is room for all of them.
             let _ = unused.push(Box::new(nomination));
@@ -71,12 +68,8 @@ impl Ring {
         }
     }
 
-    pub(super) fn dropped(&self) -> u64 {
-        self.dropped.get()
-    }
-
     /// Gives `take` the nominations that wait. Returns how many there were.
-    pub(super) fn drain(&self, mut take: impl FnMut(&Nomination)) -> usize {
+    fn drain(&self, mut take: impl FnMut(&Nomination)) -> usize {
         let mut taken = 0;
         // Bounded: the worker goes on meanwhile.
         while taken < NOMINATIONS
@@ -90,24 +83,110 @@ impl Ring {
     }
 }
 
+/// The nominations of all workers, and the epoch.
+#[derive(Debug, Default)]
+pub struct Nominations {
+    /// The epoch now; [`CLOSED`]: nothing is nominated or promoted.
+    epoch: AtomicU64,
+    /// Epochs that were opened so far.
+    opened: AtomicU64,
+    rings: Mutex<Rings>,
+}
+
+#[derive(Debug, Default)]
+struct Rings {
+    rings: Vec<Arc<Ring>>,
+    /// What the rings dropped that were removed.
+    dropped: u64,
+}
+
+impl Nominations {
+    /// Opens another epoch: what is nominated from now on may be promoted.
+    pub fn open(&self) {
+        let epoch = self.opened.fetch_add(1, Ordering::Relaxed) + 1;
+        // Release: who reads the epoch sees what was done before it was opened.
+        self.epoch.store(epoch, Ordering::Release);
+    }
+
+    /// Closes the epoch: what was nominated until now is not promoted.
+    pub(super) fn close(&self) {
+        self.epoch.store(CLOSED, Ordering::Release);
+    }
+
+    /// Whether a nomination is of the epoch that is open. True of none while none is.
+    pub(super) fn is_current(&self, nomination: &Nomination) -> bool {
+        let epoch = self.epoch.load(Ordering::Relaxed);
+        epoch != CLOSED && nomination.epoch == epoch
+    }
+
+    /// Whether an epoch is open.
+    pub(super) fn is_open(&self) -> bool {
+        self.epoch.load(Ordering::Relaxed) != CLOSED
+    }
+
+    /// A nominator for another worker, with a ring of its own.
+    pub fn nominator(self: &Arc<Self>) -> Nominator {
+        let ring = Arc::new(Ring::new());
+        self.rings().rings.push(Arc::clone(&ring));
+        Nominator {
+            nominations: Arc::clone(self),
+            ring,
+        }
+    }
+
+    /// Gives `take` the nominations that wait, and removes the rings of workers that have ended. Returns the most
+    /// that waited in one ring.
+    pub fn drain(&self, mut take: impl FnMut(&Nomination)) -> usize {
+        let mut most = 0;
+        let mut rings = self.rings();
+        let Rings { rings, dropped } = &mut *rings;
+        rings.retain(|ring| {
+            // The list, and the worker.
+            let is_live = Arc::strong_count(ring) > 1;
+            most = most.max(ring.drain(&mut take));
+            if !is_live {
+                *dropped += ring.dropped.get();
+            }
+            is_live
+        });
+        most
+    }
+
+    /// Nominations that were dropped because too many waited.
+    pub(super) fn dropped(&self) -> u64 {
+        let rings = self.rings();
+        let all = rings.rings.iter().map(|ring| ring.dropped.get());
+        rings.dropped + all.sum::<u64>()
+    }
+
+    /// Workers that may nominate, or may have something nominated.
+    #[cfg(test)]
+    pub(super) fn workers(&self) -> usize {
+        self.rings().rings.len()
+    }
+
+    fn rings(&self) -> MutexGuard<'_, Rings> {
+        self.rings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// Nominates the answers of one worker. It allocates nothing, and waits for nobody.
 #[derive(Debug)]
-pub(crate) struct Nominator {
-    epoch: Arc<AtomicU64>,
+pub struct Nominator {
+    nominations: Arc<Nominations>,
     ring: Arc<Ring>,
 }
 
 impl Nominator {
-    pub(super) fn new(epoch: Arc<AtomicU64>, ring: Arc<Ring>) -> Self {
-        Self { epoch, ring }
-    }
+    /// Queries that one nomination stands for: one in so many is chosen.
+    pub(crate) const ONE_IN: u32 = 32;
 
     /// Nominates what `cached` returns, which is called if nominations are taken: the answer to a query that was
     /// just answered, from a cache that follows the policy that is shared *now*. `now` is the clock's second.
     #[cold]
     pub(crate) fn nominate<'a>(&self, now: u32, cached: impl FnOnce() -> Option<Offer<'a>>) {
         // Acquire, and before the policy and the cache are looked at: see the module.
-        let epoch = self.epoch.load(Ordering::Acquire);
+        let epoch = self.nominations.epoch.load(Ordering::Acquire);
         if epoch == CLOSED {
             return;
         }

@@ -1,10 +1,7 @@
 //! The promoter's thread.
 
 use std::{
-    sync::{
-        Arc,
-        mpsc::{Receiver, RecvTimeoutError},
-    },
+    sync::mpsc::{Receiver, RecvTimeoutError},
     time::Duration,
 };
 
@@ -18,30 +15,20 @@ const LONGEST: Duration = Duration::from_millis(256);
 pub(super) fn run(shared: &Shared, stopped: &Receiver<()>) {
     let mut pause = LONGEST;
     while stopped.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
-        let most = round(shared);
+        let most = round(shared, shared.clock.seconds());
         pause = next_pause(pause, most);
     }
 }
 
 /// Takes the nominations that wait, and looks after the entries. Returns the most nominations that waited in one ring.
-pub(super) fn round(shared: &Shared) -> usize {
-    let rings = shared.rings().clone();
+pub(super) fn round(shared: &Shared, now: u32) -> usize {
     let mut state = shared.state();
-    let now = shared.clock.seconds();
-    // Those of the last round: one grace period for all.
+    // What the last round retired: one grace period for all.
     state.reclaim();
-    let most = rings.iter().map(|ring| ring.drain(|nomination| state.consider(nomination, now)));
-    let most = most.max().unwrap_or_default();
+    let most = shared.nominations.drain(|nomination| state.consider(nomination, now));
     state.visit(now);
     state.count();
-    drop(state);
-    remove_ended(shared, rings);
     most
-}
-
-/// Removes the empty rings whose workers have ended: they have no other owner.
-fn remove_ended(shared: &Shared, rings: Vec<Arc<Ring>>) {
-    drop(rings);
 }
 
 /// The pause after one, when so many nominations waited in the fullest ring.
@@ -54,4 +41,23 @@ fn next_pause(pause: Duration, most: usize) -> Duration {
         pause
     };
     next.clamp(SHORTEST, LONGEST)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pause_follows_the_nominations() {
+        let ms = Duration::from_millis;
+        for (pause, most, next) in [
+            (256, 0, 256),
+            (128, 0, 256),
+            (128, NOMINATIONS / 8, 128),
+            (128, NOMINATIONS, 64),
+            (8, NOMINATIONS, 8),
+        ] {
+            assert_eq!(next_pause(ms(pause), most), ms(next), "{pause}, {most}");
+        }
+    }
 }

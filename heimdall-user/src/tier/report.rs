@@ -1,16 +1,16 @@
 //! What is told of the tier.
 
-use heimdall_ebpf::tier::{Outcome, TYPES, hit_counter};
-
-use super::interfaces::Counts;
-use crate::stats::{Described, counters};
+use crate::{
+    stats::{Described, counters},
+    xdp::TierCounts,
+};
 
 counters! {
     /// What the promoter counts. All of it is written under the lock of the state.
     pub(super) struct TierCounters {
         /// Answers now in the hot tier.
         entries: gauge,
-        /// Octets of the answers that are now in the hot tier, with their questions.
+        /// Octets that these take in the XDP program's maps, once for each interface.
         bytes: gauge,
         /// Answers that were promoted to the hot tier.
         promotions,
@@ -34,43 +34,6 @@ pub(crate) struct TierReport {
     pub(crate) off: Option<String>,
     /// What the promoter counts.
     pub(crate) counters: Vec<Described>,
-    counts: Counts,
-}
-
-impl TierReport {
-    pub(super) fn new(off: Option<String>, counters: &TierCounters, counts: Counts) -> Self {
-        Self {
-            off,
-            counters: counters.described(),
-            counts,
-        }
-    }
-
-    /// Queries answered.
-    pub(crate) fn hits(&self) -> u64 {
-        self.types().sum()
-    }
-
-    /// Queries answered by type: one number for each [`stats::type_index`](crate::stats::type_index), in order.
-    pub(crate) fn types(&self) -> impl Iterator<Item = u64> {
-        (0..TYPES).map(|kind| self.hits_of(kind, false) + self.hits_of(kind, true))
-    }
-
-    /// Queries answered with NOERROR, or with NXDOMAIN.
-    pub(crate) fn rcode(&self, nxdomain: bool) -> u64 {
-        (0..TYPES).map(|kind| self.hits_of(kind, nxdomain)).sum()
-    }
-
-    /// Queries that were passed on, by the reason.
-    pub(crate) fn passed(&self) -> impl Iterator<Item = (Outcome, u64)> {
-        Outcome::ALL.into_iter().map(|outcome| (outcome, self.count(outcome as usize)))
-    }
-
-    fn hits_of(&self, kind: usize, nxdomain: bool) -> u64 {
-        self.count(hit_counter(kind, nxdomain).into())
-    }
-
-    fn count(&self, counter: usize) -> u64 {
-        self.counts.get(counter).copied().unwrap_or_default()
-    }
+    /// What the programs of all interfaces have counted, those that were detached included.
+    pub(crate) counts: TierCounts,
 }

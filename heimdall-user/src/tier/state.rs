@@ -1,26 +1,20 @@
 //! The state of the tier, under one lock: what is promoted, and whether it answers.
 
-use std::{
-    fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-};
+use std::{fmt, sync::Arc};
 
-use heimdall_ebpf::tier::{Config, Key};
+use heimdall_ebpf::tier::{Config, Entry, Key};
 use tracing::error;
 
 use super::{
     candidates::{Candidates, WINDOW},
     entry,
     handle::TierRules,
-    interfaces::{Counts, Interfaces, Maps},
-    nominate::{CLOSED, Nomination, ONE_IN},
+    interfaces::Interfaces,
+    nominate::{Nomination, Nominations, Nominator},
     report::TierCounters,
-    table::{Inserted, Publish, Table},
+    table::{Inserted, Table},
 };
-use crate::xdp::XdpError;
+use crate::xdp::{TierMaps, XdpError};
 
 /// Calls for each popular question, in wire form, with the hits since the last call.
 pub(super) type CountHits = Box<dyn FnMut(&[u8], u64) + Send>;
@@ -43,10 +37,8 @@ pub(super) struct State {
     answering: bool,
     /// Of the entries now.
     generation: u32,
-    /// The epoch that was opened last.
-    last_epoch: u64,
-    /// The epoch now; [`CLOSED`]: nothing is nominated or promoted.
-    epoch: Arc<AtomicU64>,
+    /// Its epoch is opened and closed here alone.
+    nominations: Arc<Nominations>,
     /// The second of the last [`visit`](Self::visit).
     visited: u32,
     count_hits: CountHits,
@@ -62,7 +54,13 @@ impl fmt::Debug for State {
 /// Creation, and whether it answers.
 impl State {
     /// `fixed` is the part of the configuration that does not change.
-    pub(super) fn new(fixed: Config, limit: u32, buckets: u32, count_hits: CountHits) -> Self {
+    pub(super) fn new(
+        fixed: Config,
+        limit: u32,
+        buckets: u32,
+        nominations: Arc<Nominations>,
+        count_hits: CountHits,
+    ) -> Self {
         Self {
             interfaces: Interfaces::default(),
             table: Table::new(fixed.seed, limit, buckets),
@@ -75,17 +73,11 @@ impl State {
             forgettings: 0,
             answering: false,
             generation: Config::OFF,
-            last_epoch: CLOSED,
-            epoch: Arc::new(AtomicU64::new(CLOSED)),
+            nominations,
             visited: 0,
             count_hits,
             counters: Arc::default(),
         }
-    }
-
-    /// The epoch now, for nominators.
-    pub(super) fn epoch(&self) -> Arc<AtomicU64> {
-        Arc::clone(&self.epoch)
     }
 
     /// Why it does not answer, unless that is for a moment.
@@ -93,36 +85,44 @@ impl State {
         self.failure.as_deref().or(self.off.as_deref())
     }
 
-    /// Brings the programs and the epoch in line with the conditions under which the tier answers. When it stops, no
-    /// program answers from the return on, and the table is empty.
+    /// Brings the programs and the epoch in line with the conditions under which the tier answers.
     fn update(&mut self) {
         let answers = self.rules.is_some() && self.suspensions == 0 && self.why_off().is_none();
-        if self.answering != answers {
-            self.answering = answers;
-            if answers {
-                self.generation = next_generation(self.generation);
-            }
-            self.configure();
+        match (self.answering, answers) {
+            (false, true) => self.start(),
+            (true, false) => self.stop(),
+            _ => {}
         }
-        let open = answers && self.forgettings == 0;
-        let is_open = self.epoch.load(Ordering::Relaxed) != CLOSED;
-        if open && !is_open {
-            self.last_epoch += 1;
-            // Release: who reads it sees what was done while it was closed.
-            self.epoch.store(self.last_epoch, Ordering::Release);
-        } else if !open && is_open {
-            self.epoch.store(CLOSED, Ordering::Release);
-        }
-        if !answers {
-            self.table.remove_all(|_| true, &mut self.interfaces);
-            self.reclaim();
+        self.set_open(self.answering && self.forgettings == 0);
+    }
+
+    fn start(&mut self) {
+        self.answering = true;
+        self.generation = next_generation(self.generation);
+        self.configure();
+    }
+
+    /// No program answers from the return on, and the table is empty.
+    fn stop(&mut self) {
+        self.answering = false;
+        self.set_open(false);
+        self.configure();
+        self.table.remove_all(|_| true, &mut self.interfaces);
+        self.wait_and_reclaim();
+    }
+
+    /// Opens a new epoch unless one is open, or closes it.
+    fn set_open(&self, open: bool) {
+        match open {
+            true if self.nominations.is_open() => {}
+            true => self.nominations.open(),
+            false => self.nominations.close(),
         }
     }
 
     /// Writes the configuration of all programs.
-    fn configure(&mut self) {
-        let config = self.config();
-        self.interfaces.configure(&config);
+    fn configure(&self) {
+        self.interfaces.configure(&self.config());
     }
 
     fn config(&self) -> Config {
@@ -146,27 +146,25 @@ impl State {
         }
     }
 
-    /// The tier is of no use any more.
+    /// Turns the tier off for good.
     fn fail(&mut self, what: &str, error: &XdpError) {
         if self.failure.is_none() {
             error!("the hot tier is off until a restart: {what}: {error}");
             self.failure = Some(format!("{what}: {error}"));
         }
-        if self.answering {
-            self.update();
-        }
+        self.update();
     }
 }
 
 /// What the server says.
 impl State {
-    pub(super) fn attach(&mut self, name: &str, mtu: u32, mut maps: Box<dyn Maps>) {
+    pub(super) fn attach(&mut self, name: &str, mtu: u32, mut maps: TierMaps) {
         self.detach(name);
         let clients = self.rules.as_ref().map(|rules| rules.clients.as_slice());
         if let Err(error) = maps.set_clients(clients.unwrap_or_default()) {
             return self.fail(CLIENTS, &error);
         }
-        self.table.write_to(maps.as_mut());
+        self.table.write_to(&mut maps);
         self.interfaces.add(name, mtu, maps);
         self.read_hits_again();
         self.configure();
@@ -180,8 +178,9 @@ impl State {
     }
 
     pub(super) fn set_mtu(&mut self, name: &str, mtu: u32) {
-        self.interfaces.set_mtu(name, mtu);
-        self.configure();
+        if self.interfaces.set_mtu(name, mtu) {
+            self.configure();
+        }
     }
 
     pub(super) fn set_rules(&mut self, rules: TierRules) {
@@ -218,7 +217,7 @@ impl State {
     pub(super) fn begin_forgetting(&mut self, which: impl Fn(&[u8]) -> bool) {
         self.forgettings += 1;
         self.update();
-        let which = |entry: &heimdall_ebpf::tier::Entry| which(&entry::question(&entry.key));
+        let which = |entry: &Entry| which(&entry::question(&entry.key));
         self.table.remove_all(which, &mut self.interfaces);
         self.reclaim();
     }
@@ -237,9 +236,12 @@ const WAIT: &str = "cannot wait until the XDP program has ended";
 impl State {
     /// Waits for a grace period if cells are retired, and frees them.
     pub(super) fn reclaim(&mut self) {
-        if !self.table.has_retired() {
-            return;
+        if !self.table.retired().is_empty() {
+            self.wait_and_reclaim();
         }
+    }
+
+    fn wait_and_reclaim(&mut self) {
         if let Err(error) = self.interfaces.wait_for_readers() {
             // They stay retired.
             return self.fail(WAIT, &error);
@@ -254,8 +256,7 @@ impl State {
     pub(super) fn consider(&mut self, nomination: &Nomination, now: u32) {
         let counters = Arc::clone(&self.counters);
         counters.nominations.add(1);
-        let epoch = self.epoch.load(Ordering::Relaxed);
-        if nomination.epoch != epoch || epoch == CLOSED {
+        if !self.nominations.is_current(nomination) {
             counters.nominations_outdated.add(1);
             return;
         }
@@ -279,12 +280,12 @@ impl State {
         let nominations = self.candidates.count(hash, now).max(1);
         // By the nominations it gets so many hits in a window; twice the hits of what it displaces, so that two
         // of the same popularity do not displace one another in turn.
-        let expected = u64::from(nominations) * u64::from(ONE_IN);
-        let is_colder = |recent: u64| nominations > 1 && 2 * recent < expected;
+        let expected = u64::from(nominations) * u64::from(Nominator::ONE_IN);
+        let is_colder = |warmth: u64| nominations > 1 && 2 * warmth < expected;
         if self.table.is_full() {
-            let coldest = self.table.coldest();
-            let coldest = coldest.filter(|index| self.table.cell(*index).is_some_and(|cell| is_colder(cell.recent)));
-            let Some(index) = coldest else {
+            let coldest = self.table.coldest(&self.interfaces);
+            let is_colder = |index: &u32| is_colder(self.table.warmth(*index, &self.interfaces));
+            let Some(index) = coldest.filter(is_colder) else {
                 return;
             };
             self.table.remove(index, &mut self.interfaces);
@@ -298,6 +299,14 @@ impl State {
             }
             Inserted::No => {}
         }
+    }
+
+    /// Brings the gauges, and the count of the nominations that were dropped, up to date.
+    pub(super) fn count(&self) {
+        let live = u64::from(self.table.live());
+        self.counters.entries.set(live);
+        self.counters.bytes.set(live * size_of::<Entry>() as u64);
+        self.counters.nominations_dropped.set(self.nominations.dropped());
     }
 
     /// Looks at a part of the live entries, once a second at another one, so that each is looked at once in a
@@ -350,10 +359,6 @@ impl State {
     pub(super) fn contains(&self, key: &Key, now: u32) -> bool {
         let cell = self.table.find(key).and_then(|index| self.table.cell(index));
         cell.is_some_and(|cell| now < cell.entry.until)
-    }
-
-    pub(super) fn counts(&self) -> Counts {
-        self.interfaces.counters()
     }
 }
 

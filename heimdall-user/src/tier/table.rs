@@ -6,16 +6,11 @@
 
 use heimdall_ebpf::tier::{Bucket, Entry, Key, SLOTS, Slot, bucket_of};
 
+use super::interfaces::Interfaces;
+use crate::xdp::TierMaps;
+
 /// Live cells among which the coldest is looked for.
 const SAMPLE: usize = 8;
-
-/// Where the changes of a table go.
-pub(super) trait Publish {
-    /// Writes an entry that no slot leads to.
-    fn write(&mut self, index: u32, entry: &Entry);
-    /// Stores a slot, at once and whole.
-    fn publish(&mut self, bucket: u32, slot: usize, value: Slot);
-}
 
 #[derive(Debug)]
 pub(super) struct Table {
@@ -38,7 +33,7 @@ pub(super) struct Cell {
     pub(super) entry: Entry,
     /// Where it is published. `None`: it is not live.
     place: Option<Place>,
-    /// The entry's hits, of all interfaces and whatever it held, when they were read last.
+    /// The entry's hits since it was written, when they were read last.
     pub(super) hits: u64,
     /// Hits in the last window; before that is known, what the nominations promise.
     pub(super) recent: u64,
@@ -105,11 +100,6 @@ impl Table {
         self.live >= self.limit
     }
 
-    /// Whether cells wait for a grace period.
-    pub(super) fn has_retired(&self) -> bool {
-        !self.retired.is_empty()
-    }
-
     /// The index of a live question.
     pub(super) fn find(&self, key: &Key) -> Option<u32> {
         let hash = key.hash(self.seed);
@@ -145,17 +135,20 @@ impl Table {
         &self.retired
     }
 
-    /// Of some live cells, others each time, the one with the least recent hits.
-    pub(super) fn coldest(&mut self) -> Option<u32> {
+    /// Of some live cells, others each time, the coldest.
+    pub(super) fn coldest(&mut self, maps: &Interfaces) -> Option<u32> {
         let len = self.cells.len();
-        let hand = self.hand;
-        let order = (0..len).map(|distance| (hand + distance) % len);
-        let mut sample = Vec::with_capacity(SAMPLE);
+        let order = (0..len).map(|distance| (self.hand + distance) % len);
         let is_live = |index: &usize| self.cells.get(*index).is_some_and(|cell| cell.place.is_some());
-        sample.extend(order.filter(is_live).take(SAMPLE));
-        self.hand = sample.last().map_or(0, |last| last + 1);
-        let recent = |index: &usize| self.cells.get(*index).map_or(u64::MAX, |cell| cell.recent);
-        sample.into_iter().min_by_key(recent).map(|index| index as u32)
+        let sample: Vec<u32> = order.filter(is_live).take(SAMPLE).map(|index| index as u32).collect();
+        self.hand = sample.last().map_or(0, |last| *last as usize + 1);
+        sample.into_iter().min_by_key(|index| self.warmth(*index, maps))
+    }
+
+    /// Hits of a live cell in the last window, or since, whatever is more.
+    pub(super) fn warmth(&self, index: u32, maps: &Interfaces) -> u64 {
+        let of = |cell: &Cell| cell.recent.max(maps.hits(index).saturating_sub(cell.hits));
+        self.cell(index).map_or(u64::MAX, of)
     }
 
     fn bucket(&self, bucket: u32) -> Option<&Bucket> {
@@ -166,13 +159,13 @@ impl Table {
 /// Changes.
 impl Table {
     /// Inserts an entry whose question is not live, with so many hits expected in a window. `is_colder`: whether a live
-    /// entry with so many recent hits may be displaced if the bucket is full.
+    /// entry of this [`warmth`](Self::warmth) may be displaced if the bucket is full.
     pub(super) fn insert(
         &mut self,
         entry: &Entry,
         expected: u64,
         is_colder: impl Fn(u64) -> bool,
-        to: &mut impl Publish,
+        to: &mut Interfaces,
     ) -> Inserted {
         let hash = entry.key.hash(self.seed);
         let bucket = bucket_of(hash, self.buckets.len() as u32);
@@ -180,10 +173,10 @@ impl Table {
             return Inserted::No;
         };
         let empty = slots.iter().position(|slot| *slot == Slot::EMPTY);
-        let recent = |slot: &Slot| self.cell(slot.index()).map_or(u64::MAX, |cell| cell.recent);
         let coldest = || {
-            let hits = slots.iter().map(recent).enumerate();
-            hits.min_by_key(|(_, recent)| *recent).filter(|(_, recent)| is_colder(*recent))
+            let warmths = slots.iter().map(|slot| self.warmth(slot.index(), to));
+            let coldest = warmths.enumerate().min_by_key(|(_, warmth)| *warmth);
+            coldest.filter(|(_, warmth)| is_colder(*warmth))
         };
         let Some(slot) = empty.or_else(|| coldest().map(|(slot, _)| slot)) else {
             return Inserted::No;
@@ -201,7 +194,7 @@ impl Table {
 
     /// Replaces the live entry at `index` by another one for its question, which inherits its recent hits. Returns
     /// whether a cell was free for it.
-    pub(super) fn replace(&mut self, index: u32, entry: &Entry, to: &mut impl Publish) -> bool {
+    pub(super) fn replace(&mut self, index: u32, entry: &Entry, to: &mut Interfaces) -> bool {
         let old = self.cell(index).and_then(|cell| Some((cell.place?, cell.recent)));
         let Some((place, recent)) = old else {
             return false;
@@ -214,14 +207,14 @@ impl Table {
     }
 
     /// Removes a live entry.
-    pub(super) fn remove(&mut self, index: u32, to: &mut impl Publish) {
+    pub(super) fn remove(&mut self, index: u32, to: &mut Interfaces) {
         if let Some(place) = self.cell(index).and_then(|cell| cell.place) {
             self.publish(place, Slot::EMPTY, to);
         }
     }
 
     /// Removes the live entries that `which` is true of. Returns their number.
-    pub(super) fn remove_all(&mut self, which: impl Fn(&Entry) -> bool, to: &mut impl Publish) -> u64 {
+    pub(super) fn remove_all(&mut self, which: impl Fn(&Entry) -> bool, to: &mut Interfaces) -> u64 {
         let indices: Vec<u32> = self
             .live_cells(0, 1)
             .filter(|index| self.cell(*index).is_some_and(|cell| which(&cell.entry)))
@@ -238,14 +231,12 @@ impl Table {
     }
 
     /// Writes all that is live to maps that hold nothing yet.
-    pub(super) fn write_to(&self, to: &mut (impl Publish + ?Sized)) {
+    pub(super) fn write_to(&self, maps: &mut TierMaps) {
         for (index, cell) in self.cells.iter().enumerate() {
-            if let Some(place) = cell.place
-                && let Some(Bucket(slots)) = self.bucket(place.bucket)
-                && let Some(slot) = slots.get(place.slot)
-            {
-                to.write(index as u32, &cell.entry);
-                to.publish(place.bucket, place.slot, *slot);
+            if let Some(Place { bucket, slot }) = cell.place {
+                let index = index as u32;
+                maps.write(index, &cell.entry);
+                maps.publish(bucket, slot, Slot::new(cell.entry.key.hash(self.seed), index));
             }
         }
     }
@@ -262,10 +253,11 @@ impl Table {
     }
 
     /// Makes a free cell live.
-    fn fill(&mut self, index: u32, entry: &Entry, recent: u64, place: Place, to: &mut impl Publish) {
+    fn fill(&mut self, index: u32, entry: &Entry, recent: u64, place: Place, to: &mut Interfaces) {
         let hash = entry.key.hash(self.seed);
         if let Some(cell) = self.cell_mut(index) {
             cell.entry = *entry;
+            cell.hits = 0;
             cell.recent = recent;
             cell.measured = false;
             to.write(index, entry);
@@ -274,7 +266,7 @@ impl Table {
     }
 
     /// Stores a slot. The cell that it led to is retired; the one that it leads to becomes live.
-    fn publish(&mut self, place: Place, value: Slot, to: &mut impl Publish) {
+    fn publish(&mut self, place: Place, value: Slot, to: &mut Interfaces) {
         let bucket = self.buckets.get_mut(place.bucket as usize);
         let Some(slot) = bucket.and_then(|Bucket(slots)| slots.get_mut(place.slot)) else {
             return;

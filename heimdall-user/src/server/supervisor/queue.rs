@@ -140,6 +140,7 @@ impl ServedQueue {
             mtu: Arc::clone(&attached.mtu),
             sources: Arc::clone(&attached.sources),
             drops: Arc::clone(&self.core.drops),
+            nominator: None,
             counters: Arc::clone(&self.counters),
             on_exit,
         };
