@@ -1,6 +1,9 @@
 //! The clock that caches and fronts share.
 
-use std::{io, time::{Duration, Instant, SystemTime, UNIX_EPOCH}};
+use std::{
+    io,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
 
 use nix::time::{ClockId, clock_gettime};
 

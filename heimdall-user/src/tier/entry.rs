@@ -62,7 +62,13 @@ pub(super) fn is_same_answer(one: &Entry, other: &Entry) -> bool {
     let body = |entry: &Entry| entry.body.get(..entry.body_len.into()).map(<[u8]>::to_vec);
     let rest = |entry: &Entry| {
         let ttls = entry.ttl_offsets;
-        (entry.counts, ttls, entry.ttl_count, entry.rcode, entry.authentic)
+        (
+            entry.counts,
+            ttls,
+            entry.ttl_count,
+            entry.rcode,
+            entry.authentic,
+        )
     };
     rest(one) == rest(other) && body(one) == body(other)
 }

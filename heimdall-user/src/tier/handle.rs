@@ -90,7 +90,7 @@ impl Shared {
 /// Its methods may block for some milliseconds, until the programs that run have ended.
 #[derive(Clone, Debug)]
 pub(crate) struct Tier {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     _promoter: Arc<OwnedThread>,
 }
 
@@ -113,12 +113,7 @@ impl Tier {
             clock_zero: Config::clock_zero(monotonic, seconds),
             ..Config::default()
         };
-        let shared = Arc::new(Shared::new(
-            settings,
-            fixed,
-            clock,
-            Box::new(count_hits),
-        ));
+        let shared = Arc::new(Shared::new(settings, fixed, clock, Box::new(count_hits)));
         let (stop, stopped) = channel();
         let stop = move || {
             // The receiver is gone if the thread has ended already.
@@ -126,7 +121,9 @@ impl Tier {
         };
         let promoter = {
             let shared = Arc::clone(&shared);
-            OwnedThread::start("promoter", on_exit, stop, move || promoter::run(&shared, &stopped))?
+            OwnedThread::start("promoter", on_exit, stop, move || {
+                promoter::run(&shared, &stopped)
+            })?
         };
         Ok(Self {
             shared,

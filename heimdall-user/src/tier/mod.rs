@@ -51,7 +51,7 @@
 //! One that was removed is retired: it is free again once all programs have ended that may have read its slot
 //! (an RCU grace period).
 
-#![allow(dead_code, reason = "the server does not use it yet")]
+#![allow(dead_code, unused_imports, reason = "the server does not use it yet")]
 
 mod candidates;
 mod entry;

@@ -25,7 +25,9 @@ pub(super) fn round(shared: &Shared, now: u32) -> usize {
     let mut state = shared.state();
     // What the last round retired: one grace period for all.
     state.reclaim();
-    let most = shared.nominations.drain(|nomination| state.consider(nomination, now));
+    let most = shared
+        .nominations
+        .drain(|nomination| state.consider(nomination, now));
     state.visit(now);
     state.count();
     most

@@ -291,7 +291,10 @@ impl State {
             self.table.remove(index, &mut self.interfaces);
             counters.demotions.add(1);
         }
-        match self.table.insert(&entry, expected, is_colder, &mut self.interfaces) {
+        match self
+            .table
+            .insert(&entry, expected, is_colder, &mut self.interfaces)
+        {
             Inserted::Yes => counters.promotions.add(1),
             Inserted::Displacing => {
                 counters.promotions.add(1);
@@ -306,7 +309,9 @@ impl State {
         let live = u64::from(self.table.live());
         self.counters.entries.set(live);
         self.counters.bytes.set(live * size_of::<Entry>() as u64);
-        self.counters.nominations_dropped.set(self.nominations.dropped());
+        self.counters
+            .nominations_dropped
+            .set(self.nominations.dropped());
     }
 
     /// Looks at a part of the live entries, once a second at another one, so that each is looked at once in a
@@ -324,7 +329,11 @@ impl State {
                 continue;
             };
             let was_measured = std::mem::replace(&mut cell.measured, true);
-            cell.recent = if was_measured { hits } else { cell.recent.max(hits) };
+            cell.recent = if was_measured {
+                hits
+            } else {
+                cell.recent.max(hits)
+            };
             if cell.recent == 0 || now >= cell.entry.until {
                 self.table.remove(index, &mut self.interfaces);
                 self.counters.demotions.add(1);
@@ -357,7 +366,10 @@ impl State {
 impl State {
     /// Whether the program answers a question with these flags at this second.
     pub(super) fn contains(&self, key: &Key, now: u32) -> bool {
-        let cell = self.table.find(key).and_then(|index| self.table.cell(index));
+        let cell = self
+            .table
+            .find(key)
+            .and_then(|index| self.table.cell(index));
         cell.is_some_and(|cell| now < cell.entry.until)
     }
 }

@@ -127,7 +127,10 @@ impl Table {
 
     /// The indices of all cells so far, with them.
     pub(super) fn cells_mut(&mut self) -> impl Iterator<Item = (u32, &mut Cell)> {
-        self.cells.iter_mut().enumerate().map(|(index, cell)| (index as u32, cell))
+        self.cells
+            .iter_mut()
+            .enumerate()
+            .map(|(index, cell)| (index as u32, cell))
     }
 
     /// The retired cells.
@@ -139,10 +142,20 @@ impl Table {
     pub(super) fn coldest(&mut self, maps: &Interfaces) -> Option<u32> {
         let len = self.cells.len();
         let order = (0..len).map(|distance| (self.hand + distance) % len);
-        let is_live = |index: &usize| self.cells.get(*index).is_some_and(|cell| cell.place.is_some());
-        let sample: Vec<u32> = order.filter(is_live).take(SAMPLE).map(|index| index as u32).collect();
+        let is_live = |index: &usize| {
+            self.cells
+                .get(*index)
+                .is_some_and(|cell| cell.place.is_some())
+        };
+        let sample: Vec<u32> = order
+            .filter(is_live)
+            .take(SAMPLE)
+            .map(|index| index as u32)
+            .collect();
         self.hand = sample.last().map_or(0, |last| *last as usize + 1);
-        sample.into_iter().min_by_key(|index| self.warmth(*index, maps))
+        sample
+            .into_iter()
+            .min_by_key(|index| self.warmth(*index, maps))
     }
 
     /// Hits of a live cell in the last window, or since, whatever is more.
@@ -195,7 +208,9 @@ impl Table {
     /// Replaces the live entry at `index` by another one for its question, which inherits its recent hits. Returns
     /// whether a cell was free for it.
     pub(super) fn replace(&mut self, index: u32, entry: &Entry, to: &mut Interfaces) -> bool {
-        let old = self.cell(index).and_then(|cell| Some((cell.place?, cell.recent)));
+        let old = self
+            .cell(index)
+            .and_then(|cell| Some((cell.place?, cell.recent)));
         let Some((place, recent)) = old else {
             return false;
         };
@@ -214,7 +229,11 @@ impl Table {
     }
 
     /// Removes the live entries that `which` is true of. Returns their number.
-    pub(super) fn remove_all(&mut self, which: impl Fn(&Entry) -> bool, to: &mut Interfaces) -> u64 {
+    pub(super) fn remove_all(
+        &mut self,
+        which: impl Fn(&Entry) -> bool,
+        to: &mut Interfaces,
+    ) -> u64 {
         let indices: Vec<u32> = self
             .live_cells(0, 1)
             .filter(|index| self.cell(*index).is_some_and(|cell| which(&cell.entry)))
@@ -236,7 +255,11 @@ impl Table {
             if let Some(Place { bucket, slot }) = cell.place {
                 let index = index as u32;
                 maps.write(index, &cell.entry);
-                maps.publish(bucket, slot, Slot::new(cell.entry.key.hash(self.seed), index));
+                maps.publish(
+                    bucket,
+                    slot,
+                    Slot::new(cell.entry.key.hash(self.seed), index),
+                );
             }
         }
     }

@@ -270,7 +270,9 @@ fn forgetting_leaves_the_others() {
         nominate(&nominator, question, &answer([1; 4]), BEGIN);
     }
     tier.round(BEGIN);
-    tier.shared.state().begin_forgetting(|question| question == a);
+    tier.shared
+        .state()
+        .begin_forgetting(|question| question == a);
     assert!(!tier.has(&a, BEGIN) && tier.has(&b, BEGIN));
     nominate(&nominator, &a, &answer([1; 4]), BEGIN);
     tier.round(BEGIN);
@@ -320,6 +322,8 @@ fn an_interface_that_comes_later_gets_all_entries() {
     tier.shared.state().set_mtu("eth1", 1400);
     tier.shared.state().set_mtu("eth0", 1300);
     assert_eq!(config(&tier).mtu, 1400);
-    tier.shared.state().attach("eth1", 1500, TierMaps::in_memory(size));
+    tier.shared
+        .state()
+        .attach("eth1", 1500, TierMaps::in_memory(size));
     assert!(tier.has(&a, BEGIN), "attached again");
 }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 mod coherence;
+mod handle;
 mod popularity;
 mod reply;
 mod table;
@@ -86,7 +87,11 @@ impl Fixture {
     /// Counts hits of a question that is in the tier.
     fn hit(&self, question: &[u8], now: u32, hits: u64) {
         let (index, _) = self.find(question, now).unwrap();
-        self.shared.state().interfaces.first().add_hits(1, index, hits);
+        self.shared
+            .state()
+            .interfaces
+            .first()
+            .add_hits(1, index, hits);
     }
 
     fn counter(&self, name: &str) -> u64 {

@@ -6,7 +6,9 @@ use crate::tier::candidates::WINDOW;
 const A: [u8; 4] = [192, 0, 2, 1];
 
 fn names(prefix: &str, count: usize) -> Vec<Vec<u8>> {
-    (0..count).map(|number| question(&format!("{prefix}{number}"))).collect()
+    (0..count)
+        .map(|number| question(&format!("{prefix}{number}")))
+        .collect()
 }
 
 #[test]
@@ -20,7 +22,10 @@ fn one_name_costs_one_entry_a_life() {
         nominate(&other, &a, &answer(A), BEGIN - 100);
         tier.round(BEGIN + second);
     }
-    assert_eq!((tier.counter("promotions"), tier.counter("replacements")), (1, 0));
+    assert_eq!(
+        (tier.counter("promotions"), tier.counter("replacements")),
+        (1, 0)
+    );
     // Its time is over: the next one, once.
     let due = BEGIN + 270;
     assert!(tier.has(&a, due - 1) && !tier.has(&a, due));
@@ -29,7 +34,10 @@ fn one_name_costs_one_entry_a_life() {
         tier.round(due);
     }
     assert!(tier.has(&a, due));
-    assert_eq!((tier.counter("promotions"), tier.counter("replacements")), (1, 1));
+    assert_eq!(
+        (tier.counter("promotions"), tier.counter("replacements")),
+        (1, 1)
+    );
 }
 
 #[test]
@@ -102,7 +110,11 @@ fn all_hits_are_counted_for_their_names_once() {
     tier.round(BEGIN);
     let total = |tier: &Fixture, name: u8| -> u64 {
         let counted = tier.counted.lock().unwrap();
-        counted.iter().filter(|(of, _)| *of == name).map(|(_, hits)| hits).sum()
+        counted
+            .iter()
+            .filter(|(of, _)| *of == name)
+            .map(|(_, hits)| hits)
+            .sum()
     };
     for second in 0..2 * WINDOW {
         tier.hit(&a, BEGIN + second, 3);
@@ -110,7 +122,10 @@ fn all_hits_are_counted_for_their_names_once() {
         tier.round(BEGIN + second);
     }
     let before = total(&tier, b'a');
-    assert!((3 * u64::from(WINDOW)..6 * u64::from(WINDOW)).contains(&before), "{before}");
+    assert!(
+        (3 * u64::from(WINDOW)..6 * u64::from(WINDOW)).contains(&before),
+        "{before}"
+    );
     // One is replaced, and the other removed: what they had is counted.
     let later = BEGIN + 2 * WINDOW;
     nominate(&nominator, &a, &answer([2; 4]), later);
@@ -154,7 +169,9 @@ fn flood(nominations_each: usize) -> usize {
     assert!(tier.shared.state().table.is_full());
     assert_eq!(tier.counter("nominations_dropped"), 0);
     assert!(random > 0);
-    hot.iter().filter(|question| tier.has(question, BEGIN + 4 * WINDOW)).count()
+    hot.iter()
+        .filter(|question| tier.has(question, BEGIN + 4 * WINDOW))
+        .count()
 }
 
 #[test]
@@ -191,7 +208,10 @@ fn what_becomes_hot_displaces_what_is_not() {
         }
         tier.round(now);
     }
-    let held = new.iter().filter(|question| tier.has(question, BEGIN + 4 * WINDOW)).count();
+    let held = new
+        .iter()
+        .filter(|question| tier.has(question, BEGIN + 4 * WINDOW))
+        .count();
     assert_eq!(held, 16);
 }
 

@@ -79,7 +79,10 @@ fn render(entry: &Entry, asked: &Asked, question: &[u8], now: u32) -> Option<Vec
     reply.extend_from_slice(&counts.to_be_bytes());
     reply.extend_from_slice(&query[12..end]);
     let mut body = entry.body[..usize::from(entry.body_len)].to_vec();
-    assert_eq!(checksum::fold(checksum::add(0, &body)), entry.body_sum.to_ne_bytes());
+    assert_eq!(
+        checksum::fold(checksum::add(0, &body)),
+        entry.body_sum.to_ne_bytes()
+    );
     for at in &entry.ttl_offsets[..usize::from(entry.ttl_count)] {
         let field = &mut body[usize::from(*at)..][..4];
         let ttl = u32::from_be_bytes(field.try_into().unwrap());
@@ -92,7 +95,10 @@ fn render(entry: &Entry, asked: &Asked, question: &[u8], now: u32) -> Option<Vec
         let dnssec_ok = if asked.dnssec_ok() { 0x80 } else { 0 };
         reply.extend_from_slice(&[0, 0, 41, s0, s1, 0, 0, dnssec_ok, 0, 0, 0]);
     }
-    let limit = asked.edns.map_or(512, |(size, _)| size.max(512)).min(UDP_SIZE);
+    let limit = asked
+        .edns
+        .map_or(512, |(size, _)| size.max(512))
+        .min(UDP_SIZE);
     (reply.len() <= limit.into()).then_some(reply)
 }
 

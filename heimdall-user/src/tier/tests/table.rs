@@ -81,7 +81,9 @@ impl Tested {
             }
             Change::RemoveAll(remainder) => {
                 let which = |number: u8| number % 5 == remainder;
-                let removed = self.table.remove_all(|entry| which(number(entry)), &mut self.maps);
+                let removed = self
+                    .table
+                    .remove_all(|entry| which(number(entry)), &mut self.maps);
                 let before = self.model.len();
                 self.model.retain(|number, _| !which(*number));
                 assert_eq!(removed as usize, before - self.model.len());
@@ -119,11 +121,20 @@ impl Tested {
             return;
         }
         let bucket = |number: u8| bucket_of(key(number).hash(SEED), BUCKETS);
-        let others = self.model.iter().filter(|(other, _)| bucket(**other) == bucket(number));
+        let others = self
+            .model
+            .iter()
+            .filter(|(other, _)| bucket(**other) == bucket(number));
         let others: Vec<_> = others.map(|(other, (_, hits))| (*hits, *other)).collect();
-        let least = others.iter().map(|(hits, _)| *hits).min().unwrap_or_default();
+        let least = others
+            .iter()
+            .map(|(hits, _)| *hits)
+            .min()
+            .unwrap_or_default();
         let is_colder = |hits| hits < expected;
-        let inserted = self.table.insert(&entry, expected, is_colder, &mut self.maps);
+        let inserted = self
+            .table
+            .insert(&entry, expected, is_colder, &mut self.maps);
         let wanted = match () {
             () if others.len() < SLOTS && free > 0 => Inserted::Yes,
             () if others.len() == SLOTS && least < expected && free > 0 => Inserted::Displacing,
@@ -132,7 +143,9 @@ impl Tested {
         assert_eq!(inserted, wanted);
         if inserted == Inserted::Displacing {
             // One of those with the least hits.
-            let mut gone = others.iter().filter(|(_, other)| self.table.find(&key(*other)).is_none());
+            let mut gone = others
+                .iter()
+                .filter(|(_, other)| self.table.find(&key(*other)).is_none());
             let (hits, displaced) = gone.next().unwrap();
             assert_eq!((*hits, gone.next()), (least, None));
             self.model.remove(displaced);
@@ -151,7 +164,11 @@ impl Tested {
         for number in 0..KEYS {
             let key = key(number);
             let found = self.table.find(&key);
-            assert_eq!(found.is_some(), self.model.contains_key(&number), "{number}");
+            assert_eq!(
+                found.is_some(),
+                self.model.contains_key(&number),
+                "{number}"
+            );
             let Some(index) = found else {
                 continue;
             };
@@ -161,7 +178,9 @@ impl Tested {
         }
         let live: HashSet<u32> = self.table.live_cells(0, 1).collect();
         assert_eq!(live.len(), self.model.len());
-        let parts: HashSet<u32> = (0..16).flat_map(|part| self.table.live_cells(part, 16)).collect();
+        let parts: HashSet<u32> = (0..16)
+            .flat_map(|part| self.table.live_cells(part, 16))
+            .collect();
         assert_eq!(parts, live);
     }
 }
@@ -202,7 +221,10 @@ fn the_program_finds_what_the_table_has() {
             ..Entry::EMPTY
         };
         assert_eq!(table.insert(&entry, 1, |_| false, &mut maps), Inserted::Yes);
-        assert_eq!(find(&maps, number), table.find(&entry.key).map(|index| (index, entry)));
+        assert_eq!(
+            find(&maps, number),
+            table.find(&entry.key).map(|index| (index, entry))
+        );
     }
     let index = table.find(&key(3)).unwrap();
     let newer = Entry {
@@ -222,6 +244,10 @@ fn the_program_finds_what_the_table_has() {
     let mut later = TierMaps::in_memory(size);
     table.write_to(&mut later);
     for number in 0..8 {
-        assert_eq!(later.find(key(number).hash(SEED)), find(&maps, number), "{number}");
+        assert_eq!(
+            later.find(key(number).hash(SEED)),
+            find(&maps, number),
+            "{number}"
+        );
     }
 }
