@@ -188,7 +188,7 @@ impl Tier {
         let state = self.shared.state();
         TierReport {
             off: state.why_off().map(str::to_owned),
-            counters: state.counters.described(),
+            counters: Arc::clone(&state.counters),
             counts: state.interfaces.counters(),
         }
     }

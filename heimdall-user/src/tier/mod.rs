@@ -51,8 +51,6 @@
 //! One that was removed is retired: it is free again once all programs have ended that may have read its slot
 //! (an RCU grace period).
 
-#![allow(dead_code, unused_imports, reason = "the server does not use it yet")]
-
 mod candidates;
 mod entry;
 mod handle;
@@ -63,7 +61,7 @@ mod report;
 mod state;
 mod table;
 
-pub(crate) use handle::{Forgetting, Suspension, Tier, TierRules, TierSettings};
+pub(crate) use handle::{Tier, TierRules, TierSettings};
 pub(crate) use nominate::Offer;
 pub use nominate::{Nomination, Nominations, Nominator};
 pub(crate) use report::TierReport;

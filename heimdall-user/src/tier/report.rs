@@ -1,13 +1,15 @@
 //! What is told of the tier.
 
+use std::sync::Arc;
+
 use crate::{
-    stats::{Described, counters},
+    stats::counters,
     xdp::TierCounts,
 };
 
 counters! {
     /// What the promoter counts. All of it is written under the lock of the state.
-    pub(super) struct TierCounters {
+    pub(crate) struct TierCounters {
         /// Answers now in the hot tier.
         entries: gauge,
         /// Octets that these take in the XDP program's maps, once for each interface.
@@ -33,7 +35,7 @@ pub(crate) struct TierReport {
     /// Why it answers nothing. `None`: it does, except for the moments of a flush or a reload.
     pub(crate) off: Option<String>,
     /// What the promoter counts.
-    pub(crate) counters: Vec<Described>,
+    pub(crate) counters: Arc<TierCounters>,
     /// What the programs of all interfaces have counted, those that were detached included.
     pub(crate) counts: TierCounts,
 }

@@ -140,8 +140,8 @@ impl ServedQueue {
             mtu: Arc::clone(&attached.mtu),
             sources: Arc::clone(&attached.sources),
             drops: Arc::clone(&self.core.drops),
-            nominator: None,
             counters: Arc::clone(&self.counters),
+            nominator: attached.tier.nominator(context.tier.as_ref()),
             on_exit,
         };
         let worker = Worker::start(options, resources).map_err(start("a worker"))?;
