@@ -21,6 +21,11 @@ const FEATURES: &[((u32, u32), &str, &str)] = &[
         "caches are allocated as they are used",
     ),
     (
+        (5, 18),
+        "bpf_xdp_store_bytes",
+        "there is no hot tier",
+    ),
+    (
         (6, 3),
         "XDP features over netlink",
         "they cannot be shown here",

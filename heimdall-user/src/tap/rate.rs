@@ -57,9 +57,11 @@ impl fmt::Display for Rate {
 pub(super) const POPULAR: u8 = 1;
 pub(super) const DNSTAP: u8 = 2;
 pub(super) const LOG: u8 = 4;
+/// Who nominates answers for the hot tier. It gets no samples: the front acts itself.
+pub(super) const NOMINATOR: u8 = 8;
 
 /// The consumers, by the number of their bit.
-pub(super) const CONSUMERS: usize = 3;
+pub(super) const CONSUMERS: usize = 4;
 
 /// When each consumer's next sample is due, in queries.
 ///
@@ -80,6 +82,17 @@ impl Schedule {
             left: rates.map(|rate| rate.map_or(u32::MAX, |rate| interval(rate, &mut random))),
             rates,
             random,
+        }
+    }
+
+    /// Adds a consumer.
+    pub(super) fn add(&mut self, consumer: u8, rate: Rate) {
+        let number = consumer.trailing_zeros() as usize;
+        if let (Some(of_consumer), Some(left)) =
+            (self.rates.get_mut(number), self.left.get_mut(number))
+        {
+            *of_consumer = Some(rate);
+            *left = interval(rate, &mut self.random);
         }
     }
 
