@@ -43,6 +43,8 @@ pub(crate) use hardware::{Driver, Offloads, RingSizes, Rss};
 pub(crate) use link::call_error as bpf_call_error;
 pub(crate) use nic::lacks_for_busy_polling;
 pub use nic::{Interface, addresses_without_link};
+#[cfg(test)]
+pub(crate) use program::load_for_tests;
 pub use program::{AttachMode, AttachPolicy, Program};
 pub(crate) use returned::Returned;
 pub use served::served;

@@ -282,6 +282,24 @@ fn load(tier: Option<TierSize>) -> Result<Loaded, XdpError> {
     Ok(Loaded { ebpf, tier })
 }
 
+/// The program with a hot tier, loaded and attached nowhere, for test runs: it serves one address, in frames to one
+/// MAC address.
+///
+/// # Panics
+/// The kernel refuses anything.
+#[cfg(test)]
+pub(crate) fn load_for_tests(size: TierSize, mac: [u8; 6], served: SocketAddr) -> (Ebpf, TierMaps) {
+    #![allow(clippy::unwrap_used)]
+    let Loaded { mut ebpf, tier } = load(Some(size)).unwrap();
+    let map = ebpf.map_mut(SERVED_MAP).unwrap();
+    let mut addresses = HashMap::<_, [u8; ServedKey::SIZE], u8>::try_from(map).unwrap();
+    let key = ServedKey::from(served).to_bytes();
+    addresses.insert(key, 1, 0).unwrap();
+    let mut own = Array::try_from(ebpf.map_mut(MAC_MAP).unwrap()).unwrap();
+    own.set(0, mac_word(mac), 0).unwrap();
+    (ebpf, tier.unwrap())
+}
+
 /// What the kernel says against the program with the hot tier, without advice for programs as such.
 fn refusal(error: XdpError) -> String {
     match error {

@@ -74,8 +74,10 @@ impl Frames {
         Some(buffer)
     }
 
-    /// Sends a query, and waits for the reply, an untagged one: its message. `None` if it does not come.
+    /// Sends a query, and waits for the reply: its message. `None` if it does not come. What was received before is
+    /// dropped.
     pub fn exchange(&self, query: &QueryFrame) -> Result<Option<Vec<u8>>> {
+        while recv(self.socket.as_raw_fd(), &mut [0], MsgFlags::MSG_DONTWAIT).is_ok() {}
         self.send(&query.bytes())?;
         let id = query.dns().first_chunk::<2>().copied();
         let reply = |frame: Vec<u8>| {

@@ -71,7 +71,10 @@ impl TierState {
 
     pub(in crate::server) fn json(&self) -> Value {
         let mut fields = Map::from_iter([
-            ("state".to_owned(), json!(if self.is_on() { "on" } else { "off" })),
+            (
+                "state".to_owned(),
+                json!(if self.is_on() { "on" } else { "off" }),
+            ),
             ("reason".to_owned(), json!(self.report.off)),
             ("capacity".to_owned(), json!(self.capacity)),
         ]);
@@ -89,7 +92,9 @@ impl TierState {
         }
         fields.insert("types".to_owned(), Value::Object(types));
         fields.insert("rcodes".to_owned(), Value::Object(rcodes));
-        let passed = self.passed().map(|(reason, count)| (reason.to_owned(), json!(count)));
+        let passed = self
+            .passed()
+            .map(|(reason, count)| (reason.to_owned(), json!(count)));
         fields.insert("passed".to_owned(), Value::Object(passed.collect()));
         Value::Object(fields)
     }

@@ -6,6 +6,7 @@ mod handle;
 mod popularity;
 mod reply;
 mod table;
+mod torn;
 
 use std::sync::{Arc, Mutex};
 
