@@ -124,7 +124,8 @@ fn generic_mode_says_why() {
 fn served_addresses_can_change() {
     in_namespace("served_addresses_can_change", 1, || {
         let interface = Interface::find("hde0").unwrap();
-        let mut program = Program::attach(&interface, AttachPolicy::NativeThenGeneric, None).unwrap();
+        let mut program =
+            Program::attach(&interface, AttachPolicy::NativeThenGeneric, None).unwrap();
         let served = ["192.0.2.1:53", "[2001:db8::1]:53"].map(|address| address.parse().unwrap());
         program.set_served(&served.into()).unwrap();
         program
@@ -138,7 +139,8 @@ fn served_addresses_can_change() {
 fn of_too_many_addresses_those_that_fit_are_served() {
     in_namespace("of_too_many_addresses", 1, || {
         let interface = Interface::find("hde0").unwrap();
-        let mut program = Program::attach(&interface, AttachPolicy::NativeThenGeneric, None).unwrap();
+        let mut program =
+            Program::attach(&interface, AttachPolicy::NativeThenGeneric, None).unwrap();
         let addresses = |count: u32| -> BTreeSet<SocketAddr> {
             let address = |n| SocketAddr::from((Ipv4Addr::from_bits(n), 53));
             (1..=count).map(address).collect()
@@ -310,7 +312,8 @@ fn a_query_goes_to_the_kernel_until_an_af_xdp_socket_takes_it() {
         1,
         || {
             let interface = Interface::find("hde0").unwrap();
-            let mut program = Program::attach(&interface, AttachPolicy::NativeThenGeneric, None).unwrap();
+            let mut program =
+                Program::attach(&interface, AttachPolicy::NativeThenGeneric, None).unwrap();
             let kernel = UdpSocket::bind("192.0.2.1:53").unwrap();
             kernel
                 .set_read_timeout(Some(Duration::from_secs(2)))

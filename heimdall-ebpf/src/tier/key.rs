@@ -65,7 +65,10 @@ impl Key {
     pub fn hash(&self, seed: u64) -> u64 {
         let whole = usize::from(self.name_len) / 8;
         let words = self.name.iter().take(whole);
-        let head = mix(seed, Self::head(self.kind, self.name_len.into(), self.flags));
+        let head = mix(
+            seed,
+            Self::head(self.kind, self.name_len.into(), self.flags),
+        );
         let hash = words.fold(head, |hash, word| mix(hash, unfolded(*word)));
         mix(hash, unfolded(self.name.get(whole).copied().unwrap_or(0)))
     }

@@ -276,7 +276,9 @@ fn load(tier: Option<TierSize>) -> Result<Loaded, XdpError> {
         Some(_) => refused,
         None => program_error,
     })?;
-    let tier = tier.map(|size| TierMaps::new(&mut ebpf, size)).transpose()?;
+    let tier = tier
+        .map(|size| TierMaps::new(&mut ebpf, size))
+        .transpose()?;
     Ok(Loaded { ebpf, tier })
 }
 
@@ -423,7 +425,12 @@ fn refused(error: ProgramError) -> XdpError {
 
 /// The line of the verifier's log that says what it refuses: the last one but for its statistics.
 fn objection(log: &str) -> Option<&str> {
-    const STATISTICS: [&str; 4] = ["processed ", "verification time ", "stack depth ", "mark_precise"];
+    const STATISTICS: [&str; 4] = [
+        "processed ",
+        "verification time ",
+        "stack depth ",
+        "mark_precise",
+    ];
     log.lines()
         .map(str::trim)
         .rfind(|line| !line.is_empty() && !STATISTICS.iter().any(|start| line.starts_with(start)))
@@ -449,10 +456,7 @@ mod tests {
         let log = "0: R1=ctx() R10=fp0\n; at (frame.rs:3)\n5: (85) call bpf_xdp_store_bytes#190\n\
                    unknown func bpf_xdp_store_bytes#190\nverification time 43 usec\nstack depth 0\n\
                    processed 6 insns (limit 1000000) max_states_per_insn 0\n\n";
-        assert_eq!(
-            objection(log),
-            Some("unknown func bpf_xdp_store_bytes#190")
-        );
+        assert_eq!(objection(log), Some("unknown func bpf_xdp_store_bytes#190"));
         assert_eq!(objection("processed 0 insns\n"), None);
         assert_eq!(objection(""), None);
     }

@@ -267,10 +267,7 @@ impl Kernel {
         Ok(per_cpu.iter().sum())
     }
 
-    fn set_clients(
-        &mut self,
-        clients: &[((IpAddr, u8), bool)],
-    ) -> Result<(), aya::maps::MapError> {
+    fn set_clients(&mut self, clients: &[((IpAddr, u8), bool)]) -> Result<(), aya::maps::MapError> {
         let wanted: BTreeMap<_, _> = (clients.iter())
             .map(|((address, bits), answered)| {
                 let key = match address {
