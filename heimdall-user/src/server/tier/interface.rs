@@ -119,7 +119,7 @@ impl InterfaceTier {
         }
         let before = mem::replace(&mut *state, State::Off(why.to_owned()));
         if let State::On { tier, .. } = before {
-            tier.tier.detach(&self.interface);
+            tier.detach(&self.interface);
         }
     }
 

@@ -57,6 +57,8 @@ struct Followed {
     senders: Vec<(IpAddr, u8)>,
     /// Why the tier must not answer, if it must not.
     obstacle: Option<&'static str>,
+    /// Interfaces that it answers on.
+    interfaces: usize,
 }
 
 impl fmt::Debug for HotTier {
@@ -92,7 +94,14 @@ impl HotTier {
 
     /// Has it answer on an interface.
     fn attach(&self, interface: &str, mtu: u32, maps: TierMaps) {
+        self.followed().interfaces += 1;
         self.tier.attach(interface, mtu, maps);
+    }
+
+    /// Ends that. The program answers nothing from the return on.
+    fn detach(&self, interface: &str) {
+        self.tier.detach(interface);
+        self.followed().interfaces -= 1;
     }
 
     fn followed(&self) -> MutexGuard<'_, Followed> {

@@ -11,6 +11,8 @@ use crate::{
 
 /// The tier at a moment.
 pub(in crate::server) struct TierState {
+    /// Why it answers nothing. `None`: it does.
+    off: Option<String>,
     /// Answers that it holds at most.
     capacity: u32,
     report: TierReport,
@@ -19,9 +21,13 @@ pub(in crate::server) struct TierState {
 impl HotTier {
     /// Its state now.
     pub(in crate::server) fn state(&self) -> TierState {
+        let mut report = self.tier.report();
+        let nowhere = self.followed().interfaces == 0;
+        let nowhere = nowhere.then(|| "no interface has it now".to_owned());
         TierState {
+            off: report.off.take().or(nowhere),
             capacity: self.capacity,
-            report: self.tier.report(),
+            report,
         }
     }
 }
@@ -29,7 +35,7 @@ impl HotTier {
 impl TierState {
     /// Whether it answers.
     pub(in crate::server) fn is_on(&self) -> bool {
-        self.report.off.is_none()
+        self.off.is_none()
     }
 
     /// Queries answered.
@@ -71,11 +77,8 @@ impl TierState {
 
     pub(in crate::server) fn json(&self) -> Value {
         let mut fields = Map::from_iter([
-            (
-                "state".to_owned(),
-                json!(if self.is_on() { "on" } else { "off" }),
-            ),
-            ("reason".to_owned(), json!(self.report.off)),
+            ("state".to_owned(), json!(if self.is_on() { "on" } else { "off" })),
+            ("reason".to_owned(), json!(self.off)),
             ("capacity".to_owned(), json!(self.capacity)),
         ]);
         for (name, count) in self.report.counters.list() {
@@ -92,9 +95,7 @@ impl TierState {
         }
         fields.insert("types".to_owned(), Value::Object(types));
         fields.insert("rcodes".to_owned(), Value::Object(rcodes));
-        let passed = self
-            .passed()
-            .map(|(reason, count)| (reason.to_owned(), json!(count)));
+        let passed = self.passed().map(|(reason, count)| (reason.to_owned(), json!(count)));
         fields.insert("passed".to_owned(), Value::Object(passed.collect()));
         Value::Object(fields)
     }

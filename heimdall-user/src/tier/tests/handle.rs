@@ -32,12 +32,9 @@ fn promote(tier: &Tier, nominator: &Nominator, clock: Clock, question: &[u8]) {
 }
 
 fn counter(tier: &Tier, name: &str) -> u64 {
-    let counters = tier.report().counters;
-    counters
-        .iter()
-        .find(|counter| counter.name == name)
-        .unwrap()
-        .value
+    let counters = tier.report().counters.list();
+    let found = counters.into_iter().find(|(counter, _)| *counter == name);
+    found.unwrap().1
 }
 
 #[test]

@@ -17,6 +17,9 @@ fn one_name_costs_one_entry_a_life() {
     let (one, other) = (tier.nominator(), tier.nominator());
     let a = question("a");
     for second in 0..20 {
+        if second > 0 {
+            tier.hit(&a, BEGIN + second, 1);
+        }
         // Two workers have received it at different times.
         nominate(&one, &a, &answer(A), BEGIN + second);
         nominate(&other, &a, &answer(A), BEGIN - 100);

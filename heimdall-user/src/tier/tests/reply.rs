@@ -151,7 +151,11 @@ impl Made {
             authentic: self.authentic,
             ede: self.ede,
         });
-        if self.stale { answer.stale() } else { answer }
+        if self.stale {
+            answer.as_ref().stale()
+        } else {
+            answer
+        }
     }
 
     /// Whether the tier has to hold it: nothing but its kind and size decides.

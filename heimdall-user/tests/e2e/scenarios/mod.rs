@@ -245,6 +245,7 @@ fn scenarios_through_the_tier() {
         answered += tier::hits(&heimdall) - before;
     }
     differences.check("the tier");
+    println!("{answered} answered by the tier");
     assert!(answered >= ANSWERED, "{answered} answered by the tier");
 }
 
