@@ -72,11 +72,15 @@ impl HotTier {
     ///
     /// # Errors
     /// Its thread cannot be started.
-    pub(super) fn start(config: &Config, cores: &CoreFactory) -> io::Result<Arc<Self>> {
+    pub(super) fn start(
+        config: &Config,
+        cores: &CoreFactory,
+    ) -> io::Result<Arc<Self>> {
         let lost = "the hot tier takes no new answers";
         let on_exit = Threads::auxiliary("hot tier", lost);
         let observations = cores.observations();
-        let count_hits = move |question: &[u8], hits| observations.add_unsampled(question, hits);
+        let count_hits =
+            move |question: &[u8], hits| observations.add_unsampled(question, hits);
         let hot = Arc::new(Self {
             tier: Tier::start(plan::settings(config), cores.clock(), count_hits, on_exit)?,
             capacity: config.tier.entries,
