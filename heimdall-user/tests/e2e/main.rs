@@ -57,3 +57,9 @@ fn lab(test: &str) -> Option<Lab> {
 fn heimdall(lab: &Lab) -> Heimdall {
     Heimdall::on_xdp(lab, program(), &["--upstream", UPSTREAM]).unwrap()
 }
+
+/// The same without the hot tier, for tests that count what its workers do.
+fn heimdall_without_tier(lab: &Lab) -> Heimdall {
+    let arguments = ["--upstream", UPSTREAM, "--tier", "off"];
+    Heimdall::on_xdp(lab, program(), &arguments).unwrap()
+}

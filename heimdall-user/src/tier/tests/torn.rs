@@ -243,6 +243,6 @@ fn no_reply_is_torn_while_entries_are_rewritten() {
     };
     let (promotions, replacements) = (counter("promotions"), counter("replacements"));
     let answered = answered.load(Relaxed);
-    println!("{answered} replies, {promotions} promotions, {replacements} of them replacements");
+    println!("{answered} replies, {promotions} promotions, {replacements} replacements");
     assert!(replacements > 100, "{replacements}");
 }
