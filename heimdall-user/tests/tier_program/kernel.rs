@@ -266,7 +266,6 @@ impl Kernel {
     }
 }
 
-impl Kernel {
 /// The only counter that has changed, and by 1.
 #[track_caller]
 fn only_change(before: &[u64], after: &[u64]) -> usize {
