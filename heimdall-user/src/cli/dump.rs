@@ -115,7 +115,11 @@ fn text(entry: &Value) -> String {
         word("rcode"),
         number("ttl"),
         word("cache"),
-        if in_tier == Some(true) { ", hot tier" } else { "" }
+        if in_tier == Some(true) {
+            ", hot tier"
+        } else {
+            ""
+        }
     ));
     for record in list("records") {
         text.push_str(&format!("{record}\n"));

@@ -52,7 +52,10 @@ impl SourceFilter {
         let multicast = (IpAddr::from([0xff00, 0, 0, 0, 0, 0, 0, 0]), 8);
         let blocks_v6 = [multicast, low(0), low(0xff), low(0xff00), low(0xffff)];
         let v4 = self.v4.iter().map(|own| (IpAddr::from(*own), 32));
-        let v6 = self.v6.iter().map(|own| (IpAddr::from(own.to_ne_bytes()), 128));
+        let v6 = self
+            .v6
+            .iter()
+            .map(|own| (IpAddr::from(own.to_ne_bytes()), 128));
         blocks_v4.into_iter().chain(blocks_v6).chain(v4).chain(v6)
     }
 
@@ -103,7 +106,9 @@ mod tests {
     /// Whether the first bits of two addresses are the same.
     fn shares(len: u8, one: IpAddr, other: IpAddr) -> bool {
         let (one, other, width) = match (one, other) {
-            (IpAddr::V4(one), IpAddr::V4(other)) => (u128::from(one.to_bits()), u128::from(other.to_bits()), 32),
+            (IpAddr::V4(one), IpAddr::V4(other)) => {
+                (u128::from(one.to_bits()), u128::from(other.to_bits()), 32)
+            }
             (IpAddr::V6(one), IpAddr::V6(other)) => (one.to_bits(), other.to_bits(), 128),
             _ => return false,
         };

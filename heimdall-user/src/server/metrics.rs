@@ -238,7 +238,12 @@ fn insert_worker(families: &mut Families, worker: &WorkerReport) {
 
 fn insert_tier(families: &mut Families, tier: &TierState) {
     let help = "Whether the hot tier is on.";
-    families.gauge("heimdall_tier_up", help, &[], u64::from(tier.is_on()));
+    families.gauge(
+        "heimdall_tier_up",
+        help,
+        &[],
+        u64::from(tier.why_off().is_none()),
+    );
     let place = |name| Place::alone(format!("heimdall_tier_{name}"));
     insert(families, tier.own(), &[], place);
     for (reason, count) in tier.passed() {

@@ -8,7 +8,7 @@
 pub(super) const WINDOW: u32 = 16;
 
 /// Places for each entry of the tier.
-const PLACES: usize = 4;
+const PLACES: usize = 8;
 
 #[derive(Debug)]
 pub(super) struct Candidates {

@@ -2,10 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::{
-    stats::counters,
-    xdp::TierCounts,
-};
+use crate::{stats::counters, xdp::TierCounts};
 
 counters! {
     /// What the promoter counts. All of it is written under the lock of the state.

@@ -105,7 +105,6 @@ impl State {
     /// No program answers from the return on, and the table is empty.
     fn stop(&mut self) {
         self.answering = false;
-        self.set_open(false);
         self.configure();
         self.table.remove_all(|_| true, &mut self.interfaces);
         self.wait_and_reclaim();

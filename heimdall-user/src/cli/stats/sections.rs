@@ -183,8 +183,14 @@ pub(super) const END: &[Section] = &[
             Other("/tier/replacements", "of these newer ones of a question"),
             Other("/tier/demotions", "demoted: expired, or not popular"),
             Other("/tier/nominations", "nominated by workers"),
-            Other("/tier/nominations_dropped", "nominations lost, too many wait"),
-            Other("/tier/nominations_outdated", "nominations outdated by a change"),
+            Other(
+                "/tier/nominations_dropped",
+                "nominations lost, too many wait",
+            ),
+            Other(
+                "/tier/nominations_outdated",
+                "nominations outdated by a change",
+            ),
         ],
     },
     Section {

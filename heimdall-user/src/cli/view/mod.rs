@@ -187,9 +187,8 @@ impl View {
             tier: tier.as_ref().map_or(0, |tier| tier.hits),
             ..Transports::default()
         };
-        let with_tier = |of: fn(&Front) -> Transports| {
-            transports(fronts.iter().map(of).chain([by_tier]))
-        };
+        let with_tier =
+            |of: fn(&Front) -> Transports| transports(fronts.iter().map(of).chain([by_tier]));
         Self {
             seconds: period.seconds,
             is_since_start: period.is_since_start,
@@ -255,7 +254,9 @@ fn interface(value: &Value) -> Interface {
 }
 
 fn tier(document: &Value) -> Option<Tier> {
-    let value = document.pointer("/tier").filter(|value| value.is_object())?;
+    let value = document
+        .pointer("/tier")
+        .filter(|value| value.is_object())?;
     Some(Tier {
         state: text(value, "/state").unwrap_or_default(),
         reason: text(value, "/reason"),

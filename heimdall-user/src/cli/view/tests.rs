@@ -72,7 +72,13 @@ fn what_the_hot_tier_answers_counts_like_other_hits() {
     assert_eq!(view.misses, without.misses);
     let of_type = |view: &View| view.types.iter().find(|one| one.name == "a").unwrap().count;
     assert_eq!(of_type(&view), of_type(&without) + 4_000);
-    let of_rcode = |view: &View| view.rcodes.iter().find(|one| one.name == "noerror").unwrap().count;
+    let of_rcode = |view: &View| {
+        view.rcodes
+            .iter()
+            .find(|one| one.name == "noerror")
+            .unwrap()
+            .count
+    };
     assert_eq!(of_rcode(&view), of_rcode(&without) + 4_900);
     // Entries are those of now.
     assert_eq!(view.tier.unwrap().entries, 812);

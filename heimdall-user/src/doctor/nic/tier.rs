@@ -3,12 +3,7 @@
 use super::Nic;
 use crate::{
     config::TierMode,
-    doctor::{
-        checks,
-        facts::Facts,
-        finding::Finding,
-        fix::Fix,
-    },
+    doctor::{checks, facts::Facts, finding::Finding, fix::Fix},
     xdp::Details,
 };
 

@@ -80,7 +80,9 @@ impl ServedInterface {
             slot.start(&attached, queue, context)?;
             queues.push(slot);
         }
-        attached.tier.start(context.tier.as_ref(), attached.interface.mtu);
+        attached
+            .tier
+            .start(context.tier.as_ref(), attached.interface.mtu);
         Ok(Self {
             up: attached.interface.up,
             attached: Some(attached),
@@ -226,15 +228,20 @@ impl ServedInterface {
     fn attach(&mut self, now: Instant, context: &Context) {
         let name = &self.wanted.name;
         let found = look_up(&self.wanted);
-        match found
-            .and_then(|(interface, numbers)| Ok((attach(interface, &context.addresses, &context.plan)?, numbers)))
-        {
+        match found.and_then(|(interface, numbers)| {
+            Ok((
+                attach(interface, &context.addresses, &context.plan)?,
+                numbers,
+            ))
+        }) {
             Ok((attached, numbers)) => {
                 let mode = attached.program().attach_mode().name();
                 info!("{name} is back: XDP program attached ({mode})");
                 warn_of_unserved(name, numbers.len(), self.queues.len());
                 self.up = attached.interface.up;
-                attached.tier.start(context.tier.as_ref(), attached.interface.mtu);
+                attached
+                    .tier
+                    .start(context.tier.as_ref(), attached.interface.mtu);
                 self.attached = Some(attached);
                 self.queues
                     .iter_mut()
@@ -277,7 +284,10 @@ impl ServedInterface {
         let program = self.attached.as_ref().map(|attached| attached.program());
         let attach = program.as_ref().map(|program| program.attach_mode().name());
         let program_id = program.as_ref().map(|program| program.id());
-        let tier = self.attached.as_ref().map(|attached| attached.tier.report());
+        let tier = self
+            .attached
+            .as_ref()
+            .map(|attached| attached.tier.report());
         // Weak: a report that is still held must not keep the program attached.
         let attached = self.attached.as_ref().map(Arc::downgrade);
         let earlier = self.counts;

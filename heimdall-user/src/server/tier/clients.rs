@@ -61,8 +61,9 @@ mod tests {
         let v4 = (0..64u32, 24..=32u8).prop_map(|(host, len)| {
             Prefix::of(IpAddr::V4(Ipv4Addr::from(0x0a00_0000 | host << 2)), len)
         });
-        let v6 = (any::<u8>(), 0..=128u8)
-            .prop_map(|(first, len)| Prefix::of(Ipv6Addr::from(u128::from(first) << 120).into(), len));
+        let v6 = (any::<u8>(), 0..=128u8).prop_map(|(first, len)| {
+            Prefix::of(Ipv6Addr::from(u128::from(first) << 120).into(), len)
+        });
         prop_oneof![v4, v6]
     }
 

@@ -7,7 +7,11 @@ use std::{
 
 use tracing::{info, warn};
 
-use super::{HotTier, plan::{TierPlan, VETH}, returned::ReturnCheck};
+use super::{
+    HotTier,
+    plan::{TierPlan, VETH},
+    returned::ReturnCheck,
+};
 use crate::{
     packet::SourceFilter,
     tier::Nominator,

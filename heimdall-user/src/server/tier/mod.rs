@@ -72,15 +72,11 @@ impl HotTier {
     ///
     /// # Errors
     /// Its thread cannot be started.
-    pub(super) fn start(
-        config: &Config,
-        cores: &CoreFactory,
-    ) -> io::Result<Arc<Self>> {
+    pub(super) fn start(config: &Config, cores: &CoreFactory) -> io::Result<Arc<Self>> {
         let lost = "the hot tier takes no new answers";
         let on_exit = Threads::auxiliary("hot tier", lost);
         let observations = cores.observations();
-        let count_hits =
-            move |question: &[u8], hits| observations.add_unsampled(question, hits);
+        let count_hits = move |question: &[u8], hits| observations.add_unsampled(question, hits);
         let hot = Arc::new(Self {
             tier: Tier::start(plan::settings(config), cores.clock(), count_hits, on_exit)?,
             capacity: config.tier.entries,
@@ -182,33 +178,4 @@ fn obstacle(policy: &Policy) -> Option<&'static str> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::answer::{
-        cookie::{CookieMaker, Secrets},
-        limit::LimitSettings,
-        policy::Cookies,
-    };
-
-    #[test]
-    fn what_workers_count_keeps_the_tier_off() {
-        let cookies = |demand_above| Policy {
-            cookies: Some(Cookies {
-                maker: CookieMaker::new(Secrets::random()),
-                demand_above,
-            }),
-            ..Policy::default()
-        };
-        assert_eq!(obstacle(&Policy::default()), None);
-        assert_eq!(obstacle(&cookies(0)), None);
-        assert!(obstacle(&cookies(1)).is_some_and(|why| why.contains("cookies")));
-        let limited = Policy {
-            limit: LimitSettings {
-                per_second: 1,
-                ..LimitSettings::default()
-            },
-            ..cookies(0)
-        };
-        assert!(obstacle(&limited).is_some_and(|why| why.contains("rate-limit")));
-    }
-}
+mod tests;

@@ -30,9 +30,10 @@ impl TierPlan {
     pub(in crate::server) fn new(config: &Config) -> Self {
         let dnstap = &config.dnstap;
         let samples_clients = dnstap.output.is_some()
-            && dnstap.messages.iter().any(|kind| {
-                matches!(kind, MessageKind::ClientQuery | MessageKind::ClientResponse)
-            });
+            && dnstap
+                .messages
+                .iter()
+                .any(|kind| matches!(kind, MessageKind::ClientQuery | MessageKind::ClientResponse));
         let obstacle = if config.query_log.sample.is_some() {
             Some("the query log has only queries that workers answer")
         } else {
@@ -76,9 +77,10 @@ impl TierPlan {
     /// Why not.
     pub(super) fn allows(&self, attached: &AttachMode) -> Result<(), String> {
         match attached {
-            AttachMode::Generic { .. } if self.mode == TierMode::Auto => {
-                Err("the program is in generic mode; --tier on, if it is to answer all the same".to_owned())
-            }
+            AttachMode::Generic { .. } if self.mode == TierMode::Auto => Err(
+                "the program is in generic mode; --tier on, if it is to answer all the same"
+                    .to_owned(),
+            ),
             _ => Ok(()),
         }
     }

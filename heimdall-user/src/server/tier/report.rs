@@ -33,9 +33,9 @@ impl HotTier {
 }
 
 impl TierState {
-    /// Whether it answers.
-    pub(in crate::server) fn is_on(&self) -> bool {
-        self.off.is_none()
+    /// Why it answers nothing. `None`: it does.
+    pub(in crate::server) fn why_off(&self) -> Option<&str> {
+        self.off.as_deref()
     }
 
     /// Queries answered.
@@ -77,8 +77,11 @@ impl TierState {
 
     pub(in crate::server) fn json(&self) -> Value {
         let mut fields = Map::from_iter([
-            ("state".to_owned(), json!(if self.is_on() { "on" } else { "off" })),
-            ("reason".to_owned(), json!(self.off)),
+            (
+                "state".to_owned(),
+                json!(self.why_off().map_or("on", |_| "off")),
+            ),
+            ("reason".to_owned(), json!(self.why_off())),
             ("capacity".to_owned(), json!(self.capacity)),
         ]);
         for (name, count) in self.report.counters.list() {
@@ -95,7 +98,9 @@ impl TierState {
         }
         fields.insert("types".to_owned(), Value::Object(types));
         fields.insert("rcodes".to_owned(), Value::Object(rcodes));
-        let passed = self.passed().map(|(reason, count)| (reason.to_owned(), json!(count)));
+        let passed = self
+            .passed()
+            .map(|(reason, count)| (reason.to_owned(), json!(count)));
         fields.insert("passed".to_owned(), Value::Object(passed.collect()));
         Value::Object(fields)
     }

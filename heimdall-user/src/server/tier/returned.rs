@@ -51,7 +51,14 @@ mod tests {
 
     #[test]
     fn overload_is_no_failure() {
-        let counts = [(0, 0), (100, 50), (200, 90), (200, 91), (300, 120), (300, 121)];
+        let counts = [
+            (0, 0),
+            (100, 50),
+            (200, 90),
+            (200, 91),
+            (300, 120),
+            (300, 121),
+        ];
         assert!(found(&counts).iter().all(Option::is_none));
     }
 }

@@ -29,20 +29,23 @@ enum Step {
     Promote,
     /// The tier is turned off, or on again.
     Switch,
+    /// The server ends what it has begun, as far as it may: else something would be under way most of the time.
+    Settle,
 }
 
 fn arb_step() -> impl Strategy<Value = Step> {
     let name = || 0..NAMES.len();
     let worker = || 0..WORKERS;
     prop_oneof![
-        2 => Just(Step::Reload),
-        3 => name().prop_map(Step::Flush),
+        3 => Just(Step::Reload),
+        2 => name().prop_map(Step::Flush),
         3 => worker().prop_map(Step::Begin),
         3 => worker().prop_map(Step::Maintain),
         4 => (worker(), name()).prop_map(|(worker, name)| Step::Answer(worker, name)),
         5 => (worker(), name()).prop_map(|(worker, name)| Step::Nominate(worker, name)),
         5 => Just(Step::Promote),
         1 => Just(Step::Switch),
+        6 => Just(Step::Settle),
     ]
 }
 
@@ -87,22 +90,20 @@ impl Model {
         }
     }
 
-    fn run(&mut self, steps: &[Step]) {
-        let Some((step, rest)) = steps.split_first() else {
-            return;
-        };
-        match *step {
-            Step::Nominate(worker, name) => {
-                // The others' next steps are done by this one, between its two.
-                let (inside, rest) = rest.split_at(rest.len().min(3));
-                self.nominate(worker, name, inside);
-                self.check();
-                return self.run(rest);
+    fn run(&mut self, mut steps: &[Step]) {
+        while let Some((step, rest)) = steps.split_first() {
+            steps = rest;
+            match *step {
+                Step::Nominate(worker, name) => {
+                    // The others' next steps are done within it.
+                    let (inside, rest) = rest.split_at(rest.len().min(8));
+                    steps = rest;
+                    self.nominate(worker, name, inside);
+                }
+                step => self.step(step),
             }
-            step => self.step(step),
+            self.check();
         }
-        self.check();
-        self.run(rest);
     }
 
     /// Other than of a nomination.
@@ -132,13 +133,29 @@ impl Model {
                 worker.cache.entry(name).or_insert(made);
             }
             Step::Promote => self.tier.round(BEGIN),
-            Step::Switch => {
-                self.on = !self.on;
-                let off = (!self.on).then(|| "of a test".to_owned());
-                self.tier.shared.state().set_off(off);
+            Step::Switch => self.switch(),
+            Step::Settle => {
+                while self.reload != 0 {
+                    self.reload();
+                }
+                for name in (0..NAMES.len())
+                    .filter(|name| self.flushing[*name])
+                    .collect::<Vec<_>>()
+                {
+                    self.flush(name);
+                }
+                if !self.on {
+                    self.switch();
+                }
             }
             Step::Nominate(..) => {}
         }
+    }
+
+    fn switch(&mut self) {
+        self.on = !self.on;
+        let off = (!self.on).then(|| "of a test".to_owned());
+        self.tier.shared.state().set_off(off);
     }
 
     fn reload(&mut self) {
@@ -163,35 +180,34 @@ impl Model {
         }
     }
 
+    /// A worker nominates an answer. `inside`: what others do between its reading of the epoch and that of its policy and
+    /// cache, and between that and the end.
     fn nominate(&mut self, worker: usize, name: usize, inside: &[Step]) {
+        // This worker does nothing else meanwhile.
+        let is_others = |step: &&Step| !matches!(step, Step::Begin(at) | Step::Maintain(at) | Step::Answer(at, _) if *at == worker);
+        let (first, last) = inside.split_at(inside.len() / 2);
         let nominator = self.nominators.swap_remove(worker);
         let question = question(NAMES[name]);
         let cached = OnceCell::new();
-        let mut called = false;
         nominator.nominate(BEGIN, || {
-            called = true;
-            for step in inside {
-                // This worker is at its nomination, and does nothing else.
-                if !matches!(step, Step::Begin(at) | Step::Maintain(at) | Step::Answer(at, _) if *at == worker)
-                {
-                    self.step(*step);
-                    self.check();
-                }
-            }
+            self.steps(first.iter().filter(is_others));
             let worker = &self.workers[worker];
+            let has_shared_policy = worker.policy == self.policy;
             let (policy, flushed) = *worker.cache.get(&name)?;
             let cached = cached.get_or_init(|| answer([policy, flushed, 0, 0]));
-            (worker.policy == self.policy).then(|| offer(&question, cached, BEGIN))
+            self.steps(last.iter().filter(is_others));
+            has_shared_policy.then(|| offer(&question, cached, BEGIN))
         });
-        if !called {
-            for step in inside {
-                self.step(*step);
-                self.check();
-            }
-        }
         self.nominators.push(nominator);
         let last = self.nominators.len() - 1;
         self.nominators.swap(worker, last);
+    }
+
+    fn steps<'a>(&mut self, steps: impl Iterator<Item = &'a Step>) {
+        for step in steps {
+            self.step(*step);
+            self.check();
+        }
     }
 
     /// What the program would answer now is what a worker may answer that has begun a batch now and has flushed what was to

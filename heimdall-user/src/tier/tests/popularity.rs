@@ -188,6 +188,7 @@ fn a_flood_of_random_names_does_not_displace_hot_ones() {
 fn what_becomes_hot_displaces_what_is_not() {
     let tier = Fixture::new(16);
     let nominator = tier.nominator();
+    let mut random = fastrand::Rng::with_seed(7);
     let (old, new) = (names("old", 16), names("new", 16));
     for question in &old {
         nominate(&nominator, question, &answer(A), BEGIN);
@@ -206,7 +207,10 @@ fn what_becomes_hot_displaces_what_is_not() {
             if tier.has(question, now) {
                 tier.hit(question, now, 100);
             } else {
-                nominate(&nominator, question, &answer(A), now);
+                // One of 32.
+                for _ in 0..random.u32(1..=5) {
+                    nominate(&nominator, question, &answer(A), now);
+                }
             }
         }
         tier.round(now);
