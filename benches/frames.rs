@@ -13,6 +13,7 @@ use heimdall_user::{
     maintenance::Maintenance,
     packet::{Layout, SourceFilter},
     tap::Tap,
+    tier::Nominator,
     worker::edit_frame,
 };
 
@@ -149,6 +150,11 @@ impl Worker {
             verify_checksums,
             tap,
         )
+    }
+
+    /// Has popular answers nominated for the hot tier. To be called before the first round.
+    pub fn nominate_to(&mut self, nominator: Nominator) {
+        self.engine.nominate_to(nominator);
     }
 
     /// Begins a round of the engine.

@@ -85,7 +85,8 @@ impl Receiver {
     fn open(interface: &str) -> Self {
         let (mut xsk, mut frames) = Xsk::open(interface, 0, 4 * BATCH as u32, false).unwrap();
         let interface = Interface::find(interface).unwrap();
-        let mut program = Program::attach(&interface, AttachPolicy::NativeThenGeneric).unwrap();
+        let mut program =
+            Program::attach(&interface, AttachPolicy::NativeThenGeneric, None).unwrap();
         // The address in the fixture's frames.
         program.set_mac([2, 0, 0, 0, 0, 1]).unwrap();
         // The fixture's server.

@@ -2,8 +2,8 @@
 
 /// What the program did with a packet, and why: the index of a counter in the counters map.
 ///
-/// [`Disposition::Steered`] goes to the AF_XDP socket of its queue, every other one to the kernel's
-/// IP stack. Checks run in the order given here, and the first that fails is counted. The last four
+/// [`Disposition::Answered`] goes back to its sender, [`Disposition::Steered`] to the AF_XDP socket of its queue, every
+/// other one to the kernel's IP stack. Checks run in the order given here, and the first that fails is counted. The last five
 /// count only packets to served addresses, apart from headers that are cut short
 /// ([`Disposition::BadLength`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -36,6 +36,8 @@ pub enum Disposition {
     NotQuery,
     /// A query to a served address on a queue without an AF_XDP socket.
     NoSocket,
+    /// Answered by the hot tier.
+    Answered,
 }
 
 impl Disposition {
@@ -43,7 +45,7 @@ impl Disposition {
     pub const COUNT: usize = Self::ALL.len();
 
     /// All of them, in the order of their counters.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Steered,
         Self::NotIp,
         Self::TooManyTags,
@@ -56,6 +58,7 @@ impl Disposition {
         Self::BadLength,
         Self::NotQuery,
         Self::NoSocket,
+        Self::Answered,
     ];
 
     /// The name in statistics and metrics.
@@ -73,6 +76,7 @@ impl Disposition {
             Self::BadLength => "bad_length",
             Self::NotQuery => "not_query",
             Self::NoSocket => "no_socket",
+            Self::Answered => "answered",
         }
     }
 }

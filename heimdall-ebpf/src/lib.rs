@@ -9,6 +9,7 @@
 
 mod disposition;
 mod served;
+pub mod tier;
 
 pub use disposition::Disposition;
 pub use served::ServedKey;

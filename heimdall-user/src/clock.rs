@@ -1,6 +1,11 @@
 //! The clock that caches and fronts share.
 
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::{
+    io,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use nix::time::{ClockId, clock_gettime};
 
 /// The time of one batch of a front.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -36,6 +41,17 @@ impl Clock {
     #[inline]
     pub fn now(&self) -> Now {
         self.at(Instant::now())
+    }
+
+    /// When the clock was started, in nanoseconds of CLOCK_MONOTONIC, and its value then: with these the XDP
+    /// program counts the same seconds.
+    ///
+    /// # Errors
+    /// Those of clock_gettime(2).
+    pub(crate) fn base(&self) -> io::Result<(u64, u32)> {
+        let now = Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC)?);
+        let base = now.saturating_sub(self.0.elapsed());
+        Ok((base.as_nanos() as u64, START))
     }
 
     /// The time, on both scales, for a caller that has just read the monotonic clock, which so is read

@@ -16,7 +16,7 @@
 //! Around them: [`config`] reads the settings, [`server`] starts, supervises and stops all threads,
 //! [`maintenance`] flushes and copies caches in use, [`snapshot`] is the file that keeps the shared cache over
 //! a restart, [`blocklist`] builds the table of blocked names, [`stats`] and [`latency`] count, [`tap`] samples queries for
-//! dnstap, the query log and the popular names, [`control`] is the control socket, [`http`] serves metrics and the status
+//! dnstap, the query log and the popular names, [`tier`] has the XDP program give the most popular answers, [`control`] is the control socket, [`http`] serves metrics and the status
 //! page, [`cli`] the `heimdall` command, `doctor` examines the host, [`log`] writes the log, [`mod@file`] reads
 //! files up to a limit, [`clock`] is the time that answers age by, [`exit`] ends threads with their owner, and
 //! [`checksum`] is the Internet checksum.
@@ -47,5 +47,6 @@ pub mod snapshot;
 pub mod socket;
 pub mod stats;
 pub mod tap;
+pub mod tier;
 pub mod worker;
 pub mod xdp;

@@ -19,6 +19,7 @@ use heimdall_user::{
     front::BATCH,
     stats::{AnswerCounters, DropCounters},
     tap::{Rate, Rates, Taps},
+    tier::{Nominations, Nominator},
 };
 
 #[path = "../../benches/frames.rs"]
@@ -142,13 +143,13 @@ fn every_query() -> Taps {
 
 #[test]
 fn hits_do_not_allocate() {
-    hits(&Taps::default());
+    hits(&Taps::default(), None);
 }
 
 #[test]
 fn hits_that_are_sampled_do_not_allocate() {
     let taps = every_query();
-    hits(&taps);
+    hits(&taps, None);
     let mut samples = 0;
     let copied = allocations(|| {
         taps.drain(|_| samples += 1);
@@ -160,7 +161,23 @@ fn hits_that_are_sampled_do_not_allocate() {
     assert_eq!(taps.drain(|_| ()), 0);
 }
 
-fn hits(taps: &Taps) {
+#[test]
+fn hits_that_are_nominated_do_not_allocate() {
+    let nominations = Arc::<Nominations>::default();
+    nominations.open();
+    hits(&Taps::default(), Some(nominations.nominator()));
+    let mut count = 0;
+    assert_eq!(
+        allocations(|| {
+            nominations.drain(|_| count += 1);
+        }),
+        0
+    );
+    // Nothing took any meanwhile: the ring is full, and what did not fit was dropped.
+    assert_eq!(count, 256);
+}
+
+fn hits(taps: &Taps, nominator: Option<Nominator>) {
     const BATCHES: usize = 2000;
     let (mut core, counters) = core(4 << 20);
     let frames: Vec<Vec<u8>> = names(10_000).iter().map(|name| frame(name)).collect();
@@ -177,6 +194,9 @@ fn hits(taps: &Taps) {
     };
     let tap = taps.front();
     let mut worker = Worker::disconnected(core, BATCH, false, tap);
+    if let Some(nominator) = nominator {
+        worker.nominate_to(nominator);
+    }
     let mut replies = 0;
     for size in [1, BATCH] {
         for _ in 0..BATCHES {

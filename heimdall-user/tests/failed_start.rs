@@ -204,7 +204,7 @@ fn start(case: &str) {
 
 fn attach(interface: &str) -> Program {
     let interface = Interface::find(interface).unwrap();
-    Program::attach(&interface, AttachPolicy::NativeThenGeneric).unwrap()
+    Program::attach(&interface, AttachPolicy::NativeThenGeneric, None).unwrap()
 }
 
 fn config(

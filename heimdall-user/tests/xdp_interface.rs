@@ -78,12 +78,12 @@ fn the_program_is_attached_as_long_as_it_lives() {
             (AttachPolicy::NativeThenGeneric, "native"),
             (AttachPolicy::GenericOnly, "generic"),
         ] {
-            let program = Program::attach(&interface, policy).unwrap();
+            let program = Program::attach(&interface, policy, None).unwrap();
             assert_eq!(program.attach_mode().name(), name);
             assert_eq!(attached_id(), Some(program.id().into()));
             assert!(interface.wait_carrier(Duration::from_secs(2)).unwrap());
 
-            let second = Program::attach(&interface, AttachPolicy::NativeThenGeneric);
+            let second = Program::attach(&interface, AttachPolicy::NativeThenGeneric, None);
             let Err(XdpError::Occupied {
                 program: whose,
                 remedy,
@@ -112,7 +112,7 @@ fn generic_mode_says_why() {
         // veth takes no native XDP when frames from its peer do not fit a page.
         ip("link set hde1 mtu 9000");
         let interface = Interface::find("hde0").unwrap();
-        let program = Program::attach(&interface, AttachPolicy::NativeThenGeneric).unwrap();
+        let program = Program::attach(&interface, AttachPolicy::NativeThenGeneric, None).unwrap();
         let AttachMode::Generic { why } = program.attach_mode() else {
             panic!("{}", program.attach_mode());
         };
@@ -124,7 +124,8 @@ fn generic_mode_says_why() {
 fn served_addresses_can_change() {
     in_namespace("served_addresses_can_change", 1, || {
         let interface = Interface::find("hde0").unwrap();
-        let mut program = Program::attach(&interface, AttachPolicy::NativeThenGeneric).unwrap();
+        let mut program =
+            Program::attach(&interface, AttachPolicy::NativeThenGeneric, None).unwrap();
         let served = ["192.0.2.1:53", "[2001:db8::1]:53"].map(|address| address.parse().unwrap());
         program.set_served(&served.into()).unwrap();
         program
@@ -138,7 +139,8 @@ fn served_addresses_can_change() {
 fn of_too_many_addresses_those_that_fit_are_served() {
     in_namespace("of_too_many_addresses", 1, || {
         let interface = Interface::find("hde0").unwrap();
-        let mut program = Program::attach(&interface, AttachPolicy::NativeThenGeneric).unwrap();
+        let mut program =
+            Program::attach(&interface, AttachPolicy::NativeThenGeneric, None).unwrap();
         let addresses = |count: u32| -> BTreeSet<SocketAddr> {
             let address = |n| SocketAddr::from((Ipv4Addr::from_bits(n), 53));
             (1..=count).map(address).collect()
@@ -310,7 +312,8 @@ fn a_query_goes_to_the_kernel_until_an_af_xdp_socket_takes_it() {
         1,
         || {
             let interface = Interface::find("hde0").unwrap();
-            let mut program = Program::attach(&interface, AttachPolicy::NativeThenGeneric).unwrap();
+            let mut program =
+                Program::attach(&interface, AttachPolicy::NativeThenGeneric, None).unwrap();
             let kernel = UdpSocket::bind("192.0.2.1:53").unwrap();
             kernel
                 .set_read_timeout(Some(Duration::from_secs(2)))
@@ -356,7 +359,7 @@ fn a_query_goes_to_the_kernel_until_an_af_xdp_socket_takes_it() {
 fn a_queue_beyond_the_map_is_refused() {
     in_namespace("a_queue_beyond_the_map_is_refused", 1, || {
         let interface = Interface::find("hde0").unwrap();
-        let mut program = Program::attach(&interface, AttachPolicy::GenericOnly).unwrap();
+        let mut program = Program::attach(&interface, AttachPolicy::GenericOnly, None).unwrap();
         let no_socket = std::fs::File::open("/dev/null").unwrap();
         let error = program.register(256, no_socket.as_fd()).unwrap_err();
         assert!(matches!(error, XdpError::QueueOutOfRange { .. }), "{error}");

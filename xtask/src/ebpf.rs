@@ -118,9 +118,7 @@ impl Program {
     /// their paths, and one for the object.
     fn manifest(&self) -> Result<String> {
         let mut files = vec!["Cargo.toml".to_owned()];
-        for source in fs::read_dir(self.path("src"))? {
-            files.push(format!("src/{}", source?.file_name().to_string_lossy()));
-        }
+        self.add_sources("src", &mut files)?;
         files.sort();
         files.push(self.object.to_owned());
         lab::run(
@@ -128,6 +126,20 @@ impl Program {
                 .current_dir(self.path(""))
                 .args(files),
         )
+    }
+
+    /// Adds the files in a directory of the crate and in those below it.
+    fn add_sources(&self, directory: &str, files: &mut Vec<String>) -> Result<()> {
+        for entry in fs::read_dir(self.path(directory))? {
+            let entry = entry?;
+            let path = format!("{directory}/{}", entry.file_name().to_string_lossy());
+            if entry.file_type()?.is_dir() {
+                self.add_sources(&path, files)?;
+            } else {
+                files.push(path);
+            }
+        }
+        Ok(())
     }
 
     /// Fails if the committed object does not belong to the sources beside it.

@@ -45,7 +45,7 @@ impl Test {
         let object = objects.join("heimdall.bpf.o").display().to_string();
         step(
             "packet vectors through the rebuilt XDP program",
-            "test --locked --package heimdall-user --test xdp_program",
+            "test --locked --package heimdall-user --test xdp_program --test tier_program",
             &[("HEIMDALL_EBPF_OBJECT", &object)],
         )?;
         step(

@@ -20,6 +20,15 @@ impl Zipf {
         }
     }
 
+    /// The part of all draws that gives one of the first so many ranks, 0 to 1.
+    pub(crate) fn share(&self, ranks: usize) -> f64 {
+        let last = self.sums.len() - 1;
+        let first = ranks
+            .checked_sub(1)
+            .map_or(0.0, |rank| self.sums[rank.min(last)]);
+        first / self.sums[last]
+    }
+
     pub(crate) fn draw(&self, random: &mut Rng) -> usize {
         let last = self.sums.len() - 1;
         let point = self.sums[last] * random.f64();
@@ -41,5 +50,8 @@ mod tests {
         }
         assert!((1.9..2.1).contains(&(counts[0] / counts[1])));
         assert!((80.0..120.0).contains(&(counts[0] / counts[99])));
+        let share = counts[..10].iter().sum::<f64>() / 100_000.0;
+        assert!((zipf.share(10) - share).abs() < 0.01, "{share}");
+        assert_eq!((zipf.share(0), zipf.share(100)), (0.0, 1.0));
     }
 }

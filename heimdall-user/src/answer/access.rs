@@ -93,6 +93,11 @@ impl Access {
         self.rules.get(number).map(|(prefix, _)| *prefix)
     }
 
+    /// The prefixes with their decisions; of equal ones the last decides.
+    pub(crate) fn rules(&self) -> impl Iterator<Item = (Prefix, Decision)> {
+        self.rules.iter().copied()
+    }
+
     /// The range of addresses around this one, itself included, with the same decision.
     pub(super) fn range_v4(&self, address: Ipv4Addr) -> RangeInclusive<u32> {
         self.decisions.range_v4(address)

@@ -13,7 +13,7 @@ use super::{
     writer::Writer,
 };
 use crate::{
-    cache::{Cache, Hint, Key},
+    cache::{Cache, Hint, Key, Popular},
     clock::Now,
     dns::{
         Answer, DnsPacketView, Malformed, NameHasher, Query,
@@ -107,7 +107,7 @@ impl Core {
             self.admission.begin_second(elapsed);
         }
         self.now = now;
-        if !Arc::ptr_eq(&self.shared_policy.load(), &self.writer.policy) {
+        if !self.has_shared_policy() {
             self.load_policy();
         }
     }
@@ -116,6 +116,32 @@ impl Core {
     #[inline]
     pub(crate) fn hits(&self) -> u64 {
         self.writer.counters.hits.get()
+    }
+
+    /// The second of the batch.
+    pub(crate) fn seconds(&self) -> u32 {
+        self.now.seconds
+    }
+
+    /// The key of a query that was just answered, and its answer if that is popular. `None`, too, if the policy has been
+    /// replaced: what the cache holds may be outdated. `msg` is the query, or its reply.
+    #[cold]
+    pub(crate) fn popular<'a>(
+        &'a self,
+        query: &Query,
+        msg: &'a [u8],
+    ) -> Option<(Key<'a>, Popular<'a>)> {
+        if !self.has_shared_policy() {
+            return None;
+        }
+        let key = key(query, msg)?;
+        Some((key, self.cache.get_popular(&key, self.now.seconds)?))
+    }
+
+    /// Whether its policy is the shared one.
+    #[inline(always)]
+    fn has_shared_policy(&self) -> bool {
+        Arc::ptr_eq(&self.shared_policy.load(), &self.writer.policy)
     }
 
     #[cold]

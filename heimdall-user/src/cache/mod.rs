@@ -51,6 +51,17 @@ pub struct Hit<'a> {
     pub question_sum: Option<u64>,
 }
 
+/// An answer that is fresh and popular, and of which no refresh was requested yet.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Popular<'a> {
+    /// The answer, its TTLs as received.
+    pub(crate) answer: AnswerRef<'a>,
+    /// The second in which it was received.
+    pub(crate) received: u32,
+    /// The second from which on a refresh is due.
+    pub(crate) refresh: u32,
+}
+
 /// The slot in which [`Cache::prefetch_entry`] has found what may be the entry: a look-up begins
 /// there. A wrong or outdated hint costs time, never a wrong answer.
 #[derive(Clone, Copy, Debug)]
@@ -216,6 +227,22 @@ impl Cache {
             popular: found.touch() > 0,
             offset: Offset(offset),
             question_sum: entry.question_sum(case),
+        })
+    }
+
+    /// The answer of `key`, if it is fresh at `now`, was hit twice or more, and its refresh was not requested. This is no
+    /// hit.
+    pub(crate) fn get_popular(&self, key: &Key<'_>, now: u32) -> Option<Popular<'_>> {
+        let (slot, _, entry) = find(&self.index, &self.log, *key)?;
+        let answer = entry.answer()?;
+        let received = received_at(&entry, answer);
+        let is_usable = now < entry.expires()
+            && entry.refresh() <= entry.expires()
+            && !self.invalidation.covers(&entry, received);
+        (is_usable && self.index.frequency(slot) > 1).then(|| Popular {
+            answer,
+            received,
+            refresh: entry.refresh(),
         })
     }
 

@@ -27,8 +27,9 @@ Examples:
 
 Above the records of each answer is a line with its question, its response code, the seconds until it
 expires (negative: it is stale, and kept in case that no upstream answers), and the cache that it is
-in: `forwarder`, `sockets`, or a queue like eth0:0. The same answer may be in several. With --json
-each answer is one object on a line of its own.";
+in: `forwarder`, `sockets`, or a queue like eth0:0. The same answer may be in several. `hot tier` behind
+it says that the XDP program has an answer to the question, too. With --json each answer is one object on
+a line of its own.";
 
 /// Show the cached answers: of a name, of a zone, or all
 #[derive(Args, Debug)]
@@ -108,11 +109,17 @@ fn text(entry: &Value) -> String {
     for flag in list("flags") {
         text.push_str(&format!(" +{flag}"));
     }
+    let in_tier = entry.get("tier").and_then(Value::as_bool);
     text.push_str(&format!(
-        ": {}, {} s left, in {}\n",
+        ": {}, {} s left, in {}{}\n",
         word("rcode"),
         number("ttl"),
-        word("cache")
+        word("cache"),
+        if in_tier == Some(true) {
+            ", hot tier"
+        } else {
+            ""
+        }
     ));
     for record in list("records") {
         text.push_str(&format!("{record}\n"));
@@ -133,6 +140,12 @@ mod tests {
             "flags": ["DO"], "rcode": "NOERROR", "ttl": -3, "records": ["a", "b"],
         });
         let expected = "; example.com. IN A +DO: NOERROR, -3 s left, in forwarder\na\nb\n";
+        assert_eq!(text(&entry), expected);
+        let entry = json!({
+            "cache": "eth0:0", "name": "example.com.", "class": "IN", "type": "A", "flags": [],
+            "rcode": "NOERROR", "ttl": 9, "tier": true, "records": [],
+        });
+        let expected = "; example.com. IN A: NOERROR, 9 s left, in eth0:0, hot tier\n";
         assert_eq!(text(&entry), expected);
     }
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    Backend, InterfaceConfig, Problem, Settings,
+    Backend, InterfaceConfig, Problem, Settings, TierMode,
     definition::{Section, settings},
     error::MAX_SOCKET_PATH,
     spec::{
@@ -123,6 +123,8 @@ settings! {
     socket: SocketConfig;
     /// The AF_XDP workers.
     xdp: XdpConfig;
+    /// The hot tier.
+    tier: TierConfig;
     /// Metrics and the status page.
     metrics: MetricsConfig;
     /// The log.
@@ -263,6 +265,25 @@ settings! {
         .flag("--idle", "MODE");
     /// Drop packets whose IPv4 or UDP checksum is wrong.
     "verify-checksums" => verify_checksums: bool = boolean().default(true);
+}
+
+settings! {
+    /// The hot tier: answers to popular questions that the XDP program gives itself, before a worker is woken.
+    "tier" => TierConfig, restart;
+
+    /// On which interfaces the XDP program answers popular questions itself. "auto": where the driver sends its
+    /// replies by itself, which means not on veth, whose peer needs an XDP program, too, and not in generic mode;
+    /// "on": on all; "off": on none. Clients get the same replies either way.
+    "mode" => mode: TierMode =
+        choice(&[
+            ("auto", TierMode::Auto),
+            ("on", TierMode::On),
+            ("off", TierMode::Off),
+        ])
+        .default(TierMode::Auto)
+        .flag("--tier", "MODE");
+    /// Answers that it holds at most; each takes 540 octets and 8 for each CPU, for each interface. 0: it is off.
+    "entries" => entries: u32 = integer(0, 65_536).default(10_000);
 }
 
 settings! {

@@ -262,6 +262,17 @@ pub enum Backend {
     Socket,
 }
 
+/// On which interfaces the XDP program answers popular questions itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TierMode {
+    /// Where the driver sends the replies by itself.
+    Auto,
+    /// On all.
+    On,
+    /// On none.
+    Off,
+}
+
 /// A number of octets, written as such or with K, M or G for powers of 1024.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Size(pub usize);

@@ -238,7 +238,7 @@ impl<'a> AnswerRef<'a> {
 
     /// The upstream set AD: the data are authentic.
     #[inline(always)]
-    pub(super) fn authentic(&self) -> bool {
+    pub(crate) fn authentic(&self) -> bool {
         self.flags() & FLAG_AD != 0
     }
 
@@ -267,7 +267,7 @@ impl<'a> AnswerRef<'a> {
 
     /// The body's sum ([`checksum::add`]), before ageing.
     #[inline(always)]
-    pub(super) fn sum(&self) -> u64 {
+    pub(crate) fn sum(&self) -> u64 {
         u16::from_ne_bytes(get(self.fixed, field::SUM)).into()
     }
 
@@ -337,7 +337,8 @@ impl<'a> AnswerRef<'a> {
         u16::from_le_bytes(get(self.fixed, field::EDE)).checked_sub(1)
     }
 
-    fn ttl_offsets(&self) -> impl Iterator<Item = u16> + 'a {
+    /// Offsets in the body of the TTL fields.
+    pub(crate) fn ttl_offsets(&self) -> impl Iterator<Item = u16> + 'a {
         let (offsets, _) = self.ttls.as_chunks::<2>();
         offsets.iter().map(|offset| u16::from_le_bytes(*offset))
     }

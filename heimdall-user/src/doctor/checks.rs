@@ -130,6 +130,10 @@ checks! {
         "whether the driver has zero-copy AF_XDP sockets",
         "in copy mode the kernel copies each packet into and out of the frames",
         "a newer kernel, or another NIC";
+    NIC_TIER: "nic.tier",
+        "whether the hot tier's replies leave by the interface: the kernel, the driver, and a veth's peer",
+        "without the tier a worker is woken for popular questions, too; replies that a veth's peer does not take are late or lost",
+        "`tier.mode`, an XDP program on a veth's peer, or a newer kernel";
     NIC_TRAP: "nic.trap",
         "what is known to go wrong with the driver, below",
         "native XDP is refused, or slower than it could be",

@@ -20,6 +20,7 @@ const FEATURES: &[((u32, u32), &str, &str)] = &[
         "MADV_POPULATE_WRITE",
         "caches are allocated as they are used",
     ),
+    ((5, 18), "bpf_xdp_store_bytes", "there is no hot tier"),
     (
         (6, 3),
         "XDP features over netlink",

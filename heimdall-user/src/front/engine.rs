@@ -21,6 +21,7 @@ use crate::{
     latency::FrontLatency,
     maintenance::{FrontState, Maintenance, Status, ThreadState},
     tap::Tap,
+    tier::Nominator,
 };
 
 /// What an engine owns.
@@ -104,6 +105,11 @@ impl<P> Engine<P> {
             inserted: None,
             overflowed: 0,
         }
+    }
+
+    /// Nominates popular answers for the hot tier. To be called before the first round.
+    pub fn nominate_to(&mut self, nominator: Nominator) {
+        self.sampler.nominate_to(nominator);
     }
 
     /// Queries that wait for the forwarder now.
@@ -225,6 +231,7 @@ impl<P> Engine<P> {
             .begin(&self.core, room, read.len.into(), client);
         let verdict = self.answer_one(read, room, client);
         self.sampler.end(&self.core, room, verdict);
+        self.sampler.nominate(&self.core, &read.query, room);
         verdict
     }
 

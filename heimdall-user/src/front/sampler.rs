@@ -2,7 +2,9 @@
 
 use crate::{
     answer::{Client, Core, Transport, Verdict},
-    tap::{Origin, Sample, Tap},
+    dns::{Malformed, Query},
+    tap::{Origin, Rate, Sample, Tap},
+    tier::{Nominator, Offer},
 };
 
 /// The sampler of an engine.
@@ -11,6 +13,8 @@ pub(super) struct Sampler {
     tap: Tap,
     /// The core's counts before the query that is being answered: they tell what its reply came from.
     before: Counts,
+    /// Takes popular answers for the hot tier.
+    nominator: Option<Nominator>,
 }
 
 /// Hits, misses, and answers of local data and of blocklists.
@@ -21,7 +25,14 @@ impl Sampler {
         Self {
             tap,
             before: Counts::default(),
+            nominator: None,
         }
+    }
+
+    /// Nominates popular answers, too. To be called before queries are counted.
+    pub(super) fn nominate_to(&mut self, nominator: Nominator) {
+        self.tap.nominate(Rate::one_in(Nominator::ONE_IN));
+        self.nominator = Some(nominator);
     }
 
     /// Counts a query. Whether it is sampled.
@@ -47,6 +58,24 @@ impl Sampler {
         if verdict != Verdict::Miss {
             let origin = origin(self.before, counts(core));
             self.tap.end_client(reply(room, verdict), origin);
+        }
+    }
+
+    /// Nominates the answer of the query that was sampled last, if it is one to nominate and has the answer from the cache.
+    pub(super) fn nominate(&self, core: &Core, query: &Result<Query, Malformed>, room: &[u8]) {
+        if let Some(nominator) = self.nominator.as_ref().filter(|_| self.tap.nominates())
+            && let Ok(query) = query
+        {
+            nominator.nominate(core.seconds(), || {
+                let (key, popular) = core.popular(query, room)?;
+                Some(Offer {
+                    question: key.question,
+                    flags: key.flags,
+                    answer: popular.answer,
+                    received: popular.received,
+                    refresh: popular.refresh,
+                })
+            });
         }
     }
 

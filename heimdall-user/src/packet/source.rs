@@ -43,6 +43,22 @@ impl SourceFilter {
         Self { v4, v4_ends, v6 }
     }
 
+    /// The refused addresses as prefixes, each by its first address and its length: what
+    /// [`allows_v4`](Self::allows_v4) and [`allows_v6`](Self::allows_v6) refuse, and nothing else.
+    pub(crate) fn refused(&self) -> impl Iterator<Item = (IpAddr, u8)> {
+        let blocks_v4 = [([127, 0, 0, 0], 8), ([224, 0, 0, 0], 4)];
+        let blocks_v4 = blocks_v4.map(|(first, len)| (IpAddr::from(first), len));
+        let low = |high: u16| (IpAddr::from([0, 0, 0, 0, 0, high, 0, 0]), 96);
+        let multicast = (IpAddr::from([0xff00, 0, 0, 0, 0, 0, 0, 0]), 8);
+        let blocks_v6 = [multicast, low(0), low(0xff), low(0xff00), low(0xffff)];
+        let v4 = self.v4.iter().map(|own| (IpAddr::from(*own), 32));
+        let v6 = self
+            .v6
+            .iter()
+            .map(|own| (IpAddr::from(own.to_ne_bytes()), 128));
+        blocks_v4.into_iter().chain(blocks_v6).chain(v4).chain(v6)
+    }
+
     /// Whether a reply may go to this IPv4 address.
     #[inline(always)]
     pub(super) fn allows_v4(&self, source: [u8; 4]) -> bool {
@@ -79,9 +95,25 @@ fn end_bit([.., last]: [u8; 4]) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::indexing_slicing)]
+
     use std::net::{Ipv4Addr, Ipv6Addr};
 
+    use proptest::prelude::*;
+
     use super::*;
+
+    /// Whether the first bits of two addresses are the same.
+    fn shares(len: u8, one: IpAddr, other: IpAddr) -> bool {
+        let (one, other, width) = match (one, other) {
+            (IpAddr::V4(one), IpAddr::V4(other)) => {
+                (u128::from(one.to_bits()), u128::from(other.to_bits()), 32)
+            }
+            (IpAddr::V6(one), IpAddr::V6(other)) => (one.to_bits(), other.to_bits(), 128),
+            _ => return false,
+        };
+        (one ^ other) >> (width - len) == 0
+    }
 
     #[test]
     fn refuses_what_must_not_be_answered() {
@@ -126,6 +158,28 @@ mod tests {
                 allowed,
                 "{address}"
             );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_refused_prefixes_are_those_that_are_refused(v4: u32, v6: [u8; 16], zeros in 0..=12usize, own: bool) {
+            let v4 = Ipv4Addr::from(v4);
+            // Few addresses begin with zeros by chance.
+            let mut octets = v6;
+            octets.iter_mut().take(zeros).for_each(|octet| *octet = 0);
+            octets[10] = [0, 0xff, 1][usize::from(v6[10] % 3)];
+            octets[11] = [0, 0xff, 1][usize::from(v6[11] % 3)];
+            let v6 = Ipv6Addr::from(octets);
+            let own = [IpAddr::from(v4), IpAddr::from(v6)].into_iter().filter(|_| own);
+            let filter = SourceFilter::new(own);
+            for (address, allowed) in [
+                (IpAddr::from(v4), filter.allows_v4(v4.octets())),
+                (IpAddr::from(v6), filter.allows_v6(octets)),
+            ] {
+                let refused = filter.refused().any(|(first, len)| shares(len, first, address));
+                prop_assert_eq!(refused, !allowed, "{}", address);
+            }
         }
     }
 }

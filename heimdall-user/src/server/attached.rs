@@ -14,7 +14,7 @@ use arc_swap::ArcSwap;
 use heimdall_ebpf::MAX_SERVED;
 use tracing::warn;
 
-use super::steering::SteeringCheck;
+use super::{steering::SteeringCheck, tier::InterfaceTier};
 use crate::{
     doctor::STRIPPED,
     packet::SourceFilter,
@@ -29,6 +29,7 @@ pub(super) struct Attached {
     pub(super) sources: Arc<ArcSwap<SourceFilter>>,
     /// The MTU in octets.
     pub(super) mtu: Arc<AtomicU32>,
+    pub(super) tier: InterfaceTier,
     /// Addresses to serve, wildcards among them.
     listen: Vec<SocketAddr>,
     steering: Mutex<SteeringCheck>,
@@ -41,11 +42,17 @@ pub(super) struct Attached {
 impl Attached {
     /// A program that steers nothing yet, and serves `listen` from the first
     /// [`follow`](Self::follow) on.
-    pub(super) fn new(interface: Interface, program: Program, listen: Vec<SocketAddr>) -> Self {
+    pub(super) fn new(
+        interface: Interface,
+        program: Program,
+        listen: Vec<SocketAddr>,
+        tier: InterfaceTier,
+    ) -> Self {
         Self {
             mtu: Arc::new(AtomicU32::new(interface.mtu)),
             interface,
             program: Mutex::new(program),
+            tier,
             sources: Arc::default(),
             listen,
             steering: Mutex::default(),
@@ -69,7 +76,9 @@ impl Attached {
         let all = Address::all()?;
         let own = all.iter().map(|address| address.ip);
         let senders = own.chain(all.iter().flat_map(Address::broadcasts));
-        self.sources.store(Arc::new(SourceFilter::new(senders)));
+        let senders = SourceFilter::new(senders);
+        self.tier.follow(interface.mtu, &senders);
+        self.sources.store(Arc::new(senders));
 
         let ips_of = |index: &dyn Fn(u32) -> bool| -> Vec<IpAddr> {
             let those = all.iter().filter(|address| index(address.interface));
@@ -123,6 +132,7 @@ impl Attached {
     /// Leaves all packets to the sockets from now on.
     fn give_up(&self, lost: u64) {
         self.given_up.store(true, Ordering::Relaxed);
+        self.tier.stop("AF_XDP does not work on the interface");
         warn!(
             "{}: none of the last {lost} queries that were steered reached an AF_XDP socket; the \
              sockets answer from now on. AF_XDP does not work on this interface: use another one, or \

@@ -15,7 +15,7 @@ use domain::{
 };
 use serde_json::{Value, json};
 
-use super::{policy::Reloader, report::Report, trace::Tracer};
+use super::{policy::Reloader, report::Report, tier::HotTier, trace::Tracer};
 use crate::{
     cache::Record,
     control::ControlCommand,
@@ -31,6 +31,7 @@ pub(super) struct Commands {
     pub(super) reloader: Arc<Reloader>,
     pub(super) report: Arc<Report>,
     pub(super) caches: Caches,
+    pub(super) tier: Option<Arc<HotTier>>,
     pub(super) tracer: Tracer,
 }
 
@@ -52,10 +53,18 @@ impl Commands {
                 writeln!(to, "{outcome}")
             }
             ControlCommand::Flush(scope) => {
-                writeln!(to, "{}", json!({ "flushed": self.caches.flush(scope) }))
+                writeln!(to, "{}", json!({ "flushed": self.flush(scope) }))
             }
             ControlCommand::Dump(scope) => self.dump(scope, to),
             ControlCommand::Trace(query) => writeln!(to, "{}", self.tracer.trace(&query)),
+        }
+    }
+
+    /// Removes the entries in `scope` from all caches and from the hot tier. Returns how many the caches had.
+    fn flush(&self, scope: Scope) -> u64 {
+        match &self.tier {
+            Some(tier) => tier.flush(&scope, || self.caches.flush(scope.clone())),
+            None => self.caches.flush(scope),
         }
     }
 
@@ -65,7 +74,7 @@ impl Commands {
         self.caches.copy(scope, |cache, mut records| {
             while let Some(record) = Record::take(&mut records) {
                 entries += 1;
-                writeln!(to, "{}", entry(cache, &record))?;
+                writeln!(to, "{}", entry(cache, &record, self.tier.as_deref()))?;
             }
             io::Result::Ok(())
         })?;
@@ -74,7 +83,8 @@ impl Commands {
 }
 
 /// An entry of the cache with this name, as JSON.
-pub(super) fn entry(cache: &str, record: &Record<'_>) -> Value {
+pub(super) fn entry(cache: &str, record: &Record<'_>, tier: Option<&HotTier>) -> Value {
+    let in_tier = tier.is_some_and(|tier| tier.contains(record.question, record.flags));
     let answer = record.answer;
     let (name, fixed) = match record.question.split_last_chunk::<QUESTION_FIXED>() {
         Some((name, fixed)) => (name, *fixed),
@@ -97,6 +107,7 @@ pub(super) fn entry(cache: &str, record: &Record<'_>) -> Value {
         // Negative: the seconds since it expired.
         "ttl": i64::from(answer.ttl()) - i64::from(record.age),
         "octets": record.encoded_len(),
+        "tier": in_tier,
         "records": records(record.question, answer, record.age),
     })
 }
@@ -159,9 +170,10 @@ mod tests {
             "age": 30,
             "ttl": 70,
             "octets": record.encoded_len(),
+            "tier": false,
             "records": ["WWW.example. 270 IN CNAME web.example.", "web.example. 70 IN A 192.0.2.1"],
         });
-        assert_eq!(entry("eth0:0", &record), expected);
+        assert_eq!(entry("eth0:0", &record, None), expected);
         let nothing = Answer::failure(2, Some(22), 5);
         let record = Record {
             question: b"\0\0\0\0\x01",
@@ -169,7 +181,7 @@ mod tests {
             age: 7,
             answer: nothing.as_ref(),
         };
-        let entry = entry("forwarder", &record);
+        let entry = entry("forwarder", &record, None);
         assert_eq!(entry.get("name").unwrap(), ".");
         assert_eq!(entry.get("type").unwrap(), "*");
         assert_eq!(entry.get("rcode").unwrap(), "SERVFAIL");

@@ -75,6 +75,16 @@ impl CoreFactory {
         ))
     }
 
+    /// The policy that the cores share.
+    pub(super) fn policy(&self) -> Arc<ArcSwap<Policy>> {
+        Arc::clone(&self.policy)
+    }
+
+    /// What the fronts' samples go to.
+    pub(super) fn observations(&self) -> Arc<Observations> {
+        Arc::clone(&self.observations)
+    }
+
     /// The cores' hasher of names.
     pub(super) fn hasher(&self) -> NameHasher {
         self.hasher.clone()

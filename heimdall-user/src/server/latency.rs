@@ -56,6 +56,7 @@ mod tests {
             start: Start::now(),
             observations: Arc::new(Observations::new(&TapOptions::default())),
             xdp: None,
+            tier: None,
             sockets: cores
                 .map(|core| SocketReport {
                     counters: Arc::default(),

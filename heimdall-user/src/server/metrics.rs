@@ -12,6 +12,7 @@ use std::{
 use super::{
     process::ProcessUse,
     report::{InterfaceReport, Report, SocketReport, WorkerReport},
+    tier::TierState,
     upstreams::{UpstreamReport, UpstreamState},
 };
 use crate::{
@@ -108,6 +109,9 @@ pub(super) fn families(report: &Report) -> Families {
         xdp.workers
             .iter()
             .for_each(|worker| insert_worker(to, worker));
+    }
+    if let Some(tier) = &report.tier {
+        insert_tier(to, &tier.state());
     }
     for (thread, socket) in report.sockets.iter().enumerate() {
         insert_socket(to, thread, socket);
@@ -230,6 +234,24 @@ fn insert_worker(families: &mut Families, worker: &WorkerReport) {
         core_place,
     );
     insert(families, worker.core.drops.described(), &labels, drop_place);
+}
+
+fn insert_tier(families: &mut Families, tier: &TierState) {
+    let help = "Whether the hot tier is on.";
+    families.gauge(
+        "heimdall_tier_up",
+        help,
+        &[],
+        u64::from(tier.why_off().is_none()),
+    );
+    let place = |name| Place::alone(format!("heimdall_tier_{name}"));
+    insert(families, tier.own(), &[], place);
+    for (reason, count) in tier.passed() {
+        let help = "Queries that the hot tier left to workers, by reason.";
+        let labels = [("reason", reason)];
+        families.counter("heimdall_tier_passed_queries", help, &labels, count);
+    }
+    insert(families, tier.of_core(), &[("front", "tier")], core_place);
 }
 
 fn insert_socket(families: &mut Families, thread: usize, socket: &SocketReport) {

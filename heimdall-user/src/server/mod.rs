@@ -28,6 +28,7 @@ mod steering;
 mod supervisor;
 mod tap;
 mod threads;
+mod tier;
 mod trace;
 mod upstreams;
 mod xdp;
@@ -60,6 +61,7 @@ use retry::retry;
 use snapshot::SnapshotWriter;
 use supervisor::Supervisor;
 use threads::Threads;
+use tier::HotTier;
 use trace::Tracer;
 use upstreams::UpstreamReport;
 use xdp::{AfXdpError, OpenXdp};
@@ -250,9 +252,11 @@ impl Server {
         self.start_xdp(config, opened.addresses, queues, cores, handle, workers)?;
         let queues = self.supervisor.iter().flat_map(Supervisor::command_queues);
         caches.fronts.extend(queues);
+        let tier = self.supervisor.as_ref().and_then(Supervisor::tier);
         let report = Arc::new(Report {
             start: Start::now(),
             xdp: self.supervisor.as_ref().map(Supervisor::report),
+            tier: tier.clone(),
             sockets,
             forwarder: forward_counters,
             upstreams,
@@ -263,10 +267,11 @@ impl Server {
         let tracer = Tracer {
             reloader: Arc::clone(&self.reloader),
             caches: caches.clone(),
+            tier: tier.clone(),
             forwarder: for_traces,
             nxdomain_cut: config.cache.nxdomain_cut,
         };
-        self.start_control(opened.control, report, tracer, caches.clone())?;
+        self.start_control(opened.control, report, tracer, caches.clone(), tier)?;
         // Last, as it writes a file when it ends.
         self.start_snapshots(snapshot.as_ref(), caches)
     }
@@ -333,6 +338,9 @@ impl Server {
         let threads = &self.threads;
         match Supervisor::start(open, config, addresses, cores, forwarder, workers, threads) {
             Ok(supervisor) => {
+                if let Some(tier) = supervisor.tier() {
+                    self.reloader.set_tier(tier);
+                }
                 self.supervisor = Some(supervisor);
                 self.summary = summary;
             }
@@ -348,11 +356,13 @@ impl Server {
         report: Arc<Report>,
         tracer: Tracer,
         caches: Caches,
+        tier: Option<Arc<HotTier>>,
     ) -> Result<(), ServerError> {
         let commands = Commands {
             reloader: Arc::clone(&self.reloader),
             report,
             caches,
+            tier,
             tracer,
         };
         let lost = "stats, reload, flush, dump and trace do not work";

@@ -4,13 +4,14 @@ use std::{
     fmt, fs, io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
 use arc_swap::ArcSwap;
 use thiserror::Error;
 use tracing::{info, warn};
 
+use super::tier::HotTier;
 use crate::{
     answer::{
         blocklist::Blocklists,
@@ -159,6 +160,8 @@ pub(super) struct Reloader {
     running: ArcSwap<Settings>,
     /// Held during a reload: of two at once, the earlier must not overwrite the later.
     reloading: Mutex<()>,
+    /// Set once it has started, if there is one.
+    tier: OnceLock<Arc<HotTier>>,
     settings: Box<dyn Fn() -> Result<Config, ConfigError> + Send + Sync>,
 }
 
@@ -195,6 +198,7 @@ impl Reloader {
             loader,
             running: ArcSwap::from_pointee(config.settings.clone()),
             reloading: Mutex::default(),
+            tier: OnceLock::new(),
             settings: Box::new(settings),
         })
     }
@@ -202,6 +206,12 @@ impl Reloader {
     /// The current policy, which the cores share.
     pub(super) fn policy(&self) -> &Arc<ArcSwap<Policy>> {
         &self.shared
+    }
+
+    /// Has reloads go through the hot tier.
+    pub(super) fn set_tier(&self, tier: Arc<HotTier>) {
+        // There is one a server.
+        let _ = self.tier.set(tier);
     }
 
     /// The settings in force.
@@ -224,7 +234,11 @@ impl Reloader {
         let origin = Origin::of(&config);
         let policy = self.loader.load(&config)?;
         log_access(&policy);
-        self.shared.store(Arc::new(policy));
+        let store = || self.shared.store(Arc::new(policy));
+        match self.tier.get() {
+            Some(tier) => tier.replace_policy(store),
+            None => store(),
+        }
         self.origin.store(Arc::new(origin));
         let running = self.running.load();
         let changed: Vec<&str> = running.need_restart(&config.settings).collect();

@@ -9,7 +9,7 @@ use std::{fmt, process::id, slice, sync::Arc};
 use arc_swap::ArcSwap;
 use serde_json::{Map, Value, json};
 
-use super::{cores::CoreCounters, process, upstreams::UpstreamReport};
+use super::{cores::CoreCounters, process, tier::HotTier, upstreams::UpstreamReport};
 use crate::{
     forward::ForwardCounters, log, socket::SocketCounters, tap::Observations,
     worker::WorkerCounters,
@@ -24,6 +24,7 @@ pub(super) struct Report {
     pub(super) start: Start,
     /// Replaced when something changes.
     pub(super) xdp: Option<Arc<ArcSwap<XdpReport>>>,
+    pub(super) tier: Option<Arc<HotTier>>,
     /// One for each thread.
     pub(super) sockets: Vec<SocketReport>,
     /// One set for each thread.
@@ -46,6 +47,8 @@ pub(super) struct InterfaceReport {
     /// How the program is attached: `native` or `generic`.
     pub(super) attach: Option<&'static str>,
     pub(super) program_id: Option<u32>,
+    /// Whether the hot tier is `on` or `off` there, and why; with a program.
+    pub(super) tier: Option<(&'static str, Option<String>)>,
     /// Reads the program's verdicts, summed over the CPUs.
     pub(super) verdicts: Box<dyn Fn() -> Vec<(&'static str, u64)> + Send + Sync>,
 }
@@ -88,6 +91,7 @@ impl Report {
             start: Start::now(),
             observations: Arc::new(Observations::new(&crate::tap::TapOptions::default())),
             xdp: None,
+            tier: None,
             sockets: Vec::new(),
             forwarder: Vec::new(),
             upstreams: UpstreamReport::all(&[address], &[vec![metrics]]),
@@ -118,6 +122,7 @@ impl Report {
             "backend": if is_xdp { "xdp" } else { "socket" },
             "interfaces": interfaces,
             "workers": workers,
+            "tier": self.tier.as_ref().map(|tier| tier.state().json()),
             "sockets": sockets(&self.sockets),
             "socket_threads": socket_threads(&self.sockets),
             "forwarder": forwarder(&self.forwarder),
@@ -148,6 +153,7 @@ impl Report {
         let udp = sockets(|thread| thread.udp_received.get());
         let tcp = sockets(|thread| thread.tcp_received.get());
         let xdp: u64 = workers().map(|worker| worker.counters.received.get()).sum();
+        let tier = self.tier.as_ref().map_or(0, |tier| tier.state().hits());
         let sum = |count: fn(&CoreCounters) -> u64| cores().map(count).sum::<u64>();
         let upstream = |count: fn(&ForwardCounters) -> u64| {
             self.forwarder
@@ -156,10 +162,10 @@ impl Report {
                 .sum::<u64>()
         };
         format!(
-            "{} queries ({xdp} over AF_XDP, {udp} over UDP, {tcp} over TCP), {} hits, {} misses, {} dropped; \
+            "{} queries ({tier} in the kernel, {xdp} over AF_XDP, {udp} over UDP, {tcp} over TCP), {} hits, {} misses, {} dropped; \
              upstream: {} queries, {} timeouts, {} errors, {} stale answers, {} SERVFAIL; {} log lines lost",
-            xdp + udp + tcp,
-            sum(|core| core.answers.hits.get()),
+            tier + xdp + udp + tcp,
+            tier + sum(|core| core.answers.hits.get()),
             sum(|core| core.answers.misses.get()),
             sum(|core| core.drops.list().iter().map(|(_, count)| count).sum()),
             upstream(|thread| thread.sent_udp.get() + thread.sent_tcp.get()),
@@ -180,6 +186,7 @@ impl InterfaceReport {
             "reason": self.reason,
             "attach": self.attach,
             "program_id": self.program_id,
+            "tier": self.tier.as_ref().map(|(state, reason)| json!({ "state": state, "reason": reason })),
             "verdicts": Value::Object(counts((self.verdicts)())),
         })
     }
@@ -362,6 +369,7 @@ mod tests {
             reason: None,
             attach: Some("native"),
             program_id: Some(12),
+            tier: Some(("off", Some("by the settings".to_owned()))),
             verdicts: Box::new(|| {
                 let names = Disposition::ALL.map(Disposition::name);
                 names.into_iter().map(|name| (name, 5)).collect()
@@ -376,6 +384,7 @@ mod tests {
         let report = Report {
             start: Start::now(),
             xdp: Some(Arc::clone(&xdp)),
+            tier: None,
             sockets: [core.clone(), core]
                 .map(|core| SocketReport {
                     counters: Arc::default(),
@@ -391,7 +400,7 @@ mod tests {
         };
         assert_eq!(
             report.summary(),
-            "0 queries (0 over AF_XDP, 0 over UDP, 0 over TCP), 6 hits, 3 misses, 6 dropped; \
+            "0 queries (0 in the kernel, 0 over AF_XDP, 0 over UDP, 0 over TCP), 6 hits, 3 misses, 6 dropped; \
              upstream: 0 queries, 0 timeouts, 0 errors, 0 stale answers, 0 SERVFAIL; 0 log lines lost"
         );
         let document = report.json();
@@ -412,6 +421,8 @@ mod tests {
             "there is no such interface"
         );
         assert_eq!(document["interfaces"][0]["verdicts"]["steered"], 5);
+        assert_eq!(document["interfaces"][0]["tier"]["state"], "off");
+        assert_eq!(document["tier"], Value::Null);
         let worker = &document["workers"][0];
         assert_eq!(worker["queue"], 3);
         assert_eq!(worker["dropped"]["runt"], 2);

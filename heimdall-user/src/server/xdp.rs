@@ -11,6 +11,7 @@ use super::{
     preflight::{left_out, look_up},
     retry::retry,
     start_warnings,
+    tier::{InterfaceTier, TierPlan},
 };
 use crate::{
     config::{Backend, Config, InterfaceConfig, XdpConfig},
@@ -46,14 +47,18 @@ const CARRIER_WAIT: Duration = Duration::from_secs(5);
 pub(super) fn attach(
     interface: Interface,
     addresses: &[SocketAddr],
+    plan: &TierPlan,
 ) -> Result<Arc<Attached>, XdpError> {
-    let program = Program::attach(&interface, AttachPolicy::NativeThenGeneric)?;
+    let size = plan.size(&interface);
+    let policy = AttachPolicy::NativeThenGeneric;
+    let mut program = Program::attach(&interface, policy, size.as_ref().ok().copied())?;
+    let tier = InterfaceTier::new(&interface, plan, size, &mut program);
     let on_this_link = |address: &&SocketAddr| match address {
         SocketAddr::V6(v6) => v6.scope_id() == 0 || v6.scope_id() == interface.index,
         SocketAddr::V4(_) => true,
     };
     let listen = addresses.iter().filter(on_this_link).copied().collect();
-    Ok(Arc::new(Attached::new(interface, program, listen)))
+    Ok(Arc::new(Attached::new(interface, program, listen, tier)))
 }
 
 /// Opens the socket of a queue.
@@ -106,6 +111,7 @@ impl OpenInterface {
         most: usize,
         settings: &XdpConfig,
         addresses: &[SocketAddr],
+        plan: &TierPlan,
     ) -> Result<Self, AfXdpError> {
         // Looked up at each try: the interface may be replaced by another one meanwhile.
         let (attached, carrier, found, numbers) = retry(
@@ -114,7 +120,7 @@ impl OpenInterface {
                 let found = numbers.len();
                 let numbers = limit(&wanted.name, numbers, most)?;
                 let carrier = interface.has_carrier()?;
-                Ok((attach(interface, addresses)?, carrier, found, numbers))
+                Ok((attach(interface, addresses, plan)?, carrier, found, numbers))
             },
             |error| matches!(error, AfXdpError::Program(XdpError::Occupied { .. })),
         )?;
@@ -163,10 +169,11 @@ impl OpenXdp {
         queues: &[usize],
     ) -> Result<Self, AfXdpError> {
         let watch = LinkWatch::new()?;
+        let plan = TierPlan::new(config);
         let mut interfaces = Vec::new();
         let mut failed = Vec::new();
         for (wanted, &most) in config.interfaces.iter().zip(queues) {
-            match OpenInterface::open(wanted, most, &config.xdp, addresses) {
+            match OpenInterface::open(wanted, most, &config.xdp, addresses, &plan) {
                 Ok(open) => interfaces.push(open),
                 Err(error) if config.backend == Backend::Auto => failed.push((&wanted.name, error)),
                 Err(error) => return Err(error),
@@ -180,6 +187,12 @@ impl OpenXdp {
         }
         start_warnings::unserved(addresses);
         Ok(Self { interfaces, watch })
+    }
+
+    /// Whether a program has the hot tier.
+    pub(super) fn has_tier(&self) -> bool {
+        let mut interfaces = self.interfaces.iter();
+        interfaces.any(|interface| interface.attached.tier.is_ready())
     }
 
     /// The interfaces, and in which mode each queue runs.

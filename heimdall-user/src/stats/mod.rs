@@ -155,8 +155,7 @@ impl AnswerCounters {
     pub(crate) fn of_type(&self, qtype: u16) -> &Counter {
         // Numbers without gaps: the compiler then computes the counter's address from a table. For the
         // types themselves it would emit a jump that the processor cannot predict.
-        let kind = KINDS.get(usize::from(qtype)).copied().unwrap_or_default();
-        match kind {
+        match type_index(qtype) {
             1 => &self.type_a,
             2 => &self.type_ns,
             3 => &self.type_cname,
@@ -174,6 +173,12 @@ impl AnswerCounters {
             _ => &self.type_other,
         }
     }
+}
+
+/// The number of a type's counter: 1 to 14 in the order of `type_a` to `type_any`, 0 for `type_other`.
+#[inline(always)]
+pub(crate) fn type_index(qtype: u16) -> u8 {
+    KINDS.get(usize::from(qtype)).copied().unwrap_or_default()
 }
 
 /// A number for each type that has a counter of its own, 0 for the rest.

@@ -59,6 +59,12 @@ impl Observations {
         &self.taps
     }
 
+    /// Counts so many queries that no front saw, for a question in wire form and lower case, among the popular ones.
+    pub(crate) fn add_unsampled(&self, question: &[u8], queries: u64) {
+        let now = Instant::now();
+        self.popular().add_unsampled(question, queries, now);
+    }
+
     /// Adds `popular`, `dnstap` and `query_log` to the statistics.
     pub(crate) fn insert_into(&self, fields: &mut Map<String, Value>) {
         let dropped = |consumer| self.taps.dropped(consumer);

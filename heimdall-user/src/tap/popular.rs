@@ -56,14 +56,7 @@ impl Popular {
     /// Counts a query.
     pub(super) fn add(&mut self, sample: &Sample, now: Instant) {
         self.sampled += 1;
-        let mut weight = self.weight(now);
-        // Before anything is added: after a thousand idle half-lives the weight is infinite, and no longer one to
-        // count with.
-        if weight >= RESCALE.exp2() {
-            self.rescale(weight);
-            self.began = now;
-            weight = 1.0;
-        }
+        let weight = self.weight_to_add(now);
         self.clients.add(&client(sample.peer), weight);
         if let Some(question) = sample.question() {
             let mut name = question.name.to_vec();
@@ -71,6 +64,34 @@ impl Popular {
             self.names.add(name.as_slice(), weight);
             self.types.add(&question.qtype, weight);
         }
+    }
+
+    /// Counts so many queries that no front saw, for a question in wire form and lower case. Their clients are not
+    /// known.
+    pub(super) fn add_unsampled(&mut self, question: &[u8], queries: u64, now: Instant) {
+        let Some((name, [t0, t1, _, _])) = question.split_last_chunk() else {
+            return;
+        };
+        // As so many samples as there would have been.
+        let Some(one_in) = self.rate.map(Rate::get) else {
+            return;
+        };
+        let weight = self.weight_to_add(now) * queries as f64 / f64::from(one_in);
+        self.names.add(name, weight);
+        self.types.add(&u16::from_be_bytes([*t0, *t1]), weight);
+    }
+
+    /// What a query weighs that is added now.
+    fn weight_to_add(&mut self, now: Instant) -> f64 {
+        let weight = self.weight(now);
+        // Before anything is added: after a thousand idle half-lives the weight is infinite, and no longer one to
+        // count with.
+        if weight >= RESCALE.exp2() {
+            self.rescale(weight);
+            self.began = now;
+            return 1.0;
+        }
+        weight
     }
 
     /// Makes counts of queries that weigh 1 of those of queries that weigh `weight`.
@@ -208,6 +229,26 @@ mod tests {
             popular.add(&sample("192.0.2.1", B), later);
         }
         assert_eq!(popular.json(0, later)["names"][0]["name"], "b.\".");
+    }
+
+    #[test]
+    fn queries_that_no_front_saw_count_like_others() {
+        let begin = Instant::now();
+        let mut popular = Popular::new(Some(Rate::one_in(64)), begin);
+        popular.add(&sample("192.0.2.1", A), begin);
+        popular.add_unsampled(A, 36, begin);
+        popular.add_unsampled(b"\x01b\0\0\x1c\0\x01", 1000, begin);
+        popular.add_unsampled(b"\0\0\x01", 1000, begin);
+        let json = popular.json(0, begin);
+        let names = json!([{ "name": "b.", "count": 1000 }, { "name": "a.", "count": 100 }]);
+        assert_eq!(json["names"], names);
+        let types = json!([{ "name": "AAAA", "count": 1000 }, { "name": "A", "count": 100 }]);
+        assert_eq!((&json["types"], &json["sampled"]), (&types, &json!(1)));
+        assert_eq!(json["clients"][0]["count"], 64);
+        // Without samples there is nothing to compare with.
+        let mut off = Popular::new(None, begin);
+        off.add_unsampled(A, 1000, begin);
+        assert_eq!(off.json(0, begin)["names"], json!([]));
     }
 
     #[test]

@@ -57,9 +57,11 @@ impl fmt::Display for Rate {
 pub(super) const POPULAR: u8 = 1;
 pub(super) const DNSTAP: u8 = 2;
 pub(super) const LOG: u8 = 4;
+/// Who nominates answers for the hot tier. It gets no samples: the front acts itself.
+pub(super) const NOMINATOR: u8 = 8;
 
 /// The consumers, by the number of their bit.
-pub(super) const CONSUMERS: usize = 3;
+pub(super) const CONSUMERS: usize = 4;
 
 /// When each consumer's next sample is due, in queries.
 ///
@@ -80,6 +82,17 @@ impl Schedule {
             left: rates.map(|rate| rate.map_or(u32::MAX, |rate| interval(rate, &mut random))),
             rates,
             random,
+        }
+    }
+
+    /// Adds a consumer.
+    pub(super) fn add(&mut self, consumer: u8, rate: Rate) {
+        let number = consumer.trailing_zeros() as usize;
+        if let (Some(of_consumer), Some(left)) =
+            (self.rates.get_mut(number), self.left.get_mut(number))
+        {
+            *of_consumer = Some(rate);
+            *left = interval(rate, &mut self.random);
         }
     }
 
@@ -142,14 +155,15 @@ mod tests {
     proptest! {
         /// Each consumer gets its share, whatever the others get, and one without a rate nothing.
         #[test]
-        fn consumers_get_their_shares(first in 1..50u32, third in 1..200u32, seed: u64) {
-            let rates = [Some(Rate::one_in(first)), None, Some(Rate::one_in(third))];
+        fn consumers_get_their_shares(first in 1..50u32, third in 1..200u32, last in 1..200u32, seed: u64) {
+            let rates = [Some(Rate::one_in(first)), None, Some(Rate::one_in(third)), None];
             let mut schedule = Schedule::new(rates, seed);
+            schedule.add(NOMINATOR, Rate::one_in(last));
             let mut counts = [0u32; CONSUMERS];
             let mut queries = 0u32;
             while queries < 200 * 400 {
                 let next = schedule.next();
-                prop_assert!((1..2 * first.max(third)).contains(&next));
+                prop_assert!((1..2 * first.max(third).max(last)).contains(&next));
                 queries += next;
                 let due = schedule.pass(next);
                 prop_assert!(due != 0);
@@ -157,7 +171,7 @@ mod tests {
                     *count += u32::from(due >> consumer & 1);
                 }
             }
-            for (count, n) in [(counts[0], first), (counts[2], third)] {
+            for (count, n) in [(counts[0], first), (counts[2], third), (counts[3], last)] {
                 let share = f64::from(count) * f64::from(n) / f64::from(queries);
                 prop_assert!((0.7..1.3).contains(&share), "1/{n}: {share}");
             }
@@ -167,7 +181,7 @@ mod tests {
         /// One in one is all.
         #[test]
         fn all_queries(seed: u64) {
-            let mut schedule = Schedule::new([None, Some(Rate::one_in(1)), None], seed);
+            let mut schedule = Schedule::new([None, Some(Rate::one_in(1)), None, None], seed);
             for _ in 0..100 {
                 prop_assert_eq!(schedule.next(), 1);
                 prop_assert_eq!(schedule.pass(1), DNSTAP);

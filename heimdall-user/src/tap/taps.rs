@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    rate::{CONSUMERS, DNSTAP, LOG, POPULAR, Rate, Schedule},
+    rate::{CONSUMERS, DNSTAP, LOG, NOMINATOR, POPULAR, Rate, Schedule},
     ring::{Ring, SAMPLES},
     sample::{HEAD, Kind, MESSAGES, Origin, Sample},
 };
@@ -57,16 +57,16 @@ impl Taps {
             log,
             ..
         } = self.rates;
-        self.tap([popular, dnstap, log])
+        self.tap([popular, dnstap, log, None])
     }
 
     /// The sampler of a forwarder thread.
     pub(crate) fn forwarder(&self) -> Tap {
-        self.tap([None, self.rates.forwarder, None])
+        self.tap([None, self.rates.forwarder, None, None])
     }
 
     fn tap(&self, rates: [Option<Rate>; CONSUMERS]) -> Tap {
-        let [_, dnstap, _] = rates;
+        let [_, dnstap, ..] = rates;
         if rates.iter().all(Option::is_none) {
             return Tap::default();
         }
@@ -153,6 +153,8 @@ pub struct Tap {
     /// The value that it began with.
     began: u32,
     schedule: Schedule,
+    /// The query that is being answered is one to nominate.
+    nominates: bool,
     ring: Option<Arc<Ring>>,
     /// The sample of the query that is being answered.
     current: Option<Box<Sample>>,
@@ -172,9 +174,22 @@ impl Tap {
             countdown,
             began: countdown,
             schedule,
+            nominates: false,
             ring,
             current: None,
         }
+    }
+
+    /// Chooses queries to nominate, too: one of so many. To be called before queries are counted.
+    pub(crate) fn nominate(&mut self, rate: Rate) {
+        self.schedule.add(NOMINATOR, rate);
+        self.began = self.schedule.next();
+        self.countdown = self.began;
+    }
+
+    /// Whether the query that was sampled last, be it for others or not, is one to nominate.
+    pub(crate) fn nominates(&self) -> bool {
+        self.nominates
     }
 
     /// Counts a query. Whether it is to be sampled: [`begin_client`](Self::begin_client) or
@@ -191,8 +206,10 @@ impl Tap {
         let consumers = self.schedule.pass(self.began);
         self.began = self.schedule.next();
         self.countdown = self.began;
+        self.nominates = consumers & NOMINATOR != 0;
+        let consumers = consumers & !NOMINATOR;
         if consumers == 0 {
-            // So many queries were counted as the countdown can.
+            // It is for the nominator alone, or so many queries were counted as the countdown can.
             return None;
         }
         Some((self.unused(consumers)?, consumers))

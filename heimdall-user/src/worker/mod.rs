@@ -39,6 +39,7 @@ use crate::{
     maintenance::Status,
     packet::{BadPacket, Layout, SourceFilter},
     stats::DropCounters,
+    tier::Nominator,
     xdp::xsk::{BATCH, Frame, Xsk},
 };
 use frames::{FrameMessage, Frames};
@@ -84,6 +85,8 @@ pub struct WorkerResources {
     pub drops: Arc<DropCounters>,
     /// What the worker counts. A queue's next worker continues the counts of the one before.
     pub counters: Arc<WorkerCounters>,
+    /// Where popular answers are nominated for the hot tier.
+    pub(crate) nominator: Option<Nominator>,
     /// Called when the thread has ended without having been stopped, and its socket is closed.
     pub on_exit: OnExit,
 }
@@ -188,9 +191,13 @@ impl State {
         outstanding: Arc<AtomicUsize>,
     ) -> Self {
         let counters = resources.counters;
+        let mut engine = Engine::new(resources.engine);
+        if let Some(nominator) = resources.nominator {
+            engine.nominate_to(nominator);
+        }
         Self {
             options,
-            engine: Engine::new(resources.engine),
+            engine,
             frames: Frames {
                 rings: Rings::new(resources.xsk, resources.frames, Arc::clone(&counters)),
                 mtu: resources.mtu,

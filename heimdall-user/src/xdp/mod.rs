@@ -16,14 +16,16 @@ mod drops;
 mod error;
 mod ethtool;
 mod genl;
+mod grace;
 mod hardware;
 mod kind;
 mod link;
 mod netlink;
 mod nic;
 mod program;
+mod returned;
 mod served;
-
+mod tier;
 mod watch;
 pub mod xsk;
 
@@ -41,6 +43,11 @@ pub(crate) use hardware::{Driver, Offloads, RingSizes, Rss};
 pub(crate) use link::call_error as bpf_call_error;
 pub(crate) use nic::lacks_for_busy_polling;
 pub use nic::{Interface, addresses_without_link};
+#[cfg(test)]
+pub(crate) use program::load_for_tests;
 pub use program::{AttachMode, AttachPolicy, Program};
+pub(crate) use returned::Returned;
 pub use served::served;
+pub use tier::TierSize;
+pub(crate) use tier::{TierCounts, TierMaps};
 pub use watch::LinkWatch;

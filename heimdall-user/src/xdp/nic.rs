@@ -14,7 +14,7 @@ use netlink_packet_route::link::{
     InfoKind, LinkAttribute, LinkFlags, LinkLayerType, LinkMessage, LinkXdp, XdpAttached,
 };
 
-use super::{Address, XdpError, ethtool, kind, netlink, xsk::MAX_MTU};
+use super::{Address, XdpError, ethtool, hardware, kind, netlink, xsk::MAX_MTU};
 
 /// Polling interval of [`Interface::wait_carrier`].
 const CARRIER_INTERVAL: Duration = Duration::from_millis(10);
@@ -141,6 +141,11 @@ impl Interface {
         let master = me.and_then(kind::master);
         let vlans = vlans(&links, self.index, master);
         Ok(vlans.map(|link| link.header.index).collect())
+    }
+
+    /// The name of its driver, if that tells it.
+    pub(crate) fn driver(&self) -> Option<String> {
+        Some(hardware::driver(&self.name).ok()?.name)
     }
 
     /// Whether the interface has a carrier now.

@@ -8,7 +8,7 @@ use std::{
 };
 
 use aya::{
-    Ebpf, EbpfError,
+    Ebpf, EbpfError, EbpfLoader,
     maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, XskMap},
     programs::{ProgramError, Xdp, loaded_links, loaded_programs},
     util::KernelVersion,
@@ -16,6 +16,9 @@ use aya::{
 use heimdall_ebpf::{
     COUNTERS_MAP, Disposition, MAC_MAP, MAX_QUEUES, MAX_SERVED, PROGRAM, SERVED_MAP, SOCKETS_MAP,
     ServedKey, mac_word,
+    tier::{
+        TIER_BUCKETS_GLOBAL, TIER_BUCKETS_MAP, TIER_ENTRIES_GLOBAL, TIER_ENTRIES_MAP, TIER_HITS_MAP,
+    },
 };
 
 use super::{
@@ -23,6 +26,7 @@ use super::{
     error::errno,
     link::{self, XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE},
     nic::Attached,
+    tier::{TierMaps, TierSize, hit_counters, possible_cpus},
 };
 
 /// The object that `cargo xtask ebpf` builds from the sources beside it.
@@ -85,6 +89,8 @@ pub struct Program {
     keys: BTreeSet<[u8; ServedKey::SIZE]>,
     mac: Array<MapData, u64>,
     counters: PerCpuArray<MapData, u64>,
+    tier: Option<TierMaps>,
+    why_no_tier: Option<String>,
     _link: OwnedFd,
 }
 
@@ -92,21 +98,33 @@ impl Program {
     /// Loads the program and attaches it to `interface`. It passes every packet until it has
     /// addresses to serve ([`Program::set_served`]) and sockets ([`Program::register`]).
     ///
+    /// With `tier` it has a hot tier of that size, unless the kernel refuses the program with it
+    /// ([`Program::why_no_tier`]): then it steers alone.
+    ///
     /// Some drivers reset the link on this: [`Interface::wait_carrier`].
     ///
     /// # Errors
     ///
     /// [`XdpError::Occupied`] if a program is attached already, [`XdpError::NoPrivilege`],
     /// [`XdpError::KernelTooOld`], [`XdpError::Load`], [`XdpError::Attach`].
-    pub fn attach(interface: &Interface, policy: AttachPolicy) -> Result<Self, XdpError> {
+    pub fn attach(
+        interface: &Interface,
+        policy: AttachPolicy,
+        tier: Option<TierSize>,
+    ) -> Result<Self, XdpError> {
         refuse_if_occupied(interface)?;
-        let mut ebpf = Ebpf::load(OBJECT).map_err(load_error)?;
-        let program: &mut Xdp = ebpf
-            .program_mut(PROGRAM)
+        let (loaded, why_no_tier) = match tier.map(|size| load(Some(size))) {
+            None => (load(None)?, None),
+            Some(Ok(loaded)) => (loaded, None),
+            // Whatever it is, a lack of privileges included, it may not concern the program without.
+            Some(Err(error)) => (load(None)?, Some(refusal(error))),
+        };
+        let Loaded { mut ebpf, tier } = loaded;
+        let program: &Xdp = ebpf
+            .program(PROGRAM)
             .ok_or_else(|| missing(PROGRAM))?
             .try_into()
             .map_err(program_error)?;
-        program.load().map_err(program_error)?;
         let id = program.info().map_err(program_error)?.id();
         let fd = program.fd().map_err(program_error)?.as_fd();
         let (link, mode) = attach_link(fd, interface, policy)?;
@@ -119,10 +137,22 @@ impl Program {
             keys: BTreeSet::new(),
             mac: take_map(&mut ebpf, MAC_MAP)?,
             counters: take_map(&mut ebpf, COUNTERS_MAP)?,
+            tier,
+            why_no_tier,
             _link: link,
         };
         program.set_mac(interface.mac)?;
         Ok(program)
+    }
+
+    /// The maps of the hot tier, for whoever fills them. `None`: it has none, or they have been taken.
+    pub(crate) fn take_tier(&mut self) -> Option<TierMaps> {
+        self.tier.take()
+    }
+
+    /// Why there is no hot tier although one was asked for.
+    pub fn why_no_tier(&self) -> Option<&str> {
+        self.why_no_tier.as_deref()
     }
 
     /// The mode in which it is attached.
@@ -213,6 +243,68 @@ impl Program {
             *count = per_cpu.iter().sum();
         }
         Ok(counts)
+    }
+}
+
+/// A program in the kernel that is not attached yet.
+struct Loaded {
+    ebpf: Ebpf,
+    tier: Option<TierMaps>,
+}
+
+/// Loads the program, with a hot tier of that size or without one.
+fn load(tier: Option<TierSize>) -> Result<Loaded, XdpError> {
+    let [buckets, entries] = tier.map_or([0; 2], |size| [size.buckets(), size.entries()]);
+    let mut loader = EbpfLoader::new();
+    loader
+        .override_global(TIER_BUCKETS_GLOBAL, &buckets, true)
+        .override_global(TIER_ENTRIES_GLOBAL, &entries, true);
+    if let Some(size) = tier {
+        let hits = u32::try_from(hit_counters(size, possible_cpus()?)).unwrap_or(u32::MAX);
+        loader
+            .map_max_entries(TIER_BUCKETS_MAP, buckets)
+            .map_max_entries(TIER_ENTRIES_MAP, entries)
+            .map_max_entries(TIER_HITS_MAP, hits);
+    }
+    let mut ebpf = loader.load(OBJECT).map_err(load_error)?;
+    let program: &mut Xdp = ebpf
+        .program_mut(PROGRAM)
+        .ok_or_else(|| missing(PROGRAM))?
+        .try_into()
+        .map_err(program_error)?;
+    program.load().map_err(match tier {
+        Some(_) => refused,
+        None => program_error,
+    })?;
+    let tier = tier
+        .map(|size| TierMaps::new(&mut ebpf, size))
+        .transpose()?;
+    Ok(Loaded { ebpf, tier })
+}
+
+/// The program with a hot tier, loaded and attached nowhere, for test runs: it serves one address, in frames to one
+/// MAC address.
+///
+/// # Panics
+/// The kernel refuses anything.
+#[cfg(test)]
+pub(crate) fn load_for_tests(size: TierSize, mac: [u8; 6], served: SocketAddr) -> (Ebpf, TierMaps) {
+    #![allow(clippy::unwrap_used)]
+    let Loaded { mut ebpf, tier } = load(Some(size)).unwrap();
+    let map = ebpf.map_mut(SERVED_MAP).unwrap();
+    let mut addresses = HashMap::<_, [u8; ServedKey::SIZE], u8>::try_from(map).unwrap();
+    let key = ServedKey::from(served).to_bytes();
+    addresses.insert(key, 1, 0).unwrap();
+    let mut own = Array::try_from(ebpf.map_mut(MAC_MAP).unwrap()).unwrap();
+    own.set(0, mac_word(mac), 0).unwrap();
+    (ebpf, tier.unwrap())
+}
+
+/// What the kernel says against the program with the hot tier, without advice for programs as such.
+fn refusal(error: XdpError) -> String {
+    match error {
+        XdpError::Load { reason } => reason,
+        other => other.to_string(),
     }
 }
 
@@ -315,7 +407,7 @@ pub(super) fn owner(interface: &str, attached: Attached) -> (Option<String>, Str
     (name, remedy)
 }
 
-fn take_map<M>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, XdpError>
+pub(super) fn take_map<M>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, XdpError>
 where
     M: TryFrom<Map, Error = MapError>,
 {
@@ -323,7 +415,7 @@ where
     M::try_from(map).map_err(|error| load_error(error.into()))
 }
 
-fn missing(name: &str) -> XdpError {
+pub(super) fn missing(name: &str) -> XdpError {
     XdpError::Load {
         reason: format!("the object has no {name}"),
     }
@@ -331,6 +423,35 @@ fn missing(name: &str) -> XdpError {
 
 fn program_error(error: ProgramError) -> XdpError {
     load_error(error.into())
+}
+
+/// The error of a program that the verifier may have refused, which it does with EACCES, too.
+fn refused(error: ProgramError) -> XdpError {
+    let ProgramError::LoadError {
+        io_error,
+        verifier_log,
+    } = error
+    else {
+        return program_error(error);
+    };
+    let reason = match objection(&verifier_log.to_string()) {
+        Some(objection) => format!("{io_error}: {objection}"),
+        None => io_error.to_string(),
+    };
+    XdpError::Load { reason }
+}
+
+/// The line of the verifier's log that says what it refuses: the last one but for its statistics.
+fn objection(log: &str) -> Option<&str> {
+    const STATISTICS: [&str; 4] = [
+        "processed ",
+        "verification time ",
+        "stack depth ",
+        "mark_precise",
+    ];
+    log.lines()
+        .map(str::trim)
+        .rfind(|line| !line.is_empty() && !STATISTICS.iter().any(|start| line.starts_with(start)))
 }
 
 fn load_error(error: EbpfError) -> XdpError {
@@ -341,5 +462,20 @@ fn load_error(error: EbpfError) -> XdpError {
         _ => XdpError::Load {
             reason: error.to_string().lines().collect::<Vec<_>>().join(" / "),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::objection;
+
+    #[test]
+    fn the_verifiers_objection_is_found() {
+        let log = "0: R1=ctx() R10=fp0\n; at (frame.rs:3)\n5: (85) call bpf_xdp_store_bytes#190\n\
+                   unknown func bpf_xdp_store_bytes#190\nverification time 43 usec\nstack depth 0\n\
+                   processed 6 insns (limit 1000000) max_states_per_insn 0\n\n";
+        assert_eq!(objection(log), Some("unknown func bpf_xdp_store_bytes#190"));
+        assert_eq!(objection("processed 0 insns\n"), None);
+        assert_eq!(objection(""), None);
     }
 }

@@ -2,7 +2,7 @@
 
 use lab::{Frames, Kdig, Knot, Kxdpgun, QueryFrame, SERVER_V4, SERVER_V6, UPSTREAM, sum};
 
-use crate::{heimdall, lab};
+use crate::{heimdall, heimdall_without_tier, lab};
 
 /// Questions for each kind of answer.
 const QUESTIONS: &[[&str; 2]] = &[
@@ -38,7 +38,7 @@ fn answers_are_the_upstreams_cold_and_warm_on_af_xdp() {
         return;
     };
     let _knot = Knot::upstream(&lab).unwrap();
-    let heimdall = heimdall(&lab);
+    let heimdall = heimdall_without_tier(&lab);
     let port = UPSTREAM.split(':').nth(1).unwrap();
     let mut asked = 0;
     for [name, rtype] in QUESTIONS {
@@ -92,7 +92,7 @@ fn the_question_keeps_the_clients_name_case() {
         return;
     };
     let _knot = Knot::upstream(&lab).unwrap();
-    let heimdall = heimdall(&lab);
+    let heimdall = heimdall_without_tier(&lab);
     let frames = Frames::open(&lab).unwrap();
     for (id, name) in [
         (1, "n1.example.com"),
@@ -182,7 +182,7 @@ fn nothing_is_lost_under_load_and_every_frame_is_accounted_for() {
         return;
     };
     let _knot = Knot::upstream(&lab).unwrap();
-    let heimdall = heimdall(&lab);
+    let heimdall = heimdall_without_tier(&lab);
     // Cold, at a rate that an unoptimised build on a shared machine can follow.
     for round in ["cold", "warm"] {
         let load = Kxdpgun::run(&lab, SERVER_V4, 8_000, 2).unwrap();

@@ -98,7 +98,8 @@ fn servfail_without_an_upstream_and_hits_are_still_served() {
         return;
     };
     let upstream = ScriptedUpstream::start(&lab, FIRST).unwrap();
-    let heimdall = Heimdall::on_xdp(&lab, program(), &["--upstream", FIRST]).unwrap();
+    let heimdall =
+        Heimdall::on_xdp(&lab, program(), &["--upstream", FIRST, "--tier", "off"]).unwrap();
     assert_eq!(ask(&lab, "warm.example", "A").status, "NOERROR");
     let (silent, warm) = std::thread::scope(|scope| {
         let silent = scope.spawn(|| ask(&lab, "drop.example", "A"));

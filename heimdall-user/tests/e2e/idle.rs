@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::{
     client::Settings,
-    lab,
+    heimdall_without_tier, lab,
     recover::{kdig, send_at_once, wait_for},
 };
 
@@ -34,7 +34,7 @@ fn one_call_sends_a_batch() {
         return;
     };
     let _knot = Knot::upstream(&lab).unwrap();
-    let heimdall = crate::heimdall(&lab);
+    let heimdall = heimdall_without_tier(&lab);
     assert_eq!(kdig(&lab, SERVER_V4, "n1.example.com"), "NOERROR");
     for _ in 0..10 {
         let before = heimdall.stats().unwrap();

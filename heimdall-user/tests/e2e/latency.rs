@@ -5,7 +5,7 @@ use std::time::Duration;
 use lab::{ScriptedUpstream, Step, UPSTREAM, message};
 use serde_json::Value;
 
-use crate::{client::DnsClient, heimdall, lab, recover::wait_for};
+use crate::{client::DnsClient, heimdall_without_tier, lab, recover::wait_for};
 
 /// The upstream's.
 const DELAY: Duration = Duration::from_millis(50);
@@ -31,7 +31,7 @@ fn misses_take_as_long_as_the_upstream_and_hits_do_not() {
         vec![Step::Wait(DELAY), Step::Send(answer)]
     })
     .unwrap();
-    let heimdall = heimdall(&lab);
+    let heimdall = heimdall_without_tier(&lab);
     let none = heimdall.stats().unwrap();
     assert_eq!(none["latency"]["hits"]["p50_us"], Value::Null);
     let client = DnsClient::v4(&lab);

@@ -466,7 +466,7 @@ fn signals_that_others_send_do_not_end_it() {
         heimdall.process.signal(signal).unwrap();
     }
     let second = Duration::from_secs(10);
-    let line = "statistics: 3 queries (2 over AF_XDP, 0 over UDP, 1 over TCP), 1 hits, 2 misses";
+    let line = "statistics: 3 queries (0 in the kernel, 2 over AF_XDP, 0 over UDP, 1 over TCP), 1 hits, 2 misses";
     heimdall.process.wait_for(line, second).unwrap();
     heimdall.process.wait_for("USR2: ignored", second).unwrap();
     assert_eq!(client.udp(QUERY), ANSWER);

@@ -34,6 +34,7 @@ mod stale;
 mod start;
 mod tap;
 mod threads;
+mod tier;
 mod trace;
 mod upstreams;
 mod wire;
@@ -55,4 +56,10 @@ fn lab(test: &str) -> Option<Lab> {
 /// A server on AF_XDP with the lab's upstream.
 fn heimdall(lab: &Lab) -> Heimdall {
     Heimdall::on_xdp(lab, program(), &["--upstream", UPSTREAM]).unwrap()
+}
+
+/// The same without the hot tier, for tests that count what its workers do.
+fn heimdall_without_tier(lab: &Lab) -> Heimdall {
+    let arguments = ["--upstream", UPSTREAM, "--tier", "off"];
+    Heimdall::on_xdp(lab, program(), &arguments).unwrap()
 }

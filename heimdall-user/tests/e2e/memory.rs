@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use crate::{
     client::{DnsClient, Settings},
-    heimdall, lab,
+    heimdall, heimdall_without_tier, lab,
 };
 
 fn query(name: &str) -> String {
@@ -43,7 +43,7 @@ fn an_answer_cached_by_one_queue_costs_no_query_on_another() {
     }
     let lab = Lab::with_queues(4).unwrap();
     let upstream = ScriptedUpstream::start(&lab, UPSTREAM).unwrap();
-    let heimdall = heimdall(&lab);
+    let heimdall = heimdall_without_tier(&lab);
     // Each has a port of its own, so their queries spread over the queues.
     let askers: Vec<_> = (0..64).map(|_| DnsClient::v4(&lab)).collect();
     for name in ["www.example", "other.example"] {

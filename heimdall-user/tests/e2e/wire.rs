@@ -42,7 +42,8 @@ fn a_dissector_finds_nothing_wrong_with_any_reply() {
         return;
     };
     let _upstream = ScriptedUpstream::start(&lab, UPSTREAM).unwrap();
-    let heimdall = Heimdall::on_xdp(&lab, program(), &["--upstream", UPSTREAM]).unwrap();
+    let heimdall =
+        Heimdall::on_xdp(&lab, program(), &["--upstream", UPSTREAM, "--tier", "off"]).unwrap();
     let frames = Frames::open(&lab).unwrap();
     let directory = tempfile::tempdir().unwrap();
     // tcpdump may drop its privileges before it opens the file.

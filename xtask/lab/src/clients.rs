@@ -169,15 +169,17 @@ impl Kxdpgun {
         command.args(["-I", &lab.client_if, "-i"]);
         command.arg(queries).arg(server);
         // The kernel destroys the previous run's socket asynchronously.
-        for _ in 0..10 {
-            match measure(&mut command, Self::read) {
-                Err(error) if format!("{error:#}").contains("resource is busy") => {
-                    thread::sleep(Duration::from_millis(200));
+        lab.with_generator(|| {
+            for _ in 0..10 {
+                match measure(&mut command, Self::read) {
+                    Err(error) if format!("{error:#}").contains("resource is busy") => {
+                        thread::sleep(Duration::from_millis(200));
+                    }
+                    result => return result,
                 }
-                result => return result,
             }
-        }
-        measure(&mut command, Self::read)
+            measure(&mut command, Self::read)
+        })
     }
 
     fn read(text: &str) -> Option<Self> {
@@ -239,15 +241,12 @@ impl ClosedLoop {
         queries: &Path,
         seconds: u64,
     ) -> Result<Self> {
-        // kxdpgun of Debian 12 leaves its XDP program on the interface.
-        let interface = ["link", "set", "dev", &lab.client_if, "xdp", "off"];
-        run(lab.on_client("ip").args(interface))?;
         command
             .env("RUST_BACKTRACE", "0")
             .args(["--interface", &lab.client_if, "--server", server])
             .args(["--seconds", &seconds.to_string(), "--names"])
             .arg(queries);
-        measure(&mut command, |text| serde_json::from_str(text).ok())
+        lab.with_generator(|| measure(&mut command, |text| serde_json::from_str(text).ok()))
     }
 
     /// With `-v` every query has a line: `> NOERROR n1.example.com A 0.000123`.

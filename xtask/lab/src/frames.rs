@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use etherparse::{IpNumber, Ipv4Header, Ipv6Header, UdpHeader};
+use etherparse::{IpNumber, Ipv4Header, Ipv6Header, SlicedPacket, TransportSlice, UdpHeader};
 use nix::{
     ifaddrs::getifaddrs,
     sys::{
@@ -73,6 +73,25 @@ impl Frames {
         buffer.truncate(len);
         Some(buffer)
     }
+
+    /// Sends a query, and waits for the reply: its message. `None` if it does not come. What was received before is
+    /// dropped.
+    pub fn exchange(&self, query: &QueryFrame) -> Result<Option<Vec<u8>>> {
+        while recv(self.socket.as_raw_fd(), &mut [0], MsgFlags::MSG_DONTWAIT).is_ok() {}
+        self.send(&query.bytes())?;
+        let id = query.dns().first_chunk::<2>().copied();
+        let reply = |frame: Vec<u8>| {
+            let packet = SlicedPacket::from_ethernet(&frame).ok()?;
+            let Some(TransportSlice::Udp(udp)) = packet.transport else {
+                return None;
+            };
+            let is_reply = udp.source_port() == 53
+                && udp.destination_port() == query.port
+                && udp.payload().first_chunk() == id.as_ref();
+            is_reply.then(|| udp.payload().to_vec())
+        };
+        Ok(std::iter::from_fn(|| self.receive()).find_map(reply))
+    }
 }
 
 /// The link address of an interface in the thread's namespace.
@@ -102,6 +121,8 @@ pub struct QueryFrame {
     pub qtype: u16,
     /// EDNS payload size; `None`: no OPT record.
     pub udp_size: Option<u16>,
+    /// The whole DNS message, if it is not that of the fields above.
+    pub message: Option<Vec<u8>>,
     /// Fill the frame up to this length.
     pub padded_to: usize,
     /// IPv4 options, a multiple of four octets; over IPv6 the options of a Destination Options
@@ -122,6 +143,7 @@ impl QueryFrame {
             name,
             qtype,
             udp_size: Some(1232),
+            message: None,
             padded_to: 0,
             options: vec![],
         }
@@ -129,6 +151,9 @@ impl QueryFrame {
 
     /// The DNS message.
     pub fn dns(&self) -> Vec<u8> {
+        if let Some(message) = &self.message {
+            return message.clone();
+        }
         let mut query = message::query(self.id, &self.name, self.qtype.into());
         query.edns = self.udp_size.map(message::edns);
         message::octets(&query)

@@ -22,7 +22,8 @@ pub struct Heimdall {
 
 impl Heimdall {
     /// Starts `program` with `heimdall run` on the lab's server, on AF_XDP, listening on port 53
-    /// of the server's addresses, with `arguments` besides, and waits until it answers.
+    /// of the server's addresses, with `arguments` besides, and waits until it answers. The hot tier is on, and the client
+    /// receives what it sends ([`Lab::receive_xdp_tx`]), unless the arguments have `--tier` themselves.
     pub fn on_xdp(lab: &Lab, program: &Path, arguments: &[&str]) -> Result<Self> {
         let [v4, v6] = addresses();
         Self::on_xdp_at(lab, program, &[&v4, &v6], arguments)
@@ -35,11 +36,14 @@ impl Heimdall {
         listen: &[&str],
         arguments: &[&str],
     ) -> Result<Self> {
-        let listen = listen.iter().flat_map(|address| ["--listen", *address]);
-        let fixed = ["--backend", "xdp", "--interface", &lab.server_if];
-        let fixed = fixed.into_iter().chain(listen);
-        let arguments: Vec<_> = fixed.chain(arguments.iter().copied()).collect();
-        Self::start(lab.on_server(program), program, &arguments)
+        let mut all = vec!["--backend", "xdp", "--interface", &lab.server_if];
+        all.extend(listen.iter().flat_map(|address| ["--listen", *address]));
+        if !arguments.contains(&"--tier") {
+            lab.receive_xdp_tx()?;
+            all.extend(["--tier", "on"]);
+        }
+        all.extend(arguments);
+        Self::start(lab.on_server(program), program, &all)
     }
 
     /// Starts `program` with `heimdall run` on the lab's server, on sockets alone, otherwise as

@@ -15,6 +15,9 @@
 //!  10.53.0.2, fd53::2  ── hdcN ─ veth ─ hdsN ── 10.53.0.1, fd53::1
 //! ```
 //!
+//! Where Heimdall's hot tier is on, an XDP program on the client's interface receives what it sends
+//! ([`Lab::receive_xdp_tx`]).
+//!
 //! Each user makes a lab of its own; everything is removed when it is dropped. Needs root.
 
 // A lab may panic when something is wrong with it.
@@ -28,6 +31,7 @@ mod knot;
 pub mod message;
 mod peers;
 mod process;
+mod receive;
 pub mod rich;
 mod status;
 mod upstream;
@@ -37,11 +41,15 @@ use std::{
     io::{self, Write as _},
     path::Path,
     process::Command,
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
     thread,
 };
 
 use anyhow::{Context, Result, bail};
+use aya::programs::xdp::XdpLink;
 pub use browser::Browser;
 pub use clients::{ClosedLoop, Kdig, Kxdpgun};
 pub use frames::{Frames, QueryFrame};
@@ -92,6 +100,8 @@ pub struct Lab {
     pub client_if: String,
     /// The server's interface.
     pub server_if: String,
+    /// The XDP program on the client's interface.
+    receiver: Mutex<Option<XdpLink>>,
 }
 
 impl Lab {
@@ -114,6 +124,7 @@ impl Lab {
             server: format!("heimdall-{pid}-{number}-s"),
             client_if: format!("hdc{number}"),
             server_if: format!("hds{number}"),
+            receiver: Mutex::default(),
         };
         for namespace in [&lab.client, &lab.server] {
             ip(&format!("netns add {namespace}"))?;
@@ -133,6 +144,7 @@ impl Lab {
             server,
             client_if,
             server_if,
+            ..
         } = self;
         let queues = format!("numtxqueues {queues} numrxqueues {queues}");
         ip(&format!(
@@ -153,7 +165,41 @@ impl Lab {
             run(ethtool.args(["-K", interface]).args(offloads))?;
             ip(&format!("-n {namespace} link set {interface} up"))?;
         }
+        // The program went with the client's interface.
+        if self.receiver().take().is_some() {
+            self.receive_xdp_tx()?;
+        }
         Ok(())
+    }
+
+    /// From now on the client receives what the server sends with XDP_TX: a veth needs an XDP program for that. While it has
+    /// one, the server's MTU cannot be raised above what fits a page.
+    ///
+    /// # Errors
+    /// The kernel refuses the program.
+    pub fn receive_xdp_tx(&self) -> Result<()> {
+        let mut receiver = self.receiver();
+        if receiver.is_none() {
+            *receiver = Some(self.in_client(|| receive::attach(&self.client_if))??);
+        }
+        Ok(())
+    }
+
+    /// Does some work in which a load generator attaches a program of its own to the client's interface.
+    pub(crate) fn with_generator<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        let mut receiver = self.receiver();
+        let had_program = receiver.take().is_some();
+        let result = work();
+        // kxdpgun of Debian 12 leaves its program there.
+        self.client_ip(&format!("link set dev {} xdp off", self.client_if))?;
+        if had_program {
+            *receiver = Some(self.in_client(|| receive::attach(&self.client_if))??);
+        }
+        result
+    }
+
+    fn receiver(&self) -> MutexGuard<'_, Option<XdpLink>> {
+        self.receiver.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Runs `ip` with these arguments, separated by blanks, in the server's namespace.
@@ -310,6 +356,26 @@ fn within<T: Send>(namespace: &str, work: impl FnOnce() -> T + Send) -> Result<T
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_client_keeps_its_program_beside_generators_and_new_interfaces() {
+        if !available("the_client_keeps_its_program_beside_generators_and_new_interfaces") {
+            return;
+        }
+        let lab = Lab::new().unwrap();
+        let has_program = || {
+            let show = format!("-details link show dev {}", lab.client_if);
+            lab.client_ip(&show).unwrap().contains("xdp")
+        };
+        let without = || lab.with_generator(|| Ok(has_program())).unwrap();
+        assert!(!has_program() && !without() && !has_program());
+        lab.receive_xdp_tx().unwrap();
+        assert!(has_program() && !without() && has_program());
+        lab.server_ip(&format!("link del {}", lab.server_if))
+            .unwrap();
+        lab.connect(1).unwrap();
+        assert!(has_program());
+    }
 
     #[test]
     fn each_queue_has_a_napi_thread_on_a_core_of_its_own() {

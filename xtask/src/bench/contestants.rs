@@ -19,12 +19,14 @@ const CACHE: &str = "256M";
 /// A server that can be measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum Contestant {
-    /// `heimdall run --backend xdp`
+    /// `heimdall run --backend xdp --tier off`
     HeimdallXdp,
     /// The same with `--idle adaptive`
     HeimdallXdpAdaptive,
     /// The same with `--idle busy-poll`
     HeimdallXdpBusyPoll,
+    /// The same with `--tier on`: popular names are answered in the kernel
+    HeimdallTier,
     /// `heimdall run --backend socket`
     HeimdallSockets,
     /// The program `echo` of `benches`, over AF_XDP: the limit
@@ -58,10 +60,35 @@ pub(super) struct Programs {
 /// A contestant that answers, in a lab of its own.
 pub(super) struct Running {
     pub(super) meter: Meter,
-    _server: Process,
+    server: Server,
     _upstream: Option<Process>,
     // Last, so that the namespaces are still there when processes stop in them.
     pub(super) lab: Lab,
+}
+
+/// A contestant's process.
+enum Server {
+    Heimdall(Heimdall),
+    Other(Process),
+}
+
+impl Server {
+    fn process(&self) -> &Process {
+        match self {
+            Self::Heimdall(heimdall) => &heimdall.process,
+            Self::Other(process) => process,
+        }
+    }
+}
+
+impl Running {
+    /// The server, if it is Heimdall.
+    pub(super) fn heimdall(&self) -> Option<&Heimdall> {
+        match &self.server {
+            Server::Heimdall(heimdall) => Some(heimdall),
+            Server::Other(_) => None,
+        }
+    }
 }
 
 impl Contestant {
@@ -90,9 +117,10 @@ impl Contestant {
     /// Heimdall's front, and its options besides.
     fn heimdall(self) -> Option<(&'static str, &'static [&'static str])> {
         match self {
-            Self::HeimdallXdp => Some(("xdp", &[])),
-            Self::HeimdallXdpAdaptive => Some(("xdp", &["--idle", "adaptive"])),
-            Self::HeimdallXdpBusyPoll => Some(("xdp", &["--idle", "busy-poll"])),
+            Self::HeimdallXdp => Some(("xdp", &["--tier", "off"])),
+            Self::HeimdallXdpAdaptive => Some(("xdp", &["--tier", "off", "--idle", "adaptive"])),
+            Self::HeimdallXdpBusyPoll => Some(("xdp", &["--tier", "off", "--idle", "busy-poll"])),
+            Self::HeimdallTier => Some(("xdp", &["--tier", "on"])),
             Self::HeimdallSockets => Some(("socket", &[])),
             _ => None,
         }
@@ -107,7 +135,7 @@ impl Contestant {
     pub(super) fn typical(self) -> f64 {
         match self {
             Self::HeimdallXdp | Self::HeimdallXdpAdaptive | Self::HeimdallXdpBusyPoll => 400_000.0,
-            Self::Echo | Self::EchoTx => 400_000.0,
+            Self::HeimdallTier | Self::Echo | Self::EchoTx => 400_000.0,
             Self::KnotXdp | Self::HeimdallSockets => 180_000.0,
             Self::Unbound | Self::Dnsdist | Self::Nsd => 110_000.0,
             Self::Kresd | Self::PdnsRecursor => 70_000.0,
@@ -147,6 +175,8 @@ impl Contestant {
     pub(super) fn start(self, programs: &Programs, cores: &Cores) -> Result<Running> {
         // A new one each time: knotd of Debian 12 leaves its XDP program on the interface.
         let lab = Lab::with_queues(cores.queues)?;
+        // Some send with XDP_TX; all have the same client.
+        lab.receive_xdp_tx()?;
         match cores.napi {
             Napi::Softirq => {}
             Napi::Shared => lab.thread_napi(&cores.server, &cores.client)?,
@@ -170,7 +200,7 @@ impl Contestant {
         };
         let listen = format!("{SERVER_V4}:53");
         let server = match (self, self.peer(), self.heimdall()) {
-            (_, Some(peer), _) => peer.start(pinned(Path::new(peer.program)))?,
+            (_, Some(peer), _) => Server::Other(peer.start(pinned(Path::new(peer.program)))?),
             (_, _, Some((backend, options))) => {
                 let mut arguments = vec!["--listen", &listen, "--backend", backend];
                 arguments.extend(["--upstream", UPSTREAM, "--cache-size", CACHE]);
@@ -179,26 +209,26 @@ impl Contestant {
                 }
                 arguments.extend(options);
                 let program = &programs.heimdall;
-                Heimdall::start(pinned(program), program, &arguments)?.process
+                Server::Heimdall(Heimdall::start(pinned(program), program, &arguments)?)
             }
-            (Self::KnotXdp, ..) => Knot::on_xdp(&lab, cores.server[0])?,
+            (Self::KnotXdp, ..) => Server::Other(Knot::on_xdp(&lab, cores.server[0])?),
             _ => {
                 let mut command = pinned(&programs.echo);
                 command.args(["--mode", self.echo().unwrap_or_default()]);
                 command.args(["--interface", &lab.server_if]);
                 command.args(["--queues", &cores.queues.to_string()]);
-                Process::start(&mut command)?
+                Server::Other(Process::start(&mut command)?)
             }
         };
-        wait_for_answer(&lab, 53, &server)
+        wait_for_answer(&lab, 53, server.process())
             .with_context(|| format!("{} does not start", self.name()))?;
         Ok(Running {
             meter: Meter {
-                process: server.pid(),
+                process: server.process().pid(),
                 napi: lab.server_napi()?,
                 cores: cores.server.clone(),
             },
-            _server: server,
+            server,
             _upstream: upstream,
             lab,
         })

@@ -5,6 +5,7 @@ mod cpu;
 mod loads;
 mod plan;
 mod plot;
+mod popularity;
 mod report;
 mod turn;
 
@@ -47,10 +48,12 @@ Examples:
     cargo xtask bench --misses
   How the rate grows with queues, each on a core of its own that it shares with its clients:
     cargo xtask bench --scaling
+  What part of a million names' queries the hot tier answers, second by second (under two minutes):
+    cargo xtask bench --tier
 The figures of all rounds, with the machine, the versions and the settings, go to
 target/bench/bench.json, and a plot of the rates to bench.svg beside it; with --loads to
 loads-NAPI.json, and curves over the rate to loads-NAPI.svg; with --misses to misses-NAPI.json, with
---scaling to scaling.json. A cell of a table is the median of the rounds, the lowest and the highest, and the median of the rounds' ratios to the echo (×).
+--scaling to scaling.json, with --tier to tier.json and a curve over time to tier.svg. A cell of a table is the median of the rounds, the lowest and the highest, and the median of the rounds' ratios to the echo (×).
 
 CPU time is in seconds per million answers, or microseconds an answer. It is counted in nanoseconds by the
 scheduler for each thread of a server, softirqs that ran in its place included: with --napi softirq these
@@ -94,6 +97,11 @@ pub(crate) struct Bench {
     /// Measure only how the rate grows with queues, each on a core that it shares with its clients
     #[arg(long, conflicts_with_all = ["napi", "queues", "loads", "misses"])]
     scaling: bool,
+
+    /// Measure only what part of the queries the hot tier answers: names by Zipf's law, while it fills, under a flood
+    /// of random names, and after other names have become popular
+    #[arg(long, conflicts_with_all = ["only", "rounds", "loads", "misses", "scaling"])]
+    tier: bool,
 
     /// Queues of the interfaces
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
@@ -177,6 +185,7 @@ const LOADED: &[Contestant] = &[
     Contestant::HeimdallXdp,
     Contestant::HeimdallXdpAdaptive,
     Contestant::HeimdallXdpBusyPoll,
+    Contestant::HeimdallTier,
     Contestant::Echo,
     Contestant::EchoTx,
     Contestant::KnotXdp,
@@ -212,6 +221,14 @@ impl Bench {
             echo: setup::build_bench("echo")?,
             clients: setup::build_bench("clients")?,
         };
+        let available = thread::available_parallelism().map_or(1, usize::from);
+        let cores = Cores::new(self.queues, self.napi, available);
+        if self.tier {
+            let measured = popularity::run(&programs, &cores, self.quick, &stop)?;
+            print!("\n{}", measured.text());
+            let json = serde_json::to_string_pretty(&measured)?;
+            return write("tier", &json, Some(&plot::shares(&measured)?));
+        }
         let (contestants, missing) = self.contestants();
         let plan = Plan {
             rounds: self.rounds.unwrap_or(match () {
@@ -231,8 +248,6 @@ impl Bench {
                 rates => plan::at_rates(rates, self.latency),
             },
         };
-        let available = thread::available_parallelism().map_or(1, usize::from);
-        let cores = Cores::new(self.queues, self.napi, available);
         let rig = Rig {
             programs: &programs,
             plan: &plan,
@@ -270,21 +285,13 @@ impl Bench {
                 .collect(),
         };
         print!("\n{}", report.text());
-        let directory = workspace().join("target/bench");
-        fs::create_dir_all(&directory)?;
         let form = self.form();
-        let json = directory.join(format!("{form}.json"));
-        fs::write(&json, report.json()?)?;
-        println!("wrote {}", json.display());
         let plot = match &form[..] {
-            "bench" => plot::rates(&report)?,
-            _ if !self.loads.is_empty() => plot::curves(&report, &self.loads)?,
-            _ => return Ok(()),
+            "bench" => Some(plot::rates(&report)?),
+            _ if !self.loads.is_empty() => Some(plot::curves(&report, &self.loads)?),
+            _ => None,
         };
-        let svg = json.with_extension("svg");
-        fs::write(&svg, plot)?;
-        println!("wrote {}", svg.display());
-        Ok(())
+        write(&form, &report.json()?, plot.as_deref())
     }
 
     /// The name of its files.
@@ -311,6 +318,20 @@ impl Bench {
         };
         wanted.into_iter().partition(|who| who.is_installed())
     }
+}
+
+/// Writes a form's files to target/bench.
+fn write(form: &str, json: &str, svg: Option<&str>) -> Result<()> {
+    let directory = workspace().join("target/bench");
+    fs::create_dir_all(&directory)?;
+    for (ending, text) in [("json", Some(json)), ("svg", svg)] {
+        if let Some(text) = text {
+            let path = directory.join(format!("{form}.{ending}"));
+            fs::write(&path, text)?;
+            println!("wrote {}", path.display());
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

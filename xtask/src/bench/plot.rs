@@ -9,6 +9,7 @@ use plotters::{
 use super::{
     LOADED,
     plan::{Load, NameSet, Rate},
+    popularity::Popularity,
     report::{Median, Outcome, Report},
 };
 
@@ -91,7 +92,7 @@ fn draw(report: &Report, svg: &mut String) -> Result<(), Box<dyn std::error::Err
 }
 
 /// Colours of curves, which are legible for most people (Okabe and Ito, and three more).
-const CURVES: [RGBColor; 10] = [
+const CURVES: [RGBColor; 11] = [
     RGBColor(213, 94, 0),
     RGBColor(0, 114, 178),
     RGBColor(0, 158, 115),
@@ -102,6 +103,7 @@ const CURVES: [RGBColor; 10] = [
     RGBColor(150, 150, 150),
     RGBColor(106, 61, 154),
     RGBColor(140, 81, 10),
+    RGBColor(0, 90, 50),
 ];
 
 const _: () = assert!(LOADED.len() <= CURVES.len());
@@ -217,6 +219,58 @@ fn draw_curves(
             .label_font(("sans-serif", 13))
             .draw()?;
     }
+    root.present()?;
+    Ok(())
+}
+
+/// The share of queries that the tier answered over time, as SVG.
+pub(super) fn shares(popularity: &Popularity) -> Result<String> {
+    let mut svg = String::new();
+    draw_shares(popularity, &mut svg).map_err(|error| anyhow!("cannot draw: {error}"))?;
+    Ok(svg)
+}
+
+fn draw_shares(
+    popularity: &Popularity,
+    svg: &mut String,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let seconds = &popularity.seconds;
+    let end = seconds.last().map_or(1.0, |second| second.time);
+    let root = SVGBackend::with_string(svg, (900, 360)).into_drawing_area();
+    root.fill(&WHITE)?;
+    let mut chart = ChartBuilder::on(&root)
+        .caption("Queries answered in the kernel", ("sans-serif", 20))
+        .margin(12)
+        .x_label_area_size(36)
+        .y_label_area_size(48)
+        .build_cartesian_2d(0.0..end, 0.0..100.0)?;
+    chart
+        .configure_mesh()
+        .light_line_style(TRANSPARENT)
+        .x_desc("seconds")
+        .y_desc("%")
+        .label_style(("sans-serif", 13))
+        .draw()?;
+    let optimum = [(0.0, popularity.optimum), (end, popularity.optimum)];
+    chart
+        .draw_series(LineSeries::new(optimum, CURVES[7]))?
+        .label("optimum")
+        .legend(|(x, y)| PathElement::new([(x, y), (x + 16, y)], CURVES[7]));
+    for (number, (title, _)) in popularity.phases.iter().enumerate() {
+        let of_phase = seconds.iter().filter(|second| second.phase == number);
+        let points: Vec<(f64, f64)> = of_phase.map(|it| (it.time, it.share())).collect();
+        let colour = CURVES[number];
+        chart
+            .draw_series(LineSeries::new(points, colour.stroke_width(2)))?
+            .label(*title)
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], colour));
+    }
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::LowerRight)
+        .background_style(WHITE.mix(0.8))
+        .label_font(("sans-serif", 13))
+        .draw()?;
     root.present()?;
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::{path::Path, thread, time::Duration};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use super::{
     Cores, Napi, Plan, SCALING, Sample,
@@ -76,6 +76,9 @@ impl Rig<'_> {
         };
         if who.caches() {
             turn.warm(&self.names.uniform, lab::HOSTS)?;
+        }
+        if who == Contestant::HeimdallTier {
+            turn.promote()?;
         }
         for load in loads {
             let values = turn.measure(who, *load)?;
@@ -161,6 +164,25 @@ impl Turn<'_> {
 
     fn warm(&self, names: &Path, count: usize) -> Result<()> {
         self.twice(|| loads::warm(&self.running.lab, names, count))
+    }
+
+    /// Asks until the tier has nearly all names, or takes no more of them.
+    fn promote(&self) -> Result<()> {
+        let entries = || -> Result<u64> {
+            let heimdall = self.running.heimdall().context("Heimdall does not run")?;
+            let entries = heimdall.stats()?["tier"]["entries"].as_u64();
+            entries.context("there is no tier")
+        };
+        let mut before = 0;
+        loop {
+            self.twice(|| loads::open(&self.running.lab, &self.rig.names.uniform, 100_000.0, 3))?;
+            let now = entries()?;
+            if now >= lab::HOSTS as u64 * 99 / 100 || now <= before {
+                println!("  {now} names in the tier");
+                return Ok(());
+            }
+            before = now;
+        }
     }
 
     /// The highest rates with 99.9 % and 99 % answered, as far as they were found.

@@ -13,15 +13,21 @@ mod query;
 pub(crate) mod reply;
 mod rules;
 
-use std::{collections::BTreeSet, iter, path::Path, thread, time::Instant};
+use std::{
+    collections::BTreeSet,
+    iter,
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Result, anyhow, bail, ensure};
 use clap::Args;
 use comfy_table::{Table, presets::ASCII_MARKDOWN};
 use compare::{Difference, Peer, differences};
 use exchange::Said;
 use lab::{Heimdall, Knot, Lab, Resolver, SERVER_V4, UPSTREAM, wait_for_answer};
-use query::Query;
+use query::{CD, DO, Query};
 use reply::Reply;
 use rules::{RULES, explain};
 
@@ -33,7 +39,8 @@ const SHOWN: usize = 20;
 #[derive(Args)]
 #[command(after_help = "\
 The queries are generated: right and malformed ones, many of them twice. They go to heimdall on
-AF_XDP, to unbound and to dnsmasq, in network namespaces; the upstream of all three is one Knot DNS.
+AF_XDP, to unbound and to dnsmasq, in network namespaces; the upstream of all three is one Knot DNS. Then the
+plain ones go to heimdall so often that its hot tier takes their answers, and all of them once more.
 What differs is counted by class (docs/differences.md says why each is as it is); a difference that
 belongs to none is shown with the query and both replies, and makes this fail. Needs root.")]
 pub(crate) struct Differ {
@@ -84,8 +91,12 @@ impl Differ {
         let slack = start.elapsed().as_secs() as u32 + 2;
         let mut tally = Tally::new(self.examples);
         for (at, query) in queries.iter().enumerate() {
-            for (peer, theirs) in [(Peer::Unbound, &said[1][at]), (Peer::Dnsmasq, &said[2][at])] {
-                let found = differences(query, peer, &said[0][at], theirs, slack);
+            for (peer, theirs) in [
+                (Peer::Unbound, &said.unbound[at]),
+                (Peer::Dnsmasq, &said.dnsmasq[at]),
+            ] {
+                let mut found = differences(query, peer, &said.heimdall[at], theirs, slack);
+                found.extend(differences(query, peer, &said.popular[at], theirs, slack));
                 tally.count(query, peer, &found);
             }
         }
@@ -93,8 +104,20 @@ impl Differ {
     }
 }
 
-/// What Heimdall, unbound and dnsmasq said to each query.
-fn ask(program: &Path, queries: &[Query]) -> Result<Vec<Vec<Said>>> {
+/// What was said to each query.
+struct Answers {
+    heimdall: Vec<Said>,
+    /// Heimdall again, after the questions had become popular: now many are in the hot tier.
+    popular: Vec<Said>,
+    unbound: Vec<Said>,
+    dnsmasq: Vec<Said>,
+}
+
+/// How often a question is asked to be popular: a worker offers one hit in 32 to the hot tier.
+const OFTEN: usize = 100;
+
+/// Asks all three.
+fn ask(program: &Path, queries: &[Query]) -> Result<Answers> {
     let lab = Lab::new()?;
     let _upstream = Knot::rich_upstream(&lab)?;
     let heimdall = Heimdall::on_xdp(&lab, program, &["--upstream", UPSTREAM])?;
@@ -105,23 +128,57 @@ fn ask(program: &Path, queries: &[Query]) -> Result<Vec<Vec<Said>>> {
         peers.push(peer);
     }
     let messages: Vec<Vec<u8>> = queries.iter().map(Query::wire).collect();
+    let plain: Vec<Vec<u8>> = distinct(queries).map(Query::wire).collect();
+    let ask_all = |port: u16, messages: &[Vec<u8>]| -> Result<Vec<Said>> {
+        let server = format!("{SERVER_V4}:{port}").parse()?;
+        lab.in_client(|| exchange::ask_all(server, messages))?
+    };
     let said = thread::scope(|scope| {
         let clients = [53, UNBOUND_PORT, DNSMASQ_PORT].map(|port| {
-            let (lab, messages) = (&lab, &messages);
-            scope.spawn(move || -> Result<Vec<Said>> {
-                let server = format!("{SERVER_V4}:{port}").parse()?;
-                lab.in_client(|| exchange::ask_all(server, messages))?
-            })
+            let (ask_all, messages) = (&ask_all, &messages);
+            scope.spawn(move || ask_all(port, messages))
         });
         clients.map(|client| client.join().map_err(|_| anyhow!("a client panicked"))?)
     });
+    let [said, unbound, dnsmasq] = said;
+    for _ in 0..OFTEN {
+        ask_all(53, &plain)?;
+    }
+    // The hot tier takes what it was offered.
+    thread::sleep(Duration::from_secs(1));
+    let in_tier = || heimdall.stats().map(|stats| stats["tier"]["hits"].as_u64());
+    let before = in_tier()?.unwrap_or_default();
+    let popular = ask_all(53, &messages)?;
+    let answered = in_tier()?.unwrap_or_default() - before;
     let stats = heimdall.stats()?;
     println!(
-        "heimdall: {} received over AF_XDP, {} hits",
+        "heimdall: {} received over AF_XDP, {} hits; {answered} of the last {} answered by the hot tier",
         lab::sum(&stats, "received"),
         lab::sum(&stats, "hits"),
+        messages.len(),
     );
-    said.into_iter().collect()
+    ensure!(answered > 0, "the hot tier answers nothing");
+    Ok(Answers {
+        heimdall: said?,
+        popular,
+        unbound: unbound?,
+        dnsmasq: dnsmasq?,
+    })
+}
+
+/// A query for each question that the hot tier may have.
+fn distinct(queries: &[Query]) -> impl Iterator<Item = &Query> {
+    let mut known = BTreeSet::new();
+    queries.iter().filter(move |query| {
+        let dnssec_ok = query.opt.as_ref().map_or(0, |opt| opt.flags & DO);
+        let flags = (query.flags & CD, dnssec_ok);
+        query.is_plain()
+            && known.insert((
+                query.name.to_ascii_lowercase(),
+                u16::from(query.qtype),
+                flags,
+            ))
+    })
 }
 
 /// Differences by class.

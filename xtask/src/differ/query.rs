@@ -116,6 +116,15 @@ impl Query {
         }
     }
 
+    /// Whether it is one that the hot tier can answer.
+    pub(super) fn is_plain(&self) -> bool {
+        let is_bare = |opt: &Opt| opt.version == 0 && opt.options.is_empty();
+        self.defect == Defect::None
+            && self.flags & !(RD | AD | CD | Z) == 0
+            && self.qclass == 1
+            && self.opt.as_ref().is_none_or(is_bare)
+    }
+
     /// The opcode, 0 to 15.
     pub(super) fn opcode(&self) -> u8 {
         (self.flags >> 11 & 15) as u8

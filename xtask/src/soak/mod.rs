@@ -48,7 +48,7 @@ const CLOSING: Duration = Duration::from_secs(20);
 Clients in a network namespace ask popular names, names that nobody asked before, names whose upstream
 fails, and now and then thousands of random names a second; by UDP and TCP, IPv4 and IPv6. The upstream's
 answers follow from the name, so that every reply is checked: ID, question, response code, records, TTLs
-and TC. Caches are flushed, dumped and saved meanwhile. It fails if a reply is wrong, too many are
+and TC. The hot tier is on. Caches are flushed, dumped and saved meanwhile. It fails if a reply is wrong, too many are
 missing, memory or open files grow, or floods drive the popular names out of the cache. Needs root.")]
 pub(crate) struct Soak {
     /// How long to ask

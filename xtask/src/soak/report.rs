@@ -18,6 +18,8 @@ use super::{
 const MAX_GROWTH: u64 = 4096;
 /// How much of the popular names' hit rate a flood may cost.
 const MAX_COST: f64 = 0.1;
+/// How many of the queries for popular names the hot tier answers at least.
+const MIN_IN_KERNEL: f64 = 0.05;
 /// How many of the queries may be lost or failed.
 const MAX_LOSS: f64 = 0.001;
 
@@ -102,7 +104,8 @@ impl Report {
 Memory       anonymous {} KiB after the warm-up, {} half-way, at most {}; RSS {} KiB at the end
 Open files   {} before, at most {}, {} after
 Threads      {} before, {} after
-Caches       {} insertions, {} evictions in the queues'; {}, {} in the forwarder's",
+Caches       {} insertions, {} evictions in the queues'; {}, {} in the forwarder's
+Hot tier     {} answers, {} promotions, {} demotions",
             self.base(),
             self.samples[self.samples.len() / 2].anonymous,
             self.peak(),
@@ -116,6 +119,9 @@ Caches       {} insertions, {} evictions in the queues'; {}, {} in the forwarder
             sum(&self.stats, "cache/evictions"),
             forwarder["cache"]["insertions"],
             forwarder["cache"]["evictions"],
+            self.stats["tier"]["hits"],
+            self.stats["tier"]["promotions"],
+            self.stats["tier"]["demotions"],
         );
         let problems = self.problems();
         if !problems.is_empty() {
@@ -179,6 +185,13 @@ Caches       {} insertions, {} evictions in the queues'; {}, {} in the forwarder
         }
         if sum(&self.stats, "cache/evictions") == 0 {
             problems.push("nothing was evicted: the cache is too large for this load".to_owned());
+        }
+        let in_kernel = self.stats["tier"]["hits"].as_u64().unwrap_or_default();
+        let popular = popular[Count::Asked as usize];
+        if (in_kernel as f64) < MIN_IN_KERNEL * popular as f64 {
+            problems.push(format!(
+                "the hot tier answered {in_kernel} of {popular} queries for popular names"
+            ));
         }
         if self.snapshot > Duration::from_secs(3 * SNAPSHOT_INTERVAL) {
             problems.push(format!("the last snapshot is {:?} old", self.snapshot));

@@ -26,6 +26,7 @@ pub(super) const BEGINNING: &[Section] = &[
     Section {
         title: "QUERIES",
         rows: &[
+            Part("/tier/hits", "in the kernel (hot tier)"),
             Part("/workers/received", "over AF_XDP"),
             Part("/sockets/udp_received", "over UDP"),
             Part("/sockets/tcp_received", "over TCP"),
@@ -36,6 +37,7 @@ pub(super) const BEGINNING: &[Section] = &[
         rows: &[
             Part("/fronts/hits", "answered (hits)"),
             Part("/fronts/misses", "forwarded (misses)"),
+            Other("/tier/hits", "of the hits by the hot tier"),
             Other("/fronts/cache/entries", "answers in it now"),
             Other("/fronts/cache/insertions", "answers inserted"),
             Other("/fronts/cache/evictions", "evicted before they expired"),
@@ -44,6 +46,7 @@ pub(super) const BEGINNING: &[Section] = &[
     Section {
         title: "REPLIES",
         rows: &[
+            Part("/tier/hits", "in the kernel (hot tier)"),
             Part("/workers/answered", "over AF_XDP"),
             Part("/sockets/udp_answered", "over UDP"),
             Part("/sockets/tcp_answered", "over TCP"),
@@ -171,6 +174,43 @@ pub(super) const END: &[Section] = &[
         ],
     },
     Section {
+        title: "HOT TIER",
+        rows: &[
+            Other("/tier/entries", "answers in it now"),
+            Other("/tier/capacity", "answers that it holds at most"),
+            Other("/tier/bytes", "octets of these"),
+            Other("/tier/promotions", "answers promoted"),
+            Other("/tier/replacements", "of these newer ones of a question"),
+            Other("/tier/demotions", "demoted: expired, or not popular"),
+            Other("/tier/nominations", "nominated by workers"),
+            Other(
+                "/tier/nominations_dropped",
+                "nominations lost, too many wait",
+            ),
+            Other(
+                "/tier/nominations_outdated",
+                "nominations outdated by a change",
+            ),
+        ],
+    },
+    Section {
+        title: "LEFT TO WORKERS BY THE HOT TIER",
+        rows: &[
+            Part("/tier/passed/not_held", "not in it"),
+            Part("/tier/passed/not_plain", "not a plain query"),
+            Part("/tier/passed/long_name", "name too long"),
+            Part("/tier/passed/due", "due for refresh"),
+            Part("/tier/passed/sampled", "one in 256 hits, for the cache"),
+            Part("/tier/passed/client", "client not allowed"),
+            Part("/tier/passed/non_recursive", "without RD"),
+            Part("/tier/passed/checksum", "wrong checksum"),
+            Part("/tier/passed/too_large", "reply too large"),
+            Part("/tier/passed/no_tailroom", "no room behind the packet"),
+            Part("/tier/passed/outdated", "answer outdated"),
+            Part("/tier/passed/off", "tier off, or changing"),
+        ],
+    },
+    Section {
         title: "TCP",
         rows: &[
             Other("/sockets/tcp_connections", "connections"),
@@ -182,6 +222,7 @@ pub(super) const END: &[Section] = &[
         title: "XDP PROGRAM",
         rows: &[
             Part("/interfaces/verdicts/steered", "steered to a worker"),
+            Part("/interfaces/verdicts/answered", "answered: hot tier"),
             Part("/interfaces/verdicts/not_served", "passed: not to us"),
             Part("/interfaces/verdicts/not_udp", "passed: not UDP"),
             Part("/interfaces/verdicts/not_ip", "passed: not IP"),

@@ -121,15 +121,22 @@ fn upstreams(view: &View) -> String {
 }
 
 fn interfaces(view: &View) -> String {
+    let everywhere = view.tier.as_ref().and_then(|tier| tier.reason.as_ref());
     let interfaces = view.interfaces.iter().map(|interface| {
+        let is_on = interface.tier.as_deref() == Some("on");
+        let tier_reason = interface.tier_reason.as_ref();
+        let tier_reason = tier_reason.or(everywhere.filter(|_| is_on));
+        let tier_reason = tier_reason.map(|why| format!("hot tier off: {why}"));
+        let why = interface.reason.clone().or(tier_reason);
         [
             interface.name.clone(),
             interface.state.clone(),
             known(interface.attach.clone()),
-            interface.reason.clone().unwrap_or_default(),
+            known(interface.tier.clone()),
+            why.unwrap_or_default(),
         ]
     });
-    let headings = ["interface", "state", "XDP", "why"];
+    let headings = ["interface", "state", "XDP", "hot tier", "why"];
     table("INTERFACES", headings, &interfaces.collect::<Vec<_>>())
 }
 

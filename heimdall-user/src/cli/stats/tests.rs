@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::{text::render, *};
-use crate::cli::view::testing::{document, period};
+use crate::cli::view::testing::{document, period, with_tier};
 
 /// The text is that of a file, which `UPDATE=1` writes, to be looked at.
 fn assert_is(file: &str, text: &str) {
@@ -27,6 +27,21 @@ fn counts_since_the_start_are_in_words() {
 #[test]
 fn rates_of_a_period_are_in_words() {
     assert_is("rates.txt", &render(&period()));
+}
+
+#[test]
+fn a_hot_tier_is_in_words() {
+    let text = render(&Sample::new(with_tier(document(1), 1)).since(None));
+    for line in [
+        "  in the kernel (hot tier)                       5,000    17.2 %\n",
+        "  of the hits by the hot tier                    5,000\n",
+        "  answers in it now                                812\n",
+        "  not in it                                        900    99.8 %\n",
+    ] {
+        assert!(text.contains(line), "{line}{text}");
+    }
+    // All of it has words.
+    assert!(!text.contains("\n  tier "), "{text}");
 }
 
 #[test]

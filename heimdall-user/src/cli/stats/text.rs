@@ -163,10 +163,12 @@ impl Counts {
 }
 
 /// What is shown otherwise, or means nothing as a sum.
-const OTHERWISE: [&str; 11] = [
+const OTHERWISE: [&str; 13] = [
     // In the sum of all fronts.
     "/workers",
     "/sockets",
+    "/tier/types",
+    "/tier/rcodes",
     "/fronts/queue",
     "/fronts/cpu",
     "/interfaces/program_id",

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use super::latency;
 
 /// Numbers and objects that describe the moment instead of counting since the start.
-const MOMENTARY: [&str; 20] = [
+const MOMENTARY: [&str; 22] = [
     "version",
     "pid",
     "started",
@@ -18,6 +18,8 @@ const MOMENTARY: [&str; 20] = [
     "restarts",
     "frames",
     "entries",
+    "capacity",
+    "bytes",
     "pending",
     "in_flight",
     "rtt_us",

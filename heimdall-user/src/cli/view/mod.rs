@@ -27,6 +27,8 @@ pub(super) struct Count {
 /// Messages by transport.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Transports {
+    /// In the kernel, by the hot tier.
+    pub(super) tier: u64,
     pub(super) xdp: u64,
     pub(super) udp: u64,
     pub(super) tcp: u64,
@@ -34,7 +36,7 @@ pub(super) struct Transports {
 
 impl Transports {
     pub(super) fn all(self) -> u64 {
-        self.xdp + self.udp + self.tcp
+        self.tier + self.xdp + self.udp + self.tcp
     }
 }
 
@@ -45,6 +47,19 @@ pub(super) struct Interface {
     pub(super) state: String,
     pub(super) reason: Option<String>,
     pub(super) attach: Option<String>,
+    /// The hot tier's state there: `on`, or `off` and why.
+    pub(super) tier: Option<String>,
+    pub(super) tier_reason: Option<String>,
+}
+
+/// The hot tier.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Tier {
+    pub(super) state: String,
+    pub(super) reason: Option<String>,
+    /// Answers in it now.
+    pub(super) entries: u64,
+    pub(super) hits: u64,
 }
 
 /// A queue's worker, or a thread of the sockets.
@@ -142,6 +157,7 @@ pub(super) struct View {
     pub(super) memory: Option<u64>,
     pub(super) interfaces: Vec<Interface>,
     pub(super) fronts: Vec<Front>,
+    pub(super) tier: Option<Tier>,
     pub(super) queries: Transports,
     pub(super) replies: Transports,
     pub(super) hits: u64,
@@ -165,7 +181,14 @@ impl View {
         let fronts = fronts(document);
         let totals = period.fronts();
         let version = text(document, "/build/version").unwrap_or_default();
-        let sum = |of: fn(&Front) -> u64| fronts.iter().map(of).sum();
+        let sum = |of: fn(&Front) -> u64| fronts.iter().map(of).sum::<u64>();
+        let tier = tier(document);
+        let by_tier = Transports {
+            tier: tier.as_ref().map_or(0, |tier| tier.hits),
+            ..Transports::default()
+        };
+        let with_tier =
+            |of: fn(&Front) -> Transports| transports(fronts.iter().map(of).chain([by_tier]));
         Self {
             seconds: period.seconds,
             is_since_start: period.is_since_start,
@@ -177,9 +200,9 @@ impl View {
             cpu_seconds: float(document, "/process/cpu_seconds"),
             memory: number(document, "/process/resident_bytes"),
             interfaces: items(document, "/interfaces").map(interface).collect(),
-            queries: transports(fronts.iter().map(|front| front.queries)),
-            replies: transports(fronts.iter().map(|front| front.replies)),
-            hits: sum(|front| front.hits),
+            queries: with_tier(|front| front.queries),
+            replies: with_tier(|front| front.replies),
+            hits: sum(|front| front.hits) + by_tier.tier,
             misses: sum(|front| front.misses),
             cache: Cache {
                 entries: count(&totals, "/cache/entries"),
@@ -195,6 +218,7 @@ impl View {
             forwarder: forwarder(document),
             upstreams: upstreams(document),
             popular: popular(document),
+            tier,
             fronts,
         }
     }
@@ -211,6 +235,7 @@ impl View {
 
 fn transports(each: impl Iterator<Item = Transports>) -> Transports {
     each.fold(Transports::default(), |sum, one| Transports {
+        tier: sum.tier + one.tier,
         xdp: sum.xdp + one.xdp,
         udp: sum.udp + one.udp,
         tcp: sum.tcp + one.tcp,
@@ -223,7 +248,21 @@ fn interface(value: &Value) -> Interface {
         state: text(value, "/state").unwrap_or_default(),
         reason: text(value, "/reason"),
         attach: text(value, "/attach"),
+        tier: text(value, "/tier/state"),
+        tier_reason: text(value, "/tier/reason"),
     }
+}
+
+fn tier(document: &Value) -> Option<Tier> {
+    let value = document
+        .pointer("/tier")
+        .filter(|value| value.is_object())?;
+    Some(Tier {
+        state: text(value, "/state").unwrap_or_default(),
+        reason: text(value, "/reason"),
+        entries: count(value, "/entries"),
+        hits: count(value, "/hits"),
+    })
 }
 
 /// The queues, and then the threads of the sockets.
@@ -258,14 +297,14 @@ fn fronts(document: &Value) -> Vec<Front> {
         // The server does not go on without them.
         state: "running".to_owned(),
         queries: Transports {
-            xdp: 0,
             udp: count(thread, "/udp_received"),
             tcp: count(thread, "/tcp_received"),
+            ..Transports::default()
         },
         replies: Transports {
-            xdp: 0,
             udp: count(thread, "/udp_answered"),
             tcp: count(thread, "/tcp_answered"),
+            ..Transports::default()
         },
         waiting: count(thread, "/pending"),
         ..front(thread)

@@ -69,10 +69,16 @@ impl Sample {
 }
 
 impl Period {
-    /// The counts of all workers and of the sockets, summed.
+    /// The counts of all workers, of the sockets, and of the hot tier those that fronts have, too, summed.
     pub(in crate::cli) fn fronts(&self) -> Value {
         let sockets = self.document.pointer("/sockets");
-        difference::sum(super::items(&self.document, "/workers").chain(sockets))
+        let of_tier = ["hits", "types", "rcodes"].map(|name| {
+            let value = self.document.pointer(&format!("/tier/{name}"));
+            (name.to_owned(), value.cloned().unwrap_or_default())
+        });
+        let tier = Value::Object(of_tier.into_iter().collect());
+        let workers = super::items(&self.document, "/workers");
+        difference::sum(workers.chain(sockets).chain([&tier]))
     }
 
     /// The counts of all workers, summed.

@@ -98,6 +98,26 @@ pub(in crate::cli) fn document(times: u64) -> Value {
     })
 }
 
+/// The document of a server with a hot tier.
+pub(in crate::cli) fn with_tier(mut document: Value, times: u64) -> Value {
+    let n = |count: u64| json!(count * times);
+    let tier = json!({
+        "state": "on", "reason": null, "entries": 812, "capacity": 10_000, "bytes": 6_000_000,
+        "hits": n(5_000), "types": { "a": n(4_000), "aaaa": n(1_000) },
+        "rcodes": { "noerror": n(4_900), "nxdomain": n(100) },
+        "nominations": n(150), "nominations_dropped": 0, "nominations_outdated": n(1), "promotions": n(20), "replacements": n(12),
+        "demotions": n(8), "passed": { "not_held": n(900), "due": n(2), "off": 0 },
+    });
+    if let Some(fields) = document.as_object_mut() {
+        fields.insert("tier".to_owned(), tier);
+    }
+    if let Some(Value::Object(interface)) = document.pointer_mut("/interfaces/0") {
+        let on = json!({ "state": "on", "reason": null });
+        interface.insert("tier".to_owned(), on);
+    }
+    document
+}
+
 /// Two samples, [`SECONDS`] apart.
 pub(in crate::cli) fn samples() -> [Sample; 2] {
     [100, 101].map(|times| Sample::new(document(times)))

@@ -10,7 +10,12 @@ fn a_view_has_what_was_counted_in_its_period() {
     assert_eq!((view.seconds, view.is_since_start), (2.0, false));
     assert_eq!(view.server, "heimdall 0.1.0");
     assert_eq!(view.uptime, 202.0);
-    let transports = |xdp, udp, tcp| Transports { xdp, udp, tcp };
+    let transports = |xdp, udp, tcp| Transports {
+        tier: 0,
+        xdp,
+        udp,
+        tcp,
+    };
     assert_eq!(view.queries, transports(20_000, 3_600, 400));
     assert_eq!(view.replies, transports(19_850, 3_560, 390));
     assert_eq!((view.hits, view.misses), (23_205, 595));
@@ -53,6 +58,31 @@ fn a_view_has_what_was_counted_in_its_period() {
     assert_eq!(popular.queries, 10_000);
     assert_eq!(popular.names[0].count, 2_500);
     assert_eq!(popular.names[1].name, "\\027[2J\\007evil.example.");
+}
+
+#[test]
+fn what_the_hot_tier_answers_counts_like_other_hits() {
+    let [before, now] = [100, 101].map(|times| Sample::new(with_tier(document(times), times)));
+    let without = View::new(&period());
+    let view = View::new(&now.since(Some(&before)));
+    assert_eq!(view.queries.tier, 5_000);
+    assert_eq!(view.queries.all(), without.queries.all() + 5_000);
+    assert_eq!(view.replies.all(), without.replies.all() + 5_000);
+    assert_eq!(view.hits, without.hits + 5_000);
+    assert_eq!(view.misses, without.misses);
+    let of_type = |view: &View| view.types.iter().find(|one| one.name == "a").unwrap().count;
+    assert_eq!(of_type(&view), of_type(&without) + 4_000);
+    let of_rcode = |view: &View| {
+        view.rcodes
+            .iter()
+            .find(|one| one.name == "noerror")
+            .unwrap()
+            .count
+    };
+    assert_eq!(of_rcode(&view), of_rcode(&without) + 4_900);
+    // Entries are those of now.
+    assert_eq!(view.tier.unwrap().entries, 812);
+    assert_eq!(view.interfaces[0].tier.as_deref(), Some("on"));
 }
 
 #[test]
@@ -127,7 +157,7 @@ fn any_document_has_a_view() {
             _ => {}
         }
     }
-    let good = Sample::new(document(1));
+    let good = Sample::new(with_tier(document(1), 1));
     let mut views = 0;
     damage(good.document(), &mut |document| {
         let damaged = Sample::new(document);

@@ -26,6 +26,14 @@ const BAD: &[(&str, &str)] = &[
         "heimdall.toml:2: key `xdp.spin-us`: there is no such key; `idle` took its place",
     ),
     (
+        "[tier]\nmode = \"yes\"",
+        "heimdall.toml:2: key `tier.mode`: \"yes\" is none of the choices; write \"auto\", \"on\" or \"off\"",
+    ),
+    (
+        "[tier]\nentries = 65537",
+        "heimdall.toml:2: key `tier.entries`: 65537 is out of range; choose 0 to 65536",
+    ),
+    (
         "control-mode = \"0666\"",
         "heimdall.toml:1: key `control-mode`: \"0666\" is none of the choices; write \"0600\" or \"0660\"",
     ),
@@ -75,11 +83,11 @@ const BAD: &[(&str, &str)] = &[
     ),
     (
         "echo = true",
-        "heimdall.toml:1: key `echo`: there is no such key; there are `interface`, `listen`, `upstream`, `backend`, `control`, `control-group`, `control-mode`, `max-udp-size`, `cache`, `forward`, `socket`, `xdp`, `metrics`, `log`, `access`, `rate-limit`, `cookies`, `identity`, `local`, `blocklist`, `dnstap`, `query-log`",
+        "heimdall.toml:1: key `echo`: there is no such key; there are `interface`, `listen`, `upstream`, `backend`, `control`, `control-group`, `control-mode`, `max-udp-size`, `cache`, `forward`, `socket`, `xdp`, `tier`, `metrics`, `log`, `access`, `rate-limit`, `cookies`, `identity`, `local`, `blocklist`, `dnstap`, `query-log`",
     ),
     (
         "\"\" = 1",
-        "heimdall.toml:1: there is no such key; there are `interface`, `listen`, `upstream`, `backend`, `control`, `control-group`, `control-mode`, `max-udp-size`, `cache`, `forward`, `socket`, `xdp`, `metrics`, `log`, `access`, `rate-limit`, `cookies`, `identity`, `local`, `blocklist`, `dnstap`, `query-log`",
+        "heimdall.toml:1: there is no such key; there are `interface`, `listen`, `upstream`, `backend`, `control`, `control-group`, `control-mode`, `max-udp-size`, `cache`, `forward`, `socket`, `xdp`, `tier`, `metrics`, `log`, `access`, `rate-limit`, `cookies`, `identity`, `local`, `blocklist`, `dnstap`, `query-log`",
     ),
     (
         "[blocklist]\nfile = \"a\"",

@@ -5,6 +5,7 @@ mod interrupts;
 mod link;
 mod queues;
 mod spread;
+mod tier;
 
 pub(super) use driver::TRAPS;
 pub(crate) use link::STRIPPED;
@@ -37,6 +38,7 @@ fn examine_one(facts: &Facts, nic: &Nic) -> Vec<Finding> {
     };
     findings.extend(driver::examine(facts, nic, details));
     findings.extend(link::examine(facts, nic, details));
+    findings.push(tier::examine(facts, nic, details));
     if nic.count() > 0 {
         findings.extend(queues::examine(facts, nic, details));
         findings.extend(spread::examine(nic, details));

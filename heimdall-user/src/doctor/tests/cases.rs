@@ -36,6 +36,7 @@ fn program(name: Option<&str>, generic: bool) -> AttachedProgram {
 pub(super) fn cases() -> Vec<Case> {
     let mut cases = host();
     cases.extend(interface());
+    cases.extend(tier());
     cases.extend(traps());
     cases
 }
@@ -355,6 +356,26 @@ fn interface() -> Vec<Case> {
         };
         "nic.deferral" GOOD "threads of its own", "":
             |host| host.write("sys/class/net/eth0/threaded", "1");
+    }
+}
+
+fn tier() -> Vec<Case> {
+    cases! {
+        "nic.tier" WARN "only while it has an XDP program", "mode = ": |host| {
+            host.driver("veth");
+            host.and_settings("[tier]\nmode = \"on\"");
+        };
+        "nic.tier" GOOD "off on a veth", "": |host| host.driver("veth");
+        "nic.tier" WARN "Linux 5.15 has no hot tier", "5.18":
+            |host| host.write("proc/sys/kernel/osrelease", "5.15.0");
+        "nic.tier" GOOD "off in generic mode", "":
+            |host| host.details().xdp.as_mut().unwrap().native = false;
+        "nic.tier" GOOD "does not tell", "": |host| host.details().xdp = None;
+        "nic.tier" GOOD "off by the settings", "": |host| {
+            host.write("proc/sys/kernel/osrelease", "5.15.0");
+            host.and_settings("[tier]\nmode = \"off\"");
+        };
+        "nic.tier" GOOD "off by the settings", "": |host| host.and_settings("[tier]\nentries = 0");
     }
 }
 

@@ -105,7 +105,7 @@ fn what_is_around_a_veth_pair_is_found() {
             ip("link set hdd0 nomaster");
         }
         let interface = Interface::find("hdd0").unwrap();
-        let program = Program::attach(&interface, AttachPolicy::GenericOnly).unwrap();
+        let program = Program::attach(&interface, AttachPolicy::GenericOnly, None).unwrap();
         let all = findings(&config("hdd0"));
         let found = finding(&all, "nic.program");
         let expected = format!("Heimdall's program ({}) is in generic mode", program.id());

@@ -80,6 +80,9 @@ impl ServedInterface {
             slot.start(&attached, queue, context)?;
             queues.push(slot);
         }
+        attached
+            .tier
+            .start(context.tier.as_ref(), attached.interface.mtu);
         Ok(Self {
             up: attached.interface.up,
             attached: Some(attached),
@@ -173,6 +176,7 @@ impl ServedInterface {
             queue.backoff = Backoff::new(now);
         }
         if let Some(attached) = self.attached.take() {
+            attached.tier.stop("the interface is gone");
             self.counts = counts(&attached, &self.counts);
         }
         self.up = false;
@@ -205,8 +209,8 @@ impl ServedInterface {
         }
     }
 
-    /// Stops steering if no steered packet arrives.
-    pub(super) fn check_steering(&self) {
+    /// Stops steering if no steered packet arrives, and the hot tier if its replies do not.
+    pub(super) fn check(&self) {
         let workers = || {
             self.queues.iter().fold((0, 0), |(arrived, slept), queue| {
                 let counters = &queue.counters;
@@ -217,20 +221,27 @@ impl ServedInterface {
         };
         if let Some(attached) = &self.attached {
             attached.check_steering(workers);
+            attached.tier.check();
         }
     }
 
     fn attach(&mut self, now: Instant, context: &Context) {
         let name = &self.wanted.name;
         let found = look_up(&self.wanted);
-        match found
-            .and_then(|(interface, numbers)| Ok((attach(interface, &context.addresses)?, numbers)))
-        {
+        match found.and_then(|(interface, numbers)| {
+            Ok((
+                attach(interface, &context.addresses, &context.plan)?,
+                numbers,
+            ))
+        }) {
             Ok((attached, numbers)) => {
                 let mode = attached.program().attach_mode().name();
                 info!("{name} is back: XDP program attached ({mode})");
                 warn_of_unserved(name, numbers.len(), self.queues.len());
                 self.up = attached.interface.up;
+                attached
+                    .tier
+                    .start(context.tier.as_ref(), attached.interface.mtu);
                 self.attached = Some(attached);
                 self.queues
                     .iter_mut()
@@ -273,6 +284,10 @@ impl ServedInterface {
         let program = self.attached.as_ref().map(|attached| attached.program());
         let attach = program.as_ref().map(|program| program.attach_mode().name());
         let program_id = program.as_ref().map(|program| program.id());
+        let tier = self
+            .attached
+            .as_ref()
+            .map(|attached| attached.tier.report());
         // Weak: a report that is still held must not keep the program attached.
         let attached = self.attached.as_ref().map(Arc::downgrade);
         let earlier = self.counts;
@@ -282,6 +297,7 @@ impl ServedInterface {
             reason,
             attach,
             program_id,
+            tier,
             verdicts: Box::new(move || {
                 let attached = attached.as_ref().and_then(Weak::upgrade);
                 let counts = attached.map_or(earlier, |attached| counts(&attached, &earlier));

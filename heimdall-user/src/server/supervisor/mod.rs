@@ -3,7 +3,7 @@
 //!
 //! Its thread sleeps until netlink reports a change of links or addresses, a worker ends, or the
 //! next attempt is due, for a second at most. It updates the served addresses to those of the
-//! interface, checks that steered packets arrive, notices that an interface vanished or returned
+//! interface, checks that steered packets and the hot tier's replies arrive, notices that an interface vanished or returned
 //! and that a worker failed, and starts again what can run, with growing pauses. Meanwhile the
 //! packets of a queue without a worker go to the sockets: its entry in the XSKMAP vanished with its
 //! AF_XDP socket, and the program with its interface.
@@ -36,7 +36,13 @@ use nix::{
 use tracing::warn;
 
 use super::{
-    ServerError, cores::CoreFactory, report::XdpReport, start, threads::Threads, xdp::OpenXdp,
+    ServerError,
+    cores::CoreFactory,
+    report::XdpReport,
+    start,
+    threads::Threads,
+    tier::{HotTier, TierPlan},
+    xdp::OpenXdp,
 };
 use crate::{
     config::{Config, XdpConfig},
@@ -48,13 +54,14 @@ use crate::{
 use backoff::FIRST_PAUSE;
 use interface::ServedInterface;
 
-/// How often to check that steered packets arrive.
+/// How often to check that steered packets arrive, and what the hot tier sends.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The running supervisor. Dropping it detaches the programs and ends the workers.
 pub(super) struct Supervisor {
     _thread: OwnedThread,
     report: Arc<ArcSwap<XdpReport>>,
+    tier: Option<Arc<HotTier>>,
     command_queues: Vec<(String, Arc<CommandQueue>)>,
 }
 
@@ -67,7 +74,7 @@ impl fmt::Debug for Supervisor {
 }
 
 impl Supervisor {
-    /// Starts the workers, then the steering of `addresses`, then the supervisor. `workers` has their
+    /// Starts the hot tier if a program has it, the workers, then the steering of `addresses`, then the supervisor. `workers` has their
     /// numbers with the forwarder and their mailboxes.
     ///
     /// # Errors
@@ -82,11 +89,15 @@ impl Supervisor {
         threads: &Arc<Threads>,
     ) -> Result<Self, ServerError> {
         let signal = Arc::new(Signal::new().map_err(start("the supervisor"))?);
+        let tier = open.has_tier().then(|| HotTier::start(config, &cores));
+        let tier = tier.transpose().map_err(start("the hot tier"))?;
         let context = Context {
             settings: config.xdp.clone(),
             addresses,
             cores,
             forwarder,
+            plan: TierPlan::new(config),
+            tier: tier.clone(),
             signal: Arc::clone(&signal),
         };
         let mut workers = workers.into_iter().enumerate();
@@ -114,6 +125,7 @@ impl Supervisor {
         Ok(Self {
             _thread: thread,
             report,
+            tier,
             command_queues,
         })
     }
@@ -121,6 +133,11 @@ impl Supervisor {
     /// The state and the counters of AF_XDP, brought up to date by the supervisor.
     pub(super) fn report(&self) -> Arc<ArcSwap<XdpReport>> {
         Arc::clone(&self.report)
+    }
+
+    /// The hot tier, if a program has it.
+    pub(super) fn tier(&self) -> Option<Arc<HotTier>> {
+        self.tier.clone()
     }
 
     /// The queues' names, and the command queue of each one's cache.
@@ -161,6 +178,9 @@ struct Context {
     addresses: Vec<SocketAddr>,
     cores: CoreFactory,
     forwarder: Handle,
+    plan: TierPlan,
+    /// `None`: no program had it at the start.
+    tier: Option<Arc<HotTier>>,
     signal: Arc<Signal>,
 }
 
@@ -188,7 +208,7 @@ impl State {
                 }
                 interface.restart_due(now, &self.context);
                 if check {
-                    interface.check_steering();
+                    interface.check();
                 }
             }
             self.report.store(Arc::new(report(&self.interfaces)));

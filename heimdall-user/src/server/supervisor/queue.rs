@@ -141,6 +141,7 @@ impl ServedQueue {
             sources: Arc::clone(&attached.sources),
             drops: Arc::clone(&self.core.drops),
             counters: Arc::clone(&self.counters),
+            nominator: attached.tier.nominator(context.tier.as_ref()),
             on_exit,
         };
         let worker = Worker::start(options, resources).map_err(start("a worker"))?;

@@ -144,7 +144,7 @@ impl Cached {
             rcode: answer.rcode(),
             ede: answer.ede(),
             blocked_alias: blocked,
-            document: commands::entry(cache, record),
+            document: commands::entry(cache, record, query.tier),
         })
     }
 

@@ -16,6 +16,7 @@ use serde_json::{Map, Value, json};
 use super::{
     commands::records,
     policy::{Origin, Reloader},
+    tier::HotTier,
 };
 use crate::{
     answer::policy::Policy,
@@ -30,6 +31,7 @@ use cached::{Cached, Caching};
 pub(super) struct Tracer {
     pub(super) reloader: Arc<Reloader>,
     pub(super) caches: Caches,
+    pub(super) tier: Option<Arc<HotTier>>,
     pub(super) forwarder: Handle,
     /// `cache.nxdomain-cut`.
     pub(super) nxdomain_cut: bool,
@@ -82,6 +84,7 @@ struct Query<'a> {
     policy: &'a Policy,
     /// What the policy was made of.
     origin: &'a Origin,
+    tier: Option<&'a HotTier>,
     /// What the threads say, with their names.
     states: &'a [(&'a str, ThreadState)],
 }
@@ -117,6 +120,7 @@ impl Tracer {
             question: &question,
             policy: &self.reloader.policy().load_full(),
             origin: &self.reloader.origin(),
+            tier: self.tier.as_deref(),
             states: &states,
         };
         if let Some(client) = asked.client {
@@ -131,17 +135,27 @@ impl Tracer {
         if let Some(decided) = query.decided(steps) {
             return decided;
         }
+        let in_tier = query.in_tier(steps);
         let caching = Caching::read(&self.caches, &query, self.nxdomain_cut);
         caching.add_to(steps);
-        let hits = caching.hits();
-        if hits.len() == self.caches.fronts.len() {
-            return from_cache(&hits);
+        let behind = behind_tier(&caching, self.caches.fronts.len(), &query, steps);
+        match in_tier {
+            true => format!("the hot tier's answer where that is on; elsewhere {behind}"),
+            false => behind,
         }
-        let otherwise = caching.forwarded(query.states, steps);
-        match hits.as_slice() {
-            [] => otherwise,
-            hits => format!("{}; from other threads: {otherwise}", from_cache(hits)),
-        }
+    }
+}
+
+/// What the caches, of so many fronts, and the forwarder give.
+fn behind_tier(caching: &Caching, fronts: usize, query: &Query<'_>, steps: &mut Steps) -> String {
+    let hits = caching.hits();
+    if hits.len() == fronts {
+        return from_cache(&hits);
+    }
+    let otherwise = caching.forwarded(query.states, steps);
+    match hits.as_slice() {
+        [] => otherwise,
+        hits => format!("{}; from other threads: {otherwise}", from_cache(hits)),
     }
 }
 
@@ -154,6 +168,20 @@ fn from_cache(hits: &[&Cached]) -> String {
 }
 
 impl Query<'_> {
+    /// Whether the hot tier has the answer; a step if there is a tier.
+    fn in_tier(&self, steps: &mut Steps) -> bool {
+        let Some(tier) = self.tier else {
+            return false;
+        };
+        let held = tier.contains(self.question, 0);
+        let text = match held {
+            true => "it holds the answer: the XDP program gives it",
+            false => "it does not hold the answer",
+        };
+        steps.add("hot tier", text, json!({ "held": held }));
+        held
+    }
+
     /// The response code and the records of an answer of the policy, a line each.
     fn answer_lines(&self, answer: &Answer) -> Vec<String> {
         let answer = answer.as_ref();

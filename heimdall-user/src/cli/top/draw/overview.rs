@@ -187,12 +187,15 @@ fn traffic(view: &View) -> Card {
     };
     let (queries, replies) = (view.queries, view.replies);
     let transports = [
+        ("hot tier", queries.tier, replies.tier),
         ("AF_XDP", queries.xdp, replies.xdp),
         ("UDP", queries.udp, replies.udp),
         ("TCP", queries.tcp, replies.tcp),
     ];
     let all = row("all", queries.all(), replies.all());
-    let each = transports.map(|(name, queries, replies)| row(name, queries, replies));
+    let is_shown = |(name, ..): &(&str, u64, u64)| view.tier.is_some() || *name != "hot tier";
+    let each = transports.into_iter().filter(is_shown);
+    let each = each.map(|(name, queries, replies)| row(name, queries, replies));
     Card {
         title: "TRAFFIC",
         heads: vec!["query/s", "reply/s"],
@@ -203,16 +206,23 @@ fn traffic(view: &View) -> Card {
 fn cache(view: &View) -> Card {
     let rate = |count: u64| compact(view.rate(count));
     let share = percent(view.hits, view.hits + view.misses);
+    let tier = view.tier.iter().map(|tier| match tier.state.as_str() {
+        "on" => Row::new("in the hot tier", [compact(tier.entries as f64)]),
+        state => Row::new("hot tier", [state.to_owned()]).toned(Tone::Warn),
+    });
     Card {
         title: "CACHE",
         heads: Vec::new(),
-        rows: vec![
+        rows: [
             Row::new("hit ratio", [share.unwrap_or_else(|| "-".to_owned())]),
             Row::new("hits/s", [rate(view.hits)]),
             Row::new("misses/s", [rate(view.misses)]),
             Row::new("entries", [compact(view.cache.entries as f64)]),
             Row::new("evicted/s", [rate(view.cache.evictions)]),
-        ],
+        ]
+        .into_iter()
+        .chain(tier)
+        .collect(),
     }
 }
 

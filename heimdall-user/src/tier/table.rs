@@ -1,0 +1,309 @@
+//! Which entry of the maps has which answer.
+//!
+//! A cell stands for an entry of the maps. It is free, live, or retired: not published any more, but programs that
+//! run may still read it. The cells' number is that of the entries in the maps: those that may be live at a time, and
+//! some more ([`spare`]) so that answers can be replaced without waiting for a grace period each.
+
+use heimdall_ebpf::tier::{Bucket, Entry, Key, SLOTS, Slot, bucket_of};
+
+use super::interfaces::Interfaces;
+use crate::xdp::TierMaps;
+
+/// Live cells among which the coldest is looked for.
+const SAMPLE: usize = 8;
+
+#[derive(Debug)]
+pub(super) struct Table {
+    seed: u64,
+    cells: Vec<Cell>,
+    /// Most cells that may be live.
+    limit: u32,
+    live: u32,
+    buckets: Box<[Bucket]>,
+    free: Vec<u32>,
+    retired: Vec<u32>,
+    /// The cell from which on the coldest is looked for next.
+    hand: usize,
+}
+
+/// An entry of the maps.
+#[derive(Clone, Debug)]
+pub(super) struct Cell {
+    /// A copy of the entry.
+    pub(super) entry: Entry,
+    /// Where it is published. `None`: it is not live.
+    place: Option<Place>,
+    /// The entry's hits since it was written, when they were read last.
+    pub(super) hits: u64,
+    /// Hits in the last window; before that is known, what the nominations promise.
+    pub(super) recent: u64,
+    /// A whole window was begun since the entry was published.
+    pub(super) measured: bool,
+}
+
+impl Cell {
+    const FREE: Self = Self {
+        entry: Entry::EMPTY,
+        place: None,
+        hits: 0,
+        recent: 0,
+        measured: false,
+    };
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    bucket: u32,
+    slot: usize,
+}
+
+/// What became of an entry that was to be inserted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Inserted {
+    /// It is live.
+    Yes,
+    /// It is live, in the place of a colder one.
+    Displacing,
+    /// No cell is free, or its bucket is full of hotter ones.
+    No,
+}
+
+/// Cells beyond those that may be live, of a table of so many.
+pub(super) fn spare(limit: u32) -> u32 {
+    64 + limit / 16
+}
+
+/// Creation and state.
+impl Table {
+    /// An empty table for so many live entries, in so many buckets, a power of two. Memory for cells is taken as they
+    /// are used.
+    pub(super) fn new(seed: u64, limit: u32, buckets: u32) -> Self {
+        Self {
+            seed,
+            cells: Vec::new(),
+            limit,
+            live: 0,
+            buckets: vec![Bucket([Slot::EMPTY; SLOTS]); buckets as usize].into(),
+            free: Vec::new(),
+            retired: Vec::new(),
+            hand: 0,
+        }
+    }
+
+    /// Live entries.
+    pub(super) fn live(&self) -> u32 {
+        self.live
+    }
+
+    /// Whether no more entries may be live.
+    pub(super) fn is_full(&self) -> bool {
+        self.live >= self.limit
+    }
+
+    /// The index of a live question.
+    pub(super) fn find(&self, key: &Key) -> Option<u32> {
+        let hash = key.hash(self.seed);
+        let Bucket(slots) = self.bucket(bucket_of(hash, self.buckets.len() as u32))?;
+        let slots = slots.iter().filter(|slot| slot.has_tag_of(hash));
+        let mut indices = slots.map(|slot| slot.index());
+        indices.find(|index| self.cell(*index).is_some_and(|cell| cell.entry.key == *key))
+    }
+
+    /// A cell.
+    pub(super) fn cell(&self, index: u32) -> Option<&Cell> {
+        self.cells.get(index as usize)
+    }
+
+    /// A cell, for its counts to be changed.
+    pub(super) fn cell_mut(&mut self, index: u32) -> Option<&mut Cell> {
+        self.cells.get_mut(index as usize)
+    }
+
+    /// The live cells whose index is `first`, or greater by a multiple of `step`.
+    pub(super) fn live_cells(&self, first: usize, step: usize) -> impl Iterator<Item = u32> {
+        let cells = self.cells.iter().enumerate().skip(first).step_by(step);
+        cells.filter_map(|(index, cell)| cell.place.map(|_| index as u32))
+    }
+
+    /// The indices of all cells so far, with them.
+    pub(super) fn cells_mut(&mut self) -> impl Iterator<Item = (u32, &mut Cell)> {
+        self.cells
+            .iter_mut()
+            .enumerate()
+            .map(|(index, cell)| (index as u32, cell))
+    }
+
+    /// The retired cells.
+    pub(super) fn retired(&self) -> &[u32] {
+        &self.retired
+    }
+
+    /// Of some live cells, others each time, the coldest.
+    pub(super) fn coldest(&mut self, maps: &Interfaces) -> Option<u32> {
+        let len = self.cells.len();
+        let order = (0..len).map(|distance| (self.hand + distance) % len);
+        let is_live = |index: &usize| {
+            self.cells
+                .get(*index)
+                .is_some_and(|cell| cell.place.is_some())
+        };
+        let sample: Vec<u32> = order
+            .filter(is_live)
+            .take(SAMPLE)
+            .map(|index| index as u32)
+            .collect();
+        self.hand = sample.last().map_or(0, |last| *last as usize + 1);
+        sample
+            .into_iter()
+            .min_by_key(|index| self.warmth(*index, maps))
+    }
+
+    /// Hits of a live cell in the last window, or since, whatever is more.
+    pub(super) fn warmth(&self, index: u32, maps: &Interfaces) -> u64 {
+        let of = |cell: &Cell| cell.recent.max(maps.hits(index).saturating_sub(cell.hits));
+        self.cell(index).map_or(u64::MAX, of)
+    }
+
+    fn bucket(&self, bucket: u32) -> Option<&Bucket> {
+        self.buckets.get(bucket as usize)
+    }
+}
+
+/// Changes.
+impl Table {
+    /// Inserts an entry whose question is not live, with so many hits expected in a window. `is_colder`: whether a live
+    /// entry of this [`warmth`](Self::warmth) may be displaced if the bucket is full.
+    pub(super) fn insert(
+        &mut self,
+        entry: &Entry,
+        expected: u64,
+        is_colder: impl Fn(u64) -> bool,
+        to: &mut Interfaces,
+    ) -> Inserted {
+        let hash = entry.key.hash(self.seed);
+        let bucket = bucket_of(hash, self.buckets.len() as u32);
+        let Some(Bucket(slots)) = self.bucket(bucket) else {
+            return Inserted::No;
+        };
+        let empty = slots.iter().position(|slot| *slot == Slot::EMPTY);
+        let coldest = || {
+            let warmths = slots.iter().map(|slot| self.warmth(slot.index(), to));
+            let coldest = warmths.enumerate().min_by_key(|(_, warmth)| *warmth);
+            coldest.filter(|(_, warmth)| is_colder(*warmth))
+        };
+        let Some(slot) = empty.or_else(|| coldest().map(|(slot, _)| slot)) else {
+            return Inserted::No;
+        };
+        let Some(index) = self.take_free() else {
+            return Inserted::No;
+        };
+        self.fill(index, entry, expected, Place { bucket, slot }, to);
+        if empty.is_some() {
+            Inserted::Yes
+        } else {
+            Inserted::Displacing
+        }
+    }
+
+    /// Replaces the live entry at `index` by another one for its question, which inherits its recent hits. Returns
+    /// whether a cell was free for it.
+    pub(super) fn replace(&mut self, index: u32, entry: &Entry, to: &mut Interfaces) -> bool {
+        let old = self
+            .cell(index)
+            .and_then(|cell| Some((cell.place?, cell.recent)));
+        let Some((place, recent)) = old else {
+            return false;
+        };
+        let Some(free) = self.take_free() else {
+            return false;
+        };
+        self.fill(free, entry, recent, place, to);
+        true
+    }
+
+    /// Removes a live entry.
+    pub(super) fn remove(&mut self, index: u32, to: &mut Interfaces) {
+        if let Some(place) = self.cell(index).and_then(|cell| cell.place) {
+            self.publish(place, Slot::EMPTY, to);
+        }
+    }
+
+    /// Removes the live entries that `which` is true of. Returns their number.
+    pub(super) fn remove_all(
+        &mut self,
+        which: impl Fn(&Entry) -> bool,
+        to: &mut Interfaces,
+    ) -> u64 {
+        let indices: Vec<u32> = self
+            .live_cells(0, 1)
+            .filter(|index| self.cell(*index).is_some_and(|cell| which(&cell.entry)))
+            .collect();
+        for index in &indices {
+            self.remove(*index, to);
+        }
+        indices.len() as u64
+    }
+
+    /// Frees the retired cells: a grace period has passed since they were retired.
+    pub(super) fn reclaim(&mut self) {
+        self.free.append(&mut self.retired);
+    }
+
+    /// Writes all that is live to maps that hold nothing yet.
+    pub(super) fn write_to(&self, maps: &mut TierMaps) {
+        for (index, cell) in self.cells.iter().enumerate() {
+            if let Some(Place { bucket, slot }) = cell.place {
+                let index = index as u32;
+                maps.write(index, &cell.entry);
+                maps.publish(
+                    bucket,
+                    slot,
+                    Slot::new(cell.entry.key.hash(self.seed), index),
+                );
+            }
+        }
+    }
+
+    /// The index of a free cell, which is not free any more.
+    fn take_free(&mut self) -> Option<u32> {
+        self.free.pop().or_else(|| {
+            let index = self.cells.len() as u32;
+            (index < self.limit + spare(self.limit)).then(|| {
+                self.cells.push(Cell::FREE);
+                index
+            })
+        })
+    }
+
+    /// Makes a free cell live.
+    fn fill(&mut self, index: u32, entry: &Entry, recent: u64, place: Place, to: &mut Interfaces) {
+        let hash = entry.key.hash(self.seed);
+        if let Some(cell) = self.cell_mut(index) {
+            cell.entry = *entry;
+            cell.hits = 0;
+            cell.recent = recent;
+            cell.measured = false;
+            to.write(index, entry);
+            self.publish(place, Slot::new(hash, index), to);
+        }
+    }
+
+    /// Stores a slot. The cell that it led to is retired; the one that it leads to becomes live.
+    fn publish(&mut self, place: Place, value: Slot, to: &mut Interfaces) {
+        let bucket = self.buckets.get_mut(place.bucket as usize);
+        let Some(slot) = bucket.and_then(|Bucket(slots)| slots.get_mut(place.slot)) else {
+            return;
+        };
+        let old = std::mem::replace(slot, value);
+        to.publish(place.bucket, place.slot, value);
+        if let Some(cell) = self.cell_mut(old.index()) {
+            cell.place = None;
+            self.live -= 1;
+            self.retired.push(old.index());
+        }
+        if let Some(cell) = self.cell_mut(value.index()) {
+            cell.place = Some(place);
+            self.live += 1;
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! What is promoted, replaced and demoted.
+
+use super::*;
+use crate::tier::candidates::WINDOW;
+
+const A: [u8; 4] = [192, 0, 2, 1];
+
+fn names(prefix: &str, count: usize) -> Vec<Vec<u8>> {
+    (0..count)
+        .map(|number| question(&format!("{prefix}{number}")))
+        .collect()
+}
+
+#[test]
+fn one_name_costs_one_entry_a_life() {
+    let tier = Fixture::new(8);
+    let (one, other) = (tier.nominator(), tier.nominator());
+    let a = question("a");
+    for second in 0..20 {
+        if second > 0 {
+            tier.hit(&a, BEGIN + second, 1);
+        }
+        // Two workers have received it at different times.
+        nominate(&one, &a, &answer(A), BEGIN + second);
+        nominate(&other, &a, &answer(A), BEGIN - 100);
+        tier.round(BEGIN + second);
+    }
+    assert_eq!(
+        (tier.counter("promotions"), tier.counter("replacements")),
+        (1, 0)
+    );
+    // Its time is over: the next one, once.
+    let due = BEGIN + 270;
+    assert!(tier.has(&a, due - 1) && !tier.has(&a, due));
+    for nominator in [&one, &other] {
+        nominate(nominator, &a, &answer(A), due);
+        tier.round(due);
+    }
+    assert!(tier.has(&a, due));
+    assert_eq!(
+        (tier.counter("promotions"), tier.counter("replacements")),
+        (1, 1)
+    );
+}
+
+#[test]
+fn another_answer_replaces_an_older_one() {
+    let tier = Fixture::new(8);
+    let nominator = tier.nominator();
+    let a = question("a");
+    for (second, address, expected) in [(10, 1, 1), (20, 2, 2), (15, 3, 2)] {
+        nominate(&nominator, &a, &answer([address; 4]), BEGIN + second);
+        tier.round(BEGIN + 30);
+        let (_, entry) = tier.find(&a, BEGIN + 30).unwrap();
+        assert_eq!(entry.body[12], expected);
+    }
+    assert_eq!(tier.counter("replacements"), 1);
+}
+
+#[test]
+fn what_will_soon_be_due_is_not_nominated() {
+    let tier = Fixture::new(8);
+    let nominator = tier.nominator();
+    let (question, answer) = (question("a"), answer(A));
+    for (left, promoted) in [(0, false), (2, false), (3, true)] {
+        let offer = Offer {
+            refresh: BEGIN + left,
+            ..offer(&question, &answer, BEGIN - 1)
+        };
+        nominator.nominate(BEGIN, || Some(offer));
+        tier.round(BEGIN);
+        assert_eq!(tier.has(&question, BEGIN), promoted, "{left}");
+    }
+    nominator.nominate(BEGIN, || None);
+    tier.round(BEGIN);
+    assert_eq!(tier.counter("nominations"), 1);
+}
+
+#[test]
+fn what_has_cooled_or_expired_is_demoted() {
+    let tier = Fixture::new(8);
+    let nominator = tier.nominator();
+    let (hot, cold) = (question("hot"), question("cold"));
+    for question in [&hot, &cold] {
+        nominate(&nominator, question, &answer(A), BEGIN);
+    }
+    tier.round(BEGIN);
+    for second in 0..3 * WINDOW {
+        tier.hit(&hot, BEGIN + second, 1);
+        tier.round(BEGIN + second);
+    }
+    assert!(tier.has(&hot, BEGIN + 100) && !tier.has(&cold, BEGIN + 100));
+    assert_eq!(tier.counter("entries"), 1);
+    // However hot: nothing else came in time.
+    for second in 3 * WINDOW..270 + WINDOW {
+        if second < 270 {
+            tier.hit(&hot, BEGIN + second, 1);
+        }
+        tier.round(BEGIN + second);
+    }
+    assert_eq!(tier.shared.state().table.live(), 0);
+    assert_eq!((tier.counter("entries"), tier.counter("demotions")), (0, 2));
+}
+
+#[test]
+fn all_hits_are_counted_for_their_names_once() {
+    let tier = Fixture::new(8);
+    let nominator = tier.nominator();
+    let (a, b) = (question("a"), question("b"));
+    for question in [&a, &b] {
+        nominate(&nominator, question, &answer(A), BEGIN);
+    }
+    tier.round(BEGIN);
+    let total = |tier: &Fixture, name: u8| -> u64 {
+        let counted = tier.counted.lock().unwrap();
+        counted
+            .iter()
+            .filter(|(of, _)| *of == name)
+            .map(|(_, hits)| hits)
+            .sum()
+    };
+    for second in 0..2 * WINDOW {
+        tier.hit(&a, BEGIN + second, 3);
+        tier.hit(&b, BEGIN + second, 1);
+        tier.round(BEGIN + second);
+    }
+    let before = total(&tier, b'a');
+    assert!(
+        (3 * u64::from(WINDOW)..6 * u64::from(WINDOW)).contains(&before),
+        "{before}"
+    );
+    // One is replaced, and the other removed: what they had is counted.
+    let later = BEGIN + 2 * WINDOW;
+    nominate(&nominator, &a, &answer([2; 4]), later);
+    tier.round(later);
+    tier.hit(&a, later, 7);
+    tier.shared.state().suspend();
+    assert_eq!(total(&tier, b'a'), 6 * u64::from(WINDOW) + 7);
+    assert_eq!(total(&tier, b'b'), 2 * u64::from(WINDOW));
+}
+
+/// Asks for hot names in every second, in the tier and, one of 32, of a worker; and nominates what else a
+/// flood makes look popular. Returns how many of the hot names are in the tier at the end.
+fn flood(nominations_each: usize) -> usize {
+    const HOT: usize = 60;
+    let tier = Fixture::new(64);
+    let nominator = tier.nominator();
+    let hot = names("hot", HOT);
+    let answer = answer(A);
+    for question in &hot {
+        nominate(&nominator, question, &answer, BEGIN);
+    }
+    tier.round(BEGIN);
+    let mut random = 0;
+    for second in 0..4 * WINDOW {
+        let now = BEGIN + second;
+        for (number, question) in hot.iter().enumerate() {
+            if tier.has(question, now) {
+                tier.hit(question, now, 100);
+            } else if number % 4 == second as usize % 4 {
+                nominate(&nominator, question, &answer, now);
+            }
+        }
+        for name in names(&format!("x{second}-"), 100) {
+            for _ in 0..nominations_each {
+                nominate(&nominator, &name, &answer, now);
+                random += 1;
+            }
+            tier.round(now);
+        }
+    }
+    assert!(tier.shared.state().table.is_full());
+    assert_eq!(tier.counter("nominations_dropped"), 0);
+    assert!(random > 0);
+    hot.iter()
+        .filter(|question| tier.has(question, BEGIN + 4 * WINDOW))
+        .count()
+}
+
+#[test]
+fn a_flood_of_random_names_does_not_displace_hot_ones() {
+    assert_eq!(flood(1), 60);
+    // Each is asked for some hundred times.
+    assert_eq!(flood(4), 60);
+}
+
+#[test]
+fn what_becomes_hot_displaces_what_is_not() {
+    let tier = Fixture::new(16);
+    let nominator = tier.nominator();
+    let mut random = fastrand::Rng::with_seed(7);
+    let (old, new) = (names("old", 16), names("new", 16));
+    for question in &old {
+        nominate(&nominator, question, &answer(A), BEGIN);
+    }
+    tier.round(BEGIN);
+    assert!(tier.shared.state().table.is_full());
+    for second in 0..4 * WINDOW {
+        let now = BEGIN + second;
+        for question in &old {
+            if tier.has(question, now) {
+                // Not quite cold.
+                tier.hit(question, now, 1);
+            }
+        }
+        for question in &new {
+            if tier.has(question, now) {
+                tier.hit(question, now, 100);
+            } else {
+                // One of 32.
+                for _ in 0..random.u32(1..=5) {
+                    nominate(&nominator, question, &answer(A), now);
+                }
+            }
+        }
+        tier.round(now);
+    }
+    let held = new
+        .iter()
+        .filter(|question| tier.has(question, BEGIN + 4 * WINDOW))
+        .count();
+    assert_eq!(held, 16);
+}
+
+#[test]
+fn a_full_ring_drops_and_counts_and_an_ended_worker_leaves_nothing() {
+    use crate::tier::nominate::NOMINATIONS;
+
+    let tier = Fixture::new(8);
+    let nominator = tier.nominator();
+    let answer = answer(A);
+    for name in names("n", NOMINATIONS + 5) {
+        nominate(&nominator, &name, &answer, BEGIN);
+    }
+    drop(nominator);
+    tier.round(BEGIN);
+    tier.round(BEGIN);
+    assert_eq!(tier.counter("nominations") as usize, NOMINATIONS);
+    assert_eq!(tier.counter("nominations_dropped"), 5);
+    assert_eq!(tier.shared.nominations.drain(|_| ()), 0);
+    assert_eq!(tier.shared.nominations.workers(), 0);
+    assert_eq!(tier.shared.state().table.live(), 8);
+}
