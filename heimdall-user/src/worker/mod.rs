@@ -51,7 +51,7 @@ const MAX_SLEEP: Duration = Duration::from_secs(1);
 /// Longest sleep while packets wait in the tx ring: the kernel may have to be woken again to send them.
 const MAX_SLEEP_UNSENT: Duration = Duration::from_millis(10);
 
-/// Longest sleep while the kernel has no frame to receive into: frames that were sent wake nobody.
+/// Longest sleep while the kernel has no frame to receive into: frames that were sent wake no thread.
 const MAX_SLEEP_STARVED: Duration = Duration::from_millis(1);
 
 /// How a worker runs.
@@ -88,8 +88,8 @@ pub struct WorkerResources {
     pub on_exit: OnExit,
 }
 
-/// Queries of a worker with so many frames that may wait for the forwarder: half of the frames, so
-/// that the kernel always has some to receive into.
+/// Queries of a worker with `frames` frames that may wait for the forwarder: half as many, so that the
+/// kernel always has frames to receive into.
 pub fn max_pending(frames: usize) -> usize {
     frames / 2
 }
@@ -227,7 +227,7 @@ impl State {
             if now.seconds != accounted {
                 accounted = now.seconds;
                 self.frames.rings.account(self.engine.waiting());
-                // A worker that never sleeps looks after what the kernel has not sent, too.
+                // A worker that never sleeps has to wake the kernel again for what was not sent, too.
                 self.frames.rings.note_pause();
             }
             let rings = &self.frames.rings;
@@ -287,7 +287,7 @@ impl State {
         }
     }
 
-    /// Sleeps until a packet, an outcome or a maintenance command arrives, or for so long.
+    /// Sleeps until a packet, an outcome or a maintenance command arrives, for `timeout` at most.
     fn sleep(&mut self, timeout: Duration) -> io::Result<()> {
         if !self.engine.prepare_to_sleep() {
             return Ok(());
