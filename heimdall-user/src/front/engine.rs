@@ -112,7 +112,7 @@ impl<P> Engine<P> {
     }
 
     /// Requests, refreshes included, whose outcomes have yet to arrive.
-    pub fn outstanding(&self) -> usize {
+    pub(crate) fn outstanding(&self) -> usize {
         self.waiting.len() + self.refreshing
     }
 
@@ -399,7 +399,7 @@ impl<P> Engine<P> {
 
     /// Truncates the reply to `query` in `buf`, which is too large for the path: the client then asks
     /// over TCP. Returns the new length.
-    pub fn truncate(&mut self, query: &Query, buf: &mut [u8]) -> Option<usize> {
+    pub(crate) fn truncate(&mut self, query: &Query, buf: &mut [u8]) -> Option<usize> {
         self.core.truncate(query, buf)
     }
 }

@@ -168,7 +168,7 @@ impl Listeners {
     ///
     /// # Errors
     /// `SocketError`, for the first socket that cannot be opened.
-    pub fn split(
+    pub(crate) fn split(
         mut self,
         threads: usize,
         max_connections: usize,

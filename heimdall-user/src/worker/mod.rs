@@ -56,7 +56,7 @@ const MAX_SLEEP_STARVED: Duration = Duration::from_millis(1);
 
 /// How a worker runs.
 #[derive(Clone, Debug)]
-pub struct WorkerOptions {
+pub(crate) struct WorkerOptions {
     /// Thread name.
     pub name: String,
     /// The CPU core to run on.
@@ -69,7 +69,7 @@ pub struct WorkerOptions {
 
 /// What a worker owns.
 #[derive(Debug)]
-pub struct WorkerResources {
+pub(crate) struct WorkerResources {
     /// The socket.
     pub xsk: Xsk,
     /// All the frames of its UMEM.
@@ -90,13 +90,13 @@ pub struct WorkerResources {
 
 /// Queries of a worker with `frames` frames that may wait for the forwarder: half as many, so that the
 /// kernel always has frames to receive into.
-pub fn max_pending(frames: usize) -> usize {
+pub(crate) fn max_pending(frames: usize) -> usize {
     frames / 2
 }
 
 /// A running worker. Dropping it stops it.
 #[derive(Debug)]
-pub struct Worker {
+pub(crate) struct Worker {
     thread: OwnedThread<io::Result<()>>,
     outstanding: Arc<AtomicUsize>,
     ready: Receiver<()>,
@@ -104,7 +104,7 @@ pub struct Worker {
 
 /// How a worker ended.
 #[derive(Debug)]
-pub struct Ended {
+pub(crate) struct Ended {
     /// The error that ended it, unless it was told to stop.
     pub result: io::Result<()>,
     /// Requests of the worker without an outcome so far. Their outcomes still come to the mailbox
@@ -118,7 +118,10 @@ impl Worker {
     ///
     /// # Errors
     /// The thread cannot be created.
-    pub fn start(options: WorkerOptions, mut resources: WorkerResources) -> io::Result<Self> {
+    pub(crate) fn start(
+        options: WorkerOptions,
+        mut resources: WorkerResources,
+    ) -> io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let outstanding = Arc::new(AtomicUsize::new(0));
         let mailbox = Arc::clone(&resources.engine.mailbox);
@@ -141,14 +144,14 @@ impl Worker {
     }
 
     /// Waits until the thread is ready for packets. Those that come sooner wait in the ring.
-    pub fn wait_ready(&self) {
+    pub(crate) fn wait_ready(&self) {
         // The thread drops the sender.
         let _ = self.ready.recv();
     }
 
     /// Stops the thread, if it has not ended by itself. Its socket is closed, and so leaves the
     /// XSKMAP: from then on the XDP program passes its queue's packets to the kernel.
-    pub fn stop(self) -> Ended {
+    pub(crate) fn stop(self) -> Ended {
         let panicked = |_| Err(io::Error::other("the thread panicked, which is a bug"));
         let result = self.thread.join().unwrap_or_else(panicked);
         Ended {
