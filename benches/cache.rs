@@ -47,7 +47,7 @@ const DRAWS: usize = if cfg!(debug_assertions) {
 };
 /// Size of the caches whose hits are timed, so that no name is evicted.
 const OCTETS_PER_NAME: usize = 192;
-/// So many fill a cache nearly.
+/// With this many, a cache is nearly full.
 const OCTETS_PER_NAME_FULL: usize = 123;
 const CLIENT: Client = Client::new(
     IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2)),
@@ -132,7 +132,7 @@ fn answer(item: &Item) -> Answer {
     Answer::from_response(&item.response(), &item.question, 0, &TtlLimits::default()).unwrap()
 }
 
-/// A cache that holds the first so many names.
+/// A cache that holds the first `names` names.
 fn cache(names: usize, hasher: &NameHasher) -> Cache {
     let mut cache = Cache::new(names * OCTETS_PER_NAME).unwrap();
     cache.populate();

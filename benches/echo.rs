@@ -19,7 +19,7 @@ use aya::{
     programs::{Xdp, xdp::XdpMode},
 };
 use clap::{Parser, ValueEnum};
-use echo_ebpf::{HEADERS, MAX_QUEUES, SOCKETS_MAP, STEER, TX, turn_round};
+use echo_ebpf::{HEADERS, MAX_QUEUES, SOCKETS_MAP, STEER, TX, make_reply};
 use nix::{
     libc,
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -192,7 +192,7 @@ impl Echo {
                 // SAFETY: the frame came out of the rx ring of this UMEM, and is in no ring now.
                 let mut data = unsafe { self.umem.data_mut(frame) };
                 if let Some(packet) = data.contents_mut().first_chunk_mut::<HEADERS>() {
-                    turn_round(packet);
+                    make_reply(packet);
                 }
             }
             // SAFETY: the frames are of this UMEM, and nothing accesses them any more.

@@ -59,7 +59,7 @@ pub fn name(i: usize) -> String {
     format!("host-{i}.some.example.com")
 }
 
-/// An answer of so many A records, that may be used for a day.
+/// An answer with this many A records and a TTL of a day.
 pub fn answer(records: u16) -> Answer {
     const RECORD: &[u8] = b"\xc0\x0c\0\x01\0\x01\0\x01\x51\x80\0\x04\x0a\x01\x02\x03";
     let ttl_offsets: Vec<u16> = (0..records).map(|i| i * RECORD.len() as u16 + 6).collect();
@@ -72,7 +72,7 @@ pub fn answer(records: u16) -> Answer {
     })
 }
 
-/// A core that has an answer for so many names.
+/// A core that has an answer for each of the first `names` names.
 pub fn core(names: usize) -> Core {
     core_for((0..names).map(name), Now::default())
 }

@@ -47,7 +47,7 @@ fn stages(c: &mut Criterion) {
     group.bench_function("look-up and reply", |b| {
         let mut frame = frame.clone();
         let packet = layout.open(&mut frame, 1500).unwrap();
-        b.iter(|| core.answer_at(hint, &query, packet.room, CLIENT));
+        b.iter(|| core.answer_at(hint, &query, packet.buf, CLIENT));
     });
     group.bench_function("reply headers", |b| {
         let mut frame = frame.clone();

@@ -1,4 +1,4 @@
-//! Answers so many packets from the cache, as a worker does, and nothing else: `cargo xtask
+//! Answers a number of packets from the cache, as a worker does, and nothing else: `cargo xtask
 //! instructions` counts what the processor executes for one more.
 #![allow(clippy::unwrap_used)]
 

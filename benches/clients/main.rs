@@ -258,7 +258,7 @@ impl<'a> Load<'a> {
     }
 
     /// Sends queries and takes replies for `length`, or until all names are answered. How long it took; if each
-    /// name is asked for once, to the last reply: the time-out of a lost one is no work of the server.
+    /// name is asked for once, to the last reply: the time-out of a lost one says nothing about the server.
     fn run(&mut self, length: Duration) -> Result<Duration> {
         let start = Instant::now();
         let end = start + length;

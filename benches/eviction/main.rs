@@ -61,7 +61,7 @@ impl Contender {
         }
     }
 
-    /// An empty cache: Heimdall's of so many `bytes`, any other of so many entries.
+    /// An empty cache: Heimdall's of `bytes` octets, any other of `capacity` entries.
     fn cache(self, capacity: usize, bytes: usize, names: usize) -> Box<dyn Policy> {
         match self {
             Self::Lru => Box::new(Lru::new(capacity, names)),

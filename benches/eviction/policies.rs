@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 /// A name: its index in the table of all.
 pub(crate) type Name = u32;
 
-/// A cache of so many entries that inserts every name that is missed.
+/// A cache with a fixed number of entries, which inserts every name that is missed.
 pub(crate) trait Policy {
     /// Looks a name up, and inserts it after a miss. Returns whether it was a hit.
     fn access(&mut self, name: Name) -> bool;

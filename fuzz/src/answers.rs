@@ -120,7 +120,7 @@ fn check(msg: &[u8], question: &[u8], flags: u8, answer: &Answer) {
 /// records.
 const NAMES_UNKNOWN_TO_THE_ORACLE: [u16; 14] = [3, 4, 7, 8, 9, 14, 17, 18, 21, 26, 36, 39, 46, 47];
 
-/// A record's data in lower case: names that point to the question have the letter case of the query.
+/// A record's data in lower case: names that point to the question have the name case of the query.
 fn data(record: &Record) -> Option<Vec<u8>> {
     record
         .data

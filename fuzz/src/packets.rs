@@ -40,9 +40,9 @@ pub fn packet_view(frame: &[u8]) {
         octets.resize(FRAME, 0xee);
         let packet = layout.open(&mut octets, 1500).expect("the same frame");
         assert_eq!(asked.source, (packet.source(), packet.source_port()));
-        assert!(packet.room.len() >= query.len().min(1500 - 48));
-        let len = packet.room.len().min(query.len().max(12));
-        let reply = packet.room[..len].to_vec();
+        assert!(packet.buf.len() >= query.len().min(1500 - 48));
+        let len = packet.buf.len().min(query.len().max(12));
+        let reply = packet.buf[..len].to_vec();
         let sum = checksum::add(0, &reply);
         let Some(end) = packet.into_reply(len, sum) else {
             continue;

@@ -126,12 +126,19 @@ fn served_addresses_can_change() {
         let interface = Interface::find("hde0").unwrap();
         let mut program =
             Program::attach(&interface, AttachPolicy::NativeThenGeneric, None).unwrap();
-        let served = ["192.0.2.1:53", "[2001:db8::1]:53"].map(|address| address.parse().unwrap());
-        program.set_served(&served.into()).unwrap();
-        program
-            .set_served(&served[..1].iter().copied().collect())
-            .unwrap();
-        program.set_served(&served.into()).unwrap();
+        // The peer asks the first address.
+        let [asked, other] =
+            ["192.0.2.1:53", "[2001:db8::1]:53"].map(|address| address.parse().unwrap());
+        let peer = Peer::start();
+        for (served, disposition, count) in [
+            (BTreeSet::from([asked, other]), Disposition::NoSocket, 1),
+            (BTreeSet::from([other]), Disposition::NotServed, 1),
+            (BTreeSet::from([other, asked]), Disposition::NoSocket, 2),
+        ] {
+            program.set_served(&served).unwrap();
+            peer.ask();
+            wait_for(&program, disposition, count);
+        }
     });
 }
 
@@ -290,10 +297,10 @@ impl Peer {
     }
 }
 
-/// Waits until a packet has got `disposition`.
-fn wait_for(program: &Program, disposition: Disposition) {
+/// Waits until `count` packets have got `disposition`.
+fn wait_for(program: &Program, disposition: Disposition, count: u64) {
     for _ in 0..200 {
-        if program.counters().unwrap()[disposition as usize] == 1 {
+        if program.counters().unwrap()[disposition as usize] == count {
             return;
         }
         thread::sleep(Duration::from_millis(10));
@@ -327,7 +334,7 @@ fn a_query_goes_to_the_kernel_until_an_af_xdp_socket_takes_it() {
                 QUERY.len(),
                 "not served: to the kernel"
             );
-            wait_for(&program, Disposition::NotServed);
+            wait_for(&program, Disposition::NotServed, 1);
 
             program
                 .set_served(&["192.0.2.1:53".parse().unwrap()].into())
@@ -338,14 +345,14 @@ fn a_query_goes_to_the_kernel_until_an_af_xdp_socket_takes_it() {
                 QUERY.len(),
                 "no socket: to the kernel"
             );
-            wait_for(&program, Disposition::NoSocket);
+            wait_for(&program, Disposition::NoSocket, 1);
 
             let (_umem, tx, _rx) = bind(0).unwrap();
             // SAFETY: the socket exists as long as `tx`.
             let xsk = unsafe { BorrowedFd::borrow_raw(tx.fd().as_raw_fd()) };
             program.register(0, xsk).unwrap();
             peer.ask();
-            wait_for(&program, Disposition::Steered);
+            wait_for(&program, Disposition::Steered, 1);
             kernel.set_nonblocking(true).unwrap();
             assert!(
                 kernel.recv(&mut buffer).is_err(),

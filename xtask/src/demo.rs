@@ -193,7 +193,7 @@ fn start(lab: &Lab, program: &Path) -> Result<Heimdall> {
     Heimdall::start(command, program, &arguments)
 }
 
-/// Runs something that takes about so many seconds, with a bar.
+/// Runs `work`, which takes about `seconds`, with a bar.
 fn with_progress<T: Send>(
     title: &str,
     seconds: u64,

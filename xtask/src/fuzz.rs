@@ -52,7 +52,7 @@ pub(crate) struct Fuzz {
     #[arg(long, default_value_t = 60)]
     seconds: u32,
 
-    /// Run each target so many times instead, always with the same inputs
+    /// Run each target N times instead, always with the same inputs
     #[arg(long, value_name = "N")]
     runs: Option<u32>,
 }

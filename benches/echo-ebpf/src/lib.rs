@@ -29,7 +29,7 @@ pub fn is_query(packet: &[u8; HEADERS]) -> bool {
 
 /// Makes a reply of a query by its addresses, its ports and its QR bit. It has no UDP checksum (RFC 768).
 #[inline(always)]
-pub fn turn_round(packet: &mut [u8; HEADERS]) {
+pub fn make_reply(packet: &mut [u8; HEADERS]) {
     let before = *packet;
     packet[..6].copy_from_slice(&before[6..12]);
     packet[6..12].copy_from_slice(&before[..6]);

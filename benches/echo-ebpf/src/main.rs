@@ -13,7 +13,7 @@ mod program {
         maps::XskMap,
         programs::XdpContext,
     };
-    use echo_ebpf::{HEADERS, MAX_QUEUES, is_query, turn_round};
+    use echo_ebpf::{HEADERS, MAX_QUEUES, is_query, make_reply};
 
     // Named as in `echo_ebpf::SOCKETS_MAP`.
     #[map]
@@ -38,7 +38,7 @@ mod program {
     fn echo_tx(ctx: XdpContext) -> u32 {
         match query(&ctx) {
             Some(packet) => {
-                turn_round(packet);
+                make_reply(packet);
                 XDP_TX
             }
             None => XDP_PASS,

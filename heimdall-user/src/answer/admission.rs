@@ -53,7 +53,7 @@ impl Admission {
         }
     }
 
-    /// Another second has begun, so many after the one before.
+    /// A new second has begun, `elapsed` seconds after the last one that began.
     #[inline]
     pub(super) fn begin_second(&mut self, elapsed: u32) {
         self.load.last_second = match elapsed {

@@ -37,7 +37,7 @@ impl Client {
     }
 
     /// The client's address; over UDP it may be forged.
-    pub fn address(self) -> IpAddr {
+    pub(crate) fn address(self) -> IpAddr {
         Ipv6Addr::from_bits(self.address).to_canonical()
     }
 }

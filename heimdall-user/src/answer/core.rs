@@ -32,7 +32,7 @@ pub enum Verdict {
         /// What the buffer holds.
         reply: Reply,
         /// The answer is popular and about to expire, and the caller should have the forwarder refresh
-        /// it, for [`Core::insert_refreshed`]. True for one hit of an answer.
+        /// it, for `Core::insert_refreshed`. True for one hit of an answer.
         refresh: bool,
     },
     /// Send nothing. It has been counted.
@@ -166,7 +166,7 @@ impl Core {
     /// Maintains the cache: calls `work` with it and the seconds of [`begin`](Self::begin), and
     /// updates the gauge of entries.
     #[cold]
-    pub fn maintain<T>(&mut self, work: impl FnOnce(&mut Cache, u32) -> T) -> T {
+    pub(crate) fn maintain<T>(&mut self, work: impl FnOnce(&mut Cache, u32) -> T) -> T {
         let result = work(&mut self.cache, self.now.seconds);
         self.writer.counters.cache_entries.set(self.cache.entries());
         result
@@ -245,7 +245,7 @@ impl Core {
 
     /// Inserts the answer to a question that was refreshed. A failure does not replace the answer that
     /// is cached.
-    pub fn insert_refreshed(&mut self, key: &Key<'_>, answer: &Answer) {
+    pub(crate) fn insert_refreshed(&mut self, key: &Key<'_>, answer: &Answer) {
         if is_refreshable(&answer.as_ref()) {
             self.insert_key(key, answer);
         }
@@ -286,7 +286,7 @@ impl Core {
     /// Truncates the reply in `buf`, which is too large for this path: the client repeats the query
     /// over TCP. Returns the new length.
     #[cold]
-    pub fn truncate(&mut self, query: &Query, buf: &mut [u8]) -> Option<usize> {
+    pub(crate) fn truncate(&mut self, query: &Query, buf: &mut [u8]) -> Option<usize> {
         let len = reply::truncate(buf, query);
         match len {
             Some(_) => &self.writer.counters.truncated,

@@ -239,7 +239,7 @@ fn full_or_small(left: u16, burst: u16) -> Allowance {
     }
 }
 
-/// The way to evict: a free one, else that of the prefix that has been idle longest. Of several, that
+/// The slot to use: a free one, else that of the prefix that has been idle longest. Of several, that
 /// with most left: one that is used up stays, so that no flood can restore its allowance at once.
 fn eviction_candidate(accounts: &[Account; WAYS], now: u16) -> usize {
     accounts

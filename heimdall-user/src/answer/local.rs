@@ -44,7 +44,7 @@ pub enum LocalError {
     )]
     Record(String, String),
     /// A class other than IN, or a type that only DNS itself uses.
-    #[error("{0:?} is no record that can be served; give records of class IN with data")]
+    #[error("{0:?} is not a record that can be served; give records of class IN with data")]
     Kind(String),
     /// A wildcard (RFC 4592), which would only match its own name.
     #[error("{0:?} is a wildcard, which local data do not have; give each name a record")]

@@ -20,7 +20,7 @@ use crate::{
 
 impl Core {
     /// Answers a query in place if the cache or the policy has its answer. `buf` holds the message
-    /// that `query` was read from, with room for a reply after it.
+    /// that `query` was read from, with space for a reply after it.
     pub fn answer(&mut self, query: &Query, buf: &mut [u8], client: Client) -> Verdict {
         self.answer_at(Hint::default(), query, buf, client)
     }

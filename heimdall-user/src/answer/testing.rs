@@ -70,7 +70,7 @@ pub(super) fn query(flags: u16, qtype: u16, qclass: u16, edns: Option<(u16, u8, 
     msg
 }
 
-/// An upstream's answer to `query`, of so many octets of data, with AD.
+/// An upstream's answer to `query` with AD and `octets` octets of data.
 pub(super) fn answer_to(query: &[u8], octets: usize) -> Answer {
     let mut body = vec![0xc0, 12];
     body.extend_from_slice(&query[15..19]);

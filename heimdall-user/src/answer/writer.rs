@@ -176,7 +176,7 @@ impl Writer {
         Verdict::reply(reply)
     }
 
-    /// Drops a query whose buffer has no room for a reply.
+    /// Drops a query whose buffer has no space for a reply.
     #[cold]
     pub(super) fn no_room(&self) -> Verdict {
         self.drops.no_room.add(1);
@@ -222,7 +222,7 @@ impl Writer {
         drops
     }
 
-    /// Counts a reply that has been written; `None`: there was no room for it.
+    /// Counts a reply that has been written; `None`: it did not fit.
     #[inline(always)]
     fn finish(&self, buf: &[u8], reply: Option<Reply>, code: u8) -> Verdict {
         const TC_OCTET: u8 = (header::TC >> 8) as u8;

@@ -10,13 +10,13 @@ use crate::answer::hostname;
 pub struct ListReport {
     /// Names that were added.
     pub names: usize,
-    /// Lines that were skipped, in whole or in part: they hold something that is no name.
+    /// Lines that were skipped, in whole or in part: they hold something that is not a name.
     pub skipped: usize,
     /// The number of the first of those, counted from 1.
     pub first_skipped: Option<usize>,
 }
 
-/// Names that hosts files give the host's own addresses, and that nobody wants to block.
+/// Names that hosts files give the host's own addresses, and that are not meant to be blocked.
 const LOCAL: [&str; 9] = [
     "localhost",
     "localhost.localdomain",

@@ -30,10 +30,10 @@ const FIXED: usize = 24;
 /// Octets before the time of refresh.
 const REFRESH: usize = 12;
 
-/// The small queue's share of the log: one in so many octets.
+/// The small queue's share of the log: one part in `SMALL_PART`.
 const SMALL_PART: usize = 10;
 
-/// Entries larger than this share of the small queue, one in so many of its octets, bypass it.
+/// Entries larger than one part in `SMALL_ENTRIES` of the small queue bypass it.
 const SMALL_ENTRIES: usize = 8;
 
 /// The queue of an entry.

@@ -15,8 +15,8 @@ const HUGE_PAGE: usize = 2 << 20;
 /// Lengths from this on are rounded to whole huge pages: below, too much would be lost.
 const WORTH_ROUNDING: usize = 4 * HUGE_PAGE;
 
-/// What [`Array::populate_step`] populates at once: while it does, whoever maps memory in this process
-/// waits. A smaller piece would still be a huge page.
+/// What [`Array::populate_step`] populates at once: while it does, every thread of this process that
+/// maps memory waits. A smaller piece would still be a huge page.
 const STEP: usize = HUGE_PAGE;
 
 /// Types that fresh memory holds values of.

@@ -171,7 +171,7 @@ fn popular_stale_answers_outlive_a_scan_during_their_grace() {
 fn removed_entries_are_gone() {
     let names = Names::default();
     let mut cache = Cache::with_grace(MIN_BYTES, 10).unwrap();
-    // Both go round the log.
+    // Both wrap around the log.
     let (count, fill) = if cfg!(miri) { (60, 400) } else { (20_000, 40) };
     for i in 0..count {
         let (question, answer) = response(format!("n{i}").as_bytes(), fill, 60);

@@ -247,11 +247,11 @@ mod tests {
     use std::{collections::BTreeSet, fs};
 
     use super::*;
-    use crate::doctor::sample;
+    use crate::doctor::example_findings;
 
     #[test]
     fn the_worst_come_first_and_good_ones_are_counted() {
-        let findings = sample();
+        let findings = example_findings();
         let text = render(&findings, false);
         let expected = "\
 bad   eth0: it is down: no queries arrive on it [nic.link]
@@ -270,7 +270,7 @@ warn  net.core.busy_poll: each wait of a socket polls the NIC for 50 µs first [
 
     #[test]
     fn findings_do_not_control_the_terminal() {
-        let mut findings = sample();
+        let mut findings = example_findings();
         for finding in &mut findings {
             finding.subject.push('\x1b');
             finding.finding.push_str("\x1b[2J\n\u{9b}µ");
@@ -284,7 +284,7 @@ warn  net.core.busy_poll: each wait of a socket polls the NIC for 50 µs first [
 
     #[test]
     fn a_finding_as_json_has_the_fields_of_the_schema() {
-        for finding in sample() {
+        for finding in example_findings() {
             let json = finding.json();
             let keys: BTreeSet<&str> = json
                 .as_object()
@@ -306,7 +306,7 @@ warn  net.core.busy_poll: each wait of a socket polls the NIC for 50 µs first [
         fs::create_dir_all(file.parent().unwrap()).unwrap();
         fs::write(&file, "50").unwrap();
         let mut asked = Vec::new();
-        let failed = apply(&sample(), &system, |step| {
+        let failed = apply(&example_findings(), &system, |step| {
             asked.push(step.to_string());
             Ok(false)
         });
@@ -319,10 +319,14 @@ warn  net.core.busy_poll: each wait of a socket polls the NIC for 50 µs first [
         );
         // The command that sets the link up is not safe.
         assert_eq!(asked, ["sysctl -w net.core.busy_poll=0"]);
-        assert!(apply(&sample(), &system, |_| Ok(true)).unwrap().is_empty());
+        assert!(
+            apply(&example_findings(), &system, |_| Ok(true))
+                .unwrap()
+                .is_empty()
+        );
         assert_eq!(fs::read_to_string(&file).unwrap(), "0");
         fs::remove_file(&file).unwrap();
-        let failed = apply(&sample(), &system, |_| Ok(true)).unwrap();
+        let failed = apply(&example_findings(), &system, |_| Ok(true)).unwrap();
         // The file does not exist: root would not help.
         assert_eq!((failed.len(), hint(&failed)), (1, ""));
         let denied = [libc::EPERM, libc::EACCES].map(io::Error::from_raw_os_error);

@@ -18,7 +18,7 @@ use clap::Args;
 use super::{
     args::{ServerArgs, duration},
     print,
-    view::Sample,
+    view::Reading,
 };
 
 const EXAMPLES: &str = "\
@@ -45,7 +45,7 @@ pub(super) struct Stats {
     #[arg(long, conflicts_with_all = ["watch", "since"])]
     json: bool,
 
-    /// Print rates, measured for so long (10, 500ms, 2min) from now on, or since FILE was saved by `stats --json`
+    /// Print rates, measured from now on for TIME (10, 500ms, 2min), or since FILE was saved by `stats --json`
     #[arg(long, value_name = "TIME|FILE", value_parser = since)]
     since: Option<Since>,
 
@@ -82,13 +82,13 @@ impl Stats {
         let before = match &self.since {
             None => None,
             Some(Since::Now(duration)) => {
-                let sample = Sample::ask(&path)?;
+                let reading = Reading::ask(&path)?;
                 thread::sleep(*duration);
-                Some(sample)
+                Some(reading)
             }
             Some(Since::File(file)) => Some(read(file)?),
         };
-        let now = Sample::ask(&path)?;
+        let now = Reading::ask(&path)?;
         if self.json {
             let document = serde_json::to_string_pretty(now.document())?;
             return print(&(document + "\n"));
@@ -107,12 +107,12 @@ impl Stats {
 }
 
 /// A document that was saved.
-fn read(file: &Path) -> anyhow::Result<Sample> {
+fn read(file: &Path) -> anyhow::Result<Reading> {
     let text =
         fs::read(file).map_err(|error| anyhow!("cannot read {}: {error}", file.display()))?;
-    let sample = serde_json::from_slice(&text).ok().map(Sample::new);
-    match sample.filter(|sample| sample.uptime().is_some()) {
-        Some(sample) => Ok(sample),
+    let reading = serde_json::from_slice(&text).ok().map(Reading::new);
+    match reading.filter(|reading| reading.uptime().is_some()) {
+        Some(reading) => Ok(reading),
         None => bail!(
             "{} is no document of a server; save one with `heimdall stats --json`",
             file.display()

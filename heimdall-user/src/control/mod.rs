@@ -4,7 +4,7 @@
 //! document, or for a dump one on each line, and the end of the stream; docs/control.md describes both.
 //! `Control` owns the socket's file; `ControlServer` has a
 //! thread that accepts clients and one for each client, of which there is a bounded number, so that
-//! a client that does not write or read delays nobody. The server passes in the function that makes
+//! a client that does not write or read delays no other. The server passes in the function that makes
 //! the documents.
 
 mod client;

@@ -295,7 +295,7 @@ impl Drop for Clients {
 
 /// Why there is no request.
 enum NoRequest {
-    /// The client is told why.
+    /// The client gets the reason.
     Refused(String),
     /// There is no client any more.
     Gone(io::Error),
@@ -334,11 +334,11 @@ fn read_line<'a>(
             return refused(format!("no request within {} s", READ_TIMEOUT.as_secs()));
         };
         client.stream.set_read_timeout(Some(left))?;
-        let room = buf.get_mut(len..).unwrap_or_default();
-        if room.is_empty() {
+        let rest = buf.get_mut(len..).unwrap_or_default();
+        if rest.is_empty() {
             return refused(format!("a request has at most {MAX_REQUEST} octets"));
         }
-        match client.wait(|mut stream| stream.read(room)) {
+        match client.wait(|mut stream| stream.read(rest)) {
             Ok(0) if len == 0 => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
             Ok(0) => return refused("the request does not end with a newline".to_owned()),
             Ok(read) => len += read,

@@ -152,7 +152,7 @@ impl Answer {
         &self.0
     }
 
-    /// An empty answer, with memory for so many octets of another one.
+    /// An empty answer, with memory for another one of up to `octets` octets.
     pub(crate) fn with_capacity(octets: usize) -> Self {
         Self(Vec::with_capacity(octets))
     }

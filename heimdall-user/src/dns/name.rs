@@ -11,7 +11,7 @@
 //! +--+--+--+--+--+--+--+--+--+--+--+--+--+--+--+--+
 //! ```
 //!
-//! Labels that begin with the bits 01 or 10 are of types that nobody uses (RFC 6891 section 5).
+//! Labels that begin with the bits 01 or 10 are of types that are not in use (RFC 6891 section 5).
 
 mod compare;
 mod fold;

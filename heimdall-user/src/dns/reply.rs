@@ -1,6 +1,6 @@
 //! Replies, written over the query that they answer.
 //!
-//! The query's ID and question stay where they are, in the client's own letter case; the header
+//! The query's ID and question stay where they are, in the client's name case; the header
 //! is rewritten around them and the sections follow, in the same buffer.
 
 use super::{
@@ -256,7 +256,7 @@ fn write(
     Reply::new(buf, len)
 }
 
-/// QDCOUNT to ARCOUNT of a message without records, except for so many in the additional section.
+/// QDCOUNT to ARCOUNT of a message whose only records are `additional` ones in the additional section.
 fn counts(question: bool, additional: u16) -> u64 {
     u64::from(question) << 48 | u64::from(additional)
 }

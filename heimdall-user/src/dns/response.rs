@@ -85,7 +85,7 @@ pub struct ResponseReader {
 }
 
 impl ResponseReader {
-    /// Makes `answer` the answer in an upstream's response to `question` (wire form, any letter case,
+    /// Makes `answer` the answer in an upstream's response to `question` (wire form, any name case,
     /// class IN), which was asked with the DO and CD bits of `key_flags`.
     ///
     /// Records that do not belong to the question are left out, and so are duplicates (RFC 2181

@@ -81,7 +81,7 @@ pub(crate) fn describe() -> String {
 
 /// A bad finding, a warning and a good one, for tests.
 #[cfg(test)]
-pub(crate) fn sample() -> Vec<Finding> {
+pub(crate) fn example_findings() -> Vec<Finding> {
     let busy = "net.core.busy_poll";
     vec![
         checks::BPF_JIT.good("net.core.bpf_jit_enable", "BPF programs are compiled"),

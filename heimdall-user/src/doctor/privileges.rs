@@ -117,7 +117,7 @@ fn memory_lock(facts: &Facts) -> Option<Finding> {
     Some(check.bad(subject, finding, Fix::Advice(fix)))
 }
 
-/// What this process cannot see for want of a privilege.
+/// What this process cannot see because it lacks a privilege.
 fn view(facts: &Facts) -> Option<Finding> {
     let unnamed = facts.nics.iter().filter_map(|nic| nic.details.as_ref());
     let mut unnamed = unnamed.filter(|details| {

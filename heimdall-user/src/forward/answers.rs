@@ -88,7 +88,7 @@ mod tests {
 
     const QUESTION: &[u8] = b"\x01a\0\0\x10\0\x01";
 
-    /// A response with a TXT record of so many octets.
+    /// A response with a TXT record of about `octets` octets.
     fn response(octets: usize) -> Vec<u8> {
         let strings = [&[200][..], &[b'x'; 200]].concat().repeat(octets / 201);
         let len = (strings.len() as u16).to_be_bytes();

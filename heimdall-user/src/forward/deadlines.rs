@@ -26,7 +26,7 @@ pub(super) struct Deadlines {
 }
 
 impl Deadlines {
-    /// With memory for so many.
+    /// With memory for `capacity` deadlines.
     pub(super) fn with_capacity(capacity: usize) -> Self {
         Self {
             in_order: VecDeque::with_capacity(capacity),

@@ -21,7 +21,7 @@ pub(super) struct Waiter {
 /// A question in flight.
 #[derive(Debug)]
 pub(super) struct Lookup {
-    /// The request that started it; its letter case goes upstream.
+    /// The request that started it; its name case goes upstream.
     pub(super) request: Request,
     pub(super) waiters: Vec<Waiter>,
     /// The current one, and those of earlier attempts that timed out: an answer that comes late is
@@ -90,7 +90,7 @@ impl Lookup {
     }
 }
 
-/// The table of look-ups. The key is the question, in any letter case, with DO and CD; its hash
+/// The table of look-ups. The key is the question, in any name case, with DO and CD; its hash
 /// comes with the request, seeded and computed once by the front (foldhash).
 #[derive(Debug)]
 pub(super) struct InFlight {

@@ -68,7 +68,7 @@ impl OverloadLog {
         }
     }
 
-    /// The queue was full so many times since the start.
+    /// The queue was full `count` times since the start.
     pub(super) fn queue_full(&self, count: u64, now: Instant) {
         if self.is_due(Kind::QueueFull, now) {
             warn!(

@@ -100,7 +100,7 @@ impl Request {
         }
     }
 
-    /// The question in wire form, in the client's letter case.
+    /// The question in wire form, in the client's name case.
     pub fn question(&self) -> &[u8] {
         self.question
             .get(..usize::from(self.question_len))
@@ -114,7 +114,7 @@ impl Request {
         u16_at(question, at).unwrap_or_default()
     }
 
-    /// The queried name in wire form, in the client's letter case.
+    /// The queried name in wire form, in the client's name case.
     pub(super) fn name(&self) -> &[u8] {
         self.key().name()
     }

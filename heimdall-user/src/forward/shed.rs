@@ -2,8 +2,8 @@
 //!
 //! One client, or one zone whose servers do not respond, can fill the table. Quotas apply only when
 //! it is full: of the client prefix that holds most of the scarce resource, if that is more than [a
-//! part](QUOTA), and in it of the zone that holds most, the oldest look-ups are ended. If nobody
-//! holds that much, the oldest look-ups of all.
+//! part](QUOTA), and in it of the zone that holds most, the oldest look-ups are ended. If no holder
+//! has that much, the oldest look-ups of all.
 //!
 //! A zone here is a name of at least two labels that many of the look-ups have in common: a forwarder
 //! does not know the zone cuts. Names that share only a top-level domain share no servers.

@@ -359,7 +359,7 @@ fn full_tables_and_queues_are_reported() {
         max_in_flight: 2,
         ..options(vec![silent.address])
     });
-    // Without a flush nobody takes them out, unless the thread is awake because it has just started.
+    // Without a flush no thread takes them out, unless the forwarder's is awake because it has just started.
     let mut taken = 0;
     loop {
         let request = bench.request(&query(9, &format!("n{taken}"), None), 0, taken);

@@ -276,7 +276,7 @@ impl Upstreams {
 
 /// Latency.
 impl Upstreams {
-    /// A response, whatever its code, took so long; over TCP from the opening of the connection on.
+    /// A response, whatever its code, took this time; over TCP from the opening of the connection on.
     pub(super) fn responded(&self, index: usize, took: Duration) {
         if let Some(upstream) = self.list.get(index) {
             upstream.metrics.latency.record(took, 1);

@@ -118,7 +118,7 @@ impl<P> Engine<P> {
     }
 
     /// Requests, refreshes included, whose outcomes have yet to arrive.
-    pub fn outstanding(&self) -> usize {
+    pub(crate) fn outstanding(&self) -> usize {
         self.waiting.len() + self.refreshing
     }
 
@@ -166,7 +166,7 @@ impl<P> Engine<P> {
     }
 
     /// Reads a message, and prefetches the bucket of its key. The message and the result go to a
-    /// [`Batch`], be it a query or not: [`answer`](Self::answer) replies to what cannot be read, or drops it.
+    /// [`Batch`], whether or not it is a query: [`answer`](Self::answer) replies to what cannot be read, or drops it.
     #[inline(always)]
     pub fn read(&self, octets: &[u8]) -> Read {
         let query = self.core.read(octets);
@@ -197,11 +197,11 @@ impl<P> Engine<P> {
             let Some(read) = batch.read.get(at) else {
                 break;
             };
-            let verdict = messages.edit(&mut message, |room, client| {
+            let verdict = messages.edit(&mut message, |buf, client| {
                 if self.sampler.is_due() {
-                    return self.answer_sampled(read, room, client);
+                    return self.answer_sampled(read, buf, client);
                 }
-                self.answer_one(read, room, client)
+                self.answer_one(read, buf, client)
             });
             match (verdict, &read.query) {
                 (Verdict::Reply { .. }, query) => messages.reply(message, query.as_ref().ok()),
@@ -216,33 +216,32 @@ impl<P> Engine<P> {
     }
 
     #[inline(always)]
-    fn answer_one(&mut self, read: &Read, room: &mut [u8], client: Client) -> Verdict {
+    fn answer_one(&mut self, read: &Read, buf: &mut [u8], client: Client) -> Verdict {
         match &read.query {
-            Ok(query) => self.lookup(read.hint, query, room, client),
-            Err(malformed) => self.core.reject(*malformed, room, client),
+            Ok(query) => self.lookup(read.hint, query, buf, client),
+            Err(malformed) => self.core.reject(*malformed, buf, client),
         }
     }
 
     /// Answers a message of which a sample is due. Apart, so that the others keep nothing for it over the look-up.
     #[cold]
     #[inline(never)]
-    fn answer_sampled(&mut self, read: &Read, room: &mut [u8], client: Client) -> Verdict {
-        self.sampler
-            .begin(&self.core, room, read.len.into(), client);
-        let verdict = self.answer_one(read, room, client);
-        self.sampler.end(&self.core, room, verdict);
-        self.sampler.nominate(&self.core, &read.query, room);
+    fn answer_sampled(&mut self, read: &Read, buf: &mut [u8], client: Client) -> Verdict {
+        self.sampler.begin(&self.core, buf, read.len.into(), client);
+        let verdict = self.answer_one(read, buf, client);
+        self.sampler.end(&self.core, buf, verdict);
+        self.sampler.nominate(&self.core, &read.query, buf);
         verdict
     }
 
     /// Answers a query from the cache, and starts a refresh of the answer if one is due. A miss is handed
-    /// to the forwarder while the message is at hand.
+    /// to the forwarder before the message is [parked](Messages::park).
     #[inline(always)]
-    fn lookup(&mut self, hint: Hint, query: &Query, room: &mut [u8], client: Client) -> Verdict {
-        let verdict = self.core.answer_at(hint, query, room, client);
+    fn lookup(&mut self, hint: Hint, query: &Query, buf: &mut [u8], client: Client) -> Verdict {
+        let verdict = self.core.answer_at(hint, query, buf, client);
         match verdict {
-            Verdict::Reply { refresh: true, .. } => self.refresh(query, room, client.address()),
-            Verdict::Miss => return self.forward(query, room, client),
+            Verdict::Reply { refresh: true, .. } => self.refresh(query, buf, client.address()),
+            Verdict::Miss => return self.forward(query, buf, client),
             _ => {}
         }
         verdict
@@ -263,14 +262,14 @@ impl<P> Engine<P> {
     /// Hands a miss to the forwarder, under the token that [`park`](Self::park) inserts its query with;
     /// replies SERVFAIL if it cannot be handed over.
     #[inline(never)]
-    fn forward(&mut self, query: &Query, room: &mut [u8], client: Client) -> Verdict {
+    fn forward(&mut self, query: &Query, buf: &mut [u8], client: Client) -> Verdict {
         let request = (self.waiting.next_token())
-            .and_then(|token| Request::new(query, room, client.address(), self.front, token));
+            .and_then(|token| Request::new(query, buf, client.address(), self.front, token));
         if request.is_some_and(|request| self.forwarder.submit(request).is_ok()) {
             return Verdict::Miss;
         }
         self.overflowed += 1;
-        self.core.reply_overloaded(query, room, client)
+        self.core.reply_overloaded(query, buf, client)
     }
 
     /// Keeps the query of a miss that was handed over.
@@ -333,20 +332,20 @@ impl<P> Engine<P> {
         let last = self.inserted.as_ref();
         let is_new = last.is_none_or(|last| !Arc::ptr_eq(last, &answer));
         let mut message = messages.resume(parked);
-        let verdict = messages.edit(&mut message, |room, client| {
-            // The reply first: a client waits for it, and nobody for the insertion.
-            let verdict = self.core.complete(&query, room, client, &answer);
+        let verdict = messages.edit(&mut message, |buf, client| {
+            // The reply first: a client waits for it, and nothing waits for the insertion.
+            let verdict = self.core.complete(&query, buf, client, &answer);
             if let Some(sample) = sample.take() {
-                self.sampler.complete(sample, room, verdict);
+                self.sampler.complete(sample, buf, verdict);
             }
             if is_new {
-                self.core.insert(&query, room, &answer);
+                self.core.insert(&query, buf, &answer);
                 self.inserted = Some(Arc::clone(&answer));
             }
             verdict
         });
         if let Some(sample) = sample {
-            // The message is unusable. The sample's memory is the ring's, which makes none anew.
+            // The message is unusable. The sample goes back to its ring, which allocates no others.
             self.sampler.complete(sample, &[], Verdict::Drop);
         }
         match verdict {
@@ -407,7 +406,7 @@ impl<P> Engine<P> {
 
     /// Truncates the reply to `query` in `buf`, which is too large for the path: the client then asks
     /// over TCP. Returns the new length.
-    pub fn truncate(&mut self, query: &Query, buf: &mut [u8]) -> Option<usize> {
+    pub(crate) fn truncate(&mut self, query: &Query, buf: &mut [u8]) -> Option<usize> {
         self.core.truncate(query, buf)
     }
 }

@@ -147,7 +147,7 @@ impl Front {
         self.engine.end();
     }
 
-    /// Completes outcomes until so many messages have been replied to.
+    /// Completes outcomes until `replies` messages have been replied to.
     fn complete(&mut self, replies: usize) {
         let end = Instant::now() + Duration::from_secs(20);
         while self.buffers.replies.len() < replies {
@@ -303,7 +303,7 @@ fn a_blocked_copy_is_no_work_and_a_flush_goes_on_beside_it() {
     let copy = thread::spawn(move || {
         let mut octets = 0;
         let copied = caches.copy(Scope::All, |_, records| {
-            // Stands still at the first chunk until the test is done.
+            // Blocks at the first chunk until the test is done.
             let _ = wait.recv();
             octets += records.len();
             Ok::<_, ()>(())

@@ -10,7 +10,7 @@ use std::{
 use super::{MAX_HEAD, Timeouts, hosts::Hosts, request, request::Request, response::Response};
 
 /// Octets that a client may send after its request. A close with unread octets would be a reset, which may
-/// take the response away from the client (RFC 9112 section 9.6), so so many are read.
+/// take the response away from the client (RFC 9112 section 9.6), so up to this many are read.
 const MAX_DRAINED: usize = 64 << 10;
 
 /// Octets read at once.
@@ -31,7 +31,7 @@ enum Phase {
     Response(Pending),
     /// The client reads events as they come. No pending one: until the next.
     Events(Option<Pending>),
-    /// The client closes the connection. It may send so many octets before.
+    /// The client closes the connection. It may send this many octets before.
     Close(usize),
 }
 
@@ -147,7 +147,7 @@ impl<S: Stream> Connection<S> {
                     if read == 0 {
                         return Ok(Next::Drop);
                     }
-                    // At most one chunk beyond the limit, at which `request` gives up.
+                    // At most one chunk beyond the limit, which `request` enforces.
                     octets.extend(chunk.iter().take(read));
                     if let Some(request) = request::read(octets, hosts) {
                         return Ok(Next::Respond(request));

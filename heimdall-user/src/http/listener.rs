@@ -117,7 +117,7 @@ struct Server<S> {
     timeouts: Timeouts,
     /// [`MAX_CONNECTIONS`] at most.
     connections: Slab<Connection<TcpStream>>,
-    /// When to accept connections without having been told that there are some.
+    /// When to accept connections without an event for the listener.
     accept_at: Option<Instant>,
     /// The last attempt to accept one failed.
     accept_fails: bool,

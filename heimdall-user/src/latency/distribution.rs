@@ -40,19 +40,19 @@ impl Distribution {
     }
 
     /// How many durations were recorded.
-    pub fn count(&self) -> u64 {
+    pub(crate) fn count(&self) -> u64 {
         self.counts.iter().sum()
     }
 
     /// The sum of all durations, in seconds.
-    pub fn sum(&self) -> f64 {
+    pub(crate) fn sum(&self) -> f64 {
         self.sum as f64 / 1e9
     }
 
     /// Cumulative buckets, for Prometheus: upper bounds in seconds, inclusive, and the count of durations
     /// up to each. The bounds are 1, 2 and 5 times the powers of ten from 1 µs to 10 s;
     /// [`count`](Self::count) is that of the bucket `+Inf`.
-    pub fn buckets(&self) -> impl Iterator<Item = (f64, u64)> {
+    pub(crate) fn buckets(&self) -> impl Iterator<Item = (f64, u64)> {
         let mut up_to = 0;
         let cumulative = BOUNDS.iter().zip(self.counts).map(move |(bound, count)| {
             up_to += count;
@@ -84,7 +84,7 @@ impl Distribution {
     /// Count, mean, percentiles and longest duration in microseconds, which are `null` before the first one; and the
     /// buckets that are not empty: upper bound in microseconds, inclusive (`null`: longer than 10 s), and count. The
     /// difference of the buckets at two times gives the percentiles of the time between.
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         let count = self.count();
         let mean = (count > 0).then(|| (self.sum as f64 / count as f64).round() / 1e3);
         let percentile = |quantile| self.percentile(quantile).map(micros);

@@ -55,7 +55,7 @@ impl Kinds {
     /// Counts a line.
     ///
     /// # Errors
-    /// It is left out, and so many with it that were not reported.
+    /// It is left out; with the number of lines left out that have not been reported.
     pub(super) fn admit(
         &self,
         metadata: &'static Metadata<'static>,
@@ -161,7 +161,7 @@ mod tests {
         assert_eq!(admitted(end), MAX_LINES as usize);
         assert_eq!(counts(false), [0; 0]);
         assert_eq!(counts(true), [80]);
-        // A kind that is quiet for a while begins anew without a report.
+        // A kind that is quiet for a while begins again without a report.
         let mut windows = 1..MAX_LINES * 2;
         assert!(windows.all(|window| kinds.admit(other, begin + WINDOW * window).is_ok()));
     }

@@ -70,7 +70,7 @@ pub(crate) struct Inquiry {
 impl Inquiry {
     /// Answers it.
     pub(crate) fn answer(self, state: ThreadState) {
-        // The channel has room for one answer; whoever asked may be gone.
+        // The channel has space for one answer; its receiver may be gone.
         let _ = self.result.try_send(state);
     }
 }

@@ -21,7 +21,7 @@ struct Owner {
 }
 
 impl Owner {
-    /// Starts one with a cache of so many names below `zone`.
+    /// Starts one with a cache of `names` names below `zone`.
     fn start(zone: &str, names: usize) -> Self {
         let hasher = NameHasher::default();
         // So large that no bucket of its index gets full, however the names hash.

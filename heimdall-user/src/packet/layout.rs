@@ -193,11 +193,11 @@ impl Layout {
     #[inline(always)]
     pub fn open<'a>(&self, frame: &'a mut [u8], mtu: usize) -> Option<Packet<'a>> {
         let end = frame.len().min(usize::from(self.ip) + mtu);
-        let (headers, room) = frame.get_mut(..end)?.split_at_mut_checked(self.dns())?;
+        let (headers, buf) = frame.get_mut(..end)?.split_at_mut_checked(self.dns())?;
         Some(Packet {
             headers,
             ip: self.ip.into(),
-            room,
+            buf,
         })
     }
 }

@@ -19,7 +19,7 @@ pub struct Packet<'a> {
     /// Offset of the IP header.
     pub(super) ip: usize,
     /// The query, and space for the reply over and behind it.
-    pub room: &'a mut [u8],
+    pub buf: &'a mut [u8],
 }
 
 impl Packet<'_> {
@@ -39,9 +39,9 @@ impl Packet<'_> {
         u16::from_be_bytes(*get(header, udp::SOURCE_PORT).unwrap_or(&[0; 2]))
     }
 
-    /// Makes the packet carry the reply in the first `dns_len` octets of `room`, whose sum is `dns_sum`
+    /// Makes the packet carry the reply in the first `dns_len` octets of `buf`, whose sum is `dns_sum`
     /// ([`checksum::add`]): addresses and ports swapped, VLAN tags kept, lengths and
-    /// checksums set. Returns the length of the frame, or `None` if no packet can be so long.
+    /// checksums set. Returns the length of the frame, or `None` if no packet can be that long.
     #[inline(always)]
     pub fn into_reply(self, dns_len: usize, dns_sum: u64) -> Option<usize> {
         let ipv4_len = u16::try_from(ipv4::LEN + udp::LEN + dns_len).ok()?;

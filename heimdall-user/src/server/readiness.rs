@@ -100,7 +100,7 @@ impl Probe {
     /// Whether the upstream has responded lately. If it is time, it is asked again.
     fn works(&mut self, now: Instant) -> bool {
         let age = |at: Instant| now.saturating_duration_since(at);
-        // The response may have arrived soon after the query, when nobody asked.
+        // The response may have arrived soon after the query, when no check was made.
         if self.sent.is_some_and(|at| age(at) >= MAX_PROBE_AGE) {
             self.outstanding = None;
         }

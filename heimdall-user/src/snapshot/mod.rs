@@ -91,7 +91,7 @@ pub enum Problem {
     /// A checksum of the header or of the records is wrong.
     #[error("it is damaged: a checksum is wrong")]
     Damaged,
-    /// The clock was ahead when it was written, or is behind now, by so many seconds.
+    /// The clock was ahead when it was written, or is behind now, by this many seconds.
     #[error("it was written {0} s in the future, so its age is unknown; check the system's clock")]
     Future(u64),
 }

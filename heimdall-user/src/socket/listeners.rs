@@ -159,7 +159,7 @@ impl Listeners {
         }
     }
 
-    /// Listeners for each of so many threads, 1 at least, on the same addresses: these, and others
+    /// Listeners for each of `threads` threads, 1 at least, on the same addresses: these, and others
     /// beside them, among which the kernel distributes datagrams and connections. All threads together
     /// have `max_connections` at a time.
     ///
@@ -168,7 +168,7 @@ impl Listeners {
     ///
     /// # Errors
     /// `SocketError`, for the first socket that cannot be opened.
-    pub fn split(
+    pub(crate) fn split(
         mut self,
         threads: usize,
         max_connections: usize,

@@ -146,7 +146,7 @@ impl Messages for Sockets {
         } = message.origin
             && let Some(open) = self.connections.get(connection, serial)
         {
-            // Not a query, or one to which no reply can be sent: the client would wait in vain.
+            // Not a query, or one to which no reply can be sent: no reply will come for the client to wait for.
             open.failed = true;
         }
     }

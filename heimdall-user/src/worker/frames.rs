@@ -87,7 +87,7 @@ pub fn edit_frame(
     };
     let source_port = packet.source_port();
     let client = Client::new(packet.source(), Transport::Udp { source_port });
-    let verdict = write(packet.room, client);
+    let verdict = write(packet.buf, client);
     let Verdict::Reply {
         reply: Reply { len, sum },
         ..

@@ -33,7 +33,8 @@ const LOOK: Duration = Duration::from_micros(10);
 /// A longer time between two looks means that another thread had the core.
 const PREEMPTED: Duration = Duration::from_micros(5);
 
-/// After so many periods in a row in which nothing came, the worker looks in one of 2 to this power.
+/// After N idle periods in a row in which nothing came, the worker looks at the ring in one of 2^N of
+/// them; this is the largest N.
 const MAX_FAILED: u32 = 10;
 
 /// Time without a packet after which a busy-polling worker sleeps.

@@ -52,12 +52,12 @@ const MAX_SLEEP: Duration = Duration::from_secs(1);
 /// Longest sleep while packets wait in the tx ring: the kernel may have to be woken again to send them.
 const MAX_SLEEP_UNSENT: Duration = Duration::from_millis(10);
 
-/// Longest sleep while the kernel has no frame to receive into: frames that were sent wake nobody.
+/// Longest sleep while the kernel has no frame to receive into: frames that were sent wake no thread.
 const MAX_SLEEP_STARVED: Duration = Duration::from_millis(1);
 
 /// How a worker runs.
 #[derive(Clone, Debug)]
-pub struct WorkerOptions {
+pub(crate) struct WorkerOptions {
     /// Thread name.
     pub name: String,
     /// The CPU core to run on.
@@ -70,7 +70,7 @@ pub struct WorkerOptions {
 
 /// What a worker owns.
 #[derive(Debug)]
-pub struct WorkerResources {
+pub(crate) struct WorkerResources {
     /// The socket.
     pub xsk: Xsk,
     /// All the frames of its UMEM.
@@ -91,15 +91,15 @@ pub struct WorkerResources {
     pub on_exit: OnExit,
 }
 
-/// Queries of a worker with so many frames that may wait for the forwarder: half of the frames, so
-/// that the kernel always has some to receive into.
-pub fn max_pending(frames: usize) -> usize {
+/// Queries of a worker with `frames` frames that may wait for the forwarder: half as many, so that the
+/// kernel always has frames to receive into.
+pub(crate) fn max_pending(frames: usize) -> usize {
     frames / 2
 }
 
 /// A running worker. Dropping it stops it.
 #[derive(Debug)]
-pub struct Worker {
+pub(crate) struct Worker {
     thread: OwnedThread<io::Result<()>>,
     outstanding: Arc<AtomicUsize>,
     ready: Receiver<()>,
@@ -107,7 +107,7 @@ pub struct Worker {
 
 /// How a worker ended.
 #[derive(Debug)]
-pub struct Ended {
+pub(crate) struct Ended {
     /// The error that ended it, unless it was told to stop.
     pub result: io::Result<()>,
     /// Requests of the worker without an outcome so far. Their outcomes still come to the mailbox
@@ -121,7 +121,10 @@ impl Worker {
     ///
     /// # Errors
     /// The thread cannot be created.
-    pub fn start(options: WorkerOptions, mut resources: WorkerResources) -> io::Result<Self> {
+    pub(crate) fn start(
+        options: WorkerOptions,
+        mut resources: WorkerResources,
+    ) -> io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let outstanding = Arc::new(AtomicUsize::new(0));
         let mailbox = Arc::clone(&resources.engine.mailbox);
@@ -144,14 +147,14 @@ impl Worker {
     }
 
     /// Waits until the thread is ready for packets. Those that come sooner wait in the ring.
-    pub fn wait_ready(&self) {
+    pub(crate) fn wait_ready(&self) {
         // The thread drops the sender.
         let _ = self.ready.recv();
     }
 
     /// Stops the thread, if it has not ended by itself. Its socket is closed, and so leaves the
     /// XSKMAP: from then on the XDP program passes its queue's packets to the kernel.
-    pub fn stop(self) -> Ended {
+    pub(crate) fn stop(self) -> Ended {
         let panicked = |_| Err(io::Error::other("the thread panicked, which is a bug"));
         let result = self.thread.join().unwrap_or_else(panicked);
         Ended {
@@ -234,7 +237,7 @@ impl State {
             if now.seconds != accounted {
                 accounted = now.seconds;
                 self.frames.rings.account(self.engine.waiting());
-                // A worker that never sleeps looks after what the kernel has not sent, too.
+                // A worker that never sleeps has to wake the kernel again for what was not sent, too.
                 self.frames.rings.note_pause();
             }
             let rings = &self.frames.rings;
@@ -294,7 +297,7 @@ impl State {
         }
     }
 
-    /// Sleeps until a packet, an outcome or a maintenance command arrives, or for so long.
+    /// Sleeps until a packet, an outcome or a maintenance command arrives, for `timeout` at most.
     fn sleep(&mut self, timeout: Duration) -> io::Result<()> {
         if !self.engine.prepare_to_sleep() {
             return Ok(());

@@ -25,7 +25,7 @@ pub(crate) struct AttachedProgram {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct LinkCounters {
     pub(crate) rx_packets: u64,
-    /// Received with errors, or lost by the device for want of buffers.
+    /// Received with errors, or lost by the device for lack of buffers.
     pub(crate) rx_lost: u64,
     pub(crate) tx_packets: u64,
     pub(crate) tx_lost: u64,

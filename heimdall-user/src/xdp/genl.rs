@@ -34,7 +34,7 @@ pub(crate) struct XdpFeatures {
     pub(crate) native: bool,
     /// AF_XDP sockets can be zero-copy.
     pub(crate) zero_copy: bool,
-    /// Buffers of one packet in zero-copy mode; 1 if not told (before Linux 6.6).
+    /// Buffers of one packet in zero-copy mode; 1 if the kernel does not say (before Linux 6.6).
     pub(crate) zero_copy_segments: u32,
 }
 

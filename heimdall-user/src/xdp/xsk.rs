@@ -43,7 +43,7 @@ pub const BATCH: usize = 64;
 
 /// How a socket is bound: how packets get from the NIC to the UMEM and back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BindMode {
+pub(crate) enum BindMode {
     /// The NIC accesses the UMEM by DMA (`XDP_ZEROCOPY`).
     ZeroCopy,
     /// The kernel copies (`XDP_COPY`).
@@ -211,7 +211,7 @@ impl Xsk {
     }
 
     /// The mode in which the kernel bound the socket (`XDP_OPTIONS`).
-    pub fn mode(&self) -> BindMode {
+    pub(crate) fn mode(&self) -> BindMode {
         self.mode
     }
 
@@ -404,7 +404,7 @@ impl Xsk {
     ///
     /// # Errors
     /// The socket failed, for instance because the interface is gone.
-    pub fn busy_poll(&self) -> io::Result<()> {
+    pub(crate) fn busy_poll(&self) -> io::Result<()> {
         match recv(self.as_fd().as_raw_fd(), &mut [], MsgFlags::MSG_DONTWAIT) {
             Ok(_) | Err(Errno::EAGAIN | Errno::EINTR | Errno::ENETDOWN) => Ok(()),
             Err(error) => Err(error.into()),

@@ -92,7 +92,7 @@ impl<'a> DnsClient<'a> {
         reply.map_or(NOTHING.to_owned(), |reply| language::reply(&reply, &query))
     }
 
-    /// Sends a query so many times at once: the replies, as text.
+    /// Sends a query `times` times at once: the replies, as text.
     pub(crate) fn udp_at_once(&self, query: &str, times: usize) -> Vec<String> {
         let query = language::query(query);
         for _ in 0..times {

@@ -18,7 +18,7 @@ use crate::{http::get, lab, metrics::METRICS, program};
 const PROMETHEUS: &str = "10.53.0.2:9090";
 
 /// How long Prometheus may take to start, and to have scraped often enough.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 fn deploy(file: &str) -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
@@ -50,7 +50,7 @@ fn prometheus(lab: &Lab, directory: &Path) -> Process {
         .arg(format!("--web.listen-address={PROMETHEUS}"));
     let mut process = Process::start(&mut command).unwrap();
     process
-        .wait_for("Server is ready to receive web requests", PATIENCE)
+        .wait_for("Server is ready to receive web requests", TIMEOUT)
         .unwrap();
     process
 }
@@ -130,7 +130,7 @@ fn each_query_of_the_rules_and_the_dashboard_has_data() {
     let prometheus = prometheus(&lab, directory.path());
 
     let server = format!("@{SERVER_V4}");
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + TIMEOUT;
     let mut number = 0;
     while series(
         &lab,
@@ -181,7 +181,7 @@ fn each_query_of_the_rules_and_the_dashboard_has_data() {
 
     // One that fires: the server is gone.
     drop(heimdall);
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + TIMEOUT;
     while empty("ALERTS{alertname=\"HeimdallDown\"}") {
         assert!(Instant::now() < end, "{}", prometheus.output());
         thread::sleep(Duration::from_millis(200));

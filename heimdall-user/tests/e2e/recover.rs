@@ -46,7 +46,7 @@ pub(crate) fn kdig(lab: &Lab, server: &str, name: &str) -> String {
     Kdig::ask(lab, &[&server, name, "+retry=3"]).unwrap().status
 }
 
-/// Sends so many queries for one name, and waits for no reply.
+/// Sends `count` queries for one name, and does not wait for replies.
 pub(crate) fn send_at_once(lab: &Lab, count: u16) {
     lab.in_client(|| {
         let socket = UdpSocket::bind("0.0.0.0:0").unwrap();

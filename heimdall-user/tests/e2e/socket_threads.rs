@@ -11,7 +11,7 @@ use crate::{
     lab, program,
 };
 
-/// That a thread gets none of so many by chance: once in 10^19 runs.
+/// The chance that a thread gets none of this many is one in 10^19.
 const QUERIES: usize = 64;
 
 const THREADS: &str = "[socket]\nthreads = 2";

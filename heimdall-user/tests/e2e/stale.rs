@@ -17,8 +17,8 @@ use crate::{
 /// The behaviour of an upstream, which a test changes.
 #[derive(Clone, Copy)]
 enum Does {
-    /// Answers with an address that ends so, for so many seconds. Names with a label `gone` do not
-    /// exist.
+    /// Answers with an address whose last octet and TTL in seconds these are. Names with a label `gone`
+    /// do not exist.
     Answer(u8, u32),
     /// As above, but only over TCP.
     AnswerOverTcp,

@@ -214,7 +214,7 @@ pub struct ClosedLoop {
 }
 
 impl ClosedLoop {
-    /// Runs `command`, which is to run dnsperf, with so many clients against `server` for `seconds`.
+    /// Runs `command`, which is to run dnsperf, with `clients` clients against `server` for `seconds`.
     ///
     /// # Errors
     /// dnsperf is missing or fails.
@@ -269,7 +269,7 @@ impl ClosedLoop {
         })
     }
 
-    /// From latencies in nanoseconds that were measured in so many seconds.
+    /// From latencies in nanoseconds that were measured in `seconds`.
     pub fn new(latencies: &Histogram<u64>, lost: u64, seconds: f64) -> Self {
         let at = |quantile| latencies.value_at_quantile(quantile) as f64 / 1e9;
         Self {

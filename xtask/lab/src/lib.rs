@@ -113,7 +113,7 @@ impl Lab {
         Self::with_queues(1)
     }
 
-    /// Makes a lab whose interfaces have so many rx and tx queues. A packet's flow selects one.
+    /// Makes a lab whose interfaces have `queues` rx and tx queues. A packet's flow selects one.
     pub fn with_queues(queues: u32) -> Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         remove_stale();
@@ -134,7 +134,7 @@ impl Lab {
         Ok(lab)
     }
 
-    /// Makes the veth pair, with so many queues: again, after a test has deleted it.
+    /// Makes the veth pair, with `queues` queues: again, after a test has deleted it.
     ///
     /// # Errors
     /// There is one, or `ip` or `ethtool` fails.

@@ -125,7 +125,7 @@ pub fn soa(zone: &Name, ttl: u32, minimum: u32) -> Record {
     Record::from_rdata(zone.clone(), ttl, RData::SOA(data))
 }
 
-/// Data of a TXT record, of exactly so many octets; at least one.
+/// Data of a TXT record, of exactly `len` octets; at least one.
 pub fn text(len: usize) -> Vec<u8> {
     let mut data = Vec::with_capacity(len);
     while data.len() < len {

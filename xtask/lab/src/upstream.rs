@@ -328,7 +328,7 @@ fn bind(address: SocketAddr) -> Result<(UdpSocket, TcpListener, SocketAddr)> {
 /// |---|---|
 /// | `len-N` | a TXT record such that the reply, with an OPT record of 11 octets added, has N octets |
 /// | `drop` | no reply |
-/// | `slow-MS` | replies after so many milliseconds |
+/// | `slow-MS` | replies after MS milliseconds |
 /// | `wrongid` | first a reply with another ID, then the right one |
 /// | `wrongquestion` | first a reply to another question, then the right one |
 /// | `servfail`, `refused`, `formerr` | that response code |

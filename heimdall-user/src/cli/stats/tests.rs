@@ -21,7 +21,10 @@ fn assert_is(file: &str, text: &str) {
 
 #[test]
 fn counts_since_the_start_are_in_words() {
-    assert_is("counts.txt", &render(&Sample::new(document(1)).since(None)));
+    assert_is(
+        "counts.txt",
+        &render(&Reading::new(document(1)).since(None)),
+    );
 }
 
 #[test]
@@ -46,7 +49,7 @@ fn a_hot_tier_is_in_words() {
 
 #[test]
 fn a_server_without_figures_has_a_text() {
-    let text = render(&Sample::new(json!({})).since(None));
+    let text = render(&Reading::new(json!({})).since(None));
     assert!(text.starts_with("heimdall, backend , up 0 s\n"), "{text}");
 }
 

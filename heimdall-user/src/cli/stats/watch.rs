@@ -14,7 +14,7 @@ use crate::{
     cli::{
         printed,
         view::{
-            Period, Sample, View,
+            Period, Reading, View,
             format::{fit, percent, rate, time_of_day},
         },
     },
@@ -42,12 +42,12 @@ const HEADINGS: [&str; 9] = [
 /// # Errors
 /// The server cannot be reached at the beginning, or the output cannot be written.
 pub(super) fn watch(path: &Path, interval: Duration) -> anyhow::Result<()> {
-    let mut before = Sample::ask(path)?;
+    let mut before = Reading::ask(path)?;
     let is_terminal = io::stdout().is_terminal();
     let mut is_lost = false;
     for number in 0.. {
         thread::sleep(interval);
-        let now = match Sample::ask(path) {
+        let now = match Reading::ask(path) {
             Ok(now) => now,
             Err(error) => {
                 if !is_lost {

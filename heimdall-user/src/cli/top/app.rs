@@ -1,4 +1,4 @@
-//! What is shown, and how samples and keys change it.
+//! What is shown, and how readings and keys change it.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use clap::ValueEnum;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
 use super::{history::History, panes, table::Sort};
-use crate::cli::view::{Sample, View};
+use crate::cli::view::{Reading, View};
 
 /// Longest filter, in characters.
 const MAX_FILTER: usize = 64;
@@ -43,7 +43,7 @@ impl Pane {
         }
     }
 
-    /// The pane so many positions further on.
+    /// The pane that is `by` positions further on.
     fn step(self, by: usize) -> Self {
         let all = Self::ALL.into_iter().cycle();
         all.skip_while(|pane| *pane != self).nth(by).unwrap_or(self)
@@ -66,7 +66,7 @@ pub(super) struct App {
     live: Screen,
     /// What is shown while it is paused.
     frozen: Option<Screen>,
-    last: Option<Sample>,
+    last: Option<Reading>,
     pub(super) pane: Pane,
     sorts: [Sort; Pane::ALL.len()],
     pub(super) filter: String,
@@ -106,9 +106,9 @@ impl App {
         }
     }
 
-    /// Takes a sample, or the reason why there is none.
-    pub(super) fn sample(&mut self, sample: Result<Sample, String>) {
-        let now = match sample {
+    /// Takes a reading, or the reason why there is none.
+    pub(super) fn update(&mut self, reading: Result<Reading, String>) {
+        let now = match reading {
             Ok(now) => now,
             Err(why) => {
                 self.live.lost = Some(why);
@@ -226,7 +226,7 @@ impl App {
         }
     }
 
-    /// Sorts by the column so many positions further on.
+    /// Sorts by the column that is `step` positions further on.
     fn sort_by(&mut self, step: usize) {
         let columns = panes::columns(self.pane);
         if let Some(sort) = self

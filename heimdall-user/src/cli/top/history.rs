@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 /// Rates that are kept; the oldest go first.
 const KEPT: usize = 900;
 
-/// One rate of each sample.
+/// One rate of each reading.
 #[derive(Clone, Debug, Default)]
 pub(super) struct History {
     rates: VecDeque<f64>,
@@ -22,7 +22,7 @@ impl History {
         self.pushed += 1;
     }
 
-    /// The means of so many rates each, the newest first. Groups are counted from the first rate of all, so that a
+    /// The means of `each` rates at a time, the newest first. Groups are counted from the first rate of all, so that a
     /// rate stays in its group.
     pub(super) fn means(&self, each: usize) -> Vec<u64> {
         let each = each.max(1);

@@ -1,6 +1,6 @@
 //! `heimdall top`: the running server on a whole screen, again and again.
 //!
-//! `app` is what is shown and how keys and samples change it, `draw` makes a frame of it, `terminal` is the loop
+//! `app` is what is shown and how keys and readings change it, `draw` makes a frame of it, `terminal` is the loop
 //! around both. Only the last one waits, or touches a terminal; the others are pure functions, tested on whole frames.
 
 mod app;
@@ -24,7 +24,7 @@ use ratatui::{buffer::Buffer, crossterm, layout::Rect};
 use super::{
     args::{ServerArgs, duration},
     print,
-    view::Sample,
+    view::Reading,
 };
 use app::{App, Options, Pane};
 
@@ -74,10 +74,10 @@ impl Top {
             has_color: !self.once && env::var_os("NO_COLOR").is_none_or(|set| set.is_empty()),
         });
         // Without a server there is nothing to begin with.
-        app.sample(Ok(Sample::ask(&path)?));
+        app.update(Ok(Reading::ask(&path)?));
         if self.once {
             thread::sleep(self.interval);
-            app.sample(Ok(Sample::ask(&path)?));
+            app.update(Ok(Reading::ask(&path)?));
             let size = self.size.unwrap_or_else(terminal_size);
             return print(&frame(&app, size));
         }

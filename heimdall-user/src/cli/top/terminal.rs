@@ -1,4 +1,4 @@
-//! The loop around samples, keys and frames.
+//! The loop around readings, keys and frames.
 
 use std::{
     io,
@@ -30,9 +30,9 @@ use super::{
     app::{App, Next},
     draw,
 };
-use crate::cli::view::Sample;
+use crate::cli::view::Reading;
 
-/// How long a key, a sample or a signal may wait.
+/// How long a key, a reading or a signal may wait.
 const TICK: Duration = Duration::from_millis(50);
 
 /// How long crossterm looks for a key or a new size. In no time at all it does not look.
@@ -55,21 +55,21 @@ pub(super) fn run(app: &mut App, path: PathBuf) -> anyhow::Result<()> {
         flag::register(signal, Arc::clone(&stop)).map_err(failed)?;
     }
     let interval = app.options.interval;
-    let (to, samples) = channel();
+    let (to, readings) = channel();
     // Without an owner: it may wait for a server that does not answer, and ends with the process.
     thread::Builder::new()
-        .name("samples".to_owned())
+        .name("readings".to_owned())
         .spawn(move || ask(&path, interval, &to))
         .map_err(|error| anyhow!("cannot start a thread: {error}"))?;
-    with_terminal(|terminal| show(app, terminal, &samples, &stop))
+    with_terminal(|terminal| show(app, terminal, &readings, &stop))
 }
 
-/// Asks the server again and again, until nobody listens.
-fn ask(path: &Path, interval: Duration, to: &Sender<Result<Sample, String>>) {
+/// Asks the server again and again, until the receiver is dropped.
+fn ask(path: &Path, interval: Duration, to: &Sender<Result<Reading, String>>) {
     loop {
         thread::sleep(interval);
-        let sample = Sample::ask(path).map_err(|error| error.to_string());
-        if to.send(sample).is_err() {
+        let reading = Reading::ask(path).map_err(|error| error.to_string());
+        if to.send(reading).is_err() {
             return;
         }
     }
@@ -78,7 +78,7 @@ fn ask(path: &Path, interval: Duration, to: &Sender<Result<Sample, String>>) {
 fn show(
     app: &mut App,
     terminal: &mut DefaultTerminal,
-    samples: &Receiver<Result<Sample, String>>,
+    readings: &Receiver<Result<Reading, String>>,
     stop: &AtomicBool,
 ) -> anyhow::Result<()> {
     let failed = |error| anyhow!("cannot use the terminal: {error}");
@@ -101,8 +101,8 @@ fn show(
                 _ => has_changed = true,
             }
         }
-        for sample in samples.try_iter() {
-            app.sample(sample);
+        for reading in readings.try_iter() {
+            app.update(reading);
             has_changed = true;
         }
     }
@@ -121,7 +121,7 @@ fn wait(time: Duration) -> anyhow::Result<()> {
     let gone = PollFlags::POLLHUP | PollFlags::POLLERR | PollFlags::POLLNVAL;
     let [terminal] = terminal;
     match terminal.revents() {
-        // Nothing can be restored, and nobody told: ratatui panics when it tries.
+        // Nothing can be restored, and no message shown: ratatui panics when it tries.
         Some(events) if events.intersects(gone) => process::exit(1),
         _ => Ok(()),
     }

@@ -12,7 +12,7 @@ use ratatui::{
 use serde_json::{Value, json};
 
 use super::{app::Next, *};
-use crate::cli::view::testing::{document, samples};
+use crate::cli::view::testing::{document, readings};
 
 fn app(pane: Pane) -> App {
     let mut app = App::new(Options {
@@ -21,8 +21,8 @@ fn app(pane: Pane) -> App {
         is_interactive: true,
         has_color: true,
     });
-    for sample in samples() {
-        app.sample(Ok(sample));
+    for reading in readings() {
+        app.update(Ok(reading));
     }
     app
 }
@@ -36,7 +36,7 @@ fn with_history(pane: Pane) -> App {
         let mut document = document(times);
         let received = document["sockets"]["udp_received"].as_u64().unwrap() + more;
         document["sockets"]["udp_received"] = json!(received);
-        app.sample(Ok(Sample::new(document)));
+        app.update(Ok(Reading::new(document)));
     }
     app
 }
@@ -124,8 +124,8 @@ fn any_size_and_any_document_can_be_drawn() {
         for document in &none {
             let mut empty = App::new(full.options);
             screen(&mut empty, 80, 24);
-            empty.sample(Ok(Sample::new(document.clone())));
-            empty.sample(Ok(Sample::new(document.clone())));
+            empty.update(Ok(Reading::new(document.clone())));
+            empty.update(Ok(Reading::new(document.clone())));
             screen(&mut empty, 80, 24);
         }
     }
@@ -146,8 +146,8 @@ fn names_of_clients_do_not_reach_the_terminal_as_they_are() {
     poison(&mut document, evil);
     for pane in Pane::ALL {
         let mut app = App::new(app(pane).options);
-        app.sample(Ok(Sample::new(document.clone())));
-        app.sample(Err(evil.to_owned()));
+        app.update(Ok(Reading::new(document.clone())));
+        app.update(Err(evil.to_owned()));
         let frame = screen(&mut app, 200, 60);
         assert!(frame.contains("\\027]0;title"), "{frame}");
         assert!(
@@ -234,7 +234,7 @@ fn a_long_list_can_be_scrolled() {
     });
     document["workers"] = queues.collect();
     let mut app = App::new(app(Pane::Queues).options);
-    app.sample(Ok(Sample::new(document)));
+    app.update(Ok(Reading::new(document)));
     let frame = screen(&mut app, 80, 24);
     assert!(frame.contains("1 to 18 of 65"), "{frame}");
     assert!(
@@ -268,7 +268,7 @@ fn a_pause_keeps_the_frame_and_misses_no_rate() {
     let paused = screen(&mut app, 80, 24);
     assert!(paused.contains("PAUSED"));
     for times in 102..105 {
-        app.sample(Ok(Sample::new(document(times))));
+        app.update(Ok(Reading::new(document(times))));
     }
     assert_eq!(screen(&mut app, 80, 24), paused);
     press(&mut app, "p");
@@ -282,7 +282,7 @@ fn a_pause_keeps_the_frame_and_misses_no_rate() {
 #[test]
 fn a_server_that_is_lost_is_said_to_be_and_found_again() {
     let mut app = app(Pane::Overview);
-    app.sample(Err(
+    app.update(Err(
         "no server listens on the control socket /run/x".to_owned()
     ));
     let frame = screen(&mut app, 80, 24);
@@ -292,7 +292,7 @@ fn a_server_that_is_lost_is_said_to_be_and_found_again() {
     assert!(frame.contains("TRAFFIC"));
     let mut next = document(1);
     next["pid"] = json!(1);
-    app.sample(Ok(Sample::new(next.clone())));
+    app.update(Ok(Reading::new(next.clone())));
     let frame = screen(&mut app, 80, 24);
     assert!(
         !frame.contains("LOST") && frame.contains("average since the start"),

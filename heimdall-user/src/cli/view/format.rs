@@ -132,7 +132,7 @@ pub(in crate::cli) fn seconds(seconds: f64) -> String {
     format!("{} s", text.strip_suffix(".0").unwrap_or(&text))
 }
 
-/// The time of day, in UTC, of so many seconds since 1970: `14:05:09Z`.
+/// The time of day, in UTC, at `unix` seconds since 1970: `14:05:09Z`.
 pub(in crate::cli) fn time_of_day(unix: f64) -> String {
     let day = unix.max(0.0) as u64 % 86_400;
     format!("{:02}:{:02}:{:02}Z", day / 3600, day / 60 % 60, day % 60)

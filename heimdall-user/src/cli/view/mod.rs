@@ -1,6 +1,6 @@
 //! What `heimdall stats` and `heimdall top` show: the server's document, and the difference of two.
 //!
-//! A [`Sample`] is the document at a moment, a [`Period`] what was counted between two of them, and a
+//! A [`Reading`] is the document at a moment, a [`Period`] what was counted between two of them, and a
 //! [`View`] that in the terms in which people look at it. Nothing here prints, waits or knows a terminal. A field that is
 //! absent counts as zero or as unknown, and texts, which may come from clients, are made harmless when a view
 //! is made ([`format::clean`]).
@@ -8,14 +8,14 @@
 mod difference;
 pub(super) mod format;
 mod latency;
-mod sample;
+mod reading;
 
 use serde_json::Value;
 
 pub(super) use difference::is_count;
 use format::clean;
 pub(super) use latency::Latency;
-pub(super) use sample::{Period, Sample};
+pub(super) use reading::{Period, Reading};
 
 /// A name and its count.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -129,7 +129,7 @@ pub(super) struct Upstream {
 /// What is asked most, by a sample of the queries of the last minutes.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Popular {
-    /// One query of so many is in the sample, if there is one.
+    /// The N of "one query in N is sampled"; `None`: the server samples none.
     pub(super) one_in: Option<u64>,
     /// Of how many queries the counts are.
     pub(super) queries: u64,
@@ -223,7 +223,7 @@ impl View {
         }
     }
 
-    /// A count as a rate: so many a second.
+    /// A count as a rate per second.
     pub(super) fn rate(&self, count: u64) -> f64 {
         if self.seconds > 0.0 {
             count as f64 / self.seconds

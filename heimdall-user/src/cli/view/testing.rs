@@ -2,12 +2,12 @@
 
 use serde_json::{Value, json};
 
-use super::{Period, Sample};
+use super::{Period, Reading};
 
 /// Seconds between two documents.
 pub(in crate::cli) const SECONDS: u64 = 2;
 
-/// The document after so many times [`SECONDS`], with equal counts in each.
+/// The document after `times` times [`SECONDS`], with equal counts in each.
 pub(in crate::cli) fn document(times: u64) -> Value {
     let n = |count: u64| json!(count * times);
     let uptime = (SECONDS * times) as f64;
@@ -118,13 +118,13 @@ pub(in crate::cli) fn with_tier(mut document: Value, times: u64) -> Value {
     document
 }
 
-/// Two samples, [`SECONDS`] apart.
-pub(in crate::cli) fn samples() -> [Sample; 2] {
-    [100, 101].map(|times| Sample::new(document(times)))
+/// Two readings, [`SECONDS`] apart.
+pub(in crate::cli) fn readings() -> [Reading; 2] {
+    [100, 101].map(|times| Reading::new(document(times)))
 }
 
 /// What was counted between the two.
 pub(in crate::cli) fn period() -> Period {
-    let [before, now] = samples();
+    let [before, now] = readings();
     now.since(Some(&before))
 }

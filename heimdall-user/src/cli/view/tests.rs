@@ -62,7 +62,7 @@ fn a_view_has_what_was_counted_in_its_period() {
 
 #[test]
 fn what_the_hot_tier_answers_counts_like_other_hits() {
-    let [before, now] = [100, 101].map(|times| Sample::new(with_tier(document(times), times)));
+    let [before, now] = [100, 101].map(|times| Reading::new(with_tier(document(times), times)));
     let without = View::new(&period());
     let view = View::new(&now.since(Some(&before)));
     assert_eq!(view.queries.tier, 5_000);
@@ -87,10 +87,10 @@ fn what_the_hot_tier_answers_counts_like_other_hits() {
 
 #[test]
 fn a_server_that_started_again_is_counted_from_its_start() {
-    let [before, now] = samples();
+    let [before, now] = readings();
     let mut other = document(3);
     other["pid"] = json!(4712);
-    let other = Sample::new(other);
+    let other = Reading::new(other);
     assert!(now.continues(&before) && !before.continues(&now) && !other.continues(&before));
     for period in [other.since(Some(&now)), other.since(None)] {
         assert!(period.is_since_start);
@@ -100,7 +100,7 @@ fn a_server_that_started_again_is_counted_from_its_start() {
     // In a container all have the same process ID.
     let mut same_pid = document(102);
     same_pid["started"] = json!(1_700_000_000.5);
-    assert!(Sample::new(same_pid).since(Some(&now)).is_since_start);
+    assert!(Reading::new(same_pid).since(Some(&now)).is_since_start);
 }
 
 #[test]
@@ -110,7 +110,7 @@ fn threads_of_the_sockets_are_fronts_of_their_own() {
     document["socket_threads"] = json!([thread, thread]);
     document["socket_threads"][0]["thread"] = json!(0);
     document["socket_threads"][1]["thread"] = json!(1);
-    let view = View::new(&Sample::new(document).since(None));
+    let view = View::new(&Reading::new(document).since(None));
     let fronts: Vec<_> = view
         .fronts
         .iter()
@@ -157,10 +157,10 @@ fn any_document_has_a_view() {
             _ => {}
         }
     }
-    let good = Sample::new(with_tier(document(1), 1));
+    let good = Reading::new(with_tier(document(1), 1));
     let mut views = 0;
     damage(good.document(), &mut |document| {
-        let damaged = Sample::new(document);
+        let damaged = Reading::new(document);
         for period in [
             damaged.since(Some(&good)),
             good.since(Some(&damaged)),

@@ -104,7 +104,7 @@ pub(super) struct Names {
 }
 
 impl Names {
-    /// Begins a message of so many octets, of which no name has been read.
+    /// Begins a message of `octets` octets, of which no name has been read.
     pub(super) fn begin(&mut self, octets: usize) {
         self.message = self.message.wrapping_add(1);
         if self.message == 0 {

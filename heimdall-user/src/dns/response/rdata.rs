@@ -11,14 +11,14 @@ use crate::dns::cursor::Cursor;
 /// A kind of field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
-    /// So many octets.
+    /// This many octets.
     Octets(usize),
     /// A domain name. Senders may compress only those of RFC 1035 (RFC 3597 section 4); some compress
     /// in other types, too, and those are read as well.
     Name,
     /// A domain name that is never compressed.
     PlainName,
-    /// An octet of length, and as many octets, at least so many.
+    /// An octet of length, and as many octets as it says, at least this many.
     Counted(usize),
     /// Character-strings to the end, at least one (RFC 1035 section 3.3.14).
     Strings,
@@ -26,7 +26,7 @@ enum Kind {
     Bitmap,
     /// Parameters to the end, their keys ascending (RFC 9460 section 2.2).
     Params,
-    /// Octets to the end, at least so many.
+    /// Octets to the end, at least this many.
     Rest(usize),
 }
 use Kind::{Bitmap, Counted, Name as Domain, Octets, Params, PlainName, Rest, Strings};
@@ -190,7 +190,7 @@ pub(super) fn read(
     Some(first)
 }
 
-/// Hashes data that were read: equal ones hash alike, their names compressed or not and in any letter
+/// Hashes data that were read: equal ones hash alike, their names compressed or not and in any name
 /// case.
 pub(super) fn hash(
     hasher: &mut impl Hasher,

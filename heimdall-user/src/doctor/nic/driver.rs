@@ -83,7 +83,7 @@ fn traps(facts: &Facts, nic: &Nic, details: &Details) -> Vec<Finding> {
 }
 
 /// A finding's level, what is, and what fixes it.
-type Verdict = (Level, String, Fix);
+type Judgement = (Level, String, Fix);
 
 /// What is known to go wrong with a driver.
 pub(in crate::doctor) struct Trap {
@@ -92,7 +92,7 @@ pub(in crate::doctor) struct Trap {
     pub(in crate::doctor) what: &'static str,
     /// A file of the kernel's source, and what to look for in it; or a page.
     pub(in crate::doctor) source: &'static str,
-    applies: fn(&Facts, &Nic, &Details) -> Option<Verdict>,
+    applies: fn(&Facts, &Nic, &Details) -> Option<Judgement>,
 }
 
 /// The traps that are looked for.

@@ -131,8 +131,8 @@ fn an_error_with_tc_is_an_error() {
     }
 }
 
-/// An upstream that answers each name once, by `respond`, and later than an impatient forwarder
-/// waits.
+/// An upstream that answers each name once, by `respond`, and later than a forwarder with a
+/// short timeout waits.
 fn late(respond: fn(&Seen) -> Vec<u8>) -> Upstream {
     let known = Mutex::new(HashSet::new());
     Upstream::start(move |seen| {

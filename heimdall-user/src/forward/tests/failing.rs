@@ -157,7 +157,7 @@ fn badvers(query: &[u8]) -> Vec<u8> {
     msg
 }
 
-/// A header alone, which counts so many questions.
+/// A header alone, whose QDCOUNT is `questions`.
 fn header_only(query: &[u8], code: u8, questions: u8) -> Vec<u8> {
     let mut msg = query[..2].to_vec();
     msg.extend_from_slice(&[0x81, 0x80 | code, 0, questions, 0, 0, 0, 0, 0, 0]);

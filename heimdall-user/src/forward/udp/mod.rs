@@ -2,7 +2,7 @@
 //!
 //! A query's socket is one of the [`POOL`] of its upstream, chosen at random for all queries that are
 //! sent with the same system call, and its ID is random. A response is accepted on the socket of its
-//! query only, for the query that has its ID there. All random numbers are of a CSPRNG, so that nobody
+//! query only, for the query that has its ID there. All random numbers are of a CSPRNG, so that no one
 //! can infer the next from earlier ones; an upstream sees them, but it need not guess.
 //!
 //! # What has to be guessed
@@ -18,7 +18,7 @@
 //! - With knowledge of all ports of the pool: which of 16 sockets has the query, and its ID: 20 bits.
 //!   But after [`MAX_REJECTED`] wrong IDs a socket is closed, and the queries outstanding on it go
 //!   over TCP: with eight guesses at each socket a forger succeeds once in some 8,000 pools, each of
-//!   which has to be found out anew.
+//!   which has to be found out first.
 //!
 //! # Lifetime
 //!
@@ -60,7 +60,7 @@ const POOL: usize = 16;
 /// Sockets that get no more queries, of all upstreams, and stay open for late responses.
 const MAX_RETIRED: usize = 256;
 
-/// Files that the sockets to so many upstreams hold at most.
+/// Files that the sockets to `upstreams` upstreams hold at most.
 pub(super) const fn max_files(upstreams: usize) -> usize {
     upstreams * POOL + MAX_RETIRED
 }

@@ -46,7 +46,7 @@ const USUAL_OUTSTANDING: usize = 224;
 
 /// A socket's queries. The memory of a closed one is used again.
 pub(super) struct Table {
-    /// Those without a response, by ID: random numbers, which nobody can make collide.
+    /// Those without a response, by ID: random numbers, which no attacker can make collide.
     outstanding: HashMap<u16, Outstanding, RandomState>,
     used: IdSet,
 }
@@ -121,7 +121,7 @@ impl fmt::Debug for Socket {
 }
 
 impl Socket {
-    /// A socket that is connected to `upstream`, for so many queries between these times.
+    /// A socket that is connected to `upstream`, for `queries` queries between these times.
     pub(super) fn new(
         socket: UdpSocket,
         upstream: SocketAddr,

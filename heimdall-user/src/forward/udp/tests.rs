@@ -48,7 +48,7 @@ impl Bench {
         self.ask_with(2)
     }
 
-    /// Queues a query of so many octets.
+    /// Queues a query of `octets` octets.
     fn ask_with(&mut self, octets: usize) -> Exchange {
         let number = self.choose();
         self.serial += 1;
@@ -160,7 +160,7 @@ fn ports_and_ids_of_long_turns_are_random_and_ports_are_renewed() {
     ports_and_ids_are_random(64);
 }
 
-/// With so many queries a turn.
+/// With `turn` queries a turn.
 fn ports_and_ids_are_random(turn: usize) {
     let mut bench = Bench::new();
     let mut uses = HashMap::new();

@@ -94,10 +94,10 @@ fn every_reply_is_well_formed() {
             );
             let from = if shape.v6 { "2001:db8::c" } else { "10.0.0.9" };
             assert_eq!(opened.source().to_string(), from);
-            for (i, octet) in opened.room[..len].iter_mut().enumerate() {
+            for (i, octet) in opened.buf[..len].iter_mut().enumerate() {
                 *octet = (i * 7) as u8;
             }
-            let sum = checksum::add(0, &opened.room[..len]);
+            let sum = checksum::add(0, &opened.buf[..len]);
             let total = opened.into_reply(len, sum).unwrap();
             let packet = SlicedPacket::from_ethernet(&buf[..total]).unwrap();
             let ethernet = Ethernet2Header::from_slice(&buf).unwrap().0;

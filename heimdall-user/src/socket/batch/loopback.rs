@@ -136,9 +136,9 @@ fn batches_are_sent_and_received() {
         };
         batch.reply(number, len, path);
     }
-    let sent = batch.send(sockets, |slot, room| {
-        assert_eq!((slot, room.len()), (32, BUFFER_LEN));
-        room[..9].fill(2);
+    let sent = batch.send(sockets, |slot, buf| {
+        assert_eq!((slot, buf.len()), (32, BUFFER_LEN));
+        buf[..9].fill(2);
         Some(9)
     });
     assert_eq!((sent.sent, sent.failed), (BATCH / 2, 0));

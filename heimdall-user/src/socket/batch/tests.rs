@@ -164,9 +164,9 @@ fn a_reply_that_fails_does_not_stop_the_others() {
         batch.reply(slot, len, path);
     }
     let mut asked = Vec::new();
-    let sent = batch.send(std::slice::from_ref(&socket), |slot, room| {
+    let sent = batch.send(std::slice::from_ref(&socket), |slot, buf| {
         asked.push(slot);
-        room[0] = slot as u8;
+        buf[0] = slot as u8;
         match slot {
             // Nothing shorter, or nothing that is short enough: both fail.
             4 => None,

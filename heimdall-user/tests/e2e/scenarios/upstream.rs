@@ -164,7 +164,7 @@ pub(super) fn respond(query: &Message, over_tcp: bool) -> Option<Vec<u8>> {
         "chained" => response.chain(&["mid.ok", "malware.ok"]),
         "tracked" => response.chain(&["tracker.ok"]),
         "excepted" => response.chain(&["fine.ads.ok"]),
-        // So many additional records, servers, or records that prove a wildcard.
+        // Additional records, servers, or records that prove a wildcard: as many as the name says.
         "extra" => {
             response.everything(qtype, 300);
             response.authority(&response.name(), NS, 300, b"\x02ns\x02ok\0");

@@ -324,7 +324,7 @@ impl Sample {
         })
     }
 
-    /// Counts of something that happens so many times a second, more or less.
+    /// The count of something that happens about `rate` times a second.
     fn count(&self, rate: f64, phase: f64) -> u64 {
         self.grown(rate, phase) as u64
     }

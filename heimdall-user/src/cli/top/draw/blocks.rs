@@ -15,7 +15,7 @@ pub(super) fn across(width: u16, least: usize, most: usize) -> usize {
     ((usize::from(width) + GAP) / (least + GAP)).clamp(1, most)
 }
 
-/// The width of each of so many blocks.
+/// The width of each of `across` blocks.
 pub(super) fn width(width: u16, across: usize) -> usize {
     ((usize::from(width) + GAP) / across.max(1)).saturating_sub(GAP)
 }

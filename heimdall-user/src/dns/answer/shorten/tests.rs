@@ -47,7 +47,7 @@ fn unknown(owner: &str, code: u16, data: &[u8]) -> Record {
     Record::from_rdata(name(owner), 300, RData::Unknown { code, rdata })
 }
 
-/// An RRSIG record of that type's records, of so many octets of signature.
+/// An RRSIG record for records of type `covered`, with `octets` octets of signature.
 fn signature(owner: &str, covered: u8, octets: usize) -> Record {
     let data = [&[0, covered][..], &[8; 16], &[0], &vec![7; octets]].concat();
     unknown(owner, 46, &data)
@@ -113,7 +113,7 @@ prop_compose! {
 }
 
 impl Response {
-    /// The message, with so many of its sections, without OPT.
+    /// The message with its first `kept` sections, without OPT.
     fn message(&self, kept: usize) -> Vec<u8> {
         let mut message = Message::new(1, MessageType::Response, OpCode::Query);
         message.metadata.response_code = self.rcode;

@@ -9,9 +9,9 @@ use crate::control::{self, ControlCommand, ControlError};
 
 /// The server's document at a moment.
 #[derive(Clone, Debug)]
-pub(in crate::cli) struct Sample(Value);
+pub(in crate::cli) struct Reading(Value);
 
-/// What was counted between two samples, or since the server's start.
+/// What was counted between two readings, or since the server's start.
 #[derive(Clone, Debug)]
 pub(in crate::cli) struct Period {
     /// The document of its end, with the counts of the period in place of those since the start.
@@ -20,7 +20,7 @@ pub(in crate::cli) struct Period {
     pub(in crate::cli) is_since_start: bool,
 }
 
-impl Sample {
+impl Reading {
     /// Asks the server behind the control socket.
     ///
     /// # Errors
@@ -43,13 +43,13 @@ impl Sample {
         float(&self.0, "/uptime")
     }
 
-    /// Whether it is a later sample of the same process.
+    /// Whether it is a later reading of the same process.
     pub(in crate::cli) fn continues(&self, before: &Self) -> bool {
-        let process = |sample: &Self| (number(&sample.0, "/pid"), float(&sample.0, "/started"));
+        let process = |reading: &Self| (number(&reading.0, "/pid"), float(&reading.0, "/started"));
         process(self) == process(before) && self.uptime() > before.uptime()
     }
 
-    /// What was counted since another sample. If that is of another process, or there is none: since the server's
+    /// What was counted since another reading. If that is of another process, or there is none: since the server's
     /// start, when all counts were zero.
     pub(in crate::cli) fn since(&self, before: Option<&Self>) -> Period {
         let uptime = self.uptime().unwrap_or_default();
