@@ -433,7 +433,7 @@ settings! {
     "dnstap" => DnstapConfig, restart;
 
     /// Where they go. "unix:PATH": to the Unix socket that a reader such as `fstrm_capture` listens on, which may come
-    /// and go; "file:PATH": to a file, which is begun anew by each start: an earlier one is kept as PATH.old.
+    /// and go; "file:PATH": to a file, which each start begins again: an earlier one is kept as PATH.old.
     "output" => output: Option<DnstapTarget> =
         parsed::<DnstapTarget>("unix:PATH or file:PATH")
             .check(|target| match target {

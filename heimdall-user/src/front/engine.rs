@@ -169,7 +169,6 @@ impl<P> Engine<P> {
         }
         Read {
             query,
-            len: octets.len() as u16,
             hint: Hint::default(),
         }
     }
@@ -183,7 +182,7 @@ impl<P> Engine<P> {
         for next in batch.read.iter_mut().take(PREFETCH_DISTANCE) {
             next.prefetch(&self.core);
         }
-        for (at, mut message) in batch.messages.drain(..).enumerate() {
+        for (at, message) in batch.messages.drain(..).enumerate() {
             if let Some(next) = batch.read.get_mut(at + PREFETCH_DISTANCE) {
                 next.prefetch(&self.core);
             }
@@ -191,21 +190,55 @@ impl<P> Engine<P> {
             let Some(read) = batch.read.get(at) else {
                 break;
             };
-            let verdict = messages.edit(&mut message, |room, client| {
-                if self.sampler.is_due() {
-                    return self.answer_sampled(read, room, client);
-                }
-                self.answer_one(read, room, client)
-            });
-            match (verdict, &read.query) {
-                (Verdict::Reply { .. }, query) => messages.reply(message, query.as_ref().ok()),
-                (Verdict::Miss, Ok(query)) => self.park(message, query, messages),
-                (Verdict::Drop | Verdict::Miss, _) => messages.discard(message),
+            if self.sampler.is_due() {
+                self.answer_sampled(message, read, messages);
+            } else {
+                self.answer_message(message, read, messages, |engine, room, client| {
+                    engine.answer_one(read, room, client)
+                });
             }
         }
         batch.read.clear();
         for _ in 0..std::mem::take(&mut self.overflowed) {
             messages.count_overflow();
+        }
+    }
+
+    /// Answers a message of which a sample is due. Apart, so that the others keep nothing for it.
+    #[cold]
+    #[inline(never)]
+    fn answer_sampled<M>(&mut self, message: M::Message, read: &Read, messages: &mut M)
+    where
+        M: Messages<Parked = P>,
+    {
+        let len = messages.received_len(&message);
+        self.answer_message(message, read, messages, |engine, room, client| {
+            let octets = room.get(..len).unwrap_or_default();
+            engine
+                .sampler
+                .begin(&engine.core, octets, client, engine.received);
+            let verdict = engine.answer_one(read, room, client);
+            engine.sampler.end(&engine.core, room, verdict);
+            verdict
+        });
+    }
+
+    /// Has `answer` write the reply, and replies, waits for the forwarder, or discards the message.
+    #[inline(always)]
+    fn answer_message<M>(
+        &mut self,
+        mut message: M::Message,
+        read: &Read,
+        messages: &mut M,
+        answer: impl FnOnce(&mut Self, &mut [u8], Client) -> Verdict,
+    ) where
+        M: Messages<Parked = P>,
+    {
+        let verdict = messages.edit(&mut message, |room, client| answer(self, room, client));
+        match (verdict, &read.query) {
+            (Verdict::Reply { .. }, query) => messages.reply(message, query.as_ref().ok()),
+            (Verdict::Miss, Ok(query)) => self.park(message, query, messages),
+            (Verdict::Drop | Verdict::Miss, _) => messages.discard(message),
         }
     }
 
@@ -215,17 +248,6 @@ impl<P> Engine<P> {
             Ok(query) => self.lookup(read.hint, query, room, client),
             Err(malformed) => self.core.reject(*malformed, room, client),
         }
-    }
-
-    /// Answers a message of which a sample is due. Apart, so that the others keep nothing for it over the look-up.
-    #[cold]
-    #[inline(never)]
-    fn answer_sampled(&mut self, read: &Read, room: &mut [u8], client: Client) -> Verdict {
-        self.sampler
-            .begin(&self.core, room, read.len.into(), client);
-        let verdict = self.answer_one(read, room, client);
-        self.sampler.end(&self.core, room, verdict);
-        verdict
     }
 
     /// Answers a query from the cache, and starts a refresh of the answer if one is due. A miss is handed
@@ -339,7 +361,7 @@ impl<P> Engine<P> {
             verdict
         });
         if let Some(sample) = sample {
-            // The message is unusable. The sample's memory is the ring's, which makes none anew.
+            // The message is unusable. The sample goes back to its ring, which makes no others.
             self.sampler.complete(sample, &[], Verdict::Drop);
         }
         match verdict {

@@ -1,5 +1,7 @@
 //! Sampling of queries, with what became of them.
 
+use std::time::Instant;
+
 use crate::{
     answer::{Client, Core, Transport, Verdict},
     tap::{Origin, Sample, Tap},
@@ -30,14 +32,14 @@ impl Sampler {
         self.tap.is_due()
     }
 
-    /// Samples the query in the first `len` octets of `room`.
-    pub(super) fn begin(&mut self, core: &Core, room: &[u8], len: usize, client: Client) {
+    /// Samples a query that was received at this moment.
+    pub(super) fn begin(&mut self, core: &Core, query: &[u8], client: Client, received: Instant) {
         let port = match client.transport() {
             Transport::Udp { source_port } => Some(source_port),
             Transport::Tcp => None,
         };
-        let query = room.get(..len).unwrap_or_default();
-        if self.tap.begin_client(query, client.address(), port) {
+        let address = client.address();
+        if self.tap.begin_client(query, address, port, received) {
             self.before = counts(core);
         }
     }

@@ -36,6 +36,10 @@ impl Messages for Buffers {
     type Message = Vec<u8>;
     type Parked = Vec<u8>;
 
+    fn received_len(&self, message: &Vec<u8>) -> usize {
+        message.len()
+    }
+
     fn edit(
         &mut self,
         message: &mut Vec<u8>,

@@ -161,7 +161,7 @@ mod tests {
         assert_eq!(admitted(end), MAX_LINES as usize);
         assert_eq!(counts(false), [0; 0]);
         assert_eq!(counts(true), [80]);
-        // A kind that is quiet for a while begins anew without a report.
+        // A kind that is quiet for a while starts again without a report.
         let mut windows = 1..MAX_LINES * 2;
         assert!(windows.all(|window| kinds.admit(other, begin + WINDOW * window).is_ok()));
     }

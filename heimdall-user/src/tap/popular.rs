@@ -164,7 +164,7 @@ mod tests {
     fn sample(client: &str, question: &[u8]) -> Sample {
         let mut sample = Sample::new(HEAD);
         let query = [&b"\0\0\x01\0\0\x01\0\0\0\0\0\0"[..], question].concat();
-        sample.begin(1, &query);
+        sample.begin(1, &query, Instant::now());
         sample.peer = client.parse().unwrap_or(IpAddr::V4([0; 4].into()));
         sample
     }
@@ -226,7 +226,7 @@ mod tests {
 
     /// The weight of a query is too large for a float then.
     #[test]
-    fn counts_begin_anew_after_a_long_pause() {
+    fn counts_start_again_after_a_long_pause() {
         let begin = Instant::now();
         for pause in [1000, 1100] {
             let mut popular = Popular::new(Some(Rate::one_in(1)), begin);

@@ -8,19 +8,15 @@ use serde_json::{Map, Value, json};
 use super::{
     popular::{name_text, type_text},
     sample::{Origin, Sample},
+    wall_clock::WallClock,
 };
 
 /// The line of a client's query, with its line feed. What a client sent is within strings, and escaped there.
-pub(super) fn line(sample: &Sample) -> String {
-    let since_epoch = sample
-        .queried
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
+pub(super) fn line(sample: &Sample, clock: &WallClock) -> String {
+    let queried = clock.at(sample.queried);
+    let since_epoch = queried.duration_since(UNIX_EPOCH).unwrap_or_default();
     let question = sample.question();
-    let waited = sample
-        .replied
-        .and_then(|replied| replied.duration_since(sample.queried).ok());
-    let how = match (sample.replied, sample.origin) {
+    let how = match (sample.took, sample.origin) {
         (None, _) => "dropped",
         (_, Origin::Hit) => "hit",
         (_, Origin::Miss) => "miss",
@@ -28,7 +24,7 @@ pub(super) fn line(sample: &Sample) -> String {
         (_, Origin::Blocklist) => "blocklist",
         (_, Origin::Server) => "server",
     };
-    let rcode = sample.replied.map(|_| rcode_text(sample.rcode));
+    let rcode = sample.took.map(|_| rcode_text(sample.rcode));
     let mut fields = Map::new();
     let mut insert = |key: &str, value: Value| fields.insert(key.to_owned(), value);
     insert("time", json!(since_epoch.as_micros() as f64 / 1e6));
@@ -47,7 +43,7 @@ pub(super) fn line(sample: &Sample) -> String {
     insert("how", json!(how));
     insert(
         "latency_us",
-        json!(waited.map(|waited| waited.as_micros() as u64)),
+        json!(sample.took.map(|took| took.as_micros() as u64)),
     );
     format!("{}\n", Value::Object(fields))
 }
@@ -61,7 +57,7 @@ fn rcode_text(rcode: u16) -> String {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
-    use std::time::Duration;
+    use std::time::{Duration, Instant};
 
     use proptest::prelude::*;
 
@@ -70,11 +66,16 @@ mod tests {
 
     fn sample(query: &[u8]) -> Sample {
         let mut sample = Sample::new(HEAD);
-        sample.begin(4, query);
+        sample.begin(4, query, Instant::now());
         sample.peer = "192.0.2.1".parse().unwrap();
         sample.port = Some(4000);
-        sample.queried = UNIX_EPOCH + Duration::new(1_700_000_000, 250_000_000);
         sample
+    }
+
+    /// The line of a sample whose query came at a quarter past a second.
+    fn line(sample: &Sample) -> String {
+        let day = UNIX_EPOCH + Duration::new(1_700_000_000, 250_000_000);
+        super::line(sample, &WallClock::new(sample.queried, day))
     }
 
     const QUERY: &[u8] = b"\0\0\x01\0\0\x01\0\0\0\0\0\0\x05a\"\n\\\xff\0\0\x1c\0\x01";
@@ -82,7 +83,7 @@ mod tests {
     #[test]
     fn a_line_has_what_was_asked_and_what_came() {
         let mut sample = sample(QUERY);
-        sample.replied = Some(sample.queried + Duration::from_micros(1500));
+        sample.took = Some(Duration::from_micros(1500));
         sample.origin = Origin::Miss;
         sample.rcode = 3;
         assert_eq!(

@@ -3,7 +3,7 @@
 use std::{
     net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, SystemTime},
+    time::{Duration, Instant},
 };
 
 use super::{
@@ -153,6 +153,8 @@ pub struct Tap {
     /// The value that it began with.
     began: u32,
     schedule: Schedule,
+    /// For whom the last query that was counted is a sample, if it is one.
+    due: u8,
     ring: Option<Arc<Ring>>,
     /// The sample of the query that is being answered.
     current: Option<Box<Sample>>,
@@ -172,6 +174,7 @@ impl Tap {
             countdown,
             began: countdown,
             schedule,
+            due: 0,
             ring,
             current: None,
         }
@@ -183,19 +186,17 @@ impl Tap {
     pub(crate) fn is_due(&mut self) -> bool {
         // It is never 0 here.
         self.countdown = self.countdown.wrapping_sub(1);
-        self.countdown == 0
+        self.countdown == 0 && self.restart()
     }
 
-    /// Counts from the last sample on. Returns the memory for this one, and for whom it is.
-    fn take(&mut self) -> Option<(Box<Sample>, u8)> {
-        let consumers = self.schedule.pass(self.began);
+    /// Begins the next interval. Whether the last one ended with a sample, and not because it was as long as can be counted.
+    #[cold]
+    #[inline(never)]
+    fn restart(&mut self) -> bool {
+        self.due = self.schedule.pass(self.began);
         self.began = self.schedule.next();
         self.countdown = self.began;
-        if consumers == 0 {
-            // So many queries were counted as the countdown can.
-            return None;
-        }
-        Some((self.unused(consumers)?, consumers))
+        self.due != 0
     }
 
     /// Memory for a sample for these consumers, or `None`, which is counted.
@@ -222,24 +223,29 @@ impl Tap {
 
 /// A front's queries.
 impl Tap {
-    /// Samples a client's query. The client's port is known over UDP, which `None` stands for TCP by. Whether the
-    /// reply is wanted, too.
+    /// Samples a client's query, received at this moment. The client's port is known over UDP; `None` stands for
+    /// TCP. Whether the reply is wanted, too.
     #[cold]
     #[inline(never)]
-    pub(crate) fn begin_client(&mut self, query: &[u8], client: IpAddr, port: Option<u16>) -> bool {
-        let Some((mut sample, consumers)) = self.take() else {
+    pub(crate) fn begin_client(
+        &mut self,
+        query: &[u8],
+        client: IpAddr,
+        port: Option<u16>,
+        received: Instant,
+    ) -> bool {
+        let Some(mut sample) = self.unused(self.due) else {
             return false;
         };
-        sample.begin(consumers, query);
+        sample.begin(self.due, query, received);
         sample.peer = client;
         sample.port = port;
         sample.tcp = port.is_none();
-        if consumers == POPULAR {
+        if self.due == POPULAR {
             // Only who asked what matters.
             self.push(sample);
             return false;
         }
-        sample.queried = SystemTime::now();
         self.current = Some(sample);
         true
     }
@@ -263,7 +269,7 @@ impl Tap {
     pub(crate) fn end_parked(&self, mut sample: Box<Sample>, reply: Option<&[u8]>, origin: Origin) {
         sample.origin = origin;
         if let Some(reply) = reply {
-            sample.replied = Some(SystemTime::now());
+            sample.took = Some(sample.queried.elapsed());
             if sample.consumers & LOG != 0 {
                 sample.rcode = response_code(reply);
             }
@@ -277,7 +283,7 @@ impl Tap {
 
 /// A forwarder thread's queries.
 impl Tap {
-    /// Samples a query to an upstream. Whether its response is to be given to
+    /// Samples a query to an upstream, sent at `sent`. Whether its response is to be given to
     /// [`forwarder_response`](Self::forwarder_response).
     #[cold]
     #[inline(never)]
@@ -286,19 +292,19 @@ impl Tap {
         query: &[u8],
         upstream: SocketAddr,
         tcp: bool,
+        sent: Instant,
     ) -> bool {
-        let Some((mut sample, consumers)) = self.take() else {
+        let Some(mut sample) = self.unused(self.due) else {
             return false;
         };
-        sample.begin(consumers, query);
+        sample.begin(self.due, query, sent);
         sample.kind = Kind::ForwarderQuery;
         sample.set_upstream(upstream, tcp);
-        sample.queried = SystemTime::now();
         self.push(sample);
         true
     }
 
-    /// Samples the response to a query that was sampled, `waited` ago.
+    /// Samples the response to a query that was sampled, which was sent at `sent` and waited for it for so long.
     #[cold]
     #[inline(never)]
     pub(crate) fn forwarder_response(
@@ -306,17 +312,16 @@ impl Tap {
         response: &[u8],
         upstream: SocketAddr,
         tcp: bool,
+        sent: Instant,
         waited: Duration,
     ) {
         let Some(mut sample) = self.unused(DNSTAP) else {
             return;
         };
-        let now = SystemTime::now();
-        sample.begin(DNSTAP, &[]);
+        sample.begin(DNSTAP, &[], sent);
         sample.kind = Kind::ForwarderResponse;
         sample.set_upstream(upstream, tcp);
-        sample.queried = now.checked_sub(waited).unwrap_or(now);
-        sample.replied = Some(now);
+        sample.took = Some(waited);
         sample.set_reply(response);
         self.push(sample);
     }

@@ -76,8 +76,8 @@ fn the_doctor_judges_what_would_be_run() {
     let text = String::from_utf8(output.stdout).unwrap();
     let first = text.lines().next().unwrap();
     assert!(first.starts_with("bad   "), "{text}");
-    let mends = format!("      ip link set dev {interface} mtu 1770\n");
-    assert!(text.contains(&mends), "{text}");
+    let fix = format!("      ip link set dev {interface} mtu 1770\n");
+    assert!(text.contains(&fix), "{text}");
     assert!(!text.contains("good  "), "{text}");
     let output = doctor(&lab, &["--config", path, "--verbose"]);
     let text = String::from_utf8(output.stdout).unwrap();

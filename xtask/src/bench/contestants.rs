@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use clap::ValueEnum;
 use lab::{Heimdall, Knot, Lab, Process, Resolver, SERVER_V4, UPSTREAM, run, wait_for_answer};
 
-use super::{Cores, Napi, cpu::Meter};
+use super::{Cores, Napi, cpu::Meter, observed::Observers};
 
 /// Room for a million answers of 256 octets. Heimdall reserves it for each cache: the queue's, the
 /// sockets' and the forwarder's.
@@ -25,6 +25,8 @@ pub(super) enum Contestant {
     HeimdallXdpAdaptive,
     /// The same with `--idle busy-poll`
     HeimdallXdpBusyPoll,
+    /// The same with its metrics scraped each second, `heimdall top`, and dnstap 1/100
+    HeimdallXdpObserved,
     /// `heimdall run --backend socket`
     HeimdallSockets,
     /// The program `echo` of `benches`, over AF_XDP: the limit
@@ -58,6 +60,7 @@ pub(super) struct Programs {
 /// A contestant that answers, in a lab of its own.
 pub(super) struct Running {
     pub(super) meter: Meter,
+    _observers: Option<Observers>,
     _server: Process,
     _upstream: Option<Process>,
     // Last, so that the namespaces are still there when processes stop in them.
@@ -90,7 +93,7 @@ impl Contestant {
     /// Heimdall's front, and its options besides.
     fn heimdall(self) -> Option<(&'static str, &'static [&'static str])> {
         match self {
-            Self::HeimdallXdp => Some(("xdp", &[])),
+            Self::HeimdallXdp | Self::HeimdallXdpObserved => Some(("xdp", &[])),
             Self::HeimdallXdpAdaptive => Some(("xdp", &["--idle", "adaptive"])),
             Self::HeimdallXdpBusyPoll => Some(("xdp", &["--idle", "busy-poll"])),
             Self::HeimdallSockets => Some(("socket", &[])),
@@ -106,7 +109,10 @@ impl Contestant {
     /// Answers a second on two ordinary cores, with which the first search begins.
     pub(super) fn typical(self) -> f64 {
         match self {
-            Self::HeimdallXdp | Self::HeimdallXdpAdaptive | Self::HeimdallXdpBusyPoll => 400_000.0,
+            Self::HeimdallXdp
+            | Self::HeimdallXdpAdaptive
+            | Self::HeimdallXdpBusyPoll
+            | Self::HeimdallXdpObserved => 400_000.0,
             Self::Echo | Self::EchoTx => 400_000.0,
             Self::KnotXdp | Self::HeimdallSockets => 180_000.0,
             Self::Unbound | Self::Dnsdist | Self::Nsd => 110_000.0,
@@ -168,6 +174,9 @@ impl Contestant {
                 .arg(program);
             command
         };
+        let is_observed = self == Self::HeimdallXdpObserved;
+        let mut observers = is_observed.then(Observers::new).transpose()?;
+        let settings = observers.as_ref().map(Observers::settings);
         let listen = format!("{SERVER_V4}:53");
         let server = match (self, self.peer(), self.heimdall()) {
             (_, Some(peer), _) => peer.start(pinned(Path::new(peer.program)))?,
@@ -178,8 +187,13 @@ impl Contestant {
                     arguments.extend(["--interface", &lab.server_if]);
                 }
                 arguments.extend(options);
+                arguments.extend(settings.iter().flat_map(|path| ["--config", path]));
                 let program = &programs.heimdall;
-                Heimdall::start(pinned(program), program, &arguments)?.process
+                let heimdall = Heimdall::start(pinned(program), program, &arguments)?;
+                if let Some(observers) = &mut observers {
+                    observers.start(&lab, &heimdall, program, cores)?;
+                }
+                heimdall.process
             }
             (Self::KnotXdp, ..) => Knot::on_xdp(&lab, cores.server[0])?,
             _ => {
@@ -198,6 +212,7 @@ impl Contestant {
                 napi: lab.server_napi()?,
                 cores: cores.server.clone(),
             },
+            _observers: observers,
             _server: server,
             _upstream: upstream,
             lab,

@@ -36,7 +36,7 @@ pub(in crate::cli) fn is_count(name: &str) -> bool {
 /// What identifies an item of a list.
 const IDENTITY: [&str; 5] = ["interface", "queue", "thread", "name", "address"];
 
-/// The document with the counts that were added since an earlier one. A count that is lower than before began anew.
+/// The document with the counts that were added since an earlier one. A count that is lower than before started again at zero.
 pub(super) fn difference(now: &Value, before: &Value) -> Value {
     if latency::is_distribution(now) {
         return latency::difference(now, before);
@@ -130,7 +130,7 @@ mod tests {
             "popular": { "sampled": 9 },
             "added": { "later": 1 },
         });
-        // The count of queue 1 began anew, and eth1 was not there before.
+        // The count of queue 1 started again at zero, and eth1 was not there before.
         let expected = json!({
             "uptime": 12.5,
             "workers": [

@@ -18,7 +18,7 @@
 //! - With knowledge of all ports of the pool: which of 16 sockets has the query, and its ID: 20 bits.
 //!   But after [`MAX_REJECTED`] wrong IDs a socket is closed, and the queries outstanding on it go
 //!   over TCP: with eight guesses at each socket a forger succeeds once in some 8,000 pools, each of
-//!   which has to be found out anew.
+//!   which has to be found out again.
 //!
 //! # Lifetime
 //!
