@@ -11,8 +11,9 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Sampler {
     tap: Tap,
-    /// The core's counts before the query that is being answered: they tell what its reply came from.
-    before: Counts,
+    /// The core's counts before the query that is being answered, if it matters what its reply comes from: that is what
+    /// they tell.
+    before: Option<Counts>,
 }
 
 /// Hits, misses, and answers of local data and of blocklists.
@@ -22,7 +23,7 @@ impl Sampler {
     pub(super) fn new(tap: Tap) -> Self {
         Self {
             tap,
-            before: Counts::default(),
+            before: None,
         }
     }
 
@@ -38,16 +39,16 @@ impl Sampler {
             Transport::Udp { source_port } => Some(source_port),
             Transport::Tcp => None,
         };
-        let address = client.address();
-        if self.tap.begin_client(query, address, port, received) {
-            self.before = counts(core);
-        }
+        let address = client.mapped_address();
+        let origin_matters = self.tap.begin_client(query, address, port, received);
+        self.before = origin_matters.then(|| counts(core));
     }
 
     /// Adds what became of it; one that is handed to the forwarder waits for that.
     pub(super) fn end(&mut self, core: &Core, room: &[u8], verdict: Verdict) {
         if verdict != Verdict::Miss {
-            let origin = origin(self.before, counts(core));
+            let origin = |before| origin(before, counts(core));
+            let origin = self.before.map(origin).unwrap_or_default();
             self.tap.end_client(reply(room, verdict), origin);
         }
     }

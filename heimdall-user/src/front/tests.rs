@@ -338,6 +338,7 @@ fn samples_say_what_became_of_their_queries() {
     let upstream = Upstream::start(|seen| vec![response(&seen.msg, 20)]);
     let taps = Taps::new(Rates {
         dnstap: Some(Rate::one_in(1)),
+        log: Some(Rate::one_in(1)),
         ..Rates::default()
     });
     let mut front = Front::with_tap(&upstream, 8, taps.front());

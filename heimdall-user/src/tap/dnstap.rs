@@ -42,7 +42,7 @@ impl Encoder {
         match sample.kind {
             Kind::Client => {
                 frame(MessageKind::ClientQuery);
-                if sample.took.is_some() {
+                if sample.replied.is_some() {
                     frame(MessageKind::ClientResponse);
                 }
             }
@@ -63,7 +63,7 @@ impl Encoder {
 
 /// The fields that `dnstap.proto` recommends for a kind. A message that was too long for a sample is left out.
 fn message(sample: &Sample, clock: &WallClock, kind: MessageKind) -> Message {
-    let (family, address) = match sample.peer {
+    let (family, address) = match sample.peer() {
         IpAddr::V4(v4) => (1, v4.octets().to_vec()),
         IpAddr::V6(v6) => (2, v6.octets().to_vec()),
     };
@@ -93,8 +93,8 @@ fn message(sample: &Sample, clock: &WallClock, kind: MessageKind) -> Message {
             message.query_message = sample.query().map(<[u8]>::to_vec);
         }
         MessageKind::ClientResponse | MessageKind::ForwarderResponse => {
-            if let Some(took) = sample.took {
-                let (sec, nsec) = since_epoch(clock.at(sample.queried + took));
+            if let Some(replied) = sample.replied {
+                let (sec, nsec) = since_epoch(clock.at(replied));
                 message.response_time_sec = Some(sec);
                 message.response_time_nsec = Some(nsec);
             }
@@ -114,7 +114,10 @@ fn since_epoch(time: SystemTime) -> (u64, u32) {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
-    use std::time::{Duration, Instant};
+    use std::{
+        net::Ipv4Addr,
+        time::{Duration, Instant},
+    };
 
     use super::*;
     use crate::tap::{DnstapTarget, Rate, sample::MESSAGES};
@@ -153,7 +156,7 @@ mod tests {
         sample.begin(2, b"query", Instant::now());
         sample.peer = "2001:db8::7".parse().unwrap();
         sample.port = Some(4000);
-        sample.took = Some(Duration::new(2, 2));
+        sample.replied = Some(sample.queried + Duration::new(2, 2));
         sample.set_reply(b"reply");
         let frames_of = |messages: &[MessageKind]| frames(&encoder(messages), &sample);
         let both = frames_of(&ALL);
@@ -195,7 +198,7 @@ mod tests {
         assert_eq!(reply.response_message.unwrap(), b"reply");
         assert_eq!(frames_of(&[MessageKind::ClientResponse]).len(), 1);
         assert!(frames_of(&[MessageKind::ForwarderQuery]).is_empty());
-        sample.took = None;
+        sample.replied = None;
         assert_eq!(frames(&encoder(&ALL), &sample).len(), 1, "it got no reply");
     }
 
@@ -204,7 +207,7 @@ mod tests {
         let mut sample = Sample::new(MESSAGES);
         sample.begin(2, b"query", Instant::now());
         sample.kind = Kind::ForwarderQuery;
-        sample.peer = "192.0.2.53".parse().unwrap();
+        sample.peer = Ipv4Addr::new(192, 0, 2, 53).to_ipv6_mapped();
         sample.port = Some(53);
         sample.tcp = true;
         let frames = frames(&encoder(&ALL), &sample);

@@ -64,7 +64,7 @@ impl Popular {
             self.began = now;
             weight = 1.0;
         }
-        self.clients.add(&client(sample.peer), weight);
+        self.clients.add(&client(sample.peer()), weight);
         if let Some(question) = sample.question() {
             let mut name = question.name.to_vec();
             name.make_ascii_lowercase();
@@ -156,7 +156,7 @@ pub(super) fn type_text(qtype: u16) -> String {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::indexing_slicing)]
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
     use super::*;
     use crate::tap::sample::HEAD;
@@ -165,7 +165,10 @@ mod tests {
         let mut sample = Sample::new(HEAD);
         let query = [&b"\0\0\x01\0\0\x01\0\0\0\0\0\0"[..], question].concat();
         sample.begin(1, &query, Instant::now());
-        sample.peer = client.parse().unwrap_or(IpAddr::V4([0; 4].into()));
+        sample.peer = match client.parse().unwrap() {
+            IpAddr::V4(v4) => v4.to_ipv6_mapped(),
+            IpAddr::V6(v6) => v6,
+        };
         sample
     }
 

@@ -16,7 +16,7 @@ pub(super) fn line(sample: &Sample, clock: &WallClock) -> String {
     let queried = clock.at(sample.queried);
     let since_epoch = queried.duration_since(UNIX_EPOCH).unwrap_or_default();
     let question = sample.question();
-    let how = match (sample.took, sample.origin) {
+    let how = match (sample.replied, sample.origin) {
         (None, _) => "dropped",
         (_, Origin::Hit) => "hit",
         (_, Origin::Miss) => "miss",
@@ -24,11 +24,11 @@ pub(super) fn line(sample: &Sample, clock: &WallClock) -> String {
         (_, Origin::Blocklist) => "blocklist",
         (_, Origin::Server) => "server",
     };
-    let rcode = sample.took.map(|_| rcode_text(sample.rcode));
+    let rcode = sample.replied.map(|_| rcode_text(sample.rcode));
     let mut fields = Map::new();
     let mut insert = |key: &str, value: Value| fields.insert(key.to_owned(), value);
     insert("time", json!(since_epoch.as_micros() as f64 / 1e6));
-    insert("client", json!(sample.peer.to_string()));
+    insert("client", json!(sample.peer().to_string()));
     insert("port", json!(sample.port));
     insert("protocol", json!(if sample.tcp { "tcp" } else { "udp" }));
     insert(
@@ -43,7 +43,7 @@ pub(super) fn line(sample: &Sample, clock: &WallClock) -> String {
     insert("how", json!(how));
     insert(
         "latency_us",
-        json!(sample.took.map(|took| took.as_micros() as u64)),
+        json!(sample.took().map(|took| took.as_micros() as u64)),
     );
     format!("{}\n", Value::Object(fields))
 }
@@ -57,7 +57,10 @@ fn rcode_text(rcode: u16) -> String {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
-    use std::time::{Duration, Instant};
+    use std::{
+        net::Ipv4Addr,
+        time::{Duration, Instant},
+    };
 
     use proptest::prelude::*;
 
@@ -67,7 +70,7 @@ mod tests {
     fn sample(query: &[u8]) -> Sample {
         let mut sample = Sample::new(HEAD);
         sample.begin(4, query, Instant::now());
-        sample.peer = "192.0.2.1".parse().unwrap();
+        sample.peer = Ipv4Addr::new(192, 0, 2, 1).to_ipv6_mapped();
         sample.port = Some(4000);
         sample
     }
@@ -83,7 +86,7 @@ mod tests {
     #[test]
     fn a_line_has_what_was_asked_and_what_came() {
         let mut sample = sample(QUERY);
-        sample.took = Some(Duration::from_micros(1500));
+        sample.replied = Some(sample.queried + Duration::from_micros(1500));
         sample.origin = Origin::Miss;
         sample.rcode = 3;
         assert_eq!(

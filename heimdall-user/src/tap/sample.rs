@@ -1,7 +1,7 @@
 //! A sample: what is copied of a query and its reply.
 
 use std::{
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv6Addr},
     time::{Duration, Instant},
 };
 
@@ -48,15 +48,16 @@ pub struct Sample {
     /// Who it is for.
     pub(super) consumers: u8,
     pub(super) kind: Kind,
-    /// The client's address, or the upstream's.
-    pub(super) peer: IpAddr,
+    /// The client's address, or the upstream's; an IPv4 address is mapped.
+    pub(super) peer: Ipv6Addr,
     /// The peer's port, if it is known.
     pub(super) port: Option<u16>,
     pub(super) tcp: bool,
     /// When the client's query was received, with its batch, or the one to the upstream was sent.
     pub(super) queried: Instant,
-    /// From then until the reply was written, or the upstream's response was received. `None`: there is none.
-    pub(super) took: Option<Duration>,
+    /// When the reply was written, or the upstream's response received. `None`: there is none.
+    pub(super) replied: Option<Instant>,
+    /// For the query log alone.
     pub(crate) origin: Origin,
     /// Of the reply, with the upper bits that an OPT record has.
     pub(super) rcode: u16,
@@ -74,11 +75,11 @@ impl Sample {
         Self {
             consumers: 0,
             kind: Kind::default(),
-            peer: Ipv4Addr::UNSPECIFIED.into(),
+            peer: Ipv6Addr::UNSPECIFIED,
             port: None,
             tcp: false,
             queried: Instant::now(),
-            took: None,
+            replied: None,
             origin: Origin::default(),
             rcode: 0,
             octets: vec![0; space].into(),
@@ -94,7 +95,7 @@ impl Sample {
         self.consumers = consumers;
         self.kind = Kind::Client;
         self.queried = queried;
-        self.took = None;
+        self.replied = None;
         self.origin = Origin::Server;
         self.rcode = 0;
         self.reply = 0;
@@ -124,6 +125,17 @@ impl Sample {
             }
             None => 0,
         };
+    }
+
+    /// The client's address, or the upstream's.
+    pub(super) fn peer(&self) -> IpAddr {
+        self.peer.to_canonical()
+    }
+
+    /// The time from query to reply. `None`: there is no reply.
+    pub(super) fn took(&self) -> Option<Duration> {
+        let replied = self.replied?;
+        Some(replied.saturating_duration_since(self.queried))
     }
 
     /// The query, if it is kept whole.

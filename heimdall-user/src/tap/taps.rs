@@ -1,9 +1,9 @@
 //! The sampler of a thread, and the rings of all.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use super::{
@@ -150,8 +150,6 @@ impl Rings {
 pub struct Tap {
     /// Queries to the next sample.
     countdown: u32,
-    /// The value that it began with.
-    began: u32,
     schedule: Schedule,
     /// For whom the last query that was counted is a sample, if it is one.
     due: u8,
@@ -169,10 +167,8 @@ impl Default for Tap {
 impl Tap {
     fn new(ring: Option<Arc<Ring>>, rates: [Option<Rate>; CONSUMERS]) -> Self {
         let schedule = Schedule::new(rates, rand::random());
-        let countdown = schedule.next();
         Self {
-            countdown,
-            began: countdown,
+            countdown: schedule.next(),
             schedule,
             due: 0,
             ring,
@@ -193,9 +189,8 @@ impl Tap {
     #[cold]
     #[inline(never)]
     fn restart(&mut self) -> bool {
-        self.due = self.schedule.pass(self.began);
-        self.began = self.schedule.next();
-        self.countdown = self.began;
+        self.due = self.schedule.pass();
+        self.countdown = self.schedule.next();
         self.due != 0
     }
 
@@ -223,14 +218,14 @@ impl Tap {
 
 /// A front's queries.
 impl Tap {
-    /// Samples a client's query, received at this moment. The client's port is known over UDP; `None` stands for
-    /// TCP. Whether the reply is wanted, too.
+    /// Samples a client's query, received at this moment. An IPv4 address is mapped (RFC 4291 section 2.5.5.2). The
+    /// port is known over UDP; `None` stands for TCP. Whether it matters what the reply comes from.
     #[cold]
     #[inline(never)]
     pub(crate) fn begin_client(
         &mut self,
         query: &[u8],
-        client: IpAddr,
+        client: Ipv6Addr,
         port: Option<u16>,
         received: Instant,
     ) -> bool {
@@ -247,7 +242,7 @@ impl Tap {
             return false;
         }
         self.current = Some(sample);
-        true
+        self.due & LOG != 0
     }
 
     /// Adds the reply to the query that was sampled last, if there is one.
@@ -269,7 +264,7 @@ impl Tap {
     pub(crate) fn end_parked(&self, mut sample: Box<Sample>, reply: Option<&[u8]>, origin: Origin) {
         sample.origin = origin;
         if let Some(reply) = reply {
-            sample.took = Some(sample.queried.elapsed());
+            sample.replied = Some(Instant::now());
             if sample.consumers & LOG != 0 {
                 sample.rcode = response_code(reply);
             }
@@ -304,7 +299,7 @@ impl Tap {
         true
     }
 
-    /// Samples the response to a query that was sampled, which was sent at `sent` and waited for it for so long.
+    /// Samples the response to a query that was sampled: when that was sent, and the response received.
     #[cold]
     #[inline(never)]
     pub(crate) fn forwarder_response(
@@ -312,8 +307,7 @@ impl Tap {
         response: &[u8],
         upstream: SocketAddr,
         tcp: bool,
-        sent: Instant,
-        waited: Duration,
+        [sent, received]: [Instant; 2],
     ) {
         let Some(mut sample) = self.unused(DNSTAP) else {
             return;
@@ -321,7 +315,7 @@ impl Tap {
         sample.begin(DNSTAP, &[], sent);
         sample.kind = Kind::ForwarderResponse;
         sample.set_upstream(upstream, tcp);
-        sample.took = Some(waited);
+        sample.replied = Some(received);
         sample.set_reply(response);
         self.push(sample);
     }
@@ -329,7 +323,10 @@ impl Tap {
 
 impl Sample {
     fn set_upstream(&mut self, upstream: SocketAddr, tcp: bool) {
-        self.peer = upstream.ip();
+        self.peer = match upstream.ip() {
+            IpAddr::V4(v4) => v4.to_ipv6_mapped(),
+            IpAddr::V6(v6) => v6,
+        };
         self.port = Some(upstream.port());
         self.tcp = tcp;
     }

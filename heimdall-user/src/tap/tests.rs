@@ -3,7 +3,7 @@
 
 use std::{
     fs,
-    net::IpAddr,
+    net::{Ipv4Addr, Ipv6Addr},
     path::Path,
     sync::Arc,
     thread,
@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 use super::*;
 use crate::exit::OnExit;
 
-const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
+const CLIENT: Ipv6Addr = Ipv4Addr::new(192, 0, 2, 1).to_ipv6_mapped();
 
 fn query(name: &str) -> Vec<u8> {
     let mut query = b"\x12\x34\x01\0\0\x01\0\0\0\0\0\0".to_vec();
@@ -80,7 +80,7 @@ fn a_query_that_waits_is_sampled_with_its_reply() {
     let mut seen = Vec::new();
     taps.drain(|sample| {
         let (rcode, origin, tcp) = (sample.rcode, sample.origin, sample.tcp);
-        seen.push((rcode, origin, tcp, sample.queried, sample.took.is_some()));
+        seen.push((rcode, origin, tcp, sample.queried, sample.replied.is_some()));
     });
     assert_eq!(seen, [(3, Origin::Miss, true, received, true)]);
 }
@@ -136,7 +136,7 @@ fn a_forwarders_messages_are_samples_of_their_own() {
     let upstream = "192.0.2.53:53".parse().unwrap();
     let (sent, waited) = (Instant::now(), Duration::from_millis(20));
     assert!(tap.is_due() && tap.forwarder_query(&query("a"), upstream, false, sent));
-    tap.forwarder_response(&query("a"), upstream, false, sent, waited);
+    tap.forwarder_response(&query("a"), upstream, false, [sent, sent + waited]);
     let mut seen = Vec::new();
     taps.drain(|sample| {
         seen.push((
@@ -144,7 +144,7 @@ fn a_forwarders_messages_are_samples_of_their_own() {
             sample.query().is_some(),
             sample.reply().is_some(),
             sample.queried,
-            sample.took,
+            sample.took(),
         ));
     });
     assert_eq!(seen[0], (true, true, false, sent, None));

@@ -373,8 +373,7 @@ pub(super) fn sample_response(
     now: Instant,
 ) {
     if let Some(upstream) = upstreams.address(sent.target.upstream) {
-        let waited = now.saturating_duration_since(sent.at);
-        tap.forwarder_response(response, upstream, sent.target.tcp, sent.at, waited);
+        tap.forwarder_response(response, upstream, sent.target.tcp, [sent.at, now]);
     }
 }
 
