@@ -54,6 +54,10 @@ impl Messages for Frames {
     type Message = Message;
     type Parked = Message;
 
+    fn received_len(&self, message: &Message) -> usize {
+        message.layout.dns_len()
+    }
+
     #[inline(always)]
     fn edit(
         &mut self,

@@ -8,7 +8,7 @@ use std::{
     io::{self, Read as _, Write as _},
     net::{SocketAddr, UdpSocket},
     path::{Path, PathBuf},
-    process::{Command, Output, Stdio},
+    process::{Child, Command, ExitStatus, Output, Stdio},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU32, Ordering},
@@ -22,7 +22,10 @@ use lab::{Process, ScriptedUpstream, by_label, message};
 use nix::{
     fcntl::{FcntlArg, FdFlag, fcntl},
     pty::{OpenptyResult, openpty},
-    sys::signal::{Signal, kill},
+    sys::{
+        signal::{Signal, kill},
+        termios::{FlowArg, LocalFlags, tcflow, tcgetattr},
+    },
     unistd::Pid,
 };
 use tempfile::TempDir;
@@ -310,7 +313,7 @@ fn top_shows_what_happens_at_any_size() {
 #[test]
 fn signals_and_control_c_end_top_and_restore_the_terminal() {
     let server = Server::start();
-    for end in ["C-c", "SIGINT", "SIGTERM", "SIGHUP"] {
+    for end in ["C-c", "SIGINT", "SIGTERM", "SIGHUP", "SIGTERM SIGINT"] {
         let Some(tmux) = Tmux::start("signals", (80, 24), &top(&server, "")) else {
             return;
         };
@@ -322,7 +325,9 @@ fn signals_and_control_c_end_top_and_restore_the_terminal() {
             let shell = shell.trim();
             let children = fs::read_to_string(format!("/proc/{shell}/task/{shell}/children"));
             let top = children.unwrap().trim().parse().unwrap();
-            kill(Pid::from_raw(top), end.parse::<Signal>().unwrap()).unwrap();
+            for signal in end.split(' ') {
+                kill(Pid::from_raw(top), signal.parse::<Signal>().unwrap()).unwrap();
+            }
         }
         assert_restored(&tmux);
     }
@@ -348,18 +353,51 @@ fn top_ends_when_its_terminal_is_gone() {
     let mut shown = [0; 4096];
     assert!(screen.read(&mut shown).unwrap() > 0);
     drop(screen);
+    assert_eq!(ended(&mut top).code(), Some(1));
+}
+
+/// Waits for the end of a process that has a reason to end.
+fn ended(process: &mut Child) -> ExitStatus {
     let end = Instant::now() + SOON;
-    let status = loop {
-        match top.try_wait().unwrap() {
-            Some(status) => break status,
+    loop {
+        match process.try_wait().unwrap() {
+            Some(status) => return status,
             None if Instant::now() > end => {
-                top.kill().unwrap();
+                process.kill().unwrap();
                 panic!("it still runs");
             }
             None => thread::sleep(Duration::from_millis(20)),
         }
+    }
+}
+
+#[test]
+fn a_signal_ends_top_while_its_terminal_takes_nothing() {
+    let server = Server::start();
+    let OpenptyResult { master, slave } = openpty(None, None).unwrap();
+    // As Ctrl-S does, but not undone by the raw mode.
+    tcflow(&slave, FlowArg::TCOOFF).unwrap();
+    let terminal = || Stdio::from(slave.try_clone().unwrap());
+    let mut command = Command::new(program());
+    command.arg("top").arg("--control").arg(server.control());
+    command
+        .stdin(terminal())
+        .stdout(terminal())
+        .stderr(terminal());
+    let mut top = command.spawn().unwrap();
+    // From the raw mode on it waits to draw.
+    let is_raw = || {
+        let state = tcgetattr(&slave).unwrap();
+        !state.local_flags.contains(LocalFlags::ICANON)
     };
-    assert_eq!(status.code(), Some(1), "{status}");
+    let end = Instant::now() + SOON;
+    while !is_raw() {
+        assert!(Instant::now() < end, "it does not begin");
+        thread::sleep(Duration::from_millis(20));
+    }
+    kill(Pid::from_raw(top.id() as i32), Signal::SIGTERM).unwrap();
+    assert_eq!(ended(&mut top).code(), Some(128 + Signal::SIGTERM as i32));
+    drop(master);
 }
 
 #[test]

@@ -36,9 +36,14 @@ impl Client {
         self.transport
     }
 
+    /// The client's address, an IPv4 address mapped.
+    pub(crate) fn mapped_address(self) -> Ipv6Addr {
+        Ipv6Addr::from_bits(self.address)
+    }
+
     /// The client's address; over UDP it may be forged.
     pub(crate) fn address(self) -> IpAddr {
-        Ipv6Addr::from_bits(self.address).to_canonical()
+        self.mapped_address().to_canonical()
     }
 }
 

@@ -108,16 +108,6 @@ fn worst(findings: &[Finding]) -> Level {
     levels.max().unwrap_or(Level::Good)
 }
 
-/// The text with control characters escaped as `stats` does: files and other programs must not control the
-/// terminal. Other characters, such as of a unit, stay.
-pub(super) fn without_controls(text: &str) -> String {
-    let shown = |c: char| match c.is_control() {
-        true => clean(&c.to_string()),
-        false => c.to_string(),
-    };
-    text.chars().map(shown).collect()
-}
-
 /// The findings, the worst first, with what to do indented; at the end how many are good.
 fn render(findings: &[Finding], verbose: bool) -> String {
     let mut text = String::new();
@@ -129,15 +119,15 @@ fn render(findings: &[Finding], verbose: bool) -> String {
             let (name, check) = (level.name(), finding.check);
             text.push_str(&format!(
                 "{name:<5} {}: {}",
-                without_controls(&finding.subject),
-                without_controls(&finding.finding)
+                clean(&finding.subject),
+                clean(&finding.finding)
             ));
             text.push_str(&format!(" [{}]\n", check.id));
             if verbose && level != Level::Good {
                 text.push_str(&format!("      why: {}\n", check.why));
             }
             for line in finding.fix.lines() {
-                text.push_str(&format!("      {}\n", without_controls(&line)));
+                text.push_str(&format!("      {}\n", clean(&line)));
             }
         }
     }
@@ -173,7 +163,7 @@ fn fix(findings: &[Finding], yes: bool) -> anyhow::Result<()> {
         }
         print(&format!(
             "  {}   apply? [y/N] ",
-            without_controls(&step.to_string())
+            clean(&step.to_string())
         ))?;
         let mut answer = String::new();
         io::stdin().lock().read_line(&mut answer)?;
@@ -208,11 +198,11 @@ fn apply(
         };
         print(&format!(
             "\n{}: {}\n",
-            without_controls(&finding.subject),
-            without_controls(&finding.finding)
+            clean(&finding.subject),
+            clean(&finding.finding)
         ))?;
         for step in steps {
-            let shown = without_controls(&step.to_string());
+            let shown = clean(&step.to_string());
             if !wanted(step)? {
                 print(&format!("  left as it is: {shown}\n"))?;
                 continue;
@@ -223,7 +213,7 @@ fn apply(
                     print(&format!("  done: {shown}\n"))?;
                 }
                 Err(error) => {
-                    let why = without_controls(&error.to_string());
+                    let why = clean(&error.to_string());
                     print(&format!("  FAILED: {shown}: {why}\n"))?;
                     failed.push(error);
                 }
@@ -273,11 +263,11 @@ warn  net.core.busy_poll: each wait of a socket polls the NIC for 50 µs first [
         let mut findings = example_findings();
         for finding in &mut findings {
             finding.subject.push('\x1b');
-            finding.finding.push_str("\x1b[2J\n\u{9b}µ");
+            finding.finding.push_str("\x1b[2J\n\u{202e}µ");
         }
         let text = render(&findings, true);
         let good =
-            "net.core.bpf_jit_enable\\027: BPF programs are compiled\\027[2J\\010\\194\\155µ";
+            "net.core.bpf_jit_enable\\027: BPF programs are compiled\\027[2J\\010\\226\\128\\174µ";
         assert!(text.contains(good), "{text}");
         assert!(text.chars().all(|c| c == '\n' || !c.is_control()), "{text}");
     }

@@ -6,7 +6,7 @@ use anyhow::anyhow;
 use clap::Args;
 use serde_json::Value;
 
-use super::{args::ServerArgs, doctor::without_controls, print};
+use super::{args::ServerArgs, print, view::format::clean};
 use crate::control::{self, ControlCommand, TraceQuery};
 
 const EXAMPLES: &str = "\
@@ -60,7 +60,7 @@ impl Trace {
 fn render(trace: &Value) -> String {
     let word = |value: &Value, key: &str| {
         let word = value.get(key).and_then(Value::as_str);
-        without_controls(word.unwrap_or_default())
+        clean(word.unwrap_or_default())
     };
     let list = |value: &Value, key: &str| {
         let list = value.get(key).and_then(Value::as_array);
@@ -68,13 +68,13 @@ fn render(trace: &Value) -> String {
     };
     let mut text = format!("{} {}", word(trace, "name"), word(trace, "type"));
     match trace.get("client").and_then(Value::as_str) {
-        Some(client) => text.push_str(&format!(", asked by {}\n\n", without_controls(client))),
+        Some(client) => text.push_str(&format!(", asked by {}\n\n", clean(client))),
         None => text.push_str("\n\n"),
     }
     for step in list(trace, "steps") {
         let mut name = word(&step, "step");
         for line in list(&step, "text") {
-            let line = without_controls(line.as_str().unwrap_or_default());
+            let line = clean(line.as_str().unwrap_or_default());
             text.push_str(&format!("  {name:<13}  {line}\n"));
             name.clear();
         }

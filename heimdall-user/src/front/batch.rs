@@ -23,8 +23,6 @@ pub struct Batch<M> {
 #[derive(Debug)]
 pub struct Read {
     pub(super) query: Result<Query, Malformed>,
-    /// Octets of the message, for a sample of it.
-    pub(super) len: u16,
     /// Where the query's answer may be in the cache.
     pub(super) hint: Hint,
 }

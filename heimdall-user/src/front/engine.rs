@@ -175,7 +175,6 @@ impl<P> Engine<P> {
         }
         Read {
             query,
-            len: octets.len() as u16,
             hint: Hint::default(),
         }
     }
@@ -189,7 +188,7 @@ impl<P> Engine<P> {
         for next in batch.read.iter_mut().take(PREFETCH_DISTANCE) {
             next.prefetch(&self.core);
         }
-        for (at, mut message) in batch.messages.drain(..).enumerate() {
+        for (at, message) in batch.messages.drain(..).enumerate() {
             if let Some(next) = batch.read.get_mut(at + PREFETCH_DISTANCE) {
                 next.prefetch(&self.core);
             }
@@ -197,21 +196,56 @@ impl<P> Engine<P> {
             let Some(read) = batch.read.get(at) else {
                 break;
             };
-            let verdict = messages.edit(&mut message, |buf, client| {
-                if self.sampler.is_due() {
-                    return self.answer_sampled(read, buf, client);
-                }
-                self.answer_one(read, buf, client)
-            });
-            match (verdict, &read.query) {
-                (Verdict::Reply { .. }, query) => messages.reply(message, query.as_ref().ok()),
-                (Verdict::Miss, Ok(query)) => self.park(message, query, messages),
-                (Verdict::Drop | Verdict::Miss, _) => messages.discard(message),
+            if self.sampler.is_due() {
+                self.answer_sampled(message, read, messages);
+            } else {
+                self.answer_message(message, read, messages, |engine, room, client| {
+                    engine.answer_one(read, room, client)
+                });
             }
         }
         batch.read.clear();
         for _ in 0..std::mem::take(&mut self.overflowed) {
             messages.count_overflow();
+        }
+    }
+
+    /// Answers a message of which a sample is due. Apart, so that the others keep nothing for it.
+    #[cold]
+    #[inline(never)]
+    fn answer_sampled<M>(&mut self, message: M::Message, read: &Read, messages: &mut M)
+    where
+        M: Messages<Parked = P>,
+    {
+        let len = messages.received_len(&message);
+        self.answer_message(message, read, messages, |engine, room, client| {
+            let octets = room.get(..len).unwrap_or_default();
+            engine
+                .sampler
+                .begin(&engine.core, octets, client, engine.received);
+            let verdict = engine.answer_one(read, room, client);
+            engine.sampler.end(&engine.core, room, verdict);
+            engine.sampler.nominate(&engine.core, &read.query, room);
+            verdict
+        });
+    }
+
+    /// Has `answer` write the reply, and replies, waits for the forwarder, or discards the message.
+    #[inline(always)]
+    fn answer_message<M>(
+        &mut self,
+        mut message: M::Message,
+        read: &Read,
+        messages: &mut M,
+        answer: impl FnOnce(&mut Self, &mut [u8], Client) -> Verdict,
+    ) where
+        M: Messages<Parked = P>,
+    {
+        let verdict = messages.edit(&mut message, |room, client| answer(self, room, client));
+        match (verdict, &read.query) {
+            (Verdict::Reply { .. }, query) => messages.reply(message, query.as_ref().ok()),
+            (Verdict::Miss, Ok(query)) => self.park(message, query, messages),
+            (Verdict::Drop | Verdict::Miss, _) => messages.discard(message),
         }
     }
 
@@ -221,17 +255,6 @@ impl<P> Engine<P> {
             Ok(query) => self.lookup(read.hint, query, buf, client),
             Err(malformed) => self.core.reject(*malformed, buf, client),
         }
-    }
-
-    /// Answers a message of which a sample is due. Apart, so that the others keep nothing for it over the look-up.
-    #[cold]
-    #[inline(never)]
-    fn answer_sampled(&mut self, read: &Read, buf: &mut [u8], client: Client) -> Verdict {
-        self.sampler.begin(&self.core, buf, read.len.into(), client);
-        let verdict = self.answer_one(read, buf, client);
-        self.sampler.end(&self.core, buf, verdict);
-        self.sampler.nominate(&self.core, &read.query, buf);
-        verdict
     }
 
     /// Answers a query from the cache, and starts a refresh of the answer if one is due. A miss is handed

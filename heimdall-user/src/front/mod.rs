@@ -38,7 +38,10 @@ pub trait Messages {
     /// What is kept of a message while its query waits for the forwarder.
     type Parked;
 
-    /// Calls `write` with the message's octets, followed by space for the reply, and with its client.
+    /// Octets of a message that has not been edited yet.
+    fn received_len(&self, message: &Self::Message) -> usize;
+
+    /// Calls `write` with the message's octets, followed by room for the reply, and with its client.
     /// If it returns [`Verdict::Reply`], the reply is at the start of the octets.
     ///
     /// Returns what `write` returned; [`Verdict::Drop`] if the message is unusable, so that `write` was not

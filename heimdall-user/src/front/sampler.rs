@@ -1,5 +1,7 @@
 //! Sampling of queries, with what became of them.
 
+use std::time::Instant;
+
 use crate::{
     answer::{Client, Core, Transport, Verdict},
     dns::{Malformed, Query},
@@ -11,8 +13,9 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Sampler {
     tap: Tap,
-    /// The core's counts before the query that is being answered: they tell what its reply came from.
-    before: Counts,
+    /// The core's counts before the query that is being answered, if it matters what its reply comes from: that is what
+    /// they tell.
+    before: Option<Counts>,
     /// Takes popular answers for the hot tier.
     nominator: Option<Nominator>,
 }
@@ -24,7 +27,7 @@ impl Sampler {
     pub(super) fn new(tap: Tap) -> Self {
         Self {
             tap,
-            before: Counts::default(),
+            before: None,
             nominator: None,
         }
     }
@@ -41,22 +44,22 @@ impl Sampler {
         self.tap.is_due()
     }
 
-    /// Samples the query in the first `len` octets of `room`.
-    pub(super) fn begin(&mut self, core: &Core, room: &[u8], len: usize, client: Client) {
+    /// Samples a query that was received at this moment.
+    pub(super) fn begin(&mut self, core: &Core, query: &[u8], client: Client, received: Instant) {
         let port = match client.transport() {
             Transport::Udp { source_port } => Some(source_port),
             Transport::Tcp => None,
         };
-        let query = room.get(..len).unwrap_or_default();
-        if self.tap.begin_client(query, client.address(), port) {
-            self.before = counts(core);
-        }
+        let address = client.mapped_address();
+        let origin_matters = self.tap.begin_client(query, address, port, received);
+        self.before = origin_matters.then(|| counts(core));
     }
 
     /// Adds what became of it; one that is handed to the forwarder waits for that.
     pub(super) fn end(&mut self, core: &Core, room: &[u8], verdict: Verdict) {
         if verdict != Verdict::Miss {
-            let origin = origin(self.before, counts(core));
+            let origin = |before| origin(before, counts(core));
+            let origin = self.before.map(origin).unwrap_or_default();
             self.tap.end_client(reply(room, verdict), origin);
         }
     }

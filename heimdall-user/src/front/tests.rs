@@ -36,6 +36,10 @@ impl Messages for Buffers {
     type Message = Vec<u8>;
     type Parked = Vec<u8>;
 
+    fn received_len(&self, message: &Vec<u8>) -> usize {
+        message.len()
+    }
+
     fn edit(
         &mut self,
         message: &mut Vec<u8>,
@@ -334,6 +338,7 @@ fn samples_say_what_became_of_their_queries() {
     let upstream = Upstream::start(|seen| vec![response(&seen.msg, 20)]);
     let taps = Taps::new(Rates {
         dnstap: Some(Rate::one_in(1)),
+        log: Some(Rate::one_in(1)),
         ..Rates::default()
     });
     let mut front = Front::with_tap(&upstream, 8, taps.front());

@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Read, Write},
-    net::Shutdown,
+    net::{IpAddr, Shutdown},
     sync::Arc,
     time::Instant,
 };
@@ -19,6 +19,8 @@ const CHUNK: usize = 2048;
 /// A connection.
 pub(super) struct Connection<S> {
     stream: S,
+    /// The client's address.
+    peer: IpAddr,
     phase: Phase,
     /// When the phase began.
     since: Instant,
@@ -65,9 +67,10 @@ impl Stream for mio::net::TcpStream {
 }
 
 impl<S: Stream> Connection<S> {
-    pub(super) fn new(stream: S, now: Instant) -> Self {
+    pub(super) fn new(stream: S, peer: IpAddr, now: Instant) -> Self {
         Self {
             stream,
+            peer,
             phase: Phase::Request(Vec::new()),
             since: now,
         }
@@ -75,6 +78,10 @@ impl<S: Stream> Connection<S> {
 
     pub(super) fn stream(&mut self) -> &mut S {
         &mut self.stream
+    }
+
+    pub(super) fn peer(&self) -> IpAddr {
+        self.peer
     }
 
     /// When its phase began.
@@ -217,7 +224,7 @@ impl Pending {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use std::{cell::Cell, collections::VecDeque};
+    use std::{cell::Cell, collections::VecDeque, net::Ipv4Addr};
 
     use super::*;
 
@@ -269,7 +276,8 @@ mod tests {
             reads: reads.to_vec().into(),
             ..Client::default()
         };
-        (Connection::new(client, now), now)
+        let peer = Ipv4Addr::LOCALHOST.into();
+        (Connection::new(client, peer, now), now)
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! The listener, and the thread that serves its connections.
 
 use std::{
+    cmp::Reverse,
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -169,9 +170,9 @@ impl<S: Source> Server<S> {
     fn accept(&mut self, now: Instant) {
         for _ in 0..MAX_ACCEPTED {
             match self.listener.accept() {
-                Ok((stream, _)) => {
+                Ok((stream, peer)) => {
                     self.accept_fails = false;
-                    self.add(stream, now);
+                    self.add(stream, peer.ip().to_canonical(), now);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.accept_at = None;
@@ -192,7 +193,7 @@ impl<S: Source> Server<S> {
         self.accept_at = Some(now);
     }
 
-    fn add(&mut self, mut stream: TcpStream, now: Instant) {
+    fn add(&mut self, mut stream: TcpStream, peer: IpAddr, now: Instant) {
         if self.connections.len() >= MAX_CONNECTIONS {
             self.close_oldest();
         }
@@ -204,7 +205,7 @@ impl<S: Source> Server<S> {
             .register(&mut stream, Token(key), interests)
             .is_ok()
         {
-            entry.insert(Connection::new(stream, now));
+            entry.insert(Connection::new(stream, peer, now));
             self.proceed(key, now);
         }
     }
@@ -244,20 +245,45 @@ impl<S: Source> Server<S> {
         }
     }
 
-    fn respond(&mut self, key: usize, head: bool, route: Route, now: Instant) {
+    /// Makes room for another stream of events to an address. When as many are open as may be, the address with the most
+    /// of them loses one, unless the other would have as many then: so all get an equal share. Whether there is
+    /// room.
+    fn make_room(&mut self, address: IpAddr) -> bool {
         let connections = self.connections.iter();
         let streams = connections.filter(|(_, connection)| connection.is_events());
-        let is_full = streams.count() >= MAX_EVENT_STREAMS;
+        let streams: Vec<(usize, IpAddr, Instant)> = streams
+            .map(|(key, connection)| (key, connection.peer(), connection.since()))
+            .collect();
+        if streams.len() < MAX_EVENT_STREAMS {
+            return true;
+        }
+        let held = |address: IpAddr| streams.iter().filter(|(_, peer, _)| *peer == address).count();
+        // Of those of an address, the one whose client has left an event unread for longest, if one has.
+        let most = streams.iter().max_by_key(|(_, peer, since)| (held(*peer), Reverse(*since)));
+        match most {
+            Some((key, peer, _)) if held(*peer) > held(address) + 1 => {
+                self.close(*key);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn respond(&mut self, key: usize, head: bool, route: Route, now: Instant) {
+        let Some(peer) = self.connections.get(key).map(Connection::peer) else {
+            return;
+        };
+        let is_full = matches!(route, Route::Events) && !head && !self.make_room(peer);
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
         match route {
             Route::Response(response) => connection.respond(response.octets(head), now),
+            Route::Events if head => connection.respond(Response::events().octets(true), now),
             Route::Events if is_full => {
                 let error = Response::error(503, "as many streams of events are open as may be");
-                connection.respond(error.octets(head), now);
+                connection.respond(error.octets(false), now);
             }
-            Route::Events if head => connection.respond(Response::events().octets(true), now),
             Route::Events => {
                 let mut octets = Response::events().octets(false);
                 octets.extend(event(&self.source.stats()));

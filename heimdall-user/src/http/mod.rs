@@ -29,7 +29,8 @@ pub(crate) use listener::{HttpListener, HttpServer};
 /// streams left out.
 pub(crate) const MAX_CONNECTIONS: usize = 64;
 
-/// Event streams among them. One more is refused, so that scrapers always have the other connections.
+/// Event streams among them, so that scrapers always have the other connections. One more closes one of the address
+/// that has the most, if that has two more than the client's; else it is refused.
 const MAX_EVENT_STREAMS: usize = 8;
 
 /// Longest request line and headers together, in octets.

@@ -5,6 +5,7 @@
 use std::{
     io::{self, BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpStream},
+    os::fd::AsRawFd,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -13,6 +14,9 @@ use std::{
     time::Duration,
 };
 
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, socket,
+};
 use serde_json::json;
 
 use super::*;
@@ -103,13 +107,21 @@ impl Site {
         self.exchange(&format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n"))
     }
 
+    /// Connects from 127.0.0.`last`.
+    fn connect_from(&self, last: u8) -> TcpStream {
+        let (family, kind) = (AddressFamily::Inet, SockType::Stream);
+        let socket = socket(family, kind, SockFlag::SOCK_CLOEXEC, None).unwrap();
+        let own = SocketAddr::from(([127, 0, 0, last], 0));
+        bind(socket.as_raw_fd(), &SockaddrStorage::from(own)).unwrap();
+        connect(socket.as_raw_fd(), &SockaddrStorage::from(self.address)).unwrap();
+        let stream = TcpStream::from(socket);
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream
+    }
+
     /// Connects and asks for events.
     fn events(&self) -> BufReader<TcpStream> {
-        let mut stream = self.connect();
-        let request =
-            "GET /events HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n";
-        stream.write_all(request.as_bytes()).unwrap();
-        BufReader::new(stream)
+        events(self.connect())
     }
 }
 
@@ -119,6 +131,12 @@ fn assert_closed(read: io::Result<usize>) {
     if let Err(error) = read {
         assert_eq!(error.kind(), io::ErrorKind::ConnectionReset, "{error}");
     }
+/// Asks for events.
+fn events(mut stream: TcpStream) -> BufReader<TcpStream> {
+    let request =
+        "GET /events HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n";
+    stream.write_all(request.as_bytes()).unwrap();
+    BufReader::new(stream)
 }
 
 fn status(response: &str) -> &str {
@@ -231,7 +249,7 @@ fn bad_requests_are_refused_with_a_reason() {
 }
 
 #[test]
-fn a_request_that_does_not_arrive_is_given_up() {
+fn a_request_that_does_not_arrive_gets_408() {
     let timeouts = Timeouts {
         request: Duration::from_millis(100),
         ..Timeouts::default()
@@ -340,6 +358,34 @@ fn event_streams_have_a_bound_of_their_own() {
         assert!(lines < 1000, "no room");
         thread::sleep(Duration::from_millis(10));
     }
+}
+
+#[test]
+fn each_address_gets_a_share_of_the_event_streams() {
+    let site = usual();
+    let asks = |last: u8| {
+        let mut stream = events(site.connect_from(last));
+        let mut line = String::new();
+        stream.read_line(&mut line).unwrap();
+        (status(&line) == "200").then_some(stream)
+    };
+    let mut first: Vec<_> = (0..MAX_EVENT_STREAMS).map(|_| asks(1).unwrap()).collect();
+    assert!(asks(1).is_none(), "it has all of them");
+    let half = MAX_EVENT_STREAMS / 2;
+    let mut second: Vec<_> = (0..half).map(|_| asks(2).unwrap()).collect();
+    assert!(asks(2).is_none() && asks(1).is_none(), "each has a half");
+    let _third = [asks(3).unwrap(), asks(3).unwrap()];
+    assert!(asks(3).is_none(), "they have 3, 3 and 2");
+    let is_open = |stream: &mut BufReader<TcpStream>| {
+        stream.get_ref().set_nonblocking(true).unwrap();
+        let read = stream.read_to_end(&mut Vec::new());
+        read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    };
+    let open = [&mut first, &mut second].map(|streams| {
+        let open = streams.iter_mut().map(is_open);
+        open.filter(|is_open| *is_open).count()
+    });
+    assert_eq!(open, [3, 3]);
 }
 
 #[test]

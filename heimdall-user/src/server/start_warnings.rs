@@ -11,7 +11,7 @@ use tracing::{info, warn};
 use crate::{
     config::Config,
     doctor::{self, Level},
-    xdp::{Interface, addresses_without_link},
+    xdp::{Channels, Interface, addresses_without_link},
 };
 
 /// Most addresses that one log line names.
@@ -40,11 +40,11 @@ pub(super) fn socket_threads(config: &Config) {
 /// Warns of an interface with more queues than there are cores for their workers.
 pub(super) fn queues(interface: &Interface, queues: usize, cores: usize) {
     let name = &interface.name;
-    let beyond_map = doctor::beyond_map(name, None, interface.rx_queues);
-    for finding in [beyond_map, doctor::beyond_cores(name, None, queues, cores)]
-        .into_iter()
-        .flatten()
-    {
+    let channels = Channels::read(name).ok();
+    let channels = channels.as_ref();
+    let beyond_map = doctor::beyond_map(name, channels, interface.rx_queues);
+    let beyond_cores = doctor::beyond_cores(name, channels, queues, cores);
+    for finding in beyond_map.into_iter().chain(beyond_cores) {
         warn!("{finding}");
     }
 }

@@ -96,6 +96,15 @@ impl Connections {
         }
     }
 
+    /// Writes the replies to the queries that were completed since their connections were last served.
+    pub(super) fn write_resumed(&mut self, now: Instant) {
+        for connection in &self.resumed {
+            if let Some(open) = self.open.get_mut(*connection) {
+                open.failed |= open.write(now).is_err();
+            }
+        }
+    }
+
     /// The next connection to be served because a query of it is completed.
     pub(super) fn next_resumed(&mut self) -> Option<usize> {
         self.resumed.pop()
@@ -232,8 +241,8 @@ impl Sockets {
         }
     }
 
-    /// Takes the next whole message of a connection to the start of the buffer, with its length.
-    fn next_message(&mut self, connection: usize) -> Option<(Message, usize)> {
+    /// Takes the next whole message of a connection to the start of the buffer.
+    fn next_message(&mut self, connection: usize) -> Option<Message> {
         let open = self.connections.open.get_mut(connection)?;
         if !open.has_room() || open.failed {
             return None;
@@ -247,12 +256,11 @@ impl Sockets {
             serial: open.serial,
             address: open.peer,
         };
-        let message = Message {
+        Some(Message {
             origin,
             slot: 0,
-            len: 0,
-        };
-        Some((message, len))
+            len,
+        })
     }
 }
 
@@ -279,8 +287,8 @@ impl Loop {
                 Input::Drained
             };
             self.engine.begin_batch();
-            while let Some((message, len)) = self.sockets.next_message(connection) {
-                let octets = self.sockets.buf.get(..len).unwrap_or_default();
+            while let Some(message) = self.sockets.next_message(connection) {
+                let octets = self.sockets.buf.get(..message.len).unwrap_or_default();
                 let query = self.engine.read(octets);
                 self.batch.push(message, query);
                 self.engine.answer(&mut self.batch, &mut self.sockets);

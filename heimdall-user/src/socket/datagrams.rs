@@ -111,7 +111,7 @@ impl Loop {
             let Some(path) = path else { continue };
             let origin = Origin::Udp { listener, path };
             let query = self.engine.read(octets);
-            let len = 0;
+            let len = octets.len();
             self.batch.push(Message { origin, slot, len }, query);
         }
         self.engine.answer(&mut self.batch, &mut self.sockets);

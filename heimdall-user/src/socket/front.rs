@@ -159,10 +159,11 @@ impl Loop {
         loop {
             let completed = self.engine.complete(&mut self.sockets);
             self.send_datagrams();
+            self.sockets.connections.write_resumed(self.sockets.now);
+            self.engine.sent();
             while let Some(connection) = self.sockets.connections.next_resumed() {
                 self.serve(connection);
             }
-            self.engine.sent();
             if completed < BATCH {
                 return;
             }

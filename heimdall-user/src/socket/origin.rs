@@ -44,7 +44,7 @@ pub(super) struct Message {
     pub(super) origin: Origin,
     /// The datagram's slot.
     pub(super) slot: usize,
-    /// Octets of the reply, once there is one.
+    /// Octets of the message; once there is a reply, of that.
     pub(super) len: usize,
 }
 

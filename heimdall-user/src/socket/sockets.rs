@@ -101,6 +101,10 @@ impl Messages for Sockets {
     type Message = Message;
     type Parked = Parked;
 
+    fn received_len(&self, message: &Message) -> usize {
+        message.len
+    }
+
     #[inline]
     fn edit(
         &mut self,

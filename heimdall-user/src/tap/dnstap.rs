@@ -12,6 +12,7 @@ use super::{
     options::{DnstapOptions, MessageKind},
     protobuf::{Dnstap, MESSAGE, Message},
     sample::{Kind, Sample},
+    wall_clock::WallClock,
 };
 
 /// Makes frames of samples.
@@ -31,10 +32,11 @@ impl Encoder {
     }
 
     /// Gives `push` the frames of a sample: of a client's query two, that and its reply.
-    pub(super) fn encode(&self, sample: &Sample, mut push: impl FnMut(&[u8])) {
+    pub(super) fn encode(&self, sample: &Sample, clock: &WallClock, mut push: impl FnMut(&[u8])) {
         let mut frame = |kind: MessageKind| {
             if self.messages.contains(&kind) {
-                push(&data_frame(&self.dnstap(sample, kind).encode_to_vec()));
+                let dnstap = self.dnstap(message(sample, clock, kind));
+                push(&data_frame(&dnstap.encode_to_vec()));
             }
         };
         match sample.kind {
@@ -49,23 +51,23 @@ impl Encoder {
         }
     }
 
-    fn dnstap(&self, sample: &Sample, kind: MessageKind) -> Dnstap {
+    fn dnstap(&self, message: Message) -> Dnstap {
         Dnstap {
             identity: self.identity.clone(),
             version: Some(self.version.clone()),
-            message: Some(message(sample, kind)),
+            message: Some(message),
             kind: MESSAGE,
         }
     }
 }
 
 /// The fields that `dnstap.proto` recommends for a kind. A message that was too long for a sample is left out.
-fn message(sample: &Sample, kind: MessageKind) -> Message {
-    let (family, address) = match sample.peer {
+fn message(sample: &Sample, clock: &WallClock, kind: MessageKind) -> Message {
+    let (family, address) = match sample.peer() {
         IpAddr::V4(v4) => (1, v4.octets().to_vec()),
         IpAddr::V6(v6) => (2, v6.octets().to_vec()),
     };
-    let (queried_sec, queried_nsec) = since_epoch(sample.queried);
+    let (queried_sec, queried_nsec) = since_epoch(clock.at(sample.queried));
     let mut message = Message {
         kind: kind as i32,
         socket_family: Some(family),
@@ -92,7 +94,7 @@ fn message(sample: &Sample, kind: MessageKind) -> Message {
         }
         MessageKind::ClientResponse | MessageKind::ForwarderResponse => {
             if let Some(replied) = sample.replied {
-                let (sec, nsec) = since_epoch(replied);
+                let (sec, nsec) = since_epoch(clock.at(replied));
                 message.response_time_sec = Some(sec);
                 message.response_time_nsec = Some(nsec);
             }
@@ -112,7 +114,10 @@ fn since_epoch(time: SystemTime) -> (u64, u32) {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
-    use std::time::Duration;
+    use std::{
+        net::Ipv4Addr,
+        time::{Duration, Instant},
+    };
 
     use super::*;
     use crate::tap::{DnstapTarget, Rate, sample::MESSAGES};
@@ -129,7 +134,8 @@ mod tests {
 
     fn frames(encoder: &Encoder, sample: &Sample) -> Vec<Dnstap> {
         let mut frames = Vec::new();
-        encoder.encode(sample, |frame| {
+        let clock = WallClock::new(sample.queried, UNIX_EPOCH + Duration::new(7, 8));
+        encoder.encode(sample, &clock, |frame| {
             let (len, payload) = frame.split_first_chunk().unwrap();
             assert_eq!(u32::from_be_bytes(*len) as usize, payload.len());
             frames.push(Dnstap::decode(payload).unwrap());
@@ -147,11 +153,10 @@ mod tests {
     #[test]
     fn a_clients_query_and_its_reply_are_two_messages() {
         let mut sample = Sample::new(MESSAGES);
-        sample.begin(2, b"query");
+        sample.begin(2, b"query", Instant::now());
         sample.peer = "2001:db8::7".parse().unwrap();
         sample.port = Some(4000);
-        sample.queried = UNIX_EPOCH + Duration::new(7, 8);
-        sample.replied = Some(UNIX_EPOCH + Duration::new(9, 10));
+        sample.replied = Some(sample.queried + Duration::new(2, 2));
         sample.set_reply(b"reply");
         let frames_of = |messages: &[MessageKind]| frames(&encoder(messages), &sample);
         let both = frames_of(&ALL);
@@ -200,9 +205,9 @@ mod tests {
     #[test]
     fn upstreams_are_the_responders() {
         let mut sample = Sample::new(MESSAGES);
-        sample.begin(2, b"query");
+        sample.begin(2, b"query", Instant::now());
         sample.kind = Kind::ForwarderQuery;
-        sample.peer = "192.0.2.53".parse().unwrap();
+        sample.peer = Ipv4Addr::new(192, 0, 2, 53).to_ipv6_mapped();
         sample.port = Some(53);
         sample.tcp = true;
         let frames = frames(&encoder(&ALL), &sample);

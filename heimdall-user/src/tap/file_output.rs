@@ -113,9 +113,7 @@ impl FileOutput {
         match result {
             Err(error) => {
                 if error.kind() == io::ErrorKind::BrokenPipe {
-                    // The next reader gets whole records, and a stream from its beginning.
-                    self.status.add_dropped(self.queue.abandon_begun());
-                    self.open = None;
+                    self.abandon();
                 }
                 self.note_failure(&error);
             }
@@ -126,7 +124,13 @@ impl FileOutput {
         }
     }
 
-    /// Ends the file. A record that is written in part is given up.
+    /// Closes a pipe without a reader. The next one gets whole records, and a stream from its beginning.
+    fn abandon(&mut self) {
+        self.status.add_dropped(self.queue.abandon_begun());
+        self.open = None;
+    }
+
+    /// Ends the file. The rest of a record that is written in part is dropped.
     fn finish(&mut self) {
         self.write();
         let torn = self.queue.abandon_begun();
@@ -167,6 +171,11 @@ impl Output for FileOutput {
             if self.open.as_ref().is_some_and(|open| open.has_moved(path)) {
                 self.finish();
             }
+        }
+        // Stdout cannot be opened again.
+        if self.path.is_some() && self.open.as_ref().is_some_and(Open::has_lost_its_reader) {
+            self.note_failure(&io::Error::from_raw_os_error(libc::EPIPE));
+            self.abandon();
         }
         if !self.failed {
             self.open();
@@ -225,6 +234,15 @@ impl Open {
     fn has_moved(&self, path: Option<&Path>) -> bool {
         let same = |now: fs::Metadata| (now.dev(), now.ino()) == (self.device, self.inode);
         path.is_some_and(|path| !fs::metadata(path).is_ok_and(same))
+    }
+
+    /// Whether it is a pipe that nobody reads any more. To be asked before there is another reader, of which the pipe says
+    /// nothing.
+    fn has_lost_its_reader(&self) -> bool {
+        let mut fds = [PollFd::new(self.file.as_fd(), PollFlags::empty())];
+        let polled = !self.is_regular && poll(&mut fds, PollTimeout::ZERO).is_ok();
+        let [file] = fds;
+        polled && (file.revents()).is_some_and(|events| events.contains(PollFlags::POLLERR))
     }
 
     fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
@@ -421,6 +439,30 @@ mod tests {
         let mut octets = vec![0; expected.len()];
         second.read_exact(&mut octets).unwrap();
         assert_eq!(octets, expected);
+    }
+
+    #[test]
+    fn a_reader_that_is_replaced_between_two_records_gets_a_stream_from_its_beginning() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("fifo");
+        mkfifo(&path, Mode::S_IRWXU).unwrap();
+        let (mut output, status) = output(&path, true);
+        let mut now = Instant::now();
+        for record in 1..=2 {
+            let mut options = OpenOptions::new();
+            options.read(true).custom_flags(libc::O_NONBLOCK);
+            let mut reader = options.open(&path).unwrap();
+            output.push(&[record; 10]);
+            output.tick(now);
+            let expected = [&Control::Start.encode()[..], &[record; 10]].concat();
+            let mut octets = vec![0; expected.len()];
+            reader.read_exact(&mut octets).unwrap();
+            assert_eq!(octets, expected);
+            drop(reader);
+            output.tick(now);
+            assert_eq!(status.json(0)["state"], "waiting");
+            now += RETRY;
+        }
     }
 
     #[test]

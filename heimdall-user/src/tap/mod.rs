@@ -33,6 +33,7 @@ mod sample;
 mod sketch;
 mod socket_output;
 mod taps;
+mod wall_clock;
 
 pub(crate) use observer::{Observations, Observer};
 pub use options::{BadTarget, DnstapTarget, MessageKind};

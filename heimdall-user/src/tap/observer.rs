@@ -23,6 +23,7 @@ use super::{
     sample::Sample,
     socket_output::SocketOutput,
     taps::Taps,
+    wall_clock::WallClock,
 };
 use crate::exit::{OnExit, OwnedThread};
 
@@ -183,28 +184,29 @@ impl Outputs {
         blocked
     }
 
-    fn push(&mut self, sample: &Sample) {
+    fn push(&mut self, sample: &Sample, clock: &WallClock) {
         if sample.consumers & DNSTAP != 0
             && let Some((encoder, output)) = &mut self.dnstap
         {
-            encoder.encode(sample, |frame| output.push(frame));
+            encoder.encode(sample, clock, |frame| output.push(frame));
         }
         if sample.consumers & LOG != 0
             && let Some(output) = &mut self.log
         {
-            output.push(query_log::line(sample).as_bytes());
+            output.push(query_log::line(sample, clock).as_bytes());
         }
     }
 }
 
 /// Takes the samples that wait. Returns the most that waited in one ring.
 fn observe(observations: &Observations, outputs: &mut Outputs, now: Instant) -> usize {
+    let clock = WallClock::read();
     observations.taps.drain(|sample| {
         if sample.consumers & POPULAR != 0 {
             // Not held while outputs encode: the statistics wait for it.
             observations.popular().add(sample, now);
         }
-        outputs.push(sample);
+        outputs.push(sample, &clock);
     })
 }
 

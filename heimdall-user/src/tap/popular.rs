@@ -57,7 +57,7 @@ impl Popular {
     pub(super) fn add(&mut self, sample: &Sample, now: Instant) {
         self.sampled += 1;
         let weight = self.weight_to_add(now);
-        self.clients.add(&client(sample.peer), weight);
+        self.clients.add(&client(sample.peer()), weight);
         if let Some(question) = sample.question() {
             let mut name = question.name.to_vec();
             name.make_ascii_lowercase();
@@ -177,7 +177,7 @@ pub(super) fn type_text(qtype: u16) -> String {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::indexing_slicing)]
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
     use super::*;
     use crate::tap::sample::HEAD;
@@ -185,8 +185,11 @@ mod tests {
     fn sample(client: &str, question: &[u8]) -> Sample {
         let mut sample = Sample::new(HEAD);
         let query = [&b"\0\0\x01\0\0\x01\0\0\0\0\0\0"[..], question].concat();
-        sample.begin(1, &query);
-        sample.peer = client.parse().unwrap_or(IpAddr::V4([0; 4].into()));
+        sample.begin(1, &query, Instant::now());
+        sample.peer = match client.parse().unwrap() {
+            IpAddr::V4(v4) => v4.to_ipv6_mapped(),
+            IpAddr::V6(v6) => v6,
+        };
         sample
     }
 
@@ -267,7 +270,7 @@ mod tests {
 
     /// The weight of a query is too large for a float then.
     #[test]
-    fn counts_begin_anew_after_a_long_pause() {
+    fn counts_start_again_after_a_long_pause() {
         let begin = Instant::now();
         for pause in [1000, 1100] {
             let mut popular = Popular::new(Some(Rate::one_in(1)), begin);

@@ -8,18 +8,14 @@ use serde_json::{Map, Value, json};
 use super::{
     popular::{name_text, type_text},
     sample::{Origin, Sample},
+    wall_clock::WallClock,
 };
 
 /// The line of a client's query, with its line feed. What a client sent is within strings, and escaped there.
-pub(super) fn line(sample: &Sample) -> String {
-    let since_epoch = sample
-        .queried
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
+pub(super) fn line(sample: &Sample, clock: &WallClock) -> String {
+    let queried = clock.at(sample.queried);
+    let since_epoch = queried.duration_since(UNIX_EPOCH).unwrap_or_default();
     let question = sample.question();
-    let waited = sample
-        .replied
-        .and_then(|replied| replied.duration_since(sample.queried).ok());
     let how = match (sample.replied, sample.origin) {
         (None, _) => "dropped",
         (_, Origin::Hit) => "hit",
@@ -32,7 +28,7 @@ pub(super) fn line(sample: &Sample) -> String {
     let mut fields = Map::new();
     let mut insert = |key: &str, value: Value| fields.insert(key.to_owned(), value);
     insert("time", json!(since_epoch.as_micros() as f64 / 1e6));
-    insert("client", json!(sample.peer.to_string()));
+    insert("client", json!(sample.peer().to_string()));
     insert("port", json!(sample.port));
     insert("protocol", json!(if sample.tcp { "tcp" } else { "udp" }));
     insert(
@@ -47,7 +43,7 @@ pub(super) fn line(sample: &Sample) -> String {
     insert("how", json!(how));
     insert(
         "latency_us",
-        json!(waited.map(|waited| waited.as_micros() as u64)),
+        json!(sample.took().map(|took| took.as_micros() as u64)),
     );
     format!("{}\n", Value::Object(fields))
 }
@@ -61,7 +57,10 @@ fn rcode_text(rcode: u16) -> String {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
-    use std::time::Duration;
+    use std::{
+        net::Ipv4Addr,
+        time::{Duration, Instant},
+    };
 
     use proptest::prelude::*;
 
@@ -70,11 +69,16 @@ mod tests {
 
     fn sample(query: &[u8]) -> Sample {
         let mut sample = Sample::new(HEAD);
-        sample.begin(4, query);
-        sample.peer = "192.0.2.1".parse().unwrap();
+        sample.begin(4, query, Instant::now());
+        sample.peer = Ipv4Addr::new(192, 0, 2, 1).to_ipv6_mapped();
         sample.port = Some(4000);
-        sample.queried = UNIX_EPOCH + Duration::new(1_700_000_000, 250_000_000);
         sample
+    }
+
+    /// The line of a sample whose query came at a quarter past a second.
+    fn line(sample: &Sample) -> String {
+        let day = UNIX_EPOCH + Duration::new(1_700_000_000, 250_000_000);
+        super::line(sample, &WallClock::new(sample.queried, day))
     }
 
     const QUERY: &[u8] = b"\0\0\x01\0\0\x01\0\0\0\0\0\0\x05a\"\n\\\xff\0\0\x1c\0\x01";

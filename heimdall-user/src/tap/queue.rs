@@ -5,7 +5,7 @@ use std::{collections::VecDeque, io};
 /// Octets that may wait.
 const MAX_OCTETS: usize = 256 << 10;
 
-/// A bounded queue of whole records. One that does not fit is refused; none is given up half-written, unless the
+/// A bounded queue of whole records. One that does not fit is refused; none is dropped half-written, unless the
 /// output is lost.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
@@ -86,7 +86,7 @@ impl Queue {
         finished
     }
 
-    /// Gives up the rest of a record that was written in part, because its output is lost. Returns how many records
+    /// Drops the rest of a record that was written in part, because its output is lost. Returns how many records
     /// that is: one, or none.
     pub(super) fn abandon_begun(&mut self) -> u64 {
         if !self.begun {
@@ -98,7 +98,7 @@ impl Queue {
         1
     }
 
-    /// Gives up all records. Returns how many.
+    /// Drops all records. Returns how many.
     pub(super) fn clear(&mut self) -> u64 {
         let records = self.records.len() as u64;
         *self = Self::default();

@@ -72,15 +72,19 @@ pub(super) struct Schedule {
     /// By consumer; `None`: it gets no samples.
     rates: [Option<Rate>; CONSUMERS],
     left: [u32; CONSUMERS],
+    /// The least of them.
+    next: u32,
     random: fastrand::Rng,
 }
 
 impl Schedule {
     pub(super) fn new(rates: [Option<Rate>; CONSUMERS], seed: u64) -> Self {
         let mut random = fastrand::Rng::with_seed(seed);
+        let left = rates.map(|rate| interval(rate, &mut random));
         Self {
-            left: rates.map(|rate| rate.map_or(u32::MAX, |rate| interval(rate, &mut random))),
             rates,
+            left,
+            next: left.into_iter().min().unwrap_or(u32::MAX),
             random,
         }
     }
@@ -92,32 +96,34 @@ impl Schedule {
             (self.rates.get_mut(number), self.left.get_mut(number))
         {
             *of_consumer = Some(rate);
-            *left = interval(rate, &mut self.random);
+            *left = interval(Some(rate), &mut self.random);
+            self.next = self.next.min(*left);
         }
     }
 
-    /// Queries to the next sample of any consumer.
+    /// Queries to the next sample of any consumer, 1 at least; without any consumer as many as a number can be.
     pub(super) fn next(&self) -> u32 {
-        self.left.iter().copied().min().unwrap_or(u32::MAX)
+        self.next
     }
 
-    /// Passes so many queries, [`next`](Self::next) at most. Returns for whom the last one is a sample.
-    pub(super) fn pass(&mut self, queries: u32) -> u8 {
-        let mut due = 0;
-        for (consumer, (rate, left)) in self.rates.iter().zip(&mut self.left).enumerate() {
-            let Some(rate) = rate else { continue };
-            *left = left.saturating_sub(queries);
+    /// Passes these queries. Returns for whom the last one is a sample.
+    pub(super) fn pass(&mut self) -> u8 {
+        let (passed, mut next, mut due) = (self.next, u32::MAX, 0);
+        for (consumer, (left, rate)) in self.left.iter_mut().zip(self.rates).enumerate() {
+            *left -= passed;
             if *left == 0 {
-                due |= 1 << consumer;
-                *left = interval(*rate, &mut self.random);
+                due |= u8::from(rate.is_some()) << consumer;
+                *left = interval(rate, &mut self.random);
             }
+            next = next.min(*left);
         }
+        self.next = next;
         due
     }
 }
 
-fn interval(rate: Rate, random: &mut fastrand::Rng) -> u32 {
-    random.u32(1..2 * rate.get())
+fn interval(rate: Option<Rate>, random: &mut fastrand::Rng) -> u32 {
+    rate.map_or(u32::MAX, |rate| random.u32(1..2 * rate.get()))
 }
 
 #[cfg(test)]
@@ -165,7 +171,7 @@ mod tests {
                 let next = schedule.next();
                 prop_assert!((1..2 * first.max(third).max(last)).contains(&next));
                 queries += next;
-                let due = schedule.pass(next);
+                let due = schedule.pass();
                 prop_assert!(due != 0);
                 for (consumer, count) in counts.iter_mut().enumerate() {
                     *count += u32::from(due >> consumer & 1);
@@ -184,7 +190,7 @@ mod tests {
             let mut schedule = Schedule::new([None, Some(Rate::one_in(1)), None, None], seed);
             for _ in 0..100 {
                 prop_assert_eq!(schedule.next(), 1);
-                prop_assert_eq!(schedule.pass(1), DNSTAP);
+                prop_assert_eq!(schedule.pass(), DNSTAP);
             }
         }
     }

@@ -1,8 +1,8 @@
 //! A sample: what is copied of a query and its reply.
 
 use std::{
-    net::{IpAddr, Ipv4Addr},
-    time::SystemTime,
+    net::{IpAddr, Ipv6Addr},
+    time::{Duration, Instant},
 };
 
 use crate::dns::{MAX_QUESTION, QUESTION_FIXED, header, name::end_of_question_name, u16_at};
@@ -48,14 +48,16 @@ pub struct Sample {
     /// Who it is for.
     pub(super) consumers: u8,
     pub(super) kind: Kind,
-    /// The client's address, or the upstream's.
-    pub(super) peer: IpAddr,
+    /// The client's address, or the upstream's; an IPv4 address is mapped.
+    pub(super) peer: Ipv6Addr,
     /// The peer's port, if it is known.
     pub(super) port: Option<u16>,
     pub(super) tcp: bool,
-    pub(super) queried: SystemTime,
-    /// When the reply was written. `None`: there is none.
-    pub(super) replied: Option<SystemTime>,
+    /// When the client's query was received, with its batch, or the one to the upstream was sent.
+    pub(super) queried: Instant,
+    /// When the reply was written, or the upstream's response received. `None`: there is none.
+    pub(super) replied: Option<Instant>,
+    /// For the query log alone.
     pub(crate) origin: Origin,
     /// Of the reply, with the upper bits that an OPT record has.
     pub(super) rcode: u16,
@@ -73,10 +75,10 @@ impl Sample {
         Self {
             consumers: 0,
             kind: Kind::default(),
-            peer: Ipv4Addr::UNSPECIFIED.into(),
+            peer: Ipv6Addr::UNSPECIFIED,
             port: None,
             tcp: false,
-            queried: SystemTime::UNIX_EPOCH,
+            queried: Instant::now(),
             replied: None,
             origin: Origin::default(),
             rcode: 0,
@@ -89,9 +91,10 @@ impl Sample {
 
     /// Begins another sample, with this query. Of one that does not fit the start is kept, in which the question
     /// is.
-    pub(super) fn begin(&mut self, consumers: u8, query: &[u8]) {
+    pub(super) fn begin(&mut self, consumers: u8, query: &[u8], queried: Instant) {
         self.consumers = consumers;
         self.kind = Kind::Client;
+        self.queried = queried;
         self.replied = None;
         self.origin = Origin::Server;
         self.rcode = 0;
@@ -122,6 +125,17 @@ impl Sample {
             }
             None => 0,
         };
+    }
+
+    /// The client's address, or the upstream's.
+    pub(super) fn peer(&self) -> IpAddr {
+        self.peer.to_canonical()
+    }
+
+    /// The time from query to reply. `None`: there is no reply.
+    pub(super) fn took(&self) -> Option<Duration> {
+        let replied = self.replied?;
+        Some(replied.saturating_duration_since(self.queried))
     }
 
     /// The query, if it is kept whole.
@@ -182,7 +196,7 @@ mod tests {
     #[test]
     fn messages_that_fit_are_kept_whole() {
         let mut sample = Sample::new(MESSAGES);
-        sample.begin(1, QUERY);
+        sample.begin(1, QUERY, Instant::now());
         sample.set_reply(&[7; 4096]);
         assert_eq!(sample.query(), Some(QUERY));
         assert_eq!(sample.reply(), Some(&[7; 4096][..]));
@@ -192,7 +206,7 @@ mod tests {
         sample.set_reply(&[7; 4600]);
         assert_eq!(sample.reply(), None, "it does not fit");
         // The next one has nothing of the last.
-        sample.begin(1, &QUERY[..5]);
+        sample.begin(1, &QUERY[..5], Instant::now());
         assert_eq!((sample.query(), sample.reply()), (Some(&QUERY[..5]), None));
         assert_eq!(sample.question(), None);
     }
@@ -201,7 +215,7 @@ mod tests {
     fn of_a_longer_query_the_question_is_kept() {
         let mut sample = Sample::new(HEAD);
         let long = [QUERY, &[0; 500]].concat();
-        sample.begin(1, &long);
+        sample.begin(1, &long, Instant::now());
         assert_eq!(sample.query(), None);
         assert_eq!(sample.question().unwrap().qtype, 28);
     }
@@ -209,7 +223,7 @@ mod tests {
     #[test]
     fn an_upstreams_response_has_the_question() {
         let mut sample = Sample::new(MESSAGES);
-        sample.begin(1, &[]);
+        sample.begin(1, &[], Instant::now());
         sample.set_reply(QUERY);
         assert_eq!(sample.question().unwrap().qtype, 28);
     }
@@ -218,7 +232,7 @@ mod tests {
         #[test]
         fn no_message_makes_it_panic(query in prop::collection::vec(any::<u8>(), 0..600), reply in prop::collection::vec(any::<u8>(), 0..6000), small: bool) {
             let mut sample = Sample::new(if small { HEAD } else { MESSAGES });
-            sample.begin(1, &query);
+            sample.begin(1, &query, Instant::now());
             sample.set_reply(&reply);
             let _ = (sample.query(), sample.reply(), sample.question());
         }

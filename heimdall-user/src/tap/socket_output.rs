@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_does_not_answer_or_answers_something_else_is_given_up() {
+    fn a_reader_that_does_not_answer_or_answers_something_else_is_disconnected() {
         for answer in [
             &b""[..],
             b"HTTP/1.1 400 Bad Request\r\n",

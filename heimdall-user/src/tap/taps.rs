@@ -1,9 +1,9 @@
 //! The sampler of a thread, and the rings of all.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, SystemTime},
+    time::Instant,
 };
 
 use super::{
@@ -150,11 +150,9 @@ impl Rings {
 pub struct Tap {
     /// Queries to the next sample.
     countdown: u32,
-    /// The value that it began with.
-    began: u32,
     schedule: Schedule,
-    /// The query that is being answered is one to nominate.
-    nominates: bool,
+    /// For whom the last query that was counted is a sample, if it is one.
+    due: u8,
     ring: Option<Arc<Ring>>,
     /// The sample of the query that is being answered.
     current: Option<Box<Sample>>,
@@ -169,12 +167,10 @@ impl Default for Tap {
 impl Tap {
     fn new(ring: Option<Arc<Ring>>, rates: [Option<Rate>; CONSUMERS]) -> Self {
         let schedule = Schedule::new(rates, rand::random());
-        let countdown = schedule.next();
         Self {
-            countdown,
-            began: countdown,
+            countdown: schedule.next(),
             schedule,
-            nominates: false,
+            due: 0,
             ring,
             current: None,
         }
@@ -183,13 +179,12 @@ impl Tap {
     /// Chooses queries to nominate, too: one of so many. To be called before queries are counted.
     pub(crate) fn nominate(&mut self, rate: Rate) {
         self.schedule.add(NOMINATOR, rate);
-        self.began = self.schedule.next();
-        self.countdown = self.began;
+        self.countdown = self.schedule.next();
     }
 
     /// Whether the query that was sampled last, be it for others or not, is one to nominate.
     pub(crate) fn nominates(&self) -> bool {
-        self.nominates
+        self.due & NOMINATOR != 0
     }
 
     /// Counts a query. Whether it is to be sampled: [`begin_client`](Self::begin_client) or
@@ -198,21 +193,16 @@ impl Tap {
     pub(crate) fn is_due(&mut self) -> bool {
         // It is never 0 here.
         self.countdown = self.countdown.wrapping_sub(1);
-        self.countdown == 0
+        self.countdown == 0 && self.restart()
     }
 
-    /// Counts from the last sample on. Returns the memory for this one, and for whom it is.
-    fn take(&mut self) -> Option<(Box<Sample>, u8)> {
-        let consumers = self.schedule.pass(self.began);
-        self.began = self.schedule.next();
-        self.countdown = self.began;
-        self.nominates = consumers & NOMINATOR != 0;
-        let consumers = consumers & !NOMINATOR;
-        if consumers == 0 {
-            // It is for the nominator alone, or so many queries were counted as the countdown can.
-            return None;
-        }
-        Some((self.unused(consumers)?, consumers))
+    /// Begins the next interval. Whether the last one ended with a sample, and not because it was as long as can be counted.
+    #[cold]
+    #[inline(never)]
+    fn restart(&mut self) -> bool {
+        self.due = self.schedule.pass();
+        self.countdown = self.schedule.next();
+        self.due != 0
     }
 
     /// Memory for a sample for these consumers, or `None`, which is counted.
@@ -239,15 +229,25 @@ impl Tap {
 
 /// A front's queries.
 impl Tap {
-    /// Samples a client's query. The client's port is known over UDP, which `None` stands for TCP by. Whether the
-    /// reply is wanted, too.
+    /// Samples a client's query, received at this moment. An IPv4 address is mapped (RFC 4291 section 2.5.5.2). The
+    /// port is known over UDP; `None` stands for TCP. Whether it matters what the reply comes from.
     #[cold]
     #[inline(never)]
-    pub(crate) fn begin_client(&mut self, query: &[u8], client: IpAddr, port: Option<u16>) -> bool {
-        let Some((mut sample, consumers)) = self.take() else {
+    pub(crate) fn begin_client(
+        &mut self,
+        query: &[u8],
+        client: Ipv6Addr,
+        port: Option<u16>,
+        received: Instant,
+    ) -> bool {
+        let consumers = self.due & !NOMINATOR;
+        if consumers == 0 {
+            return false;
+        }
+        let Some(mut sample) = self.unused(consumers) else {
             return false;
         };
-        sample.begin(consumers, query);
+        sample.begin(consumers, query, received);
         sample.peer = client;
         sample.port = port;
         sample.tcp = port.is_none();
@@ -256,9 +256,8 @@ impl Tap {
             self.push(sample);
             return false;
         }
-        sample.queried = SystemTime::now();
         self.current = Some(sample);
-        true
+        consumers & LOG != 0
     }
 
     /// Adds the reply to the query that was sampled last, if there is one.
@@ -280,7 +279,7 @@ impl Tap {
     pub(crate) fn end_parked(&self, mut sample: Box<Sample>, reply: Option<&[u8]>, origin: Origin) {
         sample.origin = origin;
         if let Some(reply) = reply {
-            sample.replied = Some(SystemTime::now());
+            sample.replied = Some(Instant::now());
             if sample.consumers & LOG != 0 {
                 sample.rcode = response_code(reply);
             }
@@ -294,7 +293,7 @@ impl Tap {
 
 /// A forwarder thread's queries.
 impl Tap {
-    /// Samples a query to an upstream. Whether its response is to be given to
+    /// Samples a query to an upstream, sent at `sent`. Whether its response is to be given to
     /// [`forwarder_response`](Self::forwarder_response).
     #[cold]
     #[inline(never)]
@@ -303,19 +302,19 @@ impl Tap {
         query: &[u8],
         upstream: SocketAddr,
         tcp: bool,
+        sent: Instant,
     ) -> bool {
-        let Some((mut sample, consumers)) = self.take() else {
+        let Some(mut sample) = self.unused(self.due) else {
             return false;
         };
-        sample.begin(consumers, query);
+        sample.begin(self.due, query, sent);
         sample.kind = Kind::ForwarderQuery;
         sample.set_upstream(upstream, tcp);
-        sample.queried = SystemTime::now();
         self.push(sample);
         true
     }
 
-    /// Samples the response to a query that was sampled, `waited` ago.
+    /// Samples the response to a query that was sampled: when that was sent, and the response received.
     #[cold]
     #[inline(never)]
     pub(crate) fn forwarder_response(
@@ -323,17 +322,15 @@ impl Tap {
         response: &[u8],
         upstream: SocketAddr,
         tcp: bool,
-        waited: Duration,
+        [sent, received]: [Instant; 2],
     ) {
         let Some(mut sample) = self.unused(DNSTAP) else {
             return;
         };
-        let now = SystemTime::now();
-        sample.begin(DNSTAP, &[]);
+        sample.begin(DNSTAP, &[], sent);
         sample.kind = Kind::ForwarderResponse;
         sample.set_upstream(upstream, tcp);
-        sample.queried = now.checked_sub(waited).unwrap_or(now);
-        sample.replied = Some(now);
+        sample.replied = Some(received);
         sample.set_reply(response);
         self.push(sample);
     }
@@ -341,7 +338,10 @@ impl Tap {
 
 impl Sample {
     fn set_upstream(&mut self, upstream: SocketAddr, tcp: bool) {
-        self.peer = upstream.ip();
+        self.peer = match upstream.ip() {
+            IpAddr::V4(v4) => v4.to_ipv6_mapped(),
+            IpAddr::V6(v6) => v6,
+        };
         self.port = Some(upstream.port());
         self.tcp = tcp;
     }

@@ -3,7 +3,7 @@
 
 use std::{
     fs,
-    net::IpAddr,
+    net::{Ipv4Addr, Ipv6Addr},
     path::Path,
     sync::Arc,
     thread,
@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 use super::*;
 use crate::exit::OnExit;
 
-const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
+const CLIENT: Ipv6Addr = Ipv4Addr::new(192, 0, 2, 1).to_ipv6_mapped();
 
 fn query(name: &str) -> Vec<u8> {
     let mut query = b"\x12\x34\x01\0\0\x01\0\0\0\0\0\0".to_vec();
@@ -32,7 +32,7 @@ fn ask(tap: &mut Tap, queries: usize) -> usize {
         if tap.is_due() {
             sampled += 1;
             let query = query(&format!("n{}", number % 4));
-            tap.begin_client(&query, CLIENT, Some(4000));
+            tap.begin_client(&query, CLIENT, Some(4000), Instant::now());
             tap.end_client(Some(&query), Origin::Hit);
         }
     }
@@ -66,7 +66,8 @@ fn a_full_ring_drops_and_counts_and_an_empty_one_takes_again() {
 fn a_query_that_waits_is_sampled_with_its_reply() {
     let taps = Taps::new(all(1));
     let mut tap = taps.front();
-    assert!(tap.is_due() && tap.begin_client(&query("a"), CLIENT, None));
+    let received = Instant::now();
+    assert!(tap.is_due() && tap.begin_client(&query("a"), CLIENT, None, received));
     let parked = tap.park().unwrap();
     assert!(tap.park().is_none());
     assert_eq!(taps.drain(|_| ()), 0);
@@ -78,14 +79,10 @@ fn a_query_that_waits_is_sampled_with_its_reply() {
     tap.end_parked(parked, Some(&reply), Origin::Miss);
     let mut seen = Vec::new();
     taps.drain(|sample| {
-        seen.push((
-            sample.rcode,
-            sample.origin,
-            sample.tcp,
-            sample.replied.is_some(),
-        ))
+        let (rcode, origin, tcp) = (sample.rcode, sample.origin, sample.tcp);
+        seen.push((rcode, origin, tcp, sample.queried, sample.replied.is_some()));
     });
-    assert_eq!(seen, [(3, Origin::Miss, true, true)]);
+    assert_eq!(seen, [(3, Origin::Miss, true, received, true)]);
 }
 
 #[test]
@@ -137,22 +134,21 @@ fn a_forwarders_messages_are_samples_of_their_own() {
     });
     let mut tap = taps.forwarder();
     let upstream = "192.0.2.53:53".parse().unwrap();
-    assert!(tap.is_due() && tap.forwarder_query(&query("a"), upstream, false));
-    tap.forwarder_response(&query("a"), upstream, false, Duration::from_millis(20));
+    let (sent, waited) = (Instant::now(), Duration::from_millis(20));
+    assert!(tap.is_due() && tap.forwarder_query(&query("a"), upstream, false, sent));
+    tap.forwarder_response(&query("a"), upstream, false, [sent, sent + waited]);
     let mut seen = Vec::new();
     taps.drain(|sample| {
-        let waited = sample
-            .replied
-            .map(|replied| replied.duration_since(sample.queried).unwrap());
         seen.push((
             sample.question().is_some(),
             sample.query().is_some(),
             sample.reply().is_some(),
-            waited,
+            sample.queried,
+            sample.took(),
         ));
     });
-    assert_eq!(seen[0], (true, true, false, None));
-    assert_eq!(seen[1], (true, true, true, Some(Duration::from_millis(20))));
+    assert_eq!(seen[0], (true, true, false, sent, None));
+    assert_eq!(seen[1], (true, true, true, sent, Some(waited)));
 }
 
 /// An observer that writes to files in a directory.

@@ -33,6 +33,10 @@ impl Messages for Frames {
     type Message = FrameMessage;
     type Parked = FrameMessage;
 
+    fn received_len(&self, message: &FrameMessage) -> usize {
+        message.layout.dns_len()
+    }
+
     #[inline(always)]
     fn edit(
         &mut self,

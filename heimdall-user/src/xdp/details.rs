@@ -84,7 +84,7 @@ impl Details {
             up: link.header.flags.contains(LinkFlags::Up),
             carrier: link.attributes.contains(&LinkAttribute::Carrier(1)),
             driver: hardware::driver(name).ok(),
-            channels: hardware::channels(name).ok(),
+            channels: Channels::read(name).ok(),
             rings: hardware::rings(name).ok(),
             offloads: hardware::offloads(name).ok(),
             hashes_ports: hardware::hashes_ports(name),

@@ -47,6 +47,23 @@ pub(crate) struct Channels {
 }
 
 impl Channels {
+    /// Those of an interface.
+    ///
+    /// # Errors
+    /// EOPNOTSUPP if the driver does not tell, ENODEV.
+    pub(crate) fn read(interface: &str) -> io::Result<Self> {
+        // cmd; max_rx, max_tx, max_other, max_combined; rx, tx, other, combined
+        let mut numbers = [ETHTOOL_GCHANNELS, 0, 0, 0, 0, 0, 0, 0, 0];
+        // SAFETY: the command fills in an `ethtool_channels`, nine numbers.
+        unsafe { ioctl(interface, &mut numbers) }?;
+        let [_, max_rx, _, _, max_combined, _, _, _, combined] = numbers;
+        Ok(Self {
+            combined,
+            max_rx,
+            max_combined,
+        })
+    }
+
     /// Receive queues that there could be.
     pub(crate) fn most(&self) -> u32 {
         self.max_rx.max(self.max_combined)
@@ -117,19 +134,6 @@ fn text(octets: &[u8]) -> String {
         "N/A" | "n/a" => String::new(),
         _ => text,
     }
-}
-
-pub(super) fn channels(interface: &str) -> io::Result<Channels> {
-    // cmd; max_rx, max_tx, max_other, max_combined; rx, tx, other, combined
-    let mut numbers = [ETHTOOL_GCHANNELS, 0, 0, 0, 0, 0, 0, 0, 0];
-    // SAFETY: the command fills in an `ethtool_channels`, nine numbers.
-    unsafe { ioctl(interface, &mut numbers) }?;
-    let [_, max_rx, _, _, max_combined, _, _, _, combined] = numbers;
-    Ok(Channels {
-        combined,
-        max_rx,
-        max_combined,
-    })
 }
 
 pub(super) fn rings(interface: &str) -> io::Result<RingSizes> {

@@ -179,6 +179,11 @@ fn each_query_of_the_rules_and_the_dashboard_has_data() {
         assert!(annotations.contains_key("summary") && annotations.contains_key("description"));
     }
 
+    // What that check is for: only one of these has the label `holder`, so their sum has no series.
+    let mismatched = "sum by (job, instance) (rate(heimdall_forwarder_queue_full_total[5m]) \
+                      + rate(heimdall_forwarder_shed_lookups_total{holder=\"oldest\"}[5m])) > 0";
+    assert!(empty(&unfiltered(mismatched)));
+
     // One that fires: the server is gone.
     drop(heimdall);
     let end = Instant::now() + TIMEOUT;

@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use clap::ValueEnum;
 use lab::{Heimdall, Knot, Lab, Process, Resolver, SERVER_V4, UPSTREAM, run, wait_for_answer};
 
-use super::{Cores, Napi, cpu::Meter};
+use super::{Cores, Napi, cpu::Meter, observed::Observers};
 
 /// Room for a million answers of 256 octets. Heimdall reserves it for each cache: the queue's, the
 /// sockets' and the forwarder's.
@@ -27,6 +27,8 @@ pub(super) enum Contestant {
     HeimdallXdpBusyPoll,
     /// The same with `--tier on`: popular names are answered in the kernel
     HeimdallTier,
+    /// The same with its metrics scraped each second, `heimdall top`, and dnstap 1/100
+    HeimdallXdpObserved,
     /// `heimdall run --backend socket`
     HeimdallSockets,
     /// The program `echo` of `benches`, over AF_XDP: the limit
@@ -60,6 +62,7 @@ pub(super) struct Programs {
 /// A contestant that answers, in a lab of its own.
 pub(super) struct Running {
     pub(super) meter: Meter,
+    _observers: Option<Observers>,
     server: Server,
     _upstream: Option<Process>,
     // Last, so that the namespaces are still there when processes stop in them.
@@ -117,7 +120,7 @@ impl Contestant {
     /// Heimdall's front, and its options besides.
     fn heimdall(self) -> Option<(&'static str, &'static [&'static str])> {
         match self {
-            Self::HeimdallXdp => Some(("xdp", &["--tier", "off"])),
+            Self::HeimdallXdp | Self::HeimdallXdpObserved => Some(("xdp", &["--tier", "off"])),
             Self::HeimdallXdpAdaptive => Some(("xdp", &["--tier", "off", "--idle", "adaptive"])),
             Self::HeimdallXdpBusyPoll => Some(("xdp", &["--tier", "off", "--idle", "busy-poll"])),
             Self::HeimdallTier => Some(("xdp", &["--tier", "on"])),
@@ -134,7 +137,10 @@ impl Contestant {
     /// Answers a second on two ordinary cores, with which the first search begins.
     pub(super) fn typical(self) -> f64 {
         match self {
-            Self::HeimdallXdp | Self::HeimdallXdpAdaptive | Self::HeimdallXdpBusyPoll => 400_000.0,
+            Self::HeimdallXdp
+            | Self::HeimdallXdpAdaptive
+            | Self::HeimdallXdpBusyPoll
+            | Self::HeimdallXdpObserved => 400_000.0,
             Self::HeimdallTier | Self::Echo | Self::EchoTx => 400_000.0,
             Self::KnotXdp | Self::HeimdallSockets => 180_000.0,
             Self::Unbound | Self::Dnsdist | Self::Nsd => 110_000.0,
@@ -198,6 +204,9 @@ impl Contestant {
                 .arg(program);
             command
         };
+        let is_observed = self == Self::HeimdallXdpObserved;
+        let mut observers = is_observed.then(Observers::new).transpose()?;
+        let settings = observers.as_ref().map(Observers::settings);
         let listen = format!("{SERVER_V4}:53");
         let server = match (self, self.peer(), self.heimdall()) {
             (_, Some(peer), _) => Server::Other(peer.start(pinned(Path::new(peer.program)))?),
@@ -208,8 +217,13 @@ impl Contestant {
                     arguments.extend(["--interface", &lab.server_if]);
                 }
                 arguments.extend(options);
+                arguments.extend(settings.iter().flat_map(|path| ["--config", path]));
                 let program = &programs.heimdall;
-                Server::Heimdall(Heimdall::start(pinned(program), program, &arguments)?)
+                let heimdall = Heimdall::start(pinned(program), program, &arguments)?;
+                if let Some(observers) = &mut observers {
+                    observers.start(&lab, &heimdall, program, cores)?;
+                }
+                Server::Heimdall(heimdall)
             }
             (Self::KnotXdp, ..) => Server::Other(Knot::on_xdp(&lab, cores.server[0])?),
             _ => {
@@ -228,6 +242,7 @@ impl Contestant {
                 napi: lab.server_napi()?,
                 cores: cores.server.clone(),
             },
+            _observers: observers,
             server,
             _upstream: upstream,
             lab,

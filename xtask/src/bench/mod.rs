@@ -3,6 +3,7 @@
 mod contestants;
 mod cpu;
 mod loads;
+mod observed;
 mod plan;
 mod plot;
 mod popularity;
@@ -21,7 +22,7 @@ use turn::Rig;
 
 use crate::{
     search::Effort,
-    setup::{self, BUILD, LAB, PEERS, RESOLVERS, Setup},
+    setup::{self, BUILD, DNSTAP, LAB, PEERS, RESOLVERS, Setup},
     stop::Stop,
     workspace,
 };
@@ -46,6 +47,8 @@ Examples:
     cargo xtask bench --only heimdall-xdp,echo,knot-xdp --queues 2
   Names that are in no cache, five rounds (about five minutes):
     cargo xtask bench --misses
+  What it costs to be observed: with metrics scraped each second, top and dnstap, and without (ten minutes):
+    cargo xtask bench --observed
   How the rate grows with queues, each on a core of its own that it shares with its clients:
     cargo xtask bench --scaling
   What part of a million names' queries the hot tier answers, second by second (under two minutes):
@@ -53,7 +56,7 @@ Examples:
 The figures of all rounds, with the machine, the versions and the settings, go to
 target/bench/bench.json, and a plot of the rates to bench.svg beside it; with --loads to
 loads-NAPI.json, and curves over the rate to loads-NAPI.svg; with --misses to misses-NAPI.json, with
---scaling to scaling.json, with --tier to tier.json and a curve over time to tier.svg. A cell of a table is the median of the rounds, the lowest and the highest, and the median of the rounds' ratios to the echo (×).
+--observed to observed-NAPI.json, with --scaling to scaling.json, with --tier to tier.json and a curve over time to tier.svg. A cell of a table is the median of the rounds, the lowest and the highest, and the median of the rounds' ratios to the echo (×).
 
 CPU time is in seconds per million answers, or microseconds an answer. It is counted in nanoseconds by the
 scheduler for each thread of a server, softirqs that ran in its place included: with --napi softirq these
@@ -71,7 +74,7 @@ pub(crate) struct Bench {
     #[arg(long, value_name = "NAME", value_delimiter = ',', value_enum)]
     only: Vec<Contestant>,
 
-    /// How often each contestant has its turn [default: 3; with --loads or --misses 5, with --quick 1]
+    /// How often each contestant has its turn [default: 3; with --loads, --misses or --observed 5, with --quick 1]
     #[arg(long)]
     rounds: Option<usize>,
 
@@ -100,8 +103,12 @@ pub(crate) struct Bench {
 
     /// Measure only what part of the queries the hot tier answers: names by Zipf's law, while it fills, under a flood
     /// of random names, and after other names have become popular
-    #[arg(long, conflicts_with_all = ["only", "rounds", "loads", "misses", "scaling"])]
+    #[arg(long, conflicts_with_all = ["only", "rounds", "loads", "misses", "scaling", "observed"])]
     tier: bool,
+
+    /// Measure only Heimdall with and without observers: metrics scraped each second, `heimdall top`, dnstap 1/100
+    #[arg(long, conflicts_with_all = ["loads", "misses", "scaling"])]
+    observed: bool,
 
     /// Queues of the interfaces
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
@@ -203,6 +210,16 @@ const MISSED: &[Contestant] = &[
     Contestant::Unbound,
 ];
 
+/// What `--observed` measures.
+const OBSERVED: &[Contestant] = &[
+    Contestant::HeimdallXdp,
+    Contestant::HeimdallXdpObserved,
+    Contestant::Echo,
+];
+
+/// At these rates.
+const OBSERVED_AT: &[u64] = &[100_000, 300_000];
+
 /// Measured with several numbers of queues.
 const SCALING: &[Contestant] = &[Contestant::HeimdallXdp, Contestant::Echo];
 
@@ -213,6 +230,9 @@ impl Bench {
             bail!("network namespaces and AF_XDP need root");
         }
         setup.packages(&[BUILD, LAB])?;
+        if self.observed {
+            setup.packages(&[DNSTAP])?;
+        }
         if let Err(error) = setup.packages(&[PEERS, RESOLVERS]) {
             println!("Some peers are missing: {error:#}");
         }
@@ -233,7 +253,7 @@ impl Bench {
         let plan = Plan {
             rounds: self.rounds.unwrap_or(match () {
                 () if self.quick => 1,
-                () if self.misses || !self.loads.is_empty() => 5,
+                () if self.misses || self.observed || !self.loads.is_empty() => 5,
                 () => 3,
             }),
             load: if self.quick { 1 } else { 5 },
@@ -244,6 +264,7 @@ impl Bench {
             loads: match &self.loads[..] {
                 [] if self.scaling => plan::scaling(),
                 [] if self.misses => plan::misses(),
+                [] if self.observed => plan::at_rates(OBSERVED_AT, false),
                 [] => plan::all(self.quick),
                 rates => plan::at_rates(rates, self.latency),
             },
@@ -301,6 +322,7 @@ impl Bench {
         match () {
             () if self.scaling => "scaling".to_owned(),
             () if self.misses => format!("misses-{napi}"),
+            () if self.observed => format!("observed-{napi}"),
             () if !self.loads.is_empty() => format!("loads-{napi}"),
             () => "bench".to_owned(),
         }
@@ -311,9 +333,14 @@ impl Bench {
         let wanted: Vec<Contestant> = match (&self.only[..], self.quick) {
             ([], _) if self.scaling => SCALING.to_vec(),
             ([], _) if self.misses => MISSED.to_vec(),
+            ([], _) if self.observed => OBSERVED.to_vec(),
             ([], true) => QUICK.to_vec(),
             ([], false) if !self.loads.is_empty() => LOADED.to_vec(),
-            ([], false) => Contestant::value_variants().to_vec(),
+            ([], false) => {
+                let all = Contestant::value_variants().iter().copied();
+                all.filter(|who| *who != Contestant::HeimdallXdpObserved)
+                    .collect()
+            }
             (only, _) => only.to_vec(),
         };
         wanted.into_iter().partition(|who| who.is_installed())

@@ -147,9 +147,21 @@ impl Report {
         text
     }
 
-    /// Ratios between many queues and one.
+    /// Ratios between many queues and one, and between Heimdall with observers and without.
     fn comparisons(&self) -> Vec<String> {
         let mut lines = Vec::new();
+        let of = |who| self.results.iter().find(|it| it.who == who);
+        if let Some((observed, plain)) =
+            of(Contestant::HeimdallXdpObserved).zip(of(Contestant::HeimdallXdp))
+        {
+            for load in &self.loads {
+                for figure in load.columns().iter().map(|column| load.figure(column)) {
+                    if let Some(ratio) = observed.ratio(plain, &figure) {
+                        lines.push(format!("observed / not observed, {figure}: {ratio:.3}"));
+                    }
+                }
+            }
+        }
         for outcome in &self.results {
             let rate = |queues| outcome.median(Load::Shared(queues), "answers/s");
             for queues in [2, 4] {

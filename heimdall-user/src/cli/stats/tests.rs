@@ -34,7 +34,7 @@ fn rates_of_a_period_are_in_words() {
 
 #[test]
 fn a_hot_tier_is_in_words() {
-    let text = render(&Sample::new(with_tier(document(1), 1)).since(None));
+    let text = render(&Reading::new(with_tier(document(1), 1)).since(None));
     for line in [
         "  in the kernel (hot tier)                       5,000    17.2 %\n",
         "  of the hits by the hot tier                    5,000\n",

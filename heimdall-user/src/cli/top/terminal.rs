@@ -23,7 +23,7 @@ use nix::{
 use ratatui::DefaultTerminal;
 use signal_hook::{
     consts::{SIGHUP, SIGINT, SIGTERM},
-    flag,
+    iterator::Signals,
 };
 
 use super::{
@@ -35,33 +35,44 @@ use crate::cli::view::Reading;
 /// How long a key, a reading or a signal may wait.
 const TICK: Duration = Duration::from_millis(50);
 
+/// How long the terminal may take to be restored after a signal.
+const LAST_WAIT: Duration = Duration::from_secs(1);
+
 /// How long crossterm looks for a key or a new size. In no time at all it does not look.
 const LOOK: Duration = Duration::from_millis(1);
 
-/// Shows the program until a key or a signal ends it. However it ends, the terminal is restored.
+/// Shows the program until a key or a signal ends it. However it ends, the terminal is restored, unless it takes no
+/// octets for [`LAST_WAIT`] after a signal.
 ///
 /// # Errors
 /// The terminal cannot be used.
 pub(super) fn run(app: &mut App, path: PathBuf) -> anyhow::Result<()> {
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [SIGHUP, SIGINT, SIGTERM] {
-        let failed = |error| anyhow!("cannot catch signals: {error}");
-        // A second one ends the program at once, even if the terminal blocks what is drawn, which then is not restored.
-        // So this comes first: the first signal has not set the flag yet when it is looked at.
-        if signal != SIGHUP {
-            flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&stop))
-                .map_err(failed)?;
-        }
-        flag::register(signal, Arc::clone(&stop)).map_err(failed)?;
-    }
+    let stop = Arc::<AtomicBool>::default();
+    let signals = Signals::new([SIGHUP, SIGINT, SIGTERM]);
+    let signals = signals.map_err(|error| anyhow!("cannot catch signals: {error}"))?;
+    let stopped = Arc::clone(&stop);
+    spawn("signals", move || wait_for_signal(signals, &stopped))?;
     let interval = app.options.interval;
     let (to, readings) = channel();
-    // Without an owner: it may wait for a server that does not answer, and ends with the process.
-    thread::Builder::new()
-        .name("readings".to_owned())
-        .spawn(move || ask(&path, interval, &to))
-        .map_err(|error| anyhow!("cannot start a thread: {error}"))?;
+    spawn("readings", move || ask(&path, interval, &to))?;
     with_terminal(|terminal| show(app, terminal, &readings, &stop))
+}
+
+/// Starts a thread without an owner: it may wait for a signal or a server that never comes, and ends with the process.
+fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> anyhow::Result<()> {
+    let thread = thread::Builder::new().name(name.to_owned()).spawn(body);
+    thread.map_err(|error| anyhow!("cannot start a thread: {error}"))?;
+    Ok(())
+}
+
+/// Sets `stop` at a signal, and ends the process if that has not ended a moment later: the terminal blocks what is drawn.
+/// Signals that come meanwhile change nothing, as some programs (timeout(1)) send two.
+fn wait_for_signal(mut signals: Signals, stop: &AtomicBool) {
+    if let Some(signal) = signals.forever().next() {
+        stop.store(true, Ordering::Relaxed);
+        thread::sleep(LAST_WAIT);
+        process::exit(128 + signal);
+    }
 }
 
 /// Asks the server again and again, until the receiver is dropped.

@@ -2,20 +2,27 @@
 
 use std::fmt::Write;
 
-/// The text with every octet that is not printable ASCII as `\DDD`, as in zone files (RFC 1035 section 5.1): names come from
-/// clients, and must not control the terminal.
+/// The text with each character that is not visible by itself as its octets, `\DDD` as in zone files (RFC 1035 section
+/// 5.1): controls, and those that change how others are shown, such as the marks of bidirectional text. Names come from clients, and
+/// must not control the terminal, or look like other names.
 pub(in crate::cli) fn clean(text: &str) -> String {
     let mut clean = String::with_capacity(text.len());
-    for octet in text.bytes() {
-        match octet {
-            b' '..=b'~' => clean.push(octet.into()),
-            _ => {
-                // Writing to a string does not fail.
-                let _ = write!(clean, "\\{octet:03}");
-            }
+    for c in text.chars() {
+        if is_visible(c) {
+            clean.push(c);
+            continue;
+        }
+        for octet in c.encode_utf8(&mut [0; 4]).bytes() {
+            // Writing to a string does not fail.
+            let _ = write!(clean, "\\{octet:03}");
         }
     }
     clean
+}
+
+/// Whether `escape_debug` leaves it as it is: it is printable, and does not combine with the one before.
+fn is_visible(c: char) -> bool {
+    matches!(c, '\'' | '"' | '\\') || c.escape_debug().len() == 1
 }
 
 /// The text in at most `width` characters, the last one an ellipsis if it was longer.
@@ -149,6 +156,11 @@ mod tests {
             clean(evil),
             "a\\027[2J\\007\\013\\010\\194\\1551m\\226\\128\\174b.example\\046"
         );
+        // Marks of bidirectional text, a separator, a space without width, an accent on the letter before.
+        for hidden in "\u{61c}\u{200e}\u{200f}\u{202a}\u{2066}\u{2069}\u{2028}\u{200b}\u{301}".chars() {
+            assert!(clean(&hidden.to_string()).starts_with('\\'), "{hidden:?}");
+        }
+        assert_eq!(clean("50 µs, /etc/müller \"x\" '\\'"), "50 µs, /etc/müller \"x\" '\\'");
         assert_eq!(fit("www.example.com", 8), "www.exa…");
         assert_eq!(
             (fit("www", 3), fit("www", 0)),

@@ -143,7 +143,8 @@ impl Shard {
             subnet: self.subnet.as_ref(),
         };
         query.write_to(&mut self.query);
-        let sampled = self.tap.is_due() && self.tap.forwarder_query(&self.query, address, tcp);
+        let sampled =
+            self.tap.is_due() && self.tap.forwarder_query(&self.query, address, tcp, sent.at);
         let transport = match outstanding {
             Some((socket, outstanding)) => {
                 self.udp.queue(socket, outstanding, &self.query);
@@ -372,8 +373,7 @@ pub(super) fn sample_response(
     now: Instant,
 ) {
     if let Some(upstream) = upstreams.address(sent.target.upstream) {
-        let waited = now.saturating_duration_since(sent.at);
-        tap.forwarder_response(response, upstream, sent.target.tcp, waited);
+        tap.forwarder_response(response, upstream, sent.target.tcp, [sent.at, now]);
     }
 }
 
