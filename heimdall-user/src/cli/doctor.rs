@@ -161,10 +161,7 @@ fn fix(findings: &[Finding], yes: bool) -> anyhow::Result<()> {
         if yes {
             return Ok(true);
         }
-        print(&format!(
-            "  {}   apply? [y/N] ",
-            clean(&step.to_string())
-        ))?;
+        print(&format!("  {}   apply? [y/N] ", clean(&step.to_string())))?;
         let mut answer = String::new();
         io::stdin().lock().read_line(&mut answer)?;
         Ok(["y", "yes"].contains(&answer.trim().to_lowercase().as_str()))

@@ -14,9 +14,7 @@ use std::{
     time::Duration,
 };
 
-use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, socket,
-};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, socket};
 use serde_json::json;
 
 use super::*;
@@ -115,7 +113,7 @@ impl Site {
         bind(socket.as_raw_fd(), &SockaddrStorage::from(own)).unwrap();
         connect(socket.as_raw_fd(), &SockaddrStorage::from(self.address)).unwrap();
         let stream = TcpStream::from(socket);
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
         stream
     }
 
@@ -131,10 +129,11 @@ fn assert_closed(read: io::Result<usize>) {
     if let Err(error) = read {
         assert_eq!(error.kind(), io::ErrorKind::ConnectionReset, "{error}");
     }
+}
+
 /// Asks for events.
 fn events(mut stream: TcpStream) -> BufReader<TcpStream> {
-    let request =
-        "GET /events HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n";
+    let request = "GET /events HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n";
     stream.write_all(request.as_bytes()).unwrap();
     BufReader::new(stream)
 }
