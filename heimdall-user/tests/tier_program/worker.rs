@@ -111,7 +111,7 @@ pub(crate) fn reply(frame: &[u8], content: &Content, mtu: usize) -> Vec<u8> {
     let packet = layout.open(&mut room, mtu).unwrap();
     let source_port = packet.source_port();
     let client = Client::new(packet.source(), Transport::Udp { source_port });
-    let verdict = core.answer(&query, packet.room, client);
+    let verdict = core.answer(&query, packet.buf, client);
     let Verdict::Reply { reply, .. } = verdict else {
         panic!("{verdict:?}");
     };
