@@ -91,8 +91,7 @@ impl Captures {
         let arguments = [&arguments[..], &besides, &["--config", "heimdall.toml"]].concat();
         let heimdall = Heimdall::start(server, &program, &arguments)?;
         let text = thread::scope(|scope| {
-            let load =
-                scope.spawn(|| Kxdpgun::ask(&lab, SERVER_V4, &files.queries, RATE, SECONDS));
+            let load = scope.spawn(|| Kxdpgun::ask(&lab, SERVER_V4, &files.queries, RATE, SECONDS));
             thread::sleep(Duration::from_secs(3));
             let text = capture(&heimdall, &program);
             load.join().unwrap()?;

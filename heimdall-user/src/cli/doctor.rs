@@ -152,7 +152,8 @@ fn render(findings: &[Finding], verbose: bool) -> String {
 
 /// Applies the safe fixes, after asking for each unless `yes`.
 fn fix(findings: &[Finding], yes: bool) -> anyhow::Result<()> {
-    if !yes && !io::stdin().is_terminal() {
+    let asks = !yes && findings.iter().any(|finding| finding.fix.safe().is_some());
+    if asks && !io::stdin().is_terminal() {
         bail!(
             "--fix asks before each change, and there is no terminal to ask on; give --yes to apply all"
         );
@@ -161,10 +162,7 @@ fn fix(findings: &[Finding], yes: bool) -> anyhow::Result<()> {
         if yes {
             return Ok(true);
         }
-        print(&format!(
-            "  {}   apply? [y/N] ",
-            clean(&step.to_string())
-        ))?;
+        print(&format!("  {}   apply? [y/N] ", clean(&step.to_string())))?;
         let mut answer = String::new();
         io::stdin().lock().read_line(&mut answer)?;
         Ok(["y", "yes"].contains(&answer.trim().to_lowercase().as_str()))

@@ -21,10 +21,7 @@ type Counts = [u64; 4];
 
 impl Sampler {
     pub(super) fn new(tap: Tap) -> Self {
-        Self {
-            tap,
-            before: None,
-        }
+        Self { tap, before: None }
     }
 
     /// Counts a query. Whether it is sampled.

@@ -257,9 +257,16 @@ impl<S: Source> Server<S> {
         if streams.len() < MAX_EVENT_STREAMS {
             return true;
         }
-        let held = |address: IpAddr| streams.iter().filter(|(_, peer, _)| *peer == address).count();
+        let held = |address: IpAddr| {
+            streams
+                .iter()
+                .filter(|(_, peer, _)| *peer == address)
+                .count()
+        };
         // Of those of an address, the one whose client has left an event unread for longest, if one has.
-        let most = streams.iter().max_by_key(|(_, peer, since)| (held(*peer), Reverse(*since)));
+        let most = streams
+            .iter()
+            .max_by_key(|(_, peer, since)| (held(*peer), Reverse(*since)));
         match most {
             Some((key, peer, _)) if held(*peer) > held(address) + 1 => {
                 self.close(*key);

@@ -14,9 +14,7 @@ use std::{
     time::Duration,
 };
 
-use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, socket,
-};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, socket};
 use serde_json::json;
 
 use super::*;
@@ -127,8 +125,7 @@ impl Site {
 
 /// Asks for events.
 fn events(mut stream: TcpStream) -> BufReader<TcpStream> {
-    let request =
-        "GET /events HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n";
+    let request = "GET /events HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n";
     stream.write_all(request.as_bytes()).unwrap();
     BufReader::new(stream)
 }

@@ -44,6 +44,9 @@ mod tests {
         let (now, day) = (clock.monotonic, clock.day);
         assert_eq!(clock.at(now), day);
         assert_eq!(clock.at(now + second), day + second);
-        assert_eq!(now.checked_sub(second).map(|ago| clock.at(ago)), Some(day - second));
+        assert_eq!(
+            now.checked_sub(second).map(|ago| clock.at(ago)),
+            Some(day - second)
+        );
     }
 }

@@ -157,10 +157,15 @@ mod tests {
             "a\\027[2J\\007\\013\\010\\194\\1551m\\226\\128\\174b.example\\046"
         );
         // Marks of bidirectional text, a separator, a space without width, an accent on the letter before.
-        for hidden in "\u{61c}\u{200e}\u{200f}\u{202a}\u{2066}\u{2069}\u{2028}\u{200b}\u{301}".chars() {
+        for hidden in
+            "\u{61c}\u{200e}\u{200f}\u{202a}\u{2066}\u{2069}\u{2028}\u{200b}\u{301}".chars()
+        {
             assert!(clean(&hidden.to_string()).starts_with('\\'), "{hidden:?}");
         }
-        assert_eq!(clean("50 µs, /etc/müller \"x\" '\\'"), "50 µs, /etc/müller \"x\" '\\'");
+        assert_eq!(
+            clean("50 µs, /etc/müller \"x\" '\\'"),
+            "50 µs, /etc/müller \"x\" '\\'"
+        );
         assert_eq!(fit("www.example.com", 8), "www.exa…");
         assert_eq!(
             (fit("www", 3), fit("www", 0)),
