@@ -152,8 +152,7 @@ fn render(findings: &[Finding], verbose: bool) -> String {
 
 /// Applies the safe fixes, after asking for each unless `yes`.
 fn fix(findings: &[Finding], yes: bool) -> anyhow::Result<()> {
-    let asks = !yes && findings.iter().any(|finding| finding.fix.safe().is_some());
-    if asks && !io::stdin().is_terminal() {
+    if !yes && !io::stdin().is_terminal() {
         bail!(
             "--fix asks before each change, and there is no terminal to ask on; give --yes to apply all"
         );
