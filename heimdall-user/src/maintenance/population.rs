@@ -4,6 +4,10 @@
 //! wait meanwhile, and so does every thread of the process that maps memory: the kernel holds the
 //! process's memory map (`mmap_lock`) for the length of the call. A thread of low priority would hold it for
 //! longer, wherever others keep its core busy.
+//!
+//! Memory that a hypervisor has yet to supply takes milliseconds a page, and then the queries of the first moments
+//! keep the thread busy: most need a page of the index that is not populated yet. Steps must not add to that, or
+//! queries queue up. So they take time in which the thread has nothing else to do.
 
 use std::{
     num::NonZero,
@@ -12,6 +16,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use nix::sys::{
+    resource::{UsageWho, getrusage},
+    time::TimeValLike as _,
+};
 use tracing::info;
 
 use super::Status;
@@ -19,6 +27,10 @@ use crate::cache::Cache;
 
 /// How long a step takes; the last piece of memory may exceed it.
 const STEP: Duration = Duration::from_micros(500);
+
+/// How many times as long as a step the thread may be busy before the next one. It is then slowed down by a ninth,
+/// at most.
+const PATIENCE: u32 = 8;
 
 /// Threads of the process that are executing a step now.
 static STEPPING: AtomicUsize = AtomicUsize::new(0);
@@ -48,8 +60,12 @@ pub(super) struct Population {
     /// Threads that may populate at a time: half of the cores, so that others find one free.
     limit: usize,
     begin: Instant,
-    /// When the next step is due.
-    due: Instant,
+    /// How long the last step took.
+    took: Duration,
+    /// When it ended.
+    ended: Instant,
+    /// CPU time of the thread until then.
+    used: Duration,
 }
 
 impl Population {
@@ -60,15 +76,17 @@ impl Population {
         Self {
             limit: (cores / 2).max(1),
             begin: now,
-            due: now,
+            took: Duration::ZERO,
+            ended: now,
+            used: Duration::ZERO,
         }
     }
 
-    /// Executes a step if one is due: half of the thread's time, at most, is spent on it.
-    /// [`Status::Idle`]: there is nothing more to populate, or the kernel does not do it.
+    /// Executes a step if one is due. [`Status::Idle`]: there is nothing more to populate, or the kernel does not do it.
     pub(super) fn step(&mut self, cache: &mut Cache) -> Status {
         let begin = Instant::now();
-        if begin < self.due {
+        let used = cpu_time().saturating_sub(self.used);
+        if !self.is_due(begin - self.ended, used) {
             return Status::Blocked;
         }
         let Some(_stepping) = Stepping::begin(self.limit) else {
@@ -80,7 +98,9 @@ impl Population {
             match populated {
                 Ok(true) if now - begin < STEP => {}
                 Ok(true) => {
-                    self.due = now + (now - begin);
+                    self.took = now - begin;
+                    self.ended = now;
+                    self.used = cpu_time();
                     return Status::Blocked;
                 }
                 Ok(false) => {
@@ -99,6 +119,24 @@ impl Population {
             }
         }
     }
+
+    /// Whether a step is due so long after the last one, during which the thread has used so much CPU time: it has
+    /// slept for as long as that step took, or was busy for a multiple of that.
+    fn is_due(&self, since: Duration, used: Duration) -> bool {
+        since.saturating_sub(used) >= self.took || since >= self.took * PATIENCE
+    }
+}
+
+/// CPU time of the calling thread, to the microsecond. It includes what the kernel spends on its page faults.
+fn cpu_time() -> Duration {
+    // Miri has no getrusage.
+    if cfg!(miri) {
+        return Duration::ZERO;
+    }
+    let times =
+        getrusage(UsageWho::RUSAGE_THREAD).map(|usage| usage.user_time() + usage.system_time());
+    let microseconds = times.map_or(0, |time| time.num_microseconds());
+    Duration::from_micros(microseconds.unsigned_abs())
 }
 
 /// The calling thread's name.
@@ -144,15 +182,42 @@ mod tests {
     #[test]
     fn a_step_is_put_off_until_it_is_due_and_while_enough_threads_populate() {
         let mut cache = Cache::new(1 << 20).unwrap();
-        let now = Instant::now();
-        for (limit, due) in [(0, now), (usize::MAX, now + Duration::from_secs(1000))] {
+        for (limit, took) in [(0, 0), (usize::MAX, 1000)] {
             let mut population = Population {
                 limit,
-                begin: now,
-                due,
+                took: Duration::from_secs(took),
+                ..Population::new()
             };
             assert_eq!(population.step(&mut cache), Status::Blocked);
         }
         assert!(cache.populate_step().unwrap(), "nothing was populated");
+    }
+
+    #[test]
+    fn a_busy_thread_has_longer_pauses_between_steps() {
+        let population = Population {
+            took: Duration::from_millis(4),
+            ..Population::new()
+        };
+        let is_due = |since, used| {
+            let [since, used] = [since, used].map(Duration::from_millis);
+            population.is_due(since, used)
+        };
+        assert!(!is_due(3, 0) && is_due(4, 0), "idle");
+        assert!(!is_due(10, 7) && is_due(10, 6), "partly busy");
+        assert!(!is_due(31, 31) && is_due(32, 32), "busy");
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "Miri has no getrusage")]
+    fn cpu_time_is_that_of_the_thread() {
+        let sleeping = || {
+            let before = cpu_time();
+            thread::sleep(Duration::from_millis(20));
+            cpu_time() - before
+        };
+        assert!(sleeping() < Duration::from_millis(10));
+        let before = cpu_time();
+        while cpu_time() == before {}
     }
 }

@@ -85,6 +85,13 @@ impl Connections {
         (open.serial == serial).then_some(open)
     }
 
+    /// Notes that the client of a connection sends no more.
+    pub(super) fn note_closing(&mut self, connection: usize) {
+        if let Some(open) = self.open.get_mut(connection) {
+            open.closing = true;
+        }
+    }
+
     /// Notes that a query of a connection is completed.
     pub(super) fn resume(&mut self, connection: usize, serial: u64, now: Instant) {
         if let Some(open) = self.get(connection, serial) {

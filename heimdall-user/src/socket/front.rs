@@ -127,7 +127,7 @@ impl Loop {
                 match event.token() {
                     STOP => {}
                     MAILBOX => self.engine.silence(),
-                    token => self.ready(token),
+                    token => self.ready(token, event.is_read_closed()),
                 }
             }
             self.complete();
@@ -139,10 +139,15 @@ impl Loop {
         }
     }
 
-    /// Serves a listener or a connection.
-    fn ready(&mut self, token: Token) {
+    /// Serves a listener or a connection. `closing`: whoever is at its other end sends no more.
+    fn ready(&mut self, token: Token, closing: bool) {
         match token.0.checked_sub(self.sockets.connections.first_token) {
-            Some(connection) => self.serve(connection),
+            Some(connection) => {
+                if closing {
+                    self.sockets.connections.note_closing(connection);
+                }
+                self.serve(connection);
+            }
             None => {
                 let listener = (token.0 - LISTENERS) / 2;
                 if token.0.is_multiple_of(2) {

@@ -54,7 +54,9 @@ pub(super) struct Connection {
     /// When a query was last completed or a reply was last taken. Single octets do not count, or
     /// a client could hold a connection with very few.
     pub(super) last_used: Instant,
-    /// The client sends no more.
+    /// epoll has reported that the client sends no more: [`read`](Self::read) finds the end of the stream.
+    pub(super) closing: bool,
+    /// The end of the stream was read.
     pub(super) ended: bool,
     /// It will be closed: the client leaves too much unread, it cannot be written to, or a message of
     /// it gets no reply.
@@ -83,6 +85,7 @@ impl Connection {
             used: false,
             pending: 0,
             last_used: now,
+            closing: false,
             ended: false,
             failed: false,
             input: Vec::new(),
@@ -108,6 +111,9 @@ impl Connection {
     }
 
     /// Reads the octets that have arrived, up to a bound.
+    ///
+    /// A read that leaves room in `scratch` has taken all of them (epoll(7), on EPOLLET), and epoll reports
+    /// those that come later. Only the end of the stream may be behind them, which takes another read.
     pub(super) fn read(&mut self, scratch: &mut [u8]) -> io::Result<Input> {
         let mut total = 0;
         while total < READ_AT_ONCE {
@@ -120,6 +126,9 @@ impl Connection {
                     total += len;
                     self.input
                         .extend_from_slice(scratch.get(..len).unwrap_or_default());
+                    if len < scratch.len() && !self.closing {
+                        return Ok(Input::Drained);
+                    }
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Input::Drained),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}

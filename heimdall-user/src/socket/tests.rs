@@ -289,6 +289,23 @@ fn tcp_queries_are_pipelined() {
 }
 
 #[test]
+fn the_end_of_a_stream_is_found_behind_a_query() {
+    let upstream = answers();
+    let bench = Bench::new(&["127.0.0.1:0"], vec![upstream.address], 64);
+    let msg = query(1, "name", None);
+    // Nearly always epoll reports both at once.
+    for _ in 0..20 {
+        let mut stream = bench.tcp();
+        stream.write_all(&frame(&msg)).unwrap();
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        assert_answers(&msg, &read_frame(&mut stream));
+        assert!(is_closed(&mut stream));
+        assert_eq!(bench.count("tcp_closed_idle"), 0);
+    }
+    bench.finish();
+}
+
+#[test]
 fn tcp_octet_by_octet_and_a_reader_that_does_not_read() {
     let upstream = Upstream::start(|seen: &Seen| match (seen.tcp, seen.msg[12]) {
         (false, 5) => vec![bare(&seen.msg, 0x200)],

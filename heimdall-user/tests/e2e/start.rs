@@ -153,8 +153,8 @@ fn queries_are_answered_at_once_while_large_caches_are_populated() {
 
 /// The measurement in docs/benchmarks.md.
 #[test]
-#[ignore = "takes 3 GiB of memory and an idle machine"]
+#[ignore = "takes 6 GiB of memory and an idle machine"]
 fn first_seconds_on_an_idle_machine() {
-    let sizes = [None, Some("512M"), Some("1G")];
+    let sizes = [None, Some("512M"), Some("2G")];
     check(&Lab::new().unwrap(), &sizes);
 }
