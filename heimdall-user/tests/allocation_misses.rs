@@ -153,7 +153,7 @@ fn misses_do_not_allocate() {
     );
     let mailbox = Arc::new(Mailbox::new(2 * BATCH).unwrap());
     let settings = ForwardOptions {
-        upstreams: vec![address],
+        upstreams: vec![address.into()],
         cache_bytes: 1 << 20,
         ..ForwardOptions::default()
     };

@@ -118,7 +118,8 @@ pub enum Problem {
     Listen(String),
     /// Not an address.
     #[error(
-        "{0:?} is not an address; write ADDR or ADDR:PORT, an IPv6 address with a port in [brackets]"
+        "{0:?} is not an address; write ADDR or ADDR:PORT, an IPv6 address with a port in [brackets], and tcp:// before it \
+         for TCP only"
     )]
     Upstream(String),
     /// Not an address and port to serve metrics on.

@@ -14,7 +14,7 @@ use super::{
     spec::{
         boolean, choice, integer, list, milliseconds, parsed, path, seconds, secret, size, text,
     },
-    values::{self, listen_address, metrics_address, upstream_address, zoned},
+    values::{self, listen_address, metrics_address, upstream_address, upstream_text, zoned},
 };
 use crate::{
     answer::{
@@ -27,7 +27,7 @@ use crate::{
     },
     cache,
     dns::TtlLimits,
-    forward,
+    forward::{self, UpstreamAddress},
     log::LogFormat,
     tap::{DnstapTarget, MessageKind, Rate},
     worker::IdleMode,
@@ -74,13 +74,14 @@ settings! {
             ])
             .flag("--listen", "ADDR:PORT");
     /// Resolvers that cache misses are forwarded to, in order of preference; the port is 53 unless given.
+    /// They are asked by UDP, and by TCP for what does not fit; "tcp://9.9.9.9" is asked by TCP only.
     /// A link-local address names its interface: "fe80::53%eth0", "[fe80::53%eth0]:5353".
-    "upstream" => upstreams: Vec<SocketAddr> =
-        list(text("addresses, ADDR or ADDR:PORT", upstream_address, zoned))
+    "upstream" => upstreams: Vec<UpstreamAddress> =
+        list(text("resolvers, [tcp://]ADDR[:PORT]", upstream_address, upstream_text))
             .default(Vec::new())
             .required()
             .example(r#"["9.9.9.9", "149.112.112.112"]"#)
-            .flag("--upstream", "ADDR[:PORT]");
+            .flag("--upstream", "[tcp://]ADDR[:PORT]");
     /// How packets are received and sent. "auto": by AF_XDP on the given interfaces where that works, by
     /// kernel sockets otherwise; "xdp": the same, but AF_XDP has to work on all of them for a start;
     /// "socket": by kernel sockets only, which needs no privileges except for the port.
@@ -201,8 +202,8 @@ settings! {
     "attempts" => attempts: u32 = integer(1, 16).default(forward().attempts);
     /// Questions that may wait for each thread. Beyond them clients get SERVFAIL.
     "queue" => queue: usize = integer(16, 1 << 20).default(forward().queue);
-    /// Questions that each thread may have in flight; over TCP each needs an open file. Beyond them the
-    /// client prefix or the zone that holds most loses its oldest.
+    /// Questions that each thread may have in flight. Beyond them the client prefix or the zone that holds
+    /// most loses its oldest.
     "max-in-flight" => max_in_flight: usize = integer(16, 32_768).default(forward().max_in_flight);
     /// Pass on the AD bit of responses, by which an upstream says that it has validated them. Only for a
     /// validating resolver on a path that nobody else can write to.

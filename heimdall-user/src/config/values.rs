@@ -10,6 +10,7 @@ use std::{
 };
 
 use super::Problem;
+use crate::forward::{UpstreamAddress, UpstreamTransport};
 use nix::net::if_::{if_indextoname, if_nametoindex};
 use tracing_subscriber::EnvFilter;
 
@@ -90,9 +91,17 @@ pub(super) fn listen_address(text: &str) -> Result<SocketAddr, Problem> {
     socket_address(text, None, Problem::Listen)
 }
 
-/// Reads the address of a resolver; the port is 53 unless given.
-pub(super) fn upstream_address(text: &str) -> Result<SocketAddr, Problem> {
-    socket_address(text, Some(DNS_PORT), Problem::Upstream)
+/// Reads an upstream: `ADDR[:PORT]` or `tcp://ADDR[:PORT]`; the port is 53 unless given.
+pub(super) fn upstream_address(text: &str) -> Result<UpstreamAddress, Problem> {
+    let (bare, transport) = match text.strip_prefix("tcp://") {
+        Some(bare) => (bare, UpstreamTransport::Tcp),
+        None => (text, UpstreamTransport::Udp),
+    };
+    let malformed = |_| Problem::Upstream(text.to_owned());
+    Ok(UpstreamAddress {
+        address: socket_address(bare, Some(DNS_PORT), malformed)?,
+        transport,
+    })
 }
 
 /// Reads the address to serve metrics on: of the loopback interface, if only a port is given.
@@ -124,7 +133,7 @@ pub(super) fn host_name(text: &str) -> Result<String, Problem> {
 fn socket_address(
     text: &str,
     default_port: Option<u16>,
-    malformed: fn(String) -> Problem,
+    malformed: impl Fn(String) -> Problem,
 ) -> Result<SocketAddr, Problem> {
     let (bare, zone) = split_zone(text);
     let with_port = bare.parse::<SocketAddr>().ok();
@@ -205,6 +214,26 @@ impl fmt::Display for Zoned {
 /// The text of an address and port, as it can be read again.
 pub(super) fn zoned(address: &SocketAddr) -> String {
     Zoned(*address).to_string()
+}
+
+/// Displays an upstream as it can be read again.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Upstream<'a>(pub &'a UpstreamAddress);
+
+impl fmt::Display for Upstream<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let UpstreamAddress { address, transport } = self.0;
+        match transport {
+            UpstreamTransport::Udp => {}
+            UpstreamTransport::Tcp => f.write_str("tcp://")?,
+        }
+        Zoned(*address).fmt(f)
+    }
+}
+
+/// The text of an upstream, as it can be read again.
+pub(super) fn upstream_text(upstream: &UpstreamAddress) -> String {
+    Upstream(upstream).to_string()
 }
 
 /// Reads 32 hexadecimal digits.

@@ -20,6 +20,12 @@ counters! {
         sent_udp,
         /// Queries sent over TCP.
         sent_tcp,
+        /// TCP connections to upstreams that are open now.
+        connections: gauge,
+        /// TCP connections to upstreams that were opened.
+        connections_opened,
+        /// Queries over TCP that were sent once more on another connection, because theirs broke.
+        moved,
         /// Answers accepted.
         answers,
         /// Attempts without an acceptable response in time.
@@ -91,7 +97,8 @@ counters! {
         errors,
         /// Queries that wait for the upstream, as of the last second.
         in_flight: gauge,
-        /// The smoothed round-trip time over UDP in microseconds; 0 before the first response.
+        /// The smoothed round-trip time in microseconds, over UDP unless the upstream is asked by TCP only; 0 before the first
+        /// response.
         rtt_us: gauge,
         /// Until when the upstream counts as failed, in milliseconds of the monotonic clock; 0 unless it was set aside and has
         /// not responded since.

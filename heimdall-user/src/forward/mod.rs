@@ -15,12 +15,14 @@
 //! (RFC 5452); after a few wrong guesses the socket is closed and its queries go over TCP, where guessing
 //! does not help, or from another port. Late responses to attempts that timed out are accepted, so a question has
 //! up to `attempts` queries outstanding at a time. The queries of a turn are sent, and responses received, in
-//! batches; a thread is woken only if it sleeps (`sleeping`).
+//! batches; a thread is woken only if it sleeps (`sleeping`). Over TCP a few connections, which stay open, carry the
+//! queries of many look-ups (`tcp`).
 //!
 //! Everything is bounded: the queue, the questions in flight, the attempts and the time of each. When
 //! something is full, the largest holder loses its oldest look-ups. Every request gets an answer or
 //! SERVFAIL.
 
+mod address;
 mod answers;
 mod counters;
 mod deadlines;
@@ -35,6 +37,7 @@ mod shard;
 mod shared_cache;
 mod shed;
 mod sleeping;
+mod tcp;
 mod udp;
 mod upstreams;
 mod zones;
@@ -43,6 +46,7 @@ use std::{fmt, io, sync::Arc};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
+pub use address::{UpstreamAddress, UpstreamTransport};
 pub(crate) use counters::Condition;
 pub use counters::{ForwardCounters, UpstreamCounters, UpstreamMetrics};
 pub use handle::Handle;
@@ -141,8 +145,7 @@ impl ForwarderBuilder {
 
     /// Starts the threads.
     ///
-    /// Raises the process's soft limit on open files to the hard one, as every upstream query over TCP
-    /// holds a descriptor.
+    /// Raises the process's soft limit on open files to the hard one, for sockets and connections to upstreams.
     ///
     /// # Errors
     /// A thread cannot be started.

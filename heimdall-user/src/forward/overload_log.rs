@@ -42,10 +42,6 @@ impl OverloadLog {
                 "forward.max-in-flight look-ups are in flight",
                 ", or raise forward.max-in-flight",
             ),
-            Scarce::Descriptors => (
-                "no more files can be opened",
-                ", or raise the limit on open files (ulimit -n, LimitNOFILE=)",
-            ),
             Scarce::Front(_) => ("too many queries wait for upstreams", ""),
         };
         let Shedding { held, total, .. } = shedding;

@@ -166,12 +166,12 @@ impl Server {
         let queues = preflight::preflight(config)?;
         let reloader = Arc::new(Reloader::start(config, settings)?);
         let sockets = config.socket.threads;
-        let files = file_limit::fit(
+        let max_connections = file_limit::fit(
             &forward_options(config),
             sockets + queues.iter().sum::<usize>(),
             sockets * config.listen.len(),
         );
-        let opened = Opened::open(config, files.max_connections)?;
+        let opened = Opened::open(config, max_connections)?;
         let mut server = Self {
             reloader,
             report: None,
@@ -186,7 +186,7 @@ impl Server {
             observer: None,
         };
         // Should a step fail, dropping the server stops what the steps before it started.
-        server.start_threads(config, opened, &queues, files.max_in_flight)?;
+        server.start_threads(config, opened, &queues)?;
         start_warnings::host(config);
         Ok(server)
     }
@@ -197,7 +197,6 @@ impl Server {
         config: &Config,
         opened: Opened,
         queues: &[usize],
-        max_in_flight: usize,
     ) -> Result<(), ServerError> {
         let tap = tap::options(config);
         let observations = Arc::new(Observations::new(&tap));
@@ -217,12 +216,9 @@ impl Server {
             .collect::<Result<Vec<_>, _>>()?;
         let mailboxes = [&socket_mailboxes[..], &worker_mailboxes[..]].concat();
 
-        let options = forward::ForwardOptions {
-            max_in_flight,
-            ..forward_options(config)
-        };
-        let mut forwarder = ForwarderBuilder::new(&options, mailboxes, cores.hasher())
-            .map_err(start("the forwarder"))?;
+        let mut forwarder =
+            ForwarderBuilder::new(&forward_options(config), mailboxes, cores.hasher())
+                .map_err(start("the forwarder"))?;
         forwarder.sample(observations.taps());
         let snapshot = config.cache.snapshot();
         let snapshot = snapshot.filter(|snapshot| snapshot::restore(snapshot, &mut forwarder));

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use super::latency;
 
 /// Numbers and objects that describe the moment instead of counting since the start.
-const MOMENTARY: [&str; 20] = [
+const MOMENTARY: [&str; 21] = [
     "version",
     "pid",
     "started",
@@ -20,6 +20,7 @@ const MOMENTARY: [&str; 20] = [
     "entries",
     "pending",
     "in_flight",
+    "connections",
     "rtt_us",
     "popular",
     "hit_ratio",

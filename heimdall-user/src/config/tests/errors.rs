@@ -182,7 +182,7 @@ const BAD: &[(&str, &str)] = &[
     ),
     (
         "upstream = [\"dns.example\"]",
-        "heimdall.toml:1: key `upstream`: \"dns.example\" is not an address; write ADDR or ADDR:PORT, an IPv6 address with a port in [brackets]",
+        "heimdall.toml:1: key `upstream`: \"dns.example\" is not an address; write ADDR or ADDR:PORT, an IPv6 address with a port in [brackets], and tcp:// before it for TCP only",
     ),
     (
         "upstream = [\"0.0.0.0\"]",
@@ -226,7 +226,7 @@ const BAD: &[(&str, &str)] = &[
     ),
     (
         "upstream = [\"[fe80::53%lo:53\"]",
-        "heimdall.toml:1: key `upstream`: \"[fe80::53%lo:53\" is not an address; write ADDR or ADDR:PORT, an IPv6 address with a port in [brackets]",
+        "heimdall.toml:1: key `upstream`: \"[fe80::53%lo:53\" is not an address; write ADDR or ADDR:PORT, an IPv6 address with a port in [brackets], and tcp:// before it for TCP only",
     ),
     (
         "upstream = [\"fe80::53%lo\", \"[fe80::53%1]:53\"]",

@@ -157,7 +157,8 @@ fn flags_override_the_file() {
     let config = Config::from_text(&flags(&args), text, &host()).unwrap();
     assert_eq!(config.interfaces, ["veth0:1".parse().unwrap()]);
     assert_eq!(config.listen, ["[::1]:5300".parse().unwrap()]);
-    assert_eq!(config.upstreams, ["[2620:fe::9]:53".parse().unwrap()]);
+    let address: SocketAddr = "[2620:fe::9]:53".parse().unwrap();
+    assert_eq!(config.upstreams, [address.into()]);
     assert_eq!(config.backend, Backend::Auto);
     assert_eq!(config.control, PathBuf::from("/tmp/b"));
     assert_eq!(config.cache.bytes, 512 << 10);
@@ -313,9 +314,12 @@ fn link_local_addresses_have_a_zone() {
         shown.collect()
     };
     let upstreams = ["[fe80::53%lo]:53", "[fe80::53%lo]:5353", "[fe80::2%lo]:53"];
-    assert_eq!(shown(&config.upstreams), upstreams);
+    let addresses: Vec<_> = (config.upstreams.iter())
+        .map(|upstream| upstream.address)
+        .collect();
+    assert_eq!(shown(&addresses), upstreams);
     assert_eq!(shown(&config.listen), ["[fe80::1%lo]:5300"]);
-    for address in config.upstreams {
+    for address in addresses {
         assert!(matches!(address, SocketAddr::V6(v6) if v6.scope_id() == 1));
     }
     let others = ["192.0.2.1:53", "[2001:db8::1]:53"].map(|text| text.parse().unwrap());

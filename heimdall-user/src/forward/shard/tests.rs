@@ -28,7 +28,7 @@ impl Bench {
     fn new() -> Self {
         let upstream = Upstream::start(|_| Vec::new());
         let options = ForwardOptions {
-            upstreams: vec![upstream.address],
+            upstreams: vec![upstream.address.into()],
             cache_bytes: 1 << 20,
             ..ForwardOptions::default()
         };
