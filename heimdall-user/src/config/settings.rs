@@ -74,14 +74,16 @@ settings! {
             ])
             .flag("--listen", "ADDR:PORT");
     /// Resolvers that cache misses are forwarded to, in order of preference; the port is 53 unless given.
-    /// They are asked by UDP, and by TCP for what does not fit; "tcp://9.9.9.9" is asked by TCP only.
+    /// They are asked by UDP, and by TCP for what does not fit; "tcp://9.9.9.9" by TCP only;
+    /// "tls://dns.quad9.net@9.9.9.9" by TLS, port 853, with a certificate for that name (or, without one, for
+    /// the address). "#sha256=DIGEST,…" after it pins the key: the SHA-256 of its SPKI, in base64.
     /// A link-local address names its interface: "fe80::53%eth0", "[fe80::53%eth0]:5353".
     "upstream" => upstreams: Vec<UpstreamAddress> =
-        list(text("resolvers, [tcp://]ADDR[:PORT]", upstream_address, upstream_text))
+        list(text("resolvers, ADDR[:PORT], tcp://… or tls://[NAME@]ADDR[:PORT][#sha256=DIGEST]", upstream_address, upstream_text))
             .default(Vec::new())
             .required()
             .example(r#"["9.9.9.9", "149.112.112.112"]"#)
-            .flag("--upstream", "[tcp://]ADDR[:PORT]");
+            .flag("--upstream", "ADDR[:PORT]");
     /// How packets are received and sent. "auto": by AF_XDP on the given interfaces where that works, by
     /// kernel sockets otherwise; "xdp": the same, but AF_XDP has to work on all of them for a start;
     /// "socket": by kernel sockets only, which needs no privileges except for the port.
@@ -217,6 +219,16 @@ settings! {
     /// The client subnet (RFC 7871) that all queries to upstreams carry, whatever clients send.
     "client-subnet" => client_subnet: Option<Prefix> =
         parsed::<Prefix>("a prefix, ADDR/BITS").example(r#""192.0.2.0/24""#).optional("none");
+    /// Whether upstreams over TLS have to prove who they are. "strict": one whose certificate is wrong or expired
+    /// gets no query; "opportunistic": any certificate will do, which hides queries only from those who listen.
+    "tls" => tls_opportunistic: bool =
+        choice(&[("strict", false), ("opportunistic", true)]).default(forward().tls.opportunistic);
+    /// File of the root certificates, in PEM, that upstreams' certificates are checked by.
+    "tls-roots" => tls_roots: Option<PathBuf> =
+        path()
+            .check(|path| values::names_a_file(path))
+            .example(r#""/etc/heimdall/roots.pem""#)
+            .optional("those of the system");
 }
 
 settings! {

@@ -1,9 +1,11 @@
 //! The forwarder's counters.
 
 use std::{
-    sync::LazyLock,
+    sync::{Arc, LazyLock},
     time::{Duration, Instant},
 };
+
+use arc_swap::ArcSwapOption;
 
 use crate::{latency::Histogram, stats::counters};
 
@@ -24,6 +26,10 @@ counters! {
         connections: gauge,
         /// TCP connections to upstreams that were opened.
         connections_opened,
+        /// TLS handshakes with upstreams.
+        tls_handshakes,
+        /// TLS handshakes that resumed a session, among them.
+        tls_resumed,
         /// Queries over TCP that were sent once more on another connection, because theirs broke.
         moved,
         /// Answers accepted.
@@ -136,12 +142,24 @@ pub struct UpstreamMetrics {
     pub counters: UpstreamCounters,
     /// How long its responses took.
     pub(crate) latency: Histogram,
+    /// Why TLS with it fails.
+    problem: ArcSwapOption<String>,
 }
 
 impl UpstreamMetrics {
     /// The upstream was set aside.
     pub(crate) fn set_failed(&self, now: Instant) {
         self.counters.failed_until.set(millis(now + FAILED_FOR));
+    }
+
+    /// TLS with the upstream fails for this reason, or does not fail any more.
+    pub(crate) fn set_problem(&self, problem: Option<String>) {
+        self.problem.store(problem.map(Arc::new));
+    }
+
+    /// Why TLS with the upstream fails.
+    pub(crate) fn problem(&self) -> Option<Arc<String>> {
+        self.problem.load_full()
     }
 
     /// The upstream has responded.

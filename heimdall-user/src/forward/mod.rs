@@ -38,6 +38,7 @@ mod shared_cache;
 mod shed;
 mod sleeping;
 mod tcp;
+mod tls;
 mod udp;
 mod upstreams;
 mod zones;
@@ -46,13 +47,14 @@ use std::{fmt, io, sync::Arc};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-pub use address::{UpstreamAddress, UpstreamTransport};
+pub use address::{TlsPeer, UpstreamAddress, UpstreamTransport};
 pub(crate) use counters::Condition;
 pub use counters::{ForwardCounters, UpstreamCounters, UpstreamMetrics};
 pub use handle::Handle;
 pub use options::ForwardOptions;
 pub(crate) use request::MAX_REFRESHES;
 pub use request::{Mailbox, Outcome, Request};
+pub use tls::TlsOptions;
 
 use crate::{
     cache::{Key, Record},
@@ -65,6 +67,7 @@ use crate::{
 use handle::Inbox;
 use overload_log::OverloadLog;
 use shard::Shard;
+use tls::TlsClients;
 
 /// A forwarder whose threads have not been started yet.
 pub struct ForwarderBuilder {
@@ -84,7 +87,8 @@ impl ForwarderBuilder {
     /// `mailboxes`; `hasher` is the one that the fronts hash with.
     ///
     /// # Errors
-    /// There is no upstream, or an epoll instance or the memory for a cache is not available.
+    /// There is no upstream, an epoll instance or the memory for a cache is not available, or the root certificates for
+    /// TLS cannot be read.
     pub fn new(
         options: &ForwardOptions,
         mailboxes: Vec<Arc<Mailbox>>,
@@ -99,10 +103,18 @@ impl ForwarderBuilder {
         let mailboxes: Arc<[_]> = mailboxes.into();
         let clock = Clock::start();
         let log = OverloadLog::default();
+        let tls = TlsClients::new(&options.upstreams, &options.tls)?;
         let shards = (0..options.threads.max(1))
             .map(|_| {
                 let (options, mailboxes) = (options.clone(), Arc::clone(&mailboxes));
-                Shard::new(options, mailboxes, hasher.clone(), clock, log.clone())
+                Shard::new(
+                    options,
+                    mailboxes,
+                    hasher.clone(),
+                    clock,
+                    log.clone(),
+                    tls.clone(),
+                )
             })
             .collect::<io::Result<Vec<_>>>()?;
         Ok(Self {
@@ -233,6 +245,14 @@ impl Drop for Forwarder {
             inbox.reject_all();
         }
     }
+}
+
+/// Checks that the files for TLS can be read.
+///
+/// # Errors
+/// They cannot.
+pub(crate) fn check_tls(options: &ForwardOptions) -> io::Result<()> {
+    TlsClients::new(&options.upstreams, &options.tls).map(drop)
 }
 
 /// A failure is ignored: reaching the limit later is handled, and counted.

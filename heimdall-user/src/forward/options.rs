@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use super::{UpstreamAddress, tcp, udp};
+use super::{TlsOptions, UpstreamAddress, tcp, udp};
 use crate::dns::TtlLimits;
 
 /// How the forwarder works.
@@ -10,6 +10,8 @@ use crate::dns::TtlLimits;
 pub struct ForwardOptions {
     /// The upstream resolvers, best first. At least one.
     pub upstreams: Vec<UpstreamAddress>,
+    /// For those over TLS.
+    pub tls: TlsOptions,
     /// Threads. 1 suffices for some ten thousand misses a second.
     pub threads: usize,
     /// Requests that may wait for each thread.
@@ -65,6 +67,7 @@ impl Default for ForwardOptions {
     fn default() -> Self {
         Self {
             upstreams: Vec::new(),
+            tls: TlsOptions::default(),
             threads: 1,
             queue: 4096,
             max_in_flight: 4096,

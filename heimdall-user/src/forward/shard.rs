@@ -25,6 +25,7 @@ use super::{
     overload_log::OverloadLog,
     shared_cache::SharedCache,
     tcp::Tcp,
+    tls::TlsClients,
     udp::{Batch, Udp, Unsent},
     upstreams::Upstreams,
     zones::Zones,
@@ -108,6 +109,7 @@ impl Shard {
         hasher: NameHasher,
         clock: Clock,
         log: OverloadLog,
+        tls: TlsClients,
     ) -> io::Result<Self> {
         let poll = Poll::new()?;
         let waker = Waker::new(poll.registry(), WAKE)?;
@@ -128,7 +130,7 @@ impl Shard {
             counters: Arc::default(),
             in_flight: InFlight::new(options.max_in_flight),
             udp: Udp::new(options.upstreams.len()),
-            tcp: Tcp::new(options.upstreams.len()),
+            tcp: Tcp::new(options.upstreams.len(), tls),
             upstreams: Upstreams::new(&options.upstreams, options.attempt_timeout),
             cache: SharedCache::new(&options, hasher.clone())?,
             answers: Answers::default(),
@@ -335,7 +337,9 @@ impl Shard {
         self.counters
             .queue_full
             .set(self.inbox.rejected.load(Ordering::Relaxed));
-        let [connections, opened] = self.tcp.counts();
+        let [connections, opened, handshakes, resumed] = self.tcp.counts();
+        self.counters.tls_handshakes.set(handshakes);
+        self.counters.tls_resumed.set(resumed);
         self.counters.connections.set(connections);
         self.counters.connections_opened.set(opened);
         let [entries, insertions, evictions] = self.cache.counts();

@@ -9,6 +9,7 @@ mod overload;
 mod shared_cache;
 mod stale;
 mod streams;
+mod tls;
 
 use std::{
     collections::HashSet,

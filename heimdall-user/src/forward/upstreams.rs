@@ -56,6 +56,8 @@ struct Upstream {
     /// Questions since then that it answered only without EDNS.
     plain_answers: Row,
     plain_until: Option<Instant>,
+    /// Why TLS with it fails.
+    problem: Option<String>,
 }
 
 impl Upstream {
@@ -124,6 +126,7 @@ impl Upstreams {
             answers_edns: false,
             plain_answers: Row::default(),
             plain_until: None,
+            problem: None,
         });
         Self {
             list: list.collect(),
@@ -140,6 +143,15 @@ impl Upstreams {
         self.list
             .get(index)
             .map(|upstream| upstream.address.address)
+    }
+
+    /// Whether the upstream is asked over TLS.
+    pub(super) fn is_tls(&self, index: usize) -> bool {
+        let transport = self
+            .list
+            .get(index)
+            .map(|upstream| &upstream.address.transport);
+        matches!(transport, Some(UpstreamTransport::Tls(_)))
     }
 
     /// Whether the upstream is asked over connections only.
@@ -228,6 +240,10 @@ impl Upstreams {
             upstream.held_until = None;
             upstream.metrics.clear_failed();
             upstream.silence.clear();
+            if upstream.problem.take().is_some() {
+                upstream.metrics.set_problem(None);
+                tracing::info!("upstream {}: TLS works again", upstream.address);
+            }
         }
     }
 
@@ -241,6 +257,21 @@ impl Upstreams {
     pub(super) fn heard_within(&self, now: Instant, time: Duration) -> bool {
         let heard = self.list.iter().filter_map(|upstream| upstream.heard).max();
         heard.is_some_and(|heard| now.saturating_duration_since(heard) <= time)
+    }
+
+    /// TLS with the upstream has failed. Gives its address and the problem if that is a new one.
+    pub(super) fn tls_failed(
+        &mut self,
+        index: usize,
+        problem: String,
+    ) -> Option<(&UpstreamAddress, &str)> {
+        let upstream = self.list.get_mut(index)?;
+        if upstream.problem.as_deref() == Some(problem.as_str()) {
+            return None;
+        }
+        upstream.metrics.set_problem(Some(problem.clone()));
+        let problem = upstream.problem.insert(problem);
+        Some((&upstream.address, problem))
     }
 
     /// The upstream cannot be reached.

@@ -505,6 +505,10 @@ fn forward_options(config: &Config) -> forward::ForwardOptions {
     let forward = &config.forward;
     forward::ForwardOptions {
         upstreams: config.upstreams.clone(),
+        tls: forward::TlsOptions {
+            roots: forward.tls_roots.clone(),
+            opportunistic: forward.tls_opportunistic,
+        },
         threads: forward.threads,
         queue: forward.queue,
         max_in_flight: forward.max_in_flight,

@@ -94,8 +94,9 @@ impl Readiness {
             return Ok(());
         }
         let mut works = false;
-        for probe in &mut self.probes {
-            works |= probe.works(now);
+        for (probe, upstream) in self.probes.iter_mut().zip(&self.report.upstreams) {
+            // A connection is no sign that TLS works.
+            works |= upstream.problem().is_none() && probe.works(now);
         }
         if works {
             return Ok(());

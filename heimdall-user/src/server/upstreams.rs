@@ -80,6 +80,11 @@ impl UpstreamReport {
         times.iter().sum::<u64>().checked_div(times.len() as u64)
     }
 
+    /// Why TLS with it fails.
+    pub(super) fn problem(&self) -> Option<Arc<String>> {
+        self.threads.iter().find_map(|thread| thread.problem())
+    }
+
     /// How long its responses took, to all threads together.
     pub(super) fn latency(&self) -> Distribution {
         Distribution::of(self.threads.iter().map(|thread| &thread.latency))
@@ -90,6 +95,7 @@ impl UpstreamReport {
         json!({
             "address": Upstream(&self.address).to_string(),
             "state": self.state(Instant::now()).name(),
+            "problem": self.problem().as_deref(),
             "rtt_us": self.rtt_us(),
             "in_flight": sum(|thread| thread.in_flight.get()),
             "queries": sum(|thread| thread.queries.get()),
@@ -127,6 +133,7 @@ mod tests {
             assert_eq!(json["address"], address);
             assert_eq!(json["state"], "unused");
             assert_eq!(json["rtt_us"], Value::Null);
+            assert_eq!(json["problem"], Value::Null);
             assert_eq!(json["latency"]["count"], 2);
             assert_eq!(json["latency"]["mean_us"], 2e4);
         }
@@ -135,6 +142,8 @@ mod tests {
         counters.rtt_us.set(1500);
         assert_eq!(reports[0].json()["state"], "up");
         assert_eq!(reports[0].json()["rtt_us"], 1500);
+        threads[1][0].set_problem(Some("it expired".to_owned()));
+        assert_eq!(reports[0].json()["problem"], "it expired");
         assert_eq!(reports[0].json()["queries"], 3);
         let now = Instant::now();
         threads[1][0].set_failed(now);

@@ -141,6 +141,8 @@ pub(super) const BEGINNING: &[Section] = &[
             Other("/forwarder/in_flight", "look-ups in flight now"),
             Other("/forwarder/connections", "TCP connections now"),
             Other("/forwarder/connections_opened", "TCP connections opened"),
+            Other("/forwarder/tls_handshakes", "TLS handshakes"),
+            Other("/forwarder/tls_resumed", "TLS sessions resumed"),
         ],
     },
     Section {

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use super::latency;
 
 /// Numbers and objects that describe the moment instead of counting since the start.
-const MOMENTARY: [&str; 21] = [
+const MOMENTARY: [&str; 22] = [
     "version",
     "pid",
     "started",
@@ -21,6 +21,7 @@ const MOMENTARY: [&str; 21] = [
     "pending",
     "in_flight",
     "connections",
+    "problem",
     "rtt_us",
     "popular",
     "hit_ratio",

@@ -7,7 +7,10 @@ use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, time::Duration}
 
 use proptest::prelude::*;
 
-use super::*;
+use super::{
+    values::{upstream_address, upstream_text},
+    *,
+};
 use crate::{
     answer::{access::private, blocklist::BlockAction, limit::LimitSettings, policy::NonRecursive},
     dns::TtlLimits,
@@ -324,6 +327,37 @@ fn link_local_addresses_have_a_zone() {
     }
     let others = ["192.0.2.1:53", "[2001:db8::1]:53"].map(|text| text.parse().unwrap());
     assert_eq!(shown(&others), ["192.0.2.1:53", "[2001:db8::1]:53"]);
+}
+
+#[test]
+fn upstreams_are_read_as_they_are_shown() {
+    let pin = "sha256=BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=";
+    for (written, shown) in [
+        ("192.0.2.1", "192.0.2.1:53"),
+        ("tcp://192.0.2.1", "tcp://192.0.2.1:53"),
+        ("tcp://fe80::53%lo", "tcp://[fe80::53%lo]:53"),
+        ("tls://192.0.2.1", "tls://192.0.2.1:853"),
+        (
+            "tls://dns.example@[2001:db8::1]:8853",
+            "tls://dns.example@[2001:db8::1]:8853",
+        ),
+        (
+            &format!("tls://192.0.2.1#{pin}"),
+            &format!("tls://192.0.2.1:853#{pin}"),
+        ),
+        (
+            &format!("tls://a.example@[fe80::1%lo]:853#{pin},{pin}"),
+            &format!("tls://a.example@[fe80::1%lo]:853#{pin},{pin}"),
+        ),
+    ] {
+        for text in [written, shown] {
+            let upstream = upstream_address(text).unwrap();
+            assert_eq!(upstream_text(&upstream), shown);
+        }
+    }
+    // The same address may be asked in several ways.
+    let text = r#"upstream = ["tls://192.0.2.2", "192.0.2.2", "tcp://192.0.2.2"]"#;
+    assert_eq!(from_file(text).unwrap().upstreams.len(), 3);
 }
 
 #[test]

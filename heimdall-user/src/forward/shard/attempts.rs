@@ -79,8 +79,12 @@ impl Shard {
                 let mut timeout = self.upstreams.timeout(target.upstream);
                 if target.tcp {
                     self.counters.sent_tcp.add(1);
-                    // A round trip for the connection, if it is new, and one for the query.
-                    timeout *= 2;
+                    // If the connection is new, a round trip for that, one for TLS, and one for the query.
+                    timeout *= if self.upstreams.is_tls(target.upstream) {
+                        3
+                    } else {
+                        2
+                    };
                 } else {
                     self.counters.sent_udp.add(1);
                 }
@@ -142,7 +146,7 @@ impl Shard {
             edns: !sent.target.plain,
             subnet: self.subnet.as_ref(),
             keepalive: tcp,
-            padding: false,
+            padding: self.upstreams.is_tls(upstream),
         };
         query.write_to(&mut self.query);
         let sampled = self.tap.is_due() && self.tap.forwarder_query(&self.query, address, tcp);

@@ -110,9 +110,16 @@ impl Shard {
     #[cold]
     fn lose_connection(&mut self, number: usize, now: Instant) {
         let Lost {
+            upstream,
+            problem,
             awaited,
             was_established,
         } = self.tcp.lose(number, now);
+        if let Some(problem) = problem
+            && let Some((address, problem)) = self.upstreams.tls_failed(upstream, problem)
+        {
+            self.log.tls(upstream, address, problem, now);
+        }
         for Outstanding { slot, serial, .. } in awaited {
             let Some(exchange) = self.in_flight.take_exchange(slot, serial) else {
                 continue;

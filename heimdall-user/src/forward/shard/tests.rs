@@ -12,6 +12,7 @@ use crate::{
         Outcome, Request,
         exchange::{ExchangeStatus, SendError, Transport},
         testing::{Upstream, query},
+        tls::TlsClients,
         udp::Outstanding,
     },
 };
@@ -42,6 +43,7 @@ impl Bench {
                 NameHasher::default(),
                 clock,
                 OverloadLog::default(),
+                TlsClients::default(),
             )
             .unwrap(),
             mailbox,

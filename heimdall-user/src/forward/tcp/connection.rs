@@ -6,12 +6,13 @@ use std::{
 };
 
 use mio::net::TcpStream;
+use rustls::{ClientConnection, HandshakeKind};
 
 use super::{
     framing::{self, Framing},
     pipeline::{MAX_OUTSTANDING, Pending, Pipeline},
 };
-use crate::forward::udp::Outstanding;
+use crate::forward::{tls, udp::Outstanding};
 
 /// Time for which a connection stays open unused, if the upstream does not say how long it keeps it (RFC 7828). Known
 /// servers keep them for 10 s or longer.
@@ -36,6 +37,12 @@ pub(in crate::forward) enum Received {
 #[derive(Debug)]
 pub(super) struct Connection {
     stream: TcpStream,
+    /// Between the stream and the messages, over TLS.
+    session: Option<Box<ClientConnection>>,
+    /// Why TLS has failed.
+    problem: Option<String>,
+    /// The upstream will send nothing more.
+    closed: bool,
     /// The upstream's position in the list.
     upstream: usize,
     pipeline: Pipeline,
@@ -45,7 +52,7 @@ pub(super) struct Connection {
     /// Its output waits for the end of the turn.
     pub(super) queued: bool,
     pub(super) input: Framing,
-    /// The upstream has accepted it.
+    /// The upstream has accepted it; over TLS, the handshake is over.
     established: bool,
     /// Queries that it carried, and those that got a response.
     used: u32,
@@ -60,9 +67,17 @@ pub(super) struct Connection {
 
 impl Connection {
     /// A connection that is being established.
-    pub(super) fn new(stream: TcpStream, upstream: usize, now: Instant) -> Self {
+    pub(super) fn new(
+        stream: TcpStream,
+        session: Option<Box<ClientConnection>>,
+        upstream: usize,
+        now: Instant,
+    ) -> Self {
         Self {
             stream,
+            session,
+            problem: None,
+            closed: false,
             upstream,
             pipeline: Pipeline::default(),
             output: Vec::new(),
@@ -167,6 +182,13 @@ impl Connection {
 
     /// Writes what is queued, as far as the socket takes it.
     pub(super) fn flush(&mut self) -> io::Result<()> {
+        if let Some(session) = &mut self.session {
+            if !self.output.is_empty() {
+                session.writer().write_all(&self.output)?;
+                self.output.clear();
+            }
+            return write_records(session, &mut self.stream);
+        }
         while let Some(rest) = self.output.get(self.written..)
             && !rest.is_empty()
         {
@@ -192,6 +214,9 @@ impl Connection {
     /// # Errors
     /// It has failed, or the upstream has closed it: [`ErrorKind::UnexpectedEof`].
     pub(super) fn read(&mut self, scratch: &mut [u8]) -> io::Result<Received> {
+        if self.session.is_some() {
+            return self.read_records(scratch);
+        }
         match self.stream.read(scratch) {
             Ok(0) => Err(ErrorKind::UnexpectedEof.into()),
             Ok(len) => {
@@ -204,10 +229,88 @@ impl Connection {
         }
     }
 
+    /// As [`read`](Self::read), over TLS.
+    fn read_records(&mut self, scratch: &mut [u8]) -> io::Result<Received> {
+        let Some(session) = &mut self.session else {
+            return Ok(Received::Nothing);
+        };
+        if self.closed {
+            return Err(ErrorKind::UnexpectedEof.into());
+        }
+        match session.read_tls(&mut self.stream) {
+            Ok(0) => {
+                if session.is_handshaking() {
+                    self.problem = Some("it closed the connection during the handshake".to_owned());
+                }
+                return Err(ErrorKind::UnexpectedEof.into());
+            }
+            Ok(_) => {}
+            Err(error) if is_pending(&error) => return Ok(Received::Nothing),
+            Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(Received::More),
+            Err(error) => return Err(error),
+        }
+        let state = match session.process_new_packets() {
+            Ok(state) => state,
+            Err(error) => {
+                self.problem = Some(tls::problem(&error));
+                // The alert that says why.
+                let _ = write_records(session, &mut self.stream);
+                return Err(io::Error::new(ErrorKind::InvalidData, error));
+            }
+        };
+        self.closed = state.peer_has_closed();
+        self.established = !session.is_handshaking();
+        let mut left = state.plaintext_bytes_to_read();
+        while left > 0 {
+            let len = session.reader().read(scratch)?;
+            self.input.push(scratch.get(..len).unwrap_or_default());
+            left = left.saturating_sub(len.max(1));
+        }
+        write_records(session, &mut self.stream)?;
+        Ok(Received::More)
+    }
+
+    /// How the handshake went, once it is over.
+    pub(super) fn handshake(&self) -> Option<HandshakeKind> {
+        let session = self.session.as_ref();
+        session?.handshake_kind().filter(|_| self.established)
+    }
+
+    /// Why TLS has failed.
+    pub(super) fn take_problem(&mut self) -> Option<String> {
+        self.problem.take()
+    }
+
+    /// Tells the upstream that nothing more comes, over TLS (RFC 7858 section 3.4).
+    pub(super) fn say_goodbye(&mut self) {
+        if let Some(session) = &mut self.session
+            && self.problem.is_none()
+        {
+            session.send_close_notify();
+            // If the socket does not take it, the end of the stream says as much.
+            let _ = write_records(session, &mut self.stream);
+        }
+    }
+
     /// Closes it. Returns the queries whose responses are awaited.
     pub(super) fn close(self) -> Vec<Outstanding> {
         self.pipeline.into_awaited()
     }
+}
+
+/// Writes what TLS has to send, as far as the socket takes it.
+fn write_records(session: &mut ClientConnection, stream: &mut TcpStream) -> io::Result<()> {
+    while session.wants_write() {
+        match session.write_tls(stream) {
+            Ok(0) => return Err(ErrorKind::WriteZero.into()),
+            Ok(_) => {}
+            // Also while the connection is being established.
+            Err(error) if is_pending(&error) => return Ok(()),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 /// Whether the socket is not ready: it would block, or is not connected yet.

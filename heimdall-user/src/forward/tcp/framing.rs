@@ -3,8 +3,8 @@
 
 use crate::dns::u16_at;
 
-/// Octets of memory that a connection keeps while it has no part of a message.
-const KEPT: usize = 4096;
+/// Octets of memory that a connection keeps while it has no part of a message: more than the responses of a turn take.
+const KEPT: usize = 16 << 10;
 
 /// Puts received octets together to messages.
 #[derive(Debug, Default)]

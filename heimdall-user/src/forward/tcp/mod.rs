@@ -12,6 +12,8 @@
 //! closed when it fails or has a response that belongs to no query. Queries that were awaited on a connection that
 //! breaks are sent once more on another one.
 //!
+//! Over TLS a session (`rustls`) is between the stream and the messages.
+//!
 //! Some servers close each connection after a few responses, or after one; with queries outstanding that is mostly a
 //! reset. As soon as one was seen to do so, connections get no more queries than it answered, and there may be more of
 //! them.
@@ -30,8 +32,11 @@ use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 use mio::{Interest, Registry, Token, net::TcpStream};
 
+use rustls::HandshakeKind;
+
 use super::{
     exchange::{Exchange, SendError, Transport},
+    tls::TlsClients,
     udp::Outstanding,
 };
 use connection::Connection;
@@ -68,6 +73,9 @@ pub(super) struct Tcp {
     /// When one may have to be closed because it is unused.
     idle_check: Option<Instant>,
     opened: u64,
+    tls: TlsClients,
+    /// TLS handshakes, and those among them that resumed a session.
+    handshakes: [u64; 2],
 }
 
 #[derive(Default)]
@@ -86,7 +94,11 @@ impl Pool {
 }
 
 /// What was lost with a connection.
+#[derive(Default)]
 pub(super) struct Lost {
+    pub(super) upstream: usize,
+    /// Why TLS has failed.
+    pub(super) problem: Option<String>,
     /// The queries whose responses were awaited.
     pub(super) awaited: Vec<Outstanding>,
     /// The upstream had accepted it: another one may do.
@@ -95,7 +107,7 @@ pub(super) struct Lost {
 
 /// Choosing a connection.
 impl Tcp {
-    pub(super) fn new(upstreams: usize) -> Self {
+    pub(super) fn new(upstreams: usize, tls: TlsClients) -> Self {
         Self {
             pools: (0..upstreams).map(|_| Pool::default()).collect(),
             connections: HashMap::default(),
@@ -103,12 +115,21 @@ impl Tcp {
             queued: Vec::new(),
             idle_check: None,
             opened: 0,
+            tls,
+            handshakes: [0; 2],
         }
     }
 
-    /// Connections that are open, and those that were opened so far.
-    pub(super) fn counts(&self) -> [u64; 2] {
-        [self.connections.len() as u64, self.opened]
+    /// Connections that are open, those that were opened so far, TLS handshakes, and those among them that resumed a
+    /// session.
+    pub(super) fn counts(&self) -> [u64; 4] {
+        let [handshakes, resumed] = self.handshakes;
+        [
+            self.connections.len() as u64,
+            self.opened,
+            handshakes,
+            resumed,
+        ]
     }
 
     /// The number of a connection for the next query to an upstream. A new one is registered with the token that
@@ -169,6 +190,7 @@ impl Tcp {
         address: SocketAddr,
         now: Instant,
     ) -> Result<usize, SendError> {
+        let session = self.tls.connect(upstream)?;
         let mut stream = TcpStream::connect(address)?;
         // What is written is whole messages; the next should not wait for an acknowledgement (RFC 7766 section 8).
         let _ = stream.set_nodelay(true);
@@ -177,7 +199,7 @@ impl Tcp {
         registry.register(&mut stream, token(number), interests)?;
         self.next += 1;
         self.opened += 1;
-        let connection = Connection::new(stream, upstream, now);
+        let connection = Connection::new(stream, session, upstream, now);
         self.connections.insert(number, connection);
         if let Some(pool) = self.pools.get_mut(upstream) {
             pool.numbers.push(number);
@@ -208,7 +230,8 @@ impl Tcp {
     }
 
     fn remove(&mut self, number: usize) -> Option<Connection> {
-        let connection = self.connections.remove(&number)?;
+        let mut connection = self.connections.remove(&number)?;
+        connection.say_goodbye();
         if let Some(pool) = self.pools.get_mut(connection.upstream()) {
             pool.numbers.retain(|other| *other != number);
         }
@@ -264,8 +287,17 @@ impl Tcp {
     /// # Errors
     /// It has failed, or the upstream has closed it.
     pub(super) fn read(&mut self, number: usize, scratch: &mut [u8]) -> io::Result<Received> {
-        let connection = self.connections.get_mut(&number);
-        connection.map_or(Ok(Received::Nothing), |connection| connection.read(scratch))
+        let Some(connection) = self.connections.get_mut(&number) else {
+            return Ok(Received::Nothing);
+        };
+        let was_established = connection.is_established();
+        let received = connection.read(scratch);
+        if !was_established && let Some(kind) = connection.handshake() {
+            let [handshakes, resumed] = &mut self.handshakes;
+            *handshakes += 1;
+            *resumed += u64::from(kind == HandshakeKind::Resumed);
+        }
+        received
     }
 
     /// Takes out what was received on a connection. [`put_back`](Self::put_back) returns what is left of it.
@@ -325,11 +357,10 @@ impl Tcp {
     /// Closes a connection that has failed.
     #[cold]
     pub(super) fn lose(&mut self, number: usize, now: Instant) -> Lost {
+        let connection = self.connections.get_mut(&number);
+        let problem = connection.and_then(Connection::take_problem);
         let Some(connection) = self.remove(number) else {
-            return Lost {
-                awaited: Vec::new(),
-                was_established: false,
-            };
+            return Lost::default();
         };
         let answered = connection.answered();
         if answered > 0
@@ -339,6 +370,8 @@ impl Tcp {
             pool.limit = Some((answered, now + SHORT_FOR));
         }
         Lost {
+            upstream: connection.upstream(),
+            problem,
             was_established: connection.is_established(),
             awaited: connection.close(),
         }
