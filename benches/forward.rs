@@ -47,7 +47,7 @@ impl Front {
         let mailbox = Arc::new(Mailbox::new(BATCH).unwrap());
         let options = ForwardOptions {
             // Never asked.
-            upstreams: vec![([127, 0, 0, 1], 53).into()],
+            upstreams: vec![std::net::SocketAddr::from(([127, 0, 0, 1], 53)).into()],
             ..ForwardOptions::default()
         };
         let mut builder = ForwarderBuilder::new(&options, vec![mailbox.clone()], hasher).unwrap();

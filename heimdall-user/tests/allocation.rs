@@ -282,7 +282,7 @@ fn taking_responses_in_does_not_allocate() {
 fn misses_and_what_is_refused_do_not_allocate() {
     let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
     let settings = ForwardOptions {
-        upstreams: vec![silent.local_addr().unwrap()],
+        upstreams: vec![silent.local_addr().unwrap().into()],
         ..ForwardOptions::default()
     };
     let (core, counters) = core(1 << 20);

@@ -7,7 +7,8 @@
 use std::{
     alloc::{GlobalAlloc, Layout, System},
     cell::Cell,
-    net::UdpSocket,
+    io::{Read as _, Write as _},
+    net::{TcpListener, UdpSocket},
     os::fd::AsFd as _,
     sync::{
         Arc,
@@ -21,7 +22,7 @@ use heimdall_user::{
     answer::Core,
     cache::Cache,
     dns::{NameHasher, reply::ReplySettings},
-    forward::{ForwardOptions, ForwarderBuilder, Mailbox},
+    forward::{ForwardOptions, ForwarderBuilder, Mailbox, UpstreamAddress, UpstreamTransport},
     front::BATCH,
     stats::AnswerCounters,
     tap::Tap,
@@ -94,20 +95,39 @@ fn serve(upstream: &UdpSocket) {
         if len < 12 {
             return;
         }
-        // The OPT record, 11 octets, goes.
-        let mut reply = msg[..len - 11].to_vec();
-        reply[2..12].copy_from_slice(&[0x81, 0x80, 0, 1, 0, 1, 0, 0, 0, 0]);
-        if reply[0] & 1 == 0 {
-            reply[7] = 2;
-            reply.extend_from_slice(b"\xc0\x0c\0\x05\0\x01\0\0\0\x3c\0\x04\x01x\xc0\x18");
-            let target = (0xc000 | (reply.len() as u16 - 4)).to_be_bytes();
-            reply.extend_from_slice(&target);
-        } else {
-            reply.extend_from_slice(b"\xc0\x0c");
-        }
-        reply.extend_from_slice(b"\0\x01\0\x01\0\0\0\x3c\0\x04\x0a\x01\x02\x03");
-        upstream.send_to(&reply, client).unwrap();
+        upstream.send_to(&reply(&msg[..len], 11), client).unwrap();
     }
+}
+
+/// As [`serve`], over TCP.
+fn serve_connections(listener: &TcpListener) {
+    COUNTS.set(false);
+    let (mut stream, _) = listener.accept().unwrap();
+    let mut len = [0; 2];
+    while stream.read_exact(&mut len).is_ok() {
+        let mut msg = vec![0; u16::from_be_bytes(len).into()];
+        stream.read_exact(&mut msg).unwrap();
+        // With the option of RFC 7828.
+        let reply = reply(&msg, 15);
+        let framed = [&(reply.len() as u16).to_be_bytes()[..], &reply].concat();
+        stream.write_all(&framed).unwrap();
+    }
+}
+
+/// The answer to a query with an OPT record of so many octets.
+fn reply(msg: &[u8], opt: usize) -> Vec<u8> {
+    let mut reply = msg[..msg.len() - opt].to_vec();
+    reply[2..12].copy_from_slice(&[0x81, 0x80, 0, 1, 0, 1, 0, 0, 0, 0]);
+    if reply[0] & 1 == 0 {
+        reply[7] = 2;
+        reply.extend_from_slice(b"\xc0\x0c\0\x05\0\x01\0\0\0\x3c\0\x04\x01x\xc0\x18");
+        let target = (0xc000 | (reply.len() as u16 - 4)).to_be_bytes();
+        reply.extend_from_slice(&target);
+    } else {
+        reply.extend_from_slice(b"\xc0\x0c");
+    }
+    reply.extend_from_slice(b"\0\x01\0\x01\0\0\0\x3c\0\x04\x0a\x01\x02\x03");
+    reply
 }
 
 /// Fronts' queries that miss, a batch at a time: each is replied to before the next one.
@@ -136,11 +156,31 @@ fn ask(worker: &mut Worker, mailbox: &Mailbox, queries: &[Vec<u8>]) {
     }
 }
 
+/// One after the other, as the allocations of all threads are counted.
 #[test]
 fn misses_do_not_allocate() {
     let upstream = UdpSocket::bind("127.0.0.1:0").unwrap();
     let address = upstream.local_addr().unwrap();
     let server = thread::spawn(move || serve(&upstream));
+    count(address.into());
+    UdpSocket::bind("127.0.0.1:0")
+        .unwrap()
+        .send_to(&[0], address)
+        .unwrap();
+    server.join().unwrap();
+
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = thread::spawn(move || serve_connections(&listener));
+    count(UpstreamAddress {
+        address,
+        transport: UpstreamTransport::Tcp,
+    });
+    server.join().unwrap();
+}
+
+/// Counts the allocations for misses that this upstream answers.
+fn count(upstream: UpstreamAddress) {
     let hasher = NameHasher::default();
     let counters = Arc::<AnswerCounters>::default();
     let core = Core::new(
@@ -153,7 +193,7 @@ fn misses_do_not_allocate() {
     );
     let mailbox = Arc::new(Mailbox::new(2 * BATCH).unwrap());
     let settings = ForwardOptions {
-        upstreams: vec![address],
+        upstreams: vec![upstream],
         cache_bytes: 1 << 20,
         ..ForwardOptions::default()
     };
@@ -187,9 +227,4 @@ fn misses_do_not_allocate() {
         "the count counts"
     );
     drop(forwarder);
-    UdpSocket::bind("127.0.0.1:0")
-        .unwrap()
-        .send_to(&[0], address)
-        .unwrap();
-    server.join().unwrap();
 }

@@ -87,7 +87,7 @@ fn batches_do_not_allocate() {
     }
     let mailbox = Arc::new(Mailbox::new(4).unwrap());
     let settings = ForwardOptions {
-        upstreams: vec!["127.0.0.1:9".parse().unwrap()],
+        upstreams: vec![std::net::SocketAddr::from(([127, 0, 0, 1], 9)).into()],
         ..ForwardOptions::default()
     };
     let forwarder = ForwarderBuilder::new(&settings, vec![mailbox.clone()], hasher).unwrap();

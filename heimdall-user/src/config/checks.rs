@@ -2,7 +2,11 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use super::{Backend, Config, ConfigError, Host, Location, Problem, Zoned, error::wildcard};
+use super::{
+    Backend, Config, ConfigError, Host, Location, Problem,
+    error::wildcard,
+    values::{upstream_text, zoned},
+};
 
 /// Checks that the settings agree with one another and with the host.
 pub(super) fn check(config: &Config, host: &Host) -> Result<(), ConfigError> {
@@ -70,7 +74,7 @@ fn listen(config: &Config) -> Result<(), ConfigError> {
             return Err(bad(config, "listen", item, Problem::Overlap(address)));
         }
     }
-    once(config, "listen", &config.listen)
+    once(config, "listen", &config.listen, zoned)
 }
 
 /// Whether it is the address of several hosts.
@@ -79,7 +83,8 @@ fn is_group(ip: IpAddr) -> bool {
 }
 
 fn upstreams(config: &Config, host: &Host) -> Result<(), ConfigError> {
-    for (item, &upstream) in config.upstreams.iter().enumerate() {
+    for (item, upstream) in config.upstreams.iter().enumerate() {
+        let upstream = upstream.address;
         if upstream.ip().is_unspecified() || is_group(upstream.ip()) {
             return Err(bad(config, "upstream", item, Problem::NotUnicast(upstream)));
         }
@@ -89,7 +94,7 @@ fn upstreams(config: &Config, host: &Host) -> Result<(), ConfigError> {
             return Err(bad(config, "upstream", item, problem));
         }
     }
-    once(config, "upstream", &config.upstreams)
+    once(config, "upstream", &config.upstreams, upstream_text)
 }
 
 /// Whether a query to `to` arrives at our own listener.
@@ -110,10 +115,15 @@ fn scope_id(address: SocketAddr) -> u32 {
 }
 
 /// Checks that no address is there twice.
-fn once(config: &Config, key: &str, addresses: &[SocketAddr]) -> Result<(), ConfigError> {
+fn once<T: PartialEq>(
+    config: &Config,
+    key: &str,
+    addresses: &[T],
+    text: fn(&T) -> String,
+) -> Result<(), ConfigError> {
     for (item, address) in addresses.iter().enumerate() {
         if addresses.iter().take(item).any(|other| other == address) {
-            let problem = Problem::Twice(Zoned(*address).to_string());
+            let problem = Problem::Twice(text(address));
             return Err(bad(config, key, item, problem));
         }
     }

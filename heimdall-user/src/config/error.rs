@@ -118,9 +118,20 @@ pub enum Problem {
     Listen(String),
     /// Not an address.
     #[error(
-        "{0:?} is not an address; write ADDR or ADDR:PORT, an IPv6 address with a port in [brackets]"
+        "{0:?} is not an address; write ADDR or ADDR:PORT, an IPv6 address with a port in [brackets], and tcp:// before it \
+         for TCP only, tls:// or tls://NAME@ for TLS"
     )]
     Upstream(String),
+    /// Not the name in a certificate.
+    #[error(
+        "{0:?} is not a host name; write the name that the certificate of the resolver is for, like dns.example.net"
+    )]
+    TlsName(String),
+    /// Not the digest of a key.
+    #[error(
+        "{0:?} is not a pin; write sha256= and the SHA-256 digest of the public key in base64, 44 characters"
+    )]
+    Pin(String),
     /// Not an address and port to serve metrics on.
     #[error(
         "{0:?} is not an address and port; write ADDR:PORT, an IPv6 address in [brackets], or a port of 127.0.0.1"

@@ -32,7 +32,7 @@ pub use host::Host;
 pub(crate) use host::default_control;
 pub use settings::Config;
 pub(crate) use settings::{SnapshotConfig, XdpConfig};
-pub(crate) use values::{Backend, InterfaceConfig, Size, TierMode, Zoned};
+pub(crate) use values::{Backend, InterfaceConfig, Size, TierMode, Upstream, Zoned};
 
 use crate::file as files;
 use definition::Section;

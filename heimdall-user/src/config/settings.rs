@@ -14,7 +14,7 @@ use super::{
     spec::{
         boolean, choice, integer, list, milliseconds, parsed, path, seconds, secret, size, text,
     },
-    values::{self, listen_address, metrics_address, upstream_address, zoned},
+    values::{self, listen_address, metrics_address, upstream_address, upstream_text, zoned},
 };
 use crate::{
     answer::{
@@ -27,7 +27,7 @@ use crate::{
     },
     cache,
     dns::TtlLimits,
-    forward,
+    forward::{self, UpstreamAddress},
     log::LogFormat,
     tap::{DnstapTarget, MessageKind, Rate},
     worker::IdleMode,
@@ -74,9 +74,12 @@ settings! {
             ])
             .flag("--listen", "ADDR:PORT");
     /// Resolvers that cache misses are forwarded to, in order of preference; the port is 53 unless given.
+    /// They are asked by UDP, and by TCP for what does not fit; "tcp://9.9.9.9" by TCP only;
+    /// "tls://dns.quad9.net@9.9.9.9" by TLS, port 853, with a certificate for that name (or, without one, for
+    /// the address). "#sha256=DIGEST,…" after it pins the key: the SHA-256 of its SPKI, in base64.
     /// A link-local address names its interface: "fe80::53%eth0", "[fe80::53%eth0]:5353".
-    "upstream" => upstreams: Vec<SocketAddr> =
-        list(text("addresses, ADDR or ADDR:PORT", upstream_address, zoned))
+    "upstream" => upstreams: Vec<UpstreamAddress> =
+        list(text("resolvers, ADDR[:PORT], tcp://… or tls://[NAME@]ADDR[:PORT][#sha256=DIGEST]", upstream_address, upstream_text))
             .default(Vec::new())
             .required()
             .example(r#"["9.9.9.9", "149.112.112.112"]"#)
@@ -203,8 +206,8 @@ settings! {
     "attempts" => attempts: u32 = integer(1, 16).default(forward().attempts);
     /// Questions that may wait for each thread. Beyond them clients get SERVFAIL.
     "queue" => queue: usize = integer(16, 1 << 20).default(forward().queue);
-    /// Questions that each thread may have in flight; over TCP each needs an open file. Beyond them the
-    /// client prefix or the zone that holds most loses its oldest.
+    /// Questions that each thread may have in flight. Beyond them the client prefix or the zone that holds
+    /// most loses its oldest.
     "max-in-flight" => max_in_flight: usize = integer(16, 32_768).default(forward().max_in_flight);
     /// Pass on the AD bit of responses, by which an upstream says that it has validated them. Only for a
     /// validating resolver on a path that nobody else can write to.
@@ -218,6 +221,16 @@ settings! {
     /// The client subnet (RFC 7871) that all queries to upstreams carry, whatever clients send.
     "client-subnet" => client_subnet: Option<Prefix> =
         parsed::<Prefix>("a prefix, ADDR/BITS").example(r#""192.0.2.0/24""#).optional("none");
+    /// Whether upstreams over TLS have to prove who they are. "strict": one whose certificate is wrong or expired
+    /// gets no query; "opportunistic": any certificate will do, which hides queries only from those who listen.
+    "tls" => tls_opportunistic: bool =
+        choice(&[("strict", false), ("opportunistic", true)]).default(forward().tls.opportunistic);
+    /// File of the root certificates, in PEM, that upstreams' certificates are checked by.
+    "tls-roots" => tls_roots: Option<PathBuf> =
+        path()
+            .check(|path| values::names_a_file(path))
+            .example(r#""/etc/heimdall/roots.pem""#)
+            .optional("those of the system");
 }
 
 settings! {

@@ -10,11 +10,20 @@ use std::{
 };
 
 use super::Problem;
+use crate::forward::{TlsPeer, UpstreamAddress, UpstreamTransport};
+use data_encoding::BASE64;
 use nix::net::if_::{if_indextoname, if_nametoindex};
+use rustls::pki_types::DnsName;
 use tracing_subscriber::EnvFilter;
 
 /// The port of DNS.
 const DNS_PORT: u16 = 53;
+
+/// The port of DNS over TLS (RFC 7858 section 3.1).
+const TLS_PORT: u16 = 853;
+
+/// What is written before the digest of a pinned key.
+const PIN: &str = "sha256=";
 
 /// An interface, and which of its receive queues to serve.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,9 +99,44 @@ pub(super) fn listen_address(text: &str) -> Result<SocketAddr, Problem> {
     socket_address(text, None, Problem::Listen)
 }
 
-/// Reads the address of a resolver; the port is 53 unless given.
-pub(super) fn upstream_address(text: &str) -> Result<SocketAddr, Problem> {
-    socket_address(text, Some(DNS_PORT), Problem::Upstream)
+/// Reads an upstream: `ADDR[:PORT]`, `tcp://ADDR[:PORT]` or `tls://[NAME@]ADDR[:PORT][#PINS]`. The port is 53 unless
+/// given, over TLS 853.
+pub(super) fn upstream_address(text: &str) -> Result<UpstreamAddress, Problem> {
+    let (bare, port, transport) = if let Some(bare) = text.strip_prefix("tcp://") {
+        (bare, DNS_PORT, UpstreamTransport::Tcp)
+    } else if let Some(rest) = text.strip_prefix("tls://") {
+        let (rest, pins) = rest.split_once('#').unwrap_or((rest, ""));
+        let (name, bare) = match rest.split_once('@') {
+            Some((name, bare)) => (Some(name), bare),
+            None => (None, rest),
+        };
+        let name = name.map(|name| {
+            let read = DnsName::try_from(name.to_owned());
+            read.map_err(|_| Problem::TlsName(name.to_owned()))
+        });
+        let pins = pins.split(',').filter(|pin| !pin.is_empty());
+        let peer = TlsPeer {
+            name: name.transpose()?,
+            pins: pins.map(pin).collect::<Result<_, _>>()?,
+        };
+        (bare, TLS_PORT, UpstreamTransport::Tls(peer))
+    } else {
+        (text, DNS_PORT, UpstreamTransport::Udp)
+    };
+    let malformed = |_| Problem::Upstream(text.to_owned());
+    Ok(UpstreamAddress {
+        address: socket_address(bare, Some(port), malformed)?,
+        transport,
+    })
+}
+
+/// Reads the pin of a public key: `sha256=` and the digest in base64.
+fn pin(text: &str) -> Result<[u8; 32], Problem> {
+    let digest = text.strip_prefix(PIN);
+    let digest = digest.and_then(|digest| BASE64.decode(digest.as_bytes()).ok());
+    digest
+        .and_then(|digest| digest.try_into().ok())
+        .ok_or_else(|| Problem::Pin(text.to_owned()))
 }
 
 /// Reads the address to serve metrics on: of the loopback interface, if only a port is given.
@@ -124,7 +168,7 @@ pub(super) fn host_name(text: &str) -> Result<String, Problem> {
 fn socket_address(
     text: &str,
     default_port: Option<u16>,
-    malformed: fn(String) -> Problem,
+    malformed: impl Fn(String) -> Problem,
 ) -> Result<SocketAddr, Problem> {
     let (bare, zone) = split_zone(text);
     let with_port = bare.parse::<SocketAddr>().ok();
@@ -205,6 +249,30 @@ impl fmt::Display for Zoned {
 /// The text of an address and port, as it can be read again.
 pub(super) fn zoned(address: &SocketAddr) -> String {
     Zoned(*address).to_string()
+}
+
+/// Displays an upstream, without its pins.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Upstream<'a>(pub &'a UpstreamAddress);
+
+impl fmt::Display for Upstream<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let UpstreamAddress { address, transport } = self.0;
+        write!(f, "{transport}{}", Zoned(*address))
+    }
+}
+
+/// The text of an upstream, as it can be read again.
+pub(super) fn upstream_text(upstream: &UpstreamAddress) -> String {
+    let mut text = Upstream(upstream).to_string();
+    if let UpstreamTransport::Tls(peer) = &upstream.transport {
+        for (number, pin) in peer.pins.iter().enumerate() {
+            text.push(if number == 0 { '#' } else { ',' });
+            text.push_str(PIN);
+            text.push_str(&BASE64.encode(pin));
+        }
+    }
+    text
 }
 
 /// Reads 32 hexadecimal digits.

@@ -67,6 +67,10 @@ pub(crate) mod option {
     pub(crate) const CLIENT_SUBNET: u16 = 8;
     /// DNS cookies (RFC 7873).
     pub(super) const COOKIE: u16 = 10;
+    /// For how long an unused TCP connection is kept (RFC 7828).
+    pub(in crate::dns) const TCP_KEEPALIVE: u16 = 11;
+    /// Padding (RFC 7830).
+    pub(in crate::dns) const PADDING: u16 = 12;
     /// Extended DNS Error (RFC 8914).
     pub(crate) const EDE: u16 = 15;
 }

@@ -10,7 +10,7 @@
 //! +--+--+--+--+--+--+--+--+--+--+--+--+--+--+--+--+
 //! ```
 
-use core::iter;
+use core::{iter, time::Duration};
 
 use super::{
     cursor::Cursor,
@@ -71,6 +71,14 @@ fn find_in(rdata: Cursor<'_>, code: u16) -> Option<&[u8]> {
     Some(found.data)
 }
 
+/// The time for which the sender of `msg` keeps an unused TCP connection, if it says so ([RFC 7828 section
+/// 3.1](https://www.rfc-editor.org/rfc/rfc7828#section-3.1): in units of 100 ms).
+pub(crate) fn tcp_keepalive(msg: &[u8]) -> Option<Duration> {
+    let data = find(msg, option::TCP_KEEPALIVE)?;
+    let units = u16_at(data, 0).filter(|_| data.len() == 2)?;
+    Some(Duration::from_millis(100) * units.into())
+}
+
 /// The info-code of the Extended DNS Error that `msg` carries, if it does (RFC 8914 section 2).
 pub fn extended_error(msg: &[u8]) -> Option<u16> {
     extended_error_in(opt_record(msg)?.rdata)
@@ -114,6 +122,21 @@ mod tests {
         assert_eq!(extended_error(&response(&[])), None);
         assert_eq!(extended_error(&response(&[0, 15, 0, 1, 9])), None, "short");
         assert_eq!(extended_error(&response(&[0, 15, 0, 9, 0, 1])), None);
+    }
+
+    #[test]
+    fn a_keepalive_has_two_octets() {
+        let of = |option: &[u8]| tcp_keepalive(&response(option));
+        assert_eq!(of(&[0, 11, 0, 2, 0, 100]), Some(Duration::from_secs(10)));
+        assert_eq!(of(&[0, 11, 0, 2, 0, 0]), Some(Duration::ZERO));
+        for none in [
+            &[0, 11, 0, 0][..],
+            &[0, 11, 0, 1, 9],
+            &[0, 11, 0, 3, 0, 9, 9],
+            &[],
+        ] {
+            assert_eq!(of(none), None, "{none:?}");
+        }
     }
 
     #[test]

@@ -3,11 +3,18 @@
 //! It takes the question from the client's query, in its name case, and those flags that are part
 //! of the cache key. ID and OPT record are new.
 
-use super::{ClientSubnet, Edns, KEY_FLAG_CD, KEY_FLAG_DO, header};
+use super::{ClientSubnet, Edns, KEY_FLAG_CD, KEY_FLAG_DO, edns::option, header};
 
 /// The UDP payload size sent to upstreams, in octets: it passes any path without fragments
 /// (DNS flag day 2020; RFC 9715 recommends 1400 or less).
 const UDP_SIZE: u16 = 1232;
+
+/// Queries are padded to a multiple of so many octets ([RFC 8467 section
+/// 4.1](https://www.rfc-editor.org/rfc/rfc8467#section-4.1)).
+const PADDING_BLOCK: usize = 128;
+
+/// Octets of an option's code and length.
+const OPTION_HEAD: usize = 4;
 
 /// A query to an upstream.
 #[derive(Clone, Copy, Debug)]
@@ -24,6 +31,10 @@ pub(crate) struct UpstreamQuery<'a> {
     pub edns: bool,
     /// The client subnet option.
     pub subnet: Option<&'a ClientSubnet>,
+    /// Ask for how long the upstream keeps an unused connection (RFC 7828).
+    pub keepalive: bool,
+    /// Pad the message, so that its length tells less about the name (RFC 7830).
+    pub padding: bool,
 }
 
 impl UpstreamQuery<'_> {
@@ -40,12 +51,32 @@ impl UpstreamQuery<'_> {
         out.extend(counts.into_iter().flat_map(u16::to_be_bytes));
         out.extend_from_slice(self.question);
         if self.edns {
-            let options = self.subnet.map_or(&[][..], ClientSubnet::option);
             let dnssec_ok = self.key_flags & KEY_FLAG_DO != 0;
-            out.extend_from_slice(&Edns::record(UDP_SIZE, dnssec_ok, options.len() as u16));
-            out.extend_from_slice(options);
+            let record = out.len();
+            out.extend_from_slice(&Edns::record(UDP_SIZE, dnssec_ok, 0));
+            let options = out.len();
+            out.extend_from_slice(self.subnet.map_or(&[][..], ClientSubnet::option));
+            if self.keepalive {
+                out.extend(option_head(option::TCP_KEEPALIVE, 0));
+            }
+            if self.padding {
+                let padding = (out.len() + OPTION_HEAD).next_multiple_of(PADDING_BLOCK);
+                let len = padding - out.len() - OPTION_HEAD;
+                out.extend(option_head(option::PADDING, len));
+                out.resize(padding, 0);
+            }
+            let rdlength = ((out.len() - options) as u16).to_be_bytes();
+            let place = record..options;
+            if let Some([.., high, low]) = out.get_mut(place) {
+                [*high, *low] = rdlength;
+            }
         }
     }
+}
+
+/// The code and the length of an option.
+fn option_head(code: u16, len: usize) -> impl Iterator<Item = u8> {
+    [code, len as u16].into_iter().flat_map(u16::to_be_bytes)
 }
 
 #[cfg(test)]
@@ -63,11 +94,12 @@ mod tests {
     proptest! {
         #[test]
         fn reads_back_as_it_was_built(
-            id: u16, key_flags in 0..4u8, want_ad: bool, edns: bool, subnet in prop::option::of((any::<[u8; 4]>(), 0..40u8)),
+            id: u16, key_flags in 0..4u8, want_ad: bool, edns: bool, keepalive: bool, padding: bool,
+            subnet in prop::option::of((any::<[u8; 4]>(), 0..40u8)),
         ) {
             let question = b"\x03wWw\x02ok\0\0\x1c\0\x01";
             let subnet = subnet.map(|(address, prefix)| ClientSubnet::new(address.into(), prefix));
-            let query = UpstreamQuery { id, question, key_flags, want_ad, edns, subnet: subnet.as_ref() };
+            let query = UpstreamQuery { id, question, key_flags, want_ad, edns, subnet: subnet.as_ref(), keepalive, padding };
             let mut msg = vec![7; 500];
             query.write_to(&mut msg);
             let read = Message::from_bytes(&msg).unwrap();
@@ -83,7 +115,12 @@ mod tests {
                 prop_assert_eq!((read.max_payload(), read.version()), (UDP_SIZE, 0));
                 prop_assert_eq!(read.flags().dnssec_ok, key_flags & KEY_FLAG_DO != 0);
                 prop_assert_eq!(read.option(EdnsCode::Subnet).is_some(), subnet.is_some());
-                prop_assert_eq!(msg.len(), 12 + question.len() + 11 + subnet.map_or(0, |subnet| subnet.option().len()));
+                let code = |code: u16| read.option(EdnsCode::from(code)).is_some();
+                prop_assert_eq!((code(11), code(12)), (keepalive, padding));
+                let len = 12 + question.len() + 11
+                    + subnet.map_or(0, |subnet| subnet.option().len())
+                    + if keepalive { 4 } else { 0 };
+                prop_assert_eq!(msg.len(), if padding { 128 } else { len });
             }
         }
     }

@@ -23,8 +23,7 @@ pub(super) fn examine(facts: &Facts) -> Vec<Finding> {
     findings
 }
 
-/// Files that are needed with this many fronts and listen addresses, besides those of look-ups and of clients'
-/// TCP connections.
+/// Files that are needed with this many fronts and listen addresses, besides those of clients' TCP connections.
 pub(crate) fn needed_files(options: &ForwardOptions, fronts: usize, listeners: usize) -> u64 {
     let shared = options.threads.max(1) * options.shared_files();
     PROCESS + FRONT * fronts as u64 + 2 * listeners as u64 + shared as u64
@@ -36,14 +35,12 @@ fn descriptors(facts: &Facts) -> Option<Finding> {
     let options = ForwardOptions {
         upstreams: config.upstreams.clone(),
         threads: config.forward.threads,
-        max_in_flight: config.forward.max_in_flight,
         ..ForwardOptions::default()
     };
     let sockets = config.socket.threads;
     let fronts = sockets + facts.queues();
     let others = needed_files(&options, fronts, sockets * config.listen.len());
-    let needed =
-        options.threads as u64 * options.max_in_flight as u64 + MAX_CONNECTIONS as u64 + others;
+    let needed = MAX_CONNECTIONS as u64 + others;
     let (subject, check) = ("open files", &checks::DESCRIPTORS);
     if needed <= hard {
         return Some(check.good(
@@ -53,8 +50,8 @@ fn descriptors(facts: &Facts) -> Option<Finding> {
     }
     let finding = format!("the hard limit is {hard}, and these settings need {needed}");
     let fix = match facts.unit() {
-        Some(unit) => format!("set LimitNOFILE={needed} in {unit}, or lower forward.max-in-flight"),
-        None => format!("raise it (ulimit -Hn {needed}), or lower forward.max-in-flight"),
+        Some(unit) => format!("set LimitNOFILE={needed} in {unit}"),
+        None => format!("raise it (ulimit -Hn {needed})"),
     };
     Some(check.warn(subject, finding, Fix::Advice(fix)))
 }

@@ -1,9 +1,11 @@
 //! The forwarder's counters.
 
 use std::{
-    sync::LazyLock,
+    sync::{Arc, LazyLock},
     time::{Duration, Instant},
 };
+
+use arc_swap::ArcSwapOption;
 
 use crate::{latency::Histogram, stats::counters};
 
@@ -20,6 +22,16 @@ counters! {
         sent_udp,
         /// Queries sent over TCP.
         sent_tcp,
+        /// TCP connections to upstreams that are open now.
+        connections: gauge,
+        /// TCP connections to upstreams that were opened.
+        connections_opened,
+        /// TLS handshakes with upstreams.
+        tls_handshakes,
+        /// TLS handshakes that resumed a session, among them.
+        tls_resumed,
+        /// Queries over TCP that were sent once more on another connection, because theirs broke.
+        moved,
         /// Answers accepted.
         answers,
         /// Attempts without an acceptable response in time.
@@ -91,7 +103,8 @@ counters! {
         errors,
         /// Queries that wait for the upstream, as of the last second.
         in_flight: gauge,
-        /// The smoothed round-trip time over UDP in microseconds; 0 before the first response.
+        /// The smoothed round-trip time in microseconds, over UDP unless the upstream is asked by TCP only; 0 before the first
+        /// response.
         rtt_us: gauge,
         /// Until when the upstream counts as failed, in milliseconds of the monotonic clock; 0 unless it was set aside and has
         /// not responded since.
@@ -129,12 +142,24 @@ pub struct UpstreamMetrics {
     pub counters: UpstreamCounters,
     /// How long its responses took.
     pub(crate) latency: Histogram,
+    /// Why TLS with it fails.
+    problem: ArcSwapOption<String>,
 }
 
 impl UpstreamMetrics {
     /// The upstream was set aside.
     pub(crate) fn set_failed(&self, now: Instant) {
         self.counters.failed_until.set(millis(now + FAILED_FOR));
+    }
+
+    /// TLS with the upstream fails for this reason, or does not fail any more.
+    pub(crate) fn set_problem(&self, problem: Option<String>) {
+        self.problem.store(problem.map(Arc::new));
+    }
+
+    /// Why TLS with the upstream fails.
+    pub(crate) fn problem(&self) -> Option<Arc<String>> {
+        self.problem.load_full()
     }
 
     /// The upstream has responded.

@@ -1,13 +1,7 @@
 //! One query to one upstream, over UDP or TCP, and the checks on its response.
 
-use std::{
-    io::{self, ErrorKind, Read, Write},
-    net::SocketAddr,
-    sync::Arc,
-    time::Instant,
-};
+use std::{io, sync::Arc, time::Instant};
 
-use mio::{Interest, Registry, Token, net::TcpStream};
 use nix::libc;
 
 use super::{ForwardCounters, answers::Answers, udp::MAX_REJECTED};
@@ -42,11 +36,9 @@ impl From<io::Error> for SendError {
     }
 }
 
-/// The state of an exchange after its socket was read.
+/// What became of an exchange.
 #[derive(Debug)]
 pub(super) enum ExchangeStatus {
-    /// No response has arrived yet.
-    Waiting,
     Answer(Arc<Answer>),
     /// The answer, which has this response code, does not fit in a datagram.
     Truncated(u8),
@@ -107,25 +99,18 @@ pub(super) struct Exchange {
     /// Datagrams with its ID that were rejected. They do not count for the socket: an upstream whose answers about
     /// one zone are malformed does not fail the other queries there.
     pub(super) rejected: u32,
+    /// Its query was sent once more, because the connection of the first broke.
+    pub(super) moved: bool,
     /// Its query was sampled, and so is its response.
     pub(super) sampled: bool,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) enum Transport {
     /// Over the [pooled socket](super::udp) with this number.
     Udp(usize),
-    /// Over a connection of its own.
-    Tcp(Stream),
-}
-
-/// A connection for one query.
-#[derive(Debug)]
-pub(super) struct Stream {
-    stream: TcpStream,
-    output: Vec<u8>,
-    written: usize,
-    input: Vec<u8>,
+    /// Over the [connection](super::tcp) with this number.
+    Tcp(usize),
 }
 
 /// The classification of a received message.
@@ -137,11 +122,6 @@ enum Checked {
 }
 
 impl Exchange {
-    /// Whether it has a connection, and with it a file.
-    pub(super) fn is_tcp(&self) -> bool {
-        matches!(self.transport, Transport::Tcp(_))
-    }
-
     /// The number of its socket, over UDP.
     pub(super) fn socket(&self) -> Option<usize> {
         match self.transport {
@@ -150,35 +130,21 @@ impl Exchange {
         }
     }
 
-    /// Reads what has arrived over TCP. Called when the connection is ready, or may be; `scratch` holds the
-    /// largest message.
-    pub(super) fn poll(
-        &mut self,
-        scratch: &mut [u8],
+    /// Checks a message that came over its connection, and has its ID.
+    pub(super) fn check_message(
+        &self,
+        msg: &[u8],
         expected: &Expected<'_>,
         answers: &mut Answers,
         counters: &ForwardCounters,
     ) -> ExchangeStatus {
-        let Transport::Tcp(stream) = &mut self.transport else {
-            return ExchangeStatus::Waiting;
-        };
-        match stream.message(scratch) {
-            Ok(None) => ExchangeStatus::Waiting,
-            // Nothing better will follow on this connection.
-            Ok(Some(msg)) => match check_response(msg, self.sent.id, expected, answers, counters) {
-                Checked::Answer(answer) => ExchangeStatus::Answer(answer),
-                Checked::Error(error) => ExchangeStatus::Error(error),
-                Checked::Truncated(_) | Checked::Rejected => ExchangeStatus::Unreachable,
-            },
-            Err(_) => ExchangeStatus::Unreachable,
-        }
-    }
-
-    /// The message that has arrived over TCP, if it is whole.
-    pub(super) fn received(&self) -> Option<&[u8]> {
-        match &self.transport {
-            Transport::Udp(_) => None,
-            Transport::Tcp(stream) => stream.input.get(2..2 + stream.len()?),
+        match check_response(msg, self.sent.id, expected, answers, counters) {
+            Checked::Answer(answer) => ExchangeStatus::Answer(answer),
+            Checked::Error(error) => ExchangeStatus::Error(error),
+            // Nothing better will follow.
+            Checked::Truncated(_) | Checked::Rejected => {
+                ExchangeStatus::Error(ErrorResponse::default())
+            }
         }
     }
 
@@ -199,69 +165,6 @@ impl Exchange {
                 (self.rejected >= MAX_REJECTED).then_some(ExchangeStatus::Forged)
             }
         }
-    }
-}
-
-impl Stream {
-    /// Opens a connection for `query`, which is sent once the connection is established.
-    pub(super) fn open(
-        registry: &Registry,
-        token: Token,
-        upstream: SocketAddr,
-        query: &[u8],
-    ) -> Result<Self, SendError> {
-        let mut stream = TcpStream::connect(upstream)?;
-        registry.register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
-        let mut output = Vec::with_capacity(2 + query.len());
-        output.extend_from_slice(&(query.len() as u16).to_be_bytes());
-        output.extend_from_slice(query);
-        Ok(Self {
-            stream,
-            output,
-            written: 0,
-            input: Vec::new(),
-        })
-    }
-
-    /// Writes what is left of the query, then reads; the response once it is whole.
-    fn message(&mut self, scratch: &mut [u8]) -> io::Result<Option<&[u8]>> {
-        while let Some(rest) = self
-            .output
-            .get(self.written..)
-            .filter(|rest| !rest.is_empty())
-        {
-            match self.stream.write(rest) {
-                Ok(0) => return Err(ErrorKind::WriteZero.into()),
-                Ok(len) => self.written += len,
-                // Also while the connection is being established.
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        // Bounded: at most one message is kept, and what came in the same read.
-        while !self.is_whole() {
-            match self.stream.read(scratch) {
-                Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
-                Ok(len) => self
-                    .input
-                    .extend_from_slice(scratch.get(..len).unwrap_or_default()),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        let len = self.len().unwrap_or_default();
-        Ok(self.input.get(2..2 + len))
-    }
-
-    /// The two octets before a message (RFC 1035 section 4.2.2).
-    fn len(&self) -> Option<usize> {
-        u16_at(&self.input, 0).map(usize::from)
-    }
-
-    fn is_whole(&self) -> bool {
-        self.len().is_some_and(|len| self.input.len() >= 2 + len)
     }
 }
 

@@ -25,8 +25,8 @@ pub(super) struct Lookup {
     pub(super) request: Request,
     pub(super) waiters: Vec<Waiter>,
     /// The current one, and those of earlier attempts that timed out: an answer that comes late is
-    /// accepted as well. At most one for each attempt. Those over UDP have a place in
-    /// [`Udp`](super::udp::Udp), too.
+    /// accepted as well. At most one for each attempt. Each has a place in [`Udp`](super::udp::Udp)
+    /// or [`Tcp`](super::tcp::Tcp), too.
     pub(super) exchanges: Vec<Exchange>,
     /// Serial number of the exchange that has a deadline.
     pub(super) current: u64,
@@ -57,10 +57,10 @@ impl Lookup {
         exchanges.find(|sent| sent.serial == serial && serial == self.current)
     }
 
-    /// Counts an exchange that ended with an error. Over TCP that counts only if it was to bring
+    /// Counts an exchange that ended with an error. Over TCP in place of UDP that counts only if it was to bring
     /// the whole of a truncated answer; else the upstream is yet to be asked again over UDP.
-    pub(super) fn note_error(&mut self, sent: Sent) {
-        if !sent.target.tcp || self.truncated.is_some() {
+    pub(super) fn note_error(&mut self, in_place_of_udp: bool) {
+        if !in_place_of_udp || self.truncated.is_some() {
             self.errors += 1;
         }
     }
@@ -197,17 +197,7 @@ impl InFlight {
         Some(exchanges.swap_remove(index))
     }
 
-    /// Closes the connections of a look-up's earlier attempts, to free a file for the next one.
-    /// Whether there were any.
-    pub(super) fn close_connections(&mut self, slot: usize) -> bool {
-        self.get_mut(slot).is_some_and(|lookup| {
-            let before = lookup.exchanges.len();
-            lookup.exchanges.retain(|exchange| !exchange.is_tcp());
-            lookup.exchanges.len() < before
-        })
-    }
-
-    /// Removes a look-up. Its connections close when it is dropped or [recycled](Self::recycle).
+    /// Removes a look-up.
     pub(super) fn remove(&mut self, slot: usize) -> Option<Lookup> {
         let lookup = self.lookups.try_remove(slot)?;
         if let Ok(entry) = self

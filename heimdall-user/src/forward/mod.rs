@@ -15,12 +15,14 @@
 //! (RFC 5452); after a few wrong guesses the socket is closed and its queries go over TCP, where guessing
 //! does not help, or from another port. Late responses to attempts that timed out are accepted, so a question has
 //! up to `attempts` queries outstanding at a time. The queries of a turn are sent, and responses received, in
-//! batches; a thread is woken only if it sleeps (`sleeping`).
+//! batches; a thread is woken only if it sleeps (`sleeping`). Over TCP a few connections, which stay open, carry the
+//! queries of many look-ups (`tcp`).
 //!
 //! Everything is bounded: the queue, the questions in flight, the attempts and the time of each. When
 //! something is full, the largest holder loses its oldest look-ups. Every request gets an answer or
 //! SERVFAIL.
 
+mod address;
 mod answers;
 mod counters;
 mod deadlines;
@@ -35,6 +37,8 @@ mod shard;
 mod shared_cache;
 mod shed;
 mod sleeping;
+mod tcp;
+mod tls;
 mod udp;
 mod upstreams;
 mod zones;
@@ -43,12 +47,14 @@ use std::{fmt, io, sync::Arc};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
+pub use address::{TlsPeer, UpstreamAddress, UpstreamTransport};
 pub(crate) use counters::Condition;
 pub use counters::{ForwardCounters, UpstreamCounters, UpstreamMetrics};
 pub use handle::Handle;
 pub use options::ForwardOptions;
 pub(crate) use request::MAX_REFRESHES;
 pub use request::{Mailbox, Outcome, Request};
+pub use tls::TlsOptions;
 
 use crate::{
     cache::{Key, Record},
@@ -61,6 +67,7 @@ use crate::{
 use handle::Inbox;
 use overload_log::OverloadLog;
 use shard::Shard;
+use tls::TlsClients;
 
 /// A forwarder whose threads have not been started yet.
 pub struct ForwarderBuilder {
@@ -80,7 +87,8 @@ impl ForwarderBuilder {
     /// `mailboxes`; `hasher` is the one that the fronts hash with.
     ///
     /// # Errors
-    /// There is no upstream, or an epoll instance or the memory for a cache is not available.
+    /// There is no upstream, an epoll instance or the memory for a cache is not available, or the root certificates for
+    /// TLS cannot be read.
     pub fn new(
         options: &ForwardOptions,
         mailboxes: Vec<Arc<Mailbox>>,
@@ -95,10 +103,18 @@ impl ForwarderBuilder {
         let mailboxes: Arc<[_]> = mailboxes.into();
         let clock = Clock::start();
         let log = OverloadLog::default();
+        let tls = TlsClients::new(&options.upstreams, &options.tls)?;
         let shards = (0..options.threads.max(1))
             .map(|_| {
                 let (options, mailboxes) = (options.clone(), Arc::clone(&mailboxes));
-                Shard::new(options, mailboxes, hasher.clone(), clock, log.clone())
+                Shard::new(
+                    options,
+                    mailboxes,
+                    hasher.clone(),
+                    clock,
+                    log.clone(),
+                    tls.clone(),
+                )
             })
             .collect::<io::Result<Vec<_>>>()?;
         Ok(Self {
@@ -141,8 +157,7 @@ impl ForwarderBuilder {
 
     /// Starts the threads.
     ///
-    /// Raises the process's soft limit on open files to the hard one, as every upstream query over TCP
-    /// holds a descriptor.
+    /// Raises the process's soft limit on open files to the hard one, for sockets and connections to upstreams.
     ///
     /// # Errors
     /// A thread cannot be started.
@@ -230,6 +245,14 @@ impl Drop for Forwarder {
             inbox.reject_all();
         }
     }
+}
+
+/// Checks that the files for TLS can be read.
+///
+/// # Errors
+/// They cannot.
+pub(crate) fn check_tls(options: &ForwardOptions) -> io::Result<()> {
+    TlsClients::new(&options.upstreams, &options.tls).map(drop)
 }
 
 /// A failure is ignored: reaching the limit later is handled, and counted.

@@ -1,24 +1,23 @@
 //! The settings of the forwarder.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    time::Duration,
-};
+use std::{net::IpAddr, time::Duration};
 
-use super::udp;
+use super::{TlsOptions, UpstreamAddress, tcp, udp};
 use crate::dns::TtlLimits;
 
 /// How the forwarder works.
 #[derive(Clone, Debug)]
 pub struct ForwardOptions {
     /// The upstream resolvers, best first. At least one.
-    pub upstreams: Vec<SocketAddr>,
+    pub upstreams: Vec<UpstreamAddress>,
+    /// For those over TLS.
+    pub tls: TlsOptions,
     /// Threads. 1 suffices for some ten thousand misses a second.
     pub threads: usize,
     /// Requests that may wait for each thread.
     pub queue: usize,
     /// Questions that each thread may have with upstreams. For one more, the client prefix or zone that
-    /// holds most loses its oldest. Over TCP each holds a file; over UDP they share a few sockets.
+    /// holds most loses its oldest. They share a few sockets and connections.
     pub max_in_flight: usize,
     /// Time that an upstream has to respond, at least: up to 2 s if its round-trip times call for
     /// it. TCP has twice the time.
@@ -56,9 +55,10 @@ pub struct ForwardOptions {
 }
 
 impl ForwardOptions {
-    /// Files that each thread holds for the sockets that questions over UDP share, at most.
+    /// Files that each thread holds for the sockets and connections that questions share, at most.
     pub(crate) fn shared_files(&self) -> usize {
-        udp::max_files(self.upstreams.len())
+        let upstreams = self.upstreams.len();
+        udp::max_files(upstreams) + tcp::max_files(upstreams)
     }
 }
 
@@ -67,6 +67,7 @@ impl Default for ForwardOptions {
     fn default() -> Self {
         Self {
             upstreams: Vec::new(),
+            tls: TlsOptions::default(),
             threads: 1,
             queue: 4096,
             max_in_flight: 4096,

@@ -1,4 +1,4 @@
-//! The forwarder's log lines about overload.
+//! The forwarder's log lines about overload, and about TLS upstreams that are not to be trusted.
 //!
 //! As packets can cause all of them, each kind of line is written at most once in [`PAUSE`], whichever thread
 //! has the occasion.
@@ -14,7 +14,10 @@ use domain::base::name::Name;
 use hashbrown::HashMap;
 use tracing::warn;
 
-use super::shed::{Scarce, Shedding};
+use super::{
+    UpstreamAddress,
+    shed::{Scarce, Shedding},
+};
 
 const PAUSE: Duration = Duration::from_secs(10);
 
@@ -25,6 +28,7 @@ enum Kind {
     DeadZone,
     QueueFull,
     NoPort,
+    Tls(usize),
 }
 
 /// When each kind of line was written last. The threads share it.
@@ -41,10 +45,6 @@ impl OverloadLog {
             Scarce::Lookups => (
                 "forward.max-in-flight look-ups are in flight",
                 ", or raise forward.max-in-flight",
-            ),
-            Scarce::Descriptors => (
-                "no more files can be opened",
-                ", or raise the limit on open files (ulimit -n, LimitNOFILE=)",
             ),
             Scarce::Front(_) => ("too many queries wait for upstreams", ""),
         };
@@ -85,6 +85,19 @@ impl OverloadLog {
                 "queries to {upstream} cannot be sent: no local port or address is left for them, or a filter \
                  rejects them; widen net.ipv4.ip_local_port_range if `ss -s` shows that many are in use"
             );
+        }
+    }
+
+    /// TLS with the upstream at this position of the list has failed in another way than before.
+    pub(super) fn tls(
+        &self,
+        index: usize,
+        upstream: &UpstreamAddress,
+        problem: &str,
+        now: Instant,
+    ) {
+        if self.is_due(Kind::Tls(index), now) {
+            warn!("upstream {upstream} gets no queries, TLS with it fails: {problem}");
         }
     }
 

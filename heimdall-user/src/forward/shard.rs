@@ -1,6 +1,7 @@
 //! A forwarder thread: its state and its loop.
 
 mod attempts;
+mod connections;
 mod datagrams;
 mod lookup;
 mod overload;
@@ -23,6 +24,8 @@ use super::{
     inflight::InFlight,
     overload_log::OverloadLog,
     shared_cache::SharedCache,
+    tcp::Tcp,
+    tls::TlsClients,
     udp::{Batch, Udp, Unsent},
     upstreams::Upstreams,
     zones::Zones,
@@ -38,9 +41,9 @@ use crate::{
 /// Differs from all others.
 const WAKE: Token = Token(usize::MAX);
 
-/// The token of the connections of the look-up in this slot.
-fn connection_token(slot: usize) -> Token {
-    Token(slot << 1)
+/// The token of the [connection](super::tcp) with this number.
+fn connection_token(number: usize) -> Token {
+    Token(number << 1)
 }
 
 /// The token of the [UDP socket](super::udp) with this number.
@@ -65,6 +68,7 @@ pub(super) struct Shard {
     counters: Arc<ForwardCounters>,
     in_flight: InFlight,
     udp: Udp,
+    tcp: Tcp,
     upstreams: Upstreams,
     cache: SharedCache,
     answers: Answers,
@@ -105,6 +109,7 @@ impl Shard {
         hasher: NameHasher,
         clock: Clock,
         log: OverloadLog,
+        tls: TlsClients,
     ) -> io::Result<Self> {
         let poll = Poll::new()?;
         let waker = Waker::new(poll.registry(), WAKE)?;
@@ -125,6 +130,7 @@ impl Shard {
             counters: Arc::default(),
             in_flight: InFlight::new(options.max_in_flight),
             udp: Udp::new(options.upstreams.len()),
+            tcp: Tcp::new(options.upstreams.len(), tls),
             upstreams: Upstreams::new(&options.upstreams, options.attempt_timeout),
             cache: SharedCache::new(&options, hasher.clone())?,
             answers: Answers::default(),
@@ -210,6 +216,7 @@ impl Shard {
             self.serve_stale_on_timeout(now);
             more = self.take_requests(now);
             self.send_queries(&mut batch, now);
+            self.tcp.close_idle(now);
             self.wake_fronts();
             maintenance = self.maintain();
             self.log_full_queue(now);
@@ -238,7 +245,8 @@ impl Shard {
         let client = self
             .client_deadlines
             .next(|next| is_awaited(in_flight, next));
-        let next = attempt.into_iter().chain(client).min()?;
+        let idle = self.tcp.idle_check();
+        let next = attempt.into_iter().chain(client).chain(idle).min()?;
         Some(next.saturating_duration_since(Instant::now()))
     }
 
@@ -329,6 +337,11 @@ impl Shard {
         self.counters
             .queue_full
             .set(self.inbox.rejected.load(Ordering::Relaxed));
+        let [connections, opened, handshakes, resumed] = self.tcp.counts();
+        self.counters.tls_handshakes.set(handshakes);
+        self.counters.tls_resumed.set(resumed);
+        self.counters.connections.set(connections);
+        self.counters.connections_opened.set(opened);
         let [entries, insertions, evictions] = self.cache.counts();
         self.counters.cache_entries.set(entries);
         self.counters.cache_insertions.set(insertions);

@@ -33,8 +33,6 @@ const MAX_LABELS: usize = 8;
 pub(super) enum Scarce {
     /// Slots of the table: each look-up has one.
     Lookups,
-    /// Descriptors of this process: each look-up has one for each of its connections.
-    Descriptors,
     /// The queries that this front may have waiting: each of its waiters is one.
     Front(u16),
 }
@@ -65,27 +63,16 @@ struct Candidate<'a> {
 }
 
 impl InFlight {
-    /// Chooses the look-ups to end to free what is `scarce`; `spare` is not among them. `None`: there
-    /// are no others.
-    pub(super) fn shedding(
-        &self,
-        scarce: Scarce,
-        spare: Option<usize>,
-        hasher: &NameHasher,
-    ) -> Option<Shedding<'_>> {
+    /// Chooses the look-ups to end to free what is `scarce`. `None`: there are none.
+    pub(super) fn shedding(&self, scarce: Scarce, hasher: &NameHasher) -> Option<Shedding<'_>> {
         let mut candidates: Vec<_> = self
             .iter()
-            .filter(|(slot, _)| Some(*slot) != spare)
             .map(|(slot, lookup)| Candidate {
                 slot,
                 serial: lookup.serial,
                 request: &lookup.request,
                 weight: match scarce {
                     Scarce::Lookups => 1,
-                    Scarce::Descriptors => {
-                        let exchanges = lookup.exchanges.iter();
-                        exchanges.filter(|exchange| exchange.is_tcp()).count()
-                    }
                     Scarce::Front(front) => {
                         let waiters = lookup.waiters.iter();
                         waiters.filter(|waiter| waiter.front == front).count()

@@ -30,6 +30,17 @@ impl Upstream {
         }
     }
 
+    /// As [`start`](Self::start), but connections stay open.
+    pub(crate) fn keeping_connections(
+        script: impl Fn(&Seen) -> Vec<Vec<u8>> + Send + Sync + 'static,
+    ) -> Self {
+        let upstream = ScriptedUpstream::on_loopback("127.0.0.1:0", script).unwrap();
+        Self {
+            address: upstream.address(),
+            upstream,
+        }
+    }
+
     /// As [`start`](Self::start), but connections are refused.
     pub(crate) fn without_tcp(
         script: impl Fn(&Seen) -> Vec<Vec<u8>> + Send + Sync + 'static,

@@ -8,6 +8,8 @@ mod failing;
 mod overload;
 mod shared_cache;
 mod stale;
+mod streams;
+mod tls;
 
 use std::{
     collections::HashSet,
@@ -110,7 +112,7 @@ impl Bench {
 
 fn options(upstreams: Vec<SocketAddr>) -> ForwardOptions {
     ForwardOptions {
-        upstreams,
+        upstreams: upstreams.into_iter().map(Into::into).collect(),
         // Long enough for a loaded machine: only what is meant to time out does.
         attempt_timeout: Duration::from_secs(5),
         cache_bytes: 1 << 20,

@@ -18,7 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{UpstreamCounters, UpstreamMetrics};
+use super::{UpstreamAddress, UpstreamCounters, UpstreamMetrics, UpstreamTransport};
 use crate::maintenance::UpstreamState;
 
 /// Time for which an upstream that failed is set aside.
@@ -43,7 +43,7 @@ pub(super) struct Upstreams {
 
 #[derive(Debug)]
 struct Upstream {
-    address: SocketAddr,
+    address: UpstreamAddress,
     metrics: Arc<UpstreamMetrics>,
     held_until: Option<Instant>,
     /// When it last sent a response.
@@ -56,6 +56,8 @@ struct Upstream {
     /// Questions since then that it answered only without EDNS.
     plain_answers: Row,
     plain_until: Option<Instant>,
+    /// Why TLS with it fails.
+    problem: Option<String>,
 }
 
 impl Upstream {
@@ -113,9 +115,9 @@ impl Rtt {
 
 impl Upstreams {
     /// `min_timeout` is the least time that an upstream has to respond.
-    pub(super) fn new(addresses: &[SocketAddr], min_timeout: Duration) -> Self {
-        let list = addresses.iter().map(|&address| Upstream {
-            address,
+    pub(super) fn new(addresses: &[UpstreamAddress], min_timeout: Duration) -> Self {
+        let list = addresses.iter().map(|address| Upstream {
+            address: address.clone(),
             metrics: Arc::default(),
             held_until: None,
             heard: None,
@@ -124,6 +126,7 @@ impl Upstreams {
             answers_edns: false,
             plain_answers: Row::default(),
             plain_until: None,
+            problem: None,
         });
         Self {
             list: list.collect(),
@@ -137,7 +140,27 @@ impl Upstreams {
     }
 
     pub(super) fn address(&self, index: usize) -> Option<SocketAddr> {
-        self.list.get(index).map(|upstream| upstream.address)
+        self.list
+            .get(index)
+            .map(|upstream| upstream.address.address)
+    }
+
+    /// Whether the upstream is asked over TLS.
+    pub(super) fn is_tls(&self, index: usize) -> bool {
+        let transport = self
+            .list
+            .get(index)
+            .map(|upstream| &upstream.address.transport);
+        matches!(transport, Some(UpstreamTransport::Tls(_)))
+    }
+
+    /// Whether the upstream is asked over connections only.
+    pub(super) fn is_stream(&self, index: usize) -> bool {
+        let transport = self
+            .list
+            .get(index)
+            .map(|upstream| &upstream.address.transport);
+        transport.is_some_and(|transport| *transport != UpstreamTransport::Udp)
     }
 
     pub(super) fn counters(&self, index: usize) -> Option<&UpstreamCounters> {
@@ -197,7 +220,8 @@ impl Upstreams {
         let states = self.list.iter().enumerate();
         states
             .map(|(index, upstream)| UpstreamState {
-                address: upstream.address,
+                address: upstream.address.address,
+                transport: upstream.address.transport.name(),
                 set_aside: (upstream.held_until)
                     .and_then(|until| until.checked_duration_since(now))
                     .filter(|left| !left.is_zero()),
@@ -216,6 +240,10 @@ impl Upstreams {
             upstream.held_until = None;
             upstream.metrics.clear_failed();
             upstream.silence.clear();
+            if upstream.problem.take().is_some() {
+                upstream.metrics.set_problem(None);
+                tracing::info!("upstream {}: TLS works again", upstream.address);
+            }
         }
     }
 
@@ -229,6 +257,21 @@ impl Upstreams {
     pub(super) fn heard_within(&self, now: Instant, time: Duration) -> bool {
         let heard = self.list.iter().filter_map(|upstream| upstream.heard).max();
         heard.is_some_and(|heard| now.saturating_duration_since(heard) <= time)
+    }
+
+    /// TLS with the upstream has failed. Gives its address and the problem if that is a new one.
+    pub(super) fn tls_failed(
+        &mut self,
+        index: usize,
+        problem: String,
+    ) -> Option<(&UpstreamAddress, &str)> {
+        let upstream = self.list.get_mut(index)?;
+        if upstream.problem.as_deref() == Some(problem.as_str()) {
+            return None;
+        }
+        upstream.metrics.set_problem(Some(problem.clone()));
+        let problem = upstream.problem.insert(problem);
+        Some((&upstream.address, problem))
     }
 
     /// The upstream cannot be reached.
@@ -251,8 +294,8 @@ impl Upstreams {
 
 /// Timeouts.
 impl Upstreams {
-    /// A response over UDP took `rtt`. No query has the ID of another one on the same socket, so there is
-    /// no ambiguity to which one it belongs (RFC 6298 section 3).
+    /// A response over UDP, or on a connection to an upstream that is asked over those only, took `rtt`. No query has the
+    /// ID of another one on the same socket, so there is no ambiguity to which one it belongs (RFC 6298 section 3).
     pub(super) fn measured(&mut self, index: usize, rtt: Duration) {
         if let Some(upstream) = self.list.get_mut(index) {
             let first = || Rtt::first(rtt);
@@ -276,7 +319,7 @@ impl Upstreams {
 
 /// Latency.
 impl Upstreams {
-    /// A response, whatever its code, took this time; over TCP from the opening of the connection on.
+    /// A response, whatever its code, took this time; the first on a connection from its opening on.
     pub(super) fn responded(&self, index: usize, took: Duration) {
         if let Some(upstream) = self.list.get(index) {
             upstream.metrics.latency.record(took, 1);
@@ -329,7 +372,7 @@ mod tests {
 
     fn two() -> Upstreams {
         Upstreams::new(
-            &["127.0.0.1:1", "127.0.0.1:2"].map(|a| a.parse().unwrap()),
+            &["127.0.0.1:1", "127.0.0.1:2"].map(|a| a.parse::<SocketAddr>().unwrap().into()),
             LEAST,
         )
     }
@@ -397,7 +440,7 @@ mod tests {
     #[test]
     fn the_next_one_is_not_set_aside_if_another_is_left() {
         let now = Instant::now();
-        let addresses = [1, 2, 3].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+        let addresses = [1, 2, 3].map(|port| SocketAddr::from(([127, 0, 0, 1], port)).into());
         let mut upstreams = Upstreams::new(&addresses, LEAST);
         assert_eq!(
             [0, 1, 2].map(|index| upstreams.after(index, now)),
@@ -473,7 +516,7 @@ mod tests {
             upstreams.measured(1, millis(1));
         }
         assert_eq!(upstreams.timeout(1), LEAST);
-        let slow = Upstreams::new(&["127.0.0.1:1".parse().unwrap()], SECOND * 5);
+        let slow = Upstreams::new(&[SocketAddr::from(([127, 0, 0, 1], 1)).into()], SECOND * 5);
         assert_eq!(slow.timeout(0), SECOND * 5, "as configured");
     }
 

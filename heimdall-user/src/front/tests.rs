@@ -99,7 +99,7 @@ impl Front {
     fn with_tap(upstream: &Upstream, max_waiting: usize, tap: Tap) -> Self {
         let mailbox = Arc::new(Mailbox::new(max_waiting).unwrap());
         let settings = ForwardOptions {
-            upstreams: vec![upstream.address],
+            upstreams: vec![upstream.address.into()],
             ..ForwardOptions::default()
         };
         let hasher = NameHasher::default();

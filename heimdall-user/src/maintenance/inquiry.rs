@@ -50,6 +50,8 @@ pub(crate) struct ForwarderState {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct UpstreamState {
     pub(crate) address: SocketAddr,
+    /// How it is asked: "udp", "tcp" or "tls".
+    pub(crate) transport: &'static str,
     /// Time for which it is set aside.
     pub(crate) set_aside: Option<Duration>,
     /// The smoothed round-trip time, if there was a response.

@@ -16,7 +16,7 @@ use super::{
     upstreams::{UpstreamReport, UpstreamState},
 };
 use crate::{
-    config::Zoned,
+    config::Upstream,
     http::{Families, Labels},
     latency::Distribution,
     log,
@@ -281,13 +281,13 @@ fn insert_histogram(
 }
 
 fn insert_upstream(families: &mut Families, upstream: &UpstreamReport) {
-    let address = Zoned(upstream.address).to_string();
+    let address = Upstream(&upstream.address).to_string();
     let labels = [("upstream", address.as_str())];
     let up = u64::from(upstream.state(Instant::now()) != UpstreamState::Failed);
     let help = "0 if the upstream has failed, 1 if it works or is not known to have failed.";
     families.gauge("heimdall_upstream_up", help, &labels, up);
     if let Some(rtt) = upstream.rtt_us() {
-        let help = "The smoothed round-trip time of the upstream over UDP.";
+        let help = "The smoothed round-trip time of the upstream.";
         families.real_gauge(
             "heimdall_upstream_rtt_seconds",
             help,

@@ -168,12 +168,12 @@ impl Server {
         let queues = preflight::preflight(config)?;
         let reloader = Arc::new(Reloader::start(config, settings)?);
         let sockets = config.socket.threads;
-        let files = file_limit::fit(
+        let max_connections = file_limit::fit(
             &forward_options(config),
             sockets + queues.iter().sum::<usize>(),
             sockets * config.listen.len(),
         );
-        let opened = Opened::open(config, files.max_connections)?;
+        let opened = Opened::open(config, max_connections)?;
         let mut server = Self {
             reloader,
             report: None,
@@ -188,7 +188,7 @@ impl Server {
             observer: None,
         };
         // Should a step fail, dropping the server stops what the steps before it started.
-        server.start_threads(config, opened, &queues, files.max_in_flight)?;
+        server.start_threads(config, opened, &queues)?;
         start_warnings::host(config);
         Ok(server)
     }
@@ -199,7 +199,6 @@ impl Server {
         config: &Config,
         opened: Opened,
         queues: &[usize],
-        max_in_flight: usize,
     ) -> Result<(), ServerError> {
         let tap = tap::options(config);
         let observations = Arc::new(Observations::new(&tap));
@@ -219,12 +218,9 @@ impl Server {
             .collect::<Result<Vec<_>, _>>()?;
         let mailboxes = [&socket_mailboxes[..], &worker_mailboxes[..]].concat();
 
-        let options = forward::ForwardOptions {
-            max_in_flight,
-            ..forward_options(config)
-        };
-        let mut forwarder = ForwarderBuilder::new(&options, mailboxes, cores.hasher())
-            .map_err(start("the forwarder"))?;
+        let mut forwarder =
+            ForwarderBuilder::new(&forward_options(config), mailboxes, cores.hasher())
+                .map_err(start("the forwarder"))?;
         forwarder.sample(observations.taps());
         let snapshot = config.cache.snapshot();
         let snapshot = snapshot.filter(|snapshot| snapshot::restore(snapshot, &mut forwarder));
@@ -519,6 +515,10 @@ fn forward_options(config: &Config) -> forward::ForwardOptions {
     let forward = &config.forward;
     forward::ForwardOptions {
         upstreams: config.upstreams.clone(),
+        tls: forward::TlsOptions {
+            roots: forward.tls_roots.clone(),
+            opportunistic: forward.tls_opportunistic,
+        },
         threads: forward.threads,
         queue: forward.queue,
         max_in_flight: forward.max_in_flight,

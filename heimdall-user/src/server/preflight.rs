@@ -5,13 +5,13 @@ use std::{fmt::Display, path::Path};
 use tracing::warn;
 
 use super::{
-    PolicyLoader, ServerError, file_limit, forward_options, permissions, snapshot::unix_now,
+    PolicyLoader, ServerError, file_limit, forward_options, permissions, snapshot::unix_now, start,
     start_warnings,
 };
 use crate::{
     cache::Cache,
     config::{Backend, Config, InterfaceConfig, Location},
-    control, file,
+    control, file, forward,
     snapshot::Snapshot,
     tap::DnstapTarget,
     xdp::{Interface, XdpError},
@@ -30,6 +30,7 @@ pub(crate) fn check(config: &Config) -> Result<(), ServerError> {
         sockets + queues,
         sockets * config.listen.len(),
     );
+    forward::check_tls(&forward_options(config)).map_err(start("the forwarder"))?;
     PolicyLoader::default().load(config)?;
     if config.backend == Backend::Auto {
         for (wanted, queues) in config.interfaces.iter().zip(interfaces(config)) {

@@ -11,8 +11,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use mio::net::TcpStream;
+
 use super::{report::Report, threads::Threads, upstreams::UpstreamState};
-use crate::config::Zoned;
+use crate::{
+    config::Upstream,
+    forward::{UpstreamAddress, UpstreamTransport},
+};
 
 /// Time between two queries to an upstream.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
@@ -40,19 +45,27 @@ pub(super) struct Readiness {
 
 /// The queries to an upstream.
 struct Probe {
-    upstream: SocketAddr,
-    /// The socket and the ID of one that has no response.
-    outstanding: Option<(UdpSocket, u16)>,
+    upstream: UpstreamAddress,
+    /// One that has no response.
+    outstanding: Option<Outstanding>,
     /// When the last one was sent, or could not be.
     sent: Option<Instant>,
     /// When a response was seen.
     answered: Option<Instant>,
 }
 
+/// What an upstream is to respond to.
+enum Outstanding {
+    /// A query with this ID.
+    Query(UdpSocket, u16),
+    /// A connection, which it is to accept.
+    Connection(TcpStream),
+}
+
 impl Readiness {
     pub(super) fn new(report: Arc<Report>, threads: Arc<Threads>) -> Self {
         let probes = report.upstreams.iter().map(|upstream| Probe {
-            upstream: upstream.address,
+            upstream: upstream.address.clone(),
             outstanding: None,
             sent: None,
             answered: None,
@@ -81,8 +94,9 @@ impl Readiness {
             return Ok(());
         }
         let mut works = false;
-        for probe in &mut self.probes {
-            works |= probe.works(now);
+        for (probe, upstream) in self.probes.iter_mut().zip(&self.report.upstreams) {
+            // A connection is no sign that TLS works.
+            works |= upstream.problem().is_none() && probe.works(now);
         }
         if works {
             return Ok(());
@@ -90,7 +104,7 @@ impl Readiness {
         let upstreams = self
             .probes
             .iter()
-            .map(|probe| Zoned(probe.upstream).to_string());
+            .map(|probe| Upstream(&probe.upstream).to_string());
         let list: Vec<_> = upstreams.collect();
         Err(format!("no upstream responds: {}", list.join(", ")))
     }
@@ -104,39 +118,46 @@ impl Probe {
         if self.sent.is_some_and(|at| age(at) >= MAX_PROBE_AGE) {
             self.outstanding = None;
         }
-        if let Some((socket, id)) = &self.outstanding
-            && has_response(socket, *id)
-        {
+        if self.outstanding.as_ref().is_some_and(has_response) {
             self.answered = Some(now);
             self.outstanding = None;
         }
         if self.sent.is_none_or(|at| age(at) >= PROBE_INTERVAL) {
             self.sent = Some(now);
-            let id = rand::random();
             // One that cannot be sent gets no response.
-            self.outstanding = send(self.upstream, id).ok().map(|socket| (socket, id));
+            self.outstanding = send(&self.upstream).ok();
         }
         self.answered.is_some_and(|at| age(at) < PROBE_VALID)
     }
 }
 
-/// Asks for the root's name servers, which every resolver has.
-fn send(upstream: SocketAddr, id: u16) -> io::Result<UdpSocket> {
-    let any: SocketAddr = match upstream {
+/// Asks for the root's name servers, which every resolver has; or opens a connection, if the upstream is asked over
+/// those only.
+fn send(upstream: &UpstreamAddress) -> io::Result<Outstanding> {
+    let address = upstream.address;
+    if upstream.transport != UpstreamTransport::Udp {
+        return TcpStream::connect(address).map(Outstanding::Connection);
+    }
+    let any: SocketAddr = match address {
         SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
         SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
     };
     let socket = UdpSocket::bind(any)?;
     socket.set_nonblocking(true)?;
-    socket.connect(upstream)?;
+    socket.connect(address)?;
+    let id: u16 = rand::random();
     let [high, low] = id.to_be_bytes();
     // RFC 1035 section 4.1: RD, one question; the root, NS, IN.
     socket.send(&[high, low, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 1])?;
-    Ok(socket)
+    Ok(Outstanding::Query(socket, id))
 }
 
-/// Whether a response with this ID has arrived, whatever it says.
-fn has_response(socket: &UdpSocket, id: u16) -> bool {
+/// Whether a response has arrived, whatever it says.
+fn has_response(outstanding: &Outstanding) -> bool {
+    let (socket, id) = match outstanding {
+        Outstanding::Query(socket, id) => (socket, id),
+        Outstanding::Connection(stream) => return stream.peer_addr().is_ok(),
+    };
     let mut buf = [0; 12];
     for _ in 0..MAX_DATAGRAMS {
         match socket.recv(&mut buf) {

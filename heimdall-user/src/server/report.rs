@@ -94,7 +94,7 @@ impl Report {
             tier: None,
             sockets: Vec::new(),
             forwarder: Vec::new(),
-            upstreams: UpstreamReport::all(&[address], &[vec![metrics]]),
+            upstreams: UpstreamReport::all(&[address.into()], &[vec![metrics]]),
         }
     }
 
@@ -393,7 +393,7 @@ mod tests {
                 .into(),
             forwarder: threads.to_vec(),
             upstreams: UpstreamReport::all(
-                &["192.0.2.53:53".parse().expect("an address")],
+                &[std::net::SocketAddr::from(([192, 0, 2, 53], 53)).into()],
                 &[vec![Arc::default()]],
             ),
             observations: Arc::new(Observations::new(&TapOptions::default())),

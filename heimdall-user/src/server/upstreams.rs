@@ -1,18 +1,18 @@
 //! What the forwarder knows of an upstream.
 
-use std::{net::SocketAddr, sync::Arc, time::Instant};
+use std::{sync::Arc, time::Instant};
 
 use serde_json::{Value, json};
 
 use crate::{
-    config::Zoned,
-    forward::{Condition, UpstreamCounters, UpstreamMetrics},
+    config::Upstream,
+    forward::{Condition, UpstreamAddress, UpstreamCounters, UpstreamMetrics},
     latency::Distribution,
 };
 
 /// An upstream.
 pub(super) struct UpstreamReport {
-    pub(super) address: SocketAddr,
+    pub(super) address: UpstreamAddress,
     /// As each thread sees it.
     pub(super) threads: Vec<Arc<UpstreamMetrics>>,
 }
@@ -41,11 +41,11 @@ impl UpstreamState {
 impl UpstreamReport {
     /// One for each upstream. `threads`: what each thread has of them, in the same order.
     pub(super) fn all(
-        addresses: &[SocketAddr],
+        addresses: &[UpstreamAddress],
         threads: &[Vec<Arc<UpstreamMetrics>>],
     ) -> Vec<Self> {
         let reports = addresses.iter().enumerate().map(|(index, address)| Self {
-            address: *address,
+            address: address.clone(),
             threads: threads
                 .iter()
                 .filter_map(|thread| thread.get(index).cloned())
@@ -80,6 +80,11 @@ impl UpstreamReport {
         times.iter().sum::<u64>().checked_div(times.len() as u64)
     }
 
+    /// Why TLS with it fails.
+    pub(super) fn problem(&self) -> Option<Arc<String>> {
+        self.threads.iter().find_map(|thread| thread.problem())
+    }
+
     /// How long its responses took, to all threads together.
     pub(super) fn latency(&self) -> Distribution {
         Distribution::of(self.threads.iter().map(|thread| &thread.latency))
@@ -88,8 +93,9 @@ impl UpstreamReport {
     pub(super) fn json(&self) -> Value {
         let sum = |count: fn(&UpstreamCounters) -> u64| self.counters().map(count).sum::<u64>();
         json!({
-            "address": Zoned(self.address).to_string(),
+            "address": Upstream(&self.address).to_string(),
             "state": self.state(Instant::now()).name(),
+            "problem": self.problem().as_deref(),
             "rtt_us": self.rtt_us(),
             "in_flight": sum(|thread| thread.in_flight.get()),
             "queries": sum(|thread| thread.queries.get()),
@@ -111,7 +117,8 @@ mod tests {
     #[test]
     fn threads_are_summed_and_upstreams_are_not() {
         let millis = Duration::from_millis;
-        let addresses = [1, 2].map(|port| ([127, 0, 0, 1], port).into());
+        let addresses =
+            [1, 2].map(|port| std::net::SocketAddr::from(([127, 0, 0, 1], port)).into());
         let threads: [Vec<Arc<UpstreamMetrics>>; 2] =
             [(); 2].map(|()| vec![Arc::default(), Arc::default()]);
         let times = [[10, 20], [30, 20]];
@@ -126,6 +133,7 @@ mod tests {
             assert_eq!(json["address"], address);
             assert_eq!(json["state"], "unused");
             assert_eq!(json["rtt_us"], Value::Null);
+            assert_eq!(json["problem"], Value::Null);
             assert_eq!(json["latency"]["count"], 2);
             assert_eq!(json["latency"]["mean_us"], 2e4);
         }
@@ -134,6 +142,8 @@ mod tests {
         counters.rtt_us.set(1500);
         assert_eq!(reports[0].json()["state"], "up");
         assert_eq!(reports[0].json()["rtt_us"], 1500);
+        threads[1][0].set_problem(Some("it expired".to_owned()));
+        assert_eq!(reports[0].json()["problem"], "it expired");
         assert_eq!(reports[0].json()["queries"], 3);
         let now = Instant::now();
         threads[1][0].set_failed(now);

@@ -82,7 +82,7 @@ impl Bench {
         );
         let mailbox = Arc::new(Mailbox::new(max_pending).unwrap());
         let settings = ForwardOptions {
-            upstreams,
+            upstreams: upstreams.into_iter().map(Into::into).collect(),
             attempt_timeout: Duration::from_secs(5),
             ..ForwardOptions::default()
         };
@@ -467,7 +467,7 @@ fn idle_connections_are_closed_and_busy_ones_are_not() {
     let address = listeners.local_addresses()[0];
     let mailbox = Arc::new(Mailbox::new(4).unwrap());
     let settings = ForwardOptions {
-        upstreams: vec![silent.address],
+        upstreams: vec![silent.address.into()],
         ..ForwardOptions::default()
     };
     let forwarder = forward(&settings, &mailbox);

@@ -1,7 +1,7 @@
 //! End-to-end tests: a real `heimdall` on a real veth, with real clients and upstreams.
 //!
 //! Every test makes a lab of its own (two network namespaces) and needs root, and Debian's
-//! packages knot, knot-dnsutils, prometheus, tcpdump, tshark, ethtool, fstrm-bin and dnstap-ldns; `cargo xtask test` installs
+//! packages knot, knot-dnsutils, prometheus, tcpdump, tshark, ethtool, fstrm-bin and dnstap-ldns, unbound; `cargo xtask test` installs
 //! them.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
@@ -35,6 +35,7 @@ mod start;
 mod tap;
 mod threads;
 mod tier;
+mod tls;
 mod trace;
 mod upstreams;
 mod wire;

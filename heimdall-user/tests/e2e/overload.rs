@@ -170,10 +170,10 @@ fn a_low_file_limit_is_reported_and_others_are_served() {
     let heimdall = Heimdall::start(command, program(), &arguments).unwrap();
     let log = heimdall.process.output();
     assert!(
-        log.contains("the hard limit on open files is 200, and these settings need 5"),
+        log.contains("the hard limit on open files is 200, and these settings need 1"),
         "{log}"
     );
-    assert!(log.contains("LimitNOFILE=5"), "{log}");
+    assert!(log.contains("LimitNOFILE=1"), "{log}");
     assert_served(&meanwhile(&lab), &heimdall);
     // As with few ports.
     let stats = heimdall.stats().unwrap();

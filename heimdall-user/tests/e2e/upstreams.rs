@@ -1,8 +1,8 @@
-//! Upstreams with a link-local address, and without TCP.
+//! Upstreams with a link-local address, over TCP, and without it.
 
 use lab::{CLIENT_V4, Heimdall, Kdig, SERVER_V4, ScriptedUpstream};
 
-use crate::{lab, program};
+use crate::{client::DnsClient, lab, program};
 
 const FIRST: &str = "127.0.0.1:5301";
 
@@ -63,6 +63,29 @@ fn a_truncated_answer_that_tcp_does_not_complete_is_passed_on() {
     }
     let got = Kdig::ask(&lab, &[&server, "large.example", "TXT", "+tcp"]).unwrap();
     assert_eq!(got.status, "SERVFAIL", "over TCP there is no larger answer");
+}
+
+/// Connections that were closed keep their ports for a minute: one for each query would soon take all.
+#[test]
+fn truncated_answers_do_not_run_out_of_ports() {
+    const QUERIES: usize = 1_200;
+    let Some(lab) = lab("truncated_answers_do_not_run_out_of_ports") else {
+        return;
+    };
+    let narrow = "echo 40000 40999 > /proc/sys/net/ipv4/ip_local_port_range";
+    lab::run(lab.on_server("sh").args(["-c", narrow])).unwrap();
+    let _upstream = ScriptedUpstream::start(&lab, FIRST).unwrap();
+    let heimdall = Heimdall::on_xdp(&lab, program(), &["--upstream", FIRST]).unwrap();
+    let client = DnsClient::v4(&lab);
+    for number in 0..QUERIES {
+        let reply = client.udp(&format!("truncate.n{number}.example TXT rd"));
+        assert!(reply.starts_with("NOERROR qr tc"), "{number}: {reply}");
+    }
+    let forwarder = &heimdall.stats().unwrap()["forwarder"];
+    assert_eq!(forwarder["sent_tcp"], QUERIES);
+    assert_eq!(forwarder["connections_opened"], 1);
+    assert_eq!(forwarder["socket_errors"], 0);
+    assert_eq!(forwarder["truncated"], 0);
 }
 
 /// A connected socket keeps its source address.

@@ -134,6 +134,7 @@ pub(super) const BEGINNING: &[Section] = &[
         rows: &[
             Part("/forwarder/sent_udp", "sent over UDP"),
             Part("/forwarder/sent_tcp", "sent over TCP"),
+            Other("/forwarder/moved", "sent again, the connection broke"),
             Other("/forwarder/answers", "answers accepted"),
             Other("/forwarder/timeouts", "timeouts"),
             Other("/forwarder/upstream_errors", "errors"),
@@ -141,6 +142,10 @@ pub(super) const BEGINNING: &[Section] = &[
             Other("/forwarder/truncated", "truncated, and none over TCP"),
             Other("/forwarder/socket_errors", "no socket or port"),
             Other("/forwarder/in_flight", "look-ups in flight now"),
+            Other("/forwarder/connections", "TCP connections now"),
+            Other("/forwarder/connections_opened", "TCP connections opened"),
+            Other("/forwarder/tls_handshakes", "TLS handshakes"),
+            Other("/forwarder/tls_resumed", "TLS sessions resumed"),
         ],
     },
     Section {

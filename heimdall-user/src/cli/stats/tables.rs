@@ -117,7 +117,13 @@ fn upstreams(view: &View) -> String {
             number(view, upstream.errors),
         ]
     });
-    table("UPSTREAMS", headings, &upstreams.collect::<Vec<_>>())
+    let mut text = table("UPSTREAMS", headings, &upstreams.collect::<Vec<_>>());
+    for upstream in &view.upstreams {
+        if let Some(problem) = &upstream.problem {
+            text.push_str(&format!("  {}: {problem}\n", upstream.address));
+        }
+    }
+    text
 }
 
 fn interfaces(view: &View) -> String {

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use super::latency;
 
 /// Numbers and objects that describe the moment instead of counting since the start.
-const MOMENTARY: [&str; 22] = [
+const MOMENTARY: [&str; 24] = [
     "version",
     "pid",
     "started",
@@ -22,6 +22,8 @@ const MOMENTARY: [&str; 22] = [
     "bytes",
     "pending",
     "in_flight",
+    "connections",
+    "problem",
     "rtt_us",
     "popular",
     "hit_ratio",

@@ -118,6 +118,8 @@ pub(super) struct Forwarder {
 pub(super) struct Upstream {
     pub(super) address: String,
     pub(super) state: String,
+    /// Why TLS with it fails.
+    pub(super) problem: Option<String>,
     pub(super) rtt_us: Option<f64>,
     pub(super) in_flight: u64,
     pub(super) queries: u64,
@@ -359,6 +361,7 @@ fn upstreams(document: &Value) -> Vec<Upstream> {
     let upstream = |value: &Value| Upstream {
         address: text(value, "/address").unwrap_or_default(),
         state: text(value, "/state").unwrap_or_default(),
+        problem: text(value, "/problem"),
         rtt_us: float(value, "/rtt_us"),
         in_flight: count(value, "/in_flight"),
         queries: count(value, "/queries"),

@@ -189,8 +189,16 @@ const BAD: &[(&str, &str)] = &[
         "heimdall.toml:1: key `upstream`: the list is empty; give a value, or leave the key out if it has a default",
     ),
     (
+        "upstream = [\"tls://-@192.0.2.2\"]",
+        "heimdall.toml:1: key `upstream`: \"-\" is not a host name; write the name that the certificate of the resolver is for, like dns.example.net",
+    ),
+    (
+        "upstream = [\"tls://192.0.2.2#sha256=AAAA\"]",
+        "heimdall.toml:1: key `upstream`: \"sha256=AAAA\" is not a pin; write sha256= and the SHA-256 digest of the public key in base64, 44 characters",
+    ),
+    (
         "upstream = [\"dns.example\"]",
-        "heimdall.toml:1: key `upstream`: \"dns.example\" is not an address; write ADDR or ADDR:PORT, an IPv6 address with a port in [brackets]",
+        "heimdall.toml:1: key `upstream`: \"dns.example\" is not an address; write ADDR or ADDR:PORT, an IPv6 address with a port in [brackets], and tcp:// before it for TCP only, tls:// or tls://NAME@ for TLS",
     ),
     (
         "upstream = [\"0.0.0.0\"]",
@@ -234,7 +242,7 @@ const BAD: &[(&str, &str)] = &[
     ),
     (
         "upstream = [\"[fe80::53%lo:53\"]",
-        "heimdall.toml:1: key `upstream`: \"[fe80::53%lo:53\" is not an address; write ADDR or ADDR:PORT, an IPv6 address with a port in [brackets]",
+        "heimdall.toml:1: key `upstream`: \"[fe80::53%lo:53\" is not an address; write ADDR or ADDR:PORT, an IPv6 address with a port in [brackets], and tcp:// before it for TCP only, tls:// or tls://NAME@ for TLS",
     ),
     (
         "upstream = [\"fe80::53%lo\", \"[fe80::53%1]:53\"]",

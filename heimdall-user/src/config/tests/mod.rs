@@ -7,7 +7,10 @@ use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, time::Duration}
 
 use proptest::prelude::*;
 
-use super::*;
+use super::{
+    values::{upstream_address, upstream_text},
+    *,
+};
 use crate::{
     answer::{access::private, blocklist::BlockAction, limit::LimitSettings, policy::NonRecursive},
     dns::TtlLimits,
@@ -157,7 +160,8 @@ fn flags_override_the_file() {
     let config = Config::from_text(&flags(&args), text, &host()).unwrap();
     assert_eq!(config.interfaces, ["veth0:1".parse().unwrap()]);
     assert_eq!(config.listen, ["[::1]:5300".parse().unwrap()]);
-    assert_eq!(config.upstreams, ["[2620:fe::9]:53".parse().unwrap()]);
+    let address: SocketAddr = "[2620:fe::9]:53".parse().unwrap();
+    assert_eq!(config.upstreams, [address.into()]);
     assert_eq!(config.backend, Backend::Auto);
     assert_eq!(config.control, PathBuf::from("/tmp/b"));
     assert_eq!(config.cache.bytes, 512 << 10);
@@ -313,13 +317,47 @@ fn link_local_addresses_have_a_zone() {
         shown.collect()
     };
     let upstreams = ["[fe80::53%lo]:53", "[fe80::53%lo]:5353", "[fe80::2%lo]:53"];
-    assert_eq!(shown(&config.upstreams), upstreams);
+    let addresses: Vec<_> = (config.upstreams.iter())
+        .map(|upstream| upstream.address)
+        .collect();
+    assert_eq!(shown(&addresses), upstreams);
     assert_eq!(shown(&config.listen), ["[fe80::1%lo]:5300"]);
-    for address in config.upstreams {
+    for address in addresses {
         assert!(matches!(address, SocketAddr::V6(v6) if v6.scope_id() == 1));
     }
     let others = ["192.0.2.1:53", "[2001:db8::1]:53"].map(|text| text.parse().unwrap());
     assert_eq!(shown(&others), ["192.0.2.1:53", "[2001:db8::1]:53"]);
+}
+
+#[test]
+fn upstreams_are_read_as_they_are_shown() {
+    let pin = "sha256=BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=";
+    for (written, shown) in [
+        ("192.0.2.1", "192.0.2.1:53"),
+        ("tcp://192.0.2.1", "tcp://192.0.2.1:53"),
+        ("tcp://fe80::53%lo", "tcp://[fe80::53%lo]:53"),
+        ("tls://192.0.2.1", "tls://192.0.2.1:853"),
+        (
+            "tls://dns.example@[2001:db8::1]:8853",
+            "tls://dns.example@[2001:db8::1]:8853",
+        ),
+        (
+            &format!("tls://192.0.2.1#{pin}"),
+            &format!("tls://192.0.2.1:853#{pin}"),
+        ),
+        (
+            &format!("tls://a.example@[fe80::1%lo]:853#{pin},{pin}"),
+            &format!("tls://a.example@[fe80::1%lo]:853#{pin},{pin}"),
+        ),
+    ] {
+        for text in [written, shown] {
+            let upstream = upstream_address(text).unwrap();
+            assert_eq!(upstream_text(&upstream), shown);
+        }
+    }
+    // The same address may be asked in several ways.
+    let text = r#"upstream = ["tls://192.0.2.2", "192.0.2.2", "tcp://192.0.2.2"]"#;
+    assert_eq!(from_file(text).unwrap().upstreams.len(), 3);
 }
 
 #[test]

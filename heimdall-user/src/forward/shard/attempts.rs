@@ -1,7 +1,7 @@
 //! The attempts of a look-up to get an answer from upstreams.
 //!
-//! An attempt is a query over UDP to one upstream, and what its response asks for: the same query
-//! without EDNS, or over TCP. The exchange that was begun last is the current one, which has a
+//! An attempt is a query to one upstream, over UDP or the upstream's own transport, and what its response asks for: the
+//! same query without EDNS, or over TCP. The exchange that was begun last is the current one, which has a
 //! deadline. Then the next attempt begins, but a late response is accepted until the look-up ends.
 
 use std::time::Instant;
@@ -11,10 +11,7 @@ use crate::{
     dns::{KEY_FLAG_DO, TtlLimits, UpstreamQuery},
     forward::{
         Request,
-        exchange::{
-            Exchange, ExchangeStatus, Expected, SendError, Sent, Stream, Target, Transport,
-        },
-        shed::Scarce,
+        exchange::{Exchange, ExchangeStatus, SendError, Sent, Target, Transport},
         upstreams::Upstreams,
     },
     tap::Tap,
@@ -42,7 +39,7 @@ impl Shard {
         let edns = Target {
             upstream,
             plain: false,
-            tcp: false,
+            tcp: self.upstreams.is_stream(upstream),
         };
         // DNSSEC records, which a client with DO wants, need EDNS, so it is always tried first.
         let wants_dnssec = lookup.request.flags & KEY_FLAG_DO != 0;
@@ -66,16 +63,12 @@ impl Shard {
             id: 0,
             at: now,
         };
-        let mut opened = self.open(slot, &mut sent);
+        let mut opened = self.open(slot, &mut sent, false);
         if opened == Err(SendError::Resources) {
             self.counters.socket_errors.add(1);
-            // The connections of this look-up's earlier attempts are closed first, then a socket that only waits for
-            // late responses, then other look-ups' connections.
-            let freed = self.in_flight.close_connections(slot)
-                || self.udp.close_oldest()
-                || self.shed(Scarce::Descriptors, Some(slot), now);
-            if freed {
-                opened = self.open(slot, &mut sent);
+            // A socket that only waits for late responses is closed first, or else an unused connection.
+            if self.udp.close_oldest() || self.tcp.close_unused() {
+                opened = self.open(slot, &mut sent, false);
             }
         }
         match opened {
@@ -86,8 +79,12 @@ impl Shard {
                 let mut timeout = self.upstreams.timeout(target.upstream);
                 if target.tcp {
                     self.counters.sent_tcp.add(1);
-                    // A round trip for the connection, one for the query.
-                    timeout *= 2;
+                    // If the connection is new, a round trip for that, one for TLS, and one for the query.
+                    timeout *= if self.upstreams.is_tls(target.upstream) {
+                        3
+                    } else {
+                        2
+                    };
                 } else {
                     self.counters.sent_udp.add(1);
                 }
@@ -117,23 +114,30 @@ impl Shard {
     }
 
     /// Begins an exchange, and chooses its ID. The query is sent at the end of the turn, or once a connection is
-    /// established.
-    fn open(&mut self, slot: usize, sent: &mut Sent) -> Result<(), SendError> {
+    /// established. `moved`: it was sent before, on a connection that broke.
+    pub(super) fn open(
+        &mut self,
+        slot: usize,
+        sent: &mut Sent,
+        moved: bool,
+    ) -> Result<(), SendError> {
         let Target { upstream, tcp, .. } = sent.target;
         let lookup = self.in_flight.get_mut(slot).ok_or(SendError::Resources)?;
         lookup.current = sent.serial;
         let address = self.upstreams.address(upstream);
         let address = address.ok_or(SendError::Resources)?;
-        let registry = self.poll.registry();
-        let outstanding = if tcp {
-            None
+        let (registry, now) = (self.poll.registry(), sent.at);
+        let (number, outstanding) = if tcp {
+            let tcp = &mut self.tcp;
+            let number = tcp.choose(registry, connection_token, upstream, address, now)?;
+            (number, tcp.assign(number, slot, sent.serial, now))
         } else {
             let udp = &mut self.udp;
-            let socket = udp.choose(registry, socket_token, upstream, address, sent.at)?;
-            let outstanding = udp.assign(socket, slot, sent.serial);
-            Some((socket, outstanding.ok_or(SendError::Resources)?))
+            let number = udp.choose(registry, socket_token, upstream, address, now)?;
+            (number, udp.assign(number, slot, sent.serial))
         };
-        sent.id = outstanding.map_or_else(rand::random, |(_, outstanding)| outstanding.id);
+        let outstanding = outstanding.ok_or(SendError::Resources)?;
+        sent.id = outstanding.id;
         let query = UpstreamQuery {
             id: sent.id,
             question: lookup.request.question(),
@@ -141,64 +145,27 @@ impl Shard {
             want_ad: self.options.trust_ad,
             edns: !sent.target.plain,
             subnet: self.subnet.as_ref(),
+            keepalive: tcp,
+            padding: self.upstreams.is_tls(upstream),
         };
         query.write_to(&mut self.query);
         let sampled =
             self.tap.is_due() && self.tap.forwarder_query(&self.query, address, tcp, sent.at);
-        let transport = match outstanding {
-            Some((socket, outstanding)) => {
-                self.udp.queue(socket, outstanding, &self.query);
-                Transport::Udp(socket)
-            }
-            None => {
-                let token = connection_token(slot);
-                Transport::Tcp(Stream::open(registry, token, address, &self.query)?)
-            }
+        let transport = if tcp {
+            self.tcp.queue(number, &self.query);
+            Transport::Tcp(number)
+        } else {
+            self.udp.queue(number, outstanding, &self.query);
+            Transport::Udp(number)
         };
-        let sent = *sent;
         lookup.exchanges.push(Exchange {
-            sent,
+            sent: *sent,
             transport,
             rejected: 0,
+            moved,
             sampled,
         });
         Ok(())
-    }
-
-    /// A connection of a look-up is ready, or was when the event was made.
-    pub(super) fn connection_ready(&mut self, slot: usize, now: Instant) {
-        // Another one may be ready as well, and its event lost with one that is closed here. Each
-        // exchange ends once, so this is bounded as they are.
-        while let Some((sent, status)) = self.take_ended(slot, now) {
-            self.handle_status(slot, now, sent, status);
-        }
-    }
-
-    /// Removes an exchange over TCP that has ended from the look-up.
-    fn take_ended(&mut self, slot: usize, now: Instant) -> Option<(Sent, ExchangeStatus)> {
-        let lookup = self.in_flight.get_mut(slot)?;
-        let request = &lookup.request;
-        let mut exchanges = lookup.exchanges.iter_mut().enumerate();
-        let (index, status) = exchanges.find_map(|(index, exchange)| {
-            let expected = Expected {
-                question: request.question(),
-                flags: request.flags,
-                subnet: self.subnet.as_ref(),
-                limits: &limits(self.options.limits, &exchange.sent, request),
-            };
-            let answers = &mut self.answers;
-            match exchange.poll(&mut self.scratch, &expected, answers, &self.counters) {
-                ExchangeStatus::Waiting => None,
-                status => Some((index, status)),
-            }
-        })?;
-        let ended = lookup.exchanges.swap_remove(index);
-        if ended.sampled
-            && let Some(response) = ended.received()
-        {
-            sample_response(&self.tap, &self.upstreams, &ended.sent, response, now);
-        }
-        Some((ended.sent, status))
     }
 
     /// Continues after an exchange that has ended and was removed from the look-up.
@@ -210,9 +177,7 @@ impl Shard {
         status: ExchangeStatus,
     ) {
         let Target {
-            upstream,
-            plain,
-            tcp,
+            upstream, plain, ..
         } = sent.target;
         let responded = matches!(
             status,
@@ -222,7 +187,7 @@ impl Shard {
             self.heard(upstream, now);
             let took = now.saturating_duration_since(sent.at);
             self.upstreams.responded(upstream, took);
-            if !tcp {
+            if !self.is_in_place_of_udp(sent) {
                 self.upstreams.measured(upstream, took);
             }
         }
@@ -235,7 +200,6 @@ impl Shard {
             ..sent.target
         };
         match status {
-            ExchangeStatus::Waiting => {}
             ExchangeStatus::Answer(answer) => {
                 self.counters.answers.add(1);
                 if plain {
@@ -289,11 +253,16 @@ impl Shard {
     /// Continues after an exchange whose upstream could not be reached.
     fn unreachable(&mut self, slot: usize, now: Instant, sent: Sent) {
         // An upstream with UDP and without TCP is good for most questions.
-        if !sent.target.tcp {
+        if !self.is_in_place_of_udp(sent) {
             self.upstreams.unreachable(sent.target.upstream, now);
         }
         self.count_error(sent.target.upstream);
         self.attempt_failed(slot, now, sent);
+    }
+
+    /// Whether a query went over TCP because UDP does not bring the answer.
+    fn is_in_place_of_udp(&self, sent: Sent) -> bool {
+        sent.target.tcp && !self.upstreams.is_stream(sent.target.upstream)
     }
 
     /// Counts an error of an upstream.
@@ -306,19 +275,20 @@ impl Shard {
 
     /// Continues after an exchange that ended with an error, of the upstream or of this host.
     pub(super) fn attempt_failed(&mut self, slot: usize, now: Instant, sent: Sent) {
+        let in_place_of_udp = self.is_in_place_of_udp(sent);
         let Some(lookup) = self.in_flight.get_mut(slot) else {
             return;
         };
         let is_current = lookup.current == sent.serial;
-        if sent.target.tcp && !is_current {
+        if in_place_of_udp && !is_current {
             // It was counted when it timed out.
             return;
         }
-        lookup.note_error(sent);
+        lookup.note_error(in_place_of_udp);
         if lookup.errors >= self.upstreams.len() {
             self.fail(slot, now);
         } else if is_current {
-            if !sent.target.tcp {
+            if !in_place_of_udp {
                 // An error costs little time, so it does not count: more upstreams than `attempts`
                 // can be asked.
                 lookup.attempts = lookup.attempts.saturating_sub(1);
@@ -343,15 +313,18 @@ impl Shard {
             if let Some(counters) = self.upstreams.counters(upstream) {
                 counters.timeouts.add(1);
             }
-            if sent.target.tcp {
-                lookup.note_error(sent);
+            let in_place_of_udp = sent.target.tcp && !self.upstreams.is_stream(upstream);
+            let question = lookup.request.hash;
+            let mut exchanges = lookup.exchanges.iter();
+            let exchange = exchanges.find(|exchange| exchange.sent.serial == sent.serial);
+            match exchange.map(|exchange| exchange.transport) {
+                Some(Transport::Udp(number)) => self.udp.timed_out(number, sent.at),
+                Some(Transport::Tcp(number)) => self.tcp.timed_out(number, sent.at),
+                None => {}
+            }
+            if in_place_of_udp {
+                lookup.note_error(true);
             } else {
-                let question = lookup.request.hash;
-                let mut exchanges = lookup.exchanges.iter();
-                let exchange = exchanges.find(|exchange| exchange.sent.serial == sent.serial);
-                if let Some(number) = exchange.and_then(Exchange::socket) {
-                    self.udp.timed_out(number, sent.at);
-                }
                 if !self.upstreams.heard_since(upstream, sent.at) {
                     self.udp.renew(upstream, sent.at);
                 }

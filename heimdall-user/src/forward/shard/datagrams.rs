@@ -15,10 +15,11 @@ use crate::forward::{
 };
 
 impl Shard {
-    /// Sends the queries that wait.
+    /// Sends the queries that wait, over UDP and on connections.
     pub(super) fn send_queries(&mut self, batch: &mut Batch, now: Instant) {
         // A look-up whose query could not be sent may ask the next upstream. Its attempts are bounded.
-        while self.udp.has_queued() {
+        while self.udp.has_queued() || self.tcp.has_queued() {
+            self.send_on_connections(now);
             let mut unsent = mem::take(&mut self.unsent);
             self.udp.send(batch, &mut unsent);
             for what in unsent.drain(..) {

@@ -123,6 +123,7 @@ impl Shard {
         let lookup = self.in_flight.remove(slot)?;
         for exchange in &lookup.exchanges {
             self.udp.end(exchange);
+            self.tcp.end(exchange);
         }
         Some(lookup)
     }

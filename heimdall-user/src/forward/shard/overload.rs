@@ -24,23 +24,22 @@ impl Shard {
         // If another thread holds most of the front's queries, that one has to make room.
         let fair = mailbox.capacity() / 2 / self.options.threads.max(1);
         if mailbox.is_crowded() && *waiting > fair {
-            self.shed(Scarce::Front(request.front), None, now);
+            self.shed(Scarce::Front(request.front), now);
         }
     }
 
     /// Makes room for another look-up.
     pub(super) fn make_room(&mut self, now: Instant) {
         if self.in_flight.is_full() {
-            self.shed(Scarce::Lookups, None, now);
+            self.shed(Scarce::Lookups, now);
         }
     }
 
-    /// Ends the oldest look-ups of the largest holder of the scarce resource, but not `spare`. Whether
-    /// there were any.
+    /// Ends the oldest look-ups of the largest holder of the scarce resource.
     #[cold]
-    pub(super) fn shed(&mut self, scarce: Scarce, spare: Option<usize>, now: Instant) -> bool {
-        let Some(shedding) = self.in_flight.shedding(scarce, spare, &self.hasher) else {
-            return false;
+    fn shed(&mut self, scarce: Scarce, now: Instant) {
+        let Some(shedding) = self.in_flight.shedding(scarce, &self.hasher) else {
+            return;
         };
         self.log.shed(scarce, &shedding, now);
         let Shedding {
@@ -64,7 +63,6 @@ impl Shard {
                 self.deliver(&lookup.request, &lookup.waiters, answer);
             }
         }
-        true
     }
 
     /// Logs that requests were rejected because the queue was full.

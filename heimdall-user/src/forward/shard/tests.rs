@@ -12,6 +12,7 @@ use crate::{
         Outcome, Request,
         exchange::{ExchangeStatus, SendError, Transport},
         testing::{Upstream, query},
+        tls::TlsClients,
         udp::Outstanding,
     },
 };
@@ -28,7 +29,7 @@ impl Bench {
     fn new() -> Self {
         let upstream = Upstream::start(|_| Vec::new());
         let options = ForwardOptions {
-            upstreams: vec![upstream.address],
+            upstreams: vec![upstream.address.into()],
             cache_bytes: 1 << 20,
             ..ForwardOptions::default()
         };
@@ -42,6 +43,7 @@ impl Bench {
                 NameHasher::default(),
                 clock,
                 OverloadLog::default(),
+                TlsClients::default(),
             )
             .unwrap(),
             mailbox,

@@ -72,6 +72,7 @@ impl Bench {
             sent,
             transport,
             rejected: 0,
+            moved: false,
             sampled: false,
         }
     }

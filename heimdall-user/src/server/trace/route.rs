@@ -77,15 +77,24 @@ fn route(state: &ForwarderState, steps: &mut Steps) -> String {
     let lines: Vec<String> = upstreams.clone().map(upstream_line).collect();
     let upstreams: Vec<Value> = upstreams.map(upstream_fields).collect();
     let first = state.upstreams.get(state.first);
-    let first = first.map(|first| Zoned(first.address).to_string());
+    let first = first.map(name);
     let fields = json!({ "in_flight": false, "first": first, "upstreams": upstreams });
     steps.add("route", lines, fields);
     let first = first.unwrap_or_default();
     format!("the answer of an upstream; {first} is asked first")
 }
 
+/// An upstream as the settings have it, without what TLS checks.
+fn name(upstream: &UpstreamState) -> String {
+    let address = Zoned(upstream.address);
+    match upstream.transport {
+        "udp" => address.to_string(),
+        transport => format!("{transport}://{address}"),
+    }
+}
+
 fn upstream_line(upstream: &UpstreamState) -> String {
-    let mut line = Zoned(upstream.address).to_string();
+    let mut line = name(upstream);
     line.push_str(&match upstream.set_aside {
         Some(left) => format!(": set aside for {} s", seconds(left)),
         None => ": in use".to_owned(),
@@ -105,7 +114,8 @@ fn upstream_line(upstream: &UpstreamState) -> String {
 
 fn upstream_fields(upstream: &UpstreamState) -> Value {
     json!({
-        "address": Zoned(upstream.address).to_string(),
+        "address": name(upstream),
+        "transport": upstream.transport,
         "set_aside_seconds": upstream.set_aside.map(seconds),
         "rtt_us": upstream.rtt.map(|rtt| rtt.as_micros() as u64),
         "timeout_ms": upstream.timeout.as_millis() as u64,

@@ -1,0 +1,322 @@
+//! A connection to an upstream, which carries many queries at once.
+
+use std::{
+    io::{self, ErrorKind, Read, Write},
+    time::{Duration, Instant},
+};
+
+use mio::net::TcpStream;
+use rustls::{ClientConnection, HandshakeKind};
+
+use super::{
+    framing::{self, Framing},
+    pipeline::{MAX_OUTSTANDING, Pending, Pipeline},
+};
+use crate::forward::{tls, udp::Outstanding};
+
+/// Time for which a connection stays open unused, if the upstream does not say how long it keeps it (RFC 7828). Known
+/// servers keep them for 10 s or longer.
+const IDLE: Duration = Duration::from_secs(9);
+
+/// The longest time, whatever the upstream says.
+const MAX_IDLE: Duration = Duration::from_secs(120);
+
+/// The upstream closes a connection once its time is over; a query that is on the way then is lost.
+const MARGIN: Duration = Duration::from_millis(500);
+
+/// What a socket has.
+#[derive(Debug, PartialEq, Eq)]
+pub(in crate::forward) enum Received {
+    /// Octets, and perhaps more of them.
+    More,
+    /// Nothing more for now.
+    Nothing,
+}
+
+/// A connection.
+#[derive(Debug)]
+pub(super) struct Connection {
+    stream: TcpStream,
+    /// Between the stream and the messages, over TLS.
+    session: Option<Box<ClientConnection>>,
+    /// Why TLS has failed.
+    problem: Option<String>,
+    /// The upstream will send nothing more.
+    closed: bool,
+    /// The upstream's position in the list.
+    upstream: usize,
+    pipeline: Pipeline,
+    output: Vec<u8>,
+    /// Octets of the output that were sent.
+    written: usize,
+    /// Its output waits for the end of the turn.
+    pub(super) queued: bool,
+    pub(super) input: Framing,
+    /// The upstream has accepted it; over TLS, the handshake is over.
+    established: bool,
+    /// Queries that it carried, and those that got a response.
+    used: u32,
+    answered: u32,
+    /// When the last response arrived.
+    heard: Option<Instant>,
+    /// When it was used last: for a query or a response.
+    active: Instant,
+    idle: Duration,
+    retired: bool,
+}
+
+impl Connection {
+    /// A connection that is being established.
+    pub(super) fn new(
+        stream: TcpStream,
+        session: Option<Box<ClientConnection>>,
+        upstream: usize,
+        now: Instant,
+    ) -> Self {
+        Self {
+            stream,
+            session,
+            problem: None,
+            closed: false,
+            upstream,
+            pipeline: Pipeline::default(),
+            output: Vec::new(),
+            written: 0,
+            queued: false,
+            input: Framing::default(),
+            established: false,
+            used: 0,
+            answered: 0,
+            heard: None,
+            active: now,
+            idle: IDLE,
+            retired: false,
+        }
+    }
+
+    pub(super) fn upstream(&self) -> usize {
+        self.upstream
+    }
+
+    /// Whether the upstream has accepted it.
+    pub(super) fn is_established(&self) -> bool {
+        self.established
+    }
+
+    /// Queries that have no response.
+    pub(super) fn load(&self) -> usize {
+        self.pipeline.len()
+    }
+
+    /// Queries that it carried.
+    pub(super) fn used(&self) -> u32 {
+        self.used
+    }
+
+    /// Queries that got a response.
+    pub(super) fn answered(&self) -> u32 {
+        self.answered
+    }
+
+    /// Whether it may get another query.
+    pub(super) fn is_usable(&self) -> bool {
+        !self.retired && self.pipeline.len() < MAX_OUTSTANDING
+    }
+
+    pub(super) fn is_awaited(&self) -> bool {
+        self.pipeline.is_awaited()
+    }
+
+    /// Gives it no more queries.
+    pub(super) fn retire(&mut self) {
+        self.retired = true;
+    }
+
+    pub(super) fn is_retired(&self) -> bool {
+        self.retired
+    }
+
+    /// Whether a response has arrived since then.
+    pub(super) fn heard_since(&self, then: Instant) -> bool {
+        self.heard.is_some_and(|heard| heard >= then)
+    }
+
+    /// When it is closed unless it is used.
+    pub(super) fn idle_until(&self) -> Instant {
+        self.active + self.idle
+    }
+
+    /// The upstream keeps an unused connection for so long (RFC 7828 section 3.3).
+    pub(super) fn set_idle(&mut self, time: Duration) {
+        // Zero: it is to be closed once the responses have come.
+        self.retired |= time.is_zero();
+        self.idle = time.saturating_sub(MARGIN).min(MAX_IDLE);
+    }
+
+    /// Draws an ID for an exchange. `None`: it carries too many.
+    pub(super) fn assign(&mut self, slot: usize, serial: u64, now: Instant) -> Option<Outstanding> {
+        let outstanding = self.pipeline.assign(slot, serial)?;
+        self.used += 1;
+        self.active = now;
+        Some(outstanding)
+    }
+
+    /// Queues a query.
+    pub(super) fn queue(&mut self, query: &[u8]) {
+        framing::append(&mut self.output, query);
+    }
+
+    /// Takes the query that a response with this ID belongs to.
+    pub(super) fn take(&mut self, id: u16, now: Instant) -> Option<Pending> {
+        let pending = self.pipeline.take(id)?;
+        self.answered += 1;
+        self.heard = Some(now);
+        self.active = now;
+        Some(pending)
+    }
+
+    /// An exchange has ended without a response.
+    pub(super) fn abandon(&mut self, id: u16, serial: u64) {
+        self.pipeline.abandon(id, serial);
+    }
+
+    /// Writes what is queued, as far as the socket takes it.
+    pub(super) fn flush(&mut self) -> io::Result<()> {
+        if let Some(session) = &mut self.session {
+            if !self.output.is_empty() {
+                session.writer().write_all(&self.output)?;
+                self.output.clear();
+            }
+            return write_records(session, &mut self.stream);
+        }
+        while let Some(rest) = self.output.get(self.written..)
+            && !rest.is_empty()
+        {
+            match self.stream.write(rest) {
+                Ok(0) => return Err(ErrorKind::WriteZero.into()),
+                Ok(len) => {
+                    self.established = true;
+                    self.written += len;
+                }
+                // Also while the connection is being established.
+                Err(error) if is_pending(&error) => return Ok(()),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.output.clear();
+        self.written = 0;
+        Ok(())
+    }
+
+    /// Reads once.
+    ///
+    /// # Errors
+    /// It has failed, or the upstream has closed it: [`ErrorKind::UnexpectedEof`].
+    pub(super) fn read(&mut self, scratch: &mut [u8]) -> io::Result<Received> {
+        if self.session.is_some() {
+            return self.read_records(scratch);
+        }
+        match self.stream.read(scratch) {
+            Ok(0) => Err(ErrorKind::UnexpectedEof.into()),
+            Ok(len) => {
+                self.input.push(scratch.get(..len).unwrap_or_default());
+                Ok(Received::More)
+            }
+            Err(error) if is_pending(&error) => Ok(Received::Nothing),
+            Err(error) if error.kind() == ErrorKind::Interrupted => Ok(Received::More),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// As [`read`](Self::read), over TLS.
+    fn read_records(&mut self, scratch: &mut [u8]) -> io::Result<Received> {
+        let Some(session) = &mut self.session else {
+            return Ok(Received::Nothing);
+        };
+        if self.closed {
+            return Err(ErrorKind::UnexpectedEof.into());
+        }
+        match session.read_tls(&mut self.stream) {
+            Ok(0) => {
+                if session.is_handshaking() {
+                    self.problem = Some("it closed the connection during the handshake".to_owned());
+                }
+                return Err(ErrorKind::UnexpectedEof.into());
+            }
+            Ok(_) => {}
+            Err(error) if is_pending(&error) => return Ok(Received::Nothing),
+            Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(Received::More),
+            Err(error) => return Err(error),
+        }
+        let state = match session.process_new_packets() {
+            Ok(state) => state,
+            Err(error) => {
+                self.problem = Some(tls::problem(&error));
+                // The alert that says why.
+                let _ = write_records(session, &mut self.stream);
+                return Err(io::Error::new(ErrorKind::InvalidData, error));
+            }
+        };
+        self.closed = state.peer_has_closed();
+        self.established = !session.is_handshaking();
+        let mut left = state.plaintext_bytes_to_read();
+        while left > 0 {
+            let len = session.reader().read(scratch)?;
+            self.input.push(scratch.get(..len).unwrap_or_default());
+            left = left.saturating_sub(len.max(1));
+        }
+        write_records(session, &mut self.stream)?;
+        Ok(Received::More)
+    }
+
+    /// How the handshake went, once it is over.
+    pub(super) fn handshake(&self) -> Option<HandshakeKind> {
+        let session = self.session.as_ref();
+        session?.handshake_kind().filter(|_| self.established)
+    }
+
+    /// Why TLS has failed.
+    pub(super) fn take_problem(&mut self) -> Option<String> {
+        self.problem.take()
+    }
+
+    /// Tells the upstream that nothing more comes, over TLS (RFC 7858 section 3.4).
+    pub(super) fn say_goodbye(&mut self) {
+        if let Some(session) = &mut self.session
+            && self.problem.is_none()
+        {
+            session.send_close_notify();
+            // If the socket does not take it, the end of the stream says as much.
+            let _ = write_records(session, &mut self.stream);
+        }
+    }
+
+    /// Closes it. Returns the queries whose responses are awaited.
+    pub(super) fn close(self) -> Vec<Outstanding> {
+        self.pipeline.into_awaited()
+    }
+}
+
+/// Writes what TLS has to send, as far as the socket takes it.
+fn write_records(session: &mut ClientConnection, stream: &mut TcpStream) -> io::Result<()> {
+    while session.wants_write() {
+        match session.write_tls(stream) {
+            Ok(0) => return Err(ErrorKind::WriteZero.into()),
+            Ok(_) => {}
+            // Also while the connection is being established.
+            Err(error) if is_pending(&error) => return Ok(()),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Whether the socket is not ready: it would block, or is not connected yet.
+fn is_pending(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::WouldBlock | ErrorKind::NotConnected
+    )
+}

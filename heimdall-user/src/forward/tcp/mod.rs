@@ -1,0 +1,424 @@
+//! Queries over TCP: for each upstream a few connections, each of which carries many queries at once (RFC 7766
+//! sections 6.2.1 and 7).
+//!
+//! A query goes over the first connection of its upstream that has fewer than [`SPREAD`] queries without a response;
+//! another one is opened if there is none, up to [`MAX_CONNECTIONS`]. So few queries share one connection, and many are
+//! not held up by one lost segment. What is queued in a turn is sent with one system call for each connection.
+//!
+//! # Lifetime
+//!
+//! An unused connection is closed before the upstream would close it: after the time that the upstream gives
+//! (RFC 7828), or else after a few seconds. It gets no new query once one timed out on it and nothing came since, and is
+//! closed when it fails or has a response that belongs to no query. Queries that were awaited on a connection that
+//! breaks are sent once more on another one.
+//!
+//! Over TLS a session (`rustls`) is between the stream and the messages.
+//!
+//! Some servers close each connection after a few responses, or after one; with queries outstanding that is mostly a
+//! reset. As soon as one was seen to do so, connections get no more queries than it answered, and there may be more of
+//! them.
+
+mod connection;
+mod framing;
+mod pipeline;
+
+use std::{
+    io, mem,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use foldhash::fast::RandomState;
+use hashbrown::HashMap;
+use mio::{Interest, Registry, Token, net::TcpStream};
+
+use rustls::HandshakeKind;
+
+use super::{
+    exchange::{Exchange, SendError, Transport},
+    tls::TlsClients,
+    udp::Outstanding,
+};
+use connection::Connection;
+pub(super) use connection::Received;
+pub(super) use framing::Framing;
+pub(super) use pipeline::Pending;
+
+/// Queries without a response on a connection before another one is opened.
+const SPREAD: usize = 64;
+
+/// Connections to each upstream. All of them can carry 16,384 queries at once.
+const MAX_CONNECTIONS: usize = 16;
+
+/// Connections to an upstream that closes them after a few responses.
+const MAX_SHORT: usize = 128;
+
+/// For how long connections get no more queries than the upstream was seen to answer on one.
+const SHORT_FOR: Duration = Duration::from_secs(60);
+
+/// Files that the connections to so many upstreams hold at most.
+pub(super) const fn max_files(upstreams: usize) -> usize {
+    upstreams * MAX_SHORT
+}
+
+/// The connections of a forwarder thread.
+pub(super) struct Tcp {
+    /// By the upstream's position in the list.
+    pools: Box<[Pool]>,
+    /// All that are open, by number. A number is never used again.
+    connections: HashMap<usize, Connection, RandomState>,
+    next: usize,
+    /// Those whose output waits for the end of the turn.
+    queued: Vec<usize>,
+    /// When one may have to be closed because it is unused.
+    idle_check: Option<Instant>,
+    opened: u64,
+    tls: TlsClients,
+    /// TLS handshakes, and those among them that resumed a session.
+    handshakes: [u64; 2],
+}
+
+#[derive(Default)]
+struct Pool {
+    /// Numbers of connections, the oldest first.
+    numbers: Vec<usize>,
+    /// The queries that the upstream answers on a connection, and until when that is believed.
+    limit: Option<(u32, Instant)>,
+}
+
+impl Pool {
+    fn limit(&self, now: Instant) -> Option<u32> {
+        let (limit, _) = self.limit.filter(|(_, until)| now < *until)?;
+        Some(limit)
+    }
+}
+
+/// What was lost with a connection.
+#[derive(Default)]
+pub(super) struct Lost {
+    pub(super) upstream: usize,
+    /// Why TLS has failed.
+    pub(super) problem: Option<String>,
+    /// The queries whose responses were awaited.
+    pub(super) awaited: Vec<Outstanding>,
+    /// The upstream had accepted it: another one may do.
+    pub(super) was_established: bool,
+}
+
+/// Choosing a connection.
+impl Tcp {
+    pub(super) fn new(upstreams: usize, tls: TlsClients) -> Self {
+        Self {
+            pools: (0..upstreams).map(|_| Pool::default()).collect(),
+            connections: HashMap::default(),
+            next: 0,
+            queued: Vec::new(),
+            idle_check: None,
+            opened: 0,
+            tls,
+            handshakes: [0; 2],
+        }
+    }
+
+    /// Connections that are open, those that were opened so far, TLS handshakes, and those among them that resumed a
+    /// session.
+    pub(super) fn counts(&self) -> [u64; 4] {
+        let [handshakes, resumed] = self.handshakes;
+        [
+            self.connections.len() as u64,
+            self.opened,
+            handshakes,
+            resumed,
+        ]
+    }
+
+    /// The number of a connection for the next query to an upstream. A new one is registered with the token that
+    /// `token` makes of its number.
+    pub(super) fn choose(
+        &mut self,
+        registry: &Registry,
+        token: impl Fn(usize) -> Token,
+        upstream: usize,
+        address: SocketAddr,
+        now: Instant,
+    ) -> Result<usize, SendError> {
+        let pool = self.pools.get(upstream).ok_or(SendError::Resources)?;
+        let limit = pool.limit(now);
+        let most = if limit.is_some() {
+            MAX_SHORT
+        } else {
+            MAX_CONNECTIONS
+        };
+        let mut lightest: Option<(usize, usize)> = None;
+        for number in &pool.numbers {
+            let Some(connection) = self.connections.get(number) else {
+                continue;
+            };
+            if !connection.is_usable() {
+                continue;
+            }
+            let load = connection.load();
+            if load < SPREAD && limit.is_none_or(|limit| connection.used() < limit) {
+                return Ok(*number);
+            }
+            if lightest.is_none_or(|(_, least)| load < least) {
+                lightest = Some((*number, load));
+            }
+        }
+        let lightest = lightest.map(|(number, _)| number);
+        if pool.numbers.len() >= most {
+            if let Some(number) = lightest {
+                return Ok(number);
+            }
+            // All are full, or get no more queries.
+            if !self.close_retired(upstream) {
+                return Err(SendError::Upstream);
+            }
+        }
+        match self.open(registry, token, upstream, address, now) {
+            Ok(number) => Ok(number),
+            Err(error @ (SendError::Resources | SendError::Address)) => lightest.ok_or(error),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn open(
+        &mut self,
+        registry: &Registry,
+        token: impl Fn(usize) -> Token,
+        upstream: usize,
+        address: SocketAddr,
+        now: Instant,
+    ) -> Result<usize, SendError> {
+        let session = self.tls.connect(upstream)?;
+        let mut stream = TcpStream::connect(address)?;
+        // What is written is whole messages; the next should not wait for an acknowledgement (RFC 7766 section 8).
+        let _ = stream.set_nodelay(true);
+        let number = self.next;
+        let interests = Interest::READABLE | Interest::WRITABLE;
+        registry.register(&mut stream, token(number), interests)?;
+        self.next += 1;
+        self.opened += 1;
+        let connection = Connection::new(stream, session, upstream, now);
+        self.connections.insert(number, connection);
+        if let Some(pool) = self.pools.get_mut(upstream) {
+            pool.numbers.push(number);
+        }
+        Ok(number)
+    }
+
+    /// Closes the oldest connection to the upstream that gets no more queries. Its queries time out: no late response is
+    /// accepted. Whether there was one.
+    #[cold]
+    fn close_retired(&mut self, upstream: usize) -> bool {
+        let numbers = self.pools.get(upstream).map(|pool| pool.numbers.iter());
+        let is_retired = |number: &&usize| {
+            let connection = self.connections.get(*number);
+            connection.is_some_and(Connection::is_retired)
+        };
+        let retired = numbers.and_then(|mut numbers| numbers.find(is_retired).copied());
+        retired.is_some_and(|number| self.remove(number).is_some())
+    }
+
+    /// Closes a connection that is not used, to free a file. Whether there was one.
+    #[cold]
+    pub(super) fn close_unused(&mut self) -> bool {
+        let connections = self.connections.iter();
+        let mut unused = connections.filter(|(_, connection)| !connection.is_awaited());
+        let unused = unused.next().map(|(number, _)| *number);
+        unused.is_some_and(|number| self.remove(number).is_some())
+    }
+
+    fn remove(&mut self, number: usize) -> Option<Connection> {
+        let mut connection = self.connections.remove(&number)?;
+        connection.say_goodbye();
+        if let Some(pool) = self.pools.get_mut(connection.upstream()) {
+            pool.numbers.retain(|other| *other != number);
+        }
+        Some(connection)
+    }
+}
+
+/// Queries and responses.
+impl Tcp {
+    /// Draws an ID for an exchange over a connection. `None`: it carries too many.
+    pub(super) fn assign(
+        &mut self,
+        number: usize,
+        slot: usize,
+        serial: u64,
+        now: Instant,
+    ) -> Option<Outstanding> {
+        self.connections.get_mut(&number)?.assign(slot, serial, now)
+    }
+
+    /// Queues a query, which is sent at the end of the turn, or once the connection is established.
+    pub(super) fn queue(&mut self, number: usize, query: &[u8]) {
+        if let Some(connection) = self.connections.get_mut(&number) {
+            connection.queue(query);
+            if !mem::replace(&mut connection.queued, true) {
+                self.queued.push(number);
+            }
+        }
+    }
+
+    /// Whether queries wait for the end of the turn.
+    pub(super) fn has_queued(&self) -> bool {
+        !self.queued.is_empty()
+    }
+
+    /// A connection whose queries wait for the end of the turn. They are to be [sent](Self::flush).
+    pub(super) fn next_queued(&mut self) -> Option<usize> {
+        let number = self.queued.pop()?;
+        if let Some(connection) = self.connections.get_mut(&number) {
+            connection.queued = false;
+        }
+        Some(number)
+    }
+
+    /// Sends what is queued on a connection, as far as the socket takes it.
+    pub(super) fn flush(&mut self, number: usize) -> io::Result<()> {
+        let connection = self.connections.get_mut(&number);
+        connection.map_or(Ok(()), Connection::flush)
+    }
+
+    /// Reads once from a connection.
+    ///
+    /// # Errors
+    /// It has failed, or the upstream has closed it.
+    pub(super) fn read(&mut self, number: usize, scratch: &mut [u8]) -> io::Result<Received> {
+        let Some(connection) = self.connections.get_mut(&number) else {
+            return Ok(Received::Nothing);
+        };
+        let was_established = connection.is_established();
+        let received = connection.read(scratch);
+        if !was_established && let Some(kind) = connection.handshake() {
+            let [handshakes, resumed] = &mut self.handshakes;
+            *handshakes += 1;
+            *resumed += u64::from(kind == HandshakeKind::Resumed);
+        }
+        received
+    }
+
+    /// Takes out what was received on a connection. [`put_back`](Self::put_back) returns what is left of it.
+    pub(super) fn take_input(&mut self, number: usize) -> Framing {
+        let connection = self.connections.get_mut(&number);
+        connection.map_or_else(Framing::default, |connection| {
+            mem::take(&mut connection.input)
+        })
+    }
+
+    pub(super) fn put_back(&mut self, number: usize, input: Framing) {
+        if let Some(connection) = self.connections.get_mut(&number) {
+            connection.input = input;
+        }
+    }
+
+    pub(super) fn is_open(&self, number: usize) -> bool {
+        self.connections.contains_key(&number)
+    }
+
+    /// Takes the query that a response with this ID belongs to. `None`: there is none.
+    pub(super) fn take(&mut self, number: usize, id: u16, now: Instant) -> Option<Pending> {
+        let connection = self.connections.get_mut(&number)?;
+        let pending = connection.take(id, now)?;
+        self.settle(number);
+        Some(pending)
+    }
+
+    /// The upstream keeps an unused connection for so long (RFC 7828).
+    pub(super) fn keep_for(&mut self, number: usize, time: Duration) {
+        if let Some(connection) = self.connections.get_mut(&number) {
+            connection.set_idle(time);
+            self.settle(number);
+        }
+    }
+
+    /// The exchange has ended: no response is awaited any more.
+    pub(super) fn end(&mut self, exchange: &Exchange) {
+        if let Transport::Tcp(number) = exchange.transport
+            && let Some(connection) = self.connections.get_mut(&number)
+        {
+            connection.abandon(exchange.sent.id, exchange.sent.serial);
+            self.settle(number);
+        }
+    }
+
+    /// A query that was sent then has timed out: its connection gets no more if no response came on it since.
+    pub(super) fn timed_out(&mut self, number: usize, sent: Instant) {
+        if let Some(connection) = self.connections.get_mut(&number)
+            && !connection.heard_since(sent)
+        {
+            connection.retire();
+            self.settle(number);
+        }
+    }
+
+    /// Closes a connection that has failed.
+    #[cold]
+    pub(super) fn lose(&mut self, number: usize, now: Instant) -> Lost {
+        let connection = self.connections.get_mut(&number);
+        let problem = connection.and_then(Connection::take_problem);
+        let Some(connection) = self.remove(number) else {
+            return Lost::default();
+        };
+        let answered = connection.answered();
+        if answered > 0
+            && connection.is_awaited()
+            && let Some(pool) = self.pools.get_mut(connection.upstream())
+        {
+            pool.limit = Some((answered, now + SHORT_FOR));
+        }
+        Lost {
+            upstream: connection.upstream(),
+            problem,
+            was_established: connection.is_established(),
+            awaited: connection.close(),
+        }
+    }
+}
+
+/// Unused connections.
+impl Tcp {
+    /// Nothing may be awaited on a connection any more: it is closed if it gets no more queries, and otherwise once it
+    /// was unused for long enough.
+    fn settle(&mut self, number: usize) {
+        let Some(connection) = self.connections.get(&number) else {
+            return;
+        };
+        if connection.is_awaited() {
+            return;
+        }
+        if connection.is_retired() {
+            self.remove(number);
+            return;
+        }
+        let until = connection.idle_until();
+        self.idle_check = Some(self.idle_check.map_or(until, |check| check.min(until)));
+    }
+
+    /// When a connection may have to be closed.
+    pub(super) fn idle_check(&self) -> Option<Instant> {
+        self.idle_check
+    }
+
+    /// Closes the connections that were unused for long enough.
+    pub(super) fn close_idle(&mut self, now: Instant) {
+        if self.idle_check.is_none_or(|check| now < check) {
+            return;
+        }
+        self.idle_check = None;
+        let numbers: Vec<usize> = self.connections.keys().copied().collect();
+        for number in numbers {
+            let connection = self.connections.get(&number);
+            let is_due = |connection: &Connection| {
+                !connection.is_awaited() && connection.idle_until() <= now
+            };
+            if connection.is_some_and(is_due) {
+                self.remove(number);
+            } else {
+                self.settle(number);
+            }
+        }
+    }
+}
