@@ -12,13 +12,19 @@ pub(super) struct Frame {
 }
 
 impl Frame {
-    /// The packet as it is now. After a helper that changes its length, the verifier forgets what it knew of an
-    /// older one.
+    /// The packet as it is now, of which the verifier knows nothing yet. It forgets what it knew when a helper changes
+    /// the length; and behind a loop, whose rounds have checked more or less, a new one spares it a path for each
+    /// number of rounds. So the addresses are loaded each time.
     #[inline(always)]
     pub(super) fn of(ctx: &XdpContext) -> Self {
+        let ctx = ctx.ctx;
+        // SAFETY: it is the program's context.
+        let start = unsafe { ptr::read_volatile(&raw const (*ctx).data) };
+        // SAFETY: as above.
+        let end = unsafe { ptr::read_volatile(&raw const (*ctx).data_end) };
         Self {
-            start: ctx.data(),
-            end: ctx.data_end(),
+            start: start as usize,
+            end: end as usize,
         }
     }
 
@@ -27,16 +33,11 @@ impl Frame {
         self.end - self.start
     }
 
-    /// The frame from `offset` on, for an offset that varies. The compiler does not know how its start is related to
-    /// this one's, so it leaves out no check that follows from others: the verifier would not see that.
+    /// The frame from `offset` on, for an offset that varies. It leaves out no check that follows from checks of
+    /// other parts.
     #[inline(always)]
     pub(super) fn from(self, offset: usize) -> Self {
-        let mut start = self.start + offset;
-        // SAFETY: it changes nothing. Without an instruction, two lines would have one offset in the object's BTF, which
-        // the kernel refuses.
-        unsafe {
-            asm!("{0} = {0}", inout(reg) start, options(pure, nomem, nostack, preserves_flags));
-        }
+        let start = opaque(self.start + offset);
         Self { start, ..self }
     }
 
@@ -74,6 +75,18 @@ impl Frame {
         self.at::<T>(offset)
             .map(|at| unsafe { ptr::write_unaligned(at, value) })
     }
+}
+
+/// A number of which the compiler does not know how it is related to others: it can neither leave out a check that
+/// follows from others, nor make one check of two, both of which the verifier would not see through.
+#[inline(always)]
+pub(super) fn opaque(mut number: usize) -> usize {
+    // SAFETY: it changes nothing. Without an instruction, two lines would have one offset in the object's BTF, which
+    // the kernel refuses.
+    unsafe {
+        asm!("{0} = {0}", inout(reg) number, options(pure, nomem, nostack, preserves_flags));
+    }
+    number
 }
 
 /// What is read and written whole.

@@ -92,7 +92,10 @@ fn try_answer(ctx: &XdpContext, packet: Claimed, buckets: u32) -> Result<u32, Ou
     let query = Query::read(frame, packet)?;
     let hash = lookup::hash(frame, &query, config.seed).ok_or(Outcome::NotPlain)?;
     let (held, index) = lookup::find(hash, buckets).ok_or(Outcome::NotHeld)?;
-    let question_sum = held.matches(frame, &query).ok_or(Outcome::NotHeld)?;
+    let question_sum = held
+        .matches(Frame::of(ctx), &query)
+        .ok_or(Outcome::NotHeld)?;
+    let frame = Frame::of(ctx);
     if held.entry.generation != generation {
         return Err(Outcome::Outdated);
     }
@@ -109,7 +112,7 @@ fn try_answer(ctx: &XdpContext, packet: Claimed, buckets: u32) -> Result<u32, Ou
         received::check(frame, packet, &query, held, addresses, question_sum)
             .ok_or(Outcome::Checksum)?;
     }
-    let message_len = reply_len(&query, held);
+    let message_len = reply_len(&query, held).ok_or(Outcome::NotHeld)?;
     let limit = query.payload_size().min(config.udp_size as usize);
     let ip_len = packet.dns() - packet.ip + message_len;
     if message_len > limit || ip_len > config.mtu as usize {
@@ -132,8 +135,7 @@ fn try_answer(ctx: &XdpContext, packet: Claimed, buckets: u32) -> Result<u32, Ou
         question: question_sum,
     };
     let age = now.saturating_sub(held.entry.received);
-    reply::write(Frame::of(ctx), packet, &query, held, config, age, sums)
-        .ok_or(Outcome::NoTailroom)?;
+    reply::write(ctx, packet, &query, held, config, age, sums).ok_or(Outcome::NoTailroom)?;
     Ok(held.entry.counter.into())
 }
 
@@ -166,9 +168,9 @@ fn hits(index: u32) -> Option<*mut u64> {
 
 /// Octets of the reply's DNS message.
 #[inline(always)]
-fn reply_len(query: &Query, held: Held) -> usize {
+fn reply_len(query: &Query, held: Held) -> Option<usize> {
     let opt = if query.opt.is_some() { opt::LEN } else { 0 };
-    dns::LEN + held.name_len() + dns::KIND_LEN + held.body_len() + opt
+    Some(dns::LEN + held.name_len() + dns::KIND_LEN + held.body_len()? + opt)
 }
 
 /// Gives the packet the reply's length, without padding. On veth it can grow by some 47 octets, as the kernel made

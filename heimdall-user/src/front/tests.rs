@@ -20,6 +20,7 @@ use crate::{
     maintenance::{Caches, Maintenance, Scope, Status},
     stats::{AnswerCounters, Counter},
     tap::{Origin, Rate, Rates, Tap, Taps},
+    tier::Nominations,
 };
 
 /// Messages in memory.
@@ -386,5 +387,28 @@ fn a_message_that_became_unusable_gives_its_sample_back() {
     let mut replies = Vec::new();
     taps.drain(|sample| replies.push(sample.reply().map(<[u8]>::to_vec)));
     assert_eq!(replies, [None]);
+    drop(front.forwarder);
+}
+
+#[test]
+fn popular_answers_are_nominated_one_in_32_while_nominations_are_taken() {
+    let upstream = Upstream::start(|seen| vec![response(&seen.msg, 20)]);
+    let mut front = Front::new(&upstream, 8);
+    let nominations = Arc::<Nominations>::default();
+    front.engine.nominate_to(nominations.nominator());
+    front.ask([query(1, "name", None)]);
+    front.complete(1);
+    let mut nominated = |batches| {
+        for _ in 0..batches {
+            front.ask((1..=64).map(|id| query(id, "name", None)));
+            front.buffers.replies.clear();
+        }
+        nominations.drain(|_| ())
+    };
+    assert_eq!(nominated(30), 0);
+    nominations.open();
+    // 60 on average; four standard deviations are 19.
+    let count = nominated(30);
+    assert!((41..80).contains(&count), "{count}");
     drop(front.forwarder);
 }

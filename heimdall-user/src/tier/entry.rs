@@ -57,20 +57,27 @@ pub(super) fn write(entry: &mut Entry, offer: &Offer<'_>) -> Option<()> {
     (offsets.next().is_none() && used.is_sorted()).then_some(())
 }
 
-/// Whether two entries of a question give the same answer, whenever it was received.
+/// Whether two entries give the same answer to the same question, whenever it was received and with whatever TTLs.
 pub(super) fn is_same_answer(one: &Entry, other: &Entry) -> bool {
-    let body = |entry: &Entry| entry.body.get(..entry.body_len.into()).map(<[u8]>::to_vec);
-    let rest = |entry: &Entry| {
-        let ttls = entry.ttl_offsets;
-        (
-            entry.counts,
-            ttls,
-            entry.ttl_count,
-            entry.rcode,
-            entry.authentic,
-        )
+    without_times(one) == without_times(other)
+}
+
+/// An entry without what depends on when its answer was received.
+fn without_times(entry: &Entry) -> Entry {
+    let mut rest = Entry {
+        generation: 0,
+        until: 0,
+        received: 0,
+        body_sum: 0,
+        ..*entry
     };
-    rest(one) == rest(other) && body(one) == body(other)
+    for offset in entry.ttl_offsets.iter().take(entry.ttl_count.into()) {
+        let ttl = rest.body.get_mut(usize::from(*offset)..);
+        if let Some(ttl) = ttl.and_then(<[u8]>::first_chunk_mut) {
+            *ttl = [0; 4];
+        }
+    }
+    rest
 }
 
 /// The question in wire form, its name in lower case.

@@ -1,7 +1,7 @@
 //! The hot tier: the most popular answers, which the XDP program gives by itself.
 //!
 //! A worker nominates answers that it has just served from its cache ([`Nominator`]); the promoter, a thread,
-//! takes the nominations and writes what is worth it into the program's maps. [`Tier`] is the handle of all
+//! takes the nominations and writes what is worth it into the program's maps. `Tier` is the handle of all
 //! this: the server attaches interfaces, sets the rules, and announces what makes answers outdated. This module
 //! must not parse packets, and must not decide what a query gets: an entry is what the core would reply, octet
 //! for octet, or there is none.
@@ -24,7 +24,7 @@
 //!
 //! 1. Every nomination carries the epoch that the tier had *before* the worker looked at its policy and its cache.
 //!    It is made only if the worker's policy is the shared one then.
-//! 2. [`Tier::suspend`] and [`Tier::forget`] close the epoch: it reads 0, no worker nominates, and the promoter
+//! 2. `Tier::suspend` and `Tier::forget` close the epoch: it reads 0, no worker nominates, and the promoter
 //!    promotes nothing. Then they remove the entries from the maps and wait until no program reads them.
 //! 3. The caller stores the policy, or flushes all caches and waits for that.
 //! 4. When the last of their guards is dropped, a new epoch opens. The promoter compares each nomination's with

@@ -267,8 +267,8 @@ impl State {
         if let Some(index) = self.table.find(&entry.key) {
             let is_known = self.table.cell(index).is_some_and(|cell| {
                 let known = &cell.entry;
-                let is_newer = entry.received > known.received;
-                now < known.until && !(is_newer && !entry::is_same_answer(known, &entry))
+                let is_older = entry.received <= known.received;
+                now < known.until && (is_older || entry::is_same_answer(known, &entry))
             });
             if !is_known && self.table.replace(index, &entry, &mut self.interfaces) {
                 counters.replacements.add(1);

@@ -131,6 +131,47 @@ fn the_overview_shows_what_the_document_has() {
 }
 
 #[test]
+fn what_the_hot_tier_answers_is_among_the_queries_and_hits() {
+    let Some(mut viewer) = Viewer::open("what_the_hot_tier_answers_is_among_the_queries_and_hits")
+    else {
+        return;
+    };
+    for (uptime, hits) in [(100, 0), (101, 400_000)] {
+        let mut document = Sample { uptime, ..SAMPLE }.document();
+        document["tier"] = json!({
+            "state": "off", "reason": "a reason", "entries": 812, "capacity": 10_000, "bytes": 415_744,
+            "hits": hits, "types": { "a": hits }, "rcodes": { "noerror": hits }, "promotions": 20,
+            "passed": { "not_held": 7, "due": 0 },
+        });
+        document["interfaces"][0]["tier"] = json!({ "state": "off", "reason": "a veth" });
+        viewer.send(&document);
+    }
+    let queries = viewer.text("document.querySelector('#tiles .value').innerText");
+    let queries: f64 = queries
+        .trim_end_matches("/s")
+        .trim()
+        .replace(',', "")
+        .parse()
+        .unwrap();
+    assert!((400_000.0..500_000.0).contains(&queries), "{queries}");
+    let tiles = viewer.text("document.getElementById('tiles').innerText");
+    assert!(tiles.contains("400,000/s"), "{tiles}");
+    let expected = ["Answered", "Promoted", "Left: not in it"];
+    assert_eq!(viewer.first_cells("Hot tier"), expected);
+    let page = viewer.text("document.body.innerText");
+    assert!(
+        page.contains("off, a reason, 812 of 10,000 answers"),
+        "{page}"
+    );
+    assert!(
+        viewer.rows("Interfaces")[0]
+            .iter()
+            .any(|cell| cell == "off\na veth")
+    );
+    viewer.assert_no_problems();
+}
+
+#[test]
 fn latencies_are_of_the_last_seconds() {
     let Some(mut viewer) = Viewer::open("latencies_are_of_the_last_seconds") else {
         return;

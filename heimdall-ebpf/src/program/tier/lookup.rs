@@ -5,7 +5,11 @@ use core::ptr;
 use heimdall_ebpf::tier::{Entry, Key, MAX_BODY, MAX_NAME, bucket_of, fold_case, mix, unfolded};
 
 use super::{
-    super::{checksum, frame::Frame, wire::dns},
+    super::{
+        checksum,
+        frame::{Frame, opaque},
+        wire::dns,
+    },
     TIER_BUCKETS, TIER_ENTRIES,
     query::Query,
 };
@@ -107,19 +111,20 @@ impl Held {
         Some(sum + checksum::at(name_len, query.kind.into()))
     }
 
-    /// Octets of the name, read again.
+    /// Octets of the name, read again; at most 127, as far as the verifier can tell.
     #[inline(always)]
     pub(super) fn name_len(self) -> usize {
         // SAFETY: it is a reference.
         let len = unsafe { ptr::read_volatile(&self.entry.key.name_len) };
-        usize::from(len).min(MAX_NAME)
+        usize::from(len & 0x7f)
     }
 
     /// Octets of the body, read again.
     #[inline(always)]
-    pub(super) fn body_len(self) -> usize {
+    pub(super) fn body_len(self) -> Option<usize> {
         // SAFETY: it is a reference.
-        let len = unsafe { ptr::read_volatile(&self.entry.body_len) };
-        usize::from(len).min(MAX_BODY)
+        let len = usize::from(unsafe { ptr::read_volatile(&self.entry.body_len) });
+        // Not the smaller of two numbers, which the verifier would follow both.
+        (len <= MAX_BODY).then_some(opaque(len))
     }
 }

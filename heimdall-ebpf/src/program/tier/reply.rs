@@ -6,6 +6,7 @@
 
 use core::ptr;
 
+use aya_ebpf::programs::XdpContext;
 use heimdall_ebpf::tier::{Config, MAX_BODY};
 
 use super::{
@@ -34,7 +35,7 @@ pub(super) struct Sums {
 /// Writes the reply into a frame of its length.
 #[inline(always)]
 pub(super) fn write(
-    frame: Frame,
+    ctx: &XdpContext,
     packet: Claimed,
     query: &Query,
     held: Held,
@@ -42,21 +43,20 @@ pub(super) fn write(
     age: u32,
     sums: Sums,
 ) -> Option<()> {
-    let mut end = query.name + held.name_len() + dns::KIND_LEN;
-    let body = frame.from(end);
-    copy_body(body, held)?;
+    copy_body(Frame::of(ctx), query, held)?;
     let aged = if age > 0 {
-        age_ttls(body, held, age)?
+        age_ttls(body(Frame::of(ctx), query, held), held, age)?
     } else {
         0
     };
     let body_sum = u64::from(held.entry.body_sum) + aged;
+    let frame = Frame::of(ctx);
     let mut sum = sums.question + checksum::at(held.name_len(), body_sum);
-    end += held.body_len();
+    let mut end = body_at(query, held) + held.body_len()?;
     sum += write_header(frame, packet.dns(), query, held, config)?;
     if query.opt.is_some() {
         let record = write_opt(frame.from(end), query.dnssec_ok(), config.udp_size as u16)?;
-        sum += checksum::at(held.name_len() + held.body_len(), record);
+        sum += checksum::at(held.name_len() + held.body_len()?, record);
         end += opt::LEN;
     }
     let udp_len = (end - packet.udp()) as u16;
@@ -69,13 +69,26 @@ pub(super) fn write(
     swap_macs(frame)
 }
 
-/// Copies the body to the start of `to`: whole words, then the last eight octets.
+/// Offset of the body in the frame.
 #[inline(always)]
-fn copy_body(to: Frame, held: Held) -> Option<()> {
-    let body = held.entry.body.as_ptr();
+fn body_at(query: &Query, held: Held) -> usize {
+    query.name + held.name_len() + dns::KIND_LEN
+}
+
+/// The frame from the body on.
+#[inline(always)]
+fn body(frame: Frame, query: &Query, held: Held) -> Frame {
+    frame.from(body_at(query, held))
+}
+
+/// Copies the body into the frame: whole words, then the last eight octets.
+#[inline(always)]
+fn copy_body(frame: Frame, query: &Query, held: Held) -> Option<()> {
+    let octets = held.entry.body.as_ptr();
     // SAFETY: `offset` is at most `MAX_BODY` less eight.
-    let word = |offset: usize| unsafe { ptr::read_unaligned(body.add(offset).cast::<u64>()) };
-    let len = held.body_len();
+    let word = |offset: usize| unsafe { ptr::read_unaligned(octets.add(offset).cast::<u64>()) };
+    let len = held.body_len()?;
+    let to = body(frame, query, held);
     for index in 0..MAX_BODY / 8 {
         let offset = 8 * index;
         if len < offset + 8 {
@@ -83,8 +96,9 @@ fn copy_body(to: Frame, held: Held) -> Option<()> {
         }
         to.store(offset, word(offset))?;
     }
-    let last = held.body_len().checked_sub(8)?;
-    to.from(last).store(0, word(last))
+    let last = held.body_len()?.checked_sub(8)?;
+    // From the frame's start again, as what is known of `to` depends on the number of rounds.
+    body(frame, query, held).from(last).store(0, word(last))
 }
 
 /// Lowers the TTLs in the copy of the body by `age` seconds, to 0 at least. Returns what the body's sum grows by.
@@ -96,7 +110,10 @@ fn age_ttls(copy: Frame, held: Held, age: u32) -> Option<u64> {
         if index >= usize::from(entry.ttl_count) {
             break;
         }
-        let offset = usize::from(*offset).min(MAX_BODY - 4);
+        let offset = usize::from(*offset);
+        if offset > MAX_BODY - 4 {
+            return None;
+        }
         // SAFETY: four octets from `offset` on are within the body.
         let old = unsafe { ptr::read_unaligned(entry.body.as_ptr().add(offset).cast::<u32>()) };
         let new = u32::from_be(old).saturating_sub(age).to_be();
@@ -177,16 +194,15 @@ fn write_ipv6(frame: Frame, ip: usize, udp_len: u16) -> Option<()> {
     // Version 6, no traffic class, no flow label.
     const FIRST: u64 = 0x60 << 56 | (udp::PROTOCOL as u64) << 8 | TTL as u64;
     frame.store(ip, (FIRST | u64::from(udp_len) << 16).to_be())?;
-    for word in 0..2 {
-        let (source, destination) = (ip + ipv6::SOURCE, ip + ipv6::DESTINATION);
-        let (from, to): (u64, u64) = (
-            frame.load(source + 8 * word)?,
-            frame.load(destination + 8 * word)?,
-        );
-        frame.store(source + 8 * word, to)?;
-        frame.store(destination + 8 * word, from)?;
-    }
-    Some(())
+    let swap = |word: usize| {
+        let source = ip + ipv6::SOURCE + 8 * word;
+        let destination = ip + ipv6::DESTINATION + 8 * word;
+        let (from, to): (u64, u64) = (frame.load(source)?, frame.load(destination)?);
+        frame.store(source, to)?;
+        frame.store(destination, from)
+    };
+    swap(0)?;
+    swap(1)
 }
 
 /// Swaps the addresses of the Ethernet header: six octets and six octets, as words of eight and four.

@@ -91,7 +91,10 @@ impl InterfaceTier {
         };
         if let (State::Ready(maps), Some(tier)) = (mem::replace(&mut *state, next), tier) {
             tier.attach(&self.interface, mtu, *maps);
-            info!("{}: hot tier on", self.interface);
+            // If the policy has it off, that has been said.
+            if tier.state().why_off().is_none() {
+                info!("{}: hot tier on", self.interface);
+            }
         }
     }
 

@@ -55,6 +55,10 @@ fn another_answer_replaces_an_older_one() {
         assert_eq!(entry.body[12], expected);
     }
     assert_eq!(tier.counter("replacements"), 1);
+    // The same with other TTLs.
+    nominate(&nominator, &a, &answer([2; 4]).as_ref().aged(5), BEGIN + 25);
+    tier.round(BEGIN + 30);
+    assert_eq!(tier.find(&a, BEGIN + 30).unwrap().1.received, BEGIN + 20);
 }
 
 #[test]
