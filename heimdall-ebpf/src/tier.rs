@@ -115,7 +115,8 @@ pub const SLOTS: usize = 8;
 #[repr(C, align(64))]
 pub struct Bucket(pub [Slot; SLOTS]);
 
-/// Where an entry is: the upper half of its key's hash, and the entry's index plus 1 in the lower half.
+/// Where an entry is: a tag, the lower half of its key's hash, in the upper half; in the lower half the entry's index
+/// plus 1.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(transparent)]
 pub struct Slot(pub u64);
@@ -126,13 +127,13 @@ impl Slot {
 
     /// The slot of the entry at `index`, below `u32::MAX`, whose key has this hash.
     pub const fn new(hash: u64, index: u32) -> Self {
-        Self(hash >> 32 << 32 | (index as u64 + 1))
+        Self(hash << 32 | (index as u64 + 1))
     }
 
     /// Whether an entry for a key with this hash may be here.
     #[inline(always)]
     pub const fn has_tag_of(self, hash: u64) -> bool {
-        self.0 >> 32 == hash >> 32 && self.0 as u32 != 0
+        (self.0 >> 32) as u32 == hash as u32 && self.0 as u32 != 0
     }
 
     /// The entry's index. Of an empty slot, it is beyond all entries.
@@ -142,10 +143,11 @@ impl Slot {
     }
 }
 
-/// The bucket of a key with this hash, among `buckets`, a power of two.
+/// The bucket of a key with this hash, among `buckets`, a power of two: the hash's top bits, which depend on all
+/// octets of the last word.
 #[inline(always)]
 pub const fn bucket_of(hash: u64, buckets: u32) -> u32 {
-    hash as u32 & buckets.wrapping_sub(1)
+    (((hash >> 32) * buckets as u64) >> 32) as u32
 }
 
 /// Longest body of an entry.
@@ -256,6 +258,7 @@ const _: () = {
 };
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
 mod tests {
     use super::*;
 
@@ -263,11 +266,32 @@ mod tests {
     fn slots_hold_tag_and_index() {
         let hash = 0x89ab_cdef_0123_4567;
         let slot = Slot::new(hash, 7);
-        assert!(slot.has_tag_of(hash) && slot.has_tag_of(hash ^ 1));
-        assert!(!slot.has_tag_of(hash ^ 1 << 32));
+        assert!(slot.has_tag_of(hash) && slot.has_tag_of(hash ^ 1 << 32));
+        assert!(!slot.has_tag_of(hash ^ 1) && !slot.has_tag_of(hash ^ 1 << 31));
         assert_eq!(slot.index(), 7);
         assert!(!Slot::EMPTY.has_tag_of(0), "tag 0 is one like others");
         assert!(Slot::new(0, 0).has_tag_of(0));
+    }
+
+    #[test]
+    fn names_that_differ_in_two_digits_are_spread() {
+        // The digits are at each place of a word.
+        for len in 2..=17 {
+            let mut buckets = [0; 64];
+            for number in 0..100 {
+                let mut question = [b'n'; 17 + 10];
+                let digits = len - 1;
+                question[0] = len as u8;
+                question[digits..=len].copy_from_slice(&[b'0' + number / 10, b'0' + number % 10]);
+                question[len + 1..len + 10].copy_from_slice(b"\x03net\0\0\x01\0\x01");
+                let key = Key::new(&question[..len + 10], 0).unwrap();
+                buckets[bucket_of(key.hash(7), 64) as usize] += 1;
+            }
+            // As many as a bucket holds, where two are expected.
+            assert!(buckets.iter().all(|count| *count <= SLOTS), "{buckets:?}");
+        }
+        assert_eq!(bucket_of(u64::MAX, 64), 63);
+        assert_eq!(bucket_of(u64::MAX, 1), 0);
     }
 
     #[test]
@@ -288,7 +312,7 @@ mod tests {
     fn the_clock_counts_from_its_zero() {
         let (monotonic, seconds) = (5_300_000_000, 1 << 28);
         let zero = Config::clock_zero(monotonic, seconds);
-        let now = |later| ((monotonic + later) as u64).wrapping_sub(zero) / NANOSECONDS;
+        let now = |later| u64::wrapping_sub(monotonic + later, zero) / NANOSECONDS;
         assert_eq!(now(0), 1 << 28);
         assert_eq!(now(999_999_999), 1 << 28);
         assert_eq!(now(1_000_000_000), (1 << 28) + 1);

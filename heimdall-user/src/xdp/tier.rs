@@ -5,7 +5,7 @@
 
 use std::{
     collections::BTreeMap,
-    io,
+    mem::offset_of,
     net::IpAddr,
     os::fd::{AsFd as _, AsRawFd as _},
     ptr,
@@ -112,11 +112,6 @@ impl TierMaps {
         })
     }
 
-    /// The number of entries and buckets.
-    pub(crate) fn size(&self) -> TierSize {
-        self.size
-    }
-
     /// Replaces the configuration; the generation last. While it is being replaced, nothing is answered,
     /// except by programs that have begun before.
     pub(crate) fn set_config(&self, config: &Config) {
@@ -130,31 +125,30 @@ impl TierMaps {
             zero: _,
         } = *config;
         let shared = self.config.first();
-        // SAFETY: the mapping holds a `Config`, whose fields are aligned; both sides access them as whole words.
-        let (current, fields32, fields64) = unsafe {
-            (
-                AtomicU32::from_ptr(&raw mut (*shared).generation),
-                [
-                    (AtomicU32::from_ptr(&raw mut (*shared).flags), flags),
-                    (AtomicU32::from_ptr(&raw mut (*shared).mtu), mtu),
-                    (AtomicU32::from_ptr(&raw mut (*shared).udp_size), udp_size),
-                ],
-                [
-                    (AtomicU64::from_ptr(&raw mut (*shared).seed), seed),
-                    (
-                        AtomicU64::from_ptr(&raw mut (*shared).clock_zero),
-                        clock_zero,
-                    ),
-                ],
-            )
+        let word32 = |at: usize| {
+            // SAFETY: `at` is the offset of a field of four octets in the `Config` that the mapping holds; both sides
+            // access it as a whole word.
+            unsafe { AtomicU32::from_ptr(shared.wrapping_byte_add(at).cast()) }
         };
+        let word64 = |at: usize| {
+            // SAFETY: as above, of eight octets.
+            unsafe { AtomicU64::from_ptr(shared.wrapping_byte_add(at).cast()) }
+        };
+        let current = word32(offset_of!(Config, generation));
         current.store(Config::OFF, Ordering::Relaxed);
         fence(Ordering::Release);
-        for (field, value) in fields32 {
-            field.store(value, Ordering::Relaxed);
+        for (at, value) in [
+            (offset_of!(Config, flags), flags),
+            (offset_of!(Config, mtu), mtu),
+            (offset_of!(Config, udp_size), udp_size),
+        ] {
+            word32(at).store(value, Ordering::Relaxed);
         }
-        for (field, value) in fields64 {
-            field.store(value, Ordering::Relaxed);
+        for (at, value) in [
+            (offset_of!(Config, seed), seed),
+            (offset_of!(Config, clock_zero), clock_zero),
+        ] {
+            word64(at).store(value, Ordering::Relaxed);
         }
         current.store(generation, Ordering::Release);
     }
@@ -183,7 +177,7 @@ impl TierMaps {
         };
         let slots = bucket.cast::<u64>();
         // SAFETY: a bucket is `SLOTS` words, which both sides access as words alone.
-        let word = unsafe { AtomicU64::from_ptr(slots.add(slot)) };
+        let word = unsafe { AtomicU64::from_ptr(slots.wrapping_add(slot)) };
         // After the entry's octets; the program reads them through the slot.
         word.store(value.0, Ordering::Release);
     }
@@ -377,6 +371,11 @@ impl TierMaps {
             hits: memory(hit_counters(size, cpus)),
             kernel: None,
         }
+    }
+
+    /// The number of entries and buckets.
+    pub(crate) fn size(&self) -> TierSize {
+        self.size
     }
 
     /// The configuration that a program would read.

@@ -28,7 +28,6 @@ use nix::time::{ClockId, clock_gettime};
 
 use crate::frames::{MAC, V4, V6};
 
-pub(crate) const XDP_PASS: u32 = 2;
 pub(crate) const XDP_TX: u32 = 3;
 pub(crate) const XDP_REDIRECT: u32 = 4;
 
