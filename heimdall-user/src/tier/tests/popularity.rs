@@ -245,3 +245,83 @@ fn a_full_ring_drops_and_counts_and_an_ended_worker_leaves_nothing() {
     assert_eq!(tier.shared.nominations.workers(), 0);
     assert_eq!(tier.shared.state().table.live(), 8);
 }
+
+/// Queries by Zipf's law: each name is queried half as often as the one of half its rank.
+struct Zipf {
+    random: fastrand::Rng,
+    sums: Vec<f64>,
+}
+
+impl Zipf {
+    fn new(names: usize) -> Self {
+        let mut sum = 0.0;
+        let weights = (1..=names).map(|rank| 1.0 / rank as f64);
+        Self {
+            random: fastrand::Rng::with_seed(7),
+            sums: weights
+                .map(|weight| {
+                    sum += weight;
+                    sum
+                })
+                .collect(),
+        }
+    }
+
+    /// The share of queries for the first names.
+    fn share(&self, names: usize) -> f64 {
+        self.sums[names - 1] / self.sums[self.sums.len() - 1]
+    }
+
+    fn next(&mut self) -> usize {
+        let drawn = self.random.f64() * self.sums[self.sums.len() - 1];
+        self.sums.partition_point(|sum| *sum <= drawn)
+    }
+}
+
+#[test]
+fn the_tier_answers_nearly_the_share_of_the_most_popular_names() {
+    const NAMES: usize = 20_000;
+    const ENTRIES: usize = 500;
+    const QUERIES: usize = 10_000;
+    let mut zipf = Zipf::new(NAMES);
+    let best = zipf.share(ENTRIES);
+    let tier = Fixture::new(ENTRIES as u32);
+    let nominator = tier.nominator();
+    let answer = answer(A);
+    // How often the worker was asked.
+    let mut asked = vec![0; NAMES];
+    for second in 0..60 {
+        let now = BEGIN + second;
+        let mut hits = 0;
+        // Others are popular now.
+        let moved = if second < 40 { 0 } else { NAMES / 2 };
+        for query in 0..QUERIES {
+            if query % (QUERIES / 20) == 0 {
+                tier.round(now);
+            }
+            let name = (zipf.next() + moved) % NAMES;
+            let query_for = question(&format!("n{name}"));
+            if tier.has(&query_for, now) {
+                hits += 1;
+                tier.hit(&query_for, now, 1);
+                continue;
+            }
+            asked[name] += 1;
+            if asked[name] > 1 && zipf.random.u32(0..Nominator::ONE_IN) == 0 {
+                nominate(&nominator, &query_for, &answer, now);
+            }
+            // A flood of random names, as many as other queries, which are popular for the worker.
+            if (20..30).contains(&second) && zipf.random.u32(0..Nominator::ONE_IN) == 0 {
+                let random = question(&format!("f{second}-{query}"));
+                nominate(&nominator, &random, &answer, now);
+            }
+        }
+        let share = f64::from(hits) / QUERIES as f64 / best;
+        let least = match second {
+            0..15 | 40..55 => 0.0,
+            15..40 => 0.85,
+            _ => 0.75,
+        };
+        assert!(share > least, "{share} of the best in second {second}");
+    }
+}
