@@ -18,8 +18,9 @@ use super::{
 const MAX_GROWTH: u64 = 4096;
 /// How much of the popular names' hit rate a flood may cost.
 const MAX_COST: f64 = 0.1;
-/// How many of the queries for popular names the hot tier answers at least.
-const MIN_IN_KERNEL: f64 = 0.05;
+/// How many of the queries for popular names the hot tier answers at least: a veth leaves those to workers whose reply is much
+/// longer.
+const MIN_IN_KERNEL: f64 = 0.02;
 /// How many of the queries may be lost or failed.
 const MAX_LOSS: f64 = 0.001;
 

@@ -47,21 +47,31 @@ fn question_of(number: u8) -> Vec<u8> {
     question(&format!("q{number:02}{padding}"))
 }
 
-/// The record of a version of an answer: its length and all its octets follow from the question and the version.
+/// Octets that the data of versions consist of, each beginning at another place.
+static PATTERN: [u8; 1024] = {
+    let mut pattern = [0; 1024];
+    let mut at = 0;
+    while at < pattern.len() {
+        pattern[at] = at as u8;
+        at += 1;
+    }
+    pattern
+};
+
+/// What follows the version and the question's number in the data of a version: length and octets follow from
+/// it.
+fn pattern(version: u32) -> &'static [u8] {
+    &PATTERN[version as usize % 256..][..version as usize % 340]
+}
+
+/// The record of a version of an answer.
 fn body(number: u8, version: u32) -> Vec<u8> {
-    let len = 5 + version as usize % 340;
-    let pattern = (version as u8..=u8::MAX).chain(0..=u8::MAX).cycle();
-    let data: Vec<u8> = version
-        .to_be_bytes()
-        .into_iter()
-        .chain([number])
-        .chain(pattern)
-        .take(len)
-        .collect();
     let mut body = b"\xc0\x0c\0\x01\0\x01".to_vec();
     body.extend(TTL.to_be_bytes());
-    body.extend((len as u16).to_be_bytes());
-    body.extend(data);
+    body.extend((5 + pattern(version).len() as u16).to_be_bytes());
+    body.extend(version.to_be_bytes());
+    body.push(number);
+    body.extend(pattern(version));
     body
 }
 
@@ -95,40 +105,73 @@ fn query(number: u8) -> Vec<u8> {
     frame
 }
 
-/// The version of a reply, every octet of which is checked but those of addresses and ports. The clock was between
-/// these two seconds.
-fn check(reply: &[u8], number: u8, seconds: [u32; 2]) -> Result<u32, String> {
-    let (headers, message) = reply.split_at(MESSAGE);
-    let end = HEADER + question_of(number).len();
-    let data = message.get(end + TTL_AT + 6..).ok_or("too short")?;
-    let version = data.first_chunk().ok_or("no version")?;
-    let version = u32::from_be_bytes(*version);
-    let (count, rcode) = header(version);
-    let mut expected = vec![number, 1, 0x81, 0x80 | rcode, 0, 1, 0, count, 0, 0, 0, 0];
-    expected.extend(question_of(number));
-    expected.extend(body(number, version));
-    let mut said = message.to_vec();
-    let ttl = end + TTL_AT..end + TTL_AT + 4;
-    let remaining = u32::from_be_bytes(said[ttl.clone()].try_into().unwrap());
-    said[ttl].copy_from_slice(&TTL.to_be_bytes());
-    if said != expected {
-        return Err(format!("version {version}: {message:02x?}"));
+/// What is expected of replies to a query.
+struct Query {
+    number: u8,
+    frame: Vec<u8>,
+    question: Vec<u8>,
+}
+
+impl Query {
+    fn new(number: u8) -> Self {
+        Self {
+            number,
+            frame: query(number),
+            question: question_of(number),
+        }
     }
-    let received = FIRST + version;
-    let [most, least] = seconds.map(|now| TTL - (now - received));
-    if !(least..=most + 1).contains(&remaining) {
-        return Err(format!("version {version}: TTL {remaining}"));
+
+    /// Checks every octet of a reply but those of addresses and ports. The clock was between these two seconds.
+    fn check(&self, reply: &[u8], seconds: [u32; 2]) -> Result<(), String> {
+        let (headers, message) = reply.split_at(MESSAGE);
+        let body = HEADER + self.question.len();
+        let [start, data] = [body + TTL_AT, body + TTL_AT + 6];
+        if message.len() < data + 5 {
+            return Err(format!("{} octets", message.len()));
+        }
+        let u32_at = |at: usize| u32::from_be_bytes(message[at..at + 4].try_into().unwrap());
+        let (ttl, version) = (u32_at(start), u32_at(data));
+        let (count, rcode) = header(version);
+        let [n0, n1] = (5 + pattern(version).len() as u16).to_be_bytes();
+        let is_right = message[..HEADER]
+            == [
+                self.number,
+                1,
+                0x81,
+                0x80 | rcode,
+                0,
+                1,
+                0,
+                count,
+                0,
+                0,
+                0,
+                0,
+            ]
+            && message[HEADER..body] == self.question
+            && message[body..start] == *b"\xc0\x0c\0\x01\0\x01"
+            && message[data - 2..data] == [n0, n1]
+            && message[data + 4] == self.number
+            && message[data + 5..] == *pattern(version);
+        if !is_right {
+            return Err(format!("version {version}: {message:02x?}"));
+        }
+        let received = FIRST + version;
+        let [most, least] = seconds.map(|now| TTL - (now - received));
+        if !(least..=most + 1).contains(&ttl) {
+            return Err(format!("version {version}: TTL {ttl}"));
+        }
+        if checksum::fold(checksum::add(0, &headers[IP..UDP])) != [0xff; 2] {
+            return Err(format!("version {version}: IPv4 checksum"));
+        }
+        let sum = checksum::add(0, &headers[ADDRESSES..]);
+        let sum = checksum::add(checksum::add_u16(sum, 17), message);
+        let sum = checksum::add_u16(sum, (reply.len() - UDP) as u16);
+        if checksum::fold(sum) != [0xff; 2] {
+            return Err(format!("version {version}: UDP checksum"));
+        }
+        Ok(())
     }
-    if checksum::fold(checksum::add(0, &headers[IP..UDP])) != [0xff; 2] {
-        return Err(format!("version {version}: IPv4 checksum"));
-    }
-    let sum = checksum::add(0, &headers[ADDRESSES..]);
-    let sum = checksum::add(checksum::add_u16(sum, 17), message);
-    let sum = checksum::add_u16(sum, (reply.len() - UDP) as u16);
-    if checksum::fold(sum) != [0xff; 2] {
-        return Err(format!("version {version}: UDP checksum"));
-    }
-    Ok(version)
 }
 
 #[test]
@@ -206,15 +249,15 @@ fn no_reply_is_torn_while_entries_are_rewritten() {
         for _ in 0..2 {
             scope.spawn(move || {
                 let _end = End(over);
-                let frames: Vec<Vec<u8>> = (0..QUESTIONS).map(query).collect();
+                let queries: Vec<Query> = (0..QUESTIONS).map(Query::new).collect();
                 let mut reply = vec![0; 4096];
                 let (mut last, mut progress) = (0, Instant::now());
                 while answered.load(Relaxed) < wanted && !over.load(Relaxed) {
-                    for (number, frame) in (0..).zip(&frames) {
+                    for query in &queries {
                         let before = clock.seconds();
                         let run = program
                             .test_run(TestRunOptions {
-                                data_in: Some(frame),
+                                data_in: Some(&query.frame),
                                 data_out: Some(&mut reply),
                                 ..TestRunOptions::default()
                             })
@@ -224,8 +267,8 @@ fn no_reply_is_torn_while_entries_are_rewritten() {
                         }
                         let reply = &reply[..run.data_size_out as usize];
                         let seconds = [before, clock.seconds()];
-                        if let Err(error) = check(reply, number, seconds) {
-                            panic!("question {number}: {error}");
+                        if let Err(error) = query.check(reply, seconds) {
+                            panic!("question {}: {error}", query.number);
                         }
                         last = answered.fetch_add(1, Relaxed);
                         progress = Instant::now();
