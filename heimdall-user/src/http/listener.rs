@@ -171,7 +171,8 @@ impl<S: Source> Server<S> {
             match self.listener.accept() {
                 Ok((stream, _)) => {
                     self.accept_fails = false;
-                    self.add(stream, now);
+                    // Its own time, by which the oldest is known when the table is full.
+                    self.add(stream, Instant::now());
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.accept_at = None;
