@@ -172,7 +172,8 @@ impl<S: Source> Server<S> {
             match self.listener.accept() {
                 Ok((stream, peer)) => {
                     self.accept_fails = false;
-                    self.add(stream, peer.ip().to_canonical(), now);
+                    // Its own time, by which the oldest is known when the table is full.
+                    self.add(stream, peer.ip().to_canonical(), Instant::now());
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.accept_at = None;
