@@ -60,12 +60,11 @@ unsafe impl<T: Copy + 'static> Pod for Value<T> {}
 
 struct Kernel {
     ebpf: Ebpf,
-    _xsk: Xsk,
 }
 
 impl Kernel {
-    /// The program with a tier of one bucket, or without a tier.
-    fn load(buckets: u32) -> Self {
+    /// The program with a tier of one bucket, or without a tier; test packets arrive at the socket's queue.
+    fn load(buckets: u32, xsk: &Xsk) -> Self {
         let cpus = aya::util::nr_cpus().unwrap() as u32;
         let mut ebpf = EbpfLoader::new()
             .override_global(TIER_BUCKETS_GLOBAL, &buckets, true)
@@ -83,7 +82,6 @@ impl Kernel {
         }
         let mut mac = Array::try_from(ebpf.map_mut(MAC_MAP).unwrap()).unwrap();
         mac.set(0, mac_word(MAC), 0).unwrap();
-        let (xsk, _frames) = Xsk::open(network::NEAR, 0, 64, false).unwrap();
         let mut sockets = XskMap::try_from(ebpf.map_mut(SOCKETS_MAP).unwrap()).unwrap();
         sockets.set(0, xsk.as_fd().as_raw_fd(), 0).unwrap();
         let map = ebpf.map_mut(TIER_CLIENTS_MAP).unwrap();
@@ -117,7 +115,7 @@ impl Kernel {
             let count = program.info().unwrap().verified_instruction_count();
             println!("the verifier walked through {count:?} instructions");
         }
-        let mut kernel = Self { ebpf, _xsk: xsk };
+        let mut kernel = Self { ebpf };
         kernel.set(
             TIER_CONFIG_MAP,
             Config {
@@ -236,7 +234,8 @@ fn tier(c: &mut Criterion) {
     if !network::enter("tier") {
         return;
     }
-    let without = Kernel::load(0);
+    let (xsk, _frames) = Xsk::open(network::NEAR, 0, 64, false).unwrap();
+    let without = Kernel::load(0, &xsk);
     for (opt, what) in [(false, "no OPT record"), (true, "OPT record")] {
         let frame = frame(V4, &question(24), opt);
         without.passed(
@@ -247,7 +246,7 @@ fn tier(c: &mut Criterion) {
         );
     }
     drop(without);
-    let mut kernel = Kernel::load(1);
+    let mut kernel = Kernel::load(1, &xsk);
     kernel.hold(&question(20), 16);
     for name_len in [8, 24, 64] {
         for opt in [false, true] {
