@@ -128,7 +128,6 @@ fn ask(program: &Path, queries: &[Query]) -> Result<Answers> {
         peers.push(peer);
     }
     let messages: Vec<Vec<u8>> = queries.iter().map(Query::wire).collect();
-    let plain: Vec<Vec<u8>> = distinct(queries).map(Query::wire).collect();
     let ask_all = |port: u16, messages: &[Vec<u8>]| -> Result<Vec<Said>> {
         let server = format!("{SERVER_V4}:{port}").parse()?;
         lab.in_client(|| exchange::ask_all(server, messages))?
@@ -141,9 +140,13 @@ fn ask(program: &Path, queries: &[Query]) -> Result<Answers> {
         clients.map(|client| client.join().map_err(|_| anyhow!("a client panicked"))?)
     });
     let [said, unbound, dnsmasq] = said;
-    for _ in 0..OFTEN {
-        ask_all(53, &plain)?;
-    }
+    let said = said?;
+    let plain = distinct(queries)
+        .into_iter()
+        .filter(|at| said[*at].udp.is_some());
+    let plain: Vec<&[u8]> = plain.map(|at| messages[at].as_slice()).collect();
+    let server = format!("{SERVER_V4}:53").parse()?;
+    lab.in_client(|| exchange::repeat(server, &plain, OFTEN))??;
     // The hot tier takes what it was offered.
     thread::sleep(Duration::from_secs(1));
     let in_tier = || heimdall.stats().map(|stats| stats["tier"]["hits"].as_u64());
@@ -159,26 +162,24 @@ fn ask(program: &Path, queries: &[Query]) -> Result<Answers> {
     );
     ensure!(answered > 0, "the hot tier answers nothing");
     Ok(Answers {
-        heimdall: said?,
+        heimdall: said,
         popular,
         unbound: unbound?,
         dnsmasq: dnsmasq?,
     })
 }
 
-/// A query for each question that the hot tier may have.
-fn distinct(queries: &[Query]) -> impl Iterator<Item = &Query> {
+/// The index of a query for each question that the hot tier may have.
+fn distinct(queries: &[Query]) -> Vec<usize> {
     let mut known = BTreeSet::new();
-    queries.iter().filter(move |query| {
+    let mut is_new = |query: &Query| {
         let dnssec_ok = query.opt.as_ref().map_or(0, |opt| opt.flags & DO);
-        let flags = (query.flags & CD, dnssec_ok);
-        query.is_plain()
-            && known.insert((
-                query.name.to_ascii_lowercase(),
-                u16::from(query.qtype),
-                flags,
-            ))
-    })
+        let name = query.name.to_ascii_lowercase();
+        known.insert((name, u16::from(query.qtype), query.flags & CD, dnssec_ok))
+    };
+    (0..queries.len())
+        .filter(|at| queries[*at].is_plain() && is_new(&queries[*at]))
+        .collect()
 }
 
 /// Differences by class.
