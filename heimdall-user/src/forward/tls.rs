@@ -13,7 +13,8 @@ use std::{
 
 use ring::digest;
 use rustls::{
-    CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
+    CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, Error, RootCertStore,
+    SignatureScheme,
     client::{
         WebPkiServerVerifier,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
@@ -89,7 +90,9 @@ impl TlsClients {
 
 /// Why a session has failed. The same problem has the same text at any time.
 pub(super) fn problem(error: &Error) -> String {
-    let date = |time: UnixTime| httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + Duration::from_secs(time.as_secs()));
+    let date = |time: UnixTime| {
+        httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + Duration::from_secs(time.as_secs()))
+    };
     match error {
         Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. }) => {
             format!("its certificate has expired on {}", date(*not_after))

@@ -43,6 +43,7 @@ pub(super) fn append(output: &mut Vec<u8>, message: &[u8]) {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::indexing_slicing)]
     use proptest::prelude::*;
 
     use super::*;

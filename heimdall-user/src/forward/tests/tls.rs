@@ -216,7 +216,12 @@ fn an_upstream_that_is_not_to_be_trusted_gets_no_query() {
             vec![pin],
             "none of the pins",
         ),
-        (other.server(|_| {}), NAME, vec![], "no root certificate vouches"),
+        (
+            other.server(|_| {}),
+            NAME,
+            vec![],
+            "no root certificate vouches",
+        ),
     ] {
         let (peer, queries) = answering(config.0);
         let good = answers();
