@@ -199,7 +199,7 @@ settings! {
     /// Threads. One is enough for some ten thousand cache misses a second.
     "threads" => threads: usize = integer(1, 64).default(forward().threads);
     /// Time that an upstream has to respond before the next attempt. It is longer, up to two seconds, for
-    /// an upstream whose round-trip times are longer, and twice as long over TCP.
+    /// an upstream whose round-trip times are longer, twice as long over TCP, and three times over TLS.
     "timeout-ms" => timeout: Duration =
         milliseconds(10, 60_000).default(forward().attempt_timeout);
     /// Attempts for a question. One that ends with an error at once does not count.

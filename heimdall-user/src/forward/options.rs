@@ -20,7 +20,7 @@ pub struct ForwardOptions {
     /// holds most loses its oldest. They share a few sockets and connections.
     pub max_in_flight: usize,
     /// Time that an upstream has to respond, at least: up to 2 s if its round-trip times call for
-    /// it. TCP has twice the time.
+    /// it. TCP has twice the time, TLS three times.
     pub attempt_timeout: Duration,
     /// Tries that one question gets; one that ends with an error at once is not counted, and there
     /// are fewer of these than upstreams. An attempt whose response is FORMERR continues without EDNS, one

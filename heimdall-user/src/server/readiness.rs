@@ -176,10 +176,40 @@ fn has_response(outstanding: &Outstanding) -> bool {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use std::thread;
+    use std::{net::TcpListener, thread};
 
     use super::*;
     use crate::forward::UpstreamMetrics;
+
+    #[test]
+    fn an_upstream_over_connections_works_if_it_accepts_one_and_tls_does_not_fail() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let upstream = UpstreamAddress {
+            address: listener.local_addr().unwrap(),
+            transport: UpstreamTransport::Tcp,
+        };
+        let metrics = Arc::<UpstreamMetrics>::default();
+        let report = Report::of_upstream(upstream, Arc::clone(&metrics));
+        let mut readiness = Readiness::new(Arc::new(report), Threads::new(|| ()));
+        let mut now = Instant::now();
+        metrics.counters.queries.add(1);
+        metrics.set_failed(now);
+        while readiness.check(now).is_err() {
+            thread::yield_now();
+        }
+        metrics.set_problem(Some("it has expired".to_owned()));
+        assert!(readiness.check(now).is_err());
+        metrics.set_problem(None);
+        assert_eq!(readiness.check(now), Ok(()));
+        // Nothing listens any more.
+        drop(listener);
+        now += PROBE_VALID;
+        metrics.set_failed(now);
+        for _ in 0..3 {
+            now += PROBE_INTERVAL;
+            assert!(readiness.check(now).is_err());
+        }
+    }
 
     #[test]
     fn an_upstream_that_is_back_is_noticed_without_clients() {

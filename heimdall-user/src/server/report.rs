@@ -84,7 +84,7 @@ impl Report {
     /// One of a server with one upstream and nothing else.
     #[cfg(test)]
     pub(super) fn of_upstream(
-        address: std::net::SocketAddr,
+        address: impl Into<crate::forward::UpstreamAddress>,
         metrics: Arc<crate::forward::UpstreamMetrics>,
     ) -> Self {
         Self {

@@ -174,7 +174,8 @@ fn a_low_file_limit_is_reported_and_others_are_served() {
         "{log}"
     );
     assert!(log.contains("LimitNOFILE=1"), "{log}");
-    assert_served(&meanwhile(&lab), &heimdall);
+    // Look-ups share files, so none has to be ended.
+    assert_answered(&meanwhile(&lab), &heimdall);
     // As with few ports.
     let stats = heimdall.stats().unwrap();
     let errors = stats["forwarder"]["socket_errors"].as_u64().unwrap();

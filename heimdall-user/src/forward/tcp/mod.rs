@@ -43,9 +43,7 @@ use connection::Connection;
 pub(super) use connection::Received;
 pub(super) use framing::Framing;
 pub(super) use pipeline::Pending;
-
-/// Queries without a response on a connection before another one is opened.
-const SPREAD: usize = 64;
+use pipeline::SPREAD;
 
 /// Connections to each upstream. All of them can carry 16,384 queries at once.
 const MAX_CONNECTIONS: usize = 16;
@@ -407,18 +405,23 @@ impl Tcp {
         if self.idle_check.is_none_or(|check| now < check) {
             return;
         }
-        self.idle_check = None;
-        let numbers: Vec<usize> = self.connections.keys().copied().collect();
-        for number in numbers {
-            let connection = self.connections.get(&number);
-            let is_due = |connection: &Connection| {
-                !connection.is_awaited() && connection.idle_until() <= now
-            };
-            if connection.is_some_and(is_due) {
-                self.remove(number);
-            } else {
-                self.settle(number);
+        let mut next: Option<Instant> = None;
+        let pools = &mut self.pools;
+        self.connections.retain(|number, connection| {
+            if connection.is_awaited() {
+                return true;
             }
-        }
+            let until = connection.idle_until();
+            if now < until {
+                next = Some(next.map_or(until, |next| next.min(until)));
+                return true;
+            }
+            connection.say_goodbye();
+            if let Some(pool) = pools.get_mut(connection.upstream()) {
+                pool.numbers.retain(|other| other != number);
+            }
+            false
+        });
+        self.idle_check = next;
     }
 }

@@ -5,6 +5,9 @@ use hashbrown::{HashMap, hash_map::Entry};
 
 use crate::forward::udp::Outstanding;
 
+/// Queries without a response on a connection before another one is opened.
+pub(super) const SPREAD: usize = 64;
+
 /// Queries on a connection that have no response, at most.
 pub(super) const MAX_OUTSTANDING: usize = 1024;
 
@@ -18,10 +21,20 @@ pub(in crate::forward) enum Pending {
 }
 
 /// The queries on a connection.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Pipeline {
     pending: HashMap<u16, Pending, RandomState>,
     awaited: usize,
+}
+
+impl Default for Pipeline {
+    fn default() -> Self {
+        Self {
+            // Twice: a table that is half empty is rehashed in place.
+            pending: HashMap::with_capacity_and_hasher(2 * SPREAD, RandomState::default()),
+            awaited: 0,
+        }
+    }
 }
 
 impl Pipeline {
