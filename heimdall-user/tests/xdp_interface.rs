@@ -13,7 +13,7 @@ use std::{
 
 use heimdall_ebpf::Disposition;
 use heimdall_user::xdp::{
-    Address, AttachMode, AttachPolicy, Interface, LinkWatch, Program, XdpError,
+    Address, AttachMode, AttachPolicy, Interface, LinkWatch, Program, TierSize, XdpError,
     addresses_without_link,
 };
 use nix::{
@@ -103,6 +103,26 @@ fn the_program_is_attached_as_long_as_it_lives() {
             drop(program);
             assert_eq!(attached_id(), None, "nothing stays behind");
         }
+    });
+}
+
+#[test]
+fn a_hot_tier_that_the_kernel_refuses_is_left_out() {
+    in_namespace("a_hot_tier_that_the_kernel_refuses_is_left_out", 1, || {
+        let interface = Interface::find("hde0").unwrap();
+        let attach = |entries| {
+            let tier = Some(TierSize::new(entries));
+            Program::attach(&interface, AttachPolicy::NativeThenGeneric, tier).unwrap()
+        };
+        let program = attach(1000);
+        assert_eq!(program.why_no_tier(), None);
+        drop(program);
+        // Two terabytes.
+        let program = attach(u32::MAX);
+        let why = program.why_no_tier().unwrap();
+        assert!(why.contains("map"), "{why}");
+        assert!(!why.contains('\n'), "{why}");
+        assert_eq!(attached_id(), Some(program.id().into()));
     });
 }
 
