@@ -231,7 +231,7 @@ fn no_reply_is_torn_while_entries_are_rewritten() {
         // Flushes, and now and then another policy.
         scope.spawn(move || {
             let _end = End(over);
-            for turn in 0_u8.. {
+            for turn in (0..=u8::MAX).cycle() {
                 if over.load(Relaxed) {
                     return;
                 }
