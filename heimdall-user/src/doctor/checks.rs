@@ -95,8 +95,8 @@ checks! {
         "a worker that sleeps between packets looks idle, and is kept at a low frequency",
         "the governor `performance`";
     DESCRIPTORS: "files.limit",
-        "the hard limit on open files, against the look-ups, connections and queues of the settings",
-        "below it fewer look-ups are in flight at a time",
+        "the hard limit on open files, against the sockets, connections and queues of the settings",
+        "below it fewer clients are connected over TCP at a time",
         "`LimitNOFILE=` in the unit, or `ulimit -Hn`";
     PORTS: "net.ports",
         "`net.ipv4.ip_local_port_range`",
