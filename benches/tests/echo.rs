@@ -8,6 +8,7 @@ fn queries_come_back() {
         return;
     }
     let lab = lab::Lab::new().unwrap();
+    lab.receive_xdp_tx().unwrap();
     for mode in ["xsk", "tx"] {
         let mut command = lab.on_server(env!("CARGO_BIN_EXE_echo"));
         let arguments = ["--mode", mode, "--interface", &lab.server_if];
