@@ -46,9 +46,9 @@ pub const CLIENT_PASSED: u8 = 0;
 /// See [`CLIENT_PASSED`].
 pub const CLIENT_ANSWERED: u8 = 1;
 
-/// Of an entry's hits on one CPU, each of this many is passed on, so that the cache behind the tier sees that
-/// its entry is popular. A power of two.
-pub const SAMPLE_INTERVAL: u64 = 256;
+/// Of so many hits one, at random, is passed on instead of being answered, so that the cache behind the tier sees
+/// that its entry is popular. A power of two.
+pub const SAMPLE_INTERVAL: u32 = 256;
 
 /// Types of questions that are counted apart, from 1 on; 0 is for the others.
 pub const TYPES: usize = 15;

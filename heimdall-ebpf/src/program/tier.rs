@@ -18,14 +18,16 @@ use core::ptr;
 
 use aya_ebpf::{
     bindings::BPF_F_MMAPABLE,
-    helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_coarse_ns, bpf_xdp_adjust_tail},
+    helpers::generated::{
+        bpf_get_prandom_u32, bpf_get_smp_processor_id, bpf_ktime_get_coarse_ns, bpf_xdp_adjust_tail,
+    },
     macros::map,
     maps::{Array, LpmTrie, PerCpuArray},
     programs::XdpContext,
 };
 use heimdall_ebpf::tier::{
-    Bucket, CLIENT_ANSWERED, COUNTERS, ClientKey, Config, Entry, MAX_CLIENT_PREFIXES, NANOSECONDS,
-    Outcome, SAMPLE_INTERVAL,
+    Bucket, CLIENT_ANSWERED, COUNTERS, ClientKey, Config, Entry, MAX_CLIENT_PREFIXES, MIN_BODY,
+    NANOSECONDS, Outcome, SAMPLE_INTERVAL,
 };
 
 use self::{lookup::Held, query::Query};
@@ -119,17 +121,13 @@ fn try_answer(ctx: &XdpContext, packet: Claimed, buckets: u32) -> Result<u32, Ou
         return Err(Outcome::TooLarge);
     }
     let hits = hits(index).ok_or(Outcome::NotHeld)?;
-    // SAFETY: the word is this CPU's alone, and XDP runs to its end on one CPU.
-    let number = unsafe { *hits } + 1;
-    if number % SAMPLE_INTERVAL != 0 {
-        resize(ctx, frame.len(), packet.dns() + message_len)?;
-    }
-    // SAFETY: as above.
-    unsafe { *hits = number };
-    if number % SAMPLE_INTERVAL == 0 {
+    if is_sampled() {
         return Err(Outcome::Sampled);
     }
+    resize(ctx, frame.len(), packet.dns() + message_len)?;
     // From here on the packet is the reply: nothing fails any more.
+    // SAFETY: the word is this CPU's alone, and XDP runs to its end on one CPU.
+    unsafe { *hits += 1 };
     let sums = reply::Sums {
         addresses,
         question: question_sum,
@@ -155,6 +153,15 @@ fn check_client(frame: Frame, packet: Claimed) -> Option<()> {
     (*answered == CLIENT_ANSWERED && received::source_port(frame, packet)? != 0).then_some(())
 }
 
+/// Whether this hit is for the cache behind. By chance, as a count would have to reach the interval on one CPU within
+/// the life of an entry.
+#[inline(always)]
+fn is_sampled() -> bool {
+    // SAFETY: the helper takes nothing.
+    let random = unsafe { bpf_get_prandom_u32() };
+    random % SAMPLE_INTERVAL == 0
+}
+
 /// This CPU's hits of the entry at `index`.
 #[inline(always)]
 fn hits(index: u32) -> Option<*mut u64> {
@@ -166,11 +173,12 @@ fn hits(index: u32) -> Option<*mut u64> {
     )
 }
 
-/// Octets of the reply's DNS message.
+/// Octets of the reply's DNS message. `None`: the body is shorter than a body can be, too short to be copied.
 #[inline(always)]
 fn reply_len(query: &Query, held: Held) -> Option<usize> {
     let opt = if query.opt.is_some() { opt::LEN } else { 0 };
-    Some(dns::LEN + held.name_len() + dns::KIND_LEN + held.body_len()? + opt)
+    let body_len = held.body_len()?;
+    (body_len >= MIN_BODY).then_some(dns::LEN + held.name_len() + dns::KIND_LEN + body_len + opt)
 }
 
 /// Gives the packet the reply's length, without padding. On veth it can grow by some 47 octets, as the kernel made

@@ -28,7 +28,7 @@ pub enum Outcome {
     Checksum,
     /// The reply exceeds the client's payload size, the server's, or the MTU.
     TooLarge,
-    /// One of [`SAMPLE_INTERVAL`](super::SAMPLE_INTERVAL) hits of an entry, for the cache behind.
+    /// One of [`SAMPLE_INTERVAL`](super::SAMPLE_INTERVAL) hits, at random, for the cache behind.
     Sampled,
     /// The driver has no room to make the packet as long as the reply.
     NoTailroom,

@@ -64,7 +64,7 @@ pub(super) enum Inserted {
     Yes,
     /// It is live, in the place of a colder one.
     Displacing,
-    /// No cell is free, or its bucket is full of hotter ones.
+    /// No cell is free, its bucket is full of hotter ones, or a hotter one has its tag.
     No,
 }
 
@@ -172,7 +172,8 @@ impl Table {
 /// Changes.
 impl Table {
     /// Inserts an entry whose question is not live, with so many hits expected in a window. `is_colder`: whether a live
-    /// entry of this [`warmth`](Self::warmth) may be displaced if the bucket is full.
+    /// entry of this [`warmth`](Self::warmth) may be displaced if the bucket is full, or if it has the same tag there:
+    /// the program looks only at the first slot with a query's tag.
     pub(super) fn insert(
         &mut self,
         entry: &Entry,
@@ -185,10 +186,14 @@ impl Table {
         let Some(Bucket(slots)) = self.bucket(bucket) else {
             return Inserted::No;
         };
+        let is_tag_held = slots.iter().any(|slot| slot.has_tag_of(hash));
         let empty = slots.iter().position(|slot| *slot == Slot::EMPTY);
+        let empty = empty.filter(|_| !is_tag_held);
         let coldest = || {
-            let warmths = slots.iter().map(|slot| self.warmth(slot.index(), to));
-            let coldest = warmths.enumerate().min_by_key(|(_, warmth)| *warmth);
+            let slots = slots.iter().enumerate();
+            let slots = slots.filter(|(_, slot)| !is_tag_held || slot.has_tag_of(hash));
+            let warmths = slots.map(|(at, slot)| (at, self.warmth(slot.index(), to)));
+            let coldest = warmths.min_by_key(|(_, warmth)| *warmth);
             coldest.filter(|(_, warmth)| is_colder(*warmth))
         };
         let Some(slot) = empty.or_else(|| coldest().map(|(slot, _)| slot)) else {

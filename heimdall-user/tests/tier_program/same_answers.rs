@@ -210,7 +210,6 @@ fn the_tier_replies_as_the_worker_does() {
             let mut kernel = kernel.borrow_mut();
             kernel.clear();
             kernel.put(0, 0, &case.entry());
-            kernel.set_hits(0, 0);
             kernel.set_config(&Config {
                 mtu: case.mtu,
                 ..config()

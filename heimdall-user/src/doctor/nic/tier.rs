@@ -7,8 +7,8 @@ use crate::{
     xdp::Details,
 };
 
-/// Helpers by which a program writes into packets (`bpf_xdp_store_bytes`).
-const OLDEST: (u32, u32) = (5, 18);
+/// The coarse clock for programs (`bpf_ktime_get_coarse_ns`).
+const OLDEST: (u32, u32) = (5, 11);
 
 pub(super) fn examine(facts: &Facts, nic: &Nic, details: &Details) -> Finding {
     let (subject, check) = (nic.name.as_str(), &checks::NIC_TIER);
@@ -19,7 +19,7 @@ pub(super) fn examine(facts: &Facts, nic: &Nic, details: &Details) -> Finding {
     let version @ (major, minor) = facts.kernel();
     if version < OLDEST && version != (0, 0) {
         let finding = format!("Linux {major}.{minor} has no hot tier: workers answer all queries");
-        return check.warn(subject, finding, Fix::advice("Linux 5.18 or newer"));
+        return check.warn(subject, finding, Fix::advice("Linux 5.11 or newer"));
     }
     let is_native = details.xdp.as_ref().map(|features| features.native);
     match (nic.driver(), is_native, settings.mode) {

@@ -366,13 +366,13 @@ fn tier() -> Vec<Case> {
             host.and_settings("[tier]\nmode = \"on\"");
         };
         "nic.tier" GOOD "off on a veth", "": |host| host.driver("veth");
-        "nic.tier" WARN "Linux 5.15 has no hot tier", "5.18":
-            |host| host.write("proc/sys/kernel/osrelease", "5.15.0");
+        "nic.tier" WARN "Linux 5.10 has no hot tier", "5.11":
+            |host| host.write("proc/sys/kernel/osrelease", "5.10.0");
         "nic.tier" GOOD "off in generic mode", "":
             |host| host.details().xdp.as_mut().unwrap().native = false;
         "nic.tier" GOOD "does not tell", "": |host| host.details().xdp = None;
         "nic.tier" GOOD "off by the settings", "": |host| {
-            host.write("proc/sys/kernel/osrelease", "5.15.0");
+            host.write("proc/sys/kernel/osrelease", "5.10.0");
             host.and_settings("[tier]\nmode = \"off\"");
         };
         "nic.tier" GOOD "off by the settings", "": |host| host.and_settings("[tier]\nentries = 0");

@@ -206,6 +206,35 @@ proptest! {
     }
 }
 
+/// Whoever knows such names can ask for them: the popular one must not stay behind the other one's slot, at which the
+/// program stops.
+#[test]
+fn of_names_with_the_same_hash_the_hotter_one_is_found() {
+    let size = TierSize::new(LIMIT + spare(LIMIT));
+    let mut maps = Interfaces::default();
+    maps.add("eth0", 1500, TierMaps::in_memory(size));
+    let mut table = Table::new(SEED, LIMIT, size.buckets());
+    let [popular, other] = ["cdn-assets", "cdn\rassets"].map(|name| Entry {
+        key: Key::new(&question(name), 0).unwrap(),
+        ..Entry::EMPTY
+    });
+    assert_ne!(popular.key, other.key);
+    let hash = popular.key.hash(SEED);
+    assert_eq!(hash, other.key.hash(SEED));
+    let found = |maps: &Interfaces| maps.first().find(hash).map(|(_, entry)| entry);
+    let is_colder = |warmth| warmth < 20;
+    let mut insert = |entry: &Entry, expected, maps: &mut Interfaces| {
+        let inserted = table.insert(entry, expected, is_colder, maps);
+        (inserted, table.live())
+    };
+    assert_eq!(insert(&other, 10, &mut maps), (Inserted::Yes, 1));
+    assert_eq!(found(&maps), Some(other));
+    assert_eq!(insert(&popular, 20, &mut maps), (Inserted::Displacing, 1));
+    assert_eq!(found(&maps), Some(popular));
+    assert_eq!(insert(&other, 10, &mut maps), (Inserted::No, 1));
+    assert_eq!(found(&maps), Some(popular));
+}
+
 /// The buckets of the maps are as many here, so what the program finds can be asked for.
 #[test]
 fn the_program_finds_what_the_table_has() {

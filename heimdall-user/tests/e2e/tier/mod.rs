@@ -102,7 +102,7 @@ fn a_popular_name_is_answered_in_the_kernel_as_by_a_worker() {
     };
     let _upstream = ScriptedUpstream::start(&lab, UPSTREAM).unwrap();
     let heimdall = heimdall(&lab);
-    let mut asked = 0;
+    let mut from_tier = 0;
     for client in [DnsClient::v4(&lab), DnsClient::v6(&lab)] {
         for text in [
             "www.example A rd",
@@ -120,14 +120,13 @@ fn a_popular_name_is_answered_in_the_kernel_as_by_a_worker() {
             heat(&heimdall, &client, text);
             let hits_before = hits(&heimdall);
             let (by_tier, after) = ask();
-            asked += 1;
-            // The tier leaves one hit in 256 to the worker.
-            let is_from_tier = hits(&heimdall) > hits_before;
-            assert!(is_from_tier || asked > 1, "{text}");
+            from_tier += hits(&heimdall) - hits_before;
             assert_eq!(by_tier, by_worker, "{text}");
             assert!(after <= before && after + 20 > before, "{text}: {after}");
         }
     }
+    // The tier leaves one hit in 256, at random, to the worker.
+    assert!((5..=8).contains(&from_tier), "{from_tier}");
     // Kdig has a mind of its own about messages.
     let before = heimdall.stats().unwrap();
     let server = format!("@{SERVER_V4}");
@@ -140,7 +139,7 @@ fn a_popular_name_is_answered_in_the_kernel_as_by_a_worker() {
     }
     let after = heimdall.stats().unwrap();
     let grown = |name: &str| count(&after, name) - count(&before, name);
-    assert!((4..=5).contains(&grown("hits")), "{}", after["tier"]);
+    assert!((2..=5).contains(&grown("hits")), "{}", after["tier"]);
     let of = |stats: &Value, pointer: &str| stats.pointer(pointer).unwrap().as_u64().unwrap();
     for pointer in ["/tier/types/a", "/tier/rcodes/noerror"] {
         assert_eq!(of(&after, pointer) - of(&before, pointer), grown("hits"));
