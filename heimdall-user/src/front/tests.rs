@@ -403,6 +403,7 @@ fn popular_answers_are_nominated_one_in_32_while_nominations_are_taken() {
     front.engine.nominate_to(nominations.nominator());
     front.ask([query(1, "name", None)]);
     front.complete(1);
+    front.buffers.replies.clear();
     let mut nominated = |asked: &[u8]| {
         for _ in 0..30 {
             front.ask((1..=64).map(|_| asked.to_vec()));
