@@ -11,8 +11,7 @@ use super::{handle::Shared, nominate::NOMINATIONS};
 const SHORTEST: Duration = Duration::from_millis(8);
 const LONGEST: Duration = Duration::from_millis(256);
 
-/// The time until the next round while there is nothing to look after. Not longer: a second that is left out would
-/// leave the entries of its slice unvisited.
+/// The time until the next round while nothing was nominated and there are no entries to visit.
 const IDLE: Duration = Duration::from_secs(1);
 
 /// Runs until `stopped` says so.
