@@ -284,9 +284,9 @@ settings! {
     /// The hot tier: answers to popular questions that the XDP program gives itself, before a worker is woken.
     "tier" => TierConfig, restart;
 
-    /// On which interfaces the XDP program answers popular questions itself. "auto": where the driver sends its
-    /// replies by itself, which means not on veth, whose peer needs an XDP program, too, and not in generic mode;
-    /// "on": on all; "off": on none. Clients get the same replies either way.
+    /// On which interfaces the XDP program answers popular questions itself. "auto": where the driver runs it
+    /// (native mode), but not on veth, whose peer needs an XDP program, too; "on": on all; "off": on none. Whether
+    /// another driver than veth sends its replies (XDP_TX) is not checked. Clients get the same replies either way.
     "mode" => mode: TierMode =
         choice(&[
             ("auto", TierMode::Auto),
@@ -295,7 +295,8 @@ settings! {
         ])
         .default(TierMode::Auto)
         .flag("--tier", "MODE");
-    /// Answers that it holds at most; each takes 540 octets and 8 for each CPU, for each interface. 0: it is off.
+    /// Answers that it holds at most. Each takes 540 octets and 8 for each possible CPU (see
+    /// `/sys/devices/system/cpu/possible`), for each interface, and some 900 octets in the server. 0: it is off.
     "entries" => entries: u32 = integer(0, 65_536).default(10_000);
 }
 

@@ -225,7 +225,9 @@ impl<P> Engine<P> {
                 .begin(&engine.core, octets, client, engine.received);
             let verdict = engine.answer_one(read, room, client);
             engine.sampler.end(&engine.core, room, verdict);
-            engine.sampler.nominate(&engine.core, &read.query, room);
+            if let (Verdict::Reply { .. }, Ok(query)) = (verdict, &read.query) {
+                engine.sampler.nominate(&engine.core, query, room);
+            }
             verdict
         });
     }

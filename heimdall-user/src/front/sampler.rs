@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use crate::{
     answer::{Client, Core, Transport, Verdict},
-    dns::{Malformed, Query},
+    dns::Query,
     tap::{Origin, Rate, Sample, Tap},
     tier::{Nominator, Offer},
 };
@@ -64,10 +64,11 @@ impl Sampler {
         }
     }
 
-    /// Nominates the answer of the query that was sampled last, if it is one to nominate and has the answer from the cache.
-    pub(super) fn nominate(&self, core: &Core, query: &Result<Query, Malformed>, room: &[u8]) {
+    /// Nominates the answer of the query that was sampled last and was replied to, if it is one to nominate, the hot
+    /// tier answers such queries, and the answer is from the cache.
+    pub(super) fn nominate(&self, core: &Core, query: &Query, room: &[u8]) {
         if let Some(nominator) = self.nominator.as_ref().filter(|_| self.tap.nominates())
-            && let Ok(query) = query
+            && query.is_plain()
         {
             nominator.nominate(core.seconds(), || {
                 let (key, popular) = core.popular(query, room)?;

@@ -403,17 +403,23 @@ fn popular_answers_are_nominated_one_in_32_while_nominations_are_taken() {
     front.engine.nominate_to(nominations.nominator());
     front.ask([query(1, "name", None)]);
     front.complete(1);
-    let mut nominated = |batches| {
-        for _ in 0..batches {
-            front.ask((1..=64).map(|id| query(id, "name", None)));
-            front.buffers.replies.clear();
+    front.buffers.replies.clear();
+    let mut nominated = |asked: &[u8]| {
+        for _ in 0..30 {
+            front.ask((1..=64).map(|_| asked.to_vec()));
+            assert_eq!(front.buffers.replies.drain(..).count(), 64);
         }
         nominations.drain(|_| ())
     };
-    assert_eq!(nominated(30), 0);
+    let plain = query(1, "name", Some(1232));
+    assert_eq!(nominated(&plain), 0);
     nominations.open();
     // 60 on average; four standard deviations are 19.
-    let count = nominated(30);
+    let count = nominated(&plain);
     assert!((41..80).contains(&count), "{count}");
+    // Workers alone answer those with a client cookie.
+    let mut with_cookie = plain[..plain.len() - 2].to_vec();
+    with_cookie.extend_from_slice(b"\0\x0c\0\x0a\0\x0812345678");
+    assert_eq!(nominated(&with_cookie), 0);
     drop(front.forwarder);
 }

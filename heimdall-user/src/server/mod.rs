@@ -39,7 +39,7 @@ use thiserror::Error;
 use tracing::{info, warn};
 
 use crate::{
-    config::{Backend, Config, ConfigError, Host, Location, SnapshotConfig, Zoned},
+    config::{Backend, Config, ConfigError, Host, Location, SnapshotConfig, TierMode, Zoned},
     control::{Control, ControlError, ControlServer, Permissions},
     forward::{self, Forwarder, ForwarderBuilder, Handle, Mailbox},
     front,
@@ -328,6 +328,9 @@ impl Server {
         workers: Vec<(u16, Arc<Mailbox>)>,
     ) -> Result<(), ServerError> {
         let Some(open) = open_xdp(config, &addresses, queues)? else {
+            if config.tier.mode == TierMode::On {
+                warn!("hot tier off: it needs AF_XDP, which is not used");
+            }
             return Ok(());
         };
         let summary = summary(&addresses, Some(&open));

@@ -12,6 +12,7 @@
 //!              promoter (one thread) ◄───────────────────────┘
 //!                ├─► Table: free, live and retired entries ─► the maps of each interface
 //!                ├─► Candidates: what was nominated before
+//!                ├─► Fruitless: what was promoted and never given
 //!                └◄─ hits of each entry, a slice a second: what cooled is demoted, and `top` counts
 //! ```
 //!
@@ -53,6 +54,7 @@
 
 mod candidates;
 mod entry;
+mod fruitless;
 mod handle;
 mod interfaces;
 mod nominate;

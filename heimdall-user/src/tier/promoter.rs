@@ -11,17 +11,29 @@ use super::{handle::Shared, nominate::NOMINATIONS};
 const SHORTEST: Duration = Duration::from_millis(8);
 const LONGEST: Duration = Duration::from_millis(256);
 
+/// The time until the next round while nothing was nominated and there are no entries to visit.
+const IDLE: Duration = Duration::from_secs(1);
+
 /// Runs until `stopped` says so.
 pub(super) fn run(shared: &Shared, stopped: &Receiver<()>) {
     let mut pause = LONGEST;
     while stopped.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
-        let most = round(shared, shared.clock.seconds());
-        pause = next_pause(pause, most);
+        let seen = round(shared, shared.clock.seconds());
+        pause = next_pause(pause, seen);
     }
 }
 
-/// Takes the nominations that wait, and looks after the entries. Returns the most nominations that waited in one ring.
-pub(super) fn round(shared: &Shared, now: u32) -> usize {
+/// What a round has seen.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Seen {
+    /// The most nominations that waited in one ring.
+    most: usize,
+    /// Whether there are entries.
+    entries: bool,
+}
+
+/// Takes the nominations that wait, and looks after the entries.
+pub(super) fn round(shared: &Shared, now: u32) -> Seen {
     let mut state = shared.state();
     // What the last round retired: one grace period for all.
     state.reclaim();
@@ -30,11 +42,17 @@ pub(super) fn round(shared: &Shared, now: u32) -> usize {
         .drain(|nomination| state.consider(nomination, now));
     state.visit(now);
     state.count();
-    most
+    Seen {
+        most,
+        entries: state.table.live() > 0,
+    }
 }
 
-/// The pause after one, when so many nominations waited in the fullest ring.
-fn next_pause(pause: Duration, most: usize) -> Duration {
+/// The pause after one, and after a round that has seen this.
+fn next_pause(pause: Duration, Seen { most, entries }: Seen) -> Duration {
+    if most == 0 && !entries {
+        return IDLE;
+    }
     let next = if most > NOMINATIONS / 4 {
         pause / 2
     } else if most < NOMINATIONS / 16 {
@@ -52,14 +70,21 @@ mod tests {
     #[test]
     fn the_pause_follows_the_nominations() {
         let ms = Duration::from_millis;
-        for (pause, most, next) in [
-            (256, 0, 256),
-            (128, 0, 256),
-            (128, NOMINATIONS / 8, 128),
-            (128, NOMINATIONS, 64),
-            (8, NOMINATIONS, 8),
+        for (pause, most, entries, next) in [
+            (256, 0, true, 256),
+            (128, 0, true, 256),
+            (128, NOMINATIONS / 8, true, 128),
+            (128, NOMINATIONS, false, 64),
+            (8, NOMINATIONS, true, 8),
+            (8, 0, false, 1000),
+            (1000, 0, false, 1000),
+            // At once as often as entries are to be visited.
+            (1000, 0, true, 256),
+            (1000, 1, false, 256),
+            (1000, NOMINATIONS, true, 256),
         ] {
-            assert_eq!(next_pause(ms(pause), most), ms(next), "{pause}, {most}");
+            let seen = Seen { most, entries };
+            assert_eq!(next_pause(ms(pause), seen), ms(next), "{pause}, {seen:?}");
         }
     }
 }

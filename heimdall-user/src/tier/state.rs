@@ -8,6 +8,7 @@ use tracing::error;
 use super::{
     candidates::{Candidates, WINDOW},
     entry,
+    fruitless::Fruitless,
     handle::TierRules,
     interfaces::Interfaces,
     nominate::{Nomination, Nominations, Nominator},
@@ -23,6 +24,7 @@ pub(super) struct State {
     pub(super) interfaces: Interfaces,
     pub(super) table: Table,
     candidates: Candidates,
+    fruitless: Fruitless,
     /// What does not change of the configuration.
     fixed: Config,
     /// `None`: they were not set yet, or are about to be set.
@@ -65,6 +67,7 @@ impl State {
             interfaces: Interfaces::default(),
             table: Table::new(fixed.seed, limit, buckets),
             candidates: Candidates::new(limit),
+            fruitless: Fruitless::new(limit),
             fixed,
             rules: None,
             off: None,
@@ -276,25 +279,39 @@ impl State {
             return;
         }
         let hash = entry.key.hash(self.fixed.seed);
+        if self.fruitless.is_barred(hash, now) {
+            return;
+        }
         let nominations = self.candidates.count(hash, now).max(1);
         // By the nominations it gets so many hits in a window; twice the hits of what it displaces, so that two
         // of the same popularity do not displace one another in turn.
         let expected = u64::from(nominations) * u64::from(Nominator::ONE_IN);
         let is_colder = |warmth: u64| nominations > 1 && 2 * warmth < expected;
+        let mut one_too_many = None;
         if self.table.is_full() {
+            if nominations < 2 {
+                // Most of a flood: the entries need not be looked at.
+                return;
+            }
             let coldest = self.table.coldest(&self.interfaces);
             let is_colder = |index: &u32| is_colder(self.table.warmth(*index, &self.interfaces));
-            let Some(index) = coldest.filter(is_colder) else {
+            one_too_many = coldest.filter(is_colder);
+            if one_too_many.is_none() {
                 return;
-            };
-            self.table.remove(index, &mut self.interfaces);
-            counters.demotions.add(1);
+            }
         }
         match self
             .table
             .insert(&entry, expected, is_colder, &mut self.interfaces)
         {
-            Inserted::Yes => counters.promotions.add(1),
+            Inserted::Yes => {
+                counters.promotions.add(1);
+                // Only now: a spare cell was free for the new one.
+                if let Some(index) = one_too_many {
+                    self.table.remove(index, &mut self.interfaces);
+                    counters.demotions.add(1);
+                }
+            }
             Inserted::Displacing => {
                 counters.promotions.add(1);
                 counters.demotions.add(1);
@@ -334,6 +351,9 @@ impl State {
                 cell.recent.max(hits)
             };
             if cell.recent == 0 || now >= cell.entry.until {
+                let hash = cell.entry.key.hash(self.fixed.seed);
+                let has_answered = cell.hits > 0;
+                self.fruitless.demoted(hash, has_answered, now);
                 self.table.remove(index, &mut self.interfaces);
                 self.counters.demotions.add(1);
             }

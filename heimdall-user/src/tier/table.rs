@@ -210,14 +210,19 @@ impl Table {
         }
     }
 
-    /// Replaces the live entry at `index` by another one for its question, which inherits its recent hits. Returns
-    /// whether a cell was free for it.
+    /// Replaces the live entry at `index` by another one for its question, which inherits its recent hits: half of
+    /// them if it never had any, so that an answer that is replaced again and again but never given cools. Returns whether
+    /// a cell was free for it.
     pub(super) fn replace(&mut self, index: u32, entry: &Entry, to: &mut Interfaces) -> bool {
         let old = self
             .cell(index)
             .and_then(|cell| Some((cell.place?, cell.recent)));
         let Some((place, recent)) = old else {
             return false;
+        };
+        let recent = match to.hits(index) {
+            0 => recent / 2,
+            _ => recent,
         };
         let Some(free) = self.take_free() else {
             return false;

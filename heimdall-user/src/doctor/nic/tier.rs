@@ -1,4 +1,4 @@
-//! The hot tier: whether replies of the XDP program leave by the interface.
+//! The hot tier: whether replies of the XDP program leave by the interface, as far as that is known.
 
 use super::Nic;
 use crate::{
@@ -34,6 +34,9 @@ pub(super) fn examine(facts: &Facts, nic: &Nic, details: &Details) -> Finding {
         ),
         (_, Some(false), TierMode::Auto) => check.good(subject, "off in generic mode"),
         (_, None, _) => check.good(subject, "the kernel does not tell (Linux 6.3 and newer do)"),
-        _ => check.good(subject, "the driver sends the program's replies"),
+        _ => check.good(
+            subject,
+            "on; not checked: whether the driver sends the program's replies (XDP_TX)",
+        ),
     }
 }

@@ -370,6 +370,7 @@ fn tier() -> Vec<Case> {
             |host| host.write("proc/sys/kernel/osrelease", "5.10.0");
         "nic.tier" GOOD "off in generic mode", "":
             |host| host.details().xdp.as_mut().unwrap().native = false;
+        "nic.tier" GOOD "not checked: whether the driver sends", "": |_| ();
         "nic.tier" GOOD "does not tell", "": |host| host.details().xdp = None;
         "nic.tier" GOOD "off by the settings", "": |host| {
             host.write("proc/sys/kernel/osrelease", "5.10.0");

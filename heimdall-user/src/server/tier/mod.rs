@@ -119,8 +119,8 @@ impl HotTier {
     }
 
     /// Replaces the policy by `store`. Until the tier has the rules of the new one it answers nothing, and
-    /// nothing that was cached under the old one gets into it: a worker reads the tier's epoch before it loads the
-    /// policy, and invalidates its cache with that.
+    /// nothing that was cached under the old one gets into it: a worker reads the tier's epoch first when it offers an
+    /// answer, and then offers none unless its policy is the one that is shared.
     pub(super) fn replace_policy(&self, store: impl FnOnce()) {
         let _suspension = self.tier.suspend();
         store();

@@ -226,6 +226,66 @@ fn what_becomes_hot_displaces_what_is_not() {
     assert_eq!(held, 16);
 }
 
+/// The promotions in an hour of a question that is nominated twice a second and never hit, and in how many seconds it is
+/// in the table. A refresh is due so many seconds after the receipt.
+fn never_given(refresh: u32) -> (u64, u32) {
+    let tier = Fixture::new(8);
+    let nominator = tier.nominator();
+    let (question, answer) = (question("a"), answer(A));
+    let mut held = 0;
+    for now in BEGIN..BEGIN + 3600 {
+        for _ in 0..2 {
+            let offer = Offer {
+                refresh: now + refresh,
+                ..offer(&question, &answer, now)
+            };
+            nominator.nominate(now, || Some(offer));
+        }
+        tier.round(now);
+        held += tier.shared.state().table.live();
+    }
+    (tier.counter("promotions"), held)
+}
+
+#[test]
+fn an_answer_that_is_never_given_is_promoted_seldom() {
+    for refresh in [270, 10] {
+        let (promotions, held) = never_given(refresh);
+        assert!((8..20).contains(&promotions), "{refresh}: {promotions}");
+        assert!(held < 3600 / 2, "{refresh}: {held}");
+    }
+}
+
+#[test]
+fn nothing_is_demoted_for_what_has_no_room() {
+    let tier = Fixture::new(8);
+    let nominator = tier.nominator();
+    let old = names("old", 8);
+    for question in &old {
+        nominate(&nominator, question, &answer(A), BEGIN);
+    }
+    tier.round(BEGIN);
+    // All spare cells are retired within the round; in its second, none of the old ones is visited.
+    let (new, now) = (question("new"), BEGIN + 6 * WINDOW);
+    for version in 1..=64 {
+        let received = BEGIN + u32::from(version);
+        nominate(&nominator, &old[0], &answer([version; 4]), received);
+    }
+    let ask = || {
+        for _ in 0..4 {
+            nominate(&nominator, &new, &answer(A), now);
+        }
+    };
+    ask();
+    tier.round(now);
+    assert_eq!(tier.counter("replacements"), 64);
+    assert_eq!((tier.counter("entries"), tier.counter("demotions")), (8, 0));
+    ask();
+    tier.round(now);
+    assert!(tier.has(&new, now));
+    assert_eq!((tier.counter("entries"), tier.counter("demotions")), (8, 1));
+}
+
 #[test]
 fn a_full_ring_drops_and_counts_and_an_ended_worker_leaves_nothing() {
     use crate::tier::nominate::NOMINATIONS;
