@@ -46,8 +46,10 @@ pub(super) enum ExchangeStatus {
     Forged,
     /// The upstream responded, with an error.
     Error(ErrorResponse),
-    /// The upstream cannot be reached, or the connection broke.
+    /// The upstream cannot be reached.
     Unreachable,
+    /// Connections that the upstream had accepted broke, the last one with this query alone on it.
+    Broken,
 }
 
 /// An upstream's error response.
