@@ -39,7 +39,7 @@ pub(super) struct Connection {
     stream: TcpStream,
     /// Between the stream and the messages, over TLS.
     session: Option<Box<ClientConnection>>,
-    /// Why TLS has failed.
+    /// Why the TLS handshake has failed.
     problem: Option<String>,
     /// The upstream will send nothing more.
     closed: bool,
@@ -283,7 +283,9 @@ impl Connection {
         match processed {
             Ok(state) => self.closed = state.peer_has_closed(),
             Err(error) => {
-                self.problem = Some(tls::problem(&error));
+                if !self.established {
+                    self.problem = Some(tls::problem(&error));
+                }
                 // The alert that says why.
                 let _ = write_records(session, &mut self.stream);
                 return Err(io::Error::new(ErrorKind::InvalidData, error));
