@@ -91,6 +91,8 @@ pub(super) struct Sent {
     pub(super) serial: u64,
     pub(super) id: u16,
     pub(super) at: Instant,
+    /// It had to wait until its connection was established.
+    pub(super) waited: bool,
 }
 
 /// A query whose response is awaited.

@@ -300,7 +300,7 @@ impl Upstreams {
 
 /// Timeouts.
 impl Upstreams {
-    /// A response over UDP, or on a connection to an upstream that is asked over those only, took `rtt`. No query has the
+    /// A response over UDP, or on an established connection to an upstream that is asked over those only, took `rtt`. No query has the
     /// ID of another one on the same socket, so there is no ambiguity to which one it belongs (RFC 6298 section 3).
     pub(super) fn measured(&mut self, index: usize, rtt: Duration) {
         if let Some(upstream) = self.list.get_mut(index) {

@@ -62,6 +62,7 @@ impl Shard {
             serial: self.serial,
             id: 0,
             at: now,
+            waited: false,
         };
         let mut opened = self.open(slot, &mut sent, false, None);
         if opened == Err(SendError::Resources) {
@@ -142,6 +143,7 @@ impl Shard {
         };
         let outstanding = outstanding.ok_or(SendError::Resources)?;
         sent.id = outstanding.id;
+        sent.waited = tcp && !self.tcp.is_established(number);
         let query = UpstreamQuery {
             id: sent.id,
             question: lookup.request.question(),
@@ -191,7 +193,7 @@ impl Shard {
             self.heard(upstream, now);
             let took = now.saturating_duration_since(sent.at);
             self.upstreams.responded(upstream, took);
-            if !self.is_in_place_of_udp(sent) {
+            if !self.is_in_place_of_udp(sent) && !sent.waited {
                 self.upstreams.measured(upstream, took);
             }
         }

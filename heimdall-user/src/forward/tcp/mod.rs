@@ -388,6 +388,11 @@ impl Tcp {
         self.connections.contains_key(&number)
     }
 
+    pub(super) fn is_established(&self, number: usize) -> bool {
+        let connection = self.connections.get(&number);
+        connection.is_some_and(Connection::is_established)
+    }
+
     /// Takes the query that a response with this ID belongs to. `None`: there is none.
     pub(super) fn take(&mut self, number: usize, id: u16, now: Instant) -> Option<Pending> {
         let connection = self.connections.get_mut(&number)?;
