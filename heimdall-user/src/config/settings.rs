@@ -222,7 +222,8 @@ settings! {
     "client-subnet" => client_subnet: Option<Prefix> =
         parsed::<Prefix>("a prefix, ADDR/BITS").example(r#""192.0.2.0/24""#).optional("none");
     /// Whether upstreams over TLS have to prove who they are. "strict": one whose certificate is wrong or expired
-    /// gets no query; "opportunistic": any certificate will do, which hides queries only from those who listen.
+    /// gets no query; "opportunistic": any certificate will do unless its key is pinned, which hides queries only from
+    /// those who listen.
     "tls" => tls_opportunistic: bool =
         choice(&[("strict", false), ("opportunistic", true)]).default(forward().tls.opportunistic);
     /// File of the root certificates, in PEM, that upstreams' certificates are checked by.

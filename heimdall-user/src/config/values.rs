@@ -105,7 +105,10 @@ pub(super) fn upstream_address(text: &str) -> Result<UpstreamAddress, Problem> {
     let (bare, port, transport) = if let Some(bare) = text.strip_prefix("tcp://") {
         (bare, DNS_PORT, UpstreamTransport::Tcp)
     } else if let Some(rest) = text.strip_prefix("tls://") {
-        let (rest, pins) = rest.split_once('#').unwrap_or((rest, ""));
+        let (rest, pins) = match rest.split_once('#') {
+            Some((rest, pins)) => (rest, Some(pins)),
+            None => (rest, None),
+        };
         let (name, bare) = match rest.split_once('@') {
             Some((name, bare)) => (Some(name), bare),
             None => (None, rest),
@@ -114,7 +117,7 @@ pub(super) fn upstream_address(text: &str) -> Result<UpstreamAddress, Problem> {
             let read = DnsName::try_from(name.to_owned());
             read.map_err(|_| Problem::TlsName(name.to_owned()))
         });
-        let pins = pins.split(',').filter(|pin| !pin.is_empty());
+        let pins = pins.into_iter().flat_map(|pins| pins.split(','));
         let peer = TlsPeer {
             name: name.transpose()?,
             pins: pins.map(pin).collect::<Result<_, _>>()?,

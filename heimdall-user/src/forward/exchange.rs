@@ -46,8 +46,10 @@ pub(super) enum ExchangeStatus {
     Forged,
     /// The upstream responded, with an error.
     Error(ErrorResponse),
-    /// The upstream cannot be reached, or the connection broke.
+    /// The upstream cannot be reached.
     Unreachable,
+    /// Connections that the upstream had accepted broke, the last one with this query alone on it.
+    Broken,
 }
 
 /// An upstream's error response.
@@ -89,6 +91,8 @@ pub(super) struct Sent {
     pub(super) serial: u64,
     pub(super) id: u16,
     pub(super) at: Instant,
+    /// It had to wait until its connection was established.
+    pub(super) waited: bool,
 }
 
 /// A query whose response is awaited.

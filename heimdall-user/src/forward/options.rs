@@ -25,7 +25,7 @@ pub struct ForwardOptions {
     /// Tries that one question gets; one that ends with an error at once is not counted, and there
     /// are fewer of these than upstreams. An attempt whose response is FORMERR continues without EDNS, one
     /// whose response is truncated continues over TCP; so with timeouts of `t` a question is settled
-    /// after at most 4 × `attempts` × `t`, commonly.
+    /// after at most 4 × `attempts` × `t`, commonly; over TLS after 6 × `attempts` × `t`.
     pub attempts: u32,
     /// Bounds on the TTLs of answers.
     pub limits: TtlLimits,

@@ -34,7 +34,8 @@ const ALPN: &[u8] = b"dot";
 pub struct TlsOptions {
     /// File of root certificates in PEM. `None`: the system's.
     pub roots: Option<PathBuf>,
-    /// Take any certificate: that hides queries only from those who listen, not from those who can redirect packets.
+    /// Take any certificate, unless a key is pinned: that hides queries only from those who listen, not from those who
+    /// can redirect packets.
     pub opportunistic: bool,
 }
 
@@ -63,7 +64,7 @@ impl TlsClients {
                 roots = Some(read_roots(options)?);
             }
             let chain = roots.clone().filter(|_| needs_roots);
-            let config = config(&provider, chain, peer, options.opportunistic)?;
+            let config = config(&provider, chain, peer)?;
             let address = ServerName::from(upstream.address.ip());
             let name = peer.name.clone().map_or(address, ServerName::DnsName);
             Ok(Some(TlsClient { config, name }))
@@ -143,7 +144,6 @@ fn config(
     provider: &Arc<CryptoProvider>,
     roots: Option<Arc<RootCertStore>>,
     peer: &TlsPeer,
-    opportunistic: bool,
 ) -> io::Result<Arc<ClientConfig>> {
     let chain = roots.map(|roots| {
         let builder = WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(provider));
@@ -152,7 +152,6 @@ fn config(
     let verifier = Verifier {
         chain: chain.transpose()?,
         pins: peer.pins.clone().into_boxed_slice(),
-        opportunistic,
         provider: Arc::clone(provider),
     };
     let builder = ClientConfig::builder_with_provider(Arc::clone(provider));
@@ -166,12 +165,11 @@ fn config(
     Ok(Arc::new(config))
 }
 
-/// Checks a certificate: by the roots and the name, by pins, or by both.
+/// Checks a certificate: by the roots and the name, by pins, by both, or not at all.
 #[derive(Debug)]
 struct Verifier {
     chain: Option<Arc<WebPkiServerVerifier>>,
     pins: Box<[[u8; 32]]>,
-    opportunistic: bool,
     provider: Arc<CryptoProvider>,
 }
 
@@ -197,9 +195,6 @@ impl ServerCertVerifier for Verifier {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        if self.opportunistic {
-            return Ok(ServerCertVerified::assertion());
-        }
         if !self.pins.is_empty() {
             self.check_pins(end_entity)?;
         }

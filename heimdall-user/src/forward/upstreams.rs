@@ -1,9 +1,9 @@
 //! The state of the upstreams, and the choice of the one to query first.
 //!
 //! The list is in order of preference. An upstream is set aside for [`HOLD_OFF`] on evidence about
-//! the upstream itself: it cannot be reached (a refused datagram, an ICMP error, no route), or
-//! [`IN_A_ROW`] different questions in a row timed out without a response of any kind in between. One
-//! question that times out is no evidence: the servers of its zone may be silent. Any response,
+//! the upstream itself: it cannot be reached (a refused datagram or connection, an ICMP error, no route), or
+//! [`IN_A_ROW`] different questions in a row timed out, or had it close their connections, without a response of any
+//! kind in between. One such question is no evidence: the servers of its zone may be silent. Any response,
 //! whatever its code, ends this.
 //!
 //! After that time a single query, the probe, goes to the upstream again. When all are set aside, the
@@ -48,7 +48,7 @@ struct Upstream {
     held_until: Option<Instant>,
     /// When it last sent a response.
     heard: Option<Instant>,
-    /// Timeouts since then.
+    /// Questions since then that got no response.
     silence: Row,
     rtt: Option<Rtt>,
     /// It has answered a query with EDNS.
@@ -281,8 +281,14 @@ impl Upstreams {
         }
     }
 
-    /// A query for `question`, sent at `sent`, timed out.
-    pub(super) fn timed_out(&mut self, index: usize, question: u64, sent: Instant, now: Instant) {
+    /// A query for `question`, sent at `sent`, timed out, or made the upstream close its connection.
+    pub(super) fn gave_nothing(
+        &mut self,
+        index: usize,
+        question: u64,
+        sent: Instant,
+        now: Instant,
+    ) {
         if let Some(upstream) = self.list.get_mut(index)
             && upstream.heard.is_none_or(|heard| heard <= sent)
             && upstream.silence.add(question)
@@ -294,7 +300,7 @@ impl Upstreams {
 
 /// Timeouts.
 impl Upstreams {
-    /// A response over UDP, or on a connection to an upstream that is asked over those only, took `rtt`. No query has the
+    /// A response over UDP, or on an established connection to an upstream that is asked over those only, took `rtt`. No query has the
     /// ID of another one on the same socket, so there is no ambiguity to which one it belongs (RFC 6298 section 3).
     pub(super) fn measured(&mut self, index: usize, rtt: Duration) {
         if let Some(upstream) = self.list.get_mut(index) {
@@ -468,20 +474,20 @@ mod tests {
         let at = |seconds| start + SECOND * seconds;
         let mut upstreams = two();
         for second in 1..9 {
-            upstreams.timed_out(0, 7, at(second - 1), at(second));
+            upstreams.gave_nothing(0, 7, at(second - 1), at(second));
         }
-        upstreams.timed_out(0, 8, at(9), at(10));
+        upstreams.gave_nothing(0, 8, at(9), at(10));
         assert_eq!(upstreams.first(at(10)), 0, "two questions");
         upstreams.heard(0, at(11));
-        upstreams.timed_out(0, 9, at(12), at(13));
+        upstreams.gave_nothing(0, 9, at(12), at(13));
         assert_eq!(upstreams.first(at(13)), 0, "a response in between");
-        upstreams.timed_out(0, 10, at(12), at(13));
-        upstreams.timed_out(0, 11, at(10), at(13));
+        upstreams.gave_nothing(0, 10, at(12), at(13));
+        upstreams.gave_nothing(0, 11, at(10), at(13));
         assert_eq!(upstreams.first(at(13)), 0, "sent before the response");
-        upstreams.timed_out(0, 12, at(12), at(13));
+        upstreams.gave_nothing(0, 12, at(12), at(13));
         assert_eq!(upstreams.first(at(13)), 1);
         assert_eq!(upstreams.first(at(23)), 0, "the probe");
-        upstreams.timed_out(0, 13, at(23), at(24));
+        upstreams.gave_nothing(0, 13, at(23), at(24));
         assert_eq!(upstreams.first(at(33)), 1, "set aside again");
         upstreams.heard(0, at(33));
         assert_eq!(upstreams.first(at(33)), 0);

@@ -3,7 +3,7 @@
 use std::{
     cmp::Reverse,
     io,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -247,17 +247,18 @@ impl<S: Source> Server<S> {
     }
 
     /// Makes room for another stream of events to an address. When as many are open as may be, the address with the most
-    /// of them loses one, unless the other would have as many then: so all get an equal share. Whether there is
-    /// room.
+    /// of them loses one, unless the other would have as many then: so all get an equal share. Of IPv6 an address stands
+    /// for its /64, which a host has for itself. Whether there is room.
     fn make_room(&mut self, address: IpAddr) -> bool {
         let connections = self.connections.iter();
         let streams = connections.filter(|(_, connection)| connection.is_events());
         let streams: Vec<(usize, IpAddr, Instant)> = streams
-            .map(|(key, connection)| (key, connection.peer(), connection.since()))
+            .map(|(key, connection)| (key, host(connection.peer()), connection.since()))
             .collect();
         if streams.len() < MAX_EVENT_STREAMS {
             return true;
         }
+        let address = host(address);
         let held = |address: IpAddr| {
             streams
                 .iter()
@@ -339,5 +340,30 @@ impl<S: Source> Server<S> {
                 self.close(key);
             }
         }
+    }
+}
+
+/// What stands for the host of an address.
+fn host(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_host_has_one_ipv4_address_or_a_64() {
+        let is_same = |pair: [&str; 2]| {
+            let [a, b] = pair.map(|text| host(text.parse().unwrap()));
+            a == b
+        };
+        assert!(is_same(["2001:db8:0:1::1", "2001:db8:0:1:ffff::2"]));
+        assert!(!is_same(["2001:db8:0:1::1", "2001:db8:0:2::1"]));
+        assert!(!is_same(["192.0.2.1", "192.0.2.2"]));
     }
 }

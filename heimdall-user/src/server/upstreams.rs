@@ -92,10 +92,13 @@ impl UpstreamReport {
 
     pub(super) fn json(&self) -> Value {
         let sum = |count: fn(&UpstreamCounters) -> u64| self.counters().map(count).sum::<u64>();
+        let state = self.state(Instant::now());
+        // Without queries for long it may be over, and of no consequence if another thread has answers.
+        let problem = self.problem().filter(|_| state == UpstreamState::Failed);
         json!({
             "address": Upstream(&self.address).to_string(),
-            "state": self.state(Instant::now()).name(),
-            "problem": self.problem().as_deref(),
+            "state": state.name(),
+            "problem": problem.as_deref(),
             "rtt_us": self.rtt_us(),
             "in_flight": sum(|thread| thread.in_flight.get()),
             "queries": sum(|thread| thread.queries.get()),
@@ -143,11 +146,12 @@ mod tests {
         assert_eq!(reports[0].json()["state"], "up");
         assert_eq!(reports[0].json()["rtt_us"], 1500);
         threads[1][0].set_problem(Some("it expired".to_owned()));
-        assert_eq!(reports[0].json()["problem"], "it expired");
+        assert_eq!(reports[0].json()["problem"], Value::Null);
         assert_eq!(reports[0].json()["queries"], 3);
         let now = Instant::now();
         threads[1][0].set_failed(now);
         assert_eq!(reports[0].json()["state"], "failed");
+        assert_eq!(reports[0].json()["problem"], "it expired");
         let later = now + Duration::from_secs(60);
         assert_eq!(reports[0].state(later), UpstreamState::Unused);
         threads[0][0].counters.queries.add(1);

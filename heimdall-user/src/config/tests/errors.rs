@@ -193,6 +193,10 @@ const BAD: &[(&str, &str)] = &[
         "heimdall.toml:1: key `upstream`: \"-\" is not a host name; write the name that the certificate of the resolver is for, like dns.example.net",
     ),
     (
+        "upstream = [\"tls://192.0.2.2#\"]",
+        "heimdall.toml:1: key `upstream`: \"\" is not a pin; write sha256= and the SHA-256 digest of the public key in base64, 44 characters",
+    ),
+    (
         "upstream = [\"tls://192.0.2.2#sha256=AAAA\"]",
         "heimdall.toml:1: key `upstream`: \"sha256=AAAA\" is not a pin; write sha256= and the SHA-256 digest of the public key in base64, 44 characters",
     ),

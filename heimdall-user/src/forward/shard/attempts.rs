@@ -62,13 +62,14 @@ impl Shard {
             serial: self.serial,
             id: 0,
             at: now,
+            waited: false,
         };
-        let mut opened = self.open(slot, &mut sent, false);
+        let mut opened = self.open(slot, &mut sent, false, None);
         if opened == Err(SendError::Resources) {
             self.counters.socket_errors.add(1);
             // A socket that only waits for late responses is closed first, or else an unused connection.
             if self.udp.close_oldest() || self.tcp.close_unused() {
-                opened = self.open(slot, &mut sent, false);
+                opened = self.open(slot, &mut sent, false, None);
             }
         }
         match opened {
@@ -114,12 +115,13 @@ impl Shard {
     }
 
     /// Begins an exchange, and chooses its ID. The query is sent at the end of the turn, or once a connection is
-    /// established. `moved`: it was sent before, on a connection that broke.
+    /// established. `moved`: it was sent before, on a connection that broke. `connection`: the one that it goes over.
     pub(super) fn open(
         &mut self,
         slot: usize,
         sent: &mut Sent,
         moved: bool,
+        connection: Option<usize>,
     ) -> Result<(), SendError> {
         let Target { upstream, tcp, .. } = sent.target;
         let lookup = self.in_flight.get_mut(slot).ok_or(SendError::Resources)?;
@@ -129,7 +131,10 @@ impl Shard {
         let (registry, now) = (self.poll.registry(), sent.at);
         let (number, outstanding) = if tcp {
             let tcp = &mut self.tcp;
-            let number = tcp.choose(registry, connection_token, upstream, address, now)?;
+            let number = match connection {
+                Some(number) => number,
+                None => tcp.choose(registry, connection_token, upstream, address, now)?,
+            };
             (number, tcp.assign(number, slot, sent.serial, now))
         } else {
             let udp = &mut self.udp;
@@ -138,6 +143,7 @@ impl Shard {
         };
         let outstanding = outstanding.ok_or(SendError::Resources)?;
         sent.id = outstanding.id;
+        sent.waited = tcp && !self.tcp.is_established(number);
         let query = UpstreamQuery {
             id: sent.id,
             question: lookup.request.question(),
@@ -187,7 +193,7 @@ impl Shard {
             self.heard(upstream, now);
             let took = now.saturating_duration_since(sent.at);
             self.upstreams.responded(upstream, took);
-            if !self.is_in_place_of_udp(sent) {
+            if !self.is_in_place_of_udp(sent) && !sent.waited {
                 self.upstreams.measured(upstream, took);
             }
         }
@@ -232,6 +238,17 @@ impl Shard {
                 self.attempt_failed(slot, now, sent);
             }
             ExchangeStatus::Unreachable => self.unreachable(slot, now, sent),
+            ExchangeStatus::Broken => {
+                lookup.heard = true;
+                let question = lookup.request.hash;
+                if !self.is_in_place_of_udp(sent) {
+                    // It says as little about the upstream as a timeout: the cause may be the question.
+                    self.upstreams
+                        .gave_nothing(upstream, question, sent.at, now);
+                }
+                self.count_error(upstream);
+                self.attempt_failed(slot, now, sent);
+            }
         }
     }
 
@@ -319,7 +336,7 @@ impl Shard {
             let exchange = exchanges.find(|exchange| exchange.sent.serial == sent.serial);
             match exchange.map(|exchange| exchange.transport) {
                 Some(Transport::Udp(number)) => self.udp.timed_out(number, sent.at),
-                Some(Transport::Tcp(number)) => self.tcp.timed_out(number, sent.at),
+                Some(Transport::Tcp(number)) => self.tcp.timed_out(upstream, number, sent.at),
                 None => {}
             }
             if in_place_of_udp {
@@ -328,7 +345,8 @@ impl Shard {
                 if !self.upstreams.heard_since(upstream, sent.at) {
                     self.udp.renew(upstream, sent.at);
                 }
-                self.upstreams.timed_out(upstream, question, sent.at, now);
+                self.upstreams
+                    .gave_nothing(upstream, question, sent.at, now);
             }
             lookup.upstream = self.upstreams.after(upstream, now);
             self.start_attempt(due.slot, now);

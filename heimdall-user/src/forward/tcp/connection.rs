@@ -10,7 +10,7 @@ use rustls::{ClientConnection, HandshakeKind};
 
 use super::{
     framing::{self, Framing},
-    pipeline::{MAX_OUTSTANDING, Pending, Pipeline},
+    pipeline::{Pending, Pipeline},
 };
 use crate::forward::{tls, udp::Outstanding};
 
@@ -39,7 +39,7 @@ pub(super) struct Connection {
     stream: TcpStream,
     /// Between the stream and the messages, over TLS.
     session: Option<Box<ClientConnection>>,
-    /// Why TLS has failed.
+    /// Why the TLS handshake has failed.
     problem: Option<String>,
     /// The upstream will send nothing more.
     closed: bool,
@@ -47,8 +47,6 @@ pub(super) struct Connection {
     upstream: usize,
     pipeline: Pipeline,
     output: Vec<u8>,
-    /// Octets of the output that were sent.
-    written: usize,
     /// Its output waits for the end of the turn.
     pub(super) queued: bool,
     pub(super) input: Framing,
@@ -57,12 +55,15 @@ pub(super) struct Connection {
     /// Queries that it carried, and those that got a response.
     used: u32,
     answered: u32,
+    opened: Instant,
     /// When the last response arrived.
     heard: Option<Instant>,
     /// When it was used last: for a query or a response.
     active: Instant,
     idle: Duration,
     retired: bool,
+    /// One of the queries that it carries may make the upstream close it.
+    apart: bool,
 }
 
 impl Connection {
@@ -81,16 +82,17 @@ impl Connection {
             upstream,
             pipeline: Pipeline::default(),
             output: Vec::new(),
-            written: 0,
             queued: false,
             input: Framing::default(),
             established: false,
             used: 0,
             answered: 0,
+            opened: now,
             heard: None,
             active: now,
             idle: IDLE,
             retired: false,
+            apart: false,
         }
     }
 
@@ -103,9 +105,9 @@ impl Connection {
         self.established
     }
 
-    /// Queries that have no response.
+    /// Queries whose responses are awaited.
     pub(super) fn load(&self) -> usize {
-        self.pipeline.len()
+        self.pipeline.awaited()
     }
 
     /// Queries that it carried.
@@ -120,11 +122,11 @@ impl Connection {
 
     /// Whether it may get another query.
     pub(super) fn is_usable(&self) -> bool {
-        !self.retired && self.pipeline.len() < MAX_OUTSTANDING
+        !self.retired && !self.pipeline.is_full()
     }
 
     pub(super) fn is_awaited(&self) -> bool {
-        self.pipeline.is_awaited()
+        self.pipeline.awaited() > 0
     }
 
     /// Gives it no more queries.
@@ -136,9 +138,29 @@ impl Connection {
         self.retired
     }
 
+    /// Keeps other queries away while it carries those that it gets now.
+    pub(super) fn set_apart(&mut self) {
+        self.apart = true;
+    }
+
+    pub(super) fn is_apart(&self) -> bool {
+        self.apart
+    }
+
     /// Whether a response has arrived since then.
     pub(super) fn heard_since(&self, then: Instant) -> bool {
         self.heard.is_some_and(|heard| heard >= then)
+    }
+
+    /// Whether it was open then, and no response has arrived since.
+    pub(super) fn is_silent_since(&self, then: Instant) -> bool {
+        self.opened <= then && !self.heard_since(then)
+    }
+
+    /// Whether it is still open although all of at least `queries` were answered, the last a `while` ago.
+    pub(super) fn has_outlived(&self, queries: u32, a_while: Duration, now: Instant) -> bool {
+        let heard_last = self.heard.is_some_and(|heard| now >= heard + a_while);
+        self.answered >= queries && self.answered == self.used && heard_last
     }
 
     /// When it is closed unless it is used.
@@ -172,12 +194,15 @@ impl Connection {
         self.answered += 1;
         self.heard = Some(now);
         self.active = now;
+        self.apart &= self.is_awaited();
         Some(pending)
     }
 
     /// An exchange has ended without a response.
     pub(super) fn abandon(&mut self, id: u16, serial: u64) {
         self.pipeline.abandon(id, serial);
+        self.retired |= self.pipeline.is_clogged();
+        self.apart &= self.is_awaited();
     }
 
     /// Writes what is queued, as far as the socket takes it.
@@ -189,23 +214,23 @@ impl Connection {
             }
             return write_records(session, &mut self.stream);
         }
-        while let Some(rest) = self.output.get(self.written..)
+        let mut written = 0;
+        while let Some(rest) = self.output.get(written..)
             && !rest.is_empty()
         {
             match self.stream.write(rest) {
                 Ok(0) => return Err(ErrorKind::WriteZero.into()),
                 Ok(len) => {
                     self.established = true;
-                    self.written += len;
+                    written += len;
                 }
                 // Also while the connection is being established.
-                Err(error) if is_pending(&error) => return Ok(()),
+                Err(error) if is_pending(&error) => break,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }
-        self.output.clear();
-        self.written = 0;
+        self.output.drain(..written);
         Ok(())
     }
 
@@ -249,22 +274,22 @@ impl Connection {
             Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(Received::More),
             Err(error) => return Err(error),
         }
-        let state = match session.process_new_packets() {
-            Ok(state) => state,
+        let processed = session.process_new_packets();
+        self.established = !session.is_handshaking();
+        // What came before an alert, too. It ends when there is no more for now, or ever.
+        while let Ok(len @ 1..) = session.reader().read(scratch) {
+            self.input.push(scratch.get(..len).unwrap_or_default());
+        }
+        match processed {
+            Ok(state) => self.closed = state.peer_has_closed(),
             Err(error) => {
-                self.problem = Some(tls::problem(&error));
+                if !self.established {
+                    self.problem = Some(tls::problem(&error));
+                }
                 // The alert that says why.
                 let _ = write_records(session, &mut self.stream);
                 return Err(io::Error::new(ErrorKind::InvalidData, error));
             }
-        };
-        self.closed = state.peer_has_closed();
-        self.established = !session.is_handshaking();
-        let mut left = state.plaintext_bytes_to_read();
-        while left > 0 {
-            let len = session.reader().read(scratch)?;
-            self.input.push(scratch.get(..len).unwrap_or_default());
-            left = left.saturating_sub(len.max(1));
         }
         write_records(session, &mut self.stream)?;
         Ok(Received::More)

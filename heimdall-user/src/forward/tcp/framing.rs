@@ -17,12 +17,16 @@ pub(in crate::forward) struct Framing {
 impl Framing {
     /// Adds what was received.
     pub(in crate::forward) fn push(&mut self, received: &[u8]) {
+        self.octets.extend_from_slice(received);
+    }
+
+    /// Gives back the memory of messages that were taken.
+    pub(super) fn trim(&mut self) {
         self.octets.drain(..self.start.min(self.octets.len()));
         self.start = 0;
         if self.octets.is_empty() {
             self.octets.shrink_to(KEPT);
         }
-        self.octets.extend_from_slice(received);
     }
 
     /// The next message that is whole. At most a part of one is left when there is none.
@@ -71,6 +75,7 @@ mod tests {
                 while let Some(message) = framing.next() {
                     got.push(message.to_vec());
                 }
+                framing.trim();
                 rest = left;
                 if rest.is_empty() {
                     break;
@@ -88,7 +93,7 @@ mod tests {
         append(&mut stream, &[7; 60_000]);
         framing.push(&stream);
         assert_eq!(framing.next().map(<[u8]>::len), Some(60_000));
-        framing.push(&[]);
+        framing.trim();
         assert!(framing.octets.capacity() <= KEPT);
     }
 }

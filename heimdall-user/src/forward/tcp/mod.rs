@@ -1,29 +1,33 @@
 //! Queries over TCP: for each upstream a few connections, each of which carries many queries at once (RFC 7766
 //! sections 6.2.1 and 7).
 //!
-//! A query goes over the first connection of its upstream that has fewer than [`SPREAD`] queries without a response;
+//! A query goes over the first connection of its upstream on which fewer than [`SPREAD`] queries wait;
 //! another one is opened if there is none, up to [`MAX_CONNECTIONS`]. So few queries share one connection, and many are
 //! not held up by one lost segment. What is queued in a turn is sent with one system call for each connection.
 //!
 //! # Lifetime
 //!
 //! An unused connection is closed before the upstream would close it: after the time that the upstream gives
-//! (RFC 7828), or else after a few seconds. It gets no new query once one timed out on it and nothing came since, and is
-//! closed when it fails or has a response that belongs to no query. Queries that were awaited on a connection that
-//! breaks are sent once more on another one.
+//! (RFC 7828), or else after a few seconds. It gets no new query once one timed out on it and nothing came since, or
+//! many have had no response, and is closed when it fails or has a response that belongs to no query. If nothing came on
+//! any connection to the upstream, that holds for all that were open when the query was sent.
+//!
+//! Queries that were awaited on a connection that breaks are sent again, apart from others, half of them on each of two
+//! new connections, and so on. So a query that has the upstream close its connection is soon alone, and fails alone.
 //!
 //! Over TLS a session (`rustls`) is between the stream and the messages.
 //!
 //! Some servers close each connection after a few responses, or after one; with queries outstanding that is mostly a
-//! reset. As soon as one was seen to do so, connections get no more queries than it answered, and there may be more of
-//! them.
+//! reset. As soon as two in a row did so after as many, connections get no more queries than that, and there may be more
+//! of them, until one goes on.
 
 mod connection;
 mod framing;
 mod pipeline;
 
 use std::{
-    io, mem,
+    io::{self, ErrorKind},
+    mem,
     net::SocketAddr,
     time::{Duration, Instant},
 };
@@ -48,16 +52,26 @@ use pipeline::SPREAD;
 /// Connections to each upstream. All of them can carry 16,384 queries at once.
 const MAX_CONNECTIONS: usize = 16;
 
-/// Connections to an upstream that closes them after a few responses.
+/// Connections to an upstream that closes them after a few responses, and to any with those that get no new queries.
 const MAX_SHORT: usize = 128;
 
 /// For how long connections get no more queries than the upstream was seen to answer on one.
 const SHORT_FOR: Duration = Duration::from_secs(60);
 
+/// A connection that is open for so long after that many responses goes on.
+const OUTLIVED: Duration = Duration::from_secs(1);
+
 /// Files that the connections to so many upstreams hold at most.
 pub(super) const fn max_files(upstreams: usize) -> usize {
     upstreams * MAX_SHORT
 }
+
+/// How an upstream closes a connection, as reading or writing shows it.
+const CLOSED: [ErrorKind; 3] = [
+    ErrorKind::UnexpectedEof,
+    ErrorKind::ConnectionReset,
+    ErrorKind::BrokenPipe,
+];
 
 /// The connections of a forwarder thread.
 pub(super) struct Tcp {
@@ -82,12 +96,17 @@ struct Pool {
     numbers: Vec<usize>,
     /// The queries that the upstream answers on a connection, and until when that is believed.
     limit: Option<(u32, Instant)>,
+    /// Those that it answered on the last connection that it closed with queries outstanding.
+    last: Option<u32>,
 }
 
 impl Pool {
-    fn limit(&self, now: Instant) -> Option<u32> {
-        let (limit, _) = self.limit.filter(|(_, until)| now < *until)?;
-        Some(limit)
+    /// The upstream has closed a connection after so many responses, with queries outstanding.
+    fn note_closed(&mut self, answered: u32, now: Instant) {
+        if answered > 0 && self.last == Some(answered) {
+            self.limit = Some((answered, now + SHORT_FOR));
+        }
+        self.last = Some(answered);
     }
 }
 
@@ -101,6 +120,8 @@ pub(super) struct Lost {
     pub(super) awaited: Vec<Outstanding>,
     /// The upstream had accepted it: another one may do.
     pub(super) was_established: bool,
+    /// It carried one query in all.
+    pub(super) was_alone: bool,
 }
 
 /// Choosing a connection.
@@ -140,23 +161,26 @@ impl Tcp {
         address: SocketAddr,
         now: Instant,
     ) -> Result<usize, SendError> {
+        let limit = self.limit(upstream, now);
         let pool = self.pools.get(upstream).ok_or(SendError::Resources)?;
-        let limit = pool.limit(now);
         let most = if limit.is_some() {
             MAX_SHORT
         } else {
             MAX_CONNECTIONS
         };
         let mut lightest: Option<(usize, usize)> = None;
+        let mut open = 0;
         for number in &pool.numbers {
             let Some(connection) = self.connections.get(number) else {
                 continue;
             };
+            open += usize::from(!connection.is_retired());
             if !connection.is_usable() {
                 continue;
             }
             let load = connection.load();
-            if load < SPREAD && limit.is_none_or(|limit| connection.used() < limit) {
+            let may_be_used = limit.is_none_or(|limit| connection.used() < limit);
+            if load < SPREAD && may_be_used && !connection.is_apart() {
                 return Ok(*number);
             }
             if lightest.is_none_or(|(_, least)| load < least) {
@@ -164,13 +188,15 @@ impl Tcp {
             }
         }
         let lightest = lightest.map(|(number, _)| number);
-        if pool.numbers.len() >= most {
+        if open >= most {
+            return lightest.ok_or(SendError::Resources);
+        }
+        if pool.numbers.len() >= MAX_SHORT {
             if let Some(number) = lightest {
                 return Ok(number);
             }
-            // All are full, or get no more queries.
             if !self.close_retired(upstream) {
-                return Err(SendError::Upstream);
+                return Err(SendError::Resources);
             }
         }
         match self.open(registry, token, upstream, address, now) {
@@ -178,6 +204,49 @@ impl Tcp {
             Err(error @ (SendError::Resources | SendError::Address)) => lightest.ok_or(error),
             Err(error) => Err(error),
         }
+    }
+
+    /// The queries that the upstream answers on a connection, if few.
+    fn limit(&mut self, upstream: usize, now: Instant) -> Option<u32> {
+        let pool = self.pools.get_mut(upstream)?;
+        let (limit, until) = pool.limit?;
+        let goes_on = |number: &usize| {
+            let connection = self.connections.get(number);
+            connection.is_some_and(|connection| connection.has_outlived(limit, OUTLIVED, now))
+        };
+        if now >= until || pool.numbers.iter().any(goes_on) {
+            pool.limit = None;
+            pool.last = None;
+        }
+        pool.limit.map(|(limit, _)| limit)
+    }
+
+    /// Of so many queries that were awaited on a connection that broke, those that go together on another one. At least
+    /// 1.
+    pub(super) fn group(&mut self, upstream: usize, queries: usize, now: Instant) -> usize {
+        let limit = self.limit(upstream, now).map(|limit| limit as usize);
+        let half = queries.div_ceil(2);
+        limit.map_or(half, |limit| half.min(limit)).max(1)
+    }
+
+    /// Opens a connection for queries that are kept apart from others.
+    pub(super) fn open_apart(
+        &mut self,
+        registry: &Registry,
+        token: impl Fn(usize) -> Token,
+        upstream: usize,
+        address: SocketAddr,
+        now: Instant,
+    ) -> Result<usize, SendError> {
+        let pool = self.pools.get(upstream);
+        if pool.is_none_or(|pool| pool.numbers.len() >= MAX_SHORT) {
+            return Err(SendError::Resources);
+        }
+        let number = self.open(registry, token, upstream, address, now)?;
+        if let Some(connection) = self.connections.get_mut(&number) {
+            connection.set_apart();
+        }
+        Ok(number)
     }
 
     fn open(
@@ -209,13 +278,15 @@ impl Tcp {
     /// accepted. Whether there was one.
     #[cold]
     fn close_retired(&mut self, upstream: usize) -> bool {
+        self.close_first(upstream, Connection::is_retired)
+    }
+
+    /// Closes the oldest connection to the upstream of which `is` holds. Whether there was one.
+    fn close_first(&mut self, upstream: usize, is: impl Fn(&Connection) -> bool) -> bool {
         let numbers = self.pools.get(upstream).map(|pool| pool.numbers.iter());
-        let is_retired = |number: &&usize| {
-            let connection = self.connections.get(*number);
-            connection.is_some_and(Connection::is_retired)
-        };
-        let retired = numbers.and_then(|mut numbers| numbers.find(is_retired).copied());
-        retired.is_some_and(|number| self.remove(number).is_some())
+        let is = |number: &&usize| self.connections.get(*number).is_some_and(&is);
+        let first = numbers.and_then(|mut numbers| numbers.find(is).copied());
+        first.is_some_and(|number| self.remove(number).is_some())
     }
 
     /// Closes a connection that is not used, to free a file. Whether there was one.
@@ -306,7 +377,8 @@ impl Tcp {
         })
     }
 
-    pub(super) fn put_back(&mut self, number: usize, input: Framing) {
+    pub(super) fn put_back(&mut self, number: usize, mut input: Framing) {
+        input.trim();
         if let Some(connection) = self.connections.get_mut(&number) {
             connection.input = input;
         }
@@ -314,6 +386,11 @@ impl Tcp {
 
     pub(super) fn is_open(&self, number: usize) -> bool {
         self.connections.contains_key(&number)
+    }
+
+    pub(super) fn is_established(&self, number: usize) -> bool {
+        let connection = self.connections.get(&number);
+        connection.is_some_and(Connection::is_established)
     }
 
     /// Takes the query that a response with this ID belongs to. `None`: there is none.
@@ -342,35 +419,53 @@ impl Tcp {
         }
     }
 
-    /// A query that was sent then has timed out: its connection gets no more if no response came on it since.
-    pub(super) fn timed_out(&mut self, number: usize, sent: Instant) {
-        if let Some(connection) = self.connections.get_mut(&number)
-            && !connection.heard_since(sent)
-        {
-            connection.retire();
-            self.settle(number);
+    /// A query that was sent then has timed out: its connection gets no more if no response came on it since; if none
+    /// came on any, nor do the others that were open then.
+    pub(super) fn timed_out(&mut self, upstream: usize, number: usize, sent: Instant) {
+        let Some(pool) = self.pools.get(upstream) else {
+            return;
+        };
+        let connections = &mut self.connections;
+        let is_heard = |number: &usize| {
+            let connection = connections.get(number);
+            connection.is_some_and(|connection| connection.heard_since(sent))
+        };
+        let is_heard = pool.numbers.iter().any(is_heard);
+        for other in &pool.numbers {
+            if (*other == number || !is_heard)
+                && let Some(connection) = connections.get_mut(other)
+                && connection.is_silent_since(sent)
+            {
+                connection.retire();
+            }
         }
+        while self.close_done(upstream) {}
     }
 
-    /// Closes a connection that has failed.
+    /// Closes a connection that gets no more queries and on which none waits. Whether there was one.
+    fn close_done(&mut self, upstream: usize) -> bool {
+        let is_done = |connection: &Connection| connection.is_retired() && !connection.is_awaited();
+        self.close_first(upstream, is_done)
+    }
+
+    /// Closes a connection that has failed, with an error if that is not for what it brought.
     #[cold]
-    pub(super) fn lose(&mut self, number: usize, now: Instant) -> Lost {
-        let connection = self.connections.get_mut(&number);
-        let problem = connection.and_then(Connection::take_problem);
-        let Some(connection) = self.remove(number) else {
+    pub(super) fn lose(&mut self, number: usize, error: Option<&io::Error>, now: Instant) -> Lost {
+        let Some(mut connection) = self.remove(number) else {
             return Lost::default();
         };
-        let answered = connection.answered();
-        if answered > 0
-            && connection.is_awaited()
-            && let Some(pool) = self.pools.get_mut(connection.upstream())
+        let upstream = connection.upstream();
+        if connection.is_awaited()
+            && error.is_some_and(|error| CLOSED.contains(&error.kind()))
+            && let Some(pool) = self.pools.get_mut(upstream)
         {
-            pool.limit = Some((answered, now + SHORT_FOR));
+            pool.note_closed(connection.answered(), now);
         }
         Lost {
-            upstream: connection.upstream(),
-            problem,
+            upstream,
+            problem: connection.take_problem(),
             was_established: connection.is_established(),
+            was_alone: connection.used() == 1,
             awaited: connection.close(),
         }
     }

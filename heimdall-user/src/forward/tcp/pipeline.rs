@@ -5,11 +5,14 @@ use hashbrown::{HashMap, hash_map::Entry};
 
 use crate::forward::udp::Outstanding;
 
-/// Queries without a response on a connection before another one is opened.
+/// Queries that wait on a connection before another one is opened.
 pub(super) const SPREAD: usize = 64;
 
 /// Queries on a connection that have no response, at most.
 pub(super) const MAX_OUTSTANDING: usize = 1024;
+
+/// Abandoned queries on a connection before it gets no more: they take places until their responses come, if ever.
+const MAX_ABANDONED: usize = MAX_OUTSTANDING / 4;
 
 /// A query that has no response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,19 +41,24 @@ impl Default for Pipeline {
 }
 
 impl Pipeline {
-    /// Queries that have no response.
-    pub(super) fn len(&self) -> usize {
-        self.pending.len()
+    /// Queries whose responses are awaited.
+    pub(super) fn awaited(&self) -> usize {
+        self.awaited
     }
 
-    /// Whether a response is awaited.
-    pub(super) fn is_awaited(&self) -> bool {
-        self.awaited > 0
+    /// Whether it carries as many queries as it can.
+    pub(super) fn is_full(&self) -> bool {
+        self.pending.len() >= MAX_OUTSTANDING
+    }
+
+    /// Whether so many were abandoned that another connection is better.
+    pub(super) fn is_clogged(&self) -> bool {
+        self.pending.len() - self.awaited >= MAX_ABANDONED
     }
 
     /// Draws an ID that no other query has. `None`: there are [too many](MAX_OUTSTANDING).
     pub(super) fn assign(&mut self, slot: usize, serial: u64) -> Option<Outstanding> {
-        if self.pending.len() >= MAX_OUTSTANDING {
+        if self.is_full() {
             return None;
         }
         // Few of the 65,536 are in use, so this ends soon.
@@ -162,8 +170,8 @@ mod tests {
                         prop_assert_eq!(pipeline.take(id).is_some(), model.remove(&id).is_some());
                     }
                 }
-                prop_assert_eq!(pipeline.len(), model.len());
-                prop_assert_eq!(pipeline.is_awaited(), model.values().any(Option::is_some));
+                prop_assert_eq!(pipeline.pending.len(), model.len());
+                prop_assert_eq!(pipeline.awaited(), model.values().flatten().count());
             }
             let mut awaited: Vec<_> = pipeline.into_awaited().iter().map(|q| (q.id, q.serial)).collect();
             awaited.sort_unstable();
@@ -180,10 +188,12 @@ mod tests {
             .map(|serial| pipeline.assign(0, serial).unwrap())
             .collect();
         assert!(pipeline.assign(0, 0).is_none());
+        assert!(!pipeline.is_clogged());
         for query in &queries {
             pipeline.abandon(query.id, query.serial);
         }
-        assert!(!pipeline.is_awaited());
+        assert_eq!(pipeline.awaited(), 0);
+        assert!(pipeline.is_full() && pipeline.is_clogged());
         assert!(pipeline.assign(0, 0).is_none());
         assert_eq!(
             pipeline.take(queries.first().unwrap().id),

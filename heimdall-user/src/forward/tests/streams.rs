@@ -5,7 +5,7 @@ use std::{
     net::{TcpListener, TcpStream},
     os::fd::AsFd,
     sync::{
-        Arc, Mutex,
+        Arc, Barrier, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     thread::JoinHandle,
@@ -188,7 +188,7 @@ fn responses_come_in_any_order_and_any_segments() {
 
 #[test]
 fn queries_on_a_connection_that_breaks_are_sent_once_more() {
-    for reset in [true, false] {
+    for resets in [true, false] {
         let peer = Peer::start(move |number, stream| {
             if number > 0 {
                 return serve(stream);
@@ -199,20 +199,19 @@ fn queries_on_a_connection_that_breaks_are_sent_once_more() {
             // The second ends in the middle.
             let half = framed(&response(&queries[4], 20));
             stream.write_all(&half[..half.len() / 2]).ok()?;
-            if reset {
+            if resets {
                 // What was sent is to arrive before.
                 thread::sleep(Duration::from_millis(200));
-                let linger = linger {
-                    l_onoff: 1,
-                    l_linger: 0,
-                };
-                setsockopt(&stream.as_fd(), Linger, &linger).unwrap();
+                reset(stream);
             }
             None
         });
         let mut bench = Bench::new(peer.options());
         ask_at_once(&mut bench, 10);
-        assert!(bench.outcomes(0, 10).iter().all(answered), "reset: {reset}");
+        assert!(
+            bench.outcomes(0, 10).iter().all(answered),
+            "reset: {resets}"
+        );
         let counts = ["moved", "connections", "upstream_errors", "timeouts"];
         assert_eq!(counts.map(|name| bench.count(name))[0], 9);
         assert_eq!(counts.map(|name| bench.count(name))[2..], [0, 0]);
@@ -234,13 +233,185 @@ fn a_query_whose_connections_both_break_goes_to_the_next_upstream() {
         upstreams: vec![over_tcp(peer.address), good.address.into()],
         ..options(Vec::new())
     });
-    assert!(ask(&mut bench, "a"));
-    assert_eq!(*asked.lock().unwrap(), 2);
-    assert_eq!(bench.count("moved"), 1);
-    assert_eq!(bench.count("upstream_errors"), 1);
-    assert!(ask(&mut bench, "b"));
-    assert_eq!(*asked.lock().unwrap(), 2, "it is set aside");
+    for (label, queries) in [("a", 2), ("b", 4), ("c", 6)] {
+        assert!(ask(&mut bench, label));
+        assert_eq!(*asked.lock().unwrap(), queries);
+        assert_eq!(bench.count("moved"), queries / 2);
+        assert_eq!(bench.count("upstream_errors"), queries / 2);
+    }
+    assert!(ask(&mut bench, "d"));
+    assert_eq!(*asked.lock().unwrap(), 6, "it is set aside");
     bench.finish();
+}
+
+#[test]
+fn a_query_that_breaks_connections_fails_alone() {
+    let peer = Peer::start(|_, stream| {
+        let mut queries = Vec::new();
+        loop {
+            queries.push(read(stream)?);
+            let (short, long) = (Duration::from_millis(50), Duration::from_secs(30));
+            stream.set_read_timeout(Some(short)).unwrap();
+            let has_more = stream.peek(&mut [0]).is_ok_and(|len| len > 0);
+            stream.set_read_timeout(Some(long)).unwrap();
+            if has_more {
+                continue;
+            }
+            let breaks = |msg: &Vec<u8>| msg.windows(6).any(|octets| octets == b"poison");
+            if queries.iter().any(breaks) {
+                return None;
+            }
+            for msg in queries.drain(..) {
+                stream.write_all(&framed(&response(&msg, 20))).ok()?;
+            }
+        }
+    });
+    let good = answers();
+    let mut bench = Bench::new(ForwardOptions {
+        upstreams: vec![over_tcp(peer.address), good.address.into()],
+        ..options(Vec::new())
+    });
+    let request = bench.request(&query(9, "poison", None), 0, 99);
+    bench.handle.submit(request).unwrap();
+    ask_at_once(&mut bench, 20);
+    assert!(bench.outcomes(0, 21).iter().all(answered));
+    assert!(ask(&mut bench, "later"));
+    assert_eq!(good.seen().len(), 1, "the one, and no other");
+    assert_eq!(bench.count("upstream_errors"), 1);
+    assert_eq!(bench.count("timeouts"), 0);
+    bench.finish();
+}
+
+/// Closes the stream, once it is dropped, with a reset.
+fn reset(stream: &TcpStream) {
+    let linger = linger {
+        l_onoff: 1,
+        l_linger: 0,
+    };
+    setsockopt(&stream.as_fd(), Linger, &linger).unwrap();
+}
+
+#[test]
+fn the_end_of_an_old_connection_ends_no_look_up() {
+    let (asked, is_asked) = std::sync::mpsc::channel();
+    let (asked, is_asked) = (Mutex::new(asked), Mutex::new(is_asked));
+    let peer = Peer::start(move |number, stream| {
+        let msg = read(stream)?;
+        if number == 0 {
+            // Until the next attempt is on its way.
+            is_asked.lock().unwrap().recv().ok()?;
+            reset(stream);
+            return None;
+        }
+        asked.lock().unwrap().send(()).ok()?;
+        thread::sleep(Duration::from_millis(300));
+        stream.write_all(&framed(&response(&msg, 20))).ok()?;
+        serve(stream)
+    });
+    let mut bench = Bench::new(ForwardOptions {
+        attempt_timeout: Duration::from_millis(500),
+        ..peer.options()
+    });
+    assert!(ask(&mut bench, "a"));
+    assert_eq!(bench.count("upstream_errors"), 0);
+    assert!(ask(&mut bench, "b"));
+    bench.finish();
+}
+
+#[test]
+fn queries_without_a_response_do_not_fill_the_connections() {
+    // The first label's length is before it.
+    let is_answered = |msg: &[u8]| msg[13] == b'a';
+    let peer = Peer::start(move |_, stream| {
+        loop {
+            let msg = read(stream)?;
+            if is_answered(&msg) {
+                stream.write_all(&framed(&response(&msg, 20))).ok()?;
+            }
+        }
+    });
+    let mut bench = Bench::new(ForwardOptions {
+        attempt_timeout: Duration::from_millis(200),
+        attempts: 1,
+        ..peer.options()
+    });
+    for round in 0..6 {
+        for number in 0..60 {
+            let label = match number % 6 {
+                5 => format!("a{round}x{number}"),
+                _ => format!("s{round}x{number}"),
+            };
+            let request = bench.request(&query(9, &label, None), 0, number);
+            bench.handle.submit(request).unwrap();
+        }
+        bench.handle.flush();
+        let outcomes = bench.outcomes(0, 60);
+        assert_eq!(outcomes.iter().filter(|it| answered(it)).count(), 10);
+    }
+    assert!(ask(&mut bench, "a"));
+    // After 256 of them the first was replaced.
+    let counts = ["connections_opened", "connections"];
+    assert_eq!(counts.map(|name| bench.count(name)), [2, 1]);
+    bench.finish();
+}
+
+#[test]
+fn connections_that_are_silent_together_are_replaced_together() {
+    let all_sent = Barrier::new(3);
+    let peer = Peer::start(move |number, stream| {
+        if number > 2 {
+            return serve(stream);
+        }
+        let queries: Option<Vec<_>> = (0..[64, 64, 22][number]).map(|_| read(stream)).collect();
+        all_sent.wait();
+        for query in queries? {
+            stream.write_all(&framed(&response(&query, 20))).ok()?;
+        }
+        while read(stream).is_some() {}
+        None
+    });
+    let mut bench = Bench::new(ForwardOptions {
+        attempt_timeout: Duration::from_millis(500),
+        attempts: 2,
+        ..peer.options()
+    });
+    ask_at_once(&mut bench, 150);
+    assert!(bench.outcomes(0, 150).iter().all(answered));
+    assert_eq!(bench.count("connections_opened"), 3);
+    assert!(ask(&mut bench, "later"));
+    let counts = ["timeouts", "connections_opened"];
+    assert_eq!(counts.map(|name| bench.count(name)), [1, 4]);
+    bench.finish();
+}
+
+/// Answers one query, and closes the connection at the next.
+fn answer_one(stream: &mut TcpStream) -> Option<()> {
+    let msg = read(stream)?;
+    stream.write_all(&framed(&response(&msg, 20))).ok()?;
+    read(stream).map(drop)
+}
+
+#[test]
+fn connections_are_short_after_two_alike_and_until_one_goes_on() {
+    // Those that the peer closes, and the connections that names asked for one by one take.
+    for (short, opened) in [(1, [1, 2, 2, 2]), (2, [1, 2, 3, 4])] {
+        let peer = Peer::start(move |number, stream| match number < short {
+            true => answer_one(stream),
+            false => serve(stream),
+        });
+        let mut bench = Bench::new(peer.options());
+        for (label, opened) in ["a", "b", "c", "d"].iter().zip(opened) {
+            assert!(ask(&mut bench, label));
+            assert_eq!(bench.count("connections_opened"), opened, "{label}");
+        }
+        thread::sleep(Duration::from_millis(1_100));
+        for label in ["e", "f", "g"] {
+            assert!(ask(&mut bench, label));
+        }
+        assert_eq!(bench.count("connections_opened"), opened[3]);
+        assert_eq!(bench.count("upstream_errors"), 0);
+        bench.finish();
+    }
 }
 
 #[test]

@@ -225,7 +225,7 @@ fn an_upstream_that_is_not_to_be_trusted_gets_no_query() {
     ] {
         let (peer, queries) = answering(config.0);
         let good = answers();
-        let upstream = over_tls(peer.address, Some(name), pins);
+        let upstream = over_tls(peer.address, Some(name), pins.clone());
         let upstreams = vec![upstream.clone(), good.address.into()];
         let mut bench = Bench::new(authority.options(upstreams));
         assert!(ask(&mut bench, "a"), "the next upstream answers");
@@ -234,14 +234,49 @@ fn an_upstream_that_is_not_to_be_trusted_gets_no_query() {
         assert!(said.contains(expected), "{said}");
         bench.finish();
 
-        // Whoever does not mind is served.
+        // Whoever does not mind is served, but a pin holds.
         let mut options = authority.options(vec![upstream]);
         options.tls.opportunistic = true;
         let mut bench = Bench::new(options);
-        assert!(ask(&mut bench, "a"));
-        assert_eq!(problem(&bench), None);
+        assert_eq!(ask(&mut bench, "a"), pins.is_empty());
+        assert_eq!(problem(&bench).is_none(), pins.is_empty());
         bench.finish();
     }
+}
+
+#[test]
+fn a_session_that_ends_with_an_alert_is_no_problem_of_tls() {
+    let authority = Authority::new();
+    let (config, _) = authority.server(|_| {});
+    let peer = Peer::start(move |number, stream| {
+        let mut session = ServerConnection::new(Arc::clone(&config)).unwrap();
+        {
+            let mut stream = rustls::Stream::new(&mut session, &mut *stream);
+            let msg = read(&mut stream)?;
+            answer(&mut stream, &msg)?;
+            if number > 0 {
+                return serve(&mut stream);
+            }
+        }
+        // The next query cannot be read: the server says so in an alert.
+        stream.read_exact(&mut [0; 5]).ok()?;
+        assert!(session.read_tls(&mut &[23, 3, 3, 0, 17][..]).is_ok());
+        assert!(session.read_tls(&mut &[0; 17][..]).is_ok());
+        assert!(session.process_new_packets().is_err());
+        while session.wants_write() {
+            session.write_tls(stream).ok()?;
+        }
+        let mut rest = Vec::new();
+        stream.read_to_end(&mut rest).ok().map(drop)
+    });
+    let upstream = over_tls(peer.address, Some(NAME), vec![]);
+    let mut bench = Bench::new(authority.options(vec![upstream]));
+    assert!(ask(&mut bench, "a"));
+    assert!(ask(&mut bench, "b"));
+    assert_eq!(problem(&bench), None);
+    let counts = ["moved", "upstream_errors", "tls_handshakes"];
+    assert_eq!(counts.map(|name| bench.count(name)), [1, 0, 2]);
+    bench.finish();
 }
 
 #[test]

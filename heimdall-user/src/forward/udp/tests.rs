@@ -66,6 +66,7 @@ impl Bench {
             serial: self.serial,
             id: outstanding.id,
             at: self.now,
+            waited: false,
         };
         let transport = Transport::Udp(number);
         Exchange {
