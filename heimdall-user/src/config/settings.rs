@@ -76,7 +76,7 @@ settings! {
     /// Resolvers that cache misses are forwarded to, in order of preference; the port is 53 unless given.
     /// They are asked by UDP, and by TCP for what does not fit; "tcp://9.9.9.9" by TCP only;
     /// "tls://dns.quad9.net@9.9.9.9" by TLS, port 853, with a certificate for that name (or, without one, for
-    /// the address). "#sha256=DIGEST,…" after it pins the key: the SHA-256 of its SPKI, in base64.
+    /// the address). "#sha256=DIGEST,sha256=…" after it pins the key: the SHA-256 of its SPKI, in base64.
     /// A link-local address names its interface: "fe80::53%eth0", "[fe80::53%eth0]:5353".
     "upstream" => upstreams: Vec<UpstreamAddress> =
         list(text("resolvers, ADDR[:PORT], tcp://… or tls://[NAME@]ADDR[:PORT][#sha256=DIGEST]", upstream_address, upstream_text))

@@ -113,15 +113,21 @@ pub enum ServerError {
         source: io::Error,
     },
     /// Threads, eventfds and the like.
-    #[error(
-        "cannot start {what}: {source}; check the limits on threads and open files (ulimit -a)"
-    )]
+    #[error("cannot start {what}: {source}{}", advice(source))]
     Start {
         /// The component.
         what: &'static str,
         /// The system's error.
         source: io::Error,
     },
+}
+
+/// What to do about an error of the system. One of Heimdall's own says that itself.
+fn advice(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(_) => "; check the limits on threads and open files (ulimit -a)",
+        None => "",
+    }
 }
 
 /// Queries of a socket thread that may wait for the forwarder.
