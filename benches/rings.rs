@@ -14,8 +14,9 @@ use benches::{
     network,
 };
 use criterion::{Criterion, criterion_group, criterion_main};
+use heimdall_ebpf::Link;
 use heimdall_user::xdp::{
-    AttachPolicy, Interface, Program,
+    AttachPolicy, Interface, Program, ProgramOptions,
     xsk::{Frame, Xsk},
 };
 
@@ -42,7 +43,7 @@ struct Sender {
 
 impl Sender {
     fn open(interface: &str) -> Self {
-        let (xsk, frames) = Xsk::open(interface, 0, BATCH as u32, false).unwrap();
+        let (xsk, frames) = Xsk::open(interface, 0, BATCH as u32, 1500, false).unwrap();
         let mut packet = frame(&name(7), true);
         // The Ethernet header, and the total length in the IPv4 header.
         packet.truncate(14 + usize::from(u16::from_be_bytes([packet[16], packet[17]])));
@@ -83,15 +84,20 @@ struct Receiver {
 
 impl Receiver {
     fn open(interface: &str) -> Self {
-        let (mut xsk, mut frames) = Xsk::open(interface, 0, 4 * BATCH as u32, false).unwrap();
+        let (mut xsk, mut frames) = Xsk::open(interface, 0, 4 * BATCH as u32, 1500, false).unwrap();
         let interface = Interface::find(interface).unwrap();
-        let mut program =
-            Program::attach(&interface, AttachPolicy::NativeThenGeneric, None).unwrap();
+        let mut program = Program::attach(
+            &interface,
+            AttachPolicy::NativeThenGeneric,
+            ProgramOptions::default(),
+        )
+        .unwrap();
         // The address in the fixture's frames.
-        program.set_mac([2, 0, 0, 0, 0, 1]).unwrap();
+        let link = Link::any_tags([2, 0, 0, 0, 0, 1], 1);
+        program.set_links(&[link]).unwrap();
         // The fixture's server.
         program
-            .set_served(&[([10, 0, 0, 1], 53).into()].into())
+            .set_served(&[(([10, 0, 0, 1], 53).into(), 1)].into())
             .unwrap();
         program.register(0, xsk.as_fd()).unwrap();
         xsk.refill(&mut frames);

@@ -25,7 +25,7 @@ use benches::network;
 use criterion::{Criterion, criterion_group, criterion_main};
 use etherparse::PacketBuilder;
 use heimdall_ebpf::{
-    MAC_MAP, PROGRAM, SERVED_MAP, SOCKETS_MAP, ServedKey, mac_word,
+    LINKS_MAP, Link, PROGRAM, SERVED_MAP, SOCKETS_MAP, ServedKey,
     tier::{
         Bucket, CLIENT_ANSWERED, ClientKey, Config, Entry, Key, MAX_BODY, SLOTS, Slot,
         TIER_BUCKETS_GLOBAL, TIER_BUCKETS_MAP, TIER_CLIENTS_MAP, TIER_CONFIG_MAP,
@@ -74,14 +74,16 @@ impl Kernel {
             .load_file(OBJECT)
             .unwrap();
         let map = ebpf.map_mut(SERVED_MAP).unwrap();
-        let mut served = HashMap::<_, [u8; ServedKey::SIZE], u8>::try_from(map).unwrap();
+        let mut served = HashMap::<_, [u8; ServedKey::SIZE], u32>::try_from(map).unwrap();
         for address in [V4, V6] {
             let address: SocketAddr = address.parse().unwrap();
             let key = ServedKey::from(address).to_bytes();
             served.insert(key, 1, 0).unwrap();
         }
-        let mut mac = Array::try_from(ebpf.map_mut(MAC_MAP).unwrap()).unwrap();
-        mac.set(0, mac_word(MAC), 0).unwrap();
+        let map = ebpf.map_mut(LINKS_MAP).unwrap();
+        let mut links = Array::<_, [u8; Link::SIZE]>::try_from(map).unwrap();
+        let link = Link::any_tags(MAC, 1).to_bytes();
+        links.set(0, link, 0).unwrap();
         let mut sockets = XskMap::try_from(ebpf.map_mut(SOCKETS_MAP).unwrap()).unwrap();
         sockets.set(0, xsk.as_fd().as_raw_fd(), 0).unwrap();
         let map = ebpf.map_mut(TIER_CLIENTS_MAP).unwrap();
@@ -147,7 +149,7 @@ impl Kernel {
             received: 0,
             counter: heimdall_ebpf::tier::hit_counter(1, false),
             body_len: body_len as u16,
-            counts: [0, 1, 0, 1, 0, 0, 0, 0],
+            counts: [1, 0, 0],
             ttl_offsets: [6, 0, 0, 0, 0, 0, 0, 0],
             ttl_count: 1,
             body_sum: u16::from_ne_bytes(checksum::fold(checksum::add(0, &body[..body_len]))),
@@ -234,7 +236,7 @@ fn tier(c: &mut Criterion) {
     if !network::enter("tier") {
         return;
     }
-    let (xsk, _frames) = Xsk::open(network::NEAR, 0, 64, false).unwrap();
+    let (xsk, _frames) = Xsk::open(network::NEAR, 0, 64, 1500, false).unwrap();
     let without = Kernel::load(0, &xsk);
     for (opt, what) in [(false, "no OPT record"), (true, "OPT record")] {
         let frame = frame(V4, &question(24), opt);
@@ -259,7 +261,14 @@ fn tier(c: &mut Criterion) {
     kernel.single(c, "a packet that is no IP", &arp, XDP_PASS);
     let not_held = frame(V4, &question(24), false);
     kernel.single(c, "not held: steered", &not_held, XDP_REDIRECT);
-    for (name_len, body_len) in [(8, 16), (24, 16), (24, 64), (24, 128), (24, 384), (64, 16)] {
+    for (name_len, body_len) in [
+        (8, 16),
+        (24, 16),
+        (24, 64),
+        (24, 128),
+        (24, MAX_BODY),
+        (64, 16),
+    ] {
         kernel.hold(&question(name_len), body_len);
         for (to, opt) in [(V4, false), (V4, true), (V6, true)] {
             let frame = frame(to, &question(name_len), opt);

@@ -21,7 +21,7 @@ use benches::{
 };
 use criterion::{Criterion, criterion_group, criterion_main};
 use etherparse::PacketBuilder;
-use heimdall_ebpf::{MAC_MAP, PROGRAM, SERVED_MAP, SOCKETS_MAP, ServedKey, mac_word};
+use heimdall_ebpf::{LINKS_MAP, Link, PROGRAM, SERVED_MAP, SOCKETS_MAP, ServedKey};
 use heimdall_user::xdp::xsk::Xsk;
 
 const OBJECT: &str = concat!(
@@ -57,16 +57,17 @@ fn program(c: &mut Criterion) {
         .map(|address| address.parse::<SocketAddr>().unwrap());
     let mut ebpf = Ebpf::load_file(OBJECT).unwrap();
     let mut served =
-        HashMap::<_, [u8; ServedKey::SIZE], u8>::try_from(ebpf.map_mut(SERVED_MAP).unwrap())
+        HashMap::<_, [u8; ServedKey::SIZE], u32>::try_from(ebpf.map_mut(SERVED_MAP).unwrap())
             .unwrap();
     for address in [v4, v6] {
         let key = ServedKey::from(address).to_bytes();
         served.insert(key, 1, 0).unwrap();
     }
-    let mut mac = Array::try_from(ebpf.map_mut(MAC_MAP).unwrap()).unwrap();
-    mac.set(0, mac_word(MAC), 0).unwrap();
+    let map = ebpf.map_mut(LINKS_MAP).unwrap();
+    let mut links = Array::<_, [u8; Link::SIZE]>::try_from(map).unwrap();
+    links.set(0, Link::any_tags(MAC, 1).to_bytes(), 0).unwrap();
     // Test packets arrive at queue 0.
-    let (xsk, _frames) = Xsk::open(network::NEAR, 0, 64, false).unwrap();
+    let (xsk, _frames) = Xsk::open(network::NEAR, 0, 64, 1500, false).unwrap();
     let mut sockets = XskMap::try_from(ebpf.map_mut(SOCKETS_MAP).unwrap()).unwrap();
     sockets.set(0, xsk.as_fd().as_raw_fd(), 0).unwrap();
     let program: &mut Xdp = ebpf.program_mut(PROGRAM).unwrap().try_into().unwrap();

@@ -207,7 +207,8 @@ struct Load<'a> {
 
 impl<'a> Load<'a> {
     fn new(args: &Args, queue: u16, templates: &'a [Template]) -> Result<Self> {
-        let (mut xsk, mut free) = Xsk::open(&args.interface, queue.into(), FRAMES as u32, true)?;
+        let (mut xsk, mut free) =
+            Xsk::open(&args.interface, queue.into(), FRAMES as u32, 1500, true)?;
         let mut empty = free.split_off(FRAMES / 2);
         xsk.refill(&mut empty);
         // The clients are spread evenly over the queues.
@@ -400,7 +401,7 @@ mod tests {
         if !lab::available(TEST) || !network::enter(TEST) {
             return;
         }
-        let (xsk, _frames) = Xsk::open(network::NEAR, 0, 64, false).unwrap();
+        let (xsk, _frames) = Xsk::open(network::NEAR, 0, 64, 1500, false).unwrap();
         let mut ebpf = Ebpf::load(OBJECT).unwrap();
         let mut sockets = XskMap::try_from(ebpf.map_mut(SOCKETS_MAP).unwrap()).unwrap();
         // Test packets arrive at queue 0.

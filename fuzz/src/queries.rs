@@ -51,6 +51,7 @@ pub fn dns_view(msg: &[u8]) {
                 source_port: 40_000,
             },
             Transport::Tcp,
+            Transport::Tls,
         ] {
             ask(core, msg, transport);
         }
@@ -103,7 +104,7 @@ fn ask(core: &mut Core, msg: &[u8], transport: Transport) {
     let client = Client::new([10, 0, 0, 1].into(), transport);
     let limit = match transport {
         Transport::Udp { .. } => 1232,
-        Transport::Tcp => 65_535,
+        Transport::Tcp | Transport::Tls => 65_535,
     };
     let mut buf = msg.to_vec();
     buf.resize(msg.len() + 600, 0xee);

@@ -3,7 +3,7 @@
 /// What the program did with a packet, and why: the index of a counter in the counters map.
 ///
 /// [`Disposition::Answered`] goes back to its sender, [`Disposition::Steered`] to the AF_XDP socket of its queue, every
-/// other one to the kernel's IP stack. Checks run in the order given here, and the first that fails is counted. The last five
+/// other one to the kernel's IP stack. Checks run in the order given here, and the first that fails is counted. The last eight
 /// count only packets to served addresses, apart from headers that are cut short
 /// ([`Disposition::BadLength`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -25,15 +25,20 @@ pub enum Disposition {
     Ipv6Extension,
     /// Destination address and port are not in the served map.
     NotServed,
-    /// The frame's destination is another host's MAC address, or a group. The kernel decides what
-    /// happens to it (`PACKET_OTHERHOST`, macvlan, a router's virtual MAC
-    /// address).
+    /// The frame belongs to no link at which the address is served: its destination is another MAC address, or a group, or
+    /// it is in another VLAN. The kernel decides what happens to it (`PACKET_OTHERHOST`, a router's virtual MAC address).
     OtherMac,
     /// Lengths disagree: a header is cut short, IP's length is beyond the frame's end, UDP's is
     /// not IP's payload, or there is no room for a DNS header.
     BadLength,
     /// A DNS response (QR = 1).
     NotQuery,
+    /// A query in a packet of more than [`MAX_STEERED`](crate::MAX_STEERED) octets, or in several buffers.
+    TooLong,
+    /// Its reply would leave by another interface, or there is no route to the sender. Only if routes are looked up.
+    OtherRoute,
+    /// The kernel is to find the next hop's MAC address, or to confirm it. Only if routes are looked up.
+    Neighbour,
     /// A query to a served address on a queue without an AF_XDP socket.
     NoSocket,
     /// Answered by the hot tier.
@@ -45,7 +50,7 @@ impl Disposition {
     pub const COUNT: usize = Self::ALL.len();
 
     /// All of them, in the order of their counters.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 16] = [
         Self::Steered,
         Self::NotIp,
         Self::TooManyTags,
@@ -57,6 +62,9 @@ impl Disposition {
         Self::OtherMac,
         Self::BadLength,
         Self::NotQuery,
+        Self::TooLong,
+        Self::OtherRoute,
+        Self::Neighbour,
         Self::NoSocket,
         Self::Answered,
     ];
@@ -75,6 +83,9 @@ impl Disposition {
             Self::OtherMac => "other_mac",
             Self::BadLength => "bad_length",
             Self::NotQuery => "not_query",
+            Self::TooLong => "too_long",
+            Self::OtherRoute => "other_route",
+            Self::Neighbour => "neighbour",
             Self::NoSocket => "no_socket",
             Self::Answered => "answered",
         }

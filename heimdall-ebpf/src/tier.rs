@@ -151,7 +151,7 @@ pub const fn bucket_of(hash: u64, buckets: u32) -> u32 {
 }
 
 /// Longest body of an entry.
-pub const MAX_BODY: usize = 384;
+pub const MAX_BODY: usize = 400;
 
 /// Shortest body of an entry: the program copies words of eight octets. The shortest record has 11.
 pub const MIN_BODY: usize = 8;
@@ -161,8 +161,8 @@ pub const MAX_TTLS: usize = 8;
 
 /// An answer and its question.
 ///
-/// Numbers are in the byte order of the host unless noted. The first cache line has what decides whether
-/// the entry is used.
+/// Numbers are in the byte order of the host unless noted. What most replies need is in the first two cache lines: a
+/// name of up to 64 octets, and the first record of most answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C, align(64))]
 pub struct Entry {
@@ -176,22 +176,19 @@ pub struct Entry {
     pub counter: u16,
     /// Octets of the body: [`MIN_BODY`] to [`MAX_BODY`].
     pub body_len: u16,
-    /// QDCOUNT (1), ANCOUNT, NSCOUNT and ARCOUNT as in the header of a reply without OPT record.
-    pub counts: [u8; 8],
     /// Offsets of the TTLs in the body, in ascending order.
     pub ttl_offsets: [u16; MAX_TTLS],
     /// How many `ttl_offsets` there are.
     pub ttl_count: u8,
+    /// Records in the reply's answer, authority and additional section, its OPT record not counted. A body has no room
+    /// for 256.
+    pub counts: [u8; 3],
     /// The response code, below 16.
     pub rcode: u8,
     /// 1 if the upstream set AD, else 0.
     pub authentic: u8,
-    /// Padding, always 0.
-    pub zero: u8,
     /// The body's sum (RFC 1071), folded, as in a checksum field but not complemented, in memory order.
     pub body_sum: u16,
-    /// Padding, always 0.
-    pub zeros: [u16; 5],
     /// The question.
     pub key: Key,
     /// What follows the question in the reply, OPT record excluded; padded with anything.
@@ -206,14 +203,12 @@ impl Entry {
         received: 0,
         counter: 0,
         body_len: 0,
-        counts: [0; 8],
         ttl_offsets: [0; MAX_TTLS],
         ttl_count: 0,
+        counts: [0; 3],
         rcode: 0,
         authentic: 0,
-        zero: 0,
         body_sum: 0,
-        zeros: [0; 5],
         key: Key::EMPTY,
         body: [0; MAX_BODY],
     };
@@ -253,8 +248,8 @@ const _: () = {
     assert!(size_of::<Bucket>() == 64);
     assert!(size_of::<Entry>() == 512);
     assert!(size_of::<ClientKey>() == 20);
-    assert!(core::mem::offset_of!(Entry, key) == 56);
-    assert!(core::mem::offset_of!(Entry, body) == 128);
+    assert!(core::mem::offset_of!(Entry, key) == 40);
+    assert!(core::mem::offset_of!(Entry, body) == 112);
 };
 
 #[cfg(test)]

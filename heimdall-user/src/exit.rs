@@ -1,5 +1,6 @@
 //! Ownership of threads: an owner stops and joins its thread when it is dropped (`OwnedThread`), and
-//! a thread that ends before that reports it ([`OnExit`]).
+//! a thread that ends before that reports it ([`OnExit`]). Each has a counter of its progress (`heartbeat`).
+//! A thread that is stuck would keep its owner waiting for ever, so it is left behind.
 //!
 //! Every long-lived thread of the server is started here, except those of control clients and of the
 //! log. This module must not know what a thread does.
@@ -7,11 +8,32 @@
 use std::{
     fmt, io,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
+        mpsc::{Receiver, RecvTimeoutError, channel},
     },
     thread::{self, JoinHandle, ThreadId},
+    time::Duration,
 };
+
+use thiserror::Error;
+use tracing::error;
+
+use crate::heartbeat::Heartbeat;
+
+/// The time between two looks at whether a thread that was told to end is stuck.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Why a thread has no result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub(crate) enum Unfinished {
+    /// The panic hook has logged it.
+    #[error("the thread panicked, which is a bug")]
+    Panicked,
+    /// It runs on, without an owner.
+    #[error("the thread makes no progress, and was left behind")]
+    Stuck,
+}
 
 /// Calls a function when the thread that owns it ends.
 ///
@@ -19,18 +41,31 @@ use std::{
 /// drops it, too ([`std::thread::panicking`] distinguishes the two). Dropped on the thread that
 /// created it, because the other thread could not be started, it calls nothing.
 #[derive(Default)]
-pub struct OnExit(Option<(ThreadId, Box<dyn FnOnce() + Send>)>);
+pub struct OnExit {
+    report: Option<(ThreadId, Box<dyn FnOnce() + Send>)>,
+    essential: bool,
+}
 
 impl OnExit {
     /// Calls `report` on the thread that drops the value, unless that is the calling one.
     pub(crate) fn new(report: impl FnOnce() + Send + 'static) -> Self {
-        Self(Some((thread::current().id(), Box::new(report))))
+        Self {
+            report: Some((thread::current().id(), Box::new(report))),
+            essential: false,
+        }
+    }
+
+    /// The same, for a thread without which queries are not answered.
+    pub(crate) fn essential(report: impl FnOnce() + Send + 'static) -> Self {
+        let mut on_exit = Self::new(report);
+        on_exit.essential = true;
+        on_exit
     }
 }
 
 impl Drop for OnExit {
     fn drop(&mut self) {
-        if let Some((creator, report)) = self.0.take()
+        if let Some((creator, report)) = self.report.take()
             && creator != thread::current().id()
         {
             report();
@@ -44,10 +79,13 @@ impl fmt::Debug for OnExit {
     }
 }
 
-/// A thread that ends no later than its owner: dropping this stops and joins it.
+/// A thread that ends no later than its owner, unless it is stuck: dropping this stops and joins it.
 pub(crate) struct OwnedThread<T = ()> {
     stopping: Arc<AtomicBool>,
     stop: Box<dyn Fn() + Send + Sync>,
+    heartbeat: Arc<Heartbeat>,
+    /// Disconnected when the thread ends.
+    ended: Mutex<Receiver<()>>,
     /// `None` once it was joined.
     thread: Option<JoinHandle<T>>,
 }
@@ -65,19 +103,28 @@ impl<T: Send + 'static> OwnedThread<T> {
         stop: impl Fn() + Send + Sync + 'static,
         body: impl FnOnce() -> T + Send + 'static,
     ) -> io::Result<Self> {
+        let name = name.into();
+        let heartbeat = Heartbeat::new(&name, on_exit.essential);
+        let own = Arc::clone(&heartbeat);
         let stopping = Arc::new(AtomicBool::new(false));
         let exit = UnlessStopping {
             stopping: Arc::clone(&stopping),
             on_exit,
         };
+        let (ends, ended) = channel();
         let body = move || {
+            // Dropped last.
+            let _ends: std::sync::mpsc::Sender<()> = ends;
             let _exit = exit;
+            own.begin();
             body()
         };
-        let thread = thread::Builder::new().name(name.into()).spawn(body)?;
+        let thread = thread::Builder::new().name(name).spawn(body)?;
         Ok(Self {
             stopping,
             stop: Box::new(stop),
+            heartbeat,
+            ended: Mutex::new(ended),
             thread: Some(thread),
         })
     }
@@ -85,30 +132,48 @@ impl<T: Send + 'static> OwnedThread<T> {
     /// Stops the thread and joins it.
     ///
     /// # Errors
-    /// It panicked, which the panic hook has logged.
-    pub(crate) fn join(mut self) -> thread::Result<T> {
-        self.stop();
-        match self.thread.take() {
-            Some(thread) => thread.join(),
-            None => unreachable!("only this and dropping take it"),
-        }
+    /// It panicked, or is stuck and was left behind. The log says so.
+    pub(crate) fn join(mut self) -> Result<T, Unfinished> {
+        self.end()
     }
 }
 
 impl<T> OwnedThread<T> {
+    /// The turns of the thread's loop so far (see `heartbeat`).
+    pub(crate) fn beats(&self) -> u64 {
+        self.heartbeat.turns()
+    }
+
     /// Tells the thread to end, without waiting for it.
     pub(crate) fn stop(&self) {
         self.stopping.store(true, Ordering::SeqCst);
         (self.stop)();
     }
+
+    /// Stops the thread, and waits for its end unless it is stuck.
+    fn end(&mut self) -> Result<T, Unfinished> {
+        let Some(thread) = self.thread.take() else {
+            unreachable!("only joining and dropping call this, once");
+        };
+        self.stop();
+        let ended = self.ended.get_mut();
+        let ended = ended.unwrap_or_else(PoisonError::into_inner);
+        while ended.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
+            if self.heartbeat.is_stuck() {
+                let name = thread.thread().name().unwrap_or_default();
+                error!("the {name} thread makes no progress, and does not end; it is left behind");
+                return Err(Unfinished::Stuck);
+            }
+        }
+        thread.join().map_err(|_| Unfinished::Panicked)
+    }
 }
 
 impl<T> Drop for OwnedThread<T> {
     fn drop(&mut self) {
-        if let Some(thread) = self.thread.take() {
-            self.stop();
-            // The panic hook has logged the panic, if it panicked.
-            let _ = thread.join();
+        if self.thread.is_some() {
+            // The log says what went wrong.
+            let _ = self.end();
         }
     }
 }
@@ -122,7 +187,7 @@ struct UnlessStopping {
 impl Drop for UnlessStopping {
     fn drop(&mut self) {
         if self.stopping.load(Ordering::SeqCst) {
-            self.on_exit.0 = None;
+            self.on_exit.report = None;
         }
     }
 }
@@ -141,6 +206,7 @@ mod tests {
     use std::sync::atomic::AtomicU32;
 
     use super::*;
+    use crate::heartbeat::{self, Census};
 
     fn counting() -> (Arc<AtomicU32>, OnExit) {
         let count = Arc::new(AtomicU32::new(0));
@@ -208,5 +274,38 @@ mod tests {
             drop(thread);
             assert_eq!(count.load(Ordering::SeqCst), 1);
         }
+    }
+
+    #[test]
+    fn a_thread_that_is_stuck_is_left_behind() {
+        const NAME: &str = "exit::tests::a_thread_that_is_stuck_is_left_behind";
+        // The threads of other tests would be stuck by this one's count, too.
+        if !lab::in_own_process(NAME).unwrap() {
+            return;
+        }
+        let (begin, has_begun) = channel();
+        let (release, released) = channel::<()>();
+        let body = move || {
+            heartbeat::beat();
+            begin.send(()).unwrap();
+            released.recv()
+        };
+        let name = "left behind";
+        let thread = OwnedThread::start(name, OnExit::default(), || {}, body).unwrap();
+        has_begun.recv().unwrap();
+        let mut census = Census::new(1);
+        while !heartbeat::stuck().iter().any(|stuck| stuck.name == name) {
+            census.count();
+        }
+        assert_eq!(thread.join(), Err(Unfinished::Stuck));
+        // It runs on by itself.
+        drop(release);
+    }
+
+    #[test]
+    fn a_thread_that_takes_its_time_is_waited_for() {
+        let body = || thread::sleep(PATIENCE + PATIENCE / 2);
+        let thread = OwnedThread::start("slow", OnExit::default(), || {}, body);
+        assert_eq!(thread.unwrap().join(), Ok(()));
     }
 }

@@ -16,9 +16,10 @@
 //! Around them: [`config`] reads the settings, [`server`] starts, supervises and stops all threads,
 //! [`maintenance`] flushes and copies caches in use, [`snapshot`] is the file that keeps the shared cache over
 //! a restart, [`blocklist`] builds the table of blocked names, [`stats`] and [`latency`] count, [`tap`] samples queries for
-//! dnstap, the query log and the popular names, [`tier`] has the XDP program give the most popular answers, [`control`] is the control socket, [`http`] serves metrics and the status
-//! page, [`cli`] the `heimdall` command, `doctor` examines the host, [`log`] writes the log, [`mod@file`] reads
-//! files up to a limit, [`clock`] is the time that answers age by, [`exit`] ends threads with their owner, and
+//! dnstap, the query log and the popular names, [`tier`] has the XDP program give the most popular answers, [`control`] is the control socket, [`handover`] has a server take over from another one without loss, [`http`] serves metrics and the status
+//! page, [`cli`] the `heimdall` command, [`convert`] makes settings of other servers' configurations, `doctor` examines the host, [`log`] writes the log, [`mod@file`] reads
+//! files up to a limit, [`clock`] is the time that answers age by, [`exit`] ends threads with their owner, `heartbeat` counts
+//! their progress, `path_mtu` learns from ICMP what fits on the path of a reply, `privileges` gives up what the settings do not need, `service` talks to the service manager, and
 //! [`checksum`] is the Internet checksum.
 //!
 //! docs/architecture.md says which module may import which, and follows a packet function by function.
@@ -31,18 +32,24 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod control;
+pub mod convert;
 pub mod dns;
 mod doctor;
 pub mod exit;
 pub mod file;
 pub mod forward;
 pub mod front;
+pub mod handover;
+mod heartbeat;
 pub mod http;
 pub mod latency;
 pub mod log;
 pub mod maintenance;
 pub mod packet;
+mod path_mtu;
+mod privileges;
 pub mod server;
+mod service;
 pub mod snapshot;
 pub mod socket;
 pub mod stats;

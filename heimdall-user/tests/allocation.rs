@@ -2,13 +2,9 @@
 //! outcome; and neither does an insertion, be the cache full or not, nor a response that is taken in.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
-use std::{
-    alloc::{GlobalAlloc, Layout as AllocLayout, System},
-    cell::Cell,
-    net::UdpSocket,
-    sync::Arc,
-};
+use std::{net::UdpSocket, sync::Arc};
 
+use counting::of_this_thread as allocations;
 use frames::Worker;
 use heimdall_user::{
     answer::{Client, Core, Transport, Verdict},
@@ -22,6 +18,8 @@ use heimdall_user::{
     tier::{Nominations, Nominator},
 };
 
+mod counting;
+
 #[path = "../../benches/frames.rs"]
 #[expect(unreachable_pub, reason = "it is public in the benches")]
 mod frames;
@@ -32,35 +30,6 @@ mod responses;
 
 /// Offset of the DNS message in a frame.
 const DNS: usize = 42;
-
-struct Counting;
-
-thread_local! {
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
-
-// SAFETY: every call is passed on unchanged to the system's allocator.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: AllocLayout) -> *mut u8 {
-        ALLOCATIONS.with(|count| count.set(count.get() + 1));
-        // SAFETY: the caller's promises are those that the system's allocator asks for.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, ptr: *mut u8, layout: AllocLayout) {
-        // SAFETY: as above.
-        unsafe { System.dealloc(ptr, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-fn allocations(work: impl FnOnce()) -> u64 {
-    let before = ALLOCATIONS.with(Cell::get);
-    work();
-    ALLOCATIONS.with(Cell::get) - before
-}
 
 /// A query for `name.` type A with EDNS, in a UDP packet over IPv4, without a UDP checksum.
 fn frame(name: &[u8]) -> Vec<u8> {

@@ -5,16 +5,11 @@
 //! one test only.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
-use std::{
-    alloc::{GlobalAlloc, Layout, System},
-    net::UdpSocket,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+mod counting;
 
+use std::{net::UdpSocket, sync::Arc, time::Duration};
+
+use counting::of_all_threads as allocations;
 use heimdall_user::{
     answer::Core,
     cache::Cache,
@@ -28,27 +23,6 @@ use heimdall_user::{
     stats::AnswerCounters,
     tap::Tap,
 };
-
-struct Counting;
-
-static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
-
-// SAFETY: every call is passed on unchanged to the system's allocator.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::SeqCst);
-        // SAFETY: the caller's promises are those that the system's allocator asks for.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        // SAFETY: as above.
-        unsafe { System.dealloc(ptr, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 /// A query for `name.` type A.
 fn query(name: &str) -> Vec<u8> {
@@ -105,7 +79,7 @@ fn batches_do_not_allocate() {
     };
     // One socket is bound to a wildcard, and reports destination addresses; the other is not.
     let addresses = ["0.0.0.0:0", "[::1]:0"].map(|address| address.parse().unwrap());
-    let listeners = Listeners::bind(&addresses).unwrap();
+    let listeners = Listeners::bind(&addresses, &mut Vec::new()).unwrap();
     let ports = listeners.local_addresses();
     let front = SocketFront::start("sockets", listeners, resources, OnExit::default()).unwrap();
 
@@ -140,15 +114,12 @@ fn batches_do_not_allocate() {
     };
     // Allocations of threads that start.
     round();
-    let before = ALLOCATIONS.load(Ordering::SeqCst);
+    let before = allocations();
     round();
-    assert_eq!(ALLOCATIONS.load(Ordering::SeqCst) - before, 0);
+    assert_eq!(allocations() - before, 0);
     assert_eq!(counters.hits.get(), 4 * 100);
     drop(std::hint::black_box(vec![1]));
-    assert!(
-        ALLOCATIONS.load(Ordering::SeqCst) > before,
-        "the count counts"
-    );
+    assert!(allocations() > before, "the count counts");
     drop(front);
     drop(forwarder);
 }

@@ -32,8 +32,9 @@ fn serve(socket: &UdpSocket) {
     loop {
         let (len, from) = socket.recv_from(&mut buf).unwrap();
         let Some(msg) = buf.get(..len) else { continue };
-        // Without the OPT record of 11 octets.
-        let mut reply = msg.get(..len - 11).unwrap().to_vec();
+        // Without the OPT record: the root's name and the type.
+        let opt = msg.windows(3).position(|octets| octets == [0, 0, 41]);
+        let mut reply = msg.get(..opt.unwrap()).unwrap().to_vec();
         if msg.windows(5).any(|octets| octets == b"\x04dead") {
             reply.splice(2..4, [0x83, 0x80]);
             reply.splice(6..12, [0; 6]);

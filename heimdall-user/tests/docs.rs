@@ -1,5 +1,6 @@
-//! Checks of docs/: the tests that tables name exist, links have a target, and the module table has the imports
-//! of the code.
+//! Checks of docs/: the tests that tables name exist, every page is in the book, links have a target, commands are of known
+//! programs, and the module table has the imports of the code. (`tests/book` runs commands; `cli::documents` checks
+//! those of `heimdall`, and settings.)
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use std::{
@@ -7,6 +8,8 @@ use std::{
     fs,
     path::{Path, PathBuf},
 };
+
+use lab::page;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -55,6 +58,7 @@ fn the_tests_that_tables_name_exist() {
     let mut checked = 0;
     let protocol = fs::read_to_string(root().join("docs/protocol.md")).unwrap();
     let operating = fs::read_to_string(root().join("docs/operating.md")).unwrap();
+    let faults = fs::read_to_string(root().join("docs/faults.md")).unwrap();
     // In docs/operating.md only the tables of failures name tests.
     let failures = operating
         .split("\n##")
@@ -63,6 +67,7 @@ fn the_tests_that_tables_name_exist() {
     for row in protocol
         .lines()
         .chain(failures)
+        .chain(faults.lines())
         .filter(|line| line.starts_with("| "))
     {
         let tests = row.trim_end_matches('|').rsplit('|').next().unwrap();
@@ -120,6 +125,225 @@ fn links_between_documents_lead_somewhere() {
         }
     }
     assert!(checked > 10, "only {checked} links were found");
+}
+
+#[test]
+fn the_book_has_every_page_once() {
+    let summary = fs::read_to_string(root().join("docs/SUMMARY.md")).unwrap();
+    let mut listed: Vec<&str> = summary
+        .split("](")
+        .skip(1)
+        .map(|link| link.split(')').next().unwrap())
+        .collect();
+    listed.sort_unstable();
+    let pages = page::pages(&root().join("docs")).unwrap();
+    let names = pages
+        .iter()
+        .map(|path| path.file_name().unwrap().to_str().unwrap());
+    let pages: Vec<&str> = names.filter(|name| *name != "SUMMARY.md").collect();
+    assert_eq!(listed, pages);
+}
+
+/// Whether an address on the web is written as one: scheme, host, and a rest of characters that need no escape (RFC 3986).
+fn is_url(text: &str) -> bool {
+    let Some((scheme, rest)) = text.split_once("://") else {
+        return false;
+    };
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let (authority, path) = rest.split_at(end);
+    let host = authority.split(':').next().unwrap();
+    let port = authority.split_once(':').map_or("80", |(_, port)| port);
+    let is_label = |label: &str| {
+        !label.is_empty() && label.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
+    };
+    ["http", "https"].contains(&scheme)
+        && (host.contains('.') || host == "localhost")
+        && host.split('.').all(is_label)
+        && port.parse::<u16>().is_ok()
+        && path
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "-._~/?#%=&+@:!,;*'[]".contains(c))
+}
+
+#[test]
+fn links_to_the_web_are_well_formed() {
+    for (text, is_one) in [
+        ("https://www.rfc-editor.org/rfc/rfc9499#section-2", true),
+        ("http://localhost:9453/", true),
+        ("https://example", false),
+        ("htps://example.com", false),
+        ("https://example.com/a b", false),
+        ("https://exa_mple..com/", false),
+    ] {
+        assert_eq!(is_url(text), is_one, "{text}");
+    }
+    let mut checked = 0;
+    for path in files(&root(), ".md") {
+        let text = fs::read_to_string(&path).unwrap();
+        // Links in text: `](URL)` and `<URL>`.
+        let links = text
+            .split("](")
+            .skip(1)
+            .map(|rest| rest.split(')').next().unwrap());
+        let bare = text
+            .split("<http")
+            .skip(1)
+            .map(|rest| rest.split('>').next().unwrap());
+        let bare = bare.map(|rest| format!("http{rest}"));
+        let links = links.filter(|link| link.contains("://")).map(str::to_owned);
+        for link in links.chain(bare) {
+            assert!(is_url(&link), "{}: {link}", path.display());
+            checked += 1;
+        }
+    }
+    assert!(checked > 5, "only {checked} links were found");
+}
+
+/// Programs that commands in the documents start, beside the shell's own.
+const PROGRAMS: &[&str] = &[
+    "apt",
+    "apt-get",
+    "bird",
+    "birdc",
+    "cargo",
+    "cat",
+    "chmod",
+    "chown",
+    "cp",
+    "curl",
+    "dnsmasq",
+    "echo",
+    "editor",
+    "ethtool",
+    "grep",
+    "groupadd",
+    "heimdall",
+    "install",
+    "ip",
+    "journalctl",
+    "kdig",
+    "mkdir",
+    "mv",
+    "nft",
+    "openssl",
+    "podman",
+    "setpriv",
+    "skopeo",
+    "sleep",
+    "sysctl",
+    "systemctl",
+    "systemd-sysusers",
+    "tar",
+    "unbound",
+    "unbound-checkconf",
+    "useradd",
+];
+
+/// What `ethtool` is asked for, and `ip`, each with the objects that it knows.
+const ETHTOOL: &[&str] = &[
+    "-A", "-C", "-G", "-K", "-L", "-N", "-S", "-X", "-c", "-g", "-i", "-k", "-l", "-n", "-x",
+];
+const IP: &[&str] = &[
+    "addr", "link", "netns", "route", "-n", "-s", "-6", "-br", "-details",
+];
+
+/// Why a line of a shell is not what it seems to be.
+fn command_problem(line: &str) -> Option<String> {
+    let mut words = line.split_whitespace();
+    let program = words.next()?.rsplit('/').next()?;
+    let first = words.next().unwrap_or_default();
+    if !PROGRAMS.contains(&program) {
+        return Some(format!("{program} is not known"));
+    }
+    let known = match program {
+        "ethtool" => ETHTOOL,
+        "ip" => IP,
+        _ => return None,
+    };
+    (!known.contains(&first)).then(|| format!("{program} {first} is not known"))
+}
+
+#[test]
+fn commands_of_the_book_are_of_known_programs() {
+    for (line, is_good) in [
+        ("ethtool -K eth0 rxvlan off", true),
+        ("ethtool -Z eth0", false),
+        ("ip link set eth0 up", true),
+        ("ip lnik set eth0 up", false),
+        ("sytemctl restart heimdall", false),
+    ] {
+        assert_eq!(command_problem(line).is_none(), is_good, "{line}");
+    }
+    let mut checked = 0;
+    for (path, block) in blocks("sh") {
+        let script = block.text.replace("\\\n", " ");
+        for line in script
+            .lines()
+            .filter(|line| !line.starts_with('#') && !line.is_empty())
+        {
+            let line = line.split(" #").next().unwrap();
+            for command in line.split(['|', ';']).flat_map(|part| part.split("&&")) {
+                if let Some(problem) = command_problem(command) {
+                    panic!("{}:{}: {line}: {problem}", path.display(), block.line);
+                }
+                checked += 1;
+            }
+        }
+    }
+    assert!(checked > 40, "only {checked} commands were found");
+}
+
+/// The blocks of the documents in this language, and the files that they are in.
+fn blocks(language: &str) -> Vec<(PathBuf, page::Block)> {
+    let mut found = Vec::new();
+    for path in page::pages(&root().join("docs")).unwrap() {
+        let blocks = page::blocks(&fs::read_to_string(&path).unwrap());
+        let blocks = blocks
+            .into_iter()
+            .filter(|block| block.language.as_deref() == Some(language));
+        found.extend(blocks.map(|block| (path.clone(), block)));
+    }
+    found
+}
+
+/// What units in the book say, by section (systemd.unit(5), systemd.service(5)).
+const UNIT: &[(&str, &[&str])] = &[
+    ("[Unit]", &["After", "Description", "Requires", "Wants"]),
+    (
+        "[Service]",
+        &[
+            "ExecReload",
+            "ExecStart",
+            "ExecStop",
+            "ExecStopPost",
+            "Restart",
+            "RestartSec",
+            "SupplementaryGroups",
+            "Type",
+        ],
+    ),
+    ("[Install]", &["WantedBy"]),
+];
+
+#[test]
+fn units_of_the_book_have_known_sections_and_keys() {
+    let mut checked = 0;
+    for (path, block) in blocks("ini") {
+        let mut keys: &[&str] = &[];
+        for line in block.text.lines().filter(|line| !line.is_empty()) {
+            let section = UNIT.iter().find(|(section, _)| *section == line);
+            let key = line.split('=').next().unwrap();
+            assert!(
+                section.is_some() || line.starts_with('#') || keys.contains(&key),
+                "{}:{}: {line}",
+                path.display(),
+                block.line
+            );
+            keys = section.map_or(keys, |(_, keys)| *keys);
+            checked += 1;
+        }
+    }
+    assert!(checked > 5, "only {checked} lines were found");
 }
 
 /// The first name of a path, or of each path in a list in braces.

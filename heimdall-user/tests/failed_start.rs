@@ -18,18 +18,15 @@ use std::{
     os::unix::net::UnixListener,
     path::Path,
     process::{Command, ExitCode, Output},
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
-    },
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
 
 use heimdall_user::{
-    config::{Config, Flags, Host},
-    server::Server,
-    xdp::{AttachPolicy, Interface, Program, xsk::Xsk},
+    config::{Config, ConfigError, Flags, Host},
+    server::{Requests, Server},
+    xdp::{AttachPolicy, Interface, Program, ProgramOptions, xsk::Xsk},
 };
 use lab::{Lab, SERVER_V4, UPSTREAM};
 use nix::sys::resource::{Resource, setrlimit};
@@ -154,22 +151,16 @@ fn start(case: &str) {
         "metrics address" => Box::new(TcpListener::bind((SERVER_V4, 9453)).unwrap()),
         "listen address" => Box::new(UdpSocket::bind((SERVER_V4, 53)).unwrap()),
         "other program" => Box::new(attach(interface)),
-        "queue in use" => Box::new(Xsk::open(interface, 1, 64, false).unwrap()),
+        "queue in use" => Box::new(Xsk::open(interface, 1, 64, 1500, false).unwrap()),
         _ => Box::new(()),
     };
     if fault == "little memory" {
         setrlimit(Resource::RLIMIT_AS, 1 << 30, 1 << 30).unwrap();
     }
-    let ended = Arc::new(AtomicU32::new(0));
-    let count = Arc::clone(&ended);
+    let (requests, inbox) = Requests::channel();
     let before = Footprint::read(directory.path());
-    let started = Server::start(
-        &config,
-        || unreachable!("no reload was requested"),
-        move || {
-            count.fetch_add(1, Ordering::SeqCst);
-        },
-    );
+    let no_reload = || -> Result<Config, ConfigError> { unreachable!("no reload was requested") };
+    let started = Server::start(&config, Arc::new(no_reload), requests);
     match started {
         Err(error) => {
             println!("failed: {error}");
@@ -178,7 +169,7 @@ fn start(case: &str) {
         Ok(server) => {
             println!("started: {}", server.summary());
             if !server.summary().starts_with("AF_XDP") {
-                let of_xdp = |what: &&String| what.contains(interface) || what.contains("bpf");
+                let of_xdp = |what: &&String| what.contains("worker") || what.contains("bpf");
                 let mut now = Footprint::read(directory.path());
                 // A thread that was joined is listed for a moment more.
                 let end = Instant::now() + Duration::from_secs(1);
@@ -195,16 +186,17 @@ fn start(case: &str) {
             before.wait_for(directory.path());
         }
     }
-    assert_eq!(
-        ended.load(Ordering::SeqCst),
-        0,
-        "a thread's end was reported"
-    );
+    assert!(inbox.is_unused(), "a thread's end was reported");
 }
 
 fn attach(interface: &str) -> Program {
     let interface = Interface::find(interface).unwrap();
-    Program::attach(&interface, AttachPolicy::NativeThenGeneric, None).unwrap()
+    Program::attach(
+        &interface,
+        AttachPolicy::NativeThenGeneric,
+        ProgramOptions::default(),
+    )
+    .unwrap()
 }
 
 fn config(

@@ -81,7 +81,7 @@ fn child() {
     println!("writing");
     loop {
         let records = records(next);
-        let mut writer = Writer::create(&path, unix_now()).unwrap();
+        let mut writer = Writer::create(&path, unix_now(), 0).unwrap();
         for part in records.chunks(50_000) {
             writer.append(part, 0).unwrap();
         }

@@ -1,8 +1,10 @@
 //! Interfaces and the attached program, on veth pairs in network namespaces of their own.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
+mod namespace;
+
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
     os::fd::{AsFd as _, AsRawFd as _, BorrowedFd},
     process::Command,
@@ -13,9 +15,10 @@ use std::{
 
 use heimdall_ebpf::Disposition;
 use heimdall_user::xdp::{
-    Address, AttachMode, AttachPolicy, Interface, LinkWatch, Program, TierSize, XdpError,
-    addresses_without_link,
+    Address, AttachMode, AttachPolicy, Interface, Layers, LinkWatch, Program, ProgramOptions,
+    TierSize, XdpError, addresses_without_link,
 };
+use namespace::ip;
 use nix::{
     poll::{PollFd, PollFlags, poll},
     sched::{CloneFlags, unshare},
@@ -28,33 +31,18 @@ use xsk_rs::{
 /// `. IN NS`.
 const QUERY: [u8; 17] = [0xbe, 0xef, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 1];
 
-/// Runs `test` in a new network namespace, which goes away with its thread;
-/// it has a veth pair hde0, hde1 whose ends have `queues` queues. `/sys` shows another namespace,
-/// as it does after `unshare -n`.
+/// Runs `test` in a new network namespace, which has a veth pair hde0, hde1 whose ends have `queues` queues.
 fn in_namespace(name: &str, queues: u32, test: fn()) {
-    if !lab::available(name) {
-        return;
-    }
-    let run = move || {
-        unshare(CloneFlags::CLONE_NEWNET).unwrap();
-        let q = format!("numrxqueues {queues} numtxqueues {queues}");
-        ip(&format!("link add hde0 {q} type veth peer name hde1 {q}"));
-        ip("addr add 192.0.2.1/24 dev hde0");
-        ip("addr add 2001:db8::1/64 dev hde0 nodad");
-        ip("link set hde0 up");
-        ip("link set hde1 up");
-        test();
-    };
-    thread::spawn(run).join().unwrap();
-}
-
-fn ip(arguments: &str) -> String {
-    let output = Command::new("ip")
-        .args(arguments.split(' '))
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "ip {arguments}: {output:?}");
-    String::from_utf8(output.stdout).unwrap()
+    let q = format!("numrxqueues {queues} numtxqueues {queues}");
+    let pair = format!("link add hde0 {q} type veth peer name hde1 {q}");
+    let commands = [
+        &*pair,
+        "addr add 192.0.2.1/24 dev hde0",
+        "addr add 2001:db8::1/64 dev hde0 nodad",
+        "link set hde0 up",
+        "link set hde1 up",
+    ];
+    namespace::run(name, &commands, test);
 }
 
 /// Whether an interface of this kind could be made: not every kernel has every kind.
@@ -70,6 +58,12 @@ fn attached_id() -> Option<u64> {
     links[0]["xdp"]["prog"]["id"].as_u64()
 }
 
+/// The program without options, in the best mode that the interface has.
+fn attach(interface: &Interface) -> Program {
+    let (policy, options) = (AttachPolicy::NativeThenGeneric, ProgramOptions::default());
+    Program::attach(interface, policy, options).unwrap()
+}
+
 #[test]
 fn the_program_is_attached_as_long_as_it_lives() {
     in_namespace("the_program_is_attached_as_long_as_it_lives", 1, || {
@@ -78,12 +72,16 @@ fn the_program_is_attached_as_long_as_it_lives() {
             (AttachPolicy::NativeThenGeneric, "native"),
             (AttachPolicy::GenericOnly, "generic"),
         ] {
-            let program = Program::attach(&interface, policy, None).unwrap();
+            let program = Program::attach(&interface, policy, ProgramOptions::default()).unwrap();
             assert_eq!(program.attach_mode().name(), name);
             assert_eq!(attached_id(), Some(program.id().into()));
             assert!(interface.wait_carrier(Duration::from_secs(2)).unwrap());
 
-            let second = Program::attach(&interface, AttachPolicy::NativeThenGeneric, None);
+            let second = Program::attach(
+                &interface,
+                AttachPolicy::NativeThenGeneric,
+                ProgramOptions::default(),
+            );
             let Err(XdpError::Occupied {
                 program: whose,
                 remedy,
@@ -111,8 +109,11 @@ fn a_hot_tier_that_the_kernel_refuses_is_left_out() {
     in_namespace("a_hot_tier_that_the_kernel_refuses_is_left_out", 1, || {
         let interface = Interface::find("hde0").unwrap();
         let attach = |entries| {
-            let tier = Some(TierSize::new(entries));
-            Program::attach(&interface, AttachPolicy::NativeThenGeneric, tier).unwrap()
+            let options = ProgramOptions {
+                tier: Some(TierSize::new(entries)),
+                ..ProgramOptions::default()
+            };
+            Program::attach(&interface, AttachPolicy::NativeThenGeneric, options).unwrap()
         };
         let program = attach(1000);
         assert_eq!(program.why_no_tier(), None);
@@ -129,14 +130,34 @@ fn a_hot_tier_that_the_kernel_refuses_is_left_out() {
 #[test]
 fn generic_mode_says_why() {
     in_namespace("generic_mode_says_why", 1, || {
-        // veth takes no native XDP when frames from its peer do not fit a page.
-        ip("link set hde1 mtu 9000");
+        // veth takes no native XDP while it has fewer queues than its peer sends on.
+        ip("link del hde0");
+        ip(
+            "link add hde0 numrxqueues 1 numtxqueues 1 type veth peer name hde1 numtxqueues 2 numrxqueues 1",
+        );
         let interface = Interface::find("hde0").unwrap();
-        let program = Program::attach(&interface, AttachPolicy::NativeThenGeneric, None).unwrap();
+        let program = attach(&interface);
         let AttachMode::Generic { why } = program.attach_mode() else {
             panic!("{}", program.attach_mode());
         };
-        assert!(why.contains("MTU"), "{why}");
+        assert!(why.contains("lacks queues"), "{why}");
+    });
+}
+
+#[test]
+fn a_large_mtu_is_served_in_native_mode_and_may_be_set_beside_the_program() {
+    in_namespace("a_large_mtu_is_served_in_native_mode", 1, || {
+        let attach = || {
+            let interface = Interface::find("hde0").unwrap();
+            let program = attach(&interface);
+            assert_eq!(program.attach_mode(), &AttachMode::Native);
+            program
+        };
+        let program = attach();
+        ip("link set hde1 mtu 9000");
+        ip("link set hde0 mtu 9000");
+        drop(program);
+        drop(attach());
     });
 }
 
@@ -144,17 +165,17 @@ fn generic_mode_says_why() {
 fn served_addresses_can_change() {
     in_namespace("served_addresses_can_change", 1, || {
         let interface = Interface::find("hde0").unwrap();
-        let mut program =
-            Program::attach(&interface, AttachPolicy::NativeThenGeneric, None).unwrap();
+        let mut program = attach(&interface);
         // The peer asks the first address.
         let [asked, other] =
             ["192.0.2.1:53", "[2001:db8::1]:53"].map(|address| address.parse().unwrap());
         let peer = Peer::start();
         for (served, disposition, count) in [
-            (BTreeSet::from([asked, other]), Disposition::NoSocket, 1),
-            (BTreeSet::from([other]), Disposition::NotServed, 1),
-            (BTreeSet::from([other, asked]), Disposition::NoSocket, 2),
+            (vec![asked, other], Disposition::NoSocket, 1),
+            (vec![other], Disposition::NotServed, 1),
+            (vec![other, asked], Disposition::NoSocket, 2),
         ] {
+            let served = served.into_iter().map(|address| (address, 1)).collect();
             program.set_served(&served).unwrap();
             peer.ask();
             wait_for(&program, disposition, count);
@@ -166,10 +187,9 @@ fn served_addresses_can_change() {
 fn of_too_many_addresses_those_that_fit_are_served() {
     in_namespace("of_too_many_addresses", 1, || {
         let interface = Interface::find("hde0").unwrap();
-        let mut program =
-            Program::attach(&interface, AttachPolicy::NativeThenGeneric, None).unwrap();
-        let addresses = |count: u32| -> BTreeSet<SocketAddr> {
-            let address = |n| SocketAddr::from((Ipv4Addr::from_bits(n), 53));
+        let mut program = attach(&interface);
+        let addresses = |count: u32| -> BTreeMap<SocketAddr, u32> {
+            let address = |n| (SocketAddr::from((Ipv4Addr::from_bits(n), 53)), 1);
             (1..=count).map(address).collect()
         };
         for (count, left_out) in [(2_000, 0), (65_536, 0), (65_539, 3), (1, 0), (65_537, 1)] {
@@ -179,42 +199,88 @@ fn of_too_many_addresses_those_that_fit_are_served() {
 }
 
 #[test]
-fn virtual_interfaces_are_refused_with_what_to_use_instead() {
-    in_namespace("virtual_interfaces_are_refused", 1, || {
-        let refused = |name: &str, expected: &[&str]| {
-            let error = Interface::find(name).unwrap_err();
+fn other_links_and_addresses_take_effect() {
+    in_namespace("other_links_and_addresses_take_effect", 1, || {
+        let interface = Interface::find("hde0").unwrap();
+        let mut program = attach(&interface);
+        let served: BTreeMap<SocketAddr, u32> = [("192.0.2.1:53".parse().unwrap(), 1)].into();
+        program.set_served(&served).unwrap();
+        let peer = Peer::start();
+        let ask = |program: &Program, disposition, count| {
+            peer.ask();
+            wait_for(program, disposition, count);
+        };
+        ask(&program, Disposition::NoSocket, 1);
+        // Another MAC address of the same link takes effect as it is; another link needs its addresses again.
+        let own = interface.link();
+        let other = heimdall_ebpf::Link { mac: 1, ..own };
+        program.set_links(&[other]).unwrap();
+        ask(&program, Disposition::OtherMac, 1);
+        program.set_links(&[own]).unwrap();
+        ask(&program, Disposition::NoSocket, 2);
+        let vlan = heimdall_ebpf::Link {
+            interface: 99,
+            ..other
+        };
+        program.set_links(&[vlan, own]).unwrap();
+        ask(&program, Disposition::NotServed, 1);
+        program.set_served(&served).unwrap();
+        ask(&program, Disposition::OtherMac, 2);
+        let second = served.keys().map(|address| (*address, 2)).collect();
+        program.set_served(&second).unwrap();
+        ask(&program, Disposition::NoSocket, 3);
+    });
+}
+
+/// The ports of an interface, or why it has none.
+fn ports(name: &str) -> Result<Vec<String>, XdpError> {
+    let mut layers = Layers::read([name]).unwrap();
+    match layers.refused.pop() {
+        Some((_, error)) => Err(error),
+        None => Ok(layers
+            .ports
+            .into_iter()
+            .map(|port| port.interface.name)
+            .collect()),
+    }
+}
+
+#[test]
+fn virtual_interfaces_have_ports_or_are_refused() {
+    in_namespace("virtual_interfaces_have_ports_or_are_refused", 1, || {
+        let refused = |name: &str, expected: &str| {
+            let error = ports(name).unwrap_err();
             assert!(matches!(error, XdpError::Virtual { .. }), "{error}");
             let text = error.to_string();
-            for expected in expected {
-                assert!(text.contains(expected), "{name}: {text}");
-            }
+            assert!(text.contains(expected), "{name}: {text}");
         };
-        refused("lo", &["cannot serve lo", "addresses of lo with --listen"]);
+        assert_eq!(ports("hde0").unwrap(), ["hde0"]);
+        refused("lo", "addresses of lo with --listen");
         if made("hdedummy", "type dummy") {
-            refused("hdedummy", &["addresses of hdedummy with --listen"]);
+            refused("hdedummy", "addresses of hdedummy with --listen");
         }
         if made("hdebr", "type bridge") {
-            refused("hdebr", &["members of the bridge", "give its members"]);
+            refused("hdebr", "give its ports");
             ip("link set hde1 master hdebr");
-            refused(
-                "hdebr",
-                &["use --interface hde1, and name the addresses of hdebr"],
-            );
-            assert!(
-                Interface::find("hde1").is_ok(),
-                "a member is no virtual interface"
-            );
+            refused("hdebr", "use --interface hde1");
+            assert_eq!(ports("hde1").unwrap(), ["hde1"]);
+            ip("link set hde1 nomaster");
         }
         if made("hdebond", "type bond") {
-            refused("hdebond", &["members of the bond"]);
+            refused("hdebond", "it has no member");
+            ip("link set hde1 down");
+            ip("link set hde1 master hdebond");
+            assert_eq!(ports("hdebond").unwrap(), ["hde1"]);
         }
         if made("hdevlan", "link hde0 type vlan id 5") {
-            refused("hdevlan", &["arrive on hde0; use --interface hde0"]);
+            assert_eq!(ports("hdevlan").unwrap(), ["hde0"]);
         }
         if made("hdemac", "link hde0 type macvlan") {
-            refused("hdemac", &["--backend socket"]);
+            assert_eq!(ports("hdemac").unwrap(), ["hde0"]);
         }
-        assert!(Interface::find("hde0").is_ok());
+        if made("hdevx", "link hde0 type vxlan id 5 dstport 4789") {
+            refused("hdevx", "inside of others (vxlan)");
+        }
     });
 }
 
@@ -339,8 +405,7 @@ fn a_query_goes_to_the_kernel_until_an_af_xdp_socket_takes_it() {
         1,
         || {
             let interface = Interface::find("hde0").unwrap();
-            let mut program =
-                Program::attach(&interface, AttachPolicy::NativeThenGeneric, None).unwrap();
+            let mut program = attach(&interface);
             let kernel = UdpSocket::bind("192.0.2.1:53").unwrap();
             kernel
                 .set_read_timeout(Some(Duration::from_secs(2)))
@@ -357,7 +422,7 @@ fn a_query_goes_to_the_kernel_until_an_af_xdp_socket_takes_it() {
             wait_for(&program, Disposition::NotServed, 1);
 
             program
-                .set_served(&["192.0.2.1:53".parse().unwrap()].into())
+                .set_served(&[("192.0.2.1:53".parse().unwrap(), 1)].into())
                 .unwrap();
             peer.ask();
             assert_eq!(
@@ -386,7 +451,12 @@ fn a_query_goes_to_the_kernel_until_an_af_xdp_socket_takes_it() {
 fn a_queue_beyond_the_map_is_refused() {
     in_namespace("a_queue_beyond_the_map_is_refused", 1, || {
         let interface = Interface::find("hde0").unwrap();
-        let mut program = Program::attach(&interface, AttachPolicy::GenericOnly, None).unwrap();
+        let mut program = Program::attach(
+            &interface,
+            AttachPolicy::GenericOnly,
+            ProgramOptions::default(),
+        )
+        .unwrap();
         let no_socket = std::fs::File::open("/dev/null").unwrap();
         let error = program.register(256, no_socket.as_fd()).unwrap_err();
         assert!(matches!(error, XdpError::QueueOutOfRange { .. }), "{error}");

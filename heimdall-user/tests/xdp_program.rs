@@ -11,15 +11,17 @@ use std::{
 };
 
 use aya::{
-    Ebpf, TestRunOptions,
+    Ebpf, EbpfLoader, TestRunOptions,
     maps::{Array, HashMap, PerCpuArray, XskMap},
     programs::{TestRun as _, Xdp},
+    util::KernelVersion,
 };
 use etherparse::PacketBuilder;
 use heimdall_ebpf::{
     COUNTERS_MAP,
     Disposition::{self, *},
-    MAC_MAP, PROGRAM, SERVED_MAP, SOCKETS_MAP, ServedKey, mac_word,
+    FRAGS_GLOBAL, LINKS_MAP, Link, MAX_LINKS, MAX_STEERED, PROGRAM, SERVED_MAP, SOCKETS_MAP,
+    ServedKey, Tags, link_entry,
 };
 
 const XDP_PASS: u32 = 2;
@@ -47,30 +49,44 @@ struct Kernel {
 
 impl Kernel {
     fn load() -> Self {
+        Self::load_with(0)
+    }
+
+    /// With this value of [`FRAGS_GLOBAL`].
+    fn load_with(frags: u32) -> Self {
         let committed = concat!(
             env!("CARGO_MANIFEST_DIR"),
             "/../heimdall-ebpf/heimdall.bpf.o"
         );
         let object = env::var("HEIMDALL_EBPF_OBJECT").unwrap_or_else(|_| committed.to_owned());
-        let mut ebpf = Ebpf::load(&fs::read(object).unwrap()).unwrap();
+        let mut ebpf = EbpfLoader::new()
+            .override_global(FRAGS_GLOBAL, &frags, true)
+            .load(&fs::read(object).unwrap())
+            .unwrap();
         let program: &mut Xdp = ebpf.program_mut(PROGRAM).unwrap().try_into().unwrap();
         program.load().unwrap();
-        let map = ebpf.map_mut(SERVED_MAP).unwrap();
-        let mut served = HashMap::<_, [u8; ServedKey::SIZE], u8>::try_from(map).unwrap();
-        for address in [V4, V6] {
-            let address: SocketAddr = address.parse().unwrap();
-            served
-                .insert(ServedKey::from(address).to_bytes(), 1, 0)
-                .unwrap();
-        }
         let mut kernel = Self { ebpf };
-        kernel.set_mac(MAC);
+        kernel.serve(1);
+        kernel.set_link(0, Link::any_tags(MAC, 1));
         kernel
     }
 
-    fn set_mac(&mut self, mac: [u8; 6]) {
-        let mut own = Array::try_from(self.ebpf.map_mut(MAC_MAP).unwrap()).unwrap();
-        own.set(0, mac_word(mac), 0).unwrap();
+    /// Serves the addresses at these links, a bit each.
+    fn serve(&mut self, links: u32) {
+        let map = self.ebpf.map_mut(SERVED_MAP).unwrap();
+        let mut served = HashMap::<_, [u8; ServedKey::SIZE], u32>::try_from(map).unwrap();
+        for address in [V4, V6] {
+            let address: SocketAddr = address.parse().unwrap();
+            let key = ServedKey::from(address).to_bytes();
+            served.insert(key, links, 0).unwrap();
+        }
+    }
+
+    fn set_link(&mut self, index: u32, link: Link) {
+        let map = self.ebpf.map_mut(LINKS_MAP).unwrap();
+        let mut links = Array::<_, [u8; Link::SIZE]>::try_from(map).unwrap();
+        let entry = link_entry(1 << index);
+        links.set(entry, link.to_bytes(), 0).unwrap();
     }
 
     /// Puts an AF_XDP socket at queue 0, where test packets arrive. It need not be bound: a test
@@ -98,13 +114,25 @@ impl Kernel {
 
     /// Runs the program over `frame`. Returns its action, and the one disposition that it counted.
     fn run(&self, frame: &[u8]) -> (u32, Disposition) {
+        self.try_run(frame, None).unwrap()
+    }
+
+    /// The same with a first buffer of so many octets. `None`: the kernel is older than 6.18, and makes it as long as it can.
+    fn try_run(&self, frame: &[u8], first: Option<u32>) -> Option<(u32, Disposition)> {
         let before = self.counters();
         let program: &Xdp = self.ebpf.program(PROGRAM).unwrap().try_into().unwrap();
+        // struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex
+        let context = first.map(|first| [0, first, 0, 0, 0, 0].map(u32::to_ne_bytes).concat());
         let options = TestRunOptions {
             data_in: Some(frame),
+            ctx_in: context.as_deref(),
             ..TestRunOptions::default()
         };
-        let action = program.test_run(options).unwrap().return_value;
+        let action = match program.test_run(options) {
+            Ok(result) => result.return_value,
+            Err(_) if first.is_some() && !has_short_buffers() => return None,
+            Err(error) => panic!("{error}"),
+        };
         let after = self.counters();
         let counted: Vec<Disposition> = Disposition::ALL
             .into_iter()
@@ -112,7 +140,7 @@ impl Kernel {
             .collect();
         assert_eq!(counted.len(), 1, "one packet, one disposition: {counted:?}");
         assert_eq!(after[counted[0] as usize] - before[counted[0] as usize], 1);
-        (action, counted[0])
+        Some((action, counted[0]))
     }
 
     /// Runs `frame` and requires `disposition`, and the action that belongs to it.
@@ -129,6 +157,11 @@ impl Kernel {
             "{what}: {frame:02x?}"
         );
     }
+}
+
+/// Whether a test run takes the length of the first buffer.
+fn has_short_buffers() -> bool {
+    KernelVersion::current().unwrap() >= KernelVersion::new(6, 18, 0)
 }
 
 /// An untagged UDP datagram to `destination`.
@@ -149,12 +182,18 @@ fn datagram(destination: &str, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// Puts VLAN tags behind the Ethernet addresses, the outermost first.
+/// Puts VLAN tags behind the Ethernet addresses, the outermost first: the VLANs 1 and 2.
 fn tag(frame: &[u8], protocols: &[u16]) -> Vec<u8> {
+    let stack: Vec<_> = protocols.iter().copied().zip(1..).collect();
+    tag_with(frame, &stack, 0)
+}
+
+/// Puts tags with these protocols and VLANs there; `priority` has the four bits above the VLAN.
+fn tag_with(frame: &[u8], stack: &[(u16, u16)], priority: u16) -> Vec<u8> {
     let mut tagged = frame[..12].to_vec();
-    for (vlan, protocol) in (1_u16..).zip(protocols) {
+    for (protocol, vlan) in stack {
         tagged.extend(protocol.to_be_bytes());
-        tagged.extend(vlan.to_be_bytes());
+        tagged.extend((vlan | priority).to_be_bytes());
     }
     tagged.extend(&frame[12..]);
     tagged
@@ -185,6 +224,61 @@ fn queries_to_served_addresses_are_steered() {
                 kernel.expect(&what, &frame, Steered);
                 kernel.expect(&format!("{what}, padded"), &pad(frame), Steered);
             }
+        }
+    }
+}
+
+#[test]
+fn packets_that_do_not_fit_a_frame_pass() {
+    if !lab::available("packets_that_do_not_fit_a_frame_pass") {
+        return;
+    }
+    for frags in [0, 1] {
+        let (kernel, _socket) = Kernel::load_with(frags).with_socket();
+        for destination in [V4, V6] {
+            for tags in TAGGINGS {
+                let headers = datagram(destination, &[]).len() + 4 * tags.len();
+                for (len, disposition) in [
+                    (MAX_STEERED, Steered),
+                    (MAX_STEERED + 1, TooLong),
+                    (3000, TooLong),
+                    // Of more than a page, so in two buffers, and in three.
+                    (5000, TooLong),
+                    (9000, TooLong),
+                ] {
+                    let padded = |mut frame: Vec<u8>| {
+                        frame.resize(len, 0xa5);
+                        frame
+                    };
+                    let what = format!("{destination} {tags:04x?} {len} octets, frags {frags}");
+                    let query = padded(tag(&datagram(destination, &QUERY), tags));
+                    kernel.expect(&format!("padded, {what}"), &query, disposition);
+                    let message = vec![0; len - headers];
+                    let query = tag(&datagram(destination, &message), tags);
+                    // The rest is not in the first buffer.
+                    let disposition = if len > 4096 { BadLength } else { disposition };
+                    kernel.expect(&what, &query, disposition);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn packets_in_several_short_buffers_pass() {
+    if !lab::available("packets_in_several_short_buffers_pass") {
+        return;
+    }
+    let (kernel, _socket) = Kernel::load_with(1).with_socket();
+    for destination in [V4, V6] {
+        for len in [200, MAX_STEERED, 5000] {
+            let mut frame = datagram(destination, &QUERY);
+            frame.resize(len, 0xa5);
+            let Some(result) = kernel.try_run(&frame, Some(128)) else {
+                println!("SKIPPED: test runs have no short first buffer before Linux 6.18");
+                return;
+            };
+            assert_eq!(result, (XDP_PASS, TooLong), "{destination} {len}");
         }
     }
 }
@@ -233,21 +327,102 @@ fn only_frames_to_the_own_mac_address_are_steered() {
         other[0] ^= 1;
         kernel.expect("another address", &other, NotServed);
     }
-    kernel.set_mac([2, 0, 0, 0, 0, 7]);
+    kernel.set_link(0, Link::any_tags([2, 0, 0, 0, 0, 7], 1));
     let mut frame = datagram(V4, &QUERY);
     kernel.expect("the previous address", &frame, OtherMac);
     frame[5] = 7;
     kernel.expect("the new address", &frame, Steered);
 }
 
+/// A link with exactly these tags, the outermost first.
+fn link(last: u8, tags: &[(u16, u16)]) -> Link {
+    let tags = tags.iter().fold(Tags::NONE, |tags, (protocol, vlan)| {
+        tags.push(*protocol == 0x88a8, *vlan)
+    });
+    Link {
+        tags,
+        ..Link::any_tags([2, 0, 0, 0, 0, last], 1)
+    }
+}
+
 #[test]
-fn until_its_mac_address_is_known_nothing_is_steered() {
-    if !lab::available("until_its_mac_address_is_known_nothing_is_steered") {
+fn a_vlans_frames_are_those_with_its_tags() {
+    const STACKS: [&[(u16, u16)]; 8] = [
+        &[],
+        &[(0x8100, 1)],
+        &[(0x8100, 2)],
+        &[(0x8100, 0)],
+        &[(0x88a8, 1)],
+        &[(0x8100, 1), (0x8100, 2)],
+        &[(0x8100, 2), (0x8100, 1)],
+        &[(0x88a8, 1), (0x8100, 2)],
+    ];
+    if !lab::available("a_vlans_frames_are_those_with_its_tags") {
         return;
     }
     let (mut kernel, _socket) = Kernel::load().with_socket();
-    kernel.set_mac([0; 6]);
-    kernel.expect("a query", &datagram(V4, &QUERY), OtherMac);
+    for own in STACKS {
+        kernel.set_link(0, link(2, own));
+        for stack in STACKS {
+            for priority in [0, 0xf000] {
+                let expected = if stack == own { Steered } else { OtherMac };
+                for destination in [V4, V6] {
+                    let frame = tag_with(&datagram(destination, &QUERY), stack, priority);
+                    let what = format!("{stack:04x?} at {own:04x?}, priority {priority:04x}");
+                    kernel.expect(&what, &frame, expected);
+                    let mut other = frame;
+                    other[5] = 7;
+                    kernel.expect(&format!("{what}, other MAC"), &other, OtherMac);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn an_address_is_served_at_the_links_of_its_mask() {
+    if !lab::available("an_address_is_served_at_the_links_of_its_mask") {
+        return;
+    }
+    let (mut kernel, _socket) = Kernel::load().with_socket();
+    // Each link has a MAC address and a VLAN of its own, but for the last, which has any tags.
+    for index in 0..MAX_LINKS {
+        kernel.set_link(index, link(index as u8, &[(0x8100, 100 + index as u16)]));
+    }
+    let last = MAX_LINKS - 1;
+    kernel.set_link(last, Link::any_tags([2, 0, 0, 0, 0, last as u8], 1));
+    for mask in [0, 1, 0b110, 1 << 16, 1 << last, 0x8000_0001, u32::MAX] {
+        kernel.serve(mask);
+        for index in 0..MAX_LINKS {
+            let vlan = 100 + index as u16;
+            let mut frame = tag_with(&datagram(V4, &QUERY), &[(0x8100, vlan)], 0);
+            frame[5] = index as u8;
+            let served = if mask >> index & 1 != 0 {
+                Steered
+            } else {
+                OtherMac
+            };
+            kernel.expect(&format!("link {index} of {mask:#x}"), &frame, served);
+            // The MAC address of one link in the VLAN of another.
+            frame[15] ^= 1;
+            let served = if index == last { served } else { OtherMac };
+            kernel.expect(
+                &format!("link {index} of {mask:#x}, other VLAN"),
+                &frame,
+                served,
+            );
+        }
+    }
+    // Two MAC addresses of one link.
+    kernel.serve(0b11);
+    for (index, last) in [(0, 2), (1, 9)] {
+        kernel.set_link(index, link(last, &[]));
+    }
+    for (last, expected) in [(2, Steered), (9, Steered), (3, OtherMac)] {
+        let mut frame = datagram(V6, &QUERY);
+        frame[5] = last;
+        kernel.expect("one of two MAC addresses", &frame, expected);
+    }
 }
 
 /// A change to a frame whose IP header is at the offset given.

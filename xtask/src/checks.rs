@@ -18,6 +18,9 @@ const MINIMUM_RUST: &str = env!("CARGO_PKG_RUST_VERSION");
 
 const AARCH64: &str = "aarch64-unknown-linux-gnu";
 
+/// Where Debian's cross compiler has the C library's headers.
+const AARCH64_HEADERS: &str = "-I/usr/aarch64-linux-gnu/include";
+
 const MIRI_NEEDS: &str =
     "rustup toolchain install nightly --profile minimal --component miri,rust-src";
 
@@ -129,8 +132,10 @@ impl Portability {
             // For bindgen, which reads the C library's headers.
             .env(
                 "BINDGEN_EXTRA_CLANG_ARGS_aarch64_unknown_linux_gnu",
-                "-I/usr/aarch64-linux-gnu/include",
-            ))
+                AARCH64_HEADERS,
+            )
+            // For libxdp's XDP programs, which libxdp-sys compiles with headers of a native installation.
+            .env("C_INCLUDE_PATH", AARCH64_HEADERS.trim_start_matches("-I")))
     }
 }
 

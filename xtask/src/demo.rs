@@ -1,7 +1,5 @@
 //! `cargo xtask demo`: Heimdall at work, from an empty machine to a table of figures.
 
-mod questions;
-
 use std::{cell::RefCell, path::Path, process::Command, thread, time::Duration};
 
 use anyhow::{Result, bail};
@@ -13,6 +11,7 @@ use lab::{
 use serde_json::Value;
 
 use crate::{
+    questions::{self, QUESTIONS},
     search::{Effort, Step, highest},
     setup::{self, BUILD, LAB, Setup},
     stop::Stop,
@@ -69,6 +68,7 @@ impl Demo {
             println!("  {}", line.split("INFO").last().unwrap_or(line).trim());
         }
         questions::ask_all(
+            QUESTIONS,
             |arguments| Kdig::ask(&lab, arguments),
             [SERVER_V4, SERVER_V6],
             stop,
@@ -140,7 +140,7 @@ impl Demo {
             kdig.args(["-p", PORT]);
             Kdig::run(kdig, arguments)
         };
-        questions::ask_all(ask, ["127.0.0.1", "::1"], stop)?;
+        questions::ask_all(QUESTIONS, ask, ["127.0.0.1", "::1"], stop)?;
         println!("\nLoad, cached names:");
         let title = format!("dnsperf, {CLIENTS} clients");
         let load = with_progress(&title, self.seconds, stop, || {

@@ -7,6 +7,8 @@
 
 mod toolchain;
 
+pub(crate) use toolchain::cargo_home;
+
 use std::{
     fs,
     path::{Path, PathBuf},

@@ -15,13 +15,15 @@ use crate::{
 };
 
 /// Each with its corpus in `fuzz/corpus`.
-const TARGETS: [&str; 6] = [
+const TARGETS: [&str; 8] = [
     "packet_view",
     "dns_view",
     "upstream_answer",
     "config",
+    "convert",
     "lists",
     "snapshot",
+    "handover",
 ];
 
 /// Instrumentation for libFuzzer (its documentation, "SanitizerCoverage") and the address sanitizer. The

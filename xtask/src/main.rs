@@ -3,19 +3,23 @@
 #![allow(clippy::indexing_slicing, clippy::unwrap_used)]
 
 mod bench;
+mod book;
 mod captures;
 mod checks;
 mod demo;
 mod differ;
+mod dist;
 mod ebpf;
 mod fuzz;
 mod instructions;
+mod questions;
 mod screenshots;
 mod search;
 mod setup;
 mod soak;
 mod stop;
 mod test;
+mod vm;
 mod zipf;
 
 use std::{
@@ -47,6 +51,8 @@ enum Command {
     Demo(demo::Demo),
     /// Measure Heimdall beside an echo and other servers: rates, latencies, CPU, memory
     Bench(bench::Bench),
+    /// Build the book of docs/ into target/book with mdBook, and check its links
+    Book(book::Book),
     /// Write the terminals that docs/ shows: docs/top.txt
     Captures(captures::Captures),
     /// Run everything that CI runs: format, lints, all tests, documentation
@@ -57,6 +63,11 @@ enum Command {
     Differ(differ::Differ),
     /// Put a server with a small cache under mixed load for a while, and check all that it does
     Soak(soak::Soak),
+    /// Run Heimdall on Debian's kernels in guests, over NICs whose drivers have zero-copy AF_XDP
+    Vm(vm::Vm),
+    /// What `vm` runs in a guest
+    #[command(hide = true)]
+    Guest(vm::Guest),
     /// Count the instructions that a hit takes, and compare them with the baseline
     Instructions(instructions::Instructions),
     /// Run the tests of the cache and of the socket batch under Miri (needs a nightly toolchain)
@@ -67,6 +78,8 @@ enum Command {
     Portability(checks::Portability),
     /// Make the pictures of the status page in docs/
     Screenshots(screenshots::Screenshots),
+    /// Make what is published: tarball, Debian package, image, bill of materials, checksums
+    Dist(dist::Dist),
     /// Rebuild the XDP programs' committed objects from their sources
     Ebpf(ebpf::Ebpf),
 }
@@ -75,14 +88,18 @@ impl Command {
     fn run(self, setup: Setup) -> Result<()> {
         match self {
             Self::Bench(bench) => bench.run(setup),
+            Self::Book(book) => book.run(setup),
             Self::Captures(captures) => captures.run(setup),
             Self::Demo(demo) => demo.run(setup),
             Self::Differ(differ) => differ.run(setup),
+            Self::Dist(dist) => dist.run(setup),
             Self::Test(test) => test.run(setup),
             Self::Fuzz(fuzz) => fuzz.run(setup),
             Self::Instructions(instructions) => instructions.run(setup),
             Self::Screenshots(screenshots) => screenshots.run(setup),
             Self::Soak(soak) => soak.run(setup),
+            Self::Vm(vm) => vm.run(setup),
+            Self::Guest(guest) => guest.run(),
             Self::Miri(miri) => miri.run(),
             Self::Deny(deny) => deny.run(setup),
             Self::Portability(portability) => portability.run(setup),

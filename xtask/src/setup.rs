@@ -14,19 +14,33 @@ use crate::workspace;
 /// A file that shows that a Debian package is installed, and the package.
 type Need = (&'static str, &'static str);
 
-/// To build Heimdall: xsk-rs compiles libxdp and libbpf, whose `configure` stops without libpcap,
-/// although nothing of it is linked.
+/// To build Heimdall; all but the compiler are for libxdp and libbpf, which xsk-rs compiles.
+/// docs/packages.md says what each is for.
 pub(crate) const BUILD: &[Need] = &[
+    ("/usr/bin/gcc", "gcc"),
     ("/usr/bin/clang", "clang"),
-    ("/usr/bin/llc", "llvm"),
     ("/usr/bin/m4", "m4"),
     ("/usr/bin/make", "make"),
     ("/usr/bin/pkg-config", "pkg-config"),
     ("/usr/include/libelf.h", "libelf-dev"),
-    ("/usr/include/zlib.h", "zlib1g-dev"),
-    ("/usr/include/pcap/pcap.h", "libpcap-dev"),
-    ("/usr/include/linux/if_xdp.h", "linux-libc-dev"),
-    ("/usr/include/stdio.h", "libc6-dev"),
+];
+
+/// To make what is published: the package, the archives, the image.
+pub(crate) const DIST: &[Need] = &[
+    ("/usr/bin/objcopy", "binutils"),
+    ("/usr/bin/dpkg-shlibdeps", "dpkg-dev"),
+    ("/etc/ssl/certs/ca-certificates.crt", "ca-certificates"),
+    ("/usr/bin/git", "git"),
+];
+
+/// To test it in roots of its own.
+pub(crate) const DIST_TEST: &[Need] = &[
+    ("/usr/bin/mmdebstrap", "mmdebstrap"),
+    ("/usr/sbin/ip", "iproute2"),
+    ("/usr/bin/unshare", "util-linux"),
+    ("/usr/bin/lintian", "lintian"),
+    ("/usr/bin/skopeo", "skopeo"),
+    ("/usr/bin/umoci", "umoci"),
 ];
 
 /// To make the lab and ask questions in it.
@@ -37,9 +51,17 @@ pub(crate) const LAB: &[Need] = &[
     ("/usr/bin/kdig", "knot-dnsutils"),
     ("/usr/sbin/kxdpgun", "knot-dnsutils"),
     ("/usr/bin/dnsperf", "dnsperf"),
+    ("/usr/bin/openssl", "openssl"),
     ("/usr/bin/strace", "strace"),
+    ("/usr/bin/systemd-analyze", "systemd"),
     ("/usr/bin/tmux", "tmux"),
+    ("/usr/bin/curl", "curl"),
+    ("/usr/bin/faketime", "faketime"),
+    ("/usr/sbin/xdp-filter", "xdp-tools"),
 ];
+
+/// For the commands that the book runs, beside the lab and other resolvers.
+pub(crate) const BOOK: &[Need] = &[("/usr/sbin/bird", "bird2")];
 
 /// The resolvers that Heimdall is compared with.
 pub(crate) const PEERS: &[Need] = &[
@@ -55,8 +77,18 @@ pub(crate) const RESOLVERS: &[Need] = &[
     ("/usr/sbin/nsd", "nsd"),
 ];
 
+/// Servers that end-to-end tests have as upstreams.
+pub(crate) const UPSTREAMS: &[Need] = &[
+    ("/usr/sbin/unbound", "unbound"),
+    ("/usr/sbin/kresd", "knot-resolver"),
+    ("/usr/sbin/named", "bind9"),
+    ("/usr/bin/dnsdist", "dnsdist"),
+];
+
 /// Packages that come with a service, which Debian starts at once.
 const SERVICES: &[(&str, &str)] = &[
+    ("bind9", "named"),
+    ("bird2", "bird"),
     ("dnsdist", "dnsdist"),
     ("knot", "knot"),
     ("knot-resolver", "kresd.target"),
@@ -84,11 +116,29 @@ pub(crate) const DNSTAP: &[Need] = &[
     ("/usr/bin/dnstap-ldns", "dnstap-ldns"),
 ];
 
+/// To check man pages and completions.
+pub(crate) const MANUAL: &[Need] = &[
+    ("/usr/bin/groff", "groff-base"),
+    ("/usr/bin/zsh", "zsh"),
+    ("/usr/bin/fish", "fish"),
+];
+
 /// For the tests and screenshots of the status page.
 pub(crate) const BROWSER: &[Need] = &[("/usr/bin/chromium", "chromium")];
 
 /// For counting instructions.
 pub(crate) const COUNT: &[Need] = &[("/usr/bin/valgrind", "valgrind")];
+
+/// To unpack Debian's kernels, and to boot them in guests.
+pub(crate) const GUEST: &[Need] = &[
+    ("/usr/sbin/depmod", "kmod"),
+    ("/usr/bin/xz", "xz-utils"),
+    ("/usr/bin/unshare", "util-linux"),
+    (
+        "/usr/share/keyrings/debian-archive-keyring.gpg",
+        "debian-archive-keyring",
+    ),
+];
 
 /// To compile for aarch64.
 pub(crate) const CROSS: &[Need] = &[
@@ -204,4 +254,26 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
         bail!("{command:?}: {status}");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn documents_name_the_packages_that_a_build_needs() {
+        let packages: Vec<&str> = BUILD.iter().map(|(_, package)| *package).collect();
+        let packages = format!(" {}\n", packages.join(" "));
+        for document in ["README.md", "CONTRIBUTING.md", "docs/packages.md"] {
+            let text = fs::read_to_string(workspace().join(document)).unwrap();
+            let mut commands = text
+                .lines()
+                .filter_map(|line| line.trim().strip_prefix("apt-get install"));
+            let command = commands.next().unwrap();
+            let command = format!("{}\n", command.replace(" --no-install-recommends", ""));
+            assert_eq!(command, packages, "{document}");
+        }
+    }
 }

@@ -7,7 +7,10 @@ use clap::{Args, Parser as _};
 
 use crate::{
     Cli, ebpf,
-    setup::{BROWSER, BUILD, CAPTURE, COUNT, DNSTAP, LAB, METRICS, PEERS, Setup, cargo, run},
+    setup::{
+        BOOK, BROWSER, BUILD, CAPTURE, COUNT, DNSTAP, LAB, MANUAL, METRICS, PEERS, Setup,
+        UPSTREAMS, cargo, run,
+    },
 };
 
 #[derive(Args)]
@@ -33,7 +36,9 @@ impl Test {
             let command = Cli::try_parse_from(arguments)?.command;
             command.run(setup).with_context(|| format!("{what} failed"))
         };
-        setup.packages(&[BUILD, LAB, PEERS, CAPTURE, DNSTAP, METRICS, BROWSER, COUNT])?;
+        setup.packages(&[
+            BUILD, BOOK, LAB, PEERS, UPSTREAMS, CAPTURE, DNSTAP, METRICS, MANUAL, BROWSER, COUNT,
+        ])?;
         step("format", "fmt --all --check", &[])?;
         let lints = "clippy --locked --workspace --all-targets -- --deny warnings";
         step("lints", lints, &[])?;

@@ -24,7 +24,8 @@ mod program {
     /// Ethernet, IPv4, UDP and DNS header.
     const HEADERS: usize = 14 + 20 + 8 + 12;
 
-    #[xdp]
+    // A veth lets its peer have a large MTU only beside a program that copes with several buffers.
+    #[xdp(frags)]
     fn clients(ctx: XdpContext) -> u32 {
         if is_reply(&ctx) {
             // The result is the action in either case.

@@ -5,13 +5,18 @@
 
 use aya_ebpf::{
     bindings::{BPF_F_NO_PREALLOC, xdp_action::XDP_PASS},
+    helpers::generated::bpf_xdp_get_buff_len,
     macros::map,
     maps::{Array, HashMap, XskMap},
     programs::XdpContext,
 };
-use heimdall_ebpf::{Disposition, MAX_QUEUES, MAX_SERVED, ServedKey, mac_word};
+use heimdall_ebpf::{
+    Disposition, Link, MAX_LINKS, MAX_QUEUES, MAX_SERVED, MAX_STEERED, ServedKey, Tags, link_entry,
+    mac_word,
+};
 
 use super::{
+    constant,
     frame::Frame,
     wire::{dns, ethernet, ipv4, ipv6, udp},
 };
@@ -19,9 +24,13 @@ use super::{
 #[map]
 static SOCKETS: XskMap = XskMap::with_max_entries(MAX_QUEUES, 0);
 #[map]
-static SERVED: HashMap<ServedKey, u8> = HashMap::with_max_entries(MAX_SERVED, BPF_F_NO_PREALLOC);
+static SERVED: HashMap<ServedKey, u32> = HashMap::with_max_entries(MAX_SERVED, BPF_F_NO_PREALLOC);
 #[map]
-static MAC: Array<u64> = Array::with_max_entries(1, 0);
+static LINKS: Array<Link> = Array::with_max_entries(MAX_LINKS, 0);
+
+/// See `heimdall_ebpf::FRAGS_GLOBAL`.
+#[unsafe(no_mangle)]
+static FRAGS: u32 = 0;
 
 /// The QR bit in the third octet of a DNS header.
 const QR: u8 = (dns::QR >> 8) as u8;
@@ -59,41 +68,75 @@ pub(super) fn redirect(ctx: &XdpContext) -> bool {
         .is_ok()
 }
 
-/// Checks that the frame holds a query for Heimdall that can be answered in place.
+/// Whether the packet does not fit an AF_XDP frame, or is in several buffers, of which `frame` is the first: the kernel
+/// would drop it at the socket, and the tier would resize its last buffer.
 #[inline(always)]
-pub(super) fn claim(frame: Frame) -> Result<Claimed, Disposition> {
-    let (ethertype, ip) = untag(frame)?;
+pub(super) fn is_too_long(ctx: &XdpContext, frame: Frame) -> bool {
+    if frame.len() > MAX_STEERED {
+        return true;
+    }
+    // SAFETY: it is the program's context.
+    constant(&FRAGS) != 0 && unsafe { bpf_xdp_get_buff_len(ctx.ctx) } != frame.len() as u64
+}
+
+/// Checks that the frame holds a query for Heimdall that can be answered in place. What `ahead` begins before the
+/// destination is looked up is returned with it and the link that the frame belongs to; the packet's length is not checked by then.
+#[inline(always)]
+pub(super) fn claim<T>(
+    frame: Frame,
+    ahead: impl FnOnce(Claimed) -> T,
+) -> Result<(Claimed, &'static Link, T), Disposition> {
+    let Untagged {
+        ethertype,
+        offset: ip,
+        tags,
+    } = untag(frame)?;
     let datagram = match ethertype {
         ethernet::IPV4 => read_ipv4(frame, ip)?,
         ethernet::IPV6 => read_ipv6(frame, ip)?,
         _ => return Err(Disposition::NotIp),
     };
-    let dns_len = claim_udp(frame, datagram)?;
-    Ok(Claimed {
+    let packet = Claimed {
         v4: ethertype == ethernet::IPV4,
         ip,
-        dns_len,
-    })
+        dns_len: datagram.length.wrapping_sub(udp::LEN),
+    };
+    let begun = ahead(packet);
+    let link = claim_udp(frame, datagram, tags)?;
+    Ok((packet, link, begun))
 }
 
-/// Ethertype and offset of the payload, behind at most two VLAN tags.
+/// What follows the Ethernet header and its tags.
+struct Untagged {
+    ethertype: u16,
+    offset: usize,
+    tags: Tags,
+}
+
+/// Reads at most two VLAN tags.
 #[inline(always)]
-fn untag(frame: Frame) -> Result<(u16, usize), Disposition> {
+fn untag(frame: Frame) -> Result<Untagged, Disposition> {
     let header: &[u8; ethernet::LEN] = frame.header(0).ok_or(Disposition::NotIp)?;
     let mut ethertype = be16(header[12], header[13]);
     let mut offset = ethernet::LEN;
-    for _ in 0..2 {
+    let mut tags = Tags::NONE;
+    for _ in 0..Tags::MAX {
         if ethertype != ethernet::VLAN && ethertype != ethernet::QINQ {
-            return Ok((ethertype, offset));
+            break;
         }
         let tag: &[u8; ethernet::TAG_LEN] = frame.header(offset).ok_or(Disposition::NotIp)?;
+        tags = tags.push(ethertype == ethernet::QINQ, be16(tag[0], tag[1]));
         ethertype = be16(tag[2], tag[3]);
         offset += ethernet::TAG_LEN;
     }
     if ethertype == ethernet::VLAN || ethertype == ethernet::QINQ {
         return Err(Disposition::TooManyTags);
     }
-    Ok((ethertype, offset))
+    Ok(Untagged {
+        ethertype,
+        offset,
+        tags,
+    })
 }
 
 /// A UDP datagram, as IP describes it.
@@ -164,24 +207,21 @@ fn read_ipv6(frame: Frame, offset: usize) -> Result<Datagram, Disposition> {
     })
 }
 
-/// RFC 768, and the first octets of RFC 1035, section 4.1.1. Returns the octets of the DNS message.
+/// RFC 768, and the first octets of RFC 1035, section 4.1.1.
 #[inline(always)]
-fn claim_udp(frame: Frame, datagram: Datagram) -> Result<usize, Disposition> {
+fn claim_udp(frame: Frame, datagram: Datagram, tags: Tags) -> Result<&'static Link, Disposition> {
     let Datagram {
         offset,
         length,
         destination,
     } = datagram;
     let header: &[u8; udp::LEN] = frame.header(offset).ok_or(Disposition::BadLength)?;
-    if SERVED
-        .get_ptr(&destination.with_port([header[2], header[3]]))
-        .is_none()
-    {
-        return Err(Disposition::NotServed);
-    }
-    if !is_to_our_mac(frame) {
-        return Err(Disposition::OtherMac);
-    }
+    let key = destination.with_port([header[2], header[3]]);
+    let links = SERVED.get_ptr(&key).ok_or(Disposition::NotServed)?;
+    // SAFETY: the pointer is to a value of the map, in memory that the kernel frees only after the program has ended; a
+    // number that userspace replaces meanwhile is the former or the later one.
+    let links = unsafe { links.read_volatile() };
+    let link = find_link(frame, tags, links).ok_or(Disposition::OtherMac)?;
     let message: &[u8; dns::LEN] = frame
         .header(offset + udp::LEN)
         .ok_or(Disposition::BadLength)?;
@@ -192,17 +232,29 @@ fn claim_udp(frame: Frame, datagram: Datagram) -> Result<usize, Disposition> {
     if message[2] & QR != 0 {
         return Err(Disposition::NotQuery);
     }
-    Ok(length - udp::LEN)
+    Ok(link)
 }
 
-/// Whether the frame is sent to the interface's own MAC address. In promiscuous mode, or when a
-/// switch floods, frames to other hosts arrive, too.
+/// The link among these, a bit each, that the frame belongs to by its destination MAC address and its tags. In promiscuous
+/// mode, or when a switch floods, frames to other hosts arrive, too.
 #[inline(always)]
-fn is_to_our_mac(frame: Frame) -> bool {
-    match (frame.header(0), MAC.get(0)) {
-        (Some(destination), Some(own)) => mac_word(*destination) == *own,
-        _ => false,
+fn find_link(frame: Frame, tags: Tags, mut links: u32) -> Option<&'static Link> {
+    let mac = mac_word(*frame.header(0)?);
+    for _ in 0..MAX_LINKS {
+        // Mostly there is one.
+        if links == 0 {
+            break;
+        }
+        let bit = links & links.wrapping_neg();
+        if let Some(link) = LINKS.get(link_entry(bit))
+            && link.mac == mac
+            && link.tags.accept(tags)
+        {
+            return Some(link);
+        }
+        links ^= bit;
     }
+    None
 }
 
 #[inline(always)]

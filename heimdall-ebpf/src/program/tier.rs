@@ -32,7 +32,7 @@ use heimdall_ebpf::tier::{
 
 use self::{lookup::Held, query::Query};
 use super::{
-    count,
+    constant, count,
     frame::Frame,
     steering::Claimed,
     wire::{dns, opt},
@@ -60,21 +60,30 @@ static TIER_BUCKET_COUNT: u32 = 0;
 #[unsafe(no_mangle)]
 static TIER_ENTRY_COUNT: u32 = 0;
 
-/// A constant that the loader sets. It is in a map that the kernel has frozen, so the verifier knows its value.
+/// The hash of the question in a packet that may not be for Heimdall: the processor loads the hash's bucket while that
+/// is looked up. `None`: it is not a plain query.
 #[inline(always)]
-fn constant(global: &u32) -> u32 {
-    // SAFETY: it is a reference.
-    unsafe { ptr::read_volatile(global) }
+pub(super) fn hash(frame: Frame, packet: Claimed) -> Option<u64> {
+    let buckets = constant(&TIER_BUCKET_COUNT);
+    if buckets == 0 {
+        return None;
+    }
+    let config = TIER_CONFIG.get(0)?;
+    let query = Query::read(frame, packet).ok()?;
+    let hash = lookup::hash(frame, &query, config.seed)?;
+    lookup::touch_bucket(hash, buckets);
+    Some(hash)
 }
 
-/// Answers the packet if the tier can: it is then the reply, to be sent back. `false`: it is unchanged.
+/// Answers the packet, of which this is the [`hash`], if the tier can: it is then the reply, to be sent back. `false`: it
+/// is unchanged.
 #[inline(always)]
-pub(super) fn answer(ctx: &XdpContext, packet: Claimed) -> bool {
+pub(super) fn answer(ctx: &XdpContext, packet: Claimed, hash: Option<u64>) -> bool {
     let buckets = constant(&TIER_BUCKET_COUNT);
     if buckets == 0 {
         return false;
     }
-    let (counter, answered) = match try_answer(ctx, packet, buckets) {
+    let (counter, answered) = match try_answer(ctx, packet, hash, buckets) {
         Ok(counter) => (counter, true),
         Err(outcome) => (outcome as u32, false),
     };
@@ -84,7 +93,12 @@ pub(super) fn answer(ctx: &XdpContext, packet: Claimed) -> bool {
 
 /// Returns the counter of the answer.
 #[inline(always)]
-fn try_answer(ctx: &XdpContext, packet: Claimed, buckets: u32) -> Result<u32, Outcome> {
+fn try_answer(
+    ctx: &XdpContext,
+    packet: Claimed,
+    hash: Option<u64>,
+    buckets: u32,
+) -> Result<u32, Outcome> {
     let frame = Frame::of(ctx);
     let config = TIER_CONFIG.get(0).ok_or(Outcome::Off)?;
     let generation = config.generation;
@@ -92,23 +106,28 @@ fn try_answer(ctx: &XdpContext, packet: Claimed, buckets: u32) -> Result<u32, Ou
         return Err(Outcome::Off);
     }
     let query = Query::read(frame, packet)?;
-    let hash = lookup::hash(frame, &query, config.seed).ok_or(Outcome::NotPlain)?;
+    let hash = hash.ok_or(Outcome::NotPlain)?;
     let (held, index) = lookup::find(hash, buckets).ok_or(Outcome::NotHeld)?;
-    let question_sum = held
-        .matches(Frame::of(ctx), &query)
-        .ok_or(Outcome::NotHeld)?;
+    let hits = hits(index).ok_or(Outcome::NotHeld)?;
+    // What the entry does not matter to comes first, while its cache lines are being loaded.
+    held.touch();
+    // SAFETY: it is a counter in a map.
+    touch(unsafe { &*hits });
+    let now = seconds(config);
+    let client = check_client(frame, packet);
+    let frame = Frame::of(ctx);
+    let question_sum = held.matches(frame, &query).ok_or(Outcome::NotHeld)?;
     let frame = Frame::of(ctx);
     if held.entry.generation != generation {
         return Err(Outcome::Outdated);
     }
-    let now = seconds(config);
     if now >= held.entry.until {
         return Err(Outcome::Due);
     }
     if config.flags & Config::PASS_NON_RECURSIVE != 0 && query.flags & dns::RD == 0 {
         return Err(Outcome::NonRecursive);
     }
-    check_client(frame, packet).ok_or(Outcome::Client)?;
+    client.ok_or(Outcome::Client)?;
     let addresses = received::addresses_sum(frame, packet).ok_or(Outcome::Checksum)?;
     if config.flags & Config::VERIFY_CHECKSUMS != 0 {
         received::check(frame, packet, &query, held, addresses, question_sum)
@@ -120,7 +139,6 @@ fn try_answer(ctx: &XdpContext, packet: Claimed, buckets: u32) -> Result<u32, Ou
     if message_len > limit || ip_len > config.mtu as usize {
         return Err(Outcome::TooLarge);
     }
-    let hits = hits(index).ok_or(Outcome::NotHeld)?;
     if is_sampled() {
         return Err(Outcome::Sampled);
     }
@@ -160,6 +178,13 @@ fn is_sampled() -> bool {
     // SAFETY: the helper takes nothing.
     let random = unsafe { bpf_get_prandom_u32() };
     random % SAMPLE_INTERVAL == 0
+}
+
+/// Has the processor load a cache line that is needed soon.
+#[inline(always)]
+fn touch<T>(line: &T) {
+    // SAFETY: the octet is the first one of a reference.
+    let _ = unsafe { ptr::read_volatile(ptr::from_ref(line).cast::<u8>()) };
 }
 
 /// This CPU's hits of the entry at `index`.

@@ -4,6 +4,8 @@
 pub(super) mod ethernet {
     pub(in crate::program) const LEN: usize = 14;
     pub(in crate::program) const TAG_LEN: usize = 4;
+    pub(in crate::program) const DESTINATION: usize = 0;
+    pub(in crate::program) const SOURCE: usize = 6;
     /// Tag protocol identifiers, in the place of the type.
     pub(in crate::program) const VLAN: u16 = 0x8100;
     pub(in crate::program) const QINQ: u16 = 0x88a8;
@@ -16,6 +18,7 @@ pub(super) mod ipv4 {
     pub(in crate::program) const LEN: usize = 20;
     pub(in crate::program) const TTL: usize = 8;
     pub(in crate::program) const SOURCE: usize = 12;
+    pub(in crate::program) const DESTINATION: usize = 16;
     /// Source and destination.
     pub(in crate::program) const ADDRESSES: usize = 12;
 }
@@ -32,6 +35,7 @@ pub(super) mod udp {
     pub(in crate::program) const LEN: usize = 8;
     /// Source and destination.
     pub(in crate::program) const PORTS: usize = 0;
+    pub(in crate::program) const DESTINATION_PORT: usize = 2;
     /// Length and checksum.
     pub(in crate::program) const LENGTH: usize = 4;
     /// Its number in an IP header.

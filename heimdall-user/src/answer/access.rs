@@ -41,6 +41,20 @@ pub(crate) fn private() -> Vec<Prefix> {
         .collect()
 }
 
+/// Whether it is in one of the private prefixes.
+pub(crate) fn is_private(address: IpAddr) -> bool {
+    let address = Prefix::of(address, 128);
+    private().iter().any(|known| known.contains(&address))
+}
+
+/// Whether a prefix has more of the public Internet in it than the clients of one operator: it is shorter than /8, or /16 for
+/// IPv6.
+pub(crate) fn is_open(prefix: &Prefix) -> bool {
+    let (address, len) = prefix.parts();
+    let least = if address.is_ipv4() { 8 } else { 16 };
+    len < least && !private().iter().any(|known| known.contains(prefix))
+}
+
 /// The access list.
 #[derive(Clone, Debug)]
 pub struct Access {
@@ -117,6 +131,27 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn much_of_the_internet_is_open() {
+        for (prefix, open) in [
+            ("0.0.0.0/0", true),
+            ("128.0.0.0/1", true),
+            ("8.0.0.0/7", true),
+            ("8.0.0.0/8", false),
+            ("192.0.2.1", false),
+            ("::/0", true),
+            ("2000::/3", true),
+            ("2001::/16", false),
+            ("fc00::/7", false),
+            ("fe80::/10", false),
+        ] {
+            assert_eq!(is_open(&prefix.parse().unwrap()), open, "{prefix}");
+        }
+        for (address, private) in [("10.1.2.3", true), ("192.0.2.1", false), ("fd00::1", true)] {
+            assert_eq!(is_private(address.parse().unwrap()), private, "{address}");
+        }
+    }
 
     #[test]
     fn public_addresses_are_refused_unless_they_are_allowed() {

@@ -9,7 +9,7 @@ use std::{net::IpAddr, ops::Range};
 use super::{
     Verdict,
     access::Decision,
-    client::{Client, Terms, Transport, V4_MAPPED},
+    client::{Client, Terms, V4_MAPPED},
     limit::{Allowance, Limiter},
     policy::{NonRecursive, Policy},
     writer::Writer,
@@ -116,7 +116,7 @@ impl Admission {
         mut terms: Terms<'a>,
         now: Now,
     ) -> Result<Terms<'a>, Verdict> {
-        if client.transport == Transport::Tcp {
+        if !client.transport.is_datagram() {
             return Ok(terms);
         }
         if writer.drops_port_zero(client) {
@@ -129,7 +129,7 @@ impl Admission {
                 Allowance::Small => terms.limit = terms.limit.min(REDUCED_REPLY),
                 Allowance::Slip => {
                     writer.counters.slipped.add(1);
-                    return Err(writer.truncated(query, buf, terms, rcode::NOERROR, None));
+                    return Err(writer.truncated(query, buf, client, terms, rcode::NOERROR, None));
                 }
                 Allowance::Drop => {
                     writer.drops.rate_limited.add(1);
@@ -177,7 +177,7 @@ impl Admission {
             writer.drops.access.add(1);
             return false;
         }
-        if client.transport != Transport::Tcp
+        if client.transport.is_datagram()
             && self.limiter.is_on()
             && matches!(
                 self.limiter.check(client.address(), now.seconds),
@@ -193,7 +193,7 @@ impl Admission {
     /// Whether the rate limit applies: to datagrams, and not to clients with a valid cookie.
     #[inline(always)]
     fn is_limited(&self, client: Client, terms: Terms<'_>) -> bool {
-        self.limiter.is_on() && client.transport != Transport::Tcp && !terms.is_verified()
+        self.limiter.is_on() && client.transport.is_datagram() && !terms.is_verified()
     }
 
     fn demands_cookie(&self, policy: &Policy) -> bool {

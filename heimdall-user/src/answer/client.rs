@@ -1,6 +1,9 @@
 //! A client, and the terms on which it gets its reply.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::{
+    net::{IpAddr, Ipv6Addr},
+    time::Duration,
+};
 
 use super::{cookie::CookieStatus, policy::Policy};
 use crate::dns::{
@@ -60,7 +63,22 @@ pub enum Transport {
     },
     /// A stream.
     Tcp,
+    /// A stream that is encrypted, [RFC 7858](https://www.rfc-editor.org/rfc/rfc7858): replies are padded for clients
+    /// that pad.
+    Tls,
 }
+
+impl Transport {
+    /// Whether the client's address may be forged, and the reply has to fit into a datagram.
+    #[inline(always)]
+    pub(super) fn is_datagram(self) -> bool {
+        matches!(self, Self::Udp { .. })
+    }
+}
+
+/// Time for which the connection of a client may be idle (RFC 7766 section 6.2.3 asks for a few seconds). Clients that
+/// ask are told ([RFC 7828](https://www.rfc-editor.org/rfc/rfc7828)).
+pub(crate) const STREAM_IDLE: Duration = Duration::from_secs(10);
 
 /// The terms on which a client gets its reply. Two words, so that they are passed in registers.
 #[derive(Clone, Copy, Debug)]
@@ -82,7 +100,7 @@ impl<'a> Terms<'a> {
     ) -> Self {
         let limit = match client.transport {
             Transport::Udp { .. } => reply::udp_limit(query, server),
-            Transport::Tcp => usize::from(u16::MAX),
+            Transport::Tcp | Transport::Tls => usize::from(u16::MAX),
         };
         Self { limit, cookie }
     }

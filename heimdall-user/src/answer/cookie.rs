@@ -58,6 +58,19 @@ impl Secrets {
     pub fn random() -> Self {
         Self(Kind::Derived(random()))
     }
+
+    /// Secrets derived from a key that [`key`](Self::key) gave.
+    pub(crate) fn derived(key: [u8; 16]) -> Self {
+        Self(Kind::Derived(key))
+    }
+
+    /// The key that they are derived from, if they are.
+    pub(crate) fn key(&self) -> Option<[u8; 16]> {
+        match self.0 {
+            Kind::Derived(key) => Some(key),
+            Kind::Configured(_) => None,
+        }
+    }
 }
 
 /// The result of checking a server cookie.
@@ -249,6 +262,20 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_successor_knows_the_cookies_of_its_predecessor() {
+        let secrets = Secrets::random();
+        let (client, address) = ([7; 8], "192.0.2.1".parse().unwrap());
+        let key = secrets.key().unwrap();
+        let cookie = CookieMaker::new(secrets).make(&client, address, 100);
+        let successor = CookieMaker::new(Secrets::derived(key));
+        assert_eq!(
+            successor.check(&client, &cookie, address, 100),
+            CookieStatus::Valid
+        );
+        assert_eq!(Secrets::configured(&[[1; 16]]).key(), None);
     }
 
     #[test]

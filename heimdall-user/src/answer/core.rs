@@ -6,6 +6,7 @@ use std::{net::IpAddr, sync::Arc};
 use arc_swap::ArcSwap;
 
 use super::{
+    access::Decision,
     admission::Admission,
     client::Client,
     policy::Policy,
@@ -152,6 +153,14 @@ impl Core {
         self.cache.invalidate(self.now.seconds);
     }
 
+    /// Whether the access list drops a client, which is then counted: for a front that can leave a client's connection
+    /// before there is a query.
+    pub(crate) fn drops(&self, client: IpAddr) -> bool {
+        let drops = self.writer.policy.access.decide(client) == Decision::Drop;
+        self.writer.drops.access.add(u64::from(drops));
+        drops
+    }
+
     /// Populates the cache's memory, on the caller's NUMA node.
     pub fn populate(&mut self) {
         self.cache.populate();
@@ -234,6 +243,11 @@ impl Core {
         }
         let answer = blocked.unwrap_or(answer);
         writer.reply(query, buf, client, terms, answer.as_ref().into())
+    }
+
+    /// Whether answers of the forwarder's routes of this generation may be cached.
+    pub(crate) fn takes_answers_of(&self, generation: u64) -> bool {
+        generation >= self.writer.policy.routes
     }
 
     /// Inserts an answer into the cache. `msg` is the query, or its reply: both have the question.

@@ -41,4 +41,5 @@ mod writer;
 
 pub use self::core::{Core, Verdict};
 pub use crate::cache::Hint;
+pub(crate) use client::STREAM_IDLE;
 pub use client::{Client, Transport};

@@ -27,8 +27,11 @@ pub struct Policy {
     pub identity: Identity,
     /// Names with records of the operator.
     pub local: LocalData,
-    /// Special-use names, which are not forwarded.
+    /// Special-use names and routes without upstreams, which are not forwarded.
     pub special: SpecialNames,
+    /// The least generation of the forwarder's routes whose answers may be cached: those of earlier ones may be of other
+    /// upstreams.
+    pub routes: u64,
     /// Names that do not get an upstream's answer.
     pub blocklists: Blocklists,
     /// The targets of aliases are looked up in the blocklists, too.
@@ -71,6 +74,7 @@ impl Default for Policy {
             identity: Identity::default(),
             local: LocalData::default(),
             special: SpecialNames::default(),
+            routes: 0,
             blocklists: Blocklists::default(),
             blocklist_aliases: true,
             non_recursive: NonRecursive::default(),
@@ -88,6 +92,8 @@ pub(crate) enum AnsweredBy {
     Blocklist,
     /// The special-use names.
     Special,
+    /// A route without upstreams.
+    Route,
 }
 
 impl Policy {
@@ -98,8 +104,7 @@ impl Policy {
             return Some((answer, AnsweredBy::Local));
         }
         let Some(action) = self.blocklists.lookup(qname) else {
-            let answer = self.special.lookup(qname, qtype)?;
-            return Some((answer, AnsweredBy::Special));
+            return self.special.lookup(qname, qtype);
         };
         let answer = self.blocklists.answer(action, qtype)?;
         Some((answer, AnsweredBy::Blocklist))

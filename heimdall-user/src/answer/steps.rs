@@ -144,7 +144,9 @@ impl Core {
             return Verdict::Miss;
         };
         match by {
-            AnsweredBy::Local | AnsweredBy::Special => &self.writer.counters.local,
+            AnsweredBy::Local | AnsweredBy::Special | AnsweredBy::Route => {
+                &self.writer.counters.local
+            }
             AnsweredBy::Blocklist => &self.writer.counters.blocked,
         }
         .add(1);

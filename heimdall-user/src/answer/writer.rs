@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{
     Verdict,
-    client::{Client, ReplyCookie, Terms, Transport},
+    client::{Client, ReplyCookie, STREAM_IDLE, Terms, Transport},
     policy::Policy,
 };
 use crate::{
@@ -75,7 +75,7 @@ impl Writer {
         if !matches!(code, rcode::NOERROR | rcode::NXDOMAIN) && self.drops_service_port(client) {
             return Verdict::Drop;
         }
-        let options = self.options(query, terms, content.answer.ede());
+        let options = self.options(query, client, terms, content.answer.ede());
         let options = options.as_ref();
         let reply = reply::answer(buf, query, content, terms.limit, &self.server, options);
         self.finish(buf, reply, code)
@@ -111,7 +111,7 @@ impl Writer {
         if self.drops_port_zero(client) || self.drops_service_port(client) {
             return Verdict::Drop;
         }
-        let options = self.options(query, terms, ede);
+        let options = self.options(query, client, terms, ede);
         let reply = reply::error(buf, query, code, &self.server, options.as_ref());
         self.finish(buf, reply, code)
     }
@@ -130,7 +130,7 @@ impl Writer {
         self.error(query, buf, client, terms, rcode::REFUSED, why)
     }
 
-    /// Replies with an upstream's answer that is truncated. Over TCP, where TC would tell the client
+    /// Replies with an upstream's answer that is truncated. Over a stream, where TC would tell the client
     /// nothing that it can act upon, that is a failure.
     #[cold]
     pub(super) fn incomplete(
@@ -143,8 +143,10 @@ impl Writer {
     ) -> Verdict {
         let ede = answer.ede();
         match client.transport {
-            Transport::Udp { .. } => self.truncated(query, buf, terms, answer.rcode(), ede),
-            Transport::Tcp => self.error(query, buf, client, terms, rcode::SERVFAIL, ede),
+            Transport::Udp { .. } => self.truncated(query, buf, client, terms, answer.rcode(), ede),
+            Transport::Tcp | Transport::Tls => {
+                self.error(query, buf, client, terms, rcode::SERVFAIL, ede)
+            }
         }
     }
 
@@ -153,11 +155,12 @@ impl Writer {
         &self,
         query: &Query,
         buf: &mut [u8],
+        client: Client,
         terms: Terms<'_>,
         code: u8,
         ede: Option<u16>,
     ) -> Verdict {
-        let options = self.options(query, terms, ede);
+        let options = self.options(query, client, terms, ede);
         let reply = reply::truncated(buf, query, code, &self.server, options.as_ref());
         self.finish(buf, reply, code)
     }
@@ -188,15 +191,20 @@ impl Writer {
     fn options<'a>(
         &'a self,
         query: &Query,
+        client: Client,
         terms: Terms<'a>,
         ede: Option<u16>,
     ) -> Option<Options<'a>> {
         let nsid = query.edns.is_some_and(Edns::nsid);
-        let any = ede.is_some() || nsid || terms.cookie.is_some();
+        let keepalive = !client.transport.is_datagram() && query.edns.is_some_and(Edns::keepalive);
+        let padding = client.transport == Transport::Tls && query.edns.is_some_and(Edns::padding);
+        let any = ede.is_some() || nsid || terms.cookie.is_some() || keepalive || padding;
         any.then(|| Options {
             ede,
             nsid: self.policy.identity.nsid().filter(|_| nsid),
             cookie: terms.cookie.map(|cookie| &cookie.octets),
+            keepalive: keepalive.then_some(STREAM_IDLE),
+            padding,
         })
     }
 

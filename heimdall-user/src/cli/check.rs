@@ -18,7 +18,7 @@ Examples:
 
 It prints every setting with its value and where that comes from: a flag, a line of the file, or the
 default. Exit code 0: a server with these settings starts; what it would warn of is on stderr. 1: it
-does not, and a line on stderr says where and why. It reads all files that the settings name, and looks
+does not, or serves no TLS, and a line on stderr says where and why. It reads all files that the settings name, and looks
 at the directories and interfaces; it opens no socket and changes nothing.";
 
 /// Check the settings, and print what would be used
@@ -40,13 +40,13 @@ impl Check {
         }
         let config = Config::load(&self.flags, &Host::read())?;
         let _flush = log::start(EnvFilter::new("warn"), LogFormat::Brief)?;
-        server::check(&config)?;
-        print(&describe(&config))
+        let certificate = server::check(&config)?;
+        print(&describe(&config, certificate.as_deref()))
     }
 }
 
-/// The settings, a line each.
-fn describe(config: &Config) -> String {
+/// The settings, a line each, and the certificate of TLS.
+fn describe(config: &Config, certificate: Option<&str>) -> String {
     let mut table = Table::default();
     table.row(["SETTING", "FROM", "VALUE"].map(str::to_owned));
     for setting in config.settings.iter() {
@@ -63,6 +63,9 @@ fn describe(config: &Config) -> String {
         text.push_str(&format!(
             "WARNING: {public} prefix(es) of public addresses may query.\n"
         ));
+    }
+    if let Some(certificate) = certificate {
+        text.push_str(&format!("{certificate}\n"));
     }
     text.push_str("The settings are good.\n");
     text

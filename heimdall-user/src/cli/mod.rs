@@ -5,10 +5,15 @@
 
 mod args;
 mod check;
+mod convert;
 mod doctor;
+#[cfg(test)]
+mod documents;
+mod drain;
 mod dump;
 mod flush;
 mod reload;
+mod route;
 mod run;
 mod stats;
 mod table;
@@ -22,7 +27,7 @@ use std::{
 };
 
 use anyhow::anyhow;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::log;
 
@@ -35,17 +40,23 @@ Examples:
   Make a settings file, and check it after editing:
     heimdall check --example > heimdall.toml
     heimdall check --config heimdall.toml
+  Or make it of the configuration of unbound, dnsmasq or dnsdist:
+    heimdall convert /etc/unbound/unbound.conf --output heimdall.toml
   See what on this host slows it down, or keeps it from working:
     heimdall doctor --config heimdall.toml
   Show what the running server does: on the whole screen, or as text:
     heimdall top
     heimdall stats
-  Apply changes of its policy without a restart:
-    heimdall reload
+  Apply changes of its settings without a restart, and see first what they would do:
+    heimdall reload --dry-run && heimdall reload
+  Have a new program take over from it, without losing a query:
+    heimdall run --config heimdall.toml --take-over
   Remove a zone from its caches:
     heimdall flush --zone example.com
   Explain what a client's query gets:
     heimdall trace www.example.com A --client 192.0.2.7
+  See which upstream is asked for a name:
+    heimdall route www.corp.example
 
 Exit codes: 0 success, 1 failure (a line on stderr says why), 2 wrong usage.";
 
@@ -61,13 +72,21 @@ struct Cli {
 enum Command {
     Run(run::Run),
     Check(check::Check),
+    Convert(convert::Convert),
     Doctor(doctor::Doctor),
     Stats(stats::Stats),
     Top(top::Top),
     Reload(reload::Reload),
+    Drain(drain::Drain),
     Flush(flush::Flush),
     Dump(dump::Dump),
     Trace(trace::Trace),
+    Route(route::Route),
+}
+
+/// The definition of the command line, from which man pages and completions are made.
+pub fn command() -> clap::Command {
+    Cli::command()
 }
 
 /// Runs the command that the process's arguments give.
@@ -75,14 +94,17 @@ pub fn main() -> ExitCode {
     let outcome = match Cli::try_parse().map(|cli| cli.command) {
         Ok(Command::Run(run)) => run.execute(),
         Ok(Command::Check(check)) => check.execute(),
+        Ok(Command::Convert(convert)) => convert.execute(),
         // Its exit codes tell what it found.
         Ok(Command::Doctor(doctor)) => return doctor.execute(),
         Ok(Command::Stats(stats)) => stats.execute(),
         Ok(Command::Top(top)) => top.execute(),
         Ok(Command::Reload(reload)) => reload.execute(),
+        Ok(Command::Drain(drain)) => drain.execute(),
         Ok(Command::Flush(flush)) => flush.execute(),
         Ok(Command::Dump(dump)) => dump.execute(),
         Ok(Command::Trace(trace)) => trace.execute(),
+        Ok(Command::Route(route)) => route.execute(),
         // Wrong usage ends here, with exit code 2.
         Err(wrong) if wrong.use_stderr() => wrong.exit(),
         // The help, or the version.
@@ -116,10 +138,32 @@ fn printed(outcome: io::Result<()>) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
+    #![allow(clippy::unwrap_used)]
+
+    use super::command;
 
     #[test]
     fn the_command_line_is_well_formed() {
-        super::Cli::command().debug_assert();
+        command().debug_assert();
+    }
+
+    #[test]
+    fn help_says_what_a_reload_applies() {
+        let mut command = command();
+        let reload = command.find_subcommand_mut("reload").unwrap();
+        let long = reload.render_help().to_string();
+        for what in [
+            "in place",
+            "access",
+            "routes",
+            "take-over",
+            "addresses",
+            "restart",
+        ] {
+            assert!(
+                long.split("Examples:").nth(1).unwrap().contains(what),
+                "{long}"
+            );
+        }
     }
 }

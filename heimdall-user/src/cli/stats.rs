@@ -27,7 +27,7 @@ Examples:
   heimdall stats --since 10s          rates, measured for ten seconds
   heimdall stats --watch              rates each second, until Ctrl-C
   heimdall stats --watch 60 >> log    a line each minute
-  heimdall stats --json | jq '.workers[] | {queue, hits, misses}'
+  heimdall stats --json | jq '.workers[] | {worker, hits, misses}'
   heimdall stats --json > before.json; …; heimdall stats --since before.json
 
 Text leaves out what is zero; the JSON document has every field, and docs/stats.md its schema. Rates are

@@ -57,7 +57,7 @@ impl Trace {
 }
 
 /// A step's name, and beside it its text; the verdict below.
-fn render(trace: &Value) -> String {
+pub(super) fn render(trace: &Value) -> String {
     let word = |value: &Value, key: &str| {
         let word = value.get(key).and_then(Value::as_str);
         clean(word.unwrap_or_default())

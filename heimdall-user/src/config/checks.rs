@@ -5,26 +5,23 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use super::{
     Backend, Config, ConfigError, Host, Location, Problem,
     error::wildcard,
+    routes::{self, MAX_MEMBERS},
     values::{upstream_text, zoned},
 };
+use crate::{answer::access, dns::TtlLimits, forward::UpstreamAddress};
 
 /// Checks that the settings agree with one another and with the host.
 pub(super) fn check(config: &Config, host: &Host) -> Result<(), ConfigError> {
     interfaces(config)?;
     listen(config)?;
-    upstreams(config, host)?;
+    check_upstreams(config, &config.upstreams, host, |item| {
+        config.settings.item_location("upstream", item)
+    })?;
     if config.backend == Backend::Xdp && config.interfaces.is_empty() {
         return Err(bad(config, "backend", 0, Problem::NoInterface));
     }
-    let (min, max) = (config.cache.min_ttl, config.cache.max_ttl);
-    if min > max {
-        return Err(bad(
-            config,
-            "cache.min-ttl",
-            0,
-            Problem::TtlOrder { min, max },
-        ));
-    }
+    ttl_order(config.cache.ttl_limits())
+        .map_err(|problem| bad(config, "cache.min-ttl", 0, problem))?;
     let limit = &config.rate_limit;
     if let Some(burst) = limit
         .burst
@@ -38,8 +35,15 @@ pub(super) fn check(config: &Config, host: &Host) -> Result<(), ConfigError> {
         return Err(bad(config, "rate-limit.burst", 0, problem));
     }
     cores(config, host)?;
-    match config.upstreams.is_empty() {
-        true => Err(Location::Unset.bad(Problem::NoUpstream)),
+    open_resolver(config, host)?;
+    routes::check(config, host)
+}
+
+/// Checks that the least TTL is not above the longest.
+pub(super) fn ttl_order(limits: TtlLimits) -> Result<(), Problem> {
+    let TtlLimits { min, max, .. } = limits;
+    match min > max {
+        true => Err(Problem::TtlOrder { min, max }),
         false => Ok(()),
     }
 }
@@ -65,16 +69,37 @@ fn interfaces(config: &Config) -> Result<(), ConfigError> {
 }
 
 fn listen(config: &Config) -> Result<(), ConfigError> {
-    for (item, &address) in config.listen.iter().enumerate() {
-        if is_group(address.ip()) {
-            return Err(bad(config, "listen", item, Problem::ListenGroup(address)));
+    for (key, addresses) in [
+        ("listen", &config.listen),
+        ("listen-tls", &config.listen_tls),
+    ] {
+        for (item, &address) in addresses.iter().enumerate() {
+            if is_group(address.ip()) {
+                return Err(bad(config, key, item, Problem::ListenGroup(address)));
+            }
+            let wildcard = wildcard(address);
+            if address != wildcard && addresses.contains(&wildcard) {
+                return Err(bad(config, key, item, Problem::Overlap(address)));
+            }
         }
-        let wildcard = wildcard(address);
-        if address != wildcard && config.listen.contains(&wildcard) {
-            return Err(bad(config, "listen", item, Problem::Overlap(address)));
+        once(addresses, zoned, |item| {
+            config.settings.item_location(key, item)
+        })?;
+    }
+    for (item, &tls) in config.listen_tls.iter().enumerate() {
+        let overlaps = |plain: &&SocketAddr| {
+            **plain == tls || **plain == wildcard(tls) || wildcard(**plain) == tls
+        };
+        if let Some(&plain) = config.listen.iter().find(overlaps) {
+            let problem = Problem::NotOnlyTls { tls, plain };
+            return Err(bad(config, "listen-tls", item, problem));
         }
     }
-    once(config, "listen", &config.listen, zoned)
+    let lacking = config.tls.certificate.is_none() || config.tls.key.is_none();
+    match lacking && !config.listen_tls.is_empty() {
+        true => Err(bad(config, "listen-tls", 0, Problem::NoCertificate)),
+        false => Ok(()),
+    }
 }
 
 /// Whether it is the address of several hosts.
@@ -82,19 +107,27 @@ fn is_group(ip: IpAddr) -> bool {
     ip.is_multicast() || ip == IpAddr::V4(Ipv4Addr::BROADCAST)
 }
 
-fn upstreams(config: &Config, host: &Host) -> Result<(), ConfigError> {
-    for (item, upstream) in config.upstreams.iter().enumerate() {
+/// Checks a list of upstreams, whose items have these locations.
+pub(super) fn check_upstreams(
+    config: &Config,
+    upstreams: &[UpstreamAddress],
+    host: &Host,
+    location: impl Fn(usize) -> Location,
+) -> Result<(), ConfigError> {
+    if upstreams.len() > MAX_MEMBERS {
+        return Err(location(MAX_MEMBERS).bad(Problem::Members));
+    }
+    for (item, upstream) in upstreams.iter().enumerate() {
         let upstream = upstream.address;
         if upstream.ip().is_unspecified() || is_group(upstream.ip()) {
-            return Err(bad(config, "upstream", item, Problem::NotUnicast(upstream)));
+            return Err(location(item).bad(Problem::NotUnicast(upstream)));
         }
-        let mut listen = config.listen.iter();
+        let mut listen = config.listen.iter().chain(&config.listen_tls);
         if let Some(&listen) = listen.find(|ours| reaches(**ours, upstream, host)) {
-            let problem = Problem::Loop { upstream, listen };
-            return Err(bad(config, "upstream", item, problem));
+            return Err(location(item).bad(Problem::Loop { upstream, listen }));
         }
     }
-    once(config, "upstream", &config.upstreams, upstream_text)
+    once(upstreams, upstream_text, location)
 }
 
 /// Whether a query to `to` arrives at our own listener.
@@ -116,18 +149,49 @@ fn scope_id(address: SocketAddr) -> u32 {
 
 /// Checks that no address is there twice.
 fn once<T: PartialEq>(
-    config: &Config,
-    key: &str,
     addresses: &[T],
     text: fn(&T) -> String,
+    location: impl Fn(usize) -> Location,
 ) -> Result<(), ConfigError> {
     for (item, address) in addresses.iter().enumerate() {
         if addresses.iter().take(item).any(|other| other == address) {
             let problem = Problem::Twice(text(address));
-            return Err(bad(config, key, item, problem));
+            return Err(location(item).bad(problem));
         }
     }
     Ok(())
+}
+
+/// Checks that the Internet is not answered by accident.
+fn open_resolver(config: &Config, host: &Host) -> Result<(), ConfigError> {
+    let access = &config.access;
+    if access.allow_public {
+        return Ok(());
+    }
+    let public: Vec<SocketAddr> = (config.listen.iter().chain(&config.listen_tls))
+        .filter_map(|listen| public_address(*listen, host))
+        .collect();
+    let prefixes = access.allow.iter().enumerate();
+    for (item, &prefix) in prefixes.filter(|(_, prefix)| access::is_open(prefix)) {
+        // Clients of one family do not reach addresses of the other.
+        let (clients, _) = prefix.parts();
+        let reached = |address: &&SocketAddr| address.is_ipv4() == clients.is_ipv4();
+        if let Some(&address) = public.iter().find(reached) {
+            let problem = Problem::OpenResolver { prefix, address };
+            return Err(bad(config, "access.allow", item, problem));
+        }
+    }
+    Ok(())
+}
+
+/// The listen address if it is public; a wildcard's is the host's first public one.
+fn public_address(listen: SocketAddr, host: &Host) -> Option<SocketAddr> {
+    let is_public = |ip: &IpAddr| ip.is_ipv4() == listen.is_ipv4() && !access::is_private(*ip);
+    let ip = match listen.ip().is_unspecified() {
+        true => *host.addresses.iter().find(|ip| is_public(ip))?,
+        false => Some(listen.ip()).filter(is_public)?,
+    };
+    Some((ip, listen.port()).into())
 }
 
 /// Checks that the cores are in the CPU affinity mask, if that is known.

@@ -7,7 +7,7 @@ use super::{
     ConfigError, Host, Problem,
     document::{Located, Raw},
     reader::{Reader, from_flag},
-    spec::{About, Spec},
+    spec::{About, Applied, Spec},
 };
 
 /// A table of the file.
@@ -16,8 +16,8 @@ pub(super) struct Table {
     pub(super) name: &'static str,
     /// What it is about, in lines.
     pub(super) about: &'static [&'static str],
-    /// A reload applies changes; otherwise they need a restart.
-    pub(super) reloadable: bool,
+    /// How changes are applied, unless a setting says otherwise.
+    pub(super) applied: Applied,
     /// It may be there many times, as `[[name]]`.
     pub(super) repeated: bool,
     pub(super) definitions: Vec<Definition>,
@@ -83,6 +83,9 @@ pub(super) trait Section: Sized {
 
     /// Reads it. `None`: the file does not have it.
     fn read(table: Option<Located>, reader: &mut Reader<'_>) -> Result<Self, ConfigError>;
+
+    /// Takes the values of settings whose changes need a restart from those that a server runs with.
+    fn keep_fixed(&mut self, running: &Self);
 }
 
 impl<T: Section> Section for Vec<T> {
@@ -109,12 +112,15 @@ impl<T: Section> Section for Vec<T> {
             .map(|table| T::read(Some(table), reader))
             .collect()
     }
+
+    /// None of a repeated table's settings needs a restart.
+    fn keep_fixed(&mut self, _: &Self) {}
 }
 
 /// Defines a table of settings.
 ///
 /// The table's comment and name (`""`: the top of the file) come first, then the struct's name, and
-/// whether changes need a `reload` or a `restart`. Each setting has a comment, which is shown to
+/// how changes are applied: `in_place`, by a `take_over`, or by a `restart`. Each setting has a comment, which is shown to
 /// operators, too, its key, its field, and the [`Spec`] of its values. `tables` are the [`Section`]s
 /// within it.
 macro_rules! settings {
@@ -154,7 +160,7 @@ macro_rules! settings {
                 let mut tables = vec![$crate::config::definition::Table {
                     name: $table,
                     about: &[$($about),+],
-                    reloadable: settings!(@$change),
+                    applied: settings!(@$change),
                     repeated: false,
                     definitions: vec![
                         $($crate::config::definition::Definition::new(
@@ -182,10 +188,23 @@ macro_rules! settings {
                     )?,)+)?
                 })
             }
+
+            fn keep_fixed(&mut self, running: &Self) {
+                $(
+                    let spec: $crate::config::spec::Spec<$type> = $spec;
+                    if spec.about.applied.unwrap_or(settings!(@$change))
+                        == $crate::config::spec::Applied::Restart
+                    {
+                        self.$field.clone_from(&running.$field);
+                    }
+                )+
+                $($(Section::keep_fixed(&mut self.$section, &running.$section);)+)?
+            }
         }
     };
-    (@reload) => { true };
-    (@restart) => { false };
+    (@in_place) => { $crate::config::spec::Applied::InPlace };
+    (@take_over) => { $crate::config::spec::Applied::TakeOver };
+    (@restart) => { $crate::config::spec::Applied::Restart };
 }
 
 pub(super) use settings;

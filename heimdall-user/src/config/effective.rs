@@ -7,7 +7,7 @@ use super::{
     definition::{Section, Table},
     document::Located,
     reader::Reader,
-    spec::SECRET,
+    spec::{Applied, SECRET},
 };
 
 /// A setting's value, as the server would use it, and where it comes from.
@@ -17,8 +17,8 @@ pub(crate) struct Setting {
     pub key: String,
     /// In TOML; in words where there is no value.
     pub value: String,
-    /// A reload applies changes; otherwise they need a restart.
-    pub(super) reloadable: bool,
+    /// How a reload applies changes.
+    pub(super) applied: Applied,
     /// Of its value, or of each item of a list. Empty: it is not given.
     pub(super) locations: Vec<Location>,
 }
@@ -35,14 +35,15 @@ impl Setting {
 
     /// Its value; null if there is none, nothing if it is secret.
     fn json(&self) -> Option<Value> {
-        if self.value.contains(SECRET) {
-            return None;
-        }
-        // What is not TOML says in words that there is no value.
-        let parsed = toml::from_str::<Map<String, Value>>(&format!("value = {}", self.value));
-        let value = parsed.ok().and_then(|mut table| table.remove("value"));
-        Some(value.unwrap_or_default())
+        (!self.value.contains(SECRET)).then(|| json_value(&self.value))
     }
+}
+
+/// A value in TOML as JSON. What is not TOML says in words that there is no value: null.
+pub(super) fn json_value(value: &str) -> Value {
+    let parsed = toml::from_str::<Map<String, Value>>(&format!("value = {value}"));
+    let value = parsed.ok().and_then(|mut table| table.remove("value"));
+    value.unwrap_or_default()
 }
 
 /// All settings, in the order of the file's tables. Those of a repeated table follow
@@ -72,6 +73,15 @@ impl Settings {
                 .map(|setting| setting.item_location(item))
                 .unwrap_or_default(),
         }
+    }
+
+    /// Where an item of a list is that is the key of a repeated table, by the number of that.
+    pub(crate) fn nested_location(&self, key: &str, table: usize, item: usize) -> Location {
+        let mut settings = self.0.iter().filter(|setting| setting.key == key);
+        let setting = settings.nth(table);
+        setting
+            .map(|setting| setting.item_location(item))
+            .unwrap_or_default()
     }
 
     /// Each setting under its key, in an object for each table. Null: there is no value. Secrets are left out.
@@ -112,22 +122,6 @@ impl Settings {
         }
         Value::Object(all)
     }
-
-    /// These settings after a reload that read `new`.
-    pub(crate) fn reloaded(&self, new: &Self) -> Self {
-        let kept = self.0.iter().filter(|setting| !setting.reloadable);
-        let reloaded = new.0.iter().filter(|setting| setting.reloadable);
-        Self(kept.chain(reloaded).cloned().collect())
-    }
-
-    /// The keys whose values differ in `new`, if changes of them need a restart.
-    pub(crate) fn need_restart<'a>(&'a self, new: &'a Self) -> impl Iterator<Item = &'a str> {
-        let fixed = |settings: &'a Self| settings.iter().filter(|setting| !setting.reloadable);
-        let pairs = fixed(self).zip(fixed(new));
-        pairs
-            .filter(|(old, new)| old.value != new.value)
-            .map(|(old, _)| old.key.as_str())
-    }
 }
 
 /// The settings that were read before it in the same struct.
@@ -140,5 +134,18 @@ impl Section for Settings {
 
     fn read(_: Option<Located>, reader: &mut Reader<'_>) -> Result<Self, ConfigError> {
         Ok(std::mem::take(&mut reader.settings))
+    }
+
+    fn keep_fixed(&mut self, running: &Self) {
+        let is_fixed = |setting: &&Setting| setting.applied == Applied::Restart;
+        // They are the same in both, in the same order.
+        let mut kept = running.iter().filter(is_fixed);
+        for setting in &mut self.0 {
+            if setting.applied == Applied::Restart
+                && let Some(kept) = kept.next()
+            {
+                setting.clone_from(kept);
+            }
+        }
     }
 }

@@ -9,9 +9,15 @@ use std::{
 
 use thiserror::Error;
 
-use super::values::Zoned;
+use super::{
+    routes::{MAX_MEMBERS, MAX_ROUTES, MAX_UPSTREAMS},
+    values::{Zone, Zoned},
+};
 use crate::{
-    answer::{prefix::PrefixError, special::NotSpecial},
+    answer::{
+        prefix::{Prefix, PrefixError},
+        special::NotSpecial,
+    },
     tap::{BadRate, BadTarget},
 };
 
@@ -122,6 +128,19 @@ pub enum Problem {
          for TCP only, tls:// or tls://NAME@ for TLS"
     )]
     Upstream(String),
+    /// Not a way to ask an upstream.
+    #[error(
+        "{0:?} is no transport; write tcp:// or tls://, in lower case, or the address alone for UDP"
+    )]
+    Scheme(String),
+    /// What only TLS checks, without TLS.
+    #[error(
+        "{0:?} has a name (before @) or a pin (after #), which only TLS checks; write tls:// before it, or leave them out"
+    )]
+    OnlyTls(String),
+    /// A port that cannot be addressed.
+    #[error("{0:?} has port 0; write one from 1 to 65535")]
+    PortZero(String),
     /// Not the name in a certificate.
     #[error(
         "{0:?} is not a host name; write the name that the certificate of the resolver is for, like dns.example.net"
@@ -148,7 +167,7 @@ pub enum Problem {
     ZoneOfGlobal(IpAddr),
     /// No such interface.
     #[error("there is no interface {0:?}; `ip link` lists those of this host")]
-    Zone(String),
+    NoInterfaceOfZone(String),
     /// A name that no interface can have.
     #[error("{0:?} is not an interface name; write IF or IF:QUEUES, like eth0 or eth0:0-3")]
     Interface(String),
@@ -180,6 +199,49 @@ pub enum Problem {
     /// No upstream is given.
     #[error("no upstream to forward to; give --upstream ADDR, or the key `upstream` in a file")]
     NoUpstream,
+    /// Not a domain name.
+    #[error(
+        "{0:?} is no domain name: {1}; write a zone like \"corp.example\", or \".\" for all other names"
+    )]
+    Zone(String, String),
+    /// A wildcard in place of a zone.
+    #[error("{0:?}: a route is for all names below its zone without a wildcard; write {1:?}")]
+    ZoneWildcard(String, String),
+    /// Addresses in place of a zone.
+    #[error(
+        "{0:?} is no domain name, but an address or a prefix; write the zone of its reverse names, like \"10.in-addr.arpa\" \
+         for 10.0.0.0/8"
+    )]
+    ZoneOfAddresses(String),
+    /// A route that leads nowhere.
+    #[error(
+        "the route of {0} has no resolver; give `upstream`, or answer = \"nxdomain\" or \"refused\""
+    )]
+    RouteWithout(Zone),
+    /// A route with resolvers that are never asked.
+    #[error(
+        "names below {zone} are answered without a resolver; leave out `{key}`, or write answer = \"forward\""
+    )]
+    RouteNotAsked {
+        /// The route's.
+        zone: Zone,
+        /// What is for resolvers only.
+        key: &'static str,
+    },
+    /// The default route in two places.
+    #[error("the route of \".\" takes the place of the key `upstream`; leave out one of the two")]
+    DefaultTwice,
+    /// Too many routes.
+    #[error(
+        "there are more than {MAX_ROUTES} routes; give those with the same resolvers a zone above them, if they have one"
+    )]
+    Routes,
+    /// Too many upstreams.
+    #[error("there are more than {MAX_UPSTREAMS} different resolvers; routes may share them")]
+    Upstreams,
+    /// Too many upstreams of one route.
+    #[error("there are more than {MAX_MEMBERS} resolvers in one list; name the best")]
+    Members,
     /// The upstream is this server.
     #[error(
         "upstream {} is our own listen address {}: queries would loop; name another resolver, or listen elsewhere",
@@ -197,6 +259,18 @@ pub enum Problem {
     /// No reply can come from this address.
     #[error("{0} is a multicast or broadcast address; name an address of this host")]
     ListenGroup(SocketAddr),
+    /// An open resolver.
+    #[error(
+        "{prefix} is much of the Internet, from where {} can be reached: an open resolver will be used for attacks; name \
+         the prefixes of your clients, or set `allow-public = true` in [access] (--allow-public)",
+        Zoned(*address)
+    )]
+    OpenResolver {
+        /// In `allow`.
+        prefix: Prefix,
+        /// A public address that is served.
+        address: SocketAddr,
+    },
     /// An empty list.
     #[error("the list is empty; give a value, or leave the key out if it has a default")]
     Empty,
@@ -209,6 +283,22 @@ pub enum Problem {
         Zoned(*.0), wildcard(*.0)
     )]
     Overlap(SocketAddr),
+    /// An address for TLS that is one for plain DNS, too.
+    #[error(
+        "{} is for TLS, and {} in `listen` has its port; give each a port of its own, usually 853 and 53",
+        Zoned(*tls), Zoned(*plain)
+    )]
+    NotOnlyTls {
+        /// In `listen-tls`.
+        tls: SocketAddr,
+        /// In `listen`.
+        plain: SocketAddr,
+    },
+    /// TLS without a certificate.
+    #[error(
+        "TLS needs a certificate and its key; give `certificate` and `key` in [tls] (--tls-certificate, --tls-key)"
+    )]
+    NoCertificate,
     /// One interface twice.
     #[error("interface {0} is given twice; name it once, with all its queues, like {0}:0,1")]
     InterfaceTwice(String),

@@ -3,29 +3,23 @@
 use super::{
     Config,
     definition::{Definition, Section, Table},
+    spec::Applied,
 };
 
 const HEAD: &str = "\
 # Heimdall's settings. This file is what `heimdall check --example` prints. Only `upstream` is required.
 # A line that begins with \"#=\" shows a default; a key behind \"# \" has none, and shows what can be written.
 # Flags of `heimdall run` override keys. `heimdall check --config FILE` shows which values would be used.
-# Changes in this part need a restart.
+# `heimdall reload`, or the signal HUP, applies changes, except of keys that say that they need a restart.
 ";
 
-const RELOADED: &str = "
-# The tables from here on are the policy: `heimdall reload`, or the signal HUP, applies changes of them
-# without a restart.
-";
+/// Of a key.
+const RESTART: &str = "A change needs a restart.";
 
 /// A settings file with all keys, which works as it is.
-pub(crate) fn example() -> String {
+pub fn example() -> String {
     let mut text = HEAD.to_owned();
-    let mut reloadable = false;
     for table in Config::tables() {
-        if table.reloadable && !reloadable {
-            text.push_str(RELOADED);
-            reloadable = true;
-        }
         add_table(&mut text, &table);
     }
     text
@@ -46,6 +40,9 @@ fn add_table(text: &mut String, table: &Table) {
         }
         for line in definition.meaning {
             add_comment(text, line);
+        }
+        if definition.about.applied.unwrap_or(table.applied) == Applied::Restart {
+            add_comment(text, RESTART);
         }
         text.push_str(&key(table, definition));
     }

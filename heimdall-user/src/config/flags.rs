@@ -61,8 +61,14 @@ fn arg((definition, flag): (Definition, Flag)) -> Arg {
         false => ArgAction::Set,
     };
     let parse = move |text: &str| accepts(text).map(|()| text.to_owned());
-    Arg::new(id(flag))
-        .long(id(flag))
+    let arg = match about.switch {
+        true => Arg::new(id(flag))
+            .num_args(0..=1)
+            .require_equals(true)
+            .default_missing_value("true"),
+        false => Arg::new(id(flag)),
+    };
+    arg.long(id(flag))
         .value_name(flag.value)
         .action(action)
         .value_parser(parse)

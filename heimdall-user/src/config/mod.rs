@@ -9,30 +9,39 @@
 //! file (`deploy/heimdall.toml`), the reference (`docs/settings.md`) and the flags are made from
 //! that.
 
+mod change;
 mod checks;
 mod definition;
 mod document;
+mod effect;
 mod effective;
 mod error;
 mod example;
 mod flags;
 mod host;
 mod reader;
+mod routes;
 mod settings;
 mod spec;
 mod values;
 
 use std::path::Path;
 
+pub(crate) use change::Change;
+pub(crate) use effect::{COOKIES, RATE_LIMIT};
 pub(crate) use effective::{Setting, Settings};
 pub use error::{ConfigError, Location, Problem};
-pub(crate) use example::example;
+pub use example::example;
 pub use flags::Flags;
 pub use host::Host;
 pub(crate) use host::default_control;
 pub use settings::Config;
 pub(crate) use settings::{SnapshotConfig, XdpConfig};
-pub(crate) use values::{Backend, InterfaceConfig, Size, TierMode, Upstream, Zoned};
+pub(crate) use spec::Applied;
+pub use values::Zone;
+pub(crate) use values::{
+    Backend, InterfaceConfig, SandboxMode, Size, TierMode, Upstream, Zoned, upstream_address,
+};
 
 use crate::file as files;
 use definition::Section;

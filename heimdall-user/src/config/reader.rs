@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use super::{
     ConfigError, Flags, Host, Location, Problem, Setting, Settings,
     document::{Located, Raw, dotted},
-    spec::Spec,
+    spec::{Applied, Spec},
 };
 
 /// The entries of a table that are not read yet.
 pub(super) struct Entries {
     table: &'static str,
-    reloadable: bool,
+    applied: Applied,
     location: Location,
     entries: BTreeMap<String, Located>,
 }
@@ -34,7 +34,7 @@ impl Reader<'_> {
     pub(super) fn open(
         &self,
         table: &'static str,
-        reloadable: bool,
+        applied: Applied,
         located: Option<Located>,
         keys: &[&'static str],
     ) -> Result<Entries, ConfigError> {
@@ -52,7 +52,7 @@ impl Reader<'_> {
         }
         Ok(Entries {
             table,
-            reloadable,
+            applied,
             location,
             entries,
         })
@@ -93,7 +93,7 @@ impl Reader<'_> {
                 "" => spec.about.unset.to_owned(),
                 _ => shown,
             },
-            reloadable: table.reloadable,
+            applied: spec.about.applied.unwrap_or(table.applied),
             locations,
         });
         Ok(value)

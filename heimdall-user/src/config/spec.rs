@@ -3,7 +3,7 @@
 use std::{fmt::Display, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 
 use super::{
-    ConfigError, Host, Problem, Size,
+    ConfigError, Host, Location, Problem, Size,
     document::{Located, Raw},
     values,
 };
@@ -15,6 +15,28 @@ type Parse<T> = Arc<dyn Fn(Located) -> Result<T, ConfigError> + Send + Sync>;
 type Check<T> = Arc<dyn Fn(&T) -> Result<(), Problem>>;
 type Show<T> = Arc<dyn Fn(&T) -> String>;
 type DefaultValue<T> = Arc<dyn Fn(&Host) -> Result<T, Problem>>;
+
+/// How a reload applies a change of a setting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Applied {
+    /// The running server changes it.
+    InPlace,
+    /// Another server in the same process takes over from the running one.
+    TakeOver,
+    /// Only another process can have it.
+    Restart,
+}
+
+impl Applied {
+    /// Its name, for operators and programs.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::InPlace => "in place",
+            Self::TakeOver => "take-over",
+            Self::Restart => "restart",
+        }
+    }
+}
 
 /// The command line's name for a setting.
 #[derive(Clone, Copy, Debug)]
@@ -37,10 +59,14 @@ pub(super) struct About {
     /// The key or the flag has to be given, which [`checks`](super::checks) tests: a bad value of another
     /// key is reported first.
     pub(super) required: bool,
+    /// How changes are applied, if not like those of the rest of the table.
+    pub(super) applied: Option<Applied>,
     /// The effect of leaving the key out, if the default's value does not show it.
     pub(super) unset: &'static str,
     /// A value in TOML for the example file, if the default's does not do.
     pub(super) example: &'static str,
+    /// The flag alone, without a value, means true.
+    pub(super) switch: bool,
     pub(super) flag: Option<Flag>,
 }
 
@@ -118,6 +144,12 @@ impl<T: 'static> Spec<T> {
         self
     }
 
+    /// Changes are applied in another way than those of the rest of the table.
+    pub(super) fn applied(mut self, applied: Applied) -> Self {
+        self.about.applied = Some(applied);
+        self
+    }
+
     pub(super) fn check(mut self, check: fn(&T) -> Result<(), Problem>) -> Self {
         self.check = Arc::new(check);
         self
@@ -191,11 +223,15 @@ pub(super) fn milliseconds(min: i64, max: i64) -> Spec<Duration> {
 }
 
 pub(super) fn boolean() -> Spec<bool> {
-    let parse = |located: Located| match located.raw {
-        Raw::Boolean(value) => Ok(value),
+    let parse = |located: Located| match (&located.raw, &located.location) {
+        (Raw::Boolean(value), _) => Ok(*value),
+        (Raw::Text(text), Location::Flag(_)) if text == "true" => Ok(true),
+        (Raw::Text(text), Location::Flag(_)) if text == "false" => Ok(false),
         _ => Err(located.mistyped("true or false")),
     };
-    Spec::new("true or false", parse, bool::to_string)
+    let mut spec = Spec::new("true or false", parse, bool::to_string);
+    spec.about.switch = true;
+    spec
 }
 
 /// A text that `parse` reads and `show` writes.
@@ -253,6 +289,32 @@ where
         choice.map(|(word, _)| quoted(word)).unwrap_or_default()
     });
     spec.about.hint = true;
+    spec
+}
+
+/// A value, or "auto", which is `None` and the default.
+pub(super) fn auto_or<T: Clone + 'static>(spec: Spec<T>) -> Spec<Option<T>> {
+    let Spec {
+        about,
+        parse,
+        check,
+        show,
+        ..
+    } = spec;
+    let values = format!("\"auto\" or {}", about.values);
+    let expected = values.clone();
+    let parse = move |located: Located| match &located.raw {
+        Raw::Text(text) if text == "auto" => Ok(None),
+        Raw::Text(_) => Err(located.mistyped(expected.clone())),
+        _ => parse(located).map(Some),
+    };
+    let shown = move |value: &Option<T>| match value {
+        Some(value) => show(value),
+        None => quoted("auto"),
+    };
+    let mut spec = Spec::new(values.clone(), parse, shown).default(None);
+    spec.check = Arc::new(move |value| value.as_ref().map_or(Ok(()), |value| check(value)));
+    spec.about = About { values, ..about };
     spec
 }
 

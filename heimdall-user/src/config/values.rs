@@ -12,6 +12,7 @@ use std::{
 use super::Problem;
 use crate::forward::{TlsPeer, UpstreamAddress, UpstreamTransport};
 use data_encoding::BASE64;
+use domain::base::{Name, ToName as _};
 use nix::net::if_::{if_indextoname, if_nametoindex};
 use rustls::pki_types::DnsName;
 use tracing_subscriber::EnvFilter;
@@ -32,6 +33,20 @@ pub struct InterfaceConfig {
     pub name: String,
     /// Queues, counted from 0. `None`: all that it has.
     pub queues: Option<BTreeSet<u32>>,
+}
+
+impl InterfaceConfig {
+    /// What to serve of the interface `name`, on which packets of those with the names `serves` among `all` arrive: all queues,
+    /// unless each of these names some.
+    pub(crate) fn of_port(all: &[Self], name: &str, serves: &[String]) -> Self {
+        let those = all.iter().filter(|one| serves.contains(&one.name));
+        let queues = those.map(|one| one.queues.clone());
+        let queues = queues.reduce(|all, more| Some(&all? | &more?));
+        Self {
+            name: name.to_owned(),
+            queues: queues.flatten(),
+        }
+    }
 }
 
 impl FromStr for InterfaceConfig {
@@ -101,36 +116,93 @@ pub(super) fn listen_address(text: &str) -> Result<SocketAddr, Problem> {
 
 /// Reads an upstream: `ADDR[:PORT]`, `tcp://ADDR[:PORT]` or `tls://[NAME@]ADDR[:PORT][#PINS]`. The port is 53 unless
 /// given, over TLS 853.
-pub(super) fn upstream_address(text: &str) -> Result<UpstreamAddress, Problem> {
-    let (bare, port, transport) = if let Some(bare) = text.strip_prefix("tcp://") {
-        (bare, DNS_PORT, UpstreamTransport::Tcp)
-    } else if let Some(rest) = text.strip_prefix("tls://") {
-        let (rest, pins) = match rest.split_once('#') {
-            Some((rest, pins)) => (rest, Some(pins)),
-            None => (rest, None),
-        };
-        let (name, bare) = match rest.split_once('@') {
-            Some((name, bare)) => (Some(name), bare),
-            None => (None, rest),
-        };
-        let name = name.map(|name| {
-            let read = DnsName::try_from(name.to_owned());
-            read.map_err(|_| Problem::TlsName(name.to_owned()))
-        });
-        let pins = pins.into_iter().flat_map(|pins| pins.split(','));
-        let peer = TlsPeer {
-            name: name.transpose()?,
-            pins: pins.map(pin).collect::<Result<_, _>>()?,
-        };
-        (bare, TLS_PORT, UpstreamTransport::Tls(peer))
-    } else {
-        (text, DNS_PORT, UpstreamTransport::Udp)
+pub(crate) fn upstream_address(text: &str) -> Result<UpstreamAddress, Problem> {
+    let (scheme, rest) = match text.split_once("://") {
+        Some((scheme, rest)) => (Some(scheme), rest),
+        None => (None, text),
+    };
+    let (bare, port, transport) = match scheme {
+        Some("tls") => {
+            let (bare, peer) = tls_peer(rest)?;
+            (bare, TLS_PORT, UpstreamTransport::Tls(peer))
+        }
+        None | Some("tcp") if rest.contains(['#', '@']) => {
+            return Err(Problem::OnlyTls(text.to_owned()));
+        }
+        None => (rest, DNS_PORT, UpstreamTransport::Udp),
+        Some("tcp") => (rest, DNS_PORT, UpstreamTransport::Tcp),
+        Some(scheme) => return Err(Problem::Scheme(scheme.to_owned())),
     };
     let malformed = |_| Problem::Upstream(text.to_owned());
     Ok(UpstreamAddress {
         address: socket_address(bare, Some(port), malformed)?,
         transport,
     })
+}
+
+/// Reads `[NAME@]ADDR[:PORT][#PINS]`: the address, and what the upstream has to show.
+fn tls_peer(text: &str) -> Result<(&str, TlsPeer), Problem> {
+    let (rest, pins) = match text.split_once('#') {
+        Some((rest, pins)) => (rest, Some(pins)),
+        None => (text, None),
+    };
+    let (name, bare) = match rest.split_once('@') {
+        Some((name, bare)) => (Some(name), bare),
+        None => (None, rest),
+    };
+    let name = name.map(|name| {
+        let read = DnsName::try_from(name.to_owned());
+        read.map_err(|_| Problem::TlsName(name.to_owned()))
+    });
+    let pins = pins.into_iter().flat_map(|pins| pins.split(','));
+    let peer = TlsPeer {
+        name: name.transpose()?,
+        pins: pins.map(pin).collect::<Result<_, _>>()?,
+    };
+    Ok((bare, peer))
+}
+
+/// A zone, in wire form and lower case.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Zone(pub Box<[u8]>);
+
+impl FromStr for Zone {
+    type Err = Problem;
+
+    /// Reads it in the form of zone files, with or without the last dot.
+    fn from_str(text: &str) -> Result<Self, Problem> {
+        // All of these are domain names, too, but none is meant as such.
+        if let Some(below) = text.strip_prefix('*') {
+            let zone = match below.trim_start_matches('.') {
+                "" => ".",
+                zone => zone,
+            };
+            return Err(Problem::ZoneWildcard(text.to_owned(), zone.to_owned()));
+        }
+        let address = text.split_once('/').map_or(text, |(address, _)| address);
+        if address.parse::<IpAddr>().is_ok() {
+            return Err(Problem::ZoneOfAddresses(text.to_owned()));
+        }
+        if text.contains(char::is_whitespace) {
+            let why = "it has a space".to_owned();
+            return Err(Problem::Zone(text.to_owned(), why));
+        }
+        let name = Name::<Vec<u8>>::from_str(text);
+        let name = name.map_err(|error| Problem::Zone(text.to_owned(), error.to_string()))?;
+        let mut wire = name.to_vec().into_octets();
+        // Length octets are below the letters.
+        wire.make_ascii_lowercase();
+        Ok(Self(wire.into()))
+    }
+}
+
+impl fmt::Display for Zone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match Name::from_slice(&self.0) {
+            Ok(name) if !name.is_root() => name.fmt(f),
+            _ => f.write_str("."),
+        }
+    }
 }
 
 /// Reads the pin of a public key: `sha256=` and the digest in base64.
@@ -175,14 +247,15 @@ fn socket_address(
 ) -> Result<SocketAddr, Problem> {
     let (bare, zone) = split_zone(text);
     let with_port = bare.parse::<SocketAddr>().ok();
+    if with_port.is_some_and(|address| address.port() == 0) {
+        return Err(Problem::PortZero(text.to_owned()));
+    }
     let address = with_port.or_else(|| Some((bare.parse::<IpAddr>().ok()?, default_port?).into()));
     // `::ffff:192.0.2.1` is another way to write 192.0.2.1 (RFC 4291 section 2.5.5.2).
-    let address = address
-        .filter(|address| address.port() != 0)
-        .map(|address| match address.ip().to_canonical() {
-            IpAddr::V4(v4) => (v4, address.port()).into(),
-            IpAddr::V6(_) => address,
-        });
+    let address = address.map(|address| match address.ip().to_canonical() {
+        IpAddr::V4(v4) => (v4, address.port()).into(),
+        IpAddr::V6(_) => address,
+    });
     match (address, zone) {
         (Some(SocketAddr::V6(mut v6)), zone) if v6.ip().is_unicast_link_local() => {
             let zone = zone.ok_or(Problem::NoZone(*v6.ip()))?;
@@ -219,7 +292,7 @@ fn interface_index(zone: &str) -> Result<u32, Problem> {
     if_nametoindex(zone)
         .ok()
         .or_else(by_index)
-        .ok_or_else(|| Problem::Zone(zone.to_owned()))
+        .ok_or_else(|| Problem::NoInterfaceOfZone(zone.to_owned()))
 }
 
 /// The name of the interface with this index, if there is one.
@@ -254,21 +327,22 @@ pub(super) fn zoned(address: &SocketAddr) -> String {
     Zoned(*address).to_string()
 }
 
-/// Displays an upstream, without its pins.
+/// Displays an upstream, with its pins cut.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Upstream<'a>(pub &'a UpstreamAddress);
 
 impl fmt::Display for Upstream<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let UpstreamAddress { address, transport } = self.0;
-        write!(f, "{transport}{}", Zoned(*address))
+        write!(f, "{transport}{}{}", Zoned(*address), transport.pins())
     }
 }
 
 /// The text of an upstream, as it can be read again.
 pub(super) fn upstream_text(upstream: &UpstreamAddress) -> String {
-    let mut text = Upstream(upstream).to_string();
-    if let UpstreamTransport::Tls(peer) = &upstream.transport {
+    let UpstreamAddress { address, transport } = upstream;
+    let mut text = format!("{transport}{}", Zoned(*address));
+    if let UpstreamTransport::Tls(peer) = transport {
         for (number, pin) in peer.pins.iter().enumerate() {
             text.push(if number == 0 { '#' } else { ',' });
             text.push_str(PIN);
@@ -341,6 +415,17 @@ pub enum TierMode {
     /// On all.
     On,
     /// On none.
+    Off,
+}
+
+/// How much of its privileges the server gives up before it starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SandboxMode {
+    /// What the kernel can enforce.
+    Auto,
+    /// All of it, or there is no start.
+    Require,
+    /// Nothing.
     Off,
 }
 

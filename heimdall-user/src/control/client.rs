@@ -18,17 +18,26 @@ use super::{ControlCommand, ControlError};
 /// be executed first.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
+/// The same for a server that drains: `stop-timeout` is a minute at most, and a snapshot is written after it.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(120);
+
 /// Sends a command to the server behind `path` and reads its answer.
 ///
 /// # Errors
 /// No server runs there, it cannot be reached, or its answer is an error.
 pub(crate) fn ask(path: &Path, command: &ControlCommand) -> Result<Value, ControlError> {
-    let mut answer = Value::Null;
+    let mut answer = None;
     ask_each(path, command, |document| {
-        answer = document;
+        answer = Some(document);
         Ok(())
     })?;
-    Ok(answer)
+    answer.ok_or_else(|| ControlError::Ask {
+        path: path.to_owned(),
+        source: io::Error::new(
+            io::ErrorKind::UnexpectedEof,
+            "it has ended without an answer",
+        ),
+    })
 }
 
 /// As [`ask`], for a command whose answer is any number of documents: each is given to `take`.
@@ -70,7 +79,11 @@ pub(crate) fn ask_each(
 fn send(path: &Path, command: &ControlCommand) -> io::Result<UnixStream> {
     let mut stream = connect(path)?;
     stream.set_nonblocking(false)?;
-    stream.set_read_timeout(Some(TIMEOUT))?;
+    let timeout = match command {
+        ControlCommand::Drain => DRAIN_TIMEOUT,
+        _ => TIMEOUT,
+    };
+    stream.set_read_timeout(Some(timeout))?;
     stream.set_write_timeout(Some(TIMEOUT))?;
     stream.write_all(format!("{}\n", command.to_json()).as_bytes())?;
     Ok(stream)
@@ -78,7 +91,7 @@ fn send(path: &Path, command: &ControlCommand) -> io::Result<UnixStream> {
 
 /// Connects without waiting, as a stopped server with a full backlog would never accept. The error is
 /// [`io::ErrorKind::WouldBlock`] then.
-pub(super) fn connect(path: &Path) -> io::Result<UnixStream> {
+pub(crate) fn connect(path: &Path) -> io::Result<UnixStream> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let stream = UnixStream::from(socket(AddressFamily::Unix, SockType::Stream, flags, None)?);
     nix_connect(stream.as_raw_fd(), &UnixAddr::new(path)?)?;

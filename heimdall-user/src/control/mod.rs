@@ -1,4 +1,5 @@
-//! The control socket: how `heimdall stats`, `reload`, `flush`, `dump` and `trace` talk to a running server.
+//! The control socket: how `heimdall stats`, `reload`, `drain`, `flush`, `dump`, `trace` and `route` talk to a running
+//! server, and a successor to its predecessor.
 //!
 //! A Unix stream socket. A client sends a request, which is a JSON object on one line, gets one JSON
 //! document, or for a dump one on each line, and the end of the stream; docs/control.md describes both.
@@ -15,13 +16,17 @@ use std::{
     fs::{self, File},
     io::{self, Write},
     os::{
-        fd::AsRawFd,
+        fd::{AsFd, AsRawFd, OwnedFd},
         unix::{
-            fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt, PermissionsExt},
-            net::UnixListener,
+            fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt},
+            net::{UnixListener, UnixStream},
         },
     },
     path::{Path, PathBuf},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use nix::{
@@ -33,13 +38,14 @@ use nix::{
         },
         stat::{Mode, fchmod},
     },
-    unistd::{Gid, Group, fchownat},
+    unistd::{Gid, Group, Uid, fchownat, geteuid},
 };
 use thiserror::Error;
+use tracing::warn;
 
 use crate::{exit::OnExit, file};
 
-pub(crate) use client::{ask, ask_each};
+pub(crate) use client::{ask, ask_each, connect};
 pub(crate) use request::{ControlCommand, TraceQuery};
 pub(crate) use server::ControlServer;
 
@@ -52,6 +58,10 @@ pub(crate) struct Permissions {
     pub(crate) group: Option<String>,
 }
 
+/// The group that was found first, which is the only one: another one needs a restart. The process cannot look one up once it is
+/// restricted to its own files.
+static GROUP: OnceLock<(String, Gid)> = OnceLock::new();
+
 impl Permissions {
     /// The group that the file is given to, if it is not the process's.
     fn group(&self) -> Result<Option<Gid>, ControlError> {
@@ -62,17 +72,35 @@ impl Permissions {
         if let Ok(number) = name.parse() {
             return Ok(Some(Gid::from_raw(number)));
         }
+        if let Some((found, gid)) = GROUP.get()
+            && found == name
+        {
+            return Ok(Some(*gid));
+        }
         let group = Group::from_name(name).map_err(|errno| ControlError::Group {
             group: name.clone(),
             source: errno.into(),
         })?;
-        Ok(Some(group.ok_or_else(unknown)?.gid))
+        let gid = group.ok_or_else(unknown)?.gid;
+        let _ = GROUP.set((name.clone(), gid));
+        Ok(Some(gid))
     }
 }
 
 /// Why the control socket cannot be made or used.
 #[derive(Debug, Error)]
 pub enum ControlError {
+    /// Nothing can be made in its directory.
+    #[error(
+        "cannot make the control socket in the directory {}: {source}; give the directory to the server's user (chown), \
+         or give --control PATH", path.display()
+    )]
+    Closed {
+        /// The directory.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
     /// Its directory cannot be made.
     #[error("cannot make the control socket's directory {}: {source}; give --control PATH", path.display())]
     Directory {
@@ -135,11 +163,27 @@ fn advice(error: &io::Error) -> &'static str {
     }
 }
 
-/// A bound control socket. Dropping it removes its file.
+/// Whether a client of this user may end the server, or take over from it: root and the server's user may, the group may
+/// not.
+pub(crate) fn is_owner(client: Uid) -> bool {
+    client.is_root() || client == geteuid()
+}
+
+/// A bound control socket. Dropping it removes its file, unless that belongs to another server.
 #[derive(Debug)]
 pub(crate) struct Control {
     listener: UnixListener,
+    file: SocketFile,
+}
+
+/// The file of a control socket.
+#[derive(Clone, Debug)]
+struct SocketFile {
     path: PathBuf,
+    /// What it is to have.
+    permissions: Permissions,
+    /// Whether it is this server's, not its predecessor's or successor's.
+    is_own: Arc<AtomicBool>,
 }
 
 impl Control {
@@ -169,30 +213,50 @@ impl Control {
             path: path.to_owned(),
             source,
         };
-        let listener = listen(path).map_err(bind_error)?;
         let control = Self {
-            listener,
-            path: path.to_owned(),
+            listener: listen(path).map_err(bind_error)?,
+            file: SocketFile {
+                path: path.to_owned(),
+                permissions: permissions.clone(),
+                is_own: Arc::new(AtomicBool::new(true)),
+            },
         };
-        let file = open_socket(path).map_err(bind_error)?;
-        if group.is_some() {
-            fchownat(&file, "", None, group, AtFlags::AT_EMPTY_PATH).map_err(|errno| {
-                ControlError::Group {
-                    group: permissions.group.clone().unwrap_or_default(),
-                    source: errno.into(),
-                }
-            })?;
-        }
-        // fchmod(2) does not work with such a descriptor, its link in /proc does.
-        let link = format!("/proc/self/fd/{}", file.as_raw_fd());
-        let mode = fs::Permissions::from_mode(permissions.mode);
-        fs::set_permissions(link, mode).map_err(bind_error)?;
+        control.file.permit(group)?;
         Ok(control)
     }
 
+    /// Takes the listener of a predecessor, to which the file at `path` belongs until
+    /// [`ControlServer::own`] is called. If somebody has removed the file, a socket is made in its place.
+    ///
+    /// # Errors
+    /// There is no such group; or as for [`bind`](Self::bind).
+    pub(crate) fn adopt(
+        listener: OwnedFd,
+        path: &Path,
+        permissions: &Permissions,
+    ) -> Result<Self, ControlError> {
+        permissions.group()?;
+        if fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+            warn!(
+                "the control socket {} was removed, and is made again",
+                path.display()
+            );
+            return Self::bind(path, permissions);
+        }
+        Ok(Self {
+            listener: UnixListener::from(listener),
+            file: SocketFile {
+                path: path.to_owned(),
+                permissions: permissions.clone(),
+                is_own: Arc::default(),
+            },
+        })
+    }
+
     /// Answers each client on a thread of its own: `respond` writes the answer to its command. Writing
-    /// fails when the client disconnects or does not read. The thread that accepts clients owns
-    /// `on_exit`.
+    /// fails when the client disconnects or does not read. A command that ends the server
+    /// ([`ControlCommand::is_for_owner`]) goes to `to_owner` with its client, whom the server's owner answers. The
+    /// thread that accepts clients owns `on_exit`.
     ///
     /// # Errors
     /// A thread or an eventfd is not available.
@@ -200,9 +264,24 @@ impl Control {
         self,
         on_exit: OnExit,
         respond: impl Fn(ControlCommand, &mut dyn Write) -> io::Result<()> + Send + Sync + 'static,
+        to_owner: impl Fn(ControlCommand, UnixStream) + Send + Sync + 'static,
     ) -> io::Result<ControlServer> {
-        ControlServer::start(self, on_exit, respond)
+        ControlServer::start(self, on_exit, Answers { respond, to_owner })
     }
+
+    /// A duplicate of the listener.
+    ///
+    /// # Errors
+    /// No descriptor is free.
+    fn duplicate(&self) -> io::Result<OwnedFd> {
+        self.listener.as_fd().try_clone_to_owned()
+    }
+}
+
+/// What clients get.
+struct Answers<R, O> {
+    respond: R,
+    to_owner: O,
 }
 
 /// A listening socket, which at first only its owner may connect to.
@@ -233,8 +312,47 @@ fn open_socket(path: &Path) -> io::Result<File> {
 
 impl Drop for Control {
     fn drop(&mut self) {
-        // It may have been removed already.
-        let _ = fs::remove_file(&self.path);
+        if self.file.is_own.load(Ordering::SeqCst) {
+            // It may have been removed already.
+            let _ = fs::remove_file(&self.file.path);
+        }
+    }
+}
+
+impl SocketFile {
+    /// Gives the file its mode, and its group if it is to have another than the process's. What it has already is left
+    /// alone: a predecessor's file may be another user's.
+    fn permit(&self, group: Option<Gid>) -> Result<(), ControlError> {
+        let bind_error = |source| ControlError::Bind {
+            path: self.path.clone(),
+            source,
+        };
+        let file = open_socket(&self.path).map_err(bind_error)?;
+        let found = file.metadata().map_err(bind_error)?;
+        if group.is_some_and(|group| group.as_raw() != found.gid()) {
+            fchownat(&file, "", None, group, AtFlags::AT_EMPTY_PATH).map_err(|errno| {
+                ControlError::Group {
+                    group: self.permissions.group.clone().unwrap_or_default(),
+                    source: errno.into(),
+                }
+            })?;
+        }
+        if found.mode() & 0o7777 == self.permissions.mode {
+            return Ok(());
+        }
+        // fchmod(2) does not work with such a descriptor, its link in /proc does.
+        let link = format!("/proc/self/fd/{}", file.as_raw_fd());
+        let mode = fs::Permissions::from_mode(self.permissions.mode);
+        fs::set_permissions(link, mode).map_err(bind_error)
+    }
+
+    /// It belongs to this server from now on, its predecessor has ended. What cannot be changed of it stays as it was.
+    fn own(&self) {
+        self.is_own.store(true, Ordering::SeqCst);
+        let group = self.permissions.group();
+        if let Err(error) = group.and_then(|group| self.permit(group)) {
+            warn!("the control socket stays as the server before had it: {error}");
+        }
     }
 }
 
@@ -258,12 +376,17 @@ pub(crate) fn check(path: &Path) -> Result<(), ControlError> {
         let here = directory.as_os_str().is_empty();
         if here { Path::new(".") } else { directory }
     });
+    let parent = path.parent().unwrap_or(path);
     // The nearest one that exists has to take those that are missing.
-    for directory in directories {
+    for (missing, directory) in directories.enumerate() {
         match file::check_writable(directory) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(source) => {
+            Err(source) if missing == 0 => {
                 let path = directory.to_owned();
+                return Err(ControlError::Closed { path, source });
+            }
+            Err(source) => {
+                let path = parent.to_owned();
                 return Err(ControlError::Directory { path, source });
             }
             Ok(()) => break,

@@ -8,21 +8,30 @@ use serde_json::{Map, Value, json};
 use crate::maintenance::{Scope, presentation, wire};
 
 /// The names of all commands, for errors.
-const COMMANDS: &str = "stats, reload, flush, dump and trace";
+const COMMANDS: &str = "stats, reload, drain, flush, dump, trace and route";
 
 /// A client's command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum ControlCommand {
     /// Every counter.
     Stats,
-    /// Reload the policy.
-    Reload,
+    /// Reload the settings and the files that they name.
+    Reload {
+        /// Say what that would do, and do nothing.
+        dry_run: bool,
+    },
+    /// Answer what waits, and end.
+    Drain,
+    /// Hand over to the client, a starting server that speaks this version of the hand-over (`handover`), and end.
+    TakeOver(u32),
     /// Remove these entries from the caches.
     Flush(Scope),
     /// Send copies of these entries.
     Dump(Scope),
     /// Explain what a query would get.
     Trace(TraceQuery),
+    /// Say which route it takes; whoever asks.
+    Route(TraceQuery),
 }
 
 /// A query of class IN that is to be explained.
@@ -51,10 +60,18 @@ impl ControlCommand {
         let name = name.ok_or("the field \"command\" is missing")?;
         let command = match name.as_str() {
             "stats" => Self::Stats,
-            "reload" => Self::Reload,
+            "reload" => Self::Reload {
+                dry_run: fields.flag("dry_run")?,
+            },
+            "drain" => Self::Drain,
+            "take-over" => return fields.take_over(),
             "flush" => Self::Flush(fields.scope()?),
             "dump" => Self::Dump(fields.scope()?),
-            "trace" => Self::Trace(fields.trace()?),
+            "trace" => {
+                let client = fields.client()?;
+                Self::Trace(fields.query(client)?)
+            }
+            "route" => Self::Route(fields.query(None)?),
             _ => {
                 return Err(format!(
                     "there is no command {name:?}; there are {COMMANDS}"
@@ -67,14 +84,23 @@ impl ControlCommand {
         }
     }
 
+    /// Whether it ends the server, so that the server's owner executes and answers it.
+    pub(super) fn is_for_owner(&self) -> bool {
+        matches!(self, Self::Drain | Self::TakeOver(_))
+    }
+
     /// The request for it.
-    pub(super) fn to_json(&self) -> Value {
+    pub(crate) fn to_json(&self) -> Value {
         let (name, arguments) = match self {
             Self::Stats => ("stats", json!({})),
-            Self::Reload => ("reload", json!({})),
+            Self::Reload { dry_run: false } => ("reload", json!({})),
+            Self::Reload { dry_run: true } => ("reload", json!({ "dry_run": true })),
+            Self::Drain => ("drain", json!({})),
+            Self::TakeOver(version) => ("take-over", json!({ "version": version })),
             Self::Flush(scope) => ("flush", scope_fields(scope)),
             Self::Dump(scope) => ("dump", scope_fields(scope)),
             Self::Trace(query) => ("trace", query.to_json()),
+            Self::Route(query) => ("route", query.to_json()),
         };
         let mut request = Map::from_iter([("command".to_owned(), json!(name))]);
         if let Value::Object(arguments) = arguments {
@@ -132,13 +158,18 @@ impl Fields {
         }
     }
 
+    /// One that is true, or absent.
+    fn flag(&mut self, field: &str) -> Result<bool, String> {
+        match self.0.remove(field) {
+            None => Ok(false),
+            Some(Value::Bool(true)) => Ok(true),
+            Some(_) => Err(format!("the field {field:?} can only be true")),
+        }
+    }
+
     fn scope(&mut self) -> Result<Scope, String> {
         let (name, zone) = (self.text("name")?, self.text("zone")?);
-        let all = match self.0.remove("all") {
-            None => false,
-            Some(Value::Bool(true)) => true,
-            Some(_) => return Err("the field \"all\" can only be true".to_owned()),
-        };
+        let all = self.flag("all")?;
         let scope = match (name, zone, all) {
             (Some(name), None, false) => Scope::name(&name),
             (None, Some(zone), false) => Scope::zone(&zone),
@@ -150,14 +181,26 @@ impl Fields {
         scope.map_err(|error| error.to_string())
     }
 
-    fn trace(&mut self) -> Result<TraceQuery, String> {
-        let name = self.text("name")?.ok_or("the field \"name\" is missing")?;
-        let qtype = self.text("type")?;
+    fn client(&mut self) -> Result<Option<IpAddr>, String> {
         let client = self.text("client")?.map(|text| {
             let address = text.parse::<IpAddr>();
             address.map_err(|_| format!("{text:?} is no IP address"))
         });
-        TraceQuery::new(&name, qtype.as_deref().unwrap_or("A"), client.transpose()?)
+        client.transpose()
+    }
+
+    /// Other fields are ignored: a later version may send more.
+    fn take_over(&mut self) -> Result<ControlCommand, String> {
+        let version = self.0.get("version").and_then(Value::as_u64);
+        let version = version.and_then(|version| u32::try_from(version).ok());
+        let version = version.ok_or("the field \"version\" is missing, or no number")?;
+        Ok(ControlCommand::TakeOver(version))
+    }
+
+    fn query(&mut self, client: Option<IpAddr>) -> Result<TraceQuery, String> {
+        let name = self.text("name")?.ok_or("the field \"name\" is missing")?;
+        let qtype = self.text("type")?;
+        TraceQuery::new(&name, qtype.as_deref().unwrap_or("A"), client)
     }
 }
 
@@ -178,12 +221,16 @@ mod tests {
         };
         for command in [
             ControlCommand::Stats,
-            ControlCommand::Reload,
+            ControlCommand::Reload { dry_run: false },
+            ControlCommand::Reload { dry_run: true },
+            ControlCommand::Drain,
+            ControlCommand::TakeOver(7),
             ControlCommand::Flush(Scope::All),
             ControlCommand::Flush(Scope::name("x").unwrap()),
             ControlCommand::Dump(zone),
             ControlCommand::Trace(trace(None)),
             ControlCommand::Trace(trace(Some("2001:db8::1"))),
+            ControlCommand::Route(trace(None)),
         ] {
             let line = command.to_json().to_string();
             assert_eq!(
@@ -197,6 +244,11 @@ mod tests {
             panic!("no trace");
         };
         assert_eq!((query.qtype, query.client), (1, None));
+        let later = br#"{"command": "take-over", "version": 2, "new": []}"#;
+        assert_eq!(
+            ControlCommand::parse(later),
+            Ok(ControlCommand::TakeOver(2))
+        );
     }
 
     #[test]
@@ -227,10 +279,22 @@ mod tests {
                 "the field \"all\" can only be true",
             ),
             (
+                r#"{"command": "reload", "dry_run": 1}"#,
+                "the field \"dry_run\" can only be true",
+            ),
+            (
                 r#"{"command": "dump", "zone": "a..b"}"#,
                 "\"a..b\" is no domain name",
             ),
             (r#"{"command": "trace"}"#, "the field \"name\" is missing"),
+            (
+                r#"{"command": "route", "name": "x", "client": "192.0.2.1"}"#,
+                "the command \"route\" has no field \"client\"",
+            ),
+            (
+                r#"{"command": "take-over", "version": "1"}"#,
+                "the field \"version\" is missing, or no number",
+            ),
             (
                 r#"{"command": "trace", "name": "x", "type": "?"}"#,
                 "\"?\" is no type",

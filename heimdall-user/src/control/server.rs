@@ -7,7 +7,7 @@ use std::{
         fd::{AsFd, OwnedFd},
         unix::net::UnixStream,
     },
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, atomic::Ordering},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
@@ -22,8 +22,11 @@ use nix::{
 use serde_json::json;
 use tracing::{debug, warn};
 
-use super::{Control, ControlCommand};
-use crate::exit::{OnExit, OwnedThread};
+use super::{Answers, Control, ControlCommand, SocketFile};
+use crate::{
+    exit::{OnExit, OwnedThread},
+    heartbeat,
+};
 
 /// Longest request, its newline included, in octets. The longest name has some 1,300 in JSON.
 pub(super) const MAX_REQUEST: usize = 4096;
@@ -54,16 +57,33 @@ const STOP_WAIT: Duration = Duration::from_millis(500);
 /// clients that have sent a command may read their answers for half a second.
 #[derive(Debug)]
 pub(crate) struct ControlServer {
+    listener: OwnedFd,
+    file: SocketFile,
     _thread: OwnedThread,
 }
 
-/// The function that writes the answer to a command.
-pub(super) trait Respond:
-    Fn(ControlCommand, &mut dyn Write) -> io::Result<()> + Send + Sync
-{
+/// What answers commands.
+pub(super) trait Respond: Send + Sync {
+    /// Writes the answer to a command.
+    fn respond(&self, command: ControlCommand, to: &mut dyn Write) -> io::Result<()>;
+
+    /// Gives a command and its client to the server's owner.
+    fn to_owner(&self, command: ControlCommand, client: UnixStream);
 }
 
-impl<F: Fn(ControlCommand, &mut dyn Write) -> io::Result<()> + Send + Sync> Respond for F {}
+impl<R, O> Respond for Answers<R, O>
+where
+    R: Fn(ControlCommand, &mut dyn Write) -> io::Result<()> + Send + Sync,
+    O: Fn(ControlCommand, UnixStream) + Send + Sync,
+{
+    fn respond(&self, command: ControlCommand, to: &mut dyn Write) -> io::Result<()> {
+        (self.respond)(command, to)
+    }
+
+    fn to_owner(&self, command: ControlCommand, client: UnixStream) {
+        (self.to_owner)(command, client);
+    }
+}
 
 impl ControlServer {
     pub(super) fn start(
@@ -79,10 +99,35 @@ impl ControlServer {
             // EAGAIN: it is readable already.
             let _ = stop.write(1);
         };
+        let listener = control.duplicate()?;
+        let file = control.file.clone();
         let thread = OwnedThread::start("control", on_exit, stop, move || {
             run(&control, &seen, Arc::new(respond));
         })?;
-        Ok(Self { _thread: thread })
+        Ok(Self {
+            listener,
+            file,
+            _thread: thread,
+        })
+    }
+
+    /// A duplicate of the listener, for a successor.
+    ///
+    /// # Errors
+    /// No descriptor is free.
+    pub(crate) fn duplicate(&self) -> io::Result<OwnedFd> {
+        self.listener.try_clone()
+    }
+
+    /// The socket's file belongs to this server from now on, and gets the mode and group of its settings: its predecessor has
+    /// ended.
+    pub(crate) fn own(&self) {
+        self.file.own();
+    }
+
+    /// Ends as a drop does, but leaves the socket's file to a successor.
+    pub(crate) fn release(self) {
+        self.file.is_own.store(false, Ordering::SeqCst);
     }
 }
 
@@ -180,13 +225,15 @@ fn run(control: &Control, stop: &Arc<EventFd>, respond: Arc<impl Respond + 'stat
         descriptors: Mutex::default(),
         any: Arc::clone(stop),
     });
+    let longest = PollTimeout::try_from(heartbeat::MAX_SLEEP).unwrap_or(PollTimeout::MAX);
     loop {
+        heartbeat::beat();
         reserve.fill();
         let mut fds = [
             PollFd::new(stop.as_fd(), PollFlags::POLLIN),
             PollFd::new(control.listener.as_fd(), PollFlags::POLLIN),
         ];
-        match poll(&mut fds, PollTimeout::NONE) {
+        match poll(&mut fds, longest) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => {
                 warn!("the control socket is closed: poll: {error}");
@@ -314,7 +361,12 @@ fn answer(client: &Connection, respond: &impl Respond) -> io::Result<()> {
     client.stream.set_write_timeout(Some(WRITE_TIMEOUT))?;
     let mut to = BufWriter::with_capacity(64 << 10, ClientWriter(client));
     match command {
-        Ok(command) => respond(command, &mut to)?,
+        Ok(command) if command.is_for_owner() => {
+            // A duplicate: this thread ends, and with it the connection.
+            respond.to_owner(command, client.stream.try_clone()?);
+            return Ok(());
+        }
+        Ok(command) => respond.respond(command, &mut to)?,
         Err(NoRequest::Refused(error)) => writeln!(to, "{}", json!({ "error": error }))?,
         Err(NoRequest::Gone(error)) => return Err(error),
     }

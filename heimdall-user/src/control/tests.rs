@@ -34,15 +34,25 @@ fn stats(path: &Path) -> Result<Value, ControlError> {
 
 fn serve(path: &Path) -> ControlServer {
     let control = Control::bind(path, &OWN).unwrap();
-    control
-        .serve(OnExit::default(), |command, to| match command {
-            ControlCommand::Dump(Scope::Zone(zone)) => (0..3).try_for_each(|number| {
-                let document = json!({ "number": number, "of": presentation(&zone) });
-                writeln!(to, "{document}")
-            }),
-            _ => writeln!(to, "{}", json!({ "backend": "socket" })),
-        })
-        .unwrap()
+    serve_with(control, |command, to| match command {
+        ControlCommand::Dump(Scope::Zone(zone)) => (0..3).try_for_each(|number| {
+            let document = json!({ "number": number, "of": presentation(&zone) });
+            writeln!(to, "{document}")
+        }),
+        _ => writeln!(to, "{}", json!({ "backend": "socket" })),
+    })
+}
+
+/// A server whose owner tells its clients what they asked for.
+fn serve_with(
+    control: Control,
+    respond: impl Fn(ControlCommand, &mut dyn Write) -> io::Result<()> + Send + Sync + 'static,
+) -> ControlServer {
+    let to_owner = |command: ControlCommand, mut client: UnixStream| {
+        let asked = format!("{command:?}");
+        writeln!(client, "{}", json!({ "asked": asked })).unwrap();
+    };
+    control.serve(OnExit::default(), respond, to_owner).unwrap()
 }
 
 #[test]
@@ -153,12 +163,9 @@ fn a_silent_client_is_told_so_and_closed() {
 fn an_error_of_the_server_is_that_of_the_client() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("control.sock");
-    let server = Control::bind(&path, &OWN)
-        .unwrap()
-        .serve(OnExit::default(), |_, to| {
-            writeln!(to, "{}", json!({ "error": "out of order" }))
-        })
-        .unwrap();
+    let server = serve_with(Control::bind(&path, &OWN).unwrap(), |_, to| {
+        writeln!(to, "{}", json!({ "error": "out of order" }))
+    });
     assert_eq!(stats(&path).unwrap_err().to_string(), "out of order");
     drop(server);
 }
@@ -190,9 +197,7 @@ fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
     // Live from the bind on, even before it serves.
     let error = Control::bind(&path, &OWN).unwrap_err();
     assert!(matches!(error, ControlError::Taken(_)), "{error}");
-    let server = control
-        .serve(OnExit::default(), |_, to| writeln!(to, "{{}}"))
-        .unwrap();
+    let server = serve_with(control, |_, to| writeln!(to, "{{}}"));
     assert_eq!(stats(&path).unwrap(), json!({}));
     drop(server);
 }
@@ -244,12 +249,9 @@ fn a_path_is_checked_without_making_anything() {
 /// read fills it.
 fn serve_long(path: &Path) -> ControlServer {
     let long = "x".repeat(4 << 20);
-    Control::bind(path, &OWN)
-        .unwrap()
-        .serve(OnExit::default(), move |_, to| {
-            writeln!(to, "{}", json!({ "long": long }))
-        })
-        .unwrap()
+    serve_with(Control::bind(path, &OWN).unwrap(), move |_, to| {
+        writeln!(to, "{}", json!({ "long": long }))
+    })
 }
 
 fn ask_long(path: &Path) -> Duration {
@@ -317,13 +319,10 @@ fn clients_are_answered_concurrently() {
     let path = directory.path().join("control.sock");
     // No client gets an answer before all have sent their commands.
     let all = std::sync::Barrier::new(8);
-    let server = Control::bind(&path, &OWN)
-        .unwrap()
-        .serve(OnExit::default(), move |_, to| {
-            all.wait();
-            writeln!(to, "{{}}")
-        })
-        .unwrap();
+    let server = serve_with(Control::bind(&path, &OWN).unwrap(), move |_, to| {
+        all.wait();
+        writeln!(to, "{{}}")
+    });
     std::thread::scope(|scope| {
         for _ in 0..8 {
             scope.spawn(|| assert_eq!(stats(&path).unwrap(), json!({})));
@@ -337,14 +336,11 @@ fn a_stop_does_not_wait_for_a_long_command() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("control.sock");
     let (begun, has_begun) = std::sync::mpsc::channel();
-    let server = Control::bind(&path, &OWN)
-        .unwrap()
-        .serve(OnExit::default(), move |_, _| {
-            begun.send(()).unwrap();
-            std::thread::sleep(Duration::from_secs(60));
-            Ok(())
-        })
-        .unwrap();
+    let server = serve_with(Control::bind(&path, &OWN).unwrap(), move |_, _| {
+        begun.send(()).unwrap();
+        std::thread::sleep(Duration::from_secs(60));
+        Ok(())
+    });
     let mut client = UnixStream::connect(&path).unwrap();
     client.write_all(STATS).unwrap();
     has_begun.recv().unwrap();
@@ -380,4 +376,79 @@ fn a_process_without_descriptors_answers() {
         }
     }
     drop((others, server));
+}
+
+#[test]
+fn the_owner_gets_commands_that_end_the_server() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("control.sock");
+    let server = serve(&path);
+    let asked = ask(&path, &ControlCommand::Drain).unwrap();
+    assert_eq!(asked, json!({ "asked": "Drain" }));
+    let asked = ask(&path, &ControlCommand::TakeOver(9)).unwrap();
+    assert_eq!(asked, json!({ "asked": "TakeOver(9)" }));
+    assert_eq!(stats(&path).unwrap(), json!({ "backend": "socket" }));
+    drop(server);
+}
+
+#[test]
+fn a_successor_changes_the_file_when_it_is_its_own() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("control.sock");
+    let mode = || fs::metadata(&path).unwrap().mode() & 0o777;
+    let predecessor = serve(&path);
+    let wider = Permissions {
+        mode: 0o660,
+        group: None,
+    };
+    let adopt = || Control::adopt(predecessor.duplicate().unwrap(), &path, &wider).unwrap();
+    drop(adopt());
+    assert_eq!(mode(), 0o600, "that one has failed");
+    let successor = serve_with(adopt(), |_, to| writeln!(to, "{{}}"));
+    assert_eq!(mode(), 0o600);
+    successor.own();
+    assert_eq!(mode(), 0o660);
+    predecessor.release();
+}
+
+#[test]
+fn a_successor_makes_a_file_that_was_removed() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("control.sock");
+    let predecessor = serve(&path);
+    fs::remove_file(&path).unwrap();
+    let adopt = || Control::adopt(predecessor.duplicate().unwrap(), &path, &OWN).unwrap();
+    drop(adopt());
+    assert!(!path.exists(), "that one has failed");
+    let successor = serve_with(adopt(), |_, to| {
+        writeln!(to, "{}", json!({ "successor": true }))
+    });
+    predecessor.release();
+    successor.own();
+    assert_eq!(stats(&path).unwrap(), json!({ "successor": true }));
+    drop(successor);
+    assert!(!path.exists());
+}
+
+#[test]
+fn a_successor_answers_on_the_same_socket_and_owns_its_file_in_the_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("control.sock");
+    let predecessor = serve(&path);
+    let successor = |listener| {
+        let control = Control::adopt(listener, &path, &OWN).unwrap();
+        serve_with(control, |_, to| {
+            writeln!(to, "{}", json!({ "successor": true }))
+        })
+    };
+    let failed = successor(predecessor.duplicate().unwrap());
+    drop(failed);
+    assert_eq!(stats(&path).unwrap(), json!({ "backend": "socket" }));
+
+    let second = successor(predecessor.duplicate().unwrap());
+    predecessor.release();
+    assert_eq!(stats(&path).unwrap(), json!({ "successor": true }));
+    second.own();
+    drop(second);
+    assert!(!path.exists());
 }

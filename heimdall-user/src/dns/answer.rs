@@ -333,7 +333,7 @@ impl<'a> AnswerRef<'a> {
 
     /// Info-code of the Extended DNS Error that goes with the answer (RFC 8914).
     #[inline(always)]
-    pub(crate) fn ede(&self) -> Option<u16> {
+    pub fn ede(&self) -> Option<u16> {
         u16::from_le_bytes(get(self.fixed, field::EDE)).checked_sub(1)
     }
 

@@ -31,9 +31,8 @@ pub fn for_descendant(answer: AnswerRef<'_>, from: usize, to: usize) -> Option<A
         ttl_offsets.push(u16::try_from(record.ttl_at()).ok()?);
         let owner = Cursor::in_body(answer.body(), start).moved_to(record.owner);
         move_pointer(&mut body, owner, distance)?;
-        // Names in NSEC and RRSIG ought not to be compressed, and some servers do it.
         rdata::fields(record.rtype, record.rdata, |field| match field {
-            Field::Name(name, _) => move_pointer(&mut body, name, distance),
+            Field::Name(name) => move_pointer(&mut body, name.start, distance),
             Field::Octets(_) => Some(()),
         })?;
     }

@@ -14,7 +14,7 @@
 //! +--+--+--+--+--+--+--+--+--+--+--+--+--+--+--+--+
 //! ```
 
-use core::{fmt, num::NonZeroU64, ops::Range};
+use core::{fmt, num::NonZeroU64, ops::Range, time::Duration};
 
 use super::{
     options::{self, EdnsOption},
@@ -43,7 +43,7 @@ pub(crate) mod ede {
     pub(crate) const CACHED_ERROR: u16 = 13;
     /// The query cannot be queued: too many wait for an upstream.
     pub(crate) const NOT_READY: u16 = 14;
-    /// The name is on a blocklist.
+    /// The name is on a blocklist, or in a route that refuses it.
     pub(crate) const BLOCKED: u16 = 15;
     /// The access list refuses the client.
     pub(crate) const PROHIBITED: u16 = 18;
@@ -66,7 +66,7 @@ pub(crate) mod option {
     /// Client subnet (RFC 7871).
     pub(crate) const CLIENT_SUBNET: u16 = 8;
     /// DNS cookies (RFC 7873).
-    pub(super) const COOKIE: u16 = 10;
+    pub(in crate::dns) const COOKIE: u16 = 10;
     /// For how long an unused TCP connection is kept (RFC 7828).
     pub(in crate::dns) const TCP_KEEPALIVE: u16 = 11;
     /// Padding (RFC 7830).
@@ -78,7 +78,7 @@ pub(crate) mod option {
 /// A query's OPT record, in one word, because every query carries it.
 ///
 /// ```text
-/// bits  0–15 payload size | 16–23 version | 24 DO | 25 NSID
+/// bits  0–15 payload size | 16–23 version | 24 DO | 25 NSID | 26 keepalive | 27 padding
 ///      32–47 offset of the first COOKIE option's data, 0: none | 48–55 its octets
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -88,6 +88,8 @@ pub struct Edns(NonZeroU64);
 impl Edns {
     const DO: u32 = 24;
     const NSID: u32 = 25;
+    const KEEPALIVE: u32 = 26;
+    const PADDING: u32 = 27;
     const COOKIE_AT: u32 = 32;
     const COOKIE_LEN: u32 = 48;
 
@@ -124,6 +126,18 @@ impl Edns {
     #[inline(always)]
     pub(crate) fn nsid(self) -> bool {
         self.word() >> Self::NSID & 1 != 0
+    }
+
+    /// The requestor asks for how long an idle connection is kept (RFC 7828).
+    #[inline(always)]
+    pub(crate) fn keepalive(self) -> bool {
+        self.word() >> Self::KEEPALIVE & 1 != 0
+    }
+
+    /// The requestor has padded the query (RFC 7830).
+    #[inline(always)]
+    pub(crate) fn padding(self) -> bool {
+        self.word() >> Self::PADDING & 1 != 0
     }
 
     /// Whether the query has a COOKIE option.
@@ -170,6 +184,8 @@ impl fmt::Debug for Edns {
             .field("version", &self.version())
             .field("dnssec_ok", &self.dnssec_ok())
             .field("nsid", &self.nsid())
+            .field("keepalive", &self.keepalive())
+            .field("padding", &self.padding())
             .field("cookie", &self.cookie_range())
             .finish()
     }
@@ -218,16 +234,30 @@ pub struct Options<'a> {
     pub nsid: Option<&'a [u8]>,
     /// The client's cookie and the server's.
     pub cookie: Option<&'a [u8; 24]>,
+    /// For how long an idle connection is kept.
+    pub keepalive: Option<Duration>,
+    /// Pad the reply to whole blocks of [`PADDED_BLOCK`].
+    pub padding: bool,
 }
 
+/// Octets of the blocks that replies are padded to ([RFC 8467 section
+/// 4.1](https://www.rfc-editor.org/rfc/rfc8467#section-4.1)).
+const PADDED_BLOCK: usize = 468;
+
+/// Octets of an option before its data.
+const OPTION_HEAD: usize = 4;
+
 impl Options<'_> {
-    /// Octets that the options take.
+    /// Octets that the options take; of the padding, what it takes at least: a reply that fits without it is not shortened
+    /// for its sake.
     #[inline]
     pub(super) fn len(&self) -> usize {
         let ede = if self.ede.is_some() { 6 } else { 0 };
         let nsid = self.nsid.map_or(0, |nsid| 4 + nsid.len());
         let cookie = if self.cookie.is_some() { 28 } else { 0 };
-        ede + nsid + cookie
+        let keepalive = if self.keepalive.is_some() { 6 } else { 0 };
+        let padding = if self.padding { OPTION_HEAD } else { 0 };
+        ede + nsid + cookie + keepalive + padding
     }
 
     /// Whether there is none.
@@ -248,30 +278,47 @@ impl Options<'_> {
         Some(Reply { len, sum })
     }
 
-    /// Writes the options at `at`. Gives the offset after them.
+    /// Writes the options at `at`. Gives the offset after them. The OPT record is the last of the message.
     fn write(&self, buf: &mut [u8], at: usize) -> Option<usize> {
-        let mut end = at;
-        let mut put = |code: u16, data: &[u8]| {
-            let (head, rest) = buf.get_mut(end..)?.split_first_chunk_mut::<4>()?;
+        let room = buf.len().min(u16::MAX.into());
+        let mut put = |at: usize, code: u16, data: &[u8]| {
+            let (head, rest) = buf.get_mut(at..)?.split_first_chunk_mut::<OPTION_HEAD>()?;
             let [c0, c1] = code.to_be_bytes();
             let [l0, l1] = (data.len() as u16).to_be_bytes();
             *head = [c0, c1, l0, l1];
             rest.get_mut(..data.len())?.copy_from_slice(data);
-            end += 4 + data.len();
-            Some(())
+            Some(at + OPTION_HEAD + data.len())
         };
+        let mut end = at;
         if let Some(code) = self.ede {
-            put(option::EDE, &code.to_be_bytes())?;
+            end = put(end, option::EDE, &code.to_be_bytes())?;
         }
         if let Some(nsid) = self.nsid {
-            put(option::NSID, nsid)?;
+            end = put(end, option::NSID, nsid)?;
         }
         if let Some(cookie) = self.cookie {
-            put(option::COOKIE, cookie)?;
+            end = put(end, option::COOKIE, cookie)?;
+        }
+        if let Some(time) = self.keepalive {
+            // In units of 100 ms.
+            let units = (time.as_millis() / 100) as u16;
+            end = put(end, option::TCP_KEEPALIVE, &units.to_be_bytes())?;
+        }
+        if self.padding {
+            let len = end + OPTION_HEAD;
+            let padded = len.next_multiple_of(PADDED_BLOCK).min(room);
+            end = put(
+                end,
+                option::PADDING,
+                ZEROS.get(..padded.saturating_sub(len))?,
+            )?;
         }
         Some(end)
     }
 }
+
+/// The data of padding (RFC 7830 section 3).
+static ZEROS: [u8; PADDED_BLOCK] = [0; PADDED_BLOCK];
 
 impl Edns {
     /// Reads an OPT record.
@@ -293,6 +340,8 @@ impl Edns {
     fn note(&mut self, option: &EdnsOption<'_>) -> Option<()> {
         match option.code {
             option::NSID => self.set(Self::NSID, 1),
+            option::TCP_KEEPALIVE => self.set(Self::KEEPALIVE, 1),
+            option::PADDING => self.set(Self::PADDING, 1),
             option::COOKIE if !self.has_cookie() => {
                 Cookie::read(option.data)?;
                 self.set(Self::COOKIE_AT, u16::try_from(option.at).ok()?.into());

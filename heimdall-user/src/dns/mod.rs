@@ -10,10 +10,12 @@
 
 pub(crate) mod aliases;
 pub mod answer;
+pub mod compose;
 mod cursor;
 pub mod denial;
 pub(crate) mod edns;
 pub mod header;
+mod letters;
 pub mod name;
 pub mod options;
 mod query;
@@ -22,20 +24,25 @@ mod record;
 pub mod reply;
 mod response;
 mod subnet;
+mod upstream_cookie;
 mod upstream_query;
 mod view;
+mod zone_map;
 
 pub use answer::{Answer, AnswerRef};
 use edns::Edns;
 pub(crate) use edns::Options;
+pub(crate) use letters::Letters;
 pub use name::NameHasher;
 pub use query::Query;
 pub(crate) use query::{KEY_FLAG_CD, KEY_FLAG_DO, key_hash, name_hash, question_hash};
 pub(crate) use question::{MAX_QUESTION, QUESTION_FIXED, same_question};
 pub use response::{BadResponse, ResponseReader, TtlLimits};
 pub(crate) use subnet::ClientSubnet;
+pub(crate) use upstream_cookie::{CookieEcho, UpstreamCookie};
 pub(crate) use upstream_query::UpstreamQuery;
 pub use view::{DnsPacketView, Malformed};
+pub(crate) use zone_map::ZoneMap;
 
 /// Reads a big-endian 16-bit field, or `None` past the end.
 #[inline]
@@ -98,5 +105,7 @@ pub(crate) const CLASS_IN: u16 = 1;
 /// The Chaos class, of queries about the server itself (RFC 4892).
 pub(crate) const CLASS_CH: u16 = 3;
 
+#[cfg(test)]
+mod testing;
 #[cfg(test)]
 mod tests;

@@ -51,6 +51,9 @@ fn read<'a>(cursor: &mut Cursor<'a>) -> Option<EdnsOption<'a>> {
 /// The OPT record of `msg`, if it has one.
 pub(super) fn opt_record(msg: &[u8]) -> Option<Record<'_>> {
     let [questions, counts @ ..] = Header::read(msg)?.counts;
+    if let [_, _, 0] = counts {
+        return None;
+    }
     let mut cursor = Cursor::new(msg, header::LEN);
     for _ in 0..questions {
         cursor.question()?;
@@ -58,6 +61,12 @@ pub(super) fn opt_record(msg: &[u8]) -> Option<Record<'_>> {
     Records::new(cursor, counts)
         .map_while(|record| record)
         .find(|record| record.section == Section::Additional && record.rtype == rrtype::OPT)
+}
+
+/// Whether a message has an OPT record: a server that knows EDNS adds one to its response to a query that has one (RFC
+/// 6891 section 6.1.1).
+pub(crate) fn has_opt(msg: &[u8]) -> bool {
+    opt_record(msg).is_some()
 }
 
 /// The data of the first option `code` in the OPT record of `msg`, if it has one that can be read.

@@ -77,8 +77,8 @@ pub struct ResponseReader {
     names: Names,
     records: Vec<Candidate>,
     rrsets: RrSets,
-    /// What is signed, see [`scope`].
-    signed: Vec<u64>,
+    /// For [`scope`].
+    scratch: Vec<u64>,
     ttl_offsets: Vec<u16>,
     /// Records that were rewritten.
     body: Vec<u8>,
@@ -99,6 +99,38 @@ impl ResponseReader {
     /// [`BadResponse`], and `answer` is what it was; the caller has already matched the ID and the sender.
     pub fn read(
         &mut self,
+        msg: &[u8],
+        question: &[u8],
+        key_flags: u8,
+        limits: &TtlLimits,
+        answer: &mut Answer,
+    ) -> Result<(), BadResponse> {
+        self.read_as(Form::AsReceived, msg, question, key_flags, limits, answer)
+    }
+
+    /// As [`read`](Self::read), but of a message that was [composed](super::compose), whose names are not
+    /// compressed: owners in the answer are, and TTLs stay as they are.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn read_composed(
+        &mut self,
+        msg: &[u8],
+        question: &[u8],
+        key_flags: u8,
+        answer: &mut Answer,
+    ) -> Result<(), BadResponse> {
+        let limits = TtlLimits {
+            min: 0,
+            max: u32::MAX,
+            max_negative: u32::MAX,
+        };
+        self.read_as(Form::Rewritten, msg, question, key_flags, &limits, answer)
+    }
+
+    fn read_as(
+        &mut self,
+        form: Form,
         msg: &[u8],
         question: &[u8],
         key_flags: u8,
@@ -128,7 +160,7 @@ impl ResponseReader {
         }
         self.names.begin(msg.len());
         let asked = self
-            .read_question(msg, start, key_flags)
+            .read_question(msg, start, key_flags, code)
             .ok_or(BadResponse::Question)?;
         let opt = self.read_records(msg, Records::new(Cursor::new(msg, start), counts))?;
         if opt.rcode != 0 {
@@ -136,7 +168,14 @@ impl ResponseReader {
             return Err(BadResponse::Rcode(code));
         }
         let invalid = BadResponse::InvalidAnswer;
-        scope::mark(&mut self.names, &mut self.records, &mut self.signed, &asked).ok_or(invalid)?;
+        scope::mark(
+            &mut self.names,
+            msg,
+            &mut self.records,
+            &mut self.scratch,
+            &asked,
+        )
+        .ok_or(invalid)?;
         let is_error = !matches!(code, rcode::NOERROR | rcode::NXDOMAIN);
         self.records.retain(|record| match record.section {
             Section::Answer => record.kept && (!is_error || code == rcode::YXDOMAIN),
@@ -155,7 +194,11 @@ impl ResponseReader {
             let of_section = (self.records.iter()).filter(|record| record.section == section);
             of_section.count() as u16
         });
-        let body = match rewrite::copied(msg, start, &self.records, &mut self.ttl_offsets) {
+        let copied = match form {
+            Form::AsReceived => rewrite::copied(msg, start, &self.records, &mut self.ttl_offsets),
+            Form::Rewritten => None,
+        };
+        let body = match copied {
             Some(body) => body,
             None => {
                 self.rewrite(msg, start, asked.qname).ok_or(invalid)?;
@@ -191,7 +234,7 @@ impl ResponseReader {
 
     /// Reads the question, which ends at `end`. `None`: it is not of class IN, the only one that is
     /// forwarded and of which the forms of data are known.
-    fn read_question(&mut self, msg: &[u8], end: usize, key_flags: u8) -> Option<Asked> {
+    fn read_question(&mut self, msg: &[u8], end: usize, key_flags: u8, rcode: u8) -> Option<Asked> {
         let mut cursor = Cursor::new(msg, header::LEN);
         cursor.uncompressed_name()?;
         let qname = self.names.read(msg, header::LEN, cursor.at())?;
@@ -201,6 +244,7 @@ impl ResponseReader {
             qname,
             qtype,
             dnssec_ok: key_flags & KEY_FLAG_DO != 0,
+            rcode,
         })
     }
 
@@ -226,13 +270,21 @@ impl ResponseReader {
     }
 }
 
-/// The question of a response.
+/// Whether the octets of records are taken over where that is possible.
+#[derive(Clone, Copy, Debug)]
+enum Form {
+    AsReceived,
+    Rewritten,
+}
+
+/// The question of a response, and its response code.
 #[derive(Clone, Copy, Debug)]
 struct Asked {
     qname: NameId,
     qtype: u16,
     /// RRSIG, NSEC and NSEC3 records are wanted (RFC 4035 section 3.2.1).
     dnssec_ok: bool,
+    rcode: u8,
 }
 
 /// The response's OPT record.
@@ -265,6 +317,8 @@ struct Candidate {
     section: Section,
     /// It belongs to the question.
     kept: bool,
+    /// It must not be passed on as it is: a name in its data is compressed.
+    expand: bool,
 }
 
 impl Candidate {
@@ -274,9 +328,9 @@ impl Candidate {
         // No octet of the owner is behind it.
         names.exclude(wire.ttl_at());
         // Records of other classes are not kept, and their data have other forms.
-        let name = match wire.class {
+        let rdata::Data { name, expand } = match wire.class {
             CLASS_IN => rdata::read(names, msg, wire.rtype, wire.rdata)?,
-            _ => None,
+            _ => rdata::Data::default(),
         };
         Some(Self {
             owner_at: wire.owner as u32,
@@ -297,6 +351,7 @@ impl Candidate {
             },
             section: wire.section,
             kept: false,
+            expand,
         })
     }
 

@@ -234,8 +234,10 @@ proptest! {
     #[test]
     fn replies_hold_the_upstreams_records(
         (name, message) in arb_name().prop_flat_map(|name| (Just(name.clone()), arb_response(name))),
-        age in 0..100_000u32, edns: bool, ede: Option<u8>, nsid in prop::option::of(prop::collection::vec(any::<u8>(), 1..20)), cookie: Option<[u8; 24]>, limit in prop_oneof![Just(65_535usize), 512..2000usize],
+        age in 0..100_000u32, edns: bool, ede: Option<u8>, nsid in prop::option::of(prop::collection::vec(any::<u8>(), 1..20)), cookie: Option<[u8; 24]>, padding: bool, limit in prop_oneof![Just(65_535usize), 512..2000usize],
     ) {
+        // Only replies over a stream are padded.
+        let padding = padding && limit == 65_535;
         let upstream = message.to_vec().unwrap();
         let mut query = Message::new(77, MessageType::Query, OpCode::Query);
         query.metadata.recursion_desired = true;
@@ -249,7 +251,7 @@ proptest! {
         let question = buf[12..usize::from(query.question_end)].to_vec();
         let answer = Answer::from_response(&upstream, &question, 0, &limits).unwrap();
         buf.resize(65_535, 0xee);
-        let options = Options { ede: ede.map(u16::from), nsid: nsid.as_deref(), cookie: cookie.as_ref() };
+        let options = Options { ede: ede.map(u16::from), nsid: nsid.as_deref(), cookie: cookie.as_ref(), padding, ..Options::default() };
         let content = Content {
             answer: answer.as_ref(),
             age,
@@ -273,6 +275,8 @@ proptest! {
             prop_assert_eq!(data(15), ede.map(|code| vec![0, code]));
             prop_assert_eq!(data(3), nsid);
             prop_assert_eq!(data(10), cookie.map(|cookie| cookie.to_vec()));
+            prop_assert_eq!(data(12).map(|data| data.iter().all(|octet| *octet == 0)), padding.then_some(true));
+            prop_assert!(!padding || len % 468 == 0 || len == 65_535);
         }
         prop_assert_eq!(&reply.queries[0].name().to_lowercase(), &message.queries[0].name().to_lowercase());
         if reply.metadata.truncation {

@@ -62,14 +62,18 @@ checks! {
         "CAP_IPC_LOCK, or the soft limit on locked memory against the frames of all queues; before Linux 5.11 BPF maps, too",
         "the kernel locks each queue's frames; beyond the limit AF_XDP sockets cannot be made",
         "`LimitMEMLOCK=infinity` in the unit, or `ulimit -l`";
+    SANDBOX: "privilege.sandbox",
+        "`privileges.sandbox`, and in a running server what of it is in force",
+        "a flaw in the server would have all privileges that the process has",
+        "`sandbox = \"auto\"`, and a kernel with Landlock (Linux 5.13, `lsm=`) and seccomp";
     VIEW: "privilege.view",
         "what this process may not see",
         "a finding may be missing",
         "run `heimdall doctor` as root";
     MEMORY_ROOM: "memory.room",
-        "what caches and frames take, against the memory that the host and the control group have left",
-        "all of it is allocated in the first seconds; if it does not fit, the kernel kills a process",
-        "a smaller `cache.size`, or fewer queues";
+        "what caches, frames and the hot tier take, against the memory that the host and the control group have left",
+        "all of it is allocated in the first seconds; if it did not fit, the kernel would kill a process, so a server does not start",
+        "a smaller `cache.size`, fewer `xdp.frames`, or fewer queues";
     HUGE_PAGES: "memory.huge-pages",
         "transparent huge pages",
         "with plain pages each look-up in a cache misses the TLB, too",
@@ -89,7 +93,7 @@ checks! {
     SMT: "cpu.smt",
         "workers on two threads of one core",
         "they share the core's execution units and caches: two of them answer little more than one",
-        "`xdp.cpus`, and as many queues";
+        "`xdp.cpus`";
     GOVERNOR: "cpu.governor",
         "the frequency governor of the workers' cores",
         "a worker that sleeps between packets looks idle, and is kept at a low frequency",
@@ -103,7 +107,7 @@ checks! {
         "queries to upstreams leave from random ports: the fewer there are, the easier are answers to forge",
         "the kernel's default, `32768 60999`, or more";
     BUFFERS: "net.buffers",
-        "`net.core.rmem_default` and `wmem_default`, which Heimdall's sockets have; it asks for no others",
+        "`net.core.rmem_default` and `wmem_default`, which all of Heimdall's sockets have but those that receive clients' datagrams",
         "a burst of queries waits in the socket's buffer while its thread works",
         "the kernel's default, 212992, or more";
     UDP_LOST: "net.lost",
@@ -114,10 +118,18 @@ checks! {
         "`net.core.busy_poll` and `busy_read`",
         "each wait of a socket thread, a forwarder thread or a worker then polls the NIC first, which costs CPU time",
         "0: `xdp.idle = \"busy-poll\"` does it where it is wanted";
+    TLS_CERTIFICATE: "tls.certificate",
+        "the file of `tls.certificate`: whether it can be read, its dates, its names",
+        "clients that check it do not connect while it is expired, or for another name; without it TLS is not served",
+        "a newer certificate, and `heimdall reload`";
+    TLS_KEY: "tls.key",
+        "the file of `tls.key`: whether it can be read, whether it fits the certificate, who may read it",
+        "without the key TLS is not served; whoever has it can pass for this server",
+        "the key of that certificate, readable for the server alone";
     NIC_USABLE: "nic.usable",
         "whether AF_XDP can serve the interface: its kind, its queues, its MTU",
         "if not, the kernel's sockets answer, and with `backend = \"xdp\"` the server does not start",
-        "what the finding says: members of a bond, the parent of a VLAN, a smaller MTU";
+        "what the finding says: the ports of a bridge, a smaller MTU";
     NIC_DRIVER: "nic.driver",
         "the driver, its version and the firmware",
         "for reports of bugs, and to compare hosts",
@@ -134,6 +146,10 @@ checks! {
         "whether the hot tier's replies leave by the interface: the kernel, the driver, and a veth's peer",
         "without the tier a worker is woken for popular questions, too; replies that a veth's peer does not take are late or lost",
         "`tier.mode`, an XDP program on a veth's peer, or a newer kernel";
+    NIC_RETURN_PATH: "nic.return-path",
+        "by which interface replies leave: the kernel's routes, `xdp.route-check`, and `net.ipv4.conf.lo.forwarding` (and of ipv6), which that needs",
+        "AF_XDP sends a reply to the MAC address that its query came from, which is wrong where the return path is another one",
+        "`xdp.route-check`, `sysctl -w net.ipv4.conf.lo.forwarding=1`";
     NIC_TRAP: "nic.trap",
         "what is known to go wrong with the driver, below",
         "native XDP is refused, or slower than it could be",
@@ -152,8 +168,8 @@ checks! {
         "the command that removes it";
     NIC_ABOVE: "nic.above",
         "the bond, team or bridge that the interface is a member of",
-        "its addresses are not the interface's own, and a wildcard does not stand for them",
-        "`--listen` with the addresses";
+        "what arrives on the interface goes there: it is served with the addresses of the bond or bridge, unless it is a backup or blocked",
+        "a bond instead of a team with a backup";
     NIC_VLAN: "nic.vlan",
         "VLANs on top, while the NIC strips their tags",
         "the tag would be missing from replies",
@@ -163,8 +179,8 @@ checks! {
         "packets merged by the NIC do not fit into frames, so drivers refuse XDP",
         "`ethtool -K … lro off`; some NICs restart their queues for it";
     NIC_QUEUES: "nic.queues",
-        "the number of receive queues, against the cores of workers",
-        "each queue has a worker and a cache: fewer than cores leave cores idle, more cost memory and gain nothing",
+        "the number of receive queues, against that of workers, and which worker serves which",
+        "with fewer queues than cores some cores have no worker; more share the workers, and each takes memory for its frames",
         "`ethtool -L`, which resets the link of some NICs";
     NIC_SERVED: "nic.served",
         "queues that get packets and that the settings leave out",

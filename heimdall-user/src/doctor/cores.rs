@@ -31,7 +31,7 @@ fn workers(facts: &Facts) -> BTreeSet<usize> {
         return BTreeSet::new();
     }
     let nics = facts.nics.iter();
-    nics.flat_map(|nic| nic.cores(&facts.config)).collect()
+    nics.flat_map(|nic| facts.cores(nic)).collect()
 }
 
 /// The CPU time of the control groups (`cpu.max`: the quota and the period, in microseconds).
@@ -113,10 +113,7 @@ fn siblings(facts: &Facts, cores: &BTreeSet<usize>) -> Option<Finding> {
             "{} are threads of one core, and each has a worker",
             show(shared)
         ),
-        Fix::Advice(format!(
-            "set cpus = [{}] in [xdp], and serve as many queues",
-            list.join(", ")
-        )),
+        Fix::Advice(format!("set cpus = [{}] in [xdp]", list.join(", "))),
     ))
 }
 

@@ -2,10 +2,17 @@
 
 use heimdall_ebpf::PROGRAM;
 
-use super::system::System;
+use std::collections::BTreeSet;
+
+use super::{
+    nic::{near, sysfs},
+    system::System,
+};
 use crate::{
-    config::{Backend, Config},
-    xdp::{AttachedProgram, Details, Interface, XdpError, bpf_call_error, candidates, xsk},
+    config::{Backend, Config, InterfaceConfig},
+    privileges,
+    worker::{Load, place},
+    xdp::{AttachedProgram, Details, Layers, XdpError, bpf_call_error, candidates, xsk},
 };
 
 /// The kernel's numbers of capabilities (linux/capability.h).
@@ -27,10 +34,10 @@ pub(super) struct Nic {
     pub(super) queues: Result<Vec<u32>, String>,
     /// Its receive queues.
     pub(super) rx_queues: u32,
+    /// Octets of a frame of its sockets.
+    pub(super) frame_size: u32,
     /// `None`: the kernel tells nothing of it.
     pub(super) details: Option<Details>,
-    /// How many workers the interfaces before it have.
-    pub(super) first_worker: usize,
 }
 
 /// What the checks judge.
@@ -38,8 +45,8 @@ pub(super) struct Nic {
 pub(super) struct Facts {
     pub(super) system: System,
     pub(super) config: Config,
-    /// Those of the settings; or those that could be served, if the settings name none. Empty for the
-    /// backend `socket`.
+    /// The ports of those of the settings, or of those that could be served, if the settings name none; and those that have
+    /// no ports. Empty for the backend `socket`.
     pub(super) nics: Vec<Nic>,
     /// The error of opening an AF_XDP socket.
     pub(super) af_xdp: Option<i32>,
@@ -47,6 +54,8 @@ pub(super) struct Facts {
     pub(super) bpf: Option<i32>,
     /// The ids of this process's XDP programs if it is a server; `None` in a command.
     pub(super) server: Option<Vec<u32>>,
+    /// What the sandbox leaves open in this process, and why. Nothing in a command.
+    pub(super) unrestricted: Vec<String>,
 }
 
 impl Facts {
@@ -59,6 +68,7 @@ impl Facts {
             af_xdp: xsk::open_error(),
             bpf: bpf_call_error(),
             server,
+            unrestricted: privileges::unrestricted(),
         }
     }
 
@@ -85,20 +95,66 @@ impl Facts {
         }
     }
 
+    /// Octets of their frames: of the largest, as an interface with another MTU than others is rare.
+    pub(super) fn frame_size(&self) -> u32 {
+        let sizes = self.nics.iter().map(|nic| nic.frame_size);
+        sizes.max().unwrap_or(xsk::frame_size(0))
+    }
+
+    /// Workers that serve them.
+    pub(super) fn workers(&self) -> usize {
+        match self.queues() {
+            0 => 0,
+            queues => self.config.xdp.workers(queues),
+        }
+    }
+
+    /// The workers that serve an interface, by their numbers, each with its queues, as a start places them.
+    pub(super) fn placed(&self, nic: &Nic) -> Vec<(usize, BTreeSet<usize>)> {
+        let all = self.nics.iter().map(|nic| nic.count()).sum();
+        let mut loads: Vec<Load> = (0..self.config.xdp.workers(all))
+            .map(|number| Load {
+                cpu: self.config.xdp.cpu(number),
+                queues: 0,
+            })
+            .collect();
+        // A start goes through the interfaces in their order.
+        for one in &self.nics {
+            let queues = one.queues.as_deref().unwrap_or_default();
+            let directory = one.sysfs(&self.system);
+            let near = near(&self.system, &one.name, directory.as_deref(), queues);
+            let mut served = vec![BTreeSet::new(); loads.len()];
+            for ((worker, _), queue) in place(&loads, &near).into_iter().zip(queues) {
+                if let (Some(load), Some(served)) = (loads.get_mut(worker), served.get_mut(worker))
+                {
+                    load.queues += 1;
+                    served.insert(*queue as usize);
+                }
+            }
+            if one.name == nic.name {
+                let served = served.into_iter().enumerate();
+                return served.filter(|(_, queues)| !queues.is_empty()).collect();
+            }
+        }
+        Vec::new()
+    }
+
+    /// The cores of the workers that serve an interface.
+    pub(super) fn cores(&self, nic: &Nic) -> BTreeSet<usize> {
+        let workers = self.placed(nic).into_iter();
+        workers
+            .filter_map(|(worker, _)| self.config.xdp.cpu(worker))
+            .collect()
+    }
+
     /// Threads that work for queries: workers, socket threads, forwarder threads. Each has a cache.
     pub(super) fn threads(&self) -> usize {
-        self.queues() + self.config.socket.threads + self.config.forward.threads
+        self.workers() + self.config.socket.threads + self.config.forward.threads
     }
 
     /// The kernel's version. (0, 0) if it is not known.
     pub(super) fn kernel(&self) -> (u32, u32) {
-        let release = self.system.read("/proc/sys/kernel/osrelease");
-        let release = release.unwrap_or_default();
-        let mut numbers = release
-            .split(|c: char| !c.is_ascii_digit())
-            .map(|number| number.parse().unwrap_or_default());
-        let mut next = || numbers.next().unwrap_or_default();
-        (next(), next())
+        self.system.kernel()
     }
 
     /// Whether this process has a capability. `None`: that is not known.
@@ -168,20 +224,9 @@ impl Nic {
             .unwrap_or_default()
     }
 
-    /// The cores of its workers.
-    pub(super) fn cores(&self, config: &Config) -> Vec<usize> {
-        let workers = self.first_worker..self.first_worker + self.count();
-        workers
-            .filter_map(|worker| config.xdp.cpu(worker))
-            .collect()
-    }
-
     /// Its directory in sysfs, which may show the interfaces of another network namespace.
     pub(super) fn sysfs(&self, system: &System) -> Option<String> {
-        let directory = format!("/sys/class/net/{}", self.name);
-        let index = system.number(&format!("{directory}/ifindex"))?;
-        let own = self.details.as_ref()?.index;
-        (index == u64::from(own)).then_some(directory)
+        sysfs(system, &self.name, self.details.as_ref()?.index)
     }
 }
 
@@ -190,30 +235,31 @@ fn nics(config: &Config) -> Vec<Nic> {
     if config.backend == Backend::Socket {
         return nics;
     }
-    let mut first_worker = 0;
-    let mut add = |name: &str, found: Result<(Interface, Vec<u32>), XdpError>| {
+    let mut add = |name: &str, rx_queues: u32, mtu: u32, queues: Result<Vec<u32>, XdpError>| {
         let nic = Nic {
             name: name.to_owned(),
-            rx_queues: found.as_ref().map_or(0, |(nic, _)| nic.rx_queues),
-            queues: found
-                .map(|(_, queues)| queues)
-                .map_err(|error| error.to_string()),
+            rx_queues,
+            frame_size: xsk::frame_size(mtu),
+            queues: queues.map_err(|error| error.to_string()),
             details: Details::read(name).ok(),
-            first_worker,
         };
-        first_worker += nic.count();
         nics.push(nic);
     };
-    for wanted in &config.interfaces {
-        add(
-            &wanted.name,
-            Interface::find_queues(&wanted.name, wanted.queues.as_ref()),
-        );
+    let configured = config.interfaces.iter().map(|one| one.name.clone());
+    let mut names: Vec<String> = configured.collect();
+    if names.is_empty() {
+        names = candidates().unwrap_or_default();
     }
-    if config.interfaces.is_empty() {
-        for name in candidates().unwrap_or_default() {
-            add(&name, Interface::find_queues(&name, None));
-        }
+    let layers = Layers::read(names.iter().map(String::as_str)).unwrap_or_default();
+    for port in layers.ports {
+        let interface = port.interface;
+        let name = interface.name.as_str();
+        let wanted = InterfaceConfig::of_port(&config.interfaces, name, &port.serves);
+        let queues = interface.queues(wanted.queues.as_ref());
+        add(name, interface.rx_queues, interface.mtu, queues);
+    }
+    for (name, error) in layers.refused {
+        add(&name, 0, 0, Err(error));
     }
     nics
 }

@@ -23,23 +23,19 @@ pub(super) fn examine(facts: &Facts) -> Vec<Finding> {
     findings
 }
 
-/// Files that are needed with this many fronts and listen addresses, besides those of clients' TCP connections.
+/// Files that are needed with this many fronts and listening sockets, besides those of clients' TCP connections.
 pub(crate) fn needed_files(options: &ForwardOptions, fronts: usize, listeners: usize) -> u64 {
     let shared = options.threads.max(1) * options.shared_files();
-    PROCESS + FRONT * fronts as u64 + 2 * listeners as u64 + shared as u64
+    PROCESS + FRONT * fronts as u64 + listeners as u64 + shared as u64
 }
 
 fn descriptors(facts: &Facts) -> Option<Finding> {
     let hard = facts.hard_limit("Max open files")?;
     let config = &facts.config;
-    let options = ForwardOptions {
-        upstreams: config.upstreams.clone(),
-        threads: config.forward.threads,
-        ..ForwardOptions::default()
-    };
+    let options = config.upstream_options();
     let sockets = config.socket.threads;
     let fronts = sockets + facts.queues();
-    let others = needed_files(&options, fronts, sockets * config.listen.len());
+    let others = needed_files(&options, fronts, sockets * config.listening_sockets());
     let needed = MAX_CONNECTIONS as u64 + others;
     let (subject, check) = ("open files", &checks::DESCRIPTORS);
     if needed <= hard {

@@ -1,30 +1,41 @@
-//! Memory: what caches and frames need, and the pages that they are in.
+//! Memory: what caches, frames and the hot tier need, and the pages that they are in.
+
+use std::fmt;
 
 use super::{
     checks,
     facts::{Facts, groups},
-    finding::{Finding, Level},
+    finding::Finding,
     fix::{Fix, Step},
     system::System,
 };
 use crate::{
-    config::{Config, Size},
-    xdp::xsk::FRAME_SIZE,
+    config::{Config, InterfaceConfig, Size, TierMode},
+    xdp::{Layers, TierSize, xsk::frame_size},
 };
 
 /// The kernel's setting for transparent huge pages (admin-guide/mm/transhuge).
 pub(crate) const TRANSPARENT: &str = "/sys/kernel/mm/transparent_hugepage/enabled";
 
-/// The pool of reserved huge pages of this size (admin-guide/mm/hugetlbpage).
+/// The pool of reserved huge pages of this size (admin-guide/mm/hugetlbpage), and how many of them are unused.
 const POOL: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";
+const POOL_FREE: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages";
 const HUGE_PAGE: u64 = 2 << 20;
 
 pub(super) fn examine(facts: &Facts) -> Vec<Finding> {
     let mut findings = Vec::new();
+    let ports = match facts.wants_xdp() {
+        true => facts.nics.as_slice(),
+        false => &[],
+    };
+    let ports: Vec<_> = ports
+        .iter()
+        .map(|nic| (nic.count(), nic.frame_size))
+        .collect();
+    let demand = Demand::new(&facts.config, &ports);
     findings.extend(room(
         &facts.system,
-        &facts.config,
-        facts.queues(),
+        &demand,
         match facts.server {
             Some(_) => Asker::Server,
             None => Asker::Command,
@@ -35,12 +46,98 @@ pub(super) fn examine(facts: &Facts) -> Vec<Finding> {
     findings
 }
 
-/// Whether the caches and frames of a server with this many queues, all of which are allocated soon after
-/// the start, leave half of the available memory: for a start, which has counted its queues. `None`: they
-/// do, or it is not known.
-pub(crate) fn shortage(config: &Config, queues: usize) -> Option<Finding> {
-    room(&System::host(), config, queues, Asker::Start)
-        .filter(|finding| finding.level != Level::Good)
+/// Whether what a server with this many queues allocates soon after the start leaves half of the available memory: for a
+/// start, which has counted its queues. `None`: what there is is not known.
+pub(crate) fn memory(config: &Config, queues: usize) -> Option<Finding> {
+    let names = config.interfaces.iter().map(|one| one.name.as_str());
+    let ports = Layers::read(names).unwrap_or_default().ports;
+    let ports = ports.iter().map(|port| {
+        let name = &port.interface.name;
+        let wanted = InterfaceConfig::of_port(&config.interfaces, name, &port.serves).queues;
+        let queues = port.interface.queues(wanted.as_ref()).unwrap_or_default();
+        (queues.len(), frame_size(port.interface.mtu))
+    });
+    let ports: Vec<_> = match queues {
+        // With the backend socket, for example.
+        0 => Vec::new(),
+        _ => ports.collect(),
+    };
+    room(&System::host(), &Demand::new(config, &ports), Asker::Start)
+}
+
+/// The memory that a server takes, in octets.
+struct Demand {
+    /// A cache for each thread that works for queries.
+    caches: u64,
+    /// The caches are put into reserved huge pages, as far as there are any.
+    in_pool: bool,
+    workers: usize,
+    sockets: usize,
+    forwarders: usize,
+    /// What the kernel receives packets into.
+    frames: u64,
+    queues: usize,
+    /// The maps of the hot tier of all interfaces.
+    tier: u64,
+}
+
+impl Demand {
+    /// `ports`: of each interface with a program its queues, and the octets of one of their frames.
+    fn new(config: &Config, ports: &[(usize, u32)]) -> Self {
+        let queues = ports.iter().map(|(queues, _)| queues).sum::<usize>();
+        let workers = match queues {
+            0 => 0,
+            queues => config.xdp.workers(queues),
+        };
+        let (sockets, forwarders) = (config.socket.threads, config.forward.threads);
+        let sizes = ports.iter().map(|(queues, size)| queues * *size as usize);
+        let frames = sizes.sum::<usize>() * config.xdp.frames as usize;
+        let tier = match (config.tier.mode, config.tier.entries) {
+            (TierMode::Off, _) | (_, 0) => 0,
+            (_, entries) => TierSize::new(entries).octets() * ports.len() as u64,
+        };
+        Self {
+            caches: ((workers + sockets + forwarders) * config.cache.bytes) as u64,
+            in_pool: fits_pool(config),
+            workers,
+            sockets,
+            forwarders,
+            frames: frames as u64,
+            queues,
+            tier,
+        }
+    }
+
+    fn sum(&self) -> u64 {
+        self.caches + self.frames + self.tier
+    }
+}
+
+/// `caches of 2 workers, 1 socket thread and 1 forwarder thread (256 MiB), frames of 4 queues (64 MiB)`.
+impl fmt::Display for Demand {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let counted = |count: usize, what: &str| match count {
+            1 => format!("1 {what}"),
+            _ => format!("{count} {what}s"),
+        };
+        let [caches, frames, tier] =
+            [self.caches, self.frames, self.tier].map(|octets| octets >> 20);
+        write!(
+            f,
+            "caches of {}, {} and {} ({caches} MiB)",
+            counted(self.workers, "worker"),
+            counted(self.sockets, "socket thread"),
+            counted(self.forwarders, "forwarder thread"),
+        )?;
+        if self.queues > 0 {
+            let queues = counted(self.queues, "queue");
+            write!(f, ", frames of {queues} ({frames} MiB)")?;
+        }
+        if tier > 0 {
+            write!(f, ", the hot tier ({tier} MiB)")?;
+        }
+        Ok(())
+    }
 }
 
 /// Who asks for the room.
@@ -54,18 +151,22 @@ enum Asker {
     Server,
 }
 
-fn room(system: &System, config: &Config, queues: usize, asker: Asker) -> Option<Finding> {
+fn room(system: &System, demand: &Demand, asker: Asker) -> Option<Finding> {
     let mut available = available(system)?;
     if asker == Asker::Server {
-        let resident = kibibytes(system, "/proc/self/status", "VmRSS:");
-        available += resident.unwrap_or_default();
+        for held in ["VmRSS:", "HugetlbPages:"] {
+            available += kibibytes(system, "/proc/self/status", held).unwrap_or_default();
+        }
     }
-    let caches = queues + config.socket.threads + config.forward.threads;
-    let frames = queues * config.xdp.frames as usize * FRAME_SIZE as usize;
-    let needed = (caches * config.cache.bytes + frames) as u64;
+    if demand.in_pool {
+        // They are no part of the available memory.
+        let pages = system.number(POOL_FREE).unwrap_or_default();
+        available += pages.saturating_mul(HUGE_PAGE).min(demand.caches);
+    }
+    let needed = demand.sum();
     let (subject, check) = ("memory", &checks::MEMORY_ROOM);
     let finding = format!(
-        "{caches} caches and the frames of {queues} queues take {} MiB, and {} MiB of memory are available",
+        "{demand} take {} MiB, and {} MiB of memory are available",
         needed >> 20,
         available >> 20,
     );
@@ -77,7 +178,7 @@ fn room(system: &System, config: &Config, queues: usize, asker: Asker) -> Option
         Asker::Start | Asker::Server => finding,
     };
     let fix = Fix::advice(
-        "lower cache.size, serve fewer queues, or lower socket.threads or forward.threads",
+        "lower cache.size or xdp.frames, serve fewer queues, or lower xdp.workers, socket.threads or forward.threads",
     );
     Some(match needed > available {
         true => check.bad(subject, finding, fix),
@@ -89,13 +190,42 @@ fn room(system: &System, config: &Config, queues: usize, asker: Asker) -> Option
 /// groups.
 fn available(system: &System) -> Option<u64> {
     let host = kibibytes(system, "/proc/meminfo", "MemAvailable:")?;
-    let groups = groups(system);
-    let left = groups.iter().filter_map(|group| {
-        let limit = system.number(&format!("{group}/memory.max"))?;
-        let used = system.number(&format!("{group}/memory.current"));
-        Some(limit.saturating_sub(used.unwrap_or_default()))
+    let unified = groups(system).into_iter();
+    let unified = unified.filter_map(|group| {
+        let files = ["memory.max", "memory.current", "inactive_file"];
+        left(system, &group, files)
     });
-    Some(left.fold(host, u64::min))
+    let legacy = legacy_group(system).and_then(|group| {
+        let files = [
+            "memory.limit_in_bytes",
+            "memory.usage_in_bytes",
+            "total_inactive_file",
+        ];
+        left(system, &group, files)
+    });
+    Some(unified.chain(legacy).fold(host, u64::min))
+}
+
+/// What the limit of a control group leaves: files with its limit and what is used, and the line of memory.stat with the
+/// cached files among that, which the kernel drops when memory is needed.
+fn left(system: &System, group: &str, [limit, used, cached]: [&str; 3]) -> Option<u64> {
+    let limit = system.number(&format!("{group}/{limit}"))?;
+    let used = system
+        .number(&format!("{group}/{used}"))
+        .unwrap_or_default();
+    let cached = system.line(&format!("{group}/memory.stat"), &format!("{cached} "));
+    let cached = cached.and_then(|number| number.parse().ok()).unwrap_or(0);
+    Some(limit.saturating_sub(used.saturating_sub(cached)))
+}
+
+/// The directory of this process's control group for memory in the hierarchy of cgroup v1, if there is one.
+fn legacy_group(system: &System) -> Option<String> {
+    let groups = system.read("/proc/self/cgroup")?;
+    let mut groups = groups
+        .lines()
+        .filter_map(|line| line.split_once(":memory:"));
+    let (_, path) = groups.next()?;
+    Some(format!("/sys/fs/cgroup/memory{path}"))
 }
 
 /// The octets of a line that has kB.
@@ -119,12 +249,17 @@ fn transparent(facts: &Facts) -> Option<Finding> {
     Some(check.warn("transparent huge pages", finding, fix))
 }
 
+/// Whether caches of this size use reserved huge pages.
+fn fits_pool(config: &Config) -> bool {
+    (config.cache.bytes as u64).is_multiple_of(8 * HUGE_PAGE)
+}
+
 fn reserved(facts: &Facts) -> Option<Finding> {
     let pages = facts.system.number(POOL).filter(|pages| *pages > 0)?;
     let check = &checks::HUGE_PAGE_POOL;
     let subject = "huge pages of 2 MiB";
     let bytes = facts.config.cache.bytes as u64;
-    if !bytes.is_multiple_of(8 * HUGE_PAGE) {
+    if !fits_pool(&facts.config) {
         let finding = format!(
             "{pages} pages are reserved, and caches of {} do not use them",
             Size(facts.config.cache.bytes)
@@ -175,8 +310,23 @@ mod tests {
         assert_eq!(available(&system), Some(1 << 20));
         write("sys/fs/cgroup/a/memory.current", "1000000\n");
         assert_eq!(available(&system), Some(48576));
+        // Files that are cached are dropped when memory is needed.
+        write(
+            "sys/fs/cgroup/a/memory.stat",
+            "anon 7\ninactive_file 200000\n",
+        );
+        assert_eq!(available(&system), Some(248_576));
         // As in a cgroup namespace, where the path may be of a group below the mounted one.
         write("sys/fs/cgroup/memory.max", "4096\n");
         assert_eq!(available(&system), Some(4096));
+        // cgroup v1.
+        write("proc/self/cgroup", "4:memory:/c\n0::/\n");
+        write("sys/fs/cgroup/memory/c/memory.limit_in_bytes", "3000");
+        write("sys/fs/cgroup/memory/c/memory.usage_in_bytes", "1000");
+        write(
+            "sys/fs/cgroup/memory/c/memory.stat",
+            "total_inactive_file 100",
+        );
+        assert_eq!(available(&system), Some(2100));
     }
 }

@@ -19,14 +19,15 @@ mod nic;
 mod privileges;
 mod settings;
 mod system;
+mod tls;
 
 pub(crate) use files::needed_files;
 pub(crate) use finding::{Finding, Level};
 pub(crate) use fix::Step;
-pub(crate) use memory::{TRANSPARENT, shortage};
-pub(crate) use nic::{STRIPPED, beyond_cores, beyond_map};
+pub(crate) use memory::{TRANSPARENT, memory};
+pub(crate) use nic::{STRIPPED, beyond_map, queue_cores, return_path};
 pub(crate) use settings::load;
-pub(crate) use system::System;
+pub(crate) use system::{System, show};
 
 use crate::config::Config;
 use facts::Facts;
@@ -52,6 +53,7 @@ fn examine(facts: &Facts) -> Vec<Finding> {
         cores::examine,
         files::examine,
         network::examine,
+        tls::examine,
         nic::examine,
     ]
     .iter()

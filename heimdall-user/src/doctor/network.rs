@@ -45,8 +45,8 @@ fn lost(facts: &Facts) -> Option<Finding> {
             subject,
             finding,
             Fix::advice(
-                "if they are Heimdall's, as `ss -ulmp` shows (d): more socket.threads, or a larger \
-                 net.core.rmem_default",
+                "if they are Heimdall's, as `ss -ulmp` shows (d): more socket.threads, or, without CAP_NET_ADMIN, a \
+                 larger net.core.rmem_max",
             ),
         ),
         false => check.good(subject, finding),

@@ -8,7 +8,7 @@ use super::{
     finding::Finding,
     fix::Fix,
 };
-use crate::xdp::xsk::FRAME_SIZE;
+use crate::config::SandboxMode;
 
 /// Since then BPF maps are charged to the control group instead of the limit on locked memory.
 const UNCHARGED_MAPS: (u32, u32) = (5, 11);
@@ -16,6 +16,7 @@ const UNCHARGED_MAPS: (u32, u32) = (5, 11);
 pub(super) fn examine(facts: &Facts) -> Vec<Finding> {
     let mut findings = vec![capabilities(facts)];
     findings.extend(memory_lock(facts));
+    findings.push(sandbox(facts));
     findings.extend(view(facts));
     findings
 }
@@ -33,6 +34,7 @@ fn capabilities(facts: &Facts) -> Finding {
     let privileged = |port: u16| u64::from(port) < first;
     let listen = facts.config.listen.iter();
     let mut ports = listen
+        .chain(&facts.config.listen_tls)
         .chain(&facts.config.metrics.listen)
         .map(SocketAddr::port);
     if ports.any(privileged) && lacks(capability::NET_BIND_SERVICE) {
@@ -98,7 +100,7 @@ fn memory_lock(facts: &Facts) -> Option<Finding> {
     }
     let limit = limit?;
     let queues = facts.queues() as u64;
-    let needed = queues * u64::from(facts.config.xdp.frames) * u64::from(FRAME_SIZE);
+    let needed = queues * u64::from(facts.config.xdp.frames) * u64::from(facts.frame_size());
     if limit >= needed && limits_maps && limit != u64::MAX {
         return Some(charged(limit));
     }
@@ -115,6 +117,24 @@ fn memory_lock(facts: &Facts) -> Option<Finding> {
         None => "grant CAP_IPC_LOCK, raise the limit (ulimit -l), or lower xdp.frames".to_owned(),
     };
     Some(check.bad(subject, finding, Fix::Advice(fix)))
+}
+
+fn sandbox(facts: &Facts) -> Finding {
+    let (subject, check) = ("sandbox", &checks::SANDBOX);
+    if facts.config.privileges.sandbox == SandboxMode::Off {
+        let fix = Fix::advice("leave `privileges.sandbox` out, or give --sandbox auto");
+        return check.warn(subject, "it is off", fix);
+    }
+    match facts.unrestricted.as_slice() {
+        [] => check.good(
+            subject,
+            "capabilities, files and system calls are restricted",
+        ),
+        open => {
+            let fix = "enable Landlock (`lsm=` on the kernel's command line) and seccomp; in a container, allow their calls";
+            check.warn(subject, open.join("; "), Fix::advice(fix))
+        }
+    }
 }
 
 /// What this process cannot see because it lacks a privilege.

@@ -3,7 +3,10 @@
 use std::path::PathBuf;
 
 use super::{checks, finding::Finding, fix::Fix};
-use crate::config::{Config, ConfigError, Flags, Host, Problem};
+use crate::{
+    config::{Config, ConfigError, Flags, Host, Problem},
+    forward,
+};
 
 /// Reads the settings as a start would, and what is wrong with them. Without a file and an upstream, or with bad
 /// settings, the defaults stand for what is missing, so that there is always something to judge.
@@ -17,6 +20,11 @@ pub(crate) fn load(flags: &Flags, mut host: Host) -> Result<(Config, Finding), C
     let check = &checks::SETTINGS;
     let error = match Config::load(flags, &host) {
         Ok(config) => {
+            if let Err(error) = forward::check_tls(&config.upstream_options()) {
+                let location = config.settings.location("forward.tls-roots");
+                let finding = format!("{location}{error}; the server does not start");
+                return Ok((config, check.bad("settings", finding, correct())));
+            }
             let subject = flags.config.as_ref().map(|path| path.display().to_string());
             let subject = subject.unwrap_or_else(|| "settings".to_owned());
             return Ok((config, check.good(subject, "the settings are good")));
@@ -41,9 +49,13 @@ pub(crate) fn load(flags: &Flags, mut host: Host) -> Result<(Config, Finding), C
     let finding = check.bad(
         "settings",
         format!("{error}; findings below are for the defaults and the flags"),
-        Fix::advice("correct it, and see `heimdall check`"),
+        correct(),
     );
     Ok((Config::load(&bare, &host)?, finding))
+}
+
+fn correct() -> Fix {
+    Fix::advice("correct it, and see `heimdall check`")
 }
 
 /// The same flags with an upstream, which no check looks at, if they have none. The address is for
@@ -101,6 +113,17 @@ mod tests {
             let (config, finding) = loaded(Some(bad), &[("--cache-size", "1M")]);
             assert_eq!(finding.level, Level::Bad, "{finding}");
             assert_eq!((config.max_udp_size, config.cache.bytes), (1232, 1 << 20));
+        }
+        // Those of a route, too.
+        for upstream in [
+            "upstream = [\"tls://9.9.9.9\"]",
+            "upstream = [\"9.9.9.9\"]\n[[route]]\nzone = \"a\"\nupstream = [\"tls://9.9.9.10\"]",
+        ] {
+            let text = format!("forward.tls-roots = \"/nonexistent/roots.pem\"\n{upstream}");
+            let (_, finding) = loaded(Some(&text), &[]);
+            assert_eq!(finding.level, Level::Bad, "{finding}");
+            let expected = "heimdall.toml:1: key `forward.tls-roots`: /nonexistent/roots.pem: ";
+            assert!(finding.finding.contains(expected), "{finding}");
         }
         let (_, finding) = loaded(Some("max-udp-size = true"), &[]);
         assert!(

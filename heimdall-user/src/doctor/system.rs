@@ -59,6 +59,17 @@ impl System {
         self.number(&sysctl(key))
     }
 
+    /// The kernel's version. (0, 0) if it is not known.
+    pub(super) fn kernel(&self) -> (u32, u32) {
+        let release = self.read("/proc/sys/kernel/osrelease");
+        let release = release.unwrap_or_default();
+        let mut numbers = release
+            .split(|c: char| !c.is_ascii_digit())
+            .map(|number| number.parse().unwrap_or_default());
+        let mut next = || numbers.next().unwrap_or_default();
+        (next(), next())
+    }
+
     /// The rest of the line that begins with `start`.
     pub(super) fn line(&self, path: &str, start: &str) -> Option<String> {
         let text = self.read(path)?;
@@ -112,7 +123,7 @@ fn list(text: &str) -> Option<BTreeSet<usize>> {
 }
 
 /// Numbers as a list like `0-3,8`.
-pub(super) fn show(numbers: &BTreeSet<usize>) -> String {
+pub(crate) fn show(numbers: &BTreeSet<usize>) -> String {
     let mut ranges: Vec<(usize, usize)> = Vec::new();
     for &number in numbers {
         match ranges.last_mut() {

@@ -2,10 +2,11 @@
 
 use std::{fmt, net::SocketAddr};
 
+use data_encoding::BASE64;
 use rustls::pki_types::DnsName;
 
 /// An upstream.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct UpstreamAddress {
     /// Its address and port.
     pub address: SocketAddr,
@@ -14,7 +15,7 @@ pub struct UpstreamAddress {
 }
 
 /// How an upstream is asked.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum UpstreamTransport {
     /// By UDP, and by TCP for answers that do not fit into a datagram.
     Udp,
@@ -25,7 +26,7 @@ pub enum UpstreamTransport {
 }
 
 /// What an upstream over TLS has to show.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct TlsPeer {
     /// The name in its certificate. `None`: its address, unless there are pins.
     pub name: Option<DnsName<'static>>,
@@ -59,9 +60,35 @@ impl fmt::Display for UpstreamTransport {
     }
 }
 
+impl UpstreamTransport {
+    /// What is written after the address.
+    pub(crate) fn pins(&self) -> Pins<'_> {
+        match self {
+            Self::Tls(TlsPeer { pins, .. }) => Pins(pins),
+            Self::Udp | Self::Tcp => Pins(&[]),
+        }
+    }
+}
+
+/// Displays pins, each cut to what tells it from others.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pins<'a>(&'a [[u8; 32]]);
+
+impl fmt::Display for Pins<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (number, pin) in self.0.iter().enumerate() {
+            let separator = if number == 0 { '#' } else { ',' };
+            let digest = BASE64.encode(pin);
+            write!(f, "{separator}sha256={digest:.8}…")?;
+        }
+        Ok(())
+    }
+}
+
 impl fmt::Display for UpstreamAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}{}", self.transport, self.address)
+        let Self { address, transport } = self;
+        write!(f, "{transport}{address}{}", transport.pins())
     }
 }
 
@@ -72,5 +99,26 @@ impl From<SocketAddr> for UpstreamAddress {
             address,
             transport: UpstreamTransport::Udp,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn upstreams_that_differ_in_a_pin_differ_in_their_text() {
+        let with = |pins: &[[u8; 32]]| UpstreamAddress {
+            transport: UpstreamTransport::Tls(TlsPeer {
+                name: None,
+                pins: pins.to_vec(),
+            }),
+            ..SocketAddr::from(([192, 0, 2, 53], 853)).into()
+        };
+        assert_eq!(with(&[]).to_string(), "tls://192.0.2.53:853");
+        assert_eq!(
+            with(&[[0; 32], [255; 32]]).to_string(),
+            "tls://192.0.2.53:853#sha256=AAAAAAAA…,sha256=////////…"
+        );
     }
 }

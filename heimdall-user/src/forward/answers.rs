@@ -4,11 +4,11 @@
 //! no front ever frees one, and writes the next answer in its place once it has the only reference. So in
 //! the steady state taking a response in allocates nothing.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, mem, sync::Arc};
 
 use crate::{
     cache::Hit,
-    dns::{Answer, BadResponse, ResponseReader, TtlLimits},
+    dns::{Answer, BadResponse, Letters, ResponseReader, TtlLimits},
 };
 
 /// Answers that are kept. Beyond that many that fronts have not replied with yet, new ones are freed
@@ -30,6 +30,8 @@ pub(super) struct Answers {
     reader: ResponseReader,
     /// Those first that were made, or found to be held by a front, longest ago.
     kept: VecDeque<Arc<Answer>>,
+    /// The response with its question's letters restored.
+    restored: Vec<u8>,
 }
 
 impl Answers {
@@ -41,10 +43,43 @@ impl Answers {
         key_flags: u8,
         limits: &TtlLimits,
     ) -> Result<Arc<Answer>, BadResponse> {
+        self.make(|reader, answer| reader.read(msg, question, key_flags, limits, answer))
+    }
+
+    /// The answer in a response to a question that was asked with these letters: it has those of `question`.
+    pub(super) fn read_restored(
+        &mut self,
+        msg: &[u8],
+        letters: Letters,
+        question: &[u8],
+        key_flags: u8,
+        limits: &TtlLimits,
+    ) -> Result<Arc<Answer>, BadResponse> {
+        let mut restored = mem::take(&mut self.restored);
+        letters.restore(msg, question, &mut restored);
+        let answer = self.read(&restored, question, key_flags, limits);
+        self.restored = restored;
+        answer
+    }
+
+    /// The answer in a message that was made of several: [`ResponseReader::read_composed`].
+    pub(super) fn compose(
+        &mut self,
+        msg: &[u8],
+        question: &[u8],
+        key_flags: u8,
+    ) -> Result<Arc<Answer>, BadResponse> {
+        self.make(|reader, answer| reader.read_composed(msg, question, key_flags, answer))
+    }
+
+    fn make(
+        &mut self,
+        write: impl FnOnce(&mut ResponseReader, &mut Answer) -> Result<(), BadResponse>,
+    ) -> Result<Arc<Answer>, BadResponse> {
         let mut unused = self.take();
         let mut result = Ok(());
         if let Some(answer) = Arc::get_mut(&mut unused) {
-            result = (self.reader).read(msg, question, key_flags, limits, answer);
+            result = write(&mut self.reader, answer);
         }
         let answer = self.keep(unused);
         result.map(|()| answer)

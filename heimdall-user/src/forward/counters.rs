@@ -1,9 +1,6 @@
 //! The forwarder's counters.
 
-use std::{
-    sync::{Arc, LazyLock},
-    time::{Duration, Instant},
-};
+use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 
@@ -34,8 +31,16 @@ counters! {
         moved,
         /// Answers accepted.
         answers,
+        /// Queries for the target of an alias that an upstream did not follow.
+        aliases_followed,
         /// Attempts without an acceptable response in time.
         timeouts,
+        /// Queries sent to a second upstream because the first took longer than usual.
+        hedged,
+        /// Of those, the ones that were answered first.
+        hedges_won,
+        /// Queries sent to find out whether an upstream that is set aside works again; no look-up waits for them.
+        probes,
         /// Datagrams from another address than the upstream's.
         rejected_source,
         /// Responses with a wrong ID.
@@ -46,11 +51,17 @@ counters! {
         rejected_malformed,
         /// Responses with another client subnet than the query's.
         rejected_subnet,
+        /// Responses that change the case of the question's letters, which was chosen at random.
+        rejected_case,
+        /// Responses with another cookie than the query's, or without one from an upstream that gives cookies.
+        rejected_cookie,
         /// Attempts that an upstream ended with an error: a response code that is no answer, a
         /// refused or broken connection.
         upstream_errors,
         /// Queries repeated without EDNS because the upstream could not read the first.
         retried_plain,
+        /// Queries repeated with the cookie that came with the response BADCOOKIE.
+        retried_cookie,
         /// Look-ups that ended with a truncated answer, because no upstream sent the whole of it over
         /// TCP.
         truncated,
@@ -66,6 +77,8 @@ counters! {
         shed_client,
         /// Look-ups that were shed because a zone above them held more than its quota.
         shed_zone,
+        /// Look-ups that were shed because more than its quota waited for their upstream.
+        shed_upstream,
         /// Look-ups that were shed because they were the oldest.
         shed_oldest,
         /// Requests that got a stale answer.
@@ -101,37 +114,46 @@ counters! {
         /// Attempts that the upstream ended with an error: a response code that is no answer, a refused or
         /// broken connection.
         errors,
+        /// Attempts that ended because the upstream could not be reached, among the errors.
+        unreachable,
+        /// Attempts that ended because TLS failed, among the errors.
+        tls_failures,
+        /// Attempts for which the upstream closed its connections, among the errors.
+        closed,
+        /// Responses of SERVFAIL, among the errors.
+        servfail,
+        /// Responses of REFUSED, among the errors.
+        refused,
+        /// Responses of FORMERR, among the errors.
+        formerr,
+        /// Responses of NOTIMP, among the errors.
+        notimp,
+        /// Responses of other codes that are no answer, among the errors.
+        other_rcodes,
+        /// Responses that are no answer whatever their code says, such as those with malformed records, among the errors.
+        malformed,
+        /// Attempts that went on in another way because too many responses did not belong to their query.
+        forged,
+        /// Queries sent to find out whether the upstream works again.
+        probes,
         /// Queries that wait for the upstream, as of the last second.
         in_flight: gauge,
         /// The smoothed round-trip time in microseconds, over UDP unless the upstream is asked by TCP only; 0 before the first
         /// response.
         rtt_us: gauge,
-        /// Until when the upstream counts as failed, in milliseconds of the monotonic clock; 0 unless it was set aside and has
-        /// not responded since.
-        failed_until: gauge,
+        /// 1 while the upstream is set aside.
+        set_aside: gauge,
     }
-}
-
-/// For how long the failure of an upstream tells something about it. Longer than an upstream is set aside, as the next
-/// query may come some time after that; a query that fails renews it. But an upstream that no query is sent to, because
-/// another one works, may have come back.
-const FAILED_FOR: Duration = Duration::from_secs(60);
-
-/// Milliseconds since a time in the past, the same for all threads.
-fn millis(at: Instant) -> u64 {
-    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
-    // Not 0, even for a time before the first call.
-    at.saturating_duration_since(*START).as_millis() as u64 + 1
 }
 
 /// How an upstream is, by what became of the queries to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Condition {
-    /// There were none, or none for long after it failed.
+    /// There were none.
     Unknown,
-    /// It was not set aside since its last response.
+    /// It is not set aside.
     Works,
-    /// It was set aside.
+    /// It is set aside.
     Failed,
 }
 
@@ -142,37 +164,30 @@ pub struct UpstreamMetrics {
     pub counters: UpstreamCounters,
     /// How long its responses took.
     pub(crate) latency: Histogram,
-    /// Why TLS with it fails.
+    /// Why it is set aside.
     problem: ArcSwapOption<String>,
 }
 
 impl UpstreamMetrics {
-    /// The upstream was set aside.
-    pub(crate) fn set_failed(&self, now: Instant) {
-        self.counters.failed_until.set(millis(now + FAILED_FOR));
-    }
-
-    /// TLS with the upstream fails for this reason, or does not fail any more.
+    /// The upstream is set aside for this reason, or is not set aside any more.
     pub(crate) fn set_problem(&self, problem: Option<String>) {
+        self.counters.set_aside.set(problem.is_some().into());
         self.problem.store(problem.map(Arc::new));
     }
 
-    /// Why TLS with the upstream fails.
+    /// Why the upstream is set aside.
     pub(crate) fn problem(&self) -> Option<Arc<String>> {
         self.problem.load_full()
     }
 
-    /// The upstream has responded.
-    pub(crate) fn clear_failed(&self) {
-        self.counters.failed_until.set(0);
-    }
-
-    /// How the upstream is by the thread's queries. It follows from the time, as the thread may sleep.
-    pub(crate) fn condition(&self, now: Instant) -> Condition {
-        match self.counters.failed_until.get() {
-            0 if self.counters.queries.get() > 0 => Condition::Works,
-            until if millis(now) < until => Condition::Failed,
-            _ => Condition::Unknown,
+    /// How the upstream is by the thread's queries.
+    pub(crate) fn condition(&self) -> Condition {
+        if self.counters.set_aside.get() > 0 {
+            Condition::Failed
+        } else if self.counters.queries.get() > 0 {
+            Condition::Works
+        } else {
+            Condition::Unknown
         }
     }
 }

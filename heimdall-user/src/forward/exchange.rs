@@ -1,16 +1,29 @@
 //! One query to one upstream, over UDP or TCP, and the checks on its response.
 
-use std::{io, sync::Arc, time::Instant};
+use std::{io, net::SocketAddr, sync::Arc, time::Instant};
 
+use mio::{Registry, Token};
 use nix::libc;
 
-use super::{ForwardCounters, answers::Answers, udp::MAX_REJECTED};
+use super::{ForwardCounters, answers::Answers, udp::MAX_REJECTED, upstreams::Reason};
 use crate::dns::{
-    Answer, BadResponse, ClientSubnet, TtlLimits,
+    Answer, BadResponse, ClientSubnet, CookieEcho, Letters, TtlLimits,
     edns::option,
     header::{self, field, rcode},
-    options, u16_at,
+    options, same_question, u16_at,
 };
+
+/// Where a socket or a connection for a query leads, if one has to be opened.
+#[derive(Clone, Copy)]
+pub(super) struct Destination<'a> {
+    /// It is registered here, with the token that `token` makes of its number.
+    pub(super) registry: &'a Registry,
+    pub(super) token: fn(usize) -> Token,
+    /// The upstream's position in the list.
+    pub(super) upstream: usize,
+    pub(super) address: SocketAddr,
+    pub(super) now: Instant,
+}
 
 /// Why a query could not be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +33,10 @@ pub(super) enum SendError {
     /// This host has no address to ask this upstream from, no port left, or does not let the query out; another
     /// upstream may be asked.
     Address,
+    /// This host has no route to this upstream.
+    Route,
+    /// The upstream refuses connections.
+    Refused,
     /// The upstream cannot be reached.
     Upstream,
 }
@@ -30,7 +47,12 @@ impl From<io::Error> for SendError {
             Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::ENOSPC) => {
                 Self::Resources
             }
-            Some(libc::EADDRINUSE | libc::EADDRNOTAVAIL) => Self::Address,
+            // The latter two: a filter's rule.
+            Some(libc::EADDRINUSE | libc::EADDRNOTAVAIL | libc::EPERM | libc::EACCES) => {
+                Self::Address
+            }
+            Some(libc::ENETUNREACH | libc::ENETDOWN) => Self::Route,
+            Some(libc::ECONNREFUSED) => Self::Refused,
             _ => Self::Upstream,
         }
     }
@@ -44,20 +66,37 @@ pub(super) enum ExchangeStatus {
     Truncated(u8),
     /// Too many datagrams were rejected on its socket, or of those with its ID.
     Forged,
+    /// A response came that is the upstream's by all but this.
+    Unproven(Doubt),
     /// The upstream responded, with an error.
     Error(ErrorResponse),
+    /// The upstream wants the query again, with the server cookie that came with this response.
+    BadCookie,
     /// The upstream cannot be reached.
-    Unreachable,
+    Unreachable(Reason),
     /// Connections that the upstream had accepted broke, the last one with this query alone on it.
     Broken,
+}
+
+/// What a response lacks that its query asked for, so that it may be forged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Doubt {
+    /// The letters of its question are those of the query, but their case is not.
+    Letters,
+    /// It has no cookie, and the upstream gave one before (RFC 7873 section 5.3).
+    Cookie,
 }
 
 /// An upstream's error response.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct ErrorResponse {
+    /// Its response code. NOERROR and NXDOMAIN: what it holds is no answer.
+    pub(super) code: u16,
     /// The code of those that do not know EDNS, or not the version (RFC 6891 sections 6.1.3 and
     /// 7): FORMERR, NOTIMP or BADVERS.
     pub(super) no_edns: bool,
+    /// SERVFAIL without an OPT record: the upstream may not know EDNS.
+    pub(super) maybe_no_edns: bool,
     /// Info-code of the Extended DNS Error that came with it.
     pub(super) ede: Option<u16>,
 }
@@ -80,7 +119,17 @@ pub(super) struct Target {
     pub(super) upstream: usize,
     /// Without an OPT record.
     pub(super) plain: bool,
+    /// Without random letters and a cookie.
+    pub(super) bare: bool,
     pub(super) tcp: bool,
+}
+
+/// The cookie of a query.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct SentCookie {
+    pub(super) client: [u8; 8],
+    /// With a server cookie, which the upstream has given before: its response has to have a cookie.
+    pub(super) expected: bool,
 }
 
 /// A query that was sent.
@@ -93,6 +142,9 @@ pub(super) struct Sent {
     pub(super) at: Instant,
     /// It had to wait until its connection was established.
     pub(super) waited: bool,
+    /// The case of the name's letters, if that was chosen at random.
+    pub(super) letters: Option<Letters>,
+    pub(super) cookie: Option<SentCookie>,
 }
 
 /// A query whose response is awaited.
@@ -122,6 +174,8 @@ enum Checked {
     Answer(Arc<Answer>),
     Truncated(u8),
     Error(ErrorResponse),
+    BadCookie,
+    Unproven(Doubt),
     Rejected,
 }
 
@@ -142,28 +196,48 @@ impl Exchange {
         answers: &mut Answers,
         counters: &ForwardCounters,
     ) -> ExchangeStatus {
-        match check_response(msg, self.sent.id, expected, answers, counters) {
+        match check_response(
+            msg,
+            &self.sent,
+            CookieEcho::Absent,
+            expected,
+            answers,
+            counters,
+        ) {
             Checked::Answer(answer) => ExchangeStatus::Answer(answer),
             Checked::Error(error) => ExchangeStatus::Error(error),
             // Nothing better will follow.
-            Checked::Truncated(_) | Checked::Rejected => {
-                ExchangeStatus::Error(ErrorResponse::default())
-            }
+            Checked::Truncated(_)
+            | Checked::BadCookie
+            | Checked::Unproven(_)
+            | Checked::Rejected => ExchangeStatus::Error(ErrorResponse::default()),
         }
     }
 
-    /// Checks a datagram that has its ID. `None`: it was rejected, and another one may follow.
+    /// What a response says to its query's cookie, if that had one.
+    pub(super) fn cookie_echo(&self, msg: &[u8]) -> CookieEcho {
+        let cookie = self.sent.cookie;
+        cookie.map_or(CookieEcho::Absent, |cookie| {
+            CookieEcho::of(msg, cookie.client)
+        })
+    }
+
+    /// Checks a datagram that has its ID, and says this to its cookie. `None`: it was rejected, and another one may
+    /// follow.
     pub(super) fn check_datagram(
         &mut self,
         msg: &[u8],
+        echo: CookieEcho,
         expected: &Expected<'_>,
         answers: &mut Answers,
         counters: &ForwardCounters,
     ) -> Option<ExchangeStatus> {
-        match check_response(msg, self.sent.id, expected, answers, counters) {
+        match check_response(msg, &self.sent, echo, expected, answers, counters) {
             Checked::Answer(answer) => Some(ExchangeStatus::Answer(answer)),
             Checked::Truncated(code) => Some(ExchangeStatus::Truncated(code)),
             Checked::Error(error) => Some(ExchangeStatus::Error(error)),
+            Checked::BadCookie => Some(ExchangeStatus::BadCookie),
+            Checked::Unproven(doubt) => Some(ExchangeStatus::Unproven(doubt)),
             Checked::Rejected => {
                 self.rejected += 1;
                 (self.rejected >= MAX_REJECTED).then_some(ExchangeStatus::Forged)
@@ -175,14 +249,19 @@ impl Exchange {
 /// Checks a message, and counts why it was rejected.
 fn check_response(
     msg: &[u8],
-    id: u16,
+    sent: &Sent,
+    echo: CookieEcho,
     expected: &Expected<'_>,
     answers: &mut Answers,
     counters: &ForwardCounters,
 ) -> Checked {
     let got = u16_at(msg, field::ID);
-    if got.is_some_and(|got| got != id) {
+    if got.is_some_and(|got| got != sent.id) {
         counters.rejected_id.add(1);
+        return Checked::Rejected;
+    }
+    if echo == CookieEcho::Wrong {
+        counters.rejected_cookie.add(1);
         return Checked::Rejected;
     }
     if let Some(subnet) = expected.subnet
@@ -191,7 +270,54 @@ fn check_response(
         counters.rejected_subnet.add(1);
         return Checked::Rejected;
     }
-    match answers.read(msg, expected.question, expected.flags, expected.limits) {
+    match read_response(msg, sent.letters, expected, answers, counters) {
+        Checked::Rejected => Checked::Rejected,
+        checked => match doubt(msg, sent, echo, expected.question) {
+            None => checked,
+            Some(doubt) => {
+                match doubt {
+                    Doubt::Letters => counters.rejected_case.add(1),
+                    Doubt::Cookie => counters.rejected_cookie.add(1),
+                }
+                Checked::Unproven(doubt)
+            }
+        },
+    }
+}
+
+/// Why a response to the question may be forged.
+fn doubt(msg: &[u8], sent: &Sent, echo: CookieEcho, question: &[u8]) -> Option<Doubt> {
+    if let Some(letters) = sent.letters
+        && let Some(echoed) = msg.get(header::LEN..header::LEN + question.len())
+        && !letters.are_in(echoed, question)
+        // An error may come without the question.
+        && same_question(echoed, question)
+    {
+        return Some(Doubt::Letters);
+    }
+    let is_expected = sent.cookie.is_some_and(|cookie| cookie.expected);
+    (is_expected && echo == CookieEcho::Absent).then_some(Doubt::Cookie)
+}
+
+/// Reads a message.
+fn read_response(
+    msg: &[u8],
+    letters: Option<Letters>,
+    expected: &Expected<'_>,
+    answers: &mut Answers,
+    counters: &ForwardCounters,
+) -> Checked {
+    let Expected {
+        question,
+        flags,
+        limits,
+        ..
+    } = *expected;
+    let read = match letters {
+        Some(letters) => answers.read_restored(msg, letters, question, flags, limits),
+        None => answers.read(msg, question, flags, limits),
+    };
+    match read {
         Ok(answer) => Checked::Answer(answer),
         Err(BadResponse::Truncated) => match low_rcode(msg) {
             // Such a response has no records that TCP could bring.
@@ -200,6 +326,7 @@ fn check_response(
             }
             code => Checked::Truncated(code),
         },
+        Err(BadResponse::Rcode(code)) if code == u16::from(rcode::BADCOOKIE) => Checked::BadCookie,
         Err(BadResponse::Rcode(code)) => Checked::Error(error_response(msg, code)),
         Err(BadResponse::Question | BadResponse::Malformed) if is_bare_error(msg) => {
             Checked::Error(error_response(msg, low_rcode(msg).into()))
@@ -222,7 +349,9 @@ fn check_response(
 fn error_response(msg: &[u8], code: u16) -> ErrorResponse {
     const NO_EDNS: [u8; 3] = [rcode::FORMERR, rcode::NOTIMP, rcode::BADVERS];
     ErrorResponse {
+        code,
         no_edns: NO_EDNS.map(u16::from).contains(&code),
+        maybe_no_edns: code == u16::from(rcode::SERVFAIL) && !options::has_opt(msg),
         ede: options::extended_error(msg),
     }
 }
@@ -253,7 +382,9 @@ mod tests {
         assert_eq!(error(libc::EMFILE), SendError::Resources);
         assert_eq!(error(libc::EADDRINUSE), SendError::Address);
         assert_eq!(error(libc::EADDRNOTAVAIL), SendError::Address);
-        assert_eq!(error(libc::ENETUNREACH), SendError::Upstream);
-        assert_eq!(error(libc::ECONNREFUSED), SendError::Upstream);
+        assert_eq!(error(libc::EPERM), SendError::Address);
+        assert_eq!(error(libc::ENETUNREACH), SendError::Route);
+        assert_eq!(error(libc::EHOSTUNREACH), SendError::Upstream);
+        assert_eq!(error(libc::ECONNREFUSED), SendError::Refused);
     }
 }

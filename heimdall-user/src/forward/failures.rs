@@ -2,8 +2,14 @@
 //!
 //! Such a question is not forwarded again before its back-off is over, and each further failure in a row
 //! doubles that. During an outage, when no upstream can be reached or responds to anything, the
-//! back-off stays at its minimum, and the first response of an upstream ends it. The table is
-//! bounded: a new failure replaces the oldest.
+//! back-off stays at its minimum.
+//!
+//! A failure ends with its cause. It is [noted](Missing) which upstreams sent nothing at that time, or only errors for
+//! whatever name: with the next response of one of the former, or answer of one of the latter, the question may be forwarded again.
+//! So nothing that failed in an outage waits for a back-off once it is over, and nothing that one upstream would have
+//! answered, while it was down. The back-off of questions that work upstreams do not answer is not affected.
+//!
+//! The table is bounded: a new failure replaces the oldest.
 
 use std::{
     collections::VecDeque,
@@ -12,7 +18,10 @@ use std::{
 
 use hashbrown::{HashTable, hash_table::Entry};
 
-use super::Request;
+use super::{
+    Request,
+    upstreams::{Missing, bit},
+};
 use crate::dns::same_question;
 
 /// Failures that one thread caches: a few megabytes at most.
@@ -28,9 +37,9 @@ struct Failure {
     question: Box<[u8]>,
     /// When the question may be forwarded again.
     until: Instant,
-    /// The last back-off in seconds.
+    /// The last back-off in seconds; 0: it has failed in outages only.
     back_off: u32,
-    cause: Cause,
+    missing: Missing,
     /// Distinguishes this failure's entry in the queue from older ones of the question.
     serial: u64,
 }
@@ -41,16 +50,6 @@ impl Failure {
             && self.flags == request.flags
             && same_question(&self.question, request.question())
     }
-}
-
-/// The cause of a failure.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Cause {
-    /// The name: an upstream responded with an error, or did not respond to this question while it
-    /// or another one responded to others.
-    Name,
-    /// The upstreams or this host: every name fails.
-    Outage,
 }
 
 /// The failure cache of a thread.
@@ -64,8 +63,8 @@ pub(super) struct Failures {
     serial: u64,
     min: u32,
     max: u32,
-    /// Some of the failures may be of an outage.
-    outage: bool,
+    /// Of all failures together.
+    missing: Missing,
 }
 
 impl Failures {
@@ -79,7 +78,7 @@ impl Failures {
             serial: 0,
             min,
             max: max.clamp(min, BOUNDS.1),
-            outage: false,
+            missing: Missing::default(),
         }
     }
 
@@ -92,19 +91,27 @@ impl Failures {
         (!left.is_zero()).then_some(left)
     }
 
+    /// Whether the question's failure may end before its back-off, so that the fronts have to ask again soon.
+    pub(super) fn may_end_early(&self, request: &Request) -> bool {
+        let failure = self
+            .table
+            .find(request.hash, |failure| failure.is_of(request));
+        failure.is_some_and(|failure| failure.missing.is_any())
+    }
+
     /// Notes that no upstream answered. Returns the seconds for which the question must not be
     /// asked, `least` or more.
     ///
     /// A failure is one in a row if the back-off of the one before it ended at most the longest
-    /// back-off ago. One of an outage does not count.
+    /// back-off ago. One of an outage, in which every name fails, does not count.
     pub(super) fn record(
         &mut self,
         request: &Request,
         now: Instant,
         least: u32,
-        cause: Cause,
+        missing: Missing,
     ) -> u32 {
-        self.outage |= cause == Cause::Outage;
+        self.missing.add(missing);
         self.serial += 1;
         let (serial, min, max) = (self.serial, self.min, self.max);
         let entry = self.table.entry(
@@ -117,17 +124,16 @@ impl Failures {
                 let failure = entry.get_mut();
                 let pause = now.saturating_duration_since(failure.until);
                 let is_in_row = pause <= Duration::from_secs(max.into());
-                let seconds = match cause {
-                    Cause::Outage => min,
-                    Cause::Name => {
-                        let doubled = failure.back_off.saturating_mul(2).clamp(min, max);
-                        failure.back_off = if is_in_row { doubled } else { min };
-                        failure.back_off
-                    }
+                let seconds = if missing.is_outage {
+                    min
+                } else {
+                    let doubled = failure.back_off.saturating_mul(2).clamp(min, max);
+                    failure.back_off = if is_in_row { doubled } else { min };
+                    failure.back_off
                 };
                 let seconds = seconds.max(least);
                 failure.until = now + Duration::from_secs(seconds.into());
-                failure.cause = cause;
+                failure.missing = missing;
                 failure.serial = serial;
                 seconds
             }
@@ -138,8 +144,8 @@ impl Failures {
                     flags: request.flags,
                     question: request.question().into(),
                     until: now + Duration::from_secs(seconds.into()),
-                    back_off: if cause == Cause::Name { min } else { 0 },
-                    cause,
+                    back_off: if missing.is_outage { 0 } else { min },
+                    missing,
                     serial,
                 });
                 seconds
@@ -162,11 +168,35 @@ impl Failures {
         }
     }
 
-    /// Removes the failures of an outage, which is over.
-    pub(super) fn end_outage(&mut self) {
-        if std::mem::take(&mut self.outage) {
-            self.table.retain(|failure| failure.cause == Cause::Name);
+    /// An upstream has sent a response: what failed while it sent nothing may be forwarded again.
+    pub(super) fn heard(&mut self, upstream: usize, now: Instant) {
+        let bit = bit(upstream);
+        if self.missing.silent & bit != 0 {
+            self.missing.silent &= !bit;
+            self.end(now, |missing| missing.silent & bit != 0);
         }
+    }
+
+    /// An upstream has answered a question: what failed while it sent errors only may be forwarded again.
+    pub(super) fn answered(&mut self, upstream: usize, now: Instant) {
+        let bit = bit(upstream);
+        if self.missing.failing & bit != 0 {
+            self.missing.failing &= !bit;
+            self.end(now, |missing| missing.failing & bit != 0);
+        }
+    }
+
+    /// Ends the back-off of the failures of which `is_over` holds. The next failure of such a question is one in a row.
+    #[cold]
+    fn end(&mut self, now: Instant, is_over: impl Fn(&Missing) -> bool) {
+        self.table.retain(|failure| {
+            let ends = is_over(&failure.missing);
+            if ends {
+                failure.until = failure.until.min(now);
+                failure.missing = Missing::default();
+            }
+            !ends || failure.back_off > 0
+        });
     }
 
     /// Removes the failures of all questions that match.
@@ -194,6 +224,20 @@ mod tests {
         forward::testing::query,
     };
 
+    /// The failure of a question that working upstreams do not answer.
+    const NAME: Missing = Missing {
+        silent: 0,
+        failing: 0,
+        is_outage: false,
+    };
+
+    /// The only upstream sends nothing.
+    const OUTAGE: Missing = Missing {
+        silent: 1,
+        is_outage: true,
+        ..NAME
+    };
+
     fn request(hasher: &NameHasher, label: &str) -> Request {
         let msg = query(1, label, None);
         let query = Query::new(&DnsPacketView::parse(&msg).unwrap(), hasher);
@@ -209,7 +253,7 @@ mod tests {
         let mut times = Vec::new();
         for _ in 0..11 {
             assert_eq!(failures.time_left(&name, now), None);
-            let seconds = failures.record(&name, now, 0, Cause::Name);
+            let seconds = failures.record(&name, now, 0, NAME);
             let time = Duration::from_secs(seconds.into());
             assert_eq!(failures.time_left(&upper, now), Some(time));
             assert_eq!(failures.time_left(&other, now), None);
@@ -219,30 +263,27 @@ mod tests {
         assert_eq!(times, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]);
         failures.clear(&upper);
         assert_eq!(
-            failures.record(&name, now, 0, Cause::Name),
+            failures.record(&name, now, 0, NAME),
             1,
             "an answer ends the row"
         );
-        assert_eq!(failures.record(&name, now, 0, Cause::Name), 2);
+        assert_eq!(failures.record(&name, now, 0, NAME), 2);
         now += Duration::from_secs(303);
         assert_eq!(
-            failures.record(&name, now, 0, Cause::Name),
+            failures.record(&name, now, 0, NAME),
             1,
             "so does a long pause"
         );
-        assert_eq!(failures.record(&name, now, 30, Cause::Name), 30);
-        assert_eq!(failures.record(&name, now, 0, Cause::Name), 4);
+        assert_eq!(failures.record(&name, now, 30, NAME), 30);
+        assert_eq!(failures.record(&name, now, 0, NAME), 4);
     }
 
     #[test]
     fn options_are_clamped_to_the_bounds_of_the_rfc() {
         let request = request(&NameHasher::default(), "name");
         let now = Instant::now();
-        assert_eq!(Failures::new(0, 0).record(&request, now, 0, Cause::Name), 1);
-        assert_eq!(
-            Failures::new(900, 9).record(&request, now, 0, Cause::Name),
-            300
-        );
+        assert_eq!(Failures::new(0, 0).record(&request, now, 0, NAME), 1);
+        assert_eq!(Failures::new(900, 9).record(&request, now, 0, NAME), 300);
     }
 
     #[test]
@@ -253,7 +294,7 @@ mod tests {
         failures.capacity = 3;
         let requests: Vec<_> = (0..5).map(|i| request(&hasher, &format!("n{i}"))).collect();
         for request in &requests {
-            failures.record(request, now, 0, Cause::Name);
+            failures.record(request, now, 0, NAME);
         }
         let known: Vec<_> = requests
             .iter()
@@ -261,7 +302,7 @@ mod tests {
             .collect();
         assert_eq!(known, [false, false, true, true, true]);
         for request in requests.iter().cycle().take(1000) {
-            failures.record(request, now, 0, Cause::Name);
+            failures.record(request, now, 0, NAME);
             assert!(failures.queue.len() <= 3 && failures.table.len() <= 3);
         }
     }
@@ -272,21 +313,65 @@ mod tests {
         let [name, other] = ["name", "other"].map(|label| request(&hasher, label));
         let now = Instant::now();
         let mut failures = Failures::new(1, 300);
-        assert_eq!(failures.record(&other, now, 0, Cause::Name), 1);
-        assert_eq!(failures.record(&other, now, 0, Cause::Name), 2);
+        assert_eq!(failures.record(&other, now, 0, NAME), 1);
+        assert_eq!(failures.record(&other, now, 0, NAME), 2);
         for _ in 0..10 {
-            assert_eq!(failures.record(&name, now, 0, Cause::Outage), 1);
+            assert_eq!(failures.record(&name, now, 0, OUTAGE), 1);
         }
-        assert_eq!(failures.record(&name, now, 29, Cause::Outage), 29, "stale");
-        failures.end_outage();
+        assert_eq!(failures.record(&name, now, 29, OUTAGE), 29, "stale");
+        failures.heard(0, now);
         assert_eq!(failures.time_left(&name, now), None);
         assert!(failures.time_left(&other, now).is_some());
         // The row from before it continues.
-        assert_eq!(failures.record(&other, now, 0, Cause::Outage), 1);
-        assert_eq!(failures.record(&other, now, 0, Cause::Name), 4);
-        assert_eq!(failures.record(&name, now, 0, Cause::Outage), 1);
-        assert_eq!(failures.record(&name, now, 0, Cause::Name), 1);
-        failures.end_outage();
+        assert_eq!(failures.record(&other, now, 0, OUTAGE), 1);
+        assert_eq!(failures.record(&other, now, 0, NAME), 4);
+        assert_eq!(failures.record(&name, now, 0, OUTAGE), 1);
+        assert_eq!(failures.record(&name, now, 0, NAME), 1);
+        failures.heard(0, now);
         assert!(failures.time_left(&name, now).is_some());
+    }
+
+    #[test]
+    fn only_failures_for_which_an_upstream_is_missing_may_end_early() {
+        let hasher = NameHasher::default();
+        let [outage, name, other] =
+            ["outage", "name", "other"].map(|label| request(&hasher, label));
+        let mut failures = Failures::new(1, 300);
+        let now = Instant::now();
+        failures.record(&outage, now, 0, OUTAGE);
+        failures.record(&name, now, 0, NAME);
+        assert!(failures.may_end_early(&outage));
+        assert!(!failures.may_end_early(&name) && !failures.may_end_early(&other));
+    }
+
+    #[test]
+    fn a_failure_ends_when_an_upstream_that_was_missing_works_again() {
+        let hasher = NameHasher::default();
+        let [silent, failing, broken] =
+            ["silent", "failing", "broken"].map(|label| request(&hasher, label));
+        let now = Instant::now();
+        let mut failures = Failures::new(1, 300);
+        let without_second = Missing { silent: 2, ..NAME };
+        let errors_of_second = Missing { failing: 2, ..NAME };
+        for seconds in [1, 2, 4] {
+            assert_eq!(failures.record(&silent, now, 0, without_second), seconds);
+            assert_eq!(failures.record(&failing, now, 0, errors_of_second), seconds);
+            assert_eq!(failures.record(&broken, now, 0, NAME), seconds);
+        }
+        let waits = |failures: &Failures| {
+            [&silent, &failing, &broken].map(|request| failures.time_left(request, now).is_some())
+        };
+        // The other upstream works all the time.
+        failures.heard(0, now);
+        failures.answered(0, now);
+        assert_eq!(waits(&failures), [true; 3]);
+        failures.heard(1, now);
+        assert_eq!(waits(&failures), [false, true, true]);
+        failures.answered(1, now);
+        assert_eq!(waits(&failures), [false, false, true]);
+        // Each is one in a row, should the question still fail.
+        assert_eq!(failures.record(&silent, now, 0, NAME), 8);
+        failures.heard(1, now);
+        assert!(failures.time_left(&silent, now).is_some());
     }
 }

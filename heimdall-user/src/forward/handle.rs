@@ -3,13 +3,14 @@
 use std::sync::{
     Arc,
     atomic::{AtomicBool, AtomicU64, Ordering},
+    mpsc::SyncSender,
 };
 
 use crossbeam_queue::ArrayQueue;
 use mio::Waker;
 use thiserror::Error;
 
-use super::{Mailbox, Outcome, Request, shard_of, sleeping::Sleeping};
+use super::{Mailbox, Outcome, Request, plan::Plan, shard_of, sleeping::Sleeping};
 use crate::{
     cache::Key,
     dns::{
@@ -24,10 +25,20 @@ use crate::{
 #[error("the forwarder's queue is full")]
 pub struct QueueFull;
 
+/// Other routes and upstreams for a thread.
+#[derive(Debug)]
+pub(super) struct Reload {
+    pub(super) plan: Arc<Plan>,
+    /// Dropped once they are in force and the cache has nothing outdated.
+    pub(super) done: SyncSender<()>,
+}
+
 /// The part of a forwarder thread that the fronts share.
 #[derive(Debug)]
 pub(super) struct Inbox {
     queue: ArrayQueue<Request>,
+    /// One at a time.
+    reload: ArrayQueue<Reload>,
     waker: Waker,
     sleeping: Sleeping,
     closed: AtomicBool,
@@ -41,6 +52,7 @@ impl Inbox {
     pub(super) fn new(capacity: usize, waker: Waker, mailboxes: Arc<[Arc<Mailbox>]>) -> Self {
         Self {
             queue: ArrayQueue::new(capacity.max(1)),
+            reload: ArrayQueue::new(1),
             waker,
             sleeping: Sleeping::default(),
             closed: AtomicBool::new(false),
@@ -51,6 +63,20 @@ impl Inbox {
 
     pub(super) fn take(&self) -> Option<Request> {
         self.queue.pop()
+    }
+
+    /// Has the thread take other routes. One that has ended drops them.
+    pub(super) fn reload(&self, reload: Reload) {
+        let _ = self.reload.push(reload);
+        if self.is_closed() {
+            self.take_reload();
+        }
+        self.wake();
+    }
+
+    /// Other routes that the thread is to take.
+    pub(super) fn take_reload(&self) -> Option<Reload> {
+        self.reload.pop()
     }
 
     /// Whether the thread may sleep until it is woken: else there are requests.
@@ -105,9 +131,10 @@ impl Inbox {
         Ok(())
     }
 
-    /// Answers every request in the queue with SERVFAIL.
+    /// Answers every request in the queue with SERVFAIL, and drops other routes.
     #[cold]
     pub(super) fn reject_all(&self) {
+        self.take_reload();
         let failure = Arc::new(Answer::failure(rcode::SERVFAIL, Some(ede::NOT_READY), 0));
         while let Some(request) = self.take() {
             if let Some(mailbox) = self.mailboxes.get(usize::from(request.front)) {

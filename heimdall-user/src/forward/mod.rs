@@ -12,11 +12,15 @@
 //!
 //! Queries go over pools of connected sockets (`udp`), whose ports the kernel chooses at random and which are
 //! renewed at random. With the random ID that makes some 31 bits that an off-path attacker has to guess
-//! (RFC 5452); after a few wrong guesses the socket is closed and its queries go over TCP, where guessing
-//! does not help, or from another port. Late responses to attempts that timed out are accepted, so a question has
-//! up to `attempts` queries outstanding at a time. The queries of a turn are sent, and responses received, in
+//! (RFC 5452); cookies and random letters (`upstreams`) add to them. After a few wrong guesses the socket is closed, and its
+//! queries go out from another port, and then over TCP, where guessing does not help. Late responses to attempts that
+//! timed out are accepted, so a question has up to `attempts` queries outstanding at a time. The queries of a turn are sent, and responses received, in
 //! batches; a thread is woken only if it sleeps (`sleeping`). Over TCP a few connections, which stay open, carry the
 //! queries of many look-ups (`tcp`).
+//!
+//! Routes say which upstreams are asked for which names (`routes`). They can be replaced while the threads run (`plan`):
+//! each answer of a look-up carries the generation of the routes that it began under, and fronts and threads cache none of
+//! an earlier one.
 //!
 //! Everything is bounded: the queue, the questions in flight, the attempts and the time of each. When
 //! something is full, the largest holder loses its oldest look-ups. Every request gets an answer or
@@ -32,7 +36,9 @@ mod handle;
 mod inflight;
 mod options;
 mod overload_log;
+mod plan;
 mod request;
+mod routes;
 mod shard;
 mod shared_cache;
 mod shed;
@@ -52,9 +58,13 @@ pub(crate) use counters::Condition;
 pub use counters::{ForwardCounters, UpstreamCounters, UpstreamMetrics};
 pub use handle::Handle;
 pub use options::ForwardOptions;
+pub(crate) use plan::{Plan, Plans};
 pub(crate) use request::MAX_REFRESHES;
 pub use request::{Mailbox, Outcome, Request};
+pub use routes::RouteOptions;
 pub use tls::TlsOptions;
+pub(crate) use upstreams::MAX_MEMBERS;
+pub use upstreams::Policy;
 
 use crate::{
     cache::{Key, Record},
@@ -67,11 +77,12 @@ use crate::{
 use handle::Inbox;
 use overload_log::OverloadLog;
 use shard::Shard;
-use tls::TlsClients;
 
 /// A forwarder whose threads have not been started yet.
 pub struct ForwarderBuilder {
     shards: Vec<Shard>,
+    plan: Arc<Plan>,
+    tls: TlsOptions,
     hasher: NameHasher,
     clock: Clock,
 }
@@ -87,14 +98,16 @@ impl ForwarderBuilder {
     /// `mailboxes`; `hasher` is the one that the fronts hash with.
     ///
     /// # Errors
-    /// There is no upstream, an epoll instance or the memory for a cache is not available, or the root certificates for
-    /// TLS cannot be read.
+    /// A route has no upstream, an epoll instance or the memory for a cache is not available, or the root certificates
+    /// for TLS cannot be read.
     pub fn new(
         options: &ForwardOptions,
         mailboxes: Vec<Arc<Mailbox>>,
         hasher: NameHasher,
     ) -> io::Result<Self> {
-        if options.upstreams.is_empty() {
+        let is_without =
+            |route: RouteOptions| route.local_only.is_none() && route.upstreams.is_empty();
+        if options.all_routes().any(is_without) {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
                 "there is no upstream to forward to",
@@ -103,9 +116,9 @@ impl ForwarderBuilder {
         let mailboxes: Arc<[_]> = mailboxes.into();
         let clock = Clock::start();
         let log = OverloadLog::default();
-        let tls = TlsClients::new(&options.upstreams, &options.tls)?;
+        let plan = Arc::new(Plan::new(options)?);
         let shards = (0..options.threads.max(1))
-            .map(|_| {
+            .map(|thread| {
                 let (options, mailboxes) = (options.clone(), Arc::clone(&mailboxes));
                 Shard::new(
                     options,
@@ -113,12 +126,15 @@ impl ForwarderBuilder {
                     hasher.clone(),
                     clock,
                     log.clone(),
-                    tls.clone(),
+                    &plan,
+                    thread,
                 )
             })
             .collect::<io::Result<Vec<_>>>()?;
         Ok(Self {
             shards,
+            plan,
+            tls: options.tls.clone(),
             hasher,
             clock,
         })
@@ -129,6 +145,11 @@ impl ForwarderBuilder {
         for shard in &mut self.shards {
             shard.tap = taps.forwarder();
         }
+    }
+
+    /// A number for where its answers come from; see [`Plan::origin`].
+    pub(crate) fn origin(&self) -> u64 {
+        self.plan.origin()
     }
 
     /// Inserts the answers of a snapshot, which was written `away` seconds ago.
@@ -171,10 +192,11 @@ impl ForwarderBuilder {
     /// As for [`start`](Self::start).
     pub(crate) fn start_with(self, on_exit: impl Fn() -> OnExit) -> io::Result<Forwarder> {
         raise_file_limit();
+        let inboxes: Arc<[_]> = self.shards.iter().map(Shard::inbox).collect();
         let mut forwarder = Forwarder {
-            inboxes: self.shards.iter().map(Shard::inbox).collect(),
+            plans: Plans::new(self.plan, Arc::clone(&inboxes), self.tls),
+            inboxes,
             counters: self.shards.iter().map(Shard::counters).collect(),
-            upstream_metrics: self.shards.iter().map(Shard::upstream_metrics).collect(),
             command_queues: self.shards.iter().map(Shard::command_queue).collect(),
             threads: Vec::new(),
             hasher: self.hasher,
@@ -206,7 +228,7 @@ fn shard_of(hasher: &NameHasher, key: &Key<'_>, threads: usize) -> usize {
 pub struct Forwarder {
     inboxes: Arc<[Arc<Inbox>]>,
     counters: Vec<Arc<ForwardCounters>>,
-    upstream_metrics: Vec<Vec<Arc<UpstreamMetrics>>>,
+    plans: Plans,
     command_queues: Vec<Arc<CommandQueue>>,
     threads: Vec<OwnedThread>,
     hasher: NameHasher,
@@ -223,9 +245,9 @@ impl Forwarder {
         self.counters.clone()
     }
 
-    /// Each thread's counters and latency of each upstream, in the order of the options.
-    pub(crate) fn upstream_metrics(&self) -> Vec<Vec<Arc<UpstreamMetrics>>> {
-        self.upstream_metrics.clone()
+    /// The routes and upstreams in force.
+    pub(crate) fn plans(&self) -> Plans {
+        self.plans.clone()
     }
 
     /// The command queue of each thread's cache.
@@ -252,7 +274,7 @@ impl Drop for Forwarder {
 /// # Errors
 /// They cannot.
 pub(crate) fn check_tls(options: &ForwardOptions) -> io::Result<()> {
-    TlsClients::new(&options.upstreams, &options.tls).map(drop)
+    Plan::new(options).map(drop)
 }
 
 /// A failure is ignored: reaching the limit later is handled, and counted.

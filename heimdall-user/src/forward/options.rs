@@ -1,15 +1,22 @@
 //! The settings of the forwarder.
 
-use std::{net::IpAddr, time::Duration};
+use std::{collections::HashSet, net::IpAddr, time::Duration};
 
-use super::{TlsOptions, UpstreamAddress, tcp, udp};
+use super::{Policy, RouteOptions, TlsOptions, UpstreamAddress, tcp, udp};
 use crate::dns::TtlLimits;
 
 /// How the forwarder works.
 #[derive(Clone, Debug)]
 pub struct ForwardOptions {
-    /// The upstream resolvers, best first. At least one.
+    /// The upstream resolvers for names that no other route is for, best first.
     pub upstreams: Vec<UpstreamAddress>,
+    /// Routes. That of the root takes the place of `upstreams` and what else is set here for those.
+    pub routes: Vec<RouteOptions>,
+    /// Which of them is asked first.
+    pub policy: Policy,
+    /// Share of look-ups, in percent, that may ask a second upstream when the first takes longer than 95 % of its
+    /// responses did; 0: none.
+    pub hedge: u32,
     /// For those over TLS.
     pub tls: TlsOptions,
     /// Threads. 1 suffices for some ten thousand misses a second.
@@ -29,6 +36,13 @@ pub struct ForwardOptions {
     pub attempts: u32,
     /// Bounds on the TTLs of answers.
     pub limits: TtlLimits,
+    /// Whether to ask for the target of an alias that an upstream does not follow, as one does that is authoritative
+    /// for the alias alone.
+    pub follow_aliases: bool,
+    /// Ask in random upper and lower case ("0x20"), which responses over UDP have to repeat.
+    pub randomize_case: bool,
+    /// Send DNS cookies over UDP, and check those of responses (RFC 7873).
+    pub cookies: bool,
     /// Ask upstreams for the AD bit. Only for upstreams that validate, on a path that is trusted.
     pub trust_ad: bool,
     /// Octets of each thread's cache, which serves all fronts; 256 KiB at least.
@@ -57,7 +71,8 @@ pub struct ForwardOptions {
 impl ForwardOptions {
     /// Files that each thread holds for the sockets and connections that questions share, at most.
     pub(crate) fn shared_files(&self) -> usize {
-        let upstreams = self.upstreams.len();
+        let all = self.all_routes().flat_map(|route| route.upstreams);
+        let upstreams = all.collect::<HashSet<_>>().len();
         udp::max_files(upstreams) + tcp::max_files(upstreams)
     }
 }
@@ -67,6 +82,9 @@ impl Default for ForwardOptions {
     fn default() -> Self {
         Self {
             upstreams: Vec::new(),
+            routes: Vec::new(),
+            policy: Policy::default(),
+            hedge: 0,
             tls: TlsOptions::default(),
             threads: 1,
             queue: 4096,
@@ -74,6 +92,9 @@ impl Default for ForwardOptions {
             attempt_timeout: Duration::from_millis(1_000),
             attempts: 3,
             limits: TtlLimits::default(),
+            follow_aliases: true,
+            randomize_case: false,
+            cookies: true,
             trust_ad: false,
             cache_bytes: 64 << 20,
             failure_min: 1,

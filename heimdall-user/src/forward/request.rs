@@ -17,7 +17,7 @@ use super::{inflight::Waiter, sleeping::Sleeping};
 use crate::{
     answer::prefix::Prefix,
     cache::Key,
-    dns::{Answer, MAX_QUESTION, QUESTION_FIXED, Query, u16_at},
+    dns::{Answer, MAX_QUESTION, NameHasher, QUESTION_FIXED, Query, question_hash, u16_at},
 };
 
 /// The token of a [`refresh`](Request::refresh), for which no query waits.
@@ -44,6 +44,8 @@ pub struct Request {
     pub(crate) front: u16,
     /// The front's identifier of the query; returned in the [`Outcome`].
     pub(crate) token: u64,
+    /// Of the routes, when the thread took it.
+    pub(super) generation: u64,
     /// The prefix of the client that asked; one client's part of the in-flight table is counted
     /// by it.
     pub(super) client: Prefix,
@@ -67,6 +69,7 @@ impl Request {
             flags: query.key_flags(),
             front,
             token,
+            generation: 0,
             client: Prefix::of(client, bits),
             question_len: asked.len() as u16,
             question,
@@ -77,6 +80,19 @@ impl Request {
     /// may be its reply.
     pub(crate) fn refresh(query: &Query, msg: &[u8], client: IpAddr, front: u16) -> Option<Self> {
         Self::new(query, msg, client, front, REFRESH)
+    }
+
+    /// The same for another name, in wire form: an alias's target. `None`: it is too long.
+    pub(super) fn for_target(&self, name: &[u8], hasher: &NameHasher) -> Option<Self> {
+        let question = [name, self.question().last_chunk::<QUESTION_FIXED>()?].concat();
+        let mut request = *self;
+        request
+            .question
+            .get_mut(..question.len())?
+            .copy_from_slice(&question);
+        request.question_len = question.len() as u16;
+        request.hash = question_hash(hasher, &question, self.flags);
+        Some(request)
     }
 
     /// Whether an answer is wanted that is newer than the one that the front has.
@@ -95,6 +111,7 @@ impl Request {
 
     pub(super) fn waiter(&self) -> Waiter {
         Waiter {
+            client: self.client,
             front: self.front,
             token: self.token,
         }
@@ -127,6 +144,8 @@ pub struct Outcome {
     pub token: u64,
     /// The request itself, if it was a refresh.
     pub(crate) refreshed: Option<Box<Request>>,
+    /// Of the routes that it was found under.
+    pub(crate) generation: u64,
     /// The answer; a failure, with its response code and Extended DNS Error, if no upstream gave
     /// one.
     pub answer: Arc<Answer>,
@@ -137,6 +156,7 @@ impl Outcome {
     pub(super) fn new(request: &Request, waiter: Waiter, answer: Arc<Answer>) -> Self {
         Self {
             token: waiter.token,
+            generation: request.generation,
             refreshed: (waiter.token == REFRESH).then(|| Box::new(*request)),
             answer,
         }

@@ -1,10 +1,15 @@
 //! A forwarder thread: its state and its loop.
 
 mod attempts;
+mod chain;
 mod connections;
 mod datagrams;
 mod lookup;
 mod overload;
+mod probes;
+mod reload;
+
+pub(super) use chain::Chain;
 
 use std::{
     io,
@@ -16,16 +21,17 @@ use std::{
 use mio::{Events, Poll, Token, Waker};
 
 use super::{
-    ForwardCounters, ForwardOptions, Mailbox, Request, UpstreamMetrics,
+    ForwardCounters, ForwardOptions, Mailbox, Request,
     answers::Answers,
     deadlines::{Deadline, Deadlines},
     failures::Failures,
     handle::Inbox,
     inflight::InFlight,
     overload_log::OverloadLog,
+    plan::Plan,
+    routes::Routes,
     shared_cache::SharedCache,
     tcp::Tcp,
-    tls::TlsClients,
     udp::{Batch, Udp, Unsent},
     upstreams::Upstreams,
     zones::Zones,
@@ -34,9 +40,11 @@ use crate::{
     cache::{Key, Record},
     clock::Clock,
     dns::{Answer, ClientSubnet, DnsPacketView, NameHasher, Query, edns::ede, header::rcode},
+    heartbeat,
     maintenance::{CommandQueue, ForwarderState, Maintenance, Scope, Status, Subject, ThreadState},
     tap::Tap,
 };
+use reload::Reloading;
 
 /// Differs from all others.
 const WAKE: Token = Token(usize::MAX);
@@ -44,6 +52,11 @@ const WAKE: Token = Token(usize::MAX);
 /// The token of the [connection](super::tcp) with this number.
 fn connection_token(number: usize) -> Token {
     Token(number << 1)
+}
+
+/// The number of the connection that a token is of; `None`: it is that of a UDP socket, or [`WAKE`].
+fn connection_number(token: Token) -> Option<usize> {
+    (token.0 & 1 == 0).then_some(token.0 >> 1)
 }
 
 /// The token of the [UDP socket](super::udp) with this number.
@@ -63,6 +76,8 @@ const MAX_MESSAGE: usize = u16::MAX as usize;
 
 pub(super) struct Shard {
     poll: Poll,
+    /// Its number among the threads.
+    thread: usize,
     inbox: Arc<Inbox>,
     options: ForwardOptions,
     counters: Arc<ForwardCounters>,
@@ -70,6 +85,9 @@ pub(super) struct Shard {
     udp: Udp,
     tcp: Tcp,
     upstreams: Upstreams,
+    routes: Routes,
+    reloading: Reloading,
+    /// What probes ask.
     cache: SharedCache,
     answers: Answers,
     failures: Failures,
@@ -95,7 +113,7 @@ pub(super) struct Shard {
     /// Requests of each front that wait for this thread's look-ups.
     waiting: Box<[usize]>,
     /// The queries that wait for each upstream, and when they are counted next.
-    by_upstream: Box<[u64]>,
+    by_upstream: Vec<u64>,
     count_due: Instant,
     /// Samples queries to upstreams.
     pub(super) tap: Tap,
@@ -109,32 +127,35 @@ impl Shard {
         hasher: NameHasher,
         clock: Clock,
         log: OverloadLog,
-        tls: TlsClients,
+        plan: &Plan,
+        thread: usize,
     ) -> io::Result<Self> {
         let poll = Poll::new()?;
         let waker = Waker::new(poll.registry(), WAKE)?;
         let delivered = vec![false; mailboxes.len()].into();
         let waiting = vec![0; mailboxes.len()].into();
-        let probe = options.attempt_timeout * options.attempts;
         let inbox = Arc::new(Inbox::new(options.queue, waker, mailboxes));
         let maintenance = Maintenance::new({
             let inbox = Arc::clone(&inbox);
             move || inbox.wake()
         });
-        Ok(Self {
+        let mut shard = Self {
             poll,
+            thread,
             delivered,
             waiting,
             inbox,
             maintenance,
             counters: Arc::default(),
             in_flight: InFlight::new(options.max_in_flight),
-            udp: Udp::new(options.upstreams.len()),
-            tcp: Tcp::new(options.upstreams.len(), tls),
-            upstreams: Upstreams::new(&options.upstreams, options.attempt_timeout),
+            udp: Udp::new(),
+            tcp: Tcp::new(),
+            upstreams: Upstreams::default(),
+            routes: Routes::default(),
+            reloading: Reloading::default(),
             cache: SharedCache::new(&options, hasher.clone())?,
             answers: Answers::default(),
-            zones: Zones::new(options.failure_max, probe, hasher.clone()),
+            zones: Zones::new(options.failure_max, plan.longest(), hasher.clone()),
             log,
             hasher,
             failures: Failures::new(options.failure_min, options.failure_max),
@@ -147,12 +168,14 @@ impl Shard {
             serial: 0,
             query: Vec::new(),
             unsent: Vec::new(),
-            by_upstream: vec![0; options.upstreams.len()].into(),
+            by_upstream: Vec::new(),
             count_due: Instant::now(),
             scratch: vec![0; MAX_MESSAGE].into(),
             tap: Tap::default(),
             options,
-        })
+        };
+        shard.adopt(plan);
+        Ok(shard)
     }
 
     pub(super) fn inbox(&self) -> Arc<Inbox> {
@@ -168,18 +191,16 @@ impl Shard {
         self.cache.prefetch(key);
     }
 
-    /// Inserts an answer of a snapshot.
+    /// Inserts an answer of a snapshot, unless its TTLs exceed the present limits.
     pub(super) fn restore(&mut self, key: &Key<'_>, record: &Record<'_>, age: u32, now: u32) {
-        self.cache.restore(key, record, age, now);
+        let longest = self.routes.limits_of(record.question).max;
+        if record.answer.longest_ttl() <= longest {
+            self.cache.restore(key, record, age, now);
+        }
     }
 
     pub(super) fn counters(&self) -> Arc<ForwardCounters> {
         self.counters.clone()
-    }
-
-    /// Those of each upstream, in the order of the options.
-    pub(super) fn upstream_metrics(&self) -> Vec<Arc<UpstreamMetrics>> {
-        self.upstreams.metrics()
     }
 }
 
@@ -192,12 +213,13 @@ impl Shard {
         let mut maintenance = Status::Busy;
         while !self.inbox.is_closed() {
             let timeout = if !more && self.inbox.prepare_to_sleep() {
-                let timeout = maintenance.timeout();
-                timeout.into_iter().chain(self.time_left()).min()
+                let timeout = maintenance.timeout().into_iter().chain(self.time_left());
+                timeout.fold(heartbeat::MAX_SLEEP, Duration::min)
             } else {
-                Some(Duration::ZERO)
+                Duration::ZERO
             };
-            if let Err(error) = self.poll.poll(&mut events, timeout)
+            heartbeat::beat();
+            if let Err(error) = self.poll.poll(&mut events, Some(timeout))
                 && error.kind() != io::ErrorKind::Interrupted
             {
                 tracing::error!(%error, "the forwarder cannot wait for events");
@@ -208,17 +230,23 @@ impl Shard {
             for event in &events {
                 match event.token() {
                     WAKE => {}
-                    Token(token) if token & 1 == 0 => self.connection_ready(token >> 1, now),
-                    Token(token) => self.receive(token >> 1, &mut batch, now),
+                    token => match connection_number(token) {
+                        Some(number) => self.connection_ready(number, now),
+                        None => self.receive(token.0 >> 1, &mut batch, now),
+                    },
                 }
             }
+            self.take_reload(now);
             self.time_out_attempts(now);
             self.serve_stale_on_timeout(now);
             more = self.take_requests(now);
+            self.send_probes(now);
             self.send_queries(&mut batch, now);
+            self.acknowledge(&events);
             self.tcp.close_idle(now);
             self.wake_fronts();
-            maintenance = self.maintain();
+            maintenance = self.maintain().max(self.flush_outdated());
+            self.release(now);
             self.log_full_queue(now);
             self.publish();
             self.count_by_upstream(now);
@@ -246,7 +274,9 @@ impl Shard {
             .client_deadlines
             .next(|next| is_awaited(in_flight, next));
         let idle = self.tcp.idle_check();
-        let next = attempt.into_iter().chain(client).chain(idle).min()?;
+        let probe = self.upstreams.next_probe();
+        let next = attempt.into_iter().chain(client).chain(idle).chain(probe);
+        let next = next.min()?;
         Some(next.saturating_duration_since(Instant::now()))
     }
 
@@ -285,14 +315,17 @@ impl Shard {
             let client = subject.client.unwrap_or(Ipv4Addr::UNSPECIFIED.into());
             Request::new(&query, &subject.query, client, 0, 0)
         });
+        let request = request.map(|mut request| {
+            request.generation = self.routes.generation();
+            request
+        });
         let request = request.as_ref();
         let dead_zone = request.and_then(|request| self.zones.dead_zone(request, now));
         ForwarderState {
             failure: request.and_then(|request| self.failures.time_left(request, now)),
             dead_zone: dead_zone.map(|(zone, left)| (zone.into(), left)),
             in_flight: request.is_some_and(|request| self.in_flight.find(request).is_some()),
-            upstreams: self.upstreams.states(now),
-            first: self.upstreams.next_first(now),
+            route: request.and_then(|request| self.route_state(request, now)),
         }
     }
 

@@ -8,7 +8,7 @@ use std::{io, sync::Arc};
 
 use super::{ForwardOptions, Request, answers::Answers};
 use crate::{
-    cache::{Cache, Hit, Key, Record},
+    cache::{Cache, Hit, Key, Record, Visit, Walk},
     dns::{
         Answer, MAX_QUESTION, NameHasher, QUESTION_FIXED, denial, header::rcode, key_hash,
         name::parent, question_hash,
@@ -26,8 +26,6 @@ pub(super) struct SharedCache {
     /// For the names that no front has hashed.
     hasher: NameHasher,
     cut: bool,
-    /// Bound on TTLs, in seconds.
-    max_ttl: u32,
 }
 
 /// Where an answer was found.
@@ -39,6 +37,15 @@ pub(super) enum Found {
     Name,
     /// Under a name above it, which does not exist.
     Ancestor,
+}
+
+/// Which other questions a denial of the name is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shared {
+    /// None: other types of the name have another route.
+    No,
+    /// All types of the name, and names below it, of the route's zone, whose name has so many octets.
+    Within(usize),
 }
 
 /// A name that is cached without a type.
@@ -106,7 +113,6 @@ impl SharedCache {
             cache,
             hasher,
             cut: options.nxdomain_cut,
-            max_ttl: options.limits.max,
         })
     }
 
@@ -115,12 +121,16 @@ impl SharedCache {
     pub(super) fn lookup(
         &mut self,
         request: &Request,
+        shared: Shared,
         now: u32,
         answers: &mut Answers,
     ) -> Option<(Found, Arc<Answer>)> {
         if let Some(hit) = self.fresh(request, &request.key(), now) {
             return Some((Found::Question, answers.aged(hit)));
         }
+        let Shared::Within(zone) = shared else {
+            return None;
+        };
         let any = AnyType::of(&self.hasher, request)?;
         if let Some(hit) = self.fresh(request, &any.key(), now) {
             return Some((Found::Name, answers.aged(hit)));
@@ -130,7 +140,7 @@ impl SharedCache {
         }
         // At most 127 labels, most often three or four.
         let mut ancestor = parent(request.name())?;
-        while ancestor.len() > 1 {
+        while ancestor.len() > 1 && ancestor.len() >= zone {
             let any = AnyType::of_ancestor(&self.hasher, ancestor, request)?;
             if let Some(hit) = self.fresh(request, &any.key(), now) {
                 let from = ancestor.len() + QUESTION_FIXED;
@@ -150,7 +160,11 @@ impl SharedCache {
     }
 
     /// The last answer to `request`, as it is served stale.
-    pub(super) fn stale(&mut self, request: &Request, now: u32) -> Option<Answer> {
+    pub(super) fn stale(&mut self, request: &Request, shared: Shared, now: u32) -> Option<Answer> {
+        if shared == Shared::No {
+            let hit = self.cache.get_stale(&request.key(), now)?;
+            return Some(hit.answer.stale());
+        }
         let any = AnyType::of(&self.hasher, request)?;
         let named = self.cache.get_stale(&any.key(), now);
         let named = named.map(|hit| (hit.age, hit.answer.stale()));
@@ -162,28 +176,31 @@ impl SharedCache {
     }
 
     /// Whether [`stale`](Self::stale) has an answer.
-    pub(super) fn has_stale(&mut self, request: &Request, now: u32) -> bool {
+    pub(super) fn has_stale(&mut self, request: &Request, shared: Shared, now: u32) -> bool {
         self.cache.get_stale(&request.key(), now).is_some()
-            || AnyType::of(&self.hasher, request)
-                .is_some_and(|any| self.cache.get_stale(&any.key(), now).is_some())
+            || shared != Shared::No
+                && AnyType::of(&self.hasher, request)
+                    .is_some_and(|any| self.cache.get_stale(&any.key(), now).is_some())
     }
 
     /// Caches an upstream's answer. It replaces the cached one even if it may not be cached
     /// itself. An answer with another code than NOERROR or NXDOMAIN refreshes nothing
     /// (RFC 8767): what was cached before stays.
-    pub(super) fn store(&mut self, request: &Request, answer: &Answer, now: u32) {
+    pub(super) fn store(&mut self, request: &Request, shared: Shared, answer: &Answer, now: u32) {
         if !matches!(answer.as_ref().rcode(), rcode::NOERROR | rcode::NXDOMAIN) {
             return;
         }
         let Some(any) = AnyType::of(&self.hasher, request) else {
             return;
         };
-        let (kept, gone) = if denies_name(answer) {
-            (any.key(), request.key())
-        } else {
-            (request.key(), any.key())
+        let (kept, gone) = match shared {
+            Shared::No => (request.key(), None),
+            Shared::Within(_) if denies_name(answer) => (any.key(), Some(request.key())),
+            Shared::Within(_) => (request.key(), Some(any.key())),
         };
-        self.cache.remove(&gone);
+        if let Some(gone) = gone {
+            self.cache.remove(&gone);
+        }
         if answer.as_ref().ttl() == 0 {
             self.cache.remove(&kept);
         } else {
@@ -196,11 +213,31 @@ impl SharedCache {
         self.cache.prefetch(key.hash);
     }
 
-    /// Inserts an answer of a snapshot, unless its TTLs exceed the present limits.
+    /// Inserts an answer of a snapshot.
     pub(super) fn restore(&mut self, key: &Key<'_>, record: &Record<'_>, age: u32, now: u32) {
-        if record.answer.longest_ttl() <= self.max_ttl {
-            self.cache.restore(key, record.answer, age, now);
-        }
+        self.cache.restore(key, record.answer, age, now);
+    }
+
+    /// Removes all entries.
+    pub(super) fn clear(&mut self, now: u32) {
+        self.cache.invalidate(now);
+    }
+
+    /// Removes the entries of which `is` holds, among the next ones of a walk. Whether there may be more.
+    ///
+    /// A turn of the thread writes fewer than these, so a walk with one step a turn comes to an end.
+    pub(super) fn remove_some(
+        &mut self,
+        walk: &mut Walk,
+        now: u32,
+        is: impl Fn(&Record<'_>) -> bool,
+    ) -> bool {
+        /// Some hundred microseconds' work.
+        const STEP: usize = 1024;
+        self.cache.walk(walk, STEP, now, |record| match is(record) {
+            true => Visit::Remove,
+            false => Visit::Keep,
+        })
     }
 
     /// Executes a step of maintenance; `flushing` is called with the scope of each flush that begins.

@@ -50,10 +50,26 @@ impl Upstream {
         upstream
     }
 
-    /// The queries that have arrived so far.
+    /// The queries that have arrived so far, without probes.
     pub(crate) fn seen(&self) -> Vec<Seen> {
-        self.upstream.received()
+        let mut seen = self.upstream.received();
+        seen.retain(|seen| !is_probe(seen));
+        seen
     }
+
+    /// How many probes have arrived so far.
+    pub(crate) fn probes(&self) -> usize {
+        self.upstream
+            .received()
+            .iter()
+            .filter(|seen| is_probe(seen))
+            .count()
+    }
+}
+
+/// Whether a query asks for the root.
+pub(crate) fn is_probe(seen: &Seen) -> bool {
+    seen.msg[12] == 0
 }
 
 /// An address where nothing listens: a datagram to it is refused.
@@ -93,6 +109,18 @@ pub(crate) fn response(query: &[u8], fill: usize) -> Vec<u8> {
 pub(crate) fn bare(query: &[u8], flags: u16) -> Vec<u8> {
     let response = message::response(&Message::from_vec(query).unwrap());
     with_flags(message::octets(&response), flags)
+}
+
+/// `msg` with an OPT record, as a server that knows EDNS adds one.
+pub(crate) fn with_opt(mut msg: Vec<u8>) -> Vec<u8> {
+    msg[11] = 1;
+    msg.extend_from_slice(&[0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 0]);
+    msg
+}
+
+/// SERVFAIL of a server that knows EDNS.
+pub(crate) fn server_failure(query: &[u8]) -> Vec<u8> {
+    with_opt(bare(query, 2))
 }
 
 /// A response with QR, RD and RA and these flags set, and no others.

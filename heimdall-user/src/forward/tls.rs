@@ -39,92 +39,174 @@ pub struct TlsOptions {
     pub opportunistic: bool,
 }
 
-/// What makes TLS connections to each upstream. `None`: it is not asked over TLS.
-#[derive(Clone, Default)]
-pub(super) struct TlsClients(Arc<[Option<TlsClient>]>);
-
-struct TlsClient {
+/// Makes sessions with one upstream that is asked over TLS. All threads share it, and so the sessions to resume.
+pub(super) struct TlsClient {
     config: Arc<ClientConfig>,
     name: ServerName<'static>,
 }
 
-impl TlsClients {
-    /// # Errors
-    /// There are no root certificates, or they cannot be read.
-    pub(super) fn new(upstreams: &[UpstreamAddress], options: &TlsOptions) -> io::Result<Self> {
-        let provider = Arc::new(crypto::ring::default_provider());
-        let mut roots = None;
-        let mut client = |upstream: &UpstreamAddress| {
-            let UpstreamTransport::Tls(peer) = &upstream.transport else {
-                return Ok(None);
-            };
-            let needs_roots =
-                !options.opportunistic && (peer.name.is_some() || peer.pins.is_empty());
-            if needs_roots && roots.is_none() {
-                roots = Some(read_roots(options)?);
-            }
-            let chain = roots.clone().filter(|_| needs_roots);
-            let config = config(&provider, chain, peer)?;
-            let address = ServerName::from(upstream.address.ip());
-            let name = peer.name.clone().map_or(address, ServerName::DnsName);
-            Ok(Some(TlsClient { config, name }))
-        };
-        let clients: io::Result<Vec<_>> = upstreams.iter().map(&mut client).collect();
-        Ok(Self(clients?.into()))
+/// Makes the clients of upstreams, which share the root certificates.
+pub(super) struct TlsClients<'a> {
+    options: &'a TlsOptions,
+    provider: Arc<CryptoProvider>,
+    /// Read when they are needed.
+    roots: Option<Arc<RootCertStore>>,
+}
+
+impl<'a> TlsClients<'a> {
+    pub(super) fn new(options: &'a TlsOptions) -> Self {
+        Self {
+            options,
+            provider: Arc::new(crypto::ring::default_provider()),
+            roots: None,
+        }
     }
 
-    /// A session for a new connection to an upstream, by its position, if that is asked over TLS.
+    /// The client of an upstream, if that is asked over TLS.
     ///
     /// # Errors
-    /// The library cannot make one.
-    pub(super) fn connect(&self, upstream: usize) -> io::Result<Option<Box<ClientConnection>>> {
-        let Some(client) = self.0.get(upstream).and_then(Option::as_ref) else {
+    /// There are no root certificates, or they cannot be read.
+    pub(super) fn client(
+        &mut self,
+        upstream: &UpstreamAddress,
+    ) -> io::Result<Option<Arc<TlsClient>>> {
+        let UpstreamTransport::Tls(peer) = &upstream.transport else {
             return Ok(None);
         };
-        let session = ClientConnection::new(Arc::clone(&client.config), client.name.clone());
-        let mut session = session.map_err(io::Error::other)?;
-        // What a connection carries is bounded.
-        session.set_buffer_limit(None);
-        Ok(Some(Box::new(session)))
+        let needs_roots =
+            !self.options.opportunistic && (peer.name.is_some() || peer.pins.is_empty());
+        if needs_roots && self.roots.is_none() {
+            self.roots = Some(read_roots(self.options)?);
+        }
+        let chain = self.roots.clone().filter(|_| needs_roots);
+        let config = config(&self.provider, chain, peer)?;
+        let address = ServerName::from(upstream.address.ip());
+        let name = peer.name.clone().map_or(address, ServerName::DnsName);
+        Ok(Some(Arc::new(TlsClient { config, name })))
     }
 }
 
-/// Why a session has failed. The same problem has the same text at any time.
+impl TlsClient {
+    /// A session for a new connection.
+    ///
+    /// # Errors
+    /// The library cannot make one.
+    pub(super) fn connect(&self) -> io::Result<Box<ClientConnection>> {
+        let session = ClientConnection::new(Arc::clone(&self.config), self.name.clone());
+        let mut session = session.map_err(io::Error::other)?;
+        // What a connection carries is bounded.
+        session.set_buffer_limit(None);
+        Ok(Box::new(session))
+    }
+}
+
+/// Why a handshake has failed, in words for operators. The same problem has the same text at any time.
 pub(super) fn problem(error: &Error) -> String {
+    match error {
+        Error::InvalidCertificate(error) => bad_certificate(error),
+        Error::NoCertificatesPresented => "it shows no certificate".to_owned(),
+        Error::AlertReceived(alert) => {
+            // The name of the alert in RFC 8446 section 6.2, as an enum has it: HandshakeFailure.
+            let name = format!("{alert:?}");
+            format!("it ended the handshake with the alert {}", spaced(&name))
+        }
+        Error::PeerIncompatible(_) => {
+            "it supports no version or cipher of TLS that Heimdall does: TLS 1.3, and 1.2 with \
+             forward secrecy and AEAD ciphers"
+                .to_owned()
+        }
+        Error::InvalidMessage(_)
+        | Error::InappropriateMessage { .. }
+        | Error::InappropriateHandshakeMessage { .. }
+        | Error::PeerSentOversizedRecord => {
+            "what it sends is not TLS, or not its handshake; check the port".to_owned()
+        }
+        Error::NoApplicationProtocol => "it does not know the protocol `dot`".to_owned(),
+        _ => "its handshake does not follow the protocol".to_owned(),
+    }
+}
+
+fn bad_certificate(error: &CertificateError) -> String {
     let date = |time: UnixTime| {
         httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + Duration::from_secs(time.as_secs()))
     };
-    match error {
-        Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. }) => {
-            format!("its certificate has expired on {}", date(*not_after))
+    let text = match error {
+        CertificateError::ExpiredContext { not_after, .. } => {
+            return format!("its certificate has expired on {}", date(*not_after));
         }
-        Error::InvalidCertificate(CertificateError::NotValidYetContext { not_before, .. }) => {
-            format!("its certificate is not valid before {}", date(*not_before))
+        CertificateError::NotValidYetContext { not_before, .. } => {
+            return format!("its certificate is not valid before {}", date(*not_before));
         }
-        Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
-            "no root certificate vouches for its certificate; forward.tls-roots names a file of others".to_owned()
+        CertificateError::NotValidForNameContext {
+            expected,
+            presented,
+        } => {
+            let names = presented.iter().filter_map(|name| bare_name(name));
+            let names = names.take(3).collect::<Vec<_>>().join(", ");
+            let whose = if names.is_empty() {
+                String::new()
+            } else {
+                format!(", but for {names}")
+            };
+            return format!("its certificate is not for {}{whose}", expected.to_str());
         }
-        error => error.to_string(),
+        CertificateError::UnknownIssuer => {
+            "no root certificate vouches for its certificate; forward.tls-roots names a file of others"
+        }
+        // What the check of pins gives.
+        CertificateError::ApplicationVerificationFailure => {
+            "the key of its certificate has none of the pins"
+        }
+        CertificateError::Revoked => "its certificate is revoked",
+        CertificateError::BadSignature => "its certificate has a wrong signature",
+        CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
+            "its certificate is not for servers"
+        }
+        CertificateError::UnsupportedSignatureAlgorithmContext { .. }
+        | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
+            "its certificate is signed by an algorithm that is not supported"
+        }
+        // As webpki writes it; rustls has no variant of its own.
+        CertificateError::Other(error) if error.to_string() == "CaUsedAsEndEntity" => {
+            "its certificate is an authority's (CA:TRUE), which cannot be a server's; make one with CA:FALSE, or pin its \
+             key (tls://ADDRESS#sha256=DIGEST)"
+        }
+        _ => "its certificate cannot be read",
+    };
+    text.to_owned()
+}
+
+/// The name in webpki's text of a certificate's name: `DnsName("dns.example")`, `IpAddress(…)`.
+fn bare_name(text: &str) -> Option<&str> {
+    text.strip_prefix("DnsName(\"")?.strip_suffix("\")")
+}
+
+/// `HandshakeFailure` as `handshake failure`.
+fn spaced(name: &str) -> String {
+    let mut words = String::new();
+    let mut last = ' ';
+    for letter in name.chars() {
+        if letter.is_ascii_uppercase() && last.is_ascii_lowercase() {
+            words.push(' ');
+        }
+        words.push(letter.to_ascii_lowercase());
+        last = letter;
     }
+    words
 }
 
 fn read_roots(options: &TlsOptions) -> io::Result<Arc<RootCertStore>> {
     let mut store = RootCertStore::empty();
     if let Some(path) = &options.roots {
         let unreadable = |error: rustls::pki_types::pem::Error| {
-            io::Error::other(format!("forward.tls-roots: {}: {error}", path.display()))
+            io::Error::other(format!("{}: {error}", path.display()))
         };
         for certificate in CertificateDer::pem_file_iter(path).map_err(unreadable)? {
             let added = store.add(certificate.map_err(unreadable)?);
-            added.map_err(|error| {
-                io::Error::other(format!("forward.tls-roots: {}: {error}", path.display()))
-            })?;
+            added.map_err(|error| io::Error::other(format!("{}: {error}", path.display())))?;
         }
         if store.is_empty() {
-            let text = format!(
-                "forward.tls-roots: {} has no certificate in PEM",
-                path.display()
-            );
+            let text = format!("{} has no certificate in PEM", path.display());
             return Err(io::Error::other(text));
         }
         return Ok(Arc::new(store));
@@ -179,9 +261,7 @@ impl Verifier {
         let pin = digest::digest(&digest::SHA256, &key);
         match self.pins.iter().any(|known| known == pin.as_ref()) {
             true => Ok(()),
-            false => Err(Error::General(
-                "the key of its certificate has none of the pins".to_owned(),
-            )),
+            false => Err(CertificateError::ApplicationVerificationFailure.into()),
         }
     }
 }

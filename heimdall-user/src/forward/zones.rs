@@ -101,6 +101,11 @@ impl Zones {
         }
     }
 
+    /// Probes take this time from now on.
+    pub(super) fn set_probe(&mut self, probe: Duration) {
+        self.probe = probe;
+    }
+
     /// Whether the request's name may be looked up. If it is below a dead zone whose pause is over, its
     /// look-up is the probe.
     ///

@@ -117,6 +117,11 @@ impl<P> Engine<P> {
         self.waiting.len()
     }
 
+    /// Queries more that may wait for the forwarder. Those beyond get SERVFAIL.
+    pub(crate) fn room(&self) -> usize {
+        self.mailbox.capacity().saturating_sub(self.waiting.len())
+    }
+
     /// Requests, refreshes included, whose outcomes have yet to arrive.
     pub(crate) fn outstanding(&self) -> usize {
         self.waiting.len() + self.refreshing
@@ -163,6 +168,11 @@ impl<P> Engine<P> {
     #[inline]
     pub(crate) fn begin_batch(&mut self) {
         self.received = Instant::now();
+    }
+
+    /// Whether the access list drops a client, which is then counted.
+    pub(crate) fn drops(&self, client: IpAddr) -> bool {
+        self.core.drops(client)
     }
 
     /// Reads a message, and prefetches the bucket of its key. The message and the result go to a
@@ -337,11 +347,16 @@ impl<P> Engine<P> {
         let Outcome {
             token,
             refreshed,
+            generation,
             answer,
         } = outcome;
+        // Of earlier routes the queries that wait get an answer, and later ones do not.
+        let may_be_cached = self.core.takes_answers_of(generation);
         if let Some(request) = refreshed {
             self.refreshing -= 1;
-            self.core.insert_refreshed(&request.key(), &answer);
+            if may_be_cached {
+                self.core.insert_refreshed(&request.key(), &answer);
+            }
             return;
         }
         let waiter = self.waiting.remove(token);
@@ -363,7 +378,7 @@ impl<P> Engine<P> {
             if let Some(sample) = sample.take() {
                 self.sampler.complete(sample, buf, verdict);
             }
-            if is_new {
+            if is_new && may_be_cached {
                 self.core.insert(&query, buf, &answer);
                 self.inserted = Some(Arc::clone(&answer));
             }

@@ -5,7 +5,7 @@ use std::time::Instant;
 use crate::{
     answer::{Client, Core, Transport, Verdict},
     dns::Query,
-    tap::{Origin, Rate, Sample, Tap},
+    tap::{Origin, Protocol, Rate, Sample, Tap},
     tier::{Nominator, Offer},
 };
 
@@ -46,12 +46,13 @@ impl Sampler {
 
     /// Samples a query that was received at this moment.
     pub(super) fn begin(&mut self, core: &Core, query: &[u8], client: Client, received: Instant) {
-        let port = match client.transport() {
-            Transport::Udp { source_port } => Some(source_port),
-            Transport::Tcp => None,
+        let over = match client.transport() {
+            Transport::Udp { source_port } => (Protocol::Udp, Some(source_port)),
+            Transport::Tcp => (Protocol::Tcp, None),
+            Transport::Tls => (Protocol::Tls, None),
         };
         let address = client.mapped_address();
-        let origin_matters = self.tap.begin_client(query, address, port, received);
+        let origin_matters = self.tap.begin_client(query, address, over, received);
         self.before = origin_matters.then(|| counts(core));
     }
 

@@ -4,6 +4,7 @@ use std::{
     cmp::Reverse,
     io,
     net::{IpAddr, Ipv6Addr, SocketAddr},
+    os::fd::{AsFd, AsRawFd, OwnedFd},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -15,6 +16,10 @@ use mio::{
     Events, Interest, Poll, Token, Waker,
     net::{TcpListener, TcpStream},
 };
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, SockaddrIn6, SockaddrStorage, bind,
+    getsockname, listen, setsockopt, socket, sockopt,
+};
 use slab::Slab;
 use tracing::{error, warn};
 
@@ -25,7 +30,10 @@ use super::{
     response::Response,
     routes::{Route, event, route},
 };
-use crate::exit::{OnExit, OwnedThread};
+use crate::{
+    exit::{OnExit, OwnedThread},
+    heartbeat,
+};
 
 const LISTENER: Token = Token(usize::MAX);
 const STOP: Token = Token(usize::MAX - 1);
@@ -47,20 +55,62 @@ pub(crate) struct HttpListener {
 /// The thread that serves HTTP. Dropping this closes all connections and ends it.
 #[derive(Debug)]
 pub(crate) struct HttpServer {
+    listener: OwnedFd,
     _thread: OwnedThread,
+}
+
+impl HttpServer {
+    /// A duplicate of the listener, for a successor.
+    ///
+    /// # Errors
+    /// No descriptor is free.
+    pub(crate) fn duplicate(&self) -> io::Result<OwnedFd> {
+        self.listener.try_clone()
+    }
 }
 
 impl HttpListener {
     /// Listens on an address. `names` are those, in lower case, by which requests may call this host, besides
-    /// addresses and localhost.
+    /// addresses and localhost. `beside`: the listener of a predecessor, whose address may overlap with this one.
     ///
     /// # Errors
     /// As bind(2).
-    pub(crate) fn bind(address: SocketAddr, names: Vec<String>) -> io::Result<Self> {
+    pub(crate) fn bind(
+        address: SocketAddr,
+        names: Vec<String>,
+        beside: Option<&OwnedFd>,
+    ) -> io::Result<Self> {
+        let has_port = |one: &&OwnedFd| port(one) == Some(address.port());
+        let listener = match beside.filter(has_port) {
+            Some(other) => bind_beside(address, other)?,
+            None => TcpListener::bind(address)?,
+        };
         Ok(Self {
-            listener: TcpListener::bind(address)?,
+            listener,
             hosts: Hosts::new(names),
         })
+    }
+
+    /// Takes the listener of a predecessor, if it is on this address. Port 0 is any.
+    ///
+    /// # Errors
+    /// It is on another one.
+    pub(crate) fn adopt(
+        listener: OwnedFd,
+        address: SocketAddr,
+        names: Vec<String>,
+    ) -> Result<Self, OwnedFd> {
+        let listener = TcpListener::from(listener);
+        let is_same = |local: SocketAddr| {
+            local.ip() == address.ip() && [0, local.port()].contains(&address.port())
+        };
+        match listener.local_addr().is_ok_and(is_same) {
+            true => Ok(Self {
+                listener,
+                hosts: Hosts::new(names),
+            }),
+            false => Err(listener.into()),
+        }
     }
 
     /// The address, with the port that port 0 became.
@@ -83,6 +133,7 @@ impl HttpListener {
         on_exit: OnExit,
         source: impl Source,
     ) -> io::Result<HttpServer> {
+        let duplicate = self.listener.as_fd().try_clone_to_owned()?;
         let poll = Poll::new()?;
         let waker = Waker::new(poll.registry(), STOP)?;
         let registry = poll.registry();
@@ -106,8 +157,36 @@ impl HttpListener {
             event_at: None,
         };
         let thread = OwnedThread::start("http", on_exit, stop, move || server.run(&seen))?;
-        Ok(HttpServer { _thread: thread })
+        Ok(HttpServer {
+            listener: duplicate,
+            _thread: thread,
+        })
     }
+}
+
+/// The port that a listener has.
+fn port(listener: &OwnedFd) -> Option<u16> {
+    let name: SockaddrStorage = getsockname(listener.as_raw_fd()).ok()?;
+    let v4 = name.as_sockaddr_in().map(SockaddrIn::port);
+    v4.or_else(|| name.as_sockaddr_in6().map(SockaddrIn6::port))
+}
+
+/// Listens on an address that overlaps with that of `other`, as a wildcard and an address do. Both are of one user
+/// (SO_REUSEPORT, socket(7)).
+fn bind_beside(address: SocketAddr, other: &OwnedFd) -> io::Result<TcpListener> {
+    let family = match address {
+        SocketAddr::V4(_) => AddressFamily::Inet,
+        SocketAddr::V6(_) => AddressFamily::Inet6,
+    };
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let new = socket(family, SockType::Stream, flags, None)?;
+    setsockopt(&new, sockopt::ReuseAddr, &true)?;
+    for one in [other, &new] {
+        setsockopt(one, sockopt::ReusePort, &true)?;
+    }
+    bind(new.as_raw_fd(), &SockaddrStorage::from(address))?;
+    listen(&new, Backlog::MAXCONN)?;
+    Ok(TcpListener::from(new))
 }
 
 struct Server<S> {
@@ -130,9 +209,12 @@ impl<S: Source> Server<S> {
     fn run(mut self, stopping: &AtomicBool) {
         let mut events = Events::with_capacity(MAX_CONNECTIONS);
         loop {
+            heartbeat::beat();
             let timeout = self.next_deadline();
             let timeout = timeout.map(|at| at.saturating_duration_since(Instant::now()));
-            if let Err(error) = self.poll.poll(&mut events, timeout)
+            let timeout =
+                timeout.map_or(heartbeat::MAX_SLEEP, |left| left.min(heartbeat::MAX_SLEEP));
+            if let Err(error) = self.poll.poll(&mut events, Some(timeout))
                 && error.kind() != io::ErrorKind::Interrupted
             {
                 error!("HTTP: cannot wait for events: {error}");

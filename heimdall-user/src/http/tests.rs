@@ -72,7 +72,7 @@ struct Site {
 
 fn site(timeouts: Timeouts, content: Content) -> Site {
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
-    let listener = HttpListener::bind(any, vec!["dns1.example.net".to_owned()]).unwrap();
+    let listener = HttpListener::bind(any, vec!["dns1.example.net".to_owned()], None).unwrap();
     let address = listener.local_addr();
     let server = listener.serve_within(timeouts, OnExit::default(), content);
     Site {
@@ -418,4 +418,37 @@ fn dropping_the_server_closes_its_connections() {
     drop(site);
     assert_closed(idle.read_to_end(&mut Vec::new()));
     assert_closed(events.read_to_end(&mut Vec::new()));
+}
+
+#[test]
+fn a_predecessors_listener_is_taken_if_it_has_the_address() {
+    let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+    let listener = std::net::TcpListener::bind(any).unwrap();
+    let local = listener.local_addr().unwrap();
+    let is_taken = |address| {
+        let duplicate = listener.try_clone().unwrap();
+        HttpListener::adopt(duplicate.into(), address, Vec::new()).is_ok()
+    };
+    assert!(is_taken(any) && is_taken(local));
+    assert!(!is_taken("127.0.0.1:1".parse().unwrap()));
+    assert!(!is_taken("127.0.0.2:0".parse().unwrap()));
+}
+
+#[test]
+fn a_listener_is_bound_beside_a_predecessors_that_overlaps() {
+    for (now, next) in [("0.0.0.0", "127.0.0.1"), ("127.0.0.1", "0.0.0.0")] {
+        let predecessor = std::net::TcpListener::bind((now, 0)).unwrap();
+        let port = predecessor.local_addr().unwrap().port();
+        let address = SocketAddr::new(next.parse().unwrap(), port);
+        let inherited = predecessor.try_clone().unwrap();
+        let inherited = HttpListener::adopt(inherited.into(), address, Vec::new()).unwrap_err();
+        let bind = |beside| HttpListener::bind(address, Vec::new(), beside);
+        let error = bind(None).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+        let listener = bind(Some(&inherited)).unwrap();
+        assert_eq!(listener.local_addr(), address);
+        // The other one goes on, and ends.
+        drop((predecessor, inherited));
+        TcpStream::connect(("127.0.0.1", port)).unwrap();
+    }
 }

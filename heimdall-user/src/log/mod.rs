@@ -17,6 +17,7 @@ use std::{
     io::{self, IsTerminal, Write},
     os::fd::AsFd,
     panic::{self, PanicHookInfo},
+    sync::OnceLock,
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
@@ -24,7 +25,8 @@ use std::{
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tracing::error;
 use tracing_subscriber::{
-    EnvFilter, Layer, Registry, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _,
+    EnvFilter, Layer, Registry, filter::LevelFilter, fmt, layer::SubscriberExt as _, reload,
+    util::SubscriberInitExt as _,
 };
 
 use journal::{Journal, JournalLayer};
@@ -36,6 +38,9 @@ const EXIT_WAIT: Duration = Duration::from_secs(1);
 
 /// The process has one log.
 static LOG: Log = Log::new();
+
+/// Replaces its filter.
+static FILTER: OnceLock<Box<dyn Fn(EnvFilter) + Send + Sync>> = OnceLock::new();
 
 /// How a line is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,10 +73,30 @@ pub fn start(filter: EnvFilter, format: LogFormat) -> io::Result<LogGuard> {
         None => LOG.write_to(&mut Stderr),
     };
     let thread = thread::Builder::new().name("log".to_owned()).spawn(write)?;
+    let (filter, handle) = reload::Layer::new(filter);
+    // It fails only once the subscriber is gone, which stays as long as the process.
+    let replace = move |filter| handle.reload(filter).unwrap_or_default();
+    let _ = FILTER.set(Box::new(replace));
     let subscriber = tracing_subscriber::registry().with(lines).with(filter);
     subscriber.with(LimitLayer(&LOG)).init();
     panic::set_hook(Box::new(log_panic));
     Ok(LogGuard(thread))
+}
+
+/// Logs what passes this filter from now on, if the process has a log.
+pub(crate) fn set_filter(filter: EnvFilter) {
+    if let Some(replace) = FILTER.get() {
+        replace(filter);
+    }
+}
+
+/// The filter that the setting `log.level` stands for; without it, the one of the environment, or else `info`.
+pub(crate) fn filter(level: Option<&str>) -> EnvFilter {
+    let builder = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into());
+    match level {
+        Some(level) => builder.parse_lossy(level),
+        None => builder.from_env_lossy(),
+    }
 }
 
 /// The layer that appends an event to the queue.

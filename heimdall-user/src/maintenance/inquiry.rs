@@ -40,10 +40,25 @@ pub(crate) struct ForwarderState {
     pub(crate) dead_zone: Option<(Box<[u8]>, Duration)>,
     /// It is in flight now.
     pub(crate) in_flight: bool,
+    /// Its route. `None`: it is no query.
+    pub(crate) route: Option<RouteState>,
+}
+
+/// A route, as one thread sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct RouteState {
+    /// Its zone's name in wire form.
+    pub(crate) zone: Box<[u8]>,
+    /// Its names are not forwarded.
+    pub(crate) local_only: bool,
+    /// Which of its upstreams is asked first, as the settings name it.
+    pub(crate) policy: &'static str,
+    /// Tries that a question gets.
+    pub(crate) attempts: u32,
     /// In the order of the settings.
     pub(crate) upstreams: Vec<UpstreamState>,
     /// The position of the one that would be asked first.
-    pub(crate) first: usize,
+    pub(crate) first: Option<usize>,
 }
 
 /// The state of an upstream, as one thread sees it.
@@ -52,8 +67,12 @@ pub(crate) struct UpstreamState {
     pub(crate) address: SocketAddr,
     /// How it is asked: "udp", "tcp" or "tls".
     pub(crate) transport: &'static str,
-    /// Time for which it is set aside.
-    pub(crate) set_aside: Option<Duration>,
+    /// What the settings write before its address, such as `tls://NAME@`.
+    pub(crate) prefix: String,
+    /// What is written after it: pins, cut.
+    pub(crate) suffix: String,
+    /// Why it is set aside, and the time until the next probe.
+    pub(crate) set_aside: Option<(String, Duration)>,
     /// The smoothed round-trip time, if there was a response.
     pub(crate) rtt: Option<Duration>,
     /// Time that it has to respond.

@@ -27,7 +27,7 @@ use crossbeam_queue::ArrayQueue;
 use crate::cache::{Cache, Visit, Walk};
 pub(crate) use caches::{Caches, FORWARDER};
 pub(crate) use inquiry::{
-    ForwarderState, FrontState, Inquiry, Subject, ThreadState, UpstreamState,
+    ForwarderState, FrontState, Inquiry, RouteState, Subject, ThreadState, UpstreamState,
 };
 use population::Population;
 pub(crate) use scope::{BadName, Scope, presentation, wire};
@@ -98,6 +98,11 @@ impl CommandQueue {
     fn inquire(&self, inquiry: Inquiry) {
         let _ = self.inquiries.push(inquiry);
         self.wake();
+    }
+
+    /// Whether a thread executes the commands, and so has a cache.
+    pub(crate) fn is_open(&self) -> bool {
+        !self.closed.load(Ordering::SeqCst)
     }
 
     fn wake(&self) {

@@ -179,6 +179,12 @@ impl Layout {
         usize::from(self.dns_len)
     }
 
+    /// The sender's address.
+    #[inline]
+    pub(crate) fn source(&self, frame: &[u8]) -> IpAddr {
+        source_address(frame.get(..self.dns()).unwrap_or_default(), self.ip.into())
+    }
+
     /// The query's octets.
     #[inline(always)]
     pub fn query<'a>(&self, frame: &'a [u8]) -> &'a [u8] {

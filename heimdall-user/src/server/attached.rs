@@ -1,9 +1,9 @@
-//! An interface with its XDP program, and the addresses served on it, which follow the interface's state.
+//! A port with its XDP program, and the addresses served on it, which follow the state of the interfaces that it serves.
 
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
     mem,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU32, Ordering},
@@ -11,109 +11,134 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use heimdall_ebpf::MAX_SERVED;
+use heimdall_ebpf::{MAX_LINKS, MAX_SERVED};
 use tracing::warn;
 
-use super::{steering::SteeringCheck, tier::InterfaceTier};
+use super::{preflight::layers, steering::SteeringCheck, tier::InterfaceTier};
 use crate::{
+    config::InterfaceConfig,
     doctor::STRIPPED,
     packet::SourceFilter,
-    xdp::{Address, Interface, Program, XdpError, served},
+    xdp::{Address, Interface, Program, Served, XdpError},
 };
 
-/// An interface with its program.
+/// What AF_XDP is to serve, on the ports of these interfaces.
+#[derive(Debug)]
+pub(super) struct Wanted {
+    pub(super) interfaces: Vec<InterfaceConfig>,
+    /// Wildcards among them.
+    pub(super) addresses: Vec<SocketAddr>,
+}
+
+/// A port with its program.
 pub(super) struct Attached {
     pub(super) interface: Interface,
+    wanted: Arc<Wanted>,
     program: Mutex<Program>,
     /// Senders that are not answered.
     pub(super) sources: Arc<ArcSwap<SourceFilter>>,
-    /// The MTU in octets.
+    /// The largest IP packet of a reply in octets: the least MTU of the port and of the links on it.
     pub(super) mtu: Arc<AtomicU32>,
+    /// The port's own MTU in octets, which decides how large frames are.
+    port_mtu: AtomicU32,
     pub(super) tier: InterfaceTier,
-    /// Addresses to serve, wildcards among them.
-    listen: Vec<SocketAddr>,
     steering: Mutex<SteeringCheck>,
     /// Nothing is steered any more, as nothing arrived.
     given_up: AtomicBool,
+    /// Nothing is steered, as the server is to end, or another one serves the interface.
+    retired: AtomicBool,
     /// The last state of the interface that was logged, so that it is not repeated at each change.
     logged: Mutex<Vec<String>>,
 }
 
 impl Attached {
-    /// A program that steers nothing yet, and serves `listen` from the first
-    /// [`follow`](Self::follow) on.
+    /// A program that steers nothing yet, and serves what is `wanted` from the first [`follow`](Self::follow) on.
     pub(super) fn new(
         interface: Interface,
         program: Program,
-        listen: Vec<SocketAddr>,
+        wanted: Arc<Wanted>,
         tier: InterfaceTier,
     ) -> Self {
         Self {
             mtu: Arc::new(AtomicU32::new(interface.mtu)),
+            port_mtu: AtomicU32::new(interface.mtu),
             interface,
+            wanted,
             program: Mutex::new(program),
             tier,
             sources: Arc::default(),
-            listen,
             steering: Mutex::default(),
             given_up: AtomicBool::new(false),
+            retired: AtomicBool::new(false),
             logged: Mutex::default(),
         }
+    }
+
+    /// The port's MTU in octets, as last read.
+    pub(super) fn port_mtu(&self) -> u32 {
+        self.port_mtu.load(Ordering::Relaxed)
     }
 
     pub(super) fn program(&self) -> MutexGuard<'_, Program> {
         self.program.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reads the state of the interface and its addresses, and updates what follows from it: what to
-    /// serve, which senders to refuse, the MAC address and the MTU.
+    /// Reads the state of the interfaces and their addresses, and updates what follows from it: what to
+    /// serve, which senders to refuse, the MAC addresses and the MTU. Nothing is served on what is no port any more.
     ///
     /// # Errors
-    /// The interface is gone, or the kernel refuses an answer or a map's entry.
+    /// The kernel refuses an answer or a map's entry.
     pub(super) fn follow(&self) -> Result<(), XdpError> {
-        let interface = Interface::find(&self.interface.name)?;
-        self.mtu.store(interface.mtu, Ordering::Relaxed);
+        let layers = layers(&self.wanted.interfaces)?;
+        let mut ports = layers.ports.into_iter();
+        let Some(port) = ports.find(|port| port.interface.index == self.interface.index) else {
+            return self.program().set_served(&BTreeMap::new()).map(drop);
+        };
+        let mtus = port.links.iter().map(|link| link.mtu);
+        let mtu = mtus.fold(port.interface.mtu, u32::min);
+        self.mtu.store(mtu, Ordering::Relaxed);
+        self.port_mtu.store(port.interface.mtu, Ordering::Relaxed);
         let all = Address::all()?;
         let own = all.iter().map(|address| address.ip);
         let senders = own.chain(all.iter().flat_map(Address::broadcasts));
         let senders = SourceFilter::new(senders);
-        self.tier.follow(interface.mtu, &senders);
+        self.tier.follow(mtu, &senders);
         self.sources.store(Arc::new(senders));
 
-        let ips_of = |index: &dyn Fn(u32) -> bool| -> Vec<IpAddr> {
-            let those = all.iter().filter(|address| index(address.interface));
-            those.map(|address| address.ip).collect()
-        };
-        let mut addresses = served(&self.listen, &ips_of(&|index| index == interface.index));
+        let stripped = port.interface.stripped_vlans()?;
+        let mut served = Served::new(&port.links, &self.wanted.addresses, &all, &stripped);
         let mut notes = Vec::new();
-        let vlans = interface.stripped_vlans()?;
-        if !vlans.is_empty() {
-            let held_back = ips_of(&|index| vlans.contains(&index));
-            addresses.retain(|address| !held_back.contains(&address.ip()));
+        if !stripped.is_empty() {
             notes.push(format!(
                 "{STRIPPED}; run `ethtool -K {} rxvlan off`",
-                interface.name
+                port.interface.name
             ));
         }
-        if addresses.is_empty() {
+        if served.addresses.is_empty() && !port.links.is_empty() {
             notes.push(
                 "no address to serve: a wildcard stands for the interface's own addresses, and it has \
                  none that AF_XDP can serve; the sockets answer, or name addresses with --listen"
                     .to_owned(),
             );
         }
-        if self.given_up.load(Ordering::Relaxed) {
-            addresses.clear();
+        if served.left_out > 0 {
+            notes.push(format!(
+                "{} interfaces and MAC addresses are left to the sockets: AF_XDP serves {MAX_LINKS} on one NIC",
+                served.left_out
+            ));
+        }
+        if self.given_up.load(Ordering::Relaxed) || self.retired.load(Ordering::Relaxed) {
+            served.addresses.clear();
         }
         let left_out = {
             let mut program = self.program();
-            program.set_mac(interface.mac)?;
-            program.set_served(&addresses)?
+            program.set_links(&served.links)?;
+            program.set_served(&served.addresses)?
         };
         if left_out > 0 {
             notes.push(format!(
                 "{left_out} of {} addresses are left to the sockets: AF_XDP serves {MAX_SERVED}",
-                addresses.len()
+                served.addresses.len()
             ));
         }
         self.log_new(notes);
@@ -129,6 +154,27 @@ impl Attached {
         }
     }
 
+    /// Leaves all packets to the sockets, until [`resume`](Self::resume). Runs of the program that have begun before may still steer:
+    /// see [`Program::wait_for_runs`].
+    ///
+    /// # Errors
+    /// The kernel refuses it.
+    pub(super) fn retire(&self) -> Result<(), XdpError> {
+        self.retired.store(true, Ordering::Relaxed);
+        self.program().set_served(&BTreeMap::new()).map(drop)
+    }
+
+    /// Puts the program back onto the interface, if another server has replaced it. It steers from the next
+    /// [`follow`](Self::follow) on.
+    ///
+    /// # Errors
+    /// As [`Program::restore`].
+    pub(super) fn resume(&self) -> Result<(), XdpError> {
+        self.program().restore()?;
+        self.retired.store(false, Ordering::Relaxed);
+        Ok(())
+    }
+
     /// Leaves all packets to the sockets from now on.
     fn give_up(&self, lost: u64) {
         self.given_up.store(true, Ordering::Relaxed);
@@ -139,14 +185,14 @@ impl Attached {
              --backend socket",
             self.interface.name
         );
-        if let Err(error) = self.program().set_served(&BTreeSet::new()) {
+        if let Err(error) = self.program().set_served(&BTreeMap::new()) {
             warn!("{error}");
         }
     }
 
     /// Stops steering if no steered packet arrives. `workers` returns how many packets have
     /// reached the workers' sockets so far, also those that the kernel dropped because a ring was full, and how often
-    /// the workers slept. To be called about once a second.
+    /// the workers have looked at their rings. To be called about once a second.
     pub(super) fn check_steering(&self, workers: impl FnOnce() -> (u64, u64)) {
         if self.given_up.load(Ordering::Relaxed) {
             return;
@@ -156,8 +202,8 @@ impl Attached {
             return;
         };
         let mut steering = self.steering.lock().unwrap_or_else(PoisonError::into_inner);
-        let (arrived, slept) = workers();
-        if let Some(lost) = steering.observe(steered, arrived, slept) {
+        let (arrived, looked) = workers();
+        if let Some(lost) = steering.observe(steered, arrived, looked) {
             self.give_up(lost);
         }
     }

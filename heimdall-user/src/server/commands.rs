@@ -1,4 +1,4 @@
-//! Executes the control commands: `stats`, `reload`, `flush`, `dump` and `trace`.
+//! Executes the control commands: `stats`, `reload`, `flush`, `dump`, `trace` and `route`.
 
 use std::{
     io::{self, Write},
@@ -15,7 +15,13 @@ use domain::{
 };
 use serde_json::{Value, json};
 
-use super::{policy::Reloader, report::Report, tier::HotTier, trace::Tracer};
+use super::{
+    Requests,
+    reload::{self, Reloader},
+    report::Report,
+    tier::HotTier,
+    trace::Tracer,
+};
 use crate::{
     cache::Record,
     control::ControlCommand,
@@ -28,6 +34,8 @@ use crate::{
 
 /// The components that commands act on.
 pub(super) struct Commands {
+    /// For what only the server's owner can do.
+    pub(super) requests: Requests,
     pub(super) reloader: Arc<Reloader>,
     pub(super) report: Arc<Report>,
     pub(super) caches: Caches,
@@ -43,20 +51,35 @@ impl Commands {
     pub(super) fn run(&self, command: ControlCommand, to: &mut dyn Write) -> io::Result<()> {
         match command {
             ControlCommand::Stats => writeln!(to, "{}", self.report.json()),
-            ControlCommand::Reload => {
-                let outcome = match self.reloader.reload_and_log() {
-                    Ok(done) => json!({ "reloaded": done }),
-                    Err(error) => {
-                        json!({ "error": format!("not reloaded, the old policy stays: {error}") })
-                    }
+            ControlCommand::Reload { dry_run: false } => writeln!(to, "{}", self.reload()),
+            ControlCommand::Reload { dry_run: true } => {
+                let preview = match self.reloader.preview() {
+                    Ok(preview) => preview.json("dry_run"),
+                    Err(error) => json!({ "error": format!("a reload would fail: {error}") }),
                 };
-                writeln!(to, "{outcome}")
+                writeln!(to, "{preview}")
+            }
+            // The server's owner answers them.
+            ControlCommand::Drain | ControlCommand::TakeOver(_) => Ok(()),
+            ControlCommand::Flush(_) if self.reloader.refuses_changes() => {
+                // What is flushed here would come back with the copy that the other server has.
+                let why = "not flushed: another server is taking over; flush again when it has";
+                writeln!(to, "{}", json!({ "error": why }))
             }
             ControlCommand::Flush(scope) => {
                 writeln!(to, "{}", json!({ "flushed": self.flush(scope) }))
             }
             ControlCommand::Dump(scope) => self.dump(scope, to),
             ControlCommand::Trace(query) => writeln!(to, "{}", self.tracer.trace(&query)),
+            ControlCommand::Route(query) => writeln!(to, "{}", self.tracer.route(&query)),
+        }
+    }
+
+    /// Reloads, or has the server's owner do it if that takes another server.
+    fn reload(&self) -> Value {
+        match self.reloader.reload_in_place() {
+            Some(outcome) => reload::document(&outcome),
+            None => self.requests.reload(),
         }
     }
 

@@ -9,7 +9,7 @@ use tracing::warn;
 use crate::{doctor, forward, socket::MAX_CONNECTIONS};
 
 /// The TCP connections of clients, of all threads, that the hard limit on open files allows with this many fronts and
-/// listen addresses. Logs if that is less than they may be.
+/// listening sockets. Logs if that is less than they may be.
 pub(super) fn fit(options: &forward::ForwardOptions, fronts: usize, listeners: usize) -> usize {
     let others = doctor::needed_files(options, fronts, listeners);
     let hard = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(_, hard)| hard);

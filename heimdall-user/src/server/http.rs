@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    os::fd::OwnedFd,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -10,7 +11,7 @@ use serde_json::Value;
 use tracing::{info, warn};
 
 use super::{
-    ServerError, metrics, policy::Reloader, readiness::Readiness, report::Report, retry::retry,
+    ServerError, metrics, readiness::Readiness, reload::Reloader, report::Report, retry::retry,
     threads::Threads,
 };
 use crate::{
@@ -19,16 +20,27 @@ use crate::{
     http::{Families, HttpListener, Source},
 };
 
-/// Listens for HTTP, if the settings say where.
-pub(super) fn open(config: &Config) -> Result<Option<HttpListener>, ServerError> {
+/// Listens for HTTP, if the settings say where: on the listener of a predecessor, if that is there.
+pub(super) fn open(
+    config: &Config,
+    inherited: Option<OwnedFd>,
+) -> Result<Option<HttpListener>, ServerError> {
     let Some(address) = config.metrics.listen else {
         return Ok(None);
     };
-    let listener = retry(
-        || HttpListener::bind(address, config.metrics.names.clone()),
-        |error| error.kind() == io::ErrorKind::AddrInUse,
-    )
-    .map_err(|source| ServerError::Metrics { address, source })?;
+    let names = || config.metrics.names.clone();
+    let adopted = inherited.map(|one| HttpListener::adopt(one, address, names()));
+    let listener = match adopted.transpose() {
+        Ok(Some(listener)) => listener,
+        other => {
+            let beside = other.err();
+            retry(
+                || HttpListener::bind(address, names(), beside.as_ref()),
+                |error| error.kind() == io::ErrorKind::AddrInUse,
+            )
+            .map_err(|source| ServerError::Metrics { address, source })?
+        }
+    };
     let shown = Zoned(address);
     if address.ip().is_loopback() {
         info!("metrics and the status page: http://{shown}/");
@@ -83,7 +95,7 @@ impl Source for Site {
     }
 
     fn config(&self) -> Value {
-        self.reloader.running().json()
+        self.reloader.origin().config.settings.json()
     }
 
     fn doctor(&mut self) -> Value {
@@ -102,7 +114,7 @@ impl Source for Site {
     }
 
     fn ready(&mut self) -> Result<(), String> {
-        self.readiness.check(Instant::now())
+        self.readiness.check()
     }
 }
 

@@ -57,6 +57,8 @@ mod tests {
             observations: Arc::new(Observations::new(&TapOptions::default())),
             xdp: None,
             tier: None,
+            path_mtus: None,
+            tls: None,
             sockets: cores
                 .map(|core| SocketReport {
                     counters: Arc::default(),
@@ -64,7 +66,7 @@ mod tests {
                 })
                 .into(),
             forwarder: Vec::new(),
-            upstreams: Vec::new(),
+            upstreams: Box::new(Vec::new),
         };
         let document = report.json();
         let latency = &document["latency"];

@@ -11,12 +11,13 @@ use std::{
 
 use super::{
     process::ProcessUse,
-    report::{InterfaceReport, Report, SocketReport, WorkerReport},
+    report::{InterfaceReport, QueueReport, Report, SocketReport, WorkerReport},
     tier::TierState,
     upstreams::{UpstreamReport, UpstreamState},
 };
 use crate::{
     config::Upstream,
+    heartbeat,
     http::{Families, Labels},
     latency::Distribution,
     log,
@@ -113,6 +114,19 @@ pub(super) fn families(report: &Report) -> Families {
     if let Some(tier) = &report.tier {
         insert_tier(to, &tier.state());
     }
+    if let Some(path_mtus) = &report.path_mtus {
+        let place = |name| Place::alone(format!("heimdall_path_mtu_{name}"));
+        insert(to, path_mtus.described(), &[], place);
+    }
+    if let Some(time) = report.tls.as_ref().and_then(|tls| tls.not_after()) {
+        let help = "When the certificate of TLS expires, in seconds since 1970.";
+        to.gauge(
+            "heimdall_tls_certificate_not_after_seconds",
+            help,
+            &[],
+            time,
+        );
+    }
     for (thread, socket) in report.sockets.iter().enumerate() {
         insert_socket(to, thread, socket);
     }
@@ -125,10 +139,12 @@ pub(super) fn families(report: &Report) -> Families {
             forwarder_place,
         );
     }
-    report
-        .upstreams
+    (report.upstreams)()
         .iter()
         .for_each(|upstream| insert_upstream(to, upstream));
+    let stuck = "Threads that have made no progress for ten seconds.";
+    let count = heartbeat::stuck().len() as u64;
+    to.gauge("heimdall_stuck_threads", stuck, &[], count);
     let lost = "Lines that could not be logged.";
     to.counter("heimdall_log_lost_lines", lost, &[], log::lost());
     for (result, (_, latency)) in ["hit", "miss"].into_iter().zip(report.latency()) {
@@ -181,7 +197,7 @@ fn insert(
 fn insert_interface(families: &mut Families, interface: &InterfaceReport) {
     let name = interface.name.as_str();
     let labels = [("interface", name)];
-    let up = u64::from(interface.state == "up");
+    let up = u64::from(matches!(interface.state, "up" | "standby"));
     let help = "Whether the interface is up and the XDP program attached.";
     families.gauge("heimdall_interface_up", help, &labels, up);
     if let Some(mode) = interface.attach {
@@ -209,24 +225,13 @@ fn insert_interface(families: &mut Families, interface: &InterfaceReport) {
 }
 
 fn insert_worker(families: &mut Families, worker: &WorkerReport) {
-    let queue = worker.queue.to_string();
-    let queue = [
-        ("interface", worker.interface.as_str()),
-        ("queue", queue.as_str()),
-    ];
-    let up = u64::from(worker.state == "running");
-    let help = "Whether the queue's worker runs.";
-    families.gauge("heimdall_worker_up", help, &queue, up);
-    let help = "How often the queue's worker was started again.";
-    families.counter("heimdall_worker_restarts", help, &queue, worker.restarts);
-    if let Some(mode) = worker.mode {
-        let cpu = worker.cpu.map(|cpu| cpu.to_string()).unwrap_or_default();
-        let labels = [&queue[..], &[("mode", mode), ("cpu", cpu.as_str())]].concat();
-        let help = "The mode of the queue's AF_XDP socket, and the core of its worker.";
-        families.info("heimdall_worker_socket", help, &labels);
+    let number = worker.number.to_string();
+    let labels = [("worker", number.as_str())];
+    for queue in &worker.queues {
+        insert_queue(families, &labels, worker.cpu, queue);
     }
-    insert(families, worker.counters.described(), &queue, worker_place);
-    let labels = [&[("front", "xdp")][..], &queue].concat();
+    insert(families, worker.counters.described(), &labels, worker_place);
+    let labels = [&[("front", "xdp")][..], &labels].concat();
     insert(
         families,
         worker.core.answers.described(),
@@ -234,6 +239,33 @@ fn insert_worker(families: &mut Families, worker: &WorkerReport) {
         core_place,
     );
     insert(families, worker.core.drops.described(), &labels, drop_place);
+}
+
+fn insert_queue(
+    families: &mut Families,
+    worker: Labels<'_>,
+    cpu: Option<usize>,
+    queue: &QueueReport,
+) {
+    let number = queue.queue.to_string();
+    let own = [
+        ("interface", queue.interface.as_str()),
+        ("queue", number.as_str()),
+    ];
+    let labels = [worker, &own].concat();
+    let up = u64::from(queue.state == "running");
+    let help = "Whether the worker serves the queue.";
+    families.gauge("heimdall_worker_up", help, &labels, up);
+    let help =
+        "How often the queue was served again, after a failure or the return of its interface.";
+    families.counter("heimdall_worker_restarts", help, &labels, queue.restarts);
+    if let Some(mode) = queue.mode {
+        let cpu = cpu.map(|cpu| cpu.to_string()).unwrap_or_default();
+        let labels = [&labels[..], &[("mode", mode), ("cpu", cpu.as_str())]].concat();
+        let help = "The mode of the queue's AF_XDP socket, and the core of its worker.";
+        families.info("heimdall_worker_socket", help, &labels);
+    }
+    insert(families, queue.counters.described(), &labels, worker_place);
 }
 
 fn insert_tier(families: &mut Families, tier: &TierState) {
@@ -257,8 +289,7 @@ fn insert_tier(families: &mut Families, tier: &TierState) {
 fn insert_socket(families: &mut Families, thread: usize, socket: &SocketReport) {
     let thread = thread.to_string();
     let thread = [("thread", thread.as_str())];
-    let place = |name| Place::alone(format!("heimdall_socket_{name}"));
-    insert(families, socket.counters.described(), &thread, place);
+    insert(families, socket.counters.described(), &thread, socket_place);
     let labels = [&[("front", "socket")][..], &thread].concat();
     insert(
         families,
@@ -283,8 +314,8 @@ fn insert_histogram(
 fn insert_upstream(families: &mut Families, upstream: &UpstreamReport) {
     let address = Upstream(&upstream.address).to_string();
     let labels = [("upstream", address.as_str())];
-    let up = u64::from(upstream.state(Instant::now()) != UpstreamState::Failed);
-    let help = "0 if the upstream has failed, 1 if it works or is not known to have failed.";
+    let up = u64::from(upstream.state() != UpstreamState::Failed);
+    let help = "0 if the upstream is set aside, 1 if it works or was not needed yet.";
     families.gauge("heimdall_upstream_up", help, &labels, up);
     if let Some(rtt) = upstream.rtt_us() {
         let help = "The smoothed round-trip time of the upstream.";
@@ -307,7 +338,7 @@ fn insert_upstream(families: &mut Families, upstream: &UpstreamReport) {
         let labels = [&labels[..], &[("thread", thread.as_str())]].concat();
         let mut counters = metrics.counters.described();
         // These are above.
-        counters.retain(|counter| !["rtt_us", "failed_until"].contains(&counter.name));
+        counters.retain(|counter| !["rtt_us", "set_aside"].contains(&counter.name));
         let place = |name| Place::alone(format!("heimdall_upstream_{name}"));
         insert(families, counters, &labels, place);
     }
@@ -372,6 +403,16 @@ fn worker_place(name: &'static str) -> Place {
             Place::among("heimdall_worker_frames", "place", place, help)
         }
         None => Place::alone(format!("heimdall_worker_{name}")),
+    }
+}
+
+fn socket_place(name: &'static str) -> Place {
+    match name.strip_prefix("tls_failed_") {
+        Some(reason) => {
+            let help = "TLS handshakes that failed, by reason.";
+            Place::among("heimdall_socket_tls_failed", "reason", reason, help)
+        }
+        None => Place::alone(format!("heimdall_socket_{name}")),
     }
 }
 

@@ -12,126 +12,77 @@
 mod attached;
 mod commands;
 mod cores;
+mod error;
 mod file_limit;
 mod http;
 mod latency;
 mod metrics;
+mod opened;
 mod policy;
 mod preflight;
 mod process;
 mod readiness;
+mod reload;
 mod report;
+mod requests;
 mod retry;
 mod snapshot;
 mod start_warnings;
 mod steering;
+mod succession;
 mod supervisor;
 mod tap;
 mod threads;
 mod tier;
+mod tls;
 mod trace;
 mod upstreams;
+mod watchdog;
 mod xdp;
 
 use std::{io, net::SocketAddr, sync::Arc};
 
-use thiserror::Error;
 use tracing::{info, warn};
 
 use crate::{
-    config::{Backend, Config, ConfigError, Host, Location, SnapshotConfig, TierMode, Zoned},
-    control::{Control, ControlError, ControlServer, Permissions},
-    forward::{self, Forwarder, ForwarderBuilder, Handle, Mailbox},
+    config::{Backend, Config, SnapshotConfig},
+    control::{Control, ControlServer},
+    forward::{self, Forwarder, ForwarderBuilder, Handle, Mailbox, Plans},
     front,
+    handover::{self, Connection, Inheritance, Predecessor},
     http::{HttpListener, HttpServer},
     maintenance::{Caches, Maintenance},
-    socket::{Listeners, SocketError, SocketFront},
+    socket::{Ending, Listeners, SocketFront},
     tap::{Observations, Observer},
     worker::max_pending,
-    xdp::XdpError,
 };
 use commands::Commands;
 use cores::{CoreCounters, CoreFactory};
+pub use error::ServerError;
+use opened::{Opened, open_xdp};
+pub(crate) use policy::PolicyError;
 pub use policy::PolicyLoader;
-use policy::Reloader;
-pub(crate) use policy::{PolicyError, ReloadError};
-pub(crate) use preflight::check;
+pub(crate) use preflight::{check, find_group};
+use reload::Reloader;
+pub use reload::Source;
 use report::{Report, SocketReport, Start};
-use retry::retry;
+pub use requests::{Inbox, Requests};
+pub(crate) use requests::{Request, answer_client};
 use snapshot::SnapshotWriter;
 use supervisor::Supervisor;
 use threads::Threads;
 use tier::HotTier;
 use trace::Tracer;
+pub(crate) use trace::planned as planned_route;
 use upstreams::UpstreamReport;
-use xdp::{AfXdpError, OpenXdp};
-
-/// Why the server does not start. One line each.
-#[derive(Debug, Error)]
-pub enum ServerError {
-    /// A setting that cannot work, found before anything was opened.
-    #[error("{location}{error}")]
-    At {
-        /// Where it is.
-        location: Location,
-        /// The error.
-        error: Box<ServerError>,
-    },
-    /// The control socket.
-    #[error(transparent)]
-    Control(#[from] ControlError),
-    /// The policy.
-    #[error(transparent)]
-    Policy(#[from] PolicyError),
-    /// The address to serve metrics on.
-    #[error(
-        "cannot serve metrics on {address}: {source}; give another `metrics.listen` (--metrics-listen)"
-    )]
-    Metrics {
-        /// The address.
-        address: SocketAddr,
-        /// The system's error.
-        source: io::Error,
-    },
-    /// The listen addresses.
-    #[error(transparent)]
-    Socket(#[from] SocketError),
-    /// AF_XDP, with the backend `xdp`.
-    #[error(transparent)]
-    Xdp(#[from] AfXdpError),
-    /// An interface, with the backend `xdp`.
-    #[error(transparent)]
-    Interface(#[from] XdpError),
-    /// Memory for a cache.
-    #[error(
-        "cannot reserve {bytes} octets for a cache: {source}; lower `cache.size` (--cache-size)"
-    )]
-    Cache {
-        /// Their size in octets.
-        bytes: usize,
-        /// The system's error.
-        source: io::Error,
-    },
-    /// Threads, eventfds and the like.
-    #[error("cannot start {what}: {source}{}", advice(source))]
-    Start {
-        /// The component.
-        what: &'static str,
-        /// The system's error.
-        source: io::Error,
-    },
-}
-
-/// What to do about an error of the system. One of Heimdall's own says that itself.
-fn advice(error: &io::Error) -> &'static str {
-    match error.raw_os_error() {
-        Some(_) => "; check the limits on threads and open files (ulimit -a)",
-        None => "",
-    }
-}
+pub(crate) use watchdog::Watchdog;
+use xdp::OpenXdp;
 
 /// Queries of a socket thread that may wait for the forwarder.
 const MAX_SOCKET_PENDING: usize = 4096;
+
+/// The running server that another one takes over from, if there is one.
+type Predecessors<'a> = Option<Box<dyn Predecessor + 'a>>;
 
 /// A running server. Dropping it stops it.
 ///
@@ -141,14 +92,19 @@ const MAX_SOCKET_PENDING: usize = 4096;
 #[derive(Debug)]
 pub struct Server {
     reloader: Arc<Reloader>,
+    requests: Requests,
     report: Option<Arc<Report>>,
     summary: String,
     threads: Arc<Threads>,
+    /// The caches, and the plans that their answers come from, once all runs.
+    caches: Option<(Caches, Plans)>,
     supervisor: Option<Supervisor>,
     sockets: Vec<SocketFront>,
     control: Option<ControlServer>,
     http: Option<HttpServer>,
     snapshots: Option<SnapshotWriter>,
+    /// It ends, and nobody serves until the next process does.
+    expects_gap: bool,
     forwarder: Option<Forwarder>,
     observer: Option<Observer>,
 }
@@ -157,54 +113,85 @@ impl Server {
     /// Starts everything. When it returns, queries are answered.
     ///
     /// A port, a control socket or an interface that another process holds is tried for a second:
-    /// that may be a predecessor whose sockets and programs the kernel is still releasing.
+    /// that may be a server that was killed, whose sockets and programs the kernel is still releasing.
     ///
-    /// `settings` reads the settings again, for a reload. `on_failure` is called, on any thread,
-    /// when `failed` has become some thread's name: the server should be
-    /// stopped then.
+    /// `settings` reads the settings again, for a reload. `requests` go to the server's owner, from any thread: that it
+    /// should be stopped, as a thread has failed, is one of them.
     ///
     /// # Errors
     /// [`ServerError`]; nothing stays running, attached or bound, and no file is written or left
     /// behind (except for the control socket's directory).
     pub fn start(
         config: &Config,
-        settings: impl Fn() -> Result<Config, ConfigError> + Send + Sync + 'static,
-        on_failure: impl Fn() + Send + Sync + 'static,
+        settings: Source,
+        requests: Requests,
+    ) -> Result<Self, ServerError> {
+        Self::take_over(config, settings, requests, Inheritance::default(), None)
+    }
+
+    /// Starts everything with what a predecessor or the service manager gives. When it returns, the predecessor has
+    /// retired.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start). The predecessor is dropped unfinished, and so serves as before.
+    pub(crate) fn take_over(
+        config: &Config,
+        settings: Source,
+        requests: Requests,
+        mut inheritance: Inheritance,
+        mut predecessor: Predecessors<'_>,
     ) -> Result<Self, ServerError> {
         let queues = preflight::preflight(config)?;
-        let reloader = Arc::new(Reloader::start(config, settings)?);
-        let sockets = config.socket.threads;
-        let max_connections = file_limit::fit(
-            &forward_options(config),
-            sockets + queues.iter().sum::<usize>(),
-            sockets * config.listen.len(),
-        );
-        let opened = Opened::open(config, max_connections)?;
+        preflight::claim_memory(config, queues.iter().sum())?;
+        let reloader = Reloader::start(config, settings, &inheritance.state, queues.clone())?;
+        let opened = Opened::open(config, &mut inheritance)?;
+        if let Some(tls) = &opened.tls {
+            reloader.set_tls(Arc::clone(tls));
+        }
+        let failed = requests.clone();
         let mut server = Self {
-            reloader,
+            reloader: Arc::new(reloader),
+            requests,
             report: None,
-            summary: summary(&opened.addresses, None),
-            threads: Threads::new(on_failure),
+            summary: opened.summary(),
+            threads: Threads::new(move || failed.send(Request::Failed)),
+            caches: None,
             supervisor: None,
             sockets: Vec::new(),
             control: None,
             http: None,
             snapshots: None,
+            expects_gap: false,
             forwarder: None,
             observer: None,
         };
-        // Should a step fail, dropping the server stops what the steps before it started.
-        server.start_threads(config, opened, &queues)?;
+        let started = server.start_threads(config, opened, &queues, inheritance, &mut predecessor);
+        if let Err(error) = started {
+            if let Some(predecessor) = &mut predecessor {
+                // First: from the next step on this server's threads do not read the sockets.
+                predecessor.resume_sockets();
+                let mut give_back = |connection| predecessor.give_back(connection);
+                let limit = server.stop_timeout();
+                // One that does not respond ends with the server.
+                let _ =
+                    SocketFront::retire(&server.sockets, Ending::GiveBack, limit, &mut give_back);
+            }
+            // This stops what was started, before the predecessor resumes.
+            drop(server);
+            return Err(error);
+        }
         start_warnings::host(config);
         Ok(server)
     }
 
-    /// `queues`: how many of each interface AF_XDP is to serve.
+    /// `queues`: how many of each interface AF_XDP can serve now.
     fn start_threads(
         &mut self,
         config: &Config,
         opened: Opened,
         queues: &[usize],
+        mut inheritance: Inheritance,
+        predecessor: &mut Predecessors<'_>,
     ) -> Result<(), ServerError> {
         let tap = tap::options(config);
         let observations = Arc::new(Observations::new(&tap));
@@ -219,7 +206,12 @@ impl Server {
         let socket_mailboxes = (0..socket_threads)
             .map(|_| mailbox(MAX_SOCKET_PENDING))
             .collect::<Result<Vec<_>, _>>()?;
-        let worker_mailboxes = (0..queues.iter().sum())
+        let workers = match queues {
+            [] => 0,
+            // Their threads start with their first queues, which may come later.
+            _ => config.xdp.most_workers(),
+        };
+        let worker_mailboxes = (0..workers)
             .map(|_| mailbox(max_pending(config.xdp.frames as usize)))
             .collect::<Result<Vec<_>, _>>()?;
         let mailboxes = [&socket_mailboxes[..], &worker_mailboxes[..]].concat();
@@ -229,29 +221,51 @@ impl Server {
                 .map_err(start("the forwarder"))?;
         forwarder.sample(observations.taps());
         let snapshot = config.cache.snapshot();
-        let snapshot = snapshot.filter(|snapshot| snapshot::restore(snapshot, &mut forwarder));
+        let snapshot = match inheritance.cache.take() {
+            Some(cache) => {
+                snapshot::inherit(cache, &mut forwarder);
+                snapshot.filter(snapshot::may_write)
+            }
+            None => snapshot.filter(|snapshot| snapshot::restore(snapshot, &mut forwarder)),
+        };
         let forwarder = forwarder
             .start_with(|| self.threads.essential("forwarder"))
             .map_err(start("the forwarder"))?;
         let handle = forwarder.handle();
         let forward_counters = forwarder.counters();
-        let upstreams = UpstreamReport::all(&config.upstreams, &forwarder.upstream_metrics());
+        let plans = forwarder.plans();
+        self.reloader.set_forwarder(plans.clone());
+        let reported = plans.clone();
         let mut caches = Caches {
             forwarder: forwarder.command_queues(),
             fronts: Vec::new(),
         };
         self.forwarder = Some(forwarder);
 
+        let Opened {
+            control,
+            metrics,
+            listeners,
+            addresses,
+            tls,
+            ..
+        } = opened;
+        // Not before: from then on the kernel gives each thread's sockets a share of the queries.
+        let listeners = listeners.split(socket_threads, max_connections(config, queues))?;
         let sockets = self.start_sockets(
-            opened.listeners,
+            listeners,
             socket_mailboxes,
             handle.clone(),
             &cores,
             &mut caches,
         )?;
+        self.take_sockets_over(inheritance.connections, predecessor)?;
         let for_traces = handle.clone();
         let workers = (socket_threads as u16..).zip(worker_mailboxes).collect();
-        self.start_xdp(config, opened.addresses, queues, cores, handle, workers)?;
+        let links = inheritance.links;
+        if let Some(open) = open_xdp(config, &addresses, links, predecessor)? {
+            self.start_workers(open, config, addresses, cores, handle, workers)?;
+        }
         let queues = self.supervisor.iter().flat_map(Supervisor::command_queues);
         caches.fronts.extend(queues);
         let tier = self.supervisor.as_ref().and_then(Supervisor::tier);
@@ -259,13 +273,15 @@ impl Server {
             start: Start::now(),
             xdp: self.supervisor.as_ref().map(Supervisor::report),
             tier: tier.clone(),
+            path_mtus: self.supervisor.as_ref().and_then(Supervisor::path_mtus),
+            tls,
             sockets,
             forwarder: forward_counters,
-            upstreams,
+            upstreams: Box::new(move || UpstreamReport::all(&reported.current())),
             observations,
         });
         self.report = Some(Arc::clone(&report));
-        self.start_http(opened.metrics, &report, config)?;
+        self.start_http(metrics, &report, config)?;
         let tracer = Tracer {
             reloader: Arc::clone(&self.reloader),
             caches: caches.clone(),
@@ -273,9 +289,48 @@ impl Server {
             forwarder: for_traces,
             nxdomain_cut: config.cache.nxdomain_cut,
         };
-        self.start_control(opened.control, report, tracer, caches.clone(), tier)?;
-        // Last, as it writes a file when it ends.
-        self.start_snapshots(snapshot.as_ref(), caches)
+        self.start_control(control, report, tracer, caches.clone(), tier)?;
+        self.caches = Some((caches.clone(), plans.clone()));
+        let taken_over = predecessor.is_some();
+        self.finish(predecessor.take())?;
+        // Last, as it writes a file when it ends, and the predecessor may have done so until now.
+        match self.start_snapshots(snapshot.as_ref(), caches, plans) {
+            Err(error) if taken_over => {
+                warn!("no snapshots are written: {error}");
+                Ok(())
+            }
+            started => started,
+        }
+    }
+
+    /// Has the predecessor retire from the sockets, which are served, and takes its clients' connections.
+    fn take_sockets_over(
+        &self,
+        connections: Vec<Connection>,
+        predecessor: &mut Predecessors<'_>,
+    ) -> Result<(), ServerError> {
+        let mut adopt = |connection| SocketFront::adopt(&self.sockets, connection);
+        if !connections.is_empty() {
+            handover::claim_connections();
+        }
+        connections.into_iter().for_each(&mut adopt);
+        match predecessor {
+            Some(predecessor) => predecessor
+                .sockets_are_served(&mut adopt)
+                .map_err(ServerError::Predecessor),
+            None => Ok(()),
+        }
+    }
+
+    /// Ends the predecessor: from here on this server cannot fail any more.
+    fn finish(&self, predecessor: Predecessors<'_>) -> Result<(), ServerError> {
+        if let Some(predecessor) = predecessor {
+            predecessor.finish().map_err(ServerError::Predecessor)?;
+        }
+        if let Some(control) = &self.control {
+            control.own();
+        }
+        Ok(())
     }
 
     fn start_sockets(
@@ -321,25 +376,18 @@ impl Server {
         Ok(reports)
     }
 
-    /// Opens AF_XDP, if the backend asks for it, at most this many queues of each interface, and starts the
-    /// workers, which get these numbers with the forwarder and mailboxes. With the backend `auto`, the sockets
+    /// Starts the workers, which get these numbers with the forwarder and mailboxes. With the backend `auto`, the sockets
     /// serve alone if this fails.
-    fn start_xdp(
+    fn start_workers(
         &mut self,
+        open: OpenXdp,
         config: &Config,
         addresses: Vec<SocketAddr>,
-        queues: &[usize],
         cores: CoreFactory,
         forwarder: Handle,
         workers: Vec<(u16, Arc<Mailbox>)>,
     ) -> Result<(), ServerError> {
-        let Some(open) = open_xdp(config, &addresses, queues)? else {
-            if config.tier.mode == TierMode::On {
-                warn!("hot tier off: it needs AF_XDP, which is not used");
-            }
-            return Ok(());
-        };
-        let summary = summary(&addresses, Some(&open));
+        let summary = format!("AF_XDP on {}; {}", open.summary(), self.summary);
         let threads = &self.threads;
         match Supervisor::start(open, config, addresses, cores, forwarder, workers, threads) {
             Ok(supervisor) => {
@@ -364,16 +412,22 @@ impl Server {
         tier: Option<Arc<HotTier>>,
     ) -> Result<(), ServerError> {
         let commands = Commands {
+            requests: self.requests.clone(),
             reloader: Arc::clone(&self.reloader),
             report,
             caches,
             tier,
             tracer,
         };
-        let lost = "stats, reload, flush, dump and trace do not work";
+        let lost = "stats, reload, drain, flush, dump, trace and route do not work";
         let on_exit = Threads::auxiliary("control", lost);
+        let owner = self.requests.clone();
         let control = control
-            .serve(on_exit, move |command, to| commands.run(command, to))
+            .serve(
+                on_exit,
+                move |command, to| commands.run(command, to),
+                move |command, client| owner.execute(command, client),
+            )
             .map_err(start("the control thread"))?;
         self.control = Some(control);
         Ok(())
@@ -405,10 +459,11 @@ impl Server {
         &mut self,
         snapshot: Option<&SnapshotConfig>,
         caches: Caches,
+        plans: Plans,
     ) -> Result<(), ServerError> {
         if let Some(config) = snapshot {
             let on_exit = Threads::auxiliary("snapshot", "no snapshots are written");
-            let writer = SnapshotWriter::start(config, caches, on_exit)
+            let writer = SnapshotWriter::start(config, caches, plans, on_exit)
                 .map_err(start("the snapshot thread"))?;
             self.snapshots = Some(writer);
         }
@@ -418,15 +473,6 @@ impl Server {
     /// A description of the interfaces and addresses served, for the log.
     pub fn summary(&self) -> &str {
         &self.summary
-    }
-
-    /// Reloads the policy, from the settings and the files that they name, and logs the outcome.
-    /// Queries are answered meanwhile.
-    ///
-    /// # Errors
-    /// Settings or files are bad; the old policy stays.
-    pub(crate) fn reload(&self) -> Result<String, ReloadError> {
-        self.reloader.reload_and_log()
     }
 
     /// Logs the most important counters in one line.
@@ -442,98 +488,24 @@ impl Server {
     }
 }
 
-/// Resources that are opened before any thread starts.
-struct Opened {
-    control: Control,
-    metrics: Option<HttpListener>,
-    /// Those of each socket thread.
-    listeners: Vec<Listeners>,
-    /// Those of the listeners.
-    addresses: Vec<SocketAddr>,
-}
-
-impl Opened {
-    /// `max_connections`: TCP connections of clients, of all socket threads.
-    fn open(config: &Config, max_connections: usize) -> Result<Self, ServerError> {
-        let control = retry(
-            || Control::bind(&config.control, &permissions(config)),
-            |error| matches!(error, ControlError::Taken(_)),
-        )?;
-        let listeners = retry(
-            || Listeners::bind(&config.listen),
-            |error| matches!(error, SocketError::Taken { .. }),
-        )?;
-        let metrics = http::open(config)?;
-        let addresses = listeners.local_addresses();
-        warn_of_absent(&addresses);
-        let listeners = listeners.split(config.socket.threads, max_connections)?;
-        Ok(Self {
-            control,
-            metrics,
-            listeners,
-            addresses,
-        })
-    }
-}
-
-/// Who may use the control socket.
-fn permissions(config: &Config) -> Permissions {
-    Permissions {
-        mode: config.control_mode,
-        group: config.control_group.clone(),
-    }
-}
-
-/// Listening on an address that this host does not have may be intended, or a typing error.
-fn warn_of_absent(listen: &[SocketAddr]) {
-    let host = Host::read();
-    let absent = |address: &&SocketAddr| !address.ip().is_unspecified() && !host.has(**address);
-    for &address in listen.iter().filter(absent) {
-        warn!(
-            "this host has no address {} now; {} is answered on once it has",
-            address.ip(),
-            Zoned(address)
-        );
-    }
-}
-
-/// Opens AF_XDP if the backend asks for it. With `auto`, a failure is logged and leaves the sockets.
-fn open_xdp(
-    config: &Config,
-    addresses: &[SocketAddr],
-    queues: &[usize],
-) -> Result<Option<OpenXdp>, ServerError> {
-    if config.backend == Backend::Socket {
-        return Ok(None);
-    }
-    if config.interfaces.is_empty() {
-        info!("backend socket: no --interface is given, so AF_XDP is not used");
-        return Ok(None);
-    }
-    match OpenXdp::open(config, addresses, queues) {
-        Ok(open) => Ok(Some(open)),
-        Err(error) if config.backend == Backend::Auto => {
-            warn!("backend socket: {error}");
-            Ok(None)
-        }
-        Err(error) => Err(error.into()),
-    }
+/// The TCP connections that clients may have, of all socket threads, beside this many queues of interfaces.
+fn max_connections(config: &Config, queues: &[usize]) -> usize {
+    let sockets = config.socket.threads;
+    file_limit::fit(
+        &forward_options(config),
+        sockets + queues.iter().sum::<usize>(),
+        sockets * config.listening_sockets(),
+    )
 }
 
 fn forward_options(config: &Config) -> forward::ForwardOptions {
     let forward = &config.forward;
     forward::ForwardOptions {
-        upstreams: config.upstreams.clone(),
-        tls: forward::TlsOptions {
-            roots: forward.tls_roots.clone(),
-            opportunistic: forward.tls_opportunistic,
-        },
-        threads: forward.threads,
         queue: forward.queue,
         max_in_flight: forward.max_in_flight,
-        attempt_timeout: forward.timeout,
-        attempts: forward.attempts,
-        limits: config.cache.ttl_limits(),
+        follow_aliases: forward.follow_aliases,
+        randomize_case: forward.randomize_case,
+        cookies: forward.cookies,
         trust_ad: forward.trust_ad,
         cache_bytes: config.cache.bytes,
         failure_min: 1,
@@ -542,6 +514,7 @@ fn forward_options(config: &Config) -> forward::ForwardOptions {
         client_response_timeout: forward.client_response_timeout,
         nxdomain_cut: config.cache.nxdomain_cut,
         client_subnet: forward.client_subnet.map(|prefix| prefix.parts()),
+        ..config.upstream_options()
     }
 }
 
@@ -552,16 +525,4 @@ fn mailbox(capacity: usize) -> Result<Arc<Mailbox>, ServerError> {
 
 fn start(what: &'static str) -> impl FnOnce(io::Error) -> ServerError {
     move |source| ServerError::Start { what, source }
-}
-
-fn summary(listen: &[SocketAddr], xdp: Option<&OpenXdp>) -> String {
-    let listen: Vec<String> = listen
-        .iter()
-        .map(|address| Zoned(*address).to_string())
-        .collect();
-    let listen = listen.join(", ");
-    match xdp {
-        Some(xdp) => format!("AF_XDP on {}; sockets on {listen}", xdp.summary()),
-        None => format!("sockets on {listen}"),
-    }
 }

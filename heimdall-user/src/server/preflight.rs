@@ -2,39 +2,40 @@
 
 use std::{fmt::Display, path::Path};
 
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::{
-    PolicyLoader, ServerError, file_limit, forward_options, permissions, snapshot::unix_now, start,
-    start_warnings,
+    PolicyLoader, ServerError, max_connections, opened::permissions, snapshot::unix_now,
+    start_warnings, tls,
 };
 use crate::{
     cache::Cache,
     config::{Backend, Config, InterfaceConfig, Location},
-    control, file, forward,
+    control,
+    doctor::{self, Level},
+    file, forward,
     snapshot::Snapshot,
     tap::DnstapTarget,
-    xdp::{Interface, XdpError},
+    xdp::{Interface, Layers, Port, XdpError},
 };
 
 /// Makes the checks of a start, without opening a socket, attaching a program, writing a file or
-/// starting a thread. Warnings go to the log.
+/// starting a thread. Warnings go to the log. Returns what else is to be said.
 ///
 /// # Errors
-/// A server with these settings would not start.
-pub(crate) fn check(config: &Config) -> Result<(), ServerError> {
-    let queues: usize = preflight(config)?.iter().sum();
-    let sockets = config.socket.threads;
-    file_limit::fit(
-        &forward_options(config),
-        sockets + queues,
-        sockets * config.listen.len(),
-    );
-    forward::check_tls(&forward_options(config)).map_err(start("the forwarder"))?;
+/// A server with these settings would not start, or not serve TLS.
+pub(crate) fn check(config: &Config) -> Result<Option<String>, ServerError> {
+    let queues = preflight(config)?;
+    max_connections(config, &queues);
+    let memory = doctor::memory(config, queues.iter().sum());
+    if let Some(finding) = memory.filter(|finding| finding.level != Level::Good) {
+        warn!("{finding}; a server that runs already is counted twice");
+    }
     PolicyLoader::default().load(config)?;
+    let certificate = tls::check(config)?;
     if config.backend == Backend::Auto {
-        for (wanted, queues) in config.interfaces.iter().zip(interfaces(config)) {
-            if let Err(error) = queues {
+        for (wanted, ports) in config.interfaces.iter().zip(ports(config)?) {
+            if let Err(error) = ports {
                 left_out(&wanted.name, &error);
             }
         }
@@ -44,7 +45,7 @@ pub(crate) fn check(config: &Config) -> Result<(), ServerError> {
     {
         warn!("snapshot: {error}; a start would begin with an empty cache");
     }
-    Ok(())
+    Ok(certificate)
 }
 
 /// Logs that AF_XDP does not serve an interface, with the backend `auto`.
@@ -53,19 +54,27 @@ pub(super) fn left_out(interface: &str, error: &impl Display) {
 }
 
 /// Checks the settings that [`Config`] cannot check by itself, so that their errors name the file and line.
-/// Returns how many queues of each configured interface AF_XDP is to serve: none of one that it cannot serve,
-/// with the backend `auto`.
+/// Returns how many queues of each configured interface AF_XDP is to serve, on ports that no interface before it has: none of
+/// one that it cannot serve, with the backend `auto`.
 pub(super) fn preflight(config: &Config) -> Result<Vec<usize>, ServerError> {
     let settings = &config.settings;
     control::check(&config.control).map_err(|error| at(settings.location("control"), error))?;
-    control::check_group(&permissions(config))
-        .map_err(|error| at(settings.location("control-group"), error))?;
+    find_group(config)?;
+    forward::check_tls(&config.upstream_options()).map_err(|error| {
+        at(
+            settings.location("forward.tls-roots"),
+            ServerError::Roots(error),
+        )
+    })?;
     let mut queues = Vec::new();
-    for (item, found) in interfaces(config).enumerate() {
+    for (item, found) in ports(config)?.into_iter().enumerate() {
         match found {
-            Ok((interface, count)) => {
-                start_warnings::queues(&interface, count, config.xdp.cpus.len());
-                queues.push(count);
+            Ok(ports) => {
+                for (interface, _) in &ports {
+                    start_warnings::queues(interface);
+                    start_warnings::return_path(config, &interface.name);
+                }
+                queues.push(ports.iter().map(|(_, queues)| queues.len()).sum());
             }
             Err(error) if config.backend == Backend::Xdp => {
                 return Err(at(settings.item_location("interface", item), error));
@@ -76,13 +85,21 @@ pub(super) fn preflight(config: &Config) -> Result<Vec<usize>, ServerError> {
     }
     let all = queues.iter().sum();
     reserve(config, all).map_err(|error| at(settings.location("cache.size"), error))?;
-    start_warnings::memory(config, all);
     start_warnings::socket_threads(config);
+    start_warnings::without_effect(config);
+    for (_, error) in unwritable(config) {
+        warn!("{error}");
+    }
+    Ok(queues)
+}
+
+/// Settings of files to be written in whose directories none can be made, and why.
+fn unwritable(config: &Config) -> impl Iterator<Item = (&'static str, ServerError)> {
     let dnstap = match &config.dnstap.output {
         Some(DnstapTarget::File(path)) => Some(path),
         _ => None,
     };
-    for (key, what, path) in [
+    let files = [
         ("cache.snapshot", "snapshot", config.cache.snapshot.as_ref()),
         ("dnstap.output", "dnstap stream", dnstap),
         (
@@ -90,41 +107,97 @@ pub(super) fn preflight(config: &Config) -> Result<Vec<usize>, ServerError> {
             "query log",
             config.query_log.file.as_ref(),
         ),
-    ] {
-        if let Some(path) = path {
-            warn_unless_writable(&settings.location(key), what, path);
+    ];
+    files.into_iter().filter_map(|(key, what, path)| {
+        let directory = path?.parent().filter(|path| *path != Path::new(""));
+        let directory = directory.unwrap_or(Path::new("."));
+        let source = file::check_writable(directory).err()?;
+        let error = ServerError::Unwritable {
+            what,
+            directory: directory.to_owned(),
+            source,
+        };
+        Some((key, at(config.settings.location(key), error)))
+    })
+}
+
+/// Checks what these settings name and those in force do not, which differ in the keys that `has_changed` tells: a start goes on
+/// without an interface or a directory, but whoever reloads settings waits for what is new in them.
+///
+/// # Errors
+/// It cannot be used.
+pub(super) fn additions(
+    config: &Config,
+    running: &Config,
+    has_changed: impl Fn(&str) -> bool,
+) -> Result<(), ServerError> {
+    let found = config.interfaces.iter().zip(ports(config)?);
+    for (item, (wanted, found)) in found.enumerate() {
+        let is_known = running.interfaces.iter().any(|one| one.name == wanted.name);
+        if config.backend == Backend::Auto
+            && !is_known
+            && let Err(error) = found
+        {
+            return Err(at(config.settings.item_location("interface", item), error));
         }
     }
-    Ok(queues)
+    let mut unwritable = unwritable(config).filter(|(key, _)| has_changed(key));
+    unwritable.next().map_or(Ok(()), |(_, error)| Err(error))
 }
 
-/// Warns if no file can be made at `path`, which `location` gives.
-fn warn_unless_writable(location: &Location, what: &str, path: &Path) {
-    let directory = path.parent().filter(|path| *path != Path::new(""));
-    let directory = directory.unwrap_or(Path::new("."));
-    if let Err(error) = file::check_writable(directory) {
-        warn!(
-            "{location}no {what} can be written to {}: {error}; make the directory, or give another path",
-            directory.display()
-        );
-    }
+/// An interface on which packets arrive, and the queues of it to serve.
+pub(super) type PortQueues = (Interface, Vec<u32>);
+
+/// Looks up the group of the control socket: later the process cannot, as it is restricted to its own files.
+///
+/// # Errors
+/// There is no such group.
+pub(crate) fn find_group(config: &Config) -> Result<(), ServerError> {
+    let found = control::check_group(&permissions(config));
+    found.map_err(|error| at(config.settings.location("control-group"), error))
 }
 
-/// The interfaces that AF_XDP is to serve, each with its number of queues.
-fn interfaces(config: &Config) -> impl Iterator<Item = Result<(Interface, usize), XdpError>> {
+/// For each interface that AF_XDP is to serve its ports, without those of an interface before it; or why it has none.
+///
+/// # Errors
+/// The kernel does not list its links.
+fn ports(config: &Config) -> Result<Vec<Result<Vec<PortQueues>, XdpError>>, XdpError> {
     let wanted = match config.backend {
         Backend::Socket => &[],
         Backend::Auto | Backend::Xdp => config.interfaces.as_slice(),
     };
-    let queues = |wanted| look_up(wanted).map(|(interface, queues)| (interface, queues.len()));
-    wanted.iter().map(queues)
+    let mut layers = layers(wanted)?;
+    let ports = wanted.iter().map(|one| {
+        let mut refused = layers.refused.iter();
+        if let Some(at) = refused.position(|(name, _)| *name == one.name) {
+            return Err(layers.refused.swap_remove(at).1);
+        }
+        let ports = layers.ports.iter();
+        let own = ports.filter(|port| port.serves.first() == Some(&one.name));
+        own.map(|port| queues_of(wanted, port)).collect()
+    });
+    Ok(ports.collect())
 }
 
-/// Reserves the caches of the sockets, the forwarder and this many queues, all at once, and frees them
+/// How many queues of each configured interface AF_XDP can serve now: none of one that it cannot.
+pub(super) fn queues(config: &Config) -> Vec<usize> {
+    let count = |ports: Result<Vec<PortQueues>, XdpError>| -> usize {
+        let ports = ports.unwrap_or_default();
+        ports.iter().map(|(_, queues)| queues.len()).sum()
+    };
+    let found = ports(config).unwrap_or_default().into_iter();
+    found.map(count).collect()
+}
+
+/// Reserves the caches of the sockets, the forwarder and the workers of this many queues, all at once, and frees them
 /// again. Their pages are not touched.
 fn reserve(config: &Config, queues: usize) -> Result<(), ServerError> {
     let bytes = config.cache.bytes;
-    (0..config.socket.threads + config.forward.threads + queues)
+    let workers = match queues {
+        0 => 0,
+        queues => config.xdp.workers(queues),
+    };
+    (0..config.socket.threads + config.forward.threads + workers)
         .map(|_| Cache::new(bytes))
         .collect::<Result<Vec<_>, _>>()
         .map_err(|source| ServerError::Cache { bytes, source })?;
@@ -138,7 +211,64 @@ fn at(location: Location, error: impl Into<ServerError>) -> ServerError {
     }
 }
 
-/// An interface and the queues of it to serve, if AF_XDP can serve them. Nothing is opened.
-pub(super) fn look_up(wanted: &InterfaceConfig) -> Result<(Interface, Vec<u32>), XdpError> {
-    Interface::find_queues(&wanted.name, wanted.queues.as_ref())
+/// Says what a server with this many queues takes of the available memory, soon after the start; warns if that is more
+/// than half.
+///
+/// # Errors
+/// It is more than there is.
+pub(super) fn claim_memory(config: &Config, queues: usize) -> Result<(), ServerError> {
+    let Some(finding) = doctor::memory(config, queues) else {
+        return Ok(());
+    };
+    match finding.level {
+        Level::Good => info!("{finding}"),
+        Level::Warn => warn!("{finding}"),
+        Level::Bad => {
+            let error = ServerError::Memory(finding.to_string());
+            return Err(at(config.settings.location("cache.size"), error));
+        }
+    }
+    Ok(())
+}
+
+/// Checks that the caches and frames of a server with these settings fit into the memory that is available beside the
+/// running one.
+///
+/// # Errors
+/// What they take, and what there is.
+pub(super) fn room_beside(config: &Config) -> Result<(), String> {
+    match doctor::memory(config, queues(config).iter().sum()) {
+        Some(finding) if finding.level == Level::Bad => Err(finding.to_string()),
+        _ => Ok(()),
+    }
+}
+
+/// The ports of the configured interfaces.
+///
+/// # Errors
+/// The kernel does not list its links.
+pub(super) fn layers(configured: &[InterfaceConfig]) -> Result<Layers, XdpError> {
+    Layers::read(configured.iter().map(|one| one.name.as_str()))
+}
+
+/// The port with this name, and the queues of it to serve, if AF_XDP can serve them. Nothing is opened.
+///
+/// # Errors
+/// As [`XdpError`] says; [`XdpError::UnknownInterface`], too, if it is no port of a configured interface.
+pub(super) fn port(configured: &[InterfaceConfig], name: &str) -> Result<PortQueues, XdpError> {
+    let port = layers(configured)?.take(name);
+    let port = port.unwrap_or_else(|| {
+        Err(XdpError::UnknownInterface {
+            name: name.to_owned(),
+            present: "the ports of the configured ones".to_owned(),
+        })
+    });
+    queues_of(configured, &port?)
+}
+
+fn queues_of(configured: &[InterfaceConfig], port: &Port) -> Result<PortQueues, XdpError> {
+    let interface = port.interface.clone();
+    let wanted = InterfaceConfig::of_port(configured, &interface.name, &port.serves);
+    let queues = interface.queues(wanted.queues.as_ref())?;
+    Ok((interface, queues))
 }

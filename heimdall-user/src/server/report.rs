@@ -3,18 +3,20 @@
 #[cfg(test)]
 mod schema;
 mod start;
+mod workers;
 
 use std::{fmt, process::id, slice, sync::Arc};
 
 use arc_swap::ArcSwap;
 use serde_json::{Map, Value, json};
 
-use super::{cores::CoreCounters, process, tier::HotTier, upstreams::UpstreamReport};
+use super::{cores::CoreCounters, process, tier::HotTier, tls::Tls, upstreams::UpstreamReport};
 use crate::{
-    forward::ForwardCounters, log, socket::SocketCounters, tap::Observations,
-    worker::WorkerCounters,
+    forward::ForwardCounters, heartbeat, log, path_mtu::PathMtuCounters, privileges,
+    socket::SocketCounters, tap::Observations,
 };
 pub(super) use start::Start;
+pub(super) use workers::{QueueReport, WorkerReport};
 
 /// Version of the schema. Within a version fields are only added.
 const VERSION: u32 = 1;
@@ -25,11 +27,14 @@ pub(super) struct Report {
     /// Replaced when something changes.
     pub(super) xdp: Option<Arc<ArcSwap<XdpReport>>>,
     pub(super) tier: Option<Arc<HotTier>>,
+    pub(super) path_mtus: Option<Arc<PathMtuCounters>>,
+    pub(super) tls: Option<Arc<Tls>>,
     /// One for each thread.
     pub(super) sockets: Vec<SocketReport>,
     /// One set for each thread.
     pub(super) forwarder: Vec<Arc<ForwardCounters>>,
-    pub(super) upstreams: Vec<UpstreamReport>,
+    /// Those of the moment: a reload may change them.
+    pub(super) upstreams: Box<dyn Fn() -> Vec<UpstreamReport> + Send + Sync>,
     pub(super) observations: Arc<Observations>,
 }
 
@@ -40,9 +45,11 @@ pub(super) struct XdpReport {
 
 pub(super) struct InterfaceReport {
     pub(super) name: String,
-    /// `up`, `down`, `gone` or `failed`.
+    /// The configured interfaces whose packets arrive on it.
+    pub(super) serves: Vec<String>,
+    /// `up`, `down`, `standby`, `gone` or `failed`.
     pub(super) state: &'static str,
-    /// Why no program is attached.
+    /// Why no program is attached, or nothing is steered.
     pub(super) reason: Option<String>,
     /// How the program is attached: `native` or `generic`.
     pub(super) attach: Option<&'static str>,
@@ -51,22 +58,6 @@ pub(super) struct InterfaceReport {
     pub(super) tier: Option<(&'static str, Option<String>)>,
     /// Reads the program's verdicts, summed over the CPUs.
     pub(super) verdicts: Box<dyn Fn() -> Vec<(&'static str, u64)> + Send + Sync>,
-}
-
-pub(super) struct WorkerReport {
-    pub(super) interface: String,
-    pub(super) queue: u32,
-    /// `running`, `restarting` or `gone`.
-    pub(super) state: &'static str,
-    /// Why it does not run.
-    pub(super) reason: Option<String>,
-    /// How often it was started again.
-    pub(super) restarts: u64,
-    /// `zero-copy` or `copy`.
-    pub(super) mode: Option<&'static str>,
-    pub(super) cpu: Option<usize>,
-    pub(super) counters: Arc<WorkerCounters>,
-    pub(super) core: CoreCounters,
 }
 
 pub(super) struct SocketReport {
@@ -87,14 +78,24 @@ impl Report {
         address: impl Into<crate::forward::UpstreamAddress>,
         metrics: Arc<crate::forward::UpstreamMetrics>,
     ) -> Self {
+        let address = address.into();
+        let upstreams = move || {
+            vec![UpstreamReport {
+                address: address.clone(),
+                threads: [Arc::clone(&metrics)].into(),
+                zones: vec![[0].into()],
+            }]
+        };
         Self {
             start: Start::now(),
             observations: Arc::new(Observations::new(&crate::tap::TapOptions::default())),
             xdp: None,
             tier: None,
+            path_mtus: None,
+            tls: None,
             sockets: Vec::new(),
             forwarder: Vec::new(),
-            upstreams: UpstreamReport::all(&[address.into()], &[vec![metrics]]),
+            upstreams: Box::new(upstreams),
         }
     }
 
@@ -104,7 +105,7 @@ impl Report {
         let (interfaces, workers) = match &self.xdp {
             Some(xdp) => {
                 let xdp = xdp.load();
-                is_xdp = xdp.workers.iter().any(|worker| worker.state == "running");
+                is_xdp = xdp.workers.iter().any(WorkerReport::serves);
                 (
                     xdp.interfaces.iter().map(InterfaceReport::json).collect(),
                     xdp.workers.iter().map(WorkerReport::json).collect(),
@@ -123,12 +124,16 @@ impl Report {
             "interfaces": interfaces,
             "workers": workers,
             "tier": self.tier.as_ref().map(|tier| tier.state().json()),
+            "path_mtu": self.path_mtus.as_ref().map(|counters| Value::Object(counts(counters.list()))),
+            "tls": self.tls.as_ref().map(|tls| tls.json()),
             "sockets": sockets(&self.sockets),
             "socket_threads": socket_threads(&self.sockets),
             "forwarder": forwarder(&self.forwarder),
-            "upstreams": self.upstreams.iter().map(UpstreamReport::json).collect::<Vec<_>>(),
+            "upstreams": (self.upstreams)().iter().map(UpstreamReport::json).collect::<Vec<_>>(),
             "latency": self.latency_json(),
             "process": process::json(),
+            "sandbox": privileges::json(),
+            "stuck": stuck(),
             "log": { "lost": log::lost() },
         });
         if let Some(fields) = document.as_object_mut() {
@@ -152,7 +157,8 @@ impl Report {
         };
         let udp = sockets(|thread| thread.udp_received.get());
         let tcp = sockets(|thread| thread.tcp_received.get());
-        let xdp: u64 = workers().map(|worker| worker.counters.received.get()).sum();
+        let tls = sockets(|thread| thread.tls_received.get());
+        let xdp: u64 = workers().map(WorkerReport::received).sum();
         let tier = self.tier.as_ref().map_or(0, |tier| tier.state().hits());
         let sum = |count: fn(&CoreCounters) -> u64| cores().map(count).sum::<u64>();
         let upstream = |count: fn(&ForwardCounters) -> u64| {
@@ -162,9 +168,9 @@ impl Report {
                 .sum::<u64>()
         };
         format!(
-            "{} queries ({tier} in the kernel, {xdp} over AF_XDP, {udp} over UDP, {tcp} over TCP), {} hits, {} misses, {} dropped; \
+            "{} queries ({tier} in the kernel, {xdp} over AF_XDP, {udp} over UDP, {tcp} over TCP, {tls} over TLS), {} hits, {} misses, {} dropped; \
              upstream: {} queries, {} timeouts, {} errors, {} stale answers, {} SERVFAIL; {} log lines lost",
-            tier + xdp + udp + tcp,
+            tier + xdp + udp + tcp + tls,
             tier + sum(|core| core.answers.hits.get()),
             sum(|core| core.answers.misses.get()),
             sum(|core| core.drops.list().iter().map(|(_, count)| count).sum()),
@@ -182,6 +188,7 @@ impl InterfaceReport {
     fn json(&self) -> Value {
         json!({
             "name": self.name,
+            "serves": self.serves,
             "state": self.state,
             "reason": self.reason,
             "attach": self.attach,
@@ -192,31 +199,10 @@ impl InterfaceReport {
     }
 }
 
-impl WorkerReport {
-    fn json(&self) -> Value {
-        let mut fields = Map::new();
-        fields.insert("interface".to_owned(), json!(self.interface));
-        fields.insert("queue".to_owned(), json!(self.queue));
-        fields.insert("state".to_owned(), json!(self.state));
-        fields.insert("reason".to_owned(), json!(self.reason));
-        fields.insert("restarts".to_owned(), json!(self.restarts));
-        fields.insert("mode".to_owned(), json!(self.mode));
-        fields.insert("cpu".to_owned(), json!(self.cpu));
-        insert(&mut fields, self.counters.list(), |name| match name {
-            // From XDP_STATISTICS.
-            "rx_dropped"
-            | "rx_ring_full"
-            | "rx_fill_ring_empty_descs"
-            | "rx_invalid_descs"
-            | "tx_invalid_descs"
-            | "tx_ring_empty_descs" => Some(("ring", name)),
-            _ => name
-                .strip_prefix("frames_")
-                .map(|counter| ("frames", counter)),
-        });
-        insert_core(&mut fields, &[&self.core]);
-        Value::Object(fields)
-    }
+/// The names of the threads that make no progress now.
+fn stuck() -> Vec<String> {
+    let threads = heartbeat::stuck().into_iter();
+    threads.map(|thread| thread.name).collect()
 }
 
 /// The threads' counters, summed.
@@ -240,7 +226,10 @@ fn socket_threads(threads: &[SocketReport]) -> Vec<Value> {
 
 fn insert_sockets(fields: &mut Map<String, Value>, threads: &[SocketReport]) {
     let counters = threads.iter().map(|thread| thread.counters.list());
-    insert(fields, sum(counters), |_| None);
+    insert(fields, sum(counters), |name| {
+        let failed = name.strip_prefix("tls_failed_");
+        failed.map(|reason| ("tls_failed", reason))
+    });
     let cores: Vec<_> = threads.iter().map(|thread| &thread.core).collect();
     insert_core(fields, &cores);
 }
@@ -264,16 +253,19 @@ fn forwarder(threads: &[Arc<ForwardCounters>]) -> Value {
 /// The sums of sets of counters that have the same names, in their order.
 fn sum(sets: impl Iterator<Item = Vec<(&'static str, u64)>>) -> Vec<(&'static str, u64)> {
     let mut sums = Vec::new();
-    for set in sets {
-        match sums.as_mut_slice() {
-            [] => sums = set,
-            sums => sums
-                .iter_mut()
-                .zip(set)
-                .for_each(|(sum, (_, n))| sum.1 += n),
-        }
-    }
+    sets.for_each(|set| add_counts(&mut sums, set));
     sums
+}
+
+/// Adds a set of counters to sums of such.
+pub(super) fn add_counts(sums: &mut Vec<(&'static str, u64)>, set: Vec<(&'static str, u64)>) {
+    match sums.as_mut_slice() {
+        [] => *sums = set,
+        sums => sums
+            .iter_mut()
+            .zip(set)
+            .for_each(|(sum, (_, n))| sum.1 += n),
+    }
 }
 
 /// The counters of answer cores, summed: the cache's counts, the queries' types, the response codes and the
@@ -342,29 +334,19 @@ mod tests {
         core.drops.runt.add(2);
         core.answers.hits.add(2);
         core.answers.misses.add(1);
-        let worker = WorkerReport {
-            interface: "veth0".to_owned(),
-            queue: 3,
-            state: "running",
-            reason: None,
-            restarts: 0,
-            mode: Some("copy"),
-            cpu: Some(1),
-            counters: Arc::default(),
-            core: core.clone(),
-        };
-        worker.counters.frames_total.set(4096);
-        let gone = WorkerReport {
+        let queue = QueueReport::running("veth0", 3, "copy");
+        queue.counters.frames_total.set(4096);
+        let gone = QueueReport {
             state: "gone",
             reason: Some("there is no such interface".to_owned()),
             mode: None,
-            interface: "veth1".to_owned(),
-            counters: Arc::default(),
-            core: CoreCounters::default(),
-            ..worker
+            ..QueueReport::running("veth1", 3, "copy")
         };
+        let worker = WorkerReport::of(0, core.clone(), vec![queue]);
+        let gone = WorkerReport::of(1, CoreCounters::default(), vec![gone]);
         let interface = InterfaceReport {
             name: "veth0".to_owned(),
+            serves: vec!["veth0".to_owned()],
             state: "up",
             reason: None,
             attach: Some("native"),
@@ -385,6 +367,8 @@ mod tests {
             start: Start::now(),
             xdp: Some(Arc::clone(&xdp)),
             tier: None,
+            path_mtus: Some(Arc::default()),
+            tls: None,
             sockets: [core.clone(), core]
                 .map(|core| SocketReport {
                     counters: Arc::default(),
@@ -392,15 +376,16 @@ mod tests {
                 })
                 .into(),
             forwarder: threads.to_vec(),
-            upstreams: UpstreamReport::all(
-                &[std::net::SocketAddr::from(([192, 0, 2, 53], 53)).into()],
-                &[vec![Arc::default()]],
-            ),
+            upstreams: Report::of_upstream(
+                std::net::SocketAddr::from(([192, 0, 2, 53], 53)),
+                Arc::default(),
+            )
+            .upstreams,
             observations: Arc::new(Observations::new(&TapOptions::default())),
         };
         assert_eq!(
             report.summary(),
-            "0 queries (0 in the kernel, 0 over AF_XDP, 0 over UDP, 0 over TCP), 6 hits, 3 misses, 6 dropped; \
+            "0 queries (0 in the kernel, 0 over AF_XDP, 0 over UDP, 0 over TCP, 0 over TLS), 6 hits, 3 misses, 6 dropped; \
              upstream: 0 queries, 0 timeouts, 0 errors, 0 stale answers, 0 SERVFAIL; 0 log lines lost"
         );
         let document = report.json();
@@ -423,6 +408,7 @@ mod tests {
         assert_eq!(document["interfaces"][0]["verdicts"]["steered"], 5);
         assert_eq!(document["interfaces"][0]["tier"]["state"], "off");
         assert_eq!(document["tier"], Value::Null);
+        assert_eq!(document["path_mtu"]["learnt"], 0);
         let worker = &document["workers"][0];
         assert_eq!(worker["queue"], 3);
         assert_eq!(worker["dropped"]["runt"], 2);
@@ -463,9 +449,13 @@ mod tests {
             "tcp_connections",
             "tcp_received",
             "tcp_answered",
+            "tls_open",
+            "tls_handshakes",
         ] {
             assert_eq!(sockets[field], 0, "{field}");
         }
+        assert_eq!(sockets["tls_failed"]["no_certificate"], 0);
+        assert_eq!(document["tls"], Value::Null);
         // Summed over the threads.
         assert_eq!(
             (&sockets["hits"], &sockets["dropped"]["runt"]),
@@ -477,13 +467,14 @@ mod tests {
         assert_eq!(thread["udp_received"], 0);
         assert_eq!(document["forwarder"]["rejected"]["id"], 4);
         assert_eq!(document["forwarder"]["cache"]["hits"], 0);
-        for field in ["client", "zone", "oldest"] {
+        for field in ["client", "zone", "upstream", "oldest"] {
             assert_eq!(document["forwarder"]["shed"][field], 0, "{field}");
         }
         assert_eq!(document["forwarder"]["zone_failure_hits"], 0);
         assert_eq!(document["log"]["lost"], 0);
         assert!(document["process"]["threads"].as_u64() > Some(0));
         assert_eq!(document["upstreams"][0]["address"], "192.0.2.53:53");
+        assert_eq!(document["upstreams"][0]["routes"], json!(["."]));
         assert_eq!(document["latency"]["hits"]["count"], 0);
         assert_eq!(document["popular"]["one_in"], 256);
         assert_eq!(document["dnstap"]["state"], "off");

@@ -9,7 +9,7 @@ use std::{
 };
 
 /// How long to wait for it.
-const TIMEOUT: Duration = Duration::from_secs(1);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Time between two attempts.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -17,10 +17,19 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// Attempts something until it succeeds, fails with an error that is not `is_busy`, or a second has
 /// passed.
 pub(super) fn retry<T, E>(
+    attempt: impl FnMut() -> Result<T, E>,
+    is_busy: impl Fn(&E) -> bool,
+) -> Result<T, E> {
+    retry_for(TIMEOUT, attempt, is_busy)
+}
+
+/// As [`retry`], for `limit` at most.
+pub(super) fn retry_for<T, E>(
+    limit: Duration,
     mut attempt: impl FnMut() -> Result<T, E>,
     is_busy: impl Fn(&E) -> bool,
 ) -> Result<T, E> {
-    let end = Instant::now() + TIMEOUT;
+    let end = Instant::now() + limit;
     loop {
         match attempt() {
             Err(error) if is_busy(&error) && Instant::now() < end => thread::sleep(PAUSE),
@@ -52,6 +61,7 @@ mod tests {
         };
         assert_eq!(retry(&mut never, |error| *error == "busy"), Err("broken"));
         assert_eq!(attempts, 1);
-        assert_eq!(retry(|| Err::<(), _>("busy"), |_| true), Err("busy"));
+        let busy = || Err::<(), _>("busy");
+        assert_eq!(retry_for(Duration::ZERO, busy, |_| true), Err("busy"));
     }
 }

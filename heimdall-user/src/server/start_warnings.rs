@@ -17,11 +17,10 @@ use crate::{
 /// Most addresses that one log line names.
 const MAX_NAMED: usize = 4;
 
-/// Warns if the caches and frames of a server with this many queues, all of which are allocated soon after
-/// the start, take more than half of the available memory.
-pub(super) fn memory(config: &Config, queues: usize) {
-    if let Some(finding) = doctor::shortage(config, queues) {
-        warn!("{finding}");
+/// Warns of settings that have no effect beside others.
+pub(super) fn without_effect(config: &Config) {
+    for line in config.without_effect() {
+        warn!("{line}");
     }
 }
 
@@ -37,20 +36,30 @@ pub(super) fn socket_threads(config: &Config) {
     }
 }
 
-/// Warns of an interface with more queues than there are cores for their workers.
-pub(super) fn queues(interface: &Interface, queues: usize, cores: usize) {
+/// Warns of an interface with more queues than the XDP program can steer to.
+pub(super) fn queues(interface: &Interface) {
     let name = &interface.name;
     let channels = Channels::read(name).ok();
-    let channels = channels.as_ref();
-    let beyond_map = doctor::beyond_map(name, channels, interface.rx_queues);
-    let beyond_cores = doctor::beyond_cores(name, channels, queues, cores);
-    for finding in beyond_map.into_iter().chain(beyond_cores) {
+    if let Some(finding) = doctor::beyond_map(name, channels.as_ref(), interface.rx_queues) {
+        warn!("{finding}");
+    }
+}
+
+/// Warns of an interface on which replies leave by another way than the kernel's, or on which routes cannot be looked up.
+pub(super) fn return_path(config: &Config, interface: &str) {
+    for finding in doctor::return_path(config, interface) {
         warn!("{finding}");
     }
 }
 
 /// Checks whose bad findings a start logs by itself.
-const LOGGED: &[&str] = &["memory.room", "nic.usable"];
+const LOGGED: &[&str] = &[
+    "memory.room",
+    "nic.return-path",
+    "nic.usable",
+    "tls.certificate",
+    "tls.key",
+];
 
 /// Warns of what is bad on this host, once everything runs.
 pub(super) fn host(config: &Config) {

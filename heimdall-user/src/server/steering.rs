@@ -13,7 +13,7 @@ const MAX_FAILED: u32 = 3;
 pub(super) struct SteeringCheck {
     steered: u64,
     arrived: u64,
-    slept: u64,
+    looked: u64,
     /// Checks in a row in which packets were steered and none arrived.
     failed: u32,
     /// Packets lost since the last one that arrived.
@@ -22,20 +22,20 @@ pub(super) struct SteeringCheck {
 
 impl SteeringCheck {
     /// Takes the counts since the start: packets that the program steered, packets that reached the
-    /// sockets (also those that the kernel dropped because a ring was full), and how often workers slept. Only a
-    /// worker that found its ring empty sleeps: as long as none does, packets may be waiting for a
+    /// sockets (also those that the kernel dropped because a ring was full), and how often workers looked at
+    /// their rings, which they do in each turn. As long as none does, packets may be waiting for a
     /// worker that has no CPU time. Call it about once a second. Returns how many packets were lost,
     /// once it is certain that none arrives.
-    pub(super) fn observe(&mut self, steered: u64, arrived: u64, slept: u64) -> Option<u64> {
+    pub(super) fn observe(&mut self, steered: u64, arrived: u64, looked: u64) -> Option<u64> {
         if arrived != self.arrived {
             (self.failed, self.lost) = (0, 0);
-        } else if slept == self.slept {
+        } else if looked == self.looked {
             return None;
         } else if steered > self.steered {
             self.failed += 1;
             self.lost += steered - self.steered;
         }
-        (self.steered, self.arrived, self.slept) = (steered, arrived, slept);
+        (self.steered, self.arrived, self.looked) = (steered, arrived, looked);
         (self.failed >= MAX_FAILED).then_some(self.lost)
     }
 }

@@ -44,7 +44,7 @@ impl Threads {
     /// For an essential thread.
     pub(super) fn essential(self: &Arc<Self>, name: &'static str) -> OnExit {
         let threads = Arc::clone(self);
-        OnExit::new(move || {
+        OnExit::essential(move || {
             error!("the {name} thread {}; stopping the server", how());
             if threads.failed.set(name).is_ok() {
                 (threads.on_failure)();

@@ -1,5 +1,5 @@
-//! The file that preserves the forwarder's caches over a restart. The module reads and writes it; it
-//! knows no cache and no thread. `server` calls it.
+//! The file that preserves the forwarder's caches over a restart, and the memory file that a successor gets. The module
+//! reads and writes them; it knows no cache and no thread. `server` calls it.
 //!
 //! ```text
 //!  0  magic      8 octets "HEIMDALL"
@@ -9,7 +9,9 @@
 //! 24  records    u64   how many
 //! 32  body       u64   octets after the header
 //! 40  checksum   u32   CRC-32 of the body
-//! 44  unused     16 octets of 0
+//! 44  unused     u32   0
+//! 48  origin     u64   of the answers, as the writer says it; 0: it does not
+//! 56  unused     u32   0
 //! 60  checksum   u32   CRC-32 of the header before this
 //! 64  records (cache::Record)
 //! ```
@@ -26,6 +28,7 @@ use std::{io, path::PathBuf};
 use thiserror::Error;
 
 pub use reader::{Contents, Snapshot};
+pub(crate) use writer::MemoryWriter;
 pub use writer::Writer;
 
 const MAGIC: [u8; 8] = *b"HEIMDALL";

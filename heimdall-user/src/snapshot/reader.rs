@@ -2,8 +2,9 @@
 
 use std::{
     fs::File,
-    io::{self, Read},
+    io::{self, Read, Seek},
     iter,
+    os::fd::OwnedFd,
     path::Path,
 };
 
@@ -20,6 +21,7 @@ const MAX_AWAY: u64 = u32::MAX as u64;
 #[derive(Clone, Copy, Debug)]
 pub struct Contents<'a> {
     body: &'a [u8],
+    origin: u64,
     records: u64,
     away: u32,
 }
@@ -46,6 +48,7 @@ impl<'a> Contents<'a> {
         }
         Ok(Self {
             body,
+            origin: header.origin,
             records: header.records,
             away: unix_now.saturating_sub(header.written).min(MAX_AWAY) as u32,
         })
@@ -54,6 +57,11 @@ impl<'a> Contents<'a> {
     /// Seconds since it was written.
     pub(crate) fn away(&self) -> u32 {
         self.away
+    }
+
+    /// Where the answers are from, by the writer's number. `None`: it did not say.
+    pub(crate) fn origin(&self) -> Option<u64> {
+        (self.origin != 0).then_some(self.origin)
     }
 
     /// How many records the header counts.
@@ -72,6 +80,7 @@ impl<'a> Contents<'a> {
 /// The fields of the header that can differ.
 struct Header {
     written: u64,
+    origin: u64,
     records: u64,
     body: u64,
     checksum: u32,
@@ -87,7 +96,7 @@ impl Header {
             octets: octets.len() as u64,
         })?;
         let (words, _) = header.as_chunks::<8>();
-        let [_, version, written, records, body, checksum, _, last] =
+        let [_, version, written, records, body, checksum, origin, last] =
             <[[u8; 8]; 8]>::try_from(words).unwrap_or_default();
         let halves = |word: [u8; 8]| {
             let word = u64::from_le_bytes(word);
@@ -106,6 +115,7 @@ impl Header {
         }
         Ok(Self {
             written: u64::from_le_bytes(written),
+            origin: u64::from_le_bytes(origin),
             records: u64::from_le_bytes(records),
             body: u64::from_le_bytes(body),
             checksum: halves(checksum).0,
@@ -121,6 +131,7 @@ impl Header {
 #[derive(Debug)]
 pub struct Snapshot {
     octets: Vec<u8>,
+    origin: u64,
     records: u64,
     away: u32,
 }
@@ -131,20 +142,46 @@ impl Snapshot {
     /// # Errors
     /// It cannot be read, or [`Contents::read`] fails.
     pub fn open(path: &Path, unix_now: u64) -> Result<Option<Self>, SnapshotError> {
-        let (octets, len) = match file::open(path).and_then(read) {
-            Ok(read) => read,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        match file::open(path).and_then(read) {
+            Ok((octets, len)) => Self::check(path, octets, len, unix_now).map(Some),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(source) => {
                 let path = path.to_owned();
-                return Err(SnapshotError::Unreadable { path, source });
+                Err(SnapshotError::Unreadable { path, source })
             }
-        };
+        }
+    }
+
+    /// Reads a memory file that [`MemoryWriter`](super::MemoryWriter) has written, from its first octet.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub(crate) fn from_memory(file: OwnedFd, unix_now: u64) -> Result<Self, SnapshotError> {
+        let path = Path::new("the memory file");
+        let mut file = File::from(file);
+        match file.rewind().and_then(|()| read(file)) {
+            Ok((octets, len)) => Self::check(path, octets, len, unix_now),
+            Err(source) => {
+                let path = path.to_owned();
+                Err(SnapshotError::Unreadable { path, source })
+            }
+        }
+    }
+
+    /// `len`: of the file, of which `octets` were read.
+    fn check(path: &Path, octets: Vec<u8>, len: u64, unix_now: u64) -> Result<Self, SnapshotError> {
         match Contents::read(&octets, unix_now) {
-            Ok(Contents { records, away, .. }) => Ok(Some(Self {
-                octets,
+            Ok(Contents {
+                origin,
                 records,
                 away,
-            })),
+                ..
+            }) => Ok(Self {
+                octets,
+                origin,
+                records,
+                away,
+            }),
             Err(problem) => {
                 let path = path.to_owned();
                 Err(match problem {
@@ -164,6 +201,7 @@ impl Snapshot {
     pub fn contents(&self) -> Contents<'_> {
         Contents {
             body: self.octets.get(HEADER..).unwrap_or_default(),
+            origin: self.origin,
             records: self.records,
             away: self.away,
         }

@@ -6,6 +6,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use lab::Scratch;
+
 use super::*;
 use crate::{
     cache::Record,
@@ -13,6 +15,7 @@ use crate::{
 };
 
 const NOW: u64 = 1_800_000_000;
+const ORIGIN: u64 = 7;
 
 /// A record of a name, with an answer of a CNAME and an A record.
 fn record(number: u32) -> Vec<u8> {
@@ -37,31 +40,21 @@ fn record(number: u32) -> Vec<u8> {
 }
 
 fn write(path: &Path, records: u32, now: u64) -> u64 {
-    let mut writer = Writer::create(path, now).unwrap();
+    let mut writer = Writer::create(path, now, ORIGIN).unwrap();
     for number in 0..records {
         writer.append(&record(number), 1).unwrap();
     }
     writer.finish().unwrap()
 }
 
-struct Scratch {
-    _directory: tempfile::TempDir,
-    path: PathBuf,
+/// A path for a snapshot.
+fn scratch() -> Scratch {
+    Scratch::new("cache.snapshot")
 }
 
-impl Scratch {
-    fn new() -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("cache.snapshot");
-        Self {
-            _directory: directory,
-            path,
-        }
-    }
-
-    fn new_path(&self) -> PathBuf {
-        self.path.with_file_name("cache.snapshot.new")
-    }
+/// Where a snapshot is while it is written.
+fn new_path(scratch: &Scratch) -> PathBuf {
+    scratch.path.with_file_name("cache.snapshot.new")
 }
 
 fn problem(octets: &[u8]) -> Option<Problem> {
@@ -69,18 +62,38 @@ fn problem(octets: &[u8]) -> Option<Problem> {
 }
 
 #[test]
+fn a_snapshot_in_memory_round_trips_and_cannot_be_changed() {
+    let mut writer = MemoryWriter::create(NOW, ORIGIN).unwrap();
+    for number in 0..500 {
+        writer.append(&record(number), 1).unwrap();
+    }
+    let written = writer.finish().unwrap();
+    for _ in 0..2 {
+        // The offset of a duplicate is that of the original.
+        let snapshot = Snapshot::from_memory(written.try_clone().unwrap(), NOW + 9).unwrap();
+        let contents = snapshot.contents();
+        assert_eq!((contents.count(), contents.away()), (500, 9));
+        assert_eq!(contents.origin(), Some(ORIGIN));
+        assert_eq!(contents.records().count(), 500);
+    }
+    let file = fs::File::from(written);
+    assert!(file.set_len(64).is_err() && file.set_len(1 << 20).is_err());
+}
+
+#[test]
 fn a_snapshot_round_trips() {
-    let scratch = Scratch::new();
+    let scratch = scratch();
     assert!(Snapshot::open(&scratch.path, NOW).unwrap().is_none());
     for count in [0, 1, 500] {
         let octets = write(&scratch.path, count, NOW);
         let metadata = fs::metadata(&scratch.path).unwrap();
         assert_eq!(metadata.len(), octets);
         assert_eq!(metadata.permissions().mode() & 0o777, 0o600);
-        assert!(!scratch.new_path().exists());
+        assert!(!new_path(&scratch).exists());
         let snapshot = Snapshot::open(&scratch.path, NOW + 77).unwrap().unwrap();
         let contents = snapshot.contents();
         assert_eq!((contents.count(), contents.away()), (count.into(), 77));
+        assert_eq!(contents.origin(), Some(ORIGIN));
         let mut octets = Vec::new();
         for (number, record) in contents.records().enumerate() {
             assert_eq!(record.age, number as u32);
@@ -92,7 +105,7 @@ fn a_snapshot_round_trips() {
 
 #[test]
 fn every_truncation_and_every_changed_bit_is_found() {
-    let scratch = Scratch::new();
+    let scratch = scratch();
     write(&scratch.path, 3, NOW);
     let whole = fs::read(&scratch.path).unwrap();
     assert_eq!(problem(&whole), None);
@@ -122,7 +135,7 @@ fn every_truncation_and_every_changed_bit_is_found() {
 /// read beyond its header.
 #[test]
 fn a_snapshot_that_is_open_does_not_depend_on_its_file() {
-    let scratch = Scratch::new();
+    let scratch = scratch();
     write(&scratch.path, 500, NOW);
     let snapshot = Snapshot::open(&scratch.path, NOW).unwrap().unwrap();
     let file = fs::OpenOptions::new()
@@ -148,7 +161,7 @@ fn a_snapshot_that_is_open_does_not_depend_on_its_file() {
 /// A file that was truncated or extended is recognized by its length.
 #[test]
 fn the_length_of_the_file_is_reported() {
-    let scratch = Scratch::new();
+    let scratch = scratch();
     let octets = write(&scratch.path, 5, NOW);
     for len in [octets - 1, octets + 1000] {
         let file = fs::OpenOptions::new()
@@ -166,7 +179,7 @@ fn the_length_of_the_file_is_reported() {
 
 #[test]
 fn snapshots_from_the_future_are_rejected() {
-    let scratch = Scratch::new();
+    let scratch = scratch();
     write(&scratch.path, 1, NOW + 60);
     let snapshot = Snapshot::open(&scratch.path, NOW).unwrap().unwrap();
     assert_eq!(snapshot.contents().away(), 0);
@@ -180,25 +193,25 @@ fn snapshots_from_the_future_are_rejected() {
 
 #[test]
 fn an_unfinished_snapshot_leaves_the_old_one() {
-    let scratch = Scratch::new();
+    let scratch = scratch();
     write(&scratch.path, 2, NOW);
     let old = fs::read(&scratch.path).unwrap();
     // As a killed writer leaves it.
-    fs::write(scratch.new_path(), vec![1; 1 << 20]).unwrap();
-    let mut writer = Writer::create(&scratch.path, NOW).unwrap();
+    fs::write(new_path(&scratch), vec![1; 1 << 20]).unwrap();
+    let mut writer = Writer::create(&scratch.path, NOW, ORIGIN).unwrap();
     writer.append(&record(9), 1).unwrap();
-    let unfinished = fs::read(scratch.new_path()).unwrap();
+    let unfinished = fs::read(new_path(&scratch)).unwrap();
     assert_eq!(problem(&unfinished), Some(Problem::Foreign));
     drop(writer);
-    assert!(!scratch.new_path().exists());
+    assert!(!new_path(&scratch).exists());
     assert_eq!(fs::read(&scratch.path).unwrap(), old);
 }
 
 #[test]
 fn files_that_cannot_be_written_or_read() {
-    let scratch = Scratch::new();
+    let scratch = scratch();
     let nowhere = scratch.path.join("x");
-    let error = Writer::create(&nowhere, NOW).unwrap_err();
+    let error = Writer::create(&nowhere, NOW, ORIGIN).unwrap_err();
     assert!(matches!(error, SnapshotError::Unwritable { .. }), "{error}");
     assert!(Snapshot::open(&nowhere, NOW).unwrap().is_none());
     let directory = scratch.path.parent().unwrap();
@@ -206,9 +219,9 @@ fn files_that_cannot_be_written_or_read() {
     assert!(matches!(error, SnapshotError::Unreadable { .. }), "{error}");
     // A directory has the name.
     fs::create_dir(&scratch.path).unwrap();
-    let error = Writer::create(&scratch.path, NOW).unwrap().finish();
+    let error = Writer::create(&scratch.path, NOW, ORIGIN).unwrap().finish();
     assert!(matches!(error, Err(SnapshotError::Unwritable { .. })));
-    assert!(!scratch.new_path().exists());
+    assert!(!new_path(&scratch).exists());
     let full = Path::new("/dev/full");
     assert!(matches!(
         Snapshot::open(full, NOW),

@@ -6,6 +6,7 @@
 
 use std::{
     cmp::Reverse,
+    collections::VecDeque,
     io::{self, ErrorKind},
     mem,
     net::IpAddr,
@@ -13,44 +14,53 @@ use std::{
 };
 
 use mio::{Interest, Token, net::TcpStream};
+use rustls::HandshakeKind;
 use slab::Slab;
 
 use super::{
     front::{Loop, SWEEP},
-    holders::Holders,
-    origin::{Message, Origin},
-    sockets::{Sockets, tcp_token},
-    tcp::{Connection, Input},
+    holders::{Hold, Holders},
+    origin::{Message, Origin, Parked},
+    sockets::Sockets,
+    stream::Stream,
+    tcp::{Connection, Input, Phase},
+    tls::Failure,
 };
+use crate::{answer::STREAM_IDLE, front::Engine};
 
-/// Connections accepted from one listener before the next one is served.
-const ACCEPT_BATCH: usize = 64;
+/// Connections accepted from one listener, or taken over, before datagrams are received again.
+pub(super) const ACCEPT_BATCH: usize = 16;
 
-/// Connections at a time, of all threads.
+/// Connections at a time, of all threads, those over TLS included.
 pub(crate) const MAX_CONNECTIONS: usize = 1024;
 
-/// Time for which a connection may be idle (RFC 7766 section 6.2.3 asks for a few seconds).
-const IDLE: Duration = Duration::from_secs(10);
-
 /// Time for the first whole query to arrive. A client opens a connection because it has one: this
-/// is time to send it again once or twice after a loss (RFC 6298: 1 s, then 2 s).
+/// is time to send it again once or twice after a loss (RFC 6298: 1 s, then 2 s). A TLS handshake before it has as much.
 const FIRST_QUERY: Duration = Duration::from_secs(4);
+
+/// The share of the connections that the TLS handshakes of one client network may be.
+const HANDSHAKE_SHARE: usize = 4;
 
 /// The open connections.
 pub(super) struct Connections {
-    open: Slab<Connection>,
+    pub(super) open: Slab<Connection>,
     holders: Holders,
     /// Most connections at a time.
-    max: usize,
+    pub(super) max: usize,
     /// The serial number of the last connection.
     serial: u64,
     /// A listener could not accept for lack of descriptors; it is retried at the next sweep.
-    starved: bool,
+    pub(super) starved: bool,
     swept: Instant,
     /// Connections with a query completed since they were last served.
     resumed: Vec<usize>,
+    /// Open connections with something to read for their TLS handshake. A handshake takes as long as a hundred datagrams,
+    /// so a turn of the loop serves one of them.
+    handshakes: VecDeque<usize>,
+    /// Connections over TLS.
+    tls: usize,
     /// Octets that were just read from a stream.
-    scratch: Box<[u8]>,
+    pub(super) scratch: Box<[u8]>,
     /// The token of connection 0.
     pub(super) first_token: usize,
 }
@@ -65,6 +75,8 @@ impl Connections {
             starved: false,
             swept: now,
             resumed: Vec::new(),
+            handshakes: VecDeque::new(),
+            tls: 0,
             scratch: vec![0; 16 << 10].into(),
             first_token,
         }
@@ -117,101 +129,218 @@ impl Connections {
         self.resumed.pop()
     }
 
-    /// Closes a connection, if it is still open.
-    fn close(&mut self, connection: usize) {
-        if let Some(closed) = self.open.try_remove(connection) {
-            self.holders.close(closed.hold);
-        }
-    }
-
-    /// Closes a connection of the largest holder and returns `true`, unless there are none: one
-    /// without a waiting query if there is one, of these the one that was idle longest.
-    ///
-    /// It looks at every connection: 10 to 20 µs for a full table.
-    fn make_room(&mut self) -> bool {
-        let victim = self
-            .open
-            .iter()
-            .min_by_key(|(_, open)| {
-                let held = self.holders.held(&open.hold);
-                (Reverse(held), open.pending > 0, open.last_used)
-            })
-            .map(|(connection, _)| connection);
-        let Some(connection) = victim else {
+    /// Has a connection wait for its turn, if its TLS handshake is not over.
+    pub(super) fn waits_for_handshake(&mut self, connection: usize) -> bool {
+        let Some(open) = self.open.get_mut(connection) else {
             return false;
         };
-        self.close(connection);
-        true
+        let waits = open.stream.is_handshaking();
+        if waits && !mem::replace(&mut open.queued, true) {
+            self.handshakes.push_back(connection);
+        }
+        waits
+    }
+
+    /// The connection whose handshake is to be served next.
+    pub(super) fn next_handshake(&mut self) -> Option<usize> {
+        let connection = self.handshakes.pop_front()?;
+        if let Some(open) = self.open.get_mut(connection) {
+            open.queued = false;
+        }
+        Some(connection)
+    }
+
+    /// Whether handshakes are to be served.
+    pub(super) fn has_handshakes(&self) -> bool {
+        !self.handshakes.is_empty()
+    }
+
+    /// Takes a connection out of the table, if it is still open. Its stream, and the octets received of a message.
+    pub(super) fn remove(&mut self, connection: usize) -> Option<(Stream, Vec<u8>)> {
+        let removed = self.open.try_remove(connection)?;
+        if removed.queued {
+            self.handshakes.retain(|queued| *queued != connection);
+        }
+        self.tls -= usize::from(removed.stream.is_tls());
+        let (stream, hold, unread) = removed.into_parts();
+        self.holders.close(hold);
+        Some((stream, unread))
+    }
+
+    /// A connection of the largest holder, unless there are none: one without a waiting query if there is
+    /// one, of these the one that was idle longest.
+    ///
+    /// It looks at every connection: 10 to 20 µs for a full table.
+    fn victim(&self) -> Option<usize> {
+        let victim = self.open.iter().min_by_key(|(_, open)| {
+            let held = self.holders.held(&open.hold);
+            (Reverse(held), open.pending > 0, open.last_used)
+        });
+        victim.map(|(connection, _)| connection)
+    }
+
+    /// A TLS handshake to end in the network that has this connection: of the address with the most, the oldest.
+    fn surplus_handshake(&self, hold: &Hold) -> Option<usize> {
+        let of_network = self
+            .open
+            .iter()
+            .filter(|(_, open)| open.hold.is_handshaking() && open.hold.is_of_network(hold));
+        let surplus = of_network
+            .min_by_key(|(_, open)| (Reverse(self.holders.handshakes(&open.hold)), open.serial));
+        surplus.map(|(connection, _)| connection)
     }
 }
 
 impl Sockets {
     /// Accepts the connections that a listener has.
-    pub(super) fn accept(&mut self, listener: usize) {
+    pub(super) fn accept(&mut self, listener: usize, engine: &Engine<Parked>) {
+        if self.take_connections(listener, engine) {
+            return;
+        }
+        let token = self.tcp_token(listener);
+        if let Some(socket) = self.tcp.get_mut(listener)
+            && let Err(error) = self.registry.reregister(socket, token, Interest::READABLE)
+        {
+            tracing::error!(%error, "cannot register a TCP listener again");
+        }
+    }
+
+    /// Accepts connections, up to a bound. Whether that is all: epoll reports what comes later. One for TLS of a client
+    /// that the engine drops is closed: a handshake costs far more than a query.
+    pub(super) fn take_connections(&mut self, listener: usize, engine: &Engine<Parked>) -> bool {
         let mut starved = false;
         for _ in 0..ACCEPT_BATCH {
             let Some(socket) = self.tcp.get(listener) else {
-                return;
+                return true;
             };
             match socket.accept() {
                 Ok((stream, peer)) => {
                     starved = false;
-                    self.open(stream, peer.ip());
+                    let over_tls = self.is_tls(listener);
+                    if !(over_tls && engine.drops(peer.ip())) {
+                        self.open(stream, peer.ip(), over_tls);
+                    }
                 }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return true,
                 Err(error) if is_about_one_connection(&error) => {}
                 Err(_) => {
                     // Out of descriptors or memory: closing a connection frees some, unless others
                     // are quicker to take it.
                     if starved || !self.make_room() {
                         self.connections.starved = true;
-                        return;
+                        return true;
                     }
                     starved = true;
                 }
             }
         }
-        if let Some(socket) = self.tcp.get_mut(listener)
-            && let Err(error) =
-                self.registry
-                    .reregister(socket, tcp_token(listener), Interest::READABLE)
-        {
-            tracing::error!(%error, "cannot register a TCP listener again");
-        }
+        false
     }
 
-    fn open(&mut self, mut stream: TcpStream, peer: IpAddr) {
-        self.counters.tcp_connections.add(1);
+    fn open(&mut self, socket: TcpStream, peer: IpAddr, over_tls: bool) {
+        let session = match (&self.tls, over_tls) {
+            (Some(tls), true) => {
+                self.counters.tls_connections.add(1);
+                let session = tls.accept();
+                if session.is_none() {
+                    Failure::NoCertificate.counter(&self.counters).add(1);
+                    return;
+                }
+                session
+            }
+            _ => {
+                self.counters.tcp_connections.add(1);
+                None
+            }
+        };
         // Counted before there is room: a client that becomes the largest holder by this connection
         // closes one of its own.
-        let hold = self.connections.holders.open(peer);
+        let mut hold = self.connections.holders.open(peer);
         if self.connections.len() >= self.connections.max {
             self.make_room();
         }
+        if over_tls {
+            let most = (self.connections.max / HANDSHAKE_SHARE).max(1);
+            if self.connections.holders.begin_handshake(&mut hold) > most
+                && let Some(surplus) = self.connections.surplus_handshake(&hold)
+            {
+                self.close(surplus, Failure::NoRoom);
+            }
+        }
+        self.insert(Stream::new(socket, session), peer, hold, |open| open);
+    }
+
+    /// Puts a connection, as `begin` has it begin, into the table. Where it is; `None`: the kernel has no memory for it.
+    fn insert(
+        &mut self,
+        mut stream: Stream,
+        peer: IpAddr,
+        hold: Hold,
+        begin: impl FnOnce(Connection) -> Connection,
+    ) -> Option<usize> {
         let connections = &mut self.connections;
         let token = connections.token(connections.open.vacant_key());
         let interest = Interest::READABLE | Interest::WRITABLE;
+        let socket = &mut stream.socket;
         // Replies are written whole, and the next one should not wait for an acknowledgement.
-        let _ = stream.set_nodelay(true);
-        if self
-            .registry
-            .register(&mut stream, token, interest)
-            .is_err()
-        {
+        let _ = socket.set_nodelay(true);
+        if self.registry.register(socket, token, interest).is_err() {
             connections.holders.close(hold);
-            return;
+            return None;
         }
         connections.serial += 1;
         let serial = connections.serial;
-        connections
-            .open
-            .insert(Connection::new(stream, peer, serial, hold, self.now));
+        connections.tls += usize::from(stream.is_tls());
+        let open = begin(Connection::new(stream, peer, serial, hold, self.now));
+        Some(connections.open.insert(open))
+    }
+
+    /// Goes on with a predecessor's connection, and the octets that this has received of a message. Where it is in the table,
+    /// which has room.
+    pub(super) fn adopt(
+        &mut self,
+        socket: TcpStream,
+        peer: IpAddr,
+        unread: Vec<u8>,
+    ) -> Option<usize> {
+        let hold = self.connections.holders.open(peer);
+        let stream = Stream::new(socket, None);
+        self.insert(stream, peer, hold, |open| open.continued(unread))
+    }
+
+    /// Closes a connection, if it is still open. `why`: if its TLS handshake is not over, and has no failure of its own.
+    pub(super) fn close(&mut self, connection: usize, why: Failure) {
+        let Some((mut closed, _)) = self.connections.remove(connection) else {
+            return;
+        };
+        closed.send_close_notify();
+        if closed.is_handshaking() {
+            let failure = closed.failure().unwrap_or(why);
+            failure.counter(&self.counters).add(1);
+        }
     }
 
     fn make_room(&mut self) -> bool {
-        let made = self.connections.make_room();
-        self.counters.tcp_closed_full.add(made.into());
-        made
+        let victim = self.connections.victim();
+        if let Some(connection) = victim {
+            self.counters.tcp_closed_full.add(1);
+            self.close(connection, Failure::NoRoom);
+        }
+        victim.is_some()
+    }
+
+    /// Notes that a connection's TLS handshake is over.
+    fn end_handshake(&mut self, connection: usize) {
+        let connections = &mut self.connections;
+        let Some(open) = connections.open.get_mut(connection) else {
+            return;
+        };
+        connections.holders.end_handshake(&mut open.hold);
+        open.last_used = self.now;
+        self.counters.tls_handshakes.add(1);
+        if open.stream.handshake() == Some(HandshakeKind::Resumed) {
+            self.counters.tls_resumed.add(1);
+        }
     }
 
     /// Whether [`sweep`](Self::sweep) has something to do once its time has come.
@@ -219,17 +348,28 @@ impl Sockets {
         self.connections.starved || self.connections.len() > 0
     }
 
+    /// Counts the connections.
+    pub(super) fn count_connections(&self) {
+        let Connections { open, tls, .. } = &self.connections;
+        self.counters.tcp_open.set((open.len() - tls) as u64);
+        self.counters.tls_open.set(*tls as u64);
+    }
+
     /// Closes idle connections, and accepts again where that had failed.
-    pub(super) fn sweep(&mut self) {
+    pub(super) fn sweep(&mut self, engine: &Engine<Parked>) {
         let now = self.now;
         let connections = &mut self.connections;
         if now.saturating_duration_since(connections.swept) < SWEEP {
             return;
         }
         connections.swept = now;
+        self.close_ended();
+        let connections = &mut self.connections;
         let is_idle = |open: &Connection| {
-            let limit = if open.used { IDLE } else { FIRST_QUERY };
-            open.pending == 0 && now.saturating_duration_since(open.last_used) >= limit
+            let limit = if open.used { STREAM_IDLE } else { FIRST_QUERY };
+            open.pending == 0
+                && open.phase != Phase::Ended
+                && now.saturating_duration_since(open.last_used) >= limit
         };
         let idle: Vec<usize> = connections
             .open
@@ -239,11 +379,11 @@ impl Sockets {
             .collect();
         self.counters.tcp_closed_idle.add(idle.len() as u64);
         for connection in idle {
-            connections.close(connection);
+            self.close(connection, Failure::Timeout);
         }
-        if mem::take(&mut connections.starved) {
+        if mem::take(&mut self.connections.starved) {
             for listener in 0..self.tcp.len() {
-                self.accept(listener);
+                self.accept(listener, engine);
             }
         }
     }
@@ -255,13 +395,19 @@ impl Sockets {
             return None;
         }
         let len = open.message(&mut self.buf)?;
-        self.counters.tcp_received.add(1);
         open.last_used = self.now;
         open.used = true;
-        let origin = Origin::Tcp {
+        let over_tls = open.stream.is_tls();
+        match over_tls {
+            true => &self.counters.tls_received,
+            false => &self.counters.tcp_received,
+        }
+        .add(1);
+        let origin = Origin::Stream {
             connection,
             serial: open.serial,
             address: open.peer,
+            over_tls,
         };
         Some(Message {
             origin,
@@ -275,24 +421,41 @@ impl Loop {
     /// Serves a connection: reads, answers, writes, and closes it at its end.
     pub(super) fn serve(&mut self, connection: usize) {
         match self.exchange(connection) {
-            Ok(true) => {}
-            Ok(false) | Err(_) => self.sockets.connections.close(connection),
+            Ok(Some(Input::More)) => {}
+            Ok(Some(Input::Drained)) => self.part(connection),
+            Ok(None) | Err(_) => self.sockets.close(connection, Failure::Closed),
         }
     }
 
-    /// Whether the connection stays open.
-    fn exchange(&mut self, connection: usize) -> io::Result<bool> {
+    /// Serves one of the connections whose TLS handshakes wait.
+    pub(super) fn serve_handshake(&mut self) {
+        if let Some(connection) = self.sockets.connections.next_handshake() {
+            self.serve(connection);
+        }
+    }
+
+    /// How reading ended. `None`: the connection is to be closed.
+    fn exchange(&mut self, connection: usize) -> io::Result<Option<Input>> {
         loop {
             let connections = &mut self.sockets.connections;
             let Some(open) = connections.open.get_mut(connection) else {
-                return Ok(true);
+                return Ok(Some(Input::Drained));
             };
-            let had_room = open.has_room();
-            let input = if had_room && !open.ended {
-                open.read(&mut connections.scratch)?
-            } else {
-                Input::Drained
+            if open.phase == Phase::Ended {
+                let may_come = open.discard(&mut connections.scratch);
+                return Ok(may_come.then_some(Input::Drained));
+            }
+            let reads = open.wants_input();
+            let handshake = open.stream.is_handshaking();
+            let read = match reads {
+                true => open.read(&mut connections.scratch),
+                false => Ok(Input::Drained),
             };
+            // Also of a client that closes the connection at once.
+            if handshake && !open.stream.is_handshaking() {
+                self.sockets.end_handshake(connection);
+            }
+            let input = read?;
             self.engine.begin_batch();
             while let Some(message) = self.sockets.next_message(connection) {
                 let octets = self.sockets.buf.get(..message.len).unwrap_or_default();
@@ -303,23 +466,26 @@ impl Loop {
             let connections = &mut self.sockets.connections;
             let token = connections.token(connection);
             let Some(open) = connections.open.get_mut(connection) else {
-                return Ok(true);
+                return Ok(Some(Input::Drained));
             };
             let written = open.write(self.sockets.now);
             self.engine.sent();
             written?;
             if open.failed {
-                return Ok(false);
+                return Ok(None);
             }
             if input == Input::More {
                 let interest = Interest::READABLE | Interest::WRITABLE;
                 self.sockets
                     .registry
-                    .reregister(&mut open.stream, token, interest)?;
-                return Ok(true);
+                    .reregister(&mut open.stream.socket, token, interest)?;
+                return Ok(Some(input));
             }
-            if had_room || !open.has_room() {
-                return Ok(!(open.ended && open.is_quiet()));
+            // The socket was read to its end, or is not to be read.
+            let has_more = open.has_room() && open.has_message();
+            if !has_more && (reads || !open.wants_input()) {
+                let is_over = open.ended && open.is_quiet();
+                return Ok((!is_over).then_some(input));
             }
         }
     }

@@ -73,24 +73,8 @@ impl Datagrams {
 impl Loop {
     /// Answers the datagrams that a listener has.
     pub(super) fn datagrams(&mut self, listener: usize) {
-        for _ in 0..ROUNDS {
-            let sockets = &mut self.sockets;
-            let Some(socket) = sockets.udp.get(listener) else {
-                return;
-            };
-            match sockets.datagrams.batch.receive(socket, listener) {
-                Ok(received) => {
-                    sockets.counters.udp_received.add(received as u64);
-                    self.answer_datagrams(listener);
-                    // epoll reports datagrams that arrive from now on.
-                    if received < BATCH {
-                        return;
-                    }
-                }
-                Err(Errno::EAGAIN) => return,
-                // An error concerns one datagram; the next may be fine.
-                Err(_) => {}
-            }
+        if self.take_datagrams(listener, ROUNDS) {
+            return;
         }
         let sockets = &mut self.sockets;
         if let Some(socket) = sockets.udp.get_mut(listener)
@@ -101,6 +85,29 @@ impl Loop {
         {
             tracing::error!(%error, "cannot register a UDP socket again");
         }
+    }
+
+    /// Answers what a listener has, up to so many batches. Whether that is all: epoll reports what comes later.
+    pub(super) fn take_datagrams(&mut self, listener: usize, batches: usize) -> bool {
+        for _ in 0..batches {
+            let sockets = &mut self.sockets;
+            let Some(socket) = sockets.udp.get(listener) else {
+                return true;
+            };
+            match sockets.datagrams.batch.receive(socket, listener) {
+                Ok(received) => {
+                    sockets.counters.udp_received.add(received as u64);
+                    self.answer_datagrams(listener);
+                    if received < BATCH {
+                        return true;
+                    }
+                }
+                Err(Errno::EAGAIN) => return true,
+                // An error concerns one datagram; the next may be fine.
+                Err(_) => {}
+            }
+        }
+        false
     }
 
     fn answer_datagrams(&mut self, listener: usize) {

@@ -17,17 +17,18 @@ pub(super) fn open(socket: &impl AsFd) -> Result<(), Errno> {
     setsockopt(socket, sockopt::ReusePort, &true)
 }
 
-/// Has the kernel choose one of the first `threads` sockets that `socket`'s group got, at random, for each
-/// datagram and each connection (SO_ATTACH_REUSEPORT_CBPF, socket(7)).
+/// Has the kernel choose one of the first `sockets` that `socket`'s group got, at random, for each
+/// datagram and each connection (SO_ATTACH_REUSEPORT_CBPF, socket(7)). This replaces the choice of a predecessor, which had
+/// fewer, or more.
 ///
 /// Without this it chooses by a hash of addresses and ports: a few busy clients may share a thread
 /// while others idle. And a foreign socket that joins later gets nothing.
-pub(super) fn distribute(socket: &impl AsFd, threads: usize) -> Result<(), Errno> {
-    // Classic BPF (the kernel's networking/filter): A = random; A %= threads; return A.
+pub(super) fn distribute(socket: &impl AsFd, sockets: usize) -> Result<(), Errno> {
+    // Classic BPF (the kernel's networking/filter): A = random; A %= sockets; return A.
     let random = (libc::SKF_AD_OFF + libc::SKF_AD_RANDOM) as u32;
     let mut instructions = [
         (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, random),
-        (libc::BPF_ALU | libc::BPF_MOD | libc::BPF_K, threads as u32),
+        (libc::BPF_ALU | libc::BPF_MOD | libc::BPF_K, sockets as u32),
         (libc::BPF_RET | libc::BPF_A, 0),
     ]
     .map(|(code, k)| libc::sock_filter {
@@ -119,7 +120,7 @@ mod tests {
             ("[::1]:0", "::1"),
             ("[::]:0", "::1"),
         ] {
-            let bound = Listeners::bind(&[listen.parse().unwrap()]).unwrap();
+            let bound = Listeners::bind(&[listen.parse().unwrap()], &mut Vec::new()).unwrap();
             let [local] = bound.local_addresses()[..] else {
                 panic!("{bound:?}");
             };
@@ -156,10 +157,10 @@ mod tests {
     #[test]
     fn a_second_server_cannot_join() {
         for listen in ["127.0.0.1:0", "0.0.0.0:0", "[::1]:0", "[::]:0"] {
-            let bound = Listeners::bind(&[listen.parse().unwrap()]).unwrap();
+            let bound = Listeners::bind(&[listen.parse().unwrap()], &mut Vec::new()).unwrap();
             let addresses = bound.local_addresses();
             let held = bound.split(2, MAX_CONNECTIONS).unwrap();
-            let second = Listeners::bind(&addresses);
+            let second = Listeners::bind(&addresses, &mut Vec::new());
             assert!(
                 matches!(
                     second,
@@ -171,7 +172,7 @@ mod tests {
                 "{listen}: {second:?}"
             );
             drop(held);
-            Listeners::bind(&addresses).unwrap();
+            Listeners::bind(&addresses, &mut Vec::new()).unwrap();
         }
     }
 }

@@ -49,6 +49,27 @@ pub(super) fn set(
     Errno::result(result).map(drop)
 }
 
+/// Reads an option that is an integer.
+pub(super) fn get(
+    socket: &impl AsRawFd,
+    level: libc::c_int,
+    option: libc::c_int,
+) -> Result<libc::c_int, Errno> {
+    let mut value: libc::c_int = 0;
+    let mut len = mem::size_of_val(&value) as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` octets, which are those of the live `value`.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            level,
+            option,
+            (&raw mut value).cast(),
+            &mut len,
+        )
+    };
+    Errno::result(result).map(|_| value)
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -79,19 +100,6 @@ mod tests {
             SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER),
             SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER),
         };
-        let mut value: libc::c_int = -1;
-        let mut len = mem::size_of_val(&value) as libc::socklen_t;
-        // SAFETY: the kernel writes at most `len` octets, which are those of the live `value`.
-        let result = unsafe {
-            libc::getsockopt(
-                socket.as_raw_fd(),
-                level,
-                option,
-                (&raw mut value).cast(),
-                &mut len,
-            )
-        };
-        Errno::result(result).unwrap();
-        value
+        get(socket, level, option).unwrap()
     }
 }

@@ -13,12 +13,13 @@ pub(super) enum Origin {
         listener: usize,
         path: Path,
     },
-    Tcp {
+    Stream {
         connection: usize,
         /// Distinguishes the connection from a later one with the same index.
         serial: u64,
         /// The client's address.
         address: IpAddr,
+        over_tls: bool,
     },
 }
 
@@ -32,7 +33,15 @@ impl Origin {
                     source_port: path.peer.port(),
                 },
             ),
-            Self::Tcp { address, .. } => Client::new(*address, Transport::Tcp),
+            Self::Stream {
+                address, over_tls, ..
+            } => {
+                let transport = match over_tls {
+                    true => Transport::Tls,
+                    false => Transport::Tcp,
+                };
+                Client::new(*address, transport)
+            }
         }
     }
 }

@@ -1,6 +1,11 @@
 //! The sockets of the front, as the engine sees them.
 
-use std::{io, sync::Arc, time::Instant};
+use std::{
+    io, mem,
+    os::fd::{AsFd, OwnedFd},
+    sync::Arc,
+    time::Instant,
+};
 
 use mio::{
     Interest, Registry, Token,
@@ -11,7 +16,10 @@ use super::{
     Listeners, SocketCounters,
     connections::Connections,
     datagrams::Datagrams,
+    joined::Joined,
+    listeners::{has_larger_buffer, set_receive_buffer},
     origin::{Message, Origin, Parked},
+    tls::TlsServer,
 };
 use crate::{
     answer::{Client, Verdict},
@@ -25,7 +33,7 @@ const MAX_MESSAGE: usize = u16::MAX as usize;
 /// Octets of a waiting query whose memory is kept. As many are kept as have waited at the same time.
 const MAX_SPARE: usize = 512;
 
-/// Tokens of listeners: from this one on, UDP even, TCP odd. Connections follow.
+/// Tokens of listeners: from this one on those of UDP, then those of streams. Connections follow.
 pub(super) const LISTENERS: usize = 2;
 
 /// All sockets, and the messages in their buffers.
@@ -33,7 +41,16 @@ pub(super) struct Sockets {
     pub(super) registry: Registry,
     pub(super) counters: Arc<SocketCounters>,
     pub(super) udp: Vec<UdpSocket>,
+    /// Some of these have a receive buffer that was made larger for the time before this process.
+    has_larger_buffers: bool,
+    /// Those for plain TCP, and then those for TLS.
     pub(super) tcp: Vec<TcpListener>,
+    /// How many of these are for plain TCP.
+    pub(super) plain: usize,
+    /// The token of the first of them.
+    pub(super) first_stream: usize,
+    pub(super) tls: Option<Arc<TlsServer>>,
+    joined: Joined,
     pub(super) datagrams: Datagrams,
     pub(super) connections: Connections,
     /// A message from a stream, and then its reply.
@@ -52,49 +69,98 @@ impl Sockets {
         counters: Arc<SocketCounters>,
     ) -> io::Result<Self> {
         let max_connections = listeners.max_connections;
-        let mut udp: Vec<_> = listeners.udp.into_iter().map(UdpSocket::from_std).collect();
-        let mut tcp: Vec<_> = listeners
-            .tcp
-            .into_iter()
-            .map(TcpListener::from_std)
-            .collect();
-        for (index, socket) in udp.iter_mut().enumerate() {
-            registry.register(socket, udp_token(index), Interest::READABLE)?;
-        }
-        for (index, listener) in tcp.iter_mut().enumerate() {
-            registry.register(listener, tcp_token(index), Interest::READABLE)?;
-        }
+        let udp: Vec<_> = listeners.udp.into_iter().map(UdpSocket::from_std).collect();
+        let plain = listeners.tcp.len();
+        let streams = listeners.tcp.into_iter().chain(listeners.tls);
+        let tcp: Vec<_> = streams.map(TcpListener::from_std).collect();
+        let first_stream = LISTENERS + udp.len();
         let now = Instant::now();
-        Ok(Self {
-            connections: Connections::new(LISTENERS + 2 * udp.len(), max_connections, now),
+        let mut sockets = Self {
+            connections: Connections::new(first_stream + tcp.len(), max_connections, now),
             registry,
             counters,
+            has_larger_buffers: udp.iter().any(has_larger_buffer),
             udp,
             tcp,
+            plain,
+            first_stream,
+            tls: listeners.tls_server,
+            joined: listeners.joined,
             datagrams: Datagrams::new(),
             buf: vec![0; MAX_MESSAGE].into(),
             spare: Vec::new(),
             now,
-        })
+        };
+        sockets.register()?;
+        Ok(sockets)
+    }
+
+    /// Gives receive buffers their usual size. To be called when the listeners' queues are empty: a full one would drop what
+    /// comes.
+    pub(super) fn settle(&mut self) {
+        if mem::take(&mut self.has_larger_buffers) {
+            self.udp.iter().for_each(set_receive_buffer);
+        }
+    }
+
+    /// Has epoll report what the listeners get, and what they have already.
+    pub(super) fn register(&mut self) -> io::Result<()> {
+        let registry = &self.registry;
+        for (index, socket) in self.udp.iter_mut().enumerate() {
+            registry.register(socket, udp_token(index), Interest::READABLE)?;
+        }
+        for (index, listener) in self.tcp.iter_mut().enumerate() {
+            let token = Token(self.first_stream + index);
+            registry.register(listener, token, Interest::READABLE)?;
+        }
+        Ok(())
+    }
+
+    /// Ends the reports on the listeners. Closing would not: a successor has the same sockets.
+    pub(super) fn deregister(&mut self) {
+        // It fails if they are not registered, which is as well.
+        for socket in &mut self.udp {
+            let _ = self.registry.deregister(socket);
+        }
+        for listener in &mut self.tcp {
+            let _ = self.registry.deregister(listener);
+        }
+    }
+
+    /// Leaves to a predecessor's sockets what these have joined.
+    pub(super) fn leave_joined(&self) {
+        self.joined.leave(&self.udp, &self.tcp);
+    }
+
+    /// Duplicates of the listeners.
+    pub(super) fn duplicates(&self) -> io::Result<Vec<OwnedFd>> {
+        let udp = self.udp.iter().map(AsFd::as_fd);
+        let all = udp.chain(self.tcp.iter().map(AsFd::as_fd));
+        all.map(|socket| socket.try_clone_to_owned()).collect()
+    }
+
+    /// The token of a listener for streams.
+    pub(super) fn tcp_token(&self, listener: usize) -> Token {
+        Token(self.first_stream + listener)
+    }
+
+    /// Whether a listener for streams is one for TLS.
+    pub(super) fn is_tls(&self, listener: usize) -> bool {
+        listener >= self.plain
     }
 
     /// The octets of a message, and the space for its reply.
     fn buffer(&mut self, message: &Message) -> &mut [u8] {
         match message.origin {
             Origin::Udp { .. } => self.datagrams.buffer(message.slot),
-            Origin::Tcp { .. } => &mut self.buf,
+            Origin::Stream { .. } => &mut self.buf,
         }
     }
 }
 
 /// The token of a UDP listener.
 pub(super) fn udp_token(listener: usize) -> Token {
-    Token(LISTENERS + 2 * listener)
-}
-
-/// The token of a TCP listener.
-pub(super) fn tcp_token(listener: usize) -> Token {
-    Token(LISTENERS + 2 * listener + 1)
+    Token(LISTENERS + listener)
 }
 
 impl Messages for Sockets {
@@ -130,22 +196,29 @@ impl Messages for Sockets {
                 self.datagrams
                     .reply(message.slot, message.len, &path, query);
             }
-            Origin::Tcp {
-                connection, serial, ..
+            Origin::Stream {
+                connection,
+                serial,
+                over_tls,
+                ..
             } => {
                 if let Some(open) = self.connections.get(connection, serial)
                     && !open.failed
                 {
                     let reply = self.buf.get(..message.len).unwrap_or_default();
                     open.reply(reply, self.now);
-                    self.counters.tcp_answered.add(1);
+                    match over_tls {
+                        true => &self.counters.tls_answered,
+                        false => &self.counters.tcp_answered,
+                    }
+                    .add(1);
                 }
             }
         }
     }
 
     fn discard(&mut self, message: Message) {
-        if let Origin::Tcp {
+        if let Origin::Stream {
             connection, serial, ..
         } = message.origin
             && let Some(open) = self.connections.get(connection, serial)
@@ -157,7 +230,7 @@ impl Messages for Sockets {
 
     fn park(&mut self, message: Message, query: &Query) -> Parked {
         let origin = message.origin;
-        if let Origin::Tcp {
+        if let Origin::Stream {
             connection, serial, ..
         } = origin
             && let Some(open) = self.connections.get(connection, serial)
@@ -175,7 +248,7 @@ impl Messages for Sockets {
         let Parked { origin, head } = parked;
         let slot = match origin {
             Origin::Udp { listener, path } => self.datagrams.resume(listener, &path),
-            Origin::Tcp {
+            Origin::Stream {
                 connection, serial, ..
             } => {
                 self.connections.resume(connection, serial, self.now);

@@ -1,6 +1,9 @@
 //! The socket front over loopback, with a real forwarder and a scripted upstream.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
+mod handover;
+mod tls;
+
 use std::{
     io::{self, Read, Write},
     net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
@@ -14,7 +17,7 @@ use hickory_proto::op::Message;
 
 use super::*;
 use crate::{
-    answer::Core,
+    answer::{Core, policy::Policy},
     cache::Cache,
     clock::Clock,
     dns::{NameHasher, reply::ReplySettings},
@@ -68,7 +71,14 @@ impl Bench {
             .iter()
             .map(|address| address.parse().unwrap())
             .collect();
-        let listeners = Listeners::bind(&listen).unwrap();
+        Self::with(
+            Listeners::bind(&listen, &mut Vec::new()).unwrap(),
+            upstreams,
+            max_pending,
+        )
+    }
+
+    fn with(listeners: Listeners, upstreams: Vec<SocketAddr>, max_pending: usize) -> Self {
         let addresses = listeners.local_addresses();
         let answers = Arc::<AnswerCounters>::default();
         let drops = Arc::<DropCounters>::default();
@@ -141,7 +151,7 @@ fn frame(msg: &[u8]) -> Vec<u8> {
     [&(msg.len() as u16).to_be_bytes()[..], msg].concat()
 }
 
-fn read_frame(stream: &mut TcpStream) -> Vec<u8> {
+fn read_frame(stream: &mut impl Read) -> Vec<u8> {
     let mut len = [0; 2];
     stream.read_exact(&mut len).unwrap();
     let mut msg = vec![0; usize::from(u16::from_be_bytes(len))];
@@ -149,13 +159,13 @@ fn read_frame(stream: &mut TcpStream) -> Vec<u8> {
     msg
 }
 
-fn ask_tcp(stream: &mut TcpStream, msg: &[u8]) -> Vec<u8> {
+fn ask_tcp(stream: &mut (impl Read + Write), msg: &[u8]) -> Vec<u8> {
     stream.write_all(&frame(msg)).unwrap();
     read_frame(stream)
 }
 
 /// The stream was closed by the server: an end, or a reset if it had not read all.
-fn is_closed(stream: &mut TcpStream) -> bool {
+fn is_closed(stream: &mut impl Read) -> bool {
     match stream.read(&mut [0; 16]) {
         Ok(len) => len == 0,
         Err(error) => error.kind() == std::io::ErrorKind::ConnectionReset,
@@ -460,14 +470,31 @@ fn a_client_that_is_gone_harms_nobody() {
     bench.finish();
 }
 
-#[test]
-fn idle_connections_are_closed_and_busy_ones_are_not() {
-    let silent = Upstream::start(|_| Vec::new());
-    let listeners = Listeners::bind(&["127.0.0.1:0".parse().unwrap()]).unwrap();
-    let address = listeners.local_addresses()[0];
-    let mailbox = Arc::new(Mailbox::new(4).unwrap());
+/// A front whose loop is not run: the test sets the time.
+fn stopped(
+    listeners: Listeners,
+    upstream: SocketAddr,
+) -> (front::Loop, Arc<SocketCounters>, Forwarder) {
+    stopped_with(listeners, upstream, Policy::default())
+}
+
+fn stopped_with(
+    listeners: Listeners,
+    upstream: SocketAddr,
+    policy: Policy,
+) -> (front::Loop, Arc<SocketCounters>, Forwarder) {
+    stopped_waiting(listeners, upstream, policy, 4)
+}
+
+fn stopped_waiting(
+    listeners: Listeners,
+    upstream: SocketAddr,
+    policy: Policy,
+    max_pending: usize,
+) -> (front::Loop, Arc<SocketCounters>, Forwarder) {
+    let mailbox = Arc::new(Mailbox::new(max_pending).unwrap());
     let settings = ForwardOptions {
-        upstreams: vec![silent.address.into()],
+        upstreams: vec![upstream.into()],
         ..ForwardOptions::default()
     };
     let forwarder = forward(&settings, &mailbox);
@@ -476,14 +503,22 @@ fn idle_connections_are_closed_and_busy_ones_are_not() {
         Cache::new(0).unwrap(),
         NameHasher::default(),
         ReplySettings::new(1232, false),
-        Arc::default(),
+        Arc::new(Arc::new(policy).into()),
         Arc::default(),
         Arc::default(),
     );
     let engine = Engine::new(resources(core, forwarder.handle(), mailbox));
     let poll = mio::Poll::new().unwrap();
-    // The loop is not run: the test sets the time.
-    let mut turn = front::Loop::new(listeners, engine, poll, counters.clone()).unwrap();
+    let turn = front::Loop::new(listeners, engine, poll, counters.clone()).unwrap();
+    (turn, counters, forwarder)
+}
+
+#[test]
+fn idle_connections_are_closed_and_busy_ones_are_not() {
+    let silent = Upstream::start(|_| Vec::new());
+    let listeners = Listeners::bind(&["127.0.0.1:0".parse().unwrap()], &mut Vec::new()).unwrap();
+    let address = listeners.local_addresses()[0];
+    let (mut turn, counters, forwarder) = stopped(listeners, silent.address);
     let now = turn.sockets.now;
     let [mut silent, mut used, mut busy] = [(); 3].map(|()| TcpStream::connect(address).unwrap());
     // NOTIMP, at once; the other waits for the upstream.
@@ -494,20 +529,64 @@ fn idle_connections_are_closed_and_busy_ones_are_not() {
     silent.write_all(&frame(&update)[..9]).unwrap();
     busy.write_all(&frame(&query(1, "name", None))).unwrap();
     while turn.sockets.connections.len() < 3 {
-        turn.sockets.accept(0);
+        turn.sockets.accept(0, &turn.engine);
     }
     while counters.tcp_received.get() < 2 {
         (0..3).for_each(|connection| turn.serve(connection));
     }
     for (seconds, left) in [(3, 3), (5, 2), (9, 2), (11, 1)] {
         turn.sockets.now = now + Duration::from_secs(seconds);
-        turn.sockets.sweep();
+        turn.sockets.sweep(&turn.engine);
         assert_eq!(turn.sockets.connections.len(), left, "after {seconds} s");
     }
     assert!(is_closed(&mut silent));
     read_frame(&mut used);
     assert!(is_closed(&mut used), "and the other query is under way");
     assert_eq!(counters.tcp_closed_idle.get(), 2);
+    drop(forwarder);
+}
+
+#[test]
+fn what_is_read_of_a_client_that_pipelines_without_end_is_bounded() {
+    let silent = Upstream::start(|_| Vec::new());
+    let listeners = Listeners::bind(&["127.0.0.1:0".parse().unwrap()], &mut Vec::new()).unwrap();
+    let address = listeners.local_addresses()[0];
+    let (mut turn, counters, forwarder) =
+        stopped_waiting(listeners, silent.address, Policy::default(), 256);
+    let client = TcpStream::connect(address).unwrap();
+    let writer = {
+        let mut client = client.try_clone().unwrap();
+        thread::spawn(move || {
+            for id in 0..=u16::MAX {
+                if client
+                    .write_all(&frame(&query(id, &format!("n{id}"), None)))
+                    .is_err()
+                {
+                    return;
+                }
+            }
+        })
+    };
+    while turn.sockets.connections.len() == 0 {
+        turn.sockets.accept(0, &turn.engine);
+    }
+    for served in 1..=100 {
+        // As if one of many were completed.
+        turn.sockets.connections.open[0].pending = 127;
+        while counters.tcp_received.get() < served {
+            turn.serve(0);
+        }
+        assert_eq!(counters.tcp_received.get(), served);
+    }
+    let (stream, input) = turn.sockets.connections.remove(0).unwrap();
+    // What is read at once, the start of a message before it, and a buffer.
+    assert!(
+        input.len() <= (64 + 64 + 16) << 10,
+        "{} octets",
+        input.len()
+    );
+    drop((stream, client));
+    writer.join().unwrap();
     drop(forwarder);
 }
 
@@ -628,7 +707,9 @@ fn busy_connections_of_the_largest_holder_make_room_too() {
 fn a_port_that_is_taken_is_named_in_one_line() {
     let holder = UdpSocket::bind("127.0.0.1:0").unwrap();
     let address = holder.local_addr().unwrap();
-    let error = Listeners::bind(&[address]).unwrap_err().to_string();
+    let error = Listeners::bind(&[address], &mut Vec::new())
+        .unwrap_err()
+        .to_string();
     assert_eq!(
         error,
         format!(
@@ -637,8 +718,8 @@ fn a_port_that_is_taken_is_named_in_one_line() {
             address.port()
         )
     );
-    let held = Listeners::bind(&["0.0.0.0:0".parse().unwrap()]).unwrap();
-    let again = Listeners::bind(&held.local_addresses());
+    let held = Listeners::bind(&["0.0.0.0:0".parse().unwrap()], &mut Vec::new()).unwrap();
+    let again = Listeners::bind(&held.local_addresses(), &mut Vec::new());
     assert!(
         matches!(again, Err(SocketError::Taken { .. })),
         "not shared with ourselves"
@@ -654,6 +735,6 @@ fn a_front_that_is_dropped_has_closed_its_sockets() {
     assert_answers(&msg, &ask_tcp(&mut stream, &msg));
     drop(bench.front);
     assert!(is_closed(&mut stream));
-    Listeners::bind(&bench.addresses).unwrap();
+    Listeners::bind(&bench.addresses, &mut Vec::new()).unwrap();
     drop(bench.forwarder);
 }

@@ -11,7 +11,7 @@ use super::{
     frame_stream::data_frame,
     options::{DnstapOptions, MessageKind},
     protobuf::{Dnstap, MESSAGE, Message},
-    sample::{Kind, Sample},
+    sample::{Kind, Protocol, Sample},
     wall_clock::WallClock,
 };
 
@@ -71,7 +71,11 @@ fn message(sample: &Sample, clock: &WallClock, kind: MessageKind) -> Message {
     let mut message = Message {
         kind: kind as i32,
         socket_family: Some(family),
-        socket_protocol: Some(if sample.tcp { 2 } else { 1 }),
+        socket_protocol: Some(match sample.protocol {
+            Protocol::Udp => 1,
+            Protocol::Tcp => 2,
+            Protocol::Tls => 3,
+        }),
         query_time_sec: Some(queried_sec),
         query_time_nsec: Some(queried_nsec),
         ..Message::default()
@@ -209,17 +213,19 @@ mod tests {
         sample.kind = Kind::ForwarderQuery;
         sample.peer = Ipv4Addr::new(192, 0, 2, 53).to_ipv6_mapped();
         sample.port = Some(53);
-        sample.tcp = true;
-        let frames = frames(&encoder(&ALL), &sample);
-        let message = frames[0].message.clone().unwrap();
-        assert_eq!(
-            (message.kind, message.socket_family, message.socket_protocol),
-            (7, Some(1), Some(2))
-        );
-        assert_eq!(message.response_address, Some(vec![192, 0, 2, 53]));
-        assert_eq!(
-            (message.response_port, message.query_address),
-            (Some(53), None)
-        );
+        for (protocol, number) in [(Protocol::Udp, 1), (Protocol::Tcp, 2), (Protocol::Tls, 3)] {
+            sample.protocol = protocol;
+            let frames = frames(&encoder(&ALL), &sample);
+            let message = frames[0].message.clone().unwrap();
+            assert_eq!(
+                (message.kind, message.socket_family, message.socket_protocol),
+                (7, Some(1), Some(number))
+            );
+            assert_eq!(message.response_address, Some(vec![192, 0, 2, 53]));
+            assert_eq!(
+                (message.response_port, message.query_address),
+                (Some(53), None)
+            );
+        }
     }
 }

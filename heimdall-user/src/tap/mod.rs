@@ -39,6 +39,7 @@ pub(crate) use observer::{Observations, Observer};
 pub use options::{BadTarget, DnstapTarget, MessageKind};
 pub(crate) use options::{DnstapOptions, QueryLogOptions, TapOptions};
 pub use rate::{BadRate, Rate};
+pub(crate) use sample::Protocol;
 pub use sample::{Origin, Sample};
 pub use taps::{Rates, Tap, Taps};
 

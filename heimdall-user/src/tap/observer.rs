@@ -25,7 +25,10 @@ use super::{
     taps::Taps,
     wall_clock::WallClock,
 };
-use crate::exit::{OnExit, OwnedThread};
+use crate::{
+    exit::{OnExit, OwnedThread},
+    heartbeat,
+};
 
 /// The time between two looks at the rings: it is halved when one was nearly full, and doubled when all were nearly
 /// empty.
@@ -126,6 +129,7 @@ impl Observer {
         let thread = OwnedThread::start("observer", on_exit, stop, move || {
             let mut pause = LONGEST;
             while stopped.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
+                heartbeat::beat();
                 let now = Instant::now();
                 // First room for what comes.
                 if outputs.are_blocked() {

@@ -27,7 +27,7 @@ pub(super) struct Message {
     /// 1: IPv4; 2: IPv6.
     #[prost(int32, optional, tag = "2")]
     pub(super) socket_family: Option<i32>,
-    /// 1: UDP; 2: TCP.
+    /// 1: UDP; 2: TCP; 3: DOT.
     #[prost(int32, optional, tag = "3")]
     pub(super) socket_protocol: Option<i32>,
     #[prost(bytes = "vec", optional, tag = "4")]

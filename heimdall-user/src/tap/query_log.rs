@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     popular::{name_text, type_text},
-    sample::{Origin, Sample},
+    sample::{Origin, Protocol, Sample},
     wall_clock::WallClock,
 };
 
@@ -30,7 +30,12 @@ pub(super) fn line(sample: &Sample, clock: &WallClock) -> String {
     insert("time", json!(since_epoch.as_micros() as f64 / 1e6));
     insert("client", json!(sample.peer().to_string()));
     insert("port", json!(sample.port));
-    insert("protocol", json!(if sample.tcp { "tcp" } else { "udp" }));
+    let protocol = match sample.protocol {
+        Protocol::Udp => "udp",
+        Protocol::Tcp => "tcp",
+        Protocol::Tls => "tls",
+    };
+    insert("protocol", json!(protocol));
     insert(
         "name",
         json!(question.map(|question| name_text(question.name))),

@@ -42,6 +42,16 @@ pub(super) enum Kind {
     ForwarderResponse,
 }
 
+/// How a query came, or went to an upstream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    #[default]
+    Udp,
+    Tcp,
+    /// TLS over TCP (RFC 7858).
+    Tls,
+}
+
 /// A sampled query. Its memory is used again.
 #[derive(Debug)]
 pub struct Sample {
@@ -52,7 +62,7 @@ pub struct Sample {
     pub(super) peer: Ipv6Addr,
     /// The peer's port, if it is known.
     pub(super) port: Option<u16>,
-    pub(super) tcp: bool,
+    pub(super) protocol: Protocol,
     /// When the client's query was received, with its batch, or the one to the upstream was sent.
     pub(super) queried: Instant,
     /// When the reply was written, or the upstream's response received. `None`: there is none.
@@ -77,7 +87,7 @@ impl Sample {
             kind: Kind::default(),
             peer: Ipv6Addr::UNSPECIFIED,
             port: None,
-            tcp: false,
+            protocol: Protocol::default(),
             queried: Instant::now(),
             replied: None,
             origin: Origin::default(),

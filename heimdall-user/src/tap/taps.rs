@@ -9,7 +9,7 @@ use std::{
 use super::{
     rate::{CONSUMERS, DNSTAP, LOG, NOMINATOR, POPULAR, Rate, Schedule},
     ring::{Ring, SAMPLES},
-    sample::{HEAD, Kind, MESSAGES, Origin, Sample},
+    sample::{HEAD, Kind, MESSAGES, Origin, Protocol, Sample},
 };
 use crate::dns::options::response_code;
 
@@ -230,14 +230,14 @@ impl Tap {
 /// A front's queries.
 impl Tap {
     /// Samples a client's query, received at this moment. An IPv4 address is mapped (RFC 4291 section 2.5.5.2). The
-    /// port is known over UDP; `None` stands for TCP. Whether it matters what the reply comes from.
+    /// port is known over UDP. Whether it matters what the reply comes from.
     #[cold]
     #[inline(never)]
     pub(crate) fn begin_client(
         &mut self,
         query: &[u8],
         client: Ipv6Addr,
-        port: Option<u16>,
+        (protocol, port): (Protocol, Option<u16>),
         received: Instant,
     ) -> bool {
         let consumers = self.due & !NOMINATOR;
@@ -250,7 +250,7 @@ impl Tap {
         sample.begin(consumers, query, received);
         sample.peer = client;
         sample.port = port;
-        sample.tcp = port.is_none();
+        sample.protocol = protocol;
         if consumers == POPULAR {
             // Only who asked what matters.
             self.push(sample);
@@ -301,7 +301,7 @@ impl Tap {
         &mut self,
         query: &[u8],
         upstream: SocketAddr,
-        tcp: bool,
+        protocol: Protocol,
         sent: Instant,
     ) -> bool {
         let Some(mut sample) = self.unused(self.due) else {
@@ -309,7 +309,7 @@ impl Tap {
         };
         sample.begin(self.due, query, sent);
         sample.kind = Kind::ForwarderQuery;
-        sample.set_upstream(upstream, tcp);
+        sample.set_upstream(upstream, protocol);
         self.push(sample);
         true
     }
@@ -321,7 +321,7 @@ impl Tap {
         &self,
         response: &[u8],
         upstream: SocketAddr,
-        tcp: bool,
+        protocol: Protocol,
         [sent, received]: [Instant; 2],
     ) {
         let Some(mut sample) = self.unused(DNSTAP) else {
@@ -329,7 +329,7 @@ impl Tap {
         };
         sample.begin(DNSTAP, &[], sent);
         sample.kind = Kind::ForwarderResponse;
-        sample.set_upstream(upstream, tcp);
+        sample.set_upstream(upstream, protocol);
         sample.replied = Some(received);
         sample.set_reply(response);
         self.push(sample);
@@ -337,12 +337,12 @@ impl Tap {
 }
 
 impl Sample {
-    fn set_upstream(&mut self, upstream: SocketAddr, tcp: bool) {
+    fn set_upstream(&mut self, upstream: SocketAddr, protocol: Protocol) {
         self.peer = match upstream.ip() {
             IpAddr::V4(v4) => v4.to_ipv6_mapped(),
             IpAddr::V6(v6) => v6,
         };
         self.port = Some(upstream.port());
-        self.tcp = tcp;
+        self.protocol = protocol;
     }
 }

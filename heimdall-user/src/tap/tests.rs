@@ -32,7 +32,7 @@ fn ask(tap: &mut Tap, queries: usize) -> usize {
         if tap.is_due() {
             sampled += 1;
             let query = query(&format!("n{}", number % 4));
-            tap.begin_client(&query, CLIENT, Some(4000), Instant::now());
+            tap.begin_client(&query, CLIENT, (Protocol::Udp, Some(4000)), Instant::now());
             tap.end_client(Some(&query), Origin::Hit);
         }
     }
@@ -67,7 +67,7 @@ fn a_query_that_waits_is_sampled_with_its_reply() {
     let taps = Taps::new(all(1));
     let mut tap = taps.front();
     let received = Instant::now();
-    assert!(tap.is_due() && tap.begin_client(&query("a"), CLIENT, None, received));
+    assert!(tap.is_due() && tap.begin_client(&query("a"), CLIENT, (Protocol::Tls, None), received));
     let parked = tap.park().unwrap();
     assert!(tap.park().is_none());
     assert_eq!(taps.drain(|_| ()), 0);
@@ -79,10 +79,16 @@ fn a_query_that_waits_is_sampled_with_its_reply() {
     tap.end_parked(parked, Some(&reply), Origin::Miss);
     let mut seen = Vec::new();
     taps.drain(|sample| {
-        let (rcode, origin, tcp) = (sample.rcode, sample.origin, sample.tcp);
-        seen.push((rcode, origin, tcp, sample.queried, sample.replied.is_some()));
+        let (rcode, origin, protocol) = (sample.rcode, sample.origin, sample.protocol);
+        seen.push((
+            rcode,
+            origin,
+            protocol,
+            sample.queried,
+            sample.replied.is_some(),
+        ));
     });
-    assert_eq!(seen, [(3, Origin::Miss, true, received, true)]);
+    assert_eq!(seen, [(3, Origin::Miss, Protocol::Tls, received, true)]);
 }
 
 #[test]
@@ -134,9 +140,10 @@ fn a_forwarders_messages_are_samples_of_their_own() {
     });
     let mut tap = taps.forwarder();
     let upstream = "192.0.2.53:53".parse().unwrap();
+    let udp = Protocol::Udp;
     let (sent, waited) = (Instant::now(), Duration::from_millis(20));
-    assert!(tap.is_due() && tap.forwarder_query(&query("a"), upstream, false, sent));
-    tap.forwarder_response(&query("a"), upstream, false, [sent, sent + waited]);
+    assert!(tap.is_due() && tap.forwarder_query(&query("a"), upstream, udp, sent));
+    tap.forwarder_response(&query("a"), upstream, udp, [sent, sent + waited]);
     let mut seen = Vec::new();
     taps.drain(|sample| {
         seen.push((

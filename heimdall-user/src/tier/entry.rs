@@ -32,13 +32,15 @@ pub(super) fn write(entry: &mut Entry, offer: &Offer<'_>) -> Option<()> {
     let key = Key::new(offer.question, offer.flags)?;
     let (_, [t0, t1, _, _]) = offer.question.split_last_chunk()?;
     let kind = stats::type_index(u16::from_be_bytes([*t0, *t1]));
-    let [a0, a1, n0, n1, r0, r1] = answer.counts();
+    let [0, answers, 0, authorities, 0, additionals] = answer.counts() else {
+        return None;
+    };
     *entry = Entry {
         until: offer.refresh,
         received: offer.received,
         counter: hit_counter(kind.into(), rcode == rcode::NXDOMAIN),
         body_len: body.len() as u16,
-        counts: [0, 1, a0, a1, n0, n1, r0, r1],
+        counts: [answers, authorities, additionals],
         rcode,
         authentic: answer.authentic().into(),
         // It is folded.

@@ -142,6 +142,12 @@ impl Tier {
         self.shared.state().detach(interface);
     }
 
+    /// Why the program of an interface answers nothing, although others may.
+    pub(crate) fn why_off_on(&self, interface: &str) -> Option<String> {
+        let state = self.shared.state();
+        state.interfaces.failure(interface).map(str::to_owned)
+    }
+
     /// The MTU of an interface has changed.
     pub(crate) fn set_mtu(&self, interface: &str, mtu: u32) {
         self.shared.state().set_mtu(interface, mtu);

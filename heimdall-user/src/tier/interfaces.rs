@@ -1,9 +1,10 @@
 //! The maps of all interfaces: each interface's program has maps of its own, and every entry is in all of them.
 
 use heimdall_ebpf::tier::{Config, Entry, Slot};
+use tracing::{info, warn};
 
 use super::handle::Client;
-use crate::xdp::{TierCounts, TierMaps, XdpError};
+use crate::xdp::{Readers, TierCounts, TierMaps, XdpError};
 
 /// An interface that is attached.
 struct Interface {
@@ -11,6 +12,25 @@ struct Interface {
     /// Largest IP packet that it sends, in octets.
     mtu: u32,
     maps: TierMaps,
+    /// Why its program answers nothing: it does not have the clients.
+    failure: Option<String>,
+}
+
+impl Interface {
+    /// Replaces the prefixes of clients. If the kernel refuses that, for want of memory for example, the program answers
+    /// nothing, after the next [`Interfaces::configure`], until a later call succeeds.
+    fn set_clients(&mut self, clients: &[Client]) {
+        let failure = self.maps.set_clients(clients).err();
+        let failure = failure.map(|error| error.to_string());
+        match (&failure, &self.failure) {
+            (Some(why), before) if before.as_ref() != Some(why) => {
+                warn!("{}: hot tier off until the next reload: {why}", self.name);
+            }
+            (None, Some(_)) => info!("{}: hot tier on again", self.name),
+            _ => {}
+        }
+        self.failure = failure;
+    }
 }
 
 #[derive(Default)]
@@ -21,13 +41,16 @@ pub(super) struct Interfaces {
 }
 
 impl Interfaces {
-    /// Adds an interface, whose maps hold what they have to.
-    pub(super) fn add(&mut self, name: &str, mtu: u32, maps: TierMaps) {
-        self.interfaces.push(Interface {
+    /// Adds an interface, whose maps hold the entries.
+    pub(super) fn add(&mut self, name: &str, mtu: u32, maps: TierMaps, clients: &[Client]) {
+        let mut interface = Interface {
             name: name.to_owned(),
             mtu,
             maps,
-        });
+            failure: None,
+        };
+        interface.set_clients(clients);
+        self.interfaces.push(interface);
     }
 
     /// Removes an interface. From the return on, its program answers nothing.
@@ -41,7 +64,7 @@ impl Interfaces {
         };
         let Interface { maps, .. } = self.interfaces.swap_remove(at);
         maps.set_config(&Config::default());
-        let waited = maps.wait_for_readers();
+        let waited = maps.readers().wait();
         add_counts(&mut self.detached, &maps);
         waited
     }
@@ -55,31 +78,38 @@ impl Interfaces {
 
     /// Writes the configuration of all programs, each with its interface's MTU.
     pub(super) fn configure(&self, config: &Config) {
-        for Interface { mtu, maps, .. } in &self.interfaces {
-            maps.set_config(&Config {
-                mtu: *mtu,
+        for interface in &self.interfaces {
+            let generation = match interface.failure {
+                None => config.generation,
+                Some(_) => Config::OFF,
+            };
+            interface.maps.set_config(&Config {
+                generation,
+                mtu: interface.mtu,
                 ..*config
             });
         }
     }
 
-    /// Replaces the prefixes of clients.
-    ///
-    /// # Errors
-    /// The first.
-    pub(super) fn set_clients(&mut self, clients: &[Client]) -> Result<(), XdpError> {
-        let mut interfaces = self.interfaces.iter_mut();
-        interfaces.try_for_each(|interface| interface.maps.set_clients(clients))
+    /// Replaces the prefixes of clients, while no program answers.
+    pub(super) fn set_clients(&mut self, clients: &[Client]) {
+        for interface in &mut self.interfaces {
+            interface.set_clients(clients);
+        }
     }
 
-    /// Waits until all programs that run now have ended.
-    ///
-    /// # Errors
-    /// The kernel refuses it.
-    pub(super) fn wait_for_readers(&self) -> Result<(), XdpError> {
-        // Whoever's maps they are: the programs of all interfaces are waited for.
+    /// Why the program of this interface answers nothing, although others may.
+    pub(super) fn failure(&self, name: &str) -> Option<&str> {
+        let mut interfaces = self.interfaces.iter();
+        let interface = interfaces.find(|interface| interface.name == name)?;
+        interface.failure.as_deref()
+    }
+
+    /// The programs of all interfaces, to be waited for.
+    pub(super) fn readers(&self) -> Readers {
+        // Whoever's maps they are: it is all programs that are waited for.
         let first = self.interfaces.first();
-        first.map_or(Ok(()), |interface| interface.maps.wait_for_readers())
+        first.map_or_else(Readers::default, |interface| interface.maps.readers())
     }
 
     /// Writes an entry that no slot leads to.
@@ -111,10 +141,16 @@ impl Interfaces {
         sums
     }
 
-    /// The maps of the first interface.
+    /// Whether the program of an interface does not have the clients.
+    pub(super) fn have_failed(&self) -> bool {
+        let mut interfaces = self.interfaces.iter();
+        interfaces.any(|interface| interface.failure.is_some())
+    }
+
+    /// The maps of an interface, in the order in which they were added.
     #[cfg(test)]
-    pub(super) fn first(&self) -> &TierMaps {
-        &self.interfaces.first().expect("an interface").maps
+    pub(super) fn nth(&self, number: usize) -> &TierMaps {
+        &self.interfaces.get(number).expect("an interface").maps
     }
 }
 

@@ -6,6 +6,7 @@ use std::{
 };
 
 use super::{handle::Shared, nominate::NOMINATIONS};
+use crate::heartbeat;
 
 /// The time between two rounds: it is halved when a ring was nearly full, and doubled when all were nearly empty.
 const SHORTEST: Duration = Duration::from_millis(8);
@@ -18,6 +19,7 @@ const IDLE: Duration = Duration::from_secs(1);
 pub(super) fn run(shared: &Shared, stopped: &Receiver<()>) {
     let mut pause = LONGEST;
     while stopped.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
+        heartbeat::beat();
         let seen = round(shared, shared.clock.seconds());
         pause = next_pause(pause, seen);
     }
@@ -34,9 +36,8 @@ pub(super) struct Seen {
 
 /// Takes the nominations that wait, and looks after the entries.
 pub(super) fn round(shared: &Shared, now: u32) -> Seen {
+    reclaim(shared);
     let mut state = shared.state();
-    // What the last round retired: one grace period for all.
-    state.reclaim();
     let most = shared
         .nominations
         .drain(|nomination| state.consider(nomination, now));
@@ -45,6 +46,15 @@ pub(super) fn round(shared: &Shared, now: u32) -> Seen {
     Seen {
         most,
         entries: state.table.live() > 0,
+    }
+}
+
+/// Frees what the last round retired, after one grace period for all. Others take the lock meanwhile.
+fn reclaim(shared: &Shared) {
+    let retired = shared.state().retired();
+    if let Some((retired, readers)) = retired {
+        let waited = readers.wait();
+        shared.state().reclaim(&retired, waited);
     }
 }
 

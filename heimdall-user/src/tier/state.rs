@@ -13,9 +13,9 @@ use super::{
     interfaces::Interfaces,
     nominate::{Nomination, Nominations, Nominator},
     report::TierCounters,
-    table::{Inserted, Table},
+    table::{Inserted, Retired, Table},
 };
-use crate::xdp::{TierMaps, XdpError};
+use crate::xdp::{Readers, TierMaps, XdpError};
 
 /// Calls for each popular question, in wire form, with the hits since the last call.
 pub(super) type CountHits = Box<dyn FnMut(&[u8], u64) + Send>;
@@ -148,11 +148,12 @@ impl State {
         }
     }
 
-    /// Turns the tier off for good.
-    fn fail(&mut self, what: &str, error: &XdpError) {
+    /// Turns the tier off for good: what programs may still read is not known.
+    fn fail(&mut self, error: &XdpError) {
         if self.failure.is_none() {
-            error!("the hot tier is off until a restart: {what}: {error}");
-            self.failure = Some(format!("{what}: {error}"));
+            let why = format!("cannot wait until the XDP program has ended: {error}");
+            error!("the hot tier is off until a restart: {why}");
+            self.failure = Some(why);
         }
         self.update();
     }
@@ -162,19 +163,17 @@ impl State {
 impl State {
     pub(super) fn attach(&mut self, name: &str, mtu: u32, mut maps: TierMaps) {
         self.detach(name);
-        let clients = self.rules.as_ref().map(|rules| rules.clients.as_slice());
-        if let Err(error) = maps.set_clients(clients.unwrap_or_default()) {
-            return self.fail(CLIENTS, &error);
-        }
         self.table.write_to(&mut maps);
-        self.interfaces.add(name, mtu, maps);
+        let clients = self.rules.as_ref().map(|rules| rules.clients.as_slice());
+        let clients = clients.unwrap_or_default();
+        self.interfaces.add(name, mtu, maps, clients);
         self.read_hits_again();
         self.configure();
     }
 
     pub(super) fn detach(&mut self, name: &str) {
         if let Err(error) = self.interfaces.remove(name) {
-            self.fail(WAIT, &error);
+            self.fail(&error);
         }
         self.read_hits_again();
     }
@@ -186,16 +185,14 @@ impl State {
     }
 
     pub(super) fn set_rules(&mut self, rules: TierRules) {
-        if self.rules.as_ref() == Some(&rules) {
+        if self.rules.as_ref() == Some(&rules) && !self.interfaces.have_failed() {
             return;
         }
         // No program answers while they change: in between, a client might be allowed that is so neither
         // before nor after.
         self.rules = None;
         self.update();
-        if let Err(error) = self.interfaces.set_clients(&rules.clients) {
-            self.fail(CLIENTS, &error);
-        }
+        self.interfaces.set_clients(&rules.clients);
         self.rules = Some(rules);
         self.update();
     }
@@ -221,7 +218,9 @@ impl State {
         self.update();
         let which = |entry: &Entry| which(&entry::question(&entry.key));
         self.table.remove_all(which, &mut self.interfaces);
-        self.reclaim();
+        if self.retired().is_some() {
+            self.wait_and_reclaim();
+        }
     }
 
     pub(super) fn end_forgetting(&mut self) {
@@ -230,28 +229,32 @@ impl State {
     }
 }
 
-/// Why it fails.
-const CLIENTS: &str = "cannot tell the XDP program which clients it may answer";
-const WAIT: &str = "cannot wait until the XDP program has ended";
-
 /// What the promoter does.
 impl State {
-    /// Waits for a grace period if cells are retired, and frees them.
-    pub(super) fn reclaim(&mut self) {
-        if !self.table.retired().is_empty() {
-            self.wait_and_reclaim();
+    /// The retired cells, which [`reclaim`](Self::reclaim) frees, and the programs to wait for before. `None`: there are
+    /// none.
+    pub(super) fn retired(&self) -> Option<(Retired, Readers)> {
+        let retired = self.table.retired();
+        (!retired.cells.is_empty()).then(|| (retired, self.interfaces.readers()))
+    }
+
+    /// Frees retired cells, if they were waited for; else they stay retired.
+    pub(super) fn reclaim(&mut self, retired: &Retired, waited: Result<(), XdpError>) {
+        if let Err(error) = waited {
+            return self.fail(&error);
+        }
+        if self.table.are_retired(retired) {
+            for index in &retired.cells {
+                self.read_hits(*index);
+            }
+            self.table.reclaim(retired);
         }
     }
 
     fn wait_and_reclaim(&mut self) {
-        if let Err(error) = self.interfaces.wait_for_readers() {
-            // They stay retired.
-            return self.fail(WAIT, &error);
-        }
-        for index in self.table.retired().to_vec() {
-            self.read_hits(index);
-        }
-        self.table.reclaim();
+        let retired = self.table.retired();
+        let waited = self.interfaces.readers().wait();
+        self.reclaim(&retired, waited);
     }
 
     /// Promotes a nomination if that is worth it.

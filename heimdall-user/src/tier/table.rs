@@ -21,7 +21,10 @@ pub(super) struct Table {
     live: u32,
     buckets: Box<[Bucket]>,
     free: Vec<u32>,
+    /// In the order in which they were retired.
     retired: Vec<u32>,
+    /// How often retired cells were freed.
+    reclaims: u64,
     /// The cell from which on the coldest is looked for next.
     hand: usize,
 }
@@ -57,6 +60,14 @@ struct Place {
     slot: usize,
 }
 
+/// Cells that were retired at a moment.
+#[derive(Debug)]
+pub(super) struct Retired {
+    pub(super) cells: Vec<u32>,
+    /// [`Table::reclaims`] at that moment.
+    reclaims: u64,
+}
+
 /// What became of an entry that was to be inserted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Inserted {
@@ -86,6 +97,7 @@ impl Table {
             buckets: vec![Bucket([Slot::EMPTY; SLOTS]); buckets as usize].into(),
             free: Vec::new(),
             retired: Vec::new(),
+            reclaims: 0,
             hand: 0,
         }
     }
@@ -133,9 +145,12 @@ impl Table {
             .map(|(index, cell)| (index as u32, cell))
     }
 
-    /// The retired cells.
-    pub(super) fn retired(&self) -> &[u32] {
-        &self.retired
+    /// The cells that are retired now.
+    pub(super) fn retired(&self) -> Retired {
+        Retired {
+            cells: self.retired.clone(),
+            reclaims: self.reclaims,
+        }
     }
 
     /// Of some live cells, others each time, the coldest.
@@ -254,9 +269,18 @@ impl Table {
         indices.len() as u64
     }
 
-    /// Frees the retired cells: a grace period has passed since they were retired.
-    pub(super) fn reclaim(&mut self) {
-        self.free.append(&mut self.retired);
+    /// Whether these cells are all still retired. If some were freed since, they may be in use, or retired again.
+    pub(super) fn are_retired(&self, retired: &Retired) -> bool {
+        self.reclaims == retired.reclaims
+    }
+
+    /// Frees retired cells, unless some of them were freed meanwhile: a grace period has begun and passed since
+    /// [`retired`](Self::retired) returned them.
+    pub(super) fn reclaim(&mut self, retired: &Retired) {
+        if self.are_retired(retired) {
+            self.reclaims += 1;
+            self.free.extend(self.retired.drain(..retired.cells.len()));
+        }
     }
 
     /// Writes all that is live to maps that hold nothing yet.

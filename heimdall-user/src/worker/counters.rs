@@ -1,10 +1,18 @@
-//! What a worker counts.
+//! What a worker and its queues count.
 
 use crate::stats::{Counter, counters};
 
 counters! {
-    /// What a worker counts, in addition to what its answer core counts.
+    /// What a worker counts, in addition to its queues and its answer core.
     pub struct WorkerCounters {
+        /// Times that the worker found nothing to do and slept.
+        sleeps,
+    }
+}
+
+counters! {
+    /// What a worker counts for one of its queues.
+    pub struct QueueCounters {
         /// Packets received from the rx ring.
         received,
         /// Replies given to the tx ring.
@@ -17,8 +25,6 @@ counters! {
         fill_wakeups,
         /// System calls that polled the NIC.
         busy_polls,
-        /// Times that the worker found nothing to do and slept.
-        sleeps,
         /// Frames in all.
         frames_total: gauge,
         /// Frames that the kernel has, to receive into.
@@ -49,7 +55,7 @@ counters! {
 /// Counters that the kernel keeps for each socket.
 pub(super) const KERNEL_COUNTERS: usize = 6;
 
-impl WorkerCounters {
+impl QueueCounters {
     /// The counters that come from the kernel.
     pub(super) fn kernel(&self) -> [&Counter; KERNEL_COUNTERS] {
         [

@@ -5,33 +5,61 @@ use std::sync::{
     atomic::{AtomicU32, Ordering},
 };
 
-use super::{Rings, WorkerCounters};
+use super::{QueueCounters, rings::Rings};
 use crate::{
     answer::{Client, Transport, Verdict},
     dns::{Query, reply::Reply},
     front::Messages,
     packet::Layout,
+    path_mtu::PathMtus,
     xdp::xsk::Frame,
 };
 
-/// The messages of a worker.
+/// The messages of one queue.
 pub(super) struct Frames {
     pub(super) rings: Rings,
     /// The interface's MTU in octets: no reply is larger.
     pub(super) mtu: Arc<AtomicU32>,
-    pub(super) counters: Arc<WorkerCounters>,
+    /// What of it fits on the paths to some clients.
+    pub(super) paths: Arc<PathMtus>,
+    pub(super) counters: Arc<QueueCounters>,
+    /// The position of the queue among those of its worker.
+    pub(super) slot: usize,
+    /// Frames whose queries wait for the forwarder.
+    pub(super) parked: usize,
 }
 
-/// A query in its frame. While it waits for the forwarder, it stays there.
+/// A query in its frame.
 #[derive(Debug)]
 pub(super) struct FrameMessage {
     pub(super) frame: Frame,
     pub(super) layout: Layout,
 }
 
+/// A query that waits for the forwarder. It stays in its frame.
+#[derive(Debug)]
+pub(super) struct ParkedFrame {
+    pub(super) message: FrameMessage,
+    /// The position that its queue had. Another one may be there when the outcome arrives, to whose rings the frame does
+    /// not belong.
+    pub(super) slot: usize,
+}
+
+impl Frames {
+    /// Frames that are nowhere: 0, or there is a bug.
+    pub(super) fn missing(&self) -> usize {
+        self.rings.missing(self.parked)
+    }
+
+    /// Updates the gauges of frames and the kernel's counters.
+    pub(super) fn account(&self) {
+        self.rings.account(self.parked);
+    }
+}
+
 impl Messages for Frames {
     type Message = FrameMessage;
-    type Parked = FrameMessage;
+    type Parked = ParkedFrame;
 
     fn received_len(&self, message: &FrameMessage) -> usize {
         message.layout.dns_len()
@@ -48,6 +76,7 @@ impl Messages for Frames {
         let FrameMessage { frame, layout } = message;
         self.rings.edit(frame, |octets| {
             let len;
+            let mtu = self.paths.limit(|| layout.source(octets), mtu);
             (verdict, len) = edit_frame(layout, octets, mtu, write);
             len
         });
@@ -64,12 +93,17 @@ impl Messages for Frames {
         self.rings.free(message.frame);
     }
 
-    fn park(&mut self, message: FrameMessage, _: &Query) -> FrameMessage {
-        message
+    fn park(&mut self, message: FrameMessage, _: &Query) -> ParkedFrame {
+        self.parked += 1;
+        ParkedFrame {
+            message,
+            slot: self.slot,
+        }
     }
 
-    fn resume(&mut self, parked: FrameMessage) -> FrameMessage {
-        parked
+    fn resume(&mut self, parked: ParkedFrame) -> FrameMessage {
+        self.parked -= 1;
+        parked.message
     }
 
     fn count_overflow(&self) {

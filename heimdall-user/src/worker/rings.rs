@@ -6,7 +6,7 @@
 
 use std::{io, mem, os::fd::BorrowedFd, sync::Arc};
 
-use super::{WorkerCounters, counters::KERNEL_COUNTERS};
+use super::{QueueCounters, counters::KERNEL_COUNTERS};
 use crate::{
     front,
     stats::Counter,
@@ -15,6 +15,9 @@ use crate::{
 
 // What is received fits into the engine's batch, which then allocates nothing.
 const _: () = assert!(BATCH <= front::BATCH);
+
+/// Flushes with nothing new after which the kernel is woken again for what it has not taken.
+const IDLE_FLUSHES: u32 = 16;
 
 /// An AF_XDP socket with its frames: receive, then [`send`](Self::send) or [`free`](Self::free) each
 /// frame, then [`flush`](Self::flush).
@@ -35,7 +38,9 @@ pub(super) struct Rings {
     unsent: u32,
     /// It had some time to take them.
     stalled: bool,
-    counters: Arc<WorkerCounters>,
+    /// Flushes without anything new since then.
+    idle_flushes: u32,
+    counters: Arc<QueueCounters>,
     /// The kernel's counts of earlier sockets on this queue.
     earlier: [u64; KERNEL_COUNTERS],
 }
@@ -44,7 +49,7 @@ impl Rings {
     /// The rings of `xsk`, of whose UMEM `frames` are all frames.
     ///
     /// Fills the fill ring: a packet that is steered to a socket without frames is lost.
-    pub(super) fn new(xsk: Xsk, frames: Vec<Frame>, counters: Arc<WorkerCounters>) -> Self {
+    pub(super) fn new(xsk: Xsk, frames: Vec<Frame>, counters: Arc<QueueCounters>) -> Self {
         counters.frames_total.set(frames.len() as u64);
         let mut rings = Self {
             xsk,
@@ -55,6 +60,7 @@ impl Rings {
             outgoing: Vec::with_capacity(2 * BATCH),
             unsent: 0,
             stalled: false,
+            idle_flushes: 0,
             earlier: counters.kernel().map(Counter::get),
             counters,
         };
@@ -79,16 +85,27 @@ impl Rings {
         }
         self.sending -= reaped;
         self.refill();
-        if self.xsk.fill_needs_wakeup() {
-            self.counters.fill_wakeups.add(1);
-            self.xsk.wake_fill()?;
-        }
+        self.wake_fill()?;
         let received = self.xsk.receive(batch);
         self.filled -= received;
         if received > 0 {
             self.counters.received.add(received as u64);
         }
         Ok(received)
+    }
+
+    /// Wakes the kernel to look at the fill ring, if it has to be woken. Until then it receives nothing: a driver may have said so
+    /// since the last call, so this is to be called before a sleep, too.
+    ///
+    /// # Errors
+    /// The kernel cannot be woken.
+    #[inline]
+    pub(super) fn wake_fill(&mut self) -> io::Result<()> {
+        if self.xsk.fill_needs_wakeup() {
+            self.counters.fill_wakeups.add(1);
+            self.xsk.wake_fill()?;
+        }
+        Ok(())
     }
 
     #[inline]
@@ -124,8 +141,8 @@ impl Rings {
     }
 
     /// Gives packets to the kernel, and wakes it to send them if it has to be woken: once for what it
-    /// is given, and once more for what it has not taken after [some time](Self::note_pause). Packets that
-    /// the tx ring has no room for stay here until the next call.
+    /// is given, and once more for what it has not taken after [some time](Self::note_pause) or some flushes, as other queues
+    /// may keep the worker from sleeping. Packets that the tx ring has no room for stay here until the next call.
     ///
     /// # Errors
     /// Sending failed for good, for instance because the interface is gone.
@@ -136,6 +153,12 @@ impl Rings {
             given = self.xsk.send(&mut self.outgoing);
             self.sending += given;
             self.counters.answered.add(given as u64);
+            self.idle_flushes = 0;
+        } else if self.unsent > 0 {
+            self.idle_flushes += 1;
+            if self.idle_flushes >= IDLE_FLUSHES {
+                self.note_pause();
+            }
         }
         if given > 0 || mem::take(&mut self.stalled) {
             self.kick()?;
@@ -175,8 +198,29 @@ impl Rings {
     /// send, the next flush wakes it again. (In poll(2) the kernel sends some, too: one batch in copy mode.)
     #[cold]
     pub(super) fn note_pause(&mut self) {
+        self.idle_flushes = 0;
         self.unsent = self.xsk.unsent();
         self.stalled = self.unsent > 0;
+    }
+
+    /// Whether nothing is left to send. In zero-copy the NIC reads the packets from the frames until the driver reports
+    /// them as sent; in copy mode the kernel has copies of those that it has taken.
+    ///
+    /// # Errors
+    /// As [`flush`](Self::flush).
+    pub(super) fn finish_sending(&mut self) -> io::Result<bool> {
+        // Should some be left, the next flush wakes the kernel again.
+        self.note_pause();
+        Ok(match self.xsk.mode() {
+            BindMode::Copy => self.outgoing.is_empty() && self.unsent == 0,
+            BindMode::ZeroCopy => {
+                if self.sending > 0 {
+                    self.counters.tx_wakeups.add(1);
+                    self.xsk.wake_tx()?;
+                }
+                self.outgoing.is_empty() && self.sending == 0
+            }
+        })
     }
 
     /// Has the kernel poll the NIC on this thread, if the socket was opened for that.
@@ -186,6 +230,11 @@ impl Rings {
     pub(super) fn busy_poll(&mut self) -> io::Result<()> {
         self.counters.busy_polls.add(1);
         self.xsk.busy_poll()
+    }
+
+    /// Whether a frame is one of these, and not of an earlier socket.
+    pub(super) fn owns(&self, frame: &Frame) -> bool {
+        self.xsk.owns(frame)
     }
 
     /// The socket, readable when packets have arrived.

@@ -37,6 +37,17 @@ impl Address {
         self.broadcasts.into_iter().flatten().map(IpAddr::V4)
     }
 
+    /// A global address without a broadcast address.
+    #[cfg(test)]
+    pub(super) fn of_tests(ip: IpAddr, interface: u32) -> Self {
+        Self {
+            ip,
+            interface,
+            global: true,
+            broadcasts: [None; 2],
+        }
+    }
+
     fn read(message: AddressMessage) -> Option<Self> {
         let (mut local, mut prefix, mut broadcast) = (None, None, None);
         for attribute in message.attributes {

@@ -1,12 +1,14 @@
 //! What an interface is and how it is set, beyond what serving it needs: for `doctor`.
 
-use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkMessage};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkMessage};
 
 use super::{
-    Address, Interface, XdpError,
+    Address, Layers, XdpError, attach,
     genl::{self, XdpFeatures},
     hardware::{self, Channels, Driver, Offloads, RingSizes, Rss},
-    kind, nic, program,
+    kind, layers, netlink, nic,
 };
 
 /// An XDP program on an interface.
@@ -49,9 +51,12 @@ pub(crate) struct Details {
     pub(crate) xdp: Option<XdpFeatures>,
     /// Name and kind of the bond, team or bridge that it is a member of.
     pub(crate) master: Option<(String, String)>,
-    /// Names of the VLANs on top of it, or on top of its master.
+    /// Names of the VLANs on top of it, or on top of what it is a member of.
     pub(crate) vlans: Vec<String>,
     pub(crate) programs: Vec<AttachedProgram>,
+    /// One of its addresses from which the kernel sends packets to hosts beyond its networks out of another interface, and
+    /// that one's name.
+    pub(crate) elsewhere: Option<(IpAddr, String)>,
     pub(crate) counters: LinkCounters,
 }
 
@@ -67,10 +72,11 @@ impl Details {
         let with_index = |index: u32| links.iter().find(|link| link.header.index == index);
         let master = kind::master(&link).and_then(with_index);
         let kind_of = |link: &LinkMessage| kind::of(link).map(InfoKind::to_string);
-        let vlans = nic::vlans(&links, index, kind::master(&link));
+        let vlans = layers::behind_tags(&links, index).into_iter();
+        let vlans = vlans.filter(|link| kind::of(link) == Some(&InfoKind::Vlan));
         let own_name = |link: &LinkMessage| kind::name(link).map(str::to_owned);
         let programs = nic::programs(&link).into_iter().map(|attached| {
-            let (name, remedy) = program::owner(name, attached);
+            let (name, remedy) = attach::owner(name, attached);
             AttachedProgram {
                 id: attached.id,
                 generic: attached.generic,
@@ -81,7 +87,7 @@ impl Details {
         Ok(Self {
             name: name.to_owned(),
             index,
-            up: link.header.flags.contains(LinkFlags::Up),
+            up: kind::is_up(&link),
             carrier: link.attributes.contains(&LinkAttribute::Carrier(1)),
             driver: hardware::driver(name).ok(),
             channels: Channels::read(name).ok(),
@@ -94,9 +100,37 @@ impl Details {
             master: master.and_then(|link| Some((own_name(link)?, kind_of(link)?))),
             vlans: vlans.filter_map(own_name).collect(),
             programs: programs.collect(),
+            elsewhere: elsewhere(index, &links)?,
             counters: counters(&link),
         })
     }
+}
+
+/// Hosts on the Internet, by which default routes are found out: root servers (<https://root-servers.org>). Nothing is
+/// sent to them.
+const BEYOND: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(198, 41, 0, 4)),
+    IpAddr::V6(Ipv6Addr::new(0x2001, 0x503, 0xba3e, 0, 0, 0, 2, 0x30)),
+];
+
+/// See [`Details::elsewhere`].
+fn elsewhere(index: u32, links: &[LinkMessage]) -> Result<Option<(IpAddr, String)>, XdpError> {
+    let own = Address::all()?.into_iter();
+    let own = own.filter(|address| address.interface == index && address.global);
+    for from in own.map(|address| address.ip) {
+        let to = BEYOND.iter().find(|to| to.is_ipv4() == from.is_ipv4());
+        let other = to.and_then(|to| netlink::route(from, *to).ok());
+        // Of a VRF's routes the kernel may name the VRF.
+        let other = other.filter(|other| *other != index);
+        let other = links
+            .iter()
+            .find(|link| other == Some(link.header.index))
+            .filter(|link| kind::of(link) != Some(&InfoKind::Vrf));
+        if let Some(other) = other.and_then(kind::name) {
+            return Ok(Some((from, other.to_owned())));
+        }
+    }
+    Ok(None)
 }
 
 fn counters(link: &LinkMessage) -> LinkCounters {
@@ -135,7 +169,7 @@ pub(crate) fn candidates() -> Result<Vec<String>, XdpError> {
         .filter(|link| indexes.contains(&link.header.index))
         .filter_map(kind::name);
     Ok(names
-        .filter(|name| Interface::find(name).is_ok())
+        .filter(|name| Layers::of(&links, [*name]).refused.is_empty())
         .map(str::to_owned)
         .collect())
 }

@@ -20,7 +20,7 @@ pub enum XdpError {
         /// The interface's name.
         interface: String,
     },
-    /// A virtual interface, whose packets arrive on another one.
+    /// A virtual interface, whose packets AF_XDP cannot get under its name.
     #[error("AF_XDP cannot serve {interface}: {what}; {remedy}")]
     Virtual {
         /// The interface's name.
@@ -66,6 +66,16 @@ pub enum XdpError {
         /// Why, for each mode.
         why: String,
     },
+    /// The program of another server cannot be replaced, or the own one not be put back.
+    #[error(
+        "cannot replace the XDP program of {interface} ({why}); stop the other server before this one starts"
+    )]
+    Replace {
+        /// The interface's name.
+        interface: String,
+        /// The kernel's error.
+        why: String,
+    },
     /// The kernel does not load the program.
     #[error(
         "the kernel does not load the XDP program ({reason}); use a kernel with CONFIG_BPF_SYSCALL \
@@ -86,18 +96,6 @@ pub enum XdpError {
         queue: u32,
         /// How many queues there are.
         queues: u32,
-    },
-    /// A frame of the UMEM would not hold the interface's largest packet.
-    #[error(
-        "the MTU of {interface} is {mtu}, and AF_XDP frames hold {max}; ip link set dev {interface} mtu {max}"
-    )]
-    Mtu {
-        /// The interface's name.
-        interface: String,
-        /// Its MTU in octets.
-        mtu: u32,
-        /// The largest that fits.
-        max: u32,
     },
     /// A queue's index is beyond the program's map.
     #[error("queue {queue} of {interface} cannot be steered; use queues below {limit}")]

@@ -6,13 +6,13 @@
 //! MEMBARRIER_CMD_GLOBAL fails where a CPU is `nohz_full`, and waits for nothing where one CPU is online.
 
 use std::{
-    io, mem,
+    io,
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
 };
 
-/// `enum bpf_cmd` and `enum bpf_map_type`: <https://docs.kernel.org/userspace-api/ebpf/syscall.html>
-const BPF_MAP_CREATE: libc::c_long = 0;
-const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
+use super::bpf::{BPF_MAP_CREATE, BPF_MAP_UPDATE_ELEM, bpf};
+
+/// `enum bpf_map_type`: <https://docs.kernel.org/userspace-api/ebpf/syscall.html>
 const BPF_MAP_TYPE_ARRAY: u32 = 2;
 const BPF_MAP_TYPE_ARRAY_OF_MAPS: u32 = 12;
 
@@ -62,7 +62,7 @@ impl GracePeriod {
     /// EPERM if the process may not change maps any more.
     pub(super) fn wait(&self) -> io::Result<()> {
         let (key, value) = (0_u32, self.inner.as_raw_fd());
-        let update = MapUpdate {
+        let mut update = MapUpdate {
             map: self.outer.as_raw_fd().cast_unsigned(),
             zero: 0,
             key: (&raw const key).addr() as u64,
@@ -71,13 +71,13 @@ impl GracePeriod {
         };
         // SAFETY: `key` and `value` are live, and of the four octets each that `create` gave the map; the
         // kernel reads them during the call.
-        unsafe { bpf(BPF_MAP_UPDATE_ELEM, &update) }.map(drop)
+        unsafe { bpf(BPF_MAP_UPDATE_ELEM, &mut update) }.map(drop)
     }
 }
 
 /// A map of one element of four octets.
 fn create(map_type: u32, inner: Option<&OwnedFd>) -> io::Result<OwnedFd> {
-    let attributes = MapCreate {
+    let mut attributes = MapCreate {
         map_type,
         key_size: 4,
         value_size: 4,
@@ -86,31 +86,9 @@ fn create(map_type: u32, inner: Option<&OwnedFd>) -> io::Result<OwnedFd> {
         inner_map: inner.map_or(0, |map| map.as_raw_fd().cast_unsigned()),
     };
     // SAFETY: the attributes hold no pointers.
-    let fd = unsafe { bpf(BPF_MAP_CREATE, &attributes) }?;
+    let fd = unsafe { bpf(BPF_MAP_CREATE, &mut attributes) }?;
     // SAFETY: a successful BPF_MAP_CREATE returns a new descriptor that nothing else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-/// The system call bpf(2).
-///
-/// # Safety
-///
-/// `T` is what the kernel expects as `bpf_attr` for the command, to its last field or a part of it, without
-/// padding, and pointers in it are valid for what the command does.
-unsafe fn bpf<T>(command: libc::c_long, attributes: &T) -> io::Result<i32> {
-    // SAFETY: `attributes` is live and of the size given; the rest is the caller's promise.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            command,
-            &raw const *attributes,
-            mem::size_of::<T>(),
-        )
-    };
-    match i32::try_from(result) {
-        Ok(result) if result >= 0 => Ok(result),
-        _ => Err(io::Error::last_os_error()),
-    }
 }
 
 #[cfg(test)]

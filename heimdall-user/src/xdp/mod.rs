@@ -5,20 +5,24 @@
 //! DNS. Used by `server` (to set up, and to follow address changes) and by the workers (for their
 //! sockets).
 //!
-//! An [`Interface`] is looked up by name; [`Program::attach`] puts the program on it; [`served()`]
-//! resolves wildcards for [`Program::set_served`], again whenever a [`LinkWatch`] reports a
-//! change; [`Program::register`] hands the program a queue's socket. Dropping the [`Program`], or
-//! dying with it, leaves the interface as it was. `Details` is what `doctor` looks at.
+//! [`Layers`] tells on which [`Interface`]s the packets of the configured ones arrive; [`Program::attach`] puts the program
+//! on each, or [`Program::replace`] where another server has one; `Served` makes of the listen addresses what
+//! [`Program::set_links`] and [`Program::set_served`] take, again whenever a [`LinkWatch`] reports a change; [`Program::register`] hands the program a queue's socket. Dropping the [`Program`], or
+//! dying with it, leaves the interface as it was, unless another server shares its [`Link`]. `Details` is what `doctor` looks at.
 
 mod address;
+mod attach;
+mod bpf;
 mod details;
 mod drops;
 mod error;
 mod ethtool;
+mod frags;
 mod genl;
 mod grace;
 mod hardware;
 mod kind;
+mod layers;
 mod link;
 mod netlink;
 mod nic;
@@ -30,6 +34,8 @@ mod watch;
 pub mod xsk;
 
 pub use address::Address;
+pub use attach::{AttachMode, AttachPolicy};
+pub(crate) use bpf::call_error as bpf_call_error;
 #[cfg(test)]
 pub(crate) use details::LinkCounters;
 pub(crate) use details::{AttachedProgram, Details, candidates};
@@ -40,14 +46,15 @@ pub(crate) use genl::XdpFeatures;
 pub(crate) use hardware::Channels;
 #[cfg(test)]
 pub(crate) use hardware::{Driver, Offloads, RingSizes, Rss};
-pub(crate) use link::call_error as bpf_call_error;
+pub use layers::{Layers, Port};
+pub use link::{Link, LinkInfo};
 pub(crate) use nic::lacks_for_busy_polling;
 pub use nic::{Interface, addresses_without_link};
 #[cfg(test)]
 pub(crate) use program::load_for_tests;
-pub use program::{AttachMode, AttachPolicy, Program};
+pub use program::{Program, ProgramOptions};
 pub(crate) use returned::Returned;
-pub use served::served;
+pub(crate) use served::Served;
 pub use tier::TierSize;
-pub(crate) use tier::{TierCounts, TierMaps};
+pub(crate) use tier::{Readers, TierCounts, TierMaps};
 pub use watch::LinkWatch;

@@ -1,12 +1,15 @@
-//! Requests to the kernel over rtnetlink: links and addresses.
+//! Requests to the kernel over rtnetlink: links, addresses and routes.
 
-use std::io;
+use std::{io, net::IpAddr};
 
-use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::{
+    NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+};
 use netlink_packet_route::{
-    RouteNetlinkMessage,
+    AddressFamily, RouteNetlinkMessage,
     address::AddressMessage,
     link::{LinkAttribute, LinkMessage},
+    route::{RouteAttribute, RouteMessage},
 };
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
@@ -23,13 +26,8 @@ pub(super) fn link(name: &str) -> io::Result<LinkMessage> {
     query
         .attributes
         .push(LinkAttribute::IfName(name.to_owned()));
-    let socket = send(RouteNetlinkMessage::GetLink(query), NLM_F_REQUEST)?;
-    let (reply, _) = socket.recv_from_full()?;
-    let reply = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&reply)
-        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
-    match reply.payload {
-        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => Ok(link),
-        NetlinkPayload::Error(error) => Err(error.to_io()),
+    match request(RouteNetlinkMessage::GetLink(query))? {
+        RouteNetlinkMessage::NewLink(link) => Ok(link),
         _ => Err(io::ErrorKind::InvalidData.into()),
     }
 }
@@ -62,6 +60,50 @@ pub(super) fn addresses() -> io::Result<Vec<AddressMessage>> {
     Ok(addresses.collect())
 }
 
+/// The interface by which the kernel sends a packet with these addresses, the first of which is this host's.
+///
+/// # Errors
+///
+/// ENETUNREACH or another error: there is no route.
+pub(super) fn route(from: IpAddr, to: IpAddr) -> io::Result<u32> {
+    let mut query = RouteMessage::default();
+    let (family, bits) = match to {
+        IpAddr::V4(_) => (AddressFamily::Inet, 32),
+        IpAddr::V6(_) => (AddressFamily::Inet6, 128),
+    };
+    query.header.address_family = family;
+    query.header.destination_prefix_length = bits;
+    query.header.source_prefix_length = bits;
+    query.attributes = vec![
+        RouteAttribute::Destination(to.into()),
+        RouteAttribute::Source(from.into()),
+    ];
+    match request(RouteNetlinkMessage::GetRoute(query))? {
+        RouteNetlinkMessage::NewRoute(route) => {
+            let mut attributes = route.attributes.into_iter();
+            let interface = attributes.find_map(|attribute| match attribute {
+                RouteAttribute::Oif(index) => Some(index),
+                _ => None,
+            });
+            interface.ok_or_else(|| io::ErrorKind::InvalidData.into())
+        }
+        _ => Err(io::ErrorKind::InvalidData.into()),
+    }
+}
+
+/// Sends a request, and reads the one message of its reply.
+fn request(message: RouteNetlinkMessage) -> io::Result<RouteNetlinkMessage> {
+    let socket = send(message, NLM_F_REQUEST)?;
+    let (reply, _) = socket.recv_from_full()?;
+    let reply = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&reply)
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
+    match reply.payload {
+        NetlinkPayload::InnerMessage(message) => Ok(message),
+        NetlinkPayload::Error(error) => Err(error.to_io()),
+        _ => Err(io::ErrorKind::InvalidData.into()),
+    }
+}
+
 /// Sends a request. Returns the socket from which to read the reply.
 fn send(message: RouteNetlinkMessage, flags: u16) -> io::Result<Socket> {
     let mut socket = Socket::new(NETLINK_ROUTE)?;
@@ -76,11 +118,25 @@ fn send(message: RouteNetlinkMessage, flags: u16) -> io::Result<Socket> {
     Ok(socket)
 }
 
+/// How often a dump is repeated that something changed under.
+const MAX_DUMPS: usize = 8;
+
 /// All messages of the reply to a dump request. Messages that the library cannot parse, because the
 /// kernel is newer, are skipped.
 fn dump(message: RouteNetlinkMessage) -> io::Result<Vec<RouteNetlinkMessage>> {
+    for _ in 0..MAX_DUMPS {
+        if let Some(messages) = dump_once(message.clone())? {
+            return Ok(messages);
+        }
+    }
+    Err(io::ErrorKind::Interrupted.into())
+}
+
+/// As [`dump`]. `None`: something changed meanwhile, so that some may be missing (NLM_F_DUMP_INTR).
+fn dump_once(message: RouteNetlinkMessage) -> io::Result<Option<Vec<RouteNetlinkMessage>>> {
     let socket = send(message, NLM_F_REQUEST | NLM_F_DUMP)?;
     let mut messages = Vec::new();
+    let mut interrupted = false;
     loop {
         let (datagram, _) = socket.recv_from_full()?;
         let mut rest = datagram.as_slice();
@@ -88,9 +144,13 @@ fn dump(message: RouteNetlinkMessage) -> io::Result<Vec<RouteNetlinkMessage>> {
             let length = u32::from_ne_bytes(*length) as usize;
             let one = rest.get(..length).filter(|one| one.len() >= HEADER);
             let one = one.ok_or(io::ErrorKind::InvalidData)?;
-            match NetlinkMessage::deserialize(one).map(|message| message.payload) {
+            let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(one);
+            if let Ok(message) = &message {
+                interrupted |= message.header.flags & NLM_F_DUMP_INTR != 0;
+            }
+            match message.map(|message| message.payload) {
                 Ok(NetlinkPayload::InnerMessage(message)) => messages.push(message),
-                Ok(NetlinkPayload::Done(_)) => return Ok(messages),
+                Ok(NetlinkPayload::Done(_)) => return Ok((!interrupted).then_some(messages)),
                 Ok(NetlinkPayload::Error(error)) => return Err(error.to_io()),
                 _ => {}
             }

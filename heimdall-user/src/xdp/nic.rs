@@ -9,12 +9,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use heimdall_ebpf::MAX_QUEUES;
-use netlink_packet_route::link::{
-    InfoKind, LinkAttribute, LinkFlags, LinkLayerType, LinkMessage, LinkXdp, XdpAttached,
-};
+use heimdall_ebpf::{Link, MAX_QUEUES};
+use netlink_packet_route::link::{LinkAttribute, LinkLayerType, LinkMessage, LinkXdp, XdpAttached};
 
-use super::{Address, XdpError, ethtool, hardware, kind, netlink, xsk::MAX_MTU};
+use super::{Address, XdpError, ethtool, hardware, kind, layers, netlink};
 
 /// Polling interval of [`Interface::wait_carrier`].
 const CARRIER_INTERVAL: Duration = Duration::from_millis(10);
@@ -47,71 +45,56 @@ pub(super) struct Attached {
 }
 
 impl Interface {
-    /// Looks an interface up by name.
+    /// Looks an interface up by name, whatever is above or below it: see [`Layers`](super::Layers).
     ///
     /// # Errors
     ///
-    /// [`XdpError::UnknownInterface`], [`XdpError::NotEthernet`], [`XdpError::Virtual`] if its
-    /// packets arrive on another interface, and [`XdpError::System`] if the kernel does not answer.
+    /// [`XdpError::UnknownInterface`], [`XdpError::NotEthernet`], and [`XdpError::System`] if the kernel does not answer.
     pub fn find(name: &str) -> Result<Self, XdpError> {
         let link = link(name)?;
-        if !matches!(
-            link.header.link_layer_type,
-            LinkLayerType::Ether | LinkLayerType::Loopback
-        ) {
+        if link.header.link_layer_type != LinkLayerType::Ether {
             return Err(XdpError::NotEthernet {
                 interface: name.to_owned(),
             });
         }
-        kind::check(name, &link)?;
-        let mut interface = Self {
-            name: name.to_owned(),
-            index: link.header.index,
-            mtu: 0,
-            mac: [0; 6],
-            up: link.header.flags.contains(LinkFlags::Up),
-            rx_queues: rx_queues(name, link.header.index),
-        };
-        for attribute in link.attributes {
-            match attribute {
-                LinkAttribute::Mtu(mtu) => interface.mtu = mtu,
-                LinkAttribute::Address(mac) => interface.mac = mac.try_into().unwrap_or_default(),
-                _ => {}
-            }
-        }
-        Ok(interface)
+        Ok(Self::read(&link))
     }
 
-    /// An interface and the queues of it to serve, all by default, if AF_XDP can serve them. Nothing is
-    /// opened.
+    pub(super) fn read(link: &LinkMessage) -> Self {
+        let name = kind::name(link).unwrap_or_default();
+        Self {
+            index: link.header.index,
+            mtu: kind::mtu(link),
+            mac: kind::mac(link),
+            up: kind::is_up(link),
+            rx_queues: rx_queues(name, link.header.index),
+            name: name.to_owned(),
+        }
+    }
+
+    /// Its frames to its MAC address, whatever their tags: for [`Program::set_links`](super::Program::set_links).
+    pub fn link(&self) -> Link {
+        Link::any_tags(self.mac, self.index)
+    }
+
+    /// The queues of it to serve, all by default, if AF_XDP can serve them. Nothing is opened.
     ///
     /// # Errors
     ///
-    /// As [`find`](Self::find); [`XdpError::NoQueue`], [`XdpError::Mtu`].
-    pub(crate) fn find_queues(
-        name: &str,
-        wanted: Option<&BTreeSet<u32>>,
-    ) -> Result<(Self, Vec<u32>), XdpError> {
-        let interface = Self::find(name)?;
+    /// [`XdpError::NoQueue`].
+    pub(crate) fn queues(&self, wanted: Option<&BTreeSet<u32>>) -> Result<Vec<u32>, XdpError> {
         let numbers: Vec<u32> = match wanted {
             Some(numbers) => numbers.iter().copied().collect(),
-            None => (0..interface.rx_queues.min(MAX_QUEUES)).collect(),
+            None => (0..self.rx_queues.min(MAX_QUEUES)).collect(),
         };
-        if let Some(&queue) = numbers.iter().find(|queue| **queue >= interface.rx_queues) {
+        if let Some(&queue) = numbers.iter().find(|queue| **queue >= self.rx_queues) {
             return Err(XdpError::NoQueue {
-                interface: interface.name,
+                interface: self.name.clone(),
                 queue,
-                queues: interface.rx_queues,
+                queues: self.rx_queues,
             });
         }
-        if interface.mtu > MAX_MTU {
-            return Err(XdpError::Mtu {
-                interface: interface.name,
-                mtu: interface.mtu,
-                max: MAX_MTU,
-            });
-        }
-        Ok((interface, numbers))
+        Ok(numbers)
     }
 
     /// The interface's current addresses of both families, link-local ones included.
@@ -125,8 +108,8 @@ impl Interface {
         Ok(mine.map(|address| address.ip).collect())
     }
 
-    /// Indices of the VLAN interfaces on top of this one, or on top of the bond or bridge that it is a
-    /// member of, whose tags the NIC strips before the XDP program runs: a reply to such a frame
+    /// Indices of the VLAN interfaces on top of this one, or on top of the bond, team or bridge that it is a
+    /// member of, and of what is above them, whose tags the NIC strips before the XDP program runs: a reply to such a frame
     /// would leave without its tag. Empty if the NIC leaves tags in the frame.
     ///
     /// # Errors
@@ -137,9 +120,7 @@ impl Interface {
             return Ok(Vec::new());
         }
         let links = kind::links()?;
-        let me = links.iter().find(|link| link.header.index == self.index);
-        let master = me.and_then(kind::master);
-        let vlans = vlans(&links, self.index, master);
+        let vlans = layers::behind_tags(&links, self.index).into_iter();
         Ok(vlans.map(|link| link.header.index).collect())
     }
 
@@ -225,19 +206,6 @@ pub(super) fn programs(link: &LinkMessage) -> Vec<Attached> {
         }
     }
     programs
-}
-
-/// The VLANs on top of the interface with this index, or on top of its master.
-pub(super) fn vlans(
-    links: &[LinkMessage],
-    index: u32,
-    master: Option<u32>,
-) -> impl Iterator<Item = &LinkMessage> {
-    links.iter().filter(move |link| {
-        let parent = kind::parent(link);
-        let below = parent == Some(index) || parent.is_some() && parent == master;
-        kind::of(link) == Some(&InfoKind::Vlan) && below
-    })
 }
 
 /// The files of an interface's directory in sysfs that keep packets from arriving by busy polling

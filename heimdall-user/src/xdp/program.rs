@@ -1,21 +1,22 @@
 //! The XDP program on one interface: loading, attaching, its maps and counters.
 
 use std::{
-    collections::BTreeSet,
-    fmt, io,
+    collections::BTreeMap,
+    io,
     net::SocketAddr,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    sync::Arc,
 };
 
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
     maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, XskMap},
-    programs::{ProgramError, Xdp, loaded_links, loaded_programs},
-    util::KernelVersion,
+    programs::{ProgramError, Xdp},
 };
 use heimdall_ebpf::{
-    COUNTERS_MAP, Disposition, MAC_MAP, MAX_QUEUES, MAX_SERVED, PROGRAM, SERVED_MAP, SOCKETS_MAP,
-    ServedKey, mac_word,
+    COUNTERS_MAP, Disposition, FRAGS_GLOBAL, LINKS_MAP, Link as FrameLink, MAX_LINKS,
+    MAX_NEIGHBOURS, MAX_QUEUES, MAX_ROUTES, MAX_SERVED, NEIGHBOURS_MAP, PROGRAM,
+    ROUTE_CHECK_GLOBAL, ROUTES_MAP, SERVED_MAP, SOCKETS_MAP, ServedKey, link_entry,
     tier::{
         TIER_BUCKETS_GLOBAL, TIER_BUCKETS_MAP, TIER_ENTRIES_GLOBAL, TIER_ENTRIES_MAP, TIER_HITS_MAP,
     },
@@ -23,82 +24,53 @@ use heimdall_ebpf::{
 
 use super::{
     Interface, XdpError,
+    attach::{self, AttachMode, AttachPolicy},
     error::errno,
-    link::{self, XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE},
-    nic::Attached,
+    frags,
+    grace::GracePeriod,
+    link::{Link, LinkInfo},
     tier::{TierMaps, TierSize, hit_counters, possible_cpus},
 };
-
-/// The object that `cargo xtask ebpf` builds from the sources beside it.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(
-    env!("CARGO_MANIFEST_DIR"),
-    "/../heimdall-ebpf/heimdall.bpf.o"
-));
-
-/// Which modes [`Program::attach`] may use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AttachPolicy {
-    /// Native if the driver can, else generic.
-    NativeThenGeneric,
-    /// Generic, whatever the driver can.
-    GenericOnly,
-}
-
-/// The mode in which the program is attached.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum AttachMode {
-    /// In the driver, before the kernel makes an skb.
-    Native,
-    /// In the network stack, on an skb: works with every driver, but most of the gain is lost.
-    Generic {
-        /// Why it is not native, as text.
-        why: String,
-    },
-}
-
-impl AttachMode {
-    /// `native` or `generic`.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::Native => "native",
-            Self::Generic { .. } => "generic",
-        }
-    }
-}
-
-impl fmt::Display for AttachMode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Native => f.write_str("native"),
-            Self::Generic { why } => write!(f, "generic (not native: {why})"),
-        }
-    }
-}
 
 /// The XDP program on one interface, with maps of its own.
 ///
 /// It stays attached exactly as long as this exists: a bpf_link holds it, which the kernel removes
-/// with its last descriptor, even after SIGKILL. Needs Linux 5.9.
+/// with its last descriptor, even after SIGKILL. Two servers may share the link while one takes over from the
+/// other: the one that comes [replaces](Self::replace) the program, and if it fails the other one
+/// [restores](Self::restore) its own. Needs Linux 5.9.
 pub struct Program {
     interface: String,
     id: u32,
+    program: OwnedFd,
     mode: AttachMode,
     sockets: XskMap<MapData>,
-    served: HashMap<MapData, [u8; ServedKey::SIZE], u8>,
-    /// The keys in `served`.
-    keys: BTreeSet<[u8; ServedKey::SIZE]>,
-    mac: Array<MapData, u64>,
+    served: HashMap<MapData, [u8; ServedKey::SIZE], u32>,
+    /// The entries of `served`.
+    addresses: BTreeMap<[u8; ServedKey::SIZE], u32>,
+    link_entries: Array<MapData, [u8; FrameLink::SIZE]>,
+    /// Those that addresses refer to.
+    links: Vec<FrameLink>,
     counters: PerCpuArray<MapData, u64>,
     tier: Option<TierMaps>,
     why_no_tier: Option<String>,
-    _link: OwnedFd,
+    grace: Arc<GracePeriod>,
+    link: Link,
+}
+
+/// What the program does besides steering.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ProgramOptions {
+    /// It has a hot tier of this size.
+    pub tier: Option<TierSize>,
+    /// It looks up the route of each reply, and sets the next hop's MAC address. Needs Linux 5.11.
+    pub route_check: bool,
 }
 
 impl Program {
     /// Loads the program and attaches it to `interface`. It passes every packet until it has
     /// addresses to serve ([`Program::set_served`]) and sockets ([`Program::register`]).
     ///
-    /// With `tier` it has a hot tier of that size, unless the kernel refuses the program with it
+    /// With [`ProgramOptions::tier`] it has a hot tier of that size, unless the kernel refuses the program with it
     /// ([`Program::why_no_tier`]): then it steers alone.
     ///
     /// Some drivers reset the link on this: [`Interface::wait_carrier`].
@@ -110,14 +82,53 @@ impl Program {
     pub fn attach(
         interface: &Interface,
         policy: AttachPolicy,
-        tier: Option<TierSize>,
+        options: ProgramOptions,
     ) -> Result<Self, XdpError> {
-        refuse_if_occupied(interface)?;
-        let (loaded, why_no_tier) = match tier.map(|size| load(Some(size))) {
-            None => (load(None)?, None),
-            Some(Ok(loaded)) => (loaded, None),
+        // Before the program is loaded, which takes its time.
+        attach::refuse_if_occupied(interface)?;
+        Self::put(interface, options, |program| {
+            attach::attach(program, interface, policy)
+        })
+    }
+
+    /// Loads the program and puts it in the place of the one that `link` has on `interface`, as
+    /// [`attach`](Self::attach) puts it on an interface without one. The mode stays, and the NIC is not reset: no packet
+    /// is lost. What the other program has steered before is in its sockets' rings.
+    ///
+    /// # Errors
+    ///
+    /// [`XdpError::Replace`], [`XdpError::NoPrivilege`], [`XdpError::Load`]; the other program stays.
+    pub fn replace(
+        interface: &Interface,
+        link: Link,
+        options: ProgramOptions,
+    ) -> Result<Self, XdpError> {
+        Self::put(interface, options, |program| {
+            let mode = attach::replace(program, interface, &link)?;
+            Ok((link, mode))
+        })
+    }
+
+    /// Loads the program, and has `attach` put it on the interface.
+    fn put(
+        interface: &Interface,
+        options: ProgramOptions,
+        attach: impl FnOnce(BorrowedFd<'_>) -> Result<(Link, AttachMode), XdpError>,
+    ) -> Result<Self, XdpError> {
+        let grace = GracePeriod::new()
+            .map(Arc::new)
+            .map_err(|error| XdpError::system("make maps to wait for XDP programs", error))?;
+        let frags = frags::supported();
+        let (loaded, why_no_tier) = match load(options, frags, &grace) {
             // Whatever it is, a lack of privileges included, it may not concern the program without.
-            Some(Err(error)) => (load(None)?, Some(refusal(error))),
+            Err(error) if options.tier.is_some() => {
+                let without = ProgramOptions {
+                    tier: None,
+                    ..options
+                };
+                (load(without, frags, &grace)?, Some(refusal(error)))
+            }
+            loaded => (loaded?, None),
         };
         let Loaded { mut ebpf, tier } = loaded;
         let program: &Xdp = ebpf
@@ -127,22 +138,72 @@ impl Program {
             .map_err(program_error)?;
         let id = program.info().map_err(program_error)?.id();
         let fd = program.fd().map_err(program_error)?.as_fd();
-        let (link, mode) = attach_link(fd, interface, policy)?;
+        let fd = fd
+            .try_clone_to_owned()
+            .map_err(|error| XdpError::system("keep the XDP program", error))?;
+        let (link, mode) = attach(fd.as_fd())?;
         let mut program = Self {
             interface: interface.name.clone(),
             id,
+            program: fd,
             mode,
             sockets: take_map(&mut ebpf, SOCKETS_MAP)?,
             served: take_map(&mut ebpf, SERVED_MAP)?,
-            keys: BTreeSet::new(),
-            mac: take_map(&mut ebpf, MAC_MAP)?,
+            addresses: BTreeMap::new(),
+            link_entries: take_map(&mut ebpf, LINKS_MAP)?,
+            links: Vec::new(),
             counters: take_map(&mut ebpf, COUNTERS_MAP)?,
             tier,
             why_no_tier,
-            _link: link,
+            grace,
+            link,
         };
-        program.set_mac(interface.mac)?;
+        program.set_links(&[interface.link()])?;
         Ok(program)
+    }
+
+    /// Puts this program back onto the interface, after another one has [replaced](Self::replace) it. Without
+    /// effect if it is there.
+    ///
+    /// # Errors
+    ///
+    /// [`XdpError::Replace`]: the interface is gone, or its driver refuses.
+    pub fn restore(&self) -> Result<(), XdpError> {
+        self.link
+            .update(self.program.as_fd())
+            .map_err(|error| XdpError::Replace {
+                interface: self.interface.clone(),
+                why: error.to_string(),
+            })
+    }
+
+    /// A descriptor of the link, for another server, which shares the link then.
+    ///
+    /// # Errors
+    ///
+    /// Too many descriptors are open.
+    pub fn duplicate_link(&self) -> io::Result<OwnedFd> {
+        self.link.duplicate()
+    }
+
+    /// What the link holds now: another server may have replaced this program.
+    ///
+    /// # Errors
+    ///
+    /// The kernel does not say.
+    pub fn link_info(&self) -> io::Result<LinkInfo> {
+        self.link.info()
+    }
+
+    /// Returns when each run of an XDP program has ended that had begun before the call, on every CPU: some 10 ms. What
+    /// these runs steered is in the sockets' rings then.
+    ///
+    /// # Errors
+    ///
+    /// [`XdpError::System`], [`XdpError::NoPrivilege`]: it is not known whether some still run.
+    pub fn wait_for_runs(&self) -> Result<(), XdpError> {
+        (self.grace.wait())
+            .map_err(|error| XdpError::system("wait for running XDP programs", error))
     }
 
     /// The maps of the hot tier, for whoever fills them. `None`: it has none, or they have been taken.
@@ -186,42 +247,70 @@ impl Program {
             .map_err(|error| XdpError::map("give the XDP program an AF_XDP socket", error))
     }
 
-    /// Sets the interface's MAC address; frames to another one are passed. [`attach`](Self::attach)
-    /// sets the address of that time.
+    /// Removes the socket of `queue`: the queue's packets pass to the kernel.
     ///
     /// # Errors
     ///
     /// [`XdpError::System`].
-    pub fn set_mac(&mut self, mac: [u8; 6]) -> Result<(), XdpError> {
-        self.mac
-            .set(0, mac_word(mac), 0)
-            .map_err(|error| XdpError::map("change the MAC address that XDP serves", error))
+    pub fn unregister(&mut self, queue: u32) -> Result<(), XdpError> {
+        self.sockets
+            .unset(queue)
+            .map_err(|error| XdpError::map("take an AF_XDP socket from the XDP program", error))
     }
 
-    /// Replaces the served addresses, from the next packet on. Only differences are written, so packets
-    /// to an address that stays are steered without a gap. Returns how many addresses exceed
-    /// [`MAX_SERVED`]: their packets pass to the kernel.
+    /// Sets which frames are steered: those of these links, [`MAX_LINKS`] at most. [`attach`](Self::attach) sets the
+    /// interface's own, with any tags. If other interfaces or tags are among them than before, no address is served until
+    /// the next [`set_served`](Self::set_served).
     ///
     /// # Errors
     ///
     /// [`XdpError::System`].
-    pub fn set_served(&mut self, addresses: &BTreeSet<SocketAddr>) -> Result<usize, XdpError> {
+    pub fn set_links(&mut self, links: &[FrameLink]) -> Result<(), XdpError> {
+        let identity = |link: &FrameLink| (link.interface, link.tags);
+        let same = links.iter().map(identity);
+        if !same.eq(self.links.iter().map(identity)) {
+            self.set_served(&BTreeMap::new())?;
+        }
+        for (number, link) in (0..MAX_LINKS).zip(links) {
+            if usize::try_from(number).is_ok_and(|at| self.links.get(at) == Some(link)) {
+                continue;
+            }
+            self.link_entries
+                .set(link_entry(1 << number), link.to_bytes(), 0)
+                .map_err(|error| XdpError::map("change the links that XDP serves", error))?;
+        }
+        self.links = links.to_vec();
+        Ok(())
+    }
+
+    /// Replaces the served addresses, from the next packet on; of the links that each is served at, the first one is bit 0.
+    /// Only differences are written, so packets to an address that stays are steered without a gap. Returns how many addresses
+    /// exceed [`MAX_SERVED`]: their packets pass to the kernel.
+    ///
+    /// # Errors
+    ///
+    /// [`XdpError::System`].
+    pub fn set_served(&mut self, addresses: &BTreeMap<SocketAddr, u32>) -> Result<usize, XdpError> {
         let left_out = addresses.len().saturating_sub(MAX_SERVED as usize);
-        let wanted: BTreeSet<_> = addresses
+        let wanted: BTreeMap<_, u32> = addresses
             .iter()
             .take(MAX_SERVED as usize)
-            .map(|address| ServedKey::from(*address).to_bytes())
+            .map(|(address, links)| (ServedKey::from(*address).to_bytes(), *links))
             .collect();
         let refused = |error| XdpError::map("change the addresses that XDP serves", error);
-        let gone: Vec<_> = self.keys.difference(&wanted).copied().collect();
+        let known = self.addresses.keys();
+        let gone: Vec<_> = known
+            .filter(|key| !wanted.contains_key(*key))
+            .copied()
+            .collect();
         for key in gone {
             self.served.remove(&key).map_err(refused)?;
-            self.keys.remove(&key);
+            self.addresses.remove(&key);
         }
-        for key in wanted {
-            if !self.keys.contains(&key) {
-                self.served.insert(key, 1, 0).map_err(refused)?;
-                self.keys.insert(key);
+        for (key, links) in wanted {
+            if self.addresses.get(&key) != Some(&links) {
+                self.served.insert(key, links, 0).map_err(refused)?;
+                self.addresses.insert(key, links);
             }
         }
         Ok(left_out)
@@ -252,13 +341,23 @@ struct Loaded {
     tier: Option<TierMaps>,
 }
 
-/// Loads the program, with a hot tier of that size or without one.
-fn load(tier: Option<TierSize>) -> Result<Loaded, XdpError> {
+/// Loads the program, for packets in several buffers or for single ones.
+fn load(
+    options: ProgramOptions,
+    frags: bool,
+    grace: &Arc<GracePeriod>,
+) -> Result<Loaded, XdpError> {
+    let ProgramOptions { tier, route_check } = options;
+    let object = frags::object(frags);
+    let frags = u32::from(frags);
     let [buckets, entries] = tier.map_or([0; 2], |size| [size.buckets(), size.entries()]);
+    let checks_routes = u32::from(route_check);
     let mut loader = EbpfLoader::new();
     loader
         .override_global(TIER_BUCKETS_GLOBAL, &buckets, true)
-        .override_global(TIER_ENTRIES_GLOBAL, &entries, true);
+        .override_global(TIER_ENTRIES_GLOBAL, &entries, true)
+        .override_global(FRAGS_GLOBAL, &frags, true)
+        .override_global(ROUTE_CHECK_GLOBAL, &checks_routes, true);
     if let Some(size) = tier {
         let hits = u32::try_from(hit_counters(size, possible_cpus()?)).unwrap_or(u32::MAX);
         loader
@@ -266,7 +365,12 @@ fn load(tier: Option<TierSize>) -> Result<Loaded, XdpError> {
             .map_max_entries(TIER_ENTRIES_MAP, entries)
             .map_max_entries(TIER_HITS_MAP, hits);
     }
-    let mut ebpf = loader.load(OBJECT).map_err(load_error)?;
+    if route_check {
+        loader
+            .map_max_entries(ROUTES_MAP, MAX_ROUTES)
+            .map_max_entries(NEIGHBOURS_MAP, MAX_NEIGHBOURS);
+    }
+    let mut ebpf = loader.load(&object).map_err(load_error)?;
     let program: &mut Xdp = ebpf
         .program_mut(PROGRAM)
         .ok_or_else(|| missing(PROGRAM))?
@@ -277,7 +381,7 @@ fn load(tier: Option<TierSize>) -> Result<Loaded, XdpError> {
         None => program_error,
     })?;
     let tier = tier
-        .map(|size| TierMaps::new(&mut ebpf, size))
+        .map(|size| TierMaps::new(&mut ebpf, size, grace))
         .transpose()?;
     Ok(Loaded { ebpf, tier })
 }
@@ -290,13 +394,21 @@ fn load(tier: Option<TierSize>) -> Result<Loaded, XdpError> {
 #[cfg(test)]
 pub(crate) fn load_for_tests(size: TierSize, mac: [u8; 6], served: SocketAddr) -> (Ebpf, TierMaps) {
     #![allow(clippy::unwrap_used)]
-    let Loaded { mut ebpf, tier } = load(Some(size)).unwrap();
+    let grace = Arc::new(GracePeriod::new().unwrap());
+    let options = ProgramOptions {
+        tier: Some(size),
+        ..ProgramOptions::default()
+    };
+    let Loaded { mut ebpf, tier } = load(options, frags::supported(), &grace).unwrap();
     let map = ebpf.map_mut(SERVED_MAP).unwrap();
-    let mut addresses = HashMap::<_, [u8; ServedKey::SIZE], u8>::try_from(map).unwrap();
+    let mut addresses = HashMap::<_, [u8; ServedKey::SIZE], u32>::try_from(map).unwrap();
     let key = ServedKey::from(served).to_bytes();
     addresses.insert(key, 1, 0).unwrap();
-    let mut own = Array::try_from(ebpf.map_mut(MAC_MAP).unwrap()).unwrap();
-    own.set(0, mac_word(mac), 0).unwrap();
+    let map = ebpf.map_mut(LINKS_MAP).unwrap();
+    let mut links = Array::<_, [u8; FrameLink::SIZE]>::try_from(map).unwrap();
+    links
+        .set(0, FrameLink::any_tags(mac, 1).to_bytes(), 0)
+        .unwrap();
     (ebpf, tier.unwrap())
 }
 
@@ -306,105 +418,6 @@ fn refusal(error: XdpError) -> String {
         XdpError::Load { reason } => reason,
         other => other.to_string(),
     }
-}
-
-/// Attaches in the best mode that `policy` allows and the kernel grants.
-fn attach_link(
-    program: BorrowedFd<'_>,
-    interface: &Interface,
-    policy: AttachPolicy,
-) -> Result<(OwnedFd, AttachMode), XdpError> {
-    let why = match policy {
-        AttachPolicy::GenericOnly => "generic mode was configured".to_owned(),
-        AttachPolicy::NativeThenGeneric => {
-            match link::attach(program, interface.index, XDP_FLAGS_DRV_MODE) {
-                Ok(link) => return Ok((link, AttachMode::Native)),
-                Err(error) => {
-                    // Errors that generic mode would meet, too.
-                    attach_obstacle(interface, &error)?;
-                    why_not_native(interface, &error)
-                }
-            }
-        }
-    };
-    match link::attach(program, interface.index, XDP_FLAGS_SKB_MODE) {
-        Ok(link) => Ok((link, AttachMode::Generic { why })),
-        Err(error) => {
-            attach_obstacle(interface, &error)?;
-            let why = format!("generic mode: {error}; native mode: {why}");
-            Err(XdpError::Attach {
-                interface: interface.name.clone(),
-                why,
-            })
-        }
-    }
-}
-
-/// Why native mode was refused, as text.
-fn why_not_native(interface: &Interface, error: &io::Error) -> String {
-    match error.raw_os_error() {
-        Some(libc::EOPNOTSUPP) => "the driver has no native XDP".to_owned(),
-        Some(libc::ERANGE | libc::EINVAL | libc::E2BIG) => format!(
-            "the driver refuses it ({error}), mostly because an MTU is too large; that of {} is {}",
-            interface.name, interface.mtu
-        ),
-        _ => format!("the driver refuses it ({error})"),
-    }
-}
-
-/// Fails if `error` does not concern the mode that was tried.
-fn attach_obstacle(interface: &Interface, error: &io::Error) -> Result<(), XdpError> {
-    match error.raw_os_error() {
-        Some(libc::EPERM | libc::EACCES) => Err(XdpError::NoPrivilege {
-            action: "attach an XDP program",
-        }),
-        // Another program was attached in the meantime.
-        Some(libc::EBUSY | libc::EEXIST) => refuse_if_occupied(interface),
-        Some(libc::EINVAL) => match KernelVersion::current() {
-            Ok(version) if version < KernelVersion::new(5, 9, 0) => Err(XdpError::KernelTooOld {
-                version: version.to_string(),
-            }),
-            _ => Ok(()),
-        },
-        _ => Ok(()),
-    }
-}
-
-fn refuse_if_occupied(interface: &Interface) -> Result<(), XdpError> {
-    let programs = interface.xdp_programs()?;
-    let Some(attached) = programs.first().copied() else {
-        return Ok(());
-    };
-    let (name, remedy) = owner(&interface.name, attached);
-    let id = attached.id;
-    Err(XdpError::Occupied {
-        interface: interface.name.clone(),
-        program: name.map_or_else(|| id.to_string(), |name| format!("{id} ({name})")),
-        remedy,
-    })
-}
-
-/// The name of a program on an interface, if this process may see it, and how to remove it.
-pub(super) fn owner(interface: &str, attached: Attached) -> (Option<String>, String) {
-    let Attached { id, generic } = attached;
-    let name = loaded_programs()
-        .filter_map(Result::ok)
-        .find(|info| info.id() == id)
-        .and_then(|info| Some(info.name_as_str()?.to_owned()));
-    let link = loaded_links()
-        .filter_map(Result::ok)
-        .find(|link| link.program_id() == id);
-    let remedy = match link {
-        Some(link) => format!(
-            "stop the process that owns it, or run `bpftool link detach id {}`",
-            link.id()
-        ),
-        None => format!(
-            "stop the program that owns it, or run `ip link set dev {interface} {} off`",
-            if generic { "xdpgeneric" } else { "xdp" }
-        ),
-    };
-    (name, remedy)
 }
 
 pub(super) fn take_map<M>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, XdpError>
@@ -467,7 +480,40 @@ fn load_error(error: EbpfError) -> XdpError {
 
 #[cfg(test)]
 mod tests {
-    use super::objection;
+    #![allow(clippy::unwrap_used)]
+
+    use std::{process::Command, thread};
+
+    use nix::sched::{CloneFlags, unshare};
+
+    use super::*;
+    use crate::xdp::link::XDP_FLAGS_DRV_MODE;
+
+    #[test]
+    fn without_frags_it_is_loaded_and_a_driver_refuses_a_large_mtu() {
+        if !lab::available("without_frags_it_is_loaded") {
+            return;
+        }
+        let test = || {
+            unshare(CloneFlags::CLONE_NEWNET).unwrap();
+            let link = "link add hdp0 type veth peer name hdp1 mtu 9000";
+            lab::run(Command::new("ip").args(link.split(' '))).unwrap();
+            let index = Interface::find("hdp0").unwrap().index;
+            let grace = Arc::new(GracePeriod::new().unwrap());
+            let attach = |frags| {
+                let Loaded { ebpf, .. } = load(ProgramOptions::default(), frags, &grace).unwrap();
+                let program: &Xdp = ebpf.program(PROGRAM).unwrap().try_into().unwrap();
+                let program = program.fd().unwrap().as_fd();
+                Link::attach(program, index, XDP_FLAGS_DRV_MODE).map(drop)
+            };
+            let error = attach(false).unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(libc::ERANGE), "{error}");
+            if frags::supported() {
+                attach(true).unwrap();
+            }
+        };
+        thread::spawn(test).join().unwrap();
+    }
 
     #[test]
     fn the_verifiers_objection_is_found() {

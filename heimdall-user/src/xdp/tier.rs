@@ -9,7 +9,10 @@ use std::{
     net::IpAddr,
     os::fd::{AsFd as _, AsRawFd as _},
     ptr,
-    sync::atomic::{AtomicU32, AtomicU64, Ordering, fence},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicU64, Ordering, fence},
+    },
 };
 
 use aya::{
@@ -52,6 +55,12 @@ impl TierSize {
         self.entries
     }
 
+    /// Octets of the maps of one program, without what they take for each CPU.
+    pub(crate) fn octets(self) -> u64 {
+        let buckets = u64::from(self.buckets()) * size_of::<Bucket>() as u64;
+        u64::from(self.entries) * size_of::<Entry>() as u64 + buckets
+    }
+
     /// The number of buckets, a power of two: a bucket of eight slots gets three entries at most on
     /// average, and more than eight with probability 0.004.
     pub fn buckets(self) -> u32 {
@@ -87,19 +96,22 @@ struct Kernel {
     /// What is in `clients`.
     prefixes: BTreeMap<(u32, ClientKey), u8>,
     counters: PerCpuArray<MapData, u64>,
-    grace: GracePeriod,
+    grace: Arc<GracePeriod>,
 }
 
 impl TierMaps {
     /// Maps the memory of a program's maps, which were made with this size.
-    pub(super) fn new(ebpf: &mut Ebpf, size: TierSize) -> Result<Self, XdpError> {
+    pub(super) fn new(
+        ebpf: &mut Ebpf,
+        size: TierSize,
+        grace: &Arc<GracePeriod>,
+    ) -> Result<Self, XdpError> {
         let cpus = possible_cpus()?;
         let kernel = Kernel {
             clients: take_map(ebpf, TIER_CLIENTS_MAP)?,
             prefixes: BTreeMap::new(),
             counters: take_map(ebpf, TIER_COUNTERS_MAP)?,
-            grace: GracePeriod::new()
-                .map_err(|error| XdpError::system("make maps to wait for XDP programs", error))?,
+            grace: Arc::clone(grace),
         };
         Ok(Self {
             size,
@@ -154,7 +166,7 @@ impl TierMaps {
     }
 
     /// Writes the entry at `index`, below [`TierSize::entries`]. No slot may lead to it, and
-    /// [`wait_for_readers`](Self::wait_for_readers) must have returned since the last that did was removed. Its hits
+    /// [`Readers::wait`] must have returned since the last that did was removed. Its hits
     /// begin at 0.
     pub(crate) fn write(&mut self, index: u32, entry: &Entry) {
         let Some(at) = self.entries.at(index as usize) else {
@@ -182,20 +194,9 @@ impl TierMaps {
         word.store(value.0, Ordering::Release);
     }
 
-    /// Returns when no program runs any more that can have read a slot, or the configuration, before the call: on
-    /// all interfaces, whichever tier this is. Some 10 ms.
-    ///
-    /// # Errors
-    ///
-    /// [`XdpError::System`], [`XdpError::NoPrivilege`]: it is not known whether programs still read.
-    pub(crate) fn wait_for_readers(&self) -> Result<(), XdpError> {
-        // Stores before the call are visible to programs that begin during it.
-        fence(Ordering::SeqCst);
-        match &self.kernel {
-            Some(kernel) => (kernel.grace.wait())
-                .map_err(|error| XdpError::system("wait for running XDP programs", error)),
-            None => Ok(()),
-        }
+    /// The programs that may be reading, to be waited for.
+    pub(crate) fn readers(&self) -> Readers {
+        Readers(self.kernel.as_ref().map(|kernel| Arc::clone(&kernel.grace)))
     }
 
     /// How often the entry at `index` has answered since it was written.
@@ -249,6 +250,29 @@ impl TierMaps {
             Some(kernel) => kernel
                 .set_clients(clients)
                 .map_err(|error| XdpError::map("set which clients the hot tier answers", error)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// XDP programs that may be reading slots, entries, or the configuration: those of all interfaces, whichever tier they
+/// belong to.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Readers(Option<Arc<GracePeriod>>);
+
+impl Readers {
+    /// Returns when no program runs any more that can have read a slot, or the configuration, before the call: some
+    /// 10 ms.
+    ///
+    /// # Errors
+    ///
+    /// [`XdpError::System`], [`XdpError::NoPrivilege`]: it is not known whether programs still read.
+    pub(crate) fn wait(&self) -> Result<(), XdpError> {
+        // Stores before the call are visible to programs that begin during it.
+        fence(Ordering::SeqCst);
+        match &self.0 {
+            Some(grace) => (grace.wait())
+                .map_err(|error| XdpError::system("wait for running XDP programs", error)),
             None => Ok(()),
         }
     }

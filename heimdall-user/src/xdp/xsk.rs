@@ -20,7 +20,8 @@ use std::{
 };
 
 pub(crate) use error::XskError;
-use error::{advice, lacks_zero_copy, os_error, umem_advice};
+use error::{advice, os_error, umem_advice, why_no_zero_copy};
+use heimdall_ebpf::MAX_STEERED;
 use nix::{
     errno::Errno,
     sys::socket::{MsgFlags, recv},
@@ -30,16 +31,54 @@ use xsk_rs::{
     config::{BindFlags, FrameSize, Interface, LibxdpFlags, QueueSize, SocketConfig, UmemConfig},
 };
 
-/// Octets of a frame: half a page holds XDP's headroom of 256 octets and an Ethernet frame of the
-/// usual MTU with two VLAN tags.
-pub(crate) const FRAME_SIZE: u32 = 2048;
+use super::{
+    hardware::{self, Channels},
+    tier::possible_cpus,
+};
 
-/// Largest interface MTU for which a frame holds a packet: the frame less XDP's headroom, and the
-/// Ethernet header with two tags.
-pub(crate) const MAX_MTU: u32 = FRAME_SIZE - 256 - 22;
+/// Octets of a frame for the usual MTU: half a page.
+const SMALL_FRAME: u32 = 2048;
+
+/// Octets of a frame for a larger MTU: a page, the most that the kernel takes without reserved huge pages.
+const LARGE_FRAME: u32 = 4096;
+
+// The program steers what the smaller frame holds behind XDP's headroom.
+const _: () = assert!(MAX_STEERED as u32 == SMALL_FRAME - 256);
+
+/// Octets of a frame for packets of an interface with this MTU. Queries fit either one; replies are as long as MTU and frame
+/// allow, and some drivers have zero-copy only for frames that hold every packet.
+pub(crate) const fn frame_size(mtu: u32) -> u32 {
+    if mtu <= largest_mtu(SMALL_FRAME) {
+        SMALL_FRAME
+    } else {
+        LARGE_FRAME
+    }
+}
+
+/// Largest MTU of which a frame of this size holds every packet: the frame less XDP's headroom, and the Ethernet header with
+/// two tags.
+const fn largest_mtu(frame_size: u32) -> u32 {
+    frame_size - 256 - 22
+}
 
 /// Frames handled in one batch.
 pub const BATCH: usize = 64;
+
+/// Why an interface gets no zero-copy sockets although its driver has them: virtio_net with more queue pairs than
+/// processors turns on some of them for XDP while a program is attached. Zero-copy sockets on these lose replies, and when
+/// the program goes first, the driver no longer knows the pairs that it has to free (`virtnet_xsk_pool_disable`,
+/// drivers/net/virtio_net.c): the kernel crashes, as seen on Linux 7.3.
+fn spare_pairs(interface: &str) -> Option<String> {
+    let driver = hardware::driver(interface).ok()?;
+    let pairs = Channels::read(interface).ok()?.max_combined as usize;
+    let processors = possible_cpus().ok()?;
+    (driver.name == "virtio_net" && pairs > processors).then(|| {
+        format!(
+            "virtio_net has {pairs} queue pairs for {processors} processors, and the kernel may crash with zero-copy on \
+             those that it adds for XDP"
+        )
+    })
+}
 
 /// How a socket is bound: how packets get from the NIC to the UMEM and back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,6 +125,7 @@ pub struct Xsk {
     fill: FillQueue,
     completion: CompQueue,
     frames: u32,
+    frame_size: u32,
     id: u32,
     mode: BindMode,
     why_not_zero_copy: Option<String>,
@@ -95,9 +135,9 @@ pub struct Xsk {
 
 /// Creation.
 impl Xsk {
-    /// Opens a socket on `queue` of `interface` with a UMEM of `frames` frames (a power of two):
+    /// Opens a socket on `queue` of `interface`, which has this MTU, with a UMEM of `frames` frames (a power of two):
     /// zero-copy if the driver supports it and `try_zero_copy` is set, else copy mode. Returns all frames
-    /// of the UMEM as well.
+    /// of the UMEM as well. They are of 2 KiB, or of 4 KiB if a packet may be larger.
     ///
     /// # Errors
     /// No memory for the UMEM, no privilege, no such queue, or another socket has the queue.
@@ -105,30 +145,30 @@ impl Xsk {
         interface: &str,
         queue: u32,
         frames: u32,
+        mtu: u32,
         try_zero_copy: bool,
     ) -> Result<(Self, Vec<Frame>), XskError> {
-        let mut why_not_zero_copy =
-            (!try_zero_copy).then(|| "the XDP program runs in generic mode".to_owned());
-        if try_zero_copy {
-            match Self::bind(interface, queue, frames, BindMode::ZeroCopy, None) {
+        let size = (frames, frame_size(mtu));
+        let mut why_not_zero_copy = match try_zero_copy {
+            true => spare_pairs(interface),
+            false => Some("the XDP program runs in generic mode".to_owned()),
+        };
+        if why_not_zero_copy.is_none() {
+            match Self::bind(interface, queue, size, BindMode::ZeroCopy, None) {
                 Ok(opened) => return Ok(opened),
-                Err(error) => match error {
-                    XskError::Bind { ref source, .. } if lacks_zero_copy(source) => {
-                        why_not_zero_copy = Some(format!(
-                            "the driver has no zero-copy for this queue ({source})"
-                        ));
-                    }
-                    other => return Err(other),
+                Err(error) => match why_no_zero_copy(&error, mtu) {
+                    Some(why) => why_not_zero_copy = Some(why),
+                    None => return Err(error),
                 },
             }
         }
-        Self::bind(interface, queue, frames, BindMode::Copy, why_not_zero_copy)
+        Self::bind(interface, queue, size, BindMode::Copy, why_not_zero_copy)
     }
 
     fn bind(
         interface: &str,
         queue: u32,
-        frames: u32,
+        (frames, frame_size): (u32, u32),
         mode: BindMode,
         why_not_zero_copy: Option<String>,
     ) -> Result<(Self, Vec<Frame>), XskError> {
@@ -150,7 +190,7 @@ impl Xsk {
         let count = NonZeroU32::new(frames).ok_or_else(|| umem_error(invalid()))?;
         let ring = QueueSize::new(frames).map_err(|_| umem_error(invalid()))?;
         let umem_config = UmemConfig::builder()
-            .frame_size(FrameSize::new(FRAME_SIZE).map_err(|_| umem_error(invalid()))?)
+            .frame_size(FrameSize::new(frame_size).map_err(|_| umem_error(invalid()))?)
             .fill_queue_size(ring)
             .comp_queue_size(ring)
             .build()
@@ -196,6 +236,7 @@ impl Xsk {
             fill,
             completion,
             frames,
+            frame_size,
             id,
             mode,
             why_not_zero_copy,
@@ -213,6 +254,11 @@ impl Xsk {
     /// The mode in which the kernel bound the socket (`XDP_OPTIONS`).
     pub(crate) fn mode(&self) -> BindMode {
         self.mode
+    }
+
+    /// Octets of a frame: [`frame_size`].
+    pub(crate) fn frame_size(&self) -> u32 {
+        self.frame_size
     }
 
     /// Why it is copy mode, as text.
@@ -269,6 +315,11 @@ impl Xsk {
         data.cursor().set_pos(usize::MAX);
         let new_len = edit(data.contents_mut()).unwrap_or(len);
         data.cursor().set_pos(new_len);
+    }
+
+    /// Whether a frame is of this socket's UMEM.
+    pub(crate) fn owns(&self, frame: &Frame) -> bool {
+        frame.owner == self.id
     }
 
     /// The packet in a frame.
@@ -400,6 +451,15 @@ impl Xsk {
         Ok(needed)
     }
 
+    /// Has the kernel look at the tx ring, whether or not it asks for a wakeup: a driver reports on this occasion
+    /// what it has sent.
+    ///
+    /// # Errors
+    /// As [`kick`](Self::kick).
+    pub(crate) fn wake_tx(&mut self) -> io::Result<()> {
+        self.tx.wakeup()
+    }
+
     /// Polls the NIC's queue once, if the socket is set to do so.
     ///
     /// # Errors
@@ -476,5 +536,26 @@ fn set_option(fd: RawFd, level: libc::c_int, name: libc::c_int, value: u32) -> i
         Ok(())
     } else {
         Err(io::Error::last_os_error())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_hold_every_packet_of_the_mtu_as_long_as_a_page_does() {
+        for (mtu, size) in [
+            (68, 2048),
+            (1500, 2048),
+            (1770, 2048),
+            (1771, 4096),
+            (3818, 4096),
+            (9000, 4096),
+            (65_535, 4096),
+        ] {
+            assert_eq!(frame_size(mtu), size, "{mtu}");
+        }
+        assert_eq!(largest_mtu(LARGE_FRAME), 3818);
     }
 }

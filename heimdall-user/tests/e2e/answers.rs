@@ -130,12 +130,19 @@ fn ttls_count_down_and_expire() {
         let got = Kdig::ask(&lab, &[&server, "short.example.com", "A"]).unwrap();
         got.answer[0].split(' ').nth(1).unwrap().parse().unwrap()
     };
+    let begun = std::time::Instant::now();
     assert_eq!(ttl(), 2);
     std::thread::sleep(std::time::Duration::from_millis(1100));
-    assert!(ttl() <= 1, "a second has passed");
-    std::thread::sleep(std::time::Duration::from_millis(1100));
+    // On a busy machine it has expired by then.
+    let later = ttl();
+    assert!(
+        later <= 1 || begun.elapsed().as_secs() >= 2,
+        "{later} after a second"
+    );
+    std::thread::sleep(std::time::Duration::from_millis(2100));
     assert_eq!(ttl(), 2, "queried again");
-    assert_eq!(heimdall.stats().unwrap()["forwarder"]["requests"], 2);
+    let requests = heimdall.stats().unwrap()["forwarder"]["requests"].as_u64();
+    assert!(matches!(requests, Some(2..=3)), "{requests:?}");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lab::{Lab, SERVER_V4, ScriptedUpstream, UPSTREAM};
+use lab::{Disk, Lab, SERVER_V4, ScriptedUpstream, UPSTREAM};
 use nix::{
     fcntl::{FcntlArg, fcntl},
     sys::{
@@ -360,34 +360,13 @@ fn the_journal_gets_entries_with_its_fields() {
     );
 }
 
-/// A file system of 64 KiB.
-struct SmallDisk(TempDir);
-
-impl SmallDisk {
-    fn mount() -> Self {
-        let disk = Self(tempfile::tempdir().unwrap());
-        let arguments = ["-t", "tmpfs", "-o", "size=64k", "tmpfs"];
-        let mut command = Command::new("mount");
-        let status = command.args(arguments).arg(disk.0.path()).status();
-        assert!(status.unwrap().success());
-        disk
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let mut command = Command::new("umount");
-        let _ = command.arg("--lazy").arg(self.0.path()).status();
-    }
-}
-
 #[test]
 fn lines_that_are_lost_are_reported_once_there_is_space_again() {
     let Some(lab) = lab("lines_that_are_lost") else {
         return;
     };
-    let disk = SmallDisk::mount();
-    let (log, fill) = (disk.0.path().join("log"), disk.0.path().join("fill"));
+    let disk = Disk::new("64k").unwrap();
+    let log = disk.path("log");
     let append = || {
         File::options()
             .create(true)
@@ -396,8 +375,7 @@ fn lines_that_are_lost_are_reported_once_there_is_space_again() {
             .unwrap()
     };
     let server = Server::start(&lab, "socket", append());
-    let mut file = File::create(&fill).unwrap();
-    while file.write_all(&[0; 4096]).is_ok() {}
+    let ballast = disk.fill().unwrap();
     // The log's last page has space left.
     while append().write_all(b"x").is_ok() {}
     server.reload();
@@ -407,8 +385,7 @@ fn lines_that_are_lost_are_reported_once_there_is_space_again() {
     }
     let lost = server.lost_lines();
     assert!(lost > 0);
-    drop(file);
-    fs::remove_file(&fill).unwrap();
+    fs::remove_file(ballast).unwrap();
     server.reload();
     let reported = || {
         fs::read_to_string(&log)
@@ -466,7 +443,7 @@ fn signals_that_others_send_do_not_end_it() {
         heimdall.process.signal(signal).unwrap();
     }
     let second = Duration::from_secs(10);
-    let line = "statistics: 3 queries (0 in the kernel, 2 over AF_XDP, 0 over UDP, 1 over TCP), 1 hits, 2 misses";
+    let line = "statistics: 3 queries (0 in the kernel, 2 over AF_XDP, 0 over UDP, 1 over TCP, 0 over TLS), 1 hits, 2 misses";
     heimdall.process.wait_for(line, second).unwrap();
     heimdall.process.wait_for("USR2: ignored", second).unwrap();
     assert_eq!(client.udp(QUERY), ANSWER);

@@ -1,18 +1,26 @@
 //! End-to-end tests: a real `heimdall` on a real veth, with real clients and upstreams.
 //!
 //! Every test makes a lab of its own (two network namespaces) and needs root, and Debian's
-//! packages knot, knot-dnsutils, prometheus, tcpdump, tshark, ethtool, fstrm-bin and dnstap-ldns, unbound; `cargo xtask test` installs
-//! them.
+//! packages knot, knot-dnsutils, prometheus, tcpdump, tshark, ethtool, fstrm-bin, dnstap-ldns, openssl, dnsperf, curl, libfaketime and xdp-tools, and at
+//! the far end unbound, knot-resolver, bind9 and dnsdist; `cargo xtask test` installs them.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
+mod aliases;
 mod answers;
 mod client;
+mod convert;
 mod doctor;
+mod dot;
 mod errors;
 mod faults;
+mod guest;
+mod handover;
+mod host_faults;
 mod http;
 mod idle;
+mod interface_changes;
 mod latency;
+mod layers;
 mod lifecycle;
 mod link;
 mod listening;
@@ -22,22 +30,35 @@ mod memory;
 mod metrics;
 mod names;
 mod operation;
+mod outage;
 mod overload;
 mod policy;
+mod privileges;
 mod prometheus;
+mod queues;
+mod real_upstreams;
 mod recover;
 mod reload;
+mod return_path;
+mod routes;
 mod scenarios;
+mod shared_hook;
+mod size;
 mod socket_threads;
 mod sockets;
+mod spoofing;
 mod stale;
 mod start;
+mod steady;
+mod take_over;
 mod tap;
 mod threads;
 mod tier;
-mod tls;
 mod trace;
+mod unit;
+mod upstream_faults;
 mod upstreams;
+mod watchdog;
 mod wire;
 
 use std::path::Path;

@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use crate::{
     client::{DnsClient, Settings},
-    heimdall, heimdall_without_tier, lab,
+    heimdall, lab, queues,
 };
 
 fn query(name: &str) -> String {
@@ -37,13 +37,14 @@ fn output_of(heimdall: &Heimdall, arguments: &[&str]) -> String {
 }
 
 #[test]
-fn an_answer_cached_by_one_queue_costs_no_query_on_another() {
-    if !available("an_answer_cached_by_one_queue") {
+fn an_answer_cached_by_one_worker_costs_no_query_of_another() {
+    if !available("an_answer_cached_by_one_worker") {
         return;
     }
     let lab = Lab::with_queues(4).unwrap();
     let upstream = ScriptedUpstream::start(&lab, UPSTREAM).unwrap();
-    let heimdall = heimdall_without_tier(&lab);
+    let settings = Settings::new("xdp.workers = 4");
+    let heimdall = queues::start(&lab, &settings);
     // Each has a port of its own, so their queries spread over the queues.
     let askers: Vec<_> = (0..64).map(|_| DnsClient::v4(&lab)).collect();
     for name in ["www.example", "other.example"] {
@@ -56,7 +57,10 @@ fn an_answer_cached_by_one_queue_costs_no_query_on_another() {
     let workers = stats["workers"].as_array().unwrap();
     assert_eq!(workers.len(), 4);
     for worker in workers {
-        assert_eq!(worker["misses"], 2, "each queue misses each name: {worker}");
+        assert_eq!(
+            worker["misses"], 2,
+            "each worker misses each name: {worker}"
+        );
     }
     assert_eq!(sum(&stats, "hits"), 2 * 64 - 8);
     assert_eq!(sum(&stats, "types/a"), 2 * 64);
@@ -172,8 +176,8 @@ fn the_caches_can_be_dumped() {
     }
     assert_eq!(client.tcp(&query("n7.example")), answer("n7.example"));
     let text = output_of(&heimdall, &["dump", "n7.example"]);
-    let worker = format!("{}:0", lab.server_if);
-    for cache in ["forwarder", &worker, "sockets"] {
+    let worker = "worker-0";
+    for cache in ["forwarder", worker, "sockets"] {
         let lines: Vec<_> = text.lines().collect();
         let at = lines
             .iter()
@@ -197,7 +201,7 @@ fn the_caches_can_be_dumped() {
             .filter(|entry| entry["cache"] == cache)
             .count()
     };
-    assert_eq!((of("forwarder"), of(&worker)), (2000, 2000));
+    assert_eq!((of("forwarder"), of(worker)), (2000, 2000));
     let ttl = entries[0]["ttl"].as_u64().unwrap();
     assert!((200..=300).contains(&ttl), "{ttl}");
 }
@@ -300,4 +304,26 @@ fn a_restart_succeeds_with_any_snapshot_and_without_one() {
     assert!(log.contains("not overwriting that file"), "{log}");
     assert!(fs::metadata(&path).unwrap().file_type().is_fifo());
     assert!(!Path::new(&format!("{}.new", path.display())).exists());
+
+    // The answers of other upstreams are not used.
+    fs::remove_file(&path).unwrap();
+    let text = |route: &str| format!("[cache]\nsnapshot = {path:?}\n{route}");
+    settings.write(&text(""));
+    let heimdall = settings.on_xdp(&lab);
+    ask_all(true);
+    stop(heimdall);
+    let with_route = format!("[[route]]\nzone = \"example\"\nupstream = [\"tcp://{UPSTREAM}\"]");
+    settings.write(&text(&with_route));
+    let heimdall = settings.on_xdp(&lab);
+    let log = heimdall.process.output();
+    assert!(
+        log.contains("the answers of other upstreams or routes"),
+        "{log}"
+    );
+    let before = asked();
+    ask_all(true);
+    assert_eq!(asked(), before + 200);
+    stop(heimdall);
+    let log = stop(settings.on_xdp(&lab));
+    assert!(log.contains("snapshot: 200 answers from "), "{log}");
 }

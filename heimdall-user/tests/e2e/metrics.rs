@@ -87,10 +87,11 @@ fn metrics_agree_with_the_statistics_and_promtool_takes_them() {
         page.head
     );
     assert_eq!(promtool(&page.body), "exit status: 0");
-    let worker = format!("interface=\"{}\",queue=\"0\"", lab.server_if);
+    let worker = "worker=\"0\"";
+    let queue = format!("{worker},interface=\"{}\",queue=\"0\"", lab.server_if);
     for (name, value) in [
-        (format!("heimdall_worker_received_total{{{worker}}}"), 3.0),
-        (format!("heimdall_worker_up{{{worker}}}"), 1.0),
+        (format!("heimdall_worker_received_total{{{queue}}}"), 3.0),
+        (format!("heimdall_worker_up{{{queue}}}"), 1.0),
         (
             format!("heimdall_cache_hits_total{{front=\"xdp\",{worker}}}"),
             1.0,
@@ -185,7 +186,14 @@ fn metrics_agree_with_the_statistics_and_promtool_takes_them() {
         texts.iter().any(|text| page.contains(text))
     };
     // What the labels say, and a sum.
-    let others = ["workers/queue", "workers/cpu", "workers/frames/total"];
+    let others = [
+        "workers/worker",
+        "workers/queue",
+        "workers/cpu",
+        "workers/frames/total",
+        "workers/queues/queue",
+        "workers/queues/frames/total",
+    ];
     for (path, _) in fields {
         let name = path.rsplit('/').next().unwrap();
         assert!(others.contains(&path.as_str()) || known(name), "{path}");
@@ -270,7 +278,10 @@ fn readiness_follows_the_upstream_without_any_client() {
     let upstream = ScriptedUpstream::start(&lab, UPSTREAM).unwrap();
     wait_for_readiness(&lab, 200, || ());
     drop(upstream);
-    wait_for_readiness(&lab, 503, || ());
+    wait_for_readiness(&lab, 503, || {
+        number += 1;
+        client.udp(&format!("n{number}.example A rd"));
+    });
 }
 
 #[test]

@@ -1,12 +1,16 @@
 //! One client that asks for more than can be resolved, and the replies to others meanwhile.
 
 use std::{
+    net::UdpSocket,
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
 };
 
-use lab::{Heimdall, Lab, Received, SERVER_V4, ScriptedUpstream, UPSTREAM, by_label};
+use hickory_proto::rr::RecordType;
+use lab::{
+    CLIENT_V4, Heimdall, Lab, Received, SERVER_V4, ScriptedUpstream, UPSTREAM, by_label, message,
+};
 
 use crate::{
     client::{DnsClient, NOTHING, Settings},
@@ -98,6 +102,95 @@ fn one_client_and_a_dead_zone_do_not_block_others() {
         "{reply}"
     );
     assert!(reply.contains("ede="), "{reply}");
+}
+
+/// Every other query is for a name that no cache has, and the upstream does not respond.
+#[test]
+fn hits_are_answered_beside_misses_to_a_dead_upstream() {
+    const NAMES: usize = 50;
+    let Some(lab) = lab("hits_are_answered_beside_misses") else {
+        return;
+    };
+    let upstream = ScriptedUpstream::start(&lab, UPSTREAM).unwrap();
+    let settings = Settings::new("[forward]\nmax-in-flight = 256\nqueue = 256");
+    let heimdall = settings.on_xdp(&lab);
+    let client = DnsClient::v6(&lab);
+    let warm = |number: usize| format!("warm{}.example A rd edns", number % NAMES);
+    for number in 0..NAMES {
+        assert!(client.udp(&warm(number)).starts_with("NOERROR "));
+    }
+    upstream.set_script(|_| -> Vec<Vec<u8>> { vec![] });
+    let many = DnsClient::v4(&lab);
+    for number in 0..1500 {
+        many.udp_send(&format!("r{number}.z{number}.example A rd edns"));
+        let begin = Instant::now();
+        let reply = client.udp(&warm(number));
+        assert!(
+            reply.starts_with("NOERROR "),
+            "{reply}\n{}",
+            heimdall.process.output()
+        );
+        // Far less than an upstream has to respond.
+        assert!(begin.elapsed() < Duration::from_millis(700), "{number}");
+    }
+    // Those beyond the bound got an answer at once: the others still wait.
+    let stats = heimdall.stats().unwrap();
+    let forwarder = &stats["forwarder"];
+    assert!(forwarder["shed"]["client"].as_u64() > Some(0), "{stats:#}");
+    assert!(forwarder["in_flight"].as_u64() <= Some(256), "{stats:#}");
+}
+
+/// Clients of many networks ask for names below a route whose upstream does not respond.
+#[test]
+fn a_dead_upstream_of_a_route_leaves_room_for_others() {
+    const NETWORKS: usize = 20;
+    let Some(lab) = lab("a_dead_upstream_of_a_route") else {
+        return;
+    };
+    let _upstream = ScriptedUpstream::start(&lab, UPSTREAM).unwrap();
+    let silence = |_: &Received| -> Vec<Vec<u8>> { vec![] };
+    let dead = ScriptedUpstream::with_script(&lab, "127.0.0.1:5309", silence).unwrap();
+    let settings = Settings::new(
+        "[forward]\nmax-in-flight = 256\nqueue = 256\n\
+         [[route]]\nzone = \"corp\"\nupstream = [\"127.0.0.1:5309\"]\n",
+    );
+    let heimdall = settings.on_sockets(&lab);
+    let sockets: Vec<UdpSocket> = (0..NETWORKS)
+        .map(|network| {
+            let address = format!("10.60.{network}.1");
+            lab.client_ip(&format!("addr add {address}/32 dev lo"))
+                .unwrap();
+            let connect = || {
+                let socket = UdpSocket::bind((address.as_str(), 0)).unwrap();
+                socket.connect((SERVER_V4, 53)).unwrap();
+                socket
+            };
+            lab.in_client(connect).unwrap()
+        })
+        .collect();
+    lab.server_ip(&format!("route add 10.60.0.0/16 via {CLIENT_V4}"))
+        .unwrap();
+    let client = DnsClient::v6(&lab);
+    for number in 0..2_000 {
+        // Many zones, too.
+        let name = format!("www.r{number}.z{number}.corp");
+        let query = message::octets(&message::query(7, &name, RecordType::A));
+        sockets[number % NETWORKS].send(&query).unwrap();
+        if number % 20 == 0 {
+            let reply = client.udp(&format!("good{number}.example A rd edns"));
+            assert!(
+                reply.starts_with("NOERROR "),
+                "{reply}\n{}",
+                heimdall.process.output()
+            );
+        }
+    }
+    assert!(dead.received().len() > 256);
+    let stats = heimdall.stats().unwrap();
+    let shed = &stats["forwarder"]["shed"];
+    assert!(shed["upstream"].as_u64() > Some(0), "{stats:#}");
+    let log = heimdall.process.output();
+    assert!(log.contains("waiting for upstream 127.0.0.1:5309"), "{log}");
 }
 
 #[test]

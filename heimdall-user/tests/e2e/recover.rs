@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use heimdall_user::xdp::{AttachPolicy, Interface, Program, ProgramOptions};
 use lab::{Heimdall, Kdig, Knot, Lab, Process, SERVER_V4, SERVER_V6, UPSTREAM};
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -166,8 +167,7 @@ fn an_interface_that_returns_unusable_is_attempted_again() {
         return;
     };
     let _knot = Knot::upstream(&lab).unwrap();
-    // A client that receives what the tier sends would bound the server's MTU.
-    let heimdall = heimdall_without_tier(&lab);
+    let heimdall = heimdall(&lab);
     let interface = &lab.server_if;
     let state = |state: &'static str| move |stats: &Value| stats["interfaces"][0]["state"] == state;
     // Another name is another interface.
@@ -178,24 +178,28 @@ fn an_interface_that_returns_unusable_is_attempted_again() {
     wait_for(&heimdall, "gone", state("gone"));
     let other = lab.server_ip("-details link show dev other").unwrap();
     assert!(!other.contains("xdp"), "{other}");
-    // AF_XDP cannot serve packets of this size.
-    lab.server_ip("link set other mtu 9000").unwrap();
+    // When it returns it has a program of somebody else.
+    let attach = || {
+        let other = Interface::find("other").unwrap();
+        Program::attach(&other, AttachPolicy::GenericOnly, ProgramOptions::default()).unwrap()
+    };
+    let program = lab.in_server(attach).unwrap();
     lab.server_ip(&format!("link set other name {interface}"))
         .unwrap();
     let failed = wait_for(&heimdall, "failed", |stats| {
         let reason = stats["interfaces"][0]["reason"].as_str();
-        reason.is_some_and(|reason| reason.contains("MTU"))
+        reason.is_some_and(|reason| reason.contains("is already attached"))
     });
     assert_eq!(failed["interfaces"][0]["state"], "failed");
     assert_eq!(failed["backend"], "socket");
-    lab.server_ip(&format!("link set {interface} mtu 1500 up"))
-        .unwrap();
+    drop(program);
+    lab.server_ip(&format!("link set {interface} up")).unwrap();
     wait_for(&heimdall, "up", state("up"));
     let stats = wait_for(&heimdall, "running", |stats| is_running(stats, 1));
     assert_eq!(stats["backend"], "xdp");
     assert_eq!(kdig(&lab, SERVER_V4, "n1.example.com"), "NOERROR");
     let log = heimdall.process.output();
-    assert_eq!(log.matches("failed: the MTU of").count(), 1, "{log}");
+    assert_eq!(log.matches("failed: XDP program").count(), 1, "{log}");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::{
     time::Instant,
 };
 
-use lab::{CLIENT_V4, Heimdall, Lab, Process, ScriptedUpstream, UPSTREAM, run};
+use lab::{CLIENT_V4, Disk, Heimdall, Lab, Process, ScriptedUpstream, UPSTREAM, run};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -262,15 +262,8 @@ fn a_full_disk_costs_lines_of_the_query_log_and_nothing_else() {
         return;
     };
     let _upstream = ScriptedUpstream::start(&lab, UPSTREAM).unwrap();
-    let files = Files::new();
-    let disk = files.path("disk");
-    fs::create_dir(&disk).unwrap();
-    run(Command::new("mount")
-        .args(["-t", "tmpfs", "-o", "size=16k", "tmpfs"])
-        .arg(&disk))
-    .unwrap();
-    let unmount = Unmount(disk.clone());
-    let log = disk.join("log");
+    let disk = Disk::new("16k").unwrap();
+    let log = disk.path("log");
     let settings = Settings::new(&format!("[query-log]\nsample = \"1/1\"\nfile = {log:?}"));
     let heimdall = settings.on_sockets(&lab);
     let client = DnsClient::v4(&lab);
@@ -288,10 +281,7 @@ fn a_full_disk_costs_lines_of_the_query_log_and_nothing_else() {
     let reason = stats["query_log"]["reason"].as_str().unwrap();
     assert!(reason.contains("No space left"), "{reason}");
     // Room again: lines follow, each whole.
-    run(Command::new("mount")
-        .args(["-o", "remount,size=4m"])
-        .arg(&disk))
-    .unwrap();
+    disk.resize("4m").unwrap();
     let stats = wait_for(&heimdall, "written", |stats| {
         stats["query_log"]["state"] == "open"
     });
@@ -305,17 +295,6 @@ fn a_full_disk_costs_lines_of_the_query_log_and_nothing_else() {
     }
     let output = heimdall.process.output();
     assert_eq!(output.matches("No space left").count(), 1, "{output}");
-    drop(heimdall);
-    drop(unmount);
-}
-
-/// Unmounts a directory when it is dropped.
-struct Unmount(PathBuf);
-
-impl Drop for Unmount {
-    fn drop(&mut self) {
-        let _ = run(Command::new("umount").arg("--lazy").arg(&self.0));
-    }
 }
 
 #[test]

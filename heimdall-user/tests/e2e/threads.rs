@@ -2,15 +2,16 @@
 #![cfg(target_arch = "x86_64")]
 
 use std::{
-    io,
     net::UdpSocket,
-    process::Command,
     sync::atomic::AtomicBool,
     thread,
     time::{Duration, Instant},
 };
 
-use lab::{Frames, Heimdall, Knot, Lab, QueryFrame, SERVER_V4, ScriptedUpstream, UPSTREAM};
+use lab::{
+    Frames, Heimdall, Knot, Lab, QueryFrame, SERVER_V4, ScriptedUpstream, UPSTREAM,
+    debugger::{self, fail_wait, panic_in_wait},
+};
 use serde_json::Value;
 
 use crate::{
@@ -19,93 +20,9 @@ use crate::{
     recover::{Off, TIMEOUT, is_running, kdig, load, wait_for},
 };
 
-/// The thread of a process with this name. It names itself, a moment after its start.
-fn thread_named(pid: u32, name: &str) -> i32 {
-    let end = Instant::now() + TIMEOUT;
-    loop {
-        let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
-        let found = tasks.flatten().find(|task| {
-            let comm = std::fs::read_to_string(task.path().join("comm")).unwrap_or_default();
-            comm.trim_end() == name
-        });
-        if let Some(found) = found {
-            return found.file_name().to_string_lossy().parse().unwrap();
-        }
-        assert!(Instant::now() < end, "no thread {name}");
-        thread::sleep(Duration::from_millis(10));
-    }
-}
-
-/// Stops a thread in the system call in which it waits for events, and changes its registers.
-fn in_wait(thread: i32, change: impl Fn(&mut libc::user_regs_struct)) {
-    use nix::{
-        sys::wait::{WaitPidFlag, waitpid},
-        unistd::Pid,
-    };
-    let none = std::ptr::null_mut::<libc::c_void>();
-    let end = Instant::now() + TIMEOUT;
-    loop {
-        // SAFETY: none of these requests takes a pointer.
-        let attached = unsafe { libc::ptrace(libc::PTRACE_ATTACH, thread, none, none) };
-        assert_eq!(attached, 0, "{}", io::Error::last_os_error());
-        waitpid(Pid::from_raw(thread), Some(WaitPidFlag::__WALL)).unwrap();
-        // SAFETY: plain integers, for which zero is a value.
-        let mut registers: libc::user_regs_struct = unsafe { std::mem::zeroed() };
-        let to = (&raw mut registers).cast::<libc::c_void>();
-        // SAFETY: the kernel writes a user_regs_struct to `registers`.
-        let got = unsafe { libc::ptrace(libc::PTRACE_GETREGS, thread, none, to) };
-        assert_eq!(got, 0, "{}", io::Error::last_os_error());
-        let waits = [libc::SYS_poll, libc::SYS_epoll_wait, libc::SYS_epoll_pwait];
-        let caught = waits.contains(&registers.orig_rax.cast_signed());
-        if caught {
-            change(&mut registers);
-            // No system call: it is not to be started again.
-            registers.orig_rax = u64::MAX;
-            // SAFETY: the kernel reads a user_regs_struct from `registers`.
-            let set = unsafe { libc::ptrace(libc::PTRACE_SETREGS, thread, none, to) };
-            assert_eq!(set, 0, "{}", io::Error::last_os_error());
-        }
-        // SAFETY: none of these requests takes a pointer.
-        unsafe { libc::ptrace(libc::PTRACE_DETACH, thread, none, none) };
-        if caught {
-            return;
-        }
-        assert!(Instant::now() < end, "the thread does not wait");
-        thread::sleep(Duration::from_millis(20));
-    }
-}
-
-/// Makes the system call in which a thread waits for events fail with EBADF.
-fn fail_wait(thread: i32) {
-    in_wait(thread, |registers| {
-        registers.rax = (-i64::from(libc::EBADF)).cast_unsigned();
-    });
-}
-
-/// Makes a thread panic where it waits for events: there it calls a function of the standard
-/// library that does nothing but panic.
-fn panic_in_wait(pid: u32, thread: i32) {
-    let symbols = lab::run(Command::new("nm").arg("--defined-only").arg(program())).unwrap();
-    let mut names = symbols.lines().map(|line| line.split_whitespace());
-    let offset = names.find_map(|mut fields| {
-        let (offset, _, name) = (fields.next()?, fields.next()?, fields.next()?);
-        let found = name.contains("raw_vec17capacity_overflow");
-        found.then(|| u64::from_str_radix(offset, 16).unwrap())
-    });
-    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
-    let base = maps.split('-').next().unwrap();
-    let function = u64::from_str_radix(base, 16).unwrap() + offset.unwrap();
-    in_wait(thread, |registers| {
-        // As a call instruction would: the return address goes on the stack.
-        registers.rsp -= 8;
-        let memory = std::fs::OpenOptions::new()
-            .write(true)
-            .open(format!("/proc/{pid}/mem"))
-            .unwrap();
-        let address = registers.rip.to_le_bytes();
-        std::os::unix::fs::FileExt::write_all_at(&memory, &address, registers.rsp).unwrap();
-        registers.rip = function;
-    });
+/// The thread of a process with this name.
+pub(crate) fn thread_named(pid: u32, name: &str) -> i32 {
+    debugger::thread(pid, |thread| thread == name)
 }
 
 #[test]
@@ -121,8 +38,7 @@ fn a_worker_that_fails_is_started_again_and_the_others_go_on() {
         scope.spawn(|| load(&lab, &on));
         let _off = Off(&on);
         for restarts in 1..=2 {
-            let worker = format!("{}:1", lab.server_if);
-            fail_wait(thread_named(heimdall.process.pid(), &worker));
+            fail_wait(thread_named(heimdall.process.pid(), "worker-1"));
             let failed = wait_for(&heimdall, "failed", |stats| {
                 stats["workers"][1]["state"] == "restarting"
             });
@@ -145,11 +61,11 @@ fn a_worker_that_fails_is_started_again_and_the_others_go_on() {
     }
     let log = heimdall.process.output();
     assert_eq!(
-        log.matches(":1 failed: Bad file descriptor").count(),
+        log.matches("worker-1 failed: Bad file descriptor").count(),
         2,
         "{log}"
     );
-    assert_eq!(log.matches(":1 runs again").count(), 2, "{log}");
+    assert_eq!(log.matches("worker-1 runs again").count(), 2, "{log}");
 }
 
 #[test]
@@ -170,7 +86,7 @@ fn a_worker_that_panics_loses_only_what_it_held() {
     let arguments = ["--interface", interface, "--listen", &listen];
     let arguments = [&arguments[..], &["--upstream", UPSTREAM]].concat();
     let heimdall = Heimdall::start(command, program(), &arguments).unwrap();
-    let worker = format!("{}:1", lab.server_if);
+    let worker = "worker-1";
     let replies = thread::scope(|scope| {
         // Two thousand queries a second, from ports whose flows take either queue.
         let load = scope.spawn(|| {
@@ -198,7 +114,7 @@ fn a_worker_that_panics_loses_only_what_it_held() {
         });
         thread::sleep(Duration::from_millis(300));
         let pid = heimdall.process.pid();
-        panic_in_wait(pid, thread_named(pid, &worker));
+        panic_in_wait(program(), pid, thread_named(pid, worker));
         let panicked = Instant::now();
         let failed = wait_for(&heimdall, "failed", |stats| {
             stats["workers"][1]["state"] == "restarting"
@@ -228,7 +144,7 @@ fn a_worker_that_panics_loses_only_what_it_held() {
     let log = heimdall.process.output();
     assert_eq!(log.matches("panicked at").count(), 1, "{log}");
     assert_eq!(
-        log.matches(":1 failed: the thread panicked").count(),
+        log.matches("worker-1 failed: the thread panicked").count(),
         1,
         "{log}"
     );
@@ -262,10 +178,7 @@ fn outcomes_for_a_worker_that_failed_reach_no_other() {
     // The forwarder gives up after 3 s: were the worker started again at once, that would be
     // while the next queries wait.
     thread::sleep(Duration::from_millis(1500));
-    fail_wait(thread_named(
-        heimdall.process.pid(),
-        &format!("{}:0", lab.server_if),
-    ));
+    fail_wait(thread_named(heimdall.process.pid(), "worker-0"));
     wait_for(&heimdall, "running again", |stats| is_running(stats, 1));
     // Their tokens are those of the queries that got no answer.
     ask("slow-900");

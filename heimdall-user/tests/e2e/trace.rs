@@ -303,7 +303,7 @@ fn workers_that_sleep_are_asked_too() {
     thread::sleep(Duration::from_millis(100));
     let trace = json(&heimdall, &["a.example", "A", "--client", CLIENT_V4]);
     let threads = step(&trace, "rate limit")["threads"].as_array().unwrap();
-    let worker = format!("{}:0", lab.server_if);
+    let worker = "worker-0";
     let left: Vec<_> = threads
         .iter()
         .map(|thread| (thread["thread"].as_str().unwrap(), thread["left"].as_u64()))

@@ -1,8 +1,11 @@
-//! Upstreams with a link-local address, over TCP, and without it.
+//! Upstreams with a link-local address, over TCP, without it, and asked in random case.
 
-use lab::{CLIENT_V4, Heimdall, Kdig, SERVER_V4, ScriptedUpstream};
+use lab::{CLIENT_V4, Heimdall, Kdig, SERVER_V4, ScriptedUpstream, UPSTREAM};
 
-use crate::{client::DnsClient, lab, program};
+use crate::{
+    client::{DnsClient, Settings},
+    lab, program,
+};
 
 const FIRST: &str = "127.0.0.1:5301";
 
@@ -63,6 +66,33 @@ fn a_truncated_answer_that_tcp_does_not_complete_is_passed_on() {
     }
     let got = Kdig::ask(&lab, &[&server, "large.example", "TXT", "+tcp"]).unwrap();
     assert_eq!(got.status, "SERVFAIL", "over TCP there is no larger answer");
+}
+
+#[test]
+fn clients_get_their_own_letters_whatever_upstreams_are_asked() {
+    const NAME: &str = "A-NaMe-WiTh-MaNy-LeTtErS.ExAmPlE";
+    let Some(lab) = lab("clients_get_their_own_letters") else {
+        return;
+    };
+    let upstream = ScriptedUpstream::start(&lab, UPSTREAM).unwrap();
+    let heimdall = Settings::new("[forward]\nrandomize-case = true").on_xdp(&lab);
+    let client = DnsClient::v4(&lab);
+    for name in [NAME, &NAME.to_lowercase(), NAME] {
+        let expected = format!("NOERROR qr rd ra | {name}. A | 300 A 192.0.2.1");
+        for reply in [
+            client.udp(&format!("{name} A rd")),
+            client.tcp(&format!("{name} A rd")),
+        ] {
+            assert!(reply.starts_with(&expected), "{reply}");
+        }
+    }
+    let received = upstream.received();
+    assert_eq!(received.len(), 1);
+    let asked = &received[0].msg[13..13 + 24];
+    assert!(asked.eq_ignore_ascii_case(&NAME.as_bytes()[..24]));
+    assert_ne!(asked, &NAME.as_bytes()[..24]);
+    let rejected = &heimdall.stats().unwrap()["forwarder"]["rejected"];
+    assert_eq!(rejected["case"], 0);
 }
 
 /// Connections that were closed keep their ports for a minute: one for each query would soon take all.

@@ -70,7 +70,12 @@ fn the_overview_shows_what_the_document_has() {
         ["9.9.9.9:53", "up", "8.41 ms"],
         "{upstreams:?}"
     );
-    assert_eq!(upstreams[2][..2], ["[2620:fe::fe]:53", "failed"]);
+    assert_eq!(
+        upstreams[2][..2],
+        ["[2620:fe::fe]:53", "failed\nit does not respond"]
+    );
+    let errors = upstreams[0].last().unwrap();
+    assert!(errors.contains("\nSERVFAIL "), "{errors}");
     assert_eq!(
         viewer.rows("Popular names")[0][..2],
         ["www.example.com.", "7.1 %"]

@@ -17,7 +17,8 @@ use aya::{
     programs::{TestRun as _, Xdp},
 };
 use heimdall_ebpf::{
-    COUNTERS_MAP, Disposition, MAC_MAP, PROGRAM, SERVED_MAP, SOCKETS_MAP, ServedKey, mac_word,
+    COUNTERS_MAP, Disposition, LINKS_MAP, Link, PROGRAM, ROUTE_CHECK_GLOBAL, SERVED_MAP,
+    SOCKETS_MAP, ServedKey,
     tier::{
         Bucket, COUNTERS, ClientKey, Config, Entry, Outcome, SLOTS, Slot, TIER_BUCKETS_GLOBAL,
         TIER_BUCKETS_MAP, TIER_CLIENTS_MAP, TIER_CONFIG_MAP, TIER_COUNTERS_MAP,
@@ -91,6 +92,11 @@ impl Kernel {
 
     /// A tier that is off, and has no clients.
     pub(crate) fn load_sized(entries: u32, buckets: u32) -> Self {
+        Self::load_with(entries, buckets, false)
+    }
+
+    /// The same, which looks routes up or not.
+    pub(crate) fn load_with(entries: u32, buckets: u32, route_check: bool) -> Self {
         let committed = concat!(
             env!("CARGO_MANIFEST_DIR"),
             "/../heimdall-ebpf/heimdall.bpf.o"
@@ -100,6 +106,7 @@ impl Kernel {
         let mut ebpf = EbpfLoader::new()
             .override_global(TIER_BUCKETS_GLOBAL, &buckets, true)
             .override_global(TIER_ENTRIES_GLOBAL, &entries, true)
+            .override_global(ROUTE_CHECK_GLOBAL, &u32::from(route_check), true)
             .map_max_entries(TIER_BUCKETS_MAP, buckets.max(1))
             .map_max_entries(TIER_ENTRIES_MAP, entries.max(1))
             .map_max_entries(TIER_HITS_MAP, (entries * cpus).max(1))
@@ -108,14 +115,16 @@ impl Kernel {
         let program: &mut Xdp = ebpf.program_mut(PROGRAM).unwrap().try_into().unwrap();
         program.load().unwrap();
         let map = ebpf.map_mut(SERVED_MAP).unwrap();
-        let mut served = HashMap::<_, [u8; ServedKey::SIZE], u8>::try_from(map).unwrap();
+        let mut served = HashMap::<_, [u8; ServedKey::SIZE], u32>::try_from(map).unwrap();
         for address in [V4, V6] {
             let address: SocketAddr = address.parse().unwrap();
             let key = ServedKey::from(address).to_bytes();
             served.insert(key, 1, 0).unwrap();
         }
-        let mut own = Array::try_from(ebpf.map_mut(MAC_MAP).unwrap()).unwrap();
-        own.set(0, mac_word(MAC), 0).unwrap();
+        let map = ebpf.map_mut(LINKS_MAP).unwrap();
+        let mut links = Array::<_, [u8; Link::SIZE]>::try_from(map).unwrap();
+        let link = Link::any_tags(MAC, 1).to_bytes();
+        links.set(0, link, 0).unwrap();
         // SAFETY: no pointers are passed.
         let fd = unsafe { libc::socket(libc::AF_XDP, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
         assert!(fd >= 0, "{}", std::io::Error::last_os_error());

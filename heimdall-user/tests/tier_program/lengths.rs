@@ -1,6 +1,7 @@
 //! Replies of every length, dissected by etherparse.
 
 use etherparse::{LinkExtSlice, NetSlice, SlicedPacket, TransportSlice};
+use heimdall_ebpf::tier::{MAX_BODY, MIN_BODY};
 
 use crate::{
     frames::{
@@ -68,7 +69,7 @@ fn replies_of_every_length_are_well_formed() {
     let names: [&[&[u8]]; 2] = [&[b"a", b"net"], &[b"ab", b"net"]];
     for (name, labels) in names.into_iter().enumerate() {
         let question = question(labels, 1);
-        for len in 8..=384 {
+        for len in MIN_BODY..=MAX_BODY {
             let content = Content {
                 age: if len % 3 == 0 { 0 } else { 60 },
                 ..Content::of_len(len)

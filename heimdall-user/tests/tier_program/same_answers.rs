@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 
-use heimdall_ebpf::tier::{Config, Entry, Outcome};
+use heimdall_ebpf::tier::{Config, Entry, MAX_BODY, MIN_BODY, Outcome};
 use proptest::{
     prelude::*,
     sample::Index,
@@ -72,7 +72,7 @@ fn questions() -> impl Strategy<Value = Vec<u8>> {
 
 fn contents() -> impl Strategy<Value = Content> {
     (
-        prop::collection::vec(any::<u8>(), 8..=384),
+        prop::collection::vec(any::<u8>(), MIN_BODY..=MAX_BODY),
         prop::collection::vec(any::<Index>(), 0..=8),
         any::<[u16; 3]>(),
         prop::bool::ANY,
@@ -98,7 +98,7 @@ fn contents() -> impl Strategy<Value = Content> {
                     body,
                     ttl_offsets,
                     // One more is added for the OPT record.
-                    counts: counts.map(|count| count & 0x7fff),
+                    counts: counts.map(|count| count & 0x7f),
                     rcode: if nxdomain { NXDOMAIN } else { NOERROR },
                     authentic,
                     age,

@@ -1,9 +1,12 @@
 //! Packets that are answered, and packets that are passed on, for each reason.
 
-use heimdall_ebpf::tier::{
-    CLIENT_ANSWERED, CLIENT_PASSED, Config, Entry, Key,
-    Outcome::{self, *},
-    SAMPLE_INTERVAL, SLOTS, Slot, hit_counter,
+use heimdall_ebpf::{
+    MAX_STEERED,
+    tier::{
+        CLIENT_ANSWERED, CLIENT_PASSED, Config, Entry, Key, MAX_BODY,
+        Outcome::{self, *},
+        SAMPLE_INTERVAL, SLOTS, Slot, hit_counter,
+    },
 };
 
 use crate::{
@@ -446,8 +449,8 @@ fn replies_are_as_long_as_is_allowed() {
         (512 - 12 - 68 - 11, Some(Opt::new(100, false)), 512),
         (300, Some(Opt::new(4096, false)), 12 + 68 + 300 + 11),
     ] {
-        // A body of 384 octets at most does not reach 512 alone.
-        let len = len.min(384);
+        // The longest body does not reach 512 alone.
+        let len = len.min(MAX_BODY);
         let content = Content::of_len(len);
         kernel.put(0, 0, &content.entry(&question, 0));
         let message = query(RD, &question, opt);
@@ -508,11 +511,11 @@ fn packets_get_the_length_of_the_reply() {
         return;
     }
     let mut kernel = Kernel::load();
-    kernel.put(0, 0, &Content::of_len(384).entry(&example(), 0));
+    kernel.put(0, 0, &Content::of_len(MAX_BODY).entry(&example(), 0));
     let mut frame = datagram(V4, &query(RD, &example(), Some(Opt::new(4096, false))));
     let reply = kernel.run(&frame).reply();
     assert!(reply.len() > frame.len());
-    for padded in [reply.len() - 1, reply.len(), reply.len() + 1, 3000] {
+    for padded in [reply.len() - 1, reply.len(), reply.len() + 1, MAX_STEERED] {
         frame.resize(padded, 0xa5);
         assert_eq!(kernel.run(&frame).reply(), reply, "{padded}");
     }

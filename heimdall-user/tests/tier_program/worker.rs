@@ -57,14 +57,13 @@ impl Content {
         body[..self.body.len()].copy_from_slice(&self.body);
         let mut ttl_offsets = [0; MAX_TTLS];
         ttl_offsets[..self.ttl_offsets.len()].copy_from_slice(&self.ttl_offsets);
-        let [[a, b], [c, d], [e, f]] = self.counts.map(u16::to_be_bytes);
         Entry {
             generation: 1,
             until: u32::MAX,
             received: NOW - self.age,
             counter: hit_counter(1, self.rcode == NXDOMAIN),
             body_len: self.body.len() as u16,
-            counts: [0, 1, a, b, c, d, e, f],
+            counts: self.counts.map(|count| count.try_into().unwrap()),
             ttl_offsets,
             ttl_count: self.ttl_offsets.len() as u8,
             rcode: self.rcode,
@@ -72,7 +71,6 @@ impl Content {
             body_sum: u16::from_ne_bytes(checksum::fold(checksum::add(0, &self.body))),
             key: Key::new(question, flags).unwrap(),
             body,
-            ..Entry::EMPTY
         }
     }
 

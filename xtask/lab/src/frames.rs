@@ -2,6 +2,7 @@
 //! options that no ordinary client sends.
 
 use std::{
+    io::IoSlice,
     net::{Ipv4Addr, Ipv6Addr},
     os::fd::{AsRawFd, OwnedFd},
     thread,
@@ -14,8 +15,8 @@ use nix::{
     ifaddrs::getifaddrs,
     sys::{
         socket::{
-            AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, bind, recv, send,
-            setsockopt, socket, sockopt::ReceiveTimeout,
+            AddressFamily, LinkAddr, MsgFlags, MultiHeaders, SockFlag, SockProtocol, SockType,
+            bind, recv, send, sendmmsg, setsockopt, socket, sockopt::ReceiveTimeout,
         },
         time::TimeVal,
     },
@@ -34,6 +35,15 @@ pub struct Frames {
 impl Frames {
     /// Opens one.
     pub fn open(lab: &Lab) -> Result<Self> {
+        Self::with_protocol(lab, Some(SockProtocol::EthAll))
+    }
+
+    /// Opens one that receives nothing, to [send many](Self::send_all).
+    pub fn sender(lab: &Lab) -> Result<Self> {
+        Self::with_protocol(lab, None)
+    }
+
+    fn with_protocol(lab: &Lab, protocol: Option<SockProtocol>) -> Result<Self> {
         let client = lab.in_client(|| link(&lab.client_if))??;
         let server = lab.in_server(|| link(&lab.server_if))??;
         let open = || -> Result<OwnedFd> {
@@ -41,9 +51,9 @@ impl Frames {
                 AddressFamily::Packet,
                 SockType::Raw,
                 SockFlag::SOCK_CLOEXEC,
-                SockProtocol::EthAll,
+                protocol,
             )?;
-            // The address names no protocol, so the socket's stays: all (packet(7)).
+            // The address names no protocol, so the socket's stays (packet(7)).
             bind(socket.as_raw_fd(), &client)?;
             setsockopt(&socket, ReceiveTimeout, &TimeVal::new(0, 200_000))?;
             Ok(socket)
@@ -65,10 +75,27 @@ impl Frames {
         }
     }
 
+    /// Sends frames with as few system calls as the kernel allows.
+    pub fn send_all<'a>(&self, frames: impl Iterator<Item = &'a [u8]>) -> Result<()> {
+        let slices: Vec<_> = frames.map(|frame| [IoSlice::new(frame)]).collect();
+        let mut rest = &slices[..];
+        while !rest.is_empty() {
+            let mut headers = MultiHeaders::<()>::preallocate(rest.len(), None);
+            let (to, flags) = (vec![None; rest.len()], MsgFlags::empty());
+            let socket = self.socket.as_raw_fd();
+            match sendmmsg(socket, &mut headers, rest.iter(), to, [], flags) {
+                Ok(sent) => rest = &rest[sent.count()..],
+                Err(nix::errno::Errno::ENOBUFS) => thread::sleep(Duration::from_millis(1)),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
     /// The next frame, sent ones included; `None` if none comes for 200 ms. The kernel takes the
     /// outer VLAN tag out.
     pub fn receive(&self) -> Option<Vec<u8>> {
-        let mut buffer = vec![0; 4096];
+        let mut buffer = vec![0; 16_384];
         let len = recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::empty()).ok()?;
         buffer.truncate(len);
         Some(buffer)

@@ -1,6 +1,7 @@
 //! The server under test.
 
 use std::{
+    ffi::OsStr,
     path::{Path, PathBuf},
     process::{Command, Output},
     time::Duration,
@@ -8,6 +9,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use serde_json::Value;
+use tempfile::TempDir;
 
 use super::{Lab, Process, SERVER_V4, SERVER_V6, run};
 
@@ -36,14 +38,34 @@ impl Heimdall {
         listen: &[&str],
         arguments: &[&str],
     ) -> Result<Self> {
-        let mut all = vec!["--backend", "xdp", "--interface", &lab.server_if];
-        all.extend(listen.iter().flat_map(|address| ["--listen", *address]));
-        if !arguments.contains(&"--tier") {
-            lab.receive_xdp_tx()?;
-            all.extend(["--tier", "on"]);
-        }
-        all.extend(arguments);
-        Self::start(lab.on_server(program), program, &all)
+        let arguments = xdp_arguments(lab, listen, arguments)?;
+        Self::start(lab.on_server(program), program, &arguments)
+    }
+
+    /// As [`on_xdp`](Self::on_xdp), by a command that runs `program` in the lab's server namespace.
+    pub fn on_xdp_by(
+        lab: &Lab,
+        command: Command,
+        program: &Path,
+        arguments: &[&str],
+    ) -> Result<Self> {
+        let [v4, v6] = addresses();
+        let arguments = xdp_arguments(lab, &[&v4, &v6], arguments)?;
+        Self::start(command, program, &arguments)
+    }
+
+    /// As [`on_xdp`](Self::on_xdp), with its control socket at a path that outlives it. With `--take-over` among the
+    /// arguments it takes over from the server that has the socket.
+    pub fn on_xdp_with_control(
+        lab: &Lab,
+        program: &Path,
+        control: &Path,
+        arguments: &[&str],
+    ) -> Result<Self> {
+        let [v4, v6] = addresses();
+        let arguments = xdp_arguments(lab, &[&v4, &v6], arguments)?;
+        let (command, directory) = (lab.on_server(program), tempfile::tempdir()?);
+        Self::launch(command, program, control.to_owned(), directory, &arguments)
     }
 
     /// Starts `program` with `heimdall run` on the lab's server, on sockets alone, otherwise as
@@ -56,16 +78,31 @@ impl Heimdall {
     }
 
     /// Starts `command`, which is to run `program`, with `heimdall run` and these arguments.
-    pub fn start(mut command: Command, program: &Path, arguments: &[&str]) -> Result<Self> {
+    pub fn start<S: AsRef<OsStr>>(
+        command: Command,
+        program: &Path,
+        arguments: &[S],
+    ) -> Result<Self> {
         let directory = tempfile::tempdir()?;
         let control = directory.path().join("control.sock");
+        Self::launch(command, program, control, directory, arguments)
+    }
+
+    fn launch<S: AsRef<OsStr>>(
+        mut command: Command,
+        program: &Path,
+        control: PathBuf,
+        directory: TempDir,
+        arguments: &[S],
+    ) -> Result<Self> {
         command
             .arg("run")
             .args(arguments)
             .arg("--control")
             .arg(&control);
         let mut process = Process::start_in(directory, &mut command)?;
-        process.wait_for("ready", Duration::from_secs(20))?;
+        // On an emulated processor it takes long.
+        process.wait_for("ready", Duration::from_secs(60))?;
         Ok(Self {
             process,
             program: program.to_owned(),
@@ -104,6 +141,18 @@ impl Heimdall {
             .args(["stats", "--control"])
             .arg(&self.control))
     }
+}
+
+/// The arguments of a server on AF_XDP on the lab's server, before others.
+fn xdp_arguments(lab: &Lab, listen: &[&str], arguments: &[&str]) -> Result<Vec<String>> {
+    let mut all = vec!["--backend", "xdp", "--interface", &lab.server_if];
+    all.extend(listen.iter().flat_map(|address| ["--listen", *address]));
+    if !arguments.contains(&"--tier") {
+        lab.receive_xdp_tx()?;
+        all.extend(["--tier", "on"]);
+    }
+    all.extend(arguments);
+    Ok(all.into_iter().map(str::to_owned).collect())
 }
 
 /// Where the lab's server listens.

@@ -32,6 +32,18 @@ impl Knot {
         Self::start(lab.on_server("knotd"), &listen(UPSTREAM), &zones)
     }
 
+    /// Starts one in the client's namespace, at these addresses, which are the client's afterwards.
+    ///
+    /// # Errors
+    /// As for [`upstream`](Self::upstream), or an address is none.
+    pub fn in_client(lab: &Lab, addresses: &[&str]) -> Result<Process> {
+        for address in addresses {
+            lab.client_ip(&format!("addr add {address} dev lo"))?;
+        }
+        let listen = format!("    listen: [{}]", addresses.join(", "));
+        Self::start(lab.on_client("knotd"), &listen, &plain_zones())
+    }
+
     /// Starts one on loopback, without a lab.
     pub fn on_loopback(port: u16) -> Result<Process> {
         let listen = listen(&format!("127.0.0.1:{port}"));

@@ -6,7 +6,10 @@
 //! - [`Kdig`], [`Kxdpgun`] and [`ClosedLoop`] (dnsperf): clients, and what they measured.
 //! - [`Frames`] and [`QueryFrame`]: frames that no ordinary client sends.
 //! - [`ScriptedUpstream`]: an upstream that does as a test wants, also without a lab.
+//! - [`Authority`]: certificates for servers.
+//! - [`Disk`]: a file system that can be full. [`Scratch`]: a path for a file. `debugger`: what a debugger does to threads of a server (x86-64).
 //! - [`message`]: DNS messages over hickory-proto.
+//! - [`page`]: the blocks of the documents, for the tests that run them.
 //! - [`Browser`] and [`StatusServer`]: a headless Chromium, and documents for the status page, also without a lab.
 //!
 //! ```text
@@ -25,15 +28,21 @@
 
 mod browser;
 mod clients;
+#[cfg(target_arch = "x86_64")]
+pub mod debugger;
+mod disk;
 mod frames;
 mod heimdall;
 mod knot;
 pub mod message;
+pub mod page;
 mod peers;
 mod process;
 mod receive;
 pub mod rich;
+mod scratch;
 mod status;
+mod tls;
 mod upstream;
 
 use std::{
@@ -52,12 +61,15 @@ use anyhow::{Context, Result, bail};
 use aya::programs::xdp::XdpLink;
 pub use browser::Browser;
 pub use clients::{ClosedLoop, Kdig, Kxdpgun};
+pub use disk::Disk;
 pub use frames::{Frames, QueryFrame};
 pub use heimdall::{Heimdall, sum};
 pub use knot::{HOSTS, Knot};
 pub use peers::{Resolver, wait_for_answer};
 pub use process::{Process, in_own_process};
+pub use scratch::Scratch;
 pub use status::{Availability, Sample, StatusServer};
+pub use tls::{Authority, Certified};
 pub use upstream::{Received, ScriptedUpstream, Step, by_label};
 
 /// The server's IPv4 address.
@@ -115,22 +127,43 @@ impl Lab {
 
     /// Makes a lab whose interfaces have `queues` rx and tx queues. A packet's flow selects one.
     pub fn with_queues(queues: u32) -> Result<Self> {
+        let lab = Self::with_interfaces(|number| [format!("hdc{number}"), format!("hds{number}")])?;
+        lab.connect(queues)?;
+        Ok(lab)
+    }
+
+    /// Makes a lab of two NICs of this namespace that are connected to each other. In the lab both are `eth0`; the kernel
+    /// takes them back, perhaps under other names, when it is dropped.
+    ///
+    /// # Errors
+    /// `ip` is missing or fails, for instance because there is no such NIC.
+    pub fn with_nics(client: &str, server: &str) -> Result<Self> {
+        let lab = Self::with_interfaces(|_| ["eth0", "eth0"].map(String::from))?;
+        for (namespace, nic) in [(&lab.client, client), (&lab.server, server)] {
+            ip(&format!("link set {nic} netns {namespace} name eth0"))?;
+        }
+        lab.set_up()?;
+        Ok(lab)
+    }
+
+    /// Makes the namespaces of a lab whose interfaces will have the names that its number gives: the client's, the server's.
+    fn with_interfaces(names: impl Fn(u32) -> [String; 2]) -> Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         remove_stale();
         let pid = std::process::id();
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let [client_if, server_if] = names(number);
         let lab = Self {
             client: format!("heimdall-{pid}-{number}-c"),
             server: format!("heimdall-{pid}-{number}-s"),
-            client_if: format!("hdc{number}"),
-            server_if: format!("hds{number}"),
+            client_if,
+            server_if,
             receiver: Mutex::default(),
         };
         for namespace in [&lab.client, &lab.server] {
             ip(&format!("netns add {namespace}"))?;
             ip(&format!("-n {namespace} link set lo up"))?;
         }
-        lab.connect(queues)?;
         Ok(lab)
     }
 
@@ -151,20 +184,13 @@ impl Lab {
             "link add name {server_if} netns {server} {queues} \
              type veth peer name {client_if} netns {client} {queues}"
         ))?;
-        for (namespace, interface, v4, v6) in [
-            (server, server_if, SERVER_V4, SERVER_V6),
-            (client, client_if, CLIENT_V4, CLIENT_V6),
-        ] {
-            ip(&format!("-n {namespace} addr add {v4}/24 dev {interface}"))?;
-            ip(&format!(
-                "-n {namespace} -6 addr add {v6}/64 dev {interface} nodad"
-            ))?;
+        for (namespace, interface) in [(server, server_if), (client, client_if)] {
             // XDP sees a VLAN tag only where it is left in the packet.
             let offloads = ["rxvlan", "off", "txvlan", "off", "gro", "on"];
             let mut ethtool = self.exec(namespace, "ethtool");
             run(ethtool.args(["-K", interface]).args(offloads))?;
-            ip(&format!("-n {namespace} link set {interface} up"))?;
         }
+        self.set_up()?;
         // The program went with the client's interface.
         if self.receiver().take().is_some() {
             self.receive_xdp_tx()?;
@@ -172,8 +198,22 @@ impl Lab {
         Ok(())
     }
 
-    /// From now on the client receives what the server sends with XDP_TX: a veth needs an XDP program for that. While it has
-    /// one, the server's MTU cannot be raised above what fits a page.
+    /// Gives both interfaces their addresses, and sets them up.
+    fn set_up(&self) -> Result<()> {
+        for (namespace, interface, v4, v6) in [
+            (&self.server, &self.server_if, SERVER_V4, SERVER_V6),
+            (&self.client, &self.client_if, CLIENT_V4, CLIENT_V6),
+        ] {
+            ip(&format!("-n {namespace} addr add {v4}/24 dev {interface}"))?;
+            ip(&format!(
+                "-n {namespace} -6 addr add {v6}/64 dev {interface} nodad"
+            ))?;
+            ip(&format!("-n {namespace} link set {interface} up"))?;
+        }
+        Ok(())
+    }
+
+    /// From now on the client receives what the server sends with XDP_TX: a veth needs an XDP program for that.
     ///
     /// # Errors
     /// The kernel refuses the program.
@@ -228,7 +268,7 @@ impl Lab {
     }
 
     /// The same in the server's namespace.
-    pub(crate) fn in_server<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
+    pub fn in_server<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
         within(&self.server, work)
     }
 

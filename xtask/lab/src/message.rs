@@ -145,7 +145,7 @@ pub fn octets(message: &Message) -> Vec<u8> {
 ///
 /// # Errors
 /// There is none, or only a part of one.
-pub(crate) fn read_framed(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
+pub fn read_framed(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
     let mut len = [0; 2];
     stream.read_exact(&mut len)?;
     let mut message = vec![0; usize::from(u16::from_be_bytes(len))];

@@ -1,7 +1,7 @@
 //! Other resolvers from Debian's packages, to compare with: each a caching forwarder to the lab's
 //! upstream.
 
-use std::{fs, process::Command, thread, time::Duration};
+use std::{fs, io, path::Path, process::Command, thread, time::Duration};
 
 use anyhow::{Result, bail};
 
@@ -28,8 +28,18 @@ pub struct Resolver {
 
 impl Resolver {
     /// Starts it by a command that has only its program yet.
-    pub fn start(&self, mut command: Command) -> Result<Process> {
+    pub fn start(&self, command: Command) -> Result<Process> {
+        self.start_with(command, |_| Ok(()))
+    }
+
+    /// The same, after `prepare` has put more files into its directory.
+    pub fn start_with(
+        &self,
+        mut command: Command,
+        prepare: impl FnOnce(&Path) -> io::Result<()>,
+    ) -> Result<Process> {
         let directory = tempfile::tempdir()?;
+        prepare(directory.path())?;
         let file = directory.path().join(self.file);
         let upstream = UPSTREAM.replace(':', self.port_separator);
         let fill_in = |text: &str| {

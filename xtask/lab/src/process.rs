@@ -60,7 +60,7 @@ impl Process {
     }
 
     /// Starts a command whose files are in a directory, which is kept as long as the process.
-    pub(crate) fn start_in(directory: TempDir, command: &mut Command) -> Result<Self> {
+    pub fn start_in(directory: TempDir, command: &mut Command) -> Result<Self> {
         let name = format!("{command:?}");
         let log = tempfile::tempfile()?;
         command

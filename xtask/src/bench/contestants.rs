@@ -29,8 +29,12 @@ pub(super) enum Contestant {
     HeimdallTier,
     /// The same with its metrics scraped each second, `heimdall top`, and dnstap 1/100
     HeimdallXdpObserved,
+    /// `heimdall run --backend xdp --tier off --sandbox off`
+    HeimdallXdpOpen,
     /// `heimdall run --backend socket`
     HeimdallSockets,
+    /// The same with `--sandbox off`
+    HeimdallSocketsOpen,
     /// The program `echo` of `benches`, over AF_XDP: the limit
     Echo,
     /// The same in the kernel, with XDP_TX
@@ -57,6 +61,8 @@ pub(super) struct Programs {
     pub(super) echo: PathBuf,
     /// Clients on AF_XDP.
     pub(super) clients: PathBuf,
+    /// An upstream and clients over TLS.
+    pub(super) dot: PathBuf,
 }
 
 /// A contestant that answers, in a lab of its own.
@@ -64,19 +70,19 @@ pub(super) struct Running {
     pub(super) meter: Meter,
     _observers: Option<Observers>,
     server: Server,
-    _upstream: Option<Process>,
+    pub(super) upstream: Option<Process>,
     // Last, so that the namespaces are still there when processes stop in them.
     pub(super) lab: Lab,
 }
 
 /// A contestant's process.
-enum Server {
+pub(super) enum Server {
     Heimdall(Heimdall),
     Other(Process),
 }
 
 impl Server {
-    fn process(&self) -> &Process {
+    pub(super) fn process(&self) -> &Process {
         match self {
             Self::Heimdall(heimdall) => &heimdall.process,
             Self::Other(process) => process,
@@ -124,7 +130,9 @@ impl Contestant {
             Self::HeimdallXdpAdaptive => Some(("xdp", &["--tier", "off", "--idle", "adaptive"])),
             Self::HeimdallXdpBusyPoll => Some(("xdp", &["--tier", "off", "--idle", "busy-poll"])),
             Self::HeimdallTier => Some(("xdp", &["--tier", "on"])),
+            Self::HeimdallXdpOpen => Some(("xdp", &["--tier", "off", "--sandbox", "off"])),
             Self::HeimdallSockets => Some(("socket", &[])),
+            Self::HeimdallSocketsOpen => Some(("socket", &["--sandbox", "off"])),
             _ => None,
         }
     }
@@ -140,9 +148,10 @@ impl Contestant {
             Self::HeimdallXdp
             | Self::HeimdallXdpAdaptive
             | Self::HeimdallXdpBusyPoll
-            | Self::HeimdallXdpObserved => 400_000.0,
+            | Self::HeimdallXdpObserved
+            | Self::HeimdallXdpOpen => 400_000.0,
             Self::HeimdallTier | Self::Echo | Self::EchoTx => 400_000.0,
-            Self::KnotXdp | Self::HeimdallSockets => 180_000.0,
+            Self::KnotXdp | Self::HeimdallSockets | Self::HeimdallSocketsOpen => 180_000.0,
             Self::Unbound | Self::Dnsdist | Self::Nsd => 110_000.0,
             Self::Kresd | Self::PdnsRecursor => 70_000.0,
             Self::Dnsmasq => 40_000.0,
@@ -244,7 +253,7 @@ impl Contestant {
             },
             _observers: observers,
             server,
-            _upstream: upstream,
+            upstream,
             lab,
         })
     }
@@ -259,7 +268,7 @@ const NSD: Resolver = Resolver {
     configuration: include_str!("peers/nsd.conf"),
 };
 
-const UNBOUND: Resolver = Resolver {
+pub(super) const UNBOUND: Resolver = Resolver {
     program: "/usr/sbin/unbound",
     package: "unbound",
     arguments: &["-d", "-p", "-c", "FILE"],
@@ -268,7 +277,7 @@ const UNBOUND: Resolver = Resolver {
     configuration: include_str!("peers/unbound.conf"),
 };
 
-const DNSDIST: Resolver = Resolver {
+pub(super) const DNSDIST: Resolver = Resolver {
     program: "/usr/bin/dnsdist",
     package: "dnsdist",
     arguments: &["--supervised", "--disable-syslog", "-C", "FILE"],

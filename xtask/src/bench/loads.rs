@@ -3,11 +3,19 @@
 use std::{
     fmt::Write as _,
     fs,
+    net::UdpSocket,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Result, bail};
 use lab::{ClosedLoop, HOSTS, Kxdpgun, Lab, SERVER_V4};
+use nix::{
+    sched::{CpuSet, sched_setaffinity},
+    unistd::Pid,
+};
 use tempfile::TempDir;
 
 use super::Cores;
@@ -95,6 +103,32 @@ pub(super) fn warm(lab: &Lab, names: &Path, count: usize) -> Result<()> {
         "it answers {:.2} % of {rate} queries a second at most",
         100.0 * answered
     )
+}
+
+/// Asks for names that are in no cache, so many a second, until it is over, and looks at no reply.
+pub(super) fn flood(lab: &Lab, cores: &Cores, rate: u64, over: &AtomicBool) -> Result<()> {
+    const PAUSE: Duration = Duration::from_millis(1);
+    lab.in_client(|| {
+        let mut core = CpuSet::new();
+        core.set(cores.client[0])?;
+        sched_setaffinity(Pid::from_raw(0), &core)?;
+        let socket = UdpSocket::bind("0.0.0.0:0")?;
+        socket.connect((SERVER_V4, 53))?;
+        let (begin, mut sent) = (Instant::now(), 0);
+        while !over.load(Ordering::Relaxed) {
+            while sent < (begin.elapsed().as_secs_f64() * rate as f64) as u64 {
+                // 16 digits in one label.
+                let mut query = b"\0\x07\x01\0\0\x01\0\0\0\0\0\0\x10".to_vec();
+                query.extend(format!("{:016x}", fastrand::u64(..)).bytes());
+                query.extend(b"\x07example\x03com\0\0\x01\0\x01");
+                // The server's ICMP errors are no errors of the flood.
+                let _ = socket.send(&query);
+                sent += 1;
+            }
+            thread::sleep(PAUSE);
+        }
+        Ok(())
+    })?
 }
 
 /// A closed loop of clients, on dnsperf or on AF_XDP.

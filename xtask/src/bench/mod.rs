@@ -8,6 +8,7 @@ mod plan;
 mod plot;
 mod popularity;
 mod report;
+mod tls;
 mod turn;
 
 use std::{collections::BTreeMap, env, fs, thread, time::Instant};
@@ -16,7 +17,7 @@ use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use contestants::{Contestant, Programs};
 use loads::Names;
-use plan::Load;
+use plan::{Load, NameSet};
 use report::{Outcome, Report};
 use turn::Rig;
 
@@ -41,6 +42,8 @@ Examples:
     cargo xtask bench --quick
   CPU time an answer at fixed rates, and the highest rate, receive work on the server's core (an hour):
     cargo xtask bench --loads --napi shared
+  Of the hot tier and its limit at two rates, a few names more often than the others:
+    cargo xtask bench --loads 25000,300000 --zipf --napi shared --only heimdall-tier,echo-tx
   The same of Heimdall and its limit at two rates, with latencies:
     cargo xtask bench --loads 25000,300000 --latency --only heimdall-xdp,echo
   Two queues, and two cores for the server:
@@ -49,14 +52,18 @@ Examples:
     cargo xtask bench --misses
   What it costs to be observed: with metrics scraped each second, top and dnstap, and without (ten minutes):
     cargo xtask bench --observed
+  What the sandbox costs: CPU time an answer with and without (half an hour):
+    cargo xtask bench --loads 25000,100000 --napi shared --only heimdall-xdp,heimdall-xdp-open,heimdall-sockets,heimdall-sockets-open
   How the rate grows with queues, each on a core of its own that it shares with its clients:
     cargo xtask bench --scaling
   What part of a million names' queries the hot tier answers, second by second (under two minutes):
     cargo xtask bench --tier
+  DNS over TLS towards an upstream and towards clients, beside unbound and dnsdist (about eight minutes):
+    cargo xtask bench --tls
 The figures of all rounds, with the machine, the versions and the settings, go to
 target/bench/bench.json, and a plot of the rates to bench.svg beside it; with --loads to
 loads-NAPI.json, and curves over the rate to loads-NAPI.svg; with --misses to misses-NAPI.json, with
---observed to observed-NAPI.json, with --scaling to scaling.json, with --tier to tier.json and a curve over time to tier.svg. A cell of a table is the median of the rounds, the lowest and the highest, and the median of the rounds' ratios to the echo (×).
+--observed to observed-NAPI.json, with --scaling to scaling.json, with --tier to tier.json and a curve over time to tier.svg, with --tls to tls.json. A cell of a table is the median of the rounds, the lowest and the highest, and the median of the rounds' ratios to the echo (×).
 
 CPU time is in seconds per million answers, or microseconds an answer. It is counted in nanoseconds by the
 scheduler for each thread of a server, softirqs that ran in its place included: with --napi softirq these
@@ -93,6 +100,10 @@ pub(crate) struct Bench {
     #[arg(long, requires = "loads")]
     latency: bool,
 
+    /// With --loads: at the rates ask for names by Zipf's law, and not for each equally often
+    #[arg(long, requires = "loads")]
+    zipf: bool,
+
     /// Measure only 100,000 names that are in no cache, and half of them that are
     #[arg(long, conflicts_with = "loads")]
     misses: bool,
@@ -105,6 +116,14 @@ pub(crate) struct Bench {
     /// of random names, and after other names have become popular
     #[arg(long, conflicts_with_all = ["only", "rounds", "loads", "misses", "scaling", "observed"])]
     tier: bool,
+
+    /// Measure only DNS over TLS, beside unbound and dnsdist: misses over connections to an upstream that stay open and over
+    /// such that are closed after each response; queries and handshakes of clients
+    #[arg(
+        long,
+        conflicts_with_all = ["only", "napi", "queues", "loads", "misses", "scaling", "observed", "tier"]
+    )]
+    tls: bool,
 
     /// Measure only Heimdall with and without observers: metrics scraped each second, `heimdall top`, dnstap 1/100
     #[arg(long, conflicts_with_all = ["loads", "misses", "scaling"])]
@@ -178,6 +197,8 @@ struct Plan {
     load: u64,
     search: Effort,
     loads: Vec<Load>,
+    /// Of CPU time at a rate, and of clients in a closed loop.
+    names: NameSet,
 }
 
 /// What `--quick` measures.
@@ -217,6 +238,13 @@ const OBSERVED: &[Contestant] = &[
     Contestant::Echo,
 ];
 
+/// Measured only if they are asked for.
+const VARIANTS: &[Contestant] = &[
+    Contestant::HeimdallXdpObserved,
+    Contestant::HeimdallXdpOpen,
+    Contestant::HeimdallSocketsOpen,
+];
+
 /// At these rates.
 const OBSERVED_AT: &[u64] = &[100_000, 300_000];
 
@@ -240,6 +268,7 @@ impl Bench {
             heimdall: setup::build_heimdall()?,
             echo: setup::build_bench("echo")?,
             clients: setup::build_bench("clients")?,
+            dot: setup::build_bench("dot")?,
         };
         let available = thread::available_parallelism().map_or(1, usize::from);
         let cores = Cores::new(self.queues, self.napi, available);
@@ -249,7 +278,25 @@ impl Bench {
             let json = serde_json::to_string_pretty(&measured)?;
             return write("tier", &json, Some(&plot::shares(&measured)?));
         }
+        if self.tls {
+            let rig = tls::Rig {
+                programs: &programs,
+                cores: &cores,
+                names: &Names::write()?,
+                rounds: self.rounds.unwrap_or(if self.quick { 1 } else { 3 }),
+                quick: self.quick,
+                stop: &stop,
+            };
+            let measured = rig.run()?;
+            print!("\n{}", measured.text());
+            return write("tls", &serde_json::to_string_pretty(&measured)?, None);
+        }
         let (contestants, missing) = self.contestants();
+        let names = if self.zipf {
+            NameSet::Zipf
+        } else {
+            NameSet::Uniform
+        };
         let plan = Plan {
             rounds: self.rounds.unwrap_or(match () {
                 () if self.quick => 1,
@@ -268,6 +315,7 @@ impl Bench {
                 [] => plan::all(self.quick),
                 rates => plan::at_rates(rates, self.latency),
             },
+            names,
         };
         let rig = Rig {
             programs: &programs,
@@ -338,8 +386,7 @@ impl Bench {
             ([], false) if !self.loads.is_empty() => LOADED.to_vec(),
             ([], false) => {
                 let all = Contestant::value_variants().iter().copied();
-                all.filter(|who| *who != Contestant::HeimdallXdpObserved)
-                    .collect()
+                all.filter(|who| !VARIANTS.contains(who)).collect()
             }
             (only, _) => only.to_vec(),
         };

@@ -21,6 +21,8 @@ pub(super) enum Load {
     Shared(u32),
     /// 200 clients on AF_XDP that ask for each of 100,000 names once.
     Misses(Part),
+    /// 300 clients on AF_XDP that ask for names in the cache, and as many queries for others while the upstream is dead.
+    DeadUpstream(Rate),
     /// No load: CPU time and memory.
     Idle,
 }
@@ -102,6 +104,9 @@ impl Load {
             Self::OnXdp(clients, _) => format!("{clients} clients on AF_XDP"),
             Self::Shared(queues) => format!("{queues} queues, sharing their cores with clients"),
             Self::Misses(Part::All) => "Misses, 200 outstanding".to_owned(),
+            Self::DeadUpstream(_) => {
+                "300 clients on AF_XDP, and as many misses to a dead upstream".to_owned()
+            }
             Self::Misses(Part::Half) => {
                 "50 % misses, 200 outstanding, latency of the hits".to_owned()
             }
@@ -111,7 +116,10 @@ impl Load {
 
     pub(super) fn rate(self) -> Option<Rate> {
         match self {
-            Self::Cost(rate) | Self::Dnsperf(_, rate) | Self::OnXdp(_, rate) => Some(rate),
+            Self::Cost(rate)
+            | Self::Dnsperf(_, rate)
+            | Self::OnXdp(_, rate)
+            | Self::DeadUpstream(rate) => Some(rate),
             _ => None,
         }
     }
@@ -127,7 +135,7 @@ impl Load {
                 "whole core",
                 "process + receive",
             ],
-            Self::Dnsperf(..) | Self::OnXdp(..) | Self::Shared(_) => {
+            Self::Dnsperf(..) | Self::OnXdp(..) | Self::Shared(_) | Self::DeadUpstream(_) => {
                 &["answers/s", "mean ms", "p50", "p99", "p99.9", "lost %"]
             }
             Self::Misses(_) => &[
@@ -149,7 +157,7 @@ impl Load {
     }
 }
 
-use Load::{Cost, Dnsperf, Idle, Misses, OnXdp, Search, Shared};
+use Load::{Cost, DeadUpstream, Dnsperf, Idle, Misses, OnXdp, Search, Shared};
 use NameSet::{Million, Uniform, Zipf};
 use Rate::{Fixed, OfHighest, Unlimited};
 
@@ -192,9 +200,11 @@ pub(super) fn at_rates(rates: &[u64], latency: bool) -> Vec<Load> {
     costs.chain(latencies).chain([Search(Uniform)]).collect()
 }
 
-/// Names that no cache has, and these beside others.
+/// Names that no cache has, and these beside others; hits alone, and beside misses to an upstream that is dead.
 pub(super) fn misses() -> Vec<Load> {
-    vec![Misses(Part::All), Misses(Part::Half)]
+    let rate = Fixed(10_000);
+    let beside = [OnXdp(300, rate), DeadUpstream(rate)];
+    [&[Misses(Part::All), Misses(Part::Half)][..], &beside].concat()
 }
 
 #[cfg(test)]

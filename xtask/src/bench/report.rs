@@ -53,7 +53,7 @@ pub(super) struct Median {
 }
 
 impl Median {
-    fn of(mut values: Vec<f64>) -> Option<Self> {
+    pub(super) fn of(mut values: Vec<f64>) -> Option<Self> {
         values.sort_unstable_by(f64::total_cmp);
         let (low, high) = (*values.first()?, *values.last()?);
         let half = values.len() / 2;
@@ -62,7 +62,7 @@ impl Median {
     }
 
     /// With its spread, if it has one.
-    fn text(self) -> String {
+    pub(super) fn text(self) -> String {
         let [middle, low, high] = [self.middle, self.low, self.high].map(figure);
         if low == high {
             middle

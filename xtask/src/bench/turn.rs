@@ -1,8 +1,14 @@
 //! A contestant's turn: it is started, the loads are put on it one after the other, and its figures taken.
 
-use std::{path::Path, thread, time::Duration};
+use std::{
+    path::Path,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
+};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
+use nix::sys::signal::Signal;
 
 use super::{
     Cores, Napi, Plan, SCALING, Sample,
@@ -17,7 +23,7 @@ use crate::{
 };
 
 /// The part answered below which a server does not keep up, and CPU time an answer says nothing.
-const KEEPS_UP: f64 = 0.98;
+pub(super) const KEEPS_UP: f64 = 0.98;
 
 /// What all turns share.
 #[derive(Clone, Copy)]
@@ -133,6 +139,7 @@ impl Turn<'_> {
             Load::OnXdp(clients, rate) => self.on_xdp(clients, rate),
             Load::Shared(queues) => self.on_xdp(250 * queues, Rate::Unlimited),
             Load::Misses(part) => self.misses(part),
+            Load::DeadUpstream(rate) => self.beside_dead_upstream(rate),
             Load::Idle => {
                 let meter = &self.running.meter;
                 let ((), idle) = meter.during(|| {
@@ -177,7 +184,7 @@ impl Turn<'_> {
         loop {
             self.twice(|| loads::open(&self.running.lab, &self.rig.names.uniform, 100_000.0, 3))?;
             let now = entries()?;
-            if now >= lab::HOSTS as u64 * 99 / 100 || now <= before {
+            if now >= lab::HOSTS as u64 * 999 / 1000 || now <= before {
                 println!("  {now} names in the tier");
                 return Ok(());
             }
@@ -214,7 +221,7 @@ impl Turn<'_> {
         let mut tries = 0;
         let (step, answers, spent) = loop {
             let (load, spent) = self.twice(|| {
-                let names = &self.rig.names.uniform;
+                let names = plan.names.file(self.rig.names);
                 let load = || loads::open(&running.lab, names, rate, plan.load);
                 running.meter.during(load)
             })?;
@@ -268,11 +275,32 @@ impl Turn<'_> {
         Ok(values)
     }
 
+    /// Latencies of hits, while the upstream is stopped and as many queries need it.
+    fn beside_dead_upstream(&self, rate: Rate) -> Result<Vec<f64>> {
+        let upstream = self.running.upstream.as_ref();
+        let upstream = upstream.context("it has no upstream")?;
+        let misses = rate.resolve(self.highest).unwrap_or_default();
+        upstream.pause()?;
+        let over = AtomicBool::new(false);
+        let measured = thread::scope(|scope| {
+            let flood = scope.spawn(|| loads::flood(&self.running.lab, self.cores, misses, &over));
+            // Until as many wait as ever will.
+            thread::sleep(Duration::from_secs(3));
+            let measured = self.on_xdp(300, rate);
+            over.store(true, Ordering::Relaxed);
+            let flooded = flood.join();
+            flooded.unwrap_or_else(|_| bail!("the flood's thread died"))?;
+            measured
+        });
+        upstream.signal(Signal::SIGCONT)?;
+        measured
+    }
+
     fn closed(&self, clients: u32, rate: Rate) -> Closed<'_> {
         Closed {
             lab: &self.running.lab,
             cores: self.cores,
-            names: &self.rig.names.uniform,
+            names: self.rig.plan.names.file(self.rig.names),
             clients,
             rate: rate.resolve(self.highest),
             seconds: self.rig.plan.load,

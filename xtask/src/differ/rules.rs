@@ -73,6 +73,12 @@ pub(super) const RULES: &[Rule] = &[
             && it.our_rcode(SERVFAIL)
             && it.theirs(is_circle)
     }),
+    ("aliases whose end the upstream refuses", |it| {
+        it.aspect == Aspect::Rcode
+            && it.peer == Peer::Dnsmasq
+            && it.our_rcode(SERVFAIL)
+            && it.theirs(|theirs| all(theirs, 0, |rtype| rtype == CNAME))
+    }),
     ("aliases that the upstream does not follow", |it| {
         it.peer == Peer::Unbound && is_about_an_alias(it)
     }),

@@ -146,7 +146,7 @@ fn can_run(program: &str) -> bool {
 }
 
 /// Where cargo keeps the sources of crates and the binaries that it installs.
-pub(super) fn cargo_home() -> Result<PathBuf> {
+pub(crate) fn cargo_home() -> Result<PathBuf> {
     env::var_os("CARGO_HOME")
         .map(PathBuf::from)
         .or_else(|| Some(env::home_dir()?.join(".cargo")))

@@ -9,7 +9,10 @@
 //! | `….flood.soak.example` | does not exist, and may be known for a minute |
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
@@ -139,6 +142,10 @@ pub(super) struct Ledger {
     start: Instant,
     asked: Vec<AtomicU64>,
     flushed: Vec<AtomicU64>,
+    /// Flushes before this do not count.
+    forgotten: AtomicU64,
+    /// When servers took the place of others.
+    replaced: Mutex<Vec<Duration>>,
     /// Questions that clients asked.
     pub(super) sent: AtomicU64,
     /// Those that came to the upstream.
@@ -152,6 +159,8 @@ impl Ledger {
             start: Instant::now(),
             asked: times(),
             flushed: times(),
+            forgotten: AtomicU64::new(0),
+            replaced: Mutex::default(),
             sent: AtomicU64::new(0),
             missed: AtomicU64::new(0),
         }
@@ -168,12 +177,37 @@ impl Ledger {
 
     /// Since when no answer for the name of this rank may be older.
     pub(super) fn flushed(&self, rank: usize) -> Duration {
-        Duration::from_millis(self.flushed[rank].load(Relaxed))
+        let flushed = self.flushed[rank].load(Relaxed);
+        match flushed > self.forgotten.load(Relaxed) {
+            true => Duration::from_millis(flushed),
+            false => Duration::ZERO,
+        }
     }
 
     /// Notes that the answers for a name were flushed at this time, or a little later.
     pub(super) fn note_flush(&self, rank: usize, time: Duration) {
         self.flushed[rank].store(time.as_millis() as u64, Relaxed);
+    }
+
+    /// Has flushes up to now not count: the server begins with an older cache.
+    pub(super) fn forget_flushes(&self) {
+        let now = self.now().as_millis() as u64;
+        self.forgotten.store(now, Relaxed);
+    }
+
+    /// Notes that a server takes the place of another one, with a copy of its cache.
+    pub(super) fn note_replaced(&self) {
+        let mut replaced = self.replaced.lock().unwrap_or_else(PoisonError::into_inner);
+        replaced.push(self.now());
+    }
+
+    /// How often that happened since then.
+    pub(super) fn replaced_since(&self, time: Duration) -> usize {
+        let replaced = self.replaced.lock().unwrap_or_else(PoisonError::into_inner);
+        replaced
+            .iter()
+            .filter(|replaced| **replaced >= time)
+            .count()
     }
 
     /// The upstream's script.

@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use fastrand::Rng;
 use lab::message;
 use nix::sys::socket::{setsockopt, sockopt};
@@ -52,6 +52,16 @@ pub(super) enum Count {
 /// The counts of one kind of clients, by [`Count`].
 pub(super) type Tally = [u64; 7];
 
+/// A query that got no right answer.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Failure {
+    pub(super) kind: Kind,
+    /// Lost, failed or wrong.
+    pub(super) count: Count,
+    /// When it was sent, since the ledger's start.
+    pub(super) sent: Duration,
+}
+
 /// What all clients share.
 #[derive(Debug)]
 pub(super) struct World {
@@ -61,6 +71,10 @@ pub(super) struct World {
     pub(super) flood: AtomicBool,
     /// The first wrong replies, in words.
     pub(super) wrong: Mutex<Vec<String>>,
+    /// Queries without a right answer, except those that may get SERVFAIL at any time.
+    pub(super) failures: Mutex<Vec<Failure>>,
+    /// Commands may fail at this moment.
+    pub(super) disturbed: AtomicBool,
     /// By [`Kind`] and [`Count`].
     counts: [[AtomicU64; 7]; 5],
     popularity: Zipf,
@@ -74,12 +88,30 @@ impl World {
             stop: AtomicBool::new(false),
             flood: AtomicBool::new(false),
             wrong: Mutex::default(),
+            failures: Mutex::default(),
+            disturbed: AtomicBool::new(false),
             counts: Default::default(),
         }
     }
 
-    fn add(&self, kind: Kind, count: Count, by: u64) {
-        self.counts[kind as usize][count as usize].fetch_add(by, Relaxed);
+    /// Counts what became of a query.
+    fn add(&self, kind: Kind, count: Count, sent: Duration) {
+        self.counts[kind as usize][count as usize].fetch_add(1, Relaxed);
+        let is_failure = match count {
+            Count::Lost | Count::Wrong => true,
+            Count::Failed => !matches!(kind, Kind::Flaky | Kind::Flood),
+            _ => false,
+        };
+        if is_failure {
+            let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+            failures.push(Failure { kind, count, sent });
+        }
+    }
+
+    /// How many queries were sent so far.
+    pub(super) fn asked(&self) -> u64 {
+        let asked = |tally: &Tally| tally[Count::Asked as usize];
+        self.tallies().iter().map(asked).sum()
     }
 
     /// The counts so far, by [`Kind`].
@@ -99,7 +131,8 @@ impl World {
 
     /// Counts a question, and makes a query of it. Over UDP there is a bound on the reply's size.
     fn query(&self, kind: Kind, question: Question, random: &mut Rng, id: u16) -> Sent {
-        self.add(kind, Count::Asked, 1);
+        let time = self.ledger.now();
+        self.add(kind, Count::Asked, time);
         let edns = random.u8(..100) < 80;
         let size = [512, 1232, 1232, 1400, 4096][random.usize(..5)];
         let mut query = message::query(id, &question.name, question.qtype);
@@ -120,7 +153,7 @@ impl World {
             limit: (kind != Kind::Tcp).then_some(if edns { size.into() } else { 512 }),
             edns,
             flushed: rank.map_or(Duration::ZERO, |rank| self.ledger.flushed(rank)),
-            time: self.ledger.now(),
+            time,
             question,
         }
     }
@@ -136,7 +169,7 @@ impl World {
             }
             Count::Wrong
         });
-        self.add(kind, judged, 1);
+        self.add(kind, judged, sent.time);
         judged
     }
 }
@@ -200,6 +233,8 @@ impl Udp<'_> {
         // What this thread reads late, as it had no processor, is not to count as lost.
         setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER)?;
         let mut waiting: HashMap<u16, Sent> = HashMap::new();
+        // IDs of lost queries, whose replies may still come.
+        let mut late: HashMap<u16, Duration> = HashMap::new();
         let mut buffer = vec![0; 65_536];
         let (mut owed, mut last, mut number) = (0.0, Instant::now(), 0);
         loop {
@@ -215,7 +250,7 @@ impl Udp<'_> {
             while owed >= 1.0 {
                 owed -= 1.0;
                 if active {
-                    self.ask(&socket, &mut waiting, number)?;
+                    self.ask(&socket, &mut waiting, &late, number);
                     number += 1;
                 }
             }
@@ -226,10 +261,11 @@ impl Udp<'_> {
                 }
             }
             let now = self.world.ledger.now();
-            let before = waiting.len();
-            waiting.retain(|_, sent| now - sent.time < TIMEOUT);
-            let lost = (before - waiting.len()) as u64;
-            self.world.add(self.kind, Count::Lost, lost);
+            late.retain(|_, lost| now - *lost < TIMEOUT);
+            for (id, sent) in waiting.extract_if(|_, sent| now - sent.time >= TIMEOUT) {
+                self.world.add(self.kind, Count::Lost, sent.time);
+                late.insert(id, now);
+            }
         }
     }
 
@@ -237,17 +273,19 @@ impl Udp<'_> {
         &mut self,
         socket: &UdpSocket,
         waiting: &mut HashMap<u16, Sent>,
+        late: &HashMap<u16, Duration>,
         number: u64,
-    ) -> Result<()> {
+    ) {
         let mut id = self.random.u16(..);
-        while waiting.contains_key(&id) {
+        while waiting.contains_key(&id) || late.contains_key(&id) {
             id = id.wrapping_add(1);
         }
         let question = self.kind.question(self.world, &mut self.random, number);
         let sent = self.world.query(self.kind, question, &mut self.random, id);
-        socket.send(&sent.message).context("cannot send a query")?;
+        // The first error may be an earlier query's: no server had the port. What cannot be sent is lost.
+        let send = || socket.send(&sent.message);
+        let _ = send().or_else(|_| send());
         waiting.insert(id, sent);
-        Ok(())
     }
 
     fn take(&mut self, reply: &[u8], waiting: &mut HashMap<u16, Sent>) {
@@ -264,31 +302,34 @@ impl Udp<'_> {
     }
 }
 
-/// Asks over TCP: what was truncated, and popular names besides.
-pub(super) fn tcp(
-    world: &World,
-    server: SocketAddr,
-    mut random: Rng,
-    again: &Receiver<Question>,
-) -> Result<()> {
-    while !world.stop.load(Relaxed) {
-        let mut stream = TcpStream::connect_timeout(&server, TIMEOUT)?;
+/// Asks over TCP: what was truncated, and popular names besides. A query for which there is no connection is lost.
+pub(super) fn tcp(world: &World, server: SocketAddr, mut random: Rng, again: &Receiver<Question>) {
+    let connect = || -> Result<TcpStream> {
+        let stream = TcpStream::connect_timeout(&server, TIMEOUT)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(TIMEOUT))?;
-        for id in 0..PER_CONNECTION {
-            if world.stop.load(Relaxed) {
-                break;
-            }
-            let question = again.try_recv();
-            let question = question.unwrap_or_else(|_| world.popular(&mut random));
-            let sent = world.query(Kind::Tcp, question, &mut random, id);
-            let Ok(reply) = message::exchange(&mut stream, &sent.message) else {
-                world.add(Kind::Tcp, Count::Lost, 1);
-                break;
-            };
-            world.judge(Kind::Tcp, &sent, &reply);
-            thread::sleep(Duration::from_secs_f64(1.0 / Kind::Tcp.rate()));
+        Ok(stream)
+    };
+    let mut connection = None;
+    for id in (0..PER_CONNECTION).cycle() {
+        if world.stop.load(Relaxed) {
+            return;
         }
+        let question = again.try_recv();
+        let question = question.unwrap_or_else(|_| world.popular(&mut random));
+        let sent = world.query(Kind::Tcp, question, &mut random, id);
+        let open = connection.take().filter(|_| id > 0);
+        let asked = open.map_or_else(connect, Ok).and_then(|mut stream| {
+            let reply = message::exchange(&mut stream, &sent.message)?;
+            Ok((stream, reply))
+        });
+        match asked {
+            Ok((stream, reply)) => {
+                world.judge(Kind::Tcp, &sent, &reply);
+                connection = Some(stream);
+            }
+            Err(_) => world.add(Kind::Tcp, Count::Lost, sent.time),
+        }
+        thread::sleep(Duration::from_secs_f64(1.0 / Kind::Tcp.rate()));
     }
-    Ok(())
 }

@@ -2,17 +2,19 @@
 //!
 //! [`answers`] says what is right; [`clients`] ask, and [`check`] judges each reply; [`watch`]
 //! looks at the server's process. Here floods come and go, and the caches are flushed and dumped
-//! meanwhile; [`report`] has the results.
+//! meanwhile; [`report`] has the results. With `--faults` the server is replaced and suffers [`faults`] meanwhile.
 
 mod answers;
 mod check;
 mod clients;
+mod faults;
 mod report;
 mod watch;
 
 use std::{
     fs,
     path::Path,
+    process::Output,
     sync::{Arc, atomic::Ordering::Relaxed, mpsc},
     thread,
     time::{Duration, Instant},
@@ -26,7 +28,7 @@ use fastrand::Rng;
 use indicatif::ProgressIterator as _;
 use lab::{Heimdall, Lab, SERVER_V4, SERVER_V6, ScriptedUpstream, UPSTREAM};
 use report::{Hits, Report};
-use watch::{Sample, broken};
+use watch::{Sample, never_so};
 
 use crate::{
     setup::{self, BUILD, LAB, Setup},
@@ -49,7 +51,15 @@ Clients in a network namespace ask popular names, names that nobody asked before
 fails, and now and then thousands of random names a second; by UDP and TCP, IPv4 and IPv6. The upstream's
 answers follow from the name, so that every reply is checked: ID, question, response code, records, TTLs
 and TC. The hot tier is on. Caches are flushed, dumped and saved meanwhile. It fails if a reply is wrong, too many are
-missing, memory or open files grow, or floods drive the popular names out of the cache. Needs root.")]
+missing, memory or open files grow, or floods drive the popular names out of the cache. Needs root.
+
+With --faults, every so often something happens, in turn: another process takes over; a reload needs a
+take-over in the same process, or none; the server is killed and started; the link flaps; the upstream is
+gone; a worker fails; the disk of the snapshot is full; the control socket is gone; the server is drained
+and started. It fails if a query is lost or gets SERVFAIL that no fault explains, or in the time of one
+that may cost none, and if memory or open files grow from one round to the next:
+  cargo xtask soak --faults --seconds 1800
+  cargo xtask soak --faults --seconds 120 --every 10     a short form")]
 pub(crate) struct Soak {
     /// How long to ask
     #[arg(long, default_value_t = 180, value_parser = clap::value_parser!(u64).range(12..))]
@@ -58,6 +68,14 @@ pub(crate) struct Soak {
     /// Seed of the questions: the same seed, the same questions
     #[arg(long, default_value_t = 1)]
     seed: u64,
+
+    /// Faults and hand-overs meanwhile
+    #[arg(long)]
+    faults: bool,
+
+    /// Seconds from one fault to the next
+    #[arg(long, requires = "faults", default_value_t = 60, value_parser = clap::value_parser!(u64).range(4..))]
+    every: u64,
 }
 
 /// The phase of a second of the run, unless it is still warming up. After that quiet phases and floods
@@ -76,7 +94,11 @@ impl Soak {
             return Ok(());
         }
         setup.packages(&[BUILD, LAB])?;
-        self.soak(&setup::build_heimdall()?)?.print()
+        let program = setup::build_heimdall()?;
+        match self.faults {
+            true => self.soak_with_faults(&program),
+            false => self.soak(&program)?.print(),
+        }
     }
 
     /// Soaks, and looks at the server before and after.
@@ -99,7 +121,9 @@ impl Soak {
         let heimdall = Heimdall::on_xdp(&lab, program, &arguments)?;
         let world = World::new(ledger);
         let start = Sample::take(&heimdall)?;
-        let mut report = self.load(&lab, &heimdall, &world, &upstream)?;
+        let command = |arguments: &[&str]| heimdall.command(arguments);
+        let watch = || self.watch(&heimdall, &world, &upstream);
+        let mut report = self.load(&lab, &world, &command, watch)?;
         // What is idle is closed after a while.
         let quiet = Instant::now();
         let end = loop {
@@ -118,14 +142,14 @@ impl Soak {
         Ok(report)
     }
 
-    /// Lets all clients ask until the end.
-    fn load(
+    /// Lets all clients ask while some work is done.
+    fn load<T>(
         &self,
         lab: &Lab,
-        heimdall: &Heimdall,
         world: &World,
-        upstream: &ScriptedUpstream,
-    ) -> Result<Report> {
+        command: &(impl Fn(&[&str]) -> Result<Output> + Sync),
+        work: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
         let mut random = Rng::with_seed(self.seed);
         let v4 = format!("{SERVER_V4}:53").parse()?;
         let v6 = format!("[{SERVER_V6}]:53").parse()?;
@@ -149,19 +173,19 @@ impl Soak {
             }
             let fork = random.fork();
             let over_tcp = move || clients::tcp(world, v4, fork, &truncated);
-            clients.push(scope.spawn(move || lab.in_client(over_tcp)?));
-            let commands = scope.spawn(move || command(heimdall, world, random));
-            let watched = self.watch(heimdall, world, upstream);
+            clients.push(scope.spawn(move || lab.in_client(over_tcp)));
+            let commands = scope.spawn(move || commands(command, world, random));
+            let worked = work();
             // Whatever came of it, the others are to end.
             world.stop.store(true, Relaxed);
-            let report = watched?;
+            let result = worked?;
             for client in clients {
                 let result = client.join().map_err(|_| anyhow!("a client panicked"))?;
                 result.context("a client stopped")?;
             }
             let commands = commands.join().map_err(|_| anyhow!("a thread panicked"))?;
             commands.context("a command failed")?;
-            Ok(report)
+            Ok(result)
         })
     }
 
@@ -194,11 +218,7 @@ impl Soak {
             if phase.is_some() {
                 report.samples.push(Sample::take(heimdall)?);
             }
-            // The counters are written one by one; what is wrong stays so.
-            if !broken(&heimdall.stats()?).is_empty() {
-                thread::sleep(Duration::from_millis(50));
-                report.problems.extend(broken(&heimdall.stats()?));
-            }
+            report.problems.extend(never_so(heimdall)?);
         }
         report.phases.push(Hits::so_far(&world.ledger).since(since));
         Ok(report)
@@ -206,9 +226,16 @@ impl Soak {
 }
 
 /// Flushes and dumps caches in use until it is time to stop.
-fn command(heimdall: &Heimdall, world: &World, mut random: Rng) -> Result<()> {
+fn commands(
+    command: &impl Fn(&[&str]) -> Result<Output>,
+    world: &World,
+    mut random: Rng,
+) -> Result<()> {
     while !world.stop.load(Relaxed) {
         thread::sleep(Duration::from_millis(500));
+        if world.disturbed.load(Relaxed) {
+            continue;
+        }
         let rank = world.rank(&mut random);
         let name = popular_name(rank);
         let arguments: &[&str] = match random.u8(..6) {
@@ -219,7 +246,10 @@ fn command(heimdall: &Heimdall, world: &World, mut random: Rng) -> Result<()> {
             _ => &["dump", "--zone", "popular.soak.example", "--json"],
         };
         let time = world.ledger.now();
-        let output = heimdall.command(arguments)?;
+        let output = command(arguments)?;
+        if !output.status.success() && world.disturbed.load(Relaxed) {
+            continue;
+        }
         if !output.status.success() {
             bail!("{arguments:?}: {output:?}");
         }

@@ -15,7 +15,7 @@ use super::{
 };
 
 /// How much anonymous memory may grow after the warm-up, in KiB.
-const MAX_GROWTH: u64 = 4096;
+pub(super) const MAX_GROWTH: u64 = 4096;
 /// How much of the popular names' hit rate a flood may cost.
 const MAX_COST: f64 = 0.1;
 /// How many of the queries for popular names the hot tier answers at least: a veth leaves those to workers whose reply is much
@@ -51,6 +51,28 @@ impl Hits {
     }
 }
 
+/// Prints what became of the queries of each kind of client.
+pub(super) fn print_tallies(tallies: &[Tally; 5]) {
+    let mut table = Table::new();
+    table.load_preset(ASCII_MARKDOWN);
+    let counts = [
+        "asked",
+        "right",
+        "truncated",
+        "stale",
+        "SERVFAIL",
+        "lost",
+        "wrong",
+    ];
+    table.set_header(iter::once("").chain(counts));
+    let titles = ["popular", "asked once", "failing", "flood", "TCP"];
+    for (title, tally) in titles.iter().zip(tallies) {
+        let counts = tally.iter().map(u64::to_string);
+        table.add_row(iter::once((*title).to_owned()).chain(counts));
+    }
+    println!("{table}");
+}
+
 /// All that was seen.
 #[derive(Debug, Default)]
 pub(super) struct Report {
@@ -75,24 +97,7 @@ impl Report {
     /// # Errors
     /// Something is wrong.
     pub(super) fn print(&self) -> Result<()> {
-        let mut table = Table::new();
-        table.load_preset(ASCII_MARKDOWN);
-        let counts = [
-            "asked",
-            "right",
-            "truncated",
-            "stale",
-            "SERVFAIL",
-            "lost",
-            "wrong",
-        ];
-        table.set_header(iter::once("").chain(counts));
-        let titles = ["popular", "asked once", "failing", "flood", "TCP"];
-        for (title, tally) in titles.iter().zip(&self.tallies) {
-            let counts = tally.iter().map(u64::to_string);
-            table.add_row(iter::once((*title).to_owned()).chain(counts));
-        }
-        println!("{table}");
+        print_tallies(&self.tallies);
         println!("\nPopular names answered without the upstream:");
         for (hits, title) in self.phases.iter().zip(["quiet", "flood"].iter().cycle()) {
             println!("  {title:8} {:>6.2} %  of {}", hits.percent(), hits.sent);

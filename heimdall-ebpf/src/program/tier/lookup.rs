@@ -12,6 +12,7 @@ use super::{
     },
     TIER_BUCKETS, TIER_ENTRIES,
     query::Query,
+    touch,
 };
 
 /// The hash of the query's key, as `Key::hash` computes it.
@@ -56,6 +57,14 @@ fn rest(frame: Frame, name: usize, name_len: usize) -> Option<u64> {
     Some(last >> 1 >> (63 - 8 * (name_len % 8)))
 }
 
+/// Has the processor load the bucket of `hash`.
+#[inline(always)]
+pub(super) fn touch_bucket(hash: u64, buckets: u32) {
+    if let Some(bucket) = TIER_BUCKETS.get(bucket_of(hash, buckets)) {
+        touch(bucket);
+    }
+}
+
 /// The entry in the bucket of `hash` that has its tag, and its index.
 #[inline(always)]
 pub(super) fn find(hash: u64, buckets: u32) -> Option<(Held, u32)> {
@@ -78,6 +87,13 @@ pub(super) struct Held {
 }
 
 impl Held {
+    /// Has the processor load what most replies need of the entry.
+    #[inline(always)]
+    pub(super) fn touch(self) {
+        touch(self.entry);
+        touch(&self.entry.body);
+    }
+
     /// The sum of the question in the query's letter case, if it is this entry's question.
     #[inline(always)]
     pub(super) fn matches(self, frame: Frame, query: &Query) -> Option<u64> {

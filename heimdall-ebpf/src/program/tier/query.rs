@@ -3,7 +3,7 @@
 use heimdall_ebpf::tier::{MAX_NAME, Outcome};
 
 use super::super::{
-    frame::Frame,
+    frame::{Frame, opaque},
     steering::Claimed,
     wire::{dns, opt},
 };
@@ -51,6 +51,9 @@ impl Query {
         if name_len > MAX_NAME {
             return Err(Outcome::LongName);
         }
+        // Verifiers before Linux 6.7 do not apply the comparison to a copy that the compiler has put on the stack: the mask
+        // bounds what follows.
+        let name_len = opaque(name_len) & (2 * MAX_NAME - 1);
         let name = message + dns::LEN;
         let behind_name = frame.from(name + name_len);
         let kind = behind_name.load(0).ok_or(load_error)?;

@@ -139,7 +139,9 @@ fn write_header(
     if wants_ad && entry.authentic != 0 && config.flags & Config::TRUST_AD != 0 {
         flags |= dns::AD;
     }
-    let counts = u64::from_be_bytes(entry.counts) + u64::from(query.opt.is_some());
+    let [answers, authorities, additionals] = entry.counts.map(u64::from);
+    let additionals = additionals + u64::from(query.opt.is_some());
+    let counts = 1 << 48 | answers << 32 | authorities << 16 | additionals;
     frame.store(message + dns::FLAGS, flags.to_be())?;
     frame.store(message + dns::COUNTS, counts.to_be())?;
     let id: u16 = frame.load(message)?;

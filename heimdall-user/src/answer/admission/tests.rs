@@ -2,7 +2,7 @@
 
 use super::{super::testing::*, *};
 use crate::{
-    answer::{access, cookie, limit, policy},
+    answer::{Transport, access, cookie, limit, policy},
     dns::Malformed,
 };
 
@@ -17,7 +17,7 @@ fn clients_that_are_not_allowed_are_refused_or_dropped() {
         ..Policy::default()
     });
     cache_answer(core, &query(0x0100, 16, 1, Some((1232, 0, false))), 10);
-    for transport in [UDP, Transport::Tcp] {
+    for transport in [UDP, Transport::Tcp, Transport::Tls] {
         for (address, expected) in [
             ("192.0.2.1", Some(rcode::NOERROR)),
             ("192.0.2.63", Some(rcode::NOERROR)),

@@ -311,3 +311,63 @@ fn failures_and_stale_answers_are_not_refreshed() {
         assert!(!refreshable(&stale), "{ede:?}");
     }
 }
+
+/// A query with an OPT record of these options.
+fn query_with(options: &[u8]) -> Vec<u8> {
+    let mut msg = query(0x0110, 16, 1, Some((1232, 0, false)));
+    let at = msg.len() - 1;
+    msg[at] = options.len() as u8;
+    msg.extend_from_slice(options);
+    msg
+}
+
+#[test]
+fn replies_are_padded_over_tls_if_the_query_was() {
+    let mut core = core();
+    let padded = query_with(&[0, 12, 0, 3, 0, 0, 0]);
+    let plain = query_with(&[]);
+    cache_answer(&mut core, &plain, 9);
+    for (msg, transport, len) in [
+        (&padded, Transport::Tls, Some(468)),
+        (&padded, Transport::Tcp, None),
+        (&padded, UDP, None),
+        (&plain, Transport::Tls, None),
+    ] {
+        let reply = ask(&mut core, msg, transport, 0);
+        let expected = len.unwrap_or(reply.octets.len());
+        assert_eq!(reply.verdict, Got::Reply(expected));
+        match len {
+            Some(_) => {
+                let options = reply.options();
+                assert_eq!(options[..2], [0, 12]);
+                let data = usize::from(u16::from_be_bytes([options[2], options[3]]));
+                assert_eq!(options.len(), 4 + data);
+                assert!(options[4..].iter().all(|octet| *octet == 0));
+            }
+            None => assert!(reply.options().is_empty(), "{transport:?}"),
+        }
+    }
+    // Several blocks, and errors.
+    cache_answer(&mut core, &plain, 1000);
+    let reply = ask(&mut core, &padded, Transport::Tls, 1);
+    assert_eq!(reply.verdict, Got::Reply(3 * 468));
+    let mut any = padded;
+    any[16] = 255;
+    let reply = ask(&mut core, &any, Transport::Tls, 1);
+    assert_eq!(reply.verdict, Got::Reply(468));
+}
+
+#[test]
+fn clients_over_a_stream_learn_how_long_it_is_kept() {
+    let mut core = core();
+    let msg = query_with(&[0, 11, 0, 0]);
+    cache_answer(&mut core, &query_with(&[]), 9);
+    for (transport, options) in [
+        (Transport::Tcp, &[0, 11, 0, 2, 0, 100][..]),
+        (Transport::Tls, &[0, 11, 0, 2, 0, 100]),
+        (UDP, &[]),
+    ] {
+        let reply = ask(&mut core, &msg, transport, 0);
+        assert_eq!(reply.options(), options, "{transport:?}");
+    }
+}

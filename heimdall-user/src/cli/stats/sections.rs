@@ -17,9 +17,11 @@ pub(super) enum Row {
     Other(&'static str, &'static str),
     /// A part for each count of an object, the highest first, under its name in capitals.
     Parts(&'static str),
+    /// A date, in seconds since 1970.
+    Date(&'static str, &'static str),
 }
 
-use Row::{Other, Part, Parts};
+use Row::{Date, Other, Part, Parts};
 
 /// What comes before the tables.
 pub(super) const BEGINNING: &[Section] = &[
@@ -30,6 +32,7 @@ pub(super) const BEGINNING: &[Section] = &[
             Part("/workers/received", "over AF_XDP"),
             Part("/sockets/udp_received", "over UDP"),
             Part("/sockets/tcp_received", "over TCP"),
+            Part("/sockets/tls_received", "over TLS"),
         ],
     },
     Section {
@@ -50,6 +53,7 @@ pub(super) const BEGINNING: &[Section] = &[
             Part("/workers/answered", "over AF_XDP"),
             Part("/sockets/udp_answered", "over UDP"),
             Part("/sockets/tcp_answered", "over TCP"),
+            Part("/sockets/tls_answered", "over TLS"),
             Other("/fronts/truncated", "truncated, too large for UDP"),
             Other("/fronts/slipped", "truncated, over the rate limit"),
             Other("/fronts/prohibited", "REFUSED by the access list"),
@@ -136,9 +140,14 @@ pub(super) const BEGINNING: &[Section] = &[
             Part("/forwarder/sent_tcp", "sent over TCP"),
             Other("/forwarder/moved", "sent again, the connection broke"),
             Other("/forwarder/answers", "answers accepted"),
+            Other("/forwarder/aliases_followed", "for the target of an alias"),
             Other("/forwarder/timeouts", "timeouts"),
             Other("/forwarder/upstream_errors", "errors"),
+            Other("/forwarder/hedged", "to a second upstream, the first slow"),
+            Other("/forwarder/hedges_won", "of these answered first"),
+            Other("/forwarder/probes", "probes of upstreams set aside"),
             Other("/forwarder/retried_plain", "repeated without EDNS"),
+            Other("/forwarder/retried_cookie", "repeated with a cookie"),
             Other("/forwarder/truncated", "truncated, and none over TCP"),
             Other("/forwarder/socket_errors", "no socket or port"),
             Other("/forwarder/in_flight", "look-ups in flight now"),
@@ -156,6 +165,8 @@ pub(super) const BEGINNING: &[Section] = &[
             Part("/forwarder/rejected/question", "another question"),
             Part("/forwarder/rejected/malformed", "unreadable"),
             Part("/forwarder/rejected/subnet", "another client subnet"),
+            Part("/forwarder/rejected/case", "other letters (0x20)"),
+            Part("/forwarder/rejected/cookie", "another cookie, or none"),
         ],
     },
     Section {
@@ -163,6 +174,7 @@ pub(super) const BEGINNING: &[Section] = &[
         rows: &[
             Part("/forwarder/shed/client", "of a client prefix"),
             Part("/forwarder/shed/zone", "below a zone"),
+            Part("/forwarder/shed/upstream", "that wait for an upstream"),
             Part("/forwarder/shed/oldest", "the oldest"),
         ],
     },
@@ -218,9 +230,54 @@ pub(super) const END: &[Section] = &[
     Section {
         title: "TCP",
         rows: &[
+            Other("/sockets/tcp_open", "connections now"),
             Other("/sockets/tcp_connections", "connections"),
             Other("/sockets/tcp_closed_idle", "closed, idle"),
             Other("/sockets/tcp_closed_full", "closed to make room"),
+            Other("/sockets/tcp_handed_over", "handed over to a successor"),
+            Other("/sockets/tcp_adopted", "taken over from a predecessor"),
+            Other(
+                "/sockets/tcp_adopted_closed",
+                "of a predecessor, closed: no room",
+            ),
+            Other("/sockets/tcp_drained", "closed, the server ends"),
+            Other(
+                "/sockets/tcp_drained_late",
+                "closed with replies outstanding",
+            ),
+        ],
+    },
+    Section {
+        title: "TLS",
+        rows: &[
+            Other("/sockets/tls_open", "connections now"),
+            Other("/sockets/tls_connections", "connections"),
+            Other("/sockets/tls_handshakes", "handshakes"),
+            Other("/sockets/tls_resumed", "of these resumed a session"),
+            Date("/tls/certificate/not_before", "certificate valid from"),
+            Date("/tls/certificate/not_after", "certificate valid until"),
+        ],
+    },
+    Section {
+        title: "TLS HANDSHAKES THAT FAILED",
+        rows: &[
+            Part("/sockets/tls_failed/malformed", "not TLS, or broken"),
+            Part(
+                "/sockets/tls_failed/incompatible",
+                "no common version or cipher",
+            ),
+            Part("/sockets/tls_failed/alpn", "another protocol wanted (ALPN)"),
+            Part(
+                "/sockets/tls_failed/rejected",
+                "by the client, with an alert",
+            ),
+            Part("/sockets/tls_failed/closed", "the client closed it"),
+            Part("/sockets/tls_failed/timeout", "took too long"),
+            Part("/sockets/tls_failed/no_room", "ended to make room"),
+            Part(
+                "/sockets/tls_failed/no_certificate",
+                "there is no certificate",
+            ),
         ],
     },
     Section {
@@ -244,6 +301,15 @@ pub(super) const END: &[Section] = &[
             Part("/interfaces/verdicts/too_many_tags", "passed: VLAN tags"),
             Part("/interfaces/verdicts/bad_length", "passed: lengths"),
             Part("/interfaces/verdicts/not_query", "passed: not a query"),
+            Part("/interfaces/verdicts/too_long", "passed: too long"),
+            Part(
+                "/interfaces/verdicts/other_route",
+                "passed: route by another interface",
+            ),
+            Part(
+                "/interfaces/verdicts/neighbour",
+                "passed: MAC address of the next hop",
+            ),
             Part("/interfaces/verdicts/no_socket", "passed: no worker"),
         ],
     },
@@ -265,10 +331,20 @@ pub(super) const END: &[Section] = &[
         ],
     },
     Section {
+        title: "PATH MTU",
+        rows: &[
+            Other("/path_mtu/entries", "clients with a smaller one now"),
+            Other("/path_mtu/learnt", "reports by ICMP"),
+            Other("/path_mtu/ignored", "reports ignored"),
+            Other("/path_mtu/evicted", "clients evicted"),
+        ],
+    },
+    Section {
         title: "PROCESS",
         rows: &[
             Other("/process/open_files", "open files"),
             Other("/process/threads", "threads"),
+            Other("/sandbox/system_calls", "system calls left to it"),
         ],
     },
     Section {

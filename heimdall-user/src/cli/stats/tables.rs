@@ -22,6 +22,7 @@ pub(super) fn tables(view: &View) -> Vec<String> {
         upstreams(view),
         interfaces(view),
         fronts(view),
+        queues(view),
     ];
     tables.extend(popular(view));
     tables.retain(|table| !table.is_empty());
@@ -119,8 +120,14 @@ fn upstreams(view: &View) -> String {
     });
     let mut text = table("UPSTREAMS", headings, &upstreams.collect::<Vec<_>>());
     for upstream in &view.upstreams {
+        if let Some(routes) = upstream.routes_in_words() {
+            text.push_str(&format!("  {} routes: {routes}\n", upstream.address));
+        }
         if let Some(problem) = &upstream.problem {
             text.push_str(&format!("  {}: {problem}\n", upstream.address));
+        }
+        if let Some(errors) = upstream.errors_in_words() {
+            text.push_str(&format!("  {} errors: {errors}\n", upstream.address));
         }
     }
     text
@@ -169,6 +176,39 @@ fn fronts(view: &View) -> String {
         ]
     });
     table("QUEUES AND SOCKETS", headings, &fronts.collect::<Vec<_>>())
+}
+
+/// The queues of workers that serve several.
+fn queues(view: &View) -> String {
+    let [received, lost] = ["received", "lost"].map(|what| heading(view, what));
+    let headings = [
+        "queue",
+        "worker",
+        "placed by",
+        "mode",
+        "state",
+        &received,
+        &lost,
+        "why",
+    ];
+    let queues = view.fronts.iter().flat_map(|front| &front.queues);
+    let queues = queues.map(|queue| {
+        [
+            queue.name.clone(),
+            queue.worker.clone(),
+            queue.placement.clone(),
+            queue.mode.clone(),
+            queue.state.clone(),
+            number(view, queue.received),
+            number(view, queue.lost),
+            queue.reason.clone().unwrap_or_default(),
+        ]
+    });
+    table(
+        "QUEUES OF SHARED WORKERS",
+        headings,
+        &queues.collect::<Vec<_>>(),
+    )
 }
 
 fn popular(view: &View) -> Vec<String> {

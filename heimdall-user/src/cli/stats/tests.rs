@@ -1,4 +1,4 @@
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use serde_json::json;
 
@@ -45,6 +45,68 @@ fn a_hot_tier_is_in_words() {
     }
     // All of it has words.
     assert!(!text.contains("\n  tier "), "{text}");
+}
+
+#[test]
+fn the_certificate_has_dates() {
+    let with = |not_after: u64| {
+        let mut document = document(1);
+        let certificate = json!({"not_before": 1_700_000_000, "not_after": not_after});
+        let fields = document.as_object_mut().unwrap();
+        fields.insert("tls".to_owned(), json!({"certificate": certificate}));
+        render(&Reading::new(document).since(None))
+    };
+    let text = with(1_800_000_000);
+    let line = "  certificate valid until             Fri, 15 Jan 2027 08:00:00 GMT\n";
+    assert!(text.contains(line), "{text}");
+    assert!(
+        !text.contains("not after") && !text.contains("not before"),
+        "{text}"
+    );
+    // What is no date is none.
+    for not_after in [0, 253_402_300_800, u64::MAX] {
+        assert!(!with(not_after).contains("valid until"));
+    }
+}
+
+#[test]
+fn threads_that_are_stuck_are_named() {
+    let mut document = document(1);
+    for (threads, line) in [
+        (json!([]), None),
+        (
+            json!(["sockets", "forward-0"]),
+            Some("\nSTUCK, without progress for 10 s: sockets, forward-0\n"),
+        ),
+    ] {
+        document["stuck"] = threads;
+        let text = render(&Reading::new(document.clone()).since(None));
+        assert_eq!(text.contains("STUCK"), line.is_some(), "{text}");
+        assert!(line.is_none_or(|line| text.contains(line)), "{text}");
+    }
+}
+
+#[test]
+fn queues_that_share_a_worker_have_a_table() {
+    let mut document = document(1);
+    assert!(!render(&Reading::new(document.clone()).since(None)).contains("OF SHARED WORKERS"));
+    let queue = |number: u64| {
+        json!({
+            "interface": "eth0", "queue": number, "state": "running", "reason": null, "mode": "copy",
+            "placement": "interrupt", "received": 1000 + number,
+        })
+    };
+    let worker = document["workers"][0].as_object_mut().unwrap();
+    worker.remove("interface");
+    worker.insert("worker".to_owned(), json!(7));
+    worker.insert("queues".to_owned(), json!([queue(4), queue(5)]));
+    let text = render(&Reading::new(document).since(None));
+    let table = "QUEUES OF SHARED WORKERS\n  \
+                 queue   worker    placed by  mode  state    received\n  \
+                 eth0:4  worker-7  interrupt  copy  running     1,004\n  \
+                 eth0:5  worker-7  interrupt  copy  running     1,005\n";
+    assert!(text.contains(table), "{text}");
+    assert!(text.contains("  worker-7 (2 queues)  "), "{text}");
 }
 
 #[test]

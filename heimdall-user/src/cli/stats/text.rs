@@ -1,6 +1,9 @@
 //! A period as text: sections of aligned rows, with the tables among them.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    time::{Duration, UNIX_EPOCH},
+};
 
 use serde_json::{Map, Value};
 
@@ -19,6 +22,7 @@ pub(super) fn render(period: &Period) -> String {
     let view = View::new(period);
     let counts = Counts::new(period);
     let mut blocks = vec![head(&view)];
+    blocks.extend(stuck(period));
     blocks.extend(counts.sections(BEGINNING));
     blocks.extend(tables::tables(&view));
     blocks.extend(counts.sections(END));
@@ -39,6 +43,14 @@ fn head(view: &View) -> String {
         format!("Rates over {}.", seconds(view.seconds))
     };
     format!("{}\n{what}\n", facts.join(", "))
+}
+
+/// The threads that make no progress, if there are any.
+fn stuck(period: &Period) -> Option<String> {
+    let threads = period.document.get("stuck")?.as_array()?.iter();
+    let names: Vec<String> = threads.filter_map(Value::as_str).map(clean).collect();
+    let line = || format!("STUCK, without progress for 10 s: {}\n", names.join(", "));
+    (!names.is_empty()).then(line)
 }
 
 /// The sums that rows are taken from.
@@ -81,6 +93,7 @@ impl Counts {
     fn section(&self, section: &Section) -> Option<String> {
         let mut parts = Vec::new();
         let mut others = Vec::new();
+        let mut dates: Vec<Line> = Vec::new();
         for row in section.rows {
             match row {
                 Row::Part(pointer, words) => {
@@ -92,6 +105,10 @@ impl Counts {
                 Row::Parts(pointer) => {
                     let each = each(self.sums.pointer(pointer));
                     parts.extend(each.map(|count| (pointer, count.name, count.count)));
+                }
+                Row::Date(pointer, words) => {
+                    let date = date(self.get(pointer));
+                    dates.extend(date.map(|date| (words.to_string(), date, String::new())));
                 }
             }
         }
@@ -109,6 +126,7 @@ impl Counts {
             .filter(is_used)
             .map(part)
             .chain(others.into_iter().filter(is_used).map(other))
+            .chain(dates)
             .collect();
         let total = (whole > 0).then(|| self.number("/count", whole));
         (!lines.is_empty()).then(|| write(section.title, total.unwrap_or_default(), &lines))
@@ -131,7 +149,10 @@ impl Counts {
         let mut listed: BTreeSet<String> =
             OTHERWISE.iter().map(|name| (*name).to_owned()).collect();
         for row in BEGINNING.iter().chain(END).flat_map(|section| section.rows) {
-            let (Row::Part(pointer, _) | Row::Other(pointer, _) | Row::Parts(pointer)) = row;
+            let (Row::Part(pointer, _)
+            | Row::Other(pointer, _)
+            | Row::Parts(pointer)
+            | Row::Date(pointer, _)) = row;
             listed.insert((*pointer).to_owned());
             // What workers or sockets count is also in the sum of all.
             for part in ["/workers", "/sockets"] {
@@ -163,12 +184,13 @@ impl Counts {
 }
 
 /// What is shown otherwise, or means nothing as a sum.
-const OTHERWISE: [&str; 13] = [
+const OTHERWISE: [&str; 14] = [
     // In the sum of all fronts.
     "/workers",
     "/sockets",
     "/tier/types",
     "/tier/rcodes",
+    "/fronts/worker",
     "/fronts/queue",
     "/fronts/cpu",
     "/interfaces/program_id",
@@ -190,6 +212,14 @@ fn each(value: Option<&Value>) -> impl Iterator<Item = Count> {
     let mut counts: Vec<_> = fields.into_iter().flatten().map(count).collect();
     counts.sort_by_key(|count| std::cmp::Reverse(count.count));
     counts.into_iter()
+}
+
+/// A date in seconds since 1970; `None` if there is none.
+fn date(seconds: u64) -> Option<String> {
+    /// The first second of the year 10000, which the format does not have.
+    const END: u64 = 253_402_300_800;
+    let is_date = (1..END).contains(&seconds);
+    is_date.then(|| httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(seconds)))
 }
 
 /// A section's lines, in columns that are the same for all sections.

@@ -24,7 +24,7 @@ pub(super) fn columns(pane: Pane) -> usize {
 pub(super) fn tone_of(state: &str) -> Tone {
     match state {
         "running" | "up" => Tone::Good,
-        "gone" | "failed" => Tone::Bad,
+        "gone" | "failed" | "stuck" => Tone::Bad,
         "unused" => Tone::Plain,
         _ => Tone::Warn,
     }

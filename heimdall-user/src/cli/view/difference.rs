@@ -5,13 +5,14 @@ use serde_json::{Map, Value};
 use super::latency;
 
 /// Numbers and objects that describe the moment instead of counting since the start.
-const MOMENTARY: [&str; 24] = [
+const MOMENTARY: [&str; 30] = [
     "version",
     "pid",
     "started",
     "time",
     "uptime",
     "program_id",
+    "worker",
     "queue",
     "thread",
     "cpu",
@@ -23,6 +24,10 @@ const MOMENTARY: [&str; 24] = [
     "pending",
     "in_flight",
     "connections",
+    "tcp_open",
+    "tls_open",
+    "not_before",
+    "not_after",
     "problem",
     "rtt_us",
     "popular",
@@ -30,6 +35,7 @@ const MOMENTARY: [&str; 24] = [
     "resident_bytes",
     "open_files",
     "threads",
+    "system_calls",
 ];
 
 /// Whether a field of this name is a count since the start.
@@ -77,6 +83,10 @@ fn subtract(now: &serde_json::Number, before: &serde_json::Number) -> Value {
 }
 
 fn is_same(one: &Value, other: &Value) -> bool {
+    // A worker has the name of its queue, too, as long as it has one.
+    if let (Some(one), Some(other)) = (one.get("worker"), other.get("worker")) {
+        return one == other;
+    }
     IDENTITY.iter().all(|name| one.get(name) == other.get(name))
 }
 
@@ -117,6 +127,7 @@ mod tests {
             "workers": [
                 { "interface": "eth0", "queue": 0, "cpu": 2, "hits": 5, "frames": { "free": 9 } },
                 { "interface": "eth0", "queue": 1, "hits": 100, "state": "running" },
+                { "worker": 2, "interface": "eth2", "queue": 0, "hits": 1 },
             ],
             "process": { "cpu_seconds": 1.5, "open_files": 30 },
             "forwarder": { "in_flight": 7, "rejected": { "id": 3 } },
@@ -128,19 +139,21 @@ mod tests {
                 { "interface": "eth0", "queue": 1, "hits": 60, "state": "gone" },
                 { "interface": "eth0", "queue": 0, "cpu": 3, "hits": 9, "frames": { "free": 4 } },
                 { "interface": "eth1", "queue": 0, "hits": 8 },
+                { "worker": 2, "hits": 5, "queues": [{ "interface": "eth2", "queue": 0, "received": 7 }] },
             ],
             "process": { "cpu_seconds": 1.75, "open_files": 31 },
             "forwarder": { "in_flight": 2, "rejected": { "id": 4, "new": 2 } },
             "popular": { "sampled": 9 },
             "added": { "later": 1 },
         });
-        // The count of queue 1 was reset, and eth1 was not there before.
+        // The count of queue 1 was reset, eth1 was not there before, and worker 2 has got another queue.
         let expected = json!({
             "uptime": 12.5,
             "workers": [
                 { "interface": "eth0", "queue": 1, "hits": 60, "state": "gone" },
                 { "interface": "eth0", "queue": 0, "cpu": 3, "hits": 4, "frames": { "free": 4 } },
                 { "interface": "eth1", "queue": 0, "hits": 8 },
+                { "worker": 2, "hits": 4, "queues": [{ "interface": "eth2", "queue": 0, "received": 7 }] },
             ],
             "process": { "cpu_seconds": 0.25, "open_files": 31 },
             "forwarder": { "in_flight": 2, "rejected": { "id": 1, "new": 2 } },

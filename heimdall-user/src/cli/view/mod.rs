@@ -32,11 +32,12 @@ pub(super) struct Transports {
     pub(super) xdp: u64,
     pub(super) udp: u64,
     pub(super) tcp: u64,
+    pub(super) tls: u64,
 }
 
 impl Transports {
     pub(super) fn all(self) -> u64 {
-        self.tier + self.xdp + self.udp + self.tcp
+        self.tier + self.xdp + self.udp + self.tcp + self.tls
     }
 }
 
@@ -62,10 +63,10 @@ pub(super) struct Tier {
     pub(super) hits: u64,
 }
 
-/// A queue's worker, or a thread of the sockets.
+/// A worker, or a thread of the sockets.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Front {
-    /// `eth0:3`, `sockets`, or `sockets:1`.
+    /// The name of its queue, `eth0:3`, or `worker-1 (8 queues)`; `sockets`, or `sockets:1`.
     pub(super) name: String,
     /// The interface, and the number in it.
     pub(super) place: (String, u64),
@@ -80,6 +81,57 @@ pub(super) struct Front {
     pub(super) misses: u64,
     /// Queries without a reply.
     pub(super) dropped: u64,
+    /// Packets that the kernel dropped before the worker.
+    pub(super) lost: u64,
+    /// Queries that wait for the forwarder now.
+    pub(super) waiting: u64,
+    /// The queues of a worker that has several.
+    pub(super) queues: Vec<Queue>,
+}
+
+impl Front {
+    /// The queues of a worker that has several, as rows below its own. What the worker counts for all together, such as hits,
+    /// is not in them.
+    pub(super) fn rows_below(&self) -> impl Iterator<Item = Self> {
+        let row = |queue: &Queue| Self {
+            name: queue.name.clone(),
+            place: queue.place.clone(),
+            core: self.core,
+            mode: queue.mode.clone(),
+            state: queue.state.clone(),
+            reason: queue.reason.clone(),
+            queries: Transports {
+                xdp: queue.received,
+                ..Transports::default()
+            },
+            replies: Transports {
+                xdp: queue.answered,
+                ..Transports::default()
+            },
+            lost: queue.lost,
+            waiting: queue.waiting,
+            ..Self::default()
+        };
+        self.queues.iter().map(row)
+    }
+}
+
+/// A queue that shares its worker with others.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Queue {
+    /// `eth0:3`.
+    pub(super) name: String,
+    /// The interface, and the number in it.
+    pub(super) place: (String, u64),
+    /// `worker-1`.
+    pub(super) worker: String,
+    /// Why it has that worker.
+    pub(super) placement: String,
+    pub(super) mode: String,
+    pub(super) state: String,
+    pub(super) reason: Option<String>,
+    pub(super) received: u64,
+    pub(super) answered: u64,
     /// Packets that the kernel dropped before the worker.
     pub(super) lost: u64,
     /// Queries that wait for the forwarder now.
@@ -117,15 +169,45 @@ pub(super) struct Forwarder {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Upstream {
     pub(super) address: String,
+    /// The zones of its routes.
+    pub(super) routes: Vec<String>,
     pub(super) state: String,
-    /// Why TLS with it fails.
+    /// Why it is set aside.
     pub(super) problem: Option<String>,
     pub(super) rtt_us: Option<f64>,
     pub(super) in_flight: u64,
     pub(super) queries: u64,
     pub(super) timeouts: u64,
     pub(super) errors: u64,
+    /// The errors by kind, those that happened, and forged responses.
+    pub(super) error_kinds: Vec<Count>,
     pub(super) latency: Option<Latency>,
+}
+
+impl Upstream {
+    /// The zones of its routes in words, unless it is for the names without one alone.
+    pub(super) fn routes_in_words(&self) -> Option<String> {
+        /// Zones that are named.
+        const MOST: usize = 8;
+        if matches!(self.routes.as_slice(), [] | [_]) && self.routes.iter().all(|zone| zone == ".")
+        {
+            return None;
+        }
+        let mut words: Vec<String> = self.routes.iter().take(MOST).cloned().collect();
+        if let Some(more) = self.routes.len().checked_sub(MOST + 1) {
+            words.push(format!("{} more", more + 1));
+        }
+        Some(words.join(", "))
+    }
+
+    /// What went wrong, by kind, in words.
+    pub(super) fn errors_in_words(&self) -> Option<String> {
+        let kinds = self.error_kinds.iter();
+        let words: Vec<_> = kinds
+            .map(|kind| format!("{} {}", kind.name, kind.count))
+            .collect();
+        (!words.is_empty()).then(|| words.join(", "))
+    }
 }
 
 /// What is asked most, by a sample of the queries of the last minutes.
@@ -160,6 +242,8 @@ pub(super) struct View {
     pub(super) interfaces: Vec<Interface>,
     pub(super) fronts: Vec<Front>,
     pub(super) tier: Option<Tier>,
+    /// Whether the server listens for TLS.
+    pub(super) serves_tls: bool,
     pub(super) queries: Transports,
     pub(super) replies: Transports,
     pub(super) hits: u64,
@@ -220,6 +304,7 @@ impl View {
             forwarder: forwarder(document),
             upstreams: upstreams(document),
             popular: popular(document),
+            serves_tls: document.pointer("/tls/listen").is_some(),
             tier,
             fronts,
         }
@@ -241,6 +326,7 @@ fn transports(each: impl Iterator<Item = Transports>) -> Transports {
         xdp: sum.xdp + one.xdp,
         udp: sum.udp + one.udp,
         tcp: sum.tcp + one.tcp,
+        tls: sum.tls + one.tls,
     })
 }
 
@@ -267,14 +353,25 @@ fn tier(document: &Value) -> Option<Tier> {
     })
 }
 
-/// The queues, and then the threads of the sockets.
+/// The workers, and then the threads of the sockets.
 fn fronts(document: &Value) -> Vec<Front> {
     let workers = items(document, "/workers").map(|worker| {
-        let interface = text(worker, "/interface").unwrap_or_default();
-        let queue = count(worker, "/queue");
+        let (name, place) = match text(worker, "/interface") {
+            Some(interface) => {
+                let queue = count(worker, "/queue");
+                (format!("{interface}:{queue}"), (interface, queue))
+            }
+            None => {
+                let number = count(worker, "/worker");
+                let queues = items(worker, "/queues").count();
+                let name = format!("worker-{number} ({queues} queues)");
+                (name, ("worker".to_owned(), number))
+            }
+        };
         Front {
-            name: format!("{interface}:{queue}"),
-            place: (interface, queue),
+            name,
+            place,
+            queues: shared_queues(worker),
             core: number(worker, "/cpu"),
             mode: text(worker, "/mode").unwrap_or_default(),
             state: text(worker, "/state").unwrap_or_default(),
@@ -301,11 +398,13 @@ fn fronts(document: &Value) -> Vec<Front> {
         queries: Transports {
             udp: count(thread, "/udp_received"),
             tcp: count(thread, "/tcp_received"),
+            tls: count(thread, "/tls_received"),
             ..Transports::default()
         },
         replies: Transports {
             udp: count(thread, "/udp_answered"),
             tcp: count(thread, "/tcp_answered"),
+            tls: count(thread, "/tls_answered"),
             ..Transports::default()
         },
         waiting: count(thread, "/pending"),
@@ -322,6 +421,32 @@ fn fronts(document: &Value) -> Vec<Front> {
         threads.extend(sockets.map(|sockets| socket("sockets".to_owned(), 0, sockets)));
     }
     workers.chain(threads).collect()
+}
+
+/// The queues of a worker, if it has several.
+fn shared_queues(worker: &Value) -> Vec<Queue> {
+    let queues: Vec<&Value> = items(worker, "/queues").collect();
+    if queues.len() < 2 {
+        return Vec::new();
+    }
+    let place = |queue: &Value| {
+        let interface = text(queue, "/interface").unwrap_or_default();
+        (interface, count(queue, "/queue"))
+    };
+    let one = |queue: &&Value| Queue {
+        name: format!("{}:{}", place(queue).0, place(queue).1),
+        place: place(queue),
+        worker: format!("worker-{}", count(worker, "/worker")),
+        placement: text(queue, "/placement").unwrap_or_default(),
+        mode: text(queue, "/mode").unwrap_or_default(),
+        state: text(queue, "/state").unwrap_or_default(),
+        reason: text(queue, "/reason"),
+        received: count(queue, "/received"),
+        answered: count(queue, "/answered"),
+        lost: count(queue, "/ring/rx_ring_full") + count(queue, "/ring/rx_dropped"),
+        waiting: count(queue, "/frames/pending"),
+    };
+    queues.iter().map(one).collect()
 }
 
 /// What all fronts count.
@@ -360,6 +485,9 @@ fn forwarder(document: &Value) -> Forwarder {
 fn upstreams(document: &Value) -> Vec<Upstream> {
     let upstream = |value: &Value| Upstream {
         address: text(value, "/address").unwrap_or_default(),
+        routes: items(value, "/routes")
+            .filter_map(|zone| zone.as_str().map(clean))
+            .collect(),
         state: text(value, "/state").unwrap_or_default(),
         problem: text(value, "/problem"),
         rtt_us: float(value, "/rtt_us"),
@@ -367,9 +495,29 @@ fn upstreams(document: &Value) -> Vec<Upstream> {
         queries: count(value, "/queries"),
         timeouts: count(value, "/timeouts"),
         errors: count(value, "/errors"),
+        error_kinds: error_kinds(value),
         latency: Latency::new(value.pointer("/latency")),
     };
     items(document, "/upstreams").map(upstream).collect()
+}
+
+fn error_kinds(upstream: &Value) -> Vec<Count> {
+    let kinds = upstream.pointer("/error_kinds").and_then(Value::as_object);
+    let kinds = kinds.into_iter().flatten();
+    let kinds = kinds.map(|(name, value)| (clean(name), value.as_u64()));
+    let forged = number(upstream, "/forged");
+    let all = kinds.chain([("forged".to_owned(), forged)]);
+    let happened = all.filter_map(|(name, count)| {
+        let count = count.filter(|count| *count > 0)?;
+        let words = match name.as_str() {
+            "servfail" | "refused" | "formerr" | "notimp" => name.to_uppercase(),
+            "tls" => "TLS".to_owned(),
+            "other_rcodes" => "other codes".to_owned(),
+            _ => name,
+        };
+        Some(Count { name: words, count })
+    });
+    happened.collect()
 }
 
 fn popular(document: &Value) -> Option<Popular> {

@@ -74,12 +74,13 @@ pub(in crate::cli) fn document(times: u64) -> Value {
         },
         "upstreams": [
             {
-                "address": "192.0.2.53:53", "state": "up", "rtt_us": 8_312, "in_flight": 11,
+                "address": "192.0.2.53:53", "routes": [".", "corp.example."], "state": "up", "rtt_us": 8_312, "in_flight": 11,
                 "queries": n(600), "timeouts": n(2), "errors": n(1), "latency": slow,
+                "error_kinds": { "servfail": n(1), "unreachable": 0 }, "forged": 0,
             },
             {
                 "address": "[2001:db8::53]:53", "state": "failed", "rtt_us": null, "in_flight": 1,
-                "queries": n(40), "timeouts": n(2), "errors": 0,
+                "queries": n(40), "timeouts": n(2), "errors": 0, "problem": "it does not respond",
             },
         ],
         "latency": { "hits": latency, "misses": slow },

@@ -15,6 +15,7 @@ fn a_view_has_what_was_counted_in_its_period() {
         xdp,
         udp,
         tcp,
+        tls: 0,
     };
     assert_eq!(view.queries, transports(20_000, 3_600, 400));
     assert_eq!(view.replies, transports(19_850, 3_560, 390));
@@ -117,6 +118,38 @@ fn threads_of_the_sockets_are_fronts_of_their_own() {
         .map(|front| front.name.as_str())
         .collect();
     assert_eq!(fronts, ["eth0:0", "eth0:1", "sockets:0", "sockets:1"]);
+}
+
+#[test]
+fn a_worker_with_several_queues_has_them_below_it() {
+    let mut document = document(1);
+    let worker = &mut document["workers"][0];
+    let fields = worker.as_object_mut().unwrap();
+    fields.remove("interface");
+    fields.remove("queue");
+    fields.insert("worker".to_owned(), json!(1));
+    let queue = |number: u64, received: u64| {
+        json!({
+            "interface": "eth0", "queue": number, "state": "running", "reason": null, "mode": "copy",
+            "placement": "load", "received": received, "ring": { "rx_ring_full": number },
+        })
+    };
+    fields.insert(
+        "queues".to_owned(),
+        json!([queue(4, 13_000), queue(5, 1_000)]),
+    );
+    let view = View::new(&Reading::new(document).since(None));
+    let front = &view.fronts[0];
+    assert_eq!(front.name, "worker-1 (2 queues)");
+    // They are part of the worker's counts.
+    assert_eq!(view.queries.xdp, 14_000 + 6_000);
+    let rows: Vec<_> = front
+        .rows_below()
+        .map(|row| (row.name, row.core, row.queries.xdp, row.lost, row.hits))
+        .collect();
+    let row = |name: &str, received, lost| (name.to_owned(), Some(2), received, lost, 0);
+    assert_eq!(rows, [row("eth0:4", 13_000, 4), row("eth0:5", 1_000, 5)]);
+    assert_eq!(view.fronts[1].rows_below().count(), 0);
 }
 
 #[test]

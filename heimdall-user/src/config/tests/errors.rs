@@ -54,6 +54,14 @@ const BAD: &[(&str, &str)] = &[
         "heimdall.toml:1: key `cache`: 5 is a whole number; write [cache] above its keys",
     ),
     (
+        "[forward]\npolicy = \"random\"",
+        "heimdall.toml:2: key `forward.policy`: \"random\" is none of the choices; write \"sequential\", \"round-robin\", \"fastest\" or \"hash\"",
+    ),
+    (
+        "[forward]\nhedge = 60",
+        "heimdall.toml:2: key `forward.hedge`: 60 is out of range; choose 0 to 50",
+    ),
+    (
         "[forward]\ntrust-ad = 1",
         "heimdall.toml:2: key `forward.trust-ad`: 1 is a whole number; write true or false",
     ),
@@ -83,11 +91,11 @@ const BAD: &[(&str, &str)] = &[
     ),
     (
         "echo = true",
-        "heimdall.toml:1: key `echo`: there is no such key; there are `interface`, `listen`, `upstream`, `backend`, `control`, `control-group`, `control-mode`, `max-udp-size`, `cache`, `forward`, `socket`, `xdp`, `tier`, `metrics`, `log`, `access`, `rate-limit`, `cookies`, `identity`, `local`, `blocklist`, `dnstap`, `query-log`",
+        "heimdall.toml:1: key `echo`: there is no such key; there are `interface`, `listen`, `listen-tls`, `upstream`, `backend`, `control`, `control-group`, `control-mode`, `max-udp-size`, `stop-timeout`, `cache`, `forward`, `socket`, `xdp`, `tier`, `privileges`, `metrics`, `log`, `dnstap`, `query-log`, `route`, `tls`, `access`, `rate-limit`, `cookies`, `identity`, `local`, `blocklist`",
     ),
     (
         "\"\" = 1",
-        "heimdall.toml:1: there is no such key; there are `interface`, `listen`, `upstream`, `backend`, `control`, `control-group`, `control-mode`, `max-udp-size`, `cache`, `forward`, `socket`, `xdp`, `tier`, `metrics`, `log`, `access`, `rate-limit`, `cookies`, `identity`, `local`, `blocklist`, `dnstap`, `query-log`",
+        "heimdall.toml:1: there is no such key; there are `interface`, `listen`, `listen-tls`, `upstream`, `backend`, `control`, `control-group`, `control-mode`, `max-udp-size`, `stop-timeout`, `cache`, `forward`, `socket`, `xdp`, `tier`, `privileges`, `metrics`, `log`, `dnstap`, `query-log`, `route`, `tls`, `access`, `rate-limit`, `cookies`, `identity`, `local`, `blocklist`",
     ),
     (
         "[blocklist]\nfile = \"a\"",
@@ -112,7 +120,7 @@ const BAD: &[(&str, &str)] = &[
     ),
     (
         "[metrics]\nlisten = \"[::1]:0\"",
-        "heimdall.toml:2: key `metrics.listen`: \"[::1]:0\" is not an address and port; write ADDR:PORT, an IPv6 address in [brackets], or a port of 127.0.0.1",
+        "heimdall.toml:2: key `metrics.listen`: \"[::1]:0\" has port 0; write one from 1 to 65535",
     ),
     (
         "[metrics]\nnames = [\"dns1.example.net:9453\"]",
@@ -126,6 +134,22 @@ const BAD: &[(&str, &str)] = &[
     (
         "[access]\ndrop = [\"lan\"]",
         "heimdall.toml:2: key `access.drop`: \"lan\" is not a prefix; write ADDR/BITS, like 192.0.2.0/24 or 2001:db8::/32, or ADDR",
+    ),
+    (
+        "upstream = [\"9.9.9.9\"]\n[access]\nallow = [\"10.0.0.0/8\",\n\"0.0.0.0/0\"]",
+        "heimdall.toml:4: key `access.allow`: 0.0.0.0/0 is much of the Internet, from where 192.0.2.1:53 can be reached: an open resolver will be used for attacks; name the prefixes of your clients, or set `allow-public = true` in [access] (--allow-public)",
+    ),
+    (
+        "listen = [\"[2001:db8::7]:53\"]\nupstream = [\"9.9.9.9\"]\n[access]\nallow = [\"2000::/3\"]",
+        "heimdall.toml:4: key `access.allow`: 2000::/3 is much of the Internet, from where [2001:db8::7]:53 can be reached: an open resolver will be used for attacks; name the prefixes of your clients, or set `allow-public = true` in [access] (--allow-public)",
+    ),
+    (
+        "[access]\nallow-public = \"true\"",
+        "heimdall.toml:2: key `access.allow-public`: \"true\" is a string; write true or false",
+    ),
+    (
+        "[privileges]\nsandbox = \"on\"",
+        "heimdall.toml:2: key `privileges.sandbox`: \"on\" is none of the choices; write \"auto\", \"require\" or \"off\"",
     ),
     (
         "[access]\nnon-recursive = \"drop\"",
@@ -177,6 +201,30 @@ const BAD: &[(&str, &str)] = &[
         "heimdall.toml:1: key `listen`: 127.0.0.1:53 is one of the addresses that 0.0.0.0:53 stands for, and both cannot be bound; name one of the two",
     ),
     (
+        "listen-tls = [\"0.0.0.0:853\"]",
+        "heimdall.toml:1: key `listen-tls`: TLS needs a certificate and its key; give `certificate` and `key` in [tls] (--tls-certificate, --tls-key)",
+    ),
+    (
+        "listen-tls = [\"0.0.0.0:853\"]\n[tls]\ncertificate = \"/a\"",
+        "heimdall.toml:1: key `listen-tls`: TLS needs a certificate and its key; give `certificate` and `key` in [tls] (--tls-certificate, --tls-key)",
+    ),
+    (
+        "listen = [\"0.0.0.0:853\"]\nlisten-tls = [\"[::1]:853\",\n\"127.0.0.1:853\"]",
+        "heimdall.toml:3: key `listen-tls`: 127.0.0.1:853 is for TLS, and 0.0.0.0:853 in `listen` has its port; give each a port of its own, usually 853 and 53",
+    ),
+    (
+        "listen-tls = [\"127.0.0.1:853\", \"0.0.0.0:853\"]",
+        "heimdall.toml:1: key `listen-tls`: 127.0.0.1:853 is one of the addresses that 0.0.0.0:853 stands for, and both cannot be bound; name one of the two",
+    ),
+    (
+        "listen-tls = [\"192.0.2.7:853\"]\nupstream = [\"tls://192.0.2.7\"]\n[tls]\ncertificate = \"/a\"\nkey = \"/b\"",
+        "heimdall.toml:2: key `upstream`: upstream 192.0.2.7:853 is our own listen address 192.0.2.7:853: queries would loop; name another resolver, or listen elsewhere",
+    ),
+    (
+        "[tls]\nkey = \"/etc/\"",
+        "heimdall.toml:2: key `tls.key`: \"/etc/\" is not the path of a file",
+    ),
+    (
         "listen = [\"224.0.0.1:53\"]",
         "heimdall.toml:1: key `listen`: 224.0.0.1:53 is a multicast or broadcast address; name an address of this host",
     ),
@@ -203,6 +251,115 @@ const BAD: &[(&str, &str)] = &[
     (
         "upstream = [\"dns.example\"]",
         "heimdall.toml:1: key `upstream`: \"dns.example\" is not an address; write ADDR or ADDR:PORT, an IPv6 address with a port in [brackets], and tcp:// before it for TCP only, tls:// or tls://NAME@ for TLS",
+    ),
+    (
+        "upstream = [\"TLS://192.0.2.2\"]",
+        "heimdall.toml:1: key `upstream`: \"TLS\" is no transport; write tcp:// or tls://, in lower case, or the address alone for UDP",
+    ),
+    (
+        "upstream = [\"https://dns.example\"]",
+        "heimdall.toml:1: key `upstream`: \"https\" is no transport; write tcp:// or tls://, in lower case, or the address alone for UDP",
+    ),
+    (
+        "upstream = [\"192.0.2.2#sha256=AAAA\"]",
+        "heimdall.toml:1: key `upstream`: \"192.0.2.2#sha256=AAAA\" has a name (before @) or a pin (after #), which only TLS checks; write tls:// before it, or leave them out",
+    ),
+    (
+        "upstream = [\"tcp://dns.example@192.0.2.2\"]",
+        "heimdall.toml:1: key `upstream`: \"tcp://dns.example@192.0.2.2\" has a name (before @) or a pin (after #), which only TLS checks; write tls:// before it, or leave them out",
+    ),
+    (
+        "upstream = [\"tls://192.0.2.2:0\"]",
+        "heimdall.toml:1: key `upstream`: \"192.0.2.2:0\" has port 0; write one from 1 to 65535",
+    ),
+    // Routes.
+    (
+        "[route]\nzone = \"a\"",
+        "heimdall.toml:1: key `route`: the value is a table; write [[route]] above its keys",
+    ),
+    (
+        "[[route]]\nupstream = [\"192.0.2.2\"]",
+        "heimdall.toml:1: key `route`: the key `zone` is missing",
+    ),
+    (
+        "[[route]]\nzone = \"a\"\nupstreams = [\"192.0.2.2\"]",
+        "heimdall.toml:3: key `route.upstreams`: there is no such key; did you mean `upstream`?",
+    ),
+    (
+        "upstream = [\"192.0.2.2\"]\n[[route]]\nzone = \"a..b\"",
+        "heimdall.toml:3: key `route.zone`: \"a..b\" is no domain name: empty label; write a zone like \"corp.example\", or \".\" for all other names",
+    ),
+    (
+        "[[route]]\nzone = \"corp example\"",
+        "heimdall.toml:2: key `route.zone`: \"corp example\" is no domain name: it has a space; write a zone like \"corp.example\", or \".\" for all other names",
+    ),
+    (
+        "[[route]]\nzone = \"*.corp.example\"",
+        "heimdall.toml:2: key `route.zone`: \"*.corp.example\": a route is for all names below its zone without a wildcard; write \"corp.example\"",
+    ),
+    (
+        "[[route]]\nzone = \"*\"",
+        "heimdall.toml:2: key `route.zone`: \"*\": a route is for all names below its zone without a wildcard; write \".\"",
+    ),
+    (
+        "[[route]]\nzone = \"10.0.0.0/8\"",
+        "heimdall.toml:2: key `route.zone`: \"10.0.0.0/8\" is no domain name, but an address or a prefix; write the zone of its reverse names, like \"10.in-addr.arpa\" for 10.0.0.0/8",
+    ),
+    (
+        "[[route]]\nzone = \"2001:db8::1\"",
+        "heimdall.toml:2: key `route.zone`: \"2001:db8::1\" is no domain name, but an address or a prefix; write the zone of its reverse names, like \"10.in-addr.arpa\" for 10.0.0.0/8",
+    ),
+    (
+        "upstream = [\"192.0.2.2\"]\n[[route]]\nzone = \"a.example\"\nattempts = 2",
+        "heimdall.toml:3: key `route.zone`: the route of a.example has no resolver; give `upstream`, or answer = \"nxdomain\" or \"refused\"",
+    ),
+    (
+        "upstream = [\"192.0.2.2\"]\n[[route]]\nzone = \"a.example\"\nanswer = \"refused\"\nupstream = [\"192.0.2.3\"]",
+        "heimdall.toml:5: key `route.upstream`: names below a.example are answered without a resolver; leave out `upstream`, or write answer = \"forward\"",
+    ),
+    (
+        "upstream = [\"192.0.2.2\"]\n[[route]]\nzone = \"a.example\"\nanswer = \"nxdomain\"\npolicy = \"hash\"",
+        "heimdall.toml:5: key `route.policy`: names below a.example are answered without a resolver; leave out `policy`, or write answer = \"forward\"",
+    ),
+    (
+        "upstream = [\"192.0.2.2\"]\n[[route]]\nzone = \"a.example\"\nmin-ttl = 5\nanswer = \"nxdomain\"",
+        "heimdall.toml:4: key `route.min-ttl`: names below a.example are answered without a resolver; leave out `min-ttl`, or write answer = \"forward\"",
+    ),
+    (
+        "upstream = [\"192.0.2.2\"]\n[[route]]\nzone = \"a.example\"\nanswer = \"drop\"",
+        "heimdall.toml:4: key `route.answer`: \"drop\" is none of the choices; write \"forward\", \"nxdomain\" or \"refused\"",
+    ),
+    (
+        "upstream = [\"192.0.2.2\"]\n[[route]]\nzone = \"A.example\"\nanswer = \"refused\"\n[[route]]\nzone = \"a.example.\"\nupstream = [\"192.0.2.3\"]",
+        "heimdall.toml:6: key `route.zone`: a.example is given twice; name it once",
+    ),
+    (
+        "upstream = [\"192.0.2.2\"]\n[[route]]\nzone = \"a\"\nupstream = [\"192.0.2.3\"]\n[[route]]\nzone = \"b\"\nupstream = [\n\"192.0.2.3\",\n\"192.0.2.3:53\"]",
+        "heimdall.toml:9: key `route.upstream`: 192.0.2.3:53 is given twice; name it once",
+    ),
+    (
+        "upstream = [\"192.0.2.2\"]\n[[route]]\nzone = \"a\"\nupstream = [\"192.0.2.3\",\n\"192.0.2.1\"]",
+        "heimdall.toml:5: key `route.upstream`: upstream 192.0.2.1:53 is our own listen address 0.0.0.0:53: queries would loop; name another resolver, or listen elsewhere",
+    ),
+    (
+        "upstream = [\"192.0.2.2\"]\n[[route]]\nzone = \"a\"\nupstream = [\"tls://::\"]",
+        "heimdall.toml:4: key `route.upstream`: [::]:853 is not a unicast address; name a resolver's address",
+    ),
+    (
+        "upstream = [\"192.0.2.2\"]\n[cache]\nmin-ttl = 100\n[[route]]\nzone = \"a\"\nupstream = [\"192.0.2.3\"]\nmax-ttl = 60",
+        "heimdall.toml:7: key `route.max-ttl`: min-ttl 100 is above max-ttl 60; lower the one or raise the other",
+    ),
+    (
+        "upstream = [\"192.0.2.2\"]\n[[route]]\nzone = \"a\"\nattempts = 17",
+        "heimdall.toml:4: key `route.attempts`: 17 is out of range; choose 1 to 16",
+    ),
+    (
+        "upstream = [\"192.0.2.2\"]\n[[route]]\nzone = \".\"\nupstream = [\"192.0.2.3\"]",
+        "heimdall.toml:3: key `route.zone`: the route of \".\" takes the place of the key `upstream`; leave out one of the two",
+    ),
+    (
+        "# upstream\n[[route]]\nzone = \"a\"\nanswer = \"refused\"",
+        "no upstream to forward to; give --upstream ADDR, or the key `upstream` in a file",
     ),
     (
         "upstream = [\"0.0.0.0\"]",
@@ -351,6 +508,14 @@ const BAD: &[(&str, &str)] = &[
         "heimdall.toml:2: key `xdp.frames`: 5000 is not a power of two; choose 4096, or twice or half of it",
     ),
     (
+        "[xdp]\nworkers = 0",
+        "heimdall.toml:2: key `xdp.workers`: 0 is out of range; choose 1 to 256",
+    ),
+    (
+        "[xdp]\nworkers = \"all\"",
+        "heimdall.toml:2: key `xdp.workers`: \"all\" is a string; write \"auto\" or 1 to 256",
+    ),
+    (
         "[xdp]\ncpus = [0,\n 9]",
         "heimdall.toml:3: key `xdp.cpus`: core 9 is outside the CPU affinity mask; choose from 0, 1",
     ),
@@ -411,5 +576,55 @@ fn bad_flags_are_named() {
     for (args, line) in BAD_FLAGS {
         let error = Config::from_text(&flags(args), "", &host()).unwrap_err();
         assert_eq!(error.to_string(), *line, "for {args:?}");
+    }
+}
+
+#[test]
+fn routes_and_upstreams_are_bounded() {
+    let list = |count: usize| -> String {
+        let items = (0..count).map(|n| format!("\"10.9.{}.{}\",", n / 250, n % 250 + 1));
+        items.collect()
+    };
+    let routes = |count: usize, upstreams: usize| -> String {
+        let routes = (0..count).map(|n| {
+            let first = n * upstreams;
+            let list = (first..first + upstreams)
+                .map(|n| format!("\"10.{}.{}.{}\",", n / 62_500, n / 250 % 250, n % 250 + 1));
+            let (list, answer) = match upstreams {
+                0 => (String::new(), "answer = \"refused\"".to_owned()),
+                _ => (list.collect(), String::new()),
+            };
+            let list = if list.is_empty() {
+                list
+            } else {
+                format!("upstream = [{list}]")
+            };
+            format!("[[route]]\nzone = \"z{n}.example\"\n{answer}\n{list}\n")
+        });
+        format!("upstream = [\"192.0.2.2\"]\n{}", routes.collect::<String>())
+    };
+    for (good, bad, line) in [
+        (
+            routes(4096, 0),
+            routes(4097, 0),
+            "heimdall.toml:16387: key `route.zone`: there are more than 4096 routes",
+        ),
+        (
+            routes(31, 33),
+            routes(32, 32),
+            "heimdall.toml:129: key `route.upstream`: there are more than 1024 different resolvers",
+        ),
+        (
+            format!("upstream = [{}]", list(64)),
+            format!("upstream = [{}]", list(65)),
+            "heimdall.toml:1: key `upstream`: there are more than 64 resolvers in one list",
+        ),
+    ] {
+        assert_eq!(
+            from_file(&good).map(drop).map_err(|e| e.to_string()),
+            Ok(())
+        );
+        let error = from_file(&bad).unwrap_err().to_string();
+        assert!(error.starts_with(line), "{error}");
     }
 }

@@ -75,8 +75,11 @@ fn reference() -> String {
 
 Every key of the settings file, which is TOML. [deploy/heimdall.toml](../deploy/heimdall.toml), which
 `heimdall check --example` prints, is a file with all of them. A flag of `heimdall run` and `heimdall check`
-overrides its key; a list given by flags replaces the file's list. Changes of a table need a restart, or are applied
-by `heimdall reload` and the signal HUP, as its heading says.
+overrides its key; a list given by flags replaces the file's list.
+
+The column *change* says how `heimdall reload` and the signal HUP [apply a change](operating.md#reload): *in place*, by the
+running server; by a *take-over*, in which another server in the same process takes over from it; or not at all, as
+it needs a *restart*.
 
 A key that does not exist, a value of the wrong type or out of its range, and values that contradict one another
 are errors, which name file, line and key.
@@ -94,22 +97,18 @@ fn section(table: &Table) -> String {
         (name, true) => format!("`[[{name}]]`"),
         (name, false) => format!("`[{name}]`"),
     };
-    let change = if table.reloadable {
-        "reload"
-    } else {
-        "restart"
-    };
     let about = match table.name {
         "" => String::new(),
         _ => format!("{}\n\n", joined(table.about)),
     };
-    let rows: String = table.definitions.iter().map(row).collect();
+    let rows = table.definitions.iter();
+    let rows: String = rows.map(|definition| row(table, definition)).collect();
     format!(
-        "\n## {name} ({change})\n\n{about}| key | values | default | meaning |\n|---|---|---|---|\n{rows}"
+        "\n## {name}\n\n{about}| key | values | default | change | meaning |\n|---|---|---|---|---|\n{rows}"
     )
 }
 
-fn row(definition: &Definition) -> String {
+fn row(table: &Table, definition: &Definition) -> String {
     let flag = definition
         .about
         .flag
@@ -120,11 +119,13 @@ fn row(definition: &Definition) -> String {
         (false, "") => definition.about.unset.to_owned(),
         (false, default) => format!("`{default}`"),
     };
+    let applied = definition.about.applied.unwrap_or(table.applied);
     format!(
-        "| `{}`{} | {} | {default} | {} |\n",
+        "| `{}`{} | {} | {default} | {} | {} |\n",
         definition.key,
         flag.unwrap_or_default(),
         definition.about.values,
+        applied.name(),
         joined(definition.meaning)
     )
 }

@@ -1,5 +1,6 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
+mod changes;
 mod errors;
 mod generated;
 
@@ -12,7 +13,10 @@ use super::{
     *,
 };
 use crate::{
-    answer::{access::private, blocklist::BlockAction, limit::LimitSettings, policy::NonRecursive},
+    answer::{
+        access::private, blocklist::BlockAction, limit::LimitSettings, policy::NonRecursive,
+        special::LocalOnly,
+    },
     dns::TtlLimits,
 };
 
@@ -175,6 +179,36 @@ fn flags_override_the_file() {
 }
 
 #[test]
+fn the_internet_may_be_answered_if_that_is_meant() {
+    let open = ["--upstream", "9.9.9.9", "--allow", "0.0.0.0/0"];
+    let with = |more: &[&str]| Config::from_text(&flags(&[&open, more].concat()), "", &host());
+    // The host of these tests has a public address, which a wildcard stands for.
+    assert!(with(&[]).is_err());
+    for (more, opens) in [
+        (["--listen", "192.0.2.9:53"].as_slice(), true),
+        // Clients of the other family do not get there.
+        (&["--listen", "[2001:db8::9]:53"], false),
+        (&["--listen", "[2001:db8::9]:53", "--allow", "::/0"], true),
+        (
+            &["--listen", "[2001:db8::9]:53", "--listen", "192.0.2.9:53"],
+            true,
+        ),
+        (&["--allow-public=false"], true),
+        (&["--allow-public"], false),
+        (&["--allow-public=true"], false),
+        (&["--listen", "10.0.0.1:53", "--listen", "[::1]:53"], false),
+    ] {
+        assert_eq!(with(more).is_err(), opens, "{more:?}");
+    }
+    let meant = "upstream = [\"9.9.9.9\"]\n[access]\nallow = [\"::/0\"]\nallow-public = true";
+    assert!(from_file(meant).unwrap().access.allow_public);
+    // A provider's clients are not the Internet.
+    let clients =
+        "upstream = [\"9.9.9.9\"]\n[access]\nallow = [\"198.51.100.0/22\", \"2001:db8::/32\"]";
+    assert!(from_file(clients).is_ok());
+}
+
+#[test]
 fn a_policy() {
     let text = r#"
         upstream = ["9.9.9.9"]
@@ -259,21 +293,58 @@ fn a_policy() {
 }
 
 #[test]
-fn a_reload_applies_the_policy_alone() {
-    let load = |text: &str| from_file(&format!("upstream = [\"9.9.9.9\"]\n{text}")).unwrap();
-    let changed = |old: &str, new: &str| {
-        let (old, new) = (load(old).settings, load(new).settings);
-        let keys = old.need_restart(&new).map(str::to_owned);
-        keys.collect::<Vec<String>>()
+fn routes_take_what_they_do_not_say_from_the_rest() {
+    let text = r#"
+        upstream = ["192.0.2.2"]
+        forward.timeout-ms = 700
+        forward.attempts = 5
+        cache.max-ttl = 1000
+        [[route]]
+        zone = "Corp.Example."
+        upstream = ["10.1.0.53", "tls://dns.corp.example@10.2.0.53"]
+        [[route]]
+        zone = "10.in-addr.arpa"
+        upstream = ["10.1.0.53"]
+        timeout-ms = 300
+        attempts = 2
+        min-ttl = 7
+        max-ttl = 60
+        max-negative-ttl = 5
+        [[route]]
+        zone = "denied.example"
+        answer = "nxdomain"
+    "#;
+    let config = from_file(text).unwrap();
+    let routes = config.upstream_options().routes;
+    let [corp, reverse, denied] = routes.as_slice() else {
+        panic!("{routes:?}");
     };
-    let policy = "[access]\ndrop = [\"10.0.0.1\"]\n[[blocklist]]\nfile = \"a\"";
-    assert_eq!(changed("", policy), [""; 0]);
-    assert_eq!(changed(policy, ""), [""; 0]);
-    assert_eq!(changed("forward.threads = 1", ""), [""; 0], "the default");
-    assert_eq!(
-        changed(policy, "max-udp-size = 1400\n[cache]\nsnapshot = \"/a\""),
-        ["max-udp-size", "cache.snapshot"]
-    );
+    assert_eq!(&*corp.zone, b"\x04corp\x07example\0");
+    assert_eq!(corp.upstreams.len(), 2);
+    assert_eq!(corp.attempt_timeout, Duration::from_millis(700));
+    assert_eq!((corp.attempts, corp.limits.max), (5, 1000));
+    assert_eq!(reverse.attempt_timeout, Duration::from_millis(300));
+    assert_eq!(reverse.attempts, 2);
+    let limits = TtlLimits {
+        min: 7,
+        max: 60,
+        max_negative: 5,
+    };
+    assert_eq!(reverse.limits, limits);
+    assert_eq!(denied.local_only, Some(LocalOnly::NxDomain));
+    assert_eq!(denied.upstreams, []);
+    let place = config.settings.nested_location("route.upstream", 0, 1);
+    assert_eq!(place.to_string(), "heimdall.toml:8: key `route.upstream`: ");
+    let json = config.settings.json();
+    assert_eq!(json["route"][0]["zone"], "corp.example");
+    assert_eq!(json["route"][1]["max-ttl"], 60);
+    assert_eq!(json["route"][2]["answer"], "nxdomain");
+    assert_eq!(json["route"].as_array().unwrap().len(), 3);
+
+    // The default route in place of the key.
+    let only = from_file("[[route]]\nzone = \".\"\nanswer = \"refused\"").unwrap();
+    assert_eq!(only.upstreams, []);
+    assert_eq!(*only.upstream_options().routes[0].zone, [0]);
 }
 
 #[test]
@@ -297,6 +368,24 @@ fn workers_take_the_cores_in_turn() {
         },
     );
     assert_eq!(unknown.unwrap().xdp.cpu(0), None);
+}
+
+#[test]
+fn there_are_no_more_workers_than_cores_or_queues() {
+    let flags = flags(&["--upstream", "9.9.9.9"]);
+    let workers = |text: &str, host: &Host| {
+        let config = Config::from_text(&flags, text, host).unwrap();
+        [0, 1, 2, 64].map(|queues| config.xdp.workers(queues))
+    };
+    assert_eq!(workers("", &host()), [1, 1, 2, 2]);
+    assert_eq!(workers("xdp.workers = \"auto\"", &host()), [1, 1, 2, 2]);
+    assert_eq!(workers("xdp.workers = 4", &host()), [1, 1, 2, 4]);
+    assert_eq!(workers("xdp.cpus = [1]", &host()), [1, 1, 1, 1]);
+    let unknown = Host {
+        cores: BTreeSet::new(),
+        ..host()
+    };
+    assert_eq!(workers("", &unknown), [1, 1, 1, 1]);
 }
 
 #[test]
@@ -391,9 +480,32 @@ proptest! {
     }
 
     #[test]
-    fn any_text_gives_a_config_or_one_line(text in "(listen|upstream|\\[cache\\]|size|=|\\[|\\]|\"|\n|[ -~]){0,40}") {
+    fn any_text_gives_a_config_or_one_line(text in "(listen|upstream|\\[cache\\]|\\[\\[route\\]\\]\n|zone|answer|size|=|\\[|\\]|\"|\n|[ -~]){0,40}") {
         if let Err(error) = from_file(&text) {
             prop_assert_eq!(error.to_string().lines().count(), 1);
         }
+    }
+}
+
+#[test]
+fn a_port_of_several_interfaces_has_the_queues_of_all() {
+    for (settings, serves, queues) in [
+        ("\"eth0\"", "eth0", None),
+        ("\"eth0:1-2\"", "eth0", Some(vec![1, 2])),
+        ("\"bond0:0,3\"", "bond0", Some(vec![0, 3])),
+        ("\"eth0:1\", \"eth0.5:2\"", "eth0 eth0.5", Some(vec![1, 2])),
+        ("\"eth0:1\", \"eth0.5\"", "eth0 eth0.5", None),
+        ("\"eth0:1\", \"eth1:2\"", "eth0", Some(vec![1])),
+    ] {
+        let text = format!("upstream = [\"192.0.2.53\"]\ninterface = [{settings}]");
+        let config = from_file(&text).unwrap();
+        let serves: Vec<String> = serves.split(' ').map(str::to_owned).collect();
+        let port = InterfaceConfig::of_port(&config.interfaces, "eth0", &serves);
+        let queues = queues.map(BTreeSet::from_iter);
+        let expected = InterfaceConfig {
+            name: "eth0".to_owned(),
+            queues,
+        };
+        assert_eq!(port, expected, "{settings}");
     }
 }

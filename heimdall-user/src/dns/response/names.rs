@@ -288,6 +288,24 @@ impl Names {
         node.map_or(NameId::ROOT, |node| node.parent)
     }
 
+    /// Whether a name is `zone` or below it.
+    pub(super) fn is_within(&self, mut name: NameId, zone: NameId) -> bool {
+        while name != zone && name != NameId::ROOT {
+            name = self.parent(name);
+        }
+        name == zone
+    }
+
+    /// The first label of a name in `msg`, its length before it. `None` for the root.
+    pub(super) fn first_label<'a>(&self, msg: &'a [u8], name: NameId) -> Option<&'a [u8]> {
+        if name == NameId::ROOT {
+            return None;
+        }
+        let at = self.nodes.get(name.0 as usize)?.at as usize;
+        let len = usize::from(*msg.get(at)?);
+        msg.get(at..=at + len)
+    }
+
     /// The pointer to where a name was written, if it was.
     pub(super) fn written(&self, name: NameId) -> Option<[u8; POINTER_LEN]> {
         self.nodes.get(name.0 as usize)?.written

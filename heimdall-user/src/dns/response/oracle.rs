@@ -4,12 +4,13 @@
 use hickory_proto::{
     op::Message,
     rr::{DNSClass, Name, RData, Record},
-    serialize::binary::BinEncodable,
+    serialize::binary::{BinDecodable as _, BinEncodable},
 };
 
 const CNAME: u16 = 5;
 const DNAME: u16 = 39;
 const DS: u16 = 43;
+const NXDOMAIN: u16 = 3;
 const RRSIG: u16 = 46;
 const NSEC: u16 = 47;
 const NSEC3: u16 = 50;
@@ -25,29 +26,46 @@ pub(crate) fn belonging(
     let chain = chain(message, qtype)?;
     let last = chain.last()?;
     let in_chain = |record: &Record| chain.contains(&record.name);
+    let code = u16::from(message.metadata.response_code);
+    let around_chain = |zone: &Name| chain.iter().any(|name| zone.zone_of(name));
 
     let answers = kept(&message.answers, dnssec_ok, |record| {
         match rtype(record) {
-            // The first alias of each name that is left.
-            CNAME if qtype != CNAME => {
+            // The first alias of each name that is left, or of the name that was asked about.
+            CNAME => {
                 let (_, left) = chain.split_last()?;
                 let first = alias_of(message, &record.name)?;
-                Some(left.contains(&record.name) && std::ptr::eq(first, record))
+                let is_left =
+                    left.contains(&record.name) || (qtype == CNAME && record.name == *last);
+                Some(is_left && std::ptr::eq(first, record))
             }
-            RRSIG | NSEC if rtype(record) == qtype => Some(in_chain(record)),
-            asked if asked == qtype => Some(record.name == *last),
-            DNAME => Some(
-                chain
-                    .iter()
-                    .any(|name| record.name.zone_of(name) && record.name != *name),
-            ),
+            RRSIG | NSEC if rtype(record) == qtype && in_chain(record) => Some(true),
+            DNAME => {
+                let is_data = qtype == DNAME && record.name == *last && code != NXDOMAIN;
+                let is_too_long =
+                    code == YXDOMAIN && record.name.zone_of(last) && record.name != *last;
+                Some(is_data || is_too_long || is_source(message, &chain, qtype, record)?)
+            }
+            asked if asked == qtype => Some(record.name == *last && code != NXDOMAIN),
             _ => None,
         }
     });
     let authorities = kept(&message.authorities, dnssec_ok, |record| {
         match (&record.data, rtype(record)) {
             (RData::SOA(_) | RData::NS(_), _) | (_, DS) => Some(record.name.zone_of(last)),
-            (_, NSEC | NSEC3) => Some(dnssec_ok),
+            (_, NSEC) => Some(
+                dnssec_ok
+                    && message.authorities.iter().any(|signature| {
+                        let signer = signer(signature);
+                        signature.name == record.name
+                            && covers(signature) == NSEC
+                            && signature.dns_class == DNSClass::IN
+                            && signer.is_some_and(|zone| {
+                                around_chain(&zone) && zone.zone_of(&record.name)
+                            })
+                    }),
+            ),
+            (_, NSEC3) => Some(dnssec_ok && around_chain(&record.name.base_name())),
             _ => None,
         }
     });
@@ -61,7 +79,7 @@ pub(crate) fn belonging(
         hosts.extend(host(record).filter(|_| of_host));
         Some(of_host)
     });
-    Some(match u16::from(message.metadata.response_code) {
+    Some(match code {
         0 | 3 => [answers, authorities, additionals],
         YXDOMAIN => [answers, vec![], vec![]],
         _ => Default::default(),
@@ -118,10 +136,40 @@ fn kept(
         .collect()
 }
 
+/// The type that a record covers; 0 if it is no signature.
 fn covers(signature: &Record) -> u16 {
     let data = signature.data.to_bytes().unwrap_or_default();
-    data.first_chunk()
-        .map_or(0, |covers| u16::from_be_bytes(*covers))
+    match (rtype(signature), data.first_chunk()) {
+        (RRSIG, Some(covers)) => u16::from_be_bytes(*covers),
+        _ => 0,
+    }
+}
+
+/// The name of the zone that made a signature, which follows 18 octets.
+fn signer(signature: &Record) -> Option<Name> {
+    let data = signature.data.to_bytes().ok()?;
+    Name::from_bytes(data.get(18..)?).ok()
+}
+
+/// Whether a DNAME record is one that a kept alias follows from.
+fn is_source(message: &Message, chain: &[Name], qtype: u16, dname: &Record) -> Option<bool> {
+    let data = dname.data.to_bytes().ok()?;
+    let target = Name::from_bytes(&data).ok()?;
+    let (last, left) = chain.split_last()?;
+    let asked = (qtype == CNAME).then_some(last);
+    let mut owners = left.iter().chain(asked);
+    Some(owners.any(|owner| {
+        let Some(RData::CNAME(alias)) = alias_of(message, owner).map(|record| &record.data) else {
+            return false;
+        };
+        let labels = owner.iter().count().checked_sub(dname.name.iter().count());
+        let Some(labels @ 1..) = labels else {
+            return false;
+        };
+        let first = owner.iter().take(labels).chain(target.iter());
+        dname.name.zone_of(owner)
+            && Name::from_labels(first).is_ok_and(|follows| follows == alias.0)
+    }))
 }
 
 /// The host that a record names.

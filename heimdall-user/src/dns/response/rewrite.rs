@@ -11,9 +11,9 @@ use crate::dns::{
     record::field,
 };
 
-/// The octets as they are, if the records follow each other and the question, which ends at `start`:
-/// names point backwards, so what follows can be left out. Gives the offsets of the TTL fields in them to
-/// `ttl_offsets`.
+/// The octets as they are, if the records follow each other and the question, which ends at `start`, and
+/// none has names to expand: names point backwards, so what follows can be left out. Gives the offsets of the
+/// TTL fields in them to `ttl_offsets`.
 pub(super) fn copied<'a>(
     msg: &'a [u8],
     start: usize,
@@ -23,7 +23,7 @@ pub(super) fn copied<'a>(
     let mut end = start;
     ttl_offsets.clear();
     for record in records {
-        if record.owner_at() != end {
+        if record.owner_at() != end || record.expand {
             return None;
         }
         ttl_offsets.push(u16::try_from(record.ttl_at() - start).ok()?);
@@ -32,7 +32,8 @@ pub(super) fn copied<'a>(
     msg.get(start..end)
 }
 
-/// The records rewritten to `body`, since names may point into some that are left out. Names in data are
+/// The records rewritten to `body`: names may point into some that are left out, or be compressed where they
+/// must not be. Names in data are
 /// written uncompressed, as they may be in any type (RFC 3597 section 4); an owner that was written before
 /// is a pointer.
 ///
@@ -65,7 +66,7 @@ pub(super) fn rewritten(
         // With the RDLENGTH of before, which is set below.
         writer.octets(msg.get(record.fixed()..)?.get(..field::RDATA)?)?;
         rdata::fields(record.rtype, record.data(msg)?, |field| match field {
-            Field::Name(name, _) => writer.name(name.at()),
+            Field::Name(name) => writer.name(name.start.at()),
             Field::Octets(octets) => writer.octets(octets),
         })?;
         let rdlength = u16::try_from(writer.body.len() - fixed - field::RDATA).ok()?;

@@ -1,14 +1,19 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
+mod believed;
+
 use hickory_proto::{
     op::{Message, MessageType, OpCode, Query, ResponseCode},
-    rr::{Name, RData, Record, RecordType, rdata},
+    rr::{RData, Record, RecordType, rdata},
     serialize::binary::{BinDecodable, BinEncodable},
 };
 use proptest::{prelude::*, sample::select};
 
 use super::*;
-use crate::dns::{AnswerRef, QUESTION_FIXED};
+use crate::dns::{
+    AnswerRef, QUESTION_FIXED,
+    testing::{self, address, alias, name, raw, soa},
+};
 
 const LIMITS: TtlLimits = TtlLimits {
     min: 0,
@@ -16,44 +21,13 @@ const LIMITS: TtlLimits = TtlLimits {
     max_negative: 3_600,
 };
 
-fn name(text: &str) -> Name {
-    Name::from_ascii(text).unwrap()
-}
-
-/// A record of any type.
-fn raw(owner: &str, rtype: u16, ttl: u32, data: &[u8]) -> Record {
-    let data = rdata::NULL::with(data.to_vec());
-    let data = RData::Unknown {
-        code: RecordType::from(rtype),
-        rdata: data,
-    };
-    Record::from_rdata(name(owner), ttl, data)
-}
-
-fn alias(owner: &str, target: &str) -> Record {
-    let target = rdata::CNAME(name(target));
-    Record::from_rdata(name(owner), 900, RData::CNAME(target))
-}
-
-fn address(owner: &str, last: u8) -> Record {
-    let address = rdata::A::new(192, 0, 2, last);
-    Record::from_rdata(name(owner), 300, RData::A(address))
-}
-
-fn soa(owner: &str) -> Record {
-    let soa = rdata::SOA::new(name("ns.ok."), name("mail.ok."), 1, 2, 3, 4, 60);
-    Record::from_rdata(name(owner), 600, RData::SOA(soa))
-}
-
 fn ns(owner: &str, host: &str) -> Record {
     Record::from_rdata(name(owner), 300, RData::NS(rdata::NS(name(host))))
 }
 
 /// A signature of records of a type.
 fn signature(owner: &str, covers: u8) -> Record {
-    let mut data = vec![0, covers, 13, 1, 0, 0, 0, 60, 0, 0, 0, 9, 0, 0, 0, 8, 0, 7];
-    data.extend_from_slice(b"\x02ok\0signature");
-    raw(owner, rrtype::RRSIG, 300, &data)
+    testing::signature(owner, covers, b"\x02ok\0")
 }
 
 fn response(qname: &str, qtype: u16, sections: [&[Record]; 3]) -> Message {
@@ -322,9 +296,14 @@ const DATA: &[(u16, &[u8], bool)] = &[
     (16, b"\x01a\0\x02bc", false),
     (17, b"\x01m\0\x01t\0", false),
     (28, &[7; 16], false),
+    (24, b"\0\x01\x08\x02\0\0\0\x3c\0\0\0\0\0\0\0\0\0\0\x01z\0s", true),
+    (25, b"\x01\0\x03\x08", true),
+    (27, b"\x011\x012\x013", false),
     (29, &[0; 16], false),
+    (30, b"\x01n\0", true),
     (33, b"\0\0\0\0\0\x35\x01s\0", false),
     (35, b"\0\0\0\0\x01u\x01s\0\x01r\0", false),
+    (36, b"\0\x01\x01k\0", false),
     (37, b"\0\x01\0\0\x08c", true),
     (39, b"\x01d\0", false),
     (43, b"\0\x01\x08\x02d", true),
@@ -336,14 +315,25 @@ const DATA: &[(u16, &[u8], bool)] = &[
     (51, b"\x01\0\0\0\x01s", false),
     (52, b"\x03\x01\x01d", true),
     (59, b"\0\0\0\0\0", true),
+    (61, b"k", true),
     (62, b"\0\0\0\x01\0\x03\0\x01\x40", false),
     (64, b"\0\x01\x01t\0\0\x01\0\x03\x02h2\0\x03\0\x02\0\x35", false),
     (65, b"\0\0\x01t\0", false),
+    (66, b"\0\x3b\x01\0\x35\x01d\0", false),
     (99, b"\x01a", false),
+    (104, &[1; 10], false),
+    (105, &[1; 6], false),
+    (106, &[1; 10], false),
+    (107, b"\0\x01\x01l\0", false),
     (108, &[1; 6], false),
     (109, &[1; 8], false),
     (256, b"\0\x01\0\x01u", true),
     (257, b"\0\x05issueca", true),
+    (258, b"\x01a", false),
+    (261, b"\x01a", false),
+    (262, b"\x01a", false),
+    (32_768, b"\0\x01\x08\x02d", true),
+    (32_769, b"\0\x01\x08\x02d", true),
 ];
 
 /// The answer in a response with one record of this type and data.
@@ -371,6 +361,7 @@ fn data_have_the_form_of_their_type() {
                 (16, 2 | 3) | (47, 3 | 6) | (50, 9) | (62, 6) | (64, 5 | 12)
             );
             let alias = *rtype == 257 && len >= 7;
+            let alias = alias || (*rtype == 25 && len >= 4);
             assert_eq!(
                 take_data(*rtype, &data[..len]).is_ok(),
                 list || alias,
@@ -666,11 +657,12 @@ fn arb_data() -> impl Strategy<Value = RData> {
             RData::SOA(rdata::SOA::new(host.clone(), host, 1, 2, 3, 4, minimum))
         }),
         1 => Just(RData::TXT(rdata::TXT::new(vec!["text".into()]))),
-        1 => Just(unknown(rrtype::DNAME, b"\x03new\0".to_vec())),
+        2 => Just(unknown(rrtype::DNAME, b"\x05other\0".to_vec())),
+        1 => Just(unknown(rrtype::NSEC3, b"\x01\0\0\x01\0\x01x\0\x01\x40".to_vec())),
         1 => Just(unknown(rrtype::DS, vec![0, 1, 8, 2, 9])),
         1 => Just(unknown(rrtype::NSEC, b"\x01n\0\0\x01\x40".to_vec())),
         1 => Just(unknown(250, vec![7; 9])),
-        1 => select(&[1u8, 2, 5, 6, 15, 39, 46, 47][..]).prop_map(move |covers| {
+        1 => select(&[1u8, 2, 5, 6, 15, 39, 46, 47, 47, 50][..]).prop_map(move |covers| {
             let data = [&[0, covers][..], &[0; 16], b"\x02ok\0sig"].concat();
             unknown(rrtype::RRSIG, data)
         }),
@@ -747,7 +739,7 @@ proptest! {
                         && (record.record_type() != RecordType::RRSIG || octets(record) == octets(read))
                 };
                 // Of several aliases of a name only one is kept.
-                let is_alias = qtype != rrtype::CNAME && read.record_type() == RecordType::CNAME;
+                let is_alias = read.record_type() == RecordType::CNAME;
                 let candidates = if is_alias { expected } else { &all };
                 let ttl = candidates.iter().filter(in_rrset).map(|record| record.ttl & i32::MAX as u32).min().unwrap();
                 let cap = if denied && section > 0 { minimum.unwrap_or(3600) } else { 86_400 };

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::affinity;
 use crate::{
     doctor::{
         checks,
@@ -25,36 +26,19 @@ pub(super) fn examine(facts: &Facts, nic: &Nic) -> Vec<Finding> {
     findings
 }
 
-/// Numbers of the device's interrupts. Those of a virtio device belong to the bus device above it.
-fn interrupts(facts: &Facts, directory: &str) -> Vec<String> {
-    let of_device = facts.system.names(&format!("{directory}/device/msi_irqs"));
-    match of_device.is_empty() {
-        true => facts
-            .system
-            .names(&format!("{directory}/device/../msi_irqs")),
-        false => of_device,
-    }
-}
-
 /// Whether the interrupts of several queues go to one core.
 fn cores(facts: &Facts, nic: &Nic, directory: &str) -> Option<Finding> {
     let (subject, check) = (nic.name.as_str(), &checks::NIC_INTERRUPTS);
-    let interrupts = interrupts(facts, directory);
-    let affinity = |irq: &String| {
-        let effective = facts
-            .system
-            .list(&format!("/proc/irq/{irq}/effective_affinity_list"));
-        effective.filter(|cores| !cores.is_empty()).or_else(|| {
-            facts
-                .system
-                .list(&format!("/proc/irq/{irq}/smp_affinity_list"))
-        })
-    };
-    let cores: BTreeSet<usize> = interrupts.iter().filter_map(affinity).flatten().collect();
+    let interrupts = affinity::interrupts(&facts.system, directory);
+    let cores: BTreeSet<usize> = interrupts
+        .iter()
+        .filter_map(|irq| affinity::cores(&facts.system, irq))
+        .flatten()
+        .collect();
     if cores.is_empty() {
         return None;
     }
-    let workers: BTreeSet<usize> = nic.cores(&facts.config).into_iter().collect();
+    let workers = facts.cores(nic);
     if cores.len() == 1 && nic.count() > 1 && workers.len() > 1 {
         let finding = format!(
             "all its interrupts go to core {}, and {} queues have workers on cores {}",
@@ -83,7 +67,7 @@ fn node(facts: &Facts, nic: &Nic, directory: &str) -> Option<Finding> {
     let near = facts
         .system
         .list(&format!("/sys/devices/system/node/node{node}/cpulist"))?;
-    let workers: BTreeSet<usize> = nic.cores(&facts.config).into_iter().collect();
+    let workers = facts.cores(nic);
     let far: BTreeSet<usize> = workers.difference(&near).copied().collect();
     if far.is_empty() {
         return Some(check.good(subject, format!("its workers run on its NUMA node, {node}")));

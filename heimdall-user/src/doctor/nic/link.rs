@@ -21,7 +21,7 @@ const SLOW: u64 = 1000;
 pub(super) fn examine(facts: &Facts, nic: &Nic, details: &Details) -> Vec<Finding> {
     let mut findings = vec![carrier(facts, nic, details), counters(nic, details)];
     findings.extend(programs(facts, nic, details));
-    findings.push(above(facts, nic, details));
+    findings.push(above(nic, details));
     findings.extend(offloads(nic, details));
     findings
 }
@@ -112,19 +112,17 @@ fn programs(facts: &Facts, nic: &Nic, details: &Details) -> Vec<Finding> {
     details.programs.iter().map(judge).collect()
 }
 
-fn above(facts: &Facts, nic: &Nic, details: &Details) -> Finding {
+fn above(nic: &Nic, details: &Details) -> Finding {
     let (subject, check) = (nic.name.as_str(), &checks::NIC_ABOVE);
-    let mut listen = facts.config.listen.iter();
-    let wildcard = listen.any(|address| address.ip().is_unspecified());
     match &details.master {
         None => check.good(subject, "no bond, team or bridge"),
-        Some((master, kind)) if wildcard && facts.wants_xdp() => check.warn(
+        Some((master, kind)) if kind == "team" => check.warn(
             subject,
             format!(
-                "a member of the {kind} {master}: a wildcard of `listen` stands for its own addresses, of \
-                 which a member has none"
+                "a port of the team {master}: the kernel does not tell which of them it uses, so a backup's \
+                 queries are answered, too"
             ),
-            Fix::Advice(format!("name the addresses of {master} with --listen")),
+            Fix::advice("with the runner activebackup use a bond instead"),
         ),
         Some((master, kind)) => check.good(subject, format!("a member of the {kind} {master}")),
     }

@@ -1,15 +1,20 @@
 //! One interface: what it is, how it is set, and what keeps its queries from the workers.
 
+mod affinity;
 mod driver;
 mod interrupts;
 mod link;
 mod queues;
+mod route;
 mod spread;
 mod tier;
 
+pub(crate) use affinity::queue_cores;
+pub(super) use affinity::{near, sysfs};
 pub(super) use driver::TRAPS;
 pub(crate) use link::STRIPPED;
-pub(crate) use queues::{beyond_cores, beyond_map};
+pub(crate) use queues::beyond_map;
+pub(crate) use route::return_path;
 
 use super::{
     checks,
@@ -39,6 +44,7 @@ fn examine_one(facts: &Facts, nic: &Nic) -> Vec<Finding> {
     findings.extend(driver::examine(facts, nic, details));
     findings.extend(link::examine(facts, nic, details));
     findings.push(tier::examine(facts, nic, details));
+    findings.extend(route::examine(facts, nic, details));
     if nic.count() > 0 {
         findings.extend(queues::examine(facts, nic, details));
         findings.extend(spread::examine(nic, details));

@@ -10,6 +10,7 @@ use crate::{
         facts::{Facts, Nic},
         finding::Finding,
         fix::Fix,
+        system::show,
     },
     xdp::{Channels, Details},
 };
@@ -36,22 +37,6 @@ fn set_channels(name: &str, channels: Option<&Channels>, count: usize) -> Fix {
     Fix::command(&format!("ethtool -L {name} {kinds}"))
 }
 
-/// The finding for an interface with more queues than there are cores for their workers.
-pub(crate) fn beyond_cores(
-    name: &str,
-    channels: Option<&Channels>,
-    queues: usize,
-    cores: usize,
-) -> Option<Finding> {
-    (cores > 0 && queues > cores).then(|| {
-        let finding = format!(
-            "{queues} queues share {cores} cores, and each has a thread and a cache of its own"
-        );
-        let fix = set_channels(name, channels, cores);
-        checks::NIC_QUEUES.warn(name, finding, fix)
-    })
-}
-
 /// The finding for an interface with more queues than the XDP program can steer to.
 pub(crate) fn beyond_map(
     name: &str,
@@ -69,9 +54,7 @@ fn number(facts: &Facts, nic: &Nic, details: &Details) -> Finding {
     let (subject, check) = (nic.name.as_str(), &checks::NIC_QUEUES);
     let cores = facts.config.xdp.cpus.len();
     let channels = details.channels.as_ref();
-    let beyond = beyond_map(subject, channels, nic.rx_queues);
-    let beyond = beyond.or_else(|| beyond_cores(subject, channels, nic.count(), cores));
-    if let Some(finding) = beyond {
+    if let Some(finding) = beyond_map(subject, channels, nic.rx_queues) {
         return finding;
     }
     let queues = nic.rx_queues;
@@ -83,9 +66,16 @@ fn number(facts: &Facts, nic: &Nic, details: &Details) -> Finding {
         let fix = set_channels(subject, channels, could);
         return check.warn(subject, finding, fix);
     }
+    let workers = facts.placed(nic).into_iter().map(|(worker, queues)| {
+        let core = facts.config.xdp.cpu(worker);
+        let core = core.map(|core| format!(" on core {core}"));
+        let core = core.unwrap_or_default();
+        format!("worker-{worker}{core}: {}", show(&queues))
+    });
+    let workers = workers.collect::<Vec<_>>().join("; ");
     check.good(
         subject,
-        format!("receive queues in use: {queues}, cores for workers: {cores}"),
+        format!("receive queues in use: {queues}; {workers}"),
     )
 }
 

@@ -13,8 +13,19 @@ const OLDEST: (u32, u32) = (5, 11);
 pub(super) fn examine(facts: &Facts, nic: &Nic, details: &Details) -> Finding {
     let (subject, check) = (nic.name.as_str(), &checks::NIC_TIER);
     let settings = &facts.config.tier;
-    if settings.mode == TierMode::Off || settings.entries == 0 {
-        return check.good(subject, "it is off by the settings");
+    match (settings.mode, settings.entries) {
+        (TierMode::Off, _) | (TierMode::Auto, 0) => {
+            return check.good(subject, "it is off by the settings");
+        }
+        (TierMode::On, 0) => {
+            let fix = Fix::advice("give it entries, or leave mode = \"on\" out");
+            return check.warn(subject, "off: tier.entries is 0", fix);
+        }
+        (TierMode::On | TierMode::Auto, _) => {}
+    }
+    if let Some(why) = facts.config.tier_obstacle() {
+        let fix = Fix::advice("leave that out, if the hot tier is worth more");
+        return check.warn(subject, format!("off: {why}"), fix);
     }
     let version @ (major, minor) = facts.kernel();
     if version < OLDEST && version != (0, 0) {
@@ -32,6 +43,11 @@ pub(super) fn examine(facts: &Facts, nic: &Nic, details: &Details) -> Finding {
             subject,
             "off on a veth, whose peer would need an XDP program, too; --tier on, if it has one",
         ),
+        ("virtio_net", ..) if details.xdp.as_ref().is_some_and(|features| features.zero_copy) => check
+            .good(
+                subject,
+                "off in zero-copy mode, in which virtio_net sends no replies of the XDP program",
+            ),
         (_, Some(false), TierMode::Auto) => check.good(subject, "off in generic mode"),
         (_, None, _) => check.good(subject, "the kernel does not tell (Linux 6.3 and newer do)"),
         _ => check.good(

@@ -1,8 +1,14 @@
 //! Faults of a host, and the findings that they lead to.
 
+use std::{
+    fs::{self, Permissions},
+    os::unix::fs::PermissionsExt,
+};
+
 use super::fixture::Fixture;
 use crate::{
     doctor::{Level, facts::capability},
+    socket::testing::{Dates, Files, VALID, certificate},
     xdp::AttachedProgram,
 };
 
@@ -35,6 +41,7 @@ fn program(name: Option<&str>, generic: bool) -> AttachedProgram {
 /// All of them.
 pub(super) fn cases() -> Vec<Case> {
     let mut cases = host();
+    cases.extend(tls());
     cases.extend(interface());
     cases.extend(tier());
     cases.extend(traps());
@@ -45,6 +52,35 @@ macro_rules! cases {
     ($($check:literal $level:ident $says:literal, $fix:literal: $fault:expr;)+) => {
         vec![$(Case { check: $check, level: $level, says: $says, fix: $fix, fault: $fault }),+]
     };
+}
+
+fn tls() -> Vec<Case> {
+    cases! {
+        "tls.certificate" GOOD "for dns.example, 192.0.2.1, until", "":
+            |host| host.tls_settings(&certificate(&host.directory(), VALID));
+        "tls.certificate" WARN "expires on", "renew it":
+            |host| host.tls_settings(&certificate(&host.directory(), Dates(-80, 10)));
+        "tls.certificate" BAD "has expired on", "renew it":
+            |host| host.tls_settings(&certificate(&host.directory(), Dates(-90, -1)));
+        "tls.certificate" BAD "is not valid before", "clock":
+            |host| host.tls_settings(&certificate(&host.directory(), Dates(1, 90)));
+        "tls.certificate" BAD "cannot read /none: No such file", "heimdall reload": |host| {
+            let files = certificate(&host.directory(), VALID);
+            host.tls_settings(&Files { certificate: "/none".into(), ..files });
+        };
+        "tls.key" GOOD "it fits the certificate", "":
+            |host| host.tls_settings(&certificate(&host.directory(), VALID));
+        "tls.key" BAD "does not fit the first certificate", "heimdall reload": |host| {
+            let files = certificate(&host.directory(), VALID);
+            let others = certificate(&host.directory().join("proc"), VALID);
+            host.tls_settings(&Files { key: others.key, ..files });
+        };
+        "tls.key" WARN "all users of this host can read", "chmod o-rwx": |host| {
+            let files = certificate(&host.directory(), VALID);
+            fs::set_permissions(&files.key, Permissions::from_mode(0o644)).unwrap();
+            host.tls_settings(&files);
+        };
+    }
 }
 
 fn host() -> Vec<Case> {
@@ -107,6 +143,10 @@ fn host() -> Vec<Case> {
             |host| host.write("proc/self/status", "Name:\tx\n");
         "privilege.memory-lock" BAD "8192 KiB, and the frames of 4 queues take 65536 KiB", "ulimit -l":
             |host| host.without_capabilities(&[capability::IPC_LOCK]);
+        "privilege.memory-lock" BAD "the frames of 4 queues take 131072 KiB", "ulimit -l": |host| {
+            host.without_capabilities(&[capability::IPC_LOCK]);
+            host.nic().frame_size = 4096;
+        };
         "privilege.memory-lock" BAD "KiB", "LimitMEMLOCK=infinity in heimdall.service": |host| {
             host.write("proc/self/cgroup", "0::/system.slice/heimdall.service");
             host.without_capabilities(&[capability::IPC_LOCK]);
@@ -130,18 +170,27 @@ fn host() -> Vec<Case> {
             host.without_capabilities(&[capability::IPC_LOCK]);
             host.write("proc/self/limits", "Max locked memory unlimited unlimited bytes\n");
         };
+        "privilege.sandbox" WARN "it is off", "--sandbox auto":
+            |host| host.and_settings("privileges.sandbox = \"off\"");
+        "privilege.sandbox" WARN "files are not restricted: no Landlock", "lsm=":
+            |host| host.facts.unrestricted = vec!["files are not restricted: no Landlock".to_owned()];
         "privilege.view" WARN "cannot be seen", "as root":
             |host| host.details().programs = vec![program(None, false)];
-        "memory.room" WARN "6 caches and the frames of 4 queues take", "lower cache.size":
+        "memory.room" WARN "caches of 4 workers, 1 socket thread and 1 forwarder thread (384 MiB), frames of 4 queues (64 MiB)", "lower cache.size":
             |host| host.write("proc/meminfo", "MemAvailable: 614400 kB\n");
         "memory.room" WARN "a server that runs already is counted twice", "lower cache.size":
             |host| host.write("proc/meminfo", "MemAvailable: 614400 kB\n");
-        "memory.room" GOOD "6 caches and the frames", "": |host| {
+        "memory.room" GOOD "frames of 4 queues", "": |host| {
             host.facts.server = Some(Vec::new());
             host.write("proc/meminfo", "MemAvailable: 614400 kB\n");
             host.write("proc/self/status", "CapEff:\t000001ffffffffff\nVmRSS:\t  614400 kB\n");
         };
-        "memory.room" BAD "6 caches", "lower cache.size":
+        "memory.room" GOOD "and 984 MiB of memory are available", "": |host| {
+            // The caches are in reserved huge pages.
+            host.write("proc/meminfo", "MemAvailable: 614400 kB\n");
+            host.write("sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages", "1000\n");
+        };
+        "memory.room" BAD "frames of 4 queues", "lower cache.size":
             |host| host.write("sys/fs/cgroup/system.slice/memory.max", "104857600\n");
         "memory.huge-pages" WARN "never used", "echo madvise > /sys/kernel/mm":
             |host| host.write("sys/kernel/mm/transparent_hugepage/enabled", "always madvise [never]");
@@ -213,8 +262,8 @@ fn host() -> Vec<Case> {
 
 fn interface() -> Vec<Case> {
     cases! {
-        "nic.usable" BAD "the MTU of eth0 is 9000", "ip link set dev eth0 mtu 1770": |host| {
-            let error = "the MTU of eth0 is 9000, and AF_XDP frames hold 1770; ip link set dev eth0 mtu 1770";
+        "nic.usable" BAD "AF_XDP cannot serve eth0", "use --interface eth1": |host| {
+            let error = "AF_XDP cannot serve eth0: packets of the VLAN arrive on eth1; use --interface eth1";
             host.nic().queues = Err(error.to_owned());
         };
         "nic.usable" BAD "there is no interface", "use one of": |host| {
@@ -263,11 +312,32 @@ fn interface() -> Vec<Case> {
             |host| host.details().programs = vec![program(Some("heimdall"), false)];
         "nic.program" WARN "generic mode", "log":
             |host| host.details().programs = vec![program(Some("heimdall"), true)];
-        "nic.above" WARN "a member of the bond bond0", "addresses of bond0":
+        "nic.above" WARN "a port of the team team0", "use a bond":
+            |host| host.details().master = Some(("team0".to_owned(), "team".to_owned()));
+        "nic.above" GOOD "a member of the bond bond0", "":
             |host| host.details().master = Some(("bond0".to_owned(), "bond".to_owned()));
-        "nic.above" GOOD "a member of the bond bond0", "": |host| {
-            host.details().master = Some(("bond0".to_owned(), "bond".to_owned()));
-            host.and_settings("listen = [\"192.0.2.1:53\"]");
+        "nic.return-path" WARN "from 192.0.2.1 to clients beyond its networks out of eth1", "route-check": |host|
+            host.details().elsewhere = Some(([192, 0, 2, 1].into(), "eth1".to_owned()));
+        "nic.return-path" BAD "all queries over IPv4", "sysctl -w net.ipv4.conf.lo.forwarding=1":
+            |host| host.and_settings("[xdp]\nroute-check = \"on\"");
+        "nic.return-path" BAD "all queries over IPv6", "sysctl -w net.ipv6.conf.lo.forwarding=1": |host| {
+            host.and_settings("[xdp]\nroute-check = \"on\"");
+            host.write("proc/sys/net/ipv4/conf/lo/forwarding", "1");
+        };
+        "nic.return-path" BAD "net.ipv4.conf.blue.forwarding is 0", "net.ipv4.conf.blue.forwarding=1": |host| {
+            host.and_settings("[xdp]\nroute-check = \"on\"");
+            host.write("proc/sys/net/ipv4/conf/blue/forwarding", "0");
+            host.details().master = Some(("blue".to_owned(), "vrf".to_owned()));
+        };
+        "nic.return-path" BAD "Linux 5.10 cannot look up routes", "Linux 5.11": |host| {
+            host.and_settings("[xdp]\nroute-check = \"on\"");
+            host.write("proc/sys/kernel/osrelease", "5.10.0");
+        };
+        "nic.return-path" GOOD "next hop of the kernel's route", "": |host| {
+            host.and_settings("[xdp]\nroute-check = \"on\"");
+            host.write("proc/sys/net/ipv4/conf/lo/forwarding", "1");
+            host.write("proc/sys/net/ipv6/conf/lo/forwarding", "1");
+            host.details().elsewhere = Some(([192, 0, 2, 1].into(), "eth1".to_owned()));
         };
         "nic.vlan" WARN "its VLANs are eth0.5", "ethtool -K eth0 rxvlan off": |host| {
             host.details().offloads.as_mut().unwrap().rx_vlan = true;
@@ -276,9 +346,15 @@ fn interface() -> Vec<Case> {
         "nic.vlan" GOOD "tags stay", "": |host| host.details().vlans = vec!["eth0.5".to_owned()];
         "nic.lro" WARN "LRO is on", "ethtool -K eth0 lro off":
             |host| host.details().offloads.as_mut().unwrap().lro = true;
-        "nic.queues" WARN "8 queues share 4 cores", "ethtool -L eth0 combined 4": |host| {
+        "nic.queues" GOOD "in use: 8; worker-0 on core 0: 0,4; worker-1 on core 1: 1,5; worker-2", "": |host| {
             host.nic().queues = Ok((0..8).collect());
             host.nic().rx_queues = 8;
+        };
+        "nic.queues" GOOD "in use: 4; worker-0 on core 0: 0,2; worker-1 on core 1: 1,3", "":
+            |host| host.and_settings("xdp.workers = 2");
+        "nic.queues" GOOD "in use: 4; worker-0 on core 0: 1; worker-1 on core 1: 0; worker-2", "": |host| {
+            let table = "40: 1 0 PCI-MSI 1-edge eth0-TxRx-1\n41: 1 0 PCI-MSI 2-edge eth0-TxRx-0\n";
+            host.write("proc/interrupts", table);
         };
         "nic.queues" WARN "300 queues, of which AF_XDP can serve 256", "ethtool -L eth0 combined 256":
             |host| host.nic().rx_queues = 300;
@@ -366,6 +442,10 @@ fn tier() -> Vec<Case> {
             host.and_settings("[tier]\nmode = \"on\"");
         };
         "nic.tier" GOOD "off on a veth", "": |host| host.driver("veth");
+        "nic.tier" GOOD "off in zero-copy mode", "": |host| {
+            host.driver("virtio_net");
+            host.details().xdp.as_mut().unwrap().zero_copy = true;
+        };
         "nic.tier" WARN "Linux 5.10 has no hot tier", "5.11":
             |host| host.write("proc/sys/kernel/osrelease", "5.10.0");
         "nic.tier" GOOD "off in generic mode", "":
@@ -377,6 +457,12 @@ fn tier() -> Vec<Case> {
             host.and_settings("[tier]\nmode = \"off\"");
         };
         "nic.tier" GOOD "off by the settings", "": |host| host.and_settings("[tier]\nentries = 0");
+        "nic.tier" WARN "tier.entries is 0", "entries": |host| {
+            host.and_settings("[tier]\nmode = \"on\"\nentries = 0");
+        };
+        "nic.tier" WARN "off: rate-limit.responses-per-second is set", "leave that out": |host| {
+            host.and_settings("[rate-limit]\nresponses-per-second = 5");
+        };
     }
 }
 

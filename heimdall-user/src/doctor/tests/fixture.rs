@@ -1,6 +1,6 @@
 //! A host without a fault: files below a directory, and an interface.
 
-use std::{collections::BTreeSet, fs};
+use std::{collections::BTreeSet, fs, path::PathBuf};
 
 use tempfile::TempDir;
 
@@ -10,6 +10,7 @@ use crate::{
         Finding, System, examine,
         facts::{Facts, Nic},
     },
+    socket::testing::Files,
     xdp::{Channels, Details, Driver, LinkCounters, Offloads, RingSizes, Rss, XdpFeatures},
 };
 
@@ -44,6 +45,8 @@ const FILES: &[(&str, &str)] = &[
     ),
     ("proc/sys/net/ipv4/ip_unprivileged_port_start", "1024\n"),
     ("proc/sys/net/ipv4/ip_local_port_range", "32768\t60999\n"),
+    ("proc/sys/net/ipv4/conf/lo/forwarding", "0\n"),
+    ("proc/sys/net/ipv6/conf/lo/forwarding", "0\n"),
     ("proc/sys/net/core/rmem_default", "212992\n"),
     ("proc/sys/net/core/wmem_default", "212992\n"),
     ("proc/sys/net/core/busy_poll", "0\n"),
@@ -87,12 +90,13 @@ impl Fixture {
                 name: "eth0".to_owned(),
                 queues: Ok(vec![0, 1, 2, 3]),
                 rx_queues: 4,
+                frame_size: 2048,
                 details: Some(nic()),
-                first_worker: 0,
             }],
             af_xdp: None,
             bpf: Some(libc::EINVAL),
             server: None,
+            unrestricted: Vec::new(),
         };
         let fixture = Self { root, facts };
         for (path, text) in FILES {
@@ -128,6 +132,19 @@ impl Fixture {
     pub(super) fn and_settings(&mut self, text: &str) {
         self.settings(&format!(
             "upstream = [\"192.0.2.53\"]\ninterface = [\"eth0\"]\n{text}"
+        ));
+    }
+
+    /// A directory of its own.
+    pub(super) fn directory(&self) -> PathBuf {
+        self.root.path().to_owned()
+    }
+
+    /// Adds settings that have a certificate for TLS.
+    pub(super) fn tls_settings(&mut self, files: &Files) {
+        self.and_settings(&format!(
+            "[tls]\ncertificate = {:?}\nkey = {:?}",
+            files.certificate, files.key
         ));
     }
 
@@ -209,6 +226,7 @@ fn nic() -> Details {
         master: None,
         vlans: Vec::new(),
         programs: Vec::new(),
+        elsewhere: None,
         counters: LinkCounters {
             rx_packets: 1_000_000,
             rx_lost: 3,

@@ -2,18 +2,21 @@
 
 use std::{io, mem, time::Instant};
 
+use mio::Events;
+
 use super::{
     Shard,
     attempts::{limits, sample_response},
-    connection_token,
+    connection_number, connection_token,
 };
 use crate::{
     dns::{header::field, options, u16_at},
     forward::{
-        exchange::{ExchangeStatus, Expected, Sent},
+        exchange::{Destination, ExchangeStatus, Expected, Sent},
         inflight::Lookup,
         tcp::{Framing, Lost, Pending, Received},
         udp::Outstanding,
+        upstreams::Reason,
     },
 };
 
@@ -28,17 +31,33 @@ impl Shard {
     /// Sends the queries that wait, those of a connection with one system call.
     pub(super) fn send_on_connections(&mut self, now: Instant) {
         while let Some(number) = self.tcp.next_queued() {
-            if self.tcp.flush(number).is_err() {
-                // Which fails again. Responses may have arrived before.
-                self.connection_ready(number, now);
+            if let Err(error) = self.tcp.flush(number) {
+                // Responses may have arrived before.
+                self.read_connection(number, Some(error), now);
             }
         }
     }
 
-    /// Writes what a connection could not take before, and reads what has arrived. That is bounded: a response that
-    /// belongs to no query ends the connection.
+    /// Writes what a connection could not take before, and reads what has arrived.
     pub(super) fn connection_ready(&mut self, number: usize, now: Instant) {
-        let written = self.tcp.flush(number);
+        let failed = self.tcp.flush(number).err();
+        self.read_connection(number, failed, now);
+    }
+
+    /// Acknowledges what has arrived on the connections that had these events, where more is awaited. Queries that were sent
+    /// meanwhile have done so.
+    pub(super) fn acknowledge(&mut self, events: &Events) {
+        for number in events
+            .iter()
+            .filter_map(|event| connection_number(event.token()))
+        {
+            self.tcp.acknowledge(number);
+        }
+    }
+
+    /// Reads what has arrived on a connection, to which writing may have failed. That is bounded: a response that belongs to
+    /// no query ends the connection.
+    fn read_connection(&mut self, number: usize, failed: Option<io::Error>, now: Instant) {
         let mut scratch = mem::take(&mut self.scratch);
         let mut empty = 0;
         let end = loop {
@@ -55,8 +74,9 @@ impl Shard {
             match received {
                 Ok(Received::More) if empty >= MAX_EMPTY_READS => break Err(None),
                 Ok(Received::More) => {}
-                Ok(Received::Nothing) => break written.map_err(Some),
-                Err(error) => break Err(Some(error)),
+                Ok(Received::Nothing) => break failed.map_or(Ok(()), |error| Err(Some(error))),
+                // The kernel reports a cause once: after a refused connection, only that it is closed.
+                Err(error) => break Err(Some(failed.unwrap_or(error))),
             }
         };
         self.scratch = scratch;
@@ -101,14 +121,14 @@ impl Shard {
         let Some(exchange) = self.in_flight.take_exchange(slot, serial) else {
             return;
         };
-        let Some(Lookup { request, .. }) = self.in_flight.get(slot) else {
+        let Some(lookup @ Lookup { request, route, .. }) = self.in_flight.get(slot) else {
             return;
         };
         let expected = Expected {
-            question: request.question(),
+            question: lookup.question(),
             flags: request.flags,
             subnet: self.subnet.as_ref(),
-            limits: &limits(self.options.limits, &exchange.sent, request),
+            limits: &limits(self.routes.limits(*route), &exchange.sent, request),
         };
         let status = exchange.check_message(message, &expected, &mut self.answers, &self.counters);
         if exchange.sampled {
@@ -122,6 +142,7 @@ impl Shard {
     /// the cause. A query that was alone on its second connection is.
     #[cold]
     fn lose_connection(&mut self, number: usize, error: Option<&io::Error>, now: Instant) {
+        let opened = self.tcp.opened(number);
         let Lost {
             upstream,
             problem,
@@ -129,10 +150,15 @@ impl Shard {
             was_established,
             was_alone,
         } = self.tcp.lose(number, error, now);
-        if let Some(problem) = problem
-            && let Some((address, problem)) = self.upstreams.tls_failed(upstream, problem)
-        {
-            self.log.tls(upstream, address, problem, now);
+        // Others may have been accepted meanwhile.
+        let others_work = opened.is_some_and(|then| self.upstreams.heard_since(upstream, then));
+        let reason = match problem {
+            Some(problem) => Reason::Tls(problem),
+            None => error.map_or(Reason::Unreachable, Reason::from),
+        };
+        // Also if no look-up waits for it any more.
+        if !was_established && !others_work && self.upstreams.is_stream(upstream) {
+            self.set_aside(upstream, reason.clone(), now);
         }
         let mut again = Vec::new();
         for Outstanding { slot, serial, .. } in awaited {
@@ -143,7 +169,8 @@ impl Shard {
             let lookup = self.in_flight.get(slot);
             let is_current = lookup.is_some_and(|lookup| lookup.current == serial);
             if !was_established {
-                self.handle_status(slot, now, sent, ExchangeStatus::Unreachable);
+                let status = ExchangeStatus::Unreachable(reason.clone());
+                self.handle_status(slot, now, sent, status);
             } else if !is_current {
                 // It was counted when it timed out; that an old connection ends says nothing more.
             } else if exchange.moved && was_alone {
@@ -159,13 +186,16 @@ impl Shard {
 
     /// Sends queries again on a new connection, or on any one if there may be no more. Their deadlines stay.
     fn send_again(&mut self, upstream: usize, queries: &[(usize, Sent)], now: Instant) {
-        let registry = self.poll.registry();
         let address = self.upstreams.address(upstream);
         let apart = address.and_then(|address| {
-            let opened = self
-                .tcp
-                .open_apart(registry, connection_token, upstream, address, now);
-            opened.ok()
+            let to = Destination {
+                registry: self.poll.registry(),
+                token: connection_token,
+                upstream,
+                address,
+                now,
+            };
+            self.tcp.open_apart(to).ok()
         });
         for (slot, sent) in queries {
             self.counters.moved.add(1);

@@ -7,11 +7,13 @@ use nix::errno::Errno;
 use super::{
     Shard,
     attempts::{limits, sample_response},
+    chain::asked,
 };
 use crate::forward::{
     exchange::{ExchangeStatus, Expected, SendError},
     inflight::Lookup,
     udp::{Batch, Datagram, Match, Outstanding, Unsent},
+    upstreams::Reason,
 };
 
 impl Shard {
@@ -25,7 +27,9 @@ impl Shard {
             for what in unsent.drain(..) {
                 match what {
                     Unsent::Query(query, error) => self.not_sent(query, error, now),
-                    Unsent::Socket(number) => self.close_socket(number, Loss::Error, now),
+                    Unsent::Socket(number) => {
+                        self.close_socket(number, Loss::Error(Reason::Refused), now)
+                    }
                 }
             }
             self.unsent = unsent;
@@ -48,7 +52,8 @@ impl Shard {
                 // Its source address may be gone. A new socket tells.
                 self.udp.renew(sent.target.upstream, now);
                 let lookup = self.in_flight.get(slot);
-                if lookup.is_some_and(|lookup| lookup.current == sent.serial) {
+                let goes_on = |lookup: &Lookup| lookup.current == serial && !lookup.is_probe;
+                if lookup.is_some_and(goes_on) {
                     return self.send(slot, now, sent.target);
                 }
             }
@@ -64,7 +69,10 @@ impl Shard {
                 Ok(received) => received,
                 Err(Errno::EAGAIN) => return,
                 Err(Errno::EINTR) => continue,
-                Err(_) => return self.close_socket(number, Loss::Error, now),
+                Err(errno) => {
+                    let reason = Reason::from(&errno.into());
+                    return self.close_socket(number, Loss::Error(reason), now);
+                }
             };
             for at in 0..received {
                 if let Some(datagram) = batch.datagram(at) {
@@ -105,20 +113,25 @@ impl Shard {
             return;
         };
         let Lookup {
-            request, exchanges, ..
+            request,
+            chain,
+            route,
+            exchanges,
+            ..
         } = lookup;
         let mut exchanges = exchanges.iter_mut();
         let Some(exchange) = exchanges.find(|exchange| exchange.sent.serial == serial) else {
             return;
         };
         let expected = Expected {
-            question: request.question(),
+            question: asked(request, chain.as_deref()).question(),
             flags: request.flags,
             subnet: self.subnet.as_ref(),
-            limits: &limits(self.options.limits, &exchange.sent, request),
+            limits: &limits(self.routes.limits(*route), &exchange.sent, request),
         };
-        let Some(status) =
-            exchange.check_datagram(message, &expected, &mut self.answers, &self.counters)
+        let echo = exchange.cookie_echo(message);
+        let (answers, counters) = (&mut self.answers, &self.counters);
+        let Some(status) = exchange.check_datagram(message, echo, &expected, answers, counters)
         else {
             return;
         };
@@ -126,7 +139,12 @@ impl Shard {
             sample_response(&self.tap, &self.upstreams, &exchange.sent, message, now);
         }
         if let Some(exchange) = self.in_flight.take_exchange(slot, serial) {
+            if let (ExchangeStatus::Forged, Some(number)) = (&status, exchange.socket()) {
+                // Its port may be known.
+                self.udp.retire(number);
+            }
             self.udp.end(&exchange);
+            self.note_proofs(&exchange.sent, &status, echo, now);
             self.handle_status(slot, now, exchange.sent, status);
         }
     }
@@ -136,8 +154,8 @@ impl Shard {
     fn close_socket(&mut self, number: usize, loss: Loss, now: Instant) {
         for Outstanding { slot, serial, .. } in self.udp.close(number) {
             if let Some(exchange) = self.in_flight.take_exchange(slot, serial) {
-                let status = match loss {
-                    Loss::Error => ExchangeStatus::Unreachable,
+                let status = match &loss {
+                    Loss::Error(reason) => ExchangeStatus::Unreachable(reason.clone()),
                     Loss::Forged => ExchangeStatus::Forged,
                 };
                 self.handle_status(slot, now, exchange.sent, status);
@@ -147,10 +165,9 @@ impl Shard {
 }
 
 /// Why a socket is closed although queries are outstanding.
-#[derive(Clone, Copy)]
 enum Loss {
-    /// It got an ICMP error.
-    Error,
+    /// It got an ICMP error, which says this.
+    Error(Reason),
     /// Too many datagrams were rejected.
     Forged,
 }

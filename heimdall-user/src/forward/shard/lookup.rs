@@ -21,7 +21,8 @@ use crate::{
     forward::{
         Outcome, Request,
         inflight::{Lookup, Waiter},
-        shared_cache::Found,
+        routes::RouteId,
+        shared_cache::{Found, Shared},
     },
 };
 
@@ -31,13 +32,14 @@ use crate::{
 const RECHECK: u32 = STALE_TTL - 1;
 
 /// Seconds for which a front caches a stale answer whose look-up is still in flight: later queries get
-/// the look-up's outcome.
-const IN_FLIGHT_TTL: u32 = 1;
+/// the look-up's outcome. Also a failure that ends with its cause, and the stale answer in its place.
+const PROVISIONAL_TTL: u32 = 1;
 
 /// From the request to the first attempt.
 impl Shard {
-    pub(super) fn begin(&mut self, request: Request, now: Instant) {
+    pub(super) fn begin(&mut self, mut request: Request, now: Instant) {
         self.counters.requests.add(1);
+        request.generation = self.routes.generation();
         if let Some(waiting) = self.waiting.get_mut(usize::from(request.front)) {
             *waiting += 1;
         }
@@ -45,43 +47,44 @@ impl Shard {
             self.counters.refreshes.add(1);
         }
         let waiters = [request.waiter()];
-        let now_seconds = self.clock.seconds();
-        if let Some((found, answer)) = self.cache.lookup(&request, now_seconds, &mut self.answers) {
+        let route = self.routes.find(request.name(), request.qtype());
+        let local = self.routes.get(route).and_then(|route| route.local.clone());
+        if let Some(answer) = local {
+            return self.deliver(&request, &waiters, answer);
+        }
+        if let Some((found, answer)) = self.cached(&request, route) {
             match found {
                 Found::Question => self.counters.cache_hits.add(1),
                 Found::Name => self.counters.nxdomain_hits.add(1),
                 Found::Ancestor => self.counters.nxdomain_cut_hits.add(1),
             }
+            request.generation = self.cached_generation();
             return self.deliver(&request, &waiters, answer);
         }
         if let Some(left) = self.failures.time_left(&request, now) {
             self.counters.failure_hits.add(1);
-            return self.answer_put_off(&request, left);
+            return self.answer_put_off(&request, route, left);
         }
         self.make_room_at_front(&request, now);
         if let Some(slot) = self.in_flight.find(&request) {
             return self.join(slot, &request);
         }
         // A name that was answered before does not share the failures of its zone.
-        let known = self.cache.has_stale(&request, self.clock.seconds());
+        let known = self.has_stale(&request);
         if !known && let Err(left) = self.zones.admit(&request, now) {
             self.counters.zone_failure_hits.add(1);
-            return self.answer_put_off(&request, left);
+            return self.answer_put_off(&request, route, left);
         }
         self.make_room(now);
         self.serial += 1;
-        let Some(slot) = self.in_flight.begin(request, self.serial, now) else {
+        let Some(slot) = self.in_flight.begin(request, route, self.serial, now) else {
             return self.reject(&request);
         };
         if known {
             let at = now + self.options.client_response_timeout;
             self.client_deadlines.set(slot, self.serial, at);
         }
-        let first = self.upstreams.first(now);
-        if let Some(lookup) = self.in_flight.get_mut(slot) {
-            lookup.upstream = first;
-        }
-        self.start_attempt(slot, now);
+        self.next_attempt(slot, now);
     }
 
     /// Adds a request to a look-up.
@@ -89,7 +92,7 @@ impl Shard {
         let in_flight = self.in_flight.get(slot);
         let stale_served = in_flight.is_some_and(|lookup| lookup.stale_served);
         if stale_served && let Some(answer) = self.stale(request) {
-            let answer = answer.for_at_most(IN_FLIGHT_TTL);
+            let answer = answer.for_at_most(PROVISIONAL_TTL);
             return self.deliver(request, &[request.waiter()], answer);
         }
         // One name holds at most half of the queries that the front may have waiting.
@@ -103,16 +106,58 @@ impl Shard {
     }
 
     /// Answers a request whose question must not be asked for the time `left`, from the cache.
-    fn answer_put_off(&mut self, request: &Request, left: Duration) {
-        let life = left.as_secs() as u32;
+    fn answer_put_off(&mut self, request: &Request, route: RouteId, left: Duration) {
+        let mut life = left.as_secs() as u32;
+        let group = self.routes.get(route).map(|route| &route.group);
+        let any_aside = group.is_some_and(|group| self.upstreams.any_aside(group));
+        if any_aside || self.failures.may_end_early(request) {
+            life = life.min(PROVISIONAL_TTL);
+        }
         let failure = || Answer::failure(rcode::SERVFAIL, Some(ede::CACHED_ERROR), life);
         let stale = self.stale(request).map(|answer| answer.for_at_most(life));
         let answer = stale.unwrap_or_else(failure);
         self.deliver(request, &[request.waiter()], answer);
     }
 
+    /// The fresh answer in the cache.
+    pub(super) fn cached(
+        &mut self,
+        request: &Request,
+        route: RouteId,
+    ) -> Option<(Found, Arc<Answer>)> {
+        if self.is_outdated(request) {
+            return None;
+        }
+        let (shared, now) = (self.shared(request, route), self.clock.seconds());
+        self.cache.lookup(request, shared, now, &mut self.answers)
+    }
+
+    /// Which other questions a denial of the request's name is for.
+    fn shared(&self, request: &Request, route: RouteId) -> Shared {
+        match self.routes.get(route) {
+            Some(route) if !self.routes.is_apart(request.name(), request.qtype()) => {
+                Shared::Within(route.options.zone.len())
+            }
+            _ => Shared::No,
+        }
+    }
+
     fn stale(&mut self, request: &Request) -> Option<Answer> {
-        self.cache.stale(request, self.clock.seconds())
+        if self.is_outdated(request) {
+            return None;
+        }
+        let shared = self.shared_of(request);
+        self.cache.stale(request, shared, self.clock.seconds())
+    }
+
+    /// Whether [`stale`](Self::stale) has an answer.
+    pub(super) fn has_stale(&mut self, request: &Request) -> bool {
+        let (shared, now) = (self.shared_of(request), self.clock.seconds());
+        !self.is_outdated(request) && self.cache.has_stale(request, shared, now)
+    }
+
+    fn shared_of(&self, request: &Request) -> Shared {
+        self.shared(request, self.routes.find(request.name(), request.qtype()))
     }
 }
 
@@ -134,13 +179,15 @@ impl Shard {
             if !is_awaited(&self.in_flight, due) {
                 continue;
             }
-            if let Some(lookup) = self.in_flight.get_mut(due.slot)
-                && let Some(answer) = self.cache.stale(&lookup.request, self.clock.seconds())
+            let Some(request) = self.in_flight.get(due.slot).map(|lookup| lookup.request) else {
+                continue;
+            };
+            if let Some(answer) = self.stale(&request)
+                && let Some(lookup) = self.in_flight.get_mut(due.slot)
             {
                 lookup.stale_served = true;
-                let request = lookup.request;
                 let waiters = mem::take(&mut lookup.waiters);
-                self.deliver(&request, &waiters, answer.for_at_most(IN_FLIGHT_TTL));
+                self.deliver(&request, &waiters, answer.for_at_most(PROVISIONAL_TTL));
             }
         }
     }
@@ -148,13 +195,20 @@ impl Shard {
     /// Ends a look-up with an upstream's answer.
     pub(super) fn finish(&mut self, slot: usize, answer: Arc<Answer>) {
         if let Some(lookup) = self.end(slot) {
-            self.failures.clear(&lookup.request);
-            self.zones.answered(&lookup.request, self.serial);
-            self.cache
-                .store(&lookup.request, &answer, self.clock.seconds());
+            if lookup.request.generation == self.routes.generation() {
+                self.keep(&lookup.request, lookup.route, &answer);
+            }
             self.deliver(&lookup.request, &lookup.waiters, answer);
             self.in_flight.recycle(lookup);
         }
+    }
+
+    /// Caches an answer that upstreams gave for a request.
+    pub(super) fn keep(&mut self, request: &Request, route: RouteId, answer: &Answer) {
+        self.failures.clear(request);
+        self.zones.answered(request, self.serial);
+        let (shared, now) = (self.shared(request, route), self.clock.seconds());
+        self.cache.store(request, shared, answer, now);
     }
 
     /// Ends a look-up that no upstream answered.
@@ -167,9 +221,25 @@ impl Shard {
                 self.counters.truncated.add(1);
                 return self.deliver(&lookup.request, &lookup.waiters, answer);
             }
-            let cause = self.record_failure(&lookup, now);
+            let is_former = lookup.request.generation != self.routes.generation();
+            if is_former || lookup.not_sent && !lookup.heard {
+                // Neither the failure of former upstreams nor this host's trouble is one of the question.
+                let failure = || Answer::failure(rcode::SERVFAIL, Some(lookup.failure()), 0);
+                let stale = stale.map(|answer| answer.for_at_most(PROVISIONAL_TTL));
+                let answer = stale.unwrap_or_else(failure);
+                return self.deliver(&lookup.request, &lookup.waiters, answer);
+            }
+            let missing = self.record_failure(&lookup, now);
+            if let Some(target) = lookup.failed_target() {
+                self.failures.record(target, now, 0, missing);
+            }
             let least = if stale.is_some() { RECHECK } else { 0 };
-            let life = self.failures.record(&lookup.request, now, least, cause);
+            let mut life = self.failures.record(&lookup.request, now, least, missing);
+            let mut stale = stale;
+            if missing.is_any() {
+                life = life.min(PROVISIONAL_TTL);
+                stale = stale.map(|answer| answer.for_at_most(PROVISIONAL_TTL));
+            }
             let failure = || Answer::failure(rcode::SERVFAIL, Some(lookup.failure()), life);
             self.deliver(
                 &lookup.request,

@@ -5,9 +5,9 @@ use std::{sync::atomic::Ordering, time::Instant};
 use super::Shard;
 use crate::forward::{
     Request,
-    failures::Cause,
     inflight::Lookup,
     shed::{Scarce, Shedding},
+    upstreams::Missing,
     zones,
 };
 
@@ -38,27 +38,36 @@ impl Shard {
     /// Ends the oldest look-ups of the largest holder of the scarce resource.
     #[cold]
     fn shed(&mut self, scarce: Scarce, now: Instant) {
-        let Some(shedding) = self.in_flight.shedding(scarce, &self.hasher) else {
+        let several = self.upstreams.indices().nth(1).is_some();
+        let shedding = self.in_flight.shedding(scarce, several, &self.hasher);
+        let Some(shedding) = shedding else {
             return;
         };
-        self.log.shed(scarce, &shedding, now);
+        let upstream = shedding
+            .upstream
+            .and_then(|index| self.upstreams.address(index));
+        self.log.shed(scarce, &shedding, upstream, now);
         let Shedding {
+            upstream,
             client,
             zone,
             slots,
             ..
         } = shedding;
-        match (client, zone) {
-            (Some(_), _) => &self.counters.shed_client,
-            (None, Some(_)) => &self.counters.shed_zone,
-            (None, None) => &self.counters.shed_oldest,
+        match (client, zone, upstream) {
+            (Some(_), _, _) => &self.counters.shed_client,
+            (None, Some(_), _) => &self.counters.shed_zone,
+            (None, None, Some(_)) => &self.counters.shed_upstream,
+            (None, None, None) => &self.counters.shed_oldest,
         }
         .add(slots.len() as u64);
         for slot in slots {
             if let Some(lookup) = self.end(slot) {
                 // Counted for its zones, or a zone whose look-ups are all shed would never be found
                 // dead.
-                self.record_failure(&lookup, now);
+                if lookup.request.generation == self.routes.generation() {
+                    self.record_failure(&lookup, now);
+                }
                 let answer = self.stale_or_servfail(&lookup.request);
                 self.deliver(&lookup.request, &lookup.waiters, answer);
             }
@@ -76,34 +85,32 @@ impl Shard {
 
 /// Failures.
 impl Shard {
-    /// Finds the cause of a failed look-up, and counts it for the name's zones unless every name
-    /// fails.
-    pub(super) fn record_failure(&mut self, lookup: &Lookup, now: Instant) -> Cause {
-        let time = now.saturating_duration_since(lookup.began);
-        if !lookup.heard || !self.upstreams.heard_within(now, time) {
-            return Cause::Outage;
+    /// Finds out which upstreams were missing when a look-up failed, and counts the failure for the name's zones unless every
+    /// name fails.
+    pub(super) fn record_failure(&mut self, lookup: &Lookup, now: Instant) -> Missing {
+        let mut missing = Missing::default();
+        if let Some(route) = self.routes.get(lookup.route) {
+            let (tried, began) = (lookup.tried, lookup.step_began());
+            missing = self.upstreams.missing(&route.group, tried, began);
+        }
+        missing.is_outage |= !lookup.heard;
+        if missing.is_outage {
+            return missing;
         }
         if lookup.truncated.is_some() {
             // There is an answer, which only TCP could have brought: the zone is not dead.
-            return Cause::Name;
+            return missing;
         }
-        if self.cache.has_stale(&lookup.request, self.clock.seconds()) {
-            // Such names are looked up in any case, and would double the pauses between probes.
-            return Cause::Name;
+        let asked = lookup.asked();
+        if lookup.is_over() || self.has_stale(asked) {
+            // Names with a stale answer are looked up in any case, and would double the pauses between probes.
+            return missing;
         }
-        let died = self
-            .zones
-            .failed(&lookup.request, lookup.serial, self.serial, now);
+        let died = self.zones.failed(asked, lookup.serial, self.serial, now);
         if let Some(zone) = died {
-            let queries = zones::queries(&lookup.request);
+            let queries = zones::queries(asked);
             self.log.dead_zone(zone, queries, now);
         }
-        Cause::Name
-    }
-
-    /// Notes that an upstream responded, whatever its response.
-    pub(super) fn heard(&mut self, upstream: usize, now: Instant) {
-        self.upstreams.heard(upstream, now);
-        self.failures.end_outage();
+        missing
     }
 }

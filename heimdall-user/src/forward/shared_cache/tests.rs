@@ -11,6 +11,7 @@ struct Bench {
     cache: SharedCache,
     answers: Answers,
     hasher: NameHasher,
+    shared: Shared,
 }
 
 impl Bench {
@@ -24,6 +25,7 @@ impl Bench {
             cache: SharedCache::new(&options, hasher.clone()).unwrap(),
             answers: Answers::default(),
             hasher,
+            shared: Shared::Within(1),
         }
     }
 
@@ -48,20 +50,25 @@ impl Bench {
         let request = self.request(query);
         let question = request.question();
         let answer = Answer::from_response(response, question, 0, &TtlLimits::default()).unwrap();
-        self.cache.store(&request, &answer, now);
+        self.cache.store(&request, self.shared, &answer, now);
     }
 
     fn found(&mut self, query: &[u8], now: u32) -> Option<Found> {
         let request = self.request(query);
-        let found = self.cache.lookup(&request, now, &mut self.answers);
+        let found = self
+            .cache
+            .lookup(&request, self.shared, now, &mut self.answers);
         found.map(|(found, _)| found)
     }
 
     /// The Extended DNS Error of the stale answer, if there is one.
     fn stale(&mut self, query: &[u8], now: u32) -> Option<u16> {
         let request = self.request(query);
-        let stale = self.cache.stale(&request, now);
-        assert_eq!(stale.is_some(), self.cache.has_stale(&request, now));
+        let stale = self.cache.stale(&request, self.shared, now);
+        assert_eq!(
+            stale.is_some(),
+            self.cache.has_stale(&request, self.shared, now)
+        );
         stale.map(|answer| answer.as_ref().ede().unwrap())
     }
 }
@@ -86,25 +93,12 @@ fn answers_may_be_served_until_their_maximum_age() {
 
 #[test]
 fn restored_answers_are_found() {
-    let mut bench = Bench::new(ForwardOptions {
-        limits: TtlLimits {
-            max: 100,
-            ..TtlLimits::default()
-        },
-        ..ForwardOptions::default()
-    });
-    let [name, absent, long] = ["name", "absent", "long"].map(|label| query(1, label, None));
-    for (query, response) in [
-        (&name, response(&name, 20)),
-        (&absent, denial(&absent, 50)),
-        (&long, response(&long, 20)),
-    ] {
+    let mut bench = Bench::new(ForwardOptions::default());
+    let [name, absent] = ["name", "absent"].map(|label| query(1, label, None));
+    for (query, response) in [(&name, response(&name, 20)), (&absent, denial(&absent, 50))] {
         let request = bench.request(query);
         let any = AnyType::of(&bench.hasher, &request).unwrap();
-        let limits = TtlLimits {
-            max: if query == &long { 101 } else { 100 },
-            ..TtlLimits::default()
-        };
+        let limits = TtlLimits::default();
         let answer = Answer::from_response(&response, request.question(), 0, &limits).unwrap();
         let Key {
             question, flags, ..
@@ -125,7 +119,6 @@ fn restored_answers_are_found() {
     assert_eq!(bench.found(&name, 49), Some(Found::Question));
     assert_eq!(bench.found(&absent, 49), Some(Found::Name));
     assert_eq!(bench.stale(&absent, 50), Some(ede::STALE_NXDOMAIN));
-    assert_eq!(bench.found(&long, 0), None, "longer than TTLs may be now");
 }
 
 #[test]
@@ -223,4 +216,37 @@ fn other_codes_leave_what_was_known() {
     // No data and no SOA record: the answer is a new one, and is not kept.
     bench.store(&name, &bare(&name, 0), 13);
     assert_eq!(bench.stale(&name, 14), None);
+}
+
+#[test]
+fn nxdomain_of_another_route_denies_nothing() {
+    let mut bench = Bench::new(ForwardOptions {
+        nxdomain_cut: true,
+        ..ForwardOptions::default()
+    });
+    let below = query(1, "a.b", None);
+    bench.deny(&query(1, "b", None), 10, 0);
+    // Octets of `test`, `b.test` and `a.b.test`.
+    for (zone, found) in [(6, true), (8, true), (10, false)] {
+        bench.shared = Shared::Within(zone);
+        let expected = found.then_some(Found::Ancestor);
+        assert_eq!(bench.found(&below, 0), expected, "{zone}");
+    }
+    // A denial of the DS records at a cut is for no other type, and none is for them.
+    let (ds, text) = (of_type(below.clone(), 43), below);
+    bench.shared = Shared::No;
+    bench.deny(&ds, 10, 0);
+    assert_eq!(bench.found(&ds, 0), Some(Found::Question));
+    bench.shared = Shared::Within(10);
+    assert_eq!(bench.found(&text, 0), None);
+    bench.deny(&text, 10, 0);
+    assert_eq!(bench.found(&text, 0), Some(Found::Name));
+    bench.shared = Shared::No;
+    assert_eq!(bench.found(&of_type(text, 43), 0), Some(Found::Question));
+    bench.shared = Shared::Within(1);
+    bench.deny(&query(1, "c", None), 10, 0);
+    let ds = of_type(query(1, "c", None), 43);
+    assert_eq!(bench.stale(&ds, 20), Some(ede::STALE_NXDOMAIN));
+    bench.shared = Shared::No;
+    assert_eq!(bench.stale(&ds, 20), None, "of the other route");
 }

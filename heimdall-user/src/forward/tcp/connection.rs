@@ -2,13 +2,19 @@
 
 use std::{
     io::{self, ErrorKind, Read, Write},
+    mem,
     time::{Duration, Instant},
 };
 
 use mio::net::TcpStream;
+use nix::{
+    setsockopt_impl,
+    sys::socket::{setsockopt, sockopt::SetBool},
+};
 use rustls::{ClientConnection, HandshakeKind};
 
 use super::{
+    CLOSED,
     framing::{self, Framing},
     pipeline::{Pending, Pipeline},
 };
@@ -23,6 +29,18 @@ const MAX_IDLE: Duration = Duration::from_secs(120);
 
 /// The upstream closes a connection once its time is over; a query that is on the way then is lost.
 const MARGIN: Duration = Duration::from_millis(500);
+
+/// TCP_QUICKACK of [tcp(7)](https://man7.org/linux/man-pages/man7/tcp.7.html), which nix does not have.
+#[derive(Clone, Copy, Debug)]
+struct QuickAck;
+
+setsockopt_impl!(
+    QuickAck,
+    libc::IPPROTO_TCP,
+    libc::TCP_QUICKACK,
+    bool,
+    SetBool
+);
 
 /// What a socket has.
 #[derive(Debug, PartialEq, Eq)]
@@ -50,6 +68,8 @@ pub(super) struct Connection {
     /// Its output waits for the end of the turn.
     pub(super) queued: bool,
     pub(super) input: Framing,
+    /// Octets have arrived since they were last acknowledged.
+    unacknowledged: bool,
     /// The upstream has accepted it; over TLS, the handshake is over.
     established: bool,
     /// Queries that it carried, and those that got a response.
@@ -83,7 +103,8 @@ impl Connection {
             pipeline: Pipeline::default(),
             output: Vec::new(),
             queued: false,
-            input: Framing::default(),
+            input: Framing::new(),
+            unacknowledged: false,
             established: false,
             used: 0,
             answered: 0,
@@ -103,6 +124,11 @@ impl Connection {
     /// Whether the upstream has accepted it.
     pub(super) fn is_established(&self) -> bool {
         self.established
+    }
+
+    /// When it was opened.
+    pub(super) fn opened(&self) -> Instant {
+        self.opened
     }
 
     /// Queries whose responses are awaited.
@@ -239,9 +265,27 @@ impl Connection {
     /// # Errors
     /// It has failed, or the upstream has closed it: [`ErrorKind::UnexpectedEof`].
     pub(super) fn read(&mut self, scratch: &mut [u8]) -> io::Result<Received> {
-        if self.session.is_some() {
-            return self.read_records(scratch);
+        let received = match self.session {
+            Some(_) => self.read_records(scratch),
+            None => self.read_octets(scratch),
+        };
+        self.unacknowledged |= matches!(received, Ok(Received::More));
+        received
+    }
+
+    /// Has the kernel acknowledge what has arrived, if more responses are awaited. By itself it waits up to 40 ms for octets
+    /// to send that the acknowledgement can go with, and a server that writes its responses one by one and leaves Nagle's
+    /// algorithm on (RFC 9293 section 3.7.4) does not send the rest before. Nothing is sent if that was acknowledged already,
+    /// by queries for one.
+    pub(super) fn acknowledge(&mut self) {
+        if mem::take(&mut self.unacknowledged) && self.is_awaited() {
+            // Without it responses come later.
+            let _ = setsockopt(&self.stream, QuickAck, &true);
         }
+    }
+
+    /// As [`read`](Self::read), without TLS.
+    fn read_octets(&mut self, scratch: &mut [u8]) -> io::Result<Received> {
         match self.stream.read(scratch) {
             Ok(0) => Err(ErrorKind::UnexpectedEof.into()),
             Ok(len) => {
@@ -263,12 +307,7 @@ impl Connection {
             return Err(ErrorKind::UnexpectedEof.into());
         }
         match session.read_tls(&mut self.stream) {
-            Ok(0) => {
-                if session.is_handshaking() {
-                    self.problem = Some("it closed the connection during the handshake".to_owned());
-                }
-                return Err(ErrorKind::UnexpectedEof.into());
-            }
+            Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
             Ok(_) => {}
             Err(error) if is_pending(&error) => return Ok(Received::Nothing),
             Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(Received::More),
@@ -301,9 +340,13 @@ impl Connection {
         session?.handshake_kind().filter(|_| self.established)
     }
 
-    /// Why TLS has failed.
-    pub(super) fn take_problem(&mut self) -> Option<String> {
-        self.problem.take()
+    /// Why TLS has failed, if the connection ends with this error.
+    pub(super) fn take_problem(&mut self, error: Option<&io::Error>) -> Option<String> {
+        let is_closed = error.is_some_and(|error| CLOSED.contains(&error.kind()));
+        let is_cut_off = self.session.is_some() && !self.established && is_closed;
+        let cut_off =
+            is_cut_off.then(|| "it closed the connection during the handshake".to_owned());
+        self.problem.take().or(cut_off)
     }
 
     /// Tells the upstream that nothing more comes, over TLS (RFC 7858 section 3.4).

@@ -3,7 +3,8 @@
 
 use crate::dns::u16_at;
 
-/// Octets of memory that a connection keeps while it has no part of a message: more than the responses of a turn take.
+/// Octets of memory that a connection keeps while it has no part of a message: more than most responses of a turn take, so
+/// that those need no other.
 const KEPT: usize = 16 << 10;
 
 /// Puts received octets together to messages.
@@ -15,6 +16,13 @@ pub(in crate::forward) struct Framing {
 }
 
 impl Framing {
+    pub(super) fn new() -> Self {
+        Self {
+            octets: Vec::with_capacity(KEPT),
+            start: 0,
+        }
+    }
+
     /// Adds what was received.
     pub(in crate::forward) fn push(&mut self, received: &[u8]) {
         self.octets.extend_from_slice(received);
@@ -83,6 +91,22 @@ mod tests {
             }
             let is_cut = stream.len() < whole;
             prop_assert_eq!(&got[..], &messages[..messages.len() - usize::from(is_cut)]);
+        }
+    }
+
+    #[test]
+    fn the_responses_of_a_turn_need_no_other_memory() {
+        let mut framing = Framing::new();
+        let memory = framing.octets.as_ptr();
+        for messages in [1, 64, 1, 200] {
+            let mut stream = Vec::new();
+            for _ in 0..messages {
+                append(&mut stream, &[7; 75]);
+            }
+            framing.push(&stream);
+            while framing.next().is_some() {}
+            framing.trim();
+            assert_eq!(framing.octets.as_ptr(), memory);
         }
     }
 

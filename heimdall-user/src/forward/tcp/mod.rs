@@ -3,7 +3,8 @@
 //!
 //! A query goes over the first connection of its upstream on which fewer than [`SPREAD`] queries wait;
 //! another one is opened if there is none, up to [`MAX_CONNECTIONS`]. So few queries share one connection, and many are
-//! not held up by one lost segment. What is queued in a turn is sent with one system call for each connection.
+//! not held up by one lost segment. What is queued in a turn is sent with one system call for each connection. What has
+//! arrived is acknowledged at the turn's end, if queries did not do that and more is awaited.
 //!
 //! # Lifetime
 //!
@@ -28,19 +29,18 @@ mod pipeline;
 use std::{
     io::{self, ErrorKind},
     mem,
-    net::SocketAddr,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
-use mio::{Interest, Registry, Token, net::TcpStream};
-
+use mio::{Interest, net::TcpStream};
 use rustls::HandshakeKind;
 
 use super::{
-    exchange::{Exchange, SendError, Transport},
-    tls::TlsClients,
+    exchange::{Destination, Exchange, SendError, Transport},
+    tls::TlsClient,
     udp::Outstanding,
 };
 use connection::Connection;
@@ -75,8 +75,8 @@ const CLOSED: [ErrorKind; 3] = [
 
 /// The connections of a forwarder thread.
 pub(super) struct Tcp {
-    /// By the upstream's position in the list.
-    pools: Box<[Pool]>,
+    /// By the upstream's index.
+    pools: Vec<Pool>,
     /// All that are open, by number. A number is never used again.
     connections: HashMap<usize, Connection, RandomState>,
     next: usize,
@@ -85,13 +85,14 @@ pub(super) struct Tcp {
     /// When one may have to be closed because it is unused.
     idle_check: Option<Instant>,
     opened: u64,
-    tls: TlsClients,
     /// TLS handshakes, and those among them that resumed a session.
     handshakes: [u64; 2],
 }
 
 #[derive(Default)]
 struct Pool {
+    /// If the upstream is asked over TLS.
+    tls: Option<Arc<TlsClient>>,
     /// Numbers of connections, the oldest first.
     numbers: Vec<usize>,
     /// The queries that the upstream answers on a connection, and until when that is believed.
@@ -126,16 +127,33 @@ pub(super) struct Lost {
 
 /// Choosing a connection.
 impl Tcp {
-    pub(super) fn new(upstreams: usize, tls: TlsClients) -> Self {
+    pub(super) fn new() -> Self {
         Self {
-            pools: (0..upstreams).map(|_| Pool::default()).collect(),
+            pools: Vec::new(),
             connections: HashMap::default(),
             next: 0,
             queued: Vec::new(),
             idle_check: None,
             opened: 0,
-            tls,
             handshakes: [0; 2],
+        }
+    }
+
+    /// An upstream has this index now, and is asked over TLS if there is a client.
+    pub(super) fn add_upstream(&mut self, index: usize, tls: Option<Arc<TlsClient>>) {
+        if index >= self.pools.len() {
+            self.pools.resize_with(index + 1, Pool::default);
+        }
+        if let Some(pool) = self.pools.get_mut(index) {
+            pool.tls = tls;
+        }
+    }
+
+    /// Closes the connections to an upstream, on which nothing is awaited.
+    pub(super) fn remove_upstream(&mut self, index: usize) {
+        let pool = self.pools.get_mut(index).map(mem::take);
+        for number in pool.into_iter().flat_map(|pool| pool.numbers) {
+            self.remove(number);
         }
     }
 
@@ -151,16 +169,9 @@ impl Tcp {
         ]
     }
 
-    /// The number of a connection for the next query to an upstream. A new one is registered with the token that
-    /// `token` makes of its number.
-    pub(super) fn choose(
-        &mut self,
-        registry: &Registry,
-        token: impl Fn(usize) -> Token,
-        upstream: usize,
-        address: SocketAddr,
-        now: Instant,
-    ) -> Result<usize, SendError> {
+    /// The number of a connection for the next query to an upstream.
+    pub(super) fn choose(&mut self, to: Destination<'_>) -> Result<usize, SendError> {
+        let Destination { upstream, now, .. } = to;
         let limit = self.limit(upstream, now);
         let pool = self.pools.get(upstream).ok_or(SendError::Resources)?;
         let most = if limit.is_some() {
@@ -199,7 +210,7 @@ impl Tcp {
                 return Err(SendError::Resources);
             }
         }
-        match self.open(registry, token, upstream, address, now) {
+        match self.open(to) {
             Ok(number) => Ok(number),
             Err(error @ (SendError::Resources | SendError::Address)) => lightest.ok_or(error),
             Err(error) => Err(error),
@@ -230,45 +241,34 @@ impl Tcp {
     }
 
     /// Opens a connection for queries that are kept apart from others.
-    pub(super) fn open_apart(
-        &mut self,
-        registry: &Registry,
-        token: impl Fn(usize) -> Token,
-        upstream: usize,
-        address: SocketAddr,
-        now: Instant,
-    ) -> Result<usize, SendError> {
-        let pool = self.pools.get(upstream);
+    pub(super) fn open_apart(&mut self, to: Destination<'_>) -> Result<usize, SendError> {
+        let pool = self.pools.get(to.upstream);
         if pool.is_none_or(|pool| pool.numbers.len() >= MAX_SHORT) {
             return Err(SendError::Resources);
         }
-        let number = self.open(registry, token, upstream, address, now)?;
+        let number = self.open(to)?;
         if let Some(connection) = self.connections.get_mut(&number) {
             connection.set_apart();
         }
         Ok(number)
     }
 
-    fn open(
-        &mut self,
-        registry: &Registry,
-        token: impl Fn(usize) -> Token,
-        upstream: usize,
-        address: SocketAddr,
-        now: Instant,
-    ) -> Result<usize, SendError> {
-        let session = self.tls.connect(upstream)?;
-        let mut stream = TcpStream::connect(address)?;
+    fn open(&mut self, to: Destination<'_>) -> Result<usize, SendError> {
+        let pool = self.pools.get(to.upstream);
+        let tls = pool.and_then(|pool| pool.tls.as_ref());
+        let session = tls.map(|tls| tls.connect()).transpose()?;
+        let mut stream = TcpStream::connect(to.address)?;
         // What is written is whole messages; the next should not wait for an acknowledgement (RFC 7766 section 8).
         let _ = stream.set_nodelay(true);
         let number = self.next;
         let interests = Interest::READABLE | Interest::WRITABLE;
-        registry.register(&mut stream, token(number), interests)?;
+        let token = (to.token)(number);
+        to.registry.register(&mut stream, token, interests)?;
         self.next += 1;
         self.opened += 1;
-        let connection = Connection::new(stream, session, upstream, now);
+        let connection = Connection::new(stream, session, to.upstream, to.now);
         self.connections.insert(number, connection);
-        if let Some(pool) = self.pools.get_mut(upstream) {
+        if let Some(pool) = self.pools.get_mut(to.upstream) {
             pool.numbers.push(number);
         }
         Ok(number)
@@ -369,6 +369,13 @@ impl Tcp {
         received
     }
 
+    /// Acknowledges what has arrived on a connection, if more responses are awaited there.
+    pub(super) fn acknowledge(&mut self, number: usize) {
+        if let Some(connection) = self.connections.get_mut(&number) {
+            connection.acknowledge();
+        }
+    }
+
     /// Takes out what was received on a connection. [`put_back`](Self::put_back) returns what is left of it.
     pub(super) fn take_input(&mut self, number: usize) -> Framing {
         let connection = self.connections.get_mut(&number);
@@ -391,6 +398,11 @@ impl Tcp {
     pub(super) fn is_established(&self, number: usize) -> bool {
         let connection = self.connections.get(&number);
         connection.is_some_and(Connection::is_established)
+    }
+
+    /// When a connection was opened.
+    pub(super) fn opened(&self, number: usize) -> Option<Instant> {
+        self.connections.get(&number).map(Connection::opened)
     }
 
     /// Takes the query that a response with this ID belongs to. `None`: there is none.
@@ -463,7 +475,7 @@ impl Tcp {
         }
         Lost {
             upstream,
-            problem: connection.take_problem(),
+            problem: connection.take_problem(error),
             was_established: connection.is_established(),
             was_alone: connection.used() == 1,
             awaited: connection.close(),

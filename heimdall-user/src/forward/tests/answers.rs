@@ -41,7 +41,10 @@ fn an_alias_without_its_target_is_not_cached() {
         msg.extend_from_slice(b"\xc0\x0c\0\x05\0\x01\0\0\x0e\x10\0\x04\x01t\xc0\x0c");
         vec![msg]
     });
-    let mut bench = Bench::new(options(vec![upstream.address]));
+    let mut bench = Bench::new(ForwardOptions {
+        follow_aliases: false,
+        ..options(vec![upstream.address])
+    });
     for token in 0..2 {
         bench.submit(&query(9, "name", None), token);
         let outcome = bench.outcome();

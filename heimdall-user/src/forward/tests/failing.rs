@@ -13,10 +13,10 @@ fn failure(outcome: &Outcome) -> (Option<u16>, u32) {
 
 /// SERVFAIL, with an Extended DNS Error if the name begins so.
 fn servfail(query: &[u8], info_code: Option<u16>) -> Vec<u8> {
-    let mut msg = bare(query, 2);
+    let mut msg = server_failure(query);
     if let Some(code) = info_code {
-        msg[11] = 1;
-        msg.extend_from_slice(&[0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 6, 0, 15, 0, 2]);
+        *msg.last_mut().unwrap() = 6;
+        msg.extend_from_slice(&[0, 15, 0, 2]);
         msg.extend_from_slice(&code.to_be_bytes());
     }
     msg
@@ -69,7 +69,11 @@ fn an_answer_ends_the_row_of_failures() {
         let mut good = response(&seen.msg, 20);
         let ttl = good.len() - 21 - 6;
         good[ttl..ttl + 4].fill(0);
-        vec![if turn == 1 { good } else { bare(&seen.msg, 2) }]
+        vec![if turn == 1 {
+            good
+        } else {
+            server_failure(&seen.msg)
+        }]
     });
     let mut bench = Bench::new(options(vec![upstream.address]));
     let mut ttls = Vec::new();
@@ -208,10 +212,10 @@ fn an_error_about_edns_leads_to_a_plain_query_at_once() {
 #[test]
 fn other_errors_do_not_question_edns() {
     let failing: [EdnsFailure; 4] = [
-        |query| bare(query, 2),
+        server_failure,
         |query| bare(query, 5),
-        |query| bare(query, 2 | 0x200),
-        |query| header_only(query, 2, 1),
+        |query| with_opt(bare(query, 2 | 0x200)),
+        |query| header_only(query, 5, 1),
     ];
     for fail in failing {
         let upstream = Upstream::start(move |seen| vec![fail(&seen.msg)]);
@@ -253,11 +257,66 @@ fn three_edns_failures_in_a_row_are_remembered() {
     for (label, sent) in [("a", 2), ("b", 4), ("c", 6), ("d", 7), ("e", 8)] {
         assert_eq!(ask(&mut bench, &query(9, label, None)), sent, "{label}");
     }
-    assert_eq!(ask(&mut bench, &dnssec_ok("f")), 10, "DO needs EDNS");
+    assert_eq!(ask(&mut bench, &dnssec_ok("f")), 9, "DO, too");
     knows_edns.store(true, Ordering::SeqCst);
-    assert_eq!(ask(&mut bench, &dnssec_ok("g")), 11);
-    ask(&mut bench, &query(9, "h", None));
-    assert_eq!(upstream.seen()[11].msg[11], 1, "an answer ends it");
+    ask(&mut bench, &query(9, "g", None));
+    assert!(upstream.seen()[6..].iter().all(|seen| seen.msg[11] == 0));
+    bench.finish();
+}
+
+/// What an upstream does with a query that has an OPT record.
+type EdnsFault = fn(&[u8]) -> Vec<Vec<u8>>;
+
+/// An upstream that does this to queries with EDNS.
+fn without_edns(fail: EdnsFault) -> Upstream {
+    Upstream::start(move |seen| match seen.msg[11] {
+        0 => vec![response(&seen.msg, 20)],
+        _ => fail(&seen.msg),
+    })
+}
+
+#[test]
+fn every_form_of_intolerance_to_edns_is_remembered_also_for_clients_with_do() {
+    // The queries for each name before that.
+    let forms: [(EdnsFault, usize); 6] = [
+        (|query| vec![bare(query, 1)], 2),
+        (|query| vec![header_only(query, 1, 0)], 2),
+        (|query| vec![bare(query, 4)], 2),
+        (|query| vec![bare(query, 2)], 2),
+        (|query| vec![header_only(query, 2, 1)], 2),
+        (|_| Vec::new(), 3),
+    ];
+    for (number, (fail, queries)) in forms.into_iter().enumerate() {
+        let upstream = without_edns(fail);
+        let mut bench = Bench::new(with_short_timeout(vec![upstream.address]));
+        for (label, sent) in [("a", 1), ("b", 2), ("c", 3)] {
+            bench.submit(&dnssec_ok(label), 1);
+            assert!(answered(&bench.outcome()), "{number} {label}");
+            assert_eq!(upstream.seen().len(), sent * queries, "{number} {label}");
+        }
+        for (msg, sent) in [(dnssec_ok("d"), 1), (query(9, "e", None), 2)] {
+            bench.submit(&msg, 1);
+            let outcome = bench.outcome();
+            assert!(answered(&outcome), "{number}");
+            assert_eq!(upstream.seen().len(), 3 * queries + sent, "{number}");
+        }
+        assert_eq!(bench.count("servfail"), 0, "{number}");
+        bench.finish();
+    }
+}
+
+#[test]
+fn servfail_of_an_upstream_that_knows_edns_is_not_asked_again() {
+    let upstream = Upstream::start(|seen| match seen.msg[13] {
+        b'x' => vec![bare(&seen.msg, 2)],
+        _ => vec![response(&seen.msg, 20)],
+    });
+    let mut bench = Bench::new(options(vec![upstream.address]));
+    for (label, sent) in [("a", 1), ("x", 2)] {
+        bench.submit(&query(9, label, None), 1);
+        assert_eq!(answered(&bench.outcome()), label == "a");
+        assert_eq!(upstream.seen().len(), sent);
+    }
     bench.finish();
 }
 

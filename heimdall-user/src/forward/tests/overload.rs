@@ -26,8 +26,8 @@ pub(super) fn fickle(mode: u8) -> (Upstream, Arc<AtomicU8>) {
         let is_known = seen.msg.windows(4).any(|octets| octets == b"\x03www");
         match (held.load(Ordering::SeqCst), is_dead) {
             (DOWN, _) | (SILENT, true) => Vec::new(),
-            (REFUSES, true) => vec![bare(&seen.msg, 2)],
-            (REFUSES_MOST, true) if !is_known => vec![bare(&seen.msg, 2)],
+            (REFUSES, true) => vec![server_failure(&seen.msg)],
+            (REFUSES_MOST, true) if !is_known => vec![server_failure(&seen.msg)],
             _ => vec![response(&seen.msg, 20)],
         }
     });

@@ -10,8 +10,8 @@ use std::{
 };
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, PublicKeyData, SanType,
-    date_time_ymd,
+    BasicConstraints, Certificate, CertificateParams, DnType, IsCa, Issuer, KeyPair, PublicKeyData,
+    SanType, date_time_ymd,
 };
 use rustls::{
     ServerConfig, ServerConnection,
@@ -26,17 +26,17 @@ use super::{
 };
 use crate::forward::{TlsOptions, TlsPeer, UpstreamAddress, UpstreamTransport};
 
-const NAME: &str = "dns.example";
+pub(super) const NAME: &str = "dns.example";
 
 /// A certificate authority.
-struct Authority {
+pub(super) struct Authority {
     issuer: Issuer<'static, KeyPair>,
     /// Its certificate in PEM.
     file: NamedTempFile,
 }
 
 impl Authority {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         // Issuers are found by name.
@@ -53,28 +53,21 @@ impl Authority {
     }
 
     /// A server with a certificate, and the digest of its public key.
-    fn server(&self, change: impl Fn(&mut CertificateParams)) -> (Arc<ServerConfig>, [u8; 32]) {
+    pub(super) fn server(
+        &self,
+        change: impl Fn(&mut CertificateParams),
+    ) -> (Arc<ServerConfig>, [u8; 32]) {
         let mut params = CertificateParams::new(vec![NAME.to_owned()]).unwrap();
         change(&mut params);
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         let spki = key.subject_public_key_info();
         let digest = ::ring::digest::digest(&::ring::digest::SHA256, &spki);
-        let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()));
-        let mut config = builder
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(
-                vec![certificate.der().clone()],
-                PrivateKeyDer::Pkcs8(key.serialize_der().into()),
-            )
-            .unwrap();
-        config.alpn_protocols = vec![b"dot".to_vec()];
-        (Arc::new(config), digest.as_ref().try_into().unwrap())
+        let config = server(&certificate, &key);
+        (config, digest.as_ref().try_into().unwrap())
     }
 
-    fn options(&self, upstreams: Vec<UpstreamAddress>) -> ForwardOptions {
+    pub(super) fn options(&self, upstreams: Vec<UpstreamAddress>) -> ForwardOptions {
         ForwardOptions {
             upstreams,
             tls: TlsOptions {
@@ -84,6 +77,22 @@ impl Authority {
             ..options(Vec::new())
         }
     }
+}
+
+/// A server with this certificate.
+fn server(certificate: &Certificate, key: &KeyPair) -> Arc<ServerConfig> {
+    let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()));
+    let mut config = builder
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(
+            vec![certificate.der().clone()],
+            PrivateKeyDer::Pkcs8(key.serialize_der().into()),
+        )
+        .unwrap();
+    config.alpn_protocols = vec![b"dot".to_vec()];
+    Arc::new(config)
 }
 
 /// An upstream that answers everything. Counts its queries.
@@ -101,14 +110,21 @@ fn answering(config: Arc<ServerConfig>) -> (Peer, Arc<AtomicUsize>) {
     (peer, queries)
 }
 
-fn answer(stream: &mut rustls::Stream<'_, ServerConnection, TcpStream>, msg: &[u8]) -> Option<()> {
+pub(super) fn answer(
+    stream: &mut rustls::Stream<'_, ServerConnection, TcpStream>,
+    msg: &[u8],
+) -> Option<()> {
     let msg = response(msg, 20);
     let framed = [&(msg.len() as u16).to_be_bytes()[..], &msg].concat();
     stream.write_all(&framed).ok()?;
     stream.flush().ok()
 }
 
-fn over_tls(address: SocketAddr, name: Option<&str>, pins: Vec<[u8; 32]>) -> UpstreamAddress {
+pub(super) fn over_tls(
+    address: SocketAddr,
+    name: Option<&str>,
+    pins: Vec<[u8; 32]>,
+) -> UpstreamAddress {
     let name = name.map(|name| DnsName::try_from(name.to_owned()).unwrap());
     UpstreamAddress {
         address,
@@ -116,14 +132,15 @@ fn over_tls(address: SocketAddr, name: Option<&str>, pins: Vec<[u8; 32]>) -> Ups
     }
 }
 
-fn ask(bench: &mut Bench, label: &str) -> bool {
+pub(super) fn ask(bench: &mut Bench, label: &str) -> bool {
     bench.submit(&query(9, label, None), 1);
     answered(&bench.outcome())
 }
 
-fn problem(bench: &Bench) -> Option<String> {
-    let metrics = bench.forwarder.upstream_metrics();
-    metrics[0][0].problem().map(|problem| problem.to_string())
+pub(super) fn problem(bench: &Bench) -> Option<String> {
+    let plan = bench.forwarder.plans().current();
+    let problem = plan.upstreams[0].threads[0].problem();
+    problem.map(|problem| problem.to_string())
 }
 
 #[test]
@@ -208,7 +225,7 @@ fn an_upstream_that_is_not_to_be_trusted_gets_no_query() {
             authority.server(|_| {}),
             "other.example",
             vec![],
-            "not valid for name",
+            "is not for other.example, but for dns.example",
         ),
         (
             authority.server(|_| {}),
@@ -240,6 +257,38 @@ fn an_upstream_that_is_not_to_be_trusted_gets_no_query() {
         let mut bench = Bench::new(options);
         assert_eq!(ask(&mut bench, "a"), pins.is_empty());
         assert_eq!(problem(&bench).is_none(), pins.is_empty());
+        bench.finish();
+    }
+}
+
+#[test]
+fn a_certificate_that_is_signed_by_itself_must_not_be_an_authoritys() {
+    for (is_ca, expected) in [
+        (IsCa::Ca(BasicConstraints::Unconstrained), Some("(CA:TRUE)")),
+        (IsCa::ExplicitNoCa, None),
+    ] {
+        let mut params = CertificateParams::new(vec![NAME.to_owned()]).unwrap();
+        params.is_ca = is_ca;
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.self_signed(&key).unwrap();
+        let mut file = NamedTempFile::new().unwrap();
+        file.write_all(certificate.pem().as_bytes()).unwrap();
+        let (peer, queries) = answering(server(&certificate, &key));
+        let options = ForwardOptions {
+            upstreams: vec![over_tls(peer.address, Some(NAME), vec![])],
+            tls: TlsOptions {
+                roots: Some(file.path().to_owned()),
+                opportunistic: false,
+            },
+            ..options(Vec::new())
+        };
+        let mut bench = Bench::new(options);
+        assert_eq!(ask(&mut bench, "a"), expected.is_none());
+        let said = problem(&bench);
+        assert_eq!(said.is_some(), expected.is_some(), "{said:?}");
+        let said = said.unwrap_or_default();
+        assert!(said.contains(expected.unwrap_or_default()), "{said}");
+        assert_eq!(queries.load(Ordering::SeqCst) > 0, expected.is_none());
         bench.finish();
     }
 }
@@ -327,8 +376,12 @@ fn a_problem_ends_with_a_response() {
 fn a_server_that_does_not_know_tls_is_a_problem_that_is_named() {
     let authority = Authority::new();
     for (reply, expected) in [
-        (&b"\x00\x05hello"[..], "corrupt message"),
+        (&b"\x00\x05hello"[..], "what it sends is not TLS"),
         (&b""[..], "closed the connection during the handshake"),
+        (
+            &b"\x15\x03\x03\x00\x02\x02\x28"[..],
+            "it ended the handshake with the alert handshake failure",
+        ),
     ] {
         let peer = Peer::start(move |_, stream| {
             // The whole hello, so that what follows is no reset.
@@ -358,10 +411,7 @@ fn roots_that_cannot_be_read_are_an_error_at_the_start() {
         builder.map(drop).unwrap_err().to_string()
     };
     let missing = start("/nonexistent/roots.pem");
-    assert!(
-        missing.starts_with("forward.tls-roots: /nonexistent/roots.pem: "),
-        "{missing}"
-    );
+    assert!(missing.starts_with("/nonexistent/roots.pem: "), "{missing}");
     let empty = NamedTempFile::new().unwrap();
     let empty = start(empty.path().to_str().unwrap());
     assert!(empty.contains("has no certificate in PEM"), "{empty}");

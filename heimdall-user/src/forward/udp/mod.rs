@@ -17,8 +17,9 @@
 //!   datagram that meets another socket of the pool gains nothing, as only one of them has the query.
 //! - With knowledge of all ports of the pool: which of 16 sockets has the query, and its ID: 20 bits.
 //!   But after [`MAX_REJECTED`] wrong IDs a socket is closed, and the queries outstanding on it go
-//!   over TCP: with eight guesses at each socket a forger succeeds once in some 8,000 pools, each of
-//!   which has to be found out first.
+//!   over another one, and from there over TCP: with eight guesses at each socket a forger succeeds once in some 8,000
+//!   pools, each of which has to be found out first.
+//! - An upstream's [cookie](super::upstreams) adds 64 bits, random letters a bit for each letter of the name.
 //!
 //! # Lifetime
 //!
@@ -39,17 +40,18 @@ mod socket;
 
 use std::{
     collections::VecDeque,
-    net::SocketAddr,
+    mem,
+    net::IpAddr,
     ops::RangeInclusive,
     time::{Duration, Instant},
 };
 
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
-use mio::{Interest, Registry, Token, net::UdpSocket};
+use mio::{Interest, net::UdpSocket};
 use nix::errno::Errno;
 
-use super::exchange::{Exchange, SendError, Transport};
+use super::exchange::{Destination, Exchange, SendError, Transport};
 pub(super) use batch::{Batch, Datagram};
 use socket::Table;
 pub(super) use socket::{Match, Outstanding, Socket};
@@ -77,8 +79,8 @@ pub(super) const MAX_REJECTED: u32 = 8;
 
 /// The sockets of a forwarder thread, and the queries that are to be sent.
 pub(super) struct Udp {
-    /// By the upstream's position in the list.
-    pools: Box<[Pool]>,
+    /// By the upstream's index.
+    pools: Vec<Pool>,
     /// All that are open, by number. A number is never used again.
     sockets: HashMap<usize, Socket, RandomState>,
     next: usize,
@@ -89,6 +91,7 @@ pub(super) struct Udp {
     queue: Queue,
 }
 
+#[derive(Default)]
 struct Pool {
     /// Numbers of sockets, some of which may be closed or worn out.
     numbers: [Option<usize>; POOL],
@@ -123,18 +126,10 @@ pub(super) enum Unsent {
 
 /// Choosing a socket.
 impl Udp {
-    pub(super) fn new(upstreams: usize) -> Self {
-        let pool = || Pool {
-            numbers: [None; POOL],
-            chosen: None,
-        };
+    pub(super) fn new() -> Self {
         Self {
-            pools: (0..upstreams).map(|_| pool()).collect(),
-            // Twice: a table that is half empty is rehashed in place.
-            sockets: HashMap::with_capacity_and_hasher(
-                2 * max_files(upstreams),
-                RandomState::default(),
-            ),
+            pools: Vec::new(),
+            sockets: HashMap::default(),
             next: 0,
             retired: VecDeque::new(),
             spare: Vec::new(),
@@ -142,16 +137,29 @@ impl Udp {
         }
     }
 
+    /// An upstream has this index now.
+    pub(super) fn add_upstream(&mut self, index: usize) {
+        if index >= self.pools.len() {
+            self.pools.resize_with(index + 1, Pool::default);
+        }
+        // Twice: a table that is half empty is rehashed in place.
+        let capacity = 2 * max_files(self.pools.len());
+        self.sockets
+            .reserve(capacity.saturating_sub(self.sockets.len()));
+    }
+
+    /// Closes the sockets to an upstream, on which nothing is outstanding.
+    pub(super) fn remove_upstream(&mut self, index: usize) {
+        let pool = self.pools.get_mut(index).map(mem::take);
+        for number in pool.into_iter().flat_map(|pool| pool.numbers).flatten() {
+            self.close(number);
+        }
+    }
+
     /// The number of a socket for the next query to an upstream: the same one until
-    /// [`send`](Self::send). A new socket is registered with the token that `token` makes of its number.
-    pub(super) fn choose(
-        &mut self,
-        registry: &Registry,
-        token: impl Fn(usize) -> Token,
-        upstream: usize,
-        address: SocketAddr,
-        now: Instant,
-    ) -> Result<usize, SendError> {
+    /// [`send`](Self::send).
+    pub(super) fn choose(&mut self, to: Destination<'_>) -> Result<usize, SendError> {
+        let Destination { upstream, now, .. } = to;
         let Some(pool) = self.pools.get(upstream) else {
             return Err(SendError::Resources);
         };
@@ -167,10 +175,10 @@ impl Udp {
         if let Some(number) = drawn.filter(is_usable) {
             return Ok(self.set_chosen(upstream, number));
         }
-        let mut opened = self.open(registry, &token, address, now);
+        let mut opened = self.open(to);
         if matches!(opened, Err(SendError::Resources | SendError::Address)) {
             self.make_room(upstream, now);
-            opened = self.open(registry, &token, address, now);
+            opened = self.open(to);
         }
         let error = match opened {
             Ok(number) => {
@@ -195,6 +203,12 @@ impl Udp {
             socket.is_some_and(|socket| socket.is_usable(now))
         });
         Ok(self.set_chosen(upstream, usable.ok_or(error)?))
+    }
+
+    /// Sockets that are open.
+    #[cfg(test)]
+    pub(super) fn open_sockets(&self) -> usize {
+        self.sockets.len()
     }
 
     /// Whether a socket was open before then.
@@ -261,28 +275,25 @@ impl Udp {
     }
 
     /// Opens a socket, whose port the kernel chooses at random.
-    fn open(
-        &mut self,
-        registry: &Registry,
-        token: impl Fn(usize) -> Token,
-        address: SocketAddr,
-        now: Instant,
-    ) -> Result<usize, SendError> {
-        let mut socket = UdpSocket::bind(socket::any_address(address))?;
-        socket.connect(address)?;
+    fn open(&mut self, to: Destination<'_>) -> Result<usize, SendError> {
+        let mut socket = UdpSocket::bind(socket::any_address(to.address))?;
+        socket.connect(to.address)?;
+        let own = socket.local_addr()?.ip();
         let number = self.next;
-        registry.register(&mut socket, token(number), Interest::READABLE)?;
+        let token = (to.token)(number);
+        to.registry
+            .register(&mut socket, token, Interest::READABLE)?;
         self.next += 1;
         let table = self.spare.pop().unwrap_or_default();
         let queries = rand::random_range(QUERIES);
-        let until = now + Duration::from_millis(rand::random_range(AGE));
-        let socket = Socket::new(socket, address, queries, [now, until], table);
+        let until = to.now + Duration::from_millis(rand::random_range(AGE));
+        let socket = Socket::new(socket, own, to.address, queries, [to.now, until], table);
         self.sockets.insert(number, socket);
         Ok(number)
     }
 
     /// Gives a socket no more queries, and closes it as soon as none is outstanding.
-    fn retire(&mut self, number: usize) {
+    pub(super) fn retire(&mut self, number: usize) {
         let socket = self.sockets.get_mut(&number);
         let Some(socket) = socket.filter(|socket| !socket.is_retired()) else {
             return;
@@ -318,6 +329,11 @@ impl Udp {
     /// An open socket.
     pub(super) fn socket(&mut self, number: usize) -> Option<&mut Socket> {
         self.sockets.get_mut(&number)
+    }
+
+    /// The address that a socket sends from.
+    pub(super) fn own_address(&self, number: usize) -> Option<IpAddr> {
+        self.sockets.get(&number).map(Socket::own)
     }
 
     /// Draws an ID for an exchange over a socket.
@@ -415,9 +431,8 @@ impl Udp {
 #[cold]
 fn error_of(errno: Errno) -> SendError {
     match errno {
-        Errno::ENETUNREACH | Errno::EHOSTUNREACH | Errno::ENETDOWN | Errno::EHOSTDOWN => {
-            SendError::Upstream
-        }
+        Errno::ENETUNREACH | Errno::ENETDOWN => SendError::Route,
+        Errno::EHOSTUNREACH | Errno::EHOSTDOWN => SendError::Upstream,
         // A filter's rule, for one.
         _ => SendError::Address,
     }

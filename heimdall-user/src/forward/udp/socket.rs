@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     time::Instant,
 };
 
@@ -98,6 +98,8 @@ impl IdSet {
 /// A socket of a pool.
 pub(in crate::forward) struct Socket {
     socket: UdpSocket,
+    /// The address that it sends from.
+    own: IpAddr,
     upstream: SocketAddr,
     /// Queries that it may still get.
     queries_left: u16,
@@ -121,9 +123,10 @@ impl fmt::Debug for Socket {
 }
 
 impl Socket {
-    /// A socket that is connected to `upstream`, for `queries` queries between these times.
+    /// A socket that is connected from `own` to `upstream`, for `queries` queries between these times.
     pub(super) fn new(
         socket: UdpSocket,
+        own: IpAddr,
         upstream: SocketAddr,
         queries: u16,
         [opened, until]: [Instant; 2],
@@ -131,6 +134,7 @@ impl Socket {
     ) -> Self {
         Self {
             socket,
+            own,
             upstream,
             queries_left: queries,
             opened,
@@ -146,6 +150,10 @@ impl Socket {
 
     pub(super) fn io(&self) -> &UdpSocket {
         &self.socket
+    }
+
+    pub(super) fn own(&self) -> IpAddr {
+        self.own
     }
 
     pub(super) fn upstream(&self) -> SocketAddr {

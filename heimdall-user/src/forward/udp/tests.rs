@@ -7,7 +7,7 @@ use std::{
     thread,
 };
 
-use mio::Poll;
+use mio::{Poll, Token};
 
 use super::*;
 use crate::forward::exchange::{Sent, Target};
@@ -29,7 +29,11 @@ impl Bench {
             .unwrap();
         Self {
             poll: Poll::new().unwrap(),
-            udp: Udp::new(1),
+            udp: {
+                let mut udp = Udp::new();
+                udp.add_upstream(0);
+                udp
+            },
             batch: Batch::new(),
             peer,
             now: Instant::now(),
@@ -38,9 +42,14 @@ impl Bench {
     }
 
     fn choose(&mut self) -> usize {
-        let (registry, upstream) = (self.poll.registry(), self.peer.local_addr().unwrap());
-        let chosen = self.udp.choose(registry, Token, 0, upstream, self.now);
-        chosen.unwrap()
+        let to = Destination {
+            registry: self.poll.registry(),
+            token: Token,
+            upstream: 0,
+            address: self.peer.local_addr().unwrap(),
+            now: self.now,
+        };
+        self.udp.choose(to).unwrap()
     }
 
     /// Queues a query.
@@ -59,6 +68,7 @@ impl Bench {
         let target = Target {
             upstream: 0,
             plain: false,
+            bare: false,
             tcp: false,
         };
         let sent = Sent {
@@ -67,6 +77,8 @@ impl Bench {
             id: outstanding.id,
             at: self.now,
             waited: false,
+            letters: None,
+            cookie: None,
         };
         let transport = Transport::Udp(number);
         Exchange {
@@ -353,8 +365,11 @@ fn a_query_that_cannot_be_sent_does_not_fail_the_others() {
     assert_eq!(bench.arrived(), sent[0].sent.id);
     assert_eq!(bench.arrived(), sent[2].sent.id);
     assert!(bench.udp.socket(number(&sent[0])).is_some());
-    for errno in [Errno::ENETUNREACH, Errno::EHOSTUNREACH] {
-        assert_eq!(error_of(errno), SendError::Upstream);
+    for (errno, error) in [
+        (Errno::ENETUNREACH, SendError::Route),
+        (Errno::EHOSTUNREACH, SendError::Upstream),
+    ] {
+        assert_eq!(error_of(errno), error);
     }
 }
 

@@ -86,7 +86,9 @@ fn every_reply_is_well_formed() {
             let mut buf = frame(shape, 29);
             let layout = Layout::read(&buf, &SourceFilter::default(), true).unwrap();
             buf.resize(2048, 0x55);
+            let source = layout.source(&buf);
             let opened = layout.open(&mut buf, 1500).unwrap();
+            assert_eq!(opened.source(), source);
             assert_eq!(
                 (layout.dns_len(), opened.source_port()),
                 (29, 4000),

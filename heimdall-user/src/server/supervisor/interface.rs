@@ -1,8 +1,8 @@
-//! One interface with its queues: attached, followed, let go when it vanishes and attached again
+//! One port with its queues: attached, followed, let go when it vanishes and attached again
 //! when it returns.
 
 use std::{
-    fmt,
+    fmt, mem,
     sync::{Arc, Weak},
     time::{Duration, Instant},
 };
@@ -13,25 +13,28 @@ use tracing::{info, warn};
 use super::{
     Context,
     backoff::{Backoff, log_failure},
-    queue::{ServedQueue, State},
+    pool::Pool,
+    queue::{STUCK, ServedQueue, State},
 };
 use crate::{
     config::InterfaceConfig,
-    forward::Mailbox,
+    heartbeat,
     server::{
         ServerError,
         attached::Attached,
-        preflight::look_up,
-        report::{InterfaceReport, WorkerReport},
-        xdp::{AfXdpError, OpenInterface, attach, warn_of_unserved},
+        preflight::port,
+        report::{InterfaceReport, QueueReport},
+        xdp::{AfXdpError, OpenInterface, attach},
     },
-    xdp::{Interface, XdpError},
+    xdp::{Interface, Port, XdpError},
 };
 
 /// Why the program is not attached to an interface.
 enum Detached {
     /// There is no such interface. Netlink reports when there is.
     Gone,
+    /// It is a configured interface without a port, for this reason. Netlink reports when that changes.
+    NoPort(String),
     /// It could not be attached, and is to be attempted again.
     Failed(String),
 }
@@ -40,15 +43,20 @@ impl fmt::Display for Detached {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Gone => f.write_str("there is no such interface"),
-            Self::Failed(why) => f.write_str(why),
+            Self::NoPort(why) | Self::Failed(why) => f.write_str(why),
         }
     }
 }
 
-/// A configured interface, whether it exists now or not. Its program goes before its
-/// workers: so the fields are ordered.
+/// A port, whether it exists now or not, or a configured interface without one. Its program goes before its
+/// queues: so the fields are ordered.
 pub(super) struct ServedInterface {
-    wanted: InterfaceConfig,
+    /// Its name, and which of its queues are to be served.
+    pub(super) wanted: InterfaceConfig,
+    /// The configured interfaces whose packets arrive on it.
+    serves: Vec<String>,
+    /// Why nothing is to be steered now, if that is so.
+    idle: Option<String>,
     pub(super) attached: Option<Arc<Attached>>,
     /// Why `attached` is none.
     detached: Detached,
@@ -61,24 +69,25 @@ pub(super) struct ServedInterface {
 }
 
 impl ServedInterface {
-    /// Starts the workers of an interface that is open. `workers` has numbers and mailboxes for all.
+    /// Gives the queues of an interface that is open to workers.
     pub(super) fn start(
         open: OpenInterface,
-        workers: &mut impl Iterator<Item = (usize, (u16, Arc<Mailbox>))>,
+        pool: &mut Pool,
         context: &Context,
     ) -> Result<Self, ServerError> {
         let OpenInterface {
-            wanted,
+            name,
+            serves,
             attached,
             queues: open,
         } = open;
+        let numbers: Vec<u32> = open.iter().map(|queue| queue.queue).collect();
+        let places = pool.place(&attached.interface, &numbers);
         let mut queues = Vec::new();
-        for (queue, (number, (front, mailbox))) in open.into_iter().zip(workers) {
-            let name = format!("{}:{}", wanted.name, queue.queue);
-            let cpu = context.settings.cpu(number);
-            let mut slot = ServedQueue::new(name, queue.queue, front, cpu, mailbox);
-            slot.start(&attached, queue, context)?;
-            queues.push(slot);
+        for (queue, place) in open.into_iter().zip(places) {
+            let mut served = ServedQueue::new(&name, queue.queue, place);
+            served.start(&attached, queue, pool, context)?;
+            queues.push(served);
         }
         attached
             .tier
@@ -88,72 +97,129 @@ impl ServedInterface {
             attached: Some(attached),
             detached: Detached::Gone,
             backoff: Backoff::new(Instant::now()),
-            wanted,
+            wanted: InterfaceConfig::of_port(&context.wanted.interfaces, &name, &serves),
+            serves,
+            idle: None,
             queues,
             counts: [0; Disposition::COUNT],
         })
     }
 
+    /// What is not attached yet.
+    pub(super) fn new(name: String, now: Instant) -> Self {
+        Self {
+            wanted: InterfaceConfig { name, queues: None },
+            serves: Vec::new(),
+            idle: None,
+            attached: None,
+            detached: Detached::Gone,
+            backoff: Backoff::new(now),
+            up: false,
+            queues: Vec::new(),
+            counts: [0; Disposition::COUNT],
+        }
+    }
+
     /// Waits until the workers are ready, and steers packets to them.
-    pub(super) fn serve(&mut self) -> Result<(), AfXdpError> {
+    pub(super) fn serve(&mut self, pool: &Pool) -> Result<(), AfXdpError> {
         if let Some(attached) = &self.attached {
             for queue in &mut self.queues {
-                queue.register(attached)?;
+                queue.register(attached, pool)?;
             }
             attached.follow()?;
         }
         Ok(())
     }
 
-    /// Reads the state of the interface and its addresses, and acts on what has changed.
-    pub(super) fn refresh(&mut self, now: Instant) {
+    /// Acts on what has changed. `found` is the port with its name, or why the configured interface of that name has none;
+    /// `None`: it is neither. Returns `false` if the kernel did not answer, and this is to be repeated.
+    pub(super) fn refresh(
+        &mut self,
+        found: Option<Result<Port, XdpError>>,
+        configured: &[InterfaceConfig],
+        now: Instant,
+    ) -> bool {
         let name = &self.wanted.name;
-        let found = match Interface::find(name) {
-            Ok(found) => Some(found),
-            Err(XdpError::UnknownInterface { .. }) => None,
-            // Another interface has the name now, of a kind that AF_XDP cannot serve: attaching to
-            // it fails with the reason.
-            Err(XdpError::Virtual { .. } | XdpError::NotEthernet { .. }) => {
-                if self.attached.is_some() {
-                    self.remove(true, now);
-                } else if matches!(self.detached, Detached::Gone) {
-                    self.schedule_attach(now);
+        let port = match found {
+            Some(Ok(port)) => port,
+            Some(Err(XdpError::UnknownInterface { .. })) => {
+                if let Some(attached) = &self.attached {
+                    // The list may have lacked it.
+                    if Interface::find(name).is_ok_and(|it| it.index == attached.interface.index) {
+                        return false;
+                    }
+                    warn!(
+                        "{name} is gone, and its queues with it; AF_XDP resumes when there is an interface of \
+                         that name"
+                    );
+                    self.remove("the interface is gone", now);
                 }
-                return;
+                self.detached = Detached::Gone;
+                return true;
             }
-            // The kernel did not answer.
-            Err(error) => {
-                warn!("{error}");
-                return;
+            Some(Err(error)) => {
+                let why = error.to_string();
+                if self.attached.is_some() {
+                    warn!("{name} is another interface now, and the sockets serve it: {why}");
+                    self.remove("the interface is gone", now);
+                }
+                self.detached = Detached::NoPort(why);
+                return true;
+            }
+            None => {
+                if self.attached.is_some() {
+                    let serves = self.serves.join(", ");
+                    info!("{name} is no port of {serves} any more: the XDP program is detached");
+                    self.remove("it is no port", now);
+                }
+                self.detached = Detached::Gone;
+                return true;
             }
         };
-        match (&self.attached, found) {
-            (Some(attached), Some(found)) if found.index == attached.interface.index => {
-                let came_up = found.up && !self.up;
+        let found = port.interface;
+        self.wanted.queues = InterfaceConfig::of_port(configured, name, &port.serves).queues;
+        self.serves = port.serves;
+        let idle = port.idle.filter(|_| port.links.is_empty());
+        match &idle {
+            Some(why) if self.idle != idle => info!("{name}: nothing is steered, as {why}"),
+            None if self.idle.is_some() => info!("{name}: queries are steered"),
+            _ => {}
+        }
+        self.idle = idle;
+        let came_up = found.up && !self.up;
+        match &self.attached {
+            Some(attached) if found.index == attached.interface.index => {
                 if came_up {
                     info!("{name} is up");
                 } else if self.up && !found.up {
                     warn!("{name} is down: no queries arrive on it");
                 }
                 self.up = found.up;
-                follow(attached);
+                let followed = follow(attached);
+                for queue in &mut self.queues {
+                    queue.fit(attached.port_mtu(), now);
+                }
                 if came_up {
                     // Attempts that failed because it was down are repeated at once.
                     self.queues
                         .iter_mut()
                         .for_each(|queue| queue.backoff.due = now);
                 }
+                return followed;
             }
-            (Some(_), found) => self.remove(found.is_some(), now),
-            (None, Some(found)) => {
-                let came_up = found.up && !self.up;
+            Some(_) => {
+                warn!("{name} is another interface now, and the queues of the former are gone");
+                self.remove("the interface is gone", now);
+                self.schedule_attach(now);
+            }
+            None => {
                 self.up = found.up;
-                if came_up || matches!(self.detached, Detached::Gone) {
+                if came_up || !matches!(self.detached, Detached::Failed(_)) {
                     self.schedule_attach(now);
                 }
             }
-            (None, None) => self.detached = Detached::Gone,
         }
+        true
     }
 
     /// There is a new interface to attach to.
@@ -162,46 +228,47 @@ impl ServedInterface {
         self.detached = Detached::Failed("it is being attached".to_owned());
     }
 
-    /// Stops the program and the workers of an interface that was deleted; `replaced`: another one has its name.
-    fn remove(&mut self, replaced: bool, now: Instant) {
-        warn!(
-            "{} is gone, and its queues with it; AF_XDP resumes when there is an interface of that \
-             name",
-            self.wanted.name
-        );
+    /// Stops the program and the queues of what is no port any more.
+    fn remove(&mut self, why: &str, now: Instant) {
+        // All are told before the first is waited for.
+        self.queues.iter().for_each(ServedQueue::close);
+        let end = Instant::now() + STUCK;
         for queue in &mut self.queues {
-            // Whatever they report follows from this.
-            let _ = queue.stop();
-            queue.state = State::Stopped("the interface is gone".to_owned());
+            queue.stop(end);
+            queue.state = State::Stopped(why.to_owned());
             queue.backoff = Backoff::new(now);
         }
         if let Some(attached) = self.attached.take() {
-            attached.tier.stop("the interface is gone");
+            attached.tier.stop(why);
             self.counts = counts(&attached, &self.counts);
         }
         self.up = false;
+        self.idle = None;
         self.backoff = Backoff::new(now);
-        self.detached = Detached::Gone;
-        if replaced {
-            self.schedule_attach(now);
+    }
+
+    /// Forgets the queues of what is removed for good. Their workers keep their counts.
+    pub(super) fn forget(&mut self, pool: &mut Pool) {
+        for queue in self.queues.drain(..) {
+            pool.forget(queue.place, &queue.counters);
         }
     }
 
-    /// Collects the workers that have ended, and starts those that are due.
-    pub(super) fn restart_due(&mut self, now: Instant, context: &Context) {
+    /// Notices the queues that have ended, and starts those that are due.
+    pub(super) fn restart_due(&mut self, now: Instant, pool: &mut Pool, context: &Context) {
         for queue in &mut self.queues {
-            queue.collect_ended(now);
+            queue.collect_ended(now, pool);
         }
-        if self.attached.is_none() && self.due().is_some_and(|due| due <= now) {
-            self.attach(now, context);
+        if self.attached.is_none() && self.due(pool).is_some_and(|due| due <= now) {
+            self.attach(now, pool, context);
         }
         let Some(attached) = self.attached.clone() else {
             return;
         };
         let mut started = false;
         for queue in &mut self.queues {
-            if queue.is_due(now) {
-                started |= queue.restart(&attached, now, context);
+            if queue.is_due(now, pool) {
+                started |= queue.restart(&attached, now, pool, context);
             }
         }
         if started {
@@ -209,39 +276,99 @@ impl ServedInterface {
         }
     }
 
-    /// Stops steering if no steered packet arrives, and the hot tier if its replies do not.
-    pub(super) fn check(&self) {
+    /// Stops steering to workers that are stuck, steering as a whole if no steered packet arrives, and the hot tier if its
+    /// replies do not.
+    pub(super) fn check(&mut self, pool: &mut Pool) {
+        self.follow_queues(pool);
+        let Some(attached) = &self.attached else {
+            return;
+        };
+        let mut all_move = true;
+        for queue in &mut self.queues {
+            all_move &= queue.check(attached, pool);
+        }
         let workers = || {
-            self.queues.iter().fold((0, 0), |(arrived, slept), queue| {
+            self.queues.iter().fold((0, 0), |(arrived, looked), queue| {
                 let counters = &queue.counters;
                 let dropped = counters.rx_dropped.get() + counters.rx_ring_full.get();
                 let received = counters.received.get();
-                (arrived + received + dropped, slept + counters.sleeps.get())
+                let turns = pool.turns(queue.place.worker);
+                (arrived + received + dropped, looked + turns)
             })
         };
-        if let Some(attached) = &self.attached {
+        // What waits for a worker that does not move has not arrived, and is no fault of the interface.
+        if all_move {
             attached.check_steering(workers);
-            attached.tier.check();
+        }
+        attached.tier.check();
+    }
+
+    /// Serves the queues that the interface has now. The kernel changes their number while AF_XDP uses some, if it does not
+    /// take those away.
+    fn follow_queues(&mut self, pool: &mut Pool) {
+        if let Some(attached) = &self.attached
+            && let Ok(interface) = Interface::find(&self.wanted.name)
+            && interface.index == attached.interface.index
+            && let Ok(numbers) = interface.queues(self.wanted.queues.as_ref())
+        {
+            self.set_queues(&interface, &numbers, pool);
         }
     }
 
-    fn attach(&mut self, now: Instant, context: &Context) {
+    /// Has these queues served: others are stopped and forgotten, and new ones get their workers.
+    fn set_queues(&mut self, interface: &Interface, numbers: &[u32], pool: &mut Pool) {
+        let (kept, mut gone): (Vec<_>, Vec<_>) = (mem::take(&mut self.queues).into_iter())
+            .partition(|queue| numbers.contains(&queue.number));
+        self.queues = kept;
+        gone.iter().for_each(ServedQueue::close);
+        let end = Instant::now() + STUCK;
+        for queue in &mut gone {
+            queue.stop(end);
+            pool.forget(queue.place, &queue.counters);
+            info!("queue {} is gone", queue.name);
+        }
+        let is_new = |number: &u32| self.queues.iter().all(|queue| queue.number != *number);
+        let new: Vec<u32> = numbers.iter().copied().filter(is_new).collect();
+        if new.is_empty() {
+            return;
+        }
+        let places = pool.place(interface, &new).into_iter();
+        let new = new.into_iter().zip(places);
+        self.queues
+            .extend(new.map(|(number, place)| ServedQueue::new(&self.wanted.name, number, place)));
+        self.queues.sort_by_key(|queue| queue.number);
+    }
+
+    fn attach(&mut self, now: Instant, pool: &mut Pool, context: &Context) {
+        // A driver may reset its link for it, which takes seconds.
+        heartbeat::beat();
         let name = &self.wanted.name;
-        let found = look_up(&self.wanted);
+        let found = port(&context.wanted.interfaces, name);
         match found.and_then(|(interface, numbers)| {
             Ok((
-                attach(interface, &context.addresses, &context.plan)?,
+                attach(
+                    interface,
+                    None,
+                    &context.wanted,
+                    &context.settings,
+                    &context.plan,
+                )?,
                 numbers,
             ))
         }) {
             Ok((attached, numbers)) => {
                 let mode = attached.program().attach_mode().name();
-                info!("{name} is back: XDP program attached ({mode})");
-                warn_of_unserved(name, numbers.len(), self.queues.len());
+                if self.queues.is_empty() {
+                    let serves = self.serves.join(", ");
+                    info!("{name}, a port of {serves}: XDP program attached ({mode})");
+                } else {
+                    info!("{name} is back: XDP program attached ({mode})");
+                }
                 self.up = attached.interface.up;
                 attached
                     .tier
                     .start(context.tier.as_ref(), attached.interface.mtu);
+                self.set_queues(&attached.interface, &numbers, pool);
                 self.attached = Some(attached);
                 self.queues
                     .iter_mut()
@@ -258,28 +385,31 @@ impl ServedInterface {
     }
 
     /// When something is to be attempted, if anything is.
-    pub(super) fn due(&self) -> Option<Instant> {
+    pub(super) fn due(&self, pool: &Pool) -> Option<Instant> {
         match (&self.attached, &self.detached) {
-            (Some(_), _) => self.queues.iter().filter_map(ServedQueue::due).min(),
+            (Some(_), _) => self.queues.iter().filter_map(|queue| queue.due(pool)).min(),
             (None, Detached::Failed(_)) => Some(self.backoff.due),
-            (None, Detached::Gone) => None,
+            (None, Detached::Gone | Detached::NoPort(_)) => None,
         }
     }
 
-    pub(super) fn worker_reports(&self) -> impl Iterator<Item = WorkerReport> {
+    /// The queues, each with the number of its worker.
+    pub(super) fn queue_reports(&self, pool: &Pool) -> impl Iterator<Item = (usize, QueueReport)> {
         let queues = self.queues.iter();
         queues.map(|queue| {
             let detached = self.attached.is_none().then(|| self.detached.to_string());
-            queue.report(&self.wanted.name, detached)
+            let report = queue.report(&self.wanted.name, detached, pool);
+            (queue.place.worker, report)
         })
     }
 
     pub(super) fn report(&self) -> InterfaceReport {
         let (state, reason) = match (&self.attached, &self.detached) {
-            (Some(_), _) if self.up => ("up", None),
-            (Some(_), _) => ("down", None),
+            (Some(_), _) if !self.up => ("down", None),
+            (Some(_), _) if self.idle.is_some() => ("standby", self.idle.clone()),
+            (Some(_), _) => ("up", None),
             (None, Detached::Gone) => ("gone", Some(self.detached.to_string())),
-            (None, Detached::Failed(why)) => ("failed", Some(why.clone())),
+            (None, Detached::NoPort(why) | Detached::Failed(why)) => ("failed", Some(why.clone())),
         };
         let program = self.attached.as_ref().map(|attached| attached.program());
         let attach = program.as_ref().map(|program| program.attach_mode().name());
@@ -293,6 +423,7 @@ impl ServedInterface {
         let earlier = self.counts;
         InterfaceReport {
             name: self.wanted.name.clone(),
+            serves: self.serves.clone(),
             state,
             reason,
             attach,
@@ -310,11 +441,13 @@ impl ServedInterface {
     }
 }
 
-/// Updates the program's maps to the interface's present state.
-fn follow(attached: &Attached) {
-    if let Err(error) = attached.follow() {
+/// Updates the program's maps to the interface's present state. Returns whether the kernel answered.
+fn follow(attached: &Attached) -> bool {
+    let followed = attached.follow();
+    if let Err(error) = &followed {
         attached.log_new(vec![error.to_string()]);
     }
+    followed.is_ok()
 }
 
 /// The program's counts, added to `earlier` ones; those alone if the kernel does not give them.

@@ -1,283 +1,339 @@
-//! One queue with its worker: started, stopped, and started again after it failed.
+//! One queue: its socket opened, given to its worker, taken from it, and opened again after it failed.
 
 use std::{
     io, mem,
-    os::fd::{AsFd, OwnedFd},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    os::fd::BorrowedFd,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use tracing::info;
+use tracing::{info, warn};
 
 use super::{
     Context,
-    backoff::{Backoff, FIRST_PAUSE, log_failure},
+    backoff::{Backoff, log_failure},
+    pool::{Place, Pool},
 };
 use crate::{
     exit::OnExit,
-    forward::Mailbox,
-    front,
-    maintenance::{CommandQueue, Maintenance},
+    heartbeat,
     server::{
         ServerError,
         attached::Attached,
-        cores::CoreCounters,
-        report::WorkerReport,
-        start,
-        xdp::{AfXdpError, Queue, open_queue},
+        report::QueueReport,
+        xdp::{AfXdpError, Queue, log_modes, open_queue},
     },
-    worker::{Worker, WorkerCounters, WorkerOptions, WorkerResources},
-    xdp::XdpError,
+    worker::{QueueCounters, QueueEnd, QueueResources, WorkerQueue},
+    xdp::{
+        XdpError,
+        xsk::{BindMode, frame_size},
+    },
 };
 
-/// The state of a queue's worker.
+/// How long to wait for queues that were told to end at once. One that takes longer has a worker that is stuck.
+pub(super) const STUCK: Duration = Duration::from_secs(1);
+
+/// The state of a queue.
 pub(super) enum State {
     Running {
-        worker: Worker,
-        /// Set when its thread has ended.
-        ended: Arc<AtomicBool>,
+        queue: WorkerQueue,
         since: Instant,
         /// `zero-copy` or `copy`.
         mode: &'static str,
-        /// Its socket, until it is in the XSKMAP.
-        unregistered: Option<OwnedFd>,
+        /// Octets of its frames.
+        frame_size: u32,
+        /// Its socket is in the XSKMAP.
+        registered: bool,
+        /// Which of its worker's threads serves it.
+        thread: u64,
     },
-    /// It does not run, for this reason.
+    /// It is not served, for this reason.
     Stopped(String),
+    /// It is not served because its worker does not run.
+    WithoutWorker,
 }
 
-/// A configured queue. Its mailbox, its number with the forwarder, its command queue and its counters
-/// outlive its worker.
+/// A configured queue. Its counters outlive its sockets.
 pub(super) struct ServedQueue {
     /// `eth0:3`.
     pub(super) name: String,
-    queue: u32,
-    front: u16,
-    cpu: Option<usize>,
-    mailbox: Arc<Mailbox>,
-    pub(super) commands: Arc<CommandQueue>,
-    pub(super) counters: Arc<WorkerCounters>,
-    core: CoreCounters,
+    pub(super) number: u32,
+    pub(super) place: Place,
+    pub(super) counters: Arc<QueueCounters>,
     pub(super) state: State,
     pub(super) backoff: Backoff,
-    restarts: u64,
-    /// Outcomes for requests of earlier workers that have not arrived yet.
-    outstanding: usize,
+    /// How often it was given to its worker.
+    starts: u64,
 }
 
 impl ServedQueue {
-    pub(super) fn new(
-        name: String,
-        queue: u32,
-        front: u16,
-        cpu: Option<usize>,
-        mailbox: Arc<Mailbox>,
-    ) -> Self {
-        let maintenance = Maintenance::new({
-            let mailbox = Arc::clone(&mailbox);
-            move || mailbox.wake()
-        });
+    pub(super) fn new(interface: &str, number: u32, place: Place) -> Self {
         Self {
-            name,
-            queue,
-            front,
-            cpu,
-            mailbox,
-            commands: maintenance.queue(),
+            name: format!("{interface}:{number}"),
+            number,
+            place,
             counters: Arc::default(),
-            core: CoreCounters::default(),
             state: State::Stopped("it is being started".to_owned()),
             backoff: Backoff::new(Instant::now()),
-            restarts: 0,
-            outstanding: 0,
+            starts: 0,
         }
     }
 
-    /// Starts a worker on an open socket.
+    /// Gives an open socket to the worker.
     pub(super) fn start(
         &mut self,
         attached: &Attached,
         queue: Queue,
+        pool: &mut Pool,
         context: &Context,
     ) -> Result<(), ServerError> {
-        let Queue {
-            xsk, frames, idle, ..
-        } = queue;
-        let core = context.cores.core(&self.core)?;
-        let mode = xsk.mode().name();
-        let socket = xsk.as_fd().try_clone_to_owned();
-        let socket = socket.map_err(start("a worker"))?;
-        let ended = Arc::new(AtomicBool::new(false));
-        let on_exit = OnExit::new({
-            let (ended, signal) = (Arc::clone(&ended), Arc::clone(&context.signal));
-            move || {
-                ended.store(true, Ordering::SeqCst);
-                signal.wake();
-            }
-        });
-        let options = WorkerOptions {
-            name: self.name.clone(),
-            cpu: self.cpu,
-            verify_checksums: context.settings.verify_checksums,
-            idle,
-        };
-        let resources = WorkerResources {
-            xsk,
-            frames,
-            engine: front::Resources {
-                core,
-                maintenance: Maintenance::take_over(Arc::clone(&self.commands)),
-                forwarder: context.forwarder.clone(),
-                mailbox: Arc::clone(&self.mailbox),
-                front: self.front,
-                clock: context.cores.clock(),
-                latency: Arc::clone(&self.core.latency),
-                tap: context.cores.tap(),
-            },
+        let (mode, frame_size) = (queue.xsk.mode(), queue.xsk.frame_size());
+        if mode == BindMode::ZeroCopy {
+            attached.tier.in_zero_copy();
+        }
+        let signal = Arc::clone(&context.signal);
+        let resources = QueueResources {
+            xsk: queue.xsk,
+            frames: queue.frames,
+            busy_poll: queue.busy_poll,
             mtu: Arc::clone(&attached.mtu),
+            paths: Arc::clone(&context.paths),
             sources: Arc::clone(&attached.sources),
-            drops: Arc::clone(&self.core.drops),
             counters: Arc::clone(&self.counters),
-            nominator: attached.tier.nominator(context.tier.as_ref()),
-            on_exit,
+            on_end: OnExit::new(move || signal.wake()),
         };
-        let worker = Worker::start(options, resources).map_err(start("a worker"))?;
         self.state = State::Running {
-            worker,
-            ended,
+            queue: pool.serve(self.place.worker, resources, context)?,
             since: Instant::now(),
-            mode,
-            unregistered: Some(socket),
+            mode: mode.name(),
+            frame_size,
+            registered: false,
+            thread: pool.thread(self.place.worker),
         };
+        self.starts += 1;
         Ok(())
     }
 
-    /// Puts the socket of a worker that was started into the XSKMAP, once it is ready.
-    pub(super) fn register(&mut self, attached: &Attached) -> Result<(), XdpError> {
+    pub(super) fn is_running(&self) -> bool {
+        matches!(self.state, State::Running { .. })
+    }
+
+    /// Puts the queue's socket into the XSKMAP, once its worker is ready, or is not soon: then the first [`check`](Self::check)s
+    /// take it out again.
+    pub(super) fn register(&mut self, attached: &Attached, pool: &Pool) -> Result<(), XdpError> {
+        let number = self.number;
         if let State::Running {
-            worker,
-            unregistered,
-            ..
+            queue, registered, ..
         } = &mut self.state
-            && let Some(socket) = unregistered.take()
         {
-            worker.wait_ready();
-            attached.program().register(self.queue, socket.as_fd())?;
+            heartbeat::beat();
+            pool.wait_ready(self.place.worker);
+            let register = |socket: BorrowedFd<'_>| attached.program().register(number, socket);
+            queue.with_socket(register).unwrap_or(Ok(()))?;
+            *registered = true;
         }
         Ok(())
     }
 
-    /// Starts a worker again, and registers it. Whether one runs.
-    pub(super) fn restart(&mut self, attached: &Attached, now: Instant, context: &Context) -> bool {
+    /// Opens a socket again, gives it to the worker, and registers it. Whether the queue is served.
+    pub(super) fn restart(
+        &mut self,
+        attached: &Attached,
+        now: Instant,
+        pool: &mut Pool,
+        context: &Context,
+    ) -> bool {
+        // Each may take a while: a NIC with many queues, whose driver resets one when a socket is bound, takes long for all.
+        heartbeat::beat();
+        let alone = matches!(self.state, State::Stopped(_));
         let mut started = || {
             let queue =
-                open_queue(attached, self.queue, &context.settings).map_err(AfXdpError::from)?;
-            self.start(attached, queue, context)?;
-            self.register(attached).map_err(AfXdpError::from)?;
+                open_queue(attached, self.number, &context.settings).map_err(AfXdpError::from)?;
+            log_modes(attached, std::slice::from_ref(&queue));
+            self.start(attached, queue, pool, context)?;
+            self.register(attached, pool).map_err(AfXdpError::from)?;
             Ok::<(), ServerError>(())
         };
         match started() {
             Ok(()) => {
-                self.restarts += 1;
-                info!("worker {} runs again", self.name);
+                if alone {
+                    info!("queue {} is served", self.name);
+                }
                 true
             }
             Err(error) => {
-                let _ = self.stop();
+                self.stop(Instant::now() + STUCK);
                 self.failed(now, Duration::ZERO, error.to_string());
                 false
             }
         }
     }
 
-    /// Stops the worker, if there is one; its result.
-    pub(super) fn stop(&mut self) -> Option<io::Result<()>> {
+    /// Closes the queue's socket, and waits until it is closed, until `end` at the latest: the worker may be stuck.
+    pub(super) fn stop(&mut self, end: Instant) {
         let stopped = State::Stopped("it was stopped".to_owned());
         match mem::replace(&mut self.state, stopped) {
-            State::Running { worker, .. } => {
-                let ended = worker.stop();
-                self.outstanding += ended.outstanding;
-                Some(ended.result)
+            State::Running { queue, .. } => {
+                heartbeat::beat();
+                queue.close();
+                // Whatever the result: it was to end.
+                let _ = queue.wait(end.saturating_duration_since(Instant::now()));
             }
-            stopped => {
-                self.state = stopped;
-                None
-            }
+            stopped => self.state = stopped,
         }
     }
 
-    /// Joins the worker if it has ended, and schedules a restart.
-    pub(super) fn collect_ended(&mut self, now: Instant) {
-        let State::Running { ended, since, .. } = &self.state else {
-            return;
-        };
-        if !ended.load(Ordering::SeqCst) {
-            return;
+    /// Closes a socket whose frames are not of the size for this MTU. The next one is due at once.
+    pub(super) fn fit(&mut self, mtu: u32, now: Instant) {
+        let wanted = frame_size(mtu);
+        match &self.state {
+            State::Running { frame_size, .. } if *frame_size != wanted => {
+                info!(
+                    "queue {} gets frames of {wanted} octets: the MTU is {mtu} now",
+                    self.name
+                );
+            }
+            _ => return,
         }
-        let ran = now.saturating_duration_since(*since);
-        let why = match self.stop() {
-            Some(Err(error)) => error.to_string(),
-            _ => "it ended unexpectedly".to_owned(),
+        // The same for all queues.
+        self.stop(now + STUCK);
+        self.state = State::Stopped("the MTU has changed".to_owned());
+        self.start_at(now);
+    }
+
+    /// Takes the queue of a worker that is stuck out of the XSKMAP, and puts it back when the worker makes progress
+    /// again. To be called after [`Pool::check`]. Returns whether the worker, if the queue is served, makes progress.
+    pub(super) fn check(&mut self, attached: &Attached, pool: &Pool) -> bool {
+        let worker = self.place.worker;
+        let State::Running { registered, .. } = &mut self.state else {
+            return true;
         };
-        self.failed(now, ran, why);
+        let result = match (pool.is_stuck(worker), *registered) {
+            (true, true) => {
+                *registered = false;
+                attached.program().unregister(self.number)
+            }
+            (false, false) => self.register(attached, pool),
+            _ => Ok(()),
+        };
+        if let Err(error) = result {
+            warn!("{error}");
+        }
+        pool.has_moved(worker)
+    }
+
+    /// Has the queue end when everything is answered.
+    pub(super) fn drain(&self) {
+        if let State::Running { queue, .. } = &self.state {
+            queue.drain();
+        }
+    }
+
+    /// Has the queue end at once, and does not wait for it.
+    pub(super) fn close(&self) {
+        if let State::Running { queue, .. } = &self.state {
+            queue.close();
+        }
+    }
+
+    /// Whether the queue is not served, which one that was drained is soon.
+    pub(super) fn collect_drained(&mut self) -> bool {
+        let State::Running { queue, .. } = &self.state else {
+            return true;
+        };
+        match queue.wait(Duration::ZERO) {
+            QueueEnd::NotYet => return false,
+            QueueEnd::Ended(Err(error)) => warn!("queue {}: {error}", self.name),
+            QueueEnd::Ended(Ok(())) | QueueEnd::WithWorker => {}
+        }
+        self.state = State::Stopped("it was drained".to_owned());
+        true
+    }
+
+    /// Has the queue start at this time, whatever has failed before.
+    pub(super) fn start_at(&mut self, now: Instant) {
+        self.backoff = Backoff::new(now);
+    }
+
+    /// Notices that the queue has ended, and schedules a restart.
+    pub(super) fn collect_ended(&mut self, now: Instant, pool: &mut Pool) {
+        let State::Running {
+            queue,
+            since,
+            thread,
+            ..
+        } = &self.state
+        else {
+            return;
+        };
+        let ran = now.saturating_duration_since(*since);
+        match queue.wait(Duration::ZERO) {
+            QueueEnd::NotYet => {}
+            QueueEnd::Ended(result) => {
+                let ended = || io::Error::other("it ended unexpectedly");
+                let error = result.err().unwrap_or_else(ended);
+                self.failed(now, ran, error.to_string());
+            }
+            QueueEnd::WithWorker => {
+                pool.join(self.place.worker, *thread, now);
+                self.state = State::WithoutWorker;
+                self.backoff.due = now;
+            }
+        }
     }
 
     fn failed(&mut self, now: Instant, ran: Duration, why: String) {
         let pause = self.backoff.failed(now, ran);
         let before = match &self.state {
             State::Stopped(before) => before,
-            State::Running { .. } => "",
+            State::Running { .. } | State::WithoutWorker => "",
         };
-        log_failure(before, &why, &format!("worker {}", self.name), pause);
+        log_failure(before, &why, &format!("queue {}", self.name), pause);
         self.state = State::Stopped(why);
     }
 
-    /// When to attempt to start a worker, if none runs.
-    pub(super) fn due(&self) -> Option<Instant> {
-        matches!(self.state, State::Stopped(_)).then_some(self.backoff.due)
+    /// When to attempt to serve the queue, if it is not served.
+    pub(super) fn due(&self, pool: &Pool) -> Option<Instant> {
+        let own = match self.state {
+            State::Running { .. } => return None,
+            State::Stopped(_) | State::WithoutWorker => self.backoff.due,
+        };
+        Some(pool.due(self.place.worker).map_or(own, |due| due.max(own)))
     }
 
-    /// Whether to start a worker now.
-    pub(super) fn is_due(&mut self, now: Instant) -> bool {
-        if self.due().is_none_or(|due| due > now) {
-            return false;
-        }
-        // The forwarder answers every request. The outcomes of an earlier worker's requests are
-        // discarded before the next worker starts, whose tokens may be the same.
-        while self.outstanding > 0 && self.mailbox.take().is_some() {
-            self.outstanding -= 1;
-        }
-        if self.outstanding > 0 {
-            const WAITING: &str = "waiting for the last look-ups of the worker before it";
-            if !matches!(&self.state, State::Stopped(why) if why == WAITING) {
-                info!("worker {}: {WAITING}: {}", self.name, self.outstanding);
-                self.state = State::Stopped(WAITING.to_owned());
-            }
-            self.backoff.due = now + FIRST_PAUSE;
-        }
-        self.outstanding == 0
+    /// Whether to serve the queue now.
+    pub(super) fn is_due(&self, now: Instant, pool: &mut Pool) -> bool {
+        self.due(pool).is_some_and(|due| due <= now) && pool.is_available(self.place.worker, now)
     }
 
     /// `detached`: why the interface's program is not attached, if it is not.
-    pub(super) fn report(&self, interface: &str, detached: Option<String>) -> WorkerReport {
+    pub(super) fn report(
+        &self,
+        interface: &str,
+        detached: Option<String>,
+        pool: &Pool,
+    ) -> QueueReport {
+        let worker = self.place.worker;
         let (state, reason, mode) = match &self.state {
+            State::Running { mode, .. } if pool.is_stuck(worker) => {
+                ("stuck", Some(pool.reason(worker)), Some(*mode))
+            }
             State::Running { mode, .. } => ("running", None, Some(*mode)),
-            State::Stopped(_) if detached.is_some() => ("gone", detached, None),
+            State::Stopped(_) | State::WithoutWorker if detached.is_some() => {
+                ("gone", detached, None)
+            }
             State::Stopped(why) => ("restarting", Some(why.clone()), None),
+            State::WithoutWorker => ("restarting", Some(pool.reason(worker)), None),
         };
-        WorkerReport {
+        QueueReport {
             interface: interface.to_owned(),
-            queue: self.queue,
+            queue: self.number,
             state,
             reason,
-            restarts: self.restarts,
+            restarts: self.starts.saturating_sub(1),
             mode,
-            cpu: self.cpu,
+            placement: self.place.why.name(),
             counters: Arc::clone(&self.counters),
-            core: self.core.clone(),
         }
     }
 }

@@ -9,12 +9,11 @@ use tracing::{info, warn};
 
 use super::{
     HotTier,
-    plan::{TierPlan, VETH},
+    plan::{TierPlan, VETH, VIRTIO},
     returned::ReturnCheck,
 };
 use crate::{
     packet::SourceFilter,
-    tier::Nominator,
     xdp::{Interface, Program, Returned, TierMaps, TierSize},
 };
 
@@ -23,6 +22,8 @@ pub(in crate::server) struct InterfaceTier {
     interface: String,
     /// Its peer may take no replies.
     is_veth: bool,
+    /// Its driver sends no replies while a queue is in zero-copy mode.
+    is_virtio: bool,
     state: Mutex<State>,
 }
 
@@ -57,9 +58,11 @@ impl InterfaceTier {
         {
             info!("{}: hot tier off: {why}", interface.name);
         }
+        let driver = interface.driver();
         Self {
             interface: interface.name.clone(),
-            is_veth: interface.driver().as_deref() == Some(VETH),
+            is_veth: driver.as_deref() == Some(VETH),
+            is_virtio: driver.as_deref() == Some(VIRTIO),
             state: Mutex::new(match maps {
                 Ok(maps) => State::Ready(Box::new(maps)),
                 Err(why) => State::Off(why),
@@ -98,14 +101,6 @@ impl InterfaceTier {
         }
     }
 
-    /// By what a worker of the interface offers answers, if the tier is on there, or about to be.
-    pub(in crate::server) fn nominator(&self, tier: Option<&Arc<HotTier>>) -> Option<Nominator> {
-        match *self.state() {
-            State::Off(_) => None,
-            State::Ready(_) | State::On { .. } => tier.map(|tier| tier.tier.nominator()),
-        }
-    }
-
     /// Takes the interface's MTU, and the senders that no reply may go to.
     pub(in crate::server) fn follow(&self, mtu: u32, senders: &SourceFilter) {
         if let State::On { tier, .. } = &*self.state() {
@@ -123,6 +118,15 @@ impl InterfaceTier {
         let before = mem::replace(&mut *state, State::Off(why.to_owned()));
         if let State::On { tier, .. } = before {
             tier.detach(&self.interface);
+        }
+    }
+
+    /// Ends it if the driver sends none of its replies now that a queue is in zero-copy mode.
+    pub(in crate::server) fn in_zero_copy(&self) {
+        if self.is_virtio && !matches!(*self.state(), State::Off(_)) {
+            let why = "virtio_net sends no replies of the XDP program in zero-copy mode";
+            info!("{}: hot tier off: {why}", self.interface);
+            self.stop(why);
         }
     }
 
@@ -151,7 +155,10 @@ impl InterfaceTier {
     /// `on`, or `off` and why.
     pub(in crate::server) fn report(&self) -> (&'static str, Option<String>) {
         match &*self.state() {
-            State::On { .. } => ("on", None),
+            State::On { tier, .. } => match tier.tier.why_off_on(&self.interface) {
+                None => ("on", None),
+                why => ("off", why),
+            },
             State::Ready(_) => ("off", Some("it is being started".to_owned())),
             State::Off(why) => ("off", Some(why.clone())),
         }

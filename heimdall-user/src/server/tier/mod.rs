@@ -22,10 +22,10 @@ use tracing::info;
 use super::{cores::CoreFactory, threads::Threads};
 use crate::{
     answer::policy::{NonRecursive, Policy},
-    config::Config,
+    config::{self, Config},
     maintenance::Scope,
     packet::SourceFilter,
-    tier::{Tier, TierRules},
+    tier::{Nominator, Tier, TierRules},
     xdp::TierMaps,
 };
 pub(super) use interface::InterfaceTier;
@@ -68,6 +68,11 @@ impl fmt::Debug for HotTier {
 }
 
 impl HotTier {
+    /// By what another worker nominates answers.
+    pub(super) fn nominator(&self) -> Nominator {
+        self.tier.nominator()
+    }
+
     /// Starts it, without an interface.
     ///
     /// # Errors
@@ -169,12 +174,12 @@ impl HotTier {
 /// What in a policy the tier cannot do.
 fn obstacle(policy: &Policy) -> Option<&'static str> {
     if policy.limit.per_second > 0 {
-        return Some("rate-limit.responses-per-second is set, and workers count replies");
+        return Some(config::RATE_LIMIT);
     }
     let cookies = policy.cookies.as_ref();
     cookies
         .is_some_and(|cookies| cookies.demand_above > 0)
-        .then_some("cookies.demand-above is set, and workers count queries")
+        .then_some(config::COOKIES)
 }
 
 #[cfg(test)]

@@ -2,7 +2,6 @@
 
 use crate::{
     config::{Config, TierMode},
-    tap::MessageKind,
     tier::TierSettings,
     xdp::{AttachMode, Interface, TierSize},
 };
@@ -26,23 +25,17 @@ pub(super) fn settings(config: &Config) -> TierSettings {
 /// The driver of a veth.
 pub(super) const VETH: &str = "veth";
 
+/// A driver that drops what a program sends back (XDP_TX) while the packet is in an AF_XDP socket's frame: it wants room
+/// for its own header in front of it (`__virtnet_xdp_xmit_one`, drivers/net/virtio_net.c), and the kernel's copy of such
+/// a packet has none (`xdp_convert_zc_to_xdp_frame`, net/core/xdp.c). Seen on Linux 7.3.
+pub(super) const VIRTIO: &str = "virtio_net";
+
 impl TierPlan {
     pub(in crate::server) fn new(config: &Config) -> Self {
-        let dnstap = &config.dnstap;
-        let samples_clients = dnstap.output.is_some()
-            && dnstap
-                .messages
-                .iter()
-                .any(|kind| matches!(kind, MessageKind::ClientQuery | MessageKind::ClientResponse));
-        let obstacle = if config.query_log.sample.is_some() {
-            Some("the query log has only queries that workers answer")
-        } else {
-            samples_clients.then_some("dnstap has only queries that workers answer")
-        };
         Self {
             mode: config.tier.mode,
             settings: settings(config),
-            obstacle,
+            obstacle: config.tier_observer(),
         }
     }
 

@@ -63,9 +63,17 @@ impl Caching {
         copied.unwrap_or_else(|never| match never {});
         Self {
             qtype: query.asked.qtype,
-            fronts: caches.fronts.iter().map(|(name, _)| name.clone()).collect(),
+            fronts: (caches.fronts.iter())
+                .filter(|(_, queue)| queue.is_open())
+                .map(|(name, _)| name.clone())
+                .collect(),
             entries,
         }
+    }
+
+    /// Fronts that have a cache.
+    pub(super) fn fronts(&self) -> usize {
+        self.fronts.len()
     }
 
     /// The fresh entries of fronts for the query.

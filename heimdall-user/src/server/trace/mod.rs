@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     commands::records,
-    policy::{Origin, Reloader},
+    reload::{Origin, Reloader},
     tier::HotTier,
 };
 use crate::{
@@ -26,6 +26,7 @@ use crate::{
     maintenance::{Caches, Subject, ThreadState, presentation},
 };
 use cached::{Cached, Caching};
+pub(crate) use route::planned;
 
 /// Explains queries.
 pub(super) struct Tracer {
@@ -104,7 +105,55 @@ impl Tracer {
         })
     }
 
+    /// Says which route a query takes: a document with the steps, and what they come to.
+    pub(super) fn route(&self, asked: &TraceQuery) -> Value {
+        let mut steps = Steps::default();
+        let verdict = self.with_query(asked, |query, _| {
+            let mut decided = Steps::default();
+            if let Some(verdict) = query.decided(&mut decided) {
+                steps = decided;
+                return verdict;
+            }
+            let route = query.forwarder().and_then(|state| state.route.as_ref());
+            match route {
+                Some(route) => route::route_step(route, query, &mut steps),
+                None => "SERVFAIL: the forwarder does not run".to_owned(),
+            }
+        });
+        route_document(asked, steps, &verdict)
+    }
+
     fn explain(&self, asked: &TraceQuery, steps: &mut Steps) -> String {
+        self.with_query(asked, |query, is_forwardable| {
+            if let Some(client) = asked.client {
+                if let Some(denied) = query.access(client, steps) {
+                    return denied;
+                }
+                query.limit(client, steps);
+            }
+            if !is_forwardable {
+                return query.unforwardable(steps);
+            }
+            if let Some(decided) = query.decided(steps) {
+                return decided;
+            }
+            let in_tier = query.in_tier(steps);
+            let caching = Caching::read(&self.caches, query, self.nxdomain_cut);
+            caching.add_to(steps);
+            let behind = behind_tier(&caching, query, steps);
+            match in_tier {
+                true => format!("the hot tier's answer where that is on; elsewhere {behind}"),
+                false => behind,
+            }
+        })
+    }
+
+    /// Has `explain` say what the query gets, which may be of a type that is never forwarded.
+    fn with_query(
+        &self,
+        asked: &TraceQuery,
+        explain: impl FnOnce(&Query<'_>, bool) -> String,
+    ) -> String {
         let question = question(asked);
         let msg = message(&question);
         let Some((read, thread)) = self.forwarder.read(&msg) else {
@@ -123,36 +172,27 @@ impl Tracer {
             tier: self.tier.as_deref(),
             states: &states,
         };
-        if let Some(client) = asked.client {
-            if let Some(denied) = query.access(client, steps) {
-                return denied;
-            }
-            query.limit(client, steps);
-        }
-        if !read.is_forwardable() {
-            return query.unforwardable(steps);
-        }
-        if let Some(decided) = query.decided(steps) {
-            return decided;
-        }
-        let in_tier = query.in_tier(steps);
-        let caching = Caching::read(&self.caches, &query, self.nxdomain_cut);
-        caching.add_to(steps);
-        let behind = behind_tier(&caching, self.caches.fronts.len(), &query, steps);
-        match in_tier {
-            true => format!("the hot tier's answer where that is on; elsewhere {behind}"),
-            false => behind,
-        }
+        explain(&query, read.is_forwardable())
     }
 }
 
-/// What the caches, of so many fronts, and the forwarder give.
-fn behind_tier(caching: &Caching, fronts: usize, query: &Query<'_>, steps: &mut Steps) -> String {
+/// Says which route a query takes, and why.
+fn route_document(asked: &TraceQuery, Steps(steps): Steps, verdict: &str) -> Value {
+    json!({
+        "name": presentation(&asked.name),
+        "type": Rtype::from_int(asked.qtype).to_string(),
+        "steps": steps,
+        "verdict": verdict,
+    })
+}
+
+/// What the caches of the fronts and the forwarder give.
+fn behind_tier(caching: &Caching, query: &Query<'_>, steps: &mut Steps) -> String {
     let hits = caching.hits();
-    if hits.len() == fronts {
+    if hits.len() == caching.fronts() {
         return from_cache(&hits);
     }
-    let otherwise = caching.forwarded(query.states, steps);
+    let otherwise = caching.forwarded(query, steps);
     match hits.as_slice() {
         [] => otherwise,
         hits => format!("{}; from other threads: {otherwise}", from_cache(hits)),

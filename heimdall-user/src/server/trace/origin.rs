@@ -8,7 +8,10 @@ use std::path::Path;
 use crate::{
     answer::{blocklist::BlockAction, local::LocalData},
     blocklist, file,
-    server::policy::{MAX_BLOCKLIST, MAX_HOSTS, Origin},
+    server::{
+        policy::{MAX_BLOCKLIST, MAX_HOSTS},
+        reload::Origin,
+    },
 };
 
 /// Places that are named, at most.

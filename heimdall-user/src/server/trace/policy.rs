@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use serde_json::{Value, json};
 
-use super::{Query, Steps, code, origin};
+use super::{Query, Steps, code, origin, route};
 use crate::{
     answer::{access::Decision, blocklist::BlockAction, policy::AnsweredBy},
     dns::{header::rcode, name::parent, rrtype},
@@ -126,18 +126,28 @@ impl Query<'_> {
             steps.add(SPECIAL, text, json!({ "zone": null }));
             return None;
         }
-        let Some((answer, AnsweredBy::Special)) = decided else {
+        let Some((answer, by)) = decided else {
             steps.add(SPECIAL, "it is none", json!({ "zone": null }));
             return None;
         };
-        let zone = presentation(self.policy.special.zone(name).unwrap_or_default());
-        let mut lines = vec![format!("{zone} is answered here and never forwarded")];
+        let zone = self.policy.special.zone(name, self.asked.qtype);
+        let zone = zone.unwrap_or_default();
+        let (shown, code) = (presentation(zone), code(answer.as_ref().rcode()));
+        if by == AnsweredBy::Route {
+            steps.add(SPECIAL, "it is none", json!({ "zone": null }));
+            let place = route::place(self.origin, zone);
+            let mut lines = vec![format!(
+                "{shown} ({place}) is answered here and never forwarded"
+            )];
+            lines.extend(self.answer_lines(answer));
+            let fields = json!({ "zone": shown, "place": place, "first": null, "upstreams": [] });
+            steps.add("route", lines, fields);
+            return Some(format!("{code}: by the route of {shown}"));
+        }
+        let mut lines = vec![format!("{shown} is answered here and never forwarded")];
         lines.extend(self.answer_lines(answer));
-        steps.add(SPECIAL, lines, json!({ "zone": zone }));
-        Some(format!(
-            "{}: a special-use name",
-            code(answer.as_ref().rcode())
-        ))
+        steps.add(SPECIAL, lines, json!({ "zone": shown }));
+        Some(format!("{code}: a special-use name"))
     }
 
     /// Whether the name is on a list.

@@ -9,7 +9,7 @@ use crate::socket::{Listeners, mtu, path::Local};
 
 /// A listener as the front has them, and the address that a client sends to.
 fn listener(bind: &str, asked: &str) -> (UdpSocket, SocketAddr) {
-    let mut listeners = Listeners::bind(&[bind.parse().unwrap()]).unwrap();
+    let mut listeners = Listeners::bind(&[bind.parse().unwrap()], &mut Vec::new()).unwrap();
     let port = listeners.local_addresses()[0].port();
     let ip: IpAddr = asked.parse().unwrap();
     (listeners.udp.remove(0), SocketAddr::new(ip, port))

@@ -306,13 +306,13 @@ fn other_rules_empty_it_and_the_same_do_not() {
     tier.round(BEGIN);
     tier.shared.state().set_rules(rules());
     assert!(tier.has(&a, BEGIN));
-    let generation = tier.shared.state().interfaces.first().config().generation;
+    let generation = tier.shared.state().interfaces.nth(0).config().generation;
     tier.shared.state().set_rules(TierRules {
         refuse_non_recursive: true,
         ..rules()
     });
     assert!(!tier.has(&a, BEGIN));
-    let config = tier.shared.state().interfaces.first().config();
+    let config = tier.shared.state().interfaces.nth(0).config();
     assert_eq!(config.generation, generation + 1);
     assert_eq!(config.udp_size, 1232);
     let all = Config::PASS_NON_RECURSIVE | Config::TRUST_AD | Config::VERIFY_CHECKSUMS;
@@ -333,7 +333,7 @@ fn an_interface_that_comes_later_gets_all_entries() {
     state.detach("eth0");
     drop(state);
     assert!(tier.has(&a, BEGIN));
-    let config = |tier: &Fixture| tier.shared.state().interfaces.first().config();
+    let config = |tier: &Fixture| tier.shared.state().interfaces.nth(0).config();
     assert_eq!(config(&tier).mtu, 9000);
     tier.shared.state().set_mtu("eth1", 1400);
     tier.shared.state().set_mtu("eth0", 1300);

@@ -71,7 +71,7 @@ impl Fixture {
     fn find(&self, question: &[u8], now: u32) -> Option<(u32, Entry)> {
         let key = Key::new(question, 0).unwrap();
         let state = self.shared.state();
-        let maps = state.interfaces.first();
+        let maps = state.interfaces.nth(0);
         let generation = maps.config().generation;
         maps.find(key.hash(SEED)).filter(|(_, entry)| {
             entry.key == key
@@ -91,7 +91,7 @@ impl Fixture {
         self.shared
             .state()
             .interfaces
-            .first()
+            .nth(0)
             .add_hits(1, index, hits);
     }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use heimdall_ebpf::tier::MAX_BODY;
 use proptest::prelude::*;
 
 use super::*;
@@ -75,8 +76,9 @@ fn render(entry: &Entry, asked: &Asked, question: &[u8], now: u32) -> Option<Vec
     let flags = 0x8080 | asked.flags & 0x0110 | ad | u16::from(entry.rcode);
     let mut reply = query[..2].to_vec();
     reply.extend_from_slice(&flags.to_be_bytes());
-    let counts = u64::from_be_bytes(entry.counts) + u64::from(asked.edns.is_some());
-    reply.extend_from_slice(&counts.to_be_bytes());
+    let [answers, authorities, additionals] = entry.counts;
+    let additionals = additionals + u8::from(asked.edns.is_some());
+    reply.extend_from_slice(&[0, 1, 0, answers, 0, authorities, 0, additionals]);
     reply.extend_from_slice(&query[12..end]);
     let mut body = entry.body[..usize::from(entry.body_len)].to_vec();
     assert_eq!(
@@ -165,7 +167,7 @@ impl Made {
             && self.ede.is_none()
             && !self.stale
             && (1..=8).contains(&self.records.len())
-            && octets <= 384
+            && octets <= MAX_BODY
     }
 }
 

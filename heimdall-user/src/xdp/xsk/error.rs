@@ -4,6 +4,8 @@ use std::io;
 
 use thiserror::Error;
 
+use super::{LARGE_FRAME, largest_mtu};
+
 /// Why an AF_XDP socket could not be opened. The text is one line that ends with a remedy.
 #[derive(Debug, Error)]
 pub enum XskError {
@@ -44,10 +46,25 @@ impl XskError {
     }
 }
 
-/// Whether a failed bind means that zero-copy is not available: EOPNOTSUPP or EINVAL, depending on the
-/// driver.
-pub(super) fn lacks_zero_copy(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EINVAL))
+/// Why zero-copy is not available on an interface with this MTU, if the failed bind means that: the errno depends on the
+/// driver, and on what it refuses. `None`: copy mode would fail as well.
+pub(super) fn why_no_zero_copy(error: &XskError, mtu: u32) -> Option<String> {
+    let XskError::Bind { source, .. } = error else {
+        return None;
+    };
+    let largest = largest_mtu(LARGE_FRAME);
+    match source.raw_os_error()? {
+        libc::EINVAL | libc::ERANGE | libc::EMSGSIZE | libc::E2BIG if mtu > largest => {
+            Some(format!(
+                "the driver refuses it ({source}), as many do for packets that do not fit a frame: the MTU is {mtu}, \
+                 and a frame holds {largest}"
+            ))
+        }
+        libc::EOPNOTSUPP | libc::EINVAL | libc::ERANGE | libc::EMSGSIZE | libc::E2BIG => Some(
+            format!("the driver has no zero-copy for this queue ({source})"),
+        ),
+        _ => None,
+    }
 }
 
 /// Advice for a UMEM that could not be made. The socket is opened with it, so that may have failed.
@@ -80,4 +97,39 @@ pub(super) fn os_error(error: &(dyn std::error::Error + 'static)) -> io::Error {
         || io::Error::other(error.to_string()),
         io::Error::from_raw_os_error,
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_driver_that_refuses_the_mtu_is_said_so_and_a_busy_queue_is_no_lack_of_zero_copy() {
+        let why = |errno, mtu| {
+            let error = XskError::Bind {
+                interface: "eth0".to_owned(),
+                queue: 0,
+                source: io::Error::from_raw_os_error(errno),
+                advice: "",
+            };
+            why_no_zero_copy(&error, mtu)
+        };
+        for errno in [libc::EINVAL, libc::ERANGE, libc::EMSGSIZE] {
+            let text = why(errno, 9000).unwrap_or_default();
+            assert!(
+                text.contains("the MTU is 9000, and a frame holds 3818"),
+                "{text}"
+            );
+            let text = why(errno, 3818).unwrap_or_default();
+            assert!(text.contains("the driver has no zero-copy"), "{text}");
+        }
+        let none_at_all = why(libc::EOPNOTSUPP, 9000).unwrap_or_default();
+        assert!(
+            none_at_all.contains("the driver has no zero-copy"),
+            "{none_at_all}"
+        );
+        for errno in [libc::EBUSY, libc::EPERM, libc::ENETDOWN, libc::ENOMEM] {
+            assert_eq!(why(errno, 9000), None, "{errno}");
+        }
+    }
 }

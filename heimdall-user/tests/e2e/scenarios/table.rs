@@ -64,6 +64,7 @@ pub(super) const SETTINGS: &str = r#"
 upstream = ["127.0.0.1:5300"]
 [forward]
 trust-ad = true
+follow-aliases = false
 [identity]
 version = "Heimdall"
 server-id = "lab-1"

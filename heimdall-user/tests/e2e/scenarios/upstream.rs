@@ -179,7 +179,11 @@ pub(super) fn respond(query: &Message, over_tcp: bool) -> Option<Vec<u8>> {
                 let server = name(&format!("n{}.ok", char::from(b'a' + last as u8)));
                 match kind {
                     "servers" => response.authority(&response.name(), NS, 300, &wire(&server)),
-                    _ => response.authority(&server, NSEC, 300, &[0, 0, 1, 0x40]),
+                    _ => {
+                        response.authority(&server, NSEC, 300, &[0, 0, 1, 0x40]);
+                        let signature = [&[0, 47], &SIGNATURE[2..]].concat();
+                        response.authority(&server, RRSIG, 300, &signature);
+                    }
                 }
             }
         }

@@ -318,7 +318,7 @@ fn the_tier_is_off_on_a_veth_unless_it_is_switched_on() {
         assert_eq!(interface["verdicts"]["answered"], 0, "{mode}");
         assert!(reason(&interface["tier"]).is_some(), "{mode}");
         let lines = heimdall.process.output();
-        let lines = lines.lines().filter(|line| line.contains("hot tier"));
+        let lines = lines.lines().filter(|line| line.contains(": hot tier off"));
         assert_eq!(lines.count(), usize::from(mode == "auto"), "{mode}");
     }
 }

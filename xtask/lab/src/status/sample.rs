@@ -315,11 +315,13 @@ impl Sample {
         json!({
             "address": address,
             "state": state,
+            "problem": (state == "failed").then_some("it does not respond"),
             "rtt_us": rtt_us,
             "in_flight": (rate / 100.0) as u64,
             "queries": self.count(rate, 5.0),
             "timeouts": self.count(lost, 0.0),
-            "errors": 0,
+            "errors": self.count(lost, 0.0),
+            "error_kinds": { "servfail": self.count(lost, 0.0), "refused": 0 },
             "latency": latency(self.count(rate, 5.0), rtt_us as f64),
         })
     }

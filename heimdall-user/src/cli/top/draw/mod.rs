@@ -17,7 +17,7 @@ use super::{
     panes, table,
 };
 use crate::cli::view::{
-    Count, View,
+    Count, Front, View,
     format::{clean, compact, fit, octets, seconds, span},
 };
 use blocks::Block;
@@ -236,7 +236,10 @@ fn footer(app: &App, area: Rect, canvas: &mut Canvas<'_>) {
 fn queues(app: &App, area: Rect, canvas: &mut Canvas<'_>) -> usize {
     let view = &app.screen().view;
     let order = (app.sort(), app.filter.as_str());
-    let (heading, rows) = table::lines(panes::QUEUES, &view.fronts, view, order, area.width.into());
+    let with_queues =
+        |front: &Front| iter::once(front.clone()).chain(front.rows_below().collect::<Vec<_>>());
+    let fronts: Vec<Front> = view.fronts.iter().flat_map(with_queues).collect();
+    let (heading, rows) = table::lines(panes::QUEUES, &fronts, view, order, area.width.into());
     list(app, (heading, rows), &notes(view), area, canvas)
 }
 
@@ -294,7 +297,20 @@ fn upstreams(app: &App, area: Rect, canvas: &mut Canvas<'_>) -> usize {
         rate(forwarder.errors),
         forwarder.in_flight,
     );
-    let notes = [done, failed].map(|text| vec![Cell::new(text, Tone::Plain)]);
+    let problems = view.upstreams.iter().filter_map(|upstream| {
+        let problem = upstream.problem.as_ref()?;
+        Some(vec![
+            Cell::new(upstream.address.clone(), Tone::Bad),
+            Cell::new(format!(": {problem}"), Tone::Plain),
+        ])
+    });
+    let errors = view.upstreams.iter().filter_map(|upstream| {
+        let errors = upstream.errors_in_words()?;
+        let text = format!("{}: {errors}", upstream.address);
+        Some(vec![Cell::new(text, Tone::Plain)])
+    });
+    let rates = [done, failed].map(|text| vec![Cell::new(text, Tone::Plain)]);
+    let notes: Vec<_> = rates.into_iter().chain(problems).chain(errors).collect();
     list(app, (heading, rows), &notes, area, canvas)
 }
 

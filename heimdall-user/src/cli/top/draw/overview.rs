@@ -191,9 +191,14 @@ fn traffic(view: &View) -> Card {
         ("AF_XDP", queries.xdp, replies.xdp),
         ("UDP", queries.udp, replies.udp),
         ("TCP", queries.tcp, replies.tcp),
+        ("TLS", queries.tls, replies.tls),
     ];
     let all = row("all", queries.all(), replies.all());
-    let is_shown = |(name, ..): &(&str, u64, u64)| view.tier.is_some() || *name != "hot tier";
+    let is_shown = |(name, ..): &(&str, u64, u64)| match *name {
+        "hot tier" => view.tier.is_some(),
+        "TLS" => view.serves_tls,
+        _ => true,
+    };
     let each = transports.into_iter().filter(is_shown);
     let each = each.map(|(name, queries, replies)| row(name, queries, replies));
     Card {

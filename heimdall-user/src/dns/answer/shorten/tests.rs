@@ -169,7 +169,7 @@ proptest! {
         let query = Query::new(&DnsPacketView::parse(&buf).unwrap(), &NameHasher::default());
         let question_end = usize::from(query.question_end);
         let (nsid, cookie) = (nsid.map(|len| vec![b'n'; len]), cookie.then_some([9; 24]));
-        let options = Options { ede: ede.then_some(3), nsid: nsid.as_deref(), cookie: cookie.as_ref() };
+        let options = Options { ede: ede.then_some(3), nsid: nsid.as_deref(), cookie: cookie.as_ref(), ..Options::default() };
         let options = (edns && !options.is_empty()).then_some(&options);
         let others = if edns { 11 + options.map_or(0, Options::len) } else { 0 };
         let sizes = [1, 2, 3].map(|kept| response.message(kept).len() + others);

@@ -1,0 +1,142 @@
+//! Settings that have no effect beside others.
+
+use super::{Backend, Config, TierMode};
+use crate::tap::MessageKind;
+
+/// Why the hot tier is off with a rate limit.
+pub(crate) const RATE_LIMIT: &str =
+    "rate-limit.responses-per-second is set, and workers count replies";
+
+/// Why the hot tier is off when clients have to show cookies above a rate.
+pub(crate) const COOKIES: &str = "cookies.demand-above is set, and workers count queries";
+
+impl Config {
+    /// Why the hot tier is off: what samples the queries that workers answer.
+    pub(crate) fn tier_observer(&self) -> Option<&'static str> {
+        let mut messages = self.dnstap.messages.iter();
+        let samples_clients = self.dnstap.output.is_some()
+            && messages
+                .any(|kind| matches!(kind, MessageKind::ClientQuery | MessageKind::ClientResponse));
+        if self.query_log.sample.is_some() {
+            return Some("the query log has only queries that workers answer");
+        }
+        samples_clients.then_some("dnstap has only queries that workers answer")
+    }
+
+    /// Why the hot tier is off, if settings of other tables turn it off.
+    pub(crate) fn tier_obstacle(&self) -> Option<&'static str> {
+        let limit = self.rate_limit.responses_per_second > 0;
+        let cookies = self.cookies.enabled && self.cookies.demand_above > 0;
+        let counted = limit.then_some(RATE_LIMIT);
+        let counted = counted.or(cookies.then_some(COOKIES));
+        self.tier_observer().or(counted)
+    }
+
+    /// What the settings ask for and what has no effect, a line each, which begins with the setting's location.
+    pub(crate) fn without_effect(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        let mut say = |key: &str, what: &str| {
+            lines.push(format!("{}{what}", self.settings.location(key)));
+        };
+        let mut routes = self.routes.iter().map(|route| &route.upstreams);
+        let has_second = self.upstreams.len() > 1 || routes.any(|list| list.len() > 1);
+        if self.forward.hedge > 0 && !has_second {
+            say(
+                "forward.hedge",
+                "there is no second upstream to ask: no list of upstreams has two",
+            );
+        }
+        let serves_interfaces = !self.interfaces.is_empty() && self.backend != Backend::Socket;
+        match (self.tier.mode, self.tier_obstacle()) {
+            (TierMode::On, _) if self.tier.entries == 0 => {
+                say("tier.mode", "the hot tier is off: tier.entries is 0");
+            }
+            (TierMode::On, Some(why)) => say("tier.mode", &format!("the hot tier is off: {why}")),
+            (TierMode::Auto, Some(why)) if serves_interfaces && self.tier.entries > 0 => {
+                say("tier.mode", &format!("the hot tier is off: {why}"));
+            }
+            _ => {}
+        }
+        lines
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::config::{Flags, Host};
+
+    fn config(text: &str) -> Config {
+        let host = Host {
+            control: Some("/run/heimdall/control.sock".into()),
+            ..Host::default()
+        };
+        Config::from_text(&Flags::default(), text, &host).unwrap()
+    }
+
+    #[test]
+    fn a_hedge_takes_two_upstreams_in_one_list() {
+        let one = "upstream = [\"192.0.2.1\"]\n";
+        let lines = config(&format!("{one}[forward]\nhedge = 5\n")).without_effect();
+        assert_eq!(lines.len(), 1);
+        let line = lines.first().unwrap();
+        assert!(
+            line.starts_with("heimdall.toml:3: key `forward.hedge`: there is no second"),
+            "{line}"
+        );
+        let route = "[[route]]\nzone = \"a\"\nupstream = [\"192.0.2.2\", \"192.0.2.3\"]\n";
+        for text in [
+            one.to_owned(),
+            "upstream = [\"192.0.2.1\", \"192.0.2.2\"]\n[forward]\nhedge = 5\n".to_owned(),
+            format!("{one}[forward]\nhedge = 5\n{route}"),
+        ] {
+            assert_eq!(config(&text).without_effect(), Vec::<String>::new());
+        }
+    }
+
+    #[test]
+    fn what_turns_the_hot_tier_off_is_said() {
+        let on = "upstream = [\"192.0.2.1\"]\n[tier]\nmode = \"on\"\n";
+        for (more, why) in [
+            ("entries = 0", "tier.entries is 0"),
+            ("[rate-limit]\nresponses-per-second = 5", "rate-limit"),
+            ("[cookies]\ndemand-above = 5", "cookies.demand-above"),
+            ("[query-log]\nsample = \"1/100\"", "query log"),
+            ("[dnstap]\noutput = \"unix:/run/dnstap.sock\"", "dnstap"),
+        ] {
+            let lines = config(&format!("{on}{more}\n")).without_effect();
+            assert_eq!(lines.len(), 1, "{more}");
+            let line = lines.first().unwrap();
+            assert!(
+                line.starts_with("heimdall.toml:3: key `tier.mode`: the hot tier is off: "),
+                "{line}"
+            );
+            assert!(line.contains(why), "{line}");
+        }
+        let forwarder = "messages = [\"forwarder-query\"]\noutput = \"unix:/run/dnstap.sock\"";
+        for more in [
+            "",
+            "[cookies]\nenabled = false\ndemand-above = 5",
+            &format!("[dnstap]\n{forwarder}"),
+        ] {
+            let lines = config(&format!("{on}{more}\n")).without_effect();
+            assert_eq!(lines, Vec::<String>::new(), "{more}");
+        }
+    }
+
+    #[test]
+    fn without_interfaces_the_hot_tier_is_not_missed() {
+        let limit = "[rate-limit]\nresponses-per-second = 5\n";
+        let with = |top: &str| {
+            let text = format!("upstream = [\"192.0.2.1\"]\n{top}{limit}");
+            config(&text).without_effect().len()
+        };
+        assert_eq!(with(""), 0);
+        assert_eq!(with("interface = [\"eth0\"]\n"), 1);
+        assert_eq!(with("interface = [\"eth0\"]\nbackend = \"socket\"\n"), 0);
+        assert_eq!(with("interface = [\"eth0\"]\n[tier]\nmode = \"off\"\n"), 0);
+        assert_eq!(with("interface = [\"eth0\"]\n[tier]\nentries = 0\n"), 0);
+    }
+}

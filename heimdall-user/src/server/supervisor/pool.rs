@@ -1,0 +1,463 @@
+//! The workers: their threads, started with their first queue and again when they fail, and which of them serves a queue.
+
+use std::{
+    cell::Cell,
+    mem,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
+};
+
+use tracing::{info, warn};
+
+use super::{
+    Context,
+    backoff::{Backoff, FIRST_PAUSE, log_failure},
+    stuck::ProgressCheck,
+};
+use crate::{
+    config::XdpConfig,
+    doctor::queue_cores,
+    exit::OnExit,
+    forward::Mailbox,
+    front,
+    maintenance::{CommandQueue, Maintenance},
+    server::{
+        ServerError,
+        cores::CoreCounters,
+        report::{QueueReport, WorkerReport, add_counts},
+        start,
+    },
+    worker::{
+        Load, Placement, QueueCounters, QueueResources, Worker, WorkerCounters, WorkerOptions,
+        WorkerQueue, WorkerResources, place,
+    },
+    xdp::Interface,
+};
+
+/// The worker of a queue, for as long as the queue exists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) worker: usize,
+    pub(super) why: Placement,
+}
+
+/// A worker's thread.
+enum State {
+    Running {
+        worker: Worker,
+        /// Set when it has ended.
+        ended: Arc<AtomicBool>,
+        since: Instant,
+    },
+    /// It does not run, for this reason.
+    Stopped(String),
+}
+
+/// A worker. Its mailbox, its number with the forwarder, its command queue and its counters outlive its thread.
+struct Slot {
+    /// `worker-0`.
+    name: String,
+    front: u16,
+    cpu: Option<usize>,
+    mailbox: Arc<Mailbox>,
+    commands: Arc<CommandQueue>,
+    counters: Arc<WorkerCounters>,
+    core: CoreCounters,
+    state: State,
+    /// How many threads it has had.
+    threads: u64,
+    /// The thread was waited for.
+    waited: Cell<bool>,
+    backoff: Backoff,
+    progress: ProgressCheck,
+    /// Outcomes for requests of earlier threads that have not arrived yet.
+    outstanding: usize,
+    /// Queues that have their place here.
+    queues: usize,
+    /// What was counted for queues that do not exist any more.
+    earlier: Vec<(&'static str, u64)>,
+}
+
+/// The workers, by their number. There are as many for as long as the server runs.
+pub(super) struct Pool(Vec<Slot>);
+
+impl Pool {
+    /// Workers with these numbers with the forwarder and mailboxes. None of them runs.
+    pub(super) fn new(fronts: Vec<(u16, Arc<Mailbox>)>, settings: &XdpConfig) -> Self {
+        let slot = |(number, (front, mailbox)): (usize, (u16, Arc<Mailbox>))| {
+            let maintenance = Maintenance::new({
+                let mailbox = Arc::clone(&mailbox);
+                move || mailbox.wake()
+            });
+            Slot {
+                name: format!("worker-{number}"),
+                front,
+                cpu: settings.cpu(number),
+                mailbox,
+                commands: maintenance.queue(),
+                counters: Arc::default(),
+                core: CoreCounters::default(),
+                state: State::Stopped("it is being started".to_owned()),
+                threads: 0,
+                waited: Cell::new(false),
+                backoff: Backoff::new(Instant::now()),
+                progress: ProgressCheck::default(),
+                outstanding: 0,
+                queues: 0,
+                earlier: Vec::new(),
+            }
+        };
+        Self(fronts.into_iter().enumerate().map(slot).collect())
+    }
+
+    /// The workers' names, and the command queue of each one's cache.
+    pub(super) fn command_queues(&self) -> impl Iterator<Item = (String, Arc<CommandQueue>)> {
+        let slots = self.0.iter();
+        slots.map(|slot| (slot.name.clone(), Arc::clone(&slot.commands)))
+    }
+
+    /// Chooses the workers of queues of an interface, and logs them.
+    pub(super) fn place(&mut self, interface: &Interface, queues: &[u32]) -> Vec<Place> {
+        let loads: Vec<Load> = (self.0.iter())
+            .map(|slot| Load {
+                cpu: slot.cpu,
+                queues: slot.queues,
+            })
+            .collect();
+        let near = queue_cores(&interface.name, interface.index, queues);
+        let placed = place(&loads, &near).into_iter();
+        let places: Vec<Place> = placed.map(|(worker, why)| Place { worker, why }).collect();
+        for place in &places {
+            if let Some(slot) = self.0.get_mut(place.worker) {
+                slot.queues += 1;
+            }
+        }
+        self.log_places(&interface.name, queues, &places);
+        places
+    }
+
+    fn log_places(&self, interface: &str, queues: &[u32], places: &[Place]) {
+        let mut texts = Vec::new();
+        for (number, slot) in self.0.iter().enumerate() {
+            let here = queues.iter().zip(places);
+            let here: Vec<_> = here.filter(|(_, place)| place.worker == number).collect();
+            let Some((_, Place { why, .. })) = here.first() else {
+                continue;
+            };
+            let core = slot.cpu.map(|cpu| format!(" on core {cpu}"));
+            let queues = here.iter().map(|(queue, _)| **queue);
+            texts.push(format!(
+                "{}{} serves {} (by {why})",
+                slot.name,
+                core.unwrap_or_default(),
+                numbered("queue", queues),
+            ));
+        }
+        info!("{interface}: {}", texts.join(", "));
+    }
+
+    /// A queue that had its place here is gone for good. Its counts stay.
+    pub(super) fn forget(&mut self, place: Place, counters: &QueueCounters) {
+        if let Some(slot) = self.0.get_mut(place.worker) {
+            slot.queues -= 1;
+            let mut counts = counters.list();
+            // It has no frames any more, whatever a worker that is stuck holds.
+            for (name, count) in &mut counts {
+                if name.starts_with("frames_") {
+                    *count = 0;
+                }
+            }
+            add_counts(&mut slot.earlier, counts);
+        }
+    }
+
+    /// Has a worker serve a queue. Its thread is started if it does not run.
+    pub(super) fn serve(
+        &mut self,
+        worker: usize,
+        queue: QueueResources,
+        context: &Context,
+    ) -> Result<WorkerQueue, ServerError> {
+        let served = self
+            .0
+            .get_mut(worker)
+            .map(|slot| slot.serve(queue, context));
+        // There is a worker of each number that was given out.
+        served.unwrap_or_else(|| Err(start("a worker")(std::io::ErrorKind::NotFound.into())))
+    }
+
+    /// Waits until a worker is ready for packets, or not soon: once for each thread.
+    pub(super) fn wait_ready(&self, worker: usize) {
+        if let Some(slot) = self.0.get(worker)
+            && let State::Running { worker, .. } = &slot.state
+            && !slot.waited.replace(true)
+        {
+            worker.wait_ready();
+        }
+    }
+
+    fn state(&self, worker: usize) -> Option<&State> {
+        self.0.get(worker).map(|slot| &slot.state)
+    }
+
+    /// Whether a worker makes no progress.
+    pub(super) fn is_stuck(&self, worker: usize) -> bool {
+        let slot = self.0.get(worker);
+        slot.is_some_and(|slot| slot.progress.is_stuck())
+    }
+
+    /// Whether the last [`check`](Self::check) saw that a worker makes progress, or does not run.
+    pub(super) fn has_moved(&self, worker: usize) -> bool {
+        let slot = self.0.get(worker);
+        slot.is_none_or(|slot| slot.progress.has_moved())
+    }
+
+    /// How often a worker's loop has gone round. Each time it has looked at the rings of all its queues.
+    pub(super) fn turns(&self, worker: usize) -> u64 {
+        match self.state(worker) {
+            Some(State::Running { worker, .. }) => worker.beats(),
+            _ => 0,
+        }
+    }
+
+    /// How many threads a worker has had.
+    pub(super) fn thread(&self, worker: usize) -> u64 {
+        self.0.get(worker).map_or(0, |slot| slot.threads)
+    }
+
+    /// Looks whether the workers make progress, and logs changes. To be called about once a second.
+    pub(super) fn check(&mut self) {
+        for slot in &mut self.0 {
+            let State::Running { worker, .. } = &slot.state else {
+                continue;
+            };
+            match slot.progress.observe(worker.beats()) {
+                Some(true) => warn!(
+                    "{} makes no progress; its queues' packets go to the sockets until it does",
+                    slot.name
+                ),
+                Some(false) => info!("{} makes progress again", slot.name),
+                None => {}
+            }
+        }
+    }
+
+    /// Joins the workers whose threads have ended, and schedules their restarts.
+    pub(super) fn collect_ended(&mut self, now: Instant) {
+        for slot in &mut self.0 {
+            if let State::Running { ended, .. } = &slot.state
+                && ended.load(Ordering::SeqCst)
+            {
+                slot.join(now);
+            }
+        }
+    }
+
+    /// Joins a worker's thread with this number, which has ended or is about to, unless it was joined.
+    pub(super) fn join(&mut self, worker: usize, thread: u64, now: Instant) {
+        if let Some(slot) = self.0.get_mut(worker).filter(|slot| slot.threads == thread) {
+            slot.join(now);
+        }
+    }
+
+    /// When a worker may be started, if it does not run.
+    pub(super) fn due(&self, worker: usize) -> Option<Instant> {
+        let slot = self.0.get(worker)?;
+        matches!(slot.state, State::Stopped(_)).then_some(slot.backoff.due)
+    }
+
+    /// Whether a worker runs, or may be started now.
+    pub(super) fn is_available(&mut self, worker: usize, now: Instant) -> bool {
+        let slot = self.0.get_mut(worker);
+        slot.is_some_and(|slot| slot.is_available(now))
+    }
+
+    /// Has workers start at this time, whatever has failed before.
+    pub(super) fn start_at(&mut self, now: Instant) {
+        for slot in &mut self.0 {
+            slot.backoff = Backoff::new(now);
+        }
+    }
+
+    /// Stops the workers, whose queues have ended. Returns the names of those that are stuck and keep their queues: `has_queue`
+    /// says which have some.
+    pub(super) fn stop(&mut self, has_queue: impl Fn(usize) -> bool) -> Vec<String> {
+        let mut stuck = Vec::new();
+        for (number, slot) in self.0.iter_mut().enumerate() {
+            if has_queue(number) {
+                stuck.push(slot.name.clone());
+            } else if let Err(error) = slot.stop("it was drained") {
+                warn!("{}: {error}", slot.name);
+            }
+        }
+        stuck
+    }
+
+    /// Stops all workers, and waits for those that are stuck.
+    pub(super) fn stop_all(&mut self) {
+        self.stop(|_| false);
+    }
+
+    /// The workers that have or had queues, with those that they have.
+    pub(super) fn reports(
+        &self,
+        queues: impl Iterator<Item = (usize, QueueReport)>,
+    ) -> Vec<WorkerReport> {
+        let mut by_worker: Vec<Vec<QueueReport>> = self.0.iter().map(|_| Vec::new()).collect();
+        for (worker, queue) in queues {
+            if let Some(queues) = by_worker.get_mut(worker) {
+                queues.push(queue);
+            }
+        }
+        let slots = self.0.iter().zip(by_worker).enumerate();
+        slots
+            .filter(|(_, (slot, queues))| !queues.is_empty() || !slot.earlier.is_empty())
+            .map(|(number, (slot, queues))| WorkerReport {
+                number,
+                cpu: slot.cpu,
+                counters: Arc::clone(&slot.counters),
+                core: slot.core.clone(),
+                earlier: slot.earlier.clone(),
+                queues,
+            })
+            .collect()
+    }
+
+    /// Why a worker does not run, or makes no progress.
+    pub(super) fn reason(&self, worker: usize) -> String {
+        match self.state(worker) {
+            Some(State::Stopped(why)) => why.clone(),
+            _ => "it makes no progress; the sockets serve its queues".to_owned(),
+        }
+    }
+}
+
+impl Slot {
+    fn serve(
+        &mut self,
+        queue: QueueResources,
+        context: &Context,
+    ) -> Result<WorkerQueue, ServerError> {
+        if matches!(self.state, State::Stopped(_)) {
+            self.start(context)?;
+        }
+        match &self.state {
+            State::Running { worker, .. } => worker.add(queue).map_err(start("a queue")),
+            State::Stopped(why) => Err(start("a worker")(std::io::Error::other(why.clone()))),
+        }
+    }
+
+    fn start(&mut self, context: &Context) -> Result<(), ServerError> {
+        let core = context.cores.core(&self.core)?;
+        let ended = Arc::new(AtomicBool::new(false));
+        let on_exit = OnExit::new({
+            let (ended, signal) = (Arc::clone(&ended), Arc::clone(&context.signal));
+            move || {
+                ended.store(true, Ordering::SeqCst);
+                signal.wake();
+            }
+        });
+        let options = WorkerOptions {
+            name: self.name.clone(),
+            cpu: self.cpu,
+            verify_checksums: context.settings.verify_checksums,
+            idle: context.settings.idle,
+        };
+        let resources = WorkerResources {
+            engine: front::Resources {
+                core,
+                maintenance: Maintenance::take_over(Arc::clone(&self.commands)),
+                forwarder: context.forwarder.clone(),
+                mailbox: Arc::clone(&self.mailbox),
+                front: self.front,
+                clock: context.cores.clock(),
+                latency: Arc::clone(&self.core.latency),
+                tap: context.cores.tap(),
+            },
+            drops: Arc::clone(&self.core.drops),
+            counters: Arc::clone(&self.counters),
+            nominator: context.tier.as_ref().map(|tier| tier.nominator()),
+            on_exit,
+        };
+        let worker = Worker::start(options, resources).map_err(start("a worker"))?;
+        self.threads += 1;
+        self.waited.set(false);
+        if self.threads > 1 {
+            info!("{} runs again", self.name);
+        }
+        self.progress = ProgressCheck::default();
+        self.state = State::Running {
+            worker,
+            ended,
+            since: Instant::now(),
+        };
+        Ok(())
+    }
+
+    /// Stops the thread, if it runs; its result.
+    fn stop(&mut self, why: &str) -> std::io::Result<()> {
+        let stopped = State::Stopped(why.to_owned());
+        match mem::replace(&mut self.state, stopped) {
+            State::Running { worker, .. } => {
+                crate::heartbeat::beat();
+                let ended = worker.stop();
+                self.outstanding += ended.outstanding;
+                self.progress = ProgressCheck::default();
+                ended.result
+            }
+            stopped => {
+                self.state = stopped;
+                Ok(())
+            }
+        }
+    }
+
+    fn join(&mut self, now: Instant) {
+        let State::Running { since, .. } = &self.state else {
+            // Another of its queues has seen it.
+            return;
+        };
+        let ran = now.saturating_duration_since(*since);
+        let why = match self.stop("") {
+            Err(error) => error.to_string(),
+            Ok(()) => "it ended unexpectedly".to_owned(),
+        };
+        let pause = self.backoff.failed(now, ran);
+        log_failure("", &why, &self.name, pause);
+        self.state = State::Stopped(why);
+    }
+
+    fn is_available(&mut self, now: Instant) -> bool {
+        if matches!(self.state, State::Running { .. }) {
+            return true;
+        }
+        if self.backoff.due > now {
+            return false;
+        }
+        // The forwarder answers every request. The outcomes of an earlier thread's requests are
+        // discarded before the next thread starts, whose tokens may be the same.
+        while self.outstanding > 0 && self.mailbox.take().is_some() {
+            self.outstanding -= 1;
+        }
+        if self.outstanding > 0 {
+            const WAITING: &str = "waiting for the last look-ups of the thread before it";
+            if !matches!(&self.state, State::Stopped(why) if why == WAITING) {
+                info!("{}: {WAITING}: {}", self.name, self.outstanding);
+                self.state = State::Stopped(WAITING.to_owned());
+            }
+            self.backoff.due = now + FIRST_PAUSE;
+        }
+        self.outstanding == 0
+    }
+}
+
+/// `queue 3`, `queues 0-3,8`.
+pub(in crate::server) fn numbered(what: &str, numbers: impl Iterator<Item = u32>) -> String {
+    let numbers: std::collections::BTreeSet<usize> =
+        numbers.map(|number| number as usize).collect();
+    let plural = if numbers.len() == 1 { "" } else { "s" };
+    format!("{what}{plural} {}", crate::doctor::show(&numbers))
+}
