@@ -31,6 +31,8 @@ pub(super) struct Wanted {
     pub(super) interfaces: Vec<InterfaceConfig>,
     /// Wildcards among them.
     pub(super) addresses: Vec<SocketAddr>,
+    /// Replies follow the kernel's routes.
+    pub(super) route_check: bool,
 }
 
 /// A port with its program.
@@ -115,9 +117,12 @@ impl Attached {
     pub(super) fn follow(&self) -> Result<(), XdpError> {
         let layers = layers(&self.wanted.interfaces)?;
         let mut ports = layers.ports.into_iter();
-        let Some(port) = ports.find(|port| port.interface.index == self.interface.index) else {
+        let Some(mut port) = ports.find(|port| port.interface.index == self.interface.index) else {
             return self.program().set_served(&BTreeMap::new()).map(drop);
         };
+        if self.wanted.route_check {
+            port.separate_vlans()?;
+        }
         let mtus = port.links.iter().map(|link| link.mtu);
         let mtu = mtus.fold(port.interface.mtu, u32::min);
         self.mtu.store(mtu, Ordering::Relaxed);

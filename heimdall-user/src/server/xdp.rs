@@ -228,6 +228,7 @@ impl XdpPrograms {
         let wanted = Arc::new(Wanted {
             interfaces: config.interfaces.clone(),
             addresses: addresses.to_vec(),
+            route_check: config.xdp.route_check,
         });
         let layers = layers(&wanted.interfaces)?;
         let refused = layers.refused.into_iter();

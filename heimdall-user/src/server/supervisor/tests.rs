@@ -388,6 +388,7 @@ fn each_queue_and_each_interface_that_returns_is_a_step_of_its_own() {
             wanted: Arc::new(Wanted {
                 interfaces: config.interfaces.clone(),
                 addresses: listen(),
+                route_check: false,
             }),
             cores,
             forwarder: forwarder.handle(),
