@@ -43,7 +43,7 @@ struct Sender {
 
 impl Sender {
     fn open(interface: &str) -> Self {
-        let (xsk, frames) = Xsk::open(interface, 0, BATCH as u32, 1500, false).unwrap();
+        let (xsk, frames) = Xsk::open(interface, 0, BATCH as u32, 1500, None).unwrap();
         let mut packet = frame(&name(7), true);
         // The Ethernet header, and the total length in the IPv4 header.
         packet.truncate(14 + usize::from(u16::from_be_bytes([packet[16], packet[17]])));
@@ -84,7 +84,7 @@ struct Receiver {
 
 impl Receiver {
     fn open(interface: &str) -> Self {
-        let (mut xsk, mut frames) = Xsk::open(interface, 0, 4 * BATCH as u32, 1500, false).unwrap();
+        let (mut xsk, mut frames) = Xsk::open(interface, 0, 4 * BATCH as u32, 1500, None).unwrap();
         let interface = Interface::find(interface).unwrap();
         let mut program = Program::attach(
             &interface,

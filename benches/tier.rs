@@ -236,7 +236,7 @@ fn tier(c: &mut Criterion) {
     if !network::enter("tier") {
         return;
     }
-    let (xsk, _frames) = Xsk::open(network::NEAR, 0, 64, 1500, false).unwrap();
+    let (xsk, _frames) = Xsk::open(network::NEAR, 0, 64, 1500, None).unwrap();
     let without = Kernel::load(0, &xsk);
     for (opt, what) in [(false, "no OPT record"), (true, "OPT record")] {
         let frame = frame(V4, &question(24), opt);

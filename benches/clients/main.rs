@@ -208,7 +208,7 @@ struct Load<'a> {
 impl<'a> Load<'a> {
     fn new(args: &Args, queue: u16, templates: &'a [Template]) -> Result<Self> {
         let (mut xsk, mut free) =
-            Xsk::open(&args.interface, queue.into(), FRAMES as u32, 1500, true)?;
+            Xsk::open(&args.interface, queue.into(), FRAMES as u32, 1500, None)?;
         let mut empty = free.split_off(FRAMES / 2);
         xsk.refill(&mut empty);
         // The clients are spread evenly over the queues.
@@ -401,7 +401,7 @@ mod tests {
         if !lab::available(TEST) || !network::enter(TEST) {
             return;
         }
-        let (xsk, _frames) = Xsk::open(network::NEAR, 0, 64, 1500, false).unwrap();
+        let (xsk, _frames) = Xsk::open(network::NEAR, 0, 64, 1500, None).unwrap();
         let mut ebpf = Ebpf::load(OBJECT).unwrap();
         let mut sockets = XskMap::try_from(ebpf.map_mut(SOCKETS_MAP).unwrap()).unwrap();
         // Test packets arrive at queue 0.

@@ -151,7 +151,7 @@ fn start(case: &str) {
         "metrics address" => Box::new(TcpListener::bind((SERVER_V4, 9453)).unwrap()),
         "listen address" => Box::new(UdpSocket::bind((SERVER_V4, 53)).unwrap()),
         "other program" => Box::new(attach(interface)),
-        "queue in use" => Box::new(Xsk::open(interface, 1, 64, 1500, false).unwrap()),
+        "queue in use" => Box::new(Xsk::open(interface, 1, 64, 1500, None).unwrap()),
         _ => Box::new(()),
     };
     if fault == "little memory" {

@@ -152,7 +152,7 @@ struct Receiver {
 
 impl Receiver {
     fn new(program: &mut Program) -> Self {
-        let (mut xsk, mut free) = Xsk::open("hdr0", 0, 1024, 1500, false).unwrap();
+        let (mut xsk, mut free) = Xsk::open("hdr0", 0, 1024, 1500, None).unwrap();
         xsk.refill(&mut free);
         program
             .set_served(&[("192.0.2.1:53".parse().unwrap(), 1)].into())

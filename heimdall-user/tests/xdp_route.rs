@@ -469,9 +469,14 @@ fn the_route_has_to_lead_out_of_the_link_that_the_packet_belongs_to() {
         ip("neigh add 192.0.2.99 lladdr 02:00:00:00:00:99 dev r0");
         ip("neigh add 10.9.0.7 lladdr 02:00:00:00:00:09 dev o0");
         assert_eq!(kernel.confirmed("192.0.2.99"), (Steered, mac(0x99)));
-        // A link that takes any tags is not a VLAN's interface.
+        // As userspace sets it: tagged frames belong to other links.
+        kernel.set_link(Link {
+            tags: Tags::NONE,
+            ..Link::any_tags(MAC, index("r0"))
+        });
+        assert_eq!(kernel.run("192.0.2.99"), (Steered, mac(0x99)));
         let in_vlan = tagged("192.0.2.99", 5);
-        assert_eq!(kernel.run_frame(&in_vlan), (OtherRoute, SENDER));
+        assert_eq!(kernel.run_frame(&in_vlan), (OtherMac, SENDER));
         // One for the VLAN's interface, which `o0` stands for.
         kernel.set_link(Link {
             tags: Tags::NONE.push(false, 5),

@@ -21,7 +21,7 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 use heimdall_ebpf::{
-    Disposition, Link, MAX_ROUTES, Tags,
+    Disposition, Link, MAX_ROUTES,
     tier::{NANOSECONDS, mix},
 };
 
@@ -131,10 +131,6 @@ pub(super) fn next_hop(
 ) -> Result<NextHop, Disposition> {
     if constant(&ROUTE_CHECK) == 0 {
         return Ok(NextHop::SENDER);
-    }
-    if packet.ip != ethernet::LEN && link.tags == Tags::ANY {
-        // It belongs to a VLAN's interface, if there is one, and not to the link.
-        return Err(Disposition::OtherRoute);
     }
     let key = Key::read(frame, packet, link.interface).ok_or(Disposition::BadLength)?;
     if key.is_link_local() {

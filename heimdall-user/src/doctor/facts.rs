@@ -82,6 +82,13 @@ impl Facts {
         }
     }
 
+    /// Whether a server has its program on an interface, and so AF_XDP sockets at its queues. The kernel takes none of these
+    /// away (`ethtool_set_channels`).
+    pub(super) fn is_served(&self, details: &Details) -> bool {
+        let mut programs = details.programs.iter();
+        programs.any(|program| self.program_name(program) == Some(PROGRAM))
+    }
+
     /// Whether AF_XDP is to be used.
     pub(super) fn wants_xdp(&self) -> bool {
         self.config.backend != Backend::Socket && !self.config.interfaces.is_empty()

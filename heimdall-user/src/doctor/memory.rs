@@ -65,6 +65,27 @@ pub(crate) fn memory(config: &Config, queues: usize) -> Option<Finding> {
     room(&System::host(), &Demand::new(config, &ports), Asker::Start)
 }
 
+/// What a running server takes in addition, for its first `queues` queues on these `workers`, with these settings: whether it
+/// leaves half of the available memory. `None`: what there is is not known.
+pub(crate) fn more_memory(
+    workers: usize,
+    cache_bytes: usize,
+    queues: usize,
+    queue_bytes: usize,
+) -> Option<Finding> {
+    let demand = Demand {
+        caches: (workers * cache_bytes) as u64,
+        in_pool: fits_pool(cache_bytes),
+        workers,
+        sockets: 0,
+        forwarders: 0,
+        frames: (queues * queue_bytes) as u64,
+        queues,
+        tier: 0,
+    };
+    room(&System::host(), &demand, Asker::Start)
+}
+
 /// The memory that a server takes, in octets.
 struct Demand {
     /// A cache for each thread that works for queries.
@@ -98,7 +119,7 @@ impl Demand {
         };
         Self {
             caches: ((workers + sockets + forwarders) * config.cache.bytes) as u64,
-            in_pool: fits_pool(config),
+            in_pool: fits_pool(config.cache.bytes),
             workers,
             sockets,
             forwarders,
@@ -117,26 +138,30 @@ impl Demand {
 impl fmt::Display for Demand {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let counted = |count: usize, what: &str| match count {
-            1 => format!("1 {what}"),
-            _ => format!("{count} {what}s"),
+            0 => None,
+            1 => Some(format!("1 {what}")),
+            _ => Some(format!("{count} {what}s")),
         };
-        let [caches, frames, tier] =
-            [self.caches, self.frames, self.tier].map(|octets| octets >> 20);
-        write!(
-            f,
-            "caches of {}, {} and {} ({caches} MiB)",
+        let mut parts = Vec::new();
+        let threads = [
             counted(self.workers, "worker"),
             counted(self.sockets, "socket thread"),
             counted(self.forwarders, "forwarder thread"),
-        )?;
-        if self.queues > 0 {
-            let queues = counted(self.queues, "queue");
-            write!(f, ", frames of {queues} ({frames} MiB)")?;
+        ];
+        let threads: Vec<String> = threads.into_iter().flatten().collect();
+        if let Some((last, others)) = threads.split_last() {
+            let and = if others.is_empty() { "" } else { " and " };
+            let others = others.join(", ");
+            let caches = self.caches >> 20;
+            parts.push(format!("caches of {others}{and}{last} ({caches} MiB)"));
         }
-        if tier > 0 {
-            write!(f, ", the hot tier ({tier} MiB)")?;
+        if let Some(queues) = counted(self.queues, "queue") {
+            parts.push(format!("frames of {queues} ({} MiB)", self.frames >> 20));
         }
-        Ok(())
+        if self.tier > 0 {
+            parts.push(format!("the hot tier ({} MiB)", self.tier >> 20));
+        }
+        f.write_str(&parts.join(", "))
     }
 }
 
@@ -250,8 +275,8 @@ fn transparent(facts: &Facts) -> Option<Finding> {
 }
 
 /// Whether caches of this size use reserved huge pages.
-fn fits_pool(config: &Config) -> bool {
-    (config.cache.bytes as u64).is_multiple_of(8 * HUGE_PAGE)
+fn fits_pool(cache_bytes: usize) -> bool {
+    (cache_bytes as u64).is_multiple_of(8 * HUGE_PAGE)
 }
 
 fn reserved(facts: &Facts) -> Option<Finding> {
@@ -259,7 +284,7 @@ fn reserved(facts: &Facts) -> Option<Finding> {
     let check = &checks::HUGE_PAGE_POOL;
     let subject = "huge pages of 2 MiB";
     let bytes = facts.config.cache.bytes as u64;
-    if !fits_pool(&facts.config) {
+    if !fits_pool(facts.config.cache.bytes) {
         let finding = format!(
             "{pages} pages are reserved, and caches of {} do not use them",
             Size(facts.config.cache.bytes)

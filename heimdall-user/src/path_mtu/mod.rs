@@ -9,8 +9,10 @@
 //!
 //! A report may be forged. It can only make replies to a client shorter, and not shorter than what every path has to
 //! carry (552 octets over IPv4, 1280 over IPv6); the memory and the time that reports take are bounded. So a flood of forged
-//! ones can take the place of true ones, as in the kernel's own table: while it lasts, clients behind small links may lose
-//! large replies. A successor begins with an empty table.
+//! ones can fill the table: while it lasts, hardly a new true one is learnt, and clients behind small links may lose
+//! large replies; those that are known are displaced within minutes. What a report quotes is no proof: all of it can be guessed, but
+//! for what was sent to whom, which the workers would have to write down for each large reply. A successor begins with an empty
+//! table.
 //!
 //! `server` starts the listener with AF_XDP. This module must not know workers or sockets of clients.
 

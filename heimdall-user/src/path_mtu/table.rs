@@ -9,6 +9,7 @@ use std::{
 use arc_swap::ArcSwap;
 use hashbrown::HashMap;
 use heimdall_ebpf::tier::{MAX_BODY, MAX_NAME};
+use rand::random_range;
 
 use super::report::Report;
 use crate::stats::counters;
@@ -25,8 +26,12 @@ const _: () = assert!(20 + 8 + 12 + MAX_NAME + 4 + MAX_BODY + 11 <= MIN_V4 as us
 /// Time for which a report is believed: that of Linux (`net.ipv4.route.mtu_expires`).
 const LIFE: Duration = Duration::from_secs(600);
 
-/// Most clients with a path MTU. If there are more, the one whose time is over first is evicted.
+/// Most clients with a path MTU. If there are more, any one of them is evicted.
 const MAX_PATHS: usize = 4096;
+
+/// Least time between two evictions. A flood of forged reports takes minutes to displace what was learnt before, and not the second
+/// in which it fills the table.
+const EVICTION_INTERVAL: Duration = Duration::from_millis(100);
 
 counters! {
     /// Path MTUs for replies of AF_XDP.
@@ -35,7 +40,7 @@ counters! {
         entries: gauge,
         /// Reports that were believed.
         learnt,
-        /// Reports about other packets, or with an MTU that shortens no reply.
+        /// Reports about other packets, with an MTU that shortens no reply, or for which there was no room.
         ignored,
         /// Clients that were evicted because there were too many.
         evicted,
@@ -109,6 +114,8 @@ pub(super) struct Writer {
     paths: HashMap<IpAddr, (u32, Instant)>,
     /// They differ from what readers have.
     changed: bool,
+    /// When the last client was evicted.
+    evicted: Option<Instant>,
 }
 
 impl Writer {
@@ -116,6 +123,7 @@ impl Writer {
         Self {
             paths: HashMap::new(),
             changed: false,
+            evicted: None,
         }
     }
 
@@ -133,9 +141,17 @@ impl Writer {
             return;
         }
         if known.is_none() && self.paths.len() >= MAX_PATHS {
-            let first = self.paths.iter().min_by_key(|(_, (_, until))| *until);
-            if let Some(first) = first.map(|(client, _)| *client) {
-                self.paths.remove(&first);
+            if self
+                .evicted
+                .is_some_and(|last| now < last + EVICTION_INTERVAL)
+            {
+                counters.ignored.add(1);
+                return;
+            }
+            self.evicted = Some(now);
+            let any = self.paths.keys().nth(random_range(0..self.paths.len()));
+            if let Some(any) = any.copied() {
+                self.paths.remove(&any);
                 counters.evicted.add(1);
             }
         }
@@ -276,30 +292,31 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_of_reports_evicts_those_whose_time_is_over_first() {
+    fn a_flood_of_reports_displaces_few_of_those_that_are_known() {
         let mut fixture = Fixture::new();
-        fixture.learn("2001:db8::7", 1300, 1480);
-        fixture.now += Duration::from_secs(1);
-        let clients = 1..=MAX_PATHS as u32;
-        for client in clients.clone() {
+        let known = |client: u32| format!("2001:db8::{client:x}");
+        (1..=100).for_each(|client| fixture.learn(&known(client), 1300, 1480));
+        // Twenty seconds of it, of a thousand a second.
+        for client in 0..20_000_u32 {
+            fixture.now += Duration::from_millis(1);
             let report = Report {
-                client: Ipv4Addr::from(client).into(),
+                client: Ipv4Addr::from(0x0a00_0000 | client).into(),
                 mtu: 600,
                 len: 1260,
             };
             fixture.writer.learn(report, fixture.now, &fixture.counters);
         }
         fixture.publish();
-        assert_eq!(
-            fixture.counts(),
-            [MAX_PATHS as u64, MAX_PATHS as u64 + 1, 0]
-        );
-        assert_eq!(fixture.counters.evicted.get(), 1);
-        assert_eq!(fixture.limit("2001:db8::7"), 1500, "the oldest one");
-        for client in clients {
-            let limit = fixture.paths.limit(|| Ipv4Addr::from(client).into(), 1500);
-            assert_eq!(limit, 600);
-        }
+        let evicted = fixture.counters.evicted.get();
+        assert!((100..=200).contains(&evicted), "{evicted}");
+        let [entries, learnt, ignored] = fixture.counts();
+        assert_eq!(entries, MAX_PATHS as u64);
+        assert_eq!(learnt, entries + evicted);
+        assert_eq!(learnt + ignored, 20_100);
+        // Five of them are to be expected.
+        let left = (1..=100).filter(|client| fixture.limit(&known(*client)) == 1300);
+        let left = left.count();
+        assert!(left > 70, "{left}");
     }
 
     #[test]

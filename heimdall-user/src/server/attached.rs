@@ -5,7 +5,7 @@ use std::{
     mem,
     net::SocketAddr,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
 };
@@ -19,7 +19,10 @@ use crate::{
     config::InterfaceConfig,
     doctor::STRIPPED,
     packet::SourceFilter,
-    xdp::{Address, Interface, Program, Served, XdpError},
+    xdp::{
+        Address, AttachMode, Interface, Program, Served, XdpError,
+        xsk::{NoZeroCopy, Xsk},
+    },
 };
 
 /// What AF_XDP is to serve, on the ports of these interfaces.
@@ -28,6 +31,8 @@ pub(super) struct Wanted {
     pub(super) interfaces: Vec<InterfaceConfig>,
     /// Wildcards among them.
     pub(super) addresses: Vec<SocketAddr>,
+    /// Replies follow the kernel's routes.
+    pub(super) route_check: bool,
 }
 
 /// A port with its program.
@@ -41,6 +46,8 @@ pub(super) struct Attached {
     pub(super) mtu: Arc<AtomicU32>,
     /// The port's own MTU in octets, which decides how large frames are.
     port_mtu: AtomicU32,
+    /// Why none of its queues is to be bound in zero-copy mode, once that is known.
+    no_zero_copy: OnceLock<NoZeroCopy>,
     pub(super) tier: InterfaceTier,
     steering: Mutex<SteeringCheck>,
     /// Nothing is steered any more, as nothing arrived.
@@ -59,7 +66,14 @@ impl Attached {
         wanted: Arc<Wanted>,
         tier: InterfaceTier,
     ) -> Self {
+        let no_zero_copy = match program.attach_mode() {
+            AttachMode::Native => OnceLock::new(),
+            AttachMode::Generic { .. } => {
+                NoZeroCopy::device("the XDP program runs in generic mode").into()
+            }
+        };
         Self {
+            no_zero_copy,
             mtu: Arc::new(AtomicU32::new(interface.mtu)),
             port_mtu: AtomicU32::new(interface.mtu),
             interface,
@@ -79,6 +93,18 @@ impl Attached {
         self.port_mtu.load(Ordering::Relaxed)
     }
 
+    /// Why none of its queues is to be bound in zero-copy mode, if that is known.
+    pub(super) fn no_zero_copy(&self) -> Option<NoZeroCopy> {
+        self.no_zero_copy.get().cloned()
+    }
+
+    /// Keeps what a socket's binding has told of the driver.
+    pub(super) fn learn_zero_copy(&self, xsk: &Xsk) {
+        if let Some(why) = xsk.why_not_zero_copy().filter(|why| why.of_device) {
+            self.no_zero_copy.get_or_init(|| why.clone());
+        }
+    }
+
     pub(super) fn program(&self) -> MutexGuard<'_, Program> {
         self.program.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -91,9 +117,12 @@ impl Attached {
     pub(super) fn follow(&self) -> Result<(), XdpError> {
         let layers = layers(&self.wanted.interfaces)?;
         let mut ports = layers.ports.into_iter();
-        let Some(port) = ports.find(|port| port.interface.index == self.interface.index) else {
+        let Some(mut port) = ports.find(|port| port.interface.index == self.interface.index) else {
             return self.program().set_served(&BTreeMap::new()).map(drop);
         };
+        if self.wanted.route_check {
+            port.separate_vlans()?;
+        }
         let mtus = port.links.iter().map(|link| link.mtu);
         let mtu = mtus.fold(port.interface.mtu, u32::min);
         self.mtu.store(mtu, Ordering::Relaxed);

@@ -75,6 +75,11 @@ impl CoreFactory {
         ))
     }
 
+    /// Octets of a core's cache.
+    pub(super) fn cache_bytes(&self) -> usize {
+        self.cache_bytes
+    }
+
     /// The policy that the cores share.
     pub(super) fn policy(&self) -> Arc<ArcSwap<Policy>> {
         Arc::clone(&self.policy)

@@ -26,7 +26,7 @@ use crate::{
     config::{Backend, Config, XdpConfig},
     worker::IdleMode,
     xdp::{
-        AttachMode, AttachPolicy, Interface, Link, LinkWatch, Program, ProgramOptions, XdpError,
+        AttachPolicy, Interface, Link, LinkWatch, Program, ProgramOptions, XdpError,
         xsk::{BindMode, Frame, Xsk, XskError},
     },
 };
@@ -78,10 +78,11 @@ pub(super) fn open_queue(
     queue: u32,
     settings: &XdpConfig,
 ) -> Result<Queue, XskError> {
-    let native = attached.program().attach_mode() == &AttachMode::Native;
     let name = &attached.interface.name;
     let mtu = attached.port_mtu();
-    let (xsk, frames) = Xsk::open(name, queue, settings.frames, mtu, native)?;
+    let no_zero_copy = attached.no_zero_copy();
+    let (xsk, frames) = Xsk::open(name, queue, settings.frames, mtu, no_zero_copy)?;
+    attached.learn_zero_copy(&xsk);
     let mut busy_poll = settings.idle == IdleMode::BusyPoll;
     if busy_poll && let Err(error) = xsk.prefer_busy_poll() {
         warn!(
@@ -227,6 +228,7 @@ impl XdpPrograms {
         let wanted = Arc::new(Wanted {
             interfaces: config.interfaces.clone(),
             addresses: addresses.to_vec(),
+            route_check: config.xdp.route_check,
         });
         let layers = layers(&wanted.interfaces)?;
         let refused = layers.refused.into_iter();
@@ -349,7 +351,8 @@ pub(super) fn log_modes(attached: &Attached, queues: &[Queue]) {
 fn by_mode(queues: &[Queue]) -> Vec<(String, BindMode, Option<&str>)> {
     let mut modes: Vec<(BindMode, Option<&str>, Vec<u32>)> = Vec::new();
     for Queue { queue, xsk, .. } in queues {
-        let (mode, why) = (xsk.mode(), xsk.why_not_zero_copy());
+        let why = xsk.why_not_zero_copy().map(|no| no.why.as_str());
+        let mode = xsk.mode();
         match modes.iter_mut().find(|one| (one.0, one.1) == (mode, why)) {
             Some((_, _, numbers)) => numbers.push(*queue),
             None => modes.push((mode, why, vec![*queue])),

@@ -86,7 +86,7 @@ pub(crate) struct Worker {
     thread: OwnedThread<io::Result<()>>,
     notify: Arc<dyn Fn() + Send + Sync>,
     added: Sender<Queue>,
-    outstanding: Arc<AtomicUsize>,
+    outstanding: Outstanding,
     ready: Receiver<()>,
 }
 
@@ -95,10 +95,33 @@ pub(crate) struct Worker {
 pub(crate) struct Ended {
     /// The error that ended it, unless it was told to stop.
     pub result: io::Result<()>,
-    /// Requests of the worker without an outcome so far. Their outcomes still come to the mailbox
-    /// and have to be removed before another worker uses it: it has no room for those of both, and
-    /// their tokens are alike.
-    pub outstanding: usize,
+    /// What still comes to its mailbox.
+    pub outstanding: Outstanding,
+}
+
+/// The requests of a worker that had no outcome when it ended. Their outcomes still come to the mailbox, and have to be
+/// removed before another worker uses it: it has no room for those of both, and their tokens are alike.
+#[derive(Clone, Debug)]
+pub(crate) struct Outstanding(Arc<AtomicUsize>);
+
+impl Outstanding {
+    /// Of a thread that runs, or that was left behind because it is stuck.
+    const RUNNING: usize = usize::MAX;
+
+    pub(crate) fn new() -> Self {
+        Self(Arc::new(AtomicUsize::new(Self::RUNNING)))
+    }
+
+    /// The thread has dropped all that it owned, and touches the mailbox no more.
+    pub(crate) fn set(&self, count: usize) {
+        self.0.store(count, Ordering::Release);
+    }
+
+    /// How many. `None`: the thread has not ended, and still uses what it was given.
+    pub(crate) fn count(&self) -> Option<usize> {
+        let count = self.0.load(Ordering::Acquire);
+        (count != Self::RUNNING).then_some(count)
+    }
 }
 
 impl Worker {
@@ -118,11 +141,11 @@ impl Worker {
                 mailbox.wake();
             }
         };
-        let outstanding = Arc::new(AtomicUsize::new(0));
+        let outstanding = Outstanding::new();
         let (added, queues) = channel();
         let on_exit = mem::take(&mut resources.on_exit);
         let name = options.name.clone();
-        let mut state = State::new(options, resources, queues, Arc::clone(&outstanding))?;
+        let mut state = State::new(options, resources, queues, outstanding.clone())?;
         let (ready_sender, ready) = channel();
         let stop = {
             let tell = tell.clone();
@@ -178,7 +201,7 @@ impl Worker {
         let result = self.thread.join().unwrap_or_else(unfinished);
         Ended {
             result,
-            outstanding: self.outstanding.load(Ordering::Acquire),
+            outstanding: self.outstanding,
         }
     }
 }

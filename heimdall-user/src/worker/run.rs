@@ -5,7 +5,7 @@ use std::{
     os::fd::BorrowedFd,
     sync::{
         Arc,
-        atomic::{AtomicU8, AtomicUsize, Ordering},
+        atomic::{AtomicU8, Ordering},
         mpsc::{Receiver, Sender},
     },
     time::{Duration, Instant},
@@ -19,7 +19,7 @@ use nix::{
 };
 
 use super::{
-    WorkerCounters, WorkerOptions, WorkerResources,
+    Outstanding, WorkerCounters, WorkerOptions, WorkerResources,
     frames::{FrameMessage, ParkedFrame},
     idle::{Idle, IdleMode, Wait},
     queues::{Queue, Queues},
@@ -58,8 +58,20 @@ pub(super) struct State {
     reader: Reader,
     counters: Arc<WorkerCounters>,
     idle: Idle,
-    /// Set at the end to the number of requests under way.
-    outstanding: Arc<AtomicUsize>,
+    /// The last one: whoever reads it knows that the thread uses nothing any more.
+    at_end: AtEnd,
+}
+
+/// Tells the number of requests under way when it is dropped.
+struct AtEnd {
+    outstanding: Outstanding,
+    count: usize,
+}
+
+impl Drop for AtEnd {
+    fn drop(&mut self) {
+        self.outstanding.set(self.count);
+    }
 }
 
 /// Reads packets into a batch.
@@ -74,8 +86,7 @@ impl Drop for State {
     fn drop(&mut self) {
         // After a panic within a round, requests may be queued of which the forwarder does not know.
         self.engine.end();
-        self.outstanding
-            .store(self.engine.outstanding(), Ordering::Release);
+        self.at_end.count = self.engine.outstanding();
     }
 }
 
@@ -84,7 +95,7 @@ impl State {
         options: WorkerOptions,
         resources: WorkerResources,
         added: Receiver<Queue>,
-        outstanding: Arc<AtomicUsize>,
+        outstanding: Outstanding,
     ) -> io::Result<Self> {
         let mut engine = Engine::new(resources.engine);
         if let Some(nominator) = resources.nominator {
@@ -106,7 +117,10 @@ impl State {
             counters: resources.counters,
             idle: Idle::new(options.idle),
             options,
-            outstanding,
+            at_end: AtEnd {
+                outstanding,
+                count: 0,
+            },
         })
     }
 

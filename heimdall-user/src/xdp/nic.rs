@@ -61,6 +61,19 @@ impl Interface {
         Ok(Self::read(&link))
     }
 
+    /// One that does not exist.
+    #[cfg(test)]
+    pub(crate) fn of_tests(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            index: u32::MAX,
+            mtu: 1500,
+            mac: [2, 0, 0, 0, 0, 1],
+            up: true,
+            rx_queues: 1,
+        }
+    }
+
     pub(super) fn read(link: &LinkMessage) -> Self {
         let name = kind::name(link).unwrap_or_default();
         Self {

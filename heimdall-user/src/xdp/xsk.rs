@@ -105,6 +105,32 @@ impl fmt::Display for BindMode {
     }
 }
 
+/// Why a socket is not to be bound in zero-copy mode.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NoZeroCopy {
+    /// The reason, as text.
+    pub(crate) why: String,
+    /// It holds for all queues of the interface: another attempt would only take time, as each has a UMEM of its own.
+    pub(crate) of_device: bool,
+}
+
+impl NoZeroCopy {
+    /// For this reason on any queue.
+    pub(crate) fn device(why: impl Into<String>) -> Self {
+        Self {
+            why: why.into(),
+            of_device: true,
+        }
+    }
+
+    pub(crate) fn queue(why: impl Into<String>) -> Self {
+        Self {
+            why: why.into(),
+            of_device: false,
+        }
+    }
+}
+
 /// One frame of one socket's UMEM: the right to read and write its memory.
 #[derive(Debug)]
 pub struct Frame {
@@ -128,15 +154,15 @@ pub struct Xsk {
     frame_size: u32,
     id: u32,
     mode: BindMode,
-    why_not_zero_copy: Option<String>,
+    why_not_zero_copy: Option<NoZeroCopy>,
     /// Descriptors while they are moved to or from a ring.
     scratch: [FrameDesc; BATCH],
 }
 
 /// Creation.
 impl Xsk {
-    /// Opens a socket on `queue` of `interface`, which has this MTU, with a UMEM of `frames` frames (a power of two):
-    /// zero-copy if the driver supports it and `try_zero_copy` is set, else copy mode. Returns all frames
+    /// Opens a socket on `queue` of `interface`, which has this MTU, with a UMEM of `frames` frames (a power of two): in copy
+    /// mode if `no_zero_copy` says why, else zero-copy if the driver has it. Returns all frames
     /// of the UMEM as well. They are of 2 KiB, or of 4 KiB if a packet may be larger.
     ///
     /// # Errors
@@ -146,23 +172,20 @@ impl Xsk {
         queue: u32,
         frames: u32,
         mtu: u32,
-        try_zero_copy: bool,
+        no_zero_copy: Option<NoZeroCopy>,
     ) -> Result<(Self, Vec<Frame>), XskError> {
         let size = (frames, frame_size(mtu));
-        let mut why_not_zero_copy = match try_zero_copy {
-            true => spare_pairs(interface),
-            false => Some("the XDP program runs in generic mode".to_owned()),
-        };
-        if why_not_zero_copy.is_none() {
+        let mut why_not = no_zero_copy.or_else(|| spare_pairs(interface).map(NoZeroCopy::device));
+        if why_not.is_none() {
             match Self::bind(interface, queue, size, BindMode::ZeroCopy, None) {
                 Ok(opened) => return Ok(opened),
                 Err(error) => match why_no_zero_copy(&error, mtu) {
-                    Some(why) => why_not_zero_copy = Some(why),
+                    Some(why) => why_not = Some(why),
                     None => return Err(error),
                 },
             }
         }
-        Self::bind(interface, queue, size, BindMode::Copy, why_not_zero_copy)
+        Self::bind(interface, queue, size, BindMode::Copy, why_not)
     }
 
     fn bind(
@@ -170,7 +193,7 @@ impl Xsk {
         queue: u32,
         (frames, frame_size): (u32, u32),
         mode: BindMode,
-        why_not_zero_copy: Option<String>,
+        why_not_zero_copy: Option<NoZeroCopy>,
     ) -> Result<(Self, Vec<Frame>), XskError> {
         static NEXT_ID: AtomicU32 = AtomicU32::new(0);
         let umem_error = |source: io::Error| XskError::Umem {
@@ -261,9 +284,9 @@ impl Xsk {
         self.frame_size
     }
 
-    /// Why it is copy mode, as text.
-    pub(crate) fn why_not_zero_copy(&self) -> Option<&str> {
-        self.why_not_zero_copy.as_deref()
+    /// Why it is copy mode.
+    pub(crate) fn why_not_zero_copy(&self) -> Option<&NoZeroCopy> {
+        self.why_not_zero_copy.as_ref()
     }
 
     /// The socket, for an XSKMAP or for poll.

@@ -126,6 +126,25 @@ fn whatever_changes_on_an_interface_af_xdp_serves_it_again_soon() {
 }
 
 #[test]
+fn an_interface_without_a_carrier_at_the_start_is_served_once_it_has_one() {
+    let Some(lab) = lab("an_interface_without_a_carrier") else {
+        return;
+    };
+    let _knot = Knot::upstream(&lab).unwrap();
+    let client = |state: &str| {
+        let command = format!("link set {} {state}", lab.client_if);
+        lab.client_ip(&command).unwrap();
+    };
+    client("down");
+    let heimdall = heimdall_without_tier(&lab);
+    let log = heimdall.process.output();
+    assert!(!log.contains("no carrier since"), "{log}");
+    client("up");
+    let since = Instant::now();
+    served_soon(&lab, &heimdall, SERVER_V4, "a carrier", since);
+}
+
+#[test]
 fn an_address_that_moves_between_hosts_is_followed_under_load() {
     const VIRTUAL: &str = "10.53.0.50";
     let Some(lab) = lab("an_address_that_moves_between_hosts") else {

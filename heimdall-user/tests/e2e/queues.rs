@@ -54,7 +54,7 @@ fn serves(stats: &Value, interface: &str, count: usize) -> bool {
 }
 
 /// Asks from `ports` ports, whose flows take all queues, and expects a reply on each.
-fn ask_from(lab: &Lab, ports: u16) {
+pub(crate) fn ask_from(lab: &Lab, ports: u16) {
     lab.in_client(|| {
         for number in 0..ports {
             let socket = UdpSocket::bind("0.0.0.0:0").unwrap();

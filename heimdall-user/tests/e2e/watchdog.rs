@@ -3,14 +3,15 @@
 
 use std::time::Duration;
 
-use lab::{Heimdall, Knot, SERVER_V4, UPSTREAM, debugger::Held};
+use lab::{Heimdall, Knot, Lab, SERVER_V4, UPSTREAM, debugger::Held};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::{
+    client::Settings,
     heimdall,
     http::get,
-    lab, program,
+    lab, program, queues,
     recover::{is_running, kdig, wait_for},
     threads::thread_named,
 };
@@ -100,6 +101,51 @@ fn the_sockets_serve_the_queue_of_a_worker_that_is_stuck_until_it_continues() {
         assert_eq!(log.matches(line).count(), 1, "{line}: {log}");
     }
     assert!(!log.contains("AF_XDP does not work"), "{log}");
+}
+
+#[test]
+fn queues_that_return_go_to_workers_that_are_not_stuck() {
+    if !lab::available("queues_that_return_go_to_workers") {
+        return;
+    }
+    let lab = Lab::with_queues(2).unwrap();
+    let _knot = Knot::upstream(&lab).unwrap();
+    let settings = Settings::new("xdp.workers = 2");
+    let heimdall = queues::start(&lab, &settings);
+    let serves = |stats: &Value, number: u64, count: usize| {
+        let mut workers = stats["workers"].as_array().unwrap().iter();
+        let worker = workers.find(|worker| worker["worker"] == number).unwrap();
+        let queues = worker["queues"].as_array().unwrap();
+        queues.len() == count && queues.iter().all(|queue| queue["state"] == "running")
+    };
+    let again = |what| {
+        let interface = &lab.server_if;
+        lab.server_ip(&format!("link del {interface}")).unwrap();
+        wait_for(&heimdall, what, |stats| stats["backend"] == "socket");
+        lab.connect(2).unwrap();
+    };
+    let held = Held::new(thread_named(heimdall.process.pid(), "worker-0"));
+    wait_for(&heimdall, "stuck", |stats| {
+        stats["workers"][0]["state"] == "stuck"
+    });
+    again("gone");
+    wait_for(&heimdall, "served by the other one", |stats| {
+        serves(stats, 1, 2)
+    });
+    queues::ask_from(&lab, 200);
+    drop(held);
+    let again_moves = "worker-0 makes progress again";
+    wait_for(&heimdall, "moving again", |_| {
+        heimdall.process.output().contains(again_moves)
+    });
+    // Queues keep their worker.
+    again("gone again");
+    wait_for(&heimdall, "served by the one that has them", |stats| {
+        serves(stats, 1, 2)
+    });
+    queues::ask_from(&lab, 200);
+    let log = heimdall.process.output();
+    assert!(!log.contains("panicked"), "{log}");
 }
 
 #[test]

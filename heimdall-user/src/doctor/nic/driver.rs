@@ -101,7 +101,7 @@ pub(in crate::doctor) static TRAPS: &[Trap] = &[
         drivers: &["ena"],
         what: "attaching is refused unless at least half of the queues are free",
         source: "`drivers/net/ethernet/amazon/ena/ena_xdp.h`, `ena_xdp_legal_queue_count`",
-        applies: |_, nic, details| {
+        applies: |facts, nic, details| {
             let Channels {
                 combined,
                 max_combined,
@@ -112,7 +112,13 @@ pub(in crate::doctor) static TRAPS: &[Trap] = &[
                     "{combined} of {max_combined} queues are in use, and ena needs as many more for XDP"
                 );
                 let half = (max_combined / 2).max(1);
-                let fix = Fix::command(&format!("ethtool -L {} combined {half}", nic.name));
+                let command = format!("ethtool -L {} combined {half}", nic.name);
+                let fix = match facts.is_served(details) {
+                    true => Fix::Advice(format!(
+                        "stop the server, whose AF_XDP sockets keep the queues, and run `{command}`"
+                    )),
+                    false => Fix::command(&command),
+                };
                 (Level::Bad, finding, fix)
             })
         },

@@ -73,9 +73,13 @@ fn number(facts: &Facts, nic: &Nic, details: &Details) -> Finding {
         format!("worker-{worker}{core}: {}", show(&queues))
     });
     let workers = workers.collect::<Vec<_>>().join("; ");
+    let kept = match facts.is_served(details) {
+        true => "; the kernel refuses fewer (ethtool -L) until the server stops",
+        false => "",
+    };
     check.good(
         subject,
-        format!("receive queues in use: {queues}; {workers}"),
+        format!("receive queues in use: {queues}; {workers}{kept}"),
     )
 }
 

@@ -356,6 +356,8 @@ fn interface() -> Vec<Case> {
             let table = "40: 1 0 PCI-MSI 1-edge eth0-TxRx-1\n41: 1 0 PCI-MSI 2-edge eth0-TxRx-0\n";
             host.write("proc/interrupts", table);
         };
+        "nic.queues" GOOD "the kernel refuses fewer (ethtool -L) until the server stops", "":
+            |host| host.details().programs = vec![program(Some("heimdall"), false)];
         "nic.queues" WARN "300 queues, of which AF_XDP can serve 256", "ethtool -L eth0 combined 256":
             |host| host.nic().rx_queues = 300;
         "nic.queues" WARN "300 queues", "ethtool -L eth0 rx 256 tx 256": |host| {
@@ -471,6 +473,11 @@ fn traps() -> Vec<Case> {
         "nic.trap" BAD "4 of 6 queues are in use, and ena", "ethtool -L eth0 combined 3": |host| {
             host.driver("ena");
             host.details().channels.as_mut().unwrap().max_combined = 6;
+        };
+        "nic.trap" BAD "4 of 6 queues are in use, and ena", "stop the server, whose AF_XDP sockets keep": |host| {
+            host.driver("ena");
+            host.details().channels.as_mut().unwrap().max_combined = 6;
+            host.details().programs = vec![program(Some("heimdall"), false)];
         };
         "nic.trap" BAD "ixgbe refuses native XDP with 256", "nr_cpus": |host| {
             host.driver("ixgbe");

@@ -13,11 +13,12 @@ use tracing::{info, warn};
 use super::{
     Context,
     backoff::{Backoff, log_failure},
-    pool::Pool,
+    pool::{Pool, numbered},
     queue::{STUCK, ServedQueue, State},
 };
 use crate::{
     config::InterfaceConfig,
+    doctor::{Level, more_memory},
     heartbeat,
     server::{
         ServerError,
@@ -26,7 +27,7 @@ use crate::{
         report::{InterfaceReport, QueueReport},
         xdp::{AfXdpError, OpenInterface, attach},
     },
-    xdp::{Interface, Port, XdpError},
+    xdp::{Interface, Port, XdpError, xsk::frame_size},
 };
 
 /// Why the program is not attached to an interface.
@@ -64,6 +65,8 @@ pub(super) struct ServedInterface {
     /// Whether it is set up (IFF_UP).
     up: bool,
     pub(super) queues: Vec<ServedQueue>,
+    /// There was no memory for some queues when they were due.
+    lacks_memory: bool,
     /// Counts of earlier programs on this interface.
     counts: [u64; Disposition::COUNT],
 }
@@ -101,6 +104,7 @@ impl ServedInterface {
             serves,
             idle: None,
             queues,
+            lacks_memory: false,
             counts: [0; Disposition::COUNT],
         })
     }
@@ -116,6 +120,7 @@ impl ServedInterface {
             backoff: Backoff::new(now),
             up: false,
             queues: Vec::new(),
+            lacks_memory: false,
             counts: [0; Disposition::COUNT],
         }
     }
@@ -265,6 +270,10 @@ impl ServedInterface {
         let Some(attached) = self.attached.clone() else {
             return;
         };
+        for queue in &mut self.queues {
+            queue.leave_stuck(&attached, pool);
+        }
+        self.claim_memory(&attached, now, pool, context);
         let mut started = false;
         for queue in &mut self.queues {
             if queue.is_due(now, pool) {
@@ -274,6 +283,44 @@ impl ServedInterface {
         if started {
             follow(&attached);
         }
+    }
+
+    /// Says what the queues that are due take of memory for the first time, as a start does; if there is not as much, they are left
+    /// to the sockets.
+    fn claim_memory(
+        &mut self,
+        attached: &Attached,
+        now: Instant,
+        pool: &mut Pool,
+        context: &Context,
+    ) {
+        let size = frame_size(attached.port_mtu());
+        let mut new: Vec<&mut ServedQueue> = (self.queues.iter_mut())
+            .filter(|queue| queue.is_to_grow(size, now, pool))
+            .collect();
+        let workers = pool.new_among(new.iter().map(|queue| queue.place.worker));
+        let cache = context.cores.cache_bytes();
+        let frames = context.settings.frames as usize * size as usize;
+        if new.is_empty() {
+            return;
+        }
+        let Some(finding) = more_memory(workers, cache, new.len(), frames) else {
+            return;
+        };
+        let name = &self.wanted.name;
+        match finding.level {
+            Level::Good => info!("{name}: {finding}"),
+            Level::Warn => warn!("{name}: {finding}"),
+            Level::Bad => {
+                let why = finding.to_string();
+                if !self.lacks_memory {
+                    let queues = numbered("queue", new.iter().map(|queue| queue.number));
+                    warn!("{name} {queues}: the sockets serve for now, for lack of {why}");
+                }
+                new.iter_mut().for_each(|queue| queue.refuse(now, &why));
+            }
+        }
+        self.lacks_memory = finding.level == Level::Bad;
     }
 
     /// Stops steering to workers that are stuck, steering as a whole if no steered packet arrives, and the hot tier if its
@@ -316,7 +363,7 @@ impl ServedInterface {
     }
 
     /// Has these queues served: others are stopped and forgotten, and new ones get their workers.
-    fn set_queues(&mut self, interface: &Interface, numbers: &[u32], pool: &mut Pool) {
+    pub(super) fn set_queues(&mut self, interface: &Interface, numbers: &[u32], pool: &mut Pool) {
         let (kept, mut gone): (Vec<_>, Vec<_>) = (mem::take(&mut self.queues).into_iter())
             .partition(|queue| numbers.contains(&queue.number));
         self.queues = kept;

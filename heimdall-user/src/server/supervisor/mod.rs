@@ -117,6 +117,7 @@ impl Supervisor {
             wanted: Arc::new(Wanted {
                 interfaces: config.interfaces.clone(),
                 addresses,
+                route_check: config.xdp.route_check,
             }),
             cores,
             forwarder,

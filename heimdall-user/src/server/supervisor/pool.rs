@@ -2,6 +2,7 @@
 
 use std::{
     cell::Cell,
+    collections::BTreeSet,
     mem,
     sync::{
         Arc,
@@ -20,7 +21,7 @@ use super::{
 use crate::{
     config::XdpConfig,
     doctor::queue_cores,
-    exit::OnExit,
+    exit::{OnExit, Unfinished},
     forward::Mailbox,
     front,
     maintenance::{CommandQueue, Maintenance},
@@ -31,8 +32,8 @@ use crate::{
         start,
     },
     worker::{
-        Load, Placement, QueueCounters, QueueResources, Worker, WorkerCounters, WorkerOptions,
-        WorkerQueue, WorkerResources, place,
+        Load, Outstanding, Placement, QueueCounters, QueueResources, Worker, WorkerCounters,
+        WorkerOptions, WorkerQueue, WorkerResources, place,
     },
     xdp::Interface,
 };
@@ -75,6 +76,9 @@ struct Slot {
     progress: ProgressCheck,
     /// Outcomes for requests of earlier threads that have not arrived yet.
     outstanding: usize,
+    /// Of a thread that was left behind, as it is stuck. No other one is started beside it: should it go on, it uses the mailbox
+    /// and the counters.
+    left_behind: Option<Outstanding>,
     /// Queues that have their place here.
     queues: usize,
     /// What was counted for queues that do not exist any more.
@@ -106,6 +110,7 @@ impl Pool {
                 backoff: Backoff::new(Instant::now()),
                 progress: ProgressCheck::default(),
                 outstanding: 0,
+                left_behind: None,
                 queues: 0,
                 earlier: Vec::new(),
             }
@@ -119,9 +124,15 @@ impl Pool {
         slots.map(|slot| (slot.name.clone(), Arc::clone(&slot.commands)))
     }
 
-    /// Chooses the workers of queues of an interface, and logs them.
+    /// Chooses the workers of queues of an interface, and logs them. Those that are stuck get none, unless all are.
     pub(super) fn place(&mut self, interface: &Interface, queues: &[u32]) -> Vec<Place> {
-        let loads: Vec<Load> = (self.0.iter())
+        let all_stuck = self.0.iter().all(Slot::is_stuck);
+        let numbers: Vec<usize> = (self.0.iter().enumerate())
+            .filter(|(_, slot)| all_stuck || !slot.is_stuck())
+            .map(|(number, _)| number)
+            .collect();
+        let slots = numbers.iter().filter_map(|number| self.0.get(*number));
+        let loads: Vec<Load> = slots
             .map(|slot| Load {
                 cpu: slot.cpu,
                 queues: slot.queues,
@@ -129,7 +140,12 @@ impl Pool {
             .collect();
         let near = queue_cores(&interface.name, interface.index, queues);
         let placed = place(&loads, &near).into_iter();
-        let places: Vec<Place> = placed.map(|(worker, why)| Place { worker, why }).collect();
+        let places: Vec<Place> = placed
+            .filter_map(|(at, why)| {
+                let worker = *numbers.get(at)?;
+                Some(Place { worker, why })
+            })
+            .collect();
         for place in &places {
             if let Some(slot) = self.0.get_mut(place.worker) {
                 slot.queues += 1;
@@ -137,6 +153,11 @@ impl Pool {
         }
         self.log_places(&interface.name, queues, &places);
         places
+    }
+
+    /// Whether a queue that is not served has to leave its worker: that is stuck, and another one is not.
+    pub(super) fn is_to_be_left(&self, worker: usize) -> bool {
+        self.is_stuck(worker) && !self.0.iter().all(Slot::is_stuck)
     }
 
     fn log_places(&self, interface: &str, queues: &[u32], places: &[Place]) {
@@ -203,10 +224,18 @@ impl Pool {
         self.0.get(worker).map(|slot| &slot.state)
     }
 
+    /// How many of these workers have had no thread yet, and so no cache.
+    pub(super) fn new_among(&self, workers: impl Iterator<Item = usize>) -> usize {
+        let workers: BTreeSet<usize> = workers.collect();
+        workers
+            .into_iter()
+            .filter(|worker| self.thread(*worker) == 0)
+            .count()
+    }
+
     /// Whether a worker makes no progress.
     pub(super) fn is_stuck(&self, worker: usize) -> bool {
-        let slot = self.0.get(worker);
-        slot.is_some_and(|slot| slot.progress.is_stuck())
+        self.0.get(worker).is_some_and(Slot::is_stuck)
     }
 
     /// Whether the last [`check`](Self::check) saw that a worker makes progress, or does not run.
@@ -263,13 +292,14 @@ impl Pool {
         }
     }
 
-    /// When a worker may be started, if it does not run.
+    /// When a worker that does not run, or is stuck, may serve a queue.
     pub(super) fn due(&self, worker: usize) -> Option<Instant> {
         let slot = self.0.get(worker)?;
-        matches!(slot.state, State::Stopped(_)).then_some(slot.backoff.due)
+        let runs = matches!(slot.state, State::Running { .. }) && !slot.is_stuck();
+        (!runs).then_some(slot.backoff.due)
     }
 
-    /// Whether a worker runs, or may be started now.
+    /// Whether a worker makes progress, or may be started now.
     pub(super) fn is_available(&mut self, worker: usize, now: Instant) -> bool {
         let slot = self.0.get_mut(worker);
         slot.is_some_and(|slot| slot.is_available(now))
@@ -404,7 +434,10 @@ impl Slot {
             State::Running { worker, .. } => {
                 crate::heartbeat::beat();
                 let ended = worker.stop();
-                self.outstanding += ended.outstanding;
+                match ended.outstanding.count() {
+                    Some(count) => self.outstanding += count,
+                    None => self.left_behind = Some(ended.outstanding),
+                }
                 self.progress = ProgressCheck::default();
                 ended.result
             }
@@ -430,12 +463,35 @@ impl Slot {
         self.state = State::Stopped(why);
     }
 
+    fn is_stuck(&self) -> bool {
+        self.progress.is_stuck() || self.left_behind.is_some()
+    }
+
     fn is_available(&mut self, now: Instant) -> bool {
-        if matches!(self.state, State::Running { .. }) {
+        let runs = matches!(self.state, State::Running { .. });
+        if runs && !self.is_stuck() {
             return true;
         }
         if self.backoff.due > now {
             return false;
+        }
+        let is_free = !runs && self.has_no_thread_left();
+        if !is_free {
+            self.backoff.due = now + FIRST_PAUSE;
+        }
+        is_free
+    }
+
+    /// Whether nothing of earlier threads is left: neither one that was left behind, nor outcomes that come to the mailbox.
+    fn has_no_thread_left(&mut self) -> bool {
+        if let Some(left) = &self.left_behind {
+            let Some(count) = left.count() else {
+                self.state = State::Stopped(Unfinished::Stuck.to_string());
+                return false;
+            };
+            info!("{}: the thread that was left behind has ended", self.name);
+            self.outstanding += count;
+            self.left_behind = None;
         }
         // The forwarder answers every request. The outcomes of an earlier thread's requests are
         // discarded before the next thread starts, whose tokens may be the same.
@@ -448,7 +504,6 @@ impl Slot {
                 info!("{}: {WAITING}: {}", self.name, self.outstanding);
                 self.state = State::Stopped(WAITING.to_owned());
             }
-            self.backoff.due = now + FIRST_PAUSE;
         }
         self.outstanding == 0
     }
@@ -456,8 +511,73 @@ impl Slot {
 
 /// `queue 3`, `queues 0-3,8`.
 pub(in crate::server) fn numbered(what: &str, numbers: impl Iterator<Item = u32>) -> String {
-    let numbers: std::collections::BTreeSet<usize> =
-        numbers.map(|number| number as usize).collect();
+    let numbers: BTreeSet<usize> = numbers.map(|number| number as usize).collect();
     let plural = if numbers.len() == 1 { "" } else { "s" };
     format!("{what}{plural} {}", crate::doctor::show(&numbers))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::config::{Config, Flags, Host};
+
+    fn pool(workers: u16) -> Pool {
+        let host = Host {
+            control: Some("/run/heimdall/control.sock".into()),
+            ..Host::default()
+        };
+        let text = "upstream = [\"192.0.2.1\"]";
+        let config = Config::from_text(&Flags::default(), text, &host).unwrap();
+        let mailbox = || Arc::new(Mailbox::new(8).unwrap());
+        Pool::new(
+            (0..workers).map(|front| (front, mailbox())).collect(),
+            &config.xdp,
+        )
+    }
+
+    #[test]
+    fn no_thread_is_started_beside_one_that_was_left_behind() {
+        let mut pool = pool(2);
+        let now = Instant::now();
+        assert!(pool.is_available(0, now) && !pool.is_stuck(0));
+        let left = Outstanding::new();
+        pool.0.first_mut().unwrap().left_behind = Some(left.clone());
+        assert!(!pool.is_available(0, now));
+        assert!(pool.is_stuck(0) && pool.is_to_be_left(0));
+        assert_eq!(pool.due(0), Some(now + FIRST_PAUSE), "no earlier");
+        assert!(pool.reason(0).contains("was left behind"));
+        // It goes on, and ends: two outcomes still come to its mailbox.
+        left.set(2);
+        let now = now + FIRST_PAUSE;
+        assert!(!pool.is_available(0, now));
+        assert!(pool.reason(0).contains("the last look-ups"));
+        assert!(!pool.is_stuck(0));
+        pool.0.first_mut().unwrap().outstanding = 0;
+        assert!(pool.is_available(0, now + FIRST_PAUSE));
+    }
+
+    #[test]
+    fn workers_that_are_stuck_get_no_queues_unless_all_are() {
+        let mut pool = pool(3);
+        let interface = Interface::of_tests("none");
+        let stuck = |pool: &mut Pool, number: usize| {
+            pool.0.get_mut(number).unwrap().left_behind = Some(Outstanding::new());
+        };
+        let workers = |places: Vec<Place>| {
+            let workers = places.into_iter().map(|place| place.worker);
+            workers.collect::<Vec<_>>()
+        };
+        stuck(&mut pool, 1);
+        let places = pool.place(&interface, &[0, 1, 2, 3]);
+        assert_eq!(workers(places), [0, 2, 0, 2]);
+        stuck(&mut pool, 0);
+        let places = pool.place(&interface, &[4, 5]);
+        assert_eq!(workers(places), [2, 2]);
+        stuck(&mut pool, 2);
+        assert!(!pool.is_to_be_left(0));
+        let places = pool.place(&interface, &[6]);
+        assert_eq!(workers(places), [1]);
+    }
 }

@@ -64,6 +64,8 @@ pub(super) struct ServedQueue {
     pub(super) backoff: Backoff,
     /// How often it was given to its worker.
     starts: u64,
+    /// Octets of the largest frames that it has had: 0 before the first ones.
+    largest_frame: u32,
 }
 
 impl ServedQueue {
@@ -76,6 +78,7 @@ impl ServedQueue {
             state: State::Stopped("it is being started".to_owned()),
             backoff: Backoff::new(Instant::now()),
             starts: 0,
+            largest_frame: 0,
         }
     }
 
@@ -111,6 +114,7 @@ impl ServedQueue {
             thread: pool.thread(self.place.worker),
         };
         self.starts += 1;
+        self.largest_frame = self.largest_frame.max(frame_size);
         Ok(())
     }
 
@@ -180,6 +184,31 @@ impl ServedQueue {
                 let _ = queue.wait(end.saturating_duration_since(Instant::now()));
             }
             stopped => self.state = stopped,
+        }
+    }
+
+    /// Whether it is due, and would take more memory with frames of so many octets than it ever has.
+    pub(super) fn is_to_grow(&self, frame_size: u32, now: Instant, pool: &mut Pool) -> bool {
+        frame_size > self.largest_frame && self.is_due(now, pool)
+    }
+
+    /// Leaves the queue to the sockets for now, as there is no memory for it. The log says so for all of the interface.
+    pub(super) fn refuse(&mut self, now: Instant, why: &str) {
+        self.backoff.failed(now, Duration::ZERO);
+        self.state = State::Stopped(why.to_owned());
+    }
+
+    /// Gets another worker if the one that it has is stuck, and serves nothing of it now. What was counted stays with that one,
+    /// whose thread may still write to the counters.
+    pub(super) fn leave_stuck(&mut self, attached: &Attached, pool: &mut Pool) {
+        if self.is_running() || !pool.is_to_be_left(self.place.worker) {
+            return;
+        }
+        let places = pool.place(&attached.interface, &[self.number]);
+        if let Some(place) = places.into_iter().next() {
+            pool.forget(self.place, &self.counters);
+            self.counters = Arc::default();
+            self.place = place;
         }
     }
 
@@ -322,8 +351,12 @@ impl ServedQueue {
             State::Stopped(_) | State::WithoutWorker if detached.is_some() => {
                 ("gone", detached, None)
             }
-            State::Stopped(why) => ("restarting", Some(why.clone()), None),
-            State::WithoutWorker => ("restarting", Some(pool.reason(worker)), None),
+            State::Stopped(why) if !pool.is_stuck(worker) => {
+                ("restarting", Some(why.clone()), None)
+            }
+            State::Stopped(_) | State::WithoutWorker => {
+                ("restarting", Some(pool.reason(worker)), None)
+            }
         };
         QueueReport {
             interface: interface.to_owned(),

@@ -24,7 +24,10 @@ use crate::{
     },
     tap::{Observations, TapOptions},
     worker::max_pending,
-    xdp::Link,
+    xdp::{
+        Interface, Link,
+        xsk::{BindMode, NoZeroCopy, Xsk},
+    },
 };
 
 /// For what happens soon if it happens.
@@ -366,15 +369,18 @@ fn a_queue_whose_queries_are_not_answered_ends_at_the_limit() {
     lab.in_server(run).unwrap();
 }
 
-#[test]
-fn each_queue_and_each_interface_that_returns_is_a_step_of_its_own() {
-    let Some(lab) = lab("each_queue_and_each_interface") else {
-        return;
-    };
-    let config = config(&lab);
-    let run = || {
+/// The parts of a supervisor, to be called one by one.
+struct Parts {
+    interface: ServedInterface,
+    pool: Pool,
+    context: Context,
+    _forwarder: Forwarder,
+}
+
+impl Parts {
+    fn open(config: &Config) -> Self {
         let observations = Arc::new(Observations::new(&TapOptions::default()));
-        let cores = CoreFactory::new(&config, Arc::default(), observations);
+        let cores = CoreFactory::new(config, Arc::default(), observations);
         let mailbox = Arc::new(Mailbox::new(max_pending(config.xdp.frames as usize)).unwrap());
         let options = ForwardOptions {
             upstreams: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 53)).into()],
@@ -388,17 +394,42 @@ fn each_queue_and_each_interface_that_returns_is_a_step_of_its_own() {
             wanted: Arc::new(Wanted {
                 interfaces: config.interfaces.clone(),
                 addresses: listen(),
+                route_check: false,
             }),
             cores,
             forwarder: forwarder.handle(),
-            plan: TierPlan::new(&config),
+            plan: TierPlan::new(config),
             paths: Arc::default(),
             tier: None,
             signal: Arc::new(Signal::new().unwrap()),
         };
-        let programs = Server::programs(&config, Vec::new());
-        let open = programs.open_queues(&config).unwrap();
+        let programs = Server::programs(config, Vec::new());
+        let open = programs.open_queues(config).unwrap();
         let mut pool = Pool::new(vec![(0, mailbox)], &config.xdp);
+        let interface = open.interfaces.into_iter().next().unwrap();
+        let interface = ServedInterface::start(interface, &mut pool, &context).unwrap();
+        Self {
+            interface,
+            pool,
+            context,
+            _forwarder: forwarder,
+        }
+    }
+}
+
+#[test]
+fn each_queue_and_each_interface_that_returns_is_a_step_of_its_own() {
+    let Some(lab) = lab("each_queue_and_each_interface") else {
+        return;
+    };
+    let config = config(&lab);
+    let run = || {
+        let Parts {
+            mut interface,
+            mut pool,
+            context,
+            _forwarder,
+        } = Parts::open(&config);
         let heartbeat = Heartbeat::new("steps", false);
         heartbeat.begin();
         let turns = |step: &mut dyn FnMut()| {
@@ -406,8 +437,6 @@ fn each_queue_and_each_interface_that_returns_is_a_step_of_its_own() {
             step();
             heartbeat.turns() - before
         };
-        let interface = open.interfaces.into_iter().next().unwrap();
-        let mut interface = ServedInterface::start(interface, &mut pool, &context).unwrap();
         assert_eq!(turns(&mut || interface.serve(&pool).unwrap()), 1);
         let now = Instant::now();
         // Nothing is to be done.
@@ -430,6 +459,121 @@ fn each_queue_and_each_interface_that_returns_is_a_step_of_its_own() {
         assert_eq!(counted, 2);
         interface.queues[0].stop(Instant::now() + TIMEOUT);
         pool.stop_all();
+    };
+    lab.in_server(run).unwrap();
+}
+
+#[test]
+fn a_queue_is_refused_for_lack_of_memory_until_there_is_enough() {
+    let Some(lab) = lab("a_queue_is_refused_for_lack_of_memory") else {
+        return;
+    };
+    let config = config(&lab);
+    let interface = lab.server_if.as_str();
+    let run = || {
+        let Parts {
+            interface: mut served,
+            mut pool,
+            mut context,
+            _forwarder,
+        } = Parts::open(&config);
+        let state = |served: &ServedInterface, pool: &Pool, at: usize| {
+            let queues = served.queue_reports(pool).map(|(_, queue)| queue);
+            let queue = queues.into_iter().nth(at).unwrap();
+            (queue.state, queue.reason.unwrap_or_default())
+        };
+        // No host has as much.
+        let frames = std::mem::replace(&mut context.settings.frames, 1 << 30);
+        // The one that it has takes nothing more, and is not asked.
+        served.restart_due(Instant::now(), &mut pool, &context);
+        assert_eq!(state(&served, &pool, 0).0, "running");
+        let found = Interface::find(interface).unwrap();
+        served.set_queues(&found, &[0, 1], &mut pool);
+        served.restart_due(Instant::now(), &mut pool, &context);
+        let (refused, why) = state(&served, &pool, 1);
+        assert_eq!(refused, "restarting");
+        assert!(
+            why.starts_with("memory: frames of 1 queue (2097152 MiB) take 2097152 MiB, and "),
+            "{why}"
+        );
+        assert_eq!(state(&served, &pool, 0).0, "running");
+        // With larger frames, as well.
+        served.set_queues(&found, &[0], &mut pool);
+        lab.server_ip(&format!("link set {interface} mtu 9000"))
+            .unwrap();
+        served.attached.as_ref().unwrap().follow().unwrap();
+        let mtu = served.attached.as_ref().unwrap().port_mtu();
+        served.queues[0].fit(mtu, Instant::now());
+        served.restart_due(Instant::now(), &mut pool, &context);
+        let (refused, why) = state(&served, &pool, 0);
+        assert_eq!(refused, "restarting");
+        assert!(why.contains("(4194304 MiB)"), "{why}");
+        context.settings.frames = frames;
+        wait_until("served", || {
+            let now = Instant::now();
+            served.queues[0].start_at(now);
+            served.restart_due(now, &mut pool, &context);
+            served.queues[0].is_running()
+        });
+        served.queues[0].stop(Instant::now() + TIMEOUT);
+        pool.stop_all();
+    };
+    lab.in_server(run).unwrap();
+}
+
+#[test]
+fn a_driver_without_zero_copy_is_asked_once() {
+    if !lab::available("a_driver_without_zero_copy") {
+        return;
+    }
+    let lab = Lab::with_queues(2).unwrap();
+    let config = config(&lab);
+    let run = || {
+        let programs = Server::programs(&config, Vec::new());
+        let open = programs.open_queues(&config).unwrap();
+        let interface = &open.interfaces[0];
+        let known = interface.attached.no_zero_copy().unwrap();
+        assert!(known.why.contains("the driver has no zero-copy ("));
+        for queue in &interface.queues {
+            assert_eq!(queue.xsk.mode(), BindMode::Copy);
+            assert_eq!(queue.xsk.why_not_zero_copy(), Some(&known));
+        }
+        // What is known is believed.
+        drop(open);
+        let known = NoZeroCopy::device("somebody said so");
+        wait_until("free", || {
+            let opened = Xsk::open(&lab.server_if, 0, 64, 1500, Some(known.clone()));
+            opened.is_ok_and(|(xsk, _)| xsk.why_not_zero_copy() == Some(&known))
+        });
+    };
+    lab.in_server(run).unwrap();
+}
+
+#[test]
+fn sockets_are_bound_once_a_link_that_attaching_has_reset_is_back() {
+    let Some(lab) = lab("sockets_are_bound_once_a_link") else {
+        return;
+    };
+    let config = config(&lab);
+    let set = |state: &str| {
+        let command = format!("link set {} {state}", lab.client_if);
+        lab.client_ip(&command).unwrap();
+    };
+    let run = || {
+        let programs = Server::programs(&config, Vec::new());
+        // As a driver does.
+        set("down");
+        let is_back = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                thread::sleep(Duration::from_millis(500));
+                is_back.store(true, Ordering::Relaxed);
+                set("up");
+            });
+            let open = programs.open_queues(&config).unwrap();
+            assert!(is_back.load(Ordering::Relaxed), "it did not wait");
+            assert!(open.interfaces[0].attached.interface.has_carrier().unwrap());
+        });
     };
     lab.in_server(run).unwrap();
 }

@@ -60,6 +60,39 @@ pub(crate) struct PortLink {
     pub(crate) mtu: u32,
 }
 
+impl Port {
+    /// Makes each VLAN on top of it, and what is on top of those, a link of its own, whose routes are its own, too. Links that
+    /// took frames with any tags take those without. The new ones have no owners: no wildcard stands for their addresses.
+    ///
+    /// # Errors
+    ///
+    /// [`XdpError::System`] if the kernel does not list its links.
+    pub(crate) fn separate_vlans(&mut self) -> Result<(), XdpError> {
+        self.separate_vlans_among(&kind::links()?);
+        Ok(())
+    }
+
+    fn separate_vlans_among(&mut self, links: &[LinkMessage]) {
+        let any = self.links.iter_mut().filter(|link| link.tags == Tags::ANY);
+        if any.map(|link| link.tags = Tags::NONE).count() == 0 {
+            return;
+        }
+        let index = self.interface.index;
+        for name in behind_tags(links, index).into_iter().filter_map(kind::name) {
+            for (path, link) in resolve(links, name).unwrap_or_default() {
+                let is_known = |one: &PortLink| (one.index, one.tags) == (link.index, link.tags);
+                let is_here = path.port.header.index == index && path.idle.is_none();
+                if is_here && !self.links.iter().any(is_known) {
+                    self.links.push(PortLink {
+                        owners: Vec::new(),
+                        ..link
+                    });
+                }
+            }
+        }
+    }
+}
+
 impl PortLink {
     /// The entries of the program's map: one for each MAC address.
     pub(crate) fn entries(&self) -> impl Iterator<Item = Link> {

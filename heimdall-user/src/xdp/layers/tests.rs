@@ -91,7 +91,10 @@ fn links(text: &str) -> Vec<LinkMessage> {
 
 /// The ports of these names, each as `NAME<SERVES: LINKS`, a link as `INDEX/OWNERS mac MACS tags TAGS mtu N`.
 fn shown(text: &str, names: &[&str]) -> String {
-    let layers = Layers::of(&links(text), names.iter().copied());
+    show(&Layers::of(&links(text), names.iter().copied()))
+}
+
+fn show(layers: &Layers) -> String {
     let ports = layers.ports.iter().map(|port| {
         let links = port.links.iter().map(|link| {
             let owners = link.owners.iter().map(u32::to_string);
@@ -119,6 +122,45 @@ fn shown(text: &str, names: &[&str]) -> String {
     });
     let refused = layers.refused.iter().map(|(_, error)| format!("! {error}"));
     ports.chain(refused).collect::<Vec<_>>().join("; ")
+}
+
+#[test]
+fn vlans_above_a_port_become_links_of_their_own() {
+    for (text, names, expected) in [
+        ("2 eth0", &["eth0"][..], "eth0<eth0: 2/2 mac 2 none 1500"),
+        (
+            "2 eth0;3 eth1;5 v vlan id=5 on=2 mac=2;6 w vlan id=6 on=3;8 d vlan id=8 on=2 down;10 vrf0 vrf;\
+             11 x vlan id=7 on=2 mac=9 in=10;12 in vlan id=3 on=5 mac=2;13 m macvlan on=5",
+            &["eth0"],
+            "eth0<eth0: 2/2 mac 2 none 1500, 5/ mac 2 8005 1500, 11/ mac 9,2 8007 1500 vrf 10, \
+             12/ mac 2 80058003 1500, 13/ mac 13 8005 1500",
+        ),
+        // One that is configured has an owner, by whom wildcards stand for its addresses.
+        (
+            "2 eth0;5 v vlan id=5 on=2 mac=2;6 w vlan id=6 on=2 mac=2",
+            &["eth0", "v"],
+            "eth0<eth0,v: 2/2 mac 2 none 1500, 5/5 mac 2 8005 1500, 6/ mac 2 8006 1500",
+        ),
+        // Without the NIC, its other VLANs are nobody's.
+        (
+            "2 eth0;5 v vlan id=5 on=2 mac=2;6 w vlan id=6 on=2 mac=2",
+            &["v"],
+            "eth0<v: 5/5 mac 2 8005 1500",
+        ),
+        (
+            "2 eth0 in=7 active;3 eth1 in=7 backup;7 bond0 bond mac=2;9 v vlan id=9 on=7 mac=2",
+            &["bond0"],
+            "eth0<bond0: 7/7 mac 2 none 1500, 9/ mac 2 8009 1500; \
+             eth1<bond0: (eth1 is a backup, or blocked, in bond0)",
+        ),
+    ] {
+        let links = links(text);
+        let mut layers = Layers::of(&links, names.iter().copied());
+        for port in &mut layers.ports {
+            port.separate_vlans_among(&links);
+        }
+        assert_eq!(show(&layers), expected, "{text}");
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::io;
 
 use thiserror::Error;
 
-use super::{LARGE_FRAME, largest_mtu};
+use super::{LARGE_FRAME, NoZeroCopy, largest_mtu};
 
 /// Why an AF_XDP socket could not be opened. The text is one line that ends with a remedy.
 #[derive(Debug, Error)]
@@ -48,21 +48,25 @@ impl XskError {
 
 /// Why zero-copy is not available on an interface with this MTU, if the failed bind means that: the errno depends on the
 /// driver, and on what it refuses. `None`: copy mode would fail as well.
-pub(super) fn why_no_zero_copy(error: &XskError, mtu: u32) -> Option<String> {
+pub(super) fn why_no_zero_copy(error: &XskError, mtu: u32) -> Option<NoZeroCopy> {
     let XskError::Bind { source, .. } = error else {
         return None;
     };
     let largest = largest_mtu(LARGE_FRAME);
     match source.raw_os_error()? {
         libc::EINVAL | libc::ERANGE | libc::EMSGSIZE | libc::E2BIG if mtu > largest => {
-            Some(format!(
+            Some(NoZeroCopy::queue(format!(
                 "the driver refuses it ({source}), as many do for packets that do not fit a frame: the MTU is {mtu}, \
                  and a frame holds {largest}"
-            ))
+            )))
         }
-        libc::EOPNOTSUPP | libc::EINVAL | libc::ERANGE | libc::EMSGSIZE | libc::E2BIG => Some(
+        // A driver without the operation for it (`xp_assign_dev`).
+        libc::EOPNOTSUPP => Some(NoZeroCopy::device(format!(
+            "the driver has no zero-copy ({source})"
+        ))),
+        libc::EINVAL | libc::ERANGE | libc::EMSGSIZE | libc::E2BIG => Some(NoZeroCopy::queue(
             format!("the driver has no zero-copy for this queue ({source})"),
-        ),
+        )),
         _ => None,
     }
 }
@@ -112,21 +116,24 @@ mod tests {
                 source: io::Error::from_raw_os_error(errno),
                 advice: "",
             };
-            why_no_zero_copy(&error, mtu)
+            why_no_zero_copy(&error, mtu).map(|no| (no.why, no.of_device))
         };
         for errno in [libc::EINVAL, libc::ERANGE, libc::EMSGSIZE] {
-            let text = why(errno, 9000).unwrap_or_default();
+            let (text, of_device) = why(errno, 9000).unwrap_or_default();
             assert!(
-                text.contains("the MTU is 9000, and a frame holds 3818"),
+                text.contains("the MTU is 9000, and a frame holds 3818") && !of_device,
                 "{text}"
             );
-            let text = why(errno, 3818).unwrap_or_default();
-            assert!(text.contains("the driver has no zero-copy"), "{text}");
+            let (text, of_device) = why(errno, 3818).unwrap_or_default();
+            assert!(
+                text.contains("the driver has no zero-copy for this queue") && !of_device,
+                "{text}"
+            );
         }
-        let none_at_all = why(libc::EOPNOTSUPP, 9000).unwrap_or_default();
+        let (text, of_device) = why(libc::EOPNOTSUPP, 9000).unwrap_or_default();
         assert!(
-            none_at_all.contains("the driver has no zero-copy"),
-            "{none_at_all}"
+            text.contains("the driver has no zero-copy (") && of_device,
+            "{text}"
         );
         for errno in [libc::EBUSY, libc::EPERM, libc::ENETDOWN, libc::ENOMEM] {
             assert_eq!(why(errno, 9000), None, "{errno}");
