@@ -68,7 +68,7 @@ impl Systemd {
         // The service's user reads it.
         let everyone = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         fs::set_permissions(directory.path(), everyone).unwrap();
-        fs::copy(&place.program, directory.path().join("heimdall")).unwrap();
+        lab::copy_program(&place.program, &directory.path().join("heimdall")).unwrap();
         let folder = directory.path().join("units");
         fs::create_dir(&folder).unwrap();
         for (name, text) in units.iter().chain(&[("test.target", TARGET)]) {
