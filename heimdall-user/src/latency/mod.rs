@@ -1,7 +1,7 @@
 //! Latency: histograms of durations, each recorded by one thread while others read it.
 //!
 //! The engine of each front has two ([`FrontLatency`]), each forwarder thread one for each upstream. What they measure,
-//! from where to where, is in docs/operating.md, section "Latency".
+//! from where to where, is in docs/observing.md, section "Latency".
 //!
 //! Recording costs a search in a constant table of bounds and three plain loads and stores: no lock, no allocation, no
 //! locked instruction. The clock is read for a batch, never for a packet, and the replies of a batch are recorded

@@ -24,7 +24,8 @@ pub(crate) fn error_line(mut command: Command) -> String {
 fn on_xdp(lab: &Lab, arguments: &[&str]) -> Command {
     let mut command = lab.on_server(program());
     let listen = format!("{SERVER_V4}:53");
-    let control = format!("/tmp/heimdall-errors-{}.sock", std::process::id());
+    // Each lab's own, as tests run at the same time.
+    let control = format!("/tmp/heimdall-errors-{}.sock", lab.server);
     command
         .args(["run", "--listen", &listen, "--control", &control])
         .args(["--backend", "xdp"])
@@ -147,7 +148,8 @@ fn a_capability_that_is_missing_is_named() {
             .args(["timeout", "20", "prlimit", "--memlock=65536", "--"])
             .arg(program())
             .args(["run", "--backend", "xdp", "--interface", &lab.server_if])
-            .args(["--upstream", UPSTREAM, "--listen", "127.0.0.1:5353"]);
+            .args(["--upstream", UPSTREAM, "--listen", "127.0.0.1:5353"])
+            .args(["--control", &format!("/tmp/heimdall-{}.sock", lab.server)]);
         let line = error_line(command);
         assert!(line.contains(named), "{without}: {line}");
     }

@@ -2,7 +2,7 @@
 
 use lab::{Heimdall, Kdig, Lab, QueryFrame, SERVER_V4, ScriptedUpstream, sum};
 
-use crate::{lab, program};
+use crate::{client::DnsClient, lab, program, recover::wait_for};
 
 const FIRST: &str = "127.0.0.1:5301";
 const SECOND: &str = "127.0.0.1:5302";
@@ -130,16 +130,10 @@ fn the_same_question_is_asked_upstream_once() {
         };
         frames.send(&query.bytes()).unwrap();
     }
-    // Over sockets, too.
-    let over_tcp = Kdig::ask(
-        &lab,
-        &[&format!("@{SERVER_V4}"), "slow-500.example", "A", "+tcp"],
-    )
-    .unwrap();
-    assert_eq!(over_tcp.status, "NOERROR");
-    std::thread::sleep(std::time::Duration::from_millis(500));
+    // Over sockets, too, at once: a process that asks would take time to start.
+    let over_tcp = DnsClient::v4(&lab).tcp("slow-500.example A rd");
+    assert!(over_tcp.starts_with("NOERROR "), "{over_tcp}");
+    let stats = wait_for(&heimdall, "answered", |stats| sum(stats, "answered") == 50);
     assert_eq!(upstream.queries("slow-500.example"), 1);
-    let stats = heimdall.stats().unwrap();
     assert_eq!(stats["forwarder"]["coalesced"], 50);
-    assert_eq!(sum(&stats, "answered"), 50);
 }

@@ -30,23 +30,27 @@ fn burst(lab: &Lab, heimdall: &Heimdall, count: u16) {
 #[test]
 fn one_call_sends_a_batch() {
     const BURST: u16 = 64;
+    const ROUNDS: u64 = 10;
     let Some(lab) = lab("one_call_sends_a_batch") else {
         return;
     };
     let _knot = Knot::upstream(&lab).unwrap();
     let heimdall = heimdall_without_tier(&lab);
     assert_eq!(kdig(&lab, SERVER_V4, "n1.example.com"), "NOERROR");
-    for _ in 0..10 {
+    let mut calls = 0;
+    for _ in 0..ROUNDS {
         let before = heimdall.stats().unwrap();
         burst(&lab, &heimdall, BURST);
         // A call is counted after the packets that it sends.
         let is_counted =
             |stats: &Value| worker(stats, "tx_wakeups") > worker(&before, "tx_wakeups");
         let after = wait_for(&heimdall, "counted", is_counted);
-        let grown = |of| worker(&after, of) - worker(&before, of);
-        // Before Linux 6.17 a call sends 32 packets. A batch may be cut in two on receipt.
-        assert!((1..=4).contains(&grown("tx_wakeups")), "{after:#}");
+        calls += worker(&after, "tx_wakeups") - worker(&before, "tx_wakeups");
     }
+    // Before Linux 6.17 a call sends 32 packets. A batch may be cut in two on receipt, and in more where the kernel's thread that
+    // delivers the packets has to wait for a core.
+    assert!(calls >= ROUNDS, "{calls}");
+    assert!(calls <= ROUNDS * u64::from(BURST) / 8, "{calls}");
     for _ in 0..20 {
         assert_eq!(kdig(&lab, SERVER_V4, "n1.example.com"), "NOERROR");
     }

@@ -2,10 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use lab::{Heimdall, Kdig, Knot, Kxdpgun, SERVER_V4, UPSTREAM};
+use lab::{Heimdall, Kdig, Knot, Kxdpgun, SERVER_V4, UPSTREAM, sum};
 use nix::sys::signal::Signal;
 
-use crate::{heimdall, lab, program};
+use crate::{
+    heimdall, heimdall_without_tier, lab, program,
+    recover::{TIMEOUT, wait_for},
+};
 
 #[test]
 fn signals_stop_it_and_leave_nothing_behind() {
@@ -17,14 +20,10 @@ fn signals_stop_it_and_leave_nothing_behind() {
         let mut heimdall = heimdall(&lab);
         assert!(lab.has_xdp().unwrap());
         Kdig::ask(&lab, &[&format!("@{SERVER_V4}"), "n1.example.com"]).unwrap();
-        let sent = Instant::now();
         heimdall.process.signal(signal).unwrap();
-        let status = heimdall.process.wait(Duration::from_secs(10)).unwrap();
+        // Nothing waits: less than `stop-timeout` (5 s).
+        let status = heimdall.process.wait(Duration::from_secs(4)).unwrap();
         assert!(status.success(), "{signal}: {status}");
-        assert!(
-            sent.elapsed() < Duration::from_secs(2),
-            "the promise to stop within 2 s"
-        );
         assert!(
             !lab.has_xdp().unwrap(),
             "{signal}: {}",
@@ -39,15 +38,15 @@ fn after_a_kill_under_load_queries_pass_to_the_kernel() {
         return;
     };
     let _knot = Knot::upstream(&lab).unwrap();
-    let mut first = heimdall(&lab);
+    let mut first = heimdall_without_tier(&lab);
     let server = format!("@{SERVER_V4}");
     let load = std::thread::scope(|scope| {
         let load = scope.spawn(|| Kxdpgun::run(&lab, SERVER_V4, 5_000, 3).unwrap());
-        std::thread::sleep(Duration::from_millis(1500));
+        wait_for(&first, "under load", |stats| sum(stats, "answered") > 500);
         first.process.signal(Signal::SIGKILL).unwrap();
         first.process.wait(Duration::from_secs(5)).unwrap();
         // The kernel drops the last reference to the link asynchronously.
-        let end = Instant::now() + Duration::from_secs(2);
+        let end = Instant::now() + TIMEOUT;
         while lab.has_xdp().unwrap() && Instant::now() < end {
             std::thread::sleep(Duration::from_millis(10));
         }

@@ -50,7 +50,7 @@ fn an_idle_worker_flushes_at_once() {
     let took = begin.elapsed();
     let expected = format!("{} answers flushed\n", 2 * NAMES);
     assert_eq!(String::from_utf8_lossy(&output.stdout), expected);
-    assert!(took < Duration::from_secs(4), "{took:?}");
+    assert!(took < Duration::from_secs(8), "{took:?}");
 }
 
 /// The number of times that the worker went to sleep.

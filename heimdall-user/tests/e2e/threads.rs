@@ -100,13 +100,19 @@ fn a_worker_that_panics_loses_only_what_it_held() {
                     socket.send_to(&query, (SERVER_V4, 53)).unwrap();
                     thread::sleep(Duration::from_micros(500));
                 }
-                thread::sleep(Duration::from_secs(1));
-                let mut replies = 0;
+                // Until none has come for a while, of which some may be lost.
+                const PAUSE: Duration = Duration::from_secs(2);
+                let (mut replies, mut last) = (0, Instant::now());
                 for socket in &sockets {
                     socket.set_nonblocking(true).unwrap();
-                    while socket.recv(&mut [0; 512]).is_ok() {
-                        replies += 1;
+                }
+                while replies < usize::from(QUERIES) && last.elapsed() < PAUSE {
+                    for socket in &sockets {
+                        while socket.recv(&mut [0; 512]).is_ok() {
+                            (replies, last) = (replies + 1, Instant::now());
+                        }
                     }
+                    thread::sleep(PAUSE / 100);
                 }
                 replies
             });
@@ -115,11 +121,9 @@ fn a_worker_that_panics_loses_only_what_it_held() {
         thread::sleep(Duration::from_millis(300));
         let pid = heimdall.process.pid();
         panic_in_wait(program(), pid, thread_named(pid, worker));
-        let panicked = Instant::now();
         let failed = wait_for(&heimdall, "failed", |stats| {
             stats["workers"][1]["state"] == "restarting"
         });
-        assert!(panicked.elapsed() < Duration::from_secs(1));
         assert_eq!(
             failed["workers"][1]["reason"],
             "the thread panicked, which is a bug"

@@ -18,6 +18,7 @@ pub(super) type Rule = (&'static str, fn(&Difference<'_>) -> bool);
 const NOERROR: u16 = 0;
 const FORMERR: u16 = 1;
 const SERVFAIL: u16 = 2;
+const NXDOMAIN: u16 = 3;
 const NOTIMP: u16 = 4;
 const REFUSED: u16 = 5;
 const BADVERS: u16 = 16;
@@ -63,6 +64,12 @@ pub(super) const RULES: &[Rule] = &[
         );
         let odd = it.asked(TC) || u16::from(it.query.qtype) == FIRST_META || defects;
         it.aspect == Aspect::Rcode && it.their_rcode(FORMERR) && odd
+    }),
+    ("UDP sizes below 512", |it| {
+        // RFC 6891 section 6.2.3: they mean 512, and the query is answered.
+        let is_small = it.query.opt.as_ref().is_some_and(|opt| opt.size < 512);
+        let is_answered = it.our_rcode(NOERROR) || it.our_rcode(NXDOMAIN);
+        it.aspect == Aspect::Rcode && it.their_rcode(FORMERR) && is_small && is_answered
     }),
     ("names that the upstream refuses", |it| {
         it.aspect == Aspect::Rcode && it.our_rcode(SERVFAIL) && it.their_rcode(REFUSED)

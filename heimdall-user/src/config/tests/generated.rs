@@ -77,7 +77,7 @@ Every key of the settings file, which is TOML. [deploy/heimdall.toml](../deploy/
 `heimdall check --example` prints, is a file with all of them. A flag of `heimdall run` and `heimdall check`
 overrides its key; a list given by flags replaces the file's list.
 
-The column *change* says how `heimdall reload` and the signal HUP [apply a change](operating.md#reload): *in place*, by the
+The column *change* says how `heimdall reload` and the signal HUP [apply a change](changing.md#reload): *in place*, by the
 running server; by a *take-over*, in which another server in the same process takes over from it; or not at all, as
 it needs a *restart*.
 

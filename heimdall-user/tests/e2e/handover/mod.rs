@@ -173,9 +173,11 @@ fn hand_overs_in_a_row_under_load_lose_nothing() {
                 "{log}"
             );
             let steered = || place.stats()["workers"][0]["received"].as_u64().unwrap();
-            let before = steered();
-            thread::sleep(Duration::from_millis(200));
-            assert!(steered() > before, "nothing is steered: {log}");
+            let (before, end) = (steered(), Instant::now() + TIMEOUT);
+            while steered() == before {
+                assert!(Instant::now() < end, "nothing is steered: {log}");
+                thread::sleep(Duration::from_millis(50));
+            }
         }
         for load in loads {
             load.assert_complete();

@@ -266,9 +266,12 @@ fn rate_limits_and_demanded_cookies_keep_the_tier_out_of_the_way() {
         settings.write(text);
         assert!(heimdall.reload().unwrap().status.success());
         let before = hits(&heimdall);
+        let begin = Instant::now();
         let replies = client.udp_at_once(QUERY, OFTEN);
         if text.starts_with("[rate") {
-            assert!((10..=20).contains(&replies.len()), "{}", replies.len());
+            // Those at once, and five in each second that it took.
+            let most = 15 + 5 * begin.elapsed().as_secs() as usize;
+            assert!((10..=most).contains(&replies.len()), "{}", replies.len());
         }
         assert_eq!(hits(&heimdall), before, "{text}");
         let stats = heimdall.stats().unwrap();
