@@ -19,12 +19,13 @@
 //! dnstap, the query log and the popular names, [`tier`] has the XDP program give the most popular answers, [`control`] is the control socket, [`handover`] has a server take over from another one without loss, [`http`] serves metrics and the status
 //! page, [`cli`] the `heimdall` command, [`convert`] makes settings of other servers' configurations, `doctor` examines the host, [`log`] writes the log, [`mod@file`] reads
 //! files up to a limit, [`clock`] is the time that answers age by, [`exit`] ends threads with their owner, `heartbeat` counts
-//! their progress, `path_mtu` learns from ICMP what fits on the path of a reply, `privileges` gives up what the settings do not need, `service` talks to the service manager, and
+//! their progress, `anycast` announces service addresses while the server is ready, `netlink` asks the kernel for links, addresses and routes, `path_mtu` learns from ICMP what fits on the path of a reply, `privileges` gives up what the settings do not need, `service` talks to the service manager, and
 //! [`checksum`] is the Internet checksum.
 //!
 //! docs/architecture.md says which module may import which, and follows a packet function by function.
 
 pub mod answer;
+mod anycast;
 pub mod blocklist;
 pub mod cache;
 pub mod checksum;
@@ -46,6 +47,7 @@ pub mod http;
 pub mod latency;
 pub mod log;
 pub mod maintenance;
+mod netlink;
 pub mod packet;
 mod path_mtu;
 mod privileges;

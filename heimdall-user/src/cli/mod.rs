@@ -12,6 +12,7 @@ mod documents;
 mod drain;
 mod dump;
 mod flush;
+mod ready;
 mod reload;
 mod route;
 mod run;
@@ -20,6 +21,7 @@ mod table;
 mod top;
 mod trace;
 mod view;
+mod withdraw;
 
 use std::{
     io::{self, Write},
@@ -76,8 +78,10 @@ enum Command {
     Doctor(doctor::Doctor),
     Stats(stats::Stats),
     Top(top::Top),
+    Ready(ready::Ready),
     Reload(reload::Reload),
     Drain(drain::Drain),
+    Withdraw(withdraw::Withdraw),
     Flush(flush::Flush),
     Dump(dump::Dump),
     Trace(trace::Trace),
@@ -99,8 +103,10 @@ pub fn main() -> ExitCode {
         Ok(Command::Doctor(doctor)) => return doctor.execute(),
         Ok(Command::Stats(stats)) => stats.execute(),
         Ok(Command::Top(top)) => top.execute(),
+        Ok(Command::Ready(ready)) => ready.execute(),
         Ok(Command::Reload(reload)) => reload.execute(),
         Ok(Command::Drain(drain)) => drain.execute(),
+        Ok(Command::Withdraw(withdraw)) => withdraw.execute(),
         Ok(Command::Flush(flush)) => flush.execute(),
         Ok(Command::Dump(dump)) => dump.execute(),
         Ok(Command::Trace(trace)) => trace.execute(),

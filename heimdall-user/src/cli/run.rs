@@ -150,6 +150,7 @@ fn serve(file: Option<&Path>, settings: Source, take_over: bool) -> anyhow::Resu
             server.release();
         }
         End::Failed(thread) => {
+            server.leave_anycast();
             drop(server);
             info!("stopped");
             return Err(anyhow!(
@@ -218,6 +219,7 @@ fn publish(server: &Server) {
 
 /// Ends a server: for the service's next process if the service manager keeps descriptors, otherwise without a successor.
 fn stop(mut server: Server) {
+    server.leave_anycast();
     let listeners = server.listeners().unwrap_or_default();
     if !handover::keep(&mut server, &listeners) {
         server.drain();

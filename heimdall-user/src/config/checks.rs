@@ -6,7 +6,7 @@ use super::{
     Backend, Config, ConfigError, Host, Location, Problem,
     error::wildcard,
     routes::{self, MAX_MEMBERS},
-    values::{upstream_text, zoned},
+    values::{self, upstream_text, zoned},
 };
 use crate::{answer::access, dns::TtlLimits, forward::UpstreamAddress};
 
@@ -34,6 +34,7 @@ pub(super) fn check(config: &Config, host: &Host) -> Result<(), ConfigError> {
         };
         return Err(bad(config, "rate-limit.burst", 0, problem));
     }
+    services(config)?;
     cores(config, host)?;
     open_resolver(config, host)?;
     routes::check(config, host)
@@ -99,6 +100,24 @@ fn listen(config: &Config) -> Result<(), ConfigError> {
     match lacking && !config.listen_tls.is_empty() {
         true => Err(bad(config, "listen-tls", 0, Problem::NoCertificate)),
         false => Ok(()),
+    }
+}
+
+/// Checks that the service addresses are answered.
+fn services(config: &Config) -> Result<(), ConfigError> {
+    let anycast = &config.anycast;
+    once(&anycast.addresses, values::service_text, |item| {
+        config.settings.item_location("anycast.address", item)
+    })?;
+    let served = anycast.served(&config.listen);
+    let mut addresses = anycast.addresses.iter().enumerate();
+    let unserved = addresses.find(|(_, ip)| served.iter().all(|one| one.ip() != **ip));
+    match unserved {
+        Some((item, ip)) => {
+            let problem = Problem::ServiceNotServed(SocketAddr::new(*ip, 53));
+            Err(bad(config, "anycast.address", item, problem))
+        }
+        None => Ok(()),
     }
 }
 

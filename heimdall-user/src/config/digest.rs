@@ -9,6 +9,7 @@ const OF_THE_HOST: &[&str] = &[
     "interface",
     "listen",
     "listen-tls",
+    "anycast",
     "tls",
     "backend",
     "xdp",

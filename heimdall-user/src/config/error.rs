@@ -11,7 +11,7 @@ use thiserror::Error;
 
 use super::{
     routes::{MAX_MEMBERS, MAX_ROUTES, MAX_UPSTREAMS},
-    values::{Zone, Zoned},
+    values::{MAX_SERVICES, Zone, Zoned},
 };
 use crate::{
     answer::{
@@ -171,6 +171,22 @@ pub enum Problem {
     /// A name that no interface can have.
     #[error("{0:?} is not an interface name; write IF or IF:QUEUES, like eth0 or eth0:0-3")]
     Interface(String),
+    /// An interface with queues where only a name is due.
+    #[error("{0:?} has queues, which have no meaning here; write the interface alone")]
+    QueuesOfName(String),
+    /// Not a service address.
+    #[error(
+        "{0:?} is not a service address; write a unicast address of this service alone, like 192.0.2.53/32 or 2001:db8::53/128"
+    )]
+    Service(String),
+    /// Too many service addresses.
+    #[error(
+        "there are more than {MAX_SERVICES} service addresses; start a second server for the others"
+    )]
+    Services,
+    /// A service address that is not answered.
+    #[error("nothing answers there; add \"{0}\" to `listen`, or listen on a wildcard")]
+    ServiceNotServed(SocketAddr),
     /// Not a list of queues.
     #[error("{0:?} is not a list of queues; write numbers and ranges, like 0 or 0-3 or 0,2")]
     Queues(String),

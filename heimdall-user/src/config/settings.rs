@@ -2,7 +2,7 @@
 //! here; all else that shows settings is made from these definitions.
 
 use std::{
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -66,8 +66,8 @@ settings! {
             .flag("--interface", "IF[:QUEUES]");
     /// Addresses and ports to answer on, by UDP and TCP. An address that the host does not have yet is
     /// served once it appears. A link-local address names its interface: "[fe80::53%eth0]:53".
-    /// To AF_XDP, 0.0.0.0 and `[::]` stand for the addresses of the given interfaces; name those of lo and
-    /// of a dummy interface (anycast).
+    /// To AF_XDP, 0.0.0.0 and `[::]` stand for the addresses of the given interfaces and those of `[anycast]`; name others of lo
+    /// and of dummy interfaces.
     "listen" => listen: Vec<SocketAddr> =
         list(text("addresses, ADDR:PORT", listen_address, zoned))
             .default(vec![
@@ -147,6 +147,8 @@ settings! {
     tier: TierConfig;
     /// Privileges.
     privileges: PrivilegesConfig;
+    /// Service addresses.
+    anycast: AnycastConfig;
     /// Metrics and the status page.
     metrics: MetricsConfig;
     /// The log.
@@ -399,6 +401,34 @@ settings! {
             .example(r#""heimdall""#)
             .flag("--user", "USER")
             .optional("the user that starts it");
+}
+
+settings! {
+    /// Service addresses that several hosts have (anycast). They are on an interface of this host only while the server answers, so
+    /// that a routing daemon announces them by that.
+    "anycast" => AnycastConfig, take_over;
+
+    /// The addresses, which `listen` has to cover. AF_XDP serves them on all interfaces of `interface`.
+    "address" => addresses: Vec<IpAddr> =
+        list(text("addresses", values::service_address, values::service_text))
+            .check(|list| values::few_services(list))
+            .default_from("none", |_| Ok(Vec::new()))
+            .example(r#"["192.0.2.53/32", "2001:db8::53/128"]"#);
+    /// Interface that has the addresses while they are announced: one that announces its addresses and nothing else. It is made, of the
+    /// kind dummy, if there is none. "lo" will do where the routing daemon is told which of its addresses to announce.
+    "interface" => interface: String =
+        text("an interface", values::plain_interface, String::clone).default("anycast0".to_owned());
+    /// Whether the addresses are withdrawn while no upstream responds. "required": they are; "optional": cached and stale answers stand in,
+    /// as is better where all hosts have the same upstreams.
+    "upstreams" => needs_upstream: bool =
+        choice(&[("required", true), ("optional", false)]).default(true);
+    /// Time that no upstream responds, or that the server does not answer itself, before the addresses are withdrawn. If a thread
+    /// is stuck or has ended, they are at once.
+    "withdraw-after" => withdraw_after: Duration = seconds(0, 3600).default(Duration::from_secs(5));
+    /// Time without such an obstacle before they are announced again. The first time after the start they are at once.
+    "announce-after" => announce_after: Duration = seconds(0, 3600).default(Duration::from_secs(5));
+    /// Time for which a server that ends goes on answering after it has withdrawn them: what routers take to send no more queries.
+    "drain-wait" => drain_wait: Duration = seconds(0, 10).default(Duration::from_secs(2));
 }
 
 settings! {
@@ -679,6 +709,23 @@ pub(crate) struct SnapshotConfig {
     pub path: PathBuf,
     /// Time from one snapshot to the next.
     pub interval: Duration,
+}
+
+impl AnycastConfig {
+    /// Where the addresses are served, beside these listeners' own addresses: a wildcard stands for them, too.
+    pub(crate) fn served(&self, listen: &[SocketAddr]) -> Vec<SocketAddr> {
+        let covered = |ip: &IpAddr| {
+            let ip = *ip;
+            let listeners = listen.iter();
+            listeners
+                .filter(move |one| {
+                    let same = one.ip() == ip;
+                    same || one.ip().is_unspecified() && one.is_ipv4() == ip.is_ipv4()
+                })
+                .map(move |one| SocketAddr::new(ip, one.port()))
+        };
+        self.addresses.iter().flat_map(covered).collect()
+    }
 }
 
 impl Config {

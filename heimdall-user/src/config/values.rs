@@ -83,6 +83,50 @@ impl fmt::Display for InterfaceConfig {
     }
 }
 
+/// Reads the name of an interface.
+pub(super) fn plain_interface(text: &str) -> Result<String, Problem> {
+    match text.parse()? {
+        InterfaceConfig { name, queues: None } => Ok(name),
+        _ => Err(Problem::QueuesOfName(text.to_owned())),
+    }
+}
+
+/// Service addresses at most: each is asked for a response once a second.
+pub(super) const MAX_SERVICES: usize = 16;
+
+/// Checks that there are not too many service addresses.
+pub(super) fn few_services(list: &[IpAddr]) -> Result<(), Problem> {
+    match list.len() > MAX_SERVICES {
+        true => Err(Problem::Services),
+        false => Ok(()),
+    }
+}
+
+/// Reads a service address: an address, or the prefix of it alone.
+pub(super) fn service_address(text: &str) -> Result<IpAddr, Problem> {
+    let bad = || Problem::Service(text.to_owned());
+    let (ip, bits) = match text.split_once('/') {
+        Some((ip, bits)) => (ip, Some(bits)),
+        None => (text, None),
+    };
+    let ip: IpAddr = ip.parse().map_err(|_| bad())?;
+    let all = if ip.is_ipv4() { "32" } else { "128" };
+    let link_local = match ip {
+        IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local() || v6.to_ipv4_mapped().is_some(),
+    };
+    let unusable = link_local || ip.is_loopback() || ip.is_unspecified() || ip.is_multicast();
+    match bits.is_none_or(|bits| bits == all) && !unusable {
+        true => Ok(ip),
+        false => Err(bad()),
+    }
+}
+
+/// Writes a service address.
+pub(super) fn service_text(ip: &IpAddr) -> String {
+    format!("{ip}/{}", if ip.is_ipv4() { 32 } else { 128 })
+}
+
 /// Reads `0`, `0-3` or `0,2,4-7`.
 fn parse_queues(text: &str) -> Result<BTreeSet<u32>, Problem> {
     /// Queues that a range may go up to: more than any NIC has.

@@ -8,13 +8,15 @@ use serde_json::{Map, Value, json};
 use crate::maintenance::{Scope, presentation, wire};
 
 /// The names of all commands, for errors.
-const COMMANDS: &str = "stats, reload, drain, flush, dump, trace and route";
+const COMMANDS: &str = "stats, ready, reload, drain, flush, dump, trace and route";
 
 /// A client's command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum ControlCommand {
     /// Every counter.
     Stats,
+    /// Whether the server can answer queries.
+    Ready,
     /// Reload the settings and the files that they name.
     Reload {
         /// Say what that would do, and do nothing.
@@ -60,6 +62,7 @@ impl ControlCommand {
         let name = name.ok_or("the field \"command\" is missing")?;
         let command = match name.as_str() {
             "stats" => Self::Stats,
+            "ready" => Self::Ready,
             "reload" => Self::Reload {
                 dry_run: fields.flag("dry_run")?,
             },
@@ -93,6 +96,7 @@ impl ControlCommand {
     pub(crate) fn to_json(&self) -> Value {
         let (name, arguments) = match self {
             Self::Stats => ("stats", json!({})),
+            Self::Ready => ("ready", json!({})),
             Self::Reload { dry_run: false } => ("reload", json!({})),
             Self::Reload { dry_run: true } => ("reload", json!({ "dry_run": true })),
             Self::Drain => ("drain", json!({})),
@@ -221,6 +225,7 @@ mod tests {
         };
         for command in [
             ControlCommand::Stats,
+            ControlCommand::Ready,
             ControlCommand::Reload { dry_run: false },
             ControlCommand::Reload { dry_run: true },
             ControlCommand::Drain,

@@ -31,6 +31,8 @@ use std::{io, os::fd::OwnedFd};
 
 use serde::{Deserialize, Serialize};
 
+use crate::anycast::AnycastState;
+
 pub(crate) use remote::Remote;
 pub use remote::replay;
 pub(crate) use store::{claim_connections, inherited, keep, keep_listeners, leave};
@@ -63,6 +65,9 @@ pub(crate) struct State {
     /// The key from which secrets of DNS cookies are derived, unless the settings give secrets: with it, cookies that
     /// clients have stay valid.
     pub(crate) cookie_key: Option<[u8; 16]>,
+    /// The service addresses, and whether they are announced.
+    #[serde(skip_serializing_if = "AnycastState::is_empty")]
+    pub(crate) anycast: AnycastState,
 }
 
 /// A client's TCP connection between two messages: none of its queries waits, and all replies were sent. The peer's and the

@@ -282,6 +282,7 @@ mod tests {
         let stored = Stored {
             state: State {
                 cookie_key: Some([7; 16]),
+                ..State::default()
             },
             unread: BTreeMap::from([(name(&far).unwrap(), BASE64.encode(b"\0\x1d12"))]),
         };

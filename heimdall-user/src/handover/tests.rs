@@ -156,6 +156,7 @@ fn server() -> (Noting, TcpStream) {
         }],
         state: State {
             cookie_key: Some([9; 16]),
+            ..State::default()
         },
         ..Noting::default()
     };

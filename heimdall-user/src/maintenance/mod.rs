@@ -30,6 +30,7 @@ pub(crate) use inquiry::{
     ForwarderState, FrontState, Inquiry, RouteState, Subject, ThreadState, UpstreamState,
 };
 use population::Population;
+pub(crate) use population::caches_left;
 pub(crate) use scope::{BadName, Scope, presentation, wire};
 
 /// Commands that may wait in a queue, and that may be executed at once: more than there are control

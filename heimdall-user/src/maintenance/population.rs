@@ -54,6 +54,31 @@ impl Drop for Stepping {
     }
 }
 
+/// Caches of the process that are not populated yet.
+static LEFT: AtomicUsize = AtomicUsize::new(0);
+
+/// One of those caches.
+#[derive(Debug)]
+struct Left;
+
+impl Left {
+    fn new() -> Self {
+        LEFT.fetch_add(1, Ordering::Relaxed);
+        Self
+    }
+}
+
+impl Drop for Left {
+    fn drop(&mut self) {
+        LEFT.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// How many caches of the process are not populated yet.
+pub(crate) fn caches_left() -> usize {
+    LEFT.load(Ordering::Relaxed)
+}
+
 /// The state of populating one cache.
 #[derive(Debug)]
 pub(super) struct Population {
@@ -66,6 +91,7 @@ pub(super) struct Population {
     ended: Instant,
     /// CPU time of the thread until then.
     used: Duration,
+    _left: Left,
 }
 
 impl Population {
@@ -74,6 +100,7 @@ impl Population {
         let cores = thread::available_parallelism().map_or(1, NonZero::get);
         let now = Instant::now();
         Self {
+            _left: Left::new(),
             limit: (cores / 2).max(1),
             begin: now,
             took: Duration::ZERO,

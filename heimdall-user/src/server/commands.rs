@@ -1,4 +1,4 @@
-//! Executes the control commands: `stats`, `reload`, `flush`, `dump`, `trace` and `route`.
+//! Executes the control commands: `stats`, `ready`, `reload`, `flush`, `dump`, `trace` and `route`.
 
 use std::{
     io::{self, Write},
@@ -17,12 +17,14 @@ use serde_json::{Value, json};
 
 use super::{
     Requests,
+    readiness::Readiness,
     reload::{self, Reloader},
     report::Report,
     tier::HotTier,
     trace::Tracer,
 };
 use crate::{
+    anycast::Obstacle,
     cache::Record,
     control::ControlCommand,
     dns::{
@@ -38,6 +40,7 @@ pub(super) struct Commands {
     pub(super) requests: Requests,
     pub(super) reloader: Arc<Reloader>,
     pub(super) report: Arc<Report>,
+    pub(super) readiness: Readiness,
     pub(super) caches: Caches,
     pub(super) tier: Option<Arc<HotTier>>,
     pub(super) tracer: Tracer,
@@ -51,6 +54,15 @@ impl Commands {
     pub(super) fn run(&self, command: ControlCommand, to: &mut dyn Write) -> io::Result<()> {
         match command {
             ControlCommand::Stats => writeln!(to, "{}", self.report.json()),
+            ControlCommand::Ready => {
+                let obstacle = self.readiness.check().err();
+                let reason = obstacle.as_ref().map(Obstacle::to_string);
+                writeln!(
+                    to,
+                    "{}",
+                    json!({ "ready": reason.is_none(), "reason": reason })
+                )
+            }
             ControlCommand::Reload { dry_run: false } => writeln!(to, "{}", self.reload()),
             ControlCommand::Reload { dry_run: true } => {
                 let preview = match self.reloader.preview() {

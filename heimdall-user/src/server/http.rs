@@ -12,7 +12,6 @@ use tracing::{info, warn};
 
 use super::{
     ServerError, metrics, readiness::Readiness, reload::Reloader, report::Report, retry::retry,
-    threads::Threads,
 };
 use crate::{
     config::{Config, Zoned},
@@ -71,10 +70,9 @@ impl Site {
     pub(super) fn new(
         report: Arc<Report>,
         reloader: Arc<Reloader>,
-        threads: &Arc<Threads>,
+        readiness: Readiness,
         config: &Config,
     ) -> Self {
-        let readiness = Readiness::new(Arc::clone(&report), Arc::clone(threads));
         Self {
             report,
             reloader,
@@ -114,7 +112,9 @@ impl Source for Site {
     }
 
     fn ready(&mut self) -> Result<(), String> {
-        self.readiness.check()
+        self.readiness
+            .check()
+            .map_err(|obstacle| obstacle.to_string())
     }
 }
 

@@ -68,6 +68,7 @@ mod tests {
                 .into(),
             forwarder: Vec::new(),
             upstreams: Box::new(Vec::new),
+            anycast: std::sync::OnceLock::new(),
         };
         let document = report.json();
         let latency = &document["latency"];

@@ -146,6 +146,13 @@ pub(super) fn families(report: &Report) -> Families {
     (report.upstreams)()
         .iter()
         .for_each(|upstream| insert_upstream(to, upstream));
+    if let Some(anycast) = report.anycast.get() {
+        let help = "Whether the service addresses are announced.";
+        let announced = u64::from(anycast.status().announced);
+        to.gauge("heimdall_anycast_announced", help, &[], announced);
+        let help = "Announcements and withdrawals of the service addresses.";
+        to.counter("heimdall_anycast_changes", help, &[], anycast.changes());
+    }
     let stuck = "Threads that have made no progress for ten seconds.";
     let count = heartbeat::stuck().len() as u64;
     to.gauge("heimdall_stuck_threads", stuck, &[], count);

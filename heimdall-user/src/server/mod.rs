@@ -9,6 +9,7 @@
 //! nothing running. A thread that ends without having been stopped is noticed by `supervisor` (AF_XDP workers) or
 //! `threads` (all others). This module knows nothing of packets or answers; `heimdall run` calls it.
 
+mod anycast;
 mod attached;
 mod commands;
 mod cores;
@@ -40,11 +41,17 @@ mod upstreams;
 mod watchdog;
 mod xdp;
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    io,
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+};
 
 use tracing::{info, warn};
 
 use crate::{
+    anycast::Anycast,
     config::{Backend, Config, SnapshotConfig},
     control::{Control, ControlServer},
     forward::{self, Forwarder, ForwarderBuilder, Handle, Mailbox, Plans},
@@ -63,6 +70,7 @@ use opened::{Opened, open_xdp};
 pub(crate) use policy::PolicyError;
 pub use policy::PolicyLoader;
 pub(crate) use preflight::{check, find_group};
+use readiness::Readiness;
 use reload::Reloader;
 pub use reload::Source;
 use report::{Report, SocketReport, Start};
@@ -71,7 +79,6 @@ pub(crate) use requests::{Request, answer_client};
 use snapshot::SnapshotWriter;
 use supervisor::Supervisor;
 use threads::Threads;
-use tier::HotTier;
 use trace::Tracer;
 pub(crate) use trace::planned as planned_route;
 use upstreams::UpstreamReport;
@@ -107,6 +114,8 @@ pub struct Server {
     expects_gap: bool,
     forwarder: Option<Forwarder>,
     observer: Option<Observer>,
+    /// Last: until then packets for the service addresses are delivered.
+    anycast: Option<Anycast>,
 }
 
 impl Server {
@@ -164,6 +173,7 @@ impl Server {
             expects_gap: false,
             forwarder: None,
             observer: None,
+            anycast: None,
         };
         let started = server.start_threads(config, opened, &queues, inheritance, &mut predecessor);
         if let Err(error) = started {
@@ -250,6 +260,14 @@ impl Server {
             tls,
             ..
         } = opened;
+        // A wildcard of the sockets stands for all addresses of the host, and that of AF_XDP not.
+        let services = config.anycast.served(&addresses);
+        let steered = addresses
+            .iter()
+            .chain(&services)
+            .copied()
+            .collect::<BTreeSet<_>>();
+        let steered: Vec<_> = steered.into_iter().collect();
         // Not before: from then on the kernel gives each thread's sockets a share of the queries.
         let listeners = listeners.split(socket_threads, max_connections(config, queues))?;
         let sockets = self.start_sockets(
@@ -263,8 +281,8 @@ impl Server {
         let for_traces = handle.clone();
         let workers = (socket_threads as u16..).zip(worker_mailboxes).collect();
         let links = inheritance.links;
-        if let Some(open) = open_xdp(config, &addresses, links, predecessor)? {
-            self.start_workers(open, config, addresses, cores, handle, workers)?;
+        if let Some(open) = open_xdp(config, &steered, links, predecessor)? {
+            self.start_workers(open, config, steered, cores, handle, workers)?;
         }
         let queues = self.supervisor.iter().flat_map(Supervisor::command_queues);
         caches.fronts.extend(queues);
@@ -280,9 +298,11 @@ impl Server {
             forwarder: forward_counters,
             upstreams: Box::new(move || UpstreamReport::all(&reported.current())),
             observations,
+            anycast: OnceLock::new(),
         });
         self.report = Some(Arc::clone(&report));
-        self.start_http(metrics, &report, config)?;
+        let readiness = Readiness::new(Arc::clone(&report), Arc::clone(&self.threads));
+        self.start_http(metrics, &report, readiness.clone(), config)?;
         let tracer = Tracer {
             reloader: Arc::clone(&self.reloader),
             caches: caches.clone(),
@@ -290,10 +310,25 @@ impl Server {
             forwarder: for_traces,
             nxdomain_cut: config.cache.nxdomain_cut,
         };
-        self.start_control(control, report, tracer, caches.clone(), tier)?;
+        let commands = Commands {
+            requests: self.requests.clone(),
+            reloader: Arc::clone(&self.reloader),
+            report: Arc::clone(&report),
+            readiness: readiness.clone(),
+            caches: caches.clone(),
+            tier,
+            tracer,
+        };
+        self.start_control(control, commands)?;
         self.caches = Some((caches.clone(), plans.clone()));
         let taken_over = predecessor.is_some();
         self.finish(predecessor.take())?;
+        let left = &inheritance.state.anycast;
+        if let Some(anycast) = anycast::start(config, services, left, readiness)? {
+            // Empty before.
+            let _ = report.anycast.set(anycast.report());
+            self.anycast = Some(anycast);
+        }
         // Last, as it writes a file when it ends, and the predecessor may have done so until now.
         match self.start_snapshots(snapshot.as_ref(), caches, plans) {
             Err(error) if taken_over => {
@@ -404,23 +439,8 @@ impl Server {
         Ok(())
     }
 
-    fn start_control(
-        &mut self,
-        control: Control,
-        report: Arc<Report>,
-        tracer: Tracer,
-        caches: Caches,
-        tier: Option<Arc<HotTier>>,
-    ) -> Result<(), ServerError> {
-        let commands = Commands {
-            requests: self.requests.clone(),
-            reloader: Arc::clone(&self.reloader),
-            report,
-            caches,
-            tier,
-            tracer,
-        };
-        let lost = "stats, reload, drain, flush, dump, trace and route do not work";
+    fn start_control(&mut self, control: Control, commands: Commands) -> Result<(), ServerError> {
+        let lost = "stats, ready, reload, drain, flush, dump, trace and route do not work";
         let on_exit = Threads::auxiliary("control", lost);
         let owner = self.requests.clone();
         let control = control
@@ -438,13 +458,14 @@ impl Server {
         &mut self,
         listener: Option<HttpListener>,
         report: &Arc<Report>,
+        readiness: Readiness,
         config: &Config,
     ) -> Result<(), ServerError> {
         if let Some(listener) = listener {
             let site = http::Site::new(
                 Arc::clone(report),
                 Arc::clone(&self.reloader),
-                &self.threads,
+                readiness,
                 config,
             );
             let lost = "metrics, health checks and the status page do not work";

@@ -89,6 +89,7 @@ impl PolicyLoader {
     pub(super) fn state(&self) -> State {
         State {
             cookie_key: self.secrets.key(),
+            ..State::default()
         }
     }
 

@@ -10,9 +10,10 @@ use super::{
     threads::Threads,
     upstreams::{UpstreamReport, UpstreamState},
 };
-use crate::{config::Upstream, heartbeat};
+use crate::{anycast::Obstacle, config::Upstream, heartbeat};
 
 /// Answers the question whether queries can be answered.
+#[derive(Clone)]
 pub(super) struct Readiness {
     report: Arc<Report>,
     threads: Arc<Threads>,
@@ -25,13 +26,29 @@ impl Readiness {
 
     /// # Errors
     /// Why queries cannot be answered.
-    pub(super) fn check(&self) -> Result<(), String> {
+    pub(super) fn check(&self) -> Result<(), Obstacle> {
+        self.threads_work()?;
+        self.an_upstream_works()
+    }
+
+    /// # Errors
+    /// A thread that is needed for all queries does not work.
+    pub(super) fn threads_work(&self) -> Result<(), Obstacle> {
         if let Some(thread) = self.threads.failed() {
-            return Err(format!("the {thread} thread has ended"));
+            return Err(Obstacle::Serious(format!("the {thread} thread has ended")));
         }
-        if let Some(thread) = heartbeat::stuck().iter().find(|thread| thread.essential) {
-            return Err(format!("the {} thread makes no progress", thread.name));
+        match heartbeat::stuck().iter().find(|thread| thread.essential) {
+            Some(thread) => Err(Obstacle::Serious(format!(
+                "the {} thread makes no progress",
+                thread.name
+            ))),
+            None => Ok(()),
         }
+    }
+
+    /// # Errors
+    /// Most queries get no answer but a cached one.
+    pub(super) fn an_upstream_works(&self) -> Result<(), Obstacle> {
         let upstreams = self.upstreams();
         let may_work = |upstream: &UpstreamReport| upstream.state() != UpstreamState::Failed;
         if upstreams.is_empty() || upstreams.iter().any(may_work) {
@@ -41,7 +58,10 @@ impl Readiness {
             .iter()
             .map(|upstream| Upstream(&upstream.address).to_string())
             .collect();
-        Err(format!("no upstream responds: {}", list.join(", ")))
+        Err(Obstacle::Passing(format!(
+            "no upstream responds: {}",
+            list.join(", ")
+        )))
     }
 
     /// The upstreams without which most queries get no answer: those of the default route, or all if it has none.
@@ -75,7 +95,9 @@ mod tests {
         metrics.set_problem(Some("its port is closed".to_owned()));
         assert_eq!(
             readiness.check(),
-            Err("no upstream responds: 127.0.0.1:5300".to_owned())
+            Err(Obstacle::Passing(
+                "no upstream responds: 127.0.0.1:5300".to_owned()
+            ))
         );
         metrics.set_problem(None);
         assert_eq!(readiness.check(), Ok(()));

@@ -5,15 +5,20 @@ mod schema;
 mod start;
 mod workers;
 
-use std::{fmt, process::id, slice, sync::Arc};
+use std::{
+    fmt,
+    process::id,
+    slice,
+    sync::{Arc, OnceLock},
+};
 
 use arc_swap::ArcSwap;
 use serde_json::{Map, Value, json};
 
 use super::{cores::CoreCounters, process, tier::HotTier, tls::Tls, upstreams::UpstreamReport};
 use crate::{
-    answer::policy::Policy, forward::ForwardCounters, heartbeat, log, path_mtu::PathMtuCounters,
-    privileges, socket::SocketCounters, tap::Observations,
+    answer::policy::Policy, anycast::AnycastReport, forward::ForwardCounters, heartbeat, log,
+    path_mtu::PathMtuCounters, privileges, socket::SocketCounters, tap::Observations,
 };
 pub(super) use start::Start;
 pub(super) use workers::{QueueReport, WorkerReport};
@@ -38,6 +43,8 @@ pub(super) struct Report {
     /// Those of the moment: a reload may change them.
     pub(super) upstreams: Box<dyn Fn() -> Vec<UpstreamReport> + Send + Sync>,
     pub(super) observations: Arc<Observations>,
+    /// Set once the service addresses may be announced.
+    pub(super) anycast: OnceLock<AnycastReport>,
 }
 
 pub(super) struct XdpReport {
@@ -99,6 +106,7 @@ impl Report {
             sockets: Vec::new(),
             forwarder: Vec::new(),
             upstreams: Box::new(upstreams),
+            anycast: OnceLock::new(),
         }
     }
 
@@ -134,6 +142,7 @@ impl Report {
             "socket_threads": socket_threads(&self.sockets),
             "forwarder": forwarder(&self.forwarder),
             "upstreams": (self.upstreams)().iter().map(UpstreamReport::json).collect::<Vec<_>>(),
+            "anycast": self.anycast.get().map(anycast),
             "latency": self.latency_json(),
             "process": process::json(),
             "sandbox": privileges::json(),
@@ -201,6 +210,17 @@ impl InterfaceReport {
             "verdicts": Value::Object(counts((self.verdicts)())),
         })
     }
+}
+
+fn anycast(report: &AnycastReport) -> Value {
+    let status = report.status();
+    json!({
+        "announced": status.announced,
+        "reason": status.reason,
+        "interface": report.interface(),
+        "addresses": report.addresses(),
+        "changes": report.changes(),
+    })
 }
 
 /// The names of the threads that make no progress now.
@@ -387,6 +407,7 @@ mod tests {
             )
             .upstreams,
             observations: Arc::new(Observations::new(&TapOptions::default())),
+            anycast: OnceLock::new(),
         };
         assert_eq!(
             report.summary(),

@@ -11,6 +11,7 @@ use super::{
     snapshot,
 };
 use crate::{
+    anycast::Anycast,
     control::ControlServer,
     handover::{Connection, Inheritance, Predecessor, Retire, State},
     http::HttpServer,
@@ -87,6 +88,7 @@ impl Server {
     /// as far as that is possible within `stop-timeout`, and connections are closed by their rules. Then a last
     /// snapshot is written.
     pub(crate) fn drain(self) {
+        self.leave_anycast();
         let limit = self.stop_timeout();
         let drain_workers = || {
             let retired = self.supervisor.as_ref().map(|one| one.retire(limit));
@@ -133,7 +135,21 @@ impl Server {
 
     /// What clients rely on that the next process gets.
     pub(crate) fn state(&self) -> State {
-        self.reloader.state()
+        State {
+            anycast: self
+                .anycast
+                .as_ref()
+                .map(Anycast::state)
+                .unwrap_or_default(),
+            ..self.reloader.state()
+        }
+    }
+
+    /// Withdraws the service addresses, as the first step of an end, and serves on until routers have noticed.
+    pub(crate) fn leave_anycast(&self) {
+        if let Some(anycast) = &self.anycast {
+            anycast.leave();
+        }
     }
 
     /// Leaves the control socket's file to a successor, which has its listener.
@@ -147,6 +163,9 @@ impl Server {
     pub(crate) fn release(mut self) {
         self.leave_snapshot();
         self.leave_to_successor();
+        if let Some(anycast) = self.anycast.take() {
+            anycast.release();
+        }
     }
 
     /// Writes no snapshot any more.
@@ -161,7 +180,7 @@ impl Retire for Server {
     fn offer(&self) -> io::Result<Inheritance> {
         let mut offered = Inheritance {
             sockets: self.listeners()?,
-            state: self.reloader.state(),
+            state: self.state(),
             ..Inheritance::default()
         };
         if let Some(supervisor) = &self.supervisor {
@@ -185,6 +204,9 @@ impl Retire for Server {
     }
 
     fn retire_workers(&mut self) -> io::Result<()> {
+        if let Some(anycast) = &self.anycast {
+            anycast.pause();
+        }
         match &self.supervisor {
             Some(supervisor) => supervisor.retire(self.stop_timeout()),
             None => Ok(()),
@@ -199,6 +221,9 @@ impl Retire for Server {
 
     fn resume(&mut self) {
         self.resume_sockets();
+        if let Some(anycast) = &self.anycast {
+            anycast.resume();
+        }
         if let Some(supervisor) = &self.supervisor
             && let Err(error) = supervisor.resume()
         {

@@ -4,7 +4,8 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
 
-use super::{XdpError, netlink};
+use super::XdpError;
+use crate::netlink;
 
 /// An address of some interface.
 #[derive(Clone, Debug, PartialEq, Eq)]

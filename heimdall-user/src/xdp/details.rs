@@ -8,8 +8,9 @@ use super::{
     Address, Layers, XdpError, attach,
     genl::{self, XdpFeatures},
     hardware::{self, Channels, Driver, Offloads, RingSizes, Rss},
-    kind, layers, netlink, nic,
+    kind, layers, nic,
 };
+use crate::netlink;
 
 /// An XDP program on an interface.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use netlink_packet_route::link::LinkAttribute;
 
-use super::{ethtool, netlink};
+use super::ethtool;
+use crate::netlink;
 
 /// Names of a driver's counters that are taken, at most. Those of queues count as one.
 const MAX_DRIVER_COUNTERS: usize = 32;

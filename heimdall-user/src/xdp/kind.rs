@@ -6,7 +6,8 @@ use netlink_packet_route::link::{
     MacVlanMode, Prop, VlanProtocol,
 };
 
-use super::{XdpError, netlink};
+use super::XdpError;
+use crate::netlink;
 
 /// All links of this network namespace.
 pub(super) fn links() -> Result<Vec<LinkMessage>, XdpError> {

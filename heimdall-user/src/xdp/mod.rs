@@ -24,7 +24,6 @@ mod hardware;
 mod kind;
 mod layers;
 mod link;
-mod netlink;
 mod nic;
 mod program;
 mod returned;

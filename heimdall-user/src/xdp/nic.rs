@@ -12,7 +12,8 @@ use std::{
 use heimdall_ebpf::{Link, MAX_QUEUES};
 use netlink_packet_route::link::{LinkAttribute, LinkLayerType, LinkMessage, LinkXdp, XdpAttached};
 
-use super::{Address, XdpError, ethtool, hardware, kind, layers, netlink};
+use super::{Address, XdpError, ethtool, hardware, kind, layers};
+use crate::netlink;
 
 /// Polling interval of [`Interface::wait_carrier`].
 const CARRIER_INTERVAL: Duration = Duration::from_millis(10);

@@ -130,19 +130,15 @@ fn ttls_count_down_and_expire() {
         let got = Kdig::ask(&lab, &[&server, "short.example.com", "A"]).unwrap();
         got.answer[0].split(' ').nth(1).unwrap().parse().unwrap()
     };
-    let begun = std::time::Instant::now();
-    assert_eq!(ttl(), 2);
+    let requests = || heimdall.stats().unwrap()["forwarder"]["requests"].as_u64();
+    assert_eq!((ttl(), requests()), (2, Some(1)));
     std::thread::sleep(std::time::Duration::from_millis(1100));
-    // On a busy machine it has expired by then.
-    let later = ttl();
-    assert!(
-        later <= 1 || begun.elapsed().as_secs() >= 2,
-        "{later} after a second"
-    );
+    // The lifetime ends with a second of the clock, so it may have expired by then, and sooner on a busy machine.
+    let (later, asked) = (ttl(), requests());
+    assert!(later <= 1 || asked == Some(2), "{later} after a second");
     std::thread::sleep(std::time::Duration::from_millis(2100));
     assert_eq!(ttl(), 2, "queried again");
-    let requests = heimdall.stats().unwrap()["forwarder"]["requests"].as_u64();
-    assert!(matches!(requests, Some(2..=3)), "{requests:?}");
+    assert!(requests() > asked, "{asked:?}");
 }
 
 #[test]
@@ -190,9 +186,9 @@ fn nothing_is_lost_under_load_and_every_frame_is_accounted_for() {
     };
     let _knot = Knot::upstream(&lab).unwrap();
     let heimdall = heimdall_without_tier(&lab);
-    // Cold, at a rate that an unoptimised build on a shared machine can follow.
-    for round in ["cold", "warm"] {
-        let load = Kxdpgun::run(&lab, SERVER_V4, 8_000, 2).unwrap();
+    // At rates that an unoptimised build on a busy machine can follow; each miss takes an upstream's response.
+    for (round, rate) in [("cold", 2_000), ("warm", 8_000)] {
+        let load = Kxdpgun::run(&lab, SERVER_V4, rate, 2).unwrap();
         assert!(
             load.answered() >= 0.999,
             "{round}: {load:?}\n{}",

@@ -43,7 +43,7 @@ impl PublicCopy {
         let directory = tempfile::tempdir().unwrap();
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let copy = directory.path().join("heimdall");
-        fs::copy(program(), &copy).unwrap();
+        lab::copy_program(program(), &copy).unwrap();
         Self {
             directory,
             program: copy,

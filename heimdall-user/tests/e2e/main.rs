@@ -7,6 +7,7 @@
 
 mod aliases;
 mod answers;
+mod anycast;
 mod client;
 mod convert;
 mod doctor;

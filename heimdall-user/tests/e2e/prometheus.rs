@@ -12,7 +12,7 @@ use std::{
 use lab::{Heimdall, Kdig, Knot, Lab, Process, SERVER_V4, UPSTREAM, run};
 use serde_json::Value;
 
-use crate::{http::get, lab, metrics::METRICS, program};
+use crate::{client::Settings, http::get, lab, metrics::METRICS, program};
 
 /// The alert rules.
 const RULES: [&str; 2] = ["prometheus-alerts.yml", FLEET];
@@ -131,7 +131,11 @@ fn each_query_of_the_rules_and_the_dashboard_has_data() {
     let _knot = Knot::upstream(&lab).unwrap();
     let tls = crate::dot::Files::new();
     let flags = tls.flags();
+    let anycast = Settings::new(
+        "[anycast]\naddress = [\"203.0.113.53\"]\ninterface = \"lo\"\nannounce-after = 0\n",
+    );
     let mut arguments = vec!["--upstream", UPSTREAM, "--metrics-listen", METRICS];
+    arguments.extend(["--config", anycast.path(), "--listen", "203.0.113.53:53"]);
     arguments.extend(flags.iter().map(String::as_str));
     let heimdall = Heimdall::on_xdp(&lab, program(), &arguments).unwrap();
     let directory = tempfile::tempdir().unwrap();
@@ -142,7 +146,7 @@ fn each_query_of_the_rules_and_the_dashboard_has_data() {
     let mut number = 0;
     while series(
         &lab,
-        "count_over_time(up{job=\"heimdall\"}[1m]) >= 6 and up == 1",
+        "count_over_time(up{job=\"heimdall\"}[1m]) >= 6 and up == 1 and min_over_time(heimdall_anycast_announced[3s]) == 1",
     ) == 0
     {
         assert!(Instant::now() < end, "{}", prometheus.output());

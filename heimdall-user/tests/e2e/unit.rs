@@ -336,7 +336,7 @@ impl Root {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path();
         fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
-        fs::copy(program(), path.join("heimdall")).unwrap();
+        lab::copy_program(program(), &path.join("heimdall")).unwrap();
         for name in ["run", "lib", "log"] {
             fs::create_dir(path.join(name)).unwrap();
             chown(path.join(name), Some(USER), Some(USER)).unwrap();

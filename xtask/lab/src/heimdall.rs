@@ -68,6 +68,22 @@ impl Heimdall {
         Self::launch(command, program, control.to_owned(), directory, &arguments)
     }
 
+    /// Starts `command`, which is to run `program`, with its control socket at a path that outlives it.
+    pub fn at(
+        command: Command,
+        program: &Path,
+        control: &Path,
+        arguments: &[&str],
+    ) -> Result<Self> {
+        Self::launch(
+            command,
+            program,
+            control.to_owned(),
+            tempfile::tempdir()?,
+            arguments,
+        )
+    }
+
     /// Starts `program` with `heimdall run` on the lab's server, on sockets alone, otherwise as
     /// [`on_xdp`](Self::on_xdp).
     pub fn on_sockets(lab: &Lab, program: &Path, arguments: &[&str]) -> Result<Self> {

@@ -378,6 +378,15 @@ pub fn run(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
+/// Copies a program that is to be executed. A process of its own writes the file: children that other threads start
+/// meanwhile would inherit this one's descriptor for a moment, and nothing executes a file that is open for writing (ETXTBSY).
+///
+/// # Errors
+/// It cannot be copied.
+pub fn copy_program(from: &Path, to: &Path) -> Result<()> {
+    run(Command::new("cp").arg(from).arg(to)).map(drop)
+}
+
 fn ip(arguments: &str) -> Result<String> {
     run(Command::new("ip").args(arguments.split_whitespace()))
 }

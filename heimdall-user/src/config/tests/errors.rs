@@ -26,6 +26,30 @@ const BAD: &[(&str, &str)] = &[
         "heimdall.toml:2: key `xdp.spin-us`: there is no such key; `idle` took its place",
     ),
     (
+        "[anycast]\naddress = [\"192.0.2.0/24\"]",
+        "heimdall.toml:2: key `anycast.address`: \"192.0.2.0/24\" is not a service address; write a unicast address of this service alone, like 192.0.2.53/32 or 2001:db8::53/128",
+    ),
+    (
+        "[anycast]\naddress = [\"fe80::1\"]",
+        "heimdall.toml:2: key `anycast.address`: \"fe80::1\" is not a service address; write a unicast address of this service alone, like 192.0.2.53/32 or 2001:db8::53/128",
+    ),
+    (
+        "[anycast]\naddress = [\"192.0.2.53\", \"192.0.2.53/32\"]",
+        "heimdall.toml:2: key `anycast.address`: 192.0.2.53/32 is given twice; name it once",
+    ),
+    (
+        "listen = [\"0.0.0.0:53\"]\n[anycast]\naddress = [\"192.0.2.53\", \"2001:db8::53\"]",
+        "heimdall.toml:3: key `anycast.address`: nothing answers there; add \"[2001:db8::53]:53\" to `listen`, or listen on a wildcard",
+    ),
+    (
+        "[anycast]\ninterface = \"eth0:1\"",
+        "heimdall.toml:2: key `anycast.interface`: \"eth0:1\" has queues, which have no meaning here; write the interface alone",
+    ),
+    (
+        "[anycast]\ndrain-wait = 11",
+        "heimdall.toml:2: key `anycast.drain-wait`: 11 is out of range; choose 0 to 10",
+    ),
+    (
         "[tier]\nmode = \"yes\"",
         "heimdall.toml:2: key `tier.mode`: \"yes\" is none of the choices; write \"auto\", \"on\" or \"off\"",
     ),
@@ -91,7 +115,7 @@ const BAD: &[(&str, &str)] = &[
     ),
     (
         "echo = true",
-        "heimdall.toml:1: key `echo`: there is no such key; there are `interface`, `listen`, `listen-tls`, `upstream`, `backend`, `control`, `control-group`, `control-mode`, `max-udp-size`, `stop-timeout`, `cache`, `forward`, `socket`, `xdp`, `tier`, `privileges`, `metrics`, `log`, `dnstap`, `query-log`, `route`, `tls`, `access`, `rate-limit`, `cookies`, `identity`, `local`, `blocklist`",
+        "heimdall.toml:1: key `echo`: there is no such key; there are `interface`, `listen`, `listen-tls`, `upstream`, `backend`, `control`, `control-group`, `control-mode`, `max-udp-size`, `stop-timeout`, `cache`, `forward`, `socket`, `xdp`, `tier`, `privileges`, `anycast`, `metrics`, `log`, `dnstap`, `query-log`, `route`, `tls`, `access`, `rate-limit`, `cookies`, `identity`, `local`, `blocklist`",
     ),
     (
         "\"\" = 1",

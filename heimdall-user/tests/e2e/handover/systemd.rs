@@ -68,7 +68,7 @@ impl Systemd {
         // The service's user reads it.
         let everyone = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         fs::set_permissions(directory.path(), everyone).unwrap();
-        fs::copy(&place.program, directory.path().join("heimdall")).unwrap();
+        lab::copy_program(&place.program, &directory.path().join("heimdall")).unwrap();
         let folder = directory.path().join("units");
         fs::create_dir(&folder).unwrap();
         for (name, text) in units.iter().chain(&[("test.target", TARGET)]) {
@@ -188,6 +188,9 @@ fn unit(place: &Place) -> String {
             Some(("ExecReload", _)) => {
                 lines.push(format!("ExecReload=/run/test/heimdall reload {control}"));
             }
+            Some(("ExecStopPost", _)) => lines.push(format!(
+                "ExecStopPost=/run/test/heimdall withdraw --upstream {UPSTREAM} {control}"
+            )),
             _ => lines.push(line.to_owned()),
         }
     }

@@ -1,0 +1,244 @@
+//! The addresses and routes of the host. What is there already, or gone already, is no error: others may change it, too.
+
+use std::{io, net::IpAddr};
+
+use nix::libc;
+use thiserror::Error;
+
+use super::AnycastState;
+use crate::netlink;
+
+/// Why the host is not as it should be.
+#[derive(Debug, Error)]
+pub(crate) enum AnycastError {
+    /// There is no interface, and none can be made.
+    #[error(
+        "there is no interface {interface}, and it cannot be made ({source}); {}",
+        advice(source)
+    )]
+    NoInterface {
+        /// Its name.
+        interface: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// An address cannot be added or removed.
+    #[error("cannot {what} {ip} {to} {interface}: {source}{}", permission(source))]
+    Address {
+        /// `add` or `remove`.
+        what: &'static str,
+        /// The address.
+        ip: IpAddr,
+        /// `to` or `from`.
+        to: &'static str,
+        /// Where.
+        interface: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The route of an address cannot be added or removed.
+    #[error(
+        "cannot {what} the local route of {ip}, without which queries during a withdrawal are lost: {source}{}",
+        permission(source)
+    )]
+    Route {
+        /// `add` or `remove`.
+        what: &'static str,
+        /// The address.
+        ip: IpAddr,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+/// What to do without an interface.
+fn advice(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EOPNOTSUPP) => {
+            "this kernel has no dummy interfaces: write interface = \"lo\" in [anycast], or make one of another kind"
+        }
+        _ => {
+            "run `ip link add NAME type dummy` and `ip link set NAME up`, or start the server with CAP_NET_ADMIN"
+        }
+    }
+}
+
+fn permission(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => "; the server needs CAP_NET_ADMIN",
+        _ => "",
+    }
+}
+
+/// The addresses, and the interface that they are on while they are announced.
+#[derive(Debug)]
+pub(super) struct Host {
+    interface: String,
+    /// None any more once they were left to another server.
+    addresses: Vec<IpAddr>,
+}
+
+impl Host {
+    pub(super) fn new(interface: String, addresses: Vec<IpAddr>) -> Self {
+        Self {
+            interface,
+            addresses,
+        }
+    }
+
+    pub(super) fn interface(&self) -> &str {
+        &self.interface
+    }
+
+    pub(super) fn addresses(&self) -> &[IpAddr] {
+        &self.addresses
+    }
+
+    /// For the log.
+    pub(super) fn list(&self) -> String {
+        let list: Vec<String> = self.addresses.iter().map(IpAddr::to_string).collect();
+        list.join(", ")
+    }
+
+    /// Leaves all to another server.
+    pub(super) fn forget(&mut self) {
+        self.addresses.clear();
+    }
+
+    /// Gives the interface the addresses. It is made if there is none.
+    ///
+    /// # Errors
+    /// The first that fails; the others are added.
+    pub(super) fn announce(&mut self) -> Result<(), AnycastError> {
+        let routes = self.each(|ip| set_route(ip, true));
+        let index = self.make_interface()?;
+        let addresses = self.each(|ip| {
+            let added = netlink::add_address(index, ip);
+            unless(added, libc::EEXIST).map_err(|source| AnycastError::Address {
+                what: "add",
+                ip,
+                to: "to",
+                interface: self.interface.clone(),
+                source,
+            })
+        });
+        addresses.and(routes)
+    }
+
+    /// Takes the addresses from the interface. Packets for them are delivered all the same.
+    ///
+    /// # Errors
+    /// The first that fails; the others are removed.
+    pub(super) fn withdraw(&self) -> Result<(), AnycastError> {
+        let routes = self.each(|ip| set_route(ip, true));
+        remove_addresses(&self.interface, &self.addresses)?;
+        routes
+    }
+
+    /// Takes the addresses and their routes away.
+    ///
+    /// # Errors
+    /// The first that fails; the others are removed.
+    pub(super) fn end(&self) -> Result<(), AnycastError> {
+        end(&self.interface, &self.addresses)
+    }
+
+    /// Takes away what a predecessor leaves and is not wanted any more.
+    pub(super) fn drop_others(&self, left: &AnycastState) {
+        let moved = left.interface != self.interface;
+        let mut addresses = left.addresses.clone();
+        if moved {
+            // Its routes are wanted.
+            let kept = self.addresses.iter().copied();
+            let kept: Vec<IpAddr> = kept.filter(|ip| addresses.contains(ip)).collect();
+            if let Err(problem) = remove_addresses(&left.interface, &kept) {
+                tracing::warn!("anycast: {problem}");
+            }
+        }
+        addresses.retain(|ip| !self.addresses.contains(ip));
+        if let Err(problem) = end(&left.interface, &addresses) {
+            tracing::warn!("anycast: {problem}");
+        }
+    }
+
+    /// The index of the interface.
+    fn make_interface(&self) -> Result<u32, AnycastError> {
+        let index = || netlink::link(&self.interface).map(|link| link.header.index);
+        let made = index().or_else(|error| match error.raw_os_error() {
+            Some(libc::ENODEV) => {
+                unless(netlink::make_dummy(&self.interface), libc::EEXIST)?;
+                index()
+            }
+            _ => Err(error),
+        });
+        made.map_err(|source| AnycastError::NoInterface {
+            interface: self.interface.clone(),
+            source,
+        })
+    }
+
+    /// Does it for all addresses. Returns the first error.
+    fn each(
+        &self,
+        change: impl Fn(IpAddr) -> Result<(), AnycastError>,
+    ) -> Result<(), AnycastError> {
+        each(&self.addresses, change)
+    }
+}
+
+/// Takes the addresses of a server that does not run, and their routes, from the host.
+///
+/// # Errors
+/// The first that fails; the others are removed.
+pub(crate) fn withdraw(interface: &str, addresses: &[IpAddr]) -> Result<(), AnycastError> {
+    end(interface, addresses)
+}
+
+fn end(interface: &str, addresses: &[IpAddr]) -> Result<(), AnycastError> {
+    let removed = remove_addresses(interface, addresses);
+    removed.and(each(addresses, |ip| set_route(ip, false)))
+}
+
+fn remove_addresses(interface: &str, addresses: &[IpAddr]) -> Result<(), AnycastError> {
+    // Without an interface there is nothing to remove.
+    let Ok(link) = netlink::link(interface) else {
+        return Ok(());
+    };
+    each(addresses, |ip| {
+        let removed = netlink::remove_address(link.header.index, ip);
+        unless(removed, libc::EADDRNOTAVAIL).map_err(|source| AnycastError::Address {
+            what: "remove",
+            ip,
+            to: "from",
+            interface: interface.to_owned(),
+            source,
+        })
+    })
+}
+
+fn set_route(ip: IpAddr, wanted: bool) -> Result<(), AnycastError> {
+    let (what, outcome) = match wanted {
+        true => ("add", unless(netlink::add_local_route(ip), libc::EEXIST)),
+        false => (
+            "remove",
+            unless(netlink::remove_local_route(ip), libc::ESRCH),
+        ),
+    };
+    outcome.map_err(|source| AnycastError::Route { what, ip, source })
+}
+
+fn each(
+    addresses: &[IpAddr],
+    change: impl Fn(IpAddr) -> Result<(), AnycastError>,
+) -> Result<(), AnycastError> {
+    let outcomes: Vec<_> = addresses.iter().map(|ip| change(*ip)).collect();
+    outcomes.into_iter().collect()
+}
+
+/// The outcome of a change; `already` is the error of one that is not needed.
+fn unless(outcome: io::Result<()>, already: i32) -> io::Result<()> {
+    match outcome {
+        Err(error) if error.raw_os_error() == Some(already) => Ok(()),
+        outcome => outcome,
+    }
+}

@@ -1,0 +1,53 @@
+//! When the service addresses are announced: the obstacles that the server knows of.
+
+use std::net::SocketAddr;
+
+use super::{ServerError, readiness::Readiness, threads::Threads};
+use crate::{
+    anycast::{Anycast, AnycastOptions, AnycastState, Obstacle},
+    config::Config,
+    maintenance::caches_left,
+};
+
+/// Starts announcing, if there are addresses; those that are `left` by a predecessor and not wanted any more are withdrawn.
+pub(super) fn start(
+    config: &Config,
+    served: Vec<SocketAddr>,
+    left: &AnycastState,
+    readiness: Readiness,
+) -> Result<Option<Anycast>, ServerError> {
+    let anycast = &config.anycast;
+    if anycast.addresses.is_empty() && left.is_empty() {
+        return Ok(None);
+    }
+    let options = AnycastOptions {
+        interface: anycast.interface.clone(),
+        addresses: anycast.addresses.clone(),
+        served,
+        announce_after: anycast.announce_after,
+        withdraw_after: anycast.withdraw_after,
+        drain_wait: anycast.drain_wait,
+    };
+    let needs_upstream = anycast.needs_upstream;
+    let ready = move || {
+        readiness.threads_work()?;
+        match caches_left() {
+            0 => {}
+            left => {
+                return Err(Obstacle::Passing(format!(
+                    "{left} caches are being populated"
+                )));
+            }
+        }
+        match needs_upstream {
+            true => readiness.an_upstream_works(),
+            false => Ok(()),
+        }
+    };
+    let lost = "the service addresses are neither announced nor withdrawn";
+    let on_exit = Threads::auxiliary("anycast", lost);
+    let anycast = Anycast::start(options, left, on_exit, ready);
+    anycast
+        .map(Some)
+        .map_err(super::start("the anycast thread"))
+}
