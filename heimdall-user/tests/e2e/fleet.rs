@@ -139,7 +139,7 @@ fn zipf(random: &mut Rng) -> impl FnMut() -> usize {
 /// longer than the test. With more queries, as docs/scale-out.md shows it:
 ///
 /// ```text
-/// HEIMDALL_FLEET_QUERIES=100000 cargo test -p heimdall-user --test e2e -- --nocapture each_server_learns
+/// HEIMDALL_FLEET_QUERIES=10000 cargo test -p heimdall-user --test e2e -- --nocapture each_server_learns
 /// ```
 #[test]
 fn each_server_learns_names_for_itself() {
