@@ -61,7 +61,11 @@ pub(crate) const LAB: &[Need] = &[
 ];
 
 /// For the commands that the book runs, beside the lab and other resolvers.
-pub(crate) const BOOK: &[Need] = &[("/usr/sbin/bird", "bird2")];
+pub(crate) const BOOK: &[Need] = &[
+    ("/usr/sbin/bird", "bird2"),
+    ("/usr/lib/frr/bgpd", "frr"),
+    ("/usr/bin/jq", "jq"),
+];
 
 /// The resolvers that Heimdall is compared with.
 pub(crate) const PEERS: &[Need] = &[
@@ -90,6 +94,7 @@ const SERVICES: &[(&str, &str)] = &[
     ("bind9", "named"),
     ("bird2", "bird"),
     ("dnsdist", "dnsdist"),
+    ("frr", "frr"),
     ("knot", "knot"),
     ("knot-resolver", "kresd.target"),
     ("nsd", "nsd"),

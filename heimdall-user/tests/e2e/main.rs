@@ -14,6 +14,7 @@ mod doctor;
 mod dot;
 mod errors;
 mod faults;
+mod fleet;
 mod guest;
 mod handover;
 mod host_faults;
