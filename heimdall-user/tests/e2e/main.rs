@@ -8,6 +8,7 @@
 mod aliases;
 mod answers;
 mod anycast;
+mod anycast_faults;
 mod client;
 mod convert;
 mod doctor;
