@@ -28,9 +28,8 @@ const HEADER: usize = 12;
 pub(super) fn test(served: &[SocketAddr]) -> Result<(), Obstacle> {
     for &address in served {
         heartbeat::beat();
-        let probes: [(&str, fn(SocketAddr) -> io::Result<()>); 2] = [("UDP", udp), ("TCP", tcp)];
-        for (transport, ask) in probes {
-            ask(address).map_err(|error| {
+        for (transport, asked) in [("UDP", udp(address)), ("TCP", tcp(address))] {
+            asked.map_err(|error| {
                 let error = match error.kind() {
                     io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => "timeout".to_owned(),
                     _ => error.to_string(),
