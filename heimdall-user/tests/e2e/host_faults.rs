@@ -4,6 +4,7 @@ use std::{
     env, fs, io,
     path::{Path, PathBuf},
     process::Command,
+    sync::atomic::{AtomicU32, Ordering},
     thread,
     time::{Duration, Instant, SystemTime},
 };
@@ -233,7 +234,10 @@ impl MemoryGroup {
                 (v2, "memory.max")
             }
         };
-        let name = format!("heimdall-test-{}", std::process::id());
+        // Tests of this process run at the same time.
+        static MADE: AtomicU32 = AtomicU32::new(0);
+        let number = MADE.fetch_add(1, Ordering::Relaxed);
+        let name = format!("heimdall-test-{}-{number}", std::process::id());
         let directory = parent.join(name);
         fs::create_dir(&directory)?;
         let group = Self { directory };
