@@ -119,7 +119,7 @@ const BAD: &[(&str, &str)] = &[
     ),
     (
         "\"\" = 1",
-        "heimdall.toml:1: there is no such key; there are `interface`, `listen`, `listen-tls`, `upstream`, `backend`, `control`, `control-group`, `control-mode`, `max-udp-size`, `stop-timeout`, `cache`, `forward`, `socket`, `xdp`, `tier`, `privileges`, `metrics`, `log`, `dnstap`, `query-log`, `route`, `tls`, `access`, `rate-limit`, `cookies`, `identity`, `local`, `blocklist`",
+        "heimdall.toml:1: there is no such key; there are `interface`, `listen`, `listen-tls`, `upstream`, `backend`, `control`, `control-group`, `control-mode`, `max-udp-size`, `stop-timeout`, `cache`, `forward`, `socket`, `xdp`, `tier`, `privileges`, `anycast`, `metrics`, `log`, `dnstap`, `query-log`, `route`, `tls`, `access`, `rate-limit`, `cookies`, `identity`, `local`, `blocklist`",
     ),
     (
         "[blocklist]\nfile = \"a\"",
