@@ -19,14 +19,14 @@ use super::{Plan, initramfs, kernel::Kernel, report::Message, tools::Tools};
 use crate::stop::Stop;
 
 /// Processors. On fewer of them than queues virtio_net has to share queues for XDP.
-const PROCESSORS: usize = 2;
+pub(super) const PROCESSORS: usize = 2;
+/// Queues that a NIC is used with, unless a check changes that.
+pub(super) const QUEUES: usize = 2;
 /// MiB.
 const MEMORY: usize = 2048;
-/// Queue pairs of virtio_net: as many as processors. With more the driver adds pairs for XDP.
-const VIRTIO_QUEUES: usize = 2;
 
-/// How long a guest may run.
-const LIMIT: Duration = Duration::from_secs(900);
+/// How long a guest may say nothing.
+const SILENCE: Duration = Duration::from_secs(300);
 
 /// What a kernel without a terminal, and without a need to protect itself, is told.
 const KERNEL: &str = "console=ttyS0 quiet loglevel=4 panic=-1 oops=panic mitigations=off";
@@ -38,6 +38,8 @@ const TAPS: &str = include_str!("taps.sh");
 pub(super) enum Nic {
     /// virtio_net, with the IOMMU's addresses, without which it has no zero-copy
     Virtio,
+    /// virtio_net with more queue pairs than processors, of which the driver adds some for XDP
+    VirtioSpare,
     /// Intel's 82576
     Igb,
 }
@@ -46,6 +48,7 @@ impl Nic {
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Virtio => "virtio",
+            Self::VirtioSpare => "virtio-spare",
             Self::Igb => "igb",
         }
     }
@@ -53,24 +56,40 @@ impl Nic {
     /// The module of the kernel that drives it.
     pub(super) fn driver(self) -> &'static str {
         match self {
-            Self::Virtio => "virtio_net",
+            Self::Virtio | Self::VirtioSpare => "virtio_net",
             Self::Igb => "igb",
         }
+    }
+
+    /// Queue pairs that the driver adds while a program is attached: one for each processor, if there are as many to spare.
+    pub(super) fn added_pairs(self) -> usize {
+        match self {
+            Self::VirtioSpare => PROCESSORS,
+            Self::Virtio | Self::Igb => 0,
+        }
+    }
+
+    /// Whether the driver's zero-copy mode, if it has one, is used.
+    pub(super) fn gets_zero_copy(self) -> bool {
+        self.added_pairs() == 0
     }
 
     /// qemu's options for the number-th NIC.
     fn options(self, number: usize) -> [String; 6] {
         let (backend, device) = match self {
-            Self::Virtio => (
-                format!(
-                    "tap,ifname=tap{number},script=no,downscript=no,queues={VIRTIO_QUEUES},vhost=off"
-                ),
-                // A vector for each queue, one for the configuration and one for the control queue.
-                format!(
-                    "virtio-net-pci,mq=on,vectors={},iommu_platform=on,disable-legacy=on",
-                    2 * VIRTIO_QUEUES + 2
-                ),
-            ),
+            Self::Virtio | Self::VirtioSpare => {
+                let pairs = QUEUES + self.added_pairs();
+                (
+                    format!(
+                        "tap,ifname=tap{number},script=no,downscript=no,queues={pairs},vhost=off"
+                    ),
+                    // A vector for each queue, one for the configuration and one for the control queue.
+                    format!(
+                        "virtio-net-pci,mq=on,vectors={},iommu_platform=on,disable-legacy=on",
+                        2 * pairs + 2
+                    ),
+                )
+            }
             Self::Igb => ("hubport,hubid=0".to_owned(), "igb".to_owned()),
         };
         [
@@ -113,7 +132,7 @@ impl Machine<'_> {
         fs::create_dir_all(&self.directory)?;
         let initramfs = initramfs::make(self.tools, self.kernel, plan, &self.directory)?;
         let mut process = Process::start(&mut self.command(&initramfs))?;
-        let start = Instant::now();
+        let mut heard = Instant::now();
         let mut read = 0;
         loop {
             let ended = process.wait(Duration::from_millis(200)).is_ok();
@@ -125,16 +144,20 @@ impl Machine<'_> {
                 .map_or(0, |at| at + 1);
             read += complete;
             for line in new[..complete].split(|octet| *octet == b'\n') {
+                heard = Instant::now();
                 match serde_json::from_slice(line) {
                     Ok(Message::End) => return Ok(()),
                     Ok(received) => message(received),
-                    // Empty lines.
-                    Err(_) => {}
+                    Err(_) if line.trim_ascii().is_empty() => {}
+                    Err(error) => {
+                        let line = String::from_utf8_lossy(line);
+                        bail!("a message that is none: {error}: {line}");
+                    }
                 }
             }
             stop.check()?;
-            if ended || start.elapsed() > LIMIT {
-                let how = if ended { "ended" } else { "did not end" };
+            if ended || heard.elapsed() > SILENCE {
+                let how = if ended { "ended" } else { "became silent" };
                 let (output, console) = (process.output(), self.console());
                 bail!("the guest {how} before all was run:\n{output}{console}");
             }
@@ -173,7 +196,7 @@ impl Machine<'_> {
         for number in 0..2 {
             qemu.args(self.nic.options(number));
         }
-        if self.nic != Nic::Virtio {
+        if self.nic == Nic::Igb {
             return qemu;
         }
         let mut unshare = Command::new("unshare");

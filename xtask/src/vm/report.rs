@@ -56,6 +56,8 @@ pub(super) enum Message {
     Check(Check),
     /// What `heimdall doctor` prints.
     Doctor(String),
+    /// A scenario was run, with so many checks.
+    Ran(Scenario, usize),
     /// All was run.
     End,
 }
@@ -91,6 +93,8 @@ impl Check {
 pub(super) struct Reporter {
     port: File,
     scenario: Scenario,
+    /// Checks that the scenario made.
+    checks: usize,
 }
 
 impl Reporter {
@@ -99,12 +103,19 @@ impl Reporter {
         Ok(Self {
             port: port.context(PORT)?,
             scenario: Scenario::Server,
+            checks: 0,
         })
     }
 
     /// Checks belong to this one from now on.
     pub(super) fn begin(&mut self, scenario: Scenario) {
         self.scenario = scenario;
+        self.checks = 0;
+    }
+
+    /// The scenario was run.
+    pub(super) fn finish(&mut self) -> Result<()> {
+        self.send(&Message::Ran(self.scenario, self.checks))
     }
 
     pub(super) fn send(&mut self, message: &Message) -> Result<()> {
@@ -136,6 +147,7 @@ impl Reporter {
             text,
             seconds: start.elapsed().as_secs_f64(),
         };
+        self.checks += 1;
         // The host would miss it.
         self.send(&Message::Check(check))
             .expect("the serial port works");
@@ -148,6 +160,10 @@ pub(super) struct Results {
     pub(super) kernel: String,
     pub(super) nic: Nic,
     pub(super) checks: Vec<Check>,
+    /// Those that the guest has run, and how many checks each made.
+    pub(super) ran: Vec<(Scenario, usize)>,
+    /// Those that it was to run.
+    pub(super) expected: Vec<Scenario>,
     /// Why it did not run to its end.
     pub(super) failure: Option<String>,
     pub(super) seconds: f64,
@@ -173,7 +189,16 @@ impl Results {
 
     fn failed(&self) -> usize {
         let failed = self.checks.iter().filter(|check| !check.passed).count();
-        failed + usize::from(self.failure.is_some())
+        failed + self.incomplete().count() + usize::from(self.failure.is_some())
+    }
+
+    /// Scenarios that were not run to their end, made no check, or of which a check did not arrive.
+    fn incomplete(&self) -> impl Iterator<Item = Scenario> {
+        self.expected.iter().copied().filter(|scenario| {
+            let checks = self.checks.iter();
+            let received = checks.filter(|check| check.scenario == *scenario).count();
+            received == 0 || !self.ran.contains(&(*scenario, received))
+        })
     }
 }
 
@@ -201,6 +226,12 @@ pub(super) fn summarize(all: &[Results]) -> Result<()> {
         table.add_row(row);
     }
     println!("\nChecks that passed:\n\n{table}");
+    for results in all {
+        for scenario in results.incomplete() {
+            let (nic, name) = (results.nic.name(), scenario.name());
+            println!("not complete: {name} on Linux {}, {nic}", results.kernel);
+        }
+    }
     match all.iter().map(Results::failed).sum::<usize>() {
         0 => Ok(()),
         failed => bail!("{failed} failed; consoles are in target/vm/run"),
@@ -224,12 +255,21 @@ mod tests {
             kernel: "7".to_owned(),
             nic: Nic::Igb,
             checks: vec![check(Scenario::Server, true), check(Scenario::Server, true)],
+            ran: vec![(Scenario::Server, 2)],
+            expected: vec![Scenario::Server],
             failure: None,
             seconds: 1.0,
         };
         assert_eq!(results.count(Scenario::Server), "2");
         assert_eq!(results.count(Scenario::Layers), "–");
         assert!(summarize(std::slice::from_ref(&results)).is_ok());
+        // A check that is lost, and a scenario that is not run.
+        results.ran = vec![(Scenario::Server, 3)];
+        assert_eq!(results.failed(), 1);
+        results.ran = vec![(Scenario::Server, 2)];
+        results.expected.push(Scenario::Layers);
+        assert_eq!(results.failed(), 1);
+        results.expected.pop();
         results.checks.push(check(Scenario::Server, false));
         assert_eq!(results.count(Scenario::Server), "2 of 3");
         assert!(summarize(std::slice::from_ref(&results)).is_err());

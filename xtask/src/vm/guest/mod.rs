@@ -20,7 +20,7 @@ pub(super) use tests::tests_of;
 
 use super::{
     Plan, Task,
-    machine::Nic,
+    machine::{Nic, QUEUES},
     report::{Message, Reporter, Scenario},
 };
 
@@ -73,6 +73,7 @@ impl Guest {
                             tests::run(&mut reporter, *scenario, tests)
                         }
                     };
+                    reporter.finish()?;
                 }
             }
         }
@@ -101,7 +102,7 @@ fn nics(nic: Nic) -> Result<Lab> {
     // The load's bursts: qemu's NICs do not take them apart.
     let ethtool = ["-K", "eth0", "tx-udp-segmentation", "off"];
     run(lab.on_client("ethtool").args(ethtool))?;
-    server::set_queues(&lab, "2")?;
+    server::set_queues(&lab, QUEUES)?;
     if nic == Nic::Igb {
         // Without ports in the hash one client has one queue.
         let ethtool = ["-N", "eth0", "rx-flow-hash", "udp4", "sdfn"];

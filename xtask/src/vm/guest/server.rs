@@ -16,7 +16,11 @@ use super::load::{self, Load};
 use crate::{
     questions::{self, QUESTIONS},
     stop::Stop,
-    vm::{Plan, machine::Nic, report::Reporter},
+    vm::{
+        Plan,
+        machine::{Nic, QUEUES},
+        report::Reporter,
+    },
 };
 
 /// Beside [`QUESTIONS`].
@@ -42,9 +46,10 @@ const ADDED: &str = "10.53.0.77";
 pub(super) fn run(reporter: &mut Reporter, lab: &Lab, plan: &Plan, program: &Path) -> Option<()> {
     let _knot = reporter.step("upstream", || Knot::upstream(lab))?;
     let mode = if plan.zero_copy { "zero-copy" } else { "copy" };
-    let start = |tier| Server::start(lab, program, mode, tier);
+    let added = plan.nic.added_pairs();
+    let start = |tier, queues| Server::start(lab, program, mode, tier, queues + added);
 
-    let mut server = reporter.step("start", || start("off"))?;
+    let mut server = reporter.step("start", || start("off", QUEUES))?;
     reporter.check("mode", || server.settle());
     reporter.check("questions", || server.questions());
     let under_load = reporter.step("load", || server.load())?;
@@ -52,38 +57,38 @@ pub(super) fn run(reporter: &mut Reporter, lab: &Lab, plan: &Plan, program: &Pat
     reporter.check("send calls", || under_load.send_calls());
     reporter.check("frames", || server.settle());
     reporter.check("link down and up", || server.flap());
-    reporter.check("fewer queues", || server.change_queues("1"));
-    reporter.check("as many queues", || server.change_queues("2"));
+    reporter.check("fewer queues", || server.change_queues(1));
+    reporter.check("as many queues", || server.change_queues(QUEUES));
     reporter.check("MTU 1400", || server.change_mtu("1400"));
     reporter.check("MTU 1500", || server.change_mtu("1500"));
     reporter.check("address added", || server.add_address());
     reporter.check("kill -9", || server.kill());
     drop(server);
 
-    reporter.step("one queue", || set_queues(lab, "1"))?;
-    let server = reporter.step("start after kill -9", || start("off"))?;
+    reporter.step("one queue", || set_queues(lab, 1))?;
+    let server = reporter.step("start after kill -9", || start("off", 1))?;
     reporter.check("mode after kill -9", || server.settle());
-    reporter.check("more queues", || server.change_queues("2"));
+    reporter.check("more queues", || server.change_queues(QUEUES));
     drop(server);
 
-    reporter.step("two queues", || set_queues(lab, "2"))?;
-    let server = reporter.step("start with the hot tier", || start("on"))?;
+    reporter.step("two queues", || set_queues(lab, QUEUES))?;
+    let server = reporter.step("start with the hot tier", || start("on", QUEUES))?;
     reporter.check("mode with the hot tier", || server.settle());
     reporter.check("questions with the hot tier", || server.questions());
     let under_load = reporter.step("load with the hot tier", || server.load())?;
     reporter.check("nothing lost with the hot tier", || under_load.losses());
     // virtio_net drops what the program sends back in zero-copy mode.
-    let has_tier = !plan.zero_copy || plan.nic != Nic::Virtio;
+    let has_tier = !plan.zero_copy || plan.nic == Nic::Igb;
     reporter.check("answers of the hot tier", || server.tier(has_tier));
     reporter.check("frames with the hot tier", || server.settle());
     Some(())
 }
 
 /// Sets how many queues the server's NIC has.
-pub(super) fn set_queues(lab: &Lab, number: &str) -> Result<String> {
+pub(super) fn set_queues(lab: &Lab, number: usize) -> Result<String> {
     lab::run(
         lab.on_server("ethtool")
-            .args(["-L", "eth0", "combined", number]),
+            .args(["-L", "eth0", "combined", &number.to_string()]),
     )
 }
 
@@ -120,11 +125,19 @@ struct Server<'a> {
     mode: &'static str,
     /// Names that were asked for once.
     asked: Cell<u32>,
+    /// Queues that are to be served.
+    queues: Cell<usize>,
 }
 
 impl<'a> Server<'a> {
     /// Starts one that listens on all addresses, those to come included.
-    fn start(lab: &'a Lab, program: &Path, mode: &'static str, tier: &str) -> Result<Self> {
+    fn start(
+        lab: &'a Lab,
+        program: &Path,
+        mode: &'static str,
+        tier: &str,
+        queues: usize,
+    ) -> Result<Self> {
         // Attaching a program resets the link of some NICs: the carrier is to be there first.
         wait_for_carrier(lab)?;
         let listen = ["0.0.0.0:53", "[::]:53"];
@@ -141,14 +154,15 @@ impl<'a> Server<'a> {
             heimdall: Heimdall::on_xdp_at(lab, program, &listen, &arguments)?,
             mode,
             asked: Cell::new(0),
+            queues: Cell::new(queues),
         };
         wait_for_carrier(lab)?;
         server.answers(SERVER_V4)?;
         Ok(server)
     }
 
-    /// Waits until all queues that the NIC has now are served in the mode that the driver has, and looks where the frames
-    /// are; a text of it.
+    /// Waits until the NIC has the queues that it should have, and all are served in the right mode, and looks where the
+    /// frames are; a text of it.
     fn settle(&self) -> Result<String> {
         let end = Instant::now() + LIMIT;
         loop {
@@ -166,8 +180,13 @@ impl<'a> Server<'a> {
                 frames.sum::<u64>()
             };
             let (total, missing) = (frames("total"), frames("missing"));
-            let wanted = current_queues(self.lab)?;
-            if served == wanted && queues.len() == wanted && total > 0 && missing == 0 {
+            let (wanted, current) = (self.queues.get(), current_queues(self.lab)?);
+            if current == wanted
+                && served == wanted
+                && queues.len() == wanted
+                && total > 0
+                && missing == 0
+            {
                 return Ok(format!(
                     "{wanted} queues, {}; {total} frames, none missing",
                     self.mode
@@ -175,7 +194,7 @@ impl<'a> Server<'a> {
             }
             ensure!(
                 Instant::now() < end,
-                "not {wanted} queues in {} mode with all of their frames: {queues:#?}\n{}",
+                "not {wanted} of {current} queues in {} mode with all of their frames: {queues:#?}\n{}",
                 self.mode,
                 self.heimdall.process.output()
             );
@@ -246,9 +265,12 @@ impl<'a> Server<'a> {
     }
 
     /// Changes the number of queues. The kernel may refuse that while sockets are bound to them.
-    fn change_queues(&self, number: &str) -> Result<String> {
+    fn change_queues(&self, number: usize) -> Result<String> {
         let found = match set_queues(self.lab, number) {
-            Ok(_) => "accepted".to_owned(),
+            Ok(_) => {
+                self.queues.set(number);
+                "accepted".to_owned()
+            }
             Err(error) => {
                 let text = format!("{error:#}");
                 format!(
