@@ -366,6 +366,7 @@ fn their_interface_is_made_or_its_absence_is_said() {
             .wait_for("there is no interface", LIMIT)
             .unwrap();
         lab.server_ip("link add anycast0 type bridge").unwrap();
+        lab.server_ip("link set anycast0 up").unwrap();
     }
     wait_until("announced on the new one", || {
         announced_on(&lab, "anycast0")

@@ -34,11 +34,11 @@ const BAD: &[(&str, &str)] = &[
         "heimdall.toml:2: key `anycast.address`: \"fe80::1\" is not a service address; write a unicast address of this service alone, like 192.0.2.53/32 or 2001:db8::53/128",
     ),
     (
-        "[anycast]\naddress = [\"192.0.2.53\", \"192.0.2.53/32\"]",
-        "heimdall.toml:2: key `anycast.address`: 192.0.2.53/32 is given twice; name it once",
+        "[anycast]\naddress = [\"192.0.2.54\", \"192.0.2.54/32\"]",
+        "heimdall.toml:2: key `anycast.address`: 192.0.2.54/32 is given twice; name it once",
     ),
     (
-        "listen = [\"0.0.0.0:53\"]\n[anycast]\naddress = [\"192.0.2.53\", \"2001:db8::53\"]",
+        "listen = [\"0.0.0.0:53\"]\n[anycast]\naddress = [\"192.0.2.54\", \"2001:db8::53\"]",
         "heimdall.toml:3: key `anycast.address`: nothing answers there; add \"[2001:db8::53]:53\" to `listen`, or listen on a wildcard",
     ),
     (
