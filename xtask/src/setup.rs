@@ -63,6 +63,9 @@ pub(crate) const LAB: &[Need] = &[
 /// For the commands that the book runs, beside the lab and other resolvers.
 pub(crate) const BOOK: &[Need] = &[("/usr/sbin/bird", "bird2")];
 
+/// The routing daemons that announce service addresses.
+pub(crate) const ROUTING: &[Need] = &[("/usr/sbin/bird", "bird2"), ("/usr/lib/frr/bgpd", "frr")];
+
 /// The resolvers that Heimdall is compared with.
 pub(crate) const PEERS: &[Need] = &[
     ("/usr/sbin/unbound", "unbound"),
@@ -90,6 +93,7 @@ const SERVICES: &[(&str, &str)] = &[
     ("bind9", "named"),
     ("bird2", "bird"),
     ("dnsdist", "dnsdist"),
+    ("frr", "frr"),
     ("knot", "knot"),
     ("knot-resolver", "kresd.target"),
     ("nsd", "nsd"),

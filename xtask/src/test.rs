@@ -8,7 +8,7 @@ use clap::{Args, Parser as _};
 use crate::{
     Cli, ebpf,
     setup::{
-        BOOK, BROWSER, BUILD, CAPTURE, COUNT, DNSTAP, LAB, MANUAL, METRICS, PEERS, Setup,
+        BOOK, BROWSER, BUILD, CAPTURE, COUNT, DNSTAP, LAB, MANUAL, METRICS, PEERS, ROUTING, Setup,
         UPSTREAMS, cargo, run,
     },
 };
@@ -38,6 +38,7 @@ impl Test {
         };
         setup.packages(&[
             BUILD, BOOK, LAB, PEERS, UPSTREAMS, CAPTURE, DNSTAP, METRICS, MANUAL, BROWSER, COUNT,
+            ROUTING,
         ])?;
         step("format", "fmt --all --check", &[])?;
         let lints = "clippy --locked --workspace --all-targets -- --deny warnings";
@@ -62,6 +63,8 @@ impl Test {
         tool("comparison with other resolvers", "differ --queries 2000")?;
         tool("instructions a hit", "instructions")?;
         tool("a short soak", "soak --seconds 18")?;
+        let anycast = "anycast --rate 2000 --pause 1";
+        tool("three nodes with one address, briefly", anycast)?;
         println!("\neverything passed in {} s", start.elapsed().as_secs());
         Ok(())
     }
