@@ -19,7 +19,7 @@ use std::{
 use thiserror::Error;
 use tracing::error;
 
-use crate::heartbeat::Heartbeat;
+use crate::heartbeat::{self, Heartbeat};
 
 /// The time between two looks at whether a thread that was told to end is stuck.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -159,6 +159,8 @@ impl<T> OwnedThread<T> {
         let ended = self.ended.get_mut();
         let ended = ended.unwrap_or_else(PoisonError::into_inner);
         while ended.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
+            // The calling thread is not stuck: this wait has an end.
+            heartbeat::beat();
             if self.heartbeat.is_stuck() {
                 let name = thread.thread().name().unwrap_or_default();
                 error!("the {name} thread makes no progress, and does not end; it is left behind");
@@ -300,6 +302,21 @@ mod tests {
         assert_eq!(thread.join(), Err(Unfinished::Stuck));
         // It runs on by itself.
         drop(release);
+    }
+
+    #[test]
+    fn a_thread_that_waits_for_the_end_of_another_makes_progress() {
+        let (done, is_done) = channel();
+        let body = move || {
+            heartbeat::beat();
+            let slow = || thread::sleep(PATIENCE + PATIENCE / 2);
+            let slow = OwnedThread::start("slow", OnExit::default(), || {}, slow);
+            slow.unwrap().join().unwrap();
+            done.send(()).unwrap();
+        };
+        let owner = OwnedThread::start("owner", OnExit::default(), || {}, body).unwrap();
+        is_done.recv().unwrap();
+        assert!(owner.beats() > 1);
     }
 
     #[test]

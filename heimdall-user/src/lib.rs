@@ -34,6 +34,7 @@ pub mod clock;
 pub mod config;
 pub mod control;
 pub mod convert;
+mod digest;
 pub mod dns;
 mod doctor;
 pub mod exit;

@@ -268,7 +268,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("heimdall.service");
         // The program need not be installed here.
-        fs::write(&path, unit.replace("=heimdall ", "=/bin/true ")).unwrap();
+        fs::write(&path, unit.replace("heimdall ", "/bin/true ")).unwrap();
         let mut verify = Command::new("systemd-analyze");
         verify.args(["verify", "--man=no"]).arg(path);
         let Ok(output) = verify.output() else {

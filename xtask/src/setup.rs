@@ -60,11 +60,12 @@ pub(crate) const LAB: &[Need] = &[
     ("/usr/sbin/xdp-filter", "xdp-tools"),
 ];
 
-/// For the commands that the book runs, beside the lab and other resolvers.
-pub(crate) const BOOK: &[Need] = &[("/usr/sbin/bird", "bird2")];
-
-/// The routing daemons that announce service addresses.
-pub(crate) const ROUTING: &[Need] = &[("/usr/sbin/bird", "bird2"), ("/usr/lib/frr/bgpd", "frr")];
+/// Routing daemons, for the commands that the book runs and for `anycast`.
+pub(crate) const BOOK: &[Need] = &[
+    ("/usr/sbin/bird", "bird2"),
+    ("/usr/lib/frr/bgpd", "frr"),
+    ("/usr/bin/jq", "jq"),
+];
 
 /// The resolvers that Heimdall is compared with.
 pub(crate) const PEERS: &[Need] = &[

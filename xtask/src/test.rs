@@ -8,7 +8,7 @@ use clap::{Args, Parser as _};
 use crate::{
     Cli, ebpf,
     setup::{
-        BOOK, BROWSER, BUILD, CAPTURE, COUNT, DNSTAP, LAB, MANUAL, METRICS, PEERS, ROUTING, Setup,
+        BOOK, BROWSER, BUILD, CAPTURE, COUNT, DNSTAP, LAB, MANUAL, METRICS, PEERS, Setup,
         UPSTREAMS, cargo, run,
     },
 };
@@ -38,7 +38,6 @@ impl Test {
         };
         setup.packages(&[
             BUILD, BOOK, LAB, PEERS, UPSTREAMS, CAPTURE, DNSTAP, METRICS, MANUAL, BROWSER, COUNT,
-            ROUTING,
         ])?;
         step("format", "fmt --all --check", &[])?;
         let lints = "clippy --locked --workspace --all-targets -- --deny warnings";

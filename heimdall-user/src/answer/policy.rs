@@ -12,7 +12,10 @@ use super::{
     local::LocalData,
     special::SpecialNames,
 };
-use crate::dns::{Answer, AnswerRef, QUESTION_FIXED, aliases};
+use crate::{
+    digest::Digest,
+    dns::{Answer, AnswerRef, QUESTION_FIXED, aliases},
+};
 
 /// The policy of all cores.
 #[derive(Debug)]
@@ -40,6 +43,8 @@ pub struct Policy {
     pub non_recursive: NonRecursive,
     /// The answer to ANY.
     pub any: Answer,
+    /// Of the settings and the files that it was made of.
+    pub digest: Digest,
 }
 
 /// The handling of queries of class IN without RD (recursion desired, RFC 1034 section 4.3.1).
@@ -79,6 +84,7 @@ impl Default for Policy {
             blocklist_aliases: true,
             non_recursive: NonRecursive::default(),
             any: minimal_any(),
+            digest: Digest::default(),
         }
     }
 }

@@ -2,7 +2,8 @@
 
 use std::{io, net::IpAddr};
 
-use nix::libc;
+use netlink_packet_route::{address::AddressAttribute, link::LinkFlags};
+use nix::{libc, net::if_::if_indextoname};
 use thiserror::Error;
 
 use super::AnycastState;
@@ -21,6 +22,24 @@ pub(crate) enum AnycastError {
         interface: String,
         /// Why not.
         source: io::Error,
+    },
+    /// Nobody announces the addresses of an interface that is down.
+    #[error("the interface {interface} is down; run `ip link set {interface} up`")]
+    Down {
+        /// Its name.
+        interface: String,
+    },
+    /// An address was withdrawn, and an interface has it all the same.
+    #[error(
+        "{ip}/{bits} is still on interface {interface}, where the server did not put it; run `ip address del {ip}/{bits} dev {interface}`"
+    )]
+    Left {
+        /// The address.
+        ip: IpAddr,
+        /// Of its prefix.
+        bits: u8,
+        /// Where it is.
+        interface: String,
     },
     /// An address cannot be added or removed.
     #[error("cannot {what} {ip} {to} {interface}: {source}{}", permission(source))]
@@ -64,8 +83,10 @@ fn advice(error: &io::Error) -> &'static str {
 }
 
 fn permission(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::PermissionDenied => "; the server needs CAP_NET_ADMIN",
+    match error.raw_os_error() {
+        Some(libc::EPERM) => "; the server needs CAP_NET_ADMIN",
+        // Of an IPv6 address or route.
+        Some(libc::EACCES) => "; IPv6 is disabled there (sysctl net.ipv6.conf.*.disable_ipv6)",
         _ => "",
     }
 }
@@ -132,6 +153,7 @@ impl Host {
     pub(super) fn withdraw(&self) -> Result<(), AnycastError> {
         let routes = self.each(|ip| set_route(ip, true));
         remove_addresses(&self.interface, &self.addresses)?;
+        none_left(&self.addresses)?;
         routes
     }
 
@@ -163,18 +185,20 @@ impl Host {
 
     /// The index of the interface.
     fn make_interface(&self) -> Result<u32, AnycastError> {
-        let index = || netlink::link(&self.interface).map(|link| link.header.index);
-        let made = index().or_else(|error| match error.raw_os_error() {
+        let link = || netlink::link(&self.interface);
+        let made = link().or_else(|error| match error.raw_os_error() {
             Some(libc::ENODEV) => {
                 unless(netlink::make_dummy(&self.interface), libc::EEXIST)?;
-                index()
+                link()
             }
             _ => Err(error),
         });
-        made.map_err(|source| AnycastError::NoInterface {
-            interface: self.interface.clone(),
-            source,
-        })
+        let interface = self.interface.clone();
+        match made {
+            Ok(link) if link.header.flags.contains(LinkFlags::Up) => Ok(link.header.index),
+            Ok(_) => Err(AnycastError::Down { interface }),
+            Err(source) => Err(AnycastError::NoInterface { interface, source }),
+        }
     }
 
     /// Does it for all addresses. Returns the first error.
@@ -214,6 +238,30 @@ fn remove_addresses(interface: &str, addresses: &[IpAddr]) -> Result<(), Anycast
             source,
         })
     })
+}
+
+/// Checks that no interface has one of them. Somebody else may have added it to another one, or with another prefix.
+fn none_left(addresses: &[IpAddr]) -> Result<(), AnycastError> {
+    for message in netlink::addresses().unwrap_or_default() {
+        let mut attributes = message.attributes.iter();
+        let left = attributes.find_map(|attribute| match attribute {
+            AddressAttribute::Local(ip) | AddressAttribute::Address(ip) => {
+                addresses.contains(ip).then_some(*ip)
+            }
+            _ => None,
+        });
+        if let Some(ip) = left {
+            let index = message.header.index;
+            let name = if_indextoname(index).ok();
+            let name = name.and_then(|name| name.into_string().ok());
+            return Err(AnycastError::Left {
+                ip,
+                bits: message.header.prefix_len,
+                interface: name.unwrap_or_else(|| index.to_string()),
+            });
+        }
+    }
+    Ok(())
 }
 
 fn set_route(ip: IpAddr, wanted: bool) -> Result<(), AnycastError> {

@@ -36,8 +36,8 @@ use crate::{
 };
 use announcement::Announcement;
 pub(crate) use announcement::Obstacle;
-use host::Host;
 pub(crate) use host::withdraw;
+use host::{AnycastError, Host};
 
 /// How often the state is observed.
 const INTERVAL: Duration = Duration::from_millis(250);
@@ -105,6 +105,8 @@ struct Shared {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Status {
     pub(crate) announced: bool,
+    /// They are to be. Some may be announced although not all are.
+    wanted: bool,
     /// Why they are not announced, or not all of them; what may have them withdrawn soon.
     pub(crate) reason: Option<String>,
 }
@@ -142,8 +144,7 @@ impl Shared {
     }
 
     /// Announces or withdraws the addresses; both as often as one likes.
-    fn apply(&self, announce: bool, obstacle: Option<&Obstacle>) {
-        let mut host = self.host();
+    fn apply(&self, host: &mut Host, announce: bool, obstacle: Option<&Obstacle>) {
         let outcome = match announce {
             true => host.announce(),
             false => host.withdraw(),
@@ -154,30 +155,37 @@ impl Shared {
             (Ok(()), None) => None,
         };
         let mut status = self.status();
-        if let Err(problem) = &outcome
-            && status.reason != reason
-        {
-            warn!("anycast: {problem}");
-        }
-        if status.announced != announce {
+        let announced = match &outcome {
+            // Routers see what they are to see.
+            Ok(()) | Err(AnycastError::Route { .. }) => announce,
+            // Not all of them; or as before.
+            Err(_) => !announce && status.announced,
+        };
+        if status.announced != announced {
             self.changes.fetch_add(1, Ordering::Relaxed);
             let list = host.list();
-            match (announce, &reason) {
+            match (announced, &reason) {
                 (true, _) => info!("anycast: {list} announced"),
                 (false, Some(reason)) => warn!("anycast: {list} withdrawn: {reason}"),
                 (false, None) => info!("anycast: {list} withdrawn: the server ends"),
             }
+        } else if let Err(problem) = &outcome
+            && status.reason != reason
+        {
+            warn!("anycast: {problem}");
         }
         *status = Status {
-            announced: announce,
+            announced,
+            wanted: announce,
             reason,
         };
     }
 }
 
 impl Anycast {
-    /// Starts the thread. The addresses are announced once `ready` finds no obstacle. What `left` by a predecessor was
-    /// announced stays so until then; without one they are not announced before, even if the interface has them.
+    /// Starts the thread. The addresses are announced once `ready`, which is told whether they are, finds no obstacle. What
+    /// `left` by a predecessor was announced stays so until then; without one they are not announced before, even if the
+    /// interface has them.
     ///
     /// # Errors
     /// The thread cannot be started.
@@ -185,7 +193,7 @@ impl Anycast {
         options: AnycastOptions,
         left: &AnycastState,
         on_exit: OnExit,
-        ready: impl Fn() -> Result<(), Obstacle> + Send + 'static,
+        ready: impl Fn(bool) -> Result<(), Obstacle> + Send + 'static,
     ) -> io::Result<Self> {
         let AnycastOptions {
             interface,
@@ -202,16 +210,17 @@ impl Anycast {
             host: Mutex::new(host),
             status: Mutex::new(Status {
                 announced: inherited,
+                wanted: inherited,
                 reason: None,
             }),
             changes: AtomicU64::new(0),
             paused: AtomicBool::new(false),
         });
         let mut announcement = Announcement::new(announce_after, withdraw_after, inherited);
-        if !inherited {
-            let starts = Obstacle::Passing("the server has just started".to_owned());
-            shared.apply(false, Some(&starts));
-        }
+        let starts = Obstacle::Passing("the server has just started".to_owned());
+        // Before the first self-test, for which packets to all addresses have to be delivered.
+        let obstacle = (!inherited).then_some(&starts);
+        shared.apply(&mut shared.host(), inherited, obstacle);
         let own = Arc::clone(&shared);
         let (stop, stopped) = channel();
         let stop = move || {
@@ -228,12 +237,13 @@ impl Anycast {
                     if tests {
                         answers = probe::test(&served);
                     }
-                    let observed = ready().and_then(|()| answers.clone());
                     let was = announcement.is_announced();
+                    let observed = ready(was).and_then(|()| answers.clone());
                     let announce = announcement.observe(Instant::now(), observed.as_ref().err());
-                    // A successor may have begun meanwhile, or the end.
+                    let mut host = own.host();
+                    // A successor may have begun meanwhile, or the end. `pause` waits for the lock.
                     if (tests || announce != was) && !own.paused.load(Ordering::Acquire) {
-                        own.apply(announce, observed.as_ref().err());
+                        own.apply(&mut host, announce, observed.as_ref().err());
                     }
                 }
                 turns = turns.wrapping_add(1);
@@ -257,7 +267,7 @@ impl Anycast {
     pub(crate) fn state(&self) -> AnycastState {
         let host = self.shared.host();
         AnycastState {
-            announced: self.shared.status().announced,
+            announced: self.shared.status().wanted,
             interface: host.interface().to_owned(),
             addresses: host.addresses().to_vec(),
         }
@@ -278,8 +288,8 @@ impl Anycast {
     /// Withdraws the addresses, as the server ends, and waits until routers have noticed. The server answers meanwhile.
     pub(crate) fn leave(&self) {
         self.pause();
-        if self.shared.status().announced {
-            self.shared.apply(false, None);
+        if self.shared.status().wanted {
+            self.shared.apply(&mut self.shared.host(), false, None);
             thread::sleep(self.drain_wait);
         }
     }

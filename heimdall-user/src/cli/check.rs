@@ -40,13 +40,13 @@ impl Check {
         }
         let config = Config::load(&self.flags, &Host::read())?;
         let _flush = log::start(EnvFilter::new("warn"), LogFormat::Brief)?;
-        let certificate = server::check(&config)?;
-        print(&describe(&config, certificate.as_deref()))
+        let lines = server::check(&config)?;
+        print(&describe(&config, &lines))
     }
 }
 
-/// The settings, a line each, and the certificate of TLS.
-fn describe(config: &Config, certificate: Option<&str>) -> String {
+/// The settings, a line each, and these lines.
+fn describe(config: &Config, lines: &[String]) -> String {
     let mut table = Table::default();
     table.row(["SETTING", "FROM", "VALUE"].map(str::to_owned));
     for setting in config.settings.iter() {
@@ -64,8 +64,8 @@ fn describe(config: &Config, certificate: Option<&str>) -> String {
             "WARNING: {public} prefix(es) of public addresses may query.\n"
         ));
     }
-    if let Some(certificate) = certificate {
-        text.push_str(&format!("{certificate}\n"));
+    for line in lines {
+        text.push_str(&format!("{line}\n"));
     }
     text.push_str("The settings are good.\n");
     text

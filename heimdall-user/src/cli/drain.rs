@@ -16,6 +16,7 @@ their replies were sent, and the process ends: all within `stop-timeout`. The co
 manager sees an end with exit code 0, after which it does not start the server again (a socket unit does with the next query).
 It is for root and the server's user; the group of the control socket may not end the server. To replace a server by another one,
 restart the service, or start the other one with `heimdall run --take-over`.
+If another process was taking over, that serves on, and the command says which.
 Exit code 0: it has drained. 1: no server runs, or it ended in another way.";
 
 /// End the running server: answer what waits, and stop
@@ -33,6 +34,11 @@ impl Drain {
             answer.get("drained").is_some(),
             "the server ended before all was drained; see its log"
         );
-        print("drained\n")
+        match answer.get("successor") {
+            Some(pid) => print(&format!(
+                "drained; process {pid}, which was taking over, serves on\n"
+            )),
+            None => print("drained\n"),
+        }
     }
 }

@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::anyhow;
 use clap::Args;
-use serde_json::json;
+use serde_json::{Value, json};
 use signal_hook::{
     consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2, SIGXFSZ},
     flag,
@@ -139,11 +139,22 @@ fn serve(file: Option<&Path>, settings: Source, take_over: bool) -> anyhow::Resu
         server.leave_to_successor();
     }
     match end {
-        End::Signal => stop(server),
+        End::Signal => {
+            let clients = inbox.close("the server stops");
+            let answer = match stop(server) {
+                true => drained(alone),
+                false => {
+                    json!({ "error": "not drained: the service manager keeps the sockets for the next process" })
+                }
+            };
+            answer_all(clients, &answer);
+        }
         End::Drain(client) => {
+            let mut clients = inbox.close("the server stops");
+            clients.push(client);
             handover::leave();
             server.drain();
-            answer_client(client, &json!({ "drained": true }));
+            answer_all(clients, &drained(alone));
         }
         End::TakenOver(pid) => {
             inbox.refuse(&format!("process {pid} has taken over; ask that"));
@@ -161,6 +172,20 @@ fn serve(file: Option<&Path>, settings: Source, take_over: bool) -> anyhow::Resu
     }
     info!("stopped");
     Ok(())
+}
+
+/// The answer of a server that has drained. `successor`: the process that serves in its place.
+fn drained(successor: Option<i32>) -> Value {
+    match successor {
+        Some(pid) => json!({ "drained": true, "successor": pid }),
+        None => json!({ "drained": true }),
+    }
+}
+
+fn answer_all(clients: Vec<UnixStream>, answer: &Value) {
+    for client in clients {
+        answer_client(client, answer);
+    }
 }
 
 /// How far a process is that takes over.
@@ -218,12 +243,16 @@ fn publish(server: &Server) {
 }
 
 /// Ends a server: for the service's next process if the service manager keeps descriptors, otherwise without a successor.
-fn stop(mut server: Server) {
+/// Returns whether it has drained.
+fn stop(mut server: Server) -> bool {
     server.leave_anycast();
     let listeners = server.listeners().unwrap_or_default();
-    if !handover::keep(&mut server, &listeners) {
-        server.drain();
+    let state = server.state();
+    if handover::keep(&mut server, &listeners, state) {
+        return false;
     }
+    server.drain();
+    true
 }
 
 /// Does what is requested until the server is to end. `successor`: the process that takes over, if one does.
@@ -298,7 +327,7 @@ fn begin_take_over(server: &Server, next: Successor, requests: Requests) -> Take
     }
 }
 
-fn reload(server: &mut Server, reply: impl FnOnce(serde_json::Value)) {
+fn reload(server: &mut Server, reply: impl FnOnce(Value)) {
     service::reloading();
     server.reload(reply);
     publish(server);

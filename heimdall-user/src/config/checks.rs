@@ -136,12 +136,15 @@ pub(super) fn check_upstreams(
     if upstreams.len() > MAX_MEMBERS {
         return Err(location(MAX_MEMBERS).bad(Problem::Members));
     }
+    let services = config.anycast.served(&config.listen);
     for (item, upstream) in upstreams.iter().enumerate() {
         let upstream = upstream.address;
         if upstream.ip().is_unspecified() || is_group(upstream.ip()) {
             return Err(location(item).bad(Problem::NotUnicast(upstream)));
         }
-        let mut listen = config.listen.iter().chain(&config.listen_tls);
+        let mut listen = (config.listen.iter())
+            .chain(&config.listen_tls)
+            .chain(&services);
         if let Some(&listen) = listen.find(|ours| reaches(**ours, upstream, host)) {
             return Err(location(item).bad(Problem::Loop { upstream, listen }));
         }
@@ -187,7 +190,10 @@ fn open_resolver(config: &Config, host: &Host) -> Result<(), ConfigError> {
     if access.allow_public {
         return Ok(());
     }
-    let public: Vec<SocketAddr> = (config.listen.iter().chain(&config.listen_tls))
+    // The host has these only later.
+    let services = config.anycast.served(&config.listen);
+    let listen = config.listen.iter().chain(&config.listen_tls);
+    let public: Vec<SocketAddr> = (listen.chain(&services))
         .filter_map(|listen| public_address(*listen, host))
         .collect();
     let prefixes = access.allow.iter().enumerate();

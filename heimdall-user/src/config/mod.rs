@@ -12,6 +12,7 @@
 mod change;
 mod checks;
 mod definition;
+mod digest;
 mod document;
 mod effect;
 mod effective;

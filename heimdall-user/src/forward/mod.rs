@@ -152,7 +152,7 @@ impl ForwarderBuilder {
         self.plan.origin()
     }
 
-    /// Inserts the answers of a snapshot, which was written `away` seconds ago.
+    /// Inserts the answers of a snapshot, which are older than it says by `away` seconds.
     pub fn restore<'a>(&mut self, records: impl Iterator<Item = Record<'a>>, away: u32) {
         /// Records whose buckets are prefetched at the same time.
         const BATCH: usize = 64;

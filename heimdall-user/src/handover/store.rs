@@ -148,7 +148,7 @@ fn store_state(stored: Stored) {
 /// Retires `server` for the service's next process: what it has received is answered, the sockets' queues stay, and the
 /// service manager gets the cache, the state and the connections. Returns whether the manager keeps descriptors; otherwise
 /// nothing has happened.
-pub(crate) fn keep(server: &mut impl Retire, listeners: &[OwnedFd]) -> bool {
+pub(crate) fn keep(server: &mut impl Retire, listeners: &[OwnedFd], state: State) -> bool {
     let size = service::store_size();
     if size == 0 {
         return false;
@@ -159,7 +159,7 @@ pub(crate) fn keep(server: &mut impl Retire, listeners: &[OwnedFd]) -> bool {
             let _ = setsockopt(listener, sockopt::RcvBufForce, &GAP_BUFFER);
         }
     }
-    let connections = retire(server, size.saturating_sub(listeners.len()));
+    let connections = retire(server, size.saturating_sub(listeners.len()), state);
     info!(
         "the service manager keeps the sockets, the cache and {connections} TCP connections for the next process"
     );
@@ -176,14 +176,14 @@ pub(crate) fn leave() {
 
 /// Stores the cache, the state and the connections, `room` descriptors at most. Returns how many connections. What fails is
 /// logged; the rest is stored.
-fn retire(server: &mut impl Retire, room: usize) -> usize {
+fn retire(server: &mut impl Retire, room: usize, state: State) -> usize {
     // While it serves: copying and writing a large cache takes seconds. And before all that waits: whatever happens to this
     // process then, the manager has the cache.
-    let Inheritance { cache, state, .. } = server.offer().unwrap_or_else(|error| {
+    let offered = server.offer().unwrap_or_else(|error| {
         warn!("the next process gets no cache: {error}");
         Inheritance::default()
     });
-    if let Some(cache) = &cache {
+    if let Some(cache) = &offered.cache {
         log_failure("keep the cache", service::store(CACHE, &[cache.as_fd()]));
     }
     server.expect_gap();

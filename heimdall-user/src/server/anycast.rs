@@ -2,9 +2,11 @@
 
 use std::net::SocketAddr;
 
+use tracing::warn;
+
 use super::{ServerError, readiness::Readiness, threads::Threads};
 use crate::{
-    anycast::{Anycast, AnycastOptions, AnycastState, Obstacle},
+    anycast::{self, Anycast, AnycastOptions, AnycastState, Obstacle},
     config::Config,
     maintenance::caches_left,
 };
@@ -17,7 +19,10 @@ pub(super) fn start(
     readiness: Readiness,
 ) -> Result<Option<Anycast>, ServerError> {
     let anycast = &config.anycast;
-    if anycast.addresses.is_empty() && left.is_empty() {
+    if anycast.addresses.is_empty() {
+        if let Err(problem) = anycast::withdraw(&left.interface, &left.addresses) {
+            warn!("anycast: {problem}");
+        }
         return Ok(None);
     }
     let options = AnycastOptions {
@@ -29,15 +34,13 @@ pub(super) fn start(
         drain_wait: anycast.drain_wait,
     };
     let needs_upstream = anycast.needs_upstream;
-    let ready = move || {
+    let ready = move |announced: bool| {
         readiness.threads_work()?;
-        match caches_left() {
-            0 => {}
-            left => {
-                return Err(Obstacle::Passing(format!(
-                    "{left} caches are being populated"
-                )));
-            }
+        // Those of a worker that is started again, or of a successor, make no answer wait for long.
+        let left = caches_left();
+        if left > 0 && !announced {
+            let text = format!("{left} caches are being populated");
+            return Err(Obstacle::Passing(text));
         }
         match needs_upstream {
             true => readiness.an_upstream_works(),

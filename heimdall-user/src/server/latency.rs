@@ -54,6 +54,7 @@ mod tests {
         cores[1].latency.misses.record(millis(20), 1);
         let report = Report {
             start: Start::now(),
+            policy: Arc::default(),
             observations: Arc::new(Observations::new(&TapOptions::default())),
             xdp: None,
             tier: None,

@@ -102,6 +102,10 @@ pub(super) fn families(report: &Report) -> Families {
         "The program.",
         &[("version", env!("CARGO_PKG_VERSION"))],
     );
+    let digest = report.policy.load().digest.to_string();
+    let help =
+        "A digest of the settings that decide answers: hosts that answer alike have the same.";
+    to.info("heimdall_config", help, &[("digest", &digest)]);
     if let Some(xdp) = &report.xdp {
         let xdp = xdp.load();
         xdp.interfaces

@@ -289,6 +289,7 @@ impl Server {
         let tier = self.supervisor.as_ref().and_then(Supervisor::tier);
         let report = Arc::new(Report {
             start: Start::now(),
+            policy: Arc::clone(self.reloader.policy()),
             xdp: self.supervisor.as_ref().map(Supervisor::report),
             tier: tier.clone(),
             path_mtus: self.supervisor.as_ref().and_then(Supervisor::path_mtus),

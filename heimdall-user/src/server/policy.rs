@@ -19,6 +19,7 @@ use crate::{
     },
     blocklist,
     config::{Config, Location},
+    digest::Digester,
     file,
     handover::State,
 };
@@ -97,7 +98,8 @@ impl PolicyLoader {
     /// # Errors
     /// A file cannot be read, or local data are invalid.
     pub fn load(&self, config: &Config) -> Result<Policy, PolicyError> {
-        let local = local(config)?;
+        let mut digester = config.digester();
+        let local = local(config, &mut digester)?;
         let exceptions = &*config.local.special_names_except;
         let routes = config.routes.iter();
         let special = SpecialNames::new(
@@ -116,10 +118,11 @@ impl PolicyLoader {
             local,
             special,
             routes: 0,
-            blocklists: blocklists(config)?,
+            blocklists: blocklists(config, &mut digester)?,
             blocklist_aliases: config.local.blocklist_aliases,
             non_recursive: config.access.non_recursive,
             any: minimal_any(),
+            digest: digester.finish(),
         })
     }
 }
@@ -165,7 +168,7 @@ fn read(location: Location, path: &Path, max: u64) -> Result<Vec<u8>, PolicyErro
     })
 }
 
-fn local(config: &Config) -> Result<LocalData, PolicyError> {
+fn local(config: &Config, digester: &mut Digester) -> Result<LocalData, PolicyError> {
     let mut data = LocalData::builder();
     let settings = &config.settings;
     let bad_record = |record, error| PolicyError::Record {
@@ -178,7 +181,9 @@ fn local(config: &Config) -> Result<LocalData, PolicyError> {
     }
     for (item, path) in config.local.hosts.iter().enumerate() {
         let location = settings.item_location("local.hosts", item);
-        let report = data.hosts(&read(location, path, MAX_HOSTS)?);
+        let text = read(location, path, MAX_HOSTS)?;
+        digester.add(&text);
+        let report = data.hosts(&text);
         if let Some((line, why)) = report.first {
             warn!(
                 "hosts file {}: skipped {} line(s), in whole or in part; the first is line {line}: {why}",
@@ -197,11 +202,13 @@ fn local(config: &Config) -> Result<LocalData, PolicyError> {
     Ok(data)
 }
 
-fn blocklists(config: &Config) -> Result<Blocklists, PolicyError> {
+fn blocklists(config: &Config, digester: &mut Digester) -> Result<Blocklists, PolicyError> {
     let mut texts = Vec::new();
     for (item, list) in config.blocklists.iter().enumerate() {
         let location = config.settings.item_location("blocklist.file", item);
-        texts.push(read(location, &list.file, MAX_BLOCKLIST)?);
+        let text = read(location, &list.file, MAX_BLOCKLIST)?;
+        digester.add(&text);
+        texts.push(text);
     }
     let actions = config.blocklists.iter().map(|list| list.action);
     let lists = texts.iter().map(Vec::as_slice).zip(actions);

@@ -20,18 +20,18 @@ use crate::{
 };
 
 /// Makes the checks of a start, without opening a socket, attaching a program, writing a file or
-/// starting a thread. Warnings go to the log. Returns what else is to be said.
+/// starting a thread. Warnings go to the log. Returns what else is to be said, in lines.
 ///
 /// # Errors
 /// A server with these settings would not start, or not serve TLS.
-pub(crate) fn check(config: &Config) -> Result<Option<String>, ServerError> {
+pub(crate) fn check(config: &Config) -> Result<Vec<String>, ServerError> {
     let queues = preflight(config)?;
     max_connections(config, &queues);
     let memory = doctor::memory(config, queues.iter().sum());
     if let Some(finding) = memory.filter(|finding| finding.level != Level::Good) {
         warn!("{finding}; a server that runs already is counted twice");
     }
-    PolicyLoader::default().load(config)?;
+    let policy = PolicyLoader::default().load(config)?;
     let certificate = tls::check(config)?;
     if config.backend == Backend::Auto {
         for (wanted, ports) in config.interfaces.iter().zip(ports(config)?) {
@@ -45,7 +45,8 @@ pub(crate) fn check(config: &Config) -> Result<Option<String>, ServerError> {
     {
         warn!("snapshot: {error}; a start would begin with an empty cache");
     }
-    Ok(certificate)
+    let digest = format!("The digest of what decides answers is {}.", policy.digest);
+    Ok([digest].into_iter().chain(certificate).collect())
 }
 
 /// Logs that AF_XDP does not serve an interface, with the backend `auto`.

@@ -17,8 +17,8 @@ use serde_json::{Map, Value, json};
 
 use super::{cores::CoreCounters, process, tier::HotTier, tls::Tls, upstreams::UpstreamReport};
 use crate::{
-    anycast::AnycastReport, forward::ForwardCounters, heartbeat, log, path_mtu::PathMtuCounters,
-    privileges, socket::SocketCounters, tap::Observations,
+    answer::policy::Policy, anycast::AnycastReport, forward::ForwardCounters, heartbeat, log,
+    path_mtu::PathMtuCounters, privileges, socket::SocketCounters, tap::Observations,
 };
 pub(super) use start::Start;
 pub(super) use workers::{QueueReport, WorkerReport};
@@ -29,6 +29,8 @@ const VERSION: u32 = 1;
 /// Where all counters are.
 pub(super) struct Report {
     pub(super) start: Start,
+    /// The one in force.
+    pub(super) policy: Arc<ArcSwap<Policy>>,
     /// Replaced when something changes.
     pub(super) xdp: Option<Arc<ArcSwap<XdpReport>>>,
     pub(super) tier: Option<Arc<HotTier>>,
@@ -95,6 +97,7 @@ impl Report {
         };
         Self {
             start: Start::now(),
+            policy: Arc::default(),
             observations: Arc::new(Observations::new(&crate::tap::TapOptions::default())),
             xdp: None,
             tier: None,
@@ -128,6 +131,7 @@ impl Report {
             "started": self.start.unix(),
             "time": start::unix_now(),
             "uptime": self.start.uptime(),
+            "config_digest": self.policy.load().digest.to_string(),
             "backend": if is_xdp { "xdp" } else { "socket" },
             "interfaces": interfaces,
             "workers": workers,
@@ -385,6 +389,7 @@ mod tests {
         }));
         let report = Report {
             start: Start::now(),
+            policy: Arc::default(),
             xdp: Some(Arc::clone(&xdp)),
             tier: None,
             path_mtus: Some(Arc::default()),

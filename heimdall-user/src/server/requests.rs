@@ -165,6 +165,18 @@ impl Inbox {
             .for_each(|request| request.refuse(why));
     }
 
+    /// The same for a server that drains: the clients that have asked for that are returned.
+    pub(crate) fn close(self, why: &str) -> Vec<UnixStream> {
+        let mut draining = Vec::new();
+        for request in self.requests.try_iter() {
+            match request {
+                Request::Drain(client) => draining.push(client),
+                other => other.refuse(why),
+            }
+        }
+        draining
+    }
+
     /// Whether nothing was requested. What was is lost.
     pub fn is_unused(self) -> bool {
         self.requests.try_recv().is_err()
@@ -210,6 +222,25 @@ mod tests {
             requests.send(request);
             assert_eq!(inbox.is_to_end(), ends, "{text}");
         }
+    }
+
+    #[test]
+    fn what_waits_when_the_server_ends_is_refused_or_waits_for_the_end() {
+        let (requests, inbox) = Requests::channel();
+        let (reply, answer) = sync_channel(1);
+        let (client, mut other_end) = UnixStream::pair().unwrap();
+        requests.send(Request::Reload(reply));
+        requests.send(Request::Drain(client));
+        let draining = inbox.close("the server stops");
+        let refused = json!({ "error": "not reloaded: the server stops" });
+        assert_eq!(answer.try_recv(), Ok(refused));
+        assert_eq!(draining.len(), 1);
+        for client in draining {
+            answer_client(client, &json!({ "drained": true }));
+        }
+        let mut text = String::new();
+        other_end.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "{\"drained\":true}\n");
     }
 
     #[test]

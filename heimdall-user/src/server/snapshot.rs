@@ -39,11 +39,11 @@ pub(super) fn restore(config: &SnapshotConfig, forwarder: &mut ForwarderBuilder)
                 );
                 return true;
             }
-            let away = snapshot.away();
-            forwarder.restore(snapshot.records(), away);
+            forwarder.restore(snapshot.records(), snapshot.elapsed());
             info!(
-                "snapshot: {} answers from {path}, {away} s old, restored in {} ms",
+                "snapshot: {} answers from {path}, {} s old, restored in {} ms",
                 snapshot.count(),
+                snapshot.away(),
                 begin.elapsed().as_millis()
             );
         }
@@ -71,7 +71,7 @@ pub(super) fn inherit(cache: OwnedFd, forwarder: &mut ForwarderBuilder) {
         ),
         Ok(snapshot) => {
             let contents = snapshot.contents();
-            forwarder.restore(contents.records(), contents.away());
+            forwarder.restore(contents.records(), contents.elapsed());
             info!(
                 "take-over: {} answers of the predecessor's cache restored in {} ms",
                 contents.count(),

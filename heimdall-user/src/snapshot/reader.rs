@@ -59,6 +59,13 @@ impl<'a> Contents<'a> {
         self.away
     }
 
+    /// What to add to the records' ages, in seconds. An age is the difference of two whole seconds of the writer's clock, and
+    /// [`away`](Self::away) one of the system's: each may be almost a second too small. Rounded up, no copy of an answer has
+    /// more time left than the answer.
+    pub(crate) fn elapsed(&self) -> u32 {
+        self.away.saturating_add(2)
+    }
+
     /// Where the answers are from, by the writer's number. `None`: it did not say.
     pub(crate) fn origin(&self) -> Option<u64> {
         (self.origin != 0).then_some(self.origin)

@@ -7,6 +7,7 @@ use std::{
 };
 
 use lab::Scratch;
+use proptest::prelude::*;
 
 use super::*;
 use crate::{
@@ -78,6 +79,32 @@ fn a_snapshot_in_memory_round_trips_and_cannot_be_changed() {
     }
     let file = fs::File::from(written);
     assert!(file.set_len(64).is_err() && file.set_len(1 << 20).is_err());
+}
+
+proptest! {
+    /// Each clock counts whole seconds of a phase of its own. Times in milliseconds.
+    #[test]
+    fn no_copy_of_an_answer_has_more_time_left(
+        phases in [0u64..1000; 3],
+        received in 0u64..10_000,
+        kept in 0u64..10_000,
+        away in 0u64..10_000,
+        later in 0u64..10_000,
+    ) {
+        let [writer, system, reader] =
+            phases.map(|phase| move |time: u64| ((time + phase) / 1000) as u32);
+        let written = received + kept;
+        let restored = written + away;
+        let age = writer(written) - writer(received);
+        let file = MemoryWriter::create(system(written).into(), ORIGIN)?.finish()?;
+        let snapshot = Snapshot::from_memory(file, system(restored).into()).unwrap();
+        let begin = 1000 + reader(restored) - (age + snapshot.contents().elapsed());
+        let now = restored + later;
+        // What is told to clients, against the seconds that have passed.
+        let told = 1000 + reader(now) - begin;
+        let passed = ((now - received) / 1000) as u32;
+        prop_assert!((passed..=passed + 5).contains(&told), "{told} s told of {passed} s");
+    }
 }
 
 #[test]

@@ -68,6 +68,16 @@ pub(crate) enum Place {
     Client,
 }
 
+/// Makes the interface of the service addresses where the kernel has no dummies, so that Heimdall does not have to: a bridge without
+/// ports will do.
+fn make_dummy(lab: &Lab) {
+    match lab.server_ip("link add probe type dummy") {
+        Ok(_) => lab.server_ip("link del probe"),
+        Err(_) => lab.server_ip("link add anycast0 up type bridge"),
+    }
+    .unwrap();
+}
+
 impl Host {
     pub(crate) fn new(program: &Path) -> Self {
         let lab = Lab::new().unwrap();
@@ -75,6 +85,7 @@ impl Host {
             .unwrap();
         lab.server_ip(&format!("link set {} name {INTERFACE} up", lab.server_if))
             .unwrap();
+        make_dummy(&lab);
         // To the resolvers, where the client is.
         lab.server_ip(&format!("route add default via {}", lab::CLIENT_V4))
             .unwrap();

@@ -150,6 +150,23 @@ fn each_block_of_commands_says_whether_it_runs() {
     assert!(run > 2 * not_run && run > 20, "{run} run, {not_run} do not");
 }
 
+/// What deploy/ has for routing daemons is what the page shows, and so runs here.
+#[test]
+fn the_page_on_anycast_shows_the_files_of_deploy() {
+    let blocks = blocks(&docs().join("how-to-anycast.md"));
+    for (file, path) in [
+        ("bird.conf", "/etc/bird/bird.conf"),
+        ("frr.conf", "/etc/frr/frr.conf"),
+    ] {
+        let shown = blocks.iter().find_map(|(block, note)| match note {
+            Some(Note::File(name)) if name == path => Some(block.text.trim_end()),
+            _ => None,
+        });
+        let deployed = fs::read_to_string(docs().join("../deploy").join(file)).unwrap();
+        assert_eq!(shown, Some(deployed.trim_end()), "{file}");
+    }
+}
+
 /// Runs what a page has.
 fn try_out(name: &str) {
     if !lab::available(name) {

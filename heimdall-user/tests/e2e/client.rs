@@ -46,6 +46,11 @@ impl<'a> DnsClient<'a> {
         Self::new(lab, CLIENT_V6, SERVER_V6)
     }
 
+    /// One that asks this address, over IPv4.
+    pub(crate) fn of(lab: &'a Lab, server: &'static str) -> Self {
+        Self::new(lab, CLIENT_V4, server)
+    }
+
     fn new(lab: &'a Lab, client: &str, server: &'static str) -> Self {
         // A socket stays in the namespace that it was made in.
         let connect = || {

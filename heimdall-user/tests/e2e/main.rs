@@ -8,12 +8,14 @@
 mod aliases;
 mod answers;
 mod anycast;
+mod anycast_faults;
 mod client;
 mod convert;
 mod doctor;
 mod dot;
 mod errors;
 mod faults;
+mod fleet;
 mod guest;
 mod handover;
 mod host_faults;

@@ -12,7 +12,13 @@ use std::{
 use lab::{Heimdall, Kdig, Knot, Lab, Process, SERVER_V4, UPSTREAM, run};
 use serde_json::Value;
 
-use crate::{http::get, lab, metrics::METRICS, program};
+use crate::{client::Settings, http::get, lab, metrics::METRICS, program};
+
+/// The alert rules.
+const RULES: [&str; 2] = ["prometheus-alerts.yml", FLEET];
+
+/// Those for several servers.
+const FLEET: &str = "prometheus-fleet.yml";
 
 /// On the lab's client.
 const PROMETHEUS: &str = "10.53.0.2:9090";
@@ -27,10 +33,10 @@ fn deploy(file: &str) -> PathBuf {
 
 /// A Prometheus in the client's namespace, which scrapes the server each second.
 fn prometheus(lab: &Lab, directory: &Path) -> Process {
-    let rules = deploy("prometheus-alerts.yml");
+    let rules = RULES.map(deploy);
     let config = format!(
         "global:\n  scrape_interval: 1s\n  evaluation_interval: 1s\n\
-         rule_files: [{rules:?}]\n\
+         rule_files: {rules:?}\n\
          scrape_configs:\n  - job_name: heimdall\n    static_configs: [{{ targets: [{METRICS:?}] }}]\n"
     );
     let path = directory.join("prometheus.yml");
@@ -117,16 +123,19 @@ fn each_query_of_the_rules_and_the_dashboard_has_data() {
     let Some(lab) = lab("each_query_of_the_rules_and_the_dashboard_has_data") else {
         return;
     };
-    let rules = deploy("prometheus-alerts.yml");
     let checked = run(Command::new("promtool")
         .args(["check", "rules"])
-        .arg(&rules))
+        .args(RULES.map(deploy)))
     .unwrap();
     assert!(checked.contains("SUCCESS"), "{checked}");
     let _knot = Knot::upstream(&lab).unwrap();
     let tls = crate::dot::Files::new();
     let flags = tls.flags();
+    let anycast = Settings::new(
+        "[anycast]\naddress = [\"203.0.113.53\"]\ninterface = \"lo\"\nannounce-after = 0\n",
+    );
     let mut arguments = vec!["--upstream", UPSTREAM, "--metrics-listen", METRICS];
+    arguments.extend(["--config", anycast.path(), "--listen", "203.0.113.53:53"]);
     arguments.extend(flags.iter().map(String::as_str));
     let heimdall = Heimdall::on_xdp(&lab, program(), &arguments).unwrap();
     let directory = tempfile::tempdir().unwrap();
@@ -137,7 +146,7 @@ fn each_query_of_the_rules_and_the_dashboard_has_data() {
     let mut number = 0;
     while series(
         &lab,
-        "count_over_time(up{job=\"heimdall\"}[1m]) >= 6 and up == 1",
+        "count_over_time(up{job=\"heimdall\"}[1m]) >= 6 and up == 1 and min_over_time(heimdall_anycast_announced[3s]) == 1",
     ) == 0
     {
         assert!(Instant::now() < end, "{}", prometheus.output());
@@ -197,4 +206,126 @@ fn each_query_of_the_rules_and_the_dashboard_has_data() {
         assert!(Instant::now() < end, "{}", prometheus.output());
         thread::sleep(Duration::from_millis(200));
     }
+}
+
+/// What three servers report in half an hour, a value a minute in the notation of promtool, and the alerts that fire at its end.
+struct Fleet {
+    /// Whether each can be scraped.
+    up: [&'static str; 3],
+    /// The digests of the settings.
+    digests: [&'static str; 3],
+    announced: [&'static str; 3],
+    /// Of the third server, how often it has announced and withdrawn.
+    changes: &'static str,
+    alerts: &'static [&'static str],
+}
+
+impl Fleet {
+    const HEALTHY: Self = Self {
+        up: ["1x30"; 3],
+        digests: ["a"; 3],
+        announced: ["1x30"; 3],
+        changes: "1x30",
+        alerts: &[],
+    };
+
+    fn series(&self) -> String {
+        let mut series = Vec::new();
+        for (server, ((up, digest), announced)) in self
+            .up
+            .iter()
+            .zip(self.digests)
+            .zip(self.announced)
+            .enumerate()
+        {
+            let of = format!("job=\"heimdall\",instance=\"{server}\"");
+            series.push((format!("up{{{of}}}"), *up));
+            // What cannot be scraped has no other series.
+            if up.starts_with('1') {
+                let config = format!("heimdall_config_info{{{of},digest={digest:?}}}");
+                series.push((config, "1x30"));
+                series.push((format!("heimdall_anycast_announced{{{of}}}"), announced));
+            }
+        }
+        let changes = "heimdall_anycast_changes_total{job=\"heimdall\",instance=\"2\"}";
+        series.push((changes.to_owned(), self.changes));
+        let lines = series.iter();
+        lines
+            .map(|(series, values)| {
+                format!("      - {{ series: '{series}', values: '{values}' }}\n")
+            })
+            .collect()
+    }
+}
+
+#[test]
+fn the_rules_for_several_servers_fire_when_they_should() {
+    let cases = [
+        Fleet::HEALTHY,
+        // A reload that reaches them one after the other.
+        Fleet {
+            digests: ["a", "a", "b"],
+            alerts: &["HeimdallSettingsDiffer"],
+            ..Fleet::HEALTHY
+        },
+        // One is drained for an upgrade, for two minutes.
+        Fleet {
+            announced: ["1x30", "1x30", "1x25 0x1 1x5"],
+            changes: "1x25 2x1 3x5",
+            ..Fleet::HEALTHY
+        },
+        Fleet {
+            announced: ["1x30", "1x30", "1x15 0x15"],
+            alerts: &["HeimdallNotAnnounced"],
+            ..Fleet::HEALTHY
+        },
+        // One is withdrawn, another one dead.
+        Fleet {
+            up: ["1x30", "0x30", "1x30"],
+            announced: ["1x30", "1x30", "1x15 0x15"],
+            alerts: &["HeimdallFewAnnounced", "HeimdallNotAnnounced"],
+            ..Fleet::HEALTHY
+        },
+        Fleet {
+            announced: ["0x30"; 3],
+            alerts: &[
+                "HeimdallFewAnnounced",
+                "HeimdallNoneAnnounced",
+                "HeimdallNotAnnounced",
+            ],
+            ..Fleet::HEALTHY
+        },
+        Fleet {
+            changes: "0+1x30",
+            alerts: &["HeimdallAnnouncementFlaps"],
+            ..Fleet::HEALTHY
+        },
+    ];
+    let mut tests = format!(
+        "rule_files: [{:?}]\nevaluation_interval: 1m\ntests:\n",
+        deploy(FLEET)
+    );
+    for fleet in &cases {
+        tests.push_str("  - interval: 1m\n    input_series:\n");
+        tests.push_str(&fleet.series());
+        tests.push_str(
+            "    promql_expr_test:\n      - eval_time: 29m\n        \
+             expr: 'group by (alertname) (ALERTS{alertstate=\"firing\"})'\n        exp_samples:\n",
+        );
+        for alert in fleet.alerts {
+            let labels = format!("{{alertname={alert:?}}}");
+            tests.push_str(&format!("          - {{ labels: '{labels}', value: 1 }}\n"));
+        }
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("fleet-test.yml");
+    fs::write(&path, tests).unwrap();
+    let mut promtool = Command::new("promtool");
+    promtool.args(["test", "rules"]).arg(path);
+    if let Err(error) = promtool.output() {
+        assert!(std::env::var_os("CI").is_none(), "promtool: {error}");
+        eprintln!("SKIPPED: the_rules_for_several_servers: promtool: {error}");
+        return;
+    }
+    run(&mut promtool).unwrap();
 }

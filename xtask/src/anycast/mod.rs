@@ -22,7 +22,7 @@ use network::{DETECTION, Fabric, Node, SERVICE_V4, SERVICE_V6};
 use report::{Cost, Step};
 
 use crate::{
-    setup::{self, BUILD, LAB, ROUTING, Setup},
+    setup::{self, BOOK, BUILD, LAB, Setup},
     stop::Stop,
 };
 
@@ -69,7 +69,7 @@ impl AnycastLab {
             bail!("needs root, for network namespaces and XDP programs");
         }
         let stop = Stop::on_signals()?;
-        setup.packages(&[BUILD, LAB, ROUTING])?;
+        setup.packages(&[BOOK, BUILD, LAB])?;
         let program = match &self.program {
             Some(program) => program.canonicalize().context("--program")?,
             None => setup::build_heimdall()?,

@@ -127,7 +127,10 @@ pub(super) fn installed(release: &Release, binary: &Path, manual: &Path) -> Resu
     }
     for example in [
         "heimdall.toml",
+        "bird.conf",
+        "frr.conf",
         "prometheus-alerts.yml",
+        "prometheus-fleet.yml",
         "grafana-dashboard.json",
     ] {
         tree.copy(

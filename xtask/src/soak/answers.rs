@@ -9,10 +9,7 @@
 //! | `….flood.soak.example` | does not exist, and may be known for a minute |
 
 use std::{
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
     time::{Duration, Instant},
 };
 
@@ -144,8 +141,6 @@ pub(super) struct Ledger {
     flushed: Vec<AtomicU64>,
     /// Flushes before this do not count.
     forgotten: AtomicU64,
-    /// When servers took the place of others.
-    replaced: Mutex<Vec<Duration>>,
     /// Questions that clients asked.
     pub(super) sent: AtomicU64,
     /// Those that came to the upstream.
@@ -160,7 +155,6 @@ impl Ledger {
             asked: times(),
             flushed: times(),
             forgotten: AtomicU64::new(0),
-            replaced: Mutex::default(),
             sent: AtomicU64::new(0),
             missed: AtomicU64::new(0),
         }
@@ -193,21 +187,6 @@ impl Ledger {
     pub(super) fn forget_flushes(&self) {
         let now = self.now().as_millis() as u64;
         self.forgotten.store(now, Relaxed);
-    }
-
-    /// Notes that a server takes the place of another one, with a copy of its cache.
-    pub(super) fn note_replaced(&self) {
-        let mut replaced = self.replaced.lock().unwrap_or_else(PoisonError::into_inner);
-        replaced.push(self.now());
-    }
-
-    /// How often that happened since then.
-    pub(super) fn replaced_since(&self, time: Duration) -> usize {
-        let replaced = self.replaced.lock().unwrap_or_else(PoisonError::into_inner);
-        replaced
-            .iter()
-            .filter(|replaced| **replaced >= time)
-            .count()
     }
 
     /// The upstream's script.

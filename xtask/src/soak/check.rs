@@ -75,9 +75,6 @@ fn ages(sent: &Sent, said: &Reply, right: &Reply, ledger: &Ledger) -> Result<Cou
     // The last time that the upstream was asked, no later than the reply. Seconds are whole.
     let asked = sent.question.rank().map(|rank| ledger.asked(rank));
     let age = asked.map_or(0, |asked| sent.time.saturating_sub(asked).as_secs() as u32);
-    // A cache's copy has times in whole seconds.
-    let copies = asked.map_or(0, |asked| ledger.replaced_since(asked) as u32);
-    let age = age.saturating_sub(copies);
     // A client that knows EDNS is told.
     let told = |(code, data): &(u16, Vec<u8>)| {
         *code == EDE && STALE.iter().any(|info| data.starts_with(info))

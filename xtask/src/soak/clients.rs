@@ -23,7 +23,7 @@ use super::{
 };
 use crate::zipf::Zipf;
 
-/// How long a reply is waited for: longer than the server's tries to get an answer take.
+/// How long a client waits for a reply.
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// How long one wait on a socket takes at most; queries that are due meanwhile go together.
 const TICK: Duration = Duration::from_millis(2);
@@ -73,6 +73,8 @@ pub(super) struct World {
     pub(super) wrong: Mutex<Vec<String>>,
     /// Queries without a right answer, except those that may get SERVFAIL at any time.
     pub(super) failures: Mutex<Vec<Failure>>,
+    /// The longest that a reply took which came after [`TIMEOUT`], within twice that, in milliseconds.
+    pub(super) latest: AtomicU64,
     /// Commands may fail at this moment.
     pub(super) disturbed: AtomicBool,
     /// By [`Kind`] and [`Count`].
@@ -89,6 +91,7 @@ impl World {
             flood: AtomicBool::new(false),
             wrong: Mutex::default(),
             failures: Mutex::default(),
+            latest: AtomicU64::new(0),
             disturbed: AtomicBool::new(false),
             counts: Default::default(),
         }
@@ -194,7 +197,7 @@ impl Kind {
     /// Queries a second.
     fn rate(self) -> f64 {
         match self {
-            Self::Popular => 600.0,
+            Self::Popular => 1500.0,
             Self::Tail => 300.0,
             Self::Flaky => 10.0,
             Self::Flood => 3000.0,
@@ -255,7 +258,7 @@ impl Udp<'_> {
                 }
             }
             while let Ok(len) = socket.recv(&mut buffer) {
-                self.take(&buffer[..len], &mut waiting);
+                self.take(&buffer[..len], &mut waiting, &mut late);
                 if last.elapsed() > TICK {
                     break;
                 }
@@ -288,10 +291,20 @@ impl Udp<'_> {
         waiting.insert(id, sent);
     }
 
-    fn take(&mut self, reply: &[u8], waiting: &mut HashMap<u16, Sent>) {
+    fn take(
+        &mut self,
+        reply: &[u8],
+        waiting: &mut HashMap<u16, Sent>,
+        late: &mut HashMap<u16, Duration>,
+    ) {
         let id = reply.first_chunk().map(|id| u16::from_be_bytes(*id));
         let Some(sent) = id.and_then(|id| waiting.remove(&id)) else {
             // It comes too late, and is counted as lost.
+            if let Some(lost) = id.and_then(|id| late.remove(&id)) {
+                let took = TIMEOUT + (self.world.ledger.now() - lost);
+                let took = took.as_millis() as u64;
+                self.world.latest.fetch_max(took, Relaxed);
+            }
             return;
         };
         let judged = self.world.judge(self.kind, &sent, reply);

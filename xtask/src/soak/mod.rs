@@ -13,7 +13,7 @@ mod watch;
 
 use std::{
     fs,
-    path::Path,
+    path::{Path, PathBuf},
     process::Output,
     sync::{Arc, atomic::Ordering::Relaxed, mpsc},
     thread,
@@ -73,6 +73,10 @@ pub(crate) struct Soak {
     #[arg(long)]
     faults: bool,
 
+    /// The server's program, in place of a release build of this tree
+    #[arg(long)]
+    program: Option<PathBuf>,
+
     /// Seconds from one fault to the next
     #[arg(long, requires = "faults", default_value_t = 60, value_parser = clap::value_parser!(u64).range(4..))]
     every: u64,
@@ -94,7 +98,10 @@ impl Soak {
             return Ok(());
         }
         setup.packages(&[BUILD, LAB])?;
-        let program = setup::build_heimdall()?;
+        let program = match &self.program {
+            Some(program) => program.canonicalize()?,
+            None => setup::build_heimdall()?,
+        };
         match self.faults {
             true => self.soak_with_faults(&program),
             false => self.soak(&program)?.print(),

@@ -102,7 +102,7 @@ impl Report {
         for (hits, title) in self.phases.iter().zip(["quiet", "flood"].iter().cycle()) {
             println!("  {title:8} {:>6.2} %  of {}", hits.percent(), hits.sent);
         }
-        let [start, end] = self.ends;
+        let [start, end] = &self.ends;
         let files = self.samples.iter().map(|sample| sample.files).max();
         let forwarder = &self.stats["forwarder"];
         println!(
@@ -119,8 +119,8 @@ Hot tier     {} answers, {} promotions, {} demotions",
             start.files,
             files.unwrap_or_default(),
             end.files,
-            start.threads,
-            end.threads,
+            start.threads.len(),
+            end.threads.len(),
             sum(&self.stats, "cache/insertions"),
             sum(&self.stats, "cache/evictions"),
             forwarder["cache"]["insertions"],
@@ -178,7 +178,7 @@ Hot tier     {} answers, {} promotions, {} demotions",
                 ));
             }
         }
-        let [start, end] = self.ends;
+        let [start, end] = &self.ends;
         let grown = self.peak().saturating_sub(self.base());
         if grown > MAX_GROWTH {
             problems.push(format!("anonymous memory has grown by {grown} KiB"));
@@ -187,7 +187,10 @@ Hot tier     {} answers, {} promotions, {} demotions",
             problems.push(format!("{} open files became {}", start.files, end.files));
         }
         if end.threads != start.threads {
-            problems.push(format!("{} threads became {}", start.threads, end.threads));
+            problems.push(format!(
+                "the threads {:?} became {:?}",
+                start.threads, end.threads
+            ));
         }
         if sum(&self.stats, "cache/evictions") == 0 {
             problems.push("nothing was evicted: the cache is too large for this load".to_owned());

@@ -8,12 +8,13 @@ use procfs::process::Process;
 use serde_json::Value;
 
 /// The server's process at a moment.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Sample {
     /// Resident memory in KiB, and the part of it that no file is behind.
     pub(super) rss: u64,
     pub(super) anonymous: u64,
-    pub(super) threads: u64,
+    /// Names of the threads, in their order.
+    pub(super) threads: Vec<String>,
     /// Open files.
     pub(super) files: usize,
 }
@@ -27,10 +28,20 @@ impl Sample {
         Ok(Self {
             rss: status.vmrss.context("no VmRSS")?,
             anonymous: status.rssanon.context("no RssAnon")?,
-            threads: status.threads,
+            threads: threads(&process)?,
             files: process.fd_count()?,
         })
     }
+}
+
+/// The names of its threads. One that ends meanwhile is left out.
+fn threads(process: &Process) -> Result<Vec<String>> {
+    let tasks = process.tasks()?.flatten();
+    let mut names: Vec<_> = tasks
+        .filter_map(|task| Some(task.stat().ok()?.comm))
+        .collect();
+    names.sort();
+    Ok(names)
 }
 
 /// What of a server's counters is never so, whatever the load.
@@ -54,6 +65,9 @@ fn broken(stats: &Value) -> Vec<String> {
         if count != 0 {
             broken.push(format!("{counter} is {count}"));
         }
+    }
+    if sum(stats, "frames/total") == 0 {
+        broken.push("no worker has frames".to_owned());
     }
     for worker in stats["workers"].as_array().into_iter().flatten() {
         let frame = |place: &str| worker["frames"][place].as_u64().unwrap_or_default();

@@ -21,7 +21,7 @@ use crate::cli::view::{
 pub(super) fn render(period: &Period) -> String {
     let view = View::new(period);
     let counts = Counts::new(period);
-    let mut blocks = vec![head(&view)];
+    let mut blocks = vec![head(&view, period)];
     blocks.extend(stuck(period));
     blocks.extend(counts.sections(BEGINNING));
     blocks.extend(tables::tables(&view));
@@ -30,13 +30,15 @@ pub(super) fn render(period: &Period) -> String {
     blocks.join("\n")
 }
 
-fn head(view: &View) -> String {
+fn head(view: &View, period: &Period) -> String {
     let mut facts = vec![view.server.clone(), format!("backend {}", view.backend)];
     facts.extend(view.pid.map(|pid| format!("pid {pid}")));
     facts.push(format!("up {}", span(view.uptime)));
     let cpu = view.cpu_seconds.filter(|_| view.seconds > 0.0);
     facts.extend(cpu.map(|cpu| format!("{:.1} % of a core", cpu / view.seconds * 100.0)));
     facts.extend(view.memory.map(octets));
+    let digest = period.document.get("config_digest").and_then(Value::as_str);
+    facts.extend(digest.map(|digest| format!("digest {}", clean(digest))));
     let what = if view.is_since_start {
         "Counts since the start.".to_owned()
     } else {

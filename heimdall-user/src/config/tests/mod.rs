@@ -209,6 +209,33 @@ fn the_internet_may_be_answered_if_that_is_meant() {
 }
 
 #[test]
+fn a_service_address_is_the_hosts_before_it_has_it() {
+    let private = Host {
+        addresses: vec!["10.0.0.1".parse().unwrap()],
+        ..host()
+    };
+    let error = |text: &str| {
+        let config = Config::from_text(&Flags::default(), text, &private);
+        config.map(drop).map_err(|error| error.to_string())
+    };
+    let service = "[anycast]\naddress = [\"192.0.2.53\"]\n";
+    let open = "upstream = [\"9.9.9.9\"]\naccess.allow = [\"0.0.0.0/0\"]\n";
+    assert_eq!(error(open), Ok(()));
+    let opened = error(&format!("{open}{service}")).unwrap_err();
+    assert!(
+        opened.contains("from where 192.0.2.53:53 can be reached"),
+        "{opened}"
+    );
+    let own = "upstream = [\"192.0.2.53\"]\n";
+    assert_eq!(error(own), Ok(()));
+    let looped = error(&format!("{own}{service}")).unwrap_err();
+    assert!(
+        looped.contains("is our own listen address 192.0.2.53:53"),
+        "{looped}"
+    );
+}
+
+#[test]
 fn a_policy() {
     let text = r#"
         upstream = ["9.9.9.9"]

@@ -188,6 +188,9 @@ fn unit(place: &Place) -> String {
             Some(("ExecReload", _)) => {
                 lines.push(format!("ExecReload=/run/test/heimdall reload {control}"));
             }
+            Some(("ExecStopPost", _)) => lines.push(format!(
+                "ExecStopPost=/run/test/heimdall withdraw --upstream {UPSTREAM} {control}"
+            )),
             _ => lines.push(line.to_owned()),
         }
     }

@@ -77,14 +77,6 @@ impl Fault {
         }
     }
 
-    /// Whether another server has a copy of the cache then.
-    fn replaces_server(self) -> bool {
-        matches!(
-            self,
-            Self::TakeOver | Self::Successor | Self::Kill | Self::Drain
-        )
-    }
-
     /// Whether queries of its time may get no reply: nobody serves, there is no link, or what a worker held is lost.
     fn may_lose(self) -> bool {
         matches!(
@@ -109,6 +101,7 @@ impl Soak {
         let command = place.commands();
         let mut report = self.load(&lab, &world, &command, || self.inflict(&mut place, &world))?;
         report.tallies = world.tallies();
+        report.latest = Duration::from_millis(world.latest.load(Relaxed));
         report.problems.extend(world.wrong.into_inner()?);
         report.attribute(&world.failures.into_inner()?);
         report.print()

@@ -11,7 +11,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use lab::{Disk, Heimdall, Lab, SERVER_V4, SERVER_V6, ScriptedUpstream, UPSTREAM, message};
+use lab::{Disk, Heimdall, Lab, SERVER_V4, SERVER_V6, ScriptedUpstream, UPSTREAM, message, sum};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -104,9 +104,6 @@ impl<'a> Place<'a> {
 
     /// Brings a fault about, and waits until it is over: until queries are answered, over AF_XDP, as before.
     pub(super) fn bring_about(&mut self, fault: Fault) -> Result<()> {
-        if fault.replaces_server() {
-            self.ledger.note_replaced();
-        }
         let brought_about = match fault {
             Fault::TakeOver => self.take_over(),
             Fault::Successor => self.reload(true),
@@ -245,15 +242,18 @@ impl<'a> Place<'a> {
         Ok(())
     }
 
-    /// Waits until all workers run, and queries are answered over IPv4 and IPv6.
+    /// Waits until all workers run, and queries over IPv4 and IPv6 are answered over AF_XDP: in some time all are, and the sockets
+    /// get none over UDP.
     fn wait_until_whole(&self) -> Result<()> {
+        let mut before = self.heimdall.stats()?;
         let is_whole = || {
-            let stats = self.heimdall.stats()?;
             let name = popular_name(0);
-            Ok(stats["backend"] == "xdp"
-                && are_running(&stats)
-                && self.reply(SERVER_V4, &name)?.is_some()
-                && self.reply(SERVER_V6, &name)?.is_some())
+            let answered =
+                self.reply(SERVER_V4, &name)?.is_some() && self.reply(SERVER_V6, &name)?.is_some();
+            let stats = self.heimdall.stats()?;
+            let is_whole = answered && are_running(&stats) && are_serving(&before, &stats);
+            before = stats;
+            Ok(is_whole)
         };
         wait_until("as before", is_whole)
     }
@@ -330,6 +330,17 @@ fn are_running(stats: &Value) -> bool {
         .chain(queues)
         .filter_map(|one| one["state"].as_str());
     states.all(|state| state == "running")
+}
+
+/// Whether workers alone, and the hot tier, got the queries over UDP between two looks.
+fn are_serving(before: &Value, after: &Value) -> bool {
+    let by_sockets = |stats: &Value| stats["sockets"]["udp_received"].as_u64();
+    after["backend"] == "xdp"
+        && before["pid"] == after["pid"]
+        && before["started"] == after["started"]
+        && sum(after, "received") > sum(before, "received")
+        && by_sockets(after).is_some()
+        && by_sockets(after) == by_sockets(before)
 }
 
 /// Waits until something is so.

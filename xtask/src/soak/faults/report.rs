@@ -100,6 +100,10 @@ pub(super) struct Report {
     /// By kind of client.
     pub(super) tallies: [Tally; 5],
     pub(super) windows: Vec<Window>,
+    /// Names of the first process's threads.
+    pub(super) threads: Vec<String>,
+    /// The longest that a reply took which a client did not wait for.
+    pub(super) latest: Duration,
     /// The first wrong replies, counters that are never so, and queries that no fault explains.
     pub(super) problems: Vec<String>,
 }
@@ -107,6 +111,9 @@ pub(super) struct Report {
 impl Report {
     /// Notes the process in the quiet after the last fault.
     pub(super) fn note(&mut self, sample: Sample) {
+        if self.threads.is_empty() {
+            self.threads = sample.threads.clone();
+        }
         if let Some(last) = self.windows.last_mut() {
             last.after = Some(sample);
         }
@@ -146,7 +153,7 @@ impl Report {
             "threads",
         ]);
         for window in &self.windows {
-            let after = window.after.unwrap_or_default();
+            let after = window.after.clone().unwrap_or_default();
             table.add_row([
                 window.fault.title().to_owned(),
                 window.from.as_secs().to_string(),
@@ -157,11 +164,19 @@ impl Report {
                 window.wrong.to_string(),
                 after.rss.to_string(),
                 after.files.to_string(),
-                after.threads.to_string(),
+                after.threads.len().to_string(),
             ]);
         }
         println!("\n{table}");
+        if !self.latest.is_zero() {
+            println!(
+                "\nThe latest reply to a lost query: {:?} after it",
+                self.latest
+            );
+        }
         let mut problems = self.problems.clone();
+        problems.extend(self.unasked());
+        problems.extend(self.changed_threads());
         problems.extend(self.windows.iter().filter_map(Window::problem));
         problems.extend(self.growth());
         if !problems.is_empty() {
@@ -170,12 +185,49 @@ impl Report {
         Ok(())
     }
 
+    /// Clients that asked nothing, or not in the time of a fault.
+    fn unasked(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        if self.windows.is_empty() {
+            problems.push("there was no fault".to_owned());
+        }
+        for (kind, tally) in self.tallies.iter().enumerate() {
+            if tally[Count::Asked as usize] == 0 || tally[Count::Right as usize] == 0 {
+                problems.push(format!("clients of kind {kind}: no query, or no answer"));
+            }
+        }
+        let unasked = self.windows.iter().filter(|window| window.asked == 0);
+        problems.extend(unasked.map(|window| {
+            let at = window.from.as_secs();
+            format!("{}, at {at} s: nobody asked", window.fault.title())
+        }));
+        problems
+    }
+
+    /// Where other threads run after a fault than in the first process.
+    fn changed_threads(&self) -> Vec<String> {
+        let windows = self.windows.iter();
+        let looked = windows.filter_map(|window| Some((window, window.after.as_ref()?)));
+        let changed = looked.filter(|(_, after)| after.threads != self.threads);
+        changed
+            .map(|(window, after)| {
+                let at = window.from.as_secs();
+                format!(
+                    "{}, at {at} s: the threads {:?} became {:?}",
+                    window.fault.title(),
+                    self.threads,
+                    after.threads
+                )
+            })
+            .collect()
+    }
+
     /// How the process has grown from a fault to the next one of its kind.
     fn growth(&self) -> Vec<String> {
         let mut problems = Vec::new();
         for fault in Fault::ALL {
             let windows = self.windows.iter().filter(|window| window.fault == fault);
-            let mut samples = windows.filter_map(|window| window.after);
+            let mut samples = windows.filter_map(|window| window.after.as_ref());
             let Some(first) = samples.next() else {
                 continue;
             };
@@ -208,7 +260,37 @@ mod tests {
             .map(|(fault, from, until)| Window::new(fault, seconds(from), seconds(until), 1000));
         Report {
             windows: windows.into(),
+            tallies: [[1; 7]; 5],
             ..Report::default()
+        }
+    }
+
+    #[test]
+    fn a_run_in_which_nobody_asks_or_nothing_happens_fails() {
+        assert!(report().print().is_ok());
+        let mut silent = report();
+        silent.tallies[2][Count::Asked as usize] = 0;
+        assert!(silent.print().is_err());
+        let mut silent = report();
+        silent.windows[1].asked = 0;
+        assert!(silent.print().is_err());
+        let mut idle = report();
+        idle.windows.clear();
+        assert!(idle.print().is_err());
+    }
+
+    #[test]
+    fn a_process_with_other_threads_than_the_first_fails_the_run() {
+        for (name, passes) in [("worker-0", true), ("worker-1", false)] {
+            let sample = |name: &str| Sample {
+                threads: vec![name.to_owned()],
+                ..Sample::default()
+            };
+            let mut report = report();
+            report.note(sample("worker-0"));
+            report.windows.extend(self::report().windows);
+            report.note(sample(name));
+            assert_eq!(report.print().is_ok(), passes);
         }
     }
 
