@@ -286,7 +286,8 @@ impl Node {
         daemons.try_for_each(|daemon| daemon.signal(Signal::SIGCONT))
     }
 
-    /// Ends the routing daemon, and starts FRR in its place.
+    /// Ends the routing daemon, and starts FRR in its place. The routes have the origin of BIRD's: a router shares the load
+    /// between equal routes only, and those that FRR redistributes have another one.
     pub(super) fn start_frr(&mut self) -> Result<()> {
         self.routing.clear();
         let number = self.number;
@@ -297,8 +298,8 @@ impl Node {
              address-family ipv6 unicast\n  redistribute connected route-map service\n  \
              neighbor 10.53.{number}.1 activate\n exit-address-family\nexit\n\
              ip prefix-list service permit {SERVICE_V4}/32\nipv6 prefix-list service permit {SERVICE_V6}/128\n\
-             route-map service permit 10\n match ip address prefix-list service\nexit\n\
-             route-map service permit 20\n match ipv6 address prefix-list service\n \
+             route-map service permit 10\n match ip address prefix-list service\n set origin igp\nexit\n\
+             route-map service permit 20\n match ipv6 address prefix-list service\n set origin igp\n \
              set ipv6 next-hop global fd53:{number}::2\nexit\n"
         );
         // FRR's daemons change to their own user, who has to reach their files.
