@@ -2,6 +2,7 @@
 // A tool may stop at once when something is wrong with it.
 #![allow(clippy::indexing_slicing, clippy::unwrap_used)]
 
+mod anycast;
 mod bench;
 mod book;
 mod captures;
@@ -65,6 +66,8 @@ enum Command {
     Soak(soak::Soak),
     /// Run Heimdall on Debian's kernels in guests, over NICs whose drivers have zero-copy AF_XDP
     Vm(vm::Vm),
+    /// Announce an address from three nodes with BIRD and FRR, and drain, upgrade and kill them under load
+    Anycast(anycast::AnycastLab),
     /// What `vm` runs in a guest
     #[command(hide = true)]
     Guest(vm::Guest),
@@ -87,6 +90,7 @@ enum Command {
 impl Command {
     fn run(self, setup: Setup) -> Result<()> {
         match self {
+            Self::Anycast(lab) => lab.run(setup),
             Self::Bench(bench) => bench.run(setup),
             Self::Book(book) => book.run(setup),
             Self::Captures(captures) => captures.run(setup),

@@ -60,7 +60,7 @@ pub(crate) const LAB: &[Need] = &[
     ("/usr/sbin/xdp-filter", "xdp-tools"),
 ];
 
-/// For the commands that the book runs, beside the lab and other resolvers.
+/// Routing daemons, for the commands that the book runs and for `anycast`.
 pub(crate) const BOOK: &[Need] = &[
     ("/usr/sbin/bird", "bird2"),
     ("/usr/lib/frr/bgpd", "frr"),

@@ -50,6 +50,11 @@ impl Knot {
         Self::start(Command::new("/usr/sbin/knotd"), &listen, &plain_zones())
     }
 
+    /// Starts one by a command that runs `knotd`, perhaps in a namespace, at an address with its port.
+    pub fn at(command: Command, address: &str) -> Result<Process> {
+        Self::start(command, &listen(address), &plain_zones())
+    }
+
     /// Starts one on the lab's server that answers from AF_XDP itself, to be measured against.
     ///
     /// # Errors

@@ -2,6 +2,7 @@
 //! servers and real clients in them. End-to-end tests, the demo and the benchmarks run in one.
 //!
 //! - [`Lab`]: the namespaces, and commands and sockets in them.
+//! - [`Namespace`]: one by itself, for labs with more hosts.
 //! - [`Process`], and by name [`Heimdall`], [`Knot`] and [`Resolver`] (others): servers.
 //! - [`Kdig`], [`Kxdpgun`] and [`ClosedLoop`] (dnsperf): clients, and what they measured.
 //! - [`Frames`] and [`QueryFrame`]: frames that no ordinary client sends.
@@ -35,6 +36,7 @@ mod frames;
 mod heimdall;
 mod knot;
 pub mod message;
+mod namespace;
 pub mod page;
 mod peers;
 mod process;
@@ -65,6 +67,7 @@ pub use disk::Disk;
 pub use frames::{Frames, QueryFrame};
 pub use heimdall::{Heimdall, sum};
 pub use knot::{HOSTS, Knot};
+pub use namespace::Namespace;
 pub use peers::{Resolver, wait_for_answer};
 pub use process::{Process, in_own_process};
 pub use scratch::Scratch;
