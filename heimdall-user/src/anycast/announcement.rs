@@ -78,6 +78,8 @@ impl Announcement {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::indexing_slicing)]
+
     use proptest::{collection::vec, prelude::*};
 
     use super::*;

@@ -96,7 +96,7 @@ fn tcp(address: SocketAddr) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::indexing_slicing, clippy::unwrap_used)]
 
     use std::{net::TcpListener, thread};
 
