@@ -47,13 +47,14 @@ fn repository(path: &str) -> String {
 
 /// Keys of lines that limit nothing here: they say how systemd starts, watches and keeps the service, give a user of its own
 /// where the test has one, raise limits, or hold for what is not there (calls of other architectures).
-const WITHOUT_LIMITS: [&str; 20] = [
+const WITHOUT_LIMITS: [&str; 21] = [
     "After",
     "Description",
     "DynamicUser",
     "Environment",
     "ExecReload",
     "ExecStart",
+    "ExecStopPost",
     "FileDescriptorStoreMax",
     "LimitMEMLOCK",
     "LimitNOFILE",
