@@ -144,10 +144,11 @@ fn host_address(interface: u32, ip: IpAddr) -> AddressMessage {
     message.header.index = interface;
     message.header.scope = AddressScope::Universe;
     message.header.flags = AddressHeaderFlags::Nodad;
-    message.attributes = vec![AddressAttribute::Local(ip), AddressAttribute::Address(ip)];
-    message
-        .attributes
-        .push(AddressAttribute::Flags(AddressFlags::Nodad));
+    message.attributes = vec![
+        AddressAttribute::Local(ip),
+        AddressAttribute::Address(ip),
+        AddressAttribute::Flags(AddressFlags::Nodad),
+    ];
     message
 }
 

@@ -162,7 +162,7 @@ impl Host {
     /// # Errors
     /// The first that fails; the others are removed.
     pub(super) fn end(&self) -> Result<(), AnycastError> {
-        end(&self.interface, &self.addresses)
+        withdraw(&self.interface, &self.addresses)
     }
 
     /// Takes away what a predecessor leaves and is not wanted any more.
@@ -178,7 +178,7 @@ impl Host {
             }
         }
         addresses.retain(|ip| !self.addresses.contains(ip));
-        if let Err(problem) = end(&left.interface, &addresses) {
+        if let Err(problem) = withdraw(&left.interface, &addresses) {
             tracing::warn!("anycast: {problem}");
         }
     }
@@ -215,10 +215,6 @@ impl Host {
 /// # Errors
 /// The first that fails; the others are removed.
 pub(crate) fn withdraw(interface: &str, addresses: &[IpAddr]) -> Result<(), AnycastError> {
-    end(interface, addresses)
-}
-
-fn end(interface: &str, addresses: &[IpAddr]) -> Result<(), AnycastError> {
     let removed = remove_addresses(interface, addresses);
     removed.and(each(addresses, |ip| set_route(ip, false)))
 }
