@@ -418,7 +418,8 @@ settings! {
     /// kind dummy, if there is none. "lo" will do where the routing daemon is told which of its addresses to announce.
     "interface" => interface: String =
         text("an interface", values::plain_interface, String::clone).default("anycast0".to_owned());
-    /// Whether the addresses are withdrawn while no upstream responds. "required": they are; "optional": cached and stale answers stand in,
+    /// Whether the addresses are withdrawn while no upstream responds. "required": they are, and after the start they are announced once
+    /// one has responded to a probe; "optional": cached and stale answers stand in,
     /// as is better where all hosts have the same upstreams.
     "upstreams" => needs_upstream: bool =
         choice(&[("required", true), ("optional", false)]).default(true);

@@ -58,6 +58,8 @@ pub struct ForwardOptions {
     /// Time after which a client gets a stale answer, if there is one, while the look-up
     /// continues (RFC 8767 section 5, client response timer: 1.8 s).
     pub client_response_timeout: Duration,
+    /// Whether each upstream is probed as soon as it is known, so that it shows without queries of clients whether it responds.
+    pub probe_first: bool,
     /// Whether NXDOMAIN for a name also answers for every name below it (RFC 8020). Known names
     /// below it are still served. With several threads, each uses only those NXDOMAIN answers that it cached itself.
     pub nxdomain_cut: bool,
@@ -101,6 +103,7 @@ impl Default for ForwardOptions {
             failure_max: 300,
             stale_max_age: 86_400,
             client_response_timeout: Duration::from_millis(1_800),
+            probe_first: false,
             nxdomain_cut: false,
             client_subnet: None,
         }

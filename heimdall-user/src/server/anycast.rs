@@ -42,9 +42,10 @@ pub(super) fn start(
             let text = format!("{left} caches are being populated");
             return Err(Obstacle::Passing(text));
         }
-        match needs_upstream {
-            true => readiness.an_upstream_works(),
-            false => Ok(()),
+        match (needs_upstream, announced) {
+            (true, true) => readiness.an_upstream_works(),
+            (true, false) => readiness.an_upstream_has_responded(),
+            (false, _) => Ok(()),
         }
     };
     let lost = "the service addresses are neither announced nor withdrawn";

@@ -534,6 +534,7 @@ fn forward_options(config: &Config) -> forward::ForwardOptions {
         failure_max: forward.failure_ttl_max,
         stale_max_age: config.cache.stale_max_age,
         client_response_timeout: forward.client_response_timeout,
+        probe_first: !config.anycast.addresses.is_empty() && config.anycast.needs_upstream,
         nxdomain_cut: config.cache.nxdomain_cut,
         client_subnet: forward.client_subnet.map(|prefix| prefix.parts()),
         ..config.upstream_options()

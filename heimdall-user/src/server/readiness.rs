@@ -54,14 +54,20 @@ impl Readiness {
         if upstreams.is_empty() || upstreams.iter().any(may_work) {
             return Ok(());
         }
-        let list: Vec<_> = upstreams
-            .iter()
-            .map(|upstream| Upstream(&upstream.address).to_string())
-            .collect();
-        Err(Obstacle::Passing(format!(
-            "no upstream responds: {}",
-            list.join(", ")
-        )))
+        Err(no_upstream("no upstream responds", &upstreams))
+    }
+
+    /// As [`an_upstream_works`](Self::an_upstream_works), where that has to be seen before it counts.
+    ///
+    /// # Errors
+    /// No upstream has responded so far, or none does any more.
+    pub(super) fn an_upstream_has_responded(&self) -> Result<(), Obstacle> {
+        self.an_upstream_works()?;
+        let upstreams = self.upstreams();
+        if upstreams.is_empty() || upstreams.iter().any(UpstreamReport::has_responded) {
+            return Ok(());
+        }
+        Err(no_upstream("no upstream has responded yet", &upstreams))
     }
 
     /// The upstreams without which most queries get no answer: those of the default route, or all if it has none.
@@ -76,9 +82,20 @@ impl Readiness {
     }
 }
 
+fn no_upstream(what: &str, upstreams: &[UpstreamReport]) -> Obstacle {
+    let list: Vec<_> = upstreams
+        .iter()
+        .map(|upstream| Upstream(&upstream.address).to_string())
+        .collect();
+    Obstacle::Passing(format!("{what}: {}", list.join(", ")))
+}
+
 #[cfg(test)]
 mod tests {
-    use std::net::{Ipv4Addr, SocketAddr};
+    use std::{
+        net::{Ipv4Addr, SocketAddr},
+        time::Duration,
+    };
 
     use super::*;
     use crate::forward::UpstreamMetrics;
@@ -90,15 +107,21 @@ mod tests {
         let report = Report::of_upstream(address, Arc::clone(&metrics));
         let readiness = Readiness::new(Arc::new(report), Threads::new(|| ()));
         assert_eq!(readiness.check(), Ok(()), "nothing is known");
+        let text = "no upstream has responded yet: 127.0.0.1:5300".to_owned();
+        assert_eq!(
+            readiness.an_upstream_has_responded(),
+            Err(Obstacle::Passing(text))
+        );
+        metrics.latency.record(Duration::from_millis(3), 1);
+        assert_eq!(readiness.an_upstream_has_responded(), Ok(()), "a probe");
         metrics.counters.queries.add(3);
         assert_eq!(readiness.check(), Ok(()));
         metrics.set_problem(Some("its port is closed".to_owned()));
-        assert_eq!(
-            readiness.check(),
-            Err(Obstacle::Passing(
-                "no upstream responds: 127.0.0.1:5300".to_owned()
-            ))
-        );
+        let failed = Err(Obstacle::Passing(
+            "no upstream responds: 127.0.0.1:5300".to_owned(),
+        ));
+        assert_eq!(readiness.check(), failed);
+        assert_eq!(readiness.an_upstream_has_responded(), failed);
         metrics.set_problem(None);
         assert_eq!(readiness.check(), Ok(()));
     }

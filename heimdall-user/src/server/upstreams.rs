@@ -72,6 +72,11 @@ impl UpstreamReport {
         }
     }
 
+    /// Whether it has sent a response, to a query or a probe.
+    pub(super) fn has_responded(&self) -> bool {
+        self.latency().count() > 0
+    }
+
     /// The mean of the threads' round-trip times, in microseconds.
     pub(super) fn rtt_us(&self) -> Option<u64> {
         let times = self.counters().map(|thread| thread.rtt_us.get());

@@ -1,6 +1,7 @@
 //! Service addresses: announced while the server answers, and neither before nor after.
 
 use std::{
+    net::UdpSocket,
     path::Path,
     process::Output,
     sync::atomic::{AtomicBool, Ordering},
@@ -190,6 +191,28 @@ fn an_outage_of_all_upstreams_withdraws_them_unless_stale_answers_are_to_stand_i
 }
 
 #[test]
+fn without_an_upstream_that_has_responded_they_are_not_announced() {
+    let Some(lab) = routed("without_an_upstream_that_has_responded") else {
+        return;
+    };
+    // A silent one, which only time tells from a slow one: its port is bound, and nobody reads.
+    let silent = lab.in_server(|| UdpSocket::bind(UPSTREAM).unwrap());
+    let silent = silent.unwrap();
+    let settings = Settings::new(&on_lo(&lab, ""));
+    let directory = tempfile::tempdir().unwrap();
+    let heimdall = start(&lab, &settings, &directory.path().join("s"), &[]);
+    wait_until("a probe without a response", || {
+        let state = anycast(&heimdall);
+        assert!(!announced(&lab), "{state}");
+        state["reason"].to_string().contains("no upstream responds")
+    });
+    drop(silent);
+    let _knot = Knot::upstream(&lab).unwrap();
+    wait_until("announced", || announced(&lab));
+    ask(&lab, "n1.example.com").unwrap();
+}
+
+#[test]
 fn a_stuck_thread_withdraws_them_until_it_continues() {
     let Some(lab) = routed("a_stuck_thread_withdraws") else {
         return;
@@ -216,7 +239,7 @@ fn those_of_a_killed_server_are_withdrawn_by_hand_or_by_the_next_one() {
     let Some(lab) = routed("those_of_a_killed_server") else {
         return;
     };
-    let knot = Knot::upstream(&lab).unwrap();
+    let _knot = Knot::upstream(&lab).unwrap();
     let settings = Settings::new(&on_lo(&lab, ""));
     let directory = tempfile::tempdir().unwrap();
     let control = directory.path().join("control.sock");
@@ -250,7 +273,6 @@ fn those_of_a_killed_server_are_withdrawn_by_hand_or_by_the_next_one() {
     let mut heimdall = start(&lab, &settings, &control, &[]);
     wait_until("announced", || announced(&lab));
     kill(&mut heimdall);
-    drop(knot);
     let settings = Settings::new(&on_lo(&lab, "announce-after = 3600").replacen(
         "announce-after = 1\n",
         "",

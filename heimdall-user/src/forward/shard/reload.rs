@@ -54,7 +54,13 @@ impl Shard {
             let metrics = metrics.clone();
             let index = match self.upstreams.find(&upstream.address) {
                 Some(index) => index,
-                None => (self.upstreams).insert(upstream.address.clone(), metrics.clone()),
+                None => {
+                    let index = (self.upstreams).insert(upstream.address.clone(), metrics.clone());
+                    if self.options.probe_first {
+                        self.upstreams.doubt(index, Instant::now());
+                    }
+                    index
+                }
             };
             self.upstreams
                 .update(index, metrics, upstream.least, upstream.probe_zone());

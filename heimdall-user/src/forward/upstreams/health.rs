@@ -8,7 +8,8 @@
 //!
 //! An upstream that is set aside is asked only by probes, and by look-ups that no other one can serve. The first probe is
 //! sent after [`FIRST_PROBE`], the next ones after twice the time before, up to [`MAX_BACK_OFF`]. Any response, whatever its
-//! code, ends it. An upstream that is not set aside gets no probes.
+//! code, ends it. An upstream that is not set aside gets no probes. With `probe_first` one of which nothing is known yet
+//! is probed at once, as after three names.
 
 use std::{
     fmt, io,
@@ -97,6 +98,20 @@ struct Aside {
     earliest: Instant,
     /// Time between that one and the one after it.
     back_off: Duration,
+}
+
+impl Aside {
+    /// It may be silent, which a probe at this time is to confirm.
+    fn in_doubt(since: Instant, probe: Instant) -> Self {
+        Self {
+            since,
+            reason: Reason::Silent,
+            is_confirmed: false,
+            probe,
+            earliest: probe,
+            back_off: FIRST_PROBE,
+        }
+    }
 }
 
 impl Health {
@@ -219,14 +234,18 @@ impl Upstreams {
         let probe = now + FIRST_PROBE * ((1 << doubts) >> 1);
         self.aside += 1;
         self.next_probe = earlier(self.next_probe, probe);
-        health.aside = Some(Aside {
-            since: now,
-            reason: Reason::Silent,
-            is_confirmed: false,
-            probe,
-            earliest: probe,
-            back_off: FIRST_PROBE,
-        });
+        health.aside = Some(Aside::in_doubt(now, probe));
+    }
+
+    /// Nothing is known of the upstream yet, and a probe is to tell.
+    pub(in crate::forward) fn doubt(&mut self, index: usize, now: Instant) {
+        if let Some(upstream) = self.list.get_mut(index)
+            && !upstream.health.is_aside()
+        {
+            upstream.health.aside = Some(Aside::in_doubt(now, now));
+            self.aside += 1;
+            self.next_probe = earlier(self.next_probe, now);
+        }
     }
 
     /// The upstream cannot be reached, or a probe failed. Gives it, and why, if it was not set aside for certain before.

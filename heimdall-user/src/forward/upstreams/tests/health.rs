@@ -45,6 +45,24 @@ fn an_upstream_that_cannot_be_reached_is_set_aside_until_it_responds() {
 }
 
 #[test]
+fn an_upstream_of_which_nothing_is_known_is_probed_at_once() {
+    let now = Instant::now();
+    let mut upstreams = some(2);
+    upstreams.doubt(0, now);
+    assert_eq!(problem(&upstreams, 0), None, "it is not certain");
+    assert_eq!(upstreams.due_probe(now), Some(0));
+    assert_eq!(upstreams.due_probe(now), None, "once");
+    assert_eq!(upstreams.heard(0, true, now), None, "no news");
+    assert!(!upstreams.is_aside(0));
+    upstreams.doubt(1, now);
+    assert_eq!(upstreams.due_probe(now), Some(1));
+    let (_, reason) = upstreams.set_aside(1, Reason::Silent, now).unwrap();
+    assert_eq!(reason, &Reason::Silent);
+    upstreams.doubt(1, now + SECOND);
+    assert!(problem(&upstreams, 1).is_some(), "it is certain");
+}
+
+#[test]
 fn different_names_in_a_row_have_an_upstream_probed_before_it_is_set_aside_for_certain() {
     let start = Instant::now();
     let at = |seconds| start + SECOND * seconds;
