@@ -248,10 +248,15 @@ impl Mailbox {
         self.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Whether the front's table is nearly full. An eighth is kept free, so that
-    /// queries still reach the forwarder, which decides whom to shed for them.
+    /// Whether the front's table is nearly full.
     pub(super) fn is_crowded(&self) -> bool {
-        self.waiting.load(Ordering::Relaxed) >= self.capacity - self.capacity / 8
+        self.waiting.load(Ordering::Relaxed) > self.sheds_above()
+    }
+
+    /// Requests that may wait without others being shed for them. An eighth of the front's table is kept free, so that
+    /// queries still reach the forwarder, which decides whom to shed for them.
+    pub(crate) fn sheds_above(&self) -> usize {
+        (self.capacity - self.capacity / 8).saturating_sub(1)
     }
 
     /// Queries that the front may have under way.

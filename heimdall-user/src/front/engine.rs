@@ -117,9 +117,11 @@ impl<P> Engine<P> {
         self.waiting.len()
     }
 
-    /// Queries more that may wait for the forwarder. Those beyond get SERVFAIL.
+    /// Queries more that may wait for the forwarder without others being shed, with SERVFAIL, for them.
     pub(crate) fn room(&self) -> usize {
-        self.mailbox.capacity().saturating_sub(self.waiting.len())
+        self.mailbox
+            .sheds_above()
+            .saturating_sub(self.outstanding())
     }
 
     /// Requests, refreshes included, whose outcomes have yet to arrive.
