@@ -62,6 +62,7 @@ impl Test {
         tool("comparison with other resolvers", "differ --queries 2000")?;
         tool("instructions a hit", "instructions")?;
         tool("a short soak", "soak --seconds 18")?;
+        tool("anycast, briefly", "anycast --rate 2000 --pause 1")?;
         println!("\neverything passed in {} s", start.elapsed().as_secs());
         Ok(())
     }

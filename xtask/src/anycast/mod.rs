@@ -16,7 +16,7 @@ use std::{
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
-use clients::Record;
+use clients::{BIN, GROWTH, Record};
 use fastrand::Rng;
 use network::{DETECTION, Fabric, Node, SERVICE_V4, SERVICE_V6};
 use report::{Cost, Step};
@@ -37,17 +37,19 @@ spreads flows over the nodes (ECMP, by addresses and ports). Clients ask from 19
 hundredth for names that no cache has; each reply is checked, and its NSID says which node it is from.
 
 Meanwhile: a node is drained and comes back; all three are upgraded in turn (--take-over); the upstream is gone for one
-node; Heimdall is killed (kill -9), with `heimdall withdraw` right after it as the systemd unit does, and without it; a whole
+node; Heimdall is killed (kill -9), with `heimdall withdraw` right after it as the systemd unit does, and a second later; a whole
 node falls silent, which BFD detects; and FRR takes BIRD's place at one node.
 
-A row of the table is a step. The nodes' columns count right answers. \"lost for ms\" is from the first query without an answer to the
-last. It fails if a query is lost or gets a wrong reply or SERVFAIL in a step that may cost none: only a kill may cost queries,
-until the routes are gone, and only the loss of the upstream a SERVFAIL, for names that no cache has. Needs root.
+A row of the table is a step. The nodes' columns count right answers. \"no route\" counts queries that the router dropped
+while BIRD replaced its routes: it deletes one before it adds the next. \"lost for ms\" is from the first query without an answer to the
+last. It fails if more queries are lost than the router had no route for, or one gets a wrong reply or SERVFAIL, in a step that may
+cost none: only a kill may cost queries, until the routes are gone, and only the loss of the upstream a SERVFAIL, for names that no
+cache has. Needs root.
   cargo xtask anycast --plot docs/anycast.svg
   cargo xtask anycast --rate 2000 --pause 1              a short form, for a small machine")]
 pub(crate) struct AnycastLab {
     /// Queries a second
-    #[arg(long, default_value_t = 60_000, value_parser = clap::value_parser!(u32).range(10..=200_000))]
+    #[arg(long, default_value_t = 60_000, value_parser = clap::value_parser!(u32).range(10..=100_000))]
     rate: u32,
 
     /// Seconds that the load goes on after each step
@@ -107,16 +109,21 @@ impl AnycastLab {
         nodes: &mut [Node],
         stop: &Stop,
     ) -> Result<(Vec<Step>, Record)> {
+        let servers = [
+            format!("{SERVICE_V4}:53").parse()?,
+            format!("[{SERVICE_V6}]:53").parse()?,
+        ];
+        for server in servers {
+            fabric
+                .clients
+                .within(|| clients::wait_for_answer(server))??;
+        }
         let start = Instant::now();
         let is_over = &AtomicBool::new(false);
         let rate = f64::from(self.rate) / 2.0;
         thread::scope(|scope| {
             let mut clients = Vec::new();
-            for (seed, server) in [
-                (1, format!("{SERVICE_V4}:53")),
-                (2, format!("[{SERVICE_V6}]:53")),
-            ] {
-                let server = server.parse()?;
+            for (seed, server) in (1..).zip(servers) {
                 clients.push(scope.spawn(move || {
                     let random = Rng::with_seed(seed);
                     fabric
@@ -163,7 +170,11 @@ impl Run<'_> {
     ) -> Result<()> {
         self.stop.check()?;
         println!("{:5.1} s  {title}", self.start.elapsed().as_secs_f64());
-        let from = self.start.elapsed();
+        // From a bin's beginning on; and what is sent before the work begins is answered before.
+        let bins = self.start.elapsed().div_duration_f64(BIN).ceil();
+        let from = BIN.mul_f64(bins);
+        thread::sleep((from + BIN).saturating_sub(self.start.elapsed()));
+        let unroutable = self.fabric.unroutable()?;
         let note = work(self.fabric).with_context(|| title.to_owned())?;
         let done = self.start.elapsed();
         thread::sleep(self.pause);
@@ -174,6 +185,7 @@ impl Run<'_> {
             from,
             done,
             to: self.start.elapsed(),
+            unroutable: self.fabric.unroutable()? - unroutable,
         });
         Ok(())
     }
@@ -182,7 +194,11 @@ impl Run<'_> {
         let [one, two, three] = nodes else {
             bail!("not three nodes");
         };
-        let nothing = || Ok(String::new());
+        let (nothing, started) = (|| Ok(String::new()), self.start);
+        self.step("the load grows", Cost::Nothing, |_| {
+            thread::sleep(GROWTH.saturating_sub(started.elapsed()));
+            nothing()
+        })?;
         self.step("all three", Cost::Nothing, |_| nothing())?;
         self.step("drain node2", Cost::Nothing, |fabric| {
             two.drain()?;
@@ -219,14 +235,18 @@ impl Run<'_> {
         self.step("node1 returns", Cost::Nothing, |fabric| {
             returns(fabric, one)
         })?;
-        self.step("kill -9 at node1, nothing else", Cost::Queries, |fabric| {
-            let killed = Instant::now();
-            one.kill()?;
-            thread::sleep(Duration::from_secs(1));
-            one.withdraw()?;
-            fabric.wait_for_routes(1, false)?;
-            Ok(format!("{}: withdraw came 1 s later", routes_gone(killed)))
-        })?;
+        self.step(
+            "kill -9 at node1, withdraw 1 s later",
+            Cost::Queries,
+            |fabric| {
+                let killed = Instant::now();
+                one.kill()?;
+                thread::sleep(Duration::from_secs(1));
+                one.withdraw()?;
+                fabric.wait_for_routes(1, false)?;
+                Ok(routes_gone(killed))
+            },
+        )?;
         self.step("node1 returns again", Cost::Nothing, |fabric| {
             returns(fabric, one)
         })?;

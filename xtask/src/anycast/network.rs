@@ -152,6 +152,26 @@ impl Fabric {
         Ok(start.elapsed())
     }
 
+    /// Packets so far that the router had no route for: InNoRoutes of both families (RFC 4293).
+    pub(super) fn unroutable(&self) -> Result<u64> {
+        let counters = || -> Result<u64> {
+            let v4 = fs::read_to_string("/proc/thread-self/net/netstat")?;
+            let mut extended = v4.lines().filter(|line| line.starts_with("IpExt:"));
+            let (names, values) = extended.next().zip(extended.next()).context("no IpExt")?;
+            let mut columns = names.split(' ').zip(values.split(' '));
+            let (_, v4) = columns
+                .find(|(name, _)| *name == "InNoRoutes")
+                .context("no InNoRoutes")?;
+            let v6 = fs::read_to_string("/proc/thread-self/net/snmp6")?;
+            let mut rows = v6.lines().filter_map(|line| line.split_once(' '));
+            let (_, v6) = rows
+                .find(|(name, _)| *name == "Ip6InNoRoutes")
+                .context("no Ip6InNoRoutes")?;
+            Ok(v4.parse::<u64>()? + v6.trim().parse::<u64>()?)
+        };
+        self.router.within(counters)?
+    }
+
     /// The router drops what a node sends to the upstream, or no longer does.
     pub(super) fn cut_upstream(&self, node: usize, cut: bool) -> Result<()> {
         let verb = if cut { "add" } else { "del" };

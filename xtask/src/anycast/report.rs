@@ -39,6 +39,8 @@ pub(super) struct Step {
     /// When it was done; after that the load goes on for a while.
     pub(super) done: Duration,
     pub(super) to: Duration,
+    /// Packets meanwhile that the router had no route for: BIRD deletes a route before it adds the one in its place.
+    pub(super) unroutable: u64,
 }
 
 impl Step {
@@ -81,7 +83,8 @@ impl Step {
                 let last = lost.last().filter(|last| **last >= self.done);
                 last.map(|_| format!("{title}: queries are lost after it"))
             }
-            _ => (!lost.is_empty()).then(|| format!("{title}: {} lost", lost.len())),
+            _ => (lost.len() as u64 > self.unroutable)
+                .then(|| format!("{title}: {} lost", lost.len())),
         }
     }
 }
@@ -104,6 +107,7 @@ pub(super) fn table(steps: &[Step], record: &Record) -> String {
         "node2",
         "node3",
         "lost",
+        "no route",
         "lost for ms",
         "SERVFAIL",
         "wrong",
@@ -121,6 +125,7 @@ pub(super) fn table(steps: &[Step], record: &Record) -> String {
             two,
             three,
             HumanCount(lost.len() as u64).to_string(),
+            HumanCount(step.unroutable).to_string(),
             time.map_or_else(String::new, |(first, last)| {
                 (*last - *first).as_millis().to_string()
             }),
@@ -129,7 +134,7 @@ pub(super) fn table(steps: &[Step], record: &Record) -> String {
             step.note.clone(),
         ]);
     }
-    for column in table.column_iter_mut().skip(1).take(9) {
+    for column in table.column_iter_mut().skip(1).take(10) {
         column.set_cell_alignment(CellAlignment::Right);
     }
     table.to_string()
@@ -224,6 +229,7 @@ mod tests {
             from: at(0),
             done: at(200),
             to: at(300),
+            unroutable: 2,
         };
         let bin = Bin {
             sent: 10,
@@ -235,7 +241,9 @@ mod tests {
             lost: vec![at(10), at(110), at(150)],
         };
         assert_eq!(problems(std::slice::from_ref(&step), &record).len(), 1);
-        step.cost = Cost::Queries;
+        step.unroutable = 3;
+        assert!(problems(std::slice::from_ref(&step), &record).is_empty());
+        (step.cost, step.unroutable) = (Cost::Queries, 0);
         assert!(problems(std::slice::from_ref(&step), &record).is_empty());
         assert!(table(std::slice::from_ref(&step), &record).contains(" 140 "));
         let picture = plot(std::slice::from_ref(&step), &record).unwrap();

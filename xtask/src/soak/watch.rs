@@ -34,11 +34,15 @@ impl Sample {
     }
 }
 
-/// The names of its threads. One that ends meanwhile is left out.
+/// Serves one client of the control socket, for as long as that is connected.
+const CONTROL_CLIENT: &str = "control client";
+
+/// The names of its threads, but for those of commands that run. One that ends meanwhile is left out.
 fn threads(process: &Process) -> Result<Vec<String>> {
     let tasks = process.tasks()?.flatten();
     let mut names: Vec<_> = tasks
         .filter_map(|task| Some(task.stat().ok()?.comm))
+        .filter(|name| name != CONTROL_CLIENT)
         .collect();
     names.sort();
     Ok(names)
