@@ -16,7 +16,7 @@ use std::{
 use heimdall_ebpf::Disposition;
 use heimdall_user::xdp::{
     Address, AttachMode, AttachPolicy, Interface, Layers, LinkWatch, Program, ProgramOptions,
-    TierSize, XdpError, addresses_without_link,
+    StrippedVlans, TierSize, XdpError, addresses_without_link,
 };
 use namespace::ip;
 use nix::{
@@ -288,12 +288,24 @@ fn virtual_interfaces_have_ports_or_are_refused() {
 fn vlans_are_stripped_if_the_offload_is_on() {
     in_namespace("vlans_are_stripped_if_the_offload_is_on", 1, || {
         let interface = Interface::find("hde0").unwrap();
-        assert!(interface.stripped_vlans().unwrap().is_empty(), "no VLANs");
+        let stripped = || interface.stripped_vlans().unwrap();
+        assert!(stripped().links.is_empty(), "no VLANs");
         if !made("hdevlan", "link hde0 type vlan id 5") {
             return;
         }
-        let offload = |state: &str| {
-            let arguments = ["-K", "hde0", "rxvlan", state];
+        made("hdeouter", "link hde0 type vlan proto 802.1ad id 100");
+        made("hdeinner", "link hdeouter type vlan id 6");
+        let index = |name| nix::net::if_::if_nametoindex(name).unwrap();
+        let [vlan, outer, inner] = ["hdevlan", "hdeouter", "hdeinner"].map(index);
+        let set = |customer: &str, service: &str| {
+            let arguments = [
+                "-K",
+                "hde0",
+                "rxvlan",
+                customer,
+                "rx-vlan-stag-hw-parse",
+                service,
+            ];
             assert!(
                 Command::new("ethtool")
                     .args(arguments)
@@ -302,13 +314,22 @@ fn vlans_are_stripped_if_the_offload_is_on() {
                     .success()
             );
         };
-        offload("on");
-        let vlan = nix::net::if_::if_nametoindex("hdevlan").unwrap();
-        assert_eq!(interface.stripped_vlans().unwrap(), [vlan]);
+        set("on", "off");
+        assert_eq!(stripped().links, [vlan]);
+        assert_eq!(stripped().command, "ethtool -K hde0 rxvlan off");
+        set("off", "on");
+        assert_eq!(stripped().links, [outer, inner]);
+        let command = "ethtool -K hde0 rx-vlan-stag-hw-parse off";
+        assert_eq!(stripped().command, command);
+        set("on", "on");
+        assert_eq!(stripped().links, [vlan, outer, inner]);
+        let command = "ethtool -K hde0 rxvlan off rx-vlan-stag-hw-parse off";
+        assert_eq!(stripped().command, command);
         let peer = Interface::find("hde1").unwrap();
-        assert!(peer.stripped_vlans().unwrap().is_empty(), "not its own");
-        offload("off");
-        assert!(interface.stripped_vlans().unwrap().is_empty());
+        let of_peer = peer.stripped_vlans().unwrap();
+        assert!(of_peer.links.is_empty(), "not its own");
+        set("off", "off");
+        assert_eq!(stripped(), StrippedVlans::default());
     });
 }
 

@@ -38,6 +38,7 @@ pub(crate) const DIST_TEST: &[Need] = &[
     ("/usr/bin/mmdebstrap", "mmdebstrap"),
     ("/usr/sbin/ip", "iproute2"),
     ("/usr/bin/unshare", "util-linux"),
+    ("/usr/sbin/ipvsadm", "ipvsadm"),
     ("/usr/bin/lintian", "lintian"),
     ("/usr/bin/skopeo", "skopeo"),
     ("/usr/bin/umoci", "umoci"),

@@ -173,7 +173,7 @@ checks! {
     NIC_VLAN: "nic.vlan",
         "VLANs on top, while the NIC strips their tags",
         "the tag would be missing from replies",
-        "`ethtool -K … rxvlan off`; some NICs restart their queues for it";
+        "`ethtool -K … rxvlan off` (for 802.1ad `rx-vlan-stag-hw-parse off`); some NICs restart their queues for it";
     NIC_LRO: "nic.lro",
         "large receive offload",
         "packets merged by the NIC do not fit into frames, so drivers refuse XDP",

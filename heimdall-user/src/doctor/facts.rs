@@ -12,7 +12,7 @@ use crate::{
     config::{Backend, Config, InterfaceConfig},
     privileges,
     worker::{Load, place},
-    xdp::{AttachedProgram, Details, Layers, XdpError, bpf_call_error, candidates, xsk},
+    xdp::{AttachedProgram, Details, Layers, bpf_call_error, candidates, xsk},
 };
 
 /// The kernel's numbers of capabilities (linux/capability.h).
@@ -34,6 +34,10 @@ pub(super) struct Nic {
     pub(super) queues: Result<Vec<u32>, String>,
     /// Its receive queues.
     pub(super) rx_queues: u32,
+    /// How many of them AF_XDP can serve.
+    pub(super) usable_queues: u32,
+    /// Which of them it cannot serve, and behind a semicolon the remedy.
+    pub(super) unusable_queues: Option<String>,
     /// Octets of a frame of its sockets.
     pub(super) frame_size: u32,
     /// `None`: the kernel tells nothing of it.
@@ -242,16 +246,6 @@ fn nics(config: &Config) -> Vec<Nic> {
     if config.backend == Backend::Socket {
         return nics;
     }
-    let mut add = |name: &str, rx_queues: u32, mtu: u32, queues: Result<Vec<u32>, XdpError>| {
-        let nic = Nic {
-            name: name.to_owned(),
-            rx_queues,
-            frame_size: xsk::frame_size(mtu),
-            queues: queues.map_err(|error| error.to_string()),
-            details: Details::read(name).ok(),
-        };
-        nics.push(nic);
-    };
     let configured = config.interfaces.iter().map(|one| one.name.clone());
     let mut names: Vec<String> = configured.collect();
     if names.is_empty() {
@@ -263,10 +257,26 @@ fn nics(config: &Config) -> Vec<Nic> {
         let name = interface.name.as_str();
         let wanted = InterfaceConfig::of_port(&config.interfaces, name, &port.serves);
         let queues = interface.queues(wanted.queues.as_ref());
-        add(name, interface.rx_queues, interface.mtu, queues);
+        nics.push(Nic {
+            rx_queues: interface.rx_queues,
+            usable_queues: interface.usable_queues(),
+            unusable_queues: interface.unusable_queues(),
+            frame_size: xsk::frame_size(interface.mtu),
+            queues: queues.map_err(|error| error.to_string()),
+            details: Details::read(name).ok(),
+            name: interface.name,
+        });
     }
     for (name, error) in layers.refused {
-        add(&name, 0, 0, Err(error));
+        nics.push(Nic {
+            rx_queues: 0,
+            usable_queues: 0,
+            unusable_queues: None,
+            frame_size: xsk::frame_size(0),
+            queues: Err(error.to_string()),
+            details: Details::read(&name).ok(),
+            name,
+        });
     }
     nics
 }

@@ -25,7 +25,7 @@ pub(crate) use files::needed_files;
 pub(crate) use finding::{Finding, Level};
 pub(crate) use fix::Step;
 pub(crate) use memory::{TRANSPARENT, memory, more_memory};
-pub(crate) use nic::{STRIPPED, beyond_map, queue_cores, return_path};
+pub(crate) use nic::{beyond_map, queue_cores, return_path};
 pub(crate) use settings::load;
 pub(crate) use system::{System, show};
 

@@ -17,7 +17,6 @@ use tracing::warn;
 use super::{preflight::layers, steering::SteeringCheck, tier::InterfaceTier};
 use crate::{
     config::InterfaceConfig,
-    doctor::STRIPPED,
     packet::SourceFilter,
     xdp::{
         Address, AttachMode, Interface, Program, Served, XdpError,
@@ -135,14 +134,12 @@ impl Attached {
         self.sources.store(Arc::new(senders));
 
         let stripped = port.interface.stripped_vlans()?;
-        let mut served = Served::new(&port.links, &self.wanted.addresses, &all, &stripped);
+        let mut served = Served::new(&port.links, &self.wanted.addresses, &all, &stripped.links);
         let mut notes = Vec::new();
-        if !stripped.is_empty() {
-            notes.push(format!(
-                "{STRIPPED}; run `ethtool -K {} rxvlan off`",
-                port.interface.name
-            ));
+        if !stripped.links.is_empty() {
+            notes.push(format!("{}; run `{}`", stripped.effect(), stripped.command));
         }
+        notes.extend(port.interface.unusable_queues());
         if served.addresses.is_empty() && !port.links.is_empty() {
             notes.push(
                 "no address to serve: a wildcard stands for the interface's own addresses, and it has \

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkMessage};
 
 use super::{
-    Address, Layers, XdpError, attach,
+    Address, Layers, StrippedVlans, XdpError, attach,
     genl::{self, XdpFeatures},
     hardware::{self, Channels, Driver, Offloads, RingSizes, Rss},
     kind, layers, nic,
@@ -54,6 +54,7 @@ pub(crate) struct Details {
     pub(crate) master: Option<(String, String)>,
     /// Names of the VLANs on top of it, or on top of what it is a member of.
     pub(crate) vlans: Vec<String>,
+    pub(crate) stripped: StrippedVlans,
     pub(crate) programs: Vec<AttachedProgram>,
     /// One of its addresses from which the kernel sends packets to hosts beyond its networks out of another interface, and
     /// that one's name.
@@ -73,7 +74,7 @@ impl Details {
         let with_index = |index: u32| links.iter().find(|link| link.header.index == index);
         let master = kind::master(&link).and_then(with_index);
         let kind_of = |link: &LinkMessage| kind::of(link).map(InfoKind::to_string);
-        let vlans = layers::behind_tags(&links, index).into_iter();
+        let vlans = layers::behind_tags(&links, index).into_iter().flatten();
         let vlans = vlans.filter(|link| kind::of(link) == Some(&InfoKind::Vlan));
         let own_name = |link: &LinkMessage| kind::name(link).map(str::to_owned);
         let programs = nic::programs(&link).into_iter().map(|attached| {
@@ -100,6 +101,7 @@ impl Details {
             xdp: genl::xdp_features(index).ok(),
             master: master.and_then(|link| Some((own_name(link)?, kind_of(link)?))),
             vlans: vlans.filter_map(own_name).collect(),
+            stripped: StrippedVlans::read(name, index, &links),
             programs: programs.collect(),
             elsewhere: elsewhere(index, &links)?,
             counters: counters(&link),

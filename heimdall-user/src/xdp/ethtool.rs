@@ -1,8 +1,9 @@
-//! The ethtool ioctl: number of queues, VLAN offload, statistics of the driver.
+//! The ethtool ioctl: number of queues, features, statistics of the driver.
 //!
 //! It works in every network namespace; `/sys/class/net` shows the namespace in which it was mounted.
 
 use std::{
+    borrow::Cow,
     ffi::CStr,
     io,
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
@@ -11,20 +12,41 @@ use std::{
 use memmap2::MmapMut;
 
 /// linux/ethtool.h.
-const ETHTOOL_GFLAGS: u32 = 0x25;
-const ETHTOOL_GCHANNELS: u32 = 0x3c;
 const ETHTOOL_GSTRINGS: u32 = 0x1b;
 const ETHTOOL_GSTATS: u32 = 0x1d;
+const ETHTOOL_GFEATURES: u32 = 0x3a;
+const ETHTOOL_GCHANNELS: u32 = 0x3c;
 const ETH_SS_STATS: u32 = 1;
+const ETH_SS_FEATURES: u32 = 4;
 const ETH_GSTRING_LEN: usize = 32;
-const ETH_FLAG_RXVLAN: u32 = 1 << 8;
 
-/// `struct ethtool_value`.
+/// Words of features that are read, of 32 each. Kernels have some 64 features.
+const FEATURE_WORDS: usize = 8;
+
+/// `struct ethtool_gfeatures`.
 #[repr(C)]
-struct Value {
+struct Features {
     cmd: u32,
-    data: u32,
+    size: u32,
+    words: [FeatureWord; FEATURE_WORDS],
 }
+
+/// `struct ethtool_get_features_block`.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct FeatureWord {
+    available: u32,
+    requested: u32,
+    active: u32,
+    never_changed: u32,
+}
+
+/// Whether a NIC strips the outermost VLAN tag of received frames before the XDP program runs: if it is of 802.1Q, and if it
+/// is of 802.1ad.
+pub(super) type Stripping = [bool; 2];
+
+/// The kernel's names of the two features, as `ethtool -k` shows the second. The first is `rx-vlan-offload` there.
+const STRIPPING: [&str; 2] = ["rx-vlan-hw-parse", "rx-vlan-stag-hw-parse"];
 
 /// `struct ethtool_channels`.
 #[repr(C)]
@@ -56,20 +78,30 @@ pub(super) fn rx_queues(interface: &str) -> io::Result<u32> {
     Ok(channels.rx + channels.combined)
 }
 
-/// Whether the NIC strips VLAN tags of received frames (`ethtool -k`: rx-vlan-offload) before the XDP
-/// program runs.
+/// Which VLAN tags the NIC strips.
 ///
 /// # Errors
 ///
 /// ENODEV.
-pub(super) fn strips_vlan_tags(interface: &str) -> io::Result<bool> {
-    let mut flags = Value {
-        cmd: ETHTOOL_GFLAGS,
-        data: 0,
+pub(super) fn vlan_stripping(interface: &str) -> io::Result<Stripping> {
+    let names = strings(interface, ETH_SS_FEATURES)?;
+    let mut features = Features {
+        cmd: ETHTOOL_GFEATURES,
+        size: FEATURE_WORDS as u32,
+        words: [FeatureWord::default(); FEATURE_WORDS],
     };
-    // SAFETY: ETHTOOL_GFLAGS fills in an `ethtool_value`.
-    unsafe { ioctl(interface, &mut flags) }?;
-    Ok(flags.data & ETH_FLAG_RXVLAN != 0)
+    // SAFETY: ETHTOOL_GFEATURES fills in an `ethtool_gfeatures` with as many words as `size` says, or fewer.
+    unsafe { ioctl(interface, &mut features) }?;
+    Ok(STRIPPING.map(|name| is_active(&names, &features.words, name)))
+}
+
+/// Whether the feature with this name is on, among those that `names`, as ETHTOOL_GSTRINGS fills it in, numbers.
+fn is_active(names: &[u8], words: &[FeatureWord], name: &str) -> bool {
+    let Some(number) = texts(names).position(|known| known == name) else {
+        return false;
+    };
+    let word = words.get(number / 32);
+    word.is_some_and(|word| word.active & (1 << (number % 32)) != 0)
 }
 
 /// Memory for the answers to ETHTOOL_GSTRINGS and ETHTOOL_GSTATS, in octets.
@@ -89,14 +121,7 @@ const STATS_HEADER: usize = 8;
 ///
 /// EOPNOTSUPP if the driver has none, ENODEV.
 pub(super) fn statistics(interface: &str) -> io::Result<Vec<(String, u64)>> {
-    let mut names = MmapMut::map_anon(STATISTICS_ROOM)?;
-    let fields = [ETHTOOL_GSTRINGS, ETH_SS_STATS].map(u32::to_ne_bytes);
-    names
-        .iter_mut()
-        .zip(fields.concat())
-        .for_each(|(to, field)| *to = field);
-    // SAFETY: ETHTOOL_GSTRINGS fills in an `ethtool_gstrings`, for which there is room.
-    unsafe { ioctl(interface, &mut *names) }?;
+    let names = strings(interface, ETH_SS_STATS)?;
     let mut values = MmapMut::map_anon(STATISTICS_ROOM)?;
     let field = ETHTOOL_GSTATS.to_ne_bytes();
     values
@@ -108,28 +133,47 @@ pub(super) fn statistics(interface: &str) -> io::Result<Vec<(String, u64)>> {
     Ok(pairs(&names, &values))
 }
 
-/// The names and values in what the kernel has written.
-fn pairs(names: &[u8], values: &[u8]) -> Vec<(String, u64)> {
-    let number = |octets: &[u8], at: usize| -> usize {
-        let field = octets.get(at..).and_then(<[u8]>::first_chunk);
-        field.map_or(0, |field| u32::from_ne_bytes(*field) as usize)
-    };
-    let count = number(names, 8).min(number(values, 4));
-    let (names, _) = names
+/// The names of a set (`ETH_SS_…`), as ETHTOOL_GSTRINGS fills them in.
+fn strings(interface: &str, set: u32) -> io::Result<MmapMut> {
+    let mut names = MmapMut::map_anon(STATISTICS_ROOM)?;
+    let fields = [ETHTOOL_GSTRINGS, set].map(u32::to_ne_bytes);
+    names
+        .iter_mut()
+        .zip(fields.concat())
+        .for_each(|(to, field)| *to = field);
+    // SAFETY: ETHTOOL_GSTRINGS fills in an `ethtool_gstrings`, for which there is room.
+    unsafe { ioctl(interface, &mut *names) }?;
+    Ok(names)
+}
+
+/// A number in a structure of the kernel's.
+fn number(octets: &[u8], at: usize) -> usize {
+    let field = octets.get(at..).and_then(<[u8]>::first_chunk);
+    field.map_or(0, |field| u32::from_ne_bytes(*field) as usize)
+}
+
+/// The names that the kernel has written.
+fn texts(names: &[u8]) -> impl Iterator<Item = Cow<'_, str>> {
+    let (texts, _) = names
         .get(STRINGS_HEADER..)
         .unwrap_or_default()
         .as_chunks::<ETH_GSTRING_LEN>();
-    let (values, _) = values
+    texts.iter().take(number(names, 8)).map(|octets| {
+        let text = CStr::from_bytes_until_nul(octets).map(CStr::to_bytes);
+        String::from_utf8_lossy(text.unwrap_or(octets))
+    })
+}
+
+/// The names and values that the kernel has written.
+fn pairs(names: &[u8], values: &[u8]) -> Vec<(String, u64)> {
+    let (counts, _) = values
         .get(STATS_HEADER..)
         .unwrap_or_default()
         .as_chunks::<8>();
-    let name = |octets: &[u8; ETH_GSTRING_LEN]| {
-        let name = CStr::from_bytes_until_nul(octets).map(CStr::to_bytes);
-        String::from_utf8_lossy(name.unwrap_or(octets)).into_owned()
-    };
-    let pairs = names.iter().zip(values).take(count);
-    pairs
-        .map(|(octets, value)| (name(octets), u64::from_ne_bytes(*value)))
+    let counts = counts.iter().take(number(values, 4));
+    texts(names)
+        .zip(counts)
+        .map(|(name, count)| (name.into_owned(), u64::from_ne_bytes(*count)))
         .collect()
 }
 
@@ -202,6 +246,42 @@ mod tests {
             let values = values.get(..cut).unwrap_or_default();
             assert!(pairs(&names, values).len() < 2);
         }
+    }
+
+    #[test]
+    fn features_are_found_by_their_names() {
+        let mut names = [ETHTOOL_GSTRINGS, ETH_SS_FEATURES, 40]
+            .map(u32::to_ne_bytes)
+            .concat();
+        for number in 0..40 {
+            let mut field = [0; ETH_GSTRING_LEN];
+            let name = format!("feature-{number}");
+            field
+                .iter_mut()
+                .zip(name.bytes())
+                .for_each(|(to, from)| *to = from);
+            names.extend(field);
+        }
+        let word = |active| FeatureWord {
+            active,
+            requested: u32::MAX,
+            ..FeatureWord::default()
+        };
+        let words = [word(1 << 3), word(1 << 7)];
+        for (name, expected) in [
+            ("feature-3", true),
+            ("feature-39", true),
+            ("feature-7", false),
+            ("feature-38", false),
+            ("feature-40", false),
+        ] {
+            assert_eq!(is_active(&names, &words, name), expected, "{name}");
+        }
+        assert!(
+            !is_active(&names, &words[..1], "feature-39"),
+            "no such word"
+        );
+        assert_eq!(size_of::<Features>(), 8 + 16 * FEATURE_WORDS);
     }
 
     #[test]

@@ -15,7 +15,6 @@ const ETHTOOL_GRXCLSRLCNT: u32 = 0x2e;
 const ETHTOOL_GCHANNELS: u32 = 0x3c;
 const ETHTOOL_GRSSH: u32 = 0x46;
 
-const ETH_FLAG_RXVLAN: u32 = 1 << 8;
 const ETH_FLAG_LRO: u32 = 1 << 15;
 
 /// Flow types of UDP over IPv4 and over IPv6.
@@ -64,6 +63,17 @@ impl Channels {
         })
     }
 
+    /// Whether virtio_net, used with so many queue pairs, turns on more of them while an XDP program is attached: one for each
+    /// possible CPU, unless fewer are left (`virtnet_xdp_set`, drivers/net/virtio_net.c).
+    pub(crate) fn adds_pairs(&self, pairs: u32, cpus: u32) -> bool {
+        pairs.saturating_add(cpus) <= self.max_combined
+    }
+
+    /// With how many pairs, at least, it does not.
+    pub(crate) fn pairs_that_leave_few(&self, cpus: u32) -> u32 {
+        (self.max_combined + 1).saturating_sub(cpus).max(1)
+    }
+
     /// Receive queues that there could be.
     pub(crate) fn most(&self) -> u32 {
         self.max_rx.max(self.max_combined)
@@ -82,8 +92,6 @@ pub(crate) struct RingSizes {
 /// Offloads that are on (`ethtool -k`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Offloads {
-    /// VLAN tags are stripped on receipt.
-    pub(crate) rx_vlan: bool,
     /// Segments are merged by the device.
     pub(crate) lro: bool,
     /// Segments are merged by the kernel.
@@ -153,7 +161,6 @@ pub(super) fn rings(interface: &str) -> io::Result<RingSizes> {
 pub(super) fn offloads(interface: &str) -> io::Result<Offloads> {
     let flags = value(interface, ETHTOOL_GFLAGS)?;
     Ok(Offloads {
-        rx_vlan: flags & ETH_FLAG_RXVLAN != 0,
         lro: flags & ETH_FLAG_LRO != 0,
         gro: value(interface, ETHTOOL_GGRO)? != 0,
     })
@@ -255,6 +262,31 @@ mod tests {
         assert_eq!(size_of::<Classification>(), 192);
         assert_eq!(std::mem::offset_of!(Classification, rule_count), 184);
         assert_eq!(std::mem::offset_of!(Spread, config), 24);
+    }
+
+    #[test]
+    fn virtio_net_adds_pairs_for_all_cpus_or_none() {
+        for (most, pairs, cpus, adds, few) in [
+            (2, 2, 2, false, 1),
+            (2, 1, 2, false, 1),
+            (4, 2, 2, true, 3),
+            (4, 3, 2, false, 3),
+            (4, 1, 8, false, 1),
+            (9, 1, 8, true, 2),
+            (0, 0, 4, false, 1),
+        ] {
+            let channels = Channels {
+                max_combined: most,
+                ..Channels::default()
+            };
+            assert_eq!(
+                channels.adds_pairs(pairs, cpus),
+                adds,
+                "{most} {pairs} {cpus}"
+            );
+            assert_eq!(channels.pairs_that_leave_few(cpus), few, "{most} {cpus}");
+            assert!(!channels.adds_pairs(few, cpus));
+        }
     }
 
     #[test]

@@ -48,7 +48,7 @@ pub(crate) use hardware::{Driver, Offloads, RingSizes, Rss};
 pub use layers::{Layers, Port};
 pub use link::{Link, LinkInfo};
 pub(crate) use nic::lacks_for_busy_polling;
-pub use nic::{Interface, addresses_without_link};
+pub use nic::{Interface, StrippedVlans, addresses_without_link};
 #[cfg(test)]
 pub(crate) use program::load_for_tests;
 pub use program::{Program, ProgramOptions};

@@ -12,7 +12,13 @@ use std::{
 use heimdall_ebpf::{Link, MAX_QUEUES};
 use netlink_packet_route::link::{LinkAttribute, LinkLayerType, LinkMessage, LinkXdp, XdpAttached};
 
-use super::{Address, XdpError, ethtool, hardware, kind, layers};
+use super::{
+    Address, XdpError,
+    ethtool::{self, Stripping},
+    hardware::{self, Channels},
+    kind, layers,
+    tier::possible_cpus,
+};
 use crate::netlink;
 
 /// Polling interval of [`Interface::wait_carrier`].
@@ -34,6 +40,64 @@ pub struct Interface {
     /// Receive queues in use, 1 or more. The kernel binds AF_XDP sockets to queues below this
     /// number (and to send-only ones, if there are more of those).
     pub rx_queues: u32,
+    /// Send queues in use, as far as that is known. What an AF_XDP socket sends leaves by the queue of its number, and the kernel
+    /// does not look whether there is one. virtio_net turns on more queue pairs while an XDP program is attached, if it has one
+    /// to spare for each possible CPU: their send queues are for the program alone (`is_xdp_raw_buffer_queue`,
+    /// drivers/net/virtio_net.c), and not counted here. On them packets of sockets in copy mode are never reported as sent
+    /// (since Linux 6.14), and zero-copy ends in a crash, if the program goes before the socket (seen on Linux 7.3).
+    pub(crate) send_queues: u32,
+}
+
+/// VLANs whose tags a NIC strips before the XDP program runs: a reply to such a frame would leave without its tag. None if the NIC
+/// leaves tags in the frame.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StrippedVlans {
+    /// Indices of the VLANs on top of the NIC, or on top of the bond, team or bridge that it is a member of, and of what is
+    /// above them.
+    pub links: Vec<u32>,
+    /// Names of the VLANs.
+    pub(crate) names: Vec<String>,
+    /// The command after which tags stay in the frame.
+    pub command: String,
+}
+
+impl StrippedVlans {
+    /// Those of the NIC with this name and index, among these links.
+    pub(super) fn read(name: &str, index: u32, links: &[LinkMessage]) -> Self {
+        let stripping = ethtool::vlan_stripping(name).unwrap_or_default();
+        Self::of(name, stripping, layers::behind_tags(links, index))
+    }
+
+    /// What comes of it.
+    pub(crate) fn effect(&self) -> String {
+        format!(
+            "the NIC removes the VLAN tags of {} before the XDP program runs: the sockets serve the addresses of these VLANs, \
+             and queries to other addresses that arrive there get no reply",
+            self.names.join(", ")
+        )
+    }
+
+    pub(super) fn of(name: &str, stripping: Stripping, behind: [Vec<&LinkMessage>; 2]) -> Self {
+        let mut stripped = Self::default();
+        // What ethtool calls them.
+        let features = ["rxvlan", "rx-vlan-stag-hw-parse"];
+        for ((links, feature), strips) in behind.into_iter().zip(features).zip(stripping) {
+            if !strips || links.is_empty() {
+                continue;
+            }
+            if stripped.command.is_empty() {
+                stripped.command = format!("ethtool -K {name}");
+            }
+            stripped.command.push_str(&format!(" {feature} off"));
+            let vlans = links.iter().filter(|link| kind::vlan(link).is_some());
+            let names = vlans.filter_map(|link| kind::name(link));
+            stripped.names.extend(names.map(str::to_owned));
+            stripped
+                .links
+                .extend(links.iter().map(|link| link.header.index));
+        }
+        stripped
+    }
 }
 
 /// An XDP program on an interface.
@@ -71,6 +135,7 @@ impl Interface {
             mac: [2, 0, 0, 0, 0, 1],
             up: true,
             rx_queues: 1,
+            send_queues: 1,
         }
     }
 
@@ -82,6 +147,7 @@ impl Interface {
             mac: kind::mac(link),
             up: kind::is_up(link),
             rx_queues: rx_queues(name, link.header.index),
+            send_queues: send_queues(name, link.header.index),
             name: name.to_owned(),
         }
     }
@@ -89,6 +155,34 @@ impl Interface {
     /// Its frames to its MAC address, whatever their tags: for [`Program::set_links`](super::Program::set_links).
     pub fn link(&self) -> Link {
         Link::any_tags(self.mac, self.index)
+    }
+
+    /// How many queues AF_XDP can serve: it sends replies by the queue that their queries came in.
+    pub(crate) fn usable_queues(&self) -> u32 {
+        self.rx_queues.min(self.send_queues)
+    }
+
+    /// Which receive queues AF_XDP cannot serve, and behind a semicolon what makes it serve them. `None`: it can serve all.
+    pub(crate) fn unusable_queues(&self) -> Option<String> {
+        let (first, last) = (self.usable_queues(), self.rx_queues.checked_sub(1)?);
+        if first > last {
+            return None;
+        }
+        let name = &self.name;
+        let what =
+            format!("queues {first}-{last} are left to the sockets, as AF_XDP cannot send there");
+        let added = self.driver().is_some_and(|driver| driver == "virtio_net");
+        let few = possible_cpus().ok().zip(Channels::read(name).ok());
+        let few = few.map(|(cpus, channels)| channels.pairs_that_leave_few(cpus as u32));
+        Some(match few.filter(|_| added) {
+            Some(few) => format!(
+                "{what}: virtio_net has turned them on for XDP; run `ethtool -L {name} combined {few}` before the start, \
+                 and too few are left for that"
+            ),
+            None => {
+                format!("{what}; give {name} as many queues to send as to receive (ethtool -L)")
+            }
+        })
     }
 
     /// The queues of it to serve, all by default, if AF_XDP can serve them. Nothing is opened.
@@ -99,13 +193,13 @@ impl Interface {
     pub(crate) fn queues(&self, wanted: Option<&BTreeSet<u32>>) -> Result<Vec<u32>, XdpError> {
         let numbers: Vec<u32> = match wanted {
             Some(numbers) => numbers.iter().copied().collect(),
-            None => (0..self.rx_queues.min(MAX_QUEUES)).collect(),
+            None => (0..self.usable_queues().min(MAX_QUEUES)).collect(),
         };
-        if let Some(&queue) = numbers.iter().find(|queue| **queue >= self.rx_queues) {
+        if let Some(&queue) = numbers.iter().find(|queue| **queue >= self.usable_queues()) {
             return Err(XdpError::NoQueue {
                 interface: self.name.clone(),
                 queue,
-                queues: self.rx_queues,
+                queues: self.usable_queues(),
             });
         }
         Ok(numbers)
@@ -122,20 +216,13 @@ impl Interface {
         Ok(mine.map(|address| address.ip).collect())
     }
 
-    /// Indices of the VLAN interfaces on top of this one, or on top of the bond, team or bridge that it is a
-    /// member of, and of what is above them, whose tags the NIC strips before the XDP program runs: a reply to such a frame
-    /// would leave without its tag. Empty if the NIC leaves tags in the frame.
+    /// The VLANs whose tags the NIC strips before the XDP program runs.
     ///
     /// # Errors
     ///
     /// [`XdpError::System`] if the kernel does not list its links.
-    pub fn stripped_vlans(&self) -> Result<Vec<u32>, XdpError> {
-        if !ethtool::strips_vlan_tags(&self.name).unwrap_or_default() {
-            return Ok(Vec::new());
-        }
-        let links = kind::links()?;
-        let vlans = layers::behind_tags(&links, self.index).into_iter();
-        Ok(vlans.map(|link| link.header.index).collect())
+    pub fn stripped_vlans(&self) -> Result<StrippedVlans, XdpError> {
+        Ok(StrippedVlans::read(&self.name, self.index, &kind::links()?))
     }
 
     /// The name of its driver, if that tells it.
@@ -284,14 +371,20 @@ fn interface_names() -> String {
 /// nothing have one queue.
 fn rx_queues(name: &str, index: u32) -> u32 {
     ethtool::rx_queues(name)
-        .or_else(|_| rx_queues_in_sysfs(name, index))
+        .or_else(|_| queues_in_sysfs(name, index, "rx-"))
         .map_or(1, |n| n.max(1))
 }
 
-fn rx_queues_in_sysfs(name: &str, index: u32) -> io::Result<u32> {
+/// From sysfs, as drivers count others. If that shows another namespace it is not known.
+fn send_queues(name: &str, index: u32) -> u32 {
+    queues_in_sysfs(name, index, "tx-").map_or(u32::MAX, |n| n.max(1))
+}
+
+fn queues_in_sysfs(name: &str, index: u32, prefix: &str) -> io::Result<u32> {
     let mut queues = 0;
     for entry in fs::read_dir(format!("{}/queues", sysfs(name, index)?))? {
-        queues += u32::from(entry?.file_name().as_encoded_bytes().starts_with(b"rx-"));
+        let is_one = (entry?.file_name().as_encoded_bytes()).starts_with(prefix.as_bytes());
+        queues += u32::from(is_one);
     }
     Ok(queues)
 }

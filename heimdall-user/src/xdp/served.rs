@@ -38,7 +38,7 @@ impl Served {
         let mut bits = Vec::new();
         for link in links {
             let tagged = link.tags != Tags::ANY && link.tags != Tags::NONE;
-            if tagged && !stripped.is_empty() {
+            if tagged && stripped.contains(&link.index) {
                 continue;
             }
             let mut mask = 0;

@@ -31,11 +31,6 @@ use xsk_rs::{
     config::{BindFlags, FrameSize, Interface, LibxdpFlags, QueueSize, SocketConfig, UmemConfig},
 };
 
-use super::{
-    hardware::{self, Channels},
-    tier::possible_cpus,
-};
-
 /// Octets of a frame for the usual MTU: half a page.
 const SMALL_FRAME: u32 = 2048;
 
@@ -63,22 +58,6 @@ const fn largest_mtu(frame_size: u32) -> u32 {
 
 /// Frames handled in one batch.
 pub const BATCH: usize = 64;
-
-/// Why an interface gets no zero-copy sockets although its driver has them: virtio_net with more queue pairs than
-/// processors turns on some of them for XDP while a program is attached. Zero-copy sockets on these lose replies, and when
-/// the program goes first, the driver no longer knows the pairs that it has to free (`virtnet_xsk_pool_disable`,
-/// drivers/net/virtio_net.c): the kernel crashes, as seen on Linux 7.3.
-fn spare_pairs(interface: &str) -> Option<String> {
-    let driver = hardware::driver(interface).ok()?;
-    let pairs = Channels::read(interface).ok()?.max_combined as usize;
-    let processors = possible_cpus().ok()?;
-    (driver.name == "virtio_net" && pairs > processors).then(|| {
-        format!(
-            "virtio_net has {pairs} queue pairs for {processors} processors, and the kernel may crash with zero-copy on \
-             those that it adds for XDP"
-        )
-    })
-}
 
 /// How a socket is bound: how packets get from the NIC to the UMEM and back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -175,7 +154,7 @@ impl Xsk {
         no_zero_copy: Option<NoZeroCopy>,
     ) -> Result<(Self, Vec<Frame>), XskError> {
         let size = (frames, frame_size(mtu));
-        let mut why_not = no_zero_copy.or_else(|| spare_pairs(interface).map(NoZeroCopy::device));
+        let mut why_not = no_zero_copy;
         if why_not.is_none() {
             match Self::bind(interface, queue, size, BindMode::ZeroCopy, None) {
                 Ok(opened) => return Ok(opened),

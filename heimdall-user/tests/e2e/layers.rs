@@ -15,10 +15,21 @@ pub(crate) const UPSTREAM: &str = "127.0.0.1:5306";
 
 /// A server with these interfaces and listen addresses, on AF_XDP. The hot tier is off.
 pub(crate) fn serve(lab: &Lab, interfaces: &[&str], listen: &[&str]) -> Heimdall {
+    serve_with(lab, interfaces, listen, &[])
+}
+
+/// The same with more arguments.
+pub(crate) fn serve_with(
+    lab: &Lab,
+    interfaces: &[&str],
+    listen: &[&str],
+    more: &[&str],
+) -> Heimdall {
     let interfaces = interfaces.iter().flat_map(|name| ["--interface", *name]);
     let listen = listen.iter().flat_map(|address| ["--listen", *address]);
     let fixed = ["--backend", "xdp", "--tier", "off", "--upstream", UPSTREAM];
-    let arguments: Vec<&str> = fixed.into_iter().chain(interfaces).chain(listen).collect();
+    let arguments = fixed.into_iter().chain(interfaces).chain(listen);
+    let arguments: Vec<&str> = arguments.chain(more.iter().copied()).collect();
     Heimdall::start(lab.on_server(program()), program(), &arguments).unwrap()
 }
 

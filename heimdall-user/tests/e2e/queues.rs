@@ -310,3 +310,23 @@ fn queues_that_an_interface_gets_or_loses_are_followed() {
     assert!(sum(&fewer, "received") >= received, "counts never fall");
     ask_from(&lab, 50);
 }
+
+#[test]
+fn queues_without_one_to_send_are_left_to_the_sockets() {
+    if !available("queues_without_one_to_send") {
+        return;
+    }
+    let lab = Lab::with_queues(4).unwrap();
+    let _upstream = ScriptedUpstream::start(&lab, UPSTREAM).unwrap();
+    let mut ethtool = lab.on_server("ethtool");
+    run(ethtool.args(["-L", &lab.server_if, "rx", "4", "tx", "1"])).unwrap();
+    let heimdall = start(&lab, &Settings::new(""));
+    let said = "queues 1-3 are left to the sockets, as AF_XDP cannot send there; give";
+    let log = heimdall.process.output();
+    assert_eq!(log.matches(said).count(), 1, "{log}");
+    ask_from(&lab, 100);
+    let stats = heimdall.stats().unwrap();
+    assert!(serves(&stats, &lab.server_if, 1), "{stats:#}");
+    let of_sockets = stats["sockets"]["udp_answered"].as_u64().unwrap();
+    assert!(of_sockets > 0 && sum(&stats, "answered") > 0, "{stats:#}");
+}

@@ -188,10 +188,9 @@ impl Lab {
              type veth peer name {client_if} netns {client} {queues}"
         ))?;
         for (namespace, interface) in [(server, server_if), (client, client_if)] {
-            // XDP sees a VLAN tag only where it is left in the packet.
-            let offloads = ["rxvlan", "off", "txvlan", "off", "gro", "on"];
             let mut ethtool = self.exec(namespace, "ethtool");
-            run(ethtool.args(["-K", interface]).args(offloads))?;
+            ethtool.args(["-K", interface, "gro", "on"]);
+            run(ethtool.args(vlan_offload("off")))?;
         }
         self.set_up()?;
         // The program went with the client's interface.
@@ -360,6 +359,13 @@ fn remove_stale() {
             let _ = ip(&format!("netns del {name}"));
         }
     }
+}
+
+/// Arguments for `ethtool -K NAME` that set whether VLAN tags are taken out of packets: XDP sees only those that stay there.
+pub fn vlan_offload(state: &str) -> [&str; 8] {
+    let [rx, tx] = ["rxvlan", "txvlan"];
+    let [outer_rx, outer_tx] = ["rx-vlan-stag-hw-parse", "tx-vlan-stag-hw-insert"];
+    [rx, state, tx, state, outer_rx, state, outer_tx, state]
 }
 
 /// Runs a command to its end; its standard output. It is killed if this thread ends first.

@@ -69,11 +69,6 @@ impl Nic {
         }
     }
 
-    /// Whether the driver's zero-copy mode, if it has one, is used.
-    pub(super) fn gets_zero_copy(self) -> bool {
-        self.added_pairs() == 0
-    }
-
     /// qemu's options for the number-th NIC.
     fn options(self, number: usize) -> [String; 6] {
         let (backend, device) = match self {

@@ -131,7 +131,7 @@ impl Vm {
             println!("\n==> Linux {}, {}", kernel.version, nic.name());
             let plan = Plan {
                 nic,
-                zero_copy: series.has_zero_copy() && nic.gets_zero_copy(),
+                zero_copy: series.has_zero_copy(),
                 modules: kernel.modules(),
                 directory: workspace(),
                 task,
@@ -207,9 +207,9 @@ impl Vm {
         }
         let nics = or_all(&self.nic);
         let kernels = or_all(&self.kernel).into_iter();
-        // Where there is no zero-copy mode, pairs to spare change nothing.
+        // The pairs that are to spare matter most to the newest driver.
         let differs = |(series, nic): &(Series, Nic)| {
-            series.has_zero_copy() || nic.gets_zero_copy() || !self.nic.is_empty()
+            series.has_zero_copy() || nic.added_pairs() == 0 || !self.nic.is_empty()
         };
         kernels
             .flat_map(|series| nics.iter().map(move |nic| (series, *nic)))

@@ -82,6 +82,18 @@ fn traps(facts: &Facts, nic: &Nic, details: &Details) -> Vec<Finding> {
         .collect()
 }
 
+/// Cores that the kernel is prepared for.
+fn possible_cores(facts: &Facts) -> Option<u32> {
+    let cores = facts.system.list("/sys/devices/system/cpu/possible")?;
+    u32::try_from(cores.len()).ok()
+}
+
+/// Whether virtio_net runs XDP programs without queue pairs of their own.
+fn shares_pairs(facts: &Facts) -> bool {
+    let kernel = facts.kernel();
+    kernel == (0, 0) || kernel >= (5, 13)
+}
+
 /// A finding's level, what is, and what fixes it.
 type Judgement = (Level, String, Fix);
 
@@ -128,7 +140,7 @@ pub(in crate::doctor) static TRAPS: &[Trap] = &[
         what: "attaching is refused with more than 128 possible cores; with more than 64, senders share queues under a lock",
         source: "`drivers/net/ethernet/intel/ixgbe/ixgbe_main.c`, `ixgbe_xdp_setup`, `IXGBE_MAX_XDP_QS`",
         applies: |facts, _, _| {
-            let cores = facts.system.list("/sys/devices/system/cpu/possible")?.len();
+            let cores = possible_cores(facts)?;
             match cores {
                 0..=64 => None,
                 65..=128 => Some((
@@ -168,20 +180,59 @@ pub(in crate::doctor) static TRAPS: &[Trap] = &[
     },
     Trap {
         drivers: &["virtio_net"],
-        what: "native XDP wants a queue pair for each core in addition; without them it is refused by older kernels, and newer ones send under a lock",
+        what: "before Linux 5.13 native XDP is refused without a queue pair for each core in addition; newer kernels share queue pairs then, under a lock",
         source: "`drivers/net/virtio_net.c`, `virtnet_xdp_set` (\"XDP request %i queues but max is %i\")",
-        applies: |facts, _, details| {
+        applies: |facts, nic, details| {
             let channels = details.channels.as_ref()?;
-            let cores = facts.system.list("/sys/devices/system/cpu/possible")?.len() as u32;
-            let wanted = channels.combined + cores;
-            (wanted > channels.max_combined).then(|| {
+            let (pairs, cores) = (nic.usable_queues, possible_cores(facts)?);
+            (!channels.adds_pairs(pairs, cores)).then(|| {
+                let most = channels.max_combined;
+                match shares_pairs(facts) {
+                    true => (
+                        Level::Good,
+                        format!("XDP shares its {pairs} queue pairs with the kernel's stack, under a lock"),
+                        Fix::None,
+                    ),
+                    false => (
+                        Level::Bad,
+                        format!(
+                            "with this kernel XDP wants {} queue pairs, and the host gives {most}",
+                            pairs + cores
+                        ),
+                        Fix::Advice(format!(
+                            "use Linux 5.13 or newer, or give the guest queues={} on the host",
+                            pairs + cores
+                        )),
+                    ),
+                }
+            })
+        },
+    },
+    Trap {
+        drivers: &["virtio_net"],
+        what: "if there is a queue pair for each core in addition, they are turned on for XDP: AF_XDP cannot send there, and the sockets answer what arrives there",
+        source: "`drivers/net/virtio_net.c`, `virtnet_xdp_set`, `is_xdp_raw_buffer_queue`",
+        applies: |facts, nic, details| {
+            let channels = details.channels.as_ref()?;
+            let (pairs, cores) = (nic.usable_queues, possible_cores(facts)?);
+            channels.adds_pairs(pairs, cores).then(|| {
+                let few = channels.pairs_that_leave_few(cores);
+                let command = format!("ethtool -L {} combined {few}", nic.name);
+                let fix = match (shares_pairs(facts), facts.is_served(details)) {
+                    (false, _) => Fix::advice("use Linux 5.13 or newer, which can do without them"),
+                    (true, true) => {
+                        Fix::Advice(format!("stop the server, and run `{command}`: then too few are left"))
+                    }
+                    (true, false) => Fix::command(&command),
+                };
                 (
                     Level::Warn,
                     format!(
-                        "XDP wants {wanted} queue pairs, and the host gives {}",
+                        "with {pairs} of {} queue pairs in use, {cores} more are turned on for XDP, on which AF_XDP cannot send: \
+                         the sockets answer what arrives there",
                         channels.max_combined
                     ),
-                    Fix::Advice(format!("give the guest queues={wanted} on the host")),
+                    fix,
                 )
             })
         },
@@ -253,7 +304,7 @@ pub(in crate::doctor) static TRAPS: &[Trap] = &[
         source: "`drivers/net/ethernet/intel/ice/ice_main.c`, `ice_xdp_locking_key`",
         applies: |facts, _, details| {
             let channels = details.channels.as_ref()?;
-            let cores = facts.system.list("/sys/devices/system/cpu/possible")?.len() as u32;
+            let cores = possible_cores(facts)?;
             // As many queues for XDP as there are cores, of those that the device has left.
             (channels.combined + cores > channels.max_combined).then(|| {
                 (

@@ -133,26 +133,19 @@ fn offloads(nic: &Nic, details: &Details) -> Vec<Finding> {
     let Some(offloads) = &details.offloads else {
         return Vec::new();
     };
-    let off = |feature: &str| Fix::command(&format!("ethtool -K {subject} {feature} off"));
+    let stripped = &details.stripped;
     let vlan = &checks::NIC_VLAN;
-    let vlan = match (offloads.rx_vlan, details.vlans.is_empty()) {
-        (true, false) => {
-            let vlans = details.vlans.join(", ");
-            vlan.warn(
-                subject,
-                format!("{STRIPPED}; its VLANs are {vlans}"),
-                off("rxvlan"),
-            )
-        }
-        (_, true) => vlan.good(subject, "it has no VLANs"),
-        (false, false) => vlan.good(subject, "tags stay in the packets"),
+    let vlan = match (stripped.names.is_empty(), details.vlans.is_empty()) {
+        (false, _) => vlan.warn(subject, stripped.effect(), Fix::command(&stripped.command)),
+        (true, true) => vlan.good(subject, "it has no VLANs"),
+        (true, false) => vlan.good(subject, "tags stay in the packets"),
     };
     let lro = &checks::NIC_LRO;
     let lro = match offloads.lro {
         true => lro.warn(
             subject,
             "LRO is on: most drivers then refuse native XDP",
-            off("lro"),
+            Fix::command(&format!("ethtool -K {subject} lro off")),
         ),
         false => {
             let gro = if offloads.gro { "on" } else { "off" };
@@ -164,7 +157,3 @@ fn offloads(nic: &Nic, details: &Details) -> Vec<Finding> {
     };
     vec![vlan, lro]
 }
-
-/// What happens while the NIC strips VLAN tags.
-pub(crate) const STRIPPED: &str = "the NIC removes VLAN tags before the XDP program runs: the sockets serve the addresses of its \
-     VLANs, and queries to other addresses that arrive in a VLAN get no reply";

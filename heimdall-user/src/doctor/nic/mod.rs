@@ -12,7 +12,6 @@ mod tier;
 pub(crate) use affinity::queue_cores;
 pub(super) use affinity::{near, sysfs};
 pub(super) use driver::TRAPS;
-pub(crate) use link::STRIPPED;
 pub(crate) use queues::beyond_map;
 pub(crate) use route::return_path;
 

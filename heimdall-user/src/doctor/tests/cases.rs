@@ -9,7 +9,7 @@ use super::fixture::Fixture;
 use crate::{
     doctor::{Level, facts::capability},
     socket::testing::{Dates, Files, VALID, certificate},
-    xdp::AttachedProgram,
+    xdp::{AttachedProgram, Channels, StrippedVlans},
 };
 
 /// A fault, and the finding.
@@ -339,9 +339,13 @@ fn interface() -> Vec<Case> {
             host.write("proc/sys/net/ipv6/conf/lo/forwarding", "1");
             host.details().elsewhere = Some(([192, 0, 2, 1].into(), "eth1".to_owned()));
         };
-        "nic.vlan" WARN "its VLANs are eth0.5", "ethtool -K eth0 rxvlan off": |host| {
-            host.details().offloads.as_mut().unwrap().rx_vlan = true;
-            host.details().vlans = vec!["eth0.5".to_owned()];
+        "nic.vlan" WARN "removes the VLAN tags of eth0.5 before", "ethtool -K eth0 rxvlan off": |host| {
+            host.details().vlans = vec!["eth0.5".to_owned(), "eth0.6".to_owned()];
+            host.details().stripped = StrippedVlans {
+                links: vec![5],
+                names: vec!["eth0.5".to_owned()],
+                command: "ethtool -K eth0 rxvlan off".to_owned(),
+            };
         };
         "nic.vlan" GOOD "tags stay", "": |host| host.details().vlans = vec!["eth0.5".to_owned()];
         "nic.lro" WARN "LRO is on", "ethtool -K eth0 lro off":
@@ -491,9 +495,35 @@ fn traps() -> Vec<Case> {
             host.driver("virtio_net");
             host.write("sys/class/net/eth0/device/features", "1100000110100000");
         };
-        "nic.trap" WARN "XDP wants 8 queue pairs, and the host gives 4", "queues=8": |host| {
+        "nic.trap" GOOD "XDP shares its 4 queue pairs with the kernel's stack", "": |host| {
             host.driver("virtio_net");
-            host.details().channels.as_mut().unwrap().max_combined = 4;
+            host.details().channels.as_mut().unwrap().max_combined = 7;
+        };
+        "nic.trap" BAD "XDP wants 8 queue pairs, and the host gives 7", "queues=8 on the host": |host| {
+            host.driver("virtio_net");
+            host.write("proc/sys/kernel/osrelease", "5.10.0");
+            host.details().channels.as_mut().unwrap().max_combined = 7;
+        };
+        "nic.trap" WARN "with 4 of 8 queue pairs in use, 4 more are turned on", "ethtool -L eth0 combined 5": |host| {
+            host.driver("virtio_net");
+            host.details().channels.as_mut().unwrap().max_combined = 8;
+        };
+        "nic.trap" WARN "with 4 of 8 queue pairs in use, 4 more are turned on", "stop the server, and run": |host| {
+            host.driver("virtio_net");
+            let details = host.details();
+            *details.channels.as_mut().unwrap() = Channels { combined: 8, max_rx: 0, max_combined: 8 };
+            details.programs = vec![program(Some("heimdall"), false)];
+        };
+        "nic.trap" WARN "with 4 of 8 queue pairs in use, 4 more are turned on", "Linux 5.13": |host| {
+            host.driver("virtio_net");
+            host.write("proc/sys/kernel/osrelease", "5.10.0");
+            host.details().channels.as_mut().unwrap().max_combined = 8;
+        };
+        "nic.served" WARN "queues 4-7 are left to the sockets", "ethtool -L eth0 combined 5": |host| {
+            host.nic().rx_queues = 8;
+            host.nic().unusable_queues = Some(
+                "queues 4-7 are left to the sockets; run `ethtool -L eth0 combined 5` before the start".to_owned(),
+            );
         };
         "nic.trap" WARN "zero-copy is only for queues that get no packets", "6.1": |host| {
             host.driver("mlx5_core");

@@ -11,7 +11,10 @@ use crate::{
         facts::{Facts, Nic},
     },
     socket::testing::Files,
-    xdp::{Channels, Details, Driver, LinkCounters, Offloads, RingSizes, Rss, XdpFeatures},
+    xdp::{
+        Channels, Details, Driver, LinkCounters, Offloads, RingSizes, Rss, StrippedVlans,
+        XdpFeatures,
+    },
 };
 
 /// The host's files.
@@ -90,6 +93,8 @@ impl Fixture {
                 name: "eth0".to_owned(),
                 queues: Ok(vec![0, 1, 2, 3]),
                 rx_queues: 4,
+                usable_queues: 4,
+                unusable_queues: None,
                 frame_size: 2048,
                 details: Some(nic()),
             }],
@@ -208,7 +213,6 @@ fn nic() -> Details {
             max_tx: 8160,
         }),
         offloads: Some(Offloads {
-            rx_vlan: false,
             lro: false,
             gro: true,
         }),
@@ -225,6 +229,7 @@ fn nic() -> Details {
         }),
         master: None,
         vlans: Vec::new(),
+        stripped: StrippedVlans::default(),
         programs: Vec::new(),
         elsewhere: None,
         counters: LinkCounters {

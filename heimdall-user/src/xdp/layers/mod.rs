@@ -78,7 +78,8 @@ impl Port {
             return;
         }
         let index = self.interface.index;
-        for name in behind_tags(links, index).into_iter().filter_map(kind::name) {
+        let behind = behind_tags(links, index).into_iter().flatten();
+        for name in behind.filter_map(kind::name) {
             for (path, link) in resolve(links, name).unwrap_or_default() {
                 let is_known = |one: &PortLink| (one.index, one.tags) == (link.index, link.tags);
                 let is_here = path.port.header.index == index && path.idle.is_none();
@@ -407,36 +408,39 @@ fn climb(links: &[LinkMessage], link: &LinkMessage, paths: &mut [Path<'_>]) -> V
 }
 
 /// The interfaces whose packets have VLAN tags where they arrive at the interface with this index: VLANs on top of it, or
-/// on top of the bond, team or bridge that it is a member of, and what is above these.
-pub(super) fn behind_tags(links: &[LinkMessage], index: u32) -> Vec<&LinkMessage> {
+/// on top of the bond, team or bridge that it is a member of, and what is above these. First those whose outermost tag is of
+/// 802.1Q, then those of 802.1ad.
+pub(super) fn behind_tags(links: &[LinkMessage], index: u32) -> [Vec<&LinkMessage>; 2] {
     let Some(link) = with_index(links, Some(index)) else {
-        return Vec::new();
+        return [Vec::new(), Vec::new()];
     };
-    // Indices of what gets packets from there, untagged and tagged.
-    let mut reached = [climb(links, link, &mut []), Vec::new()];
+    // Indices of what gets packets from there: untagged, with a tag of 802.1Q, and of 802.1ad.
+    let mut reached = [climb(links, link, &mut []), Vec::new(), Vec::new()];
     for _ in 0..MAX_DEPTH {
         for link in links {
-            let is_vlan = kind::of(link) == Some(&InfoKind::Vlan);
-            for tagged in [false, true] {
-                let lower = |index: &u32| {
-                    let [untagged, behind] = &reached;
-                    let below = if tagged { behind } else { untagged };
-                    below.contains(index)
+            for from in 0..reached.len() {
+                let below = reached.get(from).map_or(&[][..], Vec::as_slice);
+                if !is_above(links, link, |index| below.contains(index)) {
+                    continue;
+                }
+                // The first tag of a path is the outermost one.
+                let to = match kind::vlan(link) {
+                    Some((service, _)) if from == 0 => 1 + usize::from(service),
+                    _ => from,
                 };
-                let own = link.header.index;
-                if is_above(links, link, lower)
-                    && let Some(above) = reached.get_mut(usize::from(tagged || is_vlan))
-                {
-                    extend(above, vec![own]);
+                if let Some(above) = reached.get_mut(to) {
+                    extend(above, vec![link.header.index]);
                 }
             }
         }
     }
-    let [_, behind] = reached;
-    let links = links.iter();
-    links
-        .filter(|link| behind.contains(&link.header.index))
-        .collect()
+    let [_, customer, service] = reached;
+    [customer, service].map(|behind| {
+        let links = links.iter();
+        links
+            .filter(|link| behind.contains(&link.header.index))
+            .collect()
+    })
 }
 
 /// Whether an interface is on top of one of those that `is_below` tells, or has one as a member.

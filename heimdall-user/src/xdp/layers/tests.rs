@@ -7,7 +7,7 @@ use netlink_packet_route::link::{
     VlanProtocol,
 };
 
-use super::*;
+use super::{super::StrippedVlans, *};
 
 /// One link: `INDEX NAME [KIND] [WORDS]`, where words are `on=INDEX`, `in=INDEX` (member), `mac=LAST`, `mtu=N`, `id=N`, `ad`,
 /// `down`, `backup`, `blocked`, `source`, `elsewhere`, `alt=NAME`, `ppp`. The last octet of its MAC address is its index
@@ -444,13 +444,40 @@ fn what_is_behind_tags_is_on_top_of_a_vlan_above_the_port_or_its_masters() {
     let list = links(
         "2 eth0 in=7;7 bond0 bond;3 eth1;5 a vlan id=5 on=7;6 b vlan id=6 on=5;8 c vlan id=8 on=2;\
          9 d vlan id=9 on=3;10 m macvlan on=2;11 n vlan id=3 on=10;12 br5 bridge;\
-         13 e vlan id=5 on=3 in=12;14 x ipvlan on=12",
+         13 e vlan id=5 on=3 in=12;14 x ipvlan on=12;15 s vlan id=100 ad on=3;16 q vlan id=6 on=15",
     );
-    let names = |index| -> Vec<&str> {
-        let links = behind_tags(&list, index).into_iter();
-        links.map(|link| kind::name(link).unwrap()).collect()
+    let names = |index| {
+        behind_tags(&list, index).map(|links| {
+            let names = links.into_iter().map(|link| kind::name(link).unwrap());
+            names.collect::<Vec<_>>().join(" ")
+        })
     };
-    assert_eq!(names(2), ["a", "b", "c", "n"]);
-    assert_eq!(names(3), ["d", "br5", "e", "x"]);
-    assert_eq!(names(99), [""; 0]);
+    assert_eq!(names(2), ["a b c n", ""]);
+    assert_eq!(names(3), ["d br5 e x", "s q"]);
+    assert_eq!(names(99), ["", ""]);
+}
+
+#[test]
+fn which_vlans_are_stripped_depends_on_the_outermost_tag() {
+    let list = links(
+        "2 eth0;5 v vlan id=5 on=2;6 s vlan id=100 ad on=2;7 q vlan id=6 on=6;8 m macvlan on=5",
+    );
+    let customer = "ethtool -K eth0 rxvlan off";
+    let service = "ethtool -K eth0 rx-vlan-stag-hw-parse off";
+    let both = "ethtool -K eth0 rxvlan off rx-vlan-stag-hw-parse off";
+    for (stripping, indices, names, command) in [
+        ([false, false], &[][..], "", ""),
+        ([true, false], &[5, 8], "v", customer),
+        ([false, true], &[6, 7], "s, q", service),
+        ([true, true], &[5, 8, 6, 7], "v, s, q", both),
+    ] {
+        let stripped = StrippedVlans::of("eth0", stripping, behind_tags(&list, 2));
+        assert_eq!(stripped.links, indices, "{stripping:?}");
+        assert_eq!(stripped.names.join(", "), names, "{stripping:?}");
+        assert_eq!(stripped.command, command, "{stripping:?}");
+    }
+    // A command for tags that no VLAN has would be of no use.
+    let list = links("2 eth0;5 v vlan id=5 on=2");
+    let stripped = StrippedVlans::of("eth0", [true, true], behind_tags(&list, 2));
+    assert_eq!(stripped.command, customer);
 }

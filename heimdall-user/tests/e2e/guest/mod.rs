@@ -2,10 +2,11 @@
 //! runs these tests in a guest.
 
 mod bond;
+mod route;
 mod vlan;
 mod vrf;
 
-use lab::Lab;
+use lab::{Lab, vlan_offload};
 
 /// Runs `ip` on the server with each of these lines.
 fn server(lab: &Lab, lines: &[&str]) {
@@ -33,8 +34,7 @@ fn pair(lab: &Lab, number: u8) {
         (lab.on_server("ethtool"), &s),
         (lab.on_client("ethtool"), &p),
     ] {
-        // XDP sees a VLAN tag only where it is left in the packet.
-        ethtool.args(["-K", name, "rxvlan", "off", "txvlan", "off"]);
+        ethtool.args(["-K", name]).args(vlan_offload("off"));
         lab::run(&mut ethtool).unwrap();
     }
     lab.server_ip(&format!("link set {s} up")).unwrap();

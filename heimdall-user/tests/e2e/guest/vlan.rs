@@ -1,6 +1,6 @@
 //! VLANs: their tags are checked, and left in replies.
 
-use lab::{Lab, SERVER_V4, ScriptedUpstream, run};
+use lab::{Lab, SERVER_V4, ScriptedUpstream, run, vlan_offload};
 
 use super::{client, server};
 use crate::{
@@ -8,10 +8,14 @@ use crate::{
     layers::{UPSTREAM, asks, port, serve, steered, wait_steered},
 };
 
-const VLAN: &str = "10.65.0.1";
+/// The server's address in [`vlan`].
+pub(super) const VLAN: &str = "10.65.0.1";
+
+/// The server's address in [`nested`] VLANs.
+const NESTED: &str = "10.66.0.1";
 
 /// VLAN 5 on the lab's link.
-fn vlan(lab: &Lab) {
+pub(super) fn vlan(lab: &Lab) {
     let (below, above) = (&lab.server_if, &lab.client_if);
     server(
         lab,
@@ -29,6 +33,26 @@ fn vlan(lab: &Lab) {
             "link set v5 up",
         ],
     );
+}
+
+/// VLAN 6 in a VLAN of 802.1ad on the lab's link: `inner`.
+fn nested(lab: &Lab) {
+    let (below, above) = (&lab.server_if, &lab.client_if);
+    for (ip, link, host) in [
+        (&server as &dyn Fn(&Lab, &[&str]), below, 1),
+        (&client, above, 2),
+    ] {
+        ip(
+            lab,
+            &[
+                &format!("link add link {link} name outer type vlan proto 802.1ad id 100"),
+                "link set outer up",
+                "link add link outer name inner type vlan id 6",
+                &format!("addr add 10.66.0.{host}/24 dev inner"),
+                "link set inner up",
+            ],
+        );
+    }
 }
 
 #[test]
@@ -96,37 +120,19 @@ fn a_vlan_in_a_vlan_is_served() {
         return;
     };
     let _upstream = ScriptedUpstream::start(&lab, UPSTREAM).unwrap();
-    let (below, above) = (&lab.server_if, &lab.client_if);
-    for (ip, link, host) in [
-        (&server as &dyn Fn(&Lab, &[&str]), below, 1),
-        (&client, above, 2),
-    ] {
-        ip(
-            &lab,
-            &[
-                &format!("link add link {link} name outer type vlan proto 802.1ad id 100"),
-                "link set outer up",
-                "link add link outer name inner type vlan id 6",
-                &format!("addr add 10.66.0.{host}/24 dev inner"),
-                "link set inner up",
-            ],
-        );
-    }
+    nested(&lab);
     let heimdall = serve(&lab, &["inner"], &["0.0.0.0:53"]);
-    wait_steered(&lab, &heimdall, "10.66.0.1", below);
+    wait_steered(&lab, &heimdall, NESTED, &lab.server_if);
 }
 
 /// Sets the VLAN offload of both ends: with it a tag does not reach the program.
 fn offload(lab: &Lab, state: &str) {
-    let arguments = |name| ["-K", name, "rxvlan", state, "txvlan", state];
-    run(lab
-        .on_server("ethtool")
-        .args(arguments(lab.server_if.as_str())))
-    .unwrap();
-    run(lab
-        .on_client("ethtool")
-        .args(arguments(lab.client_if.as_str())))
-    .unwrap();
+    for (mut ethtool, name) in [
+        (lab.on_server("ethtool"), &lab.server_if),
+        (lab.on_client("ethtool"), &lab.client_if),
+    ] {
+        run(ethtool.args(["-K", name]).args(vlan_offload(state))).unwrap();
+    }
 }
 
 #[test]
@@ -158,4 +164,36 @@ fn where_the_nic_strips_tags_the_sockets_serve_the_vlan() {
     wait_steered(&lab, &heimdall, VLAN, below);
     offload(&lab, "on");
     assert!(asks(&lab, VLAN));
+}
+
+#[test]
+#[ignore = "needs a kernel with bonding, 8021q, vrf: cargo xtask vm"]
+fn where_the_nic_strips_the_outer_tag_the_sockets_serve_the_vlan_in_a_vlan() {
+    let Some(lab) = lab("where_the_nic_strips_the_outer_tag") else {
+        return;
+    };
+    let _upstream = ScriptedUpstream::start(&lab, UPSTREAM).unwrap();
+    vlan(&lab);
+    nested(&lab);
+    let below = lab.server_if.as_str();
+    let offload = |state| {
+        let stag = |name, feature| ["-K", name, feature, state];
+        let server = stag(below, "rx-vlan-stag-hw-parse");
+        run(lab.on_server("ethtool").args(server)).unwrap();
+        let client = stag(&lab.client_if, "tx-vlan-stag-hw-insert");
+        run(lab.on_client("ethtool").args(client)).unwrap();
+    };
+    offload("on");
+    let heimdall = serve(&lab, &["inner", "v5"], &["0.0.0.0:53"]);
+    // Tags of 802.1Q stay.
+    wait_steered(&lab, &heimdall, VLAN, below);
+    let before = steered(&heimdall, below);
+    assert!(asks(&lab, NESTED));
+    assert_eq!(steered(&heimdall, below), before);
+    let output = heimdall.process.output();
+    let command = format!("run `ethtool -K {below} rx-vlan-stag-hw-parse off`");
+    assert_eq!(output.matches(&command).count(), 1, "{output}");
+    // The command takes effect while it runs.
+    offload("off");
+    wait_steered(&lab, &heimdall, NESTED, below);
 }

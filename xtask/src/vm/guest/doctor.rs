@@ -27,6 +27,11 @@ pub(super) fn run(reporter: &mut Reporter, lab: &Lab, plan: &Plan, program: &Pat
         });
     }
     reporter.check("queues", || doctor.finds("nic.queues", "good", "2"));
+    if plan.nic.added_pairs() > 0 {
+        reporter.check("spare pairs", || {
+            doctor.finds("nic.trap", "warn", "2 more are turned on for XDP")
+        });
+    }
     reporter.check("rings", || doctor.rings());
     reporter.check("VLAN", || doctor.vlan());
     reporter.check("bond", || doctor.bond());

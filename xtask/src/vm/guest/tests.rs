@@ -10,7 +10,9 @@ use crate::vm::{
 };
 
 /// Kinds of interfaces that the end-to-end tests make.
-const MODULES: [&str; 6] = ["8021q", "bonding", "dummy", "macvlan", "team", "vrf"];
+const MODULES: [&str; 7] = [
+    "8021q", "bonding", "bridge", "dummy", "macvlan", "team", "vrf",
+];
 
 /// Lines of a failed program's output.
 const LINES: usize = 60;
@@ -19,7 +21,7 @@ const LINES: usize = 60;
 pub(in crate::vm) fn tests_of(scenario: Scenario) -> &'static [&'static str] {
     match scenario {
         Scenario::Programs => &["xdp_program", "tier_program"],
-        Scenario::Layers => &["e2e"],
+        Scenario::Layers => &["xdp_interface", "e2e"],
         Scenario::Server | Scenario::Doctor => &[],
     }
 }
@@ -59,7 +61,8 @@ fn command(program: &TestProgram) -> Command {
 /// The tests of a program that are to be run.
 fn names(program: &TestProgram) -> Result<Vec<String>> {
     let arguments: &[&str] = match program.name.as_str() {
-        "e2e" => &["guest::", "--ignored"],
+        "e2e" => &["guest::", "shared_hook::", "--include-ignored"],
+        "xdp_interface" => &["vlans_"],
         // The others go through millions of packets, which an emulated processor takes minutes for.
         "tier_program" => &["vectors::", "verifier::"],
         _ => &[],
@@ -85,5 +88,6 @@ fn test(program: &TestProgram, name: &str) -> Result<String> {
         text.contains("test result: ok. 1 passed"),
         "not run:\n{end}"
     );
+    ensure!(!text.contains("SKIPPED"), "{end}");
     Ok(String::new())
 }
