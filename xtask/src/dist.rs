@@ -8,6 +8,7 @@ mod bom;
 mod build;
 mod deb;
 mod image;
+mod licences;
 mod roots;
 mod scenarios;
 mod tree;
@@ -277,6 +278,21 @@ mod tests {
         };
         let findings = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success() && findings.is_empty(), "{findings}");
+    }
+
+    /// docs/security-model.md has the figure, too.
+    #[test]
+    fn the_unit_is_no_more_exposed_than_documented() {
+        let mut security = Command::new("systemd-analyze");
+        security
+            .args(["security", "--no-pager", "--offline=true", "--threshold=21"])
+            .arg(workspace().join("deploy/heimdall.service"));
+        let Ok(output) = security.output() else {
+            eprintln!("SKIPPED: no systemd-analyze");
+            return;
+        };
+        let findings = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{findings}");
     }
 
     #[test]

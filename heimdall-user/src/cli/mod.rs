@@ -29,7 +29,7 @@ use std::{
 };
 
 use anyhow::anyhow;
-use clap::{CommandFactory as _, Parser, Subcommand};
+use clap::{Arg, CommandFactory as _, Parser, Subcommand, ValueHint};
 
 use crate::log;
 
@@ -90,7 +90,17 @@ enum Command {
 
 /// The definition of the command line, from which man pages and completions are made.
 pub fn command() -> clap::Command {
-    Cli::command()
+    // Without a hint, shells offer names of files; without the one for files, bash puts a space behind a directory.
+    let hinted = |arg: Arg| match arg.get_value_hint() {
+        ValueHint::Unknown
+            if arg.get_action().takes_values() && arg.get_possible_values().is_empty() =>
+        {
+            arg.value_hint(ValueHint::Other)
+        }
+        ValueHint::AnyPath => arg.value_hint(ValueHint::FilePath),
+        _ => arg,
+    };
+    Cli::command().mut_subcommands(|command| command.mut_args(hinted))
 }
 
 /// Runs the command that the process's arguments give.

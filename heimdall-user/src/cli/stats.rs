@@ -13,7 +13,7 @@ use std::{
 };
 
 use anyhow::{anyhow, bail};
-use clap::Args;
+use clap::{Args, ValueHint};
 
 use super::{
     args::{ServerArgs, duration},
@@ -46,7 +46,7 @@ pub(super) struct Stats {
     json: bool,
 
     /// Print rates, measured from now on for TIME (10, 500ms, 2min), or since FILE was saved by `stats --json`
-    #[arg(long, value_name = "TIME|FILE", value_parser = since)]
+    #[arg(long, value_name = "TIME|FILE", value_parser = since, value_hint = ValueHint::FilePath)]
     since: Option<Since>,
 
     /// Print rates again and again, each time of the SECONDS before [default: 1]: on a terminal all of

@@ -2,7 +2,11 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, value_parser};
+use clap::{
+    Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches,
+    builder::{PossibleValuesParser, ValueParser},
+    value_parser,
+};
 
 use super::{
     Config,
@@ -60,7 +64,10 @@ fn arg((definition, flag): (Definition, Flag)) -> Arg {
         true => ArgAction::Append,
         false => ArgAction::Set,
     };
-    let parse = move |text: &str| accepts(text).map(|()| text.to_owned());
+    let parser = match about.choices.is_empty() {
+        true => ValueParser::new(move |text: &str| accepts(text).map(|()| text.to_owned())),
+        false => PossibleValuesParser::new(about.choices).into(),
+    };
     let arg = match about.switch {
         true => Arg::new(id(flag))
             .num_args(0..=1)
@@ -71,7 +78,8 @@ fn arg((definition, flag): (Definition, Flag)) -> Arg {
     arg.long(id(flag))
         .value_name(flag.value)
         .action(action)
-        .value_parser(parse)
+        .value_parser(parser)
+        .value_hint(about.offered)
         .help(format!("{first}{repeatable}{default}"))
         .long_help(format!("{text}{repeatable}{default}"))
 }

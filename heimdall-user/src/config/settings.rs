@@ -7,6 +7,8 @@ use std::{
     time::Duration,
 };
 
+use clap::ValueHint;
+
 use super::{
     Backend, InterfaceConfig, Problem, SandboxMode, Settings, TierMode,
     definition::{Section, settings},
@@ -399,6 +401,7 @@ settings! {
     "user" => user: Option<String> =
         text("a user", values::any_text, String::clone)
             .example(r#""heimdall""#)
+            .offered(ValueHint::Username)
             .flag("--user", "USER")
             .optional("the user that starts it");
 }

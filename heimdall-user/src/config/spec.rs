@@ -2,6 +2,8 @@
 
 use std::{fmt::Display, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 
+use clap::ValueHint;
+
 use super::{
     ConfigError, Host, Location, Problem, Size,
     document::{Located, Raw},
@@ -52,6 +54,10 @@ pub(super) struct Flag {
 pub(super) struct About {
     /// What may be written, in words.
     pub(super) values: String,
+    /// All values, if they can be listed.
+    pub(super) choices: Vec<&'static str>,
+    /// What shells offer for a flag's value in place of choices.
+    pub(super) offered: ValueHint,
     /// Those words belong beside the value in the example file.
     pub(super) hint: bool,
     /// It is a list: a flag may be repeated.
@@ -165,6 +171,11 @@ impl<T: 'static> Spec<T> {
         self
     }
 
+    pub(super) fn offered(mut self, offered: ValueHint) -> Self {
+        self.about.offered = offered;
+        self
+    }
+
     /// Describes the values in other words.
     pub(super) fn values(mut self, values: &str) -> Self {
         self.about.values = values.to_owned();
@@ -231,6 +242,7 @@ pub(super) fn boolean() -> Spec<bool> {
     };
     let mut spec = Spec::new("true or false", parse, bool::to_string);
     spec.about.switch = true;
+    spec.about.choices = vec!["true", "false"];
     spec
 }
 
@@ -258,7 +270,7 @@ where
 /// The path of a file.
 pub(super) fn path() -> Spec<PathBuf> {
     let parse = |text: &str| Ok::<_, Problem>(PathBuf::from(text));
-    text("a path", parse, |path| path.display().to_string())
+    text("a path", parse, |path| path.display().to_string()).offered(ValueHint::FilePath)
 }
 
 /// One of some words.
@@ -289,6 +301,7 @@ where
         choice.map(|(word, _)| quoted(word)).unwrap_or_default()
     });
     spec.about.hint = true;
+    spec.about.choices = choices.iter().map(|(word, _)| *word).collect();
     spec
 }
 

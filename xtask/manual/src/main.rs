@@ -127,7 +127,7 @@ mod tests {
     /// What bash offers for a command line that ends with the word to complete.
     fn bash(directory: &Path, words: &[&str]) -> Option<String> {
         let script = format!(
-            "source {}/{}; COMP_WORDS=({}); COMP_CWORD={}; _heimdall heimdall {} {}; \
+            "compopt() {{ :; }}; source {}/{}; COMP_WORDS=({}); COMP_CWORD={}; _heimdall heimdall {} {}; \
              echo \"${{COMPREPLY[@]}}\"",
             directory.display(),
             COMPLETIONS[0].1,
@@ -143,17 +143,48 @@ mod tests {
     }
 
     #[test]
-    fn bash_completes_commands_and_flags() {
+    fn bash_completes_commands_flags_and_values() {
         let directory = written();
         for (words, expected) in [
             (["heimdall", "rel"].as_slice(), "reload\n"),
             (&["heimdall", "run", "--upst"], "--upstream\n"),
             (&["heimdall", "check", "--exa"], "--example\n"),
+            (&["heimdall", "run", "--backend", "s"], "socket\n"),
+            (&["heimdall", "top", "--pane", "q"], "queues\n"),
+            (&["heimdall", "run", "--config", "/et"], "/etc\n"),
+            (&["heimdall", "run", "--snapshot", "/et"], "/etc\n"),
+            // Not a file of this name.
+            (&["heimdall", "run", "--log", "/et"], "/et\n"),
+            (&["heimdall", "top", "--interval", "/et"], "/et\n"),
         ] {
             match bash(directory.path(), words) {
                 Some(offered) => assert_eq!(offered, expected, "{words:?}"),
                 None => return,
             }
+        }
+    }
+
+    #[test]
+    fn fish_completes_values() {
+        let directory = written();
+        for (line, expected) in [
+            ("heimdall run --backend s", "socket\n"),
+            ("heimdall run --config /et", "/etc/\n"),
+            ("heimdall run --log /et", ""),
+            ("heimdall run --user roo", "root"),
+        ] {
+            let path = directory.path().join(COMPLETIONS[2].1);
+            let script = format!("source {}; complete --do-complete '{line}'", path.display());
+            let Some(output) = output(Command::new("fish").args(["--no-config", "-c", &script]))
+            else {
+                return;
+            };
+            let offered = String::from_utf8(output.stdout).unwrap();
+            let is_expected = match expected {
+                "" => offered.is_empty(),
+                expected => offered.starts_with(expected),
+            };
+            assert!(output.status.success() && is_expected, "{line}: {offered}");
         }
     }
 

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-use super::{Release, date, tree::LIBRARIES};
+use super::{Release, date, licences::LIBRARIES};
 use crate::setup::{cargo, run};
 
 pub(super) fn make(release: &Release, to: &Path) -> Result<()> {

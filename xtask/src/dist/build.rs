@@ -57,10 +57,12 @@ fn target_dir(release: &Release) -> PathBuf {
 fn cargo_build(release: &Release) -> Result<Command> {
     // Paths of the source, of what is built in it, and of the sources of crates.
     let mut prefixes = vec![(release.source.clone(), "/heimdall")];
-    // Each registry has a directory of its own, which is named after its host.
-    for registry in fs::read_dir(cargo_home()?.join("registry/src"))? {
-        prefixes.push((registry?.path(), "/crates"));
-    }
+    // Each registry has a directory of its own, which is named after its host. The compilers note the flags in their order.
+    let mut registries = fs::read_dir(cargo_home()?.join("registry/src"))?
+        .map(|registry| Ok(registry?.path()))
+        .collect::<Result<Vec<_>>>()?;
+    registries.sort();
+    prefixes.extend(registries.into_iter().map(|registry| (registry, "/crates")));
     let flags = |option: &str, separator: &str| {
         let flag = |(from, to): &(PathBuf, &str)| format!("{option}={}={to}", from.display());
         prefixes

@@ -12,7 +12,7 @@ use std::{
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::{Release, VERSION, build, date, debian_arch, sha256, tree::Tree};
+use super::{Release, VERSION, build, date, debian_arch, licences, sha256, tree::Tree};
 use crate::setup::run;
 
 /// The user of the image: one that no host has, by custom of images without root.
@@ -109,12 +109,7 @@ fn root(release: &Release, binary: &Path) -> Result<Tree> {
         tree.copy(&entry.path(), &path, 0o644)?;
     }
     for package in ["libc6", "libgcc-s1"] {
-        let licence = Path::new("/usr/share/doc").join(package).join("copyright");
-        tree.copy(
-            &licence,
-            &format!("{doc}/libraries/{package}.copyright"),
-            0o644,
-        )?;
+        licences::of_package(package, package, &tree, &format!("{doc}/libraries"))?;
     }
     Ok(tree)
 }

@@ -8,16 +8,9 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use serde_json::Value;
 
-use super::Release;
-use crate::setup::{cargo, run};
-
-/// The C libraries that are linked statically: the package of Debian, which has the licence.
-pub(super) const LIBRARIES: [(&str, &str); 2] = [("libelf", "libelf-dev"), ("zlib", "zlib1g-dev")];
-
-/// The crates that have C code under licences of its own.
-const CRATES: [&str; 2] = ["libbpf-sys", "libxdp-sys"];
+use super::{Release, licences};
+use crate::setup::run;
 
 /// A directory, of which every part has a mode that was given.
 pub(super) struct Tree(PathBuf);
@@ -139,44 +132,6 @@ pub(super) fn installed(release: &Release, binary: &Path, manual: &Path) -> Resu
             0o644,
         )?;
     }
-    for (library, package) in LIBRARIES {
-        let licence = Path::new("/usr/share/doc").join(package).join("copyright");
-        tree.copy(
-            &licence,
-            &format!("{doc}/libraries/{library}.copyright"),
-            0o644,
-        )?;
-    }
-    for (name, directory) in crates(source)? {
-        let licence = ["LICENSE-BSD-2-Clause", "LICENSE"].map(|file| directory.join(file));
-        let licence = licence.iter().find(|file| file.exists());
-        let licence = licence.with_context(|| format!("no licence of {name}"))?;
-        tree.copy(licence, &format!("{doc}/libraries/{name}.copyright"), 0o644)?;
-    }
+    licences::write(source, &tree, &format!("{doc}/libraries"))?;
     Ok(tree)
-}
-
-/// Where cargo has the sources of the crates with C code.
-fn crates(source: &Path) -> Result<Vec<(String, PathBuf)>> {
-    let metadata =
-        lab::run(
-            cargo()
-                .current_dir(source)
-                .args(["metadata", "--locked", "--format-version=1"]),
-        )?;
-    let metadata: Value = serde_json::from_str(&metadata)?;
-    let packages = metadata["packages"].as_array().context("no packages")?;
-    let mut found = Vec::new();
-    for package in packages {
-        let (Some(name), Some(manifest)) =
-            (package["name"].as_str(), package["manifest_path"].as_str())
-        else {
-            continue;
-        };
-        if CRATES.contains(&name) {
-            let directory = Path::new(manifest).with_file_name("");
-            found.push((name.to_owned(), directory));
-        }
-    }
-    Ok(found)
 }

@@ -26,6 +26,9 @@ done
 test -s /usr/share/bash-completion/completions/heimdall
 test -s /usr/share/zsh/vendor-completions/_heimdall
 test -s /usr/share/fish/vendor_completions.d/heimdall.fish
+for library in crates libelf zlib; do
+    test -s "/usr/share/doc/heimdall/libraries/$library.copyright"
+done
 systemd-analyze verify --man=no heimdall.service
 dpkg --verify heimdall
 
