@@ -258,7 +258,12 @@ fn commands(
             continue;
         }
         if !output.status.success() {
-            bail!("{arguments:?}: {output:?}");
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            if arguments[0] == "dump" && stderr.contains("is not read for half a second") {
+                // This machine had other work than reading it.
+                continue;
+            }
+            bail!("{arguments:?}: {}: {stderr}", output.status);
         }
         if arguments == ["flush", &name] {
             world.ledger.note_flush(rank, time);
