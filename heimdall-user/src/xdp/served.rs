@@ -53,10 +53,13 @@ impl Served {
             }
             bits.push((link, mask));
         }
-        let at = |owner: &dyn Fn(u32) -> bool| -> u32 {
-            let those = bits.iter();
-            let those = those.filter(|(link, _)| link.owners.iter().any(|one| owner(*one)));
+        let at = |is_one: &dyn Fn(&PortLink) -> bool| -> u32 {
+            let those = bits.iter().filter(|(link, _)| is_one(link));
             those.fold(0, |all, (_, mask)| all | mask)
+        };
+        // A link without owners has its own addresses, of which wildcards do not speak.
+        let has = |link: &PortLink, interface: u32| {
+            link.index == interface || link.owners.contains(&interface)
         };
         let is_stripped = |ip: IpAddr| {
             let mut of_vlans = addresses
@@ -83,14 +86,18 @@ impl Served {
                     .iter()
                     .filter(|one| one.ip.is_ipv4() == ip.is_ipv4());
                 for own in same {
-                    add(own.ip, port, at(&|owner| owner == own.interface));
+                    add(
+                        own.ip,
+                        port,
+                        at(&|link| link.owners.contains(&own.interface)),
+                    );
                 }
             } else if let Some(scope) = scope {
-                add(ip, port, at(&|owner| owner == scope));
+                add(ip, port, at(&|link| has(link, scope)));
             } else {
-                let owns = |owner| {
-                    let mut all = addresses.iter();
-                    all.any(|one| (one.interface, one.ip) == (owner, ip))
+                let owns = |link: &PortLink| {
+                    let mut own = addresses.iter().filter(|one| one.ip == ip);
+                    own.any(|one| has(link, one.interface))
                 };
                 let owners = at(&owns);
                 let mask = if owners == 0 { at(&|_| true) } else { owners };
@@ -181,6 +188,22 @@ mod tests {
             ("0.0.0.0:53", "192.0.2.1:53=1 198.51.100.5:53=10"),
             ("[::]:53", "[2001:db8::1]:53=1 [fe80::1]:53=11"),
             ("198.51.100.5:53", "198.51.100.5:53=10"),
+            ("203.0.113.53:53", "203.0.113.53:53=11"),
+            ("[fe80::1%5]:53", "[fe80::1]:53=10"),
+        ] {
+            assert_eq!(shown(&both, listen, HOST, &[]), expected, "{listen:?}");
+        }
+    }
+
+    #[test]
+    fn of_a_link_without_owners_only_named_addresses_are_served() {
+        let mut vlan = link(5, Tags::NONE.push(false, 5), &[2]);
+        vlan.owners = Vec::new();
+        let both = [link(2, Tags::NONE, &[2]), vlan];
+        for (listen, expected) in [
+            ("0.0.0.0:53", "192.0.2.1:53=1"),
+            ("198.51.100.5:53", "198.51.100.5:53=10"),
+            ("192.0.2.1:53", "192.0.2.1:53=1"),
             ("203.0.113.53:53", "203.0.113.53:53=11"),
             ("[fe80::1%5]:53", "[fe80::1]:53=10"),
         ] {

@@ -5,7 +5,7 @@ use lab::{Heimdall, Lab, ScriptedUpstream};
 use super::{client, pair, server};
 use crate::{
     lab,
-    layers::{UPSTREAM, asks, port, serve, steered, wait_steered},
+    layers::{LIMIT, UPSTREAM, asks, port, serve, steered, wait_steered},
     recover::wait_for,
 };
 
@@ -149,7 +149,7 @@ fn a_bond_is_served_however_it_balances() {
         }
         let heimdall = serve(&lab, &["bond0"], &["0.0.0.0:53"]);
         let all = || steered(&heimdall, "s0") + steered(&heimdall, "s1");
-        let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        let end = std::time::Instant::now() + LIMIT;
         loop {
             let before = all();
             if asks(&lab, BOND) && all() > before {

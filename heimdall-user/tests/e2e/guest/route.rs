@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     lab,
-    layers::{UPSTREAM, asks, port, serve, serve_with, steered, wait_steered},
+    layers::{LIMIT, UPSTREAM, asks, port, serve, serve_with, steered, wait_steered},
 };
 
 const ROUTE_CHECK: &[&str] = &["--route-check", "on"];
@@ -57,7 +57,7 @@ fn replies_leave_by_the_vlan_that_the_route_leads_out_of() {
     // Untagged, by the interface below: the sockets answer what has come in the VLAN.
     let route = format!("10.65.0.2 via {CLIENT_V4} dev {below}");
     server(&lab, &[&format!("route add {route}")]);
-    let end = Instant::now() + Duration::from_secs(20);
+    let end = Instant::now() + LIMIT;
     loop {
         let before = (steered(&heimdall, below), other_route(&heimdall, below));
         let answered = asks(&lab, VLAN);
@@ -105,7 +105,7 @@ fn replies_follow_the_routes_of_the_vrf() {
         &lab,
         &[&format!("route add blackhole {CLIENT_V4} table 100")],
     );
-    let end = Instant::now() + Duration::from_secs(20);
+    let end = Instant::now() + LIMIT;
     let mut before = other_route(&heimdall, name);
     loop {
         asks(&lab, SERVER_V4);
@@ -183,7 +183,7 @@ fn replies_behind_a_load_balancer_leave_by_the_servers_own_route() {
     let (name, listen) = (lab.server_if.as_str(), format!("{SERVICE}:53"));
     // To the MAC address of the load balancer, which drops what comes from its own address.
     let heimdall = serve(&lab, &[name], &[&listen]);
-    let end = Instant::now() + Duration::from_secs(20);
+    let end = Instant::now() + LIMIT;
     while steered(&heimdall, name) == 0 {
         asks(&lab, SERVICE);
         assert!(Instant::now() < end, "nothing is steered");
