@@ -176,7 +176,8 @@ impl Vm {
         if let Some(failure) = &failure {
             println!("  FAILED  {failure}");
         }
-        if let Some(text) = captured.filter(|_| self.captures && plan.zero_copy) {
+        let is_shown = self.captures && plan.zero_copy && plan.nic.added_pairs() == 0;
+        if let Some(text) = captured.filter(|_| is_shown) {
             let path = workspace().join(format!("docs/doctor-{}.txt", plan.nic.name()));
             let title = format!(
                 "Made by `cargo xtask vm --captures`: Linux {} in a guest with two processors.\n",
