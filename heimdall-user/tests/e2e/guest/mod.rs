@@ -15,6 +15,18 @@ fn server(lab: &Lab, lines: &[&str]) {
     }
 }
 
+/// Makes the VRF red, with the table 100, and puts an interface of the server into it.
+fn put_into_vrf(lab: &Lab, interface: &str) {
+    server(
+        lab,
+        &[
+            "link add red type vrf table 100",
+            "link set red up",
+            &format!("link set {interface} master red"),
+        ],
+    );
+}
+
 /// The same on the client.
 fn client(lab: &Lab, lines: &[&str]) {
     for line in lines {

@@ -9,7 +9,7 @@ use std::{
 use lab::{CLIENT_V4, Heimdall, Lab, Namespace, SERVER_V4, ScriptedUpstream, run};
 
 use super::{
-    client, server,
+    client, put_into_vrf, server,
     vlan::{VLAN, vlan},
 };
 use crate::{
@@ -80,14 +80,7 @@ fn replies_follow_the_routes_of_the_vrf() {
     };
     let _upstream = ScriptedUpstream::start(&lab, UPSTREAM).unwrap();
     let name = lab.server_if.as_str();
-    server(
-        &lab,
-        &[
-            "link add red type vrf table 100",
-            "link set red up",
-            &format!("link set {name} master red"),
-        ],
-    );
+    put_into_vrf(&lab, name);
     // Sockets without a VRF serve those, too.
     set(&lab, "udp_l3mdev_accept", 1);
     enable_forwarding(&lab, "lo");

@@ -2,7 +2,7 @@
 
 use lab::{SERVER_V4, ScriptedUpstream};
 
-use super::{client, server};
+use super::{client, put_into_vrf, server};
 use crate::{
     errors::error_line,
     lab,
@@ -18,14 +18,7 @@ fn an_interface_in_a_vrf_is_served() {
     };
     let _upstream = ScriptedUpstream::start(&lab, UPSTREAM).unwrap();
     let name = lab.server_if.as_str();
-    server(
-        &lab,
-        &[
-            "link add red type vrf table 100",
-            "link set red up",
-            &format!("link set {name} master red"),
-        ],
-    );
+    put_into_vrf(&lab, name);
     let heimdall = serve(&lab, &[name], &["0.0.0.0:53"]);
     wait_steered(&lab, &heimdall, SERVER_V4, name);
     let mut command = lab.on_server(program());
