@@ -57,7 +57,8 @@ impl Shard {
                 None => {
                     let index = (self.upstreams).insert(upstream.address.clone(), metrics.clone());
                     if self.options.probe_first {
-                        self.upstreams.doubt(index, Instant::now());
+                        let now = Instant::now();
+                        self.upstreams.doubt(index, now, now);
                     }
                     index
                 }

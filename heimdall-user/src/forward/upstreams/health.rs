@@ -100,20 +100,6 @@ struct Aside {
     back_off: Duration,
 }
 
-impl Aside {
-    /// It may be silent, which a probe at this time is to confirm.
-    fn in_doubt(since: Instant, probe: Instant) -> Self {
-        Self {
-            since,
-            reason: Reason::Silent,
-            is_confirmed: false,
-            probe,
-            earliest: probe,
-            back_off: FIRST_PROBE,
-        }
-    }
-}
-
 impl Health {
     pub(super) fn is_aside(&self) -> bool {
         self.aside.is_some()
@@ -232,19 +218,24 @@ impl Upstreams {
         let doubts = health.doubts;
         health.doubts = (doubts + 1).min(MAX_DOUBTS);
         let probe = now + FIRST_PROBE * ((1 << doubts) >> 1);
-        self.aside += 1;
-        self.next_probe = earlier(self.next_probe, probe);
-        health.aside = Some(Aside::in_doubt(now, probe));
+        self.doubt(index, now, probe);
     }
 
-    /// Nothing is known of the upstream yet, and a probe is to tell.
-    pub(in crate::forward) fn doubt(&mut self, index: usize, now: Instant) {
+    /// The upstream may be silent, which a probe at this time is to tell, unless it is set aside already.
+    pub(in crate::forward) fn doubt(&mut self, index: usize, now: Instant, probe: Instant) {
         if let Some(upstream) = self.list.get_mut(index)
             && !upstream.health.is_aside()
         {
-            upstream.health.aside = Some(Aside::in_doubt(now, now));
+            upstream.health.aside = Some(Aside {
+                since: now,
+                reason: Reason::Silent,
+                is_confirmed: false,
+                probe,
+                earliest: probe,
+                back_off: FIRST_PROBE,
+            });
             self.aside += 1;
-            self.next_probe = earlier(self.next_probe, now);
+            self.next_probe = earlier(self.next_probe, probe);
         }
     }
 

@@ -48,17 +48,17 @@ fn an_upstream_that_cannot_be_reached_is_set_aside_until_it_responds() {
 fn an_upstream_of_which_nothing_is_known_is_probed_at_once() {
     let now = Instant::now();
     let mut upstreams = some(2);
-    upstreams.doubt(0, now);
+    upstreams.doubt(0, now, now);
     assert_eq!(problem(&upstreams, 0), None, "it is not certain");
     assert_eq!(upstreams.due_probe(now), Some(0));
     assert_eq!(upstreams.due_probe(now), None, "once");
     assert_eq!(upstreams.heard(0, true, now), None, "no news");
     assert!(!upstreams.is_aside(0));
-    upstreams.doubt(1, now);
+    upstreams.doubt(1, now, now);
     assert_eq!(upstreams.due_probe(now), Some(1));
     let (_, reason) = upstreams.set_aside(1, Reason::Silent, now).unwrap();
     assert_eq!(reason, &Reason::Silent);
-    upstreams.doubt(1, now + SECOND);
+    upstreams.doubt(1, now + SECOND, now + SECOND);
     assert!(problem(&upstreams, 1).is_some(), "it is certain");
 }
 
