@@ -14,6 +14,7 @@ mod ebpf;
 mod fuzz;
 mod instructions;
 mod questions;
+mod rerun;
 mod screenshots;
 mod search;
 mod setup;
