@@ -4,15 +4,16 @@
 //! is kept in a file, and what comes from the second, which are messages ([`super::report`]), in another.
 
 use std::{
-    fs::{self, OpenOptions},
+    fs::{self, File, OpenOptions},
     path::{Path, PathBuf},
     process::Command,
     time::{Duration, Instant},
 };
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::ValueEnum;
 use lab::Process;
+use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
 use super::{Plan, initramfs, kernel::Kernel, report::Message, tools::Tools};
@@ -121,6 +122,7 @@ impl Machine<'_> {
         stop: &Stop,
         mut message: impl FnMut(Message),
     ) -> Result<()> {
+        let _only_one = self.lock()?;
         if self.directory.exists() {
             fs::remove_dir_all(&self.directory)?;
         }
@@ -203,6 +205,20 @@ impl Machine<'_> {
             unshare.env(name, value.unwrap_or_default());
         }
         unshare
+    }
+
+    /// Keeps other runs out of the directory.
+    fn lock(&self) -> Result<Flock<File>> {
+        let path = self.directory.with_extension("lock");
+        fs::create_dir_all(path.parent().context("no directory")?)?;
+        let file = File::create(&path).with_context(|| path.display().to_string())?;
+        let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock);
+        lock.map_err(|_| {
+            anyhow!(
+                "{} is in use: another `cargo xtask vm` runs the same guest",
+                self.directory.display()
+            )
+        })
     }
 
     fn console_path(&self) -> PathBuf {
