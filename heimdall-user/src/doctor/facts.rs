@@ -12,7 +12,7 @@ use crate::{
     config::{Backend, Config, InterfaceConfig},
     privileges,
     worker::{Load, place},
-    xdp::{AttachedProgram, Details, Layers, bpf_call_error, candidates, xsk},
+    xdp::{AttachedProgram, Details, Layers, UnusableQueues, bpf_call_error, candidates, xsk},
 };
 
 /// The kernel's numbers of capabilities (linux/capability.h).
@@ -36,8 +36,8 @@ pub(super) struct Nic {
     pub(super) rx_queues: u32,
     /// How many of them AF_XDP can serve.
     pub(super) usable_queues: u32,
-    /// Which of them it cannot serve, and behind a semicolon the remedy.
-    pub(super) unusable_queues: Option<String>,
+    /// Which of them it cannot serve. `None`: it can serve all.
+    pub(super) unusable_queues: Option<UnusableQueues>,
     /// Octets of a frame of its sockets.
     pub(super) frame_size: u32,
     /// `None`: the kernel tells nothing of it.

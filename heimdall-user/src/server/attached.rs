@@ -139,7 +139,9 @@ impl Attached {
         if !stripped.links.is_empty() {
             notes.push(format!("{}; run `{}`", stripped.effect(), stripped.command));
         }
-        notes.extend(port.interface.unusable_queues());
+        if let Some(queues) = port.interface.unusable_queues() {
+            notes.push(format!("{}; {}", queues.effect, queues.remedy));
+        }
         if served.addresses.is_empty() && !port.links.is_empty() {
             notes.push(
                 "no address to serve: a wildcard stands for the interface's own addresses, and it has \

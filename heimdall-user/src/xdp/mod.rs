@@ -47,8 +47,8 @@ pub(crate) use hardware::Channels;
 pub(crate) use hardware::{Driver, Offloads, RingSizes, Rss};
 pub use layers::{Layers, Port};
 pub use link::{Link, LinkInfo};
-pub(crate) use nic::lacks_for_busy_polling;
 pub use nic::{Interface, StrippedVlans, addresses_without_link};
+pub(crate) use nic::{UnusableQueues, lacks_for_busy_polling};
 #[cfg(test)]
 pub(crate) use program::load_for_tests;
 pub use program::{Program, ProgramOptions};

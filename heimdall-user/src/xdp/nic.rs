@@ -43,9 +43,18 @@ pub struct Interface {
     /// Send queues in use, as far as that is known. What an AF_XDP socket sends leaves by the queue of its number, and the kernel
     /// does not look whether there is one. virtio_net turns on more queue pairs while an XDP program is attached, if it has one
     /// to spare for each possible CPU: their send queues are for the program alone (`is_xdp_raw_buffer_queue`,
-    /// drivers/net/virtio_net.c), and not counted here. On them packets of sockets in copy mode are never reported as sent
-    /// (since Linux 6.14), and zero-copy ends in a crash, if the program goes before the socket (seen on Linux 7.3).
+    /// drivers/net/virtio_net.c), and not counted here. On them packets of sockets in copy mode are never reported as sent,
+    /// and zero-copy ends in a crash, if the program goes before the socket (both seen on Linux 7.3).
     pub(crate) send_queues: u32,
+}
+
+/// Receive queues that AF_XDP cannot serve.
+#[derive(Clone, Debug)]
+pub(crate) struct UnusableQueues {
+    /// Which they are, and what happens to their packets.
+    pub(crate) effect: String,
+    /// What makes AF_XDP serve them.
+    pub(crate) remedy: String,
 }
 
 /// VLANs whose tags a NIC strips before the XDP program runs: a reply to such a frame would leave without its tag. None if the NIC
@@ -162,26 +171,29 @@ impl Interface {
         self.rx_queues.min(self.send_queues)
     }
 
-    /// Which receive queues AF_XDP cannot serve, and behind a semicolon what makes it serve them. `None`: it can serve all.
-    pub(crate) fn unusable_queues(&self) -> Option<String> {
+    /// Which receive queues AF_XDP cannot serve. `None`: it can serve all.
+    pub(crate) fn unusable_queues(&self) -> Option<UnusableQueues> {
         let (first, last) = (self.usable_queues(), self.rx_queues.checked_sub(1)?);
         if first > last {
             return None;
         }
         let name = &self.name;
-        let what =
+        let effect =
             format!("queues {first}-{last} are left to the sockets, as AF_XDP cannot send there");
         let added = self.driver().is_some_and(|driver| driver == "virtio_net");
         let few = possible_cpus().ok().zip(Channels::read(name).ok());
         let few = few.map(|(cpus, channels)| channels.pairs_that_leave_few(cpus as u32));
         Some(match few.filter(|_| added) {
-            Some(few) => format!(
-                "{what}: virtio_net has turned them on for XDP; run `ethtool -L {name} combined {few}` before the start, \
-                 and too few are left for that"
-            ),
-            None => {
-                format!("{what}; give {name} as many queues to send as to receive (ethtool -L)")
-            }
+            Some(few) => UnusableQueues {
+                effect: format!("{effect}: virtio_net has turned them on for XDP"),
+                remedy: format!(
+                    "run `ethtool -L {name} combined {few}` before the start, and too few are left for that"
+                ),
+            },
+            None => UnusableQueues {
+                effect,
+                remedy: format!("give {name} as many queues to send as to receive (ethtool -L)"),
+            },
         })
     }
 

@@ -87,8 +87,8 @@ fn number(facts: &Facts, nic: &Nic, details: &Details) -> Finding {
 fn served(nic: &Nic, details: &Details) -> Option<Finding> {
     let (subject, check) = (nic.name.as_str(), &checks::NIC_SERVED);
     if let Some(unusable) = &nic.unusable_queues {
-        let (what, remedy) = unusable.split_once("; ").unwrap_or((unusable, ""));
-        return Some(check.warn(subject, what, Fix::advice(remedy)));
+        let fix = Fix::advice(&unusable.remedy);
+        return Some(check.warn(subject, unusable.effect.as_str(), fix));
     }
     let served: BTreeSet<u32> = nic.queues.as_ref().ok()?.iter().copied().collect();
     let used = match &details.rss {

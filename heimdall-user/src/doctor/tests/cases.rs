@@ -9,7 +9,7 @@ use super::fixture::Fixture;
 use crate::{
     doctor::{Level, facts::capability},
     socket::testing::{Dates, Files, VALID, certificate},
-    xdp::{AttachedProgram, Channels, StrippedVlans},
+    xdp::{AttachedProgram, Channels, StrippedVlans, UnusableQueues},
 };
 
 /// A fault, and the finding.
@@ -521,9 +521,10 @@ fn traps() -> Vec<Case> {
         };
         "nic.served" WARN "queues 4-7 are left to the sockets", "ethtool -L eth0 combined 5": |host| {
             host.nic().rx_queues = 8;
-            host.nic().unusable_queues = Some(
-                "queues 4-7 are left to the sockets; run `ethtool -L eth0 combined 5` before the start".to_owned(),
-            );
+            host.nic().unusable_queues = Some(UnusableQueues {
+                effect: "queues 4-7 are left to the sockets".to_owned(),
+                remedy: "run `ethtool -L eth0 combined 5` before the start".to_owned(),
+            });
         };
         "nic.trap" WARN "zero-copy is only for queues that get no packets", "6.1": |host| {
             host.driver("mlx5_core");
