@@ -9,43 +9,30 @@
 
 use std::{
     net::{IpAddr, Ipv6Addr, SocketAddr},
-    os::fd::AsRawFd as _,
     time::Duration,
 };
 
 use aya::{
-    Ebpf, EbpfLoader, Pod, TestRunOptions,
+    EbpfLoader, Pod, TestRunOptions,
     maps::{
-        Array, HashMap, XskMap,
+        Array,
         lpm_trie::{Key as Prefix, LpmTrie},
     },
-    programs::{TestRun as _, Xdp},
+    programs::TestRun as _,
 };
 use benches::network;
 use criterion::{Criterion, criterion_group, criterion_main};
 use etherparse::PacketBuilder;
-use heimdall_ebpf::{
-    LINKS_MAP, Link, PROGRAM, SERVED_MAP, SOCKETS_MAP, ServedKey,
-    tier::{
-        Bucket, CLIENT_ANSWERED, ClientKey, Config, Entry, Key, MAX_BODY, SLOTS, Slot,
-        TIER_BUCKETS_GLOBAL, TIER_BUCKETS_MAP, TIER_CLIENTS_MAP, TIER_CONFIG_MAP,
-        TIER_ENTRIES_GLOBAL, TIER_ENTRIES_MAP, TIER_HITS_MAP,
-    },
+use heimdall_ebpf::tier::{
+    Bucket, CLIENT_ANSWERED, ClientKey, Config, Entry, Key, MAX_BODY, SLOTS, Slot,
+    TIER_BUCKETS_GLOBAL, TIER_BUCKETS_MAP, TIER_CLIENTS_MAP, TIER_CONFIG_MAP, TIER_ENTRIES_GLOBAL,
+    TIER_ENTRIES_MAP, TIER_HITS_MAP,
 };
 use heimdall_user::{checksum, xdp::xsk::Xsk};
+use lab::{LoadedProgram, XDP_PASS, XDP_REDIRECT, XDP_TX};
 
-const OBJECT: &str = concat!(
-    env!("CARGO_MANIFEST_DIR"),
-    "/../heimdall-ebpf/heimdall.bpf.o"
-);
-
-const XDP_PASS: u32 = 2;
-const XDP_TX: u32 = 3;
-const XDP_REDIRECT: u32 = 4;
-
-const V4: &str = "192.0.2.1:53";
-const V6: &str = "[2001:db8::1]:53";
-const MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
+const V4: &str = LoadedProgram::V4;
+const V6: &str = LoadedProgram::V6;
 
 /// The number of entries; only the first is used.
 const ENTRIES: u32 = 10_000;
@@ -58,35 +45,21 @@ struct Value<T>(T);
 // SAFETY: the layouts have no padding, and each is used with the map that it is for.
 unsafe impl<T: Copy + 'static> Pod for Value<T> {}
 
-struct Kernel {
-    ebpf: Ebpf,
-}
+struct Kernel(LoadedProgram);
 
 impl Kernel {
     /// The program with a tier of one bucket, or without a tier; test packets arrive at the socket's queue.
     fn load(buckets: u32, xsk: &Xsk) -> Self {
         let cpus = aya::util::nr_cpus().unwrap() as u32;
-        let mut ebpf = EbpfLoader::new()
+        let mut loader = EbpfLoader::new();
+        loader
             .override_global(TIER_BUCKETS_GLOBAL, &buckets, true)
             .override_global(TIER_ENTRIES_GLOBAL, &ENTRIES, true)
             .map_max_entries(TIER_ENTRIES_MAP, ENTRIES)
-            .map_max_entries(TIER_HITS_MAP, ENTRIES * cpus)
-            .load_file(OBJECT)
-            .unwrap();
-        let map = ebpf.map_mut(SERVED_MAP).unwrap();
-        let mut served = HashMap::<_, [u8; ServedKey::SIZE], u32>::try_from(map).unwrap();
-        for address in [V4, V6] {
-            let address: SocketAddr = address.parse().unwrap();
-            let key = ServedKey::from(address).to_bytes();
-            served.insert(key, 1, 0).unwrap();
-        }
-        let map = ebpf.map_mut(LINKS_MAP).unwrap();
-        let mut links = Array::<_, [u8; Link::SIZE]>::try_from(map).unwrap();
-        let link = Link::any_tags(MAC, 1).to_bytes();
-        links.set(0, link, 0).unwrap();
-        let mut sockets = XskMap::try_from(ebpf.map_mut(SOCKETS_MAP).unwrap()).unwrap();
-        sockets.set(0, xsk.as_fd().as_raw_fd(), 0).unwrap();
-        let map = ebpf.map_mut(TIER_CLIENTS_MAP).unwrap();
+            .map_max_entries(TIER_HITS_MAP, ENTRIES * cpus);
+        let mut loaded = LoadedProgram::load(&mut loader);
+        loaded.set_socket(xsk.as_fd());
+        let map = loaded.ebpf.map_mut(TIER_CLIENTS_MAP).unwrap();
         let mut clients = LpmTrie::<_, [u32; 5], u8>::try_from(map).unwrap();
         // As with the default access list: private and local networks, and the host's own addresses on top.
         for (prefix, bits) in [
@@ -111,13 +84,15 @@ impl Kernel {
             let prefix = Prefix::new(ClientKey::VERSION_BITS + bits, key.0);
             clients.insert(&prefix, CLIENT_ANSWERED, 0).unwrap();
         }
-        let program: &mut Xdp = ebpf.program_mut(PROGRAM).unwrap().try_into().unwrap();
-        program.load().unwrap();
         if buckets > 0 {
-            let count = program.info().unwrap().verified_instruction_count();
+            let count = loaded
+                .program()
+                .info()
+                .unwrap()
+                .verified_instruction_count();
             println!("the verifier walked through {count:?} instructions");
         }
-        let mut kernel = Self { ebpf };
+        let mut kernel = Self(loaded);
         kernel.set(
             TIER_CONFIG_MAP,
             Config {
@@ -132,7 +107,7 @@ impl Kernel {
     }
 
     fn set<T: Copy + 'static>(&mut self, map: &str, value: T) {
-        let map = self.ebpf.map_mut(map).unwrap();
+        let map = self.0.ebpf.map_mut(map).unwrap();
         let mut map = Array::<_, Value<T>>::try_from(map).unwrap();
         map.set(0, Value(value), 0).unwrap();
     }
@@ -166,8 +141,7 @@ impl Kernel {
     }
 
     fn run(&self, frame: &[u8], repeat: u32) -> (u32, Duration) {
-        let program: &Xdp = self.ebpf.program(PROGRAM).unwrap().try_into().unwrap();
-        let result = program.test_run(TestRunOptions {
+        let result = self.0.program().test_run(TestRunOptions {
             data_in: Some(frame),
             repeat,
             ..TestRunOptions::default()
@@ -218,7 +192,7 @@ fn frame(to: &str, question: &[u8], opt: bool) -> Vec<u8> {
         message[11] = 1;
         message.extend(b"\0\0\x29\x04\xd0\0\0\0\0\0\0");
     }
-    let ethernet = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], MAC);
+    let ethernet = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], LoadedProgram::MAC);
     let to: SocketAddr = to.parse().unwrap();
     let client: Ipv6Addr = "2001:db8::99".parse().unwrap();
     let ip = match to {

@@ -4,33 +4,20 @@
 //! has just rebuilt. Frames are built by etherparse, an implementation independent of the program.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
-use std::{
-    env, fs,
-    net::SocketAddr,
-    os::fd::{AsRawFd, FromRawFd, OwnedFd},
-};
+use std::{net::SocketAddr, os::fd::OwnedFd};
 
-use aya::{
-    Ebpf, EbpfLoader, TestRunOptions,
-    maps::{Array, HashMap, PerCpuArray, XskMap},
-    programs::{TestRun as _, Xdp},
-    util::KernelVersion,
-};
+use aya::{EbpfLoader, TestRunOptions, programs::TestRun as _, util::KernelVersion};
 use etherparse::PacketBuilder;
 use heimdall_ebpf::{
-    COUNTERS_MAP,
     Disposition::{self, *},
-    FRAGS_GLOBAL, LINKS_MAP, Link, MAX_LINKS, MAX_STEERED, PROGRAM, SERVED_MAP, SOCKETS_MAP,
-    ServedKey, Tags, link_entry,
+    FRAGS_GLOBAL, Link, MAX_LINKS, MAX_STEERED, Tags,
 };
+use lab::{LoadedProgram, XDP_PASS, XDP_REDIRECT};
 
-const XDP_PASS: u32 = 2;
-const XDP_REDIRECT: u32 = 4;
-
-const V4: &str = "192.0.2.1:53";
-const V6: &str = "[2001:db8::1]:53";
+const V4: &str = LoadedProgram::V4;
+const V6: &str = LoadedProgram::V6;
 /// The interface's own MAC address.
-const MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
+const MAC: [u8; 6] = LoadedProgram::MAC;
 const ETHERNET: usize = 14;
 /// `. IN NS`, the shortest query.
 const QUERY: [u8; 17] = [0xbe, 0xef, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 1];
@@ -42,10 +29,7 @@ const TAGGINGS: [&[u16]; 5] = [
     &[0x8100, 0x8100],
 ];
 
-/// A loaded program, serving [`V4`] and [`V6`].
-struct Kernel {
-    ebpf: Ebpf,
-}
+struct Kernel(LoadedProgram);
 
 impl Kernel {
     fn load() -> Self {
@@ -54,62 +38,14 @@ impl Kernel {
 
     /// With this value of [`FRAGS_GLOBAL`].
     fn load_with(frags: u32) -> Self {
-        let committed = concat!(
-            env!("CARGO_MANIFEST_DIR"),
-            "/../heimdall-ebpf/heimdall.bpf.o"
-        );
-        let object = env::var("HEIMDALL_EBPF_OBJECT").unwrap_or_else(|_| committed.to_owned());
-        let mut ebpf = EbpfLoader::new()
-            .override_global(FRAGS_GLOBAL, &frags, true)
-            .load(&fs::read(object).unwrap())
-            .unwrap();
-        let program: &mut Xdp = ebpf.program_mut(PROGRAM).unwrap().try_into().unwrap();
-        program.load().unwrap();
-        let mut kernel = Self { ebpf };
-        kernel.serve(1);
-        kernel.set_link(0, Link::any_tags(MAC, 1));
-        kernel
+        let mut loader = EbpfLoader::new();
+        loader.override_global(FRAGS_GLOBAL, &frags, true);
+        Self(LoadedProgram::load(&mut loader))
     }
 
-    /// Serves the addresses at these links, a bit each.
-    fn serve(&mut self, links: u32) {
-        let map = self.ebpf.map_mut(SERVED_MAP).unwrap();
-        let mut served = HashMap::<_, [u8; ServedKey::SIZE], u32>::try_from(map).unwrap();
-        for address in [V4, V6] {
-            let address: SocketAddr = address.parse().unwrap();
-            let key = ServedKey::from(address).to_bytes();
-            served.insert(key, links, 0).unwrap();
-        }
-    }
-
-    fn set_link(&mut self, index: u32, link: Link) {
-        let map = self.ebpf.map_mut(LINKS_MAP).unwrap();
-        let mut links = Array::<_, [u8; Link::SIZE]>::try_from(map).unwrap();
-        let entry = link_entry(1 << index);
-        links.set(entry, link.to_bytes(), 0).unwrap();
-    }
-
-    /// Puts an AF_XDP socket at queue 0, where test packets arrive. It need not be bound: a test
-    /// run ends with the program's decision.
     fn with_socket(mut self) -> (Self, OwnedFd) {
-        // SAFETY: no pointers are passed.
-        let fd = unsafe { libc::socket(libc::AF_XDP, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
-        assert!(
-            fd >= 0,
-            "socket(AF_XDP): {}",
-            std::io::Error::last_os_error()
-        );
-        // SAFETY: `fd` is open, and nothing else owns it.
-        let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-        let mut sockets = XskMap::try_from(self.ebpf.map_mut(SOCKETS_MAP).unwrap()).unwrap();
-        sockets.set(0, socket.as_raw_fd(), 0).unwrap();
+        let socket = self.0.open_socket();
         (self, socket)
-    }
-
-    fn counters(&self) -> Vec<u64> {
-        let map = PerCpuArray::<_, u64>::try_from(self.ebpf.map(COUNTERS_MAP).unwrap()).unwrap();
-        let count = |disposition| map.get(&(disposition as u32), 0).unwrap().iter().sum();
-        Disposition::ALL.into_iter().map(count).collect()
     }
 
     /// Runs the program over `frame`. Returns its action, and the one disposition that it counted.
@@ -119,8 +55,7 @@ impl Kernel {
 
     /// The same with a first buffer of so many octets. `None`: the kernel is older than 6.18, and makes it as long as it can.
     fn try_run(&self, frame: &[u8], first: Option<u32>) -> Option<(u32, Disposition)> {
-        let before = self.counters();
-        let program: &Xdp = self.ebpf.program(PROGRAM).unwrap().try_into().unwrap();
+        let before = self.0.counters();
         // struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex
         let context = first.map(|first| [0, first, 0, 0, 0, 0].map(u32::to_ne_bytes).concat());
         let options = TestRunOptions {
@@ -128,12 +63,12 @@ impl Kernel {
             ctx_in: context.as_deref(),
             ..TestRunOptions::default()
         };
-        let action = match program.test_run(options) {
+        let action = match self.0.program().test_run(options) {
             Ok(result) => result.return_value,
             Err(_) if first.is_some() && !has_short_buffers() => return None,
             Err(error) => panic!("{error}"),
         };
-        let after = self.counters();
+        let after = self.0.counters();
         let counted: Vec<Disposition> = Disposition::ALL
             .into_iter()
             .filter(|v| after[*v as usize] != before[*v as usize])
@@ -327,7 +262,7 @@ fn only_frames_to_the_own_mac_address_are_steered() {
         other[0] ^= 1;
         kernel.expect("another address", &other, NotServed);
     }
-    kernel.set_link(0, Link::any_tags([2, 0, 0, 0, 0, 7], 1));
+    kernel.0.set_link(0, Link::any_tags([2, 0, 0, 0, 0, 7], 1));
     let mut frame = datagram(V4, &QUERY);
     kernel.expect("the previous address", &frame, OtherMac);
     frame[5] = 7;
@@ -362,7 +297,7 @@ fn a_vlans_frames_are_those_with_its_tags() {
     }
     let (mut kernel, _socket) = Kernel::load().with_socket();
     for own in STACKS {
-        kernel.set_link(0, link(2, own));
+        kernel.0.set_link(0, link(2, own));
         for stack in STACKS {
             for priority in [0, 0xf000] {
                 let expected = if stack == own { Steered } else { OtherMac };
@@ -387,12 +322,16 @@ fn an_address_is_served_at_the_links_of_its_mask() {
     let (mut kernel, _socket) = Kernel::load().with_socket();
     // Each link has a MAC address and a VLAN of its own, but for the last, which has any tags.
     for index in 0..MAX_LINKS {
-        kernel.set_link(index, link(index as u8, &[(0x8100, 100 + index as u16)]));
+        kernel
+            .0
+            .set_link(index, link(index as u8, &[(0x8100, 100 + index as u16)]));
     }
     let last = MAX_LINKS - 1;
-    kernel.set_link(last, Link::any_tags([2, 0, 0, 0, 0, last as u8], 1));
+    kernel
+        .0
+        .set_link(last, Link::any_tags([2, 0, 0, 0, 0, last as u8], 1));
     for mask in [0, 1, 0b110, 1 << 16, 1 << last, 0x8000_0001, u32::MAX] {
-        kernel.serve(mask);
+        kernel.0.serve(mask);
         for index in 0..MAX_LINKS {
             let vlan = 100 + index as u16;
             let mut frame = tag_with(&datagram(V4, &QUERY), &[(0x8100, vlan)], 0);
@@ -414,9 +353,9 @@ fn an_address_is_served_at_the_links_of_its_mask() {
         }
     }
     // Two MAC addresses of one link.
-    kernel.serve(0b11);
+    kernel.0.serve(0b11);
     for (index, last) in [(0, 2), (1, 9)] {
-        kernel.set_link(index, link(last, &[]));
+        kernel.0.set_link(index, link(last, &[]));
     }
     for (last, expected) in [(2, Steered), (9, Steered), (3, OtherMac)] {
         let mut frame = datagram(V6, &QUERY);

@@ -5,35 +5,25 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use std::{
-    env, fs,
-    net::{IpAddr, SocketAddr},
-    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    fs,
+    net::IpAddr,
+    os::fd::OwnedFd,
     process::Command,
     thread,
     time::{Duration, Instant},
 };
 
-use aya::{
-    Ebpf, EbpfLoader, TestRunOptions,
-    maps::{Array, HashMap, PerCpuArray, XskMap},
-    programs::{TestRun as _, Xdp},
-};
+use aya::{EbpfLoader, TestRunOptions, programs::TestRun as _};
 use etherparse::PacketBuilder;
 use heimdall_ebpf::{
-    COUNTERS_MAP,
     Disposition::{self, *},
-    LINKS_MAP, Link, MAX_NEIGHBOURS, MAX_ROUTES, NEIGHBOURS_MAP, PROGRAM, ROUTE_CHECK_GLOBAL,
-    ROUTES_MAP, SERVED_MAP, SOCKETS_MAP, ServedKey, Tags,
+    Link, MAX_NEIGHBOURS, MAX_ROUTES, NEIGHBOURS_MAP, ROUTE_CHECK_GLOBAL, ROUTES_MAP, Tags,
 };
+use lab::{LoadedProgram, XDP_PASS, XDP_REDIRECT};
 use nix::sched::{CloneFlags, sched_setaffinity, unshare};
 
-const XDP_PASS: u32 = 2;
-const XDP_REDIRECT: u32 = 4;
-
-const V4: &str = "192.0.2.1:53";
-const V6: &str = "[2001:db8::1]:53";
 /// The interface's own MAC address, and that of the sender of all queries.
-const MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
+const MAC: [u8; 6] = LoadedProgram::MAC;
 const SENDER: [u8; 6] = [2, 0, 0, 0, 0, 0x55];
 /// `. IN NS`.
 const QUERY: [u8; 17] = [0xbe, 0xef, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 1];
@@ -78,20 +68,15 @@ fn ip(arguments: &str) {
     assert!(output.status.success(), "ip {arguments}: {error}");
 }
 
-/// A program that serves [`V4`] and [`V6`] with a socket at queue 0.
+/// The program with a socket, on `r0`.
 struct Kernel {
-    ebpf: Ebpf,
+    program: LoadedProgram,
     interface: u32,
     _socket: OwnedFd,
 }
 
 impl Kernel {
     fn load(route_check: bool) -> Self {
-        let committed = concat!(
-            env!("CARGO_MANIFEST_DIR"),
-            "/../heimdall-ebpf/heimdall.bpf.o"
-        );
-        let object = env::var("HEIMDALL_EBPF_OBJECT").unwrap_or_else(|_| committed.to_owned());
         let mut loader = EbpfLoader::new();
         let checks = u32::from(route_check);
         loader.override_global(ROUTE_CHECK_GLOBAL, &checks, true);
@@ -100,25 +85,10 @@ impl Kernel {
                 .map_max_entries(ROUTES_MAP, MAX_ROUTES)
                 .map_max_entries(NEIGHBOURS_MAP, MAX_NEIGHBOURS);
         }
-        let mut ebpf = loader.load(&fs::read(object).unwrap()).unwrap();
-        let program: &mut Xdp = ebpf.program_mut(PROGRAM).unwrap().try_into().unwrap();
-        program.load().unwrap();
-        let map = ebpf.map_mut(SERVED_MAP).unwrap();
-        let mut served = HashMap::<_, [u8; ServedKey::SIZE], u32>::try_from(map).unwrap();
-        for address in [V4, V6] {
-            let address: SocketAddr = address.parse().unwrap();
-            let key = ServedKey::from(address).to_bytes();
-            served.insert(key, 1, 0).unwrap();
-        }
-        // SAFETY: no pointers are passed.
-        let fd = unsafe { libc::socket(libc::AF_XDP, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
-        assert!(fd >= 0, "{}", std::io::Error::last_os_error());
-        // SAFETY: `fd` is open, and nothing else owns it.
-        let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-        let mut sockets = XskMap::try_from(ebpf.map_mut(SOCKETS_MAP).unwrap()).unwrap();
-        sockets.set(0, socket.as_raw_fd(), 0).unwrap();
+        let mut program = LoadedProgram::load(&mut loader);
+        let socket = program.open_socket();
         let mut kernel = Self {
-            ebpf,
+            program,
             interface: index("r0"),
             _socket: socket,
         };
@@ -128,15 +98,7 @@ impl Kernel {
 
     /// Replaces the one link.
     fn set_link(&mut self, link: Link) {
-        let map = self.ebpf.map_mut(LINKS_MAP).unwrap();
-        let mut links = Array::<_, [u8; Link::SIZE]>::try_from(map).unwrap();
-        links.set(0, link.to_bytes(), 0).unwrap();
-    }
-
-    fn counters(&self) -> Vec<u64> {
-        let map = PerCpuArray::<_, u64>::try_from(self.ebpf.map(COUNTERS_MAP).unwrap()).unwrap();
-        let count = |disposition| map.get(&(disposition as u32), 0).unwrap().iter().sum();
-        Disposition::ALL.into_iter().map(count).collect()
+        self.program.set_link(0, link);
     }
 
     /// Runs the program over a query of `client` that arrives on `r0`: what was counted, and the frame's source then.
@@ -153,16 +115,20 @@ impl Kernel {
             .flat_map(|field| field.to_ne_bytes())
             .collect();
         let mut out = vec![0; 2048];
-        let before = self.counters();
-        let program: &Xdp = self.ebpf.program(PROGRAM).unwrap().try_into().unwrap();
+        let before = self.program.counters();
         let options = TestRunOptions {
             data_in: Some(frame),
             data_out: Some(&mut out),
             ctx_in: Some(&context),
             ..TestRunOptions::default()
         };
-        let action = program.test_run(options).unwrap().return_value;
-        let after = self.counters();
+        let action = self
+            .program
+            .program()
+            .test_run(options)
+            .unwrap()
+            .return_value;
+        let after = self.program.counters();
         let counted = Disposition::ALL
             .into_iter()
             .filter(|one| after[*one as usize] != before[*one as usize]);

@@ -4,10 +4,11 @@ use std::net::{IpAddr, SocketAddr};
 
 use etherparse::PacketBuilder;
 use heimdall_user::checksum;
+use lab::LoadedProgram;
 
 /// Addresses that the program serves.
-pub(crate) const V4: &str = "192.0.2.1:53";
-pub(crate) const V6: &str = "[2001:db8::1]:53";
+pub(crate) const V4: &str = LoadedProgram::V4;
+pub(crate) const V6: &str = LoadedProgram::V6;
 
 /// Clients that the default access list allows: 10.7.0.99 and fd00:2::99.
 pub(crate) const CLIENT_V4: [u8; 4] = [10, 7, 0, 99];
@@ -15,7 +16,7 @@ pub(crate) const CLIENT_V6: [u8; 16] = [0xfd, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0
 pub(crate) const PORT: u16 = 40_000;
 
 /// The interface's MAC address, and the client's.
-pub(crate) const MAC: [u8; 6] = [2, 0, 0, 0, 0xaa, 2];
+pub(crate) const MAC: [u8; 6] = LoadedProgram::MAC;
 pub(crate) const CLIENT_MAC: [u8; 6] = [2, 0x11, 0, 0x22, 0, 1];
 
 pub(crate) const ETHERNET: usize = 14;

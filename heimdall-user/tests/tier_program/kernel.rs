@@ -1,36 +1,25 @@
 //! The program in the kernel, and its maps.
 
-use std::{
-    cell::RefCell,
-    env, fs,
-    net::{IpAddr, SocketAddr},
-    os::fd::{AsRawFd, FromRawFd, OwnedFd},
-    time::Duration,
-};
+use std::{cell::RefCell, net::IpAddr, os::fd::OwnedFd, time::Duration};
 
 use aya::{
-    Ebpf, EbpfLoader, Pod, TestRunOptions,
+    EbpfLoader, Pod, TestRunOptions,
     maps::{
-        Array, HashMap, MapData, PerCpuArray, XskMap,
+        Array, MapData, PerCpuArray,
         lpm_trie::{Key as Prefix, LpmTrie},
     },
-    programs::{TestRun as _, Xdp},
+    programs::TestRun as _,
 };
 use heimdall_ebpf::{
-    COUNTERS_MAP, Disposition, LINKS_MAP, Link, PROGRAM, ROUTE_CHECK_GLOBAL, SERVED_MAP,
-    SOCKETS_MAP, ServedKey,
+    Disposition, ROUTE_CHECK_GLOBAL,
     tier::{
         Bucket, COUNTERS, ClientKey, Config, Entry, Outcome, SLOTS, Slot, TIER_BUCKETS_GLOBAL,
         TIER_BUCKETS_MAP, TIER_CLIENTS_MAP, TIER_CONFIG_MAP, TIER_COUNTERS_MAP,
         TIER_ENTRIES_GLOBAL, TIER_ENTRIES_MAP, TIER_HITS_MAP, bucket_of,
     },
 };
+use lab::{LoadedProgram, XDP_REDIRECT, XDP_TX};
 use nix::time::{ClockId, clock_gettime};
-
-use crate::frames::{MAC, V4, V6};
-
-pub(crate) const XDP_TX: u32 = 3;
-pub(crate) const XDP_REDIRECT: u32 = 4;
 
 pub(crate) const ENTRIES: u32 = 16;
 pub(crate) const BUCKETS: u32 = 4;
@@ -65,10 +54,9 @@ impl Run {
     }
 }
 
-/// The loaded program, serving [`V4`] and [`V6`], with a socket at the queue where test packets arrive. Its clock stands
-/// still.
+/// The loaded program with a socket. Its clock stands still.
 pub(crate) struct Kernel {
-    ebpf: Ebpf,
+    program: LoadedProgram,
     config: RefCell<Array<MapData, Value<Config>>>,
     settings: Config,
     now: u32,
@@ -97,42 +85,19 @@ impl Kernel {
 
     /// The same, which looks routes up or not.
     pub(crate) fn load_with(entries: u32, buckets: u32, route_check: bool) -> Self {
-        let committed = concat!(
-            env!("CARGO_MANIFEST_DIR"),
-            "/../heimdall-ebpf/heimdall.bpf.o"
-        );
-        let object = env::var("HEIMDALL_EBPF_OBJECT").unwrap_or_else(|_| committed.to_owned());
         let cpus = aya::util::nr_cpus().unwrap() as u32;
-        let mut ebpf = EbpfLoader::new()
+        let checks = u32::from(route_check);
+        let mut loader = EbpfLoader::new();
+        loader
             .override_global(TIER_BUCKETS_GLOBAL, &buckets, true)
             .override_global(TIER_ENTRIES_GLOBAL, &entries, true)
-            .override_global(ROUTE_CHECK_GLOBAL, &u32::from(route_check), true)
+            .override_global(ROUTE_CHECK_GLOBAL, &checks, true)
             .map_max_entries(TIER_BUCKETS_MAP, buckets.max(1))
             .map_max_entries(TIER_ENTRIES_MAP, entries.max(1))
-            .map_max_entries(TIER_HITS_MAP, (entries * cpus).max(1))
-            .load(&fs::read(object).unwrap())
-            .unwrap();
-        let program: &mut Xdp = ebpf.program_mut(PROGRAM).unwrap().try_into().unwrap();
-        program.load().unwrap();
-        let map = ebpf.map_mut(SERVED_MAP).unwrap();
-        let mut served = HashMap::<_, [u8; ServedKey::SIZE], u32>::try_from(map).unwrap();
-        for address in [V4, V6] {
-            let address: SocketAddr = address.parse().unwrap();
-            let key = ServedKey::from(address).to_bytes();
-            served.insert(key, 1, 0).unwrap();
-        }
-        let map = ebpf.map_mut(LINKS_MAP).unwrap();
-        let mut links = Array::<_, [u8; Link::SIZE]>::try_from(map).unwrap();
-        let link = Link::any_tags(MAC, 1).to_bytes();
-        links.set(0, link, 0).unwrap();
-        // SAFETY: no pointers are passed.
-        let fd = unsafe { libc::socket(libc::AF_XDP, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
-        assert!(fd >= 0, "{}", std::io::Error::last_os_error());
-        // SAFETY: `fd` is open, and nothing else owns it.
-        let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-        let mut sockets = XskMap::try_from(ebpf.map_mut(SOCKETS_MAP).unwrap()).unwrap();
-        sockets.set(0, socket.as_raw_fd(), 0).unwrap();
-        let mut take = |name| ebpf.take_map(name).unwrap();
+            .map_max_entries(TIER_HITS_MAP, (entries * cpus).max(1));
+        let mut program = LoadedProgram::load(&mut loader);
+        let socket = program.open_socket();
+        let mut take = |name| program.ebpf.take_map(name).unwrap();
         Self {
             config: RefCell::new(take(TIER_CONFIG_MAP).try_into().unwrap()),
             settings: Config::default(),
@@ -142,7 +107,7 @@ impl Kernel {
             hits: take(TIER_HITS_MAP).try_into().unwrap(),
             clients: take(TIER_CLIENTS_MAP).try_into().unwrap(),
             counters: take(TIER_COUNTERS_MAP).try_into().unwrap(),
-            ebpf,
+            program,
             _socket: socket,
         }
     }
@@ -217,24 +182,18 @@ impl Kernel {
         }
     }
 
-    fn program(&self) -> &Xdp {
-        self.ebpf.program(PROGRAM).unwrap().try_into().unwrap()
-    }
-
     /// The verifier's count of instructions.
     pub(crate) fn verified_instructions(&self) -> Option<u32> {
-        self.program().info().unwrap().verified_instruction_count()
+        self.program
+            .program()
+            .info()
+            .unwrap()
+            .verified_instruction_count()
     }
 
     fn counts(&self) -> Vec<u64> {
         let count = |at| self.counters.get(&(at as u32), 0).unwrap().iter().sum();
         (0..COUNTERS).map(count).collect()
-    }
-
-    fn dispositions(&self) -> Vec<u64> {
-        let map = PerCpuArray::<_, u64>::try_from(self.ebpf.map(COUNTERS_MAP).unwrap()).unwrap();
-        let count = |disposition| map.get(&(disposition as u32), 0).unwrap().iter().sum();
-        Disposition::ALL.into_iter().map(count).collect()
     }
 
     /// As [`run_once`](Self::run_once), until the packet is not chosen as a sample.
@@ -252,9 +211,9 @@ impl Kernel {
     /// what it answers.
     #[track_caller]
     pub(crate) fn run_once(&self, frame: &[u8]) -> Run {
-        let before = (self.counts(), self.dispositions());
+        let before = (self.counts(), self.program.counters());
         let (action, out) = self.run_uncounted(frame);
-        let (counts, dispositions) = (self.counts(), self.dispositions());
+        let (counts, dispositions) = (self.counts(), self.program.counters());
         let counter = only_change(&before.0, &counts);
         let disposition = Disposition::ALL[only_change(&before.1, &dispositions)];
         match (action, disposition) {
@@ -288,7 +247,7 @@ impl Kernel {
             data_out: Some(&mut out),
             ..TestRunOptions::default()
         };
-        let result = self.program().test_run(options).unwrap();
+        let result = self.program.program().test_run(options).unwrap();
         out.truncate(result.data_size_out as usize);
         (result.return_value, out)
     }

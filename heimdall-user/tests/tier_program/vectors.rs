@@ -8,13 +8,14 @@ use heimdall_ebpf::{
         SAMPLE_INTERVAL, SLOTS, Slot, hit_counter,
     },
 };
+use lab::XDP_REDIRECT;
 
 use crate::{
     frames::{
         ETHERNET, Opt, TAGGINGS, V4, V6, datagram, is_v4, make_partial, query, question, tag,
         udp_checksum_at,
     },
-    kernel::{ENTRIES, Kernel, NOW, Run, SEED, XDP_REDIRECT, config},
+    kernel::{ENTRIES, Kernel, NOW, Run, SEED, config},
     worker::{self, Content, NXDOMAIN},
 };
 

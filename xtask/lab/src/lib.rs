@@ -9,6 +9,7 @@
 //! - [`ScriptedUpstream`]: an upstream that does as a test wants, also without a lab.
 //! - [`Authority`]: certificates for servers.
 //! - [`Disk`]: a file system that can be full. [`Scratch`]: a path for a file. `debugger`: what a debugger does to threads of a server (x86-64).
+//! - [`LoadedProgram`]: the XDP program, for packets that no NIC receives.
 //! - [`message`]: DNS messages over hickory-proto.
 //! - [`page`]: the blocks of the documents, for the tests that run them.
 //! - [`Browser`] and [`StatusServer`]: a headless Chromium, and documents for the status page, also without a lab.
@@ -40,6 +41,7 @@ mod namespace;
 pub mod page;
 mod peers;
 mod process;
+mod program;
 mod receive;
 pub mod rich;
 mod scratch;
@@ -70,6 +72,7 @@ pub use knot::{HOSTS, Knot};
 pub use namespace::Namespace;
 pub use peers::{Resolver, wait_for_answer};
 pub use process::{Process, in_own_process};
+pub use program::{LoadedProgram, XDP_PASS, XDP_REDIRECT, XDP_TX};
 pub use scratch::Scratch;
 pub use status::{Availability, Sample, StatusServer};
 pub use tls::{Authority, Certified};
