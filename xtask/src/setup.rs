@@ -233,9 +233,19 @@ pub(crate) fn build_heimdall() -> Result<PathBuf> {
     build("--package heimdall-user --bin heimdall", "heimdall")
 }
 
-/// Builds the programs of `benches`; the path of the one with this name.
+/// The heimdall to run: the one that the user has named, or a new build.
+pub(crate) fn heimdall(program: Option<&Path>) -> Result<PathBuf> {
+    match program {
+        Some(program) => program
+            .canonicalize()
+            .with_context(|| format!("--program {}", program.display())),
+        None => build_heimdall(),
+    }
+}
+
+/// Builds a program of `benches`; its path.
 pub(crate) fn build_bench(name: &str) -> Result<PathBuf> {
-    build("--package benches --bins", name)
+    build(&format!("--package benches --bin {name}"), name)
 }
 
 fn build(what: &str, name: &str) -> Result<PathBuf> {

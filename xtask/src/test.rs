@@ -1,6 +1,6 @@
 //! `cargo xtask test`: all checks that a change has to pass.
 
-use std::{iter, time::Instant};
+use std::{env, iter, time::Instant};
 
 use anyhow::{Context, Result};
 use clap::{Args, Parser as _};
@@ -11,6 +11,7 @@ use crate::{
         BOOK, BROWSER, BUILD, CAPTURE, COUNT, DNSTAP, LAB, MANUAL, METRICS, PEERS, Setup,
         UPSTREAMS, cargo, run,
     },
+    workspace,
 };
 
 #[derive(Args)]
@@ -22,6 +23,7 @@ pub(crate) struct Test {}
 impl Test {
     pub(crate) fn run(self, setup: Setup) -> Result<()> {
         let start = Instant::now();
+        env::set_current_dir(workspace())?;
         let title = |title: &str| println!("\n==> {title} ({} s)", start.elapsed().as_secs());
         let step = |what: &str, arguments: &str, environment: &[(&str, &str)]| {
             title(what);
@@ -51,7 +53,7 @@ impl Test {
         let object = objects.join("heimdall.bpf.o").display().to_string();
         step(
             "packet vectors through the rebuilt XDP program",
-            "test --locked --package heimdall-user --test xdp_program --test tier_program",
+            "test --locked --workspace --test xdp_program --test tier_program",
             &[("HEIMDALL_EBPF_OBJECT", &object)],
         )?;
         step(
@@ -60,10 +62,19 @@ impl Test {
             &[("RUSTDOCFLAGS", "--deny=warnings")],
         )?;
         tool("fuzz targets, briefly", "fuzz --runs 20000")?;
-        tool("comparison with other resolvers", "differ --queries 2000")?;
+        tool(
+            "comparison with other resolvers",
+            "differ --queries 2000 --program target/debug/heimdall",
+        )?;
         tool("instructions a hit", "instructions")?;
-        tool("a short soak", "soak --seconds 18")?;
-        tool("anycast, briefly", "anycast --rate 2000 --pause 1")?;
+        tool(
+            "a short soak",
+            "soak --seconds 18 --program target/debug/heimdall",
+        )?;
+        tool(
+            "anycast, briefly",
+            "anycast --rate 2000 --pause 1 --program target/debug/heimdall",
+        )?;
         println!("\neverything passed in {} s", start.elapsed().as_secs());
         if !again.is_empty() {
             println!("but not at once: {}", again.join(", "));

@@ -72,10 +72,7 @@ impl AnycastLab {
         }
         let stop = Stop::on_signals()?;
         setup.packages(&[BOOK, BUILD, LAB])?;
-        let program = match &self.program {
-            Some(program) => program.canonicalize().context("--program")?,
-            None => setup::build_heimdall()?,
-        };
+        let program = setup::heimdall(self.program.as_deref())?;
         let (fabric, mut nodes) = network::make(&program)?;
         for node in &mut nodes {
             node.start_bird()?;

@@ -16,7 +16,7 @@ mod rules;
 use std::{
     collections::BTreeSet,
     iter,
-    path::Path,
+    path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
 };
@@ -55,6 +55,10 @@ pub(crate) struct Differ {
     /// Show so many examples of each class
     #[arg(long, default_value_t = 0)]
     examples: usize,
+
+    /// Run this heimdall, instead of building one
+    #[arg(long, value_name = "FILE")]
+    program: Option<PathBuf>,
 }
 
 const UNBOUND: Resolver = Resolver {
@@ -83,7 +87,7 @@ impl Differ {
             return Ok(());
         }
         setup.packages(&[BUILD, LAB, PEERS])?;
-        let program = setup::build_heimdall()?;
+        let program = setup::heimdall(self.program.as_deref())?;
         let queries = generate::queries(self.queries.into(), self.seed);
         let start = Instant::now();
         let said = ask(&program, &queries)?;

@@ -73,8 +73,8 @@ pub(crate) struct Soak {
     #[arg(long)]
     faults: bool,
 
-    /// The server's program, in place of a release build of this tree
-    #[arg(long)]
+    /// Run this heimdall, instead of building one
+    #[arg(long, value_name = "FILE")]
     program: Option<PathBuf>,
 
     /// Seconds from one fault to the next
@@ -98,10 +98,7 @@ impl Soak {
             return Ok(());
         }
         setup.packages(&[BUILD, LAB])?;
-        let program = match &self.program {
-            Some(program) => program.canonicalize()?,
-            None => setup::build_heimdall()?,
-        };
+        let program = setup::heimdall(self.program.as_deref())?;
         match self.faults {
             true => self.soak_with_faults(&program),
             false => self.soak(&program)?.print(),

@@ -63,7 +63,7 @@ pub(crate) struct Vm {
     #[arg(long, value_enum)]
     scenario: Vec<Scenario>,
 
-    /// The heimdall to run; a release build of this tree, unless given
+    /// Run this heimdall, instead of building one
     #[arg(long, value_name = "FILE")]
     program: Option<PathBuf>,
 
@@ -224,14 +224,9 @@ impl Vm {
             return Ok(vec![Task::Shell(command.clone())]);
         }
         let scenarios = or_all(&self.scenario);
-        let program = match &self.program {
-            Some(program) => program
-                .canonicalize()
-                .with_context(|| program.display().to_string())?,
-            None if scenarios.iter().any(|scenario| scenario.needs_nics()) => {
-                setup::build_heimdall()?
-            }
-            None => PathBuf::new(),
+        let program = match scenarios.iter().any(|scenario| scenario.needs_nics()) {
+            true => setup::heimdall(self.program.as_deref())?,
+            false => PathBuf::new(),
         };
         let tests = test_programs(&scenarios)?;
         let task = |at| Task::Scenarios {
@@ -274,7 +269,7 @@ fn test_programs(scenarios: &[Scenario]) -> Result<Vec<TestProgram>> {
     }
     let mut build = cargo();
     build
-        .args(["test", "--locked", "--package", "heimdall-user", "--no-run"])
+        .args(["test", "--locked", "--workspace", "--no-run"])
         .arg("--message-format=json-render-diagnostics")
         .args(names.iter().flat_map(|name| ["--test", *name]))
         .stderr(Stdio::inherit());
