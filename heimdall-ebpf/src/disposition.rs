@@ -26,7 +26,7 @@ pub enum Disposition {
     /// Destination address and port are not in the served map.
     NotServed,
     /// The frame belongs to no link at which the address is served: its destination is another MAC address, or a group, or
-    /// it is in another VLAN. The kernel decides what happens to it (`PACKET_OTHERHOST`, a router's virtual MAC address).
+    /// it is in another VLAN; or its source is a group. The kernel decides what happens to it (`PACKET_OTHERHOST`, a router's virtual MAC address).
     OtherMac,
     /// Lengths disagree: a header is cut short, IP's length is beyond the frame's end, UDP's is
     /// not IP's payload, or there is no room for a DNS header.

@@ -92,6 +92,23 @@ pub(crate) fn route(from: IpAddr, to: IpAddr) -> io::Result<u32> {
     }
 }
 
+/// Whether packets to an address are for this host itself.
+///
+/// # Errors
+///
+/// ENETUNREACH or another error: there is no route.
+pub(crate) fn is_local(ip: IpAddr) -> io::Result<bool> {
+    let mut query = RouteMessage::default();
+    let (family, bits) = family(ip);
+    query.header.address_family = family;
+    query.header.destination_prefix_length = bits;
+    query.attributes = vec![RouteAttribute::Destination(ip.into())];
+    match request(RouteNetlinkMessage::GetRoute(query))? {
+        RouteNetlinkMessage::NewRoute(route) => Ok(route.header.kind == RouteType::Local),
+        _ => Err(io::ErrorKind::InvalidData.into()),
+    }
+}
+
 /// Makes an interface of the kind dummy, which is up.
 ///
 /// # Errors

@@ -256,6 +256,9 @@ fn only_frames_to_the_own_mac_address_are_steered() {
             let mut frame = datagram(destination, &QUERY);
             frame[..6].copy_from_slice(&mac);
             kernel.expect("a group or zero address", &frame, OtherMac);
+            let mut frame = datagram(destination, &QUERY);
+            frame[6] |= 1;
+            kernel.expect("a group as sender", &frame, OtherMac);
         }
         // The served address is checked first, and so counted.
         let mut other = datagram("192.0.2.9:53", &QUERY);

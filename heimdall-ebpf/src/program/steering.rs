@@ -236,9 +236,14 @@ fn claim_udp(frame: Frame, datagram: Datagram, tags: Tags) -> Result<&'static Li
 }
 
 /// The link among these, a bit each, that the frame belongs to by its destination MAC address and its tags. In promiscuous
-/// mode, or when a switch floods, frames to other hosts arrive, too.
+/// mode, or when a switch floods, frames to other hosts arrive, too. A frame whose source is a group address belongs to none: a
+/// reply goes to one host (IEEE 802.3, section 3.2.3: the first bit).
 #[inline(always)]
 fn find_link(frame: Frame, tags: Tags, mut links: u32) -> Option<&'static Link> {
+    let source: &[u8; 6] = frame.header(6)?;
+    if source[0] & 1 != 0 {
+        return None;
+    }
     let mac = mac_word(*frame.header(0)?);
     for _ in 0..MAX_LINKS {
         // Mostly there is one.

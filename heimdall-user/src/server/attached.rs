@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     mem,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU32, Ordering},
@@ -16,7 +16,7 @@ use tracing::warn;
 
 use super::{preflight::layers, steering::SteeringCheck, tier::InterfaceTier};
 use crate::{
-    config::InterfaceConfig,
+    config::{Config, InterfaceConfig},
     packet::SourceFilter,
     xdp::{
         Address, AttachMode, Interface, Program, Served, XdpError,
@@ -30,8 +30,37 @@ pub(super) struct Wanted {
     pub(super) interfaces: Vec<InterfaceConfig>,
     /// Wildcards among them.
     pub(super) addresses: Vec<SocketAddr>,
+    /// Those of `[anycast]`, which are served after they were withdrawn, too: routers learn of it later.
+    services: Vec<IpAddr>,
     /// Replies follow the kernel's routes.
     pub(super) route_check: bool,
+}
+
+impl Wanted {
+    pub(super) fn new(config: &Config, addresses: Vec<SocketAddr>) -> Arc<Self> {
+        Arc::new(Self {
+            interfaces: config.interfaces.clone(),
+            addresses,
+            services: config.anycast.addresses.clone(),
+            route_check: config.xdp.route_check,
+        })
+    }
+
+    /// The host's addresses: `own`, and those to serve that no interface has.
+    fn with_local(&self, mut own: Vec<Address>) -> Vec<Address> {
+        for listen in &self.addresses {
+            let ip = listen.ip().to_canonical();
+            let is_known = own.iter().any(|one| one.ip == ip);
+            let is_scoped = matches!(listen, SocketAddr::V6(v6) if v6.scope_id() != 0);
+            if is_known || is_scoped || ip.is_unspecified() {
+                continue;
+            }
+            if self.services.contains(&ip) || Address::is_routed_here(ip) {
+                own.push(Address::without_interface(ip));
+            }
+        }
+        own
+    }
 }
 
 /// A port with its program.
@@ -126,7 +155,7 @@ impl Attached {
         let mtu = mtus.fold(port.interface.mtu, u32::min);
         self.mtu.store(mtu, Ordering::Relaxed);
         self.port_mtu.store(port.interface.mtu, Ordering::Relaxed);
-        let all = Address::all()?;
+        let all = self.wanted.with_local(Address::all()?);
         let own = all.iter().map(|address| address.ip);
         let senders = own.chain(all.iter().flat_map(Address::broadcasts));
         let senders = SourceFilter::new(senders);

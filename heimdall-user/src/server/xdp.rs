@@ -225,11 +225,7 @@ impl XdpPrograms {
             let action = "use the bpf_links of the other server";
             XdpError::System { action, source }
         })?;
-        let wanted = Arc::new(Wanted {
-            interfaces: config.interfaces.clone(),
-            addresses: addresses.to_vec(),
-            route_check: config.xdp.route_check,
-        });
+        let wanted = Wanted::new(config, addresses.to_vec());
         let layers = layers(&wanted.interfaces)?;
         let refused = layers.refused.into_iter();
         let refused = refused.map(|(name, error)| Err((name, AfXdpError::from(error))));

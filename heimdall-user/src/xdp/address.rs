@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
 
 use super::XdpError;
 use crate::netlink;
@@ -12,7 +12,7 @@ use crate::netlink;
 pub struct Address {
     /// The address.
     pub(crate) ip: IpAddr,
-    /// Index of its interface.
+    /// Index of its interface; 0 if none has it.
     pub(crate) interface: u32,
     /// Whether other hosts can reach it: its scope is global.
     pub(crate) global: bool,
@@ -21,7 +21,8 @@ pub struct Address {
 }
 
 impl Address {
-    /// All addresses, of both families, link-local ones included.
+    /// All addresses that the kernel uses, of both families, link-local ones included: not those of which it does not know
+    /// yet whether another host has them, and not those that another host has (RFC 4862, section 5.4).
     ///
     /// # Errors
     ///
@@ -38,27 +39,49 @@ impl Address {
         self.broadcasts.into_iter().flatten().map(IpAddr::V4)
     }
 
-    /// A global address without a broadcast address.
-    #[cfg(test)]
-    pub(super) fn of_tests(ip: IpAddr, interface: u32) -> Self {
+    /// The host's own by a route alone, as `ip route add local` makes them.
+    pub(crate) fn is_routed_here(ip: IpAddr) -> bool {
+        // Without a route there is an error.
+        netlink::is_local(ip).unwrap_or(false)
+    }
+
+    /// An address that no interface has.
+    pub(crate) fn without_interface(ip: IpAddr) -> Self {
         Self {
             ip,
-            interface,
+            interface: 0,
             global: true,
             broadcasts: [None; 2],
         }
     }
 
+    /// A global address without a broadcast address.
+    #[cfg(test)]
+    pub(super) fn of_tests(ip: IpAddr, interface: u32) -> Self {
+        Self {
+            interface,
+            ..Self::without_interface(ip)
+        }
+    }
+
     fn read(message: AddressMessage) -> Option<Self> {
         let (mut local, mut prefix, mut broadcast) = (None, None, None);
+        // The header has room for the first eight flags only.
+        let mut flags = AddressFlags::from_bits_retain(message.header.flags.bits().into());
         for attribute in message.attributes {
             match attribute {
                 AddressAttribute::Local(ip) => local = Some(ip),
                 // The prefix is that of the peer, where there is one.
                 AddressAttribute::Address(ip) => prefix = Some(ip),
                 AddressAttribute::Broadcast(ip) => broadcast = Some(ip),
+                AddressAttribute::Flags(all) => flags = all,
                 _ => {}
             }
+        }
+        let is_tentative =
+            flags.contains(AddressFlags::Tentative) && !flags.contains(AddressFlags::Optimistic);
+        if is_tentative || flags.contains(AddressFlags::Dadfailed) {
+            return None;
         }
         let directed = match prefix {
             Some(IpAddr::V4(ip)) if message.header.prefix_len < 31 => {
@@ -79,7 +102,34 @@ impl Address {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use netlink_packet_route::address::AddressHeaderFlags;
+
     use super::*;
+
+    #[test]
+    fn addresses_that_another_host_may_have_are_none() {
+        for (flags, expected) in [
+            (AddressFlags::Permanent, true),
+            (AddressFlags::Permanent | AddressFlags::Tentative, false),
+            (AddressFlags::Tentative | AddressFlags::Optimistic, true),
+            (AddressFlags::Permanent | AddressFlags::Dadfailed, false),
+        ] {
+            let mut message = AddressMessage::default();
+            let ip = "2001:db8::1".parse().unwrap();
+            message.attributes = vec![
+                AddressAttribute::Address(ip),
+                AddressAttribute::Flags(flags),
+            ];
+            assert_eq!(
+                Address::read(message.clone()).is_some(),
+                expected,
+                "{flags:?}"
+            );
+            message.attributes.pop();
+            message.header.flags = AddressHeaderFlags::from_bits_retain(flags.bits() as u8);
+            assert_eq!(Address::read(message).is_some(), expected, "{flags:?}");
+        }
+    }
 
     #[test]
     fn a_prefix_has_a_broadcast_address_if_it_has_room_for_one() {

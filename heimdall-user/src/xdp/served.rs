@@ -25,8 +25,8 @@ impl Served {
     /// with the indices `stripped` do not arrive at the program: neither their links nor their addresses are served.
     ///
     /// 0.0.0.0 stands for the links' IPv4 addresses and `[::]` for their IPv6 ones, link-local included; `[::]` does not stand
-    /// for IPv4 too. Any other address is served at the link that has it. If none has, it may be routed
-    /// here (anycast, loopback), and is served at all of them; one with a scope only at the link that this is.
+    /// for IPv4 too. Any other address is served at the link that has it. If the host has it elsewhere (anycast, loopback), it
+    /// is served at all of them. One that the host does not have is left to the kernel, which may forward its packets.
     pub(crate) fn new(
         links: &[PortLink],
         listen: &[SocketAddr],
@@ -92,17 +92,18 @@ impl Served {
                         at(&|link| link.owners.contains(&own.interface)),
                     );
                 }
-            } else if let Some(scope) = scope {
-                add(ip, port, at(&|link| has(link, scope)));
-            } else {
-                let owns = |link: &PortLink| {
-                    let mut own = addresses.iter().filter(|one| one.ip == ip);
-                    own.any(|one| has(link, one.interface))
-                };
-                let owners = at(&owns);
-                let mask = if owners == 0 { at(&|_| true) } else { owners };
-                add(ip, port, mask);
+                continue;
             }
+            let owns = |link: &PortLink| {
+                let mut own = addresses.iter().filter(|one| one.ip == ip);
+                own.any(|one| has(link, one.interface))
+            };
+            let mask = match (scope, at(&owns)) {
+                (Some(scope), _) => at(&|link| has(link, scope) && owns(link)),
+                (None, 0) if addresses.iter().any(|one| one.ip == ip) => at(&|_| true),
+                (None, owners) => owners,
+            };
+            add(ip, port, mask);
         }
         served
     }
@@ -164,13 +165,14 @@ mod tests {
                 "192.0.2.1:53=1 192.0.2.1:5353=1",
             ),
             ("[::ffff:192.0.2.1]:53", "192.0.2.1:53=1"),
-            // Anycast; the VLAN's, by name; another NIC's; no interface's.
+            // Anycast; the VLAN's, by name; another NIC's; another host's.
             ("203.0.113.53:53", "203.0.113.53:53=1"),
             ("198.51.100.5:53", "198.51.100.5:53=1"),
             ("192.0.2.129:53", "192.0.2.129:53=1"),
-            ("192.0.2.77:53", "192.0.2.77:53=1"),
+            ("192.0.2.77:53", ""),
             ("[fe80::1%2]:53", "[fe80::1]:53=1"),
             ("[fe80::1%3]:53", ""),
+            ("[fe80::7%2]:53", ""),
         ] {
             assert_eq!(shown(&nic, listen, HOST, &[]), expected, "{listen:?}");
         }

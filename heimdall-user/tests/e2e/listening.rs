@@ -9,8 +9,8 @@ use std::{
 };
 
 use lab::{
-    CLIENT_V4, CLIENT_V6, Heimdall, Kdig, Knot, Lab, SERVER_V4, SERVER_V6, ScriptedUpstream,
-    UPSTREAM, by_label,
+    CLIENT_V4, CLIENT_V6, Frames, Heimdall, Kdig, Knot, Lab, QueryFrame, SERVER_V4, SERVER_V6,
+    ScriptedUpstream, UPSTREAM, by_label,
 };
 use nix::sys::{
     resource::{Resource, getrlimit, setrlimit},
@@ -19,7 +19,7 @@ use nix::sys::{
 
 use crate::{
     client::{DnsClient, query},
-    lab, program,
+    heimdall_without_tier, lab, program,
 };
 
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -95,6 +95,40 @@ fn addresses_that_come_after_the_start_are_served() {
             .unwrap();
         lab.server_ip(&format!("addr del fd53::9/64 dev {interface}"))
             .unwrap();
+    }
+}
+
+/// A named address that moves to another host, as with VRRP: a router forwards its queries then.
+#[test]
+fn an_address_that_the_host_has_no_more_is_left_to_the_kernel() {
+    let Some(lab) = lab("an_address_that_the_host_has_no_more") else {
+        return;
+    };
+    let _upstream = ScriptedUpstream::start(&lab, UPSTREAM).unwrap();
+    let _heimdall = heimdall_without_tier(&lab);
+    let frames = Frames::open(&lab).unwrap();
+    let query = QueryFrame::new(frames.macs, "n1.example.com", 1);
+    let wait_for = |answered: bool| {
+        let end = Instant::now() + TIMEOUT;
+        while frames.exchange(&query).unwrap().is_some() != answered {
+            assert!(Instant::now() < end, "answered: {answered}");
+        }
+    };
+    wait_for(true);
+    let interface = &lab.server_if;
+    for (change, answered) in [
+        (format!("addr del {SERVER_V4}/24 dev {interface}"), false),
+        (format!("route add local {SERVER_V4} dev lo"), false),
+        // The route alone is no event.
+        (format!("addr add 10.99.0.8/24 dev {interface}"), true),
+        (format!("route del local {SERVER_V4} dev lo"), true),
+        (format!("addr del 10.99.0.8/24 dev {interface}"), false),
+        (format!("addr add {SERVER_V4}/24 dev {interface}"), true),
+    ] {
+        lab.server_ip(&change).unwrap();
+        if change.starts_with("addr") {
+            wait_for(answered);
+        }
     }
 }
 

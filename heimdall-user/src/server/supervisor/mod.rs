@@ -114,11 +114,7 @@ impl Supervisor {
         let paths = path_mtus.as_ref().map(path_mtu::Listener::paths);
         let context = Context {
             settings: config.xdp.clone(),
-            wanted: Arc::new(Wanted {
-                interfaces: config.interfaces.clone(),
-                addresses,
-                route_check: config.xdp.route_check,
-            }),
+            wanted: Wanted::new(config, addresses),
             cores,
             forwarder,
             plan: TierPlan::new(config),

@@ -391,11 +391,7 @@ impl Parts {
         let forwarder = forwarder.start().unwrap();
         let context = Context {
             settings: config.xdp.clone(),
-            wanted: Arc::new(Wanted {
-                interfaces: config.interfaces.clone(),
-                addresses: listen(),
-                route_check: false,
-            }),
+            wanted: Wanted::new(config, listen()),
             cores,
             forwarder: forwarder.handle(),
             plan: TierPlan::new(config),
