@@ -249,16 +249,15 @@ fn only_frames_to_the_own_mac_address_are_steered() {
                 }
             }
             let mut sender = frame.clone();
-            sender[6..12].fill(0xff);
+            sender[6..12].fill(0xfe);
             kernel.expect("any sender", &sender, Steered);
+            sender[6] |= 1;
+            kernel.expect("a group as sender", &sender, OtherMac);
         }
         for mac in [[0xff; 6], [1, 0, 0x5e, 0, 0, 1], [0; 6]] {
             let mut frame = datagram(destination, &QUERY);
             frame[..6].copy_from_slice(&mac);
             kernel.expect("a group or zero address", &frame, OtherMac);
-            let mut frame = datagram(destination, &QUERY);
-            frame[6] |= 1;
-            kernel.expect("a group as sender", &frame, OtherMac);
         }
         // The served address is checked first, and so counted.
         let mut other = datagram("192.0.2.9:53", &QUERY);
