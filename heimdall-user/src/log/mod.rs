@@ -119,8 +119,7 @@ pub(crate) fn of_environment() -> Result<EnvFilter, String> {
 /// It is none, or has a word that is no level. `EnvFilter` takes a word for a module, so a misspelt level would silence all others.
 pub(crate) fn parse(text: &str) -> Result<EnvFilter, String> {
     let is_word = |part: &str| !part.contains(['=', '[']) && !part.contains("::");
-    let is_known =
-        |part: &str| part.starts_with("heimdall") || part.parse::<LevelFilter>().is_ok();
+    let is_known = |part: &str| part.starts_with("heimdall") || part.parse::<LevelFilter>().is_ok();
     let mut parts = text.split(',');
     match parts.find(|part| is_word(part) && !is_known(part)) {
         Some(part) => Err(format!("{part:?} is no level")),
