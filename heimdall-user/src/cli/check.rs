@@ -61,7 +61,7 @@ fn describe(config: &Config, lines: &[String]) -> String {
     let public = config.access.access().public().len();
     if public > 0 {
         text.push_str(&format!(
-            "WARNING: {public} prefix(es) of public addresses may query.\n"
+            "WARNING: prefixes of public addresses that may query: {public}.\n"
         ));
     }
     for line in lines {

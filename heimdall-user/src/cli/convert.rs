@@ -25,7 +25,7 @@ counterpart. What Heimdall would reject on this host is left out, and named as w
 beside that of --output, FILE.nxdomain.txt and so on. Files that unbound or dnsmasq include are read, too.
 Nothing else is read or changed, and no server is asked.";
 
-/// Make settings of the configuration of unbound, dnsmasq, dnsdist (YAML) or the C library (resolv.conf)
+/// Make settings from the configuration of unbound, dnsmasq, dnsdist (YAML) or the C library (resolv.conf)
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Convert {
@@ -62,8 +62,8 @@ impl Convert {
         self.write(&outcome)?;
         let Outcome { lost, unneeded, .. } = &outcome;
         log::print_error(&format!(
-            "heimdall: {}: {lost} statement(s) do something which Heimdall will not do, {unneeded} need no counterpart; \
-             comments name them",
+            "heimdall: {}: statements that do something which Heimdall will not do: {lost}; that need no counterpart: \
+             {unneeded}; comments name them",
             self.file.display()
         ));
         match outcome.rejected {

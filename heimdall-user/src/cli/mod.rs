@@ -42,7 +42,7 @@ Examples:
   Make a settings file, and check it after editing:
     heimdall check --example > heimdall.toml
     heimdall check --config heimdall.toml
-  Or make it of the configuration of unbound, dnsmasq or dnsdist:
+  Or make it from the configuration of unbound, dnsmasq or dnsdist:
     heimdall convert /etc/unbound/unbound.conf --output heimdall.toml
   See what on this host slows it down, or keeps it from working:
     heimdall doctor --config heimdall.toml

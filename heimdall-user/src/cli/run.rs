@@ -111,6 +111,13 @@ fn serve(file: Option<&Path>, settings: Source, take_over: bool) -> anyhow::Resu
     privileges::restrict(&config, file)?;
     let _flush = log::start(log::filter(config.log.level.as_deref()), config.log.format)
         .map_err(|error| anyhow!("cannot start the log's thread: {error}"))?;
+    if config.log.level.is_none()
+        && let Err(why) = log::of_environment()
+    {
+        warn!(
+            "the environment variable RUST_LOG: {why}; write error, warn, info, debug or trace; info is used"
+        );
+    }
     privileges::log();
     let _watchdog = Watchdog::start(service::alive)
         .map_err(|error| anyhow!("cannot start the watchdog: {error}"))?;

@@ -10,12 +10,14 @@ use std::{
 };
 
 use super::Problem;
-use crate::forward::{TlsPeer, UpstreamAddress, UpstreamTransport};
+use crate::{
+    forward::{TlsPeer, UpstreamAddress, UpstreamTransport},
+    log,
+};
 use data_encoding::BASE64;
 use domain::base::{Name, ToName as _};
 use nix::net::if_::{if_indextoname, if_nametoindex};
 use rustls::pki_types::DnsName;
-use tracing_subscriber::EnvFilter;
 
 /// The port of DNS.
 const DNS_PORT: u16 = 53;
@@ -425,9 +427,9 @@ pub(super) fn any_text(text: &str) -> Result<String, Problem> {
 
 /// Reads what selects lines of the log.
 pub(super) fn log_filter(text: &str) -> Result<String, Problem> {
-    match EnvFilter::try_new(text) {
+    match log::parse(text) {
         Ok(_) => Ok(text.to_owned()),
-        Err(error) => Err(Problem::LogFilter(text.to_owned(), error.to_string())),
+        Err(why) => Err(Problem::LogFilter(text.to_owned(), why)),
     }
 }
 

@@ -110,7 +110,10 @@ pub enum ControlError {
         source: io::Error,
     },
     /// A server answers there.
-    #[error("another heimdall runs with the control socket {}; stop it, or give --control PATH", .0.display())]
+    #[error(
+        "another heimdall runs with the control socket {}; stop it, take over from it (--take-over), or give --control PATH",
+        .0.display()
+    )]
     Taken(PathBuf),
     /// Something that is no socket is there.
     #[error("{} exists and is no socket; give --control another path", .0.display())]

@@ -3,19 +3,22 @@
 use std::{
     collections::{BTreeMap, HashSet},
     iter, mem,
-    path::{Path, PathBuf},
+    path::{self, Path, PathBuf},
 };
 
 use super::{
     ConvertError, NameList, Rejection,
     lines::{Lines, Note, Part},
-    source::{Statement, shown},
+    source::{Statement, on_one_line},
     values,
 };
 use crate::config::Zone;
 
 /// Items that a check may reject before that is an error.
 const MAX_REJECTED: usize = 500;
+
+/// Resolvers that the error names if all are left out.
+const MAX_LEFT_OUT: usize = 8;
 
 /// Tables in the order in which they are written; the first is the top of the file.
 const TABLES: [&str; 11] = [
@@ -51,6 +54,10 @@ pub struct Draft {
     lists: BTreeMap<&'static str, NameList>,
     lost: Vec<Note>,
     unneeded: Vec<Note>,
+    /// Resolvers of `lost`, each with its statement.
+    left_out: Vec<String>,
+    /// The first statement that keeps clients out, and cannot be converted.
+    lets_in: Option<ConvertError>,
 }
 
 /// A table, and a key in it.
@@ -108,6 +115,8 @@ impl Draft {
             lists: BTreeMap::new(),
             lost: Vec::new(),
             unneeded: Vec::new(),
+            left_out: Vec::new(),
+            lets_in: None,
         }
     }
 
@@ -208,18 +217,37 @@ impl Draft {
             .add(name)
     }
 
+    /// Ends the conversion in an error: the statement keeps clients out, and no `access.KEY` can be made of it.
+    pub(super) fn lets_in(&mut self, from: &Statement, key: &'static str, why: &str) {
+        let error = || ConvertError::LetsIn {
+            statement: from.to_string(),
+            key,
+            why: why.to_owned(),
+        };
+        self.lets_in.get_or_insert_with(error);
+    }
+
     /// Notes a statement that does something which Heimdall will not do.
     pub(super) fn lost(&mut self, from: &Statement, why: impl Into<String>) {
-        let why = shown(&why.into());
+        let why = on_one_line(&why.into());
         self.lost.push(Note {
             from: from.clone(),
             why,
         });
     }
 
+    /// The same of a resolver: if there is no other, the error names it.
+    pub(super) fn leave_out(&mut self, from: &Statement, why: impl Into<String>) {
+        let why = why.into();
+        if self.left_out.len() < MAX_LEFT_OUT {
+            self.left_out.push(format!("{from}: {}", on_one_line(&why)));
+        }
+        self.lost(from, why);
+    }
+
     /// Notes a statement that needs no counterpart.
     pub(super) fn unneeded(&mut self, from: &Statement, why: impl Into<String>) {
-        let why = shown(&why.into());
+        let why = on_one_line(&why.into());
         self.unneeded.push(Note {
             from: from.clone(),
             why,
@@ -268,12 +296,16 @@ impl Draft {
     /// lists will be; without one they are left out.
     ///
     /// # Errors
-    /// There is no resolver left to forward to, or the check rejects a statement that keeps clients out.
+    /// There is no resolver left to forward to, or a statement that keeps clients out cannot be converted, or the check
+    /// rejects it.
     pub fn finish(
         mut self,
         output: Option<&Path>,
         check: &dyn Fn(&str) -> Result<(), Rejection>,
     ) -> Result<Outcome, ConvertError> {
+        if let Some(error) = self.lets_in.take() {
+            return Err(error);
+        }
         self.share_upstreams();
         let (mut rejected, mut is_own) = (None, false);
         for _ in 0..MAX_REJECTED {
@@ -281,7 +313,13 @@ impl Draft {
             self.routes
                 .retain(|_, route| !route.upstreams.is_empty() || !route.options.is_empty());
             if !self.has("upstream") && !self.routes.contains_key(".") {
-                return Err(ConvertError::NoUpstream(self.path));
+                return Err(ConvertError::NoUpstream {
+                    path: self.path,
+                    left_out: match self.left_out.as_slice() {
+                        [] => String::new(),
+                        left_out => format!(" (left out: {})", left_out.join("; ")),
+                    },
+                });
             }
             if self.listens && !self.has("listen") {
                 for own in ["127.0.0.1:53", "[::1]:53"] {
@@ -348,6 +386,11 @@ impl Draft {
                         why: why.to_owned(),
                     });
                 }
+                match *key {
+                    ("tls", "certificate") => self.without_its_pair("key"),
+                    ("tls", "key") => self.without_its_pair("certificate"),
+                    _ => {}
+                }
                 (item, key.1)
             }
             Part::Upstream(zone, item) => {
@@ -364,9 +407,22 @@ impl Draft {
         };
         self.settings.retain(|_, setting| !setting.items.is_empty());
         if let Some(from) = from.and_then(|item| item.from) {
-            self.lost(&from, format!("as `{what}` it is rejected: {why}"));
+            let why = format!("as `{what}` it is rejected: {why}");
+            match what {
+                "upstream" => self.leave_out(&from, why),
+                _ => self.lost(&from, why),
+            }
         }
         Ok(())
+    }
+
+    /// Takes out what of the table `tls` has no use without its rejected pair.
+    fn without_its_pair(&mut self, key: &'static str) {
+        let setting = self.settings.remove(&("tls", key));
+        let items = setting.into_iter().flat_map(|setting| setting.items);
+        for from in items.filter_map(|item| item.from) {
+            self.lost(&from, "TLS takes a certificate and its key");
+        }
     }
 
     /// The settings without comments on other statements and without lists, and what begins on which line.
@@ -448,14 +504,17 @@ impl Draft {
             match output {
                 Some(output) => {
                     text.add("[[blocklist]]", Some(list.first()));
-                    let file = toml::Value::from(list.path(output).display().to_string());
+                    let path = list.path(output);
+                    // The server may be started in another directory.
+                    let path = path::absolute(&path).unwrap_or(path);
+                    let file = toml::Value::from(path.display().to_string());
                     text.add(&format!("file = {file}"), None);
                     text.add(&format!("action = \"{}\"", list.action), None);
                 }
                 None => text.comment(&format!(
-                    "Blocklist of {} names, action = \"{}\", the first by {}: give --output, and it is written to a file beside that.",
-                    list.len(),
+                    "Blocklist, action = \"{}\", names: {}, the first by {}: give --output, and it is written to a file beside that.",
                     list.action,
+                    list.len(),
                     list.first()
                 )),
             }

@@ -1,4 +1,4 @@
-//! Makes settings of the configurations of other servers: unbound, dnsmasq, dnsdist, and resolv.conf.
+//! Makes settings from the configurations of other servers: unbound, dnsmasq, dnsdist, and resolv.conf.
 //!
 //! A converter ([`Kind`]) reads statements (`source`) and puts what they say into a [`Draft`], or notes why a statement has no
 //! counterpart. [`finish`](Draft::finish) writes the settings, and leaves out what a check rejects. Files are read through
@@ -72,24 +72,29 @@ pub enum ConvertError {
         /// What is wrong.
         why: String,
     },
-    /// Settings without a rejected one would let in clients that the configuration keeps out.
+    /// The settings would let in clients that the configuration keeps out.
     #[error(
-        "{statement}: as `access.{key}` it is rejected, and without it these clients would be let in: {why}"
+        "{statement}: no `access.{key}` can be made of it, and without that clients would be let in that it keeps out: {why}"
     )]
     LetsIn {
         /// The statement, with its file and line.
         statement: String,
         /// The key in the table `access`.
         key: &'static str,
-        /// Why it is rejected.
+        /// Why that cannot be made of it, or is rejected.
         why: String,
     },
     /// No resolver is left to forward to.
     #[error(
-        "{}: it names no resolver that Heimdall could forward to; give one by --upstream ADDR",
-        .0.display()
+        "{}: it names no resolver that Heimdall could forward to{left_out}; give one by --upstream ADDR",
+        path.display()
     )]
-    NoUpstream(PathBuf),
+    NoUpstream {
+        /// The file.
+        path: PathBuf,
+        /// The resolvers that it names, and why each was left out.
+        left_out: String,
+    },
 }
 
 /// Whose configuration a file is.

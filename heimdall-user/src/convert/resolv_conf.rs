@@ -55,12 +55,12 @@ pub(super) fn nameservers(path: &Path, text: &str, draft: &mut Draft) {
 
 fn nameserver(server: &str, use_tcp: bool, statement: &Statement, draft: &mut Draft) {
     let Some((address, interface)) = zoned(server) else {
-        return draft.lost(statement, "it is no address");
+        return draft.leave_out(statement, "it is no address");
     };
     if address.is_loopback() || address.is_unspecified() {
         let why = "that is a server on this host, whose place Heimdall may take; `resolvectl dns` shows whom \
                    systemd-resolved asks";
-        return draft.lost(statement, why);
+        return draft.leave_out(statement, why);
     }
     let transport = match use_tcp {
         true => Transport::Tcp,
@@ -68,7 +68,7 @@ fn nameserver(server: &str, use_tcp: bool, statement: &Statement, draft: &mut Dr
     };
     match upstream(transport, address, 53, interface) {
         Ok(upstream) => draft.push("upstream", upstream, Some(statement)),
-        Err(why) => draft.lost(statement, why),
+        Err(why) => draft.leave_out(statement, why),
     }
 }
 
@@ -91,6 +91,7 @@ fn convert_option(option: &str, statement: &Statement, draft: &mut Draft) {
         }
         ("rotate", _) => draft.set("forward.policy", "round-robin", statement),
         ("trust-ad", _) => draft.set("forward.trust-ad", true, statement),
+        ("timeout" | "attempts", None) => draft.lost(statement, "its value cannot be read"),
         ("use-vc", _) => {}
         ("ndots" | "no-tld-query", _) => draft.unneeded(statement, OF_THE_CLIENT),
         _ => draft.unneeded(statement, format!("{name} is for the C library")),

@@ -46,21 +46,18 @@ impl fmt::Display for Statement {
     }
 }
 
-/// A text as a comment can have it: cut, on one line, without control characters.
-pub(super) fn shown(text: &str) -> String {
+/// A text as a comment can have it: on one line, without control characters.
+pub(super) fn on_one_line(text: &str) -> String {
+    text.trim().replace(char::is_control, " ")
+}
+
+/// The same, cut.
+fn shown(text: &str) -> String {
     let text = text.trim();
-    let mut shown = String::new();
-    for (number, letter) in text.chars().enumerate() {
-        match letter {
-            _ if number == SHOWN => {
-                shown.push('…');
-                break;
-            }
-            letter if letter.is_control() => shown.push(' '),
-            letter => shown.push(letter),
-        }
+    match text.char_indices().nth(SHOWN) {
+        Some((end, _)) => on_one_line(text.get(..end).unwrap_or(text)) + "…",
+        None => on_one_line(text),
     }
-    shown
 }
 
 /// Reads files, within bounds.

@@ -14,6 +14,7 @@ mod queue;
 
 use std::{
     backtrace::{Backtrace, BacktraceStatus},
+    env,
     io::{self, IsTerminal, Write},
     os::fd::AsFd,
     panic::{self, PanicHookInfo},
@@ -25,7 +26,11 @@ use std::{
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tracing::error;
 use tracing_subscriber::{
-    EnvFilter, Layer, Registry, filter::LevelFilter, fmt, layer::SubscriberExt as _, reload,
+    EnvFilter, Layer, Registry,
+    filter::{Builder, LevelFilter},
+    fmt,
+    layer::SubscriberExt as _,
+    reload,
     util::SubscriberInitExt as _,
 };
 
@@ -92,11 +97,38 @@ pub(crate) fn set_filter(filter: EnvFilter) {
 
 /// The filter that the setting `log.level` stands for; without it, the one of the environment, or else `info`.
 pub(crate) fn filter(level: Option<&str>) -> EnvFilter {
-    let builder = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into());
-    match level {
-        Some(level) => builder.parse_lossy(level),
-        None => builder.from_env_lossy(),
+    let filter = match level {
+        Some(level) => parse(level),
+        None => of_environment(),
+    };
+    filter.unwrap_or_else(|_| builder().parse_lossy(""))
+}
+
+/// The filter of the environment variable `RUST_LOG`, or `info` if that is not set.
+///
+/// # Errors
+/// It is no filter.
+pub(crate) fn of_environment() -> Result<EnvFilter, String> {
+    let text = env::var_os(EnvFilter::DEFAULT_ENV).unwrap_or_default();
+    parse(&text.to_string_lossy())
+}
+
+/// Reads a filter, `info` if it is empty.
+///
+/// # Errors
+/// It is none, or has a word that is no level. `EnvFilter` takes a word for a module, so a misspelt level would silence all others.
+pub(crate) fn parse(text: &str) -> Result<EnvFilter, String> {
+    let is_word = |part: &str| !part.contains(['=', '[']) && !part.contains("::");
+    let is_known = |part: &str| part.starts_with("heimdall") || part.parse::<LevelFilter>().is_ok();
+    let mut parts = text.split(',');
+    match parts.find(|part| is_word(part) && !is_known(part)) {
+        Some(part) => Err(format!("{part:?} is no level")),
+        None => builder().parse(text).map_err(|error| error.to_string()),
     }
+}
+
+fn builder() -> Builder {
+    EnvFilter::builder().with_default_directive(LevelFilter::INFO.into())
 }
 
 /// The layer that appends an event to the queue.
@@ -184,5 +216,39 @@ impl Write for Stderr {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_misspelt_level_is_no_filter() {
+        for good in [
+            "",
+            "info",
+            "WARN",
+            "off",
+            "0",
+            "heimdall_user",
+            "warn,heimdall_user::forward=debug",
+            "hickory_proto=error,info",
+            "rustls::client",
+            "info,[query]=debug",
+        ] {
+            assert!(parse(good).is_ok(), "{good}");
+        }
+        for (bad, word) in [
+            ("verbose", "verbose"),
+            ("inof", "inof"),
+            ("warn,inof", "inof"),
+            ("inof,heimdall_user=debug", "inof"),
+        ] {
+            let why = parse(bad).err();
+            assert_eq!(why, Some(format!("{word:?} is no level")), "{bad}");
+        }
+        assert_eq!(filter(Some("inof")).to_string(), "info");
+        assert_eq!(filter(Some("")).to_string(), "info");
     }
 }

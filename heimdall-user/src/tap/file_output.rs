@@ -13,7 +13,10 @@ use std::{
     time::Instant,
 };
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::{
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    unistd::{AccessFlags, access},
+};
 
 use super::{
     frame_stream::Control,
@@ -95,7 +98,10 @@ impl FileOutput {
     fn open(&mut self) {
         if self.open.is_none() {
             if self.is_early() {
-                self.status.opened(&self.name);
+                match self.path.as_deref().map_or(Ok(()), can_be_made) {
+                    Ok(()) => self.status.opened(&self.name),
+                    Err(error) => self.note_failure(&error),
+                }
                 return;
             }
             match Open::new(self.path.as_deref(), self.is_stream) {
@@ -292,6 +298,18 @@ fn free_name(path: &Path) -> io::Result<PathBuf> {
     )))
 }
 
+/// Whether there could be a file, as far as that can be known without making it.
+fn can_be_made(path: &Path) -> io::Result<()> {
+    let directory = path.parent().filter(|parent| *parent != Path::new(""));
+    match path.exists() {
+        true => Ok(()),
+        false => Ok(access(
+            directory.unwrap_or(Path::new(".")),
+            AccessFlags::W_OK | AccessFlags::X_OK,
+        )?),
+    }
+}
+
 /// Whether a file takes a page at once, after so many milliseconds at most.
 fn is_ready(file: &File, wait: u8) -> io::Result<bool> {
     let mut fds = [PollFd::new(file.as_fd(), PollFlags::POLLOUT)];
@@ -408,6 +426,20 @@ mod tests {
         assert_eq!(json["state"], "waiting");
         assert!(json["reason"].as_str().unwrap().contains("move some away"));
         assert_eq!(record("stream"), 100);
+    }
+
+    #[test]
+    fn a_stream_that_cannot_be_made_is_not_called_open() {
+        let directory = tempfile::tempdir().unwrap();
+        let parent = directory.path().join("none");
+        let (mut output, status) = output(&parent.join("stream"), true);
+        let mut now = Instant::now();
+        output.tick(now);
+        assert_eq!(counts(&status), ("waiting".into(), 0.into(), 0.into()));
+        fs::create_dir(&parent).unwrap();
+        now += RETRY;
+        output.tick(now);
+        assert_eq!(counts(&status), ("open".into(), 0.into(), 0.into()));
     }
 
     #[test]

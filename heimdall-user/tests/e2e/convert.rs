@@ -183,7 +183,7 @@ fn convert_says_what_it_does_not_convert_and_keeps_files() {
         "{text}"
     );
     let stderr = String::from_utf8(stdout.stderr).unwrap();
-    assert!(stderr.contains("1 statement(s) do something"), "{stderr}");
+    assert!(stderr.contains("Heimdall will not do: 1; "), "{stderr}");
     assert!(!output.exists());
 
     let arguments = ["convert", path(&configuration), "--output", path(&output)];

@@ -36,7 +36,7 @@ fn a_reload_applies_the_new_policy_and_loses_no_query() {
         assert!(output.status.success(), "{output:?}");
         let message = String::from_utf8(output.stdout).unwrap();
         assert!(
-            message.starts_with("reloaded: the new policy is in force; changed: access.allow\n"),
+            message.starts_with("reloaded: the new settings are in force; changed: access.allow\n"),
             "{message}"
         );
     };

@@ -62,6 +62,10 @@ const BAD: &[(&str, &str)] = &[
         "heimdall.toml:1: key `control-mode`: \"0666\" is none of the choices; write \"0600\" or \"0660\"",
     ),
     (
+        "[log]\nlevel = \"inof\"",
+        "heimdall.toml:2: key `log.level`: \"inof\" is no filter: \"inof\" is no level; write error, warn, info, debug or trace, or MODULE=LEVEL, with commas between",
+    ),
+    (
         "[log]\nformat = \"xml\"",
         "heimdall.toml:2: key `log.format`: \"xml\" is none of the choices; write \"text\" or \"json\"",
     ),

@@ -83,6 +83,8 @@ it needs a *restart*.
 
 A key that does not exist, a value of the wrong type or out of its range, and values that contradict one another
 are errors, which name file, line and key.
+
+A relative path is relative to the directory in which the server is started.
 "
     .to_owned();
     for table in Config::tables() {

@@ -9,7 +9,9 @@ use super::{
     source::Statement,
     values::{self, Transport, upstream, yes},
 };
-use yaml::Node;
+use yaml::{Node, Value};
+
+const NO_WEIGHTS: &str = "resolvers have no weights";
 
 /// Whether a text is a configuration in Lua, as dnsdist had it before.
 pub(super) fn is_lua(text: &str) -> bool {
@@ -39,7 +41,12 @@ struct Document<'a> {
 }
 
 pub(super) fn convert(path: &Path, text: &str, draft: &mut Draft) -> Result<(), ConvertError> {
-    let Some(root) = yaml::read(path, text)? else {
+    let root = yaml::read(path, text);
+    let is_map = matches!(&root, Ok(Some(root)) if matches!(root.value, Value::Map(_)));
+    if !is_map && is_lua(text) {
+        return Err(ConvertError::Lua(path.to_owned()));
+    }
+    let Some(root) = root? else {
         return Ok(());
     };
     let mut document = Document {
@@ -80,9 +87,19 @@ impl Document<'_> {
 
     fn section(&mut self, key: &str, node: &Node) {
         match key {
-            "backends" => node.items().iter().for_each(|item| self.backend(item)),
+            "backends" => {
+                // Those of the lowest order are asked first.
+                let mut backends: Vec<&Node> = node.items().iter().collect();
+                backends.sort_by_key(|backend| order(backend));
+                backends.into_iter().for_each(|item| self.backend(item));
+            }
             "binds" => node.items().iter().for_each(|item| self.bind(item)),
             "acl" => self.acl(node),
+            "acl_file" if node.text() != Some("") => {
+                let why = "this file is not read: write its prefixes in `acl`";
+                let statement = self.statement(node, key);
+                self.draft.lets_in(&statement, "allow", why);
+            }
             "query_rules" => node.items().iter().for_each(|item| self.rule(item)),
             "load_balancing_policies" => self.policies(node),
             "webserver" => self.webserver(node),
@@ -139,18 +156,19 @@ impl Document<'_> {
             "do53" => Transport::Udp,
             "dot" => Transport::Tls(name),
             _ => {
-                return self.draft.lost(
+                return self.draft.leave_out(
                     &statement,
                     "resolvers are asked over UDP, TCP and TLS (DoT)",
                 );
             }
         };
         let Some(address) = address(&text, usual) else {
-            return self.draft.lost(&statement, "its address cannot be read");
+            let why = "its address cannot be read";
+            return self.draft.leave_out(&statement, why);
         };
         let upstream = match upstream(transport, address.ip(), address.port(), None) {
             Ok(upstream) => upstream,
-            Err(why) => return self.draft.lost(&statement, why),
+            Err(why) => return self.draft.leave_out(&statement, why),
         };
         if let Some(store) = tls.and_then(|tls| tls.get("ca_store")) {
             let statement = self.statement(store, "ca_store");
@@ -172,17 +190,16 @@ impl Document<'_> {
                 "pools",
                 "name",
                 "tcp_only",
-                "weight",
                 "order",
                 "health_checks",
                 "id",
             ];
-            if !known.contains(&key.as_str()) {
-                self.unneeded(
-                    node,
-                    &format!("backend {text}, {key}"),
-                    "it is about how dnsdist asks",
-                );
+            let text = format!("backend {text}, {key}");
+            match key.as_str() {
+                "weight" if node.text() == Some("1") => {}
+                "weight" => self.lost(node, &text, NO_WEIGHTS),
+                key if known.contains(&key) => {}
+                _ => self.unneeded(node, &text, "it is about how dnsdist asks"),
             }
         }
         let pools = node.get("pools").map(Node::items).unwrap_or_default();
@@ -244,20 +261,53 @@ impl Document<'_> {
             }
         }
         self.draft.push(key, address.to_string(), Some(&statement));
+        for (name, node) in node.entries() {
+            let text = format!("bind {text}, {name}");
+            match name.as_str() {
+                "listen_address" | "protocol" | "tls" => {}
+                "additional_addresses" => self.additional_addresses(key, usual, node, &text),
+                _ => self.unneeded(node, &text, "it is about how dnsdist listens"),
+            }
+        }
+    }
+
+    /// More addresses of a bind.
+    fn additional_addresses(&mut self, key: &'static str, usual: u16, node: &Node, text: &str) {
+        for item in node.items() {
+            let statement = self.statement(item, text);
+            match address(item.text().unwrap_or_default(), usual) {
+                Some(address) => self.draft.push(key, address.to_string(), Some(&statement)),
+                None => self.draft.lost(&statement, "its address cannot be read"),
+            }
+        }
     }
 
     fn acl(&mut self, node: &Node) {
+        const NO_PREFIX: &str = "it is no prefix";
         for item in node.items() {
             let text = item.text().unwrap_or_default();
-            let (key, text) = match text.strip_prefix('!') {
-                Some(text) => ("access.refuse", text),
-                None => ("access.allow", text),
-            };
             let statement = self.statement(item, "acl");
-            match values::prefix(text) {
-                Some(prefix) => self.draft.push(key, prefix.to_string(), Some(&statement)),
-                None => self.draft.lost(&statement, "it is no prefix"),
+            let draft = &mut *self.draft;
+            match text.strip_prefix('!') {
+                Some(text) => match values::prefix(text) {
+                    Some(prefix) => {
+                        draft.push("access.refuse", prefix.to_string(), Some(&statement));
+                    }
+                    None => draft.lets_in(&statement, "refuse", NO_PREFIX),
+                },
+                None => match values::prefix(text) {
+                    Some(prefix) => {
+                        draft.push("access.allow", prefix.to_string(), Some(&statement));
+                    }
+                    None => draft.lost(&statement, NO_PREFIX),
+                },
             }
+        }
+        if !node.items().is_empty() && !self.draft.has("access.allow") {
+            // Without `access.allow` all private networks may query.
+            let statement = self.statement(node, "acl");
+            let why = "it has no prefix of clients that may query";
+            self.draft.lets_in(&statement, "allow", why);
         }
     }
 
@@ -337,6 +387,9 @@ impl Document<'_> {
                     continue;
                 }
             };
+            if node.text() == Some("wrandom") {
+                self.lost(node, key, NO_WEIGHTS);
+            }
             let statement = self.statement(node, key);
             self.draft.set("forward.policy", policy, &statement);
         }
@@ -371,6 +424,12 @@ impl Document<'_> {
             self.draft.push("listen", "127.0.0.1:53", None);
         }
     }
+}
+
+/// The place of a backend in its pools, by default 1.
+fn order(backend: &Node) -> i64 {
+    let order = backend.text_of("order");
+    order.and_then(|order| order.parse().ok()).unwrap_or(1)
 }
 
 /// Reads `ADDR[:PORT]`.

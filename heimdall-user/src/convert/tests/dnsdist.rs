@@ -130,7 +130,7 @@ fn what_is_no_yaml_is_an_error_with_its_line() {
     assert!(matches!(many, ConvertError::TooMuch { .. }), "{many}");
     for text in ["", "---\n", "text", "- a\n"] {
         let none = convert(text).unwrap_err();
-        assert!(matches!(none, ConvertError::NoUpstream(_)), "{none}");
+        assert!(matches!(none, ConvertError::NoUpstream { .. }), "{none}");
     }
 }
 
@@ -147,5 +147,95 @@ fn samples_give_settings_that_are_good() {
     ] {
         let (text, _) = convert(Kind::Dnsdist, text);
         assert!(text.starts_with("# Made by"), "{text}");
+    }
+}
+
+#[test]
+fn clients_are_not_let_in_by_what_cannot_be_read() {
+    for (acl, key) in [
+        ("acl: ['10.1.0.0/33']", "allow"),
+        ("acl: ['!10.1.0.0/16']", "allow"),
+        ("acl: ['10.0.0.0/8', '!10.1.0.0/33']", "refuse"),
+        ("acl_file: /etc/dnsdist/acl", "allow"),
+    ] {
+        let text = format!("backends:\n  - address: 9.9.9.9\n{acl}\n");
+        let error = convert_with(Kind::Dnsdist, &text, &InMemory::default()).unwrap_err();
+        let text = error.to_string();
+        assert!(matches!(error, ConvertError::LetsIn { .. }), "{text}");
+        assert!(text.starts_with("/etc/dnsdist.yml:3: acl"), "{text}");
+        assert!(text.contains(&format!("access.{key}")), "{text}");
+    }
+    let text = "backends:\n  - address: 9.9.9.9\nacl: ['10.0.0.0/8', '10.1.0.0/33']\n";
+    let (text, config) = convert(Kind::Dnsdist, text);
+    assert_eq!(
+        value(&config, "access.allow"),
+        r#"["10.0.0.0/8"]"#,
+        "{text}"
+    );
+}
+
+#[test]
+fn backends_are_asked_in_their_order_and_weights_are_named() {
+    let text = "\
+backends:
+  - {address: 192.0.2.3, order: 2}
+  - {address: 192.0.2.1, weight: 1}
+  - {address: 192.0.2.2, weight: 5}
+  - {address: 192.0.2.9, order: 2, pools: [corp]}
+  - {address: 192.0.2.8, order: -1, pools: [corp]}
+load_balancing_policies:
+  default_policy: wrandom
+query_rules:
+  - selector: {type: QNameSuffix, suffixes: [corp.example]}
+    action: {type: Pool, pool_name: corp}
+";
+    let (text, config) = convert(Kind::Dnsdist, text);
+    assert_eq!(
+        value(&config, "upstream"),
+        r#"["192.0.2.1:53", "192.0.2.2:53", "192.0.2.3:53"]"#,
+        "{text}"
+    );
+    let route = config.routes.first().unwrap();
+    let upstreams: Vec<_> = route.upstreams.iter().map(ToString::to_string).collect();
+    assert_eq!(upstreams, ["192.0.2.8:53", "192.0.2.9:53"], "{text}");
+    assert_eq!(value(&config, "forward.policy"), r#""round-robin""#);
+    assert_eq!(noted(&text, "/etc/dnsdist.yml:3"), None, "{text}");
+    for line in [4, 8] {
+        let (is_lost, line) = noted(&text, &format!("/etc/dnsdist.yml:{line}")).unwrap();
+        assert!(is_lost && line.ends_with("no weights"), "{line}");
+    }
+}
+
+#[test]
+fn a_bind_has_more_than_one_address() {
+    let text = "\
+backends:
+  - address: 9.9.9.9
+binds:
+  - listen_address: 192.0.2.1
+    additional_addresses: ['192.0.2.2:5353', x]
+    threads: 2
+";
+    let (text, config) = convert(Kind::Dnsdist, text);
+    assert_eq!(
+        value(&config, "listen"),
+        r#"["192.0.2.1:53", "192.0.2.2:5353"]"#,
+        "{text}"
+    );
+    assert!(noted(&text, "/etc/dnsdist.yml:5").unwrap().0, "{text}");
+    assert!(!noted(&text, "/etc/dnsdist.yml:6").unwrap().0, "{text}");
+}
+
+#[test]
+fn a_program_is_no_empty_configuration() {
+    let path = Path::new("dnsdist.conf");
+    let upstreams = ["9.9.9.9".to_owned()];
+    for text in [
+        "newServer({address='10.0.0.1'})\n",
+        "-- resolvers\nnewServer(\"10.0.0.1\")\nsetLocal('0.0.0.0:53')\n",
+    ] {
+        let draft = Kind::Dnsdist.convert(path, text, &upstreams, &InMemory::default());
+        let error = draft.map(drop).unwrap_err();
+        assert!(matches!(error, ConvertError::Lua(_)), "{text}: {error}");
     }
 }

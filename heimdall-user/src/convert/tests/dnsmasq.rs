@@ -157,7 +157,7 @@ fn files_that_it_reads_are_read() {
     assert_eq!(value(&config, "upstream"), "[\"192.0.2.53:53\"]");
     assert_eq!((config.routes.len(), config.local.hosts.len()), (1, 0));
     let none = convert_with(Kind::Dnsmasq, "resolv-file=/run/resolv.conf\n", &files).unwrap_err();
-    assert!(matches!(none, ConvertError::NoUpstream(_)), "{none}");
+    assert!(matches!(none, ConvertError::NoUpstream { .. }), "{none}");
 }
 
 #[test]

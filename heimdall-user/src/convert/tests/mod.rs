@@ -133,6 +133,7 @@ nameserver 2001:db8::53
 nameserver 127.0.0.53
 options ndots:2 timeout:3 attempts:9 rotate trust-ad edns0
 sortlist 130.155.160.0/255.255.240.0
+options timeout:x
 ";
     let (text, config) = convert(Kind::ResolvConf, text);
     assert_eq!(
@@ -145,6 +146,8 @@ sortlist 130.155.160.0/255.255.240.0
     assert_eq!(value(&config, "forward.trust-ad"), "true");
     assert!(noted(&text, "/etc/resolv.conf:5").unwrap().0, "{text}");
     assert!(noted(&text, "/etc/resolv.conf:7").unwrap().0, "{text}");
+    let (is_lost, line) = noted(&text, "/etc/resolv.conf:8").unwrap();
+    assert!(is_lost && line.ends_with("cannot be read"), "{text}");
     assert!(!noted(&text, "/etc/resolv.conf:2").unwrap().0, "{text}");
     assert!(
         text.contains("\"192.0.2.53\",  # /etc/resolv.conf:3: nameserver 192.0.2.53\n"),
@@ -162,13 +165,15 @@ fn resolvers_can_be_given_where_there_are_none() {
     };
     let without = convert(&[]).unwrap_err().to_string();
     assert!(without.contains("--upstream"), "{without}");
+    let left_out = "(left out: resolv.conf:1: nameserver ::1: that is a server on this host";
+    assert!(without.contains(left_out), "{without}");
     let with = convert(&["9.9.9.9".to_owned()]).unwrap();
     assert_eq!(
         value(&check(&with.text).unwrap(), "upstream"),
         "[\"9.9.9.9:53\"]"
     );
     let bad = convert(&["nine".to_owned()]).unwrap_err();
-    assert!(matches!(bad, ConvertError::NoUpstream(_)), "{bad}");
+    assert!(matches!(bad, ConvertError::NoUpstream { .. }), "{bad}");
 }
 
 #[test]
@@ -279,6 +284,20 @@ fn what_a_check_rejects_opens_nothing() {
             "{text}"
         );
     }
+    for (access, key) in [
+        ("10.66.0.0/33 refuse", "refuse"),
+        ("10.66.0.0/x refuse_non_local", "refuse"),
+        ("10.66 deny", "drop"),
+        ("10.66.0.0/33 deny_non_local", "drop"),
+    ] {
+        let text = format!("server:\n  access-control: {access}\n");
+        let error = finish(&text, &[]).unwrap_err();
+        let text = error.to_string();
+        assert!(matches!(error, ConvertError::LetsIn { .. }), "{text}");
+        assert!(text.contains(&format!("access.{key}")), "{text}");
+        assert!(text.starts_with("/etc/unbound.conf:2: "), "{text}");
+    }
+    assert!(finish("server:\n  access-control: 10.66.0.0/33 allow\n", &[]).is_ok());
     let text = "server:\n  interface: 192.0.2.7\n";
     let outcome = finish(text, &["\"192.0.2.7:53\""]).unwrap();
     assert_eq!(outcome.rejected, None);
@@ -295,6 +314,60 @@ fn what_a_check_rejects_opens_nothing() {
         "{}",
         outcome.text
     );
+}
+
+#[test]
+fn a_key_goes_with_its_certificate() {
+    let text = "\
+server:
+  interface: 192.0.2.1
+  interface: 192.0.2.1@853
+  tls-service-key: k.pem
+  tls-service-pem: c.pem
+";
+    let path = Path::new("/etc/unbound.conf");
+    let draft = Kind::Unbound.convert(path, text, &[], &InMemory::default());
+    let outcome = draft.unwrap().finish(None, &|text| {
+        let mut lines = (1..).zip(text.lines());
+        match lines.find(|(_, line)| line.starts_with("certificate = ")) {
+            Some((line, _)) => Err(Rejection {
+                line: Some(line),
+                why: "not here".to_owned(),
+            }),
+            None => check(text).map(drop),
+        }
+    });
+    let text = outcome.unwrap().text;
+    assert!(
+        !text.contains("[tls]") && !text.contains("k.pem\""),
+        "{text}"
+    );
+    for line in [3, 4, 5] {
+        let noted = noted(&text, &format!("/etc/unbound.conf:{line}"));
+        assert!(noted.is_some_and(|(is_lost, _)| is_lost), "{line}: {text}");
+    }
+    assert!(check(&text).is_ok(), "{text}");
+}
+
+#[test]
+fn a_reason_is_shown_to_its_end() {
+    let why = format!("{}: write another", "x".repeat(300));
+    let path = Path::new("/etc/resolv.conf");
+    let text = "nameserver 192.0.2.53\nnameserver 192.0.2.54\n";
+    let draft = Kind::ResolvConf.convert(path, text, &[], &InMemory::default());
+    let outcome = draft.unwrap().finish(None, &|text| {
+        let mut lines = (1..).zip(text.lines());
+        match lines.find(|(_, line)| line.contains("192.0.2.54")) {
+            Some((line, _)) => Err(Rejection {
+                line: Some(line),
+                why: why.clone(),
+            }),
+            None => Ok(()),
+        }
+    });
+    let text = outcome.unwrap().text;
+    let (is_lost, line) = noted(&text, "/etc/resolv.conf:2").unwrap();
+    assert!(is_lost && line.ends_with(": write another"), "{text}");
 }
 
 #[test]

@@ -180,7 +180,7 @@ fn statements_without_counterpart_are_named() {
     }
     let of_lists = text
         .lines()
-        .filter(|line| line.starts_with("# Blocklist of 1 names"));
+        .filter(|line| line.starts_with("# Blocklist, ") && line.contains("names: 1,"));
     assert_eq!(of_lists.count(), 2, "{text}");
 }
 
@@ -430,4 +430,62 @@ fn more_threads_than_there_can_be_are_named() {
             "{text}"
         );
     }
+}
+
+#[test]
+fn dns_over_https_does_not_become_plain_dns() {
+    let text = "\
+server:
+  interface: 192.0.2.1
+  interface: 192.0.2.1@443
+  interface: 192.0.2.1@8853
+  quic-port: 8853
+";
+    let (text, config) = convert(Kind::Unbound, text);
+    assert_eq!(value(&config, "listen"), r#"["192.0.2.1:53"]"#, "{text}");
+    for line in [3, 4] {
+        let (is_lost, line) = noted(&text, &format!("/etc/unbound.conf:{line}")).unwrap();
+        assert!(is_lost && line.contains("DNS over HTTPS"), "{line}");
+    }
+    let text = "server:\n  interface: 192.0.2.1@443\n  https-port: 8443\n";
+    let (text, config) = convert(Kind::Unbound, text);
+    assert_eq!(value(&config, "listen"), r#"["192.0.2.1:443"]"#, "{text}");
+}
+
+#[test]
+fn a_value_that_cannot_be_read_is_called_that() {
+    let text = "\
+server:
+  port: 99999
+  num-threads: -1
+  interface: 192.0.2.1@x
+  interface: 300.1.1.1
+  interface: eth0
+";
+    let (text, _) = convert(Kind::Unbound, text);
+    for (line, why) in [
+        (2, "its value cannot be read"),
+        (3, "its value cannot be read"),
+        (4, "its value cannot be read"),
+        (5, "it is no address, and no name of an interface"),
+        (6, "`interface` has AF_XDP serve it"),
+    ] {
+        let (is_lost, noted) = noted(&text, &format!("/etc/unbound.conf:{line}")).unwrap();
+        assert!(is_lost && noted.ends_with(why), "{noted}");
+    }
+}
+
+#[test]
+fn lists_are_named_by_absolute_paths() {
+    let path = Path::new("/etc/unbound.conf");
+    let text = "server:\n  local-zone: a.example always_null\n";
+    let draft = Kind::Unbound.convert(path, text, &[], &InMemory::default());
+    let output = Path::new("heimdall.toml");
+    let outcome = draft
+        .unwrap()
+        .finish(Some(output), &|text| check(text).map(drop));
+    let outcome = outcome.unwrap();
+    let list = check(&outcome.text).unwrap().blocklists.remove(0);
+    let expected = std::env::current_dir().unwrap().join("heimdall.null.txt");
+    assert_eq!(list.file, expected, "{}", outcome.text);
 }

@@ -1,11 +1,12 @@
 //! Statements of the section `server` that have no counterpart, and why.
 
-use super::{super::Draft, lexer::Entry};
+use super::{super::Draft, lexer::Entry, unreadable};
 
 const OF_RESOLVERS: &str = "only a server that asks authoritative servers needs it";
 const OF_VALIDATORS: &str = "signatures are not checked: forward to resolvers that check them";
 const BY_ITSELF: &str = "nothing has to be set for that";
 const OF_THE_UNIT: &str = "the service unit says that";
+pub(super) const NO_HTTPS: &str = "DNS over HTTPS and over QUIC are not served";
 const OF_THE_LOG: &str = "see `log.level` and `log.format`";
 
 /// Keys with the same reason. A key with a `*` at its end stands for all that begin like it.
@@ -161,10 +162,7 @@ const LOST: &[(&str, &[&str])] = &[
         "[rate-limit] limits replies over UDP by client network, and not queries",
         &["ip-ratelimit*", "ratelimit*"],
     ),
-    (
-        "DNS over HTTPS and over QUIC are not served",
-        &["http-*", "https-port", "quic-*"],
-    ),
+    (NO_HTTPS, &["http-*", "https-port", "quic-*"]),
     (
         "queries carry no subnet of clients; `forward.client-subnet` is one for all of them",
         &[
@@ -180,12 +178,44 @@ const LOST: &[(&str, &[&str])] = &[
     ),
 ];
 
+/// Keys that have a counterpart, if their value can be read.
+const KNOWN: &[&str] = &[
+    "cache-max-negative-ttl",
+    "cache-max-ttl",
+    "cache-min-ttl",
+    "do-ip4",
+    "do-ip6",
+    "identity",
+    "log-queries",
+    "log-replies",
+    "max-udp-size",
+    "num-threads",
+    "port",
+    "serve-expired",
+    "serve-expired-client-timeout",
+    "serve-expired-ttl",
+    "ssl-cert-bundle",
+    "ssl-port",
+    "ssl-service-key",
+    "ssl-service-pem",
+    "ssl-upstream",
+    "tcp-upstream",
+    "tls-cert-bundle",
+    "tls-port",
+    "tls-service-key",
+    "tls-service-pem",
+    "tls-upstream",
+    "use-caps-for-id",
+    "version",
+];
+
 /// Notes why a statement has no counterpart.
 pub(super) fn note(entry: &Entry, draft: &mut Draft) {
     let statement = &entry.statement;
     match (reason(UNNEEDED, &entry.key), reason(LOST, &entry.key)) {
         (_, Some(why)) => draft.lost(statement, why),
         (Some(why), None) => draft.unneeded(statement, why),
+        (None, None) if KNOWN.contains(&entry.key.as_str()) => unreadable(statement, draft),
         (None, None) => draft.lost(statement, "it is not known"),
     }
 }

@@ -8,6 +8,7 @@ use super::{
         source::Statement,
         values::{self, yes, zoned},
     },
+    keys,
     lexer::Entry,
     unreadable,
     zones::Transports,
@@ -27,6 +28,8 @@ pub(super) struct Server {
     interfaces: Vec<(String, Statement)>,
     port: u16,
     tls_port: u16,
+    https_port: u16,
+    quic_port: Option<u16>,
     has_key: bool,
     ipv4: bool,
     ipv6: bool,
@@ -67,6 +70,8 @@ impl Default for Server {
             interfaces: Vec::new(),
             port: 53,
             tls_port: 853,
+            https_port: 443,
+            quic_port: None,
             has_key: false,
             ipv4: true,
             ipv6: true,
@@ -101,6 +106,8 @@ impl Server {
             ("tls-port" | "ssl-port", Some(number @ 1..=65_535), _) => {
                 self.tls_port = number as u16
             }
+            ("https-port", Some(number @ 1..=65_535), _) => self.https_port = number as u16,
+            ("quic-port", Some(number @ 1..=65_535), _) => self.quic_port = Some(number as u16),
             ("do-ip4", _, Some(on)) => self.ipv4 = on,
             ("do-ip6", _, Some(on)) => self.ipv6 = on,
             ("tls-upstream" | "ssl-upstream", _, Some(on)) => self.transports.tls = on,
@@ -221,7 +228,14 @@ impl Server {
             _ => return unreadable(&entry.statement, draft),
         };
         let Some(prefix) = values::prefix(prefix) else {
-            return unreadable(&entry.statement, draft);
+            let key = match access {
+                Access::Allow | Access::Snoop | Access::SetRd => {
+                    return unreadable(&entry.statement, draft);
+                }
+                Access::Refuse => "refuse",
+                Access::Deny => "drop",
+            };
+            return draft.lets_in(&entry.statement, key, "its prefix cannot be read");
         };
         match action.as_str() {
             "allow_cookie" => draft.lost(&entry.statement, "see `cookies.demand-above`"),
@@ -280,13 +294,30 @@ impl Server {
                 Some((address, port)) => (address, port.parse().ok()),
                 None => (text.as_str(), Some(self.port)),
             };
-            let Some(((address, zone), port)) = zoned(address).zip(port) else {
-                let why = "give the addresses of the interface in `listen`; `interface` has AF_XDP serve it";
-                draft.lost(statement, why);
-                continue;
+            let ((address, zone), port) = match (zoned(address), port) {
+                (Some(address), Some(port)) => (address, port),
+                (Some(_), None) => {
+                    unreadable(statement, draft);
+                    continue;
+                }
+                (None, _) => {
+                    let why = match is_interface_name(address) {
+                        true => {
+                            "give the addresses of the interface in `listen`; `interface` has AF_XDP serve it"
+                        }
+                        false => "it is no address, and no name of an interface",
+                    };
+                    draft.lost(statement, why);
+                    continue;
+                }
             };
             if !self.serves(address) {
                 draft.unneeded(statement, "do-ip4 or do-ip6 is off");
+                continue;
+            }
+            let is_quic = self.quic_port == Some(port);
+            if port != self.tls_port && (port == self.https_port || is_quic) {
+                draft.lost(statement, keys::NO_HTTPS);
                 continue;
             }
             let listen = values::listen(address, port, zone);
@@ -356,4 +387,9 @@ impl Server {
             }
         }
     }
+}
+
+/// Whether an interface could have this name (IFNAMSIZ). Without a letter it is a mistyped address.
+fn is_interface_name(text: &str) -> bool {
+    text.len() < 16 && !text.contains(':') && text.contains(|letter: char| letter.is_alphabetic())
 }

@@ -241,13 +241,11 @@ impl Reloader {
             error,
         })?;
         log_access(&policy);
-        let in_force = match (plans, plan.flatten()) {
-            (Some(plans), Some(plan)) => {
-                plans.adopt(plan);
-                "reloaded: the new policy, routes and upstreams are in force"
-            }
-            _ => "reloaded: the new policy is in force",
-        };
+        let adopted = plans.zip(plan.flatten());
+        let are_routes_new = adopted.is_some();
+        if let Some((plans, plan)) = adopted {
+            plans.adopt(plan);
+        }
         policy.routes = plans.map_or(0, |plans| plans.current().generation());
         let store = || self.shared.store(Arc::new(policy));
         match self.tier.get() {
@@ -261,6 +259,12 @@ impl Reloader {
         let (certificate, error) = match certificate {
             Ok(certificate) => (certificate, None),
             Err(error) => (None, Some(error)),
+        };
+        let is_certificate_new = certificate.is_some() || error.is_some();
+        let in_force = match (are_routes_new, is_certificate_new) {
+            (true, _) => "reloaded: the new policy, routes and upstreams are in force",
+            (false, false) if difference.is_empty() => "reloaded: nothing has changed",
+            (false, _) => "reloaded: the new settings are in force",
         };
         let notes = certificate.into_iter().chain(unserved(self.tls()));
         let outcome = difference.outcome(in_force, notes);
@@ -306,9 +310,7 @@ impl Reloader {
         }
         let would = match difference.needs_successor() {
             true => "another server in the same process would take over",
-            false if difference.changes.is_empty() && difference.files.is_empty() => {
-                "nothing would change"
-            }
+            false if difference.is_empty() => "nothing would change",
             false => "the running server would change in place",
         };
         Ok(difference.outcome(would, unserved(self.tls())))

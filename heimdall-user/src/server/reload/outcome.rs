@@ -128,6 +128,11 @@ impl Difference {
         self.changes.iter().any(|change| change.key == key)
     }
 
+    /// Whether the settings, and the files that they name, are as they were.
+    pub(super) fn is_empty(&self) -> bool {
+        self.changes.is_empty() && self.files.is_empty()
+    }
+
     /// Whether another server has to take over.
     pub(in crate::server) fn needs_successor(&self) -> bool {
         let mut changes = self.changes.iter();

@@ -50,15 +50,12 @@ fn what_changes_in_place_is_done_and_the_rest_is_left_to_a_successor() {
     let scratch = Scratch::new();
     let reloader = scratch.start("[cache]\nsize = \"16M\"");
     let reload = || reloader.reload_in_place().map(|outcome| outcome.unwrap());
-    assert_eq!(
-        reload().unwrap().summary,
-        "reloaded: the new policy is in force"
-    );
+    assert_eq!(reload().unwrap().summary, "reloaded: nothing has changed");
     scratch.write("stop-timeout = 7\n[cache]\nsize = \"16M\"\n[log]\nformat = \"json\"");
     let outcome = reload().unwrap();
     assert_eq!(
         outcome.summary,
-        "reloaded: the new policy is in force; changed: stop-timeout; other settings have changed, too, and need a \
+        "reloaded: the new settings are in force; changed: stop-timeout; other settings have changed, too, and need a \
          restart: log.format"
     );
     let keys: Vec<_> = outcome
