@@ -107,6 +107,24 @@ pub(super) struct Queue {
     pub(super) busy_poll: bool,
 }
 
+impl Queue {
+    pub(super) fn mode(&self) -> QueueMode {
+        QueueMode {
+            queue: self.queue,
+            mode: self.xsk.mode(),
+            why: self.xsk.why_not_zero_copy().map(|no| no.why.clone()),
+        }
+    }
+}
+
+/// In which mode a queue's socket is bound.
+pub(super) struct QueueMode {
+    pub(super) queue: u32,
+    mode: BindMode,
+    /// Why not in a better one.
+    why: Option<String>,
+}
+
 /// A port with its program, which steers nothing yet.
 struct InterfaceProgram {
     name: String,
@@ -185,7 +203,10 @@ impl InterfaceProgram {
             let queue = retry_for(limit, open, XskError::is_busy)?;
             queues.push(queue);
         }
-        log_modes(&attached, &queues);
+        log_modes(
+            &attached,
+            &queues.iter().map(Queue::mode).collect::<Vec<_>>(),
+        );
         if queues.iter().any(|queue| queue.busy_poll)
             && let Some(advice) = attached.interface.busy_poll_advice()
         {
@@ -323,7 +344,8 @@ impl OpenXdp {
         let mut texts = Vec::new();
         for interface in &self.interfaces {
             let attach = interface.attached.program().attach_mode().name();
-            for (queues, mode, _) in by_mode(&interface.queues) {
+            let modes: Vec<_> = interface.queues.iter().map(Queue::mode).collect();
+            for (queues, mode, _) in by_mode(&modes) {
                 let name = &interface.name;
                 texts.push(format!("{name} {queues} ({attach} XDP, {mode})"));
             }
@@ -333,7 +355,7 @@ impl OpenXdp {
 }
 
 /// Logs which mode queues got, and why not a better one.
-pub(super) fn log_modes(attached: &Attached, queues: &[Queue]) {
+pub(super) fn log_modes(attached: &Attached, queues: &[QueueMode]) {
     let name = &attached.interface.name;
     // For generic mode this contains why it is not native.
     let attach = attached.program().attach_mode().to_string();
@@ -348,11 +370,10 @@ pub(super) fn log_modes(attached: &Attached, queues: &[Queue]) {
 }
 
 /// The queues that have the same mode, as text, with the mode and why it is not a better one.
-fn by_mode(queues: &[Queue]) -> Vec<(String, BindMode, Option<&str>)> {
+fn by_mode(queues: &[QueueMode]) -> Vec<(String, BindMode, Option<&str>)> {
     let mut modes: Vec<(BindMode, Option<&str>, Vec<u32>)> = Vec::new();
-    for Queue { queue, xsk, .. } in queues {
-        let why = xsk.why_not_zero_copy().map(|no| no.why.as_str());
-        let mode = xsk.mode();
+    for QueueMode { queue, mode, why } in queues {
+        let (mode, why) = (*mode, why.as_deref());
         match modes.iter_mut().find(|one| (one.0, one.1) == (mode, why)) {
             Some((_, _, numbers)) => numbers.push(*queue),
             None => modes.push((mode, why, vec![*queue])),

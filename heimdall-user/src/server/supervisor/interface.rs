@@ -14,7 +14,7 @@ use super::{
     Context,
     backoff::{Backoff, log_failure},
     pool::{Pool, numbered},
-    queue::{STUCK, ServedQueue, State},
+    queue::{ServedQueue, State, stop_all},
 };
 use crate::{
     config::InterfaceConfig,
@@ -25,7 +25,8 @@ use crate::{
         attached::Attached,
         preflight::port,
         report::{InterfaceReport, QueueReport},
-        xdp::{AfXdpError, OpenInterface, attach},
+        retry::TIMEOUT,
+        xdp::{AfXdpError, OpenInterface, attach, log_modes},
     },
     xdp::{Interface, Port, XdpError, xsk::frame_size},
 };
@@ -67,6 +68,8 @@ pub(super) struct ServedInterface {
     pub(super) queues: Vec<ServedQueue>,
     /// There was no memory for some queues when they were due.
     lacks_memory: bool,
+    /// There was no memory for frames of the size for the MTU.
+    keeps_frames: bool,
     /// Counts of earlier programs on this interface.
     counts: [u64; Disposition::COUNT],
 }
@@ -105,6 +108,7 @@ impl ServedInterface {
             idle: None,
             queues,
             lacks_memory: false,
+            keeps_frames: false,
             counts: [0; Disposition::COUNT],
         })
     }
@@ -121,6 +125,7 @@ impl ServedInterface {
             up: false,
             queues: Vec::new(),
             lacks_memory: false,
+            keeps_frames: false,
             counts: [0; Disposition::COUNT],
         }
     }
@@ -141,7 +146,7 @@ impl ServedInterface {
     pub(super) fn refresh(
         &mut self,
         found: Option<Result<Port, XdpError>>,
-        configured: &[InterfaceConfig],
+        context: &Context,
         now: Instant,
     ) -> bool {
         let name = &self.wanted.name;
@@ -182,6 +187,7 @@ impl ServedInterface {
             }
         };
         let found = port.interface;
+        let configured = &context.wanted.interfaces;
         self.wanted.queues = InterfaceConfig::of_port(configured, name, &port.serves).queues;
         self.serves = port.serves;
         let idle = port.idle.filter(|_| port.links.is_empty());
@@ -192,7 +198,7 @@ impl ServedInterface {
         }
         self.idle = idle;
         let came_up = found.up && !self.up;
-        match &self.attached {
+        match self.attached.clone() {
             Some(attached) if found.index == attached.interface.index => {
                 if came_up {
                     info!("{name} is up");
@@ -200,10 +206,8 @@ impl ServedInterface {
                     warn!("{name} is down: no queries arrive on it");
                 }
                 self.up = found.up;
-                let followed = follow(attached);
-                for queue in &mut self.queues {
-                    queue.fit(attached.port_mtu(), now);
-                }
+                let followed = follow(&attached);
+                self.fit(attached.port_mtu(), now, context);
                 if came_up {
                     // Attempts that failed because it was down are repeated at once.
                     self.queues
@@ -227,19 +231,54 @@ impl ServedInterface {
         true
     }
 
-    /// There is a new interface to attach to.
+    /// There is an interface to attach to. Why that failed before is kept: it is not logged again.
     fn schedule_attach(&mut self, now: Instant) {
         self.backoff.due = now;
-        self.detached = Detached::Failed("it is being attached".to_owned());
+        if !matches!(self.detached, Detached::Failed(_)) {
+            self.detached = Detached::Failed("it is being attached".to_owned());
+        }
+    }
+
+    /// Closes the sockets whose frames are not of the size for this MTU; the next ones are due at once. Those for which there is
+    /// no memory keep the smaller frames that they have.
+    pub(super) fn fit(&mut self, mtu: u32, now: Instant, context: &Context) {
+        let size = frame_size(mtu);
+        let mut unfit: Vec<&mut ServedQueue> = (self.queues.iter_mut())
+            .filter(|queue| queue.frame_size().is_some_and(|own| own != size))
+            .collect();
+        let before = unfit.iter().filter_map(|queue| queue.frame_size()).min();
+        let Some(before) = before else {
+            self.keeps_frames = false;
+            return;
+        };
+        let name = &self.wanted.name;
+        let queues = numbered("queue", unfit.iter().map(|queue| queue.number));
+        if size > before {
+            let more = context.settings.frames as usize * (size - before) as usize;
+            let finding = more_memory(0, context.cores.cache_bytes(), unfit.len(), more);
+            if let Some(finding) = finding.filter(|finding| finding.level == Level::Bad) {
+                if !mem::replace(&mut self.keeps_frames, true) {
+                    warn!(
+                        "{name} {queues}: the MTU is {mtu} now, but frames stay at {before} octets, for lack of more {finding}"
+                    );
+                }
+                return;
+            }
+        }
+        self.keeps_frames = false;
+        info!("{name} {queues}: frames of {size} octets from now on, as the MTU is {mtu}");
+        stop_all(&mut unfit);
+        for queue in unfit {
+            queue.claim(size);
+            queue.state = State::Stopped("the MTU has changed".to_owned());
+            queue.start_at(now);
+        }
     }
 
     /// Stops the program and the queues of what is no port any more.
     fn remove(&mut self, why: &str, now: Instant) {
-        // All are told before the first is waited for.
-        self.queues.iter().for_each(ServedQueue::close);
-        let end = Instant::now() + STUCK;
+        stop_all(&mut self.queues.iter_mut().collect::<Vec<_>>());
         for queue in &mut self.queues {
-            queue.stop(end);
             queue.state = State::Stopped(why.to_owned());
             queue.backoff = Backoff::new(now);
         }
@@ -274,13 +313,20 @@ impl ServedInterface {
             queue.leave_stuck(&attached, pool);
         }
         self.claim_memory(&attached, now, pool, context);
-        let mut started = false;
+        // The kernel may have the sockets before for a moment more. Of all queues, so that no more time is spent if another program
+        // has them.
+        let end = Instant::now() + TIMEOUT;
+        let mut started = Vec::new();
         for queue in &mut self.queues {
             if queue.is_due(now, pool) {
-                started |= queue.restart(&attached, now, pool, context);
+                started.extend(queue.restart(&attached, end, pool, context));
             }
         }
-        if started {
+        if !started.is_empty() {
+            log_modes(&attached, &started);
+            let verb = if started.len() == 1 { "is" } else { "are" };
+            let queues = numbered("queue", started.iter().map(|mode| mode.queue));
+            info!("{} {queues} {verb} served", self.wanted.name);
             follow(&attached);
         }
     }
@@ -367,10 +413,8 @@ impl ServedInterface {
         let (kept, mut gone): (Vec<_>, Vec<_>) = (mem::take(&mut self.queues).into_iter())
             .partition(|queue| numbers.contains(&queue.number));
         self.queues = kept;
-        gone.iter().for_each(ServedQueue::close);
-        let end = Instant::now() + STUCK;
-        for queue in &mut gone {
-            queue.stop(end);
+        stop_all(&mut gone.iter_mut().collect::<Vec<_>>());
+        for queue in gone {
             pool.forget(queue.place, &queue.counters);
             info!("queue {} is gone", queue.name);
         }
@@ -417,6 +461,7 @@ impl ServedInterface {
                     .start(context.tier.as_ref(), attached.interface.mtu);
                 self.set_queues(&attached.interface, &numbers, pool);
                 self.attached = Some(attached);
+                self.detached = Detached::Gone;
                 self.queues
                     .iter_mut()
                     .for_each(|queue| queue.backoff.due = now);

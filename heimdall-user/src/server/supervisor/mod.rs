@@ -295,7 +295,7 @@ impl State {
         for interface in &mut self.interfaces {
             heartbeat::beat();
             let found = layers.take(&interface.wanted.name);
-            answered &= interface.refresh(found, &self.context.wanted.interfaces, now);
+            answered &= interface.refresh(found, &self.context, now);
             if !names.contains(&interface.wanted.name) {
                 interface.forget(&mut self.pool);
             }
