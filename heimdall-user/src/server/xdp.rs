@@ -16,7 +16,7 @@ use tracing::{info, warn};
 
 use super::{
     attached::{Attached, Wanted},
-    preflight::{layers, left_out, port},
+    preflight::{layers, left_out, port, queues_of},
     retry::{TIMEOUT, retry, retry_for},
     start_warnings,
     supervisor::numbered,
@@ -152,7 +152,8 @@ impl InterfaceProgram {
         // Looked up at each try: the interface may be replaced by another one meanwhile.
         retry(
             || {
-                let (interface, queues) = port(&wanted.interfaces, name)?;
+                let port = port(&wanted.interfaces, name)?;
+                let (interface, queues) = queues_of(&wanted.interfaces, &port)?;
                 let carrier = interface.has_carrier()?;
                 let link = Link::take(links, &interface)?;
                 Ok(Self {

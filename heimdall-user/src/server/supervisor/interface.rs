@@ -2,12 +2,14 @@
 //! when it returns.
 
 use std::{
+    collections::BTreeSet,
     fmt, mem,
     sync::{Arc, Weak},
     time::{Duration, Instant},
 };
 
 use heimdall_ebpf::Disposition;
+use nix::net::if_::if_indextoname;
 use tracing::{info, warn};
 
 use super::{
@@ -158,9 +160,12 @@ impl ServedInterface {
                     if Interface::find(name).is_ok_and(|it| it.index == attached.interface.index) {
                         return false;
                     }
+                    let what = match name_of(attached.interface.index) {
+                        Some(other) => format!("is {other} now, and not served under that name"),
+                        None => "is gone, and its queues with it".to_owned(),
+                    };
                     warn!(
-                        "{name} is gone, and its queues with it; AF_XDP resumes when there is an interface of \
-                         that name"
+                        "{name} {what}; AF_XDP resumes when there is an interface of the name {name}"
                     );
                     self.remove("the interface is gone", now);
                 }
@@ -402,7 +407,7 @@ impl ServedInterface {
         if let Some(attached) = &self.attached
             && let Ok(interface) = Interface::find(&self.wanted.name)
             && interface.index == attached.interface.index
-            && let Ok(numbers) = interface.queues(self.wanted.queues.as_ref())
+            && let Ok((numbers, _)) = present_queues(&interface, self.wanted.queues.as_ref())
         {
             self.set_queues(&interface, &numbers, pool);
         }
@@ -434,20 +439,22 @@ impl ServedInterface {
         // A driver may reset its link for it, which takes seconds.
         heartbeat::beat();
         let name = &self.wanted.name;
-        let found = port(&context.wanted.interfaces, name);
-        match found.and_then(|(interface, numbers)| {
-            Ok((
-                attach(
-                    interface,
-                    None,
-                    &context.wanted,
-                    &context.settings,
-                    &context.plan,
-                )?,
-                numbers,
-            ))
+        let found = port(&context.wanted.interfaces, name).map(|port| port.interface);
+        match found.and_then(|interface| {
+            let (numbers, absent) = present_queues(&interface, self.wanted.queues.as_ref())?;
+            let attached = attach(
+                interface,
+                None,
+                &context.wanted,
+                &context.settings,
+                &context.plan,
+            )?;
+            Ok((attached, numbers, absent))
         }) {
-            Ok((attached, numbers)) => {
+            Ok((attached, numbers, absent)) => {
+                if let Some(absent) = absent {
+                    warn!("{absent}; the queues that it has are served");
+                }
                 let mode = attached.program().attach_mode().name();
                 if self.queues.is_empty() {
                     let serves = self.serves.join(", ");
@@ -531,6 +538,34 @@ impl ServedInterface {
             }),
         }
     }
+}
+
+/// The name of the interface with this index.
+fn name_of(index: u32) -> Option<String> {
+    if_indextoname(index).ok()?.into_string().ok()
+}
+
+/// The queues of an interface that are wanted and that it has. If it lacks some, an error says so.
+///
+/// # Errors
+/// It has none of them, or AF_XDP cannot serve one.
+fn present_queues(
+    interface: &Interface,
+    wanted: Option<&BTreeSet<u32>>,
+) -> Result<(Vec<u32>, Option<XdpError>), XdpError> {
+    let error = match interface.queues(wanted) {
+        Ok(numbers) => return Ok((numbers, None)),
+        Err(error) => error,
+    };
+    let XdpError::NoQueue { queues, .. } = error else {
+        return Err(error);
+    };
+    let wanted = wanted.into_iter().flatten().copied();
+    let present: BTreeSet<u32> = wanted.filter(|queue| *queue < queues).collect();
+    if present.is_empty() {
+        return Err(error);
+    }
+    Ok((interface.queues(Some(&present))?, Some(error)))
 }
 
 /// Updates the program's maps to the interface's present state. Returns whether the kernel answered.
