@@ -132,6 +132,14 @@ impl ServedInterface {
         }
     }
 
+    /// What the start has left out, for this reason, which it has logged.
+    pub(super) fn left_out(name: String, why: String, now: Instant) -> Self {
+        let mut this = Self::new(name, now);
+        this.detached = Detached::Failed(why);
+        this.backoff.failed(now, Duration::ZERO);
+        this
+    }
+
     /// Waits until the workers are ready, and steers packets to them.
     pub(super) fn serve(&mut self, pool: &Pool) -> Result<(), AfXdpError> {
         if let Some(attached) = &self.attached {
@@ -584,4 +592,48 @@ fn counts(attached: &Attached, earlier: &[u64; Disposition::COUNT]) -> [u64; Dis
         *count += earlier;
     }
     counts
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn of_the_wanted_queues_those_are_served_that_there_are() {
+        let interface = Interface {
+            rx_queues: 2,
+            send_queues: 2,
+            ..Interface::of_tests("eth0")
+        };
+        let present = |wanted: &[u32]| {
+            let wanted: BTreeSet<u32> = wanted.iter().copied().collect();
+            present_queues(&interface, Some(&wanted))
+        };
+        let (numbers, absent) = present(&[0, 1, 2, 3]).unwrap();
+        assert_eq!(numbers, [0, 1]);
+        let absent = absent.unwrap().to_string();
+        assert!(absent.contains("eth0 has no queue 2"), "{absent}");
+        let (numbers, absent) = present(&[1]).unwrap();
+        assert!(numbers == [1] && absent.is_none());
+        assert!(matches!(
+            present(&[2, 3]),
+            Err(XdpError::NoQueue { queue: 2, .. })
+        ));
+        assert_eq!(present_queues(&interface, None).unwrap().0, [0, 1]);
+    }
+
+    #[test]
+    fn a_failure_that_is_known_is_attempted_again_at_once_and_not_logged_again() {
+        let now = Instant::now();
+        let mut interface = ServedInterface::left_out("eth0".to_owned(), "why".to_owned(), now);
+        assert!(interface.backoff.due > now);
+        interface.schedule_attach(now);
+        assert_eq!(interface.backoff.due, now);
+        assert_eq!(interface.detached.to_string(), "why");
+        interface.detached = Detached::Gone;
+        interface.schedule_attach(now);
+        assert!(matches!(&interface.detached, Detached::Failed(why) if why != "why"));
+    }
 }

@@ -20,7 +20,7 @@ use crate::{
     heartbeat::Heartbeat,
     server::{
         report::{QueueReport, WorkerReport},
-        xdp::XdpPrograms,
+        xdp::{Required, XdpPrograms},
     },
     tap::{Observations, TapOptions},
     worker::max_pending,
@@ -78,7 +78,7 @@ struct Server {
 
 impl Server {
     fn programs(config: &Config, links: Vec<OwnedFd>) -> XdpPrograms {
-        XdpPrograms::attach(config, &listen(), links).unwrap()
+        XdpPrograms::attach(config, &listen(), links, Required::All).unwrap()
     }
 
     fn start(config: &Config, programs: XdpPrograms, upstream: &Upstream) -> Self {
@@ -515,6 +515,43 @@ fn a_queue_is_refused_for_lack_of_memory_until_there_is_enough() {
         assert_eq!(served.queues[0].frame_size(), Some(4096));
         served.queues[0].stop(Instant::now() + TIMEOUT);
         pool.stop_all();
+    };
+    lab.in_server(run).unwrap();
+}
+
+#[test]
+fn what_the_start_has_left_out_is_attached_when_it_comes() {
+    let Some(lab) = lab("what_the_start_has_left_out") else {
+        return;
+    };
+    let config = config_on(&["late0"]);
+    let run = || {
+        let upstream = Upstream::start(|seen| vec![response(&seen.msg, 10)]);
+        let attach = |required| XdpPrograms::attach(&config, &listen(), Vec::new(), required);
+        assert!(attach(Required::All).is_err() && attach(Required::One).is_err());
+        let server = Server::start(&config, attach(Required::None).unwrap(), &upstream);
+        let reported = |is_so: &dyn Fn(&XdpReport) -> bool| {
+            let report = server.supervisor.report();
+            is_so(&report.load())
+        };
+        wait_until("gone", || {
+            reported(&|report| report.workers.is_empty() && report.interfaces[0].state == "gone")
+        });
+        // A successor that fails.
+        assert!(server.supervisor.links().unwrap().is_empty());
+        server.supervisor.retire(TIMEOUT).unwrap();
+        server.supervisor.resume().unwrap();
+        lab.server_ip("link add late0 type veth peer name late1")
+            .unwrap();
+        lab.server_ip("link set late0 up").unwrap();
+        wait_until("served", || {
+            reported(&|report| {
+                let queues = report.workers.iter().flat_map(|worker| &worker.queues);
+                queues.map(|queue| queue.state).eq(["running"])
+            })
+        });
+        assert_eq!(server.supervisor.links().unwrap().len(), 1);
+        server.supervisor.retire(TIMEOUT).unwrap();
     };
     lab.in_server(run).unwrap();
 }

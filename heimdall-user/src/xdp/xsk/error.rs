@@ -44,6 +44,15 @@ impl XskError {
     pub(crate) fn is_busy(&self) -> bool {
         matches!(self, Self::Bind { source, .. } if source.raw_os_error() == Some(libc::EBUSY))
     }
+
+    /// Whether no later attempt of this process succeeds: it lacks a privilege, or the kernel AF_XDP.
+    pub(crate) fn is_final(&self) -> bool {
+        let (Self::Umem { source, .. } | Self::Bind { source, .. }) = self;
+        matches!(
+            source.raw_os_error(),
+            Some(libc::EPERM | libc::EACCES | libc::EAFNOSUPPORT)
+        )
+    }
 }
 
 /// Why zero-copy is not available on an interface with this MTU, if the failed bind means that: the errno depends on the
