@@ -464,11 +464,13 @@ impl ServedInterface {
                     warn!("{absent}; the queues that it has are served");
                 }
                 let mode = attached.program().attach_mode().name();
-                if self.queues.is_empty() {
+                if !self.queues.is_empty() {
+                    info!("{name} is back: XDP program attached ({mode})");
+                } else if self.serves.contains(name) {
+                    info!("{name}: XDP program attached ({mode})");
+                } else {
                     let serves = self.serves.join(", ");
                     info!("{name}, a port of {serves}: XDP program attached ({mode})");
-                } else {
-                    info!("{name} is back: XDP program attached ({mode})");
                 }
                 self.up = attached.interface.up;
                 attached
