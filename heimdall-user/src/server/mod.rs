@@ -423,7 +423,10 @@ impl Server {
         forwarder: Handle,
         workers: Vec<(u16, Arc<Mailbox>)>,
     ) -> Result<(), ServerError> {
-        let summary = format!("AF_XDP on {}; {}", open.summary(), self.summary);
+        let summary = match open.interfaces.as_slice() {
+            [] => self.summary.clone(),
+            _ => format!("AF_XDP on {}; {}", open.summary(), self.summary),
+        };
         let threads = &self.threads;
         match Supervisor::start(open, config, addresses, cores, forwarder, workers, threads) {
             Ok(supervisor) => {
@@ -433,7 +436,9 @@ impl Server {
                 self.supervisor = Some(supervisor);
                 self.summary = summary;
             }
-            Err(error) if config.backend == Backend::Auto => warn!("backend socket: {error}"),
+            Err(error) if config.backend == Backend::Auto => {
+                warn!("backend socket, until a restart: {error}");
+            }
             Err(error) => return Err(error),
         }
         Ok(())

@@ -8,7 +8,7 @@ use super::{
     Predecessors, ServerError, http,
     retry::retry,
     tls::Tls,
-    xdp::{OpenXdp, XdpPrograms},
+    xdp::{OpenXdp, Required, XdpPrograms},
 };
 use crate::{
     config::{Backend, Config, Host, TierMode, Zoned},
@@ -80,7 +80,7 @@ impl Opened {
 
 /// Opens AF_XDP, if the backend asks for it: the XDP programs first, which
 /// replace those of a predecessor, then the sockets in the place of its own. With `auto`, a failure is logged and leaves
-/// the sockets, unless a predecessor serves over AF_XDP.
+/// the interface to the sockets, until the supervisor succeeds with it, unless a predecessor serves over AF_XDP.
 pub(super) fn open_xdp(
     config: &Config,
     addresses: &[SocketAddr],
@@ -92,11 +92,15 @@ pub(super) fn open_xdp(
         info!("backend socket: no --interface is given, so AF_XDP is not used");
     }
     // What a predecessor serves over AF_XDP is not left to the sockets by a wrong setting.
-    let required = config.backend == Backend::Xdp || predecessor.is_some() && !links.is_empty();
-    let programs = wanted.then(|| XdpPrograms::attach(config, addresses, links));
+    let required = match config.backend {
+        Backend::Xdp => Required::All,
+        _ if predecessor.is_some() && !links.is_empty() => Required::One,
+        _ => Required::None,
+    };
+    let programs = wanted.then(|| XdpPrograms::attach(config, addresses, links, required));
     let programs = match programs.transpose() {
         // A predecessor keeps its sockets then: it has only to put its programs back.
-        Err(error) if required => return Err(error.into()),
+        Err(error) if required != Required::None => return Err(error.into()),
         programs => programs,
     };
     if let Some(predecessor) = predecessor {
@@ -111,12 +115,17 @@ pub(super) fn open_xdp(
     });
     let open = match open {
         Ok(open) => open,
-        Err(error) if required => return Err(error.into()),
+        Err(error) if required != Required::None => return Err(error.into()),
         Err(error) => {
-            warn!("backend socket: {error}");
+            warn!("backend socket, until a restart: {error}");
             None
         }
     };
+    if open.as_ref().is_some_and(|open| open.interfaces.is_empty()) {
+        warn!(
+            "AF_XDP is not in use now, and the sockets serve alone; it starts by itself once an interface can be served"
+        );
+    }
     if open.is_none() && config.tier.mode == TierMode::On {
         warn!("hot tier off: it needs AF_XDP, which is not used");
     }

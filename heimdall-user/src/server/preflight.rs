@@ -252,22 +252,28 @@ pub(super) fn layers(configured: &[InterfaceConfig]) -> Result<Layers, XdpError>
     Layers::read(configured.iter().map(|one| one.name.as_str()))
 }
 
-/// The port with this name, and the queues of it to serve, if AF_XDP can serve them. Nothing is opened.
+/// The port with this name. Nothing is opened.
 ///
 /// # Errors
 /// As [`XdpError`] says; [`XdpError::UnknownInterface`], too, if it is no port of a configured interface.
-pub(super) fn port(configured: &[InterfaceConfig], name: &str) -> Result<PortQueues, XdpError> {
+pub(super) fn port(configured: &[InterfaceConfig], name: &str) -> Result<Port, XdpError> {
     let port = layers(configured)?.take(name);
-    let port = port.unwrap_or_else(|| {
+    port.unwrap_or_else(|| {
         Err(XdpError::UnknownInterface {
             name: name.to_owned(),
             present: "the ports of the configured ones".to_owned(),
         })
-    });
-    queues_of(configured, &port?)
+    })
 }
 
-fn queues_of(configured: &[InterfaceConfig], port: &Port) -> Result<PortQueues, XdpError> {
+/// A port, and the queues of it to serve.
+///
+/// # Errors
+/// It has no such queue.
+pub(super) fn queues_of(
+    configured: &[InterfaceConfig],
+    port: &Port,
+) -> Result<PortQueues, XdpError> {
     let interface = port.interface.clone();
     let wanted = InterfaceConfig::of_port(configured, &interface.name, &port.serves);
     let queues = interface.queues(wanted.queues.as_ref())?;

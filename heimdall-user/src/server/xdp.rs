@@ -16,14 +16,14 @@ use tracing::{info, warn};
 
 use super::{
     attached::{Attached, Wanted},
-    preflight::{layers, left_out, port},
+    preflight::{layers, left_out, port, queues_of},
     retry::{TIMEOUT, retry, retry_for},
     start_warnings,
     supervisor::numbered,
     tier::{InterfaceTier, TierPlan},
 };
 use crate::{
-    config::{Backend, Config, XdpConfig},
+    config::{Config, XdpConfig},
     worker::IdleMode,
     xdp::{
         AttachPolicy, Interface, Link, LinkWatch, Program, ProgramOptions, XdpError,
@@ -41,6 +41,35 @@ pub enum AfXdpError {
     #[error(transparent)]
     Socket(#[from] XskError),
 }
+
+impl AfXdpError {
+    /// Whether no later attempt of this process succeeds, whatever happens to the interface.
+    fn is_final(&self) -> bool {
+        match self {
+            Self::Program(error) => matches!(
+                error,
+                XdpError::NoPrivilege { .. }
+                    | XdpError::KernelTooOld { .. }
+                    | XdpError::Load { .. }
+            ),
+            Self::Socket(error) => error.is_final(),
+        }
+    }
+}
+
+/// Of which interfaces a failure ends the start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Required {
+    /// Of each.
+    All,
+    /// Of all together: one has to work.
+    One,
+    /// Of none, as the supervisor attempts them again, unless no attempt can succeed.
+    None,
+}
+
+/// An interface that is left to the sockets for now, and why.
+pub(super) type LeftOut = (String, AfXdpError);
 
 /// How long to wait for the carriers of all interfaces to return after programs were attached.
 const CARRIER_WAIT: Duration = Duration::from_secs(5);
@@ -107,6 +136,24 @@ pub(super) struct Queue {
     pub(super) busy_poll: bool,
 }
 
+impl Queue {
+    pub(super) fn mode(&self) -> QueueMode {
+        QueueMode {
+            queue: self.queue,
+            mode: self.xsk.mode(),
+            why: self.xsk.why_not_zero_copy().map(|no| no.why.clone()),
+        }
+    }
+}
+
+/// In which mode a queue's socket is bound.
+pub(super) struct QueueMode {
+    pub(super) queue: u32,
+    mode: BindMode,
+    /// Why not in a better one.
+    why: Option<String>,
+}
+
 /// A port with its program, which steers nothing yet.
 struct InterfaceProgram {
     name: String,
@@ -134,7 +181,8 @@ impl InterfaceProgram {
         // Looked up at each try: the interface may be replaced by another one meanwhile.
         retry(
             || {
-                let (interface, queues) = port(&wanted.interfaces, name)?;
+                let port = port(&wanted.interfaces, name)?;
+                let (interface, queues) = queues_of(&wanted.interfaces, &port)?;
                 let carrier = interface.has_carrier()?;
                 let link = Link::take(links, &interface)?;
                 Ok(Self {
@@ -185,7 +233,10 @@ impl InterfaceProgram {
             let queue = retry_for(limit, open, XskError::is_busy)?;
             queues.push(queue);
         }
-        log_modes(&attached, &queues);
+        log_modes(
+            &attached,
+            &queues.iter().map(Queue::mode).collect::<Vec<_>>(),
+        );
         if queues.iter().any(|queue| queue.busy_poll)
             && let Some(advice) = attached.interface.busy_poll_advice()
         {
@@ -203,20 +254,23 @@ impl InterfaceProgram {
 /// Programs attached, before any socket is bound. Nothing is steered.
 pub(super) struct XdpPrograms {
     interfaces: Vec<InterfaceProgram>,
+    left_out: Vec<LeftOut>,
+    required: Required,
     watch: LinkWatch,
 }
 
 impl XdpPrograms {
     /// Attaches the program to every port of the configured interfaces, to serve `addresses`. Of `links`, which another server
-    /// has, those of these ports get this program in the place of the other one's, and the rest are closed. With the backend
-    /// `auto`, an interface for which that fails is left out.
+    /// has, those of these ports get this program in the place of the other one's, and the rest are closed. An interface for which
+    /// that fails is left out.
     ///
     /// # Errors
-    /// An interface fails, or with `auto` all do. Or `links` holds something else.
+    /// One that is `required` fails, or all do and always will. Or `links` holds something else.
     pub(super) fn attach(
         config: &Config,
         addresses: &[SocketAddr],
         links: Vec<OwnedFd>,
+        required: Required,
     ) -> Result<Self, AfXdpError> {
         let watch = LinkWatch::new()?;
         let plan = TierPlan::new(config);
@@ -235,7 +289,7 @@ impl XdpPrograms {
         let ports = ports.into_iter();
         let ports = ports.map(|port| Ok((port.interface.name, port.serves)));
         let since = Instant::now();
-        let interfaces = each(config.backend, refused.chain(ports), |port| {
+        let (interfaces, left_out) = each(required, refused.chain(ports), |port| {
             let (name, serves) = port?;
             let program =
                 InterfaceProgram::attach(&name, &serves, &wanted, &config.xdp, &plan, &mut links);
@@ -248,49 +302,56 @@ impl XdpPrograms {
             Ok(program)
         })?;
         start_warnings::unserved(addresses);
-        Ok(Self { interfaces, watch })
+        Ok(Self {
+            interfaces,
+            left_out,
+            required,
+            watch,
+        })
     }
 
-    /// Binds a socket to every queue. With the backend `auto`, an interface for which that fails is left out.
+    /// Binds a socket to every queue. An interface for which that fails is left out.
     ///
     /// # Errors
     /// As [`attach`](Self::attach).
     pub(super) fn open_queues(self, config: &Config) -> Result<OpenXdp, AfXdpError> {
         let since = Instant::now();
-        let interfaces = each(config.backend, self.interfaces.into_iter(), |program| {
+        let (interfaces, failed) = each(self.required, self.interfaces.into_iter(), |program| {
             let name = program.name.clone();
             let open = program.open_queues(&config.xdp, since);
             open.map_err(|error| (name, error))
         })?;
         Ok(OpenXdp {
             interfaces,
+            left_out: self.left_out.into_iter().chain(failed).collect(),
             watch: self.watch,
         })
     }
 }
 
-/// Opens each interface. With the backend `auto`, those that fail are left out, unless all do.
+/// Opens each interface, and logs those that fail and may.
 fn each<T, U>(
-    backend: Backend,
+    required: Required,
     interfaces: impl Iterator<Item = T>,
-    mut open: impl FnMut(T) -> Result<U, (String, AfXdpError)>,
-) -> Result<Vec<U>, AfXdpError> {
+    mut open: impl FnMut(T) -> Result<U, LeftOut>,
+) -> Result<(Vec<U>, Vec<LeftOut>), AfXdpError> {
     let mut opened = Vec::new();
     let mut failed = Vec::new();
     for interface in interfaces {
         match open(interface) {
             Ok(interface) => opened.push(interface),
-            Err(failure) if backend == Backend::Auto => failed.push(failure),
-            Err((_, error)) => return Err(error),
+            Err((_, error)) if required == Required::All => return Err(error),
+            Err(failure) => failed.push(failure),
         }
     }
-    for (name, error) in failed {
-        if opened.is_empty() {
-            return Err(error);
-        }
-        left_out(&name, &error);
+    let is_hopeless = required == Required::One || failed.iter().all(|(_, error)| error.is_final());
+    if opened.is_empty() && is_hopeless && !failed.is_empty() {
+        return Err(failed.swap_remove(0).1);
     }
-    Ok(opened)
+    for (name, error) in &failed {
+        left_out(name, error);
+    }
+    Ok((opened, failed))
 }
 
 /// A port with its program and the sockets of its queues.
@@ -304,6 +365,8 @@ pub(super) struct OpenInterface {
 /// Programs attached and sockets bound, before any worker starts.
 pub(super) struct OpenXdp {
     pub(super) interfaces: Vec<OpenInterface>,
+    /// To be attempted again.
+    pub(super) left_out: Vec<LeftOut>,
     pub(super) watch: LinkWatch,
 }
 
@@ -319,7 +382,8 @@ impl OpenXdp {
         let mut texts = Vec::new();
         for interface in &self.interfaces {
             let attach = interface.attached.program().attach_mode().name();
-            for (queues, mode, _) in by_mode(&interface.queues) {
+            let modes: Vec<_> = interface.queues.iter().map(Queue::mode).collect();
+            for (queues, mode, _) in by_mode(&modes) {
                 let name = &interface.name;
                 texts.push(format!("{name} {queues} ({attach} XDP, {mode})"));
             }
@@ -329,7 +393,7 @@ impl OpenXdp {
 }
 
 /// Logs which mode queues got, and why not a better one.
-pub(super) fn log_modes(attached: &Attached, queues: &[Queue]) {
+pub(super) fn log_modes(attached: &Attached, queues: &[QueueMode]) {
     let name = &attached.interface.name;
     // For generic mode this contains why it is not native.
     let attach = attached.program().attach_mode().to_string();
@@ -344,11 +408,10 @@ pub(super) fn log_modes(attached: &Attached, queues: &[Queue]) {
 }
 
 /// The queues that have the same mode, as text, with the mode and why it is not a better one.
-fn by_mode(queues: &[Queue]) -> Vec<(String, BindMode, Option<&str>)> {
+fn by_mode(queues: &[QueueMode]) -> Vec<(String, BindMode, Option<&str>)> {
     let mut modes: Vec<(BindMode, Option<&str>, Vec<u32>)> = Vec::new();
-    for Queue { queue, xsk, .. } in queues {
-        let why = xsk.why_not_zero_copy().map(|no| no.why.as_str());
-        let mode = xsk.mode();
+    for QueueMode { queue, mode, why } in queues {
+        let (mode, why) = (*mode, why.as_deref());
         match modes.iter_mut().find(|one| (one.0, one.1) == (mode, why)) {
             Some((_, _, numbers)) => numbers.push(*queue),
             None => modes.push((mode, why, vec![*queue])),
@@ -359,4 +422,53 @@ fn by_mode(queues: &[Queue]) -> Vec<(String, BindMode, Option<&str>)> {
     texts
         .map(|(mode, why, numbers)| (text(numbers), mode, why))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gone(name: &str) -> LeftOut {
+        let error = XdpError::UnknownInterface {
+            name: name.to_owned(),
+            present: String::new(),
+        };
+        (name.to_owned(), error.into())
+    }
+
+    fn refused(name: &str) -> LeftOut {
+        let action = "load an XDP program";
+        (name.to_owned(), XdpError::NoPrivilege { action }.into())
+    }
+
+    /// How many of these are opened, and which are left out.
+    fn opened(required: Required, all: Vec<Result<(), LeftOut>>) -> Option<(usize, Vec<String>)> {
+        let (opened, failed) = each(required, all.into_iter(), |one| one).ok()?;
+        let names = failed.into_iter().map(|(name, _)| name);
+        Some((opened.len(), names.collect()))
+    }
+
+    #[test]
+    fn an_interface_that_may_come_later_ends_a_start_only_if_it_is_required() {
+        use Required::{All, None as Nothing, One};
+        let late = || vec!["late0".to_owned()];
+        assert_eq!(opened(Nothing, vec![Err(gone("late0"))]), Some((0, late())));
+        assert_eq!(opened(One, vec![Err(gone("late0"))]), None);
+        assert_eq!(opened(All, vec![Err(gone("late0"))]), None);
+        let one = || vec![Ok(()), Err(gone("late0"))];
+        assert_eq!(opened(Nothing, one()), Some((1, late())));
+        assert_eq!(opened(One, one()), Some((1, late())));
+        assert_eq!(opened(All, one()), None);
+        for required in [Nothing, One, All] {
+            assert_eq!(opened(required, Vec::new()), Some((0, Vec::new())));
+        }
+    }
+
+    #[test]
+    fn without_privileges_nothing_is_attempted_again() {
+        assert_eq!(opened(Required::None, vec![Err(refused("eth0"))]), None);
+        let both = vec![Err(refused("eth0")), Err(gone("late0"))];
+        let both = opened(Required::None, both).map(|(opened, failed)| (opened, failed.len()));
+        assert_eq!(both, Some((0, 2)));
+    }
 }

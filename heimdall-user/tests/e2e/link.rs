@@ -324,7 +324,9 @@ fn loopback_is_answered_by_the_sockets_with_a_reason() {
     let heimdall = Heimdall::start(lab.on_server(program()), program(), &arguments).unwrap();
     let output = heimdall.process.output();
     assert!(
-        output.contains("WARN") && output.contains("backend socket: AF_XDP cannot serve lo"),
+        output.contains("WARN")
+            && output.contains("AF_XDP cannot serve lo")
+            && output.contains("AF_XDP is not in use now"),
         "{output}"
     );
     let got = Kdig::ask(&lab, &[&format!("@{SERVER_V4}"), "plain.example"]).unwrap();

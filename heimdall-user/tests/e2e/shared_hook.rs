@@ -73,7 +73,10 @@ fn is_left_alone_and_named(lab: &Lab, runs: &str) {
     // The sockets serve it otherwise, and the doctor says the same.
     let sockets = Heimdall::start(lab.on_server(program()), program(), &common).unwrap();
     let log = sockets.process.output();
-    assert!(log.contains("backend socket: XDP program"), "{log}");
+    assert!(
+        log.contains("kernel sockets do: XDP program") && log.contains("AF_XDP is not in use now"),
+        "{log}"
+    );
     assert_eq!(kdig(lab, SERVER_V4, "n1.example.com"), "NOERROR");
     let mut doctor = lab.on_server(program());
     let output = doctor.arg("doctor").args(common).output().unwrap();

@@ -2,19 +2,21 @@
 //! when it returns.
 
 use std::{
+    collections::BTreeSet,
     fmt, mem,
     sync::{Arc, Weak},
     time::{Duration, Instant},
 };
 
 use heimdall_ebpf::Disposition;
+use nix::net::if_::if_indextoname;
 use tracing::{info, warn};
 
 use super::{
     Context,
     backoff::{Backoff, log_failure},
     pool::{Pool, numbered},
-    queue::{STUCK, ServedQueue, State},
+    queue::{ServedQueue, State, stop_all},
 };
 use crate::{
     config::InterfaceConfig,
@@ -25,7 +27,8 @@ use crate::{
         attached::Attached,
         preflight::port,
         report::{InterfaceReport, QueueReport},
-        xdp::{AfXdpError, OpenInterface, attach},
+        retry::TIMEOUT,
+        xdp::{AfXdpError, OpenInterface, attach, log_modes},
     },
     xdp::{Interface, Port, XdpError, xsk::frame_size},
 };
@@ -67,6 +70,8 @@ pub(super) struct ServedInterface {
     pub(super) queues: Vec<ServedQueue>,
     /// There was no memory for some queues when they were due.
     lacks_memory: bool,
+    /// There was no memory for frames of the size for the MTU.
+    keeps_frames: bool,
     /// Counts of earlier programs on this interface.
     counts: [u64; Disposition::COUNT],
 }
@@ -105,6 +110,7 @@ impl ServedInterface {
             idle: None,
             queues,
             lacks_memory: false,
+            keeps_frames: false,
             counts: [0; Disposition::COUNT],
         })
     }
@@ -121,8 +127,17 @@ impl ServedInterface {
             up: false,
             queues: Vec::new(),
             lacks_memory: false,
+            keeps_frames: false,
             counts: [0; Disposition::COUNT],
         }
+    }
+
+    /// What the start has left out, for this reason, which it has logged.
+    pub(super) fn left_out(name: String, why: String, now: Instant) -> Self {
+        let mut this = Self::new(name, now);
+        this.detached = Detached::Failed(why);
+        this.backoff.failed(now, Duration::ZERO);
+        this
     }
 
     /// Waits until the workers are ready, and steers packets to them.
@@ -141,7 +156,7 @@ impl ServedInterface {
     pub(super) fn refresh(
         &mut self,
         found: Option<Result<Port, XdpError>>,
-        configured: &[InterfaceConfig],
+        context: &Context,
         now: Instant,
     ) -> bool {
         let name = &self.wanted.name;
@@ -153,9 +168,12 @@ impl ServedInterface {
                     if Interface::find(name).is_ok_and(|it| it.index == attached.interface.index) {
                         return false;
                     }
+                    let what = match name_of(attached.interface.index) {
+                        Some(other) => format!("is {other} now, and not served under that name"),
+                        None => "is gone, and its queues with it".to_owned(),
+                    };
                     warn!(
-                        "{name} is gone, and its queues with it; AF_XDP resumes when there is an interface of \
-                         that name"
+                        "{name} {what}; AF_XDP resumes when there is an interface of the name {name}"
                     );
                     self.remove("the interface is gone", now);
                 }
@@ -182,6 +200,7 @@ impl ServedInterface {
             }
         };
         let found = port.interface;
+        let configured = &context.wanted.interfaces;
         self.wanted.queues = InterfaceConfig::of_port(configured, name, &port.serves).queues;
         self.serves = port.serves;
         let idle = port.idle.filter(|_| port.links.is_empty());
@@ -192,7 +211,7 @@ impl ServedInterface {
         }
         self.idle = idle;
         let came_up = found.up && !self.up;
-        match &self.attached {
+        match self.attached.clone() {
             Some(attached) if found.index == attached.interface.index => {
                 if came_up {
                     info!("{name} is up");
@@ -200,10 +219,8 @@ impl ServedInterface {
                     warn!("{name} is down: no queries arrive on it");
                 }
                 self.up = found.up;
-                let followed = follow(attached);
-                for queue in &mut self.queues {
-                    queue.fit(attached.port_mtu(), now);
-                }
+                let followed = follow(&attached);
+                self.fit(attached.port_mtu(), now, context);
                 if came_up {
                     // Attempts that failed because it was down are repeated at once.
                     self.queues
@@ -227,19 +244,54 @@ impl ServedInterface {
         true
     }
 
-    /// There is a new interface to attach to.
+    /// There is an interface to attach to. Why that failed before is kept: it is not logged again.
     fn schedule_attach(&mut self, now: Instant) {
         self.backoff.due = now;
-        self.detached = Detached::Failed("it is being attached".to_owned());
+        if !matches!(self.detached, Detached::Failed(_)) {
+            self.detached = Detached::Failed("it is being attached".to_owned());
+        }
+    }
+
+    /// Closes the sockets whose frames are not of the size for this MTU; the next ones are due at once. Those for which there is
+    /// no memory keep the smaller frames that they have.
+    pub(super) fn fit(&mut self, mtu: u32, now: Instant, context: &Context) {
+        let size = frame_size(mtu);
+        let mut unfit: Vec<&mut ServedQueue> = (self.queues.iter_mut())
+            .filter(|queue| queue.frame_size().is_some_and(|own| own != size))
+            .collect();
+        let before = unfit.iter().filter_map(|queue| queue.frame_size()).min();
+        let Some(before) = before else {
+            self.keeps_frames = false;
+            return;
+        };
+        let name = &self.wanted.name;
+        let queues = numbered("queue", unfit.iter().map(|queue| queue.number));
+        if size > before {
+            let more = context.settings.frames as usize * (size - before) as usize;
+            let finding = more_memory(0, context.cores.cache_bytes(), unfit.len(), more);
+            if let Some(finding) = finding.filter(|finding| finding.level == Level::Bad) {
+                if !mem::replace(&mut self.keeps_frames, true) {
+                    warn!(
+                        "{name} {queues}: the MTU is {mtu} now, but frames stay at {before} octets, for lack of more {finding}"
+                    );
+                }
+                return;
+            }
+        }
+        self.keeps_frames = false;
+        info!("{name} {queues}: frames of {size} octets from now on, as the MTU is {mtu}");
+        stop_all(&mut unfit);
+        for queue in unfit {
+            queue.claim(size);
+            queue.state = State::Stopped("the MTU has changed".to_owned());
+            queue.start_at(now);
+        }
     }
 
     /// Stops the program and the queues of what is no port any more.
     fn remove(&mut self, why: &str, now: Instant) {
-        // All are told before the first is waited for.
-        self.queues.iter().for_each(ServedQueue::close);
-        let end = Instant::now() + STUCK;
+        stop_all(&mut self.queues.iter_mut().collect::<Vec<_>>());
         for queue in &mut self.queues {
-            queue.stop(end);
             queue.state = State::Stopped(why.to_owned());
             queue.backoff = Backoff::new(now);
         }
@@ -274,13 +326,20 @@ impl ServedInterface {
             queue.leave_stuck(&attached, pool);
         }
         self.claim_memory(&attached, now, pool, context);
-        let mut started = false;
+        // The kernel may have the sockets before for a moment more. Of all queues, so that no more time is spent if another program
+        // has them.
+        let end = Instant::now() + TIMEOUT;
+        let mut started = Vec::new();
         for queue in &mut self.queues {
             if queue.is_due(now, pool) {
-                started |= queue.restart(&attached, now, pool, context);
+                started.extend(queue.restart(&attached, end, pool, context));
             }
         }
-        if started {
+        if !started.is_empty() {
+            log_modes(&attached, &started);
+            let verb = if started.len() == 1 { "is" } else { "are" };
+            let queues = numbered("queue", started.iter().map(|mode| mode.queue));
+            info!("{} {queues} {verb} served", self.wanted.name);
             follow(&attached);
         }
     }
@@ -356,7 +415,7 @@ impl ServedInterface {
         if let Some(attached) = &self.attached
             && let Ok(interface) = Interface::find(&self.wanted.name)
             && interface.index == attached.interface.index
-            && let Ok(numbers) = interface.queues(self.wanted.queues.as_ref())
+            && let Ok((numbers, _)) = present_queues(&interface, self.wanted.queues.as_ref())
         {
             self.set_queues(&interface, &numbers, pool);
         }
@@ -367,10 +426,8 @@ impl ServedInterface {
         let (kept, mut gone): (Vec<_>, Vec<_>) = (mem::take(&mut self.queues).into_iter())
             .partition(|queue| numbers.contains(&queue.number));
         self.queues = kept;
-        gone.iter().for_each(ServedQueue::close);
-        let end = Instant::now() + STUCK;
-        for queue in &mut gone {
-            queue.stop(end);
+        stop_all(&mut gone.iter_mut().collect::<Vec<_>>());
+        for queue in gone {
             pool.forget(queue.place, &queue.counters);
             info!("queue {} is gone", queue.name);
         }
@@ -390,26 +447,30 @@ impl ServedInterface {
         // A driver may reset its link for it, which takes seconds.
         heartbeat::beat();
         let name = &self.wanted.name;
-        let found = port(&context.wanted.interfaces, name);
-        match found.and_then(|(interface, numbers)| {
-            Ok((
-                attach(
-                    interface,
-                    None,
-                    &context.wanted,
-                    &context.settings,
-                    &context.plan,
-                )?,
-                numbers,
-            ))
+        let found = port(&context.wanted.interfaces, name).map(|port| port.interface);
+        match found.and_then(|interface| {
+            let (numbers, absent) = present_queues(&interface, self.wanted.queues.as_ref())?;
+            let attached = attach(
+                interface,
+                None,
+                &context.wanted,
+                &context.settings,
+                &context.plan,
+            )?;
+            Ok((attached, numbers, absent))
         }) {
-            Ok((attached, numbers)) => {
+            Ok((attached, numbers, absent)) => {
+                if let Some(absent) = absent {
+                    warn!("{absent}; the queues that it has are served");
+                }
                 let mode = attached.program().attach_mode().name();
-                if self.queues.is_empty() {
+                if !self.queues.is_empty() {
+                    info!("{name} is back: XDP program attached ({mode})");
+                } else if self.serves.contains(name) {
+                    info!("{name}: XDP program attached ({mode})");
+                } else {
                     let serves = self.serves.join(", ");
                     info!("{name}, a port of {serves}: XDP program attached ({mode})");
-                } else {
-                    info!("{name} is back: XDP program attached ({mode})");
                 }
                 self.up = attached.interface.up;
                 attached
@@ -417,6 +478,7 @@ impl ServedInterface {
                     .start(context.tier.as_ref(), attached.interface.mtu);
                 self.set_queues(&attached.interface, &numbers, pool);
                 self.attached = Some(attached);
+                self.detached = Detached::Gone;
                 self.queues
                     .iter_mut()
                     .for_each(|queue| queue.backoff.due = now);
@@ -488,6 +550,34 @@ impl ServedInterface {
     }
 }
 
+/// The name of the interface with this index.
+fn name_of(index: u32) -> Option<String> {
+    if_indextoname(index).ok()?.into_string().ok()
+}
+
+/// The queues of an interface that are wanted and that it has. If it lacks some, an error says so.
+///
+/// # Errors
+/// It has none of them, or AF_XDP cannot serve one.
+fn present_queues(
+    interface: &Interface,
+    wanted: Option<&BTreeSet<u32>>,
+) -> Result<(Vec<u32>, Option<XdpError>), XdpError> {
+    let error = match interface.queues(wanted) {
+        Ok(numbers) => return Ok((numbers, None)),
+        Err(error) => error,
+    };
+    let XdpError::NoQueue { queues, .. } = error else {
+        return Err(error);
+    };
+    let wanted = wanted.into_iter().flatten().copied();
+    let present: BTreeSet<u32> = wanted.filter(|queue| *queue < queues).collect();
+    if present.is_empty() {
+        return Err(error);
+    }
+    Ok((interface.queues(Some(&present))?, Some(error)))
+}
+
 /// Updates the program's maps to the interface's present state. Returns whether the kernel answered.
 fn follow(attached: &Attached) -> bool {
     let followed = attached.follow();
@@ -504,4 +594,48 @@ fn counts(attached: &Attached, earlier: &[u64; Disposition::COUNT]) -> [u64; Dis
         *count += earlier;
     }
     counts
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn of_the_wanted_queues_those_are_served_that_there_are() {
+        let interface = Interface {
+            rx_queues: 2,
+            send_queues: 2,
+            ..Interface::of_tests("eth0")
+        };
+        let present = |wanted: &[u32]| {
+            let wanted: BTreeSet<u32> = wanted.iter().copied().collect();
+            present_queues(&interface, Some(&wanted))
+        };
+        let (numbers, absent) = present(&[0, 1, 2, 3]).unwrap();
+        assert_eq!(numbers, [0, 1]);
+        let absent = absent.unwrap().to_string();
+        assert!(absent.contains("eth0 has no queue 2"), "{absent}");
+        let (numbers, absent) = present(&[1]).unwrap();
+        assert!(numbers == [1] && absent.is_none());
+        assert!(matches!(
+            present(&[2, 3]),
+            Err(XdpError::NoQueue { queue: 2, .. })
+        ));
+        assert_eq!(present_queues(&interface, None).unwrap().0, [0, 1]);
+    }
+
+    #[test]
+    fn a_failure_that_is_known_is_attempted_again_at_once_and_not_logged_again() {
+        let now = Instant::now();
+        let mut interface = ServedInterface::left_out("eth0".to_owned(), "why".to_owned(), now);
+        assert!(interface.backoff.due > now);
+        interface.schedule_attach(now);
+        assert_eq!(interface.backoff.due, now);
+        assert_eq!(interface.detached.to_string(), "why");
+        interface.detached = Detached::Gone;
+        interface.schedule_attach(now);
+        assert!(matches!(&interface.detached, Detached::Failed(why) if why != "why"));
+    }
 }

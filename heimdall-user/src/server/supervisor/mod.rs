@@ -1,6 +1,8 @@
 //! The owner of AF_XDP while the server runs: of each interface's program, of the workers, and of each queue's
 //! socket, which it gives to a worker.
 //!
+//! Interfaces that could not be opened at the start are its, too, also if that is all of them.
+//!
 //! Its thread sleeps until netlink reports a change of links or addresses, a queue or a worker ends, or the
 //! next attempt is due, for a second at most. It updates the served addresses to those of the
 //! interface, checks that steered packets and the hot tier's replies arrive, notices that an interface vanished or returned,
@@ -108,7 +110,10 @@ impl Supervisor {
         threads: &Arc<Threads>,
     ) -> Result<Self, ServerError> {
         let signal = Arc::new(Signal::new().map_err(start("the supervisor"))?);
-        let tier = open.has_tier().then(|| HotTier::start(config, &cores));
+        let plan = TierPlan::new(config);
+        // One that is left out may have it when it is attached.
+        let has_tier = open.has_tier() || !open.left_out.is_empty() && plan.is_possible();
+        let tier = has_tier.then(|| HotTier::start(config, &cores));
         let tier = tier.transpose().map_err(start("the hot tier"))?;
         let path_mtus = listen_for_path_mtus(&addresses);
         let paths = path_mtus.as_ref().map(path_mtu::Listener::paths);
@@ -117,7 +122,7 @@ impl Supervisor {
             wanted: Wanted::new(config, addresses),
             cores,
             forwarder,
-            plan: TierPlan::new(config),
+            plan,
             paths: paths.unwrap_or_default(),
             tier: tier.clone(),
             signal: Arc::clone(&signal),
@@ -129,6 +134,10 @@ impl Supervisor {
         }
         for interface in &mut interfaces {
             interface.serve(&pool)?;
+        }
+        let now = Instant::now();
+        for (name, error) in open.left_out {
+            interfaces.push(ServedInterface::left_out(name, error.to_string(), now));
         }
         let command_queues = pool.command_queues().collect();
         let report = Arc::new(ArcSwap::from_pointee(report(&interfaces, &pool)));
@@ -215,7 +224,7 @@ struct Context {
     forwarder: Handle,
     plan: TierPlan,
     paths: Arc<PathMtus>,
-    /// `None`: no program had it at the start.
+    /// `None`: no program had it at the start, and none was to come.
     tier: Option<Arc<HotTier>>,
     signal: Arc<Signal>,
 }
@@ -291,7 +300,7 @@ impl State {
         for interface in &mut self.interfaces {
             heartbeat::beat();
             let found = layers.take(&interface.wanted.name);
-            answered &= interface.refresh(found, &self.context.wanted.interfaces, now);
+            answered &= interface.refresh(found, &self.context, now);
             if !names.contains(&interface.wanted.name) {
                 interface.forget(&mut self.pool);
             }

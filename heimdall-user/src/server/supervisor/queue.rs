@@ -1,13 +1,14 @@
 //! One queue: its socket opened, given to its worker, taken from it, and opened again after it failed.
 
 use std::{
+    collections::BTreeSet,
     io, mem,
     os::fd::BorrowedFd,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use tracing::{info, warn};
+use tracing::warn;
 
 use super::{
     Context,
@@ -21,12 +22,13 @@ use crate::{
         ServerError,
         attached::Attached,
         report::QueueReport,
-        xdp::{AfXdpError, Queue, log_modes, open_queue},
+        retry::retry_for,
+        xdp::{AfXdpError, Queue, QueueMode, open_queue},
     },
     worker::{QueueCounters, QueueEnd, QueueResources, WorkerQueue},
     xdp::{
         XdpError,
-        xsk::{BindMode, frame_size},
+        xsk::{BindMode, XskError},
     },
 };
 
@@ -64,7 +66,7 @@ pub(super) struct ServedQueue {
     pub(super) backoff: Backoff,
     /// How often it was given to its worker.
     starts: u64,
-    /// Octets of the largest frames that it has had: 0 before the first ones.
+    /// Octets of the largest frames that it has had, or that there is memory for: 0 before the first ones.
     largest_frame: u32,
 }
 
@@ -114,7 +116,7 @@ impl ServedQueue {
             thread: pool.thread(self.place.worker),
         };
         self.starts += 1;
-        self.largest_frame = self.largest_frame.max(frame_size);
+        self.claim(frame_size);
         Ok(())
     }
 
@@ -139,51 +141,53 @@ impl ServedQueue {
         Ok(())
     }
 
-    /// Opens a socket again, gives it to the worker, and registers it. Whether the queue is served.
+    /// Opens a socket again, gives it to the worker, and registers it. If the kernel still has the one before, it is attempted
+    /// until `end`. Returns its mode, if the queue is served.
     pub(super) fn restart(
         &mut self,
         attached: &Attached,
-        now: Instant,
+        end: Instant,
         pool: &mut Pool,
         context: &Context,
-    ) -> bool {
+    ) -> Option<QueueMode> {
         // Each may take a while: a NIC with many queues, whose driver resets one when a socket is bound, takes long for all.
         heartbeat::beat();
-        let alone = matches!(self.state, State::Stopped(_));
-        let mut started = || {
-            let queue =
-                open_queue(attached, self.number, &context.settings).map_err(AfXdpError::from)?;
-            log_modes(attached, std::slice::from_ref(&queue));
+        let open = || open_queue(attached, self.number, &context.settings);
+        let left = end.saturating_duration_since(Instant::now());
+        let opened = retry_for(left, open, XskError::is_busy);
+        let start = || {
+            let queue = opened.map_err(AfXdpError::from)?;
+            let mode = queue.mode();
             self.start(attached, queue, pool, context)?;
             self.register(attached, pool).map_err(AfXdpError::from)?;
-            Ok::<(), ServerError>(())
+            Ok::<_, ServerError>(mode)
         };
-        match started() {
-            Ok(()) => {
-                if alone {
-                    info!("queue {} is served", self.name);
-                }
-                true
-            }
+        match start() {
+            Ok(mode) => Some(mode),
             Err(error) => {
                 self.stop(Instant::now() + STUCK);
-                self.failed(now, Duration::ZERO, error.to_string());
-                false
+                self.failed(Instant::now(), Duration::ZERO, error.to_string());
+                None
             }
         }
     }
 
-    /// Closes the queue's socket, and waits until it is closed, until `end` at the latest: the worker may be stuck.
-    pub(super) fn stop(&mut self, end: Instant) {
+    /// Closes the queue's socket, and waits until it is closed, until `end` at the latest: the worker may be stuck. Returns
+    /// whether it is closed.
+    pub(super) fn stop(&mut self, end: Instant) -> bool {
         let stopped = State::Stopped("it was stopped".to_owned());
         match mem::replace(&mut self.state, stopped) {
             State::Running { queue, .. } => {
                 heartbeat::beat();
                 queue.close();
                 // Whatever the result: it was to end.
-                let _ = queue.wait(end.saturating_duration_since(Instant::now()));
+                let ended = queue.wait(end.saturating_duration_since(Instant::now()));
+                !matches!(ended, QueueEnd::NotYet)
             }
-            stopped => self.state = stopped,
+            stopped => {
+                self.state = stopped;
+                true
+            }
         }
     }
 
@@ -212,22 +216,17 @@ impl ServedQueue {
         }
     }
 
-    /// Closes a socket whose frames are not of the size for this MTU. The next one is due at once.
-    pub(super) fn fit(&mut self, mtu: u32, now: Instant) {
-        let wanted = frame_size(mtu);
+    /// Octets of the frames of its socket, if it has one.
+    pub(super) fn frame_size(&self) -> Option<u32> {
         match &self.state {
-            State::Running { frame_size, .. } if *frame_size != wanted => {
-                info!(
-                    "queue {} gets frames of {wanted} octets: the MTU is {mtu} now",
-                    self.name
-                );
-            }
-            _ => return,
+            State::Running { frame_size, .. } => Some(*frame_size),
+            State::Stopped(_) | State::WithoutWorker => None,
         }
-        // The same for all queues.
-        self.stop(now + STUCK);
-        self.state = State::Stopped("the MTU has changed".to_owned());
-        self.start_at(now);
+    }
+
+    /// There is memory for frames of so many octets.
+    pub(super) fn claim(&mut self, frame_size: u32) {
+        self.largest_frame = self.largest_frame.max(frame_size);
     }
 
     /// Takes the queue of a worker that is stuck out of the XSKMAP, and puts it back when the worker makes progress
@@ -367,6 +366,24 @@ impl ServedQueue {
             mode,
             placement: self.place.why.name(),
             counters: Arc::clone(&self.counters),
+        }
+    }
+}
+
+/// Closes the sockets of queues, and waits until they are closed. A worker with one that takes longer than [`STUCK`] is stuck,
+/// and its other queues are not waited for.
+pub(super) fn stop_all(queues: &mut [&mut ServedQueue]) {
+    // All are told before the first is waited for: the kernel takes its time for each.
+    queues.iter().for_each(|queue| queue.close());
+    let mut stuck = BTreeSet::new();
+    for queue in queues {
+        let worker = queue.place.worker;
+        let mut end = Instant::now();
+        if !stuck.contains(&worker) {
+            end += STUCK;
+        }
+        if !queue.stop(end) {
+            stuck.insert(worker);
         }
     }
 }

@@ -20,7 +20,7 @@ use crate::{
     heartbeat::Heartbeat,
     server::{
         report::{QueueReport, WorkerReport},
-        xdp::XdpPrograms,
+        xdp::{Required, XdpPrograms},
     },
     tap::{Observations, TapOptions},
     worker::max_pending,
@@ -78,7 +78,7 @@ struct Server {
 
 impl Server {
     fn programs(config: &Config, links: Vec<OwnedFd>) -> XdpPrograms {
-        XdpPrograms::attach(config, &listen(), links).unwrap()
+        XdpPrograms::attach(config, &listen(), links, Required::All).unwrap()
     }
 
     fn start(config: &Config, programs: XdpPrograms, upstream: &Upstream) -> Self {
@@ -441,7 +441,7 @@ fn each_queue_and_each_interface_that_returns_is_a_step_of_its_own() {
             0
         );
         assert_eq!(
-            turns(&mut || interface.queues[0].stop(Instant::now() + TIMEOUT)),
+            turns(&mut || assert!(interface.queues[0].stop(Instant::now() + TIMEOUT))),
             1
         );
         // A socket is opened, and registered; the kernel may still hold the queue.
@@ -493,26 +493,61 @@ fn a_queue_is_refused_for_lack_of_memory_until_there_is_enough() {
             "{why}"
         );
         assert_eq!(state(&served, &pool, 0).0, "running");
-        // With larger frames, as well.
+        // One that is served keeps its frames if there is no memory for larger ones.
         served.set_queues(&found, &[0], &mut pool);
         lab.server_ip(&format!("link set {interface} mtu 9000"))
             .unwrap();
         served.attached.as_ref().unwrap().follow().unwrap();
         let mtu = served.attached.as_ref().unwrap().port_mtu();
-        served.queues[0].fit(mtu, Instant::now());
+        assert_eq!(mtu, 9000);
+        served.fit(mtu, Instant::now(), &context);
         served.restart_due(Instant::now(), &mut pool, &context);
-        let (refused, why) = state(&served, &pool, 0);
-        assert_eq!(refused, "restarting");
-        assert!(why.contains("(4194304 MiB)"), "{why}");
+        assert_eq!(served.queues[0].frame_size(), Some(2048));
         context.settings.frames = frames;
-        wait_until("served", || {
-            let now = Instant::now();
-            served.queues[0].start_at(now);
-            served.restart_due(now, &mut pool, &context);
-            served.queues[0].is_running()
-        });
+        served.fit(mtu, Instant::now(), &context);
+        assert!(!served.queues[0].is_running());
+        // The kernel may still have the socket before.
+        served.restart_due(Instant::now(), &mut pool, &context);
+        assert_eq!(served.queues[0].frame_size(), Some(4096));
         served.queues[0].stop(Instant::now() + TIMEOUT);
         pool.stop_all();
+    };
+    lab.in_server(run).unwrap();
+}
+
+#[test]
+fn what_the_start_has_left_out_is_attached_when_it_comes() {
+    let Some(lab) = lab("what_the_start_has_left_out") else {
+        return;
+    };
+    let config = config_on(&["late0"]);
+    let run = || {
+        let upstream = Upstream::start(|seen| vec![response(&seen.msg, 10)]);
+        let attach = |required| XdpPrograms::attach(&config, &listen(), Vec::new(), required);
+        assert!(attach(Required::All).is_err() && attach(Required::One).is_err());
+        let server = Server::start(&config, attach(Required::None).unwrap(), &upstream);
+        let reported = |is_so: &dyn Fn(&XdpReport) -> bool| {
+            let report = server.supervisor.report();
+            is_so(&report.load())
+        };
+        wait_until("gone", || {
+            reported(&|report| report.workers.is_empty() && report.interfaces[0].state == "gone")
+        });
+        // A successor that fails.
+        assert!(server.supervisor.links().unwrap().is_empty());
+        server.supervisor.retire(TIMEOUT).unwrap();
+        server.supervisor.resume().unwrap();
+        lab.server_ip("link add late0 type veth peer name late1")
+            .unwrap();
+        lab.server_ip("link set late0 up").unwrap();
+        wait_until("served", || {
+            reported(&|report| {
+                let queues = report.workers.iter().flat_map(|worker| &worker.queues);
+                queues.map(|queue| queue.state).eq(["running"])
+            })
+        });
+        assert_eq!(server.supervisor.links().unwrap().len(), 1);
+        server.supervisor.retire(TIMEOUT).unwrap();
     };
     lab.in_server(run).unwrap();
 }

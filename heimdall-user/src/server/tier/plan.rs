@@ -44,6 +44,11 @@ impl TierPlan {
         self.mode == TierMode::Off || self.settings.entries == 0
     }
 
+    /// Whether an interface may have it.
+    pub(in crate::server) fn is_possible(&self) -> bool {
+        !self.is_off() && self.obstacle.is_none()
+    }
+
     /// Its size on an interface.
     ///
     /// # Errors

@@ -44,6 +44,15 @@ impl XskError {
     pub(crate) fn is_busy(&self) -> bool {
         matches!(self, Self::Bind { source, .. } if source.raw_os_error() == Some(libc::EBUSY))
     }
+
+    /// Whether no later attempt of this process succeeds: it lacks a privilege, or the kernel AF_XDP.
+    pub(crate) fn is_final(&self) -> bool {
+        let (Self::Umem { source, .. } | Self::Bind { source, .. }) = self;
+        matches!(
+            source.raw_os_error(),
+            Some(libc::EPERM | libc::EACCES | libc::EAFNOSUPPORT)
+        )
+    }
 }
 
 /// Why zero-copy is not available on an interface with this MTU, if the failed bind means that: the errno depends on the
@@ -86,6 +95,10 @@ pub(super) fn advice(error: &io::Error) -> &'static str {
         Some(libc::EAFNOSUPPORT) => {
             "this kernel has no AF_XDP (CONFIG_XDP_SOCKETS): use --backend socket"
         }
+        // By its name, and by its index.
+        Some(libc::ENODEV | libc::ENXIO) => "the interface is gone, or has another name now",
+        Some(libc::ENETDOWN) => "set the interface up (ip link set dev INTERFACE up)",
+        Some(libc::ENOMEM | libc::ENOBUFS) => "there is no memory for it: lower xdp.frames",
         Some(libc::EINVAL) => "check that the queue exists (ethtool -l), or use --backend socket",
         _ => "use --backend socket to run without AF_XDP",
     }
@@ -106,6 +119,23 @@ pub(super) fn os_error(error: &(dyn std::error::Error + 'static)) -> io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_failure_to_bind_has_its_own_remedy() {
+        for (errno, remedy) in [
+            (libc::EBUSY, "stop the program that holds it"),
+            (libc::EPERM, "CAP_NET_RAW"),
+            (libc::ENODEV, "the interface is gone"),
+            (libc::ENXIO, "the interface is gone"),
+            (libc::ENETDOWN, "ip link set dev"),
+            (libc::ENOMEM, "lower xdp.frames"),
+            (libc::EINVAL, "check that the queue exists"),
+            (libc::EIO, "use --backend socket"),
+        ] {
+            let text = advice(&io::Error::from_raw_os_error(errno));
+            assert!(text.contains(remedy), "{errno}: {text}");
+        }
+    }
 
     #[test]
     fn a_driver_that_refuses_the_mtu_is_said_so_and_a_busy_queue_is_no_lack_of_zero_copy() {
