@@ -244,7 +244,7 @@ impl Fleet {
             series.push((format!("up{{{of}}}"), *up));
             // What cannot be scraped has no other series.
             if up.starts_with('1') {
-                let scraped = if up == "1x30" { up } else { GONE };
+                let scraped = if *up == "1x30" { *up } else { GONE };
                 series.push((format!("heimdall_build_info{{{of}}}"), scraped));
                 let config = format!("heimdall_config_info{{{of},digest={digest:?}}}");
                 series.push((config, scraped));
