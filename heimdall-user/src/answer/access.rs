@@ -47,12 +47,38 @@ pub(crate) fn is_private(address: IpAddr) -> bool {
     private().iter().any(|known| known.contains(&address))
 }
 
+/// Length of the largest public prefix that the clients of one operator may have.
+fn least(is_ipv4: bool) -> u8 {
+    if is_ipv4 { 8 } else { 16 }
+}
+
 /// Whether a prefix has more of the public Internet in it than the clients of one operator: it is shorter than /8, or /16 for
 /// IPv6.
 pub(crate) fn is_open(prefix: &Prefix) -> bool {
     let (address, len) = prefix.parts();
-    let least = if address.is_ipv4() { 8 } else { 16 };
-    len < least && !private().iter().any(|known| known.contains(prefix))
+    len < least(address.is_ipv4()) && !private().iter().any(|known| known.contains(prefix))
+}
+
+/// Whether the public prefixes of a family among these have, in sum, more addresses than one that just is not
+/// [open](is_open). What is in several of them counts once.
+pub(crate) fn are_open(prefixes: &[Prefix], is_ipv4: bool) -> bool {
+    let private = private();
+    let counts = |prefix: &&Prefix| {
+        let (address, _) = prefix.parts();
+        address.is_ipv4() == is_ipv4 && !private.iter().any(|known| known.contains(prefix))
+    };
+    let mut ranges: Vec<_> = prefixes.iter().filter(counts).map(Prefix::range).collect();
+    ranges.sort_unstable();
+    let (mut sum, mut next) = (0u128, 0u128);
+    for (first, last) in ranges {
+        let first = first.max(next);
+        if first <= last {
+            sum = sum.saturating_add((last - first).saturating_add(1));
+            next = last.saturating_add(1);
+        }
+    }
+    let width = if is_ipv4 { 32 } else { 128 };
+    sum > 1 << (width - u32::from(least(is_ipv4)))
 }
 
 /// The access list.
@@ -150,6 +176,39 @@ mod tests {
         }
         for (address, private) in [("10.1.2.3", true), ("192.0.2.1", false), ("fd00::1", true)] {
             assert_eq!(is_private(address.parse().unwrap()), private, "{address}");
+        }
+    }
+
+    #[test]
+    fn many_prefixes_are_open_in_sum() {
+        let eights = ["8.0.0.0/8", "9.0.0.0/8"];
+        let halves = ["8.0.0.0/9", "8.128.0.0/9", "8.0.0.0/8", "8.8.8.0/24"];
+        let private = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "8.0.0.0/8"];
+        let v6 = ["2001::/16", "2001:db8::/32", "fc00::/7", "::1/128"];
+        let all: [&[&str]; 8] = [
+            &[],
+            &halves,
+            &private,
+            &["8.0.0.0/8", "9.9.9.9"],
+            &eights,
+            &v6,
+            &["2001::/16", "2002::1"],
+            &["0.0.0.0/0", "::/0", "ffff::/16"],
+        ];
+        let expected = [
+            (false, false),
+            (false, false),
+            (false, false),
+            (true, false),
+            (true, false),
+            (false, false),
+            (false, true),
+            (true, true),
+        ];
+        for (texts, expected) in all.into_iter().zip(expected) {
+            let prefixes: Vec<Prefix> = texts.iter().map(|text| text.parse().unwrap()).collect();
+            let open = (are_open(&prefixes, true), are_open(&prefixes, false));
+            assert_eq!(open, expected, "{texts:?}");
         }
     }
 

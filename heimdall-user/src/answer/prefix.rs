@@ -47,6 +47,11 @@ impl Prefix {
         (self.address, self.len)
     }
 
+    /// The first and the last of its addresses, as numbers.
+    pub(super) fn range(&self) -> (u128, u128) {
+        bounds(self.address, self.len)
+    }
+
     /// Whether all of `other` is in it.
     pub(super) fn contains(&self, other: &Self) -> bool {
         other.len >= self.len && Self::of(other.address, self.len) == *self

@@ -31,16 +31,11 @@ pub(crate) enum AnycastError {
     },
     /// An address was withdrawn, and an interface has it all the same.
     #[error(
-        "{ip}/{bits} is still on interface {interface}, where the server did not put it; run `ip address del {ip}/{bits} dev {interface}`"
+        "{address} is still on interface {interface}, where the server did not put it; if it is the host's own address, take it out of \
+         [anycast]; otherwise run `ip address del {address} dev {interface}`",
+        address = .0.with_prefix(), interface = .0.interface
     )]
-    Left {
-        /// The address.
-        ip: IpAddr,
-        /// Of its prefix.
-        bits: u8,
-        /// Where it is.
-        interface: String,
-    },
+    Left(Held),
     /// An address cannot be added or removed.
     #[error("cannot {what} {ip} {to} {interface}: {source}{}", permission(source))]
     Address {
@@ -74,7 +69,8 @@ pub(crate) enum AnycastError {
 fn advice(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
         Some(libc::EOPNOTSUPP) => {
-            "this kernel has no dummy interfaces: write interface = \"lo\" in [anycast], or make one of another kind"
+            "this kernel has no dummy interfaces: write interface = \"lo\" in [anycast], or make one of another kind \
+             (`ip link add anycast0 type bridge && ip link set anycast0 up`)"
         }
         _ => {
             "run `ip link add NAME type dummy` and `ip link set NAME up`, or start the server with CAP_NET_ADMIN"
@@ -238,26 +234,54 @@ fn remove_addresses(interface: &str, addresses: &[IpAddr]) -> Result<(), Anycast
 
 /// Checks that no interface has one of them. Somebody else may have added it to another one, or with another prefix.
 fn none_left(addresses: &[IpAddr]) -> Result<(), AnycastError> {
-    for message in netlink::addresses().unwrap_or_default() {
+    match held(addresses).into_iter().next() {
+        Some(left) => Err(AnycastError::Left(left)),
+        None => Ok(()),
+    }
+}
+
+/// An address that an interface has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Held {
+    pub(crate) ip: IpAddr,
+    /// Of its prefix.
+    bits: u8,
+    pub(crate) interface: String,
+}
+
+impl Held {
+    /// As `ip address` writes it.
+    pub(crate) fn with_prefix(&self) -> String {
+        format!("{}/{}", self.ip, self.bits)
+    }
+
+    /// Whether its prefix has other addresses, as that of an address by which a host is reached has.
+    pub(crate) fn is_in_network(&self) -> bool {
+        self.bits < if self.ip.is_ipv4() { 32 } else { 128 }
+    }
+}
+
+/// Which of these addresses the host's interfaces have now. None, if the kernel does not tell.
+pub(crate) fn held(addresses: &[IpAddr]) -> Vec<Held> {
+    let messages = netlink::addresses().unwrap_or_default().into_iter();
+    let wanted = messages.filter_map(|message| {
         let mut attributes = message.attributes.iter();
-        let left = attributes.find_map(|attribute| match attribute {
+        let ip = attributes.find_map(|attribute| match attribute {
             AddressAttribute::Local(ip) | AddressAttribute::Address(ip) => {
                 addresses.contains(ip).then_some(*ip)
             }
             _ => None,
-        });
-        if let Some(ip) = left {
-            let index = message.header.index;
-            let name = if_indextoname(index).ok();
-            let name = name.and_then(|name| name.into_string().ok());
-            return Err(AnycastError::Left {
-                ip,
-                bits: message.header.prefix_len,
-                interface: name.unwrap_or_else(|| index.to_string()),
-            });
-        }
-    }
-    Ok(())
+        })?;
+        let index = message.header.index;
+        let name = if_indextoname(index).ok();
+        let name = name.and_then(|name| name.into_string().ok());
+        Some(Held {
+            ip,
+            bits: message.header.prefix_len,
+            interface: name.unwrap_or_else(|| index.to_string()),
+        })
+    });
+    wanted.collect()
 }
 
 fn set_route(ip: IpAddr, wanted: bool) -> Result<(), AnycastError> {
@@ -284,5 +308,47 @@ fn unless(outcome: io::Result<()>, already: i32) -> io::Result<()> {
     match outcome {
         Err(error) if error.raw_os_error() == Some(already) => Ok(()),
         outcome => outcome,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    use super::*;
+
+    #[test]
+    fn advice_for_an_address_that_is_left_does_not_cut_the_host_off() {
+        let own = Held {
+            ip: Ipv4Addr::new(10, 53, 0, 1).into(),
+            bits: 24,
+            interface: "eth0".to_owned(),
+        };
+        assert!(own.is_in_network());
+        assert_eq!(
+            AnycastError::Left(own).to_string(),
+            "10.53.0.1/24 is still on interface eth0, where the server did not put it; if it is the host's own address, take it \
+             out of [anycast]; otherwise run `ip address del 10.53.0.1/24 dev eth0`"
+        );
+        let service = |ip: IpAddr, bits| Held {
+            ip,
+            bits,
+            interface: "lo".to_owned(),
+        };
+        assert!(!service(Ipv4Addr::new(192, 0, 2, 53).into(), 32).is_in_network());
+        assert!(!service(Ipv6Addr::LOCALHOST.into(), 128).is_in_network());
+        assert!(service(Ipv6Addr::LOCALHOST.into(), 64).is_in_network());
+    }
+
+    #[test]
+    fn addresses_of_the_host_are_found_with_their_interface() {
+        let loopback = IpAddr::from(Ipv4Addr::LOCALHOST);
+        let found = held(&[loopback, Ipv4Addr::new(192, 0, 2, 1).into()]);
+        // A network namespace may have none at all.
+        for one in &found {
+            assert_eq!((one.ip, one.interface.as_str()), (loopback, "lo"));
+            assert_eq!(one.with_prefix(), "127.0.0.1/8");
+        }
+        assert!(held(&[]).is_empty());
     }
 }

@@ -36,8 +36,8 @@ use crate::{
 };
 use announcement::Announcement;
 pub(crate) use announcement::Obstacle;
-pub(crate) use host::withdraw;
 use host::{AnycastError, Host};
+pub(crate) use host::{held, withdraw};
 
 /// How often the state is observed.
 const INTERVAL: Duration = Duration::from_millis(250);
@@ -109,6 +109,8 @@ pub(crate) struct Status {
     wanted: bool,
     /// Why they are not announced, or not all of them; what may have them withdrawn soon.
     pub(crate) reason: Option<String>,
+    /// The last reason that is in the log.
+    logged: Option<String>,
 }
 
 /// For the report of the server.
@@ -143,8 +145,9 @@ impl Shared {
         self.status.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Announces or withdraws the addresses; both as often as one likes.
-    fn apply(&self, host: &mut Host, announce: bool, obstacle: Option<&Obstacle>) {
+    /// Announces or withdraws the addresses; both as often as one likes. `late`: that they are not announced is worth a line in
+    /// the log, as the server was not started just now.
+    fn apply(&self, host: &mut Host, announce: bool, obstacle: Option<&Obstacle>, late: bool) {
         let outcome = match announce {
             true => host.announce(),
             false => host.withdraw(),
@@ -161,7 +164,8 @@ impl Shared {
             // Not all of them; or as before.
             Err(_) => !announce && status.announced,
         };
-        if status.announced != announced {
+        let is_new = status.logged != reason;
+        let said = if status.announced != announced {
             self.changes.fetch_add(1, Ordering::Relaxed);
             let list = host.list();
             match (announced, &reason) {
@@ -169,15 +173,29 @@ impl Shared {
                 (false, Some(reason)) => warn!("anycast: {list} withdrawn: {reason}"),
                 (false, None) => info!("anycast: {list} withdrawn: the server ends"),
             }
-        } else if let Err(problem) = &outcome
-            && status.reason != reason
-        {
-            warn!("anycast: {problem}");
-        }
+            !announced
+        } else {
+            match (&outcome, obstacle) {
+                (Err(problem), _) if is_new => {
+                    warn!("anycast: {problem}");
+                    true
+                }
+                (Ok(()), Some(obstacle)) if is_new && late && !announced => {
+                    warn!("anycast: {} not announced yet: {obstacle}", host.list());
+                    true
+                }
+                _ => false,
+            }
+        };
+        let logged = match said {
+            true => reason.clone(),
+            false => status.logged.take().filter(|_| reason.is_some()),
+        };
         *status = Status {
             announced,
             wanted: announce,
             reason,
+            logged,
         };
     }
 }
@@ -211,7 +229,7 @@ impl Anycast {
             status: Mutex::new(Status {
                 announced: inherited,
                 wanted: inherited,
-                reason: None,
+                ..Status::default()
             }),
             changes: AtomicU64::new(0),
             paused: AtomicBool::new(false),
@@ -220,7 +238,7 @@ impl Anycast {
         let starts = Obstacle::Passing("the server has just started".to_owned());
         // Before the first self-test, for which packets to all addresses have to be delivered.
         let obstacle = (!inherited).then_some(&starts);
-        shared.apply(&mut shared.host(), inherited, obstacle);
+        shared.apply(&mut shared.host(), inherited, obstacle, false);
         let own = Arc::clone(&shared);
         let (stop, stopped) = channel();
         let stop = move || {
@@ -230,6 +248,7 @@ impl Anycast {
         let thread = OwnedThread::start("anycast", on_exit, stop, move || {
             let mut answers = Ok(());
             let mut turns = 0u32;
+            let started = Instant::now();
             loop {
                 heartbeat::beat();
                 if !own.paused.load(Ordering::Acquire) {
@@ -239,11 +258,13 @@ impl Anycast {
                     }
                     let was = announcement.is_announced();
                     let observed = ready(was).and_then(|()| answers.clone());
-                    let announce = announcement.observe(Instant::now(), observed.as_ref().err());
+                    let now = Instant::now();
+                    let announce = announcement.observe(now, observed.as_ref().err());
+                    let late = now.saturating_duration_since(started) >= withdraw_after;
                     let mut host = own.host();
                     // A successor may have begun meanwhile, or the end. `pause` waits for the lock.
                     if (tests || announce != was) && !own.paused.load(Ordering::Acquire) {
-                        own.apply(&mut host, announce, observed.as_ref().err());
+                        own.apply(&mut host, announce, observed.as_ref().err(), late);
                     }
                 }
                 turns = turns.wrapping_add(1);
@@ -289,7 +310,8 @@ impl Anycast {
     pub(crate) fn leave(&self) {
         self.pause();
         if self.shared.status().wanted {
-            self.shared.apply(&mut self.shared.host(), false, None);
+            self.shared
+                .apply(&mut self.shared.host(), false, None, true);
             thread::sleep(self.drain_wait);
         }
     }
@@ -311,5 +333,36 @@ impl Drop for Anycast {
         if let Err(problem) = end {
             warn!("anycast: {problem}; `heimdall withdraw` tries again");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn why_nothing_is_announced_is_logged_once_it_lasts() {
+        // Without addresses, nothing of the host changes.
+        let shared = Shared {
+            host: Mutex::new(Host::new("lo".to_owned(), Vec::new())),
+            status: Mutex::default(),
+            changes: AtomicU64::new(0),
+            paused: AtomicBool::new(false),
+        };
+        let logged = |announce: bool, obstacle: Option<&str>, late: bool| {
+            let obstacle = obstacle.map(|text| Obstacle::Passing(text.to_owned()));
+            shared.apply(&mut shared.host(), announce, obstacle.as_ref(), late);
+            shared.status().logged.clone()
+        };
+        let is = |text: &str| Some(text.to_owned());
+        assert_eq!(logged(false, Some("just started"), false), None);
+        assert_eq!(logged(false, Some("no upstream"), false), None);
+        assert_eq!(logged(false, Some("no upstream"), true), is("no upstream"));
+        assert_eq!(logged(false, Some("no response"), true), is("no response"));
+        assert_eq!(logged(false, None, true), None);
+        assert_eq!(logged(true, None, true), None);
+        // While they are announced, it may pass; the withdrawal says it.
+        assert_eq!(logged(true, Some("no upstream"), true), None);
+        assert_eq!(logged(false, Some("no upstream"), true), is("no upstream"));
     }
 }

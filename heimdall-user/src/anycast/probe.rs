@@ -32,6 +32,7 @@ pub(super) fn test(served: &[SocketAddr]) -> Result<(), Obstacle> {
             asked.map_err(|error| {
                 let error = match error.kind() {
                     io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => "timeout".to_owned(),
+                    io::ErrorKind::UnexpectedEof => "closed without a reply".to_owned(),
                     _ => error.to_string(),
                 };
                 Obstacle::Passing(format!(
@@ -129,7 +130,7 @@ mod tests {
         let answering = thread::spawn(move || {
             // The first is left over from above; a wrong ID is ignored.
             let mut message = [0; 512];
-            for _ in 0..3 {
+            for _ in 0..4 {
                 let (length, client) = udp.recv_from(&mut message).unwrap();
                 let mut reply = turn_round(&message[..length]);
                 udp.send_to(&reply, client).unwrap();
@@ -141,6 +142,10 @@ mod tests {
         assert!(closed.contains("over TCP: Connection refused"), "{closed}");
         let tcp = TcpListener::bind(address).unwrap();
         let accepting = thread::spawn(move || {
+            // As of a client that is to be dropped. All is read, or else the connection would be reset.
+            let mut stream = tcp.accept().unwrap().0;
+            stream.read_exact(&mut [0; 2 + 2 + QUESTION.len()]).unwrap();
+            drop(stream);
             let mut stream = tcp.accept().unwrap().0;
             let mut query = [0; 2 + HEADER];
             stream.read_exact(&mut query).unwrap();
@@ -148,6 +153,11 @@ mod tests {
             stream.write_all(&reply).unwrap();
             stream.read_to_end(&mut Vec::new()).unwrap();
         });
+        let dropped = test(&[address]).unwrap_err().to_string();
+        assert!(
+            dropped.contains("over TCP: closed without a reply"),
+            "{dropped}"
+        );
         assert_eq!(test(&[address]), Ok(()));
         answering.join().unwrap();
         accepting.join().unwrap();

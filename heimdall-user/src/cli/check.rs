@@ -7,7 +7,7 @@ use super::{print, table::Table};
 use crate::{
     config::{self, Config, Flags, Host, Location},
     log::{self, LogFormat},
-    server,
+    privileges, server,
 };
 
 const EXAMPLES: &str = "\
@@ -40,6 +40,7 @@ impl Check {
         }
         let config = Config::load(&self.flags, &Host::read())?;
         let _flush = log::start(EnvFilter::new("warn"), LogFormat::Brief)?;
+        privileges::check_user(&config)?;
         let lines = server::check(&config)?;
         print(&describe(&config, &lines))
     }

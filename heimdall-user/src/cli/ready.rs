@@ -10,12 +10,14 @@ use crate::control::{self, ControlCommand};
 const EXAMPLES: &str = "\
 Examples:
   heimdall ready
-  heimdall ready || systemctl restart heimdall
+  heimdall ready || echo \"take this host out of the load balancer\"
 
-For the checks of load balancers and service managers. A server is ready if no thread that all queries need has ended or is
+For the checks of load balancers. A server is ready if no thread that all queries need has ended or is
 stuck, and one of the upstreams that most queries need works: the same as the status page's /readyz. Service addresses ([anycast])
 are announced under further conditions; `heimdall stats` says whether they are.
-Exit code 0: it is ready. 1: it is not, or no server runs; a line on stderr says why.";
+Do not restart the server by it: it is not ready, either, while its upstreams do not respond; `WatchdogSec=` in the systemd unit
+restarts one that is stuck.
+Exit code 0: it is ready. 1: it is not, or none answers within 3 s; a line on stderr says why.";
 
 /// Tell whether the running server can answer queries
 #[derive(Args, Debug)]

@@ -202,8 +202,22 @@ fn open_resolver(config: &Config, host: &Host) -> Result<(), ConfigError> {
         let (clients, _) = prefix.parts();
         let reached = |address: &&SocketAddr| address.is_ipv4() == clients.is_ipv4();
         if let Some(&address) = public.iter().find(reached) {
-            let problem = Problem::OpenResolver { prefix, address };
+            let what = format!("{prefix} is");
+            let problem = Problem::OpenResolver { what, address };
             return Err(bad(config, "access.allow", item, problem));
+        }
+    }
+    for (is_ipv4, what) in [
+        (true, "more IPv4 addresses than a /8 has, in sum, are"),
+        (false, "more IPv6 addresses than a /16 has, in sum, are"),
+    ] {
+        let mut reached = public.iter().filter(|one| one.is_ipv4() == is_ipv4);
+        if let Some(&address) = reached.next()
+            && access::are_open(&access.allow, is_ipv4)
+        {
+            let what = what.to_owned();
+            let problem = Problem::OpenResolver { what, address };
+            return Err(config.settings.location("access.allow").bad(problem));
         }
     }
     Ok(())

@@ -1,7 +1,9 @@
 //! Settings that have no effect beside others.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
 use super::{Backend, Config, TierMode};
-use crate::tap::MessageKind;
+use crate::{answer::access::Decision, tap::MessageKind};
 
 /// Why the hot tier is off with a rate limit.
 pub(crate) const RATE_LIMIT: &str =
@@ -56,6 +58,22 @@ impl Config {
                 say("tier.mode", &format!("the hot tier is off: {why}"));
             }
             _ => {}
+        }
+        let access = self.access.access();
+        for &ip in &self.anycast.addresses {
+            // As the self-test of `anycast` sends: over UDP from the loopback address, over TCP from the address that it asks at.
+            let loopback = match ip {
+                IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+                IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+            };
+            let mut sources = [ip, loopback].into_iter();
+            if let Some(dropped) = sources.find(|from| access.decide(*from) == Decision::Drop) {
+                let what = format!(
+                    "it covers {dropped}, from which the server asks itself at the service address {ip}: that would never be \
+                     announced; leave it out"
+                );
+                say("access.drop", &what);
+            }
         }
         lines
     }
@@ -123,6 +141,31 @@ mod tests {
         ] {
             let lines = config(&format!("{on}{more}\n")).without_effect();
             assert_eq!(lines, Vec::<String>::new(), "{more}");
+        }
+    }
+
+    #[test]
+    fn service_addresses_at_which_the_server_cannot_ask_itself_are_said() {
+        let lines = |access: &str| {
+            let service = "[anycast]\naddress = [\"203.0.113.53\", \"2001:db8::53\"]\n";
+            let text = format!("upstream = [\"192.0.2.1\"]\n{service}[access]\n{access}\n");
+            config(&text).without_effect()
+        };
+        assert_eq!(
+            lines("drop = [\"203.0.113.0/24\"]"),
+            [
+                "heimdall.toml:5: key `access.drop`: it covers 203.0.113.53, from which the server asks itself at the service \
+                 address 203.0.113.53: that would never be announced; leave it out"
+            ]
+        );
+        let loopback = lines("drop = [\"::1\"]");
+        assert!(
+            matches!(loopback.as_slice(), [line] if line.contains("it covers ::1, from which") && line.contains("2001:db8::53")),
+            "{loopback:?}"
+        );
+        let exempt = "drop = [\"203.0.113.0/24\"]\nallow = [\"203.0.113.53\"]";
+        for access in ["", "refuse = [\"203.0.113.0/24\"]", exempt] {
+            assert_eq!(lines(access), Vec::<String>::new(), "{access}");
         }
     }
 

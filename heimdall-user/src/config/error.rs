@@ -14,10 +14,7 @@ use super::{
     values::{MAX_SERVICES, Zone, Zoned},
 };
 use crate::{
-    answer::{
-        prefix::{Prefix, PrefixError},
-        special::NotSpecial,
-    },
+    answer::{prefix::PrefixError, special::NotSpecial},
     tap::{BadRate, BadTarget},
 };
 
@@ -171,6 +168,9 @@ pub enum Problem {
     /// A name that no interface can have.
     #[error("{0:?} is not an interface name; write IF or IF:QUEUES, like eth0 or eth0:0-3")]
     Interface(String),
+    /// A name that no interface can have, where only a name is due.
+    #[error("{0:?} is not an interface name; write the interface alone, like anycast0")]
+    InterfaceName(String),
     /// An interface with queues where only a name is due.
     #[error("{0:?} has queues, which have no meaning here; write the interface alone")]
     QueuesOfName(String),
@@ -277,13 +277,13 @@ pub enum Problem {
     ListenGroup(SocketAddr),
     /// An open resolver.
     #[error(
-        "{prefix} is much of the Internet, from where {} can be reached: an open resolver will be used for attacks; name \
+        "{what} much of the Internet, from where {} can be reached: an open resolver will be used for attacks; name \
          the prefixes of your clients, or set `allow-public = true` in [access] (--allow-public)",
         Zoned(*address)
     )]
     OpenResolver {
-        /// In `allow`.
-        prefix: Prefix,
+        /// In `allow`, with the verb.
+        what: String,
         /// A public address that is served.
         address: SocketAddr,
     },

@@ -40,6 +40,14 @@ use crate::{
 /// answers.
 const WEEK: i64 = 604_800;
 
+/// Reads the name of an interface that is not for AF_XDP.
+fn interface_name(text: &str) -> Result<String, Problem> {
+    values::plain_interface(text).map_err(|problem| match problem {
+        Problem::Interface(text) => Problem::InterfaceName(text),
+        other => other,
+    })
+}
+
 /// The forwarder's defaults.
 fn forward() -> forward::ForwardOptions {
     forward::ForwardOptions::default()
@@ -420,7 +428,7 @@ settings! {
     /// Interface that has the addresses while they are announced: one that announces its addresses and nothing else. It is made, of the
     /// kind dummy, if there is none. "lo" will do where the routing daemon is told which of its addresses to announce.
     "interface" => interface: String =
-        text("an interface", values::plain_interface, String::clone).default("anycast0".to_owned());
+        text("an interface", interface_name, String::clone).default("anycast0".to_owned());
     /// Whether the addresses are withdrawn while no upstream responds. "required": they are, and after the start they are announced once
     /// one has responded to a probe; "optional": cached and stale answers stand in,
     /// as is better where all hosts have the same upstreams.
@@ -524,12 +532,12 @@ settings! {
     /// Who may query. The most specific prefix decides; clients in none get REFUSED.
     "access" => AccessConfig, in_place;
 
-    /// Clients that are answered. A prefix that holds much of the Internet makes an open resolver, which will
-    /// be used for attacks: on a public address it needs `allow-public`, too.
+    /// Clients that are answered. Prefixes that hold much of the Internet make an open resolver, which will
+    /// be used for attacks: on a public address they need `allow-public`, too.
     "allow" => allow: Vec<Prefix> =
         list(parsed::<Prefix>("prefixes, ADDR/BITS")).default(private()).flag("--allow", "PREFIX");
-    /// `allow` may have public prefixes shorter than /8, or /16 for IPv6, although a listen address is public. Without this,
-    /// such a server does not start.
+    /// `allow` may have public prefixes shorter than /8, or /16 for IPv6, or more addresses than that in sum, although a
+    /// listen address is public. Without this, such a server does not start.
     "allow-public" => allow_public: bool =
         boolean().default(false).flag("--allow-public", "BOOL");
     /// Clients that get REFUSED.

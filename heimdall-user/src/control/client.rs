@@ -18,6 +18,9 @@ use super::{ControlCommand, ControlError};
 /// be executed first.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
+/// The same of a question that needs no work: a server that does not answer by then is stuck, or was stopped.
+const READY_TIMEOUT: Duration = Duration::from_secs(3);
+
 /// The same for a server that drains: `stop-timeout` is a minute at most, and a snapshot is written after it.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(120);
 
@@ -79,14 +82,18 @@ pub(crate) fn ask_each(
 fn send(path: &Path, command: &ControlCommand) -> io::Result<UnixStream> {
     let mut stream = connect(path)?;
     stream.set_nonblocking(false)?;
-    let timeout = match command {
-        ControlCommand::Drain => DRAIN_TIMEOUT,
-        _ => TIMEOUT,
-    };
-    stream.set_read_timeout(Some(timeout))?;
+    stream.set_read_timeout(Some(timeout(command)))?;
     stream.set_write_timeout(Some(TIMEOUT))?;
     stream.write_all(format!("{}\n", command.to_json()).as_bytes())?;
     Ok(stream)
+}
+
+fn timeout(command: &ControlCommand) -> Duration {
+    match command {
+        ControlCommand::Drain => DRAIN_TIMEOUT,
+        ControlCommand::Ready => READY_TIMEOUT,
+        _ => TIMEOUT,
+    }
 }
 
 /// Connects without waiting, as a stopped server with a full backlog would never accept. The error is

@@ -90,6 +90,21 @@ fn wants_xdp(config: &Config) -> bool {
     config.backend != Backend::Socket && !config.interfaces.is_empty()
 }
 
+/// Checks that there is a user to change to, if the settings name one.
+///
+/// # Errors
+/// There is none.
+pub(crate) fn check_user(config: &Config) -> Result<(), PrivilegeError> {
+    wanted_user(config).map(drop)
+}
+
+/// The user to change to, if the settings name one.
+fn wanted_user(config: &Config) -> Result<Option<user::Target>, PrivilegeError> {
+    let location = || config.settings.location("privileges.user");
+    let name = config.privileges.user.as_ref();
+    name.map(|name| user::find(name, location())).transpose()
+}
+
 /// Gives up what the settings do not need, for good. `file`: the settings file.
 ///
 /// # Errors
@@ -101,13 +116,7 @@ pub(crate) fn restrict(config: &Config, file: Option<&Path>) -> Result<(), Privi
     }
     let settings = &config.settings;
     let mode = config.privileges.sandbox;
-    let user = match &config.privileges.user {
-        Some(name) => {
-            let location = settings.location("privileges.user");
-            Some(user::find(name, location)?)
-        }
-        None => None,
-    };
+    let user = wanted_user(config)?;
     files::prepare(config, user.as_ref().map(|user| user.id()));
     let xdp = wants_xdp(config);
     let off = || "sandbox = \"off\"".to_owned();

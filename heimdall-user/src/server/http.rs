@@ -8,7 +8,7 @@ use std::{
 };
 
 use serde_json::Value;
-use tracing::{info, warn};
+use tracing::info;
 
 use super::{
     ServerError, metrics, readiness::Readiness, reload::Reloader, report::Report, retry::retry,
@@ -43,11 +43,6 @@ pub(super) fn open(
     let shown = Zoned(address);
     if address.ip().is_loopback() {
         info!("metrics and the status page: http://{shown}/");
-    } else {
-        warn!(
-            "metrics and the status page are on http://{shown}/ for all who reach that address, without \
-             authentication; they show popular names and clients, so let a firewall decide who does"
-        );
     }
     Ok(Some(listener))
 }

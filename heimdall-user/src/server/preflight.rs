@@ -88,6 +88,8 @@ pub(super) fn preflight(config: &Config) -> Result<Vec<usize>, ServerError> {
     reserve(config, all).map_err(|error| at(settings.location("cache.size"), error))?;
     start_warnings::socket_threads(config);
     start_warnings::without_effect(config);
+    start_warnings::services(config);
+    start_warnings::metrics(config);
     for (_, error) in unwritable(config) {
         warn!("{error}");
     }

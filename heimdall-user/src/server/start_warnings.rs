@@ -9,7 +9,8 @@ use std::{
 use tracing::{info, warn};
 
 use crate::{
-    config::Config,
+    anycast,
+    config::{Config, Zoned},
     doctor::{self, Level},
     xdp::{Channels, Interface, addresses_without_link},
 };
@@ -21,6 +22,37 @@ const MAX_NAMED: usize = 4;
 pub(super) fn without_effect(config: &Config) {
     for line in config.without_effect() {
         warn!("{line}");
+    }
+}
+
+/// Warns of service addresses that are the host's own: the server does not take them from where they are.
+pub(super) fn services(config: &Config) {
+    let addresses = &config.anycast.addresses;
+    for held in anycast::held(addresses) {
+        if held.is_in_network() {
+            let item = addresses.iter().position(|ip| *ip == held.ip);
+            let location = (config.settings).item_location("anycast.address", item.unwrap_or(0));
+            warn!(
+                "{location}the host has the service address {} already, as {} on {}, and a server that withdraws it cannot take it \
+                 from there; if it is the host's own address, take it out of [anycast]",
+                held.ip,
+                held.with_prefix(),
+                held.interface
+            );
+        }
+    }
+}
+
+/// Warns of metrics that others can read.
+pub(super) fn metrics(config: &Config) {
+    if let Some(address) = config.metrics.listen
+        && !address.ip().is_loopback()
+    {
+        warn!(
+            "metrics and the status page are on http://{}/ for all who reach that address, without \
+             authentication; they show popular names and clients, so let a firewall decide who does",
+            Zoned(address)
+        );
     }
 }
 

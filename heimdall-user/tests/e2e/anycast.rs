@@ -200,12 +200,14 @@ fn without_an_upstream_that_has_responded_they_are_not_announced() {
     let silent = silent.unwrap();
     let settings = Settings::new(&on_lo(&lab, ""));
     let directory = tempfile::tempdir().unwrap();
-    let heimdall = start(&lab, &settings, &directory.path().join("s"), &[]);
+    let mut heimdall = start(&lab, &settings, &directory.path().join("s"), &[]);
     wait_until("a probe without a response", || {
         let state = anycast(&heimdall);
         assert!(!announced(&lab), "{state}");
         state["reason"].to_string().contains("no upstream responds")
     });
+    let said = format!("{SERVICE_V4}, {SERVICE_V6} not announced yet: no upstream responds");
+    heimdall.process.wait_for(&said, LIMIT).unwrap();
     drop(silent);
     let _knot = Knot::upstream(&lab).unwrap();
     wait_until("announced", || announced(&lab));
@@ -253,6 +255,19 @@ fn those_of_a_killed_server_are_withdrawn_by_hand_or_by_the_next_one() {
         "{said}"
     );
     assert!(announced(&lab));
+    // One that was stopped may continue.
+    heimdall.process.signal(Signal::SIGSTOP).unwrap();
+    let refused = withdraw(&lab, &settings, &control);
+    let not_ready = heimdall.command(&["ready"]).unwrap();
+    heimdall.process.signal(Signal::SIGCONT).unwrap();
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("cannot tell whether a server runs") && said.contains("end it first"),
+        "{said}"
+    );
+    assert_eq!(not_ready.status.code(), Some(1), "{not_ready:?}");
+    assert!(announced(&lab));
 
     let kill = |heimdall: &mut Heimdall| {
         heimdall.process.signal(Signal::SIGKILL).unwrap();
@@ -260,12 +275,12 @@ fn those_of_a_killed_server_are_withdrawn_by_hand_or_by_the_next_one() {
         assert!(announced(&lab), "a killed server withdraws nothing");
     };
     kill(&mut heimdall);
-    for _ in 0..2 {
-        // The second time nothing is left.
+    // The second time nothing is left.
+    for begin in ["withdrawn", "none of these is left on this host"] {
         let done = withdraw(&lab, &settings, &control);
         assert_eq!(done.status.code(), Some(0), "{done:?}");
         let said = String::from_utf8_lossy(&done.stdout).into_owned();
-        assert_eq!(said, format!("withdrawn: {SERVICE_V4}, {SERVICE_V6}\n"));
+        assert_eq!(said, format!("{begin}: {SERVICE_V4}, {SERVICE_V6}\n"));
         assert!(!announced(&lab) && !delivered(&lab));
     }
 

@@ -89,6 +89,16 @@ fn an_address_that_was_there_is_withdrawn_and_one_elsewhere_is_named() {
     let said = format!("anycast: {by_hand} is still on interface {device}");
     let log = heimdall.process.output();
     assert!(log.contains(&said), "{log}");
+    // It may be the host's own, which a check says beforehand.
+    let mut command = lab.on_server(program());
+    command.args(["check", "--config", settings.path(), "--control"]);
+    command.arg(directory.path().join("s"));
+    let checked = command.output().unwrap();
+    let warnings = String::from_utf8_lossy(&checked.stderr).into_owned();
+    assert!(checked.status.success(), "{warnings}");
+    let said =
+        format!("the host has the service address {SERVICE} already, as {by_hand} on {device}");
+    assert!(warnings.contains(&said), "{warnings}");
 }
 
 #[test]

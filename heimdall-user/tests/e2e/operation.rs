@@ -195,6 +195,16 @@ fn check_says_what_a_start_would() {
             "there is no interface none0",
         ),
         ("interface = [\"@if:7\"]", good, "has no queue 7"),
+        (
+            "[privileges]\nuser = \"no-such-user\"",
+            bad,
+            ":5: key `privileges.user`: there is no user \"no-such-user\"",
+        ),
+        (
+            "[metrics]\nlisten = \"0.0.0.0:9453\"",
+            good,
+            "for all who reach that address, without authentication",
+        ),
         // A server without a snapshot is better than none.
         (
             "[cache]\nsnapshot = \"{}/none/snapshot\"",

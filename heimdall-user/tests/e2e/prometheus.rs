@@ -15,10 +15,7 @@ use serde_json::Value;
 use crate::{client::Settings, http::get, lab, metrics::METRICS, program};
 
 /// The alert rules.
-const RULES: [&str; 2] = ["prometheus-alerts.yml", FLEET];
-
-/// Those for several servers.
-const FLEET: &str = "prometheus-fleet.yml";
+const RULES: [&str; 2] = ["prometheus-alerts.yml", "prometheus-fleet.yml"];
 
 /// On the lab's client.
 const PROMETHEUS: &str = "10.53.0.2:9090";
@@ -210,6 +207,7 @@ fn each_query_of_the_rules_and_the_dashboard_has_data() {
 
 /// What three servers report in half an hour, a value a minute in the notation of promtool, and the alerts that fire at its end.
 struct Fleet {
+    job: &'static str,
     /// Whether each can be scraped.
     up: [&'static str; 3],
     /// The digests of the settings.
@@ -220,8 +218,12 @@ struct Fleet {
     alerts: &'static [&'static str],
 }
 
+/// A series of a server that cannot be scraped any more: it is stale at once.
+const GONE: &str = "1x15 stale";
+
 impl Fleet {
     const HEALTHY: Self = Self {
+        job: "heimdall",
         up: ["1x30"; 3],
         digests: ["a"; 3],
         announced: ["1x30"; 3],
@@ -238,17 +240,24 @@ impl Fleet {
             .zip(self.announced)
             .enumerate()
         {
-            let of = format!("job=\"heimdall\",instance=\"{server}\"");
+            let of = format!("job={:?},instance=\"{server}\"", self.job);
             series.push((format!("up{{{of}}}"), *up));
             // What cannot be scraped has no other series.
             if up.starts_with('1') {
+                let scraped = if *up == "1x30" { *up } else { GONE };
+                series.push((format!("heimdall_build_info{{{of}}}"), scraped));
                 let config = format!("heimdall_config_info{{{of},digest={digest:?}}}");
-                series.push((config, "1x30"));
+                series.push((config, scraped));
                 series.push((format!("heimdall_anycast_announced{{{of}}}"), announced));
             }
         }
-        let changes = "heimdall_anycast_changes_total{job=\"heimdall\",instance=\"2\"}";
-        series.push((changes.to_owned(), self.changes));
+        let changes = format!(
+            "heimdall_anycast_changes_total{{job={:?},instance=\"2\"}}",
+            self.job
+        );
+        series.push((changes, self.changes));
+        // Something else that cannot be scraped is no matter of these rules.
+        series.push(("up{job=\"other\",instance=\"0\"}".to_owned(), "0x30"));
         let lines = series.iter();
         lines
             .map(|(series, values)| {
@@ -283,7 +292,50 @@ fn the_rules_for_several_servers_fire_when_they_should() {
         Fleet {
             up: ["1x30", "0x30", "1x30"],
             announced: ["1x30", "1x30", "1x15 0x15"],
-            alerts: &["HeimdallFewAnnounced", "HeimdallNotAnnounced"],
+            alerts: &[
+                "HeimdallDown",
+                "HeimdallFewAnnounced",
+                "HeimdallNotAnnounced",
+            ],
+            ..Fleet::HEALTHY
+        },
+        // The same of another job.
+        Fleet {
+            job: "dns-eu",
+            up: ["1x30", "1x15 0x15", "1x30"],
+            announced: ["1x30", GONE, "1x15 0x15"],
+            alerts: &[
+                "HeimdallDown",
+                "HeimdallFewAnnounced",
+                "HeimdallNotAnnounced",
+            ],
+            ..Fleet::HEALTHY
+        },
+        // All are dead.
+        Fleet {
+            up: ["1x15 0x15"; 3],
+            announced: [GONE; 3],
+            alerts: &[
+                "HeimdallDown",
+                "HeimdallFewAnnounced",
+                "HeimdallNoneAnnounced",
+            ],
+            ..Fleet::HEALTHY
+        },
+        Fleet {
+            job: "dns-eu",
+            up: ["1x15 0x15"; 3],
+            announced: [GONE; 3],
+            alerts: &[
+                "HeimdallDown",
+                "HeimdallFewAnnounced",
+                "HeimdallNoneAnnounced",
+            ],
+            ..Fleet::HEALTHY
+        },
+        // They have no service addresses any more.
+        Fleet {
+            announced: [GONE; 3],
             ..Fleet::HEALTHY
         },
         Fleet {
@@ -302,8 +354,8 @@ fn the_rules_for_several_servers_fire_when_they_should() {
         },
     ];
     let mut tests = format!(
-        "rule_files: [{:?}]\nevaluation_interval: 1m\ntests:\n",
-        deploy(FLEET)
+        "rule_files: {:?}\nevaluation_interval: 1m\ntests:\n",
+        RULES.map(deploy)
     );
     for fleet in &cases {
         tests.push_str("  - interval: 1m\n    input_series:\n");

@@ -1,6 +1,6 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{text::render, *};
 use crate::cli::view::testing::{document, period, with_tier};
@@ -84,6 +84,23 @@ fn threads_that_are_stuck_are_named() {
         assert_eq!(text.contains("STUCK"), line.is_some(), "{text}");
         assert!(line.is_none_or(|line| text.contains(line)), "{text}");
     }
+}
+
+#[test]
+fn whether_service_addresses_are_announced_is_said() {
+    let mut document = document(1);
+    let fields = json!({"announced": false, "reason": "no upstream responds: 192.0.2.1:53", "interface": "lo", "changes": 0});
+    document["anycast"] = fields;
+    let text = render(&Reading::new(document.clone()).since(None));
+    let line = "\nservice addresses  withdrawn: no upstream responds: 192.0.2.1:53\n";
+    assert!(text.contains(line), "{text}");
+    document["anycast"]["announced"] = json!(true);
+    document["anycast"]["reason"] = Value::Null;
+    let text = render(&Reading::new(document.clone()).since(None));
+    assert!(text.contains("\nservice addresses  announced\n"), "{text}");
+    document["anycast"] = Value::Null;
+    let text = render(&Reading::new(document).since(None));
+    assert!(!text.contains("service addresses"), "{text}");
 }
 
 #[test]

@@ -22,6 +22,7 @@ pub(super) fn render(period: &Period) -> String {
     let view = View::new(period);
     let counts = Counts::new(period);
     let mut blocks = vec![head(&view, period)];
+    blocks.extend(services(period));
     blocks.extend(stuck(period));
     blocks.extend(counts.sections(BEGINNING));
     blocks.extend(tables::tables(&view));
@@ -45,6 +46,19 @@ fn head(view: &View, period: &Period) -> String {
         format!("Rates over {}.", seconds(view.seconds))
     };
     format!("{}\n{what}\n", facts.join(", "))
+}
+
+/// Whether the service addresses are announced, and why not, if there are any.
+fn services(period: &Period) -> Option<String> {
+    let anycast = period.document.get("anycast")?;
+    let state = match anycast.get("announced")?.as_bool()? {
+        true => "announced",
+        false => "withdrawn",
+    };
+    let reason = anycast.get("reason").and_then(Value::as_str).map(clean);
+    let because = reason.map(|reason| format!(": {reason}"));
+    let because = because.unwrap_or_default();
+    Some(format!("service addresses  {state}{because}\n"))
 }
 
 /// The threads that make no progress, if there are any.

@@ -46,6 +46,10 @@ const BAD: &[(&str, &str)] = &[
         "heimdall.toml:2: key `anycast.interface`: \"eth0:1\" has queues, which have no meaning here; write the interface alone",
     ),
     (
+        "[anycast]\ninterface = \"a-very-long-name\"",
+        "heimdall.toml:2: key `anycast.interface`: \"a-very-long-name\" is not an interface name; write the interface alone, like anycast0",
+    ),
+    (
         "[anycast]\ndrain-wait = 11",
         "heimdall.toml:2: key `anycast.drain-wait`: 11 is out of range; choose 0 to 10",
     ),
@@ -170,6 +174,14 @@ const BAD: &[(&str, &str)] = &[
     (
         "listen = [\"[2001:db8::7]:53\"]\nupstream = [\"9.9.9.9\"]\n[access]\nallow = [\"2000::/3\"]",
         "heimdall.toml:4: key `access.allow`: 2000::/3 is much of the Internet, from where [2001:db8::7]:53 can be reached: an open resolver will be used for attacks; name the prefixes of your clients, or set `allow-public = true` in [access] (--allow-public)",
+    ),
+    (
+        "upstream = [\"9.9.9.9\"]\n[access]\nallow = [\"8.0.0.0/8\", \"9.9.9.0/24\"]",
+        "heimdall.toml:3: key `access.allow`: more IPv4 addresses than a /8 has, in sum, are much of the Internet, from where 192.0.2.1:53 can be reached: an open resolver will be used for attacks; name the prefixes of your clients, or set `allow-public = true` in [access] (--allow-public)",
+    ),
+    (
+        "listen = [\"[2001:db8::7]:53\"]\nupstream = [\"9.9.9.9\"]\n[access]\nallow = [\"2001::/16\", \"2002::1\"]",
+        "heimdall.toml:4: key `access.allow`: more IPv6 addresses than a /16 has, in sum, are much of the Internet, from where [2001:db8::7]:53 can be reached: an open resolver will be used for attacks; name the prefixes of your clients, or set `allow-public = true` in [access] (--allow-public)",
     ),
     (
         "[access]\nallow-public = \"true\"",

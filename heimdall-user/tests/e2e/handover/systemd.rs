@@ -69,6 +69,8 @@ impl Systemd {
         let everyone = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         fs::set_permissions(directory.path(), everyone).unwrap();
         lab::copy_program(&place.program, &directory.path().join("heimdall")).unwrap();
+        // Settings without service addresses, for `heimdall withdraw`.
+        fs::write(directory.path().join("heimdall.toml"), "").unwrap();
         let folder = directory.path().join("units");
         fs::create_dir(&folder).unwrap();
         for (name, text) in units.iter().chain(&[("test.target", TARGET)]) {
@@ -189,7 +191,7 @@ fn unit(place: &Place) -> String {
                 lines.push(format!("ExecReload=/run/test/heimdall reload {control}"));
             }
             Some(("ExecStopPost", _)) => lines.push(format!(
-                "ExecStopPost=/run/test/heimdall withdraw --upstream {UPSTREAM} {control}"
+                "ExecStopPost=/run/test/heimdall withdraw --config /run/test/heimdall.toml --upstream {UPSTREAM} {control}"
             )),
             _ => lines.push(line.to_owned()),
         }
