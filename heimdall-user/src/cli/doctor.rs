@@ -136,10 +136,11 @@ fn render(findings: &[Finding], verbose: bool) -> String {
         *counts.entry(finding.level).or_insert(0_usize) += 1;
     }
     let count = |level| counts.get(&level).copied().unwrap_or_default();
+    let warnings = count(Level::Warn);
     text.push_str(&format!(
-        "{} bad, {} warnings, {} good{}\n",
+        "{} bad, {warnings} warning{}, {} good{}\n",
         count(Level::Bad),
-        count(Level::Warn),
+        if warnings == 1 { "" } else { "s" },
         count(Level::Good),
         if verbose {
             ""
@@ -245,7 +246,7 @@ bad   eth0: it is down: no queries arrive on it [nic.link]
       ip link set dev eth0 up
 warn  net.core.busy_poll: each wait of a socket polls the NIC for 50 µs first [net.busy-poll]
       sysctl -w net.core.busy_poll=0
-1 bad, 1 warnings, 1 good (--verbose shows them)
+1 bad, 1 warning, 1 good (--verbose shows them)
 ";
         assert_eq!(text, expected);
         let text = render(&findings, true);
