@@ -272,10 +272,11 @@ fn paths<'a>(
     };
     let listen = || format!("name the addresses of {} with --listen", shown(link));
     let to_sockets = || "leave it to the sockets (--backend socket, or auto)".to_owned();
-    let below = || {
-        let below = with_index(links, kind::parent(link));
-        below.filter(|_| depth < MAX_DEPTH)
-    };
+    let below = || with_index(links, kind::parent(link));
+    if depth > MAX_DEPTH {
+        let what = format!("there are more than {MAX_DEPTH} layers above it");
+        return refuse(what, to_sockets());
+    }
     if kind::holds_addresses_only(link) {
         let members = options(members(links, link));
         let give = if members.is_empty() {
@@ -290,7 +291,7 @@ fn paths<'a>(
     let mut paths = match kind {
         Some(InfoKind::Bond | InfoKind::Team) => {
             let mut all = Vec::new();
-            for member in members(links, link).filter(|_| depth < MAX_DEPTH) {
+            for member in members(links, link) {
                 // What cannot be a port leaves its packets to the sockets.
                 for mut path in paths(links, member, depth + 1).unwrap_or_default() {
                     path.pass_member(member, link);

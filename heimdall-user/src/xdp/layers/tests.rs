@@ -395,6 +395,12 @@ fn what_has_no_port_is_refused_with_what_to_give_instead() {
             "c",
             "more than 2 VLAN tags",
         ),
+        (
+            "2 eth0;3 c macvlan on=2;4 d macvlan on=3;5 e macvlan on=4;6 f macvlan on=5;7 g macvlan on=6;\
+             8 h macvlan on=7;9 i macvlan on=8;10 j macvlan on=9;11 k macvlan on=10;12 l macvlan on=11",
+            "l",
+            "cannot serve c: there are more than 8 layers above it",
+        ),
     ];
     for (text, name, expected) in cases {
         let layers = Layers::of(&links(text), [name]);

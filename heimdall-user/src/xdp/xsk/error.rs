@@ -87,6 +87,7 @@ pub(super) fn advice(error: &io::Error) -> &'static str {
             "this kernel has no AF_XDP (CONFIG_XDP_SOCKETS): use --backend socket"
         }
         Some(libc::EINVAL) => "check that the queue exists (ethtool -l), or use --backend socket",
+        Some(libc::ENODEV) => "the interface has gone, or has another name now (ip link)",
         _ => "use --backend socket to run without AF_XDP",
     }
 }
