@@ -274,6 +274,10 @@ fn interface() -> Vec<Case> {
         "nic.driver" GOOD "does not tell its name", "": |host| host.details().driver = None;
         "nic.native" WARN "generic mode", "another NIC":
             |host| host.details().xdp.as_mut().unwrap().native = false;
+        "nic.native" WARN "the peer sends from more queues than the 4 that", "ethtool -L PEER tx 4": |host| {
+            host.driver("veth");
+            host.details().xdp.as_mut().unwrap().native = false;
+        };
         "nic.native" GOOD "does not tell", "": |host| host.details().xdp = None;
         "nic.zero-copy" WARN "no zero-copy", "newer kernel":
             |host| host.details().xdp.as_mut().unwrap().zero_copy = false;
@@ -379,11 +383,11 @@ fn interface() -> Vec<Case> {
             host.nic().queues = Ok(vec![0]);
             host.nic().rx_queues = 1;
         };
-        "nic.served" WARN "queues 2, 3, which get packets", "ethtool -X eth0 equal 2":
+        "nic.served" WARN "queues 2-3, to which packets go", "ethtool -X eth0 equal 2":
             |host| host.nic().queues = Ok(vec![0, 1]);
-        "nic.served" WARN "queues 0, 2", "--interface eth0":
+        "nic.served" WARN "queues 0,2", "--interface eth0":
             |host| host.nic().queues = Ok(vec![1, 3]);
-        "nic.served" WARN "queues 3", "ethtool -X eth0 equal 3": |host| {
+        "nic.served" WARN "no worker serves queue 3,", "ethtool -X eth0 equal 3": |host| {
             host.details().rss = None;
             host.nic().queues = Ok(vec![0, 1, 2]);
         };
