@@ -42,6 +42,8 @@ pub struct Port {
     pub(crate) links: Vec<PortLink>,
     /// Why a link takes no packets here at present.
     pub(crate) idle: Option<String>,
+    /// The name of an interface above this one that has to be set up before its packets are taken.
+    pub(crate) down: Option<String>,
 }
 
 /// An interface of the IP stack at one of its ports.
@@ -160,6 +162,7 @@ impl Layers {
                 serves: Vec::new(),
                 links: Vec::new(),
                 idle: None,
+                down: None,
             });
             self.ports.len() - 1
         });
@@ -171,6 +174,7 @@ impl Layers {
         }
         if let Some(idle) = &path.idle {
             port.idle = Some(idle.clone());
+            port.down.clone_from(&path.down);
             return;
         }
         let mut links = port.links.iter_mut();
@@ -203,6 +207,8 @@ struct Path<'a> {
     mtu: u32,
     /// Why it gets nothing from there now.
     idle: Option<String>,
+    /// The interface that is down, if that is why.
+    down: Option<String>,
 }
 
 impl Path<'_> {
@@ -211,6 +217,7 @@ impl Path<'_> {
         self.mtu = self.mtu.min(kind::mtu(link));
         if !kind::is_up(link) {
             self.idle = Some(format!("{} is down", shown(link)));
+            self.down = Some(shown(link).to_owned());
         }
     }
 
@@ -219,6 +226,7 @@ impl Path<'_> {
         if !kind::is_active_member(member) {
             let (member, master) = (shown(member), shown(master));
             self.idle = Some(format!("{member} is a backup, or blocked, in {master}"));
+            self.down = None;
         }
     }
 }
@@ -373,6 +381,7 @@ fn paths<'a>(
                 macs: vec![kind::mac(link)],
                 mtu: kind::mtu(link),
                 idle: None,
+                down: None,
             }]);
         }
     };

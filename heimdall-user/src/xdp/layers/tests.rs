@@ -487,3 +487,26 @@ fn which_vlans_are_stripped_depends_on_the_outermost_tag() {
     let stripped = StrippedVlans::of("eth0", [true, true], behind_tags(&list, 2));
     assert_eq!(stripped.command, customer);
 }
+
+#[test]
+fn an_interface_that_is_down_is_named_and_a_backup_is_none() {
+    for (text, name, down) in [
+        ("2 eth0;5 m macvlan on=2", "m", None),
+        ("2 eth0;5 m macvlan on=2 down", "m", Some("m")),
+        (
+            "2 eth0 in=7 active;7 bond0 bond down",
+            "bond0",
+            Some("bond0"),
+        ),
+        ("2 eth0 in=7 backup;7 bond0 bond", "bond0", None),
+        (
+            "2 eth0 in=7 backup;7 bond0 bond;8 v vlan id=5 on=7 down",
+            "v",
+            Some("v"),
+        ),
+    ] {
+        let layers = Layers::of(&links(text), [name]);
+        let port = layers.ports.first().unwrap();
+        assert_eq!(port.down.as_deref(), down, "{text}");
+    }
+}
