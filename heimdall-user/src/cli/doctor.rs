@@ -10,7 +10,10 @@ use anyhow::bail;
 use clap::Args;
 use serde_json::Value;
 
-use super::{print, view::format::clean};
+use super::{
+    print,
+    view::{Reading, format::clean},
+};
 use crate::{
     config::{Config, Flags, Host},
     doctor::{self, Finding, Level, Step, System},
@@ -85,7 +88,8 @@ impl Doctor {
         let (config, settings) = doctor::load(&self.flags, Host::read())?;
         let look = |config: &Config| {
             let mut findings = vec![settings.clone()];
-            findings.extend(doctor::findings(config));
+            let programs = Reading::programs(&config.control);
+            findings.extend(doctor::findings(config, programs));
             findings
         };
         let mut findings = look(&config);
