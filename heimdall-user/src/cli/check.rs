@@ -1,11 +1,13 @@
 //! `heimdall check`: whether the settings are good, and what would be used.
 
 use clap::Args;
+use tracing::warn;
 use tracing_subscriber::EnvFilter;
 
-use super::{print, table::Table};
+use super::{print, table::Table, view::Reading};
 use crate::{
     config::{self, Config, Flags, Host, Location},
+    doctor,
     log::{self, LogFormat},
     privileges, server,
 };
@@ -19,7 +21,8 @@ Examples:
 It prints every setting with its value and where that comes from: a flag, a line of the file, or the
 default. Exit code 0: a server with these settings starts; what it would warn of is on stderr. 1: it
 does not, or serves no TLS, and a line on stderr says where and why. It reads all files that the settings name, and looks
-at the directories and interfaces; it opens no socket and changes nothing.";
+at the directories and interfaces, and asks a server that runs which XDP programs are its own; it listens on nothing and changes
+nothing.";
 
 /// Check the settings, and print what would be used
 #[derive(Args, Debug)]
@@ -42,6 +45,9 @@ impl Check {
         let _flush = log::start(EnvFilter::new("warn"), LogFormat::Brief)?;
         privileges::check_user(&config)?;
         let lines = server::check(&config)?;
+        for finding in doctor::others_programs(&config, Reading::programs(&config.control)) {
+            warn!("AF_XDP could not serve {finding}");
+        }
         print(&describe(&config, &lines))
     }
 }

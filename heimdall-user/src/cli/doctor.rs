@@ -10,7 +10,10 @@ use anyhow::bail;
 use clap::Args;
 use serde_json::Value;
 
-use super::{print, view::format::clean};
+use super::{
+    print,
+    view::{Reading, format::clean},
+};
 use crate::{
     config::{Config, Flags, Host},
     doctor::{self, Finding, Level, Step, System},
@@ -85,7 +88,8 @@ impl Doctor {
         let (config, settings) = doctor::load(&self.flags, Host::read())?;
         let look = |config: &Config| {
             let mut findings = vec![settings.clone()];
-            findings.extend(doctor::findings(config));
+            let programs = Reading::programs(&config.control);
+            findings.extend(doctor::findings(config, programs));
             findings
         };
         let mut findings = look(&config);
@@ -136,10 +140,11 @@ fn render(findings: &[Finding], verbose: bool) -> String {
         *counts.entry(finding.level).or_insert(0_usize) += 1;
     }
     let count = |level| counts.get(&level).copied().unwrap_or_default();
+    let warnings = count(Level::Warn);
     text.push_str(&format!(
-        "{} bad, {} warnings, {} good{}\n",
+        "{} bad, {warnings} warning{}, {} good{}\n",
         count(Level::Bad),
-        count(Level::Warn),
+        if warnings == 1 { "" } else { "s" },
         count(Level::Good),
         if verbose {
             ""
@@ -245,7 +250,7 @@ bad   eth0: it is down: no queries arrive on it [nic.link]
       ip link set dev eth0 up
 warn  net.core.busy_poll: each wait of a socket polls the NIC for 50 µs first [net.busy-poll]
       sysctl -w net.core.busy_poll=0
-1 bad, 1 warnings, 1 good (--verbose shows them)
+1 bad, 1 warning, 1 good (--verbose shows them)
 ";
         assert_eq!(text, expected);
         let text = render(&findings, true);

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::{Backend, Config, TierMode};
+use super::{Backend, Config, TierConfig, TierMode};
 use crate::{answer::access::Decision, tap::MessageKind};
 
 /// Why the hot tier is off with a rate limit.
@@ -11,6 +11,13 @@ pub(crate) const RATE_LIMIT: &str =
 
 /// Why the hot tier is off when clients have to show cookies above a rate.
 pub(crate) const COOKIES: &str = "cookies.demand-above is set, and workers count queries";
+
+impl TierConfig {
+    /// Whether it is for interfaces with this driver: a veth's peer takes the program's replies only if it has a program, too.
+    pub(crate) fn suits(&self, driver: &str) -> bool {
+        self.mode != TierMode::Auto || driver != "veth"
+    }
+}
 
 impl Config {
     /// Why the hot tier is off: what samples the queries that workers answer.
@@ -23,6 +30,12 @@ impl Config {
             return Some("the query log has only queries that workers answer");
         }
         samples_clients.then_some("dnstap has only queries that workers answer")
+    }
+
+    /// Whether the XDP program is loaded with the hot tier on interfaces with this driver.
+    pub(crate) fn has_tier(&self, driver: &str) -> bool {
+        let is_on = self.tier.mode != TierMode::Off && self.tier.entries > 0;
+        is_on && self.tier_observer().is_none() && self.tier.suits(driver)
     }
 
     /// Why the hot tier is off, if settings of other tables turn it off.

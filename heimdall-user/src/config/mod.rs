@@ -37,7 +37,7 @@ pub use flags::Flags;
 pub use host::Host;
 pub(crate) use host::default_control;
 pub use settings::Config;
-pub(crate) use settings::{SnapshotConfig, XdpConfig};
+pub(crate) use settings::{SnapshotConfig, TierConfig, XdpConfig};
 pub(crate) use spec::Applied;
 pub use values::Zone;
 pub(crate) use values::{

@@ -83,7 +83,7 @@ checks! {
         "pages that are reserved and not used are lost to the host",
         "as many pages as the caches take, and a `cache.size` that is a multiple of 16M";
     CPU_QUOTA: "cpu.quota",
-        "the CPU time of the control group (`cpu.max`) against the threads of the settings",
+        "the CPU time of the control group (`cpu.max`, or `cpu.cfs_quota_us`) against the threads of the settings",
         "a thread that has used it up stops for the rest of the period, and queries wait or are lost",
         "cores of its own (`AllowedCPUs=`) instead of a quota";
     ISOLATED: "cpu.isolated",
@@ -91,9 +91,9 @@ checks! {
         "isolated cores run nothing that is not pinned to them: they would stand idle",
         "`xdp.cpus`";
     SMT: "cpu.smt",
-        "workers on two threads of one core",
+        "workers on one core, or on two threads of one",
         "they share the core's execution units and caches: two of them answer little more than one",
-        "`xdp.cpus`";
+        "`xdp.cpus`, `xdp.workers`";
     GOVERNOR: "cpu.governor",
         "the frequency governor of the workers' cores",
         "a worker that sleeps between packets looks idle, and is kept at a low frequency",
@@ -127,7 +127,7 @@ checks! {
         "without the key TLS is not served; whoever has it can pass for this server",
         "the key of that certificate, readable for the server alone";
     NIC_USABLE: "nic.usable",
-        "whether AF_XDP can serve the interface: its kind, its queues, its MTU",
+        "whether AF_XDP can serve the interface: its kind, its queues, its MTU, and whether what is configured above it is up",
         "if not, the kernel's sockets answer, and with `backend = \"xdp\"` the server does not start",
         "what the finding says: the ports of a bridge, a smaller MTU";
     NIC_DRIVER: "nic.driver",
@@ -164,7 +164,7 @@ checks! {
         "`ethtool -S` tells which they are: larger rings, more queues, another cable";
     NIC_PROGRAM: "nic.program",
         "XDP programs that are attached, and whose",
-        "there can be one: Heimdall does not replace another program",
+        "there can be one: Heimdall does not replace another program, and that of another Heimdall only where it takes over from it",
         "the command that removes it";
     NIC_ABOVE: "nic.above",
         "the bond, team or bridge that the interface is a member of",

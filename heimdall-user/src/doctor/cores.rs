@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 
 use super::{
     checks,
-    facts::{Facts, groups},
+    facts::{Facts, groups, legacy_groups},
     finding::Finding,
     fix::{Fix, Step},
-    system::show,
+    system::{System, show},
 };
 
 /// Drivers whose `powersave` follows the load.
@@ -19,7 +19,7 @@ pub(super) fn examine(facts: &Facts) -> Vec<Finding> {
     let cores = workers(facts);
     if !cores.is_empty() {
         findings.extend(isolated(facts, &cores));
-        findings.extend(siblings(facts, &cores));
+        findings.extend(crowded(facts).or_else(|| siblings(facts, &cores)));
         findings.extend(governor(facts, &cores));
     }
     findings
@@ -34,17 +34,28 @@ fn workers(facts: &Facts) -> BTreeSet<usize> {
     nics.flat_map(|nic| facts.cores(nic)).collect()
 }
 
-/// The CPU time of the control groups (`cpu.max`: the quota and the period, in microseconds).
-fn quota(facts: &Facts) -> Option<Finding> {
-    let groups = groups(&facts.system);
-    let quotas = groups.iter().filter_map(|group| {
-        let text = facts.system.read(&format!("{group}/cpu.max"))?;
+/// The CPU time of the control groups: files with a quota in tenths of a core (`cpu.max`: the quota and the period, in
+/// microseconds; with cgroup v1 in a file each, the quota -1 without a limit).
+fn quotas(system: &System) -> impl Iterator<Item = (String, u64)> {
+    let tenths = |quota: u64, period: u64| quota.saturating_mul(10) / period.max(1);
+    let unified = groups(system).into_iter().filter_map(move |group| {
+        let file = format!("{group}/cpu.max");
+        let text = system.read(&file)?;
         let (quota, period) = text.split_once(' ')?;
-        let (quota, period): (u64, u64) = (quota.parse().ok()?, period.parse().ok()?);
-        Some((group.as_str(), 10 * quota / period.max(1)))
+        Some((file, tenths(quota.parse().ok()?, period.parse().ok()?)))
     });
+    let legacy = legacy_groups(system, "cpu").into_iter();
+    unified.chain(legacy.filter_map(move |group| {
+        let file = format!("{group}/cpu.cfs_quota_us");
+        let period = system.number(&format!("{group}/cpu.cfs_period_us"))?;
+        Some((system.number(&file)?, period)).map(|(quota, period)| (file, tenths(quota, period)))
+    }))
+}
+
+fn quota(facts: &Facts) -> Option<Finding> {
     let check = &checks::CPU_QUOTA;
-    let Some((group, tenths)) = quotas.min_by_key(|(_, tenths)| *tenths) else {
+    let least = quotas(&facts.system).min_by_key(|(_, tenths)| *tenths);
+    let Some((file, tenths)) = least else {
         return Some(check.good("CPU time", "no control group limits it"));
     };
     let threads = facts.threads();
@@ -58,7 +69,7 @@ fn quota(facts: &Facts) -> Option<Finding> {
     }
     let fix = Fix::Advice(match facts.unit() {
         Some(unit) => format!("remove CPUQuota= from {unit}, and give it cores (AllowedCPUs=)"),
-        None => format!("remove the limit in {group}/cpu.max, and give it cores of its own"),
+        None => format!("remove the limit in {file}, and give it cores of its own"),
     });
     Some(check.warn("CPU time", finding, fix))
 }
@@ -83,6 +94,20 @@ fn isolated(facts: &Facts, cores: &BTreeSet<usize>) -> Option<Finding> {
         ),
         Fix::Advice(format!("set cpus = [{}] in [xdp]", list.join(", "))),
     ))
+}
+
+/// Workers that are pinned to one core.
+fn crowded(facts: &Facts) -> Option<Finding> {
+    let (workers, cores) = (facts.workers(), facts.config.xdp.cpus.len());
+    (workers > cores).then(|| {
+        checks::SMT.warn(
+            "xdp.workers",
+            format!("{workers} workers share {cores} cores"),
+            Fix::Advice(format!(
+                "leave xdp.workers out, set it to {cores}, or name more cores in xdp.cpus"
+            )),
+        )
+    })
 }
 
 /// Workers on two threads of one core.

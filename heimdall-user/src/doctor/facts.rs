@@ -40,6 +40,10 @@ pub(super) struct Nic {
     pub(super) unusable_queues: Option<UnusableQueues>,
     /// Octets of a frame of its sockets.
     pub(super) frame_size: u32,
+    /// Why an interface above it takes no packets there now.
+    pub(super) idle: Option<String>,
+    /// The interface above it that is down, if that is why.
+    pub(super) down: Option<String>,
     /// `None`: the kernel tells nothing of it.
     pub(super) details: Option<Details>,
 }
@@ -58,13 +62,19 @@ pub(super) struct Facts {
     pub(super) bpf: Option<i32>,
     /// The ids of this process's XDP programs if it is a server; `None` in a command.
     pub(super) server: Option<Vec<u32>>,
+    /// The ids of the XDP programs of the server behind the control socket, none without a server; `None`: they are not known.
+    pub(super) beside: Option<Vec<u32>>,
     /// What the sandbox leaves open in this process, and why. Nothing in a command.
     pub(super) unrestricted: Vec<String>,
 }
 
 impl Facts {
     /// Reads the host. Nothing is changed, bound or attached.
-    pub(super) fn gather(config: &Config, server: Option<Vec<u32>>) -> Self {
+    pub(super) fn gather(
+        config: &Config,
+        server: Option<Vec<u32>>,
+        beside: Option<Vec<u32>>,
+    ) -> Self {
         Self {
             system: System::host(),
             config: config.clone(),
@@ -72,6 +82,7 @@ impl Facts {
             af_xdp: xsk::open_error(),
             bpf: bpf_call_error(),
             server,
+            beside,
             unrestricted: privileges::unrestricted(),
         }
     }
@@ -79,11 +90,16 @@ impl Facts {
     /// A program's name. A server knows its own programs even without CAP_SYS_ADMIN, which the kernel wants
     /// for the names of others.
     pub(super) fn program_name<'a>(&self, program: &'a AttachedProgram) -> Option<&'a str> {
-        let own = self.server.iter().flatten().any(|id| *id == program.id);
-        match own {
-            true => Some(PROGRAM),
-            false => program.name.as_deref(),
+        match self.is_of_server(program) {
+            Some(true) => Some(PROGRAM),
+            _ => program.name.as_deref(),
         }
+    }
+
+    /// Whether it is a program of this server, or of the one behind the control socket. `None`: that is not known.
+    pub(super) fn is_of_server(&self, program: &AttachedProgram) -> Option<bool> {
+        let ids = self.server.as_ref().or(self.beside.as_ref())?;
+        Some(ids.contains(&program.id))
     }
 
     /// Whether a server has its program on an interface, and so AF_XDP sockets at its queues. The kernel takes none of these
@@ -129,7 +145,6 @@ impl Facts {
                 queues: 0,
             })
             .collect();
-        // A start goes through the interfaces in their order.
         for one in &self.nics {
             let queues = one.queues.as_deref().unwrap_or_default();
             let directory = one.sysfs(&self.system);
@@ -203,19 +218,46 @@ impl Facts {
     }
 }
 
+/// Where control groups are mounted.
+const GROUPS: &str = "/sys/fs/cgroup";
+
 /// Directories of the control group (cgroup v2) of this process and of those above it.
 pub(super) fn groups(system: &System) -> Vec<String> {
-    const ROOT: &str = "/sys/fs/cgroup";
     let group = system.line("/proc/self/cgroup", "0::/").unwrap_or_default();
+    upwards(GROUPS, &group)
+}
+
+/// The same in the hierarchy of a controller of cgroup v1; none if there is no such hierarchy.
+pub(super) fn legacy_groups(system: &System, controller: &str) -> Vec<String> {
+    let text = system.read("/proc/self/cgroup").unwrap_or_default();
+    let group = text.lines().find_map(|line| {
+        let (controllers, group) = line.split_once(':')?.1.split_once(":/")?;
+        let mut controllers = controllers.split(',');
+        controllers.any(|one| one == controller).then_some(group)
+    });
+    let group = group.map(|group| upwards(&format!("{GROUPS}/{controller}"), group));
+    group.unwrap_or_default()
+}
+
+/// A directory below `root`, and those above it.
+fn upwards(root: &str, directory: &str) -> Vec<String> {
     let mut directories = Vec::new();
-    let mut rest = group.as_str();
+    let mut rest = directory;
     while !rest.is_empty() {
-        directories.push(format!("{ROOT}/{rest}"));
+        directories.push(format!("{root}/{rest}"));
         rest = rest.rsplit_once('/').map_or("", |(above, _)| above);
     }
     // In a cgroup namespace this is the container's own group, which has limits.
-    directories.push(ROOT.to_owned());
+    directories.push(root.to_owned());
     directories
+}
+
+/// The control group of this process, if no control groups are mounted where their limits would be seen.
+pub(super) fn hidden_group(system: &System) -> Option<String> {
+    let text = system.read("/proc/self/cgroup")?;
+    let mut groups = text.lines().filter_map(|line| line.splitn(3, ':').nth(2));
+    let group = groups.find(|group| *group != "/")?;
+    system.names(GROUPS).is_empty().then(|| group.to_owned())
 }
 
 impl Nic {
@@ -251,7 +293,9 @@ fn nics(config: &Config) -> Vec<Nic> {
     if names.is_empty() {
         names = candidates().unwrap_or_default();
     }
-    let layers = Layers::read(names.iter().map(String::as_str)).unwrap_or_default();
+    let mut layers = Layers::read(names.iter().map(String::as_str)).unwrap_or_default();
+    // As a start goes through them: backups first.
+    layers.ports.sort_by_key(|port| !port.links.is_empty());
     for port in layers.ports {
         let interface = port.interface;
         let name = interface.name.as_str();
@@ -262,8 +306,10 @@ fn nics(config: &Config) -> Vec<Nic> {
             usable_queues: interface.usable_queues(),
             unusable_queues: interface.unusable_queues(),
             frame_size: xsk::frame_size(interface.mtu),
+            idle: port.idle,
+            down: port.down,
             queues: queues.map_err(|error| error.to_string()),
-            details: Details::read(name).ok(),
+            details: Details::read(name, &port.links).ok(),
             name: interface.name,
         });
     }
@@ -273,8 +319,10 @@ fn nics(config: &Config) -> Vec<Nic> {
             usable_queues: 0,
             unusable_queues: None,
             frame_size: xsk::frame_size(0),
+            idle: None,
+            down: None,
             queues: Err(error.to_string()),
-            details: Details::read(&name).ok(),
+            details: Details::read(&name, &[]).ok(),
             name,
         });
     }

@@ -4,13 +4,13 @@ use std::fmt;
 
 use super::{
     checks,
-    facts::{Facts, groups},
+    facts::{Facts, groups, legacy_groups},
     finding::Finding,
     fix::{Fix, Step},
     system::System,
 };
 use crate::{
-    config::{Config, InterfaceConfig, Size, TierMode},
+    config::{Config, InterfaceConfig, Size},
     xdp::{Layers, TierSize, xsk::frame_size},
 };
 
@@ -28,10 +28,12 @@ pub(super) fn examine(facts: &Facts) -> Vec<Finding> {
         true => facts.nics.as_slice(),
         false => &[],
     };
-    let ports: Vec<_> = ports
-        .iter()
-        .map(|nic| (nic.count(), nic.frame_size))
-        .collect();
+    let ports = ports.iter().map(|nic| PortDemand {
+        queues: nic.count(),
+        frame_size: nic.frame_size,
+        tier: nic.count() > 0 && facts.config.has_tier(nic.driver()),
+    });
+    let ports: Vec<_> = ports.collect();
     let demand = Demand::new(&facts.config, &ports);
     findings.extend(room(
         &facts.system,
@@ -52,10 +54,15 @@ pub(crate) fn memory(config: &Config, queues: usize) -> Option<Finding> {
     let names = config.interfaces.iter().map(|one| one.name.as_str());
     let ports = Layers::read(names).unwrap_or_default().ports;
     let ports = ports.iter().map(|port| {
-        let name = &port.interface.name;
-        let wanted = InterfaceConfig::of_port(&config.interfaces, name, &port.serves).queues;
-        let queues = port.interface.queues(wanted.as_ref()).unwrap_or_default();
-        (queues.len(), frame_size(port.interface.mtu))
+        let interface = &port.interface;
+        let wanted = InterfaceConfig::of_port(&config.interfaces, &interface.name, &port.serves);
+        let queues = interface.queues(wanted.queues.as_ref());
+        let queues = queues.map_or(0, |queues| queues.len());
+        PortDemand {
+            queues,
+            frame_size: frame_size(interface.mtu),
+            tier: queues > 0 && config.has_tier(&interface.driver().unwrap_or_default()),
+        }
     });
     let ports: Vec<_> = match queues {
         // With the backend socket, for example.
@@ -102,20 +109,30 @@ struct Demand {
     tier: u64,
 }
 
+/// What an interface with a program takes memory for.
+struct PortDemand {
+    queues: usize,
+    /// Octets of one of their frames.
+    frame_size: u32,
+    /// The program is loaded with the hot tier.
+    tier: bool,
+}
+
 impl Demand {
-    /// `ports`: of each interface with a program its queues, and the octets of one of their frames.
-    fn new(config: &Config, ports: &[(usize, u32)]) -> Self {
-        let queues = ports.iter().map(|(queues, _)| queues).sum::<usize>();
+    fn new(config: &Config, ports: &[PortDemand]) -> Self {
+        let queues = ports.iter().map(|port| port.queues).sum::<usize>();
         let workers = match queues {
             0 => 0,
             queues => config.xdp.workers(queues),
         };
         let (sockets, forwarders) = (config.socket.threads, config.forward.threads);
-        let sizes = ports.iter().map(|(queues, size)| queues * *size as usize);
+        let sizes = ports
+            .iter()
+            .map(|port| port.queues * port.frame_size as usize);
         let frames = sizes.sum::<usize>() * config.xdp.frames as usize;
-        let tier = match (config.tier.mode, config.tier.entries) {
-            (TierMode::Off, _) | (_, 0) => 0,
-            (_, entries) => TierSize::new(entries).octets() * ports.len() as u64,
+        let tier = match ports.iter().filter(|port| port.tier).count() {
+            0 => 0,
+            ports => TierSize::new(config.tier.entries).octets() * ports as u64,
         };
         Self {
             caches: ((workers + sockets + forwarders) * config.cache.bytes) as u64,
@@ -220,7 +237,8 @@ fn available(system: &System) -> Option<u64> {
         let files = ["memory.max", "memory.current", "inactive_file"];
         left(system, &group, files)
     });
-    let legacy = legacy_group(system).and_then(|group| {
+    let legacy = legacy_groups(system, "memory").into_iter();
+    let legacy = legacy.filter_map(|group| {
         let files = [
             "memory.limit_in_bytes",
             "memory.usage_in_bytes",
@@ -241,16 +259,6 @@ fn left(system: &System, group: &str, [limit, used, cached]: [&str; 3]) -> Optio
     let cached = system.line(&format!("{group}/memory.stat"), &format!("{cached} "));
     let cached = cached.and_then(|number| number.parse().ok()).unwrap_or(0);
     Some(limit.saturating_sub(used.saturating_sub(cached)))
-}
-
-/// The directory of this process's control group for memory in the hierarchy of cgroup v1, if there is one.
-fn legacy_group(system: &System) -> Option<String> {
-    let groups = system.read("/proc/self/cgroup")?;
-    let mut groups = groups
-        .lines()
-        .filter_map(|line| line.split_once(":memory:"));
-    let (_, path) = groups.next()?;
-    Some(format!("/sys/fs/cgroup/memory{path}"))
 }
 
 /// The octets of a line that has kB.
@@ -353,5 +361,9 @@ mod tests {
             "total_inactive_file 100",
         );
         assert_eq!(available(&system), Some(2100));
+        // Limits of groups above count, too.
+        write("proc/self/cgroup", "4:memory:/d/e/f\n0::/\n");
+        write("sys/fs/cgroup/memory/d/e/memory.limit_in_bytes", "700");
+        assert_eq!(available(&system), Some(700));
     }
 }

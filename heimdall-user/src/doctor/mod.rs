@@ -35,14 +35,23 @@ use facts::Facts;
 use fix::Fix;
 
 /// What the checks find on this host for a server with these settings. Nothing is changed, and nothing that a
-/// server does is disturbed; it takes some milliseconds.
-pub(crate) fn findings(config: &Config) -> Vec<Finding> {
-    examine(&Facts::gather(config, None))
+/// server does is disturbed; it takes some milliseconds. `programs` are the ids of the XDP programs of the server that runs with
+/// these settings, none if there is no such server; `None`: they are not known.
+pub(crate) fn findings(config: &Config, programs: Option<Vec<u32>>) -> Vec<Finding> {
+    examine(&Facts::gather(config, None, programs))
+}
+
+/// Those of them that say why a start could not attach its programs, as others are attached.
+pub(crate) fn others_programs(config: &Config, programs: Option<Vec<u32>>) -> Vec<Finding> {
+    let mut findings = findings(config, programs);
+    let id = checks::NIC_PROGRAM.id;
+    findings.retain(|finding| finding.check.id == id && finding.level == Level::Bad);
+    findings
 }
 
 /// The same in a running server, which has allocated its memory; `programs` are the ids of its XDP programs.
 pub(crate) fn findings_in_server(config: &Config, programs: Vec<u32>) -> Vec<Finding> {
-    examine(&Facts::gather(config, Some(programs)))
+    examine(&Facts::gather(config, Some(programs), None))
 }
 
 fn examine(facts: &Facts) -> Vec<Finding> {

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use super::{
     checks,
-    facts::{Facts, capability},
+    facts::{Facts, capability, hidden_group},
     finding::Finding,
     fix::Fix,
 };
@@ -137,14 +137,24 @@ fn sandbox(facts: &Facts) -> Finding {
     }
 }
 
-/// What this process cannot see because it lacks a privilege.
+/// What this process cannot see.
 fn view(facts: &Facts) -> Option<Finding> {
+    let check = &checks::VIEW;
+    if let Some(group) = hidden_group(&facts.system) {
+        let fix = "mount control groups: `mount -t cgroup2 none /sys/fs/cgroup`";
+        return Some(check.warn(
+            "this process",
+            format!(
+                "the limits of the control group {group} cannot be seen: /sys/fs/cgroup is empty, as under `ip netns exec`"
+            ),
+            Fix::advice(fix),
+        ));
+    }
     let unnamed = facts.nics.iter().filter_map(|nic| nic.details.as_ref());
     let mut unnamed = unnamed.filter(|details| {
         let mut programs = details.programs.iter();
         programs.any(|program| facts.program_name(program).is_none())
     });
-    let check = &checks::VIEW;
     match unnamed.next() {
         Some(details) => Some(check.warn(
             details.name.as_str(),

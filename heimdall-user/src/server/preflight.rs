@@ -29,7 +29,11 @@ pub(crate) fn check(config: &Config) -> Result<Vec<String>, ServerError> {
     max_connections(config, &queues);
     let memory = doctor::memory(config, queues.iter().sum());
     if let Some(finding) = memory.filter(|finding| finding.level != Level::Good) {
-        warn!("{finding}; a server that runs already is counted twice");
+        let refused = match finding.level {
+            Level::Bad => "a start would be refused now: ",
+            Level::Good | Level::Warn => "",
+        };
+        warn!("{refused}{finding}; a server that runs already is counted twice");
     }
     let policy = PolicyLoader::default().load(config)?;
     let certificate = tls::check(config)?;
@@ -51,7 +55,7 @@ pub(crate) fn check(config: &Config) -> Result<Vec<String>, ServerError> {
 
 /// Logs that AF_XDP does not serve an interface, with the backend `auto`.
 pub(super) fn left_out(interface: &str, error: &impl Display) {
-    warn!("AF_XDP does not serve {interface}, kernel sockets do: {error}");
+    warn!("the sockets alone serve {interface}: {error}");
 }
 
 /// Checks the settings that [`Config`] cannot check by itself, so that their errors name the file and line.
@@ -86,6 +90,7 @@ pub(super) fn preflight(config: &Config) -> Result<Vec<usize>, ServerError> {
     }
     let all = queues.iter().sum();
     reserve(config, all).map_err(|error| at(settings.location("cache.size"), error))?;
+    start_warnings::workers(config, all);
     start_warnings::socket_threads(config);
     start_warnings::without_effect(config);
     start_warnings::services(config);

@@ -68,6 +68,17 @@ pub(super) fn socket_threads(config: &Config) {
     }
 }
 
+/// Hints at more workers than there are cores for them.
+pub(super) fn workers(config: &Config, queues: usize) {
+    let (workers, cores) = (config.xdp.workers(queues), config.xdp.cpus.len());
+    if queues > 0 && cores > 0 && workers > cores {
+        warn!(
+            "xdp.workers: {workers} workers share {cores} cores, and each has a cache of its own; more than {cores} \
+             gain nothing"
+        );
+    }
+}
+
 /// Warns of an interface with more queues than the XDP program can steer to.
 pub(super) fn queues(interface: &Interface) {
     let name = &interface.name;
@@ -95,7 +106,7 @@ const LOGGED: &[&str] = &[
 
 /// Warns of what is bad on this host, once everything runs.
 pub(super) fn host(config: &Config) {
-    for finding in doctor::findings(config) {
+    for finding in doctor::findings(config, None) {
         if finding.level == Level::Bad && !LOGGED.contains(&finding.check.id) {
             warn!("{finding} (heimdall doctor: {})", finding.check.id);
         }

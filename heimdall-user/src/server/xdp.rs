@@ -26,7 +26,7 @@ use crate::{
     config::{Config, XdpConfig},
     worker::IdleMode,
     xdp::{
-        AttachPolicy, Interface, Link, LinkWatch, Program, ProgramOptions, XdpError,
+        AttachMode, AttachPolicy, Interface, Link, LinkWatch, Program, ProgramOptions, XdpError,
         xsk::{BindMode, Frame, Xsk, XskError},
     },
 };
@@ -398,11 +398,13 @@ pub(super) fn log_modes(attached: &Attached, queues: &[QueueMode]) {
     // For generic mode this contains why it is not native.
     let attach = attached.program().attach_mode().to_string();
     for (queues, mode, why) in by_mode(queues) {
-        match why {
-            Some(why) if mode == BindMode::Copy => {
-                info!("{name} {queues}: {attach} XDP, {mode} (not zero-copy: {why})");
-            }
-            _ => info!("{name} {queues}: {attach} XDP, {mode}"),
+        let why = match why {
+            Some(why) if mode == BindMode::Copy => format!(" (not zero-copy: {why})"),
+            _ => String::new(),
+        };
+        match attached.program().attach_mode() {
+            AttachMode::Native => info!("{name} {queues}: {attach} XDP, {mode}{why}"),
+            AttachMode::Generic { .. } => warn!("{name} {queues}: {attach} XDP, {mode}{why}"),
         }
     }
 }

@@ -25,7 +25,7 @@ pub(crate) struct QueueCores {
 }
 
 /// Why a queue has its worker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Placement {
     /// It runs on the core of the queue's interrupt.
     Interrupt,
@@ -49,9 +49,9 @@ impl Placement {
 impl fmt::Display for Placement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Interrupt => "the interrupts' cores",
-            Self::Node => "cores of the NIC's NUMA node",
-            Self::Load => "the fewest queues",
+            Self::Interrupt => "its core gets the interrupts",
+            Self::Node => "it is on the NIC's NUMA node",
+            Self::Load => "it had the fewest queues",
         })
     }
 }

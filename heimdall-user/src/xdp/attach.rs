@@ -170,7 +170,14 @@ fn why_not_native(interface: &Interface, error: &io::Error) -> String {
                 ", and with Linux 5.18 and newer many drivers serve 9000"
             }
         ),
-        // veth, for instance, wants no fewer queues than its peer sends on.
+        // `veth_xdp_set`, drivers/net/veth.c.
+        Some(libc::ENOSPC) if interface.driver().as_deref() == Some("veth") => {
+            let (name, queues) = (&interface.name, interface.rx_queues);
+            format!(
+                "the peer sends from more queues than the {queues} that {name} receives on; where the peer is, run \
+                 `ethtool -L PEER tx {queues}`, and restart"
+            )
+        }
         Some(libc::ENOSPC) => format!("the driver lacks queues for it ({error})"),
         _ => format!("the driver refuses it ({error})"),
     }

@@ -8,7 +8,9 @@ use super::{
     Address, Layers, StrippedVlans, XdpError, attach,
     genl::{self, XdpFeatures},
     hardware::{self, Channels, Driver, Offloads, RingSizes, Rss},
-    kind, layers, nic,
+    kind,
+    layers::{self, PortLink},
+    nic,
 };
 use crate::netlink;
 
@@ -56,18 +58,20 @@ pub(crate) struct Details {
     pub(crate) vlans: Vec<String>,
     pub(crate) stripped: StrippedVlans,
     pub(crate) programs: Vec<AttachedProgram>,
-    /// One of its addresses from which the kernel sends packets to hosts beyond its networks out of another interface, and
-    /// that one's name.
+    /// One of the addresses that are served on it from which the kernel sends packets to hosts beyond its networks out of
+    /// another interface, and that one's name.
     pub(crate) elsewhere: Option<(IpAddr, String)>,
+    /// The VRFs in which routes from these addresses are looked up; `lo` stands for none.
+    pub(crate) vrfs: Vec<String>,
     pub(crate) counters: LinkCounters,
 }
 
 impl Details {
-    /// Reads them. Nothing needs a privilege, except for the names of programs.
+    /// Reads them; `served` is what gets its packets. Nothing needs a privilege, except for the names of programs.
     ///
     /// # Errors
     /// [`XdpError::UnknownInterface`], or the kernel does not list its links.
-    pub(crate) fn read(name: &str) -> Result<Self, XdpError> {
+    pub(crate) fn read(name: &str, served: &[PortLink]) -> Result<Self, XdpError> {
         let link = nic::link(name)?;
         let links = kind::links()?;
         let index = link.header.index;
@@ -103,7 +107,8 @@ impl Details {
             vlans: vlans.filter_map(own_name).collect(),
             stripped: StrippedVlans::read(name, index, &links),
             programs: programs.collect(),
-            elsewhere: elsewhere(index, &links)?,
+            elsewhere: elsewhere(served, &links)?,
+            vrfs: vrfs(served, &links),
             counters: counters(&link),
         })
     }
@@ -117,10 +122,17 @@ const BEYOND: [IpAddr; 2] = [
 ];
 
 /// See [`Details::elsewhere`].
-fn elsewhere(index: u32, links: &[LinkMessage]) -> Result<Option<(IpAddr, String)>, XdpError> {
-    let own = Address::all()?.into_iter();
-    let own = own.filter(|address| address.interface == index && address.global);
-    for from in own.map(|address| address.ip) {
+fn elsewhere(
+    served: &[PortLink],
+    links: &[LinkMessage],
+) -> Result<Option<(IpAddr, String)>, XdpError> {
+    for address in Address::all()?.into_iter().filter(|address| address.global) {
+        // Replies leave by the interface that takes the port's packets.
+        let owns = |link: &&PortLink| link.owners.contains(&address.interface);
+        let Some(index) = served.iter().find(owns).map(|link| link.index) else {
+            continue;
+        };
+        let from = address.ip;
         let to = BEYOND.iter().find(|to| to.is_ipv4() == from.is_ipv4());
         let other = to.and_then(|to| netlink::route(from, *to).ok());
         // Of a VRF's routes the kernel may name the VRF.
@@ -134,6 +146,16 @@ fn elsewhere(index: u32, links: &[LinkMessage]) -> Result<Option<(IpAddr, String
         }
     }
     Ok(None)
+}
+
+/// See [`Details::vrfs`].
+fn vrfs(served: &[PortLink], links: &[LinkMessage]) -> Vec<String> {
+    let mut indices: Vec<u32> = served.iter().map(|link| link.vrf).collect();
+    indices.sort_unstable();
+    indices.dedup();
+    let indices = indices.into_iter();
+    let found = indices.filter_map(|index| links.iter().find(|link| link.header.index == index));
+    found.filter_map(kind::name).map(str::to_owned).collect()
 }
 
 fn counters(link: &LinkMessage) -> LinkCounters {

@@ -15,7 +15,10 @@ pub enum XdpError {
         present: String,
     },
     /// The interface does not carry Ethernet frames.
-    #[error("{interface} is not an Ethernet interface; use one that is, or --backend socket")]
+    #[error(
+        "{interface} is not an Ethernet interface; use one that is, or leave it to the sockets \
+         (--backend socket, or auto)"
+    )]
     NotEthernet {
         /// The interface's name.
         interface: String,

@@ -201,7 +201,7 @@ impl Interface {
     ///
     /// # Errors
     ///
-    /// [`XdpError::NoQueue`].
+    /// [`XdpError::NoQueue`], and [`XdpError::QueueOutOfRange`]: the program has no room for it.
     pub(crate) fn queues(&self, wanted: Option<&BTreeSet<u32>>) -> Result<Vec<u32>, XdpError> {
         let numbers: Vec<u32> = match wanted {
             Some(numbers) => numbers.iter().copied().collect(),
@@ -212,6 +212,13 @@ impl Interface {
                 interface: self.name.clone(),
                 queue,
                 queues: self.usable_queues(),
+            });
+        }
+        if let Some(&queue) = numbers.iter().find(|queue| **queue >= MAX_QUEUES) {
+            return Err(XdpError::QueueOutOfRange {
+                interface: self.name.clone(),
+                queue,
+                limit: MAX_QUEUES,
             });
         }
         Ok(numbers)
@@ -408,4 +415,33 @@ fn sysfs(name: &str, index: u32) -> io::Result<String> {
         return Err(io::ErrorKind::NotFound.into());
     }
     Ok(directory)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queues_that_are_not_there_or_cannot_be_steered_are_refused() {
+        let interface = Interface {
+            rx_queues: 300,
+            send_queues: 300,
+            ..Interface::of_tests("eth0")
+        };
+        let queues = |numbers: &[u32]| {
+            let wanted = numbers.iter().copied().collect();
+            let queues = interface.queues(Some(&wanted));
+            queues.map_err(|error| error.to_string())
+        };
+        assert_eq!(interface.queues(None).ok(), Some((0..256).collect()));
+        assert_eq!(queues(&[0, 255]), Ok(vec![0, 255]));
+        assert_eq!(
+            queues(&[0, 290]),
+            Err("queue 290 of eth0 cannot be steered; use queues below 256".to_owned())
+        );
+        assert_eq!(
+            queues(&[300]),
+            Err("eth0 has no queue 300, but 300, numbered from 0; see ethtool -l eth0".to_owned())
+        );
+    }
 }

@@ -117,7 +117,7 @@ impl Program {
     ) -> Result<Self, XdpError> {
         let grace = GracePeriod::new()
             .map(Arc::new)
-            .map_err(|error| XdpError::system("make maps to wait for XDP programs", error))?;
+            .map_err(|error| XdpError::system("load an XDP program", error))?;
         let frags = frags::supported();
         let (loaded, why_no_tier) = match load(options, frags, &grace) {
             // Whatever it is, a lack of privileges included, it may not concern the program without.

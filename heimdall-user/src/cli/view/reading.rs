@@ -29,6 +29,20 @@ impl Reading {
         control::ask(path, &ControlCommand::Stats).map(Self)
     }
 
+    /// The ids of the XDP programs of the server behind the control socket, none if there is no server. `None`: it does not tell.
+    pub(in crate::cli) fn programs(path: &Path) -> Option<Vec<u32>> {
+        match Self::ask(path) {
+            Ok(reading) => Some(reading.program_ids().collect()),
+            Err(ControlError::NotRunning(_)) => Some(Vec::new()),
+            Err(_) => None,
+        }
+    }
+
+    fn program_ids(&self) -> impl Iterator<Item = u32> {
+        let interfaces = super::items(&self.0, "/interfaces");
+        interfaces.filter_map(|one| one.get("program_id")?.as_u64()?.try_into().ok())
+    }
+
     /// A document that was received or saved.
     pub(in crate::cli) fn new(document: Value) -> Self {
         Self(document)

@@ -38,6 +38,17 @@ fn native(nic: &Nic, details: &Details) -> Finding {
     match &details.xdp {
         None => check.good(subject, "the kernel does not tell (Linux 6.3 and newer do)"),
         Some(features) if features.native => check.good(subject, "native XDP: the driver has it"),
+        // `veth_set_xdp_features`, drivers/net/veth.c.
+        Some(_) if nic.driver() == "veth" => {
+            let queues = nic.rx_queues;
+            let finding = format!(
+                "the peer sends from more queues than the {queues} that it receives on: the program runs in generic mode"
+            );
+            let fix = format!(
+                "run `ethtool -L PEER tx {queues}` where the peer is, or make the pair with as many queues at both ends"
+            );
+            check.warn(subject, finding, Fix::Advice(fix))
+        }
         Some(_) => check.warn(
             subject,
             "the driver has no native XDP: the program runs in generic mode",

@@ -88,6 +88,14 @@ fn programs(facts: &Facts, nic: &Nic, details: &Details) -> Vec<Finding> {
     let judge = |program: &AttachedProgram| {
         let id = program.id;
         match facts.program_name(program) {
+            Some(PROGRAM) if facts.is_of_server(program) == Some(false) => check.bad(
+                subject,
+                format!("the program ({id}) of another Heimdall is attached"),
+                Fix::Advice(format!(
+                    "stop it; if it is the one that is meant, give its control socket (--control) instead of {}",
+                    facts.config.control.display()
+                )),
+            ),
             Some(PROGRAM) if program.generic => check.warn(
                 subject,
                 format!("Heimdall's program ({id}) is in generic mode"),

@@ -55,6 +55,11 @@ fn examine_one(facts: &Facts, nic: &Nic) -> Vec<Finding> {
 /// Whether AF_XDP can serve it; if not, the error has the remedy behind a semicolon.
 fn usable(nic: &Nic) -> Finding {
     let check = &checks::NIC_USABLE;
+    if let (Some(idle), Some(down)) = (&nic.idle, &nic.down) {
+        let fix = Fix::command(&format!("ip link set dev {down} up"));
+        let finding = format!("{idle}: its queries get no reply");
+        return check.bad(nic.name.as_str(), finding, fix);
+    }
     match &nic.queues {
         Ok(queues) => check.good(
             nic.name.as_str(),

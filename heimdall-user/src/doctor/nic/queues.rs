@@ -95,13 +95,15 @@ fn served(nic: &Nic, details: &Details) -> Option<Finding> {
         Some(rss) if !rss.queues.is_empty() => rss.queues.clone(),
         _ => (0..nic.rx_queues).collect(),
     };
-    let left: Vec<String> = used.difference(&served).map(u32::to_string).collect();
+    let left = used.difference(&served).map(|queue| *queue as usize);
+    let left: BTreeSet<usize> = left.collect();
     if left.is_empty() {
         return Some(check.good(subject, "all queues that get packets have workers"));
     }
+    let queues = if left.len() == 1 { "queue" } else { "queues" };
     let finding = format!(
-        "no worker serves queues {}, which get packets",
-        left.join(", ")
+        "no worker serves {queues} {}, to which packets go",
+        show(&left)
     );
     let contiguous =
         served.first() == Some(&0) && served.last() == Some(&(served.len() as u32 - 1));

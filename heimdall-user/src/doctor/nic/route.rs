@@ -10,7 +10,7 @@ use crate::{
         fix::Fix,
         system::System,
     },
-    xdp::Details,
+    xdp::{Details, Layers},
 };
 
 /// The look-up of routes by programs with `bpf_ktime_get_coarse_ns`.
@@ -29,7 +29,13 @@ pub(super) fn examine(facts: &Facts, nic: &Nic, details: &Details) -> Vec<Findin
 
 /// What a start is to warn of: queries that AF_XDP does not serve, or replies that leave by another way than the kernel's.
 pub(crate) fn return_path(config: &Config, interface: &str) -> Vec<Finding> {
-    let Ok(details) = Details::read(interface) else {
+    let names = config.interfaces.iter().map(|one| one.name.as_str());
+    let layers = Layers::read(names);
+    let port = layers.ok().and_then(|mut layers| layers.take(interface));
+    let Some(Ok(port)) = port else {
+        return Vec::new();
+    };
+    let Ok(details) = Details::read(interface, &port.links) else {
         return Vec::new();
     };
     let system = System::host();
@@ -68,13 +74,12 @@ fn judge(
         let fix = Fix::advice("Linux 5.11 or newer, or route-check = \"off\"");
         return vec![check.bad(subject, finding, fix)];
     }
-    let vrf = details.master.as_ref().filter(|(_, kind)| kind == "vrf");
-    let judge = |(v4, key): (bool, &'static str)| {
+    let judge = |vrf: &str, (v4, key): (bool, &'static str)| {
         let mut listen = config.listen.iter();
         let is_used = listen.any(|address| address.is_ipv4() == v4);
         let (key, fix) = match vrf {
-            None => (key.to_owned(), Fix::sysctl(key, 1)),
-            Some((vrf, _)) => {
+            "lo" => (key.to_owned(), Fix::sysctl(key, 1)),
+            vrf => {
                 let key = key.replace(".lo.", &format!(".{vrf}."));
                 let fix = Fix::command(&format!("sysctl -w {key}=1"));
                 (key, fix)
@@ -86,7 +91,9 @@ fn judge(
         );
         (is_used && system.sysctl(&key) == Some(0)).then(|| check.bad(subject, finding, fix))
     };
-    let found: Vec<_> = FORWARDING.into_iter().filter_map(judge).collect();
+    let vrfs = details.vrfs.iter();
+    let keys = vrfs.flat_map(|vrf| FORWARDING.map(|key| (vrf, key)));
+    let found: Vec<_> = keys.filter_map(|(vrf, key)| judge(vrf, key)).collect();
     match found.is_empty() {
         true => vec![check.good(
             subject,

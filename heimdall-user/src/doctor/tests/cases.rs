@@ -176,10 +176,17 @@ fn host() -> Vec<Case> {
             |host| host.facts.unrestricted = vec!["files are not restricted: no Landlock".to_owned()];
         "privilege.view" WARN "cannot be seen", "as root":
             |host| host.details().programs = vec![program(None, false)];
+        "privilege.view" WARN "the limits of the control group /a cannot be seen", "mount -t cgroup2": |host| {
+            host.remove("sys/fs/cgroup/cgroup.controllers");
+            host.write("proc/self/cgroup", "0::/a\n");
+        };
         "memory.room" WARN "caches of 4 workers, 1 socket thread and 1 forwarder thread (384 MiB), frames of 4 queues (64 MiB)", "lower cache.size":
             |host| host.write("proc/meminfo", "MemAvailable: 614400 kB\n");
         "memory.room" WARN "a server that runs already is counted twice", "lower cache.size":
             |host| host.write("proc/meminfo", "MemAvailable: 614400 kB\n");
+        "memory.room" GOOD "frames of 4 queues (64 MiB), the hot tier", "": |_| ();
+        // Without the hot tier.
+        "memory.room" GOOD "frames of 4 queues (64 MiB) take 448 MiB", "": |host| host.driver("veth");
         "memory.room" GOOD "frames of 4 queues", "": |host| {
             host.facts.server = Some(Vec::new());
             host.write("proc/meminfo", "MemAvailable: 614400 kB\n");
@@ -210,12 +217,21 @@ fn host() -> Vec<Case> {
         };
         "cpu.quota" GOOD "8.0 cores", "":
             |host| host.write("sys/fs/cgroup/system.slice/cpu.max", "800000 100000");
+        "cpu.quota" WARN "the time of 0.5 cores, for 6 threads", "/sys/fs/cgroup/cpu/a/cpu.cfs_quota_us": |host| {
+            host.write("proc/self/cgroup", "3:cpu,cpuacct:/a/b\n0::/\n");
+            host.write("sys/fs/cgroup/cpu/a/b/cpu.cfs_quota_us", "-1");
+            host.write("sys/fs/cgroup/cpu/a/b/cpu.cfs_period_us", "100000");
+            host.write("sys/fs/cgroup/cpu/a/cpu.cfs_quota_us", "50000");
+            host.write("sys/fs/cgroup/cpu/a/cpu.cfs_period_us", "100000");
+        };
         "cpu.isolated" WARN "cores 2-3 are isolated, and workers use 0-1", "cpus = [2, 3]": |host| {
             host.and_settings("[xdp]\ncpus = [0, 1]");
             host.write("sys/devices/system/cpu/isolated", "2-3");
         };
         "cpu.isolated" GOOD "isolated cores: 2-3", "":
             |host| host.write("sys/devices/system/cpu/isolated", "2-3");
+        "cpu.smt" WARN "4 workers share 2 cores", "set it to 2": |host|
+            host.and_settings("[xdp]\nworkers = 4\ncpus = [0, 1]");
         "cpu.smt" WARN "0,2 are threads of one core", "cpus = [0, 1]": |host| {
             for core in 0..4 {
                 let path = format!("sys/devices/system/cpu/cpu{core}/topology/thread_siblings_list");
@@ -270,10 +286,20 @@ fn interface() -> Vec<Case> {
             host.nic().queues = Err("there is no interface eth0; use one of: lo".to_owned());
             host.nic().details = None;
         };
+        "nic.usable" BAD "mv0 is down: its queries get no reply", "ip link set dev mv0 up": |host| {
+            host.nic().idle = Some("mv0 is down".to_owned());
+            host.nic().down = Some("mv0".to_owned());
+        };
+        "nic.usable" GOOD "AF_XDP can serve it", "":
+            |host| host.nic().idle = Some("eth0 is a backup, or blocked, in bond0".to_owned());
         "nic.driver" GOOD "examplenic, version 6.18.1, firmware 4.40", "": |_| {};
         "nic.driver" GOOD "does not tell its name", "": |host| host.details().driver = None;
         "nic.native" WARN "generic mode", "another NIC":
             |host| host.details().xdp.as_mut().unwrap().native = false;
+        "nic.native" WARN "the peer sends from more queues than the 4 that", "ethtool -L PEER tx 4": |host| {
+            host.driver("veth");
+            host.details().xdp.as_mut().unwrap().native = false;
+        };
         "nic.native" GOOD "does not tell", "": |host| host.details().xdp = None;
         "nic.zero-copy" WARN "no zero-copy", "newer kernel":
             |host| host.details().xdp.as_mut().unwrap().zero_copy = false;
@@ -310,6 +336,18 @@ fn interface() -> Vec<Case> {
         };
         "nic.program" GOOD "Heimdall's program (7)", "":
             |host| host.details().programs = vec![program(Some("heimdall"), false)];
+        "nic.program" BAD "the program (7) of another Heimdall", "--control": |host| {
+            host.facts.beside = Some(vec![8]);
+            host.details().programs = vec![program(Some("heimdall"), false)];
+        };
+        "nic.program" BAD "the program (7) of another Heimdall", "stop it": |host| {
+            host.facts.beside = Some(Vec::new());
+            host.details().programs = vec![program(Some("heimdall"), true)];
+        };
+        "nic.program" GOOD "Heimdall's program (7)", "": |host| {
+            host.facts.beside = Some(vec![7]);
+            host.details().programs = vec![program(None, false)];
+        };
         "nic.program" WARN "generic mode", "log":
             |host| host.details().programs = vec![program(Some("heimdall"), true)];
         "nic.above" WARN "a port of the team team0", "use a bond":
@@ -327,7 +365,7 @@ fn interface() -> Vec<Case> {
         "nic.return-path" BAD "net.ipv4.conf.blue.forwarding is 0", "net.ipv4.conf.blue.forwarding=1": |host| {
             host.and_settings("[xdp]\nroute-check = \"on\"");
             host.write("proc/sys/net/ipv4/conf/blue/forwarding", "0");
-            host.details().master = Some(("blue".to_owned(), "vrf".to_owned()));
+            host.details().vrfs = vec!["lo".to_owned(), "blue".to_owned()];
         };
         "nic.return-path" BAD "Linux 5.10 cannot look up routes", "Linux 5.11": |host| {
             host.and_settings("[xdp]\nroute-check = \"on\"");
@@ -379,11 +417,11 @@ fn interface() -> Vec<Case> {
             host.nic().queues = Ok(vec![0]);
             host.nic().rx_queues = 1;
         };
-        "nic.served" WARN "queues 2, 3, which get packets", "ethtool -X eth0 equal 2":
+        "nic.served" WARN "queues 2-3, to which packets go", "ethtool -X eth0 equal 2":
             |host| host.nic().queues = Ok(vec![0, 1]);
-        "nic.served" WARN "queues 0, 2", "--interface eth0":
+        "nic.served" WARN "queues 0,2", "--interface eth0":
             |host| host.nic().queues = Ok(vec![1, 3]);
-        "nic.served" WARN "queues 3", "ethtool -X eth0 equal 3": |host| {
+        "nic.served" WARN "no worker serves queue 3,", "ethtool -X eth0 equal 3": |host| {
             host.details().rss = None;
             host.nic().queues = Ok(vec![0, 1, 2]);
         };

@@ -34,6 +34,7 @@ const FILES: &[(&str, &str)] = &[
          Max locked memory 8388608     8388608     bytes\n",
     ),
     ("proc/self/cgroup", "0::/system.slice/session.scope\n"),
+    ("sys/fs/cgroup/cgroup.controllers", "cpu memory\n"),
     (
         "proc/meminfo",
         "MemTotal: 33554432 kB\nMemAvailable: 16777216 kB\n",
@@ -96,11 +97,14 @@ impl Fixture {
                 usable_queues: 4,
                 unusable_queues: None,
                 frame_size: 2048,
+                idle: None,
+                down: None,
                 details: Some(nic()),
             }],
             af_xdp: None,
             bpf: Some(libc::EINVAL),
             server: None,
+            beside: None,
             unrestricted: Vec::new(),
         };
         let fixture = Self { root, facts };
@@ -126,6 +130,11 @@ impl Fixture {
         let path = self.root.path().join(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text).unwrap();
+    }
+
+    /// Removes a file of the host.
+    pub(super) fn remove(&self, path: &str) {
+        fs::remove_file(self.root.path().join(path)).unwrap();
     }
 
     /// Replaces the settings.
@@ -232,6 +241,7 @@ fn nic() -> Details {
         stripped: StrippedVlans::default(),
         programs: Vec::new(),
         elsewhere: None,
+        vrfs: vec!["lo".to_owned()],
         counters: LinkCounters {
             rx_packets: 1_000_000,
             rx_lost: 3,

@@ -205,7 +205,12 @@ impl ServedInterface {
         self.serves = port.serves;
         let idle = port.idle.filter(|_| port.links.is_empty());
         match &idle {
-            Some(why) if self.idle != idle => info!("{name}: nothing is steered, as {why}"),
+            Some(why) if self.idle != idle => match &port.down {
+                Some(down) => {
+                    warn!("{name}: nothing is steered, as {why}; run `ip link set dev {down} up`");
+                }
+                None => info!("{name}: nothing is steered, as {why}"),
+            },
             None if self.idle.is_some() => info!("{name}: queries are steered"),
             _ => {}
         }

@@ -2,7 +2,7 @@
 
 use std::{
     cell::Cell,
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     mem,
     sync::{
         Arc,
@@ -151,7 +151,7 @@ impl Pool {
                 slot.queues += 1;
             }
         }
-        self.log_places(&interface.name, queues, &places);
+        info!("{}: {}", interface.name, self.describe(queues, &places));
         places
     }
 
@@ -160,24 +160,31 @@ impl Pool {
         self.is_stuck(worker) && !self.0.iter().all(Slot::is_stuck)
     }
 
-    fn log_places(&self, interface: &str, queues: &[u32], places: &[Place]) {
+    /// Which worker serves which of these queues, and why.
+    fn describe(&self, queues: &[u32], places: &[Place]) -> String {
         let mut texts = Vec::new();
         for (number, slot) in self.0.iter().enumerate() {
-            let here = queues.iter().zip(places);
-            let here: Vec<_> = here.filter(|(_, place)| place.worker == number).collect();
-            let Some((_, Place { why, .. })) = here.first() else {
+            let mut reasons: BTreeMap<Placement, Vec<u32>> = BTreeMap::new();
+            let placed = queues.iter().zip(places);
+            for (queue, place) in placed.filter(|(_, place)| place.worker == number) {
+                reasons.entry(place.why).or_default().push(*queue);
+            }
+            if reasons.is_empty() {
                 continue;
-            };
+            }
             let core = slot.cpu.map(|cpu| format!(" on core {cpu}"));
-            let queues = here.iter().map(|(queue, _)| **queue);
+            let served = reasons.into_iter().map(|(why, queues)| {
+                let queues = numbered("queue", queues.into_iter());
+                format!("{queues} ({why})")
+            });
             texts.push(format!(
-                "{}{} serves {} (by {why})",
+                "{}{} serves {}",
                 slot.name,
                 core.unwrap_or_default(),
-                numbered("queue", queues),
+                served.collect::<Vec<_>>().join(" and ")
             ));
         }
-        info!("{interface}: {}", texts.join(", "));
+        texts.join(", ")
     }
 
     /// A queue that had its place here is gone for good. Its counts stay.
@@ -556,6 +563,23 @@ mod tests {
         assert!(!pool.is_stuck(0));
         pool.0.first_mut().unwrap().outstanding = 0;
         assert!(pool.is_available(0, now + FIRST_PAUSE));
+    }
+
+    #[test]
+    fn each_queue_is_said_with_its_own_reason() {
+        let place = |worker, why| Place { worker, why };
+        let places = [
+            place(0, Placement::Load),
+            place(1, Placement::Interrupt),
+            place(0, Placement::Interrupt),
+            place(0, Placement::Load),
+        ];
+        let text = pool(3).describe(&[0, 1, 2, 4], &places);
+        assert_eq!(
+            text,
+            "worker-0 serves queue 2 (its core gets the interrupts) and queues 0,4 (it had the fewest queues), \
+             worker-1 serves queue 1 (its core gets the interrupts)"
+        );
     }
 
     #[test]

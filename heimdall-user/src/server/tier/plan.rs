@@ -1,7 +1,7 @@
 //! On which interfaces the program is loaded with the tier.
 
 use crate::{
-    config::{Config, TierMode},
+    config::{Config, TierConfig, TierMode},
     tier::TierSettings,
     xdp::{AttachMode, Interface, TierSize},
 };
@@ -9,7 +9,7 @@ use crate::{
 /// What the settings say of the tier.
 #[derive(Clone, Debug)]
 pub(in crate::server) struct TierPlan {
-    mode: TierMode,
+    tier: TierConfig,
     settings: TierSettings,
     /// A setting that does not go with it.
     obstacle: Option<&'static str>,
@@ -33,7 +33,7 @@ pub(super) const VIRTIO: &str = "virtio_net";
 impl TierPlan {
     pub(in crate::server) fn new(config: &Config) -> Self {
         Self {
-            mode: config.tier.mode,
+            tier: config.tier.clone(),
             settings: settings(config),
             obstacle: config.tier_observer(),
         }
@@ -41,7 +41,7 @@ impl TierPlan {
 
     /// Whether the settings turn it off.
     pub(super) fn is_off(&self) -> bool {
-        self.mode == TierMode::Off || self.settings.entries == 0
+        self.tier.mode == TierMode::Off || self.settings.entries == 0
     }
 
     /// Whether an interface may have it.
@@ -60,7 +60,7 @@ impl TierPlan {
         if let Some(obstacle) = self.obstacle {
             return Err(obstacle.to_owned());
         }
-        if self.mode == TierMode::Auto && interface.driver().as_deref() == Some(VETH) {
+        if !self.tier.suits(&interface.driver().unwrap_or_default()) {
             return Err(
                 "a veth's peer takes the XDP program's replies only if it has a program, too; --tier on, if it has"
                     .to_owned(),
@@ -75,7 +75,7 @@ impl TierPlan {
     /// Why not.
     pub(super) fn allows(&self, attached: &AttachMode) -> Result<(), String> {
         match attached {
-            AttachMode::Generic { .. } if self.mode == TierMode::Auto => Err(
+            AttachMode::Generic { .. } if self.tier.mode == TierMode::Auto => Err(
                 "the program is in generic mode; --tier on, if it is to answer all the same"
                     .to_owned(),
             ),

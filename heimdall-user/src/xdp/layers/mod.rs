@@ -42,6 +42,8 @@ pub struct Port {
     pub(crate) links: Vec<PortLink>,
     /// Why a link takes no packets here at present.
     pub(crate) idle: Option<String>,
+    /// The name of an interface above this one that has to be set up before its packets are taken.
+    pub(crate) down: Option<String>,
 }
 
 /// An interface of the IP stack at one of its ports.
@@ -160,6 +162,7 @@ impl Layers {
                 serves: Vec::new(),
                 links: Vec::new(),
                 idle: None,
+                down: None,
             });
             self.ports.len() - 1
         });
@@ -171,6 +174,7 @@ impl Layers {
         }
         if let Some(idle) = &path.idle {
             port.idle = Some(idle.clone());
+            port.down.clone_from(&path.down);
             return;
         }
         let mut links = port.links.iter_mut();
@@ -203,6 +207,8 @@ struct Path<'a> {
     mtu: u32,
     /// Why it gets nothing from there now.
     idle: Option<String>,
+    /// The interface that is down, if that is why.
+    down: Option<String>,
 }
 
 impl Path<'_> {
@@ -211,6 +217,7 @@ impl Path<'_> {
         self.mtu = self.mtu.min(kind::mtu(link));
         if !kind::is_up(link) {
             self.idle = Some(format!("{} is down", shown(link)));
+            self.down = Some(shown(link).to_owned());
         }
     }
 
@@ -219,6 +226,7 @@ impl Path<'_> {
         if !kind::is_active_member(member) {
             let (member, master) = (shown(member), shown(master));
             self.idle = Some(format!("{member} is a backup, or blocked, in {master}"));
+            self.down = None;
         }
     }
 }
@@ -272,10 +280,11 @@ fn paths<'a>(
     };
     let listen = || format!("name the addresses of {} with --listen", shown(link));
     let to_sockets = || "leave it to the sockets (--backend socket, or auto)".to_owned();
-    let below = || {
-        let below = with_index(links, kind::parent(link));
-        below.filter(|_| depth < MAX_DEPTH)
-    };
+    let below = || with_index(links, kind::parent(link));
+    if depth > MAX_DEPTH {
+        let what = format!("there are more than {MAX_DEPTH} layers above it");
+        return refuse(what, to_sockets());
+    }
     if kind::holds_addresses_only(link) {
         let members = options(members(links, link));
         let give = if members.is_empty() {
@@ -290,7 +299,7 @@ fn paths<'a>(
     let mut paths = match kind {
         Some(InfoKind::Bond | InfoKind::Team) => {
             let mut all = Vec::new();
-            for member in members(links, link).filter(|_| depth < MAX_DEPTH) {
+            for member in members(links, link) {
                 // What cannot be a port leaves its packets to the sockets.
                 for mut path in paths(links, member, depth + 1).unwrap_or_default() {
                     path.pass_member(member, link);
@@ -372,6 +381,7 @@ fn paths<'a>(
                 macs: vec![kind::mac(link)],
                 mtu: kind::mtu(link),
                 idle: None,
+                down: None,
             }]);
         }
     };

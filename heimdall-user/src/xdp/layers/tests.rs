@@ -395,6 +395,12 @@ fn what_has_no_port_is_refused_with_what_to_give_instead() {
             "c",
             "more than 2 VLAN tags",
         ),
+        (
+            "2 eth0;3 c macvlan on=2;4 d macvlan on=3;5 e macvlan on=4;6 f macvlan on=5;7 g macvlan on=6;\
+             8 h macvlan on=7;9 i macvlan on=8;10 j macvlan on=9;11 k macvlan on=10;12 l macvlan on=11",
+            "l",
+            "cannot serve c: there are more than 8 layers above it",
+        ),
     ];
     for (text, name, expected) in cases {
         let layers = Layers::of(&links(text), [name]);
@@ -480,4 +486,27 @@ fn which_vlans_are_stripped_depends_on_the_outermost_tag() {
     let list = links("2 eth0;5 v vlan id=5 on=2");
     let stripped = StrippedVlans::of("eth0", [true, true], behind_tags(&list, 2));
     assert_eq!(stripped.command, customer);
+}
+
+#[test]
+fn an_interface_that_is_down_is_named_and_a_backup_is_none() {
+    for (text, name, down) in [
+        ("2 eth0;5 m macvlan on=2", "m", None),
+        ("2 eth0;5 m macvlan on=2 down", "m", Some("m")),
+        (
+            "2 eth0 in=7 active;7 bond0 bond down",
+            "bond0",
+            Some("bond0"),
+        ),
+        ("2 eth0 in=7 backup;7 bond0 bond", "bond0", None),
+        (
+            "2 eth0 in=7 backup;7 bond0 bond;8 v vlan id=5 on=7 down",
+            "v",
+            Some("v"),
+        ),
+    ] {
+        let layers = Layers::of(&links(text), [name]);
+        let port = layers.ports.first().unwrap();
+        assert_eq!(port.down.as_deref(), down, "{text}");
+    }
 }
