@@ -4,7 +4,7 @@
 //! has just rebuilt. Frames are built by etherparse, an implementation independent of the program.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
-use std::{net::SocketAddr, os::fd::OwnedFd};
+use std::net::SocketAddr;
 
 use aya::{EbpfLoader, TestRunOptions, programs::TestRun as _, util::KernelVersion};
 use etherparse::PacketBuilder;
@@ -12,7 +12,7 @@ use heimdall_ebpf::{
     Disposition::{self, *},
     FRAGS_GLOBAL, Link, MAX_LINKS, MAX_STEERED, Tags,
 };
-use lab::{LoadedProgram, XDP_PASS, XDP_REDIRECT};
+use lab::{BoundSocket, LoadedProgram, XDP_PASS, XDP_REDIRECT};
 
 const V4: &str = LoadedProgram::V4;
 const V6: &str = LoadedProgram::V6;
@@ -43,7 +43,7 @@ impl Kernel {
         Self(LoadedProgram::load(&mut loader))
     }
 
-    fn with_socket(mut self) -> (Self, OwnedFd) {
+    fn with_socket(mut self) -> (Self, BoundSocket) {
         let socket = self.0.open_socket();
         (self, socket)
     }

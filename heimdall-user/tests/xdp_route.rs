@@ -7,7 +7,6 @@
 use std::{
     fs,
     net::IpAddr,
-    os::fd::OwnedFd,
     process::Command,
     thread,
     time::{Duration, Instant},
@@ -19,7 +18,7 @@ use heimdall_ebpf::{
     Disposition::{self, *},
     Link, MAX_NEIGHBOURS, MAX_ROUTES, NEIGHBOURS_MAP, ROUTE_CHECK_GLOBAL, ROUTES_MAP, Tags,
 };
-use lab::{LoadedProgram, XDP_PASS, XDP_REDIRECT};
+use lab::{BoundSocket, LoadedProgram, XDP_PASS, XDP_REDIRECT};
 use nix::sched::{CloneFlags, sched_setaffinity, unshare};
 
 /// The interface's own MAC address, and that of the sender of all queries.
@@ -72,7 +71,7 @@ fn ip(arguments: &str) {
 struct Kernel {
     program: LoadedProgram,
     interface: u32,
-    _socket: OwnedFd,
+    _socket: BoundSocket,
 }
 
 impl Kernel {

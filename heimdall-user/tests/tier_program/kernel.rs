@@ -1,6 +1,6 @@
 //! The program in the kernel, and its maps.
 
-use std::{cell::RefCell, net::IpAddr, os::fd::OwnedFd, time::Duration};
+use std::{cell::RefCell, net::IpAddr, time::Duration};
 
 use aya::{
     EbpfLoader, Pod, TestRunOptions,
@@ -18,7 +18,7 @@ use heimdall_ebpf::{
         TIER_ENTRIES_GLOBAL, TIER_ENTRIES_MAP, TIER_HITS_MAP, bucket_of,
     },
 };
-use lab::{LoadedProgram, XDP_REDIRECT, XDP_TX};
+use lab::{BoundSocket, LoadedProgram, XDP_REDIRECT, XDP_TX};
 use nix::time::{ClockId, clock_gettime};
 
 pub(crate) const ENTRIES: u32 = 16;
@@ -65,7 +65,7 @@ pub(crate) struct Kernel {
     hits: Array<MapData, u64>,
     clients: LpmTrie<MapData, [u32; 5], u8>,
     counters: PerCpuArray<MapData, u64>,
-    _socket: OwnedFd,
+    _socket: BoundSocket,
 }
 
 impl Kernel {

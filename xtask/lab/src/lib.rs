@@ -72,7 +72,7 @@ pub use knot::{HOSTS, Knot};
 pub use namespace::Namespace;
 pub use peers::{Resolver, wait_for_answer};
 pub use process::{Process, in_own_process};
-pub use program::{LoadedProgram, XDP_PASS, XDP_REDIRECT, XDP_TX};
+pub use program::{BoundSocket, LoadedProgram, XDP_PASS, XDP_REDIRECT, XDP_TX};
 pub use scratch::Scratch;
 pub use status::{Availability, Sample, StatusServer};
 pub use tls::{Authority, Certified};

@@ -3,7 +3,10 @@
 use std::{
     env, fs,
     net::SocketAddr,
-    os::fd::{AsFd, AsRawFd as _, FromRawFd as _, OwnedFd},
+    num::NonZeroU32,
+    os::fd::{AsFd, AsRawFd as _, BorrowedFd},
+    process::Command,
+    thread,
 };
 
 use aya::{
@@ -15,7 +18,14 @@ use heimdall_ebpf::{
     COUNTERS_MAP, Disposition, LINKS_MAP, Link, PROGRAM, SERVED_MAP, SOCKETS_MAP, ServedKey,
     link_entry,
 };
-use nix::libc;
+use nix::sched::{CloneFlags, unshare};
+use xsk_rs::{
+    CompQueue, FillQueue, RxQueue, Socket, TxQueue, Umem,
+    config::{LibxdpFlags, SocketConfig, UmemConfig},
+};
+
+/// Frames of a socket that gets no packets.
+const FRAMES: NonZeroU32 = NonZeroU32::MIN;
 
 /// Actions of XDP programs (`enum xdp_action`, linux/bpf.h).
 pub const XDP_PASS: u32 = 2;
@@ -85,18 +95,13 @@ impl LoadedProgram {
         sockets.set(0, socket.as_fd().as_raw_fd(), 0).unwrap();
     }
 
-    /// The same with a new socket, which is there until it is dropped. It need not be bound: a test run ends with the
-    /// program's decision.
+    /// The same with a new socket, which is there until it is dropped.
     ///
     /// # Panics
     ///
     /// The kernel opens none.
-    pub fn open_socket(&mut self) -> OwnedFd {
-        // SAFETY: no pointers are passed.
-        let fd = unsafe { libc::socket(libc::AF_XDP, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
-        assert!(fd >= 0, "AF_XDP: {}", std::io::Error::last_os_error());
-        // SAFETY: `fd` is open, and nothing else owns it.
-        let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    pub fn open_socket(&mut self) -> BoundSocket {
+        let socket = BoundSocket::open();
         self.set_socket(&socket);
         socket
     }
@@ -111,5 +116,44 @@ impl LoadedProgram {
         let map = PerCpuArray::<_, u64>::try_from(self.ebpf.map(COUNTERS_MAP).unwrap()).unwrap();
         let count = |disposition| map.get(&(disposition as u32), 0).unwrap().iter().sum();
         Disposition::ALL.into_iter().map(count).collect()
+    }
+}
+
+/// An AF_XDP socket that gets no packets: it is bound to the loopback interface of a network namespace of its own. Linux 7
+/// takes only bound ones.
+pub struct BoundSocket {
+    rx: RxQueue,
+    _tx: TxQueue,
+    _rings: Option<(FillQueue, CompQueue)>,
+    _umem: Umem,
+}
+
+impl BoundSocket {
+    fn open() -> Self {
+        let open = || {
+            unshare(CloneFlags::CLONE_NEWNET).unwrap();
+            crate::run(Command::new("ip").args(["link", "set", "lo", "up"])).unwrap();
+            let config = SocketConfig::builder()
+                .libxdp_flags(LibxdpFlags::XSK_LIBXDP_FLAGS_INHIBIT_PROG_LOAD)
+                .build();
+            let (umem, _frames) = Umem::new(UmemConfig::default(), FRAMES, false).unwrap();
+            // SAFETY: no other socket is created on this UMEM.
+            let opened = unsafe { Socket::new(config, &umem, &"lo".parse().unwrap(), 0) };
+            let (tx, rx, rings) = opened.unwrap();
+            Self {
+                rx,
+                _tx: tx,
+                _rings: rings,
+                _umem: umem,
+            }
+        };
+        thread::spawn(open).join().unwrap()
+    }
+}
+
+impl AsFd for BoundSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: the descriptor is open as long as the socket in `self` exists.
+        unsafe { BorrowedFd::borrow_raw(self.rx.fd().as_raw_fd()) }
     }
 }

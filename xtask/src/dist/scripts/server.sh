@@ -1,6 +1,8 @@
 # A server on loopback, as the command of the arguments starts it: it tells its state, and ends when it is told to.
 # CONTROL is its control socket, as it sees it, and SETTINGS its settings file, if it has one; WORK a directory for files.
 server() {
+    # Without what an earlier one has logged.
+    : >"$WORK/log"
     "$@" run ${SETTINGS:+--config "$SETTINGS"} --backend socket --listen 127.0.0.1:5300 --upstream 127.0.0.1:5301 --cache-size 1M \
         --control "$CONTROL" 2>"$WORK/log" &
     pid=$!
