@@ -181,7 +181,7 @@ impl Shared {
                     true
                 }
                 (Ok(()), Some(obstacle)) if is_new && late && !announced => {
-                    warn!("anycast: {} not announced yet: {obstacle}", host.list());
+                    warn!("anycast: {} not announced: {obstacle}", host.list());
                     true
                 }
                 _ => false,

@@ -1,12 +1,13 @@
 //! `heimdall check`: whether the settings are good, and what would be used.
 
+use anyhow::ensure;
 use clap::Args;
 use tracing::warn;
 use tracing_subscriber::EnvFilter;
 
 use super::{print, table::Table, view::Reading};
 use crate::{
-    config::{self, Config, Flags, Host, Location},
+    config::{self, Backend, Config, Flags, Host, Location},
     doctor,
     log::{self, LogFormat},
     privileges, server,
@@ -46,6 +47,10 @@ impl Check {
         privileges::check_user(&config)?;
         let lines = server::check(&config)?;
         for finding in doctor::others_programs(&config, Reading::programs(&config.control)) {
+            ensure!(
+                config.backend != Backend::Xdp,
+                "AF_XDP cannot serve {finding}"
+            );
             warn!("AF_XDP could not serve {finding}");
         }
         print(&describe(&config, &lines))

@@ -46,20 +46,20 @@ impl Wanted {
         })
     }
 
-    /// The host's addresses: `own`, and those to serve that no interface has.
-    fn with_local(&self, mut own: Vec<Address>) -> Vec<Address> {
-        for listen in &self.addresses {
-            let ip = listen.ip().to_canonical();
-            let is_known = own.iter().any(|one| one.ip == ip);
-            let is_scoped = matches!(listen, SocketAddr::V6(v6) if v6.scope_id() != 0);
-            if is_known || is_scoped || ip.is_unspecified() {
-                continue;
-            }
-            if self.services.contains(&ip) || Address::is_routed_here(ip) {
-                own.push(Address::without_interface(ip));
-            }
-        }
-        own
+    /// The addresses to serve that no interface has; `own` are those that one has. Each with whether the host has it all the
+    /// same, by a route or as a service.
+    fn elsewhere(&self, own: &[Address]) -> BTreeMap<IpAddr, bool> {
+        let whole = self
+            .addresses
+            .iter()
+            .filter(|listen| !matches!(listen, SocketAddr::V6(v6) if v6.scope_id() != 0));
+        let named = whole.map(|listen| listen.ip().to_canonical());
+        let absent = named.filter(|ip| !ip.is_unspecified() && own.iter().all(|one| one.ip != *ip));
+        absent.map(|ip| (ip, self.is_here(ip))).collect()
+    }
+
+    fn is_here(&self, ip: IpAddr) -> bool {
+        self.services.contains(&ip) || Address::is_routed_here(ip)
     }
 }
 
@@ -82,6 +82,8 @@ pub(super) struct Attached {
     given_up: AtomicBool,
     /// Nothing is steered, as the server is to end, or another one serves the interface.
     retired: AtomicBool,
+    /// The addresses to serve that no interface has, as in [`Wanted::elsewhere`].
+    elsewhere: Mutex<BTreeMap<IpAddr, bool>>,
     /// The last state of the interface that was logged, so that it is not repeated at each change.
     logged: Mutex<Vec<String>>,
 }
@@ -112,6 +114,7 @@ impl Attached {
             steering: Mutex::default(),
             given_up: AtomicBool::new(false),
             retired: AtomicBool::new(false),
+            elsewhere: Mutex::default(),
             logged: Mutex::default(),
         }
     }
@@ -155,7 +158,11 @@ impl Attached {
         let mtu = mtus.fold(port.interface.mtu, u32::min);
         self.mtu.store(mtu, Ordering::Relaxed);
         self.port_mtu.store(port.interface.mtu, Ordering::Relaxed);
-        let all = self.wanted.with_local(Address::all()?);
+        let mut all = Address::all()?;
+        let elsewhere = self.wanted.elsewhere(&all);
+        let here = elsewhere.iter().filter(|(_, is_here)| **is_here);
+        all.extend(here.map(|(ip, _)| Address::without_interface(*ip)));
+        *self.elsewhere() = elsewhere;
         let own = all.iter().map(|address| address.ip);
         let senders = own.chain(all.iter().flat_map(Address::broadcasts));
         let senders = SourceFilter::new(senders);
@@ -200,6 +207,21 @@ impl Attached {
         }
         self.log_new(notes);
         Ok(())
+    }
+
+    fn elsewhere(&self) -> MutexGuard<'_, BTreeMap<IpAddr, bool>> {
+        self.elsewhere
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Follows local routes, whose changes are no events here: there may be very many of other routes.
+    pub(super) fn check_routes(&self) {
+        let differs = |(ip, was_here): (&IpAddr, &bool)| self.wanted.is_here(*ip) != *was_here;
+        let has_changed = self.elsewhere().iter().any(differs);
+        if has_changed && let Err(error) = self.follow() {
+            self.log_new(vec![error.to_string()]);
+        }
     }
 
     /// Logs those of the notes that were not among the last ones.

@@ -433,6 +433,7 @@ impl Server {
                 if let Some(tier) = supervisor.tier() {
                     self.reloader.set_tier(tier);
                 }
+                self.reloader.set_supervised();
                 self.supervisor = Some(supervisor);
                 self.summary = summary;
             }

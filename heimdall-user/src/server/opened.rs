@@ -95,12 +95,12 @@ pub(super) fn open_xdp(
     let required = match config.backend {
         Backend::Xdp => Required::All,
         _ if predecessor.is_some() && !links.is_empty() => Required::One,
-        _ => Required::None,
+        _ => Required::Nothing,
     };
     let programs = wanted.then(|| XdpPrograms::attach(config, addresses, links, required));
     let programs = match programs.transpose() {
         // A predecessor keeps its sockets then: it has only to put its programs back.
-        Err(error) if required != Required::None => return Err(error.into()),
+        Err(error) if required != Required::Nothing => return Err(error.into()),
         programs => programs,
     };
     if let Some(predecessor) = predecessor {
@@ -115,7 +115,7 @@ pub(super) fn open_xdp(
     });
     let open = match open {
         Ok(open) => open,
-        Err(error) if required != Required::None => return Err(error.into()),
+        Err(error) if required != Required::Nothing => return Err(error.into()),
         Err(error) => {
             warn!("backend socket, until a restart: {error}");
             None

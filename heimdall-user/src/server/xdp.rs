@@ -65,7 +65,7 @@ pub(super) enum Required {
     /// Of all together: one has to work.
     One,
     /// Of none, as the supervisor attempts them again, unless no attempt can succeed.
-    None,
+    Nothing,
 }
 
 /// An interface that is left to the sockets for now, and why.
@@ -452,7 +452,7 @@ mod tests {
 
     #[test]
     fn an_interface_that_may_come_later_ends_a_start_only_if_it_is_required() {
-        use Required::{All, None as Nothing, One};
+        use Required::{All, Nothing, One};
         let late = || vec!["late0".to_owned()];
         assert_eq!(opened(Nothing, vec![Err(gone("late0"))]), Some((0, late())));
         assert_eq!(opened(One, vec![Err(gone("late0"))]), None);
@@ -468,9 +468,9 @@ mod tests {
 
     #[test]
     fn without_privileges_nothing_is_attempted_again() {
-        assert_eq!(opened(Required::None, vec![Err(refused("eth0"))]), None);
+        assert_eq!(opened(Required::Nothing, vec![Err(refused("eth0"))]), None);
         let both = vec![Err(refused("eth0")), Err(gone("late0"))];
-        let both = opened(Required::None, both).map(|(opened, failed)| (opened, failed.len()));
+        let both = opened(Required::Nothing, both).map(|(opened, failed)| (opened, failed.len()));
         assert_eq!(both, Some((0, 2)));
     }
 }

@@ -472,6 +472,10 @@ fn load_error(error: EbpfError) -> XdpError {
         Some(libc::EPERM | libc::EACCES) => XdpError::NoPrivilege {
             action: "load an XDP program",
         },
+        // These may pass.
+        Some(code @ (libc::ENOMEM | libc::EMFILE | libc::ENFILE | libc::EAGAIN | libc::EINTR)) => {
+            XdpError::system("load an XDP program", io::Error::from_raw_os_error(code))
+        }
         _ => XdpError::Load {
             reason: error.to_string().lines().collect::<Vec<_>>().join(" / "),
         },

@@ -206,7 +206,7 @@ fn without_an_upstream_that_has_responded_they_are_not_announced() {
         assert!(!announced(&lab), "{state}");
         state["reason"].to_string().contains("no upstream responds")
     });
-    let said = format!("{SERVICE_V4}, {SERVICE_V6} not announced yet: no upstream responds");
+    let said = format!("{SERVICE_V4}, {SERVICE_V6} not announced: no upstream responds");
     heimdall.process.wait_for(&said, LIMIT).unwrap();
     drop(silent);
     let _knot = Knot::upstream(&lab).unwrap();

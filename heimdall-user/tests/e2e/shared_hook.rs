@@ -74,7 +74,7 @@ fn is_left_alone_and_named(lab: &Lab, runs: &str) {
     let sockets = Heimdall::start(lab.on_server(program()), program(), &common).unwrap();
     let log = sockets.process.output();
     assert!(
-        log.contains("kernel sockets do: XDP program") && log.contains("AF_XDP is not in use now"),
+        log.contains("the sockets alone serve") && log.contains("AF_XDP is not in use now"),
         "{log}"
     );
     assert_eq!(kdig(lab, SERVER_V4, "n1.example.com"), "NOERROR");

@@ -237,7 +237,10 @@ fn frames_are_for_the_mtu_of_the_nic_whatever_that_of_a_link_on_it() {
     let heimdall = layers::serve(&lab, &["mv0"], &["0.0.0.0:53"]);
     // The macvlan's stays at 1500.
     Client::new(&lab).set_mtu(9000);
-    let resized = || heimdall.process.output().matches("gets frames of").count();
+    let resized = || {
+        let log = heimdall.process.output();
+        log.matches("frames of 4096 octets from now on").count()
+    };
     let end = Instant::now() + Duration::from_secs(20);
     while resized() == 0 {
         assert!(Instant::now() < end, "{}", heimdall.process.output());

@@ -31,16 +31,21 @@ impl Reading {
 
     /// The ids of the XDP programs of the server behind the control socket, none if there is no server. `None`: it does not tell.
     pub(in crate::cli) fn programs(path: &Path) -> Option<Vec<u32>> {
-        match Self::ask(path) {
-            Ok(reading) => Some(reading.program_ids().collect()),
+        // It is asked first, as a server that is stuck is not waited for long then.
+        let asked = control::ask(path, &ControlCommand::Ready).and_then(|_| Self::ask(path));
+        match asked {
+            Ok(reading) => reading.program_ids(),
             Err(ControlError::NotRunning(_)) => Some(Vec::new()),
             Err(_) => None,
         }
     }
 
-    fn program_ids(&self) -> impl Iterator<Item = u32> {
+    /// `None`: those of another version, which does not tell them.
+    fn program_ids(&self) -> Option<Vec<u32>> {
         let interfaces = super::items(&self.0, "/interfaces");
-        interfaces.filter_map(|one| one.get("program_id")?.as_u64()?.try_into().ok())
+        let attached = interfaces.filter(|one| one.get("attach").is_some_and(|it| !it.is_null()));
+        let ids = attached.map(|one| one.get("program_id")?.as_u64()?.try_into().ok());
+        ids.collect()
     }
 
     /// A document that was received or saved.

@@ -339,7 +339,7 @@ server:
     });
     let text = outcome.unwrap().text;
     assert!(
-        !text.contains("[tls]") && !text.contains("k.pem\""),
+        !text.contains("\n[tls]") && !text.contains("k.pem\""),
         "{text}"
     );
     for line in [3, 4, 5] {

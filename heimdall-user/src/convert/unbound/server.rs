@@ -225,7 +225,7 @@ impl Server {
             "allow_setrd" => Access::SetRd,
             "refuse" | "refuse_non_local" => Access::Refuse,
             "deny" | "deny_non_local" => Access::Deny,
-            _ => return unreadable(&entry.statement, draft),
+            _ => return draft.lets_in(&entry.statement, "refuse", "its action is not known"),
         };
         let Some(prefix) = values::prefix(prefix) else {
             let key = match access {

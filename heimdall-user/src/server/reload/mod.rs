@@ -56,6 +56,8 @@ pub(super) struct Reloader {
     settings: Source,
     /// How many queues of each interface AF_XDP could serve at the start.
     queues: Vec<usize>,
+    /// Whether interfaces that can be served later are served without a reload.
+    is_supervised: AtomicBool,
 }
 
 impl fmt::Debug for Reloader {
@@ -103,7 +105,13 @@ impl Reloader {
             tls: OnceLock::new(),
             settings,
             queues,
+            is_supervised: AtomicBool::new(false),
         })
+    }
+
+    /// Leaves interfaces that can be served later to the supervisor.
+    pub(super) fn set_supervised(&self) {
+        self.is_supervised.store(true, Ordering::Relaxed);
     }
 
     /// The current policy, which the cores share.
@@ -198,7 +206,8 @@ impl Reloader {
             .filter(|(address, _)| TcpListener::bind(address).is_ok())
             .map(|(address, _)| format!("the port of {} is free now", Zoned(*address)))
             .collect();
-        if config.interfaces == running.interfaces {
+        let is_supervised = self.is_supervised.load(Ordering::Relaxed);
+        if !is_supervised && config.interfaces == running.interfaces {
             let now = preflight::queues(config);
             let queues = now.iter().zip(&self.queues);
             let found = config.interfaces.iter().zip(queues);

@@ -136,6 +136,8 @@ impl ServedInterface {
     pub(super) fn left_out(name: String, why: String, now: Instant) -> Self {
         let mut this = Self::new(name, now);
         this.detached = Detached::Failed(why);
+        // That it is up is no reason for another attempt at once.
+        this.up = Interface::find(&this.wanted.name).is_ok_and(|found| found.up);
         this.backoff.failed(now, Duration::ZERO);
         this
     }
@@ -411,6 +413,7 @@ impl ServedInterface {
         if all_move {
             attached.check_steering(workers);
         }
+        attached.check_routes();
         attached.tier.check();
     }
 

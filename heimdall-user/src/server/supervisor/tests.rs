@@ -525,7 +525,7 @@ fn what_the_start_has_left_out_is_attached_when_it_comes() {
         let upstream = Upstream::start(|seen| vec![response(&seen.msg, 10)]);
         let attach = |required| XdpPrograms::attach(&config, &listen(), Vec::new(), required);
         assert!(attach(Required::All).is_err() && attach(Required::One).is_err());
-        let server = Server::start(&config, attach(Required::None).unwrap(), &upstream);
+        let server = Server::start(&config, attach(Required::Nothing).unwrap(), &upstream);
         let reported = |is_so: &dyn Fn(&XdpReport) -> bool| {
             let report = server.supervisor.report();
             is_so(&report.load())

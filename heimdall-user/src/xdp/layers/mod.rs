@@ -173,8 +173,11 @@ impl Layers {
             port.serves.push(name.to_owned());
         }
         if let Some(idle) = &path.idle {
-            port.idle = Some(idle.clone());
-            port.down.clone_from(&path.down);
+            // What an operator can set up matters more than a backup.
+            if path.down.is_some() || port.down.is_none() {
+                port.idle = Some(idle.clone());
+                port.down.clone_from(&path.down);
+            }
             return;
         }
         let mut links = port.links.iter_mut();
