@@ -15,10 +15,17 @@ use netlink_packet_route::{
     route::{RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType},
 };
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
-use nix::libc;
+use nix::{libc, net::if_::if_indextoname};
 
 /// Octets of a netlink message's header; the message's length is in its first four.
 const HEADER: usize = 16;
+
+/// The name of the interface with this index, if there is one.
+pub(crate) fn name_of(index: u32) -> Option<String> {
+    // nix 0.31 takes the null pointer that stands for an error as success, with an empty name.
+    let name = if_indextoname(index).ok()?.into_string().ok()?;
+    (!name.is_empty()).then_some(name)
+}
 
 /// Attributes of the link called `name`.
 ///

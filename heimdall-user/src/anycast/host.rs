@@ -3,7 +3,7 @@
 use std::{io, net::IpAddr};
 
 use netlink_packet_route::{address::AddressAttribute, link::LinkFlags};
-use nix::{libc, net::if_::if_indextoname};
+use nix::libc;
 use thiserror::Error;
 
 use super::AnycastState;
@@ -273,12 +273,10 @@ pub(crate) fn held(addresses: &[IpAddr]) -> Vec<Held> {
             _ => None,
         })?;
         let index = message.header.index;
-        let name = if_indextoname(index).ok();
-        let name = name.and_then(|name| name.into_string().ok());
         Some(Held {
             ip,
             bits: message.header.prefix_len,
-            interface: name.unwrap_or_else(|| index.to_string()),
+            interface: netlink::name_of(index).unwrap_or_else(|| index.to_string()),
         })
     });
     wanted.collect()

@@ -12,11 +12,11 @@ use std::{
 use super::Problem;
 use crate::{
     forward::{TlsPeer, UpstreamAddress, UpstreamTransport},
-    log,
+    log, netlink,
 };
 use data_encoding::BASE64;
 use domain::base::{Name, ToName as _};
-use nix::net::if_::{if_indextoname, if_nametoindex};
+use nix::net::if_::if_nametoindex;
 use rustls::pki_types::DnsName;
 
 /// The port of DNS.
@@ -333,19 +333,12 @@ fn interface_index(zone: &str) -> Result<u32, Problem> {
     let by_index = || {
         zone.parse()
             .ok()
-            .filter(|&index| interface_name(index).is_some())
+            .filter(|&index| netlink::name_of(index).is_some())
     };
     if_nametoindex(zone)
         .ok()
         .or_else(by_index)
         .ok_or_else(|| Problem::NoInterfaceOfZone(zone.to_owned()))
-}
-
-/// The name of the interface with this index, if there is one.
-fn interface_name(index: u32) -> Option<String> {
-    // nix 0.31 takes the null pointer that stands for an error as success, with an empty name.
-    let name = if_indextoname(index).ok()?.into_string().ok()?;
-    (!name.is_empty()).then_some(name)
 }
 
 /// Displays an address and port, a link-local one with its interface's name as the zone.
@@ -355,7 +348,7 @@ pub(crate) struct Zoned(pub SocketAddr);
 impl fmt::Display for Zoned {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let scoped = match self.0 {
-            SocketAddr::V6(v6) if v6.scope_id() != 0 => interface_name(v6.scope_id()),
+            SocketAddr::V6(v6) if v6.scope_id() != 0 => netlink::name_of(v6.scope_id()),
             _ => None,
         };
         match scoped {

@@ -9,7 +9,6 @@ use std::{
 };
 
 use heimdall_ebpf::Disposition;
-use nix::net::if_::if_indextoname;
 use tracing::{info, warn};
 
 use super::{
@@ -21,7 +20,7 @@ use super::{
 use crate::{
     config::InterfaceConfig,
     doctor::{Level, more_memory},
-    heartbeat,
+    heartbeat, netlink,
     server::{
         ServerError,
         attached::Attached,
@@ -170,7 +169,7 @@ impl ServedInterface {
                     if Interface::find(name).is_ok_and(|it| it.index == attached.interface.index) {
                         return false;
                     }
-                    let what = match name_of(attached.interface.index) {
+                    let what = match netlink::name_of(attached.interface.index) {
                         Some(other) => format!("is {other} now, and not served under that name"),
                         None => "is gone, and its queues with it".to_owned(),
                     };
@@ -556,11 +555,6 @@ impl ServedInterface {
             }),
         }
     }
-}
-
-/// The name of the interface with this index.
-fn name_of(index: u32) -> Option<String> {
-    if_indextoname(index).ok()?.into_string().ok()
 }
 
 /// The queues of an interface that are wanted and that it has. If it lacks some, an error says so.
