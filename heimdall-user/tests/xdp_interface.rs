@@ -140,7 +140,7 @@ fn generic_mode_says_why() {
         let AttachMode::Generic { why } = program.attach_mode() else {
             panic!("{}", program.attach_mode());
         };
-        assert!(why.contains("lacks queues"), "{why}");
+        assert!(why.contains("the peer sends from more queues"), "{why}");
     });
 }
 

@@ -169,6 +169,8 @@ impl Attached {
         self.tier.follow(mtu, &senders);
         self.sources.store(Arc::new(senders));
 
+        // As senders they are refused already, so that nothing but this changes once they are used.
+        all.retain(|address| !address.tentative);
         let stripped = port.interface.stripped_vlans()?;
         let mut served = Served::new(&port.links, &self.wanted.addresses, &all, &stripped.links);
         let mut notes = Vec::new();

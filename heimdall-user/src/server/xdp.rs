@@ -50,7 +50,7 @@ impl AfXdpError {
                 error,
                 XdpError::NoPrivilege { .. }
                     | XdpError::KernelTooOld { .. }
-                    | XdpError::Load { .. }
+                    | XdpError::Load { passing: false, .. }
             ),
             Self::Socket(error) => error.is_final(),
         }

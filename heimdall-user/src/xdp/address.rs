@@ -16,13 +16,14 @@ pub struct Address {
     pub(crate) interface: u32,
     /// Whether other hosts can reach it: its scope is global.
     pub(crate) global: bool,
+    /// The kernel does not use it yet, as it does not know whether another host has it (RFC 4862, section 5.4).
+    pub(crate) tentative: bool,
     /// Broadcast addresses that come with it.
     broadcasts: [Option<Ipv4Addr>; 2],
 }
 
 impl Address {
-    /// All addresses that the kernel uses, of both families, link-local ones included: not those of which it does not know
-    /// yet whether another host has them, and not those that another host has (RFC 4862, section 5.4).
+    /// All addresses, of both families, link-local ones included; not those that another host turned out to have.
     ///
     /// # Errors
     ///
@@ -51,6 +52,7 @@ impl Address {
             ip,
             interface: 0,
             global: true,
+            tentative: false,
             broadcasts: [None; 2],
         }
     }
@@ -78,9 +80,7 @@ impl Address {
                 _ => {}
             }
         }
-        let is_tentative =
-            flags.contains(AddressFlags::Tentative) && !flags.contains(AddressFlags::Optimistic);
-        if is_tentative || flags.contains(AddressFlags::Dadfailed) {
+        if flags.contains(AddressFlags::Dadfailed) {
             return None;
         }
         let directed = match prefix {
@@ -94,6 +94,8 @@ impl Address {
             ip: local.or(prefix)?,
             interface: message.header.index,
             global: message.header.scope == AddressScope::Universe,
+            tentative: flags.contains(AddressFlags::Tentative)
+                && !flags.contains(AddressFlags::Optimistic),
             broadcasts: [broadcast, directed],
         })
     }
@@ -107,7 +109,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_that_another_host_may_have_are_none() {
+    fn addresses_that_another_host_may_have_are_not_used() {
+        let is_used = |message| Address::read(message).is_some_and(|address| !address.tentative);
         for (flags, expected) in [
             (AddressFlags::Permanent, true),
             (AddressFlags::Permanent | AddressFlags::Tentative, false),
@@ -120,14 +123,10 @@ mod tests {
                 AddressAttribute::Address(ip),
                 AddressAttribute::Flags(flags),
             ];
-            assert_eq!(
-                Address::read(message.clone()).is_some(),
-                expected,
-                "{flags:?}"
-            );
+            assert_eq!(is_used(message.clone()), expected, "{flags:?}");
             message.attributes.pop();
             message.header.flags = AddressHeaderFlags::from_bits_retain(flags.bits() as u8);
-            assert_eq!(Address::read(message).is_some(), expected, "{flags:?}");
+            assert_eq!(is_used(message), expected, "{flags:?}");
         }
     }
 

@@ -87,6 +87,8 @@ pub enum XdpError {
     Load {
         /// The kernel's error.
         reason: String,
+        /// A later attempt may succeed.
+        passing: bool,
     },
     /// The interface has no such queue.
     #[error(

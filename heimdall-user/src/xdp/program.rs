@@ -415,7 +415,7 @@ pub(crate) fn load_for_tests(size: TierSize, mac: [u8; 6], served: SocketAddr) -
 /// What the kernel says against the program with the hot tier, without advice for programs as such.
 fn refusal(error: XdpError) -> String {
     match error {
-        XdpError::Load { reason } => reason,
+        XdpError::Load { reason, .. } => reason,
         other => other.to_string(),
     }
 }
@@ -431,6 +431,7 @@ where
 pub(super) fn missing(name: &str) -> XdpError {
     XdpError::Load {
         reason: format!("the object has no {name}"),
+        passing: false,
     }
 }
 
@@ -451,7 +452,10 @@ fn refused(error: ProgramError) -> XdpError {
         Some(objection) => format!("{io_error}: {objection}"),
         None => io_error.to_string(),
     };
-    XdpError::Load { reason }
+    XdpError::Load {
+        reason,
+        passing: is_passing(io_error.raw_os_error()),
+    }
 }
 
 /// The line of the verifier's log that says what it refuses: the last one but for its statistics.
@@ -472,14 +476,17 @@ fn load_error(error: EbpfError) -> XdpError {
         Some(libc::EPERM | libc::EACCES) => XdpError::NoPrivilege {
             action: "load an XDP program",
         },
-        // These may pass.
-        Some(code @ (libc::ENOMEM | libc::EMFILE | libc::ENFILE | libc::EAGAIN | libc::EINTR)) => {
-            XdpError::system("load an XDP program", io::Error::from_raw_os_error(code))
-        }
-        _ => XdpError::Load {
+        code => XdpError::Load {
             reason: error.to_string().lines().collect::<Vec<_>>().join(" / "),
+            passing: is_passing(code),
         },
     }
+}
+
+/// Whether a later attempt may succeed: memory or descriptors are short, or a signal came in between.
+fn is_passing(code: Option<i32>) -> bool {
+    use libc::{EAGAIN, EINTR, EMFILE, ENFILE, ENOMEM};
+    matches!(code, Some(ENOMEM | EMFILE | ENFILE | EAGAIN | EINTR))
 }
 
 #[cfg(test)]
