@@ -1,6 +1,6 @@
 //! Checks before anything is opened, by a start and by `heimdall check`.
 
-use std::{fmt::Display, path::Path};
+use std::fmt::Display;
 
 use tracing::{info, warn};
 
@@ -117,8 +117,7 @@ fn unwritable(config: &Config) -> impl Iterator<Item = (&'static str, ServerErro
         ),
     ];
     files.into_iter().filter_map(|(key, what, path)| {
-        let directory = path?.parent().filter(|path| *path != Path::new(""));
-        let directory = directory.unwrap_or(Path::new("."));
+        let directory = file::directory_of(path?);
         let source = file::check_writable(directory).err()?;
         let error = ServerError::Unwritable {
             what,

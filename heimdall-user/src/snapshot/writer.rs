@@ -18,6 +18,7 @@ use nix::{
 };
 
 use super::{HEADER, MAGIC, SnapshotError, VERSION};
+use crate::file;
 
 /// The octets of a snapshot, as they are written. It is written with write(2), not through a mapping: a full disk then is
 /// an error, and not a signal that ends the process.
@@ -180,8 +181,7 @@ impl Writer {
         if let Some(new) = self.new.take() {
             fs::rename(&new, &self.path).inspect_err(|_| self.new = Some(new))?;
         }
-        let directory = self.path.parent().filter(|path| *path != Path::new(""));
-        File::open(directory.unwrap_or(Path::new(".")))?.sync_all()?;
+        File::open(file::directory_of(&self.path))?.sync_all()?;
         Ok(HEADER as u64 + self.body.octets)
     }
 

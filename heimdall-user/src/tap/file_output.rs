@@ -13,16 +13,14 @@ use std::{
     time::Instant,
 };
 
-use nix::{
-    poll::{PollFd, PollFlags, PollTimeout, poll},
-    unistd::{AccessFlags, access},
-};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::{
     frame_stream::Control,
     output::{LAST_WAIT, Output, OutputStatus, RETRY},
     queue::Queue,
 };
+use crate::file;
 
 /// Octets that a pipe, a terminal or a socket that is ready takes without waiting: a page.
 const READY: usize = 4096;
@@ -300,13 +298,9 @@ fn free_name(path: &Path) -> io::Result<PathBuf> {
 
 /// Whether there could be a file, as far as that can be known without making it.
 fn can_be_made(path: &Path) -> io::Result<()> {
-    let directory = path.parent().filter(|parent| *parent != Path::new(""));
     match path.exists() {
         true => Ok(()),
-        false => Ok(access(
-            directory.unwrap_or(Path::new(".")),
-            AccessFlags::W_OK | AccessFlags::X_OK,
-        )?),
+        false => file::check_writable(file::directory_of(path)),
     }
 }
 
