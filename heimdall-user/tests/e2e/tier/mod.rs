@@ -170,6 +170,7 @@ fn popular_names_are_refreshed_though_the_tier_answers() {
     let client = DnsClient::v4(&lab);
     client.udp(QUERY);
     heat(&heimdall, &client, QUERY);
+    let before = hits(&heimdall);
     let end = Instant::now() + TIMEOUT;
     while upstream.queries("www.example") < 2 {
         assert!(Instant::now() < end, "{}", heimdall.stats_text().unwrap());
@@ -178,12 +179,11 @@ fn popular_names_are_refreshed_though_the_tier_answers() {
         assert!(reply.starts_with(&expected), "{reply}");
         thread::sleep(Duration::from_millis(2));
     }
+    assert!(hits(&heimdall) > before, "the tier answered meanwhile");
     heat(&heimdall, &client, QUERY);
     let stats = heimdall.stats().unwrap();
     assert_eq!(sum(&stats, "misses"), 1, "it never expired");
     assert_eq!(stats["forwarder"]["refreshes"], 1);
-    let most = sum(&stats, "hits");
-    assert!(count(&stats, "hits") > most, "{:#}", stats["tier"]);
 }
 
 #[test]
