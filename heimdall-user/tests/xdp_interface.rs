@@ -10,7 +10,7 @@ use std::{
     process::Command,
     sync::mpsc,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use heimdall_ebpf::Disposition;
@@ -64,6 +64,16 @@ fn attach(interface: &Interface) -> Program {
     Program::attach(interface, policy, options).unwrap()
 }
 
+/// Drops the program, and waits until it is detached: a process that another test starts at that moment has this one's descriptors
+/// until it executes its file.
+fn detach(program: Program) {
+    drop(program);
+    let end = Instant::now() + Duration::from_secs(2);
+    while attached_id().is_some() {
+        assert!(Instant::now() < end, "something stays behind");
+    }
+}
+
 #[test]
 fn the_program_is_attached_as_long_as_it_lives() {
     in_namespace("the_program_is_attached_as_long_as_it_lives", 1, || {
@@ -98,8 +108,7 @@ fn the_program_is_attached_as_long_as_it_lives() {
                 "the first one is still there"
             );
 
-            drop(program);
-            assert_eq!(attached_id(), None, "nothing stays behind");
+            detach(program);
         }
     });
 }
@@ -117,7 +126,7 @@ fn a_hot_tier_that_the_kernel_refuses_is_left_out() {
         };
         let program = attach(1000);
         assert_eq!(program.why_no_tier(), None);
-        drop(program);
+        detach(program);
         // Two terabytes.
         let program = attach(u32::MAX);
         let why = program.why_no_tier().unwrap();
@@ -156,7 +165,7 @@ fn a_large_mtu_is_served_in_native_mode_and_may_be_set_beside_the_program() {
         let program = attach();
         ip("link set hde1 mtu 9000");
         ip("link set hde0 mtu 9000");
-        drop(program);
+        detach(program);
         drop(attach());
     });
 }

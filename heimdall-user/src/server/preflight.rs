@@ -39,8 +39,11 @@ pub(crate) fn check(config: &Config) -> Result<Vec<String>, ServerError> {
     let certificate = tls::check(config)?;
     if config.backend == Backend::Auto {
         for (wanted, ports) in config.interfaces.iter().zip(ports(config)?) {
-            if let Err(error) = ports {
-                left_out(&wanted.name, &error);
+            match ports {
+                Ok(ports) => {
+                    (ports.iter().filter_map(|port| port.absent.as_ref())).for_each(lacks_queues)
+                }
+                Err(error) => left_out(&wanted.name, &error),
             }
         }
     }
@@ -56,6 +59,11 @@ pub(crate) fn check(config: &Config) -> Result<Vec<String>, ServerError> {
 /// Logs that AF_XDP does not serve an interface, with the backend `auto`.
 pub(super) fn left_out(interface: &str, error: &impl Display) {
     warn!("the sockets alone serve {interface}: {error}");
+}
+
+/// Logs that an interface lacks queues that are to be served, so that only the others are.
+pub(super) fn lacks_queues(absent: &XdpError) {
+    warn!("{absent}; the queues that it has are served");
 }
 
 /// Checks the settings that [`Config`] cannot check by itself, so that their errors name the file and line.
@@ -75,11 +83,11 @@ pub(super) fn preflight(config: &Config) -> Result<Vec<usize>, ServerError> {
     for (item, found) in ports(config)?.into_iter().enumerate() {
         match found {
             Ok(ports) => {
-                for (interface, _) in &ports {
+                for PortQueues { interface, .. } in &ports {
                     start_warnings::queues(interface);
                     start_warnings::return_path(config, &interface.name);
                 }
-                queues.push(ports.iter().map(|(_, queues)| queues.len()).sum());
+                queues.push(ports.iter().map(|port| port.queues.len()).sum());
             }
             Err(error) if config.backend == Backend::Xdp => {
                 return Err(at(settings.item_location("interface", item), error));
@@ -153,7 +161,12 @@ pub(super) fn additions(
 }
 
 /// An interface on which packets arrive, and the queues of it to serve.
-pub(super) type PortQueues = (Interface, Vec<u32>);
+pub(super) struct PortQueues {
+    pub(super) interface: Interface,
+    pub(super) queues: Vec<u32>,
+    /// It lacks others that are to be served.
+    pub(super) absent: Option<XdpError>,
+}
 
 /// Looks up the group of the control socket: later the process cannot, as it is restricted to its own files.
 ///
@@ -181,7 +194,8 @@ fn ports(config: &Config) -> Result<Vec<Result<Vec<PortQueues>, XdpError>>, XdpE
         }
         let ports = layers.ports.iter();
         let own = ports.filter(|port| port.serves.first() == Some(&one.name));
-        own.map(|port| queues_of(wanted, port)).collect()
+        let is_strict = config.backend == Backend::Xdp;
+        own.map(|port| queues_of(wanted, port, is_strict)).collect()
     });
     Ok(ports.collect())
 }
@@ -190,7 +204,7 @@ fn ports(config: &Config) -> Result<Vec<Result<Vec<PortQueues>, XdpError>>, XdpE
 pub(super) fn queues(config: &Config) -> Vec<usize> {
     let count = |ports: Result<Vec<PortQueues>, XdpError>| -> usize {
         let ports = ports.unwrap_or_default();
-        ports.iter().map(|(_, queues)| queues.len()).sum()
+        ports.iter().map(|port| port.queues.len()).sum()
     };
     let found = ports(config).unwrap_or_default().into_iter();
     found.map(count).collect()
@@ -272,16 +286,24 @@ pub(super) fn port(configured: &[InterfaceConfig], name: &str) -> Result<Port, X
     })
 }
 
-/// A port, and the queues of it to serve.
+/// A port, and the queues of it to serve: all that are configured if this `is_strict`, else those that it has.
 ///
 /// # Errors
 /// It has no such queue.
 pub(super) fn queues_of(
     configured: &[InterfaceConfig],
     port: &Port,
+    is_strict: bool,
 ) -> Result<PortQueues, XdpError> {
     let interface = port.interface.clone();
     let wanted = InterfaceConfig::of_port(configured, &interface.name, &port.serves);
-    let queues = interface.queues(wanted.queues.as_ref())?;
-    Ok((interface, queues))
+    let (queues, absent) = interface.present_queues(wanted.queues.as_ref())?;
+    match absent {
+        Some(absent) if is_strict => Err(absent),
+        absent => Ok(PortQueues {
+            interface,
+            queues,
+            absent,
+        }),
+    }
 }

@@ -16,7 +16,7 @@ use tracing::{info, warn};
 
 use super::{
     attached::{Attached, Wanted},
-    preflight::{layers, left_out, port, queues_of},
+    preflight::{PortQueues, lacks_queues, layers, left_out, port, queues_of},
     retry::{TIMEOUT, retry, retry_for},
     start_warnings,
     supervisor::numbered,
@@ -177,19 +177,29 @@ impl InterfaceProgram {
         settings: &XdpConfig,
         plan: &TierPlan,
         links: &mut Vec<Link>,
+        required: Required,
     ) -> Result<Self, AfXdpError> {
         // Looked up at each try: the interface may be replaced by another one meanwhile.
         retry(
             || {
                 let port = port(&wanted.interfaces, name)?;
-                let (interface, queues) = queues_of(&wanted.interfaces, &port)?;
+                let PortQueues {
+                    interface,
+                    queues,
+                    absent,
+                } = queues_of(&wanted.interfaces, &port, required == Required::All)?;
                 let carrier = interface.has_carrier()?;
                 let link = Link::take(links, &interface)?;
+                let inherited = link.is_some();
+                let attached = attach(interface, link, wanted, settings, plan)?;
+                if let Some(absent) = absent {
+                    lacks_queues(&absent);
+                }
                 Ok(Self {
-                    inherited: link.is_some(),
+                    inherited,
                     name: name.to_owned(),
                     serves: serves.to_vec(),
-                    attached: attach(interface, link, wanted, settings, plan)?,
+                    attached,
                     queues,
                     carrier,
                 })
@@ -291,8 +301,10 @@ impl XdpPrograms {
         let since = Instant::now();
         let (interfaces, left_out) = each(required, refused.chain(ports), |port| {
             let (name, serves) = port?;
-            let program =
-                InterfaceProgram::attach(&name, &serves, &wanted, &config.xdp, &plan, &mut links);
+            let settings = &config.xdp;
+            let program = InterfaceProgram::attach(
+                &name, &serves, &wanted, settings, &plan, &mut links, required,
+            );
             let program = program.map_err(|error| (name, error))?;
             // Not all members of a bond lose their link at once.
             if program.carrier && !program.inherited && !serves.contains(&program.name) {

@@ -224,6 +224,30 @@ impl Interface {
         Ok(numbers)
     }
 
+    /// The queues of it that are to be served and that it has. If it lacks some, an error says so.
+    ///
+    /// # Errors
+    ///
+    /// It has none of them, or AF_XDP cannot serve one.
+    pub(crate) fn present_queues(
+        &self,
+        wanted: Option<&BTreeSet<u32>>,
+    ) -> Result<(Vec<u32>, Option<XdpError>), XdpError> {
+        let error = match self.queues(wanted) {
+            Ok(numbers) => return Ok((numbers, None)),
+            Err(error) => error,
+        };
+        let XdpError::NoQueue { queues, .. } = error else {
+            return Err(error);
+        };
+        let wanted = wanted.into_iter().flatten().copied();
+        let present: BTreeSet<u32> = wanted.filter(|queue| *queue < queues).collect();
+        if present.is_empty() {
+            return Err(error);
+        }
+        Ok((self.queues(Some(&present))?, Some(error)))
+    }
+
     /// The interface's current addresses of both families, link-local ones included.
     ///
     /// # Errors
@@ -419,6 +443,8 @@ fn sysfs(name: &str, index: u32) -> io::Result<String> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
 
     #[test]
@@ -443,5 +469,29 @@ mod tests {
             queues(&[300]),
             Err("eth0 has no queue 300, but 300, numbered from 0; see ethtool -l eth0".to_owned())
         );
+    }
+
+    #[test]
+    fn of_the_wanted_queues_those_are_served_that_there_are() {
+        let interface = Interface {
+            rx_queues: 2,
+            send_queues: 2,
+            ..Interface::of_tests("eth0")
+        };
+        let present = |wanted: &[u32]| {
+            let wanted: BTreeSet<u32> = wanted.iter().copied().collect();
+            interface.present_queues(Some(&wanted))
+        };
+        let (numbers, absent) = present(&[0, 1, 2, 3]).unwrap();
+        assert_eq!(numbers, [0, 1]);
+        let absent = absent.unwrap().to_string();
+        assert!(absent.contains("eth0 has no queue 2"), "{absent}");
+        let (numbers, absent) = present(&[1]).unwrap();
+        assert!(numbers == [1] && absent.is_none());
+        assert!(matches!(
+            present(&[2, 3]),
+            Err(XdpError::NoQueue { queue: 2, .. })
+        ));
+        assert_eq!(interface.present_queues(None).unwrap().0, [0, 1]);
     }
 }

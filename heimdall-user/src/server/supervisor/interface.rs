@@ -2,7 +2,6 @@
 //! when it returns.
 
 use std::{
-    collections::BTreeSet,
     fmt, mem,
     sync::{Arc, Weak},
     time::{Duration, Instant},
@@ -24,7 +23,7 @@ use crate::{
     server::{
         ServerError,
         attached::Attached,
-        preflight::port,
+        preflight::{lacks_queues, port},
         report::{InterfaceReport, QueueReport},
         retry::TIMEOUT,
         xdp::{AfXdpError, OpenInterface, attach, log_modes},
@@ -422,7 +421,7 @@ impl ServedInterface {
         if let Some(attached) = &self.attached
             && let Ok(interface) = Interface::find(&self.wanted.name)
             && interface.index == attached.interface.index
-            && let Ok((numbers, _)) = present_queues(&interface, self.wanted.queues.as_ref())
+            && let Ok((numbers, _)) = interface.present_queues(self.wanted.queues.as_ref())
         {
             self.set_queues(&interface, &numbers, pool);
         }
@@ -456,7 +455,7 @@ impl ServedInterface {
         let name = &self.wanted.name;
         let found = port(&context.wanted.interfaces, name).map(|port| port.interface);
         match found.and_then(|interface| {
-            let (numbers, absent) = present_queues(&interface, self.wanted.queues.as_ref())?;
+            let (numbers, absent) = interface.present_queues(self.wanted.queues.as_ref())?;
             let attached = attach(
                 interface,
                 None,
@@ -468,7 +467,7 @@ impl ServedInterface {
         }) {
             Ok((attached, numbers, absent)) => {
                 if let Some(absent) = absent {
-                    warn!("{absent}; the queues that it has are served");
+                    lacks_queues(&absent);
                 }
                 let mode = attached.program().attach_mode().name();
                 if !self.queues.is_empty() {
@@ -557,29 +556,6 @@ impl ServedInterface {
     }
 }
 
-/// The queues of an interface that are wanted and that it has. If it lacks some, an error says so.
-///
-/// # Errors
-/// It has none of them, or AF_XDP cannot serve one.
-fn present_queues(
-    interface: &Interface,
-    wanted: Option<&BTreeSet<u32>>,
-) -> Result<(Vec<u32>, Option<XdpError>), XdpError> {
-    let error = match interface.queues(wanted) {
-        Ok(numbers) => return Ok((numbers, None)),
-        Err(error) => error,
-    };
-    let XdpError::NoQueue { queues, .. } = error else {
-        return Err(error);
-    };
-    let wanted = wanted.into_iter().flatten().copied();
-    let present: BTreeSet<u32> = wanted.filter(|queue| *queue < queues).collect();
-    if present.is_empty() {
-        return Err(error);
-    }
-    Ok((interface.queues(Some(&present))?, Some(error)))
-}
-
 /// Updates the program's maps to the interface's present state. Returns whether the kernel answered.
 fn follow(attached: &Attached) -> bool {
     let followed = attached.follow();
@@ -603,30 +579,6 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
-
-    #[test]
-    fn of_the_wanted_queues_those_are_served_that_there_are() {
-        let interface = Interface {
-            rx_queues: 2,
-            send_queues: 2,
-            ..Interface::of_tests("eth0")
-        };
-        let present = |wanted: &[u32]| {
-            let wanted: BTreeSet<u32> = wanted.iter().copied().collect();
-            present_queues(&interface, Some(&wanted))
-        };
-        let (numbers, absent) = present(&[0, 1, 2, 3]).unwrap();
-        assert_eq!(numbers, [0, 1]);
-        let absent = absent.unwrap().to_string();
-        assert!(absent.contains("eth0 has no queue 2"), "{absent}");
-        let (numbers, absent) = present(&[1]).unwrap();
-        assert!(numbers == [1] && absent.is_none());
-        assert!(matches!(
-            present(&[2, 3]),
-            Err(XdpError::NoQueue { queue: 2, .. })
-        ));
-        assert_eq!(present_queues(&interface, None).unwrap().0, [0, 1]);
-    }
 
     #[test]
     fn a_failure_that_is_known_is_attempted_again_at_once_and_not_logged_again() {
