@@ -61,7 +61,7 @@ impl Test {
             "doc --locked --workspace --no-deps",
             &[("RUSTDOCFLAGS", "--deny=warnings")],
         )?;
-        tool("fuzz targets, briefly", "fuzz --runs 20000")?;
+        tool("fuzz targets, briefly", "fuzz --runs 2000")?;
         tool(
             "comparison with other resolvers",
             "differ --queries 2000 --program target/debug/heimdall",
