@@ -71,12 +71,15 @@ fn is_left_alone_and_named(lab: &Lab, runs: &str) {
     }
 
     // The sockets serve it otherwise, and the doctor says the same.
-    let sockets = Heimdall::start(lab.on_server(program()), program(), &common).unwrap();
-    let log = sockets.process.output();
-    assert!(
-        log.contains("the sockets alone serve") && log.contains("AF_XDP is not in use now"),
-        "{log}"
-    );
+    let mut sockets = Heimdall::start(lab.on_server(program()), program(), &common).unwrap();
+    // They answer before it is tried to attach.
+    let process = &mut sockets.process;
+    process
+        .wait_for("the sockets alone serve", TIMEOUT)
+        .unwrap();
+    process
+        .wait_for("AF_XDP is not in use now", TIMEOUT)
+        .unwrap();
     assert_eq!(kdig(lab, SERVER_V4, "n1.example.com"), "NOERROR");
     let mut doctor = lab.on_server(program());
     let output = doctor.arg("doctor").args(common).output().unwrap();
