@@ -23,7 +23,7 @@ use crate::{
     server::{
         ServerError,
         attached::Attached,
-        preflight::{lacks_queues, port},
+        preflight::{lacks_queues, port, queues_of},
         report::{InterfaceReport, QueueReport},
         retry::TIMEOUT,
         xdp::{AfXdpError, OpenInterface, attach, log_modes},
@@ -453,17 +453,17 @@ impl ServedInterface {
         // A driver may reset its link for it, which takes seconds.
         heartbeat::beat();
         let name = &self.wanted.name;
-        let found = port(&context.wanted.interfaces, name).map(|port| port.interface);
-        match found.and_then(|interface| {
-            let (numbers, absent) = interface.present_queues(self.wanted.queues.as_ref())?;
+        let configured = &context.wanted.interfaces;
+        let found = port(configured, name).and_then(|port| queues_of(configured, &port, false));
+        match found.and_then(|found| {
             let attached = attach(
-                interface,
+                found.interface,
                 None,
                 &context.wanted,
                 &context.settings,
                 &context.plan,
             )?;
-            Ok((attached, numbers, absent))
+            Ok((attached, found.queues, found.absent))
         }) {
             Ok((attached, numbers, absent)) => {
                 if let Some(absent) = absent {
