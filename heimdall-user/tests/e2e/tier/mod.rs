@@ -171,15 +171,18 @@ fn popular_names_are_refreshed_though_the_tier_answers() {
     client.udp(QUERY);
     heat(&heimdall, &client, QUERY);
     let before = hits(&heimdall);
+    let mut asked = 0;
     let end = Instant::now() + TIMEOUT;
     while upstream.queries("www.example") < 2 {
         assert!(Instant::now() < end, "{}", heimdall.stats_text().unwrap());
         let reply = client.udp(QUERY);
         let expected = format!("NOERROR qr rd ra | www.example. A | {TTL} A");
         assert!(reply.starts_with(&expected), "{reply}");
+        asked += 1;
         thread::sleep(Duration::from_millis(2));
     }
-    assert!(hits(&heimdall) > before, "the tier answered meanwhile");
+    let by_tier = hits(&heimdall) - before;
+    assert!(by_tier > asked / 2, "{by_tier} of {asked}");
     heat(&heimdall, &client, QUERY);
     let stats = heimdall.stats().unwrap();
     assert_eq!(sum(&stats, "misses"), 1, "it never expired");
