@@ -48,7 +48,7 @@ pub const CLIENT_ANSWERED: u8 = 1;
 
 /// Of so many hits one, at random, is passed on instead of being answered, so that the cache behind the tier sees
 /// that its entry is popular. A power of two.
-pub const SAMPLE_INTERVAL: u32 = 256;
+pub const SAMPLE_INTERVAL: u32 = 1024;
 
 /// Types of questions that are counted apart, from 1 on; 0 is for the others.
 pub const TYPES: usize = 15;

@@ -217,7 +217,7 @@ pub(super) const END: &[Section] = &[
             Part("/tier/passed/not_plain", "not a plain query"),
             Part("/tier/passed/long_name", "name too long"),
             Part("/tier/passed/due", "due for refresh"),
-            Part("/tier/passed/sampled", "one in 256 hits, for the cache"),
+            Part("/tier/passed/sampled", "one in 1024 hits, for the cache"),
             Part("/tier/passed/client", "client not allowed"),
             Part("/tier/passed/non_recursive", "without RD"),
             Part("/tier/passed/checksum", "wrong checksum"),
