@@ -150,6 +150,13 @@ pub const fn bucket_of(hash: u64, buckets: u32) -> u32 {
     (((hash >> 32) * buckets as u64) >> 32) as u32
 }
 
+/// The index of the entry in which the answer to a key with this hash is, if that was free, of so many: the processor loads
+/// it while it loads the bucket. Of the hash, the half that [`bucket_of`] does not use.
+#[inline(always)]
+pub const fn home_of(hash: u64, entries: u32) -> u32 {
+    (((hash & 0xffff_ffff) * entries as u64) >> 32) as u32
+}
+
 /// Longest body of an entry.
 pub const MAX_BODY: usize = 400;
 

@@ -27,7 +27,7 @@ use aya_ebpf::{
 };
 use heimdall_ebpf::tier::{
     Bucket, CLIENT_ANSWERED, COUNTERS, ClientKey, Config, Entry, MAX_CLIENT_PREFIXES, MIN_BODY,
-    NANOSECONDS, Outcome, SAMPLE_INTERVAL,
+    NANOSECONDS, Outcome, SAMPLE_INTERVAL, home_of,
 };
 
 use self::{lookup::Held, query::Query};
@@ -60,8 +60,8 @@ static TIER_BUCKET_COUNT: u32 = 0;
 #[unsafe(no_mangle)]
 static TIER_ENTRY_COUNT: u32 = 0;
 
-/// The hash of the question in a packet that may not be for Heimdall: the processor loads the hash's bucket while that
-/// is looked up. `None`: it is not a plain query.
+/// The hash of the question in a packet that may not be for Heimdall: the processor loads the hash's bucket, and the entry
+/// that it probably leads to, while that is looked up. `None`: it is not a plain query.
 #[inline(always)]
 pub(super) fn hash(frame: Frame, packet: Claimed) -> Option<u64> {
     let buckets = constant(&TIER_BUCKET_COUNT);
@@ -72,6 +72,12 @@ pub(super) fn hash(frame: Frame, packet: Claimed) -> Option<u64> {
     let query = Query::read(frame, packet).ok()?;
     let hash = lookup::hash(frame, &query, config.seed)?;
     lookup::touch_bucket(hash, buckets);
+    let home = home_of(hash, constant(&TIER_ENTRY_COUNT));
+    if let (Some(held), Some(hits)) = (Held::at(home), hits(home)) {
+        held.touch();
+        // SAFETY: it is a counter in a map.
+        touch(unsafe { &*hits });
+    }
     Some(hash)
 }
 

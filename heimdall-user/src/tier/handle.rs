@@ -13,7 +13,6 @@ use super::{
     promoter,
     report::TierReport,
     state::{CountHits, State},
-    table,
 };
 use crate::{
     clock::Clock,
@@ -31,7 +30,7 @@ pub(crate) struct TierSettings {
 impl TierSettings {
     /// The size of the maps of each program.
     pub(crate) fn size(self) -> TierSize {
-        TierSize::new(self.entries + table::spare(self.entries))
+        TierSize::new(self.entries)
     }
 }
 

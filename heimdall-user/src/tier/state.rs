@@ -334,7 +334,8 @@ impl State {
     }
 
     /// Looks at a part of the live entries, once a second at another one, so that each is looked at once in a
-    /// [`WINDOW`]: demotes those that have expired or have had no hit, and counts the hits of the others.
+    /// [`WINDOW`]: demotes those that have expired or have had no hit, and counts the hits of the others, which it
+    /// moves home.
     pub(super) fn visit(&mut self, now: u32) {
         if now == self.visited {
             return;
@@ -353,7 +354,9 @@ impl State {
             } else {
                 cell.recent.max(hits)
             };
-            if cell.recent == 0 || now >= cell.entry.until {
+            if cell.recent > 0 && now < cell.entry.until {
+                self.table.move_home(index, &mut self.interfaces);
+            } else {
                 let hash = cell.entry.key.hash(self.fixed.seed);
                 let has_answered = cell.hits > 0;
                 self.fruitless.demoted(hash, has_answered, now);

@@ -1,13 +1,13 @@
 //! Which entry of the maps has which answer.
 //!
 //! A cell stands for an entry of the maps. It is free, live, or retired: not published any more, but programs that
-//! run may still read it. The cells' number is that of the entries in the maps: those that may be live at a time, and
-//! some more ([`spare`]) so that answers can be replaced without waiting for a grace period each.
+//! run may still read it. Each question has one cell that is its home ([`home_of`]), where the program finds its answer
+//! sooner. An answer gets another cell if that is not free, and moves there later ([`Table::move_home`]).
 
-use heimdall_ebpf::tier::{Bucket, Entry, Key, SLOTS, Slot, bucket_of};
+use heimdall_ebpf::tier::{Bucket, Entry, Key, SLOTS, Slot, bucket_of, home_of};
 
 use super::interfaces::Interfaces;
-use crate::xdp::TierMaps;
+use crate::xdp::{TierMaps, TierSize};
 
 /// Live cells among which the coldest is looked for.
 const SAMPLE: usize = 8;
@@ -15,12 +15,14 @@ const SAMPLE: usize = 8;
 #[derive(Debug)]
 pub(super) struct Table {
     seed: u64,
-    cells: Vec<Cell>,
+    /// `None`: it is free.
+    cells: Box<[Option<Box<Cell>>]>,
     /// Most cells that may be live.
     limit: u32,
     live: u32,
     buckets: Box<[Bucket]>,
-    free: Vec<u32>,
+    /// The cell from which on a free one is looked for next.
+    next: usize,
     /// In the order in which they were retired.
     retired: Vec<u32>,
     /// How often retired cells were freed.
@@ -42,16 +44,6 @@ pub(super) struct Cell {
     pub(super) recent: u64,
     /// A whole window was begun since the entry was published.
     pub(super) measured: bool,
-}
-
-impl Cell {
-    const FREE: Self = Self {
-        entry: Entry::EMPTY,
-        place: None,
-        hits: 0,
-        recent: 0,
-        measured: false,
-    };
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -79,23 +71,18 @@ pub(super) enum Inserted {
     No,
 }
 
-/// Cells beyond those that may be live, of a table of so many.
-pub(super) fn spare(limit: u32) -> u32 {
-    64 + limit / 16
-}
-
 /// Creation and state.
 impl Table {
-    /// An empty table for so many live entries, in so many buckets, a power of two. Memory for cells is taken as they
+    /// An empty table for so many live entries, in so many buckets, a power of two. Memory for cells is taken while they
     /// are used.
     pub(super) fn new(seed: u64, limit: u32, buckets: u32) -> Self {
         Self {
             seed,
-            cells: Vec::new(),
+            cells: vec![None; TierSize::new(limit).entries() as usize].into(),
             limit,
             live: 0,
             buckets: vec![Bucket([Slot::EMPTY; SLOTS]); buckets as usize].into(),
-            free: Vec::new(),
+            next: 0,
             retired: Vec::new(),
             reclaims: 0,
             hand: 0,
@@ -123,26 +110,29 @@ impl Table {
 
     /// A cell.
     pub(super) fn cell(&self, index: u32) -> Option<&Cell> {
-        self.cells.get(index as usize)
+        self.cells.get(index as usize)?.as_deref()
     }
 
     /// A cell, for its counts to be changed.
     pub(super) fn cell_mut(&mut self, index: u32) -> Option<&mut Cell> {
-        self.cells.get_mut(index as usize)
+        self.cells.get_mut(index as usize)?.as_deref_mut()
     }
 
     /// The live cells whose index is `first`, or greater by a multiple of `step`.
     pub(super) fn live_cells(&self, first: usize, step: usize) -> impl Iterator<Item = u32> {
-        let cells = self.cells.iter().enumerate().skip(first).step_by(step);
-        cells.filter_map(|(index, cell)| cell.place.map(|_| index as u32))
+        let indices = (first..self.cells.len()).step_by(step);
+        let indices = indices.map(|index| index as u32);
+        indices.filter(|index| self.is_live(*index))
     }
 
-    /// The indices of all cells so far, with them.
+    /// The indices of all cells that are not free, with them.
     pub(super) fn cells_mut(&mut self) -> impl Iterator<Item = (u32, &mut Cell)> {
-        self.cells
-            .iter_mut()
-            .enumerate()
-            .map(|(index, cell)| (index as u32, cell))
+        let cells = self.cells.iter_mut().enumerate();
+        cells.filter_map(|(index, cell)| Some((index as u32, cell.as_deref_mut()?)))
+    }
+
+    fn is_live(&self, index: u32) -> bool {
+        self.cell(index).is_some_and(|cell| cell.place.is_some())
     }
 
     /// The cells that are retired now.
@@ -156,17 +146,9 @@ impl Table {
     /// Of some live cells, others each time, the coldest.
     pub(super) fn coldest(&mut self, maps: &Interfaces) -> Option<u32> {
         let len = self.cells.len();
-        let order = (0..len).map(|distance| (self.hand + distance) % len);
-        let is_live = |index: &usize| {
-            self.cells
-                .get(*index)
-                .is_some_and(|cell| cell.place.is_some())
-        };
-        let sample: Vec<u32> = order
-            .filter(is_live)
-            .take(SAMPLE)
-            .map(|index| index as u32)
-            .collect();
+        let order = (0..len).map(|distance| ((self.hand + distance) % len) as u32);
+        let live = order.filter(|index| self.is_live(*index));
+        let sample: Vec<u32> = live.take(SAMPLE).collect();
         self.hand = sample.last().map_or(0, |last| *last as usize + 1);
         sample
             .into_iter()
@@ -214,10 +196,17 @@ impl Table {
         let Some(slot) = empty.or_else(|| coldest().map(|(slot, _)| slot)) else {
             return Inserted::No;
         };
-        let Some(index) = self.take_free() else {
+        let Some(index) = self.free_cell(hash) else {
             return Inserted::No;
         };
-        self.fill(index, entry, expected, Place { bucket, slot }, to);
+        let cell = Cell {
+            entry: *entry,
+            place: None,
+            hits: 0,
+            recent: expected,
+            measured: false,
+        };
+        self.fill(index, cell, Place { bucket, slot }, to);
         if empty.is_some() {
             Inserted::Yes
         } else {
@@ -239,11 +228,36 @@ impl Table {
             0 => recent / 2,
             _ => recent,
         };
-        let Some(free) = self.take_free() else {
+        let Some(free) = self.free_cell(entry.key.hash(self.seed)) else {
             return false;
         };
-        self.fill(free, entry, recent, place, to);
+        let cell = Cell {
+            entry: *entry,
+            place: None,
+            hits: 0,
+            recent,
+            measured: false,
+        };
+        self.fill(free, cell, place, to);
         true
+    }
+
+    /// Moves a live entry to its home if that is free.
+    pub(super) fn move_home(&mut self, index: u32, to: &mut Interfaces) {
+        let Some(cell) = self.cell(index) else {
+            return;
+        };
+        let home = self.home(cell.entry.key.hash(self.seed));
+        if let Some(place) = cell.place
+            && self.is_free(home)
+        {
+            let moved = Cell {
+                place: None,
+                hits: 0,
+                ..cell.clone()
+            };
+            self.fill(home, moved, place, to);
+        }
     }
 
     /// Removes a live entry.
@@ -279,14 +293,20 @@ impl Table {
     pub(super) fn reclaim(&mut self, retired: &Retired) {
         if self.are_retired(retired) {
             self.reclaims += 1;
-            self.free.extend(self.retired.drain(..retired.cells.len()));
+            for index in self.retired.drain(..retired.cells.len()) {
+                if let Some(cell) = self.cells.get_mut(index as usize) {
+                    *cell = None;
+                }
+            }
         }
     }
 
     /// Writes all that is live to maps that hold nothing yet.
     pub(super) fn write_to(&self, maps: &mut TierMaps) {
         for (index, cell) in self.cells.iter().enumerate() {
-            if let Some(Place { bucket, slot }) = cell.place {
+            if let Some(cell) = cell
+                && let Some(Place { bucket, slot }) = cell.place
+            {
                 let index = index as u32;
                 maps.write(index, &cell.entry);
                 maps.publish(
@@ -298,26 +318,34 @@ impl Table {
         }
     }
 
-    /// The index of a free cell, which is not free any more.
-    fn take_free(&mut self) -> Option<u32> {
-        self.free.pop().or_else(|| {
-            let index = self.cells.len() as u32;
-            (index < self.limit + spare(self.limit)).then(|| {
-                self.cells.push(Cell::FREE);
-                index
-            })
-        })
+    /// The home of questions with this hash.
+    fn home(&self, hash: u64) -> u32 {
+        home_of(hash, self.cells.len() as u32)
     }
 
-    /// Makes a free cell live.
-    fn fill(&mut self, index: u32, entry: &Entry, recent: u64, place: Place, to: &mut Interfaces) {
-        let hash = entry.key.hash(self.seed);
-        if let Some(cell) = self.cell_mut(index) {
-            cell.entry = *entry;
-            cell.hits = 0;
-            cell.recent = recent;
-            cell.measured = false;
-            to.write(index, entry);
+    fn is_free(&self, index: u32) -> bool {
+        self.cells.get(index as usize).is_some_and(Option::is_none)
+    }
+
+    /// A free cell for an answer to a question with this hash: its home, if that is free.
+    fn free_cell(&mut self, hash: u64) -> Option<u32> {
+        let home = self.home(hash);
+        if self.is_free(home) {
+            return Some(home);
+        }
+        let len = self.cells.len();
+        let mut order = (0..len).map(|distance| ((self.next + distance) % len) as u32);
+        let found = order.find(|index| self.is_free(*index))?;
+        self.next = found as usize + 1;
+        Some(found)
+    }
+
+    /// Makes the free cell at `index` a live one.
+    fn fill(&mut self, index: u32, cell: Cell, place: Place, to: &mut Interfaces) {
+        if let Some(free) = self.cells.get_mut(index as usize) {
+            to.write(index, &cell.entry);
+            let hash = cell.entry.key.hash(self.seed);
+            *free = Some(Box::new(cell));
             self.publish(place, Slot::new(hash, index), to);
         }
     }

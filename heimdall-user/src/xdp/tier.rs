@@ -39,32 +39,34 @@ use super::{
 /// How large the tier is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TierSize {
-    entries: u32,
+    answers: u32,
 }
 
 impl TierSize {
-    /// A tier of so many entries, at least 1; each takes 512 octets, and 8 for each possible CPU.
-    pub fn new(entries: u32) -> Self {
+    /// A tier of so many answers, at least 1.
+    pub fn new(answers: u32) -> Self {
         Self {
-            entries: entries.max(1),
+            answers: answers.max(1),
         }
     }
 
-    /// The number of entries.
+    /// The number of entries; each takes 512 octets, and 8 for each possible CPU. They are twice as many as the answers, so
+    /// that most find the one free that the program loads ahead ([`heimdall_ebpf::tier::home_of`]), and some more, so
+    /// that answers of a small tier can be replaced without waiting for a grace period each.
     pub fn entries(self) -> u32 {
-        self.entries
+        2 * self.answers + 64
     }
 
     /// Octets of the maps of one program, without what they take for each CPU.
     pub(crate) fn octets(self) -> u64 {
         let buckets = u64::from(self.buckets()) * size_of::<Bucket>() as u64;
-        u64::from(self.entries) * size_of::<Entry>() as u64 + buckets
+        u64::from(self.entries()) * size_of::<Entry>() as u64 + buckets
     }
 
-    /// The number of buckets, a power of two: a bucket of eight slots gets three entries at most on
+    /// The number of buckets, a power of two: a bucket of eight slots gets three answers at most on
     /// average, and more than eight with probability 0.004.
     pub fn buckets(self) -> u32 {
-        (self.entries / 3 + 1).next_power_of_two()
+        (self.answers / 3 + 1).next_power_of_two()
     }
 }
 

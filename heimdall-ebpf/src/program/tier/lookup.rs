@@ -73,8 +73,7 @@ pub(super) fn find(hash: u64, buckets: u32) -> Option<(Held, u32)> {
         // SAFETY: it is a reference. Userspace may store the slot at any time; this load is of its whole word.
         let slot = unsafe { ptr::read_volatile(slot) };
         if slot.has_tag_of(hash) {
-            let entry = TIER_ENTRIES.get(slot.index())?;
-            return Some((Held { entry }, slot.index()));
+            return Some((Held::at(slot.index())?, slot.index()));
         }
     }
     None
@@ -87,6 +86,13 @@ pub(super) struct Held {
 }
 
 impl Held {
+    /// The entry at `index`.
+    #[inline(always)]
+    pub(super) fn at(index: u32) -> Option<Self> {
+        let entry = TIER_ENTRIES.get(index)?;
+        Some(Self { entry })
+    }
+
     /// Has the processor load what most replies need of the entry.
     #[inline(always)]
     pub(super) fn touch(self) {

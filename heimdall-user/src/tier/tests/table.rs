@@ -9,7 +9,7 @@ use super::*;
 use crate::{
     tier::{
         interfaces::Interfaces,
-        table::{Inserted, Retired, Table, spare},
+        table::{Inserted, Retired, Table},
     },
     xdp::TierSize,
 };
@@ -63,7 +63,7 @@ impl Tested {
     fn new() -> Self {
         let mut maps = Interfaces::default();
         // More buckets than are used.
-        let size = TierSize::new(LIMIT + spare(LIMIT));
+        let size = TierSize::new(LIMIT);
         maps.add("eth0", 1500, TierMaps::in_memory(size), &[]);
         Self {
             table: Table::new(SEED, LIMIT, BUCKETS),
@@ -116,8 +116,8 @@ impl Tested {
             key: key(number),
             ..Entry::EMPTY
         };
-        let free =
-            LIMIT + spare(LIMIT) - self.table.live() - self.table.retired().cells.len() as u32;
+        let used = self.table.live() + self.table.retired().cells.len() as u32;
+        let free = TierSize::new(LIMIT).entries() - used;
         if let Some(index) = self.table.find(&entry.key) {
             let replaced = self.table.replace(index, &entry, &mut self.maps);
             assert_eq!(replaced, free > 0);
@@ -242,7 +242,7 @@ fn cells_that_were_freed_meanwhile_are_not_freed_again() {
 /// program stops.
 #[test]
 fn of_names_with_the_same_hash_the_hotter_one_is_found() {
-    let size = TierSize::new(LIMIT + spare(LIMIT));
+    let size = TierSize::new(LIMIT);
     let mut maps = Interfaces::default();
     maps.add("eth0", 1500, TierMaps::in_memory(size), &[]);
     let mut table = Table::new(SEED, LIMIT, size.buckets());
@@ -270,7 +270,7 @@ fn of_names_with_the_same_hash_the_hotter_one_is_found() {
 /// The buckets of the maps are as many here, so what the program finds can be asked for.
 #[test]
 fn the_program_finds_what_the_table_has() {
-    let size = TierSize::new(LIMIT + spare(LIMIT));
+    let size = TierSize::new(LIMIT);
     let mut maps = Interfaces::default();
     maps.add("eth0", 1500, TierMaps::in_memory(size), &[]);
     let mut table = Table::new(SEED, LIMIT, size.buckets());
