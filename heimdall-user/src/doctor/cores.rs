@@ -27,7 +27,7 @@ pub(super) fn examine(facts: &Facts) -> Vec<Finding> {
 
 /// Cores of all workers.
 fn workers(facts: &Facts) -> BTreeSet<usize> {
-    if !facts.wants_xdp() {
+    if !facts.config.wants_xdp() {
         return BTreeSet::new();
     }
     let nics = facts.nics.iter();

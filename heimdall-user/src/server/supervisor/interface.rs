@@ -277,7 +277,7 @@ impl ServedInterface {
         let name = &self.wanted.name;
         let queues = numbered("queue", unfit.iter().map(|queue| queue.number));
         if size > before {
-            let more = context.settings.frames as usize * (size - before) as usize;
+            let more = context.config.xdp.frames as usize * (size - before) as usize;
             let finding = more_memory(0, context.cores.cache_bytes(), unfit.len(), more);
             if let Some(finding) = finding.filter(|finding| finding.level == Level::Bad) {
                 if !mem::replace(&mut self.keeps_frames, true) {
@@ -369,7 +369,7 @@ impl ServedInterface {
             .collect();
         let workers = pool.new_among(new.iter().map(|queue| queue.place.worker));
         let cache = context.cores.cache_bytes();
-        let frames = context.settings.frames as usize * size as usize;
+        let frames = context.config.xdp.frames as usize * size as usize;
         if new.is_empty() {
             return;
         }
@@ -461,13 +461,7 @@ impl ServedInterface {
         let configured = &context.wanted.interfaces;
         let found = port(configured, name).and_then(|port| queues_of(configured, &port, false));
         match found.and_then(|found| {
-            let attached = attach(
-                found.interface,
-                None,
-                &context.wanted,
-                &context.settings,
-                &context.plan,
-            )?;
+            let attached = attach(found.interface, None, &context.wanted, &context.config)?;
             Ok((attached, found.queues, found.absent))
         }) {
             Ok((attached, numbers, absent)) => {

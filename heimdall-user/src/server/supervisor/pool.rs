@@ -400,8 +400,8 @@ impl Slot {
         let options = WorkerOptions {
             name: self.name.clone(),
             cpu: self.cpu,
-            verify_checksums: context.settings.verify_checksums,
-            idle: context.settings.idle,
+            verify_checksums: context.config.xdp.verify_checksums,
+            idle: context.config.xdp.idle,
         };
         let resources = WorkerResources {
             engine: front::Resources {

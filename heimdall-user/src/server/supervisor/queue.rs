@@ -152,7 +152,7 @@ impl ServedQueue {
     ) -> Option<QueueMode> {
         // Each may take a while: a NIC with many queues, whose driver resets one when a socket is bound, takes long for all.
         heartbeat::beat();
-        let open = || open_queue(attached, self.number, &context.settings);
+        let open = || open_queue(attached, self.number, &context.config.xdp);
         let left = end.saturating_duration_since(Instant::now());
         let opened = retry_for(left, open, XskError::is_busy);
         let may_pass = opened.as_ref().err().is_none_or(XskError::may_pass);

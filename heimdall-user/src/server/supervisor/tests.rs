@@ -391,11 +391,10 @@ impl Parts {
         let forwarder = ForwarderBuilder::new(&options, mailboxes, cores.hasher()).unwrap();
         let forwarder = forwarder.start().unwrap();
         let context = Context {
-            settings: config.xdp.clone(),
+            config: config.clone(),
             wanted: Wanted::new(config, listen()),
             cores,
             forwarder: forwarder.handle(),
-            plan: TierPlan::new(config),
             paths: Arc::default(),
             tier: None,
             signal: Arc::new(Signal::new().unwrap()),
@@ -480,7 +479,7 @@ fn a_queue_is_refused_for_lack_of_memory_until_there_is_enough() {
             (queue.state, queue.reason.unwrap_or_default())
         };
         // No host has as much.
-        let frames = std::mem::replace(&mut context.settings.frames, 1 << 30);
+        let frames = std::mem::replace(&mut context.config.xdp.frames, 1 << 30);
         // The one that it has takes nothing more, and is not asked.
         served.restart_due(Instant::now(), &mut pool, &context);
         assert_eq!(state(&served, &pool, 0).0, "running");
@@ -504,7 +503,7 @@ fn a_queue_is_refused_for_lack_of_memory_until_there_is_enough() {
         served.fit(mtu, Instant::now(), &context);
         served.restart_due(Instant::now(), &mut pool, &context);
         assert_eq!(served.queues[0].frame_size(), Some(2048));
-        context.settings.frames = frames;
+        context.config.xdp.frames = frames;
         served.fit(mtu, Instant::now(), &context);
         assert!(!served.queues[0].is_running());
         // The kernel may still have the socket before.
