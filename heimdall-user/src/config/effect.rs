@@ -13,15 +13,20 @@ pub(crate) const RATE_LIMIT: &str =
 pub(crate) const COOKIES: &str = "cookies.demand-above is set, and workers count queries";
 
 impl TierConfig {
-    /// Whether it is for interfaces with this driver: a veth's peer takes the program's replies only if it has a program, too.
-    pub(crate) fn suits(&self, driver: &str) -> bool {
-        self.mode != TierMode::Auto || driver != "veth"
+    /// Whether the hot tier is not wanted.
+    pub(crate) fn is_off(&self) -> bool {
+        self.mode == TierMode::Off || self.entries == 0
     }
 }
 
 impl Config {
+    /// Whether AF_XDP is to be used.
+    pub(crate) fn wants_xdp(&self) -> bool {
+        self.backend != Backend::Socket && !self.interfaces.is_empty()
+    }
+
     /// Why the hot tier is off: what samples the queries that workers answer.
-    pub(crate) fn tier_observer(&self) -> Option<&'static str> {
+    fn tier_observer(&self) -> Option<&'static str> {
         let mut messages = self.dnstap.messages.iter();
         let samples_clients = self.dnstap.output.is_some()
             && messages
@@ -33,9 +38,22 @@ impl Config {
     }
 
     /// Whether the XDP program is loaded with the hot tier on interfaces with this driver.
-    pub(crate) fn has_tier(&self, driver: &str) -> bool {
-        let is_on = self.tier.mode != TierMode::Off && self.tier.entries > 0;
-        is_on && self.tier_observer().is_none() && self.tier.suits(driver)
+    ///
+    /// # Errors
+    /// Why not.
+    pub(crate) fn allows_tier(&self, driver: &str) -> Result<(), &'static str> {
+        if self.tier.is_off() {
+            return Err("by the settings");
+        }
+        if let Some(observer) = self.tier_observer() {
+            return Err(observer);
+        }
+        if self.tier.mode == TierMode::Auto && driver == "veth" {
+            return Err(
+                "a veth's peer takes the XDP program's replies only if it has a program, too; --tier on, if it has",
+            );
+        }
+        Ok(())
     }
 
     /// Why the hot tier is off, if settings of other tables turn it off.
@@ -61,13 +79,12 @@ impl Config {
                 "there is no second upstream to ask: no list of upstreams has two",
             );
         }
-        let serves_interfaces = !self.interfaces.is_empty() && self.backend != Backend::Socket;
         match (self.tier.mode, self.tier_obstacle()) {
             (TierMode::On, _) if self.tier.entries == 0 => {
                 say("tier.mode", "the hot tier is off: tier.entries is 0");
             }
             (TierMode::On, Some(why)) => say("tier.mode", &format!("the hot tier is off: {why}")),
-            (TierMode::Auto, Some(why)) if serves_interfaces && self.tier.entries > 0 => {
+            (TierMode::Auto, Some(why)) if self.wants_xdp() && self.tier.entries > 0 => {
                 say("tier.mode", &format!("the hot tier is off: {why}"));
             }
             _ => {}
@@ -155,6 +172,29 @@ mod tests {
             let lines = config(&format!("{on}{more}\n")).without_effect();
             assert_eq!(lines, Vec::<String>::new(), "{more}");
         }
+    }
+
+    #[test]
+    fn the_hot_tier_is_loaded_unless_settings_or_the_driver_keep_it_off() {
+        let why = |more: &str, driver: &str| {
+            let config = config(&format!("upstream = [\"192.0.2.1\"]\n{more}\n"));
+            config.allows_tier(driver).err().unwrap_or_default()
+        };
+        let output = "[dnstap]\noutput = \"unix:/run/dnstap.sock\"\n";
+        let upstream = format!("{output}messages = [\"forwarder-query\"]");
+        for more in ["", "[tier]\nmode = \"on\"", &upstream] {
+            assert_eq!(why(more, "igb"), "", "{more}");
+        }
+        for (more, text) in [
+            ("[tier]\nentries = 0", "by the settings"),
+            ("[tier]\nmode = \"off\"", "by the settings"),
+            ("[query-log]\nsample = \"1/100\"", "query log"),
+            (output, "dnstap"),
+        ] {
+            assert!(why(more, "igb").contains(text), "{more}");
+        }
+        assert!(why("", "veth").contains("a veth's peer"));
+        assert_eq!(why("[tier]\nmode = \"on\"", "veth"), "");
     }
 
     #[test]

@@ -768,9 +768,9 @@ impl CacheConfig {
 }
 
 impl XdpConfig {
-    /// How many workers serve this many queues, at least one.
+    /// How many workers serve this many queues.
     pub(crate) fn workers(&self, queues: usize) -> usize {
-        self.most_workers().min(queues).max(1)
+        self.most_workers().min(queues)
     }
 
     /// How many there are at most: queues may come later.

@@ -9,6 +9,7 @@ use super::{
     fix::{Fix, Step},
     system::{System, show},
 };
+use crate::config::Config;
 
 /// Drivers whose `powersave` follows the load.
 const FOLLOWING: &[&str] = &["intel_pstate", "amd-pstate-epp"];
@@ -19,7 +20,8 @@ pub(super) fn examine(facts: &Facts) -> Vec<Finding> {
     let cores = workers(facts);
     if !cores.is_empty() {
         findings.extend(isolated(facts, &cores));
-        findings.extend(crowded(facts).or_else(|| siblings(facts, &cores)));
+        let crowded = crowded(&facts.config, facts.queues());
+        findings.extend(crowded.or_else(|| siblings(facts, &cores)));
         findings.extend(governor(facts, &cores));
     }
     findings
@@ -27,7 +29,7 @@ pub(super) fn examine(facts: &Facts) -> Vec<Finding> {
 
 /// Cores of all workers.
 fn workers(facts: &Facts) -> BTreeSet<usize> {
-    if !facts.wants_xdp() {
+    if !facts.config.wants_xdp() {
         return BTreeSet::new();
     }
     let nics = facts.nics.iter();
@@ -96,13 +98,13 @@ fn isolated(facts: &Facts, cores: &BTreeSet<usize>) -> Option<Finding> {
     ))
 }
 
-/// Workers that are pinned to one core.
-fn crowded(facts: &Facts) -> Option<Finding> {
-    let (workers, cores) = (facts.workers(), facts.config.xdp.cpus.len());
-    (workers > cores).then(|| {
+/// Whether some of the workers of so many queues are pinned to one core.
+pub(crate) fn crowded(config: &Config, queues: usize) -> Option<Finding> {
+    let (workers, cores) = (config.xdp.workers(queues), config.xdp.cpus.len());
+    (cores > 0 && workers > cores).then(|| {
         checks::SMT.warn(
             "xdp.workers",
-            format!("{workers} workers share {cores} cores"),
+            format!("{workers} workers share {cores} cores, and each has a cache of its own"),
             Fix::Advice(format!(
                 "leave xdp.workers out, set it to {cores}, or name more cores in xdp.cpus"
             )),

@@ -109,14 +109,9 @@ impl Facts {
         programs.any(|program| self.program_name(program) == Some(PROGRAM))
     }
 
-    /// Whether AF_XDP is to be used.
-    pub(super) fn wants_xdp(&self) -> bool {
-        self.config.backend != Backend::Socket && !self.config.interfaces.is_empty()
-    }
-
     /// Queues that workers are to serve.
     pub(super) fn queues(&self) -> usize {
-        match self.wants_xdp() {
+        match self.config.wants_xdp() {
             true => self.nics.iter().map(|nic| nic.count()).sum(),
             false => 0,
         }
@@ -130,10 +125,7 @@ impl Facts {
 
     /// Workers that serve them.
     pub(super) fn workers(&self) -> usize {
-        match self.queues() {
-            0 => 0,
-            queues => self.config.xdp.workers(queues),
-        }
+        self.config.xdp.workers(self.queues())
     }
 
     /// The workers that serve an interface, by their numbers, each with its queues, as a start places them.
@@ -283,7 +275,8 @@ impl Nic {
     }
 }
 
-fn nics(config: &Config) -> Vec<Nic> {
+/// The interfaces that the settings name, or that they could: [`Facts::nics`].
+pub(super) fn nics(config: &Config) -> Vec<Nic> {
     let mut nics = Vec::new();
     if config.backend == Backend::Socket {
         return nics;

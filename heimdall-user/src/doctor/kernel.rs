@@ -52,7 +52,7 @@ fn version(facts: &Facts) -> Finding {
         let why = "the version is not known: /proc/sys/kernel/osrelease cannot be read";
         return check.warn(subject, why, Fix::advice("mount /proc"));
     }
-    if version < OLDEST && facts.wants_xdp() {
+    if version < OLDEST && facts.config.wants_xdp() {
         let finding = format!("{text} cannot hold an XDP program by a bpf_link");
         let fix = Fix::advice("use Linux 5.9 or newer, or --backend socket");
         return check.bad(subject, finding, fix);
@@ -75,7 +75,7 @@ fn version(facts: &Facts) -> Finding {
 }
 
 fn af_xdp(facts: &Facts) -> Option<Finding> {
-    if !facts.wants_xdp() {
+    if !facts.config.wants_xdp() {
         return None;
     }
     let (subject, check) = ("AF_XDP", &checks::KERNEL_AF_XDP);
@@ -109,7 +109,7 @@ fn af_xdp(facts: &Facts) -> Option<Finding> {
 }
 
 fn bpf_call(facts: &Facts) -> Option<Finding> {
-    if !facts.wants_xdp() {
+    if !facts.config.wants_xdp() {
         return None;
     }
     let privileged = [capability::BPF, capability::SYS_ADMIN].map(|one| facts.has(one));
@@ -137,7 +137,7 @@ fn jit(facts: &Facts) -> Option<Finding> {
     Some(match facts.system.sysctl(key) {
         // The kernel has no interpreter, or no BPF at all: loading the program tells.
         None => return None,
-        Some(0) if facts.wants_xdp() => {
+        Some(0) if facts.config.wants_xdp() => {
             let finding = "the XDP program is interpreted, not compiled";
             check.bad(key, finding, Fix::sysctl(key, 1))
         }

@@ -4,14 +4,14 @@ use std::fmt;
 
 use super::{
     checks,
-    facts::{Facts, groups, legacy_groups},
+    facts::{Facts, Nic, groups, legacy_groups, nics},
     finding::Finding,
     fix::{Fix, Step},
     system::System,
 };
 use crate::{
-    config::{Config, InterfaceConfig, Size},
-    xdp::{Layers, TierSize, xsk::frame_size},
+    config::{Config, Size},
+    tier::TierSettings,
 };
 
 /// The kernel's setting for transparent huge pages (admin-guide/mm/transhuge).
@@ -24,17 +24,7 @@ const HUGE_PAGE: u64 = 2 << 20;
 
 pub(super) fn examine(facts: &Facts) -> Vec<Finding> {
     let mut findings = Vec::new();
-    let ports = match facts.wants_xdp() {
-        true => facts.nics.as_slice(),
-        false => &[],
-    };
-    let ports = ports.iter().map(|nic| PortDemand {
-        queues: nic.count(),
-        frame_size: nic.frame_size,
-        tier: nic.count() > 0 && facts.config.has_tier(nic.driver()),
-    });
-    let ports: Vec<_> = ports.collect();
-    let demand = Demand::new(&facts.config, &ports);
+    let demand = Demand::new(&facts.config, &facts.nics);
     findings.extend(room(
         &facts.system,
         &demand,
@@ -48,28 +38,11 @@ pub(super) fn examine(facts: &Facts) -> Vec<Finding> {
     findings
 }
 
-/// Whether what a server with this many queues allocates soon after the start leaves half of the available memory: for a
-/// start, which has counted its queues. `None`: what there is is not known.
-pub(crate) fn memory(config: &Config, queues: usize) -> Option<Finding> {
-    let names = config.interfaces.iter().map(|one| one.name.as_str());
-    let ports = Layers::read(names).unwrap_or_default().ports;
-    let ports = ports.iter().map(|port| {
-        let interface = &port.interface;
-        let wanted = InterfaceConfig::of_port(&config.interfaces, &interface.name, &port.serves);
-        let queues = interface.queues(wanted.queues.as_ref());
-        let queues = queues.map_or(0, |queues| queues.len());
-        PortDemand {
-            queues,
-            frame_size: frame_size(interface.mtu),
-            tier: queues > 0 && config.has_tier(&interface.driver().unwrap_or_default()),
-        }
-    });
-    let ports: Vec<_> = match queues {
-        // With the backend socket, for example.
-        0 => Vec::new(),
-        _ => ports.collect(),
-    };
-    room(&System::host(), &Demand::new(config, &ports), Asker::Start)
+/// Whether what a server with these settings allocates soon after the start leaves half of the available memory: for a
+/// start. `None`: what there is is not known.
+pub(crate) fn memory(config: &Config) -> Option<Finding> {
+    let demand = Demand::new(config, &nics(config));
+    room(&System::host(), &demand, Asker::Start)
 }
 
 /// What a running server takes in addition, for its first `queues` queues on these `workers`, with these settings: whether it
@@ -109,31 +82,21 @@ struct Demand {
     tier: u64,
 }
 
-/// What an interface with a program takes memory for.
-struct PortDemand {
-    queues: usize,
-    /// Octets of one of their frames.
-    frame_size: u32,
-    /// The program is loaded with the hot tier.
-    tier: bool,
-}
-
 impl Demand {
-    fn new(config: &Config, ports: &[PortDemand]) -> Self {
-        let queues = ports.iter().map(|port| port.queues).sum::<usize>();
-        let workers = match queues {
-            0 => 0,
-            queues => config.xdp.workers(queues),
-        };
+    /// That of a server on these interfaces, if the settings have AF_XDP.
+    fn new(config: &Config, nics: &[Nic]) -> Self {
+        let is_served = |nic: &&Nic| config.wants_xdp() && nic.count() > 0;
+        let served = || nics.iter().filter(is_served);
+        let queues = served().map(Nic::count).sum();
+        let workers = config.xdp.workers(queues);
         let (sockets, forwarders) = (config.socket.threads, config.forward.threads);
-        let sizes = ports
-            .iter()
-            .map(|port| port.queues * port.frame_size as usize);
+        let sizes = served().map(|nic| nic.count() * nic.frame_size as usize);
         let frames = sizes.sum::<usize>() * config.xdp.frames as usize;
-        let tier = match ports.iter().filter(|port| port.tier).count() {
-            0 => 0,
-            ports => TierSize::new(config.tier.entries).octets() * ports as u64,
-        };
+        let entries = config.tier.entries;
+        let tier = served()
+            .filter(|nic| config.allows_tier(nic.driver()).is_ok())
+            .map(|_| TierSettings { entries }.size().octets())
+            .sum();
         Self {
             caches: ((workers + sockets + forwarders) * config.cache.bytes) as u64,
             in_pool: fits_pool(config.cache.bytes),

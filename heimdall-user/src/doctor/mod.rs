@@ -21,6 +21,7 @@ mod settings;
 mod system;
 mod tls;
 
+pub(crate) use cores::crowded;
 pub(crate) use files::needed_files;
 pub(crate) use finding::{Finding, Level};
 pub(crate) use fix::Step;

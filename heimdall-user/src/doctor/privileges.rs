@@ -40,7 +40,7 @@ fn capabilities(facts: &Facts) -> Finding {
     if ports.any(privileged) && lacks(capability::NET_BIND_SERVICE) {
         missing.push("CAP_NET_BIND_SERVICE");
     }
-    if facts.wants_xdp() {
+    if facts.config.wants_xdp() {
         for (capability, name) in [
             (capability::NET_ADMIN, "CAP_NET_ADMIN"),
             (capability::NET_RAW, "CAP_NET_RAW"),
@@ -69,7 +69,7 @@ fn capabilities(facts: &Facts) -> Finding {
 }
 
 fn memory_lock(facts: &Facts) -> Option<Finding> {
-    if !facts.wants_xdp() {
+    if !facts.config.wants_xdp() {
         return None;
     }
     let (subject, check) = ("locked memory", &checks::MEMORY_LOCK);

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use thiserror::Error;
 use tracing::{info, warn};
 
-use crate::config::{Backend, Config, Location, SandboxMode};
+use crate::config::{Config, Location, SandboxMode};
 use files::Files;
 
 /// What is in force, from [`restrict`] on.
@@ -85,11 +85,6 @@ struct InForce {
     unreadable: Option<String>,
 }
 
-/// Whether the settings have AF_XDP.
-fn wants_xdp(config: &Config) -> bool {
-    config.backend != Backend::Socket && !config.interfaces.is_empty()
-}
-
 /// Checks that there is a user to change to, if the settings name one.
 ///
 /// # Errors
@@ -118,7 +113,7 @@ pub(crate) fn restrict(config: &Config, file: Option<&Path>) -> Result<(), Privi
     let mode = config.privileges.sandbox;
     let user = wanted_user(config)?;
     files::prepare(config, user.as_ref().map(|user| user.id()));
-    let xdp = wants_xdp(config);
+    let xdp = config.wants_xdp();
     let off = || "sandbox = \"off\"".to_owned();
     let (mut capabilities, mut files, mut calls) = (Err(off()), Err(off()), Err(off()));
     // While the process may still change the bounding set.
@@ -309,7 +304,7 @@ pub(crate) fn forbidden(config: &Config) -> Vec<Forbidden> {
     };
     let mut forbidden = Vec::new();
     let restricted = in_force.capabilities.is_ok() || in_force.calls.is_ok();
-    if restricted && wants_xdp(config) && !in_force.xdp {
+    if restricted && config.wants_xdp() && !in_force.xdp {
         forbidden.push(Forbidden {
             location: config.settings.location("interface"),
             what: "the server was started without AF_XDP, and its sandbox cannot let it in"

@@ -151,7 +151,7 @@ impl Server {
         mut predecessor: Predecessors<'_>,
     ) -> Result<Self, ServerError> {
         let queues = preflight::preflight(config)?;
-        preflight::claim_memory(config, queues.iter().sum())?;
+        preflight::claim_memory(config)?;
         let reloader = Reloader::start(config, settings, &inheritance.state, queues.clone())?;
         let opened = Opened::open(config, &mut inheritance)?;
         if let Some(tls) = &opened.tls {

@@ -87,7 +87,7 @@ pub(super) fn open_xdp(
     links: Vec<OwnedFd>,
     predecessor: &mut Predecessors<'_>,
 ) -> Result<Option<OpenXdp>, ServerError> {
-    let wanted = config.backend != Backend::Socket && !config.interfaces.is_empty();
+    let wanted = config.wants_xdp();
     if config.backend != Backend::Socket && !wanted {
         info!("backend socket: no --interface is given, so AF_XDP is not used");
     }

@@ -27,7 +27,7 @@ use crate::{
 pub(crate) fn check(config: &Config) -> Result<Vec<String>, ServerError> {
     let queues = preflight(config)?;
     max_connections(config, &queues);
-    let memory = doctor::memory(config, queues.iter().sum());
+    let memory = doctor::memory(config);
     if let Some(finding) = memory.filter(|finding| finding.level != Level::Good) {
         let refused = match finding.level {
             Level::Bad => "a start would be refused now: ",
@@ -214,10 +214,7 @@ pub(super) fn queues(config: &Config) -> Vec<usize> {
 /// again. Their pages are not touched.
 fn reserve(config: &Config, queues: usize) -> Result<(), ServerError> {
     let bytes = config.cache.bytes;
-    let workers = match queues {
-        0 => 0,
-        queues => config.xdp.workers(queues),
-    };
+    let workers = config.xdp.workers(queues);
     (0..config.socket.threads + config.forward.threads + workers)
         .map(|_| Cache::new(bytes))
         .collect::<Result<Vec<_>, _>>()
@@ -232,13 +229,13 @@ fn at(location: Location, error: impl Into<ServerError>) -> ServerError {
     }
 }
 
-/// Says what a server with this many queues takes of the available memory, soon after the start; warns if that is more
+/// Says what a server with these settings takes of the available memory, soon after the start; warns if that is more
 /// than half.
 ///
 /// # Errors
 /// It is more than there is.
-pub(super) fn claim_memory(config: &Config, queues: usize) -> Result<(), ServerError> {
-    let Some(finding) = doctor::memory(config, queues) else {
+pub(super) fn claim_memory(config: &Config) -> Result<(), ServerError> {
+    let Some(finding) = doctor::memory(config) else {
         return Ok(());
     };
     match finding.level {
@@ -258,7 +255,7 @@ pub(super) fn claim_memory(config: &Config, queues: usize) -> Result<(), ServerE
 /// # Errors
 /// What they take, and what there is.
 pub(super) fn room_beside(config: &Config) -> Result<(), String> {
-    match doctor::memory(config, queues(config).iter().sum()) {
+    match doctor::memory(config) {
         Some(finding) if finding.level == Level::Bad => Err(finding.to_string()),
         _ => Ok(()),
     }

@@ -70,12 +70,8 @@ pub(super) fn socket_threads(config: &Config) {
 
 /// Hints at more workers than there are cores for them.
 pub(super) fn workers(config: &Config, queues: usize) {
-    let (workers, cores) = (config.xdp.workers(queues), config.xdp.cpus.len());
-    if queues > 0 && cores > 0 && workers > cores {
-        warn!(
-            "xdp.workers: {workers} workers share {cores} cores, and each has a cache of its own; more than {cores} \
-             gain nothing"
-        );
+    if let Some(finding) = doctor::crowded(config, queues) {
+        warn!("{finding}");
     }
 }
 

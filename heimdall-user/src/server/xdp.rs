@@ -20,7 +20,7 @@ use super::{
     retry::{TIMEOUT, retry, retry_for},
     start_warnings,
     supervisor::numbered,
-    tier::{InterfaceTier, TierPlan},
+    tier::{InterfaceTier, tier_size},
 };
 use crate::{
     config::{Config, XdpConfig},
@@ -84,19 +84,18 @@ pub(super) fn attach(
     interface: Interface,
     link: Option<Link>,
     wanted: &Arc<Wanted>,
-    settings: &XdpConfig,
-    plan: &TierPlan,
+    config: &Config,
 ) -> Result<Arc<Attached>, XdpError> {
-    let size = plan.size(&interface);
+    let size = tier_size(config, &interface);
     let options = ProgramOptions {
         tier: size.as_ref().ok().copied(),
-        route_check: settings.route_check,
+        route_check: config.xdp.route_check,
     };
     let mut program = match link {
         Some(link) => Program::replace(&interface, link, options)?,
         None => Program::attach(&interface, AttachPolicy::NativeThenGeneric, options)?,
     };
-    let tier = InterfaceTier::new(&interface, plan, size, &mut program);
+    let tier = InterfaceTier::new(&interface, &config.tier, size, &mut program);
     let wanted = Arc::clone(wanted);
     Ok(Arc::new(Attached::new(interface, program, wanted, tier)))
 }
@@ -174,8 +173,7 @@ impl InterfaceProgram {
         name: &str,
         serves: &[String],
         wanted: &Arc<Wanted>,
-        settings: &XdpConfig,
-        plan: &TierPlan,
+        config: &Config,
         links: &mut Vec<Link>,
         required: Required,
     ) -> Result<Self, AfXdpError> {
@@ -191,7 +189,7 @@ impl InterfaceProgram {
                 let carrier = interface.has_carrier()?;
                 let link = Link::take(links, &interface)?;
                 let inherited = link.is_some();
-                let attached = attach(interface, link, wanted, settings, plan)?;
+                let attached = attach(interface, link, wanted, config)?;
                 if let Some(absent) = absent {
                     lacks_queues(&absent);
                 }
@@ -283,7 +281,6 @@ impl XdpPrograms {
         required: Required,
     ) -> Result<Self, AfXdpError> {
         let watch = LinkWatch::new()?;
-        let plan = TierPlan::new(config);
         let links = links.into_iter().map(Link::inherit);
         let mut links: Vec<Link> = links.collect::<Result<_, _>>().map_err(|source| {
             let action = "use the bpf_links of the other server";
@@ -301,10 +298,8 @@ impl XdpPrograms {
         let since = Instant::now();
         let (interfaces, left_out) = each(required, refused.chain(ports), |port| {
             let (name, serves) = port?;
-            let settings = &config.xdp;
-            let program = InterfaceProgram::attach(
-                &name, &serves, &wanted, settings, &plan, &mut links, required,
-            );
+            let program =
+                InterfaceProgram::attach(&name, &serves, &wanted, config, &mut links, required);
             let program = program.map_err(|error| (name, error))?;
             // Not all members of a bond lose their link at once.
             if program.carrier && !program.inherited && !serves.contains(&program.name) {

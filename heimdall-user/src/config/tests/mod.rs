@@ -404,15 +404,15 @@ fn there_are_no_more_workers_than_cores_or_queues() {
         let config = Config::from_text(&flags, text, host).unwrap();
         [0, 1, 2, 64].map(|queues| config.xdp.workers(queues))
     };
-    assert_eq!(workers("", &host()), [1, 1, 2, 2]);
-    assert_eq!(workers("xdp.workers = \"auto\"", &host()), [1, 1, 2, 2]);
-    assert_eq!(workers("xdp.workers = 4", &host()), [1, 1, 2, 4]);
-    assert_eq!(workers("xdp.cpus = [1]", &host()), [1, 1, 1, 1]);
+    assert_eq!(workers("", &host()), [0, 1, 2, 2]);
+    assert_eq!(workers("xdp.workers = \"auto\"", &host()), [0, 1, 2, 2]);
+    assert_eq!(workers("xdp.workers = 4", &host()), [0, 1, 2, 4]);
+    assert_eq!(workers("xdp.cpus = [1]", &host()), [0, 1, 1, 1]);
     let unknown = Host {
         cores: BTreeSet::new(),
         ..host()
     };
-    assert_eq!(workers("", &unknown), [1, 1, 1, 1]);
+    assert_eq!(workers("", &unknown), [0, 1, 1, 1]);
 }
 
 #[test]

@@ -26,7 +26,7 @@ use crate::xdp::Details;
 pub(super) fn examine(facts: &Facts) -> Vec<Finding> {
     let nics = facts.nics.iter();
     let mut findings: Vec<Finding> = nics.flat_map(|nic| examine_one(facts, nic)).collect();
-    if !facts.wants_xdp() {
+    if !facts.config.wants_xdp() {
         // An interface that is not to be served cannot keep a server from working.
         for finding in &mut findings {
             finding.level = finding.level.min(Level::Warn);

@@ -16,8 +16,8 @@ const HEALTHY: Duration = Duration::from_secs(60);
 /// The time of the next attempt, and the pause after that one.
 pub(super) struct Backoff {
     pause: Duration,
-    /// When to attempt it next.
-    pub(super) due: Instant,
+    /// When to attempt it next. `None`: when something has changed.
+    pub(super) due: Option<Instant>,
 }
 
 impl Backoff {
@@ -25,7 +25,7 @@ impl Backoff {
     pub(super) fn new(now: Instant) -> Self {
         Self {
             pause: FIRST_PAUSE,
-            due: now,
+            due: Some(now),
         }
     }
 
@@ -36,19 +36,22 @@ impl Backoff {
             self.pause = FIRST_PAUSE;
         }
         let pause = self.pause;
-        self.due = now + pause;
+        self.due = Some(now + pause);
         self.pause = (pause * 2).min(MAX_PAUSE);
         pause
     }
 }
 
-/// Logs a failure, as a warning only if it differs from the one `before`.
-pub(super) fn log_failure(before: &str, why: &str, what: &str, pause: Duration) {
-    let pause = pause.as_secs();
+/// Logs a failure, as a warning only if it differs from the one `before`. Without a `pause` the next attempt is after a change.
+pub(super) fn log_failure(before: &str, why: &str, what: &str, pause: Option<Duration>) {
+    let next = match pause {
+        Some(pause) => format!("in {} s", pause.as_secs()),
+        None => "when the interface is set up or its MTU changes".to_owned(),
+    };
     if before == why {
-        debug!("{what}: {why}; next attempt in {pause} s");
+        debug!("{what}: {why}; next attempt {next}");
     } else {
-        warn!("{what} failed: {why}; its queries go to the sockets, next attempt in {pause} s");
+        warn!("{what} failed: {why}; its queries go to the sockets, next attempt {next}");
     }
 }
 
@@ -64,8 +67,8 @@ mod tests {
             .map(|_| backoff.failed(now, Duration::from_secs(59)).as_secs())
             .collect();
         assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60]);
-        assert_eq!(backoff.due, now + MAX_PAUSE);
+        assert_eq!(backoff.due, Some(now + MAX_PAUSE));
         assert_eq!(backoff.failed(now, HEALTHY), FIRST_PAUSE);
-        assert_eq!(backoff.due, now + FIRST_PAUSE);
+        assert_eq!(backoff.due, Some(now + FIRST_PAUSE));
     }
 }

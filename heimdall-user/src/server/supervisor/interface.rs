@@ -65,6 +65,8 @@ pub(super) struct ServedInterface {
     backoff: Backoff,
     /// Whether it is set up (IFF_UP).
     up: bool,
+    /// Its MTU when it was last looked at.
+    mtu: u32,
     pub(super) queues: Vec<ServedQueue>,
     /// There was no memory for some queues when they were due.
     lacks_memory: bool,
@@ -100,6 +102,7 @@ impl ServedInterface {
             .start(context.tier.as_ref(), attached.interface.mtu);
         Ok(Self {
             up: attached.interface.up,
+            mtu: attached.interface.mtu,
             attached: Some(attached),
             detached: Detached::Gone,
             backoff: Backoff::new(Instant::now()),
@@ -123,6 +126,7 @@ impl ServedInterface {
             detached: Detached::Gone,
             backoff: Backoff::new(now),
             up: false,
+            mtu: 0,
             queues: Vec::new(),
             lacks_memory: false,
             keeps_frames: false,
@@ -216,6 +220,7 @@ impl ServedInterface {
         }
         self.idle = idle;
         let came_up = found.up && !self.up;
+        let is_resized = mem::replace(&mut self.mtu, found.mtu) != found.mtu;
         match self.attached.clone() {
             Some(attached) if found.index == attached.interface.index => {
                 if came_up {
@@ -226,11 +231,11 @@ impl ServedInterface {
                 self.up = found.up;
                 let followed = follow(&attached);
                 self.fit(attached.port_mtu(), now, context);
-                if came_up {
-                    // Attempts that failed because it was down are repeated at once.
+                if came_up || is_resized {
+                    // Attempts that failed because of what was before are repeated at once.
                     self.queues
                         .iter_mut()
-                        .for_each(|queue| queue.backoff.due = now);
+                        .for_each(|queue| queue.backoff.due = Some(now));
                 }
                 return followed;
             }
@@ -251,7 +256,7 @@ impl ServedInterface {
 
     /// There is an interface to attach to. Why that failed before is kept: it is not logged again.
     fn schedule_attach(&mut self, now: Instant) {
-        self.backoff.due = now;
+        self.backoff.due = Some(now);
         if !matches!(self.detached, Detached::Failed(_)) {
             self.detached = Detached::Failed("it is being attached".to_owned());
         }
@@ -272,7 +277,7 @@ impl ServedInterface {
         let name = &self.wanted.name;
         let queues = numbered("queue", unfit.iter().map(|queue| queue.number));
         if size > before {
-            let more = context.settings.frames as usize * (size - before) as usize;
+            let more = context.config.xdp.frames as usize * (size - before) as usize;
             let finding = more_memory(0, context.cores.cache_bytes(), unfit.len(), more);
             if let Some(finding) = finding.filter(|finding| finding.level == Level::Bad) {
                 if !mem::replace(&mut self.keeps_frames, true) {
@@ -364,7 +369,7 @@ impl ServedInterface {
             .collect();
         let workers = pool.new_among(new.iter().map(|queue| queue.place.worker));
         let cache = context.cores.cache_bytes();
-        let frames = context.settings.frames as usize * size as usize;
+        let frames = context.config.xdp.frames as usize * size as usize;
         if new.is_empty() {
             return;
         }
@@ -456,13 +461,7 @@ impl ServedInterface {
         let configured = &context.wanted.interfaces;
         let found = port(configured, name).and_then(|port| queues_of(configured, &port, false));
         match found.and_then(|found| {
-            let attached = attach(
-                found.interface,
-                None,
-                &context.wanted,
-                &context.settings,
-                &context.plan,
-            )?;
+            let attached = attach(found.interface, None, &context.wanted, &context.config)?;
             Ok((attached, found.queues, found.absent))
         }) {
             Ok((attached, numbers, absent)) => {
@@ -487,13 +486,13 @@ impl ServedInterface {
                 self.detached = Detached::Gone;
                 self.queues
                     .iter_mut()
-                    .for_each(|queue| queue.backoff.due = now);
+                    .for_each(|queue| queue.backoff.due = Some(now));
             }
             Err(XdpError::UnknownInterface { .. }) => self.detached = Detached::Gone,
             Err(error) => {
                 let pause = self.backoff.failed(now, Duration::ZERO);
                 let why = error.to_string();
-                log_failure(&self.detached.to_string(), &why, name, pause);
+                log_failure(&self.detached.to_string(), &why, name, Some(pause));
                 self.detached = Detached::Failed(why);
             }
         }
@@ -503,7 +502,7 @@ impl ServedInterface {
     pub(super) fn due(&self, pool: &Pool) -> Option<Instant> {
         match (&self.attached, &self.detached) {
             (Some(_), _) => self.queues.iter().filter_map(|queue| queue.due(pool)).min(),
-            (None, Detached::Failed(_)) => Some(self.backoff.due),
+            (None, Detached::Failed(_)) => self.backoff.due,
             (None, Detached::Gone | Detached::NoPort(_)) => None,
         }
     }
@@ -584,9 +583,9 @@ mod tests {
     fn a_failure_that_is_known_is_attempted_again_at_once_and_not_logged_again() {
         let now = Instant::now();
         let mut interface = ServedInterface::left_out("eth0".to_owned(), "why".to_owned(), now);
-        assert!(interface.backoff.due > now);
+        assert!(interface.backoff.due > Some(now));
         interface.schedule_attach(now);
-        assert_eq!(interface.backoff.due, now);
+        assert_eq!(interface.backoff.due, Some(now));
         assert_eq!(interface.detached.to_string(), "why");
         interface.detached = Detached::Gone;
         interface.schedule_attach(now);

@@ -44,18 +44,11 @@ use nix::{
 use tracing::warn;
 
 use super::{
-    ServerError,
-    attached::Wanted,
-    cores::CoreFactory,
-    preflight::layers,
-    report::XdpReport,
-    start,
-    threads::Threads,
-    tier::{HotTier, TierPlan},
-    xdp::OpenXdp,
+    ServerError, attached::Wanted, cores::CoreFactory, preflight::layers, report::XdpReport, start,
+    threads::Threads, tier::HotTier, xdp::OpenXdp,
 };
 use crate::{
-    config::{Config, XdpConfig},
+    config::Config,
     exit::OwnedThread,
     forward::{Handle, Mailbox},
     heartbeat,
@@ -110,19 +103,18 @@ impl Supervisor {
         threads: &Arc<Threads>,
     ) -> Result<Self, ServerError> {
         let signal = Arc::new(Signal::new().map_err(start("the supervisor"))?);
-        let plan = TierPlan::new(config);
-        // One that is left out may have it when it is attached.
-        let has_tier = open.has_tier() || !open.left_out.is_empty() && plan.is_possible();
+        // One that is left out, whatever its driver, may have it when it is attached.
+        let may_have_tier = !open.left_out.is_empty() && config.allows_tier("").is_ok();
+        let has_tier = open.has_tier() || may_have_tier;
         let tier = has_tier.then(|| HotTier::start(config, &cores));
         let tier = tier.transpose().map_err(start("the hot tier"))?;
         let path_mtus = listen_for_path_mtus(&addresses);
         let paths = path_mtus.as_ref().map(path_mtu::Listener::paths);
         let context = Context {
-            settings: config.xdp.clone(),
+            config: config.clone(),
             wanted: Wanted::new(config, addresses),
             cores,
             forwarder,
-            plan,
             paths: paths.unwrap_or_default(),
             tier: tier.clone(),
             signal: Arc::clone(&signal),
@@ -218,11 +210,10 @@ impl Signal {
 
 /// Settings and handles for attaching to an interface and starting workers.
 struct Context {
-    settings: XdpConfig,
+    config: Config,
     wanted: Arc<Wanted>,
     cores: CoreFactory,
     forwarder: Handle,
-    plan: TierPlan,
     paths: Arc<PathMtus>,
     /// `None`: no program had it at the start, and none was to come.
     tier: Option<Arc<HotTier>>,

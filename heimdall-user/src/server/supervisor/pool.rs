@@ -303,7 +303,7 @@ impl Pool {
     pub(super) fn due(&self, worker: usize) -> Option<Instant> {
         let slot = self.0.get(worker)?;
         let runs = matches!(slot.state, State::Running { .. }) && !slot.is_stuck();
-        (!runs).then_some(slot.backoff.due)
+        slot.backoff.due.filter(|_| !runs)
     }
 
     /// Whether a worker makes progress, or may be started now.
@@ -400,8 +400,8 @@ impl Slot {
         let options = WorkerOptions {
             name: self.name.clone(),
             cpu: self.cpu,
-            verify_checksums: context.settings.verify_checksums,
-            idle: context.settings.idle,
+            verify_checksums: context.config.xdp.verify_checksums,
+            idle: context.config.xdp.idle,
         };
         let resources = WorkerResources {
             engine: front::Resources {
@@ -466,7 +466,7 @@ impl Slot {
             Ok(()) => "it ended unexpectedly".to_owned(),
         };
         let pause = self.backoff.failed(now, ran);
-        log_failure("", &why, &self.name, pause);
+        log_failure("", &why, &self.name, Some(pause));
         self.state = State::Stopped(why);
     }
 
@@ -479,12 +479,12 @@ impl Slot {
         if runs && !self.is_stuck() {
             return true;
         }
-        if self.backoff.due > now {
+        if self.backoff.due > Some(now) {
             return false;
         }
         let is_free = !runs && self.has_no_thread_left();
         if !is_free {
-            self.backoff.due = now + FIRST_PAUSE;
+            self.backoff.due = Some(now + FIRST_PAUSE);
         }
         is_free
     }

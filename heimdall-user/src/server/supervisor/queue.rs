@@ -152,9 +152,10 @@ impl ServedQueue {
     ) -> Option<QueueMode> {
         // Each may take a while: a NIC with many queues, whose driver resets one when a socket is bound, takes long for all.
         heartbeat::beat();
-        let open = || open_queue(attached, self.number, &context.settings);
+        let open = || open_queue(attached, self.number, &context.config.xdp);
         let left = end.saturating_duration_since(Instant::now());
         let opened = retry_for(left, open, XskError::is_busy);
+        let may_pass = opened.as_ref().err().is_none_or(XskError::may_pass);
         let start = || {
             let queue = opened.map_err(AfXdpError::from)?;
             let mode = queue.mode();
@@ -166,7 +167,9 @@ impl ServedQueue {
             Ok(mode) => Some(mode),
             Err(error) => {
                 self.stop(Instant::now() + STUCK);
-                self.failed(Instant::now(), Duration::ZERO, error.to_string());
+                let now = Instant::now();
+                let pause = may_pass.then(|| self.backoff.failed(now, Duration::ZERO));
+                self.failed(pause, error.to_string());
                 None
             }
         }
@@ -300,18 +303,22 @@ impl ServedQueue {
             QueueEnd::Ended(result) => {
                 let ended = || io::Error::other("it ended unexpectedly");
                 let error = result.err().unwrap_or_else(ended);
-                self.failed(now, ran, error.to_string());
+                let pause = self.backoff.failed(now, ran);
+                self.failed(Some(pause), error.to_string());
             }
             QueueEnd::WithWorker => {
                 pool.join(self.place.worker, *thread, now);
                 self.state = State::WithoutWorker;
-                self.backoff.due = now;
+                self.backoff.due = Some(now);
             }
         }
     }
 
-    fn failed(&mut self, now: Instant, ran: Duration, why: String) {
-        let pause = self.backoff.failed(now, ran);
+    /// Without a `pause` there is no other attempt until something has changed.
+    fn failed(&mut self, pause: Option<Duration>, why: String) {
+        if pause.is_none() {
+            self.backoff.due = None;
+        }
         let before = match &self.state {
             State::Stopped(before) => before,
             State::Running { .. } | State::WithoutWorker => "",
@@ -320,11 +327,11 @@ impl ServedQueue {
         self.state = State::Stopped(why);
     }
 
-    /// When to attempt to serve the queue, if it is not served.
+    /// When to attempt to serve the queue, if it is not served, and may be although nothing changes.
     pub(super) fn due(&self, pool: &Pool) -> Option<Instant> {
         let own = match self.state {
             State::Running { .. } => return None,
-            State::Stopped(_) | State::WithoutWorker => self.backoff.due,
+            State::Stopped(_) | State::WithoutWorker => self.backoff.due?,
         };
         Some(pool.due(self.place.worker).map_or(own, |due| due.max(own)))
     }

@@ -19,6 +19,7 @@ use crate::{
     },
     heartbeat::Heartbeat,
     server::{
+        preflight::port,
         report::{QueueReport, WorkerReport},
         xdp::{Required, XdpPrograms},
     },
@@ -390,11 +391,10 @@ impl Parts {
         let forwarder = ForwarderBuilder::new(&options, mailboxes, cores.hasher()).unwrap();
         let forwarder = forwarder.start().unwrap();
         let context = Context {
-            settings: config.xdp.clone(),
+            config: config.clone(),
             wanted: Wanted::new(config, listen()),
             cores,
             forwarder: forwarder.handle(),
-            plan: TierPlan::new(config),
             paths: Arc::default(),
             tier: None,
             signal: Arc::new(Signal::new().unwrap()),
@@ -479,7 +479,7 @@ fn a_queue_is_refused_for_lack_of_memory_until_there_is_enough() {
             (queue.state, queue.reason.unwrap_or_default())
         };
         // No host has as much.
-        let frames = std::mem::replace(&mut context.settings.frames, 1 << 30);
+        let frames = std::mem::replace(&mut context.config.xdp.frames, 1 << 30);
         // The one that it has takes nothing more, and is not asked.
         served.restart_due(Instant::now(), &mut pool, &context);
         assert_eq!(state(&served, &pool, 0).0, "running");
@@ -503,12 +503,57 @@ fn a_queue_is_refused_for_lack_of_memory_until_there_is_enough() {
         served.fit(mtu, Instant::now(), &context);
         served.restart_due(Instant::now(), &mut pool, &context);
         assert_eq!(served.queues[0].frame_size(), Some(2048));
-        context.settings.frames = frames;
+        context.config.xdp.frames = frames;
         served.fit(mtu, Instant::now(), &context);
         assert!(!served.queues[0].is_running());
         // The kernel may still have the socket before.
         served.restart_due(Instant::now(), &mut pool, &context);
         assert_eq!(served.queues[0].frame_size(), Some(4096));
+        served.queues[0].stop(Instant::now() + TIMEOUT);
+        pool.stop_all();
+    };
+    lab.in_server(run).unwrap();
+}
+
+#[test]
+fn a_socket_that_cannot_be_bound_is_attempted_again_only_after_a_change_of_the_interface() {
+    let Some(lab) = lab("a_socket_that_cannot_be_bound") else {
+        return;
+    };
+    let config = config(&lab);
+    let name = lab.server_if.as_str();
+    let run = || {
+        let Parts {
+            interface: mut served,
+            mut pool,
+            context,
+            _forwarder,
+        } = Parts::open(&config);
+        // The kernel knows of no queue 7.
+        let found = Interface::find(name).unwrap();
+        served.set_queues(&found, &[0, 7], &mut pool);
+        let mut is_due_after = |change: &str| {
+            lab.server_ip(&change.replace("INTERFACE", name)).unwrap();
+            let port = port(&context.wanted.interfaces, name);
+            assert!(served.refresh(Some(port), &context, Instant::now()));
+            let is_due = served.due(&pool).is_some();
+            served.restart_due(Instant::now(), &mut pool, &context);
+            let (_, queue) = served.queue_reports(&pool).nth(1).unwrap();
+            let why = queue.reason.unwrap();
+            assert!(why.contains("Invalid argument"), "{why}");
+            assert_eq!(served.due(&pool), None, "it waits for a change");
+            is_due
+        };
+        for (change, is_due) in [
+            ("link show dev INTERFACE", true),
+            ("link show dev INTERFACE", false),
+            ("addr add 10.53.0.77/24 dev INTERFACE", false),
+            ("link set INTERFACE mtu 1400", true),
+            ("link set INTERFACE down", false),
+            ("link set INTERFACE up", true),
+        ] {
+            assert_eq!(is_due_after(change), is_due, "{change}");
+        }
         served.queues[0].stop(Instant::now() + TIMEOUT);
         pool.stop_all();
     };

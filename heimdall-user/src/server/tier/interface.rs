@@ -9,10 +9,11 @@ use tracing::{info, warn};
 
 use super::{
     HotTier,
-    plan::{TierPlan, VETH, VIRTIO},
+    plan::{VETH, VIRTIO, allows},
     returned::ReturnCheck,
 };
 use crate::{
+    config::TierConfig,
     packet::SourceFilter,
     xdp::{Interface, Program, Returned, TierMaps, TierSize},
 };
@@ -42,19 +43,19 @@ impl InterfaceTier {
     /// That of a program that was attached, with the size that was asked for, or why none was.
     pub(in crate::server) fn new(
         interface: &Interface,
-        plan: &TierPlan,
+        settings: &TierConfig,
         size: Result<TierSize, String>,
         program: &mut Program,
     ) -> Self {
         let maps = size.and_then(|_| {
-            plan.allows(program.attach_mode())?;
+            allows(settings.mode, program.attach_mode())?;
             program.take_tier().ok_or_else(|| {
                 let why = program.why_no_tier().unwrap_or("there is none");
                 format!("the kernel refuses it: {why}")
             })
         });
         if let Err(why) = &maps
-            && !plan.is_off()
+            && !settings.is_off()
         {
             info!("{}: hot tier off: {why}", interface.name);
         }

@@ -29,7 +29,7 @@ use crate::{
     xdp::TierMaps,
 };
 pub(super) use interface::InterfaceTier;
-pub(super) use plan::TierPlan;
+pub(super) use plan::tier_size;
 pub(super) use report::TierState;
 
 /// The hot tier of a running server.

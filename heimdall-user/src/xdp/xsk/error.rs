@@ -40,18 +40,28 @@ pub enum XskError {
 }
 
 impl XskError {
+    fn errno(&self) -> Option<i32> {
+        let (Self::Umem { source, .. } | Self::Bind { source, .. }) = self;
+        source.raw_os_error()
+    }
+
     /// Whether another socket has the queue.
     pub(crate) fn is_busy(&self) -> bool {
-        matches!(self, Self::Bind { source, .. } if source.raw_os_error() == Some(libc::EBUSY))
+        matches!(self, Self::Bind { .. }) && self.errno() == Some(libc::EBUSY)
     }
 
     /// Whether no later attempt of this process succeeds: it lacks a privilege, or the kernel AF_XDP.
     pub(crate) fn is_final(&self) -> bool {
-        let (Self::Umem { source, .. } | Self::Bind { source, .. }) = self;
         matches!(
-            source.raw_os_error(),
+            self.errno(),
             Some(libc::EPERM | libc::EACCES | libc::EAFNOSUPPORT)
         )
+    }
+
+    /// Whether a later attempt may succeed although nothing changes on the interface. An error that is not known may pass, and
+    /// so may ENODEV: the interface may have had another name for a moment.
+    pub(crate) fn may_pass(&self) -> bool {
+        !self.is_final() && !matches!(self.errno(), Some(libc::EINVAL | libc::EOPNOTSUPP))
     }
 }
 
@@ -134,6 +144,44 @@ mod tests {
         ] {
             let text = advice(&io::Error::from_raw_os_error(errno));
             assert!(text.contains(remedy), "{errno}: {text}");
+        }
+    }
+
+    #[test]
+    fn what_is_busy_or_lacks_memory_may_pass_and_what_is_not_supported_may_not() {
+        for (errno, may_pass, is_final) in [
+            (libc::EBUSY, true, false),
+            (libc::EAGAIN, true, false),
+            (libc::ENOMEM, true, false),
+            (libc::ENOBUFS, true, false),
+            (libc::ENETDOWN, true, false),
+            (libc::ENODEV, true, false),
+            (libc::EIO, true, false),
+            (libc::EINVAL, false, false),
+            (libc::EOPNOTSUPP, false, false),
+            (libc::EPERM, false, true),
+            (libc::EACCES, false, true),
+            (libc::EAFNOSUPPORT, false, true),
+        ] {
+            let source = || io::Error::from_raw_os_error(errno);
+            let interface = || "eth0".to_owned();
+            let bind = XskError::Bind {
+                interface: interface(),
+                queue: 0,
+                source: source(),
+                advice: "",
+            };
+            let umem = XskError::Umem {
+                interface: interface(),
+                queue: 0,
+                frames: 4096,
+                source: source(),
+                advice: "",
+            };
+            for error in [bind, umem] {
+                let judged = (error.may_pass(), error.is_final());
+                assert_eq!(judged, (may_pass, is_final), "{error}");
+            }
         }
     }
 
