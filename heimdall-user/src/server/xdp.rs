@@ -18,9 +18,9 @@ use super::{
     attached::{Attached, Wanted},
     preflight::{PortQueues, lacks_queues, layers, left_out, port, queues_of},
     retry::{TIMEOUT, retry, retry_for},
-    start_warnings,
     supervisor::numbered,
     tier::{InterfaceTier, TierPlan},
+    warnings,
 };
 use crate::{
     config::{Config, XdpConfig},
@@ -313,7 +313,7 @@ impl XdpPrograms {
             }
             Ok(program)
         })?;
-        start_warnings::unserved(addresses);
+        warnings::unserved(addresses);
         Ok(Self {
             interfaces,
             left_out,
