@@ -70,12 +70,6 @@ fn describe(config: &Config, lines: &[String]) -> String {
         table.row([setting.key.clone(), from, setting.value.clone()]);
     }
     let mut text = format!("{table}\n");
-    let public = config.access.access().public().len();
-    if public > 0 {
-        text.push_str(&format!(
-            "WARNING: prefixes of public addresses that may query: {public}.\n"
-        ));
-    }
     for line in lines {
         text.push_str(&format!("{line}\n"));
     }

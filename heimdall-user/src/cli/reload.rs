@@ -24,7 +24,10 @@ they name. Each change is applied in one of three ways, which docs/settings.md t
 
 No query is lost, and if anything fails nothing has changed. After a take-over the statistics begin at
 zero. Exit code 0: the new settings are in use, except for those that need a restart. 1: they are not, or
-the certificate is not, and a line on stderr says why. With --dry-run 1 means that a reload would fail.";
+the certificate is not, and a line on stderr says why. With --dry-run 1 means that a reload would fail.
+
+Lines that begin with \"warning: \" say which of the settings have no effect, or may not do what was meant;
+heimdall check says the same.";
 
 /// Apply changes of the settings without a restart
 #[derive(Args, Debug)]
@@ -53,7 +56,7 @@ impl Reload {
     }
 }
 
-/// What was done or would be done, then each change.
+/// What was done or would be done, then each change and each warning.
 fn describe(outcome: &Value) -> String {
     let text = |value: &Value, field: &str| {
         let text = value.get(field).and_then(Value::as_str);
@@ -67,6 +70,11 @@ fn describe(outcome: &Value) -> String {
         let (text, applied) = (text.unwrap_or_default(), applied.unwrap_or_default());
         lines.push_str(&format!("  {text} ({applied})\n"));
     }
+    let warnings = outcome.get("warnings").and_then(Value::as_array);
+    let warnings = warnings.into_iter().flatten().filter_map(Value::as_str);
+    for warning in warnings {
+        lines.push_str(&format!("warning: {warning}\n"));
+    }
     lines
 }
 
@@ -77,17 +85,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_change_is_a_line() {
+    fn each_change_and_each_warning_is_a_line() {
         let outcome = json!({
             "reloaded": "reloaded: …",
             "changes": [
                 { "key": "listen", "text": "listen: [] -> [\"[::]:53\"]", "applied": "take-over" },
                 { "key": "log.format", "text": "log.format: \"text\" -> \"json\"", "applied": "restart" },
             ],
+            "warnings": ["forward.hedge: …", "[access]: …"],
         });
         assert_eq!(
             describe(&outcome),
-            "reloaded: …\n  listen: [] -> [\"[::]:53\"] (take-over)\n  log.format: \"text\" -> \"json\" (restart)\n"
+            "reloaded: …\n  listen: [] -> [\"[::]:53\"] (take-over)\n  log.format: \"text\" -> \"json\" (restart)\n\
+             warning: forward.hedge: …\nwarning: [access]: …\n"
         );
         assert_eq!(
             describe(&json!({ "dry_run": "nothing would change", "changes": [] })),

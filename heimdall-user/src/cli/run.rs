@@ -124,6 +124,7 @@ fn serve(file: Option<&Path>, settings: Source, take_over: bool) -> anyhow::Resu
     let (requests, inbox) = Requests::channel();
     let _signals = forward_signals(signals, requests.clone())
         .map_err(|error| anyhow!("cannot start the signals' thread: {error}"))?;
+    server::warn_of_settings(&config);
     let (inheritance, predecessor) = predecessor(&config, take_over)?;
     let owner = requests.clone();
     let mut server = Server::take_over(&config, settings, owner, inheritance, predecessor)?;

@@ -28,7 +28,6 @@ mod report;
 mod requests;
 mod retry;
 mod snapshot;
-mod start_warnings;
 mod steering;
 mod succession;
 mod supervisor;
@@ -38,6 +37,7 @@ mod tier;
 mod tls;
 mod trace;
 mod upstreams;
+mod warnings;
 mod watchdog;
 mod xdp;
 
@@ -82,6 +82,7 @@ use threads::Threads;
 use trace::Tracer;
 pub(crate) use trace::planned as planned_route;
 use upstreams::UpstreamReport;
+pub(crate) use warnings::warn_of_settings;
 pub(crate) use watchdog::Watchdog;
 use xdp::OpenXdp;
 
@@ -190,7 +191,7 @@ impl Server {
             drop(server);
             return Err(error);
         }
-        start_warnings::host(config);
+        warnings::host(config);
         Ok(server)
     }
 

@@ -127,21 +127,12 @@ impl PolicyLoader {
     }
 }
 
-/// Logs which clients are answered, so that an open resolver is not run by accident.
+/// Logs that only clients with private addresses are answered, if that is so: a start or a reload warns of others.
 pub(super) fn log_access(policy: &Policy) {
-    let public = policy.access.public();
-    if public.is_empty() {
+    if policy.access.public().is_empty() {
         info!(
             "answering clients with private and local addresses only; others are refused unless \
              `allow` in [access] or --allow names them"
-        );
-    } else {
-        let list: Vec<String> = public.iter().map(ToString::to_string).collect();
-        warn!(
-            "answering clients with PUBLIC addresses: {}; if that is the whole world, this is an \
-             open resolver, and it will be used for attacks: set responses-per-second in \
-             [rate-limit]",
-            list.join(", ")
         );
     }
 }

@@ -5,8 +5,8 @@ use std::fmt::Display;
 use tracing::{info, warn};
 
 use super::{
-    PolicyLoader, ServerError, max_connections, opened::permissions, snapshot::unix_now,
-    start_warnings, tls,
+    PolicyLoader, ServerError, max_connections, opened::permissions, snapshot::unix_now, tls,
+    warnings::warn_of_settings,
 };
 use crate::{
     cache::Cache,
@@ -26,6 +26,7 @@ use crate::{
 /// A server with these settings would not start, or not serve TLS.
 pub(crate) fn check(config: &Config) -> Result<Vec<String>, ServerError> {
     let queues = preflight(config)?;
+    warn_of_settings(config);
     max_connections(config, &queues);
     let memory = doctor::memory(config);
     if let Some(finding) = memory.filter(|finding| finding.level != Level::Good) {
@@ -82,13 +83,7 @@ pub(super) fn preflight(config: &Config) -> Result<Vec<usize>, ServerError> {
     let mut queues = Vec::new();
     for (item, found) in ports(config)?.into_iter().enumerate() {
         match found {
-            Ok(ports) => {
-                for PortQueues { interface, .. } in &ports {
-                    start_warnings::queues(interface);
-                    start_warnings::return_path(config, &interface.name);
-                }
-                queues.push(ports.iter().map(|port| port.queues.len()).sum());
-            }
+            Ok(ports) => queues.push(ports.iter().map(|port| port.queues.len()).sum()),
             Err(error) if config.backend == Backend::Xdp => {
                 return Err(at(settings.item_location("interface", item), error));
             }
@@ -96,21 +91,13 @@ pub(super) fn preflight(config: &Config) -> Result<Vec<usize>, ServerError> {
             Err(_) => queues.push(0),
         }
     }
-    let all = queues.iter().sum();
-    reserve(config, all).map_err(|error| at(settings.location("cache.size"), error))?;
-    start_warnings::workers(config, all);
-    start_warnings::socket_threads(config);
-    start_warnings::without_effect(config);
-    start_warnings::services(config);
-    start_warnings::metrics(config);
-    for (_, error) in unwritable(config) {
-        warn!("{error}");
-    }
+    reserve(config, queues.iter().sum())
+        .map_err(|error| at(settings.location("cache.size"), error))?;
     Ok(queues)
 }
 
 /// Settings of files to be written in whose directories none can be made, and why.
-fn unwritable(config: &Config) -> impl Iterator<Item = (&'static str, ServerError)> {
+pub(super) fn unwritable(config: &Config) -> impl Iterator<Item = (&'static str, ServerError)> {
     let dnstap = match &config.dnstap.output {
         Some(DnstapTarget::File(path)) => Some(path),
         _ => None,
@@ -181,7 +168,7 @@ pub(crate) fn find_group(config: &Config) -> Result<(), ServerError> {
 ///
 /// # Errors
 /// The kernel does not list its links.
-fn ports(config: &Config) -> Result<Vec<Result<Vec<PortQueues>, XdpError>>, XdpError> {
+pub(super) fn ports(config: &Config) -> Result<Vec<Result<Vec<PortQueues>, XdpError>>, XdpError> {
     let wanted = match config.backend {
         Backend::Socket => &[],
         Backend::Auto | Backend::Xdp => config.interfaces.as_slice(),

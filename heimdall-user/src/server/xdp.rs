@@ -18,9 +18,9 @@ use super::{
     attached::{Attached, Wanted},
     preflight::{PortQueues, lacks_queues, layers, left_out, port, queues_of},
     retry::{TIMEOUT, retry, retry_for},
-    start_warnings,
     supervisor::numbered,
     tier::{InterfaceTier, tier_size},
+    warnings,
 };
 use crate::{
     config::{Config, XdpConfig},
@@ -308,7 +308,7 @@ impl XdpPrograms {
             }
             Ok(program)
         })?;
-        start_warnings::unserved(addresses);
+        warnings::unserved(addresses);
         Ok(Self {
             interfaces,
             left_out,

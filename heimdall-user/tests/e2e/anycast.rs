@@ -133,6 +133,9 @@ fn addresses_are_announced_when_the_server_answers_and_withdrawn_before_it_ends(
         (ready.status.code(), &*ready.stdout),
         (Some(0), &b"ready\n"[..])
     );
+    let top = heimdall.command(&["top", "--once", "--pane", "queues"]);
+    let top = String::from_utf8(top.unwrap().stdout).unwrap();
+    assert!(top.contains("\nservice addresses announced\n"), "{top}");
 
     heimdall.process.signal(Signal::SIGTERM).unwrap();
     wait_until("withdrawn", || !announced(&lab));

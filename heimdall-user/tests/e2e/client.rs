@@ -125,6 +125,12 @@ impl<'a> DnsClient<'a> {
         }
     }
 
+    /// Asks over UDP with this COOKIE option, in hex: that of the reply. A valid server cookie comes back as it is.
+    pub(crate) fn cookie(&self, given: &str) -> String {
+        let query = language::query(&format!("www.example A rd edns option=10:{given}"));
+        language::cookie(&self.udp_octets(&query, TIMEOUT).unwrap()).unwrap()
+    }
+
     fn receive(&self, timeout: Duration) -> Option<Vec<u8>> {
         self.udp.set_read_timeout(Some(timeout)).unwrap();
         let mut buf = vec![0; 65_535];

@@ -12,7 +12,6 @@ use crate::{
     lab,
     metrics::METRICS,
     program,
-    scenarios::language,
 };
 
 /// The address of the second server.
@@ -66,13 +65,9 @@ fn servers_with_the_same_settings_answer_alike_and_have_one_digest() {
         assert!(reply.ends_with(&format!(" nsid={name}")), "{reply}");
     }
     // A cookie of one is valid at the other: that one returns it, and makes no other.
-    let ask = |client: &DnsClient<'_>, cookie: &str| {
-        let query = language::query(&format!("www.example A rd edns option=10:{cookie}"));
-        language::cookie(&client.udp_octets(&query, TIMEOUT).unwrap()).unwrap()
-    };
-    let given = ask(&clients[0], "0102030405060708");
+    let given = clients[0].cookie("0102030405060708");
     assert_eq!(given.len(), 2 * 24);
-    assert_eq!(ask(&clients[1], &given), given);
+    assert_eq!(clients[1].cookie(&given), given);
 
     // One digest, everywhere.
     let same = digest(&fra);

@@ -6,8 +6,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lab::{ScriptedUpstream, UPSTREAM};
+use lab::{SERVER_V4, ScriptedUpstream, UPSTREAM};
 use nix::sys::signal::Signal;
+use serde_json::{Value, json};
 
 use crate::{
     client::{DnsClient, Settings},
@@ -178,4 +179,63 @@ fn names_are_blocked_and_unblocked_though_they_are_cached() {
     settings.write("");
     reload();
     expect(ANSWER, "nothing is blocked or local any more");
+}
+
+#[test]
+fn warnings_about_the_settings_are_printed_and_logged_once() {
+    let Some(lab) = lab("warnings_about_the_settings") else {
+        return;
+    };
+    let _upstream = ScriptedUpstream::start(&lab, UPSTREAM).unwrap();
+    let settings = Settings::new("");
+    let mut heimdall = settings.on_sockets(&lab);
+    let says = |arguments: &[&str]| {
+        let output = heimdall.command(&[&["reload"], arguments].concat());
+        let output = output.unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert_eq!(says(&[]), "reloaded: nothing has changed\n");
+
+    // In place.
+    settings.write("[forward]\nhedge = 5");
+    let hedge = format!(
+        "{}:2: key `forward.hedge`: there is no second upstream to ask: no list of upstreams has two",
+        settings.path()
+    );
+    let change = format!("\n  forward.hedge: 0 -> 5 (in place)\nwarning: {hedge}\n");
+    for arguments in [&["--dry-run"][..], &[]] {
+        let said = says(arguments);
+        assert!(said.ends_with(&change), "{said}");
+    }
+    let document: Value = serde_json::from_str(&says(&["--dry-run", "--json"])).unwrap();
+    assert_eq!(document["warnings"], json!([hedge]));
+
+    // By another server, whose start does not log them once more.
+    settings.write("[metrics]\nlisten = \"0.0.0.0:9453\"");
+    let metrics =
+        "metrics and the status page are on http://0.0.0.0:9453/ for all who reach that address";
+    let said = says(&[]);
+    assert!(said.contains(&format!("\nwarning: {metrics}")), "{said}");
+
+    // What depends on the host.
+    settings.write(&format!("[anycast]\naddress = [\"{SERVER_V4}\"]"));
+    let said = says(&["--dry-run"]);
+    let held =
+        format!("key `anycast.address`: the host has the service address {SERVER_V4} already");
+    let line = said.lines().find(|line| line.contains(&held));
+    assert!(
+        line.is_some_and(|line| line.starts_with("warning: ")),
+        "{said}"
+    );
+
+    heimdall.process.signal(Signal::SIGUSR1).unwrap();
+    heimdall
+        .process
+        .wait_for("statistics: ", Duration::from_secs(5))
+        .unwrap();
+    let log = heimdall.process.output();
+    for (warning, times) in [(hedge.as_str(), 1), (metrics, 1), (&held, 0)] {
+        assert_eq!(log.matches(warning).count(), times, "{warning}: {log}");
+    }
 }

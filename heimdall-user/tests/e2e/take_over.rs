@@ -319,6 +319,31 @@ fn a_successor_that_fails_changes_nothing() {
 }
 
 #[test]
+fn cookies_of_clients_stay_valid_whichever_server_takes_over() {
+    let Some(lab) = lab("cookies_of_clients_stay_valid") else {
+        return;
+    };
+    let _upstream = ScriptedUpstream::start(&lab, UPSTREAM).unwrap();
+    let v4 = format!("{SERVER_V4}:53");
+    // Without secrets of their own.
+    let settings = Settings::new(&on_sockets(&[&v4], ""));
+    let mut first = start(&lab, &settings);
+    let client = DnsClient::v4(&lab);
+    let given = client.cookie("0102030405060708");
+    assert_eq!(client.cookie(&given), given);
+    settings.write(&on_sockets(&[&v4], "cache.size = \"16M\""));
+    let said = reload(&first);
+    assert!(said.starts_with("reloaded: another server "), "{said}");
+    assert_eq!(client.cookie(&given), given, "in the same process");
+    let arguments = ["--config", settings.path(), "--take-over"];
+    let command = lab.on_server(program());
+    let _second = Heimdall::at(command, program(), first.control(), &arguments).unwrap();
+    let status = first.process.wait(TIMEOUT).unwrap();
+    assert!(status.success(), "{}", first.process.output());
+    assert_eq!(client.cookie(&given), given, "in another process");
+}
+
+#[test]
 fn a_successor_makes_the_control_socket_that_was_removed() {
     let Some(lab) = lab("a_successor_makes_the_control_socket") else {
         return;

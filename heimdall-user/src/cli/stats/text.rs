@@ -22,7 +22,7 @@ pub(super) fn render(period: &Period) -> String {
     let view = View::new(period);
     let counts = Counts::new(period);
     let mut blocks = vec![head(&view, period)];
-    blocks.extend(services(period));
+    blocks.extend(services(&view));
     blocks.extend(stuck(period));
     blocks.extend(counts.sections(BEGINNING));
     blocks.extend(tables::tables(&view));
@@ -49,16 +49,12 @@ fn head(view: &View, period: &Period) -> String {
 }
 
 /// Whether the service addresses are announced, and why not, if there are any.
-fn services(period: &Period) -> Option<String> {
-    let anycast = period.document.get("anycast")?;
-    let state = match anycast.get("announced")?.as_bool()? {
-        true => "announced",
-        false => "withdrawn",
-    };
-    let reason = anycast.get("reason").and_then(Value::as_str).map(clean);
+fn services(view: &View) -> Option<String> {
+    let services = view.services.as_ref()?;
+    let reason = services.reason.as_ref();
     let because = reason.map(|reason| format!(": {reason}"));
     let because = because.unwrap_or_default();
-    Some(format!("service addresses  {state}{because}\n"))
+    Some(format!("service addresses  {}{because}\n", services.state))
 }
 
 /// The threads that make no progress, if there are any.

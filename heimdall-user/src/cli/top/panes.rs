@@ -23,7 +23,7 @@ pub(super) fn columns(pane: Pane) -> usize {
 /// How good a state is.
 pub(super) fn tone_of(state: &str) -> Tone {
     match state {
-        "running" | "up" => Tone::Good,
+        "running" | "up" | "announced" => Tone::Good,
         "gone" | "failed" | "stuck" => Tone::Bad,
         "unused" => Tone::Plain,
         _ => Tone::Warn,

@@ -324,6 +324,39 @@ fn without_colours_only_weights_differ() {
 }
 
 #[test]
+fn whether_service_addresses_are_announced_is_shown() {
+    let show = |anycast: Value| {
+        [Pane::Overview, Pane::Queues].map(|pane| {
+            let mut document = document(1);
+            document["anycast"] = anycast.clone();
+            let mut app = App::new(app(pane).options);
+            app.update(Ok(Reading::new(document)));
+            screen(&mut app, 80, 24)
+        })
+    };
+    let [overview, queues] = show(json!({ "announced": true, "reason": null }));
+    assert!(
+        overview.contains("SERVICE ADDRESSES") && overview.contains("announced"),
+        "{overview}"
+    );
+    assert!(
+        queues.contains("\nservice addresses announced\n"),
+        "{queues}"
+    );
+    let reason = "no upstream responds: 192.0.2.1:53";
+    let [overview, queues] = show(json!({ "announced": false, "reason": reason }));
+    assert!(overview.contains("withdrawn"), "{overview}");
+    let note = format!("\nservice addresses withdrawn: {reason}\n");
+    assert!(queues.contains(&note), "{queues}");
+    for frame in show(json!(null)) {
+        assert!(
+            !frame.to_lowercase().contains("service addresses"),
+            "{frame}"
+        );
+    }
+}
+
+#[test]
 fn one_frame_has_no_keys() {
     let mut once = app(Pane::Overview);
     once.options.is_interactive = false;

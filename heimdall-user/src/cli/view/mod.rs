@@ -63,6 +63,15 @@ pub(super) struct Tier {
     pub(super) hits: u64,
 }
 
+/// The service addresses.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Services {
+    /// `announced` or `withdrawn`.
+    pub(super) state: String,
+    /// Why not, or not all of them.
+    pub(super) reason: Option<String>,
+}
+
 /// A worker, or a thread of the sockets.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Front {
@@ -242,6 +251,7 @@ pub(super) struct View {
     pub(super) interfaces: Vec<Interface>,
     pub(super) fronts: Vec<Front>,
     pub(super) tier: Option<Tier>,
+    pub(super) services: Option<Services>,
     /// Whether the server listens for TLS.
     pub(super) serves_tls: bool,
     pub(super) queries: Transports,
@@ -305,6 +315,7 @@ impl View {
             upstreams: upstreams(document),
             popular: popular(document),
             serves_tls: document.pointer("/tls/listen").is_some(),
+            services: services(document),
             tier,
             fronts,
         }
@@ -350,6 +361,18 @@ fn tier(document: &Value) -> Option<Tier> {
         reason: text(value, "/reason"),
         entries: count(value, "/entries"),
         hits: count(value, "/hits"),
+    })
+}
+
+fn services(document: &Value) -> Option<Services> {
+    let value = document.get("anycast")?;
+    let state = match value.get("announced")?.as_bool()? {
+        true => "announced",
+        false => "withdrawn",
+    };
+    Some(Services {
+        state: state.to_owned(),
+        reason: text(value, "/reason"),
     })
 }
 

@@ -22,6 +22,7 @@ use super::{
     preflight,
     tier::HotTier,
     tls::{self, Tls},
+    warnings,
 };
 use crate::{
     answer::policy::Policy,
@@ -182,12 +183,13 @@ impl Reloader {
         let running = self.origin();
         let changes = running.config.changes(&config);
         config.keep_fixed(&running.config);
+        let mut warnings = warnings::of_settings(&config);
         for forbidden in privileges::forbidden(&config) {
             let concerns = |change: &Change| forbidden.concerns(&change.key);
             if forbidden.concerns_all() || changes.iter().any(concerns) {
                 return Err(Refusal::Forbidden(forbidden));
             }
-            warn!("{forbidden}");
+            warnings.push(forbidden.to_string());
         }
         let files = running.changed_files(&config);
         let gains = self.gains(&config, &running.config);
@@ -196,6 +198,7 @@ impl Reloader {
             changes,
             files,
             gains,
+            warnings,
         })
     }
 
@@ -280,7 +283,7 @@ impl Reloader {
         match error {
             None => Ok(outcome),
             Some(error) => {
-                info!("{}", outcome.summary);
+                outcome.log();
                 Err(error.into())
             }
         }
@@ -313,10 +316,9 @@ impl Reloader {
         let config = &difference.config;
         if difference.needs_successor() {
             self.check_successor(&difference)?;
-            preflight::check(config)?;
-        } else {
-            self.loader.load(config)?;
+            preflight::preflight(config)?;
         }
+        self.loader.load(config)?;
         let would = match difference.needs_successor() {
             true => "another server in the same process would take over",
             false if difference.is_empty() => "nothing would change",
@@ -329,7 +331,7 @@ impl Reloader {
 /// Logs what a reload did, or why it did nothing.
 pub(super) fn log_outcome(outcome: &Result<Outcome, ReloadError>) {
     match outcome {
-        Ok(outcome) => info!("{}", outcome.summary),
+        Ok(outcome) => outcome.log(),
         Err(error) => warn!("{error}"),
     }
 }

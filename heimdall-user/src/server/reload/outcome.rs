@@ -4,6 +4,7 @@ use std::{io, path::PathBuf};
 
 use serde_json::{Value, json};
 use thiserror::Error;
+use tracing::{info, warn};
 
 use crate::{
     config::{Applied, Change, Config, ConfigError, Location},
@@ -81,6 +82,8 @@ pub(in crate::server) struct Outcome {
     pub(super) changes: Vec<Change>,
     /// Files whose contents are not those any more that were read last.
     files: Vec<PathBuf>,
+    /// What is to be said of the settings.
+    pub(super) warnings: Vec<String>,
 }
 
 impl Outcome {
@@ -89,11 +92,20 @@ impl Outcome {
         let mut document = json!({
             "changes": self.changes.iter().map(Change::json).collect::<Vec<_>>(),
             "files": self.files,
+            "warnings": self.warnings,
         });
         if let Some(fields) = document.as_object_mut() {
             fields.insert(name.to_owned(), json!(self.summary));
         }
         document
+    }
+
+    /// Logs what was done, and the warnings.
+    pub(super) fn log(&self) {
+        info!("{}", self.summary);
+        for warning in &self.warnings {
+            warn!("{warning}");
+        }
     }
 }
 
@@ -113,6 +125,8 @@ pub(in crate::server) struct Difference {
     pub(super) files: Vec<PathBuf>,
     /// What another server could serve besides, without a change of the settings.
     pub(super) gains: Vec<String>,
+    /// What is to be said of the settings.
+    pub(super) warnings: Vec<String>,
 }
 
 impl Difference {
@@ -171,6 +185,7 @@ impl Difference {
             summary,
             changes: self.changes,
             files: self.files,
+            warnings: self.warnings,
         }
     }
 

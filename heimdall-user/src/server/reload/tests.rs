@@ -166,5 +166,38 @@ fn what_is_new_in_the_settings_has_to_be_there() {
     let settings = format!("[cache]\nsnapshot = \"{}\"\n", path.display());
     let reloader = scratch.start(&settings);
     scratch.write(&format!("{settings}size = \"16M\""));
-    reloader.preview().unwrap();
+    let preview = reloader.preview().unwrap();
+    assert!(
+        matches!(preview.warnings.as_slice(), [one] if one.contains("key `cache.snapshot`: no snapshot can be written")),
+        "{preview:?}"
+    );
+}
+
+#[test]
+fn warnings_about_the_settings_are_part_of_the_outcome() {
+    let scratch = Scratch::new();
+    let reloader = scratch.start("");
+    assert_eq!(
+        reloader.preview().unwrap().json("dry_run")["warnings"],
+        json!([])
+    );
+    let settings = "[forward]\nhedge = 5\n[access]\nallow = [\"192.0.2.0/24\"]\n";
+    scratch.write(settings);
+    let said = |outcome: Outcome| {
+        let warnings = outcome.json("reloaded")["warnings"].clone();
+        let warnings: Vec<String> = serde_json::from_value(warnings).unwrap();
+        assert!(
+            matches!(warnings.as_slice(), [hedge, public]
+                if hedge.contains("heimdall.toml:4: key `forward.hedge`: there is no second upstream")
+                && public.starts_with("answering clients with PUBLIC addresses: 192.0.2.0/24;")),
+            "{warnings:?}"
+        );
+    };
+    let reload = || reloader.reload_in_place().unwrap().unwrap();
+    said(reloader.preview().unwrap());
+    said(reload());
+    // Not only when they are new.
+    said(reload());
+    scratch.write(&format!("{settings}[cache]\nsize = \"16M\""));
+    said(reloader.preview().unwrap());
 }

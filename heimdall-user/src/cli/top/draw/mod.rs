@@ -243,34 +243,30 @@ fn queues(app: &App, area: Rect, canvas: &mut Canvas<'_>) -> usize {
     list(app, (heading, rows), &notes(view), area, canvas)
 }
 
-/// What the columns have no room for: interfaces, and why something does not run.
+/// What the columns have no room for: the service addresses, interfaces, and why something does not run.
 fn notes(view: &View) -> Vec<Vec<Cell>> {
-    let interfaces = view.interfaces.iter().map(|interface| {
-        let attach = interface
-            .attach
-            .as_ref()
-            .map(|how| format!(", XDP program {how}"));
-        let reason = interface.reason.as_ref().map(|why| format!(": {why}"));
-        let facts = format!(
-            "{}{}",
-            attach.unwrap_or_default(),
-            reason.unwrap_or_default()
-        );
+    let note = |name: &str, state: &str, facts: String| {
         vec![
-            Cell::new(format!("{} ", interface.name), Tone::Title),
-            Cell::new(interface.state.clone(), panes::tone_of(&interface.state)),
+            Cell::new(format!("{name} "), Tone::Title),
+            Cell::new(state, panes::tone_of(state)),
             Cell::new(facts, Tone::Plain),
         ]
+    };
+    let because = |reason: &Option<String>| {
+        let reason = reason.as_ref().map(|why| format!(": {why}"));
+        reason.unwrap_or_default()
+    };
+    let services = view.services.iter();
+    let services = services.map(|one| note("service addresses", &one.state, because(&one.reason)));
+    let interfaces = view.interfaces.iter().map(|one| {
+        let attach = one.attach.as_ref();
+        let attach = attach.map(|how| format!(", XDP program {how}"));
+        let facts = attach.unwrap_or_default() + &because(&one.reason);
+        note(&one.name, &one.state, facts)
     });
-    let fronts = view.fronts.iter().filter_map(|front| {
-        let why = front.reason.as_ref()?;
-        Some(vec![
-            Cell::new(format!("{} ", front.name), Tone::Title),
-            Cell::new(front.state.clone(), panes::tone_of(&front.state)),
-            Cell::new(format!(": {why}"), Tone::Plain),
-        ])
-    });
-    interfaces.chain(fronts).collect()
+    let fronts = view.fronts.iter().filter(|one| one.reason.is_some());
+    let fronts = fronts.map(|one| note(&one.name, &one.state, because(&one.reason)));
+    services.chain(interfaces).chain(fronts).collect()
 }
 
 fn upstreams(app: &App, area: Rect, canvas: &mut Canvas<'_>) -> usize {

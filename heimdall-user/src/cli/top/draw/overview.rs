@@ -14,7 +14,7 @@ use super::{
 use crate::cli::{
     top::{app::App, panes::tone_of},
     view::{
-        Count, Front, Upstream, View,
+        Count, Front, Services, Upstream, View,
         format::{compact, fit, micros, percent, span},
     },
 };
@@ -153,7 +153,7 @@ fn line(
 }
 
 fn cards(view: &View) -> Vec<Card> {
-    let mut cards = vec![traffic(view), cache(view), latency(view)];
+    let mut cards = vec![traffic(view), cache(view), latency(view), services(view)];
     cards.extend([
         queues(view),
         forwarder(view),
@@ -254,6 +254,17 @@ fn latency(view: &View) -> Card {
         title: "LATENCY",
         heads: measured.iter().map(|(name, _)| *name).collect(),
         rows: names.into_iter().flatten().enumerate().map(row).collect(),
+    }
+}
+
+/// Whether the service addresses are announced.
+fn services(view: &View) -> Card {
+    let row =
+        |services: &Services| Row::new(services.state.clone(), []).toned(tone_of(&services.state));
+    Card {
+        title: "SERVICE ADDRESSES",
+        heads: Vec::new(),
+        rows: view.services.iter().map(row).collect(),
     }
 }
 
