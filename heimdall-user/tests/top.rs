@@ -47,7 +47,8 @@ struct Server {
 
 impl Server {
     fn start() -> Self {
-        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        // An address of its own: nothing else takes a port of it meanwhile.
+        let socket = UdpSocket::bind("127.0.53.1:0").unwrap();
         let address = socket.local_addr().unwrap();
         drop(socket);
         let mut server = Self {

@@ -54,7 +54,7 @@ impl TierSize {
     /// that most find the one free that the program loads ahead ([`heimdall_ebpf::tier::home_of`]), and some more, so
     /// that answers of a small tier can be replaced without waiting for a grace period each.
     pub fn entries(self) -> u32 {
-        2 * self.answers + 64
+        self.answers.saturating_mul(2).saturating_add(64)
     }
 
     /// Octets of the maps of one program, without what they take for each CPU.

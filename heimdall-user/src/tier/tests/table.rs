@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use heimdall_ebpf::tier::{SLOTS, bucket_of};
+use heimdall_ebpf::tier::{SLOTS, bucket_of, home_of};
 use proptest::prelude::*;
 
 use super::*;
@@ -27,6 +27,7 @@ enum Change {
     /// Removes the entries of the keys with this remainder.
     RemoveAll(u8),
     RemoveColdest,
+    MoveHome(u8),
     /// Begins or ends the wait for a grace period.
     Reclaim,
 }
@@ -37,6 +38,7 @@ fn arb_change() -> impl Strategy<Value = Change> {
         2 => (0..KEYS).prop_map(Change::Remove),
         1 => (0..5u8).prop_map(Change::RemoveAll),
         1 => Just(Change::RemoveColdest),
+        2 => (0..KEYS).prop_map(Change::MoveHome),
         2 => Just(Change::Reclaim),
     ]
 }
@@ -99,6 +101,11 @@ impl Tested {
                     let number = number(&self.table.cell(index).unwrap().entry);
                     self.table.remove(index, &mut self.maps);
                     assert!(self.model.remove(&number).is_some(), "it was live");
+                }
+            }
+            Change::MoveHome(number) => {
+                if let Some(index) = self.table.find(&key(number)) {
+                    self.table.move_home(index, &mut self.maps);
                 }
             }
             Change::Reclaim => match self.retired.take() {
@@ -265,6 +272,43 @@ fn of_names_with_the_same_hash_the_hotter_one_is_found() {
     assert_eq!(found(&maps), Some(popular));
     assert_eq!(insert(&other, 10, &mut maps), (Inserted::No, 1));
     assert_eq!(found(&maps), Some(popular));
+}
+
+#[test]
+fn answers_are_at_home_or_move_there() {
+    let size = TierSize::new(LIMIT);
+    let mut maps = Interfaces::default();
+    maps.add("eth0", 1500, TierMaps::in_memory(size), &[]);
+    let mut table = Table::new(SEED, LIMIT, size.buckets());
+    let home = |number| home_of(key(number).hash(SEED), size.entries());
+    let first = 0;
+    // Another question with the same home.
+    let second = (1..KEYS)
+        .find(|number| home(*number) == home(first))
+        .unwrap();
+    for number in [first, second] {
+        let entry = Entry {
+            key: key(number),
+            ..Entry::EMPTY
+        };
+        assert_eq!(table.insert(&entry, 7, |_| false, &mut maps), Inserted::Yes);
+    }
+    let index = |table: &Table, number| table.find(&key(number)).unwrap();
+    assert_eq!(index(&table, first), home(first));
+    let away = index(&table, second);
+    assert_ne!(away, home(second), "it is taken");
+    table.move_home(away, &mut maps);
+    assert_eq!(index(&table, second), away);
+    table.remove(home(first), &mut maps);
+    table.move_home(away, &mut maps);
+    assert_eq!(index(&table, second), away, "its home may still be read");
+    table.reclaim(&table.retired());
+    table.move_home(away, &mut maps);
+    assert_eq!(index(&table, second), home(second));
+    assert_eq!(table.cell(home(second)).unwrap().recent, 7);
+    assert_eq!((table.live(), table.retired().cells), (1, vec![away]));
+    let found = maps.nth(0).find(key(second).hash(SEED)).unwrap();
+    assert_eq!((found.0, found.1.key), (home(second), key(second)));
 }
 
 /// The buckets of the maps are as many here, so what the program finds can be asked for.

@@ -75,10 +75,10 @@ fn all_of_the_configuration_is_written() {
 }
 
 #[test]
-fn buckets_have_three_entries_at_most_on_average() {
-    for entries in [0, 1, 2, 3, 10, 1000, 10_000, 65_536] {
-        let size = TierSize::new(entries);
+fn buckets_have_three_answers_at_most_on_average() {
+    for answers in [0, 1, 2, 3, 10, 1000, 10_000, 65_536] {
+        let size = TierSize::new(answers);
         assert!(size.buckets().is_power_of_two());
-        assert!(size.buckets() * 3 >= size.entries(), "{entries}");
+        assert!(size.buckets() * 3 >= answers, "{answers}");
     }
 }
