@@ -40,7 +40,7 @@ pub(super) fn of_settings(config: &Config) -> Vec<String> {
     warnings
 }
 
-/// Logs that.
+/// Logs them.
 pub(crate) fn warn_of_settings(config: &Config) {
     for warning in of_settings(config) {
         warn!("{warning}");
