@@ -74,9 +74,7 @@ pub(super) fn hash(frame: Frame, packet: Claimed) -> Option<u64> {
     lookup::touch_bucket(hash, buckets);
     let home = home_of(hash, constant(&TIER_ENTRY_COUNT));
     if let (Some(held), Some(hits)) = (Held::at(home), hits(home)) {
-        held.touch();
-        // SAFETY: it is a counter in a map.
-        touch(unsafe { &*hits });
+        touch_entry(held, hits);
     }
     Some(hash)
 }
@@ -116,9 +114,7 @@ fn try_answer(
     let (held, index) = lookup::find(hash, buckets).ok_or(Outcome::NotHeld)?;
     let hits = hits(index).ok_or(Outcome::NotHeld)?;
     // What the entry does not matter to comes first, while its cache lines are being loaded.
-    held.touch();
-    // SAFETY: it is a counter in a map.
-    touch(unsafe { &*hits });
+    touch_entry(held, hits);
     let now = seconds(config);
     let client = check_client(frame, packet);
     let frame = Frame::of(ctx);
@@ -184,6 +180,14 @@ fn is_sampled() -> bool {
     // SAFETY: the helper takes nothing.
     let random = unsafe { bpf_get_prandom_u32() };
     random % SAMPLE_INTERVAL == 0
+}
+
+/// Has the processor load what an answer needs of its entry, and the counter of its hits, which is in a map.
+#[inline(always)]
+fn touch_entry(held: Held, hits: *mut u64) {
+    held.touch();
+    // SAFETY: it is a counter in a map.
+    touch(unsafe { &*hits });
 }
 
 /// Has the processor load a cache line that is needed soon.

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     config::{Config, Size},
-    tier::TierSettings,
+    xdp::TierSize,
 };
 
 /// The kernel's setting for transparent huge pages (admin-guide/mm/transhuge).
@@ -92,11 +92,8 @@ impl Demand {
         let (sockets, forwarders) = (config.socket.threads, config.forward.threads);
         let sizes = served().map(|nic| nic.count() * nic.frame_size as usize);
         let frames = sizes.sum::<usize>() * config.xdp.frames as usize;
-        let entries = config.tier.entries;
-        let tier = served()
-            .filter(|nic| config.allows_tier(nic.driver()).is_ok())
-            .map(|_| TierSettings { entries }.size().octets())
-            .sum();
+        let tier = served().filter(|nic| config.allows_tier(nic.driver()).is_ok());
+        let tier = tier.count() as u64 * TierSize::new(config.tier.entries).octets();
         Self {
             caches: ((workers + sockets + forwarders) * config.cache.bytes) as u64,
             in_pool: fits_pool(config.cache.bytes),

@@ -46,6 +46,19 @@ pub(super) struct Cell {
     pub(super) measured: bool,
 }
 
+impl Cell {
+    /// A cell that is not live yet, with so many recent hits.
+    fn new(entry: &Entry, recent: u64) -> Self {
+        Self {
+            entry: *entry,
+            place: None,
+            hits: 0,
+            recent,
+            measured: false,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Place {
     bucket: u32,
@@ -199,14 +212,12 @@ impl Table {
         let Some(index) = self.free_cell(hash) else {
             return Inserted::No;
         };
-        let cell = Cell {
-            entry: *entry,
-            place: None,
-            hits: 0,
-            recent: expected,
-            measured: false,
-        };
-        self.fill(index, cell, Place { bucket, slot }, to);
+        self.fill(
+            index,
+            Cell::new(entry, expected),
+            Place { bucket, slot },
+            to,
+        );
         if empty.is_some() {
             Inserted::Yes
         } else {
@@ -231,14 +242,7 @@ impl Table {
         let Some(free) = self.free_cell(entry.key.hash(self.seed)) else {
             return false;
         };
-        let cell = Cell {
-            entry: *entry,
-            place: None,
-            hits: 0,
-            recent,
-            measured: false,
-        };
-        self.fill(free, cell, place, to);
+        self.fill(free, Cell::new(entry, recent), place, to);
         true
     }
 
@@ -252,9 +256,8 @@ impl Table {
             && self.is_free(home)
         {
             let moved = Cell {
-                place: None,
-                hits: 0,
-                ..cell.clone()
+                measured: cell.measured,
+                ..Cell::new(&cell.entry, cell.recent)
             };
             self.fill(home, moved, place, to);
         }
