@@ -94,6 +94,8 @@ impl Bench {
         let settings = ForwardOptions {
             upstreams: upstreams.into_iter().map(Into::into).collect(),
             attempt_timeout: Duration::from_secs(5),
+            // Nobody is answered sooner because a test had to wait for a processor.
+            client_response_timeout: Duration::from_secs(30),
             ..ForwardOptions::default()
         };
         let forwarder = forward(&settings, &mailbox);
