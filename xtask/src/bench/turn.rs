@@ -88,13 +88,22 @@ impl Rig<'_> {
         }
         for load in loads {
             let values = turn.measure(who, *load)?;
-            println!("  {}: {values:.2?}", load.title());
+            println!("  {}: {}", load.title(), named(*load, &values));
             for (column, value) in load.columns().iter().zip(values) {
                 sample.insert(load.figure(column), value);
             }
         }
         Ok(())
     }
+}
+
+/// The values with the titles of their columns, in a line.
+fn named(load: Load, values: &[f64]) -> String {
+    let columns = load.columns().iter().zip(values);
+    let named: Vec<_> = columns
+        .map(|(column, value)| format!("{column} {value:.2}"))
+        .collect();
+    named.join(", ")
 }
 
 /// A contestant's turn.
