@@ -16,7 +16,7 @@ use lab::{HOSTS, Heimdall, Knot, Kxdpgun, Lab, SERVER_V4, UPSTREAM};
 use tempfile::TempDir;
 
 use crate::{
-    setup::{self, BUILD, LAB, Setup, cargo},
+    setup::{self, BUILD, LAB, Setup},
     workspace,
     zipf::Zipf,
 };
@@ -64,22 +64,17 @@ example.net
 
 #[derive(Args)]
 #[command(after_help = "\
-Needs root, for the network namespaces of the lab. It builds without optimisation: the rates in these
-texts are no measurement.")]
-pub(crate) struct Captures {}
+Needs root, for the network namespaces of the lab. The rates in these texts are no measurement.")]
+pub(crate) struct Captures {
+    /// Run this heimdall, instead of building one
+    #[arg(long, value_name = "FILE")]
+    program: Option<PathBuf>,
+}
 
 impl Captures {
     pub(crate) fn run(self, setup: Setup) -> Result<()> {
         setup.packages(&[BUILD, LAB])?;
-        setup::run(cargo().args([
-            "build",
-            "--locked",
-            "--package",
-            "heimdall-user",
-            "--bin",
-            "heimdall",
-        ]))?;
-        let program = workspace().join("target/debug/heimdall");
+        let program = setup::heimdall(self.program.as_deref())?;
         let files = Files::write()?;
         let lab = Lab::with_queues(2)?;
         let _knot = Knot::upstream(&lab)?;
